@@ -1,0 +1,69 @@
+# Needs Python 3.11 or newer with venv, and make. Everything else goes into .venv.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+# What an installation depends on: the dependencies, and the version that it tells.
+PACKAGE := pyproject.toml edge/__init__.py
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-slow check format bench schemas demo-bundle clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/.runtime ## The main job on drawn boards, without torch; writes demo-out/
+	@$(BIN)/python examples/drawn_boards/demo.py --out demo-out
+
+test: .venv/.dev ## All tests but the slow ones; more options in PYTEST_ARGS
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: .venv/.dev ## The slow tests
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+check: .venv/.dev ## Lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.dev ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: .venv/.dev ## The micro-benches
+	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
+
+schemas: .venv/.runtime ## Write the JSON Schemas of the events from their structs
+	@$(BIN)/python -m edge.delivery.schemas.generate
+
+demo-bundle: .venv/.dev ## Train and export the demo's bundle anew
+	PATH="$(CURDIR)/$(BIN):$$PATH" examples/drawn_boards/rebuild.sh
+
+clean: ## Delete all that make makes: .venv, demo-out, caches
+	rm -rf .venv demo-out build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find bench edge examples export tests train -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# One environment for all. What it holds is remembered by the stamps .made, .runtime and .dev; a stamp older than the
+# package's definition is made anew.
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "make: heatline needs Python 3.11, 3.12 or 3.13; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: $(PYTHON) has no venv; on Debian install it with: apt install python3-venv" >&2; exit 1; }
+	@echo "making .venv"
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.runtime: $(PACKAGE) | .venv/.made
+	@echo "installing heatline into .venv"
+	@$(PIP) -e .
+	@touch $@
+
+.venv/.dev: $(PACKAGE) .venv/.runtime
+	@echo "installing all that development needs into .venv: some GB, some minutes"
+	@$(PIP) -e '.[dev]'
+	@touch $@

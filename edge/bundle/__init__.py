@@ -1,0 +1,16 @@
+"""The bundle: what export makes and the line PC loads. docs/bundle.md is the authority."""
+
+from edge.bundle.golden import GoldenTiles, check_golden
+from edge.bundle.manifest import SCHEMA, Calibration, Manifest
+from edge.bundle.store import Bundle, open_bundle, write_bundle
+
+__all__ = [
+    "SCHEMA",
+    "Bundle",
+    "Calibration",
+    "GoldenTiles",
+    "Manifest",
+    "check_golden",
+    "open_bundle",
+    "write_bundle",
+]

@@ -1,0 +1,161 @@
+"""What a bundle says of itself: `manifest.json`."""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from edge.colour import COLOUR
+from edge.errors import BundleError
+from edge.geometry.stitching import HEATMAP_CELL_PX
+
+SCHEMA = 1
+"""Counts up when an older reader could misread a bundle; readers refuse what is newer than they are."""
+
+Positive = Annotated[int, Meta(gt=0)]
+Finite = Annotated[float, Meta(ge=-1e9, le=1e9)]
+Share = Annotated[float, Meta(ge=0, lt=1)]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+PlainName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)]
+"""A file name without a path: a manifest cannot point outside its bundle."""
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Model(_Part, frozen=True):
+    """The classifier: its name here and what it was made from."""
+
+    name: str
+    source: str
+    parameters: Positive
+
+
+class Tensor(_Part, frozen=True):
+    """One input or output of the graph; null stands for the number of tiles."""
+
+    name: str
+    dtype: str
+    shape: list[int | None]
+
+
+class Tensors(_Part, frozen=True):
+    """The graph's contract: RGB tiles in, one logit and one map per tile out."""
+
+    tiles: Tensor
+    logit: Tensor
+    map: Tensor
+
+
+class Grid(_Part, frozen=True):
+    """How frames are tiled and at which resolution maps are stitched, px."""
+
+    tile_px: Annotated[int, Meta(ge=16, le=4096)] = 224
+    overlap_px: Annotated[int, Meta(ge=0, le=4095)] = 2
+    heatmap_cell_px: Annotated[int, Meta(ge=1, le=256)] = HEATMAP_CELL_PX
+    smoothing_px: Annotated[float, Meta(ge=0, le=256)] = 0.0
+    """Standard deviation of the heatmap's smoothing."""
+
+
+class Map(_Part, frozen=True):
+    """What the map is and which identity holds between it and the logit."""
+
+    method: str
+    hw: tuple[Positive, Positive]
+    identity: str = "mean(map) == logit"
+
+
+class Calibration(_Part, frozen=True):
+    """Thresholds in logits, and what they rest on."""
+
+    score_threshold: Finite
+    """A tile whose logit reaches it makes its frame DEFECT."""
+    evidence_threshold: Finite
+    """Heatmap cells that reach it form regions."""
+    background: Finite
+    """Median heatmap value of the frames below: the cold end of the colour scale."""
+    false_reject_per_frame: Share
+    """Wanted share of good frames that the score threshold rejects."""
+    frames: Annotated[int, Meta(ge=1)]
+    """How many frames the thresholds come from."""
+    frames_are: str
+    """Which frames they were, in words."""
+
+
+class Gate(_Part, frozen=True):
+    """How far the exported graphs were from the model they came from, on the golden tiles, as shares of the scale."""
+
+    tiles: Positive
+    tolerance: float
+    largest_difference: dict[str, float]
+
+
+class Manifest(_Part, frozen=True):
+    """All of `manifest.json`. Unknown keys are refused: what a reader does not know it cannot honour."""
+
+    schema: int
+    name: str
+    version: str
+    created_at: str
+    made_by: str
+    model: Model
+    tensors: Tensors
+    grid: Grid
+    map: Map
+    calibration: Calibration
+    gate: Gate
+    tolerances: dict[str, Annotated[float, Meta(gt=0, le=1)]]
+    """Per precision, how far golden tiles may be off on the target, as a share of the scale."""
+    provenance: dict[str, Any]
+    """Where data and weights come from, and how the model was trained."""
+    files: dict[PlainName, Sha256]
+    colour: str = COLOUR
+
+
+def decode_manifest(data: bytes, where: str) -> Manifest:
+    """The manifest in `data`.
+
+    Raises:
+        BundleError: it is no manifest, of a newer schema, or says what cannot be.
+    """
+    try:
+        schema = msgspec.json.decode(data, type=_SchemaOnly).schema
+        if schema > SCHEMA:
+            raise BundleError(
+                f"{where} has bundle schema {schema}, this heatline reads up to {SCHEMA}; install a newer heatline"
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{where} is no bundle manifest: {error}; export the bundle again") from error
+    if manifest.colour != COLOUR:
+        raise BundleError(
+            f"{where} was made for colour {manifest.colour!r}, this heatline has {COLOUR!r}; export it again"
+        )
+    tile = [None, manifest.grid.tile_px, manifest.grid.tile_px, 3]
+    expected = {
+        "tiles": Tensor("tiles", "uint8", tile),
+        "logit": Tensor("logit", "float32", [None]),
+        "map": Tensor("map", "float32", [None, *manifest.map.hw]),
+    }
+    for name, tensor in expected.items():
+        came = getattr(manifest.tensors, name)
+        if came != tensor:
+            raise BundleError(f"{where} declares {name} as {came}, expected {tensor}; export the bundle again")
+    if "f32" not in manifest.tolerances:
+        raise BundleError(f"{where} states no tolerance for f32; every bundle has one; export the bundle again")
+    if manifest.grid.overlap_px >= manifest.grid.tile_px:
+        raise BundleError(
+            f"{where} has an overlap of {manifest.grid.overlap_px} px for tiles of {manifest.grid.tile_px} px; "
+            "expected less than a tile; export the bundle again"
+        )
+    if manifest.grid.heatmap_cell_px > manifest.grid.tile_px:
+        raise BundleError(
+            f"{where} has heatmap cells of {manifest.grid.heatmap_cell_px} px for tiles of {manifest.grid.tile_px} px; "
+            "expected at most a tile; export the bundle again"
+        )
+    return manifest
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema: int

@@ -1,0 +1,107 @@
+"""A bundle on disk: a folder with `manifest.json` and the files it lists, each with its sha256."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edge.bundle.golden import GoldenTiles
+from edge.bundle.manifest import Manifest, decode_manifest
+from edge.errors import BundleError
+from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS
+
+MANIFEST = "manifest.json"
+GOLDEN = "golden.npz"
+REQUIRED = (ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, GOLDEN)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files are all there and unchanged."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+    """sha256 of the manifest, and so of all that it lists."""
+
+    def golden(self) -> GoldenTiles:
+        """The tiles with known answers.
+
+        Raises:
+            BundleError: they do not fit the manifest.
+        """
+        return GoldenTiles.load(self.path / GOLDEN, self.manifest)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Read and verify a bundle: manifest, presence and sha256 of every file, golden tiles' shapes. Runs nothing.
+
+    Raises:
+        BundleError: any of it is not as it must be.
+    """
+    try:
+        data = (path / MANIFEST).read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{path} is no bundle: its {MANIFEST} cannot be read ({error.strerror}); name a folder made by "
+            "heatline export"
+        ) from error
+    manifest = decode_manifest(data, str(path / MANIFEST))
+    for name in REQUIRED:
+        if name not in manifest.files:
+            raise BundleError(f"{path / MANIFEST} lists no {name}; every bundle has one; export the bundle again")
+    for name, expected in manifest.files.items():
+        try:
+            came = _sha256(path / name)
+        except OSError as error:
+            raise BundleError(
+                f"{path / name} is listed in the manifest and cannot be read ({error.strerror}); copy the bundle again"
+            ) from error
+        if came != expected:
+            raise BundleError(
+                f"{path / name} has sha256 {came[:12]}…, the manifest says {expected[:12]}…; it was changed or "
+                "damaged, copy the bundle again"
+            )
+    bundle = Bundle(path, manifest, hashlib.sha256(data).hexdigest())
+    bundle.golden()
+    return bundle
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle whole or not at all, and open it. `manifest.files` is filled in here.
+
+    Raises:
+        BundleError: the place is taken or cannot be written, or what was to be written is no bundle.
+    """
+    if path.exists():
+        raise BundleError(f"{path} exists already; bundles are never overwritten, name a new folder")
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    manifest = msgspec.structs.replace(manifest, files=hashes)
+    text = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        try:
+            for name, data in {**files, MANIFEST: text}.items():
+                with (half / name).open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            opened = open_bundle(half)  # before it gets its name: what bears a bundle's name is one
+            half.chmod(0o755)
+            half.rename(path)
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be written ({error.strerror}); check the disk and the permissions") from error
+    return Bundle(path, opened.manifest, opened.digest)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,73 @@
+"""`heatline bundle`."""
+
+from pathlib import Path
+
+import click
+
+from edge.bundle import check_golden, open_bundle
+from edge.cli.output import json_option, print_facts, print_json
+from edge.inference import EngineKind, open_engine
+
+BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+
+
+@click.group(epilog="Example: heatline bundle verify boards.bundle")
+def bundle() -> None:
+    """Look into bundles."""
+
+
+@bundle.command(epilog="Example: heatline bundle show boards.bundle --json")
+@BundleArgument
+@json_option
+def show(bundle_path: Path, as_json: bool) -> None:
+    """Print what BUNDLE says of itself, after verifying its files. --json prints the manifest and its digest."""
+    opened = open_bundle(bundle_path)
+    manifest = opened.manifest
+    if as_json:
+        print_json({"digest": opened.digest, "manifest": manifest})
+        return
+    calibration = manifest.calibration
+    print_facts(
+        f"{manifest.name} {manifest.version}",
+        {
+            "digest": opened.digest,
+            "made": f"{manifest.created_at} by {manifest.made_by}",
+            "model": f"{manifest.model.name} ({manifest.model.source}), {manifest.model.parameters:,} parameters",
+            "map": f"{manifest.map.method}, {manifest.map.hw[0]}x{manifest.map.hw[1]} cells, {manifest.map.identity}",
+            "tiles": f"{manifest.grid.tile_px} px, overlap {manifest.grid.overlap_px} px, heatmap cell "
+            f"{manifest.grid.heatmap_cell_px} px, smoothed by {manifest.grid.smoothing_px:g} px, "
+            f"colour {manifest.colour}",
+            "score threshold": f"{calibration.score_threshold:.3f} logits",
+            "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
+            "calibrated for": f"{calibration.false_reject_per_frame:.1%} false rejects per frame, on "
+            f"{calibration.frames} {calibration.frames_are}",
+            "export gate": f"{manifest.gate.tiles} tiles, allowed {manifest.gate.tolerance:.0e} of the scale; "
+            + ", ".join(f"{name} {value:.1e}" for name, value in manifest.gate.largest_difference.items()),
+            "files": ", ".join(sorted(manifest.files)),
+        },
+    )
+
+
+@bundle.command(epilog="Example: heatline bundle verify boards.bundle --engine onnxruntime")
+@BundleArgument
+@click.option("--engine", "kind", type=click.Choice(["openvino", "onnxruntime"]), default="openvino", show_default=True)
+@json_option
+def verify(bundle_path: Path, kind: EngineKind, as_json: bool) -> None:
+    """Verify every file of BUNDLE and run its golden tiles on this machine."""
+    opened = open_bundle(bundle_path)
+    engine = open_engine(kind, opened.path, opened.manifest.grid.tile_px)
+    differences = check_golden(opened.golden(), engine, opened.manifest)
+    report: dict[str, object] = {
+        "name": opened.manifest.name,
+        "version": opened.manifest.version,
+        "digest": opened.digest,
+        "engine": engine.name,
+        "precision": engine.precision,
+        "golden_tiles": len(opened.golden().tiles),
+        "off_by": differences,
+        "allowed": opened.manifest.tolerances[engine.precision],
+    }
+    if as_json:
+        print_json(report)
+    else:
+        print_facts(f"{bundle_path} is whole and works on this machine", report)

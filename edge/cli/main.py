@@ -1,0 +1,87 @@
+"""The `heatline` command: its own subcommands, those that other packages bring, and what becomes of errors."""
+
+import logging
+import os
+import sys
+from importlib.metadata import entry_points
+from typing import Any
+
+import click
+
+from edge import __version__
+from edge.cli.bundle import bundle
+from edge.cli.check import check
+from edge.cli.inspect import inspect
+from edge.cli.run import run
+from edge.cli.watch import watch
+from edge.errors import HeatlineError
+
+INTERRUPTED = 130
+
+
+class ReaderHasGoneError(Exception):
+    """Whoever read our output has closed it. Not an OSError: click would turn that into exit code 1."""
+
+
+class HeatlineGroup(click.Group):
+    """A group that other packages add to, through the entry-point group `heatline.commands`."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError as error:
+            raise ReaderHasGoneError from error
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted({*super().list_commands(context), *entry_points(group="heatline.commands").names})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        own = super().get_command(context, name)
+        if own is not None:
+            return own
+        found = list(entry_points(group="heatline.commands", name=name))
+        if not found:
+            return None
+        command = found[0].load()
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=HeatlineGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: heatline check line.toml && heatline run line.toml",
+)
+@click.version_option(__version__, prog_name="heatline")
+def heatline() -> None:
+    """Finds defects on a production line and shows where they are."""
+
+
+for _command in (check, run, inspect, watch, bundle):
+    heatline.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line; exit codes are listed in `edge.errors`."""
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("edge").setLevel(logging.INFO)  # ours only: others' libraries talk of themselves
+    try:
+        code = heatline(standalone_mode=False)
+    except HeatlineError as error:
+        click.echo(f"heatline: {' '.join(str(error).splitlines())}", err=True)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("heatline: interrupted", err=True)
+        code = INTERRUPTED
+    except ReaderHasGoneError:
+        # Nothing is left to say, and the final flush must not say it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

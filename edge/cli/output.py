@@ -1,0 +1,35 @@
+"""What commands share: examples in their help, and reports for people or for programs."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else on standard output.")
+
+
+def progress_console() -> Console:
+    """Where progress is shown: standard error, so that standard output stays the report."""
+    return Console(stderr=True)
+
+
+def print_json(value: object) -> None:
+    """One JSON object on one line of standard output, at once."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def print_facts(title: str, facts: dict[str, object]) -> None:
+    """Names and values, for people."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    Console().print(table)

@@ -1,0 +1,20 @@
+"""`heatline run`."""
+
+from pathlib import Path
+
+import click
+
+from edge.config import load_config
+from edge.service.lifecycle import Service, stopped_by_signals
+
+
+@click.command(epilog="Example: heatline run /etc/heatline/line1.toml")
+@click.argument("line", type=click.Path(path_type=Path))
+def run(line: Path) -> None:
+    """Inspect as LINE, a TOML file, says: the service, in the foreground.
+
+    Ends when every camera has shown its last frame, or at SIGTERM or Ctrl-C once the frames in flight are published.
+    """
+    service = Service(line.stem, load_config(line))
+    with stopped_by_signals(service):
+        service.run()

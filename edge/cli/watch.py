@@ -1,0 +1,178 @@
+"""`heatline watch`."""
+
+from collections import deque
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, Self
+
+import click
+import msgspec
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from edge.cli.output import json_option, print_json
+from edge.delivery.messages import Message, StatusEvent, VerdictEvent
+from edge.delivery.subscriber import Subscriber
+from edge.errors import InputError, MessageError
+
+ROWS_KEPT = 200
+LINES_BESIDE_ROWS = 8
+STATUS_TOPIC = "status"
+"""Always listened to: it tells that the line has stopped."""
+STYLES = {"GOOD": "green", "DEFECT": "bold red", "NO_VERDICT": "bold yellow"}
+
+
+@click.command(epilog="Example: heatline watch tcp://127.0.0.1:5556")
+@click.argument("address")
+@click.option(
+    "--topic", "topics", multiple=True, default=("",), help="Topic prefix, e.g. verdict.top.DEFECT; may be repeated."
+)
+@click.option("--count", type=click.IntRange(min=1), help="Stop after so many verdicts.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0), help="Stop when nothing came for so many seconds."
+)
+@click.option("--save", type=click.Path(path_type=Path), help="Folder to keep events.jsonl and heatmaps (SEQ.png) in.")
+@json_option
+def watch(
+    address: str,
+    topics: tuple[str, ...],
+    count: int | None,
+    timeout_s: float | None,
+    save: Path | None,
+    as_json: bool,
+) -> None:
+    """Show a line's events as they come, the newest at the bottom; with --json, every event's header, one per line.
+
+    Stops by itself when the line says that it has stopped.
+    """
+    table = EventTable()
+    with (
+        _Saver(save) as saver,
+        Subscriber(address, topics={*topics, STATUS_TOPIC}, timeout_s=timeout_s) as events,
+        table.live(hidden=as_json) as live,
+    ):
+        verdicts = 0
+        while True:
+            try:
+                message = events.receive()
+            except MessageError as error:  # somebody else's message must not end the watch
+                click.echo(f"heatline: {error}", err=True)
+                continue
+            if message is None:
+                return
+            event = message.event
+            if event.topic.startswith(topics):
+                saver.keep(message)
+                if as_json:
+                    print_json(event)
+            if not as_json:
+                table.add(event)
+                live.update(table)
+            verdicts += isinstance(event, VerdictEvent)
+            if (count and verdicts >= count) or (isinstance(event, StatusEvent) and event.state == "STOPPED"):
+                return
+
+
+class _Saver:
+    """Keeps messages in a folder, or nowhere."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._lines: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        if self._folder is not None:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._lines = (self._folder / "events.jsonl").open("wb")
+            except OSError as error:
+                raise self._unwritable(error) from error
+        return self
+
+    def keep(self, message: Message) -> None:
+        if self._folder is None or self._lines is None:
+            return
+        try:
+            self._lines.write(msgspec.json.encode(message.event) + b"\n")
+            self._lines.flush()
+            if message.png is not None and isinstance(message.event, VerdictEvent):
+                (self._folder / f"{message.event.seq:06d}.png").write_bytes(message.png)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def __exit__(self, *_: object) -> None:
+        if self._lines is not None:
+            self._lines.close()
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(f"{self._folder} cannot be written ({error.strerror}); check the disk and the permissions")
+
+
+class EventTable:
+    """A table of the last verdicts, the line's status below it."""
+
+    def __init__(self) -> None:
+        self._rows: deque[tuple[Text | str, ...]] = deque(maxlen=ROWS_KEPT)
+        self._status = Text("waiting for the line", style="dim")
+        self._last: tuple[str, int] | None = None
+
+    def live(self, hidden: bool) -> Live:
+        """A live display of it; hidden, nothing is drawn."""
+        return Live(self, console=Console(quiet=hidden), refresh_per_second=8)
+
+    def add(self, event: VerdictEvent | StatusEvent) -> None:
+        """Take one more event in."""
+        if isinstance(event, StatusEvent):
+            self._status = Text(f"{event.line}: {event.state}", style="bold")
+            for camera, account in event.ledger.items():
+                lost = sum(account.dropped.values()), sum(account.failed.values())
+                self._status.append(
+                    f"\n{camera}: captured {account.captured} = inspected {account.inspected} + dropped {lost[0]} "
+                    f"+ failed {lost[1]} + in flight {account.in_flight}",
+                    style="not bold",
+                )
+            return
+        self._note_gap(event)
+        highest = event.regions[0] if event.regions else None
+        self._rows.append(
+            (
+                str(event.seq),
+                _clock(event.times.captured_at_ns),
+                event.camera,
+                Text(event.source or str(event.frame_id)),  # as Text: a name may hold brackets
+                Text(event.verdict, style=STYLES[event.verdict]),
+                "" if event.frame_score is None else f"{event.frame_score:.2f}",
+                Text(event.reason or str(len(event.regions) or "")),
+                f"{highest.peak_xy[0]},{highest.peak_xy[1]}" if highest else "",
+                f"{event.latency_ms:.0f}",
+            )
+        )
+
+    def __rich_console__(self, console: Console, _options: ConsoleOptions) -> RenderResult:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for heading in ("seq", "time", "camera", "frame", "verdict", "score", "regions", "peak x,y", "ms"):
+            number = heading in ("seq", "score", "regions", "ms")
+            table.add_column(heading, justify="right" if number else "left", no_wrap=heading != "regions")
+        # A live display must fit the screen, and the newest rows are those to see; a file takes all.
+        fitting = max(console.height - LINES_BESIDE_ROWS, 5) if console.is_terminal else ROWS_KEPT
+        for row in list(self._rows)[-fitting:]:
+            table.add_row(*row)
+        yield table
+        yield self._status
+
+    def _note_gap(self, event: VerdictEvent) -> None:
+        """A subscriber that fell behind misses events; their number shows in `seq`."""
+        if self._last is not None and self._last[0] == event.boot_id and event.seq > self._last[1] + 1:
+            missed = event.seq - self._last[1] - 1
+            self._rows.append((Text(f"{missed} missed", style="bold yellow"), *[""] * 8))
+        self._last = event.boot_id, event.seq
+
+
+def _clock(at_ns: int) -> str:
+    try:
+        return datetime.fromtimestamp(at_ns / 1e9).strftime("%H:%M:%S")
+    except (OverflowError, ValueError, OSError):  # somebody else's clock must not end the watch
+        return "?"

@@ -1,0 +1,72 @@
+"""The one way from any camera format to the RGB uint8 that tiles are cut from, in training as on the line.
+
+`COLOUR` names this conversion in every bundle's manifest; a bundle made with another one is refused.
+"""
+
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import InputError
+
+COLOUR = "rgb8-1"
+
+PixelFormat = Literal[
+    "Mono8", "Mono10", "Mono12", "Mono16", "RGB8", "BGR8", "BGRA8", "BGR16",
+    "BayerRG8", "BayerGR8", "BayerGB8", "BayerBG8",
+]  # fmt: skip
+PIXEL_FORMATS: tuple[PixelFormat, ...] = get_args(PixelFormat)
+
+# GenICam names a Bayer pattern by its first row, OpenCV by its second row and column: RG there is BG here.
+_BAYER = {
+    "BayerRG8": cv2.COLOR_BayerBG2RGB,
+    "BayerGR8": cv2.COLOR_BayerGB2RGB,
+    "BayerGB8": cv2.COLOR_BayerGR2RGB,
+    "BayerBG8": cv2.COLOR_BayerRG2RGB,
+}
+_SHIFT_TO_8_BITS = {"Mono10": 2, "Mono12": 4, "Mono16": 8}
+
+
+def to_rgb(image: NDArray[np.uint8] | NDArray[np.uint16], pixel_format: PixelFormat) -> NDArray[np.uint8]:
+    """RGB uint8 [H, W, 3] of a camera image.
+
+    Deeper formats keep their highest 8 bits; Bayer is demosaiced bilinearly; alpha is dropped.
+
+    Args:
+        image: [H, W] for Mono and Bayer, [H, W, 3 or 4] for colour; uint16 for formats deeper than 8 bits, else uint8.
+        pixel_format: its GenICam name.
+    Raises:
+        InputError: the array does not fit the format.
+    """
+    channels = {"RGB8": 3, "BGR8": 3, "BGR16": 3, "BGRA8": 4}.get(pixel_format, 1)
+    depth = np.uint16 if pixel_format in _SHIFT_TO_8_BITS or pixel_format == "BGR16" else np.uint8
+    came = image.shape[2] if image.ndim == 3 else 1
+    if image.ndim not in (2, 3) or came != channels or image.dtype != depth or image.size == 0:
+        raise InputError(
+            f"an array of shape {image.shape} and type {image.dtype} is no {pixel_format} image: expected "
+            f"{channels} channel(s) of {np.dtype(depth).name}; set the camera's pixel_format to what it sends"
+        )
+    if pixel_format in _BAYER and min(image.shape[:2]) < 3:
+        raise InputError(
+            f"a {pixel_format} image of shape {image.shape} is too small to demosaic; expected at least 3x3 px"
+        )
+    if pixel_format == "RGB8":
+        return image  # type: ignore[return-value]
+    if pixel_format in _BAYER:
+        return _cv(cv2.cvtColor(image, _BAYER[pixel_format]))
+    if pixel_format == "BGRA8":
+        return _cv(cv2.cvtColor(image, cv2.COLOR_BGRA2RGB))
+    if pixel_format == "BGR16":
+        image = (image >> 8).astype(np.uint8)
+    if pixel_format in ("BGR8", "BGR16"):
+        return _cv(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+    if pixel_format in _SHIFT_TO_8_BITS:
+        image = np.minimum(image >> _SHIFT_TO_8_BITS[pixel_format], 255).astype(np.uint8)
+    return _cv(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
+
+
+def _cv(array: object) -> NDArray[np.uint8]:
+    """OpenCV's stubs promise less than OpenCV: its results here are uint8 arrays."""
+    return np.asarray(array, dtype=np.uint8)

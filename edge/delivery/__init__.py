@@ -1,0 +1,1 @@
+"""Events to the PLC/MES. docs/protocol.md is the authority."""

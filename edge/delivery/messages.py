@@ -1,0 +1,156 @@
+"""Messages on the wire: topic, JSON header, optional PNG. docs/protocol.md is the authority, schemas/ its JSON Schemas.
+
+Two functions are the whole border: `to_frames` turns a message into the parts that ZeroMQ sends, `from_frames` back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from edge.errors import MessageError
+from edge.geometry import Region
+from edge.inspection.ledger import Account
+from edge.inspection.verdict import Verdict
+
+SCHEMA_VERSION = 1
+"""Counts up when an older reader could misread a message. Readers ignore fields that they do not know."""
+
+
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """When the frame was taken. Both host clocks are read at capture."""
+
+    captured_at_ns: int
+    """UTC, ns since 1970."""
+    captured_monotonic_ns: int
+    """The host's monotonic clock."""
+    camera_timestamp_ns: int | None = None
+    """The camera's own clock, where it has one."""
+
+
+class BundleName(msgspec.Struct, frozen=True, kw_only=True):
+    """The bundle in force. The digest is the sha256 of its manifest."""
+
+    name: str
+    version: str
+    digest: str
+
+
+class HeatmapPng(msgspec.Struct, frozen=True, kw_only=True):
+    """How to read the heatmap PNG that follows the header: grey 8 bit, linear between the two values, clipped."""
+
+    hw: tuple[int, int]
+    cell_px: int
+    logit_at_0: float
+    logit_at_255: float
+
+
+class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag_field="type"):
+    """One frame's verdict. Scores and thresholds are logits; positions are px of the frame."""
+
+    schema_version: int = SCHEMA_VERSION
+    boot_id: str
+    seq: int
+    camera: str
+    frame_id: int
+    source: str | None = None
+    """Where the frame came from, for cameras that replay files."""
+    part_id: str | None = None
+    times: Times
+    frame_hw: tuple[int, int] | None = None
+    """Height and width of the frame, px, in which boxes and contours count; null where there is no verdict."""
+    verdict: Verdict
+    reason: str | None = None
+    """Why there is no verdict: `KIND.REASON` as in the ledger; null for GOOD and DEFECT."""
+    detail: str | None = None
+    """The reason in words."""
+    frame_score: float | None = None
+    score_threshold: float
+    evidence_threshold: float
+    precision: str
+    bundle: BundleName
+    product: str | None = None
+    journal_id: str | None = None
+    regions: list[Region] = []
+    latency_ms: float
+    """From capture to the hand-over to the publisher."""
+    acting: bool
+    """False while a line is being commissioned: nobody's ejector may fire on this event."""
+    heatmap: HeatmapPng | None = None
+
+    @property
+    def topic(self) -> str:
+        return f"verdict.{self.camera}.{self.verdict}"
+
+
+State = Literal["STARTING", "RUNNING", "STOPPED"]
+
+
+class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_field="type"):
+    """What the service is doing, about once a second, and once at the end."""
+
+    schema_version: int = SCHEMA_VERSION
+    boot_id: str
+    at_ns: int
+    """UTC, ns since 1970."""
+    line: str
+    state: State
+    last_seq: int
+    """The last verdict event's seq; 0 before the first."""
+    ledger: dict[str, Account]
+    bundle: BundleName
+    engine: str
+    precision: str
+    acting: bool
+
+    @property
+    def topic(self) -> str:
+        return "status"
+
+
+Event = VerdictEvent | StatusEvent
+
+
+@dataclass(frozen=True)
+class Message:
+    """An event and, where asked for, the heatmap as PNG."""
+
+    event: Event
+    png: bytes | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Event)
+_version = msgspec.json.Decoder(msgspec.defstruct("_Version", [("schema_version", int)]))
+
+
+def to_frames(message: Message) -> list[bytes]:
+    """The parts of a message: topic, JSON header, PNG if there is one."""
+    parts = [message.event.topic.encode(), _encoder.encode(message.event)]
+    return parts if message.png is None else [*parts, message.png]
+
+
+def from_frames(parts: Sequence[bytes]) -> Message:
+    """The message in these parts.
+
+    Raises:
+        MessageError: they are no message, or one of a newer schema version.
+    """
+    if len(parts) not in (2, 3):
+        raise MessageError(f"a message of {len(parts)} part(s) came, expected topic, header and at most one picture")
+    try:
+        version = _version.decode(parts[1]).schema_version  # type: ignore[attr-defined]
+        if version > SCHEMA_VERSION:
+            raise MessageError(
+                f"a message of schema version {version} came, this reader knows up to {SCHEMA_VERSION}; update heatline"
+            )
+        event = _decoder.decode(parts[1])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError(f"a message came whose header is no event: {error}") from error
+    if parts[0] != event.topic.encode():
+        raise MessageError(f"a message came under topic {parts[0][:80]!r}, its header belongs under {event.topic!r}")
+    has_png = isinstance(event, VerdictEvent) and event.heatmap is not None
+    if has_png != (len(parts) == 3):
+        raise MessageError(f"a message of {len(parts)} parts came, its header announces {3 if has_png else 2}")
+    return Message(event, parts[2] if len(parts) == 3 else None)

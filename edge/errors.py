@@ -1,0 +1,84 @@
+"""The error family. Each kind has its own exit code; each message says what came, what was expected, what to do.
+
+HeatlineError
+├── ConfigError          3   a line configuration that cannot be used
+├── BundleError          4   a bundle that is damaged, foreign, too new, or fails its golden tiles on this machine
+├── CameraError          5   a camera that cannot be opened
+├── EngineError          6   an inference engine that does not start or does not answer
+├── DeliveryError        7   an address that cannot be bound or reached
+├── MessageError         8   bytes on the wire that are no message of ours
+├── InputError           9   a picture, mask, label or folder that cannot be used
+│   └── GeometryError        a frame or grid size that makes no sense
+├── MissingExtraError   10   a command whose extra is not installed
+├── TrainingError       11   a training that cannot start or go on
+│   └── WeightsError         pretrained weights that were asked for and cannot be had
+├── ExportError         12   an exported graph that does not agree with the model it came from
+├── DemoError           13   the demo ran and did not reach what it promises
+└── BenchError          14   a benchmark that did not run to its end
+
+1 is a fault of ours (a bug, with its traceback), 2 a wrong command line, 130 an interruption by Ctrl-C.
+"""
+
+from typing import ClassVar
+
+
+class HeatlineError(Exception):
+    """A mistake that the user can mend: shown as one sentence, without a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(HeatlineError):
+    exit_code = 3
+
+
+class BundleError(HeatlineError):
+    exit_code = 4
+
+
+class CameraError(HeatlineError):
+    exit_code = 5
+
+
+class EngineError(HeatlineError):
+    exit_code = 6
+
+
+class DeliveryError(HeatlineError):
+    exit_code = 7
+
+
+class MessageError(HeatlineError):
+    exit_code = 8
+
+
+class InputError(HeatlineError):
+    exit_code = 9
+
+
+class GeometryError(InputError):
+    pass
+
+
+class MissingExtraError(HeatlineError):
+    exit_code = 10
+
+
+class TrainingError(HeatlineError):
+    exit_code = 11
+
+
+class WeightsError(TrainingError):
+    pass
+
+
+class ExportError(HeatlineError):
+    exit_code = 12
+
+
+class DemoError(HeatlineError):
+    exit_code = 13
+
+
+class BenchError(HeatlineError):
+    exit_code = 14

@@ -1,0 +1,7 @@
+"""Where tiles lie in a frame, how their maps become one heatmap, and what regions stand out of it."""
+
+from edge.geometry.regions import Region, find_regions
+from edge.geometry.stitching import Stitcher
+from edge.geometry.tiling import TileGrid
+
+__all__ = ["Region", "Stitcher", "TileGrid", "find_regions"]

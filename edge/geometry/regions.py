@@ -1,0 +1,87 @@
+"""Connected defect areas of a heatmap."""
+
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.geometry.stitching import Stitcher
+
+
+class Region(msgspec.Struct, frozen=True):
+    """One defect area, in px of the frame."""
+
+    box_xyxy: tuple[int, int, int, int]
+    """Left, top, right, bottom; right and bottom are the first px outside."""
+    contour_xy: list[tuple[int, int]]
+    """Its outline, within one heatmap cell."""
+    area_px: int
+    peak_xy: tuple[int, int]
+    """Where its evidence is highest."""
+    score: float
+    """The evidence there, in logits."""
+
+
+def find_regions(
+    heatmap: NDArray[np.float32], stitcher: Stitcher, defective: NDArray[np.bool_], evidence_threshold: float
+) -> list[Region]:
+    """The regions of a frame, highest score first.
+
+    They are the connected (8 neighbours) areas of the heatmap that reach the evidence threshold, looked for only in
+    defective tiles. A defective tile without such an area gets one at its peak: no frame is DEFECT without a place.
+
+    Args:
+        heatmap: [*stitcher.heatmap_hw], logits.
+        defective: [len(grid)], the tiles that reach the score threshold.
+        evidence_threshold: logits.
+    """
+    if not defective.any():
+        return []
+    found = np.zeros(heatmap.shape, np.uint8)
+    tiles = [stitcher.tile_cells(int(tile)) for tile in np.flatnonzero(defective)]
+    for cells in tiles:
+        # In float64, as both are published: rounded to float32, a threshold could sink onto the value it was set above.
+        found[cells] |= heatmap[cells].astype(np.float64) >= evidence_threshold
+    for cells in tiles:
+        if not found[cells].any():
+            peak = np.unravel_index(np.argmax(heatmap[cells]), heatmap[cells].shape)
+            found[cells][peak] = 1
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(found, connectivity=8)
+    regions = [_region(heatmap, labels, label, stats[label], stitcher) for label in range(1, len(stats))]
+    return sorted(regions, key=lambda region: -region.score)
+
+
+def _region(
+    heatmap: NDArray[np.float32],
+    labels: NDArray[Any],
+    label: int,
+    stats: NDArray[Any],
+    stitcher: Stitcher,
+) -> Region:
+    cell = stitcher.cell_px
+    frame_h, frame_w = stitcher.grid.frame_hw
+    left, top, width, height = (int(value) for value in stats[:4])
+    part = np.s_[top : top + height, left : left + width]
+    inside = labels[part] == label
+    row, column = np.unravel_index(np.argmax(np.where(inside, heatmap[part], -np.inf)), inside.shape)
+    peak_y, peak_x = stitcher.centres_y[top + row], stitcher.centres_x[left + column]
+    # Outline in px, cut at the frame's border, where the last cells may stick out.
+    pixels = np.kron(inside, np.ones((cell, cell), np.bool_))[: frame_h - top * cell, : frame_w - left * cell]
+    contours, _ = cv2.findContours(
+        pixels.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(left * cell, top * cell)
+    )
+    outline = cv2.approxPolyDP(contours[0], cell / 2, closed=True).reshape(-1, 2)
+    return Region(
+        box_xyxy=(
+            left * cell,
+            top * cell,
+            min((left + width) * cell, frame_w),
+            min((top + height) * cell, frame_h),
+        ),
+        contour_xy=[(int(x), int(y)) for x, y in outline],
+        area_px=int(pixels.sum()),
+        peak_xy=(int(peak_x), int(peak_y)),
+        score=float(heatmap[part][row, column]),
+    )

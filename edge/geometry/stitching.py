@@ -1,0 +1,112 @@
+"""From the maps of a frame's tiles to one heatmap.
+
+Along each axis, a heatmap cell samples the map of every tile that covers its centre: linearly between the centres of
+map cells (half-pixel correct, `align_corners=False`), held constant beyond the outermost ones. Where tiles overlap,
+they are mixed by the distance of the cell from each tile's border, so that the tile which sees more of the surroundings
+counts more and no weight is ever zero. Then the heatmap may be smoothed, by a Gaussian cut off at three standard
+deviations and at the frame's border. As grid, sampling, weights and smoothing separate into rows and columns, all of it
+is two small matrix products: heatmap = Y M X^T, where M holds all maps side by side.
+
+Smoothing is there because a network that sees far spreads the evidence of one defect over all cells around it, evenly:
+the highest of them lies anywhere in that spot, often on its rim. The smoothed spot is highest in its middle.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import GeometryError
+from edge.geometry.tiling import TileGrid
+
+HEATMAP_CELL_PX = 4
+
+
+class Stitcher:
+    """Stitches the maps of one grid. Immutable once made, so threads may share it.
+
+    Args:
+        grid: where the tiles lie.
+        map_hw: cells of one tile's map.
+        cell_px: side of a heatmap cell, px: the heatmap's resolution.
+        smoothing_px: standard deviation of the smoothing, px of the frame; 0: none.
+    """
+
+    def __init__(
+        self, grid: TileGrid, map_hw: tuple[int, int], cell_px: int = HEATMAP_CELL_PX, smoothing_px: float = 0.0
+    ) -> None:
+        self.grid, self.map_hw, self.cell_px = grid, map_hw, cell_px
+        self.centres_y = _cell_centres(grid.frame_hw[0], cell_px)
+        self.centres_x = _cell_centres(grid.frame_hw[1], cell_px)
+        self._from_rows = _axis_matrix(self.centres_y, grid.rows_y, grid.tile_px, map_hw[0], smoothing_px)
+        self._from_columns = _axis_matrix(self.centres_x, grid.columns_x, grid.tile_px, map_hw[1], smoothing_px)
+
+    @property
+    def heatmap_hw(self) -> tuple[int, int]:
+        """Cells of the heatmap: the frame's size over `cell_px`, rounded up."""
+        return len(self.centres_y), len(self.centres_x)
+
+    def stitch(self, maps: NDArray[np.float32], present: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+        """The heatmap of a frame, float32 [*heatmap_hw], in the maps' units (logits).
+
+        Args:
+            maps: [len(grid), *map_hw].
+            present: [len(grid)], tiles to use; cells that no present tile covers become NaN. Default: all.
+        """
+        if maps.shape != (len(self.grid), *self.map_hw):
+            raise GeometryError(f"maps have shape {maps.shape}, expected {(len(self.grid), *self.map_hw)}")
+        if present is None:
+            return self._mix(maps)
+        there = present[:, None, None].astype(np.float32)
+        total = self._mix(np.where(present[:, None, None], maps, np.float32(0)))
+        weight = self._mix(np.broadcast_to(there, maps.shape))
+        covered = np.zeros(self.heatmap_hw, np.bool_)
+        for tile in np.flatnonzero(present):
+            covered[self.tile_cells(int(tile))] = True
+        return np.divide(total, weight, out=np.full_like(total, np.nan), where=covered)
+
+    def tile_cells(self, tile: int) -> tuple[slice, slice]:
+        """The heatmap cells whose centres lie in a tile."""
+        y, x = self.grid.origins_yx[tile]
+        return _inside(self.centres_y, y, self.grid.tile_px), _inside(self.centres_x, x, self.grid.tile_px)
+
+    def _mix(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        (h, w), rows, columns = self.map_hw, len(self.grid.rows_y), len(self.grid.columns_x)
+        side_by_side = maps.reshape(rows, columns, h, w).transpose(0, 2, 1, 3).reshape(rows * h, columns * w)
+        return np.asarray(self._from_rows @ side_by_side @ self._from_columns.T, np.float32)
+
+
+def _cell_centres(length_px: int, cell_px: int) -> NDArray[np.float64]:
+    """Centre of each heatmap cell, px; the last cell may stick out of the frame, its centre does not."""
+    cells = -(-length_px // cell_px)
+    return np.asarray(np.minimum((np.arange(cells) + 0.5) * cell_px, length_px - 0.5))
+
+
+def _inside(centres: NDArray[np.float64], start_px: int, tile_px: int) -> slice:
+    return slice(*np.searchsorted(centres, [start_px, start_px + tile_px]).tolist())
+
+
+def _axis_matrix(
+    centres: NDArray[np.float64], origins: tuple[int, ...], tile_px: int, map_cells: int, smoothing_px: float
+) -> NDArray[np.float32]:
+    """What each map cell on an axis adds to each heatmap cell: [heatmap cells, tiles * map cells], rows sum to 1."""
+    offset = centres[:, None] - np.asarray(origins)[None, :]  # (cells, tiles), px from each tile's start
+    # A centre on a tile's very border counts a hair, so that it is covered where no other tile sees it (no overlap).
+    weight = np.where((offset >= 0) & (offset < tile_px), np.maximum(np.minimum(offset, tile_px - offset), 1e-9), 0.0)
+    weight /= weight.sum(axis=1, keepdims=True)
+    position = np.clip(offset * map_cells / tile_px - 0.5, 0, map_cells - 1)  # in map cells, 0 = centre of the first
+    lower = np.minimum(position.astype(int), max(map_cells - 2, 0))
+    upper = np.minimum(lower + 1, map_cells - 1)
+    matrix = np.zeros((*offset.shape, map_cells))
+    cell, tile = np.indices(offset.shape)
+    matrix[cell, tile, upper] += weight * (position - lower)
+    matrix[cell, tile, lower] += weight * (1 - (position - lower))
+    mixed = matrix.reshape(len(centres), -1)
+    if smoothing_px:
+        mixed = _smoothing(centres, smoothing_px) @ mixed
+    return mixed.astype(np.float32)
+
+
+def _smoothing(centres: NDArray[np.float64], deviation_px: float) -> NDArray[np.float64]:
+    """What each heatmap cell on an axis adds to each smoothed one: [cells, cells], rows sum to 1."""
+    apart = (centres[:, None] - centres[None, :]) / deviation_px
+    weight = np.where(np.abs(apart) <= 3, np.exp(-(apart**2) / 2), 0.0)
+    return np.asarray(weight / weight.sum(axis=1, keepdims=True))

@@ -1,0 +1,72 @@
+"""Pictures from disk, read the same way in training, in `inspect` and by the folder camera."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.colour import PixelFormat, to_rgb
+from edge.errors import InputError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The pictures of a folder, by name.
+
+    Raises:
+        InputError: there is no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name a folder of pictures")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise InputError(f"{folder} holds no picture; expected files ending in {', '.join(sorted(SUFFIXES))}")
+    return files
+
+
+def read_image(path: Path) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]:
+    """A picture's pixels and the format they came in; palettes are resolved, rotation tags are not applied.
+
+    Raises:
+        InputError: the file is missing, is no picture, is cut off, or has a depth or channel count we do not know.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path and its permissions") from error
+    image = _decode(path, data)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    formats: dict[tuple[str, int], PixelFormat] = {
+        ("uint8", 1): "Mono8", ("uint8", 3): "BGR8", ("uint8", 4): "BGRA8", ("uint16", 1): "Mono16",
+        ("uint16", 3): "BGR16",
+    }  # fmt: skip
+    pixel_format = formats.get((image.dtype.name, channels))
+    if pixel_format is None:
+        raise InputError(
+            f"{path} has {channels} channel(s) of {image.dtype}; expected grey, BGR or BGRA of 8 or 16 bits "
+            "(16 bits: grey or BGR); convert it"
+        )
+    return image, pixel_format
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """A picture as RGB uint8 [H, W, 3]; errors as `read_image`."""
+    return to_rgb(*read_image(path))
+
+
+def _decode(path: Path, data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    # A decoder fills the missing end of a cut-off file with grey and says nothing: look for the end marker ourselves.
+    end = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}.get(data[:2])
+    if end is not None and end not in data[-64:]:
+        raise InputError(f"{path} ends before its picture does ({len(data)} bytes); copy it again")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    except cv2.error as error:
+        raise InputError(
+            f"{path} cannot be decoded ({error.err}); expected a whole PNG, JPEG, BMP, TIFF or WebP"
+        ) from error
+    if image is None:
+        raise InputError(f"{path} is not a picture that can be decoded; expected a whole PNG, JPEG, BMP, TIFF or WebP")
+    return image  # type: ignore[return-value]

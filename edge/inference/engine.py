@@ -1,0 +1,78 @@
+"""What an engine is.
+
+Work is handed over as two functions: `fill` writes tiles straight into the engine's own input, so that pixels are
+copied once; `done` takes the answers, on whichever thread the engine answers.
+"""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import EngineError
+
+EngineKind = Literal["openvino", "onnxruntime"]
+
+Fill = Callable[[NDArray[np.uint8]], None]
+"""Writes tiles into an array [count, tile, tile, 3]."""
+Done = Callable[[NDArray[np.float32], NDArray[np.float32]], None]
+"""Takes logits [count] and maps [count, h, w]; both are only valid during the call."""
+Failed = Callable[[Exception], None]
+
+ANSWER_WITHIN_SECONDS = 60.0
+LOOK_FOR_FAILURES_EVERY_SECONDS = 0.5
+
+# The graphs' file names in every bundle.
+ONNX_GRAPH = "model.onnx"
+OPENVINO_GRAPH = "model_f32.xml"
+OPENVINO_WEIGHTS = "model_f32.bin"
+
+
+class Engine(ABC):
+    """A compiled graph. Any one thread submits; answers come on the engine's threads, in any order."""
+
+    name: EngineKind
+    precision: str = "f32"
+    batch: int
+    """Most tiles that one request takes."""
+
+    @abstractmethod
+    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        """Have `count` <= batch tiles inferred; waits while there is no room. One of `done` and `failed` is called."""
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Return once all that was submitted is answered."""
+
+    def find_failures(self) -> None:  # noqa: B027  (most engines tell by themselves)
+        """Call `failed` of work that ended without an answer, where the engine does not tell by itself."""
+
+
+def infer(engine: Engine, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Logits [N] and maps [N, h, w] of tiles [N, tile, tile, 3]; waits for them.
+
+    Raises:
+        EngineError: it failed on some tile.
+    """
+    answers: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+    errors: list[Exception] = []
+    lock = threading.Lock()
+    for first in range(0, len(tiles), engine.batch):
+        part = tiles[first : first + engine.batch]
+
+        def done(logits: NDArray[np.float32], maps: NDArray[np.float32], first: int = first) -> None:
+            with lock:
+                answers[first] = logits.copy(), maps.copy()
+
+        def fill(out: NDArray[np.uint8], part: NDArray[np.uint8] = part) -> None:
+            out[:] = part
+
+        engine.submit(len(part), fill, done, errors.append)
+    engine.drain()
+    if errors:
+        raise EngineError(f"{engine.name} failed: {errors[0]}") from errors[0]
+    parts = [answers[first] for first in sorted(answers)]
+    return np.concatenate([logits for logits, _ in parts]), np.concatenate([maps for _, maps in parts])

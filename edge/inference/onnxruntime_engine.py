@@ -1,0 +1,35 @@
+"""ONNX Runtime on the processor: one request at a time, all threads on it."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from edge.errors import EngineError
+from edge.inference.engine import ONNX_GRAPH, Done, Engine, EngineKind, Failed, Fill
+
+
+class OnnxRuntimeEngine(Engine):
+    name: EngineKind = "onnxruntime"
+
+    def __init__(self, folder: Path, tile_px: int, *, threads: int = 0, batch: int = 0) -> None:
+        self.batch = batch or 8
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(str(folder / ONNX_GRAPH), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no common base but Exception
+            raise EngineError(f"ONNX Runtime cannot use {folder / ONNX_GRAPH}: {error}") from error
+        self._tiles = np.zeros((self.batch, tile_px, tile_px, 3), np.uint8)
+
+    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        try:
+            fill(self._tiles[:count])
+            done(*self._session.run(["logit", "map"], {"tiles": self._tiles[:count]}))
+        except Exception as error:  # as above
+            failed(error)
+
+    def drain(self) -> None:
+        """Nothing is ever under way between two calls."""

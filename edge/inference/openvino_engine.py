@@ -1,0 +1,133 @@
+"""OpenVINO on the processor: one request more than streams, so that the next is filled meanwhile."""
+
+import logging
+import os
+import queue
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from edge.errors import EngineError
+from edge.inference.engine import (
+    ANSWER_WITHIN_SECONDS,
+    LOOK_FOR_FAILURES_EVERY_SECONDS,
+    OPENVINO_GRAPH,
+    Done,
+    Engine,
+    EngineKind,
+    Failed,
+    Fill,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class OpenVinoEngine(Engine):
+    name: EngineKind = "openvino"
+
+    def __init__(self, folder: Path, tile_px: int, *, threads: int = 0, streams: int = 0, batch: int = 0) -> None:
+        self.batch = batch or 1  # with a stream per core, one tile per request was fastest and wastes no partial batch
+        threads = threads or len(os.sched_getaffinity(0))
+        settings = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_PRECISION_HINT": "f32",  # never by default: some processors would take bf16 unasked
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams or threads,
+        }
+        try:
+            core = ov.Core()
+            model = core.read_model(folder / OPENVINO_GRAPH)
+            model.reshape({"tiles": [self.batch, tile_px, tile_px, 3]})
+            compiled = core.compile_model(model, "CPU", settings)
+            idle: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+            requests = [_Request(compiled.create_infer_request(), idle) for _ in range((streams or threads) + 1)]
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot use {folder / OPENVINO_GRAPH}: {_first_line(error)}") from error
+        self._compiled = compiled
+        self._idle, self._requests = idle, requests
+        for request in self._requests:
+            self._idle.put(request)
+
+    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        self._take().start(count, fill, done, failed)
+
+    def drain(self) -> None:
+        taken = [self._take() for _ in self._requests]
+        for request in taken:
+            self._idle.put(request)
+
+    def find_failures(self) -> None:
+        for request in self._requests:
+            request.look()
+
+    def _take(self) -> "_Request":
+        give_up = time.monotonic() + ANSWER_WITHIN_SECONDS
+        while True:
+            try:
+                return self._idle.get(timeout=LOOK_FOR_FAILURES_EVERY_SECONDS)
+            except queue.Empty:
+                self.find_failures()
+                if time.monotonic() > give_up:
+                    raise EngineError(f"OpenVINO did not answer within {ANSWER_WITHIN_SECONDS:.0f} s") from None
+
+
+class _Request:
+    """One inference request: idle, or at work for one `done`."""
+
+    def __init__(self, request: ov.InferRequest, idle: "queue.SimpleQueue[_Request]") -> None:
+        self._request, self._idle = request, idle
+        self._tiles: NDArray[np.uint8] = request.get_tensor("tiles").data
+        self._logit: NDArray[np.float32] = request.get_tensor("logit").data
+        self._map: NDArray[np.float32] = request.get_tensor("map").data
+        self._count = 0
+        self._done: Done | None = None
+        self._failed: Failed | None = None
+        """Set while at work."""
+        self._lock = threading.RLock()
+        request.set_callback(self._answer, None)
+
+    def start(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        try:
+            fill(self._tiles[:count])
+            with self._lock:
+                self._count, self._done, self._failed = count, done, failed
+                self._request.start_async()
+        except Exception as error:
+            self._failed = None
+            self._idle.put(self)
+            failed(error)
+
+    def look(self) -> None:
+        """OpenVINO does not call back for an inference that failed: ask whether this one did."""
+        with self._lock:
+            if self._failed is None:
+                return
+            try:
+                self._request.wait_for(0)
+                return
+            except RuntimeError as error:
+                failed, reason, self._failed = self._failed, _first_line(error), None
+        failed(EngineError(f"OpenVINO could not infer: {reason}"))
+        self._idle.put(self)
+
+    def _answer(self, _: object) -> None:
+        with self._lock:
+            done, failed, self._failed = self._done, self._failed, None
+        assert done is not None
+        assert failed is not None
+        try:
+            done(self._logit[: self._count], self._map[: self._count])
+        except Exception as error:  # raised on OpenVINO's thread, where nobody would see it
+            logger.exception("an answer could not be taken")
+            failed(error)
+        finally:
+            self._idle.put(self)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,39 @@
+"""What a camera's frames must look like: another size or colour is a fault of the line, not a picture to judge."""
+
+from typing import Literal
+
+from edge.colour import PixelFormat
+from edge.frames import BadFrame, Frame
+
+FrameSize = tuple[int, int] | Literal["first", "any"]
+FrameFormat = PixelFormat | Literal["first", "any"]
+
+
+class FrameRule:
+    """Holds one camera's frames to one size and pixel format.
+
+    Args:
+        size_wh: width and height, px; `first`: those of the first frame; `any`: whatever comes.
+        pixel_format: likewise.
+    """
+
+    def __init__(self, size_wh: FrameSize = "first", pixel_format: FrameFormat = "first") -> None:
+        self._size_wh, self._pixel_format = size_wh, pixel_format
+
+    def check(self, frame: Frame) -> Frame | BadFrame:
+        """The frame, or word of why it cannot be inspected."""
+        size_wh = frame.image.shape[1], frame.image.shape[0]
+        if self._size_wh not in ("first", "any", size_wh):
+            return BadFrame(frame.stamp, "wrong_size", f"{_size(size_wh)} px came, {_size(self._size_wh)} px expected")
+        if self._pixel_format not in ("first", "any", frame.pixel_format):
+            return BadFrame(frame.stamp, "wrong_colour", f"{frame.pixel_format} came, {self._pixel_format} expected")
+        # Only a frame that passes sets the measure for those after it.
+        if self._size_wh == "first":
+            self._size_wh = size_wh
+        if self._pixel_format == "first":
+            self._pixel_format = frame.pixel_format
+        return frame
+
+
+def _size(size_wh: tuple[int, int] | str) -> str:
+    return "x".join(map(str, size_wh)) if isinstance(size_wh, tuple) else size_wh

@@ -1,0 +1,121 @@
+"""The part of a frame's way that is the same on the line, offline and in evaluation: tile, infer, stitch, judge."""
+
+import threading
+import time
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle import Manifest
+from edge.colour import to_rgb
+from edge.errors import EngineError
+from edge.frames import Frame
+from edge.geometry import Stitcher, TileGrid
+from edge.inference import Engine
+from edge.inference.engine import ANSWER_WITHIN_SECONDS, LOOK_FOR_FAILURES_EVERY_SECONDS
+from edge.inspection.verdict import Judgement, Thresholds, judge
+
+
+class PendingFrame:
+    """A frame whose tiles are with the engine. The engine's threads fill it in; one other thread waits for it."""
+
+    def __init__(self, frame: Frame, stitcher: Stitcher) -> None:
+        tiles = len(stitcher.grid)
+        self.frame, self.stitcher = frame, stitcher
+        self.logits = np.empty(tiles, np.float32)
+        self.maps = np.empty((tiles, *stitcher.map_hw), np.float32)
+        self._missing = tiles
+        self._error: Exception | None = None
+        self._lock = threading.Lock()
+        self._complete = threading.Event()
+
+    def take(self, first: int, logits: NDArray[np.float32], maps: NDArray[np.float32]) -> None:
+        """The engine's answer for the tiles from `first` on."""
+        self.logits[first : first + len(logits)] = logits
+        self.maps[first : first + len(maps)] = maps
+        self._settle(len(logits))
+
+    def fail(self, error: Exception, tiles: int) -> None:
+        """Word that `tiles` of the tiles will have no answer."""
+        self._error = error
+        self._settle(tiles)
+
+    def wait(self, engine: Engine) -> None:
+        """Wait for all answers of `engine`.
+
+        Raises:
+            EngineError: the engine failed on a tile or did not answer in time.
+        """
+        give_up = time.monotonic() + ANSWER_WITHIN_SECONDS
+        while not self._complete.wait(LOOK_FOR_FAILURES_EVERY_SECONDS):
+            engine.find_failures()
+            if time.monotonic() > give_up:
+                raise EngineError(f"the engine did not answer within {ANSWER_WITHIN_SECONDS:.0f} s")
+        if self._error is not None:
+            raise EngineError(f"the engine failed: {self._error}") from self._error
+
+    def _settle(self, tiles: int) -> None:
+        with self._lock:
+            self._missing -= tiles
+            if self._missing == 0:
+                self._complete.set()
+
+
+class Inspector:
+    """Inspects frames with one bundle on one engine.
+
+    Args:
+        overlap_px: overrides the bundle's overlap of tiles.
+        thresholds: override the bundle's calibration.
+    """
+
+    def __init__(
+        self, manifest: Manifest, engine: Engine, *, thresholds: Thresholds | None = None, overlap_px: int | None = None
+    ) -> None:
+        calibration = manifest.calibration
+        self.thresholds = thresholds or Thresholds(calibration.score_threshold, calibration.evidence_threshold)
+        self._engine = engine
+        grid, overlap = manifest.grid, manifest.grid.overlap_px if overlap_px is None else overlap_px
+
+        # Bounded: a folder of pictures of every size must not fill the memory with stitchers.
+        @lru_cache(maxsize=16)
+        def stitcher(frame_hw: tuple[int, int]) -> Stitcher:
+            tiles = TileGrid(frame_hw, grid.tile_px, overlap)
+            return Stitcher(tiles, manifest.map.hw, grid.heatmap_cell_px, grid.smoothing_px)
+
+        self.stitcher = stitcher
+
+    def start(self, frame: Frame) -> PendingFrame:
+        """Cut a frame into tiles and hand them to the engine; returns as soon as the last is handed over.
+
+        Raises:
+            InputError: the image does not fit its pixel format.
+        """
+        rgb = to_rgb(frame.image, frame.pixel_format)
+        height, width = rgb.shape[:2]
+        pending = PendingFrame(frame, self.stitcher((height, width)))
+        grid = pending.stitcher.grid
+        for first in range(0, len(grid), self._engine.batch):
+            self._submit(rgb, grid, pending, first, min(self._engine.batch, len(grid) - first))
+        return pending
+
+    def finish(self, pending: PendingFrame) -> Judgement:
+        """Wait for the engine's answers and judge them.
+
+        Raises:
+            EngineError: there is no usable answer for some tile.
+        """
+        pending.wait(self._engine)
+        try:
+            return judge(pending.logits, pending.maps, pending.stitcher, self.thresholds)
+        except ValueError as error:
+            raise EngineError(f"frame {pending.frame.stamp.frame_id} cannot be judged: {error}") from error
+
+    def _submit(self, rgb: NDArray[np.uint8], grid: TileGrid, pending: PendingFrame, first: int, count: int) -> None:
+        self._engine.submit(
+            count,
+            lambda out: grid.cut(rgb, out, first),
+            lambda logits, maps: pending.take(first, logits, maps),
+            lambda error: pending.fail(error, count),
+        )

@@ -1,0 +1,65 @@
+"""The frame ledger: every frame a camera announced ends in exactly one bin.
+
+    captured == inspected + sum(dropped) + sum(failed) + in_flight
+
+A frame is in flight from its capture until its event is handed to the publisher; there, in one place, it is booked.
+"""
+
+import threading
+from collections import Counter
+
+import msgspec
+
+
+class Account(msgspec.Struct, frozen=True):
+    """One camera's frames since boot."""
+
+    captured: int = 0
+    inspected: int = 0
+    dropped: dict[str, int] = {}
+    failed: dict[str, int] = {}
+    in_flight: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the bins add up to what was captured, and no frame is booked that never came."""
+        booked = self.inspected + sum(self.dropped.values()) + sum(self.failed.values())
+        return self.captured == booked + self.in_flight and self.in_flight >= 0
+
+
+class Ledger:
+    """Counts the frames of all cameras. Any thread may book and look; every look is balanced."""
+
+    def __init__(self, cameras: list[str]) -> None:
+        self._lock = threading.Lock()
+        self._counts = {camera: Counter[tuple[str, str]]() for camera in cameras}
+
+    def captured(self, camera: str) -> None:
+        self._book(camera, "captured", "")
+
+    def inspected(self, camera: str) -> None:
+        self._book(camera, "inspected", "")
+
+    def dropped(self, camera: str, reason: str) -> None:
+        self._book(camera, "dropped", reason)
+
+    def failed(self, camera: str, reason: str) -> None:
+        self._book(camera, "failed", reason)
+
+    def accounts(self) -> dict[str, Account]:
+        """All cameras' accounts at one instant."""
+        with self._lock:
+            return {camera: _account(counts) for camera, counts in self._counts.items()}
+
+    def _book(self, camera: str, bin_name: str, reason: str) -> None:
+        with self._lock:
+            self._counts[camera][bin_name, reason] += 1
+
+
+def _account(counts: Counter[tuple[str, str]]) -> Account:
+    bins: dict[str, dict[str, int]] = {"captured": {}, "inspected": {}, "dropped": {}, "failed": {}}
+    for (bin_name, reason), count in counts.items():
+        bins[bin_name][reason] = count
+    captured, inspected = bins["captured"].get("", 0), bins["inspected"].get("", 0)
+    booked = inspected + sum(bins["dropped"].values()) + sum(bins["failed"].values())
+    return Account(captured, inspected, bins["dropped"], bins["failed"], captured - booked)

@@ -1,0 +1,25 @@
+"""How a frame's way ended: with a judgement, or without one and why."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edge.frames import Stamp
+from edge.inspection.verdict import Judgement
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of one frame's way. Exactly one of `judgement` and `unjudged` is there."""
+
+    stamp: Stamp
+    judgement: Judgement | None = None
+    unjudged: "Unjudged | None" = None
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """Why a frame has no judgement: the ledger's bin, the reason in one word, and in words."""
+
+    kind: Literal["dropped", "failed"]
+    reason: str
+    detail: str

@@ -1,0 +1,70 @@
+"""Shared fixtures. Everything is real and small; nothing is downloaded."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.bundle import Bundle
+from tests.small_bundle import small_bundle
+
+ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The small bundle, written once. Tests that change it make their own."""
+    return small_bundle(tmp_path_factory.mktemp("bundles") / "darkness")
+
+
+@pytest.fixture
+def address() -> str:
+    """A free TCP address on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real defect images."""
+    folder = os.environ.get("HEATLINE_DATA")
+    if not folder:
+        pytest.skip("HEATLINE_DATA is not set: it names the folder of real defect images")
+    return Path(folder)
+
+
+def write_picture(path: Path, rgb: NDArray[np.uint8]) -> Path:
+    """Write RGB or grey as the suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), rgb if rgb.ndim == 2 else cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    return path
+
+
+@pytest.fixture
+def picture() -> Callable[[Path, NDArray[np.uint8]], Path]:
+    return write_picture
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-skips", action="store_true", help="fail on any skip that tests/allowed_skips.txt does not name"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where every part is installed, a skipped test is a test that nobody ran."""
+    if not session.config.getoption("--no-skips"):
+        return
+    allowed = {line.strip() for line in ALLOWED_SKIPS.read_text().splitlines() if line.strip() and line[0] != "#"}
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = {report.nodeid for report in reporter.stats.get("skipped", [])} - allowed
+    if skipped:
+        reporter.write_line(f"skipped, and not in {ALLOWED_SKIPS.name}: {', '.join(sorted(skipped))}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

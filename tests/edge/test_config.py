@@ -1,0 +1,232 @@
+"""The line's configuration: what is understood, and what is refused before anything starts."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from edge.config import (
+    EngineConfig,
+    EventsConfig,
+    FolderCameraConfig,
+    LineConfig,
+    ThresholdsConfig,
+    TilesConfig,
+    load_config,
+)
+from edge.errors import ConfigError
+
+SMALLEST = 'bundle = "b"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "frames"\n'
+
+FULL = """
+bundle = "/var/lib/heatline/boards.bundle"
+acting = false
+
+[[cameras]]
+kind = "folder"
+name = "top"
+path = "top"
+rate_fps = 5
+loop = true
+size = [1600, 1200]
+pixel_format = "BGR8"
+on_overload = "drop_oldest"
+waiting_frames = 4
+
+[[cameras]]
+kind = "folder"
+name = "side-2"
+path = "/data/side"
+size = "any"
+pixel_format = "any"
+
+[engine]
+kind = "onnxruntime"
+threads = 4
+streams = 2
+batch = 8
+
+[tiles]
+overlap_px = 32
+
+[thresholds]
+score = 1.5
+evidence = -2
+
+[events]
+bind = "ipc:///run/heatline/events"
+heatmaps = "always"
+wait_for_subscriber_s = 2.5
+"""
+
+
+def load(folder: Path, text: str | bytes) -> LineConfig:
+    path = folder / "line.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_config(path)
+
+
+def refusal(folder: Path, text: str | bytes) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text)
+    sentence = str(caught.value)
+    assert str(folder / "line.toml") in sentence
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_every_key_is_understood(tmp_path: Path) -> None:
+    assert load(tmp_path, FULL) == LineConfig(
+        bundle=Path("/var/lib/heatline/boards.bundle"),
+        acting=False,
+        cameras=[
+            FolderCameraConfig(
+                name="top",
+                path=tmp_path / "top",
+                rate_fps=5.0,
+                loop=True,
+                size=(1600, 1200),
+                pixel_format="BGR8",
+                on_overload="drop_oldest",
+                waiting_frames=4,
+            ),
+            FolderCameraConfig(name="side-2", path=Path("/data/side"), size="any", pixel_format="any"),
+        ],
+        engine=EngineConfig(kind="onnxruntime", threads=4, streams=2, batch=8),
+        tiles=TilesConfig(overlap_px=32),
+        thresholds=ThresholdsConfig(score=1.5, evidence=-2.0),
+        events=EventsConfig(bind="ipc:///run/heatline/events", heatmaps="always", wait_for_subscriber_s=2.5),
+    )
+
+
+def test_bundle_and_camera_are_all_that_must_be_said(tmp_path: Path) -> None:
+    config = load(tmp_path, SMALLEST)
+    assert config == LineConfig(
+        bundle=tmp_path / "b", cameras=[FolderCameraConfig(name="top", path=tmp_path / "frames")]
+    )
+    assert config.acting
+    assert config.events.bind == "tcp://127.0.0.1:5556"
+
+
+def test_relative_paths_count_from_the_files_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "line.toml").write_text(SMALLEST.replace('"b"', '"../b"'))
+    monkeypatch.chdir(tmp_path)
+    config = load_config(Path("etc/line.toml"))
+    assert config.bundle == tmp_path / "etc" / ".." / "b"
+    assert config.cameras[0].path == tmp_path / "etc" / "frames"
+
+
+def with_key(table: str, key: str) -> str:
+    """The smallest configuration with one more key in one of its tables."""
+    if table == "":
+        return key + "\n" + SMALLEST
+    if table == "cameras":
+        return SMALLEST + key
+    return f"{SMALLEST}[{table}]\n{key}"
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "words"),
+    [
+        # A typo is an error, at every level.
+        ("", "actin = true", "unknown field `actin`"),
+        ("cameras", "exposure_us = 5", "unknown field `exposure_us` - at `$.cameras[0]`"),
+        ("engine", "device = 'GPU'", "unknown field `device` - at `$.engine`"),
+        ("tiles", "overlap = 3", "unknown field `overlap` - at `$.tiles`"),
+        ("thresholds", "scores = 3", "unknown field `scores` - at `$.thresholds`"),
+        ("events", "port = 3", "unknown field `port` - at `$.events`"),
+        ("", "[event]", "unknown field"),  # a table that is none
+        # Wrong types.
+        ("", "acting = 1", "Expected `bool`, got `int` - at `$.acting`"),
+        ("", "acting = 'yes'", "Expected `bool`, got `str` - at `$.acting`"),
+        ("cameras", "loop = 'yes'", "Expected `bool`"),
+        ("cameras", "rate_fps = '5'", "Expected `float | null`, got `str` - at `$.cameras[0].rate_fps`"),
+        ("cameras", "size = [640]", "at `$.cameras[0].size`"),
+        ("cameras", "size = 640", "at `$.cameras[0].size`"),
+        ("engine", "threads = 1.5", "Expected `int`, got `float`"),
+        ("engine", "kind = 3", "at `$.engine.kind`"),
+        ("thresholds", "score = '1'", "Expected `float | null`, got `str` - at `$.thresholds.score`"),
+        ("thresholds", "score = true", "at `$.thresholds.score`"),
+        # Values that make no sense.
+        ("cameras", "size = [0, 10]", "Expected `int` >= 1"),
+        ("cameras", "size = 'second'", "Invalid enum value 'second'"),
+        ("cameras", "pixel_format = 'RGB9'", "Invalid enum value 'RGB9'"),
+        ("cameras", "on_overload = 'drop_newest'", "Invalid enum value 'drop_newest'"),
+        ("cameras", "waiting_frames = 0", "Expected `int` >= 1"),
+        ("cameras", "rate_fps = 0", "Expected `float` > 0"),
+        ("cameras", "rate_fps = -1.0", "Expected `float` > 0"),
+        ("cameras", "rate_fps = nan", "at `$.cameras[0].rate_fps`"),
+        ("cameras", "rate_fps = inf", "at `$.cameras[0].rate_fps`"),
+        ("engine", "kind = 'torch'", "Invalid enum value 'torch'"),
+        ("engine", "threads = -1", "Expected `int` >= 0"),
+        ("tiles", "overlap_px = -1", "Expected `int` >= 0"),
+        ("events", "heatmaps = 'sometimes'", "Invalid enum value 'sometimes'"),
+        ("events", "wait_for_subscriber_s = nan", "at `$.events.wait_for_subscriber_s`"),
+        ("events", "wait_for_subscriber_s = -1", "Expected `float` >= 0"),
+        # No logit reaches nan or inf: every frame would be GOOD.
+        ("thresholds", "score = nan", "at `$.thresholds.score`"),
+        ("thresholds", "score = inf", "at `$.thresholds.score`"),
+        ("thresholds", "score = -inf", "at `$.thresholds.score`"),
+        ("thresholds", "score = 1e300", "at `$.thresholds.score`"),
+        ("thresholds", "evidence = nan", "at `$.thresholds.evidence`"),
+        ("thresholds", "evidence = inf", "at `$.thresholds.evidence`"),
+        ("thresholds", "score = 1" + 400 * "0", "at `$.thresholds.score`"),  # an integer beyond any float
+        # Addresses that nobody could subscribe to.
+        ("events", "bind = 'udp://127.0.0.1:5556'", "matching regex"),
+        ("events", "bind = ''", "matching regex"),
+        ("events", "bind = 'tcp://'", "matching regex"),
+        ("events", "bind = 'tcp://127.0.0.1'", "expected tcp://HOST:PORT"),  # no port
+        ("events", "bind = 'tcp://127.0.0.1:http'", "expected tcp://HOST:PORT"),
+        ("events", "bind = 'tcp://127.0.0.1:0'", "expected tcp://HOST:PORT"),  # whichever is free
+        ("events", "bind = 'tcp://127.0.0.1:99999'", "expected tcp://HOST:PORT"),  # ZeroMQ would take 34463
+    ],
+)
+def test_a_configuration_is_refused_that_says(tmp_path: Path, table: str, key: str, words: str) -> None:
+    assert words in refusal(tmp_path, with_key(table, key))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "missing required field `bundle`"),
+        ('bundle = "b"', "missing required field `cameras`"),
+        ('bundle = "b"\ncameras = []', "Expected `array` of length >= 1"),  # nothing to inspect
+        (SMALLEST.replace('bundle = "b"\n', ""), "missing required field `bundle`"),
+        (SMALLEST.replace('bundle = "b"', 'bundle = ""'), "Expected a path, got '' - at `$.bundle`"),
+        (SMALLEST.replace('bundle = "b"', "bundle = 3"), "at `$.bundle`"),
+        (SMALLEST.replace('bundle = "b"', 'bundle = "a\\u0000b"'), "at `$.bundle`"),  # no file can be called so
+        (SMALLEST.replace('path = "frames"', 'path = ""'), "Expected a path, got '' - at `$.cameras[0].path`"),
+        (SMALLEST.replace('path = "frames"\n', ""), "missing required field `path` - at `$.cameras[0]`"),
+        (SMALLEST.replace('"folder"', '"usb"'), "Invalid value 'usb'"),
+        (SMALLEST.replace('"top"', '"top.left"'), "matching regex"),  # a dot would split the topic
+        (SMALLEST.replace('"top"', '""'), "matching regex"),
+        (SMALLEST.replace('"top"', '"top\\n"'), "matching regex"),  # a line's end is no letter
+        (SMALLEST.replace('"top"', f'"{"x" * 65}"'), "matching regex"),
+        (SMALLEST + SMALLEST.partition("\n")[2], "two cameras have the same name (top, top)"),
+        (SMALLEST + "[cameras]\n", "is not valid TOML"),  # a table and a list of the same name
+        ("bundle = ", "is not valid TOML"),
+        ("bundle = 'b'\nbundle = 'c'", "is not valid TOML"),  # said twice
+        ("<xml/>", "is not valid TOML"),
+        (b'bundle = "\xff"', "is not valid TOML"),  # Latin-1
+        (b"\x00\x01\x02", "is not valid TOML"),
+        ("a = " + 5000 * "[", "is not valid TOML"),  # deeper than any reader goes
+    ],
+)
+def test_a_file_is_refused_that_holds(tmp_path: Path, text: str | bytes, words: str) -> None:
+    assert words in refusal(tmp_path, text)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read \(No such file or directory\)"):
+        load_config(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
+        load_config(tmp_path)
+
+
+def test_a_threshold_of_zero_is_a_threshold_and_not_the_bundles(tmp_path: Path) -> None:
+    config = load(tmp_path, with_key("thresholds", "score = 0\nevidence = 0.0"))
+    assert config.thresholds == ThresholdsConfig(score=0.0, evidence=0.0)
+    assert not any(
+        value is None or math.isnan(value) for value in (config.thresholds.score, config.thresholds.evidence)
+    )

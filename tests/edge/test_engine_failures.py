@@ -1,0 +1,79 @@
+"""A graph that fails while it runs, on some tiles only: both engines say so for these and go on with the next."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from edge.errors import EngineError
+from edge.inference import EngineKind, infer, open_engine
+from edge.inference.engine import ONNX_GRAPH
+from export.openvino_ir import to_openvino
+
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph that splits its rows into 7 and 9, but, where a pixel is black, into 8 and 9, which is one too many."""
+    nodes = [
+        helper.make_node("Cast", ["tiles"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMin", ["float"], ["darkest"], keepdims=0),
+        helper.make_node("Cast", ["darkest"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Min", ["whole", "one"], ["is_bright"]),
+        helper.make_node("Sub", ["eight", "is_bright"], ["first"]),
+        helper.make_node("Concat", ["first", "nine"], ["lengths"], axis=0),
+        helper.make_node("Split", ["float", "lengths"], ["upper", "lower"], axis=1),
+        helper.make_node("ReduceMean", ["upper", "axes"], ["a"], keepdims=0),
+        helper.make_node("ReduceMean", ["lower", "axes"], ["b"], keepdims=0),
+        helper.make_node("Add", ["a", "b"], ["logit"]),
+        helper.make_node("Reshape", ["logit", "column"], ["map"]),
+    ]
+    constants = {"one": [1], "eight": [8], "nine": [9], "axes": [1, 2, 3], "column": [-1, 1, 1]}
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "fails on black",
+            [helper.make_tensor_value_info("tiles", TensorProto.UINT8, ["n", SIDE, SIDE, 3])],
+            [
+                helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["n"]),
+                helper.make_tensor_value_info("map", TensorProto.FLOAT, ["n", 1, 1]),
+            ],
+            [onnx.numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
+    path: Path = tmp_path_factory.mktemp("fails")
+    graph = bytes(model.SerializeToString())
+    for name, data in {ONNX_GRAPH: graph, **to_openvino(graph)}.items():
+        (path / name).write_bytes(data)
+    return path
+
+
+def bright(count: int) -> NDArray[np.uint8]:
+    return np.full((count, SIDE, SIDE, 3), 9, np.uint8)
+
+
+@pytest.mark.parametrize(("kind", "batch"), [("openvino", 1), ("openvino", 2), ("onnxruntime", 1), ("onnxruntime", 8)])
+def test_a_tile_on_which_the_graph_fails_is_an_engine_error_and_the_next_tiles_are_fine(
+    folder: Path, kind: EngineKind, batch: int
+) -> None:
+    engine = open_engine(kind, folder, SIDE, threads=1, batch=batch)
+    black = bright(4)
+    black[2, 0, 0] = 0
+    np.testing.assert_allclose(infer(engine, bright(4))[0], 18, rtol=1e-5)
+    with pytest.raises(EngineError, match=kind):
+        infer(engine, black)
+    np.testing.assert_allclose(infer(engine, bright(4))[0], 18, rtol=1e-5)
+
+
+def test_more_failures_than_there_are_requests_do_not_use_the_engine_up(folder: Path) -> None:
+    engine = open_engine("openvino", folder, SIDE, threads=1, batch=1)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="could not infer"):
+            infer(engine, np.zeros((3, SIDE, SIDE, 3), np.uint8))
+    np.testing.assert_allclose(infer(engine, bright(5))[0], 18, rtol=1e-5)

@@ -1,0 +1,54 @@
+"""What frames must look like: the first sets the measure where none is given."""
+
+import numpy as np
+import pytest
+
+from edge.colour import PixelFormat
+from edge.frames import BadFrame, Frame, Stamp
+from edge.inspection.frame_rule import FrameFormat, FrameRule, FrameSize
+
+
+def frame(width: int, height: int, pixel_format: PixelFormat = "Mono8") -> Frame:
+    return Frame(Stamp("top", 1), np.zeros((height, width), np.uint8), pixel_format)
+
+
+def outcomes(rule: FrameRule, *frames: Frame) -> list[str]:
+    checked = [rule.check(one) for one in frames]
+    return [one.reason if isinstance(one, BadFrame) else "passes" for one in checked]
+
+
+@pytest.mark.parametrize(
+    ("size", "pixel_format", "frames", "expected"),
+    [
+        ("first", "first", [frame(8, 6), frame(8, 6)], ["passes", "passes"]),
+        ("first", "first", [frame(8, 6), frame(6, 8), frame(8, 6)], ["passes", "wrong_size", "passes"]),  # turned
+        ("first", "first", [frame(8, 6), frame(8, 6, "Mono12")], ["passes", "wrong_colour"]),
+        ("any", "any", [frame(8, 6), frame(1, 1, "RGB8")], ["passes", "passes"]),
+        ("any", "first", [frame(8, 6), frame(9, 9), frame(9, 9, "RGB8")], ["passes", "passes", "wrong_colour"]),
+        ((8, 6), "any", [frame(8, 6), frame(6, 8)], ["passes", "wrong_size"]),  # width, then height
+        ("any", "Mono8", [frame(8, 6, "RGB8"), frame(8, 6)], ["wrong_colour", "passes"]),
+        ((8, 6), "Mono8", [frame(7, 6, "RGB8")], ["wrong_size"]),  # both wrong: one reason
+        ("first", "Mono8", [frame(9, 9, "RGB8"), frame(8, 6)], ["wrong_colour", "passes"]),  # refused sets no measure
+        ((8, 6), "first", [frame(9, 9, "RGB8"), frame(8, 6)], ["wrong_size", "passes"]),
+    ],
+)
+def test_frames_pass_or_fail(
+    size: FrameSize, pixel_format: FrameFormat, frames: list[Frame], expected: list[str]
+) -> None:
+    assert outcomes(FrameRule(size, pixel_format), *frames) == expected
+
+
+def test_a_refusal_says_what_came_and_what_was_expected() -> None:
+    sent = frame(8, 6)
+    refused = FrameRule((640, 480)).check(sent)
+    assert isinstance(refused, BadFrame)
+    assert refused.detail == "8x6 px came, 640x480 px expected"
+    assert refused.stamp is sent.stamp
+    refused = FrameRule("any", "RGB8").check(frame(8, 6))
+    assert isinstance(refused, BadFrame)
+    assert refused.detail == "Mono8 came, RGB8 expected"
+
+
+def test_a_frame_that_passes_is_handed_on_as_it_is() -> None:
+    one = frame(8, 6)
+    assert FrameRule().check(one) is one

@@ -1,0 +1,173 @@
+"""The bounded hand-off: its two policies, turns between lanes, closing, and real threads."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.inspection.handoff import Handoff, Lane
+
+WITHIN_SECONDS = 20.0
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def ended(thread: threading.Thread) -> bool:
+    thread.join(WITHIN_SECONDS)
+    return not thread.is_alive()
+
+
+def drained(handoff: Handoff[int]) -> list[int]:
+    """All that waits; the hand-off is closed before."""
+    handoff.close()
+    items: list[int] = []
+    while (item := handoff.get()) is not None:
+        items.append(item)
+    return items
+
+
+def test_items_come_out_in_the_order_they_went_in() -> None:
+    handoff = Handoff[int]({"top": Lane(5, "block")})
+    for item in range(5):
+        assert handoff.put("top", item) is None
+    assert drained(handoff) == [0, 1, 2, 3, 4]
+
+
+def test_a_full_lane_that_drops_gives_up_its_oldest() -> None:
+    handoff = Handoff[int]({"top": Lane(2, "drop_oldest")})
+    assert [handoff.put("top", item) for item in range(5)] == [None, None, 0, 1, 2]
+    assert handoff.waiting() == 2
+    assert drained(handoff) == [3, 4]
+
+
+def test_a_full_lane_that_blocks_makes_the_camera_wait_until_there_is_room() -> None:
+    handoff = Handoff[int]({"top": Lane(1, "block")})
+    handoff.put("top", 1)
+    lost: list[int | None] = []
+    camera = in_thread(lambda: lost.append(handoff.put("top", 2)))
+    assert handoff.get() == 1
+    assert ended(camera)
+    assert lost == [None]
+    assert handoff.get() == 2
+
+
+def test_a_lane_never_holds_more_than_its_capacity() -> None:
+    handoff = Handoff[int]({"top": Lane(3, "block")})
+    cameras = [in_thread(lambda item=item: handoff.put("top", item)) for item in range(8)]  # type: ignore[misc]
+    taken = []
+    for _ in range(8):
+        assert handoff.waiting() <= 3
+        taken.append(handoff.get())
+    assert sorted(item for item in taken if item is not None) == list(range(8))
+    assert all(ended(camera) for camera in cameras)
+
+
+def test_a_full_lane_starves_no_other() -> None:
+    handoff = Handoff[int]({"fast": Lane(64, "block"), "slow": Lane(64, "block")})
+    for item in range(50):
+        handoff.put("fast", item)
+    for item in (100, 101):
+        handoff.put("slow", item)
+    first = [handoff.get() for _ in range(4)]
+    assert {100, 101} <= set(first), "each lane has its turn"
+    assert [item for item in first if item is not None and item < 100] == [0, 1]
+
+
+def test_a_lane_kept_full_all_the_time_starves_no_other() -> None:
+    handoff = Handoff[int]({"a": Lane(1, "drop_oldest"), "b": Lane(1, "block"), "c": Lane(1, "block")})
+    handoff.put("b", 1)
+    handoff.put("c", 2)
+    seen = []
+    for _ in range(3):
+        handoff.put("a", 0)
+        seen.append(handoff.get())
+    assert sorted(item for item in seen if item is not None) == [0, 1, 2]
+
+
+def test_closing_ends_a_get_that_waits() -> None:
+    handoff = Handoff[int]({"top": Lane(1, "block")})
+    got: list[int | None] = []
+    stage = in_thread(lambda: got.append(handoff.get()))
+    handoff.close()
+    assert ended(stage)
+    assert got == [None]
+
+
+def test_closing_ends_a_put_that_waits_and_hands_its_item_back() -> None:
+    handoff = Handoff[int]({"top": Lane(1, "block")})
+    handoff.put("top", 1)
+    lost: list[int | None] = []
+    camera = in_thread(lambda: lost.append(handoff.put("top", 2)))
+    handoff.close()
+    assert ended(camera)
+    assert lost == [2]
+    assert (handoff.get(), handoff.get()) == (1, None)
+
+
+@pytest.mark.parametrize("lane", [Lane(2, "block"), Lane(2, "drop_oldest")])
+def test_after_closing_nothing_is_taken_and_what_waits_is_still_given_out(lane: Lane) -> None:
+    handoff = Handoff[int]({"top": lane})
+    handoff.put("top", 1)
+    handoff.put("top", 2)
+    handoff.close()
+    assert handoff.put("top", 3) == 3, "handed back, not lost"
+    assert [handoff.get() for _ in range(4)] == [1, 2, None, None]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    capacity=st.integers(1, 4),
+    steps=st.lists(st.sampled_from(["put a", "put b", "get"]), max_size=40),
+)
+def test_whatever_happens_every_item_is_given_out_or_handed_back_once(capacity: int, steps: list[str]) -> None:
+    handoff = Handoff[int]({"a": Lane(capacity, "drop_oldest"), "b": Lane(capacity, "drop_oldest")})
+    put, out = 0, []
+    for step in steps:
+        if step == "get":
+            if handoff.waiting():
+                out.append(handoff.get())
+            continue
+        put += 1
+        lost = handoff.put(step[-1], put)
+        out += [] if lost is None else [lost]
+        assert handoff.waiting() <= 2 * capacity
+    rest = drained(handoff)
+    assert sorted([item for item in out if item is not None] + rest) == list(range(1, put + 1))
+
+
+@pytest.mark.parametrize("policies", [("block", "block"), ("drop_oldest", "block"), ("drop_oldest", "drop_oldest")])
+def test_many_threads_lose_nothing_and_double_nothing(policies: tuple[str, str]) -> None:
+    each = 2000
+    lanes = {f"camera{i}": Lane(2, policy) for i, policy in enumerate(policies)}  # type: ignore[arg-type]
+    handoff = Handoff[tuple[str, int]](lanes)
+    dropped: list[tuple[str, int]] = []  # list.append is atomic
+
+    def show(camera: str) -> None:
+        for number in range(each):
+            lost = handoff.put(camera, (camera, number))
+            if lost is not None:
+                dropped.append(lost)
+
+    taken: list[tuple[str, int]] = []
+
+    def take() -> None:
+        while (item := handoff.get()) is not None:
+            taken.append(item)
+
+    stage = in_thread(take)
+    cameras = [in_thread(lambda name=name: show(name)) for name in lanes]  # type: ignore[misc]
+    assert all(ended(camera) for camera in cameras)
+    handoff.close()
+    assert ended(stage)
+    assert sorted(taken + dropped) == sorted((name, number) for name in lanes for number in range(each))
+    for name, lane in lanes.items():
+        numbers = [number for camera, number in taken if camera == name]
+        assert numbers == sorted(numbers), "in order within a lane"
+        if lane.policy == "block":
+            assert numbers == list(range(each)), "a lane that blocks loses nothing"

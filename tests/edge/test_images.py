@@ -1,0 +1,221 @@
+"""Pictures from disk: whole ones as they are, broken ones refused. Files are real; some are written byte by byte."""
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edge.errors import InputError
+from edge.images import list_images, read_image, read_rgb
+
+
+def png_file(width: int, height: int, depth: int, kind: int, rows: bytes, extra: bytes = b"") -> bytes:
+    """A PNG by hand; `rows` with a filter byte before each, `extra` between header and pixels."""
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + extra
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+GREY, COLOUR, PALETTE, ALPHA = 0, 2, 3, 6
+
+
+@pytest.mark.parametrize(
+    ("data", "pixel_format", "rgb"),
+    [
+        (png_file(2, 1, 8, GREY, b"\x00\x07\xff"), "Mono8", [[7, 7, 7], [255, 255, 255]]),
+        (png_file(2, 1, 16, GREY, b"\x00\x12\x34\xff\xff"), "Mono16", [[18, 18, 18], [255, 255, 255]]),
+        (png_file(2, 1, 8, COLOUR, b"\x00\x01\x02\x03\x04\x05\x06"), "BGR8", [[1, 2, 3], [4, 5, 6]]),
+        (png_file(1, 1, 16, COLOUR, b"\x00\x01\x99\x02\x99\x03\x99"), "BGR16", [[1, 2, 3]]),
+        (png_file(2, 1, 8, ALPHA, b"\x00\x01\x02\x03\x00\x04\x05\x06\xff"), "BGRA8", [[1, 2, 3], [4, 5, 6]]),
+        (
+            # Two pixels, colours 1 and 0 of a palette.
+            png_file(2, 1, 8, PALETTE, b"\x00\x01\x00", chunk(b"PLTE", b"\x0a\x14\x1e\xc8\x64\x32")),
+            "BGR8",
+            [[200, 100, 50], [10, 20, 30]],
+        ),
+        (png_file(2, 1, 1, GREY, b"\x00\x40"), "Mono8", [[0, 0, 0], [255, 255, 255]]),  # one bit per pixel
+    ],
+    ids=["grey-8", "grey-16", "colour-8", "colour-16", "alpha", "palette", "one-bit"],
+)
+def test_a_png_written_by_hand_is_read_as_it_was_written(
+    tmp_path: Path, data: bytes, pixel_format: str, rgb: list[list[int]]
+) -> None:
+    path = tmp_path / "hand.png"
+    path.write_bytes(data)
+    assert read_image(path)[1] == pixel_format
+    assert read_rgb(path).tolist() == [rgb]
+
+
+def test_a_deep_png_with_alpha_is_refused_with_what_came(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    path.write_bytes(png_file(1, 1, 16, ALPHA, b"\x00" + b"\x01\x00" * 4))
+    with pytest.raises(InputError, match=r"has 4 channel\(s\) of uint16"):
+        read_image(path)
+
+
+def noise(hw: tuple[int, int] = (40, 60)) -> NDArray[np.uint8]:
+    return np.random.default_rng(7).integers(0, 256, (*hw, 3), np.uint8)
+
+
+def encoded(suffix: str, image: NDArray[np.uint8], *options: int) -> bytes:
+    return cv2.imencode(suffix, image, options)[1].tobytes()
+
+
+def test_a_jpeg_is_read_as_the_colours_it_shows(tmp_path: Path) -> None:
+    orange = np.broadcast_to(np.array([30, 120, 220], np.uint8), (64, 64, 3))  # BGR
+    path = tmp_path / "orange.jpg"
+    path.write_bytes(encoded(".jpg", np.ascontiguousarray(orange)))
+    assert read_image(path)[1] == "BGR8"
+    np.testing.assert_allclose(read_rgb(path)[20, 20], (220, 120, 30), atol=3)
+
+
+def test_a_grey_jpeg_is_grey(tmp_path: Path) -> None:
+    path = tmp_path / "grey.jpg"
+    path.write_bytes(encoded(".jpg", np.full((32, 32), 99, np.uint8)))
+    assert read_image(path)[1] == "Mono8"
+    np.testing.assert_allclose(read_rgb(path), 99, atol=1)
+
+
+def test_a_rotation_tag_turns_nothing(tmp_path: Path) -> None:
+    """Training and line must see the sensor's own rows; a tag would turn only some of the pictures."""
+    jpeg = encoded(".jpg", noise((20, 50)))
+    # Big-endian TIFF with one tag: Orientation, one SHORT, 6 = turned by a quarter.
+    exif = b"Exif\x00\x00MM" + struct.pack(">HIHHHIHHI", 42, 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:])
+    assert read_image(path)[0].shape == (20, 50, 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
+def test_lossless_formats_are_read_to_the_last_bit(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"picture{suffix}"
+    image = noise()
+    path.write_bytes(encoded(suffix, image, *([cv2.IMWRITE_WEBP_QUALITY, 101] if suffix == ".webp" else [])))
+    np.testing.assert_array_equal(read_rgb(path), image[..., ::-1])
+
+
+WHOLE: dict[str, bytes] = {
+    "noise.jpg": encoded(".jpg", noise()),
+    "progressive.jpg": encoded(".jpg", noise(), cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
+    "restarts.jpg": encoded(".jpg", noise(), cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
+    "poor.jpg": encoded(".jpg", noise(), cv2.IMWRITE_JPEG_QUALITY, 1),
+    "noise.png": encoded(".png", noise()),
+    "flat.png": encoded(".png", np.full((300, 300, 3), 9, np.uint8)),
+    "noise.bmp": encoded(".bmp", noise()),
+    "noise.tif": encoded(".tif", noise()),
+    "flat.tif": encoded(".tif", np.full((300, 300, 3), 9, np.uint8)),
+    "noise.webp": encoded(".webp", noise()),
+}
+
+
+@settings(deadline=None, max_examples=200)
+@given(name=st.sampled_from(sorted(WHOLE)), share=st.floats(0, 1, exclude_max=True))
+def test_a_picture_cut_off_anywhere_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, name: str, share: float
+) -> None:
+    whole = WHOLE[name]
+    path = tmp_path_factory.mktemp("cut") / name
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(InputError, match=name):
+        read_image(path)
+
+
+@pytest.mark.parametrize("name", sorted(WHOLE))
+def test_a_picture_that_lacks_only_its_last_bytes_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(WHOLE[name])
+    read_image(path)
+    for missing in range(1, 40):
+        path.write_bytes(WHOLE[name][:-missing])
+        with pytest.raises(InputError, match=name):
+            read_image(path)
+
+
+def test_a_jpeg_cut_off_behind_its_thumbnail_is_refused(tmp_path: Path) -> None:
+    """The thumbnail in the header ends as a whole picture does."""
+    thumbnail = encoded(".jpg", np.full((16, 16, 3), 200, np.uint8))
+    jpeg = encoded(".jpg", noise())
+    segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 8) + b"Exif\x00\x00" + thumbnail
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(jpeg[:2] + segment + jpeg[2:])
+    assert read_image(path)[0].shape == (40, 60, 3)
+    for kept in range(70):
+        path.write_bytes(jpeg[:2] + segment + jpeg[2 : 2 + kept])
+        with pytest.raises(InputError, match=r"photo\.jpg"):
+            read_image(path)
+
+
+def test_a_png_with_a_damaged_byte_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.png"
+    for place in range(60, len(WHOLE["noise.png"]) - 60, 500):
+        damaged = bytearray(WHOLE["noise.png"])
+        damaged[place] ^= 0x10
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"damaged\.png"):
+            read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "cannot be read"),  # missing
+        (lambda path: path.mkdir(), "cannot be read"),  # a folder of that name
+        (lambda path: path.write_bytes(b""), "not a picture"),  # empty
+        (lambda path: path.write_text("hello, I am a letter"), "not a picture"),  # a text file
+        (lambda path: path.write_bytes(b"\xff\xd8\xff\xd9"), "not a picture"),  # a JPEG of nothing but its markers
+        (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b"")), "picture"),  # a PNG of nothing
+        (lambda path: path.write_bytes(png_file(0, 0, 8, GREY, b"")), "picture"),  # without a pixel
+        (lambda path: path.write_bytes(png_file(900_000, 900_000, 8, GREY, b"\x00")), "decoded"),  # a terapixel
+    ],
+    ids=["missing", "folder", "empty", "text", "bare-jpeg", "bare-png", "no-pixel", "terapixel"],
+)
+def test_what_is_no_picture_is_refused(tmp_path: Path, make: Callable[[Path], object], words: str) -> None:
+    path = tmp_path / "picture.png"
+    make(path)
+    with pytest.raises(InputError) as caught:
+        read_image(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"RIFF"]))
+def test_no_bytes_do_more_than_be_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes, magic: bytes) -> None:
+    path = tmp_path_factory.mktemp("bytes") / "x.png"
+    path.write_bytes(magic + data)
+    with pytest.raises(InputError):
+        read_image(path)
+
+
+def test_pictures_of_a_folder_come_by_name_and_nothing_else_comes(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "c.tiff", "notes.txt", ".hidden", "d.png.part", "e.webp"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "z.png").mkdir()
+    assert [path.name for path in list_images(tmp_path)] == ["a.JPG", "b.png", "c.tiff", "e.webp"]
+
+
+def test_a_folder_without_pictures_or_no_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(InputError, match="holds no picture"):
+        list_images(tmp_path)
+    with pytest.raises(InputError, match="is not a folder"):
+        list_images(tmp_path / "notes.txt")
+    with pytest.raises(InputError, match="is not a folder"):
+        list_images(tmp_path / "nowhere")

@@ -1,0 +1,260 @@
+"""Tile, infer, stitch, judge: the same answer whatever the engine, the batch and the order of answers."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edge.bundle import Bundle
+from edge.errors import EngineError, InputError
+from edge.frames import Frame, Stamp
+from edge.inference import Engine, EngineKind, infer, open_engine
+from edge.inference.engine import Done, Failed, Fill
+from edge.inspection.inspector import Inspector
+from edge.inspection.verdict import Judgement, Thresholds
+from tests.small_bundle import CELLS, TILE, answer, dark_square, white_frame
+
+
+def frame_of(rgb: NDArray[np.uint8], number: int = 1) -> Frame:
+    return Frame(Stamp("test", number), rgb, "RGB8")
+
+
+def inspect(inspector: Inspector, rgb: NDArray[np.uint8]) -> Judgement:
+    return inspector.finish(inspector.start(frame_of(rgb)))
+
+
+def tiles(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (count, TILE, TILE, 3), np.uint8)
+
+
+class NumpyEngine(Engine):
+    """Answers with numpy, in the order it is told to, and fails on black tiles if it is told to."""
+
+    name: EngineKind = "onnxruntime"
+
+    def __init__(self, batch: int = 1, *, last_first: bool = False, fails_on_black: bool = False) -> None:
+        self.batch, self._last_first, self._fails_on_black = batch, last_first, fails_on_black
+        self._waiting: list[Callable[[], None]] = []
+
+    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        batch = np.zeros((count, TILE, TILE, 3), np.uint8)
+        fill(batch)
+
+        def finish() -> None:
+            if self._fails_on_black and not batch.reshape(count, -1).any(axis=1).all():
+                failed(RuntimeError("this tile is black"))
+            else:
+                done(*answer(batch))
+
+        self._waiting.append(finish)
+        if not self._last_first:
+            self.drain()
+
+    def drain(self) -> None:
+        while self._waiting:
+            self._waiting.pop()()
+
+
+ENGINES = [
+    ("openvino", 1), ("openvino", 3), ("openvino", 8), ("onnxruntime", 1), ("onnxruntime", 3), ("onnxruntime", 8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "batch"), ENGINES)
+def test_logits_and_maps_are_those_of_the_oracle_whatever_the_engine_and_its_batch(
+    bundle: Bundle, kind: EngineKind, batch: int
+) -> None:
+    engine = open_engine(kind, bundle.path, TILE, threads=1, batch=batch)
+    shown = tiles(7)  # no multiple of any batch
+    logits, maps = infer(engine, shown)
+    expected_logits, expected_maps = answer(shown)
+    np.testing.assert_allclose(logits, expected_logits, atol=1e-4 * np.abs(expected_logits).max())
+    np.testing.assert_allclose(maps, expected_maps, atol=1e-4 * np.abs(expected_maps).max())
+
+
+@pytest.mark.parametrize(("kind", "batch"), ENGINES)
+def test_a_tile_is_judged_the_same_whatever_its_neighbours_and_its_place(
+    bundle: Bundle, kind: EngineKind, batch: int
+) -> None:
+    engine = open_engine(kind, bundle.path, TILE, threads=1, batch=batch)
+    shown, order = tiles(9), np.random.default_rng(1).permutation(9)
+    logits, maps = infer(engine, shown)
+    shuffled_logits, shuffled_maps = infer(engine, shown[order])
+    np.testing.assert_allclose(shuffled_logits, logits[order], atol=1e-4)
+    np.testing.assert_allclose(shuffled_maps, maps[order], atol=1e-4)
+    alone = [infer(engine, shown[i : i + 1]) for i in range(9)]
+    np.testing.assert_allclose(np.concatenate([logit for logit, _ in alone]), logits, atol=1e-4)
+    np.testing.assert_allclose(np.concatenate([one for _, one in alone]), maps, atol=1e-4)
+
+
+def test_a_batch_that_is_not_full_answers_for_its_own_tiles_alone(bundle: Bundle) -> None:
+    """What an earlier request left in the engine's input shows in no answer."""
+    engine = open_engine("openvino", bundle.path, TILE, threads=1, batch=4)
+    black, white = np.zeros((4, TILE, TILE, 3), np.uint8), np.full((1, TILE, TILE, 3), 255, np.uint8)
+    for _ in range(4):
+        infer(engine, black)
+    logits, maps = infer(engine, white)
+    assert logits.shape == (1,)
+    np.testing.assert_allclose(maps, -2.0, atol=1e-2)  # black would be 98
+
+
+FRAMES = {
+    "white": white_frame(),
+    "square": dark_square(white_frame(), 100, 300),
+    "on a seam": dark_square(white_frame(), 200, 210),
+    "in the corner": dark_square(white_frame(), 452, 652),
+    "two": dark_square(dark_square(white_frame(), 10, 10), 400, 500),
+    "smaller than a tile": dark_square(white_frame((100, 90)), 20, 20),
+    "one pixel": np.zeros((1, 1, 3), np.uint8),
+    "a line": np.full((1, 900, 3), 255, np.uint8),
+    "a tile": white_frame((TILE, TILE)),
+    "dark all over": np.full((300, 300, 3), 100, np.uint8),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_both_engines_and_the_oracle_judge_a_frame_alike(
+    bundle: Bundle, openvino: Engine, onnxruntime: Engine, name: str
+) -> None:
+    came = [inspect(Inspector(bundle.manifest, engine), FRAMES[name]) for engine in (openvino, onnxruntime)]
+    expected = inspect(Inspector(bundle.manifest, NumpyEngine()), FRAMES[name])
+    for judgement in came:
+        assert judgement.verdict == expected.verdict
+        assert judgement.score == pytest.approx(expected.score, abs=1e-3)
+        np.testing.assert_allclose(judgement.heatmap, expected.heatmap, atol=2e-3)
+        assert [region.box_xyxy for region in judgement.regions] == [region.box_xyxy for region in expected.regions]
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict", "places"),
+    [
+        ("white", "GOOD", []),
+        ("square", "DEFECT", [(324, 124)]),
+        ("on a seam", "DEFECT", [(234, 224)]),  # one place, though two or more tiles see it
+        ("in the corner", "DEFECT", [(676, 476)]),
+        ("two", "DEFECT", [(34, 34), (524, 424)]),
+        ("smaller than a tile", "DEFECT", [(44, 44)]),
+        ("a line", "GOOD", []),
+    ],
+)
+def test_a_black_square_is_found_where_it_is(
+    bundle: Bundle, openvino: Engine, name: str, verdict: str, places: list[tuple[int, int]]
+) -> None:
+    judgement = inspect(Inspector(bundle.manifest, openvino), FRAMES[name])
+    assert judgement.verdict == verdict
+    boxes = sorted(region.box_xyxy for region in judgement.regions)
+    assert len(boxes) == len(places)
+    for (left, top, right, bottom), (x, y) in zip(boxes, places, strict=True):
+        assert left <= x < right
+        assert top <= y < bottom
+        assert max(right - left, bottom - top) <= 48 + 2 * 16, "at most a map cell beyond the square on each side"
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 100])
+@pytest.mark.parametrize("last_first", [False, True])
+def test_the_order_of_answers_and_the_batch_change_nothing(bundle: Bundle, batch: int, last_first: bool) -> None:
+    expected = inspect(Inspector(bundle.manifest, NumpyEngine()), FRAMES["two"])
+    engine = NumpyEngine(batch, last_first=last_first)
+    inspector = Inspector(bundle.manifest, engine)
+    pending = inspector.start(frame_of(FRAMES["two"]))
+    engine.drain()
+    came = inspector.finish(pending)
+    assert (came.verdict, came.score, came.regions) == (expected.verdict, expected.score, expected.regions)
+    np.testing.assert_array_equal(came.heatmap, expected.heatmap)
+
+
+@settings(deadline=None, max_examples=15)
+@given(height=st.integers(1, 700), width=st.integers(1, 700))
+def test_any_frame_size_can_be_inspected_and_a_white_frame_is_good(
+    bundle: Bundle, openvino: Engine, height: int, width: int
+) -> None:
+    judgement = inspect(Inspector(bundle.manifest, openvino), white_frame((height, width)))
+    assert (judgement.verdict, judgement.regions) == ("GOOD", [])
+    np.testing.assert_allclose(judgement.heatmap, -2.0, atol=1e-3)
+
+
+def test_frames_under_way_at_the_same_time_do_not_mix(bundle: Bundle, openvino: Engine) -> None:
+    inspector = Inspector(bundle.manifest, openvino)
+    frames = [FRAMES[name] for name in ("two", "white", "square", "white")]
+    pending = [inspector.start(frame_of(rgb, number)) for number, rgb in enumerate(frames)]
+    verdicts = [inspector.finish(one) for one in reversed(pending)][::-1]
+    assert [judgement.verdict for judgement in verdicts] == ["DEFECT", "GOOD", "DEFECT", "GOOD"]
+    assert [len(judgement.regions) for judgement in verdicts] == [2, 0, 1, 0]
+
+
+def test_an_engine_that_fails_on_a_tile_costs_that_frame_its_verdict_and_no_other(bundle: Bundle) -> None:
+    inspector = Inspector(bundle.manifest, NumpyEngine(fails_on_black=True))
+    broken = white_frame((300, 500))
+    broken[:TILE, :TILE] = 0
+    with pytest.raises(EngineError, match="this tile is black"):
+        inspect(inspector, broken)
+    assert inspect(inspector, white_frame((300, 500))).verdict == "GOOD"
+
+
+def test_an_engine_that_answers_no_numbers_costs_the_frame_its_verdict(bundle: Bundle) -> None:
+    class NanEngine(NumpyEngine):
+        def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+            done(np.full(count, np.nan, np.float32), np.zeros((count, CELLS, CELLS), np.float32))
+
+    with pytest.raises(EngineError, match=r"frame 1 cannot be judged: .* not finite"):
+        inspect(Inspector(bundle.manifest, NanEngine()), white_frame())
+
+
+@pytest.mark.parametrize(("kind", "batch"), [("openvino", 1), ("openvino", 3), ("onnxruntime", 3)])
+def test_tiles_that_cannot_be_filled_in_fail_and_the_next_are_inferred(
+    bundle: Bundle, kind: EngineKind, batch: int
+) -> None:
+    engine = open_engine(kind, bundle.path, TILE, threads=1, batch=batch)
+    errors: list[Exception] = []
+
+    def fill(_: NDArray[np.uint8]) -> None:
+        raise ValueError("no pixels")
+
+    def done(_logits: NDArray[np.float32], _maps: NDArray[np.float32]) -> None:
+        raise AssertionError("there is nothing to answer")
+
+    for _ in range(6):  # more often than there are requests
+        engine.submit(1, fill, done, errors.append)
+    engine.drain()
+    assert [str(error) for error in errors] == ["no pixels"] * 6
+    np.testing.assert_allclose(infer(engine, tiles(2))[0], answer(tiles(2))[0], atol=1e-3)
+
+
+def test_an_image_that_does_not_fit_its_format_is_an_input_error_and_leaves_nothing_behind(
+    bundle: Bundle, openvino: Engine
+) -> None:
+    inspector = Inspector(bundle.manifest, openvino)
+    with pytest.raises(InputError):
+        inspector.start(Frame(Stamp("test", 1), np.zeros((10, 10), np.uint8), "BGR8"))
+    assert inspect(inspector, white_frame()).verdict == "GOOD"
+
+
+def test_overrides_of_thresholds_and_overlap_are_in_force(bundle: Bundle, openvino: Engine) -> None:
+    strict = Inspector(bundle.manifest, openvino, thresholds=Thresholds(-2.5, 0.0), overlap_px=100)
+    assert inspect(strict, white_frame()).verdict == "DEFECT"
+    assert strict.stitcher((500, 700)).grid.overlap_px == 100
+    assert Inspector(bundle.manifest, openvino, overlap_px=0).stitcher((500, 700)).grid.overlap_px == 0
+
+
+def test_answers_from_many_threads_complete_a_frame_once(bundle: Bundle) -> None:
+    class ThreadedEngine(NumpyEngine):
+        threads: list[threading.Thread]
+
+        def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+            batch = np.zeros((count, TILE, TILE, 3), np.uint8)
+            fill(batch)
+            thread = threading.Thread(target=lambda: done(*answer(batch)))
+            thread.start()
+            self.threads.append(thread)
+
+    engine = ThreadedEngine()
+    engine.threads = []
+    judgement = inspect(Inspector(bundle.manifest, engine), FRAMES["two"])
+    for thread in engine.threads:
+        thread.join()
+    expected = inspect(Inspector(bundle.manifest, NumpyEngine()), FRAMES["two"])
+    np.testing.assert_array_equal(judgement.heatmap, expected.heatmap)

@@ -1,0 +1,119 @@
+"""The frame ledger: balanced at every look, whatever was booked, also while threads book."""
+
+import threading
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from edge.inspection.ledger import Account, Ledger
+
+CAMERAS = ["top", "side"]
+
+
+class BookKeeping(RuleBasedStateMachine):
+    """Any order of captures and ends that frames can take, beside a book kept by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger(CAMERAS)
+        self.book = {camera: Account() for camera in CAMERAS}
+
+    def note(self, camera: str, **changes: object) -> None:
+        kept = {name: getattr(self.book[camera], name) for name in Account.__struct_fields__}
+        self.book[camera] = Account(**{**kept, **changes})
+
+    def in_flight(self) -> list[str]:
+        return [camera for camera, account in self.book.items() if account.in_flight]
+
+    @rule(camera=st.sampled_from(CAMERAS))
+    def captured(self, camera: str) -> None:
+        self.ledger.captured(camera)
+        kept = self.book[camera]
+        self.note(camera, captured=kept.captured + 1, in_flight=kept.in_flight + 1)
+
+    @precondition(lambda self: self.in_flight())
+    @rule(data=st.data(), end=st.sampled_from(["inspected", "dropped", "failed"]), reason=st.sampled_from("ab"))
+    def ended(self, data: st.DataObject, end: str, reason: str) -> None:
+        camera = data.draw(st.sampled_from(self.in_flight()))
+        kept = self.book[camera]
+        if end == "inspected":
+            self.ledger.inspected(camera)
+            self.note(camera, inspected=kept.inspected + 1, in_flight=kept.in_flight - 1)
+            return
+        (self.ledger.dropped if end == "dropped" else self.ledger.failed)(camera, reason)
+        bins = dict(getattr(kept, end))
+        bins[reason] = bins.get(reason, 0) + 1
+        self.note(camera, in_flight=kept.in_flight - 1, **{end: bins})
+
+    @invariant()
+    def balanced_and_as_by_hand(self) -> None:
+        accounts = self.ledger.accounts()
+        assert accounts == self.book
+        assert all(account.balanced for account in accounts.values())
+
+
+BookKeeping.TestCase.settings = settings(deadline=None, max_examples=50, stateful_step_count=30)
+test_any_sequence_of_bookings_balances = BookKeeping.TestCase
+
+
+def test_a_look_while_threads_book_is_balanced() -> None:
+    ledger = Ledger(CAMERAS)
+    frames, looks = 3000, []
+    booking = threading.Event()
+
+    def book(camera: str) -> None:
+        booking.wait()
+        for number in range(frames):
+            ledger.captured(camera)
+            if number % 3 == 0:
+                ledger.inspected(camera)
+            elif number % 3 == 1:
+                ledger.dropped(camera, "overload")
+            else:
+                ledger.failed(camera, "unreadable")
+
+    threads = [threading.Thread(target=book, args=(camera,)) for camera in CAMERAS * 2]
+    for thread in threads:
+        thread.start()
+    booking.set()
+    while any(thread.is_alive() for thread in threads):
+        looks.append(ledger.accounts())
+    for thread in threads:
+        thread.join()
+    assert all(account.balanced and account.in_flight <= 2 for look in looks for account in look.values())
+    third = 2 * frames // 3
+    assert ledger.accounts() == {
+        camera: Account(2 * frames, third, {"overload": third}, {"unreadable": third}, 0) for camera in CAMERAS
+    }
+
+
+def test_an_unknown_camera_is_a_fault_and_not_a_new_account() -> None:
+    ledger = Ledger(["top"])
+    with pytest.raises(KeyError):
+        ledger.captured("bottom")
+    assert list(ledger.accounts()) == ["top"]
+
+
+@pytest.mark.parametrize(
+    ("account", "balanced"),
+    [
+        (Account(), True),  # nothing came yet
+        (Account(3, 1, {"overload": 1}, {"engine": 1}, 0), True),  # one in each bin
+        (Account(3, 1, {"overload": 1}, {}, 1), True),  # one is still on its way
+        (Account(3, 3, {}, {}, 1), False),  # more booked than came
+        (Account(3, 1, {"overload": 1}, {}, 0), False),  # one is lost
+        (Account(0, 1, {}, {}, -1), False),  # booked and never captured
+    ],
+)
+def test_an_account_knows_whether_it_balances(account: Account, balanced: bool) -> None:
+    assert account.balanced is balanced
+
+
+def test_an_account_handed_out_does_not_change_any_more() -> None:
+    ledger = Ledger(["top"])
+    before = ledger.accounts()
+    ledger.captured("top")
+    ledger.failed("top", "engine")
+    assert before == {"top": Account()}

@@ -1,0 +1,123 @@
+"""The service's own thread: signals at any instant, and what the last status says when a stage broke."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from edge.bundle import Bundle
+from edge.config import load_config
+from edge.delivery.messages import StatusEvent
+from edge.delivery.subscriber import Subscriber
+from edge.inspection.inspector import Inspector
+from edge.service.lifecycle import Service, stopped_by_signals
+from tests.edge.lines import WITHIN_SECONDS, small_frames, write_line, write_pictures
+
+SIGNAL_AT_EVERY_LINE = """
+import os, signal, sys
+from edge.service import lifecycle
+
+lifecycle.POLL_SECONDS = 0.001
+
+class Endless:
+    ended = False
+    def check(self):
+        pass
+
+for at in range(1, 80):
+    service = lifecycle.Service("line", None)
+    lines = 0
+    def trace(frame, event, argument):
+        global lines
+        if event == "line":
+            lines += 1
+            if lines == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return trace
+    with lifecycle.stopped_by_signals(service):
+        sys.settrace(trace)
+        service._main_loop(Endless(), lambda state: None)
+        sys.settrace(None)
+print("ended every time")
+"""
+
+
+def test_a_signal_at_any_line_of_the_main_loop_ends_it() -> None:
+    """Also where the loop holds a lock that the signal's handler would wait for, for ever."""
+    result = subprocess.run(
+        [sys.executable, "-c", SIGNAL_AT_EVERY_LINE],
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_SECONDS,
+        check=False,
+    )
+    assert result.stdout == "ended every time\n", result.stderr
+
+
+def test_handlers_that_were_there_are_put_back() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    service = Service("line", None)  # type: ignore[arg-type]
+    with stopped_by_signals(service):
+        assert all(signal.getsignal(number) != handler for number, handler in before.items())
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+@pytest.fixture
+def service(tmp_path: Path, bundle: Bundle, address: str) -> Service:
+    write_pictures(tmp_path / "frames", small_frames(3))
+    return Service(
+        "line", load_config(write_line(tmp_path, bundle.path, address, {"top": 'path = "frames"\nloop = true'}))
+    )
+
+
+def test_a_stage_that_breaks_ends_the_service_with_its_error_and_a_last_status(
+    service: Service, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug in a stage must not look like a line on which nothing happens."""
+
+    def breaks(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Inspector, "finish", breaks)
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            service.run()
+        except BaseException as error:
+            caught.append(error)
+
+    with Subscriber(address, topics=["status"], timeout_s=WITHIN_SECONDS) as events:
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        last = None
+        while (message := events.receive()) is not None:
+            last = message.event
+            assert isinstance(last, StatusEvent)
+            if last.state == "STOPPED":
+                break
+        thread.join(WITHIN_SECONDS)
+    assert not thread.is_alive()
+    assert [type(error) for error in caught] == [ZeroDivisionError]
+    assert isinstance(last, StatusEvent)
+    account = last.ledger["top"]
+    assert account.balanced
+    assert account.in_flight == account.captured > 0, "frames that nobody judged are not told as inspected"
+
+
+def test_a_service_can_be_stopped_from_any_thread_before_and_while_it_runs(service: Service, address: str) -> None:
+    with Subscriber(address, timeout_s=WITHIN_SECONDS) as events:
+        thread = threading.Thread(target=service.run, daemon=True)
+        thread.start()
+        assert events.receive() is not None
+        service.stop()
+        service.stop()
+        thread.join(WITHIN_SECONDS)
+    assert not thread.is_alive()

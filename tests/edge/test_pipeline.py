@@ -1,0 +1,239 @@
+"""The stages together, in this process: whatever happens to a frame, it is reported; a stage that breaks ends all."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge.bundle import Bundle
+from edge.cameras.base import EndOfFrames, FrameSource
+from edge.errors import CameraError, EngineError
+from edge.frames import BadFrame, Frame, Stamp
+from edge.inference import Engine
+from edge.inspection.frame_rule import FrameRule
+from edge.inspection.handoff import Lane
+from edge.inspection.inspector import Inspector, PendingFrame
+from edge.inspection.ledger import Account, Ledger
+from edge.inspection.outcome import Outcome
+from edge.inspection.pipeline import Camera, Pipeline
+from tests.small_bundle import dark_square, white_frame
+
+WITHIN_SECONDS = 20.0
+WHITE, DARK = white_frame((230, 240)), dark_square(white_frame((230, 240)), 50, 50)
+
+Grab = Callable[[Stamp], Frame | BadFrame | None]
+
+
+def good(stamp: Stamp) -> Frame:
+    return Frame(stamp, WHITE, "RGB8")
+
+
+def defective(stamp: Stamp) -> Frame:
+    return Frame(stamp, DARK, "RGB8")
+
+
+class Scripted(FrameSource):
+    """A camera that does what a list says, then waits until it is interrupted, or ends."""
+
+    def __init__(self, name: str, *script: Grab, ends: bool = True) -> None:
+        super().__init__(name)
+        self._script, self._ends, self._frame_id = list(script), ends, 0
+        self._interrupted = threading.Event()
+        self.shown_all = threading.Event()
+
+    def open(self) -> str:
+        return "a script"
+
+    def grab(self, timeout_s: float) -> Frame | BadFrame | None:
+        if self._script:
+            self._frame_id += 1
+            return self._script.pop(0)(Stamp(self.name, self._frame_id))
+        self.shown_all.set()
+        if self._ends:
+            raise EndOfFrames
+        self._interrupted.wait(timeout_s)
+        return None
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
+
+    def close(self) -> None:
+        pass
+
+
+class Run:
+    """A pipeline over scripted cameras, with all that it reported."""
+
+    def __init__(
+        self,
+        inspector: Inspector,
+        *sources: Scripted,
+        report: Callable[[Outcome], None] | None = None,
+        lane: Lane | None = None,
+    ) -> None:
+        self.reported: list[Outcome] = []
+        self.ledger = Ledger([source.name for source in sources])
+        self.pipeline = Pipeline(
+            {source.name: Camera(source, lane or Lane(2, "block"), FrameRule()) for source in sources},
+            inspector,
+            self.ledger,
+            report or self.reported.append,
+        )
+
+    def to_the_end(self) -> list[str]:
+        """Run until the cameras end and all is reported; the outcomes in words."""
+        self.pipeline.start()
+        for thread in self.pipeline._grabbers:
+            thread.join(WITHIN_SECONDS)
+        assert self.pipeline.ended
+        assert self.pipeline.stop(WITHIN_SECONDS)
+        self.pipeline.check()
+        return self.words()
+
+    def words(self) -> list[str]:
+        return [
+            f"{outcome.unjudged.kind}.{outcome.unjudged.reason}" if outcome.unjudged else verdict_of(outcome)
+            for outcome in self.reported
+        ]
+
+
+def verdict_of(outcome: Outcome) -> str:
+    assert outcome.judgement is not None
+    return outcome.judgement.verdict
+
+
+@pytest.fixture
+def inspector(bundle: Bundle, openvino: Engine) -> Inspector:
+    return Inspector(bundle.manifest, openvino)
+
+
+def test_frames_are_reported_in_order_and_the_account_balances(inspector: Inspector) -> None:
+    run = Run(inspector, Scripted("top", good, defective, good, good, defective))
+    assert run.to_the_end() == ["GOOD", "DEFECT", "GOOD", "GOOD", "DEFECT"]
+    assert [outcome.stamp.frame_id for outcome in run.reported] == [1, 2, 3, 4, 5]
+    assert run.ledger.accounts() == {"top": Account(captured=5, inspected=5)}
+
+
+def test_what_comes_instead_of_a_frame_is_reported_with_its_reason(inspector: Inspector) -> None:
+    run = Run(
+        inspector,
+        Scripted(
+            "top",
+            good,
+            lambda stamp: BadFrame(stamp, "unreadable", "cut off"),
+            lambda stamp: Frame(stamp, WHITE[:100], "RGB8"),
+            lambda stamp: Frame(stamp, WHITE[..., 0], "Mono8"),
+            lambda stamp: Frame(stamp, WHITE[..., 0], "RGB8"),  # says colour, brings grey
+            lambda stamp: Frame(stamp, WHITE.astype(np.uint16), "RGB8"),
+            good,
+        ),
+    )
+    expected = ["GOOD", "failed.unreadable", "failed.wrong_size", *["failed.wrong_colour"] * 3, "GOOD"]
+    assert run.to_the_end() == expected
+    (account,) = run.ledger.accounts().values()
+    assert account == Account(7, 2, {}, {"unreadable": 1, "wrong_size": 1, "wrong_colour": 3}, 0)
+
+
+def test_a_grab_that_brings_nothing_is_no_frame(inspector: Inspector) -> None:
+    run = Run(inspector, Scripted("top", lambda _: None, good, lambda _: None))
+    assert run.to_the_end() == ["GOOD"]
+    assert run.ledger.accounts()["top"].captured == 1
+
+
+def test_a_camera_that_fails_is_asked_again(inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.inspection.pipeline.RETRY_AFTER_SECONDS", 0.01)
+
+    def lost(_: Stamp) -> Frame:
+        raise CameraError("camera top: unplugged")
+
+    run = Run(inspector, Scripted("top", good, lost, lost, good))
+    assert run.to_the_end() == ["GOOD", "GOOD"]
+
+
+def test_an_engine_that_fails_costs_a_frame_its_verdict_and_no_other(bundle: Bundle, openvino: Engine) -> None:
+    class FailsOnce(Inspector):
+        failed = False
+
+        def finish(self, pending: PendingFrame) -> Any:
+            judgement = super().finish(pending)
+            if pending.frame.stamp.frame_id == 2:
+                raise EngineError("the engine failed")
+            return judgement
+
+        def start(self, frame: Frame) -> PendingFrame:
+            if frame.stamp.frame_id == 4:
+                raise EngineError("no answer")
+            return super().start(frame)
+
+    run = Run(FailsOnce(bundle.manifest, openvino), Scripted("top", good, good, good, good, good))
+    assert run.to_the_end() == ["GOOD", "failed.engine", "GOOD", "failed.engine", "GOOD"]
+    assert run.ledger.accounts()["top"].failed == {"engine": 2}
+
+
+def test_stopping_interrupts_a_camera_that_waits_and_reports_all_that_it_brought(inspector: Inspector) -> None:
+    source = Scripted("top", good, defective, good, ends=False)
+    run = Run(inspector, source)
+    run.pipeline.start()
+    assert source.shown_all.wait(WITHIN_SECONDS)
+    assert run.pipeline.stop(WITHIN_SECONDS)
+    run.pipeline.check()
+    assert run.words() == ["GOOD", "DEFECT", "GOOD"]
+    assert run.ledger.accounts() == {"top": Account(captured=3, inspected=3)}
+
+
+def test_stopping_before_anything_came_is_fine(inspector: Inspector) -> None:
+    run = Run(inspector, Scripted("top", ends=False))
+    run.pipeline.start()
+    assert run.pipeline.stop(WITHIN_SECONDS)
+    run.pipeline.check()
+    assert run.reported == []
+
+
+def test_a_camera_faster_than_inspection_has_each_dropped_frame_reported(inspector: Inspector) -> None:
+    run = Run(inspector, Scripted("top", *[good] * 200), lane=Lane(1, "drop_oldest"))
+    words = run.to_the_end()
+    assert sorted(outcome.stamp.frame_id for outcome in run.reported) == list(range(1, 201))
+    dropped, judged = words.count("dropped.overload"), words.count("GOOD")
+    assert dropped > 0, "a camera that shows 200 frames at once outruns every engine"
+    assert judged > 0
+    assert run.ledger.accounts() == {"top": Account(200, judged, {"overload": dropped})}
+
+
+def boom(*_: object) -> Any:
+    raise ZeroDivisionError("boom")
+
+
+@pytest.mark.parametrize("stage", ["grab", "infer", "judge", "report"])
+def test_a_stage_that_breaks_ends_the_pipeline_with_its_error(bundle: Bundle, openvino: Engine, stage: str) -> None:
+    class Breaks(Inspector):
+        def start(self, frame: Frame) -> PendingFrame:
+            return boom() if stage == "infer" else super().start(frame)
+
+        def finish(self, pending: PendingFrame) -> Any:
+            return boom() if stage == "judge" else super().finish(pending)
+
+    source = Scripted("top", *[boom if stage == "grab" else good] * 20, ends=False)
+    run = Run(Breaks(bundle.manifest, openvino), source, report=boom if stage == "report" else None)
+    run.pipeline.start()
+    broken = next(thread for thread in run.pipeline._grabbers + run.pipeline._stages if thread.name.startswith(stage))
+    broken.join(WITHIN_SECONDS)
+    with pytest.raises(ZeroDivisionError, match="boom"):
+        run.pipeline.check()
+    run.pipeline.stop(60.0)  # comes back after a moment: this test would be cut off by its runner otherwise
+    (account,) = run.ledger.accounts().values()
+    assert account.balanced
+    assert account.captured == account.in_flight + sum(account.failed.values()) + account.inspected
+
+
+def test_of_two_cameras_the_one_that_ends_does_not_end_the_other(inspector: Inspector) -> None:
+    short, long = Scripted("short", good), Scripted("long", *[good, defective] * 5, ends=False)
+    run = Run(inspector, short, long)
+    run.pipeline.start()
+    assert long.shown_all.wait(WITHIN_SECONDS)
+    assert not run.pipeline.ended
+    assert run.pipeline.stop(WITHIN_SECONDS)
+    assert run.ledger.accounts() == {"short": Account(1, 1), "long": Account(10, 10)}
+    of_long = [outcome.stamp.frame_id for outcome in run.reported if outcome.stamp.camera == "long"]
+    assert of_long == list(range(1, 11))

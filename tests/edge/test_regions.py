@@ -1,0 +1,217 @@
+"""Connected defect areas: held to flooding, and to the heatmap that they come from."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from edge.geometry import Region, Stitcher, TileGrid, find_regions
+from tests.oracles import components
+
+EVIDENCE = 5.0
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> tuple[Stitcher, NDArray[np.float32], NDArray[np.bool_]]:
+    """A small grid, a heatmap of it with few distinct values, and which tiles are defective."""
+    hw = draw(st.tuples(st.integers(1, 70), st.integers(1, 70)))
+    tile = draw(st.integers(8, 24))
+    grid = TileGrid(hw, tile, draw(st.integers(0, tile - 1)) // 2)
+    stitcher = Stitcher(grid, (2, 2), draw(st.integers(1, 5)))
+    values = st.sampled_from([0.0, 1.0, 4.5, 5.0, 6.0, 7.25, 9.0])
+    heatmap = draw(
+        arrays(np.float32, stitcher.heatmap_hw, elements=values.map(np.float32), fill=st.just(np.float32(0)))
+    )
+    defective = draw(arrays(np.bool_, len(grid)))
+    return stitcher, heatmap, defective
+
+
+def looked_at(stitcher: Stitcher, defective: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    mask = np.zeros(stitcher.heatmap_hw, bool)
+    for tile in np.flatnonzero(defective):
+        mask[stitcher.tile_cells(int(tile))] = True
+    return mask
+
+
+def cells_of(region: Region, stitcher: Stitcher) -> tuple[slice, slice]:
+    left, top, right, bottom = region.box_xyxy
+    cell = stitcher.cell_px
+    return slice(top // cell, -(-bottom // cell)), slice(left // cell, -(-right // cell))
+
+
+def peak_cell(region: Region, stitcher: Stitcher) -> tuple[int, int]:
+    x, y = region.peak_xy
+    return min(y // stitcher.cell_px, stitcher.heatmap_hw[0] - 1), min(
+        x // stitcher.cell_px, stitcher.heatmap_hw[1] - 1
+    )
+
+
+@settings(deadline=None, max_examples=200)
+@given(frames())
+def test_regions_are_the_areas_that_flooding_finds(
+    case: tuple[Stitcher, NDArray[np.float32], NDArray[np.bool_]],
+) -> None:
+    stitcher, heatmap, defective = case
+    inside = looked_at(stitcher, defective) & (heatmap >= EVIDENCE)
+    # A defective tile that nothing stands out of counts with its peak: that is the next test's matter.
+    assume(all(inside[stitcher.tile_cells(int(tile))].any() for tile in np.flatnonzero(defective)))
+    regions = find_regions(heatmap, stitcher, defective, EVIDENCE)
+    areas = components(inside)
+    assert len(regions) == len(areas)
+    expected = sorted(
+        (float(max(heatmap[cell] for cell in area)), min(i for i, _ in area), min(j for _, j in area)) for area in areas
+    )
+    came = sorted(
+        (region.score, cells_of(region, stitcher)[0].start, cells_of(region, stitcher)[1].start) for region in regions
+    )
+    assert came == expected
+
+
+@settings(deadline=None, max_examples=200)
+@given(frames())
+def test_every_defective_tile_has_a_region_and_no_region_lies_outside_them(
+    case: tuple[Stitcher, NDArray[np.float32], NDArray[np.bool_]],
+) -> None:
+    stitcher, heatmap, defective = case
+    regions = find_regions(heatmap, stitcher, defective, EVIDENCE)
+    looked = looked_at(stitcher, defective)
+    for region in regions:
+        assert looked[peak_cell(region, stitcher)]
+    marked = np.zeros(stitcher.heatmap_hw, bool)
+    for region in regions:
+        marked[cells_of(region, stitcher)] = True
+    for tile in np.flatnonzero(defective):
+        assert marked[stitcher.tile_cells(int(tile))].any(), f"tile {tile} is defective and has no place"
+    assert bool(regions) == bool(defective.any())
+
+
+@settings(deadline=None, max_examples=200)
+@given(frames())
+def test_box_peak_area_and_contour_agree_and_lie_in_the_frame(
+    case: tuple[Stitcher, NDArray[np.float32], NDArray[np.bool_]],
+) -> None:
+    stitcher, heatmap, defective = case
+    frame_h, frame_w = stitcher.grid.frame_hw
+    regions = find_regions(heatmap, stitcher, defective, EVIDENCE)
+    assert [region.score for region in regions] == sorted((region.score for region in regions), reverse=True)
+    for region in regions:
+        left, top, right, bottom = region.box_xyxy
+        assert 0 <= left < right <= frame_w
+        assert 0 <= top < bottom <= frame_h
+        x, y = region.peak_xy
+        assert left <= x < right
+        assert top <= y < bottom
+        assert region.score == float(heatmap[peak_cell(region, stitcher)])
+        assert 0 < region.area_px <= (right - left) * (bottom - top)
+        assert all(left <= cx < right and top <= cy < bottom for cx, cy in region.contour_xy)
+
+
+def grid_of_two() -> Stitcher:
+    """Two tiles of 224 px side by side that share 2 px."""
+    return Stitcher(TileGrid((224, 446), 224, 2), (14, 14))
+
+
+def heatmap_with(stitcher: Stitcher, *spots: tuple[tuple[slice, slice], float]) -> NDArray[np.float32]:
+    heatmap = np.zeros(stitcher.heatmap_hw, np.float32)
+    for place, value in spots:
+        heatmap[place] = value
+    return heatmap
+
+
+def test_a_region_tells_its_box_area_contour_peak_and_score_in_pixels() -> None:
+    stitcher = grid_of_two()
+    heatmap = heatmap_with(stitcher, (np.s_[2:4, 5:8], 6.0), (np.s_[3:4, 6:7], 9.0))
+    (region,) = find_regions(heatmap, stitcher, np.array([True, False]), EVIDENCE)
+    assert region == Region(
+        box_xyxy=(20, 8, 32, 16),
+        contour_xy=[(20, 8), (20, 15), (31, 15), (31, 8)],
+        area_px=2 * 3 * 16,
+        peak_xy=(26, 14),
+        score=9.0,
+    )
+
+
+def test_a_defect_across_a_seam_is_one_region() -> None:
+    stitcher = grid_of_two()
+    heatmap = heatmap_with(stitcher, (np.s_[10:20, 50:60], 8.0))
+    (region,) = find_regions(heatmap, stitcher, np.array([True, True]), EVIDENCE)
+    assert region.box_xyxy == (200, 40, 240, 80)
+
+
+def test_a_defect_across_a_seam_is_cut_where_the_next_tile_is_good() -> None:
+    stitcher = grid_of_two()
+    heatmap = heatmap_with(stitcher, (np.s_[10:20, 50:60], 8.0))
+    (region,) = find_regions(heatmap, stitcher, np.array([True, False]), EVIDENCE)
+    assert region.box_xyxy == (200, 40, 224, 80)
+
+
+def test_evidence_in_a_good_tile_is_no_region() -> None:
+    stitcher = grid_of_two()
+    heatmap = heatmap_with(stitcher, (np.s_[10:20, 80:90], 50.0), (np.s_[1:2, 1:2], 6.0))
+    (region,) = find_regions(heatmap, stitcher, np.array([True, False]), EVIDENCE)
+    assert region.box_xyxy == (4, 4, 8, 8)
+
+
+def test_without_a_defective_tile_there_is_no_region() -> None:
+    stitcher = grid_of_two()
+    heatmap = np.full(stitcher.heatmap_hw, 100, np.float32)
+    assert find_regions(heatmap, stitcher, np.array([False, False]), EVIDENCE) == []
+
+
+def test_a_defective_tile_that_stays_below_the_evidence_threshold_gets_its_peak() -> None:
+    stitcher = grid_of_two()
+    heatmap = heatmap_with(stitcher, (np.s_[7:8, 9:10], 1.0), (np.s_[7:8, 100:101], 3.0))
+    (region,) = find_regions(heatmap, stitcher, np.array([True, False]), EVIDENCE)
+    assert (region.peak_xy, region.score, region.area_px) == ((38, 30), 1.0, 16)
+
+
+def test_a_strong_defect_in_one_tile_does_not_hide_a_weak_one_in_another() -> None:
+    stitcher = grid_of_two()
+    heatmap = heatmap_with(stitcher, (np.s_[10:12, 10:12], 50.0), (np.s_[30:31, 90:91], 1.0))
+    regions = find_regions(heatmap, stitcher, np.array([True, True]), EVIDENCE)
+    assert [region.score for region in regions] == [50.0, 1.0]
+
+
+def test_cells_that_touch_at_a_corner_are_one_region_with_one_outline() -> None:
+    stitcher = grid_of_two()
+    heatmap = heatmap_with(stitcher, (np.s_[4:5, 4:5], 6.0), (np.s_[5:6, 5:6], 7.0))
+    (region,) = find_regions(heatmap, stitcher, np.array([True, False]), EVIDENCE)
+    assert region.area_px == 32
+    mask = np.zeros((224, 446), np.uint8)
+    cv2.fillPoly(mask, [np.array(region.contour_xy, np.int32)], 1)
+    assert mask[17, 17] == 1, "the outline leaves out the first cell"
+    assert mask[22, 22] == 1, "the outline leaves out the second cell"
+
+
+def test_evidence_exactly_at_the_threshold_counts() -> None:
+    stitcher = grid_of_two()
+    heatmap = heatmap_with(
+        stitcher, (np.s_[4:6, 4:6], EVIDENCE), (np.s_[20:21, 20:21], np.nextafter(np.float32(5), np.float32(0)))
+    )
+    (region,) = find_regions(heatmap, stitcher, np.array([True, False]), EVIDENCE)
+    assert region.area_px == 64
+
+
+def test_evidence_a_hair_below_a_threshold_that_float32_cannot_hold_does_not_count() -> None:
+    """The threshold is a float64: rounded to float32 it would sink onto the very value that it was set above."""
+    stitcher = grid_of_two()
+    heatmap = heatmap_with(stitcher, (np.s_[4:6, 4:6], EVIDENCE), (np.s_[20:21, 20:21], 6.0))
+    (region,) = find_regions(heatmap, stitcher, np.array([True, False]), float(np.nextafter(EVIDENCE, np.inf)))
+    assert region.score == 6.0
+
+
+@pytest.mark.parametrize(("frame_hw", "cell"), [((225, 225), 4), ((1, 1), 4), ((3, 500), 4), ((226, 227), 7)])
+def test_a_region_in_the_last_cells_ends_with_the_frame(frame_hw: tuple[int, int], cell: int) -> None:
+    stitcher = Stitcher(TileGrid(frame_hw), (14, 14), cell)
+    heatmap = heatmap_with(stitcher, (np.s_[-1:, -1:], 8.0))
+    defective = np.zeros(len(stitcher.grid), bool)
+    defective[-1] = True
+    (region,) = find_regions(heatmap, stitcher, defective, EVIDENCE)
+    left, top, right, bottom = region.box_xyxy
+    assert (bottom, right) == frame_hw
+    assert region.area_px == (right - left) * (bottom - top)
+    assert region.peak_xy[0] < right
+    assert region.peak_xy[1] < bottom

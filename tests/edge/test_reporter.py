@@ -1,0 +1,104 @@
+"""From outcomes to events: seq without a gap, numbers that a reader can check, pictures only where asked for."""
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.bundle import Bundle
+from edge.delivery.messages import StatusEvent, VerdictEvent, from_frames, to_frames
+from edge.frames import Frame, Stamp
+from edge.inference import Engine
+from edge.inspection.inspector import Inspector
+from edge.inspection.ledger import Account
+from edge.inspection.outcome import Outcome, Unjudged
+from edge.service.reporter import Heatmaps, Reporter
+from tests.small_bundle import dark_square, white_frame
+
+UNJUDGED = Outcome(Stamp("top", 4, "x.png"), unjudged=Unjudged("dropped", "overload", "newer frames came"))
+
+
+@pytest.fixture
+def inspector(bundle: Bundle, openvino: Engine) -> Inspector:
+    return Inspector(bundle.manifest, openvino)
+
+
+def outcome(inspector: Inspector, *, dark: bool) -> Outcome:
+    rgb = dark_square(white_frame(), 100, 300) if dark else white_frame()
+    frame = Frame(Stamp("top", 1, "1.png"), rgb, "RGB8")
+    return Outcome(frame.stamp, judgement=inspector.finish(inspector.start(frame)))
+
+
+def reporter(bundle: Bundle, engine: Engine, inspector: Inspector, heatmaps: Heatmaps = "never") -> Reporter:
+    return Reporter(bundle, engine, inspector.thresholds, acting=True, heatmaps=heatmaps)
+
+
+def test_seq_counts_verdicts_from_one_and_status_names_the_last(
+    bundle: Bundle, openvino: Engine, inspector: Inspector
+) -> None:
+    report = reporter(bundle, openvino, inspector)
+    first = report.status("line1", "STARTING", {}).event
+    seqs = [report.verdict(one).event for one in (UNJUDGED, outcome(inspector, dark=True), UNJUDGED)]
+    last = report.status("line1", "STOPPED", {"top": Account(3, 1, {"overload": 2})}).event
+    assert [event.seq for event in seqs if isinstance(event, VerdictEvent)] == [1, 2, 3]
+    assert isinstance(first, StatusEvent)
+    assert isinstance(last, StatusEvent)
+    assert (first.last_seq, last.last_seq) == (0, 3)
+    assert last.ledger["top"].balanced
+
+
+def test_every_boot_has_an_id_of_its_own(bundle: Bundle, openvino: Engine, inspector: Inspector) -> None:
+    assert reporter(bundle, openvino, inspector).boot_id != reporter(bundle, openvino, inspector).boot_id
+
+
+def test_a_frame_without_a_judgement_says_why_and_claims_nothing(
+    bundle: Bundle, openvino: Engine, inspector: Inspector
+) -> None:
+    event = reporter(bundle, openvino, inspector, "always").verdict(UNJUDGED).event
+    assert isinstance(event, VerdictEvent)
+    assert (event.verdict, event.reason, event.detail) == ("NO_VERDICT", "dropped.overload", "newer frames came")
+    assert (event.frame_score, event.regions, event.heatmap) == (None, [], None)
+
+
+@pytest.mark.parametrize(
+    ("heatmaps", "good", "defect"), [("never", False, False), ("defect", False, True), ("always", True, True)]
+)
+def test_heatmaps_go_with_the_verdicts_that_were_asked_for(
+    bundle: Bundle, openvino: Engine, inspector: Inspector, heatmaps: Heatmaps, good: bool, defect: bool
+) -> None:
+    report = reporter(bundle, openvino, inspector, heatmaps)
+    came = [report.verdict(outcome(inspector, dark=dark)) for dark in (False, True)]
+    assert [message.png is not None for message in came] == [good, defect]
+    assert [from_frames(to_frames(message)) for message in came] == came
+
+
+def test_the_picture_holds_the_heatmap_between_the_two_values_it_names(
+    bundle: Bundle, openvino: Engine, inspector: Inspector
+) -> None:
+    judged = outcome(inspector, dark=True)
+    message = reporter(bundle, openvino, inspector, "always").verdict(judged)
+    assert isinstance(message.event, VerdictEvent)
+    assert message.event.heatmap is not None
+    assert message.png is not None
+    assert judged.judgement is not None
+    told = message.event.heatmap
+    grey = cv2.imdecode(np.frombuffer(message.png, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert grey is not None
+    assert grey.shape == told.hw == judged.judgement.heatmap.shape
+    assert told.cell_px == bundle.manifest.grid.heatmap_cell_px
+    read = told.logit_at_0 + grey.astype(np.float64) / 255 * (told.logit_at_255 - told.logit_at_0)
+    step = (told.logit_at_255 - told.logit_at_0) / 255
+    clipped = np.clip(judged.judgement.heatmap, told.logit_at_0, told.logit_at_255)
+    np.testing.assert_allclose(read, clipped, atol=step / 2 + 1e-3)
+    calibration = bundle.manifest.calibration
+    assert told.logit_at_0 == pytest.approx(calibration.background), "good frames look cold"
+    assert (told.logit_at_0 + told.logit_at_255) / 2 == pytest.approx(calibration.evidence_threshold)
+
+
+def test_a_name_that_is_no_text_is_told_as_well_as_can_be(
+    bundle: Bundle, openvino: Engine, inspector: Inspector
+) -> None:
+    odd = Outcome(Stamp("top", 1, "a\udce9.png"), unjudged=Unjudged("failed", "unreadable", "/x/a\udce9.png is empty"))
+    message = reporter(bundle, openvino, inspector).verdict(odd)
+    assert from_frames(to_frames(message)) == message
+    assert isinstance(message.event, VerdictEvent)
+    assert message.event.source == "a?.png"

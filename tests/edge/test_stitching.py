@@ -1,0 +1,217 @@
+"""From maps to one heatmap: held to the slow oracle, and to what every stitcher must keep."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edge.errors import GeometryError
+from edge.geometry import Stitcher, TileGrid
+from tests.oracles import stitched
+
+# Tiles, overlaps, maps and cells that need not divide each other.
+TILE_AND_OVERLAP = st.integers(4, 24).flatmap(lambda tile: st.tuples(st.just(tile), st.integers(0, tile - 1)))
+MAP_HW = st.tuples(st.integers(1, 6), st.integers(1, 6))
+
+
+def random_maps(stitcher: Stitcher, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0, 5, (len(stitcher.grid), *stitcher.map_hw)).astype(np.float32)
+
+
+def slow(stitcher: Stitcher, maps: NDArray[np.float32]) -> NDArray[np.float64]:
+    grid = stitcher.grid
+    return stitched(list(grid.origins_yx), maps.astype(np.float64), grid.tile_px, grid.frame_hw, stitcher.cell_px)
+
+
+@pytest.mark.parametrize(
+    ("frame_hw", "tile", "overlap", "map_hw", "cell"),
+    [
+        ((32, 32), 16, 2, (4, 4), 4),  # cells divide tiles
+        ((33, 47), 16, 3, (4, 4), 4),  # odd sizes: the last cells stick out
+        ((20, 50), 16, 5, (3, 5), 4),  # maps that are not square
+        ((40, 40), 16, 15, (7, 7), 4),  # the largest overlap: many tiles over each cell
+        ((64, 64), 16, 1, (1, 1), 4),  # one map cell per tile
+        ((9, 11), 16, 2, (4, 4), 4),  # smaller than a tile, both ways
+        ((9, 40), 16, 2, (4, 4), 4),  # smaller than a tile, one way
+        ((1, 1), 16, 2, (4, 4), 4),  # one px
+        ((40, 40), 16, 4, (4, 4), 1),  # a heatmap cell per px
+        ((40, 40), 16, 4, (4, 4), 7),  # cells that divide nothing
+    ],
+)
+def test_the_heatmap_is_the_slow_one(
+    frame_hw: tuple[int, int], tile: int, overlap: int, map_hw: tuple[int, int], cell: int
+) -> None:
+    stitcher = Stitcher(TileGrid(frame_hw, tile, overlap), map_hw, cell)
+    maps = random_maps(stitcher)
+    np.testing.assert_allclose(stitcher.stitch(maps), slow(stitcher, maps), atol=1e-4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    hw=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    sizes=TILE_AND_OVERLAP.filter(lambda sizes: sizes[1] > 0),  # at 0 the oracle knows no tile at a seam
+    map_hw=MAP_HW,
+    cell=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_the_heatmap_is_the_slow_one_for_any_grid(
+    hw: tuple[int, int], sizes: tuple[int, int], map_hw: tuple[int, int], cell: int, seed: int
+) -> None:
+    stitcher = Stitcher(TileGrid(hw, *sizes), map_hw, cell)
+    maps = random_maps(stitcher, seed)
+    np.testing.assert_allclose(stitcher.stitch(maps), slow(stitcher, maps), atol=1e-4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(height=st.integers(1, 4000), width=st.integers(1, 4000), overlap=st.integers(0, 223), value=st.floats(-50, 50))
+def test_a_constant_map_stitches_to_itself_for_any_frame_size(
+    height: int, width: int, overlap: int, value: float
+) -> None:
+    # The two axes separate: long frames one row high keep this quick.
+    for hw in ((height, 1), (1, width)):
+        stitcher = Stitcher(TileGrid(hw, overlap_px=overlap), (7, 7), 16)
+        maps = np.full((len(stitcher.grid), 7, 7), value, np.float32)
+        np.testing.assert_allclose(stitcher.stitch(maps), np.float32(value), rtol=1e-5, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    hw=st.tuples(st.integers(1, 60), st.integers(1, 60)), sizes=TILE_AND_OVERLAP, map_hw=MAP_HW, cell=st.integers(1, 12)
+)
+def test_a_constant_map_stitches_to_itself_for_any_grid(
+    hw: tuple[int, int], sizes: tuple[int, int], map_hw: tuple[int, int], cell: int
+) -> None:
+    stitcher = Stitcher(TileGrid(hw, *sizes), map_hw, cell)
+    heatmap = stitcher.stitch(np.ones((len(stitcher.grid), *map_hw), np.float32))
+    np.testing.assert_allclose(heatmap, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tile", "cell"),
+    [
+        (224, 64),  # 224 = 32 + 3 * 64: a cell's centre lies exactly where two tiles meet
+        (226, 4),
+        (15, 2),
+        (3, 6),
+    ],
+)
+def test_a_cell_centre_on_the_seam_of_tiles_without_overlap_is_covered(tile: int, cell: int) -> None:
+    stitcher = Stitcher(TileGrid((2 * tile, 2 * tile), tile, 0), (2, 2), cell)
+    assert tile in stitcher.centres_y, "the case is not the one it claims to be"
+    np.testing.assert_allclose(stitcher.stitch(np.full((4, 2, 2), 3, np.float32)), 3, rtol=1e-6)
+
+
+def test_no_heatmap_value_lies_outside_what_the_maps_say() -> None:
+    stitcher = Stitcher(TileGrid((500, 700)), (14, 14))
+    maps = random_maps(stitcher)
+    heatmap = stitcher.stitch(maps)
+    assert maps.min() - 1e-4 <= heatmap.min() < heatmap.max() <= maps.max() + 1e-4
+
+
+def axes_of(stitcher: Stitcher) -> list[tuple[NDArray[np.float64], tuple[int, ...]]]:
+    return [(stitcher.centres_y, stitcher.grid.rows_y), (stitcher.centres_x, stitcher.grid.columns_x)]
+
+
+def between_map_cells(
+    centres: NDArray[np.float64], starts: tuple[int, ...], tile: int, half_cell: float
+) -> NDArray[np.bool_]:
+    offset = centres[:, None] - np.array(starts)
+    seen = (offset > 0) & (offset < tile)
+    between: NDArray[np.bool_] = (~seen | ((offset >= half_cell) & (offset <= tile - half_cell))).all(axis=1)
+    return between
+
+
+def test_a_linear_ramp_is_reproduced_in_the_interior() -> None:
+    """Half-pixel correct: a map sampled from a ramp over the frame gives back that ramp, also across seams."""
+    tile, cells, overlap = 224, 14, 32
+    grid = TileGrid((500, 700), tile, overlap)
+    stitcher = Stitcher(grid, (cells, cells))
+    centres = (np.arange(cells) + 0.5) * tile / cells
+    maps = np.stack([np.add.outer(2.0 * (y + centres), 3.0 * (x + centres)) for y, x in grid.origins_yx]).astype(
+        np.float32
+    )
+    heatmap = stitcher.stitch(maps)
+    ramp = np.add.outer(2.0 * stitcher.centres_y, 3.0 * stitcher.centres_x)
+    # Only cells that lie between the centres of map cells in all tiles that see them: beyond, maps are held constant.
+    sampled = np.outer(*(between_map_cells(*axis, tile, tile / cells / 2) for axis in axes_of(stitcher)))
+    assert sampled.mean() > 0.2
+    np.testing.assert_allclose(heatmap[sampled], ramp[sampled], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("frame_hw", "cell", "expected"),
+    [
+        ((224, 224), 4, (56, 56)),  # divides
+        ((225, 223), 4, (57, 56)),  # rounded up
+        ((1, 1), 4, (1, 1)),  # less than a cell
+        ((500, 700), 16, (32, 44)),
+    ],
+)
+def test_the_heatmap_has_a_cell_for_every_so_many_pixels(
+    frame_hw: tuple[int, int], cell: int, expected: tuple[int, int]
+) -> None:
+    stitcher = Stitcher(TileGrid(frame_hw), (7, 7), cell)
+    assert stitcher.heatmap_hw == expected
+    assert stitcher.stitch(random_maps(stitcher)).shape == expected
+    assert stitcher.stitch(random_maps(stitcher)).dtype == np.float32
+
+
+def test_all_tiles_present_is_the_default() -> None:
+    stitcher = Stitcher(TileGrid((500, 700)), (7, 7))
+    maps = random_maps(stitcher)
+    everywhere = np.ones(len(stitcher.grid), bool)
+    np.testing.assert_allclose(stitcher.stitch(maps, everywhere), stitcher.stitch(maps), atol=1e-4)
+
+
+def test_cells_that_no_present_tile_covers_are_nan_and_the_others_come_from_present_tiles_alone() -> None:
+    grid = TileGrid((224, 440), 224, 8)  # two tiles that share 8 px
+    stitcher = Stitcher(grid, (7, 7))
+    maps = np.stack([np.full((7, 7), 1), np.full((7, 7), np.nan)]).astype(np.float32)
+    heatmap = stitcher.stitch(maps, np.array([True, False]))
+    inside = stitcher.centres_x < 224
+    assert (heatmap[:, inside] == 1).all()
+    assert np.isnan(heatmap[:, ~inside]).all()
+
+
+def test_a_frame_with_no_tile_present_is_nan_throughout() -> None:
+    stitcher = Stitcher(TileGrid((300, 300)), (7, 7))
+    assert np.isnan(stitcher.stitch(random_maps(stitcher), np.zeros(len(stitcher.grid), bool))).all()
+
+
+def test_each_tile_adds_its_own_part_whatever_the_others_hold() -> None:
+    """Stitching is linear: the order in which maps came can make no difference."""
+    stitcher = Stitcher(TileGrid((400, 500)), (7, 7))
+    maps = random_maps(stitcher)
+    total = np.zeros(stitcher.heatmap_hw, np.float32)
+    for tile in np.random.default_rng(3).permutation(len(maps)):
+        alone = np.zeros_like(maps)
+        alone[tile] = maps[tile]
+        total += stitcher.stitch(alone)
+    np.testing.assert_allclose(total, stitcher.stitch(maps), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 7), (4, 7, 8), (4, 8, 7), (4, 7), (5, 7, 7)])
+def test_maps_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(GeometryError, match=r"expected \(4, 7, 7\)"):
+        Stitcher(TileGrid((400, 400)), (7, 7)).stitch(np.zeros(shape, np.float32))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    hw=st.tuples(st.integers(1, 90), st.integers(1, 90)), sizes=TILE_AND_OVERLAP, cell=st.integers(1, 4), data=st.data()
+)
+def test_the_cells_of_a_tile_are_those_whose_centres_lie_in_it(
+    hw: tuple[int, int], sizes: tuple[int, int], cell: int, data: st.DataObject
+) -> None:
+    grid = TileGrid(hw, *sizes)
+    stitcher = Stitcher(grid, (2, 2), cell)
+    tile = data.draw(st.integers(0, len(grid) - 1))
+    rows, columns = stitcher.tile_cells(tile)
+    y, x = grid.origins_yx[tile]
+    expected_rows = [row for row, centre in enumerate(stitcher.centres_y) if y <= centre < y + grid.tile_px]
+    expected_columns = [column for column, centre in enumerate(stitcher.centres_x) if x <= centre < x + grid.tile_px]
+    assert list(range(rows.start, rows.stop)) == expected_rows
+    assert list(range(columns.start, columns.stop)) == expected_columns
+    assert expected_rows, "a tile without cells would have no place for its defect"
+    assert expected_columns, "a tile without cells would have no place for its defect"

@@ -1,0 +1,83 @@
+"""The verdict rule: DEFECT if and only if a tile reaches the score threshold; a GOOD frame has no region."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from edge.geometry import Stitcher, TileGrid
+from edge.inspection.verdict import Thresholds, judge
+
+STITCHER = Stitcher(TileGrid((60, 100), 32, 4), (4, 4))
+TILES = len(STITCHER.grid)
+LOGITS = st.floats(-30, 30, width=32)
+THRESHOLDS = st.builds(Thresholds, score=st.floats(-30, 30), evidence=st.floats(-30, 30))
+
+
+def maps_of(logits: np.ndarray[tuple[int], np.dtype[np.float32]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.broadcast_to(logits[:, None, None], (len(logits), 4, 4)).astype(np.float32)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    logits=arrays(np.float32, TILES, elements=LOGITS),
+    maps=arrays(np.float32, (TILES, 4, 4), elements=st.floats(-100, 100, width=32)),
+    thresholds=THRESHOLDS,
+)
+def test_defect_if_and_only_if_a_tile_reaches_the_threshold_and_good_has_no_region(
+    logits: np.ndarray[tuple[int], np.dtype[np.float32]],
+    maps: np.ndarray[tuple[int, int, int], np.dtype[np.float32]],
+    thresholds: Thresholds,
+) -> None:
+    judgement = judge(logits, maps, STITCHER, thresholds)
+    reached = any(float(logit) >= thresholds.score for logit in logits)
+    assert judgement.verdict == ("DEFECT" if reached else "GOOD")
+    assert bool(judgement.regions) is reached
+    assert judgement.score == max(float(logit) for logit in logits)
+    # Whoever reads the event can check the verdict with the numbers in it.
+    assert (judgement.score >= thresholds.score) is (judgement.verdict == "DEFECT")
+    assert judgement.heatmap.shape == STITCHER.heatmap_hw
+
+
+@pytest.mark.parametrize(
+    ("logit", "threshold", "verdict"),
+    [
+        (3.0, 3.0, "DEFECT"),  # exactly at it
+        (3.0, math.nextafter(3.0, -math.inf), "DEFECT"),
+        (3.0, math.nextafter(3.0, math.inf), "GOOD"),  # a hair below: float32 does not have that hair
+        (-0.0, 0.0, "DEFECT"),  # no hair at all
+        (0.1, 0.1, "DEFECT"),  # float32(0.1) lies above 0.1
+        (0.7, 0.7, "GOOD"),  # float32(0.7) lies below 0.7
+    ],
+)
+def test_the_threshold_is_met_exactly(logit: float, threshold: float, verdict: str) -> None:
+    logits = np.full(TILES, -50, np.float32)
+    logits[1] = logit
+    assert judge(logits, maps_of(logits), STITCHER, Thresholds(threshold, 0.0)).verdict == verdict
+
+
+def test_one_defective_tile_of_many_makes_the_frame_defective_with_a_region_there() -> None:
+    logits = np.full(TILES, -5, np.float32)
+    logits[-1] = 5
+    judgement = judge(logits, maps_of(logits), STITCHER, Thresholds(0.0, 0.0))
+    assert judgement.verdict == "DEFECT"
+    (region,) = judgement.regions
+    y, x = STITCHER.grid.origins_yx[-1]
+    assert region.peak_xy[0] >= x
+    assert region.peak_xy[1] >= y
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["logit", "map"])
+def test_what_is_not_finite_is_refused_and_never_good(value: float, where: str) -> None:
+    logits = np.full(TILES, -5, np.float32)
+    maps = maps_of(logits).copy()
+    if where == "logit":
+        logits[2] = value
+    else:
+        maps[2, 1, 3] = value
+    with pytest.raises(ValueError, match="not finite"):
+        judge(logits, maps, STITCHER, Thresholds(0.0, 0.0))

@@ -1,0 +1,111 @@
+"""A bundle small enough to know by heart: the map is each cell's mean darkness, the logit the mean of the map.
+
+evidence of a cell = GAIN * (mean over its px and channels of (255 - value) / 255) - BIAS, so a white tile has -BIAS in
+every cell, and a black square shows up exactly where it is.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from edge.bundle import SCHEMA, Bundle, Calibration, GoldenTiles, Manifest, write_bundle
+from edge.bundle.manifest import Gate, Grid, Map, Model, Tensor, Tensors
+from edge.inference.engine import ONNX_GRAPH
+from export.openvino_ir import to_openvino
+
+TILE, CELLS, GAIN, BIAS = 224, 14, 100.0, 2.0
+GOLDEN = "golden.npz"
+
+
+def answer(tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What the bundle's graph says of tiles [N, 224, 224, 3], in numpy."""
+    dark = (255.0 - tiles.astype(np.float64).mean(axis=3)) / 255  # (N, 224, 224)
+    cell = TILE // CELLS
+    maps = dark.reshape(len(tiles), CELLS, cell, CELLS, cell).mean(axis=(2, 4)) * GAIN - BIAS
+    return maps.mean(axis=(1, 2)).astype(np.float32), maps.astype(np.float32)
+
+
+def graph(gain: float = GAIN) -> bytes:
+    """The ONNX graph of `answer`; with another gain, of another model."""
+    weight = np.full((1, 3, TILE // CELLS, TILE // CELLS), -gain / 255 / 3 / (TILE // CELLS) ** 2, np.float32)
+    constants = {"weight": weight, "bias": np.array([gain - BIAS], np.float32), "axes": np.array([1, 2], np.int64)}
+    nodes = [
+        helper.make_node("Cast", ["tiles"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["nchw", "weight", "bias"], ["cells"], strides=[TILE // CELLS] * 2),
+        helper.make_node("Squeeze", ["cells", "channel"], ["map"]),
+        helper.make_node("ReduceMean", ["map", "axes"], ["logit"], keepdims=0),
+    ]
+    constants["channel"] = np.array([1], np.int64)
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "darkness",
+            [helper.make_tensor_value_info("tiles", TensorProto.UINT8, ["n", TILE, TILE, 3])],
+            [
+                helper.make_tensor_value_info("logit", TensorProto.FLOAT, ["n"]),
+                helper.make_tensor_value_info("map", TensorProto.FLOAT, ["n", CELLS, CELLS]),
+            ],
+            [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def golden_tiles() -> GoldenTiles:
+    tiles = np.random.default_rng(5).integers(0, 256, (4, TILE, TILE, 3), np.uint8)
+    return GoldenTiles(tiles, *answer(tiles))
+
+
+def manifest() -> Manifest:
+    return Manifest(
+        schema=SCHEMA,
+        name="darkness",
+        version="1",
+        created_at="2026-01-01T00:00:00Z",
+        made_by="tests",
+        model=Model("darkness", "written by hand", 769),
+        tensors=Tensors(
+            Tensor("tiles", "uint8", [None, TILE, TILE, 3]),
+            Tensor("logit", "float32", [None]),
+            Tensor("map", "float32", [None, CELLS, CELLS]),
+        ),
+        grid=Grid(),
+        map=Map("darkness", (CELLS, CELLS)),
+        calibration=Calibration(
+            score_threshold=-1.0,
+            evidence_threshold=20.0,
+            background=-BIAS,
+            false_reject_per_frame=0.01,
+            frames=1,
+            frames_are="white frames",
+        ),
+        gate=Gate(4, 1e-4, {"logit": 0.0, "map": 0.0}),
+        tolerances={"f32": 1e-4},
+        provenance={},
+        files={},
+    )
+
+
+def small_bundle(path: Path) -> Bundle:
+    """Write it to a new folder."""
+    onnx_graph = graph()
+    files = {ONNX_GRAPH: onnx_graph, **to_openvino(onnx_graph), GOLDEN: golden_tiles().to_bytes()}
+    return write_bundle(path, manifest(), files)
+
+
+def white_frame(hw: tuple[int, int] = (500, 700)) -> NDArray[np.uint8]:
+    return np.full((*hw, 3), 255, np.uint8)
+
+
+def dark_square(frame: NDArray[np.uint8], y: int, x: int, side: int = 48) -> NDArray[np.uint8]:
+    """The frame with a black square whose top left corner is (y, x): a defect."""
+    marked = frame.copy()
+    marked[y : y + side, x : x + side] = 0
+    return marked
