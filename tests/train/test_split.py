@@ -1,0 +1,85 @@
+"""A group lies on one side of a split, whole."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.errors import ConfigError
+from train.split import Split, split_by_fractions, split_by_name
+
+BOARDS = ["01", "04", "07", "08", "10", "12"]
+
+
+def parts(split: Split) -> list[str]:
+    return [*split.train, *split.val, *split.test]
+
+
+@given(
+    groups=st.lists(st.text(min_size=1), min_size=3, max_size=60, unique=True),
+    shares=st.tuples(st.integers(1, 50), st.integers(1, 50), st.integers(0, 50)),
+    seed=st.integers(0, 2**32),
+)
+def test_every_group_is_in_exactly_one_part_and_no_part_that_was_asked_for_is_empty(
+    groups: list[str], shares: tuple[int, int, int], seed: int
+) -> None:
+    split = split_by_fractions(groups, [share / sum(shares) for share in shares], seed)
+    assert sorted(parts(split)) == sorted(groups)
+    assert split.train
+    assert split.val
+    assert bool(split.test) == bool(shares[2])
+
+
+@given(groups=st.permutations(BOARDS), seed=st.integers(0, 100))
+def test_the_order_of_groups_does_not_matter(groups: list[str], seed: int) -> None:
+    assert split_by_fractions(groups, [0.5, 0.25, 0.25], seed) == split_by_fractions(BOARDS, [0.5, 0.25, 0.25], seed)
+
+
+def test_the_draw_is_the_same_on_every_machine_and_differs_by_seed() -> None:
+    assert split_by_fractions(BOARDS, [0.7, 0.1, 0.2], 0) == Split(("01", "08", "10", "12"), ("04",), ("07",))
+    assert len({split_by_fractions(BOARDS, [0.7, 0.1, 0.2], seed) for seed in range(20)}) > 5
+
+
+@pytest.mark.parametrize(
+    ("val", "test", "expected"),
+    [
+        (["08"], ["10", "12"], Split(("01", "04", "07"), ("08",), ("10", "12"))),
+        ([8], [10, 12], Split(("01", "04", "07"), ("08",), ("10", "12"))),  # as a command line may read 08
+        (["8"], [], Split(("01", "04", "07", "10", "12"), ("08",), ())),  # nothing is tested
+    ],
+)
+def test_named_groups_are_found_also_where_a_leading_zero_was_lost(
+    val: list[object], test: list[object], expected: Split
+) -> None:
+    assert split_by_name(BOARDS, val, test) == expected
+
+
+def test_an_exact_name_wins_and_an_ambiguous_one_is_refused() -> None:
+    assert split_by_name(["8", "08", "9"], ["08"], []).val == ("08",)
+    assert split_by_name(["8", "08", "9"], [8], []).val == ("8",)
+    with pytest.raises(ConfigError, match="group 8 could be any of 008, 08; write it in full"):
+        split_by_name(["08", "008", "9"], [8], [])
+
+
+@pytest.mark.parametrize(
+    ("val", "test", "says"),
+    [
+        (["99"], [], "there is no group '99' to split off; the groups are 01, 04, 07, 08, 10, 12"),
+        (["08"], [8], "group '08' is in split.val and in split.test"),
+        ([], ["10"], "split.test is given and split.val is not"),
+        (BOARDS, [], "take all 6 groups"),
+    ],
+)
+def test_a_split_by_name_that_makes_no_sense_is_refused(val: list[object], test: list[object], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        split_by_name(BOARDS, val, test)
+
+
+@pytest.mark.parametrize("fractions", [[0.7, 0.3], [0.7, 0.2, 0.2], [1.2, -0.1, -0.1], [0.8, 0.0, 0.2], []])
+def test_fractions_that_are_no_shares_are_refused(fractions: list[float]) -> None:
+    with pytest.raises(ConfigError, match="expected three shares"):
+        split_by_fractions(BOARDS, fractions, 0)
+
+
+def test_too_few_groups_are_refused_as_none_is_ever_cut_in_two() -> None:
+    with pytest.raises(ConfigError, match="there are 2 groups"):
+        split_by_fractions(["a", "b"], [0.7, 0.1, 0.2], 0)

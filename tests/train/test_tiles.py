@@ -1,0 +1,235 @@
+"""Frames in the cache, their tiles, the label rule, and what training does with a tile before it is learnt from."""
+
+import os
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edge.errors import InputError, TrainingError
+from edge.geometry import TileGrid
+from tests.train.blobs import draw_blobs, sort_tiles
+from train.augment import augment
+from train.batches import EvaluationBatches, TrainingBatches
+from train.config import AugmentConfig, RecipeConfig, compose
+from train.frames import FrameStore
+from train.readers import LabelledImage, read_folder
+from train.readers.mask_png import MaskPng
+from train.sampling import BatchSampler
+from train.tiles import TileRule, TileTable, grid_tiles
+
+STUDY_RULE = TileRule(tile_px=224, overlap_px=2, defective_share=0.01)
+RULE = TileRule(tile_px=64, overlap_px=2, defective_share=0.01)
+FRAME_HW = (150, 200)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> FrameStore:
+    folder = tmp_path_factory.mktemp("tiles")
+    return FrameStore.build(read_folder(draw_blobs(folder / "blobs", FRAME_HW)).images, folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def table(store: FrameStore) -> TileTable:
+    return grid_tiles(store, range(len(store)), RULE)
+
+
+@pytest.fixture(scope="module")
+def recipe() -> RecipeConfig:
+    return compose(["data=.", "recipe.batch=8", "recipe.steps=5", "recipe.jitter_px=40"]).recipe
+
+
+def frame_with(tmp_path: Path, mask: NDArray[np.bool_], defective: bool = True) -> FrameStore:
+    cv2.imwrite(str(tmp_path / "frame.png"), np.full(mask.shape, 90, np.uint8))
+    cv2.imwrite(str(tmp_path / "mask.png"), mask.astype(np.uint8))
+    image = LabelledImage(tmp_path / "frame.png", "a", defective, MaskPng(tmp_path / "mask.png"))
+    return FrameStore.build([image], tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("defect_px", "defective", "ambiguous"),
+    [
+        (0, False, False),
+        (1, False, True),
+        (501, False, True),  # 0.998 % of 224x224 px
+        (502, True, False),  # 1.0005 %
+        (224 * 224, True, False),
+    ],
+)
+def test_a_tile_is_defective_if_more_than_one_per_cent_of_it_is(
+    tmp_path: Path, defect_px: int, defective: bool, ambiguous: bool
+) -> None:
+    mask = np.zeros((224, 224), np.bool_)
+    mask.flat[:defect_px] = True
+    tiles = grid_tiles(frame_with(tmp_path, mask), [0], STUDY_RULE)
+    assert tiles.defect_px.tolist() == [defect_px]
+    assert tiles.defective.tolist() == [defective]
+    assert tiles.ambiguous.tolist() == [ambiguous]
+
+
+def test_what_sticks_out_of_a_small_frame_is_not_counted_as_defective(tmp_path: Path) -> None:
+    mask = np.zeros((100, 300), np.bool_)
+    mask[90:, 50:100] = True  # at the lower border, which is repeated below it
+    tiles = grid_tiles(frame_with(tmp_path, mask), [0], STUDY_RULE)
+    assert list(zip(tiles.y, tiles.x, tiles.defect_px, strict=True)) == [(0, 0, 500), (0, 76, 240)]
+
+
+def test_every_grid_tile_has_the_count_of_its_part_of_the_mask(store: FrameStore, table: TileTable) -> None:
+    assert len(table) == len(store) * len(TileGrid(FRAME_HW, 64, 2))
+    for frame, y, x, defect_px in zip(table.frame, table.y, table.x, table.defect_px, strict=True):
+        mask = store.images[frame].mask(FRAME_HW)
+        assert mask is not None
+        assert mask[y : y + 64, x : x + 64].sum() == defect_px
+    assert table.counts()["defective"] == table.defective.sum() > 20
+    assert sum(table.counts().values()) == len(table)
+    assert table.without_ambiguous().counts() == {**table.counts(), "ambiguous": 0}
+
+
+def test_the_cache_is_used_again_only_while_pictures_and_labels_are_the_same(tmp_path: Path) -> None:
+    images = read_folder(draw_blobs(tmp_path / "blobs", per_group=1)).images
+    decoded: list[str] = []
+
+    def track(images: object) -> object:
+        for image in images:  # type: ignore[attr-defined]
+            decoded.append(image.path.name)
+            yield image
+
+    first = FrameStore.build(images, tmp_path / "cache", track)  # type: ignore[arg-type]
+    assert len(decoded) == 8
+    assert np.array_equal(first.pixels(3), images[3].pixels())
+    again = FrameStore.build(images, tmp_path / "cache", track)  # type: ignore[arg-type]
+    assert len(decoded) == 8
+    assert np.array_equal(again.pixels(3), first.pixels(3))
+    os.utime(images[0].truth_files[0], (1, 1))
+    FrameStore.build(images, tmp_path / "cache", track)  # type: ignore[arg-type]
+    assert len(decoded) == 16
+    images[0].path.write_bytes(images[0].path.read_bytes()[:2000])
+    with pytest.raises(InputError, match=r"a_0.png ends before its picture does"):
+        FrameStore.build(images, tmp_path / "cache")
+
+
+def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = read_folder(draw_blobs(tmp_path / "blobs", per_group=1)).images
+
+    def full(self: LabelledImage) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LabelledImage, "pixels", full)
+    with pytest.raises(TrainingError, match=r"No space left on device.*make room"):
+        FrameStore.build(images, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_defective_picture_whose_mask_is_empty_is_known_as_such(tmp_path: Path) -> None:
+    assert frame_with(tmp_path, np.zeros((30, 30), np.bool_)).is_unplaced(0)
+    assert not frame_with(tmp_path, np.ones((30, 30), np.bool_)).is_unplaced(0)
+    assert not frame_with(tmp_path, np.zeros((30, 30), np.bool_), defective=False).is_unplaced(0)
+
+
+def test_pictures_in_good_and_defective_folders_are_one_tile_each_or_refused(tmp_path: Path) -> None:
+    small = FrameStore.build(read_folder(sort_tiles(tmp_path / "small", 2, side=50)).images, tmp_path / "cache")
+    assert grid_tiles(small, range(4), RULE).defective.tolist() == [False, False, True, True]
+    large = FrameStore.build(read_folder(sort_tiles(tmp_path / "large", 1, side=65)).images, tmp_path / "cache")
+    with pytest.raises(InputError, match="65x65 px and only good or defective as a whole"):
+        grid_tiles(large, range(2), RULE)
+
+
+def test_a_jittered_tile_keeps_its_class_by_the_exact_count_at_its_new_place(
+    store: FrameStore, table: TileTable, recipe: RecipeConfig
+) -> None:
+    tiles = table.without_ambiguous()
+    batches = TrainingBatches(store, tiles, RULE, BatchSampler(tiles, 8, 0.25, 0), recipe)
+    moved = 0
+    for row in range(len(tiles)):
+        rng = np.random.default_rng(row)
+        for _ in range(10):
+            y, x = batches.place(row, rng)
+            assert abs(y - tiles.y[row]) <= 40
+            assert abs(x - tiles.x[row]) <= 40
+            assert 0 <= y <= FRAME_HW[0] - 64
+            assert 0 <= x <= FRAME_HW[1] - 64
+            mask = store.images[tiles.frame[row]].mask(FRAME_HW)
+            assert mask is not None
+            share = mask[y : y + 64, x : x + 64].mean()
+            assert share > 0.01 if tiles.defective[row] else share == 0
+            moved += (y, x) != (tiles.y[row], tiles.x[row])
+    assert moved > 5 * len(tiles)
+
+
+def test_a_batch_depends_on_seed_and_step_alone(store: FrameStore, table: TileTable, recipe: RecipeConfig) -> None:
+    def batches(seed: int, first_step: int = 0) -> TrainingBatches:
+        tiles = table.without_ambiguous()
+        return TrainingBatches(store, tiles, RULE, BatchSampler(tiles, 8, 0.25, seed), recipe, lambda: first_step)
+
+    whole, resumed, other = list(batches(1)), list(batches(1, first_step=3)), list(batches(2))
+    assert len(whole) == 5
+    assert len(resumed) == 2
+    for one, same in zip(whole[3:], resumed, strict=True):
+        assert one.tiles.equal(same.tiles)
+        assert one.labels.equal(same.labels)
+    assert not whole[0].tiles.equal(other[0].tiles)
+    assert not whole[0].tiles.equal(whole[1].tiles)
+    assert all(batch.labels.sum() == 2 for batch in whole)  # a quarter of eight
+
+
+def test_evaluation_sees_every_tile_once_as_the_line_cuts_it(store: FrameStore, table: TileTable) -> None:
+    evaluation = EvaluationBatches(store, table, 64, size=7)
+    batches = [evaluation[number] for number in range(len(evaluation))]
+    tiles = np.concatenate([batch.tiles.numpy() for batch in batches])
+    assert len(tiles) == len(table)
+    grid = TileGrid(FRAME_HW, 64, 2)
+    for frame in range(len(store)):
+        expected = np.empty((len(grid), 64, 64, 3), np.uint8)
+        grid.cut(store.images[frame].pixels(), expected)
+        assert np.array_equal(tiles[frame * len(grid) : (frame + 1) * len(grid)], expected)
+    labels = np.concatenate([batch.labels.numpy() for batch in batches])
+    assert np.array_equal(labels, table.defective)  # the ambiguous ones are there, and good
+
+
+NOTHING = AugmentConfig(flips=False, rotate=False, brightness=0, contrast=0, gain=0, noise=0, blur=False)
+
+
+def picture() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(40, 200, (16, 16, 3), np.uint8)
+
+
+def test_augmentation_that_is_off_changes_nothing() -> None:
+    assert np.array_equal(augment(picture(), NOTHING, np.random.default_rng(0)), picture())
+
+
+@given(seed=st.integers(0, 10_000))
+def test_flips_and_turns_only_move_pixels(seed: int) -> None:
+    moving = msgspec.structs.replace(NOTHING, flips=True, rotate=True)
+    tile = augment(picture(), moving, np.random.default_rng(seed))
+    views = [np.rot90(view, turns) for view in (picture(), picture()[::-1]) for turns in range(4)]
+    assert any(np.array_equal(tile, view) for view in views)
+
+
+def test_all_eight_views_come_equally_often() -> None:
+    moving = msgspec.structs.replace(NOTHING, flips=True, rotate=True)
+    rng = np.random.default_rng(0)
+    seen = [augment(picture(), moving, rng).tobytes() for _ in range(1600)]
+    counts = [seen.count(view) for view in set(seen)]
+    assert len(counts) == 8
+    assert min(counts) > 140
+
+
+def test_light_noise_and_blur_change_grey_levels_within_what_they_may() -> None:
+    grey = np.full((32, 32, 3), 128, np.uint8)
+    lit = msgspec.structs.replace(NOTHING, brightness=0.1, gain=0.1)
+    levels = np.array([augment(grey, lit, np.random.default_rng(n))[0, 0] for n in range(300)], float)
+    assert 128 * 0.9 - 25.5 - 1 <= levels.min() < 105
+    assert 150 < levels.max() <= 128 * 1.1 + 25.5 + 1
+    assert np.ptp(levels, axis=1).max() > 10  # each channel by itself
+    noisy = msgspec.structs.replace(NOTHING, noise=0.02)
+    deviations = [augment(grey, noisy, np.random.default_rng(n)).std() for n in range(200)]
+    assert max(deviations) < 5.5
+    assert 0.15 < np.mean(np.array(deviations) > 0) < 0.35
+    blurred = msgspec.structs.replace(NOTHING, blur=True)
+    contrasts = [augment(picture(), blurred, np.random.default_rng(n)).std() for n in range(200)]
+    assert 0.15 < np.mean(np.array(contrasts) < picture().std()) < 0.35

@@ -1,0 +1,119 @@
+"""What a training can be told, and what it answers to what it cannot."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edge.errors import ConfigError
+from train.config import TrainConfig, compose, read_config, write_config
+from train.models.build import build_model
+from train.models.cnn import CamClassifier
+
+CONFIGS = Path(__file__).parents[2] / "train" / "configs"
+MODELS = sorted(file.stem for file in (CONFIGS / "model").glob("*.yaml"))
+RECIPES = sorted(file.stem for file in (CONFIGS / "recipe").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_in_configs_can_be_built_with_its_weights(name: str) -> None:
+    config = compose([f"model={name}", "data=pictures"]).model
+    assert config.name == name
+    model, provenance = build_model(config, 224)
+    assert isinstance(model, CamClassifier)
+    assert model.map_hw == (224 // config.stride, 224 // config.stride)
+    assert provenance.sha256
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_in_configs_fits(name: str) -> None:
+    recipe = compose([f"recipe={name}", "data=pictures"]).recipe
+    assert recipe.name == name
+
+
+def test_the_study_recipe_is_the_studys() -> None:
+    recipe = compose(["recipe=study", "data=pictures"]).recipe
+    assert (recipe.optimiser, recipe.schedule, recipe.jitter_px, recipe.skip_ambiguous) == ("adam", "plateau", 0, False)
+    assert recipe.defective_share_of_batch is None
+    augment = msgspec.structs.asdict(recipe.augment)
+    assert augment.pop("flips")
+    assert not any(augment.values())
+
+
+def test_defaults_are_the_models_and_recipes_of_this_project(tmp_path: Path) -> None:
+    config = compose([f"data={tmp_path}"])
+    assert (config.model.name, config.recipe.name) == ("efficientnet_lite0_d", "heatline")
+    assert (config.data, config.out) == (str(tmp_path), "runs/efficientnet_lite0_d")
+    assert (config.tiles.tile_px, config.tiles.overlap_px, config.tiles.defective_share) == (224, 2, 0.01)
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    config = compose(["data=pictures", "split.val=[08]", "split.test=[10,'1e3']", "seed=7"])
+    assert [str(name) for name in [*config.split.val, *config.split.test]] == ["08", "10", "1e3"]
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("text", [r"^(\d+)_", "a=b,c (d)", "it's", "[x]", "${model.name}", "12", r"C:\pictures"])
+def test_paths_and_patterns_are_taken_as_they_are_written(text: str) -> None:
+    config = compose(["data=x", f"split.pattern={text}", f"out={text}"])
+    expected = text.replace("${model.name}", "efficientnet_lite0_d")
+    assert (config.split.pattern, config.out) == (expected, expected)
+    assert compose(["data=x", "split.pattern=null"]).split.pattern is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ([], "data is missing; name the folder of pictures: data=FOLDER"),
+        (["data=x", "recipe.stepz=3"], "there is no key 'recipe.stepz'; recipe has name, steps, batch,"),
+        (["data=x", "colour=red"], "there is no key 'colour'; there are data, truth, out, seed,"),
+        (["data=x", "split.by.name=1"], "there is no key 'split.by.name'; split has group, pattern, val, test"),
+        (["data=x", "+foo=1"], "unknown field `foo`"),
+        (["data=x", "model=resnet5"], "model=resnet5 is none of the choices: efficientnet_lite0, efficientnet_lite0_d"),
+        (["data=x", "recipe=mine"], "recipe=mine is none of the choices: heatline, study"),
+        (["data=x", "recipe.steps=many"], "Expected `int`, got `str` - at `$.recipe.steps`"),
+        (["data=x", "recipe.lr=0"], "Expected `float` > 0.0 - at `$.recipe.lr`"),
+        (["data=x", "recipe.defective_share_of_batch=1.5"], "Expected `float` < 1.0"),
+        (["data=x", "model.stride=8"], "Invalid enum value 8 - at `$.model.stride`"),
+        (["data=x", "truth=circles"], "Invalid enum value 'circles' - at `$.truth`"),
+        (["data"], "cannot be understood"),
+        (["data=x", "split.val=[08"], "cannot be understood"),
+        (["resume=true", "out=nowhere"], "nowhere holds no run to resume"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_sentence(overrides: list[str], says: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        compose(overrides)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_resumed_run_takes_everything_from_its_own_file_and_refuses_to_be_changed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    started = compose(["data=pictures", "model=efficientnet_lite0", "recipe.steps=50", "seed=3", f"out={run}"])
+    write_config(started, run / "config.yaml")
+    expected = msgspec.structs.replace(started, resume=True)
+    assert compose([f"out={run}", "resume=true"]) == expected
+    again = ["data=pictures", "model=efficientnet_lite0", "recipe.steps=50", f"out={run}", "resume=true"]
+    assert compose(again) == expected
+    for change, says in (
+        ("recipe.steps=60", "recipe.steps is 60 and was 50"),
+        ("data=elsewhere", "data is .*elsewhere and was .*pictures"),
+        ("model=efficientnet_lite0_d", "model is efficientnet_lite0_d and was efficientnet_lite0 when"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            compose([f"out={run}", "resume=true", change])
+
+
+def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("data: pictures\n")
+    with pytest.raises(ConfigError, match=r"config.yaml does not fit the configuration: .*missing required field"):
+        read_config(tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(tmp_path / "nowhere.yaml")
+
+
+def test_no_value_has_a_second_default_in_code() -> None:
+    assert not [field.name for field in msgspec.structs.fields(TrainConfig) if field.default is not msgspec.NODEFAULT]

@@ -1,0 +1,113 @@
+"""Tiles as tensors, batch by batch."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from train.augment import augment
+from train.config import RecipeConfig
+from train.frames import FrameStore
+from train.sampling import BatchSampler
+from train.tiles import TileRule, TileTable, cut
+
+_TRIES = 8
+"""How often another offset is tried before a tile stays at its place in the grid."""
+
+
+class Batch(NamedTuple):
+    """Tiles uint8 [N, H, W, 3], RGB, and labels float32 [N], 1 for defective."""
+
+    tiles: Tensor
+    labels: Tensor
+
+
+class TrainingBatches(IterableDataset[Batch]):
+    """The batches of a training from a given step on.
+
+    Args:
+        store: where tiles are cut from.
+        tiles: what may be drawn.
+        rule: how a tile that was moved is labelled.
+        sampler: which tiles make up which batch.
+        recipe: how far tiles are moved and what else is done to them.
+        first_step: the step to go on at, asked when iteration starts.
+    """
+
+    def __init__(
+        self,
+        store: FrameStore,
+        tiles: TileTable,
+        rule: TileRule,
+        sampler: BatchSampler,
+        recipe: RecipeConfig,
+        first_step: Callable[[], int] = int,
+    ) -> None:
+        self._store, self._table, self._rule = store, tiles, rule
+        self._sampler, self._recipe, self._first_step = sampler, recipe, first_step
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.batch, range(self._first_step(), self._recipe.steps))
+
+    def batch(self, step: int) -> Batch:
+        """Batch number `step`, always the same."""
+        rows = self._sampler.draw(step)
+        rng = self._sampler.details(step)
+        tiles = np.empty((len(rows), self._rule.tile_px, self._rule.tile_px, 3), np.uint8)
+        for row, out in zip(rows, tiles, strict=True):
+            cut(self._store, int(self._table.frame[row]), *self.place(int(row), rng), out)
+            out[:] = augment(out, self._recipe.augment, rng)
+        return Batch(torch.from_numpy(tiles), torch.from_numpy(self._table.defective[rows].astype(np.float32)))
+
+    def place(self, row: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Top left corner (y, x) of a tile after jitter, px.
+
+        The tile stays in its frame, and keeps its class by the exact count of defective px at the new place: a good
+        tile must not creep over a defect, nor a defective one off it. So each batch holds the share it should.
+        """
+        frame, y, x = int(self._table.frame[row]), int(self._table.y[row]), int(self._table.x[row])
+        reach, tile_px = self._recipe.jitter_px, self._rule.tile_px
+        (low_y, high_y), (low_x, high_x) = (
+            (max(0, start - reach), max(0, min(length - tile_px, start + reach)))
+            for start, length in zip((y, x), self._store.frame_hw(frame), strict=True)
+        )
+        if (low_y, low_x) == (high_y, high_x):
+            return y, x
+        for _ in range(_TRIES):
+            there = int(rng.integers(low_y, high_y + 1)), int(rng.integers(low_x, high_x + 1))
+            if self._keeps_class(row, self._store.defect_px(frame, *there, tile_px)):
+                return there
+        return y, x
+
+    def _keeps_class(self, row: int, defect_px: int) -> bool:
+        defective = bool(self._rule.is_defective(np.array(defect_px)))
+        if self._recipe.skip_ambiguous and not defective and defect_px > 0:
+            return False
+        return defective == bool(self._table.defective[row])
+
+
+class EvaluationBatches(Dataset[Batch]):
+    """All tiles of a table, in its order, as they are.
+
+    Args:
+        size: tiles per batch; the last may hold fewer.
+    """
+
+    def __init__(self, store: FrameStore, tiles: TileTable, tile_px: int, size: int = 64) -> None:
+        self._store, self._table, self._tile_px, self._size = store, tiles, tile_px, size
+
+    def __len__(self) -> int:
+        return -(-len(self._table) // self._size)
+
+    def __getitem__(self, number: int) -> Batch:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        rows = range(number * self._size, min((number + 1) * self._size, len(self._table)))
+        tiles = np.empty((len(rows), self._tile_px, self._tile_px, 3), np.uint8)
+        for row, out in zip(rows, tiles, strict=True):
+            cut(self._store, int(self._table.frame[row]), int(self._table.y[row]), int(self._table.x[row]), out)
+        labels = self._table.defective[rows.start : rows.stop].astype(np.float32)
+        return Batch(torch.from_numpy(tiles), torch.from_numpy(labels))

@@ -1,0 +1,131 @@
+"""What happens beside a training: its table of metrics, its throughput, and an orderly stop."""
+
+import csv
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from edge.errors import HeatlineError
+
+COLUMNS = (
+    "step", "lr", "train_loss", "val_loss", "val_ap", "val_auroc", "val_accuracy", "val_majority_share",
+)  # fmt: skip
+
+
+class MetricsTable(Callback):
+    """Writes a row per validation; a training that resumes at a step drops what an earlier sitting wrote after it."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write([row for row in read_metrics(self._file) if row["step"] <= trainer.global_step])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        train_loss: Any = pl_module.train_loss
+        values |= {
+            "step": trainer.global_step,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train_loss": float(train_loss.compute()),
+        }
+        train_loss.reset()
+        self._write([*read_metrics(self._file), {name: values[name] for name in COLUMNS}])
+
+    def _write(self, rows: list[dict[str, float]]) -> None:
+        with self._file.open("w", newline="") as file:
+            table = csv.DictWriter(file, COLUMNS)
+            table.writeheader()
+            table.writerows(rows)
+
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """The rows of a metrics table; none if there is no such file."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as lines:
+        return [
+            {name: int(value) if name == "step" else float(value) for name, value in row.items()}
+            for row in csv.DictReader(lines)
+        ]
+
+
+class Stopwatch(Callback):
+    """Tiles and seconds of training, kept in checkpoints so that a resumed training goes on counting.
+
+    The first step of each sitting, slow for reasons of its own, and validations do not count for the throughput.
+    """
+
+    def __init__(self) -> None:
+        self._tiles, self._training_s, self._earlier_s = 0, 0.0, 0.0
+        self._started, self._mark = time.monotonic(), float("nan")
+
+    @property
+    def tiles_per_s(self) -> float | None:
+        return self._tiles / self._training_s if self._training_s else None
+
+    @property
+    def seconds(self) -> float:
+        return self._earlier_s + time.monotonic() - self._started
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        if now > self._mark:  # not a number, and so false, where nothing can be compared with
+            self._tiles += len(batch.tiles)
+            self._training_s += now - self._mark
+        self._mark = now
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._mark = float("nan")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._mark = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"tiles": self._tiles, "training_s": self._training_s, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._tiles, self._training_s = state_dict["tiles"], state_dict["training_s"]
+        self._earlier_s = state_dict["seconds"]
+
+
+class Interrupted(HeatlineError):
+    """Ctrl-C, after the checkpoint was written."""
+
+    exit_code = 130
+
+
+class OrderlyStop(Callback):
+    """On Ctrl-C, writes a checkpoint and ends before the next step: never amid one, whose update would be half made.
+
+    A second Ctrl-C ends at once; the training then goes on from the checkpoint before. It is a context, to be entered
+    around the training.
+    """
+
+    def __init__(self, checkpoint: Path, how_to_resume: str) -> None:
+        self._checkpoint, self._how_to_resume = checkpoint, how_to_resume
+        self._asked = False
+
+    def __enter__(self) -> "OrderlyStop":
+        self._before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._asked:
+            trainer.save_checkpoint(self._checkpoint)
+            raise Interrupted(f"stopped after step {trainer.global_step} of {trainer.max_steps}; {self._how_to_resume}")

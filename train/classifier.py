@@ -1,0 +1,123 @@
+"""How an explained classifier is taught: the same for every family and every recipe."""
+
+import math
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torchmetrics import MeanMetric
+from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryAveragePrecision
+
+from edge.errors import TrainingError
+from train.batches import Batch
+from train.config import RecipeConfig
+from train.models.explained import ExplainedClassifier
+
+
+class ClassifierTraining(lightning.LightningModule):
+    """Binary cross-entropy on shifted logits (see `BatchSampler`); validation sees the model's own logits.
+
+    Args:
+        model: what is taught.
+        recipe: how.
+        shift: what the training loss adds to each logit.
+        seed: of what the model draws itself (dropout), anew for each step, so that a resumed training draws the same.
+    """
+
+    def __init__(self, model: ExplainedClassifier, recipe: RecipeConfig, shift: float, seed: int) -> None:
+        super().__init__()
+        self.model, self.recipe, self.shift, self.seed = model, recipe, shift, seed
+        self.train_loss = MeanMetric()
+        self.train_loss.persistent(True)  # a checkpoint between two validations keeps what was summed so far
+        self.val_loss, self.val_accuracy, self.val_positive = MeanMetric(), BinaryAccuracy(), MeanMetric()
+        self.val_ap, self.val_auroc = BinaryAveragePrecision(), BinaryAUROC()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        logits, _ = self.model(batch.tiles)
+        loss = binary_cross_entropy_with_logits(logits + self.shift, batch.labels)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss.item()} at step {self.global_step}; lower the learning rate: recipe.lr"
+            )
+        self.train_loss.update(loss.detach())
+        self.log("loss", loss, prog_bar=True, logger=False)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits, _ = self.model(batch.tiles)
+        labels = batch.labels
+        self.val_loss.update(binary_cross_entropy_with_logits(logits, labels), weight=len(labels))
+        self.val_positive.update(labels)
+        for metric in (self.val_accuracy, self.val_ap, self.val_auroc):
+            # Probabilities, or torchmetrics guesses by the range; float64, or what is nearly certain becomes a tie.
+            metric.update(logits.double().sigmoid(), labels.long())
+
+    def on_validation_epoch_end(self) -> None:
+        share = self.val_positive.compute()
+        values = {
+            "val_ap": self.val_ap.compute(),
+            "val_auroc": self.val_auroc.compute(),
+            "val_loss": self.val_loss.compute(),
+            "val_accuracy": self.val_accuracy.compute(),
+            "val_majority_share": torch.maximum(share, 1 - share),
+        }
+        for metric in (self.val_loss, self.val_accuracy, self.val_positive, self.val_ap, self.val_auroc):
+            metric.reset()
+        values["val_merit"] = merit(values["val_ap"], values["val_loss"])
+        self.log("val_ap", values.pop("val_ap"), prog_bar=True)
+        self.log_dict(values)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, and a schedule that Lightning steps: by step, or after each validation."""
+        optimizer = self._optimizer()
+        if self.recipe.schedule == "plateau":
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {
+                    "scheduler": ReduceLROnPlateau(optimizer, patience=2),
+                    "monitor": "val_loss",
+                    "interval": "step",
+                    "frequency": self.recipe.validate_every,
+                },
+            }
+        schedule = LambdaLR(optimizer, lambda step: cosine(step, self.recipe.steps, self.recipe.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _optimizer(self) -> Optimizer:
+        """Weight decay on matrices and kernels only: biases and the scales of normalisation are not weights."""
+        named = list(self.model.named_parameters())
+        groups = [
+            {"params": [value for _, value in named if value.ndim > 1], "weight_decay": self.recipe.weight_decay},
+            {"params": [value for _, value in named if value.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return (AdamW if self.recipe.optimiser == "adamw" else Adam)(groups, lr=self.recipe.lr)
+
+
+def merit(average_precision: Tensor, loss: Tensor) -> Tensor:
+    """What the best checkpoint has most of: average precision to three digits, and where that is equal, a lower loss.
+
+    On few defective tiles the average precision soon reaches 1 and then tells nothing apart.
+    """
+    return average_precision.round(decimals=3) - 1e-4 * loss.clamp(0, 1)
+
+
+def cosine(step: int, steps: int, warmup: float) -> float:
+    """Share of the highest learning rate at a step: a line up over the warm-up, then half a cosine down to zero."""
+    rise = warmup * steps
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return (1 + math.cos(math.pi * (step - rise) / max(1.0, steps - rise))) / 2
+
+
+def load_model_state(model: nn.Module, checkpoint: dict[str, Any]) -> None:
+    """The model's part of a checkpoint, strictly."""
+    prefix = "model."
+    state = {name[len(prefix) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
+    model.load_state_dict(state, strict=True)

@@ -1,0 +1,141 @@
+"""Frames decoded once, into one memory-mapped file.
+
+Cutting one tile out of a 6 MP JPEG means decoding all of it, so frames are decoded once and stay on disk as bytes; the
+operating system keeps in memory what fits. A training that is resumed finds its cache again (it is used only if
+pictures and labels are still the same files); a training that is done deletes it.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import TrainingError
+from train.readers import LabelledImage
+
+_PIXELS, _MASKS, _INDEX = "frames.u8", "masks.u8", "index.json"
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """Where one frame lies in the two files, bytes."""
+
+    hw: tuple[int, int]
+    pixels_at: int
+    mask_at: int | None
+    """None: no pixel of it is defective, or only its label is known."""
+
+
+class _Index(msgspec.Struct, frozen=True):
+    fingerprint: str
+    frames: list[_Entry]
+
+
+class FrameStore:
+    """The pixels and masks of labelled pictures, by their number in `images`.
+
+    Args:
+        folder: made by `build`.
+        images: what it was built from.
+    """
+
+    def __init__(self, folder: Path, images: Sequence[LabelledImage], index: _Index) -> None:
+        self.images = tuple(images)
+        self._entries = index.frames
+        self._pixels = np.memmap(folder / _PIXELS, np.uint8, "r")
+        has_masks = any(entry.mask_at is not None for entry in self._entries)
+        self._masks = np.memmap(folder / _MASKS, np.uint8, "r") if has_masks else np.empty(0, np.uint8)
+
+    @classmethod
+    def build(
+        cls,
+        images: Sequence[LabelledImage],
+        folder: Path,
+        track: Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]] = iter,
+    ) -> Self:
+        """Decode all pictures into `folder`, or take what an interrupted training left there.
+
+        Args:
+            track: wraps the pictures as they are decoded, to show how far that is.
+        Raises:
+            InputError: a picture or its truth cannot be used.
+            TrainingError: the disk is full.
+        """
+        fingerprint = _fingerprint(images)
+        index_file = folder / _INDEX
+        if index_file.exists():
+            index = msgspec.json.decode(index_file.read_bytes(), type=_Index)
+            if index.fingerprint == fingerprint:
+                return cls(folder, images, index)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            index = _Index(fingerprint, _decode(track(images), folder))
+            index_file.write_bytes(msgspec.json.encode(index))  # last: a cache without it is not whole
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise TrainingError(
+                f"frames cannot be decoded into {folder} ({error.strerror}); it needs 3 to 4 bytes per px of all "
+                "pictures: make room, or choose another disk with out="
+            ) from error
+        return cls(folder, images, index)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def frame_hw(self, frame: int) -> tuple[int, int]:
+        return self._entries[frame].hw
+
+    def pixels(self, frame: int) -> NDArray[np.uint8]:
+        """RGB uint8 [H, W, 3], a view of the file."""
+        height, width = self._entries[frame].hw
+        start = self._entries[frame].pixels_at
+        view: NDArray[np.uint8] = self._pixels[start : start + height * width * 3].reshape(height, width, 3)
+        return view
+
+    def is_unplaced(self, frame: int) -> bool:
+        """Whether a picture is defective and its annotation marks nothing, so that its tiles have no true labels."""
+        image = self.images[frame]
+        return image.defective and not image.labels_only and self._entries[frame].mask_at is None
+
+    def defect_px(self, frame: int, y: int, x: int, tile_px: int) -> int:
+        """Defective pixels in the tile at (y, x), those of the frame that it covers.
+
+        Where only labels are known, a defective picture is defective throughout.
+        """
+        (height, width), mask_at = self._entries[frame].hw, self._entries[frame].mask_at
+        if mask_at is None:
+            image = self.images[frame]
+            return tile_px**2 if image.labels_only and image.defective else 0
+        mask = self._masks[mask_at : mask_at + height * width].reshape(height, width)
+        return int(np.count_nonzero(mask[y : y + tile_px, x : x + tile_px]))
+
+
+def _decode(images: Iterable[LabelledImage], folder: Path) -> list[_Entry]:
+    entries = []
+    with (folder / _PIXELS).open("wb") as pixels_file, (folder / _MASKS).open("wb") as masks_file:
+        for image in images:
+            pixels = image.pixels()
+            frame_hw = (pixels.shape[0], pixels.shape[1])
+            mask = image.mask(frame_hw)
+            marked = mask is not None and bool(mask.any())
+            entries.append(_Entry(frame_hw, pixels_file.tell(), masks_file.tell() if marked else None))
+            pixels_file.write(np.ascontiguousarray(pixels).data)
+            if marked and mask is not None:
+                masks_file.write(mask.view(np.uint8).data)
+    return entries
+
+
+def _fingerprint(images: Sequence[LabelledImage]) -> str:
+    """Of all files that the cache rests on: path, size, time of change, label."""
+    digest = sha256()
+    for image in images:
+        for file in (image.path, *image.truth_files):
+            stat = os.stat(file)
+            digest.update(f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{image.defective}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,52 @@
+"""What every model of ours is: tiles in, logit and explanation map out, in one forward pass.
+
+The same module trains and is exported, so nothing can come between the two: normalisation is inside, and the logit *is*
+the mean of the map. A family (CNN with class activation map, ViT with attention rollout) only says how it explains.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ExplainedClassifier(nn.Module, ABC):
+    """A binary classifier whose map is raw evidence in logit units with `mean(map) == logit`.
+
+    Args:
+        mean, std: normalisation of RGB in 0..1, per channel.
+    """
+
+    method: str
+    """How the map is made, for the manifest: `cam`, `rollout-max`, ..."""
+    map_hw: tuple[int, int]
+    """Cells of the map of one tile."""
+    head: nn.Conv2d | nn.Linear
+    """The one layer that a family adds to its features; its one bias is the logit of a tile without evidence."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self._mean: Tensor
+        self._std: Tensor
+        self.register_buffer("_mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("_std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def start_from(self, log_odds: float) -> None:
+        """Make the untrained head say `log_odds` of every tile.
+
+        Defective tiles are rare. A head that starts elsewhere spends its first steps, and the pretrained features, on
+        learning how rare; here the first gradient is already about what tells defective from good.
+        """
+        nn.init.zeros_(self.head.weight)
+        nn.init.constant_(self.head.bias, log_odds)  # type: ignore[arg-type]
+
+    @abstractmethod
+    def evidence(self, images: Tensor) -> Tensor:
+        """The map [N, h, w] of normalised images [N, 3, H, W], in logit units."""
+
+    def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits float32 [N] and maps float32 [N, h, w] of RGB tiles uint8 [N, H, W, 3]."""
+        images = (tiles.permute(0, 3, 1, 2).float() - self._mean) / self._std  # (N, 3, H, W)
+        maps = self.evidence(images).float()
+        return maps.mean(dim=(1, 2)), maps

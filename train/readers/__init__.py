@@ -1,0 +1,5 @@
+"""What a folder of labelled pictures says: one file here per annotation format, one that puts a folder together."""
+
+from train.readers.folder import LabelledFolder, LabelledImage, read_folder
+
+__all__ = ["LabelledFolder", "LabelledImage", "read_folder"]

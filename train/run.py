@@ -1,0 +1,142 @@
+"""A run's folder: what training leaves behind, and all that export and evaluation need of it.
+
+- `config.yaml`: what the training was told
+- `run.json`: what came of it, a `RunSummary`
+- `metrics.csv`: a row per validation
+- `checkpoints/last.ckpt`: to resume from
+- `checkpoints/best.ckpt`: the one to use: highest average precision on the validation groups (see `merit`)
+- `cache/`: decoded frames, while the training is not done
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edge.errors import InputError, TrainingError
+from train.config import TrainConfig, read_config
+from train.provenance import Provenance
+from train.readers import LabelledFolder, read_folder
+from train.split import Split, split_by_fractions, split_by_name
+
+if TYPE_CHECKING:
+    from train.models.explained import ExplainedClassifier
+
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """`run.json`."""
+
+    finished: bool
+    model: str
+    recipe: str
+    steps: int
+    """Done so far."""
+    best_step: int | None
+    val: dict[str, float]
+    """Metrics on the validation groups at the best step; empty before the first validation."""
+    data: str
+    """Name of the folder of pictures."""
+    truth: str
+    groups: dict[str, list[str]]
+    """Of train, val and test."""
+    tiles: dict[str, dict[str, int]]
+    """Of train and val: good, ambiguous and defective ones."""
+    weights: Provenance
+    precision: str
+    tiles_per_s: float | None
+    """Training throughput without validation."""
+    seconds: float
+    """Training and validation, all sittings together."""
+    versions: dict[str, str]
+
+
+class RunFolder:
+    """The paths of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.yaml"
+        self.summary = folder / "run.json"
+        self.metrics = folder / "metrics.csv"
+        self.checkpoints = folder / "checkpoints"
+        self.last = self.checkpoints / "last.ckpt"
+        self.best = self.checkpoints / "best.ckpt"
+        self.cache = folder / "cache"
+
+    def read_summary(self) -> RunSummary:
+        """What came of the run.
+
+        Raises:
+            InputError: there is no `run.json`, or it is not of this version.
+        """
+        try:
+            return msgspec.json.decode(self.summary.read_bytes(), type=RunSummary)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise InputError(
+                f"{self.folder} is no run of `heatline train` ({error}); name the folder it wrote"
+            ) from error
+
+    def write_summary(self, summary: RunSummary) -> None:
+        self.summary.write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run, loaded."""
+
+    folder: Path
+    config: TrainConfig
+    summary: RunSummary
+    data: LabelledFolder
+    split: Split
+    model: "ExplainedClassifier"
+    """With the weights of the best checkpoint, in evaluation mode."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """Of the weights that the training started from."""
+        return self.summary.weights
+
+
+def load_run(folder: Path) -> TrainedRun:
+    """The run in a folder.
+
+    Raises:
+        InputError: it is no run, or its pictures are gone.
+        TrainingError: it has no best checkpoint yet, or that is damaged.
+    """
+    import torch
+
+    from train.classifier import load_model_state
+    from train.models.build import build_model
+
+    run = RunFolder(folder)
+    summary, config = run.read_summary(), read_config(run.config)
+    if not run.best.exists():
+        raise TrainingError(f"{folder} has no {run.best.name} yet; let the training reach its first validation")
+    model, _ = build_model(msgspec.structs.replace(config.model, weights="none"), config.tiles.tile_px)
+    try:
+        checkpoint: dict[str, Any] = torch.load(run.best, map_location="cpu", weights_only=True)
+        load_model_state(model, checkpoint)
+    except Exception as error:  # a damaged file ends in whatever the reader trips over
+        raise TrainingError(f"{run.best} cannot be loaded ({error}); train again") from error
+    split = Split(*(tuple(summary.groups[part]) for part in ("train", "val", "test")))
+    return TrainedRun(folder, config, summary, read_data(config), split, model.eval())
+
+
+def read_data(config: TrainConfig) -> LabelledFolder:
+    """The labelled pictures that a configuration names; errors as `read_folder`."""
+    return read_folder(Path(config.data), config.truth, config.split.group, config.split.pattern)
+
+
+def split_data(config: TrainConfig, data: LabelledFolder) -> Split:
+    """Their groups, divided as the configuration says: by name where any is named, else by fractions.
+
+    Raises:
+        ConfigError, InputError: as the functions for each.
+    """
+    groups = data.groups()
+    if config.split.val or config.split.test:
+        return split_by_name(groups, config.split.val, config.split.test)
+    return split_by_fractions(groups, config.split.fractions, config.seed)

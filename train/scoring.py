@@ -1,0 +1,73 @@
+"""Whether what was found is where the defects are. Needs no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.geometry import Region
+
+
+@dataclass(frozen=True)
+class FrameScore:
+    """One frame's regions held against its true defects."""
+
+    defects: int
+    hit: int
+    """Defects with a region whose peak lies on them or within the tolerance of them."""
+    false_regions: int
+    """Regions whose peak lies within the tolerance of no defect."""
+
+
+def score_frame(regions: Sequence[Region], mask: NDArray[np.bool_], tolerance_px: float) -> FrameScore:
+    """Score the regions of a frame.
+
+    Args:
+        mask: true defective pixels [H, W]. Parts of it closer to each other than the tolerance are one defect.
+        tolerance_px: usually one map cell.
+    """
+    defects = label_defects(mask, tolerance_px)
+    hit: set[int] = set()
+    false_regions = 0
+    for region in regions:
+        near = _within(defects, region.peak_xy, tolerance_px)
+        hit |= near
+        false_regions += not near
+    return FrameScore(int(defects.max(initial=0)), len(hit), false_regions)
+
+
+def label_defects(mask: NDArray[np.bool_], gap_px: float) -> NDArray[np.int32]:
+    """Number of the defect that each pixel belongs to, from 1; 0 where there is none. Shape as the mask's.
+
+    Parts of the mask closer than `gap_px` are one defect: masks derived from pictures are often in pieces.
+    """
+    reach = 2 * (int(gap_px) // 2) + 1
+    joined = cv2.dilate(mask.astype(np.uint8), np.ones((reach, reach), np.uint8))
+    _, labels = cv2.connectedComponents(joined, connectivity=8)
+    return np.where(mask, labels, 0).astype(np.int32)
+
+
+def peak_distance_px(tile_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
+    """How far the peak of a tile's map, enlarged to the tile, lies from the nearest true pixel, px; 0 on it.
+
+    Args:
+        tile_map: [h, w].
+        mask: [tile, tile], with at least one true pixel.
+    """
+    enlarged = cv2.resize(tile_map, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    y, x = np.unravel_index(int(enlarged.argmax()), mask.shape)
+    true_y, true_x = np.nonzero(mask)
+    return float(np.sqrt(((true_y - y) ** 2 + (true_x - x) ** 2).min()))
+
+
+def _within(defects: NDArray[np.int32], point_xy: tuple[int, int], reach_px: float) -> set[int]:
+    """The defects with a pixel at most `reach_px` from a point."""
+    x, y = point_xy
+    reach = int(reach_px)
+    top, left = max(y - reach, 0), max(x - reach, 0)
+    part = defects[top : y + reach + 1, left : x + reach + 1]
+    rows, columns = np.nonzero(part)
+    near = (rows + top - y) ** 2 + (columns + left - x) ** 2 <= reach_px**2
+    return set(part[rows[near], columns[near]].tolist())

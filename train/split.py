@@ -1,0 +1,88 @@
+"""Which groups teach, which choose the best checkpoint, and which are kept for the final word.
+
+Pictures of one group (a board, an item) show the same thing, so a split by picture or by tile would put nearly the same
+tile on both sides and flatter the model. A group lies on one side, whole.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from edge.errors import ConfigError
+from train.readers import LabelledFolder, LabelledImage
+
+
+@dataclass(frozen=True)
+class Split:
+    """The groups of each part, sorted."""
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+
+    def images(self, data: LabelledFolder, part: str) -> list[LabelledImage]:
+        """The pictures of "train", "val" or "test"."""
+        groups = set(getattr(self, part))
+        return [image for image in data.images if image.group in groups]
+
+
+def split_by_name(groups: Sequence[str], val: Sequence[object], test: Sequence[object]) -> Split:
+    """Named groups validate and test, all others train.
+
+    A name means the group that is written so; where there is none, a number means the one group of that number, as
+    command lines turn 08 into 8.
+
+    Raises:
+        ConfigError: a name is no group, could be several, is in both lists, or nothing is left to train or validate.
+    """
+    val_groups, test_groups = ({_find(groups, name) for name in names} for names in (val, test))
+    if both := val_groups & test_groups:
+        raise ConfigError(f"group {min(both)!r} is in split.val and in split.test; leave it in one")
+    if not val_groups:
+        raise ConfigError("split.test is given and split.val is not; name a group that chooses the best checkpoint")
+    rest = set(groups) - val_groups - test_groups
+    if not rest:
+        raise ConfigError(f"split.val and split.test take all {len(groups)} groups; leave at least one to train on")
+    return Split(*(tuple(sorted(part)) for part in (rest, val_groups, test_groups)))
+
+
+def split_by_fractions(groups: Sequence[str], fractions: Sequence[float], seed: int) -> Split:
+    """Groups drawn by a hash of seed and name, so that neither their order nor the machine matters.
+
+    Args:
+        fractions: shares of train, val and test; each share above 0 gets at least one group.
+    Raises:
+        ConfigError: fractions that are no shares, or too few groups.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or min(fractions[:2]) == 0:
+        raise ConfigError(
+            f"split.fractions is {list(fractions)}; expected three shares (train, val, test) that sum to 1, the first "
+            "two above 0, e.g. [0.7,0.1,0.2]"
+        )
+    wanted = sum(share > 0 for share in fractions)
+    if len(groups) < wanted:
+        raise ConfigError(
+            f"there are {len(groups)} groups ({', '.join(sorted(groups))}) for {wanted} parts, and a group is never "
+            "cut in two; give more groups, or name them in split.val and split.test"
+        )
+    drawn = sorted(groups, key=lambda group: sha256(f"{seed}:{group}".encode()).digest())
+    val, test = (0 if share == 0 else max(1, round(share * len(drawn))) for share in fractions[1:])
+    while val + test >= len(drawn):  # rounding up small shares may leave nothing to train on
+        val, test = (val, test - 1) if test >= val else (val - 1, test)
+    parts = drawn[val + test :], drawn[:val], drawn[val : val + test]
+    return Split(*(tuple(sorted(part)) for part in parts))
+
+
+def _find(groups: Sequence[str], name: object) -> str:
+    text = str(name)
+    if text in groups:
+        return text
+    if text.isdecimal():
+        same = sorted(group for group in groups if group.isdecimal() and int(group) == int(text))
+        if len(same) == 1:
+            return same[0]
+        if same:
+            raise ConfigError(
+                f"group {text} could be any of {', '.join(same)}; write it in full, in quotes: [\"'{same[0]}'\"]"
+            )
+    raise ConfigError(f"there is no group {text!r} to split off; the groups are {', '.join(sorted(groups))}")

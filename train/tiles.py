@@ -1,0 +1,82 @@
+"""Tiles with labels, cut by the line's own geometry.
+
+A tile is defective if more than a share (the study: 1 %) of its area is. Tiles with less than that and more than
+nothing are ambiguous: by the study's rule they are good, and evaluation counts them so; the recipe `heatline` does not
+teach them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import InputError
+from edge.geometry.tiling import TileGrid, cut_tile
+from train.frames import FrameStore
+
+
+@dataclass(frozen=True)
+class TileRule:
+    """How big tiles are, how far apart, and when they are defective."""
+
+    tile_px: int
+    overlap_px: int
+    defective_share: float
+
+    def is_defective(self, defect_px: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """The label for so many defective px; 1 % of 224x224 px are 501.76, so 501 is good and 502 defective."""
+        return np.asarray(defect_px > self.defective_share * self.tile_px**2)
+
+
+@dataclass(frozen=True)
+class TileTable:
+    """All grid tiles of some frames, as columns of equal length."""
+
+    frame: NDArray[np.int64]
+    y: NDArray[np.int64]
+    x: NDArray[np.int64]
+    defect_px: NDArray[np.int64]
+    defective: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def ambiguous(self) -> NDArray[np.bool_]:
+        """Defective to some extent, and not enough to be called so."""
+        return np.asarray((self.defect_px > 0) & ~self.defective)
+
+    def without_ambiguous(self) -> "TileTable":
+        keep = ~self.ambiguous
+        return TileTable(self.frame[keep], self.y[keep], self.x[keep], self.defect_px[keep], self.defective[keep])
+
+    def counts(self) -> dict[str, int]:
+        """How many tiles are good, ambiguous and defective."""
+        defective, ambiguous = int(self.defective.sum()), int(self.ambiguous.sum())
+        return {"good": len(self) - defective - ambiguous, "ambiguous": ambiguous, "defective": defective}
+
+
+def grid_tiles(store: FrameStore, frames: Iterable[int], rule: TileRule) -> TileTable:
+    """The tiles of those frames, frame by frame in the grid's order.
+
+    Raises:
+        InputError: a picture that is good or defective only as a whole is larger than a tile.
+    """
+    rows = []
+    for frame in frames:
+        image, hw = store.images[frame], store.frame_hw(frame)
+        grid = TileGrid(hw, rule.tile_px, rule.overlap_px)
+        if image.labels_only and len(grid) > 1:
+            raise InputError(
+                f"{image.path} is {hw[1]}x{hw[0]} px and only good or defective as a whole, so its tiles have no "
+                f"labels; expected at most {rule.tile_px}x{rule.tile_px} px: cut it, or annotate where its defects are"
+            )
+        rows += [(frame, y, x, store.defect_px(frame, y, x, rule.tile_px)) for y, x in grid.origins_yx]
+    frame_, y_, x_, defect_px = np.asarray(rows, np.int64).reshape(-1, 4).T
+    return TileTable(frame_, y_, x_, defect_px, rule.is_defective(defect_px))
+
+
+def cut(store: FrameStore, frame: int, y: int, x: int, out: NDArray[np.uint8]) -> None:
+    """Copy the tile at (y, x) into `out` [tile, tile, 3], exactly as the line cuts it."""
+    cut_tile(store.pixels(frame), y, x, out)
