@@ -1,0 +1,77 @@
+"""`heatline export`."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+
+from edge.cli.extras import require_extra
+from edge.cli.output import json_option, print_facts, print_json, progress_console
+from train.readers import LabelledImage
+
+
+@click.command(epilog="Example: heatline export runs/boards --to boards.bundle")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--to", "target", required=True, type=click.Path(path_type=Path), help="The new bundle's folder.")
+@click.option("--name", help="The bundle's name; default: the folder's.")
+@click.option("--version", default="1", show_default=True, help="The bundle's version.")
+@click.option(
+    "--false-reject",
+    type=click.FloatRange(min=0, max=1, max_open=True),
+    default=0.01,
+    show_default=True,
+    help="Share of good frames that the thresholds may reject.",
+)
+@click.option(
+    "--smoothing",
+    "smoothing_cells",
+    type=click.FloatRange(min=0, max=16),
+    default=1.5,
+    show_default=True,
+    help="Standard deviation of the heatmap's smoothing, in map cells; 0: none.",
+)
+@json_option
+def export(
+    run: Path, target: Path, name: str | None, version: str, false_reject: float, smoothing_cells: float, as_json: bool
+) -> None:
+    """Turn RUN, the folder of a training, into a bundle: one graph with classifier and map, proven and calibrated.
+
+    Fails if ONNX Runtime or OpenVINO do not answer as PyTorch does, or if the logit is not the mean of the map.
+    """
+    require_extra("export", "torch", "timm", "onnx", "onnxscript")
+    from rich.progress import track
+
+    from export.run_to_bundle import export_run
+    from train.run import load_run
+
+    def show(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:
+        return track(
+            images, "validation frames", console=progress_console(), disable=not progress_console().is_terminal
+        )
+
+    bundle = export_run(
+        load_run(run),
+        target,
+        name=name or target.stem,
+        version=version,
+        false_reject=false_reject,
+        smoothing_cells=smoothing_cells,
+        track=show,
+    )
+    manifest = bundle.manifest
+    if as_json:
+        print_json({"bundle": str(bundle.path), "digest": bundle.digest, "manifest": manifest})
+        return
+    calibration = manifest.calibration
+    print_facts(
+        f"{bundle.path} is written",
+        {
+            "digest": bundle.digest,
+            "agreement": ", ".join(f"{what} {value:.1e}" for what, value in manifest.gate.largest_difference.items())
+            + f" of the scale at most, on {manifest.gate.tiles} golden tiles",
+            "score threshold": f"{calibration.score_threshold:.3f} logits",
+            "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
+            "calibrated on": f"{calibration.frames} {calibration.frames_are}",
+            "size": f"{sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6:.1f} MB",
+        },
+    )

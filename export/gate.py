@@ -1,0 +1,56 @@
+"""The gate: what was exported must answer as the model it came from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edge.bundle import GoldenTiles
+from edge.bundle.manifest import Gate
+from edge.errors import ExportError
+from edge.inference import infer, open_engine
+from train.models.explained import ExplainedClassifier
+
+TOLERANCE = 1e-4
+"""Share of an output's scale: its largest absolute value over the golden tiles."""
+BATCHES = (1, 7)
+"""A tile's answer may not depend on how many come with it; 7 leaves a partial batch at the end."""
+
+
+def torch_answers(model: ExplainedClassifier, tiles: NDArray[np.uint8]) -> GoldenTiles:
+    """The tiles [N, tile, tile, 3] with what the model says of them, in f32."""
+    with torch.inference_mode():
+        logit, maps = model.eval()(torch.from_numpy(tiles))
+    return GoldenTiles(tiles, logit.numpy(), maps.numpy())
+
+
+def pass_gate(golden: GoldenTiles, folder: Path) -> Gate:
+    """Hold the graphs in `folder` to the golden tiles: ONNX Runtime and OpenVINO in f32, in batches of 1 and of many.
+
+    Raises:
+        ExportError: one is off by more than the tolerance, or its logit is not the mean of its map.
+    """
+    largest = {"logit": 0.0, "map": 0.0, "mean(map) - logit": 0.0}
+    for who, logit, maps in _answers(golden, folder):
+        scale = float(np.abs(golden.logit).max())
+        differences = golden.differences(logit, maps)
+        differences["mean(map) - logit"] = float(np.abs(maps.mean(axis=(1, 2)) - logit).max()) / scale
+        for name, difference in differences.items():
+            if not difference <= TOLERANCE:  # a NaN does not pass either
+                raise ExportError(
+                    f"{who} is off by {difference:.1e} of the scale in {name}, allowed is {TOLERANCE:.0e}; "
+                    "this model must not be exported as it is"
+                )
+            largest[name] = max(largest[name], difference)
+    return Gate(tiles=len(golden.tiles), tolerance=TOLERANCE, largest_difference=largest)
+
+
+def _answers(golden: GoldenTiles, folder: Path) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
+    yield "PyTorch itself", golden.logit, golden.map
+    tile_px = golden.tiles.shape[1]
+    for kind in ("onnxruntime", "openvino"):
+        for batch in BATCHES:
+            engine = open_engine(kind, folder, tile_px, batch=batch)
+            yield f"{kind} in batches of {batch}", *infer(engine, golden.tiles)

@@ -1,0 +1,168 @@
+"""From a trained run to a bundle that answers as the model does."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor
+
+from edge.bundle import Bundle, check_golden
+from edge.bundle.store import ONNX_GRAPH
+from edge.errors import BundleError, ExportError
+from edge.frames import Frame, Stamp
+from edge.inference import EngineKind, infer, open_engine
+from edge.inspection.inspector import Inspector
+from export.run_to_bundle import export_run
+from export.validation_frames import run_over
+from tests.toy_vit import ToyViT
+from tests.train.blobs import draw_blobs
+from train.config import compose
+from train.fit import fit
+from train.models.explained import ExplainedClassifier
+from train.readers import read_folder
+from train.run import TrainedRun, load_run
+
+TILE = 64
+ENGINES: tuple[EngineKind, ...] = ("openvino", "onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """Taught two steps on small pictures, from a random start."""
+    folder = tmp_path_factory.mktemp("export")
+    data = draw_blobs(folder / "blobs")
+    config = compose(
+        [
+            f"data={data}", f"out={folder / 'run'}", "model=efficientnet_lite0_d", "model.weights=none",
+            f"tiles.tile_px={TILE}", "recipe.steps=2", "recipe.batch=4", "recipe.validate_every=2",
+            "recipe.jitter_px=8", "split.val=[c]", "split.test=[d]",
+        ]
+    )  # fmt: skip
+    return load_run(fit(config, say=lambda line: None).folder)
+
+
+@pytest.fixture(scope="module", params=["cnn", "vit"])
+def model(run: TrainedRun, request: pytest.FixtureRequest) -> ExplainedClassifier:
+    if request.param == "cnn":
+        return run.model
+    torch.manual_seed(0)
+    return ToyViT(tile_px=TILE).eval()
+
+
+@pytest.fixture(scope="module")
+def exported(run: TrainedRun, model: ExplainedClassifier, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    target = tmp_path_factory.mktemp("bundles") / "blobs"
+    return export_run(dataclasses.replace(run, model=model), target, name="blobs", version="3", false_reject=0.0)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_exported_graph_answers_as_the_model_on_tiles_it_never_saw(
+    exported: Bundle, model: ExplainedClassifier, kind: EngineKind, batch: int
+) -> None:
+    tiles = np.random.default_rng(1).integers(0, 256, (9, TILE, TILE, 3), np.uint8)
+    with torch.inference_mode():
+        logit, maps = (output.numpy() for output in model(torch.from_numpy(tiles)))
+    came_logit, came_maps = infer(open_engine(kind, exported.path, TILE, batch=batch), tiles)
+    assert came_maps.shape == (9, *model.map_hw)
+    assert np.abs(came_logit - logit).max() <= 1e-4 * np.abs(logit).max()
+    assert np.abs(came_maps - maps).max() <= 1e-4 * np.abs(maps).max()
+    assert np.abs(came_maps.mean(axis=(1, 2)) - came_logit).max() <= 1e-4 * np.abs(logit).max()
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_its_golden_tiles_pass_on_both_engines(exported: Bundle, kind: EngineKind) -> None:
+    differences = check_golden(exported.golden(), open_engine(kind, exported.path, TILE), exported.manifest)
+    assert max(differences.values()) <= exported.manifest.tolerances["f32"]
+
+
+def test_the_manifest_says_what_it_is_and_where_it_comes_from(
+    exported: Bundle, model: ExplainedClassifier, run: TrainedRun
+) -> None:
+    manifest = exported.manifest
+    assert (manifest.name, manifest.version, manifest.grid.tile_px) == ("blobs", "3", TILE)
+    assert (manifest.map.method, manifest.map.hw) == (model.method, model.map_hw)
+    assert manifest.provenance["data"]["groups"] == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
+    assert manifest.provenance["weights"]["source"] == "random"
+    assert manifest.provenance["training"]["steps"] == 2
+    assert manifest.calibration.frames == 1
+    assert "good frames" in manifest.calibration.frames_are
+    assert max(manifest.gate.largest_difference.values()) <= manifest.gate.tolerance
+
+
+def test_no_good_validation_frame_is_rejected_where_no_false_reject_is_wanted(
+    exported: Bundle, run: TrainedRun
+) -> None:
+    inspector = Inspector(exported.manifest, open_engine("openvino", exported.path, TILE))
+    good = [image for image in run.split.images(run.data, "val") if not image.defective]
+    assert good
+    for image in good:
+        judgement = inspector.finish(inspector.start(Frame(Stamp("top", 1), image.pixels(), "RGB8")))
+        assert judgement.verdict == "GOOD"
+        assert float(judgement.heatmap.max()) < exported.manifest.calibration.evidence_threshold
+        # ... and the threshold lies right above: the frame's highest tile is what it was set by.
+        assert judgement.score == pytest.approx(exported.manifest.calibration.score_threshold, abs=1e-4)
+
+
+def test_the_onnx_graph_is_valid_and_takes_any_number_of_tiles(exported: Bundle) -> None:
+    graph = onnx.load(exported.path / ONNX_GRAPH)
+    onnx.checker.check_model(graph, full_check=True)
+    (tiles,) = graph.graph.input
+    assert tiles.name == "tiles"
+    assert tiles.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert tiles.type.tensor_type.shape.dim[0].dim_param
+    assert [output.name for output in graph.graph.output] == ["logit", "map"]
+
+
+def test_frames_without_their_defective_tiles_stand_in_where_no_frame_is_good(
+    exported: Bundle, run: TrainedRun
+) -> None:
+    manifest = exported.manifest
+    engine = open_engine("openvino", exported.path, TILE)
+    defective = [image for image in run.split.images(run.data, "val") if image.defective]
+    found = run_over(defective, engine, grid=manifest.grid, map_hw=manifest.map.hw)
+    assert "without their defective tiles" in found.frames_are
+    assert len(found.good_frames) == len(defective) == 2
+    tiles = np.concatenate([clean_tiles(image.pixels(), image.mask((150, 200))) for image in defective])
+    highest = infer(engine, tiles)[0].max()
+    assert max(frame.highest_logit for frame in found.good_frames) == pytest.approx(highest, abs=1e-5)
+
+
+def clean_tiles(rgb: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """The tiles of a picture of 150x200 px that hold no defective pixel, by hand."""
+    assert mask is not None
+    corners = [(y, x) for y in (0, 62, 86) for x in (0, 62, 124, 136)]
+    return np.stack([rgb[y : y + TILE, x : x + TILE] for y, x in corners if not mask[y : y + TILE, x : x + TILE].any()])
+
+
+def test_validation_frames_that_are_defective_throughout_are_refused(
+    exported: Bundle, run: TrainedRun, tmp_path: Path
+) -> None:
+    data = draw_blobs(tmp_path / "blobs", frame_hw=(60, 60), per_group=1)
+    images = [image for image in read_folder(data).images if image.defective]
+    engine = open_engine("openvino", exported.path, TILE)
+    with pytest.raises(ExportError, match="no tile without a defect"):
+        run_over(images, engine, grid=exported.manifest.grid, map_hw=exported.manifest.map.hw)
+
+
+class Inconsistent(ToyViT):
+    """Its logit is not the mean of its map."""
+
+    def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        logit, maps = super().forward(tiles)
+        return logit * 1.001, maps
+
+
+def test_a_model_whose_logit_is_not_the_mean_of_its_map_is_not_exported(run: TrainedRun, tmp_path: Path) -> None:
+    broken = dataclasses.replace(run, model=Inconsistent(tile_px=TILE).eval())
+    with pytest.raises(ExportError, match="mean\\(map\\)"):
+        export_run(broken, tmp_path / "bundle", name="blobs", version="1", false_reject=0.01)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_is_never_overwritten(run: TrainedRun, exported: Bundle) -> None:
+    with pytest.raises(BundleError, match="exists already"):
+        export_run(run, exported.path, name="blobs", version="1", false_reject=0.01)

@@ -1,0 +1,58 @@
+"""The gate lets through what agrees with the model, and nothing else."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.bundle import GoldenTiles
+from edge.errors import ExportError
+from edge.inference.engine import ONNX_GRAPH
+from export.gate import pass_gate
+from export.openvino_ir import to_openvino
+from tests.small_bundle import golden_tiles, graph
+
+
+@pytest.fixture
+def graphs(tmp_path: Path) -> Path:
+    onnx_graph = graph()
+    for name, data in {ONNX_GRAPH: onnx_graph, **to_openvino(onnx_graph)}.items():
+        (tmp_path / name).write_bytes(data)
+    return tmp_path
+
+
+def test_graphs_that_agree_pass_with_their_figures(graphs: Path) -> None:
+    gate = pass_gate(golden_tiles(), graphs)
+    assert gate.tiles == 4
+    assert set(gate.largest_difference) == {"logit", "map", "mean(map) - logit"}
+    assert all(0 <= difference <= gate.tolerance for difference in gate.largest_difference.values())
+
+
+@pytest.mark.parametrize("output", ["logit", "map"])
+def test_a_difference_of_two_tolerances_is_refused(graphs: Path, output: str) -> None:
+    golden = golden_tiles()
+    answers = {"logit": golden.logit.copy(), "map": golden.map.copy()}
+    answers[output] += 2e-4 * np.abs(answers[output]).max()
+    with pytest.raises(ExportError, match=output):
+        pass_gate(GoldenTiles(golden.tiles, **answers), graphs)
+
+
+def test_a_logit_that_is_not_the_mean_of_its_map_is_refused(graphs: Path) -> None:
+    golden = golden_tiles()
+    off = golden.logit + np.float32(0.01) * np.abs(golden.logit).max()
+    with pytest.raises(ExportError, match="PyTorch itself"):
+        pass_gate(GoldenTiles(golden.tiles, off, golden.map), graphs)
+
+
+def test_a_graph_that_answers_nan_is_refused(graphs: Path) -> None:
+    golden = golden_tiles()
+    with pytest.raises(ExportError):
+        pass_gate(GoldenTiles(golden.tiles, np.full_like(golden.logit, np.nan), golden.map), graphs)
+
+
+def test_an_ir_of_another_model_is_refused(graphs: Path) -> None:
+    other = graph(gain=90.0)
+    for name, data in to_openvino(other).items():
+        (graphs / name).write_bytes(data)
+    with pytest.raises(ExportError, match="openvino"):
+        pass_gate(golden_tiles(), graphs)
