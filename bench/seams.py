@@ -1,0 +1,121 @@
+"""What a seam between tiles does to a defect: a drawn one is slid across it, pixel by pixel.
+
+The board stays and the camera moves: windows two tiles wide are cut from a board so that the defect crosses the place
+where the tiles meet. What is looked at is the stitched heatmap's peak, and how far the highest logit falls where the
+seam cuts the defect in two.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle import Bundle
+from edge.errors import BenchError
+from edge.frames import Frame, Stamp
+from edge.inference import Engine, open_engine
+from edge.inspection.inspector import Inspector
+from train.boards import DrawnBoard, DrawnDefect, draw_board
+
+REACH_PX = 72
+"""How far to both sides of the seam the defect's middle goes."""
+TRIES = 200
+
+
+class Slide(msgspec.Struct, frozen=True):
+    """One defect slid across one seam."""
+
+    kind: str
+    size_px: int
+    overlap_px: int
+    peak_off_px: float
+    """Farthest that the heatmap's peak was from the defect's pixels."""
+    logit_lowest: float
+    logit_highest: float
+    """Of the highest tile logit, over all positions."""
+    missed_share: float
+    """Share of positions at which no tile reached the score threshold."""
+
+    @property
+    def logit_change(self) -> float:
+        return self.logit_highest - self.logit_lowest
+
+
+def slide_defects(bundle: Bundle, count: int, seed: int, *, step_px: int = 1) -> Iterator[tuple[Slide, Slide]]:
+    """Slide `count` defects, each at the bundle's overlap and at an overlap of the defect's size.
+
+    Args:
+        seed: of the boards.
+        step_px: between two positions.
+    Raises:
+        BenchError: too few of the boards' defects lie far enough from the border.
+    """
+    manifest = bundle.manifest
+    tile_px = manifest.grid.tile_px
+    engine = open_engine("openvino", bundle.path, tile_px)
+    found = 0
+    for number in range(TRIES):
+        board = draw_board((seed, number), flawless=False, defect_count=1)
+        defect = board.defects[0]
+        if not _has_room(board, defect, tile_px):
+            continue
+        left, top, right, bottom = defect.box_xyxy
+        size_px = max(right - left, bottom - top)
+        yield (
+            _slide(board, defect, bundle, engine, manifest.grid.overlap_px, step_px),
+            _slide(board, defect, bundle, engine, size_px, step_px),
+        )
+        found += 1
+        if found == count:
+            return
+    raise BenchError(f"only {found} of {count} defects lie far enough from the border of {TRIES} boards; ask for fewer")
+
+
+def summarise(slides: Sequence[Slide]) -> dict[str, float]:
+    """Medians and worst cases over some slides."""
+    changes = [slide.logit_change for slide in slides]
+    return {
+        "peak_off_px_worst": max(slide.peak_off_px for slide in slides),
+        "logit_change_median": float(np.median(changes)),
+        "logit_change_worst": max(changes),
+        "logit_lowest": min(slide.logit_lowest for slide in slides),
+        "missed_share": float(np.mean([slide.missed_share for slide in slides])),
+    }
+
+
+def _slide(
+    board: DrawnBoard, defect: DrawnDefect, bundle: Bundle, engine: Engine, overlap_px: int, step_px: int
+) -> Slide:
+    inspector = Inspector(bundle.manifest, engine, overlap_px=overlap_px)
+    tile_px = bundle.manifest.grid.tile_px
+    width = 2 * tile_px - overlap_px
+    left, top, right, bottom = defect.box_xyxy
+    y = (top + bottom - tile_px) // 2
+    logits, off = [], []
+    for shift in range(-REACH_PX, REACH_PX + 1, step_px):
+        x = (left + right - width) // 2 - shift
+        window = np.s_[y : y + tile_px, x : x + width]
+        frame = Frame(Stamp("slide", shift), np.ascontiguousarray(board.image[window]), "RGB8")
+        pending = inspector.start(frame)
+        judgement = inspector.finish(pending)
+        row, column = np.unravel_index(int(judgement.heatmap.argmax()), judgement.heatmap.shape)
+        peak_yx = pending.stitcher.centres_y[row], pending.stitcher.centres_x[column]
+        logits.append(judgement.score)
+        off.append(_distance_px(board.mask[window], *peak_yx))
+    missed = sum(logit < inspector.thresholds.score for logit in logits) / len(logits)
+    size_px = max(right - left, bottom - top)
+    return Slide(defect.kind, size_px, overlap_px, max(off), min(logits), max(logits), missed)
+
+
+def _has_room(board: DrawnBoard, defect: DrawnDefect, tile_px: int) -> bool:
+    left, top, right, bottom = defect.box_xyxy
+    height, width = board.mask.shape
+    reach = tile_px + REACH_PX
+    middle_y, middle_x = (top + bottom) // 2, (left + right) // 2
+    return bool(tile_px // 2 <= middle_y < height - tile_px // 2 and reach < middle_x < width - reach)
+
+
+def _distance_px(mask: NDArray[np.bool_], y: float, x: float) -> float:
+    rows, columns = np.nonzero(mask)
+    return float(np.sqrt((rows + 0.5 - y) ** 2 + (columns + 0.5 - x) ** 2).min())

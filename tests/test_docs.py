@@ -1,0 +1,306 @@
+"""The documents are held to the code: what is not documented, or no longer true, fails here."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from edge import errors
+from edge.bundle import Bundle, Manifest
+from edge.cli.main import heatline
+from edge.config import LineConfig, load_config
+from edge.delivery.messages import (
+    BundleName,
+    HeatmapPng,
+    Message,
+    StatusEvent,
+    Times,
+    VerdictEvent,
+    from_frames,
+)
+from edge.delivery.publisher import Publisher
+from edge.delivery.schemas.generate import FOLDER, schemas
+from edge.heatmap_picture import ColourScale, png
+from tests.small_bundle import TILE, answer
+from train.config import TrainConfig
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "systemd/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+LINKS = [
+    pytest.param(document, target, id=f"{document.relative_to(ROOT)}: {target}")
+    for document in DOCUMENTS
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text())
+    if "://" not in target
+]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def section(text: str, heading: str) -> str:
+    """The text below a heading, up to the next one of its level or above."""
+    level = len(heading) - len(heading.lstrip("#"))
+    _, found, below = f"\n{text}".partition(f"\n{heading}\n")
+    assert found, f"there is no heading {heading!r}"
+    return re.split(rf"^#{{1,{level}}} ", below, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Rows of the tables in a text, by their first cell, which is in backticks."""
+    lines = re.findall(r"^\| `([^`]+)` \|(.*)\|$", text, flags=re.MULTILINE)
+    return {first: [cell.strip() for cell in rest.split("|")] for first, rest in lines}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Fenced blocks of code."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+# Commands.
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """A command and all below it, each with its path."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from commands(below, (*path, name))
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), [pytest.param(*found, id=" ".join(found[0]) or "heatline") for found in commands(heatline)]
+)
+def test_every_command_and_option_is_documented(path: tuple[str, ...], command: click.Command) -> None:
+    shown = CliRunner().invoke(heatline, [*path, "--help"])
+    assert shown.exit_code == 0
+    assert "Example:" in shown.output
+    if isinstance(command, click.Group):
+        return
+    table = rows(read("docs/README.md"))
+    name = " ".join(("heatline", *path))
+    row = next((cells for first, cells in table.items() if re.sub(r" [A-Z].*", "", first) == name), None)
+    assert row is not None, f"docs/README.md has no row for `{name}`"
+    documented = set(re.findall(r"`(--[a-z-]+)`", row[0]))
+    assert documented == {
+        option for parameter in command.params if isinstance(parameter, click.Option) for option in parameter.opts
+    }
+
+
+def test_no_command_is_documented_that_does_not_exist() -> None:
+    exist = {" ".join(("heatline", *path)) for path, _ in commands(heatline)}
+    text = "\n".join(document.read_text() for document in DOCUMENTS)
+    for line in re.findall(r"^(?:\$ )?(heatline [^\n]*)", "\n".join(blocks(text, "sh")), flags=re.MULTILINE):
+        words = [word for word in line.split() if re.fullmatch("[a-z-]+", word)]
+        assert any(" ".join(words[:count]) in exist for count in (2, 3)), line
+
+
+def test_every_exit_code_is_documented() -> None:
+    table = re.findall(r"^\| (\d+) \| (.*?) \|", section(read("README.md"), "## Exit codes"), flags=re.MULTILINE)
+    documented = {(int(code), name) for code, names in table for name in re.findall(r"`(\w+)`", names)}
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and kind is not errors.HeatlineError]
+    exist = {(kind.exit_code, kind.__name__) for kind in kinds if issubclass(kind, errors.HeatlineError)}
+    assert documented == exist
+    assert {0, 1, 2, 130} <= {int(code) for code, _ in table}
+
+
+# Keys and fields.
+
+
+def keys(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a struct and of those inside it, dotted, with its field; a tag has none."""
+    info = msgspec.inspect.type_info(kind)
+    if isinstance(info, msgspec.inspect.StructType) and info.tag_field:
+        yield prefix + info.tag_field, None
+    for field in msgspec.structs.fields(kind):
+        inside = msgspec.inspect.type_info(field.type)
+        if not isinstance(inside, msgspec.inspect.StructType):
+            yield prefix + field.encode_name, field
+        for struct in structs(inside):
+            yield from keys(struct, f"{prefix}{field.encode_name}.")
+
+
+def structs(info: msgspec.inspect.Type) -> list[Any]:
+    """The structs that a type is made of."""
+    match info:
+        case msgspec.inspect.StructType(cls=struct):
+            return [struct]
+        case msgspec.inspect.UnionType(types=types):
+            return [struct for one in types for struct in structs(one)]
+        case msgspec.inspect.ListType(item_type=item) | msgspec.inspect.DictType(value_type=item):
+            return structs(item)
+    return []
+
+
+def default(field: Any) -> str:
+    """A key's default as JSON; nothing where it must be given."""
+    if field.required:
+        return ""
+    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    return msgspec.json.encode(value).decode()
+
+
+KEYS = [
+    # What reads it, where it is described, what stands there for a key that must be given and for null.
+    pytest.param(LineConfig, "docs/config.md", None, ("required", "none"), id="line"),
+    pytest.param(Manifest, "docs/bundle.md", "## Manifest", None, id="manifest"),
+    pytest.param(VerdictEvent, "docs/protocol.md", "## Verdict event", ("", "null"), id="verdict"),
+    pytest.param(StatusEvent, "docs/protocol.md", "## Status event", ("", "null"), id="status"),
+    pytest.param(TrainConfig, "docs/training.md", "## Keys", None, id="train"),
+]
+NOT_FIELDS = {"model", "recipe"}  # of a training: choices of a file each
+NOT_KEYS = re.compile(r"dropped\.|failed\.|verdict\.|status$")  # tables of reasons and topics
+
+
+@pytest.mark.parametrize(("kind", "document", "heading", "defaults"), KEYS)
+def test_every_key_is_documented_with_its_default(
+    kind: type, document: str, heading: str | None, defaults: tuple[str, str] | None
+) -> None:
+    text = read(document)
+    table = {key: cells for key, cells in rows(section(text, heading) if heading else text).items() if cells}
+    exist = {re.sub(r"^tensors\.\w+", "tensors.*", key): field for key, field in keys(kind)}
+    documented = {key for key in table if not NOT_KEYS.match(key)} - (NOT_FIELDS if kind is TrainConfig else set())
+    assert documented == exist.keys()
+    if defaults is None:
+        return
+    required, null = defaults
+    for key, field in exist.items():
+        if field is not None:
+            stands = table[key][1].strip("`")
+            assert stands == {"": required, "null": null}.get(default(field), default(field)), key
+
+
+def test_every_choice_of_the_configuration_is_documented() -> None:
+    text = read("docs/config.md")
+    schema = json.dumps(msgspec.json.schema(LineConfig, schema_hook=lambda _: {"type": "string"}))
+    choices = {choice for listed in re.findall(r'"enum": \[(.*?)\]', schema) for choice in json.loads(f"[{listed}]")}
+    assert [choice for choice in sorted(choices) if not re.search(f'[`"]{choice}[`"]', text)] == []
+
+
+# Links and examples.
+
+
+@pytest.mark.parametrize(("document", "target"), LINKS)
+def test_every_link_points_somewhere(document: Path, target: str) -> None:
+    path, _, anchor = target.partition("#")
+    linked = (document.parent / path).resolve() if path else document
+    assert linked.exists()
+    if anchor:
+        headings = re.findall(r"^#+ (.*)$", linked.read_text(), flags=re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/config.md"])
+def test_the_example_configurations_can_be_read(document: str, tmp_path: Path) -> None:
+    (example,) = blocks(read(document), "toml")
+    file = tmp_path / "line.toml"
+    file.write_text(example)
+    assert load_config(file).bundle == tmp_path / "boards.bundle"
+
+
+def test_the_graph_runs_without_heatline_as_bundle_md_shows(bundle: Bundle, tmp_path: Path) -> None:
+    (example,) = blocks(read("docs/bundle.md"), "python")
+    tile = np.random.default_rng(1).integers(0, 256, (TILE, TILE, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "tile.png"), tile)
+    (tmp_path / "boards.bundle").symlink_to(bundle.path)
+    shown = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    logit, maps = answer(tile[None])
+    np.testing.assert_allclose([float(number) for number in shown.stdout.split()], [logit[0], maps.max()], rtol=1e-4)
+
+
+# The protocol.
+
+
+def test_the_committed_schemas_are_those_of_the_structs() -> None:
+    committed = {file.name: file.read_bytes() for file in FOLDER.glob("*.json")}
+    assert committed == schemas(), "run `make schemas`, and mind docs/protocol.md#versioning"
+
+
+@pytest.mark.parametrize("example", blocks(read("docs/protocol.md"), "json"))
+def test_the_worked_exchange_consists_of_messages(example: str) -> None:
+    header = json.loads(example)
+    event = msgspec.json.decode(example, type=VerdictEvent | StatusEvent)
+    assert json.loads(msgspec.json.encode(event)) == header  # every field is written, and no other
+    parts = [event.topic.encode(), example.encode(), *([b"png"] if header.get("heatmap") else [])]
+    assert from_frames(parts).event == event
+    assert f"Part 1 `{event.topic}`" in read("docs/protocol.md")
+
+
+def test_a_heatmap_is_read_as_protocol_md_shows() -> None:
+    scale = ColourScale(low=-2.0, high=6.0)
+    evidence = np.array([[-9.0, -2.0, 2.0], [5.0, 6.0, 9.0]], np.float32)
+    shown: dict[str, Any] = {
+        "png": png(scale.grey(evidence)),
+        "heatmap": {"logit_at_0": scale.low, "logit_at_255": scale.high},
+    }
+    exec(blocks(section(read("docs/protocol.md"), "### Heatmap"), "python")[0], shown)
+    np.testing.assert_allclose(shown["evidence"], evidence.clip(-2, 6), atol=8 / 255)
+
+
+def verdict(seq: int, **what: Any) -> VerdictEvent:
+    fields: dict[str, Any] = {
+        "boot_id": "boot", "seq": seq, "camera": "top", "frame_id": seq, "verdict": "GOOD", "precision": "f32",
+        "times": Times(captured_at_ns=0, captured_monotonic_ns=0), "score_threshold": 0.0, "evidence_threshold": 0.0,
+        "bundle": BundleName(name="boards", version="1", digest="0"), "latency_ms": 1.0, "acting": True,
+    }  # fmt: skip
+    return VerdictEvent(**(fields | what))
+
+
+def status(state: str) -> StatusEvent:
+    return StatusEvent(
+        boot_id="boot", at_ns=0, line="line1", state=state, last_seq=0, ledger={}, engine="openvino", precision="f32",
+        bundle=BundleName(name="boards", version="1", digest="0"), acting=True,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def test_the_client_of_protocol_md_works(address: str) -> None:
+    (client,) = blocks(section(read("docs/protocol.md"), "## A client"), "python")
+    assert len(client.splitlines()) < 30
+    picture = HeatmapPng(hw=(1, 1), cell_px=4, logit_at_0=0.0, logit_at_255=1.0)
+    messages = [
+        Message(status("RUNNING")),
+        Message(verdict(1)),
+        Message(verdict(2, verdict="DEFECT", heatmap=picture), png(np.zeros((1, 1), np.uint8))),
+        Message(verdict(3, verdict="NO_VERDICT", reason="failed.unreadable", detail="cut off")),
+        Message(verdict(6, verdict="DEFECT", acting=False)),
+        Message(verdict(1, boot_id="next boot")),
+        Message(status("STOPPED")),
+    ]
+    publisher = Publisher(address)
+    publisher.start()
+    with subprocess.Popen([sys.executable, "-c", client, address], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert publisher.wait_for_subscriber(30)
+            for message in messages:
+                publisher.send(message)
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            publisher.close()
+    assert process.returncode == 0
+    assert [line.rstrip() for line in output.splitlines() if not line.startswith("silence")] == [
+        "1 top 1 GOOD",
+        "2 top 2 DEFECT REJECT",
+        "3 top 3 NO_VERDICT REJECT",
+        "missed 2 events",
+        "6 top 6 DEFECT",
+        "1 top 1 GOOD",
+    ]
