@@ -29,8 +29,8 @@ class Slide(msgspec.Struct, frozen=True):
     kind: str
     size_px: int
     overlap_px: int
-    peak_off_px: float
-    """Farthest that the heatmap's peak was from the defect's pixels."""
+    peak_off_px: float | None
+    """Farthest that the highest region's peak was from the defect's pixels; None if there never was a region."""
     logit_lowest: float
     logit_highest: float
     """Of the highest tile logit, over all positions."""
@@ -76,7 +76,8 @@ def summarise(slides: Sequence[Slide]) -> dict[str, float]:
     """Medians and worst cases over some slides."""
     changes = [slide.logit_change for slide in slides]
     return {
-        "peak_off_px_worst": max(slide.peak_off_px for slide in slides),
+        "peak_off_px_worst": max(slide.peak_off_px or 0.0 for slide in slides),
+        "never_seen": sum(slide.peak_off_px is None for slide in slides),
         "logit_change_median": float(np.median(changes)),
         "logit_change_worst": max(changes),
         "logit_lowest": min(slide.logit_lowest for slide in slides),
@@ -99,13 +100,12 @@ def _slide(
         frame = Frame(Stamp("slide", shift), np.ascontiguousarray(board.image[window]), "RGB8")
         pending = inspector.start(frame)
         judgement = inspector.finish(pending)
-        row, column = np.unravel_index(int(judgement.heatmap.argmax()), judgement.heatmap.shape)
-        peak_yx = pending.stitcher.centres_y[row], pending.stitcher.centres_x[column]
         logits.append(judgement.score)
-        off.append(_distance_px(board.mask[window], *peak_yx))
-    missed = sum(logit < inspector.thresholds.score for logit in logits) / len(logits)
+        if judgement.regions:
+            off.append(_distance_px(board.mask[window], *judgement.regions[0].peak_xy[::-1]))
+    missed = 1 - len(off) / len(logits)
     size_px = max(right - left, bottom - top)
-    return Slide(defect.kind, size_px, overlap_px, max(off), min(logits), max(logits), missed)
+    return Slide(defect.kind, size_px, overlap_px, max(off, default=None), min(logits), max(logits), missed)
 
 
 def _has_room(board: DrawnBoard, defect: DrawnDefect, tile_px: int) -> bool:
@@ -116,6 +116,6 @@ def _has_room(board: DrawnBoard, defect: DrawnDefect, tile_px: int) -> bool:
     return bool(tile_px // 2 <= middle_y < height - tile_px // 2 and reach < middle_x < width - reach)
 
 
-def _distance_px(mask: NDArray[np.bool_], y: float, x: float) -> float:
+def _distance_px(mask: NDArray[np.bool_], y: int, x: int) -> float:
     rows, columns = np.nonzero(mask)
-    return float(np.sqrt((rows + 0.5 - y) ** 2 + (columns + 0.5 - x) ** 2).min())
+    return float(np.sqrt((rows - y) ** 2 + (columns - x) ** 2).min())

@@ -24,7 +24,6 @@ from tests.edge.lines import (
     WITHIN_SECONDS,
     complaint,
     heatline,
-    running,
     small_frames,
     started,
     write_line,
@@ -400,9 +399,10 @@ def test_watch_survives_a_clock_beyond_all_calendars(address: str, publisher: Pu
 
 
 def test_watch_of_a_real_line_ends_with_it(line: Path, address: str) -> None:
-    with started(HEATLINE, "watch", address, "--json") as watching, running(line, address) as run:
-        run.until_stopped()
+    """The line waits for its first subscriber, so there must be no other."""
+    with started(HEATLINE, "watch", address, "--json") as watching, started(HEATLINE, "run", line) as service:
         out, _ = watching.communicate(timeout=WITHIN_SECONDS)
+        assert service.wait(WITHIN_SECONDS) == 0
     rows = [json.loads(row) for row in out.splitlines()]
     assert rows[-1]["state"] == "STOPPED"
     assert all(row["type"] in ("verdict", "status") for row in rows)

@@ -140,8 +140,8 @@ def test_labels_agree_with_masks(folder: Path) -> None:
     assert [row["image"] for row in rows] == [f"board_{i:05d}.png" for i in range(4)]
     assert [row["label"] for row in rows] == ["good", "defective", "defective", "good"]
     for row in rows:
-        image = cv2.imread(str(folder / row["image"]), cv2.IMREAD_UNCHANGED)
-        mask = cv2.imread(str(folder / "masks" / Path(row["image"]).name), cv2.IMREAD_UNCHANGED)
+        image = cv2.imread(str(folder / "images" / row["image"]), cv2.IMREAD_UNCHANGED)
+        mask = cv2.imread(str(folder / "masks" / row["image"]), cv2.IMREAD_UNCHANGED)
         assert image is not None
         assert mask is not None
         assert mask.shape == image.shape[:2]
