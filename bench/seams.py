@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from edge.bundle import Bundle
 from edge.errors import BenchError
 from edge.frames import Frame, Stamp
+from edge.geometry import Stitcher
 from edge.inference import Engine, open_engine
 from edge.inspection.inspector import Inspector
 from train.boards import DrawnBoard, DrawnDefect, draw_board
 
 REACH_PX = 72
 """How far to both sides of the seam the defect's middle goes."""
+NEAR_PX = 64
+"""How far from a defect its peak is looked for: farther than it may stray, nearer than other evidence mostly is."""
 TRIES = 200
 
 
@@ -29,8 +32,8 @@ class Slide(msgspec.Struct, frozen=True):
     kind: str
     size_px: int
     overlap_px: int
-    peak_off_px: float | None
-    """Farthest that the highest region's peak was from the defect's pixels; None if there never was a region."""
+    peak_off_px: float
+    """Farthest that the heatmap's peak near the defect was from its pixels, over all places, judged DEFECT or not."""
     logit_lowest: float
     logit_highest: float
     """Of the highest tile logit, over all positions."""
@@ -76,8 +79,8 @@ def summarise(slides: Sequence[Slide]) -> dict[str, float]:
     """Medians and worst cases over some slides."""
     changes = [slide.logit_change for slide in slides]
     return {
-        "peak_off_px_worst": max(slide.peak_off_px or 0.0 for slide in slides),
-        "never_seen": sum(slide.peak_off_px is None for slide in slides),
+        "peak_off_px_worst": max(slide.peak_off_px for slide in slides),
+        "never_seen": sum(slide.missed_share == 1 for slide in slides),
         "logit_change_median": float(np.median(changes)),
         "logit_change_worst": max(changes),
         "logit_lowest": min(slide.logit_lowest for slide in slides),
@@ -101,11 +104,10 @@ def _slide(
         pending = inspector.start(frame)
         judgement = inspector.finish(pending)
         logits.append(judgement.score)
-        if judgement.regions:
-            off.append(_distance_px(board.mask[window], *judgement.regions[0].peak_xy[::-1]))
-    missed = 1 - len(off) / len(logits)
+        off.append(_peak_off_px(judgement.heatmap, pending.stitcher, board.mask[window]))
+    missed = sum(logit < inspector.thresholds.score for logit in logits) / len(logits)
     size_px = max(right - left, bottom - top)
-    return Slide(defect.kind, size_px, overlap_px, max(off, default=None), min(logits), max(logits), missed)
+    return Slide(defect.kind, size_px, overlap_px, max(off), min(logits), max(logits), missed)
 
 
 def _has_room(board: DrawnBoard, defect: DrawnDefect, tile_px: int) -> bool:
@@ -116,6 +118,14 @@ def _has_room(board: DrawnBoard, defect: DrawnDefect, tile_px: int) -> bool:
     return bool(tile_px // 2 <= middle_y < height - tile_px // 2 and reach < middle_x < width - reach)
 
 
-def _distance_px(mask: NDArray[np.bool_], y: int, x: int) -> float:
+def _peak_off_px(heatmap: NDArray[np.float32], stitcher: Stitcher, mask: NDArray[np.bool_]) -> float:
+    """How far the heatmap's highest place within `NEAR_PX` of the defect is from its pixels, px."""
     rows, columns = np.nonzero(mask)
-    return float(np.sqrt((rows - y) ** 2 + (columns - x) ** 2).min())
+    y, x = stitcher.centres_y[:, None], stitcher.centres_x[None, :]
+    near = (
+        (y >= rows.min() - NEAR_PX) & (y <= rows.max() + NEAR_PX)
+        & (x >= columns.min() - NEAR_PX) & (x <= columns.max() + NEAR_PX)
+    )  # fmt: skip
+    row, column = np.unravel_index(int(np.where(near, heatmap, -np.inf).argmax()), heatmap.shape)
+    away = (rows + 0.5 - y[row, 0]) ** 2 + (columns + 0.5 - x[0, column]) ** 2
+    return float(np.sqrt(away.min()))

@@ -39,7 +39,18 @@ def to_onnx(model: ExplainedClassifier, tile_px: int) -> bytes:
         assert program is not None
         program.save(buffer)  # type: ignore[arg-type]  # a file object will do
         graph = onnx.load_from_string(buffer.getvalue())
+        _forget_the_makers_machine(graph)
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # exporter and checker raise whatever their parts raise
         raise ExportError(f"{type(model).__name__} cannot be exported to ONNX: {error}") from error
     return graph.SerializeToString()  # type: ignore[no-any-return]
+
+
+def _forget_the_makers_machine(graph: onnx.ModelProto) -> None:
+    """Clear what the exporter notes of its source: paths and lines of this machine, of no use on another."""
+    functions = list(graph.functions)
+    parts = [graph, graph.graph, *functions, *graph.graph.node, *(node for part in functions for node in part.node)]
+    parts += [*graph.graph.input, *graph.graph.output, *graph.graph.value_info, *graph.graph.initializer]
+    for part in parts:
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")

@@ -49,7 +49,8 @@ def run_over(images: Iterable[LabelledImage], engine: Engine, *, grid: Grid, map
         places.cut(rgb, tiles)
         logits, maps = infer(engine, tiles)
         extremes = _extremes([*extremes, *zip(logits.tolist(), tiles, strict=True)])
-        clean = np.array([_is_clean(image, frame_hw, y, x, grid.tile_px) for y, x in places.origins_yx])
+        mask = image.mask(frame_hw) if image.defective else np.zeros(frame_hw, np.bool_)
+        clean = np.array([_is_clean(mask, y, x, grid.tile_px) for y, x in places.origins_yx])
         if clean.any():
             stitcher = Stitcher(places, map_hw, grid.heatmap_cell_px, grid.smoothing_px)
             heatmap = stitcher.stitch(maps, clean)
@@ -76,8 +77,6 @@ def _extremes(answered: list[tuple[float, NDArray[np.uint8]]]) -> list[tuple[flo
     return [(logit, tile.copy()) for logit, tile in kept]
 
 
-def _is_clean(image: LabelledImage, frame_hw: tuple[int, int], y: int, x: int, tile_px: int) -> bool:
-    if not image.defective:
-        return True
-    mask = image.mask(frame_hw)
+def _is_clean(mask: NDArray[np.bool_] | None, y: int, x: int, tile_px: int) -> bool:
+    """Whether a tile holds no defective pixel; without a mask, nobody knows where a defective frame is clean."""
     return mask is not None and not mask[y : y + tile_px, x : x + tile_px].any()

@@ -29,6 +29,7 @@ def test_the_shipped_bundle_is_small_and_was_taught_on_drawn_boards() -> None:
     provenance = open_bundle(BUNDLE).manifest.provenance
     assert provenance["data"]["data"].startswith("boards")
     assert provenance["data"]["truth"] == "masks"
+    assert b"stack_trace" not in (BUNDLE / "model.onnx").read_bytes()
     assert "efficientnet-lite0" in provenance["weights"]["source"]
 
 
@@ -39,15 +40,14 @@ def test_the_peak_of_a_defect_that_slides_across_a_seam_moves_with_it() -> None:
 
 @pytest.mark.slow
 def test_the_peak_of_a_defect_that_slides_across_a_seam_moves_with_it_pixel_by_pixel() -> None:
-    assert_peaks_follow([slide for pair in slide_defects(open_bundle(BUNDLE), 6, seed=7) for slide in pair])
+    assert_peaks_follow([slide for pair in slide_defects(open_bundle(BUNDLE), 12, seed=7) for slide in pair])
 
 
 def assert_peaks_follow(slides: list[Slide]) -> None:
     assert {slide.overlap_px for slide in slides} > {2}
-    seen = [slide for slide in slides if slide.peak_off_px is not None]
+    seen = [slide for slide in slides if slide.missed_share < 1]
     assert len(seen) >= 0.8 * len(slides)  # what the network never sees has no peak to follow
-    assert all(slide.missed_share < 0.2 for slide in seen)
-    assert summarise(slides)["peak_off_px_worst"] <= 2 * MAP_CELL_PX
+    assert summarise(seen)["peak_off_px_worst"] <= 2 * MAP_CELL_PX
 
 
 @pytest.mark.slow

@@ -88,7 +88,15 @@ def fit(config: TrainConfig, say: Callable[[str], None] = logger.info) -> RunFol
         seconds=0.0,
         versions={name: version(name) for name in ("heatline", "torch", "lightning", "timm")},
     )
-    write_config(msgspec.structs.replace(config, resume=False), run.config)
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_config(msgspec.structs.replace(config, resume=False), run.config)
+    except OSError as error:
+        raise TrainingError(
+            f"{run.folder} cannot be written ({error.strerror}); make room, or choose another place with out="
+        ) from error
+    if not resumed:
+        run.write_summary(summary)  # a training that is killed can be resumed: where its weights come from is known
     stopwatch = Stopwatch()
     stop = OrderlyStop(run.last, f"go on with: heatline train out={run.folder} resume=true")
     trainer = Trainer(

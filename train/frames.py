@@ -73,8 +73,8 @@ class FrameStore:
             if index.fingerprint == fingerprint:
                 return cls(folder, images, index)
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
         try:
+            folder.mkdir(parents=True)
             index = _Index(fingerprint, _decode(track(images), folder))
             index_file.write_bytes(msgspec.json.encode(index))  # last: a cache without it is not whole
         except OSError as error:

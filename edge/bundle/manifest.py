@@ -94,7 +94,7 @@ class Gate(_Part, frozen=True):
 class Manifest(_Part, frozen=True):
     """All of `manifest.json`. Unknown keys are refused: what a reader does not know it cannot honour."""
 
-    schema: int
+    schema: Positive
     name: str
     version: str
     created_at: str

@@ -162,6 +162,8 @@ class EventTable:
             table.add_row(*row)
         yield table
         yield self._status
+        if not console.is_terminal:
+            yield ""
 
     def _note_gap(self, event: VerdictEvent) -> None:
         """A subscriber that fell behind misses events; their number shows in `seq`."""

@@ -49,7 +49,8 @@ class Publisher:
             raise DeliveryError(f"{self.address} was not bound within {START_WITHIN_SECONDS:.0f} s")
         if self._error is not None:
             raise DeliveryError(
-                f"{self.address} cannot be bound ({self._error.strerror}); is another line using it? Set events.bind"
+                f"{self.address} cannot be bound ({self._error.strerror}); is another line using it, "
+                "or is the address not of this machine? Set events.bind"
             ) from self._error
 
     def send(self, message: Message) -> None:

@@ -83,10 +83,12 @@ class Pipeline:
         for camera in self._cameras.values():
             camera.source.interrupt()
         # After a fault, some stages wait for a dead one for ever: they get no more than a moment.
-        give_up = time.monotonic() + (within_seconds if self._fault is None else AFTER_FAULT_SECONDS)
-        in_time = _join(self._grabbers, give_up)
+        seconds = within_seconds if self._fault is None else AFTER_FAULT_SECONDS
+        now = time.monotonic()
+        # A camera that hangs must not take the time that its frames need to be finished.
+        in_time = _join(self._grabbers, now + seconds / 3)
         self._grabbed.close()
-        return _join(self._stages, give_up) and in_time
+        return _join(self._stages, now + seconds) and in_time
 
     # Stages, in the order of a frame's way.
 

@@ -118,7 +118,7 @@ class Service:
             pipeline.check()
             if time.monotonic() >= tell_at:
                 tell("RUNNING")
-                tell_at += STATUS_EVERY_SECONDS
+                tell_at = time.monotonic() + STATUS_EVERY_SECONDS
 
 
 @contextlib.contextmanager

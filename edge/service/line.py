@@ -85,7 +85,8 @@ def check_address(address: str) -> None:
             bind(socket, address)
         except zmq.ZMQError as error:
             raise DeliveryError(
-                f"{address} cannot be bound ({error.strerror}); is another line using it? Set events.bind"
+                f"{address} cannot be bound ({error.strerror}); is another line using it, or is the address "
+                "not of this machine? Set events.bind"
             ) from error
 
 

@@ -11,6 +11,7 @@ on: the data states no licence.
 import argparse
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def main() -> None:
     line = asked.out / "line.toml"
     line.write_text(LINE.format(bundle=json.dumps(str(asked.bundle.resolve())), address=address))
     events, final = run_line(line, address, asked.out / "received", within_seconds=300)
-    seconds = (events[-1].times.captured_monotonic_ns - events[0].times.captured_monotonic_ns) / 1e9
+    done_at = [event.times.captured_monotonic_ns / 1e9 + event.latency_ms / 1e3 for event in events]
     draw(events, asked.out)
     report = {
         "boards": sorted(boards),
@@ -74,7 +75,7 @@ def main() -> None:
             for truth, folder in folders.items()
         },
         "service": {
-            "frames_per_second": (len(events) - 1) / seconds,
+            "frames_per_second": (len(events) - 1) / (done_at[-1] - done_at[0]),
             "ledger": final.ledger,
             "frames": [of_event(event, bundle, folders) for event in events],
         },
@@ -86,13 +87,12 @@ def main() -> None:
 
 def make_frames(folder: LabelledFolder, boards: set[str], target: Path) -> None:
     """Link the frames of the boards, and write each board's median beside them."""
-    target.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
     for board in boards:
         frames = [image for image in folder.images if image.group == board]
         for image in frames:
-            link = target / image.path.name
-            link.unlink(missing_ok=True)
-            os.symlink(image.path.resolve(), link)
+            os.symlink(image.path.resolve(), target / image.path.name)
         median = np.median(np.stack([image.pixels() for image in frames]), axis=0).astype(np.uint8)
         (target / f"{board}_median.png").write_bytes(png(median))
 

@@ -110,6 +110,7 @@ def test_no_good_validation_frame_is_rejected_where_no_false_reject_is_wanted(
 def test_the_onnx_graph_is_valid_and_takes_any_number_of_tiles(exported: Bundle) -> None:
     graph = onnx.load(exported.path / ONNX_GRAPH)
     onnx.checker.check_model(graph, full_check=True)
+    assert str(Path(__file__).parents[2]).encode() not in graph.SerializeToString()  # nothing of the maker's machine
     (tiles,) = graph.graph.input
     assert tiles.name == "tiles"
     assert tiles.type.tensor_type.elem_type == onnx.TensorProto.UINT8

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +138,43 @@ def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(
     assert resumed.read_summary().val == run.read_summary().val
     assert resumed.read_summary().weights == run.read_summary().weights
     assert not (out / "cache").exists()
+
+
+KILLED_AT_STEP_5 = """
+import os, signal, sys
+from train.config import compose
+from train.fit import fit
+from train.sampling import BatchSampler
+
+draw = BatchSampler.draw
+
+def draw_or_die(self, step):
+    if step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(self, step)
+
+BatchSampler.draw = draw_or_die
+fit(compose(sys.argv[1:]))
+"""
+
+
+def test_a_training_that_was_killed_resumes_from_its_last_checkpoint(
+    run: RunFolder, blobs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    asked = [f"data={blobs}", f"out={out}", *SMALL, "split.val=[c]", "split.test=[d]"]
+    killed = subprocess.run([sys.executable, "-c", KILLED_AT_STEP_5, *asked], capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    before = read_metrics(RunFolder(out).metrics)
+    assert [row["step"] for row in before] == [3]
+    resumed = fit(compose([f"out={out}", "resume=true"]))
+    rows = read_metrics(resumed.metrics)
+    assert rows[:1] == before
+    # Two processes may round differently, so the one that nothing killed is met nearly and not to the bit.
+    assert [row["step"] for row in rows] == [3, 6]
+    assert rows[1]["val_loss"] == pytest.approx(read_metrics(run.metrics)[1]["val_loss"], rel=0.05)
+    assert resumed.read_summary().finished
+    assert resumed.read_summary().weights == run.read_summary().weights
 
 
 def test_a_finished_run_is_neither_overwritten_nor_trained_again(run: RunFolder, blobs: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from edge.bundle import open_bundle
 from edge.cli.extras import require_extra
@@ -21,7 +22,9 @@ from train.readers import LabelledImage, read_folder
 @click.option("--groups", help="Only these groups, with commas between them; default: all.")
 @click.option("--engine", "kind", type=click.Choice(["openvino", "onnxruntime"]), default="openvino", show_default=True)
 @json_option
+@click.pass_context
 def evaluate(
+    context: click.Context,
     bundle_path: Path,
     data: Path,
     truth: str | None,
@@ -44,6 +47,8 @@ def evaluate(
     images = [image for image in labelled.images if wanted is None or image.group in wanted]
     if not images:
         raise InputError(f"{data} has no picture of the groups {groups}; it has {', '.join(labelled.groups())}")
+    if groups is None and context.get_parameter_source("column") is ParameterSource.COMMANDLINE:
+        labelled.groups()  # a column that was named must be there, though no group of it was
     bundle = open_bundle(bundle_path)
     taught = set(bundle.manifest.provenance.get("data", {}).get("groups", {}).get("train", []))
     known = sum(image.group in taught for image in images)
