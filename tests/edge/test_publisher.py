@@ -170,6 +170,8 @@ def test_an_address_is_free_again_after_closing(publishers: Make, either_address
         publisher = publishers(either_address)
         publisher.start()
         publisher.close()
+        with pytest.raises(DeliveryError, match="not being published"):
+            publisher.send(GOOD)
 
 
 def test_an_ipc_path_left_behind_by_a_killed_line_can_be_bound(publishers: Make, tmp_path: Path) -> None:
@@ -304,6 +306,8 @@ def test_closing_twice_or_without_a_start_is_fine(publishers: Make, address: str
     publisher.start()
     publisher.close()
     publisher.close()
+    with pytest.raises(DeliveryError, match="not being published"):
+        publisher.send(GOOD)
 
 
 def test_a_message_that_cannot_be_encoded_fails_where_it_is_sent(publishers: Make, address: str) -> None:
