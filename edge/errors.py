@@ -11,6 +11,7 @@ HeatlineError
 │   └── GeometryError        a frame or grid size that makes no sense
 ├── MissingExtraError   10   a command whose extra is not installed
 ├── TrainingError       11   a training that cannot start or go on
+│   ├── DivergedError        a loss or logits that are no numbers any more
 │   └── WeightsError         pretrained weights that were asked for and cannot be had
 ├── ExportError         12   an exported graph that does not agree with the model it came from
 ├── DemoError           13   the demo ran and did not reach what it promises
@@ -66,6 +67,10 @@ class MissingExtraError(HeatlineError):
 
 class TrainingError(HeatlineError):
     exit_code = 11
+
+
+class DivergedError(TrainingError):
+    pass
 
 
 class WeightsError(TrainingError):

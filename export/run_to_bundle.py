@@ -92,10 +92,20 @@ def export_run(
 
 def _provenance(run: TrainedRun) -> dict[str, object]:
     """What the bundle can tell of its making: data, weights, training."""
-    summary = msgspec.to_builtins(run.summary)
+    summary, config = msgspec.to_builtins(run.summary), run.config
     return {
-        "data": {key: summary[key] for key in ("data", "truth", "groups", "tiles")},
+        "data": {
+            **{key: summary[key] for key in ("data", "truth", "labelled", "groups", "tiles")},
+            "read": {
+                "truth": summary["truth"],
+                "classes": config.classes,
+                "group": config.split.group,
+                "pattern": config.split.pattern,
+            },
+        },
         "weights": summary["weights"],
-        "training": {key: summary[key] for key in ("recipe", "steps", "best_step", "val", "precision", "versions")}
-        | {"seed": run.config.seed},
+        "training": {
+            **{key: summary[key] for key in ("recipe", "steps", "best_step", "val", "precision", "versions")},
+            "seed": config.seed,
+        },
     }

@@ -10,16 +10,20 @@ from numpy.typing import NDArray
 
 from train.config import AugmentConfig
 
+_MIRRORED = (None, 0, 1, -1)
+"""Not at all, up for down, left for right, both."""
+_ROTATED = (None, cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)
 _LEVELS = np.arange(256, dtype=np.float32)[:, None]
 
 
 def augment(tile: NDArray[np.uint8], how: AugmentConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Another tile uint8 [H, W, 3] (H == W where it rotates), drawn from `rng` alone."""
     if how.flips:
-        tile = tile[:: rng.choice((1, -1)), :: rng.choice((1, -1))]
+        turn = _MIRRORED[int(rng.integers(4))]
+        tile = tile if turn is None else np.asarray(cv2.flip(tile, turn), np.uint8)
     if how.rotate:
-        tile = np.rot90(tile, int(rng.integers(4)))
-    tile = np.ascontiguousarray(tile)
+        turn = _ROTATED[int(rng.integers(4))]
+        tile = tile if turn is None else np.asarray(cv2.rotate(tile, turn), np.uint8)
     if how.brightness or how.contrast or how.gain:
         tile = _relight(tile, how, rng)
     either = rng.random()

@@ -1,6 +1,6 @@
 """Tiles as tensors, batch by batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +19,22 @@ _TRIES = 8
 
 
 class Batch(NamedTuple):
-    """Tiles uint8 [N, H, W, 3], RGB, and labels float32 [N], 1 for defective."""
+    """Tiles and their labels, or pictures as bags of tiles and the pictures' labels."""
 
     tiles: Tensor
+    """uint8 [N, H, W, 3], RGB."""
     labels: Tensor
+    """float32 [N], or [bags]: 1 for defective."""
+    bag: Tensor | None = None
+    """int64 [N], the bag of each tile; None: the tiles themselves are labelled."""
+
+
+Steps = Callable[[], Iterable[int]]
+"""The numbers of the batches to make, asked when iteration starts."""
 
 
 class TrainingBatches(IterableDataset[Batch]):
-    """The batches of a training from a given step on.
+    """The batches of a training.
 
     Args:
         store: where tiles are cut from.
@@ -34,7 +42,7 @@ class TrainingBatches(IterableDataset[Batch]):
         rule: how a tile that was moved is labelled.
         sampler: which tiles make up which batch.
         recipe: how far tiles are moved and what else is done to them.
-        first_step: the step to go on at, asked when iteration starts.
+        steps: which batches to make.
     """
 
     def __init__(
@@ -44,13 +52,13 @@ class TrainingBatches(IterableDataset[Batch]):
         rule: TileRule,
         sampler: BatchSampler,
         recipe: RecipeConfig,
-        first_step: Callable[[], int] = int,
+        steps: Steps,
     ) -> None:
         self._store, self._table, self._rule = store, tiles, rule
-        self._sampler, self._recipe, self._first_step = sampler, recipe, first_step
+        self._sampler, self._recipe, self._steps = sampler, recipe, steps
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self.batch, range(self._first_step(), self._recipe.steps))
+        return map(self.batch, self._steps())
 
     def batch(self, step: int) -> Batch:
         """Batch number `step`, always the same."""

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from edge.errors import HeatlineError
+from train.files import write_whole
 
 COLUMNS = (
     "step", "lr", "train_loss", "val_loss", "val_ap", "val_auroc", "val_accuracy", "val_majority_share",
@@ -23,26 +24,33 @@ class MetricsTable(Callback):
         self._file = file
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
         self._write([row for row in read_metrics(self._file) if row["step"] <= trainer.global_step])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.sanity_checking:
+        train_loss: Any = pl_module.train_loss
+        mean_train_loss = float(train_loss.compute())  # over all devices, so each must ask
+        train_loss.reset()
+        if not trainer.is_global_zero:
             return
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        train_loss: Any = pl_module.train_loss
         values |= {
             "step": trainer.global_step,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "train_loss": float(train_loss.compute()),
+            "train_loss": mean_train_loss,
         }
-        train_loss.reset()
         self._write([*read_metrics(self._file), {name: values[name] for name in COLUMNS}])
 
     def _write(self, rows: list[dict[str, float]]) -> None:
-        with self._file.open("w", newline="") as file:
-            table = csv.DictWriter(file, COLUMNS)
-            table.writeheader()
-            table.writerows(rows)
+        write_whole(self._file, lambda path: _write_table(path, rows))
+
+
+def _write_table(file: Path, rows: list[dict[str, float]]) -> None:
+    with file.open("w", newline="") as lines:
+        table = csv.DictWriter(lines, COLUMNS)
+        table.writeheader()
+        table.writerows(rows)
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
@@ -79,7 +87,7 @@ class Stopwatch(Callback):
     ) -> None:
         now = time.monotonic()
         if now > self._mark:  # not a number, and so false, where nothing can be compared with
-            self._tiles += len(batch.tiles)
+            self._tiles += len(batch.tiles) * trainer.world_size
             self._training_s += now - self._mark
         self._mark = now
 

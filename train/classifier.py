@@ -1,6 +1,7 @@
 """How an explained classifier is taught: the same for every family and every recipe."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -12,10 +13,26 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryAveragePrecision
 
-from edge.errors import TrainingError
+from edge.errors import DivergedError
 from train.batches import Batch
 from train.config import RecipeConfig
 from train.models.explained import ExplainedClassifier
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a training is, in steps; one step is one batch."""
+
+    steps: int
+    validate_every: int
+
+    @classmethod
+    def of(cls, recipe: RecipeConfig, samples: int, per_step: int) -> "Budget":
+        """What a recipe asks for, where an epoch is one pass over so many samples."""
+        epoch = -(-samples // per_step)
+        steps = recipe.steps if recipe.epochs is None else recipe.epochs * epoch
+        assert steps is not None, "a recipe has steps or epochs"
+        return cls(steps, min(recipe.validate_every or epoch, steps))
 
 
 class ClassifierTraining(lightning.LightningModule):
@@ -24,40 +41,50 @@ class ClassifierTraining(lightning.LightningModule):
     Args:
         model: what is taught.
         recipe: how.
+        budget: how long.
         shift: what the training loss adds to each logit.
         seed: of what the model draws itself (dropout), anew for each step, so that a resumed training draws the same.
     """
 
-    def __init__(self, model: ExplainedClassifier, recipe: RecipeConfig, shift: float, seed: int) -> None:
+    def __init__(
+        self, model: ExplainedClassifier, recipe: RecipeConfig, budget: Budget, shift: float, seed: int
+    ) -> None:
         super().__init__()
-        self.model, self.recipe, self.shift, self.seed = model, recipe, shift, seed
+        self.model, self.recipe, self.budget, self.shift, self.seed = model, recipe, budget, shift, seed
         self.train_loss = MeanMetric()
         self.train_loss.persistent(True)  # a checkpoint between two validations keeps what was summed so far
         self.val_loss, self.val_accuracy, self.val_positive = MeanMetric(), BinaryAccuracy(), MeanMetric()
         self.val_ap, self.val_auroc = BinaryAveragePrecision(), BinaryAUROC()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        torch.manual_seed(self.seed * 1_000_003 + self.global_step)
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """One logit for each label of the batch."""
+        return self.model.logits(batch.tiles)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits, _ = self.model(batch.tiles)
+        logits = self.logits(batch)
         loss = binary_cross_entropy_with_logits(logits + self.shift, batch.labels)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss.item()} at step {self.global_step}; lower the learning rate: recipe.lr"
-            )
+        self._hold_to_numbers(loss, "the loss")
         self.train_loss.update(loss.detach())
         self.log("loss", loss, prog_bar=True, logger=False)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        logits, _ = self.model(batch.tiles)
-        labels = batch.labels
+        logits, labels = self.logits(batch), batch.labels
+        self._hold_to_numbers(logits.sum(), "the sum of the validation logits")
         self.val_loss.update(binary_cross_entropy_with_logits(logits, labels), weight=len(labels))
         self.val_positive.update(labels)
         for metric in (self.val_accuracy, self.val_ap, self.val_auroc):
             # Probabilities, or torchmetrics guesses by the range; float64, or what is nearly certain becomes a tie.
             metric.update(logits.double().sigmoid(), labels.long())
+
+    def _hold_to_numbers(self, value: Tensor, name: str) -> None:
+        if not torch.isfinite(value):
+            raise DivergedError(
+                f"{name} became {value.item()} at step {self.global_step}; lower the learning rate: recipe.lr"
+            )
 
     def on_validation_epoch_end(self) -> None:
         share = self.val_positive.compute()
@@ -70,7 +97,8 @@ class ClassifierTraining(lightning.LightningModule):
         }
         for metric in (self.val_loss, self.val_accuracy, self.val_positive, self.val_ap, self.val_auroc):
             metric.reset()
-        values["val_merit"] = merit(values["val_ap"], values["val_loss"])
+        chosen = {"average_precision": "val_ap", "accuracy": "val_accuracy"}[self.recipe.select]
+        values["val_merit"] = merit(values[chosen], values["val_loss"])
         self.log("val_ap", values.pop("val_ap"), prog_bar=True)
         self.log_dict(values)
 
@@ -84,10 +112,10 @@ class ClassifierTraining(lightning.LightningModule):
                     "scheduler": ReduceLROnPlateau(optimizer, patience=2),
                     "monitor": "val_loss",
                     "interval": "step",
-                    "frequency": self.recipe.validate_every,
+                    "frequency": self.budget.validate_every,
                 },
             }
-        schedule = LambdaLR(optimizer, lambda step: cosine(step, self.recipe.steps, self.recipe.warmup))
+        schedule = LambdaLR(optimizer, lambda step: cosine(step, self.budget.steps, self.recipe.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _optimizer(self) -> Optimizer:
@@ -100,12 +128,12 @@ class ClassifierTraining(lightning.LightningModule):
         return (AdamW if self.recipe.optimiser == "adamw" else Adam)(groups, lr=self.recipe.lr)
 
 
-def merit(average_precision: Tensor, loss: Tensor) -> Tensor:
-    """What the best checkpoint has most of: average precision to three digits, and where that is equal, a lower loss.
+def merit(chosen: Tensor, loss: Tensor) -> Tensor:
+    """What the best checkpoint has most of: the chosen metric to three digits, and where that is equal, a lower loss.
 
-    On few defective tiles the average precision soon reaches 1 and then tells nothing apart.
+    On few defective tiles average precision and accuracy soon reach 1 and then tell nothing apart.
     """
-    return average_precision.round(decimals=3) - 1e-4 * loss.clamp(0, 1)
+    return chosen.round(decimals=3) - 1e-4 * loss.clamp(0, 1)
 
 
 def cosine(step: int, steps: int, warmup: float) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -43,16 +43,35 @@ class TilesConfig(_Part, frozen=True, kw_only=True):
     """A tile is defective if more than this share of its area is."""
 
 
-class ModelConfig(_Part, frozen=True, kw_only=True):
-    """A model by our name, and what it is made from."""
+class ModelConfig(_Part, frozen=True, kw_only=True, tag_field="family"):
+    """A model by our name, and what it is made from: what every family has."""
 
     name: str
     timm: str
     """The timm model, with its pretrained tag."""
-    stride: Literal[16, 32]
-    """Input px per map cell: features end at the last stage of this stride."""
     weights: str
     """"imagenet", "none" for a random start, or a file."""
+
+    @property
+    def family(self) -> str:
+        """Which kind it is: "cnn" or "vit"."""
+        return str(self.__struct_config__.tag)
+
+
+class CnnConfig(ModelConfig, frozen=True, kw_only=True, tag="cnn"):
+    """A CNN with a class activation map."""
+
+    stride: Positive | None
+    """Input px per map cell: features end at the last stage of this stride. None: the network's last."""
+
+
+class VitConfig(ModelConfig, frozen=True, kw_only=True, tag="vit"):
+    """A plain ViT with attention rollout."""
+
+    fusion: Literal["min", "mean", "max"]
+    """How the heads of a layer become one."""
+    discard_ratio: Annotated[float, Meta(ge=0, lt=1)]
+    """Share of the lowest entries of each layer's fused attention that are set to zero."""
 
 
 class AugmentConfig(_Part, frozen=True, kw_only=True):
@@ -75,13 +94,25 @@ class RecipeConfig(_Part, frozen=True, kw_only=True):
     """How a model is taught."""
 
     name: str
-    steps: Positive
+    epochs: Positive | None
+    """Passes over the training tiles (or pictures, where only those are labelled); None: `steps` says how long."""
+    steps: Positive | None
+    """Instead of epochs; one step is one batch."""
+    validate_every: Positive | None
+    """Steps between validations, None: an epoch; the last step is always followed by one."""
+    patience: Positive | None
+    """Validations in a row without a better checkpoint after which training ends early; None: it never does."""
+    select: Literal["average_precision", "accuracy"]
+    """By what the best checkpoint is chosen on the validation groups."""
     batch: Annotated[int, Meta(ge=2)]
-    validate_every: Positive
-    """Steps between validations; the last step is always followed by one."""
+    """Tiles per step that give a gradient: what memory is needed for."""
+    bags: Annotated[int, Meta(ge=2)]
+    """Pictures per step, where only whole pictures are labelled."""
     optimiser: Literal["adamw", "adam"]
     lr: Annotated[float, Meta(gt=0)]
     """The highest learning rate."""
+    lr_interval: tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]]
+    """Where a search looks for it."""
     weight_decay: Annotated[float, Meta(ge=0)]
     schedule: Literal["cosine", "plateau"]
     """"cosine": up over the warm-up, then down to zero. "plateau": a tenth whenever validation loss stops falling."""
@@ -93,23 +124,56 @@ class RecipeConfig(_Part, frozen=True, kw_only=True):
     """Tiles are taken up to so far from their place in the grid."""
     skip_ambiguous: bool
     """Whether tiles that are defective, but not enough to be called so, are left out of training."""
-    precision: Literal["auto", "f32", "bf16"]
     augment: AugmentConfig
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(
+                f"recipe.epochs is {self.epochs} and recipe.steps is {self.steps}; give one of them and set the other "
+                "to null"
+            )
+
+
+class TrainerConfig(_Part, frozen=True, kw_only=True):
+    """What a training runs on: flags of Lightning's Trainer, handed on as they are."""
+
+    accelerator: str
+    """"auto", "cpu", "gpu", "mps", ..."""
+    devices: int | str | list[int]
+    """How many, "auto", or which."""
+    precision: str
+    """"auto": bf16-mixed where the machine multiplies bf16 itself, else 32-true. Or any of Lightning's."""
+    workers: Natural
+    """Processes that cut and augment batches; 0: the training itself does."""
+
+
+class LoggerConfig(_Part, frozen=True, kw_only=True):
+    """Where metrics go besides `metrics.csv`."""
+
+    name: Literal["csv", "wandb"]
+    project: str
+    """Of Weights & Biases."""
+    mode: Literal["online", "offline"]
+    """"offline" writes into the run's folder; `wandb sync` uploads it later."""
 
 
 class TrainConfig(_Part, frozen=True, kw_only=True):
     """All of it, as `config.yaml` in the run's folder keeps it."""
 
     data: str
-    truth: Literal["masks", "derived_masks", "boxes"] | None
+    truth: Literal["masks", "derived_masks", "polygons", "coco", "boxes", "labels"] | None
     """Which annotation labels come from; None: the first that is there."""
+    classes: list[str | int | float] | None
+    """Annotated classes that are defects; None: all."""
     out: str
     seed: Natural
     resume: bool
     split: SplitConfig
     tiles: TilesConfig
-    model: ModelConfig
+    model: CnnConfig | VitConfig
     recipe: RecipeConfig
+    trainer: TrainerConfig
+    logger: LoggerConfig
 
 
 def compose(overrides: Sequence[str]) -> TrainConfig:
@@ -120,7 +184,7 @@ def compose(overrides: Sequence[str]) -> TrainConfig:
     Raises:
         ConfigError: an unknown key, an unknown choice, a value of the wrong kind, or no `data`.
     """
-    values = _compose(overrides)
+    values = _compose(_either_steps_or_epochs(overrides))
     values["out"] = str(values["out"])
     if values["resume"] is True:
         return _resumed(values, overrides)
@@ -147,27 +211,66 @@ def read_config(file: Path) -> TrainConfig:
     return _convert(values, str(file))
 
 
+def read_model(name: str) -> CnnConfig | VitConfig:
+    """The model of that name: the file in `configs/model`, or any CNN or plain ViT of timm by its name there.
+
+    Raises:
+        ConfigError: neither has it.
+    """
+    if name in _choices("model"):
+        file = Path(__file__).parent / "configs" / "model" / f"{name}.yaml"
+        return msgspec.yaml.decode(file.read_bytes(), type=CnnConfig | VitConfig)
+    from train.models.any_timm import default_config
+
+    found = default_config(name)
+    if found is None:
+        raise ConfigError(
+            f"model={name} is none of the choices: {', '.join(_choices('model'))}; nor does timm know it, see "
+            "timm.list_models()"
+        )
+    return found
+
+
+def model_names() -> list[str]:
+    """The models with a file in `configs/model`."""
+    return _choices("model")
+
+
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose, initialize_config_module
+    from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException, MissingConfigException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    for choice in (item.removeprefix("model=").strip("'\"") for item in overrides if item.startswith("model=")):
+        if choice not in _choices("model"):
+            ConfigStore.instance().store(group="model", name=choice, node=msgspec.to_builtins(read_model(choice)))
     try:
         with initialize_config_module("train.configs", version_base="1.3"):
             composed = compose("train", overrides=[_quote_text(item) for item in overrides])
         values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+        values["recipe"].pop("by_family", None)  # a recipe's other keys have taken from it what fits the model
     except MissingConfigException as error:
-        choice = next((item for item in overrides if item.split("=")[0] in ("model", "recipe")), "a choice")
+        choice = next((item for item in overrides if item.split("=")[0] in ("model", "recipe", "logger")), "a choice")
         group = choice.split("=")[0]
         raise ConfigError(f"{choice} is none of the choices: {', '.join(_choices(group))}") from error
     except (HydraException, OmegaConfBaseException) as error:
         key = next((item.split("=")[0] for item in overrides if not _exists(item.split("=")[0])), None)
         if key is None:
             reason = str(error.__cause__ or error).splitlines()[0]
+            _refuse_key_of_another_family(overrides, reason)
             raise ConfigError(f"{' '.join(overrides)!r} cannot be understood: {reason}") from error
         raise ConfigError(f"there is no key {key!r}; {_what_exists(key)}") from error
     return values
+
+
+def _either_steps_or_epochs(overrides: Sequence[str]) -> list[str]:
+    """Who names one of them need not take back what the recipe says of the other."""
+    named = {item.split("=")[0] for item in overrides}
+    both = ("recipe.steps", "recipe.epochs")
+    other = [f"{key}=null" for key, said in zip(both, both[::-1], strict=True) if said in named and key not in named]
+    return [*overrides, *other]
 
 
 def _quote_text(override: str) -> str:
@@ -180,19 +283,34 @@ def _quote_text(override: str) -> str:
     return f"{key}='" + value.replace("'", "\\'") + "'"
 
 
+def _refuse_key_of_another_family(overrides: Sequence[str], reason: str) -> None:
+    """Say whose key it is, if what Hydra did not find is one that only models of another family have.
+
+    Raises:
+        ConfigError: it is.
+    """
+    for key in (item.split("=")[0] for item in overrides):
+        kind, field = key.rpartition(".")[::2]
+        if kind != "model" or f"'{field}' is not in struct" not in reason:
+            continue
+        owner, other = ("a CNN", "a ViT") if field in get_type_hints(CnnConfig) else ("a ViT", "a CNN")
+        raise ConfigError(f"{key} belongs to {owner}, and the model is {other}; leave it out, or choose another model=")
+
+
 def _choices(group: str) -> list[str]:
     return sorted(file.stem for file in (Path(__file__).parent / "configs" / group).glob("*.yaml"))
 
 
 def _fields(key: str) -> dict[str, Any] | None:
     """The keys below a dotted key ("" is the top); None if it is no part of the configuration, {} if it is a value."""
-    kind: Any = TrainConfig
+    fields = get_type_hints(TrainConfig)
     for name in filter(None, key.split(".")):
-        fields = get_type_hints(kind) if isinstance(kind, type) and issubclass(kind, _Part) else {}
         if name not in fields:
             return None
-        kind = fields[name]
-    return get_type_hints(kind) if isinstance(kind, type) and issubclass(kind, _Part) else {}
+        kinds = get_args(fields[name]) or (fields[name],)  # of a model: its families
+        parts = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, _Part)]
+        fields = {name: kind for part in parts for name, kind in get_type_hints(part).items()}
+    return fields
 
 
 def _exists(key: str) -> bool:
@@ -237,4 +355,4 @@ def _lookup(values: Any, key: str) -> Any:
     """The value of a dotted key; of `model` and `recipe`, which choice it is."""
     for name in key.split("."):
         values = values[name]
-    return values["name"] if key in ("model", "recipe") else values
+    return values["name"] if key in ("model", "recipe", "logger") else values

@@ -1,6 +1,7 @@
 """How well a bundle finds what is known to be there, through the edge engine: what is judged is what will run."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -11,10 +12,11 @@ from edge.errors import InputError
 from edge.frames import Frame, Stamp
 from edge.geometry import TileGrid
 from edge.inference import EngineKind, open_engine
-from edge.inspection.inspector import Inspector
-from edge.inspection.verdict import Judgement
+from edge.inspection.inspector import Inspector, PendingFrame
+from edge.inspection.verdict import Verdict
 from train.readers import LabelledImage
 from train.scoring import FrameScore, peak_distance_px, score_frame
+from train.study_rule import PixelCounts, StudyFigures, count_pixels, study_figures
 
 DEFECTIVE_SHARE = 0.01
 """A tile is defective if more than this share of it is (the study's rule)."""
@@ -45,22 +47,31 @@ class FrameFigures(msgspec.Struct, frozen=True):
     """Over whole frames, as the line judges them."""
 
     frames: int
-    defects: int
-    defects_hit: int
-    false_regions: int
+    unplaced: int
+    """Frames of which nothing says where they are defective: they count by their label alone, and not for tiles,
+    pixels, defects and regions."""
+    defects: int | None
+    """None, as the next two, where all frames are unplaced."""
+    defects_hit: int | None
+    false_regions: int | None
     defective_frames: int
     escaped_frames: int
     """Defective frames judged GOOD."""
     good_frames: int
     rejected_frames: int
     """Good frames judged DEFECT."""
+    average_precision: float | None
+    """Of frames by their highest tile logit; None, as the next, where all are good or all are defective."""
+    auroc: float | None
 
 
 class Evaluation(msgspec.Struct, frozen=True):
     """A bundle against one truth."""
 
     truth: str
-    tile: TileFigures
+    tile: TileFigures | None
+    """None, as the next, where all frames are unplaced."""
+    study: StudyFigures | None
     frame: FrameFigures
 
 
@@ -70,42 +81,85 @@ Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
 def evaluate_bundle(
     bundle: Bundle, truth: str, images: Sequence[LabelledImage], *, engine: EngineKind = "openvino", track: Track = iter
 ) -> Evaluation:
-    """Inspect images as the line would and hold the outcome against their masks.
+    """Inspect images as the line would and hold the outcome against their labels and masks.
 
     Args:
         truth: the masks' name, for the report.
-        images: with masks; of any sizes.
+        images: of any sizes.
         track: wraps the images, to show how far it is.
     Raises:
-        InputError: an image has no mask, or one class is missing among the tiles.
+        InputError: an image or its mask cannot be used, or one class is missing among the tiles.
     """
     manifest = bundle.manifest
     inspector = Inspector(manifest, open_engine(engine, bundle.path, manifest.grid.tile_px))
     cell_px = manifest.grid.tile_px / min(manifest.map.hw)
-    logits, labels, distances, judged = [], [], [], []
+    tiles, judged = _Tiles(), []
     for number, image in enumerate(track(images), start=1):
         frame = Frame(Stamp("evaluate", number, image.path.name), image.pixels(), "RGB8")
         pending = inspector.start(frame)
         judgement = inspector.finish(pending)
         mask = image.mask(pending.stitcher.grid.frame_hw)
-        if mask is None:
-            raise InputError(f"{image.path} has no mask, and where defects are cannot be evaluated without one")
-        tile_masks = _tile_masks(mask, pending.stitcher.grid)
-        defective = tile_masks.mean(axis=(1, 2)) > DEFECTIVE_SHARE
-        logits.append(pending.logits)
-        labels.append(defective)
-        distances += [
-            (float(pending.logits[tile]), peak_distance_px(pending.maps[tile], tile_masks[tile]))
-            for tile in np.flatnonzero(defective)
-        ]
-        judged.append((judgement, bool(mask.any()), score_frame(judgement.regions, mask, cell_px)))
+        found = None
+        if mask is not None and (mask.any() or not image.defective):
+            found = score_frame(judgement.regions, mask, cell_px)
+            tiles.add(pending, mask)
+        judged.append(_Judged(image.defective, judgement.verdict, judgement.score, found))
+    if all(frame.found is None for frame in judged):
+        return Evaluation(truth, None, None, _frame_figures(judged))
     return Evaluation(
-        truth,
-        _tile_figures(
-            np.concatenate(logits), np.concatenate(labels), np.array(distances), inspector.thresholds.score, cell_px
-        ),
-        _frame_figures(judged),
+        truth, tiles.figures(inspector.thresholds.score, cell_px), tiles.study_figures(), _frame_figures(judged)
     )
+
+
+class _Tiles:
+    """What is kept of the tiles of all frames: a few numbers each."""
+
+    def __init__(self) -> None:
+        self._logits: list[NDArray[np.float32]] = []
+        self._labels: list[NDArray[np.bool_]] = []
+        self._distances_px: list[float] = []
+        self._pixels = PixelCounts()
+
+    def add(self, pending: PendingFrame, mask: NDArray[np.bool_]) -> None:
+        """The tiles of a frame that was inspected, and its true mask [H, W]."""
+        grid = pending.stitcher.grid
+        masks = _tile_masks(mask, grid)
+        defective = masks.mean(axis=(1, 2)) > DEFECTIVE_SHARE
+        self._logits.append(pending.logits)
+        self._labels.append(defective)
+        self._distances_px += [peak_distance_px(pending.maps[tile], masks[tile]) for tile in np.flatnonzero(defective)]
+        inside_hw = min(grid.tile_px, grid.frame_hw[0]), min(grid.tile_px, grid.frame_hw[1])
+        self._pixels += count_pixels(pending.maps, pending.logits, masks, inside_hw)
+
+    def figures(self, threshold: float, cell_px: float) -> TileFigures:
+        logits, labels, distances_px = self._columns()
+        if labels.all() or not labels.any():
+            raise InputError(
+                f"{int(labels.sum())} of {len(labels)} tiles are defective; figures need tiles of both classes, add "
+                "images"
+            )
+        average_precision, auroc = _ranking(logits, labels)
+        return TileFigures(
+            tiles=len(labels),
+            defective=int(labels.sum()),
+            majority_share=float(max(labels.mean(), 1 - labels.mean())),
+            average_precision=average_precision,
+            auroc=auroc,
+            accuracy=float(((logits >= threshold) == labels).mean()),
+            accuracy_at_half=float(((logits > 0) == labels).mean()),
+            pointing=float((distances_px == 0).mean()),
+            pointing_gated=float(((distances_px == 0) & (logits[labels] >= threshold)).mean()),
+            pointing_within_cell=float((distances_px <= cell_px).mean()),
+        )
+
+    def study_figures(self) -> StudyFigures:
+        logits, labels, distances_px = self._columns()
+        return study_figures(self._pixels, distances_px == 0, logits[labels])
+
+    def _columns(self) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+        """Logit and label per tile, and per defective tile how far its peak is from the mask."""
+        logits = np.concatenate(self._logits).astype(np.float64)  # as the line compares them with thresholds
+        return logits, np.concatenate(self._labels), np.array(self._distances_px)
 
 
 def _tile_masks(mask: NDArray[np.bool_], grid: TileGrid) -> NDArray[np.bool_]:
@@ -117,44 +171,44 @@ def _tile_masks(mask: NDArray[np.bool_], grid: TileGrid) -> NDArray[np.bool_]:
     return tiles
 
 
-def _tile_figures(
-    logits: NDArray[np.float32],
-    labels: NDArray[np.bool_],
-    distances: NDArray[np.float64],
-    threshold: float,
-    cell_px: float,
-) -> TileFigures:
+def _ranking(scores: NDArray[np.float64], defective: NDArray[np.bool_]) -> tuple[float, float]:
+    """Average precision and AUROC of scores, where both classes are there."""
     import torch
     from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
-    if labels.all() or not labels.any():
-        raise InputError(
-            f"{int(labels.sum())} of {len(labels)} tiles are defective; figures need tiles of both classes, add images"
-        )
-    scores, truth = torch.from_numpy(logits.astype(np.float64)).sigmoid(), torch.from_numpy(labels.astype(np.int64))
-    logit, distance = distances[:, 0], distances[:, 1]
-    return TileFigures(
-        tiles=len(labels),
-        defective=int(labels.sum()),
-        majority_share=float(max(labels.mean(), 1 - labels.mean())),
-        average_precision=float(binary_average_precision(scores, truth)),
-        auroc=float(binary_auroc(scores, truth)),
-        accuracy=float(((logits >= threshold) == labels).mean()),
-        accuracy_at_half=float(((logits > 0) == labels).mean()),
-        pointing=float((distance == 0).mean()),
-        pointing_gated=float(((distance == 0) & (logit >= threshold)).mean()),
-        pointing_within_cell=float((distance <= cell_px).mean()),
-    )
+    # Both rest on the order alone. Torchmetrics wants probabilities, and as such what is nearly certain becomes a tie.
+    _, ranks = np.unique(scores, return_inverse=True)
+    order, truth = torch.from_numpy(ranks / len(ranks)), torch.from_numpy(defective.astype(np.int64))
+    return float(binary_average_precision(order, truth)), float(binary_auroc(order, truth))
 
 
-def _frame_figures(judged: Sequence[tuple[Judgement, bool, FrameScore]]) -> FrameFigures:
+class _Judged(NamedTuple):
+    """What is kept of a frame."""
+
+    defective: bool
+    verdict: Verdict
+    logit: float
+    """The highest of its tiles."""
+    found: FrameScore | None
+    """None where it is unplaced."""
+
+
+def _frame_figures(judged: Sequence[_Judged]) -> FrameFigures:
+    scores = [frame.found for frame in judged if frame.found is not None]
+    defective = np.array([frame.defective for frame in judged])
+    average_precision, auroc = None, None
+    if defective.any() and not defective.all():
+        average_precision, auroc = _ranking(np.array([frame.logit for frame in judged]), defective)
     return FrameFigures(
         frames=len(judged),
-        defects=sum(score.defects for _, _, score in judged),
-        defects_hit=sum(score.hit for _, _, score in judged),
-        false_regions=sum(score.false_regions for _, _, score in judged),
-        defective_frames=sum(defective for _, defective, _ in judged),
-        escaped_frames=sum(defective and judgement.verdict == "GOOD" for judgement, defective, _ in judged),
-        good_frames=sum(not defective for _, defective, _ in judged),
-        rejected_frames=sum(not defective and judgement.verdict == "DEFECT" for judgement, defective, _ in judged),
+        unplaced=len(judged) - len(scores),
+        defects=sum(score.defects for score in scores) if scores else None,
+        defects_hit=sum(score.hit for score in scores) if scores else None,
+        false_regions=sum(score.false_regions for score in scores) if scores else None,
+        defective_frames=int(defective.sum()),
+        escaped_frames=sum(frame.defective and frame.verdict == "GOOD" for frame in judged),
+        good_frames=int((~defective).sum()),
+        rejected_frames=sum(not frame.defective and frame.verdict == "DEFECT" for frame in judged),
+        average_precision=average_precision,
+        auroc=auroc,
     )

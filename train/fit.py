@@ -1,51 +1,59 @@
 """From a configuration to a run's folder."""
 
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import msgspec
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from rich.progress import track
-from torch.utils.data import DataLoader
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from torch.utils.data import DataLoader, get_worker_info
 
-from edge.cli.output import progress_console
 from edge.errors import ConfigError, TrainingError
-from train.batches import EvaluationBatches, TrainingBatches
+from train.assemble import Assembly, assemble
+from train.batches import Steps
 from train.callbacks import MetricsTable, OrderlyStop, Stopwatch, read_metrics
-from train.classifier import ClassifierTraining
+from train.checkpoints import WholeCheckpoints
 from train.config import TrainConfig, write_config
-from train.frames import FrameStore
+from train.loggers import make_logger
 from train.models.build import build_model
 from train.precision import choose_precision
-from train.readers import LabelledFolder, LabelledImage
-from train.run import RunFolder, RunSummary, read_data, split_data
-from train.sampling import BatchSampler
-from train.split import Split
-from train.tiles import TileRule, TileTable, grid_tiles
+from train.prepare import prepare
+from train.run import RunFolder, RunSummary
 
 logger = logging.getLogger(__name__)
 
 
-def fit(config: TrainConfig, say: Callable[[str], None] = logger.info) -> RunFolder:
+def fit(
+    config: TrainConfig,
+    say: Callable[[str], None] = logger.info,
+    callbacks: Sequence[Callback] = (),
+    cache: Path | None = None,
+) -> RunFolder:
     """Train, or go on training, and leave a run's folder at `config.out`.
 
     Args:
         config: all there is to say.
         say: takes lines for people.
+        callbacks: Lightning's, that look on or end the training early.
+        cache: where decoded frames lie, and stay; default: in the run's folder until it is finished.
     Raises:
         ConfigError: the folder already holds a run and `resume` is not set.
         InputError, WeightsError, TrainingError: data, weights or the training itself cannot be used.
         Interrupted: Ctrl-C; the training can be resumed.
     """
     run = RunFolder(Path(config.out))
-    if run.config.exists() and not config.resume:
+    leads = int(os.environ.get("LOCAL_RANK", "0")) == 0  # of several devices, the one that writes and speaks
+    if not leads:
+        say = logger.debug
+    elif run.config.exists() and not config.resume:
         raise ConfigError(
             f"{run.folder} already holds a run; go on with resume=true, or choose another folder with out="
         )
@@ -53,8 +61,6 @@ def fit(config: TrainConfig, say: Callable[[str], None] = logger.info) -> RunFol
         say(f"{run.folder} is already finished")
         return run
 
-    data = read_data(config)
-    split = split_data(config, data)
     torch.manual_seed(config.seed)
     resumed = run.last.exists()
     if resumed:  # the checkpoint holds all weights, and where the first ones came from is known
@@ -62,14 +68,11 @@ def fit(config: TrainConfig, say: Callable[[str], None] = logger.info) -> RunFol
         weights = run.read_summary().weights
     else:
         model, weights = build_model(config.model, config.tiles.tile_px)
-    tiles = _prepare(config, data, split, run.cache, say)
-    sampler = BatchSampler(tiles.train, config.recipe.batch, config.recipe.defective_share_of_batch, config.seed)
-    model.start_from(sampler.natural_log_odds)
-    training = ClassifierTraining(model, config.recipe, sampler.shift, config.seed)
-    training.to(memory_format=torch.channels_last)
-    precision, reason = choose_precision(config.recipe.precision)
+    prepared = prepare(config, cache or run.cache, say)
+    assembly = assemble(config, prepared, model)
+    precision, reason = choose_precision(config.trainer.precision, config.trainer.accelerator)
     say(f"precision {precision}: {reason}")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it says of GPUs and services is no news
+    say(_plan(config, assembly))
 
     summary = RunSummary(
         finished=False,
@@ -78,60 +81,23 @@ def fit(config: TrainConfig, say: Callable[[str], None] = logger.info) -> RunFol
         steps=0,
         best_step=None,
         val={},
-        data=data.name,
-        truth=data.truth,
-        groups={part: list(getattr(split, part)) for part in ("train", "val", "test")},
-        tiles=tiles.counts,
+        data=prepared.data.name,
+        truth=prepared.data.truth,
+        groups={part: list(getattr(prepared.split, part)) for part in ("train", "val", "test")},
+        labelled=prepared.labelled,
+        tiles=prepared.counts,
         weights=weights,
         precision=precision,
         tiles_per_s=None,
         seconds=0.0,
         versions={name: version(name) for name in ("heatline", "torch", "lightning", "timm")},
     )
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_config(msgspec.structs.replace(config, resume=False), run.config)
-    except OSError as error:
-        raise TrainingError(
-            f"{run.folder} cannot be written ({error.strerror}); make room, or choose another place with out="
-        ) from error
-    if not resumed:
-        run.write_summary(summary)  # a training that is killed can be resumed: where its weights come from is known
     stopwatch = Stopwatch()
     stop = OrderlyStop(run.last, f"go on with: heatline train out={run.folder} resume=true")
-    trainer = Trainer(
-        accelerator="auto",
-        devices=1,
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-        deterministic=torch.cuda.is_available(),
-        max_epochs=-1,
-        max_steps=config.recipe.steps,
-        val_check_interval=config.recipe.validate_every,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_model_summary=False,
-        callbacks=[
-            _StepsBar(console_kwargs={"stderr": True}),
-            MetricsTable(run.metrics),
-            stopwatch,
-            stop,
-            ModelCheckpoint(
-                run.checkpoints,
-                filename="best",
-                monitor="val_merit",
-                mode="max",
-                save_last=True,
-                save_on_train_epoch_end=False,
-                enable_version_counter=False,
-            ),
-        ],
-    )
-
-    def first_step() -> int:
-        return trainer.global_step
-
-    batches = TrainingBatches(tiles.store, tiles.train, tiles.rule, sampler, config.recipe, first_step)
-    validation = EvaluationBatches(tiles.store, tiles.val, config.tiles.tile_px)
+    looking_on = [MetricsTable(run.metrics), stopwatch, stop, *callbacks]
+    trainer = _trainer(config, assembly, run, precision, looking_on)
+    if leads:
+        _found(run, config, None if resumed else summary)
     try:
         with stop, warnings.catch_warnings():
             # Cutting and augmenting a batch takes a few per cent of its step: no worker is worth a core of its own.
@@ -139,27 +105,112 @@ def fit(config: TrainConfig, say: Callable[[str], None] = logger.info) -> RunFol
             warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)  # between Lightning and torch
             warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # it holds what is resumed
             trainer.fit(
-                training,
-                DataLoader(batches, batch_size=None),
-                DataLoader(validation, batch_size=None),
+                assembly.training,
+                DataLoader(
+                    assembly.train_batches(_steps(trainer, assembly.budget.steps)),
+                    batch_size=None,
+                    num_workers=config.trainer.workers,
+                ),
+                DataLoader(assembly.val_batches, batch_size=None),
                 ckpt_path=run.last if resumed else None,
                 weights_only=True,
             )
     finally:
         best = _best_row(run)
-        run.write_summary(
-            msgspec.structs.replace(
-                summary,
-                finished=trainer.global_step >= config.recipe.steps,
-                steps=trainer.global_step,
-                best_step=None if best is None else int(best["step"]),
-                val={} if best is None else {name: value for name, value in best.items() if name.startswith("val_")},
-                tiles_per_s=stopwatch.tiles_per_s,
-                seconds=stopwatch.seconds,
-            )
+        summary = msgspec.structs.replace(
+            summary,
+            finished=trainer.global_step >= assembly.budget.steps or trainer.should_stop,
+            steps=trainer.global_step,
+            best_step=None if best is None else int(best["step"]),
+            val={} if best is None else {name: value for name, value in best.items() if name.startswith("val_")},
+            tiles_per_s=stopwatch.tiles_per_s,
+            seconds=stopwatch.seconds,
         )
-    shutil.rmtree(run.cache)
+        if leads:
+            run.write_summary(summary)
+    if leads and cache is None:
+        shutil.rmtree(run.cache)
     return run
+
+
+def _trainer(
+    config: TrainConfig, assembly: Assembly, run: RunFolder, precision: str, looking_on: Sequence[Callback]
+) -> Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it says of GPUs and services is no news
+    callbacks: list[Callback] = [_StepsBar(console_kwargs={"stderr": True}), *looking_on]
+    if config.recipe.patience is not None:
+        callbacks.append(EarlyStopping("val_merit", mode="max", patience=config.recipe.patience))
+    callbacks.append(
+        ModelCheckpoint(
+            run.checkpoints,
+            filename="best",
+            monitor="val_merit",
+            mode="max",
+            save_last=True,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+    )
+    told: Any = {
+        "accelerator": config.trainer.accelerator,
+        "devices": config.trainer.devices,
+        "precision": precision,
+    }
+    try:
+        return Trainer(
+            **told,
+            deterministic=torch.cuda.is_available(),
+            max_epochs=-1,
+            max_steps=assembly.budget.steps,
+            val_check_interval=assembly.budget.validate_every,
+            num_sanity_val_steps=0,
+            logger=make_logger(config.logger, run.folder, msgspec.to_builtins(config)) or False,
+            log_every_n_steps=1,
+            use_distributed_sampler=False,  # batches are dealt out by `_steps`; validation is whole on each device
+            enable_model_summary=False,
+            plugins=[WholeCheckpoints()],
+            callbacks=callbacks,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        asked = ", ".join(f"trainer.{key}={value}" for key, value in told.items())
+        raise ConfigError(f"Lightning cannot train with {asked}: {' '.join(str(error).split())}") from error
+
+
+def _steps(trainer: Trainer, total: int) -> Steps:
+    """The numbers of the batches from the trainer's step on, dealt out to devices and, on each, to workers in turn."""
+
+    def steps() -> Iterable[int]:
+        worker = get_worker_info()
+        first, each = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        mine = range(trainer.global_step + first, total, each)
+        return (step * trainer.world_size + trainer.global_rank for step in mine)
+
+    return steps
+
+
+def _plan(config: TrainConfig, assembly: Assembly) -> str:
+    """In words, how long it takes and what is done about the rarity of defects."""
+    budget, share = assembly.budget, config.recipe.defective_share_of_batch
+    balance = (
+        "batches hold good and defective as often as they are"
+        if share is None
+        else f"{share:.0%} of each batch is defective, and the loss corrects the odds for it "
+        f"({assembly.training.shift:+.2f} logits)"
+    )
+    return f"{budget.steps} steps, a validation every {budget.validate_every}; {balance}"
+
+
+def _found(run: RunFolder, config: TrainConfig, summary: RunSummary | None) -> None:
+    """Begin a run's folder, so that a training that is killed can be resumed: where its weights come from is known."""
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_config(msgspec.structs.replace(config, resume=False), run.config)
+    except OSError as error:
+        raise TrainingError(
+            f"{run.folder} cannot be written ({error.strerror}); make room, or choose another place with out="
+        ) from error
+    if summary is not None:
+        run.write_summary(summary)
 
 
 class _StepsBar(RichProgressBar):
@@ -179,49 +230,3 @@ def _best_row(run: RunFolder) -> dict[str, float] | None:
         return None
     step = torch.load(run.best, weights_only=True)["global_step"]
     return next((row for row in read_metrics(run.metrics) if row["step"] == step), None)
-
-
-class _Tiles(NamedTuple):
-    """What is trained on, and what validates."""
-
-    store: FrameStore
-    rule: TileRule
-    train: TileTable
-    val: TileTable
-    counts: dict[str, dict[str, int]]
-    """Per part: good, ambiguous and defective tiles that there are, whether training draws them or not."""
-
-
-def _prepare(
-    config: TrainConfig, data: LabelledFolder, split: Split, cache: Path, say: Callable[[str], None]
-) -> _Tiles:
-    """Decode the pictures of both splits and label their tiles; pictures of the test split are not touched."""
-    parts = {part: split.images(data, part) for part in ("train", "val")}
-    store = FrameStore.build([*parts["train"], *parts["val"]], cache, _track)
-    rule = TileRule(**msgspec.structs.asdict(config.tiles))
-    frames = {"train": range(len(parts["train"])), "val": range(len(parts["train"]), len(store))}
-    unplaced = [frame for frame in range(len(store)) if store.is_unplaced(frame)]
-    if unplaced:
-        say(
-            f"{len(unplaced)} pictures are left out, as they are labelled defective and nothing says where, "
-            f"first {store.images[unplaced[0]].path.name}"
-        )
-    tables = {
-        part: grid_tiles(store, (frame for frame in numbers if not store.is_unplaced(frame)), rule)
-        for part, numbers in frames.items()
-    }
-    counts = {part: table.counts() for part, table in tables.items()}
-    for part, count in counts.items():
-        say(f"{part}: {len(parts[part])} pictures, tiles: " + ", ".join(f"{n} {kind}" for kind, n in count.items()))
-        if not count["defective"] or count["defective"] == len(tables[part]):
-            raise TrainingError(
-                f"of the {len(tables[part])} tiles of the {part} groups ({', '.join(getattr(split, part))}) "
-                f"{count['defective']} are defective; each part needs both classes: name other groups in split.val "
-                "and split.test"
-            )
-    train = tables["train"].without_ambiguous() if config.recipe.skip_ambiguous else tables["train"]
-    return _Tiles(store, rule, train, tables["val"], counts)
-
-
-def _track(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:
-    return track(images, "decoding pictures", console=progress_console(), transient=True)

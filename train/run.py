@@ -4,18 +4,19 @@
 - `run.json`: what came of it, a `RunSummary`
 - `metrics.csv`: a row per validation
 - `checkpoints/last.ckpt`: to resume from
-- `checkpoints/best.ckpt`: the one to use: highest average precision on the validation groups (see `merit`)
+- `checkpoints/best.ckpt`: the one to use: best on the validation groups (see `merit`)
 - `cache/`: decoded frames, while the training is not done
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from edge.errors import InputError, TrainingError
 from train.config import TrainConfig, read_config
+from train.files import write_whole
 from train.provenance import Provenance
 from train.readers import LabelledFolder, read_folder
 from train.split import Split, split_by_fractions, split_by_name
@@ -40,8 +41,11 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     truth: str
     groups: dict[str, list[str]]
     """Of train, val and test."""
+    labelled: Literal["tiles", "pictures"]
+    """What the labels that taught it are of: tiles cut from annotations, or whole pictures (multiple-instance)."""
     tiles: dict[str, dict[str, int]]
-    """Of train and val: good, ambiguous and defective ones."""
+    """Of train and val: good, ambiguous and defective ones; those of a picture that is labelled as a whole share its
+    label."""
     weights: Provenance
     precision: str
     tiles_per_s: float | None
@@ -78,7 +82,8 @@ class RunFolder:
             ) from error
 
     def write_summary(self, summary: RunSummary) -> None:
-        self.summary.write_bytes(msgspec.json.format(msgspec.json.encode(summary)) + b"\n")
+        text = msgspec.json.format(msgspec.json.encode(summary)) + b"\n"
+        write_whole(self.summary, lambda file: file.write_bytes(text))
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,8 @@ def load_run(folder: Path) -> TrainedRun:
 
 def read_data(config: TrainConfig) -> LabelledFolder:
     """The labelled pictures that a configuration names; errors as `read_folder`."""
-    return read_folder(Path(config.data), config.truth, config.split.group, config.split.pattern)
+    classes = None if config.classes is None else [str(name) for name in config.classes]
+    return read_folder(Path(config.data), config.truth, config.split.group, config.split.pattern, classes)
 
 
 def split_data(config: TrainConfig, data: LabelledFolder) -> Split:

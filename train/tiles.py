@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
 from edge.geometry.tiling import TileGrid, cut_tile
 from train.frames import FrameStore
 
@@ -60,18 +59,11 @@ class TileTable:
 def grid_tiles(store: FrameStore, frames: Iterable[int], rule: TileRule) -> TileTable:
     """The tiles of those frames, frame by frame in the grid's order.
 
-    Raises:
-        InputError: a picture that is good or defective only as a whole is larger than a tile.
+    Where only pictures are labelled, all tiles of a defective one count as defective.
     """
     rows = []
     for frame in frames:
-        image, hw = store.images[frame], store.frame_hw(frame)
-        grid = TileGrid(hw, rule.tile_px, rule.overlap_px)
-        if image.labels_only and len(grid) > 1:
-            raise InputError(
-                f"{image.path} is {hw[1]}x{hw[0]} px and only good or defective as a whole, so its tiles have no "
-                f"labels; expected at most {rule.tile_px}x{rule.tile_px} px: cut it, or annotate where its defects are"
-            )
+        grid = TileGrid(store.frame_hw(frame), rule.tile_px, rule.overlap_px)
         rows += [(frame, y, x, store.defect_px(frame, y, x, rule.tile_px)) for y, x in grid.origins_yx]
     frame_, y_, x_, defect_px = np.asarray(rows, np.int64).reshape(-1, 4).T
     return TileTable(frame_, y_, x_, defect_px, rule.is_defective(defect_px))

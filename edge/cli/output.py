@@ -1,12 +1,13 @@
 """What commands share: examples in their help, and reports for people or for programs."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -25,11 +26,11 @@ def print_json(value: object) -> None:
     sys.stdout.flush()
 
 
-def print_facts(title: str, facts: dict[str, object]) -> None:
+def print_facts(title: str, facts: Mapping[str, object]) -> None:
     """Names and values, for people."""
-    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(title=escape(title), title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, str(value))
+        table.add_row(name, escape(str(value)))  # a path or a group may look like markup
     Console().print(table)

@@ -49,3 +49,11 @@ def sort_tiles(folder: Path, count: int = 12, side: int = 64, seed: int = 0) -> 
                 cv2.circle(picture, (side // 2, side // 2), side // 4, (40, 40, 40), -1)
             cv2.imwrite(str(folder / label / f"{label[0]}{number:02d}.png"), picture)
     return folder
+
+
+def draw_plain(folder: Path, names: tuple[str, ...], frame_hw: tuple[int, int] = (30, 40)) -> Path:
+    """Grey pictures of that size in images/, without annotations."""
+    (folder / "images").mkdir(parents=True)
+    for name in names:
+        cv2.imwrite(str(folder / "images" / name), np.full(frame_hw, 90, np.uint8))
+    return folder

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from edge.errors import ConfigError, WeightsError
-from tests.toy_vit import ToyViT, rollout_of_class_token
+from tests.toy_vit import ToyViT
 from tests.train.oracles_cam import cam, efficientnet_lite0
-from train.config import ModelConfig
+from train.config import CnnConfig
 from train.models.build import build_model
 from train.models.cnn import CamClassifier
 from train.models.explained import ExplainedClassifier
@@ -22,9 +22,9 @@ from train.models.weights import timm_names_of_lite
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-LITE0_D = ModelConfig(name="efficientnet_lite0_d", timm="tf_efficientnet_lite0.in1k", stride=16, weights="imagenet")
-LITE0 = ModelConfig(name="efficientnet_lite0", timm="tf_efficientnet_lite0.in1k", stride=32, weights="imagenet")
-RANDOM = ModelConfig(name="efficientnet_lite0_d", timm="tf_efficientnet_lite0.in1k", stride=16, weights="none")
+LITE0_D = CnnConfig(name="efficientnet_lite0_d", timm="tf_efficientnet_lite0.in1k", stride=16, weights="imagenet")
+LITE0 = CnnConfig(name="efficientnet_lite0", timm="tf_efficientnet_lite0.in1k", stride=32, weights="imagenet")
+RANDOM = CnnConfig(name="efficientnet_lite0_d", timm="tf_efficientnet_lite0.in1k", stride=16, weights="none")
 
 
 def tiles(count: int = 3, side: int = 64) -> Tensor:
@@ -81,7 +81,7 @@ def test_a_model_starts_from_the_odds_it_is_told(make: Callable[[], ExplainedCla
 
 @pytest.mark.parametrize("config", [LITE0_D, LITE0], ids=lambda config: config.name)
 @torch.no_grad()
-def test_map_and_logit_are_those_of_the_slow_and_obvious_cam(config: ModelConfig) -> None:
+def test_map_and_logit_are_those_of_the_slow_and_obvious_cam(config: CnnConfig) -> None:
     model = build_model(config, 64)[0].eval()
     assert isinstance(model, CamClassifier)
     images = (tiles().permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
@@ -110,7 +110,7 @@ def test_the_map_is_made_in_f32_under_autocast_too() -> None:
     ("config", "map_hw", "channels", "stages"), [(LITE0_D, (14, 14), 112, 5), (LITE0, (7, 7), 1280, 7)]
 )
 def test_the_cut_leaves_out_what_follows_it(
-    config: ModelConfig, map_hw: tuple[int, int], channels: int, stages: int
+    config: CnnConfig, map_hw: tuple[int, int], channels: int, stages: int
 ) -> None:
     model, _ = build_model(config, 224)
     assert isinstance(model, CamClassifier)
@@ -124,23 +124,40 @@ def test_the_cut_leaves_out_what_follows_it(
 
 
 def test_a_stride_that_a_network_does_not_have_and_an_unknown_network_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"no model of timm"):
-        build_model(ModelConfig(name="x", timm="no_such_net", stride=16, weights="none"), 64)
-    with pytest.raises(ConfigError, match=r"model.stride is 32, and the stages of the network have \[16, 16"):
-        build_model(ModelConfig(name="x", timm="test_vit.r160_in1k", stride=32, weights="none"), 160)
-    with pytest.raises(ConfigError, match=r"makes features of shape \(1, 101, 64\) of a tile"):
-        build_model(ModelConfig(name="x", timm="test_vit.r160_in1k", stride=16, weights="none"), 160)
+    with pytest.raises(ConfigError, match=r"model.timm=no_such_net is no model of timm"):
+        build_model(CnnConfig(name="x", timm="no_such_net", stride=16, weights="none"), 64)
+    with pytest.raises(
+        ConfigError, match=r"timm .* does not have resnet18.mine; its pretrained tags are: a1_in1k, a2_in1k"
+    ):
+        build_model(CnnConfig(name="x", timm="resnet18.mine", stride=16, weights="none"), 64)
+    with pytest.raises(ConfigError, match=r"model.stride is 64, and the stages of resnet18 have \[2, 4, 8, 16, 32\]"):
+        build_model(CnnConfig(name="x", timm="resnet18", stride=64, weights="none"), 64)
 
 
-@torch.no_grad()
-def test_rollout_is_the_product_of_all_layers_attention() -> None:
-    attentions = [torch.rand(2, 2, 5, 5).softmax(dim=-1) for _ in range(3)]
-    for tile in range(2):
-        product = np.eye(5)
-        for attention in attentions:
-            mixed = attention[tile].double().numpy().max(axis=0) + np.eye(5)
-            product = mixed / mixed.sum(axis=1, keepdims=True) @ product
-        np.testing.assert_allclose(rollout_of_class_token(attentions)[tile].numpy(), product[0], atol=1e-6)
+@pytest.mark.parametrize(
+    ("name", "tile_px", "says"),
+    [
+        (
+            "test_vit",
+            160,
+            r"test_vit \(VisionTransformer\) cannot .*: its features \[1, 101, 64\] are tokens, not cells",
+        ),
+        ("swin_tiny_patch4_window7_224", 224, r"its features \[1, 7, 7, 768\] have their channels last"),
+        ("inception_v3", 224, r"its 5x5 cells of 32 px do not cover a tile of 224 px exactly"),
+        ("resnet18", 100, r"its 4x4 cells of 32 px do not cover a tile of 100 px exactly"),
+        ("crossvit_9_240", 224, r"cannot be cut at stride 17 .*: Only token or avg pooling is supported"),
+        (
+            "swin_tiny_patch4_window7_224",
+            100,
+            r"cannot be cut at stride 32 and run on tiles of 100 px \(AssertionError",
+        ),
+    ],
+)
+def test_a_network_without_cells_that_cover_the_tile_is_refused_with_the_reason(
+    name: str, tile_px: int, says: str
+) -> None:
+    with torch.device("meta"), pytest.raises(ConfigError, match=says):
+        build_model(CnnConfig(name="x", timm=name, stride=None, weights="none"), tile_px)
 
 
 # ------------------------------------------------------------------------------------------------------------- weights
@@ -174,9 +191,9 @@ def test_under_timms_names_the_weights_compute_what_they_did_under_their_own() -
     torch.testing.assert_close(network(images), efficientnet_lite0(images, lite0_state()), rtol=1e-4, atol=1e-4)
 
 
-def save(state: object, folder: Path) -> ModelConfig:
+def save(state: object, folder: Path) -> CnnConfig:
     torch.save(state, folder / "weights.pth")
-    return ModelConfig(name="x", timm="tf_efficientnet_lite0", stride=16, weights=str(folder / "weights.pth"))
+    return CnnConfig(name="x", timm="tf_efficientnet_lite0", stride=16, weights=str(folder / "weights.pth"))
 
 
 def test_a_local_file_is_loaded_under_either_names_and_remembered(tmp_path: Path) -> None:
@@ -206,7 +223,7 @@ def test_one_wrong_name_missing_weight_or_shape_is_an_error_not_a_random_start(t
 
 def test_files_that_are_no_weights_are_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="is no file; expected imagenet, none"):
-        build_model(ModelConfig(name="x", timm="tf_efficientnet_lite0", stride=16, weights="imagent"), 64)
+        build_model(CnnConfig(name="x", timm="tf_efficientnet_lite0", stride=16, weights="imagent"), 64)
     with pytest.raises(WeightsError, match="holds list, expected a state dict"):
         build_model(save([1], tmp_path), 64)
     config = save({}, tmp_path)
@@ -228,10 +245,10 @@ def test_weights_that_only_the_hub_has_are_an_error_where_it_cannot_be_reached(
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    config = ModelConfig(name="x", timm="test_efficientnet.r160_in1k", stride=16, weights="imagenet")
+    config = CnnConfig(name="x", timm="test_efficientnet.r160_in1k", stride=16, weights="imagenet")
     with pytest.raises(WeightsError) as raised:
         build_model(config, 64)
     assert "cannot be had from timm/test_efficientnet.r160_in1k on the Hugging Face hub" in str(raised.value)
     assert "model.weights=FILE, or none for a random start" in str(raised.value)
     with pytest.raises(WeightsError, match="timm knows no pretrained weights"):
-        build_model(ModelConfig(name="x", timm="efficientnet_b6", stride=16, weights="imagenet"), 64)
+        build_model(CnnConfig(name="x", timm="efficientnet_b6", stride=16, weights="imagenet"), 64)

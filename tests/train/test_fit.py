@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from edge.errors import ConfigError, HeatlineError, InputError, TrainingError
 from tests.toy_vit import ToyViT
 from tests.train.blobs import draw_blobs, sort_tiles, write_labels
 from train.callbacks import COLUMNS, Interrupted, read_metrics
-from train.classifier import cosine, merit
+from train.classifier import Budget, cosine, merit
 from train.commands.train import train as train_command
 from train.config import TrainConfig, compose
 from train.fit import fit
@@ -29,6 +30,9 @@ from train.sampling import BatchSampler
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+ROOT = Path(__file__).parents[2]
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+"""So that another process sums in the same order as this one."""
 SMALL = ("tiles.tile_px=64", "recipe.batch=8", "recipe.steps=6", "recipe.validate_every=3", "recipe.jitter_px=20")
 
 
@@ -163,16 +167,14 @@ def test_a_training_that_was_killed_resumes_from_its_last_checkpoint(
 ) -> None:
     out = tmp_path / "run"
     asked = [f"data={blobs}", f"out={out}", *SMALL, "split.val=[c]", "split.test=[d]"]
-    killed = subprocess.run([sys.executable, "-c", KILLED_AT_STEP_5, *asked], capture_output=True, timeout=300)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_STEP_5, *asked], capture_output=True, timeout=300, env=ONE_THREAD
+    )
     assert killed.returncode == -signal.SIGKILL
     before = read_metrics(RunFolder(out).metrics)
     assert [row["step"] for row in before] == [3]
     resumed = fit(compose([f"out={out}", "resume=true"]))
-    rows = read_metrics(resumed.metrics)
-    assert rows[:1] == before
-    # Two processes may round differently, so the one that nothing killed is met nearly and not to the bit.
-    assert [row["step"] for row in rows] == [3, 6]
-    assert rows[1]["val_loss"] == pytest.approx(read_metrics(run.metrics)[1]["val_loss"], rel=0.05)
+    assert read_metrics(resumed.metrics) == read_metrics(run.metrics)
     assert resumed.read_summary().finished
     assert resumed.read_summary().weights == run.read_summary().weights
 
@@ -266,6 +268,16 @@ def test_pictures_labelled_defective_without_a_place_are_left_out_aloud(tmp_path
     assert any("1 pictures are left out" in line and "a_2.png" in line for line in said)
 
 
+def test_near_identical_pictures_on_both_sides_of_the_split_are_told(tmp_path: Path) -> None:
+    data = draw_blobs(tmp_path / "blobs")
+    said: list[str] = []
+    fit(configured(data, tmp_path / "different", "recipe.steps=1"), say=said.append)
+    assert not any("nearly identical" in line for line in said)
+    (data / "images" / "c_2.png").write_bytes((data / "images" / "a_2.png").read_bytes())
+    fit(configured(data, tmp_path / "same", "recipe.steps=1"), say=said.append)
+    assert any("first c_2.png (val) to a_2.png (train)" in line for line in said)
+
+
 def empty_mask() -> bytes:
     import cv2
 
@@ -324,8 +336,115 @@ def test_among_equals_in_average_precision_the_lower_loss_is_better() -> None:
 
 
 def test_bf16_is_used_where_it_is_fast_unless_told_otherwise() -> None:
-    assert choose_precision("f32")[0] == "f32"
-    assert choose_precision("bf16")[0] == "bf16"
+    assert choose_precision("32-true", "auto")[0] == "32-true"
+    assert choose_precision("bf16-mixed", "auto")[0] == "bf16-mixed"
     flags = Path("/proc/cpuinfo").read_text()
-    fast = torch.cuda.is_available() or "avx512_bf16" in flags or "amx_bf16" in flags
-    assert choose_precision("auto")[0] == ("bf16" if fast else "f32")
+    fast = "avx512_bf16" in flags or "amx_bf16" in flags
+    assert choose_precision("auto", "cpu")[0] == ("bf16-mixed" if fast else "32-true")
+
+
+def test_an_epoch_is_a_pass_over_the_samples_and_is_followed_by_a_validation() -> None:
+    study = compose(["recipe=study", "data=x", "recipe.epochs=3"]).recipe
+    assert Budget.of(study, samples=65, per_step=32) == Budget(steps=9, validate_every=3)
+    in_steps = compose(["recipe=study", "data=x", "recipe.steps=7", "recipe.validate_every=50"]).recipe
+    assert in_steps.epochs is None
+    assert Budget.of(in_steps, samples=65, per_step=32) == Budget(steps=7, validate_every=7)
+
+
+def test_training_ends_early_when_nothing_gets_better_and_is_then_finished(blobs: Path, tmp_path: Path) -> None:
+    never_better = ("recipe.lr=1e-12", "recipe.steps=40", "recipe.validate_every=2", "recipe.patience=2")
+    run = fit(configured(blobs, tmp_path / "run", *never_better, "recipe.warmup=0"))
+    summary = run.read_summary()
+    assert summary.finished
+    assert summary.steps < 40
+    rows = read_metrics(run.metrics)
+    assert len(rows) - 1 - [row["step"] for row in rows].index(summary.best_step) == 2
+    assert not run.cache.exists()
+
+
+def test_the_best_checkpoint_is_chosen_by_what_the_recipe_selects(blobs: Path, tmp_path: Path) -> None:
+    overrides = ("recipe.select=accuracy", "recipe.steps=9", "recipe.lr=0.003")
+    run = fit(configured(blobs, tmp_path / "run", *overrides))
+    rows = read_metrics(run.metrics)
+    best = max(rows, key=lambda row: (round(row["val_accuracy"], 3), -row["val_loss"]))
+    assert run.read_summary().best_step == best["step"]
+
+
+def test_processes_that_cut_batches_change_nothing(run: RunFolder, blobs: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forking beside threads, and of more workers than the machine has cores
+        with_workers = fit(configured(blobs, tmp_path / "run", "trainer.workers=2"))
+    assert read_metrics(with_workers.metrics) == read_metrics(run.metrics)
+
+
+def test_several_devices_share_the_batches_of_a_training(blobs: Path, tmp_path: Path) -> None:
+    asked = [f"data={blobs}", f"out={tmp_path / 'run'}", *SMALL, "split.val=[c]", "split.test=[d]"]
+    command = [sys.executable, "-m", "edge.cli.main", "train", *asked, "trainer.accelerator=cpu", "trainer.devices=2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    run = RunFolder(tmp_path / "run")
+    assert run.read_summary().finished
+    assert [row["step"] for row in read_metrics(run.metrics)] == [3, 6]
+    assert load_run(run.folder).model.map_hw == (4, 4)
+
+
+def test_what_lightning_cannot_do_is_refused_in_one_sentence(blobs: Path, tmp_path: Path) -> None:
+    for asked in ("trainer.accelerator=abacus", "trainer.precision=3-bit", "trainer.devices=0"):
+        with pytest.raises(ConfigError, match="Lightning cannot train with") as raised:
+            fit(configured(blobs, tmp_path / "run", asked))
+        assert asked in str(raised.value)
+        assert "\n" not in str(raised.value)
+        assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_weights_and_biases_gets_the_metrics_without_a_network(blobs: Path, tmp_path: Path) -> None:
+    fit(configured(blobs, tmp_path / "run", "logger=wandb", "logger.project=lines"))
+    (logged,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    content = logged.read_bytes()
+    for name in (b"val_ap", b"val_accuracy", b"lines", b"efficientnet_lite0_d"):
+        assert name in content
+    assert read_metrics(tmp_path / "run" / "metrics.csv")  # the table is there as ever
+
+
+ON_A_SMALL_DISK = """
+import resource, signal, sys
+from edge.errors import TrainingError
+from train.callbacks import MetricsTable
+from train.config import compose
+from train.fit import fit
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+written = MetricsTable.on_validation_end
+
+def and_then_the_disk_is_full(self, trainer, module):
+    written(self, trainer, module)
+    if trainer.global_step == 6:  # files may not grow over 1 MB: to a write, what a full disk is
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+MetricsTable.on_validation_end = and_then_the_disk_is_full
+try:
+    fit(compose(sys.argv[1:]))
+except TrainingError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+def test_a_disk_that_fills_up_amid_a_training_costs_nothing_that_was_there(
+    run: RunFolder, blobs: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    asked = [f"data={blobs}", f"out={out}", *SMALL, "recipe.steps=9", "split.val=[c]", "split.test=[d]"]
+    full = subprocess.run(
+        [sys.executable, "-c", ON_A_SMALL_DISK, *asked], capture_output=True, text=True, timeout=300, env=ONE_THREAD
+    )
+    assert full.returncode == TrainingError.exit_code, full.stderr
+    assert "cannot be written" in full.stdout
+    assert "what was there before is kept" in full.stdout
+    assert full.stdout.count("\n") == 1
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+    resumed = fit(compose([f"out={out}", "resume=true"]))
+    assert [row["step"] for row in read_metrics(resumed.metrics)] == [3, 6, 9]
+    whole = fit(configured(blobs, tmp_path / "whole", "recipe.steps=9"))
+    assert read_metrics(resumed.metrics) == read_metrics(whole.metrics)

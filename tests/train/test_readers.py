@@ -106,8 +106,27 @@ def no_pictures(folder: Path) -> None:
         file.unlink()
 
 
-def no_truth(folder: Path) -> None:
+def nothing_to_learn_from(folder: Path) -> None:
     (folder / "masks").rename(folder / "elsewhere")
+    (folder / "labels.csv").unlink()
+
+
+def empty_masks(folder: Path) -> None:
+    for file in (folder / "masks").iterdir():
+        file.unlink()
+
+
+def labelled_twice(folder: Path) -> None:
+    with (folder / "labels.csv").open("a") as file:
+        file.write("a_0.png,good,a\n")
+
+
+def one_stem_twice(folder: Path) -> None:
+    write_picture(folder / "images" / "a_0.jpg")
+
+
+def no_text(folder: Path) -> None:
+    (folder / "labels.csv").write_bytes(b"image,label\n\xff\xfe,good\n")
 
 
 def neither_layout(folder: Path) -> None:
@@ -128,9 +147,13 @@ def no_columns(folder: Path) -> None:
         (bad_label, "labels a_0.png as 'bad'; expected good or defective"),
         (label_without_picture, "a_0.png has a label and no picture"),
         (picture_without_label, "new.png has no label"),
-        (defective_without_mask, "labelled defective and has no file of its stem"),
+        (defective_without_mask, "labelled defective and has no annotation of its name"),
         (no_pictures, "holds no picture"),
-        (no_truth, "none of masks/, derived_masks/ and annotations/"),
+        (nothing_to_learn_from, "none of masks/, derived_masks/, labelme/, annotations/, boxes/ and labels.csv"),
+        (empty_masks, "masks holds no *.png; put the annotations there, or ask for truth=labels"),
+        (labelled_twice, "names a_0.png twice"),
+        (one_stem_twice, "a_0.png and a_0.jpg differ only in their ending"),
+        (no_text, "labels.csv cannot be read"),
         (neither_layout, "neither images/ nor good/ and defective/"),
         (nothing_defective, "holds no defective picture"),
         (no_columns, "the columns image and label"),
@@ -179,10 +202,12 @@ def test_masks_and_boxes_that_do_not_fit_their_picture_are_refused(tmp_path: Pat
         read_folder(folder).images[0].mask((150, 200))
     for spoilt, says in (
         ({"width": 41}, "was made for a picture of 30x41"),
-        ({"x1": "41"}, "does not lie in its picture"),
+        ({"x1": "42"}, "does not lie in its picture"),
+        ({"x0": "-1"}, "does not lie in its picture"),
+        ({"x0": "11"}, "has no area"),
         ({"x0": "left"}, "xmin is 'left'"),
     ):
-        boxes = write_box(tmp_path / says.replace(" ", "_"), **spoilt)  # type: ignore[arg-type]
+        boxes = write_box(tmp_path / str(spoilt), **spoilt)  # type: ignore[arg-type]
         with pytest.raises(InputError, match=says):
             read_folder(boxes).images[0].mask((30, 40))
     (boxes / "annotations" / "p.xml").write_text("<annotation>")

@@ -5,20 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from edge.errors import TrainingError
 from train.sampling import BatchSampler
-from train.tiles import TileTable
 
 
-def table(defective: int, good: int) -> TileTable:
-    zeros = np.zeros(defective + good, np.int64)
-    return TileTable(zeros, zeros, zeros, zeros, np.arange(defective + good) < defective)
+def labels(defective: int, good: int) -> NDArray[np.bool_]:
+    return np.asarray(np.arange(defective + good) < defective)
 
 
 def test_each_batch_has_its_share_and_each_pass_every_tile_once() -> None:
-    sampler = BatchSampler(table(defective=6, good=18), batch=8, defective_share=0.25, seed=3)
+    sampler = BatchSampler(labels(defective=6, good=18), batch=8, defective_share=0.25, seed=3)
     batches = [sampler.draw(step) for step in range(12)]
     assert all((batch < 6).sum() == 2 for batch in batches)
     defective = np.concatenate([batch[batch < 6] for batch in batches])
@@ -31,13 +30,13 @@ def test_each_batch_has_its_share_and_each_pass_every_tile_once() -> None:
 
 
 def test_a_pass_may_end_amid_a_batch() -> None:
-    sampler = BatchSampler(table(defective=3, good=5), batch=8, defective_share=0.5, seed=0)
+    sampler = BatchSampler(labels(defective=3, good=5), batch=8, defective_share=0.5, seed=0)
     drawn = np.concatenate([sampler.draw(step)[:4] for step in range(3)])  # four defective each, of three
     assert all(sorted(passed) == [0, 1, 2] for passed in drawn.reshape(4, 3))
 
 
 def test_draws_depend_on_seed_and_step_alone() -> None:
-    tiles = table(10, 90)
+    tiles = labels(10, 90)
     later_first = BatchSampler(tiles, 8, 0.25, seed=1)
     backwards = [later_first.draw(step) for step in reversed(range(50))][::-1]
     forwards = BatchSampler(tiles, 8, 0.25, seed=1)
@@ -47,28 +46,28 @@ def test_draws_depend_on_seed_and_step_alone() -> None:
 
 
 def test_without_a_wanted_share_tiles_come_as_often_as_they_are() -> None:
-    sampler = BatchSampler(table(defective=4, good=36), batch=8, defective_share=None, seed=0)
+    sampler = BatchSampler(labels(defective=4, good=36), batch=8, defective_share=None, seed=0)
     assert sampler.shift == 0
     assert sorted(np.concatenate([sampler.draw(step) for step in range(5)])) == list(range(40))
 
 
 def test_even_a_tiny_batch_has_both_classes() -> None:
-    sampler = BatchSampler(table(2, 2), batch=2, defective_share=0.01, seed=0)
+    sampler = BatchSampler(labels(2, 2), batch=2, defective_share=0.01, seed=0)
     assert (sampler.draw(0) < 2).sum() == 1
 
 
 @pytest.mark.parametrize(("defective", "good"), [(0, 5), (5, 0)])
 def test_one_class_alone_is_refused(defective: int, good: int) -> None:
     with pytest.raises(TrainingError, match=f"{defective} defective and {good} good ones; both classes are needed"):
-        BatchSampler(table(defective, good), 4, 0.25, 0)
+        BatchSampler(labels(defective, good), 4, 0.25, 0)
 
 
 def test_the_shift_gives_back_the_odds_of_the_tiles_as_they_come() -> None:
     """Tiles of known odds: x is normal around +1 if defective, -1 if good; by Bayes the log-odds are 2 x + prior."""
-    tiles = table(defective=3_000, good=97_000)
-    x = torch.from_numpy(np.random.default_rng(0).normal(np.where(tiles.defective, 1.0, -1.0), 1.0))
-    labels = torch.from_numpy(tiles.defective.astype(float))
-    sampler = BatchSampler(tiles, batch=32, defective_share=0.25, seed=0)
+    defective = labels(defective=3_000, good=97_000)
+    x = torch.from_numpy(np.random.default_rng(0).normal(np.where(defective, 1.0, -1.0), 1.0))
+    truth = torch.from_numpy(defective.astype(float))
+    sampler = BatchSampler(defective, batch=32, defective_share=0.25, seed=0)
     rows = torch.from_numpy(np.concatenate([sampler.draw(step) for step in range(375)]))  # one pass over the defective
     assert sampler.natural_log_odds == pytest.approx(math.log(3 / 97))
     assert sampler.shift == pytest.approx(math.log(1 / 3) - math.log(3 / 97))
@@ -79,7 +78,7 @@ def test_the_shift_gives_back_the_odds_of_the_tiles_as_they_come() -> None:
 
         def loss() -> torch.Tensor:
             optimizer.zero_grad()
-            value = binary_cross_entropy_with_logits(line[0] * x[rows] + line[1] + shift, labels[rows])
+            value = binary_cross_entropy_with_logits(line[0] * x[rows] + line[1] + shift, truth[rows])
             value.backward()
             return value
 

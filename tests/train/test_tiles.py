@@ -131,19 +131,18 @@ def test_a_defective_picture_whose_mask_is_empty_is_known_as_such(tmp_path: Path
     assert not frame_with(tmp_path, np.zeros((30, 30), np.bool_), defective=False).is_unplaced(0)
 
 
-def test_pictures_in_good_and_defective_folders_are_one_tile_each_or_refused(tmp_path: Path) -> None:
+def test_all_tiles_of_a_picture_that_is_labelled_as_a_whole_share_its_label(tmp_path: Path) -> None:
     small = FrameStore.build(read_folder(sort_tiles(tmp_path / "small", 2, side=50)).images, tmp_path / "cache")
     assert grid_tiles(small, range(4), RULE).defective.tolist() == [False, False, True, True]
     large = FrameStore.build(read_folder(sort_tiles(tmp_path / "large", 1, side=65)).images, tmp_path / "cache")
-    with pytest.raises(InputError, match="65x65 px and only good or defective as a whole"):
-        grid_tiles(large, range(2), RULE)
+    assert grid_tiles(large, range(2), RULE).defective.tolist() == [False] * 4 + [True] * 4
 
 
 def test_a_jittered_tile_keeps_its_class_by_the_exact_count_at_its_new_place(
     store: FrameStore, table: TileTable, recipe: RecipeConfig
 ) -> None:
     tiles = table.without_ambiguous()
-    batches = TrainingBatches(store, tiles, RULE, BatchSampler(tiles, 8, 0.25, 0), recipe)
+    batches = TrainingBatches(store, tiles, RULE, BatchSampler(tiles.defective, 8, 0.25, 0), recipe, list)
     moved = 0
     for row in range(len(tiles)):
         rng = np.random.default_rng(row)
@@ -164,7 +163,8 @@ def test_a_jittered_tile_keeps_its_class_by_the_exact_count_at_its_new_place(
 def test_a_batch_depends_on_seed_and_step_alone(store: FrameStore, table: TileTable, recipe: RecipeConfig) -> None:
     def batches(seed: int, first_step: int = 0) -> TrainingBatches:
         tiles = table.without_ambiguous()
-        return TrainingBatches(store, tiles, RULE, BatchSampler(tiles, 8, 0.25, seed), recipe, lambda: first_step)
+        sampler = BatchSampler(tiles.defective, 8, 0.25, seed)
+        return TrainingBatches(store, tiles, RULE, sampler, recipe, lambda: range(first_step, 5))
 
     whole, resumed, other = list(batches(1)), list(batches(1, first_step=3)), list(batches(2))
     assert len(whole) == 5

@@ -7,22 +7,9 @@ import pytest
 
 from edge.errors import ConfigError
 from train.config import TrainConfig, compose, read_config, write_config
-from train.models.build import build_model
-from train.models.cnn import CamClassifier
 
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
-MODELS = sorted(file.stem for file in (CONFIGS / "model").glob("*.yaml"))
 RECIPES = sorted(file.stem for file in (CONFIGS / "recipe").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_every_model_in_configs_can_be_built_with_its_weights(name: str) -> None:
-    config = compose([f"model={name}", "data=pictures"]).model
-    assert config.name == name
-    model, provenance = build_model(config, 224)
-    assert isinstance(model, CamClassifier)
-    assert model.map_hw == (224 // config.stride, 224 // config.stride)
-    assert provenance.sha256
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -34,6 +21,9 @@ def test_every_recipe_in_configs_fits(name: str) -> None:
 def test_the_study_recipe_is_the_studys() -> None:
     recipe = compose(["recipe=study", "data=pictures"]).recipe
     assert (recipe.optimiser, recipe.schedule, recipe.jitter_px, recipe.skip_ambiguous) == ("adam", "plateau", 0, False)
+    assert (recipe.epochs, recipe.select, recipe.lr_interval) == (20, "accuracy", (1e-4, 1e-2))
+    vit = compose(["recipe=study", "model=vit_tiny_patch16_224", "data=pictures"]).recipe
+    assert (vit.optimiser, vit.lr, vit.lr_interval) == ("adamw", 8e-5, (1e-5, 1e-4))
     assert recipe.defective_share_of_batch is None
     augment = msgspec.structs.asdict(recipe.augment)
     assert augment.pop("flips")
@@ -66,16 +56,19 @@ def test_paths_and_patterns_are_taken_as_they_are_written(text: str) -> None:
     ("overrides", "says"),
     [
         ([], "data is missing; name the folder of pictures: data=FOLDER"),
-        (["data=x", "recipe.stepz=3"], "there is no key 'recipe.stepz'; recipe has name, steps, batch,"),
-        (["data=x", "colour=red"], "there is no key 'colour'; there are data, truth, out, seed,"),
+        (["data=x", "recipe.stepz=3"], "there is no key 'recipe.stepz'; recipe has name, epochs, steps, "),
+        (["data=x", "colour=red"], "there is no key 'colour'; there are data, truth, classes, out, seed,"),
         (["data=x", "split.by.name=1"], "there is no key 'split.by.name'; split has group, pattern, val, test"),
         (["data=x", "+foo=1"], "unknown field `foo`"),
-        (["data=x", "model=resnet5"], "model=resnet5 is none of the choices: efficientnet_lite0, efficientnet_lite0_d"),
+        (["data=x", "model=resnet5"], "nor does timm know it, see timm.list_models()"),
         (["data=x", "recipe=mine"], "recipe=mine is none of the choices: heatline, study"),
-        (["data=x", "recipe.steps=many"], "Expected `int`, got `str` - at `$.recipe.steps`"),
+        (["data=x", "recipe.steps=many"], "Expected `int | null`, got `str` - at `$.recipe.steps`"),
         (["data=x", "recipe.lr=0"], "Expected `float` > 0.0 - at `$.recipe.lr`"),
         (["data=x", "recipe.defective_share_of_batch=1.5"], "Expected `float` < 1.0"),
-        (["data=x", "model.stride=8"], "Invalid enum value 8 - at `$.model.stride`"),
+        (["data=x", "model.stride=0"], "Expected `int` >= 1 - at `$.model.stride`"),
+        (["data=x", "recipe.epochs=2", "recipe.steps=5"], "give one of them and set the other to null"),
+        (["data=x", "recipe.epochs=null", "recipe.steps=null"], "give one of them and set the other to null"),
+        (["data=x", "logger=paper"], "logger=paper is none of the choices: csv, wandb"),
         (["data=x", "truth=circles"], "Invalid enum value 'circles' - at `$.truth`"),
         (["data"], "cannot be understood"),
         (["data=x", "split.val=[08"], "cannot be understood"),

@@ -2,14 +2,20 @@
 
 import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
-from rich.progress import Progress
+from rich.progress import Progress, track
 
-from edge.cli.output import json_option, print_json, progress_console
+from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.errors import InputError
+from edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from train.boards import check_size, write_boards
+from train.contact_sheet import write_contact_sheet
+from train.readers import LabelledImage
+from train.readers.folder import LABELS_ONLY, TRUTHS
+from train.survey import Asked, Survey, survey
 
 LARGEST_SIDE_PX = 8192
 
@@ -54,6 +60,123 @@ def draw_boards(folder: Path, count: int, seed: int, size: str, as_json: bool) -
         print_json({"folder": str(folder), "labels": str(labels), "boards": count, "seed": seed})
     else:
         click.echo(f"{count} boards of seed {seed} are in {folder}; next: heatline train data={folder}")
+
+
+@data.command(epilog="Example: heatline data show pcb --group board --truth boxes --val 08 --test 10,12")
+@click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+@click.option("--truth", type=click.Choice([*TRUTHS, LABELS_ONLY]), help="Default: the first there is.")
+@click.option("--group", "column", default="group", show_default=True, help="Column of labels.csv that names groups.")
+@click.option("--pattern", help="Instead, a regular expression on file names; its first parenthesis is the group.")
+@click.option("--classes", help="Which annotated classes are defects, with commas between them; default: all.")
+@click.option("--val", default="", help="Groups for validation, with commas between them.")
+@click.option("--test", default="", help="Groups for the test, likewise.")
+@click.option(
+    "--fractions", default="0.7,0.1,0.2", show_default=True, help="Shares for train, val, test where none is named."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the split by shares.")
+@click.option("--tile-px", type=click.IntRange(32, 4096), default=TILE_PX, show_default=True, help="Side of a tile.")
+@click.option(
+    "--overlap-px", type=click.IntRange(min=0), default=OVERLAP_PX, show_default=True, help="What neighbours share."
+)
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw some pictures and annotations, as a PNG.")
+@json_option
+def show(
+    folder: Path,
+    truth: str | None,
+    column: str,
+    pattern: str | None,
+    classes: str | None,
+    val: str,
+    test: str,
+    fractions: str,
+    seed: int,
+    tile_px: int,
+    overlap_px: int,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what FOLDER is understood to hold, what cannot be used and why, and what would flatter a model.
+
+    Options mean what they mean to a training: truth, split.group, split.pattern and so on.
+    """
+    asked = Asked(
+        truth=truth,
+        group_column=column,
+        group_pattern=pattern,
+        classes=None if classes is None else _names(classes),
+        val=_names(val),
+        test=_names(test),
+        fractions=_shares(fractions),
+        seed=seed,
+        tile_px=tile_px,
+        overlap_px=overlap_px,
+    )
+    found = survey(folder, asked, _track)
+    if picture is not None:
+        write_contact_sheet(picture, asked.read(folder, lambda file, error: None).images)  # the survey has told of them
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+
+
+def _track(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:
+    console = progress_console()
+    return track(images, "pictures", console=console, disable=not console.is_terminal)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        return [float(share) for share in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} are no shares; expected e.g. 0.7,0.1,0.2") from error
+
+
+def _print(found: Survey) -> None:
+    """A survey, for people."""
+    others = [truth for truth in found.truths if truth != found.truth]
+    facts: dict[str, object] = {
+        "truth": f"{found.truth} (also there: {', '.join(others)})" if others else found.truth,
+        "pictures": f"{found.good + found.defective}: {found.good} good, {found.defective} defective",
+    }
+    if found.sizes:
+        facts["sizes"] = _sizes_in_words(found)
+        facts["colours"] = ", ".join(f"{colour} ({count})" for colour, count in found.colours.items())
+    if found.groups:
+        facts["groups"] = (
+            f"{found.groups.count} by {found.groups_are}, of {found.groups.smallest} to {found.groups.largest} pictures"
+        )
+    if found.classes:
+        facts["classes"] = ", ".join(f"{name} ({count})" for name, count in found.classes.items())
+    if found.tiles:
+        total = sum(found.tiles.values())
+        clean, ambiguous, defective = (f"{100 * count / total:.1f} %" for count in found.tiles.values())
+        facts[f"{found.tile_px} px tiles"] = (
+            f"{total}: {clean} clean, {ambiguous} up to 1 % defective, {defective} over 1 %"
+        )
+    for name, part in (found.split or {}).items():
+        facts[name] = f"{part.groups} groups: {part.good} good, {part.defective} defective pictures"
+    print_facts(found.folder, facts)
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}")
+    for file in found.unusable:
+        click.echo(f"unusable: {file.why}")
+    click.echo(f"{len(found.unusable)} files cannot be used" if found.unusable else "all files can be used")
+
+
+def _sizes_in_words(found: Survey) -> str:
+    widths, heights = [size.width for size in found.sizes], [size.height for size in found.sizes]
+    common = ", ".join(f"{size.width}x{size.height} ({size.pictures})" for size in found.sizes[:3])
+    if len(found.sizes) == 1:
+        return f"{common} px"
+    return (
+        f"{len(found.sizes)} sizes from {min(widths)} to {max(widths)} px wide and {min(heights)} to {max(heights)} px "
+        f"high, most often {common}"
+    )
 
 
 def _height_and_width(size: str) -> tuple[int, int]:

@@ -22,13 +22,13 @@ Example:
 def train(overrides: tuple[str, ...], as_json: bool) -> None:
     """Teach a classifier from labelled pictures.
 
-    data=FOLDER holds images/ with masks/, derived_masks/ or annotations/ (VOC XML) and perhaps labels.csv; or good/ and
-    defective/ with pictures no larger than a tile. Groups of pictures (split.group, a column of labels.csv, or
-    split.pattern, a regular expression on file names) stay whole: those in split.val choose the best checkpoint, those
-    in split.test are not touched.
+    data=FOLDER holds images/ with masks/, derived_masks/, labelme/, annotations/ (COCO JSON or VOC XML) or boxes/, and
+    perhaps labels.csv, which alone will do; or good/ and defective/. Groups of pictures (split.group, a column of
+    labels.csv, or split.pattern, a regular expression on file names) stay whole: those in split.val choose the best
+    checkpoint, those in split.test are not touched. See what is there with `heatline data show FOLDER`.
 
-    model=... and recipe=... choose a file each in train/configs, any other key sets a value in them. Ctrl-C stops in
-    good order, resume=true goes on. --json prints the run's summary.
+    model=... (see `heatline models`), recipe=... and logger=... choose a file each in train/configs, any other key sets
+    a value in them. Ctrl-C stops in good order, resume=true goes on. --json prints the run's summary.
     """
     require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
     from train.config import compose

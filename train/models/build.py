@@ -1,11 +1,16 @@
 """From a configuration to a model: the one place that knows all families."""
 
-from train.config import ModelConfig
+from train.config import CnnConfig, VitConfig
 from train.models.cnn import cam_classifier
 from train.models.explained import ExplainedClassifier
+from train.models.vit import rollout_classifier
 from train.provenance import Provenance
 
 
-def build_model(config: ModelConfig, tile_px: int) -> tuple[ExplainedClassifier, Provenance]:
+def build_model(config: CnnConfig | VitConfig, tile_px: int) -> tuple[ExplainedClassifier, Provenance]:
     """The model of that configuration, and where its weights come from; errors as the family's own function."""
-    return cam_classifier(config, tile_px)
+    match config:
+        case CnnConfig():
+            return cam_classifier(config, tile_px)
+        case VitConfig():
+            return rollout_classifier(config, tile_px)

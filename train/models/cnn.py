@@ -1,15 +1,14 @@
 """CNNs with a class activation map (Zhou et al. 2016) as their head."""
 
-import math
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from edge.errors import ConfigError
-from train.config import ModelConfig
-from train.models.explained import ExplainedClassifier
+from train.config import CnnConfig
+from train.models.any_timm import create_network
+from train.models.explained import ExplainedClassifier, in_float32
 from train.models.weights import load_pretrained
 from train.provenance import Provenance
 
@@ -45,7 +44,7 @@ class CamClassifier(ExplainedClassifier):
 
     def evidence(self, images: Tensor) -> Tensor:
         features = self.features(images).float()
-        with torch.autocast(images.device.type, enabled=False):  # the head is cheap, and its sums are the result
+        with in_float32(images.device):
             evidence: Tensor = self.head(features)[:, 0]
         return evidence
 
@@ -62,39 +61,92 @@ class _TimmFeatures(nn.Module):
         return features
 
 
-def cam_classifier(config: ModelConfig, tile_px: int) -> tuple[CamClassifier, Provenance]:
+def cam_classifier(config: CnnConfig, tile_px: int) -> tuple[CamClassifier, Provenance]:
     """A CNN of timm, cut at `config.stride`, with its weights and where they come from.
 
     Weights are loaded strictly into the whole network; then the stages after the cut, and timm's own head, are removed.
 
     Raises:
-        ConfigError: timm has no such model, or it has no stage of that stride.
+        ConfigError: timm has no such model, it has no stage of that stride, it cannot be cut there, or its features
+            are no grid of cells that cover the tile.
         WeightsError: the weights that were asked for cannot be had.
     """
-    if not timm.is_model(config.timm):
-        raise ConfigError(f"model.timm={config.timm} is no model of timm {timm.__version__}; see timm.list_models()")
-    network: Any = timm.create_model(config.timm, pretrained=False)
+    network = create_network(config.timm)
+    strides = _strides(network, config)
+    stride = config.stride or strides[-1]
     provenance = load_pretrained(network, config)
     mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
-    cut_after(network, config.stride)
-    with torch.no_grad():
-        shape = tuple(network.eval().forward_features(torch.zeros(1, 3, tile_px, tile_px)).shape)
-    map_hw = (math.ceil(tile_px / config.stride),) * 2
-    if shape[2:] != map_hw:
+    try:
+        _cut_after(network, stride, strides)
+        with torch.enable_grad():
+            features = network.eval().forward_features(torch.zeros(1, 3, tile_px, tile_px))
+    except Exception as error:  # an unusual network ends in whatever it trips over
         raise ConfigError(
-            f"{config.timm} makes features of shape {shape} of a tile; a CNN whose map is a class activation map makes "
-            f"[1, channels, {map_hw[0]}, {map_hw[1]}]: choose one"
+            f"{config.timm} cannot be cut at stride {stride} and run on tiles of {tile_px} px "
+            f"({type(error).__name__}: {' '.join(str(error).split())}); choose another model.stride or tiles.tile_px, "
+            "or another model"
+        ) from error
+    if problem := _why_no_map(features, tile_px, stride):
+        raise ConfigError(
+            f"{config.timm} ({type(network).__name__}) cannot be explained by a class activation map: {problem}; "
+            "choose a CNN with features [tiles, channels, h, w], or a ViT that is timm's VisionTransformer"
         )
-    return CamClassifier(_TimmFeatures(network.train()), shape[1], map_hw, mean, std), provenance
+    cells = tile_px // stride
+    remove_what_does_not_lead_to(features, network)
+    return CamClassifier(_TimmFeatures(network.train()), features.shape[1], (cells, cells), mean, std), provenance
 
 
-def cut_after(network: Any, stride: int) -> None:
+def _strides(network: Any, config: CnnConfig) -> list[int]:
+    """Of each stage, input px per cell.
+
+    Raises:
+        ConfigError: it has none, or none of the wanted stride.
+    """
+    strides = [info["reduction"] for info in getattr(network, "feature_info", None) or ()]
+    if not strides or not hasattr(network, "prune_intermediate_layers"):
+        raise ConfigError(f"timm tells no stages of {config.timm} that it could end at; choose another model")
+    if config.stride is not None and config.stride not in strides:
+        raise ConfigError(
+            f"model.stride is {config.stride}, and the stages of {config.timm} have {strides}; choose one of them"
+        )
+    return strides
+
+
+def _cut_after(network: Any, stride: int, strides: list[int]) -> None:
     """Remove from a timm CNN, in place, its head and every stage after the last of that stride (input px per cell)."""
-    strides = [info["reduction"] for info in network.feature_info]
-    if stride not in strides:
-        raise ConfigError(f"model.stride is {stride}, and the stages of the network have {strides}; choose one of them")
     if stride == strides[-1]:
         network.reset_classifier(0, "")
     else:
         last = len(strides) - 1 - strides[::-1].index(stride)
         network.prune_intermediate_layers([last], prune_norm=True)
+
+
+def _why_no_map(features: Any, tile_px: int, stride: int) -> str | None:
+    """What is wrong with the features of one tile, if they are not [1, channels, h, w] with cells of `stride` px."""
+    if not isinstance(features, Tensor):
+        return f"its features are a {type(features).__name__} of several tensors"
+    shape, cells = list(features.shape), tile_px / stride
+    if len(shape) != 4:
+        return f"its features {shape} are tokens, not cells of a picture"
+    if shape[2:] == [cells, cells]:
+        return None
+    if shape[1:3] == [cells, cells]:
+        return f"its features {shape} have their channels last"
+    return f"its {shape[2]}x{shape[3]} cells of {stride} px do not cover a tile of {tile_px} px exactly"
+
+
+def remove_what_does_not_lead_to(features: Tensor, network: nn.Module) -> None:
+    """Remove from a network, in place, each layer whose weights the features were not computed from.
+
+    timm leaves layers between pooling and classifier where they are (the 1x1 convolution of MobileNetV3, VGG's
+    two large ones): they would be counted, saved and shipped, and never run.
+    """
+    weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+    gradients = torch.autograd.grad(features, list(weights.values()), torch.ones_like(features), allow_unused=True)
+    unused = {name for (name, _), gradient in zip(weights.items(), gradients, strict=True) if gradient is None}
+    for name, module in list(network.named_modules()):
+        own = {f"{name}.{inside}" for inside, _ in module.named_parameters()}
+        if name and own and own <= unused:
+            parent, _, leaf = name.rpartition(".")
+            setattr(network.get_submodule(parent), leaf, nn.Identity())
+            unused -= own

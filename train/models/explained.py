@@ -6,6 +6,7 @@ the mean of the map. A family (CNN with class activation map, ViT with attention
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +46,26 @@ class ExplainedClassifier(nn.Module, ABC):
     def evidence(self, images: Tensor) -> Tensor:
         """The map [N, h, w] of normalised images [N, 3, H, W], in logit units."""
 
+    def logits(self, tiles: Tensor) -> Tensor:
+        """Logits float32 [N] of RGB tiles uint8 [N, H, W, 3]: those of `forward`, and what training needs.
+
+        A family whose map costs extra overrides this with the same logits without their map.
+        """
+        logits, _ = self(tiles)
+        return logits  # type: ignore[no-any-return]
+
     def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
         """Logits float32 [N] and maps float32 [N, h, w] of RGB tiles uint8 [N, H, W, 3]."""
-        images = (tiles.permute(0, 3, 1, 2).float() - self._mean) / self._std  # (N, 3, H, W)
-        maps = self.evidence(images).float()
+        maps = self.evidence(self.normalised(tiles)).float()
         return maps.mean(dim=(1, 2)), maps
+
+    def normalised(self, tiles: Tensor) -> Tensor:
+        """Images float32 [N, 3, H, W] of RGB tiles uint8 [N, H, W, 3]."""
+        return (tiles.permute(0, 3, 1, 2).float() - self._mean) / self._std
+
+
+def in_float32(device: torch.device) -> AbstractContextManager[object]:
+    """No autocast for what is done within: the end of a forward pass is cheap, and its sums are the result."""
+    if device.type == "meta":  # computes nothing, and knows no autocast
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

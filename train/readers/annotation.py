@@ -1,5 +1,6 @@
 """What every annotation format comes down to: the defective pixels of one picture."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +15,13 @@ class Annotation(Protocol):
     def file(self) -> Path:
         """Where it is written."""
 
+    def objects(self) -> Counter[str]:
+        """How many objects of each class it marks, whether they count as defects or not; a class that it knows and
+        does not mark counts 0. Nothing for masks, which have no classes. Errors as `mask`.
+        """
+
     def marks_defects(self) -> bool:
-        """Whether it marks any pixel at all. Errors as `mask`."""
+        """Whether it marks any defect at all. Errors as `mask`."""
 
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Defective pixels, bool [H, W], of a picture of that size.

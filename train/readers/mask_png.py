@@ -1,5 +1,6 @@
 """Masks: a PNG of the picture's stem and size, in which every pixel that is not zero is defective."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,10 @@ class MaskPng:
     """The mask of one picture."""
 
     file: Path
+
+    def objects(self) -> Counter[str]:
+        """None: a mask has no classes."""
+        return Counter()
 
     def marks_defects(self) -> bool:
         """Whether any pixel is not zero."""
@@ -38,6 +43,6 @@ class MaskPng:
         return np.asarray(colours.any(axis=2))
 
 
-def read(folder: Path) -> dict[str, MaskPng]:
-    """The masks of a folder, by the stem of their pictures."""
+def read(folder: Path, classes: frozenset[str] | None) -> dict[str, MaskPng]:
+    """The masks of a folder, by the stem of their pictures; `classes` choose nothing here."""
     return {file.stem: MaskPng(file) for file in sorted(folder.glob("*.png"))}

@@ -1,0 +1,226 @@
+"""Multiple-instance training: pictures as bags of tiles."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.train.blobs import draw_blobs
+from train.assemble import assemble
+from train.bags import Bags, EvaluationBags, TrainingBags, draw_tiles, log_sum_exp
+from train.config import TrainConfig, compose
+from train.fit import fit
+from train.frames import FrameStore
+from train.models.build import build_model
+from train.models.explained import ExplainedClassifier
+from train.prepare import Prepared, prepare
+from train.run import load_run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = ("tiles.tile_px=64", "recipe.batch=8", "recipe.bags=4", "recipe.steps=6", "recipe.validate_every=3")
+
+
+def configured(data: Path, out: Path, *overrides: str) -> TrainConfig:
+    return compose(
+        [f"data={data}", f"out={out}", "truth=labels", *SMALL, "split.val=[c]", "split.test=[d]", *overrides]
+    )
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of 150x200 px, so of 3 x 4 tiles, whose masks training may not read."""
+    folder = draw_blobs(tmp_path_factory.mktemp("bags") / "blobs", per_group=3)
+    for mask in (folder / "masks").iterdir():
+        mask.write_bytes(b"not to be read")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    out = tmp_path_factory.mktemp("prepared")
+    return prepare(configured(blobs, out), out / "cache", lambda line: None)
+
+
+logits_in_bags = st.lists(st.lists(st.floats(-30, 30), min_size=1, max_size=9), min_size=1, max_size=6)
+
+
+def flat(bags: list[list[float]]) -> tuple[Tensor, Tensor]:
+    tiles = torch.tensor([logit for bag in bags for logit in bag], dtype=torch.float64)
+    return tiles, torch.tensor([place for place, bag in enumerate(bags) for _ in bag])
+
+
+@given(logits_in_bags)
+def test_a_bags_odds_are_the_sum_of_its_tiles_odds(bags: list[list[float]]) -> None:
+    pooled = log_sum_exp(*flat(bags), len(bags))
+    for logit, bag in zip(pooled.tolist(), bags, strict=True):
+        assert math.exp(logit) == pytest.approx(sum(math.exp(tile) for tile in bag))
+        assert logit >= max(bag) - 1e-12
+
+
+@given(st.floats(-1e4, 1e4))
+def test_a_bag_of_one_is_its_tile(logit: float) -> None:
+    assert log_sum_exp(*flat([[logit]]), 1).item() == logit
+
+
+@given(logits_in_bags)
+def test_each_tile_gets_its_share_of_the_gradient(bags: list[list[float]]) -> None:
+    tiles, bag = flat(bags)
+    tiles.requires_grad_()
+    log_sum_exp(tiles, bag, len(bags)).sum().backward()
+    expected = [math.exp(tile) / sum(math.exp(other) for other in each) for each in bags for tile in each]
+    assert tiles.grad is not None
+    np.testing.assert_allclose(tiles.grad.numpy(), expected, rtol=1e-6, atol=1e-12)
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=8), st.integers(8, 64), st.integers(0, 99))
+def test_no_more_tiles_are_drawn_than_memory_is_for_and_of_each_bag_as_many(
+    sizes: list[int], most: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    bag = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))[torch.randperm(sum(sizes))]
+    drawn = draw_tiles(torch.randn(len(bag)), bag, len(sizes), most)
+    assert len(drawn) == len(drawn.unique()) <= most
+    counts = torch.bincount(bag[drawn], minlength=len(sizes)).tolist()
+    each = max(counts)
+    assert counts == [min(size, each) for size in sizes]
+    assert sum(min(size, each + 1) for size in sizes) > most or each == max(sizes)
+
+
+def test_tiles_are_drawn_by_their_share_of_the_bag() -> None:
+    torch.manual_seed(0)
+    logits, bag = torch.tensor([0.0, 1.0, 2.0, -1.0]), torch.zeros(4, dtype=torch.long)
+    draws = torch.cat([draw_tiles(logits, bag, 1, 1) for _ in range(4000)])
+    shares = torch.bincount(draws, minlength=4) / 4000
+    torch.testing.assert_close(shares, logits.softmax(0), rtol=0, atol=0.03)  # four standard deviations
+
+
+def test_bags_are_whole_pictures_and_every_pixel_of_them_is_in_a_tile(prepared: Prepared) -> None:
+    bags = Bags.of(prepared.store, prepared.train)
+    assert len(bags) == 8
+    assert bags.defective.tolist() == [True, True, True, False] * 2
+    assert set(bags.sizes.tolist()) == {12}
+    rows, places = bags.rows([3, 0])
+    assert places.tolist() == [0] * 12 + [1] * 12
+    assert set(prepared.train.frame[rows[:12]].tolist()) == {3}
+    covered = np.zeros((150, 200), bool)
+    for row in rows[:12]:
+        y, x = prepared.train.y[row], prepared.train.x[row]
+        covered[y : y + 64, x : x + 64] = True
+    assert covered.all()
+
+
+def test_a_batch_is_the_same_whenever_it_is_made(prepared: Prepared, blobs: Path, tmp_path: Path) -> None:
+    config = configured(blobs, tmp_path)
+    model, _ = build_model(config.model, 64)
+    assembly = assemble(config, prepared, model)
+    made = [assembly.train_batches(lambda: [2, 3]), assembly.train_batches(lambda: [3])]
+    assert all(isinstance(batches, TrainingBags) for batches in made)
+    (_, later), (again,) = (list(batches) for batches in made)
+    assert torch.equal(later.tiles, again.tiles)
+    assert torch.equal(later.labels, again.labels)
+    assert later.bag is not None
+    assert len(later.labels) == 4
+    assert later.labels.sum() == 1  # a quarter of four
+    assert torch.bincount(later.bag).tolist() == [12] * 4
+
+
+def test_evaluation_keeps_bags_whole_and_in_order(prepared: Prepared) -> None:
+    bags = Bags.of(prepared.store, prepared.val)
+    for size, counts in ((30, [2, 2]), (1, [1, 1, 1, 1]), (1000, [4])):
+        batches = EvaluationBags(prepared.store, bags, 64, size)
+        made = [batches[number] for number in range(len(batches))]
+        assert [len(batch.labels) for batch in made] == counts
+        assert torch.cat([batch.labels for batch in made]).tolist() == [1, 1, 1, 0]
+
+
+class Brightness(ExplainedClassifier):
+    """The mean grey of a tile, times one weight; notes how many tiles each call had, and whether with a gradient."""
+
+    method, map_hw = "cam", (1, 1)
+
+    def __init__(self) -> None:
+        super().__init__((0.0,) * 3, (1.0,) * 3)
+        self.head = torch.nn.Conv2d(3, 1, 1)
+        torch.nn.init.constant_(self.head.weight, 1.0)
+        torch.nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        self.calls: list[tuple[int, bool, bool]] = []
+
+    def evidence(self, images: Tensor) -> Tensor:
+        self.calls.append((len(images), torch.is_grad_enabled(), self.training))
+        evidence: Tensor = self.head(images.mean(dim=(2, 3), keepdim=True))[:, 0]
+        return evidence
+
+
+def test_of_a_bag_too_large_only_some_tiles_get_a_gradient_and_all_count(prepared: Prepared, blobs: Path) -> None:
+    config = configured(blobs, Path("unused"))
+    model = Brightness()
+    assembly = assemble(config, prepared, model)
+    torch.nn.init.constant_(model.head.weight, 1.0)
+    batch = next(iter(assembly.train_batches(lambda: [0])))
+    torch.manual_seed(0)
+    training = assembly.training.train()
+    pooled = training.logits(batch)
+    assert model.calls == [(48, False, False), (8, True, True)]  # all without, then as many as a batch has with one
+    assert model.training
+    assert batch.bag is not None
+    with torch.no_grad():
+        whole = log_sum_exp(model.logits(batch.tiles), batch.bag, 4)
+    torch.testing.assert_close(pooled, whole)
+    assert pooled.requires_grad
+    model.calls.clear()
+    with torch.no_grad():
+        training.eval().logits(batch)
+    assert model.calls == [(48, False, False)]
+
+
+def test_pictures_without_any_annotation_teach_where_defects_are(blobs: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    overrides = ("recipe.steps=60", "recipe.validate_every=20", "recipe.lr=0.003", "recipe.batch=24")
+    run = fit(configured(blobs, tmp_path / "run", *overrides), say=said.append)
+    summary = run.read_summary()
+    assert (summary.truth, summary.labelled) == ("labels", "pictures")
+    assert any("multiple-instance" in line for line in said)
+    assert "train: 8 pictures, 6 of them defective; 96 tiles" in said
+    assert summary.val["val_ap"] == 1
+    # The same pictures with their masks, which training never saw, tell whether the right tiles are hot.
+    told = draw_blobs(tmp_path / "told", per_group=3)
+    config = compose([f"data={told}", f"out={tmp_path / 'x'}", *SMALL, "split.val=[c]", "split.test=[d]"])
+    truth = prepare(config, tmp_path / "cache", lambda line: None)
+    tiles = torch.stack([cut_tile_of(truth.store, truth, row) for row in range(len(truth.val))])
+    model = load_run(run.folder).model
+    with torch.no_grad():
+        logits = model.logits(tiles).numpy()
+    ranked = truth.val.defective[np.argsort(-logits)]
+    defective = int(ranked.sum())
+    assert ranked[:defective].mean() > 0.8
+
+
+def cut_tile_of(store: FrameStore, prepared: Prepared, row: int) -> Tensor:
+    table = prepared.val
+    y, x = int(table.y[row]), int(table.x[row])
+    return torch.from_numpy(store.pixels(int(table.frame[row]))[y : y + 64, x : x + 64].copy())
+
+
+def test_a_multiple_instance_training_that_was_interrupted_ends_as_if_it_had_not_been(
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(configured(blobs, tmp_path / "whole"))
+    batch = TrainingBags.batch
+
+    def crash(self: TrainingBags, step: int) -> object:
+        if step == 5:
+            raise RuntimeError("crash")
+        return batch(self, step)
+
+    monkeypatch.setattr(TrainingBags, "batch", crash)
+    with pytest.raises(RuntimeError):
+        fit(configured(blobs, tmp_path / "run"))
+    monkeypatch.undo()
+    resumed = fit(compose([f"out={tmp_path / 'run'}", "resume=true"]))
+    assert resumed.metrics.read_text() == whole.metrics.read_text()

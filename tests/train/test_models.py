@@ -1,0 +1,284 @@
+"""The eight models, others of timm by name, and `heatline models`."""
+
+import json
+from pathlib import Path
+
+import huggingface_hub
+import msgspec
+import numpy as np
+import pytest
+import timm
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+from edge.cli.main import heatline
+from edge.errors import ConfigError, WeightsError
+from tests.train.oracles_size import macs
+from train.commands.models import STUDY_GFLOPS
+from train.config import CnnConfig, VitConfig, compose, model_names, read_config, read_model, write_config
+from train.models.build import build_model
+from train.models.cnn import CamClassifier
+from train.models.explained import ExplainedClassifier
+from train.models.size import size_of
+from train.models.vit import RolloutClassifier
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+EIGHT = {
+    # timm's name, cells of a 224 px tile, width of the features, mean and std of each channel
+    "efficientnetv2_s": ("tf_efficientnetv2_s.in1k", 7, 1280, HALF),
+    "efficientnetv2_s_d": ("tf_efficientnetv2_s.in1k", 14, 160, HALF),
+    "mobilenetv3_large": ("mobilenetv3_large_100.ra_in1k", 7, 960, IMAGENET),
+    "mobilenetv3_large_d": ("mobilenetv3_large_100.ra_in1k", 14, 112, IMAGENET),
+    "efficientnet_lite0": ("tf_efficientnet_lite0.in1k", 7, 1280, HALF),
+    "efficientnet_lite0_d": ("tf_efficientnet_lite0.in1k", 14, 112, HALF),
+    "vit_tiny_patch16_224": ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 14, 192, HALF),
+    "deit_tiny_patch16_224": ("deit_tiny_patch16_224.fb_in1k", 14, 192, IMAGENET),
+}
+
+
+def untaught(name: str, **changes: object) -> CnnConfig | VitConfig:
+    return msgspec.structs.replace(read_model(name), **{"weights": "none"} | changes)  # type: ignore[return-value]
+
+
+def tiles(count: int, side: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8))
+
+
+def assert_it_explains_itself(model: ExplainedClassifier, tile_px: int, cells: int) -> None:
+    with torch.no_grad():
+        logits, maps = model.eval()(tiles(2, tile_px))
+        assert maps.shape == (2, cells, cells)
+        assert model.map_hw == (cells, cells)
+        assert maps.std() > 0
+        torch.testing.assert_close(maps.mean(dim=(1, 2)), logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model.logits(tiles(2, tile_px)), logits, rtol=1e-5, atol=1e-5)
+
+
+# The eight.
+
+
+def test_these_are_the_models_with_a_file() -> None:
+    assert sorted(EIGHT) == model_names()
+
+
+@pytest.mark.parametrize("name", EIGHT)
+def test_each_of_the_eight_is_what_it_says(name: str) -> None:
+    timm_name, cells, width, (mean, std) = EIGHT[name]
+    config = read_model(name)
+    assert (config.name, config.timm, config.weights) == (name, timm_name, "imagenet")
+    assert timm_name in timm.list_models(pretrained=True)
+    assert msgspec.to_builtins(config) == msgspec.to_builtins(compose([f"model={name}", "data=x"]).model)
+    torch.manual_seed(0)
+    model, provenance = build_model(untaught(name), 224)
+    assert provenance.source == "random"
+    assert_it_explains_itself(model, 224, cells)
+    assert model.head.weight.shape[:2] == (1, width)
+    black, white = (torch.full((1, 1, 1, 3), value, dtype=torch.uint8) for value in (0, 255))
+    torch.testing.assert_close(model.normalised(black).ravel(), -torch.tensor(mean) / torch.tensor(std))
+    torch.testing.assert_close(model.normalised(white).ravel(), (1 - torch.tensor(mean)) / torch.tensor(std))
+    assert not [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == 1000]
+
+
+@pytest.mark.parametrize("name", EIGHT)
+def test_weights_from_a_file_reach_every_layer_that_is_there(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    network = timm.create_model(EIGHT[name][0], pretrained=False)
+    saved = network.state_dict()
+    torch.save(saved, tmp_path / "weights.pth")
+    model, provenance = build_model(untaught(name, weights=str(tmp_path / "weights.pth")), 224)
+    assert provenance.source == str(tmp_path / "weights.pth")
+    assert isinstance(model, CamClassifier | RolloutClassifier)
+    loaded = (model.features if isinstance(model, CamClassifier) else model).network.state_dict()
+    assert len(loaded) > 50
+    for key, value in loaded.items():
+        assert torch.equal(value, saved[key]), key
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["mobilenetv3_large", "efficientnetv2_s"])
+def test_a_full_cnn_gives_the_features_that_timm_pools(name: str) -> None:
+    torch.manual_seed(2)
+    network = timm.create_model(EIGHT[name][0], pretrained=False).eval()
+    pooled: list[Tensor] = []
+    network.global_pool.register_forward_pre_hook(lambda module, inputs: pooled.append(inputs[0]))
+    torch.manual_seed(2)
+    model = build_model(untaught(name), 64)[0].eval()
+    assert isinstance(model, CamClassifier)
+    images = model.normalised(tiles(1, 64))
+    network(images)
+    torch.testing.assert_close(model.features(images), pooled[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["mobilenetv3_large_d", "efficientnetv2_s_d", "efficientnet_lite0_d"])
+def test_a_downscaled_cnn_gives_the_last_features_of_stride_16(name: str) -> None:
+    torch.manual_seed(2)
+    network = timm.create_model(EIGHT[name][0], pretrained=False).eval()
+    torch.manual_seed(2)
+    model = build_model(untaught(name), 64)[0].eval()
+    assert isinstance(model, CamClassifier)
+    images = model.normalised(tiles(1, 64))
+    after_each_stage = [network.bn1(network.conv_stem(images))]
+    for stage in network.blocks:
+        after_each_stage.append(stage(after_each_stage[-1]))
+    last = [features for features in after_each_stage if features.shape[2:] == (4, 4)][-1]
+    torch.testing.assert_close(model.features(images), last)
+    assert isinstance(model.features.network.conv_head, nn.Identity)
+
+
+def test_layers_that_timm_leaves_after_pooling_are_not_there() -> None:
+    for name in ("mobilenetv3_large", "vgg11_bn"):
+        with torch.device("meta"):
+            model, _ = build_model(untaught(name), 64)
+            loss = model(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))[0].sum()
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        assert all(gradient is not None for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", [name for name in EIGHT if not name.startswith("efficientnet_lite0")])
+def test_imagenet_weights_without_a_way_to_the_hub_end_in_a_sentence(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        WeightsError, match=r"cannot be had from timm/.* on the Hugging Face hub .* or none for a"
+    ) as raised:
+        build_model(read_model(name), 224)
+    assert raised.value.exit_code == 11
+    assert "\n" not in str(raised.value)
+
+
+# Others of timm.
+
+
+@pytest.mark.parametrize(
+    ("name", "timm_name", "cells"),
+    [
+        ("resnet18", "resnet18.a1_in1k", 2),
+        ("resnet18.tv_in1k", "resnet18.tv_in1k", 2),
+        ("convnext_atto", "convnext_atto.d2_in1k", 2),
+        ("regnetx_002", "regnetx_002.pycls_in1k", 2),
+        ("densenet121", "densenet121.ra_in1k", 2),
+        ("mobilenetv2_050", "mobilenetv2_050.lamb_in1k", 2),
+        ("ghostnet_100", "ghostnet_100.in1k", 2),
+        ("mobilevit_xxs", "mobilevit_xxs.cvnets_in1k", 2),
+        ("repvgg_a0", "repvgg_a0.rvgg_in1k", 2),
+        ("efficientnet_b6", "efficientnet_b6", None),
+        ("vit_tiny_patch16_384", "vit_tiny_patch16_384.augreg_in21k_ft_in1k", 4),
+        ("test_vit", "test_vit.r160_in1k", 4),
+        ("vit_wee_patch16_reg1_gap_256", "vit_wee_patch16_reg1_gap_256.sbb_in1k", None),
+    ],
+)
+def test_a_model_of_timm_is_taken_by_its_name_there(name: str, timm_name: str, cells: int | None) -> None:
+    config = compose([f"model={name}", "data=x", "tiles.tile_px=64"]).model
+    assert (config.name, config.timm, config.weights) == (name, timm_name, "imagenet")
+    assert config.family == ("vit" if name.startswith(("vit", "test_vit")) else "cnn")
+    if cells is not None:
+        torch.manual_seed(0)
+        assert_it_explains_itself(build_model(msgspec.structs.replace(config, weights="none"), 64)[0], 64, cells)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "regnetx_002", "convnext_atto"])
+def test_another_cnn_can_be_cut_at_a_smaller_stride_too(name: str) -> None:
+    config = compose([f"model={name}", "model.stride=16", "model.weights=none", "data=x"]).model
+    torch.manual_seed(0)
+    assert_it_explains_itself(build_model(config, 64)[0], 64, 4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (
+            ["model=resnet5"],
+            "model=resnet5 is none of the choices: deit_tiny_patch16_224, efficientnet_lite0, efficientnet_lite0_d, "
+            "efficientnetv2_s, efficientnetv2_s_d, mobilenetv3_large, mobilenetv3_large_d, vit_tiny_patch16_224; nor "
+            "does timm know it, see timm.list_models()",
+        ),
+        (["model=resnet18.mine"], "does not have resnet18.mine; its pretrained tags are: a1_in1k, a2_in1k, a3_in1k,"),
+        (
+            ["model.fusion=max"],
+            "model.fusion belongs to a ViT, and the model is a CNN; leave it out, or choose another",
+        ),
+        (["model=resnet18", "model.discard_ratio=0.5"], "model.discard_ratio belongs to a ViT"),
+        (["model=test_vit", "model.stride=16"], "model.stride belongs to a CNN, and the model is a ViT"),
+        (["model=test_vit", "model.fusion=median"], "Invalid enum value 'median' - at `$.model.fusion`"),
+        (["model=test_vit", "model.discard_ratio=1"], "Expected `float` < 1.0 - at `$.model.discard_ratio`"),
+        (["model.stride=0"], "Expected `int` >= 1 - at `$.model.stride`"),
+        (["model.fuzion=max"], "there is no key 'model.fuzion'; model has name, timm, weights, stride, fusion,"),
+    ],
+)
+def test_what_is_no_model_or_no_key_of_it_is_refused_in_a_sentence(overrides: list[str], says: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        compose(["data=x", *overrides])
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_run_with_a_model_of_timm_is_resumed_from_its_own_file(tmp_path: Path) -> None:
+    chosen = ["data=x", "model=test_vit", "model.fusion=min", "model.discard_ratio=0.9"]
+    started = compose([*chosen, f"out={tmp_path}"])
+    assert started.model == VitConfig(
+        name="test_vit", timm="test_vit.r160_in1k", weights="imagenet", fusion="min", discard_ratio=0.9
+    )
+    write_config(started, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == started
+    assert compose([*chosen, f"out={tmp_path}", "resume=true"]).model == started.model
+    assert compose([f"out={tmp_path}", "resume=true"]).model == started.model
+    with pytest.raises(ConfigError, match="model is resnet18 and was test_vit when"):
+        compose([f"out={tmp_path}", "resume=true", "model=resnet18"])
+
+
+# What they cost.
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_large_d", "deit_tiny_patch16_224", "regnetx_002"])
+def test_parameters_and_multiply_adds_are_those_of_a_count_by_hand(name: str) -> None:
+    model, _ = build_model(untaught(name), 224)
+    size = size_of(read_model(name), 224)
+    assert size.parameters == sum(value.numel() for value in model.parameters())
+    assert size.macs == macs(model, 224)
+    assert size.map_hw == model.map_hw
+
+
+def test_counts_are_near_those_that_are_published() -> None:
+    """MobileNetV3-Large: Howard et al. 2019, with a head that ours leaves out. ResNet-18: torchvision."""
+    assert size_of(read_model("mobilenetv3_large"), 224).macs == pytest.approx(0.217e9, rel=0.03)
+    assert size_of(read_model("resnet18"), 224).macs == pytest.approx(1.81e9, rel=0.005)
+    assert size_of(read_model("vit_tiny_patch16_224"), 224) == size_of(read_model("deit_tiny_patch16_224"), 224)
+
+
+def test_the_command_shows_every_model_and_the_studys_figure() -> None:
+    shown = CliRunner().invoke(heatline, ["models", "--json"])
+    assert shown.exit_code == 0, shown.output
+    report = json.loads(shown.stdout)
+    assert report["tile_px"] == 224
+    rows = {row["name"]: row for row in report["models"]}
+    assert rows.keys() == EIGHT.keys()
+    for name, row in rows.items():
+        assert (row["timm"], row["map_hw"]) == (EIGHT[name][0], [EIGHT[name][1]] * 2)
+        assert row["flops"] == 2 * row["macs"]
+        assert row["study_gflops"] == STUDY_GFLOPS.get(name)
+    assert rows["mobilenetv3_large_d"]["parameters"] < rows["mobilenetv3_large"]["parameters"]
+
+
+def test_the_command_shows_any_model_of_timm_to_people_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    shown = CliRunner().invoke(heatline, ["models", "resnet18", "mobilenetv3_large"])
+    assert shown.exit_code == 0, shown.output
+    lines = [line.split() for line in shown.output.splitlines()]
+    assert ["resnet18", "11.18", "1.814", "3.627", "7x7", "resnet18.a1_in1k"] in lines
+    assert ["mobilenetv3_large", "2.97", "0.214", "0.428", "7x7", "0.22", "mobilenetv3_large_100.ra_in1k"] in lines
+    assert "GFLOPs = 2 x GMACs" in shown.output
+    assert "EfficientNetV2-S: 384 px" in shown.output
+
+
+@pytest.mark.parametrize("name", ["levit_128", "no_such_net", "vit_base_patch16_siglip_224"])
+def test_the_command_refuses_what_a_training_would_refuse(name: str) -> None:
+    shown = CliRunner().invoke(heatline, ["models", name])
+    assert isinstance(shown.exception, ConfigError)
+    assert name in str(shown.exception)

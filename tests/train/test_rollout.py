@@ -1,0 +1,365 @@
+"""Attention rollout, against the slow and obvious one, in the model, and in the exported graph."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.layers.attention import Attention
+from timm.layers.norm import LayerNorm
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor
+from torch.fx import GraphModule
+
+from edge.errors import ConfigError, WeightsError
+from edge.inference import infer, open_engine
+from edge.inference.engine import ONNX_GRAPH
+from export.onnx_graph import to_onnx
+from export.openvino_ir import to_openvino
+from tests.train import oracles_rollout as oracle
+from train.config import VitConfig
+from train.models.build import build_model
+from train.models.rollout import Fusion, class_token_row, discard_lowest, fuse_heads, relevance
+from train.models.vit import RolloutClassifier, attend
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FUSIONS: tuple[Fusion, ...] = ("min", "mean", "max")
+MEAN = STD = (0.5, 0.5, 0.5)
+
+
+def softmax_attentions(seed: int, layers: int, tiles: int, heads: int, tokens: int) -> list[Tensor]:
+    """Per layer [tiles, heads, tokens, tokens] float64, rows that sum to 1."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (tiles, heads, tokens, tokens)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).softmax(-1) for _ in range(layers)]
+
+
+def our_row(attentions: list[Tensor], fusion: Fusion, discard_ratio: float) -> Tensor:
+    return class_token_row([discard_lowest(fuse_heads(layer, fusion), discard_ratio) for layer in attentions])
+
+
+# --------------------------------------------------------------------------------------------------- the pure functions
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    layers=st.integers(1, 4),
+    tiles=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    tokens=st.integers(2, 7),
+    discard_ratio=st.sampled_from([0.0, 0.01, 0.2, 0.5, 0.8, 0.9, 0.99]),
+    coarse=st.booleans(),
+)
+def test_the_row_is_the_class_tokens_in_the_product_of_whole_matrices(
+    fusion: Fusion, seed: int, layers: int, tiles: int, heads: int, tokens: int, discard_ratio: float, coarse: bool
+) -> None:
+    attentions = softmax_attentions(seed, layers, tiles, heads, tokens)
+    if coarse:  # many entries are equal
+        attentions = [(layer * 8).round() / 8 for layer in attentions]
+    rows = our_row(attentions, fusion, discard_ratio)
+    assert rows.shape == (tiles, tokens)
+    for tile in range(tiles):
+        whole = oracle.rollout([layer[tile].numpy() for layer in attentions], fusion, discard_ratio)
+        np.testing.assert_allclose(rows[tile].numpy(), whole[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(rows.sum(dim=1), torch.ones(tiles, dtype=torch.float64))  # every layer's rows sum to 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), tokens=st.integers(2, 9), discard_ratio=st.floats(0, 1, exclude_max=True))
+def test_each_tile_loses_its_own_lowest_entries_and_exactly_so_many(
+    seed: int, tokens: int, discard_ratio: float
+) -> None:
+    fused = softmax_attentions(seed, 1, 3, 1, tokens)[0][:, 0]
+    kept = discard_lowest(fused, discard_ratio)
+    for tile in range(3):
+        gone = kept[tile] == 0
+        assert int(gone.sum()) == math.floor(discard_ratio * tokens * tokens)
+        assert torch.equal(kept[tile][~gone], fused[tile][~gone])
+        if gone.any():
+            assert fused[tile][gone].max() < fused[tile][~gone].min()
+        assert torch.equal(discard_lowest(fused[tile : tile + 1], discard_ratio)[0], kept[tile])
+
+
+def test_of_entries_that_tie_with_the_lowest_one_kept_none_is_discarded() -> None:
+    fused = torch.tensor([[[1.0, 2.0, 2.0], [2.0, 3.0, 4.0], [5.0, 6.0, 7.0]]])
+    assert torch.equal(discard_lowest(fused, 2 / 9), torch.where(fused > 1, fused, 0.0))
+    assert torch.equal(discard_lowest(fused, 0.5), torch.where(fused > 2, fused, 0.0))  # floor(4.5)
+    assert torch.equal(discard_lowest(torch.ones(1, 4, 4), 0.9), torch.ones(1, 4, 4))
+
+
+def test_nothing_left_of_any_patch_makes_all_patches_equal() -> None:
+    row = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.7, 0.1, 0.0, 0.2]])
+    torch.testing.assert_close(relevance(row, 1), torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 2.0]]))
+    torch.testing.assert_close(relevance(row, 2)[1], torch.tensor([0.0, 2.0]))
+
+
+# ---------------------------------------------------------------------------------------- what vit-explain does instead
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_script_agrees_up_to_scale_where_its_faults_do_not_matter(fusion: Fusion) -> None:
+    """One tile, nothing discarded, and heads fused by mean: then all rows have the same sum."""
+    (attentions,) = (softmax_attentions(3, 4, 1, 3, 10),)
+    theirs = oracle.scripts_rollout([layer[0].numpy() for layer in attentions], fusion, 0.0)
+    ours = our_row(attentions, fusion, 0.0)[0, 1:].numpy()
+    agree = np.allclose(theirs, ours / ours.max(), rtol=0, atol=1e-9)
+    assert agree == (fusion == "mean")
+
+
+def test_the_script_discards_in_the_first_tile_only_and_there_what_is_lowest_in_any() -> None:
+    fused = softmax_attentions(4, 1, 3, 1, 8)[0][:, 0]
+    theirs, ours = oracle.scripts_discard(fused.numpy(), 0.5), discard_lowest(fused, 0.5).numpy()
+    assert [int((tile == 0).sum()) for tile in ours] == [32, 32, 32]
+    assert int((theirs[0] == 0).sum()) > 32
+    np.testing.assert_array_equal(theirs[1:], fused[1:].numpy())
+
+
+def test_the_script_spares_one_entry_of_the_class_token_and_ours_none() -> None:
+    fused = softmax_attentions(5, 1, 1, 1, 8)[0][:, 0]
+    fused[0, 0] = 1e-9 * (1 + torch.arange(8))  # the class token looks nowhere
+    theirs, ours = oracle.scripts_discard(fused.numpy(), 0.5)[0], discard_lowest(fused, 0.5)[0].numpy()
+    differing = np.argwhere(theirs != ours)
+    np.testing.assert_array_equal(differing, [[0, 0]])
+    assert theirs[0, 0] > 0 == ours[0, 0]
+
+
+def test_the_script_divides_columns_by_sums_of_rows_so_that_its_rows_do_not_sum_to_one() -> None:
+    fused = discard_lowest(softmax_attentions(6, 1, 1, 1, 8)[0][:, 0], 0.5)
+    theirs = oracle.scripts_normalisation(fused[0].numpy()).sum(axis=1)
+    assert np.abs(theirs - 1).max() > 0.01
+    assert float(class_token_row([fused]).sum()) == pytest.approx(1, abs=1e-12)
+
+
+def test_with_a_discard_ratio_the_scripts_map_of_one_tile_is_another() -> None:
+    attentions = softmax_attentions(7, 4, 1, 3, 10)
+    theirs = oracle.scripts_rollout([layer[0].numpy() for layer in attentions], "mean", 0.9)
+    ours = our_row(attentions, "mean", 0.9)[0, 1:].numpy()
+    assert np.abs(theirs - ours / ours.max()).max() > 1e-3
+
+
+# ------------------------------------------------------------------------------------------------------------ the model
+
+
+def small_vit(seed: int = 0, **options: Any) -> VisionTransformer:
+    torch.manual_seed(seed)
+    network = VisionTransformer(
+        **{"img_size": 64, "patch_size": 16, "embed_dim": 16, "depth": 3, "num_heads": 2, "num_classes": 0} | options
+    )
+    for value in network.parameters():  # timm starts with tokens that hardly differ, and scales that do nothing
+        torch.nn.init.normal_(value, std=0.3)
+    return network.eval()
+
+
+def classifier(network: VisionTransformer, fusion: Fusion = "max", discard_ratio: float = 0.0) -> RolloutClassifier:
+    return RolloutClassifier(network, fusion, discard_ratio, MEAN, STD).eval()
+
+
+def tiles(count: int = 3, side: int = 64) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8))
+
+
+VITS = pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"qk_norm": True, "qkv_bias": False, "norm_layer": LayerNorm}, id="qk-norm"),
+        pytest.param({"init_values": 0.1, "drop_path_rate": 0.2}, id="layer scale, drop path"),
+        pytest.param({"pre_norm": True}, id="pre-norm (CLIP)"),
+        pytest.param({"reg_tokens": 4, "no_embed_class": True}, id="registers"),
+        pytest.param({"scale_attn_norm": True, "scale_mlp_norm": True}, id="norms inside"),
+        pytest.param({"dynamic_img_size": True}, id="dynamic size"),
+        pytest.param({"fc_norm": True}, id="norm after pooling"),
+    ],
+)
+
+
+@VITS
+@torch.no_grad()
+def test_blocks_run_by_hand_make_of_tokens_what_timm_makes(options: dict[str, Any]) -> None:
+    network = small_vit(**options)
+    assert network.blocks[0].attn.fused_attn
+    model = classifier(network)
+    logits, maps = model(tiles())
+    torch.testing.assert_close(model.logits(tiles()), logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(maps.mean(dim=(1, 2)), logits)
+    assert logits.dtype == maps.dtype == torch.float32
+    assert maps.shape == (3, 4, 4)
+    tokens = torch.randn(2, 9, 16)
+    for block in network.blocks:
+        mixed, attention = attend(block, tokens)
+        torch.testing.assert_close(mixed, block(tokens), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(attention.sum(dim=-1), torch.ones(2, 2, 9))
+
+
+@torch.no_grad()
+def test_a_gate_on_the_attention_is_run_too() -> None:
+    block = small_vit().blocks[0]
+    block.attn = Attention(16, num_heads=2, qkv_bias=True, gated=True)
+    tokens = torch.randn(2, 9, 16)
+    torch.testing.assert_close(attend(block, tokens)[0], block(tokens), rtol=1e-5, atol=1e-5)
+
+
+@VITS
+@pytest.mark.parametrize("discard_ratio", [0.0, 0.6])
+@torch.no_grad()
+def test_the_map_is_the_rollout_of_the_attention_that_timm_itself_computes(
+    options: dict[str, Any], discard_ratio: float
+) -> None:
+    network = small_vit(**options)
+    model = classifier(network, "mean", discard_ratio)
+    logits, maps = model(tiles())
+    seen: list[np.ndarray] = []
+    unfused = copy.deepcopy(network)
+    for block in unfused.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda module, inputs, output: seen.append(output.double().numpy()))
+    unfused.forward_features(model.normalised(tiles()))
+    for tile in range(3):
+        row = oracle.rollout([layer[tile] for layer in seen], "mean", discard_ratio)[0, network.num_prefix_tokens :]
+        expected = (row / row.mean()).reshape(4, 4) * float(logits[tile])
+        np.testing.assert_allclose(maps[tile].numpy(), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@torch.no_grad()
+def test_under_autocast_logits_and_map_are_f32_and_stay_what_they_are() -> None:
+    model = classifier(small_vit(), "mean", 0.0)
+    exact, exact_maps = model(tiles())
+    seen: list[torch.dtype] = []
+    model.head.register_forward_hook(lambda module, inputs, output: seen.extend((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, maps = model(tiles())
+        fused_logits = model.logits(tiles())
+    assert seen == [torch.float32] * 4
+    assert logits.dtype == maps.dtype == fused_logits.dtype == torch.float32
+    torch.testing.assert_close(maps.mean(dim=(1, 2)), logits)  # an identity that bf16 could not hold
+    torch.testing.assert_close(logits, exact, rtol=0, atol=float(0.1 * exact.abs().max()))
+    torch.testing.assert_close(maps, exact_maps, rtol=0, atol=float(0.1 * exact_maps.abs().max()))
+
+
+def test_the_rollout_explains_and_does_not_teach() -> None:
+    model = classifier(small_vit(), "mean", 0.3)
+    weights = list(model.parameters())
+    logits, maps = model(tiles(1))
+    taught = torch.autograd.grad(maps[0, 1, 2], weights, retain_graph=True, allow_unused=True)
+    of_logit = torch.autograd.grad(logits[0], weights, allow_unused=True)
+    share = float(maps[0, 1, 2].detach() / logits[0].detach())
+    for one, other in zip(taught, of_logit, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            torch.testing.assert_close(one, other * share, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("discard_ratio", [0.0, 0.5, 0.9])
+@torch.no_grad()
+def test_a_tile_depends_neither_on_its_neighbours_nor_on_their_number(discard_ratio: float) -> None:
+    model = classifier(small_vit(), "max", discard_ratio)
+    _, maps = model(tiles(6))
+    for number in range(6):
+        _, alone = model(tiles(6)[number : number + 1])
+        torch.testing.assert_close(alone[0], maps[number], rtol=0, atol=float(1e-4 * maps.abs().max()))
+
+
+@torch.no_grad()
+def test_nothing_is_sorted_where_nothing_is_discarded() -> None:
+    sorting = {ratio: sorts(classifier(small_vit(), "max", ratio)) for ratio in (0.0, 0.2, 0.9)}
+    assert sorting == {0.0: 0, 0.2: 3, 0.9: 3}  # per layer
+
+
+def sorts(model: RolloutClassifier) -> int:
+    parts = torch.export.export(model, (tiles(2),)).graph_module.modules()  # within autocast is a part of its own
+    calls = [str(node.target) for part in parts if isinstance(part, GraphModule) for node in part.graph.nodes]
+    return sum("topk" in call or "sort" in call for call in calls)
+
+
+@pytest.mark.parametrize("discard_ratio", [0.2, 0.9])
+@torch.no_grad()
+def test_the_exported_graph_answers_as_the_model(discard_ratio: float, tmp_path: Path) -> None:
+    model = classifier(small_vit(embed_dim=16, depth=2, reg_tokens=1), "mean", discard_ratio)
+    graph = to_onnx(model, 64)
+    for name, data in {ONNX_GRAPH: graph, **to_openvino(graph)}.items():
+        (tmp_path / name).write_bytes(data)
+    logits, maps = (output.numpy() for output in model(tiles(5)))
+    for kind in ("onnxruntime", "openvino"):
+        for batch in (1, 4):
+            came, came_maps = infer(open_engine(kind, tmp_path, 64, batch=batch), tiles(5).numpy())
+            np.testing.assert_allclose(came, logits, rtol=0, atol=1e-4 * np.abs(logits).max())
+            np.testing.assert_allclose(came_maps, maps, rtol=0, atol=1e-4 * np.abs(maps).max())
+
+
+# ------------------------------------------------------------------------------------------------ from timm and weights
+
+
+def config(timm_name: str, weights: str = "none", **options: Any) -> VitConfig:
+    return VitConfig(
+        **{"name": "x", "timm": timm_name, "weights": weights, "fusion": "max", "discard_ratio": 0.0} | options
+    )
+
+
+@torch.no_grad()
+def test_weights_are_loaded_at_the_native_size_and_then_fitted_to_the_tiles(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    native = timm.create_model("test_vit", pretrained=False).eval()
+    torch.save(native.state_dict(), tmp_path / "weights.pth")
+    built, provenance = build_model(config("test_vit.r160_in1k", str(tmp_path / "weights.pth")), 96)
+    assert isinstance(built, RolloutClassifier)
+    assert built.map_hw == (6, 6)
+    assert provenance.source == str(tmp_path / "weights.pth")
+    expected = native.state_dict()
+    expected["pos_embed"] = resample_abs_pos_embed(expected["pos_embed"], [6, 6], [10, 10], num_prefix_tokens=1)
+    for name, value in built.network.state_dict().items():
+        assert torch.equal(value, expected.pop(name)), name
+    assert set(expected) == {"head.weight", "head.bias"}
+    logits, maps = built.eval()(tiles(2, 96))
+    torch.testing.assert_close(maps.mean(dim=(1, 2)), logits)
+
+    same, _ = build_model(config("test_vit.r160_in1k", str(tmp_path / "weights.pth")), 160)
+    assert isinstance(same, RolloutClassifier)
+    images = same.normalised(tiles(2, 160))
+    torch.testing.assert_close(same.network(images), native.forward_head(native.forward_features(images), True))
+
+    torch.save({"pos_embed": torch.zeros(1, 37, 64)}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"do not fit test_vit\.r160_in1k"):
+        build_model(config("test_vit.r160_in1k", str(tmp_path / "weights.pth")), 96)
+
+
+def test_the_method_says_what_the_map_is() -> None:
+    assert build_model(config("test_vit", fusion="min"), 64)[0].method == "rollout-min"
+    assert build_model(config("test_vit", fusion="mean", discard_ratio=0.9), 64)[0].method == "rollout-mean-discard-0.9"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (
+            "vit_base_patch16_siglip_224",
+            r"from its pooled patches \(global_pool 'map'\), not from a class token",
+        ),
+        ("vit_medium_patch16_gap_256", r"answers from its pooled patches \(global_pool 'avg'\)"),
+        ("vit_small_patch16_18x2_224", "its blocks are ParallelThingsBlock"),
+        ("vit_tiny_r_s16_p8_224", "its tokens come from a HybridEmbed"),
+        ("deit_tiny_distilled_patch16_224", "it is a VisionTransformerDistilled, not timm's VisionTransformer"),
+        ("resnet18", "it is a ResNet, not timm's VisionTransformer"),
+    ],
+)
+def test_what_the_rollout_does_not_explain_is_refused_with_the_reason(name: str, says: str) -> None:
+    with torch.device("meta"), pytest.raises(ConfigError, match=says):
+        build_model(config(name), 224)
+
+
+def test_tiles_that_do_not_divide_into_patches_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"tiles\.tile_px=100 is no multiple of the patches of test_vit, 16 px"):
+        build_model(config("test_vit"), 100)
+
+
+def test_the_blocks_that_are_run_by_hand_are_those_of_timms_plain_vit() -> None:
+    assert {type(block) for block in small_vit().blocks} == {Block}

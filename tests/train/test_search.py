@@ -1,0 +1,690 @@
+"""The search: real trainings of few steps, real processes on one study, real kills."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import msgspec
+import optuna
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+
+from edge.errors import ConfigError, InputError, TrainingError
+from tests.train.blobs import draw_blobs
+from train.batches import EvaluationBatches
+from train.callbacks import Interrupted, read_metrics
+from train.commands.search import search as search_command
+from train.config import compose, read_config
+from train.frames import FrameStore
+from train.run import RunFolder, load_run
+from train.sampling import BatchSampler
+from train.search.config import SearchConfig, parse
+from train.search.parallel_coordinates import Line, draw
+from train.search.report import SearchReport
+from train.search.search import search
+from train.search.study import GRACE_S, hide_password, open_study, storage_at_work
+from train.search.trials import best_of, run_trials
+from train.search.worker import Worker
+from train.tiles import TileRule, grid_tiles
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # Where a test opens a study, or asks it for a trial, by itself.
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning", "ignore:Heartbeat of storage"),
+]
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "tiles.tile_px=64", "recipe.steps=4", "recipe.validate_every=2", "recipe.jitter_px=20", "split.val=[c]",
+    "split.test=[d]", "model.weights=none", "trainer.precision=32-true", "search.batches=[4,8]", "search.startup=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures of the test group, d, and their masks cannot be read."""
+    folder = draw_blobs(tmp_path_factory.mktemp("search") / "blobs")
+    spoilt = [file for name in ("images", "masks") for file in (folder / name).glob("d_*")]
+    assert len(spoilt) == 5
+    for file in spoilt:
+        file.write_bytes(b"nobody may read this")
+    return folder
+
+
+def words(data: Path, out: Path, *overrides: str) -> list[str]:
+    return [f"data={data}", f"out={out}", *SMALL, *overrides]
+
+
+class PruneTheSecond(optuna.pruners.BasePruner):
+    """Judges by number, so that a test knows which trial goes."""
+
+    def __init__(self, **told: int) -> None:
+        pass
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        return trial.number == 1
+
+
+@pytest.fixture(scope="module")
+def searched(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchReport, list[str]]:
+    """A search of three trials, the second pruned; its folder, its report, what it said."""
+    out = tmp_path_factory.mktemp("searches") / "whole"
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optuna.pruners, "MedianPruner", PruneTheSecond)
+        report = search(words(blobs, out, "search.trials=3"), say=said.append)
+    return out, report, said
+
+
+def study_of(out: Path) -> optuna.Study:
+    (name,) = optuna.get_all_study_names(f"sqlite:///{out / 'study.db'}")
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{out / 'study.db'}")
+
+
+def states(out: Path) -> list[str]:
+    return [trial.state.name for trial in study_of(out).trials]
+
+
+def test_a_search_leaves_a_run_per_trial_and_the_checkpoints_of_the_best(
+    searched: tuple[Path, SearchReport, list[str]],
+) -> None:
+    out, report, said = searched
+    assert states(out) == ["COMPLETE", "PRUNED", "COMPLETE"]
+    assert (report.wanted, report.finished, report.running) == (3, 3, 0)
+    assert len({row.lr for row in report.trials}) == 3
+    assert {row.batch for row in report.trials} <= {4, 8}
+    assert all(1e-4 <= (row.lr or 0) <= 1e-2 for row in report.trials)  # the recipe's, for a CNN
+    assert sorted(path.name for path in out.iterdir()) == [
+        "best.yaml", "parallel_coordinates.svg", "search.yaml", "study.db", "trials", "trials.csv", "workers",
+    ]  # fmt: skip
+    assert report.best is not None
+    for row in report.trials:
+        run = RunFolder(out / "trials" / f"{row.trial:04d}")
+        assert row.run == str(run.folder)
+        assert run.checkpoints.exists() == (row.trial == report.best.trial)
+        assert not run.cache.exists()
+        config = read_config(run.config)
+        assert (config.recipe.lr, config.recipe.batch, config.recipe.select) == (row.lr, row.batch, "accuracy")
+        metrics = read_metrics(run.metrics)
+        assert row.value == max(metric["val_accuracy"] for metric in metrics)
+        assert row.step == next(metric["step"] for metric in metrics if metric["val_accuracy"] == row.value)
+        assert [metric["step"] for metric in metrics] == ([2] if row.trial == 1 else [2, 4])
+        assert row.reason == ("below the median at step 2" if row.trial == 1 else None)
+    assert report.best.value == max(row.value or 0 for row in report.trials if row.state == "complete")
+    assert sum(line.startswith("train: ") for line in said) == 1  # the data are told once, not with every trial
+    assert [line for line in said if "trial 1" in line and "pruned" in line]
+
+
+def test_the_objective_is_the_accuracy_on_the_validation_groups(
+    searched: tuple[Path, SearchReport, list[str]], tmp_path: Path
+) -> None:
+    _, report, _ = searched
+    assert report.best is not None
+    run = load_run(Path(report.best.run))
+    assert run.summary.groups == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
+    images = [image for image in run.data.images if image.path.name.startswith("c_")]
+    store = FrameStore.build(images, tmp_path / "cache")
+    tiles = grid_tiles(store, range(len(store)), TileRule(**msgspec.structs.asdict(run.config.tiles)))
+    right = []
+    for batch in (EvaluationBatches(store, tiles, 64)[n] for n in range(len(EvaluationBatches(store, tiles, 64)))):
+        with torch.no_grad():
+            right.append((run.model(batch.tiles)[0] > 0).float() == batch.labels)
+    best_checkpoint = run.summary.val["val_accuracy"]
+    assert float(torch.cat(right).float().mean()) == pytest.approx(best_checkpoint, abs=1e-6)
+    assert report.best.value == pytest.approx(best_checkpoint, abs=5e-4)  # chosen to three digits
+    with pytest.raises(InputError):  # the test group is there, and could not have been read
+        next(image for image in run.data.images if image.path.name.startswith("d_")).pixels()
+
+
+def test_the_table_the_picture_and_the_best_trial_are_written(
+    searched: tuple[Path, SearchReport, list[str]], blobs: Path
+) -> None:
+    out, report, _ = searched
+    with (out / "trials.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["trial"], row["state"]) for row in rows] == [("0", "complete"), ("1", "pruned"), ("2", "complete")]
+    assert [float(row["lr"]) for row in rows] == [row.lr for row in report.trials]
+    picture = ElementTree.parse(out / "parallel_coordinates.svg")
+    lines = [path for path in picture.iter("{http://www.w3.org/2000/svg}path") if path.get("class") == "trial"]
+    assert len(lines) == 3
+    assert [line.get("stroke-dasharray") is not None for line in lines].count(True) == 1
+    best = msgspec.yaml.decode((out / "best.yaml").read_bytes())
+    assert best == msgspec.to_builtins(report.best)
+    heatline, command, *overrides = shlex.split(best["command"])
+    assert (heatline, command) == ("heatline", "train")
+    trained = read_config(Path(best["run"]) / "config.yaml")
+    again = compose(overrides)
+    assert again.out == str(out / "best")
+    assert msgspec.structs.replace(again, out=trained.out) == trained
+
+
+def test_the_same_command_goes_on_and_a_changed_one_is_refused(
+    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "search"
+    first = search(words(blobs, out, "search.trials=1"))
+    written = (out / "trials" / "0000" / "metrics.csv").stat().st_mtime_ns
+    more = search(words(blobs, out, "search.trials=2"))
+    assert more.trials[0] == first.trials[0]
+    assert [row.state for row in more.trials] == ["complete"] * 2
+    assert (out / "trials" / "0000" / "metrics.csv").stat().st_mtime_ns == written
+    monkeypatch.setattr("train.search.objective.fit", None)  # nothing is trained any more
+    assert search(words(blobs, out, "search.trials=2")).trials == more.trials
+    for change, says in (
+        ("recipe.steps=5", "recipe.steps is 5 and was 4 when the search 'efficientnet_lite0_d' was started"),
+        ("search.objective=average_precision", "search.objective is average_precision and was accuracy"),
+        ("search.lr=[1e-5,1e-3]", r"search.lr is \[1e-05, 0.001\] and was \[0.0001, 0.01\]"),
+        ("search.batches=[4]", r"search.batches is \[4\] and was \[4, 8\]"),
+        ("recipe=study", "recipe.augment.blur is False and was True"),
+        ("split.val=[b]", r"data is .* and was"),
+        ("search.name=another", "holds the search 'efficientnet_lite0_d' in .*, not 'another' in"),
+        ("model=efficientnet_lite0", "holds the search 'efficientnet_lite0_d' in"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            search(words(blobs, out, "search.trials=2", change))
+    other = draw_blobs(tmp_path / "other", seed=1)
+    with pytest.raises(ConfigError, match=r"data is 9 pictures with masks \(digest .*\) and was 9 pictures"):
+        search(words(other, out, "search.trials=2"))
+
+
+def test_the_average_precision_is_searched_for_on_request(blobs: Path, tmp_path: Path) -> None:
+    report = search(words(blobs, tmp_path / "s", "search.trials=1", "search.objective=average_precision"))
+    assert report.best is not None
+    rows = read_metrics(Path(report.best.run) / "metrics.csv")
+    assert report.best.value == max(row["val_ap"] for row in rows)
+    assert read_config(Path(report.best.run) / "config.yaml").recipe.select == "average_precision"
+
+
+def test_trials_that_cannot_be_trained_count_and_end_the_search_with_advice(blobs: Path, tmp_path: Path) -> None:
+    says = r"the sum of the validation logits became (nan|inf|-inf) at step 2; lower the learning rate: recipe\.lr"
+    out = tmp_path / "search"
+    hopeless = ("search.lr=[1e19,1e20]", "recipe.warmup=0", "recipe.steps=4")
+    with pytest.raises(TrainingError, match=rf"none of the 2 trials was completed \({says}\); search lower rates"):
+        search(words(blobs, out, "search.trials=2", *hopeless))
+    assert states(out) == ["PRUNED", "PRUNED"]
+    with (out / "trials.csv").open(newline="") as file:
+        assert all(re.fullmatch(says, row["reason"]) for row in csv.DictReader(file))
+    assert not list(out.rglob("*.ckpt"))
+
+
+def test_what_fails_every_trial_ends_the_search(blobs: Path, tmp_path: Path) -> None:
+    data = draw_blobs(tmp_path / "blobs")
+    (data / "images" / "a_0.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"a_0\.png is not a picture"):
+        search(words(data, tmp_path / "search"))
+    assert states(tmp_path / "search") == ["FAIL"]
+
+
+def test_ctrl_c_fails_the_trial_and_the_same_command_goes_on(
+    blobs: Path,
+    searched: tuple[Path, SearchReport, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch, out = BatchSampler.draw, tmp_path / "search"
+    drawn = []
+
+    def interrupt(self: BatchSampler, number: int) -> object:
+        drawn.append(number)
+        if len(drawn) == 6:  # of the second trial
+            os.kill(os.getpid(), signal.SIGINT)
+        return batch(self, number)
+
+    monkeypatch.setattr(BatchSampler, "draw", interrupt)
+    with pytest.raises(
+        Interrupted, match="stopped with 1 of 2 trials finished; go on with the same command"
+    ) as stopped:
+        search(words(blobs, out, "search.trials=2"))
+    assert stopped.value.exit_code == 130
+    assert states(out) == ["COMPLETE", "FAIL"]
+    assert not (out / "trials" / "0001" / "checkpoints").exists()
+    assert (out / "cache" / "0" / "index.json").exists()  # decoding is not done twice
+    report = search(words(blobs, out, "search.trials=2"))
+    assert states(out) == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert report.finished == 2
+    assert not (out / "cache").exists()
+    drawn_there, drawn_here = searched[1].trials, report.trials
+    assert (drawn_here[0].lr, drawn_here[0].batch) == (drawn_there[0].lr, drawn_there[0].batch)  # by seed and number
+    assert drawn_here[1].lr != drawn_here[2].lr
+
+
+START = """
+import os, signal, sys
+import train.search.objective
+from train.sampling import BatchSampler
+from train.search.search import search
+
+mode, *overrides = sys.argv[1:]
+fit, draw = train.search.objective.fit, BatchSampler.draw
+
+def meet_and_fit(config, *rest, **named):
+    train.search.objective.fit = fit
+    print("ready", flush=True)
+    sys.stdin.readline()
+    return fit(config, *rest, **named)
+
+def draw_or_die(self, step):
+    if step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(self, step)
+
+if mode == "meet":
+    train.search.objective.fit = meet_and_fit
+else:
+    BatchSampler.draw = draw_or_die
+print(search(overrides).finished)
+"""
+
+
+def start(*arguments: str, script: str = START) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def meet(processes: list[subprocess.Popen[str]]) -> list[str]:
+    """Let them go on once all of them say that they are ready; what they say then, when they have ended well."""
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+    return [output for output, _ in said]
+
+
+def test_a_worker_that_is_killed_loses_no_trial_and_leaves_none_behind(blobs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    overrides = words(blobs, out, "search.trials=2")
+    with start("die", *overrides) as process:
+        process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL
+    assert states(out) == ["RUNNING"]
+    report = search(overrides)
+    assert states(out) == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert (report.finished, report.running) == (2, 0)
+    assert not (out / "cache").exists()
+
+
+def test_two_processes_share_one_search_and_finish_exactly_its_trials(blobs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    overrides = words(blobs, out, "search.trials=4")
+    with start("meet", *overrides) as one, start("meet", *overrides) as other:
+        finished = meet([one, other])  # once each is in a trial
+    assert max(int(number) for number in finished) == 4
+    trials = study_of(out).trials
+    done = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(done) == 4
+    assert all(trial.state == TrialState.FAIL and not trial.params for trial in trials if trial not in done)
+    assert len({(trial.params["lr"], trial.params["batch"]) for trial in done}) == 4
+    one_began, one_ended = done[0].datetime_start, done[0].datetime_complete
+    other_began, other_ended = done[1].datetime_start, done[1].datetime_complete
+    assert one_began is not None
+    assert other_began is not None
+    assert one_ended is not None
+    assert other_ended is not None
+    assert max(one_began, other_began) < min(one_ended, other_ended)
+    assert sorted(run.name for run in (out / "trials").iterdir()) == sorted(f"{trial.number:04d}" for trial in done)
+    assert all(RunFolder(out / "trials" / f"{trial.number:04d}").read_summary().finished for trial in done)
+    assert len(list(out.glob("trials/*/checkpoints/best.ckpt"))) == 1
+    assert {path.name for path in (out / "workers").iterdir()} == {"0.lock", "1.lock", "writing"}
+    assert not (out / "cache").exists()
+    with (out / "trials.csv").open(newline="") as file:
+        assert sum(row["state"] in ("complete", "pruned") for row in csv.DictReader(file)) == 4
+
+
+SHARE_OUT = """
+import sys
+from pathlib import Path
+import optuna
+from train.search.config import SearchConfig
+from train.search.study import open_study
+from train.search.trials import run_trials
+from train.search.worker import Worker
+
+optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+print("ready", flush=True)
+sys.stdin.readline()
+url, out = sys.argv[1:]
+study = open_study(url, "shared", SearchConfig())
+ran = []
+
+def objective(trial):
+    ran.append(trial.number)
+    return trial.suggest_float("x", 0, 1)
+
+with Worker(Path(out)) as worker:
+    run_trials(study, objective, 7, worker, is_own_storage=False)
+print(*ran)
+"""
+
+
+def test_many_workers_that_begin_at_once_run_no_trial_too_many_and_none_twice(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"  # which they all create at once, too
+    processes = [start(url, str(tmp_path / str(n % 2)), script=SHARE_OUT) for n in range(3)]
+    ran = [int(number) for output in meet(processes) for number in output.split()]
+    trials = optuna.load_study(study_name="shared", storage=url).trials
+    complete = [trial.number for trial in trials if trial.state == TrialState.COMPLETE]
+    assert len(complete) == 7
+    assert sorted(ran) == complete
+
+
+# Sharing out, without a training.
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    return optuna.create_study(direction="maximize")
+
+
+def draw_x(trial: optuna.Trial) -> float:
+    return trial.suggest_float("x", 0, 1)
+
+
+def test_a_worker_that_loses_the_race_for_the_last_place_runs_nothing(
+    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimize, ran = study.optimize, []
+
+    def run(trial: optuna.Trial) -> float:
+        ran.append(trial.number)
+        return draw_x(trial)
+
+    def another_first(*arguments: object, **named: object) -> None:
+        while len(study.trials) < 2:  # between the look for a place and the trial, others take both
+            study.ask()
+        optimize(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(study, "optimize", another_first)
+    with Worker(tmp_path) as worker:
+        run_trials(study, run, 2, worker, is_own_storage=False)
+    assert ran == []
+    assert [trial.state.name for trial in study.trials] == ["RUNNING", "RUNNING", "FAIL"]
+
+
+def test_a_trial_that_others_gave_up_is_run_again_and_the_search_goes_on(study: optuna.Study, tmp_path: Path) -> None:
+    def slept(trial: optuna.Trial) -> float:
+        if trial.number == 0:  # as another machine does that heard no heartbeat
+            study.tell(0, state=TrialState.FAIL)
+        return draw_x(trial)
+
+    def slept_and_reports(trial: optuna.Trial) -> float:
+        if trial.number == 3:
+            study.tell(3, state=TrialState.FAIL)
+            trial.report(0.5, 1)
+        return draw_x(trial)
+
+    with Worker(tmp_path) as worker:
+        run_trials(study, slept, 2, worker, is_own_storage=True)
+        assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+        run_trials(study, slept_and_reports, 3, worker, is_own_storage=True)
+    assert [trial.state.name for trial in study.trials][3:] == ["FAIL", "COMPLETE"]
+
+
+def test_a_mistake_in_the_objective_is_not_taken_for_a_lost_heartbeat(study: optuna.Study, tmp_path: Path) -> None:
+    def wrong(trial: optuna.Trial) -> float:
+        raise ValueError("a mistake")
+
+    with Worker(tmp_path) as worker, pytest.raises(ValueError, match="a mistake"):
+        run_trials(study, wrong, 2, worker, is_own_storage=True)
+
+
+def test_only_trials_of_dead_workers_are_given_up(study: optuna.Study, tmp_path: Path) -> None:
+    with Worker(tmp_path) as living:
+        living.claim(study.ask().number)
+        with Worker(tmp_path) as dead:
+            dead.claim(study.ask().number)
+        study.ask()  # on another machine
+        with Worker(tmp_path) as worker:
+            assert (living.number, dead.number, worker.number) == (0, 1, 1)
+            assert not worker.is_alone()
+            run_trials(study, draw_x, 3, worker, is_own_storage=False)
+    assert [trial.state.name for trial in study.trials] == ["RUNNING", "FAIL", "RUNNING", "COMPLETE"]
+
+
+def test_a_trial_that_was_never_claimed_is_given_up_where_no_other_worker_is_left(
+    study: optuna.Study, tmp_path: Path
+) -> None:
+    study.ask()
+    with Worker(tmp_path) as worker:
+        with Worker(tmp_path):
+            run_trials(study, draw_x, 2, worker, is_own_storage=True)
+        assert [trial.state.name for trial in study.trials] == ["RUNNING", "COMPLETE"]
+        run_trials(study, draw_x, 2, worker, is_own_storage=True)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_a_trial_of_another_machine_is_given_up_when_nothing_was_heard_of_it_for_long(tmp_path: Path) -> None:
+    def die(trial: optuna.Trial) -> float:
+        raise SystemExit  # the storage is told nothing
+
+    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s", SearchConfig())
+    with Worker(tmp_path / "there") as there, pytest.raises(SystemExit):
+        run_trials(study, die, 2, there, is_own_storage=False)
+    with Worker(tmp_path / "here") as here:
+        run_trials(study, draw_x, 2, here, is_own_storage=False)
+        assert [trial.state.name for trial in study.trials] == ["RUNNING", "COMPLETE"]
+        with sqlite3.connect(tmp_path / "study.db") as database:
+            heard = f"datetime(heartbeat, '-{GRACE_S + 1} seconds')"
+            assert database.execute(f"UPDATE trial_heartbeats SET heartbeat = {heard}").rowcount == 2
+        database.close()
+        run_trials(study, draw_x, 2, here, is_own_storage=False)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_of_equal_trials_the_first_is_the_best(study: optuna.Study) -> None:
+    assert best_of(study.trials) is None
+    for value in (0.5, 0.9, 0.9):
+        study.tell(study.ask(), value)
+    study.tell(study.ask(), state=TrialState.PRUNED)
+    best = best_of(study.trials)
+    assert best is not None
+    assert best.number == 1
+
+
+def test_a_trial_is_judged_by_the_median_after_the_warm_up_and_the_first_trials(tmp_path: Path) -> None:
+    def judged(study: optuna.Study, share: int, value: float) -> bool:
+        trial = study.ask()
+        trial.report(value, share)
+        prune = trial.should_prune()
+        study.tell(trial, state=TrialState.PRUNED)
+        return prune
+
+    study = open_study(f"sqlite:///{tmp_path / 'a.db'}", "s", SearchConfig(startup=2, warmup=0.3))
+    for value in (0.8, 0.9):
+        assert not judged(study, 500, 0.1)  # too few to judge by
+        trial = study.ask()
+        for share in (200, 500):
+            trial.report(value, share)
+        study.tell(trial, value)
+    assert judged(study, 500, 0.84)
+    assert not judged(study, 500, 0.86)
+    assert not judged(study, 200, 0.1)
+    never = open_study(f"sqlite:///{tmp_path / 'a.db'}", "s", SearchConfig(prune=False))
+    assert not judged(never, 500, 0.1)
+
+
+# Storages.
+
+
+def test_a_search_is_shared_through_its_storage_by_folders_elsewhere(
+    searched: tuple[Path, SearchReport, list[str]], blobs: Path, tmp_path: Path
+) -> None:
+    out, report, _ = searched
+    storage = f"search.storage=sqlite:///{out / 'study.db'}"
+    there = search(words(blobs, tmp_path / "there", "search.trials=3", storage))
+    assert there.trials == report.trials
+    assert (tmp_path / "there" / "trials.csv").read_text() == (out / "trials.csv").read_text()
+    moved = draw_blobs(tmp_path / "same pictures")
+    for file in moved.glob("*/d_*"):
+        file.write_bytes(b"")  # of the test group, nothing is looked at
+    assert search(words(moved, tmp_path / "moved", "search.trials=3", storage)).trials == report.trials
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("nonsense", "search.storage=nonsense is no URL of a database; expected e.g. sqlite:////srv/searches.db"),
+        (
+            "mysql://me:secret@host/x",
+            r"search.storage=mysql://me:\*\*\*@host/x cannot be opened: its driver is not ins",
+        ),
+        ("oddsql://host/x", "search.storage=oddsql://host/x cannot be opened: "),
+        ("sqlite:////nowhere/at/all.db", "cannot be opened: unable to open database file"),
+        ("sqlite:///FOLDER/text.db", "cannot be opened: file is not a database"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_told_in_one_sentence(
+    blobs: Path, tmp_path: Path, url: str, says: str
+) -> None:
+    (tmp_path / "text.db").write_text("no database " * 100)
+    url = url.replace("FOLDER", str(tmp_path))
+    with pytest.raises(ConfigError, match=says) as raised:
+        search(words(blobs, tmp_path / "out", f"search.storage={url}"))
+    assert "\n" not in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_storage_that_goes_away_is_told_in_one_sentence(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study = open_study(url, "s", SearchConfig())
+    (tmp_path / "study.db").write_bytes(b"gone " * 1000)
+    says = r"the storage sqlite:.* does not answer any more \(.*\); see to it"
+    with pytest.raises(TrainingError, match=says), storage_at_work(url):
+        study.ask()
+
+
+def test_a_password_is_never_shown() -> None:
+    assert hide_password("postgresql+psycopg://me:secret@host/x") == "postgresql+psycopg://me:***@host/x"
+
+
+# The command line.
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["search.trial=3"], "there is no key 'search.trial'; search has trials, objective, batches, lr,"),
+        (["search.trials=0"], "Expected `int` >= 1 - at `$.search.trials`"),
+        (["search.trials=many"], "Expected `int`, got `str` - at `$.search.trials`"),
+        (["search.trials="], "'search.trials=' has no value; expected search.trials=VALUE"),
+        (["search.objective=loss"], "Invalid enum value 'loss' - at `$.search.objective`"),
+        (["search.lr=[1e-2,1e-4]"], "expected the lower rate first: [0.0001, 0.01]"),
+        (["search.lr=[0,1e-4]"], "Expected `float` > 0.0 - at `$.search.lr[0]`"),
+        (["search.lr=1e-3"], "Expected `array | null`, got `str` - at `$.search.lr`"),
+        (["search.lr=[1e-4"], "search.lr=[1e-4 cannot be understood"),
+        (["search.batches=[]"], "length >= 1 - at `$.search.batches`"),
+        (["search.batches=[1]"], "Expected `int` >= 2 - at `$.search.batches[0]`"),
+        (["search.warmup=1.5"], "Expected `float` < 1.0"),
+        (["recipe.lr=0.1"], "recipe.lr=0.1 cannot be given to a search: the search chooses it: say where"),
+        (["recipe.batch=8"], "say among which with search.batches="),
+        (["resume=true"], "the same command, given again, goes on by itself"),
+        (["recipe.stepz=3"], "there is no key 'recipe.stepz'"),
+        (["trainer.devices=2"], "trainer.devices is 2; a search trains each trial on one device"),
+        (["recipe.lr_interval=[0.1,0.01]"], "recipe.lr_interval is [0.1, 0.01]; expected the lower rate first"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_sentence(
+    blobs: Path, tmp_path: Path, overrides: list[str], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)) as raised:
+        search([f"data={blobs}", f"out={tmp_path / 'out'}", *overrides])
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_keys_of_the_search_are_told_from_the_trainings() -> None:
+    asked, training = parse(
+        ["data=x", "search.lr=[1e-4,2]", "search.storage=sqlite:///a,b=c", "search.name=7", "seed=1"]
+    )
+    assert training == ["data=x", "seed=1"]
+    assert (asked.lr, asked.storage, asked.name) == ((1e-4, 2.0), "sqlite:///a,b=c", "7")
+    assert parse(["search.prune=false"])[0] == SearchConfig(prune=False)
+    assert (parse([])[0].trials, parse([])[0].batches, parse([])[0].objective) == (10, [32, 64], "accuracy")
+
+
+def test_a_folder_of_something_else_is_not_searched_in(
+    searched: tuple[Path, SearchReport, list[str]], blobs: Path, tmp_path: Path
+) -> None:
+    run = searched[0] / "trials" / "0000"
+    with pytest.raises(ConfigError, match="0000 holds a run of `heatline train`"):
+        search(words(blobs, run))
+    out = tmp_path / "out"
+    (out / "trials" / "0000").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="0000 is of another search, which this one does not know"):
+        search(words(blobs, out))
+
+
+def test_the_command_reports_to_people_and_to_programs(
+    searched: tuple[Path, SearchReport, list[str]], blobs: Path
+) -> None:
+    out, report, _ = searched
+    overrides = words(blobs, out, "search.trials=3")
+    done = CliRunner().invoke(search_command, [*overrides, "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == msgspec.to_builtins(report)
+    for_people = CliRunner().invoke(search_command, overrides)
+    assert for_people.exit_code == 0, for_people.output
+    assert report.best is not None
+    assert f"To train it again: {report.best.command}\n" in for_people.stdout
+    assert "3 of 3 finished" in for_people.stdout
+    assert "below the median" in for_people.stdout
+    assert "split.val=[c]" in for_people.stdout
+    assert "heatline search data=" in CliRunner().invoke(search_command, ["--help"]).stdout
+
+
+def test_every_key_is_documented_with_its_default() -> None:
+    table = re.findall(r"^\| `search\.(\w+)` \| `(.*?)` \|", (ROOT / "docs" / "search.md").read_text(), re.MULTILINE)
+    plain = msgspec.to_builtins(SearchConfig())
+    assert dict(table) == {name: msgspec.json.encode(value).decode() for name, value in plain.items()}
+
+
+# The picture.
+
+
+@given(
+    st.lists(
+        st.builds(
+            Line,
+            trial=st.integers(0, 99),
+            lr=st.floats(1e-6, 1.0),
+            batch=st.sampled_from([16, 32, 64]),
+            value=st.floats(0, 1),
+            is_pruned=st.booleans(),
+            is_best=st.just(False),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_every_trial_is_a_line_within_the_picture_ordered_as_its_values(lines: list[Line]) -> None:
+    picture = ElementTree.fromstring(draw(lines, "a <title> & more", "accuracy"))
+    paths = [path for path in picture.iter("{http://www.w3.org/2000/svg}path") if path.get("class") == "trial"]
+    assert len(paths) == len(lines)
+    numbers = [[float(number) for number in re.findall(r"-?\d+\.\d", path.get("d", ""))] for path in paths]
+    width, height = float(picture.get("width", "")), float(picture.get("height", ""))
+    assert all(0 < x < width and 0 < y < height for path in numbers for x, y in zip(path[::2], path[1::2], strict=True))
+    drawn = sorted(path[-1] for path in numbers)  # where they end, from the top
+    highest, lowest = max(line.value for line in lines), min(line.value for line in lines)
+    if highest - lowest > 1e-6:
+        expected = sorted(360 - 280 * (line.value - lowest) / (highest - lowest) for line in lines)
+        assert drawn == pytest.approx(expected, abs=0.06)
+    assert {path.get("stroke-dasharray") for path in paths} == {"5 4" if line.is_pruned else None for line in lines}

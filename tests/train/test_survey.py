@@ -1,0 +1,310 @@
+"""`heatline data show`: what a folder is understood to hold, and everything in it that cannot be used."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from edge.cli.main import heatline
+from edge.errors import GeometryError, InputError
+from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
+from train.contact_sheet import CAPTION_PX, OUTLINE_RGB, write_contact_sheet
+from train.readers import read_folder
+from train.split import split_by_fractions
+from train.survey import Asked, Groups, Part, Size, survey
+
+VOC = """<annotation><object><name>{name}</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>{xmax}</xmax><ymax>20</ymax>
+</bndbox></object></annotation>"""
+
+
+def box(folder: Path, stem: str, name: str = "spur", xmax: int = 20) -> None:
+    (folder / "annotations").mkdir(exist_ok=True)
+    (folder / "annotations" / f"{stem}.xml").write_text(VOC.format(name=name, xmax=xmax))
+
+
+def test_a_sound_folder_is_told_in_full(tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "blobs", per_group=2)
+    found = survey(folder, Asked(fractions=(0.5, 0.25, 0.25), seed=3, tile_px=64))
+    assert (found.truth, found.truths, found.good, found.defective) == ("masks", ["masks", "labels"], 4, 8)
+    assert (found.sizes, found.colours) == ([Size(200, 150, 12)], {"colour": 12})
+    assert (found.groups, found.classes) == (Groups(4, 3, 3, 3), {})
+    assert found.split == {"train": Part(2, 2, 4), "val": Part(1, 1, 2), "test": Part(1, 1, 2)}
+    assert (found.twins, found.warnings, found.unusable, found.unplaced) == ([], [], [], 0)
+
+
+def test_tiles_are_counted_as_a_slow_count_has_them(tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "blobs", per_group=2)
+    expected = {"clean": 0, "ambiguous": 0, "defective": 0}
+    for image in read_folder(folder).images:
+        mask = image.mask((150, 200))
+        assert mask is not None
+        for y in (0, 60, 86):
+            for x in (0, 60, 120, 136):
+                share = mask[y : y + 64, x : x + 64].mean()
+                expected["clean" if share == 0 else "defective" if share > 0.01 else "ambiguous"] += 1
+    assert survey(folder, Asked(tile_px=64, overlap_px=4)).tiles == expected
+    assert min(expected.values()) > 0
+
+
+def test_the_split_is_the_one_that_training_draws(tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "blobs", per_group=1)
+    for group in "abcd":  # every group has its own number of pictures, so that counts tell them apart
+        for copy in range(1 + ord(group) - ord("a")):
+            shutil.copy(folder / "images" / f"{group}_1.png", folder / "images" / f"{group}_9{copy}.png")
+    rows = [
+        (file.name, "defective" if "_0" in file.name else "good", file.name[0])
+        for file in (folder / "images").iterdir()
+    ]
+    write_labels(folder, rows)
+    for seed in range(4):
+        drawn = split_by_fractions("abcd", (0.5, 0.25, 0.25), seed)
+        found = survey(folder, Asked(fractions=(0.5, 0.25, 0.25), seed=seed)).split
+        assert found is not None
+        assert found["val"].good == sum(row[2] in drawn.val and row[1] == "good" for row in rows)
+        assert found["test"].good == sum(row[2] in drawn.test and row[1] == "good" for row in rows)
+    named = survey(folder, Asked(val=["a"], test=["b", "c"])).split
+    assert named == {"train": Part(1, 5, 1), "val": Part(1, 2, 1), "test": Part(2, 7, 2)}
+
+
+def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_counted(tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "blobs", per_group=3)
+    images, masks = folder / "images", folder / "masks"
+    (images / "a_0.png").write_bytes((images / "a_0.png").read_bytes()[:900])
+    (images / "a_1.png").write_bytes(b"no picture")
+    cv2.imwrite(str(masks / "b_0.png"), np.full((9, 9), 255, np.uint8))
+    (masks / "b_1.png").write_bytes(b"no mask")
+    (masks / "b_2.png").unlink()
+    cv2.imwrite(str(masks / "c_3.png"), np.full((150, 200), 255, np.uint8))
+    cv2.imwrite(str(masks / "lonely.png"), np.full((150, 200), 255, np.uint8))
+    (images / "c_0.png").unlink()
+    (images / "notes.txt").write_text("")
+    (images / "more").mkdir()
+    cv2.imwrite(str(images / "new.png"), np.full((150, 200), 9, np.uint8))
+    table = folder / "labels.csv"
+    table.write_text(table.read_text().replace("c_1.png,defective", "c_1.png,bad") + "c_2.png,good,c\n")
+    found = survey(folder, Asked())
+    assert sorted(Path(file.file).name for file in found.unusable) == [
+        "a_0.png", "a_1.png", "b_0.png", "b_1.png", "b_2.png", "c_0.png", "c_3.png",
+        "labels.csv", "labels.csv", "labels.csv", "lonely.png", "more", "new.png", "notes.txt",
+    ]  # fmt: skip
+    whys = "\n".join(file.why for file in found.unusable)
+    for why in (
+        "a_0.png ends before its picture does",
+        "a_1.png is not a picture that can be decoded",
+        "b_0.png is 9x9 px (height x width), its picture is 150x200",
+        "b_1.png is not a picture that can be decoded",
+        "b_2.png is labelled defective and has no annotation of its name",
+        "c_3.png is labelled good, but",
+        "marks lonely, and there is no such picture",
+        "marks c_0, and there is no such picture",
+        "c_0.png has a label and no picture",
+        "labels c_1.png as 'bad'; expected good or defective",
+        "names c_2.png twice",
+        "more is no PNG, JPEG",
+        "notes.txt is no PNG, JPEG",
+        "new.png has no label",
+    ):
+        assert why in whys
+    assert whys.count("\n") == len(found.unusable) - 1
+    assert (found.good, found.defective) == (3, 5)  # a_3, b_3, d_3; a_2, c_2, d_0, d_1, d_2
+    assert found.sizes == [Size(200, 150, 8)]
+
+
+def test_annotations_that_cannot_be_used_are_told_and_do_not_end_it(tmp_path: Path) -> None:
+    folder = draw_plain(tmp_path, ("p.png", "q.png", "r.png", "s.png"))
+    box(folder, "p")
+    box(folder, "q", xmax=60)
+    box(folder, "t")
+    (folder / "annotations" / "r.xml").write_text("<annotation>")
+    found = survey(folder, Asked(classes=["spur"]))
+    assert (found.good, found.defective, found.classes) == (1, 1, {"spur": 1})
+    whys = "\n".join(file.why for file in found.unusable)
+    for why in ("box 2,2 to 60,20 px that does not lie", "r.xml is no VOC annotation", "marks t, and there is no such"):
+        assert why in whys
+
+
+def test_a_damaged_table_of_all_annotations_leaves_the_labels(tmp_path: Path) -> None:
+    folder = draw_plain(tmp_path, ("p.png", "q.png"))
+    write_labels(folder, [("p.png", "good", "a"), ("q.png", "defective", "b")])
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "instances.json").write_text('{"images": [')
+    found = survey(folder, Asked())
+    assert (found.truth, found.good, found.defective, found.tiles) == ("coco", 1, 1, None)
+    assert [file.why.partition("(")[0] for file in found.unusable] == [
+        f"{folder / 'annotations' / 'instances.json'} is no COCO annotation "
+    ]
+    with pytest.raises(InputError, match="is no COCO annotation"):
+        read_folder(folder)
+
+
+def test_classes_are_counted_and_one_without_objects_is_told(tmp_path: Path) -> None:
+    folder = draw_plain(tmp_path, ("p.png", "q.png"))
+    (folder / "boxes").mkdir()
+    (folder / "boxes" / "p.txt").write_text("1 1 9 9 1\n1 1 9 9 1\n20 20 25 25 4\n")
+    found = survey(folder, Asked(classes=["spur", "short"]))
+    assert found.classes == {"open": 2, "spur": 1, "copper": 0, "mousebite": 0, "pin-hole": 0, "short": 0}
+    assert "the class 'short' counts as a defect and has no object" in found.warnings
+    assert not any("'spur'" in warning for warning in found.warnings)
+    with pytest.raises(InputError, match="has no class 'dust'; its classes are copper"):
+        survey(folder, Asked(classes=["dust"]))
+
+
+def test_colour_formats_are_told_as_they_are_stored(tmp_path: Path) -> None:
+    folder = draw_plain(tmp_path, ("grey.png",))
+    images = folder / "images"
+    cv2.imwrite(str(images / "deep.png"), np.full((30, 40), 900, np.uint16))
+    cv2.imwrite(str(images / "deep_colour.png"), np.full((30, 40, 3), 900, np.uint16))
+    cv2.imwrite(str(images / "colour.jpg"), np.full((30, 40, 3), (9, 90, 200), np.uint8))
+    cv2.imwrite(str(images / "alpha.png"), np.full((30, 40, 4), (9, 90, 200, 7), np.uint8))
+    cv2.imwrite(str(images / "bit.png"), np.full((30, 40), 255, np.uint8), [cv2.IMWRITE_PNG_BILEVEL, 1])
+    write_labels(folder, [(file.name, "defective", file.stem) for file in images.iterdir()])
+    assert survey(folder, Asked()).colours == {
+        "grey": 1, "16-bit grey": 1, "16-bit colour": 1, "colour": 1, "colour with alpha": 1, "1-bit grey": 1,
+    }  # fmt: skip
+
+
+def with_twin(folder: Path) -> Path:
+    """A good picture of group d that is one of group a, darker."""
+    original = cv2.imread(str(folder / "images" / "a_0.png"))
+    assert original is not None
+    smooth = cv2.GaussianBlur(original, (0, 0), 6)  # noise alone has no structure to know it by
+    cv2.imwrite(str(folder / "images" / "a_0.png"), smooth)
+    cv2.imwrite(str(folder / "images" / "d_2.png"), (smooth * 0.8).astype(np.uint8))
+    return folder
+
+
+def test_near_identical_pictures_on_both_sides_of_the_split_are_told(tmp_path: Path) -> None:
+    folder = with_twin(draw_blobs(tmp_path / "blobs", per_group=2))
+    (twins,) = survey(folder, Asked(val=["b"], test=["d"])).twins
+    assert (Path(twins.picture).name, twins.part) == ("d_2.png", "test")
+    assert (Path(twins.other).name, twins.other_part) == ("a_0.png", "train")
+    found = survey(folder, Asked(val=["b"], test=["d"]))
+    assert any("1 pictures look nearly identical to one on another side of the split" in w for w in found.warnings)
+    assert survey(folder, Asked(val=["b"])).twins == []  # a and d both teach
+
+
+def test_without_groups_all_pictures_are_compared_and_the_lack_is_told(tmp_path: Path) -> None:
+    folder = with_twin(draw_blobs(tmp_path / "blobs", per_group=2))
+    found = survey(folder, Asked(group_column="board"))
+    assert (found.groups, found.split, len(found.twins)) == (None, None, 1)
+    assert any("groups cannot be told: they were looked for in column 'board'" in w for w in found.warnings)
+    assert any("nearly identical to one of the others" in warning for warning in found.warnings)
+
+
+def test_one_group_cannot_be_split_and_that_is_told(tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "blobs", per_group=1)
+    write_labels(
+        folder,
+        [(file.name, "defective" if "_0" in file.name else "good", "x") for file in (folder / "images").iterdir()],
+    )
+    found = survey(folder, Asked())
+    assert (found.groups, found.split) == (Groups(1, 8, 8, 8), None)
+    assert any("there are 1 groups (x) for 3 parts" in warning for warning in found.warnings)
+
+
+def test_one_class_is_told_and_not_refused(tmp_path: Path) -> None:
+    folder = draw_plain(tmp_path / "f", ("p.png", "q.png"))
+    for label, says in (("good", "no picture is defective"), ("defective", "no picture is good")):
+        write_labels(folder, [("p.png", label, "a"), ("q.png", label, "b")])
+        assert any(says in warning for warning in survey(folder, Asked()).warnings)
+
+
+def test_a_part_without_defects_and_defects_without_a_place_are_told(tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "blobs", per_group=1)
+    cv2.imwrite(str(folder / "masks" / "a_0.png"), np.zeros((150, 200), np.uint8))
+    with (folder / "labels.csv").open() as table:
+        rows = [
+            (row["image"], "good" if row["group"] == "b" else row["label"], row["group"])
+            for row in csv.DictReader(table)
+        ]
+    write_labels(folder, rows)
+    (folder / "masks" / "b_0.png").unlink()
+    found = survey(folder, Asked(val=["b"]))
+    assert found.unplaced == 1
+    assert any("val has 2 good and 0 defective pictures" in warning for warning in found.warnings)
+    assert any("1 pictures are defective and nothing of them is marked" in warning for warning in found.warnings)
+
+
+def test_what_is_no_data_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a folder"):
+        survey(tmp_path / "nowhere", Asked())
+    with pytest.raises(InputError, match="neither images/ nor"):
+        survey(tmp_path, Asked())
+    (tmp_path / "images").mkdir()
+    with pytest.raises(InputError, match="holds no picture"):
+        survey(tmp_path, Asked())
+    with pytest.raises(GeometryError, match="an overlap of 64 px does not fit"):
+        survey(sort_tiles(tmp_path / "tiles"), Asked(tile_px=64, overlap_px=64))
+
+
+def show(*arguments: str) -> str:
+    result = CliRunner().invoke(heatline, ["data", "show", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_command_prints_for_people_and_for_programs(tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "blobs", per_group=2)
+    (folder / "images" / "a_0.png").write_bytes(b"no picture")
+    text = show(str(folder), "--val", "b", "--test", "c,d", "--tile-px", "64")
+    assert "11: 4 good, 7 defective" in text
+    assert "1 groups: 1 good, 2 defective pictures" in text
+    assert f"unusable: {folder / 'images' / 'a_0.png'} is not a picture that can be decoded" in text
+    assert text.rstrip().endswith("1 files cannot be used")
+    told = json.loads(show(str(folder), "--json", "--fractions", "0.5,0.25,0.25", "--seed", "2"))
+    assert (told["good"], told["defective"], told["groups"]["count"]) == (4, 7, 4)
+    assert [file["file"] for file in told["unusable"]] == [str(folder / "images" / "a_0.png")]
+
+
+def test_labels_only_and_classes_on_the_command_line(tmp_path: Path) -> None:
+    folder = draw_plain(tmp_path / "f", ("p.png", "q.png"))
+    box(folder, "p")
+    box(folder, "q", name="short")
+    text = show(str(folder), "--classes", "short", "--pattern", "(.)")
+    assert "2: 1 good, 1 defective" in text
+    assert "short (1), spur (1)" in text
+    assert "all files can be used" in text
+    text = show(str(sort_tiles(tmp_path / "tiles", count=10, side=300)))
+    assert "20: 10 good, 10 defective" in text
+    assert "tiles: " not in text
+    assert CliRunner().invoke(heatline, ["data", "show", str(folder), "--fractions", "all"]).exit_code == 2
+
+
+def test_a_contact_sheet_shows_defects_outlined_and_passes_over_what_cannot_be_used(tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "blobs", per_group=2)
+    (folder / "images" / "a_0.png").write_bytes(b"no picture")
+    show(str(folder), "--picture", str(tmp_path / "sheet.png"))
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet is not None
+    height = 300 + CAPTION_PX  # of a picture of 150x200 px that is shown 400 px wide
+    assert sheet.shape == (3 * height, 4 * 400, 3)  # two rows of defective ones, the second of three, and one of good
+    red = (sheet == OUTLINE_RGB[::-1]).all(axis=2)
+    cells = red.reshape(3, height, 4, 400).any(axis=(1, 3))
+    assert cells.ravel().tolist() == [True] * 7 + [False] * 5
+    with pytest.raises(InputError, match="cannot be written"):
+        write_contact_sheet(tmp_path / "no" / "sheet.png", read_folder(folder).images)
+    with pytest.raises(InputError, match="no picture can be used"):
+        write_contact_sheet(tmp_path / "sheet.png", read_folder(folder).images[:1])
+
+
+def test_real_pictures_have_the_tiles_that_are_known(real_data: Path) -> None:
+    found = survey(real_data / "kolektorsdd", Asked(group_column="item"))
+    assert found.tiles is not None
+    total = sum(found.tiles.values())
+    assert [round(100 * count / total, 1) for count in found.tiles.values()] == [86.8, 3.1, 10.1]
+    assert found.unusable == []
+    assert {Path(twins.picture).name[:5] for twins in found.twins} <= {"kos38", "kos39"}  # one photograph, two names
+
+
+def test_real_boxes_have_the_tiles_that_are_known(real_data: Path, tmp_path: Path) -> None:
+    found = survey(real_data / "deeppcb", Asked(truth="boxes", group_pattern="^(.{5})"))
+    assert found.tiles is not None
+    total = sum(found.tiles.values())
+    assert [round(100 * count / total, 1) for count in found.tiles.values()] == [37.2, 6.6, 56.2]
+    assert (found.groups, found.colours) == (Groups(11, 13, 90, 277), {"1-bit grey": 1275})
+    assert (sum(found.classes.values()), found.unusable) == (8543, [])

@@ -1,0 +1,64 @@
+"""What teaches a model, put together from a configuration and what was prepared."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import Dataset, IterableDataset
+
+from train.bags import Bags, BagTraining, EvaluationBags, TrainingBags
+from train.batches import Batch, EvaluationBatches, Steps, TrainingBatches
+from train.classifier import Budget, ClassifierTraining
+from train.config import TrainConfig
+from train.models.explained import ExplainedClassifier
+from train.prepare import Prepared
+from train.sampling import BatchSampler
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A training that only needs a trainer."""
+
+    training: ClassifierTraining
+    budget: Budget
+    train_batches: Callable[[Steps], IterableDataset[Batch]]
+    val_batches: Dataset[Batch]
+
+
+def assemble(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier) -> Assembly:
+    """Put together what teaches `model`, and let it start from the odds of a tile to be defective.
+
+    Raises:
+        TrainingError: one class is missing.
+    """
+    assembly = (_on_tiles if prepared.labelled == "tiles" else _on_pictures)(config, prepared, model)
+    assembly.training.to(memory_format=torch.channels_last)
+    return assembly
+
+
+def _on_tiles(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier) -> Assembly:
+    recipe, tiles, store = config.recipe, prepared.train, prepared.store
+    sampler = BatchSampler(tiles.defective, recipe.batch, recipe.defective_share_of_batch, config.seed)
+    budget = Budget.of(recipe, len(tiles), recipe.batch)
+    model.start_from(sampler.natural_log_odds)
+    return Assembly(
+        ClassifierTraining(model, recipe, budget, sampler.shift, config.seed),
+        budget,
+        lambda steps: TrainingBatches(store, tiles, prepared.rule, sampler, recipe, steps),
+        EvaluationBatches(store, prepared.val, config.tiles.tile_px),
+    )
+
+
+def _on_pictures(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier) -> Assembly:
+    recipe, store, tile_px = config.recipe, prepared.store, config.tiles.tile_px
+    bags = Bags.of(store, prepared.train)
+    sampler = BatchSampler(bags.defective, recipe.bags, recipe.defective_share_of_batch, config.seed)
+    budget = Budget.of(recipe, len(bags), recipe.bags)
+    model.start_from(sampler.natural_log_odds - math.log(bags.sizes.mean()))  # a bag's odds are the sum of its tiles'
+    return Assembly(
+        BagTraining(model, recipe, budget, sampler.shift, config.seed),
+        budget,
+        lambda steps: TrainingBags(store, bags, tile_px, sampler, recipe, steps),
+        EvaluationBags(store, Bags.of(store, prepared.val), tile_px),
+    )

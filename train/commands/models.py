@@ -1,0 +1,74 @@
+"""`heatline models`."""
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from edge.cli.extras import require_extra
+from edge.cli.output import json_option, print_json
+
+TILE_PX = 224
+STUDY_GFLOPS = {
+    "efficientnetv2_s": 8.37,
+    "mobilenetv3_large": 0.22,
+    "vit_tiny_patch16_224": 1.30,
+    "deit_tiny_patch16_224": 1.08,
+}
+"""As printed in the study's Table 1.1, by our names."""
+UNITS = "GFLOPs = 2 x GMACs. Counted: convolutions and matrix products of one tile, with map head and rollout."
+CAVEAT = (
+    "The study's Table 1.1 prints multiply-adds: its CNN rows are torchvision's, at native resolution "
+    "(EfficientNetV2-S: 384 px); ViT-tiny and DeiT-tiny are one graph, and yet differ there."
+)
+
+
+@click.command(epilog="Example: heatline models resnet18 deit_small_patch16_224")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@json_option
+def models(names: tuple[str, ...], as_json: bool) -> None:
+    """Show models that can be trained: size, cost of a tile of 224 px, and cells of its map.
+
+    Without a NAME, those with a file in train/configs/model. NAME is one of them, or a CNN or plain ViT of timm by its
+    name there, with or without its pretrained tag. What `model=NAME` would refuse is refused here.
+    """
+    require_extra("train", "torch", "timm")
+    from train.config import model_names, read_model
+    from train.models.size import size_of
+
+    rows = []
+    for name in names or model_names():
+        config = read_model(name)
+        size = size_of(config, TILE_PX)
+        rows.append(
+            {
+                "name": name,
+                "family": config.family,
+                "timm": config.timm,
+                **msgspec.structs.asdict(size),
+                "flops": 2 * size.macs,
+                "study_gflops": STUDY_GFLOPS.get(name),
+            }
+        )
+    if as_json:
+        print_json({"tile_px": TILE_PX, "models": rows, "units": UNITS, "study": CAVEAT})
+        return
+    table = Table(title=f"models, for one tile of {TILE_PX} px", title_justify="left", box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for column in ("params, M", "GMACs", "GFLOPs", "map", "study's"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("timm", overflow="fold")
+    for row in rows:
+        study = row["study_gflops"]
+        table.add_row(
+            row["name"],
+            f"{row['parameters'] / 1e6:.2f}",
+            f"{row['macs'] / 1e9:.3f}",
+            f"{row['flops'] / 1e9:.3f}",
+            "x".join(map(str, row["map_hw"])),
+            "" if study is None else f"{study:.2f}",
+            row["timm"],
+        )
+    console = Console()
+    console.print(table)
+    console.print(UNITS, CAVEAT, sep="\n", highlight=False)

@@ -1,0 +1,86 @@
+"""`heatline search`."""
+
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edge.cli.extras import require_extra
+from edge.cli.output import json_option, print_facts, print_json, progress_console
+
+if TYPE_CHECKING:
+    from train.search.report import SearchReport
+
+EXAMPLES = """
+Example:
+
+\b
+  heatline search data=hripcb truth=derived_masks split.group=board split.val=[08] \\
+      split.test=[10,12] model=efficientnet_lite0_d recipe=study out=searches/hripcb
+  heatline search ... search.trials=20 search.objective=average_precision \\
+      search.batches=[16,32,64] search.lr=[1e-4,1e-2]
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("overrides", nargs=-1, metavar="KEY=VALUE...")
+@json_option
+def search(overrides: tuple[str, ...], as_json: bool) -> None:
+    """Search for the batch size and learning rate of a recipe.
+
+    Takes the keys of `heatline train`, and its own: search.trials, search.objective (accuracy or average_precision, on
+    the validation groups), search.batches, search.lr, search.startup, search.prune, search.warmup, search.storage,
+    search.name. Each trial is a run in out/trials; groups in split.test are not touched.
+
+    The same command, given again, goes on with a search that ended early; given twice at once, it shares out the
+    trials. With search.storage, a database's URL, many machines share one search. --json prints all trials.
+    """
+    require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics", "optuna")
+    from train.search.search import search as run_search
+
+    console = progress_console()
+    report = run_search(
+        overrides, say=lambda line: console.print(line, soft_wrap=True, markup=False, highlight=console.is_terminal)
+    )
+    if as_json:
+        print_json(msgspec.to_builtins(report))
+        return
+    _print_trials(report)
+    others = f", {report.running} running in other workers" if report.running else ""
+    facts = {"trials": f"{report.finished} of {report.wanted} finished{others}"}
+    if (best := report.best) is not None:
+        facts |= {
+            "best": f"trial {best.trial}: {best.objective.replace('_', ' ')} {best.value:.4f} at step {best.step}",
+            "learning rate": f"{best.lr:.3g}",
+            "batch": str(best.batch),
+        }
+    facts["files"] = "\n".join(report.files)
+    if best is not None:
+        facts["next"] = f"heatline export {best.run} --to BUNDLE"
+    title = f"search {report.name} in {report.storage}"
+    print_facts(title, facts)
+    if best is not None:
+        click.echo(f"To train it again: {best.command}")  # in one line, to be copied
+
+
+def _print_trials(report: "SearchReport") -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("trial", "lr", "batch", report.objective.replace("_", " "), "step", "s"):
+        table.add_column(name, justify="right")
+    table.add_column("state", overflow="fold")
+    for row in report.trials:
+        is_best = report.best is not None and row.trial == report.best.trial
+        table.add_row(
+            str(row.trial),
+            "" if row.lr is None else f"{row.lr:.2e}",
+            str(row.batch or ""),
+            "" if row.value is None else f"{row.value:.4f}",
+            str(row.step or ""),
+            "" if row.seconds is None else f"{row.seconds:.0f}",
+            "best" if is_best else escape(row.state + (f": {row.reason}" if row.reason else "")),
+            style="bold green" if is_best else "dim" if row.state != "complete" else None,
+        )
+    Console().print(table)

@@ -1,0 +1,29 @@
+"""How large a model is and what one tile costs it, counted on the graph itself, without memory for its weights."""
+
+import msgspec
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from train.config import CnnConfig, VitConfig
+from train.models.build import build_model
+
+
+class ModelSize(msgspec.Struct, frozen=True):
+    """Of a model as it is built: after its cut, with its own head and its map."""
+
+    parameters: int
+    macs: int
+    """Multiply-adds of convolutions and matrix products for one tile. What is no product is not counted: activations,
+    normalisation, pooling, softmax, and the sort behind a discard ratio.
+    """
+    map_hw: tuple[int, int]
+
+
+def size_of(config: CnnConfig | VitConfig, tile_px: int) -> ModelSize:
+    """Size of the model of that configuration; errors as `build_model`."""
+    with torch.device("meta"):
+        model, _ = build_model(msgspec.structs.replace(config, weights="none"), tile_px)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.eval()(torch.zeros(1, tile_px, tile_px, 3, dtype=torch.uint8))
+    flops: int = counter.get_total_flops()  # two per multiply-add
+    return ModelSize(sum(weight.numel() for weight in model.parameters()), flops // 2, model.map_hw)

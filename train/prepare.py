@@ -1,0 +1,120 @@
+"""From a configuration to what a training draws from: decoded frames, labelled tiles, and bags where only pictures are
+labelled."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+from rich.progress import track
+
+from edge.cli.output import progress_console
+from edge.errors import TrainingError
+from train.config import TrainConfig
+from train.frames import FrameStore
+from train.near_identical import near_identical_across, thumbnail
+from train.readers import LabelledFolder, LabelledImage
+from train.run import read_data, split_data
+from train.split import Split
+from train.tiles import TileRule, TileTable, grid_tiles
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is trained on, and what validates."""
+
+    data: LabelledFolder
+    split: Split
+    store: FrameStore
+    rule: TileRule
+    labelled: Literal["tiles", "pictures"]
+    """Tiles have labels of their own, or only the pictures that they are cut from."""
+    train: TileTable
+    """What training may draw."""
+    val: TileTable
+    counts: dict[str, dict[str, int]]
+    """Per part: good, ambiguous and defective tiles that there are, whether training draws them or not."""
+
+
+def prepare(config: TrainConfig, cache: Path, say: Callable[[str], None]) -> Prepared:
+    """Decode the pictures of training and validation into `cache` and label their tiles.
+
+    Pictures of the test groups are not touched.
+
+    Raises:
+        ConfigError, InputError: as `read_data`, `split_data` and `FrameStore.build`.
+        TrainingError: a part lacks a class, or the disk is full.
+    """
+    data = read_data(config)
+    split = split_data(config, data)
+    parts = {part: split.images(data, part) for part in ("train", "val")}
+    store = FrameStore.build([*parts["train"], *parts["val"]], cache, _track)
+    rule = TileRule(**msgspec.structs.asdict(config.tiles))
+    frames = {"train": range(len(parts["train"])), "val": range(len(parts["train"]), len(store))}
+    unplaced = [frame for frame in range(len(store)) if store.is_unplaced(frame)]
+    if unplaced:
+        say(
+            f"{len(unplaced)} pictures are left out, as they are labelled defective and nothing says where, "
+            f"first {store.images[unplaced[0]].path.name}"
+        )
+    tables = {
+        part: grid_tiles(store, (frame for frame in numbers if not store.is_unplaced(frame)), rule)
+        for part, numbers in frames.items()
+    }
+    _warn_of_twins(store, frames, say)
+    whole = any(
+        image.labels_only and max(store.frame_hw(frame)) > rule.tile_px for frame, image in enumerate(store.images)
+    )
+    labelled: Literal["tiles", "pictures"] = "pictures" if whole else "tiles"
+    counts = {part: table.counts() for part, table in tables.items()}
+    for part, count in counts.items():
+        say(_described(part, parts[part], count, labelled))
+        if not count["defective"] or count["defective"] == len(tables[part]):
+            raise TrainingError(
+                f"of the {len(tables[part])} tiles of the {part} groups ({_some(getattr(split, part))}) "
+                f"{count['defective']} are defective; each part needs both classes: name other groups in split.val "
+                "and split.test"
+            )
+    if whole:
+        say("only whole pictures are labelled: each is taught as a bag of its tiles (multiple-instance)")
+    train = tables["train"].without_ambiguous() if config.recipe.skip_ambiguous else tables["train"]
+    return Prepared(data, split, store, rule, labelled, train, tables["val"], counts)
+
+
+def _warn_of_twins(store: FrameStore, frames: dict[str, range], say: Callable[[str], None]) -> None:
+    """Tell of near-identical pictures on both sides: what validates would have taught already."""
+    pairs = near_identical_across(
+        {
+            part: np.stack([thumbnail(np.asarray(store.pixels(frame))) for frame in numbers])
+            for part, numbers in frames.items()
+        }
+    )
+    if pairs:
+        first = pairs[0]
+        picture, twin = (
+            store.images[frames[part][number]].path.name
+            for part, number in ((first.part, first.number), (first.other_part, first.other_number))
+        )
+        say(
+            f"{len(pairs)} pictures look nearly identical to one on the other side of the split, first {picture} "
+            f"({first.part}) to {twin} ({first.other_part}); if they show the same thing, put them into one group"
+        )
+
+
+def _described(part: str, pictures: Sequence[LabelledImage], tiles: dict[str, int], labelled: str) -> str:
+    defective = sum(image.defective for image in pictures)
+    said = f"{part}: {len(pictures)} pictures, {defective} of them defective; "
+    if labelled == "pictures":
+        return f"{said}{sum(tiles.values())} tiles"
+    share = tiles["defective"] / sum(tiles.values())
+    return f"{said}tiles: " + ", ".join(f"{n} {kind}" for kind, n in tiles.items()) + f" ({share:.1%})"
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _track(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:
+    return track(images, "decoding pictures", console=progress_console(), transient=True)

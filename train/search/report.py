@@ -1,0 +1,142 @@
+"""What a search leaves beside its runs: a table, its best trial, a picture."""
+
+import csv
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from optuna.trial import FrozenTrial
+
+from train.files import write_whole
+from train.search.parallel_coordinates import Line, draw
+from train.search.trials import best_of
+
+
+class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One trial."""
+
+    trial: int
+    state: str
+    """"complete", "pruned", "failed" or "running"."""
+    lr: float | None
+    batch: int | None
+    value: float | None
+    """Best of its validations; None before the first."""
+    step: int | None
+    """Of that validation."""
+    seconds: float | None
+    reason: str | None
+    """Why it was pruned."""
+    run: str | None
+    """Folder of its run, on the machine that trained it."""
+
+
+class BestTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """`best.yaml`."""
+
+    trial: int
+    objective: str
+    value: float
+    step: int
+    lr: float
+    batch: int
+    run: str
+    """Its run, with checkpoints, on the machine that trained it."""
+    command: str
+    """Trains it again."""
+
+
+class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a search so far."""
+
+    name: str
+    storage: str
+    objective: str
+    wanted: int
+    """Trials."""
+    finished: int
+    """Complete and pruned ones, all workers together."""
+    running: int
+    """By other workers."""
+    trials: list[TrialRow]
+    best: BestTrial | None
+    files: list[str]
+
+
+def rows_of(trials: Sequence[FrozenTrial]) -> list[TrialRow]:
+    """A row per trial that was begun; those that found no place are left out, as nothing was drawn for them."""
+    return [
+        TrialRow(
+            trial=trial.number,
+            state={"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),
+            lr=trial.params.get("lr"),
+            batch=trial.params.get("batch"),
+            value=max(trial.intermediate_values.values(), default=None),
+            step=trial.user_attrs.get("step"),
+            seconds=None if trial.duration is None else round(trial.duration.total_seconds(), 1),
+            reason=trial.user_attrs.get("reason"),
+            run=trial.user_attrs.get("run"),
+        )
+        for trial in trials
+        if trial.params
+    ]
+
+
+def best_trial(trials: Sequence[FrozenTrial], objective: str, training: Sequence[str], out: Path) -> BestTrial | None:
+    """The best completed trial.
+
+    Args:
+        training: the overrides of `heatline train` that the search was given.
+        out: the search's folder.
+    """
+    best = best_of(trials)
+    if best is None or best.value is None:
+        return None
+    lr, batch = float(best.params["lr"]), int(best.params["batch"])
+    words = [item for item in training if not item.startswith("out=")]
+    words += [f"recipe.select={objective}", f"recipe.lr={lr!r}", f"recipe.batch={batch}", f"out={out / 'best'}"]
+    return BestTrial(
+        trial=best.number,
+        objective=objective,
+        value=best.value,
+        step=best.user_attrs["step"],
+        lr=lr,
+        batch=batch,
+        run=best.user_attrs["run"],
+        command=shlex.join(["heatline", "train", *words]),
+    )
+
+
+def write_report(report: SearchReport, out: Path) -> list[Path]:
+    """Write `trials.csv`, and once a trial is complete `best.yaml` and `parallel_coordinates.svg`.
+
+    Raises:
+        TrainingError: the disk is full, or cannot be written.
+    """
+    files = [out / "trials.csv"]
+    write_whole(files[0], lambda path: _write_table(path, report.trials))
+    if report.best is not None:
+        best, lines = report.best, _lines(report)
+        text = draw(lines, f"{report.name}: {len(lines)} trials", report.objective.replace("_", " "))
+        files += [out / "best.yaml", out / "parallel_coordinates.svg"]
+        write_whole(files[1], lambda path: path.write_bytes(msgspec.yaml.encode(best)))
+        write_whole(files[2], lambda path: path.write_text(text, encoding="utf-8"))
+    return files
+
+
+def _write_table(file: Path, rows: Sequence[TrialRow]) -> None:
+    with file.open("w", newline="") as lines:
+        table = csv.DictWriter(lines, TrialRow.__struct_fields__)
+        table.writeheader()
+        table.writerows(msgspec.structs.asdict(row) for row in rows)
+
+
+def _lines(report: SearchReport) -> list[Line]:
+    best = None if report.best is None else report.best.trial
+    return [
+        Line(row.trial, row.lr, row.batch, row.value, is_pruned=row.state == "pruned", is_best=row.trial == best)
+        for row in report.trials
+        if row.state in ("complete", "pruned") and None not in (row.lr, row.batch, row.value)
+        if row.lr is not None and row.batch is not None and row.value is not None
+    ]
