@@ -140,17 +140,10 @@ def _trainer(
     callbacks: list[Callback] = [_StepsBar(console_kwargs={"stderr": True}), *looking_on]
     if config.recipe.patience is not None:
         callbacks.append(EarlyStopping("val_merit", mode="max", patience=config.recipe.patience))
-    callbacks.append(
-        ModelCheckpoint(
-            run.checkpoints,
-            filename="best",
-            monitor="val_merit",
-            mode="max",
-            save_last=True,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
-        )
-    )
+    kept: Any = {"save_on_train_epoch_end": False, "enable_version_counter": False}
+    callbacks.append(ModelCheckpoint(run.checkpoints, run.best.stem, monitor="val_merit", mode="max", **kept))
+    # A checkpoint of its own: `save_last` of the one above would be written only where that one is.
+    callbacks.append(ModelCheckpoint(run.checkpoints, run.last.stem, **kept))
     told: Any = {
         "accelerator": config.trainer.accelerator,
         "devices": config.trainer.devices,

@@ -359,6 +359,9 @@ def test_training_ends_early_when_nothing_gets_better_and_is_then_finished(blobs
     assert summary.steps < 40
     rows = read_metrics(run.metrics)
     assert len(rows) - 1 - [row["step"] for row in rows].index(summary.best_step) == 2
+    # What a killed training would go on from is the last validation, not the best one.
+    assert torch.load(run.last, weights_only=True)["global_step"] == summary.steps
+    assert torch.load(run.best, weights_only=True)["global_step"] == summary.best_step
     assert not run.cache.exists()
 
 

@@ -34,7 +34,8 @@ from train.search.config import SearchConfig, parse
 from train.search.parallel_coordinates import Line, draw
 from train.search.report import SearchReport
 from train.search.search import search
-from train.search.study import GRACE_S, hide_password, open_study, storage_at_work
+from train.search.storage import GRACE_S, hide_password, open_storage, storage_at_work
+from train.search.study import open_study
 from train.search.trials import best_of, run_trials
 from train.search.worker import Worker
 from train.tiles import TileRule, grid_tiles
@@ -376,11 +377,12 @@ print(*ran)
 """
 
 
-def test_many_workers_that_begin_at_once_run_no_trial_too_many_and_none_twice(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'study.db'}"  # which they all create at once, too
+@pytest.mark.parametrize("kind", ["sqlite:///", "journal:"])
+def test_many_workers_that_begin_at_once_run_no_trial_too_many_and_none_twice(tmp_path: Path, kind: str) -> None:
+    url = f"{kind}{tmp_path / 'study'}"  # which they all create at once, too
     processes = [start(url, str(tmp_path / str(n % 2)), script=SHARE_OUT) for n in range(3)]
     ran = [int(number) for output in meet(processes) for number in output.split()]
-    trials = optuna.load_study(study_name="shared", storage=url).trials
+    trials = optuna.load_study(study_name="shared", storage=open_storage(url)).trials
     complete = [trial.number for trial in trials if trial.state == TrialState.COMPLETE]
     assert len(complete) == 7
     assert sorted(ran) == complete
@@ -542,13 +544,14 @@ def test_a_search_is_shared_through_its_storage_by_folders_elsewhere(
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("nonsense", "search.storage=nonsense is no URL of a database; expected e.g. sqlite:////srv/searches.db"),
+        ("nonsense", "search.storage=nonsense is no URL of a database; expected the URL of a database"),
         (
             "mysql://me:secret@host/x",
             r"search.storage=mysql://me:\*\*\*@host/x cannot be opened: its driver is not ins",
         ),
         ("oddsql://host/x", "search.storage=oddsql://host/x cannot be opened: "),
         ("sqlite:////nowhere/at/all.db", "cannot be opened: unable to open database file"),
+        ("journal:/nowhere/at/all.journal", "cannot be opened: .*No such file or directory"),
         ("sqlite:///FOLDER/text.db", "cannot be opened: file is not a database"),
     ],
 )

@@ -41,7 +41,7 @@ class SearchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.3
     """Share of a trial that is never judged."""
     storage: str | None = None
-    """Any database URL of Optuna's; None: a SQLite file in the search's folder."""
+    """Any database URL of Optuna's, or `journal:FILE`; None: a SQLite file in the search's folder."""
     name: str | None = None
     """The study's, in a storage that holds several; None: the model's."""
 

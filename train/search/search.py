@@ -23,7 +23,8 @@ from train.run import RunFolder
 from train.search.config import SearchConfig, parse
 from train.search.objective import Objective, trial_folder
 from train.search.report import SearchReport, best_trial, rows_of, write_report
-from train.search.study import hide_password, hold_to_settings, open_study, settings_of, storage_at_work
+from train.search.storage import hide_password, storage_at_work
+from train.search.study import hold_to_settings, open_study, settings_of
 from train.search.trials import best_of, run_trials
 from train.search.worker import Worker
 
