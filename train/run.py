@@ -145,4 +145,4 @@ def split_data(config: TrainConfig, data: LabelledFolder) -> Split:
     groups = data.groups()
     if config.split.val or config.split.test:
         return split_by_name(groups, config.split.val, config.split.test)
-    return split_by_fractions(groups, config.split.fractions, config.seed)
+    return split_by_fractions(groups, config.split.fractions, config.seed, data.groups_with_defects())

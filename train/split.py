@@ -4,7 +4,7 @@ Pictures of one group (a board, an item) show the same thing, so a split by pict
 tile on both sides and flatter the model. A group lies on one side, whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -46,11 +46,17 @@ def split_by_name(groups: Sequence[str], val: Sequence[object], test: Sequence[o
     return Split(*(tuple(sorted(part)) for part in (rest, val_groups, test_groups)))
 
 
-def split_by_fractions(groups: Sequence[str], fractions: Sequence[float], seed: int) -> Split:
+def split_by_fractions(
+    groups: Sequence[str], fractions: Sequence[float], seed: int, defective: Collection[str] = ()
+) -> Split:
     """Groups drawn by a hash of seed and name, so that neither their order nor the machine matters.
 
+    Groups with defects and groups without are each divided by themselves (stratified), where there are enough of both:
+    drawn together, a part may get few of the rarer kind, and its figures then rest on those.
+
     Args:
-        fractions: shares of train, val and test; each share above 0 gets at least one group.
+        fractions: shares of train, val and test; each share above 0 gets at least one group of each kind.
+        defective: the groups with defects.
     Raises:
         ConfigError: fractions that are no shares, or too few groups.
     """
@@ -65,12 +71,20 @@ def split_by_fractions(groups: Sequence[str], fractions: Sequence[float], seed: 
             f"there are {len(groups)} groups ({', '.join(sorted(groups))}) for {wanted} parts, and a group is never "
             "cut in two; give more groups, or name them in split.val and split.test"
         )
+    kinds = [[group for group in groups if (group in defective) == kind] for kind in (True, False)]
+    if min(map(len, kinds)) < wanted:
+        kinds = [list(groups)]
+    drawn = [_draw(kind, fractions, seed) for kind in kinds]
+    return Split(*(tuple(sorted(group for parts in drawn for group in parts[part])) for part in range(3)))
+
+
+def _draw(groups: Sequence[str], fractions: Sequence[float], seed: int) -> tuple[list[str], list[str], list[str]]:
+    """Of at least as many groups as there are shares above 0: those of train, val and test."""
     drawn = sorted(groups, key=lambda group: sha256(f"{seed}:{group}".encode()).digest())
     val, test = (0 if share == 0 else max(1, round(share * len(drawn))) for share in fractions[1:])
     while val + test >= len(drawn):  # rounding up small shares may leave nothing to train on
         val, test = (val, test - 1) if test >= val else (val - 1, test)
-    parts = drawn[val + test :], drawn[:val], drawn[val : val + test]
-    return Split(*(tuple(sorted(part)) for part in parts))
+    return drawn[val + test :], drawn[:val], drawn[val : val + test]
 
 
 def _find(groups: Sequence[str], name: object) -> str:

@@ -174,7 +174,7 @@ def survey(folder: Path, asked: Asked, track: Track = iter) -> Survey:
             note(image.path, error)
     usable = LabelledFolder(data.folder, data.truth, tuple(seen.images), data.groups_are, data.strays)
     groups = _groups(usable)
-    split, why_no_split = _split(groups, asked)
+    split, why_no_split = _split(groups, data.groups_with_defects(), asked)
     parts = None if split is None else _parts(usable, split)
     twins = _twins(usable, np.array(seen.thumbnails), groups, split)
     defective = sum(image.defective for image in seen.images)
@@ -264,7 +264,7 @@ def _count(groups: Counter[str] | None) -> Groups | None:
     return Groups(len(sizes), sizes[0], sizes[len(sizes) // 2], sizes[-1])
 
 
-def _split(groups: Counter[str] | None, asked: Asked) -> tuple[Split | None, str | None]:
+def _split(groups: Counter[str] | None, with_defects: set[str], asked: Asked) -> tuple[Split | None, str | None]:
     """As a training would divide them, or why it could not."""
     if not groups:
         return None, None
@@ -272,7 +272,7 @@ def _split(groups: Counter[str] | None, asked: Asked) -> tuple[Split | None, str
     try:
         if asked.val or asked.test:
             return split_by_name(names, asked.val, asked.test), None
-        return split_by_fractions(names, asked.fractions, asked.seed), None
+        return split_by_fractions(names, asked.fractions, asked.seed, with_defects), None
     except ConfigError as error:
         return None, str(error)
 

@@ -18,15 +18,20 @@ def parts(split: Split) -> list[str]:
     groups=st.lists(st.text(min_size=1), min_size=3, max_size=60, unique=True),
     shares=st.tuples(st.integers(1, 50), st.integers(1, 50), st.integers(0, 50)),
     seed=st.integers(0, 2**32),
+    defective=st.integers(0, 60),
 )
 def test_every_group_is_in_exactly_one_part_and_no_part_that_was_asked_for_is_empty(
-    groups: list[str], shares: tuple[int, int, int], seed: int
+    groups: list[str], shares: tuple[int, int, int], seed: int, defective: int
 ) -> None:
-    split = split_by_fractions(groups, [share / sum(shares) for share in shares], seed)
+    with_defects = set(groups[:defective])
+    split = split_by_fractions(groups, [share / sum(shares) for share in shares], seed, with_defects)
     assert sorted(parts(split)) == sorted(groups)
     assert split.train
     assert split.val
     assert bool(split.test) == bool(shares[2])
+    if len(with_defects) >= 3 and len(groups) - len(with_defects) >= 3:
+        asked = [split.train, split.val] + ([split.test] if shares[2] else [])
+        assert all(with_defects & set(part) and set(part) - with_defects for part in asked)
 
 
 @given(groups=st.permutations(BOARDS), seed=st.integers(0, 100))
@@ -37,6 +42,14 @@ def test_the_order_of_groups_does_not_matter(groups: list[str], seed: int) -> No
 def test_the_draw_is_the_same_on_every_machine_and_differs_by_seed() -> None:
     assert split_by_fractions(BOARDS, [0.7, 0.1, 0.2], 0) == Split(("01", "08", "10", "12"), ("04",), ("07",))
     assert len({split_by_fractions(BOARDS, [0.7, 0.1, 0.2], seed) for seed in range(20)}) > 5
+
+
+def test_rare_groups_with_defects_are_divided_as_the_others_are() -> None:
+    groups = [f"{number:03d}" for number in range(100)]
+    for seed in range(20):
+        split = split_by_fractions(groups, [0.7, 0.1, 0.2], seed, defective=groups[:10])
+        assert [len(set(part) & set(groups[:10])) for part in (split.train, split.val, split.test)] == [7, 1, 2]
+        assert [len(part) for part in (split.train, split.val, split.test)] == [70, 10, 20]
 
 
 @pytest.mark.parametrize(

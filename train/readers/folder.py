@@ -128,6 +128,10 @@ class LabelledFolder:
             )
         return sorted({str(image.group) for image in self.images})
 
+    def groups_with_defects(self) -> set[str]:
+        """The groups of which a picture is defective."""
+        return {str(image.group) for image in self.images if image.defective}
+
 
 def read_folder(
     folder: Path,
