@@ -20,7 +20,7 @@ from export.onnx_graph import to_onnx
 from export.openvino_ir import to_openvino
 from export.validation_frames import run_over
 from train.readers import LabelledImage
-from train.run import TrainedRun
+from train.run import TrainedRun, class_names
 
 SMOOTHING_CELLS = 1.5
 """On the validation boards of the demo's bundle, 0, 1, 1.5 and 2 cells hit 0.76, 0.87, 0.88 and 0.87 of the defects."""
@@ -98,7 +98,7 @@ def _provenance(run: TrainedRun) -> dict[str, object]:
             **{key: summary[key] for key in ("data", "truth", "labelled", "groups", "tiles")},
             "read": {
                 "truth": summary["truth"],
-                "classes": config.classes,
+                "classes": class_names(config),
                 "group": config.split.group,
                 "pattern": config.split.pattern,
             },

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -37,6 +37,17 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("HEATLINE_DATA is not set: it names the folder of real defect images")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> Iterator[None]:
+    """Tensors here are tiny: a second thread waits more than it works, and on a busy machine for very long."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def write_picture(path: Path, rgb: NDArray[np.uint8]) -> Path:

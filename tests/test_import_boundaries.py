@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["edge", "train", "export", "bench"]
 """Each may import those before it."""
+EXTRAS = ["torch", "timm", "lightning", "hydra", "torchmetrics", "optuna"]
 FOREIGN = ["torch", "timm", "lightning", "hydra", "train", "export", "bench"]
 
 IMPORT_ALL_OF_EDGE = f"""
@@ -30,6 +31,22 @@ def test_every_module_of_edge_can_be_imported_without_torch_and_what_else_the_li
     modules, *foreign = result.stdout.split()
     assert int(modules) >= 30, "not all modules were found"
     assert foreign == []
+
+
+WHAT_DATA_COMMANDS_RUN = f"""
+import sys
+import train.boards, train.commands.data, train.contact_sheet, train.survey
+print(*sorted({{name.partition(".")[0] for name in sys.modules}} & set({EXTRAS})))
+"""
+
+
+def test_the_commands_for_data_need_no_extra() -> None:
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", WHAT_DATA_COMMANDS_RUN],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []
 
 
 def imported_by(path: Path) -> set[str]:

@@ -22,43 +22,49 @@ class Assembly:
 
     training: ClassifierTraining
     budget: Budget
+    defective_share_of_batch: float | None
+    """What each batch holds; None: as many as come."""
     train_batches: Callable[[Steps], IterableDataset[Batch]]
     val_batches: Dataset[Batch]
 
 
-def assemble(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier) -> Assembly:
+def assemble(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier, devices: int = 1) -> Assembly:
     """Put together what teaches `model`, and let it start from the odds of a tile to be defective.
 
+    Args:
+        devices: that each take a batch in a step.
     Raises:
         TrainingError: one class is missing.
     """
-    assembly = (_on_tiles if prepared.labelled == "tiles" else _on_pictures)(config, prepared, model)
+    assembly = (_on_tiles if prepared.labelled == "tiles" else _on_pictures)(config, prepared, model, devices)
     assembly.training.to(memory_format=torch.channels_last)
     return assembly
 
 
-def _on_tiles(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier) -> Assembly:
+def _on_tiles(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier, devices: int) -> Assembly:
     recipe, tiles, store = config.recipe, prepared.train, prepared.store
     sampler = BatchSampler(tiles.defective, recipe.batch, recipe.defective_share_of_batch, config.seed)
-    budget = Budget.of(recipe, len(tiles), recipe.batch)
+    budget = Budget.of(recipe, len(tiles), recipe.batch * devices)
     model.start_from(sampler.natural_log_odds)
     return Assembly(
         ClassifierTraining(model, recipe, budget, sampler.shift, config.seed),
         budget,
+        sampler.defective_share,
         lambda steps: TrainingBatches(store, tiles, prepared.rule, sampler, recipe, steps),
         EvaluationBatches(store, prepared.val, config.tiles.tile_px),
     )
 
 
-def _on_pictures(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier) -> Assembly:
+def _on_pictures(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier, devices: int) -> Assembly:
     recipe, store, tile_px = config.recipe, prepared.store, config.tiles.tile_px
     bags = Bags.of(store, prepared.train)
     sampler = BatchSampler(bags.defective, recipe.bags, recipe.defective_share_of_batch, config.seed)
-    budget = Budget.of(recipe, len(bags), recipe.bags)
+    budget = Budget.of(recipe, len(bags), recipe.bags * devices)
     model.start_from(sampler.natural_log_odds - math.log(bags.sizes.mean()))  # a bag's odds are the sum of its tiles'
     return Assembly(
         BagTraining(model, recipe, budget, sampler.shift, config.seed),
         budget,
+        sampler.defective_share,
         lambda steps: TrainingBags(store, bags, tile_px, sampler, recipe, steps),
         EvaluationBags(store, Bags.of(store, prepared.val), tile_px),
     )

@@ -9,8 +9,11 @@ Its odds are the sum of its tiles' odds: to first order those of "at least one t
 (the noisy-or of Maron & Lozano-Perez 1998). So a bag of one tile is that tile, and a tile's logit means the same in a
 bag of 2 and of 200. The gradient reaches each tile with its share of the sum, the softmax of the logits.
 
-A bag may hold more tiles than a step has memory for. All its tiles are looked at without a gradient, and those that get
-one are drawn by their share of the sum; the others stand in the sum as the constants they are.
+A bag may hold more tiles than a step has memory for. All its tiles are looked at without a gradient, and those that
+get one are drawn by their share of the sum; the others stand in the sum as the constants they are. Their part of the
+gradient is then missing, whatever the label is, so a model whose odds are right stays where it is; but a large bag
+whose sum is spread over many tiles teaches more slowly than a small one. Batch normalisation differs between the two
+looks, as everywhere between training and use; its running averages learn from the tiles that get a gradient.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -187,7 +190,7 @@ def draw_tiles(logits: Tensor, bag: Tensor, bags: int, most: int) -> Tensor:
     sizes = torch.bincount(bag, minlength=bags)
     starts = sizes.cumsum(0) - sizes
     rank = torch.arange(len(order), device=order.device) - starts[bag[order]]
-    each = most
-    while each > 1 and int(sizes.clamp_max(each).sum()) > most:
+    each, counts = most, sizes.tolist()
+    while each > 1 and sum(min(count, each) for count in counts) > most:
         each -= 1
     return order[rank < each].sort().values

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from edge.errors import HeatlineError
+from train.classifier import agreed
 from train.files import write_whole
 
 COLUMNS = (
@@ -41,6 +42,8 @@ class MetricsTable(Callback):
             "train_loss": mean_train_loss,
         }
         self._write([*read_metrics(self._file), {name: values[name] for name in COLUMNS}])
+        for logger in trainer.loggers:  # Lightning tells them the metrics of validation itself
+            logger.log_metrics({name: values[name] for name in ("lr", "train_loss")}, step=trainer.global_step)
 
     def _write(self, rows: list[dict[str, float]]) -> None:
         write_whole(self._file, lambda path: _write_table(path, rows))
@@ -87,7 +90,9 @@ class Stopwatch(Callback):
     ) -> None:
         now = time.monotonic()
         if now > self._mark:  # not a number, and so false, where nothing can be compared with
-            self._tiles += len(batch.tiles) * trainer.world_size
+            # Of bags, only tiles that gave a gradient: others were just looked at.
+            training: Any = pl_module
+            self._tiles += min(len(batch.tiles), training.recipe.batch) * trainer.world_size
             self._training_s += now - self._mark
         self._mark = now
 
@@ -106,7 +111,7 @@ class Stopwatch(Callback):
 
 
 class Interrupted(HeatlineError):
-    """Ctrl-C, after the checkpoint was written."""
+    """Ctrl-C; the training can be resumed."""
 
     exit_code = 130
 
@@ -130,10 +135,11 @@ class OrderlyStop(Callback):
         signal.signal(signal.SIGINT, self._before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise Interrupted(f"stopped at once, and goes on from its last checkpoint; {self._how_to_resume}")
         self._asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._asked:
+        if agreed(trainer, self._asked, by_all=False):
             trainer.save_checkpoint(self._checkpoint)
             raise Interrupted(f"stopped after step {trainer.global_step} of {trainer.max_steps}; {self._how_to_resume}")

@@ -18,6 +18,9 @@ from train.batches import Batch
 from train.config import RecipeConfig
 from train.models.explained import ExplainedClassifier
 
+PLATEAU_PATIENCE = 2
+"""Validations in a row that may be no better before the plateau schedule lowers the learning rate."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -28,11 +31,17 @@ class Budget:
 
     @classmethod
     def of(cls, recipe: RecipeConfig, samples: int, per_step: int) -> "Budget":
-        """What a recipe asks for, where an epoch is one pass over so many samples."""
+        """What a recipe asks for, where an epoch is one pass over so many samples.
+
+        Validations come at equal distances, at most the wanted one, and the last after the last step: for that, steps
+        are rounded up where need be.
+        """
         epoch = -(-samples // per_step)
         steps = recipe.steps if recipe.epochs is None else recipe.epochs * epoch
         assert steps is not None, "a recipe has steps or epochs"
-        return cls(steps, min(recipe.validate_every or epoch, steps))
+        validations = -(-steps // (recipe.validate_every or epoch))
+        validate_every = -(-steps // validations)
+        return cls(validations * validate_every, validate_every)
 
 
 class ClassifierTraining(lightning.LightningModule):
@@ -55,6 +64,8 @@ class ClassifierTraining(lightning.LightningModule):
         self.train_loss.persistent(True)  # a checkpoint between two validations keeps what was summed so far
         self.val_loss, self.val_accuracy, self.val_positive = MeanMetric(), BinaryAccuracy(), MeanMetric()
         self.val_ap, self.val_auroc = BinaryAveragePrecision(), BinaryAUROC()
+        self._plateau: ReduceLROnPlateau | None = None
+        self._plateau_state: dict[str, Any] | None = None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 1_009 + self.global_rank)
@@ -81,7 +92,7 @@ class ClassifierTraining(lightning.LightningModule):
             metric.update(logits.double().sigmoid(), labels.long())
 
     def _hold_to_numbers(self, value: Tensor, name: str) -> None:
-        if not torch.isfinite(value):
+        if not agreed(self.trainer, bool(torch.isfinite(value)), by_all=True):
             raise DivergedError(
                 f"{name} became {value.item()} at step {self.global_step}; lower the learning rate: recipe.lr"
             )
@@ -101,31 +112,55 @@ class ClassifierTraining(lightning.LightningModule):
         values["val_merit"] = merit(values[chosen], values["val_loss"])
         self.log("val_ap", values.pop("val_ap"), prog_bar=True)
         self.log_dict(values)
+        if self._plateau is not None:
+            self._plateau.step(float(values["val_loss"]))
 
     def configure_optimizers(self) -> Any:
-        """The optimiser, and a schedule that Lightning steps: by step, or after each validation."""
+        """The optimiser, and a schedule by step.
+
+        The plateau schedule is stepped after each validation, here and not by Lightning: that would do so after the
+        checkpoint is written, and a resumed training would lack a step.
+        """
         optimizer = self._optimizer()
         if self.recipe.schedule == "plateau":
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {
-                    "scheduler": ReduceLROnPlateau(optimizer, patience=2),
-                    "monitor": "val_loss",
-                    "interval": "step",
-                    "frequency": self.budget.validate_every,
-                },
-            }
+            self._plateau = ReduceLROnPlateau(optimizer, patience=PLATEAU_PATIENCE)
+            if self._plateau_state is not None:
+                self._plateau.load_state_dict(self._plateau_state)
+            return optimizer
         schedule = LambdaLR(optimizer, lambda step: cosine(step, self.budget.steps, self.recipe.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._plateau is not None:
+            checkpoint["plateau"] = self._plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._plateau_state = checkpoint.get("plateau")  # the optimiser it belongs to is made after this
+
     def _optimizer(self) -> Optimizer:
-        """Weight decay on matrices and kernels only: biases and the scales of normalisation are not weights."""
-        named = list(self.model.named_parameters())
+        """Weight decay on matrices and kernels only: not on biases, scales of normalisation, tokens and positions."""
+        spared = {
+            f"{path}.{name}"
+            for path, module in self.model.named_modules()
+            if hasattr(module, "no_weight_decay")
+            for name in module.no_weight_decay()
+        }
+        decayed: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, value in self.model.named_parameters():
+            (decayed if value.ndim > 1 and name not in spared else others).append(value)
         groups = [
-            {"params": [value for _, value in named if value.ndim > 1], "weight_decay": self.recipe.weight_decay},
-            {"params": [value for _, value in named if value.ndim <= 1], "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": self.recipe.weight_decay},
+            {"params": others, "weight_decay": 0.0},
         ]
         return (AdamW if self.recipe.optimiser == "adamw" else Adam)(groups, lr=self.recipe.lr)
+
+
+def agreed(trainer: lightning.Trainer, decision: bool, *, by_all: bool) -> bool:
+    """What all devices decide together: one that stopped or failed alone would leave the others waiting for it."""
+    if trainer.world_size == 1:
+        return decision
+    return trainer.strategy.reduce_boolean_decision(decision, all=by_all)
 
 
 def merit(chosen: Tensor, loss: Tensor) -> Tensor:

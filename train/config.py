@@ -29,7 +29,7 @@ class SplitConfig(_Part, frozen=True, kw_only=True):
     val: list[str | int | float]
     """Groups that choose the best checkpoint, by name."""
     test: list[str | int | float]
-    """Groups that training never reads, by name."""
+    """Groups whose pictures training never opens, by name."""
     fractions: list[float]
     """Shares of groups for train, val, test, where none is named."""
 

@@ -17,9 +17,7 @@ from edge.inspection.verdict import Verdict
 from train.readers import LabelledImage
 from train.scoring import FrameScore, peak_distance_px, score_frame
 from train.study_rule import PixelCounts, StudyFigures, count_pixels, study_figures
-
-DEFECTIVE_SHARE = 0.01
-"""A tile is defective if more than this share of it is (the study's rule)."""
+from train.tiles import DEFECTIVE_SHARE
 
 
 class TileFigures(msgspec.Struct, frozen=True):
@@ -93,7 +91,7 @@ def evaluate_bundle(
     manifest = bundle.manifest
     inspector = Inspector(manifest, open_engine(engine, bundle.path, manifest.grid.tile_px))
     cell_px = manifest.grid.tile_px / min(manifest.map.hw)
-    tiles, judged = _Tiles(), []
+    tiles, judged = _Tiles(manifest.map.method), []
     for number, image in enumerate(track(images), start=1):
         frame = Frame(Stamp("evaluate", number, image.path.name), image.pixels(), "RGB8")
         pending = inspector.start(frame)
@@ -114,7 +112,8 @@ def evaluate_bundle(
 class _Tiles:
     """What is kept of the tiles of all frames: a few numbers each."""
 
-    def __init__(self) -> None:
+    def __init__(self, map_method: str) -> None:
+        self._is_rollout = map_method.startswith("rollout")
         self._logits: list[NDArray[np.float32]] = []
         self._labels: list[NDArray[np.bool_]] = []
         self._distances_px: list[float] = []
@@ -127,8 +126,12 @@ class _Tiles:
         defective = masks.mean(axis=(1, 2)) > DEFECTIVE_SHARE
         self._logits.append(pending.logits)
         self._labels.append(defective)
-        self._distances_px += [peak_distance_px(pending.maps[tile], masks[tile]) for tile in np.flatnonzero(defective)]
         inside_hw = min(grid.tile_px, grid.frame_hw[0]), min(grid.tile_px, grid.frame_hw[1])
+        # A rollout times a negative logit is coldest where the class token looked most.
+        peaks_of = pending.maps * np.sign(pending.logits)[:, None, None] if self._is_rollout else pending.maps
+        self._distances_px += [
+            peak_distance_px(peaks_of[tile], masks[tile], inside_hw) for tile in np.flatnonzero(defective)
+        ]
         self._pixels += count_pixels(pending.maps, pending.logits, masks, inside_hw)
 
     def figures(self, threshold: float, cell_px: float) -> TileFigures:

@@ -16,11 +16,13 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
     beside = file.with_name(f".{file.name}.part")
     try:
         write(beside)
+        with beside.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(beside, file)
     except (OSError, RuntimeError) as error:  # torch tells of a full disk in a RuntimeError
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise TrainingError(
-            f"{file} cannot be written ({reason}); what was there before is kept: make room, and go on with resume=true"
+            f"{file} cannot be written ({reason}); what was there before is kept: make room, then go on"
         ) from error
     finally:
         beside.unlink(missing_ok=True)

@@ -22,7 +22,8 @@ from train.batches import Steps
 from train.callbacks import MetricsTable, OrderlyStop, Stopwatch, read_metrics
 from train.checkpoints import WholeCheckpoints
 from train.config import TrainConfig, write_config
-from train.loggers import make_logger
+from train.files import write_whole
+from train.loggers import close_logger, make_logger
 from train.models.build import build_model
 from train.precision import choose_precision
 from train.prepare import prepare
@@ -49,15 +50,14 @@ def fit(
         InputError, WeightsError, TrainingError: data, weights or the training itself cannot be used.
         Interrupted: Ctrl-C; the training can be resumed.
     """
-    run = RunFolder(Path(config.out))
-    leads = int(os.environ.get("LOCAL_RANK", "0")) == 0  # of several devices, the one that writes and speaks
+    run, leads = RunFolder(Path(config.out)), leads_devices()
     if not leads:
         say = logger.debug
     elif run.config.exists() and not config.resume:
         raise ConfigError(
             f"{run.folder} already holds a run; go on with resume=true, or choose another folder with out="
         )
-    if run.summary.exists() and run.read_summary().finished:
+    elif run.summary.exists() and run.read_summary().finished:
         say(f"{run.folder} is already finished")
         return run
 
@@ -68,11 +68,13 @@ def fit(
         weights = run.read_summary().weights
     else:
         model, weights = build_model(config.model, config.tiles.tile_px)
-    prepared = prepare(config, cache or run.cache, say)
-    assembly = assemble(config, prepared, model)
     precision, reason = choose_precision(config.trainer.precision, config.trainer.accelerator)
+    flags = {"accelerator": config.trainer.accelerator, "devices": config.trainer.devices, "precision": precision}
+    devices = _trainer(flags, logger=False, barebones=True).world_size  # or a sentence, before any work is done
+    prepared = prepare(config, cache or run.cache, say)
+    assembly = assemble(config, prepared, model, devices)
     say(f"precision {precision}: {reason}")
-    say(_plan(config, assembly))
+    say(_plan(assembly))
 
     summary = RunSummary(
         finished=False,
@@ -94,10 +96,29 @@ def fit(
     )
     stopwatch = Stopwatch()
     stop = OrderlyStop(run.last, f"go on with: heatline train out={run.folder} resume=true")
-    looking_on = [MetricsTable(run.metrics), stopwatch, stop, *callbacks]
-    trainer = _trainer(config, assembly, run, precision, looking_on)
     if leads:
         _found(run, config, None if resumed else summary)
+    trainer = _trainer(
+        flags,
+        deterministic=torch.cuda.is_available(),
+        max_epochs=-1,
+        max_steps=assembly.budget.steps,
+        val_check_interval=assembly.budget.validate_every,
+        num_sanity_val_steps=0,
+        logger=(make_logger(config.logger, run.folder, msgspec.to_builtins(config)) if leads else None) or False,
+        log_every_n_steps=1,
+        use_distributed_sampler=False,  # batches are dealt out by `_steps`; validation is whole on each device
+        enable_model_summary=False,
+        plugins=[WholeCheckpoints()],
+        callbacks=[
+            _StepsBar(console_kwargs={"stderr": True}),
+            MetricsTable(run.metrics),
+            stopwatch,
+            stop,
+            *callbacks,
+            *_keepers(config, run),
+        ],
+    )
     try:
         with stop, warnings.catch_warnings():
             # Cutting and augmenting a batch takes a few per cent of its step: no worker is worth a core of its own.
@@ -116,57 +137,60 @@ def fit(
                 weights_only=True,
             )
     finally:
-        best = _best_row(run)
-        summary = msgspec.structs.replace(
-            summary,
-            finished=trainer.global_step >= assembly.budget.steps or trainer.should_stop,
-            steps=trainer.global_step,
-            best_step=None if best is None else int(best["step"]),
-            val={} if best is None else {name: value for name, value in best.items() if name.startswith("val_")},
-            tiles_per_s=stopwatch.tiles_per_s,
-            seconds=stopwatch.seconds,
-        )
+        for each in trainer.loggers:
+            close_logger(each)
         if leads:
-            run.write_summary(summary)
+            best = _best_row(run)
+            run.write_summary(
+                msgspec.structs.replace(
+                    summary,
+                    finished=trainer.global_step >= assembly.budget.steps or trainer.should_stop,
+                    steps=trainer.global_step,
+                    best_step=None if best is None else int(best["step"]),
+                    val={name: value for name, value in (best or {}).items() if name.startswith("val_")},
+                    tiles_per_s=stopwatch.tiles_per_s,
+                    seconds=stopwatch.seconds,
+                )
+            )
     if leads and cache is None:
         shutil.rmtree(run.cache)
     return run
 
 
-def _trainer(
-    config: TrainConfig, assembly: Assembly, run: RunFolder, precision: str, looking_on: Sequence[Callback]
-) -> Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # what it says of GPUs and services is no news
-    callbacks: list[Callback] = [_StepsBar(console_kwargs={"stderr": True}), *looking_on]
-    if config.recipe.patience is not None:
-        callbacks.append(EarlyStopping("val_merit", mode="max", patience=config.recipe.patience))
-    kept: Any = {"save_on_train_epoch_end": False, "enable_version_counter": False}
-    callbacks.append(ModelCheckpoint(run.checkpoints, run.best.stem, monitor="val_merit", mode="max", **kept))
-    # A checkpoint of its own: `save_last` of the one above would be written only where that one is.
-    callbacks.append(ModelCheckpoint(run.checkpoints, run.last.stem, **kept))
-    told: Any = {
-        "accelerator": config.trainer.accelerator,
-        "devices": config.trainer.devices,
-        "precision": precision,
-    }
+def leads_devices() -> bool:
+    """Whether this process is, of those that train on several devices, the one that writes and speaks.
+
+    Lightning starts the others by the same command line, with their number in the environment.
+    """
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _trainer(flags: dict[str, Any], **more: Any) -> Trainer:
+    """Lightning's Trainer with the flags that the user chose.
+
+    Raises:
+        ConfigError: it does not take them.
+    """
+    # What it says of GPUs and services is no news.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     try:
-        return Trainer(
-            **told,
-            deterministic=torch.cuda.is_available(),
-            max_epochs=-1,
-            max_steps=assembly.budget.steps,
-            val_check_interval=assembly.budget.validate_every,
-            num_sanity_val_steps=0,
-            logger=make_logger(config.logger, run.folder, msgspec.to_builtins(config)) or False,
-            log_every_n_steps=1,
-            use_distributed_sampler=False,  # batches are dealt out by `_steps`; validation is whole on each device
-            enable_model_summary=False,
-            plugins=[WholeCheckpoints()],
-            callbacks=callbacks,
-        )
+        return Trainer(**flags, **more)
     except (MisconfigurationException, ValueError, TypeError) as error:
-        asked = ", ".join(f"trainer.{key}={value}" for key, value in told.items())
+        asked = ", ".join(f"trainer.{key}={value}" for key, value in flags.items())
         raise ConfigError(f"Lightning cannot train with {asked}: {' '.join(str(error).split())}") from error
+
+
+def _keepers(config: TrainConfig, run: RunFolder) -> list[Callback]:
+    """What keeps checkpoints, and ends a training that gets no better."""
+    kept: Any = {"save_on_train_epoch_end": False, "enable_version_counter": False}
+    keepers: list[Callback] = [
+        ModelCheckpoint(run.checkpoints, run.best.stem, monitor="val_merit", mode="max", **kept),
+        # A checkpoint of its own: `save_last` of the one above would be written only where that one is.
+        ModelCheckpoint(run.checkpoints, run.last.stem, **kept),
+    ]
+    if config.recipe.patience is not None:
+        keepers.append(EarlyStopping("val_merit", mode="max", patience=config.recipe.patience))
+    return keepers
 
 
 def _steps(trainer: Trainer, total: int) -> Steps:
@@ -181,9 +205,9 @@ def _steps(trainer: Trainer, total: int) -> Steps:
     return steps
 
 
-def _plan(config: TrainConfig, assembly: Assembly) -> str:
+def _plan(assembly: Assembly) -> str:
     """In words, how long it takes and what is done about the rarity of defects."""
-    budget, share = assembly.budget, config.recipe.defective_share_of_batch
+    budget, share = assembly.budget, assembly.defective_share_of_batch
     balance = (
         "batches hold good and defective as often as they are"
         if share is None
@@ -197,11 +221,12 @@ def _found(run: RunFolder, config: TrainConfig, summary: RunSummary | None) -> N
     """Begin a run's folder, so that a training that is killed can be resumed: where its weights come from is known."""
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_config(msgspec.structs.replace(config, resume=False), run.config)
     except OSError as error:
         raise TrainingError(
             f"{run.folder} cannot be written ({error.strerror}); make room, or choose another place with out="
         ) from error
+    if not config.resume:  # what is resumed has its configuration, and on a full disk it would be lost
+        write_whole(run.config, lambda file: write_config(config, file))
     if summary is not None:
         run.write_summary(summary)
 
@@ -221,5 +246,5 @@ def _best_row(run: RunFolder) -> dict[str, float] | None:
     """The metrics of the best checkpoint; None if there is none yet."""
     if not run.best.exists():
         return None
-    step = torch.load(run.best, weights_only=True)["global_step"]
+    step = torch.load(run.best, map_location="cpu", weights_only=True)["global_step"]
     return next((row for row in read_metrics(run.metrics) if row["step"] == step), None)

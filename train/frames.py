@@ -8,6 +8,7 @@ pictures and labels are still the same files); a training that is done deletes i
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Self
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import TrainingError
+from train.near_identical import THUMBNAIL_PX, thumbnail
 from train.readers import LabelledImage
 
 _PIXELS, _MASKS, _INDEX = "frames.u8", "masks.u8", "index.json"
@@ -29,6 +31,8 @@ class _Entry(msgspec.Struct, frozen=True):
     pixels_at: int
     mask_at: int | None
     """None: no pixel of it is defective, or only its label is known."""
+    thumbnail: bytes
+    """See `near_identical.thumbnail`."""
 
 
 class _Index(msgspec.Struct, frozen=True):
@@ -69,9 +73,10 @@ class FrameStore:
         fingerprint = _fingerprint(images)
         index_file = folder / _INDEX
         if index_file.exists():
-            index = msgspec.json.decode(index_file.read_bytes(), type=_Index)
-            if index.fingerprint == fingerprint:
-                return cls(folder, images, index)
+            with suppress(msgspec.MsgspecError):  # torn, or of another version: decode anew
+                index = msgspec.json.decode(index_file.read_bytes(), type=_Index)
+                if index.fingerprint == fingerprint:
+                    return cls(folder, images, index)
         shutil.rmtree(folder, ignore_errors=True)
         try:
             folder.mkdir(parents=True)
@@ -97,6 +102,11 @@ class FrameStore:
         start = self._entries[frame].pixels_at
         view: NDArray[np.uint8] = self._pixels[start : start + height * width * 3].reshape(height, width, 3)
         return view
+
+    def thumbnails(self, frames: Sequence[int]) -> NDArray[np.uint8]:
+        """Of those frames [n, 32, 32], as `near_identical.thumbnail` makes them; made once, when they are decoded."""
+        joined = b"".join(self._entries[frame].thumbnail for frame in frames)
+        return np.frombuffer(joined, np.uint8).reshape(-1, THUMBNAIL_PX, THUMBNAIL_PX)
 
     def is_unplaced(self, frame: int) -> bool:
         """Whether a picture is defective and its annotation marks nothing, so that its tiles have no true labels."""
@@ -124,7 +134,8 @@ def _decode(images: Iterable[LabelledImage], folder: Path) -> list[_Entry]:
             frame_hw = (pixels.shape[0], pixels.shape[1])
             mask = image.mask(frame_hw)
             marked = mask is not None and bool(mask.any())
-            entries.append(_Entry(frame_hw, pixels_file.tell(), masks_file.tell() if marked else None))
+            mask_at = masks_file.tell() if marked else None
+            entries.append(_Entry(frame_hw, pixels_file.tell(), mask_at, thumbnail(pixels).tobytes()))
             pixels_file.write(np.ascontiguousarray(pixels).data)
             if marked and mask is not None:
                 masks_file.write(mask.view(np.uint8).data)

@@ -91,6 +91,20 @@ def near_identical_across(thumbnails: Mapping[str, NDArray[np.uint8]]) -> list[P
     return sorted(pairs, key=lambda pair: -pair.likeness)
 
 
+def twins_in_words(count: int, picture: str, other: str, apart: str = "on another side of the split") -> str:
+    """What to say of near-identical pictures.
+
+    Args:
+        count: how many pairs there are.
+        picture, other: the most alike of them.
+        apart: where the other one of each pair lies.
+    """
+    return (
+        f"{count} pictures look nearly identical to one {apart}, as do {picture} and {other}; if they show the same "
+        "thing, put them into one group"
+    )
+
+
 def _high_pass(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Thumbnails [n, 32, 32] less their blur, as rows [n, 1024]."""
     images = thumbnails.astype(np.float32)

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import numpy as np
 from rich.progress import track
 
 from edge.cli.output import progress_console
 from edge.errors import TrainingError
 from train.config import TrainConfig
 from train.frames import FrameStore
-from train.near_identical import near_identical_across, thumbnail
+from train.near_identical import near_identical_across, twins_in_words
 from train.readers import LabelledFolder, LabelledImage
 from train.run import read_data, split_data
 from train.split import Split
@@ -85,22 +84,14 @@ def prepare(config: TrainConfig, cache: Path, say: Callable[[str], None]) -> Pre
 
 def _warn_of_twins(store: FrameStore, frames: dict[str, range], say: Callable[[str], None]) -> None:
     """Tell of near-identical pictures on both sides: what validates would have taught already."""
-    pairs = near_identical_across(
-        {
-            part: np.stack([thumbnail(np.asarray(store.pixels(frame))) for frame in numbers])
-            for part, numbers in frames.items()
-        }
-    )
+    pairs = near_identical_across({part: store.thumbnails(numbers) for part, numbers in frames.items()})
     if pairs:
         first = pairs[0]
         picture, twin = (
             store.images[frames[part][number]].path.name
             for part, number in ((first.part, first.number), (first.other_part, first.other_number))
         )
-        say(
-            f"{len(pairs)} pictures look nearly identical to one on the other side of the split, first {picture} "
-            f"({first.part}) to {twin} ({first.other_part}); if they show the same thing, put them into one group"
-        )
+        say(twins_in_words(len(pairs), f"{picture} ({first.part})", f"{twin} ({first.other_part})"))
 
 
 def _described(part: str, pictures: Sequence[LabelledImage], tiles: dict[str, int], labelled: str) -> str:

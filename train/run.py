@@ -132,8 +132,12 @@ def load_run(folder: Path) -> TrainedRun:
 
 def read_data(config: TrainConfig) -> LabelledFolder:
     """The labelled pictures that a configuration names; errors as `read_folder`."""
-    classes = None if config.classes is None else [str(name) for name in config.classes]
-    return read_folder(Path(config.data), config.truth, config.split.group, config.split.pattern, classes)
+    return read_folder(Path(config.data), config.truth, config.split.group, config.split.pattern, class_names(config))
+
+
+def class_names(config: TrainConfig) -> list[str] | None:
+    """The annotated classes that are defects, as annotations write them: a command line reads 7 as a number."""
+    return None if config.classes is None else [str(name) for name in config.classes]
 
 
 def split_data(config: TrainConfig, data: LabelledFolder) -> Split:

@@ -69,11 +69,14 @@ class BatchSampler:
         """Of a sample to be defective, natural logarithm."""
         self.shift = 0.0
         """What the training loss adds to each logit."""
+        self.defective_share: float | None = None
+        """Of each batch; None: as many as come."""
         if defective_share is None:
             self._pools = [_Pool(0, np.arange(len(is_defective)), batch)]
         else:
             places = min(max(round(defective_share * batch), 1), batch - 1)
             self._pools = [_Pool(0, defective, places), _Pool(1, good, batch - places)]
+            self.defective_share = places / batch
             self.shift = math.log(places / (batch - places)) - self.natural_log_odds
 
     def draw(self, step: int) -> NDArray[np.int64]:

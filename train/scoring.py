@@ -49,15 +49,19 @@ def label_defects(mask: NDArray[np.bool_], gap_px: float) -> NDArray[np.int32]:
     return np.where(mask, labels, 0).astype(np.int32)
 
 
-def peak_distance_px(tile_map: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
+def peak_distance_px(
+    tile_map: NDArray[np.float32], mask: NDArray[np.bool_], inside_hw: tuple[int, int] | None = None
+) -> float:
     """How far the peak of a tile's map, enlarged to the tile, lies from the nearest true pixel, px; 0 on it.
 
     Args:
         tile_map: [h, w].
         mask: [tile, tile], with at least one true pixel.
+        inside_hw: how much of the tile, from its top left, is in the frame: no peak is looked for in padding.
     """
-    enlarged = cv2.resize(tile_map, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    y, x = np.unravel_index(int(enlarged.argmax()), mask.shape)
+    height, width = mask.shape if inside_hw is None else inside_hw
+    enlarged = cv2.resize(tile_map, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)[:height, :width]
+    y, x = np.unravel_index(int(enlarged.argmax()), enlarged.shape)
     true_y, true_x = np.nonzero(mask)
     return float(np.sqrt(((true_y - y) ** 2 + (true_x - x) ** 2).min()))
 

@@ -18,15 +18,12 @@ from edge.errors import ConfigError, InputError
 from edge.geometry import TileGrid
 from edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from edge.images import SUFFIXES, read_image
-from train.near_identical import near_identical_across, thumbnail
+from train.near_identical import near_identical_across, thumbnail, twins_in_words
 from train.readers import LabelledFolder, LabelledImage
 from train.readers.folder import LABELS_ONLY, list_folder, truths_in
 from train.readers.unusable import OnUnusable
 from train.split import Split, split_by_fractions, split_by_name
-from train.tiles import TileRule
-
-DEFECTIVE_SHARE = 0.01
-"""A tile is defective if more than this share of it is (the study's rule)."""
+from train.tiles import DEFECTIVE_SHARE, TileRule
 
 Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
 
@@ -348,8 +345,9 @@ def _warnings(
     if twins:
         apart = "on another side of the split" if split else "of another group" if groups else "of the others"
         first = twins[0]
-        warnings.append(
-            f"{len(twins)} pictures look nearly identical to one {apart}, as do {Path(first.picture).name} and "
-            f"{Path(first.other).name}; if they show the same thing, put them into one group"
+        picture, other = (
+            f"{Path(file).name} ({part})" if groups else Path(file).name
+            for file, part in ((first.picture, first.part), (first.other, first.other_part))
         )
+        warnings.append(twins_in_words(len(twins), picture, other, apart))
     return warnings

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from edge.geometry.tiling import TileGrid, cut_tile
 from train.frames import FrameStore
 
+DEFECTIVE_SHARE = 0.01
+"""A tile is defective if more than this share of it is (the study's rule)."""
+
 
 @dataclass(frozen=True)
 class TileRule:

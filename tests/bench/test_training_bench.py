@@ -1,7 +1,6 @@
 """`heatline bench training`, on small pictures and tiles."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,9 @@ from train.batches import Batch, TrainingBatches
 from train.classifier import ClassifierTraining
 from train.config import TrainConfig, compose
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = ("tiles.tile_px=64", "recipe.batch=8", "split.val=[c]", "split.test=[d]", "trainer.accelerator=cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

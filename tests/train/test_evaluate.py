@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -18,7 +19,7 @@ from edge.images import read_rgb
 from tests.small_bundle import TILE, answer, dark_square, white_frame
 from tests.train.blobs import write_labels
 from train.commands.evaluate import evaluate as evaluate_command
-from train.evaluate import Evaluation, evaluate_bundle
+from train.evaluate import Evaluation, _Tiles, evaluate_bundle
 from train.readers import read_folder
 
 PLACES = {"a1": (80, 80), "b1": (100, 300), "b2": (20, 20)}
@@ -302,3 +303,24 @@ def test_real_pictures_that_do_not_say_where_they_are_defective_are_left_out(rea
     assert (found.frame.frames, found.frame.defective_frames) == (5, 3)
     assert found.tile is not None
     assert found.tile.defective > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "logit", "pointing"),
+    [("rollout-max", -3.0, 1), ("rollout-max", 3.0, 1), ("cam", 3.0, 1), ("cam", -3.0, 0)],
+)
+def test_a_rollout_peaks_where_the_class_token_looked_whatever_the_logit_is(
+    method: str, logit: float, pointing: float
+) -> None:
+    relevance = np.zeros((1, 4, 4), np.float32)
+    relevance[0, 1, 2] = 16
+    truth = np.zeros((64, 64), np.bool_)
+    truth[16:32, 32:48] = True
+    inspected: Any = SimpleNamespace(
+        stitcher=SimpleNamespace(grid=TileGrid((64, 64), 64, 2)),
+        maps=relevance * logit,
+        logits=np.array([logit], np.float32),
+    )
+    tiles = _Tiles(method)
+    tiles.add(inspected, truth)
+    assert tiles.study_figures().pointing == pointing

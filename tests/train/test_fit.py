@@ -7,11 +7,15 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 import train.fit
 import train.models.build
@@ -22,7 +26,7 @@ from train.callbacks import COLUMNS, Interrupted, read_metrics
 from train.classifier import Budget, cosine, merit
 from train.commands.train import train as train_command
 from train.config import TrainConfig, compose
-from train.fit import fit
+from train.fit import _steps, fit
 from train.precision import choose_precision
 from train.provenance import Provenance
 from train.run import RunFolder, load_run
@@ -105,18 +109,44 @@ def test_the_same_seed_trains_the_same_model(run: RunFolder, blobs: Path, tmp_pa
     assert all(torch.equal(value, weights(run)[name]) for name, value in weights(again).items())
 
 
+PLATEAU = ("recipe.schedule=plateau", "recipe.lr=1e-7", "recipe.validate_every=1", "recipe.steps=8")
+"""A rate so low that no validation is better than the first, so that it is lowered on the way."""
+
+
+@pytest.fixture(scope="module")
+def plateau_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return fit(configured(blobs, tmp_path_factory.mktemp("plateau") / "whole", *PLATEAU))
+
+
+def test_the_rate_is_lowered_on_a_plateau(plateau_run: RunFolder) -> None:
+    rates = [row["lr"] for row in read_metrics(plateau_run.metrics)]
+    assert rates[0] == 1e-7
+    assert rates[-1] == pytest.approx(1e-8)
+
+
 @pytest.mark.parametrize(
-    ("by", "step"),
+    ("by", "step", "schedule"),
     [
-        ("Ctrl-C", 3),  # just after a validation
-        ("Ctrl-C", 4),  # between two
-        ("crash", 1),  # before the first checkpoint
-        ("crash", 4),  # the checkpoint before counts
+        ("Ctrl-C", 3, "cosine"),  # just after a validation
+        ("Ctrl-C", 4, "cosine"),  # between two
+        ("crash", 1, "cosine"),  # before the first checkpoint
+        ("crash", 4, "cosine"),  # the checkpoint before counts
+        ("Ctrl-C", 5, "plateau"),
+        ("crash", 3, "plateau"),
+        ("crash", 6, "plateau"),
     ],
 )
 def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(
-    run: RunFolder, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, by: str
+    request: pytest.FixtureRequest,
+    blobs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    by: str,
+    schedule: str,
 ) -> None:
+    run: RunFolder = request.getfixturevalue("run" if schedule == "cosine" else "plateau_run")
+    recipe = () if schedule == "cosine" else PLATEAU
     draw = BatchSampler.draw
 
     def interrupt(self: BatchSampler, number: int) -> object:
@@ -129,7 +159,7 @@ def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(
     monkeypatch.setattr(BatchSampler, "draw", interrupt)
     out = tmp_path / "run"
     with pytest.raises(Interrupted if by == "Ctrl-C" else RuntimeError) as raised:
-        fit(configured(blobs, out))
+        fit(configured(blobs, out, *recipe))
     if isinstance(raised.value, Interrupted):
         assert raised.value.exit_code == 130
         assert str(raised.value).endswith(f"go on with: heatline train out={out} resume=true")
@@ -147,7 +177,7 @@ def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(
 KILLED_AT_STEP_5 = """
 import os, signal, sys
 from train.config import compose
-from train.fit import fit
+from train.fit import _steps, fit
 from train.sampling import BatchSampler
 
 draw = BatchSampler.draw
@@ -275,7 +305,7 @@ def test_near_identical_pictures_on_both_sides_of_the_split_are_told(tmp_path: P
     assert not any("nearly identical" in line for line in said)
     (data / "images" / "c_2.png").write_bytes((data / "images" / "a_2.png").read_bytes())
     fit(configured(data, tmp_path / "same", "recipe.steps=1"), say=said.append)
-    assert any("first c_2.png (val) to a_2.png (train)" in line for line in said)
+    assert any("as do c_2.png (val) and a_2.png (train)" in line for line in said)
 
 
 def empty_mask() -> bytes:
@@ -351,6 +381,32 @@ def test_an_epoch_is_a_pass_over_the_samples_and_is_followed_by_a_validation() -
     assert Budget.of(in_steps, samples=65, per_step=32) == Budget(steps=7, validate_every=7)
 
 
+@given(steps=st.integers(1, 500), wanted=st.integers(1, 500))
+def test_the_last_step_is_followed_by_a_validation(steps: int, wanted: int) -> None:
+    recipe = msgspec.structs.replace(compose(["data=x"]).recipe, steps=steps, validate_every=wanted)
+    budget = Budget.of(recipe, samples=100, per_step=10)
+    assert budget.steps % budget.validate_every == 0
+    assert budget.validate_every <= wanted
+    assert steps <= budget.steps < steps + budget.steps // budget.validate_every
+
+
+def test_steps_that_do_not_divide_are_validated_to_the_end(blobs: Path, tmp_path: Path) -> None:
+    run = fit(configured(blobs, tmp_path / "run", "recipe.steps=5", "recipe.validate_every=3"))
+    assert [row["step"] for row in read_metrics(run.metrics)] == [3, 6]
+
+
+@given(st.integers(1, 4), st.integers(0, 9), st.integers(0, 20))
+def test_each_batch_goes_to_one_device(devices: int, done: int, total: int) -> None:
+    """Stands in for a trainer: what `_steps` asks of one is its place among the devices."""
+    dealt = [
+        list(_steps(SimpleNamespace(global_step=done, world_size=devices, global_rank=rank), total)())  # type: ignore[arg-type]
+        for rank in range(devices)
+    ]
+    in_all = range(done * devices, max(done, total) * devices)
+    assert sorted(number for mine in dealt for number in mine) == list(in_all)
+    assert all(mine == sorted(mine) for mine in dealt)
+
+
 def test_training_ends_early_when_nothing_gets_better_and_is_then_finished(blobs: Path, tmp_path: Path) -> None:
     never_better = ("recipe.lr=1e-12", "recipe.steps=40", "recipe.validate_every=2", "recipe.patience=2")
     run = fit(configured(blobs, tmp_path / "run", *never_better, "recipe.warmup=0"))
@@ -382,9 +438,11 @@ def test_processes_that_cut_batches_change_nothing(run: RunFolder, blobs: Path, 
 
 def test_several_devices_share_the_batches_of_a_training(blobs: Path, tmp_path: Path) -> None:
     asked = [f"data={blobs}", f"out={tmp_path / 'run'}", *SMALL, "split.val=[c]", "split.test=[d]"]
-    command = [sys.executable, "-m", "edge.cli.main", "train", *asked, "trainer.accelerator=cpu", "trainer.devices=2"]
+    flags = ["trainer.accelerator=cpu", "trainer.devices=2", "--json"]
+    command = [sys.executable, "-m", "edge.cli.main", "train", *asked, *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["finished"]  # one of them speaks
     run = RunFolder(tmp_path / "run")
     assert run.read_summary().finished
     assert [row["step"] for row in read_metrics(run.metrics)] == [3, 6]
@@ -404,8 +462,11 @@ def test_weights_and_biases_gets_the_metrics_without_a_network(blobs: Path, tmp_
     fit(configured(blobs, tmp_path / "run", "logger=wandb", "logger.project=lines"))
     (logged,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     content = logged.read_bytes()
-    for name in (b"val_ap", b"val_accuracy", b"lines", b"efficientnet_lite0_d"):
+    for name in (b"val_ap", b"val_accuracy", b"train_loss", b"lines", b"efficientnet_lite0_d"):
         assert name in content
+    fit(configured(blobs, tmp_path / "another", "logger=wandb"))  # of the same process, and yet a run of its own
+    (another,) = (tmp_path / "another" / "wandb").glob("offline-run-*/run-*.wandb")
+    assert another.name != logged.name
     assert read_metrics(tmp_path / "run" / "metrics.csv")  # the table is there as ever
 
 
@@ -414,7 +475,7 @@ import resource, signal, sys
 from edge.errors import TrainingError
 from train.callbacks import MetricsTable
 from train.config import compose
-from train.fit import fit
+from train.fit import _steps, fit
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 written = MetricsTable.on_validation_end

@@ -75,3 +75,11 @@ def test_the_peak_of_a_map_lies_at_the_centre_of_its_cell() -> None:
     truth[3 * 16 + 8, 10 * 16 + 8] = True  # centre of that cell
     assert peak_distance_px(tile_map, truth) < 1.5  # the centre lies between four px
     assert peak_distance_px(tile_map, np.roll(truth, 30, axis=1)) == pytest.approx(30, abs=1.5)
+
+
+def test_no_peak_is_looked_for_in_the_padding_of_a_small_frame() -> None:
+    tile_map = np.zeros((14, 14), np.float32)
+    tile_map[2, 2], tile_map[13, 13] = 1, 9
+    truth = mask((40, 40, 1), side=224)
+    assert peak_distance_px(tile_map, truth) > 200
+    assert peak_distance_px(tile_map, truth, (100, 200)) < 1.5

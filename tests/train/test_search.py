@@ -541,6 +541,25 @@ def test_a_search_is_shared_through_its_storage_by_folders_elsewhere(
     assert search(words(moved, tmp_path / "moved", "search.trials=3", storage)).trials == report.trials
 
 
+def test_a_mistake_that_is_refused_does_not_bind_the_folder_nor_create_a_study(
+    searched: tuple[Path, SearchReport, list[str]], blobs: Path, tmp_path: Path
+) -> None:
+    shared, report, _ = searched
+    out, storage = tmp_path / "out", f"search.storage=sqlite:///{shared / 'study.db'}"
+    with pytest.raises(ConfigError, match="cannot be opened: unable to open database file"):
+        search(words(blobs, out, "search.trials=3", f"search.storage=sqlite:///{shared / 'mistyped' / 'study.db'}"))
+    with pytest.raises(ConfigError, match=r"recipe\.steps is 5 and was 4"):
+        search(words(blobs, out, "search.trials=3", storage, "recipe.steps=5"))
+    assert not (out / "search.yaml").exists()
+    assert search(words(blobs, out, "search.trials=3", storage)).trials == report.trials
+    for mistake in (["search.storage=sqlite:///" + str(tmp_path / "other.db")], [storage, "search.name=other"]):
+        with pytest.raises(ConfigError, match="holds the search 'efficientnet_lite0_d' in"):
+            search(words(blobs, out, "search.trials=3", *mistake))
+    assert not (tmp_path / "other.db").exists()
+    assert optuna.get_all_study_names(f"sqlite:///{shared / 'study.db'}") == ["efficientnet_lite0_d"]
+    assert search(words(blobs, out, "search.trials=3", storage)).trials == report.trials
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [

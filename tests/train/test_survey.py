@@ -184,7 +184,8 @@ def test_near_identical_pictures_on_both_sides_of_the_split_are_told(tmp_path: P
     assert (Path(twins.picture).name, twins.part) == ("d_2.png", "test")
     assert (Path(twins.other).name, twins.other_part) == ("a_0.png", "train")
     found = survey(folder, Asked(val=["b"], test=["d"]))
-    assert any("1 pictures look nearly identical to one on another side of the split" in w for w in found.warnings)
+    (told,) = (warning for warning in found.warnings if "nearly identical" in warning)
+    assert "1 pictures look nearly identical to one on another side of the split, as do d_2.png (test) and" in told
     assert survey(folder, Asked(val=["b"])).twins == []  # a and d both teach
 
 

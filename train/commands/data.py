@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.progress import Progress, track
@@ -11,11 +12,11 @@ from rich.progress import Progress, track
 from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.errors import InputError
 from edge.geometry.tiling import OVERLAP_PX, TILE_PX
-from train.boards import check_size, write_boards
-from train.contact_sheet import write_contact_sheet
-from train.readers import LabelledImage
 from train.readers.folder import LABELS_ONLY, TRUTHS
-from train.survey import Asked, Survey, survey
+
+if TYPE_CHECKING:
+    from train.readers import LabelledImage
+    from train.survey import Survey
 
 LARGEST_SIDE_PX = 8192
 
@@ -38,6 +39,8 @@ def draw_boards(folder: Path, count: int, seed: int, size: str, as_json: bool) -
 
     Boards that are there already are kept, so a run that was interrupted can be started again.
     """
+    from train.boards import write_boards
+
     size_hw = _height_and_width(size)
     try:
         with Progress(console=progress_console()) as progress:
@@ -99,6 +102,9 @@ def show(
 
     Options mean what they mean to a training: truth, split.group, split.pattern and so on.
     """
+    from train.contact_sheet import write_contact_sheet
+    from train.survey import Asked, survey
+
     asked = Asked(
         truth=truth,
         group_column=column,
@@ -120,7 +126,7 @@ def show(
         _print(found)
 
 
-def _track(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:
+def _track(images: Sequence["LabelledImage"]) -> Iterable["LabelledImage"]:
     console = progress_console()
     return track(images, "pictures", console=console, disable=not console.is_terminal)
 
@@ -136,7 +142,7 @@ def _shares(text: str) -> list[float]:
         raise click.BadParameter(f"{text!r} are no shares; expected e.g. 0.7,0.1,0.2") from error
 
 
-def _print(found: Survey) -> None:
+def _print(found: "Survey") -> None:
     """A survey, for people."""
     others = [truth for truth in found.truths if truth != found.truth]
     facts: dict[str, object] = {
@@ -168,7 +174,7 @@ def _print(found: Survey) -> None:
     click.echo(f"{len(found.unusable)} files cannot be used" if found.unusable else "all files can be used")
 
 
-def _sizes_in_words(found: Survey) -> str:
+def _sizes_in_words(found: "Survey") -> str:
     widths, heights = [size.width for size in found.sizes], [size.height for size in found.sizes]
     common = ", ".join(f"{size.width}x{size.height} ({size.pictures})" for size in found.sizes[:3])
     if len(found.sizes) == 1:
@@ -185,6 +191,8 @@ def _height_and_width(size: str) -> tuple[int, int]:
     Raises:
         click.BadParameter: it is not of that form, or smaller than boards can be drawn.
     """
+    from train.boards import check_size
+
     found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
     if found is None or max(int(found[1]), int(found[2])) > LARGEST_SIDE_PX:
         raise click.BadParameter(

@@ -7,8 +7,8 @@ from rich.table import Table
 
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_json
+from edge.geometry.tiling import TILE_PX
 
-TILE_PX = 224
 STUDY_GFLOPS = {
     "efficientnetv2_s": 8.37,
     "mobilenetv3_large": 0.22,

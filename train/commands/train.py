@@ -32,9 +32,11 @@ def train(overrides: tuple[str, ...], as_json: bool) -> None:
     """
     require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
     from train.config import compose
-    from train.fit import fit
+    from train.fit import fit, leads_devices
 
     run = fit(compose(overrides), say=lambda line: click.echo(line, err=True))
+    if not leads_devices():
+        return
     summary = run.read_summary()
     if as_json:
         print_json({"run": str(run.folder), **msgspec.structs.asdict(summary)})

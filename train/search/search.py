@@ -60,10 +60,12 @@ def search(overrides: Sequence[str], say: Callable[[str], None] = logger.info) -
     with Worker(out) as worker, warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         with worker.writing():
-            _hold_folder(out, _Held(shown, name))
+            held = _Held(shown, name)
+            _see_that_it_is_free(out, held)  # before another folder's study is opened, or one is created by mistake
             study = open_study(url, name, asked)
-        with storage_at_work(url):
-            hold_to_settings(study, settings)
+            with storage_at_work(url):
+                hold_to_settings(study, settings)
+            _hold_folder(out, held)
         sitting = _Sitting(study, asked, shown, training, worker, say)
         try:
             with storage_at_work(url):
@@ -162,18 +164,21 @@ class _Held(msgspec.Struct, frozen=True):
     name: str
 
 
-def _hold_folder(out: Path, asked: _Held) -> None:
-    """Note in a new folder which study it is of; an old one must be of the same.
+def _held_file(out: Path) -> Path:
+    return out / "search.yaml"
+
+
+def _see_that_it_is_free(out: Path, asked: _Held) -> None:
+    """A new folder is, and one of the same study.
 
     Raises:
-        ConfigError: it is not, or is something else.
-        TrainingError: it cannot be written.
+        ConfigError: it is another study's, or something else.
     """
-    file = out / "search.yaml"
+    file = _held_file(out)
     if not file.exists():
         if RunFolder(out).config.exists():
             raise ConfigError(f"{out} holds a run of `heatline train`; choose another folder with out=")
-        write_whole(file, lambda path: path.write_bytes(msgspec.yaml.encode(asked)))
+        return
     try:
         was = msgspec.yaml.decode(file.read_bytes(), type=_Held)
     except (OSError, msgspec.MsgspecError) as error:
@@ -183,3 +188,14 @@ def _hold_folder(out: Path, asked: _Held) -> None:
             f"{out} holds the search {was.name!r} in {was.storage}, not {asked.name!r} in {asked.storage}; go on with "
             "that one, or choose another folder with out="
         )
+
+
+def _hold_folder(out: Path, asked: _Held) -> None:
+    """Note in a new folder which study it is of.
+
+    Raises:
+        TrainingError: it cannot be written.
+    """
+    file = _held_file(out)
+    if not file.exists():
+        write_whole(file, lambda path: path.write_bytes(msgspec.yaml.encode(asked)))
