@@ -57,7 +57,7 @@ def _imagenet(network: nn.Module, config: ModelConfig) -> tuple[Path, str, str]:
         raise WeightsError(f"timm knows no pretrained weights for {config.timm}; give model.weights=FILE, or none")
     import huggingface_hub
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each attempt, twice; one sentence of ours says enough
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # our sentence says enough
     try:
         downloaded = huggingface_hub.hf_hub_download(repository, "model.safetensors")
     except Exception as error:  # whatever the network and the hub's client come up with
