@@ -33,7 +33,7 @@ from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT, STATUS
 from tests.small_bundle import dark_square, small_bundle, white_frame
 
 OWN = ["bundle", "check", "inspect", "run", "watch"]
-JOINED = ["bench", "data", "evaluate", "export", "train"]
+JOINED = ["bench", "data", "evaluate", "export", "models", "search", "train"]
 
 
 def one_object(text: str) -> dict[str, Any]:
