@@ -129,7 +129,7 @@ class RecipeConfig(_Part, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(
-                f"recipe.epochs is {self.epochs} and recipe.steps is {self.steps}; give one of them and set the other "
+                f"recipe.epochs is {self.epochs} and recipe.steps is {self.steps}; leave one of them out, or set it "
                 "to null"
             )
 
@@ -252,8 +252,10 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
         values["recipe"].pop("by_family", None)  # a recipe's other keys have taken from it what fits the model
     except MissingConfigException as error:
-        choice = next((item for item in overrides if item.split("=")[0] in ("model", "recipe", "logger")), "a choice")
-        group = choice.split("=")[0]
+        # A model that is no file of ours was taken from timm, or refused, above.
+        groups = [(item, item.split("=")[0]) for item in overrides if item.split("=")[0] in ("recipe", "logger")]
+        wrong = [(item, group) for item, group in groups if item.partition("=")[2].strip("'\"") not in _choices(group)]
+        choice, group = wrong[0] if wrong else ("a choice", "recipe")
         raise ConfigError(f"{choice} is none of the choices: {', '.join(_choices(group))}") from error
     except (HydraException, OmegaConfBaseException) as error:
         key = next((item.split("=")[0] for item in overrides if not _exists(item.split("=")[0])), None)

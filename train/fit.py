@@ -51,6 +51,10 @@ def fit(
         Interrupted: Ctrl-C; the training can be resumed.
     """
     run, leads = RunFolder(Path(config.out)), leads_devices()
+    if run.folder.is_file() or run.folder.resolve() == Path(config.data):
+        raise ConfigError(
+            f"out={run.folder} is {'a file' if run.folder.is_file() else 'the data'}; name a folder for it"
+        )
     if not leads:
         say = logger.debug
     elif run.config.exists() and not config.resume:

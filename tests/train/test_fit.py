@@ -449,6 +449,14 @@ def test_several_devices_share_the_batches_of_a_training(blobs: Path, tmp_path: 
     assert load_run(run.folder).model.map_hw == (4, 4)
 
 
+def test_a_run_is_written_neither_into_a_file_nor_among_its_pictures(blobs: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file; name a folder"):
+        fit(configured(blobs, tmp_path / "file"))
+    with pytest.raises(ConfigError, match="is the data; name a folder"):
+        fit(configured(blobs, blobs))
+
+
 def test_what_lightning_cannot_do_is_refused_in_one_sentence(blobs: Path, tmp_path: Path) -> None:
     for asked in ("trainer.accelerator=abacus", "trainer.precision=3-bit", "trainer.devices=0"):
         with pytest.raises(ConfigError, match="Lightning cannot train with") as raised:

@@ -70,5 +70,7 @@ def models(names: tuple[str, ...], as_json: bool) -> None:
             row["timm"],
         )
     console = Console()
+    if not console.is_terminal:
+        console.width = 140  # names in one piece, for a file or grep
     console.print(table)
     console.print(UNITS, CAVEAT, sep="\n", highlight=False)

@@ -78,7 +78,9 @@ def _read(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         state: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file ends in whatever the reader trips over
-        raise WeightsError(f"{file} cannot be read as weights ({error}); expected a state dict of tensors") from error
+        raise WeightsError(
+            f"{file} cannot be read as weights ({error or type(error).__name__}); expected a state dict of tensors"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(
             f"{file} holds {type(state).__name__}, expected a state dict: a name and a tensor per parameter"
