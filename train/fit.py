@@ -46,7 +46,8 @@ def fit(
         callbacks: Lightning's, that look on or end the training early.
         cache: where decoded frames lie, and stay; default: in the run's folder until it is finished.
     Raises:
-        ConfigError: the folder already holds a run and `resume` is not set.
+        ConfigError: the folder already holds a run and `resume` is not set, or `config.out` is a file or the data;
+            Lightning does not take the flags of `config.trainer`.
         InputError, WeightsError, TrainingError: data, weights or the training itself cannot be used.
         Interrupted: Ctrl-C; the training can be resumed.
     """
