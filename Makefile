@@ -10,7 +10,7 @@ PACKAGE := pyproject.toml edge/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check format bench schemas demo-bundle clean
+.PHONY: help demo test test-slow check format bench schemas study demo-bundle clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,12 @@ bench: .venv/.dev ## The micro-benches
 
 schemas: .venv/.runtime ## Write the JSON Schemas of the events from their structs
 	@$(BIN)/python -m edge.delivery.schemas.generate
+
+study: ## Train, evaluate and report the study's table on the data in HEATLINE_DATA; goes on where it was ended
+	@test -n "$$HEATLINE_DATA" || { \
+	  echo "make: HEATLINE_DATA is not set; name the folder of the data sets: make study HEATLINE_DATA=..." >&2; exit 1; }
+	@$(MAKE) --no-print-directory .venv/.dev
+	$(BIN)/heatline study --out runs/study --results bench/results/study
 
 demo-bundle: .venv/.dev ## Train and export the demo's bundle anew
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/drawn_boards/rebuild.sh

@@ -18,12 +18,9 @@ from edge.inference.engine import ONNX_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
 from export.onnx_graph import to_onnx
 from export.openvino_ir import to_openvino
-from export.validation_frames import run_over
 from train.readers import LabelledImage
 from train.run import TrainedRun, class_names
-
-SMOOTHING_CELLS = 1.5
-"""On the validation boards of the demo's bundle, 0, 1, 1.5 and 2 cells hit 0.76, 0.87, 0.88 and 0.87 of the defects."""
+from train.validation_frames import SMOOTHING_CELLS, run_over
 
 Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
 

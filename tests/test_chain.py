@@ -76,9 +76,10 @@ def test_drawn_boards(tmp_path: Path, address: str) -> None:
     heatline("data", "draw-boards", boards, "--count", 8, "--seed", 3, "--size", "640x480")
     events = train_export_and_run(tmp_path, address, boards, boards / "images", "split.fractions=[0.5,0.5,0.0]")
     assert_every_frame_has_its_event(events, boards / "images")
-    evaluation = heatline("evaluate", tmp_path / "bundle", "--data", boards)
-    assert evaluation["frame"]["frames"] == 8
-    assert evaluation["tile"]["tiles"] == 8 * 3 * 3
+    (evaluation,) = heatline("evaluate", tmp_path / "bundle", "--data", boards)["evaluations"]
+    figures = evaluation["truths"][0]["figures"]
+    assert figures["frame"]["frames"] == 8
+    assert figures["tile"]["tiles"] == 8 * 3 * 3
 
 
 def test_real_boards(tmp_path: Path, address: str, real_data: Path) -> None:

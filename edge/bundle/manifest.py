@@ -1,6 +1,6 @@
 """What a bundle says of itself: `manifest.json`."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -9,12 +9,14 @@ from edge.colour import COLOUR
 from edge.errors import BundleError
 from edge.geometry.stitching import HEATMAP_CELL_PX
 
-SCHEMA = 1
+SCHEMA = 2
 """Counts up when an older reader could misread a bundle; readers refuse what is newer than they are."""
 
 Positive = Annotated[int, Meta(gt=0)]
 Finite = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
+Rule = Literal["false-reject", "study"]
+"""What sets the thresholds: a wanted share of good frames that may be rejected, or the study's probability of 0.5."""
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 PlainName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)]
 """A file name without a path: a manifest cannot point outside its bundle."""
@@ -75,12 +77,18 @@ class Calibration(_Part, frozen=True):
     """Heatmap cells that reach it form regions."""
     background: Finite
     """Median heatmap value of the frames below: the cold end of the colour scale."""
-    false_reject_per_frame: Share
-    """Wanted share of good frames that the score threshold rejects."""
+    false_reject_per_frame: Share | None
+    """Wanted share of good frames that the score threshold rejects; none where another rule set it."""
     frames: Annotated[int, Meta(ge=1)]
     """How many frames the thresholds come from."""
     frames_are: str
     """Which frames they were, in words."""
+    rule: Rule = "false-reject"
+    """What set the thresholds."""
+    rejected: Annotated[int, Meta(ge=0)] | None = None
+    """How many of the frames reach the score threshold; none: not told, as before schema 2."""
+    false_reject_at_most: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """Upper bound of the share of such frames that is rejected, with 95 % confidence (Clopper and Pearson)."""
 
 
 class Gate(_Part, frozen=True):

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from edge.bundle import check_golden, open_bundle
+from edge.cli.calibrate import bound_in_words, rule_in_words
 from edge.cli.output import json_option, print_facts, print_json
 from edge.inference import EngineKind, open_engine
 
@@ -39,8 +40,8 @@ def show(bundle_path: Path, as_json: bool) -> None:
             f"colour {manifest.colour}",
             "score threshold": f"{calibration.score_threshold:.3f} logits",
             "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
-            "calibrated for": f"{calibration.false_reject_per_frame:.1%} false rejects per frame, on "
-            f"{calibration.frames} {calibration.frames_are}",
+            "calibrated by": f"{rule_in_words(calibration)}, on {calibration.frames} {calibration.frames_are}",
+            "false rejects": bound_in_words(calibration),
             "export gate": f"{manifest.gate.tiles} tiles, allowed {manifest.gate.tolerance:.0e} of the scale; "
             + ", ".join(f"{name} {value:.1e}" for name, value in manifest.gate.largest_difference.items()),
             "files": ", ".join(sorted(manifest.files)),

@@ -10,6 +10,7 @@ import click
 
 from edge import __version__
 from edge.cli.bundle import bundle
+from edge.cli.calibrate import calibrate
 from edge.cli.check import check
 from edge.cli.inspect import inspect
 from edge.cli.run import run
@@ -57,7 +58,7 @@ def heatline() -> None:
     """Finds defects on a production line and shows where they are."""
 
 
-for _command in (check, run, inspect, watch, bundle):
+for _command in (check, run, inspect, watch, bundle, calibrate):
     heatline.add_command(_command)
 
 

@@ -39,7 +39,17 @@ def find_regions(
     """
     if not defective.any():
         return []
-    found = np.zeros(heatmap.shape, np.uint8)
+    found = found_cells(heatmap, stitcher, defective, evidence_threshold)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(found.astype(np.uint8), connectivity=8)
+    regions = [_region(heatmap, labels, label, stats[label], stitcher) for label in range(1, len(stats))]
+    return sorted(regions, key=lambda region: -region.score)
+
+
+def found_cells(
+    heatmap: NDArray[np.float32], stitcher: Stitcher, defective: NDArray[np.bool_], evidence_threshold: float
+) -> NDArray[np.bool_]:
+    """The heatmap cells that regions are made of, bool [*stitcher.heatmap_hw]; arguments as of `find_regions`."""
+    found = np.zeros(heatmap.shape, np.bool_)
     tiles = [stitcher.tile_cells(int(tile)) for tile in np.flatnonzero(defective)]
     for cells in tiles:
         # In float64, as both are published: rounded to float32, a threshold could sink onto the value it was set above.
@@ -47,10 +57,8 @@ def find_regions(
     for cells in tiles:
         if not found[cells].any():
             peak = np.unravel_index(np.argmax(heatmap[cells]), heatmap[cells].shape)
-            found[cells][peak] = 1
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(found, connectivity=8)
-    regions = [_region(heatmap, labels, label, stats[label], stitcher) for label in range(1, len(stats))]
-    return sorted(regions, key=lambda region: -region.score)
+            found[cells][peak] = True
+    return found
 
 
 def _region(

@@ -34,7 +34,7 @@ OPENVINO_WEIGHTS = "model_f32.bin"
 class Engine(ABC):
     """A compiled graph. Any one thread submits; answers come on the engine's threads, in any order."""
 
-    name: EngineKind
+    name: str
     precision: str = "f32"
     batch: int
     """Most tiles that one request takes."""

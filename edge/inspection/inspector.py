@@ -3,11 +3,13 @@
 import threading
 import time
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Manifest
+from edge.bundle import Calibration
+from edge.bundle.manifest import Grid, Map
 from edge.colour import to_rgb
 from edge.errors import EngineError
 from edge.frames import Frame
@@ -62,8 +64,21 @@ class PendingFrame:
                 self._complete.set()
 
 
+class Settings(Protocol):
+    """What is inspected by: a bundle's manifest, or the same of a model that has no bundle yet."""
+
+    @property
+    def grid(self) -> Grid: ...
+
+    @property
+    def map(self) -> Map: ...
+
+    @property
+    def calibration(self) -> Calibration: ...
+
+
 class Inspector:
-    """Inspects frames with one bundle on one engine.
+    """Inspects frames with one bundle's settings on one engine.
 
     Args:
         overlap_px: overrides the bundle's overlap of tiles.
@@ -71,18 +86,18 @@ class Inspector:
     """
 
     def __init__(
-        self, manifest: Manifest, engine: Engine, *, thresholds: Thresholds | None = None, overlap_px: int | None = None
+        self, settings: Settings, engine: Engine, *, thresholds: Thresholds | None = None, overlap_px: int | None = None
     ) -> None:
-        calibration = manifest.calibration
+        calibration = settings.calibration
         self.thresholds = thresholds or Thresholds(calibration.score_threshold, calibration.evidence_threshold)
         self._engine = engine
-        grid, overlap = manifest.grid, manifest.grid.overlap_px if overlap_px is None else overlap_px
+        grid, overlap = settings.grid, settings.grid.overlap_px if overlap_px is None else overlap_px
 
         # Bounded: a folder of pictures of every size must not fill the memory with stitchers.
         @lru_cache(maxsize=16)
         def stitcher(frame_hw: tuple[int, int]) -> Stitcher:
             tiles = TileGrid(frame_hw, grid.tile_px, overlap)
-            return Stitcher(tiles, manifest.map.hw, grid.heatmap_cell_px, grid.smoothing_px)
+            return Stitcher(tiles, settings.map.hw, grid.heatmap_cell_px, grid.smoothing_px)
 
         self.stitcher = stitcher
 

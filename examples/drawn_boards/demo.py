@@ -25,7 +25,7 @@ from edge.delivery.messages import StatusEvent, VerdictEvent
 from edge.errors import DemoError, HeatlineError
 from edge.images import read_image
 from train.boards import write_boards
-from train.scoring import score_frame
+from train.evaluation.scoring import score_frame
 
 HERE = Path(__file__).parent
 BUNDLE = HERE / "bundle"

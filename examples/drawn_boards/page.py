@@ -16,7 +16,7 @@ from edge.bundle import Manifest
 from edge.delivery.messages import StatusEvent, VerdictEvent
 from edge.heatmap_picture import outline_regions, tint
 from edge.images import read_rgb
-from train.scoring import FrameScore
+from train.evaluation.scoring import FrameScore
 
 SHOWN_WIDTH_PX = 640
 TRUE_RGB = (255, 220, 0)

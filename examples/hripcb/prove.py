@@ -25,9 +25,9 @@ from edge.bundle import Bundle, open_bundle
 from edge.delivery.messages import VerdictEvent
 from edge.heatmap_picture import outline_regions, png, tint
 from edge.images import read_rgb
-from train.evaluate import evaluate_bundle
+from train.evaluation.evaluate import Asked, evaluate_model
+from train.evaluation.scoring import score_frame
 from train.readers import LabelledFolder, read_folder
-from train.scoring import score_frame
 
 TRUTHS = ("derived_masks", "boxes")
 
@@ -66,14 +66,12 @@ def main() -> None:
     events, final = run_line(line, address, asked.out / "received", within_seconds=300)
     done_at = [event.times.captured_monotonic_ns / 1e9 + event.latency_ms / 1e3 for event in events]
     draw(events, asked.out)
+    evaluation = evaluate_model(asked.bundle, Asked(asked.data, TRUTHS, groups=tuple(sorted(boards))))
     report = {
         "boards": sorted(boards),
         "bundle": {"provenance": bundle.manifest.provenance, "calibration": bundle.manifest.calibration},
         "machine": machine(),
-        "tiles_and_frames": {
-            truth: evaluate_bundle(bundle, truth, [i for i in folder.images if i.group in boards])
-            for truth, folder in folders.items()
-        },
+        "tiles_and_frames": {each.truth: each.figures for each in evaluation.truths},
         "service": {
             "frames_per_second": (len(events) - 1) / (done_at[-1] - done_at[0]),
             "ledger": final.ledger,

@@ -16,8 +16,7 @@ from rich.progress import track
 
 from bench.machine import machine
 from export.run_to_bundle import export_run
-from train.evaluate import evaluate_bundle
-from train.readers import read_folder
+from train.evaluation.evaluate import Asked, evaluate_model
 from train.run import TrainedRun, load_run
 
 
@@ -38,13 +37,11 @@ def main() -> None:
 def figures_of(run: TrainedRun, truth: str) -> dict[str, object]:
     """What a run was taught by and came to, and its bundle on the test groups."""
     summary, recipe = run.summary, run.config.recipe
-    folder = read_folder(run.data.folder, truth, run.config.split.group, run.config.split.pattern)
-    test = run.split.images(folder, "test")
     with tempfile.TemporaryDirectory() as scratch:
         bundle = export_run(
             run, Path(scratch) / "bundle", name=run.folder.name, version="1", false_reject=0.05, smoothing_cells=1.5
         )
-        evaluation = evaluate_bundle(bundle, truth, test)
+        evaluation = evaluate_model(bundle.path, Asked(run.data.folder, (truth,), part="test"))
     return {
         "model": summary.model,
         "labelled": summary.labelled,
@@ -64,7 +61,11 @@ def figures_of(run: TrainedRun, truth: str) -> dict[str, object]:
         "precision": summary.precision,
         "tiles_per_s": summary.tiles_per_s,
         "seconds": summary.seconds,
-        "test": {"pictures": len(test), **msgspec.to_builtins(evaluation)},
+        "test": {
+            "pictures": evaluation.told.pictures,
+            "truth": truth,
+            **msgspec.to_builtins(evaluation.truths[0].figures),
+        },
     }
 
 

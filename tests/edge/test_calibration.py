@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.binomial import upper_bound
 from edge.bundle import Bundle
-from edge.calibration import GoodFrame, calibrate, threshold
+from edge.calibration import JUST_ABOVE_EVEN, GoodFrame, calibrate, calibrate_by_the_study, threshold
 from edge.errors import InputError
 from edge.geometry import Stitcher, TileGrid
 from edge.inspection.verdict import Thresholds, judge
@@ -97,3 +98,54 @@ def test_a_good_frame_is_summed_up_by_its_highest_values_and_its_median() -> Non
 
 def test_a_calibration_fits_into_a_manifest(bundle: Bundle) -> None:
     assert isinstance(calibrate([GoodFrame(1, 2, 0)], 0.01, "one"), type(bundle.manifest.calibration))
+
+
+# What a calibration says of the true rate.
+
+
+@pytest.mark.parametrize(
+    ("frames", "rate", "reach", "bound"),
+    [
+        (1, 0.01, 0, 0.95),
+        (20, 0.01, 0, 0.139),
+        (100, 0.01, 1, 0.0466),
+        (1000, 0.01, 10, 0.0169),
+        (299, 0.0, 0, 0.00997),
+    ],
+)
+def test_a_calibration_says_how_many_reach_it_and_the_bound(frames: int, rate: float, reach: int, bound: float) -> None:
+    came = calibrate([GoodFrame(float(i), float(i), 0.0) for i in range(frames)], rate, "frames")
+    assert (came.rule, came.rejected) == ("false-reject", reach)
+    assert came.false_reject_at_most == pytest.approx(bound, rel=4e-3)
+
+
+def test_the_true_rate_exceeds_the_bound_in_one_of_twenty_cases() -> None:
+    """Logits are drawn, thresholds set, and the true rate is known: the share of the distribution above it."""
+    draw = np.random.default_rng(11)
+    exceeded = 0
+    for _ in range(2000):
+        logits = draw.random(60)  # the true rate of a threshold t is 1 - t
+        came = calibrate([GoodFrame(float(logit), 0.0, 0.0) for logit in logits], 0.05, "drawn")
+        assert came.false_reject_at_most is not None
+        exceeded += 1 - came.score_threshold > came.false_reject_at_most
+    assert 70 <= exceeded <= 130, "100 of 2000, give or take three standard deviations"
+
+
+def test_ties_leave_the_bound_that_of_as_many_as_may_reach_it() -> None:
+    came = calibrate([GoodFrame(2.0, 0, 0)] * 5 + [GoodFrame(1.0, 0, 0)] * 5, 0.3, "ties")
+    assert came.rejected == 0
+    assert came.false_reject_at_most == upper_bound(3, 10) > upper_bound(0, 10)
+
+
+def test_the_studys_rule_sets_both_thresholds_just_above_even() -> None:
+    frames = [GoodFrame(logit, 1.0, 0.5) for logit in (-1.0, 0.0, 1e-30, 3.0)]
+    came = calibrate_by_the_study(frames, "four")
+    assert came.score_threshold == came.evidence_threshold == JUST_ABOVE_EVEN
+    assert (came.rule, came.false_reject_per_frame, came.rejected) == ("study", None, 2), "0 itself does not exceed 0.5"
+    assert came.false_reject_at_most == upper_bound(2, 4)
+    with pytest.raises(InputError, match="finite"):
+        calibrate_by_the_study([GoodFrame(math.nan, 0, 0)], "none")
+
+
+def test_just_above_even_is_above_it_in_single_precision_too() -> None:
+    assert 0 < np.float32(JUST_ABOVE_EVEN) == JUST_ABOVE_EVEN < 1e-37

@@ -32,8 +32,8 @@ from tests.edge.lines import (
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT, STATUS
 from tests.small_bundle import dark_square, small_bundle, white_frame
 
-OWN = ["bundle", "check", "inspect", "run", "watch"]
-JOINED = ["bench", "data", "evaluate", "export", "models", "search", "train"]
+OWN = ["bundle", "calibrate", "check", "inspect", "run", "watch"]
+JOINED = ["bench", "data", "evaluate", "export", "models", "search", "study", "train"]
 
 
 def one_object(text: str) -> dict[str, Any]:

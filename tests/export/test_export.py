@@ -16,7 +16,6 @@ from edge.frames import Frame, Stamp
 from edge.inference import EngineKind, infer, open_engine
 from edge.inspection.inspector import Inspector
 from export.run_to_bundle import export_run
-from export.validation_frames import run_over
 from tests.toy_vit import ToyViT
 from tests.train.blobs import draw_blobs
 from train.config import compose
@@ -24,6 +23,7 @@ from train.fit import fit
 from train.models.explained import ExplainedClassifier
 from train.readers import read_folder
 from train.run import TrainedRun, load_run
+from train.validation_frames import run_over
 
 TILE = 64
 ENGINES: tuple[EngineKind, ...] = ("openvino", "onnxruntime")

@@ -1,6 +1,8 @@
-"""A bundle held against known defects, on pictures whose figures can be counted by hand."""
+"""Bundles held against known defects, on pictures whose figures can be counted by hand."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +18,15 @@ from edge.bundle import Bundle, write_bundle
 from edge.errors import InputError
 from edge.geometry import TileGrid
 from edge.images import read_rgb
+from edge.inspection.verdict import Thresholds
 from tests.small_bundle import TILE, answer, dark_square, white_frame
 from tests.train.blobs import write_labels
 from train.commands.evaluate import evaluate as evaluate_command
-from train.evaluate import Evaluation, _Tiles, evaluate_bundle
-from train.readers import read_folder
+from train.evaluation.evaluate import Asked, Chosen, choose, evaluate_judged, evaluate_model, several
+from train.evaluation.figures import FrameFigures, RuleFigures, TileFigures
+from train.evaluation.judged import open_judged
+from train.evaluation.observe import _Columns
+from train.evaluation.result import read_evaluation
 
 PLACES = {"a1": (80, 80), "b1": (100, 300), "b2": (20, 20)}
 """Of the black squares in the defective ones of `grouped`'s pictures."""
@@ -45,9 +51,24 @@ def folder(path: Path, defects: dict[str, tuple[int, int] | None], marked: dict[
     return path
 
 
-def evaluate(path: Path, bundle: Bundle) -> Evaluation:
-    read = read_folder(path)
-    return evaluate_bundle(bundle, read.truth, read.images)
+class Found(msgspec.Struct, frozen=True):
+    """What an evaluation says where pictures say where they are defective."""
+
+    truth: str
+    tile: TileFigures
+    study: RuleFigures
+    line: RuleFigures
+    frame: FrameFigures
+
+
+def evaluate(path: Path, bundle: Bundle) -> Found:
+    """By the only truth that a folder has."""
+    (found,) = evaluate_model(bundle.path, Asked(path)).truths
+    figures = found.figures
+    assert figures.tile is not None
+    assert figures.study is not None
+    assert figures.line is not None
+    return Found(found.truth, figures.tile, figures.study, figures.line, figures.frame)
 
 
 def grouped(path: Path) -> Path:
@@ -56,6 +77,15 @@ def grouped(path: Path) -> Path:
     stems = sorted(file.stem for file in (path / "images").iterdir())
     write_labels(path, [(f"{stem}.png", "defective" if stem in PLACES else "good", stem[0]) for stem in stems])
     return path
+
+
+def boxes(path: Path, marked: dict[str, tuple[int, int] | None]) -> None:
+    """A second truth for a folder: boxes of 48 px, whatever the masks say."""
+    (path / "boxes").mkdir()
+    for stem, place in marked.items():
+        y, x = place or (0, 0)
+        row = f"{x} {y} {x + 48} {y + 48} 1\n" if place else ""
+        (path / "boxes" / f"{stem}.txt").write_text(row)
 
 
 def taught(path: Path, bundle: Bundle, data: str, **groups: list[str]) -> Bundle:
@@ -71,8 +101,15 @@ def run(*arguments: object) -> Result:
 def reported(*arguments: object) -> dict[str, Any]:
     done = run(*arguments, "--json")
     assert done.exit_code == 0, done.output
-    found: dict[str, Any] = json.loads(done.stdout)
+    (evaluation,) = json.loads(done.stdout)["evaluations"]
+    found: dict[str, Any] = evaluation
     return found
+
+
+def frames_of(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The figures of frames by the first truth."""
+    figures: dict[str, Any] = evaluation["truths"][0]["figures"]["frame"]
+    return figures
 
 
 def enlarged(tile_map: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -87,50 +124,61 @@ def enlarged(tile_map: NDArray[np.float32]) -> NDArray[np.float64]:
 def test_what_is_found_where_it_is_scores_full_marks(tmp_path: Path, bundle: Bundle) -> None:
     places = {"a": (80, 80), "b": (100, 300)}
     found = evaluate(folder(tmp_path / "data", {**places, "c": None}, places), bundle)
-    assert found.tile is not None
     assert (found.tile.tiles, found.tile.defective) == (6, 2)
     assert found.tile.majority_share == pytest.approx(4 / 6)
-    assert found.tile.average_precision == found.tile.auroc == found.tile.accuracy == 1
-    assert found.tile.pointing == found.tile.pointing_gated == found.tile.pointing_within_cell == 1
+    assert found.tile.average_precision == found.tile.auroc == 1
+    assert found.tile.pointing == found.tile.pointing_within_cell == 1
+    assert found.study.pointing_gated == found.line.pointing_gated == 1
+    assert found.study.classification_accuracy == found.line.classification_accuracy == 1
+    assert found.tile.weighting is not None
+    assert found.tile.weighting > 0.8  # enlarged, a map reaches a little beyond the square
     frame = found.frame
     assert (frame.frames, frame.defects, frame.defects_hit, frame.false_regions) == (3, 2, 2, 0)
     assert (frame.defective_frames, frame.escaped_frames, frame.good_frames, frame.rejected_frames) == (2, 0, 1, 0)
     assert (frame.average_precision, frame.auroc, frame.unplaced) == (1, 1, 0)
-    assert found.study is not None
-    assert found.study.pointing == found.study.pointing_gated_at_half == 1
+    assert (frame.escape_rate, frame.false_reject_rate, frame.false_regions_per_frame) == (0, 0, 0)
+    assert found.line.recall > 0.7
 
 
 def test_misses_false_regions_escapes_and_rejects_are_counted(tmp_path: Path, bundle: Bundle) -> None:
     shown = {"seen": (80, 80), "harmless": (80, 80), "unseen": None}
     found = evaluate(folder(tmp_path / "data", shown, {"seen": (80, 80), "unseen": (10, 10)}), bundle)
     frame = found.frame
-    assert (frame.defects, frame.defects_hit, frame.false_regions) == (2, 1, 1)
+    assert (frame.defects, frame.defects_hit, frame.defects_missed, frame.false_regions) == (2, 1, 1, 1)
+    assert frame.false_regions_per_frame == pytest.approx(1 / 3)
     assert (frame.defective_frames, frame.escaped_frames, frame.good_frames, frame.rejected_frames) == (2, 1, 1, 1)
     # Frames: the two black squares score alike and highest, one of them is defective, as is one of one that is white.
     assert frame.average_precision == pytest.approx(0.5 * 1 / 2 + 0.5 * 2 / 3)
     assert frame.auroc == pytest.approx((0.5 + 0) / 2)
-    assert found.tile is not None
     # Tiles: one defective tile is found, one is not, one good tile looks defective: 4 of 6 are right.
-    assert found.tile.accuracy == pytest.approx(4 / 6)
-    assert found.tile.pointing_gated == pytest.approx(1 / 2)
+    assert found.line.classification_accuracy == pytest.approx(4 / 6)
+    assert found.line.pointing_gated == pytest.approx(1 / 2)
 
 
 def test_average_precision_and_auroc_are_those_of_the_ranking(tmp_path: Path, bundle: Bundle) -> None:
     """Scores by hand: the defective tiles rank first and last of the four that differ."""
     shown = {"seen": (80, 80), "harmless": (80, 80), "unseen": None}
     found = evaluate(folder(tmp_path / "data", shown, {"seen": (80, 80), "unseen": (10, 10)}), bundle)
-    assert found.tile is not None
     # Two tiles score alike high (one true), four alike low (one true): precision 1/2 at recall 1/2, 2/6 at recall 1.
     assert found.tile.average_precision == pytest.approx(0.5 * 1 / 2 + 0.5 * 2 / 6)
     # Of the 2 x 4 pairs: the high true one beats 3 and ties 1; the low true one loses 1 and ties 3.
     assert found.tile.auroc == pytest.approx((3 + 0.5 + 3 * 0.5) / 8)
 
 
-def test_one_class_of_tiles_makes_no_figures(tmp_path: Path, bundle: Bundle) -> None:
-    data = folder(tmp_path / "data", {"a": (80, 80), "b": None}, {"a": (80, 80)})
-    images = [image for image in read_folder(data).images if not image.defective]
-    with pytest.raises(InputError, match="both classes"):
-        evaluate_bundle(bundle, "masks", images)
+def test_tiles_of_one_class_have_no_order_and_no_peaks_and_the_rest_is_told(tmp_path: Path, bundle: Bundle) -> None:
+    (found,) = evaluate_model(bundle.path, Asked(grouped(tmp_path / "data"), groups=("c",))).truths
+    tile, study, frame = found.figures.tile, found.figures.study, found.figures.frame
+    assert tile is not None
+    assert study is not None
+    assert (tile.tiles, tile.defective, tile.majority_share) == (4, 0, 1)
+    assert (tile.average_precision, tile.auroc, tile.pointing, tile.weighting) == (None, None, None, None)
+    assert (study.f1, study.accuracy, study.pointing_gated, study.classification_accuracy) == (0, 1, None, 1)
+    assert (frame.defects, frame.escape_rate, frame.false_reject_rate) == (0, None, 0)
+    assert found.intervals == {}
+    assert found.intervals_are == "no intervals: a bootstrap needs at least 10 groups, and there are 1"
+    shown = run(bundle.path, "--data", tmp_path / "data", "--groups", "c")
+    assert shown.exit_code == 0
+    assert "not known" in shown.stdout
 
 
 def test_pixels_are_counted_by_the_studys_rule_over_all_tiles(tmp_path: Path, bundle: Bundle) -> None:
@@ -144,7 +192,6 @@ def test_pixels_are_counted_by_the_studys_rule_over_all_tiles(tmp_path: Path, bu
     small[30:80, 60:90] = 255
     cv2.imwrite(str(data / "masks" / "small.png"), small)
     found = evaluate(data, bundle).study
-    assert found is not None
 
     hit = false = missed = total = 0
     for picture in (data / "images").iterdir():
@@ -176,10 +223,10 @@ def test_the_gates_of_pointing_are_the_bundles_threshold_and_one_half(tmp_path: 
     grey[80:128, 80:128] = 178
     cv2.imwrite(str(data / "images" / "grey.png"), grey)
     found = evaluate(data, bundle)
-    assert found.tile is not None
-    assert found.study is not None
-    assert (found.tile.pointing, found.tile.pointing_gated) == (1, 1)  # the bundle's threshold is -1.0
-    assert (found.study.pointing, found.study.pointing_gated_at_half) == (1, 0.5)
+    assert (found.tile.pointing, found.line.pointing_gated) == (1, 1)  # the bundle's threshold is -1.0
+    assert found.study.pointing_gated == 0.5
+    assert found.line.classification_accuracy == 1
+    assert found.study.classification_accuracy == 0.75
 
 
 def test_a_picture_that_does_not_say_where_it_is_defective_counts_as_a_frame_only(
@@ -192,7 +239,7 @@ def test_a_picture_that_does_not_say_where_it_is_defective_counts_as_a_frame_onl
     with (data / "labels.csv").open("a") as file:
         file.write("d1.png,defective,d\n")
     after = evaluate(data, bundle)
-    assert (after.tile, after.study) == (before.tile, before.study)
+    assert (after.tile, after.study, after.line) == (before.tile, before.study, before.line)
     frame = after.frame
     assert (frame.frames, frame.unplaced) == (before.frame.frames + 1, 1)
     assert (frame.defects, frame.defects_hit, frame.false_regions) == (3, 3, 0)
@@ -205,13 +252,14 @@ def test_a_picture_that_does_not_say_where_it_is_defective_counts_as_a_frame_onl
 
 
 def test_pictures_with_labels_only_are_judged_as_frames(tmp_path: Path, bundle: Bundle) -> None:
+    """Two of them have one name, in good/ and in defective/."""
     for name in ("good/white", "good/dark", "defective/dark", "defective/darker"):
         side = {"white": 0, "dark": 48, "darker": 60}[name.partition("/")[2]]
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(tmp_path / "data" / f"{name}.png"), dark_square(white_frame((224, 224)), 50, 50, side))
-    found = evaluate(tmp_path / "data", bundle)
-    frame = found.frame
-    assert (found.truth, found.tile, found.study) == ("labels", None, None)
+    (found,) = evaluate_model(bundle.path, Asked(tmp_path / "data")).truths
+    figures, frame = found.figures, found.figures.frame
+    assert (found.truth, figures.tile, figures.study, figures.line) == ("labels", None, None, None)
     assert (frame.frames, frame.unplaced, frame.defects, frame.defects_hit, frame.false_regions) == (
         4, 4, None, None, None,
     )  # fmt: skip
@@ -220,24 +268,55 @@ def test_pictures_with_labels_only_are_judged_as_frames(tmp_path: Path, bundle: 
     assert frame.auroc == pytest.approx((2 + 1.5) / 4)
     done = run(bundle.path, "--data", tmp_path / "data")
     assert done.exit_code == 0
-    assert "frames, by labels" in done.stdout
+    assert f"{bundle.path} on data (all), by labels" in done.stdout
     assert "not known" in done.stdout
     assert "tiles" not in done.stdout
+    assert "a bootstrap needs at least 10 groups" in done.stderr
 
 
 def test_labels_alone_give_the_same_verdicts_as_masks(tmp_path: Path, bundle: Bundle) -> None:
     """Also on pictures larger than a tile."""
     asked = (bundle.path, "--data", grouped(tmp_path / "data"))
-    masks, labels = reported(*asked, "--truth", "masks"), reported(*asked, "--truth", "labels")
-    assert (labels["truth"], labels["tile"], labels["study"]) == ("labels", None, None)
-    unknown = {"unplaced": 6, "defects": None, "defects_hit": None, "false_regions": None}
-    assert labels["frame"] == masks["frame"] | unknown
+    both = reported(*asked, "--truth", "masks", "--truth", "labels")["truths"]
+    assert [one["truth"] for one in both] == ["masks", "labels"]
+    masks, labels = (one["figures"] for one in both)
+    assert (labels["tile"], labels["study"], labels["line"]) == (None, None, None)
+    unknown = dict.fromkeys(("defects", "defects_hit", "defects_missed", "false_regions", "false_regions_per_frame"))
+    assert labels["frame"] == masks["frame"] | unknown | {"unplaced": 6}
+    assert [reported(*asked, "--truth", truth)["truths"][0]["figures"] for truth in ("masks", "labels")] == [
+        masks,
+        labels,
+    ]
+
+
+def test_all_truths_that_a_folder_has_are_held_against_one_pass_each_as_if_it_were_the_only_one(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    """Masks and boxes lie in different places, and one picture is not marked by any box."""
+    data = grouped(tmp_path / "data")
+    boxes(data, {**PLACES, "a1": (10, 250), "b2": None, "a2": None, "c1": None, "c2": None})
+    seen: list[Path] = []
+
+    def track(images: Any) -> Any:
+        seen.extend(image.path for image in images)
+        return images
+
+    both = evaluate_model(bundle.path, Asked(data), track=track).truths
+    assert [one.truth for one in both] == ["masks", "boxes"]
+    assert len(seen) == len(set(seen)) == 6
+    alone = [evaluate_model(bundle.path, Asked(data, truths=(one.truth,))).truths[0] for one in both]
+    assert both == alone
+    masks, by_boxes = (one.figures for one in both)
+    assert (masks.frame.unplaced, by_boxes.frame.unplaced) == (0, 1)
+    assert (masks.frame.defects_hit, by_boxes.frame.defects_hit) == (3, 1)
+    assert by_boxes.tile is not None
+    assert by_boxes.tile.tiles == 10
+    assert by_boxes.tile.pointing == 0.5
 
 
 def test_frames_of_one_class_cannot_be_ranked(tmp_path: Path, bundle: Bundle) -> None:
     found = evaluate(folder(tmp_path / "data", {"a": (80, 80)}, {"a": (80, 80)}), bundle)
     assert (found.frame.average_precision, found.frame.auroc) == (None, None)
-    assert found.tile is not None
     assert found.tile.auroc == 1
 
 
@@ -245,15 +324,32 @@ def test_a_part_is_the_groups_that_the_bundle_names(tmp_path: Path, bundle: Bund
     data = grouped(tmp_path / "data")
     told = taught(tmp_path / "told", bundle, "data", train=["a"], val=["c"], test=["b"])
     asked = (told.path, "--data", data)
-    assert reported(*asked)["frame"]["frames"] == 6
-    assert reported(*asked, "--part", "test") == reported(*asked, "--groups", "b")
-    assert reported(*asked, "--part", "test")["frame"]["defective_frames"] == 2
+    test, by_default = reported(*asked, "--part", "test"), reported(*asked)
+    assert test == by_default
+    assert (test["told"]["part"], test["told"]["groups"], test["told"]["pictures"]) == ("test", ["b"], 2)
+    assert test["truths"] == reported(*asked, "--groups", "b")["truths"]
+    assert frames_of(test)["defective_frames"] == 2
+    assert frames_of(reported(*asked, "--part", "all"))["frames"] == 6
     train = run(*asked, "--part", "train", "--json")
     assert train.stderr == ""  # who asks for them knows
-    assert "2 of the 6 pictures are of groups that taught this bundle" in run(*asked).stderr
-    by_name = reported(*asked, "--pattern", "^(.)", "--part", "test")
-    assert by_name == reported(*asked, "--part", "test")
-    assert {"tile", "study", "frame"} < by_name.keys()
+    said = run(*asked, "--part", "all").stderr
+    assert f"2 of the 6 pictures are of groups that taught {told.path}: leave them out" in said
+    assert reported(*asked, "--pattern", "^(.)", "--part", "test") == test
+
+
+def test_a_folder_of_another_name_has_no_test_groups_and_none_that_taught(tmp_path: Path, bundle: Bundle) -> None:
+    told = taught(tmp_path / "told", bundle, "other", train=["a"], val=["c"], test=["b"])
+    done = run(told.path, "--data", grouped(tmp_path / "data"), "--json")
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["evaluations"][0]["told"]["part"] == "all"
+
+
+def test_the_folder_one_is_in_is_known_by_its_name(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = taught(tmp_path / "told", bundle, "data", train=["a"], val=["c"], test=["b"])
+    monkeypatch.chdir(grouped(tmp_path / "data"))
+    assert reported(told.path, "--data", ".")["told"]["part"] == "test"
 
 
 @pytest.mark.parametrize(
@@ -261,12 +357,15 @@ def test_a_part_is_the_groups_that_the_bundle_names(tmp_path: Path, bundle: Bund
     [
         (["--part", "test", "--groups", "a"], "--groups and --part both say which groups"),
         (["--pattern", "(.)", "--group", "group"], "--group and --pattern both say where groups are told"),
-        (["--part", "val"], "names no groups as val in its provenance; name groups with --groups"),
+        (["--part", "val"], "names no groups as val; name groups with --groups, or take --part all"),
         (["--part", "train"], "has 0 of the 1 train groups"),
         (["--part", "test"], "has 1 of the 2 test groups"),
         (["--part", "test", "--pattern", "(x?.)$"], "'b' is missing; groups were looked for in what '(x?.)$' finds"),
         (["--groups", "a,z"], "has no picture of the group 'z'; it has a, b, c"),
+        (["--groups", ""], "has no picture of the group ''"),
         (["--group", "board"], "column 'board' of labels.csv"),
+        (["--truth", "boxes"], "has no truth 'boxes'; it has masks, labels"),
+        (["--overlap", "224"], "an overlap of 224 px does not fit tiles of 224 px"),
     ],
 )
 def test_groups_that_cannot_be_had_are_refused_in_one_sentence(
@@ -280,6 +379,22 @@ def test_groups_that_cannot_be_had_are_refused_in_one_sentence(
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("options", [[], ["--part", "all"]])
+def test_without_data_a_bundle_asks_for_it(bundle: Bundle, options: list[str]) -> None:
+    done = run(bundle.path, *options)
+    assert isinstance(done.exception, InputError)
+    assert str(done.exception).endswith("does not tell where its pictures lie; name a folder with --data")
+
+
+def test_what_is_no_model_or_no_folder_is_refused_in_one_sentence(tmp_path: Path, bundle: Bundle) -> None:
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "empty", tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="is neither a run nor a bundle; name a folder that `heatline train`"):
+            evaluate_model(path, Asked(tmp_path))
+    with pytest.raises(InputError, match="nowhere is not a folder"):
+        evaluate_model(bundle.path, Asked(tmp_path / "nowhere"))
+
+
 def test_a_bundle_that_tells_nothing_of_its_making_has_no_parts(tmp_path: Path, bundle: Bundle) -> None:
     done = run(bundle.path, "--data", grouped(tmp_path / "data"), "--part", "test")
     assert isinstance(done.exception, InputError)
@@ -288,39 +403,159 @@ def test_a_bundle_that_tells_nothing_of_its_making_has_no_parts(tmp_path: Path, 
 
 def test_figures_are_shown_for_people(tmp_path: Path, bundle: Bundle) -> None:
     shown = run(bundle.path, "--data", grouped(tmp_path / "data")).stdout
-    for expected in ("majority_share", "pixels, by the study's rule", "pointing_gated_at_half", "escaped_frames"):
+    for expected in (
+        "majority_share",
+        "pixels, by the study's rule",
+        "pixels, by the line's rule",
+        "pointing_gated",
+        "weighting",
+        "escaped_frames",
+    ):
         assert expected in shown
+
+
+def many_groups(path: Path) -> Path:
+    """Twelve pictures, each a group, in two of which a defect does not show."""
+    squares = {f"d{n}": (80, 80) for n in range(8)}
+    shown = {**squares, "d0": None, "d1": None, **{f"g{n}": None for n in range(4)}}
+    folder(path, shown, squares)
+    write_labels(path, [(f"{stem}.png", "defective" if stem in squares else "good", stem) for stem in shown])
+    return path
+
+
+def test_with_ten_groups_or_more_rates_have_intervals_beside_them(tmp_path: Path, bundle: Bundle) -> None:
+    asked = (bundle.path, "--data", many_groups(tmp_path / "data"))
+    (found,) = reported(*asked)["truths"]
+    low, high = found["intervals"]["frame.escape_rate"]
+    assert 0 <= low < found["figures"]["frame"]["escape_rate"] == 2 / 8 < high <= 0.7
+    assert found["intervals"].keys() >= {"tile.pointing", "study.f1", "line.recall", "frame.false_reject_rate"}
+    shown = run(*asked)
+    assert f"0.2500  [{low:.4f}, {high:.4f}]" in shown.stdout
+    assert "95 % intervals by a bootstrap over 12 groups" in shown.stderr
+
+
+def test_pictures_without_groups_have_no_intervals(tmp_path: Path, bundle: Bundle) -> None:
+    found = evaluate_model(bundle.path, Asked(folder(tmp_path / "data", {"a": (80, 80), "b": None}, {"a": (80, 80)})))
+    assert found.truths[0].intervals_are.startswith("no intervals: the pictures tell no groups")
+    assert found.told.groups == []
+
+
+def test_what_a_line_can_choose_from_rests_on_the_good_frames(tmp_path: Path, bundle: Bundle) -> None:
+    explorer = evaluate_model(bundle.path, Asked(many_groups(tmp_path / "data"))).explorer
+    assert (explorer.defective_frames, explorer.good_frames, explorer.good_are) == (8, 4, "good frames")
+    assert (explorer.chosen, explorer.chosen_escape, explorer.chosen_false_reject) == (-1.0, 2 / 8, 0)
+
+
+def test_where_no_frame_is_good_the_tiles_of_defective_ones_that_are_stand_in(tmp_path: Path, bundle: Bundle) -> None:
+    """Both have a square in one tile; one has another, of which nobody told, in the other."""
+    data = folder(tmp_path / "data", PLACES, PLACES)
+    twice = dark_square(dark_square(white_frame((224, 446)), *PLACES["a1"]), 80, 300)
+    cv2.imwrite(str(data / "images" / "a1.png"), twice)
+    explorer = evaluate_model(bundle.path, Asked(data)).explorer
+    assert (explorer.defective_frames, explorer.good_frames) == (3, 3)
+    assert (explorer.chosen_escape, explorer.chosen_false_reject) == (0, pytest.approx(1 / 3))
+    assert explorer.good_are.startswith("defective frames without the tiles that masks touch")
+
+
+def test_an_evaluation_is_left_with_its_pictures_where_a_folder_is_named(tmp_path: Path, bundle: Bundle) -> None:
+    data = grouped(tmp_path / "data")
+    left = evaluate_model(bundle.path, Asked(data), tmp_path / "out")
+    assert read_evaluation(tmp_path / "out") == left
+    exhibits = left.truths[0].exhibits
+    assert [(one.kind, one.image) for one in exhibits if one.kind == "missed"] == [
+        ("missed", f"{stem}.png") for stem in PLACES
+    ]
+    assert all((tmp_path / "out" / one.file).is_file() for one in exhibits)
+    nowhere = evaluate_model(bundle.path, Asked(data))
+    assert nowhere.truths[0].exhibits == []
+    assert nowhere.truths[0].figures == left.truths[0].figures
+    (tmp_path / "out" / "evaluation.json").write_text(json.dumps(json.loads('{"schema": 1}')))
+    with pytest.raises(InputError, match=r"evaluation\.json cannot be read .* evaluate again"):
+        read_evaluation(tmp_path / "out")
+
+
+def copy_of(bundle: Bundle, path: Path) -> Path:
+    shutil.copytree(bundle.path, path)
+    return path
+
+
+def test_several_models_are_ranked_in_a_folder_that_must_be_new(tmp_path: Path, bundle: Bundle) -> None:
+    data, out = grouped(tmp_path / "data"), tmp_path / "report"
+    models = [copy_of(bundle, tmp_path / name / "boards") for name in ("first", "second")]
+    done = run(*models, "--data", data, "--out", out, "--json")
+    assert done.exit_code == 0, done.output
+    one, other = json.loads(done.stdout)["evaluations"]
+    assert one["truths"][0]["figures"] == other["truths"][0]["figures"]
+    assert [exhibit["image"] for exhibit in one["truths"][0]["exhibits"]] == [
+        exhibit["image"] for exhibit in other["truths"][0]["exhibits"]
+    ]
+    assert sorted(path.parent.name for path in out.rglob("evaluation.json")) == ["first-boards", "second-boards"]
+    assert "the report is in" in done.stderr
+    again = run(*models, "--data", data, "--out", out)
+    assert isinstance(again.exception, InputError)
+    assert "report exists already and is not empty; name a new folder with --out" in str(again.exception)
+
+
+def test_a_command_that_was_refused_can_be_mended_and_given_again(tmp_path: Path, bundle: Bundle) -> None:
+    refused = run(bundle.path, "--data", tmp_path / "nowhere", "--out", tmp_path / "report")
+    assert isinstance(refused.exception, InputError)
+    mended = run(bundle.path, "--data", grouped(tmp_path / "data"), "--out", tmp_path / "report")
+    assert mended.exit_code == 0, mended.output
+
+
+def test_an_out_that_cannot_be_a_folder_is_refused_in_one_sentence(tmp_path: Path, bundle: Bundle) -> None:
+    (tmp_path / "file").write_text("")
+    data = grouped(tmp_path / "data")
+    for out, says in ((tmp_path / "file", "exists already"), (tmp_path / "file" / "below", "cannot be written")):
+        done = run(bundle.path, "--data", data, "--out", out)
+        assert isinstance(done.exception, InputError)
+        assert says in str(done.exception)
+
+
+def test_models_are_called_by_as_much_of_their_paths_as_tells_them_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a/vit", "b/vit", "b/cnn")]
+    assert list(several(paths).values()) == ["a-vit", "b-vit", "cnn"]
+    assert several([tmp_path / "run"]) == {tmp_path / "run": "run"}
+    with pytest.raises(InputError, match="are one folder; name each model once"):
+        several([tmp_path / "run", tmp_path / "other" / ".." / "run"])
+
+
+def test_another_overlap_cuts_other_tiles(tmp_path: Path, bundle: Bundle) -> None:
+    asked = (bundle.path, "--data", grouped(tmp_path / "data"))
+    tiles = [
+        reported(*asked, *options)["truths"][0]["figures"]["tile"]["tiles"] for options in ([], ["--overlap", "112"])
+    ]
+    assert tiles == [6 * 2, 6 * 3]
 
 
 def test_real_pictures_that_do_not_say_where_they_are_defective_are_left_out(real_data: Path, bundle: Bundle) -> None:
     """Of the magnetic tiles, whole pictures with large masks, good ones, and one whose mask is empty."""
-    read = read_folder(real_data / "magnetic_tile", group_column="block")
-    unplaced = [image for image in read.images if "exp3_num_45042" in image.path.stem]
-    uneven = [image for image in read.images if "Uneven" in image.path.stem and image not in unplaced]
-    good = [image for image in read.images if not image.defective]
-    found = evaluate_bundle(bundle, read.truth, [*unplaced, *uneven[:2], *good[:2]])
-    assert len(unplaced) == found.frame.unplaced == 1
-    assert (found.frame.frames, found.frame.defective_frames) == (5, 3)
-    assert found.tile is not None
-    assert found.tile.defective > 0
+    judged = open_judged(bundle.path)
+    chosen = choose(judged, Asked(real_data / "magnetic_tile", column="block"))
+    unplaced = [one for one in chosen.pictures if "exp3_num_45042" in one.any.path.stem]
+    uneven = [one for one in chosen.pictures if "Uneven" in one.any.path.stem and one not in unplaced]
+    good = [one for one in chosen.pictures if not one.any.defective]
+    some: Chosen = dataclasses.replace(chosen, pictures=(*unplaced, *uneven[:2], *good[:2]))
+    figures = evaluate_judged(judged, some).truths[0].figures
+    assert len(unplaced) == figures.frame.unplaced == 1
+    assert (figures.frame.frames, figures.frame.defective_frames) == (5, 3)
+    assert figures.tile is not None
+    assert figures.tile.defective > 0
 
 
 @pytest.mark.parametrize(
-    ("method", "logit", "pointing"),
-    [("rollout-max", -3.0, 1), ("rollout-max", 3.0, 1), ("cam", 3.0, 1), ("cam", -3.0, 0)],
+    ("family", "logit", "pointing"), [("vit", -3.0, True), ("vit", 3.0, True), ("cnn", 3.0, True), ("cnn", -3.0, False)]
 )
 def test_a_rollout_peaks_where_the_class_token_looked_whatever_the_logit_is(
-    method: str, logit: float, pointing: float
+    family: str, logit: float, pointing: bool
 ) -> None:
-    relevance = np.zeros((1, 4, 4), np.float32)
-    relevance[0, 1, 2] = 16
+    relevance = np.zeros((4, 4), np.float32)
+    relevance[1, 2] = 16
     truth = np.zeros((64, 64), np.bool_)
     truth[16:32, 32:48] = True
-    inspected: Any = SimpleNamespace(
-        stitcher=SimpleNamespace(grid=TileGrid((64, 64), 64, 2)),
-        maps=relevance * logit,
-        logits=np.array([logit], np.float32),
-    )
-    tiles = _Tiles(method)
-    tiles.add(inspected, truth)
-    assert tiles.study_figures().pointing == pointing
+    judged: Any = SimpleNamespace(family=family, cell_px=16.0)
+    columns = _Columns(judged, Thresholds(0.0, 0.0))
+    columns.add_tile(0, logit, relevance * logit, truth, np.zeros((64, 64), np.bool_), (64, 64))
+    tiles = columns.observed().tiles
+    assert (tiles.distance_px == 0).tolist() == [pointing]
+    assert (tiles.on_truth > 0.4).tolist() == [pointing]

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from edge.geometry import Region
-from train.scoring import FrameScore, label_defects, peak_distance_px, score_frame
+from tests.oracles import bilinear
+from train.evaluation.scoring import FrameScore, label_defects, peak_distance_px, score_frame, share_on_truth
 
 CELL = 16
 
@@ -83,3 +85,31 @@ def test_no_peak_is_looked_for_in_the_padding_of_a_small_frame() -> None:
     truth = mask((40, 40, 1), side=224)
     assert peak_distance_px(tile_map, truth) > 200
     assert peak_distance_px(tile_map, truth, (100, 200)) < 1.5
+
+
+@given(
+    arrays(np.float32, (3, 4), elements=st.integers(-9, 9).map(np.float32)),
+    arrays(np.bool_, (12, 12)),
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+)
+def test_the_share_on_the_truth_is_that_of_the_positive_evidence_pixel_by_pixel(
+    tile_map: NDArray[np.float32], truth: NDArray[np.bool_], inside_hw: tuple[int, int]
+) -> None:
+    all_of_it = on_truth = 0.0
+    for y in range(inside_hw[0]):
+        for x in range(inside_hw[1]):
+            value = max(bilinear(tile_map.astype(np.float64), (y + 0.5) * 3 / 12, (x + 0.5) * 4 / 12), 0.0)
+            all_of_it += value
+            on_truth += value * bool(truth[y, x])
+    expected = on_truth / all_of_it if all_of_it else 0.0
+    assert share_on_truth(tile_map, truth, inside_hw) == pytest.approx(expected, abs=1e-5)
+
+
+def test_evidence_against_a_defect_has_no_share() -> None:
+    """A map as fine as its tile, so each pixel weighs what its cell does."""
+    tile_map = np.full((20, 20), -5, np.float32)
+    tile_map[3, 3], tile_map[8, 8] = 3, 1
+    truth = mask((0, 0, 5), side=20)
+    assert share_on_truth(tile_map, truth) == 0.75
+    assert share_on_truth(tile_map, truth, (6, 6)) == 1
+    assert share_on_truth(np.full((20, 20), -5, np.float32), truth) == 0

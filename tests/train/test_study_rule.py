@@ -1,7 +1,5 @@
 """The study's map rule, held to loops over single pixels."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,22 +8,12 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from tests.oracles import bilinear
-from train.study_rule import PixelCounts, count_pixels, study_figures, study_mask
+from train.evaluation.study_rule import study_mask
 
 TILE = 12
 MAPS = arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=st.integers(0, 9).map(np.float32))
 """Of whole numbers, so small that no enlarged value lies on the threshold, where rounding would decide."""
 LOGITS = st.sampled_from([-3.0, 0.0, 1e-6, 2.0])
-COUNTS = st.builds(PixelCounts, *[st.integers(0, 10**12)] * 4)
-
-
-@st.composite
-def tiles(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """Maps, logits and true masks of a few tiles."""
-    count = draw(st.integers(1, 4))
-    maps = draw(arrays(np.float32, (count, 3, 3), elements=st.integers(0, 9).map(np.float32)))
-    masks = draw(arrays(np.bool_, (count, TILE, TILE)))
-    return maps, np.array(draw(st.lists(LOGITS, min_size=count, max_size=count)), np.float32), masks
 
 
 def mask_by_loops(tile_map: NDArray[np.float32], logit: float, tile_px: int) -> NDArray[np.bool_]:
@@ -40,25 +28,6 @@ def mask_by_loops(tile_map: NDArray[np.float32], logit: float, tile_px: int) -> 
         for x in range(tile_px):
             mask[y, x] = high > low and (values[y][x] - low) / (high - low) * 255 > 127
     return mask
-
-
-def counts_by_loops(
-    maps: NDArray[np.float32], logits: NDArray[np.float32], masks: NDArray[np.bool_], inside_hw: tuple[int, int]
-) -> PixelCounts:
-    hit = false = missed = rest = 0
-    for tile_map, logit, mask in zip(maps, logits, masks, strict=True):
-        found = mask_by_loops(tile_map, float(logit), TILE)
-        for y in range(inside_hw[0]):
-            for x in range(inside_hw[1]):
-                hit += bool(found[y, x] and mask[y, x])
-                false += bool(found[y, x] and not mask[y, x])
-                missed += bool(not found[y, x] and mask[y, x])
-                rest += bool(not found[y, x] and not mask[y, x])
-    return PixelCounts(hit, false, missed, rest)
-
-
-def figures(pixels: PixelCounts) -> Any:
-    return study_figures(pixels, np.array([True]), np.array([1.0]))
 
 
 @given(MAPS, LOGITS)
@@ -85,52 +54,3 @@ def test_a_tile_of_probability_one_half_or_less_has_no_mask() -> None:
 def test_a_map_that_is_the_same_everywhere_has_no_mask(value: float) -> None:
     """Also where rounding in the enlargement would leave differences to stretch."""
     assert not study_mask(np.full((7, 7), value, np.float32), 3.0, 224).any()
-
-
-@given(tiles(), st.integers(1, TILE), st.integers(1, TILE))
-def test_pixels_are_counted_one_by_one_within_the_frame(
-    some: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]], height: int, width: int
-) -> None:
-    counted = count_pixels(*some, (height, width))
-    assert counted == counts_by_loops(*some, (height, width))
-    pixels = (counted.true_positive, counted.false_positive, counted.false_negative, counted.true_negative)
-    assert sum(pixels) == len(some[0]) * height * width
-
-
-@given(tiles(), st.data())
-def test_neither_the_order_of_tiles_nor_their_frames_change_what_is_pooled(
-    some: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]], data: st.DataObject
-) -> None:
-    together = count_pixels(*some, (TILE, TILE))
-    order = data.draw(st.permutations(range(len(some[0]))))
-    assert count_pixels(*(column[order] for column in some), (TILE, TILE)) == together
-    one_by_one = [count_pixels(*(column[[tile]] for column in some), (TILE, TILE)) for tile in order]
-    assert sum(one_by_one, PixelCounts()) == together
-
-
-@given(COUNTS.filter(lambda counts: counts.true_positive > 0))
-def test_f1_and_jaccard_agree_with_precision_and_recall(counts: PixelCounts) -> None:
-    found = figures(counts)
-    assert found.f1 == pytest.approx(2 * found.precision * found.recall / (found.precision + found.recall))
-    assert found.jaccard == pytest.approx(found.f1 / (2 - found.f1))
-    assert 0 < found.jaccard <= found.f1 <= 1
-    assert (found.true_positive_px, found.false_positive_px) == (counts.true_positive, counts.false_positive)
-    assert (found.false_negative_px, found.true_negative_px) == (counts.false_negative, counts.true_negative)
-
-
-def test_figures_of_counts_by_hand() -> None:
-    found = figures(PixelCounts(true_positive=30, false_positive=10, false_negative=20, true_negative=940))
-    assert (found.precision, found.recall, found.accuracy) == (0.75, 0.6, 0.97)
-    assert (found.f1, found.jaccard) == (pytest.approx(2 / 3), 0.5)
-
-
-def test_where_nothing_was_found_or_nothing_is_true_ratios_are_zero() -> None:
-    nothing = figures(PixelCounts(true_negative=100))
-    assert (nothing.precision, nothing.recall, nothing.f1, nothing.jaccard, nothing.accuracy) == (0, 0, 0, 0, 1)
-    missed = figures(PixelCounts(false_negative=100))
-    assert (missed.precision, missed.recall, missed.f1, missed.jaccard, missed.accuracy) == (0, 0, 0, 0, 0)
-
-
-def test_pointing_counts_defective_tiles_and_the_gate_takes_those_that_were_called_good() -> None:
-    found = study_figures(PixelCounts(), np.array([True, True, True, False]), np.array([2.0, 0.0, -1.0, 2.0]))
-    assert (found.pointing, found.pointing_gated_at_half) == (0.75, 0.25)

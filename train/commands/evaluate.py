@@ -2,153 +2,198 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from edge.bundle import Bundle, open_bundle
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_facts, print_json, progress_console
-from edge.errors import InputError
 from edge.inference import EngineKind
-from train.readers import LabelledFolder, LabelledImage, read_folder
+from train.readers import LabelledImage
 from train.readers.folder import LABELS_ONLY, TRUTHS
+
+if TYPE_CHECKING:
+    from train.evaluation.evaluate import Chosen
+    from train.evaluation.judged import Track
+    from train.evaluation.result import Evaluation
 
 EXAMPLES = """
 Example:
 
 \b
-  heatline evaluate pcb.bundle --data pcb/ --group board --part test
+  heatline evaluate runs/pcb pcb.bundle --data pcb/ --out report
   heatline evaluate pcb.bundle --data pcb/ --group board --groups 10,12 --truth boxes
 """
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of labelled pictures.")
-@click.option("--truth", type=click.Choice([*TRUTHS, LABELS_ONLY]), help="Default: the first there is.")
-@click.option("--group", "column", help="Column of labels.csv that names groups.  [default: as BUNDLE was taught]")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of labelled pictures.  [default: a run's own]")
+@click.option("--out", type=click.Path(path_type=Path), help="New folder for report.html, tables.md and all figures.")
+@click.option(
+    "--truth",
+    "truths",
+    multiple=True,
+    type=click.Choice([*TRUTHS, LABELS_ONLY]),
+    help="May be repeated.  [default: all there are]",
+)
+@click.option("--group", "column", help="Column of labels.csv that names groups.  [default: as MODEL was taught]")
 @click.option("--pattern", help="Instead, a regular expression on file names, its first parenthesis the group.")
-@click.option("--groups", help="Only these groups, with commas between them; default: all.")
+@click.option("--groups", help="Only these groups, with commas between them.")
 @click.option(
     "--part",
-    type=click.Choice(["test", "val", "train"]),
-    help="Only the groups that tested, validated or taught, as BUNDLE itself says.",
+    type=click.Choice(["test", "val", "train", "all"]),
+    help="Only the groups that tested, validated or taught, as MODEL itself says.  [default: test, where the data has "
+    "those groups, else all]",
 )
-@click.option("--engine", "kind", type=click.Choice(["openvino", "onnxruntime"]), default="openvino", show_default=True)
+@click.option(
+    "--engine",
+    type=click.Choice(["openvino", "onnxruntime"]),
+    default="openvino",
+    show_default=True,
+    help="What runs a bundle; runs go through PyTorch.",
+)
+@click.option(
+    "--false-reject",
+    type=click.FloatRange(min=0, max=1, max_open=True),
+    default=0.01,
+    show_default=True,
+    help="Share of good frames that the thresholds of a run may reject; a bundle has its own thresholds.",
+)
+@click.option(
+    "--overlap",
+    "overlap_px",
+    type=click.IntRange(min=0),
+    help="What neighbouring tiles share, px; another value than the model's shows what seams cost.  [default: as "
+    "MODEL says]",
+)
 @json_option
 def evaluate(
-    bundle_path: Path,
-    data: Path,
-    truth: str | None,
+    models: tuple[Path, ...],
+    data: Path | None,
+    out: Path | None,
+    truths: tuple[str, ...],
     column: str | None,
     pattern: str | None,
     groups: str | None,
     part: str | None,
-    kind: EngineKind,
+    engine: EngineKind,
+    false_reject: float,
+    overlap_px: int | None,
     as_json: bool,
 ) -> None:
-    """Hold what BUNDLE finds against known defects: tiles by the 1 % rule, pixels by the study's rule for maps, and
-    frames as the line judges them.
+    """Hold what each MODEL finds against known defects: by the study's rule for maps and as the line judges.
+
+    A MODEL is the folder of a training, or a bundle, which is judged through the engine that will run it. With --out,
+    all are ranked and shown in one page.
     """
-    require_extra("train", "torch", "torchmetrics")
-    from rich.progress import track
-
-    from train.evaluate import evaluate_bundle
-
-    def show(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:
-        return track(images, "frames", console=progress_console(), disable=not progress_console().is_terminal)
+    require_extra("train", "torch", "timm", "jinja2")
+    from train.evaluation.evaluate import Asked, choose, evaluate_judged, several
+    from train.evaluation.judged import open_judged
 
     if groups is not None and part is not None:
         raise click.UsageError("--groups and --part both say which groups; leave one away")
     if pattern is not None and column is not None:
         raise click.UsageError("--group and --pattern both say where groups are told; leave one away")
+    asked = Asked(
+        data=data,
+        truths=truths or None,
+        part=part,
+        groups=None if groups is None else tuple(groups.split(",")),
+        column=column,
+        pattern=pattern,
+        engine=engine,
+        false_reject=false_reject,
+        overlap_px=overlap_px,
+    )
+    names = several(models)
+    folders = {} if out is None else _new_folders(out, names)
+    evaluations = []
+    for path in models:
+        judged = open_judged(path, engine, false_reject, _track(f"validation frames of {path.name}"), overlap_px)
+        chosen = choose(judged, asked)
+        _warn(path, chosen)
+        evaluation = evaluate_judged(judged, chosen, folders.get(path), _track(f"frames for {path.name}"))
+        evaluations.append(evaluation)
+        if not as_json:
+            _show(path, evaluation)
+    if out is not None:
+        from train.evaluation.report.write import write_report
 
-    bundle = open_bundle(bundle_path)
-    labelled = _read(data, truth, column, pattern, _told(bundle).get("read", {}))
-    images = list(labelled.images)
-    if part is not None:
-        images = _of_part(part, bundle, labelled)
-    elif groups is not None:
-        images = _of_groups(set(groups.split(",")), labelled)
-    elif column is not None:
-        labelled.groups()  # a column that was named must be there, though no group of it was
-    known = sum(image.group in _groups(bundle, "train") for image in images)
-    if known and part != "train" and _told(bundle).get("data") == labelled.name:
-        click.echo(
-            f"{known} of the {len(images)} pictures are of groups that taught this bundle: leave them out with "
-            "--groups, or take --part test",
-            err=True,
-        )
-    evaluation = evaluate_bundle(bundle, labelled.truth, images, engine=kind, track=show)
-    if evaluation.frame.unplaced:
-        click.echo(
-            f"{evaluation.frame.unplaced} of the {len(images)} pictures do not say where they are defective: they "
-            "count as frames only",
-            err=True,
-        )
+        page, tables = write_report(list(folders.values()), out)
+        click.echo(f"the report is in {page}, its tables in {tables}", err=True)
     if as_json:
-        print_json(evaluation)
-        return
-    for title, figures in (
-        ("tiles, by the 1 % rule", evaluation.tile),
-        ("pixels, by the study's rule", evaluation.study),
-        ("frames", evaluation.frame),
-    ):
-        if figures is not None:
-            facts = msgspec.structs.asdict(figures)
-            print_facts(f"{title}, by {evaluation.truth}", {name: _shown(value) for name, value in facts.items()})
+        print_json({"evaluations": evaluations})
 
 
-def _read(
-    data: Path, truth: str | None, column: str | None, pattern: str | None, taught: dict[str, Any]
-) -> LabelledFolder:
-    """The folder, read as the bundle's own data was where nothing else is said."""
-    if column is None and pattern is None:
-        column, pattern = taught.get("group"), taught.get("pattern")
-    read = read_folder(data, truth, column or "group", pattern)
-    classes = taught.get("classes")
-    if classes is None or read.truth != taught.get("truth"):
-        return read
-    return read_folder(data, read.truth, column or "group", pattern, classes)
+def _new_folders(out: Path, names: dict[Path, str]) -> dict[Path, Path]:
+    """A folder per model below `out`, which must not hold a report yet.
+
+    They are made when there is something to put into them: a command that is refused can be mended and given again.
+
+    Raises:
+        InputError: `out` is taken or cannot be written.
+    """
+    from edge.errors import InputError
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists already and is not empty; name a new folder with --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); check the disk and the permissions") from error
+    return {path: out / "models" / name for path, name in names.items()}
 
 
-def _told(bundle: Bundle) -> dict[str, Any]:
-    """What a bundle says of the data that it was made from."""
-    told: dict[str, Any] = bundle.manifest.provenance.get("data", {})
-    return told
-
-
-def _groups(bundle: Bundle, part: str) -> set[str]:
-    return set(_told(bundle).get("groups", {}).get(part, []))
-
-
-def _of_part(part: str, bundle: Bundle, labelled: LabelledFolder) -> list[LabelledImage]:
-    """The pictures of all groups that the bundle names for a part."""
-    wanted = _groups(bundle, part)
-    if not wanted:
-        raise InputError(f"{bundle.path} names no groups as {part} in its provenance; name groups with --groups")
-    images = [image for image in labelled.images if image.group in wanted]
-    if missing := wanted - {str(image.group) for image in images}:
-        raise InputError(
-            f"{labelled.folder} has {len(wanted) - len(missing)} of the {len(wanted)} {part} groups of {bundle.path}, "
-            f"{min(missing)!r} is missing; groups were looked for in {labelled.groups_are}: name the folder that was "
-            "trained on, and where groups are told with --group or --pattern"
+def _warn(path: Path, chosen: "Chosen") -> None:
+    if chosen.taught:
+        click.echo(
+            f"{chosen.taught} of the {len(chosen.pictures)} pictures are of groups that taught {path}: leave them out "
+            "with --groups, or take --part test",
+            err=True,
         )
-    return images
 
 
-def _of_groups(wanted: set[str], labelled: LabelledFolder) -> list[LabelledImage]:
-    images = [image for image in labelled.images if image.group in wanted]
-    if missing := wanted - {str(image.group) for image in images}:
-        raise InputError(
-            f"{labelled.folder} has no picture of the group {min(missing)!r}; it has {', '.join(labelled.groups())}"
-        )
-    return images
+def _track(what: str) -> "Track":
+    from rich.progress import track
+
+    def show(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:
+        return track(images, what, console=progress_console(), disable=not progress_console().is_terminal)
+
+    return show
 
 
-def _shown(value: float | None) -> str:
+def _show(path: Path, evaluation: "Evaluation") -> None:
+    told = evaluation.told
+    for each in evaluation.truths:
+        unplaced = each.figures.frame.unplaced
+        if unplaced:
+            click.echo(
+                f"{unplaced} of the {told.pictures} pictures do not say where they are defective: they count as frames "
+                "only",
+                err=True,
+            )
+        click.echo(f"{path} on {told.data} ({told.part}), by {each.truth}")
+        for title, part in (
+            ("tiles, by the 1 % rule", "tile"),
+            ("pixels, by the study's rule", "study"),
+            ("pixels, by the line's rule", "line"),
+            ("frames", "frame"),
+        ):
+            figures = getattr(each.figures, part)
+            if figures is not None:
+                facts = {
+                    name: _shown(value, each.intervals.get(f"{part}.{name}"))
+                    for name, value in msgspec.structs.asdict(figures).items()
+                }
+                print_facts(title, facts)
+        click.echo(each.intervals_are, err=True)
+
+
+def _shown(value: float | None, interval: tuple[float, float] | None) -> str:
     if value is None:
         return "not known"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.4f}" + (f"  [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")

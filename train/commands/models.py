@@ -8,14 +8,8 @@ from rich.table import Table
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_json
 from edge.geometry.tiling import TILE_PX
+from train.evaluation.report.published import STUDY_GFLOPS
 
-STUDY_GFLOPS = {
-    "efficientnetv2_s": 8.37,
-    "mobilenetv3_large": 0.22,
-    "vit_tiny_patch16_224": 1.30,
-    "deit_tiny_patch16_224": 1.08,
-}
-"""As printed in the study's Table 1.1, by our names."""
 UNITS = "GFLOPs = 2 x GMACs. Counted: convolutions and matrix products of one tile, with map head and rollout."
 CAVEAT = (
     "The study's Table 1.1 prints multiply-adds: its CNN rows are torchvision's, at native resolution "

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,15 +34,34 @@ def discard_lowest(fused: Tensor, discard_ratio: float) -> Tensor:
     engine's choice, and attention that is the same everywhere loses nothing.
     """
     entries = fused.shape[-2] * fused.shape[-1]
-    discarded = math.floor(discard_ratio * entries)
+    discarded = _discarded(entries, discard_ratio)
     if discarded == 0:
         return fused
     flat = fused.flatten(1)
     if discarded < entries // 2:  # whichever end is nearer
-        smallest_kept = flat.topk(discarded + 1, largest=False).values[:, -1]
+        smallest = flat.topk(discarded + 1, largest=False).values[:, -1]
     else:
-        smallest_kept = flat.topk(entries - discarded).values[:, -1]
-    return torch.where(fused >= smallest_kept[:, None, None], fused, 0.0)
+        smallest = flat.topk(entries - discarded).values[:, -1]
+    return _kept_from(fused, smallest)
+
+
+def smallest_kept(fused: Tensor, discard_ratios: Sequence[float]) -> Tensor:
+    """Smallest entry that `discard_lowest` keeps of each matrix [N, tokens, tokens], [ratios, N]: one sort for all."""
+    flat = fused.flatten(1)
+    places = [_discarded(flat.shape[1], ratio) for ratio in discard_ratios]
+    if flat.is_cpu:  # numpy sorts several times as fast: torch also keeps where each entry came from
+        return torch.from_numpy(np.sort(flat.numpy(), axis=1)[:, places].T)
+    return flat.sort(dim=1).values[:, places].T
+
+
+def _discarded(entries: int, discard_ratio: float) -> int:
+    """How many entries of a matrix go."""
+    return math.floor(discard_ratio * entries)
+
+
+def _kept_from(fused: Tensor, smallest: Tensor) -> Tensor:
+    """Matrices [N, tokens, tokens] with zeros for what is below the smallest entry [N] to keep."""
+    return torch.where(fused >= smallest[:, None, None], fused, 0.0)
 
 
 def class_token_row(layers: Sequence[Tensor]) -> Tensor:
@@ -56,6 +76,26 @@ def class_token_row(layers: Sequence[Tensor]) -> Tensor:
         share = row / (1 + fused.sum(dim=-1)).unsqueeze(1)
         row = share @ fused + share
     return row[:, 0]
+
+
+def class_token_rows(layers: Sequence[Tensor], discard_ratios: Sequence[float]) -> Tensor:
+    """Rows of the class token [ratios, N, tokens] after each discard ratio, of N >= 1 tiles.
+
+    Each is the `class_token_row` of what `discard_lowest` leaves, with one sort per matrix instead of one per ratio.
+    Tile by tile: one tile's matrices fit into the processor's cache, which makes a batch several times as fast.
+
+    Args:
+        layers: fused attention [N, tokens, tokens] of which nothing is discarded yet, first layer first; no gradient.
+        discard_ratios: at least one.
+    """
+    smallest = [smallest_kept(fused, discard_ratios) for fused in layers]
+
+    def row(ratio: int, tile: slice) -> Tensor:
+        kept = [_kept_from(fused[tile], least[ratio, tile]) for fused, least in zip(layers, smallest, strict=True)]
+        return class_token_row(kept)
+
+    tiles = [slice(tile, tile + 1) for tile in range(len(layers[0]))]
+    return torch.stack([torch.cat([row(ratio, tile) for tile in tiles]) for ratio in range(len(discard_ratios))])
 
 
 def relevance(row: Tensor, prefix_tokens: int) -> Tensor:

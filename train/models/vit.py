@@ -1,7 +1,9 @@
 """Plain ViTs with attention rollout (Abnar & Zuidema 2020) as their map."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+import torch
 from timm.layers.attention import Attention
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block
@@ -11,9 +13,11 @@ from edge.errors import ConfigError
 from train.config import VitConfig
 from train.models.any_timm import create_network, is_plain_vit
 from train.models.explained import ExplainedClassifier, in_float32
-from train.models.rollout import Fusion, class_token_row, discard_lowest, fuse_heads, relevance
+from train.models.rollout import Fusion, class_token_row, class_token_rows, discard_lowest, fuse_heads, relevance
 from train.models.weights import load_pretrained
 from train.provenance import Provenance
+
+Seen = TypeVar("Seen")
 
 
 class RolloutClassifier(ExplainedClassifier):
@@ -48,16 +52,46 @@ class RolloutClassifier(ExplainedClassifier):
         return self._logits_of(self.network.forward_features(self.normalised(tiles)))
 
     def evidence(self, images: Tensor) -> Tensor:
-        network, layers = self.network, []
+        def look(attention: Tensor) -> Tensor:
+            return discard_lowest(fuse_heads(attention, self.fusion), self.discard_ratio)
+
+        logits, layers = self._look(images, look)
+        with in_float32(images.device):
+            return self._map(class_token_row(layers), logits)
+
+    @torch.no_grad()
+    def sweep(self, tiles: Tensor, fusions: Sequence[Fusion], discard_ratios: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Logits [N] and maps [N, fusions, ratios, h, w] of RGB tiles uint8 [N, H, W, 3], N >= 1: one forward pass.
+
+        Float32. Each map is that of a classifier with this fusion and discard ratio; those of this one are not asked.
+        It keeps layers * tokens * tokens floats per tile and fusion: 5.6 MB per tile for a ViT-tiny and three fusions.
+        """
+
+        def look(attention: Tensor) -> list[Tensor]:
+            return [fuse_heads(attention, fusion) for fusion in fusions]
+
+        logits, layers = self._look(self.normalised(tiles), look)
+        with in_float32(tiles.device):
+            rows = [class_token_rows(fused, discard_ratios) for fused in zip(*layers, strict=True)]
+            maps = [torch.stack([self._map(row, logits) for row in of_fusion], dim=1) for of_fusion in rows]
+            return logits, torch.stack(maps, dim=1)
+
+    def _look(self, images: Tensor, look: Callable[[Tensor], Seen]) -> tuple[Tensor, list[Seen]]:
+        """Logits float32 [N] of normalised images, and per layer what `look` makes of its attention.
+
+        The attention is float32 [N, heads, tokens, tokens] and takes no gradient.
+        """
+        network, seen = self.network, []
         tokens = network.norm_pre(network.patch_drop(network._pos_embed(network.patch_embed(images))))
         for block in network.blocks:
             tokens, attention = attend(block, tokens)
             with in_float32(images.device):
-                fused = fuse_heads(attention.detach().float(), self.fusion)
-                layers.append(discard_lowest(fused, self.discard_ratio))
-        logits = self._logits_of(network.norm(tokens))
-        with in_float32(images.device):
-            scale = relevance(class_token_row(layers), network.num_prefix_tokens)
+                seen.append(look(attention.detach().float()))
+        return self._logits_of(network.norm(tokens)), seen
+
+    def _map(self, row: Tensor, logits: Tensor) -> Tensor:
+        """The logits [N], spread over the map [N, h, w] by the row of the class token [N, tokens]."""
+        scale = relevance(row, self.network.num_prefix_tokens)
         return (scale * logits[:, None]).reshape(-1, *self.map_hw)
 
     def _logits_of(self, features: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from edge.inference import Engine, infer
 from train.readers import LabelledImage
 
 GOLDEN_TILES = 16
+SMOOTHING_CELLS = 1.5
+"""On the validation boards of the demo's bundle, 0, 1, 1.5 and 2 cells hit 0.76, 0.87, 0.88 and 0.87 of the defects."""
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,23 @@ def peak_distance_px(
     return float(np.sqrt(((true_y - y) ** 2 + (true_x - x) ** 2).min()))
 
 
+def share_on_truth(
+    tile_map: NDArray[np.float32], mask: NDArray[np.bool_], inside_hw: tuple[int, int] | None = None
+) -> float:
+    """Weighting game (Raatikainen & Rahtu 2022): the share of a map's positive evidence that lies on the truth.
+
+    Where no evidence is positive, nothing is said in favour of the defect, and the share is 0.
+
+    Args:
+        tile_map, mask, inside_hw: as of `peak_distance_px`.
+    """
+    height, width = mask.shape if inside_hw is None else inside_hw
+    enlarged = cv2.resize(tile_map, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)[:height, :width]
+    positive = np.maximum(enlarged, 0, dtype=np.float64)
+    total = float(positive.sum())
+    return float(positive[mask[:height, :width]].sum()) / total if total else 0.0
+
+
 def _within(defects: NDArray[np.int32], point_xy: tuple[int, int], reach_px: float) -> set[int]:
     """The defects with a pixel at most `reach_px` from a point."""
     x, y = point_xy

@@ -1,0 +1,315 @@
+"""`heatline calibrate`."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import click
+import msgspec
+from rich.progress import track
+
+from edge.binomial import CONFIDENCE, frames_to_show, most_that_show
+from edge.bundle import Calibration, check_golden, open_bundle
+from edge.bundle.manifest import Rule
+from edge.calibration import calibrate as calibrate_by_share
+from edge.calibration import calibrate_by_the_study, may_reach, rejected
+from edge.cli.output import json_option, print_facts, print_json, progress_console
+from edge.errors import BundleError, InputError
+from edge.inference import EngineKind, open_engine
+from edge.inspection.inspector import Inspector
+from edge.recalibration import (
+    GoodPictures,
+    SecondShift,
+    Shift,
+    against,
+    copies,
+    counted_on,
+    recalibrated,
+    shift,
+    write_recalibrated,
+)
+
+FALSE_REJECT = 0.01
+SUFFIX = ".bundle"
+
+
+class Support(msgspec.Struct, frozen=True):
+    """What so many good frames can and cannot show of the share that was asked for."""
+
+    confidence: float
+    beyond_the_frames: bool
+    """There are fewer than 1 / share: the threshold lies just above the highest frame of all."""
+    frames_with_none: int | None
+    """How many frames it takes to show the share if none of them reaches the threshold; none: no number does."""
+    frames_with_one: int | None
+    """The same, if one does."""
+    may_reach: int | None
+    """How many of these frames may reach the threshold if they are to show the share; none: they are too few."""
+
+
+class Before(msgspec.Struct, frozen=True):
+    """The thresholds of the bundle that was calibrated anew, and what became of the good frames at them."""
+
+    version: str
+    digest: str
+    score_threshold: float
+    evidence_threshold: float
+    rejected: int
+
+
+class Report(msgspec.Struct, frozen=True):
+    """All that the command tells."""
+
+    written: str | None
+    """The new bundle; none: a dry run."""
+    digest: str | None
+    version: str
+    engine: EngineKind
+    calibration: Calibration
+    good_frames: Shift
+    support: Support | None
+    """None where the study's rule was asked for: it wants no share."""
+    second_shift: SecondShift | None
+    before: Before
+    warnings: list[str]
+
+
+@click.command(
+    epilog="Example: heatline calibrate boards.bundle good/early --second-shift good/late --to boards-line1.bundle"
+)
+@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.argument("good", metavar="GOOD_FRAMES...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--second-shift",
+    "second_paths",
+    metavar="FRAMES",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Good frames of another shift, a file or a folder; may be given more than once. They set no threshold.",
+)
+@click.option(
+    "--rule",
+    type=click.Choice(["false-reject", "study"]),
+    default="false-reject",
+    show_default=True,
+    help="study: both thresholds just above a probability of 0.5.",
+)
+@click.option(
+    "--false-reject",
+    type=click.FloatRange(0, 1, max_open=True),
+    help=f"Wanted share of good frames that are rejected. {FALSE_REJECT} unless given.",
+)
+@click.option("--to", "target", type=click.Path(path_type=Path), help="New folder for the bundle. Default: beside it.")
+@click.option("--version", help="Version of the new bundle. Default: the old one with +cal1, +cal2 and so on.")
+@click.option("--dry-run", is_flag=True, help="Print everything, write nothing.")
+@click.option("--engine", "kind", type=click.Choice(["openvino", "onnxruntime"]), default="openvino", show_default=True)
+@json_option
+def calibrate(
+    bundle_path: Path,
+    good: tuple[Path, ...],
+    second_paths: tuple[Path, ...],
+    rule: Rule,
+    false_reject: float | None,
+    target: Path | None,
+    version: str | None,
+    dry_run: bool,
+    kind: EngineKind,
+    as_json: bool,
+) -> None:
+    """Set the thresholds of BUNDLE anew from GOOD_FRAMES, pictures or folders of them, and write a new bundle.
+
+    Says which false-reject rate the frames can support, and which frames to look at. BUNDLE stays as it is.
+    """
+    if rule == "study" and false_reject is not None:
+        raise click.UsageError("--rule study sets the thresholds by itself; leave --false-reject away")
+    if false_reject is not None and math.isnan(false_reject):  # a range lets it pass
+        raise click.UsageError("--false-reject nan makes no sense; expected 0 <= rate < 1")
+    pictures, second_pictures = GoodPictures(good), GoodPictures(second_paths)
+    warnings = _refuse_shared(pictures, second_pictures)
+    parent = open_bundle(bundle_path)
+    was = parent.manifest
+    version = counted_on(was.version, "+cal") if version is None else version
+    if version.strip() in ("", was.version):
+        raise click.UsageError(
+            f"--version {version!r} tells the new bundle from none; name one other than {was.version!r}"
+        )
+    target = target or _beside(bundle_path)
+    if target.exists() and not dry_run:
+        raise BundleError(f"{target} exists already; bundles are never overwritten, name a new folder with --to")
+    engine = open_engine(kind, parent.path, was.grid.tile_px)
+    check_golden(parent.golden(), engine, was)
+    inspector = Inspector(was, engine)
+
+    frames = pictures.run(inspector, _progress("good frames"))
+    second_frames = second_pictures.run(inspector, _progress("second shift"))
+    frames_are = f"good frames of {pictures.names}"
+    share = FALSE_REJECT if false_reject is None else false_reject
+    calibration = (
+        calibrate_by_the_study(frames, frames_are) if rule == "study" else calibrate_by_share(frames, share, frames_are)
+    )
+    first = shift(pictures, frames, calibration.score_threshold)
+    second = None
+    if second_frames:
+        second = against(
+            shift(second_pictures, second_frames, calibration.score_threshold), second_frames, first, frames
+        )
+        warnings += [f"{words}; look at the frames that are named, and calibrate on both" for words in second.differs]
+    manifest = recalibrated(parent, calibration, version, second, kind)
+    written = None if dry_run else write_recalibrated(target, parent, manifest)
+    report = Report(
+        written=None if written is None else str(written.path),
+        digest=None if written is None else written.digest,
+        version=version,
+        engine=kind,
+        calibration=calibration,
+        good_frames=first,
+        support=None if rule == "study" else _support(len(frames), share),
+        second_shift=second,
+        before=Before(
+            version=was.version,
+            digest=parent.digest,
+            score_threshold=was.calibration.score_threshold,
+            evidence_threshold=was.calibration.evidence_threshold,
+            rejected=rejected(frames, was.calibration.score_threshold),
+        ),
+        warnings=warnings,
+    )
+    for words in warnings:
+        click.echo(f"warning: {words}", err=True)
+    if as_json:
+        print_json(report)
+    else:
+        print_facts(f"{target} {'would be' if dry_run else 'is'} written", _facts(report))
+
+
+def rule_in_words(calibration: Calibration) -> str:
+    """What set the thresholds."""
+    if calibration.false_reject_per_frame is None:
+        return f"{calibration.rule}: probability above 0.5"
+    return f"{calibration.rule}: {_percent(calibration.false_reject_per_frame)} of good frames"
+
+
+def bound_in_words(calibration: Calibration) -> str:
+    """What the frames say of the share of good frames that will be rejected."""
+    if calibration.rejected is None or calibration.false_reject_at_most is None:
+        return "not told by this bundle"
+    return (
+        f"{calibration.rejected} of {calibration.frames} of these frames; with {_percent(CONFIDENCE)} confidence "
+        f"at most {_percent(calibration.false_reject_at_most)} of such frames"
+    )
+
+
+def _refuse_shared(pictures: GoodPictures, second: GoodPictures) -> list[str]:
+    """Warns of copies within a shift.
+
+    Raises:
+        InputError: the two shifts share a picture.
+    """
+    files, border = [*pictures.files, *second.files], len(pictures.files)
+    found = copies(files)
+    for original, copy in found:
+        if original < border <= copy:
+            raise InputError(
+                f"{files[original]} and {files[copy]} of the second shift are the same picture; a second shift says "
+                "nothing unless its frames are others, name another folder"
+            )
+    if not found:
+        return []
+    original, copy = found[0]
+    return [
+        f"{len(found)} of {len(files)} pictures are copies of others, as {files[copy]} is of {files[original]}; a copy "
+        "shows nothing new and the bounds do not hold, leave it out"
+    ]
+
+
+def _beside(bundle_path: Path) -> Path:
+    path = bundle_path if bundle_path.name not in ("", "..") else bundle_path.resolve()
+    suffix = SUFFIX if path.name.endswith(SUFFIX) else ""
+    return path.with_name(counted_on(path.name.removesuffix(suffix), "-cal") + suffix)
+
+
+def _progress(what: str) -> Callable[[Sequence[Path]], Iterable[Path]]:
+    console = progress_console()
+    return lambda files: track(files, what, console=console, disable=not (console.is_terminal and files))
+
+
+def _support(frames: int, share: float) -> Support:
+    return Support(
+        confidence=CONFIDENCE,
+        beyond_the_frames=share > 0 and may_reach(frames, share) == 0,
+        frames_with_none=frames_to_show(share, 0) if share > 0 else None,
+        frames_with_one=frames_to_show(share, 1) if share > 0 else None,
+        may_reach=most_that_show(share, frames) if share > 0 else None,
+    )
+
+
+def _facts(report: Report) -> dict[str, object]:
+    calibration, before, first = report.calibration, report.before, report.good_frames
+    facts: dict[str, object] = {
+        "version": f"{report.version}, from {before.version}",
+        "digest": report.digest or "none, this is a dry run",
+        "calibrated by": f"{rule_in_words(calibration)}, on {calibration.frames} {calibration.frames_are}",
+        "score threshold": f"{calibration.score_threshold:.3f} logits, was {before.score_threshold:.3f}",
+        "evidence threshold": f"{calibration.evidence_threshold:.3f} logits, was {before.evidence_threshold:.3f}",
+        "false rejects": f"{_outcome(first)}; by the old threshold {before.rejected}",
+        "what they support": _support_in_words(calibration, report.support),
+        "hottest": _hottest(first),
+    }
+    if report.second_shift is not None:
+        second = report.second_shift
+        facts["second shift"] = f"{second.frames} {second.frames_are}"
+        facts["its false rejects"] = (
+            f"{_outcome(second)}; with {_percent(CONFIDENCE)} confidence between {_percent(second.interval[0])} and "
+            f"{_percent(second.interval[1])}"
+        )
+        facts["beside the first"] = (
+            f"{'differs' if second.differs else 'no difference beyond chance'}: p = {second.rejected_p:.2g} by "
+            f"rejected counts, p = {second.highest_logits_p:.2g} by ranks of the highest logits"
+        )
+        facts["its hottest"] = _hottest(second)
+    return facts
+
+
+def _support_in_words(calibration: Calibration, support: Support | None) -> str:
+    bound = calibration.false_reject_at_most
+    assert bound is not None
+    frames = f"{calibration.frames} good frame{'' if calibration.frames == 1 else 's'}"
+    words = f"{frames}: with {_percent(CONFIDENCE)} confidence the false-reject rate is at most {_percent(bound)}"
+    share = calibration.false_reject_per_frame
+    if support is None or share is None:
+        return words
+    if share == 0:
+        return f"{words}; no number of frames shows that none is ever rejected"
+    words += (
+        f"; to show {_percent(share)} takes {support.frames_with_none} frames of which none reaches the threshold, or "
+        f"{support.frames_with_one} with one"
+    )
+    if support.may_reach is not None:
+        words += (
+            f"; these show it if at most {support.may_reach} of them may reach the threshold, with --false-reject "
+            f"{_share_for(support.may_reach, calibration.frames)}"
+        )
+    if support.beyond_the_frames:
+        words += "; that share lies beyond these frames, the threshold is just above the highest of all"
+    return words
+
+
+def _share_for(count: int, frames: int) -> str:
+    """The shortest decimal share for which so many of the frames may reach a threshold."""
+    if count == 0:
+        return "0"
+    candidates = (f"{(count + 0.5) / frames:.{digits}g}" for digits in range(1, 17))
+    return next(text for text in candidates if may_reach(frames, float(text)) == count)
+
+
+def _outcome(one: Shift) -> str:
+    return f"{one.rejected} of {one.frames}, {_percent(one.rejected_share)}"
+
+
+def _hottest(one: Shift) -> str:
+    frames = ", ".join(f"{frame.file} {frame.highest_logit:.3f}" for frame in one.hottest)
+    return f"{frames}; look whether they are truly good"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

@@ -1,0 +1,240 @@
+"""A bundle's thresholds set anew from good frames of the line it is used on: a new bundle, and what it rests on."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge import __version__
+from edge.binomial import interval
+from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
+from edge.calibration import GoodFrame, rejected
+from edge.errors import BundleError, EngineError, InputError
+from edge.frames import Frame, Stamp
+from edge.images import list_images, read_image
+from edge.inspection.inspector import Inspector, PendingFrame
+from edge.two_samples import Difference, fisher_exact, mann_whitney
+
+BEYOND_CHANCE = 0.01
+"""Two shifts differ if a test's p-value lies below."""
+NAMED = 3
+"""How many of the hottest frames are named."""
+
+Track = Callable[[Sequence[Path]], Iterable[Path]]
+
+
+class HotFrame(msgspec.Struct, frozen=True):
+    """A good frame to look at: is it truly good?"""
+
+    file: str
+    highest_logit: float
+
+
+class Shift(msgspec.Struct, frozen=True):
+    """Good frames of one shift, and what becomes of them at a score threshold."""
+
+    frames_are: str
+    frames: int
+    rejected: int
+    rejected_share: float
+    interval: tuple[float, float]
+    """Of the true share, two-sided, 95 % (Clopper and Pearson)."""
+    hottest: list[HotFrame]
+
+
+class SecondShift(Shift, frozen=True):
+    """Good frames that set no threshold, held against those that did."""
+
+    rejected_p: float
+    """Fisher's exact test of the rejected counts."""
+    highest_logits_p: float
+    """Mann and Whitney's rank test of the frames' highest logits."""
+    differs: list[str]
+    """In words, how it differs by more than chance."""
+
+
+class GoodPictures:
+    """The pictures of one shift, by name in `files`; `names` says where they are from, without the way there.
+
+    Args:
+        paths: files, and folders of them.
+    Raises:
+        InputError: a folder without pictures.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.files = [file for path in paths for file in (list_images(path) if path.is_dir() else [path])]
+        names = [path.resolve().name for path in paths]
+        self.names = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+    def run(self, inspector: Inspector, track: Track = iter) -> list[GoodFrame]:
+        """Every picture on the line's own way; while one is judged, the next is with the engine.
+
+        Raises:
+            InputError: a picture cannot be read.
+            EngineError: the network gave no usable answer to one.
+        """
+        frames: list[GoodFrame] = []
+        ahead: PendingFrame | None = None
+        for number, file in enumerate(track(self.files), start=1):
+            image, pixel_format = read_image(file)
+            started = inspector.start(Frame(Stamp("calibrate", number, str(file)), image, pixel_format))
+            if ahead is not None:
+                frames.append(_finish(ahead, inspector))
+            ahead = started
+        return frames if ahead is None else [*frames, _finish(ahead, inspector)]
+
+
+def copies(files: Sequence[Path]) -> list[tuple[int, int]]:
+    """Which files are there twice, byte for byte: pairs of places in the list, each copy with the first like it.
+
+    No camera takes the same picture twice, so a copy is no further evidence. Only files of one size are read.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    sizes = [_size(file) for file in files]
+    often = Counter(sizes)
+    first_like: dict[str, int] = {}
+    found = []
+    for place, (file, size) in enumerate(zip(files, sizes, strict=True)):
+        if often[size] > 1 and (first := first_like.setdefault(_sha256(file), place)) != place:
+            found.append((first, place))
+    return found
+
+
+def shift(pictures: GoodPictures, frames: Sequence[GoodFrame], score_threshold: float) -> Shift:
+    """What becomes of a shift's frames at a threshold."""
+    count = rejected(frames, score_threshold)
+    ordered = sorted(zip(pictures.files, frames, strict=True), key=lambda one: -one[1].highest_logit)
+    return Shift(
+        frames_are=f"good frames of {pictures.names}",
+        frames=len(frames),
+        rejected=count,
+        rejected_share=count / len(frames),
+        interval=interval(count, len(frames)),
+        hottest=[HotFrame(str(file), frame.highest_logit) for file, frame in ordered[:NAMED]],
+    )
+
+
+def against(
+    second: Shift, second_frames: Sequence[GoodFrame], first: Shift, first_frames: Sequence[GoodFrame]
+) -> SecondShift:
+    """A second shift held against the first, by two tests: counts see the few hottest frames, ranks see all."""
+    counts = fisher_exact(first.rejected, first.frames, second.rejected, second.frames)
+    ranks = mann_whitney(
+        [frame.highest_logit for frame in first_frames], [frame.highest_logit for frame in second_frames]
+    )
+    told = {
+        f"{second.rejected} of {second.frames} of its frames are rejected, against {first.rejected} of "
+        f"{first.frames} (Fisher's exact test": counts,
+        "its frames' highest logits rank otherwise (Mann-Whitney test": ranks,
+    }
+    differs = [
+        f"the second shift is {_warmth(test)} than the first by more than chance: {words}, p = {test.p:.2g})"
+        for words, test in told.items()
+        if test.p < BEYOND_CHANCE
+    ]
+    return SecondShift(**msgspec.structs.asdict(second), rejected_p=counts.p, highest_logits_p=ranks.p, differs=differs)
+
+
+def recalibrated(
+    parent: Bundle, calibration: Calibration, version: str, second: SecondShift | None, engine: str
+) -> Manifest:
+    """The manifest of the new bundle: the parent's, but for its thresholds, version and date, and one more record of
+    how it came about.
+    """
+    was = parent.manifest
+    record: dict[str, Any] = {
+        "parent": {
+            "name": was.name,
+            "version": was.version,
+            "digest": parent.digest,
+            "created_at": was.created_at,
+            "made_by": was.made_by,
+        },
+        "engine": engine,
+        "rule": calibration.rule,
+        "false_reject": calibration.false_reject_per_frame,
+        "frames": calibration.frames,
+        "frames_are": calibration.frames_are,
+        "rejected": calibration.rejected,
+        "false_reject_at_most": calibration.false_reject_at_most,
+        "second_shift": None
+        if second is None
+        else {key: value for key, value in msgspec.structs.asdict(second).items() if key != "hottest"},
+    }
+    before = was.provenance.get("calibrations", [])
+    return msgspec.structs.replace(
+        was,
+        schema=SCHEMA,
+        version=version,
+        created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        made_by=f"heatline {__version__}",
+        calibration=calibration,
+        provenance={
+            **was.provenance,
+            "calibrations": [*(before if isinstance(before, list) else [before]), record],
+        },
+    )
+
+
+def write_recalibrated(target: Path, parent: Bundle, manifest: Manifest) -> Bundle:
+    """Write the new bundle, with the parent's files.
+
+    Raises:
+        BundleError: the place is taken or cannot be written, or a file is no longer what it was.
+    """
+    files: dict[str, bytes] = {}
+    for name, expected in parent.manifest.files.items():
+        try:
+            files[name] = (parent.path / name).read_bytes()
+        except OSError as error:
+            raise BundleError(
+                f"{parent.path / name} cannot be read ({error.strerror}); copy the bundle again"
+            ) from error
+        if hashlib.sha256(files[name]).hexdigest() != expected:
+            raise BundleError(f"{parent.path / name} was changed while good frames were run; copy the bundle again")
+    return write_bundle(target, manifest, files)
+
+
+def counted_on(text: str, mark: str) -> str:
+    """The next of a series: with mark "+cal", "1" becomes "1+cal1", and that "1+cal2".
+
+    >>> counted_on("1", "+cal"), counted_on("1+cal9", "+cal")
+    ('1+cal1', '1+cal10')
+    """
+    found = re.fullmatch(rf"(.*){re.escape(mark)}([0-9]+)", text, flags=re.DOTALL)
+    return f"{found[1]}{mark}{int(found[2]) + 1}" if found else f"{text}{mark}1"
+
+
+def _warmth(test: Difference) -> str:
+    return "hotter" if test.second_is == "higher" else "colder"
+
+
+def _finish(pending: PendingFrame, inspector: Inspector) -> GoodFrame:
+    try:
+        judgement = inspector.finish(pending)
+    except EngineError as error:
+        raise EngineError(f"{pending.frame.stamp.source}: {error}") from error
+    return GoodFrame.of(pending.logits, judgement.heatmap)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}); check the path and its permissions") from error
+
+
+def _sha256(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}); check the path and its permissions") from error

@@ -1,0 +1,129 @@
+"""Made-up evaluations for tests of the report: every figure is named by the caller or follows from a seed."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from edge.bundle import Calibration
+from train.evaluation.explorer import explore
+from train.evaluation.figures import Figures, FrameFigures, RuleFigures, TileFigures
+from train.evaluation.result import Evaluation, Exhibit, Told, TruthEvaluation, write_evaluation
+from train.evaluation.sweep import SweepFigures
+
+FUSIONS, RATIOS = ["min", "mean", "max"], [0.0, 0.2, 0.6, 0.8, 0.9]
+
+
+def rule_figures(precision: float = 0.5, recall: float = 0.5, **known: Any) -> RuleFigures:
+    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    values: dict[str, Any] = {
+        "true_positive_px": 100, "false_positive_px": 50, "false_negative_px": 50, "true_negative_px": 9800,
+        "precision": precision, "recall": recall, "f1": f1, "jaccard": f1 / (2 - f1), "accuracy": 0.99,
+        "pointing_gated": 0.6, "classification_accuracy": 0.95,
+    }  # fmt: skip
+    return RuleFigures(**(values | known))
+
+
+def tile_figures(**known: Any) -> TileFigures:
+    values: dict[str, Any] = {
+        "tiles": 1200, "defective": 90, "majority_share": 0.925, "average_precision": 0.8, "auroc": 0.95,
+        "pointing": 0.7, "pointing_within_cell": 0.9, "weighting": 0.4,
+    }  # fmt: skip
+    return TileFigures(**(values | known))
+
+
+def frame_figures(**known: Any) -> FrameFigures:
+    values: dict[str, Any] = {
+        "frames": 30, "unplaced": 0, "defects": 60, "defects_hit": 50, "defects_missed": 10, "false_regions": 6,
+        "false_regions_per_frame": 0.2, "defective_frames": 20, "escaped_frames": 2, "escape_rate": 0.1,
+        "good_frames": 10, "rejected_frames": 1, "false_reject_rate": 0.1, "average_precision": 0.97, "auroc": 0.96,
+    }  # fmt: skip
+    return FrameFigures(**(values | known))
+
+
+def told(name: str = "run", model: str = "efficientnetv2_s_d", **known: Any) -> Told:
+    is_vit = "vit" in model or "deit" in model
+    values: dict[str, Any] = {
+        "name": name, "path": f"runs/{name}", "kind": "run", "model": model, "family": "vit" if is_vit else "cnn",
+        "method": "rollout-max-discard-0.9" if is_vit else "cam", "map_hw": (7, 7) if model.endswith("s") else (14, 14),
+        "engine": "torch, f32", "weights": "imagenet", "recipe": "heatline, 600 steps, batch 32", "steps": 600,
+        "seconds": 5400.0, "taught_by": "boxes", "data": "hripcb", "part": "test", "groups": ["10", "12"],
+        "pictures": 30,
+    }  # fmt: skip
+    return Told(**(values | known))
+
+
+def sweep_figures(seed: int = 0) -> SweepFigures:
+    rng = np.random.default_rng(seed)
+    names = ("precision", "recall", "f1", "jaccard", "accuracy", "pointing", "pointing_gated", "weighting")
+    return SweepFigures(FUSIONS, RATIOS, **{name: rng.random((3, len(RATIOS))).round(4).tolist() for name in names})
+
+
+def evaluation(
+    of: Told,
+    tile: TileFigures | None = None,
+    study: RuleFigures | None = None,
+    line: RuleFigures | None = None,
+    frame: FrameFigures | None = None,
+    truths: tuple[str, ...] = ("masks",),
+    intervals: dict[str, tuple[float, float]] | None = None,
+    exhibits: list[Exhibit] | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    rng = np.random.default_rng(seed)
+    figures = Figures(
+        tile or tile_figures(), study or rule_figures(), line or rule_figures(0.7, 0.6), frame or frame_figures()
+    )
+    against = [
+        TruthEvaluation(
+            truth=truth,
+            figures=figures,
+            intervals=intervals or {},
+            intervals_are="no intervals: a bootstrap needs at least 10 groups, and there are 2",
+            sweep=sweep_figures(seed) if of.family == "vit" else None,
+            exhibits=exhibits or [],
+        )
+        for truth in truths
+    ]
+    curve = explore(rng.normal(4, 3, 20), rng.normal(-2, 2, 40), 0.7, "good frames")
+    calibration = Calibration(0.7, 5.5, -6.0, 0.05, 36, "good frames of the validation groups")
+    return Evaluation(of, calibration, against, curve)
+
+
+def exhibits_of(of: Told, tiles: int = 3) -> list[Exhibit]:
+    """Three examples and failures, and of a ViT its fusions and ratios; files are named, not made."""
+    kinds = ["example", "missed", "false", *(("fusions", "ratios") if of.family == "vit" else ())]
+    return [
+        Exhibit(kind, f"{kind}-{at}.png", f"board-{at:02}.jpg", (222 * at, 444), 3.5 - 2 * at, "tile, truth, map")  # type: ignore[arg-type]
+        for kind in kinds
+        for at in range(tiles)
+    ]
+
+
+def write(what: Evaluation, folder: Path, with_pictures: bool = True) -> Path:
+    """The evaluation in a folder, with its pictures."""
+    folder.mkdir(parents=True)
+    write_evaluation(what, folder)
+    if with_pictures:
+        for truth in what.truths:
+            for exhibit in truth.exhibits:
+                cv2.imwrite(str(folder / exhibit.file), _squares(exhibit))
+    return folder
+
+
+def _squares(exhibit: Exhibit) -> np.ndarray[Any, Any]:
+    """Squares side by side, something like a board with a spot."""
+    count = 4 if exhibit.kind in ("fusions", "ratios") else 3
+    side = 112
+    picture = np.full((side, side * count, 3), (60, 95, 40), np.uint8)
+    y, x = np.mgrid[:side, :side]
+    for square in range(count):
+        part = picture[:, square * side : (square + 1) * side]
+        part[::16] = (90, 160, 180)
+        cv2.circle(part, (60, 50), 9, (30, 30, 30), -1)
+        if square:
+            heat = np.exp(-((x - 60) ** 2 + (y - 50) ** 2) / (300 * square))
+            part[..., 2] = np.maximum(part[..., 2], (heat * 255).astype(np.uint8))
+        part[:, 0] = 255
+    return picture

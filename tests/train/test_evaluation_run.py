@@ -1,0 +1,244 @@
+"""Runs evaluated as runs and, exported, as bundles, which say the same; and what a frame's regions cover."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edge.bundle import Bundle
+from edge.errors import InputError
+from edge.frames import Frame, Stamp
+from edge.geometry import Stitcher, TileGrid
+from edge.inspection.inspector import PendingFrame
+from edge.inspection.verdict import Thresholds, judge
+from export.run_to_bundle import export_run
+from tests.small_bundle import dark_square, white_frame
+from tests.train.blobs import draw_blobs, sort_tiles
+from train.commands.evaluate import evaluate as evaluate_command
+from train.config import compose
+from train.evaluation.evaluate import Asked, evaluate_model
+from train.evaluation.judged import open_judged
+from train.evaluation.observe import line_mask
+from train.evaluation.result import Evaluation
+from train.fit import fit
+from train.run import RunFolder, load_run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TILE = 64
+SMALL = (
+    f"tiles.tile_px={TILE}", "model.weights=none", "recipe.batch=8", "recipe.steps=6", "recipe.validate_every=3",
+    "recipe.jitter_px=20",
+)  # fmt: skip
+MODELS = {"cnn": "efficientnet_lite0_d", "vit": "test_vit"}
+
+
+@pytest.fixture(scope="module")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_blobs(tmp_path_factory.mktemp("evaluated") / "blobs")
+
+
+def taught(data: Path, out: Path, family: str, *split: str) -> RunFolder:
+    named = split or ("split.val=[c]", "split.test=[d]")
+    return fit(
+        compose([f"data={data}", f"out={out}", f"model={MODELS[family]}", *SMALL, *named]), say=lambda line: None
+    )
+
+
+@pytest.fixture(scope="module", params=sorted(MODELS))
+def run(blobs: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> RunFolder:
+    return taught(blobs, tmp_path_factory.mktemp(request.param) / "run", request.param)
+
+
+@pytest.fixture(scope="module")
+def exported(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    target = tmp_path_factory.mktemp("bundles") / "blobs"
+    return export_run(load_run(run.folder), target, name="blobs", version="1", false_reject=0.01)
+
+
+@pytest.fixture(scope="module")
+def by_run(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
+    """Of all pictures, and where it was left."""
+    folder = tmp_path_factory.mktemp("left") / "run"
+    return evaluate_model(run.folder, Asked(part="all"), folder), folder
+
+
+def flat(value: Any, name: str = "") -> Mapping[str, Any]:
+    """The leaves of something that JSON can hold, by dotted name."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {path: leaf for key, below in value.items() for path, leaf in flat(below, f"{name}.{key}").items()}
+
+
+def test_a_run_and_its_bundle_have_the_same_figures(
+    by_run: tuple[Evaluation, Path], exported: Bundle, blobs: Path
+) -> None:
+    """Another engine sums in another order, so a pixel at the very threshold may fall to either side of it."""
+    evaluation, _ = by_run
+    by_bundle = evaluate_model(exported.path, Asked(blobs, part="all"))
+    one, other = (flat(msgspec.to_builtins(each.truths[0].figures)) for each in (evaluation, by_bundle))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if name.endswith("_px"):
+            assert value == pytest.approx(other[name], abs=20), name
+        else:
+            assert value == pytest.approx(other[name], abs=1e-3, nan_ok=False), name
+    assert evaluation.truths[0].truth == "masks"
+    assert evaluation.truths[0].figures.frame.frames == 12
+    thresholds = [
+        (each.calibration.score_threshold, each.calibration.evidence_threshold) for each in (evaluation, by_bundle)
+    ]
+    assert thresholds[0] == pytest.approx(thresholds[1], rel=1e-3, abs=1e-4)
+    assert evaluation.calibration.frames_are == by_bundle.calibration.frames_are
+
+
+def test_what_is_told_of_a_run_and_of_its_bundle_is_the_same_but_for_what_runs_it(
+    by_run: tuple[Evaluation, Path], exported: Bundle, blobs: Path, run: RunFolder
+) -> None:
+    one, other = by_run[0].told, evaluate_model(exported.path, Asked(blobs)).told
+    assert (one.kind, one.engine, other.kind, other.engine) == ("run", "torch f32", "bundle", "openvino f32")
+    assert (one.name, one.path, one.part, one.groups) == ("run", str(run.folder), "all", ["a", "b", "c", "d"])
+    assert (other.part, other.groups, other.pictures) == ("test", ["d"], 3)
+    for name in ("model", "family", "method", "map_hw", "weights", "steps", "taught_by", "data"):
+        assert getattr(one, name) == getattr(other, name), name
+    assert (one.map_hw, one.steps, one.data, one.taught_by) == ((4, 4), 6, "blobs", "masks")
+    assert one.recipe == "heatline, 6 steps of 8"
+    assert one.seconds is not None
+
+
+def test_a_sweep_is_of_vits_runs_and_has_the_runs_own_map_among_its_variants(
+    by_run: tuple[Evaluation, Path], exported: Bundle, blobs: Path
+) -> None:
+    evaluation, folder = by_run
+    (found,) = evaluation.truths
+    kinds = {one.kind for one in found.exhibits}
+    assert all((folder / one.file).is_file() for one in found.exhibits)
+    assert kinds >= {"example", "missed", "false"}
+    if evaluation.told.family == "cnn":
+        assert found.sweep is None
+        assert not kinds & {"fusions", "ratios"}
+        return
+    assert kinds >= {"fusions", "ratios"}
+    assert found.sweep is not None
+    assert found.figures.study is not None
+    assert found.figures.tile is not None
+    fusion, ratio = found.sweep.fusions.index("max"), found.sweep.ratios.index(0.0)  # as the model is configured
+    assert evaluation.told.method == "rollout-max"
+    own = {
+        **{name: getattr(found.figures.study, name) for name in ("precision", "recall", "f1", "jaccard", "accuracy")},
+        "pointing": found.figures.tile.pointing,
+        "pointing_gated": found.figures.study.pointing_gated,
+        "weighting": found.figures.tile.weighting,
+    }
+    for name, value in own.items():
+        assert getattr(found.sweep, name)[fusion][ratio] == pytest.approx(value, abs=1e-4), name
+    assert evaluate_model(exported.path, Asked(blobs)).truths[0].sweep is None  # a bundle has one map
+
+
+def test_a_run_is_evaluated_on_its_own_test_groups_where_nothing_is_asked(run: RunFolder) -> None:
+    done = CliRunner().invoke(evaluate_command, [str(run.folder), "--json"])
+    assert done.exit_code == 0, done.output
+    assert done.stderr == ""
+    (evaluation,) = json.loads(done.stdout)["evaluations"]
+    assert (evaluation["told"]["part"], evaluation["told"]["groups"]) == ("test", ["d"])
+    assert evaluation["truths"][0]["figures"]["frame"]["frames"] == 3
+
+
+def test_the_share_of_good_frames_to_reject_is_for_runs(run: RunFolder, exported: Bundle) -> None:
+    """One good frame: all of it, or none."""
+    strict, lax = (open_judged(run.folder, false_reject=share).settings.calibration for share in (0.0, 0.5))
+    assert (strict.false_reject_per_frame, lax.false_reject_per_frame) == (0.0, 0.5)
+    assert strict.frames == lax.frames == 1
+    assert open_judged(exported.path, false_reject=0.5).settings.calibration == exported.manifest.calibration
+
+
+def test_a_run_whose_pictures_are_gone_says_so_in_one_sentence(blobs: Path, run: RunFolder, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run.folder, moved)
+    config = moved / "config.yaml"
+    config.write_text(config.read_text().replace(str(blobs), str(tmp_path / "gone")))
+    with pytest.raises(InputError, match=r"was taught on .*gone, which is no folder any more") as raised:
+        evaluate_model(moved, Asked(blobs))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_run_taught_by_labels_alone_is_evaluated_by_frames(tmp_path: Path) -> None:
+    data = sort_tiles(tmp_path / "tiles")
+    trained = taught(data, tmp_path / "run", "vit", "split.fractions=[0.4,0.3,0.3]")
+    evaluation = evaluate_model(trained.folder, Asked(), tmp_path / "left")
+    (found,) = evaluation.truths
+    assert (found.truth, found.sweep, found.exhibits, found.figures.tile) == ("labels", None, [], None)
+    assert (evaluation.told.taught_by, evaluation.told.part) == ("labels", "test")
+    assert found.figures.frame.frames == found.figures.frame.unplaced == len(evaluation.told.groups)
+    assert (tmp_path / "left" / "evaluation.json").is_file()
+
+
+# ----------------------------------------------------------------------------------------------- what the regions cover
+
+FRAMES = st.tuples(st.integers(30, 150), st.integers(30, 150))
+
+
+def answered(frame_hw: tuple[int, int], seed: int, smoothing_px: float) -> PendingFrame:
+    """A frame with random answers: logits and maps of 4x4 cells, a few of them hot."""
+    rng = np.random.default_rng(seed)
+    stitcher = Stitcher(TileGrid(frame_hw, TILE, 10), (4, 4), 8, smoothing_px)
+    pending = PendingFrame(Frame(Stamp("drawn", 1, "a"), np.zeros((*frame_hw, 3), np.uint8), "RGB8"), stitcher)
+    pending.logits[:] = rng.normal(0, 1, len(stitcher.grid))
+    pending.maps[:] = rng.normal(0, 2, pending.maps.shape)
+    return pending
+
+
+@settings(max_examples=60, deadline=None)
+@given(FRAMES, st.integers(0, 2**32 - 1), st.sampled_from([0.0, 20.0]), st.sampled_from([-1.0, 0.5, 9.0]))
+def test_the_pixels_of_the_lines_rule_are_those_of_its_regions(
+    frame_hw: tuple[int, int], seed: int, smoothing_px: float, evidence: float
+) -> None:
+    """Also where the frame ends within a cell, and where no cell of a tile reaches the threshold: its peak counts."""
+    pending, thresholds = answered(frame_hw, seed, smoothing_px), Thresholds(0.3, evidence)
+    judgement = judge(pending.logits, pending.maps, pending.stitcher, thresholds)
+    mask = line_mask(pending, judgement, thresholds)
+    assert mask.shape == frame_hw
+    assert mask.any() == (judgement.verdict == "DEFECT")
+    assert int(mask.sum()) == sum(region.area_px for region in judgement.regions)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    boxes = sorted((int(x), int(y), int(x + w), int(y + h)) for x, y, w, h, _ in stats[1:])
+    assert boxes == sorted(region.box_xyxy for region in judgement.regions)
+    assert all(mask[region.peak_xy[1], region.peak_xy[0]] for region in judgement.regions)
+    assert not (mask & ~near(outlined(judgement.regions, frame_hw), pending.stitcher.cell_px)).any()
+
+
+def outlined(regions: list[Any], frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """All within the regions' outlines, which follow them within a cell; holes are within, too."""
+    drawn = np.zeros(frame_hw, np.uint8)
+    for region in regions:
+        cv2.fillPoly(drawn, [np.array(region.contour_xy, np.int32)], 1)
+    return drawn > 0
+
+
+def near(mask: NDArray[np.bool_], reach_px: int) -> NDArray[np.bool_]:
+    side = 2 * reach_px + 1
+    return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+
+
+def test_the_pixels_of_regions_are_theirs_in_a_bundles_frame_too(bundle: Bundle) -> None:
+    judged = open_judged(bundle.path)
+    inspector = judged.inspector()
+    rgb = dark_square(dark_square(white_frame((300, 500)), 80, 80), 240, 430, 56)
+    pending = inspector.start(Frame(Stamp("drawn", 1, "a"), rgb, "RGB8"))
+    judgement = inspector.finish(pending)
+    mask = line_mask(pending, judgement, inspector.thresholds)
+    assert len(judgement.regions) == 2
+    assert int(mask.sum()) == sum(region.area_px for region in judgement.regions)
+    assert mask[90:120, 90:120].all()
+    assert mask[250:290, 440:480].all()
+    assert not mask[150:200].any()

@@ -1,0 +1,183 @@
+"""Tiles to look at: which are picked, that they do not hold their frames, and the pictures they become."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from edge.bundle import Calibration
+from edge.errors import InputError, TrainingError
+from edge.images import read_rgb
+from train.evaluation.exhibits import FOUND_RGB, GAP_PX, TRIPTYCH, TRUTH_RGB, Gallery, TileView, draw_gallery
+from train.models.rollout import Fusion
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TILE = 64
+CALIBRATION = Calibration(
+    score_threshold=0.0,
+    evidence_threshold=2.0,
+    background=-1.0,
+    false_reject_per_frame=0.01,
+    frames=1,
+    frames_are="drawn ones",
+)
+
+
+def view(name: str, logit: float, *, group: int = 0, x: int = 0, defective: bool = True) -> TileView:
+    """A grey tile with a map of one hot cell; a defective one has a square of truth."""
+    truth = np.zeros((TILE, TILE), np.bool_)
+    truth[16:32, 32:48] = defective
+    tile_map = np.zeros((4, 4), np.float32)
+    tile_map[1, 2] = logit
+    return TileView(group, name, (0, x), np.full((TILE, TILE, 3), 90, np.uint8), truth, defective, logit, tile_map)
+
+
+def places(views: Sequence[TileView]) -> list[tuple[str, tuple[int, int]]]:
+    return [(one.image, one.yx) for one in views]
+
+
+SEEN = st.lists(
+    st.tuples(st.integers(0, 9), st.integers(-3, 3), st.booleans()),  # group, logit, whether defective
+    max_size=25,
+).map(
+    lambda rows: [
+        view(f"{group}.png", float(logit), group=group, x=number, defective=defective)
+        for number, (group, logit, defective) in enumerate(rows)
+    ]
+)
+
+
+@given(SEEN, st.sampled_from([3, 12]))
+def test_the_worst_come_first_and_where_groups_are_many_one_of_each(seen: list[TileView], groups: int) -> None:
+    """With three of a kind, six groups are many. Among equals, what came first."""
+    gallery = Gallery(groups, examples=3, failures=3)
+    gallery.see(seen)
+    for found, of_kind in (
+        (gallery.missed, sorted((one for one in seen if one.defective), key=lambda one: one.logit)),
+        (gallery.false, sorted((one for one in seen if not one.defective), key=lambda one: -one.logit)),
+        (gallery.examples, sorted((one for one in seen if one.defective), key=lambda one: one.lot)),
+    ):
+        if groups >= 6:
+            of_kind = [
+                one
+                for number, one in enumerate(of_kind)
+                if one.group not in {earlier.group for earlier in of_kind[:number]}
+            ]
+        assert places(found.views()) == places(of_kind[:3])
+
+
+@given(SEEN, st.permutations([3.0, -1.0, 0.5]), st.randoms(use_true_random=False))
+def test_every_model_shows_the_same_examples_in_whatever_order_pictures_come(
+    seen: list[TileView], logits: list[float], order: Any
+) -> None:
+    one, other = Gallery(10), Gallery(10)
+    one.see(seen)
+    answers = [item._replace(logit=logits[number % 3], map=-item.map) for number, item in enumerate(seen)]
+    order.shuffle(answers)
+    other.see(answers)
+    assert places(one.examples.views()) == places(other.examples.views())
+
+
+def test_what_is_kept_does_not_hold_the_arrays_of_its_frame() -> None:
+    """A frame's tiles are cut from one array: to keep a slice of it is to keep it all."""
+    pixels = np.zeros((3, TILE, TILE, 3), np.uint8)
+    masks = np.ones((3, TILE, TILE), np.bool_)
+    maps = np.ones((3, 4, 4), np.float32)
+    gallery = Gallery(3)
+    gallery.see(TileView(0, "a.png", (0, n), pixels[n], masks[n], n > 0, 1.0, maps[n]) for n in range(3))
+    kept = [*gallery.examples.views(), *gallery.missed.views(), *gallery.false.views()]
+    assert len(kept) == 5
+    for one in kept:
+        for array in (one.pixels, one.truth, one.map):
+            assert array.base is None
+            assert not any(np.shares_memory(array, whole) for whole in (pixels, masks, maps))
+    pixels[:] = 255
+    assert all(not one.pixels.any() for one in kept)
+
+
+def filled() -> Gallery:
+    gallery = Gallery(1, examples=3, failures=2)
+    gallery.see([view("a.png", 4.0, x=n) for n in range(4)])
+    gallery.see([view("b.png", 3.0, defective=False), view("b.png", 5.0, x=1, defective=False)])
+    return gallery
+
+
+def test_exhibits_are_pictures_beside_the_evaluation_with_what_they_show(tmp_path: Path) -> None:
+    exhibits = draw_gallery(filled(), "boxes", CALIBRATION, None, tmp_path)
+    assert [one.kind for one in exhibits] == ["example"] * 3 + ["missed"] * 2 + ["false"] * 2
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")) == sorted(
+        one.file for one in exhibits
+    )
+    assert all(one.file.startswith("pictures/boxes-") and one.caption == TRIPTYCH for one in exhibits)
+    assert [(one.image, one.logit) for one in exhibits if one.kind == "false"] == [("b.png", 5.0), ("b.png", 3.0)]
+    picture = read_rgb(tmp_path / exhibits[0].file)
+    assert picture.shape == (TILE, 3 * TILE + 2 * GAP_PX, 3)
+    tile, truth, heat = (picture[:, start : start + TILE] for start in range(0, 3 * (TILE + GAP_PX), TILE + GAP_PX))
+    assert (tile == 90).all()
+    outline = (truth == TRUTH_RGB).all(axis=2)
+    assert outline[16:32, [32, 47]].all()
+    assert outline[[16, 31], 32:48].all()
+    assert (truth[~outline] == 90).all()
+    assert (heat == FOUND_RGB).all(axis=2).any()  # a logit above 0 has a mask by the study's rule
+    assert heat[24, 40, 0] > 150  # hot where its map is
+    cold = draw_gallery(filled(), "boxes", CALIBRATION, None, tmp_path / "again")
+    assert [one.file for one in cold] == [one.file for one in exhibits]
+
+
+def test_a_tile_that_is_called_good_has_nothing_outlined_in_its_map(tmp_path: Path) -> None:
+    gallery = Gallery(1, examples=1, failures=1)
+    tile_map = np.linspace(-9, -2, 16, dtype=np.float32).reshape(4, 4)
+    gallery.see([view("a.png", -4.0)._replace(map=tile_map)])
+    (example, _) = draw_gallery(gallery, "masks", CALIBRATION, None, tmp_path)
+    heat = read_rgb(tmp_path / example.file)[:, -TILE:]
+    assert (heat == 90).all()  # and it is as cold as a good one
+
+
+def test_two_examples_of_a_vit_show_its_rollouts_by_fusion_and_by_ratio(tmp_path: Path) -> None:
+    asked: list[tuple[tuple[int, ...], tuple[str, ...], tuple[float, ...]]] = []
+
+    def sweep(tiles: Tensor, fusions: Sequence[Fusion], ratios: Sequence[float]) -> tuple[Tensor, Tensor]:
+        asked.append((tuple(tiles.shape), tuple(fusions), tuple(ratios)))
+        maps = torch.zeros(1, len(fusions), len(ratios), 4, 4)
+        for row in range(len(fusions)):
+            for column in range(len(ratios)):
+                maps[0, row, column, row, column] = -1  # of a negative logit: coldest where it looked
+        return torch.tensor([-2.0]), maps
+
+    exhibits = draw_gallery(filled(), "masks", CALIBRATION, sweep, tmp_path)
+    rollouts = [one for one in exhibits if one.kind in ("fusions", "ratios")]
+    assert [one.kind for one in rollouts] == ["fusions", "ratios"] * 2
+    assert asked == [((1, TILE, TILE, 3), ("min", "mean", "max"), (0.0, 0.2, 0.6, 0.8))] * 2
+    assert rollouts[0].caption == "truth; min, mean, max fusion at discard ratio 0.8, each on its own scale"
+    assert rollouts[1].caption == "truth; mean fusion at discard ratios 0, 0.2, 0.6, 0.8, each on its own scale"
+    for exhibit, cells in ((rollouts[0], [(0, 3), (1, 3), (2, 3)]), (rollouts[1], [(1, 0), (1, 1), (1, 2), (1, 3)])):
+        picture = read_rgb(tmp_path / exhibit.file)
+        assert picture.shape[1] == (len(cells) + 1) * (TILE + GAP_PX) - GAP_PX
+        for number, (row, column) in enumerate(cells, start=1):
+            square = picture[:, number * (TILE + GAP_PX) :][:, :TILE].astype(int)
+            hottest = cv2.blur(np.abs(square - 90).sum(axis=2).astype(np.float32), (9, 9))
+            y, x = np.unravel_index(int(hottest.argmax()), hottest.shape)
+            assert (y // 16, x // 16) == (row, column)
+
+
+def test_pictures_that_cannot_be_written_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "pictures").write_text("")
+    with pytest.raises(InputError, match=r"pictures cannot be made \(File exists\); check the disk") as raised:
+        draw_gallery(filled(), "masks", CALIBRATION, None, tmp_path / "taken")
+    assert "\n" not in str(raised.value)
+    (tmp_path / "odd" / "pictures" / "masks-00-example.png").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"masks-00-example\.png cannot be written \(Is a directory\)"):
+        draw_gallery(filled(), "masks", CALIBRATION, None, tmp_path / "odd")
+
+
+def test_a_truth_without_tiles_has_no_exhibits(tmp_path: Path) -> None:
+    assert draw_gallery(Gallery(0), "labels", CALIBRATION, None, tmp_path) == []

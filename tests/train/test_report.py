@@ -1,0 +1,413 @@
+"""The report of evaluations: rows and folds, tables, and a page that stands alone."""
+
+import re
+from collections.abc import Iterable
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from edge.errors import InputError
+from tests.train.evaluations import (
+    RATIOS,
+    evaluation,
+    exhibits_of,
+    frame_figures,
+    rule_figures,
+    sweep_figures,
+    tile_figures,
+    told,
+    write,
+)
+from train.evaluation.explorer import explore
+from train.evaluation.report import charts, tables
+from train.evaluation.report.page import NOT_KEPT
+from train.evaluation.report.rows import Pictures, Read, rows_of
+from train.evaluation.report.table import Cell, Column, Line, Table, markdown
+from train.evaluation.report.write import write_report
+from train.evaluation.result import Evaluation, Told
+
+VOID = {"meta", "img", "input", "link", "br", "hr", "path", "rect", "circle"}
+
+
+class Page(HTMLParser):
+    """Reads a page and notes what it is made of; a tag that closes another fails."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if tag == "a" and name == "href":
+                self.links.append(value or "")
+            elif name in ("src", "href", "srcset", "data", "action", "poster"):
+                self.loads.append(value or "")
+            assert not name.startswith("on"), "a handler in an attribute"
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def read(what: Iterable[Evaluation]) -> list[Pictures]:
+    return rows_of(Read(one, Path("none")) for one in what)
+
+
+def the(pictures: list[Pictures]) -> Pictures:
+    (only,) = pictures
+    return only
+
+
+def line_of(table: Table, name: str) -> dict[str, str]:
+    """The texts of a line, by column."""
+    line = next(line for line in table.lines if line.cells[0].text == name)
+    return {column.name: cell.text for column, cell in zip(table.columns, line.cells, strict=True)}
+
+
+def column(table: Table, name: str) -> list[str]:
+    at = [column.name for column in table.columns].index(name)
+    return [line.cells[at].text for line in table.lines]
+
+
+# Rows and folds.
+
+
+def fold(groups: list[str], **known: float) -> Evaluation:
+    return evaluation(told("lite", groups=groups, path=f"runs/{groups[0]}/lite"), tile_figures(**known))
+
+
+def test_evaluations_of_one_name_with_disjoint_groups_are_one_row_of_means_and_sums() -> None:
+    its = the(read([fold(["a"], auroc=0.9, tiles=10), fold(["b"], auroc=0.7, tiles=30), fold(["c"], auroc=0.2)]))
+    (row,) = its.rows
+    assert [one.told.groups for one in row.folds] == [["a"], ["b"], ["c"]]
+    assert row.figure("masks", "tile.auroc") == pytest.approx((0.9 + 0.7 + 0.2) / 3)
+    assert row.count("masks", "tile.tiles") == 10 + 30 + 1200
+    table = tables.folds(its, "masks")
+    assert table is not None
+    assert column(table, "groups left out") == ["a", "b", "c"]
+    assert line_of(tables.tiles(its, "masks"), "lite")["AUROC"] == "0.6000"
+    assert "mean over folds has no interval" in " ".join(tables.tiles(its, "masks").notes)
+
+
+def test_a_fold_that_does_not_know_a_figure_is_left_out_of_its_mean() -> None:
+    unknown = evaluation(told("lite", groups=["b"]), frame=frame_figures(auroc=None))
+    (row,) = the(read([evaluation(told("lite", groups=["a"])), unknown])).rows
+    assert row.figure("masks", "frame.auroc") == 0.96
+    assert row.figure("boxes", "frame.auroc") is None
+
+
+def test_folds_that_are_equal_tie_with_a_row_that_is_equal_to_each() -> None:
+    equal = [evaluation(told("lite", groups=[group]), line=rule_figures(0.7, 0.6)) for group in "abc"]
+    pictures = the(read([*equal, evaluation(told("other"), line=rule_figures(0.7, 0.6))]))
+    assert [row.figure("masks", "line.accuracy") for row in pictures.rows] == [0.99, 0.99]
+    assert len({row.figure("masks", "line.f1") for row in pictures.rows}) == 1
+
+
+def test_evaluations_of_one_name_with_overlapping_groups_are_told_apart_by_their_paths() -> None:
+    paths = ["first/lite", "second/lite", "second/lite"]
+    its = the(read(evaluation(told("lite", path=path)) for path in paths))
+    labels = {row.label for row in its.rows}
+    assert labels == {"first/lite", "second/lite (1)", "second/lite (2)"}
+    assert tables.folds(its, "masks") is None
+
+
+def test_evaluations_without_groups_are_no_folds() -> None:
+    assert len(the(read([evaluation(told("lite", groups=[])) for _ in range(2)])).rows) == 2
+
+
+def test_one_name_on_two_data_sets_is_a_row_of_each() -> None:
+    pictures = read([evaluation(told("lite")), evaluation(told("lite", data="tiles"))])
+    assert [(its.data, its.rows[0].label) for its in pictures] == [("hripcb", "lite"), ("tiles", "lite")]
+
+
+# Tables.
+
+
+def test_published_figures_stand_below_ours_the_closer_data_first() -> None:
+    for data, order in (("hripcb", ["PCB (closer)", "GID"]), ("magnetic_tile", ["GID (closer)", "PCB"])):
+        table = tables.maps(the(read([evaluation(told("v2", data=data))])), "masks")
+        assert column(table, "figures of") == ["ours", *(f"study, {name}" for name in order)]
+        theirs = {line.cells[1].text[:10]: line.cells[2].text for line in table.lines[1:]}
+        assert theirs == {"study, PCB": "0.5482", "study, GID": "0.1364"}
+        assert all(line.is_published for line in table.lines[1:])
+
+
+def test_a_model_that_is_not_in_the_study_is_said_not_to_be() -> None:
+    table = tables.maps(the(read([evaluation(told("lite", "efficientnet_lite0_d"))])), "masks")
+    assert column(table, "figures of") == ["ours", "not in the study"]
+    assert "Not in the study: efficientnet_lite0_d." in table.notes
+
+
+def test_a_vit_with_a_sweep_has_a_row_per_fusion_without_discard_and_its_own() -> None:
+    its = the(read([evaluation(told("vit", "vit_tiny_patch16_224"), study=rule_figures(0.25, 0.75))]))
+    rows = tables.map_rows(its.rows, "masks")
+    assert [row.label for row in rows] == ["vit fmin", "vit fmean", "vit fmax", "vit fmax, discard 0.9"]
+    sweep = sweep_figures()
+    assert [row.figures["f1"] for row in rows[:3]] == [line[RATIOS.index(0.0)] for line in sweep.f1]
+    assert [row.figures["pointing_gated"] for row in rows[:3]] == [line[0] for line in sweep.pointing_gated]
+    assert rows[3].figures["precision"] == 0.25
+    assert len(tables.line_rule(its, "masks").lines) == 1
+    assert "the study does not state the ratio" in " ".join(tables.maps(its, "masks").notes)
+
+
+def test_intervals_are_printed_where_there_are_any_and_otherwise_why_not() -> None:
+    sure = evaluation(told("sure"), tile_figures(auroc=0.614), intervals={"tile.auroc": (0.52, 0.704)})
+    table = tables.tiles(the(read([sure, evaluation(told("unsure"))])), "masks")
+    assert column(table, "AUROC") == ["0.61", "0.9500"]
+    assert "| 0.61 [0.52, 0.70] |" in markdown(table, 3)
+    assert table.notes == ("No intervals: a bootstrap needs at least 10 groups, and there are 2.",)
+
+
+def test_figures_that_are_not_known_are_dashes() -> None:
+    nothing = frame_figures(auroc=None, defects=None, defects_hit=None, defects_missed=None, unplaced=30)
+    table = tables.frames(the(read([evaluation(told("labels"), frame=nothing)])), "masks")
+    line = line_of(table, "labels")
+    assert [line[name] for name in ("defects", "hit (share)", "missed", "AUROC")] == ["-"] * 4
+    assert "Up to 30 frames count by their label alone" in " ".join(table.notes)
+
+
+def test_the_best_of_ours_stands_out_even_where_the_study_is_better() -> None:
+    lines = (Line((Cell("a"), Cell("0.2", 0.2))), Line((Cell("b"), Cell("0.1", 0.1))))
+    theirs = Line((Cell("study"), Cell("0.9", 0.9)), is_published=True)
+    for better, best in (("high", "| a | **0.2** |"), ("low", "| b | **0.1** |")):
+        table = Table("t", (Column("name", is_text=True), Column("F1", better)), (*lines, theirs))  # type: ignore[arg-type]
+        assert [line for line in markdown(table, 2).splitlines() if "**" in line] == [best]
+
+
+def test_equal_values_do_not_stand_out() -> None:
+    lines = tuple(Line((Cell("0.2", 0.2),)) for _ in range(2))
+    assert "**" not in markdown(Table("t", (Column("F1", "high"),), lines), 2)
+
+
+def test_ranks_turn_mistakes_round_so_that_fewer_are_better() -> None:
+    rates = [("good", 0.1), ("bad", 0.4)]
+    its = the(read(evaluation(told(name), frame=frame_figures(escape_rate=rate)) for name, rate in rates))
+    table = tables.own_ranks(its, "masks")
+    assert line_of(table, "good")["frames caught"] == "1"
+    assert line_of(table, "bad")["frames caught"] == "2"
+
+
+def test_the_published_ranks_say_which_follow() -> None:
+    follows = dict(
+        zip(*(column(tables.published_ranks("PCB"), name) for name in ("model", "printed follows")), strict=True)
+    )
+    assert {name for name, said in follows.items() if said == "no"} == {
+        "DeiT_tiny fmin", "DeiT_tiny fmean", "ViT_tiny fmin", "ViT_tiny fmean",
+    }  # fmt: skip
+
+
+def test_agreement_is_1_where_both_rank_alike_and_unknown_of_two() -> None:
+    def some(count: int) -> Pictures:
+        return the(
+            read(
+                evaluation(
+                    told(f"m{n}"), study=rule_figures(0.5, 0.2 + n / 10), frame=frame_figures(auroc=0.5 + n / 10)
+                )
+                for n in range(count)
+            )
+        )
+
+    assert line_of(tables.agreement(some(4), "masks"), "frame AUROC")["Spearman's rho"] == "1.00"
+    assert line_of(tables.agreement(some(2), "masks"), "frame AUROC")["Spearman's rho"] == "-"
+    assert line_of(tables.agreement(some(2), "masks"), "frame AUROC")["models"] == "2"
+
+
+def test_sizes_are_those_of_heatline_models_and_unknown_of_a_foreign_name() -> None:
+    its = the(read([evaluation(told("a", "mobilenetv3_large")), evaluation(told("b", "no such model"))]))
+    table = tables.sizes(its.rows)
+    assert line_of(table, "mobilenetv3_large")["study: GFLOPs as printed"] == "0.22"
+    assert float(line_of(table, "mobilenetv3_large")["GMACs"]) == pytest.approx(0.215, abs=0.02)
+    assert line_of(table, "no such model")["GMACs"] == "-"
+
+
+# Charts.
+
+
+@pytest.mark.parametrize(
+    "svg",
+    [
+        charts.bars([charts.Bars("F1", 0.5, None), charts.Bars("<recall>", 0.2, 1.0)], "a & b", ("full", "<cut>")),
+        charts.heatmap([[0.1, 0.2], [0.3, 0.3]], ["min", "max"], ["0", "0.9"], "F1 <"),
+        charts.heatmap([[0.5]], ["min"], ["0"], "one cell"),
+        charts.steps(explore(np.array([1.0, 2.0]), np.array([0.0, 1.5]), 1.2, "good frames"), "x < y"),
+        charts.steps(explore(np.array([1.0]), np.array([]), 1.2, "good frames"), "no good frames"),
+    ],
+)
+def test_a_chart_is_well_formed_and_says_what_it_shows(svg: str) -> None:
+    drawing = ElementTree.fromstring(svg)
+    assert drawing.get("role") == "img"
+    assert drawing[0].tag == "title"
+    assert drawing[0].text
+    assert drawing[1].tag == "desc"
+    assert drawing[1].text
+
+
+def test_a_heatmap_prints_every_value() -> None:
+    svg = charts.heatmap([[0.125, 0.25], [0.5, 0.75]], ["min", "max"], ["0", "0.9"], "F1")
+    assert [svg.count(f">{value:.3f}<") for value in (0.125, 0.25, 0.5, 0.75)] == [2, 1, 1, 2]  # ends: legend too
+
+
+def test_the_curve_passes_through_every_threshold() -> None:
+    explorer = explore(np.array([1.0, 2.0]), np.array([0.0, 1.5]), 1.2, "good frames")
+    (path,) = re.findall(r'<path d="([^"]+)" fill="none" stroke="#6c8ebf"', charts.steps(explorer, "t"))
+    corners = re.findall(r"V([\d.]+)H([\d.]+)", path)
+    left, top, side = charts.PLOT_LEFT, charts.PLOT_TOP, charts.PLOT_SIDE
+    met = [((float(x) - left) / side, 1 - (float(y) - top) / side) for y, x in corners]
+    expected = list(zip(explorer.false_reject, explorer.escape, strict=True))[1:]
+    np.testing.assert_allclose(met, expected, atol=1e-3)
+
+
+# The page.
+
+SECTIONS = [
+    "summary", "models", "maps", "tiles", "line", "ranks", "agreement", "bars", "sweeps", "examples", "fusions",
+    "ratios", "failures", "explorer", "notes",
+]  # fmt: skip
+
+
+def whole(tmp_path: Path, with_pictures: bool = True) -> list[Path]:
+    """A report's worth of folders: both families, a pair, two data sets."""
+    tolds: list[Told] = [
+        told("v2", "efficientnetv2_s"),
+        told("v2_d", "efficientnetv2_s_d"),
+        told("m3_d", "mobilenetv3_large_d"),
+        told("vit", "vit_tiny_patch16_224"),
+        told("v2_d", "efficientnetv2_s_d", data="magnetic_tile"),
+    ]
+    return [
+        write(evaluation(one, exhibits=exhibits_of(one), seed=at), tmp_path / str(at), with_pictures)
+        for at, one in enumerate(tolds)
+    ]
+
+
+def test_the_page_has_every_section_and_a_table_of_contents_and_loads_nothing(tmp_path: Path) -> None:
+    page, _ = write_report(whole(tmp_path), tmp_path / "out")
+    text = page.read_text()
+    read = Page(text)
+    assert read.ids == SECTIONS
+    assert read.links == [f"#{name}" for name in SECTIONS]
+    assert read.loads
+    assert all(load.startswith("data:image/jpeg;base64,") for load in read.loads)
+    assert "http" not in text
+    assert "url(" not in text
+    assert "@import" not in text
+    assert NOT_KEPT not in text
+    assert "mobilenetv3_large: its pair is missing; evaluate mobilenetv3_large too." in text
+
+
+def test_pictures_that_were_not_kept_are_said_not_to_be(tmp_path: Path) -> None:
+    page, _ = write_report(whole(tmp_path, with_pictures=False), tmp_path / "out")
+    text = page.read_text()
+    assert Page(text).loads == []
+    assert NOT_KEPT in text
+
+
+def test_a_tile_stands_in_one_row_for_all_models_and_failures_come_worst_first(tmp_path: Path) -> None:
+    page, _ = write_report(whole(tmp_path), tmp_path / "out")
+    text = page.read_text()
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', text, flags=re.DOTALL)
+    assert [name for name, _ in rows[:3]] == [f"board-0{at}.jpg, tile at y {222 * at}, x 444" for at in range(3)]
+    assert [cells.count("<img") for _, cells in rows] == [4, 4, 4, 1, 1, 1]
+    failures = text[text.index('<section id="failures">') : text.index('<section id="explorer">')]
+    logits = [float(logit) for logit in re.findall(r"<b>logit (.*?)</b>", failures)]
+    assert logits[:6] == [-0.5, 1.5, 3.5, 3.5, 1.5, -0.5]  # the missed ones ascending, the false ones descending
+
+
+def test_names_from_users_files_are_shown_and_not_run(tmp_path: Path) -> None:
+    nasty = "<script>alert(1)</script>|x"
+    one = told(nasty, data=nasty, part=nasty, groups=[nasty], recipe=nasty, path=nasty, engine=nasty)
+    folder = write(evaluation(one, exhibits=exhibits_of(one, 1), truths=(nasty,)), tmp_path / "in")
+    page, text = write_report([folder], tmp_path / "out", nasty)
+    assert Page(page.read_text()).tags.count("script") == 2  # the page's own
+    assert "&lt;script&gt;alert(1)" in page.read_text()
+    table = [line for line in text.read_text().splitlines() if line.startswith("|")]
+    assert all("<script" not in line.replace("\\<script", "") for line in table)
+    assert all("|x" not in line.replace("\\|x", "") for line in table)
+
+
+def test_a_picture_outside_its_folder_is_not_taken(tmp_path: Path) -> None:
+    one = told("v2")
+    exhibits = exhibits_of(one, 1)[:1]
+    folder = write(evaluation(one, exhibits=exhibits), tmp_path / "in")
+    (folder / exhibits[0].file).rename(tmp_path / exhibits[0].file)
+    (folder / exhibits[0].file).symlink_to(tmp_path / exhibits[0].file)
+    page, _ = write_report([folder], tmp_path / "out")
+    assert Page(page.read_text()).loads == []
+
+
+def test_a_file_that_is_no_picture_is_not_shown(tmp_path: Path) -> None:
+    one = told("v2")
+    folder = write(evaluation(one, exhibits=exhibits_of(one, 1)[:2]), tmp_path / "in", with_pictures=False)
+    (folder / "example-0.png").write_text("no picture")
+    (folder / "missed-0.png").touch()
+    page, _ = write_report([folder], tmp_path / "out")
+    assert Page(page.read_text()).loads == []
+
+
+def test_the_tables_file_has_the_same_tables_each_row_as_wide_as_its_head(tmp_path: Path) -> None:
+    page, file = write_report(whole(tmp_path), tmp_path / "out", "two data sets")
+    text = file.read_text()
+    assert text.startswith("# two data sets\n")
+    blocks = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
+    assert len(blocks) == len(re.findall(r'<table(?: class="dense")?>', page.read_text()))
+    for block in blocks:
+        widths = {len(re.split(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(widths) == 1
+    heads = [block.splitlines()[0] for block in blocks]
+    assert (
+        "| name | figures of | F1 | precision | Jaccard | accuracy | recall | pointing | pointing, gated | "
+        "classification |" in heads
+    )
+    assert (
+        "| name | tiles | defective | AP | AUROC | accuracy at 0.5 | majority share | pointing | within a cell | "
+        "weighting |" in heads
+    )
+
+
+def test_an_evaluation_by_labels_alone_makes_a_report_too(tmp_path: Path) -> None:
+    unplaced = frame_figures(
+        unplaced=30,
+        defects=None,
+        defects_hit=None,
+        defects_missed=None,
+        false_regions=None,
+        false_regions_per_frame=None,
+    )
+    made = evaluation(told("labels"), frame=unplaced, truths=("labels",))
+    figures = type(made.truths[0].figures)(None, None, None, unplaced)
+    against = type(made.truths[0])("labels", figures, {}, "no intervals", None, [])
+    folder = write(Evaluation(made.told, made.calibration, [against], made.explorer), tmp_path / "in")
+    page, file = write_report([folder], tmp_path / "out")
+    Page(page.read_text())
+    assert "| labels | - |" in file.read_text()
+
+
+def test_no_folder_and_a_folder_without_an_evaluation_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no evaluation was named"):
+        write_report([], tmp_path / "out")
+    with pytest.raises(InputError, match="evaluate again"):
+        write_report([tmp_path], tmp_path / "out")
+    (tmp_path / "file").touch()
+    folder = write(evaluation(told()), tmp_path / "in")
+    with pytest.raises(InputError, match="name another folder"):
+        write_report([folder], tmp_path / "file" / "out")

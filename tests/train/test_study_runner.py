@@ -1,0 +1,493 @@
+"""A study: its plan, and runs that are trained, evaluated and reported once, whatever ends it on the way.
+
+Trainings are real and tiny. Where a test is not about evaluations, a stand-in writes them.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import huggingface_hub
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from edge.errors import ConfigError, InputError, TrainingError
+from tests.train.blobs import GROUPS, draw_blobs
+from train.callbacks import Interrupted, read_metrics
+from train.commands.study import study as study_command
+from train.config import compose, read_config
+from train.evaluation.result import FILE, SCHEMA, read_evaluation
+from train.fit import fit
+from train.run import RunFolder
+from train.study.locks import is_taken, taken
+from train.study.plan import DEFAULT_PLAN, Plan, read_plan
+from train.study.progress import Progress, duration, lock_of, remaining
+from train.study.runner import Study, StudyStatus
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROOT = Path(__file__).parents[2]
+PLAN = """
+budget: {steps: 4, batch: 4, validate_every: 2}
+fractions: [0.5, 0.25, 0.25]
+models:
+  - {name: efficientnet_lite0_d}
+  - {name: mobilenetv3_large_d, weights: none}
+data:
+  - {name: blobs, folder: blobs, truth: masks}
+settings: {tiles.tile_px: 64, recipe.jitter_px: 20, trainer.precision: 32-true}
+"""
+ONE_MODEL = PLAN.replace("  - {name: mobilenetv3_large_d, weights: none}\n", "")
+
+
+def evaluate(run: Path, data: Path, folder: Path) -> None:
+    """In place of an evaluation."""
+    assert RunFolder(run).read_summary().finished
+    (folder / FILE).write_text(json.dumps({"schema": SCHEMA}))
+
+
+def report(folders: Sequence[Path], out: Path) -> None:
+    """In place of a report."""
+    out.mkdir(exist_ok=True)
+    (out / "tables.md").write_text("\n".join("/".join(folder.parts[-4:-1]) for folder in folders))
+
+
+def plan(text: str = PLAN) -> Plan:
+    return msgspec.yaml.decode(text, type=Plan)
+
+
+def work(study: Study, said: list[str] | None = None) -> StudyStatus:
+    return study.work(say=[].append if said is None else said.append, evaluate=evaluate, report=report)
+
+
+def states(status: StudyStatus) -> dict[str, str]:
+    return {run.run: run.state for run in status.runs}
+
+
+def checkpoints(out: Path) -> dict[str, int]:
+    """When each run of the folder was last trained."""
+    return {str(file.relative_to(out)): file.stat().st_mtime_ns for file in sorted(out.rglob("*.ckpt"))}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    draw_blobs(folder / "blobs")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study that nothing interrupted."""
+    out = tmp_path_factory.mktemp("finished") / "study"
+    status = work(Study(plan(), data, out))
+    assert set(states(status).values()) == {"evaluated"}
+    assert status.failed == {}
+    return out
+
+
+# The plan.
+
+
+def test_the_plan_that_is_shipped_holds_every_model_on_the_first_folds_before_further_ones() -> None:
+    runs = read_plan(DEFAULT_PLAN).runs()
+    folds = [name.rpartition("/")[0] for name in (run.name for run in runs)][::3]
+    assert folds == [
+        "magnetic_tile/split", "bsdata/split", "deeppcb/split", "hripcb/10",
+        "hripcb/12", "hripcb/01", "hripcb/04", "hripcb/07", "hripcb/08",
+    ]  # fmt: skip
+    models = ["efficientnet_lite0_d", "mobilenetv3_large_d", "vit_tiny_patch16_224"]
+    assert [run.model.name for run in runs] == models * len(folds)
+    assert {run.steps for run in runs} == {200}
+
+
+def test_each_board_is_tested_once_and_the_next_in_sorted_order_validates() -> None:
+    boards = [run.settings for run in read_plan(DEFAULT_PLAN).runs() if run.data.name == "hripcb"][::3]
+    pairs = [(settings["split.test"], settings["split.val"]) for settings in boards]
+    expected = {"10": "12", "12": "01", "01": "04", "04": "07", "07": "08", "08": "10"}
+    assert pairs == [([test], [val]) for test, val in expected.items()]
+
+
+def test_a_run_is_configured_as_the_plan_says(tmp_path: Path) -> None:
+    runs = read_plan(DEFAULT_PLAN).runs()
+    configs = {run.name: compose(run.overrides(tmp_path, tmp_path / "it's", "none")) for run in (runs[6], runs[-1])}
+    pcb, board = configs["deeppcb/split/efficientnet_lite0_d"], configs["hripcb/08/vit_tiny_patch16_224"]
+    assert (pcb.split.pattern, pcb.split.fractions, pcb.truth) == ("^(.{5})", [0.7, 0.1, 0.2], "boxes")
+    assert (board.data, board.out) == (str(tmp_path / "hripcb_subset"), f"{tmp_path}/it's/hripcb/08/{board.model.name}")
+    assert (board.split.group, board.split.val, board.split.test) == ("board", ["10"], ["08"])
+    assert (board.recipe.steps, board.recipe.batch, board.recipe.validate_every) == (200, 32, 100)
+    assert [run.difference(config) for run, config in zip((runs[6], runs[-1]), configs.values(), strict=True)] == [
+        None
+    ] * 2
+    assert (
+        runs[0].difference(board)
+        == "model is efficientnet_lite0_d in the plan and was vit_tiny_patch16_224 in the training"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("steps: 4", "steps: 0"), r"`int` >= 1 - at `\$.budget.steps`"),
+        (("fractions:", "fraction:"), "unknown field `fraction`"),
+        (("budget: {steps: 4, batch: 4, validate_every: 2}", ""), "missing required field `budget`"),
+        (("mobilenetv3_large_d", "efficientnet_lite0_d"), "models has efficientnet_lite0_d twice"),
+        (("name: blobs", "name: ../blobs"), "matching regex"),
+        (("name: blobs", "name: report"), "cannot be called report"),
+        (("truth: masks", "truth: mask"), "Invalid enum value 'mask'"),
+        (("truth: masks", "leave_one_out: [1, 2, 3]"), "Expected `str`, got `int`"),
+        (("truth: masks", "leave_one_out: [a, b, a]"), "leave_one_out of blobs has a twice"),
+        (("truth: masks", "leave_one_out: [a, b]"), "length >= 3"),
+        (("truth: masks", "group: group, pattern: '(.)'"), "group and pattern; expected one of them"),
+        (("trainer.precision", "recipe.batch"), "settings has recipe.batch, which the study sets itself"),
+        (("[0.5,", "0.5,"), "is no plan"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_broken_plan_is_refused_in_one_sentence(tmp_path: Path, change: tuple[str, str] | None, says: str) -> None:
+    file = tmp_path / "plan.yaml"
+    if change is not None:
+        assert change[0] in PLAN
+        file.write_text(PLAN.replace(*change))
+    with pytest.raises(ConfigError, match=says) as raised:
+        read_plan(file)
+    assert "\n" not in str(raised.value)
+    assert str(file) in str(raised.value)
+
+
+def test_every_key_of_a_plan_is_documented() -> None:
+    text = (ROOT / "docs" / "study.md").read_text()
+    documented = set(re.findall(r"^\| `([a-z_.]+)` \|", text, flags=re.MULTILINE))
+    exist = set()
+    for field in msgspec.structs.fields(Plan):
+        inside = msgspec.inspect.type_info(field.type)
+        struct = getattr(getattr(inside, "item_type", inside), "cls", None)
+        exist |= {field.name} if struct is None else {f"{field.name}.{key}" for key in struct.__struct_fields__}
+    assert documented >= exist
+    assert {key for key in documented if key.split(".")[0] in Plan.__struct_fields__} == exist
+
+
+# What is there, and what is not.
+
+
+def test_what_cannot_be_studied_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere is no folder; name the one that holds the data sets"):
+        Study(plan(), tmp_path / "nowhere", tmp_path)
+    with pytest.raises(InputError, match=r"has none of the plan's data sets \(blobs\)"):
+        Study(plan(), tmp_path, tmp_path)
+    with pytest.raises(ConfigError, match="no run of the plan fits --only x; runs are called like blobs/split/eff"):
+        Study(plan(), data, tmp_path, ["x"])
+
+
+def test_a_data_set_that_is_not_there_is_left_out_and_told(data: Path, tmp_path: Path, finished: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(PLAN.replace("settings:", "  - {name: gears, folder: gears}\nsettings:"))
+    shown = CliRunner().invoke(study_command, [str(data), "--out", str(finished), "--plan", str(file), "--status"])
+    assert shown.exit_code == 0
+    assert f"gears is left out: {data} does not have it" in shown.stderr
+    assert "2 of 2 runs are evaluated; remaining: nothing" in shown.stdout
+
+
+def test_only_the_runs_asked_for_count(data: Path, tmp_path: Path) -> None:
+    study = Study(plan(), data, tmp_path, ["*/mobile*", "other/*"])
+    assert [run.name for run in study.runs] == ["blobs/split/mobilenetv3_large_d"]
+
+
+def test_the_status_tells_how_far_all_is_and_does_nothing(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    file = tmp_path / "plan.yaml"
+    file.write_text(PLAN)
+    words = [str(data), "--out", str(out), "--plan", str(file), "--status"]
+    shown = CliRunner().invoke(study_command, words)
+    assert shown.exit_code == 0
+    assert re.search(r"^blobs/split/efficientnet_lite0_d +to do", shown.stdout, flags=re.MULTILINE)
+    assert "0 of 2 runs are evaluated; remaining: 2 to train (time not known), 2 to evaluate" in shown.stdout
+    assert not out.exists()
+    told = json.loads(CliRunner().invoke(study_command, [*words, "--json"]).stdout)
+    assert [run["state"] for run in told["runs"]] == ["to do", "to do"]
+    assert told["remaining"]["not_known"] == ["efficientnet_lite0_d", "mobilenetv3_large_d"]
+
+
+def test_the_environment_names_the_data(data: Path, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    words = ["--out", str(finished), "--plan", str(tmp_path / "plan.yaml"), "--status"]
+    assert CliRunner().invoke(study_command, words, env={"HEATLINE_DATA": str(data)}).exit_code == 0
+    assert CliRunner().invoke(study_command, words, env={"HEATLINE_DATA": ""}).exit_code == 2
+
+
+def progress(run: str, state: str, steps: int = 0, seconds: float | None = None) -> Progress:
+    told = {"run": run, "model": run, "state": state, "steps": steps, "of_steps": 200, "seconds": seconds}
+    return msgspec.convert(told, Progress)
+
+
+def test_what_remains_is_estimated_from_the_trained_runs_of_the_same_model() -> None:
+    todo = [
+        progress("a", "to do"),
+        progress("b", "half done", 150),
+        progress("c", "to do"),
+        progress("d", "done", 200, 9),
+    ]
+    times = [msgspec.structs.replace(progress("", "done", 200, s), run=f"{m}{s}", model=m) for m, s in
+             [("a", 100.0), ("a", 300.0), ("b", 4000.0)]]  # fmt: skip
+    left = remaining(todo, times)
+    assert (left.train, left.evaluate, left.seconds, left.not_known) == (3, 4, 1200.0, ["c"])
+    assert left.in_words() == "3 to train (about 20 min, and for c not known), 4 to evaluate"
+    assert remaining([progress("a", "unlike the plan")]).in_words() == "1 unlike the plan"
+    assert [duration(seconds) for seconds in (4, 61, 3540, 9725)] == ["4 s", "1 min", "59 min", "2 h 42 min"]
+
+
+# Work.
+
+
+def test_a_study_leaves_runs_evaluations_and_a_report(finished: Path) -> None:
+    for model in ("efficientnet_lite0_d", "mobilenetv3_large_d"):
+        run = RunFolder(finished / "blobs" / "split" / model)
+        assert (run.read_summary().finished, run.read_summary().steps) == (True, 4)
+        assert (run.folder / "evaluation" / FILE).exists()
+    assert (finished / "report" / "tables.md").read_text().splitlines() == [
+        "blobs/split/efficientnet_lite0_d", "blobs/split/mobilenetv3_large_d",
+    ]  # fmt: skip
+
+
+def test_what_is_done_is_not_done_again(data: Path, finished: Path) -> None:
+    before = checkpoints(finished)
+    evaluations = {file: file.stat().st_mtime_ns for file in finished.rglob(FILE)}
+    said: list[str] = []
+    assert set(states(work(Study(plan(), data, finished), said)).values()) == {"evaluated"}
+    assert said == []
+    assert checkpoints(finished) == before
+    assert {file: file.stat().st_mtime_ns for file in finished.rglob(FILE)} == evaluations
+
+
+def test_a_run_that_heatline_train_left_there_is_found_done(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study" / "blobs" / "split" / "efficientnet_lite0_d"
+    words = ["split.fractions=[0.5,0.25,0.25]", "truth=masks", "tiles.tile_px=64", "recipe.jitter_px=20"]
+    fit(
+        compose(
+            [
+                f"data={data / 'blobs'}",
+                f"out={out}",
+                *words,
+                "recipe.steps=4",
+                "recipe.batch=4",
+                "recipe.validate_every=2",
+            ]
+        )
+    )
+    study = Study(plan(ONE_MODEL), data, tmp_path / "study")
+    assert states(study.status()) == {"blobs/split/efficientnet_lite0_d": "done"}
+    before = checkpoints(out)
+    assert study.status().remaining.in_words() == "1 to evaluate"
+    assert set(states(work(study)).values()) == {"evaluated"}
+    assert checkpoints(out) == before
+
+
+@pytest.mark.parametrize("why", ["the run is newer", "the schema is old", "it is damaged"])
+def test_an_evaluation_that_is_out_of_date_is_made_anew(data: Path, finished: Path, why: str) -> None:
+    run = finished / "blobs" / "split" / "mobilenetv3_large_d"
+    evaluation = run / "evaluation" / FILE
+    if why == "the run is newer":
+        os.utime(evaluation, ns=(0, 0))
+    else:
+        evaluation.write_text('{"schema": 0}' if why == "the schema is old" else "{")
+    (run / "evaluation" / "old.png").touch()
+    study = Study(plan(), data, finished)
+    assert states(study.status())["blobs/split/mobilenetv3_large_d"] == "done"
+    said: list[str] = []
+    work(study, said)
+    assert said == ["blobs/split/mobilenetv3_large_d: evaluating"]
+    assert json.loads(evaluation.read_text()) == {"schema": SCHEMA}
+    assert not (run / "evaluation" / "old.png").exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.train.test_study_runner import evaluate, plan, report
+from train.sampling import BatchSampler
+from train.study.runner import Study
+
+draws = iter(range(1000))
+draw = BatchSampler.draw
+
+def draw_or_die(self, step):
+    # The first model's four batches are drawn; the second dies after the validation at step 2.
+    if next(draws) == 4 + 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(self, step)
+
+BatchSampler.draw = draw_or_die
+Study(plan(), Path(sys.argv[1]), Path(sys.argv[2])).work(say=print, evaluate=evaluate, report=report)
+"""
+
+
+def test_a_study_that_was_killed_goes_on_and_ends_with_the_same_runs(
+    data: Path, tmp_path: Path, finished: Path
+) -> None:
+    out = tmp_path / "study"
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(data), str(out)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    study = Study(plan(), data, out)
+    first, second = study.status().runs
+    assert (first.state, first.at_work) == ("evaluated", False)
+    assert (second.state, second.steps, second.at_work) == ("half done", 2, False)
+    before = checkpoints(out / first.run)
+    said: list[str] = []
+    status = work(study, said)
+    assert set(states(status).values()) == {"evaluated"}
+    assert said[0] == f"{second.run}: going on"
+    assert checkpoints(out / first.run) == before
+    for run in (first.run, second.run):
+        assert read_metrics(RunFolder(out / run).metrics) == read_metrics(RunFolder(finished / run).metrics)
+    assert status.report == str(out / "report")
+
+
+def test_ctrl_c_ends_it_in_good_order(data: Path, tmp_path: Path) -> None:
+    def interrupt(run: Path, data: Path, folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    study = Study(plan(ONE_MODEL), data, tmp_path / "study")
+    with pytest.raises(Interrupted, match="stopped with 0 of 1 runs evaluated; go on with the same command") as raised:
+        study.work(evaluate=interrupt, report=report)
+    assert raised.value.exit_code == 130
+    (run,) = study.status().runs
+    assert (run.state, run.at_work) == ("done", False)
+
+
+WITHOUT_Z = ONE_MODEL.replace("truth: masks", "truth: masks, leave_one_out: [z, a, c]")
+"""There is no group z to test."""
+
+
+def test_a_run_that_fails_is_told_and_does_not_stop_others(data: Path, tmp_path: Path) -> None:
+    study = Study(plan(WITHOUT_Z), data, tmp_path / "study", ["*/z/*", "*/a/*"])
+    said: list[str] = []
+    status = work(study, said)
+    assert states(status) == {"blobs/z/efficientnet_lite0_d": "to do", "blobs/a/efficientnet_lite0_d": "evaluated"}
+    assert list(status.failed) == ["blobs/z/efficientnet_lite0_d"]
+    (why,) = status.failed.values()
+    assert why.startswith("there is no group 'z' to split off")
+    assert f"blobs/z/efficientnet_lite0_d: failed: {why}" in said
+    assert (tmp_path / "study" / "report" / "tables.md").read_text() == "blobs/a/efficientnet_lite0_d"
+
+
+def test_the_command_ends_with_11_where_a_run_failed(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(WITHOUT_Z)
+    words = [str(data), "--out", str(tmp_path / "study"), "--plan", str(file), "--only", "*/z/*"]
+    failed = CliRunner().invoke(study_command, words)
+    assert isinstance(failed.exception, TrainingError)
+    assert failed.exception.exit_code == 11
+    assert str(failed.exception).startswith("blobs/z/efficientnet_lite0_d failed (there is no group 'z'")
+    assert "0 of 1 runs are evaluated; remaining: 1 to train (time not known), 1 to evaluate" in failed.stdout
+
+
+def test_a_run_that_was_trained_otherwise_is_told_and_left_alone(data: Path, finished: Path) -> None:
+    before = checkpoints(finished)
+    study = Study(plan(PLAN.replace("steps: 4", "steps: 6")), data, finished)
+    status = work(study)
+    assert set(states(status).values()) == {"unlike the plan"}
+    assert status.remaining.in_words() == "2 unlike the plan"
+    assert status.failed["blobs/split/mobilenetv3_large_d"] == (
+        "recipe.steps is 6 in the plan and was 4 in the training; "
+        f"delete {finished.resolve() / 'blobs/split/mobilenetv3_large_d'}, or choose another --out"
+    )
+    assert checkpoints(finished) == before
+    elsewhere = Study(plan(PLAN.replace("trainer.precision: 32-true", "trainer.workers: 1")), data, finished)
+    assert set(states(elsewhere.status()).values()) == {"evaluated"}
+
+
+def test_a_run_that_another_process_works_on_is_left_to_it(data: Path, finished: Path, tmp_path: Path) -> None:
+    study = Study(plan(), data, tmp_path / "study", ["*/mobile*"])
+    lock = lock_of(study.runs[0], tmp_path / "study")
+    assert not is_taken(lock)
+    with taken(lock) as ours:
+        assert ours
+        said: list[str] = []
+        (run,) = work(study, said).runs
+    assert (run.state, run.at_work, said) == ("to do", True, [])
+    assert not study.status().runs[0].at_work
+
+
+# Weights.
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+MOBILE = ONE_MODEL.replace("efficientnet_lite0_d", "mobilenetv3_large_d").replace(
+    "truth: masks", "truth: masks, leave_one_out: [a, b, c]"
+)
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_without_imagenet_weights_a_model_starts_at_random_in_all_its_runs(data: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    out = tmp_path / "study"
+    assert work(Study(plan(MOBILE), data, out, ["*/[ab]/*"]), said).failed == {}
+    loud = [line for line in said if "RANDOM START" in line]
+    assert len(loud) == 1
+    assert loud[0].startswith(
+        "blobs/a/mobilenetv3_large_d: RANDOM START, and so will all runs of mobilenetv3_large_d: "
+    )
+    assert "cannot be had from timm/" in loud[0]
+    for fold in "ab":
+        run = RunFolder(out / "blobs" / fold / "mobilenetv3_large_d")
+        assert read_config(run.config).model.weights == "none"
+        assert run.read_summary().weights.source == "random"
+    assert {run.weights for run in Study(plan(MOBILE), data, out, ["*/[ab]/*"]).status().runs} == {"random"}
+
+
+@pytest.mark.usefixtures("no_hub")
+def test_a_model_that_must_have_imagenet_weights_fails_without(data: Path, tmp_path: Path) -> None:
+    text = MOBILE.replace("{name: mobilenetv3_large_d}", "{name: mobilenetv3_large_d, weights: imagenet}")
+    status = work(Study(plan(text), data, tmp_path / "study", ["*/a/*"]))
+    assert states(status) == {"blobs/a/mobilenetv3_large_d": "to do"}
+    assert "cannot be had from timm/" in status.failed["blobs/a/mobilenetv3_large_d"]
+
+
+# All of it.
+
+
+def test_figures_are_kept_without_pictures_and_without_places(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(ONE_MODEL)
+    out, results = tmp_path / "study", tmp_path / "results"
+    words = [str(data), "--out", str(out), "--plan", str(file), "--results", str(results), "--json"]
+    shown = CliRunner().invoke(study_command, words)
+    assert shown.exit_code == 0, shown.output
+    told = json.loads(shown.stdout)
+    assert [run["state"] for run in told["runs"]] == ["evaluated"]
+    assert told["report"] == str(out / "report")
+    name = "blobs/split/efficientnet_lite0_d"
+    assert sorted(str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()) == [
+        f"{name}.json", "tables.md",
+    ]  # fmt: skip
+    kept = msgspec.json.decode((results / f"{name}.json").read_bytes())
+    assert str(tmp_path) not in json.dumps(kept)
+    whole = read_evaluation(out / name / "evaluation")
+    assert any(truth.exhibits for truth in whole.truths)
+    assert (whole.told.part, [truth.truth for truth in whole.truths]) == ("test", ["masks"])
+    assert len(whole.told.groups) == 1
+    assert set(whole.told.groups) < set(GROUPS)
+    expected = msgspec.to_builtins(whole)
+    expected["told"]["path"] = name
+    for truth in expected["truths"]:
+        truth["exhibits"] = []
+    assert kept == json.loads(json.dumps(expected))
+    tables = (results / "tables.md").read_text()
+    assert tables == (out / "report" / "tables.md").read_text()
+    assert "efficientnet_lite0_d" in tables
+    assert str(tmp_path) not in tables
+    assert (out / "report" / "report.html").exists()

@@ -1,0 +1,112 @@
+"""`heatline study`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edge.cli.extras import require_extra
+from edge.cli.output import json_option, print_json, progress_console
+from edge.errors import TrainingError
+
+if TYPE_CHECKING:
+    from train.study.runner import StudyStatus
+
+EXAMPLES = """
+Example:
+
+\b
+  heatline study data --out runs/study --status
+  heatline study data --out runs/study --only 'hripcb/*' --results figures
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("data", envvar="HEATLINE_DATA", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="runs/study", show_default=True, help="The study's folder."
+)
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    help="YAML: models, data and budget.  [default: train/configs/study.yaml]",
+)
+@click.option("--only", metavar="GLOB", multiple=True, help="Only runs DATA/FOLD/MODEL of such a name; may come again.")
+@click.option("--results", type=click.Path(path_type=Path), help="Also copy figures, and no pictures, to this folder.")
+@click.option("--status", "only_status", is_flag=True, help="Print how far all is, and do nothing.")
+@json_option
+def study(
+    data: Path,
+    out: Path,
+    plan_file: Path | None,
+    only: tuple[str, ...],
+    results: Path | None,
+    only_status: bool,
+    as_json: bool,
+) -> None:
+    """Train, evaluate and report a whole table: every model of a plan on every fold of its data sets.
+
+    DATA is the folder that holds the data sets; where it is not given, the environment variable HEATLINE_DATA names it.
+    A data set that is not there is left out.
+
+    The same command, given again, goes on with what is not done, also after a kill; given twice at once, it shares out
+    the runs. A run that fails is told, and the others go on; the exit code is then 11.
+    """
+    require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
+    from train.study.plan import DEFAULT_PLAN, read_plan
+    from train.study.runner import Study
+
+    console = progress_console()
+    work = Study(read_plan(plan_file or DEFAULT_PLAN), data, out, only)
+    for name in work.missing:
+        click.echo(f"{name} is left out: {data} does not have it", err=True)
+    if only_status:
+        status = work.status()
+    else:
+        status = work.work(
+            results, lambda line: console.print(line, soft_wrap=True, markup=False, highlight=console.is_terminal)
+        )
+    if as_json:
+        print_json(msgspec.to_builtins(status))
+    else:
+        _print(status)
+    if status.failed:
+        name, why = next(iter(status.failed.items()))
+        others = f", and {len(status.failed) - 1} more" if len(status.failed) > 1 else ""
+        raise TrainingError(f"{name} failed ({why}){others}; mend that, then give the same command again")
+
+
+def _print(status: "StudyStatus") -> None:
+    from train.study.progress import duration
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("steps", justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("began with", overflow="fold")
+    table.add_column("", overflow="fold")
+    for run in status.runs:
+        why = status.failed.get(run.run) or run.why or ("at work" if run.at_work else "")
+        table.add_row(
+            run.run,
+            run.state,
+            f"{run.steps} of {run.of_steps}" if run.steps else "",
+            "" if run.seconds is None else duration(run.seconds),
+            escape(run.weights or ""),
+            escape(why),
+            style="green" if run.state == "evaluated" else None,
+        )
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160  # names in one piece, for a file or grep
+    console.print(table)
+    done = sum(run.state == "evaluated" for run in status.runs)
+    click.echo(f"{done} of {len(status.runs)} runs are evaluated; remaining: {status.remaining.in_words()}")
+    if status.report is not None:
+        click.echo(f"the report is in {status.report}")

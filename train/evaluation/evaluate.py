@@ -1,0 +1,259 @@
+"""From a run or a bundle and labelled pictures to an evaluation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from edge.errors import InputError
+from edge.inference import EngineKind
+from train.evaluation.exhibits import Gallery, draw_gallery
+from train.evaluation.explorer import Explorer, explore
+from train.evaluation.figures import figures_of
+from train.evaluation.intervals import intervals
+from train.evaluation.judged import Judged, Track, open_judged
+from train.evaluation.observe import Observed, Picture, observe
+from train.evaluation.result import Evaluation, Told, TruthEvaluation, write_evaluation
+from train.evaluation.sweep import Sweep, SweepTiles
+from train.readers import LabelledFolder, LabelledImage, read_folder
+from train.readers.folder import LABELS_ONLY, truths_in
+
+PARTS = ("test", "val", "train")
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which pictures are held against which truths."""
+
+    data: Path | None = None
+    """None: those that taught the run."""
+    truths: tuple[str, ...] | None = None
+    """None: all that the folder has, or the labels where it has none."""
+    part: str | None = None
+    """test, val, train or all. None: test, where the model names its test groups and the folder has them, else all."""
+    groups: tuple[str, ...] | None = None
+    """Instead of a part."""
+    column: str | None = None
+    """Of labels.csv, that names groups. None: as the model was taught."""
+    pattern: str | None = None
+    """Instead, a regular expression on file names."""
+    engine: EngineKind = "openvino"
+    """For bundles."""
+    false_reject: float = 0.01
+    """For runs, which have no thresholds of their own: the share of good frames that theirs may reject."""
+    overlap_px: int | None = None
+    """Of tiles; None: as the model says. Another one shows what seams cost."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The pictures of an evaluation."""
+
+    folder: Path
+    truths: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    groups: tuple[str, ...]
+    """Names, by number; of pictures without groups, their own names."""
+    grouped: bool
+    part: str
+    """In words."""
+    taught: int
+    """How many of the pictures are of groups that taught the model."""
+
+
+def evaluate_model(path: Path, asked: Asked, folder: Path | None = None, track: Track = iter) -> Evaluation:
+    """Hold a model against all that is known of some pictures.
+
+    Args:
+        path: a run's folder or a bundle.
+        folder: where `evaluation.json` and pictures to look at are written; None: nowhere.
+        track: wraps pictures, to show how far it is.
+    Raises:
+        InputError: what was asked for is not there, or a picture or its truth cannot be used.
+        BundleError, TrainingError, ExportError, EngineError: the model cannot be used.
+        InputError, TrainingError: `folder` cannot be written.
+    """
+    judged = open_judged(path, asked.engine, asked.false_reject, track, asked.overlap_px)
+    return evaluate_judged(judged, choose(judged, asked), folder, track)
+
+
+def evaluate_judged(judged: Judged, chosen: Chosen, folder: Path | None = None, track: Track = iter) -> Evaluation:
+    """As `evaluate_model`, with what was opened and chosen."""
+    sweep_tiles = _sweep_of(judged)
+    sweep = None if sweep_tiles is None else Sweep(sweep_tiles)
+    galleries = {truth: Gallery(len(chosen.groups)) for truth in chosen.truths}
+    observed = observe(judged, chosen.pictures, galleries, sweep, track)
+    truths = []
+    for truth, found in observed.items():
+        calibration = judged.settings.calibration
+        figures = partial(figures_of, found.tiles, found.frames, calibration.score_threshold, judged.cell_px)
+        sure, sure_by = intervals(figures, len(chosen.groups) if chosen.grouped else 0)
+        truths.append(
+            TruthEvaluation(
+                truth=truth,
+                figures=figures(np.ones(len(chosen.groups))),
+                intervals=sure,
+                intervals_are=sure_by,
+                sweep=sweep.figures(truth) if sweep is not None and found.frames.placed.any() else None,
+                exhibits=[]
+                if folder is None
+                else draw_gallery(galleries[truth], truth, calibration, sweep_tiles, folder),
+            )
+        )
+    evaluation = Evaluation(_told(judged, chosen), judged.settings.calibration, truths, _explore(judged, observed))
+    if folder is not None:
+        write_evaluation(evaluation, folder)
+    return evaluation
+
+
+def choose(judged: Judged, asked: Asked) -> Chosen:
+    """The pictures that are asked for, with all their truths.
+
+    Raises:
+        InputError: there is no such folder, truth, part or group.
+    """
+    folder = asked.data or judged.data
+    if folder is None:
+        raise InputError(f"{judged.path} does not tell where its pictures lie; name a folder with --data")
+    names = asked.truths or tuple(truth for truth in truths_in(folder) if truth != LABELS_ONLY) or (LABELS_ONLY,)
+    read = {truth: _read(folder, truth, asked, judged) for truth in names}
+    first = read[names[0]]
+    images, part = _select(judged, asked, first)
+    by_path = {truth: {image.path: image for image in each.images} for truth, each in read.items()}
+    grouped = all(image.group is not None for image in images)
+    group_of = [str(image.group) if grouped else image.path.name for image in images]
+    groups = tuple(sorted(set(group_of)))
+    number = {group: n for n, group in enumerate(groups)}
+    pictures = tuple(
+        Picture({truth: found[image.path] for truth, found in by_path.items()}, number[group])
+        for image, group in zip(images, group_of, strict=True)
+    )
+    same = _same_data(judged, first)
+    taught = sum(image.group in judged.groups("train") for image in images) if same else 0
+    return Chosen(folder, names, pictures, groups, grouped, part, 0 if part == "train" else taught)
+
+
+def _same_data(judged: Judged, folder: LabelledFolder) -> bool:
+    """Whether a folder is, by its name, the one that taught the model."""
+    return bool(judged.summary.get("data") == folder.folder.absolute().name)
+
+
+def _read(folder: Path, truth: str, asked: Asked, judged: Judged) -> LabelledFolder:
+    """The folder, read as the model's own data was where nothing else is said."""
+    column, pattern, taught = asked.column, asked.pattern, judged.read
+    if column is None and pattern is None:
+        column, pattern = taught.get("group"), taught.get("pattern")
+    classes = taught.get("classes") if truth == taught.get("truth") else None
+    return read_folder(folder, truth, column or "group", pattern, classes)
+
+
+def _select(judged: Judged, asked: Asked, labelled: LabelledFolder) -> tuple[list[LabelledImage], str]:
+    """The pictures asked for, and which they are in words."""
+    if asked.column is not None:
+        labelled.groups()  # a column that was named must be there, though no group of it may be asked for
+    if asked.groups is not None:
+        return _of_groups(set(asked.groups), labelled), f"groups {', '.join(asked.groups)}"
+    present = {image.group for image in labelled.images}
+    if asked.part is None:
+        wanted = judged.groups("test")
+        if wanted and wanted <= present and _same_data(judged, labelled):
+            return _of_part("test", judged, labelled), "test"
+        return list(labelled.images), ALL
+    if asked.part == ALL:
+        return list(labelled.images), ALL
+    return _of_part(asked.part, judged, labelled), asked.part
+
+
+def _of_part(part: str, judged: Judged, labelled: LabelledFolder) -> list[LabelledImage]:
+    """The pictures of all groups that the model names for a part."""
+    wanted = judged.groups(part)
+    if not wanted:
+        raise InputError(f"{judged.path} names no groups as {part}; name groups with --groups, or take --part all")
+    images = [image for image in labelled.images if image.group in wanted]
+    if missing := wanted - {str(image.group) for image in images}:
+        raise InputError(
+            f"{labelled.folder} has {len(wanted) - len(missing)} of the {len(wanted)} {part} groups of {judged.path}, "
+            f"{min(missing)!r} is missing; groups were looked for in {labelled.groups_are}: name the folder that was "
+            "trained on, and where groups are told with --group or --pattern"
+        )
+    return images
+
+
+def _of_groups(wanted: set[str], labelled: LabelledFolder) -> list[LabelledImage]:
+    images = [image for image in labelled.images if image.group in wanted]
+    if missing := wanted - {str(image.group) for image in images}:
+        raise InputError(
+            f"{labelled.folder} has no picture of the group {min(missing)!r}; it has {', '.join(labelled.groups())}"
+        )
+    return images
+
+
+def _sweep_of(judged: Judged) -> SweepTiles | None:
+    """What gives all rollouts of a ViT's run."""
+    if judged.run is None or judged.family != "vit":
+        return None
+    from train.models.vit import RolloutClassifier
+
+    model = judged.run.model
+    assert isinstance(model, RolloutClassifier)
+    return model.sweep
+
+
+def _explore(judged: Judged, observed: dict[str, Observed]) -> Explorer:
+    """By the first truth: frames are the same for all, but for what is left of defective ones."""
+    found = next(iter(observed.values()))
+    frames = found.frames
+    good, good_are = frames.logit[~frames.defective], "good frames"
+    if not len(good):
+        good = found.without_defects
+        good_are = f"defective frames without the tiles that {next(iter(observed))} touch, as there is no good frame"
+    return explore(frames.logit[frames.defective], good, judged.settings.calibration.score_threshold, good_are)
+
+
+def _told(judged: Judged, chosen: Chosen) -> Told:
+    summary = judged.summary
+    steps, batch = summary.get("steps"), summary.get("batch")
+    recipe = str(summary.get("recipe", "not known"))
+    if steps is not None:
+        recipe += f", {steps} steps" + (f" of {batch}" if batch else "")
+    pictures = summary.get("labelled") == "pictures"
+    return Told(
+        name=judged.name,
+        path=str(judged.path),
+        kind=judged.kind,
+        model=judged.model,
+        family=judged.family,
+        method=judged.settings.map.method,
+        map_hw=judged.settings.map.hw,
+        engine=judged.engine_is,
+        weights=str(summary.get("weights", {}).get("source", "not known")),
+        recipe=recipe,
+        steps=steps,
+        seconds=summary.get("seconds"),
+        taught_by="labels of whole pictures" if pictures else str(summary.get("truth", "not known")),
+        data=chosen.folder.resolve().name,
+        part=chosen.part,
+        groups=list(chosen.groups) if chosen.grouped else [],
+        pictures=len(chosen.pictures),
+    )
+
+
+def several(paths: Sequence[Path]) -> dict[Path, str]:
+    """A name of its own for each of several models: the folder's, with as many above it as it takes.
+
+    Raises:
+        InputError: two of them are one folder.
+    """
+    places = [path.resolve() for path in paths]
+    if twice := [path for path, place in zip(paths, places, strict=True) if places.count(place) > 1]:
+        raise InputError(f"{' and '.join(map(str, twice))} are one folder; name each model once")
+    parts = {path: place.parts[1:] for path, place in zip(paths, places, strict=True)}
+    names: dict[Path, str] = {}
+    for path, own in parts.items():
+        others = [other for place, other in parts.items() if place != path]
+        depth = next((n for n in range(1, len(own) + 1) if all(own[-n:] != other[-n:] for other in others)), len(own))
+        names[path] = "-".join(own[-depth:])
+    return names

@@ -1,0 +1,225 @@
+"""What an evaluation says in numbers, and from which counts each number comes.
+
+Everything is computed from columns of tiles and of frames with a weight per group, so that the bootstrap needs no
+second way: it asks for the same figures under other weights.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from train.evaluation.ordering import auroc, average_precision
+from train.evaluation.pixels import PixelCounts
+
+Weights = NDArray[np.float64]
+"""How often each group counts, [groups]; ones for the figures themselves."""
+
+
+class TileFigures(msgspec.Struct, frozen=True):
+    """Over all tiles, by no threshold: how well logits tell defective tiles from good ones, and where maps peak."""
+
+    tiles: int
+    defective: int
+    majority_share: float
+    """Accuracy of saying the same of every tile: what any accuracy must be read beside."""
+    average_precision: float | None
+    """None, as the next, where all tiles are good or all are defective."""
+    auroc: float | None
+    pointing: float | None
+    """Pointing game: share of defective tiles whose map has its peak on the truth. None, as the next two, where no tile
+    is defective."""
+    pointing_within_cell: float | None
+    """The same, for a peak at most one map cell from the truth."""
+    weighting: float | None
+    """Weighting game (Raatikainen & Rahtu 2022): mean over defective tiles of the share of the map's positive evidence
+    that lies on the truth."""
+
+
+class RuleFigures(msgspec.Struct, frozen=True):
+    """By a rule that makes masks of maps: the study's, per tile, or the line's, on the stitched heatmap.
+
+    Pixels are pooled, good tiles and frames too; a ratio of nothing to nothing is 0.
+    """
+
+    true_positive_px: int
+    false_positive_px: int
+    false_negative_px: int
+    true_negative_px: int
+    precision: float
+    recall: float
+    f1: float
+    jaccard: float
+    accuracy: float
+    """Of pixels."""
+    pointing_gated: float | None
+    """Pointing game, where tiles that the rule calls good count as missed."""
+    classification_accuracy: float
+    """Share of tiles whose class is as the rule says: at probability 0.5, or at the score threshold."""
+
+
+class FrameFigures(msgspec.Struct, frozen=True):
+    """Over whole frames, as the line judges them."""
+
+    frames: int
+    unplaced: int
+    """Frames of which nothing says where they are defective: they count by their label alone, and not for tiles,
+    pixels, defects and regions."""
+    defects: int | None
+    """None, as the next three, where all frames are unplaced."""
+    defects_hit: int | None
+    defects_missed: int | None
+    false_regions: int | None
+    false_regions_per_frame: float | None
+    defective_frames: int
+    escaped_frames: int
+    """Defective frames judged GOOD."""
+    escape_rate: float | None
+    good_frames: int
+    rejected_frames: int
+    """Good frames judged DEFECT."""
+    false_reject_rate: float | None
+    average_precision: float | None
+    """Of frames by their highest tile logit; None, as the next, where all are good or all are defective."""
+    auroc: float | None
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """All figures of one model against one truth."""
+
+    tile: TileFigures | None
+    """None, as the next two, where all frames are unplaced."""
+    study: RuleFigures | None
+    line: RuleFigures | None
+    frame: FrameFigures
+
+
+@dataclass(frozen=True)
+class TileColumns:
+    """One row per tile of all placed frames."""
+
+    group: NDArray[np.int64]
+    """Number of the group."""
+    logit: NDArray[np.float64]
+    defective: NDArray[np.bool_]
+    """By the 1 % rule."""
+    distance_px: NDArray[np.float64]
+    """From the map's peak to the nearest true pixel; NaN of a good tile."""
+    on_truth: NDArray[np.float64]
+    """Share of the map's positive evidence that lies on the truth; NaN of a good tile."""
+    study_px: NDArray[np.int64]
+    """[tiles, 4]: true positive, false positive, false negative, true negative px by the study's rule."""
+
+
+@dataclass(frozen=True)
+class FrameColumns:
+    """One row per frame."""
+
+    group: NDArray[np.int64]
+    logit: NDArray[np.float64]
+    """The highest of its tiles."""
+    defective: NDArray[np.bool_]
+    rejected: NDArray[np.bool_]
+    """Judged DEFECT."""
+    placed: NDArray[np.bool_]
+    defects: NDArray[np.int64]
+    """Three counts of placed frames, 0 of others."""
+    hit: NDArray[np.int64]
+    false_regions: NDArray[np.int64]
+    line_px: NDArray[np.int64]
+    """[frames, 4], as of tiles, by the line's rule; 0 of frames that are not placed."""
+
+
+def figures_of(
+    tiles: TileColumns, frames: FrameColumns, score_threshold: float, cell_px: float, weights: Weights
+) -> Figures:
+    """The figures under weights of groups.
+
+    Args:
+        score_threshold: in logits, of the line's rule.
+        cell_px: side of a map cell.
+        weights: [groups]; whole numbers, as a bootstrap draws groups, or ones.
+    """
+    frame = _frames(frames, weights)
+    if frame.frames == frame.unplaced:
+        return Figures(None, None, None, frame)
+    on_truth = tiles.distance_px == 0
+    study = _rule(tiles, on_truth, tiles.logit > 0, tiles.study_px, weights[tiles.group], weights)
+    line = _rule(tiles, on_truth, tiles.logit >= score_threshold, frames.line_px, weights[frames.group], weights)
+    return Figures(_tiles(tiles, cell_px, weights), study, line, frame)
+
+
+def _tiles(tiles: TileColumns, cell_px: float, weights: Weights) -> TileFigures:
+    weight = weights[tiles.group]
+    total, defective = float(weight.sum()), float(weight[tiles.defective].sum())
+    of_defective = weight[tiles.defective]
+    return TileFigures(
+        tiles=round(total),
+        defective=round(defective),
+        majority_share=max(defective, total - defective) / total if total else 0.0,
+        average_precision=average_precision(tiles.logit, tiles.defective, weight),
+        auroc=auroc(tiles.logit, tiles.defective, weight),
+        pointing=_mean(tiles.distance_px[tiles.defective] == 0, of_defective),
+        pointing_within_cell=_mean(tiles.distance_px[tiles.defective] <= cell_px, of_defective),
+        weighting=_mean(tiles.on_truth[tiles.defective], of_defective),
+    )
+
+
+def _rule(
+    tiles: TileColumns,
+    on_truth: NDArray[np.bool_],
+    called_defective: NDArray[np.bool_],
+    px: NDArray[np.int64],
+    px_weight: Weights,
+    weights: Weights,
+) -> RuleFigures:
+    pixels = PixelCounts(*(round(float(count)) for count in px_weight @ px))
+    weight = weights[tiles.group]
+    return RuleFigures(
+        true_positive_px=pixels.true_positive,
+        false_positive_px=pixels.false_positive,
+        false_negative_px=pixels.false_negative,
+        true_negative_px=pixels.true_negative,
+        precision=pixels.precision,
+        recall=pixels.recall,
+        f1=pixels.f1,
+        jaccard=pixels.jaccard,
+        accuracy=pixels.accuracy,
+        pointing_gated=_mean((on_truth & called_defective)[tiles.defective], weight[tiles.defective]),
+        classification_accuracy=_mean(called_defective == tiles.defective, weight) or 0.0,
+    )
+
+
+def _frames(frames: FrameColumns, weights: Weights) -> FrameFigures:
+    weight = weights[frames.group]
+
+    def count(which: NDArray[np.generic]) -> int:
+        return round(float(weight @ which.astype(np.float64)))
+
+    defects, hit, false_regions = count(frames.defects), count(frames.hit), count(frames.false_regions)
+    placed, good, defective = count(frames.placed), count(~frames.defective), count(frames.defective)
+    escaped, rejected = count(frames.defective & ~frames.rejected), count(~frames.defective & frames.rejected)
+    known = placed > 0
+    return FrameFigures(
+        frames=count(np.ones(len(weight))),
+        unplaced=count(~frames.placed),
+        defects=defects if known else None,
+        defects_hit=hit if known else None,
+        defects_missed=defects - hit if known else None,
+        false_regions=false_regions if known else None,
+        false_regions_per_frame=false_regions / placed if known else None,
+        defective_frames=defective,
+        escaped_frames=escaped,
+        escape_rate=escaped / defective if defective else None,
+        good_frames=good,
+        rejected_frames=rejected,
+        false_reject_rate=rejected / good if good else None,
+        average_precision=average_precision(frames.logit, frames.defective, weight),
+        auroc=auroc(frames.logit, frames.defective, weight),
+    )
+
+
+def _mean(values: NDArray[np.generic], weight: Weights) -> float | None:
+    total = float(weight.sum())
+    return float(weight @ values.astype(np.float64)) / total if total else None

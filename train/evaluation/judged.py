@@ -1,0 +1,163 @@
+"""What can be evaluated: the run of a training, through PyTorch, or a bundle, through the engine that will run it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from edge.bundle import Bundle, Calibration, check_golden, open_bundle
+from edge.bundle.manifest import Grid, Map
+from edge.bundle.store import MANIFEST
+from edge.calibration import calibrate
+from edge.errors import InputError
+from edge.inference import Engine, EngineKind, open_engine
+from edge.inspection.inspector import Inspector
+from train.config import read_config
+from train.readers import LabelledImage
+from train.run import RunFolder, RunSummary, TrainedRun, class_names, load_run
+from train.validation_frames import SMOOTHING_CELLS, run_over
+
+Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an inspector needs to know, as a bundle's manifest has it."""
+
+    grid: Grid
+    map: Map
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One model, ready to be asked."""
+
+    path: Path
+    kind: Literal["run", "bundle"]
+    model: str
+    settings: Settings
+    engine: Engine
+    summary: dict[str, Any]
+    """What is told of its training: keys of `RunSummary`, as far as known."""
+    data: Path | None
+    """The pictures that taught it, where it tells."""
+    read: dict[str, Any]
+    """How they were read: truth, classes, group, pattern."""
+    run: TrainedRun | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def family(self) -> Literal["cnn", "vit"]:
+        return "vit" if self.settings.map.method.startswith("rollout") else "cnn"
+
+    @property
+    def engine_is(self) -> str:
+        return f"{self.engine.name} {self.engine.precision}"
+
+    @property
+    def cell_px(self) -> float:
+        """Side of a map cell, px."""
+        return self.settings.grid.tile_px / min(self.settings.map.hw)
+
+    def groups(self, part: str) -> set[str]:
+        """The groups that it names as train, val or test."""
+        return set(self.summary.get("groups", {}).get(part, []))
+
+    def inspector(self) -> Inspector:
+        return Inspector(self.settings, self.engine)
+
+
+def open_judged(
+    path: Path,
+    engine: EngineKind = "openvino",
+    false_reject: float = 0.01,
+    track: Track = iter,
+    overlap_px: int | None = None,
+) -> Judged:
+    """Open a run's folder or a bundle.
+
+    A run has no thresholds yet: it gets those that its export would set, from its validation frames.
+
+    Args:
+        engine: for a bundle.
+        false_reject: wanted share of good frames that a run's thresholds may reject.
+        track: wraps a run's validation frames, to show how far that is.
+        overlap_px: of tiles; None: as the model says.
+    Raises:
+        InputError: it is neither, or the pictures that taught a run are gone.
+        BundleError, TrainingError, ExportError: it cannot be used.
+    """
+    if (path / MANIFEST).exists():
+        return _of_bundle(open_bundle(path), engine, overlap_px)
+    if RunFolder(path).summary.exists():
+        data = Path(read_config(RunFolder(path).config).data)
+        if not data.is_dir():
+            raise InputError(
+                f"{path} was taught on {data}, which is no folder any more, and its thresholds come from there; put it "
+                "back, or evaluate a bundle of the run"
+            )
+        return _of_run(load_run(path), false_reject, track, overlap_px)
+    raise InputError(
+        f"{path} is neither a run nor a bundle; name a folder that `heatline train` or `heatline export` wrote"
+    )
+
+
+def _of_bundle(bundle: Bundle, kind: EngineKind, overlap_px: int | None) -> Judged:
+    manifest = bundle.manifest
+    grid = manifest.grid
+    if overlap_px is not None:
+        grid = msgspec.structs.replace(grid, overlap_px=overlap_px)
+    engine = open_engine(kind, bundle.path, manifest.grid.tile_px)
+    check_golden(bundle.golden(), engine, manifest)
+    told = manifest.provenance.get("data", {})
+    training = manifest.provenance.get("training", {})
+    return Judged(
+        path=bundle.path,
+        kind="bundle",
+        model=manifest.model.name,
+        settings=Settings(grid, manifest.map, manifest.calibration),
+        engine=engine,
+        summary={**training, **told, "weights": manifest.provenance.get("weights", {})},
+        data=None,
+        read=told.get("read", {}),
+    )
+
+
+def _of_run(run: TrainedRun, false_reject: float, track: Track, overlap_px: int | None) -> Judged:
+    from train.evaluation.torch_engine import TorchEngine
+
+    tiles, model = run.config.tiles, run.model
+    engine = TorchEngine(model, tiles.tile_px)
+    grid = Grid(
+        tile_px=tiles.tile_px,
+        overlap_px=tiles.overlap_px if overlap_px is None else overlap_px,
+        smoothing_px=SMOOTHING_CELLS * tiles.tile_px / min(model.map_hw),
+    )
+    validation = run_over(track(run.split.images(run.data, "val")), engine, grid=grid, map_hw=model.map_hw)
+    summary: RunSummary = run.summary
+    return Judged(
+        path=run.folder,
+        kind="run",
+        model=run.config.model.name,
+        settings=Settings(
+            grid,
+            Map(model.method, model.map_hw),
+            calibrate(validation.good_frames, false_reject, validation.frames_are),
+        ),
+        engine=engine,
+        summary={**msgspec.to_builtins(summary), "batch": run.config.recipe.batch, "seed": run.config.seed},
+        data=Path(run.config.data),
+        read={
+            "truth": summary.truth,
+            "classes": class_names(run.config),
+            "group": run.config.split.group,
+            "pattern": run.config.split.pattern,
+        },
+        run=run,
+    )

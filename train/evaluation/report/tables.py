@@ -1,0 +1,629 @@
+"""The tables of the report, each from rows and what they were held against."""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+from edge.errors import HeatlineError
+from edge.geometry.tiling import TILE_PX
+from train.evaluation.report import published
+from train.evaluation.report.ranking import Values, mean_ranks, mean_ranks_within, ranks, spearman
+from train.evaluation.report.rows import Pictures, Row
+from train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, count, number
+
+RATIO_OF_TABLES = 0.0
+"""Discard ratio at which a ViT's three fusions stand in the table of maps; the study does not state its own."""
+
+
+class Metric(NamedTuple):
+    """A figure, by its name in the report and its dotted name in an evaluation."""
+
+    name: str
+    field: str
+
+
+STUDY_METRICS = (
+    Metric("F1", "f1"),
+    Metric("precision", "precision"),
+    Metric("Jaccard", "jaccard"),
+    Metric("accuracy", "accuracy"),
+    Metric("recall", "recall"),
+    Metric("pointing", "pointing"),
+)
+"""The six by which the study ranks, in its order; the fields are those of its rule, of a sweep and of `MapFigures`."""
+OWN_METRICS = (
+    Metric("tile AP", "tile.average_precision"),
+    Metric("tile AUROC", "tile.auroc"),
+    Metric("weighting", "tile.weighting"),
+    Metric("within a cell", "tile.pointing_within_cell"),
+    Metric("accuracy at 0.5", "study.classification_accuracy"),
+    Metric("line F1", "line.f1"),
+    Metric("defects hit", "frame.defects_hit"),
+    Metric("frame AP", "frame.average_precision"),
+    Metric("frames caught", "frame.escape_rate"),
+    Metric("frames passed", "frame.false_reject_rate"),
+)
+
+
+class MapRow(NamedTuple):
+    """A row of the table of maps: a model, or one fusion of it."""
+
+    label: str
+    row: Row
+    fusion: str | None
+    """None of CNNs."""
+    figures: dict[str, float | None]
+    """By field of the study's rule, and `classification_accuracy`."""
+
+
+def map_rows(rows: Sequence[Row], truth: str) -> list[MapRow]:
+    """A row per model, of a ViT with a sweep one per fusion, and its own where it discards something."""
+    found: list[MapRow] = []
+    fields = [metric.field for metric in STUDY_METRICS if metric.field != "pointing"]
+    for row in rows:
+        own = {field: row.figure(truth, f"study.{field}") for field in (*fields, "pointing_gated")}
+        own["pointing"] = row.figure(truth, "tile.pointing")
+        classification = row.figure(truth, "study.classification_accuracy")
+        own["classification_accuracy"] = classification
+        sweep = row.sweep(truth)
+        if sweep is not None and RATIO_OF_TABLES in sweep.ratios:
+            at = sweep.ratios.index(RATIO_OF_TABLES)
+            for line, fusion in enumerate(sweep.fusions):
+                swept: dict[str, float | None] = {
+                    field: getattr(sweep, field)[line][at] for field in (*fields, "pointing", "pointing_gated")
+                }
+                swept["classification_accuracy"] = classification
+                found.append(MapRow(f"{row.label} f{fusion}", row, fusion, swept))
+        if sweep is None or row.discard_ratio != RATIO_OF_TABLES:
+            label = row.label if row.fusion is None else f"{row.label} f{row.fusion}"
+            label += f", discard {row.discard_ratio:g}" if row.discard_ratio else ""
+            found.append(MapRow(label, row, row.fusion, own))
+    return found
+
+
+# What was evaluated.
+
+
+def summary(pictures: Pictures) -> Table:
+    """What was evaluated, on what, and the first figures of each, against the first truth."""
+    truth = pictures.truths[0] if pictures.truths else ""
+    metrics = (
+        ("tile AP", "tile.average_precision", "high"),
+        ("study F1", "study.f1", "high"),
+        ("line F1", "line.f1", "high"),
+        ("escape", "frame.escape_rate", "low"),
+        ("false reject", "frame.false_reject_rate", "low"),
+    )
+    columns = (
+        Column("name", is_text=True),
+        Column("model and map", is_text=True),
+        Column("evaluated", is_text=True),
+        Column("groups"),
+        Column("pictures"),
+        *(Column(name, "high" if better == "high" else "low") for name, _, better in metrics),
+    )
+    lines = []
+    for row in pictures.rows:
+        told = row.told
+        size = "x".join(map(str, told.map_hw))
+        folds = f", {len(row.folds)} folds" if len(row.folds) > 1 else ""
+        cells = (
+            Cell(row.label),
+            Cell(f"{told.model}, {told.method}, {size}"),
+            Cell(f"{told.part}{folds}; {told.kind}, {told.engine}"),
+            count(len({group for fold in row.folds for group in fold.told.groups})),
+            count(sum(fold.told.pictures for fold in row.folds)),
+        )
+        lines.append(Line((*cells, *(number(row.figure(truth, field)) for _, field, _ in metrics))))
+    against = f"Against {truth}; all truths: {_listed(pictures.truths)}."
+    return Table("What was evaluated", columns, tuple(lines), (against, differences(pictures)))
+
+
+def differences(pictures: Pictures) -> str:
+    """In what the data and trainings differ from the study's, in a paragraph."""
+    tolds = [fold.told for row in pictures.rows for fold in row.folds]
+    seen = {(told.part, tuple(told.groups)): told for told in tolds}
+    groups = len({group for told in tolds for group in told.groups})
+    most = max(sum(fold.told.pictures for fold in row.folds) for row in pictures.rows)
+    parts = _listed(sorted({told.part for told in seen.values()}))
+    steps = sorted({told.steps for told in tolds if told.steps is not None})
+    taught = _listed(sorted({told.taught_by for told in tolds}))
+    weights = _listed(sorted({told.weights for told in tolds}))
+    taken = f"{steps[0]:,}" if steps[:1] == steps[-1:] else f"{steps[0]:,} to {steps[-1]:,}"
+    in_steps = f" in {taken} steps" if steps else ""
+    theirs = "; ".join(f"{data}, {published.DATA_OF_STUDY[data]}" for data in published.closer_first(pictures.data))
+    return (
+        f"Beside the study: ours are {most:,} pictures of {groups:,} groups of {pictures.data} ({parts}), taught by "
+        f"{taught}{in_steps} from these weights: {weights}; the split keeps groups whole. The study's are "
+        f"{theirs}; taught for {published.TRAINING_OF_STUDY}. It does not say that its split keeps pictures whole. Its "
+        "figures show what its models reached on its data, not what ours would reach there."
+    )
+
+
+def sizes(rows: Sequence[Row]) -> Table:
+    """The study's Table 1.1 beside the models here."""
+    columns = (
+        Column("model", is_text=True),
+        Column("parameters, M"),
+        Column("GMACs"),
+        Column("map, cells", is_text=True),
+        Column("study: GFLOPs as printed"),
+        Column("study: ImageNet top-1, %"),
+    )
+    lines = []
+    for model in dict.fromkeys(row.told.model for row in rows):
+        theirs = published.ARCHITECTURES.get(model)
+        architecture = published.TABLE_1_1[theirs] if theirs else None
+        size = _size(model)
+        lines.append(
+            Line(
+                (
+                    Cell(model),
+                    *size,
+                    number(None if architecture is None else architecture.gflops, 2),
+                    number(None if architecture is None else architecture.top1, 2),
+                )
+            )
+        )
+    return Table(
+        "Beside the study's Table 1.1",
+        columns,
+        tuple(lines),
+        (
+            f"Ours: for one tile of {TILE_PX} px, with the map, as heatline models counts. The study prints "
+            "multiply-adds under the name GFLOPs, those of CNNs at native resolution (EfficientNetV2-S: 384 px). What "
+            "ends at stride 16 (_d) and EfficientNet-lite0 are not in its Table 1.1. Table 1.1 also has "
+            + ", ".join(
+                f"{name} ({its.top1:.2f} %, {its.gflops:.2f})"
+                for name, its in published.TABLE_1_1.items()
+                if name not in published.ARCHITECTURES.values()
+            )
+            + ".",
+        ),
+    )
+
+
+@cache
+def _size(model: str) -> tuple[Cell, Cell, Cell]:
+    from train.config import read_model
+    from train.models.size import size_of
+
+    try:
+        size = size_of(read_model(model), TILE_PX)
+    except HeatlineError:  # a model of another heatline; the report is of its figures
+        return UNKNOWN, UNKNOWN, UNKNOWN
+    cells = "x".join(map(str, size.map_hw))
+    return number(size.parameters / 1e6, 2), number(size.macs / 1e9, 3), Cell(cells)
+
+
+def training(pictures: Pictures) -> Table:
+    """How each was taught, as in the study's Tables 3.2 and 3.3."""
+    columns = (
+        Column("name", is_text=True),
+        Column("model", is_text=True),
+        Column("first weights", is_text=True),
+        Column("recipe", is_text=True),
+        Column("taught by", is_text=True),
+        Column("steps"),
+        Column("hours"),
+        *(Column(f"classification, {truth}", "high") for truth in pictures.truths),
+    )
+    lines = []
+    for row in pictures.rows:
+        steps = [fold.told.steps for fold in row.folds if fold.told.steps is not None]
+        seconds = [fold.told.seconds for fold in row.folds if fold.told.seconds is not None]
+        lines.append(
+            Line(
+                (
+                    Cell(row.label),
+                    Cell(row.told.model),
+                    Cell(row.told.weights),
+                    Cell(row.told.recipe),
+                    Cell(row.told.taught_by),
+                    count(sum(steps) / len(steps) if steps else None),
+                    number(sum(seconds) / len(seconds) / 3600 if seconds else None, 2),
+                    *(number(row.figure(truth, "study.classification_accuracy")) for truth in pictures.truths),
+                )
+            )
+        )
+    note = "Classification: share of tiles whose class is as probability 0.5 says. Of folds, all are means."
+    return Table("Trainings", columns, tuple(lines), (note,))
+
+
+def published_trials(data: published.StudyData) -> Table:
+    """The study's best trials."""
+    columns = tuple(
+        Column(name, is_text=name == "model")
+        for name in ("model", "lr", "batch", "loss", "validation accuracy, %", "test accuracy, %")
+    )
+    lines = [
+        Line(
+            (
+                Cell(model),
+                Cell(f"{trial.lr:.5f}".rstrip("0")),
+                count(trial.batch),
+                number(trial.loss, 3),
+                number(trial.validation_accuracy, 2),
+                number(trial.test_accuracy, 2),
+            ),
+            is_published=True,
+        )
+        for model, trial in published.TRIALS[data].items()
+    ]
+    note = (
+        f"{published.SOURCE}. Best of ten trials, {published.TRAINING_OF_STUDY}. The study has no EfficientNet-lite0."
+    )
+    return Table(f"Study, {data}: trainings (Table {published.TRIALS_TABLE[data]})", columns, tuple(lines), (note,))
+
+
+def folds(pictures: Pictures, truth: str) -> Table | None:
+    """The folds of rows that are means of some; None where no row is."""
+    metrics = (
+        ("tile AP", "tile.average_precision"),
+        ("study F1", "study.f1"),
+        ("pointing", "tile.pointing"),
+        ("line F1", "line.f1"),
+        ("defects hit", "frame.defects_hit"),
+        ("defects", "frame.defects"),
+        ("escape", "frame.escape_rate"),
+        ("false reject", "frame.false_reject_rate"),
+    )
+    lines = []
+    for row in pictures.against(truth):
+        for at, fold in enumerate(row.folds if len(row.folds) > 1 else ()):
+            alone = Row(row.label, (fold,))
+            cells = [
+                count(alone.count(truth, field))
+                if field.startswith("frame.defects")
+                else number(alone.figure(truth, field))
+                for _, field in metrics
+            ]
+            groups = ", ".join(fold.told.groups)
+            lines.append(Line((Cell(row.label), Cell(groups), count(fold.told.pictures), *cells), starts_group=at == 0))
+    columns = (Column("name", is_text=True), Column("groups left out", is_text=True), Column("pictures"))
+    if not lines:
+        return None
+    note = "A row of the other tables is the mean over its folds, each alike; its counts are their sums."
+    return Table("Folds", (*columns, *(Column(name) for name, _ in metrics)), tuple(lines), (note,))
+
+
+# Figures.
+
+
+def maps(pictures: Pictures, truth: str) -> Table:
+    """Maps by the study's rule, as in its Tables 3.4 and 3.6, and its figures of the same model below ours."""
+    columns = (
+        Column("name", is_text=True),
+        Column("figures of", is_text=True),
+        *(Column(metric.name, "high") for metric in STUDY_METRICS),
+        Column("pointing, gated", "high"),
+        Column("classification", "high"),
+    )
+    order = published.closer_first(pictures.data)
+    rows = map_rows(pictures.against(truth), truth)
+    lines = []
+    absent: list[str] = []
+    for mine in rows:
+        fields = [*(metric.field for metric in STUDY_METRICS), "pointing_gated", "classification_accuracy"]
+        figures = [number(mine.figures[field]) for field in fields]
+        lines.append(Line((Cell(mine.label), Cell("ours"), *figures), starts_group=True))
+        theirs = published.study_model(mine.row.told.model, mine.fusion)
+        if theirs is None:
+            absent.append(mine.row.told.model)
+            lines.append(Line((Cell(""), Cell("not in the study"), *[Cell("")] * len(fields)), is_published=True))
+            continue
+        for data in order:
+            printed = published.MAPS[data][theirs.name]
+            cells = [number(getattr(printed, metric.field)) for metric in STUDY_METRICS]
+            classification = number(published.MAP_CLASSIFICATION[data][theirs.ours])
+            said = f"study, {data}" + (" (closer)" if data == order[0] else "")
+            lines.append(Line((Cell(theirs.name), Cell(said), *cells, UNKNOWN, classification), is_published=True))
+    notes = [
+        "The study's rule: each tile's map is stretched to 0..255 and cut off at 127; it is empty at a probability of "
+        f"at most 0.5. Published: {published.SOURCE}, Tables 3.4 (PCB) and 3.6 (GID); it does not say whether its "
+        "pointing game is gated.",
+        differences(pictures),
+    ]
+    if any(mine.fusion for mine in rows):
+        notes.append(
+            f"ViT rows fmin, fmean and fmax are at a discard ratio of {RATIO_OF_TABLES:g} where a sweep is there: the "
+            "study does not state the ratio behind its tables."
+        )
+    if absent:
+        notes.append(f"Not in the study: {_listed(sorted(set(absent)))}.")
+    return Table("Maps by the study's rule", columns, tuple(lines), tuple(notes))
+
+
+def tiles(pictures: Pictures, truth: str) -> Table:
+    """Over all tiles."""
+    columns = (
+        Column("name", is_text=True),
+        Column("tiles"),
+        Column("defective"),
+        Column("AP", "high"),
+        Column("AUROC", "high"),
+        Column("accuracy at 0.5", "high"),
+        Column("majority share"),
+        Column("pointing", "high"),
+        Column("within a cell", "high"),
+        Column("weighting", "high"),
+    )
+    fields = (
+        "tile.average_precision",
+        "tile.auroc",
+        "study.classification_accuracy",
+        "tile.majority_share",
+        "tile.pointing",
+        "tile.pointing_within_cell",
+        "tile.weighting",
+    )
+    lines = [
+        Line(
+            (
+                Cell(row.label),
+                count(row.count(truth, "tile.tiles")),
+                count(row.count(truth, "tile.defective")),
+                *(_sure(row, truth, field) for field in fields),
+            )
+        )
+        for row in pictures.against(truth)
+    ]
+    return Table("Tiles", columns, tuple(lines), _intervals_are(pictures, truth))
+
+
+def line_rule(pictures: Pictures, truth: str) -> Table:
+    """Pixels of the stitched heatmap above the evidence threshold."""
+    metrics = (
+        Metric("precision", "precision"),
+        Metric("recall", "recall"),
+        Metric("F1", "f1"),
+        Metric("Jaccard", "jaccard"),
+        Metric("accuracy", "accuracy"),
+        Metric("pointing, gated", "pointing_gated"),
+        Metric("classification", "classification_accuracy"),
+    )
+    columns = (Column("name", is_text=True), *(Column(metric.name, "high") for metric in metrics))
+    lines = [
+        Line((Cell(row.label), *(_sure(row, truth, f"line.{metric.field}") for metric in metrics)))
+        for row in pictures.against(truth)
+    ]
+    return Table("Maps by the line's rule", columns, tuple(lines), _intervals_are(pictures, truth))
+
+
+def frames(pictures: Pictures, truth: str) -> Table:
+    """Over whole frames, as the line judges them."""
+    columns = (
+        Column("name", is_text=True),
+        Column("frames"),
+        Column("defects"),
+        Column("hit (share)", "high"),
+        Column("missed"),
+        Column("false regions per frame", "low"),
+        Column("escape", "low"),
+        Column("false reject", "low"),
+        Column("AP", "high"),
+        Column("AUROC", "high"),
+    )
+    lines = []
+    for row in pictures.against(truth):
+        counts = [count(row.count(truth, f"frame.{name}")) for name in ("frames", "defects")]
+        hit, share = row.count(truth, "frame.defects_hit"), _more_is_better(row, truth, "frame.defects_hit")
+        counts.append(count(hit) if share is None else Cell(f"{hit} ({share:.2f})", share))
+        missed = count(row.count(truth, "frame.defects_missed"))
+        false_regions = _sure(row, truth, "frame.false_regions_per_frame", 2)
+        rates = [
+            _sure(row, truth, f"frame.{name}")
+            for name in ("escape_rate", "false_reject_rate", "average_precision", "auroc")
+        ]
+        lines.append(Line((Cell(row.label), *counts, missed, false_regions, *rates)))
+    notes = (
+        "Escape: share of defective frames judged GOOD. False reject: share of good frames judged DEFECT.",
+        *_unplaced(pictures, truth),
+        *_intervals_are(pictures, truth),
+    )
+    return Table("Frames", columns, tuple(lines), notes)
+
+
+def thresholds(pictures: Pictures) -> Table:
+    """Where the line's thresholds are, and what they rest on."""
+    columns = (
+        Column("name", is_text=True),
+        Column("score threshold"),
+        Column("evidence threshold"),
+        Column("wanted false reject per frame"),
+        Column("frames"),
+        Column("calibrated on", is_text=True),
+    )
+    lines = []
+    for row in pictures.rows:
+        for fold in row.folds:
+            calibration = fold.evaluation.calibration
+            fold_of = f" ({', '.join(fold.told.groups)})" if len(row.folds) > 1 else ""
+            lines.append(
+                Line(
+                    (
+                        Cell(row.label + fold_of),
+                        number(calibration.score_threshold, 2),
+                        number(calibration.evidence_threshold, 2),
+                        number(calibration.false_reject_per_frame, 2),
+                        count(calibration.frames),
+                        Cell(calibration.frames_are),
+                    )
+                )
+            )
+    return Table("Thresholds, in logits", columns, tuple(lines))
+
+
+# Ranks.
+
+
+def study_ranks(pictures: Pictures, truth: str) -> Table:
+    """By the study's six metrics, within families and across."""
+    rows = map_rows(pictures.against(truth), truth)
+    return _ranked(
+        "Ranks by the study's metrics",
+        [mine.label for mine in rows],
+        [mine.row.told.family for mine in rows],
+        [metric.name for metric in STUDY_METRICS],
+        [[mine.figures[metric.field] for mine in rows] for metric in STUDY_METRICS],
+    )
+
+
+def own_ranks(pictures: Pictures, truth: str) -> Table:
+    """By what the study does not ask."""
+    rows = pictures.against(truth)
+    return _ranked(
+        "Ranks by further metrics",
+        [row.label for row in rows],
+        [row.told.family for row in rows],
+        [metric.name for metric in OWN_METRICS],
+        [[_more_is_better(row, truth, metric.field) for row in rows] for metric in OWN_METRICS],
+    )
+
+
+def published_ranks(data: published.StudyData) -> Table:
+    """The study's mean ranks as printed, beside those that follow from its own values."""
+    names = list(published.MODELS)
+    families = [published.MODELS[name].family for name in names]
+    values: list[Values] = [
+        [getattr(published.MAPS[data][name], metric.field) for name in names] for metric in STUDY_METRICS
+    ]
+    within, across = mean_ranks_within(values, families), mean_ranks(values)
+    per_metric = [_ranks_within(column, families) for column in values]
+    columns = (
+        Column("model", is_text=True),
+        *(Column(metric.name) for metric in STUDY_METRICS),
+        Column("mean within family"),
+        Column("as printed"),
+        Column("printed follows", is_text=True),
+        Column("mean across"),
+    )
+    lines = []
+    for at, name in enumerate(names):
+        mean, printed = within[at], published.MEAN_RANKS[data][name]
+        lines.append(
+            Line(
+                (
+                    Cell(name),
+                    *(_rank(column[at]) for column in per_metric),
+                    number(mean, 2),
+                    Cell(f"{printed:g}", printed),
+                    Cell("yes" if mean is not None and abs(mean - printed) < 0.05 else "no"),
+                    number(across[at], 2),
+                ),
+                is_published=True,
+                starts_group=at > 0 and families[at] != families[at - 1],
+            )
+        )
+    note = (
+        f"{published.SOURCE}. Ranks per metric are within the family, computed here from Table "
+        f"{published.MAPS_TABLE[data]}; as printed: Table {published.RANKS_TABLE[data]}."
+    )
+    return Table(f"Study, {data}: ranks", columns, tuple(lines), (note,))
+
+
+def agreement(pictures: Pictures, truth: str) -> Table:
+    """Whether the study's figure puts models into the order in which the line would."""
+    rows = pictures.against(truth)
+    asked = (
+        Metric("frame AP", "frame.average_precision"),
+        Metric("frame AUROC", "frame.auroc"),
+        Metric("defects hit, share", "frame.defects_hit"),
+        Metric("false regions per frame, fewer", "frame.false_regions_per_frame"),
+        Metric("frames caught (1 - escape)", "frame.escape_rate"),
+        Metric("frames passed (1 - false reject)", "frame.false_reject_rate"),
+        Metric("line F1", "line.f1"),
+    )
+    lines = []
+    for metric in asked:
+        pairs = [(row.figure(truth, "study.f1"), _more_is_better(row, truth, metric.field)) for row in rows]
+        known = [(one, other) for one, other in pairs if one is not None and other is not None]
+        rho = spearman([one for one, _ in known], [other for _, other in known]) if len(known) > 2 else None
+        lines.append(Line((Cell(metric.name), number(rho, 2), count(len(known)))))
+    columns = (Column("held against", is_text=True), Column("Spearman's rho"), Column("models"))
+    note = (
+        "1: the F1 of tiles by the study's rule ranks the models as this figure does; 0: it says nothing of it; -1: "
+        "the other way round. A dash: fewer than three models, or all are equal. Of few models it is a hint."
+    )
+    return Table("Does the study's F1 foretell the line?", columns, tuple(lines), (note,))
+
+
+def _ranked(
+    title: str, labels: Sequence[str], families: Sequence[str], names: Sequence[str], values: Sequence[Values]
+) -> Table:
+    columns = (
+        Column("name", is_text=True),
+        Column("family", is_text=True),
+        *(Column(name, "low") for name in names),
+        Column("mean across", "low"),
+        Column("mean within family"),
+    )
+    each = [ranks(column) for column in values]
+    across, within = mean_ranks(values), mean_ranks_within(values, families)
+    lines = [
+        Line(
+            (
+                Cell(label),
+                Cell("CNN" if families[at] == "cnn" else "ViT"),
+                *(_rank(column[at]) for column in each),
+                number(across[at], 2),
+                number(within[at], 2),
+            ),
+            starts_group=at > 0 and families[at] != families[at - 1],
+        )
+        for at, label in enumerate(labels)
+    ]
+    note = (
+        "1 is best; equal values share the mean of their places. Ranks per metric are across families. What is not "
+        "known has no rank, and a mean leaves out a metric that any of those compared lacks."
+    )
+    return Table(title, columns, tuple(lines), (note,))
+
+
+def _ranks_within(values: Values, families: Sequence[str]) -> list[float | None]:
+    return [
+        ranks([value if family == mine else None for value, family in zip(values, families, strict=True)])[at]
+        for at, mine in enumerate(families)
+    ]
+
+
+def _rank(place: float | None) -> Cell:
+    return UNKNOWN if place is None else Cell(f"{place:g}", place)
+
+
+def _more_is_better(row: Row, truth: str, field: str) -> float | None:
+    """A figure turned so that more is better: hits as a share, rates of mistakes as their rest."""
+    if field == "frame.defects_hit":
+        hit, defects = row.count(truth, field), row.count(truth, "frame.defects")
+        return None if hit is None or not defects else hit / defects
+    value = row.figure(truth, field)
+    if value is None:
+        return None
+    return -value if field.endswith(("_per_frame", "escape_rate", "false_reject_rate")) else value
+
+
+def _sure(row: Row, truth: str, field: str, digits: int = 4) -> Cell:
+    """A figure, shorter where its interval says that further digits mean little."""
+    interval = row.interval(truth, field)
+    return number(row.figure(truth, field), digits if interval is None else 2, interval)
+
+
+def _intervals_are(pictures: Pictures, truth: str) -> tuple[str, ...]:
+    """What intervals rest on, or why there are none; each sentence once."""
+    rows = pictures.against(truth)
+    alone = [one.intervals_are for row in rows if len(row.folds) == 1 for one in row.against(truth)]
+    of_folds = any(len(row.folds) > 1 for row in rows)
+    return (
+        *(f"{sentence[:1].upper()}{sentence[1:].rstrip('.')}." for sentence in dict.fromkeys(alone)),
+        *(("A mean over folds has no interval; the table of folds shows how far they lie apart.",) if of_folds else ()),
+    )
+
+
+def _unplaced(pictures: Pictures, truth: str) -> tuple[str, ...]:
+    """What frames count by their label alone."""
+    most = max((row.count(truth, "frame.unplaced") or 0 for row in pictures.against(truth)), default=0)
+    return (f"Up to {most:,} frames count by their label alone: nothing says where they are defective.",) * (most > 0)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words)

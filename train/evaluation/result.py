@@ -1,0 +1,118 @@
+"""What an evaluation leaves behind: `evaluation.json`, and pictures beside it. Reports are made from these alone."""
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edge.bundle import Calibration
+from edge.errors import InputError
+from train.evaluation.explorer import Explorer
+from train.evaluation.figures import Figures
+from train.evaluation.sweep import SweepFigures
+from train.files import write_whole
+
+SCHEMA = 1
+FILE = "evaluation.json"
+
+Kind = Literal["example", "missed", "false", "fusions", "ratios"]
+
+
+class Exhibit(msgspec.Struct, frozen=True):
+    """A picture for the report, a PNG beside `evaluation.json`.
+
+    `example`, `missed` and `false` show three squares side by side: the tile, the tile with its truth outlined, the
+    tile under its map. `fusions` shows the tile and its rollout by min, mean and max fusion at one discard ratio,
+    `ratios` by mean fusion at several ratios.
+    """
+
+    kind: Kind
+    """`example`: tiles chosen by their names, the same for every model. `missed`: the defective tiles of the lowest
+    logits. `false`: the good tiles of the highest logits."""
+    file: str
+    """Relative to the folder of `evaluation.json`."""
+    image: str
+    tile_yx: tuple[int, int]
+    """Top left corner, px."""
+    logit: float
+    caption: str
+    """What the squares are, from left to right."""
+
+
+class TruthEvaluation(msgspec.Struct, frozen=True):
+    """Against one truth."""
+
+    truth: str
+    """masks, derived_masks, polygons, coco, boxes or labels."""
+    figures: Figures
+    intervals: dict[str, tuple[float, float]]
+    """95 % intervals by dotted name, as `study.f1`, from a bootstrap over groups; empty where there are too few."""
+    intervals_are: str
+    """In words: over how many groups, or why there are none."""
+    sweep: SweepFigures | None
+    """Of ViTs evaluated from their run: all fusions and discard ratios."""
+    exhibits: list[Exhibit]
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What was evaluated, and on what."""
+
+    name: str
+    """How reports call it: the folder's name."""
+    path: str
+    kind: Literal["run", "bundle"]
+    model: str
+    family: Literal["cnn", "vit"]
+    method: str
+    """How the map is made: `cam`, `rollout-max`, ..."""
+    map_hw: tuple[int, int]
+    engine: str
+    """torch, openvino or onnxruntime, with its precision."""
+    weights: str
+    """Where the training's first weights came from."""
+    recipe: str
+    """In words, with its steps and batch."""
+    steps: int | None
+    seconds: float | None
+    """Of training."""
+    taught_by: str
+    """The truth that its training tiles were cut from, or that whole pictures taught it."""
+    data: str
+    """Name of the folder of pictures."""
+    part: str
+    """test, val, train, or which groups in words."""
+    groups: list[str]
+    pictures: int
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """`evaluation.json`."""
+
+    told: Told
+    calibration: Calibration
+    truths: list[TruthEvaluation]
+    explorer: Explorer
+    schema: int = SCHEMA
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
+    """Write `evaluation.json` into a folder, whole or not at all."""
+    text = msgspec.json.format(msgspec.json.encode(evaluation)) + b"\n"
+    file = folder / FILE
+    write_whole(file, lambda place: place.write_bytes(text))
+    return file
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """What `write_evaluation` wrote.
+
+    Raises:
+        InputError: there is none, or it is not of this version.
+    """
+    try:
+        read = msgspec.json.decode((folder / FILE).read_bytes(), type=Evaluation)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise InputError(f"{folder / FILE} cannot be read ({error}); evaluate again") from error
+    if read.schema != SCHEMA:
+        raise InputError(f"{folder / FILE} has schema {read.schema}, this heatline reads {SCHEMA}; evaluate again")
+    return read

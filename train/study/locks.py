@@ -1,0 +1,49 @@
+"""Several processes in one study's folder: each run is one process's at a time.
+
+By file locks, as in `train.search.worker`: the kernel gives up those of a process that dies, however it dies.
+"""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edge.errors import TrainingError
+
+
+@contextmanager
+def taken(file: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether the lock is ours, which it then is until the context ends.
+
+    Args:
+        file: the lock, made if need be.
+        wait: until whoever has it gives it up.
+    Raises:
+        TrainingError: it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.open("a")
+    except OSError as error:
+        raise TrainingError(
+            f"{file} cannot be written ({error.strerror}); make room, or choose another place with --out"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def is_taken(file: Path) -> bool:
+    """Whether a living process has the lock; no file is made, and asking keeps others out for a moment only."""
+    try:
+        with file.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
