@@ -365,7 +365,7 @@ def test_the_folder_one_is_in_is_known_by_its_name(
         (["--groups", ""], "has no picture of the group ''"),
         (["--group", "board"], "column 'board' of labels.csv"),
         (["--truth", "boxes"], "has no truth 'boxes'; it has masks, labels"),
-        (["--overlap", "224"], "an overlap of 224 px does not fit tiles of 224 px"),
+        (["--overlap-px", "224"], "an overlap of 224 px does not fit tiles of 224 px"),
     ],
 )
 def test_groups_that_cannot_be_had_are_refused_in_one_sentence(
@@ -523,7 +523,7 @@ def test_models_are_called_by_as_much_of_their_paths_as_tells_them_apart(tmp_pat
 def test_another_overlap_cuts_other_tiles(tmp_path: Path, bundle: Bundle) -> None:
     asked = (bundle.path, "--data", grouped(tmp_path / "data"))
     tiles = [
-        reported(*asked, *options)["truths"][0]["figures"]["tile"]["tiles"] for options in ([], ["--overlap", "112"])
+        reported(*asked, *options)["truths"][0]["figures"]["tile"]["tiles"] for options in ([], ["--overlap-px", "112"])
     ]
     assert tiles == [6 * 2, 6 * 3]
 

@@ -62,7 +62,7 @@ Example:
     help="Share of good frames that the thresholds of a run may reject; a bundle has its own thresholds.",
 )
 @click.option(
-    "--overlap",
+    "--overlap-px",
     "overlap_px",
     type=click.IntRange(min=0),
     help="What neighbouring tiles share, px; another value than the model's shows what seams cost.  [default: as "

@@ -129,8 +129,9 @@ def differences(pictures: Pictures) -> str:
     steps = sorted({told.steps for told in tolds if told.steps is not None})
     taught = _listed(sorted({told.taught_by for told in tolds}))
     weights = _listed(sorted({told.weights for told in tolds}))
-    taken = f"{steps[0]:,}" if steps[:1] == steps[-1:] else f"{steps[0]:,} to {steps[-1]:,}"
-    in_steps = f" in {taken} steps" if steps else ""
+    in_steps = ""
+    if steps:
+        in_steps = f" in {steps[0]:,}" + (f" to {steps[-1]:,}" if len(steps) > 1 else "") + " steps"
     theirs = "; ".join(f"{data}, {published.DATA_OF_STUDY[data]}" for data in published.closer_first(pictures.data))
     return (
         f"Beside the study: ours are {most:,} pictures of {groups:,} groups of {pictures.data} ({parts}), taught by "
