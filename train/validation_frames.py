@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge.bundle.manifest import Grid
 from edge.calibration import GoodFrame
-from edge.errors import ExportError
+from edge.errors import InputError
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import Engine, infer
 from train.readers import LabelledImage
@@ -38,7 +38,7 @@ def run_over(images: Iterable[LabelledImage], engine: Engine, *, grid: Grid, map
     without every tile that holds any defective pixel, as one below the labelling rule is no good tile either.
 
     Raises:
-        ExportError: no image, or no tile without a defect among them.
+        InputError: no image, or no tile without a defect among them.
     """
     good: list[GoodFrame] = []
     stand_ins: list[GoodFrame] = []
@@ -58,7 +58,7 @@ def run_over(images: Iterable[LabelledImage], engine: Engine, *, grid: Grid, map
             heatmap = stitcher.stitch(maps, clean)
             (stand_ins if image.defective else good).append(GoodFrame.of(logits[clean], heatmap))
     if not good and not stand_ins:
-        raise ExportError(
+        raise InputError(
             "the validation groups hold no tile without a defect, so no threshold can be set; choose others "
             "with split.val"
         )

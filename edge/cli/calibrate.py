@@ -30,6 +30,8 @@ from edge.recalibration import (
 )
 
 FALSE_REJECT = 0.01
+SMALLEST = 1e-6
+"""Below it no number of frames that anyone could take shows anything."""
 SUFFIX = ".bundle"
 
 
@@ -122,8 +124,10 @@ def calibrate(
     """
     if rule == "study" and false_reject is not None:
         raise click.UsageError("--rule study sets the thresholds by itself; leave --false-reject away")
-    if false_reject is not None and math.isnan(false_reject):  # a range lets it pass
-        raise click.UsageError("--false-reject nan makes no sense; expected 0 <= rate < 1")
+    if false_reject is not None and (math.isnan(false_reject) or 0 < false_reject < SMALLEST):  # a range lets it pass
+        raise click.UsageError(
+            f"--false-reject {false_reject} makes no sense; expected 0, or at least {SMALLEST} and below 1"
+        )
     pictures, second_pictures = GoodPictures(good), GoodPictures(second_paths)
     warnings = _refuse_shared(pictures, second_pictures)
     parent = open_bundle(bundle_path)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edge.bundle import Bundle, check_golden
 from edge.bundle.store import ONNX_GRAPH
-from edge.errors import BundleError, ExportError
+from edge.errors import BundleError, ExportError, InputError
 from edge.frames import Frame, Stamp
 from edge.inference import EngineKind, infer, open_engine
 from edge.inspection.inspector import Inspector
@@ -145,7 +145,7 @@ def test_validation_frames_that_are_defective_throughout_are_refused(
     data = draw_blobs(tmp_path / "blobs", frame_hw=(60, 60), per_group=1)
     images = [image for image in read_folder(data).images if image.defective]
     engine = open_engine("openvino", exported.path, TILE)
-    with pytest.raises(ExportError, match="no tile without a defect"):
+    with pytest.raises(InputError, match="no tile without a defect"):
         run_over(images, engine, grid=exported.manifest.grid, map_hw=exported.manifest.map.hw)
 
 

@@ -35,7 +35,8 @@ def tile_figures(**known: Any) -> TileFigures:
 
 def frame_figures(**known: Any) -> FrameFigures:
     values: dict[str, Any] = {
-        "frames": 30, "unplaced": 0, "defects": 60, "defects_hit": 50, "defects_missed": 10, "false_regions": 6,
+        "frames": 30, "unplaced": 0, "defects": 60, "defects_hit": 50, "defects_missed": 10, "hit_rate": 50 / 60,
+        "false_regions": 6,
         "false_regions_per_frame": 0.2, "defective_frames": 20, "escaped_frames": 2, "escape_rate": 0.1,
         "good_frames": 10, "rejected_frames": 1, "false_reject_rate": 0.1, "average_precision": 0.97, "auroc": 0.96,
     }  # fmt: skip
@@ -47,9 +48,9 @@ def told(name: str = "run", model: str = "efficientnetv2_s_d", **known: Any) -> 
     values: dict[str, Any] = {
         "name": name, "path": f"runs/{name}", "kind": "run", "model": model, "family": "vit" if is_vit else "cnn",
         "method": "rollout-max-discard-0.9" if is_vit else "cam", "map_hw": (7, 7) if model.endswith("s") else (14, 14),
-        "engine": "torch, f32", "weights": "imagenet", "recipe": "heatline, 600 steps, batch 32", "steps": 600,
+        "engine": "torch f32", "weights": "random", "recipe": "heatline, 600 steps of 32", "steps": 600,
         "seconds": 5400.0, "taught_by": "boxes", "data": "hripcb", "part": "test", "groups": ["10", "12"],
-        "pictures": 30,
+        "pictures": 30, "lr": 0.001, "val_loss": 0.1, "val_accuracy": 0.96,
     }  # fmt: skip
     return Told(**(values | known))
 

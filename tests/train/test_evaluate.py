@@ -281,7 +281,9 @@ def test_labels_alone_give_the_same_verdicts_as_masks(tmp_path: Path, bundle: Bu
     assert [one["truth"] for one in both] == ["masks", "labels"]
     masks, labels = (one["figures"] for one in both)
     assert (labels["tile"], labels["study"], labels["line"]) == (None, None, None)
-    unknown = dict.fromkeys(("defects", "defects_hit", "defects_missed", "false_regions", "false_regions_per_frame"))
+    unknown = dict.fromkeys(
+        ("defects", "defects_hit", "defects_missed", "hit_rate", "false_regions", "false_regions_per_frame")
+    )
     assert labels["frame"] == masks["frame"] | unknown | {"unplaced": 6}
     assert [reported(*asked, "--truth", truth)["truths"][0]["figures"] for truth in ("masks", "labels")] == [
         masks,

@@ -179,10 +179,12 @@ def test_intervals_are_printed_where_there_are_any_and_otherwise_why_not() -> No
 
 
 def test_figures_that_are_not_known_are_dashes() -> None:
-    nothing = frame_figures(auroc=None, defects=None, defects_hit=None, defects_missed=None, unplaced=30)
+    nothing = frame_figures(
+        auroc=None, defects=None, defects_hit=None, defects_missed=None, hit_rate=None, unplaced=30
+    )
     table = tables.frames(the(read([evaluation(told("labels"), frame=nothing)])), "masks")
     line = line_of(table, "labels")
-    assert [line[name] for name in ("defects", "hit (share)", "missed", "AUROC")] == ["-"] * 4
+    assert [line[name] for name in ("defects", "hit", "missed", "hit, share", "AUROC")] == ["-"] * 5
     assert "Up to 30 frames count by their label alone" in " ".join(table.notes)
 
 
@@ -390,6 +392,7 @@ def test_an_evaluation_by_labels_alone_makes_a_report_too(tmp_path: Path) -> Non
         defects=None,
         defects_hit=None,
         defects_missed=None,
+        hit_rate=None,
         false_regions=None,
         false_regions_per_frame=None,
     )

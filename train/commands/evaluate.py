@@ -109,10 +109,12 @@ def evaluate(
     )
     names = several(models)
     folders = {} if out is None else _new_folders(out, names)
-    evaluations = []
-    for path in models:
+    ready = []
+    for path in models:  # all are opened first: what is wrong with the last is told before the first is run
         judged = open_judged(path, engine, false_reject, _track(f"validation frames of {path.name}"), overlap_px)
-        chosen = choose(judged, asked)
+        ready.append((path, judged, choose(judged, asked)))
+    evaluations = []
+    for path, judged, chosen in ready:
         _warn(path, chosen)
         evaluation = evaluate_judged(judged, chosen, folders.get(path), _track(f"frames for {path.name}"))
         evaluations.append(evaluation)

@@ -20,7 +20,6 @@ from train.evaluation.sweep import Sweep, SweepTiles
 from train.readers import LabelledFolder, LabelledImage, read_folder
 from train.readers.folder import LABELS_ONLY, truths_in
 
-PARTS = ("test", "val", "train")
 ALL = "all"
 
 
@@ -138,7 +137,7 @@ def choose(judged: Judged, asked: Asked) -> Chosen:
 
 def _same_data(judged: Judged, folder: LabelledFolder) -> bool:
     """Whether a folder is, by its name, the one that taught the model."""
-    return bool(judged.summary.get("data") == folder.folder.absolute().name)
+    return bool(judged.summary.get("data") == folder.folder.resolve().name)
 
 
 def _read(folder: Path, truth: str, asked: Asked, judged: Judged) -> LabelledFolder:
@@ -238,6 +237,9 @@ def _told(judged: Judged, chosen: Chosen) -> Told:
         part=chosen.part,
         groups=list(chosen.groups) if chosen.grouped else [],
         pictures=len(chosen.pictures),
+        lr=summary.get("lr"),
+        val_loss=summary.get("val", {}).get("val_loss"),
+        val_accuracy=summary.get("val", {}).get("val_accuracy"),
     )
 
 
@@ -255,5 +257,8 @@ def several(paths: Sequence[Path]) -> dict[Path, str]:
     for path, own in parts.items():
         others = [other for place, other in parts.items() if place != path]
         depth = next((n for n in range(1, len(own) + 1) if all(own[-n:] != other[-n:] for other in others)), len(own))
-        names[path] = "-".join(own[-depth:])
+        name = "-".join(own[-depth:])
+        while name in names.values():  # a-b/c and a/b-c
+            name += "-"
+        names[path] = name
     return names

@@ -18,9 +18,8 @@ from edge.heatmap_picture import ColourScale, png, tint
 from edge.inspection.verdict import Thresholds
 from train.evaluation.result import Exhibit, Kind
 from train.evaluation.study_rule import study_mask
-from train.evaluation.sweep import SweepTiles
+from train.evaluation.sweep import FUSIONS, SweepTiles
 from train.files import write_whole
-from train.models.rollout import Fusion
 
 EXAMPLES = 5
 FAILURES = 5
@@ -29,7 +28,6 @@ FOUND_RGB = (255, 255, 255)
 GAP_PX = 6
 ROLLOUTS_OF = 2
 """Of so many examples, rollouts by fusion and by discard ratio are drawn."""
-FUSIONS: tuple[Fusion, ...] = ("min", "mean", "max")
 RATIO_OF_FUSIONS = 0.8
 """At which the study's Fig. 3.11 shows fusions."""
 RATIOS_OF_MEAN = (0.0, 0.2, 0.6, 0.8)

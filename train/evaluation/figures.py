@@ -67,9 +67,10 @@ class FrameFigures(msgspec.Struct, frozen=True):
     """Frames of which nothing says where they are defective: they count by their label alone, and not for tiles,
     pixels, defects and regions."""
     defects: int | None
-    """None, as the next three, where all frames are unplaced."""
+    """None, as the next five, where all frames are unplaced."""
     defects_hit: int | None
     defects_missed: int | None
+    hit_rate: float | None
     false_regions: int | None
     false_regions_per_frame: float | None
     defective_frames: int
@@ -207,6 +208,7 @@ def _frames(frames: FrameColumns, weights: Weights) -> FrameFigures:
         defects=defects if known else None,
         defects_hit=hit if known else None,
         defects_missed=defects - hit if known else None,
+        hit_rate=hit / defects if defects else None,
         false_regions=false_regions if known else None,
         false_regions_per_frame=false_regions / placed if known else None,
         defective_frames=defective,

@@ -151,7 +151,7 @@ def _of_run(run: TrainedRun, false_reject: float, track: Track, overlap_px: int 
             calibrate(validation.good_frames, false_reject, validation.frames_are),
         ),
         engine=engine,
-        summary={**msgspec.to_builtins(summary), "batch": run.config.recipe.batch, "seed": run.config.seed},
+        summary={**msgspec.to_builtins(summary), "batch": run.config.recipe.batch, "lr": run.config.recipe.lr},
         data=Path(run.config.data),
         read={
             "truth": summary.truth,

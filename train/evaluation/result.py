@@ -83,6 +83,12 @@ class Told(msgspec.Struct, frozen=True):
     """test, val, train, or which groups in words."""
     groups: list[str]
     pictures: int
+    lr: float | None = None
+    """The highest learning rate."""
+    val_loss: float | None = None
+    """On the validation groups at the checkpoint that was kept."""
+    val_accuracy: float | None = None
+    """The same, of tiles at probability 0.5."""
 
 
 class Evaluation(msgspec.Struct, frozen=True):

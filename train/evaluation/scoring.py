@@ -59,9 +59,8 @@ def peak_distance_px(
         mask: [tile, tile], with at least one true pixel.
         inside_hw: how much of the tile, from its top left, is in the frame: no peak is looked for in padding.
     """
-    height, width = mask.shape if inside_hw is None else inside_hw
-    enlarged = cv2.resize(tile_map, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)[:height, :width]
-    y, x = np.unravel_index(int(enlarged.argmax()), enlarged.shape)
+    large = enlarged(tile_map, mask.shape[0], inside_hw)
+    y, x = np.unravel_index(int(large.argmax()), large.shape)
     true_y, true_x = np.nonzero(mask)
     return float(np.sqrt(((true_y - y) ** 2 + (true_x - x) ** 2).min()))
 
@@ -76,11 +75,24 @@ def share_on_truth(
     Args:
         tile_map, mask, inside_hw: as of `peak_distance_px`.
     """
-    height, width = mask.shape if inside_hw is None else inside_hw
-    enlarged = cv2.resize(tile_map, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)[:height, :width]
-    positive = np.maximum(enlarged, 0, dtype=np.float64)
+    positive = np.maximum(enlarged(tile_map, mask.shape[0], inside_hw), 0, dtype=np.float64)
+    height, width = positive.shape
     total = float(positive.sum())
     return float(positive[mask[:height, :width]].sum()) / total if total else 0.0
+
+
+def enlarged(
+    tile_map: NDArray[np.float32], tile_px: int, inside_hw: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
+    """A tile's map [h, w] enlarged to the tile, bilinear and half-pixel correct, without its padding.
+
+    Args:
+        tile_px: side of the tile, px.
+        inside_hw: how much of the tile, from its top left, is in the frame; default: all.
+    """
+    height, width = inside_hw or (tile_px, tile_px)
+    large = cv2.resize(tile_map, (tile_px, tile_px), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(large[:height, :width], np.float32)
 
 
 def _within(defects: NDArray[np.int32], point_xy: tuple[int, int], reach_px: float) -> set[int]:

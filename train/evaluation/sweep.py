@@ -8,7 +8,6 @@ which asks of the whole map what the pointing game asks of its peak.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import cv2
 import msgspec
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from train.evaluation.pixels import PixelCounts
+from train.evaluation.scoring import enlarged
 from train.evaluation.study_rule import GATE_LOGIT, study_mask
 from train.models.rollout import Fusion
 from train.tiles import DEFECTIVE_SHARE
@@ -30,6 +30,8 @@ SweepTiles = Callable[[Tensor, Sequence[Fusion], Sequence[float]], tuple[Tensor,
 
 Table = list[list[float]]
 """[fusions][ratios]"""
+TableOfDefective = list[list[float | None]]
+"""The same, over defective tiles; None where no tile is defective."""
 
 
 class SweepFigures(msgspec.Struct, frozen=True):
@@ -43,11 +45,11 @@ class SweepFigures(msgspec.Struct, frozen=True):
     f1: Table
     jaccard: Table
     accuracy: Table
-    pointing: Table
+    pointing: TableOfDefective
     """Share of defective tiles whose map has its peak on the truth."""
-    pointing_gated: Table
+    pointing_gated: TableOfDefective
     """The same, where tiles of a probability of at most 0.5 count as missed."""
-    weighting: Table
+    weighting: TableOfDefective
     """The share of a map's mass that lies on the truth, mean over defective tiles."""
 
 
@@ -105,9 +107,10 @@ class Sweep:
                     self._tallies[truth].find(found, mask[tile][inside])
             hit_by = [truth for truth in masks if defective[truth][tile]]
             if hit_by:
-                enlarged = _enlarged(maps, tiles.shape[1], inside_hw)
+                # Bilinear enlargement keeps what is nowhere negative so: there is nothing to clip.
+                large = np.stack([enlarged(one, tiles.shape[1], inside_hw).ravel() for one in maps])
                 for truth in hit_by:
-                    self._tallies[truth].point(enlarged, masks[truth][tile][inside], float(logits[tile]))
+                    self._tallies[truth].point(large, masks[truth][tile][inside], float(logits[tile]))
 
     def figures(self, truth: str) -> SweepFigures:
         """By one truth.
@@ -124,6 +127,11 @@ class Sweep:
             row = iter(values)
             return [[float(next(row)) for _ in self._ratios] for _ in self._fusions]
 
+        def of_defective(values: NDArray[np.float64] | None) -> TableOfDefective:
+            if values is None:
+                return [[None for _ in self._ratios] for _ in self._fusions]
+            return [list(line) for line in table(values.tolist())]
+
         return SweepFigures(
             fusions=list(self._fusions),
             ratios=list(self._ratios),
@@ -132,9 +140,9 @@ class Sweep:
             f1=table(one.f1 for one in pixels),
             jaccard=table(one.jaccard for one in pixels),
             accuracy=table(one.accuracy for one in pixels),
-            pointing=table(tally.pointing()),
-            pointing_gated=table(tally.pointing(gated=True)),
-            weighting=table(tally.weighting()),
+            pointing=of_defective(tally.pointing()),
+            pointing_gated=of_defective(tally.pointing(gated=True)),
+            weighting=of_defective(tally.weighting()),
         )
 
     def _looked_at(
@@ -172,11 +180,11 @@ class _Tally:
         if true.any():
             self._hit += [np.count_nonzero(one & true) for one in found]
 
-    def point(self, enlarged: NDArray[np.float32], true: NDArray[np.bool_], logit: float) -> None:
-        """The maps [variants, pixels] of a defective tile."""
+    def point(self, large: NDArray[np.float32], true: NDArray[np.bool_], logit: float) -> None:
+        """The enlarged maps [variants, pixels] of a defective tile."""
         flat = true.ravel()
-        mass, on_truth = enlarged.sum(axis=1, dtype=np.float64), enlarged[:, flat].sum(axis=1, dtype=np.float64)
-        self._on_truth.append(flat[enlarged.argmax(axis=1)])
+        mass, on_truth = large.sum(axis=1, dtype=np.float64), large[:, flat].sum(axis=1, dtype=np.float64)
+        self._on_truth.append(flat[large.argmax(axis=1)])
         self._mass_on_truth.append(np.divide(on_truth, mass, out=np.zeros_like(mass), where=mass > 0))
         self._logits.append(logit)
 
@@ -186,25 +194,14 @@ class _Tally:
             for hit, found in zip(self._hit.tolist(), self._found.tolist(), strict=True)
         ]
 
-    def pointing(self, *, gated: bool = False) -> NDArray[np.float64]:
+    def pointing(self, *, gated: bool = False) -> NDArray[np.float64] | None:
         """Share of defective tiles with their peak on the truth; gated, and called defective."""
         called = np.array(self._logits) > GATE_LOGIT
         return self._mean([peaks & (called[tile] | (not gated)) for tile, peaks in enumerate(self._on_truth)])
 
-    def weighting(self) -> NDArray[np.float64]:
+    def weighting(self) -> NDArray[np.float64] | None:
         return self._mean(self._mass_on_truth)
 
-    def _mean(self, of_tiles: Sequence[NDArray[np.generic]]) -> NDArray[np.float64]:
-        """Per variant, over defective tiles; 0 where there is none."""
-        values = np.array(of_tiles, np.float64).reshape(-1, len(self._found))
-        return np.asarray(values.sum(axis=0) / max(len(values), 1))
-
-
-def _enlarged(maps: NDArray[np.float32], tile_px: int, inside_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """Maps [variants, h, w], enlarged to the tile as in `peak_distance_px`, of its pixels in the frame [variants, px].
-
-    Bilinear enlargement keeps what is nowhere negative so: there is nothing to clip.
-    """
-    height, width = inside_hw
-    size = (tile_px, tile_px)
-    return np.stack([cv2.resize(one, size, interpolation=cv2.INTER_LINEAR)[:height, :width].ravel() for one in maps])
+    def _mean(self, of_tiles: Sequence[NDArray[np.generic]]) -> NDArray[np.float64] | None:
+        """Per variant, over defective tiles; None where there is none."""
+        return np.asarray(np.array(of_tiles, np.float64).mean(axis=0)) if of_tiles else None

@@ -7,6 +7,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from edge.errors import TrainingError
 
@@ -29,12 +30,26 @@ def taken(file: Path, wait: bool = False) -> Iterator[bool]:
             f"{file} cannot be written ({error.strerror}); make room, or choose another place with --out"
         ) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
+        if wait:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             yield True
+        else:
+            yield _take_now(lock)
+
+
+def _take_now(lock: IO[str]) -> bool:
+    """Take the lock unless another process has it; whoever only asks, as `is_taken` does, is soon gone."""
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            fcntl.flock(lock, fcntl.LOCK_UN)
+        else:
+            return True
 
 
 def is_taken(file: Path) -> bool:

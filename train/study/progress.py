@@ -137,7 +137,7 @@ def duration(seconds: float) -> str:
 
 
 def _steps_kept(folder: RunFolder, summary: RunSummary | None) -> int:
-    """Of a training that is not finished: a killed one wrote no summary, but a row per validation."""
+    """Of a training that is not finished: that of a killed one tells no steps, but there is a row per validation."""
     if not folder.last.exists():
         return 0
     validated = [int(row["step"]) for row in read_metrics(folder.metrics)]

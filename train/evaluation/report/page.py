@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from train.evaluation.report import charts
-from train.evaluation.report.rows import Pictures, Row
+from train.evaluation.report.alike import Compared, compared
+from train.evaluation.report.rows import Pictures
 from train.evaluation.report.sections import Section
 from train.evaluation.report.table import Table
 from train.evaluation.report.tables import STUDY_METRICS
@@ -25,7 +27,9 @@ SWEPT = {
     "precision": "precision",
     "recall": "recall",
     "jaccard": "Jaccard",
+    "accuracy": "accuracy",
     "pointing": "pointing",
+    "pointing_gated": "pointing, gated",
     "weighting": "weighting",
 }
 """Tables of a sweep that are drawn, by what they are called."""
@@ -128,13 +132,16 @@ def _full_against_cut(pictures: Sequence[Pictures]) -> PageSection:
             rows = [row for row in its.against(truth) if row.told.family == "cnn"]
             block = Block(f"{its.data}, {truth}")
             for base in dict.fromkeys(row.told.model.removesuffix("_d") for row in rows):
-                full = next((row for row in rows if row.told.model == base), None)
-                cut = next((row for row in rows if row.told.model == f"{base}_d"), None)
-                if full is None or cut is None:
-                    missing = base if full is None else f"{base}_d"
+                fulls, cuts = ([row for row in rows if row.told.model == name] for name in (base, f"{base}_d"))
+                if not fulls or not cuts:
+                    missing = base if not fulls else f"{base}_d"
                     block.told.append(f"{base}: its pair is missing; evaluate {missing} too.")
-                    continue
-                block.charts.append(_pair(full, cut, truth))
+                for full, cut in product(fulls, cuts):
+                    among = compared([full, cut], truth)
+                    if among.is_possible:
+                        block.charts.append(_pair(among, truth))
+                    else:
+                        block.told.append(among.warning)
             if rows:
                 blocks.append(block)
     return PageSection(
@@ -146,13 +153,13 @@ def _full_against_cut(pictures: Sequence[Pictures]) -> PageSection:
     )
 
 
-def _pair(full: Row, cut: Row, truth: str) -> Chart:
-    groups = []
-    for metric in BARS:
-        name = "tile.pointing" if metric.field == "pointing" else f"study.{metric.field}"
-        groups.append(charts.Bars(metric.name, full.figure(truth, name), cut.figure(truth, name)))
+def _pair(among: Compared, truth: str) -> Chart:
+    full, cut = among.rows
+    groups = [
+        charts.Bars(metric.name, full.figure(truth, metric.own), cut.figure(truth, metric.own)) for metric in BARS
+    ]
     title = f"{full.label} against {cut.label}, {truth}"
-    return Chart(Markup(charts.bars(groups, title, (full.label, cut.label))))
+    return Chart(Markup(charts.bars(groups, title, (full.label, cut.label))), caption=among.warning)
 
 
 def _sweeps(pictures: Sequence[Pictures]) -> PageSection:
@@ -164,11 +171,14 @@ def _sweeps(pictures: Sequence[Pictures]) -> PageSection:
                 if sweep is None:
                     continue
                 names = [f"{ratio:g}" for ratio in sweep.ratios]
-                drawn = [
-                    Chart(Markup(charts.heatmap(getattr(sweep, table), sweep.fusions, names, name)))
-                    for table, name in SWEPT.items()
-                ]
-                blocks.append(Block(f"{row.label}, {its.data}, {truth}", charts=drawn))
+                block = Block(f"{row.label}, {its.data}, {truth}")
+                for table, name in SWEPT.items():
+                    values = getattr(sweep, table)
+                    if any(value is None for line in values for value in line):
+                        block.told.append(f"{name}: not known, as no tile is defective.")
+                    else:
+                        block.charts.append(Chart(Markup(charts.heatmap(values, sweep.fusions, names, name))))
+                blocks.append(block)
     return PageSection(
         "sweeps",
         "Fusions and discard ratios",

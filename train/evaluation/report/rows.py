@@ -12,6 +12,8 @@ from itertools import combinations, groupby
 from pathlib import Path, PurePath
 from statistics import mean
 
+import msgspec
+
 from train.evaluation.result import Evaluation, Exhibit, Told, TruthEvaluation
 from train.evaluation.sweep import SweepFigures
 
@@ -84,7 +86,10 @@ class Row:
         return found[0].intervals.get(name) if len(found) == 1 else None
 
     def sweep(self, truth: str) -> SweepFigures | None:
-        """Over fusions and ratios: the mean of the folds' tables; None where one has none, or another grid."""
+        """Over fusions and ratios: the mean of the folds' tables, of a cell over the folds that know it.
+
+        None where a fold has none, or another grid.
+        """
         sweeps = [one.sweep for one in self.against(truth)]
         first = sweeps[0] if sweeps else None
         if first is None:
@@ -94,12 +99,12 @@ class Row:
             return None
         tables = {
             name: [
-                [mean(cells) for cells in zip(*lines, strict=True)]
+                [_mean_known(cells) for cells in zip(*lines, strict=True)]
                 for lines in zip(*(getattr(one, name) for one in alike), strict=True)
             ]
             for name in SHARES
         }
-        return SweepFigures(first.fusions, first.ratios, **tables)
+        return msgspec.structs.replace(first, **tables)
 
     def exhibits(self, truth: str, kind: str) -> list[tuple[Path, Exhibit]]:
         """Pictures of a kind, each with the folder that it lies in."""
@@ -152,6 +157,11 @@ def rows_of(reads: Iterable[Read]) -> list[Pictures]:
         Pictures(data, tuple(_told_apart([row for _, row in its])))
         for data, its in groupby(rows, key=lambda pair: pair[0])
     ]
+
+
+def _mean_known(cells: Sequence[float | None]) -> float | None:
+    known = [value for value in cells if value is not None]
+    return mean(known) if known else None
 
 
 def _disjoint(groups: Sequence[set[str]]) -> bool:

@@ -30,7 +30,6 @@ class Section:
 def sections(pictures: Sequence[Pictures]) -> list[Section]:
     """All tables; the summary is first."""
     rows = [row for its in pictures for row in its.rows]
-    theirs = tuple(tables.published_trials(data) for data in STUDY_DATA)
     their_ranks = tuple(tables.published_ranks(data) for data in STUDY_DATA)
     each = [(its, truth) for its in pictures for truth in its.truths]
     return [
@@ -46,8 +45,7 @@ def sections(pictures: Sequence[Pictures]) -> list[Section]:
             "",
             (
                 Part("Size", (tables.sizes(rows),)),
-                *(Part(its.data, (tables.training(its),)) for its in pictures),
-                Part("Published", theirs),
+                *(Part(its.data, (tables.training(its), tables.trials(its))) for its in pictures),
             ),
         ),
         Section(

@@ -46,11 +46,15 @@ class Table:
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
+    warning: str = ""
+    """What must not be overlooked; the first of the notes, and louder."""
+    is_compared: bool = True
+    """Whether a best value may stand out."""
 
     def best(self, line: Line, at: int) -> bool:
         """Whether a cell has the best value among ours; with a single value, or none but equal ones, no cell has."""
         better, value = self.columns[at].better, line.cells[at].value
-        if better is None or value is None or line.is_published:
+        if better is None or value is None or line.is_published or not self.is_compared:
             return False
         found = [one.cells[at].value for one in self.lines if not one.is_published]
         values = [value for value in found if value is not None]
@@ -62,7 +66,7 @@ def number(value: float | None, digits: int = 4, interval: tuple[float, float] |
     if value is None:
         return UNKNOWN
     shown = f"{value:.{digits}f}"
-    return Cell(shown, value, "" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}]")
+    return Cell(shown, value, "" if interval is None else f"[{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]")
 
 
 def count(value: float | None) -> Cell:
@@ -76,6 +80,7 @@ def markdown(table: Table, level: int) -> str:
     lines.append(_row([_plain(column.name) for column in table.columns]))
     lines.append(_row(["---" if column.is_text else "---:" for column in table.columns]))
     lines += [_row([_shown(cell, table.best(line, at)) for at, cell in enumerate(line.cells)]) for line in table.lines]
+    lines += ["", f"**{_plain(table.warning)}**"] if table.warning else []
     for note in table.notes:
         lines += ["", _plain(note)]
     return "\n".join(lines) + "\n"

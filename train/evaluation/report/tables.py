@@ -1,18 +1,24 @@
 """The tables of the report, each from rows and what they were held against."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
+from statistics import mean
 from typing import NamedTuple
 
 from edge.errors import HeatlineError
 from edge.geometry.tiling import TILE_PX
 from train.evaluation.report import published
+from train.evaluation.report.alike import Compared, compared, unlike
 from train.evaluation.report.ranking import Values, mean_ranks, mean_ranks_within, ranks, spearman
 from train.evaluation.report.rows import Pictures, Row
 from train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, count, number
+from train.evaluation.result import Told
 
 RATIO_OF_TABLES = 0.0
 """Discard ratio at which a ViT's three fusions stand in the table of maps; the study does not state its own."""
+NOT_TOLD = "not known"
+"""What an evaluation says of a training that does not tell."""
 
 
 class Metric(NamedTuple):
@@ -20,6 +26,11 @@ class Metric(NamedTuple):
 
     name: str
     field: str
+
+    @property
+    def own(self) -> str:
+        """The dotted name, in an evaluation, of a field of the table of maps."""
+        return "tile.pointing" if self.field == "pointing" else f"study.{self.field}"
 
 
 STUDY_METRICS = (
@@ -31,6 +42,11 @@ STUDY_METRICS = (
     Metric("pointing", "pointing"),
 )
 """The six by which the study ranks, in its order; the fields are those of its rule, of a sweep and of `MapFigures`."""
+POINTING_GATED = Metric("pointing, gated", "pointing_gated")
+CLASSIFICATION = Metric("classification", "classification_accuracy")
+"""The same of every fusion: the classifier is one."""
+MAP_METRICS = (*STUDY_METRICS, POINTING_GATED, CLASSIFICATION)
+"""Of the table of maps."""
 OWN_METRICS = (
     Metric("tile AP", "tile.average_precision"),
     Metric("tile AUROC", "tile.auroc"),
@@ -38,7 +54,7 @@ OWN_METRICS = (
     Metric("within a cell", "tile.pointing_within_cell"),
     Metric("accuracy at 0.5", "study.classification_accuracy"),
     Metric("line F1", "line.f1"),
-    Metric("defects hit", "frame.defects_hit"),
+    Metric("defects hit", "frame.hit_rate"),
     Metric("frame AP", "frame.average_precision"),
     Metric("frames caught", "frame.escape_rate"),
     Metric("frames passed", "frame.false_reject_rate"),
@@ -53,28 +69,30 @@ class MapRow(NamedTuple):
     fusion: str | None
     """None of CNNs."""
     figures: dict[str, float | None]
-    """By field of the study's rule, and `classification_accuracy`."""
+    """By the fields of `MAP_METRICS`."""
+    is_own: bool = True
+    """Whether this is the map that the model itself makes; else it is one of its sweep."""
 
 
 def map_rows(rows: Sequence[Row], truth: str) -> list[MapRow]:
     """A row per model, of a ViT with a sweep one per fusion, and its own where it discards something."""
     found: list[MapRow] = []
-    fields = [metric.field for metric in STUDY_METRICS if metric.field != "pointing"]
     for row in rows:
-        own = {field: row.figure(truth, f"study.{field}") for field in (*fields, "pointing_gated")}
-        own["pointing"] = row.figure(truth, "tile.pointing")
-        classification = row.figure(truth, "study.classification_accuracy")
-        own["classification_accuracy"] = classification
+        own = {metric.field: row.figure(truth, metric.own) for metric in MAP_METRICS}
         sweep = row.sweep(truth)
-        if sweep is not None and RATIO_OF_TABLES in sweep.ratios:
-            at = sweep.ratios.index(RATIO_OF_TABLES)
-            for line, fusion in enumerate(sweep.fusions):
-                swept: dict[str, float | None] = {
-                    field: getattr(sweep, field)[line][at] for field in (*fields, "pointing", "pointing_gated")
-                }
-                swept["classification_accuracy"] = classification
-                found.append(MapRow(f"{row.label} f{fusion}", row, fusion, swept))
-        if sweep is None or row.discard_ratio != RATIO_OF_TABLES:
+        at = sweep.ratios.index(RATIO_OF_TABLES) if sweep and RATIO_OF_TABLES in sweep.ratios else None
+        met = False
+        for line, fusion in enumerate(sweep.fusions if sweep and at is not None else ()):
+            if is_own := (fusion, RATIO_OF_TABLES) == (row.fusion, row.discard_ratio):
+                met, figures = True, own
+            else:
+                figures = {
+                    metric.field: getattr(sweep, metric.field)[line][at]
+                    for metric in MAP_METRICS
+                    if metric != CLASSIFICATION
+                } | {CLASSIFICATION.field: own[CLASSIFICATION.field]}
+            found.append(MapRow(f"{row.label} f{fusion}", row, fusion, figures, is_own))
+        if not met:
             label = row.label if row.fusion is None else f"{row.label} f{row.fusion}"
             label += f", discard {row.discard_ratio:g}" if row.discard_ratio else ""
             found.append(MapRow(label, row, row.fusion, own))
@@ -116,29 +134,29 @@ def summary(pictures: Pictures) -> Table:
         )
         lines.append(Line((*cells, *(number(row.figure(truth, field)) for _, field, _ in metrics))))
     against = f"Against {truth}; all truths: {_listed(pictures.truths)}."
-    return Table("What was evaluated", columns, tuple(lines), (against, differences(pictures)))
+    return _held(Table("What was evaluated", columns, tuple(lines), (against, differences(pictures))), pictures, truth)
 
 
 def differences(pictures: Pictures) -> str:
-    """In what the data and trainings differ from the study's, in a paragraph."""
+    """In what the data and trainings differ from the study's, in a line; of ours only what is told."""
     tolds = [fold.told for row in pictures.rows for fold in row.folds]
-    seen = {(told.part, tuple(told.groups)): told for told in tolds}
-    groups = len({group for told in tolds for group in told.groups})
     most = max(sum(fold.told.pictures for fold in row.folds) for row in pictures.rows)
-    parts = _listed(sorted({told.part for told in seen.values()}))
+    groups = len({group for told in tolds for group in told.groups})
+    ours = [f"{most:,} pictures" + (f" of {groups:,} groups, none of which the split divides" if groups else "")]
+    taught, weights = (_listed(sorted(set(said) - {NOT_TOLD})) for said in zip(*map(_taught, tolds), strict=True))
     steps = sorted({told.steps for told in tolds if told.steps is not None})
-    taught = _listed(sorted({told.taught_by for told in tolds}))
-    weights = _listed(sorted({told.weights for told in tolds}))
-    in_steps = ""
-    if steps:
-        in_steps = f" in {steps[0]:,}" + (f" to {steps[-1]:,}" if len(steps) > 1 else "") + " steps"
+    ours += [f"taught by {taught}"] if taught else []
+    ours += [" to ".join(f"{number:,}" for number in dict.fromkeys((steps[0], steps[-1]))) + " steps"] if steps else []
+    ours += [f"first weights {weights}"] if weights else []
     theirs = "; ".join(f"{data}, {published.DATA_OF_STUDY[data]}" for data in published.closer_first(pictures.data))
     return (
-        f"Beside the study: ours are {most:,} pictures of {groups:,} groups of {pictures.data} ({parts}), taught by "
-        f"{taught}{in_steps} from these weights: {weights}; the split keeps groups whole. The study's are "
-        f"{theirs}; taught for {published.TRAINING_OF_STUDY}. It does not say that its split keeps pictures whole. Its "
-        "figures show what its models reached on its data, not what ours would reach there."
+        f"Beside the study: ours are {', '.join(ours)}; its own are {theirs}, {published.TRAINING_OF_STUDY}, and no "
+        "word that its split keeps pictures whole. Its figures are what its models reached on its data."
     )
+
+
+def _taught(told: Told) -> tuple[str, str]:
+    return told.taught_by, told.weights
 
 
 def sizes(rows: Sequence[Row]) -> Table:
@@ -198,16 +216,14 @@ def _size(model: str) -> tuple[Cell, Cell, Cell]:
 
 
 def training(pictures: Pictures) -> Table:
-    """How each was taught, as in the study's Tables 3.2 and 3.3."""
+    """From what each was taught."""
     columns = (
         Column("name", is_text=True),
         Column("model", is_text=True),
         Column("first weights", is_text=True),
-        Column("recipe", is_text=True),
         Column("taught by", is_text=True),
         Column("steps"),
         Column("hours"),
-        *(Column(f"classification, {truth}", "high") for truth in pictures.truths),
     )
     lines = []
     for row in pictures.rows:
@@ -219,42 +235,61 @@ def training(pictures: Pictures) -> Table:
                     Cell(row.label),
                     Cell(row.told.model),
                     Cell(row.told.weights),
-                    Cell(row.told.recipe),
                     Cell(row.told.taught_by),
                     count(sum(steps) / len(steps) if steps else None),
                     number(sum(seconds) / len(seconds) / 3600 if seconds else None, 2),
-                    *(number(row.figure(truth, "study.classification_accuracy")) for truth in pictures.truths),
                 )
             )
         )
-    note = "Classification: share of tiles whose class is as probability 0.5 says. Of folds, all are means."
-    return Table("Trainings", columns, tuple(lines), (note,))
+    return Table("Trainings", columns, tuple(lines), ("Of folds, steps and hours are means.",))
 
 
-def published_trials(data: published.StudyData) -> Table:
-    """The study's best trials."""
-    columns = tuple(
-        Column(name, is_text=name == "model")
-        for name in ("model", "lr", "batch", "loss", "validation accuracy, %", "test accuracy, %")
+def trials(pictures: Pictures) -> Table:
+    """What each training reached, and below it the best trials of the same model in the study's Tables 3.2 and 3.3."""
+    columns = (
+        Column("name", is_text=True),
+        Column("figures of", is_text=True),
+        Column("recipe", is_text=True),
+        Column("learning rate"),
+        Column("validation loss"),
+        Column("validation accuracy"),
+        *(Column(f"test accuracy, {truth}") for truth in pictures.truths),
     )
-    lines = [
-        Line(
-            (
-                Cell(model),
-                Cell(f"{trial.lr:.5f}".rstrip("0")),
-                count(trial.batch),
-                number(trial.loss, 3),
-                number(trial.validation_accuracy, 2),
-                number(trial.test_accuracy, 2),
-            ),
-            is_published=True,
+    order = published.closer_first(pictures.data)
+    lines = []
+    for row in pictures.rows:
+        tolds = [fold.told for fold in row.folds]
+        of_test = [_sure(row, truth, CLASSIFICATION.own) for truth in pictures.truths]
+        ours = (
+            Cell(row.told.recipe),
+            Cell(" to ".join(f"{lr:g}" for lr in _ends([told.lr for told in tolds])) or UNKNOWN.text),
+            number(_mean([told.val_loss for told in tolds]), 3),
+            number(_mean([told.val_accuracy for told in tolds])),
         )
-        for model, trial in published.TRIALS[data].items()
-    ]
-    note = (
-        f"{published.SOURCE}. Best of ten trials, {published.TRAINING_OF_STUDY}. The study has no EfficientNet-lite0."
+        lines.append(Line((Cell(row.label), Cell("ours"), *ours, *of_test), starts_group=True))
+        for data in order:
+            trial = published.TRIALS[data].get(row.told.model)
+            if trial is None:
+                continue
+            theirs = (
+                Cell(f"best of ten trials, batch {trial.batch}"),
+                Cell(f"{trial.lr:.5f}".rstrip("0")),
+                number(trial.loss, 3),
+                number(trial.validation_accuracy / 100),
+                number(trial.test_accuracy / 100),
+            )
+            blank = [Cell("")] * (len(pictures.truths) - 1)
+            lines.append(Line((Cell(row.told.model), Cell(_study(data, order)), *theirs, *blank), is_published=True))
+    absent = sorted({row.told.model for row in pictures.rows} - set(published.TRIALS["PCB"]))
+    tables = " and ".join(f"{number} ({data})" for data, number in published.TRIALS_TABLE.items())
+    notes = (
+        "Ours: the highest learning rate; loss and accuracy of validation tiles at the checkpoint that was kept; test "
+        "accuracy is the share of the tiles evaluated whose class is as probability 0.5 says. Of folds, all are means. "
+        "Losses of different recipes, labels and data do not compare.",
+        f"Published: {published.SOURCE}, Tables {tables}; {published.TRAINING_OF_STUDY}.",
+        *((f"Not in the study: {_listed(absent)}.",) if absent else ()),
     )
-    return Table(f"Study, {data}: trainings (Table {published.TRIALS_TABLE[data]})", columns, tuple(lines), (note,))
+    return Table("Beside the study's Tables 3.2 and 3.3", columns, tuple(lines), notes)
 
 
 def folds(pictures: Pictures, truth: str) -> Table | None:
@@ -264,8 +299,8 @@ def folds(pictures: Pictures, truth: str) -> Table | None:
         ("study F1", "study.f1"),
         ("pointing", "tile.pointing"),
         ("line F1", "line.f1"),
-        ("defects hit", "frame.defects_hit"),
         ("defects", "frame.defects"),
+        ("defects hit, share", "frame.hit_rate"),
         ("escape", "frame.escape_rate"),
         ("false reject", "frame.false_reject_rate"),
     )
@@ -274,9 +309,7 @@ def folds(pictures: Pictures, truth: str) -> Table | None:
         for at, fold in enumerate(row.folds if len(row.folds) > 1 else ()):
             alone = Row(row.label, (fold,))
             cells = [
-                count(alone.count(truth, field))
-                if field.startswith("frame.defects")
-                else number(alone.figure(truth, field))
+                count(alone.count(truth, field)) if field == "frame.defects" else _sure(alone, truth, field)
                 for _, field in metrics
             ]
             groups = ", ".join(fold.told.groups)
@@ -296,43 +329,47 @@ def maps(pictures: Pictures, truth: str) -> Table:
     columns = (
         Column("name", is_text=True),
         Column("figures of", is_text=True),
-        *(Column(metric.name, "high") for metric in STUDY_METRICS),
-        Column("pointing, gated", "high"),
-        Column("classification", "high"),
+        *(Column(metric.name, "high") for metric in MAP_METRICS),
     )
     order = published.closer_first(pictures.data)
     rows = map_rows(pictures.against(truth), truth)
     lines = []
     absent: list[str] = []
     for mine in rows:
-        fields = [*(metric.field for metric in STUDY_METRICS), "pointing_gated", "classification_accuracy"]
-        figures = [number(mine.figures[field]) for field in fields]
+        figures = [
+            _sure(mine.row, truth, metric.own)
+            if mine.is_own or metric == CLASSIFICATION
+            else number(mine.figures[metric.field])
+            for metric in MAP_METRICS
+        ]
         lines.append(Line((Cell(mine.label), Cell("ours"), *figures), starts_group=True))
         theirs = published.study_model(mine.row.told.model, mine.fusion)
         if theirs is None:
             absent.append(mine.row.told.model)
-            lines.append(Line((Cell(""), Cell("not in the study"), *[Cell("")] * len(fields)), is_published=True))
+            lines.append(Line((Cell(""), Cell("not in the study"), *[Cell("")] * len(MAP_METRICS)), is_published=True))
             continue
         for data in order:
             printed = published.MAPS[data][theirs.name]
             cells = [number(getattr(printed, metric.field)) for metric in STUDY_METRICS]
             classification = number(published.MAP_CLASSIFICATION[data][theirs.ours])
-            said = f"study, {data}" + (" (closer)" if data == order[0] else "")
-            lines.append(Line((Cell(theirs.name), Cell(said), *cells, UNKNOWN, classification), is_published=True))
+            said = Cell(_study(data, order))
+            lines.append(Line((Cell(theirs.name), said, *cells, UNKNOWN, classification), is_published=True))
     notes = [
         "The study's rule: each tile's map is stretched to 0..255 and cut off at 127; it is empty at a probability of "
         f"at most 0.5. Published: {published.SOURCE}, Tables 3.4 (PCB) and 3.6 (GID); it does not say whether its "
-        "pointing game is gated.",
-        differences(pictures),
+        "pointing game is gated. In what ours differ from the study's is said below the summary.",
+        *_intervals_are(pictures, truth),
     ]
     if any(mine.fusion for mine in rows):
         notes.append(
             f"ViT rows fmin, fmean and fmax are at a discard ratio of {RATIO_OF_TABLES:g} where a sweep is there: the "
             "study does not state the ratio behind its tables."
         )
+    if any(not mine.is_own for mine in rows):
+        notes.append("Rows of swept fusions other than the model's own have no intervals, but of the classification.")
     if absent:
         notes.append(f"Not in the study: {_listed(sorted(set(absent)))}.")
-    return Table("Maps by the study's rule", columns, tuple(lines), tuple(notes))
+    return _held(Table("Maps by the study's rule", columns, tuple(lines), tuple(notes)), pictures, truth)
 
 
 def tiles(pictures: Pictures, truth: str) -> Table:
@@ -369,7 +406,7 @@ def tiles(pictures: Pictures, truth: str) -> Table:
         )
         for row in pictures.against(truth)
     ]
-    return Table("Tiles", columns, tuple(lines), _intervals_are(pictures, truth))
+    return _held(Table("Tiles", columns, tuple(lines), _intervals_are(pictures, truth)), pictures, truth)
 
 
 def line_rule(pictures: Pictures, truth: str) -> Table:
@@ -388,7 +425,8 @@ def line_rule(pictures: Pictures, truth: str) -> Table:
         Line((Cell(row.label), *(_sure(row, truth, f"line.{metric.field}") for metric in metrics)))
         for row in pictures.against(truth)
     ]
-    return Table("Maps by the line's rule", columns, tuple(lines), _intervals_are(pictures, truth))
+    table = Table("Maps by the line's rule", columns, tuple(lines), _intervals_are(pictures, truth))
+    return _held(table, pictures, truth)
 
 
 def frames(pictures: Pictures, truth: str) -> Table:
@@ -397,8 +435,9 @@ def frames(pictures: Pictures, truth: str) -> Table:
         Column("name", is_text=True),
         Column("frames"),
         Column("defects"),
-        Column("hit (share)", "high"),
+        Column("hit"),
         Column("missed"),
+        Column("hit, share", "high"),
         Column("false regions per frame", "low"),
         Column("escape", "low"),
         Column("false reject", "low"),
@@ -407,22 +446,22 @@ def frames(pictures: Pictures, truth: str) -> Table:
     )
     lines = []
     for row in pictures.against(truth):
-        counts = [count(row.count(truth, f"frame.{name}")) for name in ("frames", "defects")]
-        hit, share = row.count(truth, "frame.defects_hit"), _more_is_better(row, truth, "frame.defects_hit")
-        counts.append(count(hit) if share is None else Cell(f"{hit} ({share:.2f})", share))
-        missed = count(row.count(truth, "frame.defects_missed"))
+        counts = [
+            count(row.count(truth, f"frame.{name}")) for name in ("frames", "defects", "defects_hit", "defects_missed")
+        ]
+        hit = _sure(row, truth, "frame.hit_rate")
         false_regions = _sure(row, truth, "frame.false_regions_per_frame", 2)
         rates = [
             _sure(row, truth, f"frame.{name}")
             for name in ("escape_rate", "false_reject_rate", "average_precision", "auroc")
         ]
-        lines.append(Line((Cell(row.label), *counts, missed, false_regions, *rates)))
+        lines.append(Line((Cell(row.label), *counts, hit, false_regions, *rates)))
     notes = (
         "Escape: share of defective frames judged GOOD. False reject: share of good frames judged DEFECT.",
         *_unplaced(pictures, truth),
         *_intervals_are(pictures, truth),
     )
-    return Table("Frames", columns, tuple(lines), notes)
+    return _held(Table("Frames", columns, tuple(lines), notes), pictures, truth)
 
 
 def thresholds(pictures: Pictures) -> Table:
@@ -460,9 +499,11 @@ def thresholds(pictures: Pictures) -> Table:
 
 def study_ranks(pictures: Pictures, truth: str) -> Table:
     """By the study's six metrics, within families and across."""
-    rows = map_rows(pictures.against(truth), truth)
+    among = compared(pictures.against(truth), truth)
+    rows = map_rows(among.rows, truth)
     return _ranked(
         "Ranks by the study's metrics",
+        among,
         [mine.label for mine in rows],
         [mine.row.told.family for mine in rows],
         [metric.name for metric in STUDY_METRICS],
@@ -472,13 +513,14 @@ def study_ranks(pictures: Pictures, truth: str) -> Table:
 
 def own_ranks(pictures: Pictures, truth: str) -> Table:
     """By what the study does not ask."""
-    rows = pictures.against(truth)
+    among = compared(pictures.against(truth), truth)
     return _ranked(
         "Ranks by further metrics",
-        [row.label for row in rows],
-        [row.told.family for row in rows],
+        among,
+        [row.label for row in among.rows],
+        [row.told.family for row in among.rows],
         [metric.name for metric in OWN_METRICS],
-        [[_more_is_better(row, truth, metric.field) for row in rows] for metric in OWN_METRICS],
+        [[_more_is_better(row, truth, metric.field) for row in among.rows] for metric in OWN_METRICS],
     )
 
 
@@ -525,11 +567,12 @@ def published_ranks(data: published.StudyData) -> Table:
 
 def agreement(pictures: Pictures, truth: str) -> Table:
     """Whether the study's figure puts models into the order in which the line would."""
-    rows = pictures.against(truth)
+    among = compared(pictures.against(truth), truth)
+    rows = among.rows if among.is_possible else []
     asked = (
         Metric("frame AP", "frame.average_precision"),
         Metric("frame AUROC", "frame.auroc"),
-        Metric("defects hit, share", "frame.defects_hit"),
+        Metric("defects hit, share", "frame.hit_rate"),
         Metric("false regions per frame, fewer", "frame.false_regions_per_frame"),
         Metric("frames caught (1 - escape)", "frame.escape_rate"),
         Metric("frames passed (1 - false reject)", "frame.false_reject_rate"),
@@ -546,12 +589,19 @@ def agreement(pictures: Pictures, truth: str) -> Table:
         "1: the F1 of tiles by the study's rule ranks the models as this figure does; 0: it says nothing of it; -1: "
         "the other way round. A dash: fewer than three models, or all are equal. Of few models it is a hint."
     )
-    return Table("Does the study's F1 foretell the line?", columns, tuple(lines), (note,))
+    return Table("Does the study's F1 foretell the line?", columns, tuple(lines), (note,), among.warning)
 
 
 def _ranked(
-    title: str, labels: Sequence[str], families: Sequence[str], names: Sequence[str], values: Sequence[Values]
+    title: str,
+    among: Compared,
+    labels: Sequence[str],
+    families: Sequence[str],
+    names: Sequence[str],
+    values: Sequence[Values],
 ) -> Table:
+    if not among.is_possible:
+        values = [[None] * len(labels) for _ in values]
     columns = (
         Column("name", is_text=True),
         Column("family", is_text=True),
@@ -578,7 +628,7 @@ def _ranked(
         "1 is best; equal values share the mean of their places. Ranks per metric are across families. What is not "
         "known has no rank, and a mean leaves out a metric that any of those compared lacks."
     )
-    return Table(title, columns, tuple(lines), (note,))
+    return Table(title, columns, tuple(lines), (note,), among.warning)
 
 
 def _ranks_within(values: Values, families: Sequence[str]) -> list[float | None]:
@@ -593,10 +643,7 @@ def _rank(place: float | None) -> Cell:
 
 
 def _more_is_better(row: Row, truth: str, field: str) -> float | None:
-    """A figure turned so that more is better: hits as a share, rates of mistakes as their rest."""
-    if field == "frame.defects_hit":
-        hit, defects = row.count(truth, field), row.count(truth, "frame.defects")
-        return None if hit is None or not defects else hit / defects
+    """A figure turned so that more is better: mistakes are negative."""
     value = row.figure(truth, field)
     if value is None:
         return None
@@ -604,9 +651,33 @@ def _more_is_better(row: Row, truth: str, field: str) -> float | None:
 
 
 def _sure(row: Row, truth: str, field: str, digits: int = 4) -> Cell:
-    """A figure, shorter where its interval says that further digits mean little."""
+    """A figure, shorter where the width of its interval says that further digits mean little."""
     interval = row.interval(truth, field)
-    return number(row.figure(truth, field), digits if interval is None else 2, interval)
+    if interval is not None:
+        width = interval[1] - interval[0]
+        digits = 2 if width >= 0.02 or not width else 3 if width >= 0.002 else 4
+    return number(row.figure(truth, field), digits, interval)
+
+
+def _held(table: Table, pictures: Pictures, truth: str) -> Table:
+    """The table, with a warning and without a best value where its rows rest on different pictures."""
+    warning = unlike(pictures.against(truth), truth)
+    return replace(table, warning=warning, is_compared=not warning)
+
+
+def _study(data: published.StudyData, order: Sequence[published.StudyData]) -> str:
+    return f"study, {data}" + (" (closer)" if data == order[0] else "")
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
+
+
+def _ends(values: Sequence[float | None]) -> list[float]:
+    """The lowest and the highest of what is known, once if they are equal."""
+    known = sorted({value for value in values if value is not None})
+    return known if len(known) < 2 else [known[0], known[-1]]
 
 
 def _intervals_are(pictures: Pictures, truth: str) -> tuple[str, ...]:

@@ -1,0 +1,91 @@
+"""Which pictures rows rest on: figures are held against each other only over the same ones.
+
+Two folds rest on the same pictures where they name the same groups and as many pictures. Where no groups are told,
+their parts of the data must be of one name instead.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from train.evaluation.report.rows import Read, Row
+
+NAMED = 6
+"""Groups or folds that are named; of more, how many there are is said too."""
+
+
+class Under(NamedTuple):
+    """The pictures of a fold."""
+
+    groups: tuple[str, ...]
+    part: str
+    """Empty where groups are told: they say more than a name."""
+    pictures: int
+
+    @staticmethod
+    def of(fold: Read) -> "Under":
+        told = fold.told
+        return Under(tuple(sorted(told.groups)), "" if told.groups else told.part, told.pictures)
+
+    def __str__(self) -> str:
+        if not self.groups:
+            return f"{self.part} ({self.pictures:,} pictures, no groups told)"
+        return f"{_listed(self.groups, 'groups')} ({self.pictures:,} pictures)"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Rows that are held against each other."""
+
+    rows: list[Row]
+    """Each with the folds that all have; with its own where there are none."""
+    is_possible: bool
+    """Whether there is a fold that all have."""
+    warning: str
+    """Empty where all rows rest on the same folds from the start."""
+
+
+def compared(rows: Sequence[Row], truth: str) -> Compared:
+    """Rows with those of their folds that all of them have, held against one truth."""
+    if not unlike(rows, truth):
+        return Compared(list(rows), True, "")
+    shared = set.intersection(*(set(_under(row, truth)) for row in rows))
+    if not shared:
+        warning = f"Not compared: no fold is common to all rows. {_said(rows, truth)}. Evaluate all on the same groups."
+        return Compared(list(rows), False, warning)
+    kept = [
+        replace(row, folds=tuple(fold for fold in row.folds if fold.against(truth) and Under.of(fold) in shared))
+        for row in rows
+    ]
+    folds = _listed([str(one) for one in sorted(shared)], "folds", "; ")
+    warning = f"Rows rest on different pictures. Compared here over what all have: {folds}."
+    return Compared(kept, True, warning)
+
+
+def unlike(rows: Sequence[Row], truth: str) -> str:
+    """A warning where rows rest on different folds; empty where all rest on the same."""
+    if len({frozenset(_under(row, truth)) for row in rows}) <= 1:
+        return ""
+    return f"Rows rest on different pictures, so no value is called the best. {_said(rows, truth)}."
+
+
+def _under(row: Row, truth: str) -> list[Under]:
+    return [Under.of(fold) for fold in row.folds if fold.against(truth)]
+
+
+def _said(rows: Sequence[Row], truth: str) -> str:
+    """Who rests on what, rows of the same pictures in one breath."""
+    names: dict[tuple[Under, ...], list[str]] = {}
+    for row in rows:
+        names.setdefault(tuple(sorted(_under(row, truth))), []).append(row.label)
+    return "; ".join(
+        f"{', '.join(labels)}: {_listed([str(one) for one in unders], 'folds', '; ')}"
+        for unders, labels in names.items()
+    )
+
+
+def _listed(words: Sequence[str], what: str, between: str = ", ") -> str:
+    """All of few; of many the first ones, and how many there are."""
+    if len(words) <= NAMED:
+        return between.join(words)
+    return f"{len(words):,} {what}, {between.join(words[:3])} ... {words[-1]}"
