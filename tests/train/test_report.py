@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -23,8 +25,9 @@ from tests.train.evaluations import (
 )
 from train.evaluation.explorer import explore
 from train.evaluation.report import charts, tables
-from train.evaluation.report.page import NOT_KEPT
-from train.evaluation.report.rows import Pictures, Read, rows_of
+from train.evaluation.report.alike import compared, unlike
+from train.evaluation.report.page import NOT_KEPT, SWEPT
+from train.evaluation.report.rows import SHARES, Pictures, Read, rows_of
 from train.evaluation.report.table import Cell, Column, Line, Table, markdown
 from train.evaluation.report.write import write_report
 from train.evaluation.result import Evaluation, Told
@@ -140,7 +143,213 @@ def test_one_name_on_two_data_sets_is_a_row_of_each() -> None:
     assert [(its.data, its.rows[0].label) for its in pictures] == [("hripcb", "lite"), ("tiles", "lite")]
 
 
+# The same pictures.
+
+
+def folded(name: str, folds: dict[str, float], model: str = "efficientnetv2_s_d") -> list[Evaluation]:
+    """A row with a fold per group, its figures all following from one value each."""
+    return [
+        evaluation(
+            told(name, model, groups=[group], path=f"runs/{group}/{name}"),
+            tile_figures(average_precision=value, pointing=value),
+            rule_figures(value, value),
+            rule_figures(value, value),
+            frame_figures(average_precision=value, auroc=value, hit_rate=value),
+        )
+        for group, value in folds.items()
+    ]
+
+
+def test_rows_of_different_folds_are_ranked_over_those_that_all_have() -> None:
+    """By all its folds, many is the best; on the fold that all have it is the worst."""
+    evaluations = [
+        *folded("many", {"a": 0.1, "b": 0.9, "c": 0.95}),
+        *folded("one", {"a": 0.3}),
+        *folded("two", {"a": 0.2, "b": 0.3}),
+    ]
+    its = the(read(evaluations))
+    assert its.rows[0].figure("masks", "study.f1") == pytest.approx(0.65)
+    for table in (tables.study_ranks(its, "masks"), tables.own_ranks(its, "masks")):
+        means = {name: float(line_of(table, name)["mean across"]) for name in ("many", "one", "two")}
+        assert means["one"] < means["two"] < means["many"]
+        assert table.warning == (
+            "Rows rest on different pictures. Compared here over what all have: group a (30 pictures)."
+        )
+        assert f"**{table.warning}**" in markdown(table, 2)
+    agreement = tables.agreement(its, "masks")
+    assert line_of(agreement, "frame AUROC")["models"] == "3"
+    assert "group a (30 pictures)" in agreement.warning
+
+
+def test_rows_without_a_common_fold_are_not_ranked_and_it_is_said_why() -> None:
+    its = the(read([*folded("left", {"a": 0.1, "b": 0.9}), *folded("right", {"c": 0.3})]))
+    for table in (tables.study_ranks(its, "masks"), tables.own_ranks(its, "masks")):
+        for name in ("left", "right"):
+            assert set(list(line_of(table, name).values())[2:]) == {"-"}
+        assert table.warning == (
+            "Not compared: no fold is common to all rows. left: group a (30 pictures) and group b (30 pictures); "
+            "right: group c (30 pictures). Evaluate all on the same groups."
+        )
+    agreement = tables.agreement(its, "masks")
+    assert set(column(agreement, "models")) == {"0"}
+    assert agreement.warning.startswith("Not compared")
+
+
+def test_tables_of_figures_keep_all_folds_and_call_no_value_the_best_where_rows_rest_on_different_ones() -> None:
+    same, other = (
+        the(read([*folded("x", {"a": 0.1, "b": 0.9}), *folded("y", folds)]))
+        for folds in ({"a": 0.3, "b": 0.4}, {"a": 0.3})
+    )
+    assert line_of(tables.tiles(other, "masks"), "x")["AP"] == "0.5000"
+    makers = (tables.maps, tables.tiles, tables.line_rule, tables.frames, lambda its, _: tables.summary(its))
+    for make in makers:
+        assert make(same, "masks").warning == ""
+        assert "**0.5000**" in markdown(make(same, "masks"), 0)
+        said = markdown(make(other, "masks"), 0)
+        (loud,) = [line for line in said.splitlines() if "**" in line]
+        assert "y: group a (30 pictures)." in loud
+    assert tables.trials(other).warning.startswith("Rows rest on different pictures")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_same"),
+    [
+        ({"groups": ["a", "b"], "part": "test"}, {"groups": ["b", "a"], "part": "groups a and b"}, True),
+        ({"groups": ["a", "b"]}, {"groups": ["a", "b"], "pictures": 29}, False),
+        ({"groups": ["a"], "part": "test"}, {"groups": ["a", "b"], "part": "all"}, False),
+        ({"groups": [], "part": "test"}, {"groups": [], "part": "test"}, True),
+        ({"groups": [], "part": "test"}, {"groups": [], "part": "all"}, False),
+        ({"groups": [], "part": "test"}, {"groups": ["a"], "part": "test"}, False),
+    ],
+)
+def test_the_same_groups_are_the_same_pictures_and_without_groups_the_same_part_is(
+    first: dict[str, Any], second: dict[str, Any], is_same: bool
+) -> None:
+    rows = the(read([evaluation(told("a", **first)), evaluation(told("b", **second))])).rows
+    assert (unlike(rows, "masks") == "") == is_same
+    assert compared(rows, "masks").is_possible == is_same
+
+
+def test_a_fold_that_was_not_held_against_a_truth_does_not_count_for_it() -> None:
+    first = [evaluation(told("x", groups=["a"])), evaluation(told("x", groups=["b"]), truths=("boxes",))]
+    rows = the(read([*first, evaluation(told("y", groups=["a"]))])).against("masks")
+    assert unlike(rows, "masks") == ""
+
+
+def test_of_many_groups_some_are_named_and_all_are_counted() -> None:
+    many = evaluation(told("x", groups=[f"g{at:02}" for at in range(40)]))
+    rows = the(read([many, evaluation(told("y", groups=["h"]))])).rows
+    assert "x: groups g00, g01, g02 ... g39, 40 in all (30 pictures); y: group h" in unlike(rows, "masks")
+
+
 # Tables.
+
+
+def test_ours_and_the_studys_best_trials_stand_in_one_table() -> None:
+    ours = [
+        evaluation(told("v2", lr=lr, val_loss=loss, val_accuracy=0.9, groups=[group]))
+        for group, lr, loss in (("a", 0.001, 0.1), ("b", 0.002, 0.3))
+    ]
+    unknown = evaluation(told("lite", "efficientnet_lite0_d", lr=None, val_loss=None, val_accuracy=None))
+    table = tables.trials(the(read([*ours, unknown])))
+    shown = [[cell.text for cell in line.cells] for line in table.lines]
+    assert shown == [
+        ["lite", "ours", "heatline, 600 steps of 32", "-", "-", "-", "0.9500"],
+        ["v2", "ours", "heatline, 600 steps of 32", "0.001 to 0.002", "0.200", "0.9000", "0.9500"],
+        [
+            "efficientnetv2_s_d", "study, PCB (closer)", "best of ten trials, batch 32",
+            "0.002", "0.073", "0.9846", "0.9854",
+        ],
+        ["efficientnetv2_s_d", "study, GID", "best of ten trials, batch 32", "0.002", "0.169", "0.9397", "0.9356"],
+    ]  # fmt: skip
+    assert "Not in the study: efficientnet_lite0_d." in table.notes
+
+
+def test_the_models_own_map_has_its_intervals_in_the_table_of_maps_and_other_fusions_have_none() -> None:
+    ends = {"study.f1": (0.4, 0.6), "tile.pointing": (0.61, 0.75), "study.classification_accuracy": (0.9, 0.97)}
+    its = the(
+        read(
+            [
+                evaluation(told("cut"), intervals=ends),
+                evaluation(told("vit", "vit_tiny_patch16_224", method="rollout-max"), intervals=ends),
+            ]
+        )
+    )
+    table = tables.maps(its, "masks")
+    names = [column.name for column in table.columns]
+    intervals = {
+        line.cells[0].text: {names[at] for at, cell in enumerate(line.cells) if cell.interval}
+        for line in table.lines
+        if not line.is_published
+    }
+    whole = {"F1", "pointing", "classification"}
+    assert intervals == {
+        "cut": whole,
+        "vit fmin": {"classification"},
+        "vit fmean": {"classification"},
+        "vit fmax": whole,
+    }
+    assert "| 0.50 [0.40, 0.60] |" in markdown(table, 0)
+    assert line_of(table, "vit fmax")["pointing"] == "0.70"
+    assert line_of(table, "vit fmin")["F1"] == f"{sweep_figures().f1[0][0]:.4f}"
+    assert (
+        "Rows of swept fusions other than the model's own have no intervals, but of the classification." in table.notes
+    )
+    assert "No intervals: a bootstrap needs at least 10 groups, and there are 2." in table.notes
+
+
+def test_a_figure_has_as_many_digits_as_its_interval_is_sure_of() -> None:
+    for ends, shown in (
+        ((0.5, 0.7), "0.61 [0.50, 0.70]"),
+        ((0.604, 0.62), "0.612 [0.604, 0.620]"),
+        ((0.6111, 0.6131), "0.6123 [0.6111, 0.6131]"),
+        ((0.6123, 0.6123), "0.61 [0.61, 0.61]"),
+    ):
+        sure = evaluation(told("sure"), tile_figures(auroc=0.6123), intervals={"tile.auroc": ends})
+        assert f"| {shown} |" in markdown(tables.tiles(the(read([sure])), "masks"), 0)
+
+
+def test_beside_the_study_only_what_is_told_is_said_and_once_per_data_set(tmp_path: Path) -> None:
+    untold = told("x", groups=[], steps=None, seconds=None, weights="not known", taught_by="not known", part="all")
+    untold = msgspec.structs.replace(untold, recipe="not known", lr=None, val_loss=None, val_accuracy=None)
+    said = tables.differences(the(read([evaluation(untold)])))
+    assert said.startswith("Beside the study: ours are 30 pictures; its own are PCB, 68,270 tiles")
+    _, file = write_report([write(evaluation(untold), tmp_path / "in")], tmp_path / "out")
+    assert file.read_text().count("Beside the study: ours") == 1
+
+    known = tables.differences(the(read([evaluation(told("x")), evaluation(told("y", weights="random", steps=900))])))
+    assert known.startswith(
+        "Beside the study: ours are 30 pictures of 2 groups, none of which the split divides, taught by boxes, "
+        "600 to 900 steps of training, first weights: random; its own"
+    )
+    assert "\n" not in known
+
+
+def test_a_sweep_without_defective_tiles_has_dashes_and_no_rank_for_what_is_not_known(tmp_path: Path) -> None:
+    unknown: list[list[float | None]] = [[None] * len(RATIOS)] * 3
+    made = evaluation(told("vit", "vit_tiny_patch16_224"), tile_figures(pointing=None, weighting=None))
+    (against,) = made.truths
+    assert against.sweep is not None
+    sweep = msgspec.structs.replace(against.sweep, pointing=unknown, pointing_gated=unknown, weighting=unknown)
+    made = msgspec.structs.replace(made, truths=[msgspec.structs.replace(against, sweep=sweep)])
+    its = the(read([made]))
+    line = line_of(tables.maps(its, "masks"), "vit fmin")
+    assert (line["pointing"], line["pointing, gated"]) == ("-", "-")
+    assert line_of(tables.study_ranks(its, "masks"), "vit fmin")["pointing"] == "-"
+    page, _ = write_report([write(made, tmp_path / "in")], tmp_path / "out")
+    assert "pointing, gated: not known, as no tile is defective." in page.read_text()
+
+
+def test_of_folds_a_sweep_is_the_mean_over_those_that_know_it() -> None:
+    known, other = (evaluation(told("vit", "vit_tiny_patch16_224", groups=[group])) for group in "ab")
+    (against,) = other.truths
+    assert against.sweep is not None
+    sweep = msgspec.structs.replace(against.sweep, pointing=[[None] * len(RATIOS)] * 3)
+    other = msgspec.structs.replace(other, truths=[msgspec.structs.replace(against, sweep=sweep)])
+    (row,) = the(read([known, other])).rows
+    mean = row.sweep("masks")
+    assert mean is not None
+    assert mean.pointing == sweep_figures().pointing
 
 
 def test_published_figures_stand_below_ours_the_closer_data_first() -> None:
@@ -179,9 +388,7 @@ def test_intervals_are_printed_where_there_are_any_and_otherwise_why_not() -> No
 
 
 def test_figures_that_are_not_known_are_dashes() -> None:
-    nothing = frame_figures(
-        auroc=None, defects=None, defects_hit=None, defects_missed=None, hit_rate=None, unplaced=30
-    )
+    nothing = frame_figures(auroc=None, defects=None, defects_hit=None, defects_missed=None, hit_rate=None, unplaced=30)
     table = tables.frames(the(read([evaluation(told("labels"), frame=nothing)])), "masks")
     line = line_of(table, "labels")
     assert [line[name] for name in ("defects", "hit", "missed", "hit, share", "AUROC")] == ["-"] * 5
@@ -269,6 +476,13 @@ def test_a_heatmap_prints_every_value() -> None:
     assert [svg.count(f">{value:.3f}<") for value in (0.125, 0.25, 0.5, 0.75)] == [2, 1, 1, 2]  # ends: legend too
 
 
+def test_a_heatmap_of_equal_values_has_no_scale_of_colours_and_says_so() -> None:
+    svg = charts.heatmap([[0.5, 0.5]], ["min"], ["0", "0.9"], "F1")
+    assert svg.count(">0.500<") == 2
+    assert ">all are equal<" in svg
+    assert svg.count("<rect") == 2
+
+
 def test_the_curve_passes_through_every_threshold() -> None:
     explorer = explore(np.array([1.0, 2.0]), np.array([0.0, 1.5]), 1.2, "good frames")
     (path,) = re.findall(r'<path d="([^"]+)" fill="none" stroke="#6c8ebf"', charts.steps(explorer, "t"))
@@ -315,6 +529,31 @@ def test_the_page_has_every_section_and_a_table_of_contents_and_loads_nothing(tm
     assert "@import" not in text
     assert NOT_KEPT not in text
     assert "mobilenetv3_large: its pair is missing; evaluate mobilenetv3_large too." in text
+
+
+def charts_of(text: str, section: str) -> list[str]:
+    """Titles of a section's drawings."""
+    part = text[text.index(f'<section id="{section}">') :]
+    return re.findall(r"<title>(.*?)</title>", part[: part.index("</section>")])
+
+
+def test_every_table_of_a_sweep_is_drawn(tmp_path: Path) -> None:
+    page, _ = write_report([write(evaluation(told("vit", "vit_tiny_patch16_224")), tmp_path / "in")], tmp_path / "out")
+    assert charts_of(page.read_text(), "sweeps") == [
+        "F1", "precision", "recall", "Jaccard", "accuracy", "pointing", "pointing, gated", "weighting",
+    ]  # fmt: skip
+    assert set(SWEPT) == set(SHARES)
+
+
+def test_every_full_model_is_drawn_against_every_cut_one_over_the_pictures_that_both_have(tmp_path: Path) -> None:
+    one = [told(name, "efficientnetv2_s", groups=["a"]) for name in ("full 1", "full 2")]
+    other = [told("cut 1", groups=["a"]), told("cut 1", groups=["b"]), told("cut 2", groups=["c"])]
+    folders = [write(evaluation(of), tmp_path / str(at)) for at, of in enumerate((*one, *other))]
+    text = write_report(folders, tmp_path / "out")[0].read_text()
+    assert charts_of(text, "bars") == ["full 1 against cut 1, masks", "full 2 against cut 1, masks"]
+    assert text.count("<figcaption>Rows rest on different pictures. Compared here over what all have: group a (") == 2
+    for name in ("full 1", "full 2"):
+        assert f"{name}: group a (30 pictures); cut 2: group c (30 pictures). Evaluate all on the same groups." in text
 
 
 def test_pictures_that_were_not_kept_are_said_not_to_be(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -252,7 +253,18 @@ def test_the_true_pixels_of_a_tile_that_is_not_run_are_missed() -> None:
     assert run.asked == []
     assert (found.recall, found.precision, found.f1) == ([[0]], [[0]], [[0]])
     assert found.accuracy == [[1 - 36 / (TILE * 32)]]
-    assert (found.pointing, found.pointing_gated, found.weighting) == ([[0]], [[0]], [[0]])
+
+
+def test_where_no_tile_is_defective_nothing_is_known_of_what_only_defective_tiles_tell() -> None:
+    few = np.zeros((1, TILE, TILE), np.bool_)
+    few[0, :6, :6] = True  # less than 1 %
+    for logit in (-1.0, 1.0):
+        sweep = Sweep(Counting(np.eye(4)), ("mean", "max"), (0.0, 0.5, 0.9))
+        sweep.add(numbered_tiles(1), np.array([logit]), {"a": few}, (TILE, TILE))
+        found = sweep.figures("a")
+        assert found.pointing == found.pointing_gated == found.weighting == [[None] * 3] * 2
+        assert all(isinstance(value, float) for line in found.f1 + found.accuracy for value in line)
+        assert msgspec.json.decode(msgspec.json.encode(found), type=SweepFigures) == found
 
 
 @pytest.mark.parametrize("logit", [2.0, -2.0])

@@ -4,14 +4,14 @@ Two folds rest on the same pictures where they name the same groups and as many 
 their parts of the data must be of one name instead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from train.evaluation.report.rows import Read, Row
 
 NAMED = 6
-"""Groups or folds that are named; of more, how many there are is said too."""
+"""Groups or folds that are all named; of more, some are, and how many there are."""
 
 
 class Under(NamedTuple):
@@ -30,7 +30,8 @@ class Under(NamedTuple):
     def __str__(self) -> str:
         if not self.groups:
             return f"{self.part} ({self.pictures:,} pictures, no groups told)"
-        return f"{_listed(self.groups, 'groups')} ({self.pictures:,} pictures)"
+        word = "group" if len(self.groups) == 1 else "groups"
+        return f"{word} {_listed(self.groups)} ({self.pictures:,} pictures)"
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,18 @@ def compared(rows: Sequence[Row], truth: str) -> Compared:
         replace(row, folds=tuple(fold for fold in row.folds if fold.against(truth) and Under.of(fold) in shared))
         for row in rows
     ]
-    folds = _listed([str(one) for one in sorted(shared)], "folds", "; ")
-    warning = f"Rows rest on different pictures. Compared here over what all have: {folds}."
+    warning = f"Rows rest on different pictures. Compared here over what all have: {_in_words(shared)}."
     return Compared(kept, True, warning)
 
 
 def unlike(rows: Sequence[Row], truth: str) -> str:
-    """A warning where rows rest on different folds; empty where all rest on the same."""
+    """A warning where rows rest on different folds; empty where all rest on the same.
+
+    Folds of a row that were not held against the truth do not count.
+    """
     if len({frozenset(_under(row, truth)) for row in rows}) <= 1:
         return ""
-    return f"Rows rest on different pictures, so no value is called the best. {_said(rows, truth)}."
+    return f"Rows rest on different pictures and do not compare. {_said(rows, truth)}."
 
 
 def _under(row: Row, truth: str) -> list[Under]:
@@ -78,14 +81,15 @@ def _said(rows: Sequence[Row], truth: str) -> str:
     names: dict[tuple[Under, ...], list[str]] = {}
     for row in rows:
         names.setdefault(tuple(sorted(_under(row, truth))), []).append(row.label)
-    return "; ".join(
-        f"{', '.join(labels)}: {_listed([str(one) for one in unders], 'folds', '; ')}"
-        for unders, labels in names.items()
-    )
+    return "; ".join(f"{', '.join(labels)}: {_in_words(unders)}" for unders, labels in names.items())
 
 
-def _listed(words: Sequence[str], what: str, between: str = ", ") -> str:
-    """All of few; of many the first ones, and how many there are."""
+def _in_words(unders: Iterable[Under]) -> str:
+    return _listed([str(one) for one in sorted(unders)], " and ")
+
+
+def _listed(words: Sequence[str], between: str = ", ") -> str:
+    """All of few; of many the first ones, the last, and how many there are."""
     if len(words) <= NAMED:
         return between.join(words)
-    return f"{len(words):,} {what}, {between.join(words[:3])} ... {words[-1]}"
+    return f"{between.join(words[:3])} ... {words[-1]}, {len(words):,} in all"

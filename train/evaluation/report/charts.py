@@ -76,16 +76,10 @@ def heatmap(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Seq
             ink = "#fff" if share < 0.6 else "#111"
             middle = left + cell_width * (x + 0.5), top + cell_height * (y + 0.5) + 4
             parts.append(_text(*middle, f"{value:.3f}", "middle", "bold" if is_best else "normal", ink))
-    shades = 24
-    legend = max(60, min(200, cell_width * len(columns) - 120))
-    for step in range(shades):
-        shade_x = left + 50 + legend * step / shades
-        parts.append(
-            f'<rect x="{shade_x:.1f}" y="{bottom + 14}" width="{legend / shades + 0.5:.1f}" height="10" '
-            f'fill="{_mixed(step / (shades - 1))}"/>'
-        )
-    parts.append(_text(left + 44, bottom + 23, f"{low:.3f}", "end"))
-    parts.append(_text(left + 56 + legend, bottom + 23, f"{high:.3f}", "start"))
+    if high > low:
+        parts += _scale(left, bottom, max(60, min(200, cell_width * len(columns) - 120)), low, high)
+    else:
+        parts.append(_text(left, bottom + 23, "all are equal", "start"))
     said = "; ".join(
         f"{name}: " + ", ".join(f"{value:.3f} at {column}" for value, column in zip(line, columns, strict=True))
         for name, line in zip(rows, values, strict=True)
@@ -163,6 +157,19 @@ def _legend(x: float, y: float, entries: Sequence[tuple[str, str]]) -> str:
         parts.append(_text(x + 19, y, name, "start"))
         x += 19 + 7.2 * len(name) + 28
     return "".join(parts)
+
+
+def _scale(left: float, bottom: float, width: float, low: float, high: float) -> list[str]:
+    """The colours of a heatmap from its lowest to its highest value."""
+    shades = 24
+    parts = [
+        f'<rect x="{left + 50 + width * step / shades:.1f}" y="{bottom + 14}" width="{width / shades + 0.5:.1f}" '
+        f'height="10" fill="{_mixed(step / (shades - 1))}"/>'
+        for step in range(shades)
+    ]
+    parts.append(_text(left + 44, bottom + 23, f"{low:.3f}", "end"))
+    parts.append(_text(left + 56 + width, bottom + 23, f"{high:.3f}", "start"))
+    return parts
 
 
 def _mixed(share: float) -> str:

@@ -14,6 +14,7 @@ from train.evaluation.report.ranking import Values, mean_ranks, mean_ranks_withi
 from train.evaluation.report.rows import Pictures, Row
 from train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, count, number
 from train.evaluation.result import Told
+from train.evaluation.sweep import SweepFigures
 
 RATIO_OF_TABLES = 0.0
 """Discard ratio at which a ViT's three fusions stand in the table of maps; the study does not state its own."""
@@ -80,23 +81,23 @@ def map_rows(rows: Sequence[Row], truth: str) -> list[MapRow]:
     for row in rows:
         own = {metric.field: row.figure(truth, metric.own) for metric in MAP_METRICS}
         sweep = row.sweep(truth)
-        at = sweep.ratios.index(RATIO_OF_TABLES) if sweep and RATIO_OF_TABLES in sweep.ratios else None
-        met = False
-        for line, fusion in enumerate(sweep.fusions if sweep and at is not None else ()):
-            if is_own := (fusion, RATIO_OF_TABLES) == (row.fusion, row.discard_ratio):
-                met, figures = True, own
-            else:
-                figures = {
-                    metric.field: getattr(sweep, metric.field)[line][at]
-                    for metric in MAP_METRICS
-                    if metric != CLASSIFICATION
-                } | {CLASSIFICATION.field: own[CLASSIFICATION.field]}
+        swept = [] if sweep is None or RATIO_OF_TABLES not in sweep.ratios else sweep.fusions
+        for fusion in swept:
+            is_own = (fusion, RATIO_OF_TABLES) == (row.fusion, row.discard_ratio)
+            figures = own if is_own or sweep is None else own | _swept(sweep, fusion)
             found.append(MapRow(f"{row.label} f{fusion}", row, fusion, figures, is_own))
-        if not met:
+        if row.fusion not in swept or row.discard_ratio != RATIO_OF_TABLES:
             label = row.label if row.fusion is None else f"{row.label} f{row.fusion}"
             label += f", discard {row.discard_ratio:g}" if row.discard_ratio else ""
             found.append(MapRow(label, row, row.fusion, own))
     return found
+
+
+def _swept(sweep: SweepFigures, fusion: str) -> dict[str, float | None]:
+    """A fusion's figures of the table of maps, but for the classification, which no sweep changes."""
+    line, at = sweep.fusions.index(fusion), sweep.ratios.index(RATIO_OF_TABLES)
+    fields = [metric.field for metric in MAP_METRICS if metric != CLASSIFICATION]
+    return {field: getattr(sweep, field)[line][at] for field in fields}
 
 
 # What was evaluated.
@@ -146,12 +147,13 @@ def differences(pictures: Pictures) -> str:
     taught, weights = (_listed(sorted(set(said) - {NOT_TOLD})) for said in zip(*map(_taught, tolds), strict=True))
     steps = sorted({told.steps for told in tolds if told.steps is not None})
     ours += [f"taught by {taught}"] if taught else []
-    ours += [" to ".join(f"{number:,}" for number in dict.fromkeys((steps[0], steps[-1]))) + " steps"] if steps else []
-    ours += [f"first weights {weights}"] if weights else []
+    ours += [" to ".join(f"{one:,}" for one in _ends(steps)) + " steps of training"] if steps else []
+    ours += [f"first weights: {weights}"] if weights else []
     theirs = "; ".join(f"{data}, {published.DATA_OF_STUDY[data]}" for data in published.closer_first(pictures.data))
     return (
-        f"Beside the study: ours are {', '.join(ours)}; its own are {theirs}, {published.TRAINING_OF_STUDY}, and no "
-        "word that its split keeps pictures whole. Its figures are what its models reached on its data."
+        f"Beside the study: ours are {', '.join(ours)}; its own are {theirs}; taught for "
+        f"{published.TRAINING_OF_STUDY}, it does not say that its split keeps pictures whole, and its figures are what "
+        "its models reached on its data."
     )
 
 
@@ -289,7 +291,8 @@ def trials(pictures: Pictures) -> Table:
         f"Published: {published.SOURCE}, Tables {tables}; {published.TRAINING_OF_STUDY}.",
         *((f"Not in the study: {_listed(absent)}.",) if absent else ()),
     )
-    return Table("Beside the study's Tables 3.2 and 3.3", columns, tuple(lines), notes)
+    warning = next((said for truth in pictures.truths if (said := unlike(pictures.against(truth), truth))), "")
+    return Table("Beside the study's Tables 3.2 and 3.3", columns, tuple(lines), notes, warning)
 
 
 def folds(pictures: Pictures, truth: str) -> Table | None:
@@ -655,7 +658,7 @@ def _sure(row: Row, truth: str, field: str, digits: int = 4) -> Cell:
     interval = row.interval(truth, field)
     if interval is not None:
         width = interval[1] - interval[0]
-        digits = 2 if width >= 0.02 or not width else 3 if width >= 0.002 else 4
+        digits = 2 if width >= 0.05 or not width else 3 if width >= 0.005 else 4
     return number(row.figure(truth, field), digits, interval)
 
 

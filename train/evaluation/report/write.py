@@ -24,8 +24,8 @@ NOTES = (
     "(Raatikainen & Rahtu 2022).",
     "Folds, evaluations of one name, model and data with disjoint groups, are one row: the mean of their figures, each "
     "fold alike, and the sum of their counts.",
-    "Only figures over the same pictures are compared: where rows rest on different folds, ranks come from those that all "
-    "have, and no value of a table stands out.",
+    "Only figures over the same pictures are compared: where rows rest on different folds, ranks come from those that "
+    "all have, and no value of a table stands out.",
     "Ranks come from unrounded values; equal ones share the mean of their places. What is not known has no rank.",
     f"Published figures: {SOURCE}.",
 )
