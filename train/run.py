@@ -119,13 +119,17 @@ def load_run(folder: Path) -> TrainedRun:
     run = RunFolder(folder)
     summary, config = run.read_summary(), read_config(run.config)
     if not run.best.exists():
-        raise TrainingError(f"{folder} has no {run.best.name} yet; let the training reach its first validation")
+        raise TrainingError(
+            f"{folder} has no {run.best.name}; let the training reach its first validation, or delete the folder and "
+            "train again"
+        )
     model, _ = build_model(msgspec.structs.replace(config.model, weights="none"), config.tiles.tile_px)
     try:
         checkpoint: dict[str, Any] = torch.load(run.best, map_location="cpu", weights_only=True)
         load_model_state(model, checkpoint)
     except Exception as error:  # a damaged file ends in whatever the reader trips over
-        raise TrainingError(f"{run.best} cannot be loaded ({error}); train again") from error
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(f"{run.best} cannot be loaded ({reason}); delete {folder} and train again") from error
     split = Split(*(tuple(summary.groups[part]) for part in ("train", "val", "test")))
     return TrainedRun(folder, config, summary, read_data(config), split, model.eval())
 

@@ -1,6 +1,7 @@
 """`heatline calibrate`."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import click
 import msgspec
 from rich.progress import track
 
-from edge.binomial import CONFIDENCE, frames_to_show, most_that_show
+from edge.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
 from edge.bundle import Calibration, check_golden, open_bundle
 from edge.bundle.manifest import Rule
 from edge.calibration import calibrate as calibrate_by_share
@@ -30,6 +31,7 @@ from edge.recalibration import (
 )
 
 FALSE_REJECT = 0.01
+UNLIKELY = 0.01
 SMALLEST = 1e-6
 """Below it no number of frames that anyone could take shows anything."""
 SUFFIX = ".bundle"
@@ -137,9 +139,11 @@ def calibrate(
         raise click.UsageError(
             f"--version {version!r} tells the new bundle from none; name one other than {was.version!r}"
         )
+    if not version.isprintable():
+        raise click.UsageError(f"--version {version!r} is no text of one line; events carry it, name a plain one")
     target = target or _beside(bundle_path)
-    if target.exists() and not dry_run:
-        raise BundleError(f"{target} exists already; bundles are never overwritten, name a new folder with --to")
+    if not dry_run:
+        _refuse_place(target, bundle_path)
     engine = open_engine(kind, parent.path, was.grid.tile_px)
     check_golden(parent.golden(), engine, was)
     inspector = Inspector(was, engine)
@@ -158,6 +162,7 @@ def calibrate(
             shift(second_pictures, second_frames, calibration.score_threshold), second_frames, first, frames
         )
         warnings += [f"{words}; look at the frames that are named, and calibrate on both" for words in second.differs]
+    warnings += _look_hot(len(frames), rejected(frames, was.calibration.score_threshold), was.calibration)
     manifest = recalibrated(parent, calibration, version, second, kind)
     written = None if dry_run else write_recalibrated(target, parent, manifest)
     report = Report(
@@ -184,6 +189,32 @@ def calibrate(
         print_json(report)
     else:
         print_facts(f"{target} {'would be' if dry_run else 'is'} written", _facts(report))
+
+
+def _refuse_place(target: Path, bundle_path: Path) -> None:
+    """See that a new bundle can be written there, before any frame is run.
+
+    Raises:
+        BundleError: it cannot.
+    """
+    if target.exists():
+        raise BundleError(f"{target} exists already; bundles are never overwritten, name a new folder with --to")
+    if bundle_path.resolve() in target.resolve().parents:
+        raise BundleError(f"{target} lies in {bundle_path}, which stays as it is; name a folder beside it with --to")
+    above = next(folder for folder in target.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise BundleError(f"{target} cannot be written, as {above} cannot; name another folder with --to")
+
+
+def _look_hot(frames: int, rejected_before: int, before: Calibration) -> list[str]:
+    """Warns if the old thresholds reject more of the good frames than chance allows: are they good?"""
+    allowed = FALSE_REJECT if before.false_reject_per_frame is None else before.false_reject_per_frame
+    if not rejected_before or 1 - at_most(rejected_before - 1, frames, allowed) >= UNLIKELY:
+        return []
+    return [
+        f"the old thresholds reject {rejected_before} of these {frames} good frames, where {_percent(allowed)} were to "
+        "be expected: look at them before this bundle is used, as a defective frame among them hides defects like it"
+    ]
 
 
 def rule_in_words(calibration: Calibration) -> str:

@@ -76,7 +76,10 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("heatline: interrupted", err=True)
-        code = INTERRUPTED
+        # At once: the interpreter's own way out trips over an engine's threads that are still at work, and aborts.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
     except ReaderHasGoneError:
         # Nothing is left to say, and the final flush must not say it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -56,7 +56,8 @@ def test_a_new_bundle_has_new_thresholds_and_all_else_of_the_old_one(tmp_path: P
     before = contents(own.path)
     good = write_pictures(tmp_path / "good", evenly(250, 240, 245, 230))
     report, complaints = calibrated(own.path, good, "--false-reject", "0.25")
-    assert complaints == ""
+    assert complaints.startswith("warning: the old thresholds reject 4 of these 4 good frames, where 1 % were to be")
+    assert complaints.count("\n") == 1
     assert contents(own.path) == before, "the old one is untouched"
     new = open_bundle(tmp_path / "dark-cal1.bundle")
     assert report["written"] == str(new.path)
@@ -192,7 +193,7 @@ def test_a_hotter_second_shift_is_told_apart_and_sets_no_threshold(tmp_path: Pat
     assert second["interval"] == list(interval(14, 14))
     assert second["rejected_p"] < 0.01
     assert second["highest_logits_p"] < 0.01
-    assert len(second["differs"]) == len(report["warnings"]) == 2
+    assert len(second["differs"]) == len(report["warnings"]) - 1 == 2  # one is of the old thresholds
     assert complaints.count("the second shift is hotter than the first by more than chance") == 2
     (record,) = open_bundle(tmp_path / "dark-cal1.bundle").manifest.provenance["calibrations"]
     assert (record["second_shift"]["rejected"], record["second_shift"]["differs"]) == (14, second["differs"])
@@ -203,7 +204,7 @@ def test_a_colder_second_shift_is_noticed_by_ranks_alone(tmp_path: Path, own: Bu
     late = write_pictures(tmp_path / "late", evenly(*range(241, 255)))
     report, complaints = calibrated(own.path, good, "--second-shift", late, "--dry-run")
     assert report["second_shift"]["rejected_p"] == 1.0
-    assert complaints.count("\n") == 1
+    assert complaints.count("\n") == 2  # one is of the old thresholds
     assert "colder" in complaints
     assert "Mann-Whitney" in complaints
 
@@ -212,7 +213,10 @@ def test_two_shifts_that_are_alike_raise_no_warning(tmp_path: Path, own: Bundle)
     good = write_pictures(tmp_path / "early", evenly(*range(220, 254, 2)))
     late = write_pictures(tmp_path / "late", evenly(*range(221, 255, 2)))
     report, complaints = calibrated(own.path, good, "--second-shift", late, "--dry-run")
-    assert (complaints, report["warnings"], report["second_shift"]["differs"]) == ("", [], [])
+    assert report["second_shift"]["differs"] == []
+    (warning,) = report["warnings"]
+    assert "the old thresholds reject" in warning
+    assert complaints == f"warning: {warning}\n"
     shown = heatline("calibrate", own.path, good, "--second-shift", late, "--dry-run", env={"COLUMNS": "300"}).stdout
     assert "no difference beyond chance" in shown
 
@@ -234,6 +238,13 @@ def test_copies_within_a_shift_are_told(tmp_path: Path, own: Bundle) -> None:
     assert "001.png" in report["warnings"][0]
 
 
+def test_frames_that_the_old_thresholds_call_good_raise_no_warning(tmp_path: Path, own: Bundle) -> None:
+    good = write_pictures(tmp_path / "good", evenly(250, 240, 245, 230))
+    calibrated(own.path, good, "--false-reject", "0", "--to", tmp_path / "new")
+    report, complaints = calibrated(tmp_path / "new", good, "--dry-run")
+    assert (complaints, report["warnings"], report["before"]["rejected"]) == ("", [], 0)
+
+
 # What is refused, and then nothing is written.
 
 
@@ -243,6 +254,22 @@ def refused(tmp_path: Path, code: int, *arguments: str | Path) -> str:
     assert (result.returncode, result.stdout) == (code, "")
     assert contents(tmp_path) == before
     return complaint(result)
+
+
+def test_a_place_in_the_old_bundle_or_below_a_file_is_refused_before_a_frame_is_run(
+    tmp_path: Path, own: Bundle
+) -> None:
+    good = write_pictures(tmp_path / "good", evenly(250))
+    (good / "bad.png").write_bytes(b"no picture")  # would be told if it were reached
+    assert "which stays as it is" in refused(tmp_path, 4, own.path, good, "--to", own.path / "new")
+    assert "cannot be written" in refused(tmp_path, 4, own.path, good, "--to", good / "000.png" / "new")
+
+
+def test_a_version_of_two_lines_is_refused(tmp_path: Path, own: Bundle) -> None:
+    good = write_pictures(tmp_path / "good", evenly(250))
+    result = heatline("calibrate", own.path, good, "--version", "a\nb", "--dry-run")
+    assert result.returncode == 2
+    assert "no text of one line" in result.stderr
 
 
 def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, own: Bundle) -> None:

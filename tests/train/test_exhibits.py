@@ -90,6 +90,7 @@ def test_what_is_kept_does_not_hold_the_arrays_of_its_frame() -> None:
     """A frame's tiles are cut from one array: to keep a slice of it is to keep it all."""
     pixels = np.zeros((3, TILE, TILE, 3), np.uint8)
     masks = np.ones((3, TILE, TILE), np.bool_)
+    masks[0] = False
     maps = np.ones((3, 4, 4), np.float32)
     gallery = Gallery(3)
     gallery.see(TileView(0, "a.png", (0, n), pixels[n], masks[n], n > 0, 1.0, maps[n]) for n in range(3))

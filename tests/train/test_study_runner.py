@@ -52,7 +52,7 @@ def evaluate(run: Path, data: Path, folder: Path) -> None:
     (folder / FILE).write_text(json.dumps({"schema": SCHEMA}))
 
 
-def report(folders: Sequence[Path], out: Path) -> None:
+def report(folders: Sequence[Path], out: Path, title: str) -> None:
     """In place of a report."""
     out.mkdir(exist_ok=True)
     (out / "tables.md").write_text("\n".join("/".join(folder.parts[-4:-1]) for folder in folders))

@@ -1,6 +1,9 @@
 """`heatline evaluate`."""
 
-from collections.abc import Iterable, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +12,7 @@ import msgspec
 
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_facts, print_json, progress_console
+from edge.errors import InputError
 from edge.inference import EngineKind
 from train.readers import LabelledImage
 from train.readers.folder import LABELS_ONLY, TRUTHS
@@ -108,44 +112,53 @@ def evaluate(
         overlap_px=overlap_px,
     )
     names = several(models)
-    folders = {} if out is None else _new_folders(out, names)
-    ready = []
-    for path in models:  # all are opened first: what is wrong with the last is told before the first is run
-        judged = open_judged(path, engine, false_reject, _track(f"validation frames of {path.name}"), overlap_px)
-        ready.append((path, judged, choose(judged, asked)))
     evaluations = []
-    for path, judged, chosen in ready:
-        _warn(path, chosen)
-        evaluation = evaluate_judged(judged, chosen, folders.get(path), _track(f"frames for {path.name}"))
-        evaluations.append(evaluation)
-        if not as_json:
-            _show(path, evaluation)
-    if out is not None:
-        from train.evaluation.report.write import write_report
+    with _written_whole(out) as folder:
+        ready = []
+        for path in models:  # all are opened first: what is wrong with the last is told before the first is run
+            judged = open_judged(path, engine, false_reject, _track(f"validation frames of {path.name}"), overlap_px)
+            ready.append((path, judged, choose(judged, asked)))
+        folders = {} if folder is None else {path: folder / "models" / name for path, name in names.items()}
+        for path, judged, chosen in ready:
+            _warn(path, chosen)
+            evaluation = evaluate_judged(judged, chosen, folders.get(path), _track(f"frames for {path.name}"))
+            evaluations.append(evaluation)
+            if not as_json:
+                _show(path, evaluation)
+        if folder is not None:
+            from train.evaluation.report.write import write_report
 
-        page, tables = write_report(list(folders.values()), out)
-        click.echo(f"the report is in {page}, its tables in {tables}", err=True)
+            write_report(list(folders.values()), folder)
+    if out is not None:
+        click.echo(f"the report is in {out / 'report.html'}, its tables in {out / 'tables.md'}", err=True)
     if as_json:
         print_json({"evaluations": evaluations})
 
 
-def _new_folders(out: Path, names: dict[Path, str]) -> dict[Path, Path]:
-    """A folder per model below `out`, which must not hold a report yet.
-
-    They are made when there is something to put into them: a command that is refused can be mended and given again.
+@contextmanager
+def _written_whole(out: Path | None) -> Iterator[Path | None]:
+    """A folder to write into, which becomes `out` once all is written, and is gone if something goes wrong.
 
     Raises:
         InputError: `out` is taken or cannot be written.
     """
-    from edge.errors import InputError
-
+    if out is None:
+        yield None
+        return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already and is not empty; name a new folder with --out")
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        place = out.absolute()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        half = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        try:
+            yield half
+            half.chmod(0o755)
+            half.rename(place)  # onto an empty folder, too
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); check the disk and the permissions") from error
-    return {path: out / "models" / name for path, name in names.items()}
 
 
 def _warn(path: Path, chosen: "Chosen") -> None:

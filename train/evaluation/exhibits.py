@@ -78,7 +78,7 @@ class Gallery:
             if view.defective:
                 self.examples.offer(view.lot, view)
                 self.missed.offer(view.logit, view)
-            else:
+            elif not view.truth.any():  # a tile with a small defect is good by the rule, and no failure if it is hot
                 self.false.offer(-view.logit, view)
 
 

@@ -15,8 +15,8 @@ from train.readers import LabelledImage
 
 Evaluate = Callable[[Path, Path, Path], object]
 """Takes a run's folder, its folder of pictures, and where `evaluation.json` shall lie."""
-WriteReport = Callable[[Sequence[Path], Path], object]
-"""Takes the folders of evaluations, and the report's."""
+WriteReport = Callable[[Sequence[Path], Path, str], object]
+"""Takes the folders of evaluations, the report's, and its title."""
 TABLES = "tables.md"
 
 
@@ -27,11 +27,11 @@ def evaluate_test_part(run: Path, data: Path, folder: Path) -> None:
     evaluate_model(run, Asked(data=data, part="test"), folder, _track)
 
 
-def write_study_report(folders: Sequence[Path], out: Path) -> None:
+def write_study_report(folders: Sequence[Path], out: Path, title: str) -> None:
     """Errors as `write_report`."""
     from train.evaluation.report.write import write_report
 
-    write_report(folders, out, title="heatline study")
+    write_report(folders, out, title)
 
 
 def keep_figures(evaluations: dict[str, Path], report: Path, results: Path) -> list[Path]:

@@ -170,7 +170,7 @@ class Study:
             evaluations = {run.name: evaluation_of(run, self._out) for run in done}
             if not evaluations:
                 return None
-            report(list(evaluations.values()), folder)
+            report(list(evaluations.values()), folder, f"heatline study: {len(done)} of {len(self._all)} planned runs")
             if results is not None:
                 keep_figures(evaluations, folder, results)
         return folder

@@ -116,13 +116,13 @@ def steps(explorer: Explorer, title: str) -> str:
     if escape_of is not None and reject_of is not None:
         x, y = _x(reject_of), _y(escape_of)
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{CUT}" stroke="currentColor"/>')
-        inner = x < left + side * 0.55
-        above = y > top + side * 0.5
-        anchor = "start" if inner else "end"
-        label_x, label_y = x + (12 if inner else -12), y + (-24 if above else 22)
+        # Short lines, towards the middle: at every place of the dot they stay within the drawing.
+        is_left, is_high = x <= left + side / 2, y <= top + side / 2
+        anchor = "start" if is_left else "end"
+        label_x, label_y = x + (12 if is_left else -12), y + (22 if is_high else -39)
         parts.append(_text(label_x, label_y, f"threshold {chosen:.2f}", anchor, "bold"))
-        told = f"escape {escape_of:.3f}, false reject {reject_of:.3f}"
-        parts.append(_text(label_x, label_y + 15, told, anchor))
+        parts.append(_text(label_x, label_y + 15, f"escape {escape_of:.3f}", anchor))
+        parts.append(_text(label_x, label_y + 30, f"false reject {reject_of:.3f}", anchor))
     parts.append('<circle class="hand" r="5" fill="none" stroke="currentColor" stroke-width="2" visibility="hidden"/>')
     return _svg(left + side + 26, top + side + 54, title, said, parts)
 

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from train.evaluation.explorer import Explorer
 from train.evaluation.report import charts
 from train.evaluation.report.alike import Compared, compared
-from train.evaluation.report.rows import Pictures
+from train.evaluation.report.rows import Pictures, Row
 from train.evaluation.report.sections import Section
 from train.evaluation.report.table import Table
 from train.evaluation.report.tables import STUDY_METRICS
@@ -64,7 +65,7 @@ class Chart:
     heading: str = ""
     caption: str = ""
     curve: str = ""
-    """JSON: thresholds, escapes and false rejects of an explorer."""
+    """JSON: the points of an explorer, what is said of each, and at which one the slider starts."""
 
 
 @dataclass
@@ -142,7 +143,7 @@ def _full_against_cut(pictures: Sequence[Pictures]) -> PageSection:
                         block.charts.append(_pair(among, truth))
                     else:
                         block.told.append(among.warning)
-            if rows:
+            if rows and len(its.against(truth)) > 1:
                 blocks.append(block)
     return PageSection(
         "bars",
@@ -175,7 +176,8 @@ def _sweeps(pictures: Sequence[Pictures]) -> PageSection:
                 for table, name in SWEPT.items():
                     values = getattr(sweep, table)
                     if any(value is None for line in values for value in line):
-                        block.told.append(f"{name}: not known, as no tile is defective.")
+                        why = "no tile is defective" if len(row.folds) == 1 else "not every fold has a defective tile"
+                        block.told.append(f"{name}: not known, as {why}.")
                     else:
                         block.charts.append(Chart(Markup(charts.heatmap(values, sweep.fusions, names, name))))
                 blocks.append(block)
@@ -240,16 +242,31 @@ def _failures(pictures: Sequence[Pictures]) -> PageSection:
     for its in pictures:
         for truth in its.truths:
             for row in its.against(truth):
-                missed = sorted(row.exhibits(truth, "missed"), key=lambda pair: pair[1].logit)
-                false = sorted(row.exhibits(truth, "false"), key=lambda pair: -pair[1].logit)
-                for name, exhibits in (
-                    ("defective tiles of the lowest logits", missed),
-                    ("good tiles of the highest logits", false),
-                ):
-                    if exhibits:
-                        strip = [_picture(folder, one) for folder, one in exhibits]
-                        blocks.append(Block(f"{row.label}, {its.data}, {truth}: {name}", strip=strip))
-    return PageSection("failures", "Worst failures first", "What the model gets most wrong, with its logit.", blocks)
+                for kind, name in (("missed", "defective tiles called good"), ("false", "good tiles called defective")):
+                    if row.exhibits(truth, kind):
+                        strip = [_picture(folder, one) for folder, one in _failed(row, truth, kind)]
+                        heading = f"{row.label}, {its.data}, {truth}: {name}"
+                        blocks.append(Block(heading, [] if strip else ["none"], strip=strip))
+    return PageSection(
+        "failures",
+        "Worst failures first",
+        "Defective tiles below the score threshold, the lowest logit first, and good tiles that reach it, the highest "
+        "first.",
+        blocks,
+    )
+
+
+def _failed(row: Row, truth: str, kind: str) -> list[tuple[Path, Exhibit]]:
+    """Exhibits that stand on the wrong side of their own fold's score threshold, the worst first."""
+    found = []
+    for fold in row.folds:
+        threshold = fold.evaluation.calibration.score_threshold
+        found += [
+            pair
+            for pair in replace(row, folds=(fold,)).exhibits(truth, kind)
+            if (pair[1].logit < threshold) == (kind == "missed")
+        ]
+    return sorted(found, key=lambda pair: pair[1].logit if kind == "missed" else -pair[1].logit)
 
 
 def _explorers(pictures: Sequence[Pictures]) -> PageSection:
@@ -261,22 +278,13 @@ def _explorers(pictures: Sequence[Pictures]) -> PageSection:
                 explorer = fold.evaluation.explorer
                 fold_of = f" ({', '.join(fold.told.groups)})" if len(row.folds) > 1 else ""
                 label = row.label + fold_of
-                caption = (
-                    f"{explorer.defective_frames} defective frames, {explorer.good_frames} good: {explorer.good_are}."
-                )
+                defective = _counted(explorer.defective_frames, "defective frames")
+                caption = f"{defective} against {_counted(explorer.good_frames, explorer.good_are)}."
                 if not explorer.defective_frames or not explorer.good_frames:
                     block.told.append(f"{label}: {caption} A curve needs both.")
                     continue
-                curve = msgspec.json.encode(
-                    {
-                        "thresholds": explorer.thresholds,
-                        "escape": explorer.escape,
-                        "reject": explorer.false_reject,
-                        "chosen": explorer.chosen,
-                    }
-                )
                 svg = Markup(charts.steps(explorer, f"{label}: escape against false reject"))
-                block.charts.append(Chart(svg, label, caption, curve.decode()))
+                block.charts.append(Chart(svg, label, caption, _curve(explorer)))
         blocks.append(block)
     return PageSection(
         "explorer",
@@ -285,6 +293,28 @@ def _explorers(pictures: Sequence[Pictures]) -> PageSection:
         "slider to see what another threshold would do.",
         blocks,
     )
+
+
+def _curve(explorer: Explorer) -> str:
+    """JSON for the slider: the curve's points, the chosen one among them, in the words and digits of the drawing."""
+    chosen = (explorer.chosen, explorer.chosen_escape or 0.0, explorer.chosen_false_reject or 0.0)
+    points = sorted({chosen, *zip(explorer.thresholds, explorer.escape, explorer.false_reject, strict=True)})
+    return msgspec.json.encode(
+        {
+            "escape": [escape for _, escape, _ in points],
+            "reject": [reject for _, _, reject in points],
+            "told": [
+                f"{threshold:.2f} logits: escape {escape:.3f}, false reject {reject:.3f}"
+                for threshold, escape, reject in points
+            ],
+            "start": points.index(chosen),
+        }
+    ).decode()
+
+
+def _counted(number: int, what: str) -> str:
+    """As `8 good frames`, or `1 good frame`."""
+    return f"{number:,} {what.replace('frames', 'frame', 1) if number == 1 else what}"
 
 
 def _tile(image: str, yx: tuple[int, int]) -> str:

@@ -65,19 +65,18 @@ class Row:
         return [one for fold in self.folds if (one := fold.against(truth)) is not None]
 
     def figure(self, truth: str, name: str) -> float | None:
-        """A share: the mean over the folds that know it; None where none does.
+        """A share: the mean over the folds; None unless all know it, as a mean over some would be of other pictures.
 
         The mean is exact before it is rounded once, so that equal folds give what each of them gives, and tie with it.
 
         Args:
             name: dotted, as `study.f1`.
         """
-        values = self._values(truth, name)
-        return mean(values) if values else None
+        return mean_if_known(self._values(truth, name))
 
     def count(self, truth: str, name: str) -> int | None:
-        """A count: the sum over the folds that know it; None where none does."""
-        values = self._values(truth, name)
+        """A count: the sum over the folds; None unless all know it."""
+        values = _all_known(self._values(truth, name))
         return round(sum(values)) if values else None
 
     def interval(self, truth: str, name: str) -> tuple[float, float] | None:
@@ -86,7 +85,7 @@ class Row:
         return found[0].intervals.get(name) if len(found) == 1 else None
 
     def sweep(self, truth: str) -> SweepFigures | None:
-        """Over fusions and ratios: the mean of the folds' tables, of a cell over the folds that know it.
+        """Over fusions and ratios: the mean of the folds' tables; a cell is None unless all know it.
 
         None where a fold has none, or another grid.
         """
@@ -99,7 +98,7 @@ class Row:
             return None
         tables = {
             name: [
-                [_mean_known(cells) for cells in zip(*lines, strict=True)]
+                [mean_if_known(cells) for cells in zip(*lines, strict=True)]
                 for lines in zip(*(getattr(one, name) for one in alike), strict=True)
             ]
             for name in SHARES
@@ -116,11 +115,12 @@ class Row:
             if exhibit.kind == kind
         ]
 
-    def _values(self, truth: str, name: str) -> list[float]:
+    def _values(self, truth: str, name: str) -> list[float | None]:
+        """Of each fold; None where it does not know the figure."""
         part, _, field = name.partition(".")
         parts = [getattr(one.figures, part) for one in self.against(truth)]
-        values = [getattr(figures, field) for figures in parts if figures is not None]
-        return [float(value) for value in values if value is not None]
+        values = [None if figures is None else getattr(figures, field) for figures in parts]
+        return [None if value is None else float(value) for value in values]
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,12 @@ class Pictures:
 
     def against(self, truth: str) -> list[Row]:
         return [row for row in self.rows if row.against(truth)]
+
+
+def mean_if_known(values: Sequence[float | None]) -> float | None:
+    """The mean; None unless all values are known, and of none."""
+    known = _all_known(values)
+    return mean(known) if known else None
 
 
 def rows_of(reads: Iterable[Read]) -> list[Pictures]:
@@ -159,9 +165,10 @@ def rows_of(reads: Iterable[Read]) -> list[Pictures]:
     ]
 
 
-def _mean_known(cells: Sequence[float | None]) -> float | None:
-    known = [value for value in cells if value is not None]
-    return mean(known) if known else None
+def _all_known(values: Sequence[float | None]) -> list[float]:
+    """The values; empty unless all are known."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []
 
 
 def _disjoint(groups: Sequence[set[str]]) -> bool:

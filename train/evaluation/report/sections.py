@@ -28,11 +28,12 @@ class Section:
 
 
 def sections(pictures: Sequence[Pictures]) -> list[Section]:
-    """All tables; the summary is first."""
+    """All tables; the summary is first. Ranks and their agreement only where there are several rows to rank."""
     rows = [row for its in pictures for row in its.rows]
     their_ranks = tuple(tables.published_ranks(data) for data in STUDY_DATA)
     each = [(its, truth) for its in pictures for truth in its.truths]
-    return [
+    several = [(its, truth) for its, truth in each if len(its.against(truth)) > 1]
+    figures = [
         Section(
             "summary",
             "Summary",
@@ -75,6 +76,11 @@ def sections(pictures: Sequence[Pictures]) -> list[Section]:
                 *(Part(f"{its.data}: thresholds", (tables.thresholds(its),)) for its in pictures),
             ),
         ),
+    ]
+    if not several:  # a single row has no rank
+        return figures
+    return [
+        *figures,
         Section(
             "ranks",
             "Ranks",
@@ -82,7 +88,7 @@ def sections(pictures: Sequence[Pictures]) -> list[Section]:
             (
                 *(
                     Part(f"{its.data}, {truth}", (tables.study_ranks(its, truth), tables.own_ranks(its, truth)))
-                    for its, truth in each
+                    for its, truth in several
                 ),
                 Part("Published, and recomputed from the published values", their_ranks),
             ),
@@ -91,7 +97,7 @@ def sections(pictures: Sequence[Pictures]) -> list[Section]:
             "agreement",
             "Do the rankings agree?",
             "",
-            tuple(Part(f"{its.data}, {truth}", (tables.agreement(its, truth),)) for its, truth in each),
+            tuple(Part(f"{its.data}, {truth}", (tables.agreement(its, truth),)) for its, truth in several),
         ),
     ]
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from statistics import mean
 from typing import NamedTuple
 
 from edge.errors import HeatlineError
@@ -11,7 +10,7 @@ from edge.geometry.tiling import TILE_PX
 from train.evaluation.report import published
 from train.evaluation.report.alike import Compared, compared, unlike
 from train.evaluation.report.ranking import Values, mean_ranks, mean_ranks_within, ranks, spearman
-from train.evaluation.report.rows import Pictures, Row
+from train.evaluation.report.rows import Pictures, Row, mean_if_known
 from train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, count, number
 from train.evaluation.result import Told
 from train.evaluation.sweep import SweepFigures
@@ -229,8 +228,8 @@ def training(pictures: Pictures) -> Table:
     )
     lines = []
     for row in pictures.rows:
-        steps = [fold.told.steps for fold in row.folds if fold.told.steps is not None]
-        seconds = [fold.told.seconds for fold in row.folds if fold.told.seconds is not None]
+        steps = mean_if_known([fold.told.steps for fold in row.folds])
+        seconds = mean_if_known([fold.told.seconds for fold in row.folds])
         lines.append(
             Line(
                 (
@@ -238,8 +237,8 @@ def training(pictures: Pictures) -> Table:
                     Cell(row.told.model),
                     Cell(row.told.weights),
                     Cell(row.told.taught_by),
-                    count(sum(steps) / len(steps) if steps else None),
-                    number(sum(seconds) / len(seconds) / 3600 if seconds else None, 2),
+                    count(steps),
+                    number(None if seconds is None else seconds / 3600, 2),
                 )
             )
         )
@@ -265,8 +264,8 @@ def trials(pictures: Pictures) -> Table:
         ours = (
             Cell(row.told.recipe),
             Cell(" to ".join(f"{lr:g}" for lr in _ends([told.lr for told in tolds])) or UNKNOWN.text),
-            number(_mean([told.val_loss for told in tolds]), 3),
-            number(_mean([told.val_accuracy for told in tolds])),
+            number(mean_if_known([told.val_loss for told in tolds]), 3),
+            number(mean_if_known([told.val_accuracy for told in tolds])),
         )
         lines.append(Line((Cell(row.label), Cell("ours"), *ours, *of_test), starts_group=True))
         for data in order:
@@ -670,11 +669,6 @@ def _held(table: Table, pictures: Pictures, truth: str) -> Table:
 
 def _study(data: published.StudyData, order: Sequence[published.StudyData]) -> str:
     return f"study, {data}" + (" (closer)" if data == order[0] else "")
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return mean(known) if known else None
 
 
 def _ends(values: Sequence[float | None]) -> list[float]:
