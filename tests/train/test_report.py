@@ -1,7 +1,9 @@
 """The report of evaluations: rows and folds, tables, and a page that stands alone."""
 
+import json
 import re
 from collections.abc import Iterable
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -112,11 +114,27 @@ def test_evaluations_of_one_name_with_disjoint_groups_are_one_row_of_means_and_s
     assert "mean over folds has no interval" in " ".join(tables.tiles(its, "masks").notes)
 
 
-def test_a_fold_that_does_not_know_a_figure_is_left_out_of_its_mean() -> None:
-    unknown = evaluation(told("lite", groups=["b"]), frame=frame_figures(auroc=None))
-    (row,) = the(read([evaluation(told("lite", groups=["a"])), unknown])).rows
-    assert row.figure("masks", "frame.auroc") == 0.96
+def test_a_figure_that_one_fold_does_not_know_is_unknown_of_the_row() -> None:
+    of = told("lite", groups=["b"], val_loss=None, seconds=None)
+    unknown = evaluation(of, frame=frame_figures(auroc=None, defects=None))
+    its = the(read([evaluation(told("lite", groups=["a"])), unknown]))
+    (row,) = its.rows
+    assert row.figure("masks", "frame.auroc") is None
     assert row.figure("boxes", "frame.auroc") is None
+    assert row.figure("masks", "frame.hit_rate") == 50 / 60
+    line = line_of(tables.frames(its, "masks"), "lite")
+    assert (line["frames"], line["defects"], line["hit"], line["AUROC"]) == ("60", "-", "100", "-")
+    assert line_of(tables.trials(its), "lite")["validation loss"] == "-"
+    training = line_of(tables.training(its), "lite")
+    assert (training["steps"], training["hours"]) == ("600", "-")
+
+
+def test_a_rule_that_one_fold_was_not_held_to_is_unknown_of_the_row() -> None:
+    known, other = (evaluation(told("lite", groups=[group])) for group in "ab")
+    figures = msgspec.structs.replace(other.truths[0].figures, study=None)
+    other = msgspec.structs.replace(other, truths=[msgspec.structs.replace(other.truths[0], figures=figures)])
+    (row,) = the(read([known, other])).rows
+    assert row.figure("masks", "study.f1") is None
 
 
 def test_folds_that_are_equal_tie_with_a_row_that_is_equal_to_each() -> None:
@@ -340,7 +358,7 @@ def test_a_sweep_without_defective_tiles_has_dashes_and_no_rank_for_what_is_not_
     assert "pointing, gated: not known, as no tile is defective." in page.read_text()
 
 
-def test_of_folds_a_sweep_is_the_mean_over_those_that_know_it() -> None:
+def test_of_folds_a_cell_of_a_sweep_is_the_mean_and_unknown_unless_all_know_it(tmp_path: Path) -> None:
     known, other = (evaluation(told("vit", "vit_tiny_patch16_224", groups=[group])) for group in "ab")
     (against,) = other.truths
     assert against.sweep is not None
@@ -349,7 +367,10 @@ def test_of_folds_a_sweep_is_the_mean_over_those_that_know_it() -> None:
     (row,) = the(read([known, other])).rows
     mean = row.sweep("masks")
     assert mean is not None
-    assert mean.pointing == sweep_figures().pointing
+    assert mean.f1 == sweep_figures().f1
+    assert mean.pointing == [[None] * len(RATIOS)] * 3
+    page, _ = write_report([write(one, tmp_path / one.told.groups[0]) for one in (known, other)], tmp_path / "out")
+    assert "pointing: not known, as not every fold has a defective tile." in page.read_text()
 
 
 def test_published_figures_stand_below_ours_the_closer_data_first() -> None:
@@ -385,6 +406,16 @@ def test_intervals_are_printed_where_there_are_any_and_otherwise_why_not() -> No
     assert column(table, "AUROC") == ["0.61", "0.9500"]
     assert "| 0.61 [0.52, 0.70] |" in markdown(table, 3)
     assert table.notes == ("No intervals: a bootstrap needs at least 10 groups, and there are 2.",)
+
+
+def test_a_figure_without_an_interval_stands_bare_beside_those_that_have_one(tmp_path: Path) -> None:
+    """As where all resamples agree: the evaluation writes none."""
+    made = evaluation(told("sure"), tile_figures(pointing=1.0), intervals={"tile.auroc": (0.9, 0.97)})
+    line = markdown(tables.tiles(the(read([made])), "masks"), 0).splitlines()[2]
+    assert "| 0.95 [0.90, 0.97] | 0.9500 | 0.9250 | 1.0000 |" in line
+    page, _ = write_report([write(made, tmp_path / "in")], tmp_path / "out")
+    assert '<td class="number">0.95<small>[0.90, 0.97]</small></td>' in page.read_text()
+    assert '<td class="number">1.0000</td>' in page.read_text()
 
 
 def test_figures_that_are_not_known_are_dashes() -> None:
@@ -493,6 +524,26 @@ def test_the_curve_passes_through_every_threshold() -> None:
     np.testing.assert_allclose(met, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("chosen", np.linspace(-0.5, 20.5, 22).tolist())
+def test_what_is_said_of_the_chosen_point_stands_within_the_drawing_wherever_the_point_is(chosen: float) -> None:
+    px_per_letter = 7  # of a wide font at the drawing's size
+    both = np.arange(20.0)
+    for defective, good in ((both, both), (both, both - 10), (both + 10, both)):
+        drawing = ElementTree.fromstring(charts.steps(explore(defective, good, chosen, "good frames"), "t"))
+        texts = [
+            text
+            for text in drawing.iter("text")
+            if (text.text or "").startswith(("threshold", "escape ", "false reject "))
+        ]
+        assert len(texts) == 3
+        for text in texts:
+            x, y, wide = float(text.get("x", "")), float(text.get("y", "")), px_per_letter * len(text.text or "")
+            left = x if text.get("text-anchor") == "start" else x - wide
+            assert left >= 0
+            assert left + wide <= float(drawing.get("width", ""))
+            assert charts.PLOT_TOP < y < charts.PLOT_TOP + charts.PLOT_SIDE
+
+
 # The page.
 
 SECTIONS = [
@@ -537,6 +588,60 @@ def charts_of(text: str, section: str) -> list[str]:
     return re.findall(r"<title>(.*?)</title>", part[: part.index("</section>")])
 
 
+def curves_of(text: str) -> list[dict[str, Any]]:
+    """What the sliders move along."""
+    return [json.loads(unescape(curve)) for curve in re.findall(r'data-curve="(.*?)"', text)]
+
+
+@pytest.mark.parametrize("chosen", [-9.0, 0.0, 0.125, 9.0])
+def test_the_slider_starts_at_the_chosen_threshold_and_says_what_the_drawing_says(
+    tmp_path: Path, chosen: float
+) -> None:
+    """Below, among and above all scores; 0 is a point of the curve by itself, 0.125 is rounded to even."""
+    explorer = explore(np.array([1.0, 2.0]), np.array([0.0, 1.5]), chosen, "good frames")
+    made = msgspec.structs.replace(evaluation(told()), explorer=explorer)
+    text = write_report([write(made, tmp_path / "in")], tmp_path / "out")[0].read_text()
+    (curve,) = curves_of(text)
+    told_of = curve["told"][curve["start"]]
+    threshold, escape, reject = re.findall(r"-?[\d.]+", told_of)
+    assert f">threshold {threshold}<" in text
+    assert f">escape {escape}<" in text
+    assert f">false reject {reject}<" in text
+    assert float(threshold) == round(chosen, 2)
+    assert curve["escape"] == sorted(curve["escape"])
+    assert curve["reject"] == sorted(curve["reject"], reverse=True)
+    points = len({*explorer.thresholds, chosen})
+    assert [len(curve[name]) for name in ("told", "escape", "reject")] == [points] * 3
+
+
+@pytest.mark.parametrize(
+    ("defective", "good", "said"),
+    [
+        (8, 4, "8 defective frames against 4 good frames."),
+        (1, 1, "1 defective frame against 1 good frame."),
+        (8, 0, "8 defective frames against 0 good frames. A curve needs both."),
+    ],
+)
+def test_the_frames_of_a_curve_are_counted_in_a_sentence(tmp_path: Path, defective: int, good: int, said: str) -> None:
+    explorer = explore(np.arange(defective) + 2.0, np.arange(good) + 0.0, 1.2, "good frames")
+    made = msgspec.structs.replace(evaluation(told()), explorer=explorer)
+    assert said in write_report([write(made, tmp_path / "in")], tmp_path / "out")[0].read_text()
+
+
+def test_one_row_alone_has_no_ranks_no_agreement_and_no_bars(tmp_path: Path) -> None:
+    page, file = write_report([write(evaluation(told("v2")), tmp_path / "in")], tmp_path / "out")
+    assert not {"ranks", "agreement", "bars"} & set(Page(page.read_text()).ids)
+    assert "Spearman" not in page.read_text() + file.read_text()
+    assert "## Ranks" not in file.read_text()
+
+
+def test_beside_a_data_set_of_several_rows_one_of_a_single_row_is_not_ranked(tmp_path: Path) -> None:
+    _, file = write_report(whole(tmp_path), tmp_path / "out")
+    ranked = file.read_text().partition("## Ranks")[2]
+    assert "### hripcb, masks" in ranked
+    assert "magnetic_tile" not in ranked
+
+
 def test_every_table_of_a_sweep_is_drawn(tmp_path: Path) -> None:
     page, _ = write_report([write(evaluation(told("vit", "vit_tiny_patch16_224")), tmp_path / "in")], tmp_path / "out")
     assert charts_of(page.read_text(), "sweeps") == [
@@ -571,7 +676,36 @@ def test_a_tile_stands_in_one_row_for_all_models_and_failures_come_worst_first(t
     assert [cells.count("<img") for _, cells in rows] == [4, 4, 4, 1, 1, 1]
     failures = text[text.index('<section id="failures">') : text.index('<section id="explorer">')]
     logits = [float(logit) for logit in re.findall(r"<b>logit (.*?)</b>", failures)]
-    assert logits[:6] == [-0.5, 1.5, 3.5, 3.5, 1.5, -0.5]  # the missed ones ascending, the false ones descending
+    assert logits[:3] == [-0.5, 3.5, 1.5]  # the threshold is 0.7: one is missed, two are false
+
+
+def failures_of(folders: list[Path], out: Path) -> dict[str, list[str]]:
+    """Logits, or `none`, by heading."""
+    text = write_report(folders, out)[0].read_text()
+    part = text[text.index('<section id="failures">') :]
+    blocks = part[: part.index("</section>")].split("<h3>")[1:]
+    found = r'<b>logit (.*?)</b>|<p class="note">(.*?)</p>'
+    return {block.partition("</h3>")[0]: [a or b for a, b in re.findall(found, block)] for block in blocks}
+
+
+def test_only_tiles_on_the_wrong_side_of_the_threshold_of_their_fold_are_failures(tmp_path: Path) -> None:
+    """Logits are 3.5, 1.5 and -0.5 of either kind; one that reaches the threshold is called defective."""
+
+    def fold_at(group: str, score_threshold: float) -> Path:
+        of = told("v2", groups=[group])
+        made = evaluation(of, exhibits=exhibits_of(of))
+        calibration = msgspec.structs.replace(made.calibration, score_threshold=score_threshold)
+        return write(msgspec.structs.replace(made, calibration=calibration), tmp_path / group)
+
+    a, b, none_missed, none_false = (fold_at(*of) for of in (("a", 1.5), ("b", 2.0), ("c", -0.5), ("d", 4.0)))
+    missed, false = (
+        f"v2, hripcb, masks: {what} tiles called {other}"
+        for what, other in (("defective", "good"), ("good", "defective"))
+    )
+    assert failures_of([a], tmp_path / "1") == {missed: ["-0.50"], false: ["3.50", "1.50"]}
+    assert failures_of([a, b], tmp_path / "2") == {missed: ["-0.50", "-0.50", "1.50"], false: ["3.50", "3.50", "1.50"]}
+    assert failures_of([none_missed], tmp_path / "3") == {missed: ["none"], false: ["3.50", "1.50", "-0.50"]}
+    assert failures_of([none_false], tmp_path / "4") == {missed: ["-0.50", "1.50", "3.50"], false: ["none"]}
 
 
 def test_names_from_users_files_are_shown_and_not_run(tmp_path: Path) -> None:
@@ -598,9 +732,10 @@ def test_a_picture_outside_its_folder_is_not_taken(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_picture_is_not_shown(tmp_path: Path) -> None:
     one = told("v2")
-    folder = write(evaluation(one, exhibits=exhibits_of(one, 1)[:2]), tmp_path / "in", with_pictures=False)
+    example, _, false = exhibits_of(one, 1)
+    folder = write(evaluation(one, exhibits=[example, false]), tmp_path / "in", with_pictures=False)
     (folder / "example-0.png").write_text("no picture")
-    (folder / "missed-0.png").touch()
+    (folder / "false-0.png").touch()
     page, _ = write_report([folder], tmp_path / "out")
     assert Page(page.read_text()).loads == []
 

@@ -23,7 +23,7 @@ NOTES = (
     "Weighting: mean over defective tiles of the share of the map's positive evidence that lies on the truth "
     "(Raatikainen & Rahtu 2022).",
     "Folds, evaluations of one name, model and data with disjoint groups, are one row: the mean of their figures, each "
-    "fold alike, and the sum of their counts.",
+    "fold alike, and the sum of their counts; what one of them does not know is a dash.",
     "Only figures over the same pictures are compared: where rows rest on different folds, ranks come from those that "
     "all have, and no value of a table stands out.",
     "Ranks come from unrounded values; equal ones share the mean of their places. What is not known has no rank.",
