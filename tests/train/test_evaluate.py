@@ -25,7 +25,7 @@ from train.commands.evaluate import evaluate as evaluate_command
 from train.evaluation.evaluate import Asked, Chosen, choose, evaluate_judged, evaluate_model, several
 from train.evaluation.figures import FrameFigures, RuleFigures, TileFigures
 from train.evaluation.judged import open_judged
-from train.evaluation.observe import _Columns
+from train.evaluation.observe import _Columns, clean_tiles
 from train.evaluation.result import read_evaluation
 
 PLACES = {"a1": (80, 80), "b1": (100, 300), "b2": (20, 20)}
@@ -437,6 +437,15 @@ def test_with_ten_groups_or_more_rates_have_intervals_beside_them(tmp_path: Path
     assert "95 % intervals by a bootstrap over 12 groups" in shown.stderr
 
 
+def test_a_tile_is_clean_where_no_truth_touches_it() -> None:
+    """A box is wider than its defect: the tile beside it looks defective, and is by the box."""
+    masks, boxes = (np.zeros((3, 8, 8), np.bool_) for _ in range(2))
+    masks[0, 4, 7] = boxes[0, 4, 5:] = boxes[1, 4, :2] = True
+    assert clean_tiles([masks], 3).tolist() == [False, True, True]
+    assert clean_tiles([masks, boxes], 3).tolist() == [False, False, True]
+    assert clean_tiles([], 3).all()
+
+
 def test_pictures_without_groups_have_no_intervals(tmp_path: Path, bundle: Bundle) -> None:
     found = evaluate_model(bundle.path, Asked(folder(tmp_path / "data", {"a": (80, 80), "b": None}, {"a": (80, 80)})))
     assert found.truths[0].intervals_are.startswith("no intervals: the pictures tell no groups")
@@ -457,7 +466,7 @@ def test_where_no_frame_is_good_the_tiles_of_defective_ones_that_are_stand_in(tm
     explorer = evaluate_model(bundle.path, Asked(data)).explorer
     assert (explorer.defective_frames, explorer.good_frames) == (3, 3)
     assert (explorer.chosen_escape, explorer.chosen_false_reject) == (0, pytest.approx(1 / 3))
-    assert explorer.good_are.startswith("defective frames without the tiles that masks touch")
+    assert explorer.good_are.startswith("defective frames without the tiles that a truth touches")
 
 
 def test_an_evaluation_is_left_with_its_pictures_where_a_folder_is_named(tmp_path: Path, bundle: Bundle) -> None:

@@ -208,7 +208,7 @@ def _explore(judged: Judged, observed: dict[str, Observed]) -> Explorer:
     good, good_are = frames.logit[~frames.defective], "good frames"
     if not len(good):
         good = found.without_defects
-        good_are = f"defective frames without the tiles that {next(iter(observed))} touch, as there is no good frame"
+        good_are = "defective frames without the tiles that a truth touches, as there is no good frame"
     return explore(frames.logit[frames.defective], good, judged.settings.calibration.score_threshold, good_are)
 
 

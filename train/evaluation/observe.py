@@ -42,7 +42,8 @@ class Observed:
     tiles: TileColumns
     frames: FrameColumns
     without_defects: NDArray[np.float64]
-    """Of each placed defective frame that has such tiles, the highest logit of its tiles without a true pixel."""
+    """Of each placed defective frame that has such tiles, the highest logit of its tiles without a true pixel by any
+    truth."""
 
 
 def observe(
@@ -71,8 +72,9 @@ def observe(
             if mask is not None and (mask.any() or not of_truth.defective):
                 placed[truth] = mask
         tile_masks = {truth: cut_mask(mask, grid) for truth, mask in placed.items()}
+        clean = clean_tiles(tile_masks.values(), len(grid))
         for truth, found in columns.items():
-            found.add_frame(picture, picture.by_truth[truth].defective, pending, judgement, placed.get(truth))
+            found.add_frame(picture, picture.by_truth[truth].defective, pending, judgement, placed.get(truth), clean)
         if not placed:
             continue
         inside_hw = min(grid.tile_px, grid.frame_hw[0]), min(grid.tile_px, grid.frame_hw[1])
@@ -93,6 +95,19 @@ def cut_mask(mask: NDArray[np.bool_], grid: TileGrid) -> NDArray[np.bool_]:
         part = mask[y : y + grid.tile_px, x : x + grid.tile_px]
         tile[: part.shape[0], : part.shape[1]] = part
     return tiles
+
+
+def clean_tiles(masks: Iterable[NDArray[np.bool_]], tiles: int) -> NDArray[np.bool_]:
+    """The tiles without a true pixel by any truth, [tiles]: what lies in a box beside the defect is not clean.
+
+    Args:
+        masks: of each truth, [tiles, tile, tile].
+        tiles: how many there are.
+    """
+    clean = np.ones(tiles, np.bool_)
+    for mask in masks:
+        clean &= ~mask.any(axis=(1, 2))
+    return clean
 
 
 def _add_tiles(
@@ -169,6 +184,7 @@ class _Columns:
         pending: PendingFrame,
         judgement: Judgement,
         mask: NDArray[np.bool_] | None,
+        clean: NDArray[np.bool_],
     ) -> None:
         """A frame as the line judged it; without a mask it is not placed."""
         counts, pixels = (0, 0, 0), PixelCounts()
@@ -176,8 +192,8 @@ class _Columns:
             score = score_frame(judgement.regions, mask, self._cell_px)
             counts = score.defects, score.hit, score.false_regions
             pixels = PixelCounts.of(line_mask(pending, judgement, self._thresholds), mask)
-            if defective:
-                self._add_without_defects(pending, mask)
+            if defective and clean.any():
+                self._without_defects.append(float(pending.logits[clean].max()))
         self._frames.append(
             (picture.group, judgement.score, defective, judgement.verdict == "DEFECT", mask is not None, *counts)
         )
@@ -208,12 +224,6 @@ class _Columns:
             ),
             np.array(self._without_defects),
         )
-
-    def _add_without_defects(self, pending: PendingFrame, mask: NDArray[np.bool_]) -> None:
-        grid = pending.stitcher.grid
-        clean = [not mask[y : y + grid.tile_px, x : x + grid.tile_px].any() for y, x in grid.origins_yx]
-        if any(clean):
-            self._without_defects.append(float(pending.logits[np.array(clean)].max()))
 
 
 def line_mask(pending: PendingFrame, judgement: Judgement, thresholds: Thresholds) -> NDArray[np.bool_]:
