@@ -325,7 +325,7 @@ def test_a_folder_that_holds_no_run_or_no_checkpoint_is_not_loaded(run: RunFolde
         load_run(tmp_path)
     for name in ("config.yaml", "run.json"):
         (tmp_path / name).write_bytes((run.folder / name).read_bytes())
-    with pytest.raises(TrainingError, match=r"has no best\.ckpt yet"):
+    with pytest.raises(TrainingError, match=r"has no best\.ckpt"):
         load_run(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.ckpt").write_bytes(run.best.read_bytes()[:5000])
