@@ -1,5 +1,6 @@
 """The `heatline` command: its own subcommands, those that other packages bring, and what becomes of errors."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -76,15 +77,26 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("heatline: interrupted", err=True)
-        # At once: the interpreter's own way out trips over an engine's threads that are still at work, and aborts.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(INTERRUPTED)
+        code = INTERRUPTED
     except ReaderHasGoneError:
         # Nothing is left to say, and the final flush must not say it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    if code:
+        _leave_at_once(code)
     sys.exit(code)
+
+
+def _leave_at_once(code: int) -> None:
+    """End the process, as a command may have stopped while an engine was still at work.
+
+    The interpreter's own way out trips over the engine's threads as they answer, and aborts. All that a command had to
+    put in order, it has.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # whoever read it has gone
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
