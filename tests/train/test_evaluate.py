@@ -22,7 +22,7 @@ from edge.inspection.verdict import Thresholds
 from tests.small_bundle import TILE, answer, dark_square, white_frame
 from tests.train.blobs import write_labels
 from train.commands.evaluate import evaluate as evaluate_command
-from train.evaluation.evaluate import Asked, Chosen, choose, evaluate_judged, evaluate_model, several
+from train.evaluation.evaluate import Asked, Chosen, choose, evaluate_judged, evaluate_model, names_of
 from train.evaluation.figures import FrameFigures, RuleFigures, TileFigures
 from train.evaluation.judged import open_judged
 from train.evaluation.observe import _Columns, clean_tiles
@@ -526,10 +526,10 @@ def test_an_out_that_cannot_be_a_folder_is_refused_in_one_sentence(tmp_path: Pat
 
 def test_models_are_called_by_as_much_of_their_paths_as_tells_them_apart(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a/vit", "b/vit", "b/cnn")]
-    assert list(several(paths).values()) == ["a-vit", "b-vit", "cnn"]
-    assert several([tmp_path / "run"]) == {tmp_path / "run": "run"}
+    assert list(names_of(paths).values()) == ["a-vit", "b-vit", "cnn"]
+    assert names_of([tmp_path / "run"]) == {tmp_path / "run": "run"}
     with pytest.raises(InputError, match="are one folder; name each model once"):
-        several([tmp_path / "run", tmp_path / "other" / ".." / "run"])
+        names_of([tmp_path / "run", tmp_path / "other" / ".." / "run"])
 
 
 def test_another_overlap_cuts_other_tiles(tmp_path: Path, bundle: Bundle) -> None:

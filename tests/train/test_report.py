@@ -26,8 +26,9 @@ from tests.train.evaluations import (
     write,
 )
 from train.evaluation.explorer import explore
-from train.evaluation.report import charts, tables
+from train.evaluation.report import charts, rank_tables, tables
 from train.evaluation.report.alike import compared, unlike
+from train.evaluation.report.metrics import map_rows
 from train.evaluation.report.page import NOT_KEPT, SWEPT
 from train.evaluation.report.rows import SHARES, Pictures, Read, rows_of
 from train.evaluation.report.table import Cell, Column, Line, Table, markdown
@@ -187,28 +188,28 @@ def test_rows_of_different_folds_are_ranked_over_those_that_all_have() -> None:
     ]
     its = the(read(evaluations))
     assert its.rows[0].figure("masks", "study.f1") == pytest.approx(0.65)
-    for table in (tables.study_ranks(its, "masks"), tables.own_ranks(its, "masks")):
+    for table in (rank_tables.study_ranks(its, "masks"), rank_tables.own_ranks(its, "masks")):
         means = {name: float(line_of(table, name)["mean across"]) for name in ("many", "one", "two")}
         assert means["one"] < means["two"] < means["many"]
         assert table.warning == (
             "Rows rest on different pictures. Compared here over what all have: group a (30 pictures)."
         )
         assert f"**{table.warning}**" in markdown(table, 2)
-    agreement = tables.agreement(its, "masks")
+    agreement = rank_tables.agreement(its, "masks")
     assert line_of(agreement, "frame AUROC")["models"] == "3"
     assert "group a (30 pictures)" in agreement.warning
 
 
 def test_rows_without_a_common_fold_are_not_ranked_and_it_is_said_why() -> None:
     its = the(read([*folded("left", {"a": 0.1, "b": 0.9}), *folded("right", {"c": 0.3})]))
-    for table in (tables.study_ranks(its, "masks"), tables.own_ranks(its, "masks")):
+    for table in (rank_tables.study_ranks(its, "masks"), rank_tables.own_ranks(its, "masks")):
         for name in ("left", "right"):
             assert set(list(line_of(table, name).values())[2:]) == {"-"}
         assert table.warning == (
             "Not compared: no fold is common to all rows. left: group a (30 pictures) and group b (30 pictures); "
             "right: group c (30 pictures). Evaluate all on the same groups."
         )
-    agreement = tables.agreement(its, "masks")
+    agreement = rank_tables.agreement(its, "masks")
     assert set(column(agreement, "models")) == {"0"}
     assert agreement.warning.startswith("Not compared")
 
@@ -353,7 +354,7 @@ def test_a_sweep_without_defective_tiles_has_dashes_and_no_rank_for_what_is_not_
     its = the(read([made]))
     line = line_of(tables.maps(its, "masks"), "vit fmin")
     assert (line["pointing"], line["pointing, gated"]) == ("-", "-")
-    assert line_of(tables.study_ranks(its, "masks"), "vit fmin")["pointing"] == "-"
+    assert line_of(rank_tables.study_ranks(its, "masks"), "vit fmin")["pointing"] == "-"
     page, _ = write_report([write(made, tmp_path / "in")], tmp_path / "out")
     assert "pointing, gated: not known, as no tile is defective." in page.read_text()
 
@@ -390,7 +391,7 @@ def test_a_model_that_is_not_in_the_study_is_said_not_to_be() -> None:
 
 def test_a_vit_with_a_sweep_has_a_row_per_fusion_without_discard_and_its_own() -> None:
     its = the(read([evaluation(told("vit", "vit_tiny_patch16_224"), study=rule_figures(0.25, 0.75))]))
-    rows = tables.map_rows(its.rows, "masks")
+    rows = map_rows(its.rows, "masks")
     assert [row.label for row in rows] == ["vit fmin", "vit fmean", "vit fmax", "vit fmax, discard 0.9"]
     sweep = sweep_figures()
     assert [row.figures["f1"] for row in rows[:3]] == [line[RATIOS.index(0.0)] for line in sweep.f1]
@@ -442,14 +443,14 @@ def test_equal_values_do_not_stand_out() -> None:
 def test_ranks_turn_mistakes_round_so_that_fewer_are_better() -> None:
     rates = [("good", 0.1), ("bad", 0.4)]
     its = the(read(evaluation(told(name), frame=frame_figures(escape_rate=rate)) for name, rate in rates))
-    table = tables.own_ranks(its, "masks")
+    table = rank_tables.own_ranks(its, "masks")
     assert line_of(table, "good")["frames caught"] == "1"
     assert line_of(table, "bad")["frames caught"] == "2"
 
 
 def test_the_published_ranks_say_which_follow() -> None:
     follows = dict(
-        zip(*(column(tables.published_ranks("PCB"), name) for name in ("model", "printed follows")), strict=True)
+        zip(*(column(rank_tables.published_ranks("PCB"), name) for name in ("model", "printed follows")), strict=True)
     )
     assert {name for name, said in follows.items() if said == "no"} == {
         "DeiT_tiny fmin", "DeiT_tiny fmean", "ViT_tiny fmin", "ViT_tiny fmean",
@@ -467,9 +468,9 @@ def test_agreement_is_1_where_both_rank_alike_and_unknown_of_two() -> None:
             )
         )
 
-    assert line_of(tables.agreement(some(4), "masks"), "frame AUROC")["Spearman's rho"] == "1.00"
-    assert line_of(tables.agreement(some(2), "masks"), "frame AUROC")["Spearman's rho"] == "-"
-    assert line_of(tables.agreement(some(2), "masks"), "frame AUROC")["models"] == "2"
+    assert line_of(rank_tables.agreement(some(4), "masks"), "frame AUROC")["Spearman's rho"] == "1.00"
+    assert line_of(rank_tables.agreement(some(2), "masks"), "frame AUROC")["Spearman's rho"] == "-"
+    assert line_of(rank_tables.agreement(some(2), "masks"), "frame AUROC")["models"] == "2"
 
 
 def test_sizes_are_those_of_heatline_models_and_unknown_of_a_foreign_name() -> None:

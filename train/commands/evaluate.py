@@ -93,7 +93,7 @@ def evaluate(
     all are ranked and shown in one page.
     """
     require_extra("train", "torch", "timm", "jinja2")
-    from train.evaluation.evaluate import Asked, choose, evaluate_judged, several
+    from train.evaluation.evaluate import Asked, choose, evaluate_judged, names_of
     from train.evaluation.judged import open_judged
 
     if groups is not None and part is not None:
@@ -111,7 +111,7 @@ def evaluate(
         false_reject=false_reject,
         overlap_px=overlap_px,
     )
-    names = several(models)
+    names = names_of(models)
     evaluations = []
     with _written_whole(out) as folder:
         ready = []

@@ -243,7 +243,7 @@ def _told(judged: Judged, chosen: Chosen) -> Told:
     )
 
 
-def several(paths: Sequence[Path]) -> dict[Path, str]:
+def names_of(paths: Sequence[Path]) -> dict[Path, str]:
     """A name of its own for each of several models: the folder's, with as many above it as it takes.
 
     Raises:

@@ -15,10 +15,10 @@ from markupsafe import Markup
 from train.evaluation.explorer import Explorer
 from train.evaluation.report import charts
 from train.evaluation.report.alike import Compared, compared
+from train.evaluation.report.metrics import STUDY_METRICS
 from train.evaluation.report.rows import Pictures, Row
 from train.evaluation.report.sections import Section
 from train.evaluation.report.table import Table
-from train.evaluation.report.tables import STUDY_METRICS
 from train.evaluation.result import Exhibit
 
 JPEG_QUALITY = 88

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from train.evaluation.report import tables
+from train.evaluation.report import rank_tables, tables
 from train.evaluation.report.published import STUDY_DATA
 from train.evaluation.report.rows import Pictures
 from train.evaluation.report.table import Table, markdown
@@ -30,7 +30,7 @@ class Section:
 def sections(pictures: Sequence[Pictures]) -> list[Section]:
     """All tables; the summary is first. Ranks and their agreement only where there are several rows to rank."""
     rows = [row for its in pictures for row in its.rows]
-    their_ranks = tuple(tables.published_ranks(data) for data in STUDY_DATA)
+    their_ranks = tuple(rank_tables.published_ranks(data) for data in STUDY_DATA)
     each = [(its, truth) for its in pictures for truth in its.truths]
     several = [(its, truth) for its, truth in each if len(its.against(truth)) > 1]
     figures = [
@@ -87,7 +87,9 @@ def sections(pictures: Sequence[Pictures]) -> list[Section]:
             "The lowest mean rank wins, as in the study.",
             (
                 *(
-                    Part(f"{its.data}, {truth}", (tables.study_ranks(its, truth), tables.own_ranks(its, truth)))
+                    Part(
+                        f"{its.data}, {truth}", (rank_tables.study_ranks(its, truth), rank_tables.own_ranks(its, truth))
+                    )
                     for its, truth in several
                 ),
                 Part("Published, and recomputed from the published values", their_ranks),
@@ -97,7 +99,7 @@ def sections(pictures: Sequence[Pictures]) -> list[Section]:
             "agreement",
             "Do the rankings agree?",
             "",
-            tuple(Part(f"{its.data}, {truth}", (tables.agreement(its, truth),)) for its, truth in several),
+            tuple(Part(f"{its.data}, {truth}", (rank_tables.agreement(its, truth),)) for its, truth in several),
         ),
     ]
 

@@ -3,100 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from typing import NamedTuple
 
 from edge.errors import HeatlineError
 from edge.geometry.tiling import TILE_PX
 from train.evaluation.report import published
-from train.evaluation.report.alike import Compared, compared, unlike
-from train.evaluation.report.ranking import Values, mean_ranks, mean_ranks_within, ranks, spearman
+from train.evaluation.report.alike import unlike
+from train.evaluation.report.metrics import (
+    CLASSIFICATION,
+    MAP_METRICS,
+    RATIO_OF_TABLES,
+    STUDY_METRICS,
+    Metric,
+    map_rows,
+)
 from train.evaluation.report.rows import Pictures, Row, mean_if_known
 from train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, count, number
 from train.evaluation.result import Told
-from train.evaluation.sweep import SweepFigures
 
-RATIO_OF_TABLES = 0.0
-"""Discard ratio at which a ViT's three fusions stand in the table of maps; the study does not state its own."""
 NOT_TOLD = "not known"
 """What an evaluation says of a training that does not tell."""
-
-
-class Metric(NamedTuple):
-    """A figure, by its name in the report and its dotted name in an evaluation."""
-
-    name: str
-    field: str
-
-    @property
-    def own(self) -> str:
-        """The dotted name, in an evaluation, of a field of the table of maps."""
-        return "tile.pointing" if self.field == "pointing" else f"study.{self.field}"
-
-
-STUDY_METRICS = (
-    Metric("F1", "f1"),
-    Metric("precision", "precision"),
-    Metric("Jaccard", "jaccard"),
-    Metric("accuracy", "accuracy"),
-    Metric("recall", "recall"),
-    Metric("pointing", "pointing"),
-)
-"""The six by which the study ranks, in its order; the fields are those of its rule, of a sweep and of `MapFigures`."""
-POINTING_GATED = Metric("pointing, gated", "pointing_gated")
-CLASSIFICATION = Metric("classification", "classification_accuracy")
-"""The same of every fusion: the classifier is one."""
-MAP_METRICS = (*STUDY_METRICS, POINTING_GATED, CLASSIFICATION)
-"""Of the table of maps."""
-OWN_METRICS = (
-    Metric("tile AP", "tile.average_precision"),
-    Metric("tile AUROC", "tile.auroc"),
-    Metric("weighting", "tile.weighting"),
-    Metric("within a cell", "tile.pointing_within_cell"),
-    Metric("accuracy at 0.5", "study.classification_accuracy"),
-    Metric("line F1", "line.f1"),
-    Metric("defects hit", "frame.hit_rate"),
-    Metric("frame AP", "frame.average_precision"),
-    Metric("frames caught", "frame.escape_rate"),
-    Metric("frames passed", "frame.false_reject_rate"),
-)
-
-
-class MapRow(NamedTuple):
-    """A row of the table of maps: a model, or one fusion of it."""
-
-    label: str
-    row: Row
-    fusion: str | None
-    """None of CNNs."""
-    figures: dict[str, float | None]
-    """By the fields of `MAP_METRICS`."""
-    is_own: bool = True
-    """Whether this is the map that the model itself makes; else it is one of its sweep."""
-
-
-def map_rows(rows: Sequence[Row], truth: str) -> list[MapRow]:
-    """A row per model, of a ViT with a sweep one per fusion, and its own where it discards something."""
-    found: list[MapRow] = []
-    for row in rows:
-        own = {metric.field: row.figure(truth, metric.own) for metric in MAP_METRICS}
-        sweep = row.sweep(truth)
-        swept = [] if sweep is None or RATIO_OF_TABLES not in sweep.ratios else sweep.fusions
-        for fusion in swept:
-            is_own = (fusion, RATIO_OF_TABLES) == (row.fusion, row.discard_ratio)
-            figures = own if is_own or sweep is None else own | _swept(sweep, fusion)
-            found.append(MapRow(f"{row.label} f{fusion}", row, fusion, figures, is_own))
-        if row.fusion not in swept or row.discard_ratio != RATIO_OF_TABLES:
-            label = row.label if row.fusion is None else f"{row.label} f{row.fusion}"
-            label += f", discard {row.discard_ratio:g}" if row.discard_ratio else ""
-            found.append(MapRow(label, row, row.fusion, own))
-    return found
-
-
-def _swept(sweep: SweepFigures, fusion: str) -> dict[str, float | None]:
-    """A fusion's figures of the table of maps, but for the classification, which no sweep changes."""
-    line, at = sweep.fusions.index(fusion), sweep.ratios.index(RATIO_OF_TABLES)
-    fields = [metric.field for metric in MAP_METRICS if metric != CLASSIFICATION]
-    return {field: getattr(sweep, field)[line][at] for field in fields}
 
 
 # What was evaluated.
@@ -494,162 +419,6 @@ def thresholds(pictures: Pictures) -> Table:
                 )
             )
     return Table("Thresholds, in logits", columns, tuple(lines))
-
-
-# Ranks.
-
-
-def study_ranks(pictures: Pictures, truth: str) -> Table:
-    """By the study's six metrics, within families and across."""
-    among = compared(pictures.against(truth), truth)
-    rows = map_rows(among.rows, truth)
-    return _ranked(
-        "Ranks by the study's metrics",
-        among,
-        [mine.label for mine in rows],
-        [mine.row.told.family for mine in rows],
-        [metric.name for metric in STUDY_METRICS],
-        [[mine.figures[metric.field] for mine in rows] for metric in STUDY_METRICS],
-    )
-
-
-def own_ranks(pictures: Pictures, truth: str) -> Table:
-    """By what the study does not ask."""
-    among = compared(pictures.against(truth), truth)
-    return _ranked(
-        "Ranks by further metrics",
-        among,
-        [row.label for row in among.rows],
-        [row.told.family for row in among.rows],
-        [metric.name for metric in OWN_METRICS],
-        [[_more_is_better(row, truth, metric.field) for row in among.rows] for metric in OWN_METRICS],
-    )
-
-
-def published_ranks(data: published.StudyData) -> Table:
-    """The study's mean ranks as printed, beside those that follow from its own values."""
-    names = list(published.MODELS)
-    families = [published.MODELS[name].family for name in names]
-    values: list[Values] = [
-        [getattr(published.MAPS[data][name], metric.field) for name in names] for metric in STUDY_METRICS
-    ]
-    within, across = mean_ranks_within(values, families), mean_ranks(values)
-    per_metric = [_ranks_within(column, families) for column in values]
-    columns = (
-        Column("model", is_text=True),
-        *(Column(metric.name) for metric in STUDY_METRICS),
-        Column("mean within family"),
-        Column("as printed"),
-        Column("printed follows", is_text=True),
-        Column("mean across"),
-    )
-    lines = []
-    for at, name in enumerate(names):
-        mean, printed = within[at], published.MEAN_RANKS[data][name]
-        lines.append(
-            Line(
-                (
-                    Cell(name),
-                    *(_rank(column[at]) for column in per_metric),
-                    number(mean, 2),
-                    Cell(f"{printed:g}", printed),
-                    Cell("yes" if mean is not None and abs(mean - printed) < 0.05 else "no"),
-                    number(across[at], 2),
-                ),
-                is_published=True,
-                starts_group=at > 0 and families[at] != families[at - 1],
-            )
-        )
-    note = (
-        f"{published.SOURCE}. Ranks per metric are within the family, computed here from Table "
-        f"{published.MAPS_TABLE[data]}; as printed: Table {published.RANKS_TABLE[data]}."
-    )
-    return Table(f"Study, {data}: ranks", columns, tuple(lines), (note,))
-
-
-def agreement(pictures: Pictures, truth: str) -> Table:
-    """Whether the study's figure puts models into the order in which the line would."""
-    among = compared(pictures.against(truth), truth)
-    rows = among.rows if among.is_possible else []
-    asked = (
-        Metric("frame AP", "frame.average_precision"),
-        Metric("frame AUROC", "frame.auroc"),
-        Metric("defects hit, share", "frame.hit_rate"),
-        Metric("false regions per frame, fewer", "frame.false_regions_per_frame"),
-        Metric("frames caught (1 - escape)", "frame.escape_rate"),
-        Metric("frames passed (1 - false reject)", "frame.false_reject_rate"),
-        Metric("line F1", "line.f1"),
-    )
-    lines = []
-    for metric in asked:
-        pairs = [(row.figure(truth, "study.f1"), _more_is_better(row, truth, metric.field)) for row in rows]
-        known = [(one, other) for one, other in pairs if one is not None and other is not None]
-        rho = spearman([one for one, _ in known], [other for _, other in known]) if len(known) > 2 else None
-        lines.append(Line((Cell(metric.name), number(rho, 2), count(len(known)))))
-    columns = (Column("held against", is_text=True), Column("Spearman's rho"), Column("models"))
-    note = (
-        "1: the F1 of tiles by the study's rule ranks the models as this figure does; 0: it says nothing of it; -1: "
-        "the other way round. A dash: fewer than three models, or all are equal. Of few models it is a hint."
-    )
-    return Table("Does the study's F1 foretell the line?", columns, tuple(lines), (note,), among.warning)
-
-
-def _ranked(
-    title: str,
-    among: Compared,
-    labels: Sequence[str],
-    families: Sequence[str],
-    names: Sequence[str],
-    values: Sequence[Values],
-) -> Table:
-    if not among.is_possible:
-        values = [[None] * len(labels) for _ in values]
-    columns = (
-        Column("name", is_text=True),
-        Column("family", is_text=True),
-        *(Column(name, "low") for name in names),
-        Column("mean across", "low"),
-        Column("mean within family"),
-    )
-    each = [ranks(column) for column in values]
-    across, within = mean_ranks(values), mean_ranks_within(values, families)
-    lines = [
-        Line(
-            (
-                Cell(label),
-                Cell("CNN" if families[at] == "cnn" else "ViT"),
-                *(_rank(column[at]) for column in each),
-                number(across[at], 2),
-                number(within[at], 2),
-            ),
-            starts_group=at > 0 and families[at] != families[at - 1],
-        )
-        for at, label in enumerate(labels)
-    ]
-    note = (
-        "1 is best; equal values share the mean of their places. Ranks per metric are across families. What is not "
-        "known has no rank, and a mean leaves out a metric that any of those compared lacks."
-    )
-    return Table(title, columns, tuple(lines), (note,), among.warning)
-
-
-def _ranks_within(values: Values, families: Sequence[str]) -> list[float | None]:
-    return [
-        ranks([value if family == mine else None for value, family in zip(values, families, strict=True)])[at]
-        for at, mine in enumerate(families)
-    ]
-
-
-def _rank(place: float | None) -> Cell:
-    return UNKNOWN if place is None else Cell(f"{place:g}", place)
-
-
-def _more_is_better(row: Row, truth: str, field: str) -> float | None:
-    """A figure turned so that more is better: mistakes are negative."""
-    value = row.figure(truth, field)
-    if value is None:
-        return None
-    return -value if field.endswith(("_per_frame", "escape_rate", "false_reject_rate")) else value
 
 
 def _sure(row: Row, truth: str, field: str, digits: int = 4) -> Cell:
