@@ -1,16 +1,22 @@
 """Golden tiles: tiles with known answers, run on the machine that is to use the bundle."""
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle.manifest import Manifest
+from edge.bundle.plain_file import open_plain
+from edge.bundle.stored_arrays import StoredArrays
 from edge.errors import BundleError
 from edge.inference.engine import Engine, infer
+
+MOST_TILES = 256
+MOST_BYTES = 2**30
+"""Of golden tiles and their answers in memory, whatever a file claims."""
 
 
 @dataclass(frozen=True)
@@ -31,24 +37,37 @@ class GoldenTiles:
 
     @classmethod
     def load(cls, path: Path, manifest: Manifest) -> "GoldenTiles":
+        """The tiles in a file. What they claim to be is held against the manifest before memory is taken for them.
+
+        Raises:
+            BundleError: they do not fit the manifest, or are no golden tiles.
+        """
+        tile = manifest.grid.tile_px
+        expected: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
+            "tiles": ((tile, tile, 3), np.uint8),
+            "logit": ((), np.float32),
+            "map": (manifest.map.hw, np.float32),
+        }
+        bytes_per_tile = sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in expected.values())
+        most = min(MOST_TILES, MOST_BYTES // bytes_per_tile)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                golden = cls(arrays["tiles"], arrays["logit"], arrays["map"])
+            with open_plain(path) as file, StoredArrays(file, at_most=most * bytes_per_tile) as stored:
+                count = (*stored.shape("tiles"), 0)[0]
+                if count > most:
+                    raise BundleError(
+                        f"{path} claims {count:,} tiles, expected at most {most}; export the bundle again"
+                    )
+                for name, (shape, dtype) in expected.items():
+                    if count == 0 or stored.shape(name) != (count, *shape) or stored.dtype(name) != dtype:
+                        raise BundleError(
+                            f"{path} has {name} of shape {stored.shape(name)} and type {stored.dtype(name)}, expected "
+                            f"{(count, *shape)} of {np.dtype(dtype).name}; export the bundle again"
+                        )
+                return cls(*(stored.read(name) for name in expected))
+        except BundleError:
+            raise
         except Exception as error:  # zip, zlib, npy headers, memory: what a damaged file raises has no common base
             raise BundleError(f"{path} holds no golden tiles ({error}); export the bundle again") from error
-        tile, count = manifest.grid.tile_px, len(golden.tiles) if golden.tiles.ndim else 0
-        expected: dict[str, tuple[NDArray[Any], tuple[int, ...], type]] = {
-            "tiles": (golden.tiles, (count, tile, tile, 3), np.uint8),
-            "logit": (golden.logit, (count,), np.float32),
-            "map": (golden.map, (count, *manifest.map.hw), np.float32),
-        }
-        for name, (array, shape, dtype) in expected.items():
-            if count == 0 or array.shape != shape or array.dtype != dtype:
-                raise BundleError(
-                    f"{path} has {name} of shape {array.shape} and type {array.dtype}, expected {shape} of "
-                    f"{np.dtype(dtype).name}; export the bundle again"
-                )
-        return golden
 
     def differences(self, logit: NDArray[np.float32], maps: NDArray[np.float32]) -> dict[str, float]:
         """Largest difference of each output, as a share of its scale: its largest absolute value over these tiles."""

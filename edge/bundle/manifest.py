@@ -13,6 +13,7 @@ SCHEMA = 2
 """Counts up when an older reader could misread a bundle; readers refuse what is newer than they are."""
 
 Positive = Annotated[int, Meta(gt=0)]
+Cells = Annotated[int, Meta(gt=0, le=4096)]
 Finite = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Rule = Literal["false-reject", "study"]
@@ -64,7 +65,7 @@ class Map(_Part, frozen=True):
     """What the map is and which identity holds between it and the logit."""
 
     method: str
-    hw: tuple[Positive, Positive]
+    hw: tuple[Cells, Cells]
     identity: str = "mean(map) == logit"
 
 
@@ -161,6 +162,11 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         raise BundleError(
             f"{where} has heatmap cells of {manifest.grid.heatmap_cell_px} px for tiles of {manifest.grid.tile_px} px; "
             "expected at most a tile; export the bundle again"
+        )
+    if max(manifest.map.hw) > manifest.grid.tile_px:
+        raise BundleError(
+            f"{where} has maps of {manifest.map.hw[0]}x{manifest.map.hw[1]} cells for tiles of "
+            f"{manifest.grid.tile_px} px; expected at most a cell per px; export the bundle again"
         )
     return manifest
 

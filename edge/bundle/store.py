@@ -12,12 +12,14 @@ import msgspec
 
 from edge.bundle.golden import GoldenTiles
 from edge.bundle.manifest import Manifest, decode_manifest
+from edge.bundle.plain_file import open_plain, read_plain
 from edge.errors import BundleError
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 REQUIRED = (ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, GOLDEN)
+LARGEST_MANIFEST = 4 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,15 @@ def open_bundle(path: Path) -> Bundle:
         BundleError: any of it is not as it must be.
     """
     try:
-        data = (path / MANIFEST).read_bytes()
+        data = read_plain(path / MANIFEST, LARGEST_MANIFEST)
     except OSError as error:
         raise BundleError(
             f"{path} is no bundle: its {MANIFEST} cannot be read ({error.strerror}); name a folder made by "
             "heatline export"
         ) from error
     manifest = decode_manifest(data, str(path / MANIFEST))
+    if MANIFEST in manifest.files:
+        raise BundleError(f"{path / MANIFEST} lists itself, which is none of its files; export the bundle again")
     for name in REQUIRED:
         if name not in manifest.files:
             raise BundleError(f"{path / MANIFEST} lists no {name}; every bundle has one; export the bundle again")
@@ -103,5 +107,5 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from edge.cli.bundle import bundle
 from edge.cli.calibrate import calibrate
 from edge.cli.check import check
 from edge.cli.inspect import inspect
+from edge.cli.output import visible
 from edge.cli.run import run
 from edge.cli.watch import watch
 from edge.errors import HeatlineError
@@ -70,7 +71,7 @@ def main() -> None:
     try:
         code = heatline(standalone_mode=False)
     except HeatlineError as error:
-        click.echo(f"heatline: {' '.join(str(error).splitlines())}", err=True)
+        click.echo(f"heatline: {visible(' '.join(str(error).splitlines()))}", err=True)
         code = error.exit_code
     except click.ClickException as error:
         error.show()

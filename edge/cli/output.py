@@ -26,11 +26,16 @@ def print_json(value: object) -> None:
     sys.stdout.flush()
 
 
+def visible(text: str) -> str:
+    """Text that a terminal shows and does not obey: what comes from a bundle may hold its control characters."""
+    return "".join(one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode() for one in text)
+
+
 def print_facts(title: str, facts: Mapping[str, object]) -> None:
     """Names and values, for people."""
-    table = Table(title=escape(title), title_justify="left", show_header=False, box=None, pad_edge=False)
+    table = Table(title=escape(visible(title)), title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, escape(str(value)))  # a path or a group may look like markup
+        table.add_row(*(escape(visible(str(text))) for text in (name, value)))  # a path or a group may look like markup
     Console().print(table)

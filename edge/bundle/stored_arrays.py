@@ -1,0 +1,84 @@
+"""Arrays in a NumPy archive from a stranger: what each claims to be can be asked before memory is taken for it."""
+
+import os
+import zipfile
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+SLACK_BYTES = 2**20
+"""What an archive may be larger than the arrays in it."""
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""What NumPy writes, and what can be unpacked bit by bit."""
+
+
+class StoredArrays:
+    """An open `.npz` file; never unpickles.
+
+    Args:
+        at_most: bytes that the wanted arrays have together at most: a larger archive holds something else.
+    Raises:
+        ValueError, zipfile.BadZipFile: it is none.
+    """
+
+    def __init__(self, file: BinaryIO, *, at_most: int) -> None:
+        size = os.fstat(file.fileno()).st_size
+        if size > at_most + SLACK_BYTES:
+            raise ValueError(f"it is {size:,} bytes large, expected at most {at_most + SLACK_BYTES:,}")
+        self._archive = zipfile.ZipFile(file)
+        self._headers: dict[str, tuple[tuple[int, ...], bool, np.dtype[Any]]] = {}
+
+    def __enter__(self) -> "StoredArrays":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._archive.close()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape that an array claims to have."""
+        return self._header(name)[0]
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The type that an array claims to have."""
+        return self._header(name)[2]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """An array, which must be exactly as large as it claims to be.
+
+        Raises:
+            ValueError, zipfile.BadZipFile: it is damaged.
+        """
+        shape, in_columns, dtype = self._header(name)
+        with self._open(name) as stream:
+            _read_header(stream)
+            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            data = stream.read(size)
+            if len(data) != size or stream.read(1):  # its end has the checksum compared
+                raise ValueError(f"{name} has not the {size:,} bytes that its header claims")
+        return np.frombuffer(data, dtype).reshape(shape, order="F" if in_columns else "C")
+
+    def _header(self, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+        if name not in self._headers:
+            with self._open(name) as stream:
+                self._headers[name] = _read_header(stream)
+        return self._headers[name]
+
+    def _open(self, name: str) -> Any:
+        member = self._archive.getinfo(f"{name}.npy")
+        if member.compress_type not in METHODS:
+            raise ValueError(f"{name} is packed by method {member.compress_type}, expected stored or deflated")
+        return self._archive.open(member)
+
+
+def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(stream)
+    if version != (1, 0):  # later ones may claim a header of gigabytes, and no plain array needs one
+        raise ValueError(f"version {version[0]}.{version[1]} of the array format, expected 1.0")
+    shape, in_columns, dtype = np.lib.format.read_array_header_1_0(stream)
+    if dtype.hasobject or any(side < 0 for side in shape):
+        raise ValueError(f"an array of type {dtype} and shape {shape}")
+    return shape, in_columns, dtype
