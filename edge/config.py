@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from edge.bundle.trusted import TRUSTED_KEYS
 from edge.colour import PixelFormat
 from edge.errors import ConfigError
 from edge.inference.engine import EngineKind
@@ -75,6 +76,9 @@ class LineConfig(_Table, frozen=True):
 
     bundle: Path
     cameras: Annotated[list[CameraConfig], Meta(min_length=1)]
+    allow_unsigned: bool = False
+    """Whether a bundle may be used that no trusted key signed."""
+    trusted_keys: Path = msgspec.field(default_factory=lambda: TRUSTED_KEYS)  # a schema takes no path for a default
     acting: bool = True
     engine: EngineConfig = EngineConfig()
     tiles: TilesConfig = TilesConfig()
@@ -107,7 +111,9 @@ def load_config(path: Path) -> LineConfig:
         raise ConfigError(f"{path}: events.bind is {config.events.bind!r}; expected tcp://HOST:PORT, PORT 1 to 65535")
     here = path.absolute().parent
     cameras = [msgspec.structs.replace(camera, path=here / camera.path) for camera in config.cameras]
-    return msgspec.structs.replace(config, bundle=here / config.bundle, cameras=cameras)
+    return msgspec.structs.replace(
+        config, bundle=here / config.bundle, trusted_keys=here / config.trusted_keys, cameras=cameras
+    )
 
 
 def _path(kind: type, value: object) -> Path:

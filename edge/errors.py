@@ -2,7 +2,8 @@
 
 HeatlineError
 ├── ConfigError          3   a line configuration that cannot be used
-├── BundleError          4   a bundle that is damaged, foreign, too new, or fails its golden tiles on this machine
+├── BundleError          4   a bundle that is damaged, foreign, too new, signed by nobody who is trusted, or fails its
+│                            golden tiles on this machine; a key that cannot be used
 ├── CameraError          5   a camera that cannot be opened
 ├── EngineError          6   an inference engine that does not start or does not answer
 ├── DeliveryError        7   an address that cannot be bound or reached

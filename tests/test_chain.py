@@ -13,6 +13,7 @@ import numpy as np
 
 LINE = """
 bundle = "bundle"
+allow_unsigned = true
 [[cameras]]
 name = "top"
 kind = "folder"

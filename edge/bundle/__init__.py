@@ -2,7 +2,7 @@
 
 from edge.bundle.golden import GoldenTiles, check_golden
 from edge.bundle.manifest import SCHEMA, Calibration, Manifest
-from edge.bundle.store import Bundle, open_bundle, write_bundle
+from edge.bundle.store import Bundle, open_bundle, sign_bundle, write_bundle
 
 __all__ = [
     "SCHEMA",
@@ -12,5 +12,6 @@ __all__ = [
     "Manifest",
     "check_golden",
     "open_bundle",
+    "sign_bundle",
     "write_bundle",
 ]

@@ -5,14 +5,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from edge.bundle.golden import GoldenTiles
+from edge.bundle.keys import PrivateKey, PublicKey
 from edge.bundle.manifest import Manifest, decode_manifest
 from edge.bundle.plain_file import open_plain, read_plain
+from edge.bundle.signature import SIGNATURE, read_signature, write_signature
 from edge.errors import BundleError
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS
 
@@ -30,6 +32,8 @@ class Bundle:
     manifest: Manifest
     digest: str
     """sha256 of the manifest, and so of all that it lists."""
+    signed_by: PublicKey | None = None
+    """Whose valid signature it bears; whether that key is trusted is for who uses the bundle to say."""
 
     def golden(self) -> GoldenTiles:
         """The tiles with known answers.
@@ -41,7 +45,9 @@ class Bundle:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Read and verify a bundle: manifest, presence and sha256 of every file, golden tiles' shapes. Runs nothing.
+    """Read and verify a bundle: signature if there is one, manifest, sha256 of every file, golden tiles' shapes.
+
+    Runs nothing, and leaves open whether who signed is trusted.
 
     Raises:
         BundleError: any of it is not as it must be.
@@ -53,9 +59,12 @@ def open_bundle(path: Path) -> Bundle:
             f"{path} is no bundle: its {MANIFEST} cannot be read ({error.strerror}); name a folder made by "
             "heatline export"
         ) from error
+    digest = hashlib.sha256(data).hexdigest()
+    signed_by = read_signature(path, digest)
     manifest = decode_manifest(data, str(path / MANIFEST))
-    if MANIFEST in manifest.files:
-        raise BundleError(f"{path / MANIFEST} lists itself, which is none of its files; export the bundle again")
+    for name in (MANIFEST, SIGNATURE):
+        if name in manifest.files:
+            raise BundleError(f"{path / MANIFEST} lists {name}, which is none of its files; export the bundle again")
     for name in REQUIRED:
         if name not in manifest.files:
             raise BundleError(f"{path / MANIFEST} lists no {name}; every bundle has one; export the bundle again")
@@ -71,7 +80,7 @@ def open_bundle(path: Path) -> Bundle:
                 f"{path / name} has sha256 {came[:12]}…, the manifest says {expected[:12]}…; it was changed or "
                 "damaged, copy the bundle again"
             )
-    bundle = Bundle(path, manifest, hashlib.sha256(data).hexdigest())
+    bundle = Bundle(path, manifest, digest, signed_by)
     bundle.golden()
     return bundle
 
@@ -104,6 +113,16 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     except OSError as error:
         raise BundleError(f"{path} cannot be written ({error.strerror}); check the disk and the permissions") from error
     return Bundle(path, opened.manifest, opened.digest)
+
+
+def sign_bundle(bundle: Bundle, key: PrivateKey) -> Bundle:
+    """Sign a bundle as it was opened; the signature that it bears gives way.
+
+    Raises:
+        BundleError: the signature cannot be written.
+    """
+    write_signature(bundle.path, bundle.digest, key)
+    return replace(bundle, signed_by=key.public)
 
 
 def _sha256(path: Path) -> str:

@@ -5,6 +5,8 @@ from pathlib import Path
 import click
 
 from edge.bundle import check_golden, open_bundle
+from edge.bundle.trusted import TRUSTED_KEYS, require_trusted, signer_in_words, signer_of
+from edge.cli.bundle_signing import keygen, sign, trust
 from edge.cli.calibrate import bound_in_words, rule_in_words
 from edge.cli.output import json_option, print_facts, print_json
 from edge.inference import EngineKind, open_engine
@@ -14,24 +16,33 @@ BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path
 
 @click.group(epilog="Example: heatline bundle verify boards.bundle")
 def bundle() -> None:
-    """Look into bundles."""
+    """Look into bundles, sign them."""
+
+
+for _command in (keygen, sign, trust):
+    bundle.add_command(_command)
 
 
 @bundle.command(epilog="Example: heatline bundle show boards.bundle --json")
 @BundleArgument
 @json_option
 def show(bundle_path: Path, as_json: bool) -> None:
-    """Print what BUNDLE says of itself, after verifying its files. --json prints the manifest and its digest."""
+    """Print what BUNDLE says of itself, after verifying its files.
+
+    --json prints the manifest, its digest, and the fingerprint of the key that signed it.
+    """
     opened = open_bundle(bundle_path)
     manifest = opened.manifest
+    fingerprint = None if opened.signed_by is None else opened.signed_by.fingerprint
     if as_json:
-        print_json({"digest": opened.digest, "manifest": manifest})
+        print_json({"digest": opened.digest, "signed_by": fingerprint, "manifest": manifest})
         return
     calibration = manifest.calibration
     print_facts(
         f"{manifest.name} {manifest.version}",
         {
             "digest": opened.digest,
+            "signed by": "nobody" if fingerprint is None else f"key {fingerprint}",
             "made": f"{manifest.created_at} by {manifest.made_by}",
             "model": f"{manifest.model.name} ({manifest.model.source}), {manifest.model.parameters:,} parameters",
             "map": f"{manifest.map.method}, {manifest.map.hw[0]}x{manifest.map.hw[1]} cells, {manifest.map.identity}",
@@ -52,16 +63,24 @@ def show(bundle_path: Path, as_json: bool) -> None:
 @bundle.command(epilog="Example: heatline bundle verify boards.bundle --engine onnxruntime")
 @BundleArgument
 @click.option("--engine", "kind", type=click.Choice(["openvino", "onnxruntime"]), default="openvino", show_default=True)
+@click.option(
+    "--keys",
+    "folder",
+    type=click.Path(path_type=Path),
+    help=f"Refuse BUNDLE unless a key of this folder signed it. Without: only say whether one of {TRUSTED_KEYS} did.",
+)
 @json_option
-def verify(bundle_path: Path, kind: EngineKind, as_json: bool) -> None:
-    """Verify every file of BUNDLE and run its golden tiles on this machine."""
+def verify(bundle_path: Path, kind: EngineKind, folder: Path | None, as_json: bool) -> None:
+    """Verify every file of BUNDLE and its signature, if it has one, and run its golden tiles on this machine."""
     opened = open_bundle(bundle_path)
+    signer = signer_of(opened, TRUSTED_KEYS) if folder is None else require_trusted(opened, folder)
     engine = open_engine(kind, opened.path, opened.manifest.grid.tile_px)
     differences = check_golden(opened.golden(), engine, opened.manifest)
     report: dict[str, object] = {
         "name": opened.manifest.name,
         "version": opened.manifest.version,
         "digest": opened.digest,
+        "signed_by": signer,
         "engine": engine.name,
         "precision": engine.precision,
         "golden_tiles": len(opened.golden().tiles),
@@ -71,4 +90,5 @@ def verify(bundle_path: Path, kind: EngineKind, as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
-        print_facts(f"{bundle_path} is whole and works on this machine", report)
+        shown = report | {"signed_by": signer_in_words(signer)}
+        print_facts(f"{bundle_path} is whole and works on this machine", shown)

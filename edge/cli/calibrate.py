@@ -122,7 +122,8 @@ def calibrate(
 ) -> None:
     """Set the thresholds of BUNDLE anew from GOOD_FRAMES, pictures or folders of them, and write a new bundle.
 
-    Says which false-reject rate the frames can support, and which frames to look at. BUNDLE stays as it is.
+    Says which false-reject rate the frames can support, and which frames to look at. BUNDLE stays as it is. Nobody has
+    signed the new one.
     """
     if rule == "study" and false_reject is not None:
         raise click.UsageError("--rule study sets the thresholds by itself; leave --false-reject away")
@@ -283,6 +284,7 @@ def _facts(report: Report) -> dict[str, object]:
     facts: dict[str, object] = {
         "version": f"{report.version}, from {before.version}",
         "digest": report.digest or "none, this is a dry run",
+        "signed by": "nobody, as it is another bundle now: heatline bundle sign",
         "calibrated by": f"{rule_in_words(calibration)}, on {calibration.frames} {calibration.frames_are}",
         "score threshold": f"{calibration.score_threshold:.3f} logits, was {before.score_threshold:.3f}",
         "evidence threshold": f"{calibration.evidence_threshold:.3f} logits, was {before.evidence_threshold:.3f}",

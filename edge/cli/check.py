@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from edge.bundle.trusted import signer_in_words
 from edge.cameras.base import FrameSource
 from edge.cli.output import json_option, print_facts, print_json
 from edge.config import load_config
@@ -23,8 +24,8 @@ FIRST_FRAME_WITHIN_SECONDS = 10.0
 def check(line: Path, as_json: bool) -> None:
     """Verify all that `heatline run LINE` will use, and print it. Starts nothing.
 
-    The configuration, the bundle and its golden tiles on this machine, every camera's first frame, and the address of
-    the events.
+    The configuration, the bundle, who signed it, its golden tiles on this machine, every camera's first frame, and the
+    address of the events.
     """
     config = load_config(line)
     prepared = prepare_line(config)
@@ -38,6 +39,7 @@ def check(line: Path, as_json: bool) -> None:
     report: dict[str, Any] = {
         "line": line.stem,
         "bundle": {"name": manifest.name, "version": manifest.version, "digest": prepared.bundle.digest},
+        "signed_by": prepared.signed_by,
         "model": manifest.model.name,
         "engine": prepared.engine.name,
         "precision": prepared.engine.precision,
@@ -53,6 +55,7 @@ def check(line: Path, as_json: bool) -> None:
         return
     shown = {name: value for name, value in report.items() if name != "cameras"}
     shown["bundle"] = f"{manifest.name} {manifest.version} ({prepared.bundle.digest[:12]})"
+    shown["signed_by"] = signer_in_words(prepared.signed_by)
     shown["golden_tiles_off_by"] = ", ".join(
         f"{name} {difference:.1e}" for name, difference in prepared.golden_differences.items()
     )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from edge.bundle.trusted import signer_in_words
 from edge.config import LineConfig
 from edge.delivery.messages import State
 from edge.delivery.publisher import Publisher
@@ -89,7 +90,12 @@ class Service:
 
         pipeline = Pipeline(cameras, line.inspector, ledger, report)
         notify("READY=1")
-        logger.info("ready: %s, publishing on %s", line.bundle.manifest.name, publisher.address)
+        logger.info(
+            "ready: %s, signed by %s, publishing on %s",
+            line.bundle.manifest.name,
+            signer_in_words(line.signed_by),
+            publisher.address,
+        )
         tell("STARTING")
         self._wait_for_subscriber(publisher)
         pipeline.start()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import zmq
 
 from edge.bundle import Bundle, check_golden, open_bundle
+from edge.bundle.trusted import Signer, require_trusted, signer_of
 from edge.cameras.base import FrameSource
 from edge.cameras.folder import FolderCamera
 from edge.config import CameraConfig, LineConfig
@@ -23,19 +24,23 @@ class Line:
 
     config: LineConfig
     bundle: Bundle
+    signed_by: Signer | None
+    """None where nobody signed and the configuration allows that."""
     engine: Engine
     golden_differences: dict[str, float]
     inspector: Inspector
 
 
 def prepare_line(config: LineConfig) -> Line:
-    """Open and verify the bundle, compile it, and run its golden tiles on this machine.
+    """Open and verify the bundle, see who signed it, compile it, and run its golden tiles on this machine.
 
     Raises:
         BundleError, EngineError: the first thing that is not as it must be.
         ConfigError: an override that does not fit the bundle.
     """
     bundle = open_bundle(config.bundle)
+    # Before any engine reads a graph: who may make graphs may make much happen.
+    signed_by = (signer_of if config.allow_unsigned else require_trusted)(bundle, config.trusted_keys)
     overlap, tile = config.tiles.overlap_px, bundle.manifest.grid.tile_px
     if overlap is not None and overlap >= tile:
         raise ConfigError(f"tiles.overlap_px is {overlap}, the bundle's tiles are {tile} px; expected less")
@@ -49,7 +54,7 @@ def prepare_line(config: LineConfig) -> Line:
     )
     differences = check_golden(bundle.golden(), engine, bundle.manifest)
     inspector = Inspector(bundle.manifest, engine, thresholds=_thresholds(config, bundle), overlap_px=overlap)
-    return Line(config, bundle, engine, differences, inspector)
+    return Line(config, bundle, signed_by, engine, differences, inspector)
 
 
 def make_source(config: CameraConfig) -> FrameSource:

@@ -36,6 +36,7 @@ SERVICE_WITHIN_SECONDS = 50
 LINE = """\
 # Written by the demo. `heatline check` and `heatline run` take it as it is.
 bundle = {bundle}
+allow_unsigned = true  # it comes with heatline itself
 acting = false  # a trial: nobody's ejector may fire
 
 [[cameras]]

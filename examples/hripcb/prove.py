@@ -33,6 +33,7 @@ TRUTHS = ("derived_masks", "boxes")
 
 LINE = """\
 bundle = {bundle}
+allow_unsigned = true
 acting = false
 [[cameras]]
 name = "boards"

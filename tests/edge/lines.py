@@ -60,9 +60,17 @@ def small_frames(count: int, hw: tuple[int, int] = (230, 300)) -> dict[str, NDAr
     return {f"{i:03d}.png": dark_square(white, 40, 60) if i % 3 == 0 else white for i in range(1, count + 1)}
 
 
-def write_line(folder: Path, bundle: Path, address: str, cameras: Mapping[str, str], tables: str = "") -> Path:
-    """A configuration: each camera's own keys by its name, then whatever tables are to follow."""
-    parts = [f'bundle = "{bundle}"']
+def write_line(
+    folder: Path,
+    bundle: Path,
+    address: str,
+    cameras: Mapping[str, str],
+    tables: str = "",
+    *,
+    trust: str = "allow_unsigned = true",
+) -> Path:
+    """A configuration: whom it trusts, each camera's own keys by its name, then whatever tables are to follow."""
+    parts = [f'bundle = "{bundle}"\n{trust}']
     parts += [f'[[cameras]]\nkind = "folder"\nname = "{name}"\n{keys}' for name, keys in cameras.items()]
     parts += [f'[events]\nbind = "{address}"\nwait_for_subscriber_s = 60\n{tables}']
     path = folder / "line.toml"

@@ -21,6 +21,8 @@ SMALLEST = 'bundle = "b"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "fr
 FULL = """
 bundle = "/var/lib/heatline/boards.bundle"
 acting = false
+allow_unsigned = true
+trusted_keys = "keys"
 
 [[cameras]]
 kind = "folder"
@@ -79,6 +81,8 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
     assert load(tmp_path, FULL) == LineConfig(
         bundle=Path("/var/lib/heatline/boards.bundle"),
         acting=False,
+        allow_unsigned=True,
+        trusted_keys=tmp_path / "keys",
         cameras=[
             FolderCameraConfig(
                 name="top",
@@ -105,6 +109,8 @@ def test_bundle_and_camera_are_all_that_must_be_said(tmp_path: Path) -> None:
         bundle=tmp_path / "b", cameras=[FolderCameraConfig(name="top", path=tmp_path / "frames")]
     )
     assert config.acting
+    assert not config.allow_unsigned
+    assert config.trusted_keys == Path("/etc/heatline/trusted")
     assert config.events.bind == "tcp://127.0.0.1:5556"
 
 
@@ -139,6 +145,9 @@ def with_key(table: str, key: str) -> str:
         ("", "[event]", "unknown field"),  # a table that is none
         # Wrong types.
         ("", "acting = 1", "Expected `bool`, got `int` - at `$.acting`"),
+        ("", "allow_unsigned = 'yes'", "Expected `bool`, got `str` - at `$.allow_unsigned`"),
+        ("", "trusted_keys = ''", "Expected a path, got '' - at `$.trusted_keys`"),
+        ("", "trusted_keys = ['a']", "at `$.trusted_keys`"),
         ("", "acting = 'yes'", "Expected `bool`, got `str` - at `$.acting`"),
         ("cameras", "loop = 'yes'", "Expected `bool`"),
         ("cameras", "rate_fps = '5'", "Expected `float | null`, got `str` - at `$.cameras[0].rate_fps`"),

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper
 
 from edge.bundle import Bundle, GoldenTiles, check_golden, open_bundle
 from edge.bundle.golden import MOST_TILES
+from edge.bundle.signature import LARGEST_SIGNATURE, SIGNATURE
 from edge.bundle.store import GOLDEN, LARGEST_MANIFEST, MANIFEST, REQUIRED
 from edge.errors import BundleError, EngineError
 from edge.inference import EngineKind, open_engine
@@ -76,7 +77,8 @@ def refusal(path: Path) -> str:
         (lambda m: m["files"].update({"../model.onnx": "0" * 64}), "matching regex"),
         (lambda m: m["files"].update({"~": "0" * 64}), "matching regex"),
         (lambda m: m["files"].update({"x" * 101: "0" * 64}), "of length <= 100"),
-        (lambda m: m["files"].update({MANIFEST: "0" * 64}), "lists itself"),
+        (lambda m: m["files"].update({MANIFEST: "0" * 64}), "lists manifest.json"),
+        (lambda m: m["files"].update({SIGNATURE: "0" * 64}), "lists manifest.sig"),
     ],
 )
 def test_a_manifest_with_an_absurd_claim_is_refused(
@@ -101,6 +103,12 @@ def test_a_manifest_as_large_as_a_disk_is_not_read(folder: Path) -> None:
     assert f"it is larger than {LARGEST_MANIFEST:,} bytes" in refusal(folder)
 
 
+def test_a_signature_as_large_as_a_disk_is_not_read(folder: Path) -> None:
+    with (folder / SIGNATURE).open("wb") as file:
+        file.truncate(2 * 1024**3)
+    assert f"it is larger than {LARGEST_SIGNATURE:,} bytes" in refusal(folder)
+
+
 # Files that are none.
 
 
@@ -118,7 +126,7 @@ def be_a_link_to_a_device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-@pytest.mark.parametrize("name", [*REQUIRED, MANIFEST])
+@pytest.mark.parametrize("name", [*REQUIRED, MANIFEST, SIGNATURE])
 @pytest.mark.parametrize(
     ("become", "words"),
     [
@@ -373,11 +381,13 @@ def test_openvino_refuses_a_graph_that_claims_too_much(folder: Path, files: dict
 # The commands.
 
 
-@pytest.mark.parametrize("command", ["show", "verify"])
-def test_every_command_refuses_in_one_sentence_and_does_not_hang(folder: Path, command: str) -> None:
+@pytest.mark.parametrize("command", ["show", "verify", "sign"])
+def test_every_command_refuses_in_one_sentence_and_does_not_hang(folder: Path, tmp_path: Path, command: str) -> None:
+    heatline("bundle", "keygen", tmp_path / "k")
     (folder / ONNX_GRAPH).unlink()
     os.mkfifo(folder / ONNX_GRAPH)
-    result = heatline("bundle", command, folder)
+    more = {"sign": ["--key", tmp_path / "k"]}.get(command, [])
+    result = heatline("bundle", command, folder, *more)
     assert (result.returncode, result.stdout) == (4, "")
     assert "it is a pipe" in complaint(result)
 

@@ -1,0 +1,88 @@
+"""A bundle's signature: `manifest.sig`, detached, over the digest of `manifest.json` and so over all that it lists.
+
+It carries the public key that it fits, so that damage is noticed everywhere, also where nobody knows that key. Whether
+the key is trusted is another question, and never answered by what came with the bundle: see `trusted.py`.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from edge.bundle.keys import PrivateKey, PublicKey
+from edge.bundle.plain_file import read_plain
+from edge.errors import BundleError
+
+SIGNATURE = "manifest.sig"
+LARGEST_SIGNATURE = 4096
+DOMAIN = b"heatline bundle 1\0"
+"""Comes before what is signed: a signature made for anything else, by the same key, is none of a bundle."""
+
+
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All of `manifest.sig`."""
+
+    algorithm: Literal["ed25519"]
+    key: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    """The public key, in hexadecimal."""
+    signature: Annotated[str, Meta(pattern=r"^[0-9a-f]{128}\Z")]
+
+    def to_bytes(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+
+
+def read_signature(folder: Path, digest: str) -> PublicKey | None:
+    """The key that signed the bundle of this digest; none where it is not signed.
+
+    Raises:
+        BundleError: there is a signature, and it is not one of this bundle.
+    """
+    path = folder / SIGNATURE
+    try:
+        data = read_plain(path, LARGEST_SIGNATURE)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}); copy the bundle again") from error
+    try:
+        signature = msgspec.json.decode(data, type=Signature)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{path} is no signature of a bundle: {error}; copy the bundle again") from error
+    key = PublicKey(bytes.fromhex(signature.key))
+    if signature.to_bytes() != data or not key.fits(bytes.fromhex(signature.signature), _message(digest)):
+        raise BundleError(
+            f"{path} does not fit the manifest.json beside it: one of them was changed after it was signed by key "
+            f"{key.fingerprint}; copy the bundle again, and do not use it if that does not help"
+        )
+    return key
+
+
+def write_signature(folder: Path, digest: str, key: PrivateKey) -> None:
+    """Sign the bundle of this digest, whole or not at all; a signature that is there gives way.
+
+    Raises:
+        BundleError: it cannot be written.
+    """
+    made = Signature("ed25519", key.public.raw.hex(), key.sign(_message(digest)).hex())
+    try:
+        with tempfile.NamedTemporaryFile(prefix=f".{SIGNATURE}-", dir=folder, delete=False) as half:
+            try:
+                half.write(made.to_bytes())
+                half.flush()
+                os.fchmod(half.fileno(), 0o644)
+                os.fsync(half.fileno())
+                os.replace(half.name, folder / SIGNATURE)
+            except BaseException:
+                os.unlink(half.name)
+                raise
+    except OSError as error:
+        raise BundleError(
+            f"{folder / SIGNATURE} cannot be written ({error.strerror}); check the disk and the permissions"
+        ) from error
+
+
+def _message(digest: str) -> bytes:
+    return DOMAIN + bytes.fromhex(digest)

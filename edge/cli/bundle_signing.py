@@ -1,0 +1,98 @@
+"""`heatline bundle keygen`, `sign` and `trust`: whose bundles a line takes."""
+
+from pathlib import Path
+
+import click
+
+from edge.bundle import open_bundle, sign_bundle
+from edge.bundle.keys import make_key, public_half, read_private_key, read_public_key
+from edge.bundle.trusted import TRUSTED_KEYS, TrustedKey, take_in, trusted_keys
+from edge.cli.output import json_option, print_facts, print_json
+
+keys_option = click.option(
+    "--keys",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=TRUSTED_KEYS,
+    show_default=True,
+    help="Folder of trusted keys.",
+)
+
+
+@click.command(epilog="Example: heatline bundle keygen maker.key")
+@click.argument("key_path", metavar="KEY", type=click.Path(path_type=Path))
+@json_option
+def keygen(key_path: Path, as_json: bool) -> None:
+    """Make a key to sign bundles with: KEY, for its owner alone, and KEY.pub, for every machine that is to trust it.
+
+    Neither file is ever overwritten. KEY has no password: keep it where bundles are made, and nowhere else.
+    """
+    public = make_key(key_path)
+    report = {
+        "private": str(key_path),
+        "public": str(public_half(key_path)),
+        "algorithm": "ed25519",
+        "fingerprint": public.fingerprint,
+    }
+    if as_json:
+        print_json(report)
+    else:
+        print_facts(f"{key_path} is made", report)
+
+
+@click.command(epilog="Example: heatline bundle sign boards.bundle --key maker.key")
+@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option(
+    "--key", "key_path", required=True, type=click.Path(path_type=Path), help="Private key, made by bundle keygen."
+)
+@json_option
+def sign(bundle_path: Path, key_path: Path, as_json: bool) -> None:
+    """Verify every file of BUNDLE and sign it. A bundle has one signature: the one it has gives way to the new one."""
+    key = read_private_key(key_path)
+    opened = open_bundle(bundle_path)
+    sign_bundle(opened, key)
+    before = None if opened.signed_by is None else opened.signed_by.fingerprint
+    report = {
+        "name": opened.manifest.name,
+        "version": opened.manifest.version,
+        "digest": opened.digest,
+        "signed_by": key.public.fingerprint,
+        "replaced": before,
+    }
+    if as_json:
+        print_json(report)
+    else:
+        report["replaced"] = "nothing, it was not signed" if before is None else f"the signature by key {before}"
+        print_facts(f"{bundle_path} is signed", report)
+
+
+@click.command(epilog="Example: heatline bundle trust maker.key.pub --name maker")
+@click.argument("key_path", metavar="[KEY.pub]", required=False, type=click.Path(path_type=Path))
+@click.option("--name", help="What to call the key here. Default: its file's name.")
+@keys_option
+@json_option
+def trust(key_path: Path | None, name: str | None, folder: Path, as_json: bool) -> None:
+    """Have this machine trust bundles that are signed with the key of KEY.pub. Without one, list the trusted keys.
+
+    Compare the fingerprint with its owner's, by another way than the key came. To trust a key no longer, delete its
+    file.
+    """
+    if key_path is None:
+        if name is not None:
+            raise click.UsageError("--name names a key that is to be trusted; name its file too")
+        listed = trusted_keys(folder)
+        if as_json:
+            print_json({"keys": [_told(each) for each in listed]})
+        else:
+            print_facts(f"{len(listed)} trusted in {folder}", {each.name: each.key.fingerprint for each in listed})
+        return
+    key = read_public_key(key_path)
+    taken = take_in(key, key_path.name.removesuffix(".pub") if name is None else name, folder)
+    if as_json:
+        print_json(_told(taken))
+    else:
+        print_facts(f"{key_path} is trusted", _told(taken))
+
+
+def _told(trusted: TrustedKey) -> dict[str, str]:
+    return {"name": trusted.name, "fingerprint": trusted.key.fingerprint, "file": str(trusted.path)}
