@@ -6,6 +6,7 @@ import click
 
 from edge.bundle import check_golden, open_bundle
 from edge.bundle.trusted import TRUSTED_KEYS, require_trusted, signer_in_words, signer_of
+from edge.cli.bundle_diff import diff
 from edge.cli.bundle_signing import keygen, sign, trust
 from edge.cli.calibrate import bound_in_words, rule_in_words
 from edge.cli.output import json_option, print_facts, print_json
@@ -16,10 +17,10 @@ BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path
 
 @click.group(epilog="Example: heatline bundle verify boards.bundle")
 def bundle() -> None:
-    """Look into bundles, sign them."""
+    """Look into bundles, compare them, sign them."""
 
 
-for _command in (keygen, sign, trust):
+for _command in (diff, keygen, sign, trust):
     bundle.add_command(_command)
 
 

@@ -381,12 +381,12 @@ def test_openvino_refuses_a_graph_that_claims_too_much(folder: Path, files: dict
 # The commands.
 
 
-@pytest.mark.parametrize("command", ["show", "verify", "sign"])
+@pytest.mark.parametrize("command", ["show", "verify", "sign", "diff"])
 def test_every_command_refuses_in_one_sentence_and_does_not_hang(folder: Path, tmp_path: Path, command: str) -> None:
     heatline("bundle", "keygen", tmp_path / "k")
     (folder / ONNX_GRAPH).unlink()
     os.mkfifo(folder / ONNX_GRAPH)
-    more = {"sign": ["--key", tmp_path / "k"]}.get(command, [])
+    more = {"sign": ["--key", tmp_path / "k"], "diff": [folder]}.get(command, [])
     result = heatline("bundle", command, folder, *more)
     assert (result.returncode, result.stdout) == (4, "")
     assert "it is a pipe" in complaint(result)

@@ -1,0 +1,129 @@
+"""What changed from one bundle to another: what they say of themselves, and what they answer to the same tiles."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, UnsetType
+from numpy.typing import NDArray
+
+from edge.bundle.manifest import Manifest
+
+SECTIONS = {
+    "bundle": ("schema", "name", "version", "created_at", "made_by"),
+    "model": ("model", "tensors", "grid", "map", "colour", "files"),
+    "calibration": ("calibration",),
+    "gate": ("gate", "tolerances"),
+    "provenance": ("provenance",),
+}
+"""Which of the manifest's keys belong together. A key that is new here shows up under the first."""
+
+DEEPEST = 32
+"""So many levels of a manifest have keys of their own; what lies deeper counts as one value."""
+
+TileVerdict = Literal["GOOD", "DEFECT", "NO_VERDICT"]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One key of the manifest, and its value in either bundle; left out where a bundle has no such key."""
+
+    key: str
+    """Dotted."""
+    a: Any | UnsetType = UNSET
+    b: Any | UnsetType = UNSET
+
+
+class TileAnswers(msgspec.Struct, frozen=True):
+    """What both bundles say of one tile, each by its own score threshold."""
+
+    tile: int
+    a: TileVerdict
+    b: TileVerdict
+    a_logit: float
+    b_logit: float
+    map_correlation: float | None
+    """Pearson's, over the map's cells; none where a map is the same everywhere, or the maps differ in size."""
+
+
+class AnswersDifference(msgspec.Struct, frozen=True):
+    """How two bundles' answers to the same tiles differ."""
+
+    tiles: int
+    flipped: list[int]
+    """Tiles of which the verdicts differ, by their place."""
+    largest_logit_difference: float
+    map_correlation: float | None
+    """As above, over all tiles' cells together."""
+    answers: list[TileAnswers]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one bundle says of tiles."""
+
+    logit: NDArray[np.float32]
+    """[N]"""
+    map: NDArray[np.float32]
+    """[N, h, w]"""
+    score_threshold: float
+
+    def verdicts(self) -> list[TileVerdict]:
+        return [
+            "NO_VERDICT" if not np.isfinite(logit) else "DEFECT" if logit >= self.score_threshold else "GOOD"
+            for logit in self.logit
+        ]
+
+
+def manifest_changes(a: Manifest, b: Manifest) -> dict[str, list[Change]]:
+    """All keys whose values differ, by section; sections without any are left out."""
+    of_a, of_b = (dict(_flat(msgspec.to_builtins(manifest))) for manifest in (a, b))
+    found: dict[str, list[Change]] = {section: [] for section in SECTIONS}
+    for key in dict.fromkeys([*of_a, *of_b]):
+        change = Change(key, of_a.get(key, UNSET), of_b.get(key, UNSET))
+        if change.a != change.b:
+            found[_section(key)].append(change)
+    return {section: changes for section, changes in found.items() if changes}
+
+
+def answers_difference(a: Answers, b: Answers) -> AnswersDifference:
+    """How the answers to the same tiles differ, tile by tile and over all."""
+    answers = [
+        TileAnswers(tile, *verdicts, float(a.logit[tile]), float(b.logit[tile]), _correlation(a.map[tile], b.map[tile]))
+        for tile, verdicts in enumerate(zip(a.verdicts(), b.verdicts(), strict=True))
+    ]
+    return AnswersDifference(
+        tiles=len(answers),
+        flipped=[each.tile for each in answers if each.a != each.b],
+        largest_logit_difference=float(np.abs(a.logit.astype(np.float64) - b.logit).max()),
+        map_correlation=_correlation(a.map, b.map),
+        answers=answers,
+    )
+
+
+def _section(key: str) -> str:
+    top = key.partition(".")[0]
+    return next((section for section, tops in SECTIONS.items() if top in tops), next(iter(SECTIONS)))
+
+
+def _flat(value: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Values by dotted keys; a list counts as one value, unless it is of tables."""
+    if isinstance(value, dict) and depth < DEEPEST:
+        for key, inside in value.items():
+            yield from _flat(inside, f"{prefix}.{key}" if prefix else str(key), depth + 1)
+    elif isinstance(value, list) and value and all(isinstance(one, dict) for one in value) and depth < DEEPEST:
+        for place, inside in enumerate(value):
+            yield from _flat(inside, f"{prefix}.{place}", depth + 1)
+    else:
+        yield prefix, value
+
+
+def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float | None:
+    if a.shape != b.shape:
+        return None
+    x, y = (values.astype(np.float64).ravel() - values.mean(dtype=np.float64) for values in (a, b))
+    scale = float(np.sqrt((x @ x) * (y @ y)))
+    if not scale > 0:  # a NaN has no correlation either
+        return None
+    return float(np.clip((x @ y) / scale, -1, 1))

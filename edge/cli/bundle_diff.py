@@ -1,0 +1,131 @@
+"""`heatline bundle diff`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edge.bundle import Bundle, GoldenTiles, open_bundle
+from edge.bundle.difference import Answers, AnswersDifference, Change, answers_difference, manifest_changes
+from edge.cli.output import json_option, print_facts, print_json, visible
+from edge.inference import EngineKind, infer, open_engine
+
+SHA256 = re.compile("[0-9a-f]{64}")
+LONGEST_SHOWN = 120
+"""Characters of a value for people; --json has all of it."""
+
+
+@click.command(epilog="Example: heatline bundle diff boards.bundle boards-cal1.bundle")
+@click.argument("a_path", metavar="A", type=click.Path(path_type=Path))
+@click.argument("b_path", metavar="B", type=click.Path(path_type=Path))
+@click.option("--engine", "kind", type=click.Choice(["openvino", "onnxruntime"]), default="openvino", show_default=True)
+@json_option
+def diff(a_path: Path, b_path: Path, kind: EngineKind, as_json: bool) -> None:
+    """Tell what changed from bundle A to bundle B: model, calibration, gate, and the verdicts on B's golden tiles.
+
+    Verifies the files of both. Each bundle judges the tiles by its own score threshold.
+    """
+    a, b = open_bundle(a_path), open_bundle(b_path)
+    changes = manifest_changes(a.manifest, b.manifest)
+    golden = b.golden()
+    hindrance = _hindrance(a, golden)
+    answers = None if hindrance else answers_difference(_answers(a, golden, kind), _answers(b, golden, kind))
+    if as_json:
+        print_json(
+            {
+                "a": _named(a),
+                "b": _named(b),
+                "same": a.digest == b.digest,
+                "changes": changes,
+                "engine": kind,
+                "golden_tiles_of_b": answers,
+                "not_compared_because": hindrance,
+            }
+        )
+        return
+    console = Console()
+    for section, found in {"signature": _signature_changes(a, b), **changes}.items():
+        if found:
+            console.print(_table(section, found))
+            console.print()
+    if a.digest == b.digest:
+        click.echo(f"{a_path} and {b_path} are the same bundle, digest {a.digest}")
+    elif answers is None:
+        console.print(f"golden tiles of B: {hindrance}", markup=False, highlight=False)
+    else:
+        print_facts(f"golden tiles of B, both by {kind}", _facts(answers))
+
+
+def _hindrance(a: Bundle, golden: GoldenTiles) -> str | None:
+    """Why A cannot be asked about B's golden tiles, if it cannot."""
+    tile, came = a.manifest.grid.tile_px, golden.tiles.shape[1]
+    return None if tile == came else f"not compared, as A takes tiles of {tile} px and these are {came} px"
+
+
+def _answers(bundle: Bundle, golden: GoldenTiles, kind: EngineKind) -> Answers:
+    engine = open_engine(kind, bundle.path, bundle.manifest.grid.tile_px)
+    return Answers(*infer(engine, golden.tiles), bundle.manifest.calibration.score_threshold)
+
+
+def _named(bundle: Bundle) -> dict[str, object]:
+    return {
+        "name": bundle.manifest.name,
+        "version": bundle.manifest.version,
+        "digest": bundle.digest,
+        "signed_by": None if bundle.signed_by is None else bundle.signed_by.fingerprint,
+    }
+
+
+def _signature_changes(a: Bundle, b: Bundle) -> Sequence[Change]:
+    """Not the manifest's, and so apart."""
+    signers = [_named(bundle)["signed_by"] or "nobody" for bundle in (a, b)]
+    return [] if signers[0] == signers[1] else [Change("signed_by", *signers)]
+
+
+def _table(section: str, changes: Sequence[Change]) -> Table:
+    table = Table(title=section, title_justify="left", box=None, pad_edge=False)
+    table.add_column("", style="bold", overflow="fold")
+    table.add_column("A", overflow="fold")
+    table.add_column("B", overflow="fold")
+    for change in changes:
+        table.add_row(escape(visible(change.key)), _shown(change.a), _shown(change.b))
+    return table
+
+
+def _shown(value: Any) -> str:
+    if value is msgspec.UNSET:
+        return "-"
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    if SHA256.fullmatch(text):
+        return f"{text[:12]}…"
+    text = visible(text)
+    return escape(text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…")
+
+
+def _facts(answers: AnswersDifference) -> Mapping[str, object]:
+    flips = [answers.answers[tile] for tile in answers.flipped]
+    facts: dict[str, object] = {
+        "verdicts that flip": f"{len(flips)} of {answers.tiles} tiles",
+        "largest logit difference": f"{answers.largest_logit_difference:.3g}",
+        "map correlation": _correlation_in_words(answers),
+    }
+    for flip in flips:
+        facts[f"tile {flip.tile}"] = f"{flip.a} ({flip.a_logit:.3f}) -> {flip.b} ({flip.b_logit:.3f})"
+    return facts
+
+
+def _correlation_in_words(answers: AnswersDifference) -> str:
+    if answers.map_correlation is None:
+        return "none, as the maps differ in size or one is the same everywhere"
+    each = [one for one in answers.answers if one.map_correlation is not None]
+    words = f"{answers.map_correlation:.4f} over all cells"
+    if not each:
+        return words
+    lowest = min(each, key=lambda one: one.map_correlation or 0.0)
+    return f"{words}; lowest of one tile {lowest.map_correlation:.4f}, tile {lowest.tile}"
