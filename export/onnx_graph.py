@@ -1,49 +1,177 @@
-"""Classifier and map as one ONNX graph."""
+"""Classifier and map as one ONNX graph, and the classifier alone to compare it with."""
 
 import io
 import logging
 import warnings
+from dataclasses import dataclass
+from typing import Literal
 
 import onnx
 import torch
+from torch import Tensor, nn
 
+from edge import __version__
 from edge.errors import ExportError
+from export.nodes import EXPLANATION
+from export.rollout_graph import Rollout, append_rollout
+from export.threshold_graph import by_counting, by_selection
+from train.models.cnn import CamClassifier
 from train.models.explained import ExplainedClassifier
+from train.models.vit import RolloutClassifier
 
 OPSET = 20
+MEANINGS = {
+    "tiles": "RGB tiles uint8 [N, height, width, channel], as they are cut; normalisation is inside the graph.",
+    "logit": "Evidence of a defect per tile, float32 [N]; 1 / (1 + exp(-logit)) is the probability.",
+    "map": "Where in the tile that evidence lies, float32 [N, h, w], in logits; its mean over h and w is the logit.",
+}
+Attention = Literal["fused", "explicit"]
 
 
-def to_onnx(model: ExplainedClassifier, tile_px: int) -> bytes:
+@dataclass(frozen=True)
+class Graphs:
+    """The same function for two engines: ONNX nodes that are fast in one are slow in the other."""
+
+    onnx: bytes
+    """The canonical graph, as fast as can be in ONNX Runtime."""
+    for_openvino: bytes
+    """What the IR is made from. The same bytes, but for a ViT with a discard ratio."""
+
+
+def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
     """The graph of a model: `tiles` uint8 [N, tile, tile, 3] in; `logit` f32 [N] and `map` f32 [N, h, w] out; any N.
+
+    Exported twice, it is the same bytes.
 
     Raises:
         ExportError: the model cannot be exported, or the graph is no valid ONNX.
     """
-    model = model.eval()
-    example = torch.zeros(2, tile_px, tile_px, 3, dtype=torch.uint8)
+    if not isinstance(model, RolloutClassifier):
+        graph = _exported(model, tile_px, ["logit", "map"])
+        _name_the_explanation(graph)
+        data = _finished(graph, model)
+        return Graphs(data, data)
+    layers = [f"attention_{number}" for number in range(len(model.network.blocks))]
+    backbone = _exported(_WithAttention(model), tile_px, ["logit", *layers])
+    del backbone.graph.output[1:]
+    selecting, counting = onnx.ModelProto(), onnx.ModelProto()
+    for graph, find_threshold in ((selecting, by_selection), (counting, by_counting)):
+        graph.CopyFrom(backbone)
+        append_rollout(graph, _rollout(model), layers, "logit", find_threshold)
+    data = _finished(selecting, model)
+    return Graphs(data, _finished(counting, model) if model.discard_ratio else data)
+
+
+def to_onnx(model: ExplainedClassifier, tile_px: int) -> bytes:
+    """The canonical graph alone; errors as `to_graphs`."""
+    return to_graphs(model, tile_px).onnx
+
+
+def to_bare_onnx(model: ExplainedClassifier, tile_px: int, attention: Attention = "fused") -> bytes:
+    """The same classifier without its map: `tiles` in, `logit` out.
+
+    Args:
+        attention: of a ViT: one node per layer, or the products and the softmax that it stands for.
+    Raises:
+        ExportError: as `to_graphs`.
+    """
+    graph = _exported(_Bare(model, attention), tile_px, ["logit"])
+    onnx.checker.check_model(graph, full_check=True)
+    return graph.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+
+
+class _WithAttention(nn.Module):
+    def __init__(self, model: RolloutClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tiles: Tensor) -> tuple[Tensor, ...]:
+        logits, layers = self.model.with_attention(tiles)
+        return logits, *layers
+
+
+class _Bare(nn.Module):
+    """Features, pooling and one Linear layer, or a ViT's class token and one: a classifier as others have it."""
+
+    def __init__(self, model: ExplainedClassifier, attention: Attention) -> None:
+        super().__init__()
+        self.model, self.attention = model, attention
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        model = self.model
+        if isinstance(model, CamClassifier):
+            pooled = model.features(model.normalised(tiles)).mean(dim=(2, 3))  # (N, channels)
+            return nn.functional.linear(pooled, model.head.weight.flatten(1), model.head.bias)[:, 0]
+        if isinstance(model, RolloutClassifier) and self.attention == "explicit":
+            return model.with_attention(tiles)[0]
+        return model.logits(tiles)
+
+
+def _rollout(model: RolloutClassifier) -> Rollout:
+    network = model.network
+    patches = model.map_hw[0] * model.map_hw[1]
+    return Rollout(
+        tokens=network.num_prefix_tokens + patches,
+        prefix_tokens=network.num_prefix_tokens,
+        heads=network.blocks[0].attn.num_heads,
+        map_hw=model.map_hw,
+        fusion=model.fusion,
+        discard_ratio=model.discard_ratio,
+    )
+
+
+def _exported(module: nn.Module, tile_px: int, outputs: list[str]) -> onnx.ModelProto:
+    """torch's own export, without what it notes of the machine it ran on."""
+    module = module.eval()
     buffer = io.BytesIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporter warns of its own internals
             program = torch.onnx.export(
-                model,
-                (example,),
+                module,
+                (torch.zeros(2, tile_px, tile_px, 3, dtype=torch.uint8),),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["tiles"],
-                output_names=["logit", "map"],
+                output_names=outputs,
                 dynamic_shapes={"tiles": {0: torch.export.Dim("tiles_in_batch", min=1, max=65536)}},
                 verbose=False,
             )
         assert program is not None
         program.save(buffer)  # type: ignore[arg-type]  # a file object will do
         graph = onnx.load_from_string(buffer.getvalue())
-        _forget_the_makers_machine(graph)
+    except Exception as error:  # the exporter raises whatever its parts raise
+        name = type(getattr(module, "model", module)).__name__
+        raise ExportError(f"{name} cannot be exported to ONNX: {error}") from error
+    _forget_the_makers_machine(graph)
+    return graph
+
+
+def _name_the_explanation(graph: onnx.ModelProto) -> None:
+    """Give the nodes of a class activation map, from the head on, the names that tell them from the features."""
+    reached = {"model.head.weight", "head.weight"}
+    for node in graph.graph.node:
+        if reached.intersection(node.input):
+            reached.update(node.output)
+            node.name = EXPLANATION + node.name
+
+
+def _finished(graph: onnx.ModelProto, model: ExplainedClassifier) -> bytes:
+    """The bytes of a graph that says what it is, and is valid."""
+    graph.producer_name, graph.producer_version = "heatline", __version__
+    graph.graph.name = model.method
+    graph.doc_string = "Classifier of good and defective tiles, and its explanation map, in one pass."
+    for tensor in (*graph.graph.input, *graph.graph.output):
+        tensor.doc_string = MEANINGS[tensor.name]
+    about = {"map.method": model.method, "map.identity": "mean(map) == logit"}
+    del graph.metadata_props[:]
+    onnx.helper.set_model_props(graph, about)
+    try:
         onnx.checker.check_model(graph, full_check=True)
-    except Exception as error:  # exporter and checker raise whatever their parts raise
-        raise ExportError(f"{type(model).__name__} cannot be exported to ONNX: {error}") from error
-    return graph.SerializeToString()  # type: ignore[no-any-return]
+    except Exception as error:  # the checker's parts have no common base
+        raise ExportError(f"the exported graph of {type(model).__name__} is no valid ONNX: {error}") from error
+    return graph.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
 
 
 def _forget_the_makers_machine(graph: onnx.ModelProto) -> None:

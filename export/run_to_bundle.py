@@ -16,7 +16,7 @@ from edge.errors import BundleError
 from edge.inference import open_engine
 from edge.inference.engine import ONNX_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
-from export.onnx_graph import to_onnx
+from export.onnx_graph import to_graphs
 from export.openvino_ir import to_openvino
 from train.readers import LabelledImage
 from train.run import TrainedRun, class_names
@@ -48,8 +48,8 @@ def export_run(
     if target.exists():
         raise BundleError(f"{target} exists already; bundles are never overwritten, name a new folder")
     model, tiles = run.model, run.config.tiles
-    onnx_graph = to_onnx(model, tiles.tile_px)
-    graphs = {ONNX_GRAPH: onnx_graph, **to_openvino(onnx_graph)}
+    exported = to_graphs(model, tiles.tile_px)
+    graphs = {ONNX_GRAPH: exported.onnx, **to_openvino(exported.for_openvino)}
     smoothing_px = smoothing_cells * tiles.tile_px / min(model.map_hw)
     grid = Grid(tile_px=tiles.tile_px, overlap_px=tiles.overlap_px, smoothing_px=smoothing_px)
     with tempfile.TemporaryDirectory() as scratch:

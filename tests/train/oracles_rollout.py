@@ -20,13 +20,11 @@ def fused(attention: Matrix, fusion: str) -> Matrix:
 
 
 def without_lowest(matrix: Matrix, discard_ratio: float) -> Matrix:
-    """The floor(ratio * entries) lowest entries are zero, but those that equal the lowest one that is kept."""
-    ordered = sorted(matrix.ravel().tolist())
-    lowest_kept = ordered[math.floor(discard_ratio * len(ordered))]
+    """The floor(ratio * entries) lowest entries are zero; of equal ones the first go."""
+    places = sorted(np.ndindex(*matrix.shape), key=lambda place: (matrix[place], place))
     result = matrix.copy()
-    for place in np.ndindex(*matrix.shape):
-        if matrix[place] < lowest_kept:
-            result[place] = 0
+    for place in places[: math.floor(discard_ratio * len(places))]:
+        result[place] = 0
     return result
 
 

@@ -16,12 +16,11 @@ from timm.layers.norm import LayerNorm
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
-from torch.fx import GraphModule
 
 from edge.errors import ConfigError, WeightsError
 from edge.inference import infer, open_engine
 from edge.inference.engine import ONNX_GRAPH
-from export.onnx_graph import to_onnx
+from export.onnx_graph import to_graphs
 from export.openvino_ir import to_openvino
 from tests.train import oracles_rollout as oracle
 from train.config import VitConfig
@@ -86,15 +85,18 @@ def test_each_tile_loses_its_own_lowest_entries_and_exactly_so_many(
         assert int(gone.sum()) == math.floor(discard_ratio * tokens * tokens)
         assert torch.equal(kept[tile][~gone], fused[tile][~gone])
         if gone.any():
-            assert fused[tile][gone].max() < fused[tile][~gone].min()
+            assert fused[tile][gone].max() <= fused[tile][~gone].min()
         assert torch.equal(discard_lowest(fused[tile : tile + 1], discard_ratio)[0], kept[tile])
 
 
-def test_of_entries_that_tie_with_the_lowest_one_kept_none_is_discarded() -> None:
+def test_of_equal_entries_the_first_are_discarded() -> None:
     fused = torch.tensor([[[1.0, 2.0, 2.0], [2.0, 3.0, 4.0], [5.0, 6.0, 7.0]]])
-    assert torch.equal(discard_lowest(fused, 2 / 9), torch.where(fused > 1, fused, 0.0))
+    kept = torch.tensor([[[0.0, 0.0, 2.0], [2.0, 3.0, 4.0], [5.0, 6.0, 7.0]]])
+    assert torch.equal(discard_lowest(fused, 2 / 9), kept)
     assert torch.equal(discard_lowest(fused, 0.5), torch.where(fused > 2, fused, 0.0))  # floor(4.5)
-    assert torch.equal(discard_lowest(torch.ones(1, 4, 4), 0.9), torch.ones(1, 4, 4))
+    half = torch.ones(1, 4, 4)
+    half[0, :2] = 0
+    assert torch.equal(discard_lowest(torch.ones(1, 4, 4), 0.5), half)
 
 
 def test_nothing_left_of_any_patch_makes_all_patches_equal() -> None:
@@ -269,24 +271,12 @@ def test_a_tile_depends_neither_on_its_neighbours_nor_on_their_number(discard_ra
         torch.testing.assert_close(alone[0], maps[number], rtol=0, atol=float(1e-4 * maps.abs().max()))
 
 
-@torch.no_grad()
-def test_nothing_is_sorted_where_nothing_is_discarded() -> None:
-    sorting = {ratio: sorts(classifier(small_vit(), "max", ratio)) for ratio in (0.0, 0.2, 0.9)}
-    assert sorting == {0.0: 0, 0.2: 3, 0.9: 3}  # per layer
-
-
-def sorts(model: RolloutClassifier) -> int:
-    parts = torch.export.export(model, (tiles(2),)).graph_module.modules()  # within autocast is a part of its own
-    calls = [str(node.target) for part in parts if isinstance(part, GraphModule) for node in part.graph.nodes]
-    return sum("topk" in call or "sort" in call for call in calls)
-
-
 @pytest.mark.parametrize("discard_ratio", [0.2, 0.9])
 @torch.no_grad()
 def test_the_exported_graph_answers_as_the_model(discard_ratio: float, tmp_path: Path) -> None:
     model = classifier(small_vit(embed_dim=16, depth=2, reg_tokens=1), "mean", discard_ratio)
-    graph = to_onnx(model, 64)
-    for name, data in {ONNX_GRAPH: graph, **to_openvino(graph)}.items():
+    graphs = to_graphs(model, 64)
+    for name, data in {ONNX_GRAPH: graphs.onnx, **to_openvino(graphs.for_openvino)}.items():
         (tmp_path / name).write_bytes(data)
     logits, maps = (output.numpy() for output in model(tiles(5)))
     for kind in ("onnxruntime", "openvino"):

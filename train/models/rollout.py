@@ -30,8 +30,7 @@ def fuse_heads(attention: Tensor, fusion: Fusion) -> Tensor:
 def discard_lowest(fused: Tensor, discard_ratio: float) -> Tensor:
     """Set the lowest floor(discard_ratio * tokens * tokens) entries of each matrix [N, tokens, tokens] to zero.
 
-    Where entries tie with the smallest one that is kept, all of them are kept: which of equals goes would be the
-    engine's choice, and attention that is the same everywhere loses nothing.
+    Of equal entries the first go, row by row.
     """
     entries = fused.shape[-2] * fused.shape[-1]
     discarded = _discarded(entries, discard_ratio)
@@ -42,7 +41,7 @@ def discard_lowest(fused: Tensor, discard_ratio: float) -> Tensor:
         smallest = flat.topk(discarded + 1, largest=False).values[:, -1]
     else:
         smallest = flat.topk(entries - discarded).values[:, -1]
-    return _kept_from(fused, smallest)
+    return _kept_from(fused, smallest, discarded)
 
 
 def smallest_kept(fused: Tensor, discard_ratios: Sequence[float]) -> Tensor:
@@ -59,9 +58,15 @@ def _discarded(entries: int, discard_ratio: float) -> int:
     return math.floor(discard_ratio * entries)
 
 
-def _kept_from(fused: Tensor, smallest: Tensor) -> Tensor:
-    """Matrices [N, tokens, tokens] with zeros for what is below the smallest entry [N] to keep."""
-    return torch.where(fused >= smallest[:, None, None], fused, 0.0)
+def _kept_from(fused: Tensor, smallest: Tensor, discarded: int) -> Tensor:
+    """Matrices [N, tokens, tokens] with zeros for `discarded` entries: all below the smallest one [N] to keep, and the
+    first of those that equal it.
+    """
+    flat, least = fused.flatten(1), smallest[:, None]
+    equal = flat == least
+    to_go = discarded - (flat < least).sum(dim=1, keepdim=True)
+    kept = (flat > least) | (equal & (equal.cumsum(dim=1) > to_go))
+    return torch.where(kept, flat, 0.0).view_as(fused)
 
 
 def class_token_row(layers: Sequence[Tensor]) -> Tensor:
@@ -91,7 +96,10 @@ def class_token_rows(layers: Sequence[Tensor], discard_ratios: Sequence[float]) 
     smallest = [smallest_kept(fused, discard_ratios) for fused in layers]
 
     def row(ratio: int, tile: slice) -> Tensor:
-        kept = [_kept_from(fused[tile], least[ratio, tile]) for fused, least in zip(layers, smallest, strict=True)]
+        gone = _discarded(layers[0][0].numel(), discard_ratios[ratio])
+        kept = [
+            _kept_from(fused[tile], least[ratio, tile], gone) for fused, least in zip(layers, smallest, strict=True)
+        ]
         return class_token_row(kept)
 
     tiles = [slice(tile, tile + 1) for tile in range(len(layers[0]))]

@@ -59,6 +59,10 @@ class RolloutClassifier(ExplainedClassifier):
         with in_float32(images.device):
             return self._map(class_token_row(layers), logits)
 
+    def with_attention(self, tiles: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits [N] of RGB tiles uint8 [N, H, W, 3], and per layer the attention [N, heads, tokens, tokens]."""
+        return self._look(self.normalised(tiles), lambda attention: attention)
+
     @torch.no_grad()
     def sweep(self, tiles: Tensor, fusions: Sequence[Fusion], discard_ratios: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Logits [N] and maps [N, fusions, ratios, h, w] of RGB tiles uint8 [N, H, W, 3], N >= 1: one forward pass.

@@ -1,0 +1,71 @@
+"""ONNX nodes to be, each under a name of its own that says which part of the graph it belongs to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+EXPLANATION = "explanation/"
+"""What only the map needs has names that start so, in the ONNX graph and in the IR made from it."""
+
+
+class Nodes:
+    """Nodes of the explanation, and the constants they use."""
+
+    def __init__(self) -> None:
+        self._nodes: list[NodeProto] = []
+        self._constants: dict[str, TensorProto] = {}
+
+    def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """One node with one output, whose name it returns."""
+        name = self._name(kind)
+        self._nodes.append(helper.make_node(kind, inputs, [output or name], name=name, **attributes))
+        return output or name
+
+    def add_first_of(self, outputs: int, kind: str, *inputs: str, **attributes: Any) -> str:
+        """One node of whose outputs only the first is wanted."""
+        name = self._name(kind)
+        names = [name, *(f"{name}_{number}" for number in range(1, outputs))]
+        self._nodes.append(helper.make_node(kind, inputs, names, name=name, **attributes))
+        return name
+
+    def split(self, tensor: str, sizes: Sequence[int], axis: int) -> list[str]:
+        """Parts of these sizes along an axis."""
+        if len(sizes) == 1:
+            return [tensor]
+        name = self._name("Split")
+        parts = [f"{name}_{number}" for number in range(len(sizes))]
+        self._nodes.append(helper.make_node("Split", [tensor, self.ints(*sizes)], parts, name=name, axis=axis))
+        return parts
+
+    def truth(self, condition: str) -> str:
+        """1.0 for true, 0.0 for false."""
+        return self.add("Cast", condition, to=TensorProto.FLOAT)
+
+    def count(self, condition: str, axis: int, *, keepdims: bool = False) -> str:
+        """How many are true along an axis."""
+        return self.add("ReduceSum", self.truth(condition), self.ints(axis), keepdims=int(keepdims))
+
+    def number(self, value: float) -> str:
+        return self.constant(f"float_{value!r}", np.array(value, np.float32))
+
+    def ints(self, *values: int) -> str:
+        return self.constant("ints_" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def axis(self, axis: int) -> str:
+        return self.constant(f"axis_{axis}", np.array(axis, np.int64))
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """A constant under a name that says its value; asked for again, it is the same one."""
+        name = EXPLANATION + name
+        self._constants.setdefault(name, numpy_helper.from_array(value, name))
+        return name
+
+    def append_to(self, graph: ModelProto) -> None:
+        graph.graph.node.extend(self._nodes)
+        graph.graph.initializer.extend(self._constants.values())
+
+    def _name(self, kind: str) -> str:
+        return f"{EXPLANATION}{kind}_{len(self._nodes)}"
