@@ -1,6 +1,7 @@
 """`heatline bench`."""
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +15,9 @@ from bench.seams import slide_defects, summarise
 from edge.bundle import open_bundle
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_facts, print_json, progress_console
-from edge.errors import BenchError
+from edge.errors import BenchError, ConfigError
+from edge.geometry.tiling import TILE_PX
+from edge.inference import EngineKind
 
 
 @click.group(epilog="Example: heatline bench micro boards.bundle")
@@ -126,5 +129,72 @@ def training(overrides: tuple[str, ...], steps: int, repetitions: int, as_json: 
             "drawing a batch": f"{found.drawing_ms_per_batch:.1f} ms for {found.tiles_per_batch:.0f} tiles",
             "of that": ", ".join(f"{name} {share:.0%}" for name, share in found.drawing_shares.items()),
             "on": f"{found.device} in {found.precision}, {found.threads} threads, {found.workers} workers",
+        },
+    )
+
+
+@bench.command(
+    "map-cost", epilog="Example: heatline bench map-cost --model vit_tiny_patch16_224 --discard-ratio 0.9 --json"
+)
+@click.option("--model", "name", required=True, help="As `heatline models` shows them, or any of timm.")
+@click.option("--fusion", type=click.Choice(["min", "mean", "max"]), help="Of a ViT's heads; default: the model's.")
+@click.option("--discard-ratio", type=click.FloatRange(0, 1, max_open=True), help="Of a ViT; default: the model's.")
+@click.option("--engine", type=click.Choice(["openvino", "onnxruntime"]), default="openvino", show_default=True)
+@click.option("--precision", type=click.Choice(["f32", "bf16", "int8"]), default="f32", show_default=True)
+@click.option("--batch", type=click.IntRange(1, 64), default=1, show_default=True, help="Tiles per request.")
+@click.option("--tile-px", type=click.IntRange(16, 4096), default=TILE_PX, show_default=True, help="Side of a tile.")
+@click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True, help="Of all graphs in turns.")
+@click.option("--tiles", type=click.IntRange(min=1), default=48, show_default=True, help="Per graph and round.")
+@json_option
+def map_cost(
+    name: str,
+    fusion: str | None,
+    discard_ratio: float | None,
+    engine: EngineKind,
+    precision: str,
+    batch: int,
+    tile_px: int,
+    rounds: int,
+    tiles: int,
+    as_json: bool,
+) -> None:
+    """Time the graph with classifier and map beside the same classifier alone, on all cores.
+
+    The model has random weights, which cost what trained ones do. Of a ViT, the classifier alone is the faster of two
+    exports: attention as one node per layer, or as the products and the softmax that it stands for.
+    """
+    require_extra("export", "torch", "timm", "onnx", "onnxscript")
+    from bench.map_cost import measure_map_cost
+    from train.config import VitConfig, read_model
+
+    now, config = machine(), read_model(name)
+    asked = {"fusion": fusion, "discard_ratio": discard_ratio}
+    chosen: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    if chosen and not isinstance(config, VitConfig):
+        raise ConfigError(
+            f"{name} is a {config.family}, and --fusion and --discard-ratio are a ViT's; leave them out, or name a ViT"
+        )
+    found = measure_map_cost(
+        msgspec.structs.replace(config, **chosen),
+        engine=engine,
+        precision=precision,
+        batch=batch,
+        tile_px=tile_px,
+        threads=len(os.sched_getaffinity(0)),
+        rounds=rounds,
+        tiles_per_round=tiles,
+        say=lambda line: click.echo(line, err=True),
+    )
+    if as_json:
+        print_json({"machine": now, **msgspec.structs.asdict(found)})
+        return
+    print_facts(
+        f"{found.model}, {found.method}, on {found.engine} in {found.precision}, batches of {found.batch}",
+        {
+            "figures": f"median (lowest to highest) of {found.rounds} rounds of {found.tiles_per_round} tiles",
+            "ratio": f"{found.ratio:.3f} of medians; by rounds {found.ratio_spread:.3f}",
+            "classifier and map": f"{found.fused_ms_per_tile:.2f} ms per tile",
+            "classifier alone": f"{found.bare_ms_per_tile:.2f} ms per tile, with {found.bare}",
+            "threads": found.threads,
         },
     )

@@ -24,6 +24,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 import train
+from bench.spread import Spread
 from edge.errors import ConfigError
 from train.assemble import assemble
 from train.batches import Batch
@@ -39,21 +40,6 @@ WARM_UP_STEPS = 5
 PROFILED_BATCHES = 10
 
 Kind = Literal["real", "random"]
-
-
-class Spread(msgspec.Struct, frozen=True):
-    """Of one figure over all repetitions."""
-
-    median: float
-    lowest: float
-    highest: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        return cls(statistics.median(values), min(values), max(values))
-
-    def __format__(self, spec: str) -> str:
-        return f"{self.median:{spec}} ({self.lowest:{spec}} to {self.highest:{spec}})"
 
 
 class TrainingThroughput(msgspec.Struct, frozen=True, kw_only=True):

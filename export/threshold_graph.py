@@ -25,15 +25,15 @@ def by_counting(nodes: Nodes, entries: str, tokens: int, discarded: int) -> tupl
     find; and it takes as long for any picture. Counts add up parts of a matrix before they reduce them, as a node costs
     what it writes. All steps have the same constants, so that the engine compiles a step once for all 28.
     """
-    parts, rest = _parts(nodes, entries, tokens * tokens)
-    per_matrix, per_entry = nodes.ints(0, -1), nodes.ints(0, 0, 1)
-    first = nodes.add("Slice", entries, nodes.ints(0), nodes.ints(1), nodes.ints(2))
-    zero = nodes.add("Mul", nodes.add("Reshape", first, per_matrix), nodes.number(0.0))  # (layers, N)
+    parts, first = _parts(nodes, entries, tokens * tokens)
+    zero = nodes.add("Mul", first, nodes.number(0.0))  # (layers, N)
 
     def count_below(candidate: str) -> str:
-        beside = nodes.add("Reshape", candidate, per_entry)  # keeps the arithmetic on it out of the large node
+        beside = nodes.add("Reshape", candidate, nodes.ints(0, 0, 1))  # keeps its arithmetic out of the large node
         total = nodes.add("ReduceSum", _sum(nodes, parts, beside), nodes.ints(2), keepdims=0)
-        return nodes.add("Add", total, nodes.count(nodes.add("Less", rest, beside), 2)) if rest else total
+        if tokens % 2 == 0:
+            return total
+        return nodes.add("Add", total, nodes.truth(nodes.add("Less", first, candidate)))
 
     found, below = nodes.add("Add", zero, nodes.number(LOWEST)), zero
 
@@ -54,12 +54,15 @@ def by_counting(nodes: Nodes, entries: str, tokens: int, discarded: int) -> tupl
     return found, nodes.add("Add", found, nodes.add("Mul", power, nodes.number(2.0**-MANTISSA_BITS))), below
 
 
-def _parts(nodes: Nodes, entries: str, count: int) -> tuple[list[str], str | None]:
-    """Eight or four parts of equal size, and the one entry that is left of an odd square."""
+def _parts(nodes: Nodes, entries: str, count: int) -> tuple[list[str], str]:
+    """Eight or four parts of equal size, and the first entry [layers, N], which the parts of an odd square leave out.
+
+    An odd square leaves 1 when it is divided by 8, an even one 0 when it is divided by 4.
+    """
     size = 8 if count % 8 <= 1 else 4
-    rest = count % size  # a square leaves 0, 1 or 4 when it is divided by 8, and 0 or 1 when by 4
-    parts = nodes.split(entries, [rest] * (rest > 0) + [count // size] * size, axis=2)
-    return (parts[1:], parts[0]) if rest else (parts, None)
+    parts = nodes.split(entries, [count % size] * (count % size) + [count // size] * size, axis=2)
+    first = nodes.add("Slice", entries, nodes.ints(0), nodes.ints(1), nodes.ints(2))
+    return parts[-size:], nodes.add("Reshape", first, nodes.ints(0, -1))
 
 
 def _sum(nodes: Nodes, parts: list[str], candidate: str) -> str:

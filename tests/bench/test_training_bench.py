@@ -11,7 +11,8 @@ from torch import Tensor
 
 import bench.training
 from bench.command import bench as command
-from bench.training import Spread, measure_training
+from bench.spread import Spread
+from bench.training import measure_training
 from edge.errors import ConfigError
 from tests.train.blobs import draw_blobs
 from train.batches import Batch, TrainingBatches

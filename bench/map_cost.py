@@ -1,0 +1,204 @@
+"""What a map costs: the fused graph beside the same classifier exported bare, in turns, in one process.
+
+The bare classifier is the faster of what an exporter would make: for a ViT, with its attention as one node per layer or
+as the products and the softmax that it stands for. Each graph runs as on the line: OpenVINO with a stream per core and
+one request more, ONNX Runtime with all cores on one request.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.spread import Spread
+from edge.errors import BenchError
+from edge.inference import EngineKind
+from train.config import CnnConfig, VitConfig
+
+SETTLE_RUNS = 3
+
+
+class MapCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured, and of what."""
+
+    model: str
+    method: str
+    """How the map is made."""
+    engine: EngineKind
+    precision: str
+    batch: int
+    tile_px: int
+    threads: int
+    bare: str
+    """Which bare classifier was the faster one."""
+    rounds: int
+    tiles_per_round: int
+    ratio: float
+    """Median time of the fused graph over that of the bare classifier."""
+    ratio_spread: Spread
+    """Of the same ratio round by round."""
+    fused_ms_per_tile: Spread
+    bare_ms_per_tile: Spread
+    fused_tiles_per_s: float
+    """At the median."""
+
+
+Run = Callable[[int], None]
+"""Infers that many batches, and returns when all are answered."""
+
+
+def measure_map_cost(
+    config: CnnConfig | VitConfig,
+    *,
+    engine: EngineKind,
+    precision: str,
+    batch: int,
+    tile_px: int,
+    threads: int,
+    rounds: int,
+    tiles_per_round: int,
+    say: Callable[[str], None],
+) -> MapCost:
+    """Time a model from a random start, which costs what a trained one does.
+
+    Raises:
+        BenchError: the engine has no such precision.
+        ConfigError, EngineError, ExportError: the model cannot be built, compiled, or exported.
+    """
+    import torch
+
+    from train.models.build import build_model
+
+    torch.manual_seed(0)
+    model, _ = build_model(msgspec.structs.replace(config, weights="none"), tile_px)
+    tiles = _tiles(batch, tile_px)
+    with tempfile.TemporaryDirectory() as folder:
+        graphs = _export(model, tile_px, engine, say)
+        runs = {
+            name: _compile(graph, Path(folder), engine, precision, tiles, threads) for name, graph in graphs.items()
+        }
+        say(f"timing {', '.join(runs)} in turns, {rounds} rounds")
+        seconds = _in_turns(runs, rounds, max(1, tiles_per_round // batch))
+    per_tile = {name: [one / (max(1, tiles_per_round // batch) * batch) for one in of] for name, of in seconds.items()}
+    fused = per_tile.pop("fused")
+    bare = min(per_tile, key=lambda name: statistics.median(per_tile[name]))
+    ratios = [one / other for one, other in zip(fused, per_tile[bare], strict=True)]
+    median = statistics.median(fused)
+    return MapCost(
+        model=config.name,
+        method=model.method,
+        engine=engine,
+        precision=precision,
+        batch=batch,
+        tile_px=tile_px,
+        threads=threads,
+        bare=bare,
+        rounds=rounds,
+        tiles_per_round=tiles_per_round,
+        ratio=median / statistics.median(per_tile[bare]),
+        ratio_spread=Spread.of(ratios),
+        fused_ms_per_tile=Spread.of([one * 1e3 for one in fused]),
+        bare_ms_per_tile=Spread.of([one * 1e3 for one in per_tile[bare]]),
+        fused_tiles_per_s=1 / median,
+    )
+
+
+def _export(model: Any, tile_px: int, engine: EngineKind, say: Callable[[str], None]) -> dict[str, bytes]:
+    from export.onnx_graph import to_bare_onnx, to_graphs
+    from train.models.vit import RolloutClassifier
+
+    say(f"exporting {model.method} and the classifier alone")
+    graphs = to_graphs(model, tile_px)
+    exported = {"fused": graphs.for_openvino if engine == "openvino" else graphs.onnx}
+    if isinstance(model, RolloutClassifier):
+        return exported | {
+            "fused attention": to_bare_onnx(model, tile_px, "fused"),
+            "explicit attention": to_bare_onnx(model, tile_px, "explicit"),
+        }
+    return exported | {"pooling": to_bare_onnx(model, tile_px)}
+
+
+def _tiles(count: int, tile_px: int) -> NDArray[np.uint8]:
+    """[count, tile, tile, 3] of drawn boards."""
+    from edge.geometry import TileGrid
+    from train.boards import draw_board
+
+    image = draw_board((0, 0), flawless=False).image
+    grid = TileGrid((image.shape[0], image.shape[1]), tile_px, 2)
+    cut = np.empty((len(grid), tile_px, tile_px, 3), np.uint8)
+    grid.cut(image, cut)
+    return np.ascontiguousarray(np.resize(cut, (count, tile_px, tile_px, 3)))
+
+
+def _compile(
+    graph: bytes, folder: Path, engine: EngineKind, precision: str, tiles: NDArray[np.uint8], threads: int
+) -> Run:
+    """The graph, ready to run, on the settings of the line."""
+    if engine == "onnxruntime":
+        return _in_onnxruntime(graph, precision, tiles, threads)
+    return _in_openvino(graph, folder, precision, tiles, threads)
+
+
+def _in_onnxruntime(graph: bytes, precision: str, tiles: NDArray[np.uint8], threads: int) -> Run:
+    import onnxruntime
+
+    if precision != "f32":
+        raise BenchError(f"ONNX Runtime runs bundles in f32 only, not in {precision}; choose --engine openvino")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def run(batches: int) -> None:
+        for _ in range(batches):
+            session.run(None, {"tiles": tiles})
+
+    return run
+
+
+def _in_openvino(graph: bytes, folder: Path, precision: str, tiles: NDArray[np.uint8], threads: int) -> Run:
+    import openvino
+
+    from edge.inference.engine import OPENVINO_GRAPH
+    from export.openvino_ir import to_openvino
+
+    for name, data in to_openvino(graph).items():
+        (folder / name).write_bytes(data)
+    core = openvino.Core()
+    model = core.read_model(folder / OPENVINO_GRAPH)
+    model.reshape({"tiles": list(tiles.shape)})
+    settings = {
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": threads,
+    }
+    requests = openvino.AsyncInferQueue(core.compile_model(model, "CPU", settings), threads + 1)
+    for request in requests:
+        request.set_tensor("tiles", openvino.Tensor(tiles))
+
+    def run(batches: int) -> None:
+        for _ in range(batches):
+            requests.start_async()
+        requests.wait_all()
+
+    return run
+
+
+def _in_turns(runs: Mapping[str, Run], rounds: int, batches: int) -> dict[str, list[float]]:
+    """Seconds of each run in each round; every other round the other way round."""
+    for run in runs.values():
+        run(SETTLE_RUNS)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds):
+        for name in list(runs)[:: 1 if number % 2 else -1]:
+            began = perf_counter()
+            runs[name](batches)
+            seconds[name].append(perf_counter() - began)
+    return seconds
