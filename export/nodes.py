@@ -24,21 +24,24 @@ class Nodes:
         self._nodes.append(helper.make_node(kind, inputs, [output or name], name=name, **attributes))
         return output or name
 
-    def add_first_of(self, outputs: int, kind: str, *inputs: str, **attributes: Any) -> str:
-        """One node of whose outputs only the first is wanted."""
+    def add_with_outputs(self, outputs: int, kind: str, *inputs: str, **attributes: Any) -> list[str]:
+        """One node with several outputs, whose names it returns."""
         name = self._name(kind)
-        names = [name, *(f"{name}_{number}" for number in range(1, outputs))]
+        names = [f"{name}_{number}" for number in range(outputs)]
         self._nodes.append(helper.make_node(kind, inputs, names, name=name, **attributes))
-        return name
+        return names
 
     def split(self, tensor: str, sizes: Sequence[int], axis: int) -> list[str]:
         """Parts of these sizes along an axis."""
         if len(sizes) == 1:
             return [tensor]
-        name = self._name("Split")
-        parts = [f"{name}_{number}" for number in range(len(sizes))]
-        self._nodes.append(helper.make_node("Split", [tensor, self.ints(*sizes)], parts, name=name, axis=axis))
-        return parts
+        return self.add_with_outputs(len(sizes), "Split", tensor, self.ints(*sizes), axis=axis)
+
+    def split_evenly(self, tensor: str, parts: int, axis: int) -> list[str]:
+        """Parts of one size along an axis whose length need not be known."""
+        if parts == 1:
+            return [tensor]
+        return self.add_with_outputs(parts, "Split", tensor, axis=axis, num_outputs=parts)
 
     def truth(self, condition: str) -> str:
         """1.0 for true, 0.0 for false."""

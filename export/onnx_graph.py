@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from edge import __version__
 from edge.errors import ExportError
+from export import onnxruntime_rollout, openvino_rollout
 from export.nodes import EXPLANATION
-from export.rollout_graph import Rollout, append_rollout
-from export.threshold_graph import by_counting, by_selection
+from export.rollout_graph import ClassTokenRow, Rollout, append_rollout
 from train.models.cnn import CamClassifier
 from train.models.explained import ExplainedClassifier
 from train.models.vit import RolloutClassifier
@@ -35,7 +35,9 @@ class Graphs:
     onnx: bytes
     """The canonical graph, as fast as can be in ONNX Runtime."""
     for_openvino: bytes
-    """What the IR is made from. The same bytes, but for a ViT with a discard ratio."""
+    """What the IR in f32 is made from. The same bytes, but for a ViT."""
+    for_openvino_bf16: bytes
+    """What the IR under the hint bf16 is made from. The same as in f32, but for a ViT with a discard ratio."""
 
 
 def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
@@ -50,16 +52,22 @@ def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
         graph = _exported(model, tile_px, ["logit", "map"])
         _name_the_explanation(graph)
         data = _finished(graph, model)
-        return Graphs(data, data)
+        return Graphs(data, data, data)
     layers = [f"attention_{number}" for number in range(len(model.network.blocks))]
     backbone = _exported(_WithAttention(model), tile_px, ["logit", *layers])
     del backbone.graph.output[1:]
-    selecting, counting = onnx.ModelProto(), onnx.ModelProto()
-    for graph, find_threshold in ((selecting, by_selection), (counting, by_counting)):
+
+    def finished(class_token_row: ClassTokenRow) -> bytes:
+        graph = onnx.ModelProto()
         graph.CopyFrom(backbone)
-        append_rollout(graph, _rollout(model), layers, "logit", find_threshold)
-    data = _finished(selecting, model)
-    return Graphs(data, _finished(counting, model) if model.discard_ratio else data)
+        append_rollout(graph, _rollout(model), layers, "logit", class_token_row)
+        return _finished(graph, model)
+
+    return Graphs(
+        finished(onnxruntime_rollout.class_token_row),
+        finished(openvino_rollout.class_token_row),
+        finished(openvino_rollout.class_token_row_under_bf16),
+    )
 
 
 def to_onnx(model: ExplainedClassifier, tile_px: int) -> bytes:

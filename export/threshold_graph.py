@@ -1,29 +1,40 @@
-"""The lowest entry that a discard ratio keeps, in ONNX nodes: two ways to the same float32, as engines differ.
+"""The lowest entry that a discard ratio keeps, in ONNX nodes that OpenVINO runs fast: found by counting, bit by bit."""
 
-Both take the entries [layers, N, tokens * tokens] and how many of them go, and give three tensors [layers, N]: the
-lowest entry to keep, the next float32 above it, and how many entries are lower. Entries are attention: from 0 to 1.
-"""
-
-from collections.abc import Callable
-
-import numpy as np
+from dataclasses import dataclass
 
 from export.nodes import Nodes
 
-FindThreshold = Callable[[Nodes, str, int, int], tuple[str, str, str]]
-"""From nodes, entries, tokens and the number of entries to discard."""
+EXPONENT_BITS = 5
+ALL_MANTISSA_BITS = 23
+"""Of a float32: with all of them the threshold is the very entry that a sort would find."""
+BF16_MANTISSA_BITS = 9
+"""Where attention comes of products in bf16, which keep 8 digits. The softmax is float32 there too, so entries have all
+their digits, most of them without a meaning."""
 
-EXPONENT_BITS, MANTISSA_BITS = 5, 23
 LOWEST = 2.0**-30
 """Attention below counts as none: a whole row of such entries is 2e-7 for 197 tokens, where all of a row is 1."""
 
 
-def by_counting(nodes: Nodes, entries: str, tokens: int, discarded: int) -> tuple[str, str, str]:
-    """For OpenVINO: the threshold is built bit by bit from the top, each bit by one count of the entries below.
+@dataclass(frozen=True)
+class Threshold:
+    """Tensors [layers, N]. The lowest entry to keep lies in [found, above); with all bits it is `found`."""
 
-    It is the largest float32 that at most `discarded` entries lie below, so it is the very entry that a sort would
-    find; and it takes as long for any picture. Counts add up parts of a matrix before they reduce them, as a node costs
-    what it writes. All steps have the same constants, so that the engine compiles a step once for all 28.
+    found: str
+    above: str
+    below: str
+    """How many entries are lower than `found`."""
+
+
+def by_counting(nodes: Nodes, entries: str, tokens: int, discarded: int, mantissa_bits: int) -> Threshold:
+    """The threshold is built bit by bit from the top, each bit by one count of the entries below.
+
+    It is the largest number of so many bits that at most `discarded` entries lie below, and takes as long for any
+    picture. Counts add up parts of a matrix before they reduce them, as a node costs what it writes. All steps have the
+    same constants, so that the engine compiles a step once for all.
+
+    Args:
+        entries: attention [layers, N, tokens * tokens], from 0 to 1.
+        discarded: how many of them go, from 1 to one less than all.
     """
     parts, first = _parts(nodes, entries, tokens * tokens)
     zero = nodes.add("Mul", first, nodes.number(0.0))  # (layers, N)
@@ -48,10 +59,11 @@ def by_counting(nodes: Nodes, entries: str, tokens: int, discarded: int) -> tupl
         raise_to(nodes.add("Mul", found, factor))
         factor = nodes.add("Sqrt", factor)  # exact: 2^16, 2^8, ... 2
     power = step = found
-    for _ in range(MANTISSA_BITS):
+    for _ in range(mantissa_bits):
         step = nodes.add("Mul", step, nodes.number(0.5))
         raise_to(nodes.add("Add", found, step))
-    return found, nodes.add("Add", found, nodes.add("Mul", power, nodes.number(2.0**-MANTISSA_BITS))), below
+    above = nodes.add("Add", found, nodes.add("Mul", power, nodes.number(2.0**-mantissa_bits)))
+    return Threshold(found, above, below)
 
 
 def _parts(nodes: Nodes, entries: str, count: int) -> tuple[list[str], str]:
@@ -71,16 +83,3 @@ def _sum(nodes: Nodes, parts: list[str], candidate: str) -> str:
     while len(below) > 1:
         below = [nodes.add("Add", one, other) for one, other in zip(below[::2], below[1::2], strict=True)]
     return below[0]
-
-
-def by_selection(nodes: Nodes, entries: str, tokens: int, discarded: int) -> tuple[str, str, str]:
-    """For ONNX Runtime, which writes every step of a count to memory: the end that is nearer, by TopK, unsorted."""
-    kept = tokens * tokens - discarded
-    if kept <= discarded:
-        nearer = nodes.add_first_of(2, "TopK", entries, nodes.ints(kept), axis=2, largest=1, sorted=0)
-        found = nodes.add("ReduceMin", nearer, nodes.ints(2), keepdims=0)
-    else:
-        nearer = nodes.add_first_of(2, "TopK", entries, nodes.ints(discarded + 1), axis=2, largest=0, sorted=0)
-        found = nodes.add("ReduceMax", nearer, nodes.ints(2), keepdims=0)
-    below = nodes.count(nodes.add("Less", entries, nodes.add("Reshape", found, nodes.ints(0, -1, 1))), 2)
-    return found, nodes.add("Mul", found, nodes.number(1 + float(np.finfo(np.float32).eps))), below

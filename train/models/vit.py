@@ -102,7 +102,8 @@ class RolloutClassifier(ExplainedClassifier):
         """Logits float32 [N] of the normalised tokens [N, tokens, width]."""
         pooled = self.network.forward_head(features, pre_logits=True).float()  # (N, width), of the class token
         with in_float32(features.device):
-            logits: Tensor = self.head(pooled)[:, 0]
+            # No matrix product: OpenVINO computes what lies behind the last one in float32, if asked for bf16 too.
+            logits: Tensor = (pooled * self.head.weight[0]).sum(dim=1) + self.head.bias
         return logits
 
 

@@ -1,0 +1,94 @@
+"""What `heatline export` refuses, each in one sentence and with its exit code, by the command itself."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from tests.train.blobs import draw_blobs
+from train.config import compose
+from train.fit import fit
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Taught one step on small pictures, from a random start."""
+    folder = tmp_path_factory.mktemp("refused")
+    data = draw_blobs(folder / "blobs")
+    config = compose(
+        [
+            f"data={data}", f"out={folder / 'run'}", "model=efficientnet_lite0_d", "model.weights=none",
+            "tiles.tile_px=64", "recipe.steps=1", "recipe.batch=4", "recipe.validate_every=1",
+            "recipe.jitter_px=8", "split.val=[c]", "split.test=[d]",
+        ]
+    )  # fmt: skip
+    return fit(config, say=lambda line: None).folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def export(run: Path, target: Path) -> tuple[int, str]:
+    command = [sys.executable, "-m", "edge.cli.main", "export", str(run), "--to", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert not target.exists()
+    return done.returncode, done.stderr
+
+
+def refused(run: Path, tmp_path: Path, code: int, *says: str) -> None:
+    came, error = export(run, tmp_path / "bundle")
+    (line,) = [line for line in error.splitlines() if line.startswith("heatline: ")]
+    assert came == code, error
+    assert "Traceback" not in error
+    for part in says:
+        assert part in line
+
+
+def test_an_unknown_architecture(run: Path, tmp_path: Path) -> None:
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("tf_efficientnet_lite0", "resnet_of_tomorrow"))
+    refused(run, tmp_path, 3, "resnet_of_tomorrow", "is no model of timm")
+
+
+def test_a_checkpoint_of_another_architecture(run: Path, tmp_path: Path) -> None:
+    best = run / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["state_dict"] = {"model.backbone.weight": torch.zeros(1)}
+    torch.save(checkpoint, best)
+    refused(run, tmp_path, 11, "best.ckpt cannot be loaded", "train again")
+
+
+def test_a_checkpoint_that_holds_something_else(run: Path, tmp_path: Path) -> None:
+    (run / "checkpoints" / "best.ckpt").write_bytes(b"no checkpoint")
+    refused(run, tmp_path, 11, "best.ckpt cannot be loaded")
+
+
+def test_a_checkpoint_with_code_in_it_is_not_run(run: Path, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (str(tmp_path / "ran"),)
+
+    torch.save({"state_dict": Payload()}, run / "checkpoints" / "best.ckpt")
+    refused(run, tmp_path, 11, "best.ckpt cannot be loaded")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_of_another_version(run: Path, tmp_path: Path) -> None:
+    summary = msgspec.json.decode((run / "run.json").read_bytes())
+    del summary["precision"]
+    summary["score"] = 1
+    (run / "run.json").write_bytes(msgspec.json.encode(summary))
+    refused(run, tmp_path, 9, "is no run of `heatline train`", "precision")
+
+
+def test_a_configuration_of_another_version(run: Path, tmp_path: Path) -> None:
+    with (run / "config.yaml").open("a") as config:
+        config.write("colour: true\n")
+    refused(run, tmp_path, 3, "config.yaml", "colour")

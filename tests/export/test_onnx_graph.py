@@ -1,0 +1,123 @@
+"""One graph, for stock tools: what it is called, what it says of itself, and that it is the same bytes each time."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+
+from export.nodes import EXPLANATION
+from export.onnx_graph import Attention, Graphs, to_bare_onnx, to_graphs
+from export.openvino_ir import to_openvino
+from tests.toy_vit import ToyViT
+from train.config import CnnConfig
+from train.models.build import build_model
+from train.models.explained import ExplainedClassifier
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TILE = 64
+
+
+@pytest.fixture(scope="module", params=["cnn", "vit", "vit-discard"])
+def model(request: pytest.FixtureRequest) -> ExplainedClassifier:
+    torch.manual_seed(0)
+    if request.param == "cnn":
+        config = CnnConfig(name="x", timm="mobilenetv3_small_050.lamb_in1k", weights="none", stride=16)
+        return build_model(config, TILE)[0].eval()
+    vit = ToyViT(tile_px=TILE)
+    vit.discard_ratio = 0.9 if request.param == "vit-discard" else 0.0
+    return vit.eval()
+
+
+@pytest.fixture(scope="module")
+def graphs(model: ExplainedClassifier) -> Graphs:
+    return to_graphs(model, TILE)
+
+
+@pytest.fixture(scope="module")
+def graph(graphs: Graphs) -> onnx.ModelProto:
+    return onnx.load_from_string(graphs.onnx)
+
+
+def test_exported_twice_it_is_the_same_bytes(graphs: Graphs, model: ExplainedClassifier) -> None:
+    assert to_graphs(model, TILE) == graphs
+
+
+def test_engines_have_graphs_of_their_own_only_where_it_pays(graphs: Graphs, model: ExplainedClassifier) -> None:
+    assert (graphs.onnx == graphs.for_openvino) == (not isinstance(model, ToyViT))
+    assert (graphs.for_openvino == graphs.for_openvino_bf16) == (not getattr(model, "discard_ratio", 0))
+
+
+def test_inputs_outputs_and_metadata_are_named_and_described(
+    graph: onnx.ModelProto, model: ExplainedClassifier
+) -> None:
+    tensors = {tensor.name: tensor.doc_string for tensor in (*graph.graph.input, *graph.graph.output)}
+    assert list(tensors) == ["tiles", "logit", "map"]
+    assert all(tensors.values())
+    assert graph.producer_name == "heatline"
+    assert {prop.key: prop.value for prop in graph.metadata_props} == {
+        "map.method": model.method, "map.identity": "mean(map) == logit",
+    }  # fmt: skip
+
+
+def test_what_only_the_map_needs_is_named_so(graph: onnx.ModelProto, model: ExplainedClassifier) -> None:
+    """Without the nodes of that name, a ViT still has its logit, and a CNN its features."""
+    makers = {output: node for node in graph.graph.node for output in node.output}
+    explaining = {node.name for node in graph.graph.node if node.name.startswith(EXPLANATION)}
+    assert explaining
+    assert makers["map"].name in explaining
+    wanted, needed = ["logit"], set()
+    while wanted:
+        node = makers.get(wanted.pop())
+        if node is not None and node.name not in needed:
+            needed.add(node.name)
+            wanted += node.input
+    if isinstance(model, ToyViT):
+        assert not needed & explaining
+    else:
+        assert not any(node.op_type == "Conv" for node in graph.graph.node if node.name in explaining - needed)
+        assert sum(node.op_type == "Conv" for node in graph.graph.node if node.name in explaining) == 1  # the head
+
+
+def test_stock_engines_load_it_and_agree(graphs: Graphs, model: ExplainedClassifier) -> None:
+    tiles = np.random.default_rng(2).integers(0, 256, (3, TILE, TILE, 3), np.uint8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    answers = [onnxruntime.InferenceSession(graphs.onnx, options).run(["logit", "map"], {"tiles": tiles})]
+    core = openvino.Core()
+    for data in {graphs.onnx, graphs.for_openvino}:
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        answered = core.compile_model(core.read_model(data), "CPU", settings)(tiles)
+        answers.append([answered["logit"], answered["map"]])
+    with torch.inference_mode():
+        known = [output.numpy() for output in model(torch.from_numpy(tiles))]
+    for answer in answers:
+        for came, expected in zip(answer, known, strict=True):
+            np.testing.assert_allclose(came, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_the_ir_needs_the_map_first_and_finds_outputs_by_name(graphs: Graphs, tmp_path: Path) -> None:
+    for number, graph in enumerate({graphs.for_openvino, graphs.for_openvino_bf16}):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name, data in to_openvino(graph).items():
+            (folder / name).write_bytes(data)
+        read = openvino.Core().read_model(folder / "model_f32.xml")
+        assert [sorted(output.get_names())[0] for output in read.outputs] == ["map", "logit"]
+        assert read.input("tiles").element_type == openvino.Type.u8
+
+
+def test_the_bare_classifier_has_the_same_logits_and_no_map(model: ExplainedClassifier) -> None:
+    tiles = np.random.default_rng(3).integers(0, 256, (2, TILE, TILE, 3), np.uint8)
+    with torch.inference_mode():
+        known = model(torch.from_numpy(tiles))[0].numpy()
+    kinds: list[Attention] = ["fused", "explicit"] if isinstance(model, ToyViT) else ["fused"]
+    for attention in kinds:
+        session = onnxruntime.InferenceSession(to_bare_onnx(model, TILE, attention))
+        assert [output.name for output in session.get_outputs()] == ["logit"]
+        (logit,) = session.run(None, {"tiles": tiles})
+        np.testing.assert_allclose(logit, known, rtol=0, atol=1e-4 * np.abs(known).max())

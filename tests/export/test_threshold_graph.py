@@ -1,0 +1,201 @@
+"""The discard in both engines' graphs, held to a sort: which entries stay shows in the row of the class token."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, checker, helper
+
+from export import onnxruntime_rollout, openvino_rollout
+from export.nodes import Nodes
+from export.onnx_graph import OPSET
+from export.rollout_graph import ClassTokenRow, Rollout
+from export.threshold_graph import BF16_MANTISSA_BITS
+
+LAYERS = 2
+Matrices = NDArray[np.float32]
+"""[layers, N, tokens, tokens]"""
+Run = Callable[[Matrices], NDArray[np.float32]]
+"""To the row of the class token [N, tokens]."""
+
+SIZES = [(tokens, discarded) for tokens in (3, 4, 9) for discarded in (1, tokens**2 // 2, tokens**2 - 1)]
+by_size = pytest.mark.parametrize(("tokens", "discarded"), SIZES)
+
+
+def row_by_sorting(layers: Matrices, discarded: int) -> NDArray[np.float64]:
+    """What the graphs must give: of equal entries the first go."""
+
+    def without_lowest(entries: NDArray[np.float32]) -> None:
+        entries[np.argsort(entries, kind="stable")[:discarded]] = 0
+
+    return row_after(layers, without_lowest)
+
+
+def row_by_truncating(layers: Matrices, discarded: int, mantissa_bits: int) -> NDArray[np.float64]:
+    """What a coarse threshold must give: all stay that share its exponent and first mantissa bits."""
+
+    def without_lower(entries: NDArray[np.float32]) -> None:
+        key = entries.view(np.uint32) >> (23 - mantissa_bits)
+        entries[key < np.sort(key)[discarded]] = 0
+
+    return row_after(layers, without_lower)
+
+
+def row_after(layers: Matrices, discard: Callable[[NDArray[np.float32]], None]) -> NDArray[np.float64]:
+    _, count, tokens, _ = layers.shape
+    rows = np.zeros((count, tokens))
+    for tile in range(count):
+        row = np.eye(tokens)[0]
+        for layer in layers[::-1, tile]:
+            entries = layer.flatten()
+            discard(entries)
+            mixed = entries.reshape(tokens, tokens).astype(np.float64) + np.eye(tokens)
+            row = row @ (mixed / mixed.sum(axis=1, keepdims=True))
+        rows[tile] = row
+    return rows
+
+
+def graph_of(way: ClassTokenRow, tokens: int, discarded: int) -> ModelProto:
+    """From `fused_0`, `fused_1` [N, 1, tokens, tokens] to `row`."""
+    rollout = Rollout(tokens, 1, 1, (1, tokens - 1), "max", (discarded + 0.5) / tokens**2)
+    assert rollout.discarded == discarded
+    nodes, names = Nodes(), [f"fused_{number}" for number in range(LAYERS)]
+    row = way(nodes, rollout, names)
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1, tokens, tokens]) for name in names]
+    outputs = [helper.make_tensor_value_info(row, TensorProto.FLOAT, ["N", tokens])]
+    graph = helper.make_graph([], "discard", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    nodes.append_to(model)
+    checker.check_model(model, full_check=True)
+    return model
+
+
+def fed(layers: Matrices) -> dict[str, Matrices]:
+    return {f"fused_{number}": layer[:, None] for number, layer in enumerate(layers)}
+
+
+def in_onnxruntime(graph: ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph.SerializeToString(), options)
+
+
+def in_openvino(graph: ModelProto) -> Run:
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = core.compile_model(core.read_model(graph.SerializeToString()), "CPU", settings)
+    return lambda layers: np.array(compiled(fed(layers))[0])
+
+
+@lru_cache
+def brackets(tokens: int, discarded: int) -> Run:
+    session = in_onnxruntime(graph_of(onnxruntime_rollout.class_token_row, tokens, discarded))
+    return lambda layers: session.run(None, fed(layers))[0]  # type: ignore[no-any-return]
+
+
+@lru_cache
+def brackets_in_openvino(tokens: int, discarded: int) -> Run:
+    return in_openvino(graph_of(onnxruntime_rollout.class_token_row, tokens, discarded))
+
+
+@lru_cache
+def counting(tokens: int, discarded: int) -> Run:
+    return in_openvino(graph_of(openvino_rollout.class_token_row, tokens, discarded))
+
+
+@lru_cache
+def coarse_counting(tokens: int, discarded: int) -> Run:
+    return in_openvino(graph_of(openvino_rollout.class_token_row_under_bf16, tokens, discarded))
+
+
+def assert_same(came: NDArray[np.float32], known: NDArray[np.float64]) -> None:
+    np.testing.assert_allclose(came, known, rtol=0, atol=1e-5 * known.max())
+
+
+def matrices(tokens: int) -> st.SearchStrategy[Matrices]:
+    """Of one to three tiles, with ties, zeros, matrices of one value, and neighbours in float32."""
+    few = st.sampled_from([0.0, 2.0**-20, 0.1, float(np.nextafter(np.float32(0.1), np.float32(1))), 0.25, 1.0])
+    any_value = st.floats(2.0**-20, 1.0, width=32)
+
+    @st.composite
+    def draw(draw: st.DrawFn) -> Matrices:
+        shape = (LAYERS, draw(st.integers(1, 3)), tokens, tokens)
+        pool = draw(st.lists(st.one_of(few, any_value), min_size=1, max_size=6))
+        places = np.random.default_rng(draw(st.integers(0, 2**32))).integers(0, len(pool), shape)
+        return np.array(pool, np.float32)[places]
+
+    return draw()
+
+
+@by_size
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_brackets_keep_what_a_sort_keeps(tokens: int, discarded: int, data: st.DataObject) -> None:
+    layers = data.draw(matrices(tokens))
+    assert_same(brackets(tokens, discarded)(layers), row_by_sorting(layers, discarded))
+
+
+@by_size
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_counting_keeps_what_a_sort_keeps(tokens: int, discarded: int, data: st.DataObject) -> None:
+    layers = data.draw(matrices(tokens))
+    assert_same(counting(tokens, discarded)(layers), row_by_sorting(layers, discarded))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_coarse_threshold_keeps_all_that_share_its_bits(data: st.DataObject) -> None:
+    layers = data.draw(matrices(9))
+    assert_same(coarse_counting(9, 40)(layers), row_by_truncating(layers, 40, BF16_MANTISSA_BITS))
+
+
+def attention(tokens: int, tiles: int, sharpness: float) -> Matrices:
+    scores = sharpness * np.random.default_rng(tokens).normal(size=(LAYERS, tiles, tokens, tokens))
+    powers = np.exp(scores)
+    return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("discarded", [50, 1250, 2400])
+def test_attention_like_that_of_a_classifier(discarded: int) -> None:
+    layers = np.concatenate([attention(50, 2, 0.1), attention(50, 2, 3.0)], axis=1)
+    known = row_by_sorting(layers, discarded)
+    for run in (brackets, brackets_in_openvino, counting):
+        assert_same(run(50, discarded)(layers), known)
+
+
+def test_layers_in_several_groups_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_rollout, "LAYERS_AT_ONCE", 1)
+    layers = attention(9, 2, 1.0)
+    apart = in_openvino(graph_of(openvino_rollout.class_token_row, 9, 40))
+    assert_same(apart(layers), row_by_sorting(layers, 40))
+
+
+def test_another_engine_orders_ties_in_its_own_way_and_keeps_the_same() -> None:
+    layers = np.round(attention(9, 3, 1.0) * 16) / 16
+    assert_same(brackets_in_openvino(9, 40)(layers), row_by_sorting(layers, 40))
+
+
+def test_a_misleading_sample_makes_a_longer_sort_and_the_same_result() -> None:
+    tokens, discarded = 50, 1250
+    graph = graph_of(onnxruntime_rollout.class_token_row, tokens, discarded)
+    given = {constant.name for constant in graph.graph.initializer}
+    longest = next(node.input[1] for node in graph.graph.node if node.op_type == "TopK" and node.input[1] not in given)
+    graph.graph.output.append(helper.make_tensor_value_info(longest, TensorProto.INT64, [1]))
+    session = in_onnxruntime(graph)
+
+    def sorted_entries(layers: Matrices) -> int:
+        row, length = session.run(None, fed(layers))
+        assert_same(row, row_by_sorting(layers, discarded))
+        return int(length[0])
+
+    assert sorted_entries(attention(tokens, 1, 1.0)) < 60
+    spread = (10.0 ** np.random.default_rng(0).uniform(-28, 0, (LAYERS, 1, tokens * tokens))).astype(np.float32)
+    spread[:, :, 2::4] = 1.0  # all that the sample sees
+    assert sorted_entries(spread.reshape(LAYERS, 1, tokens, tokens)) > 500
