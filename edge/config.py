@@ -11,7 +11,8 @@ from msgspec import Meta
 from edge.bundle.trusted import TRUSTED_KEYS
 from edge.colour import PixelFormat
 from edge.errors import ConfigError
-from edge.inference.engine import EngineKind
+from edge.inference.engine import EngineKind, Precision
+from edge.inference.opening import PRECISIONS
 from edge.inspection.handoff import Policy
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
@@ -42,9 +43,10 @@ CameraConfig = FolderCameraConfig
 
 
 class EngineConfig(_Table, frozen=True):
-    """Which engine infers, and with what."""
+    """Which engine infers, in what, and with what."""
 
     kind: EngineKind = "openvino"
+    precision: Precision = "f32"
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     streams: Annotated[int, Meta(ge=0, le=1024)] = 0
     batch: Annotated[int, Meta(ge=0, le=1024)] = 0
@@ -105,6 +107,12 @@ def load_config(path: Path) -> LineConfig:
     names = [camera.name for camera in config.cameras]
     if len(set(names)) < len(names):
         raise ConfigError(f"{path}: two cameras have the same name ({', '.join(names)}); names must differ")
+    engine, can = config.engine, PRECISIONS[config.engine.kind]
+    if engine.precision not in can:
+        raise ConfigError(
+            f"{path}: engine.precision is {engine.precision!r}, {engine.kind} computes in {' or '.join(can)} alone; "
+            'set engine.kind = "openvino", or another engine.precision'
+        )
     scheme, _, rest = config.events.bind.partition("://")
     port = rest.rpartition(":")[2]
     if scheme == "tcp" and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= 65535):

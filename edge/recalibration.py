@@ -17,6 +17,7 @@ from edge.calibration import GoodFrame, rejected
 from edge.errors import BundleError, EngineError, InputError
 from edge.frames import Frame, Stamp
 from edge.images import list_images, read_image
+from edge.inference import Engine
 from edge.inspection.inspector import Inspector, PendingFrame
 from edge.two_samples import Difference, fisher_exact, mann_whitney
 
@@ -144,7 +145,7 @@ def against(
 
 
 def recalibrated(
-    parent: Bundle, calibration: Calibration, version: str, second: SecondShift | None, engine: str
+    parent: Bundle, calibration: Calibration, version: str, second: SecondShift | None, engine: Engine
 ) -> Manifest:
     """The manifest of the new bundle: the parent's, but for its thresholds, version and date, and one more record of
     how it came about.
@@ -158,7 +159,8 @@ def recalibrated(
             "created_at": was.created_at,
             "made_by": was.made_by,
         },
-        "engine": engine,
+        "engine": engine.name,
+        "precision": engine.precision,
         "rule": calibration.rule,
         "false_reject": calibration.false_reject_per_frame,
         "frames": calibration.frames,

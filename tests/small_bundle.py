@@ -4,20 +4,26 @@ evidence of a cell = GAIN * (mean over its px and channels of (255 - value) / 25
 every cell, and a black square shows up exactly where it is.
 """
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from edge.bundle import SCHEMA, Bundle, Calibration, GoldenTiles, Manifest, write_bundle
-from edge.bundle.manifest import Gate, Grid, Map, Model, Tensor, Tensors
-from edge.inference.engine import ONNX_GRAPH
+from edge.bundle.manifest import Agreement, Attempt, Gate, Grid, Map, MapGate, Model, PrecisionGate, Tensor, Tensors
+from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, Precision
+from edge.inference.opening import PRECISIONS
 from export.openvino_ir import to_openvino
 
 TILE, CELLS, GAIN, BIAS = 224, 14, 100.0, 2.0
 GOLDEN = "golden.npz"
+INT8_GRAPH = "model_int8.xml"
+TOLERANCES: Mapping[Precision, float] = {"f32": 1e-4, "bf16": 0.02, "int8": 0.05}
+LEFT_OUT = "its regions are elsewhere"
 
 
 def answer(tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -98,6 +104,51 @@ def small_bundle(path: Path) -> Bundle:
     onnx_graph = graph()
     files = {ONNX_GRAPH: onnx_graph, **to_openvino(onnx_graph), GOLDEN: golden_tiles().to_bytes()}
     return write_bundle(path, manifest(), files)
+
+
+def int8_of_gain(gain: float) -> dict[str, bytes]:
+    """An int8 that answers with another gain. Nothing in it is quantised: what matters is that its graph is another."""
+    return {name.replace("f32", "int8"): data for name, data in to_openvino(graph(gain)).items()}
+
+
+def bundle_in(
+    path: Path,
+    precisions: Collection[Precision] = ("f32", "bf16", "int8"),
+    *,
+    int8_gain: float = GAIN * 1.01,
+    tolerances: Mapping[Precision, float] = TOLERANCES,
+    files: Mapping[str, bytes] | None = None,
+) -> Bundle:
+    """The small bundle in these precisions, the others left out for a reason; the gate's figures are made up.
+
+    Args:
+        files: in place of those that it would have.
+    """
+    onnx_graph, calibration = graph(), manifest().calibration
+    graphs = {"f32": OPENVINO_GRAPH, "bf16": OPENVINO_GRAPH, "int8": INT8_GRAPH}
+    agreement = [Agreement(1, 0.25, 2, 0.99, 0.9, 0.6), Agreement(8, 0.5, 3, 0.98, 0.8, 0.7)]
+    gate = MapGate(
+        tiles=40,
+        tiles_are="tiles of validation frames",
+        tiles_with_region=12,
+        tiles_on_threshold=1,
+        score_threshold=calibration.score_threshold,
+        evidence_threshold=calibration.evidence_threshold,
+        limits={"int8": {"flips": 4, "map_correlation": 0.95}},
+        precisions={
+            precision: PrecisionGate(graphs[precision], None, [Attempt("as it is", agreement, [])])
+            if precision in precisions
+            else PrecisionGate(None, LEFT_OUT, [Attempt("all of it", agreement, [LEFT_OUT])])
+            for precision in PRECISIONS["openvino"]
+        },
+    )
+    told = msgspec.structs.replace(
+        manifest(), map_gate=gate, tolerances={one: tolerances[one] for one in tolerances if one in precisions}
+    )
+    made = {ONNX_GRAPH: onnx_graph, **to_openvino(onnx_graph), GOLDEN: golden_tiles().to_bytes()}
+    if "int8" in precisions:
+        made |= int8_of_gain(int8_gain)
+    return write_bundle(path, told, made | dict(files or {}))
 
 
 def white_frame(hw: tuple[int, int] = (500, 700)) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ SECTIONS = {
     "bundle": ("schema", "name", "version", "created_at", "made_by"),
     "model": ("model", "tensors", "grid", "map", "colour", "files"),
     "calibration": ("calibration",),
-    "gate": ("gate", "tolerances"),
+    "gate": ("gate", "map_gate", "tolerances"),
     "provenance": ("provenance",),
 }
 """Which of the manifest's keys belong together. A key that is new here shows up under the first."""
@@ -90,14 +90,14 @@ def manifest_changes(a: Manifest, b: Manifest) -> dict[str, list[Change]]:
 def answers_difference(a: Answers, b: Answers) -> AnswersDifference:
     """How the answers to the same tiles differ, tile by tile and over all."""
     answers = [
-        TileAnswers(tile, *verdicts, float(a.logit[tile]), float(b.logit[tile]), _correlation(a.map[tile], b.map[tile]))
+        TileAnswers(tile, *verdicts, float(a.logit[tile]), float(b.logit[tile]), correlation(a.map[tile], b.map[tile]))
         for tile, verdicts in enumerate(zip(a.verdicts(), b.verdicts(), strict=True))
     ]
     return AnswersDifference(
         tiles=len(answers),
         flipped=[each.tile for each in answers if each.a != each.b],
         largest_logit_difference=float(np.abs(a.logit.astype(np.float64) - b.logit).max()),
-        map_correlation=_correlation(a.map, b.map),
+        map_correlation=correlation(a.map, b.map),
         answers=answers,
     )
 
@@ -119,7 +119,8 @@ def _flat(value: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, A
         yield prefix, value
 
 
-def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float | None:
+def correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float | None:
+    """Pearson's, over all cells together; None where the sizes differ, or one side is the same everywhere."""
     if a.shape != b.shape:
         return None
     x, y = (values.astype(np.float64).ravel() - values.mean(dtype=np.float64) for values in (a, b))

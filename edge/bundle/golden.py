@@ -19,6 +19,10 @@ MOST_BYTES = 2**30
 """Of golden tiles and their answers in memory, whatever a file claims."""
 
 
+class GoldenTilesError(BundleError):
+    """An engine's answers on this machine are farther off than the bundle allows for its precision."""
+
+
 @dataclass(frozen=True)
 class GoldenTiles:
     """Tiles and what the trained model said of them."""
@@ -81,7 +85,8 @@ def check_golden(golden: GoldenTiles, engine: Engine, manifest: Manifest) -> dic
     """Run the golden tiles on `engine` and return how far its answers are off, as shares of the scale.
 
     Raises:
-        BundleError: farther than the manifest allows for the engine's precision.
+        BundleError: they are none that this graph should give.
+        GoldenTilesError: farther than the manifest allows for the engine's precision.
     """
     logit, maps = infer(engine, golden.tiles)
     if logit.shape != golden.logit.shape or maps.shape != golden.map.shape:
@@ -93,8 +98,9 @@ def check_golden(golden: GoldenTiles, engine: Engine, manifest: Manifest) -> dic
     tolerance = manifest.tolerances[engine.precision]
     for name, difference in came.items():
         if not difference <= tolerance:  # a NaN is refused too
-            raise BundleError(
+            what = "this bundle" if engine.precision == "f32" else engine.precision
+            raise GoldenTilesError(
                 f"on this machine {engine.name} in {engine.precision} is off by {difference:.1e} of the scale in "
-                f"{name} on the golden tiles, allowed is {tolerance:.1e}; this bundle must not be used here"
+                f"{name} on the golden tiles, allowed is {tolerance:.1e}; {what} must not be used here"
             )
     return came

@@ -8,9 +8,12 @@ from msgspec import Meta
 from edge.colour import COLOUR
 from edge.errors import BundleError
 from edge.geometry.stitching import HEATMAP_CELL_PX
+from edge.inference.engine import GRAPHS, OPENVINO_GRAPH, Precision, weights_of
 
-SCHEMA = 2
+SCHEMA = 3
 """Counts up when an older reader could misread a bundle; readers refuse what is newer than they are."""
+FIRST_WITH_PRECISIONS = 3
+"""Before it a tolerance said nothing of what a bundle has."""
 
 Positive = Annotated[int, Meta(gt=0)]
 Cells = Annotated[int, Meta(gt=0, le=4096)]
@@ -100,6 +103,61 @@ class Gate(_Part, frozen=True):
     largest_difference: dict[str, float]
 
 
+class Agreement(_Part, frozen=True):
+    """How far one precision is from the model itself over the held tiles, in batches of one size."""
+
+    batch: Positive
+    logit_difference: Annotated[float, Meta(ge=0, le=1e9)] | None
+    """Largest, logits; none: an answer is no number."""
+    flips: Annotated[int, Meta(ge=0)]
+    """Tiles that fall on the other side of the score threshold."""
+    map_correlation: Annotated[float, Meta(ge=-1, le=1)] | None
+    """Pearson's, over the cells of all maps together."""
+    iou_median: Annotated[float, Meta(ge=0, le=1)] | None
+    iou_p5: Annotated[float, Meta(ge=0, le=1)] | None
+    """Of the regions over the evidence threshold, over the tiles where the model itself finds one; p5: the 5th
+    percentile. None where it finds one nowhere."""
+
+
+class Attempt(_Part, frozen=True):
+    """One way to make a precision, and how it agrees."""
+
+    how: str
+    agreement: list[Agreement]
+    missed: list[str]
+    """The limits that it misses, in words; none: it passed."""
+
+
+class PrecisionGate(_Part, frozen=True):
+    """What came of one precision."""
+
+    graph: PlainName | None
+    """The IR that the engine compiles for it; none: it is left out of the bundle."""
+    reason: str | None
+    """Why it is left out, or what it misses though it was let in; none: it passed."""
+    attempts: list[Attempt]
+    """The last is the one that the reason, or the graph, is of."""
+
+
+class MapGate(_Part, frozen=True):
+    """Each precision held against the model itself, its maps too, on tiles that did not teach it."""
+
+    tiles: Positive
+    tiles_are: str
+    """Which tiles they were, in words."""
+    tiles_with_region: Annotated[int, Meta(ge=0)]
+    """Those where the model itself finds a region over the evidence threshold."""
+    tiles_on_threshold: Annotated[int, Meta(ge=0)]
+    """Those whose logit is the score threshold but for rounding, so that the model itself does not settle the verdict.
+    They are not counted as flips."""
+    score_threshold: Finite
+    """Logits: what flips are counted by. A bundle that was calibrated anew since has another."""
+    evidence_threshold: Finite
+    """Logits: what regions are found by."""
+    limits: dict[Precision, dict[str, float]]
+    precisions: dict[Precision, PrecisionGate]
+
+
 class Manifest(_Part, frozen=True):
     """All of `manifest.json`. Unknown keys are refused: what a reader does not know it cannot honour."""
 
@@ -114,12 +172,33 @@ class Manifest(_Part, frozen=True):
     map: Map
     calibration: Calibration
     gate: Gate
-    tolerances: dict[str, Annotated[float, Meta(gt=0, le=1)]]
+    tolerances: dict[Precision, Annotated[float, Meta(gt=0, le=1)]]
     """Per precision, how far golden tiles may be off on the target, as a share of the scale."""
     provenance: dict[str, Any]
     """Where data and weights come from, and how the model was trained."""
     files: dict[PlainName, Sha256]
     colour: str = COLOUR
+    map_gate: MapGate | None = None
+    """Which precisions the bundle has, and why; none: f32 alone, as before schema 3."""
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those that the bundle has."""
+        return tuple(precision for precision in GRAPHS if self.graph_for(precision) is not None)
+
+    def graph_for(self, precision: Precision) -> str | None:
+        """The IR that is compiled for a precision; none: the bundle has not got it."""
+        if self.map_gate is None:
+            return OPENVINO_GRAPH if precision == "f32" else None
+        gate = self.map_gate.precisions.get(precision)
+        return None if gate is None else gate.graph
+
+    def why_without(self, precision: Precision) -> str:
+        """Why the bundle has not got a precision."""
+        if self.map_gate is None:
+            return "it was exported in f32 alone"
+        gate = self.map_gate.precisions.get(precision)
+        return "its export did not try it" if gate is None or gate.reason is None else gate.reason
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
@@ -153,6 +232,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
             raise BundleError(f"{where} declares {name} as {came}, expected {tensor}; export the bundle again")
     if "f32" not in manifest.tolerances:
         raise BundleError(f"{where} states no tolerance for f32; every bundle has one; export the bundle again")
+    _check_precisions(manifest, where)
     if manifest.grid.overlap_px >= manifest.grid.tile_px:
         raise BundleError(
             f"{where} has an overlap of {manifest.grid.overlap_px} px for tiles of {manifest.grid.tile_px} px; "
@@ -169,6 +249,35 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
             f"{manifest.grid.tile_px} px; expected at most a cell per px; export the bundle again"
         )
     return manifest
+
+
+def _check_precisions(manifest: Manifest, where: str) -> None:
+    """Of each precision that a manifest has, all is there; of each that it has not, why.
+
+    Raises:
+        BundleError: something is missing, or is of another precision.
+    """
+    gates = {} if manifest.map_gate is None else manifest.map_gate.precisions
+    if "f32" not in manifest.precisions:
+        raise BundleError(f"{where} leaves out f32; every bundle has it; export the bundle again")
+    for precision, gate in gates.items():
+        if gate.graph is None:
+            if not (gate.reason or "").strip():
+                raise BundleError(f"{where} leaves out {precision} and gives no reason; export the bundle again")
+            continue
+        if gate.graph not in GRAPHS[precision]:
+            raise BundleError(
+                f"{where} names {gate.graph} as the graph for {precision}, expected "
+                f"{' or '.join(GRAPHS[precision])}; export the bundle again"
+            )
+        for name in (gate.graph, weights_of(gate.graph)):
+            if name not in manifest.files:
+                raise BundleError(f"{where} lists no {name}, which {precision} needs; export the bundle again")
+        if precision not in manifest.tolerances:
+            raise BundleError(f"{where} states no tolerance for {precision}, which it has; export the bundle again")
+    for precision in manifest.tolerances:
+        if precision not in manifest.precisions and manifest.schema >= FIRST_WITH_PRECISIONS:
+            raise BundleError(f"{where} states a tolerance for {precision}, which it has not; export the bundle again")
 
 
 class _SchemaOnly(msgspec.Struct):

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import click
 
-from edge.bundle import check_golden, open_bundle
+from edge.bundle import open_bundle, open_proven_engine
 from edge.bundle.trusted import TRUSTED_KEYS, require_trusted, signer_in_words, signer_of
 from edge.cli.bundle_diff import diff
 from edge.cli.bundle_signing import keygen, sign, trust
 from edge.cli.calibrate import bound_in_words, rule_in_words
+from edge.cli.engine_options import engine_option, precision_option
 from edge.cli.output import json_option, print_facts, print_json
-from edge.inference import EngineKind, open_engine
+from edge.cli.precision_words import precision_facts
+from edge.inference import EngineKind, Precision
 
 BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 
@@ -56,6 +58,7 @@ def show(bundle_path: Path, as_json: bool) -> None:
             "false rejects": bound_in_words(calibration),
             "export gate": f"{manifest.gate.tiles} tiles, allowed {manifest.gate.tolerance:.0e} of the scale; "
             + ", ".join(f"{name} {value:.1e}" for name, value in manifest.gate.largest_difference.items()),
+            **precision_facts(manifest),
             "files": ", ".join(sorted(manifest.files)),
         },
     )
@@ -63,7 +66,8 @@ def show(bundle_path: Path, as_json: bool) -> None:
 
 @bundle.command(epilog="Example: heatline bundle verify boards.bundle --engine onnxruntime")
 @BundleArgument
-@click.option("--engine", "kind", type=click.Choice(["openvino", "onnxruntime"]), default="openvino", show_default=True)
+@engine_option
+@precision_option
 @click.option(
     "--keys",
     "folder",
@@ -71,12 +75,12 @@ def show(bundle_path: Path, as_json: bool) -> None:
     help=f"Refuse BUNDLE unless a key of this folder signed it. Without: only say whether one of {TRUSTED_KEYS} did.",
 )
 @json_option
-def verify(bundle_path: Path, kind: EngineKind, folder: Path | None, as_json: bool) -> None:
+def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Path | None, as_json: bool) -> None:
     """Verify every file of BUNDLE and its signature, if it has one, and run its golden tiles on this machine."""
     opened = open_bundle(bundle_path)
     signer = signer_of(opened, TRUSTED_KEYS) if folder is None else require_trusted(opened, folder)
-    engine = open_engine(kind, opened.path, opened.manifest.grid.tile_px)
-    differences = check_golden(opened.golden(), engine, opened.manifest)
+    proven = open_proven_engine(opened, kind, precision)
+    engine = proven.engine
     report: dict[str, object] = {
         "name": opened.manifest.name,
         "version": opened.manifest.version,
@@ -84,12 +88,15 @@ def verify(bundle_path: Path, kind: EngineKind, folder: Path | None, as_json: bo
         "signed_by": signer,
         "engine": engine.name,
         "precision": engine.precision,
+        "fell_back": proven.fell_back,
         "golden_tiles": len(opened.golden().tiles),
-        "off_by": differences,
+        "off_by": proven.differences,
         "allowed": opened.manifest.tolerances[engine.precision],
     }
     if as_json:
         print_json(report)
     else:
         shown = report | {"signed_by": signer_in_words(signer)}
-        print_facts(f"{bundle_path} is whole and works on this machine", shown)
+        if proven.fell_back is None:
+            del shown["fell_back"]
+        print_facts(f"{bundle_path} is whole and works on this machine in {proven.computes_in}", shown)

@@ -7,16 +7,20 @@ from typing import Any
 
 import click
 import msgspec
+from msgspec import UNSET, UnsetType
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from edge.bundle import Bundle, GoldenTiles, open_bundle
 from edge.bundle.difference import Answers, AnswersDifference, Change, answers_difference, manifest_changes
+from edge.cli.engine_options import engine_option
 from edge.cli.output import json_option, print_facts, print_json, visible
+from edge.cli.precision_words import attempts_in_words
 from edge.inference import EngineKind, infer, open_engine
 
 SHA256 = re.compile("[0-9a-f]{64}")
+ATTEMPTS = re.compile(r"map_gate\.precisions\.(\w+)\.attempts")
 LONGEST_SHOWN = 120
 """Characters of a value for people; --json has all of it."""
 
@@ -24,7 +28,7 @@ LONGEST_SHOWN = 120
 @click.command(epilog="Example: heatline bundle diff boards.bundle boards-cal1.bundle")
 @click.argument("a_path", metavar="A", type=click.Path(path_type=Path))
 @click.argument("b_path", metavar="B", type=click.Path(path_type=Path))
-@click.option("--engine", "kind", type=click.Choice(["openvino", "onnxruntime"]), default="openvino", show_default=True)
+@engine_option
 @json_option
 def diff(a_path: Path, b_path: Path, kind: EngineKind, as_json: bool) -> None:
     """Tell what changed from bundle A to bundle B: model, calibration, gate, and the verdicts on B's golden tiles.
@@ -52,14 +56,14 @@ def diff(a_path: Path, b_path: Path, kind: EngineKind, as_json: bool) -> None:
     console = Console()
     for section, found in {"signature": _signature_changes(a, b), **changes}.items():
         if found:
-            console.print(_table(section, found))
+            console.print(_table(section, _attempts_as_one(found, a, b)))
             console.print()
     if a.digest == b.digest:
         click.echo(f"{a_path} and {b_path} are the same bundle, digest {a.digest}")
     elif answers is None:
         console.print(f"golden tiles of B: {hindrance}", markup=False, highlight=False)
     else:
-        print_facts(f"golden tiles of B, both by {kind}", _facts(answers))
+        print_facts(f"golden tiles of B, both by {kind} in f32", _facts(answers))
 
 
 def _hindrance(a: Bundle, golden: GoldenTiles) -> str | None:
@@ -88,6 +92,23 @@ def _signature_changes(a: Bundle, b: Bundle) -> Sequence[Change]:
     return [] if signers[0] == signers[1] else [Change("signed_by", *signers)]
 
 
+def _attempts_as_one(changes: Sequence[Change], a: Bundle, b: Bundle) -> list[Change]:
+    """With one row for all figures of a precision's attempts; --json has each."""
+    rows = {}
+    for change in changes:
+        found = ATTEMPTS.match(change.key)
+        key = found[0] if found else change.key
+        rows[key] = Change(key, _attempts(a, found[1]), _attempts(b, found[1])) if found else change
+    return list(rows.values())
+
+
+def _attempts(bundle: Bundle, precision: str) -> str | UnsetType:
+    gate = bundle.manifest.map_gate
+    if gate is None or precision not in gate.precisions:
+        return UNSET
+    return attempts_in_words(gate.precisions[precision].attempts, gate.tiles)
+
+
 def _table(section: str, changes: Sequence[Change]) -> Table:
     table = Table(title=section, title_justify="left", box=None, pad_edge=False)
     table.add_column("", style="bold", overflow="fold")
@@ -99,7 +120,7 @@ def _table(section: str, changes: Sequence[Change]) -> Table:
 
 
 def _shown(value: Any) -> str:
-    if value is msgspec.UNSET:
+    if value is UNSET:
         return "-"
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     if SHA256.fullmatch(text):

@@ -10,13 +10,14 @@ import msgspec
 from rich.progress import track
 
 from edge.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
-from edge.bundle import Calibration, check_golden, open_bundle
+from edge.bundle import Calibration, open_bundle, open_proven_engine
 from edge.bundle.manifest import Rule
 from edge.calibration import calibrate as calibrate_by_share
 from edge.calibration import calibrate_by_the_study, may_reach, rejected
+from edge.cli.engine_options import engine_option, precision_option
 from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.errors import BundleError, InputError
-from edge.inference import EngineKind, open_engine
+from edge.inference import EngineKind, Precision
 from edge.inspection.inspector import Inspector
 from edge.recalibration import (
     GoodPictures,
@@ -69,6 +70,10 @@ class Report(msgspec.Struct, frozen=True):
     digest: str | None
     version: str
     engine: EngineKind
+    precision: Precision
+    """What the good frames were computed in."""
+    fell_back: str | None
+    """Why not in what was asked for."""
     calibration: Calibration
     good_frames: Shift
     support: Support | None
@@ -106,7 +111,8 @@ class Report(msgspec.Struct, frozen=True):
 @click.option("--to", "target", type=click.Path(path_type=Path), help="New folder for the bundle. Default: beside it.")
 @click.option("--version", help="Version of the new bundle. Default: the old one with +cal1, +cal2 and so on.")
 @click.option("--dry-run", is_flag=True, help="Print everything, write nothing.")
-@click.option("--engine", "kind", type=click.Choice(["openvino", "onnxruntime"]), default="openvino", show_default=True)
+@engine_option
+@precision_option
 @json_option
 def calibrate(
     bundle_path: Path,
@@ -118,6 +124,7 @@ def calibrate(
     version: str | None,
     dry_run: bool,
     kind: EngineKind,
+    precision: Precision,
     as_json: bool,
 ) -> None:
     """Set the thresholds of BUNDLE anew from GOOD_FRAMES, pictures or folders of them, and write a new bundle.
@@ -145,9 +152,8 @@ def calibrate(
     target = target or _beside(bundle_path)
     if not dry_run:
         _refuse_place(target, bundle_path)
-    engine = open_engine(kind, parent.path, was.grid.tile_px)
-    check_golden(parent.golden(), engine, was)
-    inspector = Inspector(was, engine)
+    proven = open_proven_engine(parent, kind, precision)
+    inspector = Inspector(was, proven.engine)
 
     frames = pictures.run(inspector, _progress("good frames"))
     second_frames = second_pictures.run(inspector, _progress("second shift"))
@@ -164,13 +170,15 @@ def calibrate(
         )
         warnings += [f"{words}; look at the frames that are named, and calibrate on both" for words in second.differs]
     warnings += _look_hot(len(frames), rejected(frames, was.calibration.score_threshold), was.calibration)
-    manifest = recalibrated(parent, calibration, version, second, kind)
+    manifest = recalibrated(parent, calibration, version, second, proven.engine)
     written = None if dry_run else write_recalibrated(target, parent, manifest)
     report = Report(
         written=None if written is None else str(written.path),
         digest=None if written is None else written.digest,
         version=version,
         engine=kind,
+        precision=proven.engine.precision,
+        fell_back=proven.fell_back,
         calibration=calibration,
         good_frames=first,
         support=None if rule == "study" else _support(len(frames), share),
@@ -286,12 +294,15 @@ def _facts(report: Report) -> dict[str, object]:
         "digest": report.digest or "none, this is a dry run",
         "signed by": "nobody, as it is another bundle now: heatline bundle sign",
         "calibrated by": f"{rule_in_words(calibration)}, on {calibration.frames} {calibration.frames_are}",
+        "computed by": f"{report.engine} in {report.precision}",
         "score threshold": f"{calibration.score_threshold:.3f} logits, was {before.score_threshold:.3f}",
         "evidence threshold": f"{calibration.evidence_threshold:.3f} logits, was {before.evidence_threshold:.3f}",
         "false rejects": f"{_outcome(first)}; by the old threshold {before.rejected}",
         "what they support": _support_in_words(calibration, report.support),
         "hottest": _hottest(first),
     }
+    if report.fell_back is not None:
+        facts["fell back"] = report.fell_back
     if report.second_shift is not None:
         second = report.second_shift
         facts["second shift"] = f"{second.frames} {second.frames_are}"

@@ -35,15 +35,16 @@ def check(line: Path, as_json: bool) -> None:
             for camera in config.cameras
         }
     check_address(config.events.bind)
-    manifest = prepared.bundle.manifest
+    manifest, proven = prepared.bundle.manifest, prepared.proven
     report: dict[str, Any] = {
         "line": line.stem,
         "bundle": {"name": manifest.name, "version": manifest.version, "digest": prepared.bundle.digest},
         "signed_by": prepared.signed_by,
         "model": manifest.model.name,
-        "engine": prepared.engine.name,
-        "precision": prepared.engine.precision,
-        "golden_tiles_off_by": prepared.golden_differences,
+        "engine": proven.engine.name,
+        "precision": proven.engine.precision,
+        "fell_back": proven.fell_back,
+        "golden_tiles_off_by": proven.differences,
         "score_threshold": prepared.inspector.thresholds.score,
         "evidence_threshold": prepared.inspector.thresholds.evidence,
         "acting": config.acting,
@@ -57,13 +58,15 @@ def check(line: Path, as_json: bool) -> None:
     shown["bundle"] = f"{manifest.name} {manifest.version} ({prepared.bundle.digest[:12]})"
     shown["signed_by"] = signer_in_words(prepared.signed_by)
     shown["golden_tiles_off_by"] = ", ".join(
-        f"{name} {difference:.1e}" for name, difference in prepared.golden_differences.items()
+        f"{name} {difference:.1e}" for name, difference in proven.differences.items()
     )
     shown |= {
         f"camera {name}": "{found}; first frame {width}x{height} px {pixel_format}, {tiles} tiles".format(**camera)
         for name, camera in cameras.items()
     }
-    print_facts(f"{line} can be run", shown)
+    if proven.fell_back is None:
+        del shown["fell_back"]
+    print_facts(f"{line} can be run in {proven.computes_in}", shown)
 
 
 def _camera(source: FrameSource, found: str, rule: FrameRule, inspector: Inspector) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from edge.bundle import check_golden, open_bundle
+from edge.bundle import open_bundle, open_proven_engine
+from edge.cli.engine_options import engine_option, precision_option
 from edge.cli.output import json_option, print_json
 from edge.colour import to_rgb
 from edge.delivery.messages import VerdictEvent
@@ -14,7 +15,7 @@ from edge.errors import EngineError, InputError
 from edge.frames import BadFrame, Frame, Stamp
 from edge.heatmap_picture import overlay, png
 from edge.images import list_images, read_image
-from edge.inference import EngineKind, open_engine
+from edge.inference import EngineKind, Precision
 from edge.inspection.inspector import Inspector, PendingFrame
 from edge.inspection.outcome import Outcome, Unjudged
 from edge.service.reporter import Reporter
@@ -24,9 +25,12 @@ from edge.service.reporter import Reporter
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for pictures and verdicts.jsonl.")
-@click.option("--engine", "kind", type=click.Choice(["openvino", "onnxruntime"]), default="openvino", show_default=True)
+@engine_option
+@precision_option
 @json_option
-def inspect(bundle_path: Path, images: tuple[Path, ...], out: Path, kind: EngineKind, as_json: bool) -> None:
+def inspect(
+    bundle_path: Path, images: tuple[Path, ...], out: Path, kind: EngineKind, precision: Precision, as_json: bool
+) -> None:
     """Inspect IMAGES, files or folders of them, without a line.
 
     Writes one picture per image, heatmap and regions drawn in, and one event per image, as JSON, to verdicts.jsonl.
@@ -34,8 +38,7 @@ def inspect(bundle_path: Path, images: tuple[Path, ...], out: Path, kind: Engine
     """
     files = [file for path in images for file in (list_images(path) if path.is_dir() else [path])]
     bundle = open_bundle(bundle_path)
-    engine = open_engine(kind, bundle.path, bundle.manifest.grid.tile_px)
-    check_golden(bundle.golden(), engine, bundle.manifest)
+    engine = open_proven_engine(bundle, kind, precision).engine
     inspector = Inspector(bundle.manifest, engine)
     reporter = Reporter(bundle, engine, inspector.thresholds, acting=False)
     unjudged = 0

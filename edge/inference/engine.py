@@ -6,7 +6,7 @@ copied once; `done` takes the answers, on whichever thread the engine answers.
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from edge.errors import EngineError
 
 EngineKind = Literal["openvino", "onnxruntime"]
+Precision = Literal["f32", "bf16", "int8"]
+"""What the classifier is computed in. bf16 is asked of the engine, int8 is a graph of its own."""
 
 Fill = Callable[[NDArray[np.uint8]], None]
 """Writes tiles into an array [count, tile, tile, 3]."""
@@ -29,13 +31,29 @@ LOOK_FOR_FAILURES_EVERY_SECONDS = 0.5
 ONNX_GRAPH = "model.onnx"
 OPENVINO_GRAPH = "model_f32.xml"
 OPENVINO_WEIGHTS = "model_f32.bin"
+GRAPHS: Mapping[Precision, tuple[str, ...]] = {
+    "f32": (OPENVINO_GRAPH,),
+    "bf16": (OPENVINO_GRAPH, "model_bf16.xml"),
+    "int8": ("model_int8.xml",),
+}
+"""Per precision, the IR that it may have, the usual one first. In bf16 it may be another one: some models need parts of
+theirs kept in f32."""
+
+
+def weights_of(graph: str) -> str:
+    """The file of an IR's weights.
+
+    >>> weights_of("model_f32.xml")
+    'model_f32.bin'
+    """
+    return graph.removesuffix(".xml") + ".bin"
 
 
 class Engine(ABC):
     """A compiled graph. Any one thread submits; answers come on the engine's threads, in any order."""
 
     name: str
-    precision: str = "f32"
+    precision: Precision = "f32"
     batch: int
     """Most tiles that one request takes."""
 

@@ -1,24 +1,38 @@
 """How an engine is opened: the one place that knows all kinds. Each kind's library is imported only when it is used."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from edge.errors import EngineError
-from edge.inference.engine import Engine, EngineKind
+from edge.inference.engine import GRAPHS, Engine, EngineKind, Precision
+
+PRECISIONS: Mapping[EngineKind, tuple[Precision, ...]] = {"openvino": ("f32", "bf16", "int8"), "onnxruntime": ("f32",)}
+"""What each kind can compute in, if the processor can."""
 
 
 def open_engine(
-    kind: EngineKind, folder: Path, tile_px: int, *, threads: int = 0, streams: int = 0, batch: int = 0
+    kind: EngineKind,
+    folder: Path,
+    tile_px: int,
+    *,
+    precision: Precision = "f32",
+    graph: str | None = None,
+    threads: int = 0,
+    streams: int = 0,
+    batch: int = 0,
 ) -> Engine:
-    """The graph in a bundle's folder, compiled in f32 by an engine of this kind.
+    """A graph in a bundle's folder, compiled by an engine of this kind to compute in this precision, or not at all.
 
     Args:
         tile_px: side of a tile, px.
+        graph: the IR that OpenVINO compiles; None: the precision's usual one. ONNX Runtime has but one graph.
         threads: processor threads in all; 0: as many as there are cores.
         streams: requests worked on side by side (OpenVINO); 0: one per thread.
         batch: tiles per request; 0: what is fastest for this kind.
     Raises:
-        EngineError: it does not load or compile.
+        EngineError: it does not load or compile, or cannot compute in this precision.
     """
+    require_precision(kind, precision)
     if kind == "openvino":
         try:
             from edge.inference.openvino_engine import OpenVinoEngine
@@ -28,7 +42,23 @@ def open_engine(
                 'engine.kind = "onnxruntime"'
             ) from error
 
-        return OpenVinoEngine(folder, tile_px, threads=threads, streams=streams, batch=batch)
+        graph = graph or GRAPHS[precision][0]
+        return OpenVinoEngine(
+            folder, tile_px, precision=precision, graph=graph, threads=threads, streams=streams, batch=batch
+        )
     from edge.inference.onnxruntime_engine import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(folder, tile_px, threads=threads, batch=batch)
+
+
+def require_precision(kind: EngineKind, precision: Precision) -> None:
+    """See that engines of a kind can compute in a precision, on whatever processor.
+
+    Raises:
+        EngineError: they cannot.
+    """
+    if precision not in PRECISIONS[kind]:
+        raise EngineError(
+            f"{kind} was asked for {precision}, it computes in {' or '.join(PRECISIONS[kind])} alone; choose another "
+            "engine or another precision"
+        )

@@ -21,6 +21,8 @@ from edge.inference.engine import (
     EngineKind,
     Failed,
     Fill,
+    Precision,
+    weights_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -29,24 +31,41 @@ logger = logging.getLogger(__name__)
 class OpenVinoEngine(Engine):
     name: EngineKind = "openvino"
 
-    def __init__(self, folder: Path, tile_px: int, *, threads: int = 0, streams: int = 0, batch: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tile_px: int,
+        *,
+        precision: Precision = "f32",
+        graph: str = OPENVINO_GRAPH,
+        threads: int = 0,
+        streams: int = 0,
+        batch: int = 0,
+    ) -> None:
+        self.precision = precision
         self.batch = batch or 1  # with a stream per core, one tile per request was fastest and wastes no partial batch
         threads = threads or len(os.sched_getaffinity(0))
+        hint = "bf16" if precision == "bf16" else "f32"  # what an int8 graph does not quantise is f32
         settings = {
             "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_PRECISION_HINT": "f32",  # never by default: some processors would take bf16 unasked
+            "INFERENCE_PRECISION_HINT": hint,  # never by default: some processors would take bf16 unasked
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams or threads,
         }
         try:
             core = ov.Core()
-            model = core.read_model(folder / OPENVINO_GRAPH)
+            model = core.read_model(folder / graph, folder / weights_of(graph))
             model.reshape({"tiles": [self.batch, tile_px, tile_px, 3]})
             compiled = core.compile_model(model, "CPU", settings)
+            effective = _effective_precision(compiled)
             idle: queue.SimpleQueue[_Request] = queue.SimpleQueue()
             requests = [_Request(compiled.create_infer_request(), idle) for _ in range((streams or threads) + 1)]
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO cannot use {folder / OPENVINO_GRAPH}: {_first_line(error)}") from error
+            raise EngineError(f"OpenVINO cannot use {folder / graph}: {_first_line(error)}") from error
+        if effective != hint:
+            raise EngineError(
+                f"this processor has no {hint}, OpenVINO would compute in {effective} instead; choose another precision"
+            )
         self._compiled = compiled
         self._idle, self._requests = idle, requests
         for request in self._requests:
@@ -126,6 +145,11 @@ class _Request:
             failed(error)
         finally:
             self._idle.put(self)
+
+
+def _effective_precision(compiled: ov.CompiledModel) -> str:
+    """What the processor will compute in: a hint that it cannot follow is passed over in silence."""
+    return str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
 
 
 def _first_line(error: Exception) -> str:

@@ -71,12 +71,13 @@ class Service:
     def _inspect(self, line: Line, publisher: Publisher, cameras: dict[str, Camera]) -> None:
         reporter = Reporter(
             line.bundle,
-            line.engine,
+            line.proven.engine,
             line.inspector.thresholds,
             acting=self._config.acting,
             heatmaps=self._config.events.heatmaps,
         )
         ledger = Ledger(list(cameras))
+        fallback = "" if line.proven.fell_back is None else f", in {line.proven.computes_in}"
         sending = threading.Lock()  # a status must not name a seq that goes out after it
 
         def report(outcome: Outcome) -> None:
@@ -86,13 +87,15 @@ class Service:
         def tell(state: State) -> None:
             with sending:
                 publisher.send(reporter.status(self._name, state, ledger.accounts()))
-            notify(f"STATUS={state.lower()}, {reporter.last_seq} frames reported")
+            notify(f"STATUS={state.lower()}, {reporter.last_seq} frames reported{fallback}")
 
         pipeline = Pipeline(cameras, line.inspector, ledger, report)
         notify("READY=1")
         logger.info(
-            "ready: %s, signed by %s, publishing on %s",
+            "ready: %s by %s in %s, signed by %s, publishing on %s",
             line.bundle.manifest.name,
+            line.proven.engine.name,
+            line.proven.computes_in,
             signer_in_words(line.signed_by),
             publisher.address,
         )

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import zmq
 
-from edge.bundle import Bundle, check_golden, open_bundle
+from edge.bundle import Bundle, ProvenEngine, open_bundle, open_proven_engine
 from edge.bundle.trusted import Signer, require_trusted, signer_of
 from edge.cameras.base import FrameSource
 from edge.cameras.folder import FolderCamera
 from edge.config import CameraConfig, LineConfig
 from edge.delivery.publisher import bind
 from edge.errors import ConfigError, DeliveryError
-from edge.inference import Engine, open_engine
 from edge.inspection.inspector import Inspector
 from edge.inspection.verdict import Thresholds
 
@@ -26,8 +25,7 @@ class Line:
     bundle: Bundle
     signed_by: Signer | None
     """None where nobody signed and the configuration allows that."""
-    engine: Engine
-    golden_differences: dict[str, float]
+    proven: ProvenEngine
     inspector: Inspector
 
 
@@ -44,17 +42,16 @@ def prepare_line(config: LineConfig) -> Line:
     overlap, tile = config.tiles.overlap_px, bundle.manifest.grid.tile_px
     if overlap is not None and overlap >= tile:
         raise ConfigError(f"tiles.overlap_px is {overlap}, the bundle's tiles are {tile} px; expected less")
-    engine = open_engine(
+    proven = open_proven_engine(
+        bundle,
         config.engine.kind,
-        bundle.path,
-        tile,
+        config.engine.precision,
         threads=config.engine.threads,
         streams=config.engine.streams,
         batch=config.engine.batch,
     )
-    differences = check_golden(bundle.golden(), engine, bundle.manifest)
-    inspector = Inspector(bundle.manifest, engine, thresholds=_thresholds(config, bundle), overlap_px=overlap)
-    return Line(config, bundle, signed_by, engine, differences, inspector)
+    inspector = Inspector(bundle.manifest, proven.engine, thresholds=_thresholds(config, bundle), overlap_px=overlap)
+    return Line(config, bundle, signed_by, proven, inspector)
 
 
 def make_source(config: CameraConfig) -> FrameSource:

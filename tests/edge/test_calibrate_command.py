@@ -105,7 +105,7 @@ def test_a_bundle_of_schema_1_can_be_calibrated_and_keeps_what_it_told(tmp_path:
     assert "not told by this bundle" in shown
     calibrated(own.path, write_pictures(tmp_path / "good", evenly(250)), "--to", tmp_path / "new", "--version", "7")
     new = open_bundle(tmp_path / "new").manifest
-    assert (new.schema, new.version, new.provenance["data"]) == (2, "7", {"data": "boards"})
+    assert (new.schema, new.version, new.provenance["data"]) == (SCHEMA, "7", {"data": "boards"})
 
 
 def test_bundle_show_tells_rule_rate_frames_and_bound(tmp_path: Path, own: Bundle) -> None:

@@ -44,6 +44,7 @@ pixel_format = "any"
 
 [engine]
 kind = "onnxruntime"
+precision = "f32"
 threads = 4
 streams = 2
 batch = 8
@@ -96,7 +97,7 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
             ),
             FolderCameraConfig(name="side-2", path=Path("/data/side"), size="any", pixel_format="any"),
         ],
-        engine=EngineConfig(kind="onnxruntime", threads=4, streams=2, batch=8),
+        engine=EngineConfig(kind="onnxruntime", precision="f32", threads=4, streams=2, batch=8),
         tiles=TilesConfig(overlap_px=32),
         thresholds=ThresholdsConfig(score=1.5, evidence=-2.0),
         events=EventsConfig(bind="ipc:///run/heatline/events", heatmaps="always", wait_for_subscriber_s=2.5),
@@ -168,6 +169,9 @@ def with_key(table: str, key: str) -> str:
         ("cameras", "rate_fps = nan", "at `$.cameras[0].rate_fps`"),
         ("cameras", "rate_fps = inf", "at `$.cameras[0].rate_fps`"),
         ("engine", "kind = 'torch'", "Invalid enum value 'torch'"),
+        ("engine", "precision = 'fp16'", "Invalid enum value 'fp16'"),
+        ("engine", "precision = 32", "at `$.engine.precision`"),
+        ("engine", "kind = 'onnxruntime'\nprecision = 'bf16'", "onnxruntime computes in f32 alone; set engine.kind"),
         ("engine", "threads = -1", "Expected `int` >= 0"),
         ("tiles", "overlap_px = -1", "Expected `int` >= 0"),
         ("events", "heatmaps = 'sometimes'", "Invalid enum value 'sometimes'"),
@@ -231,6 +235,11 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         load_config(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
         load_config(tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16", "int8"])
+def test_openvino_may_be_asked_for_every_precision(tmp_path: Path, precision: str) -> None:
+    assert load(tmp_path, with_key("engine", f"precision = '{precision}'")).engine.precision == precision
 
 
 def test_a_threshold_of_zero_is_a_threshold_and_not_the_bundles(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from edge.errors import InputError
 from edge.geometry import TileGrid
 from edge.images import read_rgb
 from edge.inspection.verdict import Thresholds
-from tests.small_bundle import TILE, answer, dark_square, white_frame
+from tests.small_bundle import GAIN, TILE, answer, bundle_in, dark_square, white_frame
 from tests.train.blobs import write_labels
 from train.commands.evaluate import evaluate as evaluate_command
 from train.evaluation.evaluate import Asked, Chosen, choose, evaluate_judged, evaluate_model, names_of
@@ -571,3 +571,15 @@ def test_a_rollout_peaks_where_the_class_token_looked_whatever_the_logit_is(
     tiles = columns.observed().tiles
     assert (tiles.distance_px == 0).tolist() == [pointing]
     assert (tiles.on_truth > 0.4).tolist() == [pointing]
+
+
+def test_an_evaluation_names_the_precision_that_was_computed_in(tmp_path: Path) -> None:
+    data = folder(tmp_path / "data", {"a": (80, 80), "b": None}, {"a": (80, 80)})
+    close, far = bundle_in(tmp_path / "close"), bundle_in(tmp_path / "far", int8_gain=2 * GAIN)
+
+    def engine(bundle: Bundle, *options: str) -> Any:
+        return reported(bundle.path, "--data", data, *options)["told"]["engine"]
+
+    assert engine(close, "--precision", "int8") == "openvino int8"
+    assert engine(far, "--precision", "int8") == "openvino f32 instead of int8"
+    assert engine(close) == "openvino f32"

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from edge.cli.engine_options import precision_option
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.errors import InputError
-from edge.inference import EngineKind
+from edge.inference import EngineKind, Precision
 from train.readers import LabelledImage
 from train.readers.folder import LABELS_ONLY, TRUTHS
 
@@ -58,6 +59,7 @@ Example:
     show_default=True,
     help="What runs a bundle; runs go through PyTorch.",
 )
+@precision_option
 @click.option(
     "--false-reject",
     type=click.FloatRange(min=0, max=1, max_open=True),
@@ -83,6 +85,7 @@ def evaluate(
     groups: str | None,
     part: str | None,
     engine: EngineKind,
+    precision: Precision,
     false_reject: float,
     overlap_px: int | None,
     as_json: bool,
@@ -108,6 +111,7 @@ def evaluate(
         column=column,
         pattern=pattern,
         engine=engine,
+        precision=precision,
         false_reject=false_reject,
         overlap_px=overlap_px,
     )
@@ -116,7 +120,8 @@ def evaluate(
     with _written_whole(out) as folder:
         ready = []
         for path in models:  # all are opened first: what is wrong with the last is told before the first is run
-            judged = open_judged(path, engine, false_reject, _track(f"validation frames of {path.name}"), overlap_px)
+            track = _track(f"validation frames of {path.name}")
+            judged = open_judged(path, engine, precision, false_reject, track, overlap_px)
             ready.append((path, judged, choose(judged, asked)))
         folders = {} if folder is None else {path: folder / "models" / name for path, name in names.items()}
         for path, judged, chosen in ready:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.errors import InputError
-from edge.inference import EngineKind
+from edge.inference import EngineKind, Precision
 from train.evaluation.exhibits import Gallery, draw_gallery
 from train.evaluation.explorer import Explorer, explore
 from train.evaluation.figures import figures_of
@@ -40,6 +40,8 @@ class Asked:
     pattern: str | None = None
     """Instead, a regular expression on file names."""
     engine: EngineKind = "openvino"
+    """For bundles."""
+    precision: Precision = "f32"
     """For bundles."""
     false_reject: float = 0.01
     """For runs, which have no thresholds of their own: the share of good frames that theirs may reject."""
@@ -75,7 +77,7 @@ def evaluate_model(path: Path, asked: Asked, folder: Path | None = None, track: 
         BundleError, TrainingError, ExportError, EngineError: the model cannot be used.
         InputError, TrainingError: `folder` cannot be written.
     """
-    judged = open_judged(path, asked.engine, asked.false_reject, track, asked.overlap_px)
+    judged = open_judged(path, asked.engine, asked.precision, asked.false_reject, track, asked.overlap_px)
     return evaluate_judged(judged, choose(judged, asked), folder, track)
 
 

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from edge.bundle import Bundle, Calibration, check_golden, open_bundle
+from edge.bundle import Bundle, Calibration, open_bundle, open_proven_engine
 from edge.bundle.manifest import Grid, Map
 from edge.bundle.store import MANIFEST
 from edge.calibration import calibrate
 from edge.errors import InputError
-from edge.inference import Engine, EngineKind, open_engine
+from edge.inference import Engine, EngineKind, Precision
 from edge.inspection.inspector import Inspector
 from train.config import read_config
 from train.readers import LabelledImage
@@ -40,6 +40,8 @@ class Judged:
     model: str
     settings: Settings
     engine: Engine
+    engine_is: str
+    """Its name and precision, in words."""
     summary: dict[str, Any]
     """What is told of its training: keys of `RunSummary`, as far as known."""
     data: Path | None
@@ -57,10 +59,6 @@ class Judged:
         return "vit" if self.settings.map.method.startswith("rollout") else "cnn"
 
     @property
-    def engine_is(self) -> str:
-        return f"{self.engine.name} {self.engine.precision}"
-
-    @property
     def cell_px(self) -> float:
         """Side of a map cell, px."""
         return self.settings.grid.tile_px / min(self.settings.map.hw)
@@ -76,6 +74,7 @@ class Judged:
 def open_judged(
     path: Path,
     engine: EngineKind = "openvino",
+    precision: Precision = "f32",
     false_reject: float = 0.01,
     track: Track = iter,
     overlap_px: int | None = None,
@@ -85,7 +84,7 @@ def open_judged(
     A run has no thresholds yet: it gets those that its export would set, from its validation frames.
 
     Args:
-        engine: for a bundle.
+        engine, precision: for a bundle.
         false_reject: wanted share of good frames that a run's thresholds may reject.
         track: wraps a run's validation frames, to show how far that is.
         overlap_px: of tiles; None: as the model says.
@@ -94,7 +93,7 @@ def open_judged(
         BundleError, TrainingError, ExportError: it cannot be used.
     """
     if (path / MANIFEST).exists():
-        return _of_bundle(open_bundle(path), engine, overlap_px)
+        return _of_bundle(open_bundle(path), engine, precision, overlap_px)
     if RunFolder(path).summary.exists():
         data = Path(read_config(RunFolder(path).config).data)
         if not data.is_dir():
@@ -108,13 +107,12 @@ def open_judged(
     )
 
 
-def _of_bundle(bundle: Bundle, kind: EngineKind, overlap_px: int | None) -> Judged:
+def _of_bundle(bundle: Bundle, kind: EngineKind, precision: Precision, overlap_px: int | None) -> Judged:
     manifest = bundle.manifest
     grid = manifest.grid
     if overlap_px is not None:
         grid = msgspec.structs.replace(grid, overlap_px=overlap_px)
-    engine = open_engine(kind, bundle.path, manifest.grid.tile_px)
-    check_golden(bundle.golden(), engine, manifest)
+    proven = open_proven_engine(bundle, kind, precision)
     told = manifest.provenance.get("data", {})
     training = manifest.provenance.get("training", {})
     return Judged(
@@ -122,7 +120,8 @@ def _of_bundle(bundle: Bundle, kind: EngineKind, overlap_px: int | None) -> Judg
         kind="bundle",
         model=manifest.model.name,
         settings=Settings(grid, manifest.map, manifest.calibration),
-        engine=engine,
+        engine=proven.engine,
+        engine_is=f"{proven.engine.name} {proven.computes_in}",
         summary={**training, **told, "weights": manifest.provenance.get("weights", {})},
         data=None,
         read=told.get("read", {}),
@@ -151,6 +150,7 @@ def _of_run(run: TrainedRun, false_reject: float, track: Track, overlap_px: int 
             calibrate(validation.good_frames, false_reject, validation.frames_are),
         ),
         engine=engine,
+        engine_is=f"{engine.name} {engine.precision}",
         summary={**msgspec.to_builtins(summary), "batch": run.config.recipe.batch, "lr": run.config.recipe.lr},
         data=Path(run.config.data),
         read={

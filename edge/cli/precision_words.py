@@ -1,0 +1,63 @@
+"""What a bundle tells of its precisions, for people."""
+
+from collections.abc import Iterable, Sequence
+
+from edge.bundle import Calibration, Manifest
+from edge.bundle.manifest import Agreement, Attempt, MapGate, PrecisionGate
+from edge.inference.engine import GRAPHS
+
+
+def precision_facts(manifest: Manifest) -> dict[str, str]:
+    """One fact on each precision, and before them on what they were held against."""
+    gate = manifest.map_gate
+    if gate is None:
+        return {"precisions": "f32 alone"}
+    return {
+        "precisions": ", ".join(manifest.precisions),
+        "held to the model": _held_in_words(gate, manifest.calibration),
+        **{each: _in_words(gate.precisions[each], gate.tiles) for each in GRAPHS if each in gate.precisions},
+    }
+
+
+def attempts_in_words(attempts: Sequence[Attempt], tiles: int) -> str:
+    """The last of the attempts to make a precision, and how it agrees with the model."""
+    if not attempts:
+        return "not held to the model"
+    number = f"{len(attempts)} attempts, the last " if len(attempts) > 1 else ""
+    return f"{number}{attempts[-1].how}: {_agreement_in_words(attempts[-1].agreement, tiles)}"
+
+
+def _held_in_words(gate: MapGate, calibration: Calibration) -> str:
+    words = (
+        f"on {gate.tiles} {gate.tiles_are}, {gate.tiles_with_region} with a region, "
+        f"{gate.tiles_on_threshold} on the score threshold; flips by the score threshold "
+        f"{gate.score_threshold:.3f}, regions by the evidence threshold {gate.evidence_threshold:.3f}"
+    )
+    thresholds = calibration.score_threshold, calibration.evidence_threshold
+    if thresholds == (gate.score_threshold, gate.evidence_threshold):
+        return words
+    return f"{words}, which were those of the export and are others now"
+
+
+def _in_words(gate: PrecisionGate, tiles: int) -> str:
+    if gate.graph is None:
+        words = f"left out: {gate.reason}"
+    else:
+        words = f"shipped as {gate.graph}" + ("" if gate.reason is None else f", though {gate.reason}")
+    return f"{words}; {attempts_in_words(gate.attempts, tiles)}"
+
+
+def _agreement_in_words(agreement: Sequence[Agreement], tiles: int) -> str:
+    """Each figure at its worst batch size."""
+    if not agreement:
+        return "not held to the model"
+    return (
+        f"at worst {max(one.flips for one in agreement)} of {tiles} tiles flip, map correlation "
+        f"{_least(one.map_correlation for one in agreement)}, region IoU {_least(one.iou_median for one in agreement)} "
+        f"(5th percentile {_least(one.iou_p5 for one in agreement)})"
+    )
+
+
+def _least(figures: Iterable[float | None]) -> str:
+    known = list(figures)
+    return "none" if None in known else f"{min(one for one in known if one is not None):.4f}"
