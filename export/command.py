@@ -7,6 +7,7 @@ import click
 
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_facts, print_json, progress_console
+from edge.inference import Precision
 from train.readers import LabelledImage
 
 
@@ -30,24 +31,50 @@ from train.readers import LabelledImage
     show_default=True,
     help="Standard deviation of the heatmap's smoothing, in map cells; 0: none.",
 )
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["f32", "bf16", "int8"]),
+    help="To make; may be repeated, f32 is always made.  [default: all]",
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    type=click.Choice(["bf16", "int8"]),
+    help="Put it into the bundle though it fails the map gate; may be repeated.",
+)
 @json_option
 def export(
-    run: Path, target: Path, name: str | None, version: str, false_reject: float, smoothing_cells: float, as_json: bool
+    run: Path,
+    target: Path,
+    name: str | None,
+    version: str,
+    false_reject: float,
+    smoothing_cells: float,
+    precisions: tuple[Precision, ...],
+    allow: tuple[Precision, ...],
+    as_json: bool,
 ) -> None:
     """Turn RUN, the folder of a training, into a bundle: one graph with classifier and map, proven and calibrated.
 
-    Fails if ONNX Runtime or OpenVINO do not answer as PyTorch does, or if the logit is not the mean of the map.
+    Each precision is held to the model itself on tiles of the validation groups: verdicts, maps and regions. One that
+    fails is left out of the bundle, with the reason. The export fails if ONNX Runtime or OpenVINO do not answer in f32
+    as PyTorch does, or if the logit is not the mean of the map.
     """
-    require_extra("export", "torch", "timm", "onnx", "onnxscript")
+    require_extra("export", "torch", "timm", "onnx", "onnxscript", "nncf")
+    if precisions and not set(allow) <= set(precisions):
+        raise click.UsageError("--allow names a precision that --precision leaves out; name it there too")
     from rich.progress import track
 
+    from export.precisions import PRECISIONS
     from export.run_to_bundle import export_run
     from train.run import load_run
 
+    console = progress_console()
+
     def show(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:
-        return track(
-            images, "validation frames", console=progress_console(), disable=not progress_console().is_terminal
-        )
+        return track(images, "validation frames", console=console, disable=not console.is_terminal)
 
     bundle = export_run(
         load_run(run),
@@ -56,7 +83,10 @@ def export(
         version=version,
         false_reject=false_reject,
         smoothing_cells=smoothing_cells,
+        precisions=precisions or PRECISIONS,
+        allow=allow,
         track=show,
+        say=lambda line: console.print(line, style="dim", highlight=False, markup=False),
     )
     manifest = bundle.manifest
     if as_json:

@@ -1,7 +1,7 @@
 """From a trained run to a bundle."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,11 +13,15 @@ from edge.bundle.manifest import Grid, Map, Model, Tensor, Tensors
 from edge.bundle.store import GOLDEN
 from edge.calibration import calibrate
 from edge.errors import BundleError
-from edge.inference import open_engine
-from edge.inference.engine import ONNX_GRAPH
+from edge.inference import Precision, open_engine
+from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
+from export.held_tiles import hold_tiles, quantisation_tiles
 from export.onnx_graph import to_graphs
-from export.openvino_ir import to_openvino
+from export.openvino_ir import to_ir
+from export.precisions import PRECISIONS, Say, make_precisions
+from train.evaluation.torch_engine import TorchEngine
+from train.models.vit import RolloutClassifier
 from train.readers import LabelledImage
 from train.run import TrainedRun, class_names
 from train.validation_frames import SMOOTHING_CELLS, run_over
@@ -33,14 +37,20 @@ def export_run(
     version: str,
     false_reject: float,
     smoothing_cells: float = SMOOTHING_CELLS,
+    precisions: Collection[Precision] = PRECISIONS,
+    allow: Collection[Precision] = (),
     track: Track = iter,
+    say: Say = lambda line: None,
 ) -> Bundle:
     """Write the bundle of a run to a new folder.
 
     Args:
         false_reject: wanted share of good frames that are rejected.
         smoothing_cells: standard deviation of the heatmap's smoothing, in map cells; 0: none.
+        precisions: those to make; f32 is always made.
+        allow: of these, those that go into the bundle though they fail the map gate.
         track: wraps the validation images as they are run, to show how far that is.
+        say: told what is done, and how each precision fares.
     Raises:
         ExportError: a graph does not agree with the model, or there is nothing to calibrate on.
         BundleError: the target exists already or cannot be written.
@@ -48,21 +58,35 @@ def export_run(
     if target.exists():
         raise BundleError(f"{target} exists already; bundles are never overwritten, name a new folder")
     model, tiles = run.model, run.config.tiles
+    say("exporting classifier and map as one graph")
     exported = to_graphs(model, tiles.tile_px)
-    graphs = {ONNX_GRAPH: exported.onnx, **to_openvino(exported.for_openvino)}
+    f32 = to_ir(exported.for_openvino)
     smoothing_px = smoothing_cells * tiles.tile_px / min(model.map_hw)
     grid = Grid(tile_px=tiles.tile_px, overlap_px=tiles.overlap_px, smoothing_px=smoothing_px)
+    frames = run.split.images(run.data, "val")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for file, data in graphs.items():
-            (folder / file).write_bytes(data)
+        _write(folder, f32.files(OPENVINO_GRAPH))
         validation = run_over(
-            track(run.split.images(run.data, "val")),
-            open_engine("openvino", folder, tiles.tile_px),
-            grid=grid,
-            map_hw=model.map_hw,
+            track(frames), open_engine("openvino", folder, tiles.tile_px), grid=grid, map_hw=model.map_hw
         )
         golden = torch_answers(model, validation.tiles)
+        calibration = calibrate(validation.good_frames, false_reject, validation.frames_are)
+        say("asking the model itself about tiles to hold each precision to")
+        held = hold_tiles(frames, TorchEngine(model, tiles.tile_px), grid, model.map_hw, calibration)
+        made = make_precisions(
+            f32,
+            None if exported.for_openvino_bf16 == exported.for_openvino else to_ir(exported.for_openvino_bf16),
+            held,
+            golden,
+            precisions=precisions,
+            allow=allow,
+            quantisation_tiles=lambda: quantisation_tiles(run.split.images(run.data, "train"), grid),
+            transformer=isinstance(model, RolloutClassifier),
+            say=say,
+        )
+        graphs = {ONNX_GRAPH: exported.onnx, **made.files}
+        _write(folder, graphs)
         gate = pass_gate(golden, folder)
     manifest = Manifest(
         schema=SCHEMA,
@@ -78,13 +102,19 @@ def export_run(
         ),
         grid=grid,
         map=Map(model.method, model.map_hw),
-        calibration=calibrate(validation.good_frames, false_reject, validation.frames_are),
+        calibration=calibration,
         gate=gate,
-        tolerances={"f32": TOLERANCE},
+        tolerances={"f32": TOLERANCE, **made.tolerances},
         provenance=_provenance(run),
         files={},
+        map_gate=made.gate(held),
     )
     return write_bundle(target, manifest, {**graphs, GOLDEN: golden.to_bytes()})
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
 
 
 def _provenance(run: TrainedRun) -> dict[str, object]:

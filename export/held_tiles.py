@@ -1,0 +1,130 @@
+"""Tiles that each precision is held against the model on, and tiles that a model is quantised by.
+
+Held are tiles of the validation groups, which chose the checkpoint and the thresholds and taught no weight. A model is
+quantised by tiles of the training groups, so that what a quantisation is judged on never shaped it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle import Calibration
+from edge.bundle.manifest import Grid
+from edge.geometry import Stitcher, TileGrid
+from edge.inference import Engine, infer
+from export.gate import TOLERANCE
+from train.readers import LabelledImage
+
+ENOUGH_TILES, ENOUGH_WITH_REGION = 500, 200
+QUANTISATION_TILES = 300
+"""What NNCF takes by default; statistics of activations settle well before."""
+
+
+@dataclass(frozen=True)
+class HeldTiles:
+    """Tiles, what the model itself says of them in f32, and what that means by the bundle's thresholds."""
+
+    tiles: NDArray[np.uint8]
+    """[N, tile, tile, 3]"""
+    logit: NDArray[np.float32]
+    """[N]"""
+    map: NDArray[np.float32]
+    """[N, h, w]"""
+    regions: NDArray[np.bool_]
+    """[N, rows, columns] of the heatmap: what `find_regions` finds in the maps."""
+    tiles_are: str
+    """Which tiles they are, in words."""
+    score_threshold: float
+    """Logits."""
+    find_regions: "RegionFinder"
+
+    @property
+    def evidence_threshold(self) -> float:
+        """Logits."""
+        return self.find_regions.evidence_threshold
+
+    @property
+    def tile_px(self) -> int:
+        return int(self.tiles.shape[1])
+
+    @property
+    def settled(self) -> NDArray[np.bool_]:
+        """[N], where the verdict does not hang on rounding. A threshold lies on the very logit of some tile, and of all
+        tiles that show the same."""
+        rounding = TOLERANCE * float(np.abs(self.logit).max())
+        return np.asarray(np.abs(self.logit - self.score_threshold) > rounding)
+
+    @property
+    def with_region(self) -> NDArray[np.bool_]:
+        """[N]"""
+        return np.asarray(self.regions.any(axis=(1, 2)))
+
+
+class RegionFinder:
+    """Where single tiles show evidence: the line's own stitching, smoothing and threshold, on a frame of one tile."""
+
+    def __init__(self, grid: Grid, map_hw: tuple[int, int], evidence_threshold: float) -> None:
+        tile = TileGrid((grid.tile_px, grid.tile_px), grid.tile_px, 0)
+        self._stitcher = Stitcher(tile, map_hw, grid.heatmap_cell_px, grid.smoothing_px)
+        self.evidence_threshold = evidence_threshold
+
+    def __call__(self, maps: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Cells over the evidence threshold [N, rows, columns], of maps [N, h, w]."""
+        found = np.empty((len(maps), *self._stitcher.heatmap_hw), np.bool_)
+        for one, out in zip(maps, found, strict=True):
+            out[:] = self._stitcher.stitch(one[None]) >= self.evidence_threshold
+        return found
+
+
+def hold_tiles(
+    images: Sequence[LabelledImage], model: Engine, grid: Grid, map_hw: tuple[int, int], calibration: Calibration
+) -> HeldTiles:
+    """Tiles of the images, until there are enough: all of the first frames, and of later ones those with a region.
+
+    Args:
+        images: of the validation groups, at least one.
+        model: the model itself, behind the interface of an engine.
+    """
+    find_regions = RegionFinder(grid, map_hw, calibration.evidence_threshold)
+    kept: list[tuple[NDArray[Any], ...]] = []
+    tiles = with_region = frames = 0
+    for image in _shuffled(images):
+        if tiles >= ENOUGH_TILES and with_region >= ENOUGH_WITH_REGION:
+            break
+        frames += 1
+        cut = cut_frame(image, grid)
+        logit, maps = infer(model, cut)
+        regions = find_regions(maps)
+        found = regions.any(axis=(1, 2))
+        keep = found if tiles >= ENOUGH_TILES else np.ones_like(found)
+        kept.append((cut[keep], logit[keep], maps[keep], regions[keep]))
+        tiles, with_region = tiles + int(keep.sum()), with_region + int(found.sum())
+    tiles_are = f"tiles of {frames} of the {len(images)} frames of the validation groups"
+    all_tiles, logit, maps, regions = (np.concatenate(column) for column in zip(*kept, strict=True))
+    return HeldTiles(all_tiles, logit, maps, regions, tiles_are, calibration.score_threshold, find_regions)
+
+
+def quantisation_tiles(images: Sequence[LabelledImage], grid: Grid) -> NDArray[np.uint8]:
+    """Tiles [N, tile, tile, 3] of as many frames as can be; of the same frames, the same ones each time."""
+    chosen = _shuffled(images)[:QUANTISATION_TILES]
+    of_each = -(-QUANTISATION_TILES // len(chosen))
+    rng = np.random.default_rng(0)
+    tiles = [rng.permutation(cut_frame(image, grid))[:of_each] for image in chosen]
+    return np.concatenate(tiles)[:QUANTISATION_TILES]
+
+
+def cut_frame(image: LabelledImage, grid: Grid) -> NDArray[np.uint8]:
+    """All tiles of one frame [N, tile, tile, 3]."""
+    rgb = image.pixels()
+    places = TileGrid((rgb.shape[0], rgb.shape[1]), grid.tile_px, grid.overlap_px)
+    tiles = np.empty((len(places), grid.tile_px, grid.tile_px, 3), np.uint8)
+    places.cut(rgb, tiles)
+    return tiles
+
+
+def _shuffled(images: Sequence[LabelledImage]) -> list[LabelledImage]:
+    """Neighbours in a folder look alike, so that the first frames would not stand for all."""
+    return [images[place] for place in np.random.default_rng(0).permutation(len(images))]

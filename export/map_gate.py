@@ -1,0 +1,64 @@
+"""The map-aware gate: whether a precision decides and shows what the model itself does.
+
+A classifier that keeps its accuracy when it is quantised may well lose its map: the noise of int8 that a mean over the
+map cancels stays in each cell. So each precision is held to its regions too, and not to flipped verdicts alone.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle.difference import correlation
+from edge.bundle.manifest import Agreement
+from edge.errors import EngineError
+from edge.inference import Engine, infer
+from edge.inference.engine import Precision
+from export.held_tiles import HeldTiles
+
+LIMITS: dict[Precision, dict[str, float]] = {
+    "f32": {"flips": 0.005, "iou_median": 0.99, "iou_p5": 0.95},
+    "bf16": {"flips": 0.005, "iou_median": 0.97, "iou_p5": 0.85},
+    "int8": {"flips": 0.005, "iou_median": 0.90, "iou_p5": 0.70},
+}
+"""Largest share of tiles whose verdict flips, and least overlap of regions; docs/precisions.md defends them."""
+
+
+def agreement(held: HeldTiles, engine: Engine) -> Agreement:
+    """How far an engine's answers are from the model's.
+
+    Raises:
+        EngineError: it does not answer, or with what is no number.
+    """
+    logit, maps = infer(engine, held.tiles)
+    if not (np.isfinite(logit).all() and np.isfinite(maps).all()):
+        raise EngineError("some tiles are answered with what is no number")
+    overlap = overlaps(held.regions[held.with_region], held.find_regions(maps[held.with_region]))
+    flips = ((logit >= held.score_threshold) != (held.logit >= held.score_threshold)) & held.settled
+    return Agreement(
+        batch=engine.batch,
+        logit_difference=float(np.abs(logit - held.logit).max()),
+        flips=int(flips.sum()),
+        map_correlation=correlation(held.map, maps),
+        iou_median=float(np.median(overlap)) if overlap.size else None,
+        iou_p5=float(np.percentile(overlap, 5)) if overlap.size else None,
+    )
+
+
+def missed(precision: Precision, held: HeldTiles, figures: Sequence[Agreement]) -> list[str]:
+    """The limits that the worst batch size misses, in words."""
+    limits, tiles, found = LIMITS[precision], len(held.tiles), []
+    flips = max(each.flips for each in figures)
+    if flips > limits["flips"] * tiles:
+        found.append(f"{flips} of {tiles} verdicts flip, allowed are {limits['flips']:.1%}")
+    for key, name in (("iou_median", "median"), ("iou_p5", "5th percentile")):
+        values = [value for each in figures if (value := getattr(each, key)) is not None]
+        if values and min(values) < limits[key]:
+            found.append(f"regions overlap by {min(values):.3f} at the {name}, expected at least {limits[key]:g}")
+    return found
+
+
+def overlaps(reference: NDArray[np.bool_], found: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Intersection over union [N] of regions [N, rows, columns]; each reference holds a cell."""
+    both, either = (reference & found).sum(axis=(1, 2)), (reference | found).sum(axis=(1, 2))
+    return np.asarray(both / either, np.float64)

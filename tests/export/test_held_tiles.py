@@ -1,0 +1,91 @@
+"""Which tiles precisions are held to, and which they are quantised by."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.bundle import Calibration
+from edge.bundle.manifest import Grid
+from edge.inference.engine import Done, Engine, Failed, Fill
+from export import held_tiles
+from export.held_tiles import hold_tiles, quantisation_tiles
+from tests.train.blobs import draw_blobs
+from train.readers import LabelledImage, read_folder
+
+GRID = Grid(tile_px=64)
+CALIBRATION = Calibration(
+    score_threshold=0.0,
+    evidence_threshold=0.25,
+    background=0.0,
+    false_reject_per_frame=0.01,
+    frames=1,
+    frames_are="drawn",
+)
+
+
+class Darkness(Engine):
+    """Evidence is how dark a quarter of the tile is."""
+
+    name = "darkness"
+    batch = 4
+
+    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        tiles = np.empty((count, 64, 64, 3), np.uint8)
+        fill(tiles)
+        maps = self.maps(tiles)
+        done(maps.mean(axis=(1, 2)), maps)
+
+    def maps(self, tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+        dark = (tiles.astype(np.float32).mean(axis=3) < 100).astype(np.float32)
+        return dark.reshape(len(tiles), 2, 32, 2, 32).mean(axis=(2, 4))
+
+    def drain(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[LabelledImage]:
+    return list(read_folder(draw_blobs(tmp_path_factory.mktemp("held") / "blobs", per_group=5)).images)
+
+
+def test_all_there_are_where_they_are_few(images: list[LabelledImage]) -> None:
+    held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION)
+    assert len(held.tiles) == len(images) * 12
+    assert held.tiles_are == f"tiles of {len(images)} of the {len(images)} frames of the validation groups"
+    assert 0 < held.with_region.sum() < len(held.tiles)
+    np.testing.assert_array_equal(held.map, Darkness().maps(held.tiles))
+    np.testing.assert_array_equal(held.regions, held.find_regions(held.map))
+
+
+def test_beyond_enough_only_tiles_with_a_region_are_kept(
+    images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION)
+    wanted = int(everything.with_region.sum()) - 2
+    monkeypatch.setattr(held_tiles, "ENOUGH_TILES", 20)
+    monkeypatch.setattr(held_tiles, "ENOUGH_WITH_REGION", wanted)
+    held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION)
+    assert held.with_region.sum() >= wanted
+    assert held.with_region[24:].all()  # two frames of twelve tiles are the first twenty
+    np.testing.assert_array_equal(held.tiles[:24], everything.tiles[:24])
+    assert len(held.tiles) < len(everything.tiles)
+
+
+def test_enough_of_both_ends_the_search(images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_tiles, "ENOUGH_TILES", 20)
+    monkeypatch.setattr(held_tiles, "ENOUGH_WITH_REGION", 0)
+    held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION)
+    assert (len(held.tiles), held.tiles_are.split(" frames")[0]) == (24, f"tiles of 2 of the {len(images)}")
+
+
+def test_quantisation_tiles_come_from_all_frames_and_are_the_same_each_time(images: list[LabelledImage]) -> None:
+    tiles = quantisation_tiles(images, GRID)
+    assert tiles.shape == (len(images) * 12, 64, 64, 3)  # 300 were wanted
+    np.testing.assert_array_equal(tiles, quantisation_tiles(images, GRID))
+
+
+def test_quantisation_takes_no_more_tiles_than_it_needs(
+    images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_tiles, "QUANTISATION_TILES", len(images) + 1)
+    tiles = quantisation_tiles(images, GRID)
+    assert len(tiles) == len(images) + 1

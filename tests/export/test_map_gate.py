@@ -1,0 +1,143 @@
+"""What the gate counts, held against plain loops, and what it lets through."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from edge.bundle.manifest import Agreement, Grid
+from edge.errors import EngineError
+from edge.inference.engine import Done, Engine, Failed, Fill
+from export.held_tiles import HeldTiles, RegionFinder
+from export.map_gate import agreement, missed, overlaps
+
+TILE, CELLS = 32, 4
+GRID = Grid(tile_px=TILE, heatmap_cell_px=4, smoothing_px=4.0)
+
+
+class Answers(Engine):
+    """An engine that reads its answer off the tile: each has its number in its first pixel."""
+
+    name = "answers"
+
+    def __init__(self, logit: NDArray[np.float32], maps: NDArray[np.float32], batch: int = 1) -> None:
+        self.logit, self.maps, self.batch = logit, maps, batch
+
+    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        tiles = np.empty((count, TILE, TILE, 3), np.uint8)
+        fill(tiles)
+        rows = tiles[:, 0, 0, 0]
+        done(self.logit[rows], self.maps[rows])
+
+    def drain(self) -> None: ...
+
+
+def held_tiles(maps: NDArray[np.float32], score_threshold: float = 0.0, evidence_threshold: float = 2.0) -> HeldTiles:
+    tiles = np.zeros((len(maps), TILE, TILE, 3), np.uint8)
+    tiles[:, 0, 0, 0] = np.arange(len(maps))
+    find = RegionFinder(GRID, (CELLS, CELLS), evidence_threshold)
+    return HeldTiles(tiles, maps.mean(axis=(1, 2)), maps, find(maps), "drawn", score_threshold, find)
+
+
+def some_maps(count: int = 12, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(1.0, 2.0, (count, CELLS, CELLS)).astype(np.float32)
+
+
+@given(
+    st.integers(1, 5).flatmap(
+        lambda n: st.tuples(arrays(np.bool_, (n, 3, 4)), arrays(np.bool_, (n, 3, 4)), st.integers(0, 11))
+    )
+)
+def test_overlaps_are_those_of_sets_of_cells(case: tuple[NDArray[np.bool_], NDArray[np.bool_], int]) -> None:
+    reference, found, cell = case
+    reference.reshape(len(reference), -1)[:, cell] = True
+    for one, other, came in zip(reference, found, overlaps(reference, found), strict=True):
+        a, b = ({tuple(place) for place in np.argwhere(mask)} for mask in (one, other))
+        assert came == pytest.approx(len(a & b) / len(a | b))
+
+
+def test_the_model_itself_agrees_with_itself() -> None:
+    held = held_tiles(some_maps())
+    assert 0 < held.with_region.sum() < len(held.tiles)
+    same = agreement(held, Answers(held.logit, held.map, batch=5))
+    assert same == Agreement(5, 0.0, 0, pytest.approx(1.0), 1.0, 1.0)
+    assert missed("f32", held, [same]) == []
+
+
+def test_figures_are_those_of_plain_loops() -> None:
+    held = held_tiles(some_maps(40), score_threshold=1.0)
+    maps = held.map + np.random.default_rng(1).normal(0, 0.7, held.map.shape).astype(np.float32)
+    logit = maps.mean(axis=(1, 2))
+    came = agreement(held, Answers(logit, maps))
+    flips = sum((a >= 1.0) != (b >= 1.0) for a, b in zip(logit, held.logit, strict=True))
+    found = [(a, b) for a, b in zip(held.regions, held.find_regions(maps), strict=True) if a.any()]
+    shares = sorted((a & b).sum() / (a | b).sum() for a, b in found)
+    assert (came.flips, came.logit_difference) == (flips, pytest.approx(max(abs(logit - held.logit))))
+    assert flips > 0
+    assert came.map_correlation == pytest.approx(np.corrcoef(held.map.ravel(), maps.ravel())[0, 1], abs=1e-6)
+    assert came.iou_median == pytest.approx(np.median(shares))
+    assert came.iou_p5 == pytest.approx(np.quantile(shares, 0.05))
+
+
+def test_without_any_region_there_is_no_overlap_to_miss() -> None:
+    held = held_tiles(some_maps(), evidence_threshold=1e6)
+    came = agreement(held, Answers(held.logit, held.map))
+    assert came.iou_median is None
+    assert came.iou_p5 is None
+    assert missed("bf16", held, [came]) == []
+
+
+def test_a_region_is_what_the_line_would_draw() -> None:
+    """Cold but for one cell: the smoothed peak lies there, and less than half of it is as warm as its middle."""
+    maps = np.zeros((1, CELLS, CELLS), np.float32)
+    maps[0, 1, 2] = 10.0
+    find = RegionFinder(GRID, (CELLS, CELLS), 2.0)
+    rows, columns = np.nonzero(find(maps)[0])
+    assert find(maps).shape == (1, TILE // 4, TILE // 4)
+    assert rows.mean() * 4 + 2 == pytest.approx(1.5 * TILE / CELLS)
+    assert columns.mean() * 4 + 2 == pytest.approx(2.5 * TILE / CELLS)
+
+
+@pytest.mark.parametrize("output", ["logit", "map"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_does_not_count_as_an_answer(output: str, value: float) -> None:
+    held = held_tiles(some_maps())
+    answers = {"logit": held.logit.copy(), "map": held.map.copy()}
+    answers[output][3] = value
+    with pytest.raises(EngineError, match="no number"):
+        agreement(held, Answers(answers["logit"], answers["map"]))
+
+
+@pytest.mark.parametrize(
+    ("tiles", "flips", "passes"), [(199, 1, False), (200, 1, True), (600, 3, True), (600, 4, False)]
+)
+def test_half_a_percent_of_verdicts_may_flip(tiles: int, flips: int, passes: bool) -> None:
+    held = dataclasses.replace(held_tiles(some_maps()), tiles=np.zeros((tiles, 1, 1, 3), np.uint8))
+    figures = [Agreement(1, 0.0, 0, 1.0, 1.0, 1.0), Agreement(8, 0.0, flips, 1.0, 1.0, 1.0)]
+    assert (missed("int8", held, figures) == []) is passes
+
+
+def test_a_tile_on_the_threshold_is_not_a_flip() -> None:
+    """The threshold lies on the logit of a tile: rounding alone decides which side the model is on."""
+    held = held_tiles(some_maps())
+    held = dataclasses.replace(held, score_threshold=float(held.logit[4]))
+    assert list(np.flatnonzero(~held.settled)) == [4]
+    off = held.logit.copy()
+    off[4] -= 1e-5
+    assert agreement(held, Answers(off, held.map)).flips == 0
+    off[5] = held.score_threshold + np.sign(held.score_threshold - off[5])
+    assert agreement(held, Answers(off, held.map)).flips == 1
+
+
+@pytest.mark.parametrize(
+    ("iou", "words"), [((0.8, 0.75), "0.800 at the median, expected at least 0.9"), ((0.95, 0.5), "5th percentile")]
+)
+def test_the_worst_batch_size_counts(iou: tuple[float, float], words: str) -> None:
+    held = held_tiles(some_maps())
+    figures = [Agreement(1, 0.0, 0, 1.0, *iou), Agreement(8, 0.0, 0, 1.0, 1.0, 1.0)]
+    (said,) = missed("int8", held, figures)
+    assert words in said
