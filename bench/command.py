@@ -15,9 +15,10 @@ from bench.seams import slide_defects, summarise
 from edge.bundle import open_bundle
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_facts, print_json, progress_console
+from edge.cli.precision_words import precision_facts
 from edge.errors import BenchError, ConfigError
 from edge.geometry.tiling import TILE_PX
-from edge.inference import EngineKind
+from edge.inference import EngineKind, Precision
 
 
 @click.group(epilog="Example: heatline bench micro boards.bundle")
@@ -151,7 +152,7 @@ def map_cost(
     fusion: str | None,
     discard_ratio: float | None,
     engine: EngineKind,
-    precision: str,
+    precision: Precision,
     batch: int,
     tile_px: int,
     rounds: int,
@@ -163,7 +164,7 @@ def map_cost(
     The model has random weights, which cost what trained ones do. Of a ViT, the classifier alone is the faster of two
     exports: attention as one node per layer, or as the products and the softmax that it stands for.
     """
-    require_extra("export", "torch", "timm", "onnx", "onnxscript")
+    require_extra("export", "torch", "timm", "onnx", "onnxscript", "nncf")
     from bench.map_cost import measure_map_cost
     from train.config import VitConfig, read_model
 
@@ -196,5 +197,48 @@ def map_cost(
             "classifier and map": f"{found.fused_ms_per_tile:.2f} ms per tile",
             "classifier alone": f"{found.bare_ms_per_tile:.2f} ms per tile, with {found.bare}",
             "threads": found.threads,
+        },
+    )
+
+
+@bench.command(epilog="Example: heatline bench precisions boards.bundle --json")
+@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option(
+    "--batch",
+    "batches",
+    multiple=True,
+    type=click.IntRange(1, 64),
+    default=(1, 8),
+    show_default=True,
+    help="Tiles per request; may be repeated.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True, help="Of all precisions in turns.")
+@click.option("--tiles", type=click.IntRange(min=1), default=96, show_default=True, help="Per precision and round.")
+@json_option
+def precisions(bundle_path: Path, batches: tuple[int, ...], rounds: int, tiles: int, as_json: bool) -> None:
+    """Time BUNDLE's precisions in turns, on all cores, beside what its gate says of their verdicts and maps."""
+    from bench.precisions import measure_precisions
+
+    now = machine()
+    found = measure_precisions(
+        open_bundle(bundle_path),
+        batches=batches,
+        rounds=rounds,
+        tiles_per_round=tiles,
+        say=lambda line: click.echo(line, err=True),
+    )
+    if as_json:
+        print_json({"machine": now, **msgspec.structs.asdict(found)})
+        return
+    print_facts(
+        f"{found.bundle}: {found.model}, {found.method}",
+        {
+            "figures": f"median (lowest to highest) of {found.rounds} rounds of {found.tiles_per_round} tiles",
+            **{
+                f"{one.precision}, batches of {one.batch}": f"{one.tiles_per_s:.0f} tiles/s, "
+                f"{one.to_f32:.2f} of f32; its graph {found.bytes_of_graph[one.precision] / 1e6:.1f} MB"
+                for one in found.speeds
+            },
+            **precision_facts(open_bundle(bundle_path).manifest),
         },
     )

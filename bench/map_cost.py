@@ -6,10 +6,7 @@ one request more, ONNX Runtime with all cores on one request.
 """
 
 import statistics
-import tempfile
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from time import perf_counter
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.spread import Spread
+from bench.turns import Run, in_turns
 from edge.errors import BenchError
-from edge.inference import EngineKind
+from edge.inference import EngineKind, Precision
 from train.config import CnnConfig, VitConfig
-
-SETTLE_RUNS = 3
 
 
 class MapCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +27,7 @@ class MapCost(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     """How the map is made."""
     engine: EngineKind
-    precision: str
+    precision: Precision
     batch: int
     tile_px: int
     threads: int
@@ -49,15 +45,11 @@ class MapCost(msgspec.Struct, frozen=True, kw_only=True):
     """At the median."""
 
 
-Run = Callable[[int], None]
-"""Infers that many batches, and returns when all are answered."""
-
-
 def measure_map_cost(
     config: CnnConfig | VitConfig,
     *,
     engine: EngineKind,
-    precision: str,
+    precision: Precision,
     batch: int,
     tile_px: int,
     threads: int,
@@ -78,13 +70,14 @@ def measure_map_cost(
     torch.manual_seed(0)
     model, _ = build_model(msgspec.structs.replace(config, weights="none"), tile_px)
     tiles = _tiles(batch, tile_px)
-    with tempfile.TemporaryDirectory() as folder:
-        graphs = _export(model, tile_px, engine, say)
-        runs = {
-            name: _compile(graph, Path(folder), engine, precision, tiles, threads) for name, graph in graphs.items()
-        }
-        say(f"timing {', '.join(runs)} in turns, {rounds} rounds")
-        seconds = _in_turns(runs, rounds, max(1, tiles_per_round // batch))
+    runs = {
+        name: _in_onnxruntime(graph, precision, tiles, threads)
+        if engine == "onnxruntime"
+        else _in_openvino(graph, precision, tiles, threads, transformer=config.family == "vit")
+        for name, graph in _export(model, tile_px, engine, precision, say).items()
+    }
+    say(f"timing {', '.join(runs)} in turns, {rounds} rounds")
+    seconds = in_turns(runs, rounds, max(1, tiles_per_round // batch))
     per_tile = {name: [one / (max(1, tiles_per_round // batch) * batch) for one in of] for name, of in seconds.items()}
     fused = per_tile.pop("fused")
     bare = min(per_tile, key=lambda name: statistics.median(per_tile[name]))
@@ -109,13 +102,16 @@ def measure_map_cost(
     )
 
 
-def _export(model: Any, tile_px: int, engine: EngineKind, say: Callable[[str], None]) -> dict[str, bytes]:
+def _export(
+    model: Any, tile_px: int, engine: EngineKind, precision: Precision, say: Callable[[str], None]
+) -> dict[str, bytes]:
     from export.onnx_graph import to_bare_onnx, to_graphs
     from train.models.vit import RolloutClassifier
 
     say(f"exporting {model.method} and the classifier alone")
     graphs = to_graphs(model, tile_px)
-    exported = {"fused": graphs.for_openvino if engine == "openvino" else graphs.onnx}
+    for_openvino = graphs.for_openvino_bf16 if precision == "bf16" else graphs.for_openvino
+    exported = {"fused": for_openvino if engine == "openvino" else graphs.onnx}
     if isinstance(model, RolloutClassifier):
         return exported | {
             "fused attention": to_bare_onnx(model, tile_px, "fused"),
@@ -136,16 +132,7 @@ def _tiles(count: int, tile_px: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.resize(cut, (count, tile_px, tile_px, 3)))
 
 
-def _compile(
-    graph: bytes, folder: Path, engine: EngineKind, precision: str, tiles: NDArray[np.uint8], threads: int
-) -> Run:
-    """The graph, ready to run, on the settings of the line."""
-    if engine == "onnxruntime":
-        return _in_onnxruntime(graph, precision, tiles, threads)
-    return _in_openvino(graph, folder, precision, tiles, threads)
-
-
-def _in_onnxruntime(graph: bytes, precision: str, tiles: NDArray[np.uint8], threads: int) -> Run:
+def _in_onnxruntime(graph: bytes, precision: Precision, tiles: NDArray[np.uint8], threads: int) -> Run:
     import onnxruntime
 
     if precision != "f32":
@@ -162,16 +149,18 @@ def _in_onnxruntime(graph: bytes, precision: str, tiles: NDArray[np.uint8], thre
     return run
 
 
-def _in_openvino(graph: bytes, folder: Path, precision: str, tiles: NDArray[np.uint8], threads: int) -> Run:
+def _in_openvino(
+    graph: bytes, precision: Precision, tiles: NDArray[np.uint8], threads: int, *, transformer: bool
+) -> Run:
     import openvino
 
-    from edge.inference.engine import OPENVINO_GRAPH
-    from export.openvino_ir import to_openvino
+    from export.openvino_ir import to_ir
+    from export.quantise import Quantisation, quantise
 
-    for name, data in to_openvino(graph).items():
-        (folder / name).write_bytes(data)
-    core = openvino.Core()
-    model = core.read_model(folder / OPENVINO_GRAPH)
+    ir = to_ir(graph)
+    if precision == "int8":
+        ir = quantise(ir, tiles, Quantisation(), transformer=transformer)
+    model = ir.read()
     model.reshape({"tiles": list(tiles.shape)})
     settings = {
         "PERFORMANCE_HINT": "THROUGHPUT",
@@ -179,7 +168,7 @@ def _in_openvino(graph: bytes, folder: Path, precision: str, tiles: NDArray[np.u
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": threads,
     }
-    requests = openvino.AsyncInferQueue(core.compile_model(model, "CPU", settings), threads + 1)
+    requests = openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", settings), threads + 1)
     for request in requests:
         request.set_tensor("tiles", openvino.Tensor(tiles))
 
@@ -189,16 +178,3 @@ def _in_openvino(graph: bytes, folder: Path, precision: str, tiles: NDArray[np.u
         requests.wait_all()
 
     return run
-
-
-def _in_turns(runs: Mapping[str, Run], rounds: int, batches: int) -> dict[str, list[float]]:
-    """Seconds of each run in each round; every other round the other way round."""
-    for run in runs.values():
-        run(SETTLE_RUNS)
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds):
-        for name in list(runs)[:: 1 if number % 2 else -1]:
-            began = perf_counter()
-            runs[name](batches)
-            seconds[name].append(perf_counter() - began)
-    return seconds
