@@ -115,7 +115,8 @@ def make_precisions(
         quantisation_tiles: asked for if they are needed.
         say: told of each attempt, in words.
     Raises:
-        ExportError: f32 itself fails.
+        ExportError: f32 cannot be run. What it misses here is told and does not keep it out: it has a stricter gate, and
+            on few tiles rounding alone moves cells and verdicts that lie on a threshold.
     """
     judged: dict[Precision, Judged] = {}
     if "int8" in precisions:
@@ -126,10 +127,10 @@ def make_precisions(
         judged["bf16"] = judge("bf16", bf16_candidates(f32, for_bf16), held, golden, allow="bf16" in allow, say=say)
         if judged["bf16"].gate.graph == OPENVINO_GRAPH:
             f32 = judged["bf16"].ir
-    judged["f32"] = judge("f32", [Candidate("as it is", f32, OPENVINO_GRAPH)], held, golden, say=say)
+    judged["f32"] = judge("f32", [Candidate("as it is", f32, OPENVINO_GRAPH)], held, golden, allow=True, say=say)
     if judged["f32"].gate.graph is None:
         reason = judged["f32"].gate.reason
-        raise ExportError(f"f32 fails the map gate: {reason}; this model must not be exported as it is")
+        raise ExportError(f"f32 cannot be run: {reason}; this model must not be exported as it is")
     return Precisions({precision: judged[precision] for precision in PRECISIONS if precision in judged})
 
 
