@@ -115,8 +115,8 @@ def make_precisions(
         quantisation_tiles: asked for if they are needed.
         say: told of each attempt, in words.
     Raises:
-        ExportError: f32 cannot be run. What it misses here is told and does not keep it out: its own gate is stricter, and
-            on few tiles rounding alone moves cells and verdicts that lie on a threshold.
+        ExportError: f32 cannot be run. What it misses here is told and does not keep it out: its own gate is stricter,
+            and on few tiles rounding alone moves cells and verdicts that lie on a threshold.
     """
     judged: dict[Precision, Judged] = {}
     if "int8" in precisions:
