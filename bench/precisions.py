@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.spread import Spread
 from bench.turns import Run, in_turns
@@ -95,5 +96,8 @@ def _engine(bundle: Bundle, precision: Precision, batch: int) -> Engine:
     return proven.engine
 
 
-def _run(engine: Engine, tiles: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Run:
-    return lambda batches: (infer(engine, tiles[: batches * engine.batch]), None)[1]
+def _run(engine: Engine, tiles: NDArray[np.uint8]) -> Run:
+    def run(batches: int) -> None:
+        infer(engine, tiles[: batches * engine.batch])
+
+    return run

@@ -112,7 +112,10 @@ def quantisation_tiles(images: Sequence[LabelledImage], grid: Grid) -> NDArray[n
     chosen = _shuffled(images)[:QUANTISATION_TILES]
     of_each = -(-QUANTISATION_TILES // len(chosen))
     rng = np.random.default_rng(0)
-    tiles = [rng.permutation(cut_frame(image, grid))[:of_each] for image in chosen]
+    tiles = []
+    for image in chosen:
+        cut = cut_frame(image, grid)
+        tiles.append(cut[rng.permutation(len(cut))[:of_each]])  # copies, so that the frame can be forgotten
     return np.concatenate(tiles)[:QUANTISATION_TILES]
 
 

@@ -70,11 +70,6 @@ def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
     )
 
 
-def to_onnx(model: ExplainedClassifier, tile_px: int) -> bytes:
-    """The canonical graph alone; errors as `to_graphs`."""
-    return to_graphs(model, tile_px).onnx
-
-
 def to_bare_onnx(model: ExplainedClassifier, tile_px: int, attention: Attention = "fused") -> bytes:
     """The same classifier without its map: `tiles` in, `logit` out.
 
@@ -99,7 +94,7 @@ class _WithAttention(nn.Module):
 
 
 class _Bare(nn.Module):
-    """Features, pooling and one Linear layer, or a ViT's class token and one: a classifier as others have it."""
+    """Features, pooling and one Linear layer, or a ViT's class token and its head: a classifier as others have it."""
 
     def __init__(self, model: ExplainedClassifier, attention: Attention) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ import openvino as ov
 from openvino.passes import ConstantFolding, Manager
 
 from edge.errors import ExportError
-from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
+from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, weights_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Ir:
 
     def files(self, graph: str) -> dict[str, bytes]:
         """Contents by file name, for a graph named so."""
-        return {graph: self.xml, str(Path(graph).with_suffix(".bin")): self.weights}
+        return {graph: self.xml, weights_of(graph): self.weights}
 
 
 def to_openvino(onnx_graph: bytes) -> dict[str, bytes]:

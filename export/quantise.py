@@ -66,7 +66,7 @@ def quantise(ir: Ir, tiles: NDArray[np.uint8], way: Quantisation, *, transformer
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function for that sets every handler that it finds
     model = ir.read()
     patterns = [f"{EXPLANATION}.*", *(f"^{re.escape(name)}$" for name in OUTPUTS)]
     in_f32 = first_layers(model, way.first_in_f32) + last_layers(model, way.last_in_f32)

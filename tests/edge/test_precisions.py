@@ -356,7 +356,8 @@ def test_show_tells_what_became_of_each_precision(all_three: Bundle, f32_alone: 
         r"0.8000 \(5th percentile 0.6000\)",
         shown,
     )
-    assert "on 40 tiles of validation frames, 12 with a region; flips by the score threshold -1.000" in shown
+    assert "on 40 tiles of validation frames, 12 with a region, 1 on the score threshold; flips by the score" in shown
+    assert "score threshold -1.000" in shown
     shown = heatline("bundle", "show", f32_alone.path, env={"COLUMNS": "400"}).stdout
     assert re.search("precisions +f32 *\n", shown)
     assert re.search(f"int8 +left out: {LEFT_OUT}; all of it: at worst 3 of 40 tiles flip", shown)
