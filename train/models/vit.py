@@ -42,7 +42,7 @@ class RolloutClassifier(ExplainedClassifier):
     ) -> None:
         super().__init__(mean, std)
         self.network = network
-        self.head = nn.Linear(network.embed_dim, 1)
+        self.head = SumOfProducts(network.embed_dim, 1)
         self.fusion, self.discard_ratio = fusion, discard_ratio
         self.map_hw = tuple(network.patch_embed.grid_size)
         self.method = f"rollout-{fusion}" + (f"-discard-{discard_ratio:g}" if discard_ratio else "")
@@ -102,9 +102,18 @@ class RolloutClassifier(ExplainedClassifier):
         """Logits float32 [N] of the normalised tokens [N, tokens, width]."""
         pooled = self.network.forward_head(features, pre_logits=True).float()  # (N, width), of the class token
         with in_float32(features.device):
-            # No matrix product: OpenVINO computes what lies behind the last one in float32, if asked for bf16 too.
-            logits: Tensor = (pooled * self.head.weight[0]).sum(dim=1) + self.head.bias
+            logits: Tensor = self.head(pooled)[:, 0]
         return logits
+
+
+class SumOfProducts(nn.Linear):
+    """A Linear layer to one output, [N, width] to [N, 1], without a matrix product.
+
+    What lies behind the last matrix product OpenVINO computes in float32 under bf16 too, and a logit needs its digits.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features * self.weight).sum(dim=1, keepdim=True) + self.bias
 
 
 def attend(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
