@@ -61,7 +61,7 @@ def measure_map_cost(
     """Time a model from a random start, which costs what a trained one does.
 
     Raises:
-        BenchError: the engine has no such precision.
+        BenchError: the engine or the processor has no such precision, or cannot run the graph.
         ConfigError, EngineError, ExportError: the model cannot be built, compiled, or exported.
     """
     import torch
@@ -142,7 +142,10 @@ def _in_onnxruntime(graph: bytes, precision: Precision, tiles: NDArray[np.uint8]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common base
+        raise BenchError(f"ONNX Runtime cannot run the graph: {error}") from error
 
     def run(batches: int) -> None:
         for _ in range(batches):
@@ -164,13 +167,23 @@ def _in_openvino(
         ir = quantise(ir, tiles, Quantisation(), transformer=transformer)
     model = ir.read()
     model.reshape({"tiles": list(tiles.shape)})
+    hint = "bf16" if precision == "bf16" else "f32"
     settings = {
         "PERFORMANCE_HINT": "THROUGHPUT",
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_PRECISION_HINT": hint,
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": threads,
     }
-    requests = openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", settings), threads + 1)
+    try:
+        compiled = openvino.Core().compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        raise BenchError(f"OpenVINO cannot run the graph: {error}") from error
+    computes_in = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if computes_in != hint:
+        raise BenchError(
+            f"this processor has no {hint}, OpenVINO computes in {computes_in}; choose another --precision"
+        )
+    requests = openvino.AsyncInferQueue(compiled, threads + 1)
     for request in requests:
         request.set_tensor("tiles", openvino.Tensor(tiles))
 

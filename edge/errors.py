@@ -6,6 +6,7 @@ HeatlineError
 │                            golden tiles on this machine; a key that cannot be used
 ├── CameraError          5   a camera that cannot be opened
 ├── EngineError          6   an inference engine that does not start or does not answer
+│   └── PrecisionError       a precision that this processor does not compute in
 ├── DeliveryError        7   an address that cannot be bound or reached
 ├── MessageError         8   bytes on the wire that are no message of ours
 ├── InputError           9   a picture, mask, label or folder that cannot be used
@@ -44,6 +45,10 @@ class CameraError(HeatlineError):
 
 class EngineError(HeatlineError):
     exit_code = 6
+
+
+class PrecisionError(EngineError):
+    pass
 
 
 class DeliveryError(HeatlineError):

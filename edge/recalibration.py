@@ -179,6 +179,7 @@ def recalibrated(
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         made_by=f"heatline {__version__}",
         calibration=calibration,
+        tolerances={precision: was.tolerances[precision] for precision in was.precisions},  # older ones had more
         provenance={
             **was.provenance,
             "calibrations": [*(before if isinstance(before, list) else [before]), record],

@@ -7,6 +7,7 @@ import click
 
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_facts, print_json, progress_console
+from edge.cli.precision_words import precision_facts
 from edge.inference import Precision
 from train.readers import LabelledImage
 
@@ -42,7 +43,8 @@ from train.readers import LabelledImage
     "--allow",
     multiple=True,
     type=click.Choice(["bf16", "int8"]),
-    help="Put it into the bundle though it fails the map gate; may be repeated.",
+    help="Put it into the bundle though it fails the map gate, made in the last of the ways that were tried; may be "
+    "repeated.",
 )
 @json_option
 def export(
@@ -98,10 +100,12 @@ def export(
         {
             "digest": bundle.digest,
             "agreement": ", ".join(f"{what} {value:.1e}" for what, value in manifest.gate.largest_difference.items())
-            + f" of the scale at most, on {manifest.gate.tiles} golden tiles",
+            + f" of the scale at most, on {manifest.gate.tiles} golden tiles"
+            + (f"; rounding moves a map by {rounding:.1e} besides" if (rounding := manifest.gate.map_rounding) else ""),
             "score threshold": f"{calibration.score_threshold:.3f} logits",
             "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
             "calibrated on": f"{calibration.frames} {calibration.frames_are}",
+            **precision_facts(manifest),
             "size": f"{sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6:.1f} MB",
         },
     )

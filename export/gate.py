@@ -21,9 +21,11 @@ BATCHES = (1, 7)
 
 def torch_answers(model: ExplainedClassifier, tiles: NDArray[np.uint8]) -> GoldenTiles:
     """The tiles [N, tile, tile, 3] with what the model says of them, in f32."""
+    asked = torch.from_numpy(tiles)
     with torch.inference_mode():
-        logit, maps = model.eval()(torch.from_numpy(tiles))
-    return GoldenTiles(tiles, logit.numpy(), maps.numpy())
+        logit, maps = model.eval()(asked)
+        rounding = model.map_rounding(asked)
+    return GoldenTiles(tiles, logit.numpy(), maps.numpy(), rounding.numpy() if rounding.any() else None)
 
 
 def pass_gate(golden: GoldenTiles, folder: Path) -> Gate:
@@ -39,7 +41,7 @@ def pass_gate(golden: GoldenTiles, folder: Path) -> Gate:
         scale = float(np.abs(golden.logit).max())
         differences = golden.differences(logit, maps)
         differences["mean(map) - logit"] = float(np.abs(maps.mean(axis=(1, 2)) - logit).max()) / scale
-        alone = one_by_one.setdefault(kind, GoldenTiles(golden.tiles, logit, maps))
+        alone = one_by_one.setdefault(kind, GoldenTiles(golden.tiles, logit, maps, golden.map_rounding))
         for name, difference in alone.differences(logit, maps).items():
             differences[name] = max(differences[name], difference)  # of many together from each alone
         for name, difference in differences.items():
@@ -49,7 +51,7 @@ def pass_gate(golden: GoldenTiles, folder: Path) -> Gate:
                     "this model must not be exported as it is"
                 )
             largest[name] = max(largest[name], difference)
-    return Gate(tiles=len(golden.tiles), tolerance=TOLERANCE, largest_difference=largest)
+    return Gate(tiles=len(golden.tiles), tolerance=TOLERANCE, largest_difference=largest, map_rounding=golden.rounding)
 
 
 def _answers(golden: GoldenTiles, folder: Path) -> Iterator[tuple[str, int, NDArray[np.float32], NDArray[np.float32]]]:

@@ -4,8 +4,9 @@ Held are tiles of the validation groups, which chose the checkpoint and the thre
 quantised by tiles of the training groups, so that what a quantisation is judged on never shaped it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import Calibration
 from edge.bundle.manifest import Grid
+from edge.errors import InputError
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import Engine, infer
 from export.gate import TOLERANCE
@@ -57,10 +59,11 @@ class HeldTiles:
         rounding = TOLERANCE * float(np.abs(self.logit).max())
         return np.asarray(np.abs(self.logit - self.score_threshold) > rounding)
 
-    @property
+    @cached_property
     def with_region(self) -> NDArray[np.bool_]:
-        """[N]"""
-        return np.asarray(self.regions.any(axis=(1, 2)))
+        """[N], where the model finds a region that does not hang on rounding. The evidence threshold too lies on the
+        very peak of some tile."""
+        return self.find_regions.surely(self.map)
 
 
 class RegionFinder:
@@ -73,42 +76,72 @@ class RegionFinder:
 
     def __call__(self, maps: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Cells over the evidence threshold [N, rows, columns], of maps [N, h, w]."""
-        found = np.empty((len(maps), *self._stitcher.heatmap_hw), np.bool_)
-        for one, out in zip(maps, found, strict=True):
-            out[:] = self._stitcher.stitch(one[None]) >= self.evidence_threshold
-        return found
+        return self._heatmaps(maps) >= self.evidence_threshold
+
+    def surely(self, maps: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Whether maps [N, h, w] have a cell over the threshold by more than rounding moves it, [N]."""
+        rounding = TOLERANCE * np.abs(maps).max(axis=(1, 2))
+        return np.asarray(self._heatmaps(maps).max(axis=(1, 2)) > self.evidence_threshold + rounding)
+
+    def _heatmaps(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[N, rows, columns]"""
+        heatmaps = np.empty((len(maps), *self._stitcher.heatmap_hw), np.float32)
+        for one, out in zip(maps, heatmaps, strict=True):
+            out[:] = self._stitcher.stitch(one[None])
+        return heatmaps
+
+
+Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
 
 
 def hold_tiles(
-    images: Sequence[LabelledImage], model: Engine, grid: Grid, map_hw: tuple[int, int], calibration: Calibration
+    images: Sequence[LabelledImage],
+    model: Engine,
+    grid: Grid,
+    map_hw: tuple[int, int],
+    calibration: Calibration,
+    track: Track = iter,
 ) -> HeldTiles:
     """Tiles of the images, until there are enough: all of the first frames, and of later ones those with a region.
 
     Args:
         images: of the validation groups, at least one.
         model: the model itself, behind the interface of an engine.
+        track: wraps the images as they are run, to show how far that is.
     """
     find_regions = RegionFinder(grid, map_hw, calibration.evidence_threshold)
     kept: list[tuple[NDArray[Any], ...]] = []
-    tiles = with_region = frames = 0
-    for image in _shuffled(images):
+    tiles = with_region = whole = searched = 0
+    for image in track(_shuffled(images)):
         if tiles >= ENOUGH_TILES and with_region >= ENOUGH_WITH_REGION:
             break
-        frames += 1
         cut = cut_frame(image, grid)
         logit, maps = infer(model, cut)
-        regions = find_regions(maps)
-        found = regions.any(axis=(1, 2))
-        keep = found if tiles >= ENOUGH_TILES else np.ones_like(found)
-        kept.append((cut[keep], logit[keep], maps[keep], regions[keep]))
+        found = find_regions.surely(maps)
+        if tiles < ENOUGH_TILES:
+            keep, whole = np.ones_like(found), whole + 1
+        else:
+            keep, searched = found, searched + 1
+        kept.append((cut[keep], logit[keep], maps[keep], find_regions(maps[keep])))
         tiles, with_region = tiles + int(keep.sum()), with_region + int(found.sum())
-    tiles_are = f"tiles of {frames} of the {len(images)} frames of the validation groups"
+    tiles_are = f"tiles of {whole} of the {len(images)} frames of the validation groups"
+    if searched:
+        tiles_are += f", and those with a region of {searched} more"
     all_tiles, logit, maps, regions = (np.concatenate(column) for column in zip(*kept, strict=True))
     return HeldTiles(all_tiles, logit, maps, regions, tiles_are, calibration.score_threshold, find_regions)
 
 
 def quantisation_tiles(images: Sequence[LabelledImage], grid: Grid) -> NDArray[np.uint8]:
-    """Tiles [N, tile, tile, 3] of as many frames as can be; of the same frames, the same ones each time."""
+    """Tiles [N, tile, tile, 3] of as many frames as can be; of the same frames, the same ones each time.
+
+    Raises:
+        InputError: there is no frame.
+    """
+    if not images:
+        raise InputError(
+            "there is no image in the training groups, and int8 is quantised by such; choose other groups with "
+            "split.val and split.test, or leave int8 out with --precision"
+        )
     chosen = _shuffled(images)[:QUANTISATION_TILES]
     of_each = -(-QUANTISATION_TILES // len(chosen))
     rng = np.random.default_rng(0)

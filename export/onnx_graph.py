@@ -25,6 +25,7 @@ MEANINGS = {
     "logit": "Evidence of a defect per tile, float32 [N]; 1 / (1 + exp(-logit)) is the probability.",
     "map": "Where in the tile that evidence lies, float32 [N, h, w], in logits; its mean over h and w is the logit.",
 }
+HEAD = "head.weight"
 Attention = Literal["fused", "explicit"]
 
 
@@ -152,8 +153,17 @@ def _exported(module: nn.Module, tile_px: int, outputs: list[str]) -> onnx.Model
 
 
 def _name_the_explanation(graph: onnx.ModelProto) -> None:
-    """Give the nodes of a class activation map, from the head on, the names that tell them from the features."""
-    reached = {"model.head.weight", "head.weight"}
+    """Give the nodes of a class activation map, from the head on, the names that tell them from the features.
+
+    Raises:
+        ExportError: torch's exporter calls the head's weight otherwise now.
+    """
+    reached = {HEAD} & {weight.name for weight in graph.graph.initializer}
+    if not reached:
+        raise ExportError(
+            f"the exported graph has no {HEAD}, so that what explains cannot be told from what is explained; install "
+            "the version of torch that pyproject.toml names"
+        )
     for node in graph.graph.node:
         if reached.intersection(node.input):
             reached.update(node.output)

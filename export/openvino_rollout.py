@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from export.nodes import Nodes
 from export.rollout_graph import Rollout, class_token, fuse_heads
-from export.threshold_graph import ALL_MANTISSA_BITS, BF16_MANTISSA_BITS, Threshold, by_counting
+from export.threshold_graph import EXACT, UNDER_BF16, Digits, Threshold, by_counting
 
 LAYERS_AT_ONCE = 6
 """Of ViT-tiny's twelve. All at once are the fewest nodes, and at eight tiles per request more than a cache holds."""
@@ -20,18 +20,18 @@ LAYERS_AT_ONCE = 6
 
 def class_token_row(nodes: Nodes, rollout: Rollout, attentions: Sequence[str]) -> str:
     """Row of the class token [N, tokens], exactly; see `train.models.rollout.class_token_row`."""
-    return _row(nodes, rollout, attentions, ALL_MANTISSA_BITS)
+    return _row(nodes, rollout, attentions, EXACT)
 
 
 def class_token_row_under_bf16(nodes: Nodes, rollout: Rollout, attentions: Sequence[str]) -> str:
     """The same with a coarser threshold, where attention comes of rounded products anyway."""
-    return _row(nodes, rollout, attentions, BF16_MANTISSA_BITS)
+    return _row(nodes, rollout, attentions, UNDER_BF16)
 
 
-def _row(nodes: Nodes, rollout: Rollout, attentions: Sequence[str], mantissa_bits: int) -> str:
+def _row(nodes: Nodes, rollout: Rollout, attentions: Sequence[str], digits: Digits) -> str:
     layers: list[_Layer] = []
     for first in range(0, len(attentions), LAYERS_AT_ONCE):
-        layers += _layers(nodes, rollout, attentions[first : first + LAYERS_AT_ONCE], mantissa_bits)
+        layers += _layers(nodes, rollout, attentions[first : first + LAYERS_AT_ONCE], digits)
     return _chain(nodes, layers, rollout.tokens)
 
 
@@ -46,7 +46,7 @@ class _Layer:
     """[N, tokens], both or neither."""
 
 
-def _layers(nodes: Nodes, rollout: Rollout, attentions: Sequence[str], mantissa_bits: int) -> list[_Layer]:
+def _layers(nodes: Nodes, rollout: Rollout, attentions: Sequence[str], digits: Digits) -> list[_Layer]:
     tokens, discarded = rollout.tokens, rollout.discarded
     fused = [
         nodes.add("Reshape", fuse_heads(nodes, attention, rollout), nodes.ints(1, -1, tokens * tokens))
@@ -61,8 +61,8 @@ def _layers(nodes: Nodes, rollout: Rollout, attentions: Sequence[str], mantissa_
 
     if not discarded:
         return [_Layer(kept) for kept in by_layer(square, tokens, tokens)]
-    threshold = by_counting(nodes, entries, tokens, discarded, mantissa_bits)
-    if mantissa_bits < ALL_MANTISSA_BITS:  # the threshold is no entry: all from it on stay, and there are no ties
+    threshold = by_counting(nodes, entries, tokens, discarded, digits)
+    if digits != EXACT:  # the threshold is no entry: all from it on stay, and there are no ties
         goes = nodes.add("Less", square, nodes.add("Reshape", threshold.found, nodes.ints(0, -1, 1, 1)))
         return [_Layer(kept) for kept in by_layer(nodes.add("Where", goes, nodes.number(0.0), square), tokens, tokens)]
     square, is_row, leftover = _discard_lowest(nodes, square, tokens, discarded, threshold)

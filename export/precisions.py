@@ -7,15 +7,16 @@ passes or none is left.
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle import GoldenTiles
-from edge.bundle.manifest import Agreement, Attempt, MapGate, PrecisionGate
-from edge.errors import EngineError, ExportError
-from edge.inference import Precision, infer, open_engine
+from edge.bundle.manifest import Attempt, MapGate, PrecisionGate
+from edge.errors import EngineError, ExportError, PrecisionError
+from edge.inference import Engine, Precision, infer, open_engine
 from edge.inference.engine import GRAPHS, OPENVINO_GRAPH
 from export.held_tiles import HeldTiles
 from export.layers_in_f32 import first_layers, in_f32_under_bf16, output_layer
@@ -28,9 +29,9 @@ BATCHES = (1, 8)
 FIRST_IN_F32_UNDER_BF16 = (0.0, 1 / 6, 1 / 3)
 """Shares of the layers, from the first on, that are tried in f32 where the rest computes in bf16."""
 PRECISIONS: tuple[Precision, ...] = ("f32", "bf16", "int8")
-LEAST_TOLERANCE = 1e-3
-"""How far golden tiles may be off on the line's machine in bf16 or int8, as a share of the scale, if they hardly are
-on the machine that exports; else twice as far as there.
+LEAST_TOLERANCE, MOST_TOLERANCE = 1e-3, 0.5
+"""How far golden tiles may be off on the line's machine in bf16 or int8, as a share of the scale: twice as far as on
+the machine that exports, within these. What is farther off there than the most is not let in by anything.
 """
 
 Say = Callable[[str], None]
@@ -41,7 +42,7 @@ class Candidate:
     """One way to make a precision."""
 
     how: str
-    ir: Ir
+    make: Callable[[], Ir]
     graph: str
     """The file name that it would have."""
 
@@ -51,10 +52,9 @@ class Judged:
     """What became of a precision."""
 
     gate: PrecisionGate
-    ir: Ir
-    """The last that was tried: it is in the bundle where the gate names a graph."""
-    tolerance: float | None
-    """For golden tiles; none where it is left out."""
+    ir: Ir | None = None
+    tolerance: float | None = None
+    """For golden tiles. Both none where it is left out."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Precisions:
         """The graphs that go into the bundle."""
         found: dict[str, bytes] = {}
         for one in self.judged.values():
-            found |= {} if one.gate.graph is None else one.ir.files(one.gate.graph)
+            found |= one.ir.files(one.gate.graph) if one.ir and one.gate.graph else {}
         return found
 
     @property
@@ -97,7 +97,7 @@ class Precisions:
 
 def make_precisions(
     f32: Ir,
-    for_bf16: Ir | None,
+    for_bf16: Callable[[], Ir] | None,
     held: HeldTiles,
     golden: GoldenTiles,
     *,
@@ -115,6 +115,7 @@ def make_precisions(
         quantisation_tiles: asked for if they are needed.
         say: told of each attempt, in words.
     Raises:
+        InputError: int8 is wanted and there are no tiles to quantise by.
         ExportError: f32 cannot be run. What it misses here is told and does not keep it out: its own gate is stricter,
             and on few tiles rounding alone moves cells and verdicts that lie on a threshold.
     """
@@ -126,30 +127,33 @@ def make_precisions(
     if "bf16" in precisions:
         judged["bf16"] = judge("bf16", bf16_candidates(f32, for_bf16), held, golden, allow="bf16" in allow, say=say)
         if judged["bf16"].gate.graph == OPENVINO_GRAPH:
-            f32 = judged["bf16"].ir
-    judged["f32"] = judge("f32", [Candidate("as it is", f32, OPENVINO_GRAPH)], held, golden, allow=True, say=say)
-    if judged["f32"].gate.graph is None:
+            f32 = judged["bf16"].ir or f32
+    judged["f32"] = judge(
+        "f32", [Candidate("as it is", lambda: f32, OPENVINO_GRAPH)], held, golden, allow=True, say=say
+    )
+    if judged["f32"].ir is None:
         reason = judged["f32"].gate.reason
         raise ExportError(f"f32 cannot be run: {reason}; this model must not be exported as it is")
     return Precisions({precision: judged[precision] for precision in PRECISIONS if precision in judged})
 
 
-def bf16_candidates(f32: Ir, for_bf16: Ir | None) -> Iterator[Candidate]:
+def bf16_candidates(f32: Ir, for_bf16: Callable[[], Ir] | None) -> Iterator[Candidate]:
     """The IR of f32 under another hint, or one that is made for bf16.
 
     Which layers stay in f32 is noted in the IR and means nothing to f32, so that one IR may serve both.
     """
-    ir, graph = (f32, OPENVINO_GRAPH) if for_bf16 is None else (for_bf16, GRAPHS["bf16"][-1])
+    ir, graph = (f32, OPENVINO_GRAPH) if for_bf16 is None else (for_bf16(), GRAPHS["bf16"][-1])
     model = ir.read()
     for share in FIRST_IN_F32_UNDER_BF16:
         how = "the last layer" + (f" and the first {share:.0%} of the layers" if share else "") + " in f32"
-        yield Candidate(how, in_f32_under_bf16(ir, first_layers(model, share) + output_layer(model)), graph)
+        in_f32 = first_layers(model, share) + output_layer(model)
+        yield Candidate(how, partial(in_f32_under_bf16, ir, in_f32), graph)
 
 
 def int8_candidates(f32: Ir, tiles: NDArray[np.uint8], *, transformer: bool) -> Iterator[Candidate]:
     """Quantised by tiles [N, tile, tile, 3]."""
     for way in WAYS:
-        yield Candidate(way.how, quantise(f32, tiles, way, transformer=transformer), GRAPHS["int8"][0])
+        yield Candidate(way.how, partial(quantise, f32, tiles, way, transformer=transformer), GRAPHS["int8"][0])
 
 
 def judge(
@@ -171,34 +175,39 @@ def judge(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         for candidate in candidates:
-            for name, data in candidate.ir.files(candidate.graph).items():
-                (folder / name).write_bytes(data)
-            attempts.append(_attempt(precision, candidate, folder, held))
+            try:
+                ir = candidate.make()
+                for name, data in ir.files(candidate.graph).items():
+                    (folder / name).write_bytes(data)
+                figures = [
+                    agreement(held, _open(precision, folder, candidate.graph, held.tile_px, batch)) for batch in BATCHES
+                ]
+            except PrecisionError:  # whatever else is tried, it is the same machine
+                attempts.append(Attempt(candidate.how, [], [f"the machine of the export has no {precision}"]))
+                break
+            except (EngineError, ExportError) as error:
+                attempts.append(Attempt(candidate.how, [], [str(error)]))
+                say(f"{precision}, {candidate.how}: {error}")
+                continue
+            attempts.append(Attempt(candidate.how, figures, missed(precision, held, figures)))
             say(f"{precision}, {candidate.how}: {'; '.join(attempts[-1].missed) or 'passed'}")
             if not attempts[-1].missed:
                 break
         last = attempts[-1]
-        ships = not last.missed or (allow and bool(last.agreement))
-        gate = PrecisionGate(
-            graph=candidate.graph if ships else None, reason="; ".join(last.missed) or None, attempts=attempts
-        )
-        return Judged(gate, candidate.ir, _tolerance(precision, folder, candidate.graph, golden) if ships else None)
+        reason = "; ".join(last.missed) or None
+        if not last.agreement or (last.missed and not allow):
+            return Judged(PrecisionGate(None, reason, attempts))
+        if precision == "f32":  # its golden tiles have a gate of their own
+            return Judged(PrecisionGate(candidate.graph, reason, attempts), ir)
+        logit_and_map = infer(_open(precision, folder, candidate.graph, held.tile_px), golden.tiles)
+        off = max(golden.differences(*logit_and_map).values())
+    if off > MOST_TOLERANCE:
+        too_far = f"golden tiles are off by {off:.2f} of the scale, and nothing lets in more than {MOST_TOLERANCE:g}"
+        say(f"{precision}, {last.how}: {too_far}")
+        return Judged(PrecisionGate(None, "; ".join([*last.missed, too_far]), attempts))
+    tolerance = min(MOST_TOLERANCE, max(LEAST_TOLERANCE, 2 * off))
+    return Judged(PrecisionGate(candidate.graph, reason, attempts), ir, tolerance)
 
 
-def _attempt(precision: Precision, candidate: Candidate, folder: Path, held: HeldTiles) -> Attempt:
-    figures: list[Agreement] = []
-    try:
-        for batch in BATCHES:
-            engine = open_engine(
-                "openvino", folder, held.tile_px, precision=precision, graph=candidate.graph, batch=batch
-            )
-            figures.append(agreement(held, engine))
-    except EngineError as error:
-        return Attempt(candidate.how, [], [str(error)])
-    return Attempt(candidate.how, figures, missed(precision, held, figures))
-
-
-def _tolerance(precision: Precision, folder: Path, graph: str, golden: GoldenTiles) -> float:
-    engine = open_engine("openvino", folder, golden.tiles.shape[1], precision=precision, graph=graph)
-    here = max(golden.differences(*infer(engine, golden.tiles)).values())
-    return min(1.0, max(LEAST_TOLERANCE, 2 * here))
+def _open(precision: Precision, folder: Path, graph: str, tile_px: int, batch: int = 0) -> Engine:
+    return open_engine("openvino", folder, tile_px, precision=precision, graph=graph, batch=batch)

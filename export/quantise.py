@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.errors import ExportError
 from export.layers_in_f32 import OUTPUTS, first_layers, last_layers
 from export.nodes import EXPLANATION
 from export.openvino_ir import Ir
@@ -61,6 +62,8 @@ def quantise(ir: Ir, tiles: NDArray[np.uint8], way: Quantisation, *, transformer
     Args:
         ir: in f32.
         tiles: [N, tile, tile, 3], to find the ranges with.
+    Raises:
+        ExportError: NNCF cannot.
     """
     os.environ.setdefault("NNCF_CI", "1")  # else NNCF reports each call to its makers, unasked
     import nncf
@@ -71,20 +74,27 @@ def quantise(ir: Ir, tiles: NDArray[np.uint8], way: Quantisation, *, transformer
     patterns = [f"{EXPLANATION}.*", *(f"^{re.escape(name)}$" for name in OUTPUTS)]
     in_f32 = first_layers(model, way.first_in_f32) + last_layers(model, way.last_in_f32)
     patterns += [f"^{re.escape(name)}$" for name in in_f32]
-    with redirect_stdout(sys.stderr):  # standard output is for the report, and NNCF shows its progress there
-        quantised = nncf.quantize(
-            model,
-            nncf.Dataset([{"tiles": tile[None]} for tile in tiles]),
-            preset=nncf.QuantizationPreset.MIXED,
-            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-            subset_size=len(tiles),
-            ignored_scope=nncf.IgnoredScope(
-                patterns=patterns, types=BETWEEN_LAYERS if way.layers_only else [], validate=False
-            ),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+    advanced = nncf.AdvancedQuantizationParameters(
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX if way.extremes else None
+    )
+    try:
+        with redirect_stdout(sys.stderr):  # standard output is for the report, and NNCF shows its progress there
+            quantised = nncf.quantize(
+                model,
+                nncf.Dataset([{"tiles": tile[None]} for tile in tiles]),
+                preset=nncf.QuantizationPreset.MIXED,
+                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+                subset_size=len(tiles),
+                ignored_scope=nncf.IgnoredScope(
+                    patterns=patterns, types=BETWEEN_LAYERS if way.layers_only else [], validate=False
+                ),
+                advanced_parameters=advanced,
             )
-            if way.extremes
-            else None,
-        )
+    except Exception as error:  # NNCF's and OpenVINO's have no common base
+        raise ExportError(f"NNCF cannot quantise this model ({_last_line(error)})") from error
     return Ir.of(quantised)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

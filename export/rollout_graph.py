@@ -5,7 +5,6 @@ the cost is the threshold of a discard ratio. A graph costs what its nodes read 
 differ in what is fast: each has its own way to that row (`export.onnxruntime_rollout`, `export.openvino_rollout`).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,10 +13,10 @@ from onnx import ModelProto, TensorProto, helper
 
 from edge.errors import ExportError
 from export.nodes import Nodes
-from train.models.rollout import Fusion
+from train.models.rollout import Fusion, discarded
 
 MOST_PAIRS = 2**24
-"""Of tokens: more than float32 can count one by one."""
+"""Of tokens: more than float32 can count one by one, which a discard ratio asks for."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Rollout:
     @property
     def discarded(self) -> int:
         """How many entries of each layer's fused attention go."""
-        return math.floor(self.discard_ratio * self.tokens * self.tokens)
+        return discarded(self.tokens * self.tokens, self.discard_ratio)
 
 
 ClassTokenRow = Callable[[Nodes, Rollout, Sequence[str]], str]
@@ -55,10 +54,10 @@ def append_rollout(
         ExportError: more tokens than can be counted.
     """
     tokens = rollout.tokens
-    if tokens * tokens >= MOST_PAIRS:
+    if rollout.discarded and tokens * tokens >= MOST_PAIRS:
         raise ExportError(
             f"{tokens} tokens make {tokens * tokens:,} pairs, and float32 counts to {MOST_PAIRS:,}; choose smaller "
-            "tiles, or a model with larger patches"
+            "tiles, a model with larger patches, or model.discard_ratio=0"
         )
     nodes = Nodes()
     patches = nodes.add(

@@ -1,7 +1,7 @@
 """From a trained run to a bundle."""
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,17 +16,14 @@ from edge.errors import BundleError
 from edge.inference import Precision, open_engine
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
-from export.held_tiles import hold_tiles, quantisation_tiles
+from export.held_tiles import Track, hold_tiles, quantisation_tiles
 from export.onnx_graph import to_graphs
 from export.openvino_ir import to_ir
 from export.precisions import PRECISIONS, Say, make_precisions
 from train.evaluation.torch_engine import TorchEngine
 from train.models.vit import RolloutClassifier
-from train.readers import LabelledImage
 from train.run import TrainedRun, class_names
 from train.validation_frames import SMOOTHING_CELLS, run_over
-
-Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
 
 
 def export_run(
@@ -66,17 +63,18 @@ def export_run(
     frames = run.split.images(run.data, "val")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        _write(folder, f32.files(OPENVINO_GRAPH))
+        _write(folder, {ONNX_GRAPH: exported.onnx, **f32.files(OPENVINO_GRAPH)})
         validation = run_over(
             track(frames), open_engine("openvino", folder, tiles.tile_px), grid=grid, map_hw=model.map_hw
         )
         golden = torch_answers(model, validation.tiles)
+        pass_gate(golden, folder)  # here too: what fails it is not worth the minutes that follow
         calibration = calibrate(validation.good_frames, false_reject, validation.frames_are)
         say("asking the model itself about tiles to hold each precision to")
-        held = hold_tiles(frames, TorchEngine(model, tiles.tile_px), grid, model.map_hw, calibration)
+        held = hold_tiles(frames, TorchEngine(model, tiles.tile_px), grid, model.map_hw, calibration, track)
         made = make_precisions(
             f32,
-            None if exported.for_openvino_bf16 == exported.for_openvino else to_ir(exported.for_openvino_bf16),
+            None if exported.for_openvino_bf16 == exported.for_openvino else lambda: to_ir(exported.for_openvino_bf16),
             held,
             golden,
             precisions=precisions,

@@ -1,18 +1,32 @@
 """The lowest entry that a discard ratio keeps, in ONNX nodes that OpenVINO runs fast: found by counting, bit by bit."""
 
+import math
 from dataclasses import dataclass
 
 from export.nodes import Nodes
 
-EXPONENT_BITS = 5
-ALL_MANTISSA_BITS = 23
-"""Of a float32: with all of them the threshold is the very entry that a sort would find."""
-BF16_MANTISSA_BITS = 9
-"""Where attention comes of products in bf16, which keep 8 digits. The softmax is float32 there too, so entries have all
-their digits, most of them without a meaning."""
 
-LOWEST = 2.0**-30
-"""Attention below counts as none: a whole row of such entries is 2e-7 for 197 tokens, where all of a row is 1."""
+@dataclass(frozen=True)
+class Digits:
+    """Binary digits of a threshold, each of which costs one pass over the entries."""
+
+    exponent: int
+    mantissa: int
+
+    @property
+    def lowest(self) -> float:
+        """Attention below counts as none."""
+        return math.ldexp(1.0, 2 - 2**self.exponent)
+
+
+EXACT = Digits(exponent=6, mantissa=23)
+"""All of a float32's mantissa, so that the threshold is the very entry that a sort would find, down to 2^-62: a row of
+thousands of smaller entries is below 1e-15, where all of a row is 1.
+"""
+UNDER_BF16 = Digits(exponent=5, mantissa=9)
+"""Where attention comes of products in bf16, which keep 8 digits. The softmax is float32 there too, so entries have all
+their digits, most of them without a meaning.
+"""
 
 
 @dataclass(frozen=True)
@@ -25,7 +39,7 @@ class Threshold:
     """How many entries are lower than `found`."""
 
 
-def by_counting(nodes: Nodes, entries: str, tokens: int, discarded: int, mantissa_bits: int) -> Threshold:
+def by_counting(nodes: Nodes, entries: str, tokens: int, discarded: int, digits: Digits) -> Threshold:
     """The threshold is built bit by bit from the top, each bit by one count of the entries below.
 
     It is the largest number of so many bits that at most `discarded` entries lie below, and takes as long for any
@@ -46,7 +60,7 @@ def by_counting(nodes: Nodes, entries: str, tokens: int, discarded: int, mantiss
             return total
         return nodes.add("Add", total, nodes.truth(nodes.add("Less", first, candidate)))
 
-    found, below = nodes.add("Add", zero, nodes.number(LOWEST)), zero
+    found, below = nodes.add("Add", zero, nodes.number(digits.lowest)), zero
 
     def raise_to(candidate: str) -> None:
         nonlocal found, below
@@ -54,15 +68,15 @@ def by_counting(nodes: Nodes, entries: str, tokens: int, discarded: int, mantiss
         fits = nodes.add("LessOrEqual", lower, nodes.number(float(discarded)))
         found, below = nodes.add("Where", fits, candidate, found), nodes.add("Where", fits, lower, below)
 
-    factor = nodes.add("Add", zero, nodes.number(2.0**2 ** (EXPONENT_BITS - 1)))
-    for _ in range(EXPONENT_BITS):
+    factor = nodes.add("Add", zero, nodes.number(2.0**2 ** (digits.exponent - 1)))
+    for _ in range(digits.exponent):
         raise_to(nodes.add("Mul", found, factor))
-        factor = nodes.add("Sqrt", factor)  # exact: 2^16, 2^8, ... 2
+        factor = nodes.add("Sqrt", factor)  # exact: 2^32, 2^16, ... 2
     power = step = found
-    for _ in range(mantissa_bits):
+    for _ in range(digits.mantissa):
         step = nodes.add("Mul", step, nodes.number(0.5))
         raise_to(nodes.add("Add", found, step))
-    above = nodes.add("Add", found, nodes.add("Mul", power, nodes.number(2.0**-mantissa_bits)))
+    above = nodes.add("Add", found, nodes.add("Mul", power, nodes.number(2.0**-digits.mantissa)))
     return Threshold(found, above, below)
 
 

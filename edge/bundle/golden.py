@@ -4,6 +4,7 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from edge.inference.engine import Engine, infer
 MOST_TILES = 256
 MOST_BYTES = 2**30
 """Of golden tiles and their answers in memory, whatever a file claims."""
+
+MOST_ROUNDING = 0.5
+"""Of the maps' scale: a map that may be off by as much as it says tells nothing."""
 
 
 class GoldenTilesError(BundleError):
@@ -33,10 +37,16 @@ class GoldenTiles:
     """[N]"""
     map: NDArray[np.float32]
     """[N, h, w]"""
+    map_rounding: NDArray[np.float32] | None = None
+    """[N], logits: how far each map may be off besides, where it hangs on decisions that rounding can turn, as which
+    attention a discard ratio lets go; none: nowhere."""
 
     def to_bytes(self) -> bytes:
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, tiles=self.tiles, logit=self.logit, map=self.map)
+        arrays: dict[str, Any] = {"tiles": self.tiles, "logit": self.logit, "map": self.map}
+        if self.map_rounding is not None:
+            arrays["map_rounding"] = self.map_rounding
+        np.savez_compressed(buffer, **arrays)
         return buffer.getvalue()
 
     @classmethod
@@ -67,18 +77,41 @@ class GoldenTiles:
                             f"{path} has {name} of shape {stored.shape(name)} and type {stored.dtype(name)}, expected "
                             f"{(count, *shape)} of {np.dtype(dtype).name}; export the bundle again"
                         )
-                return cls(*(stored.read(name) for name in expected))
+                golden = cls(
+                    **{name: stored.read(name) for name in expected}, map_rounding=_map_rounding(path, stored, count)
+                )
         except BundleError:
             raise
         except Exception as error:  # zip, zlib, npy headers, memory: what a damaged file raises has no common base
             raise BundleError(f"{path} holds no golden tiles ({error}); export the bundle again") from error
+        golden._see_that_rounding_is_small(path)
+        return golden
 
     def differences(self, logit: NDArray[np.float32], maps: NDArray[np.float32]) -> dict[str, float]:
-        """Largest difference of each output, as a share of its scale: its largest absolute value over these tiles."""
-        return {
-            name: float(np.abs(came - known).max()) / max(float(np.abs(known).max()), 1e-30)
-            for name, came, known in (("logit", logit, self.logit), ("map", maps, self.map))
-        }
+        """Largest difference of each output, as a share of its scale: its largest absolute value over these tiles.
+
+        What rounding can move a map by is counted apart.
+        """
+        off = {"logit": np.abs(logit - self.logit), "map": np.abs(maps - self.map).max(axis=(1, 2))}
+        if self.map_rounding is not None:
+            off["map"] = np.maximum(off["map"] - self.map_rounding, 0)  # a NaN stays one
+        return {name: float(values.max()) / self._scale(name) for name, values in off.items()}
+
+    @property
+    def rounding(self) -> float:
+        """Largest of `map_rounding`, as a share of the maps' scale."""
+        return 0.0 if self.map_rounding is None else float(self.map_rounding.max()) / self._scale("map")
+
+    def _scale(self, name: str) -> float:
+        known: NDArray[np.float32] = getattr(self, name)
+        return max(float(np.abs(known).max()), 1e-30)
+
+    def _see_that_rounding_is_small(self, path: Path) -> None:
+        if self.map_rounding is not None and not (self.map_rounding.min() >= 0 and self.rounding <= MOST_ROUNDING):
+            raise BundleError(
+                f"{path} lets rounding move maps by {self.rounding:.1e} of their scale, expected 0 to "
+                f"{MOST_ROUNDING:g}; export the bundle again"
+            )
 
 
 def check_golden(golden: GoldenTiles, engine: Engine, manifest: Manifest) -> dict[str, float]:
@@ -104,3 +137,14 @@ def check_golden(golden: GoldenTiles, engine: Engine, manifest: Manifest) -> dic
                 f"{name} on the golden tiles, allowed is {tolerance:.1e}; {what} must not be used here"
             )
     return came
+
+
+def _map_rounding(path: Path, stored: StoredArrays, count: int) -> NDArray[np.float32] | None:
+    if "map_rounding" not in stored:
+        return None
+    if stored.shape("map_rounding") != (count,) or stored.dtype("map_rounding") != np.float32:
+        raise BundleError(
+            f"{path} has map_rounding of shape {stored.shape('map_rounding')} and type "
+            f"{stored.dtype('map_rounding')}, expected {(count,)} of float32; export the bundle again"
+        )
+    return stored.read("map_rounding")

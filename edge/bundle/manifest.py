@@ -101,14 +101,16 @@ class Gate(_Part, frozen=True):
     tiles: Positive
     tolerance: float
     largest_difference: dict[str, float]
+    map_rounding: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """By how much of the scale rounding alone can move a golden tile's map, which is counted apart."""
 
 
 class Agreement(_Part, frozen=True):
     """How far one precision is from the model itself over the held tiles, in batches of one size."""
 
     batch: Positive
-    logit_difference: Annotated[float, Meta(ge=0, le=1e9)] | None
-    """Largest, logits; none: an answer is no number."""
+    logit_difference: Annotated[float, Meta(ge=0, le=1e9)]
+    """Largest, logits."""
     flips: Annotated[int, Meta(ge=0)]
     """Tiles that fall on the other side of the score threshold."""
     map_correlation: Annotated[float, Meta(ge=-1, le=1)] | None

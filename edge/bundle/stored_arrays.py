@@ -38,6 +38,9 @@ class StoredArrays:
     ) -> None:
         self._archive.close()
 
+    def __contains__(self, name: str) -> bool:
+        return f"{name}.npy" in self._archive.namelist()
+
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape that an array claims to have."""
         return self._header(name)[0]

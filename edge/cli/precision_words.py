@@ -29,7 +29,8 @@ def attempts_in_words(attempts: Sequence[Attempt], tiles: int) -> str:
 
 def _held_in_words(gate: MapGate, calibration: Calibration) -> str:
     words = (
-        f"on {gate.tiles} {gate.tiles_are}, {gate.tiles_with_region} with a region, "
+        f"on {gate.tiles} {gate.tiles_are}, {gate.tiles_with_region} with a region"
+        f"{'' if gate.tiles_with_region else ', so that no map is judged'}, "
         f"{gate.tiles_on_threshold} on the score threshold; flips by the score threshold "
         f"{gate.score_threshold:.3f}, regions by the evidence threshold {gate.evidence_threshold:.3f}"
     )

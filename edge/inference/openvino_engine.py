@@ -11,7 +11,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from edge.errors import EngineError
+from edge.errors import EngineError, PrecisionError
 from edge.inference.engine import (
     ANSWER_WITHIN_SECONDS,
     LOOK_FOR_FAILURES_EVERY_SECONDS,
@@ -63,7 +63,7 @@ class OpenVinoEngine(Engine):
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot use {folder / graph}: {_first_line(error)}") from error
         if effective != hint:
-            raise EngineError(
+            raise PrecisionError(
                 f"this processor has no {hint}, OpenVINO would compute in {effective} instead; choose another precision"
             )
         self._compiled = compiled

@@ -254,6 +254,19 @@ def npy(array: np.ndarray[Any, Any]) -> bytes:
 RIGHT = golden_tiles()
 
 
+def rounding(map_rounding: np.ndarray[Any, Any]) -> bytes:
+    return npz(tiles=RIGHT.tiles, logit=RIGHT.logit, map=RIGHT.map, map_rounding=map_rounding)
+
+
+def test_what_rounding_may_move_maps_by_comes_back_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
+    known = np.array([0, 0.5, 0, 1.5], np.float32)
+    came = open_bundle(with_files(bundle, tmp_path / "b", {GOLDEN: rounding(known)})).golden()
+    assert came.map_rounding is not None
+    np.testing.assert_array_equal(came.map_rounding, known)
+    assert came.rounding == pytest.approx(1.5 / np.abs(RIGHT.map).max())
+    assert bundle.golden().map_rounding is None
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -269,6 +282,11 @@ RIGHT = golden_tiles()
         (npz(tiles=RIGHT.tiles, logit=RIGHT.logit.astype(np.float64), map=RIGHT.map), "type float64"),
         (npz(tiles=RIGHT.tiles, logit=RIGHT.logit, map=RIGHT.map[:, :7, :7]), "has map of shape"),  # coarser maps
         (npz(tiles=np.array(1), logit=RIGHT.logit, map=RIGHT.map), "tiles"),  # no list of tiles
+        (rounding(np.zeros(3, np.float32)), "has map_rounding of shape (3,)"),  # one tile's is missing
+        (rounding(np.zeros(4)), "type float64"),
+        (rounding(np.full(4, 1e6, np.float32)), "of their scale, expected 0 to 0.5"),  # any map would do
+        (rounding(np.array([0, -1, 0, 0], np.float32)), "of their scale, expected 0 to 0.5"),
+        (rounding(np.array([0, 0, np.nan, 0], np.float32)), "by nan of their scale"),
     ],
 )
 def test_golden_tiles_that_do_not_fit_the_manifest_are_refused(

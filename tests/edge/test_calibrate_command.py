@@ -96,6 +96,7 @@ def test_a_calibration_of_a_calibration_counts_on_and_keeps_both_records(tmp_pat
 def test_a_bundle_of_schema_1_can_be_calibrated_and_keeps_what_it_told(tmp_path: Path, own: Bundle) -> None:
     content = json.loads((own.path / MANIFEST).read_text())
     content["schema"], content["provenance"] = 1, {"data": {"data": "boards"}}
+    content["tolerances"]["int8"] = 0.05  # said nothing then of what a bundle has
     for key in ("rule", "rejected", "false_reject_at_most"):
         del content["calibration"][key]
     (own.path / MANIFEST).write_text(json.dumps(content))
@@ -106,6 +107,7 @@ def test_a_bundle_of_schema_1_can_be_calibrated_and_keeps_what_it_told(tmp_path:
     calibrated(own.path, write_pictures(tmp_path / "good", evenly(250)), "--to", tmp_path / "new", "--version", "7")
     new = open_bundle(tmp_path / "new").manifest
     assert (new.schema, new.version, new.provenance["data"]) == (SCHEMA, "7", {"data": "boards"})
+    assert list(new.tolerances) == ["f32"]
 
 
 def test_bundle_show_tells_rule_rate_frames_and_bound(tmp_path: Path, own: Bundle) -> None:

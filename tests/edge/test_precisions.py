@@ -369,7 +369,7 @@ def test_show_does_not_stumble_over_figures_that_are_not_there(all_three: Bundle
         gate_of(manifest, "bf16")["attempts"][0]["agreement"] = []
         gate_of(manifest, "bf16")["reason"] = "it was let in"
         for each in gate_of(manifest, "int8")["attempts"][0]["agreement"]:
-            each |= {"logit_difference": None, "map_correlation": None, "iou_median": None, "iou_p5": None}
+            each |= {"map_correlation": None, "iou_median": None, "iou_p5": None}
 
     folder = with_manifest(all_three, tmp_path / "b", fewer)
     shown = heatline("bundle", "show", folder, env={"COLUMNS": "400"}).stdout

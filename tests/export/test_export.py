@@ -93,6 +93,19 @@ def test_the_manifest_says_what_it_is_and_where_it_comes_from(
     assert max(manifest.gate.largest_difference.values()) <= manifest.gate.tolerance
 
 
+def test_the_manifest_tells_what_each_precision_was_held_to_and_how_it_fared(exported: Bundle, run: TrainedRun) -> None:
+    manifest, frames = exported.manifest, run.split.images(run.data, "val")
+    gate = manifest.map_gate
+    assert gate is not None
+    assert gate.tiles == 12 * len(frames)
+    assert gate.tiles_are == f"tiles of {len(frames)} of the {len(frames)} frames of the validation groups"
+    assert set(gate.precisions) == {"f32", "bf16", "int8"}
+    assert gate.precisions["f32"].attempts[0].agreement[0].logit_difference < 1e-4
+    for precision, one in gate.precisions.items():
+        assert (one.graph is None) == bool(one.reason) == (precision not in manifest.tolerances) or precision == "f32"
+        assert one.graph is None or (exported.path / one.graph).exists()
+
+
 def test_no_good_validation_frame_is_rejected_where_no_false_reject_is_wanted(
     exported: Bundle, run: TrainedRun
 ) -> None:

@@ -35,8 +35,8 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return shutil.copytree(trained, tmp_path / "run")
 
 
-def export(run: Path, target: Path) -> tuple[int, str]:
-    command = [sys.executable, "-m", "edge.cli.main", "export", str(run), "--to", str(target)]
+def export(run: Path, target: Path, *options: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "edge.cli.main", "export", str(run), "--to", str(target), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert not target.exists()
     return done.returncode, done.stderr
@@ -92,3 +92,9 @@ def test_a_configuration_of_another_version(run: Path, tmp_path: Path) -> None:
     with (run / "config.yaml").open("a") as config:
         config.write("colour: true\n")
     refused(run, tmp_path, 3, "config.yaml", "colour")
+
+
+def test_allowing_a_precision_that_is_not_made(run: Path, tmp_path: Path) -> None:
+    code, error = export(run, tmp_path / "bundle", "--precision", "int8", "--allow", "bf16")
+    assert code == 2
+    assert "--allow names a precision that --precision leaves out" in error

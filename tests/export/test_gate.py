@@ -1,5 +1,6 @@
 """The gate lets through what agrees with the model, and nothing else."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,25 @@ def test_graphs_that_agree_pass_with_their_figures(graphs: Path) -> None:
     assert gate.tiles == 4
     assert set(gate.largest_difference) == {"logit", "map", "mean(map) - logit"}
     assert all(0 <= difference <= gate.tolerance for difference in gate.largest_difference.values())
+
+
+def test_what_rounding_moves_a_map_by_is_counted_apart(graphs: Path) -> None:
+    """Of one tile; the others' maps, and its own logit, are held as ever."""
+    golden = golden_tiles()
+    scale = float(np.abs(golden.map).max())
+    maps = golden.map.copy()
+    maps[2, 0, :2] += np.array([0.01, -0.01], np.float32) * scale  # its mean stays the logit
+    rounding = np.array([0, 0, 0.0101, 0], np.float32) * scale
+    gate = pass_gate(dataclasses.replace(golden, map=maps, map_rounding=rounding), graphs)
+    assert gate.map_rounding == pytest.approx(0.0101, rel=1e-3)
+    assert gate.largest_difference["map"] < 1e-4
+    for too_small in (np.roll(rounding, 1), rounding * 0.9):
+        with pytest.raises(ExportError, match="in map"):
+            pass_gate(dataclasses.replace(golden, map=maps, map_rounding=too_small), graphs)
+    with pytest.raises(ExportError, match="logit"):
+        pass_gate(dataclasses.replace(golden, logit=golden.logit * np.float32(1.001), map_rounding=rounding), graphs)
+    with pytest.raises(ExportError):
+        pass_gate(dataclasses.replace(golden, map=maps * np.float32(np.nan), map_rounding=rounding), graphs)
 
 
 @pytest.mark.parametrize("output", ["logit", "map"])

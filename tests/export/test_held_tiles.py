@@ -1,11 +1,14 @@
 """Which tiles precisions are held to, and which they are quantised by."""
 
+import re
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from edge.bundle import Calibration
 from edge.bundle.manifest import Grid
+from edge.errors import InputError
 from edge.inference.engine import Done, Engine, Failed, Fill
 from export import held_tiles
 from export.held_tiles import hold_tiles, quantisation_tiles
@@ -66,6 +69,7 @@ def test_beyond_enough_only_tiles_with_a_region_are_kept(
     held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION)
     assert held.with_region.sum() >= wanted
     assert held.with_region[24:].all()  # two frames of twelve tiles are the first twenty
+    assert re.search(r"^tiles of 2 of the \d+ frames .* groups, and those with a region of \d+ more$", held.tiles_are)
     np.testing.assert_array_equal(held.tiles[:24], everything.tiles[:24])
     assert len(held.tiles) < len(everything.tiles)
 
@@ -74,13 +78,18 @@ def test_enough_of_both_ends_the_search(images: list[LabelledImage], monkeypatch
     monkeypatch.setattr(held_tiles, "ENOUGH_TILES", 20)
     monkeypatch.setattr(held_tiles, "ENOUGH_WITH_REGION", 0)
     held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION)
-    assert (len(held.tiles), held.tiles_are.split(" frames")[0]) == (24, f"tiles of 2 of the {len(images)}")
+    assert (len(held.tiles), held.tiles_are) == (24, f"tiles of 2 of the {len(images)} frames of the validation groups")
 
 
 def test_quantisation_tiles_come_from_all_frames_and_are_the_same_each_time(images: list[LabelledImage]) -> None:
     tiles = quantisation_tiles(images, GRID)
     assert tiles.shape == (len(images) * 12, 64, 64, 3)  # 300 were wanted
     np.testing.assert_array_equal(tiles, quantisation_tiles(images, GRID))
+
+
+def test_without_training_images_nothing_can_be_quantised() -> None:
+    with pytest.raises(InputError, match="no image in the training groups"):
+        quantisation_tiles([], GRID)
 
 
 def test_quantisation_takes_no_more_tiles_than_it_needs(

@@ -133,6 +133,18 @@ def test_a_tile_on_the_threshold_is_not_a_flip() -> None:
     assert agreement(held, Answers(off, held.map)).flips == 1
 
 
+def test_a_region_that_is_only_on_the_threshold_is_not_compared() -> None:
+    """The evidence threshold lies on the peak of a tile: rounding alone decides whether it has a region."""
+    maps = np.zeros((3, CELLS, CELLS), np.float32)
+    maps[:2, 1, 2] = 10.0, 20.0
+    peak = float(held_tiles(maps).find_regions._heatmaps(maps)[0].max())
+    held = held_tiles(maps, evidence_threshold=peak)
+    assert list(held.regions.any(axis=(1, 2))) == [True, True, False]
+    assert list(held.with_region) == [False, True, False]
+    off = maps * np.array([1 - 1e-6, 1, 1], np.float32)[:, None, None]
+    assert agreement(held, Answers(held.logit, off)).iou_p5 == 1.0
+
+
 @pytest.mark.parametrize(
     ("iou", "words"), [((0.8, 0.75), "0.800 at the median, expected at least 0.9"), ((0.95, 0.5), "5th percentile")]
 )

@@ -11,14 +11,25 @@ from numpy.typing import NDArray
 
 from edge.bundle import GoldenTiles
 from edge.bundle.manifest import Grid
-from edge.errors import ExportError
+from edge.errors import EngineError, ExportError, PrecisionError
 from export import map_gate
+from export import precisions as precisions_module
 from export.gate import torch_answers
 from export.held_tiles import HeldTiles, RegionFinder
 from export.layers_in_f32 import LAYERS, first_layers, in_f32_under_bf16, is_explanation, last_layers, output_layer
 from export.onnx_graph import Graphs, to_graphs
 from export.openvino_ir import Ir, to_ir
-from export.precisions import BATCHES, LEAST_TOLERANCE, PRECISIONS, Candidate, Precisions, judge, make_precisions
+from export.precisions import (
+    BATCHES,
+    LEAST_TOLERANCE,
+    PRECISIONS,
+    Candidate,
+    Precisions,
+    bf16_candidates,
+    int8_candidates,
+    judge,
+    make_precisions,
+)
 from export.quantise import WAYS, Quantisation, quantise
 from tests.toy_vit import ToyViT
 from train.config import CnnConfig
@@ -79,11 +90,13 @@ def answers(ir: Ir, precision: str) -> list[NDArray[np.float32]]:
 
 def made(f32: Ir, graphs: Graphs, held: HeldTiles, golden: GoldenTiles, **options: Any) -> Precisions:
     asked: dict[str, Any] = {"precisions": PRECISIONS, "allow": (), "transformer": False, "say": lambda line: None}
-    for_bf16 = None if graphs.for_openvino_bf16 == graphs.for_openvino else to_ir(graphs.for_openvino_bf16)
+    for_bf16 = None if graphs.for_openvino_bf16 == graphs.for_openvino else lambda: to_ir(graphs.for_openvino_bf16)
     return make_precisions(f32, for_bf16, held, golden, quantisation_tiles=lambda: TILES, **{**asked, **options})
 
 
 def limits(monkeypatch: pytest.MonkeyPatch, flips: float, iou: float) -> None:
+    """These, and none on golden tiles: on untaught models int8 is far off."""
+    monkeypatch.setattr(precisions_module, "MOST_TOLERANCE", 100.0)
     for precision in ("bf16", "int8"):
         monkeypatch.setitem(map_gate.LIMITS, precision, {"flips": flips, "iou_median": iou, "iou_p5": iou})
 
@@ -226,11 +239,44 @@ def test_f32_that_cannot_be_run_ends_the_export(f32: Ir, graphs: Graphs, held: H
 def test_a_graph_that_cannot_be_run_counts_as_an_attempt_and_is_never_let_in(
     f32: Ir, held: HeldTiles, golden: GoldenTiles
 ) -> None:
-    broken = Candidate("broken", Ir(f32.xml, b""), "model_int8.xml")
-    whole = Candidate("whole", f32, "model_int8.xml")
+    broken = Candidate("broken", lambda: Ir(f32.xml, b""), "model_int8.xml")
+    whole = Candidate("whole", lambda: f32, "model_int8.xml")
     alone = judge("int8", [broken], held, golden, allow=True)
     assert (alone.gate.graph, alone.tolerance, alone.gate.attempts[0].agreement) == (None, None, [])
     assert alone.gate.reason is not None
     assert "OpenVINO cannot use" in alone.gate.reason
     mended = judge("int8", [broken, whole], held, golden)
     assert (mended.gate.graph, mended.gate.reason, mended.tolerance) == ("model_int8.xml", None, LEAST_TOLERANCE)
+
+
+def test_a_way_that_nncf_cannot_go_counts_as_an_attempt(f32: Ir, held: HeldTiles, golden: GoldenTiles) -> None:
+    too_small = TILES[:2, : TILE // 2, : TILE // 2]
+    with pytest.raises(ExportError, match="NNCF cannot quantise this model"):
+        quantise(f32, too_small, WAYS[0], transformer=False)
+    ways = list(int8_candidates(f32, too_small, transformer=False))[:2]
+    gone = judge("int8", ways, held, golden, allow=True)
+    assert (gone.gate.graph, len(gone.gate.attempts)) == (None, 2)
+    assert "NNCF cannot" in (gone.gate.reason or "")
+
+
+def test_what_the_processor_has_not_is_tried_once_and_said_to_be_the_exports_machine(
+    f32: Ir, held: HeldTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PrecisionError("this processor has no bf16")
+
+    monkeypatch.setattr(precisions_module, "open_engine", refuse)
+    judged = judge("bf16", bf16_candidates(f32, None), held, golden, allow=True)
+    assert (judged.gate.graph, len(judged.gate.attempts)) == (None, 1)
+    assert judged.gate.reason == "the machine of the export has no bf16"
+    assert issubclass(PrecisionError, EngineError)
+
+
+def test_nothing_lets_in_what_is_off_by_more_than_half_the_scale(f32: Ir, held: HeldTiles, golden: GoldenTiles) -> None:
+    """A tolerance as large as the scale would let anything pass on the line, an answer of zeros too."""
+    zeros = dataclasses.replace(golden, logit=1e3 * golden.logit, map=1e3 * golden.map)
+    other = dataclasses.replace(held, logit=-held.logit + 2 * held.score_threshold)
+    judged = judge("int8", [Candidate("as it is", lambda: f32, "model_int8.xml")], other, zeros, allow=True)
+    assert (judged.gate.graph, judged.ir, judged.tolerance) == (None, None, None)
+    assert "verdicts flip" in (judged.gate.reason or "")
+    assert "off by 1.00 of the scale" in (judged.gate.reason or "")

@@ -1,5 +1,6 @@
 """The discard in both engines' graphs, held to a sort: which entries stay shows in the row of the class token."""
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -7,7 +8,7 @@ import numpy as np
 import onnxruntime
 import openvino
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, checker, helper
@@ -16,7 +17,8 @@ from export import onnxruntime_rollout, openvino_rollout
 from export.nodes import Nodes
 from export.onnx_graph import OPSET
 from export.rollout_graph import ClassTokenRow, Rollout
-from export.threshold_graph import BF16_MANTISSA_BITS
+from export.threshold_graph import UNDER_BF16
+from train.models.rollout import discarded
 
 LAYERS = 2
 Matrices = NDArray[np.float32]
@@ -153,7 +155,7 @@ def test_counting_keeps_what_a_sort_keeps(tokens: int, discarded: int, data: st.
 @given(data=st.data())
 def test_a_coarse_threshold_keeps_all_that_share_its_bits(data: st.DataObject) -> None:
     layers = data.draw(matrices(9))
-    assert_same(coarse_counting(9, 40)(layers), row_by_truncating(layers, 40, BF16_MANTISSA_BITS))
+    assert_same(coarse_counting(9, 40)(layers), row_by_truncating(layers, 40, UNDER_BF16.mantissa))
 
 
 def attention(tokens: int, tiles: int, sharpness: float) -> Matrices:
@@ -199,3 +201,22 @@ def test_a_misleading_sample_makes_a_longer_sort_and_the_same_result() -> None:
     spread = (10.0 ** np.random.default_rng(0).uniform(-28, 0, (LAYERS, 1, tokens * tokens))).astype(np.float32)
     spread[:, :, 2::4] = 1.0  # all that the sample sees
     assert sorted_entries(spread.reshape(LAYERS, 1, tokens, tokens)) > 500
+
+
+@pytest.mark.parametrize("discarded", [100, 1250, 2400])
+def test_attention_as_faint_as_can_be_counts_in_the_map(discarded: int) -> None:
+    """Heads fused by minimum leave entries of 1e-18, and a map is what is left of the patches, however little."""
+    layers = (10.0 ** np.random.default_rng(1).uniform(-18, -9, (LAYERS, 2, 50, 50))).astype(np.float32)
+    known = row_by_sorting(layers, discarded)[:, 1:]
+    for run in (brackets, counting):
+        patches = run(50, discarded)(layers)[:, 1:]
+        np.testing.assert_allclose(patches, known, rtol=0, atol=1e-4 * known.max())
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(tokens=st.integers(2, 2000), discard_ratio=st.floats(0, 0.95))
+@example(tokens=50, discard_ratio=0.29)
+def test_the_graph_discards_as_many_as_the_model(tokens: int, discard_ratio: float) -> None:
+    """In floats r * t * t is not r * (t * t), and 0.29 * 50 * 50 falls short of 725."""
+    rollout = Rollout(tokens, 1, 1, (1, tokens - 1), "max", discard_ratio)
+    assert rollout.discarded == discarded(tokens * tokens, discard_ratio) == math.floor(discard_ratio * tokens**2)

@@ -59,6 +59,13 @@ class ExplainedClassifier(nn.Module, ABC):
         maps = self.evidence(self.normalised(tiles)).float()
         return maps.mean(dim=(1, 2)), maps
 
+    def map_rounding(self, tiles: Tensor) -> Tensor:
+        """How far rounding can move the maps of RGB tiles uint8 [N, H, W, 3] beyond itself, logits [N].
+
+        Nothing, unless the map hangs on decisions that rounding can turn.
+        """
+        return torch.zeros(len(tiles), device=tiles.device)
+
     def normalised(self, tiles: Tensor) -> Tensor:
         """Images float32 [N, 3, H, W] of RGB tiles uint8 [N, H, W, 3]."""
         return (tiles.permute(0, 3, 1, 2).float() - self._mean) / self._std

@@ -33,38 +33,38 @@ def discard_lowest(fused: Tensor, discard_ratio: float) -> Tensor:
     Of equal entries the first go, row by row.
     """
     entries = fused.shape[-2] * fused.shape[-1]
-    discarded = _discarded(entries, discard_ratio)
-    if discarded == 0:
+    gone = discarded(entries, discard_ratio)
+    if gone == 0:
         return fused
     flat = fused.flatten(1)
-    if discarded < entries // 2:  # whichever end is nearer
-        smallest = flat.topk(discarded + 1, largest=False).values[:, -1]
+    if gone < entries // 2:  # whichever end is nearer
+        smallest = flat.topk(gone + 1, largest=False).values[:, -1]
     else:
-        smallest = flat.topk(entries - discarded).values[:, -1]
-    return _kept_from(fused, smallest, discarded)
+        smallest = flat.topk(entries - gone).values[:, -1]
+    return _kept_from(fused, smallest, gone)
 
 
 def smallest_kept(fused: Tensor, discard_ratios: Sequence[float]) -> Tensor:
     """Smallest entry that `discard_lowest` keeps of each matrix [N, tokens, tokens], [ratios, N]: one sort for all."""
     flat = fused.flatten(1)
-    places = [_discarded(flat.shape[1], ratio) for ratio in discard_ratios]
+    places = [discarded(flat.shape[1], ratio) for ratio in discard_ratios]
     if flat.is_cpu:  # numpy sorts several times as fast: torch also keeps where each entry came from
         return torch.from_numpy(np.sort(flat.numpy(), axis=1)[:, places].T)
     return flat.sort(dim=1).values[:, places].T
 
 
-def _discarded(entries: int, discard_ratio: float) -> int:
-    """How many entries of a matrix go."""
+def discarded(entries: int, discard_ratio: float) -> int:
+    """How many of a matrix's entries go."""
     return math.floor(discard_ratio * entries)
 
 
-def _kept_from(fused: Tensor, smallest: Tensor, discarded: int) -> Tensor:
-    """Matrices [N, tokens, tokens] with zeros for `discarded` entries: all below the smallest one [N] to keep, and the
+def _kept_from(fused: Tensor, smallest: Tensor, gone: int) -> Tensor:
+    """Matrices [N, tokens, tokens] with zeros for `gone` entries: all below the smallest one [N] to keep, and the
     first of those that equal it.
     """
     flat, least = fused.flatten(1), smallest[:, None]
     equal = flat == least
-    to_go = discarded - (flat < least).sum(dim=1, keepdim=True)
+    to_go = gone - (flat < least).sum(dim=1, keepdim=True)
     kept = (flat > least) | (equal & (equal.cumsum(dim=1) > to_go))
     return torch.where(kept, flat, 0.0).view_as(fused)
 
@@ -96,7 +96,7 @@ def class_token_rows(layers: Sequence[Tensor], discard_ratios: Sequence[float]) 
     smallest = [smallest_kept(fused, discard_ratios) for fused in layers]
 
     def row(ratio: int, tile: slice) -> Tensor:
-        gone = _discarded(layers[0][0].numel(), discard_ratios[ratio])
+        gone = discarded(layers[0][0].numel(), discard_ratios[ratio])
         kept = [
             _kept_from(fused[tile], least[ratio, tile], gone) for fused, least in zip(layers, smallest, strict=True)
         ]
