@@ -327,8 +327,8 @@ def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle) -> None:
     with started(HEATLINE, "calibrate", own.path, good, tmp_path / "pipe.png") as process:
         pipe = os.open(tmp_path / "pipe.png", os.O_WRONLY)  # returns once the command reads it
         process.send_signal(signal.SIGINT)
+        os.close(pipe)  # a signal just before the read would not end it
         _, log = process.communicate(timeout=WITHIN_SECONDS)
-        os.close(pipe)
     assert process.returncode == 130
     assert "heatline: interrupted" in log
     (tmp_path / "pipe.png").unlink()
