@@ -62,7 +62,7 @@ def measure_map_cost(
 
     Raises:
         BenchError: the engine or the processor has no such precision, or cannot run the graph.
-        ConfigError, EngineError, ExportError: the model cannot be built, compiled, or exported.
+        ConfigError, ExportError: the model cannot be built or exported.
     """
     import torch
 
@@ -165,8 +165,6 @@ def _in_openvino(
     ir = to_ir(graph)
     if precision == "int8":
         ir = quantise(ir, tiles, Quantisation(), transformer=transformer)
-    model = ir.read()
-    model.reshape({"tiles": list(tiles.shape)})
     hint = "bf16" if precision == "bf16" else "f32"
     settings = {
         "PERFORMANCE_HINT": "THROUGHPUT",
@@ -175,6 +173,8 @@ def _in_openvino(
         "NUM_STREAMS": threads,
     }
     try:
+        model = ir.read()
+        model.reshape({"tiles": list(tiles.shape)})
         compiled = openvino.Core().compile_model(model, "CPU", settings)
     except RuntimeError as error:
         raise BenchError(f"OpenVINO cannot run the graph: {error}") from error

@@ -43,8 +43,8 @@ from train.readers import LabelledImage
     "--allow",
     multiple=True,
     type=click.Choice(["bf16", "int8"]),
-    help="Put it into the bundle though it fails the map gate, made in the last of the ways that were tried; may be "
-    "repeated.",
+    help="Put it into the bundle though it fails the map gate, made in the last of the ways that were tried; not if "
+    "golden tiles are off by half their scale. May be repeated.",
 )
 @json_option
 def export(
@@ -94,14 +94,14 @@ def export(
     if as_json:
         print_json({"bundle": str(bundle.path), "digest": bundle.digest, "manifest": manifest})
         return
-    calibration = manifest.calibration
+    calibration, gate = manifest.calibration, manifest.gate
     print_facts(
         f"{bundle.path} is written",
         {
             "digest": bundle.digest,
-            "agreement": ", ".join(f"{what} {value:.1e}" for what, value in manifest.gate.largest_difference.items())
-            + f" of the scale at most, on {manifest.gate.tiles} golden tiles"
-            + (f"; rounding moves a map by {rounding:.1e} besides" if (rounding := manifest.gate.map_rounding) else ""),
+            "agreement": ", ".join(f"{what} {value:.1e}" for what, value in gate.largest_difference.items())
+            + f" of the scale at most, on {gate.tiles} golden tiles"
+            + (f"; besides, rounding moved {gate.maps_moved} maps" if gate.maps_moved else ""),
             "score threshold": f"{calibration.score_threshold:.3f} logits",
             "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
             "calibrated on": f"{calibration.frames} {calibration.frames_are}",

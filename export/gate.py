@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from edge.bundle import GoldenTiles
+from edge.bundle.golden import MOST_ROUNDING
 from edge.bundle.manifest import Gate
 from edge.errors import ExportError
 from edge.inference import infer, open_engine
@@ -32,15 +33,24 @@ def pass_gate(golden: GoldenTiles, folder: Path) -> Gate:
     """Hold the graphs in `folder` to the golden tiles: ONNX Runtime and OpenVINO in f32, in batches of 1 and of many.
 
     Raises:
-        ExportError: one is off by more than the tolerance, or its logit is not the mean of its map.
+        ExportError: one is off by more than the tolerance, or its logit is not the mean of its map; or rounding alone
+            can turn the maps into others.
     """
+    if not golden.rounding <= MOST_ROUNDING:
+        raise ExportError(
+            f"rounding alone moves a map of this model by {golden.rounding:.2f} of the scale, expected at most "
+            f"{MOST_ROUNDING:g}: its discard ratio chooses among entries that are equal but for their last digits; "
+            "train longer, or with another model.discard_ratio or model.fusion"
+        )
     largest = {"logit": 0.0, "map": 0.0, "mean(map) - logit": 0.0}
+    moved = np.zeros(len(golden.tiles), np.float32)
     one_by_one: dict[str, GoldenTiles] = {}
     for kind, batch, logit, maps in _answers(golden, folder):
         who = f"{kind} in batches of {batch}" if batch else kind
         scale = float(np.abs(golden.logit).max())
         differences = golden.differences(logit, maps)
         differences["mean(map) - logit"] = float(np.abs(maps.mean(axis=(1, 2)) - logit).max()) / scale
+        moved = np.maximum(moved, np.abs(maps - golden.map).max(axis=(1, 2)) / golden.scale("map"))
         alone = one_by_one.setdefault(kind, GoldenTiles(golden.tiles, logit, maps, golden.map_rounding))
         for name, difference in alone.differences(logit, maps).items():
             differences[name] = max(differences[name], difference)  # of many together from each alone
@@ -51,7 +61,14 @@ def pass_gate(golden: GoldenTiles, folder: Path) -> Gate:
                     "this model must not be exported as it is"
                 )
             largest[name] = max(largest[name], difference)
-    return Gate(tiles=len(golden.tiles), tolerance=TOLERANCE, largest_difference=largest, map_rounding=golden.rounding)
+    return Gate(
+        tiles=len(golden.tiles),
+        tolerance=TOLERANCE,
+        largest_difference=largest,
+        map_rounding=golden.rounding,
+        maps_moved=int((moved > TOLERANCE).sum()),
+        largest_move=float(moved.max()) if golden.rounding else 0.0,
+    )
 
 
 def _answers(golden: GoldenTiles, folder: Path) -> Iterator[tuple[str, int, NDArray[np.float32], NDArray[np.float32]]]:

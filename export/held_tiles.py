@@ -63,25 +63,28 @@ class HeldTiles:
     def with_region(self) -> NDArray[np.bool_]:
         """[N], where the model finds a region that does not hang on rounding. The evidence threshold too lies on the
         very peak of some tile."""
-        return self.find_regions.surely(self.map)
+        return self.find_regions.settled(self.map)
 
 
 class RegionFinder:
-    """Where single tiles show evidence: the line's own stitching, smoothing and threshold, on a frame of one tile."""
+    """Where single tiles show evidence: the line's own stitching, smoothing and threshold, on a frame of one tile.
 
-    def __init__(self, grid: Grid, map_hw: tuple[int, int], evidence_threshold: float) -> None:
+    Args:
+        scale: largest absolute value of a map.
+    """
+
+    def __init__(self, grid: Grid, map_hw: tuple[int, int], evidence_threshold: float, scale: float) -> None:
         tile = TileGrid((grid.tile_px, grid.tile_px), grid.tile_px, 0)
         self._stitcher = Stitcher(tile, map_hw, grid.heatmap_cell_px, grid.smoothing_px)
-        self.evidence_threshold = evidence_threshold
+        self.evidence_threshold, self._rounding = evidence_threshold, TOLERANCE * scale
 
     def __call__(self, maps: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Cells over the evidence threshold [N, rows, columns], of maps [N, h, w]."""
         return self._heatmaps(maps) >= self.evidence_threshold
 
-    def surely(self, maps: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Whether maps [N, h, w] have a cell over the threshold by more than rounding moves it, [N]."""
-        rounding = TOLERANCE * np.abs(maps).max(axis=(1, 2))
-        return np.asarray(self._heatmaps(maps).max(axis=(1, 2)) > self.evidence_threshold + rounding)
+    def settled(self, maps: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Whether maps [N, h, w] have a cell that exceeds the threshold by more than rounding, [N]."""
+        return np.asarray(self._heatmaps(maps).max(axis=(1, 2)) > self.evidence_threshold + self._rounding)
 
     def _heatmaps(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
         """[N, rows, columns]"""
@@ -100,6 +103,7 @@ def hold_tiles(
     grid: Grid,
     map_hw: tuple[int, int],
     calibration: Calibration,
+    scale: float,
     track: Track = iter,
 ) -> HeldTiles:
     """Tiles of the images, until there are enough: all of the first frames, and of later ones those with a region.
@@ -107,9 +111,10 @@ def hold_tiles(
     Args:
         images: of the validation groups, at least one.
         model: the model itself, behind the interface of an engine.
+        scale: largest absolute value of a map: float32 rounds each by `TOLERANCE` of it at most.
         track: wraps the images as they are run, to show how far that is.
     """
-    find_regions = RegionFinder(grid, map_hw, calibration.evidence_threshold)
+    find_regions = RegionFinder(grid, map_hw, calibration.evidence_threshold, scale)
     kept: list[tuple[NDArray[Any], ...]] = []
     tiles = with_region = whole = searched = 0
     for image in track(_shuffled(images)):
@@ -117,7 +122,7 @@ def hold_tiles(
             break
         cut = cut_frame(image, grid)
         logit, maps = infer(model, cut)
-        found = find_regions.surely(maps)
+        found = find_regions.settled(maps)
         if tiles < ENOUGH_TILES:
             keep, whole = np.ones_like(found), whole + 1
         else:

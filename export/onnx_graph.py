@@ -162,7 +162,7 @@ def _name_the_explanation(graph: onnx.ModelProto) -> None:
     if not reached:
         raise ExportError(
             f"the exported graph has no {HEAD}, so that what explains cannot be told from what is explained; install "
-            "the version of torch that pyproject.toml names"
+            "heatline[export] anew, for the version of torch that it asks for"
         )
     for node in graph.graph.node:
         if reached.intersection(node.input):

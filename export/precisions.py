@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle import GoldenTiles
-from edge.bundle.manifest import Attempt, MapGate, PrecisionGate
+from edge.bundle.manifest import Agreement, Attempt, MapGate, PrecisionGate
 from edge.errors import EngineError, ExportError, PrecisionError
 from edge.inference import Engine, Precision, infer, open_engine
 from edge.inference.engine import GRAPHS, OPENVINO_GRAPH
@@ -48,13 +48,22 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Made:
+    """A precision that could be run: what the line would compile, and how far it is off on golden tiles."""
+
+    graph: str
+    ir: Ir
+    tolerance: float
+    """For golden tiles on the line's machine, as a share of the scale."""
+
+
+@dataclass(frozen=True)
 class Judged:
     """What became of a precision."""
 
     gate: PrecisionGate
-    ir: Ir | None = None
-    tolerance: float | None = None
-    """For golden tiles. Both none where it is left out."""
+    made: Made | None
+    """None where it is left out."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +78,16 @@ class Precisions:
         """The graphs that go into the bundle."""
         found: dict[str, bytes] = {}
         for one in self.judged.values():
-            found |= one.ir.files(one.gate.graph) if one.ir and one.gate.graph else {}
+            found |= one.made.ir.files(one.made.graph) if one.made else {}
         return found
 
     @property
     def tolerances(self) -> dict[Precision, float]:
         """Of those that go into the bundle, but for f32, which has its own."""
         return {
-            precision: one.tolerance
+            precision: one.made.tolerance
             for precision, one in self.judged.items()
-            if one.tolerance is not None and precision != "f32"
+            if one.made is not None and precision != "f32"
         }
 
     def gate(self, held: HeldTiles) -> MapGate:
@@ -103,7 +112,7 @@ def make_precisions(
     *,
     precisions: Collection[Precision],
     allow: Collection[Precision],
-    quantisation_tiles: Callable[[], NDArray[np.uint8]],
+    quantise_by: NDArray[np.uint8] | None,
     transformer: bool,
     say: Say,
 ) -> Precisions:
@@ -111,27 +120,27 @@ def make_precisions(
 
     Args:
         for_bf16: what bf16 is made from, where that is not the IR of f32.
-        allow: those that go into the bundle though they fail.
-        quantisation_tiles: asked for if they are needed.
+        allow: those that go into the bundle though they fail, unless golden tiles are off by `MOST_TOLERANCE`.
+        quantise_by: tiles [N, tile, tile, 3], without which there is no int8.
         say: told of each attempt, in words.
     Raises:
-        InputError: int8 is wanted and there are no tiles to quantise by.
         ExportError: f32 cannot be run. What it misses here is told and does not keep it out: its own gate is stricter,
             and on few tiles rounding alone moves cells and verdicts that lie on a threshold.
     """
     judged: dict[Precision, Judged] = {}
-    if "int8" in precisions:
+    if "int8" in precisions and quantise_by is not None:
         say("quantising")
-        candidates = int8_candidates(f32, quantisation_tiles(), transformer=transformer)
+        candidates = int8_candidates(f32, quantise_by, transformer=transformer)
         judged["int8"] = judge("int8", candidates, held, golden, allow="int8" in allow, say=say)
     if "bf16" in precisions:
         judged["bf16"] = judge("bf16", bf16_candidates(f32, for_bf16), held, golden, allow="bf16" in allow, say=say)
-        if judged["bf16"].gate.graph == OPENVINO_GRAPH:
-            f32 = judged["bf16"].ir or f32
+        shared = judged["bf16"].made
+        if shared is not None and shared.graph == OPENVINO_GRAPH:
+            f32 = shared.ir
     judged["f32"] = judge(
         "f32", [Candidate("as it is", lambda: f32, OPENVINO_GRAPH)], held, golden, allow=True, say=say
     )
-    if judged["f32"].ir is None:
+    if judged["f32"].made is None:
         reason = judged["f32"].gate.reason
         raise ExportError(f"f32 cannot be run: {reason}; this model must not be exported as it is")
     return Precisions({precision: judged[precision] for precision in PRECISIONS if precision in judged})
@@ -165,49 +174,64 @@ def judge(
     allow: bool = False,
     say: Say = lambda line: None,
 ) -> Judged:
-    """Take the first candidate that passes; with `allow` the last, though it failed, if it can be run at all.
+    """Take the first candidate that passes; with `allow` the last that could be run, though it failed.
 
     Args:
         candidates: at least one.
+        allow: see `MOST_TOLERANCE` for what it does not let in.
         say: told of each attempt, in words.
     """
-    attempts: list[Attempt] = []
+    failed: list[Attempt] = []
+    runs: tuple[Made, Attempt] | None = None
+    for candidate in candidates:
+        made: Made | None = None
+        figures: list[Agreement] = []
+        lacks = False
+        try:
+            made, figures = _hold(precision, candidate, held, golden)
+            found = missed(precision, held, figures)
+            if made is None:
+                found.append(f"golden tiles are off by more than {MOST_TOLERANCE:g} of the scale")
+        except (EngineError, ExportError) as error:
+            lacks = isinstance(error, PrecisionError)
+            found = [f"the machine of the export has no {precision}" if lacks else str(error)]
+        attempt = Attempt(candidate.how, figures, found)
+        say(f"{precision}, {candidate.how}: {'; '.join(found) or 'passed'}")
+        if made is not None and not found:
+            return Judged(PrecisionGate(made.graph, None, [*failed, attempt]), made)
+        failed.append(attempt)
+        if made is not None:
+            runs = made, attempt
+        elif lacks:  # whatever else is tried, it is the same machine
+            break
+    if allow and runs is not None:
+        made, attempt = runs
+        others = [each for each in failed if each is not attempt]
+        return Judged(PrecisionGate(made.graph, "; ".join(attempt.missed), [*others, attempt]), made)
+    return Judged(PrecisionGate(None, "; ".join(failed[-1].missed), failed), None)
+
+
+def _hold(
+    precision: Precision, candidate: Candidate, held: HeldTiles, golden: GoldenTiles
+) -> tuple[Made | None, list[Agreement]]:
+    """How a candidate agrees with the model; and what it would be in a bundle, unless golden tiles forbid it.
+
+    Raises:
+        ExportError, EngineError: it cannot be made, or not be run.
+    """
+    ir = candidate.make()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for candidate in candidates:
-            try:
-                ir = candidate.make()
-                for name, data in ir.files(candidate.graph).items():
-                    (folder / name).write_bytes(data)
-                figures = [
-                    agreement(held, _open(precision, folder, candidate.graph, held.tile_px, batch)) for batch in BATCHES
-                ]
-            except PrecisionError:  # whatever else is tried, it is the same machine
-                attempts.append(Attempt(candidate.how, [], [f"the machine of the export has no {precision}"]))
-                break
-            except (EngineError, ExportError) as error:
-                attempts.append(Attempt(candidate.how, [], [str(error)]))
-                say(f"{precision}, {candidate.how}: {error}")
-                continue
-            attempts.append(Attempt(candidate.how, figures, missed(precision, held, figures)))
-            say(f"{precision}, {candidate.how}: {'; '.join(attempts[-1].missed) or 'passed'}")
-            if not attempts[-1].missed:
-                break
-        last = attempts[-1]
-        reason = "; ".join(last.missed) or None
-        if not last.agreement or (last.missed and not allow):
-            return Judged(PrecisionGate(None, reason, attempts))
-        if precision == "f32":  # its golden tiles have a gate of their own
-            return Judged(PrecisionGate(candidate.graph, reason, attempts), ir)
-        logit_and_map = infer(_open(precision, folder, candidate.graph, held.tile_px), golden.tiles)
-        off = max(golden.differences(*logit_and_map).values())
-    if off > MOST_TOLERANCE:
-        too_far = f"golden tiles are off by {off:.2f} of the scale, and nothing lets in more than {MOST_TOLERANCE:g}"
-        say(f"{precision}, {last.how}: {too_far}")
-        return Judged(PrecisionGate(None, "; ".join([*last.missed, too_far]), attempts))
-    tolerance = min(MOST_TOLERANCE, max(LEAST_TOLERANCE, 2 * off))
-    return Judged(PrecisionGate(candidate.graph, reason, attempts), ir, tolerance)
+        for name, data in ir.files(candidate.graph).items():
+            (folder / name).write_bytes(data)
 
+        def opened(batch: int) -> Engine:
+            return open_engine(
+                "openvino", folder, held.tile_px, precision=precision, graph=candidate.graph, batch=batch
+            )
 
-def _open(precision: Precision, folder: Path, graph: str, tile_px: int, batch: int = 0) -> Engine:
-    return open_engine("openvino", folder, tile_px, precision=precision, graph=graph, batch=batch)
+        figures = [agreement(held, opened(batch)) for batch in BATCHES]
+        off = golden.differences(*infer(opened(BATCHES[0]), golden.tiles)).values()
+    if not all(each <= MOST_TOLERANCE for each in off):  # a NaN is too far off too
+        return None, figures
+    return Made(candidate.graph, ir, min(MOST_TOLERANCE, max(LEAST_TOLERANCE, 2 * max(off)))), figures

@@ -61,6 +61,7 @@ def export_run(
     smoothing_px = smoothing_cells * tiles.tile_px / min(model.map_hw)
     grid = Grid(tile_px=tiles.tile_px, overlap_px=tiles.overlap_px, smoothing_px=smoothing_px)
     frames = run.split.images(run.data, "val")
+    quantise_by = quantisation_tiles(run.split.images(run.data, "train"), grid) if "int8" in precisions else None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _write(folder, {ONNX_GRAPH: exported.onnx, **f32.files(OPENVINO_GRAPH)})
@@ -71,7 +72,9 @@ def export_run(
         pass_gate(golden, folder)  # here too: what fails it is not worth the minutes that follow
         calibration = calibrate(validation.good_frames, false_reject, validation.frames_are)
         say("asking the model itself about tiles to hold each precision to")
-        held = hold_tiles(frames, TorchEngine(model, tiles.tile_px), grid, model.map_hw, calibration, track)
+        held = hold_tiles(
+            frames, TorchEngine(model, tiles.tile_px), grid, model.map_hw, calibration, golden.scale("map"), track
+        )
         made = make_precisions(
             f32,
             None if exported.for_openvino_bf16 == exported.for_openvino else lambda: to_ir(exported.for_openvino_bf16),
@@ -79,7 +82,7 @@ def export_run(
             golden,
             precisions=precisions,
             allow=allow,
-            quantisation_tiles=lambda: quantisation_tiles(run.split.images(run.data, "train"), grid),
+            quantise_by=quantise_by,
             transformer=isinstance(model, RolloutClassifier),
             say=say,
         )

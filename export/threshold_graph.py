@@ -15,14 +15,12 @@ class Digits:
 
     @property
     def lowest(self) -> float:
-        """Attention below counts as none."""
+        """Attention below counts as none; with all digits, 2^-126, where float32 begins to lose digits itself."""
         return math.ldexp(1.0, 2 - 2**self.exponent)
 
 
-EXACT = Digits(exponent=6, mantissa=23)
-"""All of a float32's mantissa, so that the threshold is the very entry that a sort would find, down to 2^-62: a row of
-thousands of smaller entries is below 1e-15, where all of a row is 1.
-"""
+EXACT = Digits(exponent=7, mantissa=23)
+"""All that a float32 from 0 to 1 has: the threshold is the very entry that a sort would find."""
 UNDER_BF16 = Digits(exponent=5, mantissa=9)
 """Where attention comes of products in bf16, which keep 8 digits. The softmax is float32 there too, so entries have all
 their digits, most of them without a meaning.
@@ -71,7 +69,7 @@ def by_counting(nodes: Nodes, entries: str, tokens: int, discarded: int, digits:
     factor = nodes.add("Add", zero, nodes.number(2.0**2 ** (digits.exponent - 1)))
     for _ in range(digits.exponent):
         raise_to(nodes.add("Mul", found, factor))
-        factor = nodes.add("Sqrt", factor)  # exact: 2^32, 2^16, ... 2
+        factor = nodes.add("Sqrt", factor)  # exact: 2^64, 2^32, ... 2
     power = step = found
     for _ in range(digits.mantissa):
         step = nodes.add("Mul", step, nodes.number(0.5))

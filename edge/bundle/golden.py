@@ -4,7 +4,7 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ MOST_BYTES = 2**30
 """Of golden tiles and their answers in memory, whatever a file claims."""
 
 MOST_ROUNDING = 0.5
-"""Of the maps' scale: a map that may be off by as much as it says tells nothing."""
+"""Of the maps' scale: of a map that rounding alone can turn into another, nothing can be told."""
 
 
 class GoldenTilesError(BundleError):
@@ -92,25 +92,29 @@ class GoldenTiles:
 
         What rounding can move a map by is counted apart.
         """
-        off = {"logit": np.abs(logit - self.logit), "map": np.abs(maps - self.map).max(axis=(1, 2))}
+        off_logit, off_map = np.abs(logit - self.logit), np.abs(maps - self.map).max(axis=(1, 2))
         if self.map_rounding is not None:
-            off["map"] = np.maximum(off["map"] - self.map_rounding, 0)  # a NaN stays one
-        return {name: float(values.max()) / self._scale(name) for name, values in off.items()}
+            off_map = np.maximum(off_map - self.map_rounding, 0)  # a NaN stays one
+        return {
+            "logit": float(off_logit.max()) / self.scale("logit"),
+            "map": float(off_map.max()) / self.scale("map"),
+        }
 
     @property
     def rounding(self) -> float:
         """Largest of `map_rounding`, as a share of the maps' scale."""
-        return 0.0 if self.map_rounding is None else float(self.map_rounding.max()) / self._scale("map")
+        return 0.0 if self.map_rounding is None else float(self.map_rounding.max()) / self.scale("map")
 
-    def _scale(self, name: str) -> float:
+    def scale(self, name: Literal["logit", "map"]) -> float:
+        """Largest absolute value of an output over these tiles."""
         known: NDArray[np.float32] = getattr(self, name)
         return max(float(np.abs(known).max()), 1e-30)
 
     def _see_that_rounding_is_small(self, path: Path) -> None:
         if self.map_rounding is not None and not (self.map_rounding.min() >= 0 and self.rounding <= MOST_ROUNDING):
             raise BundleError(
-                f"{path} lets rounding move maps by {self.rounding:.1e} of their scale, expected 0 to "
-                f"{MOST_ROUNDING:g}; export the bundle again"
+                f"{path} has map_rounding of {self.map_rounding.min():.1e} to {self.map_rounding.max():.1e} logits, "
+                f"expected 0 to {MOST_ROUNDING:g} of the maps' scale, {self.scale('map'):.1e}; export the bundle again"
             )
 
 

@@ -103,6 +103,10 @@ class Gate(_Part, frozen=True):
     largest_difference: dict[str, float]
     map_rounding: Annotated[float, Meta(ge=0, le=1)] = 0.0
     """By how much of the scale rounding alone can move a golden tile's map, which is counted apart."""
+    maps_moved: Annotated[int, Meta(ge=0)] = 0
+    """How many maps were off by more than the tolerance, within what rounding can move them."""
+    largest_move: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    """How far the farthest was off in all."""
 
 
 class Agreement(_Part, frozen=True):
@@ -174,7 +178,7 @@ class Manifest(_Part, frozen=True):
     map: Map
     calibration: Calibration
     gate: Gate
-    tolerances: dict[Precision, Annotated[float, Meta(gt=0, le=1)]]
+    tolerances: dict[Precision, Annotated[float, Meta(gt=0, le=0.5)]]
     """Per precision, how far golden tiles may be off on the target, as a share of the scale."""
     provenance: dict[str, Any]
     """Where data and weights come from, and how the model was trained."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import openvino
 import pytest
 from click.testing import CliRunner
 
@@ -113,3 +114,15 @@ def test_a_discard_ratio_of_a_cnn_is_refused() -> None:
         CliRunner().invoke(
             command, ["map-cost", "--model", "mobilenetv3_large_d", "--fusion", "max"], catch_exceptions=False
         )
+
+
+def test_a_precision_that_the_processor_passes_over_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO takes the hint, computes in f32 and says so only if it is asked."""
+    compile_model = openvino.Core.compile_model
+
+    def without_bf16(core: openvino.Core, model: Any, device: str, settings: dict[str, Any]) -> Any:
+        return compile_model(core, model, device, {**settings, "INFERENCE_PRECISION_HINT": "f32"})
+
+    monkeypatch.setattr(openvino.Core, "compile_model", without_bf16)
+    with pytest.raises(BenchError, match="has no bf16, OpenVINO computes in f32"):
+        measure("openvino", "bf16")

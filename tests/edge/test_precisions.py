@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge.bundle import SCHEMA, Bundle, Manifest, open_bundle, open_proven_engine
-from edge.errors import BundleError, ConfigError, EngineError
+from edge.errors import BundleError, ConfigError, EngineError, PrecisionError
 from edge.inference import Precision, infer, open_engine, openvino_engine
 from export.openvino_ir import to_openvino
 from tests.edge.lines import WITHIN_SECONDS, heatline, notify_socket, running, small_frames, write_line, write_pictures
@@ -92,7 +92,7 @@ HOSTILE: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda m: m["files"].pop("model_int8.bin"), "lists no model_int8.bin, which int8 needs"),
     (lambda m: m["tolerances"].pop("int8"), "states no tolerance for int8, which it has"),
     (lambda m: m["tolerances"].pop("bf16"), "states no tolerance for bf16, which it has"),
-    (lambda m: m["tolerances"].update(int8=2), "Expected `float` <= 1"),  # allows anything
+    (lambda m: m["tolerances"].update(int8=2), "Expected `float` <= 0.5"),  # allows anything
     (lambda m: m["tolerances"].update(fp4=0.1), "Invalid enum value 'fp4'"),
     (lambda m: gate_of(m, "int8").update(graph=None, reason=None), "leaves out int8 and gives no reason"),
     (lambda m: gate_of(m, "int8").update(graph=None, reason=" \n"), "leaves out int8 and gives no reason"),
@@ -164,7 +164,7 @@ def test_an_engine_is_not_called_bf16_where_the_processor_computes_in_f32(
     all_three: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(openvino_engine, "_effective_precision", lambda _: "f32")  # as processors without bf16 say
-    with pytest.raises(EngineError, match="this processor has no bf16, OpenVINO would compute in f32 instead"):
+    with pytest.raises(PrecisionError, match="this processor has no bf16, OpenVINO would compute in f32 instead"):
         open_engine("openvino", all_three.path, TILE, precision="bf16", threads=1)
     proven = asked_for(all_three, "bf16")
     assert (proven.engine.precision, proven.computes_in) == ("f32", "f32 instead of bf16")

@@ -46,6 +46,7 @@ def test_what_is_allowed_is_shipped_and_what_is_not_asked_for_is_not_tried(run: 
     gate = manifest["map_gate"]["precisions"]
     assert set(gate) == {"f32", "int8"}
     assert gate["int8"]["graph"] == "model_int8.xml"
+    assert gate["int8"]["reason"] == "; ".join(gate["int8"]["attempts"][-1]["missed"]) != ""
     assert set(open_bundle(tmp_path / "b").manifest.precisions) == {"f32", "int8"}
     for attempt in gate["int8"]["attempts"]:
         assert f"int8, {attempt['how']}: {'; '.join(attempt['missed']) or 'passed'}" in shown

@@ -39,6 +39,7 @@ def test_what_rounding_moves_a_map_by_is_counted_apart(graphs: Path) -> None:
     gate = pass_gate(dataclasses.replace(golden, map=maps, map_rounding=rounding), graphs)
     assert gate.map_rounding == pytest.approx(0.0101, rel=1e-3)
     assert gate.largest_difference["map"] < 1e-4
+    assert (gate.maps_moved, gate.largest_move) == (1, pytest.approx(0.01, rel=1e-2))
     for too_small in (np.roll(rounding, 1), rounding * 0.9):
         with pytest.raises(ExportError, match="in map"):
             pass_gate(dataclasses.replace(golden, map=maps, map_rounding=too_small), graphs)
@@ -46,6 +47,13 @@ def test_what_rounding_moves_a_map_by_is_counted_apart(graphs: Path) -> None:
         pass_gate(dataclasses.replace(golden, logit=golden.logit * np.float32(1.001), map_rounding=rounding), graphs)
     with pytest.raises(ExportError):
         pass_gate(dataclasses.replace(golden, map=maps * np.float32(np.nan), map_rounding=rounding), graphs)
+
+
+def test_maps_that_rounding_alone_turns_into_others_are_refused(graphs: Path) -> None:
+    golden = golden_tiles()
+    rounding = np.array([0, 0.51, 0, 0], np.float32) * golden.scale("map")
+    with pytest.raises(ExportError, match=r"rounding alone moves a map of this model by 0\.51 of the scale"):
+        pass_gate(dataclasses.replace(golden, map_rounding=rounding), graphs)
 
 
 @pytest.mark.parametrize("output", ["logit", "map"])

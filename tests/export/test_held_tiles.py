@@ -51,7 +51,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[LabelledImage]:
 
 
 def test_all_there_are_where_they_are_few(images: list[LabelledImage]) -> None:
-    held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION)
+    held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
     assert len(held.tiles) == len(images) * 12
     assert held.tiles_are == f"tiles of {len(images)} of the {len(images)} frames of the validation groups"
     assert 0 < held.with_region.sum() < len(held.tiles)
@@ -62,11 +62,11 @@ def test_all_there_are_where_they_are_few(images: list[LabelledImage]) -> None:
 def test_beyond_enough_only_tiles_with_a_region_are_kept(
     images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everything = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION)
+    everything = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
     wanted = int(everything.with_region.sum()) - 2
     monkeypatch.setattr(held_tiles, "ENOUGH_TILES", 20)
     monkeypatch.setattr(held_tiles, "ENOUGH_WITH_REGION", wanted)
-    held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION)
+    held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
     assert held.with_region.sum() >= wanted
     assert held.with_region[24:].all()  # two frames of twelve tiles are the first twenty
     assert re.search(r"^tiles of 2 of the \d+ frames .* groups, and those with a region of \d+ more$", held.tiles_are)
@@ -77,7 +77,7 @@ def test_beyond_enough_only_tiles_with_a_region_are_kept(
 def test_enough_of_both_ends_the_search(images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held_tiles, "ENOUGH_TILES", 20)
     monkeypatch.setattr(held_tiles, "ENOUGH_WITH_REGION", 0)
-    held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION)
+    held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
     assert (len(held.tiles), held.tiles_are) == (24, f"tiles of 2 of the {len(images)} frames of the validation groups")
 
 

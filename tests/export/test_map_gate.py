@@ -39,7 +39,7 @@ class Answers(Engine):
 def held_tiles(maps: NDArray[np.float32], score_threshold: float = 0.0, evidence_threshold: float = 2.0) -> HeldTiles:
     tiles = np.zeros((len(maps), TILE, TILE, 3), np.uint8)
     tiles[:, 0, 0, 0] = np.arange(len(maps))
-    find = RegionFinder(GRID, (CELLS, CELLS), evidence_threshold)
+    find = RegionFinder(GRID, (CELLS, CELLS), evidence_threshold, float(np.abs(maps).max()))
     return HeldTiles(tiles, maps.mean(axis=(1, 2)), maps, find(maps), "drawn", score_threshold, find)
 
 
@@ -95,7 +95,7 @@ def test_a_region_is_what_the_line_would_draw() -> None:
     """Cold but for one cell: the smoothed peak lies there, and less than half of it is as warm as its middle."""
     maps = np.zeros((1, CELLS, CELLS), np.float32)
     maps[0, 1, 2] = 10.0
-    find = RegionFinder(GRID, (CELLS, CELLS), 2.0)
+    find = RegionFinder(GRID, (CELLS, CELLS), 2.0, 10.0)
     rows, columns = np.nonzero(find(maps)[0])
     assert find(maps).shape == (1, TILE // 4, TILE // 4)
     assert rows.mean() * 4 + 2 == pytest.approx(1.5 * TILE / CELLS)

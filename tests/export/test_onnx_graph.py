@@ -9,6 +9,8 @@ import openvino
 import pytest
 import torch
 
+from edge.errors import ExportError
+from export import onnx_graph
 from export.nodes import EXPLANATION
 from export.onnx_graph import Attention, Graphs, to_bare_onnx, to_graphs
 from export.openvino_ir import to_openvino
@@ -121,3 +123,11 @@ def test_the_bare_classifier_has_the_same_logits_and_no_map(model: ExplainedClas
         assert [output.name for output in session.get_outputs()] == ["logit"]
         (logit,) = session.run(None, {"tiles": tiles})
         np.testing.assert_allclose(logit, known, rtol=0, atol=1e-4 * np.abs(known).max())
+
+
+def test_a_head_that_is_not_found_ends_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be quantised with the features, and nobody would know."""
+    monkeypatch.setattr(onnx_graph, "HEAD", "head.called_otherwise")
+    config = CnnConfig(name="x", timm="mobilenetv3_small_050.lamb_in1k", weights="none", stride=16)
+    with pytest.raises(ExportError, match=r"has no head\.called_otherwise, .* install heatline\[export\] anew"):
+        to_graphs(build_model(config, TILE)[0].eval(), TILE)

@@ -1,6 +1,7 @@
 """Precisions of small models: made, held to the model, let in or left out."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import GoldenTiles
 from edge.bundle.manifest import Grid
-from edge.errors import EngineError, ExportError, PrecisionError
+from edge.errors import ExportError, PrecisionError
 from export import map_gate
 from export import precisions as precisions_module
 from export.gate import torch_answers
@@ -64,7 +65,9 @@ def golden(model: ExplainedClassifier) -> GoldenTiles:
 @pytest.fixture(scope="module")
 def held(golden: GoldenTiles) -> HeldTiles:
     """Half the tiles are defective."""
-    find = RegionFinder(GRID, (golden.map.shape[1], golden.map.shape[2]), float(np.median(golden.map)))
+    find = RegionFinder(
+        GRID, (golden.map.shape[1], golden.map.shape[2]), float(np.median(golden.map)), golden.scale("map")
+    )
     regions, middle = find(golden.map), float(np.median(golden.logit))
     assert regions.any()
     return HeldTiles(golden.tiles, golden.logit, golden.map, regions, "drawn", middle, find)
@@ -91,7 +94,7 @@ def answers(ir: Ir, precision: str) -> list[NDArray[np.float32]]:
 def made(f32: Ir, graphs: Graphs, held: HeldTiles, golden: GoldenTiles, **options: Any) -> Precisions:
     asked: dict[str, Any] = {"precisions": PRECISIONS, "allow": (), "transformer": False, "say": lambda line: None}
     for_bf16 = None if graphs.for_openvino_bf16 == graphs.for_openvino else lambda: to_ir(graphs.for_openvino_bf16)
-    return make_precisions(f32, for_bf16, held, golden, quantisation_tiles=lambda: TILES, **{**asked, **options})
+    return make_precisions(f32, for_bf16, held, golden, quantise_by=TILES, **{**asked, **options})
 
 
 def limits(monkeypatch: pytest.MonkeyPatch, flips: float, iou: float) -> None:
@@ -242,11 +245,23 @@ def test_a_graph_that_cannot_be_run_counts_as_an_attempt_and_is_never_let_in(
     broken = Candidate("broken", lambda: Ir(f32.xml, b""), "model_int8.xml")
     whole = Candidate("whole", lambda: f32, "model_int8.xml")
     alone = judge("int8", [broken], held, golden, allow=True)
-    assert (alone.gate.graph, alone.tolerance, alone.gate.attempts[0].agreement) == (None, None, [])
+    assert (alone.gate.graph, alone.made, alone.gate.attempts[0].agreement) == (None, None, [])
     assert alone.gate.reason is not None
     assert "OpenVINO cannot use" in alone.gate.reason
     mended = judge("int8", [broken, whole], held, golden)
-    assert (mended.gate.graph, mended.gate.reason, mended.tolerance) == ("model_int8.xml", None, LEAST_TOLERANCE)
+    assert (mended.gate.graph, mended.gate.reason) == ("model_int8.xml", None)
+    assert mended.made is not None
+    assert mended.made.tolerance == LEAST_TOLERANCE
+
+
+def test_the_last_way_that_could_be_run_is_what_is_allowed(f32: Ir, held: HeldTiles, golden: GoldenTiles) -> None:
+    other = dataclasses.replace(held, logit=-held.logit + 2 * held.score_threshold)
+    ways = [Candidate(how, partial(Ir, f32.xml, weights), "model_int8.xml")
+            for how, weights in (("first", f32.weights), ("second", f32.weights), ("broken", b""))]  # fmt: skip
+    judged = judge("int8", ways, other, golden, allow=True)
+    assert judged.gate.graph == "model_int8.xml"
+    assert [each.how for each in judged.gate.attempts] == ["first", "broken", "second"]
+    assert "verdicts flip" in (judged.gate.reason or "")
 
 
 def test_a_way_that_nncf_cannot_go_counts_as_an_attempt(f32: Ir, held: HeldTiles, golden: GoldenTiles) -> None:
@@ -266,17 +281,23 @@ def test_what_the_processor_has_not_is_tried_once_and_said_to_be_the_exports_mac
         raise PrecisionError("this processor has no bf16")
 
     monkeypatch.setattr(precisions_module, "open_engine", refuse)
-    judged = judge("bf16", bf16_candidates(f32, None), held, golden, allow=True)
+    said: list[str] = []
+    judged = judge("bf16", bf16_candidates(f32, None), held, golden, allow=True, say=said.append)
     assert (judged.gate.graph, len(judged.gate.attempts)) == (None, 1)
     assert judged.gate.reason == "the machine of the export has no bf16"
-    assert issubclass(PrecisionError, EngineError)
+    assert said == [f"bf16, {judged.gate.attempts[0].how}: {judged.gate.reason}"]
 
 
-def test_nothing_lets_in_what_is_off_by_more_than_half_the_scale(f32: Ir, held: HeldTiles, golden: GoldenTiles) -> None:
+@pytest.mark.parametrize("factor", [1e3, np.nan])
+@pytest.mark.parametrize("output", ["logit", "map"])
+def test_nothing_lets_in_what_is_off_by_half_the_scale_and_the_next_way_is_tried(
+    f32: Ir, held: HeldTiles, golden: GoldenTiles, output: str, factor: float
+) -> None:
     """A tolerance as large as the scale would let anything pass on the line, an answer of zeros too."""
-    zeros = dataclasses.replace(golden, logit=1e3 * golden.logit, map=1e3 * golden.map)
-    other = dataclasses.replace(held, logit=-held.logit + 2 * held.score_threshold)
-    judged = judge("int8", [Candidate("as it is", lambda: f32, "model_int8.xml")], other, zeros, allow=True)
-    assert (judged.gate.graph, judged.ir, judged.tolerance) == (None, None, None)
-    assert "verdicts flip" in (judged.gate.reason or "")
-    assert "off by 1.00 of the scale" in (judged.gate.reason or "")
+    far = dataclasses.replace(golden, **{output: np.float32(factor) * getattr(golden, output)})
+    ways = [Candidate(how, lambda: f32, "model_int8.xml") for how in ("first", "second")]
+    judged = judge("int8", ways, held, far, allow=True)
+    assert (judged.gate.graph, judged.made) == (None, None)
+    assert [each.missed for each in judged.gate.attempts] == [
+        ["golden tiles are off by more than 0.5 of the scale"]
+    ] * 2

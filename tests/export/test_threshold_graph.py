@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import openvino
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from export.nodes import Nodes
 from export.onnx_graph import OPSET
 from export.rollout_graph import ClassTokenRow, Rollout
 from export.threshold_graph import UNDER_BF16
-from train.models.rollout import discarded
+from train.models.rollout import discard_lowest
 
 LAYERS = 2
 Matrices = NDArray[np.float32]
@@ -203,20 +204,23 @@ def test_a_misleading_sample_makes_a_longer_sort_and_the_same_result() -> None:
     assert sorted_entries(spread.reshape(LAYERS, 1, tokens, tokens)) > 500
 
 
+@pytest.mark.parametrize("powers_of_ten", [(-18, -9), (-30, -20), (-36, 0)])
 @pytest.mark.parametrize("discarded", [100, 1250, 2400])
-def test_attention_as_faint_as_can_be_counts_in_the_map(discarded: int) -> None:
-    """Heads fused by minimum leave entries of 1e-18, and a map is what is left of the patches, however little."""
-    layers = (10.0 ** np.random.default_rng(1).uniform(-18, -9, (LAYERS, 2, 50, 50))).astype(np.float32)
+def test_attention_as_faint_as_can_be_counts_in_the_map(discarded: int, powers_of_ten: tuple[int, int]) -> None:
+    """A map is what is left of the patches, however little; float32 begins to lose digits at 1e-38."""
+    powers = np.random.default_rng(1).uniform(*powers_of_ten, (LAYERS, 2, 50, 50))
+    layers = (10.0**powers).astype(np.float32)
     known = row_by_sorting(layers, discarded)[:, 1:]
     for run in (brackets, counting):
         patches = run(50, discarded)(layers)[:, 1:]
         np.testing.assert_allclose(patches, known, rtol=0, atol=1e-4 * known.max())
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(tokens=st.integers(2, 2000), discard_ratio=st.floats(0, 0.95))
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(tokens=st.integers(2, 60), discard_ratio=st.floats(0, 0.95))
 @example(tokens=50, discard_ratio=0.29)
 def test_the_graph_discards_as_many_as_the_model(tokens: int, discard_ratio: float) -> None:
     """In floats r * t * t is not r * (t * t), and 0.29 * 50 * 50 falls short of 725."""
-    rollout = Rollout(tokens, 1, 1, (1, tokens - 1), "max", discard_ratio)
-    assert rollout.discarded == discarded(tokens * tokens, discard_ratio) == math.floor(discard_ratio * tokens**2)
+    gone = int((discard_lowest(torch.rand(1, tokens, tokens) + 1, discard_ratio) == 0).sum())
+    assert Rollout(tokens, 1, 1, (1, tokens - 1), "max", discard_ratio).discarded == gone
+    assert gone == math.floor(discard_ratio * tokens**2)
