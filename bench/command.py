@@ -14,6 +14,7 @@ from bench.machine import machine
 from bench.seams import slide_defects, summarise
 from edge.bundle import open_bundle
 from edge.cli.extras import require_extra
+from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.cli.precision_words import precision_facts
 from edge.errors import BenchError, ConfigError
@@ -139,7 +140,7 @@ def training(overrides: tuple[str, ...], steps: int, repetitions: int, as_json: 
 )
 @click.option("--model", "name", required=True, help="As `heatline models` shows them, or any of timm.")
 @click.option("--fusion", type=click.Choice(["min", "mean", "max"]), help="Of a ViT's heads; default: the model's.")
-@click.option("--discard-ratio", type=click.FloatRange(0, 1, max_open=True), help="Of a ViT; default: the model's.")
+@click.option("--discard-ratio", type=FiniteRange(0, 1, max_open=True), help="Of a ViT; default: the model's.")
 @click.option("--engine", type=click.Choice(["openvino", "onnxruntime"]), default="openvino", show_default=True)
 @click.option("--precision", type=click.Choice(["f32", "bf16", "int8"]), default="f32", show_default=True)
 @click.option("--batch", type=click.IntRange(1, 64), default=1, show_default=True, help="Tiles per request.")
@@ -233,7 +234,7 @@ def precisions(bundle_path: Path, batches: tuple[int, ...], rounds: int, tiles: 
     print_facts(
         f"{found.bundle}: {found.model}, {found.method}",
         {
-            "figures": f"median (lowest to highest) of {found.rounds} rounds of {found.tiles_per_round} tiles",
+            "figures": f"median (lowest to highest) of {found.rounds} rounds of about {tiles} tiles",
             **{
                 f"{one.precision}, batches of {one.batch}": f"{one.tiles_per_s:.0f} tiles/s, "
                 f"{one.to_f32:.2f} of f32; its graph {found.bytes_of_graph[one.precision] / 1e6:.1f} MB"

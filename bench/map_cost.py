@@ -18,6 +18,7 @@ from bench.spread import Spread
 from bench.turns import Run, in_turns
 from edge.errors import BenchError
 from edge.inference import EngineKind, Precision
+from edge.inference.opening import require_precision
 from train.config import CnnConfig, VitConfig
 
 
@@ -61,18 +62,20 @@ def measure_map_cost(
     """Time a model from a random start, which costs what a trained one does.
 
     Raises:
-        BenchError: the engine or the processor has no such precision, or cannot run the graph.
+        BenchError: the processor has no such precision, or the engine cannot run the graph.
+        EngineError: the engine never has that precision.
         ConfigError, ExportError: the model cannot be built or exported.
     """
     import torch
 
     from train.models.build import build_model
 
+    require_precision(engine, precision)
     torch.manual_seed(0)
     model, _ = build_model(msgspec.structs.replace(config, weights="none"), tile_px)
     tiles = _tiles(batch, tile_px)
     runs = {
-        name: _in_onnxruntime(graph, precision, tiles, threads)
+        name: _in_onnxruntime(graph, tiles, threads)
         if engine == "onnxruntime"
         else _in_openvino(graph, precision, tiles, threads, transformer=config.family == "vit")
         for name, graph in _export(model, tile_px, engine, precision, say).items()
@@ -95,7 +98,7 @@ def measure_map_cost(
         threads=threads,
         bare=bare,
         rounds=rounds,
-        tiles_per_round=tiles_per_round,
+        tiles_per_round=batches * batch,
         ratio=median / statistics.median(per_tile[bare]),
         ratio_spread=Spread.of(ratios),
         fused_ms_per_tile=Spread.of([one * 1e3 for one in fused]),
@@ -134,11 +137,9 @@ def _tiles(count: int, tile_px: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.resize(cut, (count, tile_px, tile_px, 3)))
 
 
-def _in_onnxruntime(graph: bytes, precision: Precision, tiles: NDArray[np.uint8], threads: int) -> Run:
+def _in_onnxruntime(graph: bytes, tiles: NDArray[np.uint8], threads: int) -> Run:
     import onnxruntime
 
-    if precision != "f32":
-        raise BenchError(f"ONNX Runtime runs bundles in f32 only, not in {precision}; choose --engine openvino")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -22,6 +22,8 @@ class PrecisionSpeed(msgspec.Struct, frozen=True, kw_only=True):
 
     precision: Precision
     batch: int
+    tiles_per_round: int
+    """Whole batches of what was asked for, at least one."""
     tiles_per_s: Spread
     to_f32: float
     """Its median tiles/s over that of f32."""
@@ -36,7 +38,6 @@ class PrecisionsBench(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     method: str
     rounds: int
-    tiles_per_round: int
     speeds: list[PrecisionSpeed]
     bytes_of_graph: dict[Precision, int]
     """What each precision's IR takes, both files."""
@@ -57,7 +58,7 @@ def measure_precisions(
     """
     manifest, golden = bundle.manifest, bundle.golden()
     speeds: list[PrecisionSpeed] = []
-    for batch in batches:
+    for batch in dict.fromkeys(batches):
         count = max(1, tiles_per_round // batch)
         tiles = np.resize(golden.tiles, (count * batch, *golden.tiles.shape[1:]))
         runs = {precision: _run(_engine(bundle, precision, batch), tiles) for precision in manifest.precisions}
@@ -69,6 +70,7 @@ def measure_precisions(
                 PrecisionSpeed(
                     precision=precision,
                     batch=batch,
+                    tiles_per_round=len(tiles),
                     tiles_per_s=Spread.of([len(tiles) / one for one in seconds[precision]]),
                     to_f32=statistics.median(seconds["f32"]) / statistics.median(seconds[precision]),
                     to_f32_spread=Spread.of([f32 / other for f32, other in pairs]),
@@ -81,7 +83,6 @@ def measure_precisions(
         model=manifest.model.name,
         method=manifest.map.method,
         rounds=rounds,
-        tiles_per_round=tiles_per_round,
         speeds=speeds,
         bytes_of_graph={precision: sizes[graph] + sizes[weights_of(graph)] for precision, graph in graphs.items()},
         bytes_in_all=sum(sizes.values()),

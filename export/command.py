@@ -5,9 +5,11 @@ from pathlib import Path
 
 import click
 
+from edge.cli.calibrate import bound_in_words
 from edge.cli.extras import require_extra
+from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json, progress_console
-from edge.cli.precision_words import precision_facts
+from edge.cli.precision_words import gate_in_words, precision_facts
 from edge.inference import Precision
 from train.readers import LabelledImage
 
@@ -19,7 +21,7 @@ from train.readers import LabelledImage
 @click.option("--version", default="1", show_default=True, help="The bundle's version.")
 @click.option(
     "--false-reject",
-    type=click.FloatRange(min=0, max=1, max_open=True),
+    type=FiniteRange(min=0, max=1, max_open=True),
     default=0.01,
     show_default=True,
     help="Share of good frames that the thresholds may reject.",
@@ -27,7 +29,7 @@ from train.readers import LabelledImage
 @click.option(
     "--smoothing",
     "smoothing_cells",
-    type=click.FloatRange(min=0, max=16),
+    type=FiniteRange(min=0, max=16),
     default=1.5,
     show_default=True,
     help="Standard deviation of the heatmap's smoothing, in map cells; 0: none.",
@@ -94,17 +96,16 @@ def export(
     if as_json:
         print_json({"bundle": str(bundle.path), "digest": bundle.digest, "manifest": manifest})
         return
-    calibration, gate = manifest.calibration, manifest.gate
+    calibration = manifest.calibration
     print_facts(
         f"{bundle.path} is written",
         {
             "digest": bundle.digest,
-            "agreement": ", ".join(f"{what} {value:.1e}" for what, value in gate.largest_difference.items())
-            + f" of the scale at most, on {gate.tiles} golden tiles"
-            + (f"; besides, rounding moved {gate.maps_moved} maps" if gate.maps_moved else ""),
+            "export gate": gate_in_words(manifest.gate),
             "score threshold": f"{calibration.score_threshold:.3f} logits",
             "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
             "calibrated on": f"{calibration.frames} {calibration.frames_are}",
+            "false rejects": bound_in_words(calibration),
             **precision_facts(manifest),
             "size": f"{sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6:.1f} MB",
         },

@@ -10,9 +10,8 @@ import msgspec
 from edge import __version__
 from edge.bundle import SCHEMA, Bundle, Manifest, write_bundle
 from edge.bundle.manifest import Grid, Map, Model, Tensor, Tensors
-from edge.bundle.store import GOLDEN
+from edge.bundle.store import GOLDEN, require_place
 from edge.calibration import calibrate
-from edge.errors import BundleError
 from edge.inference import Precision, open_engine
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
@@ -52,8 +51,7 @@ def export_run(
         ExportError: a graph does not agree with the model, or there is nothing to calibrate on.
         BundleError: the target exists already or cannot be written.
     """
-    if target.exists():
-        raise BundleError(f"{target} exists already; bundles are never overwritten, name a new folder")
+    require_place(target)
     model, tiles = run.model, run.config.tiles
     say("exporting classifier and map as one graph")
     exported = to_graphs(model, tiles.tile_px)

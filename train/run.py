@@ -8,6 +8,8 @@
 - `cache/`: decoded frames, while the training is not done
 """
 
+import textwrap
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -125,10 +127,13 @@ def load_run(folder: Path) -> TrainedRun:
         )
     model, _ = build_model(msgspec.structs.replace(config.model, weights="none"), config.tiles.tile_px)
     try:
+        with zipfile.ZipFile(run.best) as archive:
+            if (damaged := archive.testzip()) is not None:  # torch compares no sums
+                raise ValueError(f"{damaged} in it is damaged")
         checkpoint: dict[str, Any] = torch.load(run.best, map_location="cpu", weights_only=True)
         load_model_state(model, checkpoint)
     except Exception as error:  # a damaged file ends in whatever the reader trips over
-        reason = " ".join(str(error).split())[:200]
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
         raise TrainingError(f"{run.best} cannot be loaded ({reason}); delete {folder} and train again") from error
     split = Split(*(tuple(summary.groups[part]) for part in ("train", "val", "test")))
     return TrainedRun(folder, config, summary, read_data(config), split, model.eval())

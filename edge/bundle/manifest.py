@@ -199,6 +199,11 @@ class Manifest(_Part, frozen=True):
         gate = self.map_gate.precisions.get(precision)
         return None if gate is None else gate.graph
 
+    def fails(self, precision: Precision) -> str | None:
+        """What a precision that the bundle has misses of the map gate; none: nothing."""
+        gate = None if self.map_gate is None else self.map_gate.precisions.get(precision)
+        return None if gate is None or gate.graph is None else gate.reason
+
     def why_without(self, precision: Precision) -> str:
         """Why the bundle has not got a precision."""
         if self.map_gate is None:

@@ -41,7 +41,8 @@ def open_proven_engine(
     """Compile a bundle's graph for a precision and run its golden tiles.
 
     Where this machine cannot compute in bf16 or int8, or answers otherwise than the bundle allows for it, f32 is used
-    instead, and a warning says so. f32 itself has nothing to fall back to.
+    instead, and a warning says so; f32 itself has nothing to fall back to. Another warning says what a precision
+    misses that was let into the bundle all the same.
 
     Args:
         threads, streams, batch: as in `open_engine`.
@@ -74,8 +75,12 @@ def open_proven_engine(
     if precision == "f32":
         return ProvenEngine(*prove("f32"), "f32")
     try:
-        return ProvenEngine(*prove(precision), precision)
+        proven = ProvenEngine(*prove(precision), precision)
     except (EngineError, GoldenTilesError) as error:
         fell_back = f"f32 is used instead of {precision}: {error}"
+    else:
+        if (fails := manifest.fails(precision)) is not None:
+            logger.warning("%s was let into %s though it fails the map gate: %s", precision, bundle.path, fails)
+        return proven
     logger.warning("%s", fell_back)
     return ProvenEngine(*prove("f32"), precision, fell_back)

@@ -85,6 +85,24 @@ def open_bundle(path: Path) -> Bundle:
     return bundle
 
 
+def require_place(path: Path) -> None:
+    """See that a new bundle can be written to a folder, before any work is done for it.
+
+    Raises:
+        BundleError: it cannot.
+    """
+    if path.exists():
+        raise BundleError(f"{path} exists already; bundles are never overwritten, name a new folder with --to")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".heatline-", dir=above))
+    except OSError as error:
+        raise BundleError(
+            f"{path} cannot be written, as nothing can be made in {above} ({error.strerror}); name another folder "
+            "with --to"
+        ) from error
+
+
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     """Write a bundle whole or not at all, and open it. `manifest.files` is filled in here.
 

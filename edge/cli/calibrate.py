@@ -1,7 +1,6 @@
 """`heatline calibrate`."""
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -12,9 +11,11 @@ from rich.progress import track
 from edge.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
 from edge.bundle import Calibration, open_bundle, open_proven_engine
 from edge.bundle.manifest import Rule
+from edge.bundle.store import require_place
 from edge.calibration import calibrate as calibrate_by_share
 from edge.calibration import calibrate_by_the_study, may_reach, rejected
 from edge.cli.engine_options import engine_option, precision_option
+from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.errors import BundleError, InputError
 from edge.inference import EngineKind, Precision
@@ -105,7 +106,7 @@ class Report(msgspec.Struct, frozen=True):
 )
 @click.option(
     "--false-reject",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=FiniteRange(0, 1, max_open=True),
     help=f"Wanted share of good frames that are rejected. {FALSE_REJECT} unless given.",
 )
 @click.option("--to", "target", type=click.Path(path_type=Path), help="New folder for the bundle. Default: beside it.")
@@ -206,13 +207,9 @@ def _refuse_place(target: Path, bundle_path: Path) -> None:
     Raises:
         BundleError: it cannot.
     """
-    if target.exists():
-        raise BundleError(f"{target} exists already; bundles are never overwritten, name a new folder with --to")
+    require_place(target)
     if bundle_path.resolve() in target.resolve().parents:
         raise BundleError(f"{target} lies in {bundle_path}, which stays as it is; name a folder beside it with --to")
-    above = next(folder for folder in target.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise BundleError(f"{target} cannot be written, as {above} cannot; name another folder with --to")
 
 
 def _look_hot(frames: int, rejected_before: int, before: Calibration) -> list[str]:

@@ -3,8 +3,20 @@
 from collections.abc import Iterable, Sequence
 
 from edge.bundle import Calibration, Manifest
-from edge.bundle.manifest import Agreement, Attempt, MapGate, PrecisionGate
+from edge.bundle.manifest import Agreement, Attempt, Gate, MapGate, PrecisionGate
 from edge.inference.engine import GRAPHS
+
+
+def gate_in_words(gate: Gate) -> str:
+    """How far f32 was from the model at the export."""
+    figures = ", ".join(f"{what} {value:.1e}" for what, value in gate.largest_difference.items())
+    words = f"{figures} of the scale at most on {gate.tiles} golden tiles, allowed {gate.tolerance:.0e}"
+    if not gate.map_rounding:
+        return words
+    return (
+        f"{words}; what rounding decides is counted apart, it moved {gate.maps_moved} of the maps by more, by "
+        f"{gate.largest_move:.1e} at most, and could by {gate.map_rounding:.1e}"
+    )
 
 
 def precision_facts(manifest: Manifest) -> dict[str, str]:

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_json
 from edge.delivery.messages import Message, StatusEvent, VerdictEvent
 from edge.delivery.subscriber import Subscriber
@@ -31,9 +32,7 @@ STYLES = {"GOOD": "green", "DEFECT": "bold red", "NO_VERDICT": "bold yellow"}
     "--topic", "topics", multiple=True, default=("",), help="Topic prefix, e.g. verdict.top.DEFECT; may be repeated."
 )
 @click.option("--count", type=click.IntRange(min=1), help="Stop after so many verdicts.")
-@click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0), help="Stop when nothing came for so many seconds."
-)
+@click.option("--timeout", "timeout_s", type=FiniteRange(min=0), help="Stop when nothing came for so many seconds.")
 @click.option("--save", type=click.Path(path_type=Path), help="Folder to keep events.jsonl and heatmaps (SEQ.png) in.")
 @json_option
 def watch(

@@ -1,10 +1,13 @@
 """OpenVINO on the processor: one request more than streams, so that the next is filled meanwhile."""
 
+import atexit
+import contextlib
 import logging
 import os
 import queue
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +111,7 @@ class _Request:
         """Set while at work."""
         self._lock = threading.RLock()
         request.set_callback(self._answer, None)
+        _alive.add(self)
 
     def start(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         try:
@@ -119,6 +123,10 @@ class _Request:
             self._failed = None
             self._idle.put(self)
             failed(error)
+
+    def await_answer(self) -> None:
+        with contextlib.suppress(RuntimeError):  # an inference that failed is over too
+            self._request.wait_for(int(ANSWER_WITHIN_SECONDS * 1e3))
 
     def look(self) -> None:
         """OpenVINO does not call back for an inference that failed: ask whether this one did."""
@@ -145,6 +153,16 @@ class _Request:
             failed(error)
         finally:
             self._idle.put(self)
+
+
+_alive: "weakref.WeakSet[_Request]" = weakref.WeakSet()
+
+
+@atexit.register
+def _await_answers() -> None:
+    """An answer that finds Python ended takes the whole process down by SIGABRT."""
+    for request in list(_alive):
+        request.await_answer()
 
 
 def _effective_precision(compiled: ov.CompiledModel) -> str:

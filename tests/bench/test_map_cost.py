@@ -14,7 +14,7 @@ import bench.turns
 import export.quantise as quantise_module
 from bench.command import bench as command
 from bench.map_cost import MapCost, measure_map_cost
-from edge.errors import BenchError, ConfigError
+from edge.errors import BenchError, ConfigError, EngineError
 from edge.inference import EngineKind, Precision
 from train.config import VitConfig
 
@@ -91,7 +91,7 @@ def test_in_int8_both_are_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_precision_that_the_engine_lacks_is_refused() -> None:
-    with pytest.raises(BenchError, match="f32 only, not in bf16"):
+    with pytest.raises(EngineError, match="asked for bf16, it computes in f32 alone"):
         measure("onnxruntime", "bf16")
 
 

@@ -1,5 +1,7 @@
 """A graph that fails while it runs, on some tiles only: both engines say so for these and go on with the next."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +79,22 @@ def test_more_failures_than_there_are_requests_do_not_use_the_engine_up(folder: 
         with pytest.raises(EngineError, match="could not infer"):
             infer(engine, np.zeros((3, SIDE, SIDE, 3), np.uint8))
     np.testing.assert_allclose(infer(engine, bright(5))[0], 18, rtol=1e-5)
+
+
+ENDS_AT_WORK = """
+import sys
+from pathlib import Path
+from edge.inference import open_engine
+
+engine = open_engine("openvino", Path(sys.argv[1]), 224, batch=8)
+for _ in engine._requests:
+    engine.submit(8, lambda tiles: tiles.fill(7), lambda logit, map: print("answered"), print)
+"""
+
+
+def test_a_process_that_ends_while_openvino_is_at_work_waits_for_its_answers() -> None:
+    """An answer that finds Python ended would take it down by SIGABRT."""
+    bundle = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"  # takes some time to answer
+    ended = subprocess.run([sys.executable, "-c", ENDS_AT_WORK, bundle], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert set(ended.stdout.split()) == {"answered"}

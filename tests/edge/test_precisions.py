@@ -172,6 +172,20 @@ def test_an_engine_is_not_called_bf16_where_the_processor_computes_in_f32(
     assert asked_for(all_three, "int8").engine.precision == "int8", "whose unquantised parts are f32 anyway"
 
 
+def test_what_was_let_in_though_it_fails_the_gate_is_told_whenever_it_is_used(
+    all_three: Bundle, tmp_path: Path
+) -> None:
+    def let_in(manifest: dict[str, Any]) -> None:
+        gate_of(manifest, "int8")["reason"] = "3 of 40 verdicts flip"
+
+    folder = with_manifest(all_three, tmp_path / "b", let_in)
+    _, complaints = told("bundle", "verify", folder, "--precision", "int8")
+    assert "int8 was let into" in complaints
+    assert "though it fails the map gate: 3 of 40 verdicts flip" in complaints
+    _, complaints = told("bundle", "verify", folder, "--precision", "f32")
+    assert "map gate" not in complaints
+
+
 def test_f32_is_f32_in_truth_on_a_processor_that_likes_bf16(all_three: Bundle) -> None:
     off = TILES.differences(*infer(open_engine("openvino", all_three.path, TILE, threads=1), TILES.tiles))
     assert max(off.values()) < 1e-5

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import msgspec
@@ -38,7 +39,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 def export(run: Path, target: Path, *options: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "edge.cli.main", "export", str(run), "--to", str(target), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert not target.exists()
+    assert not target.parent.is_dir() or not target.exists()
     return done.returncode, done.stderr
 
 
@@ -68,6 +69,38 @@ def test_a_checkpoint_of_another_architecture(run: Path, tmp_path: Path) -> None
 def test_a_checkpoint_that_holds_something_else(run: Path, tmp_path: Path) -> None:
     (run / "checkpoints" / "best.ckpt").write_bytes(b"no checkpoint")
     refused(run, tmp_path, 11, "best.ckpt cannot be loaded")
+
+
+def test_a_checkpoint_with_a_few_other_bytes(run: Path, tmp_path: Path) -> None:
+    """torch would load it, and the gate would hold the graph to what came of it."""
+    best = run / "checkpoints" / "best.ckpt"
+    with zipfile.ZipFile(best) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    data = bytearray(best.read_bytes())
+    middle = largest.header_offset + largest.file_size // 2
+    data[middle : middle + 40] = bytes(byte ^ 0xFF for byte in data[middle : middle + 40])
+    best.write_bytes(data)
+    refused(run, tmp_path, 11, "best.ckpt cannot be loaded", f"{largest.filename} in it is damaged")
+
+
+def test_an_empty_checkpoint(run: Path, tmp_path: Path) -> None:
+    (run / "checkpoints" / "best.ckpt").write_bytes(b"")
+    refused(run, tmp_path, 11, "best.ckpt cannot be loaded (File is not a zip file)")
+
+
+def test_a_place_where_nothing_can_be_written_is_refused_before_the_work(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, error = export(run, tmp_path / "file" / "bundle")
+    assert code == 4
+    assert f"nothing can be made in {tmp_path / 'file'} (Not a directory)" in error
+    assert "exporting" not in error
+
+
+@pytest.mark.parametrize("option", ["--smoothing", "--false-reject"])
+def test_a_share_that_is_no_number(run: Path, tmp_path: Path, option: str) -> None:
+    code, error = export(run, tmp_path / "bundle", option, "nan")
+    assert code == 2
+    assert "nan is no finite number" in error
 
 
 def test_a_checkpoint_with_code_in_it_is_not_run(run: Path, tmp_path: Path) -> None:

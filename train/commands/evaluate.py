@@ -12,6 +12,7 @@ import msgspec
 
 from edge.cli.engine_options import precision_option
 from edge.cli.extras import require_extra
+from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.errors import InputError
 from edge.inference import EngineKind, Precision
@@ -62,7 +63,7 @@ Example:
 @precision_option
 @click.option(
     "--false-reject",
-    type=click.FloatRange(min=0, max=1, max_open=True),
+    type=FiniteRange(min=0, max=1, max_open=True),
     default=0.01,
     show_default=True,
     help="Share of good frames that the thresholds of a run may reject; a bundle has its own thresholds.",
