@@ -143,6 +143,8 @@ def _in_onnxruntime(graph: bytes, tiles: NDArray[np.uint8], threads: int) -> Run
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Idle threads spin for a while by default: those of the graph that ran before, on the cores that this one needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common base
