@@ -1,6 +1,6 @@
 """The rollout of a ViT-tiny as it is: 197 tokens, twelve layers, three heads, on boards and on tiles of one grey."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -17,6 +17,7 @@ from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
 from export.onnx_graph import Graphs, to_graphs
 from export.openvino_ir import to_ir
+from export.threshold_graph import UNDER_BF16
 from train.boards import draw_board
 from train.config import VitConfig
 from train.models.build import build_model
@@ -29,6 +30,7 @@ TILE, TOKENS, LAYERS, RATIO = 224, 197, 12, 0.9
 DISCARDED = 34_928
 HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 Floats = NDArray[np.float32]
+Gone = Callable[[Floats], NDArray[np.bool_ | np.int64]]
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +72,16 @@ def answered(graphs: Graphs, tiles: NDArray[np.uint8]) -> Iterator[tuple[str, Fl
     session = onnxruntime.InferenceSession(with_attention(graphs.onnx).SerializeToString())
     logit, maps, *attention = session.run(names, {"tiles": tiles})
     yield "ONNX Runtime", logit, maps, attention
-    core = openvino.Core()
     for hint in ("f32", "bf16") if HAS_BF16 else ("f32",):
-        read = core.read_model(with_attention(graphs.for_openvino).SerializeToString())
-        compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": hint})
-        found = compiled({"tiles": tiles})
-        logit, maps, *attention = (np.array(found[name]) for name in names)
-        yield f"OpenVINO in {hint}", logit, maps, attention
+        yield f"OpenVINO in {hint}", *in_openvino(graphs.for_openvino, hint, tiles)
+
+
+def in_openvino(graph: bytes, hint: str, tiles: NDArray[np.uint8]) -> tuple[Floats, Floats, list[Floats]]:
+    core = openvino.Core()
+    read = core.read_model(with_attention(graph).SerializeToString())
+    found = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": hint})({"tiles": tiles})
+    attention = [np.array(found[f"attention_{layer}"]) for layer in range(LAYERS)]
+    return np.array(found["logit"]), np.array(found["map"]), attention
 
 
 def fused(attention: Floats, fusion: str) -> Floats:
@@ -85,12 +90,22 @@ def fused(attention: Floats, fusion: str) -> Floats:
     return attention.min(axis=0) if fusion == "min" else attention.max(axis=0)
 
 
-def relevance_by_sorting(attention: list[Floats], fusion: str) -> NDArray[np.float64]:
-    """[patches], in float64, of the attention [heads, tokens, tokens] of one tile; of equal entries the first go."""
+def first_go(entries: Floats) -> NDArray[np.bool_ | np.int64]:
+    """Which entries go: of equal ones the first."""
+    return np.argsort(entries, kind="stable")[:DISCARDED]
+
+
+def all_stay_that_share_the_first_bits(entries: Floats) -> NDArray[np.bool_ | np.int64]:
+    key = entries.view(np.uint32) >> (23 - UNDER_BF16.mantissa)
+    return key < np.sort(key)[DISCARDED]
+
+
+def relevance(attention: list[Floats], fusion: str, gone: Gone = first_go) -> NDArray[np.float64]:
+    """[patches], in float64, of the attention [heads, tokens, tokens] of one tile."""
     row = np.eye(TOKENS)[0]
     for layer in reversed(attention):
         entries = fused(layer, fusion).flatten()
-        entries[np.argsort(entries, kind="stable")[:DISCARDED]] = 0
+        entries[gone(entries)] = 0
         mixed = entries.reshape(TOKENS, TOKENS).astype(np.float64) + np.eye(TOKENS)
         row = row @ (mixed / mixed.sum(axis=1, keepdims=True))
     return np.asarray(row[1:] / row[1:].mean())
@@ -102,9 +117,20 @@ def test_given_the_same_attention_the_map_is_that_of_a_sort_under_bf16_too(
     for who, logit, maps, attention in answered(graphs, tiles):
         assert np.abs(logit).min() > 1e-4, who
         for tile in range(len(tiles)):
-            known = relevance_by_sorting([layer[tile] for layer in attention], model.fusion)
+            known = relevance([layer[tile] for layer in attention], model.fusion)
             came = maps[tile].ravel().astype(np.float64) / logit[tile]
             assert np.abs(came - known).max() <= 1e-4 * known.max(), (who, tile)
+
+
+@pytest.mark.parametrize("hint", ["f32", "bf16"] if HAS_BF16 else ["f32"])
+def test_the_graph_for_bf16_keeps_all_that_share_the_first_bits_of_the_lowest_to_keep(
+    model: RolloutClassifier, graphs: Graphs, tiles: NDArray[np.uint8], hint: str
+) -> None:
+    logit, maps, attention = in_openvino(graphs.for_openvino_bf16, hint, tiles)
+    for tile in range(len(tiles)):
+        known = relevance([layer[tile] for layer in attention], model.fusion, all_stay_that_share_the_first_bits)
+        came = maps[tile].ravel().astype(np.float64) / logit[tile]
+        assert np.abs(came - known).max() <= 1e-4 * known.max(), tile
 
 
 def test_the_gate_lets_it_through_and_counts_what_rounding_moves_apart(
