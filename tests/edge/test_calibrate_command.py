@@ -1,5 +1,6 @@
 """`heatline calibrate` as a line engineer uses it: real pictures, real engines, a new bundle or none."""
 
+import contextlib
 import json
 import os
 import signal
@@ -320,14 +321,17 @@ def test_a_network_that_answers_no_numbers_is_refused_with_the_pictures_name(tmp
 
 
 def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle) -> None:
-    """It waits for its next picture, a pipe into which nobody writes."""
+    """It waits for its third picture, a pipe, when the signal comes; then it gets that one, and a hundred are to go."""
     good = write_pictures(tmp_path / "good", evenly(250, 240))
+    later = write_pictures(tmp_path / "later", evenly(*range(100, 200)))
     before = contents(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")
-    with started(HEATLINE, "calibrate", own.path, good, tmp_path / "pipe.png") as process:
+    with started(HEATLINE, "calibrate", own.path, good, tmp_path / "pipe.png", later) as process:
         pipe = os.open(tmp_path / "pipe.png", os.O_WRONLY)  # returns once the command reads it
         process.send_signal(signal.SIGINT)
-        os.close(pipe)  # a signal just before the read would not end it
+        with contextlib.suppress(BrokenPipeError):  # it has gone
+            os.write(pipe, (good / "000.png").read_bytes())
+        os.close(pipe)
         _, log = process.communicate(timeout=WITHIN_SECONDS)
     assert process.returncode == 130
     assert "heatline: interrupted" in log
