@@ -1,6 +1,7 @@
 """Shared fixtures. Everything is real and small; nothing is downloaded."""
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from edge.bundle import Bundle
 from tests.small_bundle import small_bundle
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and hand that down
 
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 
