@@ -93,3 +93,9 @@ class DemoError(HeatlineError):
 
 class BenchError(HeatlineError):
     exit_code = 14
+
+
+def last_line(error: Exception) -> str:
+    """What a library's error of many lines comes to: the lines before say where in the library it was."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -7,7 +7,7 @@ from pathlib import Path
 import openvino as ov
 from openvino.passes import ConstantFolding, Manager
 
-from edge.errors import ExportError
+from edge.errors import ExportError, last_line
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, weights_of
 
 
@@ -64,6 +64,6 @@ def to_ir(onnx_graph: bytes) -> Ir:
         except RuntimeError as error:
             raise ExportError(
                 f"OpenVINO cannot take the exported graph for any number of tiles "
-                f"({str(error).splitlines()[-1].strip()}); does the model fix its batch size, by len(x) for x.shape[0]?"
+                f"({last_line(error)}); does the model fix its batch size, by len(x) for x.shape[0]?"
             ) from error
         return ir

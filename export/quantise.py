@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import ExportError
+from edge.errors import ExportError, last_line
 from export.layers_in_f32 import OUTPUTS, first_layers, last_layers
 from export.nodes import EXPLANATION
 from export.openvino_ir import Ir
@@ -91,10 +91,5 @@ def quantise(ir: Ir, tiles: NDArray[np.uint8], way: Quantisation, *, transformer
                 advanced_parameters=advanced,
             )
     except Exception as error:  # NNCF's and OpenVINO's have no common base
-        raise ExportError(f"NNCF cannot quantise this model ({_last_line(error)})") from error
+        raise ExportError(f"NNCF cannot quantise this model ({last_line(error)})") from error
     return Ir.of(quantised)
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -207,9 +207,9 @@ def _refuse_place(target: Path, bundle_path: Path) -> None:
     Raises:
         BundleError: it cannot.
     """
-    require_place(target)
     if bundle_path.resolve() in target.resolve().parents:
         raise BundleError(f"{target} lies in {bundle_path}, which stays as it is; name a folder beside it with --to")
+    require_place(target)
 
 
 def _look_hot(frames: int, rejected_before: int, before: Calibration) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from edge.errors import EngineError, PrecisionError
+from edge.errors import EngineError, PrecisionError, last_line
 from edge.inference.engine import (
     ANSWER_WITHIN_SECONDS,
     LOOK_FOR_FAILURES_EVERY_SECONDS,
@@ -64,7 +64,7 @@ class OpenVinoEngine(Engine):
             idle: queue.SimpleQueue[_Request] = queue.SimpleQueue()
             requests = [_Request(compiled.create_infer_request(), idle) for _ in range((streams or threads) + 1)]
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO cannot use {folder / graph}: {_first_line(error)}") from error
+            raise EngineError(f"OpenVINO cannot use {folder / graph}: {last_line(error)}") from error
         if effective != hint:
             raise PrecisionError(
                 f"this processor has no {hint}, OpenVINO would compute in {effective} instead; choose another precision"
@@ -137,7 +137,7 @@ class _Request:
                 self._request.wait_for(0)
                 return
             except RuntimeError as error:
-                failed, reason, self._failed = self._failed, _first_line(error), None
+                failed, reason, self._failed = self._failed, last_line(error), None
         failed(EngineError(f"OpenVINO could not infer: {reason}"))
         self._idle.put(self)
 
@@ -168,8 +168,3 @@ def _await_answers() -> None:
 def _effective_precision(compiled: ov.CompiledModel) -> str:
     """What the processor will compute in: a hint that it cannot follow is passed over in silence."""
     return str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
