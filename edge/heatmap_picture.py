@@ -29,8 +29,9 @@ class ColourScale:
         return cls(thresholds.evidence - reach, thresholds.evidence + reach)
 
     def grey(self, heatmap: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The heatmap as uint8: 0 at `low`, 255 at `high`."""
+        """The heatmap as uint8: 0 at `low`, 255 at `high`, and 0 where it is NaN because nobody looked."""
         share = (heatmap - self.low) / (self.high - self.low)
+        share[np.isnan(share)] = 0
         grey: NDArray[np.uint8] = np.round(np.clip(share, 0, 1) * 255).astype(np.uint8)
         return grey
 

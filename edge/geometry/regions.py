@@ -30,10 +30,11 @@ def find_regions(
     """The regions of a frame, highest score first.
 
     They are the connected (8 neighbours) areas of the heatmap that reach the evidence threshold, looked for only in
-    defective tiles. A defective tile without such an area gets one at its peak: no frame is DEFECT without a place.
+    defective tiles, in all of each: also where a tile reaches beyond the area of interest. A defective tile without
+    such an area gets one at its peak: no frame is DEFECT without a place.
 
     Args:
-        heatmap: [*stitcher.heatmap_hw], logits.
+        heatmap: [*stitcher.heatmap_hw], logits; NaN in no tile of the grid.
         defective: [len(grid)], the tiles that reach the score threshold.
         evidence_threshold: logits.
     """

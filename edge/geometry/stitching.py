@@ -7,6 +7,10 @@ counts more and no weight is ever zero. Then the heatmap may be smoothed, by a G
 deviations and at the frame's border. As grid, sampling, weights and smoothing separate into rows and columns, all of it
 is two small matrix products: heatmap = Y M X^T, where M holds all maps side by side.
 
+Where tiles are absent, those that are there share out the weight among themselves: their maps are mixed as if the
+others held zeros, and divided by what the same gives for maps of ones. Cells that no tile covers are NaN: they are not
+cold, nobody looked. Rows and columns without any tile are left out of M, Y and X, so that few tiles cost little.
+
 Smoothing is there because a network that sees far spreads the evidence of one defect over all cells around it, evenly:
 the highest of them lies anywhere in that spot, often on its rim. The smoothed spot is highest in its middle.
 """
@@ -36,8 +40,10 @@ class Stitcher:
         self.grid, self.map_hw, self.cell_px = grid, map_hw, cell_px
         self.centres_y = _cell_centres(grid.frame_hw[0], cell_px)
         self.centres_x = _cell_centres(grid.frame_hw[1], cell_px)
-        self._from_rows = _axis_matrix(self.centres_y, grid.rows_y, grid.tile_px, map_hw[0], smoothing_px)
-        self._from_columns = _axis_matrix(self.centres_x, grid.columns_x, grid.tile_px, map_hw[1], smoothing_px)
+        tiles_y, tiles_x = zip(*grid.origins_yx, strict=True)
+        self._rows = _Axis(self.centres_y, grid.rows_y, tiles_y, grid.tile_px, map_hw[0], smoothing_px)
+        self._columns = _Axis(self.centres_x, grid.columns_x, tiles_x, grid.tile_px, map_hw[1], smoothing_px)
+        self._weight = None if grid.looks_everywhere else self._weight_of(np.ones(len(grid), np.bool_))
 
     @property
     def heatmap_hw(self) -> tuple[int, int]:
@@ -47,31 +53,71 @@ class Stitcher:
     def stitch(self, maps: NDArray[np.float32], present: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
         """The heatmap of a frame, float32 [*heatmap_hw], in the maps' units (logits).
 
+        Cells that no tile covers are NaN.
+
         Args:
             maps: [len(grid), *map_hw].
-            present: [len(grid)], tiles to use; cells that no present tile covers become NaN. Default: all.
+            present: [len(grid)], tiles of the grid to use. Default: all.
         """
         if maps.shape != (len(self.grid), *self.map_hw):
             raise GeometryError(f"maps have shape {maps.shape}, expected {(len(self.grid), *self.map_hw)}")
-        if present is None:
+        weight = self._weight
+        if present is not None:
+            maps, weight = np.where(present[:, None, None], maps, np.float32(0)), self._weight_of(present)
+        if weight is None:
             return self._mix(maps)
-        there = present[:, None, None].astype(np.float32)
-        total = self._mix(np.where(present[:, None, None], maps, np.float32(0)))
-        weight = self._mix(np.broadcast_to(there, maps.shape))
-        covered = np.zeros(self.heatmap_hw, np.bool_)
-        for tile in np.flatnonzero(present):
-            covered[self.tile_cells(int(tile))] = True
-        return np.divide(total, weight, out=np.full_like(total, np.nan), where=covered)
+        heatmap = np.full(self.heatmap_hw, np.nan, np.float32)
+        heatmap[self._rows.cells, self._columns.cells] = self._mix(maps) / weight
+        return heatmap
 
     def tile_cells(self, tile: int) -> tuple[slice, slice]:
         """The heatmap cells whose centres lie in a tile."""
         y, x = self.grid.origins_yx[tile]
         return _inside(self.centres_y, y, self.grid.tile_px), _inside(self.centres_x, x, self.grid.tile_px)
 
+    def _weight_of(self, present: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """What `_mix` makes of ones in these tiles and zeros in the others; NaN where these cover nothing."""
+        covered = np.zeros(self.heatmap_hw, np.bool_)
+        for tile in np.flatnonzero(present):
+            covered[self.tile_cells(int(tile))] = True
+        ones = np.broadcast_to(present[:, None, None].astype(np.float32), (len(present), *self.map_hw))
+        return np.where(covered[self._rows.cells, self._columns.cells], self._mix(ones), np.float32(np.nan))
+
     def _mix(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
-        (h, w), rows, columns = self.map_hw, len(self.grid.rows_y), len(self.grid.columns_x)
-        side_by_side = maps.reshape(rows, columns, h, w).transpose(0, 2, 1, 3).reshape(rows * h, columns * w)
-        return np.asarray(self._from_rows @ side_by_side @ self._from_columns.T, np.float32)
+        """Y M X^T for the cells of the rows and columns that have tiles; tiles that are not in the grid hold zeros."""
+        (h, w), rows, columns = self.map_hw, self._rows, self._columns
+        side_by_side = np.zeros((rows.tiles, h, columns.tiles, w), np.float32)
+        side_by_side[rows.of_tile, :, columns.of_tile] = maps
+        matrix = side_by_side.reshape(rows.tiles * h, columns.tiles * w)
+        return np.asarray(rows.matrix @ matrix @ columns.matrix.T, np.float32)
+
+
+class _Axis:
+    """One axis: its rows (or columns) that have tiles, numbered anew, and what their maps add to the cells there.
+
+    Args:
+        centres: of all heatmap cells, px.
+        origins: of all rows of the frame, px.
+        tiles: where each tile of the grid begins, px.
+    """
+
+    def __init__(
+        self,
+        centres: NDArray[np.float64],
+        origins: tuple[int, ...],
+        tiles: tuple[int, ...],
+        tile_px: int,
+        map_cells: int,
+        smoothing_px: float,
+    ) -> None:
+        used, self.of_tile = np.unique(tiles, return_inverse=True)
+        self.tiles = len(used)
+        self.cells = slice(*np.searchsorted(centres, [used[0], used[-1] + tile_px]).tolist())
+        """From the first that lies in such a row to the last."""
+        every = _axis_matrix(centres, origins, tile_px, map_cells, smoothing_px)
+        of_used = every.reshape(len(centres), len(origins), map_cells)[self.cells, np.isin(origins, used)]
+        self.matrix = of_used.reshape(-1, self.tiles * map_cells)
+        """[cells, tiles * map cells]"""
 
 
 def _cell_centres(length_px: int, cell_px: int) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import GeometryError
+from edge.geometry.area_of_interest import WHOLE_FRAME, AreaOfInterest
 
 TILE_PX = 224
 OVERLAP_PX = 2
@@ -29,19 +30,27 @@ def tile_origins(length_px: int, tile_px: int, overlap_px: int) -> list[int]:
 
 @dataclass(frozen=True)
 class TileGrid:
-    """The tiles of a frame of one size, numbered row by row.
+    """The tiles of a frame of one size that are looked at, numbered row by row.
+
+    A tile is looked at if one of its pixels belongs to the area of interest, and then it is inspected whole. So what
+    the area leaves out can cause a false reject where it shares a tile with the part, but never an escape: all tiles
+    that show any of the area are inspected, just as without an area. The other tiles are not in the grid: they have no
+    number, and are neither cut nor inferred.
 
     Args:
         frame_hw: frame height and width, px.
         tile_px: side of a tile, px.
         overlap_px: what neighbouring tiles share, px; tiles moved back to the border share more.
+        area: what of the frame is to be inspected.
     Raises:
-        GeometryError: a frame without pixels, or an overlap that would leave no step between tiles.
+        GeometryError: a frame without pixels, an overlap that would leave no step between tiles, or an area that no
+            pixel of the frame belongs to.
     """
 
     frame_hw: tuple[int, int]
     tile_px: int = TILE_PX
     overlap_px: int = OVERLAP_PX
+    area: AreaOfInterest = WHOLE_FRAME
 
     def __post_init__(self) -> None:
         if min(self.frame_hw) < 1:
@@ -51,24 +60,40 @@ class TileGrid:
                 f"an overlap of {self.overlap_px} px does not fit tiles of {self.tile_px} px; "
                 f"expected 0 to {self.tile_px - 1}"
             )
+        if self.area != WHOLE_FRAME and not self.origins_yx:
+            height, width = self.frame_hw
+            raise GeometryError(
+                f"no pixel of a frame of {width}x{height} px is to be looked at; expected polygons of [x, y] in px of "
+                "the frame: draw look_at into it, and have look_away leave some of it"
+            )
 
     @cached_property
     def rows_y(self) -> tuple[int, ...]:
-        """Top of each row of tiles, px."""
+        """Top of each row of tiles, px, whether any tile in it is looked at or not."""
         return tuple(tile_origins(self.frame_hw[0], self.tile_px, self.overlap_px))
 
     @cached_property
     def columns_x(self) -> tuple[int, ...]:
-        """Left of each column of tiles, px."""
+        """Left of each column of tiles, px, whether any tile in it is looked at or not."""
         return tuple(tile_origins(self.frame_hw[1], self.tile_px, self.overlap_px))
 
     @cached_property
     def origins_yx(self) -> tuple[tuple[int, int], ...]:
-        """Top left corner of each tile, px."""
-        return tuple((y, x) for y in self.rows_y for x in self.columns_x)
+        """Top left corner of each tile that is looked at, px."""
+        origins = tuple((y, x) for y in self.rows_y for x in self.columns_x)
+        if self.area == WHOLE_FRAME:
+            return origins
+        side, mask = self.tile_px, self.area.mask(self.frame_hw)
+        return tuple((y, x) for y, x in origins if mask[y : y + side, x : x + side].any())
+
+    @property
+    def looks_everywhere(self) -> bool:
+        """Whether all tiles of the frame are looked at."""
+        return len(self) == len(self.rows_y) * len(self.columns_x)
 
     def __len__(self) -> int:
-        return len(self.rows_y) * len(self.columns_x)
+        """How many tiles are looked at."""
+        return len(self.origins_yx)
 
     def cut(self, image: NDArray[np.uint8], out: NDArray[np.uint8], first: int = 0) -> None:
         """Copy the tiles from number `first` on into `out`, as many as it holds.

@@ -13,7 +13,7 @@ from edge.bundle.manifest import Grid, Map
 from edge.colour import to_rgb
 from edge.errors import EngineError
 from edge.frames import Frame
-from edge.geometry import Stitcher, TileGrid
+from edge.geometry import WHOLE_FRAME, AreaOfInterest, Stitcher, TileGrid
 from edge.inference import Engine
 from edge.inference.engine import ANSWER_WITHIN_SECONDS, LOOK_FOR_FAILURES_EVERY_SECONDS
 from edge.inspection.verdict import Judgement, Thresholds, judge
@@ -93,23 +93,28 @@ class Inspector:
         self._engine = engine
         grid, overlap = settings.grid, settings.grid.overlap_px if overlap_px is None else overlap_px
 
-        # Bounded: a folder of pictures of every size must not fill the memory with stitchers.
-        @lru_cache(maxsize=16)
-        def stitcher(frame_hw: tuple[int, int]) -> Stitcher:
-            tiles = TileGrid(frame_hw, grid.tile_px, overlap)
+        # Bounded: a folder of pictures of every size must not fill the memory with stitchers. Yet more than a line has
+        # cameras, each with its own area.
+        @lru_cache(maxsize=32)
+        def stitcher(frame_hw: tuple[int, int], area: AreaOfInterest = WHOLE_FRAME) -> Stitcher:
+            tiles = TileGrid(frame_hw, grid.tile_px, overlap, area)
             return Stitcher(tiles, settings.map.hw, grid.heatmap_cell_px, grid.smoothing_px)
 
         self.stitcher = stitcher
 
-    def start(self, frame: Frame) -> PendingFrame:
+    def start(self, frame: Frame, area: AreaOfInterest = WHOLE_FRAME) -> PendingFrame:
         """Cut a frame into tiles and hand them to the engine; returns as soon as the last is handed over.
 
+        Args:
+            area: what of the frame is to be inspected. Tiles wholly outside are neither cut nor inferred, and the
+                pending frame's `logits` and `maps` are of the others alone.
         Raises:
             InputError: the image does not fit its pixel format.
+            GeometryError: no pixel of the frame belongs to the area.
         """
         rgb = to_rgb(frame.image, frame.pixel_format)
         height, width = rgb.shape[:2]
-        pending = PendingFrame(frame, self.stitcher((height, width)))
+        pending = PendingFrame(frame, self.stitcher((height, width), area))
         grid = pending.stitcher.grid
         for first in range(0, len(grid), self._engine.batch):
             self._submit(rgb, grid, pending, first, min(self._engine.batch, len(grid) - first))

@@ -27,20 +27,20 @@ class Judgement:
     frame_hw: tuple[int, int]
     """Px."""
     score: float
-    """The highest tile logit."""
+    """The highest logit of the tiles that were looked at."""
     heatmap: NDArray[np.float32]
-    """[H, W] cells, logits."""
+    """[H, W] cells, logits; NaN where no tile was looked at: such a cell is not cold, nobody knows."""
     regions: list[Region]
 
 
 def judge(
     logits: NDArray[np.float32], maps: NDArray[np.float32], stitcher: Stitcher, thresholds: Thresholds
 ) -> Judgement:
-    """Judge a frame: DEFECT if and only if a tile's logit reaches the score threshold.
+    """Judge a frame: DEFECT if and only if the logit of a tile that was looked at reaches the score threshold.
 
     Args:
-        logits: [tiles].
-        maps: [tiles, h, w].
+        logits: [len(stitcher.grid)].
+        maps: [len(stitcher.grid), h, w].
     Raises:
         ValueError: the network answered something that is not a number, on which no verdict can rest.
     """

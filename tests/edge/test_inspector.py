@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle
-from edge.errors import EngineError, InputError
+from edge.errors import EngineError, GeometryError, InputError
 from edge.frames import Frame, Stamp
+from edge.geometry import WHOLE_FRAME, AreaOfInterest
+from edge.heatmap_picture import ColourScale, overlay, png
 from edge.inference import Engine, EngineKind, infer, open_engine
 from edge.inference.engine import Done, Failed, Fill
 from edge.inspection.inspector import Inspector
@@ -23,8 +26,8 @@ def frame_of(rgb: NDArray[np.uint8], number: int = 1) -> Frame:
     return Frame(Stamp("test", number), rgb, "RGB8")
 
 
-def inspect(inspector: Inspector, rgb: NDArray[np.uint8]) -> Judgement:
-    return inspector.finish(inspector.start(frame_of(rgb)))
+def inspect(inspector: Inspector, rgb: NDArray[np.uint8], area: AreaOfInterest = WHOLE_FRAME) -> Judgement:
+    return inspector.finish(inspector.start(frame_of(rgb), area))
 
 
 def tiles(count: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -258,3 +261,135 @@ def test_answers_from_many_threads_complete_a_frame_once(bundle: Bundle) -> None
         thread.join()
     expected = inspect(Inspector(bundle.manifest, NumpyEngine()), FRAMES["two"])
     np.testing.assert_array_equal(judgement.heatmap, expected.heatmap)
+
+
+class CountingEngine(NumpyEngine):
+    """Keeps the tiles that it was given."""
+
+    def __init__(self, batch: int = 1) -> None:
+        super().__init__(batch)
+        self.given: list[NDArray[np.uint8]] = []
+
+    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        def keep(out: NDArray[np.uint8]) -> None:
+            fill(out)
+            self.given.extend(out.copy())
+
+        super().submit(count, keep, done, failed)
+
+
+# Frames of 500 x 700 px have tiles at 0, 222 and 276 down, at 0, 222, 444 and 476 across.
+PART = AreaOfInterest.of([[(20, 20), (380, 20), (380, 180), (20, 180)]])
+"""In the first two tiles of the first row alone."""
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_tiles_wholly_outside_the_area_are_neither_cut_nor_inferred(bundle: Bundle, batch: int) -> None:
+    engine = CountingEngine(batch)
+    rgb = np.random.default_rng(4).integers(0, 256, (500, 700, 3), np.uint8)
+    pending = Inspector(bundle.manifest, engine).start(frame_of(rgb), PART)
+    assert pending.stitcher.grid.origins_yx == ((0, 0), (0, 222))
+    np.testing.assert_array_equal(engine.given, [rgb[:224, :224], rgb[:224, 222:446]])
+    assert (pending.logits.shape, pending.maps.shape) == ((2,), (2, CELLS, CELLS))
+
+
+@pytest.mark.parametrize(("kind", "batch"), ENGINES)
+def test_with_an_area_tiles_are_judged_as_without_it(bundle: Bundle, kind: EngineKind, batch: int) -> None:
+    """What is found inside is what the whole frame's run finds there; what is outside is not found."""
+    inside, outside = dark_square(white_frame(), 60, 60), dark_square(white_frame(), 400, 600)
+    inspector = Inspector(bundle.manifest, open_engine(kind, bundle.path, TILE, threads=1, batch=batch))
+    frame = np.minimum(inside, outside)
+    whole, part = inspector.start(frame_of(frame)), inspector.start(frame_of(frame), PART)
+    everything, found = inspector.finish(whole), inspector.finish(part)
+    tiles = [whole.stitcher.grid.origins_yx.index(origin) for origin in part.stitcher.grid.origins_yx]
+    np.testing.assert_allclose(part.logits, whole.logits[tiles], atol=1e-4)
+    np.testing.assert_allclose(part.maps, whole.maps[tiles], atol=1e-4)
+    assert (len(everything.regions), found.verdict) == (2, "DEFECT")
+    (region,) = found.regions
+    (expected,) = (one for one in everything.regions if one.peak_xy[0] < 444)
+    assert (region.box_xyxy, region.contour_xy, region.area_px) == (
+        (expected.box_xyxy, expected.contour_xy, expected.area_px)
+    )
+    assert region.score == pytest.approx(expected.score, abs=1e-3)
+    assert inspect(inspector, outside).verdict == "DEFECT"
+    alone = inspect(inspector, outside, PART)
+    assert (alone.verdict, alone.regions) == ("GOOD", [])
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    corners=st.lists(st.tuples(st.integers(0, 699), st.integers(0, 499)), min_size=3, max_size=5),
+    squares=st.lists(st.tuples(st.integers(0, 452), st.integers(0, 652)), max_size=4),
+)
+def test_any_area_gives_the_verdict_of_its_tiles_and_regions_in_them_alone(
+    bundle: Bundle, corners: list[tuple[int, int]], squares: list[tuple[int, int]]
+) -> None:
+    inspector, frame = Inspector(bundle.manifest, NumpyEngine(4)), white_frame()
+    for y, x in squares:
+        frame = dark_square(frame, y, x)
+    whole, part = inspector.start(frame_of(frame)), inspector.start(frame_of(frame), AreaOfInterest.of([corners]))
+    grid, judgement = part.stitcher.grid, inspector.finish(part)
+    logits = dict(zip(whole.stitcher.grid.origins_yx, whole.logits, strict=True))
+    assert part.logits.tolist() == [logits[origin] for origin in grid.origins_yx]
+    assert judgement.score == max(part.logits)
+    assert judgement.verdict == ("DEFECT" if judgement.score >= inspector.thresholds.score else "GOOD")
+    assert bool(judgement.regions) is (judgement.verdict == "DEFECT")
+    for region in judgement.regions:
+        x, y = region.peak_xy
+        assert any(top <= y < top + TILE and left <= x < left + TILE for top, left in grid.origins_yx)
+        assert np.isfinite(region.score)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 100])
+@pytest.mark.parametrize("last_first", [False, True])
+def test_with_an_area_too_order_and_batch_change_nothing(bundle: Bundle, batch: int, last_first: bool) -> None:
+    area = AreaOfInterest.of([[(0, 0), (699, 0), (0, 499)]], [[(0, 0), (100, 0), (0, 100)]])
+    expected = inspect(Inspector(bundle.manifest, NumpyEngine()), FRAMES["on a seam"], area)
+    engine = NumpyEngine(batch, last_first=last_first)
+    inspector = Inspector(bundle.manifest, engine)
+    pending = inspector.start(frame_of(FRAMES["on a seam"]), area)
+    engine.drain()
+    came = inspector.finish(pending)
+    assert (came.verdict, came.score, came.regions) == (expected.verdict, expected.score, expected.regions)
+    np.testing.assert_array_equal(came.heatmap, expected.heatmap)
+
+
+def test_what_is_left_out_of_the_area_and_shares_a_tile_with_it_is_inspected_all_the_same(bundle: Bundle) -> None:
+    """It can cost a false reject, and never an escape."""
+    inspector = Inspector(bundle.manifest, NumpyEngine())
+    square = [(10, 10), (60, 10), (60, 60), (10, 60)]
+    assert inspect(inspector, FRAMES["two"], AreaOfInterest.of([], [square])).regions == (
+        inspect(inspector, FRAMES["two"]).regions
+    )
+
+
+def test_frames_of_two_cameras_each_with_its_area_do_not_mix(bundle: Bundle, openvino: Engine) -> None:
+    inspector = Inspector(bundle.manifest, openvino)
+    other = AreaOfInterest.of([[(500, 400), (650, 400), (650, 480)]])
+    pending = [inspector.start(frame_of(FRAMES["two"]), area) for area in (PART, other, WHOLE_FRAME, PART)]
+    peaks = [[region.peak_xy[0] for region in inspector.finish(one).regions] for one in pending]
+    assert [sorted(x > 444 for x in found) for found in peaks] == [[False], [True], [False, True], [False]]
+
+
+def test_an_area_beside_the_frame_is_refused_before_anything_is_inferred(bundle: Bundle) -> None:
+    engine = CountingEngine()
+    inspector = Inspector(bundle.manifest, engine)
+    beside = AreaOfInterest.of([[(700, 0), (900, 0), (900, 400)]])
+    with pytest.raises(GeometryError, match="no pixel of a frame of 700x500 px is to be looked at"):
+        inspector.start(frame_of(white_frame()), beside)
+    with pytest.raises(GeometryError, match="no pixel of a frame of 700x500 px is to be looked at"):
+        inspector.stitcher((500, 700), beside)
+    assert engine.given == []
+    assert inspect(inspector, white_frame(), PART).verdict == "GOOD"
+
+
+def test_pictures_of_a_heatmap_are_black_and_untinted_where_nobody_looked(bundle: Bundle) -> None:
+    judgement = inspect(Inspector(bundle.manifest, NumpyEngine()), FRAMES["two"], PART)
+    grey = ColourScale(low=-10.0, high=20.0).grey(judgement.heatmap)
+    decoded = cv2.imdecode(np.frombuffer(png(grey), np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert decoded is not None
+    assert not decoded[56:].any()
+    assert not decoded[:, 112:].any()
+    assert decoded[:56, :111].all(), "even what is as cold as can be is above the scale's low end here"
+    picture = overlay(FRAMES["two"], judgement.heatmap, 4, judgement.regions, ColourScale(low=-10.0, high=20.0))
+    np.testing.assert_array_equal(picture[230:, 452:], FRAMES["two"][230:, 452:])

@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge.errors import GeometryError
-from edge.geometry import Stitcher, TileGrid
-from tests.oracles import stitched
+from edge.geometry import AreaOfInterest, Stitcher, TileGrid
+from tests.oracles import smoothed, stitched
 
 # Tiles, overlaps, maps and cells that need not divide each other.
 TILE_AND_OVERLAP = st.integers(4, 24).flatmap(lambda tile: st.tuples(st.just(tile), st.integers(0, tile - 1)))
+POINT = st.tuples(st.integers(0, 59), st.integers(0, 59))
 MAP_HW = st.tuples(st.integers(1, 6), st.integers(1, 6))
 
 
@@ -215,3 +216,118 @@ def test_the_cells_of_a_tile_are_those_whose_centres_lie_in_it(
     assert list(range(columns.start, columns.stop)) == expected_columns
     assert expected_rows, "a tile without cells would have no place for its defect"
     assert expected_columns, "a tile without cells would have no place for its defect"
+
+
+def area_in(hw: tuple[int, int], corners: list[tuple[int, int]]) -> AreaOfInterest:
+    """A polygon that lies in the frame."""
+    return AreaOfInterest.of([[(x % hw[1], y % hw[0]) for x, y in corners]])
+
+
+def covered(stitcher: Stitcher) -> NDArray[np.bool_]:
+    """The cells whose centres lie in a tile of the grid."""
+    cells = np.zeros(stitcher.heatmap_hw, bool)
+    for tile in range(len(stitcher.grid)):
+        cells[stitcher.tile_cells(tile)] = True
+    return cells
+
+
+def without_area(grid: TileGrid) -> TileGrid:
+    return TileGrid(grid.frame_hw, grid.tile_px, grid.overlap_px)
+
+
+def spread(grid: TileGrid, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The maps of a grid with an area among those of the whole frame: zeros in tiles that it does not look at."""
+    whole = without_area(grid).origins_yx
+    everywhere = np.zeros((len(whole), *maps.shape[1:]), np.float32)
+    everywhere[[whole.index(origin) for origin in grid.origins_yx]] = maps
+    return everywhere
+
+
+def slow_total_and_weight(
+    stitcher: Stitcher, maps: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What maps, and what ones in their place, come to over all tiles of the frame: their quotient is the mean."""
+    whole = Stitcher(without_area(stitcher.grid), stitcher.map_hw, stitcher.cell_px)
+    return slow(whole, spread(stitcher.grid, maps)), slow(whole, spread(stitcher.grid, np.ones_like(maps)))
+
+
+AREAS = {
+    "hw": st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    "sizes": TILE_AND_OVERLAP.filter(lambda sizes: sizes[1] > 0),  # at 0 the oracle knows no tile at a seam
+    "corners": st.lists(POINT, min_size=1, max_size=4),
+    "cell": st.integers(1, 4),
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(**AREAS, map_hw=MAP_HW, seed=st.integers(0, 99))
+def test_with_an_area_each_cell_is_the_mean_over_the_tiles_looked_at(
+    hw: tuple[int, int],
+    sizes: tuple[int, int],
+    corners: list[tuple[int, int]],
+    map_hw: tuple[int, int],
+    cell: int,
+    seed: int,
+) -> None:
+    stitcher = Stitcher(TileGrid(hw, *sizes, area_in(hw, corners)), map_hw, cell)
+    maps = random_maps(stitcher, seed)
+    total, weight = slow_total_and_weight(stitcher, maps)
+    heatmap = stitcher.stitch(maps)
+    assert heatmap.dtype == np.float32
+    assert np.array_equal(np.isfinite(heatmap), covered(stitcher)), "NaN where no tile looked, and only there"
+    mixed = weight > 0  # not so on a tile's very border
+    np.testing.assert_allclose(heatmap[mixed], total[mixed] / weight[mixed], atol=1e-3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(**AREAS, smoothing=st.sampled_from([0.0, 2.0, 9.0]))
+def test_tiles_that_are_not_in_the_grid_count_as_tiles_that_are_not_present(
+    hw: tuple[int, int], sizes: tuple[int, int], corners: list[tuple[int, int]], cell: int, smoothing: float
+) -> None:
+    whole = Stitcher(TileGrid(hw, *sizes), (3, 3), cell, smoothing)
+    part = Stitcher(TileGrid(hw, *sizes, area_in(hw, corners)), (3, 3), cell, smoothing)
+    maps = random_maps(part)
+    present = np.isin(np.arange(len(whole.grid)), [whole.grid.origins_yx.index(yx) for yx in part.grid.origins_yx])
+    np.testing.assert_allclose(part.stitch(maps), whole.stitch(spread(part.grid, maps), present), atol=1e-4)
+
+
+def test_smoothing_takes_nothing_from_where_nobody_looked() -> None:
+    """The Gaussian mean over what the tiles that are looked at say, each cell by how much they say of it."""
+    grid = TileGrid((40, 56), 16, 2, AreaOfInterest.of([[(20, 4), (40, 4), (20, 30)]]))
+    assert 2 < len(grid) < len(without_area(grid))
+    stitcher = Stitcher(grid, (4, 4), smoothing_px=6.0)
+    centres = stitcher.centres_y.tolist(), stitcher.centres_x.tolist()
+    maps = random_maps(stitcher)
+    total, weight = (smoothed(plain, centres, 6.0) for plain in slow_total_and_weight(stitcher, maps))
+    expected = np.where(covered(stitcher), total / np.where(weight > 0, weight, 1), np.nan)
+    np.testing.assert_allclose(stitcher.stitch(maps), expected, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(**AREAS | {"sizes": TILE_AND_OVERLAP}, map_hw=MAP_HW, smoothing=st.sampled_from([0.0, 7.0]))
+def test_a_constant_map_stitches_to_itself_wherever_a_tile_looks(
+    hw: tuple[int, int],
+    sizes: tuple[int, int],
+    corners: list[tuple[int, int]],
+    cell: int,
+    map_hw: tuple[int, int],
+    smoothing: float,
+) -> None:
+    stitcher = Stitcher(TileGrid(hw, *sizes, area_in(hw, corners)), map_hw, cell, smoothing)
+    heatmap = stitcher.stitch(np.full((len(stitcher.grid), *map_hw), 7, np.float32))
+    np.testing.assert_allclose(heatmap, np.where(covered(stitcher), 7.0, np.nan), rtol=1e-5)
+
+
+def test_of_the_tiles_looked_at_some_may_be_left_out_as_well() -> None:
+    stitcher = Stitcher(TileGrid((224, 662), 224, 5, AreaOfInterest.of([[(0, 0), (300, 0), (300, 99)]])), (7, 7))
+    maps = np.stack([np.full((7, 7), np.nan), np.full((7, 7), 3)]).astype(np.float32)
+    heatmap = stitcher.stitch(maps, np.array([False, True]))
+    inside = (stitcher.centres_x >= 219) & (stitcher.centres_x < 443)
+    np.testing.assert_allclose(heatmap[:, inside], 3, rtol=1e-6)
+    assert np.isnan(heatmap[:, ~inside]).all()
+
+
+def test_with_an_area_maps_of_the_whole_frame_are_refused() -> None:
+    stitcher = Stitcher(TileGrid((400, 400), area=AreaOfInterest.of([[(0, 0), (9, 0), (9, 9)]])), (7, 7))
+    with pytest.raises(GeometryError, match=r"expected \(1, 7, 7\)"):
+        stitcher.stitch(np.zeros((4, 7, 7), np.float32))

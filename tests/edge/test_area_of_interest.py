@@ -1,0 +1,125 @@
+"""Which pixels belong to an area: held to a slow test of each pixel by itself, in exact arithmetic, and to OpenCV's."""
+
+import itertools
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from edge.geometry import WHOLE_FRAME, AreaOfInterest
+
+Polygon = list[tuple[int, int]]
+FRAME_HW = st.tuples(st.integers(1, 14), st.integers(1, 14))
+COORDINATE = st.integers(-5, 18) | st.sampled_from([-65535, 65535])  # in the frame, around it, and far away
+POLYGON = st.lists(st.tuples(COORDINATE, COORDINATE), min_size=1, max_size=7)
+POLYGONS = st.lists(POLYGON, max_size=3)
+
+
+def edges(polygon: Polygon) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    return list(itertools.pairwise([*polygon, polygon[0]]))
+
+
+def lies_on(point: tuple[int, int], start: tuple[int, int], end: tuple[int, int]) -> bool:
+    (x, y), (x0, y0), (x1, y1) = point, start, end
+    in_box = min(x0, x1) <= x <= max(x0, x1) and min(y0, y1) <= y <= max(y0, y1)
+    return in_box and (x - x0) * (y1 - y0) == (y - y0) * (x1 - x0)
+
+
+def belongs(x: int, y: int, polygon: Polygon) -> bool:
+    """On an edge, or looking up from there one meets an odd number of edges."""
+    if any(lies_on((x, y), start, end) for start, end in edges(polygon)):
+        return True
+    above = 0
+    for (x0, y0), (x1, y1) in edges(polygon):
+        if (x0 <= x) != (x1 <= x):
+            above += y0 + Fraction((x - x0) * (y1 - y0), x1 - x0) < y
+    return above % 2 == 1
+
+
+def slow_mask(look_at: list[Polygon], look_away: list[Polygon], frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    mask = np.zeros(frame_hw, bool)
+    for y, x in np.ndindex(frame_hw):
+        seen = not look_at or any(belongs(x, y, polygon) for polygon in look_at)
+        mask[y, x] = seen and not any(belongs(x, y, polygon) for polygon in look_away)
+    return mask
+
+
+def drawn(mask: NDArray[np.bool_]) -> list[str]:
+    return ["".join("#" if pixel else "." for pixel in row) for row in mask]
+
+
+@pytest.mark.parametrize(
+    ("polygon", "expected"),
+    [
+        ([(1, 1), (3, 1), (3, 2), (1, 2)], ["......", ".###..", ".###..", "......", "......"]),  # the border too
+        ([(0, 0), (5, 0), (5, 4), (0, 4)], ["######"] * 5),  # the first and the last pixel: the frame
+        ([(-9, -9), (9, -9), (9, 9), (-9, 9)], ["######"] * 5),  # larger than the frame
+        ([(0, 0), (4, 0), (0, 4)], ["#####.", "####..", "###...", "##....", "#....."]),  # a triangle
+        ([(0, 0), (3, 1), (0, 1)], ["#.....", "####..", "......", "......", "......"]),  # an edge between pixels
+        ([(0, 0), (2, 2), (4, 0), (4, 4), (0, 4)], ["#...#.", "##.##.", "#####.", "#####.", "#####."]),  # a notch
+        ([(0, 0), (4, 4), (4, 0), (0, 4)], ["#...#.", "##.##.", "#####.", "##.##.", "#...#."]),  # crosses itself
+        ([(4, 2), (9, 0), (9, 4)], ["......", "......", "....##", "......", "......"]),  # sticks out to the right
+        ([(1, 1), (4, 1), (2, 1)], ["......", ".####.", "......", "......", "......"]),  # no more than a line
+        ([(2, 3), (2, 3), (2, 3)], ["......", "......", "......", "..#...", "......"]),  # no more than a point
+        ([(6, 0), (9, 0), (9, 4)], ["......"] * 5),  # beside the frame
+        ([(-9, 1), (-5, 1), (-5, 3), (-9, 3)], ["......"] * 5),  # on its other side
+    ],
+)
+def test_the_pixels_of_a_polygon_are(polygon: Polygon, expected: list[str]) -> None:
+    assert drawn(AreaOfInterest.of([polygon]).mask((5, 6))) == expected
+    assert drawn(~AreaOfInterest.of((), [polygon]).mask((5, 6))) == expected
+
+
+@settings(deadline=None, max_examples=150)
+@given(look_at=POLYGONS, look_away=POLYGONS, frame_hw=FRAME_HW)
+def test_an_area_is_what_testing_each_pixel_by_itself_finds(
+    look_at: list[Polygon], look_away: list[Polygon], frame_hw: tuple[int, int]
+) -> None:
+    came = AreaOfInterest.of(look_at, look_away).mask(frame_hw)
+    assert came.dtype == np.bool_
+    np.testing.assert_array_equal(came, slow_mask(look_at, look_away, frame_hw))
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    polygon=st.lists(st.tuples(st.integers(-20, 70), st.integers(-20, 70)), min_size=3, max_size=12),
+    frame_hw=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+)
+def test_opencv_tells_of_each_pixel_the_same(polygon: Polygon, frame_hw: tuple[int, int]) -> None:
+    corners = np.array(polygon, np.int32)
+    expected = np.array(
+        [[cv2.pointPolygonTest(corners, (x, y), False) >= 0 for x in range(frame_hw[1])] for y in range(frame_hw[0])]
+    )
+    np.testing.assert_array_equal(AreaOfInterest.of([polygon]).mask(frame_hw), expected)
+
+
+@settings(deadline=None, max_examples=60)
+@given(polygon=POLYGON, first=st.integers(0, 6), frame_hw=FRAME_HW)
+def test_where_a_polygon_begins_and_which_way_round_it_goes_changes_nothing(
+    polygon: Polygon, first: int, frame_hw: tuple[int, int]
+) -> None:
+    expected = AreaOfInterest.of([polygon]).mask(frame_hw)
+    turned = polygon[first:] + polygon[:first]
+    np.testing.assert_array_equal(AreaOfInterest.of([turned]).mask(frame_hw), expected)
+    np.testing.assert_array_equal(AreaOfInterest.of([polygon[::-1]]).mask(frame_hw), expected)
+
+
+def test_without_polygons_the_area_is_the_whole_frame() -> None:
+    assert WHOLE_FRAME.mask((3, 4)).all()
+    assert AreaOfInterest.of([], []) == WHOLE_FRAME
+
+
+def test_looking_away_wins_over_looking_at() -> None:
+    square, dot = [(0, 0), (2, 0), (2, 2), (0, 2)], [(1, 1)] * 3
+    assert drawn(AreaOfInterest.of([square, dot], [dot]).mask((4, 4))) == ["###.", "#.#.", "###.", "...."]
+
+
+def test_areas_of_the_same_polygons_are_one_key() -> None:
+    from_lists = AreaOfInterest.of([[(0, 0), (2, 0), (2, 2)]], [[(1, 1), (2, 1), (2, 2)]])
+    from_tuples = AreaOfInterest((((0, 0), (2, 0), (2, 2)),), (((1, 1), (2, 1), (2, 2)),))
+    assert {from_lists: "kept"}[from_tuples] == "kept"
+    assert from_lists != AreaOfInterest.of(from_lists.look_away, from_lists.look_at)
