@@ -20,16 +20,24 @@ PixelFormat = Literal[
 PIXEL_FORMATS: tuple[PixelFormat, ...] = get_args(PixelFormat)
 
 # GenICam names a Bayer pattern by its first row, OpenCV by its second row and column: RG there is BG here.
-_BAYER = {
+_BAYER: dict[PixelFormat, int] = {
     "BayerRG8": cv2.COLOR_BayerBG2RGB,
     "BayerGR8": cv2.COLOR_BayerGB2RGB,
     "BayerGB8": cv2.COLOR_BayerGR2RGB,
     "BayerBG8": cv2.COLOR_BayerRG2RGB,
 }
+_TO_RGB: dict[PixelFormat, int] = {
+    **_BAYER,
+    "BGR8": cv2.COLOR_BGR2RGB,
+    "BGR16": cv2.COLOR_BGR2RGB,
+    "BGRA8": cv2.COLOR_BGRA2RGB,
+}
 _SHIFT_TO_8_BITS = {"Mono10": 2, "Mono12": 4, "Mono16": 8}
 
 
-def to_rgb(image: NDArray[np.uint8] | NDArray[np.uint16], pixel_format: PixelFormat) -> NDArray[np.uint8]:
+def to_rgb(
+    image: NDArray[np.uint8] | NDArray[np.uint16], pixel_format: PixelFormat, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     """RGB uint8 [H, W, 3] of a camera image.
 
     Deeper formats keep their highest 8 bits; Bayer is demosaiced bilinearly; alpha is dropped.
@@ -37,6 +45,8 @@ def to_rgb(image: NDArray[np.uint8] | NDArray[np.uint16], pixel_format: PixelFor
     Args:
         image: [H, W] for Mono and Bayer, [H, W, 3 or 4] for colour; uint16 for formats deeper than 8 bits, else uint8.
         pixel_format: its GenICam name.
+        out: [H, W, 3], where to write it, so that its pixels are written once. Default: a new array, or the image
+            itself where it is RGB8.
     Raises:
         InputError: the array does not fit the format.
     """
@@ -53,20 +63,13 @@ def to_rgb(image: NDArray[np.uint8] | NDArray[np.uint16], pixel_format: PixelFor
             f"a {pixel_format} image of shape {image.shape} is too small to demosaic; expected at least 3x3 px"
         )
     if pixel_format == "RGB8":
-        return image  # type: ignore[return-value]
-    if pixel_format in _BAYER:
-        return _cv(cv2.cvtColor(image, _BAYER[pixel_format]))
-    if pixel_format == "BGRA8":
-        return _cv(cv2.cvtColor(image, cv2.COLOR_BGRA2RGB))
+        if out is None:
+            return image  # type: ignore[return-value]
+        out[:] = image
+        return out
     if pixel_format == "BGR16":
         image = (image >> 8).astype(np.uint8)
-    if pixel_format in ("BGR8", "BGR16"):
-        return _cv(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-    if pixel_format in _SHIFT_TO_8_BITS:
+    elif pixel_format in _SHIFT_TO_8_BITS:
         image = np.minimum(image >> _SHIFT_TO_8_BITS[pixel_format], 255).astype(np.uint8)
-    return _cv(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
-
-
-def _cv(array: object) -> NDArray[np.uint8]:
-    """OpenCV's stubs promise less than OpenCV: its results here are uint8 arrays."""
-    return np.asarray(array, dtype=np.uint8)
+    # OpenCV's stubs promise less than OpenCV: its results here are uint8 arrays, `out` itself where that fits.
+    return np.asarray(cv2.cvtColor(image, _TO_RGB.get(pixel_format, cv2.COLOR_GRAY2RGB), dst=out), dtype=np.uint8)

@@ -9,37 +9,19 @@ import msgspec
 from msgspec import Meta
 
 from edge.bundle.trusted import TRUSTED_KEYS
-from edge.colour import PixelFormat
+from edge.cameras.settings import CameraSettings, FolderSettings, VideoSettings, to_path
+from edge.delivery.commands import require_local
 from edge.errors import ConfigError
+from edge.geometry.area_of_interest import AreaOfInterest
 from edge.inference.engine import EngineKind, Precision
 from edge.inference.opening import PRECISIONS
-from edge.inspection.handoff import Policy
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
-"""Goes into topics, so it has no dots."""
 Logit = Annotated[float, Meta(ge=-1e9, le=1e9)]
 """Finite: no logit reaches a threshold of nan or inf, so every frame would be GOOD."""
-Size = Annotated[int, Meta(ge=1, le=65535)]
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
-
-
-class FolderCameraConfig(_Table, frozen=True, tag="folder", tag_field="kind"):
-    """A camera that shows the pictures of a folder."""
-
-    name: Name
-    path: Path
-    rate_fps: Annotated[float, Meta(gt=0, le=10000)] | None = None
-    loop: bool = False
-    size: tuple[Size, Size] | Literal["first", "any"] = "first"
-    pixel_format: PixelFormat | Literal["first", "any"] = "first"
-    on_overload: Policy = "block"
-    waiting_frames: Annotated[int, Meta(ge=1, le=64)] = 2
-
-
-CameraConfig = FolderCameraConfig
 
 
 class EngineConfig(_Table, frozen=True):
@@ -73,11 +55,18 @@ class EventsConfig(_Table, frozen=True):
     wait_for_subscriber_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
 
 
+class CommandsConfig(_Table, frozen=True):
+    """Where requests are taken, such as triggers."""
+
+    bind: Annotated[str, Meta(pattern="^(tcp|ipc)://.+")] | None = None
+    """None: nowhere."""
+
+
 class LineConfig(_Table, frozen=True):
     """All of `line.toml`."""
 
     bundle: Path
-    cameras: Annotated[list[CameraConfig], Meta(min_length=1)]
+    cameras: Annotated[list[CameraSettings], Meta(min_length=1)]
     allow_unsigned: bool = False
     """Whether a bundle may be used that no trusted key signed."""
     trusted_keys: Path = msgspec.field(default_factory=lambda: TRUSTED_KEYS)  # a schema takes no path for a default
@@ -86,6 +75,7 @@ class LineConfig(_Table, frozen=True):
     tiles: TilesConfig = TilesConfig()
     thresholds: ThresholdsConfig = ThresholdsConfig()
     events: EventsConfig = EventsConfig()
+    commands: CommandsConfig = CommandsConfig()
 
 
 def load_config(path: Path) -> LineConfig:
@@ -101,30 +91,69 @@ def load_config(path: Path) -> LineConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}; see docs/config.md") from error
     try:
-        config = msgspec.convert(tables, LineConfig, dec_hook=_path)
+        config = msgspec.convert(tables, LineConfig, dec_hook=to_path)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}; see docs/config.md") from error
-    names = [camera.name for camera in config.cameras]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{path}: two cameras have the same name ({', '.join(names)}); names must differ")
-    engine, can = config.engine, PRECISIONS[config.engine.kind]
-    if engine.precision not in can:
-        raise ConfigError(
-            f"{path}: engine.precision is {engine.precision!r}, {engine.kind} computes in {' or '.join(can)} alone; "
-            'set engine.kind = "openvino", or another engine.precision'
-        )
-    scheme, _, rest = config.events.bind.partition("://")
-    port = rest.rpartition(":")[2]
-    if scheme == "tcp" and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= 65535):
-        raise ConfigError(f"{path}: events.bind is {config.events.bind!r}; expected tcp://HOST:PORT, PORT 1 to 65535")
+    try:
+        _check(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     here = path.absolute().parent
-    cameras = [msgspec.structs.replace(camera, path=here / camera.path) for camera in config.cameras]
     return msgspec.structs.replace(
-        config, bundle=here / config.bundle, trusted_keys=here / config.trusted_keys, cameras=cameras
+        config,
+        bundle=here / config.bundle,
+        trusted_keys=here / config.trusted_keys,
+        cameras=[
+            msgspec.structs.replace(camera, path=here / camera.path)
+            if isinstance(camera, FolderSettings | VideoSettings)
+            else camera
+            for camera in config.cameras
+        ],
     )
 
 
-def _path(kind: type, value: object) -> Path:
-    if kind is Path and isinstance(value, str) and value and "\0" not in value:
-        return Path(value)
-    raise ValueError(f"Expected a path, got {value!r}")  # msgspec adds which key it is
+def _check(config: LineConfig) -> None:
+    """What concerns more than one key."""
+    names = [camera.name for camera in config.cameras]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two cameras have the same name ({', '.join(names)}); names must differ")
+    for camera in config.cameras:
+        _check_area(camera)
+        if camera.deadline_ms is not None and camera.on_overload == "block":
+            raise ConfigError(
+                f'camera {camera.name} has a deadline and on_overload = "block", under which frames may wait for ever; '
+                'set on_overload = "drop_oldest" or "drop_newest", or leave deadline_ms out'
+            )
+    engine, can = config.engine, PRECISIONS[config.engine.kind]
+    if engine.precision not in can:
+        raise ConfigError(
+            f"engine.precision is {engine.precision!r}, {engine.kind} computes in {' or '.join(can)} alone; "
+            'set engine.kind = "openvino", or another engine.precision'
+        )
+    _check_address("events.bind", config.events.bind)
+    if config.commands.bind is not None:
+        _check_address("commands.bind", config.commands.bind)
+        require_local(config.commands.bind)
+
+
+def _check_area(camera: CameraSettings) -> None:
+    if not (camera.look_at or camera.look_away):
+        return
+    if not isinstance(camera.size, tuple):
+        raise ConfigError(
+            f"camera {camera.name} says where to look, but its size is {camera.size!r}; set size to the width and "
+            "height, px, in which its polygons count"
+        )
+    width, height = camera.size
+    if not AreaOfInterest.of(camera.look_at, camera.look_away).mask((height, width)).any():
+        raise ConfigError(
+            f"camera {camera.name}: look_at and look_away leave nothing of {width}x{height} px to inspect; "
+            "check the polygons, (x, y) in px"
+        )
+
+
+def _check_address(key: str, address: str) -> None:
+    scheme, _, rest = address.partition("://")
+    port = rest.rpartition(":")[2]
+    if scheme == "tcp" and not (re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= 65535):
+        raise ConfigError(f"{key} is {address!r}; expected tcp://HOST:PORT, PORT 1 to 65535")

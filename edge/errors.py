@@ -17,7 +17,8 @@ HeatlineError
 │   └── WeightsError         pretrained weights that were asked for and cannot be had
 ├── ExportError         12   an exported graph that does not agree with the model it came from
 ├── DemoError           13   the demo ran and did not reach what it promises
-└── BenchError          14   a benchmark that did not run to its end
+├── BenchError          14   a benchmark that did not run to its end
+└── CommandRefusedError 15   a command that the line refuses, with the reason
 
 1 is a fault of ours (a bug, with its traceback), 2 a wrong command line, 130 an interruption by Ctrl-C.
 """
@@ -93,6 +94,16 @@ class DemoError(HeatlineError):
 
 class BenchError(HeatlineError):
     exit_code = 14
+
+
+class CommandRefusedError(HeatlineError):
+    """Its `reason` is one word of docs/commands.md, its detail the line's own sentence."""
+
+    exit_code = 15
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"the line refuses ({reason}): {detail}")
+        self.reason = reason
 
 
 def last_line(error: Exception) -> str:

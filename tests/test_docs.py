@@ -1,12 +1,13 @@
 """The documents are held to the code: what is not documented, or no longer true, fails here."""
 
+import ast
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import cv2
@@ -17,9 +18,19 @@ from click.testing import CliRunner
 
 from edge import errors
 from edge.bundle import Bundle, Manifest
+from edge.cameras.liveness import (
+    ANSWER_WITHIN_SECONDS,
+    ASK_EVERY_SECONDS,
+    CAMERA_ANSWERS_WITHIN_SECONDS,
+    FIRST_FRAME_WITHIN_SECONDS,
+    LEAST_SILENCE_SECONDS,
+)
+from edge.cameras.settings import CameraSettings, V4l2Settings
+from edge.cameras.supervisor import FIRST_BACKOFF_SECONDS, MOST_BACKOFF_SECONDS, State
 from edge.cli.main import heatline
 from edge.config import LineConfig, load_config
 from edge.delivery.messages import (
+    AlarmEvent,
     BundleName,
     HeatmapPng,
     Message,
@@ -97,7 +108,7 @@ def test_every_command_and_option_is_documented(path: tuple[str, ...], command: 
     name = " ".join(("heatline", *path))
     row = next((cells for first, cells in table.items() if re.sub(r" [A-Z].*", "", first) == name), None)
     assert row is not None, f"docs/README.md has no row for `{name}`"
-    documented = set(re.findall(r"`(--[a-z-]+)`", row[0]))
+    documented = set(re.findall(r"`(--?[a-z-]+)`", row[0]))
     assert documented == {
         option for parameter in command.params if isinstance(parameter, click.Option) for option in parameter.opts
     }
@@ -162,6 +173,7 @@ KEYS = [
     pytest.param(Manifest, "docs/bundle.md", "## Manifest", None, id="manifest"),
     pytest.param(VerdictEvent, "docs/protocol.md", "## Verdict event", ("", "null"), id="verdict"),
     pytest.param(StatusEvent, "docs/protocol.md", "## Status event", ("", "null"), id="status"),
+    pytest.param(AlarmEvent, "docs/protocol.md", "## Alarm event", ("", "null"), id="alarm"),
     pytest.param(TrainConfig, "docs/training.md", "## Keys", None, id="train"),
 ]
 NOT_FIELDS = {"model", "recipe", "logger"}  # of a training: choices of a file each
@@ -175,6 +187,8 @@ def test_every_key_is_documented_with_its_default(
     text = read(document)
     table = {key: cells for key, cells in rows(section(text, heading) if heading else text).items() if cells}
     exist = {re.sub(r"^tensors\.\w+", "tensors.*", key): field for key, field in keys(kind)}
+    if kind is LineConfig:  # docs/cameras.md has the keys of cameras, kind by kind
+        exist = {key: field for key, field in exist.items() if not key.startswith("cameras.")} | {"cameras": None}
     documented = {key for key in table if not NOT_KEYS.match(key)} - (NOT_FIELDS if kind is TrainConfig else set())
     assert documented == exist.keys()
     if defaults is None:
@@ -186,10 +200,65 @@ def test_every_key_is_documented_with_its_default(
             assert stands == {"": required, "null": null}.get(default(field), default(field)), key
 
 
+CAMERAS = [
+    # Each kind, and where its own keys are described.
+    pytest.param("folder", "docs/cameras.md", "## Folder", id="folder"),
+    pytest.param("video", "docs/cameras.md", "## Video", id="video"),
+    pytest.param("rtsp", "docs/cameras.md", "## RTSP", id="rtsp"),
+    pytest.param("v4l2", "docs/cameras.md", "## V4L2", id="v4l2"),
+    pytest.param("pattern", "docs/cameras.md", "## Pattern", id="pattern"),
+    pytest.param("genicam", "docs/genicam.md", None, id="genicam"),
+]
+KINDS = {one.__struct_config__.tag: one for one in get_args(CameraSettings)}
+
+
+def keys_in(text: str) -> dict[str, str]:
+    """Keys in the tables of a text, each with what stands for its default."""
+    return {key: cells[1] for key, cells in rows(text).items() if len(cells) == 3}
+
+
+def test_every_kind_of_camera_is_documented() -> None:
+    assert {parameter.values[0] for parameter in CAMERAS} == set(KINDS)
+    assert set(KINDS) <= rows(read("docs/cameras.md")).keys()
+    assert all(f'"{kind}"' in section(read("docs/config.md"), "## Cameras") for kind in KINDS)
+
+
+@pytest.mark.parametrize(("kind", "document", "heading"), CAMERAS)
+def test_every_key_of_every_kind_of_camera_is_documented_with_its_default(
+    kind: str, document: str, heading: str | None
+) -> None:
+    common = keys_in(section(read("docs/cameras.md"), "## Keys"))
+    assert common.pop("kind") == "required"
+    own = keys_in(section(read(document), heading) if heading else read(document))
+    fields = {field.encode_name: field for field in msgspec.structs.fields(KINDS[kind])}
+    assert (common | own).keys() == fields.keys()
+    for key, stands in (common | own).items():
+        field = fields[key]
+        if field.required:
+            assert stands == "required", key
+        elif default(field) == "null":  # what is taken then is said in words
+            assert "`" not in stands, key
+        else:
+            assert json.loads(stands.strip("`")) == json.loads(default(field)), key
+
+
+def choices_of(info: msgspec.inspect.Type) -> set[str]:
+    """Every text that stands for itself in a type."""
+    match info:
+        case msgspec.inspect.LiteralType(values=values):
+            return {value for value in values if isinstance(value, str)}
+        case msgspec.inspect.StructType(fields=fields):
+            return {choice for field in fields for choice in choices_of(field.type)}
+        case msgspec.inspect.UnionType(types=types):
+            return {choice for one in types for choice in choices_of(one)}
+        case msgspec.inspect.ListType(item_type=item):
+            return choices_of(item)
+    return set()
+
+
 def test_every_choice_of_the_configuration_is_documented() -> None:
-    text = read("docs/config.md")
-    schema = json.dumps(msgspec.json.schema(LineConfig, schema_hook=lambda _: {"type": "string"}))
-    choices = {choice for listed in re.findall(r'"enum": \[(.*?)\]', schema) for choice in json.loads(f"[{listed}]")}
+    text = "".join(map(read, ("docs/config.md", "docs/cameras.md", "docs/genicam.md")))
+    choices = choices_of(msgspec.inspect.type_info(LineConfig))
     assert [choice for choice in sorted(choices) if not re.search(f'[`"]{choice}[`"]', text)] == []
 
 
@@ -204,6 +273,16 @@ def test_every_link_points_somewhere(document: Path, target: str) -> None:
     if anchor:
         headings = re.findall(r"^#+ (.*)$", linked.read_text(), flags=re.MULTILINE)
         assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "example",
+    [example for name in ("cameras", "genicam") for example in blocks(read(f"docs/{name}.md"), "toml")],
+)
+def test_the_example_cameras_can_be_read(example: str, tmp_path: Path) -> None:
+    file = tmp_path / "line.toml"
+    file.write_text(f'bundle = "boards.bundle"\n{example}')
+    assert len(load_config(file).cameras) == 1
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/config.md"])
@@ -237,11 +316,85 @@ def test_the_committed_schemas_are_those_of_the_structs() -> None:
 @pytest.mark.parametrize("example", blocks(read("docs/protocol.md"), "json"))
 def test_the_worked_exchange_consists_of_messages(example: str) -> None:
     header = json.loads(example)
-    event = msgspec.json.decode(example, type=VerdictEvent | StatusEvent)
+    event = msgspec.json.decode(example, type=VerdictEvent | StatusEvent | AlarmEvent)
     assert json.loads(msgspec.json.encode(event)) == header  # every field is written, and no other
     parts = [event.topic.encode(), example.encode(), *([b"png"] if header.get("heatmap") else [])]
     assert from_frames(parts).event == event
-    assert f"Part 1 `{event.topic}`" in read("docs/protocol.md")
+    assert f"art 1 `{event.topic}`" in read("docs/protocol.md")
+
+
+# What the code says in words.
+
+
+def calls(name: str) -> Iterator[list[ast.expr | None]]:
+    """What every call of this name in `edge` is given by place, and None for the places after that."""
+    for file in (ROOT / "edge").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == name:
+                yield [*node.args, *[None] * 4]
+
+
+def texts(node: ast.expr | None) -> list[str]:
+    """The texts that an expression may be, as far as they stand there."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return [text]
+        case ast.IfExp(body=body, orelse=orelse):
+            return [*texts(body), *texts(orelse)]
+    return []
+
+
+def alarms() -> set[str]:
+    return {alarm for given in calls("Fault") for alarm in texts(given[0])}
+
+
+def reasons() -> set[str]:
+    """Every reason of a NO_VERDICT, `KIND.REASON`; a dead camera's frames fail for what is wrong with it."""
+    return {
+        *(f"failed.{alarm}" for alarm in alarms()),
+        *(f"dropped.{reason}" for given in calls("_let_go") for reason in texts(given[0])),
+        *(f"dropped.{reason}" for given in calls("_dropped") for reason in texts(given[1])),
+        *(f"{kind}.{reason}" for given in calls("Unjudged") for kind in texts(given[0]) for reason in texts(given[1])),
+        *(
+            f"{kind}.{reason}"
+            for given in calls("BadFrame")
+            for kind in texts(given[3]) or ["failed"]
+            for reason in texts(given[1])
+        ),
+    }
+
+
+def test_every_reason_is_documented_and_no_other() -> None:
+    assert rows(section(read("docs/protocol.md"), "### Reasons")).keys() == reasons()
+
+
+LIVENESS = section(read("docs/cameras.md"), "## Liveness")
+
+
+def test_every_alarm_is_documented_and_no_other() -> None:
+    lines = re.findall(r"^\|.*\| ([^|]*) \|$", LIVENESS.partition("What follows")[0], flags=re.MULTILINE)
+    assert {alarm for cell in lines[1:] for alarm in re.findall("`([a-z_]+)`", cell)} == alarms()
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        ASK_EVERY_SECONDS + ANSWER_WITHIN_SECONDS,  # its process hangs
+        2 * ASK_EVERY_SECONDS + CAMERA_ANSWERS_WITHIN_SECONDS,  # it is not known whether it is there
+        V4l2Settings(name="usb").opened_within_s,
+        LEAST_SILENCE_SECONDS,
+        FIRST_FRAME_WITHIN_SECONDS,
+        FIRST_BACKOFF_SECONDS,
+        MOST_BACKOFF_SECONDS,
+    ],
+)
+def test_the_stated_times_follow_from_the_constants(seconds: float) -> None:
+    assert re.search(rf"\b{seconds:g} s\b", LIVENESS)
+
+
+def test_every_state_of_a_camera_is_documented() -> None:
+    table = rows(section(read("docs/cameras.md"), "### Idle or dead"))
+    assert table.keys() == set(get_args(State))
 
 
 def test_a_heatmap_is_read_as_protocol_md_shows() -> None:
@@ -271,6 +424,13 @@ def status(state: str) -> StatusEvent:
     )  # type: ignore[arg-type]  # fmt: skip
 
 
+def alarm(seq: int, *, active: bool) -> AlarmEvent:
+    return AlarmEvent(
+        boot_id="boot", seq=seq, at_ns=0, line="line1", camera="top", alarm="silent", detail="no frame came",
+        active=active, began_at_ns=0, acting=True,
+    )  # fmt: skip
+
+
 def test_the_client_of_protocol_md_works(address: str) -> None:
     (client,) = blocks(section(read("docs/protocol.md"), "## A client"), "python")
     assert len(client.splitlines()) < 30
@@ -280,7 +440,10 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
         Message(verdict(1)),
         Message(verdict(2, verdict="DEFECT", heatmap=picture), png(np.zeros((1, 1), np.uint8))),
         Message(verdict(3, verdict="NO_VERDICT", reason="failed.unreadable", detail="cut off")),
-        Message(verdict(6, verdict="DEFECT", acting=False)),
+        Message(alarm(4, active=True)),
+        Message(alarm(7, active=False)),
+        Message(verdict(8, verdict="DEFECT", acting=False)),
+        Message(verdict(9, verdict="NO_VERDICT", reason="dropped.no_frame", frame_id=None)),
         Message(verdict(1, boot_id="next boot")),
         Message(status("STOPPED")),
     ]
@@ -300,7 +463,10 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
         "1 top 1 GOOD",
         "2 top 2 DEFECT REJECT",
         "3 top 3 NO_VERDICT REJECT",
+        "4 top silent DEAD",
         "missed 2 events",
-        "6 top 6 DEFECT",
+        "7 top silent is back",
+        "8 top 8 DEFECT",
+        "9 top None NO_VERDICT REJECT",
         "1 top 1 GOOD",
     ]

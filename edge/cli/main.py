@@ -12,10 +12,12 @@ import click
 from edge import __version__
 from edge.cli.bundle import bundle
 from edge.cli.calibrate import calibrate
+from edge.cli.cameras import cameras
 from edge.cli.check import check
 from edge.cli.inspect import inspect
 from edge.cli.output import visible
 from edge.cli.run import run
+from edge.cli.trigger import trigger
 from edge.cli.watch import watch
 from edge.errors import HeatlineError
 
@@ -60,7 +62,7 @@ def heatline() -> None:
     """Finds defects on a production line and shows where they are."""
 
 
-for _command in (check, run, inspect, watch, bundle, calibrate):
+for _command in (check, run, inspect, watch, trigger, cameras, bundle, calibrate):
     heatline.add_command(_command)
 
 

@@ -15,14 +15,14 @@ from rich.text import Text
 
 from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_json
-from edge.delivery.messages import Message, StatusEvent, VerdictEvent
+from edge.delivery.messages import AlarmEvent, Event, Message, StatusEvent, VerdictEvent
 from edge.delivery.subscriber import Subscriber
 from edge.errors import InputError, MessageError
 
 ROWS_KEPT = 200
 LINES_BESIDE_ROWS = 8
-STATUS_TOPIC = "status"
-"""Always listened to: it tells that the line has stopped."""
+ALWAYS_HEARD = "status", "alarm"
+"""They tell that the line has stopped, and that a camera is dead."""
 STYLES = {"GOOD": "green", "DEFECT": "bold red", "NO_VERDICT": "bold yellow"}
 
 
@@ -50,7 +50,7 @@ def watch(
     table = EventTable()
     with (
         _Saver(save) as saver,
-        Subscriber(address, topics={*topics, STATUS_TOPIC}, timeout_s=timeout_s) as events,
+        Subscriber(address, topics={*topics, *ALWAYS_HEARD}, timeout_s=timeout_s) as events,
         table.live(hidden=as_json) as live,
     ):
         verdicts = 0
@@ -122,15 +122,20 @@ class EventTable:
         """A live display of it; hidden, nothing is drawn."""
         return Live(self, console=Console(quiet=hidden), refresh_per_second=8)
 
-    def add(self, event: VerdictEvent | StatusEvent) -> None:
+    def add(self, event: Event) -> None:
         """Take one more event in."""
+        if isinstance(event, AlarmEvent):
+            self._note_gap(event)
+            what = Text(f"DEAD: {event.alarm}" if event.active else "is back", style="bold red")
+            self._rows.append((str(event.seq), _clock(event.at_ns), event.camera, "", what, *[""] * 4))
+            return
         if isinstance(event, StatusEvent):
             self._status = Text(f"{event.line}: {event.state}", style="bold")
             for camera, account in event.ledger.items():
                 lost = sum(account.dropped.values()), sum(account.failed.values())
                 self._status.append(
-                    f"\n{camera}: captured {account.captured} = inspected {account.inspected} + dropped {lost[0]} "
-                    f"+ failed {lost[1]} + in flight {account.in_flight}",
+                    f"\n{camera}{_how(event, camera)}: captured {account.captured} = inspected {account.inspected} "
+                    f"+ dropped {lost[0]} + failed {lost[1]} + in flight {account.in_flight}",
                     style="not bold",
                 )
             return
@@ -141,7 +146,7 @@ class EventTable:
                 str(event.seq),
                 _clock(event.times.captured_at_ns),
                 event.camera,
-                Text(event.source or str(event.frame_id)),  # as Text: a name may hold brackets
+                Text(_frame(event)),  # as Text: a name may hold brackets
                 Text(event.verdict, style=STYLES[event.verdict]),
                 "" if event.frame_score is None else f"{event.frame_score:.2f}",
                 Text(event.reason or str(len(event.regions) or "")),
@@ -164,12 +169,27 @@ class EventTable:
         if not console.is_terminal:
             yield ""
 
-    def _note_gap(self, event: VerdictEvent) -> None:
+    def _note_gap(self, event: VerdictEvent | AlarmEvent) -> None:
         """A subscriber that fell behind misses events; their number shows in `seq`."""
         if self._last is not None and self._last[0] == event.boot_id and event.seq > self._last[1] + 1:
             missed = event.seq - self._last[1] - 1
             self._rows.append((Text(f"{missed} missed", style="bold yellow"), *[""] * 8))
         self._last = event.boot_id, event.seq
+
+
+def _how(event: StatusEvent, camera: str) -> str:
+    state = event.cameras.get(camera)
+    if state is None:
+        return ""
+    return f" {state.state}" if state.reason is None else f" {state.state} ({state.reason})"
+
+
+def _frame(event: VerdictEvent) -> str:
+    """Which frame, or which run of frames, and of which part."""
+    name = event.source or ("none" if event.frame_id is None else str(event.frame_id))
+    if event.frames > 1:
+        name += f" to {event.last_frame_id} ({event.frames})"
+    return name if event.part_id is None else f"{name} [{event.part_id}]"
 
 
 def _clock(at_ns: int) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from edge.cameras.supervisor import CameraState
 from edge.errors import MessageError
 from edge.geometry import Region
 from edge.inspection.ledger import Account
@@ -47,16 +48,24 @@ class HeatmapPng(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag_field="type"):
-    """One frame's verdict. Scores and thresholds are logits; positions are px of the frame."""
+    """One frame's verdict, or why a run of frames has none. Scores and thresholds are logits; positions are px."""
 
     schema_version: int = SCHEMA_VERSION
     boot_id: str
     seq: int
     camera: str
-    frame_id: int
+    frame_id: int | None
+    """The camera's own number, which may wrap and begin again; null where no frame came."""
+    last_frame_id: int | None = None
+    """Of a run of frames, the last one's."""
+    frame_number: int = 0
+    """The ledger's number of the frame, of a run the first one's: 1, 2, 3, ... per camera and boot."""
+    frames: int = 1
+    """How many frames this event stands for."""
     source: str | None = None
     """Where the frame came from, for cameras that replay files."""
     part_id: str | None = None
+    """Of the part that the frame shows, where its trigger named one."""
     times: Times
     frame_hw: tuple[int, int] | None = None
     """Height and width of the frame, px, in which boxes and contours count; null where there is no verdict."""
@@ -78,6 +87,8 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
     acting: bool
     """False while a line is being commissioned: nobody's ejector may fire on this event."""
     heatmap: HeatmapPng | None = None
+    chunks: dict[str, float] = {}
+    """What the camera says of the frame itself, by the name of its chunk."""
 
     @property
     def topic(self) -> str:
@@ -99,6 +110,7 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     last_seq: int
     """The last verdict event's seq; 0 before the first."""
     ledger: dict[str, Account]
+    cameras: dict[str, CameraState] = {}
     bundle: BundleName
     engine: str
     precision: str
@@ -109,7 +121,31 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
         return "status"
 
 
-Event = VerdictEvent | StatusEvent
+class AlarmEvent(msgspec.Struct, frozen=True, kw_only=True, tag="alarm", tag_field="type"):
+    """A camera died, or is back: told once each. While it is dead, nothing that it sees is inspected."""
+
+    schema_version: int = SCHEMA_VERSION
+    boot_id: str
+    seq: int
+    at_ns: int
+    """UTC, ns since 1970."""
+    line: str
+    camera: str
+    alarm: str
+    """What is wrong, one word."""
+    detail: str
+    active: bool
+    """False: it is over."""
+    began_at_ns: int
+    """UTC, ns since 1970."""
+    acting: bool
+
+    @property
+    def topic(self) -> str:
+        return "alarm"
+
+
+Event = VerdictEvent | StatusEvent | AlarmEvent
 
 
 @dataclass(frozen=True)

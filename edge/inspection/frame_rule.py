@@ -25,13 +25,13 @@ class FrameRule:
         size_wh = frame.image.shape[1], frame.image.shape[0]
         if self._size_wh not in ("first", "any", size_wh):
             return BadFrame(frame.stamp, "wrong_size", f"{_size(size_wh)} px came, {_size(self._size_wh)} px expected")
-        if self._pixel_format not in ("first", "any", frame.pixel_format):
-            return BadFrame(frame.stamp, "wrong_colour", f"{frame.pixel_format} came, {self._pixel_format} expected")
+        if self._pixel_format not in ("first", "any", frame.camera_format):
+            return BadFrame(frame.stamp, "wrong_colour", f"{frame.camera_format} came, {self._pixel_format} expected")
         # Only a frame that passes sets the measure for those after it.
         if self._size_wh == "first":
             self._size_wh = size_wh
         if self._pixel_format == "first":
-            self._pixel_format = frame.pixel_format
+            self._pixel_format = frame.camera_format
         return frame
 
 

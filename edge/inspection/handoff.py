@@ -4,9 +4,9 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
-Policy = Literal["block", "drop_oldest"]
+from edge.cameras.settings import Policy
 
 T = TypeVar("T")
 
@@ -16,7 +16,8 @@ class Lane:
     """How one camera's frames wait.
 
     `block` makes the camera wait for room, so nothing is lost: right for replays. `drop_oldest` keeps the newest
-    frames: right for a camera that does not wait.
+    frames: right for a camera that does not wait. `drop_newest` keeps those that wait: right where what has been begun
+    is to be finished, such as all pictures of one part.
     """
 
     capacity: int
@@ -44,6 +45,8 @@ class Handoff(Generic[T]):
                 self._changed.wait_for(lambda: len(waiting) < capacity or self._closed)
             if self._closed:
                 return item
+            if len(waiting) >= capacity and policy == "drop_newest":
+                return item
             lost = waiting.popleft() if len(waiting) >= capacity else None
             waiting.append(item)
             self._changed.notify_all()
@@ -67,6 +70,10 @@ class Handoff(Generic[T]):
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     def waiting(self) -> int:
         """How many items wait, over all lanes."""

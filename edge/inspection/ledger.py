@@ -3,6 +3,7 @@
     captured == inspected + sum(dropped) + sum(failed) + in_flight
 
 A frame is in flight from its capture until its event is handed to the publisher; there, in one place, it is booked.
+Frames of one camera are numbered as they are captured, 1, 2, 3, ..., those that were lost as well.
 """
 
 import threading
@@ -34,26 +35,31 @@ class Ledger:
         self._lock = threading.Lock()
         self._counts = {camera: Counter[tuple[str, str]]() for camera in cameras}
 
-    def captured(self, camera: str) -> None:
-        self._book(camera, "captured", "")
+    def captured(self, camera: str, frames: int = 1) -> int:
+        """The camera announced frames; returns the number of the first."""
+        with self._lock:
+            counts = self._counts[camera]
+            first = counts["captured", ""] + 1
+            counts["captured", ""] += frames
+            return first
 
     def inspected(self, camera: str) -> None:
-        self._book(camera, "inspected", "")
+        self._book(camera, "inspected", "", 1)
 
-    def dropped(self, camera: str, reason: str) -> None:
-        self._book(camera, "dropped", reason)
+    def dropped(self, camera: str, reason: str, frames: int = 1) -> None:
+        self._book(camera, "dropped", reason, frames)
 
-    def failed(self, camera: str, reason: str) -> None:
-        self._book(camera, "failed", reason)
+    def failed(self, camera: str, reason: str, frames: int = 1) -> None:
+        self._book(camera, "failed", reason, frames)
 
     def accounts(self) -> dict[str, Account]:
         """All cameras' accounts at one instant."""
         with self._lock:
             return {camera: _account(counts) for camera, counts in self._counts.items()}
 
-    def _book(self, camera: str, bin_name: str, reason: str) -> None:
+    def _book(self, camera: str, bin_name: str, reason: str, frames: int) -> None:
         with self._lock:
-            self._counts[camera][bin_name, reason] += 1
+            self._counts[camera][bin_name, reason] += frames
 
 
 def _account(counts: Counter[tuple[str, str]]) -> Account:

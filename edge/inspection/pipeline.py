@@ -1,6 +1,7 @@
 """A frame's way through the line PC: grab, tile and infer, stitch and judge, report, each on a thread of its own.
 
-Every hand-off is bounded. Whatever happens to a frame, it leaves through `report`, and only there it is booked.
+Every hand-off is bounded. Whatever happens to a frame, it is settled in the docket and leaves through `report`, and
+only there it is booked.
 """
 
 import logging
@@ -8,12 +9,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
-from edge.cameras.base import EndOfFrames, FrameSource
-from edge.errors import CameraError, EngineError, InputError
+from edge.cameras.base import EndOfFrames
+from edge.errors import EngineError, GeometryError, InputError
 from edge.frames import BadFrame, Frame
+from edge.geometry.area_of_interest import WHOLE_FRAME, AreaOfInterest
+from edge.inspection.docket import Docket
+from edge.inspection.flight_recorder import FlightRecorder
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Handoff, Lane
 from edge.inspection.inspector import Inspector, PendingFrame
@@ -23,19 +27,33 @@ from edge.inspection.outcome import Outcome, Unjudged
 logger = logging.getLogger(__name__)
 
 GRAB_TIMEOUT_SECONDS = 0.5
-RETRY_AFTER_SECONDS = 1.0
 AFTER_FAULT_SECONDS = 1.0
 FRAMES_WITH_ENGINE = 2
 """Frames whose tiles may be with the engine or done and not yet judged: one to infer, one to judge."""
 
 
+class Source(Protocol):
+    """Where a camera's frames come from; `edge.cameras.supervisor` keeps it going."""
+
+    def grab(self, timeout_s: float) -> Frame | BadFrame | None:
+        """The next frame, or word of frames that cannot be had; None where nothing came in time.
+
+        Raises:
+            EndOfFrames: there will be no more.
+        """
+
+    def interrupt(self) -> None:
+        """Have `grab` tell of all frames that had been announced, and then end by EndOfFrames."""
+
+
 @dataclass(frozen=True)
 class Camera:
-    """A source of frames, how they wait for inspection, and what they must look like."""
+    """A source of frames, how they wait for inspection, what they must look like, and where to look."""
 
-    source: FrameSource
+    source: Source
     lane: Lane
     rule: FrameRule
+    area: AreaOfInterest = WHOLE_FRAME
 
 
 class Pipeline:
@@ -43,17 +61,23 @@ class Pipeline:
 
     Args:
         cameras: by name.
-        report: takes each frame's outcome, on one thread, in the order of judging.
+        report: takes each outcome, on one thread; those of one camera in the order of its frames.
+        recorder: notes what is in flight.
     """
 
     def __init__(
-        self, cameras: Mapping[str, Camera], inspector: Inspector, ledger: Ledger, report: Callable[[Outcome], None]
+        self,
+        cameras: Mapping[str, Camera],
+        inspector: Inspector,
+        ledger: Ledger,
+        report: Callable[[Outcome], None],
+        recorder: FlightRecorder | None = None,
     ) -> None:
+        self._recorder = recorder
         self._cameras, self._inspector, self._ledger, self._report = cameras, inspector, ledger, report
-        self._grabbed: Handoff[Frame | BadFrame] = Handoff({name: camera.lane for name, camera in cameras.items()})
-        self._started: queue.Queue[PendingFrame | Outcome | None] = queue.Queue(FRAMES_WITH_ENGINE)
-        self._finished: queue.Queue[Outcome | None] = queue.Queue(FRAMES_WITH_ENGINE)
-        self._stopping = threading.Event()
+        self._grabbed: Handoff[Frame] = Handoff({name: camera.lane for name, camera in cameras.items()})
+        self._started: queue.Queue[PendingFrame | None] = queue.Queue(FRAMES_WITH_ENGINE)
+        self._docket = Docket(cameras, FRAMES_WITH_ENGINE)
         self._fault: BaseException | None = None
         self._grabbers = [self._thread(f"grab {name}", self._grab, name) for name in cameras]
         self._stages = [
@@ -79,7 +103,6 @@ class Pipeline:
 
     def stop(self, within_seconds: float) -> bool:
         """Grab no more, finish what was grabbed, report it; whether all was done in time."""
-        self._stopping.set()
         for camera in self._cameras.values():
             camera.source.interrupt()
         # After a fault, some stages wait for a dead one for ever: they get no more than a moment.
@@ -93,66 +116,80 @@ class Pipeline:
     # Stages, in the order of a frame's way.
 
     def _grab(self, name: str) -> None:
-        camera = self._cameras[name]
-        lost_camera = False
-        while not self._stopping.is_set():
+        source = self._cameras[name].source
+        while True:
             try:
-                item = camera.source.grab(GRAB_TIMEOUT_SECONDS)
+                item = source.grab(GRAB_TIMEOUT_SECONDS)
             except EndOfFrames:
                 return
-            except CameraError as error:
-                if not lost_camera:
-                    logger.error("camera %s is lost: %s", name, error)
-                lost_camera = True
-                self._stopping.wait(RETRY_AFTER_SECONDS)
-                continue
             if item is None:
                 continue
-            if lost_camera:
-                logger.info("camera %s is back", name)
-                lost_camera = False
-            self._ledger.captured(name)
+            number = self._ledger.captured(name, item.stamp.frames)
+            item = replace(item, stamp=item.stamp.numbered(number))
+            if self._recorder is not None:
+                self._recorder.announced(item.stamp)
+            self._docket.admit(item.stamp)
+            if isinstance(item, Frame):
+                item = self._checked(item)
+            if isinstance(item, BadFrame):
+                self._docket.settle(_unjudged(item))
+                continue
             lost = self._grabbed.put(name, item)
             if lost is not None:
-                self._finished.put(_dropped(lost, "stopped" if lost is item else "overload"))
+                lost.release()
+                self._docket.settle(_dropped(lost, "stopped" if self._grabbed.closed else "overload"))
+
+    def _checked(self, frame: Frame) -> Frame | BadFrame:
+        checked = self._cameras[frame.stamp.camera].rule.check(frame)
+        if isinstance(checked, BadFrame):
+            frame.release()
+        return checked
 
     def _infer(self) -> None:
-        while (item := self._grabbed.get()) is not None:
-            if isinstance(item, Frame):
-                item = self._cameras[item.stamp.camera].rule.check(item)
-            if isinstance(item, BadFrame):
-                self._started.put(_failed(item))
-                continue
-            try:
-                self._started.put(self._inspector.start(item))
-            except InputError as error:
-                self._started.put(_failed(BadFrame(item.stamp, "wrong_colour", str(error))))
-            except EngineError as error:
-                self._started.put(_failed(BadFrame(item.stamp, "engine", str(error))))
+        while (frame := self._grabbed.get()) is not None:
+            pending = self._start(frame)
+            frame.release()
+            if pending is not None:
+                self._started.put(pending)
         self._started.put(None)
 
+    def _start(self, frame: Frame) -> PendingFrame | None:
+        if not self._docket.is_open(frame.stamp):
+            return None  # too late: its tiles would only delay others
+        try:
+            return self._inspector.start(frame, self._cameras[frame.stamp.camera].area)
+        except GeometryError as error:
+            reason, detail = "wrong_size", str(error)
+        except InputError as error:
+            reason, detail = "wrong_colour", str(error)
+        except EngineError as error:
+            reason, detail = "engine", str(error)
+        self._docket.settle(_unjudged(BadFrame(frame.stamp, reason, detail)))
+        return None
+
     def _judge(self) -> None:
-        while (item := self._started.get()) is not None:
-            if isinstance(item, PendingFrame):
-                item = self._judged(item)
-            self._finished.put(item)
-        self._finished.put(None)
+        while (pending := self._started.get()) is not None:
+            self._docket.settle(self._judged(pending))
+        self._docket.close()
 
     def _judged(self, pending: PendingFrame) -> Outcome:
         try:
             return Outcome(pending.frame.stamp, judgement=self._inspector.finish(pending))
         except EngineError as error:
-            return _failed(BadFrame(pending.frame.stamp, "engine", str(error)))
+            return _unjudged(BadFrame(pending.frame.stamp, "engine", str(error)))
 
     def _report_outcomes(self) -> None:
-        while (outcome := self._finished.get()) is not None:
+        while (outcome := self._docket.take()) is not None:
             self._report(outcome)
+            if self._recorder is not None:
+                self._recorder.told(outcome.stamp)
+            camera, frames = outcome.stamp.camera, outcome.stamp.frames
             if outcome.unjudged is None:
-                self._ledger.inspected(outcome.stamp.camera)
+                self._ledger.inspected(camera)
             elif outcome.unjudged.kind == "dropped":
-                self._ledger.dropped(outcome.stamp.camera, outcome.unjudged.reason)
+                self._ledger.dropped(camera, outcome.unjudged.reason, frames)
             else:
-                self._ledger.failed(outcome.stamp.camera, outcome.unjudged.reason)
+                self._ledger.failed(camera, outcome.unjudged.reason, frames)
 
     def _thread(self, name: str, stage: Callable[..., None], *args: str) -> threading.Thread:
         def run() -> None:
@@ -165,16 +202,16 @@ class Pipeline:
         return threading.Thread(target=run, name=name, daemon=True)
 
 
-def _dropped(item: Frame | BadFrame, reason: Literal["overload", "stopped"]) -> Outcome:
+def _dropped(frame: Frame, reason: Literal["overload", "stopped"]) -> Outcome:
     details = {
-        "overload": "newer frames came before there was time to inspect it",
+        "overload": "frames came faster than there was time to inspect them",
         "stopped": "the line stopped before there was room for it",
     }
-    return Outcome(item.stamp, unjudged=Unjudged("dropped", reason, details[reason]))
+    return Outcome(frame.stamp, unjudged=Unjudged("dropped", reason, details[reason]))
 
 
-def _failed(frame: BadFrame) -> Outcome:
-    return Outcome(frame.stamp, unjudged=Unjudged("failed", frame.reason, frame.detail))
+def _unjudged(bad: BadFrame) -> Outcome:
+    return Outcome(bad.stamp, unjudged=Unjudged(bad.kind, bad.reason, bad.detail))
 
 
 def _join(threads: Sequence[threading.Thread], give_up: float) -> bool:

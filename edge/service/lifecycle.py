@@ -3,24 +3,24 @@
 import contextlib
 import logging
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from edge.bundle.trusted import signer_in_words
 from edge.config import LineConfig
+from edge.delivery.commands import CommandServer
 from edge.delivery.messages import State
 from edge.delivery.publisher import Publisher
 from edge.errors import EngineError
-from edge.inspection.frame_rule import FrameRule
-from edge.inspection.handoff import Lane
 from edge.inspection.ledger import Ledger
-from edge.inspection.outcome import Outcome
-from edge.inspection.pipeline import Camera, Pipeline
-from edge.service.line import Line, open_sources, prepare_line
+from edge.inspection.pipeline import Pipeline
+from edge.service.aftermath import state_folder, tell_of_the_last_run
+from edge.service.line import Line, OpenCamera, open_cameras, pipeline_cameras, prepare_line
 from edge.service.reporter import Reporter
 from edge.service.systemd_notify import notify
+from edge.service.teller import Teller
+from edge.service.triggers import TriggerDesk
 
 logger = logging.getLogger(__name__)
 
@@ -52,23 +52,6 @@ class Service:
         """
         notify("STATUS=loading the bundle")
         line = prepare_line(self._config)
-        publisher = Publisher(self._config.events.bind)
-        publisher.start()
-        try:
-            with open_sources(self._config.cameras) as sources:
-                cameras = {
-                    config.name: Camera(
-                        sources[config.name][0],
-                        Lane(config.waiting_frames, config.on_overload),
-                        FrameRule(config.size, config.pixel_format),
-                    )
-                    for config in self._config.cameras
-                }
-                self._inspect(line, publisher, cameras)
-        finally:
-            publisher.close()
-
-    def _inspect(self, line: Line, publisher: Publisher, cameras: dict[str, Camera]) -> None:
         reporter = Reporter(
             line.bundle,
             line.proven.engine,
@@ -76,41 +59,62 @@ class Service:
             acting=self._config.acting,
             heatmaps=self._config.events.heatmaps,
         )
+        publisher = Publisher(self._config.events.bind)
+        publisher.start()
+        teller = Teller(self._name, reporter, publisher)
+        try:
+            with open_cameras(self._config.cameras, teller.alarm, all_must_open=False) as cameras:
+                self._inspect(line, teller, publisher, cameras)
+        finally:
+            publisher.close()
+
+    def _inspect(self, line: Line, teller: Teller, publisher: Publisher, cameras: dict[str, OpenCamera]) -> None:
         ledger = Ledger(list(cameras))
         fallback = "" if line.proven.fell_back is None else f", in {line.proven.computes_in}"
-        sending = threading.Lock()  # a status must not name a seq that goes out after it
-
-        def report(outcome: Outcome) -> None:
-            with sending:
-                publisher.send(reporter.verdict(outcome))
 
         def tell(state: State) -> None:
-            with sending:
-                publisher.send(reporter.status(self._name, state, ledger.accounts()))
-            notify(f"STATUS={state.lower()}, {reporter.last_seq} frames reported{fallback}")
+            states = {name: each.camera.state() for name, each in cameras.items()}
+            teller.status(state, ledger, states)
+            dead = "".join(f", camera {name} is dead ({how.reason})" for name, how in states.items() if how.reason)
+            notify(f"STATUS={state.lower()}, {teller.last_seq} events{dead}{fallback}")
 
-        pipeline = Pipeline(cameras, line.inspector, ledger, report)
-        notify("READY=1")
-        logger.info(
-            "ready: %s by %s in %s, signed by %s, publishing on %s",
-            line.bundle.manifest.name,
-            line.proven.engine.name,
-            line.proven.computes_in,
-            signer_in_words(line.signed_by),
-            publisher.address,
-        )
-        tell("STARTING")
-        self._wait_for_subscriber(publisher)
-        pipeline.start()
-        try:
-            self._main_loop(pipeline, tell)
-        finally:
-            notify("STOPPING=1", "STATUS=finishing the frames in flight")
-            in_time = pipeline.stop(STOP_WITHIN_SECONDS)
-            tell("STOPPED")  # also after a fault: who listens must hear that nothing is inspected any more
+        with self._commands(cameras):
+            notify("READY=1")
+            logger.info(
+                "ready: %s by %s in %s, signed by %s, publishing on %s",
+                line.bundle.manifest.name,
+                line.proven.engine.name,
+                line.proven.computes_in,
+                signer_in_words(line.signed_by),
+                publisher.address,
+            )
+            tell("STARTING")
+            self._wait_for_subscriber(publisher)
+            recorder = tell_of_the_last_run(state_folder(), ledger, teller.verdict)
+            pipeline = Pipeline(pipeline_cameras(cameras), line.inspector, ledger, teller.verdict, recorder)
+            pipeline.start()
+            try:
+                self._main_loop(pipeline, tell)
+            finally:
+                notify("STOPPING=1", "STATUS=finishing the frames in flight")
+                in_time = pipeline.stop(STOP_WITHIN_SECONDS)
+                tell("STOPPED")  # also after a fault: who listens must hear that nothing is inspected any more
         pipeline.check()
         if not in_time:
             raise EngineError(f"the frames in flight were not finished within {STOP_WITHIN_SECONDS:.0f} s; see the log")
+
+    @contextlib.contextmanager
+    def _commands(self, cameras: dict[str, OpenCamera]) -> Iterator[None]:
+        address = self._config.commands.bind
+        if address is None:
+            yield
+            return
+        server = CommandServer(address, TriggerDesk({name: each.camera for name, each in cameras.items()}).handle)
+        server.start()
+        try:
+            yield
+        finally:
+            server.close()
 
     def _wait_for_subscriber(self, publisher: Publisher) -> None:
         wait_s = self._config.events.wait_for_subscriber_s

@@ -1,19 +1,25 @@
 """A line as its configuration describes it: everything loaded and verified, nothing running yet."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import zmq
 
 from edge.bundle import Bundle, ProvenEngine, open_bundle, open_proven_engine
 from edge.bundle.trusted import Signer, require_trusted, signer_of
-from edge.cameras.base import FrameSource
-from edge.cameras.folder import FolderCamera
-from edge.config import CameraConfig, LineConfig
+from edge.cameras.base import Opened
+from edge.cameras.settings import CameraSettings
+from edge.cameras.supervisor import CameraAlarm, SupervisedCamera
+from edge.config import LineConfig
 from edge.delivery.publisher import bind
-from edge.errors import ConfigError, DeliveryError
+from edge.errors import CameraError, ConfigError, DeliveryError
+from edge.geometry.area_of_interest import AreaOfInterest
+from edge.inspection.frame_rule import FrameRule
+from edge.inspection.handoff import Lane
 from edge.inspection.inspector import Inspector
+from edge.inspection.pipeline import Camera
 from edge.inspection.verdict import Thresholds
 
 
@@ -54,26 +60,62 @@ def prepare_line(config: LineConfig) -> Line:
     return Line(config, bundle, signed_by, proven, inspector)
 
 
-def make_source(config: CameraConfig) -> FrameSource:
-    """The camera that a configuration describes, not opened yet."""
-    return FolderCamera(config.name, config.path, rate_fps=config.rate_fps, loop=config.loop)
+@dataclass(frozen=True)
+class OpenCamera:
+    """A camera that is kept going; what was found, or None where it is down."""
+
+    camera: SupervisedCamera
+    opened: Opened | None
 
 
 @contextlib.contextmanager
-def open_sources(configs: list[CameraConfig]) -> Iterator[dict[str, tuple[FrameSource, str]]]:
-    """All cameras, opened, by name, each with what was found; closed at the end.
+def open_cameras(
+    settings: Sequence[CameraSettings], tell: Callable[[CameraAlarm], None], *, all_must_open: bool
+) -> Iterator[dict[str, OpenCamera]]:
+    """All cameras by name, opened side by side; closed at the end.
 
+    Args:
+        tell: hears of their deaths and returns.
+        all_must_open: whether one that is down is an error; else only a file that is not there is one.
     Raises:
-        CameraError: one cannot be opened.
+        CameraError, MissingExtraError: one cannot be opened.
     """
-    with contextlib.ExitStack() as opened:
-        sources = {}
-        for config in configs:
-            source = make_source(config)
-            found = source.open()
-            opened.callback(source.close)
-            sources[config.name] = source, found
-        yield sources
+    cameras = [SupervisedCamera(each, tell) for each in settings]
+
+    def opened(camera: SupervisedCamera) -> OpenCamera:
+        try:
+            return OpenCamera(camera, camera.open())
+        except CameraError:
+            if all_must_open or camera.settings.replays:
+                raise
+            return OpenCamera(camera, None)
+
+    def close() -> None:
+        for camera in cameras:
+            camera.interrupt()
+        with ThreadPoolExecutor(len(cameras)) as side_by_side:
+            list(side_by_side.map(SupervisedCamera.close, cameras))
+
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(close)
+        with ThreadPoolExecutor(len(cameras)) as side_by_side:
+            found = list(side_by_side.map(opened, cameras))
+        yield {each.camera.name: each for each in found}
+
+
+def pipeline_cameras(cameras: Mapping[str, OpenCamera]) -> dict[str, Camera]:
+    """What the pipeline must know of each camera, by name."""
+    return {name: _pipeline_camera(each.camera) for name, each in cameras.items()}
+
+
+def _pipeline_camera(camera: SupervisedCamera) -> Camera:
+    settings = camera.settings
+    return Camera(
+        camera,
+        Lane(settings.waiting_frames, settings.on_overload),
+        FrameRule(settings.size, settings.pixel_format),
+        AreaOfInterest.of(settings.look_at, settings.look_away),
+    )
 
 
 def check_address(address: str) -> None:

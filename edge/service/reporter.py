@@ -6,20 +6,21 @@ from collections.abc import Mapping
 from typing import Literal
 
 from edge.bundle import Bundle
-from edge.delivery.messages import BundleName, HeatmapPng, Message, State, StatusEvent, Times, VerdictEvent
+from edge.cameras.supervisor import CameraAlarm, CameraState
+from edge.delivery.messages import AlarmEvent, BundleName, HeatmapPng, Message, State, StatusEvent, Times, VerdictEvent
 from edge.frames import Stamp
 from edge.heatmap_picture import ColourScale, png
 from edge.inference import Engine
 from edge.inspection.ledger import Account
 from edge.inspection.outcome import Outcome
 from edge.inspection.verdict import Judgement, Thresholds
+from edge.text import sayable
 
 Heatmaps = Literal["never", "defect", "always"]
 
 
 class Reporter:
-    """Makes the messages of one boot; `seq` counts its verdict events from 1 without a gap. One thread reports
-    verdicts.
+    """Makes the messages of one boot; `seq` counts its verdicts and alarms from 1 without a gap. One thread at a time.
 
     Args:
         acting: whether ejectors may fire on these events.
@@ -48,12 +49,16 @@ class Reporter:
             seq=self.last_seq,
             camera=stamp.camera,
             frame_id=stamp.frame_id,
-            source=_sayable(stamp.source),
+            last_frame_id=stamp.last_frame_id,
+            frame_number=stamp.number,
+            frames=stamp.frames,
+            source=None if stamp.source is None else sayable(stamp.source),
+            part_id=stamp.part_id,
             times=_times(stamp),
             frame_hw=judgement.frame_hw if judgement else None,
             verdict=judgement.verdict if judgement else "NO_VERDICT",
             reason=f"{unjudged.kind}.{unjudged.reason}" if unjudged else None,
-            detail=_sayable(unjudged.detail) if unjudged else None,
+            detail=sayable(unjudged.detail) if unjudged else None,
             frame_score=judgement.score if judgement else None,
             score_threshold=self._thresholds.score,
             evidence_threshold=self._thresholds.evidence,
@@ -63,10 +68,31 @@ class Reporter:
             latency_ms=(time.monotonic_ns() - stamp.captured_monotonic_ns) / 1e6,
             acting=self._acting,
             heatmap=heatmap,
+            chunks=dict(stamp.chunks),
         )
         return Message(event, picture)
 
-    def status(self, line: str, state: State, ledger: Mapping[str, Account]) -> Message:
+    def alarm(self, line: str, alarm: CameraAlarm) -> Message:
+        """The event of a camera's death or return."""
+        self.last_seq += 1
+        return Message(
+            AlarmEvent(
+                boot_id=self.boot_id,
+                seq=self.last_seq,
+                at_ns=time.time_ns(),
+                line=line,
+                camera=alarm.camera,
+                alarm=alarm.reason,
+                detail=alarm.detail,
+                active=alarm.active,
+                began_at_ns=alarm.began_at_ns,
+                acting=self._acting,
+            )
+        )
+
+    def status(
+        self, line: str, state: State, ledger: Mapping[str, Account], cameras: Mapping[str, CameraState]
+    ) -> Message:
         """The event that says how the line is."""
         return Message(
             StatusEvent(
@@ -76,6 +102,7 @@ class Reporter:
                 state=state,
                 last_seq=self.last_seq,
                 ledger=dict(ledger),
+                cameras=dict(cameras),
                 bundle=self._bundle,
                 engine=self._engine.name,
                 precision=self._engine.precision,
@@ -93,11 +120,6 @@ class Reporter:
         return png(grey), HeatmapPng(
             hw=(height, width), cell_px=self._cell_px, logit_at_0=self.scale.low, logit_at_255=self.scale.high
         )
-
-
-def _sayable(text: str | None) -> str | None:
-    """Text that UTF-8 can say: a file's name may hold bytes that are no text."""
-    return None if text is None else text.encode("utf-8", "replace").decode()
 
 
 def _times(stamp: Stamp) -> Times:

@@ -1,20 +1,24 @@
 """A line as a line engineer runs it: a folder with line.toml and pictures, and the real `heatline` command."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.delivery.messages import StatusEvent, VerdictEvent
+from edge.delivery.messages import AlarmEvent, StatusEvent, VerdictEvent
 from edge.delivery.subscriber import Subscriber
 from tests.small_bundle import dark_square, white_frame
 
@@ -78,12 +82,39 @@ def write_line(
     return path
 
 
+def write_line_with(
+    folder: Path, bundle: Path, address: str, cameras: Mapping[str, Mapping[str, Any]], tables: str = "", top: str = ""
+) -> Path:
+    """A configuration with cameras of any kind: each one's keys by its name, its `kind` among them.
+
+    Args:
+        tables: follow at the end.
+        top: keys that stand before all tables.
+    """
+    parts = [f'bundle = "{bundle}"\nallow_unsigned = true\n{top}']
+    for name, keys in cameras.items():  # what these keys hold is written in JSON as in TOML
+        parts.append("\n".join(["[[cameras]]", *(f"{k} = {json.dumps(v)}" for k, v in {"name": name, **keys}.items())]))
+    parts += [f'[events]\nbind = "{address}"\nwait_for_subscriber_s = 60\n{tables}']
+    path = folder / "line.toml"
+    path.write_text("\n\n".join(parts))
+    return path
+
+
 @dataclass
 class Heard:
     """Everything that a subscriber heard until the line said that it had stopped."""
 
     verdicts: list[VerdictEvent]
     statuses: list[StatusEvent]
+    alarms: list[AlarmEvent]
+
+    def add(self, event: VerdictEvent | StatusEvent | AlarmEvent) -> None:
+        if isinstance(event, VerdictEvent):
+            self.verdicts.append(event)
+        elif isinstance(event, AlarmEvent):
+            self.alarms.append(event)
+        else:
+            self.statuses.append(event)
 
     @property
     def last(self) -> StatusEvent:
@@ -98,26 +129,54 @@ class RunningLine:
 
     def __init__(self, process: subprocess.Popen[str], events: Subscriber) -> None:
         self.process, self._events = process, events
-        self.heard = Heard([], [])
+        self.heard = Heard([], [], [])
+
+    def next(self) -> VerdictEvent | StatusEvent | AlarmEvent:
+        message = self._events.receive()
+        assert message is not None, f"nothing came any more\n{self._log()}"
+        self.heard.add(message.event)
+        return message.event
+
+    def until(self, wanted: Callable[[VerdictEvent | StatusEvent | AlarmEvent], bool]) -> Any:
+        """The next event that is wanted; whoever waits for one that does not come is cut off in the end."""
+        give_up = time.monotonic() + WITHIN_SECONDS
+        while time.monotonic() < give_up:
+            event = self.next()
+            if wanted(event):
+                return event
+        raise AssertionError(f"what was waited for did not come\n{self._log()}")
 
     def next_verdict(self) -> VerdictEvent:
-        while True:
-            message = self._events.receive()
-            assert message is not None, f"nothing came any more\n{self._log()}"
-            if isinstance(message.event, VerdictEvent):
-                self.heard.verdicts.append(message.event)
-                return message.event
-            self.heard.statuses.append(message.event)
+        while not isinstance(event := self.next(), VerdictEvent):
+            pass
+        return event
+
+    def next_alarm(self) -> AlarmEvent:
+        found = self.until(lambda event: isinstance(event, AlarmEvent))
+        assert isinstance(found, AlarmEvent)
+        return found
+
+    def until_inspected(self, camera: str | None = None) -> VerdictEvent:
+        """The next verdict on a frame, of any camera or of this one."""
+        found = self.until(
+            lambda event: (
+                isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT" and camera in (None, event.camera)
+            )
+        )
+        assert isinstance(found, VerdictEvent)
+        return found
+
+    def end(self) -> Heard:
+        """Tell it to end as systemd does, and hear it out; that it ends in order is checked here."""
+        self.process.send_signal(signal.SIGTERM)
+        heard = self.until_stopped()
+        assert self.exit_code() == 0
+        return heard
 
     def until_stopped(self) -> Heard:
         """Hear it out."""
         while not (self.heard.statuses and self.heard.last.state == "STOPPED"):
-            message = self._events.receive()
-            assert message is not None, f"nothing came any more\n{self._log()}"
-            if isinstance(message.event, VerdictEvent):
-                self.heard.verdicts.append(message.event)
-            else:
-                self.heard.statuses.append(message.event)
+            self.next()
         return self.heard
 
     def exit_code(self) -> int:
@@ -150,6 +209,13 @@ def started(*command: str | Path, env: Mapping[str, str] | None = None) -> Itera
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process started and that it has not buried yet."""
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
 
 
 class NotifySocket:
@@ -188,20 +254,35 @@ def notify_socket(folder: Path) -> Iterator[NotifySocket]:
 
 
 def assert_every_frame_has_its_event(heard: Heard, cameras: Sequence[str]) -> None:
-    """No event is missing, the account balances, and both say the same."""
-    assert [event.seq for event in heard.verdicts] == list(range(1, len(heard.verdicts) + 1))
-    assert heard.last.last_seq == len(heard.verdicts)
+    """No event is missing, each camera's tell of all its frames in order, and the account says the same."""
+    assert sorted(event.seq for event in [*heard.verdicts, *heard.alarms]) == list(range(1, heard.last.last_seq + 1))
+    assert [event.seq for event in heard.verdicts] == sorted(event.seq for event in heard.verdicts)
     assert set(heard.last.ledger) == set(cameras)
+    for status in heard.statuses:
+        assert_account_agrees(status, heard)
     for camera, account in heard.last.ledger.items():
-        events = heard.of(camera)
-        assert account.balanced
+        events, told = heard.of(camera), 0
+        for event in events:
+            assert event.frame_number == told + 1, f"{camera}: {event} follows number {told}"
+            told += event.frames
         assert account.in_flight == 0
-        assert account.captured == len(events)
-        assert sorted(event.frame_id for event in events) == list(range(1, account.captured + 1))
+        assert account.captured == told
         assert account.inspected == sum(event.verdict != "NO_VERDICT" for event in events)
         for kind, bins in (("dropped", account.dropped), ("failed", account.failed)):
-            reasons = [str(event.reason).partition(".") for event in events if event.verdict == "NO_VERDICT"]
-            assert bins == {reason: reasons.count((kind, ".", reason)) for first, _, reason in reasons if first == kind}
+            reasons: Counter[str] = Counter()
+            for event in events:
+                if event.reason is not None and event.reason.startswith(f"{kind}."):
+                    reasons[event.reason.partition(".")[2]] += event.frames
+            assert bins == reasons
+
+
+def assert_account_agrees(status: StatusEvent, heard: Heard) -> None:
+    """What an account says is what had been told by then, but for the event that was just being told."""
+    for camera, account in status.ledger.items():
+        assert account.balanced
+        told = [event.frames for event in heard.of(camera) if event.seq <= status.last_seq]
+        booked = account.captured - account.in_flight
+        assert booked in (sum(told), sum(told[:-1])), f"{account} after events of {sum(told)} frames"
 
 
 def _env(extra: Mapping[str, str] | None) -> dict[str, str]:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from edge.cameras.settings import FolderSettings, PatternSettings, from_bytes, to_bytes
 from edge.config import (
     EngineConfig,
     EventsConfig,
-    FolderCameraConfig,
     LineConfig,
     ThresholdsConfig,
     TilesConfig,
@@ -85,7 +85,7 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
         allow_unsigned=True,
         trusted_keys=tmp_path / "keys",
         cameras=[
-            FolderCameraConfig(
+            FolderSettings(
                 name="top",
                 path=tmp_path / "top",
                 rate_fps=5.0,
@@ -95,7 +95,7 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
                 on_overload="drop_oldest",
                 waiting_frames=4,
             ),
-            FolderCameraConfig(name="side-2", path=Path("/data/side"), size="any", pixel_format="any"),
+            FolderSettings(name="side-2", path=Path("/data/side"), size="any", pixel_format="any"),
         ],
         engine=EngineConfig(kind="onnxruntime", precision="f32", threads=4, streams=2, batch=8),
         tiles=TilesConfig(overlap_px=32),
@@ -106,9 +106,7 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
 
 def test_bundle_and_camera_are_all_that_must_be_said(tmp_path: Path) -> None:
     config = load(tmp_path, SMALLEST)
-    assert config == LineConfig(
-        bundle=tmp_path / "b", cameras=[FolderCameraConfig(name="top", path=tmp_path / "frames")]
-    )
+    assert config == LineConfig(bundle=tmp_path / "b", cameras=[FolderSettings(name="top", path=tmp_path / "frames")])
     assert config.acting
     assert not config.allow_unsigned
     assert config.trusted_keys == Path("/etc/heatline/trusted")
@@ -121,6 +119,7 @@ def test_relative_paths_count_from_the_files_folder(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     config = load_config(Path("etc/line.toml"))
     assert config.bundle == tmp_path / "etc" / ".." / "b"
+    assert isinstance(config.cameras[0], FolderSettings)
     assert config.cameras[0].path == tmp_path / "etc" / "frames"
 
 
@@ -162,7 +161,7 @@ def with_key(table: str, key: str) -> str:
         ("cameras", "size = [0, 10]", "Expected `int` >= 1"),
         ("cameras", "size = 'second'", "Invalid enum value 'second'"),
         ("cameras", "pixel_format = 'RGB9'", "Invalid enum value 'RGB9'"),
-        ("cameras", "on_overload = 'drop_newest'", "Invalid enum value 'drop_newest'"),
+        ("cameras", "on_overload = 'drop_all'", "Invalid enum value 'drop_all'"),
         ("cameras", "waiting_frames = 0", "Expected `int` >= 1"),
         ("cameras", "rate_fps = 0", "Expected `float` > 0"),
         ("cameras", "rate_fps = -1.0", "Expected `float` > 0"),
@@ -248,3 +247,69 @@ def test_a_threshold_of_zero_is_a_threshold_and_not_the_bundles(tmp_path: Path) 
     assert not any(
         value is None or math.isnan(value) for value in (config.thresholds.score, config.thresholds.evidence)
     )
+
+
+CAMERAS = {
+    "folder": 'path = "frames"',
+    "video": 'path = "frames.mp4"',
+    "pattern": 'draw_size = [800, 600]\ntrigger = "software"\nlose_frames = [3]',
+    "genicam": 'address = "192.168.1.20"\nexposure_us = 500.0\nregion = [0, 0, 640, 480]\ntrigger = "hardware"',
+    "v4l2": 'device = "/dev/video2"\nframe_size = [1280, 720]\nfourcc = "MJPG"',
+    "rtsp": 'url = "rtsp://10.0.0.7/live"\ntransport = "udp"',
+}
+
+
+def of_kind(kind: str, keys: str) -> str:
+    return f'bundle = "b"\n[[cameras]]\nkind = "{kind}"\nname = "top"\n{keys}\n'
+
+
+@pytest.mark.parametrize("kind", CAMERAS)
+def test_every_kind_of_camera_can_be_configured_and_crosses_to_its_process(tmp_path: Path, kind: str) -> None:
+    common = 'deadline_ms = 80.0\non_overload = "drop_newest"\nstale_after_ms = 50.0\nfrozen_after_frames = 4'
+    (camera,) = load(tmp_path, of_kind(kind, f"{CAMERAS[kind]}\n{common}")).cameras
+    assert (camera.deadline_ms, camera.on_overload, camera.frozen_after_frames) == (80.0, "drop_newest", 4)
+    assert from_bytes(to_bytes(camera)) == camera
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "words"),
+    [
+        ("folder", 'path = "f"\ntrigger = "software"', "unknown field `trigger`"),  # it cannot be triggered
+        ("pattern", 'trigger = "hardware"', "Invalid enum value 'hardware'"),
+        ("genicam", "exposure_us = -5.0", "Expected `float` > 0"),
+        ("genicam", "region = [0, 0, 640]", "length 4"),
+        ("v4l2", 'fourcc = "JPEGS"', "length <= 4"),
+        ("rtsp", 'url = "http://10.0.0.7/"', "matching regex"),
+        ("pattern", "deadline_ms = 0.0", "Expected `float` > 0"),
+        ("folder", 'path = "f"\ndeadline_ms = 5.0', 'a deadline and on_overload = "block"'),
+        ("pattern", "look_at = [[[0, 0], [9, 9]]]", "length >= 3"),  # a line is no polygon
+        ("pattern", "look_at = [[[0, 0], [9, 0], [9, 9]]]", "set size to the width and height"),
+        ("pattern", "size = [8, 8]\nlook_away = [[[0, 0], [9, 0], [9, 9], [0, 9]]]", "leave nothing of 8x8 px"),
+    ],
+)
+def test_a_camera_is_refused_that_says(tmp_path: Path, kind: str, keys: str, words: str) -> None:
+    assert words in refusal(tmp_path, of_kind(kind, keys))
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("tcp://0.0.0.0:5557", "this machine alone can reach"),
+        ("tcp://192.168.1.5:5557", "this machine alone can reach"),
+        ("tcp://127.0.0.1", "commands.bind is 'tcp://127.0.0.1'; expected tcp://HOST:PORT"),
+        ("udp://127.0.0.1:1", "matching regex"),
+    ],
+)
+def test_commands_are_taken_from_this_machine_alone(tmp_path: Path, address: str, words: str) -> None:
+    assert words in refusal(tmp_path, SMALLEST + f'[commands]\nbind = "{address}"')
+
+
+def test_commands_may_come_over_loopback(tmp_path: Path) -> None:
+    config = load(tmp_path, SMALLEST + '[commands]\nbind = "tcp://127.0.0.1:5557"')
+    assert config.commands.bind == "tcp://127.0.0.1:5557"
+
+
+def test_a_deadline_bounds_how_long_a_part_waits_for_its_frame() -> None:
+    assert PatternSettings(name="a").part_within_s == 1.0
+    assert PatternSettings(name="a", trigger_timeout_ms=200.0).part_within_s == 0.2
+    assert PatternSettings(name="a", trigger_timeout_ms=200.0, deadline_ms=50.0).part_within_s == 0.05

@@ -9,6 +9,7 @@ import pytest
 
 from edge.cameras.base import EndOfFrames
 from edge.cameras.folder import FolderCamera
+from edge.cameras.settings import FolderSettings
 from edge.errors import CameraError
 from edge.frames import BadFrame, Frame
 from edge.images import read_image
@@ -44,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def opened(folder: Path, *, rate_fps: float | None = None, loop: bool = False) -> FolderCamera:
-    camera = FolderCamera("top", folder, rate_fps=rate_fps, loop=loop)
+    camera = FolderCamera(FolderSettings(name="top", path=folder, rate_fps=rate_fps, loop=loop))
     camera.open()
     return camera
 
@@ -164,11 +165,11 @@ def test_a_picture_that_has_gone_since_is_a_bad_frame_too(folder: Path) -> None:
 
 
 def test_opening_says_what_was_found(folder: Path) -> None:
-    assert FolderCamera("top", folder).open() == f"3 pictures in {folder}"
+    assert FolderCamera(FolderSettings(name="top", path=folder)).open().found == f"3 pictures in {folder}"
 
 
 def test_a_folder_that_is_missing_or_empty_is_a_camera_error(tmp_path: Path) -> None:
     with pytest.raises(CameraError, match=r"camera top: .*nowhere is not a folder"):
-        FolderCamera("top", tmp_path / "nowhere").open()
+        FolderCamera(FolderSettings(name="top", path=tmp_path / "nowhere")).open()
     with pytest.raises(CameraError, match=r"camera top: .* holds no picture"):
-        FolderCamera("top", tmp_path).open()
+        FolderCamera(FolderSettings(name="top", path=tmp_path)).open()

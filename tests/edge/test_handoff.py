@@ -1,4 +1,4 @@
-"""The bounded hand-off: its two policies, turns between lanes, closing, and real threads."""
+"""The bounded hand-off: its three policies, turns between lanes, closing, and real threads."""
 
 import threading
 from collections.abc import Callable
@@ -44,6 +44,21 @@ def test_a_full_lane_that_drops_gives_up_its_oldest() -> None:
     assert [handoff.put("top", item) for item in range(5)] == [None, None, 0, 1, 2]
     assert handoff.waiting() == 2
     assert drained(handoff) == [3, 4]
+
+
+def test_a_full_lane_that_keeps_what_waits_hands_the_newest_back() -> None:
+    handoff = Handoff[int]({"top": Lane(2, "drop_newest")})
+    assert [handoff.put("top", item) for item in range(5)] == [None, None, 2, 3, 4]
+    assert handoff.get() == 0
+    assert handoff.put("top", 5) is None, "there is room again"
+    assert drained(handoff) == [1, 5]
+
+
+def test_a_lane_that_keeps_what_waits_gives_up_nothing_of_another() -> None:
+    handoff = Handoff[int]({"top": Lane(1, "drop_newest"), "side": Lane(1, "drop_oldest")})
+    assert [handoff.put("top", 1), handoff.put("side", 10)] == [None, None]
+    assert [handoff.put("top", 2), handoff.put("side", 20)] == [2, 10]
+    assert sorted(drained(handoff)) == [1, 20]
 
 
 def test_a_full_lane_that_blocks_makes_the_camera_wait_until_there_is_room() -> None:
@@ -110,12 +125,14 @@ def test_closing_ends_a_put_that_waits_and_hands_its_item_back() -> None:
     assert (handoff.get(), handoff.get()) == (1, None)
 
 
-@pytest.mark.parametrize("lane", [Lane(2, "block"), Lane(2, "drop_oldest")])
+@pytest.mark.parametrize("lane", [Lane(2, "block"), Lane(2, "drop_oldest"), Lane(2, "drop_newest")])
 def test_after_closing_nothing_is_taken_and_what_waits_is_still_given_out(lane: Lane) -> None:
     handoff = Handoff[int]({"top": lane})
     handoff.put("top", 1)
     handoff.put("top", 2)
+    before = handoff.closed
     handoff.close()
+    assert (before, handoff.closed) == (False, True)
     assert handoff.put("top", 3) == 3, "handed back, not lost"
     assert [handoff.get() for _ in range(4)] == [1, 2, None, None]
 
@@ -123,25 +140,36 @@ def test_after_closing_nothing_is_taken_and_what_waits_is_still_given_out(lane: 
 @settings(deadline=None, max_examples=100)
 @given(
     capacity=st.integers(1, 4),
-    steps=st.lists(st.sampled_from(["put a", "put b", "get"]), max_size=40),
+    steps=st.lists(st.sampled_from(["put old", "put new", "get"]), max_size=40),
 )
 def test_whatever_happens_every_item_is_given_out_or_handed_back_once(capacity: int, steps: list[str]) -> None:
-    handoff = Handoff[int]({"a": Lane(capacity, "drop_oldest"), "b": Lane(capacity, "drop_oldest")})
-    put, out = 0, []
+    handoff = Handoff[int]({"old": Lane(capacity, "drop_oldest"), "new": Lane(capacity, "drop_newest")})
+    kept: dict[str, list[int]] = {"old": [], "new": []}
+    put, out = 0, list[int]()
     for step in steps:
         if step == "get":
             if handoff.waiting():
-                out.append(handoff.get())
+                item = handoff.get()
+                assert item in {items[0] for items in kept.values() if items}, "the oldest of a lane"
+                out.append(item)
+                kept = {lane: [each for each in items if each != item] for lane, items in kept.items()}
             continue
         put += 1
-        lost = handoff.put(step[-1], put)
-        out += [] if lost is None else [lost]
-        assert handoff.waiting() <= 2 * capacity
-    rest = drained(handoff)
-    assert sorted([item for item in out if item is not None] + rest) == list(range(1, put + 1))
+        lane = step.removeprefix("put ")
+        lost = handoff.put(lane, put)
+        kept[lane].append(put)
+        if len(kept[lane]) > capacity:
+            assert lost == kept[lane].pop(0 if lane == "old" else -1)
+            out.append(lost)
+        else:
+            assert lost is None
+        assert handoff.waiting() == sum(map(len, kept.values()))
+    assert sorted(out + drained(handoff)) == list(range(1, put + 1))
 
 
-@pytest.mark.parametrize("policies", [("block", "block"), ("drop_oldest", "block"), ("drop_oldest", "drop_oldest")])
+@pytest.mark.parametrize(
+    "policies", [("block", "block"), ("drop_oldest", "block"), ("drop_oldest", "drop_oldest"), ("drop_newest", "block")]
+)
 def test_many_threads_lose_nothing_and_double_nothing(policies: tuple[str, str]) -> None:
     each = 2000
     lanes = {f"camera{i}": Lane(2, policy) for i, policy in enumerate(policies)}  # type: ignore[arg-type]

@@ -27,11 +27,12 @@ class BookKeeping(RuleBasedStateMachine):
     def in_flight(self) -> list[str]:
         return [camera for camera, account in self.book.items() if account.in_flight]
 
-    @rule(camera=st.sampled_from(CAMERAS))
-    def captured(self, camera: str) -> None:
-        self.ledger.captured(camera)
+    @rule(camera=st.sampled_from(CAMERAS), frames=st.integers(1, 1000))
+    def captured(self, camera: str, frames: int) -> None:
         kept = self.book[camera]
-        self.note(camera, captured=kept.captured + 1, in_flight=kept.in_flight + 1)
+        first = self.ledger.captured(camera) if frames == 1 else self.ledger.captured(camera, frames)
+        assert first == kept.captured + 1, "numbers go on without gap and overlap, over runs as well"
+        self.note(camera, captured=kept.captured + frames, in_flight=kept.in_flight + frames)
 
     @precondition(lambda self: self.in_flight())
     @rule(data=st.data(), end=st.sampled_from(["inspected", "dropped", "failed"]), reason=st.sampled_from("ab"))
@@ -42,10 +43,12 @@ class BookKeeping(RuleBasedStateMachine):
             self.ledger.inspected(camera)
             self.note(camera, inspected=kept.inspected + 1, in_flight=kept.in_flight - 1)
             return
-        (self.ledger.dropped if end == "dropped" else self.ledger.failed)(camera, reason)
+        frames = data.draw(st.integers(1, kept.in_flight))
+        book = self.ledger.dropped if end == "dropped" else self.ledger.failed
+        book(camera, reason) if frames == 1 else book(camera, reason, frames)
         bins = dict(getattr(kept, end))
-        bins[reason] = bins.get(reason, 0) + 1
-        self.note(camera, in_flight=kept.in_flight - 1, **{end: bins})
+        bins[reason] = bins.get(reason, 0) + frames
+        self.note(camera, in_flight=kept.in_flight - frames, **{end: bins})
 
     @invariant()
     def balanced_and_as_by_hand(self) -> None:
@@ -87,6 +90,35 @@ def test_a_look_while_threads_book_is_balanced() -> None:
     assert ledger.accounts() == {
         camera: Account(2 * frames, third, {"overload": third}, {"unreadable": third}, 0) for camera in CAMERAS
     }
+
+
+def test_threads_that_capture_runs_of_frames_get_numbers_that_tile() -> None:
+    ledger, runs = Ledger(["top"]), list[tuple[int, int]]()  # list.append is atomic
+
+    def capture(frames: int) -> None:
+        for _ in range(1000):
+            runs.append((ledger.captured("top", frames), frames))
+
+    threads = [threading.Thread(target=capture, args=(frames,)) for frames in (1, 2, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    reached = 0
+    for first, frames in sorted(runs):
+        assert first == reached + 1
+        reached += frames
+    assert reached == 10_000
+    assert ledger.accounts()["top"] == Account(captured=10_000, in_flight=10_000)
+
+
+def test_what_is_booked_and_never_came_shows_as_an_account_that_does_not_balance() -> None:
+    ledger = Ledger(["top"])
+    ledger.captured("top", 2)
+    ledger.dropped("top", "overload", 3)
+    account = ledger.accounts()["top"]
+    assert account == Account(2, 0, {"overload": 3}, {}, -1)
+    assert not account.balanced
 
 
 def test_an_unknown_camera_is_a_fault_and_not_a_new_account() -> None:

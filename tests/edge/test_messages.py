@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.cameras.supervisor import CameraState
 from edge.delivery.messages import (
     SCHEMA_VERSION,
+    AlarmEvent,
     BundleName,
     Event,
     HeatmapPng,
@@ -24,7 +26,7 @@ from edge.delivery.messages import (
 from edge.errors import MessageError
 from edge.geometry import Region
 from edge.inspection.ledger import Account
-from tests.edge.wire_examples import DATA, DEFECT, GOOD, KEPT, NO_VERDICT, STATUS, unpack
+from tests.edge.wire_examples import ALARM, DATA, DEFECT, GOOD, KEPT, LOST, NO_FRAME, NO_VERDICT, STATUS, unpack
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NAME = st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True)
@@ -39,7 +41,10 @@ VERDICT = st.builds(
     boot_id=TEXT,
     seq=COUNT,
     camera=NAME,
-    frame_id=COUNT,
+    frame_id=st.none() | COUNT,
+    last_frame_id=st.none() | COUNT,
+    frame_number=COUNT,
+    frames=COUNT,
     source=st.none() | TEXT,
     part_id=st.none() | TEXT,
     times=st.builds(Times, captured_at_ns=INT, captured_monotonic_ns=INT, camera_timestamp_ns=st.none() | INT),
@@ -57,8 +62,18 @@ VERDICT = st.builds(
     latency_ms=FLOAT,
     acting=st.booleans(),
     heatmap=st.none() | st.builds(HeatmapPng, hw=XY, cell_px=COUNT, logit_at_0=FLOAT, logit_at_255=FLOAT),
+    chunks=st.dictionaries(TEXT, FLOAT, max_size=3),
 )
 BINS = st.dictionaries(TEXT, COUNT, max_size=3)
+CAMERA_STATE = st.builds(
+    CameraState,
+    state=st.sampled_from(["OPENING", "LIVE", "IDLE", "DEAD", "ENDED"]),
+    reason=st.none() | TEXT,
+    detail=st.none() | TEXT,
+    since_at_ns=INT,
+    openings=COUNT,
+    counters=BINS,
+)
 STATUS_EVENT = st.builds(
     StatusEvent,
     boot_id=TEXT,
@@ -67,15 +82,29 @@ STATUS_EVENT = st.builds(
     state=st.sampled_from(["STARTING", "RUNNING", "STOPPED"]),
     last_seq=COUNT,
     ledger=st.dictionaries(NAME, st.builds(Account, COUNT, COUNT, BINS, BINS, COUNT), max_size=3),
+    cameras=st.dictionaries(NAME, CAMERA_STATE, max_size=3),
     bundle=BUNDLE,
     engine=TEXT,
     precision=TEXT,
     acting=st.booleans(),
 )
+ALARM_EVENT = st.builds(
+    AlarmEvent,
+    boot_id=TEXT,
+    seq=COUNT,
+    at_ns=INT,
+    line=TEXT,
+    camera=NAME,
+    alarm=TEXT,
+    detail=TEXT,
+    active=st.booleans(),
+    began_at_ns=INT,
+    acting=st.booleans(),
+)
 
 
 @settings(deadline=None, max_examples=150)
-@given(event=VERDICT | STATUS_EVENT, png=st.binary(max_size=50))
+@given(event=VERDICT | STATUS_EVENT | ALARM_EVENT, png=st.binary(max_size=50))
 def test_what_is_sent_is_what_is_received(event: Event, png: bytes) -> None:
     has_picture = isinstance(event, VerdictEvent) and event.heatmap is not None
     message = Message(event, png if has_picture else None)
@@ -91,7 +120,9 @@ def test_what_is_sent_is_what_is_received(event: Event, png: bytes) -> None:
         (GOOD, b"verdict.top.GOOD"),
         (DEFECT, b"verdict.top.DEFECT"),
         (NO_VERDICT, b"verdict.side-2.NO_VERDICT"),
+        (LOST, b"verdict.top.NO_VERDICT"),
         (STATUS, b"status"),
+        (ALARM, b"alarm"),
     ],
 )
 def test_the_topic_says_kind_camera_and_verdict(message: Message, topic: bytes) -> None:
@@ -103,11 +134,21 @@ def test_bytes_kept_of_schema_version_1_stay_readable_and_equal(name: str) -> No
     assert from_frames(unpack((DATA / name).read_bytes())) == KEPT[name]
 
 
-@pytest.mark.parametrize("name", KEPT)
-def test_kept_bytes_name_their_schema_version_and_every_field(name: str) -> None:
-    header = msgspec.json.decode(unpack((DATA / name).read_bytes())[1])
-    assert header["schema_version"] == 1
-    assert set(header) >= set(type(KEPT[name].event).__struct_fields__), "a reader in another language sees all fields"
+@pytest.mark.parametrize("kind", [VerdictEvent, StatusEvent, AlarmEvent])
+def test_kept_bytes_name_their_schema_version_and_together_every_field(kind: type[Event]) -> None:
+    headers = [
+        msgspec.json.decode(unpack((DATA / name).read_bytes())[1])
+        for name, message in KEPT.items()
+        if isinstance(message.event, kind)
+    ]
+    assert {header["schema_version"] for header in headers} == {1}
+    assert {field for header in headers for field in header} == {"type", *kind.__struct_fields__}
+
+
+@pytest.mark.parametrize("message", KEPT.values(), ids=KEPT)
+def test_every_field_is_written_whatever_it_holds(message: Message) -> None:
+    header = msgspec.json.decode(to_frames(message)[1])
+    assert list(header) == ["type", *type(message.event).__struct_fields__], "a reader in another language sees all"
 
 
 def changed(message: Message, change: Callable[[dict[str, Any]], Any]) -> list[bytes]:
@@ -131,6 +172,9 @@ def test_fields_that_a_later_version_adds_are_ignored() -> None:
 def test_fields_with_a_default_may_be_missing() -> None:
     def leave_out(header: dict[str, Any]) -> None:
         for name in (
+            "last_frame_id",
+            "frame_number",
+            "frames",
             "source",
             "part_id",
             "reason",
@@ -140,12 +184,21 @@ def test_fields_with_a_default_may_be_missing() -> None:
             "journal_id",
             "regions",
             "heatmap",
+            "chunks",
         ):
             del header[name]
 
     came = from_frames(changed(GOOD, leave_out)).event
     assert isinstance(came, VerdictEvent)
     assert (came.frame_score, came.regions, came.heatmap) == (None, [], None)
+    assert (came.frame_number, came.frames, came.last_frame_id, came.chunks) == (0, 1, None, {})
+
+
+def test_a_part_without_a_frame_says_so_and_does_not_leave_the_frame_out() -> None:
+    assert msgspec.json.decode(to_frames(NO_FRAME)[1])["frame_id"] is None
+    assert from_frames(to_frames(NO_FRAME)) == NO_FRAME
+    with pytest.raises(MessageError, match="missing required field `frame_id`"):
+        from_frames(changed(NO_FRAME, lambda header: header.pop("frame_id")))
 
 
 REFUSED: list[tuple[list[bytes], str]] = [
@@ -157,7 +210,7 @@ REFUSED: list[tuple[list[bytes], str]] = [
     ([b"status", b"[]"], "is no event"),
     ([b"status", b"{}"], "missing required field `schema_version`"),
     ([b"status", b'{"schema_version": 1}'], "missing required field `type`"),
-    ([b"status", b'{"schema_version": 1, "type": "alarm"}'], "Invalid value 'alarm'"),
+    ([b"status", b'{"schema_version": 1, "type": "torque"}'], "Invalid value 'torque'"),
     ([b"status", b'{"schema_version": "1"}'], "Expected `int`"),
     ([b"status", b'\xff\xfe{"schema_version": 1}'], "is no event"),
     ([b"status", b'{"schema_version": 1, "type": "status", "line": "\xff"}'], "is no event"),
@@ -166,16 +219,19 @@ REFUSED: list[tuple[list[bytes], str]] = [
     (changed(STATUS, lambda h: h.update(schema_version=SCHEMA_VERSION + 1)), "update heatline"),
     (changed(STATUS, lambda h: h.update(schema_version=10**30)), "update heatline"),
     (changed(GOOD, lambda h: h.update(verdict="MAYBE")), "Invalid enum value 'MAYBE'"),
-    (changed(GOOD, lambda h: h.update(frame_id="1")), "Expected `int`, got `str` - at `$.frame_id`"),
+    (changed(GOOD, lambda h: h.update(frame_id="1")), "Expected `int | null`, got `str` - at `$.frame_id`"),
     (changed(GOOD, lambda h: h["times"].pop("captured_at_ns")), "missing required field `captured_at_ns`"),
     (changed(GOOD, lambda h: h.pop("acting")), "missing required field `acting`"),  # nobody's ejector guesses
     (changed(GOOD, lambda h: h.update(score_threshold=None)), "Expected `float`"),
+    (changed(ALARM, lambda h: h.pop("active")), "missing required field `active`"),  # nor whether a camera is back
     ([b"verdict.top.GOOD", to_frames(DEFECT)[1], b"png"], "belongs under 'verdict.top.DEFECT'"),  # a defect as good
     ([b"verdict.side.GOOD", to_frames(GOOD)[1]], "belongs under 'verdict.top.GOOD'"),
     ([b"", to_frames(STATUS)[1]], "belongs under 'status'"),
+    ([b"status", to_frames(ALARM)[1]], "belongs under 'alarm'"),
     (to_frames(DEFECT)[:2], "message of 2 parts came, its header announces 3"),  # the picture is lost
     ([*to_frames(GOOD), b"png"], "message of 3 parts came, its header announces 2"),
     ([*to_frames(STATUS), b"png"], "message of 3 parts came, its header announces 2"),
+    ([*to_frames(ALARM), b"png"], "message of 3 parts came, its header announces 2"),
 ]
 
 

@@ -1,11 +1,14 @@
 """From outcomes to events: seq without a gap, numbers that a reader can check, pictures only where asked for."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from edge.bundle import Bundle
-from edge.delivery.messages import StatusEvent, VerdictEvent, from_frames, to_frames
+from edge.cameras.supervisor import CameraAlarm, CameraState
+from edge.delivery.messages import AlarmEvent, StatusEvent, VerdictEvent, from_frames, to_frames
 from edge.frames import Frame, Stamp
 from edge.inference import Engine
 from edge.inspection.inspector import Inspector
@@ -15,6 +18,7 @@ from edge.service.reporter import Heatmaps, Reporter
 from tests.small_bundle import dark_square, white_frame
 
 UNJUDGED = Outcome(Stamp("top", 4, "x.png"), unjudged=Unjudged("dropped", "overload", "newer frames came"))
+DEATH = CameraAlarm("top", "silent", "no frame came for 0.5 s", True, 1_790_000_000_000_000_000)
 
 
 @pytest.fixture
@@ -32,18 +36,63 @@ def reporter(bundle: Bundle, engine: Engine, inspector: Inspector, heatmaps: Hea
     return Reporter(bundle, engine, inspector.thresholds, acting=True, heatmaps=heatmaps)
 
 
-def test_seq_counts_verdicts_from_one_and_status_names_the_last(
+def test_seq_counts_verdicts_and_alarms_from_one_and_status_names_the_last(
     bundle: Bundle, openvino: Engine, inspector: Inspector
 ) -> None:
     report = reporter(bundle, openvino, inspector)
-    first = report.status("line1", "STARTING", {}).event
-    seqs = [report.verdict(one).event for one in (UNJUDGED, outcome(inspector, dark=True), UNJUDGED)]
-    last = report.status("line1", "STOPPED", {"top": Account(3, 1, {"overload": 2})}).event
-    assert [event.seq for event in seqs if isinstance(event, VerdictEvent)] == [1, 2, 3]
+    first = report.status("line1", "STARTING", {}, {}).event
+    events = [
+        report.verdict(UNJUDGED).event,
+        report.alarm("line1", DEATH).event,
+        report.verdict(outcome(inspector, dark=True)).event,
+    ]
+    last = report.status("line1", "STOPPED", {"top": Account(2, 1, {"overload": 1})}, {}).event
+    assert [event.seq for event in events if isinstance(event, VerdictEvent | AlarmEvent)] == [1, 2, 3]
     assert isinstance(first, StatusEvent)
     assert isinstance(last, StatusEvent)
     assert (first.last_seq, last.last_seq) == (0, 3)
     assert last.ledger["top"].balanced
+
+
+def test_status_says_how_each_camera_is(bundle: Bundle, openvino: Engine, inspector: Inspector) -> None:
+    states = {
+        "top": CameraState(state="LIVE", since_at_ns=1, openings=2, counters={"completed": 9}),
+        "side": CameraState(state="DEAD", reason="open", detail="it is not there", since_at_ns=2),
+    }
+    message = reporter(bundle, openvino, inspector).status("line1", "RUNNING", {}, states)
+    assert isinstance(message.event, StatusEvent)
+    assert message.event.cameras == states
+    assert from_frames(to_frames(message)) == message
+
+
+def test_an_alarm_says_which_camera_what_and_since_when(bundle: Bundle, openvino: Engine, inspector: Inspector) -> None:
+    report = reporter(bundle, openvino, inspector)
+    began, over = (report.alarm("line1", replace(DEATH, active=active)) for active in (True, False))
+    for message, active in ((began, True), (over, False)):
+        event = message.event
+        assert isinstance(event, AlarmEvent)
+        assert (event.line, event.camera, event.alarm, event.detail) == ("line1", "top", DEATH.reason, DEATH.detail)
+        assert (event.active, event.began_at_ns) == (active, DEATH.began_at_ns)
+        assert (event.acting, event.boot_id) == (True, report.boot_id)
+        assert from_frames(to_frames(message)) == message
+
+
+def test_an_event_names_the_frames_the_part_and_what_the_camera_said_of_it(
+    bundle: Bundle, openvino: Engine, inspector: Inspector
+) -> None:
+    stamp = Stamp("top", 65534, last_frame_id=2, frames=4, number=131069, part_id="P-1", chunks={"ExposureTime": 800.0})
+    event = reporter(bundle, openvino, inspector).verdict(replace(UNJUDGED, stamp=stamp)).event
+    assert isinstance(event, VerdictEvent)
+    assert (event.frame_id, event.last_frame_id, event.frames, event.frame_number) == (65534, 2, 4, 131069)
+    assert (event.part_id, event.chunks) == ("P-1", {"ExposureTime": 800.0})
+
+
+def test_a_part_whose_frame_never_came_has_no_frame_id(bundle: Bundle, openvino: Engine, inspector: Inspector) -> None:
+    missed = Outcome(Stamp("top", None, part_id="P-1"), unjudged=Unjudged("dropped", "no_frame", "it was not heard"))
+    message = reporter(bundle, openvino, inspector).verdict(missed)
+    assert isinstance(message.event, VerdictEvent)
+    assert (message.event.frame_id, message.event.part_id) == (None, "P-1")
+    assert from_frames(to_frames(message)) == message
 
 
 def test_every_boot_has_an_id_of_its_own(bundle: Bundle, openvino: Engine, inspector: Inspector) -> None:

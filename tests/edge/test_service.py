@@ -168,7 +168,7 @@ def test_sigterm_ends_a_line_that_waits_for_a_subscriber(tmp_path: Path, bundle:
     write_pictures(tmp_path / "frames", small_frames(3))
     line = write_line(tmp_path, bundle.path, address, {"top": 'path = "frames"\nloop = true'})
     with notify_socket(tmp_path) as systemd, started(HEATLINE, "run", line, env=systemd.env) as process:
-        systemd.wait_for("STATUS=starting, 0 frames reported")
+        systemd.wait_for("STATUS=starting, 0 events")
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=WITHIN_SECONDS)
         assert "STOPPING=1" in systemd.rest()
@@ -217,7 +217,7 @@ def test_ready_is_told_once_the_bundle_is_verified(tmp_path: Path, bundle: Bundl
         assert run.exit_code() == 0
         rest = systemd.rest()
         assert "STOPPING=1" in rest
-        assert rest[-1] == "STATUS=stopped, 3 frames reported"
+        assert rest[-1] == "STATUS=stopped, 3 events"
 
 
 def test_ready_is_never_told_for_a_bad_bundle(tmp_path: Path, address: str) -> None:
@@ -264,7 +264,7 @@ def test_a_line_that_nobody_listens_to_inspects_all_the_same(tmp_path: Path, bun
     line.write_text(line.read_text().replace("wait_for_subscriber_s = 60", "wait_for_subscriber_s = 0.1"))
     with notify_socket(tmp_path) as systemd:
         result = heatline("run", line, env=systemd.env)
-        assert "STATUS=stopped, 3 frames reported" in systemd.rest()
+        assert "STATUS=stopped, 3 events" in systemd.rest()
     assert result.returncode == 0
     assert "nobody subscribed" in result.stderr
 

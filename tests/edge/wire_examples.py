@@ -1,13 +1,24 @@
 """Messages of schema version 1 as they must stay readable for ever, and the bytes that are kept of them.
 
-`python -m tests.edge.wire_examples` writes the files anew; only for a new schema version.
+`python -m tests.edge.wire_examples` writes the files that are not there yet. Those that are there are what older lines
+sent: they are never written anew.
 """
 
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.delivery.messages import BundleName, HeatmapPng, Message, StatusEvent, Times, VerdictEvent, to_frames
+from edge.cameras.supervisor import CameraState
+from edge.delivery.messages import (
+    AlarmEvent,
+    BundleName,
+    HeatmapPng,
+    Message,
+    StatusEvent,
+    Times,
+    VerdictEvent,
+    to_frames,
+)
 from edge.geometry import Region
 from edge.inspection.ledger import Account
 
@@ -88,11 +99,115 @@ STATUS = Message(
         acting=True,
     )
 )
+PART = Message(
+    VerdictEvent(
+        boot_id="0123456789abcdef0123456789abcdef",
+        seq=9,
+        camera="top",
+        frame_id=65535,
+        frame_number=131070,
+        part_id="P-1",
+        times=TIMES,
+        frame_hw=(1250, 1600),
+        verdict="GOOD",
+        frame_score=-6.0,
+        score_threshold=1.5,
+        evidence_threshold=4.125,
+        precision="bf16",
+        bundle=BUNDLE,
+        latency_ms=40.0,
+        acting=True,
+        chunks={"ExposureTime": 800.25},
+    )
+)
+LOST = Message(
+    VerdictEvent(
+        boot_id="0123456789abcdef0123456789abcdef",
+        seq=10,
+        camera="top",
+        frame_id=1,
+        last_frame_id=3,
+        frame_number=131071,
+        frames=3,
+        times=TIMES,
+        verdict="NO_VERDICT",
+        reason="dropped.lost_by_camera",
+        detail="the camera counted it and it never arrived",
+        score_threshold=1.5,
+        evidence_threshold=4.125,
+        precision="bf16",
+        bundle=BUNDLE,
+        latency_ms=1.0,
+        acting=True,
+    )
+)
+NO_FRAME = Message(
+    VerdictEvent(
+        boot_id="0123456789abcdef0123456789abcdef",
+        seq=11,
+        camera="top",
+        frame_id=None,
+        frame_number=131074,
+        part_id="P-2",
+        times=TIMES,
+        verdict="NO_VERDICT",
+        reason="dropped.no_frame",
+        detail="no frame came within 300 ms of its trigger",
+        score_threshold=1.5,
+        evidence_threshold=4.125,
+        precision="bf16",
+        bundle=BUNDLE,
+        latency_ms=0.5,
+        acting=True,
+    )
+)
+CAMERAS = Message(
+    StatusEvent(
+        boot_id="0123456789abcdef0123456789abcdef",
+        at_ns=1_790_000_000_000_000_000,
+        line="line1",
+        state="RUNNING",
+        last_seq=12,
+        ledger={"top": Account(131074, 131070, {"lost_by_camera": 3, "no_frame": 1}, {}, 0), "side": Account()},
+        cameras={
+            "top": CameraState(
+                state="IDLE", since_at_ns=1_789_999_999_000_000_000, openings=2, counters={"resent_packets": 7}
+            ),
+            "side": CameraState(
+                state="DEAD", reason="open", detail="it is not there", since_at_ns=1_789_999_998_000_000_000
+            ),
+        },
+        bundle=BUNDLE,
+        engine="openvino",
+        precision="bf16",
+        acting=True,
+    )
+)
+ALARM = Message(
+    AlarmEvent(
+        boot_id="0123456789abcdef0123456789abcdef",
+        seq=12,
+        at_ns=1_789_999_998_000_000_100,
+        line="line1",
+        camera="side",
+        alarm="open",
+        detail="it is not there",
+        active=True,
+        began_at_ns=1_789_999_998_000_000_000,
+        acting=True,
+    )
+)
 KEPT = {
     "verdict-defect-v1.bin": DEFECT,
     "verdict-good-v1.bin": GOOD,
     "no-verdict-v1.bin": NO_VERDICT,
     "status-v1.bin": STATUS,
+    # With cameras that are devices.
+    "verdict-part-v1.bin": PART,
+    "no-verdict-lost-v1.bin": LOST,
+    "no-verdict-no-frame-v1.bin": NO_FRAME,
+    "status-cameras-v1.bin": CAMERAS,
+    "alarm-v1.bin": ALARM,
 }
 
 
@@ -112,4 +227,5 @@ def unpack(data: bytes) -> list[bytes]:
 
 if __name__ == "__main__":
     for name, message in KEPT.items():
-        (DATA / name).write_bytes(pack(to_frames(message)))
+        if not (DATA / name).exists():
+            (DATA / name).write_bytes(pack(to_frames(message)))

@@ -1,0 +1,166 @@
+"""A camera's process: `python -m edge.cameras.child FD`, where FD is its end of the socket to the line.
+
+It may hang, crash or be killed: the line notices and starts another one. Frames are converted to RGB straight into the
+shared memory.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import zlib
+
+import numpy as np
+
+from edge.cameras.base import EndOfFrames, FrameSource
+from edge.cameras.channel import (
+    Answer,
+    Ask,
+    Bad,
+    Broken,
+    CameraEnd,
+    Close,
+    Ended,
+    Fire,
+    Fired,
+    Free,
+    Here,
+    IsOpen,
+    NewRing,
+)
+from edge.cameras.making import make_source
+from edge.cameras.ring import RingWriter
+from edge.cameras.settings import CameraSettings, from_bytes
+from edge.colour import to_rgb
+from edge.errors import CameraError, HeatlineError, InputError, MissingExtraError
+from edge.frames import BadFrame, Frame
+from edge.text import sayable
+
+GRAB_TIMEOUT_SECONDS = 0.5
+SLOT_WITHIN_SECONDS = 0.25
+"""A line that makes room by dropping what is oldest does so within a moment; then one that does not is overloaded."""
+SPARE_SLOTS = 3
+"""Beside those for the frames that wait: one being written, one being cut into tiles, one on its way between."""
+
+
+class CameraServer:
+    """Serves one camera to the line until the camera ends or the line says so."""
+
+    def __init__(self, settings: CameraSettings, line: CameraEnd) -> None:
+        self._settings, self._line = settings, line
+        self._source: FrameSource = make_source(settings)
+        self._slots = settings.waiting_frames + SPARE_SLOTS
+        self._ring: RingWriter | None = None
+        self._generation = 0
+        self._free: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Open, grab until the end, close."""
+        threading.Thread(target=self._obey, name="obey", daemon=True).start()
+        try:
+            self._line.send(IsOpen(self._source.open()))
+            self._grab()
+        except EndOfFrames:
+            self._line.send(Ended())
+        except HeatlineError as error:
+            self._line.send(Broken(sayable(str(error)), isinstance(error, MissingExtraError)))
+        finally:
+            self._source.close()
+
+    def _grab(self) -> None:
+        while not self._stopping.is_set():
+            item = self._source.grab(GRAB_TIMEOUT_SECONDS)
+            if isinstance(item, Frame):
+                self._deliver(item)
+            elif item is not None:
+                self._refuse(item)
+
+    def _deliver(self, frame: Frame) -> None:
+        height, width = frame.image.shape[:2]
+        slot = self._take_slot(height * width * 3)
+        if slot is None:
+            if self._stopping.is_set():
+                reason, detail = "stopped", "its camera was closed before there was room for it"
+            else:
+                reason, detail = "overload", "there was no memory free to hold it"
+            self._refuse(BadFrame(frame.stamp, reason, detail, "dropped"))
+            return
+        assert self._ring is not None
+        try:
+            to_rgb(frame.image, frame.pixel_format, self._ring.view(slot, (height, width)))
+        except InputError as error:
+            self._free.put((self._generation, slot))
+            self._refuse(BadFrame(frame.stamp, "wrong_colour", str(error)))
+            return
+        digest = zlib.crc32(np.ascontiguousarray(frame.image).data) if self._settings.frozen_after_frames else None
+        self._line.send(Here(frame.stamp, slot, (height, width), frame.pixel_format, digest))
+
+    def _refuse(self, bad: BadFrame) -> None:
+        self._line.send(Bad(bad.stamp, bad.reason, sayable(bad.detail), bad.kind == "dropped"))
+
+    def _take_slot(self, frame_bytes: int) -> int | None:
+        """A free slot, in a new ring where the frame is larger than those before; None where there is none."""
+        if self._ring is None or frame_bytes > self._ring.slot_bytes:
+            self._make_ring(frame_bytes)
+        while not self._stopping.is_set():
+            try:
+                generation, slot = self._free.get(timeout=SLOT_WITHIN_SECONDS)
+            except queue.Empty:
+                # A camera that may wait does so; all others' frames would only grow old.
+                if self._settings.on_overload == "block":
+                    continue
+                return None
+            if generation == self._generation:
+                return slot
+        return None
+
+    def _make_ring(self, slot_bytes: int) -> None:
+        self._ring = RingWriter(self._slots, slot_bytes)
+        self._generation += 1
+        self._line.send(NewRing(self._generation, self._slots, slot_bytes), self._ring.fd)
+        self._ring.close()
+        for slot in range(self._slots):
+            self._free.put((self._generation, slot))
+
+    def _obey(self) -> None:
+        """Do what the line says, on a thread of its own: it goes on while the camera makes the other one wait."""
+        while (message := self._line.receive()) is not None:
+            match message:
+                case Free(generation, slot):
+                    self._free.put((generation, slot))
+                case Ask(camera):
+                    self._line.send(Answer(self._source.answers() if camera else None, dict(self._source.counters())))
+                case Fire():
+                    self._line.send(Fired(self._fire()))
+                case Close():
+                    self._stopping.set()
+                    self._source.interrupt()
+        os._exit(0)  # the line is gone; whatever the camera is doing, nobody waits for it any more
+
+    def _fire(self) -> str | None:
+        try:
+            self._source.trigger()
+        except CameraError as error:
+            return sayable(str(error))
+        return None
+
+
+def main() -> None:
+    """Serve the camera whose settings come as the first packet."""
+    # Ctrl-C in a terminal reaches the whole group; the line says when to end, and its end is ours.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    end = socket.socket(fileno=int(sys.argv[1]))
+    settings = from_bytes(end.recv(1 << 20))
+    with contextlib.suppress(ConnectionError):  # the line is gone
+        CameraServer(settings, CameraEnd(end)).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,570 @@
+"""GigE Vision and USB3 Vision cameras, through the system's Aravis library."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.cameras import aravis
+from edge.cameras.aravis import AravisError
+from edge.cameras.base import FrameSource, Opened
+from edge.cameras.discovery import find_camera
+from edge.cameras.settings import GenicamSettings
+from edge.cameras.unpacking import unpack_mono10_packed, unpack_mono10p, unpack_mono12_packed, unpack_mono12p
+from edge.colour import PixelFormat
+from edge.errors import CameraError
+from edge.frames import BadFrame, Frame, Stamp
+
+POLL_S: Final = 0.02
+"""How long a wait for a frame may go on after `interrupt` or the loss of control."""
+OLDEST_ARRIVAL_NS: Final = 10_000_000_000
+"""A frame that seems older was not: the wall clock was set meanwhile."""
+HIGHEST_16_BIT_ID: Final = 65535
+SOCKET_BUFFER_FRAMES: Final = 2
+LEAST_SOCKET_BUFFER_BYTES: Final = 1 << 20
+MOST_SOCKET_BUFFER_BYTES: Final = 1 << 30
+HIGHEST_SOCKET_BUFFER = Path("/proc/sys/net/core/rmem_max")
+
+MOST_STRAYS: Final = 50
+"""Packets that belong to no frame: a few that tried the packet size may come late, all of a camera that sends video."""
+
+GVSP_CONFIGURATION: Final = 0x0960
+"""GigE Vision bootstrap register; bit 1 from the left says that frame ids have 64 bits."""
+IDS_HAVE_64_BITS: Final = 0x4000_0000
+NEVER_RESEND: Final = 0
+
+USEFUL_COUNTERS: Final = {
+    "n_completed_buffers": "completed",
+    "n_failures": "failures",
+    "n_timeouts": "timeouts",
+    "n_missing_frames": "missing_frames",
+    "n_underruns": "underruns",
+    "n_received_packets": "received_packets",
+    "n_missing_packets": "missing_packets",
+    "n_resend_requests": "resend_requests",
+    "n_resent_packets": "resent_packets",
+    "n_duplicated_packets": "duplicated_packets",
+    "n_ignored_packets": "ignored_packets",
+    "n_size_mismatch_errors": "size_mismatches",
+}
+"""The library's names of what a stream counts, and ours. docs/genicam.md says what each one means."""
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A pixel format on the wire, and what becomes of it."""
+
+    name: str
+    becomes: PixelFormat
+    bits: int
+    """Per pixel."""
+    channels: int = 1
+    unpack: Callable[[NDArray[np.uint8]], NDArray[np.uint16]] | None = None
+    """From uint8 [H, bytes of a line] to uint16 [H, W]."""
+
+
+FORMATS: Final = {
+    0x01080001: _Sent("Mono8", "Mono8", 8),
+    0x01100003: _Sent("Mono10", "Mono10", 16),
+    0x010A0046: _Sent("Mono10p", "Mono10", 10, unpack=unpack_mono10p),
+    0x010C0004: _Sent("Mono10Packed", "Mono10", 12, unpack=unpack_mono10_packed),
+    0x01100005: _Sent("Mono12", "Mono12", 16),
+    0x010C0047: _Sent("Mono12p", "Mono12", 12, unpack=unpack_mono12p),
+    0x010C0006: _Sent("Mono12Packed", "Mono12", 12, unpack=unpack_mono12_packed),
+    0x01100007: _Sent("Mono16", "Mono16", 16),
+    0x02180014: _Sent("RGB8", "RGB8", 24, 3),
+    0x02180015: _Sent("BGR8", "BGR8", 24, 3),
+    0x02200017: _Sent("BGRa8", "BGRA8", 32, 4),
+    0x0230004B: _Sent("BGR16", "BGR16", 48, 3),
+    0x01080009: _Sent("BayerRG8", "BayerRG8", 8),
+    0x01080008: _Sent("BayerGR8", "BayerGR8", 8),
+    0x0108000A: _Sent("BayerGB8", "BayerGB8", 8),
+    0x0108000B: _Sent("BayerBG8", "BayerBG8", 8),
+}
+"""By their code in the Pixel Format Naming Convention; of those that become one format, unpacked ones come first."""
+
+
+class _Unusable(Exception):
+    """A whole frame that cannot be made a picture of."""
+
+
+def _advice(wanted_bytes: int) -> str:
+    """What to do against losses, where the kernel grants too small a receive buffer."""
+    try:
+        granted_bytes = int(HIGHEST_SOCKET_BUFFER.read_text())
+    except (OSError, ValueError):  # whatever the kernel is, it does not say
+        return ""
+    if granted_bytes >= wanted_bytes:
+        return ""
+    return f"; net.core.rmem_max is {granted_bytes}, raise it to {wanted_bytes} or more (docs/genicam.md)"
+
+
+def _line_bytes(sent: _Sent, width: int) -> int:
+    if width * sent.bits % 8:
+        raise _Unusable(
+            f"it sends {sent.name} with lines of {width} px, which end within a byte, and cameras differ in what comes "
+            "next; set region to a width that is a multiple of 4, or choose an unpacked pixel format"
+        )
+    return width * sent.bits // 8
+
+
+class GenicamCamera(FrameSource):
+    """A GigE Vision or USB3 Vision camera.
+
+    Frames lie in buffers of ours that the library fills: an image is good until the next `grab` or `close`.
+    """
+
+    def __init__(self, settings: GenicamSettings) -> None:
+        super().__init__(settings.name)
+        self._settings = settings
+        self._interrupted = threading.Event()
+        self._control_lost = threading.Event()
+        self._asking = threading.Lock()  # held while the camera is asked something: it is not let go of meanwhile
+        self._counting = threading.Lock()
+        self._where = settings.address or "the only camera"
+        self._camera = self._device = self._stream = self._chunk_parser = 0
+        self._started = self._silent = False
+        self._kept_callback: object = None
+        self._memory: dict[int, NDArray[np.uint8]] = {}  # of each buffer
+        self._chunks: dict[str, aravis.ChunkReader] = {}
+        self._highest_frame_id: int | None = None
+        self._last_frame_id: int | None = None
+        self._lent: int | None = None  # the buffer of the frame that was grabbed last
+        self._strays = 0
+        self._over: str | None = None  # why no frame can come any more
+        self._advice = ""  # against losses
+
+    def open(self) -> Opened:
+        try:
+            return self._open()
+        except (AravisError, _Unusable) as error:
+            raise self._error(str(error)) from error
+        finally:
+            if not self._started:
+                self.close()
+
+    def grab(self, timeout_s: float) -> Frame | BadFrame | None:
+        self._give_back()
+        if self._over is not None:
+            raise self._error(self._over)
+        until = time.monotonic() + timeout_s
+        while not self._interrupted.is_set():
+            wait_s = min(until - time.monotonic(), POLL_S)
+            buffer = aravis.stream_pop(self._stream, max(int(wait_s * 1e6), 0))
+            if buffer:
+                self._lent = buffer
+                item = self._frame(buffer)
+                if item is not None:
+                    return item
+                self._give_back()
+                continue
+            if self._control_lost.is_set():
+                raise self._error(
+                    "it no longer obeys: it answers no more, began anew, or another application took control of it; "
+                    "check its power and cable, and that nothing else controls it"
+                )
+            if wait_s < POLL_S:
+                break
+        return None
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
+
+    def trigger(self) -> None:
+        if self._settings.trigger != "software":
+            super().trigger()
+        with self._asking:
+            if not self._started:
+                raise self._error("it is not open, so it took no trigger")
+            try:
+                aravis.camera_software_trigger(self._camera)
+            except AravisError as error:
+                raise self._error(f"it did not take the trigger ({error})") from error
+
+    def answers(self) -> bool:
+        """Whether it answers a read of its memory: at once, or after up to five seconds not."""
+        with self._asking:
+            if not self._started or self._control_lost.is_set():
+                return False
+            try:
+                aravis.read_memory(self._device, 0, 4)
+            except AravisError:
+                self._silent = True
+                return False
+            self._silent = False
+            return True
+
+    def counters(self) -> Mapping[str, int]:
+        with self._counting:
+            if not self._stream:
+                return {}
+            counted = aravis.counters(self._stream)
+        return {ours: counted[theirs] for theirs, ours in USEFUL_COUNTERS.items() if theirs in counted}
+
+    def close(self) -> None:
+        """Let go of the camera; one that answers no more is waited for, up to 13 seconds."""
+        with self._asking, self._counting:
+            if self._lent is not None:
+                aravis.unref(self._lent)
+            if self._started and not self._silent and not self._control_lost.is_set():
+                with contextlib.suppress(AravisError):  # it has gone meanwhile; it is let go of all the same
+                    aravis.camera_stop(self._camera)
+            for thing in (self._stream, self._chunk_parser, self._camera):
+                if thing:
+                    aravis.unref(thing)
+            self._camera = self._device = self._stream = self._chunk_parser = 0
+            self._started = self._silent = False
+            self._strays = 0
+            self._lent = self._over = self._last_frame_id = self._kept_callback = None
+            self._memory, self._chunks = {}, {}
+
+    # Opening.
+
+    def _open(self) -> Opened:
+        aravis.load()
+        self._control_lost.clear()
+        opened_by = self._of_this_camera(lambda: find_camera(self._settings.address, self._settings.interface))
+        self._where = self._settings.address or opened_by
+        try:
+            self._camera = aravis.camera_new(opened_by)
+        except AravisError as error:
+            raise self._error(
+                f"it cannot be opened ({error}); check its power, cable and IP address, and `heatline cameras list`"
+            ) from error
+        self._device = aravis.camera_device(self._camera)
+        gige = bool(aravis.camera_is_gige(self._camera))
+        if gige and not aravis.device_is_controller(self._device):
+            raise self._error(
+                "another application controls it, and only one can; close that one, or wait some seconds if it was "
+                "killed, until the camera lets go of it"
+            )
+        self._kept_callback = aravis.on_control_lost(self._device, self._control_lost.set)
+        pixel_format = self._set_features()
+        found = " ".join(
+            filter(None, (f(self._camera) for f in (aravis.camera_vendor, aravis.camera_model, aravis.camera_serial)))
+        )
+        _, _, width, height = aravis.region(self._camera)
+        _line_bytes(pixel_format, width)
+        found = f"{found} at {self._where}, {width}x{height} {pixel_format.name}"
+        if gige:
+            found += f", packets of {self._set_packet_size()} bytes"
+        period_s = self._period_s()
+        self._start_stream(gige)
+        self._highest_frame_id = HIGHEST_16_BIT_ID if gige and not self._ids_have_64_bits() else None
+        return Opened(
+            found=found if period_s is None else f"{found}, {1 / period_s:.4g} frames/s",
+            highest_frame_id=self._highest_frame_id,
+            ids_show_gaps=True,
+            period_s=period_s,
+            can_be_asked=True,
+        )
+
+    def _set_features(self) -> _Sent:
+        """Set what the configuration names; what one setting allows may hang on those before it."""
+        settings, camera = self._settings, self._camera
+        with contextlib.suppress(AravisError):  # whoever had it last may have left it running; not all let us ask
+            aravis.camera_stop(camera)
+        if aravis.camera_has(camera, "AcquisitionMode"):
+            aravis.camera_set_text(camera, "AcquisitionMode", "Continuous")
+        pixel_format = self._set_pixel_format()
+        if settings.region is not None:
+            self._set_region(*settings.region)
+        self._set_trigger()
+        if settings.exposure_us is not None:
+            self._switch_off("ExposureAuto")
+            self._set_number(
+                "exposure_us", settings.exposure_us, aravis.camera_has_exposure, aravis.camera_exposure_bounds,
+                aravis.camera_set_exposure, aravis.camera_get_exposure, 0.05 * settings.exposure_us,
+            )  # fmt: skip
+        if settings.gain_db is not None:
+            self._switch_off("GainAuto")
+            self._set_number(
+                "gain_db", settings.gain_db, aravis.camera_has_gain, aravis.camera_gain_bounds,
+                self._set_gain, aravis.camera_get_gain, 0.5,
+            )  # fmt: skip
+        if settings.rate_fps is not None and settings.trigger == "free":
+            with contextlib.suppress(AravisError):  # a rate that is switched off cannot be set; not all have the switch
+                aravis.camera_set_boolean(camera, "AcquisitionFrameRateEnable", True)
+            self._set_number(
+                "rate_fps", settings.rate_fps, aravis.camera_has_frame_rate, aravis.camera_frame_rate_bounds,
+                aravis.camera_set_frame_rate, aravis.camera_get_frame_rate, 0.05 * settings.rate_fps,
+            )  # fmt: skip
+        if settings.chunks:
+            self._set_chunks(settings.chunks)
+        return pixel_format
+
+    def _set_pixel_format(self) -> _Sent:
+        asked, camera = self._settings.pixel_format, self._camera
+        if asked not in ("first", "any"):
+            offered = aravis.pixel_formats(camera)
+            code = next((code for code, sent in FORMATS.items() if sent.becomes == asked and code in offered), None)
+            if code is None:
+                raise self._error(
+                    f"it has no pixel format {asked}; it offers {', '.join(aravis.choices(camera, 'PixelFormat'))}"
+                )
+            with self._naming("pixel_format", asked):
+                aravis.camera_set_pixel_format(camera, code)
+        taken = aravis.camera_get_pixel_format(camera)
+        sent = FORMATS.get(taken)
+        if sent is None or asked not in ("first", "any", sent.becomes):
+            raise self._error(
+                f"it sends {aravis.camera_pixel_format_name(camera)} where pixel_format is {asked}; set pixel_format "
+                f"to one of {', '.join(sorted({sent.becomes for sent in FORMATS.values()}))} that it offers"
+            )
+        return sent
+
+    def _set_region(self, x: int, y: int, width: int, height: int) -> None:
+        camera, asked = self._camera, (x, y, width, height)
+        with self._naming("region", asked):
+            aravis.camera_set_region(camera, 0, 0, -1, -1)  # offsets take away from what width and height may be
+            widths = aravis.integer_bounds(aravis.camera_width_bounds, camera)
+            heights = aravis.integer_bounds(aravis.camera_height_bounds, camera)
+            fits = widths[0] <= width <= widths[1] - x and heights[0] <= height <= heights[1] - y
+            if fits:
+                aravis.camera_set_region(camera, *asked)
+        taken = aravis.region(camera)
+        if not fits or taken != asked:
+            raise self._error(
+                f"region {list(asked)} does not suit it: x + width may be {widths[0]} to {widths[1]} px and y + height "
+                f"{heights[0]} to {heights[1]} px, and it stands at {list(taken)}"
+            )
+
+    def _set_trigger(self) -> None:
+        camera, trigger = self._camera, self._settings.trigger
+        if not aravis.camera_has(camera, "TriggerMode"):
+            if trigger != "free":
+                raise self._error(f'it cannot be triggered; set trigger to "free" instead of "{trigger}"')
+            return
+        if trigger == "free":
+            with self._naming("trigger", trigger):
+                aravis.camera_clear_triggers(camera)
+            return
+        source = "Software" if trigger == "software" else self._settings.trigger_line
+        offered = aravis.choices(camera, "TriggerSource")
+        if source not in offered:
+            raise self._error(f"it has no trigger source {source}; it offers {', '.join(offered)}")
+        with self._naming("trigger", source):
+            aravis.camera_set_trigger(camera, source)
+        if (taken := aravis.camera_get_text(camera, "TriggerSource")) != source:
+            raise self._error(f"trigger source {source} was asked for, and it took {taken}")
+
+    def _set_number(
+        self,
+        key: str,
+        asked: float,
+        has: aravis.Function[int],
+        bounds: aravis.Function[None],
+        write: Callable[[int, float], object],
+        read: aravis.Function[float],
+        tolerance: float,
+    ) -> None:
+        """Set a number that the camera may round, but not refuse in silence.
+
+        Args:
+            tolerance: how far off the value may be that the camera makes of it.
+        """
+        if not has(self._camera):
+            raise self._error(f"it has nothing that {key} could set; leave {key} out")
+        with self._naming(key, asked):
+            low, high = aravis.bounds(bounds, self._camera)
+            if low <= asked <= high:
+                write(self._camera, asked)
+            taken = read(self._camera)
+        if not low <= asked <= high or abs(taken - asked) > tolerance:
+            raise self._error(
+                f"{key} {asked:g} does not suit it: with the settings before it offers {low:g} to {high:g}, "
+                f"and it stands at {taken:g}"
+            )
+
+    def _set_gain(self, camera: int, gain_db: float) -> None:
+        """Aravis sets no gain below 0 dB, though there are cameras that offer it."""
+        if gain_db < 0 and aravis.camera_has(camera, "Gain"):
+            aravis.camera_set_float(camera, "Gain", gain_db)
+        else:
+            aravis.camera_set_gain(camera, gain_db)
+
+    def _switch_off(self, feature: str) -> None:
+        """What a camera sets by itself does not stay as it was set."""
+        if aravis.camera_has(self._camera, feature):
+            with self._naming(feature, "Off"):
+                aravis.camera_set_text(self._camera, feature, "Off")
+
+    def _set_chunks(self, chunks: list[str]) -> None:
+        camera = self._camera
+        offered = aravis.choices(camera, "ChunkSelector") if aravis.camera_has(camera, "ChunkModeActive") else []
+        for chunk in chunks:
+            reader = aravis.chunk_reader(self._device, f"Chunk{chunk}") if chunk in offered else None
+            if reader is None:
+                numbers = [name for name in offered if aravis.chunk_reader(self._device, f"Chunk{name}")]
+                raise self._error(
+                    f"it has no chunk {chunk} that is a number; it offers {', '.join(numbers) or 'none at all'}"
+                )
+            self._chunks[chunk] = reader
+        with self._naming("chunks", ", ".join(chunks)):
+            aravis.camera_set_chunks(camera, ",".join(chunks))
+        self._chunk_parser = aravis.camera_chunk_parser(camera)
+
+    def _set_packet_size(self) -> int:
+        asked, camera = self._settings.packet_bytes, self._camera
+        if not asked:
+            return aravis.camera_negotiate_packet_size(camera)
+        with self._naming("packet_bytes", asked):
+            aravis.camera_set_packet_size(camera, asked)
+        return asked
+
+    def _start_stream(self, gige: bool) -> None:
+        asked, camera = self._settings.packet_bytes, self._camera
+        stream = aravis.camera_create_stream(camera, None, None)  # tries the packet size, and takes another if it fails
+        if not stream:
+            raise self._error("it gives no stream of frames")
+        self._stream = stream
+        payload = aravis.camera_payload(camera)
+        if gige:
+            if asked and (taken := aravis.camera_get_packet_size(camera)) != asked:
+                raise self._error(
+                    f"packets of {asked} bytes do not come through from it, those of {taken} do; raise the MTU of "
+                    "network card and switch, or set packet_bytes to 0"
+                )
+            if not self._settings.resend:
+                aravis.set_property(stream, "packet-resend", NEVER_RESEND)
+            size = min(max(SOCKET_BUFFER_FRAMES * payload, LEAST_SOCKET_BUFFER_BYTES), MOST_SOCKET_BUFFER_BYTES)
+            aravis.set_property(stream, "socket-buffer-size", size)
+            self._advice = _advice(size)
+        for _ in range(self._settings.buffers):
+            memory = np.empty(payload, np.uint8)
+            buffer = aravis.buffer_new(payload, memory.ctypes.data)
+            self._memory[buffer] = memory
+            self._push(buffer)
+        aravis.camera_start(camera)
+        self._started = True
+
+    def _period_s(self) -> float | None:
+        if self._settings.trigger != "free" or not aravis.camera_has_frame_rate(self._camera):
+            return None
+        rate_fps = aravis.camera_get_frame_rate(self._camera)
+        return 1 / rate_fps if rate_fps > 0 else None
+
+    def _ids_have_64_bits(self) -> bool:
+        try:
+            return bool(aravis.read_register(self._device, GVSP_CONFIGURATION) & IDS_HAVE_64_BITS)
+        except AravisError:  # a register of GigE Vision 2
+            return False
+
+    # Grabbing.
+
+    def _push(self, buffer: int) -> None:
+        """Have a buffer filled. Id and times come with a frame's first packet; where that is lost, the last frame's
+        would stay."""
+        aravis.buffer_set_frame_id(buffer, 0)
+        aravis.buffer_set_timestamp(buffer, 0)
+        aravis.buffer_set_system_timestamp(buffer, 0)
+        aravis.stream_push(self._stream, buffer)
+
+    def _give_back(self) -> None:
+        if self._lent is not None:
+            self._push(self._lent)
+            self._lent = None
+
+    def _frame(self, buffer: int) -> Frame | BadFrame | None:
+        """What a buffer holds; None: a packet that announces no frame."""
+        status = aravis.buffer_status(buffer)
+        name = aravis.STATUSES.get(status, str(status))
+        if name == "payload-not-supported":
+            self._strays += 1
+            if self._strays > MOST_STRAYS:
+                raise self._error("it sends something that is no picture; switch off what makes it compress its frames")
+            return None
+        stamp = self._stamp(buffer)
+        if status != aravis.SUCCESS:
+            if name == "size-mismatch":
+                self._over = "its size changed in mid-run"
+            return BadFrame(
+                stamp,
+                "incomplete",
+                f"the frame came incomplete ({name}): packets were lost between camera and this PC{self._advice}",
+            )
+        try:
+            image, pixel_format = self._image(buffer)
+        except _Unusable as error:
+            self._over = str(error)
+            return BadFrame(stamp, "incomplete", str(error))
+        return Frame(stamp, image, pixel_format)
+
+    def _stamp(self, buffer: int) -> Stamp:
+        now_ns, now_monotonic_ns = time.time_ns(), time.monotonic_ns()
+        arrived_ns = aravis.buffer_system_timestamp(buffer) or now_ns
+        age_ns = min(max(now_ns - arrived_ns, 0), OLDEST_ARRIVAL_NS)
+        return Stamp(
+            self.name,
+            self._frame_id(buffer),
+            camera_timestamp_ns=aravis.buffer_timestamp(buffer) or None,
+            captured_at_ns=now_ns - age_ns,
+            captured_monotonic_ns=now_monotonic_ns - age_ns,
+            chunks=self._chunk_values(buffer),
+        )
+
+    def _frame_id(self, buffer: int) -> int | None:
+        """The camera's own; that of a frame whose first packet was lost follows the one before."""
+        frame_id: int | None = aravis.buffer_frame_id(buffer) or None
+        if frame_id is None and self._last_frame_id is not None:
+            frame_id = 1 if self._last_frame_id == self._highest_frame_id else self._last_frame_id + 1
+        self._last_frame_id = frame_id
+        return frame_id
+
+    def _chunk_values(self, buffer: int) -> dict[str, float]:
+        if not self._chunks or not aravis.buffer_has_chunks(buffer):
+            return {}
+        values = {}
+        for chunk, read in self._chunks.items():
+            with contextlib.suppress(AravisError):  # not in this frame
+                values[chunk] = float(read(self._chunk_parser, buffer, f"Chunk{chunk}"))
+        return values
+
+    def _image(self, buffer: int) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]:
+        """The picture in a complete buffer, which says itself what it is: it may have changed in mid-run."""
+        if not aravis.buffer_n_parts(buffer) or aravis.buffer_part_type(buffer, 0) != aravis.IMAGE_PART:
+            raise _Unusable("it sends something that is no picture; switch its chunks off, or its other payload type")
+        width, height = aravis.buffer_width(buffer), aravis.buffer_height(buffer)
+        code, padding = aravis.buffer_pixel_format(buffer), aravis.line_padding(buffer)
+        sent = FORMATS.get(code)
+        if sent is None:
+            raise _Unusable(f"it sends pixel format {code:#010x}, which is not among those that are understood")
+        line = _line_bytes(sent, width) + padding
+        needed = line * height
+        memory, (address, size) = self._memory[buffer], aravis.part_data(buffer, 0)
+        data = memory[address - memory.ctypes.data :][:size]
+        if data.size < needed or needed == 0:  # the library lets a frame that outgrew its buffer pass as complete
+            raise _Unusable(
+                f"its size changed in mid-run: a frame of {width}x{height} {sent.name} has {needed} bytes and its "
+                f"buffer took {data.size}"
+            )
+        lines = data[:needed].reshape(height, line)[:, : line - padding]
+        if sent.unpack:
+            return sent.unpack(lines), sent.becomes
+        pixels: Any = lines if sent.bits // sent.channels == 8 else lines.view(np.uint16)
+        return (pixels if sent.channels == 1 else pixels.reshape(height, width, sent.channels)), sent.becomes
+
+    # Errors.
+
+    def _error(self, sentence: str) -> CameraError:
+        return CameraError(f"camera {self.name} at {self._where}: {sentence}")
+
+    @contextlib.contextmanager
+    def _naming(self, key: str, asked: object) -> Iterator[None]:
+        """Name the setting that the camera refuses."""
+        try:
+            yield
+        except AravisError as error:
+            raise self._error(f"it refuses {key} {asked} ({error})") from error
+
+    def _of_this_camera(self, find: Callable[[], str]) -> str:
+        try:
+            return find()
+        except CameraError as error:
+            raise CameraError(f"camera {self.name}: {error}") from error

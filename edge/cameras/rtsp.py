@@ -1,0 +1,211 @@
+"""A network camera that speaks RTSP, through PyAV: every frame is decoded, and the newest one is shown."""
+
+import logging
+import re
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge.cameras.base import FrameSource, Opened
+from edge.cameras.newest import Newest, Received
+from edge.cameras.settings import RtspSettings
+from edge.errors import CameraError, MissingExtraError, last_line
+from edge.frames import BadFrame, Frame, Stamp
+
+if TYPE_CHECKING:
+    from av import Packet, VideoFrame
+    from av.container import InputContainer
+    from av.video.reformatter import VideoReformatter
+    from av.video.stream import VideoStream
+
+logger = logging.getLogger(__name__)
+
+CLOSE_WITHIN_SECONDS = 1.0
+"""After that, a read that hangs is left to its own timeout."""
+HIGHEST_RATE_FPS = 1000.0
+"""Streams that know no rate may give that of their clock, 90000."""
+
+
+class RtspCamera(FrameSource):
+    """Shows the newest frame of a stream, RGB8; frame ids count the frames that were decoded, from 1.
+
+    Frames that newer ones took the place of come as one run of `overload`. What is lost on the network is not seen:
+    a stream's frames have no numbers.
+    """
+
+    def __init__(self, settings: RtspSettings) -> None:
+        super().__init__(settings.name)
+        self._settings = settings
+        self._newest: Newest[VideoFrame | None] = Newest()
+        self._receiver: _Receiver | None = None
+        self._reformatter: VideoReformatter | None = None
+
+    def open(self) -> Opened:
+        try:
+            import av
+            from av.video.reformatter import VideoReformatter
+        except ImportError as error:
+            raise MissingExtraError(
+                f"camera {self.name} needs av, which is not installed; install it with: pip install 'heatline[rtsp]'"
+            ) from error
+        began = time.monotonic()
+        try:
+            container = av.open(
+                self._settings.url,
+                options={
+                    "rtsp_transport": self._settings.transport,
+                    "allowed_media_types": "video",
+                    "fflags": "nobuffer",  # what arrives while the stream is being looked at is old by then
+                    "fpsprobesize": "0",  # and it is not looked at for as long as it takes to measure its rate
+                },
+                timeout=(self._settings.open_within_s, self._settings.read_within_s),
+            )
+        except av.error.FFmpegError as error:
+            took_s = time.monotonic() - began
+            raise CameraError(f"camera {self.name}: {self._unopened(error, took_s)}") from error
+        if not container.streams.video:
+            container.close()
+            raise CameraError(f"camera {self.name}: {_shown(self._settings.url)} has no video; correct the path in url")
+        stream = container.streams.video[0]
+        stream.codec_context.options = {"flags": "low_delay"}
+        self._reformatter = VideoReformatter()
+        self._receiver = _Receiver(self._settings, container, stream, self._newest)
+        self._receiver.start()
+        rate_fps = stream.average_rate
+        size = f"{stream.codec_context.width}x{stream.codec_context.height} px"
+        return Opened(
+            found=f"{stream.codec_context.name} stream of {size}, shown as RGB8, from {_shown(self._settings.url)}",
+            period_s=float(1 / rate_fps) if rate_fps is not None and 0 < rate_fps <= HIGHEST_RATE_FPS else None,
+        )
+
+    def grab(self, timeout_s: float) -> Frame | BadFrame | None:
+        taken = self._newest.take(timeout_s)
+        if taken is None or isinstance(taken, BadFrame):
+            return taken
+        if taken.picture is None:
+            return BadFrame(
+                taken.stamp,
+                "unreadable",
+                "what came of it cannot be decoded whole; look for packets that the network loses",
+            )
+        assert self._reformatter is not None, "grabbed before it was opened"
+        rgb = self._reformatter.reformat(taken.picture, format="rgb24").to_ndarray()
+        return Frame(taken.stamp, np.asarray(rgb, np.uint8), "RGB8")
+
+    def interrupt(self) -> None:
+        self._newest.interrupt()
+
+    def close(self) -> None:
+        if self._receiver is not None:
+            self._receiver.stop()
+            self._receiver = None
+
+    def _unopened(self, error: Exception, took_s: float) -> str:
+        """Why a stream cannot be opened, and what to do."""
+        import av
+
+        url, within_s = _shown(self._settings.url), self._settings.open_within_s
+        reason = getattr(error, "strerror", None) or last_line(error)
+        if took_s >= within_s:  # whatever FFmpeg makes of it
+            return (
+                f"{url} did not answer within {within_s:g} s; check the cable and the address, or raise open_within_s"
+            )
+        if isinstance(error, ConnectionRefusedError):
+            return f"{url} refused the connection; is the camera switched on, and the port in url right?"
+        if isinstance(error, av.error.HTTPUnauthorizedError):
+            return f"{url} wants a user and password that it knows; set url to rtsp://USER:PASSWORD@..."
+        if isinstance(error, av.error.HTTPNotFoundError):
+            return f"{url} is not a stream that the camera has ({reason}); correct the path in url"
+        return f"{url} cannot be opened ({reason}); expected an RTSP server with a video stream; correct url"
+
+
+class _Receiver:
+    """The thread that receives and decodes; it alone touches the stream."""
+
+    def __init__(
+        self,
+        settings: RtspSettings,
+        container: "InputContainer",
+        stream: "VideoStream",
+        newest: "Newest[VideoFrame | None]",
+    ) -> None:
+        self._settings = settings
+        self._container, self._stream = container, stream
+        self._newest = newest
+        self._decoded = 0
+        self._damaged = False
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name=f"receive {settings.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._thread.join(CLOSE_WITHIN_SECONDS)
+
+    def _run(self) -> None:
+        import av
+
+        try:
+            reason = self._receive()
+        except av.error.ExitError:
+            reason = self._silent
+        except av.error.FFmpegError as error:
+            reason = f"broke off ({error.strerror or last_line(error)}); it must be opened again"
+        except Exception as error:
+            logger.exception("a stream could not be received")
+            reason = f"broke off ({last_line(error)}); see the log"
+        finally:
+            self._container.close()
+        self._newest.end(f"camera {self._settings.name}: {_shown(self._settings.url)} {reason}")
+
+    @property
+    def _silent(self) -> str:
+        return f"sent nothing for {self._settings.read_within_s:g} s; check the camera and its cable"
+
+    def _receive(self) -> str:
+        """Receive until there is no more; why there is not."""
+        packets = self._container.demux(self._stream)
+        while not self._stopped:
+            asked = time.monotonic()
+            packet = next(packets, None)
+            if packet is None:
+                return "ended its stream; was the camera restarted?"
+            if time.monotonic() - asked >= self._settings.read_within_s:
+                return self._silent  # FFmpeg first gives out what it had: the beginning of a frame, of long ago
+            self._decode(packet)
+        return "was closed"
+
+    def _decode(self, packet: "Packet[VideoStream]") -> None:
+        import av
+
+        try:
+            pictures = packet.decode()
+        except av.error.InvalidDataError:
+            self._damaged = True
+            if self._decoded:  # a stream that is joined midway begins with what cannot be decoded: none of its frames
+                self._put(None, None)
+            return
+        for picture in pictures:
+            # What is made from a damaged picture is damaged, though the decoder does not say so: up to one of its own.
+            self._damaged = picture.is_corrupt or (self._damaged and not picture.key_frame)
+            self._put(None if self._damaged else picture, _timestamp_ns(picture))
+
+    def _put(self, picture: "VideoFrame | None", timestamp_ns: int | None) -> None:
+        self._decoded += 1
+        stamp = Stamp(self._settings.name, self._decoded, camera_timestamp_ns=timestamp_ns)
+        self._newest.put(Received(stamp, picture))
+
+
+def _timestamp_ns(picture: "VideoFrame") -> int | None:
+    if picture.pts is None or picture.time_base is None:
+        return None
+    return int(picture.pts * picture.time_base * 1_000_000_000)
+
+
+def _shown(url: str) -> str:
+    """A URL without user and password."""
+    return re.sub("(?<=://)[^/]*@", "", url)

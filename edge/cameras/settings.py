@@ -1,0 +1,190 @@
+"""What a line's configuration says of its cameras, kind by kind. docs/cameras.md describes every key."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import msgspec
+from msgspec import Meta
+
+from edge.colour import PixelFormat
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+"""Goes into topics, so it has no dots."""
+Size = Annotated[int, Meta(ge=1, le=65535)]
+Px = Annotated[int, Meta(ge=0, le=65535)]
+Rate = Annotated[float, Meta(gt=0, le=10000)]
+Milliseconds = Annotated[float, Meta(gt=0, le=3.6e6)]
+FrameCount = Annotated[int, Meta(ge=0, le=100_000)]
+Polygon = Annotated[list[tuple[Px, Px]], Meta(min_length=3, max_length=1000)]
+Trigger = Literal["free", "software", "hardware"]
+Policy = Literal["block", "drop_oldest", "drop_newest"]
+"""What gives way when frames come faster than they are inspected (`edge.inspection.handoff`)."""
+
+
+class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """What every kind has."""
+
+    name: Name
+    size: tuple[Size, Size] | Literal["first", "any"] = "first"
+    pixel_format: PixelFormat | Literal["first", "any"] = "first"
+    on_overload: Policy = "drop_oldest"
+    waiting_frames: Annotated[int, Meta(ge=1, le=64)] = 2
+    deadline_ms: Milliseconds | None = None
+    look_at: list[Polygon] = []
+    """Polygons in px (x, y); none: the whole frame."""
+    look_away: list[Polygon] = []
+    silent_after_periods: Annotated[float, Meta(ge=2, le=10000)] = 5.0
+    frozen_after_frames: FrameCount = 3
+    stale_after_ms: Milliseconds = 1000.0
+
+    replays: ClassVar[bool] = False
+    """Whether it shows files: a file that is not there is a mistake of the configuration and not a dead camera."""
+
+    @property
+    def triggered(self) -> Trigger:
+        """What makes it take a frame."""
+        return "free"
+
+    @property
+    def part_within_s(self) -> float:
+        """How long a part waits for its frame."""
+        return 1.0
+
+    @property
+    def opened_within_s(self) -> float:
+        """After how long an opening is given up."""
+        return 20.0
+
+
+class _Triggerable(_Camera, frozen=True, kw_only=True):
+    """A camera that may take a frame when it is told to."""
+
+    trigger: Trigger = "free"
+    trigger_timeout_ms: Milliseconds = 1000.0
+
+    @property
+    def triggered(self) -> Trigger:
+        return self.trigger
+
+    @property
+    def part_within_s(self) -> float:
+        # At the deadline the part's event must be out, whether its frame has come or not.
+        within = self.trigger_timeout_ms if self.deadline_ms is None else min(self.trigger_timeout_ms, self.deadline_ms)
+        return within / 1e3
+
+
+class FolderSettings(_Camera, frozen=True, kw_only=True, tag="folder"):
+    """A camera that shows the pictures of a folder."""
+
+    path: Path
+    rate_fps: Rate | None = None
+    loop: bool = False
+    on_overload: Policy = "block"
+    frozen_after_frames: FrameCount = 0
+
+    replays: ClassVar[bool] = True
+
+
+class VideoSettings(_Camera, frozen=True, kw_only=True, tag="video"):
+    """A camera that shows a video file."""
+
+    path: Path
+    rate_fps: Rate | None = None
+    """None: as the file says."""
+    loop: bool = False
+    on_overload: Policy = "block"
+    frozen_after_frames: FrameCount = 0
+
+    replays: ClassVar[bool] = True
+
+
+class PatternSettings(_Triggerable, frozen=True, kw_only=True, tag="pattern"):
+    """A drawn camera whose pixels tell frame id and position, and that fails on purpose: for rehearsals and tests."""
+
+    draw_size: tuple[Size, Size] = (640, 480)
+    """Width and height, px."""
+    rate_fps: Rate | None = 10.0
+    frames: Annotated[int, Meta(ge=1)] | None = None
+    """How many it shows before it ends; None: without end."""
+    trigger: Literal["free", "software"] = "free"
+    first_frame_id: Annotated[int, Meta(ge=1, le=65535)] = 1
+    lose_frames: list[int] = []
+    """Frames that are lost, counted from 1: their ids are left out."""
+    ignore_triggers: list[int] = []
+    """Triggers that are not heard, counted from 1."""
+    freeze_at: Annotated[int, Meta(ge=1)] | None = None
+    """From this frame on, the same picture comes again and again."""
+
+
+class GenicamSettings(_Triggerable, frozen=True, kw_only=True, tag="genicam"):
+    """A GigE Vision or USB3 Vision camera, through Aravis. Feature names are GenICam's (SFNC)."""
+
+    address: str | None = None
+    """IP address, host name, serial number or id as `heatline cameras list` shows it; None: the only camera there."""
+    interface: str | None = None
+    """Network interface on which cameras are looked for; None: all."""
+    exposure_us: Annotated[float, Meta(gt=0, le=1e8)] | None = None
+    gain_db: Annotated[float, Meta(ge=-100, le=100)] | None = None
+    rate_fps: Rate | None = None
+    region: tuple[Px, Px, Size, Size] | None = None
+    """x, y, width, height, px of the sensor; None: as the camera is set."""
+    packet_bytes: Annotated[int, Meta(ge=0, le=16384)] = 0
+    """0: negotiated."""
+    resend: bool = True
+    buffers: Annotated[int, Meta(ge=2, le=256)] = 8
+    trigger_line: str = "Line1"
+    """TriggerSource of hardware triggers."""
+    chunks: list[str] = []
+    """Chunk data that goes with every frame into its events, e.g. ExposureTime."""
+
+
+class V4l2Settings(_Camera, frozen=True, kw_only=True, tag="v4l2"):
+    """A V4L2 camera, through OpenCV."""
+
+    device: Path = Path("/dev/video0")
+    frame_size: tuple[Size, Size] | None = None
+    """Width and height asked of the driver, px; None: its own."""
+    fourcc: Annotated[str, Meta(min_length=4, max_length=4)] | None = None
+    rate_fps: Rate | None = None
+    exposure: float | None = None
+    """CAP_PROP_EXPOSURE, in the driver's own unit (100 us on most)."""
+    gain: float | None = None
+
+
+class RtspSettings(_Camera, frozen=True, kw_only=True, tag="rtsp"):
+    """A network camera that speaks RTSP, through PyAV."""
+
+    url: Annotated[str, Meta(pattern="^rtsps?://.+")]
+    transport: Literal["tcp", "udp"] = "tcp"
+    open_within_s: Annotated[float, Meta(gt=0, le=600)] = 5.0
+    read_within_s: Annotated[float, Meta(gt=0, le=600)] = 1.5
+    frozen_after_frames: FrameCount = 100
+    """An encoder may send a scene in which nothing moves as frames that are identical."""
+
+    @property
+    def opened_within_s(self) -> float:
+        # The library may take its time twice: to connect and to find the stream.
+        return 2 * self.open_within_s + 10
+
+
+CameraSettings = FolderSettings | VideoSettings | PatternSettings | GenicamSettings | V4l2Settings | RtspSettings
+
+
+def to_path(kind: type, value: object) -> Path:
+    """msgspec's hook for reading paths."""
+    if kind is Path and isinstance(value, str) and value and "\0" not in value:
+        return Path(value)
+    raise ValueError(f"Expected a path, got {value!r}")  # msgspec adds which key it is
+
+
+_decoder: msgspec.json.Decoder[CameraSettings] = msgspec.json.Decoder(CameraSettings, dec_hook=to_path)
+
+
+def to_bytes(settings: CameraSettings) -> bytes:
+    """Settings as they cross to the camera's process."""
+    return msgspec.json.encode(settings, enc_hook=str)
+
+
+def from_bytes(data: bytes) -> CameraSettings:
+    """The settings in these bytes."""
+    return _decoder.decode(data)

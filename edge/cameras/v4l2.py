@@ -1,0 +1,172 @@
+"""A V4L2 camera, e.g. a USB camera of the kind that computers have, through OpenCV."""
+
+import logging
+import os
+import stat
+import threading
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.cameras.base import FrameSource, Opened
+from edge.cameras.newest import Newest, Received
+from edge.cameras.opencv import keep_quiet
+from edge.cameras.settings import V4l2Settings
+from edge.errors import CameraError, last_line
+from edge.frames import BadFrame, Frame, Stamp
+
+logger = logging.getLogger(__name__)
+
+CLOSE_WITHIN_SECONDS = 1.0
+"""After that, a read that hangs is left to OpenCV's own timeout, 10 s."""
+BUFFERS = 4
+"""Of the driver, emptied as fast as it fills them. With one, it would drop every frame that begins while another one is
+being converted, and OpenCV does not tell."""
+MANUAL_EXPOSURE = 1
+"""V4L2_EXPOSURE_MANUAL: in every other mode the camera overrules an exposure that is set."""
+HIGHEST_RATE_FPS = 1000.0
+
+
+class V4l2Camera(FrameSource):
+    """Shows the newest frame of a device, BGR8; frame ids count the frames that were read, from 1.
+
+    Frames that newer ones took the place of come as one run of `overload`. What the driver itself drops is not seen:
+    OpenCV hides its sequence numbers.
+    """
+
+    def __init__(self, settings: V4l2Settings) -> None:
+        super().__init__(settings.name)
+        self._settings = settings
+        self._newest: Newest[NDArray[np.uint8]] = Newest()
+        self._reader: _Reader | None = None
+
+    def open(self) -> Opened:
+        keep_quiet()
+        self._look_at_device()
+        capture = cv2.VideoCapture(str(self._settings.device), cv2.CAP_V4L2)
+        if not capture.isOpened():
+            raise self._error("is no video device that captures, or another program uses it; set device")
+        try:
+            found = self._set_up(capture)
+        except CameraError:
+            capture.release()
+            raise
+        self._reader = _Reader(self._settings, capture, self._newest)
+        self._reader.start()
+        return found
+
+    def grab(self, timeout_s: float) -> Frame | BadFrame | None:
+        taken = self._newest.take(timeout_s)
+        return Frame(taken.stamp, taken.picture, "BGR8") if isinstance(taken, Received) else taken
+
+    def interrupt(self) -> None:
+        self._newest.interrupt()
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.stop()
+            self._reader = None
+
+    def _look_at_device(self) -> None:
+        """OpenCV only says that it could not open a device: ask the system why."""
+        device = self._settings.device
+        try:
+            if not stat.S_ISCHR(device.stat().st_mode):
+                raise self._error("is no device; set device to one of /dev/video*")
+            os.close(os.open(device, os.O_RDWR | os.O_NONBLOCK))
+        except FileNotFoundError as error:
+            raise self._error("is not there; is the camera plugged in? Set device to one of /dev/video*") from error
+        except OSError as error:
+            raise self._error(
+                f"cannot be opened ({error.strerror}); whoever runs the line must be in the group of the device, "
+                "mostly video"
+            ) from error
+
+    def _set_up(self, capture: cv2.VideoCapture) -> Opened:
+        """Ask the driver for what the settings say, and read back what it took."""
+        wanted = self._settings
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, BUFFERS)
+        if wanted.fourcc is not None:  # before the size: which sizes there are depends on it
+            capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*wanted.fourcc))
+        if wanted.frame_size is not None:
+            capture.set(cv2.CAP_PROP_FRAME_WIDTH, wanted.frame_size[0])
+            capture.set(cv2.CAP_PROP_FRAME_HEIGHT, wanted.frame_size[1])
+        size = (int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
+        fourcc = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin-1")
+        for key, asked, took in (
+            ("fourcc", wanted.fourcc, fourcc),
+            ("frame_size", _px(wanted.frame_size), _px(size)),
+        ):
+            if asked is not None and asked != took:
+                raise self._error(
+                    f"took {took} when asked for {asked}; set {key} to what `v4l2-ctl --list-formats-ext` shows"
+                )
+        if wanted.exposure is not None:
+            capture.set(cv2.CAP_PROP_AUTO_EXPOSURE, MANUAL_EXPOSURE)
+        for key, which, value in (
+            ("rate_fps", cv2.CAP_PROP_FPS, wanted.rate_fps),
+            ("exposure", cv2.CAP_PROP_EXPOSURE, wanted.exposure),
+            ("gain", cv2.CAP_PROP_GAIN, wanted.gain),
+        ):
+            if value is not None and not capture.set(which, value):
+                raise self._error(f"does not take {key} = {value:g}; leave {key} out, or see `v4l2-ctl --list-ctrls`")
+        rate_fps = capture.get(cv2.CAP_PROP_FPS)
+        known = 0 < rate_fps <= HIGHEST_RATE_FPS
+        return Opened(
+            found=f"{self._settings.device}: {_px(size)}, {fourcc} shown as BGR8"
+            + (f", {rate_fps:g} frames/s" if known else ""),
+            period_s=1 / rate_fps if known else None,
+        )
+
+    def _error(self, what: str) -> CameraError:
+        return CameraError(f"camera {self.name}: {self._settings.device} {what}")
+
+
+class _Reader:
+    """The thread that reads; it alone touches the device."""
+
+    def __init__(self, settings: V4l2Settings, capture: cv2.VideoCapture, newest: Newest[NDArray[np.uint8]]) -> None:
+        self._settings = settings
+        self._capture = capture
+        self._newest = newest
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name=f"read {settings.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._thread.join(CLOSE_WITHIN_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            reason = self._read()
+        except Exception as error:
+            logger.exception("a device could not be read")
+            reason = f"cannot be read any more ({last_line(error)}); see the log"
+        finally:
+            self._capture.release()
+        self._newest.end(f"camera {self._settings.name}: {self._settings.device} {reason}")
+
+    def _read(self) -> str:
+        """Read until a read brings nothing; what is to be said then."""
+        frame_id = 0
+        while not self._stopped:
+            read, image = self._capture.read()
+            if not read:
+                return "brought no frame; was it unplugged, or does another program use it?"
+            frame_id += 1
+            stamp = Stamp(self._settings.name, frame_id, camera_timestamp_ns=self._timestamp_ns())
+            self._newest.put(Received(stamp, np.asarray(image, np.uint8)))
+        return "was closed"
+
+    def _timestamp_ns(self) -> int | None:
+        """When the driver took the frame. After a timeout OpenCV may show one again: then this stands still."""
+        milliseconds = self._capture.get(cv2.CAP_PROP_POS_MSEC)
+        return round(milliseconds * 1000) * 1000 if milliseconds > 0 else None
+
+
+def _px(size: tuple[int, int] | None) -> str | None:
+    return None if size is None else f"{size[0]}x{size[1]} px"

@@ -1,0 +1,41 @@
+"""`heatline trigger`."""
+
+import click
+
+from edge.cli.finite_range import FiniteRange
+from edge.cli.output import json_option, print_json, visible
+from edge.delivery.commander import Commander
+from edge.delivery.commands import Announced, Triggered
+
+
+@click.command(epilog="Example: heatline trigger tcp://127.0.0.1:5557 top --part-id P-1")
+@click.argument("address")
+@click.argument("camera")
+@click.option("--part-id", help="The part that the frame will show: 1 to 64 printable characters.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=FiniteRange(min=0, max=3600),
+    default=10.0,
+    show_default=True,
+    help="Seconds to wait for the reply.",
+)
+@json_option
+def trigger(address: str, camera: str, part_id: str | None, timeout_s: float, as_json: bool) -> None:
+    """Have CAMERA of the line that takes commands at ADDRESS take a frame now.
+
+    A camera with a hardware trigger takes it at the next trigger edge; until then the part id waits for it.
+    """
+    with Commander(address, timeout_s) as line:
+        reply = line.trigger(camera, part_id)
+    if as_json:
+        print_json(reply)
+    else:
+        click.echo(visible(_sentence(reply)))
+
+
+def _sentence(reply: Triggered | Announced) -> str:
+    part = "no part id" if reply.part_id is None else f"part {reply.part_id}"
+    if isinstance(reply, Announced):
+        return f"{reply.camera}: {part} waits for the next trigger"
+    return f"{reply.camera}: frame {reply.frame_id}, number {reply.frame_number} since the line's start, {part}"

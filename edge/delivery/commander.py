@@ -1,0 +1,114 @@
+"""Sends commands to a line."""
+
+import contextlib
+import itertools
+import time
+from types import TracebackType
+from typing import Self
+
+import zmq
+
+from edge.delivery.commands import Announced, Refused, Reply, Request, Triggered, TriggerRequest, reply_from, to_bytes
+from edge.errors import CommandRefusedError, DeliveryError
+
+
+class Commander:
+    """A DEALER socket that asks one thing at a time. Use it in the thread that made it:
+
+        with Commander("tcp://127.0.0.1:5557") as line:
+            line.trigger("top", part_id="P-1")
+
+    A request never waits for a line to come: fired late, it would be for another part.
+
+    Args:
+        address: what the line binds.
+        timeout_s: how long to wait for a reply; may be set between requests.
+    Raises:
+        DeliveryError: the address is none.
+    """
+
+    def __init__(self, address: str, timeout_s: float = 10.0) -> None:
+        self.timeout_s = timeout_s
+        self._address = address
+        self._ids = itertools.count(1)
+        self._context = zmq.Context()
+        try:
+            self._socket = self._connected()
+        except DeliveryError:
+            self._context.term()
+            raise
+
+    def trigger(self, camera: str, part_id: str | None = None) -> Triggered | Announced:
+        """Have a frame of the next part taken; returns the frame, or word that the part id waits for the trigger edge.
+
+        Raises:
+            CommandRefusedError: the line refuses.
+            DeliveryError: no line is there, or no reply came in time.
+            MessageError: what came is no reply.
+        """
+        try:
+            request = TriggerRequest(request_id=str(next(self._ids)), camera=camera, part_id=part_id)
+        except ValueError as error:  # the line would say the same
+            raise CommandRefusedError("malformed", str(error)) from error
+        reply = self._ask(request)
+        if isinstance(reply, Refused):
+            raise CommandRefusedError(reply.reason, reply.detail)
+        return reply
+
+    def close(self) -> None:
+        """Let go of the socket; may be called twice."""
+        self._socket.close()
+        self._context.term()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _connected(self) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.IMMEDIATE, 1)  # what cannot be sent now is not sent later
+        socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.setsockopt(zmq.IPV6, "[" in self._address)
+        try:
+            socket.connect(self._address)
+        except zmq.ZMQError as error:
+            socket.close()
+            raise DeliveryError(
+                f"{self._address} is no address to connect to ({error.strerror}); expected e.g. tcp://127.0.0.1:5557"
+            ) from error
+        return socket
+
+    def _ask(self, request: Request) -> Reply:
+        until_s = time.monotonic() + self.timeout_s
+        self._send(to_bytes(request), until_s)
+        while self._socket.poll(_ms_left(until_s)):
+            reply = reply_from(self._socket.recv_multipart()[-1])
+            if reply.request_id == request.request_id:
+                return reply
+        # A new connection: neither shall the request still go out, nor the reply to it be taken for the next one's.
+        self._socket.close()
+        self._socket = self._connected()
+        raise DeliveryError(
+            f"{self._address} did not reply within {self.timeout_s:g} s, and may have done what it was asked; "
+            "the line's events and its log say"
+        )
+
+    def _send(self, data: bytes, until_s: float) -> None:
+        while self._socket.poll(_ms_left(until_s), zmq.POLLOUT):
+            with contextlib.suppress(zmq.Again):  # the line has gone again in between
+                self._socket.send(data, zmq.NOBLOCK)
+                return
+        raise DeliveryError(
+            f"{self._address} was not reached within {self.timeout_s:g} s, and nothing was asked of it; "
+            "is the line running, and is its commands.bind this address?"
+        )
+
+
+def _ms_left(until_s: float) -> int:
+    return max(0, round((until_s - time.monotonic()) * 1000))

@@ -1,0 +1,122 @@
+"""Pictures go to a folder beside the grabbing, in bounded memory: frames that wait for a disk are lost."""
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import InputError
+from edge.heatmap_picture import png
+
+MOST_WAITING_BYTES = 512 << 20
+"""Of pictures that wait to be written, all cameras together."""
+WRITERS = 4
+
+
+class Saver:
+    """Writes pictures, grey [H, W] or RGB [H, W, 3], on threads of its own.
+
+    Nothing is written any more once something could not be.
+
+    Args:
+        folder: is made where it is not there.
+        most_bytes: of pictures that wait. One is always taken.
+    Raises:
+        InputError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, most_bytes: int = MOST_WAITING_BYTES) -> None:
+        self._folder, self._most_bytes = folder, most_bytes
+        self._room = threading.Condition()
+        self._waiting_bytes = 0
+        self._error: Exception | None = None
+        self.written: set[str] = set()
+        """The files that were written."""
+        with self._writing():
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+            self.earlier = [path.name for path in folder.iterdir() if path.is_file()]
+            """The files that were there before."""
+        self._threads = ThreadPoolExecutor(WRITERS, initializer=_step_back)
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._threads.shutdown(wait=kind is None, cancel_futures=kind is not None)
+
+    def save(self, name: str, picture: NDArray[np.uint8], *, waits: bool) -> bool:
+        """Have a picture written in a while; False: there was no room for it.
+
+        Args:
+            waits: until there is room.
+        """
+        with self._room:
+            if waits:
+                self._room.wait_for(lambda: self._has_room(picture))
+            elif not self._has_room(picture):
+                return False
+            self._waiting_bytes += picture.nbytes
+        self._threads.submit(self._save, name, picture)
+        return True
+
+    def save_now(self, name: str, picture: NDArray[np.uint8]) -> bool:
+        """Write a picture; whether it was written."""
+        if self.failed:
+            return False
+        path = self._folder / name
+        try:
+            with self._writing():
+                path.write_bytes(png(picture))
+        except Exception as error:  # whatever it is, `check` tells it
+            self._error = error
+            with contextlib.suppress(OSError):  # half a picture is worse than none
+                path.unlink()
+            return False
+        self.written.add(name)
+        return True
+
+    @property
+    def failed(self) -> bool:
+        """Whether something could not be written."""
+        return self._error is not None
+
+    def check(self) -> None:
+        """See that all that was taken was written.
+
+        Raises:
+            InputError: something was not.
+        """
+        if self._error is not None:
+            raise self._error
+
+    def _has_room(self, picture: NDArray[np.uint8]) -> bool:
+        return not self._waiting_bytes or self._waiting_bytes + picture.nbytes <= self._most_bytes
+
+    def _save(self, name: str, picture: NDArray[np.uint8]) -> None:
+        self.save_now(name, picture)
+        with self._room:
+            self._waiting_bytes -= picture.nbytes
+            self._room.notify_all()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"{self._folder} cannot be written ({error.strerror}); check the disk and the permissions, or name "
+                "another folder with --out"
+            ) from error
+
+
+def _step_back() -> None:
+    """Have this thread work when no other one wants to: a frame that waits for the processor is lost."""
+    os.setpriority(os.PRIO_PROCESS, 0, 19)  # on Linux a thread has a priority of its own

@@ -1,0 +1,134 @@
+"""The docket: every frame from its announcement until its event is out, each camera's in order.
+
+Whatever becomes of a frame is settled here, once. Events leave in the order of the camera's frames; frames one after
+the other that were lost for the same reason leave as one. At its deadline a frame that is not settled yet is settled as
+`dropped[deadline]`, and what is found out about it later counts no more.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from edge.frames import Stamp
+from edge.inspection.outcome import Outcome, Unjudged
+
+_TOO_LATE = Unjudged("dropped", "deadline", "there was no verdict by its deadline")
+
+
+@dataclass
+class _Entry:
+    stamp: Stamp
+    outcome: Outcome | None = None
+
+
+class Docket:
+    """Any thread admits and settles; one thread takes.
+
+    Args:
+        cameras: their names.
+        judged_waiting: how many judgements, which hold heatmaps, may wait to be taken.
+    """
+
+    def __init__(self, cameras: Iterable[str], judged_waiting: int) -> None:
+        self._entries: dict[str, deque[_Entry]] = {camera: deque() for camera in cameras}
+        self._turn = deque(self._entries)
+        self._open: dict[tuple[str, int], _Entry] = {}
+        self._judged_waiting, self._judged = judged_waiting, 0
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def admit(self, stamp: Stamp) -> None:
+        """A frame was announced. A camera's frames are admitted in the order of their numbers."""
+        with self._changed:
+            entry = _Entry(stamp)
+            self._entries[stamp.camera].append(entry)
+            self._open[stamp.camera, stamp.number] = entry
+            if stamp.due_monotonic_ns is not None:
+                self._changed.notify_all()  # it may be due before all others
+
+    def is_open(self, stamp: Stamp) -> bool:
+        """Whether anybody still waits for what becomes of a frame."""
+        with self._changed:
+            return (stamp.camera, stamp.number) in self._open
+
+    def settle(self, outcome: Outcome) -> bool:
+        """Say what became of a frame; waits for room where that is a judgement. False: it was too late to count."""
+        key = outcome.stamp.camera, outcome.stamp.number
+        with self._changed:
+            if outcome.judgement is not None:
+                self._changed.wait_for(lambda: self._judged < self._judged_waiting or self._closed)
+            entry = self._open.pop(key, None)
+            if entry is None:
+                return False
+            self._changed.notify_all()
+            if outcome.judgement is not None and _is_due(entry.stamp, time.monotonic_ns()):
+                entry.outcome = Outcome(entry.stamp, unjudged=_TOO_LATE)
+                return False
+            self._judged += outcome.judgement is not None
+            entry.outcome = outcome
+            return True
+
+    def take(self) -> Outcome | None:
+        """The next outcome to tell; waits for one; None once closed and nothing settled is left."""
+        with self._changed:
+            while True:
+                due_ns = self._expire(time.monotonic_ns())
+                for _ in range(len(self._turn)):
+                    entries = self._entries[self._turn[0]]
+                    self._turn.rotate(-1)  # no camera's events keep back another's
+                    if entries and entries[0].outcome is not None:
+                        return self._pop(entries)
+                if self._closed:
+                    return None
+                self._changed.wait(None if due_ns is None else max(due_ns - time.monotonic_ns(), 0) / 1e9)
+
+    def close(self) -> None:
+        """No more will be settled; what is settled is still given out."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _expire(self, now_ns: int) -> int | None:
+        """Settle all that is due; when the next one is."""
+        next_due_ns = None
+        for key, entry in list(self._open.items()):
+            due_ns = entry.stamp.due_monotonic_ns
+            if due_ns is None:
+                continue
+            if _is_due(entry.stamp, now_ns):
+                entry.outcome = Outcome(entry.stamp, unjudged=_TOO_LATE)
+                del self._open[key]
+            elif next_due_ns is None or due_ns < next_due_ns:
+                next_due_ns = due_ns
+        return next_due_ns
+
+    def _pop(self, entries: deque[_Entry]) -> Outcome:
+        outcome = entries.popleft().outcome
+        assert outcome is not None
+        if outcome.judgement is not None:
+            self._judged -= 1
+            self._changed.notify_all()
+            # It may have waited here for too long.
+            late = _is_due(outcome.stamp, time.monotonic_ns())
+            return Outcome(outcome.stamp, unjudged=_TOO_LATE) if late else outcome
+        while entries and (following := entries[0].outcome) is not None and _same_loss(outcome, following):
+            entries.popleft()
+            outcome = replace(outcome, stamp=outcome.stamp.through(following.stamp))
+        return outcome
+
+
+def _is_due(stamp: Stamp, now_ns: int) -> bool:
+    return stamp.due_monotonic_ns is not None and stamp.due_monotonic_ns <= now_ns
+
+
+def _same_loss(one: Outcome, other: Outcome) -> bool:
+    """Whether two outcomes may be told as one: a part's is always told by itself, and so is a file's."""
+    return (
+        one.unjudged is not None
+        and other.unjudged is not None
+        and one.unjudged == other.unjudged
+        and all(stamp.part_id is None and stamp.source is None for stamp in (one.stamp, other.stamp))
+        and one.stamp.goes_on_with(other.stamp)
+    )

@@ -1,0 +1,139 @@
+"""What was in flight when the service died: kept in a small file that is mapped into memory, so that what was written
+is there after kill -9. A power cut may lose the last seconds of it.
+
+As a camera's events leave in the order of its frames, those in flight are those after the last one told.
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.frames import Stamp
+
+FILE_NAME = "in-flight"
+_MAGIC = b"heatline in-flight 1\n"
+_HEAD = struct.Struct("<64sQQ")
+"""Camera, number of the last frame announced, number of the last frame told."""
+_SLOT = struct.Struct("<QQqQ256s")
+"""Number, frames, frame id (-1: none), captured at (UTC, ns), part id."""
+_SLOTS = 256
+"""More than can be in flight; of older ones only the number is known."""
+_CAMERA_BYTES = _HEAD.size + _SLOTS * _SLOT.size
+
+
+class FlightRecorder:
+    """Notes each frame's announcement and the end of its way. Of one camera, one thread announces and one tells.
+
+    Args:
+        path: the file; what was in it is written over.
+        told: per camera, how many frames have been told of already.
+    Raises:
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, told: Mapping[str, int]) -> None:
+        names = list(told)
+        size = len(_MAGIC) + len(names) * _CAMERA_BYTES
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, 0)
+            os.posix_fallocate(fd, 0, size)  # a full disk must show now, and not by SIGBUS later
+            self._memory = mmap.mmap(fd, size)
+        finally:
+            os.close(fd)
+        self._blocks = {name: len(_MAGIC) + index * _CAMERA_BYTES for index, name in enumerate(names)}
+        for name, block in self._blocks.items():
+            _HEAD.pack_into(self._memory, block, name.encode(), told[name], told[name])
+        self._memory[: len(_MAGIC)] = _MAGIC
+        self._slots = dict.fromkeys(names, 0)
+
+    def announced(self, stamp: Stamp) -> None:
+        """A frame, or a run of them, was announced; it has its number."""
+        block, slot = self._blocks[stamp.camera], self._slots[stamp.camera]
+        self._slots[stamp.camera] = (slot + 1) % _SLOTS
+        _SLOT.pack_into(
+            self._memory,
+            block + _HEAD.size + slot * _SLOT.size,
+            stamp.number,
+            stamp.frames,
+            -1 if stamp.frame_id is None else stamp.frame_id,
+            stamp.captured_at_ns,
+            (stamp.part_id or "").encode(),
+        )
+        # Last, so that a frame that is counted has been noted.
+        struct.pack_into("<Q", self._memory, block + 64, stamp.number + stamp.frames - 1)
+
+    def told(self, stamp: Stamp) -> None:
+        """The event of a frame, or of a run of them, is out."""
+        struct.pack_into("<Q", self._memory, self._blocks[stamp.camera] + 72, stamp.number + stamp.frames - 1)
+
+    def close(self) -> None:
+        self._memory.close()
+
+
+@dataclass(frozen=True)
+class _Noted:
+    number: int
+    frames: int
+    frame_id: int | None
+    captured_at_ns: int
+    part_id: str | None
+
+
+def in_flight_at_the_end(path: Path) -> list[Stamp]:
+    """The frames that an earlier run announced and never told of, as few stamps as can say it; each part has its own.
+
+    Their numbers are those of that run. A file that is not there, or is none of ours, tells of nothing.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return []
+    if not data.startswith(_MAGIC):
+        return []
+    stamps: list[Stamp] = []
+    for block in range(len(_MAGIC), len(data) - _CAMERA_BYTES + 1, _CAMERA_BYTES):
+        name, announced, told = _HEAD.unpack_from(data, block)
+        camera = name.rstrip(b"\0").decode(errors="replace")
+        stamps += _stamps(camera, announced, told, _noted(data, block + _HEAD.size, told, announced))
+    return stamps
+
+
+def _noted(data: bytes, begin: int, told: int, announced: int) -> list[_Noted]:
+    """What was noted of the frames after `told` up to `announced`, in their order."""
+    noted = []
+    for slot in range(_SLOTS):
+        number, frames, frame_id, at_ns, part = _SLOT.unpack_from(data, begin + slot * _SLOT.size)
+        if told < number + frames - 1 and 0 < number <= announced:
+            part_id = part.rstrip(b"\0").decode(errors="replace") or None
+            noted.append(_Noted(number, frames, None if frame_id < 0 else frame_id, at_ns, part_id))
+    return sorted(noted, key=lambda each: each.number)
+
+
+def _stamps(camera: str, announced: int, told: int, noted: list[_Noted]) -> list[Stamp]:
+    stamps: list[Stamp] = []
+    reached = told
+    for each in noted:
+        if each.number > reached + 1:  # noted so long ago that it was written over
+            missing = each.number - reached - 1
+            stamps.append(_stamp(camera, _Noted(reached + 1, missing, None, each.captured_at_ns, None)))
+        stamp = _stamp(camera, each)
+        last = stamps[-1] if stamps else None
+        if last is not None and last.part_id is stamp.part_id is None and last.goes_on_with(stamp):
+            stamps[-1] = last.through(stamp)
+        else:
+            stamps.append(stamp)
+        reached = max(reached, each.number + each.frames - 1)
+    if reached < announced:
+        stamps.append(_stamp(camera, _Noted(reached + 1, announced - reached, None, 0, None)))
+    return stamps
+
+
+def _stamp(camera: str, noted: _Noted) -> Stamp:
+    return Stamp(
+        camera, noted.frame_id, captured_at_ns=noted.captured_at_ns, frames=noted.frames, number=noted.number,
+        part_id=noted.part_id,
+    )  # fmt: skip

@@ -1,0 +1,44 @@
+"""After a death: what was in flight then is told first, and what is in flight now is noted for the next time."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, in_flight_at_the_end
+from edge.inspection.ledger import Ledger
+from edge.inspection.outcome import Outcome, Unjudged
+from edge.text import sayable
+
+logger = logging.getLogger(__name__)
+
+_CRASHED = Unjudged("dropped", "crashed", "the service ended before there was a verdict, and was started again")
+
+
+def state_folder() -> Path | None:
+    """Where the service may keep something, as systemd says (StateDirectory); None: nowhere."""
+    named = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(named) if named else None
+
+
+def tell_of_the_last_run(folder: Path | None, ledger: Ledger, tell: Callable[[Outcome], None]) -> FlightRecorder | None:
+    """Tell of the frames that were in flight when the last run died, and begin to note those of this one.
+
+    They are booked in this run's ledger, as its first. Of a camera that the line has no more, they are logged.
+    """
+    if folder is None:
+        return None
+    path = folder / FILE_NAME
+    cameras = ledger.accounts()
+    for stamp in in_flight_at_the_end(path):
+        if stamp.camera not in cameras:
+            logger.error("camera %s is gone, with %d frames that were in flight", sayable(stamp.camera), stamp.frames)
+            continue
+        number = ledger.captured(stamp.camera, stamp.frames)
+        tell(Outcome(stamp.numbered(number), unjudged=_CRASHED))
+        ledger.dropped(stamp.camera, _CRASHED.reason, stamp.frames)
+    try:
+        return FlightRecorder(path, {name: account.captured for name, account in ledger.accounts().items()})
+    except OSError as error:
+        logger.warning("%s cannot be written (%s): after a crash nobody will know what was in flight", path, error)
+        return None

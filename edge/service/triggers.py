@@ -1,0 +1,36 @@
+"""From requests on the command socket to the cameras that they are for."""
+
+from collections.abc import Callable, Mapping
+
+from edge.cameras.supervisor import SupervisedCamera
+from edge.cameras.triggering import TriggerAnswer, TriggerRequest
+from edge.delivery import commands
+from edge.text import sayable
+
+
+class TriggerDesk:
+    """Takes trigger requests for a line's cameras."""
+
+    def __init__(self, cameras: Mapping[str, SupervisedCamera]) -> None:
+        self._cameras = cameras
+
+    def handle(self, request: commands.Request, answer: Callable[[commands.Reply], None]) -> None:
+        """Pass a request on to its camera; the reply comes once the camera has answered."""
+        camera = self._cameras.get(request.camera)
+        if camera is None:
+            known = ", ".join(sorted(self._cameras))
+            answer(
+                commands.refusal("unknown_camera", f"there is no camera {request.camera!r}; expected one of {known}")
+            )
+            return
+        camera.trigger(TriggerRequest(request.part_id, lambda said: answer(_reply(request, said))))
+
+
+def _reply(request: commands.TriggerRequest, said: TriggerAnswer) -> commands.Reply:
+    if said.refused is not None:
+        return commands.refusal(said.refused, sayable(said.detail))
+    if said.frame_id is None:
+        return commands.Announced(camera=request.camera, part_id=request.part_id)
+    return commands.Triggered(
+        camera=request.camera, part_id=request.part_id, frame_id=said.frame_id, frame_number=said.frame_number
+    )

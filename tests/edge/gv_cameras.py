@@ -1,0 +1,438 @@
+"""GigE Vision cameras for tests: real devices that speak GVCP and GVSP over UDP, on addresses of loopback.
+
+`aravis_camera` is Aravis' own device in a process of its own that shows our pictures and can be killed, frozen,
+resized; `viva_camera` is a second, independent one with chunks, packet resend and lost packets by number.
+
+Run as a program, it is the device of one `aravis_camera`.
+"""
+
+import contextlib
+import ctypes
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_double, c_int, c_uint32, c_void_p
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.cameras import aravis
+from edge.cameras.aravis import Function
+from edge.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from viva_genicam.testing import FakeGigeCamera
+
+ROOT = Path(__file__).parents[2]
+GVCP_PORT = 3956
+FIRST_FRAME_ID = 65401
+"""Of Aravis' device after each start: 135 frames on, ids begin again at 1."""
+ADDRESSES = [f"127.0.0.{number}" for number in range(1, 65)]
+START_WITHIN_S = 30.0
+
+Picture = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+def next_frame_id(frame_id: int) -> int:
+    """16-bit ids skip 0."""
+    return frame_id % 65535 + 1
+
+
+class AravisCamera:
+    """A running device. It shows `pictures[frame_id % len(pictures)]`, cut to the region that is set.
+
+    Attributes:
+        address: IP address to open it by.
+        serial: its serial number, unlike that of every other one.
+    """
+
+    def __init__(
+        self, address: str, pictures: Sequence[Picture], pixel_format: str, rate_fps: float, netns: str | None
+    ) -> None:
+        self.address, self.serial = address, f"HL{secrets.token_hex(4)}"
+        self._netns = netns
+        self._settings: dict[str, Any] = {
+            "pictures": list(pictures), "pixel_format": pixel_format, "rate_fps": rate_fps
+        }  # fmt: skip
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+
+    def picture(self, frame_id: int | None) -> Picture:
+        """What the frame with this id shows, unless it was told otherwise."""
+        assert frame_id is not None
+        pictures: list[Picture] = self._settings["pictures"]
+        return pictures[frame_id % len(pictures)]
+
+    def start(self) -> None:
+        """Switch it on; returns once it answers. Frame ids begin at `FIRST_FRAME_ID`, all else as at first."""
+        assert self._process is None, "it is on"
+        ours, theirs = socket.socketpair()
+        within = ["ip", "netns", "exec", self._netns] if self._netns else []
+        with theirs:
+            self._process = subprocess.Popen(
+                [*within, sys.executable, "-m", "tests.edge.gv_cameras", str(theirs.fileno())],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        self._pipe = Connection(ours.detach())
+        self._tell("start", address=self.address, serial=self.serial, **self._settings)
+
+    def kill(self) -> None:
+        """As if its power were cut."""
+        self._gone("kill")
+
+    def stop(self) -> None:
+        """Switch it off."""
+        if self._process is not None:
+            self._gone("terminate")
+
+    def show(self, pictures: Sequence[Picture]) -> None:
+        """Show others from now on; their size must be that of those before."""
+        self._settings["pictures"] = list(pictures)
+        self._tell("show", pictures=list(pictures))
+
+    def freeze(self, frozen: bool = True) -> None:
+        """Show the picture of one frame again and again: a sensor that hangs."""
+        self._tell("freeze", frozen=frozen)
+
+    def stop_clock(self, stopped: bool = True) -> None:
+        """Have the timestamps of its frames stand still."""
+        self._tell("stop_clock", stopped=stopped)
+
+    def turn_clock_back(self, seconds: float) -> None:
+        """Have the timestamps of its frames jump back once."""
+        self._tell("turn_clock_back", seconds=seconds)
+
+    def leave_out(self, frames: int = 1) -> None:
+        """Skip so many frame ids, as if frames were lost before they were sent."""
+        self._tell("leave_out", frames=frames)
+
+    def pause(self, paused: bool = True) -> None:
+        """Send no frames, but answer."""
+        self._tell("pause", paused=paused)
+
+    def lose_packets(self, ratio: float) -> None:
+        """Lose this share of stream packets, at random. It resends none."""
+        self._tell("lose_packets", ratio=ratio)
+
+    def resize(self, width: int, height: int, pixel_format: str | None = None) -> None:
+        """Change the size of frames, and their pixel format, while they are being sent."""
+        self._tell("resize", width=width, height=height, pixel_format=pixel_format)
+
+    def software_trigger_rate(self, rate_fps: float) -> None:
+        """How often it looks whether it was triggered; 25 times a second at first."""
+        self._tell("trigger_rate", rate_fps=rate_fps)
+
+    def _tell(self, what: str, **how: Any) -> None:
+        assert self._pipe is not None, "it is off"
+        self._pipe.send((what, how))
+        assert self._pipe.poll(START_WITHIN_S), f"the camera's process did not {what}"
+        problem = self._pipe.recv()
+        assert problem is None, problem
+
+    def _gone(self, how: str) -> None:
+        assert self._process is not None, "it is off"
+        getattr(self._process, how)()
+        self._process.wait()
+        assert self._pipe is not None
+        self._pipe.close()
+        self._process = self._pipe = None
+
+
+@contextlib.contextmanager
+def aravis_camera(
+    address: str | None = None,
+    pictures: Sequence[Picture] = (),
+    *,
+    pixel_format: str = "Mono8",
+    rate_fps: float = 25.0,
+    netns: str | None = None,
+) -> Iterator[AravisCamera]:
+    """Aravis' device, on.
+
+    Args:
+        address: of loopback; None: one that no other camera has. With `netns` any address in there.
+        pictures: what it shows; the first one's size is the camera's. None: four of 64x48 that all differ.
+        pixel_format: Mono8, Mono16, RGB8, BayerRG8, BayerGR8, BayerGB8 or BayerBG8.
+        netns: network namespace that it lives in.
+    """
+    need_aravis()
+    shown = list(pictures) or noise(4, 48, 64)
+    with contextlib.nullcontext(address) if netns else leased(address) as leased_address:
+        assert leased_address is not None, "a network namespace needs an address"
+        with contextlib.nullcontext() if netns else loopback_has(leased_address):
+            camera = AravisCamera(leased_address, shown, pixel_format, rate_fps, netns)
+            try:
+                camera.start()
+                yield camera
+            finally:
+                camera.stop()
+
+
+@contextlib.contextmanager
+def viva_camera(address: str | None = None, **settings: Any) -> Iterator["FakeGigeCamera"]:
+    """viva-genicam's device, on, in threads of this process; takes what its FakeGigeCamera takes (packet_resend,
+    drop_packets, pixel_format, ...)."""
+    need_aravis()
+    testing = pytest.importorskip("viva_genicam.testing", reason="viva-genicam is not installed")
+    with leased(address) as leased_address, testing.FakeGigeCamera(bind_ip=leased_address, **settings) as camera:
+        yield camera
+
+
+class Cable:
+    """A network cable from this PC to a network namespace in which an `aravis_camera` can live.
+
+    Attributes:
+        netns: name of the namespace.
+        address: the camera's end of it.
+    """
+
+    def __init__(self, netns: str, address: str) -> None:
+        self.netns, self.address = netns, address
+
+    def pull(self) -> None:
+        _ip("-n", self.netns, "link", "set", "eth0", "down")
+
+    def plug(self) -> None:
+        _ip("-n", self.netns, "link", "set", "eth0", "up")
+
+    def lose(self, ratio: float) -> None:
+        """Lose this share of the stream's packets, at random; commands and their answers come through."""
+        if shutil.which("nft") is None:
+            pytest.skip("losing packets on the way needs nft (nftables)")
+        rules = "flush ruleset"
+        if ratio:
+            drop = f"udp sport != {GVCP_PORT} numgen random mod 1000000 < {round(ratio * 1e6)} drop;"
+            rules += f"\ntable inet lossy {{ chain out {{ type filter hook output priority 0; {drop} }}; }}\n"
+        _ip("netns", "exec", self.netns, "nft", "-f", "-", given=rules)
+
+
+@contextlib.contextmanager
+def cable() -> Iterator[Cable]:
+    """A cable that is plugged in; skips the test where no network namespace can be made."""
+    name = f"hl{secrets.token_hex(4)}"
+    net = f"10.{secrets.randbelow(256)}.{secrets.randbelow(256)}"
+    try:
+        _ip("netns", "add", name)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a cable that can be pulled needs a network namespace: {error}")
+    try:
+        _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+        _ip("address", "add", f"{net}.1/24", "dev", name)
+        _ip("link", "set", name, "up")
+        _ip("-n", name, "address", "add", f"{net}.2/24", "dev", "eth0")
+        _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", name, "link", "set", "eth0", "up")
+        yield Cable(name, f"{net}.2")
+    finally:
+        _ip("netns", "del", name)  # the cable goes with its end
+
+
+def _ip(*command: str, given: str | None = None) -> None:
+    subprocess.run(["ip", *command], input=given, check=True, capture_output=True, text=True)
+
+
+def need_aravis() -> None:
+    """Skip the test where libaravis is not installed."""
+    try:
+        aravis.load()
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+
+
+def noise(count: int, height: int, width: int, channels: int = 1, dtype: type = np.uint8) -> list[Picture]:
+    """Pictures that differ in every region: [height, width] or [height, width, channels]."""
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    top = np.iinfo(dtype).max
+    return [np.random.default_rng(seed).integers(0, top, shape, dtype, endpoint=True) for seed in range(count)]
+
+
+@contextlib.contextmanager
+def leased(address: str | None = None) -> Iterator[str]:
+    """An address of loopback whose port no other camera has, here or in another run of tests, while this lasts.
+
+    Held by a TCP socket: cameras only use UDP.
+    """
+    for candidate in [address] if address else ADDRESSES:
+        with socket.socket() as lease:
+            try:
+                lease.bind((candidate, GVCP_PORT))
+            except OSError:
+                continue
+            with socket.socket(type=socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+                probe.bind((candidate, GVCP_PORT))
+                probe.close()
+                yield candidate
+                return
+    raise AssertionError(f"{address or 'every address'} has a camera already")
+
+
+@contextlib.contextmanager
+def loopback_has(address: str) -> Iterator[None]:
+    """Give lo an address: Aravis' device looks for its address among those of the interfaces. 127.0.0.1 is there."""
+    ip = shutil.which("ip")
+    if address == "127.0.0.1":
+        yield
+        return
+    if ip is None:
+        pytest.skip("a second camera needs ip (iproute2) to give lo a second address")
+    added = subprocess.run([ip, "address", "add", f"{address}/8", "dev", "lo"], capture_output=True, text=True)
+    if added.returncode and "exists" not in added.stderr and "already" not in added.stderr:
+        pytest.skip(f"a second camera needs a second address on lo: {added.stderr.strip()}")
+    try:
+        yield
+    finally:
+        if not added.returncode:
+            subprocess.run([ip, "address", "del", f"{address}/8", "dev", "lo"], capture_output=True, check=False)
+
+
+# The device's process.
+
+_FILL = CFUNCTYPE(None, c_void_p, c_void_p, c_uint32, c_uint32, c_uint32)
+_device_new = Function[int]("arv_gv_fake_camera_new", c_void_p, c_char_p, c_char_p, fails=False)
+_registers_of = Function[int]("arv_gv_fake_camera_get_fake_camera", c_void_p, c_void_p, fails=False)
+_read = Function[int]("arv_fake_camera_read_register", c_int, c_void_p, c_uint32, POINTER(c_uint32), fails=False)
+_write = Function[int]("arv_fake_camera_write_register", c_int, c_void_p, c_uint32, c_uint32, fails=False)
+_set_fill = Function[None]("arv_fake_camera_set_fill_pattern", None, c_void_p, _FILL, c_void_p, fails=False)
+_set_trigger_rate = Function[None]("arv_fake_camera_set_trigger_frequency", None, c_void_p, c_double, fails=False)
+_data_of = Function[int]("arv_buffer_get_data", c_void_p, c_void_p, c_void_p, fails=False)
+_set_double_property = Function[None](
+    "g_object_set", None, c_void_p, c_char_p, c_double, c_void_p, fails=False, library="libgobject-2.0.so.0"
+)
+_REGISTERS = {
+    "width": 0x100, "height": 0x104, "sensor_height": 0x118, "sensor_width": 0x11C, "acquisition": 0x124,
+    "pixel_format": 0x128, "x": 0x130, "y": 0x134, "period_us": 0x138,
+}  # fmt: skip
+_SERIAL = slice(0xD8 + 8, 0xD8 + 8 + 16)
+"""Where a reply to a discovery has the serial number, after its header."""
+_CODES = {
+    "Mono8": 0x01080001, "Mono16": 0x01100007, "RGB8": 0x02180014, "BayerGR8": 0x01080008, "BayerRG8": 0x01080009,
+    "BayerGB8": 0x0108000A, "BayerBG8": 0x0108000B,
+}  # fmt: skip
+
+
+class _Device:
+    """What obeys an AravisCamera's orders, in the process of the device."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pictures: list[Picture] = []
+        self._left_out = self._clock_back_ns = 0
+        self._frozen: bytes | None = None
+        self._freezing = self._stopped = False
+        self._timestamp_ns = 0
+        self._fill = _FILL(self._on_fill)
+
+    def start(self, address: str, serial: str, pictures: list[Picture], pixel_format: str, rate_fps: float) -> None:
+        self._pictures, self._address = pictures, address
+        self._device = _device_new(address, serial)
+        self._registers = _registers_of(self._device)
+        height, width = pictures[0].shape[:2]
+        self._set(
+            sensor_width=max(width, 16), sensor_height=max(height, 16), width=width, height=height,
+            pixel_format=_CODES[pixel_format], period_us=round(1e6 / rate_fps),
+        )  # fmt: skip
+        _set_fill(self._registers, self._fill, None)
+        assert self._serial_at_address() == serial, f"{address} has a camera already, or is no address of this machine"
+
+    def show(self, pictures: list[Picture]) -> None:
+        with self._lock:
+            self._pictures = pictures
+
+    def freeze(self, frozen: bool) -> None:
+        with self._lock:
+            self._freezing, self._frozen = frozen, None
+
+    def stop_clock(self, stopped: bool) -> None:
+        with self._lock:
+            self._stopped = stopped
+
+    def turn_clock_back(self, seconds: float) -> None:
+        with self._lock:
+            self._clock_back_ns += round(seconds * 1e9)
+
+    def leave_out(self, frames: int) -> None:
+        with self._lock:
+            self._left_out += frames
+
+    def pause(self, paused: bool) -> None:
+        self._set(acquisition=not paused)
+        for _ in range(2):  # it answers a packet, and then takes note of its registers: the second answer comes after
+            self._serial_at_address()
+
+    def lose_packets(self, ratio: float) -> None:
+        _set_double_property(self._device, "gvsp-lost-ratio", ratio, None)
+
+    def trigger_rate(self, rate_fps: float) -> None:
+        _set_trigger_rate(self._registers, rate_fps)
+
+    def resize(self, width: int, height: int, pixel_format: str | None) -> None:
+        self.pause(True)
+        self._set(width=width, height=height, sensor_width=width, sensor_height=height)
+        if pixel_format:
+            self._set(pixel_format=_CODES[pixel_format])
+        self.pause(False)
+
+    def _set(self, **registers: int) -> None:
+        for name, value in registers.items():
+            _write(self._registers, _REGISTERS[name], value)
+
+    def _get(self, name: str) -> int:
+        value = c_uint32()
+        _read(self._registers, _REGISTERS[name], byref(value))
+        return value.value
+
+    def _serial_at_address(self) -> str:
+        """Ask the device as a network would."""
+        with socket.socket(type=socket.SOCK_DGRAM) as asking:
+            asking.bind((self._address, 0))
+            asking.settimeout(START_WITHIN_S)
+            asking.sendto(bytes.fromhex("42010002 0000 ffff"), (self._address, GVCP_PORT))
+            reply = asking.recv(1024)
+        return reply[_SERIAL].split(b"\0")[0].decode()
+
+    def _on_fill(self, buffer: int, _: int, __: int, ___: int, pixel_format: int) -> None:
+        """The device is about to send a frame: what it shows, its id and its timestamp."""
+        with self._lock:
+            frame_id = aravis.buffer_frame_id(buffer)
+            for _n in range(self._left_out):
+                frame_id = next_frame_id(frame_id)
+            aravis.buffer_set_frame_id(buffer, frame_id)
+            if not self._stopped:
+                self._timestamp_ns = aravis.buffer_timestamp(buffer) - self._clock_back_ns
+            aravis.buffer_set_timestamp(buffer, self._timestamp_ns)
+            x, y, width, height = (self._get(name) for name in ("x", "y", "width", "height"))
+            size = width * height * (pixel_format >> 16 & 0xFF) // 8
+            shown = self._frozen
+            if shown is None:
+                shown = self._pictures[frame_id % len(self._pictures)][y : y + height, x : x + width].tobytes()
+                self._frozen = shown if self._freezing else None
+            shown = shown[:size].ljust(size, b"\0")
+            ctypes.memmove(_data_of(buffer, None), shown, size)
+
+
+def _be_a_device(pipe: Connection) -> None:
+    device = _Device()
+    with contextlib.suppress(EOFError):  # whoever wanted the camera has gone
+        while True:
+            what, how = pipe.recv()
+            try:
+                getattr(device, what)(**how)
+                pipe.send(None)
+            except Exception as error:
+                pipe.send(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    _be_a_device(Connection(int(sys.argv[1])))
+    os._exit(0)

@@ -1,0 +1,115 @@
+"""A real RTSP server to test against: GStreamer's, run by the system's Python, which has its bindings.
+
+Tests import it for `RtspServer`; the system's Python runs it as a script.
+"""
+
+import contextlib
+import ctypes
+import functools
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SYSTEM_PYTHON = Path("/usr/bin/python3")
+WITHIN_SECONDS = 30.0
+FPS = 25
+WIDTH, HEIGHT = 160, 120
+RED, GREEN, BLUE = 200, 40, 90
+"""What every frame is filled with."""
+
+STREAMS = {
+    "raw": "videoconvert ! video/x-raw,format=RGB ! rtpvrawpay name=pay0 pt=96",
+    "h264": "videoconvert ! video/x-raw,format=I420 ! openh264enc gop-size=5 ! h264parse "
+    "! rtph264pay name=pay0 pt=96 config-interval=1",
+}
+"""By the path under which each is served; raw video is not changed on its way."""
+
+
+@functools.cache
+def missing() -> str | None:
+    """Why there can be no server here; None: there can."""
+    if not SYSTEM_PYTHON.exists():
+        return f"{SYSTEM_PYTHON} is not there"
+    probe = subprocess.run([SYSTEM_PYTHON, __file__], capture_output=True, text=True, timeout=60, check=False)
+    if probe.returncode == 0:
+        return None
+    return f"GStreamer's RTSP server is not installed: {(probe.stderr.splitlines() or ['it crashed'])[-1]}"
+
+
+class RtspServer:
+    """A server in a process of its own."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._process = subprocess.Popen(
+            [SYSTEM_PYTHON, __file__, str(port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n", "the RTSP server did not start"
+
+    def url(self, stream: str) -> str:
+        return f"rtsp://127.0.0.1:{self.port}/{stream}"
+
+    def freeze(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def kill(self) -> None:
+        self._process.kill()
+        with self._process:
+            pass  # closes its pipe and awaits its end
+
+
+@contextlib.contextmanager
+def rtsp_server(port: int | None = None) -> Iterator[RtspServer]:
+    """A server on a free port, or on this one, which is killed in the end."""
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    server = RtspServer(port)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def _serve(port: str | None) -> None:
+    import gi
+
+    gi.require_version("Gst", "1.0")
+    gi.require_version("GstRtspServer", "1.0")
+    from gi.repository import GLib, Gst, GstRtspServer
+
+    Gst.init(None)
+    lacking = [
+        name
+        for name in ("openh264enc", "h264parse", "rtph264pay", "rtpvrawpay")
+        if Gst.ElementFactory.find(name) is None
+    ]
+    if lacking:
+        sys.exit(f"no {', '.join(lacking)}")
+    if port is None:
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlives the tests
+    server: Any = GstRtspServer.RTSPServer()
+    server.set_address("127.0.0.1")
+    server.set_service(port)
+    colour = (255 << 24) + (RED << 16) + (GREEN << 8) + BLUE
+    for path, encoding in STREAMS.items():
+        factory: Any = GstRtspServer.RTSPMediaFactory()
+        factory.set_launch(
+            f"( videotestsrc is-live=true pattern=solid-color foreground-color={colour} "
+            f"! video/x-raw,width={WIDTH},height={HEIGHT},framerate={FPS}/1 ! {encoding} )"
+        )
+        server.get_mount_points().add_factory(f"/{path}", factory)
+    server.attach(None)
+    print("ready", flush=True)
+    GLib.MainLoop().run()
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1] if len(sys.argv) > 1 else None)

@@ -1,0 +1,202 @@
+"""A camera as a line keeps it, in its real process, grabbed by the test that looks on."""
+
+import array
+import contextlib
+import fcntl
+import os
+import signal
+import termios
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from edge.cameras.base import EndOfFrames
+from edge.cameras.channel import Here
+from edge.cameras.pattern import frame_id_of, pattern
+from edge.cameras.settings import CameraSettings, PatternSettings
+from edge.cameras.supervisor import CameraAlarm, SupervisedCamera
+from edge.cameras.triggering import TriggerAnswer, TriggerRequest
+from edge.frames import BadFrame, Frame, Stamp
+
+WITHIN_SECONDS = 20.0
+"""Bounds what would otherwise hang; never what is measured."""
+
+
+_FRAME_BYTES = len(msgspec.msgpack.encode(Here(Stamp("top", 1), 0, (5, 12), "Mono8", None)))
+"""Of word of a frame; a time or a digest more makes less than a tenth of it."""
+
+
+def until(done: Callable[[], bool], what: str) -> None:
+    """Wait until something holds, without grabbing."""
+    give_up = time.monotonic() + WITHIN_SECONDS
+    while not done():
+        assert time.monotonic() < give_up, f"{what} did not happen"
+        time.sleep(0.002)
+
+
+def wait_ns(from_ns: int, seconds: float) -> None:
+    """Wait until so long after a time, without grabbing."""
+    until(lambda: time.monotonic_ns() > from_ns + seconds * 1e9, "time going by")
+
+
+def until_unread(fileno: int, frames: int) -> None:
+    """Until word of so many frames lies in a camera's socket, and nobody has read it."""
+
+    def there() -> bool:
+        count = array.array("i", [0])
+        fcntl.ioctl(fileno, termios.FIONREAD, count)
+        return count[0] >= frames * _FRAME_BYTES
+
+    until(there, f"{frames} frames in the socket")
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP, and until all of it has stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    until(lambda: all(_state_of(task) == "T" for task in tasks.iterdir()), "stopping it")
+
+
+def _state_of(task: Path) -> str:
+    """One letter, as the kernel says: T is stopped."""
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What `grab` returned."""
+
+    stamp: Stamp
+    number: int
+    """As the ledger counts."""
+    reason: str | None = None
+    """None: a frame."""
+    kind: Literal["dropped", "failed"] | None = None
+    shows: int | None = None
+    """The frame id that its pixels tell; all of them have been compared."""
+    detail: str = ""
+
+
+class Watched:
+    """Notes everything that a supervised camera says and returns.
+
+    Args:
+        drawn: whether its frames are those of the pattern camera, whose pixels are known.
+    """
+
+    def __init__(self, settings: CameraSettings, *, drawn: bool = True) -> None:
+        self.alarms: list[CameraAlarm] = []
+        self.seen: list[Seen] = []
+        self.answers: dict[str | None, list[TriggerAnswer]] = {}
+        self.camera = SupervisedCamera(settings, self.alarms.append)
+        self._drawn, self._captured = drawn, 0
+
+    @property
+    def pid(self) -> int:
+        assert self.camera._process is not None, "it is dead"
+        return self.camera._process.pid
+
+    def until_unread(self, frames: int) -> None:
+        """Until its process has sent so many frames, without taking any."""
+        assert self.camera._process is not None, "it is dead"
+        until_unread(self.camera._process.fileno(), frames)
+
+    @property
+    def frames(self) -> list[Seen]:
+        return [seen for seen in self.seen if seen.reason is None]
+
+    @property
+    def bad(self) -> list[Seen]:
+        return [seen for seen in self.seen if seen.reason is not None]
+
+    @property
+    def states(self) -> list[tuple[str, bool]]:
+        """Its alarms: what, and whether it began or is over."""
+        return [(alarm.reason, alarm.active) for alarm in self.alarms]
+
+    def grab(self, timeout_s: float = 0.05) -> Seen | None:
+        """Grab once; frames are released once their pixels have been looked at."""
+        item = self.camera.grab(timeout_s)
+        if item is None:
+            return None
+        number, self._captured = self._captured + 1, self._captured + item.stamp.frames
+        if isinstance(item, BadFrame):
+            seen = Seen(item.stamp, number, item.reason, item.kind, detail=item.detail)
+        else:
+            seen = Seen(item.stamp, number, shows=shown_by(item) if self._drawn else None)
+            item.release()
+        self.seen.append(seen)
+        return seen
+
+    def until(self, done: Callable[[], bool], what: str = "it") -> None:
+        """Grab until something holds."""
+        give_up = time.monotonic() + WITHIN_SECONDS
+        while not done():
+            assert time.monotonic() < give_up, f"{what} did not happen; came: {self.seen[-5:]}, told: {self.alarms}"
+            self.grab()
+
+    def until_frames(self, count: int) -> None:
+        """Grab until so many more frames have come."""
+        wanted = len(self.frames) + count
+        self.until(lambda: len(self.frames) >= wanted, f"{count} more frames")
+
+    def to_the_end(self) -> list[Seen]:
+        """Grab until there is no more; what came."""
+        before = len(self.seen)
+        with contextlib.suppress(EndOfFrames):
+            self.until(lambda: False, "the end of frames")
+        return self.seen[before:]
+
+    def trigger(self, part_id: str | None) -> None:
+        """Ask for a frame; its answer goes to `answers`."""
+        said = self.answers.setdefault(part_id, [])
+        self.camera.trigger(TriggerRequest(part_id, said.append))
+
+    def answered(self, part_id: str | None) -> bool:
+        return bool(self.answers[part_id])
+
+    def said_to(self, part_id: str | None) -> TriggerAnswer:
+        """The one answer."""
+        (answer,) = self.answers[part_id]
+        return answer
+
+    def ids(self) -> list[int]:
+        """Every frame id that was named, in order; runs one by one, ids wrapping after 65535."""
+        ids: list[int] = []
+        for seen in self.seen:
+            if seen.stamp.frame_id is not None:
+                run = [(seen.stamp.frame_id + n - 1) % 65535 + 1 for n in range(seen.stamp.frames)]
+                assert (seen.stamp.last_frame_id or seen.stamp.frame_id) == run[-1]
+                ids += run
+        return ids
+
+
+def shown_by(frame: Frame) -> int:
+    """Which drawn picture a frame shows, to its last pixel."""
+    grey = frame.image[..., 0].astype(np.uint8, copy=False)
+    shown = frame_id_of(grey)
+    drawn = pattern(shown, grey.shape)
+    assert np.array_equal(frame.image, np.stack([drawn] * 3, -1)), f"frame {frame.stamp.frame_id} is torn"
+    return shown
+
+
+@contextlib.contextmanager
+def watched(settings: CameraSettings, *, drawn: bool = True, opened: bool = True) -> Iterator[Watched]:
+    """A camera, opened where that is wanted, and closed whatever happens."""
+    camera = Watched(settings, drawn=drawn)
+    try:
+        if opened:
+            camera.camera.open()
+        yield camera
+    finally:
+        camera.camera.close()
+
+
+def drawn_camera(**keys: object) -> PatternSettings:
+    """A drawn camera of small pictures."""
+    return PatternSettings(**{"name": "top", "draw_size": (12, 5)} | keys)  # type: ignore[arg-type]

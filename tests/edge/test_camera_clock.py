@@ -1,0 +1,127 @@
+"""How old frames are, by simulated cameras whose clocks, drifts and transport times are known exactly."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.cameras.camera_clock import SKEW, CameraClock
+
+SECOND = 1_000_000_000
+SINCE_1970 = 1_764_000_000 * SECOND
+"""What a camera that keeps UTC (PTP) counts from: its clock is 55 years ahead of a host that was booted just now."""
+
+
+class Simulated:
+    """A camera whose frames take a known time to arrive.
+
+    Args:
+        drift_ppm: how much faster than the host's its clock runs.
+        clock_ns: what it shows when the host's shows 0.
+    """
+
+    def __init__(self, drift_ppm: float = 0.0, clock_ns: int = 0) -> None:
+        self._drift_ppm, self._clock_ns = drift_ppm, clock_ns
+        self._clock = CameraClock()
+
+    def age_ns(self, taken_ns: int, transport_ns: int) -> int:
+        ran_off_ns = taken_ns * round(self._drift_ppm * 1000) // 10**9  # in whole numbers: no rounding of ours
+        return self._clock.age_ns(self._clock_ns + taken_ns + ran_off_ns, taken_ns + transport_ns)
+
+
+def by_definition(offsets: list[int], arrived: list[int]) -> list[float]:
+    """Every frame's offset, less the least that any frame until then had, raised by what clocks can drift since.
+
+    The closed form of what the clock computes frame by frame.
+    """
+    ages = []
+    for n, (offset, at) in enumerate(zip(offsets, arrived, strict=True)):
+        least = min(o + SKEW * (at - a) for o, a in zip(offsets[: n + 1], arrived[: n + 1], strict=True))
+        ages.append(offset - least)
+    return ages
+
+
+@settings(deadline=None)
+@given(
+    frames=st.lists(st.tuples(st.integers(1, 100 * SECOND), st.integers(-(10**12), 10**12)), min_size=1, max_size=30),
+)
+def test_whatever_the_clocks_say_an_age_is_never_negative_and_is_as_defined(frames: list[tuple[int, int]]) -> None:
+    clock, arrived_ns = CameraClock(), 0
+    offsets, arrived, ages = list[int](), list[int](), list[int]()
+    for after_ns, offset in frames:
+        arrived_ns += after_ns
+        ages.append(clock.age_ns(arrived_ns - offset, arrived_ns))
+        offsets.append(offset)
+        arrived.append(arrived_ns)
+    assert min(ages) >= 0
+    assert ages[0] == 0
+    assert ages == pytest.approx(by_definition(offsets, arrived), abs=len(frames))
+
+
+@settings(deadline=None)
+@given(
+    frames=st.lists(st.tuples(st.integers(1, 10 * SECOND), st.integers(0, 5 * SECOND)), min_size=1, max_size=40),
+    drift_ppm=st.integers(-200, 200),
+    clock_ns=st.sampled_from([0, -(10**15), SINCE_1970]),
+)
+def test_no_frame_is_called_older_than_it_is_however_the_clocks_drift(
+    frames: list[tuple[int, int]], drift_ppm: int, clock_ns: int
+) -> None:
+    camera, taken_ns, arrived_ns, least_ns = Simulated(drift_ppm, clock_ns), 0, 0, None
+    for after_ns, transport_ns in frames:
+        taken_ns += after_ns
+        arrived_ns = max(taken_ns + transport_ns, arrived_ns)  # frames do not overtake each other
+        took_ns = arrived_ns - taken_ns
+        least_ns = took_ns if least_ns is None else min(least_ns, took_ns)
+        assert 0 <= camera.age_ns(taken_ns, took_ns) <= took_ns + 1000
+
+
+def hours_of_frames(hours: float, period_ns: int) -> Iterable[int]:
+    return range(0, round(hours * 3600 * SECOND), period_ns)
+
+
+@pytest.mark.parametrize("drift_ppm", [-200, 200])
+@pytest.mark.parametrize("clock_ns", [0, SINCE_1970])
+def test_hours_of_drift_between_two_quartz_clocks_are_not_mistaken_for_age(drift_ppm: int, clock_ns: int) -> None:
+    camera, rng = Simulated(drift_ppm, clock_ns), np.random.default_rng(6)
+    oldest_ns, spread_ns = 0, 4_000_000
+    for taken_ns in hours_of_frames(4, SECOND // 2):
+        oldest_ns = max(oldest_ns, camera.age_ns(taken_ns, 10_000_000 + int(rng.integers(spread_ns))))
+    assert oldest_ns <= spread_ns + 1000, "200 ppm are 2.9 s in 4 hours"
+    assert oldest_ns > spread_ns / 2, "what varies in transport is seen all the same"
+
+
+def test_drift_is_not_mistaken_for_age_at_ten_thousand_frames_a_second() -> None:
+    camera = Simulated(-200, SINCE_1970)
+    ages = [camera.age_ns(taken_ns, 1_000_000) for taken_ns in range(0, 20 * SECOND, SECOND // 10_000)]
+    assert max(ages) <= 1000
+
+
+@pytest.mark.parametrize("drift_ppm", [-200, 0, 200])
+def test_frames_that_begin_to_lag_at_once_are_as_old_as_they_lag(drift_ppm: int) -> None:
+    camera, lag_ns = Simulated(drift_ppm), 2 * SECOND
+    for taken_ns in hours_of_frames(0.1, SECOND // 10):
+        assert camera.age_ns(taken_ns, 5_000_000) <= 1000
+    for n in range(30):
+        seconds = n / 10 + 0.1 + lag_ns / SECOND
+        age_ns = camera.age_ns(360 * SECOND + n * SECOND // 10, 5_000_000 + lag_ns)
+        assert lag_ns - 2 * SKEW * seconds * SECOND <= age_ns <= lag_ns + 1000
+
+
+@pytest.mark.parametrize("drift_ppm", [-200, 0, 200])
+def test_a_lag_that_grows_faster_than_clocks_drift_is_noticed(drift_ppm: int) -> None:
+    camera, age_ns = Simulated(drift_ppm), 0
+    for taken_ns in hours_of_frames(0.2, SECOND // 10):
+        age_ns = camera.age_ns(taken_ns, 5_000_000 + taken_ns // 500)  # 2 ms more every second, for 12 minutes
+    true_ns = 720 * SECOND // 500
+    assert true_ns * (1 - 700 / 2000) * 0.99 <= age_ns <= true_ns
+
+
+def test_one_frame_that_came_faster_makes_those_after_it_older() -> None:
+    camera = Simulated()
+    assert camera.age_ns(0, 50_000_000) == 0, "of the first frame nobody can tell"
+    assert camera.age_ns(SECOND, 50_000_000) <= 50_000
+    assert camera.age_ns(2 * SECOND, 10_000_000) == 0
+    assert camera.age_ns(3 * SECOND, 50_000_000) == pytest.approx(40_000_000, abs=SKEW * 2 * SECOND)

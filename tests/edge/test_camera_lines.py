@@ -1,0 +1,358 @@
+"""Lines of several cameras, of parts and of deadlines, with the real service, its command socket and real cameras."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.bundle import Bundle
+from edge.cameras import aravis
+from edge.delivery.commander import Commander
+from edge.delivery.commands import Announced, Triggered
+from edge.delivery.messages import VerdictEvent
+from edge.errors import CommandRefusedError
+from tests.edge import gv_cameras
+from tests.edge.gv_cameras import aravis_camera, leased, loopback_has, need_aravis, viva_camera
+from tests.edge.lines import (
+    WITHIN_SECONDS,
+    Heard,
+    RunningLine,
+    assert_every_frame_has_its_event,
+    children,
+    running,
+    write_line_with,
+)
+from tests.small_bundle import TILE, answer
+
+MANY_TILES = "[tiles]\noverlap_px = 221\n\n[engine]\nthreads = 1"
+"""Hundreds of tiles in a small frame: inspection takes long, and nothing else does."""
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> str:
+    return f"ipc://{tmp_path}/commands"
+
+
+def grey(value: int) -> NDArray[np.uint8]:
+    return np.full((TILE, TILE), value, np.uint8)
+
+
+def score_of_grey(value: int) -> float:
+    return float(answer(np.full((1, TILE, TILE, 3), value, np.uint8))[0][0])
+
+
+# Several cameras, one engine.
+
+
+def test_a_fast_camera_starves_no_slow_one(tmp_path: Path, bundle: Bundle, address: str) -> None:
+    size = {"kind": "pattern", "draw_size": [260, 260]}
+    cameras = {"fast": {**size, "rate_fps": 60, "frames": 120}, "slow": {**size, "rate_fps": 2, "frames": 5}}
+    line = write_line_with(tmp_path, bundle.path, address, cameras, f'heatmaps = "never"\n\n{MANY_TILES}')
+    with running(line, address) as run:
+        heard = run.until_stopped()
+        assert run.exit_code() == 0
+    assert_every_frame_has_its_event(heard, ["fast", "slow"])
+    fast, slow = heard.last.ledger["fast"], heard.last.ledger["slow"]
+    assert (slow.inspected, slow.dropped, slow.failed) == (5, {}, {})
+    assert fast.captured == 120
+    assert set(fast.dropped) == {"overload"}
+    assert fast.dropped["overload"] > fast.inspected > 0
+
+
+# Parts, by software triggers.
+
+PARTS = [f"P{number}" for number in range(1, 111)]
+LOST = 10
+"""The part whose trigger or frame is lost: a hundred follow."""
+
+
+def trigger_parts(
+    commands: str, camera: str, before: Callable[[int], None] = lambda number: None
+) -> dict[str, Triggered | str]:
+    """Trigger every part's frame, one after the other; the replies, of those that were refused the reason.
+
+    Args:
+        before: called with each part's number before its trigger.
+    """
+    replies: dict[str, Triggered | str] = {}
+    with Commander(commands, timeout_s=WITHIN_SECONDS) as line:
+        for number, part in enumerate(PARTS, start=1):
+            before(number)
+            try:
+                reply = line.trigger(camera, part)
+            except CommandRefusedError as refused:
+                replies[part] = refused.reason
+            else:
+                assert isinstance(reply, Triggered)
+                assert reply.part_id == part
+                replies[part] = reply
+    return replies
+
+
+def until_told(run: RunningLine, part: str | None) -> None:
+    """Wait for the event of a part, or of a frame that shows none."""
+    run.until(lambda event: isinstance(event, VerdictEvent) and event.part_id == part)
+
+
+def events_of_parts(heard: Heard) -> list[VerdictEvent]:
+    return [event for event in heard.verdicts if event.part_id is not None]
+
+
+def assert_one_part_has_no_verdict_and_every_other_its_own(heard: Heard, replies: dict[str, Triggered | str]) -> None:
+    """The reply and the event of each part name the same frame; ids after the one that was lost do not shift."""
+    events = events_of_parts(heard)
+    assert [event.part_id for event in events] == PARTS, "each part has one event, and they are in order"
+    (lost,) = [event for event in events if event.verdict == "NO_VERDICT"]
+    assert (lost.part_id, lost.reason) == (f"P{LOST}", "dropped.no_frame")
+    for event in events:
+        reply = replies[str(event.part_id)]
+        if event is lost:
+            assert reply == "no_frame"
+        else:
+            assert isinstance(reply, Triggered)
+            assert (reply.frame_id, reply.frame_number) == (event.frame_id, event.frame_number)
+
+
+TRIGGERED = {"trigger": "software", "trigger_timeout_ms": 1500, "on_overload": "block"}
+DRAWN = {"kind": "pattern", "draw_size": [64, 48], **TRIGGERED}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"ignore_triggers": [LOST]}, pytest.param({"lose_frames": [LOST]}, marks=pytest.mark.slow)],
+    ids=["a trigger", "a frame"],
+)
+def test_one_that_is_lost_costs_its_own_part_the_verdict_and_shifts_no_other(
+    tmp_path: Path, bundle: Bundle, address: str, commands: str, keys: dict[str, object]
+) -> None:
+    tables = f'heatmaps = "never"\n\n[commands]\nbind = "{commands}"'
+    line = write_line_with(tmp_path, bundle.path, address, {"top": {**DRAWN, **keys}}, tables)
+    with running(line, address) as run:
+        run.next()
+        replies = trigger_parts(commands, "top")
+        heard = run.end()
+    assert_every_frame_has_its_event(heard, ["top"])
+    assert_one_part_has_no_verdict_and_every_other_its_own(heard, replies)
+    # No frame was taken where the trigger was not heard; one that was lost leaves its id out.
+    skipped = "lose_frames" in keys
+    expected = [*range(1, LOST), None, *range(LOST + skipped, len(PARTS) + skipped)]
+    assert [event.frame_id for event in events_of_parts(heard)] == expected
+    assert heard.alarms == []
+    assert heard.last.ledger["top"].captured == len(PARTS), "every trigger is accounted for, and nothing else"
+
+
+@pytest.mark.slow
+def test_each_part_has_the_verdict_on_its_own_pixels_also_after_a_frame_is_lost_and_ids_begin_again(
+    tmp_path: Path, bundle: Bundle, address: str, commands: str
+) -> None:
+    """A GigE Vision camera whose picture changes from part to part, and whose packets are all lost for one of them."""
+
+    def shown(number: int) -> int:
+        return 255 - 2 * number
+
+    with aravis_camera(pictures=[grey(255)]) as device:
+        device.software_trigger_rate(200.0)
+        device.leave_out(80)  # from its first id on: so the ids begin again at 1 among these parts
+
+        def before(number: int) -> None:
+            device.lose_packets(1.0 if number == LOST else 0.0)
+            device.show([grey(shown(number))])
+
+        camera = {"kind": "genicam", "address": device.address, **TRIGGERED}
+        tables = f'heatmaps = "never"\n\n[commands]\nbind = "{commands}"'
+        line = write_line_with(tmp_path, bundle.path, address, {"top": camera}, tables)
+        with running(line, address) as run:
+            run.next()
+            replies = trigger_parts(commands, "top", before)
+            heard = run.end()
+    assert_every_frame_has_its_event(heard, ["top"])
+    assert_one_part_has_no_verdict_and_every_other_its_own(heard, replies)
+    events = events_of_parts(heard)
+    for number, event in enumerate(events, start=1):
+        if number != LOST:
+            assert event.frame_score == pytest.approx(score_of_grey(shown(number)), abs=1e-3), event.part_id
+    ids = [event.frame_id for event in events if event.frame_id is not None]
+    assert 65535 in ids
+    assert 1 in ids
+    assert heard.last.ledger["top"].captured == len(PARTS)
+    assert heard.alarms == []
+
+
+@pytest.mark.slow
+def test_a_frame_of_which_no_packet_arrives_costs_its_own_part_the_verdict_on_the_second_camera_too(
+    tmp_path: Path, bundle: Bundle, address: str, commands: str
+) -> None:
+    whole_frame = [(LOST, packet) for packet in range(80)]
+    with viva_camera(width=64, height=48, fps=200, packet_resend=False, drop_packets=whole_frame) as device:
+        camera = {"kind": "genicam", "address": device.ip, "resend": False, **TRIGGERED}
+        tables = f'heatmaps = "never"\n\n[commands]\nbind = "{commands}"'
+        line = write_line_with(tmp_path, bundle.path, address, {"top": camera}, tables)
+        with running(line, address) as run:
+            run.next()
+            replies = trigger_parts(commands, "top")
+            heard = run.end()
+            assert device.software_triggers() == len(PARTS)
+    assert_every_frame_has_its_event(heard, ["top"])
+    assert_one_part_has_no_verdict_and_every_other_its_own(heard, replies)
+    ids = [event.frame_id for event in events_of_parts(heard)]
+    assert ids == [*range(1, LOST), None, *range(LOST + 1, len(PARTS) + 1)]
+    assert heard.last.ledger["top"].captured == len(PARTS)
+
+
+# Parts, by edges on a line.
+
+
+class WiredCamera:
+    """Aravis' device in this process, with a wire to its trigger line.
+
+    It knows no hardware trigger: with Line0 for a source it takes no frame. So, once it has been opened, it is switched
+    over to its software trigger behind the host's back, and fired on its own side: to the host, a frame comes that it
+    did not ask for.
+    """
+
+    SOURCE, FIRE, SOFTWARE = 0x304, 0x30C, 1
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._device = gv_cameras._Device()
+        self._device.start(address, "WIRED", [grey(255)], "Mono8", 25.0)
+        self._device.trigger_rate(200.0)
+
+    def show(self, value: int) -> None:
+        self._device.show([grey(value)])
+
+    def edge(self) -> None:
+        gv_cameras._write(self._device._registers, self.SOURCE, self.SOFTWARE)
+        gv_cameras._write(self._device._registers, self.FIRE, 1)
+
+    def edge_whose_frame_is_lost(self) -> None:
+        self._device.leave_out(1)
+
+    def close(self) -> None:
+        aravis.unref(self._device._device)
+
+
+@pytest.fixture
+def wired_camera() -> Iterator[WiredCamera]:
+    need_aravis()
+    with leased() as address, loopback_has(address):
+        camera = WiredCamera(address)
+        yield camera
+        camera.close()
+
+
+@pytest.mark.slow
+def test_a_part_that_is_announced_is_that_of_the_next_edge_whatever_edges_and_frames_are_lost(
+    tmp_path: Path, bundle: Bundle, address: str, commands: str, wired_camera: WiredCamera
+) -> None:
+    no_edge, no_frame, edge_too_many = 10, 12, 14
+    keys = {"trigger": "hardware", "trigger_line": "Line0", "trigger_timeout_ms": 5000, "on_overload": "block"}
+    camera = {"kind": "genicam", "address": wired_camera.address, **keys}
+    tables = f'heatmaps = "never"\n\n[commands]\nbind = "{commands}"'
+    line = write_line_with(tmp_path, bundle.path, address, {"top": camera}, tables)
+    with running(line, address) as run, Commander(commands, timeout_s=WITHIN_SECONDS) as asking:
+        run.next()
+        for number, part in enumerate(PARTS, start=1):
+            wired_camera.show(255 - 2 * number)
+            assert asking.trigger("top", part) == Announced(request_id=str(number), camera="top", part_id=part)
+            if number == no_edge:
+                continue
+            if number == no_frame:
+                wired_camera.edge_whose_frame_is_lost()
+                continue
+            wired_camera.edge()
+            until_told(run, part)
+            if number == edge_too_many:
+                wired_camera.show(254)
+                wired_camera.edge()
+                until_told(run, None)
+        heard = run.end()
+    assert_every_frame_has_its_event(heard, ["top"])
+    events = events_of_parts(heard)
+    assert [event.part_id for event in events] == PARTS
+    for number, event in enumerate(events, start=1):
+        if number in (no_edge, no_frame):
+            assert event.verdict == "NO_VERDICT"
+        else:
+            assert event.frame_score == pytest.approx(score_of_grey(255 - 2 * number), abs=1e-3), event.part_id
+    assert events[no_edge - 1].reason == "dropped.no_frame"
+    assert events[no_frame - 1].reason == "dropped.lost_by_camera"
+    assert events[no_frame - 1].frame_id == (events[no_frame].frame_id or 0) - 1
+    (of_no_part,) = [event for event in heard.verdicts if event.part_id is None]
+    assert of_no_part.frame_score == pytest.approx(score_of_grey(254), abs=1e-3)
+    assert heard.alarms == []
+
+
+# Deadlines.
+
+
+@pytest.mark.slow
+def test_a_verdict_that_is_late_is_told_as_none_at_the_deadline_once_per_frame(
+    tmp_path: Path, bundle: Bundle, address: str
+) -> None:
+    drawn = {"kind": "pattern", "draw_size": [260, 260], "waiting_frames": 4}
+    cameras = {
+        "late": {**drawn, "rate_fps": 4, "frames": 5, "deadline_ms": 2},
+        "in_time": {**drawn, "rate_fps": 2, "frames": 3, "deadline_ms": 60_000},
+    }
+    line = write_line_with(tmp_path, bundle.path, address, cameras, MANY_TILES)
+    with running(line, address) as run:
+        heard = run.until_stopped()
+        assert run.exit_code() == 0
+    assert_every_frame_has_its_event(heard, list(cameras))
+    assert heard.last.ledger["late"].dropped == {"deadline": 5}
+    assert heard.last.ledger["in_time"].inspected == 3
+    late = heard.of("late")
+    assert sum(event.frames for event in late) == 5
+    assert all(event.verdict == "NO_VERDICT" and event.frame_score is None for event in late)
+    assert all(event.latency_ms >= 2 for event in late)
+
+
+@pytest.mark.slow
+def test_a_part_whose_verdict_is_late_has_none_under_its_id_and_its_frames(
+    tmp_path: Path, bundle: Bundle, address: str, commands: str
+) -> None:
+    camera = {"kind": "pattern", "draw_size": [300, 300], "trigger": "software", "deadline_ms": 500}
+    tables = (
+        f'heatmaps = "never"\n\n[tiles]\noverlap_px = 223\n\n[engine]\nthreads = 1\n\n[commands]\nbind = "{commands}"'
+    )
+    line = write_line_with(tmp_path, bundle.path, address, {"top": camera}, tables)
+    with running(line, address) as run, Commander(commands, timeout_s=WITHIN_SECONDS) as asking:
+        run.next()
+        replies = [asking.trigger("top", part) for part in PARTS[:3]]
+        for part in PARTS[:3]:
+            until_told(run, part)
+        heard = run.end()
+    assert_every_frame_has_its_event(heard, ["top"])
+    assert [(event.part_id, event.reason) for event in heard.verdicts] == [
+        (part, "dropped.deadline") for part in PARTS[:3]
+    ]
+    assert [event.frame_id for event in heard.verdicts] == [
+        reply.frame_id for reply in replies if isinstance(reply, Triggered)
+    ]
+
+
+# Commissioning.
+
+
+@pytest.mark.slow
+def test_while_a_line_is_commissioned_every_event_says_so(tmp_path: Path, bundle: Bundle, address: str) -> None:
+    """Also alarms, statuses and events without a verdict."""
+    camera = {"kind": "pattern", "draw_size": [64, 48], "rate_fps": 25, "lose_frames": [2], "silent_after_periods": 50}
+    line = write_line_with(tmp_path, bundle.path, address, {"top": camera}, top="acting = false")
+    with running(line, address) as run:
+        run.until(lambda event: isinstance(event, VerdictEvent) and event.verdict == "NO_VERDICT")
+        (child,) = children(run.process.pid)
+        os.kill(child, signal.SIGKILL)
+        run.next_alarm()
+        run.next_alarm()
+        run.until_inspected()
+        heard = run.end()
+    assert_every_frame_has_its_event(heard, ["top"])
+    assert len(heard.alarms) == 2
+    for events in (heard.verdicts, heard.alarms, heard.statuses):
+        assert {event.acting for event in events} == {False}

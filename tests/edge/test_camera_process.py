@@ -1,0 +1,430 @@
+"""A camera in a process of its own: pixels to the last byte, slots that nobody overwrites, and ends of every kind."""
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.cameras.base import Opened
+from edge.cameras.channel import Answer, Broken, Ended, Fired
+from edge.cameras.child import SPARE_SLOTS
+from edge.cameras.host import Arrived, CameraProcess, Died, News
+from edge.cameras.pattern import pattern
+from edge.cameras.settings import CameraSettings, FolderSettings
+from edge.frames import BadFrame, Frame
+from tests.edge.supervised import drawn_camera, shown_by, stop, until_unread
+from tests.edge.test_ring import descriptors, mappings
+
+WITHIN_SECONDS = 20.0
+SLOTS = 2 + SPARE_SLOTS
+"""Frames that can be held of a camera of which two may wait."""
+
+
+class Running:
+    """A camera's process, and what it says."""
+
+    def __init__(self, settings: CameraSettings) -> None:
+        self.process = CameraProcess(settings)
+
+    def next(self) -> News:
+        """What it says next; waits for it."""
+        give_up = time.monotonic() + WITHIN_SECONDS
+        poll = select.poll()
+        poll.register(self.process.fileno(), select.POLLIN)
+        while (news := self.process.receive()) is None:
+            assert time.monotonic() < give_up, "it says nothing"
+            poll.poll(1000)
+        return news
+
+    def opened(self) -> Opened:
+        news = self.next()
+        assert isinstance(news, Opened), news
+        return news
+
+    def frame(self) -> Frame:
+        return self.arrived().frame
+
+    def arrived(self) -> Arrived:
+        news = self.next()
+        assert isinstance(news, Arrived), news
+        return news
+
+    def frames(self, count: int) -> list[Frame]:
+        """The next frames, which are all held."""
+        return [self.frame() for _ in range(count)]
+
+    def to_the_end(self) -> list[News]:
+        """All that it says, with its end."""
+        said = [self.next()]
+        while not isinstance(said[-1], Ended | Broken | Died):
+            said.append(self.next())
+            if isinstance(news := said[-1], Arrived):
+                news.frame.release()
+        return said
+
+
+@contextlib.contextmanager
+def running(settings: CameraSettings) -> Iterator[Running]:
+    camera = Running(settings)
+    try:
+        yield camera
+    finally:
+        camera.process.kill()
+
+
+def with_three_frames_in_the_socket(camera: Running) -> list[Frame]:
+    """Frames 6, 7 and 8 have been sent and not been read, and the camera has read all that it was told. Those held."""
+    camera.opened()
+    held = camera.frames(SLOTS)
+    for frame in held[:3]:
+        frame.release()
+    until_unread(camera.process.fileno(), 3)
+    return held[3:]
+
+
+# Pixels.
+
+
+@pytest.mark.parametrize("size_wh", [(640, 480), (13, 7)])
+def test_drawn_pictures_cross_to_the_last_byte_with_all_that_is_known_of_them(size_wh: tuple[int, int]) -> None:
+    before_ns, camera_settings = time.monotonic_ns(), drawn_camera(draw_size=size_wh, first_frame_id=65534, frames=4)
+    with running(camera_settings) as camera:
+        assert camera.opened().highest_frame_id == 65535
+        for frame_id in (65534, 65535, 1, 2):
+            arrived = camera.arrived()
+            frame = arrived.frame
+            drawn = pattern(frame_id, (size_wh[1], size_wh[0]))
+            assert np.array_equal(frame.image, np.stack([drawn] * 3, -1))
+            assert arrived.digest == zlib.crc32(drawn.tobytes()), "of what the camera sent"
+            assert (frame.pixel_format, frame.sent_as, frame.camera_format) == ("RGB8", "Mono8", "Mono8")
+            assert (frame.stamp.camera, frame.stamp.frame_id, frame.stamp.frames) == ("top", frame_id, 1)
+            assert before_ns < frame.stamp.captured_monotonic_ns < time.monotonic_ns(), "one clock for both processes"
+            assert frame.stamp.camera_timestamp_ns is not None
+            assert not frame.image.flags.writeable
+            frame.release()
+        assert camera.next() == Ended()
+
+
+def pictures() -> dict[str, tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.uint8], str]]:
+    """By file name: what is written, in OpenCV's order of channels; the RGB that it shows; its format."""
+    rng = np.random.default_rng(3)
+    grey, colour, alpha = (rng.integers(0, 256, shape, np.uint8) for shape in ((9, 14), (9, 14, 3), (9, 14, 4)))
+    grey16, colour16 = (rng.integers(0, 65536, shape, np.uint16) for shape in ((9, 14), (9, 14, 3)))
+    return {
+        "1.png": (grey, np.stack([grey] * 3, -1), "Mono8"),
+        "2.png": (colour, colour[..., ::-1], "BGR8"),
+        "3.png": (alpha, alpha[..., 2::-1], "BGRA8"),
+        "4.png": (grey16, np.stack([(grey16 // 256).astype(np.uint8)] * 3, -1), "Mono16"),
+        "5.png": (colour16, (colour16 // 256).astype(np.uint8)[..., ::-1], "BGR16"),
+    }
+
+
+def written(folder: Path, images: dict[str, NDArray[np.uint8] | NDArray[np.uint16]]) -> Path:
+    folder.mkdir()
+    for name, image in images.items():
+        assert cv2.imwrite(str(folder / name), image)
+    return folder
+
+
+def test_pictures_of_every_format_cross_as_the_rgb_that_they_show(tmp_path: Path) -> None:
+    folder = written(tmp_path / "f", {name: image for name, (image, _, _) in pictures().items()})
+    (folder / "6.png").write_bytes(b"no picture")
+    with running(FolderSettings(name="top", path=folder, waiting_frames=5)) as camera:
+        camera.opened()
+        arrived = [camera.arrived() for _ in range(5)]
+        for frame_id, (one, (name, (_, shown, sent_as))) in enumerate(zip(arrived, pictures().items(), strict=True), 1):
+            assert np.array_equal(one.frame.image, shown), name
+            assert (one.frame.camera_format, one.frame.stamp.source) == (sent_as, name)
+            assert one.frame.stamp.frame_id == frame_id
+            assert one.digest is None, "nobody asks whether a folder is frozen"
+        bad = camera.next()
+        assert isinstance(bad, BadFrame)
+        assert (bad.stamp.frame_id, bad.reason, bad.kind) == (6, "unreadable", "failed")
+        assert "6.png" in bad.detail
+        assert camera.next() == Ended()
+
+
+def test_a_frame_larger_than_all_before_gets_new_memory_and_those_before_stay_as_they_were(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    sizes = [(4, 4), (4, 4), (50, 60), (3, 3), (50, 60), (300, 200), (300, 201), (2, 2)]
+    images = {f"{n}.png": rng.integers(0, 256, (*hw, 3), np.uint8) for n, hw in enumerate(sizes, 1)}
+    folder = written(tmp_path / "f", dict(images))
+    with running(FolderSettings(name="top", path=folder, size="any")) as camera:
+        camera.opened()
+        held = [camera.frame() for _ in sizes]  # more than there are slots: each ring has its own
+        assert camera.next() == Ended()
+        assert mappings() >= 4
+        gc.collect()
+        for frame, image in zip(held, images.values(), strict=True):
+            assert np.array_equal(frame.image, image[..., ::-1])
+            frame.release()
+    assert all(np.array_equal(f.image, i[..., ::-1]) for f, i in zip(held, images.values(), strict=True))
+
+
+# Slots.
+
+
+def test_a_held_frame_is_never_overwritten_and_frames_without_a_slot_are_announced_as_dropped() -> None:
+    with running(drawn_camera(rate_fps=100, draw_size=(64, 48))) as camera:
+        camera.opened()
+        held = camera.frames(SLOTS)
+        refused = [camera.next(), camera.next()]
+        for frame_id, bad in enumerate(refused, SLOTS + 1):
+            assert isinstance(bad, BadFrame)
+            assert (bad.stamp.frame_id, bad.reason, bad.kind) == (frame_id, "overload", "dropped")
+        assert [shown_by(frame) for frame in held] == list(range(1, SLOTS + 1))
+        # Two slots go round, the others are held.
+        for frame in held[1:3]:
+            frame.release()
+        reached = SLOTS + 2
+        while reached < 40:
+            news = camera.next()
+            stamp = news.frame.stamp if isinstance(news, Arrived) else news.stamp  # type: ignore[union-attr]
+            assert stamp.frame_id == reached + 1, "none is lost in silence"
+            reached += 1
+            if isinstance(news, Arrived):
+                assert shown_by(news.frame) == reached
+                news.frame.release()
+        assert [shown_by(frame) for frame in (held[0], *held[3:])] == [1, 4, 5]
+
+
+def test_a_camera_that_may_wait_does_so_until_a_slot_is_free_and_loses_nothing() -> None:
+    with running(drawn_camera(rate_fps=None, on_overload="block", frames=30)) as camera:
+        camera.opened()
+        held = camera.frames(SLOTS)
+        camera.process.ask(camera=False)
+        assert camera.next() == Answer(None, {}), "it waits for a slot, and answers meanwhile"
+        assert camera.process.receive() is None
+        assert [shown_by(frame) for frame in held] == [1, 2, 3, 4, 5]
+        shown: list[int] = []
+        while len(shown) < 30 - SLOTS:
+            held.pop(0).release()
+            held.append(camera.frame())
+            shown.append(shown_by(held[-1]))
+        assert shown == list(range(SLOTS + 1, 31))
+        assert camera.next() == Ended()
+
+
+def test_frames_may_be_released_on_any_thread_and_after_the_process_is_gone() -> None:
+    with running(drawn_camera(rate_fps=None, on_overload="block")) as camera:
+        camera.opened()
+        for frame in camera.frames(SLOTS):
+            thread = threading.Thread(target=frame.release)
+            thread.start()
+            thread.join()
+        last = camera.frames(SLOTS)
+    for frame in last:
+        frame.release()
+        assert shown_by(frame) == frame.stamp.frame_id
+
+
+# What can be asked of it.
+
+
+def test_it_says_whether_it_is_there_and_whether_the_camera_is() -> None:
+    with running(drawn_camera(trigger="software")) as camera:
+        camera.opened()
+        for asked, answers in ((False, None), (True, True)):
+            camera.process.ask(camera=asked)
+            assert camera.next() == Answer(answers, {})
+
+
+def test_a_trigger_is_confirmed_and_brings_a_frame() -> None:
+    with running(drawn_camera(trigger="software")) as camera:
+        camera.opened()
+        for frame_id in (1, 2):
+            camera.process.fire()
+            said = [camera.next(), camera.next()]
+            assert Fired(None) in said
+            assert [shown_by(news.frame) for news in said if isinstance(news, Arrived)] == [frame_id]
+
+
+def test_a_trigger_that_is_not_possible_is_answered_with_why() -> None:
+    with running(drawn_camera(rate_fps=0.001)) as camera:
+        camera.opened()
+        camera.frame()
+        camera.process.fire()
+        news = camera.next()
+        assert isinstance(news, Fired)
+        assert news.error is not None
+        assert "runs freely" in news.error
+
+
+# How it ends.
+
+
+def test_a_camera_that_cannot_be_opened_says_why_and_its_process_ends(tmp_path: Path) -> None:
+    with running(FolderSettings(name="top", path=tmp_path / "none")) as camera:
+        news = camera.next()
+        assert isinstance(news, Broken)
+        assert "none is not a folder" in news.error
+        assert camera.process.close(WITHIN_SECONDS) == []
+
+
+def test_asked_to_close_it_ends_by_itself_and_what_it_had_announced_is_handed_over() -> None:
+    with running(drawn_camera(rate_fps=None, on_overload="block")) as camera:
+        with_three_frames_in_the_socket(camera)
+        process = camera.process._process
+        said = camera.process.close(WITHIN_SECONDS)
+        assert process.returncode == 0, "nobody killed it"
+        assert [shown_by(news.frame) for news in said[:3] if isinstance(news, Arrived)] == [6, 7, 8]
+        # One more may have waited for a slot.
+        assert [news.stamp.frame_id for news in said[3:] if isinstance(news, BadFrame)] in ([9], [])
+
+
+def test_a_frame_that_still_waited_at_the_end_was_lost_by_the_stop_and_not_by_overload() -> None:
+    with running(drawn_camera(rate_fps=None, on_overload="block")) as camera:
+        camera.opened()
+        camera.frames(SLOTS)
+        said = camera.process.close(WITHIN_SECONDS)
+        # It may have had no time to take that frame.
+        assert [news.reason for news in said if isinstance(news, BadFrame)] in (["stopped"], [])
+
+
+def test_one_that_does_not_close_in_time_is_killed_and_what_it_had_announced_is_handed_over() -> None:
+    with running(drawn_camera(rate_fps=None, on_overload="block")) as camera:
+        with_three_frames_in_the_socket(camera)
+        stop(camera.process.pid)
+        process = camera.process._process
+        said = camera.process.close(0.05)
+        assert process.returncode == -signal.SIGKILL
+        assert [shown_by(news.frame) for news in said if isinstance(news, Arrived)] == [6, 7, 8]
+
+
+def test_when_it_is_killed_all_that_it_had_announced_comes_first_and_then_how_it_ended() -> None:
+    with running(drawn_camera(rate_fps=None, on_overload="block")) as camera:
+        with_three_frames_in_the_socket(camera)
+        os.kill(camera.process.pid, signal.SIGKILL)
+        camera.process._process.wait()
+        *frames, end = camera.to_the_end()
+        assert [shown_by(news.frame) for news in frames if isinstance(news, Arrived)] == [6, 7, 8]
+        assert len(frames) == 3
+        assert end == Died("its process was ended by SIGKILL")
+        assert camera.next() == end, "and so whenever it is asked"
+
+
+def test_when_it_is_killed_before_it_read_everything_its_frames_still_come_first() -> None:
+    with running(drawn_camera(rate_fps=None, on_overload="block")) as camera:
+        held = with_three_frames_in_the_socket(camera)
+        stop(camera.process.pid)
+        held[0].release()  # nobody reads this
+        os.kill(camera.process.pid, signal.SIGKILL)
+        camera.process._process.wait()
+        assert [type(camera.next()) for _ in range(4)] == [Arrived, Arrived, Arrived, Died]
+
+
+def test_ctrl_c_in_a_terminal_does_not_end_it_before_its_line() -> None:
+    with running(drawn_camera(trigger="software")) as camera:
+        camera.opened()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(camera.process.pid, number)
+        camera.process.ask(camera=True)
+        assert camera.next() == Answer(True, {})
+
+
+LINE = """
+import select, sys
+from edge.cameras.host import CameraProcess
+from edge.cameras.settings import from_bytes
+camera = CameraProcess(from_bytes(sys.argv[1].encode()))
+poll = select.poll()
+poll.register(camera.fileno(), select.POLLIN)
+for _ in range(int(sys.argv[2])):
+    news = None
+    while news is None:
+        poll.poll()
+        news = camera.receive()
+print(camera.pid, flush=True)
+sys.stdin.read()
+"""
+"""A line that reads so much from its camera and then nothing any more."""
+
+
+@pytest.mark.parametrize(
+    ("camera", "read"),
+    [
+        ('{"kind": "pattern", "name": "top", "trigger": "software"}', 1),
+        ('{"kind": "pattern", "name": "top", "rate_fps": null, "on_overload": "block"}', 3),
+        ('{"kind": "pattern", "name": "top", "rate_fps": 1000}', 3),
+    ],
+    ids=["waiting for a trigger", "waiting for a slot", "sending"],
+)
+def test_when_its_line_is_killed_it_ends_by_itself(camera: str, read: int) -> None:
+    line = subprocess.Popen(
+        [sys.executable, "-c", LINE, camera, str(read)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert line.stdout is not None
+        ended = os.pidfd_open(int(line.stdout.readline()))
+        try:
+            line.kill()
+            poll = select.poll()
+            poll.register(ended, select.POLLIN)
+            if not poll.poll(WITHIN_SECONDS * 1e3):
+                signal.pidfd_send_signal(ended, signal.SIGKILL)
+                raise AssertionError("it outlived its line")
+        finally:
+            os.close(ended)
+    finally:
+        line.kill()
+        line.communicate()
+
+
+# What it leaves behind: nothing.
+
+
+def children() -> set[int]:
+    """Processes of ours, zombies too."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
+    return found
+
+
+def test_twenty_openings_with_every_kind_of_end_leave_nothing_behind() -> None:
+    gc.collect()
+    before = descriptors(), mappings(), set(threading.enumerate()), children(), set(os.listdir("/dev/shm"))
+    kept: list[Frame] = []
+
+    def end(camera: Running, n: int) -> None:
+        camera.opened()
+        frames = camera.frames(2)
+        match n % 4:
+            case 0:
+                camera.process.close(WITHIN_SECONDS)
+            case 1:
+                os.kill(camera.process.pid, signal.SIGKILL)
+                camera.process.close(WITHIN_SECONDS)
+            case 2:
+                camera.process.kill()
+            case 3:
+                camera.to_the_end()
+                camera.process.kill()
+        kept.append(frames[0])  # a frame may still be looked at when its camera is gone
+        assert shown_by(kept[-1]) == 1
+        frames[1].release()
+
+    for n in range(0, 20, 2):  # two start side by side
+        ends = [drawn_camera(rate_fps=None, on_overload="block", frames=4 if m % 4 == 3 else None) for m in (n, n + 1)]
+        for m, camera in enumerate([Running(settings) for settings in ends], n):
+            end(camera, m)
+    assert all(shown_by(frame) == 1 for frame in kept)
+    del camera
+    kept.clear()
+    gc.collect()
+    after = descriptors(), mappings(), set(threading.enumerate()), children(), set(os.listdir("/dev/shm"))
+    assert after == before

@@ -1,0 +1,512 @@
+"""The docket: every frame's event leaves once, in order, in time, whoever settles what when."""
+
+import itertools
+import queue
+import random
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+
+from edge.frames import Stamp
+from edge.inspection.docket import Docket
+from edge.inspection.outcome import Outcome, Unjudged
+from edge.inspection.verdict import Judgement
+
+WITHIN_SECONDS = 20.0
+CAMERAS = ["top", "side", "back"]
+GOOD = Judgement("GOOD", (4, 4), -1.0, np.zeros((1, 1), np.float32), [])
+OVERLOAD = Unjudged("dropped", "overload", "too many")
+LOST = Unjudged("dropped", "lost_by_camera", "never arrived")
+BROKEN = Unjudged("failed", "engine", "no answer")
+
+
+def stamp(
+    number: int, camera: str = "top", frame_id: int | None = 0, due_ns: int | None = None, part_id: str | None = None
+) -> Stamp:
+    """Of a frame whose id is its number, where nothing else is said."""
+    return Stamp(camera, number if frame_id == 0 else frame_id, number=number, due_monotonic_ns=due_ns, part_id=part_id)
+
+
+def good(of: Stamp) -> Outcome:
+    return Outcome(of, judgement=GOOD)
+
+
+def lost(of: Stamp, unjudged: Unjudged = OVERLOAD) -> Outcome:
+    return Outcome(of, unjudged=unjudged)
+
+
+def reason(outcome: Outcome | None) -> str:
+    assert outcome is not None
+    return "GOOD" if outcome.unjudged is None else f"{outcome.unjudged.kind}.{outcome.unjudged.reason}"
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def ended(thread: threading.Thread) -> bool:
+    thread.join(WITHIN_SECONDS)
+    return not thread.is_alive()
+
+
+def rest(docket: Docket) -> list[Outcome]:
+    """All that is left, after closing."""
+    docket.close()
+    outcomes = []
+    while (outcome := docket.take()) is not None:
+        outcomes.append(outcome)
+    return outcomes
+
+
+class Clock:
+    """The monotonic clock, which only we move on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_ns = 10**9
+        monkeypatch.setattr("edge.inspection.docket.time.monotonic_ns", lambda: self.now_ns)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+# Order and folding.
+
+
+def test_events_leave_in_the_order_of_the_frames_and_not_of_what_became_of_them() -> None:
+    docket = Docket(CAMERAS, 9)
+    stamps = [stamp(n) for n in range(1, 4)]
+    for each in stamps:
+        docket.admit(each)
+    docket.settle(good(stamps[2]))
+    docket.settle(lost(stamps[1]))
+    docket.settle(good(stamps[0]))
+    assert [(each.stamp.number, reason(each)) for each in rest(docket)] == [
+        (1, "GOOD"), (2, "dropped.overload"), (3, "GOOD"),
+    ]  # fmt: skip
+
+
+def test_a_frame_that_is_not_settled_holds_back_its_own_camera_and_no_other() -> None:
+    docket = Docket(CAMERAS, 9)
+    for each in (stamp(1), stamp(2), stamp(1, "side")):
+        docket.admit(each)
+    docket.settle(good(stamp(2)))
+    docket.settle(good(stamp(1, "side")))
+    outcome = docket.take()
+    assert outcome is not None
+    assert outcome.stamp.camera == "side"
+    assert rest(docket) == []
+
+
+def test_frames_that_were_lost_one_after_the_other_leave_as_one_run() -> None:
+    docket = Docket(CAMERAS, 9)
+    runs = [
+        stamp(1),
+        replace(stamp(2), frames=3, last_frame_id=4),
+        stamp(5),
+        replace(stamp(6, frame_id=6), frames=2, last_frame_id=7),
+    ]
+    for each in runs:
+        docket.admit(each)
+        docket.settle(lost(each))
+    (outcome,) = rest(docket)
+    told = outcome.stamp
+    assert (told.number, told.frames, told.frame_id, told.last_frame_id) == (1, 7, 1, 7)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lost(stamp(1)), lost(stamp(2), LOST)),  # another reason
+        (lost(stamp(1)), lost(stamp(2), replace(OVERLOAD, kind="failed"))),  # another bin
+        (lost(stamp(1, part_id="P-1")), lost(stamp(2, part_id="P-2"))),
+        (lost(stamp(1, part_id="P-1")), lost(stamp(2))),
+        (lost(stamp(1)), lost(stamp(2, part_id="P-2"))),
+        (lost(stamp(1, part_id="P-1")), lost(stamp(2, part_id="P-1"))),
+        (lost(replace(stamp(1), source="a.png")), lost(replace(stamp(2), source="b.png"))),
+        (lost(stamp(1)), lost(stamp(2, frame_id=None))),  # of a frame without an id, no range can tell
+        (lost(stamp(1, frame_id=None)), lost(stamp(2))),
+        (good(stamp(1)), lost(stamp(2))),
+        (lost(stamp(1)), good(stamp(2))),
+        (good(stamp(1)), good(stamp(2))),
+    ],
+)
+def test_what_is_not_the_same_loss_leaves_by_itself(one: Outcome, other: Outcome) -> None:
+    docket = Docket(CAMERAS, 9)
+    for each in (one, other):
+        docket.admit(each.stamp)
+        docket.settle(each)
+    assert rest(docket) == [one, other]
+
+
+@pytest.mark.parametrize("next_id", [1, 5, 7], ids=["begun anew", "again", "one left out"])
+def test_a_run_names_only_frames_that_were_lost(next_id: int) -> None:
+    docket = Docket(CAMERAS, 9)
+    stamps = [stamp(1, frame_id=4), stamp(2, frame_id=5), stamp(3, frame_id=next_id)]
+    for each in stamps:
+        docket.admit(each)
+        docket.settle(lost(each))
+    told = [(each.stamp.frame_id, each.stamp.last_frame_id, each.stamp.frames) for each in rest(docket)]
+    assert told == [(4, 5, 2), (next_id, None, 1)]
+
+
+def test_a_camera_with_many_events_does_not_keep_back_anothers() -> None:
+    docket = Docket(CAMERAS, 9)
+    for number in range(1, 101):
+        docket.admit(stamp(number, part_id=f"P-{number}"))
+        docket.settle(lost(stamp(number, part_id=f"P-{number}")))
+    docket.admit(stamp(1, "side"))
+    docket.settle(lost(stamp(1, "side")))
+    first = [docket.take() for _ in range(4)]
+    assert "side" in {each.stamp.camera for each in first if each}
+
+
+# Settling.
+
+
+def test_what_is_found_out_later_counts_no_more() -> None:
+    docket = Docket(CAMERAS, 9)
+    docket.admit(stamp(1))
+    assert docket.is_open(stamp(1))
+    assert docket.settle(lost(stamp(1)))
+    assert not docket.is_open(stamp(1))
+    assert not docket.settle(good(stamp(1)))
+    assert not docket.settle(lost(stamp(1), BROKEN))
+    assert [reason(each) for each in rest(docket)] == ["dropped.overload"]
+    assert not docket.settle(good(stamp(1)))
+
+
+def test_what_was_never_announced_cannot_be_settled() -> None:
+    docket = Docket(CAMERAS, 9)
+    assert not docket.settle(good(stamp(1)))
+    assert not docket.is_open(stamp(1))
+    assert rest(docket) == []
+
+
+def test_a_judgement_waits_for_room_and_word_of_a_loss_does_not() -> None:
+    docket, settled = Docket(CAMERAS, 1), list[bool]()
+    for number in (1, 2, 3):
+        docket.admit(stamp(number))
+    docket.settle(good(stamp(1)))
+    docket.settle(lost(stamp(3)))
+    judge = in_thread(lambda: settled.append(docket.settle(good(stamp(2)))))
+    assert reason(docket.take()) == "GOOD"
+    assert ended(judge)
+    assert settled == [True]
+    assert [reason(each) for each in rest(docket)] == ["GOOD", "dropped.overload"]
+
+
+def test_closing_ends_a_wait_for_room() -> None:
+    docket = Docket(CAMERAS, 1)
+    for number in (1, 2):
+        docket.admit(stamp(number))
+    docket.settle(good(stamp(1)))
+    judge = in_thread(lambda: docket.settle(good(stamp(2))))
+    docket.close()
+    assert ended(judge)
+    assert [each.stamp.number for each in rest(docket)] == [1, 2]
+
+
+def test_closing_ends_a_take_that_waits() -> None:
+    docket, taken = Docket(CAMERAS, 1), list[Outcome | None]()
+    docket.admit(stamp(1))
+    taker = in_thread(lambda: taken.append(docket.take()))
+    docket.close()
+    assert ended(taker)
+    assert taken == [None]
+
+
+def test_a_take_that_waits_is_woken_by_what_is_settled() -> None:
+    docket, taken = Docket(CAMERAS, 1), list[Outcome | None]()
+    taker = in_thread(lambda: taken.append(docket.take()))
+    docket.admit(stamp(1))
+    docket.settle(good(stamp(1)))
+    assert ended(taker)
+    assert [reason(each) for each in taken] == ["GOOD"]
+
+
+# Deadlines.
+
+
+def test_at_its_deadline_a_frame_is_settled_once_and_a_judgement_is_too_late(clock: Clock) -> None:
+    docket = Docket(CAMERAS, 9)
+    docket.admit(stamp(1, due_ns=clock.now_ns + 100))
+    docket.admit(stamp(2, due_ns=clock.now_ns + 200))
+    clock.now_ns += 100
+    outcome = docket.take()
+    assert reason(outcome) == "dropped.deadline"
+    assert not docket.is_open(stamp(1))
+    assert not docket.settle(good(stamp(1)))
+    assert docket.settle(good(stamp(2)))
+    clock.now_ns += 10**9
+    assert [reason(each) for each in rest(docket)] == ["GOOD"], "what is settled in time is not due any more"
+
+
+def test_a_deadline_that_has_passed_at_the_announcement_is_one(clock: Clock) -> None:
+    docket = Docket(CAMERAS, 9)
+    docket.admit(stamp(1, due_ns=clock.now_ns - 5))
+    assert reason(docket.take()) == "dropped.deadline"
+
+
+def test_one_camera_s_deadlines_are_kept_while_another_s_first_frame_is_not_settled(clock: Clock) -> None:
+    docket = Docket(CAMERAS, 9)
+    docket.admit(stamp(1))
+    docket.admit(stamp(1, "side", due_ns=clock.now_ns + 1))
+    clock.now_ns += 1
+    outcome = docket.take()
+    assert outcome is not None
+    assert (outcome.stamp.camera, reason(outcome)) == ("side", "dropped.deadline")
+
+
+def test_a_run_of_frames_that_are_due_together_leaves_as_one(clock: Clock) -> None:
+    docket = Docket(CAMERAS, 9)
+    for number in range(1, 6):
+        docket.admit(stamp(number, due_ns=clock.now_ns + number))
+    clock.now_ns += 3
+    outcome = docket.take()
+    assert outcome is not None
+    assert (outcome.stamp.frames, outcome.stamp.last_frame_id, reason(outcome)) == (3, 3, "dropped.deadline")
+    assert docket.is_open(stamp(4))
+
+
+def test_a_judgement_that_waited_for_room_beyond_its_deadline_is_too_late(clock: Clock) -> None:
+    docket, settled = Docket(CAMERAS, 1), list[bool]()
+    docket.admit(stamp(1))
+    docket.admit(stamp(1, "side", due_ns=clock.now_ns + 10))
+    docket.settle(good(stamp(1)))
+    judge = in_thread(lambda: settled.append(docket.settle(good(stamp(1, "side")))))
+    clock.now_ns += 10
+    assert reason(docket.take()) == "GOOD"
+    assert ended(judge)
+    assert settled == [False]
+    assert [reason(each) for each in rest(docket)] == ["dropped.deadline"]
+
+
+def test_a_judgement_after_the_deadline_is_too_late_even_if_nobody_looked_meanwhile(clock: Clock) -> None:
+    docket = Docket(CAMERAS, 9)
+    docket.admit(stamp(1, due_ns=clock.now_ns + 10))
+    clock.now_ns += 11
+    assert not docket.settle(good(stamp(1)))
+    assert [reason(each) for each in rest(docket)] == ["dropped.deadline"]
+
+
+def test_a_take_that_waits_returns_at_the_deadline_and_not_before() -> None:
+    docket = Docket(CAMERAS, 9)
+    due_ns = time.monotonic_ns() + 30_000_000
+    docket.admit(stamp(1, due_ns=due_ns))
+    outcome = docket.take()
+    assert time.monotonic_ns() >= due_ns
+    assert reason(outcome) == "dropped.deadline"
+
+
+def test_a_take_that_waits_hears_of_a_frame_that_is_due_before_all_others() -> None:
+    docket, taken = Docket(CAMERAS, 9), list[Outcome | None]()
+    docket.admit(stamp(1, due_ns=time.monotonic_ns() + 3600 * 10**9))
+    taker = in_thread(lambda: taken.append(docket.take()))
+    docket.admit(stamp(1, "side", due_ns=time.monotonic_ns() + 10_000_000))
+    assert ended(taker)
+    assert [(each.stamp.camera, reason(each)) for each in taken if each] == [("side", "dropped.deadline")]
+
+
+# Any order of everything, beside a book kept by hand.
+
+
+@dataclass
+class Entry:
+    stamp: Stamp
+    became: Outcome | None = None
+
+
+class Desk(RuleBasedStateMachine):
+    """Frames are announced, settled in any order, and run into their deadlines, on a clock of our own."""
+
+    ROOM = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.docket = Docket(CAMERAS, self.ROOM)
+        self.book: dict[str, deque[Entry]] = {camera: deque() for camera in CAMERAS}
+        self.captured, self.told = Counter[str](), Counter[str]()
+        self.now_ns, self.patch = 10**9, pytest.MonkeyPatch()
+        self.patch.setattr("edge.inspection.docket.time.monotonic_ns", lambda: self.now_ns)
+        self.patch.setattr(self.docket._changed, "wait", self.must_not_wait)
+
+    @staticmethod
+    def must_not_wait(_timeout: float | None = None) -> None:
+        raise AssertionError("there was something to take, or room, and it waited")
+
+    def open_entries(self) -> list[Entry]:
+        """Those that are not settled, and not due either."""
+        return [
+            entry
+            for entries in self.book.values()
+            for entry in entries
+            if entry.became is None
+            and (entry.stamp.due_monotonic_ns is None or entry.stamp.due_monotonic_ns > self.now_ns)
+        ]
+
+    def overdue(self, entry: Entry) -> bool:
+        due_ns = entry.stamp.due_monotonic_ns
+        return entry.became is None and due_ns is not None and due_ns <= self.now_ns
+
+    def ready(self) -> list[str]:
+        """Cameras whose first frame's event can leave."""
+        return [c for c, entries in self.book.items() if entries and (entries[0].became or self.overdue(entries[0]))]
+
+    @rule(
+        camera=st.sampled_from(CAMERAS),
+        frames=st.sampled_from([1, 1, 1, 2, 5]),
+        due_in_ns=st.none() | st.integers(-10, 300),
+        part=st.sampled_from([False, False, True]),
+        without_id=st.sampled_from([False, False, False, True]),
+    )
+    def announce(self, camera: str, frames: int, due_in_ns: int | None, part: bool, without_id: bool) -> None:
+        number = self.captured[camera] + 1
+        self.captured[camera] += frames
+        announced = Stamp(
+            camera,
+            None if without_id else number,
+            last_frame_id=number + frames - 1 if frames > 1 and not without_id else None,
+            frames=frames,
+            number=number,
+            part_id=f"P-{number}" if part else None,
+            due_monotonic_ns=None if due_in_ns is None else self.now_ns + due_in_ns,
+        )
+        self.book[camera].append(Entry(announced))
+        self.docket.admit(announced)
+        assert self.docket.is_open(announced)
+
+    @precondition(lambda self: self.open_entries())
+    @rule(data=st.data(), unjudged=st.sampled_from([OVERLOAD, LOST, BROKEN]))
+    def lose(self, data: st.DataObject, unjudged: Unjudged) -> None:
+        entry = data.draw(st.sampled_from(self.open_entries()))
+        entry.became = lost(entry.stamp, unjudged)
+        assert self.docket.settle(entry.became)
+
+    @precondition(lambda self: self.open_entries())
+    @rule(data=st.data())
+    def judge(self, data: st.DataObject) -> None:
+        waiting = [e for entries in self.book.values() for e in entries if e.became and e.became.judgement]
+        if len(waiting) >= self.ROOM:
+            return  # it would wait
+        entry = data.draw(st.sampled_from(self.open_entries()))
+        entry.became = good(entry.stamp)
+        assert self.docket.settle(entry.became)
+
+    @rule(data=st.data())
+    def settle_again(self, data: st.DataObject) -> None:
+        settled = [entry for entries in self.book.values() for entry in entries if entry.became]
+        if settled:
+            entry = data.draw(st.sampled_from(settled))
+            assert not self.docket.settle(lost(entry.stamp, BROKEN))
+            assert not self.docket.is_open(entry.stamp)
+
+    @rule(later_ns=st.integers(0, 200))
+    def time_goes_by(self, later_ns: int) -> None:
+        self.now_ns += later_ns
+
+    @precondition(lambda self: self.ready())
+    @rule()
+    def take(self) -> None:
+        outcome = self.docket.take()
+        assert outcome is not None
+        self.check(outcome)
+
+    def check(self, outcome: Outcome) -> None:
+        """What left is the first of its camera, and stands for frames that all ended just like that."""
+        told, entries = outcome.stamp, self.book[outcome.stamp.camera]
+        assert told.camera in self.ready()
+        for each in self.book.values():
+            for entry in each:
+                if self.overdue(entry):
+                    entry.became = Outcome(entry.stamp, unjudged=Unjudged("dropped", "deadline", ""))
+        assert told.number == self.told[told.camera] + 1, "no gap and no overlap"
+        first, frames = entries[0], 0
+        folded: list[Entry] = []
+        while frames < told.frames:
+            folded.append(entries.popleft())
+            frames += folded[-1].stamp.frames
+        assert frames == told.frames
+        self.told[told.camera] += frames
+        for entry in folded:
+            assert entry.became is not None
+            assert reason(entry.became) == reason(outcome)
+            assert entry.stamp.part_id is None or len(folded) == 1
+            assert entry.became.judgement is None or len(folded) == 1
+        assert (told.frame_id, told.part_id) == (first.stamp.frame_id, first.stamp.part_id)
+        if told.frame_id is not None:
+            assert (told.last_frame_id or told.frame_id) == told.number + told.frames - 1
+
+    def teardown(self) -> None:
+        try:
+            for entry in self.open_entries():
+                entry.became = lost(entry.stamp)
+                assert self.docket.settle(entry.became)
+            for outcome in rest(self.docket):
+                self.check(outcome)
+            assert self.told == self.captured, "every frame's event has left"
+        finally:
+            self.patch.undo()
+
+
+Desk.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+test_whatever_the_order_events_of_each_camera_tile_its_frames = Desk.TestCase
+
+
+# Threads.
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_with_all_stages_on_threads_every_frame_leaves_once_and_nothing_waits_for_ever(room: int) -> None:
+    each, docket = 400, Docket(CAMERAS, room)
+    begun: queue.Queue[Stamp | None] = queue.Queue(2)
+    too_late = Counter[str]()
+
+    def show(camera: str) -> None:
+        chance, numbers = random.Random(camera), itertools.count(1)
+        for number in itertools.islice(numbers, each):
+            due_ns = chance.choice([None, 0, 100_000, 10**12])
+            announced = stamp(number, camera, due_ns=None if due_ns is None else time.monotonic_ns() + due_ns)
+            docket.admit(announced)
+            if chance.random() < 0.3:
+                too_late[camera] += not docket.settle(lost(announced))
+            else:
+                begun.put(announced)
+
+    def judge() -> None:
+        chance = random.Random(6)
+        while (announced := begun.get()) is not None:
+            outcome = lost(announced, BROKEN) if chance.random() < 0.1 else good(announced)
+            too_late[announced.camera] += not docket.settle(outcome)
+        docket.close()
+
+    told: list[Outcome] = []
+
+    def report() -> None:
+        while (outcome := docket.take()) is not None:
+            told.append(outcome)
+
+    stages, cameras = [in_thread(judge), in_thread(report)], [in_thread(lambda c=c: show(c)) for c in CAMERAS]  # type: ignore[misc]
+    assert all(ended(camera) for camera in cameras)
+    begun.put(None)
+    assert all(ended(stage) for stage in stages)
+    for camera in CAMERAS:
+        own = [outcome for outcome in told if outcome.stamp.camera == camera]
+        reached = 0
+        for outcome in own:
+            assert outcome.stamp.number == reached + 1
+            reached += outcome.stamp.frames
+        assert reached == each
+        missed = sum(outcome.stamp.frames for outcome in own if reason(outcome) == "dropped.deadline")
+        assert missed == too_late[camera], "who was told that it is too late was told so by the deadline"

@@ -1,0 +1,176 @@
+"""What was in flight at a death: whatever order things happened in, every frame not told of is found again, once."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edge.bundle import Bundle
+from edge.delivery.messages import StatusEvent, VerdictEvent
+from edge.frames import Stamp
+from edge.inspection import flight_recorder
+from edge.inspection.flight_recorder import FlightRecorder, in_flight_at_the_end
+from edge.inspection.ledger import Ledger
+from edge.inspection.outcome import Outcome
+from edge.service.aftermath import tell_of_the_last_run
+from tests.edge.lines import WITHIN_SECONDS, Heard, assert_every_frame_has_its_event, running, write_pictures
+from tests.small_bundle import white_frame
+
+
+def frame(number: int, *, part_id: str | None = None, frames: int = 1, frame_id: int | None = 0) -> Stamp:
+    """A frame whose id is its number plus 1000."""
+    shown = number + 1000 if frame_id == 0 else frame_id
+    last = shown + frames - 1 if shown is not None and frames > 1 else None
+    return Stamp("top", shown, number=number, frames=frames, part_id=part_id, last_frame_id=last)
+
+
+def told_again(stamps: list[Stamp]) -> list[tuple[int, int, int | None, str | None]]:
+    return [(stamp.number, stamp.frames, stamp.frame_id, stamp.part_id) for stamp in stamps]
+
+
+def test_frames_in_flight_are_one_run(tmp_path: Path) -> None:
+    recorder = FlightRecorder(tmp_path / "f", {"top": 0})
+    for number in range(1, 8):
+        recorder.announced(frame(number))
+    recorder.told(frame(1))
+    recorder.told(frame(2))
+    (run,) = in_flight_at_the_end(tmp_path / "f")
+    assert (run.camera, run.number, run.frames, run.frame_id, run.last_frame_id) == ("top", 3, 5, 1003, 1007)
+
+
+def test_each_part_in_flight_is_told_by_itself(tmp_path: Path) -> None:
+    recorder = FlightRecorder(tmp_path / "f", {"top": 0})
+    for number, part in enumerate([None, "P-1", "P-2", None, None, "Ü" * 64], start=1):
+        recorder.announced(frame(number, part_id=part))
+    assert told_again(in_flight_at_the_end(tmp_path / "f")) == [
+        (1, 1, 1001, None),
+        (2, 1, 1002, "P-1"),
+        (3, 1, 1003, "P-2"),
+        (4, 2, 1004, None),
+        (6, 1, 1006, "Ü" * 64),
+    ]
+
+
+def test_a_run_that_ended_well_leaves_nothing(tmp_path: Path) -> None:
+    recorder = FlightRecorder(tmp_path / "f", {"top": 0, "side": 0})
+    recorder.announced(frame(1, frames=5))
+    recorder.told(frame(1, frames=5))
+    assert in_flight_at_the_end(tmp_path / "f") == []
+
+
+@pytest.mark.parametrize("data", [b"", b"something else", b"heatline in-flight 1\n", b"heatline in-flight 1\nshort"])
+def test_a_file_that_is_none_of_ours_tells_of_nothing(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "f").write_bytes(data)
+    assert in_flight_at_the_end(tmp_path / "f") == []
+
+
+def test_no_file_tells_of_nothing(tmp_path: Path) -> None:
+    assert in_flight_at_the_end(tmp_path / "f") == []
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    begin=st.integers(0, 3),
+    sizes=st.lists(st.integers(1, 4), max_size=40),
+    told=st.integers(0, 40),
+    parts=st.sets(st.integers(0, 39)),
+)
+def test_whatever_was_announced_and_not_told_is_found_once(
+    tmp_path: Path, begin: int, sizes: list[int], told: int, parts: set[int]
+) -> None:
+    recorder = FlightRecorder(tmp_path / "f", {"side": 0, "top": begin})
+    number, stamps = begin + 1, []
+    for index, size in enumerate(sizes):
+        part_id = f"P{index}" if index in parts else None
+        stamps.append(frame(number, frames=1 if part_id else size, part_id=part_id))
+        recorder.announced(stamps[-1])
+        number += stamps[-1].frames
+    for stamp in stamps[:told]:
+        recorder.told(stamp)
+    found = in_flight_at_the_end(tmp_path / "f")
+    expected = [n for stamp in stamps[told:] for n in range(stamp.number, stamp.number + stamp.frames)]
+    assert [n for stamp in found for n in range(stamp.number, stamp.number + stamp.frames)] == expected
+    assert [stamp.part_id for stamp in found if stamp.part_id] == [s.part_id for s in stamps[told:] if s.part_id]
+    assert all(stamp.frame_id == stamp.number + 1000 for stamp in found)
+
+
+def test_more_than_the_file_holds_is_still_counted(tmp_path: Path) -> None:
+    recorder = FlightRecorder(tmp_path / "f", {"top": 0})
+    many = flight_recorder._SLOTS + 10
+    for number in range(1, many + 1):
+        recorder.announced(frame(number))
+    first, rest = in_flight_at_the_end(tmp_path / "f")
+    assert (first.number, first.frames, first.frame_id) == (1, 10, None)
+    assert (rest.number, rest.frames, rest.frame_id, rest.last_frame_id) == (11, many - 10, 1011, 1000 + many)
+
+
+def test_what_was_written_is_there_after_kill_9(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from edge.frames import Stamp;"
+        "from edge.inspection.flight_recorder import FlightRecorder;"
+        "r = FlightRecorder(Path(sys.argv[1]), {'top': 0});"
+        "[r.announced(Stamp('top', n, number=n)) for n in range(1, 6)]; r.told(Stamp('top', 2, number=2));"
+        "print('noted', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, tmp_path / "f"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "noted\n"
+        process.send_signal(signal.SIGKILL)
+    (run,) = in_flight_at_the_end(tmp_path / "f")
+    assert (run.frame_id, run.last_frame_id, run.frames) == (3, 5, 3)
+
+
+def test_a_place_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert tell_of_the_last_run(tmp_path / "nowhere", Ledger(["top"]), lambda _: None) is None
+    assert "nobody will know what was in flight" in caplog.text
+    assert tell_of_the_last_run(None, Ledger(["top"]), lambda _: None) is None
+
+
+def test_frames_of_a_camera_that_the_line_has_no_more_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    FlightRecorder(tmp_path / flight_recorder.FILE_NAME, {"top": 0}).announced(frame(1))
+    told: list[Outcome] = []
+    assert tell_of_the_last_run(tmp_path, Ledger(["side"]), told.append) is not None
+    assert told == []
+    assert "camera top is gone" in caplog.text
+
+
+def test_after_kill_9_the_next_run_tells_first_what_was_in_flight(tmp_path: Path, bundle: Bundle, address: str) -> None:
+    write_pictures(tmp_path / "frames", {"a.png": white_frame((230, 300))})
+    line = tmp_path / "line.toml"
+    line.write_text(
+        f'bundle = "{bundle.path}"\nallow_unsigned = true\n\n[[cameras]]\nkind = "pattern"\nname = "top"\n'
+        f'rate_fps = 200.0\nwaiting_frames = 8\n\n[events]\nbind = "{address}"\nwait_for_subscriber_s = 60\n'
+    )
+    state = tmp_path / "state"
+    state.mkdir()
+    env = {"STATE_DIRECTORY": str(state)}
+    with running(line, address, env=env) as run:
+        while run.next_verdict().frame_number < 20:
+            pass
+        os.kill(run.process.pid, signal.SIGKILL)
+        run.process.wait(WITHIN_SECONDS)
+    before = in_flight_at_the_end(state / flight_recorder.FILE_NAME)
+    assert before, "a camera of 200 frames a second always has some in flight"
+    with running(line, address, env=env) as run:
+        run.until(lambda event: isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT")
+        run.process.send_signal(signal.SIGTERM)
+        heard: Heard = run.until_stopped()
+        assert run.exit_code() == 0
+    assert_every_frame_has_its_event(heard, ["top"])
+    crashed = [event for event in heard.verdicts if event.reason == "dropped.crashed"]
+    assert [(event.frame_id, event.last_frame_id, event.frames) for event in crashed] == [
+        (stamp.frame_id, stamp.last_frame_id, stamp.frames) for stamp in before
+    ]
+    assert crashed[0].seq == 1
+    assert crashed == heard.verdicts[: len(crashed)]
+    assert isinstance(heard.last, StatusEvent)
+    assert heard.last.ledger["top"].dropped["crashed"] == sum(stamp.frames for stamp in before)

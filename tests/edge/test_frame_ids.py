@@ -1,0 +1,111 @@
+"""Which frames are missing between two frame ids, beside an oracle that walks the circle of ids step by step."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.cameras.frame_ids import MOST_LOST, FrameIds, Gap
+
+HIGHEST = 65535
+
+
+def walk(after: int, steps: int, highest: int | None) -> list[int]:
+    """The ids that follow one, found by counting as a camera does: 1 comes after the highest, and 0 never."""
+    ids = []
+    for _ in range(steps):
+        after = 1 if after == highest else after + 1
+        ids.append(after)
+    return ids
+
+
+Pieces = list[tuple[int, int]]
+"""What a camera counted: how many frames were lost, then how many came as one."""
+
+pieces = st.lists(st.tuples(st.one_of(st.integers(0, 3), st.integers(0, 1000)), st.integers(1, 5)), max_size=8)
+
+
+@settings(deadline=None)
+@given(start=st.one_of(st.integers(HIGHEST - 1000, HIGHEST), st.integers(1, HIGHEST)), pieces=pieces)
+def test_every_lost_frame_is_named_once_and_no_other_across_the_wrap(start: int, pieces: Pieces) -> None:
+    names_exactly_what_was_lost(start, pieces, HIGHEST)
+
+
+@settings(deadline=None)
+@given(start=st.integers(0, 2**63), pieces=pieces)
+def test_ids_that_do_not_wrap_are_followed_as_far_as_they_go(start: int, pieces: Pieces) -> None:
+    names_exactly_what_was_lost(start, pieces, None)
+
+
+@settings(deadline=None)
+@given(start=st.integers(1, 9), pieces=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 20)), max_size=8))
+def test_a_camera_that_wraps_all_the_time_is_followed_round_and_round(start: int, pieces: Pieces) -> None:
+    names_exactly_what_was_lost(start, pieces, 9)
+
+
+def names_exactly_what_was_lost(start: int, pieces: Pieces, highest: int | None) -> None:
+    ids = FrameIds(highest)
+    assert ids.next(start) is None, "of what was before the first frame, nobody knows"
+    last = start
+    for lost, came in pieces:
+        counted = walk(last, lost + came, highest)
+        first_of_run, last = counted[lost], counted[-1]
+        gap = ids.next(first_of_run, last if came > 1 else None)
+        assert (gap.ids if gap else []) == counted[:lost]
+
+
+@pytest.mark.parametrize("highest", [HIGHEST, None])
+@settings(deadline=None)
+@given(start=st.integers(1001, HIGHEST), back=st.integers(0, 1000))
+def test_an_id_that_comes_twice_or_runs_back_is_no_gap_but_an_error(highest: int | None, start: int, back: int) -> None:
+    ids = FrameIds(highest)
+    ids.next(start)
+    with pytest.raises(ValueError, match=f"frame id {start - back} came after {start}"):
+        ids.next(start - back)
+
+
+@settings(deadline=None)
+@given(id_=st.integers(1, 500), back=st.integers(500, 1000))
+def test_an_id_that_runs_back_over_the_wrap_is_no_gap_but_an_error(id_: int, back: int) -> None:
+    ids = FrameIds(HIGHEST)
+    ids.next(id_)
+    with pytest.raises(ValueError, match="came after"):
+        ids.next(HIGHEST + id_ - back)
+
+
+@pytest.mark.parametrize("highest", [HIGHEST, None])
+def test_farther_than_half_the_circle_of_16_bits_is_no_loss_but_another_count(highest: int | None) -> None:
+    ids = FrameIds(highest)
+    ids.next(30000)
+    gap = ids.next(30000 + MOST_LOST)
+    assert gap is not None
+    assert gap.ids == list(range(30001, 30000 + MOST_LOST))
+    assert len(gap.ids) == 32766
+    with pytest.raises(ValueError, match="came after"):
+        ids.next((30000 + 2 * MOST_LOST + 1 - 1) % HIGHEST + 1 if highest else 30000 + 2 * MOST_LOST + 1)
+
+
+def test_after_ids_ran_back_gaps_are_counted_from_where_they_went_on() -> None:
+    ids = FrameIds(HIGHEST)
+    ids.next(700)
+    with pytest.raises(ValueError, match="came after"):
+        ids.next(1)
+    assert ids.next(2) is None
+    assert ids.next(5) == Gap([3, 4])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "gap"),
+    [
+        (7, 8, None),
+        (7, 9, Gap([8])),
+        (65534, 65535, None),
+        (65535, 1, None),  # 0 is left out by GigE Vision and is no lost frame
+        (65535, 2, Gap([1])),
+        (65534, 1, Gap([65535])),
+        (65533, 3, Gap([65534, 65535, 1, 2])),
+    ],
+)
+def test_gaps_at_the_wrap(before: int, after: int, gap: Gap | None) -> None:
+    ids = FrameIds(HIGHEST)
+    ids.next(before)
+    assert ids.next(after) == gap

@@ -1,0 +1,665 @@
+"""GigE Vision cameras: real ones, on loopback."""
+
+import contextlib
+import ctypes
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge.cameras import aravis, genicam
+from edge.cameras.base import Opened
+from edge.cameras.discovery import find_camera, list_cameras
+from edge.cameras.genicam import GenicamCamera
+from edge.cameras.settings import GenicamSettings
+from edge.errors import CameraError, MissingExtraError
+from edge.frames import BadFrame, Frame
+from tests.edge.gv_cameras import (
+    FIRST_FRAME_ID,
+    ROOT,
+    AravisCamera,
+    aravis_camera,
+    cable,
+    need_aravis,
+    next_frame_id,
+    noise,
+    viva_camera,
+)
+
+FAST = 200.0
+"""Frames a second: tests need not wait for frames."""
+SOON_S = 20.0
+"""Longer than anything takes that is waited for."""
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[AravisCamera]:
+    """A camera for tests that leave it as it was, but for what every opening sets."""
+    with aravis_camera(rate_fps=FAST) as camera:
+        yield camera
+
+
+@pytest.fixture
+def plain_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No packet sockets, which only root may open."""
+    create_stream = aravis.camera_create_stream
+    set_options = aravis.Function[None](
+        "arv_camera_gv_set_stream_options", None, ctypes.c_void_p, ctypes.c_int, fails=False
+    )
+
+    def create(camera: int, *rest: Any) -> int | None:
+        set_options(camera, 1)
+        return create_stream(camera, *rest)
+
+    monkeypatch.setattr(aravis, "camera_create_stream", create)
+
+
+def settings(address: str | None, **keys: Any) -> GenicamSettings:
+    return GenicamSettings(name="cam", address=address, **keys)
+
+
+@contextlib.contextmanager
+def opened(address: str | None, **keys: Any) -> Iterator[GenicamCamera]:
+    camera = GenicamCamera(settings(address, **keys))
+    camera.open()
+    try:
+        yield camera
+    finally:
+        camera.close()
+
+
+def opening(address: str | None, **keys: Any) -> Opened:
+    """What is found; closed again."""
+    camera = GenicamCamera(settings(address, **keys))
+    try:
+        return camera.open()
+    finally:
+        camera.close()
+
+
+def grab(camera: GenicamCamera) -> Frame | BadFrame:
+    item = camera.grab(SOON_S)
+    assert item is not None, "no frame came"
+    return item
+
+
+def grab_frame(camera: GenicamCamera) -> Frame:
+    item = grab(camera)
+    assert isinstance(item, Frame), item
+    return item
+
+
+def fails_in_the_end(camera: GenicamCamera) -> CameraError:
+    """Grab until it fails."""
+    until = time.monotonic() + SOON_S
+    while time.monotonic() < until:
+        try:
+            camera.grab(0.1)
+        except CameraError as failure:
+            return failure
+    raise AssertionError("it went on")
+
+
+# Frames.
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "channels", "dtype"),
+    [("Mono8", 1, np.uint8), ("BayerRG8", 1, np.uint8), ("RGB8", 3, np.uint8), ("Mono16", 1, np.uint16)],
+)
+def test_frames_arrive_byte_for_byte_as_the_camera_sent_them(pixel_format: str, channels: int, dtype: type) -> None:
+    pictures = noise(4, 37, 51, channels, dtype)
+    with (
+        aravis_camera(pictures=pictures, pixel_format=pixel_format, rate_fps=FAST) as device,
+        opened(device.address) as camera,
+    ):
+        for _ in range(6):
+            frame = grab_frame(camera)
+            assert (frame.pixel_format, frame.image.dtype) == (pixel_format, dtype)
+            np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
+
+
+@pytest.mark.usefixtures("plain_sockets")
+def test_plain_sockets_which_all_may_open_hand_over_the_same() -> None:
+    with (
+        aravis_camera(pictures=noise(3, 240, 320), rate_fps=FAST) as device,
+        opened(device.address, packet_bytes=8000) as camera,
+    ):
+        for _ in range(6):
+            frame = grab_frame(camera)
+            np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
+
+
+def test_frame_ids_begin_again_at_1_after_65535() -> None:
+    with aravis_camera(rate_fps=1000) as device, opened(device.address, buffers=256) as camera:
+        expected = FIRST_FRAME_ID
+        for _ in range(150):
+            assert grab_frame(camera).stamp.frame_id == expected
+            expected = next_frame_id(expected)
+    assert expected == 16
+
+
+def test_what_is_found_is_told_in_words_and_numbers(device: AravisCamera) -> None:
+    found = opening(device.address, packet_bytes=2000, rate_fps=40)
+    assert found == Opened(
+        found=f"Aravis Fake {device.serial} at {device.address}, 64x48 Mono8, packets of 2000 bytes, 40 frames/s",
+        highest_frame_id=65535,
+        ids_show_gaps=True,
+        period_s=1 / 40,
+        can_be_asked=True,
+    )
+
+
+def test_a_frame_is_stamped_with_both_clocks_at_its_arrival_and_with_the_cameras_own(device: AravisCamera) -> None:
+    with opened(device.address, rate_fps=FAST) as camera:
+        grab(camera)
+        began_ns, began_monotonic_ns = time.time_ns(), time.monotonic_ns()
+        while (first := grab_frame(camera).stamp).captured_monotonic_ns < began_monotonic_ns:
+            pass
+        second = grab_frame(camera).stamp
+    assert began_ns - 1e6 <= first.captured_at_ns <= second.captured_at_ns <= time.time_ns()
+    assert first.captured_monotonic_ns <= second.captured_monotonic_ns <= time.monotonic_ns()
+    assert first.camera_timestamp_ns is not None
+    assert second.camera_timestamp_ns is not None
+    assert first.camera_timestamp_ns < second.camera_timestamp_ns
+
+
+def test_an_image_is_not_copied_and_stays_while_other_frames_arrive(device: AravisCamera) -> None:
+    with opened(device.address, buffers=3, rate_fps=FAST) as camera:
+        frame = grab_frame(camera)
+        until = time.monotonic() + SOON_S
+        while camera.counters()["underruns"] == 0 and time.monotonic() < until:  # all other buffers are full
+            time.sleep(0.01)
+        assert not frame.image.flags.owndata
+        np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
+    np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
+
+
+def test_a_region_of_the_sensor_is_what_it_would_be_in_the_whole_picture() -> None:
+    with (
+        aravis_camera(pictures=noise(3, 60, 80), rate_fps=FAST) as device,
+        opened(device.address, region=(7, 11, 33, 17)) as camera,
+    ):
+        frame = grab_frame(camera)
+        np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id)[11 : 11 + 17, 7 : 7 + 33])
+
+
+@pytest.mark.parametrize(
+    ("sent", "becomes"),
+    [("Mono12p", "Mono12"), ("Mono10p", "Mono10"), ("Mono12Packed", "Mono12"), ("Mono10Packed", "Mono10")],
+)
+def test_packed_formats_are_unpacked_to_16_bits(sent: str, becomes: str) -> None:
+    with viva_camera(width=52, height=40, pixel_format=sent) as device, opened(device.ip) as camera:
+        frame = grab_frame(camera)
+    assert (frame.pixel_format, frame.image.dtype, frame.image.shape) == (becomes, np.uint16, (40, 52))
+    assert frame.image.max() < 1 << int(becomes.removeprefix("Mono"))
+
+
+def test_packed_lines_that_end_within_a_byte_are_refused() -> None:
+    with (
+        viva_camera(width=51, height=40, pixel_format="Mono10p") as device,
+        pytest.raises(CameraError, match=r"Mono10p with lines of 51 px, which end within a byte, .* multiple of 4"),
+    ):
+        opening(device.ip)
+
+
+def test_a_pixel_format_is_set_by_what_it_becomes() -> None:
+    with viva_camera(width=50, height=40) as device, opened(device.ip, pixel_format="Mono16") as camera:
+        frame = grab_frame(camera)
+    assert (frame.pixel_format, frame.image.dtype) == ("Mono16", np.uint16)
+
+
+def test_several_cameras_at_once_do_not_meet() -> None:
+    with (
+        aravis_camera(pictures=noise(2, 40, 40), rate_fps=FAST) as one,
+        aravis_camera(pictures=noise(2, 30, 30), rate_fps=FAST) as two,
+        opened(one.address) as first,
+        opened(two.address) as second,
+    ):
+        assert grab_frame(first).image.shape == (40, 40)
+        two.kill()
+        for _ in range(20):
+            assert grab_frame(first).image.shape == (40, 40)
+        two.start()
+        assert "no longer obeys" in str(fails_in_the_end(second))
+
+
+# Triggers.
+
+
+def test_a_software_trigger_takes_one_frame_and_no_other_comes() -> None:
+    with aravis_camera() as device, opened(device.address, trigger="software") as camera:
+        device.software_trigger_rate(FAST)
+        assert camera.grab(0.1) is None
+        for count in range(3):
+            camera.trigger()
+            assert grab_frame(camera).stamp.frame_id == FIRST_FRAME_ID + count
+            assert camera.grab(0.03) is None
+
+
+def test_the_second_camera_takes_software_triggers_too_and_says_that_it_did() -> None:
+    with viva_camera(width=64, height=48) as device, opened(device.ip, trigger="software") as camera:
+        for count in range(1, 4):
+            camera.trigger()
+            assert grab_frame(camera).stamp.frame_id == count
+        assert device.software_triggers() == 3
+
+
+def test_with_a_hardware_trigger_no_frame_comes_by_itself(device: AravisCamera) -> None:
+    assert opening(device.address, trigger="hardware", trigger_line="Line0").period_s is None
+    with opened(device.address, trigger="hardware", trigger_line="Line0") as camera:
+        assert camera.grab(0.1) is None
+        assert camera.answers()
+
+
+def test_a_camera_that_runs_freely_takes_no_trigger(device: AravisCamera) -> None:
+    with opened(device.address) as camera, pytest.raises(CameraError, match=r"set its trigger to software"):
+        camera.trigger()
+
+
+# Losses.
+
+
+def test_lost_packets_are_asked_for_again() -> None:
+    with viva_camera(width=320, height=240, drop_packets=[(2, 3), (4, 0)]) as device, opened(device.ip) as camera:
+        assert [grab_frame(camera).stamp.frame_id for _ in range(5)] == [1, 2, 3, 4, 5]
+        counted = camera.counters()
+    assert (counted["completed"], counted["failures"]) == (5, 0)
+    assert (counted["resend_requests"], counted["resent_packets"]) == (2, 2)
+
+
+@pytest.mark.parametrize(("camera_resends", "we_ask"), [(False, True), (True, False)])
+def test_a_frame_with_lost_packets_is_told_under_its_own_id(camera_resends: bool, we_ask: bool) -> None:
+    """Also one whose first packet is lost, with which its id and its times would have come."""
+    with (
+        viva_camera(width=320, height=240, drop_packets=[(2, 3), (4, 0)], packet_resend=camera_resends) as device,
+        opened(device.ip, resend=we_ask, buffers=2) as camera,
+    ):
+        items = [(grab(camera)) for _ in range(5)]
+        counted = camera.counters()
+    assert [item.stamp.frame_id for item in items] == [1, 2, 3, 4, 5]
+    bad = [item for item in items if isinstance(item, BadFrame)]
+    assert [(item.stamp.frame_id, item.reason, item.kind) for item in bad] == [
+        (2, "incomplete", "failed"),
+        (4, "incomplete", "failed"),
+    ]
+    assert "missing-packets" in bad[0].detail
+    assert "packets were lost" in bad[0].detail
+    assert bad[1].stamp.camera_timestamp_ns is None, "it has another frame's"
+    assert (counted["completed"], counted["failures"], counted["resent_packets"]) == (3, 2, 0)
+
+
+def test_a_frame_of_which_nothing_arrives_leaves_a_gap_in_the_ids() -> None:
+    whole = [(3, packet) for packet in range(80)]
+    with viva_camera(width=320, height=240, drop_packets=whole) as device, opened(device.ip) as camera:
+        assert [grab_frame(camera).stamp.frame_id for _ in range(4)] == [1, 2, 4, 5]
+        assert camera.counters()["missing_frames"] >= 1
+
+
+def test_a_receive_buffer_that_is_too_small_is_named_where_packets_are_lost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    granted = tmp_path / "rmem_max"
+    granted.write_text("212992\n")
+    monkeypatch.setattr(genicam, "HIGHEST_SOCKET_BUFFER", granted)
+    with (
+        viva_camera(width=320, height=240, drop_packets=[(1, 3)], packet_resend=False) as device,
+        opened(device.ip) as camera,
+    ):
+        item = grab(camera)
+    assert isinstance(item, BadFrame)
+    assert "net.core.rmem_max is 212992, raise it to 1048576 or more" in item.detail
+
+
+def test_lost_frames_do_not_use_up_the_buffers() -> None:
+    with (
+        aravis_camera(pictures=noise(1, 100, 100), rate_fps=FAST) as device,
+        opened(device.address, buffers=2) as camera,
+    ):
+        device.lose_packets(0.5)
+        bad = 0
+        while bad < 10:
+            bad += isinstance(grab(camera), BadFrame)
+        device.lose_packets(0)
+        while isinstance(grab(camera), BadFrame):
+            pass
+
+
+def test_packets_lost_on_a_cable_spoil_frames_and_a_pulled_one_silences_the_camera_until_it_is_plugged() -> None:
+    with (
+        cable() as wire,
+        aravis_camera(wire.address, noise(2, 100, 100), rate_fps=FAST, netns=wire.netns) as device,
+        opened(wire.address) as camera,
+    ):
+        wire.lose(0.1)
+        while isinstance(grab(camera), Frame):
+            pass
+        wire.lose(0)
+        while isinstance(grab(camera), BadFrame):
+            pass
+        wire.pull()
+        while camera.grab(0.1) is not None:
+            pass
+        wire.plug()
+        frame = grab(camera)
+        while isinstance(frame, BadFrame):
+            frame = grab(camera)
+        np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
+
+
+@pytest.mark.usefixtures("plain_sockets")
+def test_packets_of_no_frame_are_passed_over_unless_there_is_nothing_else(device: AravisCamera) -> None:
+    """A packet that tried the packet size may come late; all packets of a camera that sends video are such."""
+    port_of = aravis.Function[int]("arv_gv_stream_get_port", ctypes.c_uint16, ctypes.c_void_p, fails=False)
+    with opened(device.address, trigger="software") as camera, socket.socket(type=socket.SOCK_DGRAM) as strays:
+        strays.connect(("127.0.0.1", port_of(camera._stream)))
+        strays.send(bytes(1000))
+        assert camera.grab(0.1) is None
+        camera.trigger()
+        grab_frame(camera)
+        for _ in range(genicam.MOST_STRAYS - 1):
+            strays.send(bytes(1000))
+            assert camera.grab(0.01) is None
+        for _ in range(4):
+            strays.send(bytes(1000))
+        assert "sends something that is no picture" in str(fails_in_the_end(camera))
+
+
+# Chunks.
+
+
+def test_chunks_go_with_every_frame() -> None:
+    with (
+        viva_camera(width=64, height=48) as device,
+        opened(device.ip, chunks=["ExposureTime", "FrameID"], exposure_us=2345) as camera,
+    ):
+        for frame_id in (1, 2):
+            assert grab_frame(camera).stamp.chunks == {"ExposureTime": 2345.0, "FrameID": frame_id}
+
+
+def test_an_image_with_chunks_behind_it_is_the_image_alone() -> None:
+    with viva_camera(width=50, height=40) as device:
+        with opened(device.ip) as camera:
+            plain = grab_frame(camera).image.copy()
+        with opened(device.ip, chunks=["FrameID"]) as camera:
+            assert grab_frame(camera).image.shape == plain.shape
+
+
+# What changes in mid-run.
+
+
+def test_a_frame_that_became_smaller_is_what_it_says() -> None:
+    with aravis_camera(pictures=noise(2, 48, 64), rate_fps=FAST) as device, opened(device.address) as camera:
+        grab_frame(camera)
+        device.resize(20, 30, "BayerRG8")
+        while (frame := grab_frame(camera)).image.shape != (30, 20):
+            pass
+        assert frame.pixel_format == "BayerRG8"
+        np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id)[:30, :20])
+
+
+def test_a_frame_that_outgrew_its_buffer_is_told_and_the_camera_must_be_opened_anew() -> None:
+    """The library calls such a frame complete, though it cut it off."""
+    with aravis_camera(pictures=noise(2, 90, 90), rate_fps=FAST) as device:
+        device.resize(60, 40)
+        with opened(device.address) as camera:
+            grab_frame(camera)
+            device.resize(90, 90)
+            while isinstance(item := grab(camera), Frame):
+                assert item.image.shape == (40, 60)
+            assert item.reason == "incomplete"
+            assert "90x90 Mono8 has 8100 bytes and its buffer took 2400" in item.detail
+            with pytest.raises(CameraError, match=r"camera cam at 127.* size changed in mid-run"):
+                camera.grab(SOON_S)
+        with opened(device.address) as camera:
+            assert grab_frame(camera).image.shape == (90, 90)
+
+
+# The end of a camera.
+
+
+def test_a_camera_whose_power_is_cut_falls_silent_and_can_be_opened_when_it_is_back() -> None:
+    with aravis_camera(rate_fps=FAST) as device:
+        with opened(device.address) as camera:
+            grab_frame(camera)
+            assert camera.answers()
+            device.kill()
+            while camera.grab(0.05) is not None:
+                pass
+            assert not camera.answers()
+            device.start()
+            assert "no longer obeys" in str(fails_in_the_end(camera))  # it is another one now, which nobody controls
+            assert not camera.answers()
+        with opened(device.address) as camera:
+            frame = grab_frame(camera)
+            np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
+
+
+@pytest.mark.slow
+def test_a_camera_that_stays_dead_is_given_up_and_cannot_be_opened() -> None:
+    with aravis_camera(rate_fps=FAST) as device:
+        with opened(device.address) as camera:
+            grab_frame(camera)
+            device.kill()
+            assert "no longer obeys" in str(fails_in_the_end(camera))
+        with pytest.raises(CameraError, match=r"cannot be opened .* check its power, cable and IP address"):
+            opening(device.address)
+
+
+def test_control_that_is_taken_away_ends_the_frames() -> None:
+    with viva_camera(width=64, height=48) as device, opened(device.ip) as camera:
+        grab_frame(camera)
+        device.revoke_control()
+        assert "another application took control" in str(fails_in_the_end(camera))
+        assert not camera.answers()
+
+
+def test_a_camera_that_somebody_else_controls_is_not_opened() -> None:
+    with viva_camera(width=64, height=48) as device, opened(device.ip) as camera:
+        with pytest.raises(CameraError, match=r"camera cam at 127.* another application controls it, and only one can"):
+            opening(device.ip)
+        grab_frame(camera)
+
+
+def test_an_interruption_ends_a_wait_and_every_later_one(device: AravisCamera) -> None:
+    with opened(device.address, trigger="software") as camera:
+        waiting = threading.Thread(target=camera.grab, args=(1000.0,))
+        waiting.start()
+        camera.interrupt()
+        waiting.join(SOON_S)
+        assert not waiting.is_alive()
+        camera.trigger()
+        assert camera.grab(1000.0) is None
+
+
+def test_a_camera_is_asked_and_counted_while_another_thread_waits_for_a_frame(device: AravisCamera) -> None:
+    with opened(device.address, trigger="software") as camera:
+        waiting = threading.Thread(target=camera.grab, args=(1000.0,))
+        waiting.start()
+        assert camera.answers()
+        assert camera.counters()["completed"] == 0
+        camera.interrupt()
+        waiting.join(SOON_S)
+    assert not camera.answers(), "it is closed"
+    assert camera.counters() == {}
+    with pytest.raises(CameraError, match=r"not open"):
+        camera.trigger()
+
+
+def test_opening_again_and_again_leaves_nothing_behind(device: AravisCamera) -> None:
+    def held() -> tuple[int, int]:
+        """Descriptors and threads."""
+        return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+    opening(device.address)
+    descriptors, threads = held()
+    for _ in range(10):
+        with opened(device.address) as camera:
+            grab_frame(camera)
+        with pytest.raises(CameraError):
+            opening(device.address, packet_bytes=2000, exposure_us=1e8)
+    until = time.monotonic() + SOON_S
+    while held() > (descriptors, threads) and time.monotonic() < until:  # a thread is gone a while after it was joined
+        time.sleep(0.01)
+    assert held()[0] <= descriptors
+    assert held()[1] <= threads
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"exposure_us": 5}, "exposure_us 5 does not suit it: .* offers 10 to 1e\\+07, and it stands at"),
+        ({"gain_db": -3}, "gain_db -3 does not suit it: .* offers 0 to 10, and it stands at 0"),
+        ({"gain_db": 11}, "gain_db 11 does not suit it"),
+        ({"rate_fps": 2000}, "rate_fps 2000 does not suit it: .* offers 0.1 to 1000"),
+        ({"pixel_format": "BGR8"}, "no pixel format BGR8; it offers .*Mono8.*RGB8"),
+        ({"region": (1, 0, 64, 48)}, "region .* does not suit it: x \\+ width may be 1 to 64 px"),
+        ({"trigger": "hardware"}, "no trigger source Line1; it offers Line0, Software"),
+        ({"chunks": ["ExposureTime"]}, "no chunk ExposureTime that is a number; it offers none at all"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_a_camera_does_not_accept_is_refused_with_what_it_offers(
+    device: AravisCamera, keys: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(CameraError, match=f"^camera cam at {device.address}: .*{sentence}"):
+        opening(device.address, **keys)
+
+
+def test_what_the_second_camera_does_not_accept_is_refused_too() -> None:
+    with viva_camera(width=64, height=48) as device:
+        with pytest.raises(
+            CameraError, match=r"no chunk ImageInfo that is a number; it offers Timestamp, ExposureTime"
+        ):
+            opening(device.ip, chunks=["ImageInfo"])
+        with pytest.raises(CameraError, match=r"exposure_us 1e\+08 does not suit it"):
+            opening(device.ip, exposure_us=1e8)
+        with pytest.raises(CameraError, match=r"rate_fps 9999 does not suit it: .* offers 1 to 120"):
+            opening(device.ip, rate_fps=9999)
+
+
+def test_settings_reach_the_camera(device: AravisCamera) -> None:
+    with opened(device.address, exposure_us=1234, gain_db=4, rate_fps=125, packet_bytes=1500) as camera:
+        handle = camera._camera
+        assert aravis.camera_get_exposure(handle) == 1234
+        assert aravis.camera_get_gain(handle) == 4
+        assert aravis.camera_get_frame_rate(handle) == 125
+        assert aravis.camera_get_packet_size(handle) == 1500
+
+
+def test_a_rate_can_be_set_after_a_trigger_switched_rates_off() -> None:
+    with viva_camera(width=64, height=48) as device:
+        assert opening(device.ip, trigger="software").period_s is None
+        assert opening(device.ip, rate_fps=50).period_s == pytest.approx(1 / 50)
+
+
+# Which cameras there are.
+
+
+def test_a_camera_is_found_by_broadcast_and_opened_by_serial_number_or_id(device: AravisCamera) -> None:
+    (found,) = (camera for camera in list_cameras("lo") if camera.serial == device.serial)
+    assert (found.vendor, found.model, found.address) == ("Aravis", "Fake", device.address)
+    assert (found.protocol, found.id) == ("GigE Vision", f"Aravis-Fake-{device.serial}")
+    with opened(found.id, interface="lo") as camera:
+        grab_frame(camera)
+    assert find_camera(device.serial, "lo") == device.address
+
+
+def test_a_name_that_no_camera_has_may_be_a_hosts_or_nobodys() -> None:
+    need_aravis()
+    assert find_camera("localhost", "lo") == "127.0.0.1"
+    with pytest.raises(CameraError, match=r"no camera with serial number or id 'no such' answers on .* lo .*list"):
+        find_camera("no such", "lo")
+
+
+IN_A_NETWORK_OF_ITS_OWN = """
+import sys
+from contextlib import ExitStack
+from edge.cameras.discovery import find_camera
+from edge.errors import CameraError
+from tests.edge.gv_cameras import aravis_camera
+
+with ExitStack() as cameras:
+    for _ in range(int(sys.argv[1])):
+        cameras.enter_context(aravis_camera())
+    try:
+        print(find_camera(None))
+    except CameraError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("cameras", "said"),
+    [
+        (1, "127.0.0.1\n"),
+        (2, "exactly one camera was expected on USB or any network interface and 2 answered (Aravis Fake HL"),
+    ],
+)
+def test_without_an_address_the_only_camera_is_meant(cameras: int, said: str) -> None:
+    need_aravis()
+    network = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    try:
+        subprocess.run([*network, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespace can be made here: {error}")
+    command = [*network, sys.executable, "-c", IN_A_NETWORK_OF_ITS_OWN, str(cameras)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said in result.stdout, result.stderr
+
+
+def test_a_missing_library_is_one_sentence_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aravis, "LIBRARY", "libaravis-0.8.so.999")
+    for ask in (list_cameras, GenicamCamera(settings("127.0.0.1")).open):
+        with pytest.raises(
+            MissingExtraError, match=r"libaravis-0.8.so.999 cannot be loaded .* apt install libaravis-0.8-0"
+        ):
+            ask()
+
+
+def test_a_library_that_is_too_old_is_told_from_one_that_is_missing() -> None:
+    need_aravis()
+    with pytest.raises(CameraError, match=r"too old: it has no arv_made_up; install Aravis"):
+        aravis.Function[None]("arv_made_up", None, fails=False)()
+
+
+# What the test camera can be made to do, for tests of the whole line.
+
+
+def test_the_test_camera_can_freeze_lose_frames_pause_and_turn_its_clock() -> None:
+    with aravis_camera(pictures=noise(7, 20, 20), rate_fps=FAST) as device, opened(device.address) as camera:
+        device.leave_out(3)
+        before = FIRST_FRAME_ID - 1
+        while (frame := grab_frame(camera)).stamp.frame_id == before + 1:
+            before += 1
+        assert frame.stamp.frame_id == before + 4
+        device.stop_clock()
+        device.freeze()
+        first = grab_frame(camera)
+        while (second := grab_frame(camera)).stamp.camera_timestamp_ns != first.stamp.camera_timestamp_ns:
+            first = second
+        frozen = second.image.copy()
+        np.testing.assert_array_equal(grab_frame(camera).image, frozen)
+        device.freeze(False)
+        device.stop_clock(False)
+        device.turn_clock_back(5)
+        while grab_frame(camera).stamp.camera_timestamp_ns >= second.stamp.camera_timestamp_ns:
+            pass
+        device.pause()
+        while camera.grab(0.05) is not None:
+            pass
+        assert camera.answers()
+        device.pause(False)
+        frame = grab_frame(camera)
+        np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))

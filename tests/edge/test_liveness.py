@@ -1,0 +1,310 @@
+"""Whether a camera is alive, told from what came and when: no camera and no waiting, times are given."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.cameras.base import Opened
+from edge.cameras.frame_ids import Gap
+from edge.cameras.liveness import (
+    FIRST_FRAME_WITHIN_SECONDS,
+    LEAST_SILENCE_SECONDS,
+    MISSED_TRIGGERS,
+    STILL_CLOCK_FRAMES,
+    Fault,
+    Liveness,
+)
+from edge.cameras.settings import FolderSettings, PatternSettings, VideoSettings
+from edge.frames import Stamp
+
+MS = 1_000_000
+SECOND = 1_000_000_000
+
+
+class Watched:
+    """A camera that is watched on a clock of our own, in ms since it was opened."""
+
+    def __init__(self, opened: Opened | None = None, **keys: object) -> None:
+        self.liveness = Liveness(PatternSettings(name="top", **keys))  # type: ignore[arg-type]
+        self.frame_id = 0
+        self.open(opened or Opened(found="a camera"))
+
+    def open(self, opened: Opened, at_ms: float = 0.0) -> None:
+        self.liveness.begin(opened, round(at_ms * MS))
+
+    def frame(self, at_ms: float, digest: int | None = None, taken_ms: float | None = None) -> Fault | None:
+        """A frame arrives; what the camera's clock said when it was taken. Other pictures than before where no digest
+        is given."""
+        self.frame_id += 1
+        stamp = Stamp(
+            "top",
+            self.frame_id,
+            captured_monotonic_ns=round(at_ms * MS),
+            camera_timestamp_ns=None if taken_ms is None else round(taken_ms * MS),
+        )
+        return self.liveness.frame(stamp, self.frame_id if digest is None else digest, round(at_ms * MS))
+
+    def silent(self, at_ms: float) -> bool:
+        fault = self.liveness.silence(round(at_ms * MS))
+        assert fault is None or fault.reason == "silent"
+        return fault is not None
+
+
+def reason(fault: Fault | None) -> str | None:
+    return fault.reason if fault else None
+
+
+# Silence.
+
+
+def test_a_camera_that_told_its_period_is_silent_after_so_many_periods_and_not_before() -> None:
+    camera = Watched(Opened(found="", period_s=0.5), silent_after_periods=4)
+    for at_ms in range(0, 5000, 500):
+        assert camera.frame(at_ms) is None
+    assert not camera.silent(4500 + 2000)
+    assert camera.silent(4500 + 2001)
+    fault = camera.liveness.silence(4500 * MS + 2500 * MS)
+    assert fault == Fault("silent", "no frame came for 2.5 s, 2.0 s were expected at most")
+
+
+def test_a_fast_camera_is_given_the_least_time() -> None:
+    camera = Watched(Opened(found="", period_s=0.001))
+    camera.frame(0)
+    assert not camera.silent(LEAST_SILENCE_SECONDS * 1e3)
+    assert camera.silent(LEAST_SILENCE_SECONDS * 1e3 + 1)
+
+
+def test_the_first_frame_has_longer_and_a_slow_camera_longer_still() -> None:
+    fast, slow = Watched(Opened(found="", period_s=0.1)), Watched(Opened(found="", period_s=60))
+    assert not fast.silent(FIRST_FRAME_WITHIN_SECONDS * 1e3)
+    assert fast.silent(FIRST_FRAME_WITHIN_SECONDS * 1e3 + 1)
+    assert not slow.silent(5 * 60e3)
+    assert slow.silent(5 * 60e3 + 1)
+
+
+@settings(deadline=None)
+@given(
+    period_ms=st.floats(1, 60e3),
+    told=st.booleans(),
+    periods=st.floats(2, 100),
+    frames=st.integers(5, 40),
+    data=st.data(),
+)
+def test_a_camera_that_keeps_its_period_is_never_silent_and_one_that_stops_is_in_the_time_that_is_stated(
+    period_ms: float, told: bool, periods: float, frames: int, data: st.DataObject
+) -> None:
+    camera = Watched(Opened(found="", period_s=period_ms / 1e3 if told else None), silent_after_periods=periods)
+    at_ms = 0.0
+    for _ in range(frames):
+        at_ms += period_ms * data.draw(st.floats(0.9, 1.1))
+        # Of a slow camera that does not tell its period, nobody can know it before some frames have come.
+        assert not camera.silent(at_ms) or (not told and period_ms > FIRST_FRAME_WITHIN_SECONDS * 1e3 / 1.1)
+        camera.frame(at_ms)
+    limit_ms = max(periods * period_ms, LEAST_SILENCE_SECONDS * 1e3)
+    assert not camera.silent(at_ms + 0.85 * limit_ms)
+    assert camera.silent(at_ms + 1.15 * limit_ms)
+
+
+def test_a_camera_that_is_slower_than_it_was_set_to_be_is_not_silent() -> None:
+    camera = Watched(Opened(found="", period_s=0.1))
+    for at_ms in range(0, 10_000, 1000):
+        camera.frame(at_ms)
+    assert not camera.silent(9000 + 4900)
+    assert camera.silent(9000 + 5100)
+
+
+def test_one_long_pause_is_no_period() -> None:
+    camera = Watched()
+    for at_ms in (0, 100, 200, 300, 4000, 4100, 4200):
+        camera.frame(at_ms)
+    assert camera.silent(4200 + 600)
+
+
+def test_a_camera_that_waits_for_triggers_and_one_that_shows_files_may_be_silent() -> None:
+    assert not Watched(Opened(found=""), trigger="software").silent(1e9)
+    for settings_ in (FolderSettings(name="top", path="."), VideoSettings(name="top", path="v.mp4")):  # type: ignore[arg-type]
+        liveness = Liveness(settings_)
+        liveness.begin(Opened(found="", period_s=0.1), 0)
+        assert liveness.silence(10**18) is None
+
+
+def test_silence_is_counted_anew_from_each_opening() -> None:
+    camera = Watched(Opened(found="", period_s=0.1))
+    camera.frame(0)
+    assert camera.silent(100e3)
+    camera.open(Opened(found="", period_s=0.1), at_ms=100e3)
+    assert not camera.silent(100e3 + FIRST_FRAME_WITHIN_SECONDS * 1e3)
+    assert camera.silent(100e3 + FIRST_FRAME_WITHIN_SECONDS * 1e3 + 1)
+
+
+def test_the_time_for_which_the_line_held_a_camera_up_is_no_silence_of_its() -> None:
+    camera = Watched(Opened(found="", period_s=0.1))
+    camera.frame(0)
+    camera.liveness.held_up(60 * SECOND)
+    assert not camera.silent(60e3 + 500)
+    assert camera.silent(60e3 + 501)
+
+
+def test_being_held_up_before_the_first_frame_is_no_silence_either() -> None:
+    camera = Watched(Opened(found="", period_s=0.1))
+    camera.liveness.held_up(60 * SECOND)
+    assert not camera.silent(60e3 + FIRST_FRAME_WITHIN_SECONDS * 1e3)
+    assert camera.silent(60e3 + FIRST_FRAME_WITHIN_SECONDS * 1e3 + 1)
+
+
+def test_a_line_that_holds_a_camera_up_does_not_learn_too_short_a_period() -> None:
+    camera, at_ms = Watched(silent_after_periods=5), 0.0
+    for _ in range(20):  # one frame a second, and the line has time for the next after 0.9 s
+        camera.frame(at_ms)
+        camera.liveness.held_up(900 * MS)
+        at_ms += 1000
+    camera.frame(at_ms)
+    assert not camera.silent(at_ms + 1000), "as soon as the line is quicker, it waits a whole period"
+
+
+# Frozen pictures.
+
+
+def test_a_picture_that_comes_again_and_again_is_frozen() -> None:
+    camera = Watched(frozen_after_frames=3)
+    assert [reason(camera.frame(n, digest=7)) for n in range(5)] == [None, None, None, "frozen", "frozen"]
+
+
+def test_another_picture_in_between_starts_the_count_anew() -> None:
+    camera = Watched(frozen_after_frames=2)
+    digests = [1, 1, 2, 2, 1, 1, 1]
+    assert [reason(camera.frame(n, digest)) for n, digest in enumerate(digests)] == [None] * 6 + ["frozen"]
+
+
+def test_a_frame_without_pixels_does_not_thaw_a_picture() -> None:
+    camera = Watched(frozen_after_frames=2)
+    camera.frame(0, digest=7)
+    camera.frame(1, digest=7)
+    lost = Stamp("top", 3, captured_monotonic_ns=2 * MS)
+    assert camera.liveness.frame(lost, None, 2 * MS) is None
+    assert reason(camera.frame(3, digest=7)) == "frozen"
+
+
+def test_a_picture_that_was_frozen_is_so_after_the_camera_was_reopened_until_another_one_comes() -> None:
+    camera = Watched(frozen_after_frames=3)
+    for n in range(4):
+        camera.frame(n, digest=7)
+    for opening in range(1, 4):
+        camera.open(Opened(found=""), at_ms=1000 * opening)
+        assert reason(camera.frame(1000 * opening + 1, digest=7)) == "frozen"
+    camera.open(Opened(found=""), at_ms=5000)
+    assert camera.frame(5001, digest=8) is None
+    assert camera.frame(5002, digest=7) is None
+
+
+def test_no_picture_is_frozen_where_that_is_not_looked_for() -> None:
+    camera = Watched(frozen_after_frames=0)
+    assert [camera.frame(n, digest=7) for n in range(100)] == [None] * 100
+
+
+@settings(deadline=None)
+@given(digests=st.lists(st.integers(0, 2), max_size=40), most=st.integers(1, 5), reopened=st.sets(st.integers(0, 39)))
+def test_frozen_is_exactly_what_was_identical_so_often(digests: list[int], most: int, reopened: set[int]) -> None:
+    camera = Watched(frozen_after_frames=most)
+    for n, digest in enumerate(digests):
+        if n in reopened:
+            camera.open(Opened(found=""), at_ms=n)
+        window = digests[max(n - most, 0) : n + 1]
+        frozen = len(window) == most + 1 and len(set(window)) == 1
+        assert reason(camera.frame(n, digest)) == ("frozen" if frozen else None)
+
+
+# The camera's clock.
+
+
+def test_a_clock_that_runs_back_is_a_fault_even_by_a_nanosecond() -> None:
+    camera = Watched()
+    assert camera.frame(0, taken_ms=5000) is None
+    fault = camera.frame(100, taken_ms=4999.999999)
+    assert fault == Fault("clock", "the camera's clock ran back by 0.000 ms")
+
+
+def test_a_clock_that_stands_still_is_a_fault_after_some_frames() -> None:
+    camera = Watched()
+    camera.frame(0, taken_ms=1)
+    still = [reason(camera.frame(n * 100, taken_ms=100)) for n in range(1, STILL_CLOCK_FRAMES + 2)]
+    assert still == [None] * STILL_CLOCK_FRAMES + ["clock"]
+
+
+def test_a_clock_that_moves_on_now_and_then_does_not_stand_still() -> None:
+    camera = Watched()
+    assert [camera.frame(n, taken_ms=n // 3) for n in range(60)] == [None] * 60
+
+
+def test_a_clock_may_begin_anew_with_each_opening() -> None:
+    camera = Watched()
+    camera.frame(0, taken_ms=1e6)
+    camera.open(Opened(found=""), at_ms=1000)
+    assert camera.frame(1001, taken_ms=3) is None
+
+
+def test_frames_that_begin_to_lag_are_stale_and_the_detail_says_by_how_much() -> None:
+    camera = Watched(stale_after_ms=200)
+    for n in range(100):
+        assert camera.frame(n * 100 + 20, taken_ms=n * 100) is None
+    assert camera.frame(10_000 + 200, taken_ms=10_000) is None
+    fault = camera.frame(10_100 + 230, taken_ms=10_100)
+    assert reason(fault) == "stale"
+    assert fault is not None
+    assert "210 ms old" in fault.detail
+
+
+def test_a_frame_was_taken_as_much_before_its_arrival_as_it_is_older_than_the_fastest() -> None:
+    camera = Watched()
+    for at_ms, taken_ms in ((20, 0), (120, 100), (280, 200)):
+        camera.frame(at_ms, taken_ms=taken_ms)
+    assert camera.liveness.taken_ns == pytest.approx(220 * MS, abs=0.2 * MS)
+
+
+def test_a_frame_of_a_camera_without_a_clock_was_taken_when_it_arrived() -> None:
+    camera = Watched()
+    camera.frame(123)
+    assert camera.liveness.taken_ns == 123 * MS
+
+
+# Triggers.
+
+
+def test_triggers_one_after_the_other_that_bring_no_frame_are_silence() -> None:
+    camera = Watched(trigger="software")
+    missed = [reason(camera.liveness.missed_trigger()) for _ in range(MISSED_TRIGGERS)]
+    assert missed == [None] * (MISSED_TRIGGERS - 1) + ["silent"]
+
+
+def test_a_frame_in_between_forgives_missed_triggers() -> None:
+    camera = Watched(trigger="software")
+    for n in range(10):
+        assert [camera.liveness.missed_trigger() for _ in range(MISSED_TRIGGERS - 1)] == [None] * (MISSED_TRIGGERS - 1)
+        camera.frame(n)
+
+
+# Frame ids.
+
+
+def test_gaps_are_named_where_the_cameras_ids_show_them_and_ids_begin_anew_with_each_opening() -> None:
+    camera = Watched(Opened(found="", ids_show_gaps=True, highest_frame_id=65535))
+    assert camera.liveness.gap(Stamp("top", 65534)) is None
+    assert camera.liveness.gap(Stamp("top", 2)) == Gap([65535, 1])
+    with pytest.raises(ValueError, match="frame id 1 came after 2"):
+        camera.liveness.gap(Stamp("top", 1))
+    camera.open(Opened(found="", ids_show_gaps=True, highest_frame_id=65535))
+    assert camera.liveness.gap(Stamp("top", 1)) is None
+
+
+def test_a_run_of_frames_leaves_no_gap_within() -> None:
+    camera = Watched(Opened(found="", ids_show_gaps=True))
+    camera.liveness.gap(Stamp("top", 1))
+    assert camera.liveness.gap(dataclasses.replace(Stamp("top", 2), last_frame_id=9, frames=8)) is None
+    assert camera.liveness.gap(Stamp("top", 12)) == Gap([10, 11])
+
+
+def test_ids_that_show_no_gaps_are_not_followed() -> None:
+    camera = Watched(Opened(found=""))
+    assert [camera.liveness.gap(Stamp("top", frame_id)) for frame_id in (5, 1, 1, 900, None)] == [None] * 5

@@ -1,0 +1,300 @@
+"""Which part a frame shows: no part id ever shifts, whatever frames and triggers are lost."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.cameras.base import Opened
+from edge.cameras.liveness import Liveness
+from edge.cameras.parts import Part, Parts
+from edge.cameras.settings import PatternSettings
+from edge.frames import Stamp
+from tests.edge.supervised import Watched, drawn_camera, watched
+
+MS = 1_000_000
+
+
+def part(part_id: str, expected_ns: int, until_ns: int = 10**12) -> Part:
+    return Part(part_id, expected_ns, until_ns)
+
+
+def test_a_frame_shows_the_part_that_was_expected_when_it_was_taken() -> None:
+    parts = Parts()
+    first, second = part("a", 10), part("b", 20)
+    parts.expect(first)
+    parts.expect(second)
+    assert parts.frame(19) == (first, [])  # it arrives when the second is expected already
+    assert parts.frame(20) == (second, [])
+    assert len(parts) == 0
+
+
+def test_a_frame_that_was_taken_before_any_part_was_expected_shows_none() -> None:
+    parts = Parts()
+    parts.expect(part("a", 10))
+    assert parts.frame(9) == (None, [])
+    assert len(parts) == 1, "its own frame may still come"
+
+
+def test_a_frame_passes_over_the_parts_before_its_own() -> None:
+    parts = Parts()
+    a, b, c = part("a", 10), part("b", 20), part("c", 30)
+    for each in (a, b, c):
+        parts.expect(each)
+    assert parts.frame(35) == (c, [a, b])
+
+
+def test_a_part_waits_until_its_time_is_over_and_not_longer() -> None:
+    parts = Parts()
+    a, b = part("a", 10, 110), part("b", 20, 120)
+    parts.expect(a)
+    parts.expect(b)
+    assert (parts.next_until_ns, len(parts)) == (110, 2)
+    assert parts.expired(109) == []
+    assert parts.expired(110) == [a]
+    assert parts.frame(115) == (b, [])
+    assert (parts.next_until_ns, len(parts)) == (None, 0)
+    assert parts.expired(10**12) == []
+
+
+def test_all_that_wait_are_let_go_at_once() -> None:
+    parts = Parts()
+    a, b = part("a", 10), part("b", 20)
+    parts.expect(a)
+    parts.expect(b)
+    assert parts.all() == [a, b]
+    assert parts.all() == []
+    assert parts.frame(50) == (None, [])
+
+
+# A line of parts, each with its trigger, of which any may be lost.
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What happened to one part on its way past the camera, ns."""
+
+    announced_ns: int | None
+    """None: the trigger was lost before it came to us."""
+    taken_ns: int
+    arrived_ns: int | None
+    """None: the frame was lost."""
+
+
+@st.composite
+def passages(draw: st.DrawFn) -> list[Passage]:
+    """Parts one after the other. Each is announced, then comes by; its frame arrives any time later, in order."""
+    line, at_ns, arrived_ns = [], 0, 0
+    for _ in range(draw(st.integers(1, 15))):
+        announced_ns = at_ns + draw(st.integers(1, 50))
+        taken_ns = announced_ns + draw(st.integers(0, 50))
+        arrived_ns = max(arrived_ns, taken_ns + draw(st.integers(0, 300)))
+        heard, came = draw(st.booleans()) or draw(st.booleans()), draw(st.booleans()) or draw(st.booleans())
+        line.append(Passage(announced_ns if heard else None, taken_ns, arrived_ns if came else None))
+        at_ns = taken_ns
+    return line
+
+
+Events = list[tuple[int, int, str, int]]
+
+
+def in_order_of_time(line: list[Passage]) -> Events:
+    """(when, rank, what, whose): what reaches the line when; an announcement before a frame of the same moment."""
+    events: Events = []
+    for n, passage in enumerate(line):
+        if passage.announced_ns is not None:
+            events.append((passage.announced_ns, 0, "announced", n))
+        if passage.arrived_ns is not None:
+            events.append((passage.arrived_ns, 1, "arrived", n))
+    return sorted(events)
+
+
+@settings(deadline=None, max_examples=300)
+@given(line=passages(), within_ns=st.integers(20, 1000))
+def test_whatever_is_lost_a_frame_shows_the_part_whose_trigger_was_the_last_before_it_or_none(
+    line: list[Passage], within_ns: int
+) -> None:
+    parts, shown, ended = Parts(), dict[int, str | None](), list[str | None]()
+    given_up: dict[str | None, int] = {}
+    for at_ns, _, what, n in in_order_of_time(line):
+        for each in parts.expired(at_ns):
+            ended.append(each.part_id)
+            given_up[each.part_id] = at_ns
+        if what == "announced":
+            parts.expect(part(str(n), at_ns, at_ns + within_ns))
+            continue
+        shows, passed = parts.frame(line[n].taken_ns)
+        shown[n] = shows.part_id if shows else None
+        ended += [each.part_id for each in [*passed, *([shows] if shows else [])]]
+    ended += [each.part_id for each in parts.all()]
+
+    announced = [str(n) for n, passage in enumerate(line) if passage.announced_ns is not None]
+    assert sorted(map(str, ended)) == sorted(announced), "every part ends exactly once"
+    for n, part_id in shown.items():
+        taken_ns, arrived_ns = line[n].taken_ns, line[n].arrived_ns
+        triggers = [(p.announced_ns, str(m)) for m, p in enumerate(line) if p.announced_ns is not None]
+        last = max((each for each in triggers if each[0] <= taken_ns), default=None)
+        if last is None:
+            assert part_id is None
+            continue
+        # Frames are taken and arrive in order, so that an earlier one may have had the same last trigger before it.
+        another = any(line[m].taken_ns >= last[0] for m in shown if m < n)
+        assert arrived_ns is not None
+        too_late = last[0] + within_ns <= arrived_ns
+        assert part_id == (None if another or too_late else last[1])
+
+
+@settings(deadline=None, max_examples=300)
+@given(line=passages(), lost=st.integers(0, 14))
+def test_to_lose_one_frame_more_changes_the_part_of_no_other_frame(line: list[Passage], lost: int) -> None:
+    heard = [Passage(p.taken_ns if p.announced_ns is None else p.announced_ns, *_frame(p)) for p in line]
+    before = shown_parts(heard)
+    lost %= len(heard)
+    heard[lost] = Passage(heard[lost].announced_ns, heard[lost].taken_ns, None)
+    after = shown_parts(heard)
+    assert after == {n: part_id for n, part_id in before.items() if n != lost}
+    assert all(part_id == str(n) for n, part_id in after.items()), "each its own"
+
+
+def _frame(passage: Passage) -> tuple[int, int | None]:
+    return passage.taken_ns, passage.arrived_ns
+
+
+def shown_parts(line: list[Passage]) -> dict[int, str | None]:
+    """By frame, where parts wait for long."""
+    parts, shown = Parts(), dict[int, str | None]()
+    for at_ns, _, what, n in in_order_of_time(line):
+        if what == "announced":
+            parts.expect(part(str(n), at_ns))
+        else:
+            found, _passed = parts.frame(line[n].taken_ns)
+            shown[n] = found.part_id if found else None
+    return shown
+
+
+# When a frame was taken is itself only known from a camera's clock.
+
+
+class Station:
+    """A camera whose clock says exactly when frames were taken, and a line that hears of them later. Times in ms."""
+
+    def __init__(self) -> None:
+        self.liveness, self.parts = Liveness(PatternSettings(name="top", trigger="software")), Parts()
+        self.liveness.begin(Opened(found=""), 0)
+
+    def expect(self, part_id: str, at_ms: int, within_ms: int = 1000) -> None:
+        self.parts.expect(part(part_id, at_ms * MS, (at_ms + within_ms) * MS))
+
+    def frame(self, taken_ms: int, arrived_ms: int) -> str | None:
+        """A frame arrives; the part that it is given."""
+        self.parts.expired(arrived_ms * MS)
+        stamp = Stamp(
+            "top", 1, camera_timestamp_ns=(taken_ms + 5000) * MS, captured_monotonic_ns=arrived_ms * MS
+        )  # 5 s: the clocks do not agree
+        self.liveness.frame(stamp, None, arrived_ms * MS)
+        found, _passed = self.parts.frame(self.liveness.taken_ns)
+        return found.part_id if found else None
+
+
+def test_a_frame_that_is_late_once_keeps_its_part_though_the_next_is_expected_already() -> None:
+    station = Station()
+    for n in range(10):
+        station.expect(f"P-{n}", 100 * n)
+        assert station.frame(100 * n + 5, 100 * n + 15) == f"P-{n}"
+    station.expect("late", 1000)
+    station.expect("next", 1100)
+    assert station.frame(1005, 1150) == "late"
+    assert station.frame(1105, 1151) == "next"
+
+
+def test_parts_that_are_announced_once_the_frame_before_has_arrived_do_not_shift() -> None:
+    station, shown = Station(), []
+    station.expect("P-0", 0)
+    for n in range(20):  # exposure, read-out and transport of a frame together take 40 ms
+        edge_ms = 100 * n + 50
+        shown.append(station.frame(taken_ms=edge_ms, arrived_ms=edge_ms + 40))
+        station.expect(f"P-{n + 1}", edge_ms + 41)
+    assert shown == [f"P-{n}" for n in range(20)]
+
+
+# The same through a camera in its process: drop exactly one, and look at the hundred after it.
+
+TIMEOUT_MS = 200.0
+"""How long a lost one takes. A busy machine must not take as long for one that is not."""
+
+
+def one_by_one(camera: Watched, part_ids: Iterable[str | None]) -> None:
+    """Have a frame taken of each part, once it is known what became of the one before; nothing comes afterwards."""
+    for count, part_id in enumerate(part_ids, 1):
+        camera.trigger(part_id)
+        camera.until(lambda count=count: len(camera.seen) >= count, f"part {part_id}")  # type: ignore[misc]
+    assert camera.grab() is None
+
+
+def parts_of(count: int) -> Iterator[str]:
+    return (f"P-{n}" for n in range(1, count + 1))
+
+
+@pytest.mark.parametrize(
+    ("keys", "lost_frame_id"),
+    [({"ignore_triggers": [10]}, None), ({"lose_frames": [10]}, 10)],
+    ids=["a lost trigger", "a lost frame"],
+)
+def test_after_exactly_one_was_dropped_the_next_hundred_parts_have_their_own_frames(
+    keys: dict[str, list[int]], lost_frame_id: int | None
+) -> None:
+    with watched(drawn_camera(trigger="software", trigger_timeout_ms=TIMEOUT_MS, **keys)) as camera:
+        asked = list(parts_of(110))
+        one_by_one(camera, asked)
+
+        assert [seen.stamp.part_id for seen in camera.seen] == asked
+        assert [seen.number for seen in camera.seen] == list(range(1, 111)), "nothing is counted twice"
+        (lost,) = camera.bad
+        assert (lost.stamp.part_id, lost.reason, lost.kind, lost.stamp.frames) == ("P-10", "no_frame", "dropped", 1)
+        for n, seen in enumerate(camera.seen, 1):
+            if n == 10:
+                continue
+            frame_id = n - 1 if n > 10 and lost_frame_id is None else n
+            assert (seen.shows, seen.stamp.frame_id) == (frame_id, frame_id), seen
+            answer = camera.said_to(seen.stamp.part_id)
+            assert (answer.frame_id, answer.frame_number, answer.refused) == (frame_id, n, None)
+        assert camera.said_to("P-10").refused == "no_frame"
+        assert camera.alarms == [], "one that is lost is no dead camera"
+
+
+def what_a_camera_does(count: int, ignore: list[int], lose: list[int]) -> list[int | None]:
+    """The frame id that each trigger brings, by the words of docs and settings alone."""
+    brought: list[int | None] = []
+    taken = 0
+    for trigger in range(1, count + 1):
+        if trigger in ignore:
+            brought.append(None)
+            continue
+        taken += 1
+        brought.append(None if taken in lose else taken)
+    return brought
+
+
+def test_of_triggers_and_frames_that_are_lost_side_by_side_every_other_part_has_its_own() -> None:
+    count, ignore, lose = 50, [4, 21, 40], [7, 8, 20, 39]
+    brought = what_a_camera_does(count, ignore, lose)
+    assert [n for n, frame_id in enumerate(brought, 1) if frame_id is None] == [4, 8, 9, 21, 22, 40, 42]
+    keys = {"ignore_triggers": ignore, "lose_frames": lose}
+    with watched(drawn_camera(trigger="software", trigger_timeout_ms=TIMEOUT_MS, **keys)) as camera:
+        one_by_one(camera, parts_of(count))
+        assert [seen.stamp.part_id for seen in camera.seen] == list(parts_of(count))
+        assert [seen.shows for seen in camera.seen] == brought
+        assert [seen.stamp.frame_id for seen in camera.seen] == brought
+        assert {seen.reason for seen in camera.bad} == {"no_frame"}
+        assert camera.alarms == []
+
+
+def test_parts_without_an_id_are_told_apart_as_well() -> None:
+    with watched(drawn_camera(trigger="software", trigger_timeout_ms=TIMEOUT_MS, ignore_triggers=[2])) as camera:
+        one_by_one(camera, (None, None, "P-3"))
+        assert [(seen.stamp.part_id, seen.reason) for seen in camera.seen] == [
+            (None, None), (None, "no_frame"), ("P-3", None),
+        ]  # fmt: skip
+        assert [answer.refused for answer in camera.answers[None]] == [None, "no_frame"]

@@ -1,0 +1,327 @@
+"""The RTSP camera: the newest frame of a real server's stream, losses told, and a sentence for each way it can fail."""
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from edge.cameras.rtsp import RtspCamera
+from edge.cameras.settings import RtspSettings
+from edge.errors import CameraError, MissingExtraError
+from edge.frames import BadFrame, Frame
+from tests.edge.rtsp_server import BLUE, FPS, GREEN, HEIGHT, RED, WIDTH, RtspServer, missing, rtsp_server
+
+WITHIN_SECONDS = 30.0
+PATIENT = {"open_within_s": WITHIN_SECONDS, "read_within_s": WITHIN_SECONDS}
+"""On a busy machine a server that is well may be slow."""
+
+
+@pytest.fixture(autouse=True)
+def _av() -> None:
+    pytest.importorskip("av", reason="the extra rtsp is not installed")
+
+
+@pytest.fixture
+def server() -> Iterator[RtspServer]:
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    with rtsp_server() as server:
+        yield server
+
+
+def camera_at(url: str, **keys: object) -> RtspCamera:
+    return RtspCamera(RtspSettings(name="side", url=url, **(PATIENT | keys)))  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def opened(url: str, **keys: object) -> Iterator[RtspCamera]:
+    camera = camera_at(url, **keys)
+    camera.open()
+    try:
+        yield camera
+    finally:
+        camera.close()
+
+
+def grabbed(camera: RtspCamera) -> Frame | BadFrame:
+    one = camera.grab(WITHIN_SECONDS)
+    assert one is not None
+    return one
+
+
+def frames(camera: RtspCamera, count: int) -> list[Frame]:
+    """So many frames; on a busy machine some are replaced, which is told, in between."""
+    found = list[Frame]()
+    while len(found) < count:
+        one = grabbed(camera)
+        if isinstance(one, Frame):
+            found.append(one)
+        else:
+            assert one.reason == "overload"
+    return found
+
+
+def last_words(camera: RtspCamera) -> str:
+    """Why there are no more frames."""
+    try:
+        while True:
+            grabbed(camera)
+    except CameraError as error:
+        return str(error)
+
+
+def test_frames_come_as_they_were_sent_with_ids_and_the_cameras_clock(server: RtspServer) -> None:
+    camera = camera_at(server.url("raw"))
+    found = camera.open()
+    assert found.found == f"rawvideo stream of {WIDTH}x{HEIGHT} px, shown as RGB8, from {server.url('raw')}"
+    assert found.period_s == pytest.approx(1 / FPS)
+    assert not found.ids_show_gaps
+    seen = [grabbed(camera) for _ in range(6)]
+    camera.close()
+    next_id, began_ns = 1, seen[0].stamp.camera_timestamp_ns
+    assert began_ns is not None
+    for one in seen:
+        assert one.stamp.frame_id == next_id
+        assert one.stamp.camera_timestamp_ns == began_ns + (next_id - 1) * 1_000_000_000 // FPS
+        if isinstance(one, Frame):
+            assert one.pixel_format == "RGB8"
+            assert one.image.shape == (HEIGHT, WIDTH, 3)
+            assert (one.image == (RED, GREEN, BLUE)).all()
+        next_id += one.stamp.frames
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_an_encoded_stream_comes_over_either_transport(server: RtspServer, transport: str) -> None:
+    with opened(server.url("h264"), transport=transport) as camera:
+        for frame in frames(camera, 3):
+            np.testing.assert_allclose(frame.image.mean((0, 1)), (RED, GREEN, BLUE), atol=4)
+
+
+def test_frames_that_nobody_took_are_told_as_one_run_before_the_newest(server: RtspServer) -> None:
+    with opened(server.url("raw")) as camera:
+        first = frames(camera, 1)[0].stamp.frame_id
+        assert first is not None
+        newest = camera._newest
+        with newest._changed:
+            assert newest._changed.wait_for(
+                lambda: newest._newest is not None and (newest._newest.stamp.frame_id or 0) > first + 3, WITHIN_SECONDS
+            )
+        run, frame = grabbed(camera), grabbed(camera)
+        assert isinstance(run, BadFrame)
+        assert isinstance(frame, Frame)
+        assert (run.reason, run.kind, run.stamp.frame_id) == ("overload", "dropped", first + 1)
+        assert run.stamp.frames >= 3
+        assert frame.stamp.frame_id == first + 1 + run.stamp.frames
+
+
+# Servers that freeze, die and come back.
+
+
+def test_a_frozen_server_is_told_can_be_closed_and_does_not_answer_again(server: RtspServer) -> None:
+    with opened(server.url("h264"), read_within_s=1.0) as camera:
+        frames(camera, 2)
+        server.freeze()
+        assert last_words(camera) == (
+            f"camera side: {server.url('h264')} sent nothing for 1 s; check the camera and its cable"
+        )
+        receiver = camera._receiver
+    assert receiver is not None
+    assert not receiver._thread.is_alive()
+    with pytest.raises(CameraError, match=r"h264 did not answer within 0\.3 s; check the cable"):
+        camera_at(server.url("h264"), open_within_s=0.3).open()
+
+
+def test_interrupting_ends_a_grab_at_once_though_the_server_is_frozen_and_the_read_waits(server: RtspServer) -> None:
+    camera = camera_at(server.url("raw"), read_within_s=300.0)
+    camera.open()
+    frames(camera, 1)
+    server.freeze()
+    while camera.grab(0.2) is not None:
+        pass  # what was on its way
+    came, waiting = list[object](), threading.Event()
+
+    def grab() -> None:
+        waiting.set()
+        came.append(camera.grab(3600.0))
+
+    thread = threading.Thread(target=grab, daemon=True)
+    thread.start()
+    assert waiting.wait(WITHIN_SECONDS)
+    camera.interrupt()
+    thread.join(WITHIN_SECONDS)
+    assert came == [None]
+    camera.close()  # returns, though the read has minutes left
+
+
+def test_a_killed_server_is_told_and_once_it_is_back_the_camera_opens_again(server: RtspServer) -> None:
+    with opened(server.url("raw")) as camera:
+        frames(camera, 2)
+        server.kill()
+        assert last_words(camera) == (f"camera side: {server.url('raw')} ended its stream; was the camera restarted?")
+    with pytest.raises(CameraError, match="raw refused the connection; is the camera switched on"):
+        camera_at(server.url("raw")).open()
+    with rtsp_server(server.port), opened(server.url("raw")) as camera:
+        assert frames(camera, 1)[0].stamp.frame_id == 1
+
+
+@pytest.mark.slow
+def test_twenty_reconnects_leave_no_thread_and_no_descriptor_behind(server: RtspServer) -> None:
+    def held() -> tuple[int, int]:
+        return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+    with opened(server.url("h264")) as camera:
+        frames(camera, 1)
+    before = held()
+    for _ in range(20):
+        with opened(server.url("h264")) as camera:
+            frames(camera, 1)
+    assert held() == before
+
+
+# Damage on the way.
+
+
+@contextlib.contextmanager
+def relay(to_port: int, passed_on: Callable[[bytes], bytes | None]) -> Iterator[int]:
+    """A port that passes an RTSP conversation on; what it does to each RTP packet is given, None cuts the line."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        threads = list[threading.Thread]()
+
+        def run() -> None:
+            down, _ = listener.accept()
+            up = socket.create_connection(("127.0.0.1", to_port))
+            upward = threading.Thread(target=pump, args=(down, up), daemon=True)
+            upward.start()
+            with down, up, up.makefile("rb") as came, contextlib.suppress(OSError):
+                while first := came.read(1):
+                    if first == b"$":  # RTP among the text: channel, length, packet
+                        channel, length = came.read(1), came.read(2)
+                        packet = came.read(int.from_bytes(length, "big"))
+                        packet = passed_on(packet) if channel == b"\0" else packet
+                        if packet is None:
+                            break
+                        down.sendall(first + channel + len(packet).to_bytes(2, "big") + packet)
+                    else:
+                        down.sendall(first + came.readline())
+                for end in (down, up):
+                    end.shutdown(socket.SHUT_RDWR)
+            upward.join(WITHIN_SECONDS)
+
+        def pump(source: socket.socket, to: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    to.sendall(data)
+                to.shutdown(socket.SHUT_RDWR)
+
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[0].start()
+        yield listener.getsockname()[1]
+        threads[0].join(WITHIN_SECONDS)
+
+
+KEY_FRAME = 5
+"""The type of the H.264 unit that holds one."""
+GROUP = 5
+"""Every so many frames there is one."""
+
+
+class Damage:
+    """Cuts the end off the n-th key frame, once a camera has seen some."""
+
+    def __init__(self, nth: int, kept: float) -> None:
+        self.nth, self.kept, self.seen = nth, kept, 0
+
+    def __call__(self, packet: bytes) -> bytes | None:
+        if packet[12] & 31 != KEY_FRAME:
+            return packet
+        self.seen += 1
+        return packet if self.seen != self.nth else packet[: 13 + int((len(packet) - 13) * self.kept)]
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.6])
+def test_a_damaged_frame_and_those_made_from_it_are_unreadable_and_the_next_are_fine(
+    server: RtspServer, kept: float
+) -> None:
+    with relay(server.port, Damage(6, kept)) as port, opened(f"rtsp://127.0.0.1:{port}/h264") as camera:
+        seen = [grabbed(camera)]
+        while not (isinstance(seen[-1], Frame) and any(map(unreadable, seen))):
+            seen.append(grabbed(camera))
+    assert 1 <= sum(map(unreadable, seen)) <= GROUP
+    next_id = 1
+    for one in seen:
+        assert one.stamp.frame_id == next_id
+        next_id += one.stamp.frames
+
+
+def unreadable(one: Frame | BadFrame) -> bool:
+    return isinstance(one, BadFrame) and (one.reason, one.kind) == ("unreadable", "failed")
+
+
+def test_a_line_that_is_cut_is_told(server: RtspServer) -> None:
+    passed = iter([True] * 30)
+    with (
+        relay(server.port, lambda packet: packet if next(passed, False) else None) as port,
+        opened(f"rtsp://127.0.0.1:{port}/h264") as camera,
+    ):
+        assert "h264 ended its stream" in last_words(camera)
+
+
+# Servers that cannot be used.
+
+
+@contextlib.contextmanager
+def answering(reply: bytes) -> Iterator[str]:
+    """The URL of a server that answers whatever it is asked with one reply."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def run() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                with connection:
+                    while request := connection.recv(65536):
+                        cseq = request.partition(b"CSeq: ")[2].partition(b"\r\n")[0]
+                        connection.sendall(reply.replace(b"N\r\n", cseq + b"\r\n", 1))
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        yield f"rtsp://user:secret@127.0.0.1:{listener.getsockname()[1]}/cam"
+        thread.join(WITHIN_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (
+            b"RTSP/1.0 401 Unauthorized\r\nCSeq: N\r\n\r\n",
+            "wants a user and password that it knows; set url to rtsp://",
+        ),
+        (b"RTSP/1.0 404 Not Found\r\nCSeq: N\r\n\r\n", "is not a stream that the camera has .*404.*; correct the path"),
+        (b"RTSP/1.0 503 Service Unavailable\r\nCSeq: N\r\n\r\n", "cannot be opened .*5XX.*; expected an RTSP server"),
+    ],
+    ids=["401", "404", "503"],
+)
+def test_a_server_that_refuses_is_a_camera_error_that_shows_no_password(reply: bytes, said: str) -> None:
+    with answering(reply) as url, pytest.raises(CameraError, match=f"camera side: rtsp://127.*/cam {said}") as caught:
+        camera_at(url).open()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_camera_that_does_not_answer_is_told_apart_from_one_that_refuses() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/cam"
+        with pytest.raises(CameraError, match=r"cam did not answer within 0\.2 s; .* or raise open_within_s"):
+            camera_at(url, open_within_s=0.2).open()
+    with pytest.raises(CameraError, match="cam refused the connection"):
+        camera_at(url).open()
+
+
+def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingExtraError, match=r"camera side needs av, .*: pip install 'heatline\[rtsp\]'"):
+        camera_at("rtsp://127.0.0.1/cam").open()
