@@ -243,3 +243,66 @@ def precisions(bundle_path: Path, batches: tuple[int, ...], rounds: int, tiles: 
             **precision_facts(open_bundle(bundle_path).manifest),
         },
     )
+
+
+@bench.command(epilog="Example: heatline bench cameras boards.bundle --out cameras.json")
+@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option("--precision", type=click.Choice(["f32", "bf16", "int8"]), default="f32", show_default=True)
+@click.option(
+    "--seconds", type=FiniteRange(0.1, 600), default=4.0, show_default=True, help="For which a rate must be held."
+)
+@click.option("--repeats", type=click.IntRange(1, 100), default=5, show_default=True, help="Of every fault.")
+@click.option(
+    "--quick", is_flag=True, help="Small frames, one short try each: whether all of it runs, however --seconds is set."
+)
+@click.option(
+    "--gige-address",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address of this machine at which GigE Vision devices are made.",
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write all samples there, as JSON.")
+@json_option
+def cameras(
+    bundle_path: Path,
+    precision: Precision,
+    seconds: float,
+    repeats: int,
+    quick: bool,
+    gige_address: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure how fast cameras may be for `heatline run` with BUNDLE, and how soon it gets over their deaths.
+
+    Prints Markdown tables. Wants the machine for itself for minutes. Without the system's Aravis library, what needs
+    GigE Vision is left out.
+    """
+    from bench.cameras import full_plan, measure_cameras, quick_plan, to_markdown
+
+    now, console = machine(), progress_console()
+    plan = quick_plan() if quick else full_plan(seconds, repeats)
+    if out is not None:
+        _write(out, b"")  # that it cannot be written is said now, and not after minutes
+    with console.status("measuring"):
+        found = measure_cameras(
+            open_bundle(bundle_path),
+            precision,
+            plan,
+            gige_address=gige_address,
+            say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+        )
+    report = {"machine": now, **msgspec.structs.asdict(found)}
+    if out is not None:
+        _write(out, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(to_markdown(found))
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise BenchError(f"{path} cannot be written ({error.strerror}); name another file with --out") from error

@@ -1,0 +1,40 @@
+"""What the kernel tells of a line's processes."""
+
+import contextlib
+import os
+from pathlib import Path
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def camera_processes(line_pid: int) -> list[int]:
+    """Ids of the camera processes that a process has started and that are there now."""
+    return [
+        int(process.name)
+        for process in Path("/proc").glob("[0-9]*")
+        if _parent(process) == line_pid and b"edge.cameras.child" in _command(process)
+    ]
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time that a process has taken, all its threads together; 0 where it is gone."""
+    fields = _fields(Path(f"/proc/{pid}"))
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S if fields else 0.0
+
+
+def _parent(process: Path) -> int | None:
+    fields = _fields(process)
+    return int(fields[1]) if fields else None
+
+
+def _fields(process: Path) -> list[str]:
+    """Of /proc/PID/stat, those after the name in brackets, which may hold anything; none where it is gone."""
+    with contextlib.suppress(OSError):
+        return (process / "stat").read_text().rpartition(")")[2].split()
+    return []
+
+
+def _command(process: Path) -> bytes:
+    with contextlib.suppress(OSError):
+        return (process / "cmdline").read_bytes()
+    return b""

@@ -1,0 +1,170 @@
+"""The service as a line PC runs it, in a process of its own, and a subscriber to it in this one."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from bench.processes import camera_processes
+from edge.delivery.messages import AlarmEvent, Event, StatusEvent, VerdictEvent
+from edge.delivery.subscriber import Subscriber
+from edge.errors import BenchError
+from edge.inference import Precision
+
+POLL_SECONDS = 0.02
+"""How long to wait for an event before looking at the clock again."""
+START_WITHIN_SECONDS = 60.0
+STOP_WITHIN_SECONDS = 30.0
+LOG_LINES_TOLD = 3
+NEVER_A_DEFECT = 1e9
+"""A score threshold that no tile reaches: on a line that runs well, nearly all frames are good."""
+
+Keys = Mapping[str, str | int | float | list[int]]
+"""Of a table of the configuration."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An event, and when it was heard on the host's monotonic clock."""
+
+    event: Event
+    at_ns: int
+
+
+class WatchedLine:
+    """`heatline run` on a configuration made for it. Running between `with` and its end.
+
+    Args:
+        folder: where its configuration and its log are kept; empty.
+        bundle: path of the bundle.
+    """
+
+    def __init__(self, folder: Path, bundle: Path, precision: Precision, cameras: Sequence[Keys]) -> None:
+        address = _free_address()
+        self._log = folder / "log"
+        self._config = folder / "line.toml"
+        self._config.write_text(
+            _table("", {"bundle": str(bundle.absolute()), "allow_unsigned": True})
+            + "".join(_table("[[cameras]]", keys) for keys in cameras)
+            + _table("[engine]", {"precision": precision})
+            + _table("[thresholds]", {"score": NEVER_A_DEFECT})
+            + _table("[events]", {"bind": address, "wait_for_subscriber_s": START_WITHIN_SECONDS})
+        )
+        self._events = Subscriber(address, timeout_s=POLL_SECONDS)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_file: IO[bytes] | None = None
+        self._last_seq: int | None = None
+        self.not_heard = 0
+        """Events that were sent after the first one that came, and did not come."""
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "it is not running"
+        return self._process.pid
+
+    def camera_pids(self) -> list[int]:
+        """Of its cameras' processes, as they are now."""
+        return camera_processes(self.pid)
+
+    def next(self) -> Heard | None:
+        """The next event; None where none came within a moment.
+
+        Raises:
+            BenchError: the service has ended.
+        """
+        message = self._events.receive()
+        if message is None:
+            if self._process is not None and self._process.poll() is not None:
+                raise BenchError(f"the service ended with exit code {self._process.returncode}: {self._log_in_words()}")
+            return None
+        heard = Heard(message.event, time.monotonic_ns())
+        if isinstance(heard.event, VerdictEvent | AlarmEvent):
+            if self._last_seq is not None:
+                self.not_heard += heard.event.seq - self._last_seq - 1
+            self._last_seq = heard.event.seq
+        return heard
+
+    def until(self, wanted: Callable[[Event], bool], within_s: float, what: str) -> Event:
+        """The next event that is wanted.
+
+        Args:
+            what: is waited for, in words.
+        Raises:
+            BenchError: none came in time, or the service has ended.
+        """
+        give_up = time.monotonic() + within_s
+        while time.monotonic() < give_up:
+            if (heard := self.next()) is not None and wanted(heard.event):
+                return heard.event
+        raise BenchError(f"{what}: nothing of it was heard within {within_s:.0f} s; {self._log_in_words()}")
+
+    def listen_for(self, seconds: float) -> None:
+        """Hear what comes, and pay no heed."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.next()
+
+    def stop(self) -> float:
+        """End it by SIGTERM; returns seconds until it said STOPPED, by its own stamp.
+
+        Raises:
+            BenchError: it did not in time, or ended with an error.
+        """
+        assert self._process is not None, "it is not running"
+        began_at_ns = time.time_ns()
+        self._process.send_signal(signal.SIGTERM)
+        stopped = self.until(
+            lambda event: isinstance(event, StatusEvent) and event.state == "STOPPED",
+            STOP_WITHIN_SECONDS,
+            "the end after SIGTERM",
+        )
+        assert isinstance(stopped, StatusEvent)
+        try:
+            code = self._process.wait(STOP_WITHIN_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise BenchError(f"the service said STOPPED and went on for {STOP_WITHIN_SECONDS:.0f} s") from error
+        if code:
+            raise BenchError(f"the service ended with exit code {code}: {self._log_in_words()}")
+        return (stopped.at_ns - began_at_ns) / 1e9
+
+    def __enter__(self) -> Self:
+        self._log_file = self._log.open("wb")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "edge.cli.main", "run", str(self._config)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log_file,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        assert self._log_file is not None
+        self._process.kill()  # no harm to one that has ended; its cameras end with it
+        self._process.wait()
+        self._log_file.close()
+        self._events.close()
+
+    def _log_in_words(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES_TOLD:]
+        return f"its log ends with: {'; '.join(lines)}" if lines else "its log is empty"
+
+
+def _free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def _table(heading: str, keys: Keys) -> str:
+    """A table of TOML, whose text, numbers and booleans are written as in JSON."""
+    return "\n".join([heading, *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]) + "\n\n"
