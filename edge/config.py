@@ -9,7 +9,14 @@ import msgspec
 from msgspec import Meta
 
 from edge.bundle.trusted import TRUSTED_KEYS
-from edge.cameras.settings import CameraSettings, FolderSettings, VideoSettings, to_path
+from edge.cameras.settings import (
+    CameraSettings,
+    FolderSettings,
+    GenicamSettings,
+    V4l2Settings,
+    VideoSettings,
+    to_path,
+)
 from edge.delivery.commands import require_local
 from edge.errors import ConfigError
 from edge.geometry.area_of_interest import AreaOfInterest
@@ -93,7 +100,8 @@ def load_config(path: Path) -> LineConfig:
     try:
         config = msgspec.convert(tables, LineConfig, dec_hook=to_path)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}; see docs/config.md") from error
+        document = "docs/cameras.md" if "$.cameras[" in str(error) else "docs/config.md"
+        raise ConfigError(f"{path}: {error}; see {document}") from error
     try:
         _check(config)
     except ConfigError as error:
@@ -117,6 +125,9 @@ def _check(config: LineConfig) -> None:
     names = [camera.name for camera in config.cameras]
     if len(set(names)) < len(names):
         raise ConfigError(f"two cameras have the same name ({', '.join(names)}); names must differ")
+    devices = [_device(camera) for camera in config.cameras]
+    if twice := {device for device in devices if device is not None and devices.count(device) > 1}:
+        raise ConfigError(f"two cameras are the same device ({', '.join(sorted(twice))}); only one can have it")
     for camera in config.cameras:
         _check_area(camera)
         if camera.deadline_ms is not None and camera.on_overload == "block":
@@ -134,6 +145,19 @@ def _check(config: LineConfig) -> None:
     if config.commands.bind is not None:
         _check_address("commands.bind", config.commands.bind)
         require_local(config.commands.bind)
+        if config.commands.bind == config.events.bind:
+            raise ConfigError(f"events.bind and commands.bind are both {config.events.bind!r}; they must differ")
+
+
+def _device(camera: CameraSettings) -> str | None:
+    """What only one can have."""
+    match camera:
+        case GenicamSettings():
+            return camera.address
+        case V4l2Settings():
+            return str(camera.device)
+        case _:
+            return None
 
 
 def _check_area(camera: CameraSettings) -> None:

@@ -11,7 +11,7 @@ HeatlineError
 ├── MessageError         8   bytes on the wire that are no message of ours
 ├── InputError           9   a picture, mask, label or folder that cannot be used
 │   └── GeometryError        a frame or grid size that makes no sense
-├── MissingExtraError   10   a command whose extra is not installed
+├── MissingExtraError   10   a command or a camera whose extra or system library is not installed
 ├── TrainingError       11   a training that cannot start or go on
 │   ├── DivergedError        a loss or logits that are no numbers any more
 │   └── WeightsError         pretrained weights that were asked for and cannot be had

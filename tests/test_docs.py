@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from bench.cameras import full_plan
 from edge import errors
 from edge.bundle import Bundle, Manifest
+from edge.cameras.frame_ids import MOST_LOST
 from edge.cameras.liveness import (
     ANSWER_WITHIN_SECONDS,
     ASK_EVERY_SECONDS,
@@ -26,7 +28,9 @@ from edge.cameras.liveness import (
     LEAST_SILENCE_SECONDS,
 )
 from edge.cameras.settings import CameraSettings, V4l2Settings
-from edge.cameras.supervisor import FIRST_BACKOFF_SECONDS, MOST_BACKOFF_SECONDS, State
+from edge.cameras.state import State
+from edge.cameras.supervisor import CLOSE_WITHIN_SECONDS, FIRST_BACKOFF_SECONDS, MOST_BACKOFF_SECONDS
+from edge.cameras.triggering import FIRE_WITHIN_SECONDS
 from edge.cli.main import heatline
 from edge.config import LineConfig, load_config
 from edge.delivery.messages import (
@@ -384,12 +388,38 @@ def test_every_alarm_is_documented_and_no_other() -> None:
         V4l2Settings(name="usb").opened_within_s,
         LEAST_SILENCE_SECONDS,
         FIRST_FRAME_WITHIN_SECONDS,
+        CAMERA_ANSWERS_WITHIN_SECONDS,
+        CLOSE_WITHIN_SECONDS,
         FIRST_BACKOFF_SECONDS,
         MOST_BACKOFF_SECONDS,
     ],
 )
 def test_the_stated_times_follow_from_the_constants(seconds: float) -> None:
     assert re.search(rf"\b{seconds:g} s\b", LIVENESS)
+
+
+def test_the_stated_limits_follow_from_the_constants() -> None:
+    (busy,) = rows(section(read("docs/commands.md"), "### Refused"))["busy"][:1]
+    assert f"within {FIRE_WITHIN_SECONDS:g} s" in busy
+    assert f"{FIRE_WITHIN_SECONDS:g} s." in section(read("docs/cameras.md"), "## Triggers and parts")
+    assert f"more than {MOST_LOST}" in LIVENESS
+    assert f"more than {MOST_LOST}" in rows(read("docs/protocol.md"))["failed.frame_ids"][0]
+
+
+def test_how_soon_a_fault_is_noticed_is_what_was_measured() -> None:
+    name = "bench/results/cameras.json"
+    text = section(read("docs/cameras.md"), "### How soon")
+    assert f"<!-- figures: {name} -->" in text
+    lines = re.findall(r"^\| (pattern|GigE Vision), [^:]*: (.*?) \|.*?\| (.*) \| (.*) \|$", text, flags=re.MULTILINE)
+    kinds = {"pattern": "pattern", "GigE Vision": "genicam"}
+    documented = {(kinds[kind], fault): [noticed, again] for kind, fault, noticed, again in lines}
+    scenarios = full_plan(seconds=1, repeats=1).scenarios
+    expected = {(one.load.kind, fault): ["-", "-"] for one in scenarios for fault in one.faults}
+    if (ROOT / name).exists():
+        for one in json.loads(read(name))["faults"]:
+            of = [one[figure]["median"] / 1e3 for figure in ("noticed_ms", "recovered_ms")]
+            expected[one["load"]["kind"], one["fault"]] = [f"{seconds:.2f} s" for seconds in of]
+    assert documented == expected
 
 
 def test_every_state_of_a_camera_is_documented() -> None:

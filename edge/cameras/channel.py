@@ -58,8 +58,9 @@ class Answer(_Message, frozen=True):
 
 
 class Fired(_Message, frozen=True):
-    """To `Fire`: the trigger went out, or why not."""
+    """To the `Fire` of this number: the trigger went out, or why not."""
 
+    number: int
     error: str | None
 
 
@@ -91,7 +92,11 @@ class Ask(_Message, frozen=True):
 
 
 class Fire(_Message, frozen=True):
-    """Trigger the camera."""
+    """Trigger the camera, unless it is too late for that."""
+
+    number: int
+    not_after_ns: int
+    """The host's monotonic clock, which all processes share."""
 
 
 class Close(_Message, frozen=True):

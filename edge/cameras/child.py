@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import zlib
 
 import numpy as np
@@ -39,6 +40,8 @@ from edge.colour import to_rgb
 from edge.errors import CameraError, HeatlineError, InputError, MissingExtraError
 from edge.frames import BadFrame, Frame
 from edge.text import sayable
+
+logger = logging.getLogger(__name__)
 
 GRAB_TIMEOUT_SECONDS = 0.5
 SLOT_WITHIN_SECONDS = 0.25
@@ -129,20 +132,30 @@ class CameraServer:
 
     def _obey(self) -> None:
         """Do what the line says, on a thread of its own: it goes on while the camera makes the other one wait."""
-        while (message := self._line.receive()) is not None:
-            match message:
-                case Free(generation, slot):
-                    self._free.put((generation, slot))
-                case Ask(camera):
-                    self._line.send(Answer(self._source.answers() if camera else None, dict(self._source.counters())))
-                case Fire():
-                    self._line.send(Fired(self._fire()))
-                case Close():
-                    self._stopping.set()
-                    self._source.interrupt()
+        try:
+            while (message := self._line.receive()) is not None:
+                match message:
+                    case Free(generation, slot):
+                        self._free.put((generation, slot))
+                    case Ask(camera):
+                        self._line.send(
+                            Answer(self._source.answers() if camera else None, dict(self._source.counters()))
+                        )
+                    case Fire(number, not_after_ns):
+                        self._line.send(Fired(number, self._fire(not_after_ns)))
+                    case Close():
+                        self._stopping.set()
+                        self._source.interrupt()
+        except ConnectionError:
+            pass
+        except Exception:
+            logger.exception("camera %s: its process cannot go on", self._settings.name)
+            os._exit(1)
         os._exit(0)  # the line is gone; whatever the camera is doing, nobody waits for it any more
 
-    def _fire(self) -> str | None:
+    def _fire(self, not_after_ns: int) -> str | None:
+        if time.monotonic_ns() > not_after_ns:
+            return "the camera could not be triggered in time"
         try:
             self._source.trigger()
         except CameraError as error:

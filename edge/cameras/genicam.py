@@ -499,7 +499,9 @@ class GenicamCamera(FrameSource):
     def _stamp(self, buffer: int) -> Stamp:
         now_ns, now_monotonic_ns = time.time_ns(), time.monotonic_ns()
         arrived_ns = aravis.buffer_system_timestamp(buffer) or now_ns
-        age_ns = min(max(now_ns - arrived_ns, 0), OLDEST_ARRIVAL_NS)
+        age_ns = now_ns - arrived_ns
+        if not 0 <= age_ns <= OLDEST_ARRIVAL_NS:  # the wall clock was set meanwhile
+            age_ns = 0
         return Stamp(
             self.name,
             self._frame_id(buffer),

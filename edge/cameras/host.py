@@ -8,6 +8,8 @@ import sys
 import time
 from dataclasses import dataclass
 
+import msgspec
+
 from edge.cameras.base import Opened
 from edge.cameras.channel import (
     Answer,
@@ -60,12 +62,13 @@ class CameraProcess:
             with child:
                 child.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
                 self._process = subprocess.Popen(
-                    # -P: what lies in the working directory is nobody's library.
-                    [sys.executable, "-P", "-m", "edge.cameras.child", str(child.fileno())],
+                    # -P: what lies in the working directory is nobody's library. The name is for `ps`.
+                    [sys.executable, "-P", "-m", "edge.cameras.child", str(child.fileno()), settings.name],
                     stdin=subprocess.DEVNULL,
                     pass_fds=[child.fileno()],
+                    process_group=0,  # Ctrl-C in a terminal is for the line alone
                 )
-            line.send(to_bytes(settings))
+            line.send(to_bytes(msgspec.structs.replace(settings, look_at=[], look_away=[])))  # the line's own business
         except BaseException:
             line.close()
             raise
@@ -89,7 +92,8 @@ class CameraProcess:
             except BlockingIOError:
                 return None
             if isinstance(message, NewRing):
-                assert fd is not None
+                if fd is None:  # this process has no descriptor left for it
+                    return Died("its frames' memory did not arrive")
                 self._ring = RingReader(fd, message.slots, message.slot_bytes)
                 self._generation = message.generation
                 continue
@@ -99,9 +103,9 @@ class CameraProcess:
         """Have it say whether it is there, and whether the camera is; the answer comes as news."""
         self._line.send(Ask(camera))
 
-    def fire(self) -> None:
-        """Have it trigger the camera; whether it did comes as news."""
-        self._line.send(Fire())
+    def fire(self, number: int, not_after_ns: int) -> None:
+        """Have it trigger the camera, if that is still in time then; whether it did comes as news of this number."""
+        self._line.send(Fire(number, not_after_ns))
 
     def close(self, within_s: float) -> list[News]:
         """Have it let go of the camera, and kill it where that takes longer; returns what it said up to its end.

@@ -128,7 +128,7 @@ class Liveness:
             return None
         return Fault(
             "frozen",
-            f"{self._identical + 1} frames one after the other were identical to the last bit",
+            f"more than {most} frames one after the other were identical to the last bit",
             closes=self._identical_since_opening >= most,
         )
 

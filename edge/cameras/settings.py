@@ -12,6 +12,8 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 """Goes into topics, so it has no dots."""
 Size = Annotated[int, Meta(ge=1, le=65535)]
 Px = Annotated[int, Meta(ge=0, le=65535)]
+DrawnPx = Annotated[int, Meta(ge=1, le=8192)]
+Nth = Annotated[int, Meta(ge=1)]
 Rate = Annotated[float, Meta(gt=0, le=10000)]
 Milliseconds = Annotated[float, Meta(gt=0, le=3.6e6)]
 FrameCount = Annotated[int, Meta(ge=0, le=100_000)]
@@ -101,16 +103,16 @@ class VideoSettings(_Camera, frozen=True, kw_only=True, tag="video"):
 class PatternSettings(_Triggerable, frozen=True, kw_only=True, tag="pattern"):
     """A drawn camera whose pixels tell frame id and position, and that fails on purpose: for rehearsals and tests."""
 
-    draw_size: tuple[Size, Size] = (640, 480)
+    draw_size: tuple[DrawnPx, DrawnPx] = (640, 480)
     """Width and height, px."""
     rate_fps: Rate | None = 10.0
     frames: Annotated[int, Meta(ge=1)] | None = None
     """How many it shows before it ends; None: without end."""
     trigger: Literal["free", "software"] = "free"
     first_frame_id: Annotated[int, Meta(ge=1, le=65535)] = 1
-    lose_frames: list[int] = []
+    lose_frames: list[Nth] = []
     """Frames that are lost, counted from 1: their ids are left out."""
-    ignore_triggers: list[int] = []
+    ignore_triggers: list[Nth] = []
     """Triggers that are not heard, counted from 1."""
     freeze_at: Annotated[int, Meta(ge=1)] | None = None
     """From this frame on, the same picture comes again and again."""
@@ -119,7 +121,7 @@ class PatternSettings(_Triggerable, frozen=True, kw_only=True, tag="pattern"):
 class GenicamSettings(_Triggerable, frozen=True, kw_only=True, tag="genicam"):
     """A GigE Vision or USB3 Vision camera, through Aravis. Feature names are GenICam's (SFNC)."""
 
-    address: str | None = None
+    address: Annotated[str, Meta(min_length=1)] | None = None
     """IP address, host name, serial number or id as `heatline cameras list` shows it; None: the only camera there."""
     interface: str | None = None
     """Network interface on which cameras are looked for; None: all."""
@@ -146,9 +148,9 @@ class V4l2Settings(_Camera, frozen=True, kw_only=True, tag="v4l2"):
     """Width and height asked of the driver, px; None: its own."""
     fourcc: Annotated[str, Meta(min_length=4, max_length=4)] | None = None
     rate_fps: Rate | None = None
-    exposure: float | None = None
+    exposure: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
     """CAP_PROP_EXPOSURE, in the driver's own unit (100 us on most)."""
-    gain: float | None = None
+    gain: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None
 
 
 class RtspSettings(_Camera, frozen=True, kw_only=True, tag="rtsp"):

@@ -11,7 +11,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import msgspec
@@ -27,6 +27,7 @@ from edge.cameras.liveness import (
     Liveness,
 )
 from edge.cameras.settings import CameraSettings
+from edge.cameras.state import CameraAlarm, CameraState, State
 from edge.cameras.triggering import TriggerAnswer, Triggering, TriggerRequest
 from edge.errors import CameraError, HeatlineError, MissingExtraError
 from edge.frames import BadFrame, Frame
@@ -39,37 +40,8 @@ CLOSE_WITHIN_SECONDS = 1.0
 """Then its process is killed: closing a camera that is gone takes seconds."""
 TICK_SECONDS = 0.05
 
-ONLY_FRAMES_DISPROVE = ("frozen", "clock", "stale", "frame_ids")
+ONLY_FRAMES_DISPROVE = ("silent", "frozen", "clock", "stale", "frame_ids")
 """Faults of a camera that answers all the while."""
-
-State = Literal["OPENING", "LIVE", "IDLE", "DEAD", "ENDED"]
-
-
-class CameraState(msgspec.Struct, frozen=True, kw_only=True):
-    """How a camera is. IDLE: it waits for a trigger and answers when it is asked."""
-
-    state: State
-    reason: str | None = None
-    """Why it is dead, one word."""
-    detail: str | None = None
-    since_at_ns: int
-    """UTC, ns since 1970."""
-    openings: int = 0
-    """How often it was opened since the start."""
-    counters: dict[str, int] = {}
-    """What its transport counted since it was opened, as far as it tells."""
-
-
-@dataclass(frozen=True)
-class CameraAlarm:
-    """A camera died, or is back. Told once each."""
-
-    camera: str
-    reason: str
-    detail: str
-    active: bool
-    began_at_ns: int
-    """UTC, ns since 1970."""
 
 
 class SupervisedCamera:
@@ -81,10 +53,8 @@ class SupervisedCamera:
 
     def __init__(self, settings: CameraSettings, tell: Callable[[CameraAlarm], None]) -> None:
         self.name, self.settings, self._tell = settings.name, settings, tell
-        self._liveness, self._triggering = (
-            Liveness(settings),
-            Triggering(settings, self._announce, lambda: self._announced),
-        )
+        self._liveness = Liveness(settings)
+        self._triggering = Triggering(settings, self._announce, lambda: self._announced)
         self._items: collections.deque[Frame | BadFrame] = collections.deque()
         self._announced = 0
         """Frames that went through `_items`: whoever counts what `grab` returns counts the same."""
@@ -106,22 +76,25 @@ class SupervisedCamera:
         self._counters: dict[str, int] = {}
         self._state: tuple[State, int] = ("OPENING", time.time_ns())
 
-    def open(self) -> Opened:
+    def open(self, within_s: float | None = None) -> Opened | None:
         """Open it, once; `grab` goes on trying where this fails.
 
+        Args:
+            within_s: None is returned where it takes longer, or where it is interrupted.
         Raises:
             CameraError: it is not there or cannot be used.
             MissingExtraError: a library is not installed.
         """
         try:
+            give_up = None if within_s is None else time.monotonic() + within_s
             while self._opened is None and not self._interrupted.is_set():
+                if give_up is not None and time.monotonic() > give_up:
+                    break
                 self._step(TICK_SECONDS)
                 if self._fault is not None:
                     raise self._error(self._fault)
         finally:
             self._left_ns = time.monotonic_ns()
-        if self._opened is None:
-            raise CameraError(f"camera {self.name} was not opened: the line was stopped")
         return self._opened
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
@@ -148,6 +121,10 @@ class SupervisedCamera:
             return self._items.popleft()
         finally:
             self._left_ns = time.monotonic_ns()
+
+    def count_from(self, frames: int) -> None:
+        """So many frames are in the ledger already, before its first. To be said before the first `grab`."""
+        self._announced += frames
 
     def interrupt(self) -> None:
         """Have `grab` let go of the camera and end."""
@@ -208,7 +185,13 @@ class SupervisedCamera:
 
     def _take_next(self) -> bool:
         """Take in one piece of news; whether there was any."""
-        if self._process is None or (news := self._process.receive()) is None:
+        if self._process is None:
+            return False
+        try:
+            news = self._process.receive()
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            news = Died(f"what it sent cannot be taken: {error}")
+        if news is None:
             return False
         self._take(news, time.monotonic_ns())
         return True
@@ -261,7 +244,7 @@ class SupervisedCamera:
         assert self._process is not None
         # A camera that sends frames need not be asked; one that waits for a trigger shows no other sign of life.
         camera_shows_nothing = self._opened.can_be_asked and self.settings.triggered != "free"
-        back_again = camera_shows_nothing and self._alarm is not None
+        back_again = camera_shows_nothing and self._fault is not None and not self._only_frames_disprove_it()
         if not back_again and now_ns - self._answered_ns < ASK_EVERY_SECONDS * 1e9:
             return
         self._asked_camera = camera_shows_nothing and (
@@ -269,6 +252,10 @@ class SupervisedCamera:
         )
         self._asked_ns = now_ns
         self._process.ask(self._asked_camera)
+
+    def _only_frames_disprove_it(self) -> bool:
+        """Whether the camera is dead of something that it answers in spite of."""
+        return self._fault is not None and self._fault.reason in ONLY_FRAMES_DISPROVE
 
     def _take(self, news: News, now_ns: int) -> None:
         match news:
@@ -288,11 +275,10 @@ class SupervisedCamera:
                 self._asked_ns, self._answered_ns, self._counters = None, now_ns, counters
                 if camera_answers is False:
                     self._fail(Fault("unreachable", "it does not answer when it is asked"))
-                elif camera_answers and (self._fault is None or self._fault.reason not in ONLY_FRAMES_DISPROVE):
+                elif camera_answers and not self._only_frames_disprove_it():
                     self._live("IDLE")
-            case Fired(error):
-                if error is not None:
-                    self._triggering.give_up(error)
+            case Fired(number, error):
+                self._triggering.fired(number, error)
             case Ended():
                 self._ended = True
                 self._triggering.give_up("the camera has shown its last frame")
@@ -319,7 +305,6 @@ class SupervisedCamera:
             return
         self._announce(item)
         if isinstance(item, Frame):
-            self._backoff_s = 0.0
             self._live("LIVE")
 
     def _give_up(self, item: Frame | BadFrame, reason: str, detail: str, kind: Literal["dropped", "failed"]) -> None:
@@ -340,24 +325,36 @@ class SupervisedCamera:
             self._alarm = CameraAlarm(self.name, fault.reason, fault.detail, True, time.time_ns())
             self._set_state("DEAD")
             self._tell(self._alarm)
-        self._let_go(fault.reason, fault.detail, "failed")
+        self._let_go(fault.reason, fault.detail, "failed", self._close_within_s())
         self._triggering.give_up(f"the camera is dead: {fault.detail}")
         self._backoff_s = min(max(self._backoff_s * 2, FIRST_BACKOFF_SECONDS), MOST_BACKOFF_SECONDS)
         self._open_at_ns = time.monotonic_ns() + round(self._backoff_s * 1e9)
 
     def _live(self, state: State) -> None:
         """The camera has shown that it is alive."""
+        self._backoff_s = 0.0
         alarm, self._alarm, self._fault = self._alarm, None, None
         self._set_state(state)
         if alarm is not None:
             logger.info("camera %s is back", self.name)
             self._tell(replace(alarm, active=False))
 
-    def _let_go(self, reason: str, detail: str, kind: Literal["dropped", "failed"] = "dropped") -> None:
+    def _close_within_s(self) -> float:
+        """How long a camera that is dead may take to be let go of; nothing must wait that has a time to be told by."""
+        urgent = self.settings.triggered != "free" or self.settings.deadline_ms is not None
+        return 0.0 if urgent else CLOSE_WITHIN_SECONDS
+
+    def _let_go(
+        self,
+        reason: str,
+        detail: str,
+        kind: Literal["dropped", "failed"] = "dropped",
+        within_s: float = CLOSE_WITHIN_SECONDS,
+    ) -> None:
         """Close the camera; frames that it had announced, and parts that wait for one, are given up for this reason."""
         if self._process is not None:
             process, self._process, self._opened = self._process, None, None
-            for news in process.close(CLOSE_WITHIN_SECONDS):
+            for news in process.close(within_s):
                 if isinstance(news, Arrived | BadFrame):
                     self._left_over(news.frame if isinstance(news, Arrived) else news, reason, detail, kind)
         if self._interrupted.is_set():

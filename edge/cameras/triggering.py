@@ -60,6 +60,10 @@ class Triggering:
         self._fired: TriggerRequest | None = None
         self._missed = 0
         """Parts that waited in vain since the last frame: what the next gap in frame ids shows has been told of."""
+        self._fires = 0
+        self._came_in_time = False
+        self._quiet_until_ns = 0
+        """Until then no trigger is fired: see `expire`."""
 
     def request(self, request: TriggerRequest) -> None:
         """Have a frame taken of a part, or say whose the next one is."""
@@ -68,11 +72,11 @@ class Triggering:
         else:
             self._requests.append(request)
 
-    def serve(self, now_ns: int, fire: Callable[[], None] | None) -> None:
+    def serve(self, now_ns: int, fire: Callable[[int, int], None] | None) -> None:
         """Announce the parts that were requested, or fire their triggers.
 
         Args:
-            fire: triggers the camera; None: it is not there.
+            fire: triggers the camera, under a number and up to a time; None: it is not there.
         """
         hardware = self._settings.triggered == "hardware"
         while self._requests:
@@ -86,12 +90,20 @@ class Triggering:
                 request.answer(TriggerAnswer())
             elif len(self._parts):
                 self._turn_away(request, part, "busy", "the frame of the trigger before it had not come yet")
+            elif now_ns < self._quiet_until_ns:
+                self._turn_away(request, part, "busy", "the frame of a trigger before it may still be on its way")
             elif now_ns - request.asked_ns > FIRE_WITHIN_SECONDS * 1e9:
                 self._turn_away(request, part, "busy", "the line could not fire it in time")
             else:
                 self._parts.expect(part)
                 self._fired = request
-                fire()
+                self._fires += 1
+                fire(self._fires, request.asked_ns + round(FIRE_WITHIN_SECONDS * 1e9))
+
+    def fired(self, number: int, error: str | None) -> None:
+        """What became of a trigger that was fired."""
+        if error is not None and number == self._fires:
+            self.give_up(error)
 
     @property
     def next_until_ns(self) -> int | None:
@@ -99,8 +111,14 @@ class Triggering:
         return self._parts.next_until_ns
 
     def expire(self, now_ns: int) -> int:
-        """Tell of the parts that have waited long enough; returns how many."""
+        """Tell of the parts that have waited long enough; returns how many.
+
+        A camera that takes longer than that to show a frame would show each part's under the next one's id. So until a
+        frame has come in time since the camera was opened, the next trigger waits for twice as long.
+        """
         expired = self._parts.expired(now_ns)
+        if expired and not self._came_in_time and self._settings.triggered == "software":
+            self._quiet_until_ns = now_ns + round(self._settings.part_within_s * 1e9)
         for part in expired:
             self._miss(part, f"no frame came within {self._settings.part_within_s * 1e3:g} ms of its trigger")
         return len(expired)
@@ -118,12 +136,16 @@ class Triggering:
     def opened_again(self) -> None:
         """The camera counts its frames anew."""
         self._missed = 0
+        self._came_in_time = False
+        self._quiet_until_ns = 0
 
     def frame(self, item: Frame | BadFrame, gap: Gap | None, taken_ns: int) -> Frame | BadFrame:
         """A frame came: tell first of those that are missing before it; returns it with the part that it shows."""
         part, passed = self._parts.frame(taken_ns)
         self._account_for(gap, passed, item.stamp)
+        self._quiet_until_ns = 0
         if part is not None:
+            self._came_in_time = True
             self._answer(item.stamp)
         return replace(item, stamp=self._with_part(item.stamp, part))
 

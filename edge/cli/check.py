@@ -29,11 +29,11 @@ def check(line: Path, as_json: bool) -> None:
     """
     config = load_config(line)
     prepared = prepare_line(config)
+    check_address("events.bind", config.events.bind)
+    if config.commands.bind is not None:
+        check_address("commands.bind", config.commands.bind)
     with open_cameras(config.cameras, lambda _: None, all_must_open=True) as opened:
         cameras = {name: _camera(each, prepared.inspector) for name, each in opened.items()}
-    check_address(config.events.bind)
-    if config.commands.bind is not None:
-        check_address(config.commands.bind)
     manifest, proven = prepared.bundle.manifest, prepared.proven
     report: dict[str, Any] = {
         "line": line.stem,

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from edge.cameras.supervisor import CameraState
+from edge.cameras.state import CameraState
 from edge.errors import MessageError
 from edge.geometry import Region
 from edge.inspection.ledger import Account
@@ -108,7 +108,7 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     line: str
     state: State
     last_seq: int
-    """The last verdict event's seq; 0 before the first."""
+    """The last verdict or alarm event's seq; 0 before the first."""
     ledger: dict[str, Account]
     cameras: dict[str, CameraState] = {}
     bundle: BundleName

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 
 from edge.cameras.base import EndOfFrames, Opened
 from edge.cameras.settings import CameraSettings, GenicamSettings
-from edge.cameras.supervisor import CameraAlarm, SupervisedCamera
+from edge.cameras.state import CameraAlarm
+from edge.cameras.supervisor import SupervisedCamera
 from edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from edge.errors import CameraError, GeometryError, HeatlineError, MissingExtraError
 from edge.frames import BadFrame, Frame

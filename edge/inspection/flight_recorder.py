@@ -4,6 +4,7 @@ is there after kill -9. A power cut may lose the last seconds of it.
 As a camera's events leave in the order of its frames, those in flight are those after the last one told.
 """
 
+import logging
 import mmap
 import os
 import struct
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.frames import Stamp
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "in-flight"
 _MAGIC = b"heatline in-flight 1\n"
@@ -93,6 +96,7 @@ def in_flight_at_the_end(path: Path) -> list[Stamp]:
     except OSError:
         return []
     if not data.startswith(_MAGIC):
+        logger.warning("%s is no record of what was in flight; what was is not known", path)
         return []
     stamps: list[Stamp] = []
     for block in range(len(_MAGIC), len(data) - _CAMERA_BYTES + 1, _CAMERA_BYTES):
@@ -135,5 +139,13 @@ def _stamps(camera: str, announced: int, told: int, noted: list[_Noted]) -> list
 def _stamp(camera: str, noted: _Noted) -> Stamp:
     return Stamp(
         camera, noted.frame_id, captured_at_ns=noted.captured_at_ns, frames=noted.frames, number=noted.number,
-        part_id=noted.part_id,
+        part_id=noted.part_id, last_frame_id=_last_id(noted),
     )  # fmt: skip
+
+
+def _last_id(noted: _Noted) -> int | None:
+    """Of a run; 16-bit ids begin again at 1."""
+    if noted.frame_id is None or noted.frames == 1:
+        return None
+    last = noted.frame_id + noted.frames - 1
+    return last - 65535 if noted.frame_id <= 65535 < last else last

@@ -17,6 +17,7 @@ from edge.inspection.ledger import Ledger
 from edge.inspection.pipeline import Pipeline
 from edge.service.aftermath import state_folder, tell_of_the_last_run
 from edge.service.line import Line, OpenCamera, open_cameras, pipeline_cameras, prepare_line
+from edge.service.losses import Losses
 from edge.service.reporter import Reporter
 from edge.service.systemd_notify import notify
 from edge.service.teller import Teller
@@ -63,7 +64,9 @@ class Service:
         publisher.start()
         teller = Teller(self._name, reporter, publisher)
         try:
-            with open_cameras(self._config.cameras, teller.alarm, all_must_open=False) as cameras:
+            with open_cameras(
+                self._config.cameras, teller.alarm, all_must_open=False, stopping=lambda: self._stopping
+            ) as cameras:
                 self._inspect(line, teller, publisher, cameras)
         finally:
             publisher.close()
@@ -72,11 +75,14 @@ class Service:
         ledger = Ledger(list(cameras))
         fallback = "" if line.proven.fell_back is None else f", in {line.proven.computes_in}"
 
+        losses = Losses()
+
         def tell(state: State) -> None:
             states = {name: each.camera.state() for name, each in cameras.items()}
             teller.status(state, ledger, states)
-            dead = "".join(f", camera {name} is dead ({how.reason})" for name, how in states.items() if how.reason)
-            notify(f"STATUS={state.lower()}, {teller.last_seq} events{dead}{fallback}")
+            words = [f"camera {name} is dead ({how.reason})" for name, how in states.items() if how.reason]
+            words += losses.look(ledger.accounts(), time.monotonic())
+            notify(f"STATUS={', '.join([state.lower(), f'{teller.last_seq} events', *words])}{fallback}")
 
         with self._commands(cameras):
             notify("READY=1")
@@ -91,6 +97,8 @@ class Service:
             tell("STARTING")
             self._wait_for_subscriber(publisher)
             recorder = tell_of_the_last_run(state_folder(), ledger, teller.verdict)
+            for name, account in ledger.accounts().items():
+                cameras[name].camera.count_from(account.captured)
             pipeline = Pipeline(pipeline_cameras(cameras), line.inspector, ledger, teller.verdict, recorder)
             pipeline.start()
             try:

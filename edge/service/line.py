@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import zmq
@@ -11,7 +11,8 @@ from edge.bundle import Bundle, ProvenEngine, open_bundle, open_proven_engine
 from edge.bundle.trusted import Signer, require_trusted, signer_of
 from edge.cameras.base import Opened
 from edge.cameras.settings import CameraSettings
-from edge.cameras.supervisor import CameraAlarm, SupervisedCamera
+from edge.cameras.state import CameraAlarm
+from edge.cameras.supervisor import SupervisedCamera
 from edge.config import LineConfig
 from edge.delivery.publisher import bind
 from edge.errors import CameraError, ConfigError, DeliveryError
@@ -21,6 +22,9 @@ from edge.inspection.handoff import Lane
 from edge.inspection.inspector import Inspector
 from edge.inspection.pipeline import Camera
 from edge.inspection.verdict import Thresholds
+
+OPENED_AT_START_WITHIN_SECONDS = 5.0
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,12 @@ def prepare_line(config: LineConfig) -> Line:
         BundleError, EngineError: the first thing that is not as it must be.
         ConfigError: an override that does not fit the bundle.
     """
+    for camera in config.cameras:
+        if camera.triggered == "software" and config.commands.bind is None:
+            raise ConfigError(
+                f"camera {camera.name} is triggered by software, and there is no address to take triggers on; "
+                'set commands.bind, e.g. "tcp://127.0.0.1:5557"'
+            )
     bundle = open_bundle(config.bundle)
     # Before any engine reads a graph: who may make graphs may make much happen.
     signed_by = (signer_of if config.allow_unsigned else require_trusted)(bundle, config.trusted_keys)
@@ -62,7 +72,7 @@ def prepare_line(config: LineConfig) -> Line:
 
 @dataclass(frozen=True)
 class OpenCamera:
-    """A camera that is kept going; what was found, or None where it is down."""
+    """A camera that is kept going; what was found, or None where it is not open yet."""
 
     camera: SupervisedCamera
     opened: Opened | None
@@ -70,37 +80,48 @@ class OpenCamera:
 
 @contextlib.contextmanager
 def open_cameras(
-    settings: Sequence[CameraSettings], tell: Callable[[CameraAlarm], None], *, all_must_open: bool
+    settings: Sequence[CameraSettings],
+    tell: Callable[[CameraAlarm], None],
+    *,
+    all_must_open: bool,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, OpenCamera]]:
     """All cameras by name, opened side by side; closed at the end.
 
     Args:
         tell: hears of their deaths and returns.
-        all_must_open: whether one that is down is an error; else only a file that is not there is one.
+        all_must_open: whether all are waited for, and one that is down is an error; else only a file or a library that
+            is not there is one, and a camera that takes long goes on opening.
+        stopping: ends the wait.
     Raises:
         CameraError, MissingExtraError: one cannot be opened.
     """
     cameras = [SupervisedCamera(each, tell) for each in settings]
 
     def opened(camera: SupervisedCamera) -> OpenCamera:
+        must_open = all_must_open or camera.settings.replays
         try:
-            return OpenCamera(camera, camera.open())
+            return OpenCamera(camera, camera.open(None if must_open else OPENED_AT_START_WITHIN_SECONDS))
         except CameraError:
-            if all_must_open or camera.settings.replays:
+            if must_open:
                 raise
             return OpenCamera(camera, None)
 
-    def close() -> None:
+    def interrupt() -> None:
         for camera in cameras:
             camera.interrupt()
-        with ThreadPoolExecutor(len(cameras)) as side_by_side:
-            list(side_by_side.map(SupervisedCamera.close, cameras))
 
     with contextlib.ExitStack() as at_end:
-        at_end.callback(close)
-        with ThreadPoolExecutor(len(cameras)) as side_by_side:
-            found = list(side_by_side.map(opened, cameras))
-        yield {each.camera.name: each for each in found}
+        side_by_side = at_end.enter_context(ThreadPoolExecutor(len(cameras)))
+        at_end.callback(lambda: list(side_by_side.map(SupervisedCamera.close, cameras)))
+        at_end.callback(interrupt)
+        openings = [side_by_side.submit(opened, camera) for camera in cameras]
+        at_end.callback(lambda: wait(openings))
+        at_end.callback(interrupt)
+        while wait(openings, timeout=POLL_SECONDS).not_done:
+            if stopping():
+                interrupt()
+        yield {each.camera.name: each for each in (opening.result() for opening in openings)}
 
 
 def pipeline_cameras(cameras: Mapping[str, OpenCamera]) -> dict[str, Camera]:
@@ -118,7 +139,7 @@ def _pipeline_camera(camera: SupervisedCamera) -> Camera:
     )
 
 
-def check_address(address: str) -> None:
+def check_address(key: str, address: str) -> None:
     """Bind an address for a moment.
 
     Raises:
@@ -130,7 +151,7 @@ def check_address(address: str) -> None:
         except zmq.ZMQError as error:
             raise DeliveryError(
                 f"{address} cannot be bound ({error.strerror}); is another line using it, or is the address "
-                "not of this machine? Set events.bind"
+                f"not of this machine? Set {key}"
             ) from error
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from edge.bundle import Bundle
-from edge.cameras.supervisor import CameraAlarm, CameraState
+from edge.cameras.state import CameraAlarm, CameraState
 from edge.delivery.messages import AlarmEvent, BundleName, HeatmapPng, Message, State, StatusEvent, Times, VerdictEvent
 from edge.frames import Stamp
 from edge.heatmap_picture import ColourScale, png

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Mapping
 
-from edge.cameras.supervisor import CameraAlarm, CameraState
+from edge.cameras.state import CameraAlarm, CameraState
 from edge.delivery.messages import State
 from edge.delivery.publisher import Publisher
 from edge.inspection.ledger import Ledger

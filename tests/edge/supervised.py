@@ -19,7 +19,8 @@ from edge.cameras.base import EndOfFrames
 from edge.cameras.channel import Here
 from edge.cameras.pattern import frame_id_of, pattern
 from edge.cameras.settings import CameraSettings, PatternSettings
-from edge.cameras.supervisor import CameraAlarm, SupervisedCamera
+from edge.cameras.state import CameraAlarm
+from edge.cameras.supervisor import SupervisedCamera
 from edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from edge.frames import BadFrame, Frame, Stamp
 

@@ -246,9 +246,9 @@ def test_a_trigger_is_confirmed_and_brings_a_frame() -> None:
     with running(drawn_camera(trigger="software")) as camera:
         camera.opened()
         for frame_id in (1, 2):
-            camera.process.fire()
+            camera.process.fire(frame_id, time.monotonic_ns() + 10**10)
             said = [camera.next(), camera.next()]
-            assert Fired(None) in said
+            assert Fired(frame_id, None) in said
             assert [shown_by(news.frame) for news in said if isinstance(news, Arrived)] == [frame_id]
 
 
@@ -256,7 +256,7 @@ def test_a_trigger_that_is_not_possible_is_answered_with_why() -> None:
     with running(drawn_camera(rate_fps=0.001)) as camera:
         camera.opened()
         camera.frame()
-        camera.process.fire()
+        camera.process.fire(7, time.monotonic_ns() + 10**10)
         news = camera.next()
         assert isinstance(news, Fired)
         assert news.error is not None

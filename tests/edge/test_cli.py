@@ -32,7 +32,7 @@ from tests.edge.lines import (
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT, STATUS
 from tests.small_bundle import dark_square, small_bundle, white_frame
 
-OWN = ["bundle", "calibrate", "check", "inspect", "run", "watch"]
+OWN = ["bundle", "cameras", "calibrate", "check", "inspect", "run", "watch", "trigger"]
 JOINED = ["bench", "data", "evaluate", "export", "models", "search", "study", "train"]
 
 

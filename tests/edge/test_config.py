@@ -278,6 +278,9 @@ def test_every_kind_of_camera_can_be_configured_and_crosses_to_its_process(tmp_p
         ("pattern", 'trigger = "hardware"', "Invalid enum value 'hardware'"),
         ("genicam", "exposure_us = -5.0", "Expected `float` > 0"),
         ("genicam", "region = [0, 0, 640]", "length 4"),
+        ("genicam", 'address = ""', "length >= 1"),
+        ("v4l2", "gain = nan", "at `$.cameras[0].gain`"),
+        ("pattern", "draw_size = [65535, 10]", "<= 8192"),  # each picture would take gigabytes
         ("v4l2", 'fourcc = "JPEGS"', "length <= 4"),
         ("rtsp", 'url = "http://10.0.0.7/"', "matching regex"),
         ("pattern", "deadline_ms = 0.0", "Expected `float` > 0"),
@@ -289,6 +292,22 @@ def test_every_kind_of_camera_can_be_configured_and_crosses_to_its_process(tmp_p
 )
 def test_a_camera_is_refused_that_says(tmp_path: Path, kind: str, keys: str, words: str) -> None:
     assert words in refusal(tmp_path, of_kind(kind, keys))
+
+
+def test_one_device_is_one_camera(tmp_path: Path) -> None:
+    one = '[[cameras]]\nkind = "genicam"\nname = "{}"\naddress = "10.0.0.9"\n'
+    text = 'bundle = "b"\n' + one.format("a") + one.format("b")
+    assert "two cameras are the same device (10.0.0.9)" in refusal(tmp_path, text)
+
+
+def test_events_and_commands_need_an_address_each(tmp_path: Path) -> None:
+    text = SMALLEST + '[commands]\nbind = "tcp://127.0.0.1:5556"'
+    assert "events.bind and commands.bind are both" in refusal(tmp_path, text)
+
+
+def test_a_mistake_in_a_camera_leads_to_the_document_of_cameras(tmp_path: Path) -> None:
+    assert refusal(tmp_path, SMALLEST + "exposure_us = 5").endswith("see docs/cameras.md")
+    assert refusal(tmp_path, SMALLEST + "[engine]\nthreads = -1").endswith("see docs/config.md")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.cameras.supervisor import CameraState
+from edge.cameras.state import CameraState
 from edge.delivery.messages import (
     SCHEMA_VERSION,
     AlarmEvent,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edge.bundle import Bundle
-from edge.cameras.supervisor import CameraAlarm, CameraState
+from edge.cameras.state import CameraAlarm, CameraState
 from edge.delivery.messages import AlarmEvent, StatusEvent, VerdictEvent, from_frames, to_frames
 from edge.frames import Frame, Stamp
 from edge.inference import Engine

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.cameras.supervisor import CameraState
+from edge.cameras.state import CameraState
 from edge.delivery.messages import (
     AlarmEvent,
     BundleName,

@@ -1,0 +1,63 @@
+"""Which cameras' frames are not being inspected: for whoever looks at a line that is busy and sees nothing."""
+
+import logging
+from collections import Counter, deque
+from collections.abc import Mapping
+
+from edge.inspection.ledger import Account
+
+logger = logging.getLogger(__name__)
+
+WINDOW_SECONDS = 10.0
+FEW = 0.9
+"""A smaller share of frames inspected is worth a word."""
+
+
+class Losses:
+    """Looks at the accounts about once a second. Each camera's losses are logged when they begin and when they end."""
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, Mapping[str, Account]]] = deque()
+        self._told: set[str] = set()
+
+    def look(self, accounts: Mapping[str, Account], now_s: float) -> list[str]:
+        """What to say of the last seconds, one sentence per camera that loses frames.
+
+        Args:
+            now_s: monotonic.
+        """
+        self._looks.append((now_s, accounts))
+        while len(self._looks) > 2 and self._looks[1][0] <= now_s - WINDOW_SECONDS:
+            self._looks.popleft()
+        before = self._looks[0][1]
+        said = []
+        for camera, account in accounts.items():
+            sentence = _sentence(before[camera], account)
+            if sentence is not None:
+                said.append(f"camera {camera}: {sentence}")
+            if (sentence is not None) != (camera in self._told):
+                self._told ^= {camera}
+                if sentence is not None:
+                    logger.warning("camera %s: %s", camera, sentence)
+                else:
+                    logger.info("camera %s: its frames are inspected again", camera)
+        return said
+
+
+def _sentence(before: Account, now: Account) -> str | None:
+    inspected = now.inspected - before.inspected
+    lost = Counter(_bins(now))
+    lost.subtract(_bins(before))
+    ended = inspected + sum(lost.values())
+    if inspected >= FEW * ended:
+        return None
+    (reason, _), *_ = lost.most_common(1)
+    return f"{inspected} of {ended} frames inspected ({reason})"
+
+
+def _bins(account: Account) -> dict[str, int]:
+    return {
+        f"{kind}.{reason}": count
+        for kind, bins in (("dropped", account.dropped), ("failed", account.failed))
+        for reason, count in bins.items()
+    }
