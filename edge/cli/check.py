@@ -1,5 +1,6 @@
 """`heatline check`."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def check(line: Path, as_json: bool) -> None:
     address of the events.
     """
     config = load_config(line)
+    logging.getLogger("edge.cameras").setLevel(logging.CRITICAL)  # the report says it, or the error
     prepared = prepare_line(config)
     check_address("events.bind", config.events.bind)
     if config.commands.bind is not None:

@@ -23,7 +23,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.waits = 1000.0, list[float]()
-        monkeypatch.setattr("edge.cameras.folder.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("edge.cameras.pacing.time.monotonic", lambda: self.now)
 
     def attach(self, camera: FolderCamera) -> None:
         clock = self

@@ -122,6 +122,7 @@ def test_frames_that_nobody_took_are_told_as_one_run_before_the_newest(server: R
 # Servers that freeze, die and come back.
 
 
+@pytest.mark.slow
 def test_a_frozen_server_is_told_can_be_closed_and_does_not_answer_again(server: RtspServer) -> None:
     with opened(server.url("h264"), read_within_s=1.0) as camera:
         frames(camera, 2)
@@ -244,6 +245,7 @@ class Damage:
         return packet if self.seen != self.nth else packet[: 13 + int((len(packet) - 13) * self.kept)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0.1, 0.6])
 def test_a_damaged_frame_and_those_made_from_it_are_unreadable_and_the_next_are_fine(
     server: RtspServer, kept: float
