@@ -57,7 +57,7 @@ HIGHEST_FPS: Mapping[str, float] = {"genicam": 1000.0, "pattern": 10_000.0}
 """That they can be set to, by kind."""
 STEP_DOWN = 1.05
 """From a rate that was kept up with once and not again."""
-TRIES_TO_HOLD = 4
+TRIES_TO_HOLD = 8
 """Beside those that are wanted."""
 ENGINE_ROUNDS = 5
 """Of the bare engine, before a row is measured and after."""

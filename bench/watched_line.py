@@ -56,6 +56,7 @@ class WatchedLine:
             + _table("[engine]", {"precision": precision})
             + _table("[thresholds]", {"score": NEVER_A_DEFECT})
             + _table("[events]", {"bind": address, "wait_for_subscriber_s": START_WITHIN_SECONDS})
+            + _table("[commands]", {"bind": f"ipc://{folder.absolute()}/commands"})
         )
         self._events = Subscriber(address, timeout_s=POLL_SECONDS)
         self._process: subprocess.Popen[bytes] | None = None

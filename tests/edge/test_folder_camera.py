@@ -35,7 +35,7 @@ class Clock:
                 clock.now += timeout
                 return self.is_set()
 
-        camera._interrupted = Interrupted()
+        camera._pace._interrupted = Interrupted()
 
 
 @pytest.fixture
