@@ -165,7 +165,7 @@ class CameraServer:
 
 def main() -> None:
     """Serve the camera whose settings come as the first packet."""
-    # Ctrl-C in a terminal reaches the whole group; the line says when to end, and its end is ours.
+    # Whoever stops a service by its group means the line: that one says when to end, and its end is ours.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")

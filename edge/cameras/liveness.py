@@ -63,11 +63,6 @@ class Liveness:
         self._last_captured_ns: int | None = None
         self.taken_ns = now_ns
 
-    @property
-    def highest_frame_id(self) -> int | None:
-        """After which frame ids begin again at 1."""
-        return self._opened.highest_frame_id
-
     def held_up(self, for_ns: int) -> None:
         """The line itself did not take frames for so long: that is no silence of the camera."""
         self._opened_ns += for_ns
@@ -78,7 +73,7 @@ class Liveness:
         """Which frames are missing before this one.
 
         Raises:
-            ValueError: its id runs back.
+            ValueError: its id runs back, stands still or leaps.
         """
         if not self._opened.ids_show_gaps or stamp.frame_id is None:
             return None

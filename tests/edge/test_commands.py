@@ -594,6 +594,7 @@ def test_closing_twice_or_without_a_start_is_fine(address: str) -> None:
     server.start()
     server.close()
     server.close()
+    assert not server._thread.is_alive()
 
 
 def test_ipv6_loopback_can_be_bound(serve: Serve) -> None:
