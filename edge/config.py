@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from edge.bundle.trusted import TRUSTED_KEYS
+from edge.cameras.looking import check_area
 from edge.cameras.settings import (
     CameraSettings,
     FolderSettings,
@@ -19,12 +20,9 @@ from edge.cameras.settings import (
 )
 from edge.delivery.commands import require_local
 from edge.errors import ConfigError
-from edge.geometry.area_of_interest import AreaOfInterest
 from edge.inference.engine import EngineKind, Precision
 from edge.inference.opening import PRECISIONS
-
-Logit = Annotated[float, Meta(ge=-1e9, le=1e9)]
-"""Finite: no logit reaches a threshold of nan or inf, so every frame would be GOOD."""
+from edge.products import ProductConfig, ThresholdsConfig, check_products, in_words
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,13 +45,6 @@ class TilesConfig(_Table, frozen=True):
     overlap_px: Annotated[int, Meta(ge=0, le=4095)] | None = None
 
 
-class ThresholdsConfig(_Table, frozen=True):
-    """Thresholds in logits, where not as the bundle's calibration says."""
-
-    score: Logit | None = None
-    evidence: Logit | None = None
-
-
 class EventsConfig(_Table, frozen=True):
     """Where events are published, and what goes with them."""
 
@@ -74,6 +65,9 @@ class LineConfig(_Table, frozen=True):
 
     bundle: Path
     cameras: Annotated[list[CameraSettings], Meta(min_length=1)]
+    product: str | None = None
+    """Which of `products` is in force until one is selected; None where there are none."""
+    products: list[ProductConfig] = []
     allow_unsigned: bool = False
     """Whether a bundle may be used that no trusted key signed."""
     trusted_keys: Path = msgspec.field(default_factory=lambda: TRUSTED_KEYS)  # a schema takes no path for a default
@@ -83,6 +77,34 @@ class LineConfig(_Table, frozen=True):
     thresholds: ThresholdsConfig = ThresholdsConfig()
     events: EventsConfig = EventsConfig()
     commands: CommandsConfig = CommandsConfig()
+
+    def of_product(self, name: str | None) -> "LineConfig":
+        """The configuration with what it says of a product put in its place.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        if name is None and not self.products:
+            return self
+        for product in self.products:
+            if product.name == name:
+                return _with_product(self, product)
+        raise ConfigError(f"there is no product {name!r}; expected {in_words(self.products)}")
+
+
+def _with_product(config: LineConfig, product: ProductConfig) -> LineConfig:
+    own = {camera.name: camera.told() for camera in product.cameras}
+    thresholds = product.thresholds
+    if thresholds is None:
+        # Those of the line are logits of the line's bundle; another one has its own calibration.
+        thresholds = config.thresholds if product.bundle is None else ThresholdsConfig()
+    return msgspec.structs.replace(
+        config,
+        product=product.name,
+        bundle=config.bundle if product.bundle is None else product.bundle,
+        thresholds=thresholds,
+        cameras=[msgspec.structs.replace(camera, **own.get(camera.name, {})) for camera in config.cameras],
+    )
 
 
 def load_config(path: Path) -> LineConfig:
@@ -111,6 +133,10 @@ def load_config(path: Path) -> LineConfig:
         config,
         bundle=here / config.bundle,
         trusted_keys=here / config.trusted_keys,
+        products=[
+            product if product.bundle is None else msgspec.structs.replace(product, bundle=here / product.bundle)
+            for product in config.products
+        ],
         cameras=[
             msgspec.structs.replace(camera, path=here / camera.path)
             if isinstance(camera, FolderSettings | VideoSettings)
@@ -129,12 +155,13 @@ def _check(config: LineConfig) -> None:
     if twice := {device for device in devices if device is not None and devices.count(device) > 1}:
         raise ConfigError(f"two cameras are the same device ({', '.join(sorted(twice))}); only one can have it")
     for camera in config.cameras:
-        _check_area(camera)
+        check_area(camera)
         if camera.deadline_ms is not None and camera.on_overload == "block":
             raise ConfigError(
                 f'camera {camera.name} has a deadline and on_overload = "block", under which frames may wait for ever; '
                 'set on_overload = "drop_oldest" or "drop_newest", or leave deadline_ms out'
             )
+    check_products(config.products, config.product, config.cameras)
     engine, can = config.engine, PRECISIONS[config.engine.kind]
     if engine.precision not in can:
         raise ConfigError(
@@ -158,22 +185,6 @@ def _device(camera: CameraSettings) -> str | None:
             return str(camera.device)
         case _:
             return None
-
-
-def _check_area(camera: CameraSettings) -> None:
-    if not (camera.look_at or camera.look_away):
-        return
-    if not isinstance(camera.size, tuple):
-        raise ConfigError(
-            f"camera {camera.name} says where to look, but its size is {camera.size!r}; set size to the width and "
-            "height, px, in which its polygons count"
-        )
-    width, height = camera.size
-    if not AreaOfInterest.of(camera.look_at, camera.look_away).mask((height, width)).any():
-        raise ConfigError(
-            f"camera {camera.name}: look_at and look_away leave nothing of {width}x{height} px to inspect; "
-            "check the polygons, (x, y) in px"
-        )
 
 
 def _check_address(key: str, address: str) -> None:

@@ -21,6 +21,7 @@ HeatlineError
 └── CommandRefusedError 15   a command that the line refuses, with the reason
 
 1 is a fault of ours (a bug, with its traceback), 2 a wrong command line, 130 an interruption by Ctrl-C.
+`heatline status` ends with 16, 17 or 18 for a line that is BUSY, DEGRADED or NOT_READY: what was asked for, no error.
 """
 
 from typing import ClassVar
@@ -97,12 +98,13 @@ class BenchError(HeatlineError):
 
 
 class CommandRefusedError(HeatlineError):
-    """Its `reason` is one word of docs/commands.md, its detail the line's own sentence."""
+    """Its `reason` is one word of docs/commands.md, where the line gave one; its detail is the line's own sentence."""
 
     exit_code = 15
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"the line refuses ({reason}): {detail}")
+    def __init__(self, reason: str | None, detail: str) -> None:
+        word = "" if reason is None else f" ({reason})"
+        super().__init__(f"the line refuses{word}: {detail}")
         self.reason = reason
 
 

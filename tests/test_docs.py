@@ -32,10 +32,15 @@ from edge.cameras.state import State
 from edge.cameras.supervisor import CLOSE_WITHIN_SECONDS, FIRST_BACKOFF_SECONDS, MOST_BACKOFF_SECONDS
 from edge.cameras.triggering import FIRE_WITHIN_SECONDS
 from edge.cli.main import heatline
+from edge.cli.status import EXIT_CODES
 from edge.config import LineConfig, load_config
+from edge.delivery.commands import CommandServer, Selected, refusal
 from edge.delivery.messages import (
     AlarmEvent,
     BundleName,
+    ChangeEvent,
+    Handshake,
+    HandshakeState,
     HeatmapPng,
     Message,
     StatusEvent,
@@ -178,6 +183,7 @@ KEYS = [
     pytest.param(VerdictEvent, "docs/protocol.md", "## Verdict event", ("", "null"), id="verdict"),
     pytest.param(StatusEvent, "docs/protocol.md", "## Status event", ("", "null"), id="status"),
     pytest.param(AlarmEvent, "docs/protocol.md", "## Alarm event", ("", "null"), id="alarm"),
+    pytest.param(ChangeEvent, "docs/protocol.md", "## Change event", ("", "null"), id="change"),
     pytest.param(TrainConfig, "docs/training.md", "## Keys", None, id="train"),
 ]
 NOT_FIELDS = {"model", "recipe", "logger"}  # of a training: choices of a file each
@@ -320,7 +326,7 @@ def test_the_committed_schemas_are_those_of_the_structs() -> None:
 @pytest.mark.parametrize("example", blocks(read("docs/protocol.md"), "json"))
 def test_the_worked_exchange_consists_of_messages(example: str) -> None:
     header = json.loads(example)
-    event = msgspec.json.decode(example, type=VerdictEvent | StatusEvent | AlarmEvent)
+    event = msgspec.json.decode(example, type=VerdictEvent | StatusEvent | AlarmEvent | ChangeEvent)
     assert json.loads(msgspec.json.encode(event)) == header  # every field is written, and no other
     parts = [event.topic.encode(), example.encode(), *([b"png"] if header.get("heatmap") else [])]
     assert from_frames(parts).event == event
@@ -370,6 +376,14 @@ def reasons() -> set[str]:
 
 def test_every_reason_is_documented_and_no_other() -> None:
     assert rows(section(read("docs/protocol.md"), "### Reasons")).keys() == reasons()
+
+
+def test_every_reason_of_the_handshake_is_documented_with_its_state_and_no_other() -> None:
+    table = rows(section(read("docs/protocol.md"), "## Handshake"))
+    states = {state: table.pop(state)[0] for state in get_args(HandshakeState)}
+    assert states == {state: str(code) for state, code in EXIT_CODES.items()}
+    named = re.findall(r'Reason\("(\w+)", "(\w+)"', read("edge/service/handshake.py"))
+    assert [(cells[0].strip("`"), reason) for reason, cells in table.items()] == named, "the gravest first"
 
 
 LIVENESS = section(read("docs/cameras.md"), "## Liveness")
@@ -447,11 +461,20 @@ def verdict(seq: int, **what: Any) -> VerdictEvent:
     return VerdictEvent(**(fields | what))
 
 
-def status(state: str) -> StatusEvent:
-    return StatusEvent(
-        boot_id="boot", at_ns=0, line="line1", state=state, last_seq=0, ledger={}, engine="openvino", precision="f32",
-        bundle=BundleName(name="boards", version="1", digest="0"), acting=True,
-    )  # type: ignore[arg-type]  # fmt: skip
+def status(state: str, **what: Any) -> StatusEvent:
+    fields: dict[str, Any] = {
+        "boot_id": "boot", "at_ns": 0, "line": "line1", "state": state, "last_seq": 0, "ledger": {}, "acting": True,
+        "engine": "openvino", "precision": "f32", "bundle": BundleName(name="boards", version="1", digest="0"),
+    }  # fmt: skip
+    return StatusEvent(**(fields | what))
+
+
+def change(seq: int, **what: Any) -> ChangeEvent:
+    fields: dict[str, Any] = {
+        "boot_id": "boot", "seq": seq, "at_ns": 0, "line": "line1", "change": "select", "in_force": True,
+        "product": "4711", "bundle": BundleName(name="boards", version="1", digest="0"), "acting": True,
+    }  # fmt: skip
+    return ChangeEvent(**(fields | what))
 
 
 def alarm(seq: int, *, active: bool) -> AlarmEvent:
@@ -474,6 +497,8 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
         Message(alarm(7, active=False)),
         Message(verdict(8, verdict="DEFECT", acting=False)),
         Message(verdict(9, verdict="NO_VERDICT", reason="dropped.no_frame", frame_id=None)),
+        Message(change(10)),
+        Message(change(11, in_force=False, detail="its bundle is not there")),
         Message(verdict(1, boot_id="next boot")),
         Message(status("STOPPED")),
     ]
@@ -498,5 +523,55 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
         "7 top silent is back",
         "8 top 8 DEFECT",
         "9 top None NO_VERDICT REJECT",
+        "10 select in force 4711",
+        "11 select refused 4711",
         "1 top 1 GOOD",
     ]
+
+
+def test_the_changeover_of_protocol_md_waits_until_the_new_product_may_come(address: str, tmp_path: Path) -> None:
+    (client,) = blocks(section(read("docs/protocol.md"), "### A changeover"), "python")
+    assert len(client.splitlines()) < 30
+    ready = Handshake(state="READY", heartbeat=1)
+    said = [
+        status("RUNNING", product="4711", handshake=ready),
+        status("RUNNING", product="4712", handshake=Handshake(state="BUSY", reason="changing", heartbeat=2)),
+        status("RUNNING", product="4712", handshake=ready),
+    ]
+    publisher = Publisher(address)
+    server = CommandServer(
+        f"ipc://{tmp_path}/commands",
+        lambda _, answer: answer(Selected(product="4712", bundle=BundleName(name="boards", version="1", digest="0"))),
+    )
+    publisher.start()
+    server.start()
+    with subprocess.Popen(
+        [sys.executable, "-c", client, address, server.address, "4712"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert publisher.wait_for_subscriber(30)
+            for event in said:
+                publisher.send(Message(event))
+            output, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            publisher.close()
+            server.close()
+    assert process.returncode == 0
+    assert [line.rstrip() for line in output.splitlines()] == ["BUSY changing", "READY"]
+
+
+def test_the_changeover_of_protocol_md_ends_where_the_line_refuses(tmp_path: Path) -> None:
+    (client,) = blocks(section(read("docs/protocol.md"), "### A changeover"), "python")
+    server = CommandServer(
+        f"ipc://{tmp_path}/commands", lambda _, answer: answer(refusal("unknown_product", "there is no product '9'"))
+    )
+    server.start()
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", client, f"ipc://{tmp_path}/events", server.address, "9"],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+    finally:
+        server.close()
+    assert (ended.returncode, ended.stderr) == (1, "REFUSED unknown_product: there is no product '9'\n")

@@ -11,7 +11,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -44,8 +44,15 @@ ONLY_FRAMES_DISPROVE = ("silent", "frozen", "clock", "stale", "frame_ids")
 """Faults of a camera that answers all the while."""
 
 
+@dataclass(frozen=True)
+class _Change:
+    settings: CameraSettings
+    opened: Callable[[str | None], None]
+    keep_frames: bool
+
+
 class SupervisedCamera:
-    """A camera in a process of its own. One thread opens, grabs and closes; any thread may interrupt, trigger and look.
+    """A camera in a process of its own. One thread opens, grabs and closes; any may interrupt, trigger, change, look.
 
     Args:
         tell: hears of its death and its return, on the thread that grabs.
@@ -71,6 +78,9 @@ class SupervisedCamera:
         self._alarm: CameraAlarm | None = None
         """Told and not over."""
         self._missing_extra = False
+        self._wanted_change: _Change | None = None
+        self._changing: _Change | None = None
+        """Begun, and not opened again."""
         self._interrupted = threading.Event()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._counters: dict[str, int] = {}
@@ -109,6 +119,7 @@ class SupervisedCamera:
             while not self._items:
                 if self._interrupted.is_set():
                     self._let_go("stopped", "the line stopped before there was room for it")
+                    self._refuse_changes()
                     if not self._items:
                         raise EndOfFrames
                     break
@@ -135,6 +146,7 @@ class SupervisedCamera:
         """Let go of the camera and of all that waits for it."""
         self._interrupted.set()
         self._let_go("stopped", "the line stopped")
+        self._refuse_changes()
         os.close(self._wake)
 
     def trigger(self, request: TriggerRequest) -> None:
@@ -146,6 +158,22 @@ class SupervisedCamera:
         else:
             self._triggering.request(request)
             self._wake_up()
+
+    def change(
+        self, settings: CameraSettings, opened: Callable[[str | None], None], *, keep_frames: bool = True
+    ) -> None:
+        """Close it and open it with other settings of the camera itself, such as its exposure. One change at a time.
+
+        Args:
+            opened: hears None once it is open, else why it is not, on the thread that grabs: it brings no frame before
+                this returns. Of a camera that is dead it hears at once: that is opened with these when it can be.
+            keep_frames: whether frames that it had announced are still brought; else they are dropped as `changeover`.
+        """
+        if self._interrupted.is_set():
+            opened("the line is stopping")
+            return
+        self._wanted_change = _Change(settings, opened, keep_frames)
+        self._wake_up()
 
     def state(self) -> CameraState:
         """How it is now."""
@@ -163,6 +191,7 @@ class SupervisedCamera:
 
     def _step(self, wait_s: float) -> None:
         """Take in what has come, see to all that is due, and wait a moment where there is nothing."""
+        self._begin_change()
         if self.settings.triggered == "hardware":
             self._serve_triggers()  # which of the frames that have come shows a part is known by when it was announced
         came = self._take_next()
@@ -182,6 +211,33 @@ class SupervisedCamera:
         until_ns = self._triggering.next_until_ns
         left_s = wait_s if until_ns is None else (until_ns - time.monotonic_ns()) / 1e9
         return max(min(wait_s, left_s), 0.001)
+
+    def _begin_change(self) -> None:
+        change, self._wanted_change = self._wanted_change, None
+        if change is None:
+            return
+        self._let_go("changeover", "the camera was being set anew", keep_frames=change.keep_frames)
+        self._triggering.give_up("the camera is being set anew")
+        self.settings = change.settings
+        if self._alarm is not None or self._ended:
+            change.opened(None)
+            return
+        self._changing = change
+        self._backoff_s, self._open_at_ns = 0.0, time.monotonic_ns()
+        self._set_state("OPENING")
+
+    def _end_change(self, error: str | None) -> None:
+        change, self._changing = self._changing, None
+        if change is not None:
+            began_ns = time.monotonic_ns()
+            change.opened(error)
+            self._held_up(time.monotonic_ns() - began_ns)
+
+    def _refuse_changes(self) -> None:
+        changes, self._changing, self._wanted_change = (self._changing, self._wanted_change), None, None
+        for change in changes:
+            if change is not None:
+                change.opened("the line is stopping")
 
     def _take_next(self) -> bool:
         """Take in one piece of news; whether there was any."""
@@ -267,6 +323,7 @@ class SupervisedCamera:
                 logger.info("camera %s is open: %s", self.name, news.found)
                 if self._fault is None:
                     self._set_state("LIVE" if self.settings.triggered == "free" else "IDLE")
+                self._end_change(None)
             case Arrived(frame, digest):
                 self._arrived(frame, digest, now_ns)
             case BadFrame():
@@ -329,6 +386,7 @@ class SupervisedCamera:
         self._triggering.give_up(f"the camera is dead: {fault.detail}")
         self._backoff_s = min(max(self._backoff_s * 2, FIRST_BACKOFF_SECONDS), MOST_BACKOFF_SECONDS)
         self._open_at_ns = time.monotonic_ns() + round(self._backoff_s * 1e9)
+        self._end_change(fault.detail)
 
     def _live(self, state: State) -> None:
         """The camera has shown that it is alive."""
@@ -350,23 +408,31 @@ class SupervisedCamera:
         detail: str,
         kind: Literal["dropped", "failed"] = "dropped",
         within_s: float = CLOSE_WITHIN_SECONDS,
+        *,
+        keep_frames: bool = False,
     ) -> None:
-        """Close the camera; frames that it had announced, and parts that wait for one, are given up for this reason."""
+        """Close the camera; frames that it had announced, and parts that wait for one, are given up for this reason, or
+        its frames are kept.
+        """
         if self._process is not None:
             process, self._process, self._opened = self._process, None, None
             for news in process.close(within_s):
                 if isinstance(news, Arrived | BadFrame):
-                    self._left_over(news.frame if isinstance(news, Arrived) else news, reason, detail, kind)
+                    item = self._left_over(news.frame if isinstance(news, Arrived) else news)
+                    if keep_frames:
+                        self._announce(item)
+                    else:
+                        self._give_up(item, reason, detail, kind)
         if self._interrupted.is_set():
             self._triggering.give_up(detail)
             self._triggering.refuse_all("stopping", "the line is stopping")
 
-    def _left_over(self, item: Frame | BadFrame, reason: str, detail: str, kind: Literal["dropped", "failed"]) -> None:
-        """A frame that came while the camera was being closed."""
+    def _left_over(self, item: Frame | BadFrame) -> Frame | BadFrame:
+        """A frame that came while the camera was being closed, of its part."""
         gap = None
         with contextlib.suppress(ValueError):
             gap = self._liveness.gap(item.stamp)
-        self._give_up(self._triggering.frame(item, gap, item.stamp.captured_monotonic_ns), reason, detail, kind)
+        return self._triggering.frame(item, gap, item.stamp.captured_monotonic_ns)
 
     def _kill(self) -> None:
         if self._process is not None:

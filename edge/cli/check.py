@@ -7,14 +7,15 @@ from typing import Any
 import click
 
 from edge.bundle.trusted import signer_in_words
+from edge.cameras.looking import area_of
 from edge.cli.output import json_option, print_facts, print_json
-from edge.config import load_config
+from edge.config import LineConfig, load_config
 from edge.errors import CameraError
 from edge.frames import Frame
-from edge.geometry.area_of_interest import AreaOfInterest
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.inspector import Inspector
-from edge.service.line import OpenCamera, check_address, open_cameras, prepare_line
+from edge.service.line import OpenCamera, check_address, open_cameras
+from edge.service.preparing import Prepared, prepare
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0
 
@@ -25,30 +26,34 @@ FIRST_FRAME_WITHIN_SECONDS = 10.0
 def check(line: Path, as_json: bool) -> None:
     """Verify all that `heatline run LINE` will use, and print it. Starts nothing.
 
-    The configuration, the bundle, who signed it, its golden tiles on this machine, every camera's first frame, and the
-    address of the events.
+    The configuration, every product's bundle, who signed it, its golden tiles on this machine, every camera's first
+    frame, and the addresses.
     """
     config = load_config(line)
     logging.getLogger("edge.cameras").setLevel(logging.CRITICAL)  # the report says it, or the error
-    prepared = prepare_line(config)
+    prepared = prepare(config.of_product(config.product))
+    others = _others(config, prepared)
+    setup = prepared.setup
     check_address("events.bind", config.events.bind)
     if config.commands.bind is not None:
         check_address("commands.bind", config.commands.bind)
-    with open_cameras(config.cameras, lambda _: None, all_must_open=True) as opened:
-        cameras = {name: _camera(each, prepared.inspector) for name, each in opened.items()}
-    manifest, proven = prepared.bundle.manifest, prepared.proven
+    with open_cameras(prepared.config.cameras, lambda _: None, all_must_open=True) as opened:
+        cameras = {name: _camera(each, setup.inspector) for name, each in opened.items()}
+    manifest, proven = setup.bundle.manifest, setup.proven
     report: dict[str, Any] = {
         "line": line.stem,
-        "bundle": {"name": manifest.name, "version": manifest.version, "digest": prepared.bundle.digest},
-        "signed_by": prepared.signed_by,
+        "product": config.product,
+        "bundle": {"name": manifest.name, "version": manifest.version, "digest": setup.bundle.digest},
+        "signed_by": setup.signed_by,
         "model": manifest.model.name,
         "engine": proven.engine.name,
         "precision": proven.engine.precision,
         "fell_back": proven.fell_back,
         "golden_tiles_off_by": proven.differences,
-        "score_threshold": prepared.inspector.thresholds.score,
-        "evidence_threshold": prepared.inspector.thresholds.evidence,
+        "score_threshold": setup.inspector.thresholds.score,
+        "evidence_threshold": setup.inspector.thresholds.evidence,
         "acting": config.acting,
+        "other_products": others,
         "cameras": cameras,
         "events": config.events.bind,
         "commands": config.commands.bind,
@@ -56,18 +61,47 @@ def check(line: Path, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    shown = {name: value for name, value in report.items() if name != "cameras"}
-    shown["bundle"] = f"{manifest.name} {manifest.version} ({prepared.bundle.digest[:12]})"
+    shown = {name: value for name, value in report.items() if name not in ("cameras", "other_products")}
+    shown["bundle"] = f"{manifest.name} {manifest.version} ({setup.bundle.digest[:12]})"
     if config.commands.bind is None:
         del shown["commands"]
-    shown["signed_by"] = signer_in_words(prepared.signed_by)
+    if config.product is None:
+        del shown["product"]
+    shown["signed_by"] = signer_in_words(setup.signed_by)
     shown["golden_tiles_off_by"] = ", ".join(
         f"{name} {difference:.1e}" for name, difference in proven.differences.items()
     )
+    shown |= {f"product {name}": _product_in_words(other) for name, other in others.items()}
     shown |= {f"camera {name}": _in_words(camera) for name, camera in cameras.items()}
     if proven.fell_back is None:
         del shown["fell_back"]
     print_facts(f"{line} can be run in {proven.computes_in}", shown)
+
+
+def _others(config: LineConfig, first: Prepared) -> dict[str, Any]:
+    """What the products are inspected by that are not in force at first, all proven as well."""
+    told = {}
+    for name in [product.name for product in config.products if product.name != config.product]:
+        setup = prepare(config.of_product(name), like=first).setup
+        manifest, thresholds = setup.bundle.manifest, setup.inspector.thresholds
+        told[name] = {
+            "bundle": {"name": manifest.name, "version": manifest.version, "digest": setup.bundle.digest},
+            "signed_by": setup.signed_by,
+            "precision": setup.proven.computes_in,
+            "score_threshold": thresholds.score,
+            "evidence_threshold": thresholds.evidence,
+        }
+        if setup.proven is not first.setup.proven:
+            setup.proven.engine.close()
+    return told
+
+
+def _product_in_words(told: dict[str, Any]) -> str:
+    bundle = told["bundle"]
+    return (
+        f"{bundle['name']} {bundle['version']} ({bundle['digest'][:12]}) in {told['precision']}, "
+        f"score_threshold {told['score_threshold']}, evidence_threshold {told['evidence_threshold']}"
+    )
 
 
 def _camera(each: OpenCamera, inspector: Inspector) -> dict[str, Any]:
@@ -85,7 +119,7 @@ def _camera(each: OpenCamera, inspector: Inspector) -> dict[str, Any]:
         why = "none came" if frame is None else frame.detail
         raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {why}")
     height, width = frame.image.shape[:2]
-    area = AreaOfInterest.of(settings.look_at, settings.look_away)
+    area = area_of(settings)
     tiles = len(inspector.stitcher((height, width), area).grid)
     return about | {"width": width, "height": height, "pixel_format": frame.camera_format, "tiles": tiles}
 

@@ -1,6 +1,7 @@
 """`heatline inspect`."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -18,6 +19,7 @@ from edge.images import list_images, read_image
 from edge.inference import EngineKind, Precision
 from edge.inspection.inspector import Inspector, PendingFrame
 from edge.inspection.outcome import Outcome, Unjudged
+from edge.inspection.setup import Setup
 from edge.service.reporter import Reporter
 
 
@@ -38,15 +40,16 @@ def inspect(
     """
     files = [file for path in images for file in (list_images(path) if path.is_dir() else [path])]
     bundle = open_bundle(bundle_path)
-    engine = open_proven_engine(bundle, kind, precision).engine
-    inspector = Inspector(bundle.manifest, engine)
-    reporter = Reporter(bundle, engine, inspector.thresholds, acting=False)
+    proven = open_proven_engine(bundle, kind, precision)
+    inspector = Inspector(bundle.manifest, proven.engine)
+    setup = Setup(bundle, proven, inspector, acting=False)
+    reporter = Reporter("inspect")
     unjudged = 0
     try:
         out.mkdir(parents=True, exist_ok=True)
         with (out / "verdicts.jsonl").open("wb") as lines:
             for pending, outcome in _outcomes(files, inspector):
-                event = reporter.verdict(outcome).event
+                event = reporter.verdict(replace(outcome, setup=setup)).event
                 assert isinstance(event, VerdictEvent)
                 lines.write(msgspec.json.encode(event) + b"\n")
                 lines.flush()
@@ -56,7 +59,7 @@ def inspect(
                         outcome.judgement.heatmap,
                         pending.stitcher.cell_px,
                         outcome.judgement.regions,
-                        reporter.scale,
+                        setup.scale,
                     )
                     (out / f"{event.frame_id:05d}_{Path(str(event.source)).stem}.png").write_bytes(png(picture))
                 else:

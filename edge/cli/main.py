@@ -16,7 +16,10 @@ from edge.cli.cameras import cameras
 from edge.cli.check import check
 from edge.cli.inspect import inspect
 from edge.cli.output import visible
+from edge.cli.reload import reload
 from edge.cli.run import run
+from edge.cli.select import select
+from edge.cli.status import status
 from edge.cli.trigger import trigger
 from edge.cli.watch import watch
 from edge.errors import HeatlineError
@@ -62,7 +65,7 @@ def heatline() -> None:
     """Finds defects on a production line and shows where they are."""
 
 
-for _command in (check, run, inspect, watch, trigger, cameras, bundle, calibrate):
+for _command in (check, run, status, reload, inspect, watch, trigger, select, cameras, bundle, calibrate):
     heatline.add_command(_command)
 
 

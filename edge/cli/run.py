@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from edge.config import load_config
-from edge.service.lifecycle import Service, stopped_by_signals
+from edge.service.lifecycle import Service, obeying_signals
 
 
 @click.command(epilog="Example: heatline run /etc/heatline/line1.toml")
@@ -14,7 +14,8 @@ def run(line: Path) -> None:
     """Inspect as LINE, a TOML file, says: the service, in the foreground.
 
     Ends when every camera has shown its last frame, or at SIGTERM or Ctrl-C once the frames in flight are published.
+    SIGHUP has it read LINE again: what cannot be put in force is refused, and all stays as it was.
     """
-    service = Service(line.stem, load_config(line))
-    with stopped_by_signals(service):
+    service = Service(line, load_config(line))
+    with obeying_signals(service):
         service.run()

@@ -1,7 +1,6 @@
 """`heatline watch`."""
 
 from collections import deque
-from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -14,16 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from edge.cli.finite_range import FiniteRange
+from edge.cli.line_words import account_in_words, camera_in_words, handshake_in_words, in_force_in_words, local_time
 from edge.cli.output import json_option, print_json
-from edge.delivery.messages import AlarmEvent, Event, Message, StatusEvent, VerdictEvent
+from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, Message, StatusEvent, VerdictEvent
 from edge.delivery.subscriber import Subscriber
 from edge.errors import InputError, MessageError
 
 ROWS_KEPT = 200
 LINES_BESIDE_ROWS = 8
-ALWAYS_HEARD = "status", "alarm"
-"""They tell that the line has stopped, and that a camera is dead."""
+ALWAYS_HEARD = "status", "alarm", "change"
+"""They tell that the line has stopped, that a camera is dead, and what is in force."""
 STYLES = {"GOOD": "green", "DEFECT": "bold red", "NO_VERDICT": "bold yellow"}
+STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold yellow", "NOT_READY": "bold red"}
 
 
 @click.command(epilog="Example: heatline watch tcp://127.0.0.1:5556")
@@ -130,14 +131,13 @@ class EventTable:
             self._rows.append((str(event.seq), _clock(event.at_ns), event.camera, "", what, *[""] * 4))
             return
         if isinstance(event, StatusEvent):
-            self._status = Text(f"{event.line}: {event.state}", style="bold")
-            for camera, account in event.ledger.items():
-                lost = sum(account.dropped.values()), sum(account.failed.values())
-                self._status.append(
-                    f"\n{camera}{_how(event, camera)}: captured {account.captured} = inspected {account.inspected} "
-                    f"+ dropped {lost[0]} + failed {lost[1]} + in flight {account.in_flight}",
-                    style="not bold",
-                )
+            self._status = _status(event)
+            return
+        if isinstance(event, ChangeEvent):
+            self._note_gap(event)
+            what = Text("in force", style="bold green") if event.in_force else Text("refused", style="bold red")
+            said = in_force_in_words(event.product, event.bundle) if event.in_force else event.detail or ""
+            self._rows.append((str(event.seq), _clock(event.at_ns), "", event.change, what, "", Text(said), "", ""))
             return
         self._note_gap(event)
         highest = event.regions[0] if event.regions else None
@@ -169,7 +169,7 @@ class EventTable:
         if not console.is_terminal:
             yield ""
 
-    def _note_gap(self, event: VerdictEvent | AlarmEvent) -> None:
+    def _note_gap(self, event: VerdictEvent | AlarmEvent | ChangeEvent) -> None:
         """A subscriber that fell behind misses events; their number shows in `seq`."""
         if self._last is not None and self._last[0] == event.boot_id and event.seq > self._last[1] + 1:
             missed = event.seq - self._last[1] - 1
@@ -177,11 +177,20 @@ class EventTable:
         self._last = event.boot_id, event.seq
 
 
-def _how(event: StatusEvent, camera: str) -> str:
-    state = event.cameras.get(camera)
-    if state is None:
-        return ""
-    return f" {state.state}" if state.reason is None else f" {state.state} ({state.reason})"
+def _status(event: StatusEvent) -> Text:
+    """The line, whether the next part may come, what is in force, and each camera's frames."""
+    said = Text(f"{event.line}: {event.state}", style="bold")
+    if event.handshake is not None:
+        said.append(", ").append(handshake_in_words(event.handshake), style=STATE_STYLES[event.handshake.state])
+    if event.product is not None:
+        said.append(f", product {event.product}")
+    if event.handshake is not None and event.handshake.detail is not None:
+        said.append(f"\n{event.handshake.detail}", style="not bold")
+    for camera, account in event.ledger.items():
+        state = event.cameras.get(camera)
+        how = "" if state is None else f" {camera_in_words(state)}"
+        said.append(f"\n{camera}{how}: {account_in_words(account)}", style="not bold")
+    return said
 
 
 def _frame(event: VerdictEvent) -> str:
@@ -193,7 +202,4 @@ def _frame(event: VerdictEvent) -> str:
 
 
 def _clock(at_ns: int) -> str:
-    try:
-        return datetime.fromtimestamp(at_ns / 1e9).strftime("%H:%M:%S")
-    except (OverflowError, ValueError, OSError):  # somebody else's clock must not end the watch
-        return "?"
+    return local_time(at_ns, "%H:%M:%S")

@@ -3,13 +3,25 @@
 import contextlib
 import itertools
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
 import zmq
 
-from edge.delivery.commands import Announced, Refused, Reply, Request, Triggered, TriggerRequest, reply_from, to_bytes
-from edge.errors import CommandRefusedError, DeliveryError
+from edge.delivery.commands import (
+    Announced,
+    Refused,
+    Reply,
+    Request,
+    Selected,
+    SelectRequest,
+    Triggered,
+    TriggerRequest,
+    reply_from,
+    to_bytes,
+)
+from edge.errors import CommandRefusedError, DeliveryError, MessageError
 
 
 class Commander:
@@ -46,13 +58,26 @@ class Commander:
             DeliveryError: no line is there, or no reply came in time.
             MessageError: what came is no reply.
         """
-        try:
+        with _refused_here():
             request = TriggerRequest(request_id=str(next(self._ids)), camera=camera, part_id=part_id)
-        except ValueError as error:  # the line would say the same
-            raise CommandRefusedError("malformed", str(error)) from error
-        reply = self._ask(request)
-        if isinstance(reply, Refused):
-            raise CommandRefusedError(reply.reason, reply.detail)
+        reply = self._granted(request)
+        if not isinstance(reply, Triggered | Announced):
+            raise MessageError(f"what came is no reply to a trigger: {reply}")
+        return reply
+
+    def select(self, product: str) -> Selected:
+        """Have a product put in force; returns once it is.
+
+        Raises:
+            CommandRefusedError: the line refuses, and what was in force still is.
+            DeliveryError: no line is there, or no reply came in time.
+            MessageError: what came is no reply.
+        """
+        with _refused_here():
+            request = SelectRequest(request_id=str(next(self._ids)), product=product)
+        reply = self._granted(request)
+        if not isinstance(reply, Selected):
+            raise MessageError(f"what came is no reply to a selection: {reply}")
         return reply
 
     def close(self) -> None:
@@ -84,6 +109,12 @@ class Commander:
             ) from error
         return socket
 
+    def _granted(self, request: Request) -> Triggered | Announced | Selected:
+        reply = self._ask(request)
+        if isinstance(reply, Refused):
+            raise CommandRefusedError(reply.reason, reply.detail)
+        return reply
+
     def _ask(self, request: Request) -> Reply:
         until_s = time.monotonic() + self.timeout_s
         self._send(to_bytes(request), until_s)
@@ -108,6 +139,15 @@ class Commander:
             f"{self._address} was not reached within {self.timeout_s:g} s, and nothing was asked of it; "
             "is the line running, and is its commands.bind this address?"
         )
+
+
+@contextlib.contextmanager
+def _refused_here() -> Iterator[None]:
+    """What is no request is not sent: the line would say the same."""
+    try:
+        yield
+    except ValueError as error:
+        raise CommandRefusedError("malformed", str(error)) from error
 
 
 def _ms_left(until_s: float) -> int:

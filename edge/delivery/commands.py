@@ -20,6 +20,7 @@ import msgspec
 import zmq
 from msgspec import Meta
 
+from edge.delivery.messages import BundleName
 from edge.delivery.publisher import bind
 from edge.errors import ConfigError, DeliveryError, MessageError
 
@@ -34,37 +35,54 @@ Reason = Literal[
     "malformed",
     "version",
     "unknown_camera",
+    "unknown_product",
     "not_triggered",
     "busy",
     "camera_dead",
     "no_frame",
+    "unusable",
     "stopping",
     "fault",
 ]
 """Why a request is refused. A reader must expect others: `Refused.reason` is any text."""
 
 
-class TriggerRequest(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="trigger", tag_field="type"
-):
-    """Take a frame of the next part: at once where heatline triggers, else with the next edge of the line's trigger."""
+class _Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
+    """What every request has."""
 
     # Unknown fields are refused: a part id under a misspelt name must not be lost in silence.
 
     schema_version: int = SCHEMA_VERSION
     request_id: RequestId | None = None
     """The client's own, handed back with the reply."""
+
+
+class TriggerRequest(_Asked, frozen=True, kw_only=True, tag="trigger"):
+    """Take a frame of the next part: at once where heatline triggers, else with the next edge of the line's trigger."""
+
     camera: ShortText
     part_id: ShortText | None = None
 
     def __post_init__(self) -> None:
-        for name, text in (("camera", self.camera), ("part_id", self.part_id)):
-            if text is not None and not text.isprintable():
-                raise ValueError(f"Expected printable characters, got {text!a} - at `$.{name}`")
+        _require_printable(camera=self.camera, part_id=self.part_id)
 
 
-Request = TriggerRequest
-"""A tagged union, of one so far."""
+class SelectRequest(_Asked, frozen=True, kw_only=True, tag="select"):
+    """Put one of the line's products in force."""
+
+    product: ShortText
+
+    def __post_init__(self) -> None:
+        _require_printable(product=self.product)
+
+
+def _require_printable(**texts: str | None) -> None:
+    for name, text in texts.items():
+        if text is not None and not text.isprintable():
+            raise ValueError(f"Expected printable characters, got {text!a} - at `$.{name}`")
+
+
+Request = TriggerRequest | SelectRequest
 
 
 class Triggered(msgspec.Struct, frozen=True, kw_only=True, tag="triggered", tag_field="type"):
@@ -89,6 +107,15 @@ class Announced(msgspec.Struct, frozen=True, kw_only=True, tag="announced", tag_
     part_id: str | None = None
 
 
+class Selected(msgspec.Struct, frozen=True, kw_only=True, tag="selected", tag_field="type"):
+    """The product is in force: every frame that the line takes from now on is inspected as it."""
+
+    schema_version: int = SCHEMA_VERSION
+    request_id: str | None = None
+    product: str
+    bundle: BundleName
+
+
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", tag_field="type"):
     """Nothing was done, or no frame came of it."""
 
@@ -100,7 +127,7 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", tag_fiel
     """The reason in words, for people."""
 
 
-Reply = Triggered | Announced | Refused
+Reply = Triggered | Announced | Selected | Refused
 
 LONGEST_DETAIL = 300
 """Characters: a refusal does not repeat all of a long request."""
@@ -113,7 +140,7 @@ def refusal(reason: Reason, detail: str) -> Refused:
 
 
 class _Envelope(msgspec.Struct):
-    """What every message has, of whatever version; a missing type would pass for the only one."""
+    """What every message has, of whatever version."""
 
     schema_version: Annotated[int, Meta(ge=1)]
     type: str
@@ -126,7 +153,7 @@ class _Named(msgspec.Struct):
 _encoder = msgspec.json.Encoder()
 _envelope = msgspec.json.Decoder(_Envelope)
 _named = msgspec.json.Decoder(_Named)
-_request = msgspec.json.Decoder(Request)
+_request: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _reply: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 

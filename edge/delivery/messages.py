@@ -80,6 +80,7 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
     precision: str
     bundle: BundleName
     product: str | None = None
+    """What the frame was inspected as, where the line has products."""
     journal_id: str | None = None
     regions: list[Region] = []
     latency_ms: float
@@ -96,6 +97,32 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
 
 
 State = Literal["STARTING", "RUNNING", "STOPPED"]
+HandshakeState = Literal["READY", "BUSY", "DEGRADED", "NOT_READY"]
+
+
+class Handshake(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the next part may come: what a PLC program waits for."""
+
+    state: HandshakeState
+    reason: str | None = None
+    """The gravest of the reasons for which it is not READY, one word."""
+    detail: str | None = None
+    """All of them in words."""
+    heartbeat: int
+    """Counts frames that were judged and told, and where none come, probe tiles that went the same way: it stands still
+    when inspection does."""
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the last reload or selection of a product."""
+
+    change: Literal["reload", "select"]
+    in_force: bool
+    """False: it was refused, and what had been in force still is."""
+    detail: str | None = None
+    """Why it was refused, in words."""
+    at_ns: int
+    """UTC, ns since 1970."""
 
 
 class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_field="type"):
@@ -108,13 +135,19 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     line: str
     state: State
     last_seq: int
-    """The last verdict or alarm event's seq; 0 before the first."""
+    """The last verdict, alarm or change event's seq; 0 before the first."""
     ledger: dict[str, Account]
     cameras: dict[str, CameraState] = {}
     bundle: BundleName
     engine: str
     precision: str
     acting: bool
+    product: str | None = None
+    """The product in force."""
+    handshake: Handshake | None = None
+    """None from lines of an older version."""
+    last_change: Change | None = None
+    """None before the first."""
 
     @property
     def topic(self) -> str:
@@ -145,7 +178,32 @@ class AlarmEvent(msgspec.Struct, frozen=True, kw_only=True, tag="alarm", tag_fie
         return "alarm"
 
 
-Event = VerdictEvent | StatusEvent | AlarmEvent
+class ChangeEvent(msgspec.Struct, frozen=True, kw_only=True, tag="change", tag_field="type"):
+    """A reload or a selection of a product is in force from the next frames on, or was refused."""
+
+    schema_version: int = SCHEMA_VERSION
+    boot_id: str
+    seq: int
+    at_ns: int
+    """UTC, ns since 1970."""
+    line: str
+    change: Literal["reload", "select"]
+    in_force: bool
+    """False: it was refused, and what had been in force still is."""
+    detail: str | None = None
+    """Why it was refused, in words."""
+    product: str | None
+    """The product in force now."""
+    bundle: BundleName
+    """The bundle in force now."""
+    acting: bool
+
+    @property
+    def topic(self) -> str:
+        return "change"
+
+
+Event = VerdictEvent | StatusEvent | AlarmEvent | ChangeEvent
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import logging
 import queue
 import socket as sockets
 import threading
+from collections.abc import Callable
 
 import zmq
 
@@ -22,6 +23,9 @@ POLL_MS = 50
 SUBSCRIPTIONS_AT_ONCE = 100
 """Taken in between two messages, so that nobody who floods us with subscriptions keeps events from going out."""
 
+Sent = Callable[[], None]
+"""Hears, on the publisher's thread, that all up to its message was given to ZeroMQ."""
+
 
 class Publisher:
     """An XPUB socket behind a queue.
@@ -32,7 +36,7 @@ class Publisher:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._messages: queue.Queue[list[bytes] | None] = queue.Queue(SEND_HIGH_WATER_MARK)
+        self._messages: queue.Queue[tuple[list[bytes] | None, Sent | None] | None] = queue.Queue(SEND_HIGH_WATER_MARK)
         self._bound = threading.Event()
         self._listened_to = threading.Event()
         self._error: zmq.ZMQError | None = None
@@ -53,16 +57,21 @@ class Publisher:
                 "or is the address not of this machine? Set events.bind"
             ) from self._error
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message, sent: Sent | None = None) -> None:
         """Hand a message over; the socket never blocks, so this returns at once.
 
         Raises:
             DeliveryError: the publisher is not running, so nobody would hear of it.
         """
-        parts = to_frames(message)
-        if not self._thread.is_alive():
-            raise DeliveryError(f"{self.address} is not being published on; see the log")
-        self._messages.put(parts)
+        self._put(to_frames(message), sent)
+
+    def probe(self, sent: Sent) -> None:
+        """Go the way of a message, and send none.
+
+        Raises:
+            DeliveryError: the publisher is not running.
+        """
+        self._put(None, sent)
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
         """Wait until somebody has subscribed; whether somebody has."""
@@ -73,6 +82,11 @@ class Publisher:
         if self._thread.is_alive():
             self._messages.put(None)
             self._thread.join()
+
+    def _put(self, parts: list[bytes] | None, sent: Sent | None) -> None:
+        if not self._thread.is_alive():
+            raise DeliveryError(f"{self.address} is not being published on; see the log")
+        self._messages.put((parts, sent))
 
     def _run(self) -> None:
         context = zmq.Context()
@@ -100,12 +114,16 @@ class Publisher:
                 if socket.recv()[:1] == b"\x01":
                     self._listened_to.set()
             try:
-                parts = self._messages.get(timeout=POLL_MS / 1000)
+                handed_over = self._messages.get(timeout=POLL_MS / 1000)
             except queue.Empty:
                 continue
-            if parts is None:
+            if handed_over is None:
                 return
-            socket.send_multipart(parts)
+            parts, sent = handed_over
+            if parts is not None:
+                socket.send_multipart(parts)
+            if sent is not None:
+                sent()
 
 
 def bind(socket: zmq.Socket[bytes], address: str) -> None:

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterable
 
 from edge.cameras.base import EndOfFrames, Opened
+from edge.cameras.looking import area_of
 from edge.cameras.settings import CameraSettings, GenicamSettings
 from edge.cameras.state import CameraAlarm
 from edge.cameras.supervisor import SupervisedCamera
 from edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from edge.errors import CameraError, GeometryError, HeatlineError, MissingExtraError
 from edge.frames import BadFrame, Frame
-from edge.geometry import WHOLE_FRAME, AreaOfInterest, TileGrid
+from edge.geometry import WHOLE_FRAME, TileGrid
 from edge.grab.area_picture import area_picture
 from edge.grab.frame_tally import FrameTally
 from edge.grab.picture_saver import Saver
@@ -149,7 +150,7 @@ class Grab:
         )
 
     def _draw_area(self) -> Area | None:
-        area, first = AreaOfInterest.of(self._settings.look_at, self._settings.look_away), self._tally.first
+        area, first = area_of(self._settings), self._tally.first
         if first is None or area == WHOLE_FRAME:
             return None
         # Tiles of the usual size: the bundle, which may have others, need not be there yet.

@@ -65,6 +65,9 @@ class Engine(ABC):
     def drain(self) -> None:
         """Return once all that was submitted is answered."""
 
+    def close(self) -> None:  # noqa: B027  (most engines need none)
+        """Give back its memory, once all that was submitted is answered; it cannot be used any more."""
+
     def find_failures(self) -> None:  # noqa: B027  (most engines tell by themselves)
         """Call `failed` of work that ended without an answer, where the engine does not tell by itself."""
 

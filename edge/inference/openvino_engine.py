@@ -57,6 +57,8 @@ class OpenVinoEngine(Engine):
         }
         try:
             core = ov.Core()
+            # Weights in use must not change, nor end in SIGBUS, where somebody writes over the bundle's files.
+            core.set_property({"ENABLE_MMAP": False})
             model = core.read_model(folder / graph, folder / weights_of(graph))
             model.reshape({"tiles": [self.batch, tile_px, tile_px, 3]})
             compiled = core.compile_model(model, "CPU", settings)
@@ -81,6 +83,10 @@ class OpenVinoEngine(Engine):
         taken = [self._take() for _ in self._requests]
         for request in taken:
             self._idle.put(request)
+
+    def close(self) -> None:
+        for request in [self._take() for _ in self._requests]:  # out of the queue, which they know: that is a cycle
+            request.let_go()
 
     def find_failures(self) -> None:
         for request in self._requests:
@@ -128,6 +134,10 @@ class _Request:
         with contextlib.suppress(RuntimeError):  # an inference that failed is over too
             self._request.wait_for(int(ANSWER_WITHIN_SECONDS * 1e3))
 
+    def let_go(self) -> None:
+        """OpenVINO keeps the callback, which keeps this, which keeps the compiled graph: for ever, if left so."""
+        self._request.set_callback(_do_nothing, None)
+
     def look(self) -> None:
         """OpenVINO does not call back for an inference that failed: ask whether this one did."""
         with self._lock:
@@ -153,6 +163,10 @@ class _Request:
             failed(error)
         finally:
             self._idle.put(self)
+
+
+def _do_nothing(_: object) -> None:
+    pass
 
 
 _alive: "weakref.WeakSet[_Request]" = weakref.WeakSet()

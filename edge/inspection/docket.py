@@ -1,4 +1,5 @@
-"""The docket: every frame from its announcement until its event is out, each camera's in order.
+"""The docket: every frame from its announcement until its event is out, each camera's in order, and what it is to be
+inspected by.
 
 Whatever becomes of a frame is settled here, once. Events leave in the order of the camera's frames; frames one after
 the other that were lost for the same reason leave as one. At its deadline a frame that is not settled yet is settled as
@@ -11,8 +12,10 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from edge.bundle import ProvenEngine
 from edge.frames import Stamp
 from edge.inspection.outcome import Outcome, Unjudged
+from edge.inspection.setup import Setup
 
 _TOO_LATE = Unjudged("dropped", "deadline", "there was no verdict by its deadline")
 
@@ -20,6 +23,7 @@ _TOO_LATE = Unjudged("dropped", "deadline", "there was no verdict by its deadlin
 @dataclass
 class _Entry:
     stamp: Stamp
+    setup: Setup | None
     outcome: Outcome | None = None
 
 
@@ -39,10 +43,12 @@ class Docket:
         self._changed = threading.Condition()
         self._closed = False
 
-    def admit(self, stamp: Stamp) -> None:
-        """A frame was announced. A camera's frames are admitted in the order of their numbers."""
+    def admit(self, stamp: Stamp, setup: Setup | None = None) -> None:
+        """A frame was announced, and is to be inspected by this. A camera's frames are admitted in the order of their
+        numbers.
+        """
         with self._changed:
-            entry = _Entry(stamp)
+            entry = _Entry(stamp, setup)
             self._entries[stamp.camera].append(entry)
             self._open[stamp.camera, stamp.number] = entry
             if stamp.due_monotonic_ns is not None:
@@ -52,6 +58,18 @@ class Docket:
         """Whether anybody still waits for what becomes of a frame."""
         with self._changed:
             return (stamp.camera, stamp.number) in self._open
+
+    def setup_of(self, stamp: Stamp) -> Setup | None:
+        """What a frame is to be inspected by; None where nobody waits for what becomes of it any more."""
+        with self._changed:
+            entry = self._open.get((stamp.camera, stamp.number))
+            return None if entry is None else entry.setup
+
+    def needs(self, proven: ProvenEngine) -> bool:
+        """Whether the event of some frame that is inspected by this engine is not given out yet."""
+        with self._changed:
+            entries = [entry for waiting in self._entries.values() for entry in waiting]
+            return any(entry.setup is not None and entry.setup.proven is proven for entry in entries)
 
     def settle(self, outcome: Outcome) -> bool:
         """Say what became of a frame; waits for room where that is a judgement. False: it was too late to count."""
@@ -105,15 +123,21 @@ class Docket:
         return next_due_ns
 
     def _pop(self, entries: deque[_Entry]) -> Outcome:
-        outcome = entries.popleft().outcome
-        assert outcome is not None
+        entry = entries.popleft()
+        assert entry.outcome is not None
+        outcome = replace(entry.outcome, setup=entry.setup)
         if outcome.judgement is not None:
             self._judged -= 1
             self._changed.notify_all()
             # It may have waited here for too long.
             late = _is_due(outcome.stamp, time.monotonic_ns())
-            return Outcome(outcome.stamp, unjudged=_TOO_LATE) if late else outcome
-        while entries and (following := entries[0].outcome) is not None and _same_loss(outcome, following):
+            return Outcome(outcome.stamp, unjudged=_TOO_LATE, setup=entry.setup) if late else outcome
+        while (
+            entries
+            and (following := entries[0].outcome) is not None
+            and entries[0].setup is entry.setup
+            and _same_loss(outcome, following)
+        ):
             entries.popleft()
             outcome = replace(outcome, stamp=outcome.stamp.through(following.stamp))
         return outcome

@@ -1,11 +1,13 @@
-"""What was in flight when the service died: kept in a small file that is mapped into memory, so that what was written
-is there after kill -9. A power cut may lose the last seconds of it.
+"""What was in flight when the service died: kept in a small file, so that what was written is there after kill -9. A
+power cut may lose the last seconds of it.
+
+It is written call by call and not mapped into memory: a disk that fails must show as an error, and not by SIGBUS.
 
 As a camera's events leave in the order of its frames, those in flight are those after the last one told.
 """
 
+import contextlib
 import logging
-import mmap
 import os
 import struct
 from collections.abc import Mapping
@@ -20,6 +22,8 @@ FILE_NAME = "in-flight"
 _MAGIC = b"heatline in-flight 1\n"
 _HEAD = struct.Struct("<64sQQ")
 """Camera, number of the last frame announced, number of the last frame told."""
+_ANNOUNCED_AT, _TOLD_AT = 64, 72
+_NUMBER = struct.Struct("<Q")
 _SLOT = struct.Struct("<QQqQ256s")
 """Number, frames, frame id (-1: none), captured at (UTC, ns), part id."""
 _SLOTS = 256
@@ -29,6 +33,9 @@ _CAMERA_BYTES = _HEAD.size + _SLOTS * _SLOT.size
 
 class FlightRecorder:
     """Notes each frame's announcement and the end of its way. Of one camera, one thread announces and one tells.
+
+    A disk that cannot be written any more keeps no frame from being inspected: that is logged, and tried again with
+    every frame.
 
     Args:
         path: the file; what was in it is written over.
@@ -40,41 +47,71 @@ class FlightRecorder:
     def __init__(self, path: Path, told: Mapping[str, int]) -> None:
         names = list(told)
         size = len(_MAGIC) + len(names) * _CAMERA_BYTES
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(fd, 0)
-            os.posix_fallocate(fd, 0, size)  # a full disk must show now, and not by SIGBUS later
-            self._memory = mmap.mmap(fd, size)
-        finally:
-            os.close(fd)
+        self._path = path
         self._blocks = {name: len(_MAGIC) + index * _CAMERA_BYTES for index, name in enumerate(names)}
-        for name, block in self._blocks.items():
-            _HEAD.pack_into(self._memory, block, name.encode(), told[name], told[name])
-        self._memory[: len(_MAGIC)] = _MAGIC
         self._slots = dict.fromkeys(names, 0)
+        self._fault: str | None = None
+        heads = [_HEAD.pack(name.encode(), told[name], told[name]) for name in names]
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # A full disk must show now; one that fills later does no harm. The room that the last run's record takes
+            # is not given back meanwhile.
+            os.posix_fallocate(self._fd, 0, size)
+            # From its begin to its end, so that a death meanwhile leaves each camera's record as it was, or empty.
+            _write(self._fd, 0, _MAGIC + b"".join(head.ljust(_CAMERA_BYTES, b"\0") for head in heads))
+            os.ftruncate(self._fd, size)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)  # it has been told of, and says nothing of this run
+            self.close()
+            raise
+
+    @property
+    def fault(self) -> str | None:
+        """Why nobody would know after a crash what was in flight, in words; None while it is noted."""
+        return self._fault
 
     def announced(self, stamp: Stamp) -> None:
         """A frame, or a run of them, was announced; it has its number."""
         block, slot = self._blocks[stamp.camera], self._slots[stamp.camera]
         self._slots[stamp.camera] = (slot + 1) % _SLOTS
-        _SLOT.pack_into(
-            self._memory,
-            block + _HEAD.size + slot * _SLOT.size,
+        noted = _SLOT.pack(
             stamp.number,
             stamp.frames,
             -1 if stamp.frame_id is None else stamp.frame_id,
             stamp.captured_at_ns,
             (stamp.part_id or "").encode(),
         )
-        # Last, so that a frame that is counted has been noted.
-        struct.pack_into("<Q", self._memory, block + 64, stamp.number + stamp.frames - 1)
+        last = _NUMBER.pack(stamp.number + stamp.frames - 1)
+        # Its number last, so that a frame that is counted has been noted.
+        self._note((block + _HEAD.size + slot * _SLOT.size, noted), (block + _ANNOUNCED_AT, last))
 
     def told(self, stamp: Stamp) -> None:
         """The event of a frame, or of a run of them, is out."""
-        struct.pack_into("<Q", self._memory, self._blocks[stamp.camera] + 72, stamp.number + stamp.frames - 1)
+        self._note((self._blocks[stamp.camera] + _TOLD_AT, _NUMBER.pack(stamp.number + stamp.frames - 1)))
 
     def close(self) -> None:
-        self._memory.close()
+        os.close(self._fd)
+        self._fd = -1
+
+    def _note(self, *writes: tuple[int, bytes]) -> None:
+        try:
+            for at, data in writes:
+                _write(self._fd, at, data)
+        except OSError as error:
+            if self._fault is None:
+                self._fault = f"{self._path} cannot be written ({error.strerror})"
+                logger.error("%s: after a crash nobody will know what was in flight", self._fault)
+            return
+        if self._fault is not None:
+            self._fault = None
+            logger.info("%s is written again", self._path)
+
+
+def _write(fd: int, at: int, data: bytes) -> None:
+    while data:
+        written = os.pwrite(fd, data, at)
+        at, data = at + written, data[written:]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """How a frame's way ended: with a judgement, or without one and why."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from edge.frames import Stamp
+from edge.inspection.setup import Setup
 from edge.inspection.verdict import Judgement
 
 
@@ -14,6 +15,8 @@ class Outcome:
     stamp: Stamp
     judgement: Judgement | None = None
     unjudged: "Unjudged | None" = None
+    setup: Setup | None = field(default=None, compare=False)
+    """What the frame was, or was to be, inspected by; the docket adds it."""
 
 
 @dataclass(frozen=True)

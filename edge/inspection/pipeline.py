@@ -1,7 +1,8 @@
 """A frame's way through the line PC: grab, tile and infer, stitch and judge, report, each on a thread of its own.
 
 Every hand-off is bounded. Whatever happens to a frame, it is settled in the docket and leaves through `report`, and
-only there it is booked.
+only there it is booked. A probe goes the same way from the hand-off on, and is booked nowhere: that it arrives shows
+that every stage works while no camera brings anything.
 """
 
 import logging
@@ -12,17 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import numpy as np
+
+from edge.bundle import ProvenEngine
 from edge.cameras.base import EndOfFrames
 from edge.errors import EngineError, GeometryError, InputError
-from edge.frames import BadFrame, Frame
-from edge.geometry.area_of_interest import WHOLE_FRAME, AreaOfInterest
+from edge.frames import BadFrame, Frame, Stamp
+from edge.geometry.area_of_interest import WHOLE_FRAME
 from edge.inspection.docket import Docket
 from edge.inspection.flight_recorder import FlightRecorder
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Handoff, Lane
-from edge.inspection.inspector import Inspector, PendingFrame
+from edge.inspection.inspector import PendingFrame
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome, Unjudged
+from edge.inspection.setup import Setup
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +35,9 @@ GRAB_TIMEOUT_SECONDS = 0.5
 AFTER_FAULT_SECONDS = 1.0
 FRAMES_WITH_ENGINE = 2
 """Frames whose tiles may be with the engine or done and not yet judged: one to infer, one to judge."""
+PROBE = ""
+"""No camera is called so."""
+PROBE_GREY = 128
 
 
 class Source(Protocol):
@@ -48,36 +56,41 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Camera:
-    """A source of frames, how they wait for inspection, what they must look like, and where to look."""
+    """A source of frames, how they wait for inspection, and what they must look like."""
 
     source: Source
     lane: Lane
     rule: FrameRule
-    area: AreaOfInterest = WHOLE_FRAME
 
 
 class Pipeline:
-    """Runs from `start` until its cameras end or `stop` is called.
+    """Its stages run from `start`, its cameras from `begin`, until these end or `stop` is called.
 
     Args:
         cameras: by name.
+        setup: what frames are inspected by until another one is put in force.
         report: takes each outcome, on one thread; those of one camera in the order of its frames.
-        recorder: notes what is in flight.
+        probed: hears on the same thread, after all that was reported before, that a probe was judged.
     """
 
     def __init__(
         self,
         cameras: Mapping[str, Camera],
-        inspector: Inspector,
+        setup: Setup,
         ledger: Ledger,
         report: Callable[[Outcome], None],
-        recorder: FlightRecorder | None = None,
+        probed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._recorder = recorder
-        self._cameras, self._inspector, self._ledger, self._report = cameras, inspector, ledger, report
-        self._grabbed: Handoff[Frame] = Handoff({name: camera.lane for name, camera in cameras.items()})
-        self._started: queue.Queue[PendingFrame | None] = queue.Queue(FRAMES_WITH_ENGINE)
-        self._docket = Docket(cameras, FRAMES_WITH_ENGINE)
+        self._cameras, self._setup, self._ledger, self._report, self._probed = cameras, setup, ledger, report, probed
+        lanes = {name: camera.lane for name, camera in cameras.items()}
+        self._grabbed: Handoff[Frame] = Handoff({**lanes, PROBE: Lane(1, "drop_newest")})
+        self._started: queue.Queue[tuple[Setup, PendingFrame] | None] = queue.Queue(FRAMES_WITH_ENGINE)
+        self._docket = Docket([*cameras, PROBE], FRAMES_WITH_ENGINE)
+        self._recorder: FlightRecorder | None = None
+        self._exchanging = threading.Lock()
+        self._probes = 0
+        self._probe_is_out = False
+        self._begun = False
         self._fault: BaseException | None = None
         self._grabbers = [self._thread(f"grab {name}", self._grab, name) for name in cameras]
         self._stages = [
@@ -87,14 +100,54 @@ class Pipeline:
         ]
 
     def start(self) -> None:
-        """Start all stages, the last first."""
-        for thread in [*reversed(self._stages), *self._grabbers]:
+        """Start all stages but the cameras."""
+        for thread in reversed(self._stages):
             thread.start()
+
+    def begin(self, recorder: FlightRecorder | None = None) -> None:
+        """Take frames from the cameras.
+
+        Args:
+            recorder: notes what is in flight.
+        """
+        self._recorder = recorder
+        for thread in self._grabbers:
+            thread.start()
+        self._begun = True
 
     @property
     def ended(self) -> bool:
         """Whether no camera will bring another frame."""
-        return not any(thread.is_alive() for thread in self._grabbers)
+        return self._begun and not any(thread.is_alive() for thread in self._grabbers)
+
+    @property
+    def setup(self) -> Setup:
+        """What frames are inspected by that are taken from their camera now."""
+        return self._setup
+
+    def put_in_force(self, setup: Setup) -> None:
+        """Inspect by this what is taken from its camera from now on; what was taken before is still inspected by the
+        setup before.
+        """
+        with self._exchanging:
+            self._setup = setup
+
+    def needs(self, proven: ProvenEngine) -> bool:
+        """Whether frames are, or are still to be, inspected by this engine."""
+        with self._exchanging:
+            return self._setup.proven is proven or self._docket.needs(proven)
+
+    def probe(self) -> None:
+        """Send a tile the whole way from the hand-off on, unless one is on it already. One thread."""
+        if self._probe_is_out:
+            return
+        self._probes += 1
+        side = self._setup.bundle.manifest.grid.tile_px
+        probe = Frame(Stamp(PROBE, None, number=self._probes), np.full((side, side), PROBE_GREY, np.uint8), "Mono8")
+        self._probe_is_out = True
+        self._admit(probe.stamp)
+        lost = self._grabbed.put(PROBE, probe)
+        assert lost is None or self._grabbed.closed
 
     def check(self) -> None:
         """Raise what ended a stage that should have gone on: a pipeline with a dead stage inspects nothing."""
@@ -109,7 +162,7 @@ class Pipeline:
         seconds = within_seconds if self._fault is None else AFTER_FAULT_SECONDS
         now = time.monotonic()
         # A camera that hangs must not take the time that its frames need to be finished.
-        in_time = _join(self._grabbers, now + seconds / 3)
+        in_time = not self._begun or _join(self._grabbers, now + seconds / 3)
         self._grabbed.close()
         return _join(self._stages, now + seconds) and in_time
 
@@ -128,7 +181,7 @@ class Pipeline:
             item = replace(item, stamp=item.stamp.numbered(number))
             if self._recorder is not None:
                 self._recorder.announced(item.stamp)
-            self._docket.admit(item.stamp)
+            self._admit(item.stamp)
             if isinstance(item, Frame):
                 item = self._checked(item)
             if isinstance(item, BadFrame):
@@ -139,6 +192,10 @@ class Pipeline:
                 lost.release()
                 self._docket.settle(_dropped(lost, "stopped" if self._grabbed.closed else "overload"))
 
+    def _admit(self, stamp: Stamp) -> None:
+        with self._exchanging:  # else its engine could be found needless in between
+            self._docket.admit(stamp, self._setup)
+
     def _checked(self, frame: Frame) -> Frame | BadFrame:
         checked = self._cameras[frame.stamp.camera].rule.check(frame)
         if isinstance(checked, BadFrame):
@@ -147,17 +204,17 @@ class Pipeline:
 
     def _infer(self) -> None:
         while (frame := self._grabbed.get()) is not None:
-            pending = self._start(frame)
+            setup = self._docket.setup_of(frame.stamp)
+            # Without one it is too late: its tiles would only delay others.
+            pending = None if setup is None else self._start(frame, setup)
             frame.release()
-            if pending is not None:
-                self._started.put(pending)
+            if setup is not None and pending is not None:
+                self._started.put((setup, pending))
         self._started.put(None)
 
-    def _start(self, frame: Frame) -> PendingFrame | None:
-        if not self._docket.is_open(frame.stamp):
-            return None  # too late: its tiles would only delay others
+    def _start(self, frame: Frame, setup: Setup) -> PendingFrame | None:
         try:
-            return self._inspector.start(frame, self._cameras[frame.stamp.camera].area)
+            return setup.inspector.start(frame, setup.areas.get(frame.stamp.camera, WHOLE_FRAME))
         except GeometryError as error:
             reason, detail = "wrong_size", str(error)
         except InputError as error:
@@ -168,18 +225,15 @@ class Pipeline:
         return None
 
     def _judge(self) -> None:
-        while (pending := self._started.get()) is not None:
-            self._docket.settle(self._judged(pending))
+        while (started := self._started.get()) is not None:
+            self._docket.settle(_judged(*started))
         self._docket.close()
-
-    def _judged(self, pending: PendingFrame) -> Outcome:
-        try:
-            return Outcome(pending.frame.stamp, judgement=self._inspector.finish(pending))
-        except EngineError as error:
-            return _unjudged(BadFrame(pending.frame.stamp, "engine", str(error)))
 
     def _report_outcomes(self) -> None:
         while (outcome := self._docket.take()) is not None:
+            if outcome.stamp.camera == PROBE:
+                self._report_probe(outcome)
+                continue
             self._report(outcome)
             if self._recorder is not None:
                 self._recorder.told(outcome.stamp)
@@ -191,6 +245,13 @@ class Pipeline:
             else:
                 self._ledger.failed(camera, outcome.unjudged.reason, frames)
 
+    def _report_probe(self, outcome: Outcome) -> None:
+        if outcome.unjudged is None:
+            self._probed()
+        else:
+            logger.error("a probe was not judged: %s", outcome.unjudged.detail)
+        self._probe_is_out = False
+
     def _thread(self, name: str, stage: Callable[..., None], *args: str) -> threading.Thread:
         def run() -> None:
             try:
@@ -200,6 +261,13 @@ class Pipeline:
                 logger.critical("the stage %r broke", name, exc_info=True)
 
         return threading.Thread(target=run, name=name, daemon=True)
+
+
+def _judged(setup: Setup, pending: PendingFrame) -> Outcome:
+    try:
+        return Outcome(pending.frame.stamp, judgement=setup.inspector.finish(pending))
+    except EngineError as error:
+        return _unjudged(BadFrame(pending.frame.stamp, "engine", str(error)))
 
 
 def _dropped(frame: Frame, reason: Literal["overload", "stopped"]) -> Outcome:

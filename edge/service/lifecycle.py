@@ -5,27 +5,31 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 
-from edge.bundle.trusted import signer_in_words
 from edge.config import LineConfig
 from edge.delivery.commands import CommandServer
-from edge.delivery.messages import State
 from edge.delivery.publisher import Publisher
 from edge.errors import EngineError
+from edge.inspection.flight_recorder import FlightRecorder
 from edge.inspection.ledger import Ledger
 from edge.inspection.pipeline import Pipeline
-from edge.service.aftermath import state_folder, tell_of_the_last_run
-from edge.service.line import Line, OpenCamera, open_cameras, pipeline_cameras, prepare_line
-from edge.service.losses import Losses
+from edge.service.aftermath import held, state_folder, tell_of_the_last_run
+from edge.service.changeover import Changeover, in_words
+from edge.service.heartbeat import Heartbeat
+from edge.service.line import OpenCamera, open_cameras, pipeline_cameras
+from edge.service.oversight import Oversight
+from edge.service.preparing import Prepared, prepare
+from edge.service.product_memory import remembered_product
 from edge.service.reporter import Reporter
+from edge.service.requests import RequestDesk
 from edge.service.systemd_notify import notify
 from edge.service.teller import Teller
-from edge.service.triggers import TriggerDesk
 
 logger = logging.getLogger(__name__)
 
-STATUS_EVERY_SECONDS = 1.0
 POLL_SECONDS = 0.05
 STOP_WITHIN_SECONDS = 15.0
 
@@ -34,16 +38,23 @@ class Service:
     """Inspects until told to stop or until every camera has shown its last frame.
 
     Args:
-        name: of the line, in status events.
+        path: the line's file: its name is the line's, and it is read again at a reload.
+        config: what it says now.
     """
 
-    def __init__(self, name: str, config: LineConfig) -> None:
-        self._name, self._config = name, config
-        self._stopping = False  # not an Event: set by a signal while the main thread waits for it, that would lock up
+    def __init__(self, path: Path, config: LineConfig) -> None:
+        self._path, self._config = path, config
+        # Not Events: set by a signal while the main thread waits for them, these would lock up.
+        self._stopping = False
+        self._reload_wanted = False
 
     def stop(self) -> None:
         """Ask a running service to finish what it has grabbed and end. Any thread, any number of times."""
         self._stopping = True
+
+    def reload(self) -> None:
+        """Ask a running service to put in force what its file says now. Any thread, any number of times."""
+        self._reload_wanted = True
 
     def run(self) -> None:
         """Start, inspect, and shut down in order: cameras first, publisher last, so that no finished result is lost.
@@ -51,105 +62,144 @@ class Service:
         Raises:
             HeatlineError: it cannot start, or could not finish what it had grabbed.
         """
-        notify("STATUS=loading the bundle")
-        line = prepare_line(self._config)
-        reporter = Reporter(
-            line.bundle,
-            line.proven.engine,
-            line.inspector.thresholds,
-            acting=self._config.acting,
-            heatmaps=self._config.events.heatmaps,
-        )
+        with held(state_folder()):
+            self._run()
+
+    def _run(self) -> None:
+        notify("STATUS=NOT_READY: loading the bundle")
+        selected = self._selected_before()
+        prepared = prepare(self._config.of_product(selected or self._config.product))
         publisher = Publisher(self._config.events.bind)
         publisher.start()
-        teller = Teller(self._name, reporter, publisher)
+        heartbeat = Heartbeat()
+        teller = Teller(Reporter(self._path.stem), publisher, heartbeat, prepared.setup)
         try:
             with open_cameras(
-                self._config.cameras, teller.alarm, all_must_open=False, stopping=lambda: self._stopping
+                prepared.config.cameras, teller.alarm, all_must_open=False, stopping=lambda: self._stopping
             ) as cameras:
-                self._inspect(line, teller, publisher, cameras)
+                self._inspect(prepared, selected, teller, heartbeat, publisher, cameras)
         finally:
             publisher.close()
 
-    def _inspect(self, line: Line, teller: Teller, publisher: Publisher, cameras: dict[str, OpenCamera]) -> None:
+    def _inspect(
+        self,
+        prepared: Prepared,
+        selected: str | None,
+        teller: Teller,
+        heartbeat: Heartbeat,
+        publisher: Publisher,
+        cameras: dict[str, OpenCamera],
+    ) -> None:
         ledger = Ledger(list(cameras))
-        fallback = "" if line.proven.fell_back is None else f", in {line.proven.computes_in}"
-
-        losses = Losses()
-
-        def tell(state: State) -> None:
-            states = {name: each.camera.state() for name, each in cameras.items()}
-            teller.status(state, ledger, states)
-            words = [f"camera {name} is dead ({how.reason})" for name, how in states.items() if how.reason]
-            words += losses.look(ledger.accounts(), time.monotonic())
-            notify(f"STATUS={', '.join([state.lower(), f'{teller.last_seq} events', *words])}{fallback}")
-
-        with self._commands(cameras):
+        supervised = {name: each.camera for name, each in cameras.items()}
+        pipeline = Pipeline(pipeline_cameras(cameras), prepared.setup, ledger, teller.verdict, teller.probe)
+        changeover = Changeover(
+            self._path,
+            self._config,
+            prepared,
+            pipeline,
+            supervised,
+            teller,
+            selected=selected,
+            remember_in=state_folder(),
+            reloading=_tell_systemd_of_a_reload,
+        )
+        oversight = Oversight(teller, heartbeat, ledger, supervised, pipeline, changeover)
+        pipeline.start()
+        with self._commands(RequestDesk(supervised, changeover.select)):
             notify("READY=1")
-            logger.info(
-                "ready: %s by %s in %s, signed by %s, publishing on %s",
-                line.bundle.manifest.name,
-                line.proven.engine.name,
-                line.proven.computes_in,
-                signer_in_words(line.signed_by),
-                publisher.address,
-            )
-            tell("STARTING")
-            self._wait_for_subscriber(publisher)
-            recorder = tell_of_the_last_run(state_folder(), ledger, teller.verdict)
-            for name, account in ledger.accounts().items():
-                cameras[name].camera.count_from(account.captured)
-            pipeline = Pipeline(pipeline_cameras(cameras), line.inspector, ledger, teller.verdict, recorder)
-            pipeline.start()
+            logger.info("ready: %s, publishing on %s", in_words(prepared.setup), publisher.address)
             try:
-                self._main_loop(pipeline, tell)
+                self._wait_for_subscriber(publisher, oversight)
+                recorder = self._tell_of_the_last_run(ledger, teller, pipeline, oversight)
+                for name, account in ledger.accounts().items():
+                    supervised[name].count_from(account.captured)
+                pipeline.begin(recorder)
+                self._main_loop(pipeline, changeover, lambda: oversight.look("RUNNING"))
             finally:
-                notify("STOPPING=1", "STATUS=finishing the frames in flight")
+                notify("STOPPING=1", "STATUS=NOT_READY: finishing the frames in flight")
+                changeover.close()
                 in_time = pipeline.stop(STOP_WITHIN_SECONDS)
-                tell("STOPPED")  # also after a fault: who listens must hear that nothing is inspected any more
+                changeover.join()
+                oversight.say_stopped()  # also after a fault
         pipeline.check()
         if not in_time:
             raise EngineError(f"the frames in flight were not finished within {STOP_WITHIN_SECONDS:.0f} s; see the log")
 
+    def _selected_before(self) -> str | None:
+        """The product that was selected in an earlier run, unless the file has it no more."""
+        selected = remembered_product(state_folder())
+        if selected is None or selected in [product.name for product in self._config.products]:
+            return selected
+        logger.warning("product %r was selected, and the line has none of that name any more", selected)
+        return None
+
+    def _tell_of_the_last_run(
+        self, ledger: Ledger, teller: Teller, pipeline: Pipeline, oversight: Oversight
+    ) -> FlightRecorder | None:
+        folder = state_folder()
+        recorder = tell_of_the_last_run(
+            folder, ledger, lambda outcome: teller.verdict(replace(outcome, setup=pipeline.setup))
+        )
+        if recorder is not None:
+            oversight.unrecorded = lambda: recorder.fault
+        elif folder is not None:
+            oversight.unrecorded = lambda: f"{folder} cannot be written: after a crash nobody knows what was in flight"
+        return recorder
+
     @contextlib.contextmanager
-    def _commands(self, cameras: dict[str, OpenCamera]) -> Iterator[None]:
+    def _commands(self, desk: RequestDesk) -> Iterator[None]:
         address = self._config.commands.bind
         if address is None:
             yield
             return
-        server = CommandServer(address, TriggerDesk({name: each.camera for name, each in cameras.items()}).handle)
+        server = CommandServer(address, desk.handle)
         server.start()
         try:
             yield
         finally:
             server.close()
 
-    def _wait_for_subscriber(self, publisher: Publisher) -> None:
+    def _wait_for_subscriber(self, publisher: Publisher, oversight: Oversight) -> None:
+        oversight.look("STARTING")
         wait_s = self._config.events.wait_for_subscriber_s
         give_up = time.monotonic() + wait_s
         while wait_s and not self._stopping and not publisher.wait_for_subscriber(POLL_SECONDS):
+            oversight.look("STARTING")
             if time.monotonic() > give_up:
                 logger.warning("nobody subscribed within %g s; inspecting all the same", wait_s)
                 return
 
-    def _main_loop(self, pipeline: Pipeline, tell: Callable[[State], None]) -> None:
-        tell_at = time.monotonic()
+    def _main_loop(self, pipeline: Pipeline, changeover: Changeover, look: Callable[[], None]) -> None:
         while not self._stopping and not pipeline.ended:
+            look()
             time.sleep(POLL_SECONDS)
             pipeline.check()
-            if time.monotonic() >= tell_at:
-                tell("RUNNING")
-                tell_at = time.monotonic() + STATUS_EVERY_SECONDS
+            if self._reload_wanted:
+                self._reload_wanted = False
+                if not changeover.reload():
+                    self._reload_wanted = True
+
+
+def _tell_systemd_of_a_reload(begins: bool) -> None:
+    if begins:
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    else:
+        notify("READY=1")
 
 
 @contextlib.contextmanager
-def stopped_by_signals(service: Service) -> Iterator[None]:
-    """SIGTERM and SIGINT stop the service; the handlers that were there are put back at the end."""
+def obeying_signals(service: Service) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the service, SIGHUP reloads it; the handlers that were there are put back at the end."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         service.stop()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    def reload(_number: int, _frame: FrameType | None) -> None:
+        service.reload()
+
+    wanted = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
         yield
     finally:

@@ -3,47 +3,44 @@
 import time
 import uuid
 from collections.abc import Mapping
-from typing import Literal
 
-from edge.bundle import Bundle
 from edge.cameras.state import CameraAlarm, CameraState
-from edge.delivery.messages import AlarmEvent, BundleName, HeatmapPng, Message, State, StatusEvent, Times, VerdictEvent
+from edge.delivery.messages import (
+    AlarmEvent,
+    BundleName,
+    Change,
+    ChangeEvent,
+    Handshake,
+    HeatmapPng,
+    Message,
+    State,
+    StatusEvent,
+    Times,
+    VerdictEvent,
+)
 from edge.frames import Stamp
-from edge.heatmap_picture import ColourScale, png
-from edge.inference import Engine
+from edge.heatmap_picture import png
 from edge.inspection.ledger import Account
 from edge.inspection.outcome import Outcome
-from edge.inspection.verdict import Judgement, Thresholds
+from edge.inspection.setup import Setup
+from edge.inspection.verdict import Judgement
 from edge.text import sayable
-
-Heatmaps = Literal["never", "defect", "always"]
 
 
 class Reporter:
-    """Makes the messages of one boot; `seq` counts its verdicts and alarms from 1 without a gap. One thread at a time.
+    """Makes the messages of one boot; `seq` counts all but its statuses from 1 without a gap. One thread at a time."""
 
-    Args:
-        acting: whether ejectors may fire on these events.
-        heatmaps: which verdicts carry their heatmap as PNG.
-    """
-
-    def __init__(
-        self, bundle: Bundle, engine: Engine, thresholds: Thresholds, *, acting: bool, heatmaps: Heatmaps = "never"
-    ) -> None:
+    def __init__(self, line: str) -> None:
         self.boot_id = uuid.uuid4().hex
         self.last_seq = 0
-        self.scale = ColourScale.of(bundle.manifest.calibration, thresholds)
-        manifest = bundle.manifest
-        self._bundle = BundleName(name=manifest.name, version=manifest.version, digest=bundle.digest)
-        self._cell_px = manifest.grid.heatmap_cell_px
-        self._engine, self._thresholds = engine, thresholds
-        self._acting, self._heatmaps = acting, heatmaps
+        self._line = line
 
     def verdict(self, outcome: Outcome) -> Message:
         """The event of a frame's end."""
         self.last_seq += 1
-        judgement, unjudged, stamp = outcome.judgement, outcome.unjudged, outcome.stamp
-        picture, heatmap = self._heatmap(judgement)
+        judgement, unjudged, stamp, setup = outcome.judgement, outcome.unjudged, outcome.stamp, outcome.setup
+        assert setup is not None
+        picture, heatmap = _heatmap(judgement, setup)
         event = VerdictEvent(
             boot_id=self.boot_id,
             seq=self.last_seq,
@@ -60,19 +57,20 @@ class Reporter:
             reason=f"{unjudged.kind}.{unjudged.reason}" if unjudged else None,
             detail=sayable(unjudged.detail) if unjudged else None,
             frame_score=judgement.score if judgement else None,
-            score_threshold=self._thresholds.score,
-            evidence_threshold=self._thresholds.evidence,
-            precision=self._engine.precision,
-            bundle=self._bundle,
+            score_threshold=setup.inspector.thresholds.score,
+            evidence_threshold=setup.inspector.thresholds.evidence,
+            precision=setup.proven.engine.precision,
+            bundle=bundle_name(setup),
+            product=setup.product,
             regions=judgement.regions if judgement else [],
             latency_ms=(time.monotonic_ns() - stamp.captured_monotonic_ns) / 1e6,
-            acting=self._acting,
+            acting=setup.acting,
             heatmap=heatmap,
             chunks=dict(stamp.chunks),
         )
         return Message(event, picture)
 
-    def alarm(self, line: str, alarm: CameraAlarm) -> Message:
+    def alarm(self, alarm: CameraAlarm, setup: Setup) -> Message:
         """The event of a camera's death or return."""
         self.last_seq += 1
         return Message(
@@ -80,46 +78,83 @@ class Reporter:
                 boot_id=self.boot_id,
                 seq=self.last_seq,
                 at_ns=time.time_ns(),
-                line=line,
+                line=self._line,
                 camera=alarm.camera,
                 alarm=alarm.reason,
                 detail=alarm.detail,
                 active=alarm.active,
                 began_at_ns=alarm.began_at_ns,
-                acting=self._acting,
+                acting=setup.acting,
+            )
+        )
+
+    def change(self, change: Change, setup: Setup) -> Message:
+        """The event of a setup's exchange for another, or of the refusal to."""
+        self.last_seq += 1
+        return Message(
+            ChangeEvent(
+                boot_id=self.boot_id,
+                seq=self.last_seq,
+                at_ns=change.at_ns,
+                line=self._line,
+                change=change.change,
+                in_force=change.in_force,
+                detail=change.detail,
+                product=setup.product,
+                bundle=bundle_name(setup),
+                acting=setup.acting,
             )
         )
 
     def status(
-        self, line: str, state: State, ledger: Mapping[str, Account], cameras: Mapping[str, CameraState]
+        self,
+        state: State,
+        ledger: Mapping[str, Account],
+        cameras: Mapping[str, CameraState],
+        setup: Setup,
+        handshake: Handshake,
+        last_change: Change | None,
     ) -> Message:
         """The event that says how the line is."""
         return Message(
             StatusEvent(
                 boot_id=self.boot_id,
                 at_ns=time.time_ns(),
-                line=line,
+                line=self._line,
                 state=state,
                 last_seq=self.last_seq,
                 ledger=dict(ledger),
                 cameras=dict(cameras),
-                bundle=self._bundle,
-                engine=self._engine.name,
-                precision=self._engine.precision,
-                acting=self._acting,
+                bundle=bundle_name(setup),
+                engine=setup.proven.engine.name,
+                precision=setup.proven.engine.precision,
+                acting=setup.acting,
+                product=setup.product,
+                handshake=handshake,
+                last_change=last_change,
             )
         )
 
-    def _heatmap(self, judgement: Judgement | None) -> tuple[bytes | None, HeatmapPng | None]:
-        if judgement is None or self._heatmaps == "never":
-            return None, None
-        if self._heatmaps == "defect" and judgement.verdict == "GOOD":
-            return None, None
-        grey = self.scale.grey(judgement.heatmap)
-        height, width = grey.shape
-        return png(grey), HeatmapPng(
-            hw=(height, width), cell_px=self._cell_px, logit_at_0=self.scale.low, logit_at_255=self.scale.high
-        )
+
+def bundle_name(setup: Setup) -> BundleName:
+    """The bundle of a setup, as events name it."""
+    manifest = setup.bundle.manifest
+    return BundleName(name=manifest.name, version=manifest.version, digest=setup.bundle.digest)
+
+
+def _heatmap(judgement: Judgement | None, setup: Setup) -> tuple[bytes | None, HeatmapPng | None]:
+    if judgement is None or setup.heatmaps == "never":
+        return None, None
+    if setup.heatmaps == "defect" and judgement.verdict == "GOOD":
+        return None, None
+    grey = setup.scale.grey(judgement.heatmap)
+    height, width = grey.shape
+    return png(grey), HeatmapPng(
+        hw=(height, width),
+        cell_px=setup.bundle.manifest.grid.heatmap_cell_px,
+        logit_at_0=setup.scale.low,
+        logit_at_255=setup.scale.high,
+    )
 
 
 def _times(stamp: Stamp) -> Times:

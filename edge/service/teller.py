@@ -1,13 +1,15 @@
 """The one way out: every event is made and handed to the publisher under one lock, so that none overtakes another."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from edge.cameras.state import CameraAlarm, CameraState
-from edge.delivery.messages import State
+from edge.delivery.messages import Change, Handshake, State
 from edge.delivery.publisher import Publisher
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
+from edge.inspection.setup import Setup
+from edge.service.heartbeat import Heartbeat
 from edge.service.reporter import Reporter
 
 
@@ -15,11 +17,13 @@ class Teller:
     """Tells what happens on a line; any thread.
 
     Args:
-        line: its name.
+        heartbeat: beats as a verdict or a probe leaves the publisher.
+        setup: in force at first.
     """
 
-    def __init__(self, line: str, reporter: Reporter, publisher: Publisher) -> None:
-        self._line, self._reporter, self._publisher = line, reporter, publisher
+    def __init__(self, reporter: Reporter, publisher: Publisher, heartbeat: Heartbeat, setup: Setup) -> None:
+        self._reporter, self._publisher, self._heartbeat = reporter, publisher, heartbeat
+        self._setup = setup
         self._lock = threading.Lock()
 
     @property
@@ -27,16 +31,42 @@ class Teller:
         return self._reporter.last_seq
 
     def verdict(self, outcome: Outcome) -> None:
-        """A frame's end."""
+        """A frame's end. A frame that was not judged is no sign that inspection goes on."""
+        sent = self._heartbeat.beat if outcome.judgement is not None else None
         with self._lock:
-            self._publisher.send(self._reporter.verdict(outcome))
+            self._publisher.send(self._reporter.verdict(outcome), sent)
+
+    def probe(self) -> None:
+        """A probe's end: it takes the way of an event, and is none."""
+        with self._lock:
+            self._publisher.probe(self._heartbeat.beat)
 
     def alarm(self, alarm: CameraAlarm) -> None:
         """A camera's death or return."""
         with self._lock:
-            self._publisher.send(self._reporter.alarm(self._line, alarm))
+            self._publisher.send(self._reporter.alarm(alarm, self._setup))
 
-    def status(self, state: State, ledger: Ledger, cameras: Mapping[str, CameraState]) -> None:
+    def exchange(self, change: Change, setup: Setup, put_in_force: Callable[[Setup], None]) -> None:
+        """Put another setup in force and tell of it: no event of a frame inspected by it comes before."""
+        with self._lock:
+            put_in_force(setup)
+            self._setup = setup
+            self._publisher.send(self._reporter.change(change, setup))
+
+    def refusal(self, change: Change) -> None:
+        """What was in force still is."""
+        with self._lock:
+            self._publisher.send(self._reporter.change(change, self._setup))
+
+    def status(
+        self,
+        state: State,
+        ledger: Ledger,
+        cameras: Mapping[str, CameraState],
+        handshake: Handshake,
+        last_change: Change | None,
+    ) -> None:
         """How the line is; the account is taken after all events that it counts."""
         with self._lock:
-            self._publisher.send(self._reporter.status(self._line, state, ledger.accounts(), cameras))
+            message = self._reporter.status(state, ledger.accounts(), cameras, self._setup, handshake, last_change)
+            self._publisher.send(message)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.delivery.messages import AlarmEvent, StatusEvent, VerdictEvent
+from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, StatusEvent, VerdictEvent
 from edge.delivery.subscriber import Subscriber
 from tests.small_bundle import dark_square, white_frame
 
@@ -107,14 +107,18 @@ class Heard:
     verdicts: list[VerdictEvent]
     statuses: list[StatusEvent]
     alarms: list[AlarmEvent]
+    changes: list[ChangeEvent] = field(default_factory=list)
 
-    def add(self, event: VerdictEvent | StatusEvent | AlarmEvent) -> None:
-        if isinstance(event, VerdictEvent):
-            self.verdicts.append(event)
-        elif isinstance(event, AlarmEvent):
-            self.alarms.append(event)
-        else:
-            self.statuses.append(event)
+    def add(self, event: Event) -> None:
+        match event:
+            case VerdictEvent():
+                self.verdicts.append(event)
+            case AlarmEvent():
+                self.alarms.append(event)
+            case ChangeEvent():
+                self.changes.append(event)
+            case StatusEvent():
+                self.statuses.append(event)
 
     @property
     def last(self) -> StatusEvent:
@@ -131,13 +135,13 @@ class RunningLine:
         self.process, self._events = process, events
         self.heard = Heard([], [], [])
 
-    def next(self) -> VerdictEvent | StatusEvent | AlarmEvent:
+    def next(self) -> Event:
         message = self._events.receive()
         assert message is not None, f"nothing came any more\n{self._log()}"
         self.heard.add(message.event)
         return message.event
 
-    def until(self, wanted: Callable[[VerdictEvent | StatusEvent | AlarmEvent], bool]) -> Any:
+    def until(self, wanted: Callable[[Event], bool]) -> Any:
         """The next event that is wanted; whoever waits for one that does not come is cut off in the end."""
         give_up = time.monotonic() + WITHIN_SECONDS
         while time.monotonic() < give_up:
@@ -230,7 +234,9 @@ class NotifySocket:
     def wait_for(self, assignment: str) -> list[str]:
         """All that came up to and with an assignment."""
         came: list[str] = []
+        give_up = time.monotonic() + WITHIN_SECONDS
         while assignment not in came:
+            assert time.monotonic() < give_up, f"{assignment} did not come, but {came}"
             came += self.socket.recv(4096).decode().split("\n")
         return came
 
@@ -255,7 +261,9 @@ def notify_socket(folder: Path) -> Iterator[NotifySocket]:
 
 def assert_every_frame_has_its_event(heard: Heard, cameras: Sequence[str]) -> None:
     """No event is missing, each camera's tell of all its frames in order, and the account says the same."""
-    assert sorted(event.seq for event in [*heard.verdicts, *heard.alarms]) == list(range(1, heard.last.last_seq + 1))
+    assert sorted(event.seq for event in [*heard.verdicts, *heard.alarms, *heard.changes]) == list(
+        range(1, heard.last.last_seq + 1)
+    )
     assert [event.seq for event in heard.verdicts] == sorted(event.seq for event in heard.verdicts)
     assert set(heard.last.ledger) == set(cameras)
     for status in heard.statuses:

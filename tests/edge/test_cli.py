@@ -16,7 +16,7 @@ import pytest
 
 from edge import __version__
 from edge.bundle import Bundle
-from edge.delivery.messages import BundleName, Message, VerdictEvent
+from edge.delivery.messages import BundleName, Message, StatusEvent, VerdictEvent
 from edge.delivery.publisher import Publisher
 from edge.images import read_rgb
 from tests.edge.lines import (
@@ -29,10 +29,10 @@ from tests.edge.lines import (
     write_line,
     write_pictures,
 )
-from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT, STATUS
+from tests.edge.wire_examples import CHANGE, DEFECT, GOOD, HANDSHAKE, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.small_bundle import dark_square, small_bundle, white_frame
 
-OWN = ["bundle", "cameras", "calibrate", "check", "inspect", "run", "watch", "trigger"]
+OWN = ["bundle", "cameras", "calibrate", "check", "inspect", "reload", "run", "select", "status", "watch", "trigger"]
 JOINED = ["bench", "data", "evaluate", "export", "models", "search", "study", "train"]
 
 
@@ -346,6 +346,26 @@ def test_watch_shows_people_a_table(address: str, publisher: Publisher) -> None:
     for fact in ("GOOD", "DEFECT", "board-é.png", "14,30", "NO_VERDICT", "failed.unreadable", "line1: STOPPED"):
         assert fact in out
     assert "5 missed" in out, "from seq 1 to seq 7"
+
+
+def test_watch_shows_what_is_in_force_and_whether_parts_may_come(address: str, publisher: Publisher) -> None:
+    assert isinstance(HANDSHAKE.event, StatusEvent)
+    last = msgspec.structs.replace(HANDSHAKE.event, state="STOPPED")
+    with started(HEATLINE, "watch", address, "--topic", "verdict", env={"COLUMNS": "200"}) as watching:
+        assert publisher.wait_for_subscriber(WITHIN_SECONDS)
+        for message in (CHANGE, REFUSED_CHANGE, Message(last)):
+            publisher.send(message)
+        out, log = watching.communicate(timeout=WITHIN_SECONDS)
+    assert watching.returncode == 0, log
+    for fact in (
+        r"13 .*select +in force +product 4711, bundle boards 2026\.11 \(abababababab\)",
+        r"14 .*reload +refused +boards\.bundle: model\.onnx was changed or damaged",
+        r"line1: STOPPED, DEGRADED \(camera_dead\), product 4711",
+        r"camera side is dead: it is not there",
+        r"side DEAD \(open\): captured 0 = inspected 0",
+    ):
+        assert re.search(fact, out), out
+    assert "missed" not in out, "change events count in seq"
 
 
 def test_watch_stops_after_so_many_verdicts(address: str, publisher: Publisher) -> None:

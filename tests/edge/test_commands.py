@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zmq.utils.monitor import recv_monitor_message
 
+from edge.cli.select import select
 from edge.cli.trigger import trigger
 from edge.delivery.commander import Commander
 from edge.delivery.commands import (
@@ -38,6 +39,8 @@ from edge.delivery.commands import (
     Refused,
     Reply,
     Request,
+    Selected,
+    SelectRequest,
     Triggered,
     TriggerRequest,
     refusal,
@@ -46,6 +49,7 @@ from edge.delivery.commands import (
     require_local,
     to_bytes,
 )
+from edge.delivery.messages import BundleName
 from edge.errors import CommandRefusedError, ConfigError, DeliveryError, MessageError
 
 WITHIN_SECONDS = 20.0
@@ -56,13 +60,17 @@ ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=64)
 PRINTABLE = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" "), min_size=1, max_size=64)
 INT = st.integers(-(2**63), 2**63 - 1)
 NAMES: dict[str, Any] = {"request_id": st.none() | ANY_TEXT, "camera": PRINTABLE, "part_id": st.none() | PRINTABLE}
-REQUEST = st.builds(TriggerRequest, **NAMES)
+PRODUCT: dict[str, Any] = {"request_id": st.none() | ANY_TEXT, "product": PRINTABLE}
+REQUEST = st.builds(TriggerRequest, **NAMES) | st.builds(SelectRequest, **PRODUCT)
 REPLY = (
     st.builds(Triggered, frame_id=INT, frame_number=INT, **NAMES)
     | st.builds(Announced, **NAMES)
+    | st.builds(Selected, bundle=st.builds(BundleName, name=ANY_TEXT, version=ANY_TEXT, digest=ANY_TEXT), **PRODUCT)
     | st.builds(Refused, request_id=st.none() | ANY_TEXT, reason=ANY_TEXT, detail=ANY_TEXT)
 )
 PLAIN = TriggerRequest(request_id="r", camera="top", part_id="P-1")
+SELECT = SelectRequest(request_id="r", product="4711")
+BUNDLE = BundleName(name="boards", version="2026.11", digest="ab" * 32)
 
 
 # Bytes.
@@ -80,9 +88,9 @@ def test_a_reply_that_is_written_is_the_one_that_is_read(reply: Reply) -> None:
     assert reply_from(to_bytes(reply)) == reply
 
 
-def changed(change: Callable[[dict[str, Any]], Any]) -> bytes:
+def changed(change: Callable[[dict[str, Any]], Any], request: Request = PLAIN) -> bytes:
     """A request changed by hand."""
-    content = json.loads(to_bytes(PLAIN))
+    content = json.loads(to_bytes(request))
     change(content)
     return json.dumps(content).encode()
 
@@ -99,7 +107,8 @@ REFUSED: list[tuple[bytes, str, str]] = [
     (b'{"x":' + b"[" * 60_000, "malformed", "recursion"),
     (b'{"schema_version":1,"type":"trigger","x":' * 1000, "malformed", ""),
     (changed(lambda r: r.pop("type")), "malformed", "missing required field `type`"),
-    (changed(lambda r: r.update(type="select")), "malformed", "Invalid value 'select'"),
+    (changed(lambda r: r.update(type="selekt")), "malformed", "Invalid value 'selekt'"),
+    (changed(lambda r: r.update(type="select")), "malformed", "unknown field `camera`"),  # is it one or the other?
     (changed(lambda r: r.update(type="x" * 60_000)), "malformed", "Invalid value"),
     (changed(lambda r: r.update(type="triggered")), "malformed", "Invalid value"),  # a reply is no request
     (changed(lambda r: r.pop("schema_version")), "malformed", "missing required field `schema_version`"),
@@ -109,7 +118,7 @@ REFUSED: list[tuple[bytes, str, str]] = [
     (b'{"type":"trigger","camera":"a","schema_version":' + b"9" * 60_000 + b"}", "malformed", "out of range"),
     (b'{"type":"trigger","camera":"a","schema_version":' + b"9" * 400 + b"}", "version", "version 999"),
     (changed(lambda r: r.update(schema_version=2)), "version", "schema version 2 came, this line knows up to 1"),
-    (changed(lambda r: r.update(schema_version=2, type="select")), "version", "update heatline"),
+    (changed(lambda r: r.update(schema_version=2, type="eject")), "version", "update heatline"),
     (changed(lambda r: r.pop("camera")), "malformed", "missing required field `camera`"),
     (changed(lambda r: r.update(camera=None)), "malformed", "Expected `str`, got `null` - at `$.camera`"),
     (changed(lambda r: r.update(camera="")), "malformed", "length >= 1 - at `$.camera`"),
@@ -121,6 +130,13 @@ REFUSED: list[tuple[bytes, str, str]] = [
     (changed(lambda r: r.update(part_id="P\u202e1")), "malformed", "printable characters"),  # would reverse it
     (changed(lambda r: r.update(part_id=7)), "malformed", "Expected `str | null`, got `int` - at `$.part_id`"),
     (changed(lambda r: r.update(part="P-1")), "malformed", "unknown field `part`"),  # its id would be lost in silence
+    (changed(lambda r: r.pop("product"), SELECT), "malformed", "missing required field `product`"),
+    (changed(lambda r: r.update(product=None), SELECT), "malformed", "Expected `str`, got `null` - at `$.product`"),
+    (changed(lambda r: r.update(product=4711), SELECT), "malformed", "Expected `str`, got `int` - at `$.product`"),
+    (changed(lambda r: r.update(product=""), SELECT), "malformed", "length >= 1 - at `$.product`"),
+    (changed(lambda r: r.update(product="x" * 65), SELECT), "malformed", "length <= 64 - at `$.product`"),
+    (changed(lambda r: r.update(product="4711\x1b[2J"), SELECT), "malformed", "printable characters"),
+    (changed(lambda r: r.update(camera="top"), SELECT), "malformed", "unknown field `camera`"),  # it is for all cameras
 ]
 
 
@@ -166,12 +182,12 @@ def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
 
 
 @settings(deadline=None, max_examples=200)
-@given(place=st.integers(0, 10**4), value=st.integers(0, 255))
-def test_a_changed_byte_gives_a_request_or_a_refusal_and_nothing_else(place: int, value: int) -> None:
-    data = bytearray(to_bytes(PLAIN))
+@given(request=st.sampled_from([PLAIN, SELECT]), place=st.integers(0, 10**4), value=st.integers(0, 255))
+def test_a_changed_byte_gives_a_request_or_a_refusal_and_nothing_else(request: Request, place: int, value: int) -> None:
+    data = bytearray(to_bytes(request))
     data[place % len(data)] = value
     came = request_from(bytes(data))
-    assert isinstance(came, TriggerRequest | Refused)
+    assert isinstance(came, type(request) | Refused)
     to_bytes(came)
 
 
@@ -186,7 +202,7 @@ JSON = st.recursive(
 @given(name=st.sampled_from(["type", *PLAIN.__struct_fields__]), value=JSON)
 def test_any_value_in_place_of_a_field_gives_a_request_or_a_refusal_and_nothing_else(name: str, value: object) -> None:
     came = request_from(changed(lambda request: request.update({name: value})))
-    assert isinstance(came, TriggerRequest | Refused)
+    assert isinstance(came, Request | Refused)
     to_bytes(came)
 
 
@@ -207,7 +223,7 @@ def test_a_reply_of_a_newer_version_is_refused() -> None:
 
 
 class Desk:
-    """A handler that leaves every request for the test to answer."""
+    """A handler that leaves every request, all of them triggers, for the test to answer."""
 
     def __init__(self) -> None:
         self._asked: queue.Queue[tuple[Request, Answer]] = queue.Queue()
@@ -215,11 +231,14 @@ class Desk:
     def __call__(self, request: Request, answer: Answer) -> None:
         self._asked.put((request, answer))
 
-    def next(self) -> tuple[Request, Answer]:
-        return self._asked.get(timeout=WITHIN_SECONDS)
+    def next(self) -> tuple[TriggerRequest, Answer]:
+        request, answer = self._asked.get(timeout=WITHIN_SECONDS)
+        assert isinstance(request, TriggerRequest)
+        return request, answer
 
 
 def done(request: Request, frame_id: int = 1) -> Triggered:
+    assert isinstance(request, TriggerRequest)
     return Triggered(camera=request.camera, part_id=request.part_id, frame_id=frame_id, frame_number=frame_id)
 
 
@@ -373,6 +392,7 @@ def test_a_handler_that_fails_is_told_and_logged_once_and_the_next_request_is_ha
     serve: Serve, connect: Connect, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail_for_some(request: Request, answer: Answer) -> None:
+        assert isinstance(request, TriggerRequest)
         if request.part_id == "answered":
             answer(done(request))
         if request.part_id != "fine":
@@ -671,6 +691,38 @@ def test_a_commander_triggers_and_is_told_the_frame(serve: Serve, either_address
     assert announced == Announced(request_id="2", camera="side", part_id=None)
 
 
+def test_a_commander_selects_and_is_told_what_is_in_force(serve: Serve, either_address: str) -> None:
+    asked: list[Request] = []
+
+    def handle(request: Request, answer: Answer) -> None:
+        asked.append(request)
+        answer(Selected(product="4711", bundle=BUNDLE))
+
+    serve(either_address, handle)
+    with Commander(either_address, WITHIN_SECONDS) as line:
+        assert line.select("4711") == Selected(request_id="1", product="4711", bundle=BUNDLE)
+    assert asked == [SelectRequest(request_id="1", product="4711")]
+
+
+@pytest.mark.parametrize("unsayable", ["4711\udcff", "4711\n", "", "x" * 65])
+def test_a_product_that_cannot_be_one_is_not_asked_for(serve: Serve, address: str, unsayable: str) -> None:
+    serve(address, Desk())  # would leave it unanswered
+    with Commander(address, WITHIN_SECONDS) as line, pytest.raises(CommandRefusedError) as caught:
+        line.select(unsayable)
+    assert caught.value.reason == "malformed"
+
+
+def test_a_reply_to_something_else_is_a_message_error(serve: Serve, address: str) -> None:
+    """Else a part might be taken for triggered, or a product for selected, that is not."""
+    other: list[Reply] = [Triggered(camera="top", frame_id=1, frame_number=1), Selected(product="1", bundle=BUNDLE)]
+    serve(address, lambda _, answer: answer(other.pop(0)))
+    with Commander(address, WITHIN_SECONDS) as line:
+        with pytest.raises(MessageError, match="no reply to a selection"):
+            line.select("4711")
+        with pytest.raises(MessageError, match="no reply to a trigger"):
+            line.trigger("top")
+
+
 def test_a_commander_that_is_refused_says_why(serve: Serve, address: str) -> None:
     serve(address, lambda _, answer: answer(refusal("unknown_camera", "there is no camera tip; there are top, side")))
     with (
@@ -763,6 +815,7 @@ def test_a_commander_of_an_address_that_is_none_is_a_delivery_error(bad: str) ->
 
 def test_the_command_says_what_came_of_it(serve: Serve, address: str) -> None:
     def handle(request: Request, answer: Answer) -> None:
+        assert isinstance(request, TriggerRequest)
         answer(Announced(camera="side", part_id=request.part_id) if request.camera == "side" else done(request, 7))
 
     serve(address, handle)
@@ -775,6 +828,25 @@ def test_the_command_says_what_came_of_it(serve: Serve, address: str) -> None:
     shown = run(trigger, [address, "top", "--timeout", "20", "--json"])
     assert json.loads(shown.output)["frame_number"] == 7
     assert shown.exit_code == 0
+
+
+def test_the_command_to_select_says_what_is_in_force(serve: Serve, address: str) -> None:
+    serve(address, lambda _, answer: answer(Selected(product="4711", bundle=BUNDLE)))
+    shown = CliRunner().invoke(select, [address, "4711"])
+    assert (shown.exit_code, shown.output) == (
+        0,
+        "product 4711 is in force, with bundle boards 2026.11 (abababababab)\n",
+    )
+    report = json.loads(CliRunner().invoke(select, [address, "4711", "--timeout", "20", "--json"]).output)
+    assert (report["type"], report["product"], report["bundle"]["version"]) == ("selected", "4711", "2026.11")
+
+
+def test_a_selection_that_is_refused_ends_with_the_same_exit_code(serve: Serve, address: str) -> None:
+    serve(address, lambda _, answer: answer(refusal("unusable", "4711.bundle: model.onnx was changed or damaged")))
+    refused = CliRunner().invoke(select, [address, "4711"]).exception
+    assert isinstance(refused, CommandRefusedError)
+    assert (refused.exit_code, refused.reason) == (15, "unusable")
+    assert str(refused) == "the line refuses (unusable): 4711.bundle: model.onnx was changed or damaged"
 
 
 def test_a_command_that_is_refused_ends_with_an_exit_code_of_its_own(serve: Serve, address: str) -> None:
@@ -799,8 +871,10 @@ def section(heading: str) -> str:
     ("heading", "kind"),
     [
         ("## Trigger", TriggerRequest),
+        ("## Select", SelectRequest),
         ("### Triggered", Triggered),
         ("### Announced", Announced),
+        ("### Selected", Selected),
         ("### Refused", Refused),
     ],
 )
@@ -823,7 +897,7 @@ def test_the_worked_exchange_is_what_goes_over_the_wire() -> None:
     kinds = []
     for text in messages:
         came = request_from(text.encode())
-        if json.loads(text)["type"] == "trigger":
+        if json.loads(text)["type"] in ("trigger", "select"):
             kinds.append("refused" if isinstance(came, Refused) else "request")
             written: Request | Reply = came
         else:
@@ -831,7 +905,7 @@ def test_the_worked_exchange_is_what_goes_over_the_wire() -> None:
             kinds.append("reply")
         if kinds[-1] != "refused":
             assert to_bytes(written) == text.encode()
-    assert kinds == ["request", "request", "reply", "reply", "refused", "reply"]
+    assert kinds == ["request", "request", "reply", "reply", "refused", "reply", *["request", "reply"] * 2]
     assert request_from(messages[4].encode()) == reply_from(messages[5].encode())
 
 
@@ -840,6 +914,7 @@ def test_the_client_of_the_document_works(serve: Serve, address: str) -> None:
     assert len(client.splitlines()) < 25
 
     def handle(request: Request, answer: Answer) -> None:
+        assert isinstance(request, TriggerRequest)
         replies: dict[str | None, Reply] = {
             "P-1": done(request, 65535),
             "P-2": Announced(camera=request.camera, part_id=request.part_id),

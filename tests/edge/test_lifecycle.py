@@ -14,11 +14,12 @@ from edge.config import load_config
 from edge.delivery.messages import StatusEvent
 from edge.delivery.subscriber import Subscriber
 from edge.inspection.inspector import Inspector
-from edge.service.lifecycle import Service, stopped_by_signals
+from edge.service.lifecycle import Service, obeying_signals
 from tests.edge.lines import WITHIN_SECONDS, small_frames, write_line, write_pictures
 
 SIGNAL_AT_EVERY_LINE = """
 import os, signal, sys
+from pathlib import Path
 from edge.service import lifecycle
 
 lifecycle.POLL_SECONDS = 0.001
@@ -29,7 +30,7 @@ class Endless:
         pass
 
 for at in range(1, 80):
-    service = lifecycle.Service("line", None)
+    service = lifecycle.Service(Path("line.toml"), None)
     lines = 0
     def trace(frame, event, argument):
         global lines
@@ -38,9 +39,9 @@ for at in range(1, 80):
             if lines == at:
                 os.kill(os.getpid(), signal.SIGTERM)
         return trace
-    with lifecycle.stopped_by_signals(service):
+    with lifecycle.obeying_signals(service):
         sys.settrace(trace)
-        service._main_loop(Endless(), lambda state: None)
+        service._main_loop(Endless(), None, lambda: None)
         sys.settrace(None)
 print("ended every time")
 """
@@ -59,12 +60,13 @@ def test_a_signal_at_any_line_of_the_main_loop_ends_it() -> None:
 
 
 def test_handlers_that_were_there_are_put_back() -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    service = Service("line", None)  # type: ignore[arg-type]
-    with stopped_by_signals(service):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    service = Service(Path("line.toml"), None)  # type: ignore[arg-type]
+    with obeying_signals(service):
         assert all(signal.getsignal(number) != handler for number, handler in before.items())
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGTERM)
     assert {number: signal.getsignal(number) for number in before} == before
 
@@ -72,9 +74,8 @@ def test_handlers_that_were_there_are_put_back() -> None:
 @pytest.fixture
 def service(tmp_path: Path, bundle: Bundle, address: str) -> Service:
     write_pictures(tmp_path / "frames", small_frames(3))
-    return Service(
-        "line", load_config(write_line(tmp_path, bundle.path, address, {"top": 'path = "frames"\nloop = true'}))
-    )
+    line = write_line(tmp_path, bundle.path, address, {"top": 'path = "frames"\nloop = true'})
+    return Service(line, load_config(line))
 
 
 def test_a_stage_that_breaks_ends_the_service_with_its_error_and_a_last_status(

@@ -14,7 +14,10 @@ from edge.delivery.messages import (
     SCHEMA_VERSION,
     AlarmEvent,
     BundleName,
+    Change,
+    ChangeEvent,
     Event,
+    Handshake,
     HeatmapPng,
     Message,
     StatusEvent,
@@ -26,7 +29,20 @@ from edge.delivery.messages import (
 from edge.errors import MessageError
 from edge.geometry import Region
 from edge.inspection.ledger import Account
-from tests.edge.wire_examples import ALARM, DATA, DEFECT, GOOD, KEPT, LOST, NO_FRAME, NO_VERDICT, STATUS, unpack
+from tests.edge.wire_examples import (
+    ALARM,
+    CHANGE,
+    DATA,
+    DEFECT,
+    GOOD,
+    HANDSHAKE,
+    KEPT,
+    LOST,
+    NO_FRAME,
+    NO_VERDICT,
+    STATUS,
+    unpack,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NAME = st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True)
@@ -74,6 +90,19 @@ CAMERA_STATE = st.builds(
     openings=COUNT,
     counters=BINS,
 )
+CHANGED = {
+    "change": st.sampled_from(["reload", "select"]),
+    "in_force": st.booleans(),
+    "detail": st.none() | TEXT,
+    "at_ns": INT,
+}
+HANDSHAKES = st.builds(
+    Handshake,
+    state=st.sampled_from(["READY", "BUSY", "DEGRADED", "NOT_READY"]),
+    reason=st.none() | TEXT,
+    detail=st.none() | TEXT,
+    heartbeat=COUNT,
+)
 STATUS_EVENT = st.builds(
     StatusEvent,
     boot_id=TEXT,
@@ -87,6 +116,9 @@ STATUS_EVENT = st.builds(
     engine=TEXT,
     precision=TEXT,
     acting=st.booleans(),
+    product=st.none() | TEXT,
+    handshake=st.none() | HANDSHAKES,
+    last_change=st.none() | st.builds(Change, **CHANGED),
 )
 ALARM_EVENT = st.builds(
     AlarmEvent,
@@ -101,10 +133,20 @@ ALARM_EVENT = st.builds(
     began_at_ns=INT,
     acting=st.booleans(),
 )
+CHANGE_EVENT = st.builds(
+    ChangeEvent,
+    boot_id=TEXT,
+    seq=COUNT,
+    line=TEXT,
+    product=st.none() | TEXT,
+    bundle=BUNDLE,
+    acting=st.booleans(),
+    **CHANGED,
+)
 
 
 @settings(deadline=None, max_examples=150)
-@given(event=VERDICT | STATUS_EVENT | ALARM_EVENT, png=st.binary(max_size=50))
+@given(event=VERDICT | STATUS_EVENT | ALARM_EVENT | CHANGE_EVENT, png=st.binary(max_size=50))
 def test_what_is_sent_is_what_is_received(event: Event, png: bytes) -> None:
     has_picture = isinstance(event, VerdictEvent) and event.heatmap is not None
     message = Message(event, png if has_picture else None)
@@ -123,6 +165,7 @@ def test_what_is_sent_is_what_is_received(event: Event, png: bytes) -> None:
         (LOST, b"verdict.top.NO_VERDICT"),
         (STATUS, b"status"),
         (ALARM, b"alarm"),
+        (CHANGE, b"change"),
     ],
 )
 def test_the_topic_says_kind_camera_and_verdict(message: Message, topic: bytes) -> None:
@@ -134,7 +177,7 @@ def test_bytes_kept_of_schema_version_1_stay_readable_and_equal(name: str) -> No
     assert from_frames(unpack((DATA / name).read_bytes())) == KEPT[name]
 
 
-@pytest.mark.parametrize("kind", [VerdictEvent, StatusEvent, AlarmEvent])
+@pytest.mark.parametrize("kind", [VerdictEvent, StatusEvent, AlarmEvent, ChangeEvent])
 def test_kept_bytes_name_their_schema_version_and_together_every_field(kind: type[Event]) -> None:
     headers = [
         msgspec.json.decode(unpack((DATA / name).read_bytes())[1])
@@ -194,6 +237,16 @@ def test_fields_with_a_default_may_be_missing() -> None:
     assert (came.frame_number, came.frames, came.last_frame_id, came.chunks) == (0, 1, None, {})
 
 
+def test_a_status_of_an_older_line_has_no_handshake() -> None:
+    def leave_out(header: dict[str, Any]) -> None:
+        for name in ("product", "handshake", "last_change"):
+            del header[name]
+
+    came = from_frames(changed(HANDSHAKE, leave_out)).event
+    assert isinstance(came, StatusEvent)
+    assert (came.product, came.handshake, came.last_change) == (None, None, None)
+
+
 def test_a_part_without_a_frame_says_so_and_does_not_leave_the_frame_out() -> None:
     assert msgspec.json.decode(to_frames(NO_FRAME)[1])["frame_id"] is None
     assert from_frames(to_frames(NO_FRAME)) == NO_FRAME
@@ -224,14 +277,21 @@ REFUSED: list[tuple[list[bytes], str]] = [
     (changed(GOOD, lambda h: h.pop("acting")), "missing required field `acting`"),  # nobody's ejector guesses
     (changed(GOOD, lambda h: h.update(score_threshold=None)), "Expected `float`"),
     (changed(ALARM, lambda h: h.pop("active")), "missing required field `active`"),  # nor whether a camera is back
+    (changed(CHANGE, lambda h: h.pop("in_force")), "missing required field `in_force`"),  # nor what is in force
+    (changed(CHANGE, lambda h: h.pop("product")), "missing required field `product`"),
+    (changed(HANDSHAKE, lambda h: h["handshake"].pop("state")), "missing required field `state`"),
+    (changed(HANDSHAKE, lambda h: h["handshake"].update(state="FINE")), "Invalid enum value 'FINE'"),
+    (changed(HANDSHAKE, lambda h: h["handshake"].pop("heartbeat")), "missing required field `heartbeat`"),
     ([b"verdict.top.GOOD", to_frames(DEFECT)[1], b"png"], "belongs under 'verdict.top.DEFECT'"),  # a defect as good
     ([b"verdict.side.GOOD", to_frames(GOOD)[1]], "belongs under 'verdict.top.GOOD'"),
     ([b"", to_frames(STATUS)[1]], "belongs under 'status'"),
     ([b"status", to_frames(ALARM)[1]], "belongs under 'alarm'"),
+    ([b"status", to_frames(CHANGE)[1]], "belongs under 'change'"),
     (to_frames(DEFECT)[:2], "message of 2 parts came, its header announces 3"),  # the picture is lost
     ([*to_frames(GOOD), b"png"], "message of 3 parts came, its header announces 2"),
     ([*to_frames(STATUS), b"png"], "message of 3 parts came, its header announces 2"),
     ([*to_frames(ALARM), b"png"], "message of 3 parts came, its header announces 2"),
+    ([*to_frames(CHANGE), b"png"], "message of 3 parts came, its header announces 2"),
 ]
 
 

@@ -19,6 +19,9 @@ from edge.inspection.inspector import Inspector, PendingFrame
 from edge.inspection.ledger import Account, Ledger
 from edge.inspection.outcome import Outcome
 from edge.inspection.pipeline import Camera, Pipeline
+from edge.inspection.setup import Setup
+from edge.inspection.verdict import Thresholds
+from tests.edge.setups import setup_of
 from tests.small_bundle import dark_square, white_frame
 
 WITHIN_SECONDS = 20.0
@@ -64,7 +67,7 @@ class Run:
 
     def __init__(
         self,
-        inspector: Inspector,
+        setup: Setup,
         *sources: Scripted,
         report: Callable[[Outcome], None] | None = None,
         lane: Lane | None = None,
@@ -73,20 +76,29 @@ class Run:
         self.ledger = Ledger([source.name for source in sources])
         self.pipeline = Pipeline(
             {source.name: Camera(source, lane or Lane(2, "block"), FrameRule()) for source in sources},
-            inspector,
+            setup,
             self.ledger,
             report or self.reported.append,
+            self._probed,
         )
+        self.probed = threading.Event()
 
     def to_the_end(self) -> list[str]:
         """Run until the cameras end and all is reported; the outcomes in words."""
-        self.pipeline.start()
+        self.start()
         for thread in self.pipeline._grabbers:
             thread.join(WITHIN_SECONDS)
         assert self.pipeline.ended
         assert self.pipeline.stop(WITHIN_SECONDS)
         self.pipeline.check()
         return self.words()
+
+    def start(self) -> None:
+        self.pipeline.start()
+        self.pipeline.begin()
+
+    def _probed(self) -> None:
+        self.probed.set()
 
     def words(self) -> list[str]:
         return [
@@ -101,20 +113,20 @@ def verdict_of(outcome: Outcome) -> str:
 
 
 @pytest.fixture
-def inspector(bundle: Bundle, openvino: Engine) -> Inspector:
-    return Inspector(bundle.manifest, openvino)
+def setup(bundle: Bundle, openvino: Engine) -> Setup:
+    return setup_of(bundle, openvino)
 
 
-def test_frames_are_reported_in_order_and_the_account_balances(inspector: Inspector) -> None:
-    run = Run(inspector, Scripted("top", good, defective, good, good, defective))
+def test_frames_are_reported_in_order_and_the_account_balances(setup: Setup) -> None:
+    run = Run(setup, Scripted("top", good, defective, good, good, defective))
     assert run.to_the_end() == ["GOOD", "DEFECT", "GOOD", "GOOD", "DEFECT"]
     assert [outcome.stamp.frame_id for outcome in run.reported] == [1, 2, 3, 4, 5]
     assert run.ledger.accounts() == {"top": Account(captured=5, inspected=5)}
 
 
-def test_what_comes_instead_of_a_frame_is_reported_with_its_reason(inspector: Inspector) -> None:
+def test_what_comes_instead_of_a_frame_is_reported_with_its_reason(setup: Setup) -> None:
     run = Run(
-        inspector,
+        setup,
         Scripted(
             "top",
             good,
@@ -132,8 +144,8 @@ def test_what_comes_instead_of_a_frame_is_reported_with_its_reason(inspector: In
     assert account == Account(7, 2, {}, {"unreadable": 1, "wrong_size": 1, "wrong_colour": 3}, 0)
 
 
-def test_a_grab_that_brings_nothing_is_no_frame(inspector: Inspector) -> None:
-    run = Run(inspector, Scripted("top", lambda _: None, good, lambda _: None))
+def test_a_grab_that_brings_nothing_is_no_frame(setup: Setup) -> None:
+    run = Run(setup, Scripted("top", lambda _: None, good, lambda _: None))
     assert run.to_the_end() == ["GOOD"]
     assert run.ledger.accounts()["top"].captured == 1
 
@@ -153,15 +165,17 @@ def test_an_engine_that_fails_costs_a_frame_its_verdict_and_no_other(bundle: Bun
                 raise EngineError("no answer")
             return super().start(frame, area)
 
-    run = Run(FailsOnce(bundle.manifest, openvino), Scripted("top", good, good, good, good, good))
+    run = Run(
+        setup_of(bundle, openvino, FailsOnce(bundle.manifest, openvino)), Scripted("top", good, good, good, good, good)
+    )
     assert run.to_the_end() == ["GOOD", "failed.engine", "GOOD", "failed.engine", "GOOD"]
     assert run.ledger.accounts()["top"].failed == {"engine": 2}
 
 
-def test_stopping_interrupts_a_camera_that_waits_and_reports_all_that_it_brought(inspector: Inspector) -> None:
+def test_stopping_interrupts_a_camera_that_waits_and_reports_all_that_it_brought(setup: Setup) -> None:
     source = Scripted("top", good, defective, good, ends=False)
-    run = Run(inspector, source)
-    run.pipeline.start()
+    run = Run(setup, source)
+    run.start()
     assert source.shown_all.wait(WITHIN_SECONDS)
     assert run.pipeline.stop(WITHIN_SECONDS)
     run.pipeline.check()
@@ -183,10 +197,10 @@ class Stuck(Scripted):
         return super().grab(timeout_s)
 
 
-def test_a_camera_that_hangs_at_the_stop_does_not_cost_the_frames_it_brought(inspector: Inspector) -> None:
+def test_a_camera_that_hangs_at_the_stop_does_not_cost_the_frames_it_brought(setup: Setup) -> None:
     source = Stuck("top", good, defective, good)
-    run = Run(inspector, source)
-    run.pipeline.start()
+    run = Run(setup, source)
+    run.start()
     assert source.shown_all.wait(WITHIN_SECONDS)
     try:
         assert not run.pipeline.stop(1.5)  # not all ended in time, and it says so
@@ -196,16 +210,16 @@ def test_a_camera_that_hangs_at_the_stop_does_not_cost_the_frames_it_brought(ins
     assert run.ledger.accounts() == {"top": Account(captured=3, inspected=3)}
 
 
-def test_stopping_before_anything_came_is_fine(inspector: Inspector) -> None:
-    run = Run(inspector, Scripted("top", ends=False))
-    run.pipeline.start()
+def test_stopping_before_anything_came_is_fine(setup: Setup) -> None:
+    run = Run(setup, Scripted("top", ends=False))
+    run.start()
     assert run.pipeline.stop(WITHIN_SECONDS)
     run.pipeline.check()
     assert run.reported == []
 
 
-def test_a_camera_faster_than_inspection_has_each_dropped_frame_reported(inspector: Inspector) -> None:
-    run = Run(inspector, Scripted("top", *[good] * 200), lane=Lane(1, "drop_oldest"))
+def test_a_camera_faster_than_inspection_has_each_dropped_frame_reported(setup: Setup) -> None:
+    run = Run(setup, Scripted("top", *[good] * 200), lane=Lane(1, "drop_oldest"))
     words = run.to_the_end()
     told = 0
     for outcome in run.reported:
@@ -234,8 +248,12 @@ def test_a_stage_that_breaks_ends_the_pipeline_with_its_error(bundle: Bundle, op
             return boom() if stage == "judge" else super().finish(pending)
 
     source = Scripted("top", *[boom if stage == "grab" else good] * 20, ends=False)
-    run = Run(Breaks(bundle.manifest, openvino), source, report=boom if stage == "report" else None)
-    run.pipeline.start()
+    run = Run(
+        setup_of(bundle, openvino, Breaks(bundle.manifest, openvino)),
+        source,
+        report=boom if stage == "report" else None,
+    )
+    run.start()
     broken = next(thread for thread in run.pipeline._grabbers + run.pipeline._stages if thread.name.startswith(stage))
     broken.join(WITHIN_SECONDS)
     with pytest.raises(ZeroDivisionError, match="boom"):
@@ -247,13 +265,105 @@ def test_a_stage_that_breaks_ends_the_pipeline_with_its_error(bundle: Bundle, op
     assert set(account.dropped) <= {"stopped"}
 
 
-def test_of_two_cameras_the_one_that_ends_does_not_end_the_other(inspector: Inspector) -> None:
+def test_of_two_cameras_the_one_that_ends_does_not_end_the_other(setup: Setup) -> None:
     short, long = Scripted("short", good), Scripted("long", *[good, defective] * 5, ends=False)
-    run = Run(inspector, short, long)
-    run.pipeline.start()
+    run = Run(setup, short, long)
+    run.start()
     assert long.shown_all.wait(WITHIN_SECONDS)
     assert not run.pipeline.ended
     assert run.pipeline.stop(WITHIN_SECONDS)
     assert run.ledger.accounts() == {"short": Account(1, 1), "long": Account(10, 10)}
     of_long = [outcome.stamp.frame_id for outcome in run.reported if outcome.stamp.camera == "long"]
     assert of_long == list(range(1, 11))
+
+
+# Probes.
+
+
+def test_a_probe_goes_the_whole_way_and_is_booked_nowhere(setup: Setup) -> None:
+    run = Run(setup, Scripted("top", good, ends=False))
+    run.pipeline.start()
+    run.pipeline.probe()
+    assert run.probed.wait(WITHIN_SECONDS), "also before the first camera is shown"
+    run.pipeline.begin()
+    assert run.pipeline.stop(WITHIN_SECONDS)
+    assert len(run.reported) <= 1
+    assert set(run.ledger.accounts()) == {"top"}
+
+
+def test_one_probe_at_a_time_is_on_its_way_and_none_comes_back_from_a_stage_that_hangs(
+    bundle: Bundle, openvino: Engine
+) -> None:
+    goes_on = threading.Event()
+
+    class Hangs(Inspector):
+        def finish(self, pending: PendingFrame) -> Any:
+            assert goes_on.wait(WITHIN_SECONDS)
+            return super().finish(pending)
+
+    run = Run(setup_of(bundle, openvino, Hangs(bundle.manifest, openvino)), Scripted("top", ends=False))
+    run.start()
+    for _ in range(5):
+        run.pipeline.probe()
+    assert not run.probed.is_set()
+    goes_on.set()
+    assert run.probed.wait(WITHIN_SECONDS)
+    assert run.pipeline.stop(WITHIN_SECONDS)
+    assert run.pipeline._probes == 1
+
+
+def test_a_probe_that_was_not_judged_is_no_sign_of_life(bundle: Bundle, openvino: Engine) -> None:
+    failed = threading.Event()
+
+    class Fails(Inspector):
+        def finish(self, pending: PendingFrame) -> Any:
+            super().finish(pending)
+            failed.set()
+            raise EngineError("it answers nothing that can be used")
+
+    run = Run(setup_of(bundle, openvino, Fails(bundle.manifest, openvino)), Scripted("top", ends=False))
+    run.start()
+    run.pipeline.probe()
+    assert failed.wait(WITHIN_SECONDS)
+    assert run.pipeline.stop(WITHIN_SECONDS)
+    assert not run.probed.is_set()
+    assert run.reported == []
+
+
+# Another setup in force.
+
+
+def test_each_frame_is_inspected_by_what_was_in_force_when_it_was_taken(bundle: Bundle, openvino: Engine) -> None:
+    """Frames in flight at the exchange keep theirs, however late they are judged."""
+    before = setup_of(bundle, openvino, product="before")
+    after = setup_of(bundle, openvino, product="after", thresholds=Thresholds(1e6, 1e6))
+    run: Run
+
+    def exchange(stamp: Stamp) -> Frame:
+        run.pipeline.put_in_force(after)
+        return defective(stamp)
+
+    run = Run(before, Scripted("top", *[defective] * 4, exchange, *[defective] * 4), lane=Lane(9, "block"))
+    assert run.to_the_end() == ["DEFECT"] * 4 + ["GOOD"] * 5
+    assert [outcome.setup.product for outcome in run.reported if outcome.setup] == ["before"] * 4 + ["after"] * 5
+
+
+def test_an_engine_is_needed_until_the_last_frame_that_it_inspects_is_told(bundle: Bundle, openvino: Engine) -> None:
+    goes_on = threading.Event()
+
+    class Waits(Inspector):
+        def finish(self, pending: PendingFrame) -> Any:
+            assert goes_on.wait(WITHIN_SECONDS)
+            return super().finish(pending)
+
+    before = setup_of(bundle, openvino, Waits(bundle.manifest, openvino))
+    source = Scripted("top", good, ends=False)
+    run = Run(before, source)
+    run.start()
+    assert source.shown_all.wait(WITHIN_SECONDS)
+    run.pipeline.put_in_force(setup_of(bundle, openvino))
+    assert run.pipeline.needs(before.proven)
+    goes_on.set()
+    assert run.pipeline.stop(WITHIN_SECONDS)
+    assert not run.pipeline.needs(before.proven)
+    assert run.words() == ["GOOD"]

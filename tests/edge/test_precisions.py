@@ -328,8 +328,8 @@ def test_events_name_the_precision_that_was_computed_in(
     came = "int8" if fits else "f32"
     assert {event.precision for event in heard.verdicts} == {came}
     assert {status.precision for status in heard.statuses} == {came}
-    assert status == "STATUS=stopped, 3 events" + ("" if fits else ", in f32 instead of int8")
-    assert f"ready: darkness by openvino in {came if fits else 'f32 instead of int8'}, signed by nobody" in log
+    assert status == "STATUS=NOT_READY: stopped, 3 events" + ("" if fits else ", in f32 instead of int8")
+    assert f" by openvino in {came if fits else 'f32 instead of int8'}, signed by nobody" in log
     assert ("WARNING edge.bundle.proven_engine: f32 is used instead of int8: " in log) == (not fits)
 
 

@@ -157,7 +157,7 @@ def test_sigterm_during_start_ends_the_service_in_order(tmp_path: Path, bundle: 
     write_pictures(tmp_path / "frames", small_frames(3))
     line = write_line(tmp_path, bundle.path, address, {"top": 'path = "frames"\nloop = true'})
     with notify_socket(tmp_path) as systemd, started(HEATLINE, "run", line, env=systemd.env) as process:
-        systemd.wait_for("STATUS=loading the bundle")
+        systemd.wait_for("STATUS=NOT_READY: loading the bundle")
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=WITHIN_SECONDS)
     assert process.returncode == 0, log
@@ -168,7 +168,7 @@ def test_sigterm_ends_a_line_that_waits_for_a_subscriber(tmp_path: Path, bundle:
     write_pictures(tmp_path / "frames", small_frames(3))
     line = write_line(tmp_path, bundle.path, address, {"top": 'path = "frames"\nloop = true'})
     with notify_socket(tmp_path) as systemd, started(HEATLINE, "run", line, env=systemd.env) as process:
-        systemd.wait_for("STATUS=starting, 0 events")
+        systemd.wait_for("STATUS=NOT_READY: starting, 0 events")
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=WITHIN_SECONDS)
         assert "STOPPING=1" in systemd.rest()
@@ -211,13 +211,13 @@ def test_ready_is_told_once_the_bundle_is_verified(tmp_path: Path, bundle: Bundl
     line = write_line(tmp_path, bundle.path, address, {"top": 'path = "frames"'})
     with notify_socket(tmp_path) as systemd, running(line, address, env=systemd.env) as run:
         before = systemd.wait_for("READY=1")
-        assert before[0] == "STATUS=loading the bundle"
+        assert before[0] == "STATUS=NOT_READY: loading the bundle"
         assert not run.heard.verdicts
         run.until_stopped()
         assert run.exit_code() == 0
         rest = systemd.rest()
         assert "STOPPING=1" in rest
-        assert rest[-1] == "STATUS=stopped, 3 events"
+        assert rest[-1] == "STATUS=NOT_READY: stopped, 3 events"
 
 
 def test_ready_is_never_told_for_a_bad_bundle(tmp_path: Path, address: str) -> None:
@@ -264,7 +264,7 @@ def test_a_line_that_nobody_listens_to_inspects_all_the_same(tmp_path: Path, bun
     line.write_text(line.read_text().replace("wait_for_subscriber_s = 60", "wait_for_subscriber_s = 0.1"))
     with notify_socket(tmp_path) as systemd:
         result = heatline("run", line, env=systemd.env)
-        assert "STATUS=stopped, 3 events" in systemd.rest()
+        assert "STATUS=NOT_READY: stopped, 3 events" in systemd.rest()
     assert result.returncode == 0
     assert "nobody subscribed" in result.stderr
 

@@ -25,12 +25,12 @@ from edge.errors import CameraError
 from edge.frames import BadFrame, Frame, Stamp
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Lane
-from edge.inspection.inspector import Inspector
 from edge.inspection.ledger import Account, Ledger
 from edge.inspection.outcome import Outcome
 from edge.inspection.pipeline import Camera as PipelineCamera
 from edge.inspection.pipeline import Pipeline
-from edge.service.triggers import TriggerDesk
+from edge.inspection.setup import Setup
+from edge.service.requests import RequestDesk
 from tests.edge.supervised import WITHIN_SECONDS, Watched, drawn_camera, stop, until, wait_ns, watched
 from tests.edge.test_camera_process import children
 from tests.edge.test_ring import descriptors, mappings
@@ -486,16 +486,20 @@ def test_a_part_that_is_announced_while_the_line_is_busy_is_shown_by_the_frame_t
         assert [seen.stamp.part_id for seen in after] == ["P-1", *[None] * (len(after) - 1)]
 
 
+def no_products(*_: object) -> None:
+    raise AssertionError("no product was asked for")
+
+
 def test_a_client_is_told_what_became_of_its_trigger() -> None:
     said: list[commands.Reply] = []
     with watched(drawn_camera(trigger="software", trigger_timeout_ms=200, ignore_triggers=[2])) as camera:
-        desk = TriggerDesk({"top": camera.camera})
+        desk = RequestDesk({"top": camera.camera}, no_products)
         desk.handle(commands.TriggerRequest(camera="side", part_id="P-0"), said.append)
         for n in (1, 2):
             desk.handle(commands.TriggerRequest(camera="top", part_id=f"P-{n}"), said.append)
             camera.until(lambda: len(said) > n)  # noqa: B023
     with watched(edges(name="end")) as camera:
-        desk = TriggerDesk({"end": camera.camera})
+        desk = RequestDesk({"end": camera.camera}, no_products)
         desk.handle(commands.TriggerRequest(camera="end", part_id="P-3"), said.append)
         camera.until(lambda: len(said) > 3)
     unknown, triggered, missed, announced = said
@@ -672,11 +676,12 @@ def test_a_grab_that_times_out_at_the_moment_of_the_stop_does_not_lose_what_is_t
     ledger = Ledger(["top"])
     pipeline = Pipeline(
         {"top": PipelineCamera(source, Lane(2, "block"), FrameRule())},
-        cast(Inspector, None),  # no frame gets there
+        cast(Setup, None),  # no frame gets there
         ledger,
         reported.append,
     )
     pipeline.start()
+    pipeline.begin()
     assert source.waiting.wait(WITHIN_SECONDS)
     assert pipeline.stop(WITHIN_SECONDS)
     assert [outcome.stamp.frame_id for outcome in reported] == [1]

@@ -12,6 +12,9 @@ from edge.cameras.state import CameraState
 from edge.delivery.messages import (
     AlarmEvent,
     BundleName,
+    Change,
+    ChangeEvent,
+    Handshake,
     HeatmapPng,
     Message,
     StatusEvent,
@@ -197,6 +200,63 @@ ALARM = Message(
         acting=True,
     )
 )
+HANDSHAKE = Message(
+    StatusEvent(
+        boot_id="0123456789abcdef0123456789abcdef",
+        at_ns=1_790_000_002_000_000_000,
+        line="line1",
+        state="RUNNING",
+        last_seq=14,
+        ledger={"top": Account(131080, 131076, {"lost_by_camera": 3, "no_frame": 1}, {}, 0), "side": Account()},
+        cameras={
+            "top": CameraState(state="LIVE", since_at_ns=1_790_000_001_500_000_000, openings=3),
+            "side": CameraState(
+                state="DEAD", reason="open", detail="it is not there", since_at_ns=1_789_999_998_000_000_000
+            ),
+        },
+        bundle=BUNDLE,
+        engine="openvino",
+        precision="bf16",
+        acting=True,
+        product="4711",
+        handshake=Handshake(
+            state="DEGRADED", reason="camera_dead", detail="camera side is dead: it is not there", heartbeat=131090
+        ),
+        last_change=Change(
+            change="reload",
+            in_force=False,
+            detail="boards.bundle: model.onnx was changed or damaged",
+            at_ns=1_790_000_001_900_000_000,
+        ),
+    )
+)
+CHANGE = Message(
+    ChangeEvent(
+        boot_id="0123456789abcdef0123456789abcdef",
+        seq=13,
+        at_ns=1_790_000_001_000_000_000,
+        line="line1",
+        change="select",
+        in_force=True,
+        product="4711",
+        bundle=BUNDLE,
+        acting=True,
+    )
+)
+REFUSED_CHANGE = Message(
+    ChangeEvent(
+        boot_id="0123456789abcdef0123456789abcdef",
+        seq=14,
+        at_ns=1_790_000_001_900_000_000,
+        line="line1",
+        change="reload",
+        in_force=False,
+        detail="boards.bundle: model.onnx was changed or damaged",
+        product=None,
+        bundle=BUNDLE,
+        acting=False,
+    )
+)
 KEPT = {
     "verdict-defect-v1.bin": DEFECT,
     "verdict-good-v1.bin": GOOD,
@@ -208,6 +268,10 @@ KEPT = {
     "no-verdict-no-frame-v1.bin": NO_FRAME,
     "status-cameras-v1.bin": CAMERAS,
     "alarm-v1.bin": ALARM,
+    # With products and a handshake.
+    "status-handshake-v1.bin": HANDSHAKE,
+    "change-v1.bin": CHANGE,
+    "change-refused-v1.bin": REFUSED_CHANGE,
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from edge.delivery import commands
-from edge.delivery.messages import SCHEMA_VERSION, AlarmEvent, StatusEvent, VerdictEvent
+from edge.delivery.messages import SCHEMA_VERSION, AlarmEvent, ChangeEvent, StatusEvent, VerdictEvent
 
 FOLDER = Path(__file__).parent
 
@@ -17,6 +17,7 @@ def schemas() -> dict[str, bytes]:
         ("verdict", SCHEMA_VERSION, VerdictEvent),
         ("status", SCHEMA_VERSION, StatusEvent),
         ("alarm", SCHEMA_VERSION, AlarmEvent),
+        ("change", SCHEMA_VERSION, ChangeEvent),
         ("command-request", commands.SCHEMA_VERSION, commands.Request),
         ("command-reply", commands.SCHEMA_VERSION, commands.Reply),
     ]

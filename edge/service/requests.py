@@ -1,4 +1,4 @@
-"""From requests on the command socket to the cameras that they are for."""
+"""From requests on the command socket to whom they are for."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,14 +8,22 @@ from edge.delivery import commands
 from edge.text import sayable
 
 
-class TriggerDesk:
-    """Takes trigger requests for a line's cameras."""
+class RequestDesk:
+    """Takes a line's requests: triggers for its cameras, selections of its products."""
 
-    def __init__(self, cameras: Mapping[str, SupervisedCamera]) -> None:
-        self._cameras = cameras
+    def __init__(
+        self, cameras: Mapping[str, SupervisedCamera], select: Callable[[str, Callable[[commands.Reply], None]], None]
+    ) -> None:
+        self._cameras, self._select = cameras, select
 
     def handle(self, request: commands.Request, answer: Callable[[commands.Reply], None]) -> None:
-        """Pass a request on to its camera; the reply comes once the camera has answered."""
+        """Pass a request on; the reply comes once it is done."""
+        if isinstance(request, commands.SelectRequest):
+            self._select(request.product, answer)
+        else:
+            self._trigger(request, answer)
+
+    def _trigger(self, request: commands.TriggerRequest, answer: Callable[[commands.Reply], None]) -> None:
         camera = self._cameras.get(request.camera)
         if camera is None:
             known = ", ".join(sorted(self._cameras))

@@ -1,0 +1,105 @@
+"""`heatline reload`."""
+
+import os
+import signal
+import time
+
+import click
+
+from edge.cli.finite_range import FiniteRange
+from edge.cli.line_words import in_force_in_words
+from edge.cli.named_line import events_address, is_address, name_of
+from edge.cli.output import visible
+from edge.delivery.messages import ChangeEvent, StatusEvent
+from edge.delivery.subscriber import Subscriber
+from edge.errors import CommandRefusedError, ConfigError, DeliveryError
+
+HEARD_WITHIN_SECONDS = 5.0
+"""A line says how it is about once a second."""
+LOOK_AT_THE_CLOCK_EVERY_SECONDS = 0.5
+
+
+@click.command(epilog="Example: heatline reload line1 --pid 1234; as a service: systemctl reload heatline@line1")
+@click.argument("line")
+@click.option("--pid", type=click.IntRange(min=2), envvar="MAINPID", help="The line's process; default: $MAINPID.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=FiniteRange(min=0, max=3600),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for what becomes of it.",
+)
+def reload(line: str, pid: int | None, timeout_s: float) -> None:
+    """Have a running line read its file again, and wait until that is in force or refused.
+
+    LINE is a line's name, its TOML file, or the address of its events. If the file or what it names cannot be used,
+    what was in force still is, and the command says why.
+    """
+    if pid is None:
+        name = "NAME" if is_address(line) else name_of(line)
+        raise click.UsageError(
+            f"whose process to tell is not known; run systemctl reload heatline@{name}, or give --pid"
+        )
+    try:
+        address = events_address(line)
+    except ConfigError:
+        _tell(pid)  # so that the line says the same to all who listen
+        raise
+    with Subscriber(
+        address, topics=["change", "status"], timeout_s=min(timeout_s, LOOK_AT_THE_CLOCK_EVERY_SECONDS)
+    ) as events:
+        heard = _first_status(events, min(timeout_s, HEARD_WITHIN_SECONDS))
+        if heard is not None and heard.handshake is None:
+            raise DeliveryError(
+                f"line {heard.line} runs an older heatline, which would end when told to reload; restart it instead"
+            )
+        _tell(pid)
+        if heard is None:
+            raise DeliveryError(
+                f"process {pid} was told to reload, and what became of it is not known, as nothing was heard from "
+                f"{address}; if its events.bind was changed, restart the line; its log says more"
+            )
+        change = _outcome(events, heard, timeout_s)
+    if not change.in_force:
+        raise CommandRefusedError(None, change.detail or "the line's log says why")
+    click.echo(visible(f"{change.line}: in force is {in_force_in_words(change.product, change.bundle)}"))
+
+
+def _tell(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except OSError as error:
+        raise DeliveryError(
+            f"process {pid} cannot be told to reload ({error.strerror}); is it the line's, and is this user the line's "
+            "or root?"
+        ) from error
+
+
+def _first_status(events: Subscriber, timeout_s: float) -> StatusEvent | None:
+    """The line's word that it is there: from then on nothing that it says is missed."""
+    until_s = time.monotonic() + timeout_s
+    while True:
+        message = events.receive()
+        if message is not None and isinstance(message.event, StatusEvent):
+            return message.event
+        if time.monotonic() >= until_s:
+            return None
+
+
+def _outcome(events: Subscriber, heard: StatusEvent, timeout_s: float) -> ChangeEvent:
+    until_s = time.monotonic() + timeout_s
+    while True:
+        message = events.receive()
+        event = None if message is None else message.event
+        if isinstance(event, ChangeEvent) and event.change == "reload":
+            return event
+        if isinstance(event, StatusEvent) and (event.state == "STOPPED" or event.boot_id != heard.boot_id):
+            raise DeliveryError(
+                f"line {heard.line} stopped before it said what became of the reload; its log says more"
+            )
+        if time.monotonic() >= until_s:
+            raise DeliveryError(
+                f"line {heard.line} did not say within {timeout_s:g} s what became of the reload, and may still do it; "
+                "its change events and its log say"
+            )

@@ -1,0 +1,99 @@
+"""`heatline status`."""
+
+from collections.abc import Mapping
+
+import click
+import msgspec
+
+from edge.cli.finite_range import FiniteRange
+from edge.cli.line_words import account_in_words, bundle_in_words, camera_in_words, change_in_words
+from edge.cli.named_line import events_address, name_of
+from edge.cli.output import json_option, print_facts, print_json
+from edge.delivery.messages import HandshakeState, StatusEvent
+from edge.delivery.subscriber import Subscriber
+
+EXIT_CODES: Mapping[HandshakeState, int] = {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}
+"""Beside those of errors, so that a script can tell a line that is not ready from a command that failed."""
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What a line said of itself, or that it said nothing."""
+
+    state: HandshakeState
+    reason: str | None
+    detail: str | None
+    heartbeat: int | None
+    """None: nothing was heard of one."""
+    address: str
+    status: StatusEvent | None
+
+
+@click.command(epilog="Example: heatline status line1")
+@click.argument("line")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=FiniteRange(min=0, max=3600),
+    default=3.0,
+    show_default=True,
+    help="Seconds to wait for the line's word; it comes about once a second.",
+)
+@json_option
+def status(line: str, timeout_s: float, as_json: bool) -> None:
+    """Say whether the next part may come: READY, BUSY, DEGRADED or NOT_READY, and why.
+
+    LINE is a line's name, its TOML file, or the address of its events. Exit codes: 0 READY, 16 BUSY, 17 DEGRADED,
+    18 NOT_READY, also where nothing was heard of the line.
+    """
+    found = _ask(events_address(line), timeout_s)
+    if as_json:
+        print_json(found)
+    else:
+        of = name_of(line) if found.status is None else found.status.line
+        reason = "" if found.reason is None else f" ({found.reason})"
+        print_facts(f"{of}: {found.state}{reason}", _facts(found))
+    click.get_current_context().exit(EXIT_CODES[found.state])
+
+
+def _ask(address: str, timeout_s: float) -> Found:
+    with Subscriber(address, topics=["status"], timeout_s=timeout_s) as events:
+        message = events.receive()
+    if message is None:
+        return _not_ready(
+            "unreachable",
+            f"nothing came from {address} within {timeout_s:g} s; is the line running, is this its events.bind, and "
+            "may this user connect to it?",
+            address,
+        )
+    event = message.event
+    assert isinstance(event, StatusEvent)  # nothing else has a topic that begins so
+    if event.handshake is None:
+        return _not_ready("unknown", "the line runs an older heatline that tells no state; update it", address, event)
+    return Found(**msgspec.structs.asdict(event.handshake), address=address, status=event)
+
+
+def _not_ready(reason: str, detail: str, address: str, event: StatusEvent | None = None) -> Found:
+    return Found(state="NOT_READY", reason=reason, detail=detail, heartbeat=None, address=address, status=event)
+
+
+def _facts(found: Found) -> dict[str, object]:
+    facts: dict[str, object] = {}
+    if found.detail is not None:
+        facts["why"] = found.detail
+    event = found.status
+    if event is None:
+        return facts
+    if event.product is not None:
+        facts["product"] = event.product
+    facts["bundle"] = bundle_in_words(event.bundle)
+    facts["engine"] = f"{event.engine} in {event.precision}"
+    facts["acting"] = "yes" if event.acting else "no: nobody's ejector may fire"
+    if found.heartbeat is not None:
+        facts["heartbeat"] = found.heartbeat
+    for camera, account in event.ledger.items():
+        state = event.cameras.get(camera)
+        how = "" if state is None else f"{camera_in_words(state)}; "
+        facts[f"camera {camera}"] = how + account_in_words(account)
+    if event.last_change is not None:
+        facts["last change"] = change_in_words(event.last_change)
+    return facts

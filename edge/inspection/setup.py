@@ -1,0 +1,38 @@
+"""What frames are inspected by, exchanged as one between two frames: a frame is never judged by parts of two setups."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from edge.bundle import Bundle, ProvenEngine
+from edge.bundle.trusted import Signer
+from edge.geometry.area_of_interest import AreaOfInterest
+from edge.heatmap_picture import ColourScale
+from edge.inspection.inspector import Inspector
+
+Heatmaps = Literal["never", "defect", "always"]
+"""Which verdicts carry their heatmap."""
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """One product's bundle, engine and settings, all of them proven on this machine."""
+
+    bundle: Bundle
+    proven: ProvenEngine
+    inspector: Inspector
+    signed_by: Signer | None = None
+    """None where nobody signed and the configuration allows that."""
+    product: str | None = None
+    """None on a line that knows no products."""
+    areas: Mapping[str, AreaOfInterest] = field(default_factory=dict)
+    """Where to look, by camera; the whole frame where there is none."""
+    acting: bool = True
+    """Whether ejectors may fire on its events."""
+    heatmaps: Heatmaps = "never"
+
+    @cached_property
+    def scale(self) -> ColourScale:
+        """The colours of its heatmaps."""
+        return ColourScale.of(self.bundle.manifest.calibration, self.inspector.thresholds)

@@ -1,0 +1,239 @@
+"""Another setup in force while the line runs: made ready beside the one that inspects, exchanged between two frames.
+
+Whatever fails, what was in force stays, and a `change` event says why.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from edge.bundle.trusted import signer_in_words
+from edge.cameras.supervisor import SupervisedCamera
+from edge.config import LineConfig, load_config
+from edge.delivery import commands
+from edge.delivery.messages import Change
+from edge.errors import CameraError, ConfigError, HeatlineError
+from edge.inspection.pipeline import Pipeline
+from edge.inspection.setup import Setup
+from edge.products import SET_IN_THE_CAMERA
+from edge.service.preparing import Prepared, prepare
+from edge.service.product_memory import remember_product
+from edge.service.reporter import bundle_name
+from edge.service.setting_anew import set_anew
+from edge.service.teller import Teller
+from edge.text import sayable
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.05
+CLOSE_WITHIN_SECONDS = 5.0
+
+EXCHANGEABLE = {"look_at", "look_away", *SET_IN_THE_CAMERA}
+"""Keys of cameras that need no restart."""
+
+Answer = Callable[[commands.Reply], None]
+
+
+class Changeover:
+    """One change at a time, on a thread of its own; any thread may ask for one.
+
+    Args:
+        path: the line's file, read again at a reload.
+        config: the line's, with all its products.
+        in_force: what the pipeline inspects by.
+        selected: the product that was selected, before the start as well; None where none ever was.
+        remember_in: where that is kept; None: nowhere.
+        reloading: hears of a reload's beginning and end.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: LineConfig,
+        in_force: Prepared,
+        pipeline: Pipeline,
+        cameras: Mapping[str, SupervisedCamera],
+        teller: Teller,
+        *,
+        selected: str | None,
+        remember_in: Path | None,
+        reloading: Callable[[bool], None] = lambda _: None,
+    ) -> None:
+        self._path, self._config, self._in_force = path, config, in_force
+        self._pipeline, self._cameras, self._teller = pipeline, cameras, teller
+        self._selected, self._remember_in, self._reloading = selected, remember_in, reloading
+        self._lock = threading.Lock()
+        self._worker: threading.Thread | None = None
+        self._closed = False
+        self.changing: str | None = None
+        """What is being made ready, in words."""
+        self.last: Change | None = None
+        self.unremembered: str | None = None
+        """Why the product in force will not be in force after a restart."""
+
+    def reload(self) -> bool:
+        """Put in force what the line's file says now; False where another change is under way: ask again."""
+        return self._begin("the line's file", self._reload)
+
+    def select(self, product: str, answer: Answer) -> None:
+        """Put a product in force; the answer comes once it is, or says why it is not."""
+        try:
+            self._config.of_product(product)
+        except ConfigError as error:
+            answer(commands.refusal("unknown_product", sayable(str(error))))
+            return
+        if self._begin(f"product {product}", lambda: self._select(product, answer)):
+            return
+        if self._closed:
+            answer(commands.refusal("stopping", "the line is stopping"))
+        else:
+            answer(commands.refusal("busy", f"{self.changing or 'another change'} is being made ready; ask again"))
+
+    def close(self) -> None:
+        """Begin no more."""
+        with self._lock:
+            self._closed = True
+
+    def join(self) -> None:
+        """Give the one that is under way a moment to end."""
+        if self._worker is not None:
+            self._worker.join(CLOSE_WITHIN_SECONDS)
+
+    def _begin(self, what: str, work: Callable[[], None]) -> bool:
+        with self._lock:
+            if self.changing is not None or self._closed:
+                return False
+            self.changing = what
+            self._worker = threading.Thread(target=self._run, args=(work,), name="changeover", daemon=True)
+            self._worker.start()
+            return True
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        finally:
+            self.changing = None
+
+    # On the worker's thread.
+
+    def _reload(self) -> None:
+        self._reloading(True)
+        try:
+            config = load_config(self._path)
+            _require_exchangeable(self._config, config)
+            # A product that was selected stays in force, unless the file has it no more.
+            selected = self._selected in [product.name for product in config.products]
+            self._exchange("reload", config.of_product(self._selected if selected else config.product))
+            self._config = config
+        except Exception as error:
+            self._refuse("reload", _why(error))
+        finally:
+            self._reloading(False)
+
+    def _select(self, product: str, answer: Answer) -> None:
+        try:
+            if self._in_force.setup.product != product:
+                self._exchange("select", self._config.of_product(product))
+        except Exception as error:
+            self._refuse("select", _why(error))
+            answer(commands.refusal("unusable" if isinstance(error, HeatlineError) else "fault", _why(error)))
+            return
+        self._remember(product)
+        answer(commands.Selected(product=product, bundle=bundle_name(self._in_force.setup)))
+
+    def _exchange(self, change: Literal["reload", "select"], config: LineConfig) -> None:
+        """Make ready, and put in force.
+
+        Raises:
+            HeatlineError: why not; what was in force still is.
+        """
+        before = self._in_force
+        prepared = prepare(config, like=before)
+        told = Change(change=change, in_force=True, at_ns=time.time_ns())
+        try:
+            with set_anew(self._cameras, before.config.cameras, config.cameras):
+                self._teller.exchange(told, prepared.setup, self._pipeline.put_in_force)
+        except CameraError:
+            self._retire(prepared)
+            raise
+        self._in_force, self.last = prepared, told
+        logger.info("in force: %s", in_words(prepared.setup))
+        self._retire(before)
+
+    def _refuse(self, change: Literal["reload", "select"], detail: str) -> None:
+        logger.error("%s refused, and what was in force still is: %s", change, detail)
+        self.last = Change(change=change, in_force=False, detail=detail, at_ns=time.time_ns())
+        self._teller.refusal(self.last)
+
+    def _remember(self, product: str) -> None:
+        self._selected = product
+        try:
+            remember_product(self._remember_in, product)
+            self.unremembered = None
+        except OSError as error:
+            self.unremembered = (
+                f"after a restart {product} may not be in force, as {self._remember_in} cannot be written"
+            )
+            logger.error("%s (%s)", self.unremembered, error.strerror)
+
+    def _retire(self, old: Prepared) -> None:
+        """Give back an engine's memory once no frame needs it."""
+        proven = old.setup.proven
+
+        def retire() -> None:
+            while self._pipeline.needs(proven):
+                time.sleep(POLL_SECONDS)
+            proven.engine.close()
+
+        if self._in_force.setup.proven is not proven:
+            threading.Thread(target=retire, name="retire", daemon=True).start()
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, HeatlineError):
+        return sayable(str(error))
+    logger.error("a change failed, which is a fault of heatline", exc_info=error)
+    return f"heatline failed at it, which is a fault of its own ({type(error).__name__}); see the line's log"
+
+
+def in_words(setup: Setup) -> str:
+    """What frames are inspected by."""
+    manifest = setup.bundle.manifest
+    of_product = "" if setup.product is None else f"product {setup.product}, "
+    return (
+        f"{of_product}{manifest.name} {manifest.version} ({setup.bundle.digest[:12]}) by {setup.proven.engine.name} in "
+        f"{setup.proven.computes_in}, signed by {signer_in_words(setup.signed_by)}"
+    )
+
+
+def _require_exchangeable(now: LineConfig, wanted: LineConfig) -> None:
+    """See that nothing differs that only a restart can put in force.
+
+    Raises:
+        ConfigError: something does.
+    """
+    for key, ours, theirs in (
+        ("events.bind", now.events.bind, wanted.events.bind),
+        ("commands.bind", now.commands.bind, wanted.commands.bind),
+    ):
+        if ours != theirs:
+            raise ConfigError(f"{key} was {ours!r} and is {theirs!r} now; restart the line to put that in force")
+    names = [[camera.name for camera in config.cameras] for config in (now, wanted)]
+    if names[0] != names[1]:
+        raise ConfigError(
+            f"the cameras were {', '.join(names[0])} and are {', '.join(names[1])} now; "
+            "restart the line to put that in force"
+        )
+    for old, new in zip(now.cameras, wanted.cameras, strict=True):
+        if type(old) is not type(new):
+            raise ConfigError(f"camera {old.name} is of another kind now; restart the line to put that in force")
+        differing = [
+            key for key in old.__struct_fields__ if key not in EXCHANGEABLE and getattr(old, key) != getattr(new, key)
+        ]
+        if differing:
+            raise ConfigError(
+                f"{', '.join(differing)} of camera {old.name} changed; restart the line to put that in force"
+            )

@@ -1,0 +1,91 @@
+"""Looks at a running line again and again: tells how it is, keeps systemd's watchdog fed while inspection goes on, and
+sends a probe the whole way where no frame comes.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+from edge.cameras.supervisor import SupervisedCamera
+from edge.delivery.messages import State
+from edge.inspection.ledger import Ledger
+from edge.inspection.pipeline import Pipeline
+from edge.service.changeover import Changeover
+from edge.service.handshake import handshake, in_words, reasons
+from edge.service.heartbeat import Heartbeat
+from edge.service.losses import Losses
+from edge.service.systemd_notify import notify
+from edge.service.teller import Teller
+
+STATUS_EVERY_SECONDS = 1.0
+PROBE_AFTER_SECONDS = 1.0
+
+
+class Oversight:
+    """One thread looks, some 20 times a second."""
+
+    def __init__(
+        self,
+        teller: Teller,
+        heartbeat: Heartbeat,
+        ledger: Ledger,
+        cameras: Mapping[str, SupervisedCamera],
+        pipeline: Pipeline,
+        changeover: Changeover,
+    ) -> None:
+        self._teller, self._heartbeat, self._ledger = teller, heartbeat, ledger
+        self._cameras, self._pipeline, self._changeover = cameras, pipeline, changeover
+        self.unrecorded: Callable[[], str | None] = lambda: None
+        """Says why nobody would know after a crash what was in flight."""
+        self._losses = Losses()
+        self._lossy: list[str] = []
+        self._tell_at = 0.0
+        self._told: object = None
+        self._fed_at = -1
+
+    def look(self, state: State) -> None:
+        """Do what is due."""
+        now = time.monotonic()
+        if self._heartbeat.quiet_for_s() > PROBE_AFTER_SECONDS:
+            self._pipeline.probe()
+        is_due = now >= self._tell_at
+        if is_due:
+            self._tell_at = now + STATUS_EVERY_SECONDS
+            self._lossy = self._losses.look(self._ledger.accounts(), now)
+        self._tell(state, only_news=not is_due)
+
+    def say_stopped(self) -> None:
+        """Who listens must hear that nothing is inspected any more."""
+        self._tell("STOPPED")
+
+    def _tell(self, state: State, *, only_news: bool = False) -> None:
+        cameras = {name: camera.state() for name, camera in self._cameras.items()}
+        setup, last = self._pipeline.setup, self._changeover.last
+        found = reasons(
+            state,
+            cameras,
+            quiet_for_s=self._heartbeat.quiet_for_s(),
+            changing=self._changeover.changing,
+            losses=self._lossy,
+            fell_back=None if setup.proven.fell_back is None else setup.proven.computes_in,
+            unrecorded=self.unrecorded(),
+            unremembered=self._changeover.unremembered,
+        )
+        beats = self._heartbeat.count
+        now = handshake(found, beats)
+        news = state, now.state, now.reason, last
+        if only_news and news == self._told:
+            return
+        self._told = news
+        self._teller.status(state, self._ledger, cameras, now, last)
+        words = [state.lower(), f"{self._teller.last_seq} events"]
+        if setup.product is not None:
+            words.append(f"product {setup.product}")
+        if why := [reason for reason in found if reason.word not in ("starting", "stopping")]:
+            words.append(in_words(why))
+        if last is not None and not last.in_force:
+            words.append(f"the last {last.change} was refused: {last.detail}")
+        fed = []
+        if beats != self._fed_at:  # nothing else feeds it
+            self._fed_at = beats
+            fed = ["WATCHDOG=1"]
+        notify(*fed, f"STATUS={now.state}: {', '.join(words)}")

@@ -1,0 +1,85 @@
+"""A line that dies and starts again, and one client that stays."""
+
+import contextlib
+import os
+import select
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from edge.delivery.messages import StatusEvent, VerdictEvent
+from edge.delivery.subscriber import Subscriber
+from tests.edge.lines import HEATLINE, WITHIN_SECONDS, Heard, RunningLine, children, started
+
+
+class Boots:
+    """Hears all boots of one line, one after the other, over one subscription that is never given up."""
+
+    def __init__(self, events: Subscriber, line: Path, env: Mapping[str, str]) -> None:
+        self._events, self._line, self._env = events, line, env
+        self.heard: dict[str, Heard] = {}
+        """Per boot id, in the order of the boots."""
+
+    @contextlib.contextmanager
+    def boot(self, command: Sequence[str | Path] = (HEATLINE, "run")) -> Iterator[RunningLine]:
+        """The line's next life. What is still on the wire of the one before comes first, and is kept with that one."""
+        with started(*command, self._line, env=self._env) as process:
+            run = RunningLine(process, self._events)
+            first = run.until(lambda event: event.boot_id not in self.heard)
+            self._sort(run)
+            run.heard = Heard([], [], [])
+            run.heard.add(first)
+            self.heard[first.boot_id] = run.heard
+            yield run
+
+    def of(self, boot: int) -> Heard:
+        return list(self.heard.values())[boot]
+
+    def _sort(self, run: RunningLine) -> None:
+        for event in [*run.heard.verdicts, *run.heard.alarms, *run.heard.statuses]:
+            if event.boot_id in self.heard:
+                self.heard[event.boot_id].add(event)
+
+
+@contextlib.contextmanager
+def boots(line: Path, address: str, state: Path) -> Iterator[Boots]:
+    with Subscriber(address, timeout_s=WITHIN_SECONDS) as events:
+        yield Boots(events, line, {"STATE_DIRECTORY": str(state)})
+
+
+def die(run: RunningLine, kill: Callable[[], None] | None = None) -> None:
+    """Kill it, by SIGKILL unless otherwise said, and see its cameras' processes gone as well."""
+    cameras = [os.pidfd_open(pid) for pid in children(run.process.pid)]
+    (kill or run.process.kill)()
+    run.process.wait(WITHIN_SECONDS)
+    for camera in cameras:
+        try:
+            assert select.select([camera], [], [], WITHIN_SECONDS)[0], "a camera's process outlives its line"
+        finally:
+            os.close(camera)
+
+
+def crashed(heard: Heard) -> list[VerdictEvent]:
+    """What a boot tells of the one before."""
+    return [event for event in heard.verdicts if event.reason == "dropped.crashed"]
+
+
+def assert_the_crash_is_told_first(heard: Heard) -> None:
+    """And in order: numbers and seq go on without a gap as far as the boot was heard."""
+    told = crashed(heard)
+    assert told == heard.verdicts[: len(told)]
+    number = 0
+    for seq, event in enumerate(heard.verdicts, start=1):
+        assert (event.seq, event.frame_number) == (seq, number + 1)
+        number += event.frames
+    statuses = [status for status in heard.statuses if isinstance(status, StatusEvent)]
+    assert all(account.balanced for status in statuses for account in status.ledger.values())
+
+
+def ids(events: Sequence[VerdictEvent]) -> list[int]:
+    """The frame ids that events tell of, one by one."""
+    told: list[int] = []
+    for event in events:
+        assert event.frame_id is not None
+        told += range(event.frame_id, event.frame_id + event.frames)
+        assert event.last_frame_id == (told[-1] if event.frames > 1 else None)
+    return told

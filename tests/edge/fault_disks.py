@@ -1,0 +1,72 @@
+"""Disks that are full or that cannot be written: real file systems, mounted for a test."""
+
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@contextlib.contextmanager
+def small_disk(place: Path) -> Iterator[Path]:
+    """An empty disk of a megabyte; skips where none can be mounted."""
+    with _mounted(place, "-t", "tmpfs", "-o", "size=1m", "tmpfs"):
+        yield place
+
+
+@contextlib.contextmanager
+def failing_disk(place: Path) -> Iterator[Path]:
+    """An ext4 that takes itself read-only at the first error (`fail`); skips where none can be mounted."""
+    image = place.with_suffix(".img")
+    with image.open("wb") as file:
+        file.truncate(8 << 20)
+    made = shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/sbin:/usr/sbin")
+    if made is None:
+        pytest.skip("there is no mkfs.ext4 to make a disk with")
+    subprocess.run([made, "-q", "-F", image], check=True)
+    with _mounted(place, "-o", "loop,errors=remount-ro", str(image)):
+        yield place
+
+
+def fail(disk: Path) -> None:
+    """Have the file system of a `failing_disk` find an error."""
+    device = _tool("findmnt", "--noheadings", "--output", "SOURCE", str(disk)).stdout.strip()
+    (Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error").write_text("a test")
+    with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+        (disk / "anything").write_text("")
+
+
+def fill(disk: Path) -> Path:
+    """Write until there is no room; the file that took it."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert os.statvfs(disk).f_bavail == 0
+    return filler
+
+
+def make_read_only(disk: Path) -> None:
+    """As somebody who looks after the machine does; refused where a file on it is open to be written."""
+    done = _tool("mount", "-o", "remount,ro", str(disk))
+    assert done.returncode == 0, done.stderr
+
+
+@contextlib.contextmanager
+def _mounted(place: Path, *what: str) -> Iterator[None]:
+    place.mkdir()
+    done = _tool("mount", *what, str(place))
+    if done.returncode != 0:
+        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        _tool("umount", "--lazy", str(place))
+
+
+def _tool(*command: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, text=True, capture_output=True, check=False)

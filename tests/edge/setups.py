@@ -1,0 +1,33 @@
+"""Setups of the small bundle, for tests that need no service."""
+
+from collections.abc import Mapping
+
+from edge.bundle import Bundle, ProvenEngine
+from edge.geometry import AreaOfInterest
+from edge.inference import Engine
+from edge.inspection.inspector import Inspector
+from edge.inspection.setup import Heatmaps, Setup
+from edge.inspection.verdict import Thresholds
+
+
+def setup_of(
+    bundle: Bundle,
+    engine: Engine,
+    inspector: Inspector | None = None,
+    *,
+    product: str | None = None,
+    thresholds: Thresholds | None = None,
+    areas: Mapping[str, AreaOfInterest] | None = None,
+    acting: bool = True,
+    heatmaps: Heatmaps = "never",
+) -> Setup:
+    """A setup on an engine that is running already."""
+    return Setup(
+        bundle,
+        ProvenEngine(engine, {}, engine.precision),
+        inspector or Inspector(bundle.manifest, engine, thresholds=thresholds),
+        product=product,
+        areas=areas or {},
+        acting=acting,
+        heatmaps=heatmaps,
+    )

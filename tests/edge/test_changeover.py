@@ -1,0 +1,261 @@
+"""Another product, configuration or bundle while the line runs: exchanged between two frames, or refused and told."""
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.bundle import Bundle
+from edge.delivery.commander import Commander
+from edge.delivery.messages import ChangeEvent, Event, StatusEvent, VerdictEvent
+from edge.errors import CommandRefusedError
+from tests.edge.gv_cameras import need_aravis, viva_camera
+from tests.edge.lines import RunningLine, assert_every_frame_has_its_event, running, write_line_with
+from tests.small_bundle import bundle_in
+
+DRAWN_BOARDS = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"
+CAMERA = {"kind": "pattern", "draw_size": [240, 240], "rate_fps": 40, "on_overload": "block"}
+
+
+@pytest.fixture(scope="module")
+def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return bundle_in(tmp_path_factory.mktemp("bundles") / "other", ["f32", "int8"])
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> str:
+    return f"ipc://{tmp_path}/commands"
+
+
+class Line:
+    """A line with products a and b, and what it needs to be run again."""
+
+    def __init__(
+        self, folder: Path, bundle: Path, other: Path, address: str, commands: str, camera: Any = CAMERA
+    ) -> None:
+        self.address, self.commands, self.state = address, commands, folder / "state"
+        self.state.mkdir()
+        self.file = write_line_with(
+            folder,
+            bundle,
+            address,
+            {"top": camera},
+            f'heatmaps = "never"\n\n[commands]\nbind = "{commands}"\n\n[[products]]\nname = "a"\n'
+            f'\n[[products]]\nname = "b"\nbundle = "{other}"\nthresholds = {{ score = 7.5 }}\n',
+            top='product = "a"',
+        )
+
+    def running(self) -> Any:
+        return running(self.file, self.address, env={"STATE_DIRECTORY": str(self.state)})
+
+    def rewrite(self, old: str, new: str) -> None:
+        text = self.file.read_text()
+        assert old in text
+        self.file.write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def line(tmp_path: Path, bundle: Bundle, other_bundle: Bundle, address: str, commands: str) -> Line:
+    return Line(tmp_path, bundle.path, other_bundle.path, address, commands)
+
+
+def handshake_of(event: Event) -> str | None:
+    return event.handshake.state if isinstance(event, StatusEvent) and event.handshake is not None else None
+
+
+def until_change(run: RunningLine) -> ChangeEvent:
+    event = run.until(lambda event: isinstance(event, ChangeEvent))
+    assert isinstance(event, ChangeEvent)
+    return event
+
+
+def until_inspected_as(run: RunningLine, product: str) -> VerdictEvent:
+    event = run.until(lambda event: isinstance(event, VerdictEvent) and event.product == product)
+    assert isinstance(event, VerdictEvent)
+    return event
+
+
+def reload(run: RunningLine) -> ChangeEvent:
+    os.kill(run.process.pid, signal.SIGHUP)
+    return until_change(run)
+
+
+def test_a_selected_product_is_in_force_between_two_frames_and_none_is_lost(
+    line: Line, bundle: Bundle, other_bundle: Bundle
+) -> None:
+    with line.running() as run, Commander(line.commands, 60) as to_line:
+        first = until_inspected_as(run, "a")
+        assert (first.bundle.digest, first.score_threshold) == (bundle.digest, -1.0)
+        said = to_line.select("b")
+        assert (said.product, said.bundle.digest) == ("b", other_bundle.digest)
+        change = until_change(run)
+        assert (change.change, change.in_force, change.product) == ("select", True, "b")
+        second = until_inspected_as(run, "b")
+        assert (second.bundle.digest, second.score_threshold) == (other_bundle.digest, 7.5)
+        assert to_line.select("b").product == "b", "what is in force already is no change"
+        assert to_line.select("a").bundle.digest == bundle.digest
+        until_inspected_as(run, "a")
+        heard = run.end()
+    assert_every_frame_has_its_event(heard, ["top"])
+    assert set(heard.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
+    spoken = [event.product for event in heard.verdicts]
+    assert spoken == sorted(spoken[: spoken.index("a", spoken.index("b"))]) + ["a"] * (
+        len(spoken) - spoken.index("a", spoken.index("b"))
+    )
+    assert [event.in_force for event in heard.changes] == [True, True]
+    assert min(event.seq for event in heard.verdicts if event.product == "b") > heard.changes[0].seq
+    assert heard.last.product == "a"
+    assert heard.last.last_change is not None
+    assert heard.last.last_change.in_force
+
+
+def test_while_a_product_is_made_ready_the_line_is_busy_and_inspects_on_as_before(
+    tmp_path: Path, bundle: Bundle, address: str, commands: str
+) -> None:
+    line = Line(tmp_path, bundle.path, DRAWN_BOARDS, address, commands)  # a network, which takes its time
+
+    def select() -> str:
+        with Commander(commands, 60) as to_line:
+            return to_line.select("b").product
+
+    with line.running() as run, ThreadPoolExecutor(1) as aside:
+        until_inspected_as(run, "a")
+        selected = aside.submit(select)
+        busy = run.until(lambda event: handshake_of(event) == "BUSY")
+        assert (busy.handshake.reason, busy.handshake.detail) == ("changing", "product b is being made ready")
+        during = run.next_verdict()
+        assert during.product == "a"
+        assert during.verdict != "NO_VERDICT"
+        until_inspected_as(run, "b")
+        assert selected.result() == "b"
+        run.until(lambda event: handshake_of(event) == "READY")
+        heard = run.end()
+    assert_every_frame_has_its_event(heard, ["top"])
+    assert set(heard.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
+
+
+def test_the_selected_product_is_in_force_after_a_restart_and_follows_the_file_until_one_is_selected(
+    line: Line,
+) -> None:
+    with line.running() as run:
+        until_inspected_as(run, "a")
+        line.rewrite('product = "a"', 'product = "b"')
+        assert reload(run).product == "b"
+        run.end()
+    with line.running() as run, Commander(line.commands, 60) as to_line:
+        assert run.next_verdict().product == "b"
+        to_line.select("a")
+        assert reload(run).product == "a", "a reload undoes no selection"
+        run.process.kill()
+        run.process.wait()
+    with line.running() as run:
+        assert {run.next_verdict().product for _ in range(3)} == {"a"}
+        run.end()
+
+
+def test_a_product_that_cannot_be_used_is_refused_and_the_one_before_stays(line: Line, other_bundle: Bundle) -> None:
+    with line.running() as run, Commander(line.commands, 60) as to_line:
+        until_inspected_as(run, "a")
+        with pytest.raises(CommandRefusedError, match="there is no product 'z'; expected one of a, b") as unknown:
+            to_line.select("z")
+        broken = shutil.copytree(other_bundle.path, line.file.parent / "broken")
+        (broken / "model.onnx").write_bytes(b"")
+        line.rewrite(str(other_bundle.path), str(broken))
+        assert reload(run).in_force, "what is not in force is not opened at a reload"
+        with pytest.raises(CommandRefusedError, match=r"model\.onnx") as unusable:
+            to_line.select("b")
+        change = until_change(run)
+        assert (change.change, change.in_force, change.product) == ("select", False, "a")
+        assert change.detail is not None
+        assert "model.onnx" in change.detail
+        until_inspected_as(run, "a")
+        heard = run.end()
+    assert (unknown.value.reason, unusable.value.reason) == ("unknown_product", "unusable")
+    assert_every_frame_has_its_event(heard, ["top"])
+    assert {event.product for event in heard.verdicts} == {"a"}
+    assert set(heard.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
+
+
+def test_a_reload_puts_in_force_what_the_file_says_and_refuses_what_it_cannot(
+    line: Line, bundle: Bundle, other_bundle: Bundle, address: str
+) -> None:
+    with line.running() as run:
+        assert run.next_verdict().acting
+        line.rewrite("allow_unsigned = true", "allow_unsigned = true\nacting = false\nthresholds.score = 3.5")
+        assert reload(run).in_force
+        after = run.next_verdict()
+        while after.acting:
+            after = run.next_verdict()
+        assert after.score_threshold == 3.5
+        good = line.file.read_text()
+        for old, new, why in [
+            ('name = "top"', 'name = "rear"', "the cameras were top and are rear now; restart the line"),
+            (str(bundle.path), "/nowhere", "/nowhere"),
+            (address, "tcp://127.0.0.1:1", f"events.bind was '{address}'"),
+            ("rate_fps = 40", "rate_fps = 20", "rate_fps of camera top changed; restart the line"),
+            ("[[cameras]]", "[[nonsense", "is not valid TOML"),
+        ]:
+            line.rewrite(old, new)
+            refused = reload(run)
+            assert (refused.change, refused.in_force) == ("reload", False)
+            assert refused.detail is not None
+            assert why in refused.detail
+            status = run.until(lambda event: isinstance(event, StatusEvent) and event.last_change is not None)
+            assert status.handshake.state in ("READY", "BUSY"), "the line inspects as before"
+            assert status.last_change.detail == refused.detail
+            line.file.write_text(good)
+        assert run.next_verdict().score_threshold == 3.5
+        heard = run.end()
+    assert_every_frame_has_its_event(heard, ["top"])
+    assert set(heard.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
+
+
+def test_change_after_change_leaves_no_engine_behind(line: Line) -> None:
+    """Each has threads of its own, which end with it."""
+    with line.running() as run, Commander(line.commands, 60) as to_line:
+        until_inspected_as(run, "a")
+        threads = []
+        for product in "ba" * 8:
+            to_line.select(product)
+            until_inspected_as(run, product)
+            threads.append(len(list(Path(f"/proc/{run.process.pid}/task").iterdir())))
+        run.end()
+    assert max(threads) <= min(threads) + 12, (
+        f"an engine's threads are a handful, and two may be there at once: {threads}"
+    )
+
+
+@pytest.fixture
+def gige(tmp_path: Path, bundle: Bundle, other_bundle: Bundle, address: str, commands: str) -> Iterator[Line]:
+    need_aravis()
+    with viva_camera() as device:
+        keys = {"kind": "genicam", "address": device.ip, "chunks": ["ExposureTime"], "exposure_us": 800.0}
+        line = Line(tmp_path, bundle.path, bundle.path, address, commands, keys)
+        with line.file.open("a") as file:
+            file.write('cameras = [{ name = "top", exposure_us = 400.0 }]\n')
+        yield line
+
+
+def test_no_frame_is_judged_as_a_product_with_whose_exposure_it_was_not_taken(gige: Line) -> None:
+    with gige.running() as run, Commander(gige.commands, 60) as to_line:
+        run.until_inspected()
+        to_line.select("b")
+        until_inspected_as(run, "b")
+        to_line.select("a")
+        until_inspected_as(run, "a")
+        gige.rewrite("exposure_us = 400.0", "exposure_us = 99999999.0")
+        assert reload(run).in_force
+        with pytest.raises(CommandRefusedError, match=r"camera top: .*exposure_us") as refused:
+            to_line.select("b")
+        assert refused.value.reason == "unusable"
+        run.until_inspected()
+        heard = run.end()
+    assert_every_frame_has_its_event(heard, ["top"])
+    seen = {(event.product, event.chunks["ExposureTime"]) for event in heard.verdicts if event.verdict != "NO_VERDICT"}
+    assert seen == {("a", 800.0), ("b", 400.0)}
+    assert [event.in_force for event in heard.changes] == [True, True, True, False]

@@ -1,0 +1,174 @@
+"""The disk under the state folder is full, read-only, or fails: the line inspects on and says so; and it is one's own."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from edge.bundle import Bundle
+from edge.frames import Stamp
+from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, in_flight_at_the_end
+from tests.edge.fault_boots import boots, crashed, die
+from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, small_disk
+from tests.edge.lines import (
+    WITHIN_SECONDS,
+    Heard,
+    RunningLine,
+    assert_every_frame_has_its_event,
+    complaint,
+    heatline,
+    running,
+    write_line_with,
+)
+
+CAMERA = {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 50, "waiting_frames": 8, "on_overload": "block"}
+NOBODY_WILL_KNOW = "after a crash nobody will know what was in flight"
+
+
+@pytest.fixture
+def line(tmp_path: Path, bundle: Bundle, address: str) -> Path:
+    return write_line_with(tmp_path, bundle.path, address, {"top": CAMERA}, 'heatmaps = "never"')
+
+
+def until_inspected(run: RunningLine, frames: int) -> None:
+    """Wait for verdicts on so many more frames."""
+    for _ in range(frames):
+        run.until_inspected()
+
+
+def assert_no_frame_is_lost(heard: Heard) -> None:
+    assert_every_frame_has_its_event(heard, ["top"])
+    assert not any(event.verdict == "NO_VERDICT" for event in heard.verdicts)
+    assert heard.alarms == []
+
+
+def test_a_full_disk_keeps_no_frame_from_being_inspected(tmp_path: Path, line: Path, address: str) -> None:
+    with small_disk(tmp_path / "state") as state:
+        fill(state)
+        with running(line, address, env={"STATE_DIRECTORY": str(state)}) as run:
+            until_inspected(run, 20)
+            run.process.send_signal(signal.SIGTERM)
+            heard = run.until_stopped()
+            _, log = run.process.communicate(timeout=WITHIN_SECONDS)
+            assert run.process.returncode == 0
+    assert_no_frame_is_lost(heard)
+    assert f"{state / FILE_NAME} cannot be written ([Errno 28] {os.strerror(28)}" in log
+    assert log.count(NOBODY_WILL_KNOW) == 1
+
+
+def test_a_disk_that_fills_while_a_line_runs_takes_nothing_from_its_record(
+    tmp_path: Path, line: Path, address: str
+) -> None:
+    with small_disk(tmp_path / "state") as state, boots(line, address, state) as lives:
+        with lives.boot() as run:
+            until_inspected(run, 1)
+            fill(state)
+            until_inspected(run, 20)
+            die(run)
+        noted = in_flight_at_the_end(state / FILE_NAME)
+        with lives.boot() as run:
+            until_inspected(run, 1)
+            heard = run.end()
+    assert [(event.frame_id, event.frames) for event in crashed(heard)] == [
+        (stamp.frame_id, stamp.frames) for stamp in noted
+    ]
+    assert_every_frame_has_its_event(heard, ["top"])
+
+
+def test_a_full_disk_that_still_holds_the_last_record_holds_the_next(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "state") as state:
+        FlightRecorder(state / FILE_NAME, {"top": 0}).announced(Stamp("top", 7, number=1))
+        fill(state)
+        recorder = FlightRecorder(state / FILE_NAME, {"top": 1})
+        recorder.announced(Stamp("top", 1, number=2))
+        assert recorder.fault is None
+        (stamp,) = in_flight_at_the_end(state / FILE_NAME)
+        assert (stamp.number, stamp.frame_id) == (2, 1)
+
+
+def test_a_disk_that_is_read_only_from_the_start_keeps_no_frame_from_being_inspected(
+    tmp_path: Path, line: Path, address: str
+) -> None:
+    with small_disk(tmp_path / "state") as state:
+        make_read_only(state)
+        with running(line, address, env={"STATE_DIRECTORY": str(state)}) as run:
+            until_inspected(run, 20)
+            run.process.send_signal(signal.SIGTERM)
+            heard = run.until_stopped()
+            _, log = run.process.communicate(timeout=WITHIN_SECONDS)
+            assert run.process.returncode == 0
+    assert_no_frame_is_lost(heard)
+    assert log.count(NOBODY_WILL_KNOW) == 1
+
+
+def test_a_disk_that_fails_and_goes_read_only_while_a_line_runs_keeps_no_frame_from_being_inspected(
+    tmp_path: Path, line: Path, address: str
+) -> None:
+    with failing_disk(tmp_path / "state") as state:
+        with running(line, address, env={"STATE_DIRECTORY": str(state)}) as run:
+            until_inspected(run, 5)
+            fail(state)
+            until_inspected(run, 20)
+            run.process.send_signal(signal.SIGTERM)
+            heard = run.until_stopped()
+            _, log = run.process.communicate(timeout=WITHIN_SECONDS)
+            assert run.process.returncode == 0
+    assert_no_frame_is_lost(heard)
+    assert f"{state / FILE_NAME} cannot be written ({os.strerror(30)})" in log
+    assert log.count(NOBODY_WILL_KNOW) == 1, "said once, and not with every frame"
+
+
+def test_a_record_that_somebody_cut_off_kills_no_line(tmp_path: Path) -> None:
+    """To a file that is mapped into memory, that is a bus error."""
+    recorder = FlightRecorder(tmp_path / "in-flight", {"top": 0})
+    recorder.announced(Stamp("top", 1, number=1))
+    os.truncate(tmp_path / "in-flight", 0)
+    recorder.announced(Stamp("top", 2, number=2))
+    recorder.told(Stamp("top", 1, number=1))
+    assert recorder.fault is None
+    assert in_flight_at_the_end(tmp_path / "in-flight") == []
+
+
+def test_a_record_that_can_be_written_again_is_one_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file system that took itself read-only stays so until it is mounted anew, so its file is taken away here."""
+    recorder = FlightRecorder(tmp_path / "in-flight", {"top": 0})
+    for number in range(1, 4):
+        recorder.announced(Stamp("top", number, number=number))
+    real, recorder._fd = recorder._fd, os.open(tmp_path / "in-flight", os.O_RDONLY)
+    recorder.told(Stamp("top", 1, number=1))
+    recorder.told(Stamp("top", 2, number=2))
+    assert recorder.fault is not None
+    assert caplog.text.count(NOBODY_WILL_KNOW) == 1
+    os.close(recorder._fd)
+    recorder._fd = real
+    recorder.announced(Stamp("top", 4, number=4))
+    recorder.told(Stamp("top", 3, number=3))
+    assert recorder.fault is None
+    (stamp,) = in_flight_at_the_end(tmp_path / "in-flight")
+    assert (stamp.number, stamp.frames, stamp.frame_id) == (4, 1, 4)
+    recorder.close()
+
+
+def test_two_lines_with_one_state_folder_are_one_line_too_many_as_long_as_the_first_lives(
+    tmp_path: Path, line: Path, bundle: Bundle, address: str
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    env = {"STATE_DIRECTORY": str(state)}
+    (tmp_path / "other").mkdir()
+    other = write_line_with(tmp_path / "other", bundle.path, f"ipc://{tmp_path}/other/events", {"side": CAMERA})
+    with boots(line, address, state) as lives:
+        with lives.boot() as run:
+            until_inspected(run, 3)
+            refused = heatline("run", other, env=env)
+            assert refused.returncode == 7
+            assert f"{state} belongs to another line that is running" in complaint(refused)
+            until_inspected(run, 3)
+            die(run)
+        noted = in_flight_at_the_end(state / FILE_NAME)
+        with lives.boot() as run:
+            until_inspected(run, 3)
+            heard = run.end()
+    assert_every_frame_has_its_event(heard, ["top"])
+    assert sum(event.frames for event in crashed(heard)) == sum(stamp.frames for stamp in noted)

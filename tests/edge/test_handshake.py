@@ -1,0 +1,80 @@
+"""The handshake: the gravest reason first, all of them in words."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.cameras.state import CameraState, State
+from edge.service.handshake import STALLED_AFTER_SECONDS, handshake, reasons
+
+GRAVITY = ["NOT_READY", "BUSY", "DEGRADED"]
+
+
+def camera(state: State, reason: str | None = None) -> CameraState:
+    return CameraState(state=state, reason=reason, since_at_ns=1)
+
+
+LIVE, DEAD, OPENING = camera("LIVE"), camera("DEAD", "silent"), camera("OPENING")
+
+
+def test_a_line_that_inspects_what_all_its_cameras_see_is_ready() -> None:
+    found = reasons("RUNNING", {"top": LIVE, "side": camera("IDLE")}, quiet_for_s=0.2)
+    told = handshake(found, 7)
+    assert (told.state, told.reason, told.detail, told.heartbeat) == ("READY", None, None, 7)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "state", "word", "sentence"),
+    [
+        ({"state": "STARTING"}, "NOT_READY", "starting", "it is starting"),
+        ({"state": "STOPPED"}, "NOT_READY", "stopping", "it has stopped"),
+        ({"quiet_for_s": 7.9}, "NOT_READY", "stalled", "nothing came out of the inspection for 7 s"),
+        ({"cameras": {"top": DEAD}}, "NOT_READY", "no_camera", "no camera is there, camera top is dead (silent)"),
+        ({"cameras": {"top": OPENING}}, "NOT_READY", "no_camera", "no camera is there, camera top is being opened"),
+        ({"changing": "product b"}, "BUSY", "changing", "product b is being made ready"),
+        ({"cameras": {"top": LIVE, "side": DEAD}}, "DEGRADED", "camera_dead", "camera side is dead (silent)"),
+        ({"losses": ["camera top: 1 of 9"]}, "DEGRADED", "frames_lost", "camera top: 1 of 9"),
+        ({"fell_back": "f32 instead of int8"}, "DEGRADED", "precision", "in f32 instead of int8"),
+        ({"unrecorded": "the disk is full"}, "DEGRADED", "unrecorded", "the disk is full"),
+        ({"unremembered": "the disk is full"}, "DEGRADED", "unremembered", "the disk is full"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_in_a_word_and_a_sentence(
+    wrong: dict[str, object], state: str, word: str, sentence: str
+) -> None:
+    given_: dict[str, object] = {"state": "RUNNING", "cameras": {"top": LIVE}, "quiet_for_s": 0.0, **wrong}
+    told = handshake(reasons(**given_), 0)  # type: ignore[arg-type]
+    assert (told.state, told.reason, told.detail) == (state, word, sentence)
+
+
+def test_a_camera_that_has_shown_its_last_frame_is_not_missed() -> None:
+    assert reasons("RUNNING", {"top": camera("ENDED")}, quiet_for_s=0.0) == []
+
+
+@given(
+    st.sampled_from(["STARTING", "RUNNING", "STOPPED"]),
+    st.dictionaries(st.sampled_from("abc"), st.sampled_from([LIVE, DEAD, camera("OPENING"), camera("ENDED")])),
+    st.floats(0, 60),
+    st.none() | st.just("product b"),
+    st.lists(st.just("camera a: 1 of 9 frames inspected"), max_size=2),
+    st.none() | st.just("why"),
+)
+def test_the_gravest_reason_is_told_and_no_reason_is_left_out(
+    state: str,
+    cameras: dict[str, CameraState],
+    quiet_for_s: float,
+    changing: str | None,
+    losses: list[str],
+    why: str | None,
+) -> None:
+    found = reasons(
+        state, cameras, quiet_for_s=quiet_for_s, changing=changing, losses=losses, unrecorded=why  # type: ignore[arg-type]
+    )  # fmt: skip
+    told = handshake(found, 3)
+    order = [GRAVITY.index(reason.state) for reason in found]
+    assert order == sorted(order)
+    assert (told.state == "READY") == (not found)
+    assert (told.state == "NOT_READY") >= (state != "RUNNING" or quiet_for_s > STALLED_AFTER_SECONDS)
+    for reason in found:
+        assert told.detail is not None
+        assert reason.sentence in told.detail

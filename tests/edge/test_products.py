@@ -1,0 +1,124 @@
+"""Products in a line's file: what each is inspected by, and what is refused because it would mislead."""
+
+from pathlib import Path
+
+import pytest
+
+from edge.cameras.settings import GenicamSettings
+from edge.config import load_config
+from edge.errors import ConfigError
+
+LINE = """
+bundle = "a.bundle"
+product = "a"
+
+[[cameras]]
+kind = "genicam"
+name = "top"
+size = [640, 480]
+exposure_us = 800.0
+
+[[cameras]]
+kind = "pattern"
+name = "side"
+look_at = [[[0, 0], [9, 0], [9, 9]]]
+size = [640, 480]
+
+[thresholds]
+score = 2.5
+
+[[products]]
+name = "a"
+
+"""
+
+
+ALL_OF_IT = [[[0, 0], [640, 0], [640, 480], [0, 480]]]
+
+
+def load(folder: Path, text: str) -> object:
+    path = folder / "line.toml"
+    path.write_text(text)
+    return load_config(path)
+
+
+def test_a_product_has_what_it_says_and_the_rest_as_the_line_says(tmp_path: Path) -> None:
+    path = tmp_path / "line.toml"
+    path.write_text(
+        LINE
+        + """
+[[products]]
+name = "b"
+bundle = "b.bundle"
+
+[[products.cameras]]
+name = "top"
+exposure_us = 400.0
+look_away = [[[0, 0], [9, 0], [9, 9]]]
+
+[[products.cameras]]
+name = "side"
+look_at = []
+
+[[products]]
+name = "c"
+thresholds = { score = 4.0 }
+"""
+    )
+    config = load_config(path)
+    a, b, c = (config.of_product(name) for name in "abc")
+    assert [each.product for each in (a, b, c)] == ["a", "b", "c"]
+    assert [each.bundle.name for each in (a, b, c)] == ["a.bundle", "b.bundle", "a.bundle"]
+    assert all(each.bundle.is_absolute() for each in (a, b, c))
+    assert [each.thresholds.score for each in (a, b, c)] == [2.5, None, 4.0], "another bundle has logits of its own"
+    tops = [each.cameras[0] for each in (a, b, c)]
+    assert all(isinstance(top, GenicamSettings) for top in tops)
+    assert [getattr(top, "exposure_us", None) for top in tops] == [800.0, 400.0, 800.0]
+    assert [len(top.look_away) for top in tops] == [0, 1, 0]
+    assert [len(each.cameras[1].look_at) for each in (a, b, c)] == [1, 0, 1]
+
+
+def test_a_line_without_products_has_one_configuration_and_no_name_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "line.toml"
+    path.write_text('bundle = "a"\n[[cameras]]\nkind = "pattern"\nname = "top"\n')
+    config = load_config(path)
+    assert config.of_product(None) is config
+    with pytest.raises(ConfigError, match="there is no product 'a'; expected none, as the line has no products"):
+        config.of_product("a")
+
+
+@pytest.mark.parametrize(
+    ("products", "complaint"),
+    [
+        ('[[products]]\nname = "a"\n', "two products have the same name (a, a)"),
+        ('[[products]]\nname = "a\\u0007"\n', "cannot be printed"),
+        ('[[products]]\nname = "b"\nexposure_us = 5\n', "unknown field `exposure_us`"),
+        ('[[products]]\nname = "b"\ncameras = [{ name = "rear" }]\n', "b names camera rear; the line has top, side"),
+        ('[[products]]\nname = "b"\ncameras = [{ name = "top" }, { name = "top" }]\n', "names a camera twice"),
+        (
+            '[[products]]\nname = "b"\ncameras = [{ name = "side", exposure_us = 5 }]\n',
+            "product b sets exposure_us of camera side, and cameras of kind 'pattern' have none",
+        ),
+        (
+            f'[[products]]\nname = "b"\ncameras = [{{ name = "top", look_away = {ALL_OF_IT} }}]\n',
+            "product b, camera top: look_at and look_away leave nothing",
+        ),
+        (
+            '[[products]]\nname = "b"\ncameras = [{ name = "top", gain_db = 3.0 }]\n',
+            "camera top: some products set gain_db, and a would have it as the product before left it",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_mislead_is_refused_with_its_reason(tmp_path: Path, products: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, LINE + products)
+    assert complaint in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "complaint"), [("", "none is in force at first; set product to"), ('product = "z"', "product is 'z'")]
+)  # fmt: skip
+def test_which_product_is_in_force_at_first_must_be_said(tmp_path: Path, first: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, LINE.replace('product = "a"', first))
+    assert complaint in str(refused.value)

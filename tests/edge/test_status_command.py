@@ -1,0 +1,171 @@
+"""`heatline status`: what a line says of itself, in words, in JSON and as an exit code."""
+
+import json
+import re
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from edge.cli import named_line
+from edge.cli.named_line import events_address, file_of, name_of
+from edge.cli.status import EXIT_CODES, status
+from edge.delivery.messages import Handshake, HandshakeState, StatusEvent
+from edge.errors import ConfigError
+from tests.edge.lines import heatline
+from tests.edge.spoken_line import SpokenLine, a_status
+
+ROOT = Path(__file__).parents[2]
+WIDE = {"COLUMNS": "200"}
+
+
+def ask(*arguments: str) -> Result:
+    return CliRunner().invoke(status, [*arguments, "--timeout", "20"], env=WIDE)
+
+
+def handshake(state: HandshakeState, reason: str | None = None, detail: str | None = None) -> StatusEvent:
+    return a_status(handshake=Handshake(state=state, reason=reason, detail=detail, heartbeat=7))
+
+
+def configured(path: Path, bind: str) -> Path:
+    """A line's file, whose bundle is not there: nothing of it is needed but the address."""
+    path.write_text(
+        f'bundle = "gone"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "gone"\n[events]\nbind = "{bind}"\n'
+    )
+    return path
+
+
+@pytest.mark.parametrize("state", get_args(HandshakeState))
+def test_the_exit_code_says_the_state(address: str, state: HandshakeState) -> None:
+    with SpokenLine(address, handshake(state)):
+        result = ask(address, "--json")
+    assert result.exit_code == EXIT_CODES[state] == {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}[state]
+    assert json.loads(result.output)["state"] == state
+
+
+def test_the_installed_command_ends_with_that_exit_code_and_one_json_object(address: str) -> None:
+    event = a_status()
+    with SpokenLine(address, event):
+        result = heatline("status", address, "--json", "--timeout", "20")
+    assert (result.returncode, result.stderr, result.stdout.count("\n")) == (17, "", 1)
+    report = json.loads(result.stdout)
+    assert event.handshake is not None
+    assert {name: report[name] for name in ("state", "reason", "detail", "heartbeat")} == msgspec.structs.asdict(
+        event.handshake
+    )
+    assert report["address"] == address
+    assert msgspec.convert(report["status"], StatusEvent) == event, "the rest is the event as docs/protocol.md has it"
+
+
+def test_people_are_told_all_that_matters(address: str) -> None:
+    with SpokenLine(address, a_status()):
+        shown = ask(address).output
+    for fact in (
+        "line1: DEGRADED (camera_dead)",
+        "camera side is dead: it is not there",
+        "4711",
+        "boards 2026.11 (abababababab)",
+        "openvino in bf16",
+        "131090",
+        "LIVE; captured 131080 = inspected 131076 + dropped 4 + failed 0 + in flight 0",
+        "DEAD (open); captured 0",
+        "reload, refused at 20",
+        "model.onnx was changed or damaged",
+    ):
+        assert fact in shown
+
+
+def test_a_line_that_is_ready_and_has_no_products_says_no_more_than_it_must(address: str) -> None:
+    plain = msgspec.structs.replace(handshake("READY"), product=None, last_change=None, acting=False)
+    with SpokenLine(address, plain):
+        shown = ask(address).output
+    assert shown.startswith("line1: READY ")
+    assert not any(word in shown for word in ("why", "product", "last change", "None"))
+    assert "no: nobody's ejector may fire" in shown
+
+
+def test_a_line_that_is_not_there_is_not_ready(address: str) -> None:
+    result = CliRunner().invoke(status, [address, "--json", "--timeout", "0.05"])
+    report = json.loads(result.output)
+    assert (result.exit_code, report["state"], report["reason"]) == (18, "NOT_READY", "unreachable")
+    assert (report["heartbeat"], report["status"]) == (None, None)
+    shown = CliRunner().invoke(status, [address, "--timeout", "0.05"], env=WIDE).output
+    assert shown.startswith(f"{address}: NOT_READY (unreachable) ")
+    assert "is the line running" in shown
+
+
+def test_a_line_of_an_older_version_is_not_taken_for_ready(address: str) -> None:
+    with SpokenLine(address, a_status(handshake=None)):
+        result = ask(address, "--json")
+    assert (result.exit_code, json.loads(result.output)["reason"]) == (18, "unknown")
+
+
+def test_a_detail_of_control_characters_is_shown_and_not_obeyed(address: str) -> None:
+    with SpokenLine(address, handshake("DEGRADED", "camera_dead", "\x1b[2J[bold]gone")):
+        shown = ask(address).output
+    assert "\x1b" not in shown
+    assert "\\x1b[2J[bold]gone" in shown
+
+
+# Which line.
+
+
+def test_a_line_is_found_by_its_file_and_by_its_name(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(named_line, "LINES", tmp_path)
+    file = configured(tmp_path / "line1.toml", address)
+    with SpokenLine(address, handshake("READY")):
+        assert ask(str(file)).exit_code == ask("line1").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "file", "name"),
+    [
+        ("line1", "/etc/heatline/line1.toml", "line1"),
+        ("line1.toml", "line1.toml", "line1"),
+        ("./line1", "line1", "line1"),
+        ("/srv/lines/west.toml", "/srv/lines/west.toml", "west"),
+    ],
+)
+def test_what_names_a_line(line: str, file: str, name: str) -> None:
+    assert (file_of(line), name_of(line)) == (Path(file), name)
+
+
+@pytest.mark.parametrize("name", ["tcp://127.0.0.1:5556", "ipc:///run/heatline/line1/events"])
+def test_an_address_names_itself(name: str) -> None:
+    assert (events_address(name), name_of(name)) == (name, name)
+
+
+@pytest.mark.parametrize(
+    ("bound", "reached"),
+    [
+        ("tcp://*:5556", "tcp://127.0.0.1:5556"),
+        ("tcp://0.0.0.0:5556", "tcp://127.0.0.1:5556"),
+        ("tcp://192.168.0.4:5556", "tcp://192.168.0.4:5556"),
+        ("ipc:///run/heatline/line1/events", "ipc:///run/heatline/line1/events"),
+    ],
+)
+def test_what_is_bound_at_every_address_is_reached_at_loopback(tmp_path: Path, bound: str, reached: str) -> None:
+    assert events_address(str(configured(tmp_path / "line1.toml", bound))) == reached
+
+
+@pytest.mark.parametrize("text", ["nonsense", 'bundle = "b"'])
+def test_a_file_that_cannot_be_used_is_told_with_the_way_around_it(tmp_path: Path, text: str) -> None:
+    (tmp_path / "line1.toml").write_text(text)
+    for line in (tmp_path / "line1.toml", tmp_path / "missing.toml"):
+        error = ask(str(line)).exception
+        assert isinstance(error, ConfigError)
+        assert "or name the address of the line's events instead" in str(error)
+
+
+# What the documents say of it.
+
+
+def test_the_exit_codes_are_documented_beside_those_of_errors() -> None:
+    rows = re.findall(r"^\| (\d+) \| \| `heatline status`: (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert {state: int(code) for code, state in rows} == {
+        state: code for state, code in EXIT_CODES.items() if state != "READY"
+    }
