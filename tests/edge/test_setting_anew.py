@@ -1,0 +1,108 @@
+"""A camera is closed and opened with other settings while it runs: no frame is lost that it had announced, none comes
+before it may.
+"""
+
+from pathlib import Path
+
+from edge.cameras.settings import FolderSettings
+from edge.inspection.pipeline import GRAB_TIMEOUT_SECONDS
+from tests.edge.supervised import Watched, drawn_camera, watched
+
+NEW_IDS_FROM = 1000
+OLD, NEW = drawn_camera(rate_fps=100), drawn_camera(rate_fps=100, first_frame_id=NEW_IDS_FROM)
+NOWHERE = FolderSettings(name="top", path=Path("/nowhere"))
+
+
+class Answer:
+    """What a change says, and how many frames had been brought by then."""
+
+    def __init__(self, camera: Watched) -> None:
+        self._camera = camera
+        self.said: list[str | None] = []
+        self.ids_before: list[int] = []
+
+    def __call__(self, error: str | None) -> None:
+        self.said.append(error)
+        self.ids_before = self._camera.ids()
+
+
+def test_frames_that_were_announced_come_before_and_all_after_are_of_the_new_settings() -> None:
+    with watched(OLD) as camera:
+        camera.until_frames(3)
+        camera.until_unread(3)
+        answer = Answer(camera)
+        camera.camera.change(NEW, answer)
+        camera.until(lambda: bool(answer.said))
+        camera.until_frames(3)
+        ids = camera.ids()
+        old, new = [i for i in ids if i < NEW_IDS_FROM], [i for i in ids if i >= NEW_IDS_FROM]
+        assert answer.said == [None]
+        assert ids == [*range(1, len(old) + 1), *range(NEW_IDS_FROM, NEW_IDS_FROM + len(new))]
+        assert len(old) >= 6
+        assert all(i < NEW_IDS_FROM for i in answer.ids_before)
+        assert camera.bad == []
+        assert camera.alarms == []
+        assert camera.camera.state().openings == 2
+
+
+def test_frames_of_settings_that_were_refused_can_be_left_out_and_are_told() -> None:
+    with watched(OLD) as camera:
+        camera.until_frames(1)
+        camera.until_unread(3)
+        answer = Answer(camera)
+        camera.camera.change(NEW, answer, keep_frames=False)
+        camera.until(lambda: bool(answer.said))
+        camera.until_frames(2)
+        assert {(seen.kind, seen.reason) for seen in camera.bad} == {("dropped", "changeover")}
+        old = [i for i in camera.ids() if i < NEW_IDS_FROM]
+        assert old == list(range(1, len(old) + 1))
+
+
+def test_settings_that_it_cannot_be_opened_with_are_told_and_it_comes_back_with_the_former() -> None:
+    with watched(OLD) as camera:
+        camera.until_frames(1)
+        refused, back = Answer(camera), Answer(camera)
+        camera.camera.change(NOWHERE, refused)
+        camera.until(lambda: bool(refused.said))
+        camera.camera.change(OLD, back)
+        camera.until(lambda: bool(back.said))
+        camera.until_frames(2)
+        (why,) = refused.said
+        assert why is not None
+        assert "/nowhere" in why
+        assert back.said == [None]
+        assert camera.states == [("open", True), ("open", False)]
+
+
+def test_a_dead_camera_is_opened_with_them_when_it_can_be(tmp_path: Path) -> None:
+    with watched(NOWHERE, opened=False) as camera:
+        camera.until(lambda: bool(camera.alarms))
+        answer = Answer(camera)
+        camera.camera.change(NEW, answer)
+        camera.until(lambda: bool(answer.said))
+        camera.until_frames(1)
+        assert answer.said == [None], "nobody waits for a dead camera"
+        assert camera.ids()[0] == NEW_IDS_FROM
+
+
+def test_a_part_that_waits_for_its_frame_is_given_up_and_the_next_is_taken() -> None:
+    triggered = {"trigger": "software", "trigger_timeout_ms": 60_000}
+    with watched(drawn_camera(**triggered, ignore_triggers=[1])) as camera:
+        camera.trigger("P-1")
+        camera.grab(GRAB_TIMEOUT_SECONDS)
+        answer = Answer(camera)
+        camera.camera.change(drawn_camera(**triggered), answer)
+        camera.until(lambda: bool(answer.said))
+        camera.trigger("P-2")
+        camera.until_frames(1)
+        assert [(seen.stamp.part_id, seen.reason) for seen in camera.seen] == [("P-1", "no_frame"), ("P-2", None)]
+
+
+def test_a_change_that_meets_the_end_is_refused() -> None:
+    with watched(OLD) as camera:
+        pending, late = Answer(camera), Answer(camera)
+        camera.camera.change(NEW, pending)
+        camera.camera.interrupt()
+        camera.to_the_end()
+        camera.camera.change(NEW, late)
+        assert pending.said == late.said == ["the line is stopping"]
