@@ -2,6 +2,10 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+SOAK_ARGS ?=
+# For `make package`: a Python as on the line PC, and where the package is written to.
+TARGET_PYTHON ?= /usr/bin/python3
+OUT ?= dist
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
@@ -10,7 +14,7 @@ PACKAGE := pyproject.toml edge/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check format bench schemas study demo-bundle clean
+.PHONY: help demo test test-slow check format bench soak schemas study demo-bundle package clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -36,6 +40,9 @@ format: .venv/.dev ## Format the code and mend what the linter can
 bench: .venv/.dev ## The micro-benches
 	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
 
+soak: .venv/.runtime ## The service for 100,000 frames and 30 minutes: does it grow? More options in SOAK_ARGS
+	@$(BIN)/heatline bench soak $(SOAK_ARGS)
+
 schemas: .venv/.runtime ## Write the JSON Schemas of the events from their structs
 	@$(BIN)/python -m edge.delivery.schemas.generate
 
@@ -47,6 +54,9 @@ study: ## Train, evaluate and report the study's table on the data in HEATLINE_D
 
 demo-bundle: .venv/.dev ## Train and export the demo's bundle anew
 	PATH="$(CURDIR)/$(BIN):$$PATH" examples/drawn_boards/rebuild.sh
+
+package: .venv/.runtime ## What line PCs without a network are installed from, for TARGET_PYTHON; writes OUT, or dist/
+	@$(BIN)/python systemd/package.py --python $(TARGET_PYTHON) --out $(OUT)
 
 clean: ## Delete all that make makes: .venv, demo-out, caches
 	rm -rf .venv demo-out build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -295,9 +295,10 @@ def test_the_example_cameras_can_be_read(example: str, tmp_path: Path) -> None:
     assert len(load_config(file).cameras) == 1
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/config.md"])
-def test_the_example_configurations_can_be_read(document: str, tmp_path: Path) -> None:
-    (example,) = blocks(read(document), "toml")
+@pytest.mark.parametrize(
+    "example", [example for document in ("README.md", "docs/config.md") for example in blocks(read(document), "toml")]
+)
+def test_the_example_configurations_can_be_read(example: str, tmp_path: Path) -> None:
     file = tmp_path / "line.toml"
     file.write_text(example)
     assert load_config(file).bundle == tmp_path / "boards.bundle"

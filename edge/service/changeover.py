@@ -107,17 +107,20 @@ class Changeover:
             if self.changing is not None or self._closed:
                 return False
             self.changing = what
-            self._worker = threading.Thread(target=self._run, args=(work,), name="changeover", daemon=True)
+            former = self._worker
+            self._worker = threading.Thread(target=self._run, args=(work, former), name="changeover", daemon=True)
             self._worker.start()
             return True
 
-    def _run(self, work: Callable[[], None]) -> None:
+    # On the worker's thread. `changing` is over before it is told: who hears of it may ask for the next at once.
+
+    def _run(self, work: Callable[[], None], former: threading.Thread | None) -> None:
+        if former is not None:
+            former.join()  # it has told, and has its last lines to do
         try:
             work()
         finally:
             self.changing = None
-
-    # On the worker's thread.
 
     def _reload(self) -> None:
         self._reloading(True)
@@ -126,8 +129,7 @@ class Changeover:
             _require_exchangeable(self._config, config)
             # A product that was selected stays in force, unless the file has it no more.
             selected = self._selected in [product.name for product in config.products]
-            self._exchange("reload", config.of_product(self._selected if selected else config.product))
-            self._config = config
+            self._exchange("reload", config, self._selected if selected else config.product)
         except Exception as error:
             self._refuse("reload", _why(error))
         finally:
@@ -136,36 +138,42 @@ class Changeover:
     def _select(self, product: str, answer: Answer) -> None:
         try:
             if self._in_force.setup.product != product:
-                self._exchange("select", self._config.of_product(product))
+                self._exchange("select", self._config, product)
         except Exception as error:
-            self._refuse("select", _why(error))
-            answer(commands.refusal("unusable" if isinstance(error, HeatlineError) else "fault", _why(error)))
+            why = _why(error)
+            self._refuse("select", why)
+            answer(commands.refusal("unusable" if isinstance(error, HeatlineError) else "fault", why))
             return
         self._remember(product)
+        self.changing = None
         answer(commands.Selected(product=product, bundle=bundle_name(self._in_force.setup)))
 
-    def _exchange(self, change: Literal["reload", "select"], config: LineConfig) -> None:
+    def _exchange(self, change: Literal["reload", "select"], config: LineConfig, product: str | None) -> None:
         """Make ready, and put in force.
 
         Raises:
             HeatlineError: why not; what was in force still is.
         """
         before = self._in_force
-        prepared = prepare(config, like=before)
+        prepared = prepare(config.of_product(product), like=before)
         told = Change(change=change, in_force=True, at_ns=time.time_ns())
+
+        def put_in_force(setup: Setup) -> None:
+            self._pipeline.put_in_force(setup)
+            self._config, self._in_force, self.last, self.changing = config, prepared, told, None
+
         try:
-            with set_anew(self._cameras, before.config.cameras, config.cameras):
-                self._teller.exchange(told, prepared.setup, self._pipeline.put_in_force)
+            with set_anew(self._cameras, before.config.cameras, prepared.config.cameras):
+                self._teller.exchange(told, prepared.setup, put_in_force)
         except CameraError:
             self._retire(prepared)
             raise
-        self._in_force, self.last = prepared, told
         logger.info("in force: %s", in_words(prepared.setup))
         self._retire(before)
 
     def _refuse(self, change: Literal["reload", "select"], detail: str) -> None:
         logger.error("%s refused, and what was in force still is: %s", change, detail)
-        self.last = Change(change=change, in_force=False, detail=detail, at_ns=time.time_ns())
+        self.last, self.changing = Change(change=change, in_force=False, detail=detail, at_ns=time.time_ns()), None
         self._teller.refusal(self.last)
 
     def _remember(self, product: str) -> None:
@@ -174,9 +182,7 @@ class Changeover:
             remember_product(self._remember_in, product)
             self.unremembered = None
         except OSError as error:
-            self.unremembered = (
-                f"after a restart {product} may not be in force, as {self._remember_in} cannot be written"
-            )
+            self.unremembered = f"a restart may undo the selection, as {self._remember_in} cannot be written"
             logger.error("%s (%s)", self.unremembered, error.strerror)
 
     def _retire(self, old: Prepared) -> None:

@@ -1,0 +1,40 @@
+"""A line PC's life in one boot. Nothing is judged here: that is `test_boot.py`'s, by what the steps saw."""
+
+import failing
+import installing
+import reloading
+import running
+from machine import OUT
+from scene import events, line
+from steps import Steps
+
+STEPS = {
+    "install": installing.install,
+    "set_up": installing.set_up,
+    "start": running.start,
+    "status": running.status,
+    "sandbox": running.sandbox,
+    "reload_to_a_better_bundle": reloading.to_a_better_bundle,
+    "reload_to_another_threshold": reloading.to_another_threshold,
+    "reload_to_a_broken_bundle": reloading.to_a_broken_bundle,
+    "reload_to_nonsense": reloading.to_nonsense,
+    "select_another_product": reloading.to_another_product,
+    "no_camera": failing.no_camera,
+    "one_address_for_two": failing.one_address_for_two,
+    "upgrade": installing.upgrade,
+    "roll_back": installing.roll_back,
+    "kill_9": failing.kill_9,
+    "stitching_hangs": failing.stitching_hangs,
+    "publishing_hangs": failing.publishing_hangs,
+    "stop": running.stop,
+    "start_with_nonsense": running.start_with_nonsense,
+}
+
+steps = Steps()
+try:
+    for name, step in STEPS.items():
+        if not steps.take(name, step):
+            break
+finally:
+    (OUT / "journal.txt").write_text("\n".join(line.journal()))
+    events.close()

@@ -1,0 +1,124 @@
+"""What a line engineer has on the line PC: commands, systemctl, the journal, and somebody who hears the events.
+
+Runs inside the container, by Debian's own Python and its standard library alone.
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+OUT = Path("/out")
+CURRENT = Path("/opt/heatline/current")
+HEATLINE = CURRENT / "bin" / "heatline"
+WITHIN_SECONDS = 180.0
+COMMAND_WITHIN_SECONDS = 600.0
+"""Both bound what would otherwise hang, on a machine that is busy otherwise; never what is measured."""
+POLL_SECONDS = 0.05
+
+T = TypeVar("T")
+Event = Mapping[str, Any]
+
+
+def until(what: str, look: Callable[[], T]) -> T:
+    """What `look` finds, as soon as it finds anything."""
+    give_up = time.monotonic() + WITHIN_SECONDS
+    while not (found := look()):
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"{what} did not come within {WITHIN_SECONDS:.0f} s")
+        time.sleep(POLL_SECONDS)
+    return found
+
+
+def run(*command: str | Path) -> dict[str, Any]:
+    """A command's exit code and what it said."""
+    ended = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=COMMAND_WITHIN_SECONDS, check=False
+    )
+    return {"exit": ended.returncode, "stdout": ended.stdout, "stderr": ended.stderr}
+
+
+def must(*command: str | Path) -> str:
+    """What a command printed that has to succeed for the rest to make sense."""
+    ended = run(*command)
+    if ended["exit"]:
+        raise RuntimeError(f"{' '.join(map(str, command))} ended with {ended['exit']}: {ended['stderr'][-2000:]}")
+    return str(ended["stdout"])
+
+
+class Unit:
+    """One systemd unit."""
+
+    SHOWN = "ActiveState", "SubState", "StatusText", "Result", "NRestarts", "MainPID", "ExecMainStatus"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def show(self) -> dict[str, str]:
+        """What systemd says of it."""
+        lines = must("systemctl", "show", self.name, f"--property={','.join(self.SHOWN)}").splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    def does(self, verb: str) -> dict[str, Any]:
+        return run("systemctl", verb, self.name)
+
+    def is_active(self) -> bool:
+        return self.show()["ActiveState"] == "active"
+
+    def pid(self) -> int:
+        return int(self.show()["MainPID"])
+
+    def restarts(self) -> int:
+        return int(self.show()["NRestarts"])
+
+    def drop_in(self, name: str, *settings: str) -> None:
+        """Add settings of `[Service]`, as `systemctl edit` does; they hold from the next start on."""
+        folder = Path(f"/etc/systemd/system/{self.name}.service.d")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.conf").write_text("\n".join(["[Service]", *settings, ""]))
+        must("systemctl", "daemon-reload")
+
+    def journal(self) -> list[str]:
+        """What systemd and the service logged, the oldest first."""
+        return must("journalctl", "--unit", self.name, "--output=cat", "--no-pager").splitlines()
+
+
+class Listener:
+    """Hears a line out in a process of its own; a mark remembers how much had been heard by then."""
+
+    FILE = OUT / "events.jsonl"
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def open(self) -> None:
+        python = Path(os.path.realpath(CURRENT)) / "bin" / "python"  # whatever is current later
+        with self.FILE.open("wb") as file:
+            self._process = subprocess.Popen([python, "/boot-test/listen.py", self._address], stdout=file)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def mark(self) -> int:
+        return self.FILE.read_bytes().count(b"\n") if self.FILE.exists() else 0
+
+    def since(self, mark: int) -> Iterator[Event]:
+        """Events from a mark on, as far as they have come."""
+        for line in self.FILE.read_bytes().splitlines(keepends=True)[mark:]:
+            if line.endswith(b"\n"):
+                yield json.loads(line)
+
+    def until(self, what: str, wanted: Callable[[Event], bool], mark: int) -> Event:
+        """The first event from a mark on that is wanted."""
+        return until(what, lambda: next((event for event in self.since(mark) if wanted(event)), None))
+
+
+def is_inspected_of(camera: str) -> Callable[[Event], bool]:
+    """Whether an event is a verdict on a frame of this camera."""
+    return lambda event: event["type"] == "verdict" and event["verdict"] != "NO_VERDICT" and event["camera"] == camera

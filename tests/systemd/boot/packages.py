@@ -1,0 +1,46 @@
+"""The package that line PCs are installed from, and the one that a next version would be handed out as."""
+
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).parents[3]
+LINE_PCS_PYTHON = "/usr/bin/python3"
+SOURCES = "pyproject.toml", "README.md", "LICENSE", "edge", "train", "export", "bench"
+NEXT_VERSION = "99.0.0"
+
+
+def build_package(out: Path) -> Path:
+    """As `make package` does; wheels that lie in `out` already are not downloaded again."""
+    return Path(_package().build(LINE_PCS_PYTHON, out))
+
+
+def build_next_package(package: Path, into: Path) -> Path:
+    """The same but for heatline's own version."""
+    builder, sources = _package(), into / "sources"
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        sources.mkdir(parents=True, exist_ok=True)
+        copy(ROOT / name, sources / name)
+    module = sources / "edge" / "__init__.py"
+    module.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{NEXT_VERSION}"', module.read_text()))
+    wheel = builder.own_wheel(sources, into / "own")
+    made = shutil.copytree(package, into / "package")
+    for old in (made / "wheels").glob("heatline-*.whl"):
+        old.unlink()
+    shutil.copy(wheel, made / "wheels")
+    target = dict(line.split("=", 1) for line in (made / "target").read_text().splitlines())
+    builder.seal(made, python=target["python"], machine=target["machine"])
+    return made
+
+
+def _package() -> ModuleType:
+    """`systemd/package.py`, which is a script and in no package."""
+    spec = importlib.util.spec_from_file_location("systemd_package", ROOT / "systemd" / "package.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,98 @@
+"""What a line engineer brings beside the package: the maker's key, the files of lines, bundles, pictures."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edge.bundle import Bundle, open_bundle, sign_bundle, write_bundle
+from edge.bundle.keys import make_key, read_private_key
+from tests.edge.lines import small_frames, write_pictures
+
+BUNDLE = Path(__file__).parents[3] / "examples" / "drawn_boards" / "bundle"
+"""A trained one, of an EfficientNet."""
+LINE = """
+bundle = "boards.bundle"
+product = "boards"
+
+[[cameras]]
+kind = "pattern"
+name = "top"
+draw_size = [224, 224]
+rate_fps = 5.0
+waiting_frames = 32
+
+[[cameras]]
+kind = "folder"
+name = "boards"
+path = "/srv/pictures"
+rate_fps = 2.0
+loop = true
+
+[events]
+bind = "tcp://127.0.0.1:5556"
+wait_for_subscriber_s = 30
+
+[commands]
+bind = "tcp://127.0.0.1:5557"
+
+[[products]]
+name = "boards"
+
+[[products]]
+name = "lids"
+bundle = "better.bundle"
+"""
+LINE_WITHOUT_A_CAMERA = """
+bundle = "boards.bundle"
+
+[[cameras]]
+kind = "v4l2"
+name = "gone"
+device = "/dev/video63"
+
+[events]
+bind = "tcp://127.0.0.1:5566"
+"""
+
+
+@dataclass(frozen=True)
+class Stick:
+    path: Path
+    boards: Bundle
+    better: Bundle
+
+
+def write_stick(path: Path) -> Stick:
+    """Write it to a new folder."""
+    path.mkdir()
+    make_key(path / "maker.key")
+    key = read_private_key(path / "maker.key")
+    etc = path / "etc"
+    shutil.copytree(BUNDLE, etc / "boards.bundle")
+    boards = sign_bundle(open_bundle(etc / "boards.bundle"), key)
+    better = sign_bundle(_better(boards, etc / "better.bundle"), key)
+    shutil.copytree(better.path, etc / "broken.bundle")
+    _break(etc / "broken.bundle" / "model_f32.bin")
+    (etc / "line1.toml").write_text(LINE)
+    (etc / "line2.toml").write_text(LINE_WITHOUT_A_CAMERA)
+    write_pictures(path / "pictures", small_frames(6, (224, 224)))
+    return Stick(path, boards, better)
+
+
+def _better(bundle: Bundle, path: Path) -> Bundle:
+    """The same model, calibrated anew."""
+    manifest = bundle.manifest
+    calibration = msgspec.structs.replace(
+        manifest.calibration, score_threshold=manifest.calibration.score_threshold + 0.5
+    )
+    files = {name: (bundle.path / name).read_bytes() for name in manifest.files}
+    return write_bundle(path, msgspec.structs.replace(manifest, version="better", calibration=calibration), files)
+
+
+def _break(file: Path) -> None:
+    """One byte that was changed on its way."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)

@@ -1,0 +1,102 @@
+"""A line PC to install on: this machine in namespaces of its own, with an empty /opt, no network, pip or ensurepip.
+
+What is written to /opt, /etc, /usr/local, /var/lib and /mnt goes with it, and nothing outside sees it.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+SET_UP = r"""
+set -eu
+mount -t tmpfs -o mode=755 line-pc /mnt
+for each in /etc /usr/local /var/lib; do
+  mkdir -p "/mnt/upper$each" "/mnt/work$each"
+  mount -t overlay line-pc -o "lowerdir=$each,upperdir=/mnt/upper$each,workdir=/mnt/work$each" "$each"
+done
+if [ -n "$1" ]; then
+  mkdir -p /mnt/upper/opt /mnt/work/opt
+  mount -t overlay line-pc -o "lowerdir=$1,upperdir=/mnt/upper/opt,workdir=/mnt/work/opt" /opt
+else
+  mount -t tmpfs -o mode=755 line-pc /opt
+fi
+# As Debian comes: with a python3 that brings neither python3-venv nor pip.
+for each in /usr/lib/python3*/ensurepip /usr/lib/python3/dist-packages/pip; do
+  [ ! -d "$each" ] || mount -t tmpfs -o mode=755 line-pc "$each"
+done
+ip link set lo up
+echo ready
+cat >/dev/null # until our standard input is closed
+"""
+
+
+def hindrance() -> str | None:
+    """Why there can be no line PC here, if there can be none."""
+    if os.geteuid() != 0:
+        return "only root can make namespaces to install in"
+    needed = {
+        "ip": "iproute2",
+        "unshare": "util-linux",
+        "nsenter": "util-linux",
+        "systemd-sysusers": "systemd",
+        "/usr/bin/python3": "python3",
+    }
+    for command, package in needed.items():
+        if shutil.which(command) is None:
+            return f"{command} is not installed: apt-get install {package}"
+    return None
+
+
+class LinePc:
+    """Use with `with`; it is gone with all that was done to it at the end.
+
+    Args:
+        opt: a folder that /opt shows at first, such as another line PC's; not written to.
+    """
+
+    def __init__(self, opt: Path | None = None) -> None:
+        self._opt = opt
+
+    def __enter__(self) -> Self:
+        self._held = subprocess.Popen(
+            ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", SET_UP, "sh", self._opt or ""],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._held.stdout is not None
+        assert self._held.stdout.readline() == "ready\n"
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        assert self._held.stdin is not None
+        assert self._held.stdout is not None
+        self._held.stdin.close()
+        self._held.wait(30)
+        self._held.stdout.close()
+
+    def words(self, *command: str | Path) -> list[str]:
+        """The command line that runs a command on it."""
+        return ["nsenter", f"--target={self._held.pid}", "--mount", "--net", "--", *map(str, command)]
+
+    def run(self, *command: str | Path, stdin: Path = Path("/dev/null")) -> subprocess.CompletedProcess[str]:
+        """Run a command on it to its end, however that is."""
+        with stdin.open() as file:
+            return subprocess.run(
+                self.words(*command), stdin=file, capture_output=True, text=True, timeout=600, check=False
+            )
+
+    def sh(self, script: str) -> str:
+        """What a script prints, which must succeed."""
+        result = self.run("sh", "-euc", script)
+        assert result.returncode == 0, result.stderr + result.stdout
+        return result.stdout.strip()
+
+    def install(self, package: Path) -> str:
+        """Install a package, and give what that said."""
+        return self.sh(f"sh '{package}/install.sh'")
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file, in place of what is there."""
+        subprocess.run(self.words("tee", path), input=text, stdout=subprocess.DEVNULL, text=True, check=True)

@@ -1,0 +1,397 @@
+"""Install, upgrade and roll back by the package as it is handed out, where no network is."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.systemd.boot.packages import LINE_PCS_PYTHON, NEXT_VERSION, build_next_package, build_package
+from tests.systemd.line_pc import LinePc, hindrance
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+INSTALLED = re.search(r'__version__ = "(.+)"', (ROOT / "edge" / "__init__.py").read_text())
+assert INSTALLED is not None
+VERSION = INSTALLED[1]
+LINE = """
+bundle = "/opt/heatline/current/share/heatline/rehearsal.bundle"
+allow_unsigned = true
+
+[[cameras]]
+kind = "pattern"
+name = "top"
+rate_fps = 2.0
+"""
+
+
+@pytest.fixture(scope="module")
+def package(request: pytest.FixtureRequest) -> Path:
+    """The package's folder. Wheels are kept in pytest's cache."""
+    why_not = hindrance()
+    if why_not is not None:
+        pytest.skip(why_not)
+    return build_package(request.config.cache.mkdir("package"))
+
+
+@pytest.fixture(scope="module")
+def next_package(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same of a later version."""
+    folder = tmp_path_factory.mktemp("next")
+    yield build_next_package(package, folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What /opt is once the package has been installed on an empty PC."""
+    opt = tmp_path_factory.mktemp("installed")
+    with LinePc() as pc:
+        pc.install(package)
+        pc.sh(f"cp -a /opt/. {opt}")
+    yield opt
+    shutil.rmtree(opt)
+
+
+@pytest.fixture
+def pc() -> Iterator[LinePc]:
+    """One that has nothing yet."""
+    with LinePc() as empty:
+        yield empty
+
+
+@pytest.fixture
+def pc_in_use(installed: Path) -> Iterator[LinePc]:
+    """One that heatline is installed on."""
+    with LinePc(installed) as found:
+        yield found
+
+
+def copied(package: Path, to: Path) -> Path:
+    """A copy of the package whose files may be replaced, not written to."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:  # another file system
+            shutil.copyfile(source, target)
+
+    return Path(shutil.copytree(package, to, copy_function=link))
+
+
+def changed(package: Path, to: Path, file: str, text: str, *, sealed: bool = True) -> Path:
+    """A copy of the package with another file in it; `sealed`: as if it had been made so."""
+    copied(package, to)
+    (to / file).unlink()
+    (to / file).write_text(text)
+    if sealed:
+        (to / "SHA256SUMS").unlink()
+        listed = [line.split("  ")[1] for line in (package / "SHA256SUMS").read_text().splitlines()]
+        sums = subprocess.run(["sha256sum", *listed], cwd=to, capture_output=True, text=True, check=True)
+        (to / "SHA256SUMS").write_text(sums.stdout)
+    return to
+
+
+def refused(pc: LinePc, package: Path, *options: str) -> str:
+    """The one sentence that an installation ends with, which leaves nothing behind."""
+    before = pc.sh("ls -A /opt; ls -A /opt/heatline 2>/dev/null || true")
+    result = pc.run("sh", package / "install.sh", *options)
+    assert result.returncode == 1, result.stdout
+    after = pc.sh("ls -A /opt; ls -A /opt/heatline 2>/dev/null || true")
+    assert after.replace("heatline\n.lock", "").split() == before.replace("heatline\n.lock", "").split()
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    return result.stderr
+
+
+def put_in_force(pc: LinePc, package: Path) -> None:
+    """What /opt has; user, unit and commands lie elsewhere."""
+    pc.sh(f"sh {package}/share/rollback.sh {VERSION}")
+
+
+# What is handed out.
+
+
+def test_the_archive_holds_the_package_and_every_file_as_it_is_listed(package: Path, tmp_path: Path) -> None:
+    from systemd.package import pack
+
+    archive = pack(package)
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path, filter="data")
+        assert {(member.uid, member.gid) for member in tar.getmembers()} == {(0, 0)}
+    archive.unlink()
+    unpacked = tmp_path / package.name
+    subprocess.run(["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"], cwd=unpacked, check=True)
+    listed = {line.split("  ")[1] for line in (unpacked / "SHA256SUMS").read_text().splitlines()}
+    there = {str(each.relative_to(unpacked)) for each in unpacked.rglob("*") if each.is_file()}
+    assert there == listed | {"SHA256SUMS"}
+    shutil.rmtree(unpacked)
+
+
+def test_every_wheel_but_pips_own_is_pinned_by_its_hash(package: Path) -> None:
+    lines = (package / "requirements.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[\w.]+==\S+ --hash=sha256:[0-9a-f]{64}", line) for line in lines)
+    pinned = {tuple(line.split(" ")[0].split("==")) for line in lines}
+    wheels = {tuple(wheel.name.split("-")[:2]) for wheel in (package / "wheels").iterdir()}
+    assert {name for name, _ in wheels - pinned} == {"pip"}
+    assert pinned < wheels
+    assert {"heatline", "openvino", "av"} <= {name for name, _ in pinned}
+
+
+# Install.
+
+
+def test_a_line_comes_to_its_first_verdict_on_a_pc_that_had_nothing(pc_in_use: LinePc, package: Path) -> None:
+    assert pc_in_use.sh("tail -n +3 /proc/net/dev | cut -d: -f1") == "lo"
+    put_in_force(pc_in_use, package)
+    assert pc_in_use.sh("heatline --version") == f"heatline, version {VERSION}"
+    pc_in_use.write("/etc/heatline/line1.toml", LINE)
+    as_service = "setpriv --reuid=heatline --regid=heatline --clear-groups env HOME=/nowhere"
+    assert "drawn-boards" in pc_in_use.sh(f"{as_service} heatline check /etc/heatline/line1.toml")
+    heard = pc_in_use.sh(
+        f"{as_service} heatline run /etc/heatline/line1.toml & "
+        "heatline watch tcp://127.0.0.1:5556 --topic verdict --count 1 --timeout 60 --json; kill $!; wait $!"
+    )
+    verdict = json.loads(heard.splitlines()[0])
+    assert (verdict["camera"], verdict["bundle"]["name"]) == ("top", "drawn-boards")
+    assert verdict["verdict"] in ("GOOD", "DEFECT")
+
+
+def test_where_everything_lies_and_whose_it_is(pc: LinePc, package: Path) -> None:
+    said = pc.sh(f"umask 077; sh {package}/install.sh")
+    assert f"heatline {VERSION} is in force" in said
+    assert pc.sh("readlink /opt/heatline/current") == VERSION
+    assert pc.sh("! readlink /opt/heatline/previous && echo none") == "none"
+    assert pc.sh("stat -c '%U:%G %a' /etc/heatline /etc/heatline/trusted").splitlines() == [
+        "root:heatline 750",
+        "root:root 755",
+    ]
+    hidden = "! -type l ! -perm -a=r -o -type d ! -perm -a=x -o ! -user root"
+    assert pc.sh(f"find /opt/heatline {hidden}") == ""
+    share = "/opt/heatline/current/share/heatline"
+    pc.sh(f"cmp {share}/heatline@.service /usr/local/lib/systemd/system/heatline@.service")
+    pc.sh(f"cmp {share}/rollback.sh /usr/local/sbin/heatline-rollback && test -x /usr/local/sbin/heatline-rollback")
+    verified = pc.run("systemd-analyze", "verify", "--man=no", "heatline@line1.service")
+    assert "heatline" not in verified.stdout + verified.stderr
+
+
+def test_from_a_read_only_stick_with_a_blank_in_its_name(pc: LinePc, package: Path) -> None:
+    pc.sh(f"mkdir '/mnt/USB STICK' && mount --bind {package} '/mnt/USB STICK'")
+    pc.sh("mount -o remount,bind,ro,noexec '/mnt/USB STICK'")
+    assert "is in force" in pc.sh("cd / && sh 'mnt/USB STICK/install.sh'")
+
+
+def test_the_same_package_once_more_changes_nothing(pc_in_use: LinePc, package: Path) -> None:
+    before = pc_in_use.sh("ls /opt/heatline")
+    assert "installed already" in pc_in_use.install(package)
+    assert pc_in_use.sh("ls /opt/heatline") == before
+
+
+def test_a_damaged_installation_is_made_anew_beside_itself(pc_in_use: LinePc, package: Path) -> None:
+    pc_in_use.sh("rm -r /opt/heatline/current/lib/python3*/site-packages/openvino")
+    pc_in_use.install(package)
+    assert pc_in_use.sh("readlink /opt/heatline/current /opt/heatline/previous").splitlines() == [
+        f"{VERSION}-2",
+        VERSION,
+    ]
+    pc_in_use.sh("heatline bundle verify /opt/heatline/current/share/heatline/rehearsal.bundle")
+
+
+def test_an_installation_that_was_killed_half_way_is_taken_up_anew(pc: LinePc, package: Path) -> None:
+    with subprocess.Popen(pc.words("setsid", "--wait", "sh", package / "install.sh"), text=True) as installing:
+        site = f"/opt/heatline/{VERSION}/lib/python*/site-packages"
+        pc.sh(f"until test -d {site}/numpy; do sleep 0.05; done")
+        (leader,) = pc.sh("pgrep -f ^sh.*/install.sh$").split()
+        os.killpg(int(leader), signal.SIGKILL)
+        assert installing.wait() != 0
+    assert pc.sh("ls /opt/heatline") == VERSION  # half made, and nothing points to it
+    said = pc.install(package)
+    assert "half made" in said
+    assert pc.sh("heatline --version") == f"heatline, version {VERSION}"
+
+
+def test_only_one_installation_works_at_a_time(pc_in_use: LinePc, package: Path) -> None:
+    with subprocess.Popen(
+        pc_in_use.words("flock", "/opt/heatline/.lock", "sh", "-c", "echo held; read -r _"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert "another installation is at work" in refused(pc_in_use, package)
+
+
+# Upgrade and roll back.
+
+
+def test_upgrade_roll_back_and_forth_again_switch_program_and_unit(
+    pc_in_use: LinePc, package: Path, next_package: Path
+) -> None:
+    pc = pc_in_use
+    put_in_force(pc, package)
+    pc.write("/opt/heatline/current/share/heatline/heatline@.service", "# the former unit\n")
+    pc.write("/etc/heatline/line1.toml", LINE)
+    said = pc.install(next_package)
+    assert f"heatline {NEXT_VERSION} is in force.\n{VERSION} is kept" in said
+    assert pc.sh("heatline --version") == f"heatline, version {NEXT_VERSION}"
+    assert "ExecStart" in pc.sh("cat /usr/local/lib/systemd/system/heatline@.service")
+
+    assert f"heatline {VERSION} is in force.\n{NEXT_VERSION} is kept" in pc.sh("heatline-rollback")
+    assert pc.sh("heatline --version") == f"heatline, version {VERSION}"
+    assert pc.sh("cat /usr/local/lib/systemd/system/heatline@.service") == "# the former unit"
+
+    pc.sh("heatline-rollback")
+    assert pc.sh("heatline --version") == f"heatline, version {NEXT_VERSION}"
+    assert "ExecStart" in pc.sh("cat /usr/local/lib/systemd/system/heatline@.service")
+    pc.sh(f"heatline-rollback {VERSION}")
+    assert pc.sh("readlink /opt/heatline/current /opt/heatline/previous").splitlines() == [VERSION, NEXT_VERSION]
+    assert pc.sh("cat /etc/heatline/line1.toml") == LINE.strip()
+
+
+def test_versions_that_are_neither_in_force_nor_the_former_go_only_when_told_and_unused(
+    pc_in_use: LinePc, package: Path
+) -> None:
+    pc = pc_in_use
+    pc.sh("cd /opt/heatline && mkdir -p 0.0.1/bin 0.0.2/bin others && ln -s /usr/bin/python3 0.0.2/bin/python")
+    pc.sh("cd /opt/heatline && touch 0.0.1/pyvenv.cfg 0.0.2/pyvenv.cfg")
+    pc.install(package)
+    assert {"0.0.1", "0.0.2", VERSION} <= set(pc.sh("ls /opt/heatline").split())
+    with subprocess.Popen(
+        pc.words("/opt/heatline/0.0.2/bin/python", "-c", "print('runs', flush=True); input()"),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as line:  # fmt: skip
+        assert line.stdout is not None
+        assert line.stdout.readline() == "runs\n"
+        said = pc.sh(f"sh {package}/install.sh --remove-older")
+        assert "still runs with 0.0.2" in said
+        line.communicate("\n")
+    assert pc.sh("ls /opt/heatline").split() == ["0.0.2", VERSION, "current", "others"]
+    pc.sh(f"sh {package}/install.sh --remove-older")
+    assert pc.sh("ls /opt/heatline").split() == [VERSION, "current", "others"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("heatline-rollback", "no former version is kept"),
+        (
+            "heatline-rollback 9.9",
+            f"9.9 is not installed, or not to its end, in /opt/heatline; name one of these: {VERSION}",
+        ),
+        ("heatline-rollback ../../etc", "is no version"),
+        ("heatline-rollback --back", "there is no option --back"),
+        ("heatline-rollback 1 2", "2 words came"),
+        ("setpriv --reuid=65534 --regid=65534 --clear-groups heatline-rollback", "only root"),
+    ],
+)
+def test_a_rollback_that_cannot_be_says_why_and_changes_nothing(
+    pc_in_use: LinePc, package: Path, words: str, sentence: str
+) -> None:
+    pc_in_use.sh(f"install -m 755 {package}/share/rollback.sh /usr/local/sbin/heatline-rollback")
+    result = pc_in_use.run("sh", "-c", words)
+    assert result.returncode == 1
+    assert sentence in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert pc_in_use.sh("readlink /opt/heatline/current") == VERSION
+
+
+def test_no_rollback_to_a_version_that_does_not_start(pc_in_use: LinePc, package: Path) -> None:
+    marker = "/opt/heatline/0.0.1/share/heatline/SHA256SUMS"
+    pc_in_use.sh(f"install -D {package}/SHA256SUMS {marker} && ln -s /bin/false /opt/heatline/0.0.1/bin")
+    result = pc_in_use.run("sh", package / "share" / "rollback.sh", "0.0.1")
+    assert result.returncode == 1
+    assert f"0.0.1 does not start on this machine, see above; {VERSION} stays in force" in result.stderr
+    assert pc_in_use.sh("readlink /opt/heatline/current") == VERSION
+
+
+# What is refused, and leaves the former installation in force.
+
+
+def test_nobody_but_root(pc_in_use: LinePc, package: Path) -> None:
+    result = pc_in_use.run(
+        "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-s", "--", stdin=package / "install.sh"
+    )
+    assert result.returncode == 1
+    assert result.stderr == "install.sh: only root can install to /opt/heatline, and this is nobody; run it as root\n"
+
+
+def test_a_wheel_that_was_tampered_with(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
+    (wheel,) = (each.name for each in (package / "wheels").glob("rich-*"))
+    tampered = changed(package, tmp_path / "tampered", f"wheels/{wheel}", "not what was packed", sealed=False)
+    assert f"wheels/{wheel}: FAILED, so this is not the package as it was made" in refused(pc_in_use, tampered)
+
+
+def test_a_wheel_that_was_tampered_with_by_somebody_who_wrote_new_sums(
+    pc_in_use: LinePc, package: Path, tmp_path: Path
+) -> None:
+    (wheel,) = (each.name for each in (package / "wheels").glob("rich-*"))
+    tampered = changed(package, tmp_path / "tampered", f"wheels/{wheel}", "not what was packed")
+    said = refused(pc_in_use, tampered)
+    assert "pip cannot install the wheels" in said
+    assert f"{VERSION} stays in force" in said
+
+
+def test_a_file_that_is_missing(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
+    lacking = copied(package, tmp_path / "package")
+    (lacking / "requirements.txt").unlink()
+    assert "requirements.txt" in refused(pc_in_use, lacking)
+
+
+def test_another_architecture(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
+    target = (package / "target").read_text().replace("x86_64", "aarch64")
+    said = refused(pc_in_use, changed(package, tmp_path / "package", "target", target))
+    assert "this machine is x86_64, and the package is for aarch64" in said
+
+
+def test_a_glibc_that_is_too_old(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
+    target = re.sub(r"glibc=.*", "glibc=9.10", (package / "target").read_text())
+    said = refused(pc_in_use, changed(package, tmp_path / "package", "target", target))
+    assert "and the package needs 9.10 or newer" in said
+
+
+def test_another_python(pc_in_use: LinePc, package: Path) -> None:
+    ours, theirs = f"{sys.version_info[0]}.{sys.version_info[1]}", package.name.rpartition("-cp3")[2]
+    if ours == f"3.{theirs}":
+        pytest.skip(f"the tests' own Python is that of {LINE_PCS_PYTHON}, and there is no other")
+    said = refused(pc_in_use, package, "--python", os.path.realpath(sys.executable))
+    assert f"is Python {ours}, and the package is for 3.{theirs}" in said
+
+
+def test_a_python_that_is_not_there_or_that_the_service_cannot_see(pc_in_use: LinePc, package: Path) -> None:
+    assert "there is no /usr/bin/python9" in refused(pc_in_use, package, "--python", "/usr/bin/python9")
+    pc_in_use.sh("mount -t tmpfs -o mode=755 home /home && cp -L /usr/bin/python3 /home/python3")
+    assert "which the service cannot see" in refused(pc_in_use, package, "--python", "/home/python3")
+
+
+def test_a_disk_that_is_too_small(pc: LinePc, package: Path) -> None:
+    pc.sh("mount -t tmpfs -o size=100m small /opt")
+    assert re.search(r"/opt/heatline has \d+ MiB free, and heatline \S+ takes \d+ MiB", refused(pc, package))
+
+
+def test_a_disk_that_fills_up_on_the_way(pc: LinePc, package: Path, tmp_path: Path) -> None:
+    pc.sh("mount -t tmpfs -o size=100m small /opt")
+    target = re.sub(r"size_mib=.*", "size_mib=1", (package / "target").read_text())
+    said = refused(pc, changed(package, tmp_path / "package", "target", target))
+    assert "No space left on device" in said
+
+
+def test_a_version_that_does_not_work_on_this_machine(
+    pc_in_use: LinePc, package: Path, next_package: Path, tmp_path: Path
+) -> None:
+    """Here its golden tiles answer something else, as a processor might that computes wrongly."""
+    broken = changed(next_package, tmp_path / "package", "share/rehearsal.bundle/manifest.json", "{}")
+    said = refused(pc_in_use, broken)
+    assert f"heatline {NEXT_VERSION} does not work on this machine: " in said
+    assert f"{VERSION} stays in force" in said
+    assert pc_in_use.sh("/opt/heatline/current/bin/heatline --version") == f"heatline, version {VERSION}"
+
+
+@pytest.mark.parametrize("options", [("--force",), ("--python",)])
+def test_a_wrong_command_line(pc_in_use: LinePc, package: Path, options: tuple[str, ...]) -> None:
+    assert options[0] in refused(pc_in_use, package, *options)

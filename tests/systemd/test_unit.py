@@ -1,0 +1,116 @@
+"""The systemd unit, judged by systemd itself; the installed command is stood in for by one that is there."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "systemd"
+UNIT = FOLDER / "heatline@.service"
+MOST_EXPOSED = 20
+"""As systemd counts for `--threshold`: an exposure of 2.0."""
+
+
+@pytest.fixture
+def analyze() -> str:
+    found = shutil.which("systemd-analyze")
+    if found is None:
+        pytest.skip("systemd-analyze is not installed: apt-get install systemd")
+    return found
+
+
+def verify(analyze: str, folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    (folder / "bin").mkdir()
+    stand_in = folder / "bin" / "heatline"
+    stand_in.write_text("#!/bin/sh\n")
+    stand_in.chmod(0o755)
+    unit = folder / UNIT.name
+    unit.write_text(re.sub(r"(?m)^(Exec\w+)=\S+", rf"\1={stand_in}", text))
+    (folder / "heatline@line1.service").symlink_to(unit)
+    return subprocess.run(
+        [analyze, "verify", "--man=no", folder / "heatline@line1.service"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def security(analyze: str, folder: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """What systemd finds exposed; it ends with 1 where that is too much."""
+    unit = folder / UNIT.name
+    unit.write_text(text)
+    return subprocess.run(
+        [analyze, "security", "--offline=true", f"--threshold={MOST_EXPOSED}", "--no-pager", *options, unit],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def exposed(analyze: str, folder: Path) -> dict[str, str]:
+    """Each point that systemd finds exposed in our unit, and how much it counts."""
+    found: list[dict[str, Any]] = json.loads(security(analyze, folder, UNIT.read_text(), "--json=short").stdout)
+    return {each["name"]: each["exposure"] for each in found if each["set"] is False}
+
+
+def test_systemd_accepts_the_unit_without_a_word(analyze: str, tmp_path: Path) -> None:
+    result = verify(analyze, tmp_path, UNIT.read_text())
+    about_it = [line for line in (result.stderr + result.stdout).splitlines() if "heatline" in line]
+    assert about_it == []
+    assert result.returncode == 0, result.stderr
+
+
+def test_systemd_would_have_said_if_a_line_were_wrong(analyze: str, tmp_path: Path) -> None:
+    result = verify(analyze, tmp_path, UNIT.read_text().replace("Type=notify", "Type=telepathy"))
+    assert "telepathy" in result.stderr
+
+
+def test_systemd_finds_little_exposed(analyze: str, tmp_path: Path) -> None:
+    result = security(analyze, tmp_path, UNIT.read_text())
+    assert result.returncode == 0, result.stdout
+
+
+def test_systemd_would_have_found_a_unit_that_is_more_exposed(analyze: str, tmp_path: Path) -> None:
+    opened = re.sub(
+        r"(?m)^(ProtectSystem|PrivateDevices|CapabilityBoundingSet|NoNewPrivileges)=.*\n", "", UNIT.read_text()
+    )
+    assert security(analyze, tmp_path, opened).returncode != 0
+
+
+def test_each_point_that_stays_exposed_is_documented_and_no_other(analyze: str, tmp_path: Path) -> None:
+    rows = re.findall(r"^\| `(.+?)` \| ([\d.]+) \| \S", (FOLDER / "README.md").read_text(), flags=re.MULTILINE)
+    assert {point.replace("\\|", "|"): counts for point, counts in rows} == exposed(analyze, tmp_path)
+
+
+def test_the_unit_waits_for_ready_and_runs_and_reloads_its_own_line() -> None:
+    text = UNIT.read_text()
+    assert re.search(r"(?m)^Type=notify$", text)
+    assert re.search(r"(?m)^ExecStart=/\S+/heatline run /etc/heatline/%i\.toml$", text)
+    assert re.search(r"(?m)^ExecReload=/\S+/heatline reload --timeout \d+ /etc/heatline/%i\.toml$", text)
+
+
+def test_the_watchdog_has_every_threads_stack_written_to_the_journal_and_no_core() -> None:
+    text = UNIT.read_text()
+    assert re.search(r"(?m)^WatchdogSec=\d+s$", text)
+    assert "WatchdogSignal=" not in text  # SIGABRT, which faulthandler answers
+    assert re.search(r"(?m)^Environment=PYTHONFAULTHANDLER=1$", text)
+    assert re.search(r"(?m)^LimitCORE=0$", text)
+
+
+def test_the_lines_user_and_folders_are_made_as_systemd_reads_them(tmp_path: Path) -> None:
+    if shutil.which("systemd-sysusers") is None or shutil.which("systemd-tmpfiles") is None:
+        pytest.skip("systemd-sysusers and systemd-tmpfiles are not installed: apt-get install systemd")
+    for name in ("etc", "var/lib"):
+        (tmp_path / name).mkdir(parents=True)
+    for command in (["systemd-sysusers"], ["systemd-tmpfiles", "--create"]):
+        file = FOLDER / f"heatline.{command[0].removeprefix('systemd-')}"
+        result = subprocess.run([*command, f"--root={tmp_path}", file], capture_output=True, text=True, check=False)
+        if "Operation not permitted" in result.stderr:
+            pytest.skip("only root can make what belongs to another user")
+        assert result.returncode == 0, result.stderr
+    users = dict(line.split(":", 1) for line in (tmp_path / "etc/passwd").read_text().splitlines())
+    _, uid, gid, *_ = users["heatline"].split(":")
+    etc, trusted = (tmp_path / "etc/heatline").stat(), (tmp_path / "etc/heatline/trusted").stat()
+    assert (etc.st_uid, etc.st_gid, oct(etc.st_mode & 0o7777)) == (0, int(gid), "0o750")
+    assert (trusted.st_uid, trusted.st_gid, oct(trusted.st_mode & 0o7777)) == (0, 0, "0o755")
+    assert uid != "0"
