@@ -513,3 +513,11 @@ def test_without_extras_help_still_lists_every_command() -> None:
 
 def test_without_extras_a_line_can_be_checked(line: Path) -> None:
     assert without_torch("check", line).returncode == 0
+
+
+def test_nothing_is_kept_of_who_used_it_and_so_nothing_can_be_told(bundle: Bundle, tmp_path: Path) -> None:
+    """OpenVINO would write an id and statistics to the home folder, and send them to its maker."""
+    home = tmp_path / "home"
+    home.mkdir()
+    assert heatline("bundle", "verify", bundle.path, env={"HOME": str(home)}).returncode == 0
+    assert list(home.rglob("*")) == []
