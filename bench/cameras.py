@@ -1,15 +1,14 @@
 """What cameras cost a line, and how it takes their deaths: all that `heatline bench cameras` measures."""
 
 import contextlib
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import msgspec
 
 from bench.camera_faults import FaultTimes, Scenario, measure_faults
 from bench.camera_rates import Load, Rate, Tries, measure_camera_path, measure_rate_to_event
+from bench.machine import commit
 from edge.bundle import Bundle
 from edge.errors import BenchError, CameraError, MissingExtraError
 from edge.inference import Precision
@@ -121,7 +120,7 @@ def measure_cameras(
         bundle=bundle.path.name,
         model=bundle.manifest.model.name,
         precision=precision,
-        commit=_commit(),
+        commit=commit(),
         plan=plan,
         took_s=time.monotonic() - began_s,
         rates=rates,
@@ -183,17 +182,3 @@ def _or_none(value: object, spec: str) -> str:
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-
-
-def _commit() -> str | None:
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()

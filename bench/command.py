@@ -21,6 +21,8 @@ from edge.errors import BenchError, ConfigError
 from edge.geometry.tiling import TILE_PX
 from edge.inference import EngineKind, Precision
 
+SHIPPED_BUNDLE = Path(__file__).parents[1] / "examples" / "drawn_boards" / "bundle"
+
 
 @click.group(epilog="Example: heatline bench micro boards.bundle")
 def bench() -> None:
@@ -299,6 +301,82 @@ def cameras(
         print_json(report)
     else:
         click.echo(to_markdown(found))
+
+
+@bench.command(epilog="Example: heatline bench soak --minutes 30 --out soak.json")
+@click.option(
+    "--bundle",
+    "bundle_path",
+    type=click.Path(path_type=Path),
+    default=SHIPPED_BUNDLE,
+    help="Default: the demo's, of a checkout.",
+)
+@click.option("--precision", type=click.Choice(["f32", "bf16", "int8"]), default="f32", show_default=True)
+@click.option(
+    "--frames", type=click.IntRange(0), default=100_000, show_default=True, help="As fast as it goes; 0: leave it out."
+)
+@click.option(
+    "--minutes",
+    type=FiniteRange(0, 10_000),
+    default=30.0,
+    show_default=True,
+    help="At 90 % of the highest rate; 0: leave it out.",
+)
+@click.option("--quick", is_flag=True, help="Whether all of it runs, however --frames and --minutes are set.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all samples there, as JSON, and a picture of them beside it, as SVG.",
+)
+@json_option
+def soak(
+    bundle_path: Path,
+    precision: Precision,
+    frames: int,
+    minutes: float,
+    quick: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Run the service for long and see whether it holds out: memory, descriptors, threads, latency, ledger, events.
+
+    Wants the machine for itself. Ctrl-C ends it in order, with what was seen until then. Ends with exit code 14 where
+    the service does not hold out.
+    """
+    from bench.soak.picture import draw
+    from bench.soak.soak import (
+        TARGET_BYTES_PER_FRAME,
+        faults,
+        full_plan,
+        measure_soak,
+        quick_plan,
+        run_in_words,
+        to_facts,
+    )
+    from bench.soak.watch import SoakWatch
+
+    if not (quick or frames or minutes):
+        raise click.UsageError("nothing is left to run; give --frames or --minutes")
+    now, bundle, picture = machine(), open_bundle(bundle_path), None if out is None else out.with_suffix(".svg")
+    for path in filter(None, (out, picture)):
+        _write(path, b"")  # that it cannot be written is said now, and not after an hour
+    with SoakWatch(progress_console()) as watch:
+        plan = quick_plan() if quick else full_plan(frames, minutes)
+        found = measure_soak(bundle, precision, plan, show=watch.show)
+    report = {"machine": now, **msgspec.structs.asdict(found)}
+    if out is not None and picture is not None:
+        _write(out, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+        names = [run_in_words(run.rate_fps) for run in found.runs]
+        _write(picture, draw(found.runs, names, TARGET_BYTES_PER_FRAME).encode())
+    if as_json:
+        print_json(report)
+    else:
+        for run in found.runs:
+            print_facts(run_in_words(run.rate_fps), to_facts(run))
+    if wrong := faults(found):
+        raise BenchError("; ".join(wrong))
+    if found.cut_short_by is not None:
+        raise KeyboardInterrupt
 
 
 def _write(path: Path, data: bytes) -> None:

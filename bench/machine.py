@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +16,21 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("heatline", "numpy", "onnxruntime", "opencv-python-headless", "openvino")},
     }
+
+
+def commit() -> str | None:
+    """Of the code that runs; none where it is no checkout. `-dirty` where files were changed since."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
 
 
 def _processor() -> str:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from bench.processes import camera_processes
-from edge.delivery.messages import AlarmEvent, Event, StatusEvent, VerdictEvent
+from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, StatusEvent, VerdictEvent
 from edge.delivery.subscriber import Subscriber
 from edge.errors import BenchError
 from edge.inference import Precision
@@ -23,11 +23,10 @@ POLL_SECONDS = 0.02
 START_WITHIN_SECONDS = 60.0
 STOP_WITHIN_SECONDS = 30.0
 LOG_LINES_TOLD = 3
-NEVER_A_DEFECT = 1e9
-"""A score threshold that no tile reaches: on a line that runs well, nearly all frames are good."""
-
 Keys = Mapping[str, str | int | float | list[int]]
 """Of a table of the configuration."""
+ALL_GOOD: Keys = {"score": 1e9}
+"""A score threshold that no tile reaches: on a line that runs well, nearly all frames are good."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,20 @@ class WatchedLine:
     Args:
         folder: where its configuration and its log are kept; empty.
         bundle: path of the bundle.
+        thresholds: keys of that table; by default nearly no frame has a defect.
+        heatmaps: `events.heatmaps`: which events carry theirs.
     """
 
-    def __init__(self, folder: Path, bundle: Path, precision: Precision, cameras: Sequence[Keys]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        bundle: Path,
+        precision: Precision,
+        cameras: Sequence[Keys],
+        *,
+        thresholds: Keys = ALL_GOOD,
+        heatmaps: str = "defect",
+    ) -> None:
         address = _free_address()
         self._log = folder / "log"
         self._config = folder / "line.toml"
@@ -54,8 +64,8 @@ class WatchedLine:
             _table("", {"bundle": str(bundle.absolute()), "allow_unsigned": True})
             + "".join(_table("[[cameras]]", keys) for keys in cameras)
             + _table("[engine]", {"precision": precision})
-            + _table("[thresholds]", {"score": NEVER_A_DEFECT})
-            + _table("[events]", {"bind": address, "wait_for_subscriber_s": START_WITHIN_SECONDS})
+            + _table("[thresholds]", thresholds)
+            + _table("[events]", {"bind": address, "wait_for_subscriber_s": START_WITHIN_SECONDS, "heatmaps": heatmaps})
             + _table("[commands]", {"bind": f"ipc://{folder.absolute()}/commands"})
         )
         self._events = Subscriber(address, timeout_s=POLL_SECONDS)
@@ -86,7 +96,7 @@ class WatchedLine:
                 raise BenchError(f"the service ended with exit code {self._process.returncode}: {self._log_in_words()}")
             return None
         heard = Heard(message.event, time.monotonic_ns())
-        if isinstance(heard.event, VerdictEvent | AlarmEvent):
+        if isinstance(heard.event, VerdictEvent | AlarmEvent | ChangeEvent):
             if self._last_seq is not None:
                 self.not_heard += heard.event.seq - self._last_seq - 1
             self._last_seq = heard.event.seq
@@ -120,20 +130,34 @@ class WatchedLine:
         """
         assert self._process is not None, "it is not running"
         began_at_ns = time.time_ns()
-        self._process.send_signal(signal.SIGTERM)
+        self.ask_to_stop()
         stopped = self.until(
             lambda event: isinstance(event, StatusEvent) and event.state == "STOPPED",
             STOP_WITHIN_SECONDS,
             "the end after SIGTERM",
         )
         assert isinstance(stopped, StatusEvent)
+        self.await_exit()
+        return (stopped.at_ns - began_at_ns) / 1e9
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM; what it says until it has stopped is still to be heard."""
+        assert self._process is not None, "it is not running"
+        self._process.send_signal(signal.SIGTERM)
+
+    def await_exit(self) -> None:
+        """Wait for the end of a service that has said STOPPED.
+
+        Raises:
+            BenchError: it did not end in time, or ended with an error.
+        """
+        assert self._process is not None, "it is not running"
         try:
             code = self._process.wait(STOP_WITHIN_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise BenchError(f"the service said STOPPED and went on for {STOP_WITHIN_SECONDS:.0f} s") from error
         if code:
             raise BenchError(f"the service ended with exit code {code}: {self._log_in_words()}")
-        return (stopped.at_ns - began_at_ns) / 1e9
 
     def __enter__(self) -> Self:
         self._log_file = self._log.open("wb")

@@ -1,0 +1,1 @@
+"""Does anything grow, run for long: memory, descriptors, threads, latency."""
