@@ -24,6 +24,7 @@ def reasons(
     cameras: Mapping[str, CameraState],
     *,
     quiet_for_s: float,
+    seen_through: bool = True,
     changing: str | None = None,
     losses: Sequence[str] = (),
     fell_back: str | None = None,
@@ -34,6 +35,7 @@ def reasons(
 
     Args:
         quiet_for_s: since when nothing came out of the last stage.
+        seen_through: whether anything has come out of it yet.
         changing: what is being made ready.
         losses: whose frames are not inspected, a sentence each.
         fell_back: in which precision it computes, where not in the one that was asked for.
@@ -41,7 +43,7 @@ def reasons(
         unremembered: why the product in force would not be in force after a restart.
     """
     found = []
-    if state == "STARTING":
+    if state == "STARTING" or (state == "RUNNING" and not seen_through):
         found.append(Reason("NOT_READY", "starting", "it is starting"))
     if state == "STOPPED":
         found.append(Reason("NOT_READY", "stopping", "it has stopped"))

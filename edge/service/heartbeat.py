@@ -11,6 +11,11 @@ class Heartbeat:
         self._lock = threading.Lock()
         self._count, self._last_ns = 0, time.monotonic_ns()
 
+    def begin(self) -> None:
+        """From now on something should come out."""
+        with self._lock:
+            self._last_ns = time.monotonic_ns()
+
     def beat(self) -> None:
         """Something came out."""
         with self._lock:
@@ -22,6 +27,6 @@ class Heartbeat:
         return self._count
 
     def quiet_for_s(self) -> float:
-        """For how long nothing came out; before the first beat, since it was made."""
+        """For how long nothing came out; before the first beat, since it began."""
         with self._lock:
             return (time.monotonic_ns() - self._last_ns) / 1e9

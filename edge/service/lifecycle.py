@@ -106,6 +106,8 @@ class Service:
         )
         oversight = Oversight(teller, heartbeat, ledger, supervised, pipeline, changeover)
         pipeline.start()
+        heartbeat.begin()
+        pipeline.probe()  # no part may come before something has gone the whole way
         with self._commands(RequestDesk(supervised, changeover.select)):
             notify("READY=1")
             logger.info("ready: %s, publishing on %s", in_words(prepared.setup), publisher.address)

@@ -60,17 +60,18 @@ class Oversight:
     def _tell(self, state: State, *, only_news: bool = False) -> None:
         cameras = {name: camera.state() for name, camera in self._cameras.items()}
         setup, last = self._pipeline.setup, self._changeover.last
+        beats = self._heartbeat.count
         found = reasons(
             state,
             cameras,
             quiet_for_s=self._heartbeat.quiet_for_s(),
+            seen_through=beats > 0,
             changing=self._changeover.changing,
             losses=self._lossy,
             fell_back=None if setup.proven.fell_back is None else setup.proven.computes_in,
             unrecorded=self.unrecorded(),
             unremembered=self._changeover.unremembered,
         )
-        beats = self._heartbeat.count
         now = handshake(found, beats)
         news = state, now.state, now.reason, last
         if only_news and news == self._told:

@@ -27,6 +27,7 @@ def test_a_line_that_inspects_what_all_its_cameras_see_is_ready() -> None:
     ("wrong", "state", "word", "sentence"),
     [
         ({"state": "STARTING"}, "NOT_READY", "starting", "it is starting"),
+        ({"seen_through": False}, "NOT_READY", "starting", "it is starting"),
         ({"state": "STOPPED"}, "NOT_READY", "stopping", "it has stopped"),
         ({"quiet_for_s": 7.9}, "NOT_READY", "stalled", "nothing came out of the inspection for 7 s"),
         ({"cameras": {"top": DEAD}}, "NOT_READY", "no_camera", "no camera is there, camera top is dead (silent)"),
