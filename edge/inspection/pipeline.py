@@ -164,7 +164,14 @@ class Pipeline:
         # A camera that hangs must not take the time that its frames need to be finished.
         in_time = not self._begun or _join(self._grabbers, now + seconds / 3)
         self._grabbed.close()
+        if not _join(self._stages, now + seconds * 2 / 3):
+            self._give_up_what_waits()
         return _join(self._stages, now + seconds) and in_time
+
+    def _give_up_what_waits(self) -> None:
+        while (frame := self._grabbed.get()) is not None:
+            frame.release()
+            self._docket.settle(_dropped(frame, "stopped"))
 
     # Stages, in the order of a frame's way.
 

@@ -6,7 +6,7 @@ import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from edge.delivery.messages import StatusEvent, VerdictEvent
+from edge.delivery.messages import Event, VerdictEvent
 from edge.delivery.subscriber import Subscriber
 from tests.edge.lines import HEATLINE, WITHIN_SECONDS, Heard, RunningLine, children, started
 
@@ -35,7 +35,8 @@ class Boots:
         return list(self.heard.values())[boot]
 
     def _sort(self, run: RunningLine) -> None:
-        for event in [*run.heard.verdicts, *run.heard.alarms, *run.heard.statuses]:
+        events: list[Event] = [*run.heard.verdicts, *run.heard.alarms, *run.heard.changes, *run.heard.statuses]
+        for event in events:
             if event.boot_id in self.heard:
                 self.heard[event.boot_id].add(event)
 
@@ -71,8 +72,7 @@ def assert_the_crash_is_told_first(heard: Heard) -> None:
     for seq, event in enumerate(heard.verdicts, start=1):
         assert (event.seq, event.frame_number) == (seq, number + 1)
         number += event.frames
-    statuses = [status for status in heard.statuses if isinstance(status, StatusEvent)]
-    assert all(account.balanced for status in statuses for account in status.ledger.values())
+    assert all(account.balanced for status in heard.statuses for account in status.ledger.values())
 
 
 def ids(events: Sequence[VerdictEvent]) -> list[int]:

@@ -65,7 +65,9 @@ def test_a_bundle_that_is_damaged_while_a_line_runs_changes_no_verdict(
 def scores(run: RunningLine) -> dict[str | None, tuple[str, float | None]]:
     """What is said of each picture, over a round of all and some more."""
     events = [run.until_inspected() for _ in range(9)]
-    said = {event.source: (event.verdict, event.frame_score) for event in events}
+    said: dict[str | None, tuple[str, float | None]] = {
+        event.source: (event.verdict, event.frame_score) for event in events
+    }
     assert [said[event.source] for event in events] == [(event.verdict, event.frame_score) for event in events]
     assert len(said) == 3
     return said

@@ -3,6 +3,8 @@
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from edge.bundle import Bundle
 from edge.delivery.messages import StatusEvent
 from tests.edge.fault_clock import LeapingClock
@@ -11,6 +13,7 @@ from tests.edge.lines import WITHIN_SECONDS, RunningLine, assert_every_frame_has
 HOUR_S = 3600
 
 
+@pytest.mark.slow
 def test_a_clock_that_is_set_back_an_hour_and_forth_again_disturbs_no_frame(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:

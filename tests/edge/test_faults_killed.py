@@ -15,6 +15,7 @@ from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, in_flight
 from tests.edge.fault_boots import assert_the_crash_is_told_first, boots, crashed, die, ids
 from tests.edge.fault_memory import no_memory, starve
 from tests.edge.lines import (
+    Heard,
     RunningLine,
     assert_every_frame_has_its_event,
     children,
@@ -39,10 +40,8 @@ def state(tmp_path: Path) -> Path:
 
 def until_told_of(run: RunningLine, frames: int) -> None:
     """Wait until so many frames of this boot's own camera have been told of."""
-    told = len([event for event in run.heard.verdicts if event.reason != "dropped.crashed"])
-    while told < frames:
-        event = run.next()
-        told += isinstance(event, VerdictEvent) and event.reason != "dropped.crashed"
+    while len(own_of(run.heard)) < frames:
+        run.next()
 
 
 @pytest.mark.parametrize("deaths", [3, pytest.param(20, marks=pytest.mark.slow)])
@@ -63,21 +62,27 @@ def test_after_each_of_many_kill_9_the_next_start_tells_what_was_in_flight(
             run.end()
         heard = [lives.of(boot) for boot in range(deaths + 1)]
     assert_every_frame_has_its_event(heard[-1], ["top"])
-    assert all(died_with), "it always has some in flight"
     for one, noted, following in zip(heard, died_with, heard[1:], strict=False):
         assert_the_crash_is_told_first(following)
-        assert [(event.frame_id, event.frames) for event in crashed(following)] == [
-            (stamp.frame_id, stamp.frames) for stamp in noted
-        ]
-        own = [event for event in one.verdicts if event.reason != "dropped.crashed"]
-        if not own:
-            continue  # it may have died before it noted anything
-        told, in_flight = ids(own), ids(crashed(following))
+        told_of_it = [(event.frame_id, event.frames) for event in crashed(following)]
+        in_flight = [(stamp.frame_id, stamp.frames) for stamp in noted]
+        assert told_of_it == in_flight[: len(told_of_it)]
+        if own_of(following):  # else it died itself before they were on the wire
+            assert told_of_it == in_flight
+        if not (own := own_of(one)):
+            continue  # it died before anything of its own was heard, and may have noted nothing
+        assert noted, "some are always in flight"
+        told, first_in_flight = ids(own), noted[0].frame_id or 0
         assert told == list(range(1, len(told) + 1)), "each frame is told once, in order"
         # Killed between an event's handing over and the note of that, a line tells of it once more, as crashed.
-        assert in_flight[0] >= ids(own[-1:])[0]
+        assert first_in_flight >= ids(own[-1:])[0]
         # Handed over and not yet on the wire: such events alone are lost.
-        assert in_flight[0] - told[-1] - 1 <= SEND_HIGH_WATER_MARK
+        assert first_in_flight - told[-1] - 1 <= SEND_HIGH_WATER_MARK
+
+
+def own_of(heard: Heard) -> list[VerdictEvent]:
+    """A boot's events of its own frames."""
+    return [event for event in heard.verdicts if event.reason != "dropped.crashed"]
 
 
 def test_a_death_while_the_record_is_begun_anew_leaves_that_of_each_camera_as_it_was_or_empty(tmp_path: Path) -> None:
@@ -149,6 +154,6 @@ def test_a_camera_that_is_killed_for_memory_is_started_again_and_the_other_goes_
     assert (died.camera, died.alarm, died.active) == ("top", "process", True)
     assert (back.camera, back.alarm, back.active) == ("top", "process", False)
     assert_every_frame_has_its_event(heard, ["top", "side"])
-    assert {event.verdict for event in heard.of("side")} == {"GOOD", "DEFECT"}
+    assert {event.reason for event in heard.of("side")} <= {None, "dropped.stopped"}, "those that waited at the end"
     ids_of_side = [event.frame_id for event in heard.of("side")]
     assert ids_of_side == list(range(1, len(ids_of_side) + 1)), "no frame of the other camera was lost"

@@ -1,4 +1,4 @@
-"""SIGTERM while a camera is far faster than inspection and all that may wait waits: a bounded end, and every frame told."""
+"""SIGTERM while a camera is far faster than inspection and all that may wait waits: every frame is told, in time."""
 
 import signal
 from pathlib import Path
