@@ -70,7 +70,11 @@ def open_proven_engine(
             streams=streams,
             batch=batch,
         )
-        return engine, check_golden(golden, engine, manifest)
+        try:
+            return engine, check_golden(golden, engine, manifest)
+        except Exception:
+            engine.close()
+            raise
 
     if precision == "f32":
         return ProvenEngine(*prove("f32"), "f32")

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from edge.inference.engine import (
 )
 
 logger = logging.getLogger(__name__)
+
+LAST_STEPS_SECONDS = 0.1
 
 
 class OpenVinoEngine(Engine):
@@ -87,6 +90,9 @@ class OpenVinoEngine(Engine):
     def close(self) -> None:
         for request in [self._take() for _ in self._requests]:  # out of the queue, which they know: that is a cycle
             request.let_go()
+        # A thread of OpenVINO that was just in a callback has some steps left. Were it the last to know the graph, it
+        # would have to await its own end, and the process would abort.
+        time.sleep(LAST_STEPS_SECONDS)
 
     def find_failures(self) -> None:
         for request in self._requests:
@@ -116,7 +122,9 @@ class _Request:
         self._failed: Failed | None = None
         """Set while at work."""
         self._lock = threading.RLock()
-        request.set_callback(self._answer, None)
+        answer = partial(self._answer)  # an object of its own: a bound method is another one each time
+        self._callback = weakref.ref(answer)
+        request.set_callback(answer, None)
         _alive.add(self)
 
     def start(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
@@ -137,6 +145,9 @@ class _Request:
     def let_go(self) -> None:
         """OpenVINO keeps the callback, which keeps this, which keeps the compiled graph: for ever, if left so."""
         self._request.set_callback(_do_nothing, None)
+        give_up = time.monotonic() + ANSWER_WITHIN_SECONDS
+        while self._callback() is not None and time.monotonic() < give_up:  # its thread is still in there
+            time.sleep(0.001)
 
     def look(self) -> None:
         """OpenVINO does not call back for an inference that failed: ask whether this one did."""

@@ -242,8 +242,6 @@ class Pipeline:
                 self._report_probe(outcome)
                 continue
             self._report(outcome)
-            if self._recorder is not None:
-                self._recorder.told(outcome.stamp)
             camera, frames = outcome.stamp.camera, outcome.stamp.frames
             if outcome.unjudged is None:
                 self._ledger.inspected(camera)

@@ -116,6 +116,7 @@ class Service:
                 recorder = self._tell_of_the_last_run(ledger, teller, pipeline, oversight)
                 for name, account in ledger.accounts().items():
                     supervised[name].count_from(account.captured)
+                teller.note_in(recorder)
                 pipeline.begin(recorder)
                 self._main_loop(pipeline, changeover, lambda: oversight.look("RUNNING"))
             finally:

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 
 import zmq
 
@@ -19,6 +20,8 @@ from edge.inspection.pipeline import Camera
 
 OPENED_AT_START_WITHIN_SECONDS = 5.0
 POLL_SECONDS = 0.05
+MADE_AT_START = "/run/heatline/"
+"""RuntimeDirectory= of systemd/heatline@.service."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,14 @@ def _pipeline_camera(camera: SupervisedCamera) -> Camera:
 
 
 def check_address(key: str, address: str) -> None:
-    """Bind an address for a moment.
+    """Bind an address for a moment. One in the service's own folder that systemd has not made yet is taken as it is.
 
     Raises:
         DeliveryError: it cannot be bound.
     """
+    scheme, _, path = address.partition("://")
+    if scheme == "ipc" and path.startswith(MADE_AT_START) and not Path(path).parent.exists():
+        return
     with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
         try:
             bind(socket, address)

@@ -78,7 +78,8 @@ class Oversight:
             return
         self._told = news
         self._teller.status(state, self._ledger, cameras, now, last)
-        words = [state.lower(), f"{self._teller.last_seq} events"]
+        count = self._teller.last_seq
+        words = [state.lower(), f"{count} event{'' if count == 1 else 's'}"]
         if setup.product is not None:
             words.append(f"product {setup.product}")
         if why := [reason for reason in found if reason.word not in ("starting", "stopping")]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from edge.cameras.state import CameraAlarm, CameraState
 from edge.delivery.messages import Change, Handshake, State
 from edge.delivery.publisher import Publisher
+from edge.inspection.flight_recorder import FlightRecorder
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
 from edge.inspection.setup import Setup
@@ -24,15 +25,26 @@ class Teller:
     def __init__(self, reporter: Reporter, publisher: Publisher, heartbeat: Heartbeat, setup: Setup) -> None:
         self._reporter, self._publisher, self._heartbeat = reporter, publisher, heartbeat
         self._setup = setup
+        self._recorder: FlightRecorder | None = None
         self._lock = threading.Lock()
+
+    def note_in(self, recorder: FlightRecorder | None) -> None:
+        """Note there which frames' events are out from now on."""
+        self._recorder = recorder
 
     @property
     def last_seq(self) -> int:
         return self._reporter.last_seq
 
     def verdict(self, outcome: Outcome) -> None:
-        """A frame's end. A frame that was not judged is no sign that inspection goes on."""
-        sent = self._heartbeat.beat if outcome.judgement is not None else None
+        """A frame's end."""
+
+        def sent() -> None:
+            if self._recorder is not None:
+                self._recorder.told(outcome.stamp)
+            if outcome.judgement is not None:  # a frame that was not judged is no sign that inspection goes on
+                self._heartbeat.beat()
+
         with self._lock:
             self._publisher.send(self._reporter.verdict(outcome), sent)
 

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from edge.bundle import Bundle
 from edge.errors import EngineError
 from edge.inference import EngineKind, infer, open_engine
 from edge.inference.engine import ONNX_GRAPH
@@ -98,3 +99,28 @@ def test_a_process_that_ends_while_openvino_is_at_work_waits_for_its_answers() -
     ended = subprocess.run([sys.executable, "-c", ENDS_AT_WORK, bundle], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert set(ended.stdout.split()) == {"answered"}
+
+
+CLOSED_AND_FORGOTTEN = """
+import sys, weakref
+from pathlib import Path
+from edge.bundle import open_bundle, open_proven_engine
+
+bundle = open_bundle(Path(sys.argv[1]))
+for _ in range(5):
+    proven = open_proven_engine(bundle)
+    graph = weakref.ref(proven.engine._compiled)
+    proven.engine.close()
+    del proven
+    assert graph() is None, "its graph is still in memory"
+print("forgotten every time")
+"""
+
+
+def test_an_engine_that_is_closed_gives_back_its_memory_and_leaves_the_process_alive(bundle: Bundle) -> None:
+    """OpenVINO keeps what is called back, for ever; and it aborts if its own thread is the last to know a graph."""
+    result = subprocess.run(
+        [sys.executable, "-c", CLOSED_AND_FORGOTTEN, bundle.path],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (result.returncode, result.stdout) == (0, "forgotten every time\n"), result.stderr

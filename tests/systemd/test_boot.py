@@ -2,6 +2,8 @@
 unit as it is installed, a trained bundle. One boot for all; each test looks at what one step saw."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,13 @@ def stick(tmp_path_factory: pytest.TempPathFactory) -> Stick:
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, Path]:
+def packages(
+    stick: Stick, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[dict[str, Path]]:
     """By where they lie in the container. Downloaded wheels are kept in pytest's cache."""
-    package = build_package(request.config.cache.mkdir("package"))
-    return {"/package": package, "/next-package": build_next_package(package, tmp_path_factory.mktemp("next"))}
+    package, folder = build_package(request.config.cache.mkdir("package")), tmp_path_factory.mktemp("next")
+    yield {"/package": package, "/next-package": build_next_package(package, folder)}
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
