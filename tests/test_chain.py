@@ -5,11 +5,13 @@ steps.
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 
 LINE = """
 bundle = "bundle"
@@ -34,14 +36,20 @@ def heatline(*arguments: object) -> Any:
     return json.loads(done.stdout)
 
 
-def train_export_and_run(folder: Path, address: str, data: Path, frames: Path, *training: str) -> list[dict[str, Any]]:
-    """Teach a few steps, export, check, and run the service with a subscriber in another process: its events."""
+def train_export_and_run(
+    folder: Path, address: str, data: Path, frames: Path, *training: str, exporting: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Teach a few steps, export, check, and run the service with a subscriber in another process: its events.
+
+    Args:
+        exporting: options of the export; without any it makes every precision, which takes half a minute.
+    """
     run, bundle, line = folder / "run", folder / "bundle", folder / "line.toml"
     trained = heatline(
         "train", f"data={data}", f"out={run}", "recipe.steps=4", "recipe.batch=8", "recipe.validate_every=4", *training
     )
     assert trained["steps"] == 4
-    exported = heatline("export", run, "--to", bundle)
+    exported = heatline("export", run, "--to", bundle, *exporting)
     assert max(exported["manifest"]["gate"]["largest_difference"].values()) <= 1e-4
     assert heatline("bundle", "verify", bundle, "--engine", "onnxruntime")["digest"] == exported["digest"]
     line.write_text(LINE.format(frames=json.dumps(str(frames)), address=address))
@@ -75,7 +83,8 @@ def assert_every_frame_has_its_event(events: list[dict[str, Any]], frames: Path)
 def test_drawn_boards(tmp_path: Path, address: str) -> None:
     boards = tmp_path / "boards"
     heatline("data", "draw-boards", boards, "--count", 8, "--seed", 3, "--size", "640x480")
-    events = train_export_and_run(tmp_path, address, boards, boards / "images", "split.fractions=[0.5,0.5,0.0]")
+    splitting, exporting = "split.fractions=[0.5,0.5,0.0]", ["--precision", "f32"]
+    events = train_export_and_run(tmp_path, address, boards, boards / "images", splitting, exporting=exporting)
     assert_every_frame_has_its_event(events, boards / "images")
     (evaluation,) = heatline("evaluate", tmp_path / "bundle", "--data", boards)["evaluations"]
     figures = evaluation["truths"][0]["figures"]
@@ -83,6 +92,7 @@ def test_drawn_boards(tmp_path: Path, address: str) -> None:
     assert figures["tile"]["tiles"] == 8 * 3 * 3
 
 
+@pytest.mark.slow
 def test_real_boards(tmp_path: Path, address: str, real_data: Path) -> None:
     """The study's boards: taught on four, run on a fifth that training never saw."""
     data = real_data / "hripcb_subset"
@@ -95,6 +105,7 @@ def test_real_boards(tmp_path: Path, address: str, real_data: Path) -> None:
     assert_every_frame_has_its_event(events, frames)
 
 
+@pytest.mark.slow
 def test_tile_sized_pictures_that_are_only_good_or_defective(tmp_path: Path, address: str) -> None:
     boards, data = tmp_path / "boards", tmp_path / "tiles"
     heatline("data", "draw-boards", boards, "--count", 3, "--seed", 4, "--size", "448x448")

@@ -216,7 +216,9 @@ class SupervisedCamera:
         change, self._wanted_change = self._wanted_change, None
         if change is None:
             return
-        self._let_go("changeover", "the camera was being set anew", keep_frames=change.keep_frames)
+        # One that was dead has perhaps sent the first frame of its former settings.
+        keep_frames = change.keep_frames and self._alarm is None
+        self._let_go("changeover", "the camera was being set anew", keep_frames=keep_frames)
         self._triggering.give_up("the camera is being set anew")
         self.settings = change.settings
         if self._alarm is not None or self._ended:

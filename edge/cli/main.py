@@ -1,6 +1,5 @@
 """The `heatline` command: its own subcommands, those that other packages bring, and what becomes of errors."""
 
-import contextlib
 import logging
 import os
 import sys
@@ -15,6 +14,7 @@ from edge.cli.calibrate import calibrate
 from edge.cli.cameras import cameras
 from edge.cli.check import check
 from edge.cli.inspect import inspect
+from edge.cli.leaving import leave_at_once
 from edge.cli.output import visible
 from edge.cli.reload import reload
 from edge.cli.run import run
@@ -89,20 +89,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     if code:
-        _leave_at_once(code)
+        leave_at_once(code)
     sys.exit(code)
-
-
-def _leave_at_once(code: int) -> None:
-    """End the process, as a command may have stopped while an engine was still at work.
-
-    The interpreter's own way out trips over the engine's threads as they answer, and aborts. All that a command had to
-    put in order, it has.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # whoever read it has gone
-            stream.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":

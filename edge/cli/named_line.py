@@ -38,4 +38,6 @@ def events_address(line: str) -> str:
             f"{error}; or name the address of the line's events instead, e.g. tcp://127.0.0.1:5556"
         ) from error
     # What is bound at every address of the machine is no address to connect to.
-    return bound.replace("tcp://*:", "tcp://127.0.0.1:").replace("tcp://0.0.0.0:", "tcp://127.0.0.1:")
+    for everywhere, here in (("*", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]")):
+        bound = bound.replace(f"tcp://{everywhere}:", f"tcp://{here}:")
+    return bound

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from edge.cli.leaving import leave_at_once
 from edge.config import load_config
 from edge.service.lifecycle import Service, obeying_signals
 
@@ -19,3 +20,5 @@ def run(line: Path) -> None:
     service = Service(line, load_config(line))
     with obeying_signals(service):
         service.run()
+        if service.leaves_work_behind:
+            leave_at_once(0)

@@ -20,6 +20,7 @@ SEND_HIGH_WATER_MARK = 1000
 LINGER_MS = 2000
 START_WITHIN_SECONDS = 5.0
 POLL_MS = 50
+VERDICTS = b"verdict."
 SUBSCRIPTIONS_AT_ONCE = 100
 """Taken in between two messages, so that nobody who floods us with subscriptions keeps events from going out."""
 
@@ -74,7 +75,7 @@ class Publisher:
         self._put(None, sent)
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
-        """Wait until somebody has subscribed; whether somebody has."""
+        """Wait until somebody has subscribed to verdicts; whether somebody has."""
         return self._listened_to.wait(timeout_s)
 
     def close(self) -> None:
@@ -111,7 +112,8 @@ class Publisher:
             for _ in range(SUBSCRIPTIONS_AT_ONCE):
                 if not socket.poll(0):
                     break
-                if socket.recv()[:1] == b"\x01":
+                subscription = socket.recv()
+                if subscription[:1] == b"\x01" and _takes_verdicts(subscription[1:]):
                     self._listened_to.set()
             try:
                 handed_over = self._messages.get(timeout=POLL_MS / 1000)
@@ -124,6 +126,10 @@ class Publisher:
                 socket.send_multipart(parts)
             if sent is not None:
                 sent()
+
+
+def _takes_verdicts(prefix: bytes) -> bool:
+    return prefix.startswith(VERDICTS) or VERDICTS.startswith(prefix)
 
 
 def bind(socket: zmq.Socket[bytes], address: str) -> None:

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 GRAB_TIMEOUT_SECONDS = 0.5
 AFTER_FAULT_SECONDS = 1.0
+LOOK_AROUND_EVERY_SECONDS = 0.05
 FRAMES_WITH_ENGINE = 2
 """Frames whose tiles may be with the engine or done and not yet judged: one to infer, one to judge."""
 PROBE = ""
@@ -88,6 +89,8 @@ class Pipeline:
         self._docket = Docket([*cameras, PROBE], FRAMES_WITH_ENGINE)
         self._recorder: FlightRecorder | None = None
         self._exchanging = threading.Lock()
+        self._at_work: list[ProvenEngine] = []
+        """The engine of each frame that is being handed to one, or is with one, whoever still waits for its event."""
         self._probes = 0
         self._probe_is_out = False
         self._begun = False
@@ -135,7 +138,8 @@ class Pipeline:
     def needs(self, proven: ProvenEngine) -> bool:
         """Whether frames are, or are still to be, inspected by this engine."""
         with self._exchanging:
-            return self._setup.proven is proven or self._docket.needs(proven)
+            at_work = self._setup.proven, *self._at_work
+            return any(each is proven for each in at_work) or self._docket.needs(proven)
 
     def probe(self) -> None:
         """Send a tile the whole way from the hand-off on, unless one is on it already. One thread."""
@@ -154,19 +158,23 @@ class Pipeline:
         if self._fault is not None:
             raise self._fault
 
-    def stop(self, within_seconds: float) -> bool:
-        """Grab no more, finish what was grabbed, report it; whether all was done in time."""
+    def stop(self, within_seconds: float, meanwhile: Callable[[], None] = lambda: None) -> bool:
+        """Grab no more, finish what was grabbed, report it; whether all was done in time.
+
+        Args:
+            meanwhile: called again and again.
+        """
         for camera in self._cameras.values():
             camera.source.interrupt()
         # After a fault, some stages wait for a dead one for ever: they get no more than a moment.
         seconds = within_seconds if self._fault is None else AFTER_FAULT_SECONDS
         now = time.monotonic()
         # A camera that hangs must not take the time that its frames need to be finished.
-        in_time = not self._begun or _join(self._grabbers, now + seconds / 3)
+        in_time = not self._begun or _join(self._grabbers, now + seconds / 3, meanwhile)
         self._grabbed.close()
-        if not _join(self._stages, now + seconds * 2 / 3):
+        if not _join(self._stages, now + seconds * 2 / 3, meanwhile):
             self._give_up_what_waits()
-        return _join(self._stages, now + seconds) and in_time
+        return _join(self._stages, now + seconds, meanwhile) and in_time
 
     def _give_up_what_waits(self) -> None:
         while (frame := self._grabbed.get()) is not None:
@@ -211,13 +219,28 @@ class Pipeline:
 
     def _infer(self) -> None:
         while (frame := self._grabbed.get()) is not None:
-            setup = self._docket.setup_of(frame.stamp)
-            # Without one it is too late: its tiles would only delay others.
+            setup = self._take_up(frame)
             pending = None if setup is None else self._start(frame, setup)
             frame.release()
-            if setup is not None and pending is not None:
+            if setup is None:
+                continue
+            if pending is None:
+                self._put_down(setup)
+            else:
                 self._started.put((setup, pending))
         self._started.put(None)
+
+    def _take_up(self, frame: Frame) -> Setup | None:
+        """What a frame is to be inspected by; None where it is too late: its tiles would only delay others."""
+        with self._exchanging:
+            setup = self._docket.setup_of(frame.stamp)
+            if setup is not None:
+                self._at_work.append(setup.proven)
+            return setup
+
+    def _put_down(self, setup: Setup) -> None:
+        with self._exchanging:
+            self._at_work.remove(setup.proven)
 
     def _start(self, frame: Frame, setup: Setup) -> PendingFrame | None:
         try:
@@ -234,6 +257,7 @@ class Pipeline:
     def _judge(self) -> None:
         while (started := self._started.get()) is not None:
             self._docket.settle(_judged(*started))
+            self._put_down(started[0])
         self._docket.close()
 
     def _report_outcomes(self) -> None:
@@ -253,7 +277,7 @@ class Pipeline:
     def _report_probe(self, outcome: Outcome) -> None:
         if outcome.unjudged is None:
             self._probed()
-        else:
+        elif outcome.unjudged.kind == "failed":
             logger.error("a probe was not judged: %s", outcome.unjudged.detail)
         self._probe_is_out = False
 
@@ -287,7 +311,9 @@ def _unjudged(bad: BadFrame) -> Outcome:
     return Outcome(bad.stamp, unjudged=Unjudged(bad.kind, bad.reason, bad.detail))
 
 
-def _join(threads: Sequence[threading.Thread], give_up: float) -> bool:
+def _join(threads: Sequence[threading.Thread], give_up: float, meanwhile: Callable[[], None]) -> bool:
     for thread in threads:
-        thread.join(max(give_up - time.monotonic(), 0.0))
+        while thread.is_alive() and (left_s := give_up - time.monotonic()) > 0:
+            thread.join(min(left_s, LOOK_AROUND_EVERY_SECONDS))
+            meanwhile()
     return not any(thread.is_alive() for thread in threads)

@@ -15,7 +15,7 @@ from edge.cameras.supervisor import SupervisedCamera
 from edge.config import LineConfig, load_config
 from edge.delivery import commands
 from edge.delivery.messages import Change
-from edge.errors import CameraError, ConfigError, HeatlineError
+from edge.errors import CameraError, ConfigError, DeliveryError, HeatlineError
 from edge.inspection.pipeline import Pipeline
 from edge.inspection.setup import Setup
 from edge.products import SET_IN_THE_CAMERA
@@ -29,7 +29,7 @@ from edge.text import sayable
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
-CLOSE_WITHIN_SECONDS = 5.0
+CLOSE_WITHIN_SECONDS = 2.0
 
 EXCHANGEABLE = {"look_at", "look_away", *SET_IN_THE_CAMERA}
 """Keys of cameras that need no restart."""
@@ -45,7 +45,8 @@ class Changeover:
         config: the line's, with all its products.
         in_force: what the pipeline inspects by.
         selected: the product that was selected, before the start as well; None where none ever was.
-        remember_in: where that is kept; None: nowhere.
+        unremembered: why it is not known.
+        remember_in: where it is kept; None: nowhere.
         reloading: hears of a reload's beginning and end.
     """
 
@@ -59,6 +60,7 @@ class Changeover:
         teller: Teller,
         *,
         selected: str | None,
+        unremembered: str | None = None,
         remember_in: Path | None,
         reloading: Callable[[bool], None] = lambda _: None,
     ) -> None:
@@ -67,12 +69,16 @@ class Changeover:
         self._selected, self._remember_in, self._reloading = selected, remember_in, reloading
         self._lock = threading.Lock()
         self._worker: threading.Thread | None = None
-        self._closed = False
+        self._open = self._closed = False
         self.changing: str | None = None
         """What is being made ready, in words."""
         self.last: Change | None = None
-        self.unremembered: str | None = None
+        self.unremembered = unremembered
         """Why the product in force will not be in force after a restart."""
+
+    def open(self) -> None:
+        """Take requests from now on: cameras are set anew by the threads that grab."""
+        self._open = True
 
     def reload(self) -> bool:
         """Put in force what the line's file says now; False where another change is under way: ask again."""
@@ -89,6 +95,8 @@ class Changeover:
             return
         if self._closed:
             answer(commands.refusal("stopping", "the line is stopping"))
+        elif not self._open:
+            answer(commands.refusal("busy", "the line is starting; ask again"))
         else:
             answer(commands.refusal("busy", f"{self.changing or 'another change'} is being made ready; ask again"))
 
@@ -97,14 +105,16 @@ class Changeover:
         with self._lock:
             self._closed = True
 
-    def join(self) -> None:
-        """Give the one that is under way a moment to end."""
-        if self._worker is not None:
-            self._worker.join(CLOSE_WITHIN_SECONDS)
+    def join(self) -> bool:
+        """Give the one that is under way a moment to end; whether it has."""
+        if self._worker is None:
+            return True
+        self._worker.join(CLOSE_WITHIN_SECONDS)
+        return not self._worker.is_alive()
 
     def _begin(self, what: str, work: Callable[[], None]) -> bool:
         with self._lock:
-            if self.changing is not None or self._closed:
+            if self.changing is not None or not self._open or self._closed:
                 return False
             self.changing = what
             former = self._worker
@@ -112,15 +122,24 @@ class Changeover:
             self._worker.start()
             return True
 
-    # On the worker's thread. `changing` is over before it is told: who hears of it may ask for the next at once.
+    # On the worker's thread. What it changes is over before that is told: who hears of it may ask for the next at once,
+    # which then waits for this one's last lines.
+
+    def _over(self) -> None:
+        with self._lock:
+            if self._worker is threading.current_thread():  # else another one has begun
+                self.changing = None
 
     def _run(self, work: Callable[[], None], former: threading.Thread | None) -> None:
         if former is not None:
-            former.join()  # it has told, and has its last lines to do
+            former.join()
         try:
             work()
+        except DeliveryError:  # nobody is left to hear of it
+            if not self._closed:
+                raise
         finally:
-            self.changing = None
+            self._over()
 
     def _reload(self) -> None:
         self._reloading(True)
@@ -133,7 +152,8 @@ class Changeover:
         except Exception as error:
             self._refuse("reload", _why(error))
         finally:
-            self._reloading(False)
+            if not self._closed:
+                self._reloading(False)
 
     def _select(self, product: str, answer: Answer) -> None:
         try:
@@ -145,7 +165,7 @@ class Changeover:
             answer(commands.refusal("unusable" if isinstance(error, HeatlineError) else "fault", why))
             return
         self._remember(product)
-        self.changing = None
+        self._over()
         answer(commands.Selected(product=product, bundle=bundle_name(self._in_force.setup)))
 
     def _exchange(self, change: Literal["reload", "select"], config: LineConfig, product: str | None) -> None:
@@ -155,12 +175,15 @@ class Changeover:
             HeatlineError: why not; what was in force still is.
         """
         before = self._in_force
-        prepared = prepare(config.of_product(product), like=before)
+        wanted = config.of_product(product)
+        _require_known(before.config, wanted)
+        prepared = prepare(wanted, like=before)
         told = Change(change=change, in_force=True, at_ns=time.time_ns())
 
         def put_in_force(setup: Setup) -> None:
             self._pipeline.put_in_force(setup)
-            self._config, self._in_force, self.last, self.changing = config, prepared, told, None
+            self._config, self._in_force, self.last = config, prepared, told
+            self._over()
 
         try:
             with set_anew(self._cameras, before.config.cameras, prepared.config.cameras):
@@ -173,7 +196,8 @@ class Changeover:
 
     def _refuse(self, change: Literal["reload", "select"], detail: str) -> None:
         logger.error("%s refused, and what was in force still is: %s", change, detail)
-        self.last, self.changing = Change(change=change, in_force=False, detail=detail, at_ns=time.time_ns()), None
+        self.last = Change(change=change, in_force=False, detail=detail, at_ns=time.time_ns())
+        self._over()
         self._teller.refusal(self.last)
 
     def _remember(self, product: str) -> None:
@@ -213,6 +237,21 @@ def in_words(setup: Setup) -> str:
         f"{of_product}{manifest.name} {manifest.version} ({setup.bundle.digest[:12]}) by {setup.proven.engine.name} in "
         f"{setup.proven.computes_in}, signed by {signer_in_words(setup.signed_by)}"
     )
+
+
+def _require_known(now: LineConfig, wanted: LineConfig) -> None:
+    """See that of each setting of a camera that changes both values are known: else it could not be set back.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for old, new in zip(now.cameras, wanted.cameras, strict=True):
+        for key in sorted(SET_IN_THE_CAMERA):
+            if (getattr(old, key, None) is None) != (getattr(new, key, None) is None):
+                was, is_now = ("not set", "is") if getattr(old, key) is None else ("set", "is not")
+                raise ConfigError(
+                    f"{key} of camera {old.name} was {was} and {is_now} now; restart the line to put that in force"
+                )
 
 
 def _require_exchangeable(now: LineConfig, wanted: LineConfig) -> None:

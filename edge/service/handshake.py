@@ -25,6 +25,7 @@ def reasons(
     *,
     quiet_for_s: float,
     seen_through: bool = True,
+    stopping: bool = False,
     changing: str | None = None,
     losses: Sequence[str] = (),
     fell_back: str | None = None,
@@ -36,6 +37,7 @@ def reasons(
     Args:
         quiet_for_s: since when nothing came out of the last stage.
         seen_through: whether anything has come out of it yet.
+        stopping: whether it takes no new frames any more.
         changing: what is being made ready.
         losses: whose frames are not inspected, a sentence each.
         fell_back: in which precision it computes, where not in the one that was asked for.
@@ -45,18 +47,20 @@ def reasons(
     found = []
     if state == "STARTING" or (state == "RUNNING" and not seen_through):
         found.append(Reason("NOT_READY", "starting", "it is starting"))
-    if state == "STOPPED":
-        found.append(Reason("NOT_READY", "stopping", "it has stopped"))
+    if state == "STOPPED" or stopping:
+        found.append(Reason("NOT_READY", "stopping", "it has stopped" if state == "STOPPED" else "it is stopping"))
     if quiet_for_s > STALLED_AFTER_SECONDS:
         quiet = f"nothing came out of the inspection for {int(quiet_for_s)} s"
         found.append(Reason("NOT_READY", "stalled", quiet))
-    there = [name for name, how in cameras.items() if how.state in ("LIVE", "IDLE")]
+    # While a change is made ready, cameras that are set anew are opened: that is no fault of theirs.
+    opening = [name for name, how in cameras.items() if how.state == "OPENING" and changing is None]
+    there = [name for name, how in cameras.items() if how.state not in ("DEAD", "ENDED") and name not in opening]
     if not there and any(how.state != "ENDED" for how in cameras.values()):
         found.append(Reason("NOT_READY", "no_camera", "no camera is there"))
     if changing is not None:
         found.append(Reason("BUSY", "changing", f"{changing} is being made ready"))
     dead = [f"camera {name} is dead ({how.reason})" for name, how in cameras.items() if how.reason is not None]
-    dead += [f"camera {name} is being opened" for name, how in cameras.items() if how.state == "OPENING"]
+    dead += [f"camera {name} is being opened" for name in opening]
     found += [Reason("DEGRADED", "camera_dead", sentence) for sentence in dead]
     found += [Reason("DEGRADED", "frames_lost", sentence) for sentence in losses]
     if fell_back is not None:

@@ -47,6 +47,8 @@ class Service:
         # Not Events: set by a signal while the main thread waits for them, these would lock up.
         self._stopping = False
         self._reload_wanted = False
+        self.leaves_work_behind = False
+        """Whether a change is still being made ready at the end: Python's own way out would abort under it."""
 
     def stop(self) -> None:
         """Ask a running service to finish what it has grabbed and end. Any thread, any number of times."""
@@ -67,7 +69,7 @@ class Service:
 
     def _run(self) -> None:
         notify("STATUS=NOT_READY: loading the bundle")
-        selected = self._selected_before()
+        selected, unremembered = self._selected_before()
         prepared = prepare(self._config.of_product(selected or self._config.product))
         publisher = Publisher(self._config.events.bind)
         publisher.start()
@@ -77,7 +79,7 @@ class Service:
             with open_cameras(
                 prepared.config.cameras, teller.alarm, all_must_open=False, stopping=lambda: self._stopping
             ) as cameras:
-                self._inspect(prepared, selected, teller, heartbeat, publisher, cameras)
+                self._inspect(prepared, selected, unremembered, teller, heartbeat, publisher, cameras)
         finally:
             publisher.close()
 
@@ -85,6 +87,7 @@ class Service:
         self,
         prepared: Prepared,
         selected: str | None,
+        unremembered: str | None,
         teller: Teller,
         heartbeat: Heartbeat,
         publisher: Publisher,
@@ -101,6 +104,7 @@ class Service:
             supervised,
             teller,
             selected=selected,
+            unremembered=unremembered,
             remember_in=state_folder(),
             reloading=_tell_systemd_of_a_reload,
         )
@@ -118,24 +122,34 @@ class Service:
                     supervised[name].count_from(account.captured)
                 teller.note_in(recorder)
                 pipeline.begin(recorder)
+                changeover.open()
                 self._main_loop(pipeline, changeover, lambda: oversight.look("RUNNING"))
             finally:
-                notify("STOPPING=1", "STATUS=NOT_READY: finishing the frames in flight")
+                notify("STOPPING=1")
                 changeover.close()
-                in_time = pipeline.stop(STOP_WITHIN_SECONDS)
-                changeover.join()
+                oversight.begin_to_stop()
+                in_time = pipeline.stop(STOP_WITHIN_SECONDS, lambda: oversight.look("RUNNING"))
+                self.leaves_work_behind = not changeover.join()
                 oversight.say_stopped()  # also after a fault
         pipeline.check()
         if not in_time:
             raise EngineError(f"the frames in flight were not finished within {STOP_WITHIN_SECONDS:.0f} s; see the log")
 
-    def _selected_before(self) -> str | None:
-        """The product that was selected in an earlier run, unless the file has it no more."""
-        selected = remembered_product(state_folder())
-        if selected is None or selected in [product.name for product in self._config.products]:
-            return selected
+    def _selected_before(self) -> tuple[str | None, str | None]:
+        """The product that was selected before this start, if the file still has it; and why that is not known."""
+        names = [product.name for product in self._config.products]
+        if not names:
+            return None, None
+        try:
+            selected = remembered_product(state_folder())
+        except (OSError, UnicodeDecodeError) as error:
+            unknown = f"which product was selected before the start cannot be read ({error})"
+            logger.error("%s; %s is in force", unknown, self._config.product)
+            return None, unknown
+        if selected is None or selected in names:
+            return selected, None
         logger.warning("product %r was selected, and the line has none of that name any more", selected)
-        return None
+        return None, None
 
     def _tell_of_the_last_run(
         self, ledger: Ledger, teller: Teller, pipeline: Pipeline, oversight: Oversight

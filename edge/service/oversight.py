@@ -36,6 +36,7 @@ class Oversight:
         self._cameras, self._pipeline, self._changeover = cameras, pipeline, changeover
         self.unrecorded: Callable[[], str | None] = lambda: None
         """Says why nobody would know after a crash what was in flight."""
+        self._stopping = False
         self._losses = Losses()
         self._lossy: list[str] = []
         self._tell_at = 0.0
@@ -45,13 +46,17 @@ class Oversight:
     def look(self, state: State) -> None:
         """Do what is due."""
         now = time.monotonic()
-        if self._heartbeat.quiet_for_s() > PROBE_AFTER_SECONDS:
+        if self._heartbeat.quiet_for_s() > PROBE_AFTER_SECONDS and not self._stopping:
             self._pipeline.probe()
         is_due = now >= self._tell_at
         if is_due:
             self._tell_at = now + STATUS_EVERY_SECONDS
             self._lossy = self._losses.look(self._ledger.accounts(), now)
         self._tell(state, only_news=not is_due)
+
+    def begin_to_stop(self) -> None:
+        """From now on no new frame is taken."""
+        self._stopping = True
 
     def say_stopped(self) -> None:
         """Who listens must hear that nothing is inspected any more."""
@@ -66,6 +71,7 @@ class Oversight:
             cameras,
             quiet_for_s=self._heartbeat.quiet_for_s(),
             seen_through=beats > 0,
+            stopping=self._stopping,
             changing=self._changeover.changing,
             losses=self._lossy,
             fell_back=None if setup.proven.fell_back is None else setup.proven.computes_in,
@@ -79,7 +85,8 @@ class Oversight:
         self._told = news
         self._teller.status(state, self._ledger, cameras, now, last)
         count = self._teller.last_seq
-        words = [state.lower(), f"{count} event{'' if count == 1 else 's'}"]
+        doing = "finishing the frames in flight" if self._stopping and state != "STOPPED" else state.lower()
+        words = [doing, f"{count} event{'' if count == 1 else 's'}"]
         if setup.product is not None:
             words.append(f"product {setup.product}")
         if why := [reason for reason in found if reason.word not in ("starting", "stopping")]:

@@ -8,12 +8,16 @@ FILE_NAME = "product"
 
 
 def remembered_product(folder: Path | None) -> str | None:
-    """The product that was selected last; None where none ever was, or nothing can be kept."""
+    """The product that was selected last; None where none ever was, or nothing is kept.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read.
+    """
     if folder is None:
         return None
     try:
         return (folder / FILE_NAME).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    except FileNotFoundError:
         return None
 
 
@@ -32,7 +36,17 @@ def remember_product(folder: Path | None, product: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         new.rename(folder / FILE_NAME)
+        _write_down(folder)
     except OSError:
         with contextlib.suppress(OSError):
             new.unlink()
         raise
+
+
+def _write_down(folder: Path) -> None:
+    """Have a folder's entries outlive a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

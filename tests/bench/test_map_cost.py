@@ -1,7 +1,8 @@
 """`heatline bench map-cost`: what it runs, in which order, and what it divides by what."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 import bench.map_cost
 import bench.turns
+import export.onnx_graph as onnx_graph
 import export.quantise as quantise_module
 from bench.command import bench as command
 from bench.map_cost import MapCost, measure_map_cost
@@ -21,11 +23,42 @@ from train.config import VitConfig
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = VitConfig(name="small", timm="test_vit", weights="none", fusion="max", discard_ratio=0.5)
+WITHOUT_DISCARD = msgspec.structs.replace(SMALL, discard_ratio=0.0)
 
 
-def measure(engine: EngineKind = "openvino", precision: Precision = "f32", batch: int = 2) -> MapCost:
+@pytest.fixture(scope="module", autouse=True)
+def each_graph_is_exported_once() -> Iterator[None]:
+    """An export takes seconds; the network is the same in all tests, and a bare one knows of no method."""
+    graphs, bare = onnx_graph.to_graphs, onnx_graph.to_bare_onnx
+    current: list[Any] = [None]
+
+    @cache
+    def graphs_of(method: str, tile_px: int) -> Any:
+        return graphs(current[0], tile_px)
+
+    @cache
+    def bare_of(tile_px: int, *attention: Any) -> bytes:
+        return bare(current[0], tile_px, *attention)
+
+    def shared_graphs(model: Any, tile_px: int) -> Any:
+        current[0] = model
+        return graphs_of(model.method, tile_px)
+
+    def shared_bare(model: Any, tile_px: int, *attention: Any) -> bytes:
+        current[0] = model
+        return bare_of(tile_px, *attention)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "to_graphs", shared_graphs)
+        patch.setattr(onnx_graph, "to_bare_onnx", shared_bare)
+        yield
+
+
+def measure(
+    engine: EngineKind = "openvino", precision: Precision = "f32", batch: int = 2, config: VitConfig = SMALL
+) -> MapCost:
     return measure_map_cost(
-        SMALL,
+        config,
         engine=engine,
         precision=precision,
         batch=batch,
@@ -77,6 +110,7 @@ def test_each_is_run_in_every_round_and_the_faster_bare_classifier_is_what_count
     assert found.fused_ms_per_tile.median == pytest.approx(1500)
 
 
+@pytest.mark.slow
 def test_in_int8_both_are_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
     quantised = []
     real = quantise_module.quantise
@@ -86,7 +120,7 @@ def test_in_int8_both_are_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(*arguments, **options)
 
     monkeypatch.setattr(quantise_module, "quantise", counted)
-    assert measure("openvino", "int8").precision == "int8"
+    assert measure("openvino", "int8", config=WITHOUT_DISCARD).precision == "int8"
     assert quantised == [{"transformer": True}] * 3  # fused, and two kinds of bare ones
 
 
@@ -105,7 +139,7 @@ def test_the_command_prints_ratio_spread_and_both_medians() -> None:
     assert done.exit_code == 0, done.output
     printed = json.loads(done.stdout)
     assert printed["method"] == "rollout-min-discard-0.9"
-    assert set(msgspec.structs.asdict(measure())) < set(printed)
+    assert set(MapCost.__struct_fields__) < set(printed)
     assert {"median", "lowest", "highest"} == set(printed["ratio_spread"])
 
 
@@ -125,4 +159,4 @@ def test_a_precision_that_the_processor_passes_over_is_not_timed(monkeypatch: py
 
     monkeypatch.setattr(openvino.Core, "compile_model", without_bf16)
     with pytest.raises(BenchError, match="has no bf16, OpenVINO computes in f32"):
-        measure("openvino", "bf16")
+        measure("openvino", "bf16", config=WITHOUT_DISCARD)

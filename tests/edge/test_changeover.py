@@ -259,3 +259,16 @@ def test_no_frame_is_judged_as_a_product_with_whose_exposure_it_was_not_taken(gi
     seen = {(event.product, event.chunks["ExposureTime"]) for event in heard.verdicts if event.verdict != "NO_VERDICT"}
     assert seen == {("a", 800.0), ("b", 400.0)}
     assert [event.in_force for event in heard.changes] == [True, True, True, False]
+
+
+def test_a_setting_of_a_camera_that_could_not_be_set_back_needs_a_restart(gige: Line) -> None:
+    gige.file.write_text(gige.file.read_text().replace("exposure_us = 800.0", "").rpartition("cameras = [")[0])
+    with gige.running() as run:
+        before = run.until_inspected().chunks
+        gige.rewrite('name = "top"', 'name = "top"\nexposure_us = 437.0')
+        refused = reload(run)
+        after = run.until_inspected().chunks
+        run.end()
+    assert not refused.in_force
+    assert refused.detail == ("exposure_us of camera top was not set and is now; restart the line to put that in force")
+    assert after == before

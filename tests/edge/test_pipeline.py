@@ -1,7 +1,9 @@
 """The stages together, in this process: whatever happens to a frame, it is reported; a stage that breaks ends all."""
 
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -367,3 +369,31 @@ def test_an_engine_is_needed_until_the_last_frame_that_it_inspects_is_told(bundl
     assert run.pipeline.stop(WITHIN_SECONDS)
     assert not run.pipeline.needs(before.proven)
     assert run.words() == ["GOOD"]
+
+
+def test_an_engine_is_needed_by_a_frame_that_it_works_on_though_nobody_waits_for_its_event(
+    bundle: Bundle, openvino: Engine
+) -> None:
+    """Such as one that was told at its deadline meanwhile."""
+    begun, goes_on = threading.Event(), threading.Event()
+
+    class TakesLong(Inspector):
+        def start(self, frame: Frame, area: AreaOfInterest = WHOLE_FRAME) -> PendingFrame:
+            begun.set()
+            assert goes_on.wait(WITHIN_SECONDS)
+            return super().start(frame, area)
+
+    def due(stamp: Stamp) -> Frame:
+        return good(replace(stamp, due_monotonic_ns=time.monotonic_ns() + 50_000_000))
+
+    told = threading.Event()
+    before = setup_of(bundle, openvino, TakesLong(bundle.manifest, openvino))
+    run = Run(before, Scripted("top", due, ends=False), report=lambda _: told.set())
+    run.start()
+    assert begun.wait(WITHIN_SECONDS)
+    assert told.wait(WITHIN_SECONDS), "at its deadline"
+    run.pipeline.put_in_force(setup_of(bundle, openvino))
+    assert run.pipeline.needs(before.proven)
+    goes_on.set()
+    assert run.pipeline.stop(WITHIN_SECONDS)
+    assert not run.pipeline.needs(before.proven)

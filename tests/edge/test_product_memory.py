@@ -37,8 +37,11 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     assert remembered_product(tmp_path) == "a"
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", None])
-def test_what_cannot_be_read_is_no_product(tmp_path: Path, content: bytes | None) -> None:
-    if content is not None:
-        (tmp_path / "product").write_bytes(content)
-    assert remembered_product(tmp_path) is None
+def test_what_cannot_be_read_is_not_taken_for_no_product(tmp_path: Path) -> None:
+    (tmp_path / "product").write_bytes(b"\xff\xfe")
+    with pytest.raises(UnicodeDecodeError):
+        remembered_product(tmp_path)
+    (tmp_path / "product").unlink()
+    (tmp_path / "product").mkdir()
+    with pytest.raises(IsADirectoryError):
+        remembered_product(tmp_path)

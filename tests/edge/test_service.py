@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from edge.bundle import Bundle
+from edge.delivery.messages import StatusEvent, VerdictEvent
+from edge.delivery.subscriber import Subscriber
 from tests.edge.lines import (
     HEATLINE,
     WITHIN_SECONDS,
@@ -21,6 +23,7 @@ from tests.edge.lines import (
     small_frames,
     started,
     write_line,
+    write_line_with,
     write_pictures,
 )
 from tests.small_bundle import small_bundle, white_frame
@@ -319,3 +322,34 @@ def test_what_is_missing_ends_in_one_sentence_and_the_exit_code_of_its_kind(
 def _new(folder: Path, name: str) -> Path:
     (folder / name).mkdir()
     return folder / name
+
+
+def test_while_it_finishes_what_is_in_flight_no_further_part_may_come(
+    tmp_path: Path, bundle: Bundle, address: str
+) -> None:
+    camera = {"kind": "pattern", "draw_size": [300, 300], "rate_fps": 100, "on_overload": "block", "waiting_frames": 16}
+    tables = "[tiles]\noverlap_px = 221\n\n[engine]\nthreads = 1"  # hundreds of tiles a frame
+    with running(write_line_with(tmp_path, bundle.path, address, {"top": camera}, tables), address) as run:
+        run.until_inspected()
+        heard = run.end()
+    told = [(status.state, status.handshake.reason) for status in heard.statuses if status.handshake is not None]
+    assert told[-2:] == [("RUNNING", "stopping"), ("STOPPED", "stopping")]
+
+
+def test_who_only_asks_for_the_state_is_not_the_subscriber_that_is_waited_for(
+    tmp_path: Path, bundle: Bundle, address: str
+) -> None:
+    write_pictures(tmp_path / "frames", small_frames(3))
+    line = write_line(tmp_path, bundle.path, address, {"top": 'path = "frames"'})
+    with started(HEATLINE, "run", line):
+        with Subscriber(address, topics=["status"], timeout_s=WITHIN_SECONDS) as states:
+            for _ in range(3):
+                message = states.receive()
+                assert message is not None
+                assert isinstance(message.event, StatusEvent)
+                assert message.event.state == "STARTING"
+        with Subscriber(address, topics=["verdict.top."], timeout_s=WITHIN_SECONDS) as verdicts:
+            message = verdicts.receive()
+            assert message is not None
+            assert isinstance(message.event, VerdictEvent)
+            assert message.event.frame_number == 1

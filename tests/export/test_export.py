@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     data = draw_blobs(folder / "blobs")
     config = compose(
         [
-            f"data={data}", f"out={folder / 'run'}", "model=efficientnet_lite0_d", "model.weights=none",
+            f"data={data}", f"out={folder / 'run'}", "model=test_efficientnet", "model.stride=16", "model.weights=none",
             f"tiles.tile_px={TILE}", "recipe.steps=2", "recipe.batch=4", "recipe.validate_every=2",
             "recipe.jitter_px=8", "split.val=[c]", "split.test=[d]",
         ]

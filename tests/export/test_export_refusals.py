@@ -1,4 +1,4 @@
-"""What `heatline export` refuses, each in one sentence and with its exit code, by the command itself."""
+"""What `heatline export` refuses, each in one sentence and with its exit code."""
 
 import shutil
 import subprocess
@@ -10,6 +10,8 @@ import msgspec
 import pytest
 import torch
 
+from edge.cli.main import heatline
+from edge.errors import BundleError, HeatlineError
 from tests.train.blobs import draw_blobs
 from train.config import compose
 from train.fit import fit
@@ -37,6 +39,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 def export(run: Path, target: Path, *options: str) -> tuple[int, str]:
+    """The command in a process of its own: exit code and standard error."""
     command = [sys.executable, "-m", "edge.cli.main", "export", str(run), "--to", str(target), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert not target.parent.is_dir() or not target.exists()
@@ -44,12 +47,17 @@ def export(run: Path, target: Path, *options: str) -> tuple[int, str]:
 
 
 def refused(run: Path, tmp_path: Path, code: int, *says: str) -> None:
-    came, error = export(run, tmp_path / "bundle")
-    (line,) = [line for line in error.splitlines() if line.startswith("heatline: ")]
-    assert came == code, error
-    assert "Traceback" not in error
+    """The command in this process: starting one takes seconds. That errors become exit codes is all that it leaves out,
+    and `test_a_checkpoint_that_holds_something_else` has that too.
+    """
+    with pytest.raises(HeatlineError) as raised:
+        heatline.main(["export", str(run), "--to", str(tmp_path / "bundle")], standalone_mode=False)
+    assert not (tmp_path / "bundle").exists()
+    assert raised.value.exit_code == code
+    sentence = str(raised.value)
+    assert "\n" not in sentence
     for part in says:
-        assert part in line
+        assert part in sentence
 
 
 def test_an_unknown_architecture(run: Path, tmp_path: Path) -> None:
@@ -67,8 +75,13 @@ def test_a_checkpoint_of_another_architecture(run: Path, tmp_path: Path) -> None
 
 
 def test_a_checkpoint_that_holds_something_else(run: Path, tmp_path: Path) -> None:
+    """In a process of its own, as a user runs it."""
     (run / "checkpoints" / "best.ckpt").write_bytes(b"no checkpoint")
-    refused(run, tmp_path, 11, "best.ckpt cannot be loaded")
+    code, error = export(run, tmp_path / "bundle")
+    (line,) = [line for line in error.splitlines() if line.startswith("heatline: ")]
+    assert code == 11, error
+    assert "Traceback" not in error
+    assert "best.ckpt cannot be loaded" in line
 
 
 def test_a_checkpoint_with_a_few_other_bytes(run: Path, tmp_path: Path) -> None:
@@ -88,12 +101,14 @@ def test_an_empty_checkpoint(run: Path, tmp_path: Path) -> None:
     refused(run, tmp_path, 11, "best.ckpt cannot be loaded (File is not a zip file)")
 
 
-def test_a_place_where_nothing_can_be_written_is_refused_before_the_work(run: Path, tmp_path: Path) -> None:
+def test_a_place_where_nothing_can_be_written_is_refused_before_the_work(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
-    code, error = export(run, tmp_path / "file" / "bundle")
-    assert code == 4
-    assert f"nothing can be made in {tmp_path / 'file'} (Not a directory)" in error
-    assert "exporting" not in error
+    with pytest.raises(BundleError) as raised:
+        heatline.main(["export", str(run), "--to", str(tmp_path / "file" / "bundle")], standalone_mode=False)
+    assert f"nothing can be made in {tmp_path / 'file'} (Not a directory)" in str(raised.value)
+    assert "exporting" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--smoothing", "--false-reject"])

@@ -28,7 +28,7 @@ TILE = 64
 def model(request: pytest.FixtureRequest) -> ExplainedClassifier:
     torch.manual_seed(0)
     if request.param == "cnn":
-        config = CnnConfig(name="x", timm="mobilenetv3_small_050.lamb_in1k", weights="none", stride=16)
+        config = CnnConfig(name="x", timm="test_efficientnet.r160_in1k", weights="none", stride=16)
         return build_model(config, TILE)[0].eval()
     vit = ToyViT(tile_px=TILE)
     vit.discard_ratio = 0.9 if request.param == "vit-discard" else 0.0
@@ -128,6 +128,6 @@ def test_the_bare_classifier_has_the_same_logits_and_no_map(model: ExplainedClas
 def test_a_head_that_is_not_found_ends_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would be quantised with the features, and nobody would know."""
     monkeypatch.setattr(onnx_graph, "HEAD", "head.called_otherwise")
-    config = CnnConfig(name="x", timm="mobilenetv3_small_050.lamb_in1k", weights="none", stride=16)
+    config = CnnConfig(name="x", timm="test_efficientnet.r160_in1k", weights="none", stride=16)
     with pytest.raises(ExportError, match=r"has no head\.called_otherwise, .* install heatline\[export\] anew"):
         to_graphs(build_model(config, TILE)[0].eval(), TILE)

@@ -46,7 +46,13 @@ GRID = Grid(tile_px=TILE, smoothing_px=4.0)
 HAS_BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-@pytest.fixture(scope="module", params=["cnn", "vit"])
+WITH_ROLLOUT = "vit"
+both = pytest.mark.parametrize("model", ["cnn", WITH_ROLLOUT], indirect=True, scope="module")
+"""For what differs between them. The graph of a rollout is large and slow to compile: all else has it in the slow lane.
+"""
+
+
+@pytest.fixture(scope="module", params=["cnn", pytest.param(WITH_ROLLOUT, marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest) -> ExplainedClassifier:
     torch.manual_seed(0)
     if request.param == "cnn":
@@ -104,6 +110,7 @@ def limits(monkeypatch: pytest.MonkeyPatch, flips: float, iou: float) -> None:
         monkeypatch.setitem(map_gate.LIMITS, precision, {"flips": flips, "iou_median": iou, "iou_p5": iou})
 
 
+@both
 def test_the_explanation_is_kept_out_of_quantisation(f32: Ir, model: ExplainedClassifier) -> None:
     quantised = quantise(f32, TILES[:4], Quantisation(), transformer=isinstance(model, RolloutClassifier)).read()
     rounding = [each for each in quantised.get_ordered_ops() if each.get_type_name() == "FakeQuantize"]
@@ -137,6 +144,7 @@ def test_quantising_tells_nobody(f32: Ir) -> None:
     assert isinstance(telemetry, NNCFTelemetryStub)
 
 
+@both
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_first_and_last_layers_are_so_many_from_either_end(f32: Ir, share: float) -> None:
     model = f32.read()
@@ -153,6 +161,7 @@ def test_first_and_last_layers_are_so_many_from_either_end(f32: Ir, share: float
     assert not {name for name in (first | last) & computed if is_explanation(name)}
 
 
+@both
 def test_of_the_output_layer_come_logit_and_map(f32: Ir) -> None:
     model = f32.read()
     last = set(output_layer(model))
@@ -161,6 +170,7 @@ def test_of_the_output_layer_come_logit_and_map(f32: Ir) -> None:
     assert [each.get_friendly_name() in last for each in computed] == [False] * (len(computed) - 1) + [True]
 
 
+@both
 def test_layers_noted_to_be_in_f32_are_hardly_rounded_under_bf16(f32: Ir) -> None:
     """OpenVINO loses the note on some operations that it fuses; of all layers, few are left in bf16."""
     exact, rounded = answers(f32, "f32")[1], answers(f32, "bf16")[1]
@@ -181,6 +191,7 @@ def test_the_note_on_layers_means_nothing_to_f32(f32: Ir) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@both
 def test_what_passes_is_in_the_bundle_with_its_figures(
     f32: Ir, graphs: Graphs, held: HeldTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:

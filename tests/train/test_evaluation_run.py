@@ -63,7 +63,8 @@ def run(blobs: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.F
 @pytest.fixture(scope="module")
 def exported(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     target = tmp_path_factory.mktemp("bundles") / "blobs"
-    return export_run(load_run(run.folder), target, name="blobs", version="1", false_reject=0.01)
+    loaded = load_run(run.folder)
+    return export_run(loaded, target, name="blobs", version="1", false_reject=0.01, precisions=["f32"])
 
 
 @pytest.fixture(scope="module")

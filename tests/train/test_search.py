@@ -324,6 +324,7 @@ def test_a_worker_that_is_killed_loses_no_trial_and_leaves_none_behind(blobs: Pa
     assert not (out / "cache").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_search_and_finish_exactly_its_trials(blobs: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
     overrides = words(blobs, out, "search.trials=4")
