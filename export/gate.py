@@ -1,5 +1,6 @@
 """The gate: what was exported must answer as the model it came from."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,5 +78,5 @@ def _answers(golden: GoldenTiles, folder: Path) -> Iterator[tuple[str, int, NDAr
     tile_px = golden.tiles.shape[1]
     for kind in ("onnxruntime", "openvino"):
         for batch in BATCHES:
-            engine = open_engine(kind, folder, tile_px, batch=batch)
-            yield kind, batch, *infer(engine, golden.tiles)
+            with contextlib.closing(open_engine(kind, folder, tile_px, batch=batch)) as engine:
+                yield kind, batch, *infer(engine, golden.tiles)

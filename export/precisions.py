@@ -4,6 +4,7 @@ A precision that loses verdicts or maps is made again in another way, in which m
 passes or none is left.
 """
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -225,13 +226,17 @@ def _hold(
         for name, data in ir.files(candidate.graph).items():
             (folder / name).write_bytes(data)
 
-        def opened(batch: int) -> Engine:
-            return open_engine(
-                "openvino", folder, held.tile_px, precision=precision, graph=candidate.graph, batch=batch
+        def opened(batch: int) -> "contextlib.closing[Engine]":
+            return contextlib.closing(
+                open_engine("openvino", folder, held.tile_px, precision=precision, graph=candidate.graph, batch=batch)
             )
 
-        figures = [agreement(held, opened(batch)) for batch in BATCHES]
-        off = golden.differences(*infer(opened(BATCHES[0]), golden.tiles)).values()
+        figures = []
+        for batch in BATCHES:
+            with opened(batch) as engine:
+                figures.append(agreement(held, engine))
+        with opened(BATCHES[0]) as engine:
+            off = golden.differences(*infer(engine, golden.tiles)).values()
     if not all(each <= MOST_TOLERANCE for each in off):  # a NaN is too far off too
         return None, figures
     return Made(candidate.graph, ir, min(MOST_TOLERANCE, max(LEAST_TOLERANCE, 2 * max(off)))), figures

@@ -1,5 +1,6 @@
 """From a trained run to a bundle."""
 
+import contextlib
 import tempfile
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -63,9 +64,8 @@ def export_run(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _write(folder, {ONNX_GRAPH: exported.onnx, **f32.files(OPENVINO_GRAPH)})
-        validation = run_over(
-            track(frames), open_engine("openvino", folder, tiles.tile_px), grid=grid, map_hw=model.map_hw
-        )
+        with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
+            validation = run_over(track(frames), engine, grid=grid, map_hw=model.map_hw)
         golden = torch_answers(model, validation.tiles)
         pass_gate(golden, folder)  # here too: what fails it is not worth the minutes that follow
         calibration = calibrate(validation.good_frames, false_reject, validation.frames_are)
