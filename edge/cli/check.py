@@ -10,7 +10,7 @@ from edge.bundle.trusted import signer_in_words
 from edge.cameras.looking import area_of
 from edge.cli.output import json_option, print_facts, print_json
 from edge.config import LineConfig, load_config
-from edge.errors import CameraError
+from edge.errors import CameraError, HeatlineError
 from edge.frames import Frame
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.inspector import Inspector
@@ -82,7 +82,10 @@ def _others(config: LineConfig, first: Prepared) -> dict[str, Any]:
     """What the products are inspected by that are not in force at first, all proven as well."""
     told = {}
     for name in [product.name for product in config.products if product.name != config.product]:
-        setup = prepare(config.of_product(name), like=first).setup
+        try:
+            setup = prepare(config.of_product(name), like=first).setup
+        except HeatlineError as error:
+            raise type(error)(f"product {name}: {error}") from error
         manifest, thresholds = setup.bundle.manifest, setup.inspector.thresholds
         told[name] = {
             "bundle": {"name": manifest.name, "version": manifest.version, "digest": setup.bundle.digest},

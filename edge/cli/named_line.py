@@ -4,6 +4,7 @@ from pathlib import Path
 
 from edge.config import load_config
 from edge.errors import ConfigError
+from edge.service.address_file import where_events_are
 
 LINES = Path("/etc/heatline")
 """Where a service looks for NAME.toml."""
@@ -26,18 +27,34 @@ def file_of(line: str) -> Path:
 def events_address(line: str) -> str:
     """Where to listen to a line's events from its own machine.
 
+    Of a line that runs as a service, where they are, whatever its file says by now; else what its file says.
+
     Raises:
-        ConfigError: its file cannot be used.
+        ConfigError: its file cannot be used, and nothing else says it.
     """
     if is_address(line):
         return line
-    try:
-        bound = load_config(file_of(line)).events.bind
-    except ConfigError as error:
-        raise ConfigError(
-            f"{error}; or name the address of the line's events instead, e.g. tcp://127.0.0.1:5556"
-        ) from error
-    # What is bound at every address of the machine is no address to connect to.
+    file = file_of(line)
+    running_at = where_events_are(file.stem) if file.absolute().parent == LINES else None
+    return _to_connect(running_at or load_config(file).events.bind)
+
+
+def commands_address(line: str) -> str:
+    """Where a line takes requests.
+
+    Raises:
+        ConfigError: its file cannot be used, or names no address for them.
+    """
+    if is_address(line):
+        return line
+    bound = load_config(file_of(line)).commands.bind
+    if bound is None:
+        raise ConfigError(f"line {name_of(line)} takes no requests; set commands.bind in {file_of(line)}")
+    return _to_connect(bound)
+
+
+def _to_connect(bound: str) -> str:
+    """What is bound at every address of the machine is no address to connect to."""
     for everywhere, here in (("*", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]")):
         bound = bound.replace(f"tcp://{everywhere}:", f"tcp://{here}:")
     return bound

@@ -12,6 +12,9 @@ from rich.table import Table
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+WIDE = 10_000
+"""Characters: more than a fact has."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else on standard output.")
 
 
@@ -38,4 +41,6 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(*(escape(visible(str(text))) for text in (name, value)))  # a path or a group may look like markup
-    Console().print(table)
+    # What is not read on a screen is searched, and must not be cut into lines.
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    console.print(table)

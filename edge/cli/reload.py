@@ -8,7 +8,7 @@ import click
 
 from edge.cli.finite_range import FiniteRange
 from edge.cli.line_words import in_force_in_words
-from edge.cli.named_line import events_address, is_address, name_of
+from edge.cli.named_line import events_address
 from edge.cli.output import visible
 from edge.delivery.messages import ChangeEvent, StatusEvent
 from edge.delivery.subscriber import Subscriber
@@ -19,9 +19,14 @@ HEARD_WITHIN_SECONDS = 5.0
 LOOK_AT_THE_CLOCK_EVERY_SECONDS = 0.5
 
 
-@click.command(epilog="Example: heatline reload line1 --pid 1234; as a service: systemctl reload heatline@line1")
+@click.command(epilog="Example: heatline reload line.toml; of a service: systemctl reload heatline@line1")
 @click.argument("line")
-@click.option("--pid", type=click.IntRange(min=2), envvar="MAINPID", help="The line's process; default: $MAINPID.")
+@click.option(
+    "--pid",
+    type=click.IntRange(min=2),
+    envvar="MAINPID",
+    help="The line's process; default: $MAINPID, else as the line says.",
+)
 @click.option(
     "--timeout",
     "timeout_s",
@@ -36,24 +41,17 @@ def reload(line: str, pid: int | None, timeout_s: float) -> None:
     LINE is a line's name, its TOML file, or the address of its events. If the file or what it names cannot be used,
     what was in force still is, and the command says why.
     """
-    if pid is None:
-        name = "NAME" if is_address(line) else name_of(line)
-        raise click.UsageError(
-            f"whose process to tell is not known; run systemctl reload heatline@{name}, or give --pid"
-        )
     try:
         address = events_address(line)
-    except ConfigError:
-        _tell(pid)  # so that the line says the same to all who listen
-        raise
+    except ConfigError as error:
+        if pid is not None:
+            _tell(pid)  # so that the line says the same to all who listen
+        raise ConfigError(f"{error}; what was in force still is") from error
     with Subscriber(
         address, topics=["change", "status"], timeout_s=min(timeout_s, LOOK_AT_THE_CLOCK_EVERY_SECONDS)
     ) as events:
         heard = _first_status(events, min(timeout_s, HEARD_WITHIN_SECONDS))
-        if heard is not None and heard.handshake is None:
-            raise DeliveryError(
-                f"line {heard.line} runs an older heatline, which would end when told to reload; restart it instead"
-            )
+        pid = _whose(heard, pid, address)
         _tell(pid)
         if heard is None:
             raise DeliveryError(
@@ -64,6 +62,23 @@ def reload(line: str, pid: int | None, timeout_s: float) -> None:
     if not change.in_force:
         raise CommandRefusedError(None, change.detail or "the line's log says why")
     click.echo(visible(f"{change.line}: in force is {in_force_in_words(change.product, change.bundle)}"))
+
+
+def _whose(heard: StatusEvent | None, pid: int | None, address: str) -> int:
+    """The process to tell: who is told to reload and is no line would end."""
+    if heard is None:
+        if pid is None:
+            raise DeliveryError(
+                f"nothing was heard from {address}, and nothing was told to reload; is the line running?"
+            )
+        return pid
+    if heard.handshake is None:
+        raise DeliveryError(
+            f"line {heard.line} runs an older heatline, which would end when told to reload; restart it instead"
+        )
+    if pid not in (None, heard.pid):
+        raise DeliveryError(f"process {pid} is not line {heard.line}'s, which is {heard.pid}; leave out --pid")
+    return heard.pid
 
 
 def _tell(pid: int) -> None:

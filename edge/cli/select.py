@@ -4,12 +4,13 @@ import click
 
 from edge.cli.finite_range import FiniteRange
 from edge.cli.line_words import bundle_in_words
+from edge.cli.named_line import commands_address
 from edge.cli.output import json_option, print_json, visible
 from edge.delivery.commander import Commander
 
 
-@click.command(epilog="Example: heatline select tcp://127.0.0.1:5557 4711")
-@click.argument("address")
+@click.command(epilog="Example: heatline select line1 4711")
+@click.argument("line")
 @click.argument("product")
 @click.option(
     "--timeout",
@@ -20,14 +21,16 @@ from edge.delivery.commander import Commander
     help="Seconds to wait until it is in force.",
 )
 @json_option
-def select(address: str, product: str, timeout_s: float, as_json: bool) -> None:
-    """Put PRODUCT in force at the line that takes commands at ADDRESS; ends once it is.
+def select(line: str, product: str, timeout_s: float, as_json: bool) -> None:
+    """Put PRODUCT in force at LINE; ends once it is.
+
+    LINE is a line's name, its TOML file, or the address at which it takes requests.
 
     Its bundle is verified and warmed first, while frames are inspected as before. If that fails, what was in force
     still is.
     """
-    with Commander(address, timeout_s) as line:
-        reply = line.select(product)
+    with Commander(commands_address(line), timeout_s) as to_line:
+        reply = to_line.select(product)
     if as_json:
         print_json(reply)
     else:

@@ -11,6 +11,7 @@ from edge.cli.named_line import events_address, name_of
 from edge.cli.output import json_option, print_facts, print_json
 from edge.delivery.messages import HandshakeState, StatusEvent
 from edge.delivery.subscriber import Subscriber
+from edge.errors import ConfigError
 
 EXIT_CODES: Mapping[HandshakeState, int] = {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}
 """Beside those of errors, so that a script can tell a line that is not ready from a command that failed."""
@@ -33,7 +34,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 @click.option(
     "--timeout",
     "timeout_s",
-    type=FiniteRange(min=0, max=3600),
+    type=FiniteRange(min=0, min_open=True, max=3600),
     default=3.0,
     show_default=True,
     help="Seconds to wait for the line's word; it comes about once a second.",
@@ -45,7 +46,13 @@ def status(line: str, timeout_s: float, as_json: bool) -> None:
     LINE is a line's name, its TOML file, or the address of its events. Exit codes: 0 READY, 16 BUSY, 17 DEGRADED,
     18 NOT_READY, also where nothing was heard of the line.
     """
-    found = _ask(events_address(line), timeout_s)
+    try:
+        address = events_address(line)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}; or name the address of the line's events instead, e.g. tcp://127.0.0.1:5556"
+        ) from error
+    found = _ask(address, timeout_s)
     if as_json:
         print_json(found)
     else:

@@ -3,13 +3,14 @@
 import click
 
 from edge.cli.finite_range import FiniteRange
+from edge.cli.named_line import commands_address
 from edge.cli.output import json_option, print_json, visible
 from edge.delivery.commander import Commander
 from edge.delivery.commands import Announced, Triggered
 
 
-@click.command(epilog="Example: heatline trigger tcp://127.0.0.1:5557 top --part-id P-1")
-@click.argument("address")
+@click.command(epilog="Example: heatline trigger line1 top --part-id P-1")
+@click.argument("line")
 @click.argument("camera")
 @click.option("--part-id", help="The part that the frame will show: 1 to 64 printable characters.")
 @click.option(
@@ -21,13 +22,15 @@ from edge.delivery.commands import Announced, Triggered
     help="Seconds to wait for the reply.",
 )
 @json_option
-def trigger(address: str, camera: str, part_id: str | None, timeout_s: float, as_json: bool) -> None:
-    """Have CAMERA of the line that takes commands at ADDRESS take a frame now.
+def trigger(line: str, camera: str, part_id: str | None, timeout_s: float, as_json: bool) -> None:
+    """Have CAMERA of LINE take a frame now.
+
+    LINE is a line's name, its TOML file, or the address at which it takes requests.
 
     A camera with a hardware trigger takes it at the next trigger edge; until then the part id waits for it.
     """
-    with Commander(address, timeout_s) as line:
-        reply = line.trigger(camera, part_id)
+    with Commander(commands_address(line), timeout_s) as to_line:
+        reply = to_line.trigger(camera, part_id)
     if as_json:
         print_json(reply)
     else:

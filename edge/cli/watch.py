@@ -14,6 +14,7 @@ from rich.text import Text
 
 from edge.cli.finite_range import FiniteRange
 from edge.cli.line_words import account_in_words, camera_in_words, handshake_in_words, in_force_in_words, local_time
+from edge.cli.named_line import events_address
 from edge.cli.output import json_option, print_json
 from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, Message, StatusEvent, VerdictEvent
 from edge.delivery.subscriber import Subscriber
@@ -27,8 +28,8 @@ STYLES = {"GOOD": "green", "DEFECT": "bold red", "NO_VERDICT": "bold yellow"}
 STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold yellow", "NOT_READY": "bold red"}
 
 
-@click.command(epilog="Example: heatline watch tcp://127.0.0.1:5556")
-@click.argument("address")
+@click.command(epilog="Example: heatline watch line1")
+@click.argument("line")
 @click.option(
     "--topic", "topics", multiple=True, default=("",), help="Topic prefix, e.g. verdict.top.DEFECT; may be repeated."
 )
@@ -37,21 +38,23 @@ STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold 
 @click.option("--save", type=click.Path(path_type=Path), help="Folder to keep events.jsonl and heatmaps (SEQ.png) in.")
 @json_option
 def watch(
-    address: str,
+    line: str,
     topics: tuple[str, ...],
     count: int | None,
     timeout_s: float | None,
     save: Path | None,
     as_json: bool,
 ) -> None:
-    """Show a line's events as they come, the newest at the bottom; with --json, every event's header, one per line.
+    """Show LINE's events as they come, the newest at the bottom; with --json, every event's header, one per line.
+
+    LINE is a line's name, its TOML file, or the address of its events.
 
     Stops by itself when the line says that it has stopped.
     """
     table = EventTable()
     with (
         _Saver(save) as saver,
-        Subscriber(address, topics={*topics, *ALWAYS_HEARD}, timeout_s=timeout_s) as events,
+        Subscriber(events_address(line), topics={*topics, *ALWAYS_HEARD}, timeout_s=timeout_s) as events,
         table.live(hidden=as_json) as live,
     ):
         verdicts = 0

@@ -144,6 +144,8 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     acting: bool
     product: str | None = None
     """The product in force."""
+    pid: int = 0
+    """Of the service's process."""
     handshake: Handshake | None = None
     """None from lines of an older version."""
     last_change: Change | None = None

@@ -118,6 +118,10 @@ class Pipeline:
             thread.start()
         self._begun = True
 
+    def note_in(self, recorder: FlightRecorder) -> None:
+        """Note there what is in flight, from the next frame on."""
+        self._recorder = recorder
+
     @property
     def ended(self) -> bool:
         """Whether no camera will bring another frame."""

@@ -56,9 +56,8 @@ def tell_of_the_last_run(folder: Path | None, ledger: Ledger, tell: Callable[[Ou
     """
     if folder is None:
         return None
-    path = folder / FILE_NAME
     cameras = ledger.accounts()
-    for stamp in in_flight_at_the_end(path):
+    for stamp in in_flight_at_the_end(folder / FILE_NAME):
         if stamp.camera not in cameras:
             logger.error("camera %s is gone, with %d frames that were in flight", sayable(stamp.camera), stamp.frames)
             continue
@@ -66,7 +65,18 @@ def tell_of_the_last_run(folder: Path | None, ledger: Ledger, tell: Callable[[Ou
         tell(Outcome(stamp.numbered(number), unjudged=_CRASHED))
         ledger.dropped(stamp.camera, _CRASHED.reason, stamp.frames)
     try:
-        return FlightRecorder(path, {name: account.captured for name, account in ledger.accounts().items()})
+        return begin_to_note(folder, ledger)
     except OSError as error:
+        path = folder / FILE_NAME
         logger.warning("%s cannot be written (%s): after a crash nobody will know what was in flight", path, error)
         return None
+
+
+def begin_to_note(folder: Path, ledger: Ledger) -> FlightRecorder:
+    """Note what is in flight from now on.
+
+    Raises:
+        OSError: nothing can be written.
+    """
+    told = {name: account.captured - account.in_flight for name, account in ledger.accounts().items()}
+    return FlightRecorder(folder / FILE_NAME, told)

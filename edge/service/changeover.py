@@ -100,6 +100,12 @@ class Changeover:
         else:
             answer(commands.refusal("busy", f"{self.changing or 'another change'} is being made ready; ask again"))
 
+    def remember_again(self) -> None:
+        """Write down the selected product where that failed: there may be room by now."""
+        selected = self._selected
+        if self.unremembered is not None and selected is not None:
+            self._begin(None, lambda: self._remember(selected))
+
     def close(self) -> None:
         """Begin no more."""
         with self._lock:
@@ -112,7 +118,7 @@ class Changeover:
         self._worker.join(CLOSE_WITHIN_SECONDS)
         return not self._worker.is_alive()
 
-    def _begin(self, what: str, work: Callable[[], None]) -> bool:
+    def _begin(self, what: str | None, work: Callable[[], None]) -> bool:
         with self._lock:
             if self.changing is not None or not self._open or self._closed:
                 return False
@@ -160,7 +166,7 @@ class Changeover:
             if self._in_force.setup.product != product:
                 self._exchange("select", self._config, product)
         except Exception as error:
-            why = _why(error)
+            why = f"product {product}: {_why(error)}"
             self._refuse("select", why)
             answer(commands.refusal("unusable" if isinstance(error, HeatlineError) else "fault", why))
             return
@@ -206,8 +212,9 @@ class Changeover:
             remember_product(self._remember_in, product)
             self.unremembered = None
         except OSError as error:
-            self.unremembered = f"a restart may undo the selection, as {self._remember_in} cannot be written"
-            logger.error("%s (%s)", self.unremembered, error.strerror)
+            if self.unremembered is None:
+                logger.error("%s cannot be written (%s): a restart may undo the selection", self._remember_in, error)
+            self.unremembered = f"{self._remember_in} cannot be written: a restart may undo the selection"
 
     def _retire(self, old: Prepared) -> None:
         """Give back an engine's memory once no frame needs it."""

@@ -16,7 +16,8 @@ from edge.errors import EngineError
 from edge.inspection.flight_recorder import FlightRecorder
 from edge.inspection.ledger import Ledger
 from edge.inspection.pipeline import Pipeline
-from edge.service.aftermath import held, state_folder, tell_of_the_last_run
+from edge.service.address_file import tell_where_events_are
+from edge.service.aftermath import begin_to_note, held, state_folder, tell_of_the_last_run
 from edge.service.changeover import Changeover, in_words
 from edge.service.heartbeat import Heartbeat
 from edge.service.line import OpenCamera, open_cameras, pipeline_cameras
@@ -69,10 +70,12 @@ class Service:
 
     def _run(self) -> None:
         notify("STATUS=NOT_READY: loading the bundle")
+        self._warn_of_missing_products()
         selected, unremembered = self._selected_before()
         prepared = prepare(self._config.of_product(selected or self._config.product))
         publisher = Publisher(self._config.events.bind)
         publisher.start()
+        tell_where_events_are(publisher.address)
         heartbeat = Heartbeat()
         teller = Teller(Reporter(self._path.stem), publisher, heartbeat, prepared.setup)
         try:
@@ -126,6 +129,7 @@ class Service:
                 self._main_loop(pipeline, changeover, lambda: oversight.look("RUNNING"))
             finally:
                 notify("STOPPING=1")
+                logger.info("stopping: %s", "it was told to" if self._stopping else "no camera brings another frame")
                 changeover.close()
                 oversight.begin_to_stop()
                 in_time = pipeline.stop(STOP_WITHIN_SECONDS, lambda: oversight.look("RUNNING"))
@@ -134,6 +138,12 @@ class Service:
         pipeline.check()
         if not in_time:
             raise EngineError(f"the frames in flight were not finished within {STOP_WITHIN_SECONDS:.0f} s; see the log")
+
+    def _warn_of_missing_products(self) -> None:
+        """Better than at the changeover; `heatline check` proves all of them."""
+        for product in self._config.products:
+            if product.bundle is not None and not product.bundle.is_dir():
+                logger.warning("product %s cannot be selected: there is no folder %s", product.name, product.bundle)
 
     def _selected_before(self) -> tuple[str | None, str | None]:
         """The product that was selected before this start, if the file still has it; and why that is not known."""
@@ -162,7 +172,22 @@ class Service:
             oversight.unrecorded = lambda: recorder.fault
         elif folder is not None:
             oversight.unrecorded = lambda: f"{folder} cannot be written: after a crash nobody knows what was in flight"
+            oversight.mend = lambda: self._note_again(folder, ledger, teller, pipeline, oversight)
         return recorder
+
+    def _note_again(
+        self, folder: Path, ledger: Ledger, teller: Teller, pipeline: Pipeline, oversight: Oversight
+    ) -> None:
+        """A disk on which nothing could be written at the start may have room by now."""
+        try:
+            recorder = begin_to_note(folder, ledger)
+        except OSError:
+            return
+        logger.info("%s can be written: what is in flight is noted from now on", folder)
+        teller.note_in(recorder)
+        pipeline.note_in(recorder)
+        oversight.unrecorded = lambda: recorder.fault
+        oversight.mend = lambda: None
 
     @contextlib.contextmanager
     def _commands(self, desk: RequestDesk) -> Iterator[None]:

@@ -11,10 +11,12 @@ logger = logging.getLogger(__name__)
 WINDOW_SECONDS = 10.0
 FEW = 0.9
 """A smaller share of frames inspected is worth a word."""
+ENOUGH = 0.98
+"""From this share on it is over: near the limit it would begin and end all the time."""
 
 
 class Losses:
-    """Looks at the accounts about once a second. Each camera's losses are logged when they begin and when they end."""
+    """Looks at the accounts, some times a second. Each camera's losses are logged when they begin and when they end."""
 
     def __init__(self) -> None:
         self._looks: deque[tuple[float, Mapping[str, Account]]] = deque()
@@ -32,7 +34,8 @@ class Losses:
         before = self._looks[0][1]
         said = []
         for camera, account in accounts.items():
-            sentence = _sentence(before[camera], account)
+            enough = ENOUGH if camera in self._told else FEW
+            sentence = _sentence(before[camera], account, enough)
             if sentence is not None:
                 said.append(f"camera {camera}: {sentence}")
             if (sentence is not None) != (camera in self._told):
@@ -44,12 +47,12 @@ class Losses:
         return said
 
 
-def _sentence(before: Account, now: Account) -> str | None:
+def _sentence(before: Account, now: Account, enough: float) -> str | None:
     inspected = now.inspected - before.inspected
     lost = Counter(_bins(now))
     lost.subtract(_bins(before))
     ended = inspected + sum(lost.values())
-    if inspected >= FEW * ended:
+    if inspected >= enough * ended:
         return None
     (reason, _), *_ = lost.most_common(1)
     return f"{inspected} of {ended} frames inspected ({reason})"

@@ -18,6 +18,7 @@ from edge.service.teller import Teller
 
 STATUS_EVERY_SECONDS = 1.0
 PROBE_AFTER_SECONDS = 1.0
+MEND_EVERY_SECONDS = 5.0
 
 
 class Oversight:
@@ -36,6 +37,9 @@ class Oversight:
         self._cameras, self._pipeline, self._changeover = cameras, pipeline, changeover
         self.unrecorded: Callable[[], str | None] = lambda: None
         """Says why nobody would know after a crash what was in flight."""
+        self.mend: Callable[[], None] = lambda: None
+        """Tries again what could not be done."""
+        self._mend_at = 0.0
         self._stopping = False
         self._losses = Losses()
         self._lossy: list[str] = []
@@ -48,10 +52,14 @@ class Oversight:
         now = time.monotonic()
         if self._heartbeat.quiet_for_s() > PROBE_AFTER_SECONDS and not self._stopping:
             self._pipeline.probe()
+        if now >= self._mend_at and not self._stopping:
+            self._mend_at = now + MEND_EVERY_SECONDS
+            self.mend()
+            self._changeover.remember_again()
         is_due = now >= self._tell_at
         if is_due:
             self._tell_at = now + STATUS_EVERY_SECONDS
-            self._lossy = self._losses.look(self._ledger.accounts(), now)
+        self._lossy = self._losses.look(self._ledger.accounts(), now)
         self._tell(state, only_news=not is_due)
 
     def begin_to_stop(self) -> None:

@@ -1,5 +1,6 @@
 """From outcomes to messages: every frame's end becomes one event."""
 
+import os
 import time
 import uuid
 from collections.abc import Mapping
@@ -130,6 +131,7 @@ class Reporter:
                 precision=setup.proven.engine.precision,
                 acting=setup.acting,
                 product=setup.product,
+                pid=os.getpid(),
                 handshake=handshake,
                 last_change=last_change,
             )

@@ -79,6 +79,23 @@ def test_a_full_disk_keeps_no_frame_from_being_inspected(tmp_path: Path, line: P
 
 
 @pytest.mark.slow
+def test_once_there_is_room_what_is_in_flight_is_noted_and_the_line_is_ready(
+    tmp_path: Path, line: Path, address: str
+) -> None:
+    with small_disk(tmp_path / "state") as state:
+        filler = fill(state)
+        with running(line, address, env={"STATE_DIRECTORY": str(state)}) as run:
+            until_shaken(run, "DEGRADED", "unrecorded")
+            filler.unlink()
+            until_shaken(run, "READY")
+            until_inspected(run, 5)
+            run.process.kill()
+            run.process.wait()
+        noted = in_flight_at_the_end(state / FILE_NAME)
+    assert all(stamp.number > 5 for stamp in noted), "what had been told before is not told again"
+
+
+@pytest.mark.slow
 def test_a_disk_that_fills_while_a_line_runs_takes_nothing_from_its_record(
     tmp_path: Path, line: Path, address: str
 ) -> None:

@@ -219,6 +219,7 @@ HANDSHAKE = Message(
         precision="bf16",
         acting=True,
         product="4711",
+        pid=4242,
         handshake=Handshake(
             state="DEGRADED", reason="camera_dead", detail="camera side is dead: it is not there", heartbeat=131090
         ),
