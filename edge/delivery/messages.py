@@ -174,6 +174,8 @@ class AlarmEvent(msgspec.Struct, frozen=True, kw_only=True, tag="alarm", tag_fie
     began_at_ns: int
     """UTC, ns since 1970."""
     acting: bool
+    product: str | None = None
+    """The product in force."""
 
     @property
     def topic(self) -> str:

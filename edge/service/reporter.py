@@ -86,6 +86,7 @@ class Reporter:
                 active=alarm.active,
                 began_at_ns=alarm.began_at_ns,
                 acting=setup.acting,
+                product=setup.product,
             )
         )
 

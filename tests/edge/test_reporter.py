@@ -169,7 +169,9 @@ def test_events_and_status_name_the_product_and_what_became_of_the_last_change(s
     assert isinstance(verdict, VerdictEvent)
     assert isinstance(change.event, ChangeEvent)
     assert isinstance(status, StatusEvent)
-    assert {verdict.product, change.event.product, status.product} == {"pcb-a"}
+    alarm = report.alarm(DEATH, setup).event
+    assert isinstance(alarm, AlarmEvent)
+    assert {verdict.product, change.event.product, status.product, alarm.product} == {"pcb-a"}
     assert (change.event.in_force, change.event.detail, change.event.at_ns) == (False, REFUSED.detail, REFUSED.at_ns)
     assert (status.handshake, status.last_change) == (STARTING, REFUSED)
     assert from_frames(to_frames(change)) == change

@@ -8,6 +8,8 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from edge.cameras.state import CameraState
 from edge.delivery.messages import (
     AlarmEvent,
@@ -200,6 +202,7 @@ ALARM = Message(
         acting=True,
     )
 )
+PRODUCT_ALARM = Message(msgspec.structs.replace(ALARM.event, active=False, product="4711"))
 HANDSHAKE = Message(
     StatusEvent(
         boot_id="0123456789abcdef0123456789abcdef",
@@ -271,6 +274,7 @@ KEPT = {
     "alarm-v1.bin": ALARM,
     # With products and a handshake.
     "status-handshake-v1.bin": HANDSHAKE,
+    "alarm-product-v1.bin": PRODUCT_ALARM,
     "change-v1.bin": CHANGE,
     "change-refused-v1.bin": REFUSED_CHANGE,
 }
