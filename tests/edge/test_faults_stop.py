@@ -9,7 +9,7 @@ from edge.bundle import Bundle
 from tests.edge.lines import RunningLine, assert_every_frame_has_its_event, running, write_line_with
 
 BURST = {"kind": "pattern", "draw_size": [260, 260], "rate_fps": 500, "waiting_frames": 64}
-DOZENS_OF_TILES = 'heatmaps = "never"\n\n[tiles]\noverlap_px = 212\n\n[engine]\nthreads = 1'
+DOZENS_OF_TILES = 'heatmaps = "never"\n\n[tiles]\noverlap_px = 220\n\n[engine]\nthreads = 1'
 THOUSANDS_OF_TILES = 'heatmaps = "never"\n\n[tiles]\noverlap_px = 223\n\n[engine]\nthreads = 1'
 
 
