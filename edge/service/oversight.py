@@ -93,7 +93,10 @@ class Oversight:
         self._told = news
         self._teller.status(state, self._ledger, cameras, now, last)
         count = self._teller.last_seq
-        doing = "finishing the frames in flight" if self._stopping and state != "STOPPED" else state.lower()
+        if self._stopping and state != "STOPPED":
+            doing = "finishing the frames in flight"
+        else:
+            doing = "starting" if now.reason == "starting" else state.lower()
         words = [doing, f"{count} event{'' if count == 1 else 's'}"]
         if setup.product is not None:
             words.append(f"product {setup.product}")
