@@ -54,11 +54,6 @@ class Docket:
             if stamp.due_monotonic_ns is not None:
                 self._changed.notify_all()  # it may be due before all others
 
-    def is_open(self, stamp: Stamp) -> bool:
-        """Whether anybody still waits for what becomes of a frame."""
-        with self._changed:
-            return (stamp.camera, stamp.number) in self._open
-
     def setup_of(self, stamp: Stamp) -> Setup | None:
         """What a frame is to be inspected by; None where nobody waits for what becomes of it any more."""
         with self._changed:

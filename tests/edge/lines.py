@@ -160,6 +160,13 @@ class RunningLine:
         assert isinstance(found, AlarmEvent)
         return found
 
+    def reload(self) -> ChangeEvent:
+        """Have it read its file again; what became of it."""
+        self.process.send_signal(signal.SIGHUP)
+        found = self.until(lambda event: isinstance(event, ChangeEvent))
+        assert isinstance(found, ChangeEvent)
+        return found
+
     def until_inspected(self, camera: str | None = None) -> VerdictEvent:
         """The next verdict on a frame, of any camera or of this one."""
         found = self.until(

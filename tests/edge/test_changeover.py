@@ -1,8 +1,6 @@
 """Another product, configuration or bundle while the line runs: exchanged between two frames, or refused and told."""
 
-import os
 import shutil
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,11 +78,6 @@ def until_inspected_as(run: RunningLine, product: str) -> VerdictEvent:
     return event
 
 
-def reload(run: RunningLine) -> ChangeEvent:
-    os.kill(run.process.pid, signal.SIGHUP)
-    return until_change(run)
-
-
 def test_a_selected_product_is_in_force_between_two_frames_and_none_is_lost(
     line: Line, bundle: Bundle, other_bundle: Bundle
 ) -> None:
@@ -145,12 +138,12 @@ def test_the_selected_product_is_in_force_after_a_restart_and_follows_the_file_u
     with line.running() as run:
         until_inspected_as(run, "a")
         line.rewrite('product = "a"', 'product = "b"')
-        assert reload(run).product == "b"
+        assert run.reload().product == "b"
         run.end()
     with line.running() as run, Commander(line.commands, 60) as to_line:
         assert run.next_verdict().product == "b"
         to_line.select("a")
-        assert reload(run).product == "a", "a reload undoes no selection"
+        assert run.reload().product == "a", "a reload undoes no selection"
         run.process.kill()
         run.process.wait()
     with line.running() as run:
@@ -166,7 +159,7 @@ def test_a_product_that_cannot_be_used_is_refused_and_the_one_before_stays(line:
         broken = shutil.copytree(other_bundle.path, line.file.parent / "broken")
         (broken / "model.onnx").write_bytes(b"")
         line.rewrite(str(other_bundle.path), str(broken))
-        assert reload(run).in_force, "what is not in force is not opened at a reload"
+        assert run.reload().in_force, "what is not in force is not opened at a reload"
         with pytest.raises(CommandRefusedError, match=r"model\.onnx") as unusable:
             to_line.select("b")
         change = until_change(run)
@@ -187,7 +180,7 @@ def test_a_reload_puts_in_force_what_the_file_says_and_refuses_what_it_cannot(
     with line.running() as run:
         assert run.next_verdict().acting
         line.rewrite("allow_unsigned = true", "allow_unsigned = true\nacting = false\nthresholds.score = 3.5")
-        assert reload(run).in_force
+        assert run.reload().in_force
         after = run.next_verdict()
         while after.acting:
             after = run.next_verdict()
@@ -201,7 +194,7 @@ def test_a_reload_puts_in_force_what_the_file_says_and_refuses_what_it_cannot(
             ("[[cameras]]", "[[nonsense", "is not valid TOML"),
         ]:
             line.rewrite(old, new)
-            refused = reload(run)
+            refused = run.reload()
             assert (refused.change, refused.in_force) == ("reload", False)
             assert refused.detail is not None
             assert why in refused.detail
@@ -251,7 +244,7 @@ def test_no_frame_is_judged_as_a_product_with_whose_exposure_it_was_not_taken(gi
         to_line.select("a")
         until_inspected_as(run, "a")
         gige.rewrite("exposure_us = 400.0", "exposure_us = 99999999.0")
-        assert reload(run).in_force
+        assert run.reload().in_force
         with pytest.raises(CommandRefusedError, match=r"camera top: .*exposure_us") as refused:
             to_line.select("b")
         assert refused.value.reason == "unusable"
@@ -268,7 +261,7 @@ def test_a_setting_of_a_camera_that_could_not_be_set_back_needs_a_restart(gige: 
     with gige.running() as run:
         before = run.until_inspected().chunks
         gige.rewrite('name = "top"', 'name = "top"\nexposure_us = 437.0')
-        refused = reload(run)
+        refused = run.reload()
         after = run.until_inspected().chunks
         run.end()
     assert not refused.in_force

@@ -1,22 +1,13 @@
 """A line's file edited to nonsense and reloaded: what was in force stays, and a `change` event says why."""
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 from edge.bundle import Bundle
-from edge.delivery.messages import ChangeEvent, StatusEvent
-from tests.edge.lines import RunningLine, assert_every_frame_has_its_event, running, write_line_with
+from edge.delivery.messages import StatusEvent
+from tests.edge.lines import assert_every_frame_has_its_event, running, write_line_with
 
 CAMERA = {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 40, "waiting_frames": 8, "on_overload": "block"}
-
-
-def reload(run: RunningLine) -> ChangeEvent:
-    os.kill(run.process.pid, signal.SIGHUP)
-    event = run.until(lambda event: isinstance(event, ChangeEvent))
-    assert isinstance(event, ChangeEvent)
-    return event
 
 
 def test_whatever_nonsense_is_reloaded_the_old_one_stays_in_force_and_an_event_says_why(
@@ -41,7 +32,7 @@ def test_whatever_nonsense_is_reloaded_the_old_one_stays_in_force_and_an_event_s
         before = run.until_inspected()
         for edit, why in nonsense:
             edit()
-            refused = reload(run)
+            refused = run.reload()
             assert (refused.change, refused.in_force) == ("reload", False)
             assert why in str(refused.detail)
             after = run.until_inspected()
@@ -54,7 +45,7 @@ def test_whatever_nonsense_is_reloaded_the_old_one_stays_in_force_and_an_event_s
         told = run.until(lambda event: isinstance(event, StatusEvent)).last_change
         assert (told.in_force, told.detail, told.at_ns) == (False, refused.detail, refused.at_ns)
         line.write_text(f"{good}\n[thresholds]\nscore = 7.5")
-        assert reload(run).in_force
+        assert run.reload().in_force
         while run.until_inspected().score_threshold != 7.5:
             pass
         heard = run.end()
