@@ -3,6 +3,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
+CHAOS_ARGS ?=
 # For `make package`: a Python as on the line PC, and where the package is written to.
 TARGET_PYTHON ?= /usr/bin/python3
 OUT ?= dist
@@ -14,7 +15,7 @@ PACKAGE := pyproject.toml edge/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check format bench soak schemas study demo-bundle package clean
+.PHONY: help demo test test-slow check format bench soak chaos schemas study demo-bundle package clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -42,6 +43,9 @@ bench: .venv/.dev ## The micro-benches
 
 soak: .venv/.runtime ## The service for 100,000 frames and 30 minutes: does it grow? More options in SOAK_ARGS
 	@$(BIN)/heatline bench soak $(SOAK_ARGS)
+
+chaos: .venv/.runtime ## Kill, cut, delay and fill for a minute: is any event lost? Wants root; more options in CHAOS_ARGS
+	@$(BIN)/heatline bench chaos $(CHAOS_ARGS)
 
 schemas: .venv/.runtime ## Write the JSON Schemas of the events from their structs
 	@$(BIN)/python -m edge.delivery.schemas.generate

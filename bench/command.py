@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import sys
 import tempfile
 from pathlib import Path
@@ -377,6 +378,132 @@ def soak(
         raise BenchError("; ".join(wrong))
     if found.cut_short_by is not None:
         raise KeyboardInterrupt
+
+
+@bench.command(epilog="Example: heatline bench chaos --seed 7 --out chaos.json")
+@click.option(
+    "--bundle",
+    "bundle_path",
+    type=click.Path(path_type=Path),
+    default=SHIPPED_BUNDLE,
+    help="Default: the demo's, of a checkout.",
+)
+@click.option("--precision", type=click.Choice(["f32", "bf16", "int8"]), default="f32", show_default=True)
+@click.option(
+    "--seconds",
+    type=FiniteRange(1, 86400),
+    default=60.0,
+    show_default=True,
+    help="For which faults go on, while the line is there.",
+)
+@click.option(
+    "--rate", "rate_fps", type=FiniteRange(1, 10_000), default=200.0, show_default=True, help="Frames a second."
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Of the faults; default: another one each time.")
+@click.option(
+    "--keep", type=click.Path(path_type=Path, file_okay=False), help="Folder to copy all that was written to."
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write what came of it there, as JSON.")
+@json_option
+def chaos(
+    bundle_path: Path,
+    precision: Precision,
+    seconds: float,
+    rate_fps: float,
+    seed: int | None,
+    keep: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Kill the service and its clients, cut their links and fill its disk, and see whether any event is lost.
+
+    Wants the machine for itself, and root to mount a small disk; without, no disk is filled. Ends with exit code 14
+    where a promise is broken.
+    """
+    from bench.chaos.chaos import faults, measure_chaos, to_facts
+
+    now, bundle, console = machine(), open_bundle(bundle_path), progress_console()
+    if out is not None:
+        _write(out, b"")  # that it cannot be written is said now, and not after minutes
+    found = measure_chaos(
+        bundle,
+        precision,
+        seed=secrets.randbelow(1_000_000) if seed is None else seed,
+        seconds=seconds,
+        rate_fps=rate_fps,
+        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+        keep=keep,
+    )
+    report = {"machine": now, **msgspec.structs.asdict(found)}
+    if out is not None:
+        _write(out, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    if as_json:
+        print_json(report)
+    else:
+        print_facts("delivery under faults", to_facts(found))
+    if wrong := faults(found):
+        raise BenchError("; ".join(wrong))
+
+
+@bench.command(epilog="Example: heatline bench delivery --out delivery.json")
+@click.option(
+    "--bundle",
+    "bundle_path",
+    type=click.Path(path_type=Path),
+    default=SHIPPED_BUNDLE,
+    help="Default: the demo's, of a checkout.",
+)
+@click.option("--precision", type=click.Choice(["f32", "bf16", "int8"]), default="f32", show_default=True)
+@click.option("--events", type=FiniteRange(1, 10_000), default=500.0, show_default=True, help="A second, at the least.")
+@click.option("--seconds", type=FiniteRange(1, 3600), default=20.0, show_default=True, help="Of each window.")
+@click.option(
+    "--repetitions", type=click.IntRange(1, 100), default=3, show_default=True, help="With a journal and without."
+)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="To keep journals in meanwhile; default: that of temporary files.",
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write what came of it there, as JSON.")
+@json_option
+def delivery(
+    bundle_path: Path,
+    precision: Precision,
+    events: float,
+    seconds: float,
+    repetitions: int,
+    folder: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Send many events through journal, live and a durable consumer, beside inspection at 80 % of its highest rate.
+
+    Shows how late events are, and what the journal adds to that. Wants the machine for itself. Ends with exit code 14
+    where the rate is not sustained.
+    """
+    from bench.delivery.rate import faults, measure_delivery, to_facts
+
+    now, bundle, console = machine(), open_bundle(bundle_path), progress_console()
+    if out is not None:
+        _write(out, b"")  # that it cannot be written is said now, and not after minutes
+    found = measure_delivery(
+        bundle,
+        precision,
+        events_per_s=events,
+        seconds=seconds,
+        repetitions=repetitions,
+        folder=folder,
+        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
+    report = {"machine": now, **msgspec.structs.asdict(found)}
+    if out is not None:
+        _write(out, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    if as_json:
+        print_json(report)
+    else:
+        print_facts("delivery", to_facts(found))
+    if wrong := faults(found):
+        raise BenchError("; ".join(wrong))
 
 
 def _write(path: Path, data: bytes) -> None:

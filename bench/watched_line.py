@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from bench.processes import camera_processes
-from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, StatusEvent, VerdictEvent
+from edge.delivery.messages import CountedEvent, Event, StatusEvent
 from edge.delivery.subscriber import Subscriber
 from edge.errors import BenchError
 from edge.inference import Precision
@@ -45,6 +45,7 @@ class WatchedLine:
         bundle: path of the bundle.
         thresholds: keys of that table; by default nearly no frame has a defect.
         heatmaps: `events.heatmaps`: which events carry theirs.
+        journal: whether it keeps one, and serves it.
     """
 
     def __init__(
@@ -56,19 +57,28 @@ class WatchedLine:
         *,
         thresholds: Keys = ALL_GOOD,
         heatmaps: str = "defect",
+        journal: bool = False,
     ) -> None:
-        address = _free_address()
+        self.address, self.commands_address = _free_address(), f"ipc://{folder.absolute()}/commands"
+        self.journal_address = _free_address() if journal else None
         self._log = folder / "log"
         self._config = folder / "line.toml"
         self._config.write_text(
-            _table("", {"bundle": str(bundle.absolute()), "allow_unsigned": True})
-            + "".join(_table("[[cameras]]", keys) for keys in cameras)
-            + _table("[engine]", {"precision": precision})
-            + _table("[thresholds]", thresholds)
-            + _table("[events]", {"bind": address, "wait_for_subscriber_s": START_WITHIN_SECONDS, "heatmaps": heatmaps})
-            + _table("[commands]", {"bind": f"ipc://{folder.absolute()}/commands"})
+            toml_table("", {"bundle": str(bundle.absolute()), "allow_unsigned": True})
+            + "".join(toml_table("[[cameras]]", keys) for keys in cameras)
+            + toml_table("[engine]", {"precision": precision})
+            + toml_table("[thresholds]", thresholds)
+            + toml_table(
+                "[events]", {"bind": self.address, "wait_for_subscriber_s": START_WITHIN_SECONDS, "heatmaps": heatmaps}
+            )
+            + toml_table("[commands]", {"bind": self.commands_address})
+            + (
+                toml_table("[journal]", {"folder": str(folder.absolute()), "bind": self.journal_address})
+                if self.journal_address is not None
+                else ""
+            )
         )
-        self._events = Subscriber(address, timeout_s=POLL_SECONDS)
+        self._events = Subscriber(self.address, timeout_s=POLL_SECONDS)
         self._process: subprocess.Popen[bytes] | None = None
         self._log_file: IO[bytes] | None = None
         self._last_seq: int | None = None
@@ -96,7 +106,7 @@ class WatchedLine:
                 raise BenchError(f"the service ended with exit code {self._process.returncode}: {self._log_in_words()}")
             return None
         heard = Heard(message.event, time.monotonic_ns())
-        if isinstance(heard.event, VerdictEvent | AlarmEvent | ChangeEvent):
+        if isinstance(heard.event, CountedEvent):
             if self._last_seq is not None:
                 self.not_heard += heard.event.seq - self._last_seq - 1
             self._last_seq = heard.event.seq
@@ -190,6 +200,6 @@ def _free_address() -> str:
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
-def _table(heading: str, keys: Keys) -> str:
+def toml_table(heading: str, keys: Keys) -> str:
     """A table of TOML, whose text, numbers and booleans are written as in JSON."""
     return "\n".join([heading, *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]) + "\n\n"

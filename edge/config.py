@@ -18,7 +18,8 @@ from edge.cameras.settings import (
     VideoSettings,
     to_path,
 )
-from edge.delivery.commands import require_local
+from edge.delivery.access import unprotected
+from edge.delivery.addresses import is_local
 from edge.errors import ConfigError
 from edge.inference.engine import EngineKind, Precision
 from edge.inference.opening import PRECISIONS
@@ -60,6 +61,27 @@ class CommandsConfig(_Table, frozen=True):
     """None: nowhere."""
 
 
+class JournalConfig(_Table, frozen=True):
+    """Where events are kept, for how long, and where durable consumers get them."""
+
+    folder: Path | None = None
+    """None: the state folder that systemd gives the service; without one, nothing is kept."""
+    bind: Annotated[str, Meta(pattern="^(tcp|ipc)://.+")] | None = None
+    """None: nowhere."""
+    keep_days: Annotated[float, Meta(gt=0, le=36500)] = 30.0
+    keep_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
+    """0: nothing is kept."""
+
+
+class SecurityConfig(_Table, frozen=True):
+    """What protects addresses that other machines can reach."""
+
+    key: Path | None = None
+    """The line's private key. None: it binds none of these."""
+    allowed: Path | None = None
+    """The folder of allow-lists; None: `allowed` beside the key."""
+
+
 class LineConfig(_Table, frozen=True):
     """All of `line.toml`."""
 
@@ -77,6 +99,8 @@ class LineConfig(_Table, frozen=True):
     thresholds: ThresholdsConfig = ThresholdsConfig()
     events: EventsConfig = EventsConfig()
     commands: CommandsConfig = CommandsConfig()
+    journal: JournalConfig = JournalConfig()
+    security: SecurityConfig = SecurityConfig()
 
     def of_product(self, name: str | None) -> "LineConfig":
         """The configuration with what it says of a product put in its place.
@@ -132,6 +156,10 @@ def load_config(path: Path) -> LineConfig:
     return msgspec.structs.replace(
         config,
         bundle=here / config.bundle,
+        journal=config.journal
+        if config.journal.folder is None
+        else msgspec.structs.replace(config.journal, folder=here / config.journal.folder),
+        security=_found_from(here, config.security),
         trusted_keys=here / config.trusted_keys,
         products=[
             product if product.bundle is None else msgspec.structs.replace(product, bundle=here / product.bundle)
@@ -144,6 +172,14 @@ def load_config(path: Path) -> LineConfig:
             for camera in config.cameras
         ],
     )
+
+
+def _found_from(here: Path, security: SecurityConfig) -> SecurityConfig:
+    if security.key is None:
+        return security
+    key = here / security.key
+    allowed = key.parent / "allowed" if security.allowed is None else here / security.allowed
+    return SecurityConfig(key=key, allowed=allowed)
 
 
 def _check(config: LineConfig) -> None:
@@ -168,12 +204,7 @@ def _check(config: LineConfig) -> None:
             f"engine.precision is {engine.precision!r}, {engine.kind} computes in {' or '.join(can)} alone; "
             'set engine.kind = "openvino", or another engine.precision'
         )
-    _check_address("events.bind", config.events.bind)
-    if config.commands.bind is not None:
-        _check_address("commands.bind", config.commands.bind)
-        require_local(config.commands.bind)
-        if config.commands.bind == config.events.bind:
-            raise ConfigError(f"events.bind and commands.bind are both {config.events.bind!r}; they must differ")
+    _check_addresses(config)
 
 
 def _device(camera: CameraSettings) -> str | None:
@@ -185,6 +216,24 @@ def _device(camera: CameraSettings) -> str | None:
             return str(camera.device)
         case _:
             return None
+
+
+def _check_addresses(config: LineConfig) -> None:
+    bound = {
+        "events.bind": config.events.bind,
+        "commands.bind": config.commands.bind,
+        "journal.bind": config.journal.bind,
+    }
+    taken: dict[str, str] = {}
+    for key, address in bound.items():
+        if address is None:
+            continue
+        _check_address(key, address)
+        if address in taken:
+            raise ConfigError(f"{taken[address]} and {key} are both {address!r}; they must differ")
+        taken[address] = key
+        if config.security.key is None and not is_local(address):
+            raise ConfigError(unprotected(key, address))
 
 
 def _check_address(key: str, address: str) -> None:

@@ -18,7 +18,10 @@ HeatlineError
 ├── ExportError         12   an exported graph that does not agree with the model it came from
 ├── DemoError           13   the demo ran and did not reach what it promises
 ├── BenchError          14   a benchmark that did not run to its end
-└── CommandRefusedError 15   a command that the line refuses, with the reason
+├── CommandRefusedError 15   a command that the line refuses, with the reason
+├── JournalError        19   a journal that cannot be read
+├── EventsLostError     20   events that were missed and cannot be had any more
+└── AccessError         21   a key that cannot be used or is not allowed, or a network address without one
 
 1 is a fault of ours (a bug, with its traceback), 2 a wrong command line, 130 an interruption by Ctrl-C.
 `heatline status` ends with 16, 17 or 18 for a line that is BUSY, DEGRADED or NOT_READY: what was asked for, no error.
@@ -106,6 +109,42 @@ class CommandRefusedError(HeatlineError):
         word = "" if reason is None else f" ({reason})"
         super().__init__(f"the line refuses{word}: {detail}")
         self.reason = reason
+
+
+class JournalError(HeatlineError):
+    exit_code = 19
+
+
+class EventsLostError(HeatlineError):
+    """Events that a listener missed. Listening goes on after it.
+
+    Args:
+        after_seq: the last event before.
+        through_seq: the last one that may be missing.
+        journal_id: whose count that is; None: no journal held them.
+        boot_id: whose count it is where no journal held them.
+        topic: of which events were missed; None: of any that were asked for.
+    """
+
+    exit_code = 20
+
+    def __init__(
+        self,
+        sentence: str,
+        *,
+        journal_id: str | None,
+        after_seq: int,
+        through_seq: int,
+        boot_id: str | None = None,
+        topic: str | None = None,
+    ) -> None:
+        super().__init__(sentence)
+        self.journal_id, self.after_seq, self.through_seq = journal_id, after_seq, through_seq
+        self.boot_id, self.topic = boot_id, topic
+
+
+class AccessError(HeatlineError):
+    exit_code = 21
 
 
 def last_line(error: Exception) -> str:

@@ -1,23 +1,17 @@
 """Keys to sign bundles with and to tell by who signed them: ed25519, in PEM files."""
 
-import contextlib
 import hashlib
-import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.bundle.plain_file import open_plain, read_plain
+from edge.bundle.plain_file import read_plain
 from edge.errors import BundleError
+from edge.key_files import LARGEST_KEY_FILE, PUBLIC_SUFFIX, read_private, write_pair
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-LARGEST_KEY_FILE = 64 * 1024
-PUBLIC_SUFFIX = ".pub"
-NOT_ITS_OWNERS_ALONE = stat.S_IRWXG | stat.S_IRWXO
 
 
 @dataclass(frozen=True)
@@ -77,18 +71,8 @@ def make_key(path: Path) -> PublicKey:
     key = Ed25519PrivateKey.generate()
     public = PublicKey(key.public_key().public_bytes_raw())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    write_new(path, pem, 0o600)
-    try:
-        write_new(public_half(path), public.to_pem(), 0o644)
-    except BundleError:
-        path.unlink()  # half a pair is of no use, and would be in the way of the next try
-        raise
+    write_pair(path, pem, public.to_pem(), BundleError)
     return public
-
-
-def public_half(path: Path) -> Path:
-    """Where the public half of a private key lies."""
-    return path.with_name(path.name + PUBLIC_SUFFIX)
 
 
 def read_private_key(path: Path) -> PrivateKey:
@@ -100,19 +84,7 @@ def read_private_key(path: Path) -> PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    try:
-        with open_plain(path) as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)  # of what is read, whatever its name becomes
-            data = file.read(LARGEST_KEY_FILE)
-    except OSError as error:
-        raise BundleError(
-            f"{path} cannot be read ({error.strerror}); name a private key made by heatline bundle keygen"
-        ) from error
-    if mode & NOT_ITS_OWNERS_ALONE:
-        raise BundleError(
-            f"{path} may be used by others than its owner (mode {mode:04o}, expected 0600); make a new key if others "
-            f"may have read it, else: chmod 600 {path}"
-        )
+    data = read_private(path, BundleError, "heatline bundle keygen")
     key = _parsed(lambda: load_pem_private_key(data, password=None))
     if not isinstance(key, Ed25519PrivateKey):
         raise BundleError(
@@ -150,32 +122,6 @@ def parse_public_key(data: bytes, where: Path) -> PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise BundleError(f"{where} holds no ed25519 public key in PEM; name KEY.pub of heatline bundle keygen")
     return PublicKey(key.public_bytes_raw())
-
-
-def write_new(path: Path, data: bytes, mode: int) -> None:
-    """Write a file that was not there, whole or not at all, with just these permissions whatever the umask.
-
-    Raises:
-        BundleError: it exists, or cannot be written.
-    """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    except FileExistsError as error:
-        raise BundleError(f"{path} exists already; keys are never overwritten, name a new file") from error
-    except OSError as error:
-        raise BundleError(
-            f"{path} cannot be written ({error.strerror}); check the folder and its permissions"
-        ) from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise BundleError(f"{path} cannot be written ({error.strerror}); check the disk and the permissions") from error
 
 
 def _parsed(parse: Callable[[], Any]) -> Any:

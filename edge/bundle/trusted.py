@@ -1,22 +1,18 @@
 """The keys that a machine trusts: public keys in a folder that only its administrator can write."""
 
-import os
-import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from edge.bundle.keys import LARGEST_KEY_FILE, PUBLIC_SUFFIX, PublicKey, parse_public_key, write_new
-from edge.bundle.plain_file import open_plain
+from edge.bundle.keys import PublicKey, parse_public_key
 from edge.bundle.store import Bundle
 from edge.errors import BundleError
+from edge.key_files import read_trusted
+from edge.key_folder import files_in, name_of, put, require_name
 
 TRUSTED_KEYS = Path("/etc/heatline/trusted")
 """Where a machine's trusted keys lie unless another folder is named."""
-WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -43,16 +39,10 @@ def trusted_keys(folder: Path) -> list[TrustedKey]:
     Raises:
         BundleError: the folder or a key cannot be read, or others can write it.
     """
-    try:
-        files = sorted(path for path in folder.iterdir() if path.name.endswith(PUBLIC_SUFFIX))
-        _refuse_if_others_can_write(folder)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise BundleError(
-            f"{folder} cannot be read ({error.strerror}); name a folder of trusted keys that everyone may read"
-        ) from error
-    return [TrustedKey(path.name.removesuffix(PUBLIC_SUFFIX), _read(path), path) for path in files]
+    return [
+        TrustedKey(name_of(path), parse_public_key(read_trusted(path, BundleError), path), path)
+        for path in files_in(folder, BundleError)
+    ]
 
 
 def take_in(key: PublicKey, name: str, folder: Path) -> TrustedKey:
@@ -61,24 +51,11 @@ def take_in(key: PublicKey, name: str, folder: Path) -> TrustedKey:
     Raises:
         BundleError: the name is none, or is another key's, or the folder cannot be written, or others can write it.
     """
-    if not PLAIN_NAME.fullmatch(name):
-        raise BundleError(
-            f"{name!r} is no name for a key; expected 1 to 64 letters, digits or any of _ . @ + -; name it with --name"
-        )
+    require_name(name, BundleError)
     for other in trusted_keys(folder):
         if other.key == key:
             return other
-    path = folder / f"{name}{PUBLIC_SUFFIX}"
-    if path.exists():
-        raise BundleError(f"{folder} has another key that is called {name!r}; name this one otherwise with --name")
-    try:
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            folder.chmod(0o755)  # whatever the umask: the service is another user
-        _refuse_if_others_can_write(folder)
-    except OSError as error:
-        raise BundleError(f"{folder} cannot be written ({error.strerror}); as root, or name another --keys") from error
-    write_new(path, key.to_pem(), 0o644)
+    path = put(key.to_pem(), name, folder, BundleError, "--keys")
     return TrustedKey(name, key, path)
 
 
@@ -119,35 +96,3 @@ def signer_in_words(signer: Signer | None) -> str:
     if signer is None:
         return "nobody"
     return f"{signer.trusted_as or 'nobody who is trusted here'}, key {signer.key}"
-
-
-def _read(path: Path) -> PublicKey:
-    try:
-        with open_plain(path) as file:
-            _refuse_loose(path, os.fstat(file.fileno()))
-            data = file.read(LARGEST_KEY_FILE)
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read ({error.strerror}); everyone must be able to read it") from error
-    return parse_public_key(data, path)
-
-
-def _refuse_if_others_can_write(folder: Path) -> None:
-    """Who can write a folder, or one above it, decides what is trusted."""
-    resolved = folder.resolve()
-    for place in dict.fromkeys([resolved, *resolved.parents, *folder.absolute().parents]):
-        _refuse_loose(place, place.stat(), above=place != resolved)
-
-
-def _refuse_loose(path: Path, found: os.stat_result, *, above: bool = False) -> None:
-    """Of folders above, a sticky one will do, as /tmp is: nobody can replace there what is another's."""
-    mode = stat.S_IMODE(found.st_mode)
-    if mode & WRITABLE_BY_OTHERS and not (above and mode & stat.S_ISVTX):
-        raise BundleError(
-            f"{path} can be written by others (mode {mode:04o}), who could then say which keys are trusted; "
-            f"look at what is in it, then: chmod go-w {path}"
-        )
-    if found.st_uid not in (0, os.geteuid()):
-        raise BundleError(
-            f"{path} belongs to user {found.st_uid}, who could then say which keys are trusted; look at what is in "
-            f"it, then: chown root {path}"
-        )

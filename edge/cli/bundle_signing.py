@@ -5,9 +5,10 @@ from pathlib import Path
 import click
 
 from edge.bundle import open_bundle, sign_bundle
-from edge.bundle.keys import make_key, public_half, read_private_key, read_public_key
+from edge.bundle.keys import make_key, read_private_key, read_public_key
 from edge.bundle.trusted import TRUSTED_KEYS, TrustedKey, take_in, trusted_keys
 from edge.cli.output import json_option, print_facts, print_json
+from edge.key_files import public_half
 
 keys_option = click.option(
     "--keys",

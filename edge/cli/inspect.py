@@ -12,6 +12,7 @@ from edge.cli.engine_options import engine_option, precision_option
 from edge.cli.output import json_option, print_json
 from edge.colour import to_rgb
 from edge.delivery.messages import VerdictEvent
+from edge.delivery.numbering import Count
 from edge.errors import EngineError, InputError
 from edge.frames import BadFrame, Frame, Stamp
 from edge.heatmap_picture import overlay, png
@@ -43,7 +44,7 @@ def inspect(
     proven = open_proven_engine(bundle, kind, precision)
     inspector = Inspector(bundle.manifest, proven.engine)
     setup = Setup(bundle, proven, inspector, acting=False)
-    reporter = Reporter("inspect")
+    reporter, count = Reporter("inspect"), Count(journal_id=None)
     unjudged = 0
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -51,6 +52,7 @@ def inspect(
             for pending, outcome in _outcomes(files, inspector):
                 event = reporter.verdict(replace(outcome, setup=setup)).event
                 assert isinstance(event, VerdictEvent)
+                event = count.next(event)
                 lines.write(msgspec.json.encode(event) + b"\n")
                 lines.flush()
                 if isinstance(pending, PendingFrame) and outcome.judgement is not None:

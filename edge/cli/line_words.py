@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from edge.cameras.state import CameraState
-from edge.delivery.messages import BundleName, Change, Handshake
+from edge.delivery.messages import BundleName, Change, Consumer, Handshake, JournalState
 from edge.inspection.ledger import Account
 
 
@@ -39,6 +39,33 @@ def account_in_words(account: Account) -> str:
         f"captured {account.captured} = inspected {account.inspected} + dropped {sum(account.dropped.values())} "
         f"+ failed {sum(account.failed.values())} + in flight {account.in_flight}"
     )
+
+
+def journal_in_words(journal: JournalState) -> str:
+    """What the journal holds, and whether it goes on."""
+    if journal.journal_id is None:
+        held = "it cannot be read"
+    elif not journal.first_seq:
+        held = f"no event, up to {journal.last_seq}"
+    else:
+        held = f"events {journal.first_seq} to {journal.last_seq}, {journal.size_bytes / 2**20:.1f} MiB"
+    said = [f"{journal.journal_id or 'none'}: {held}"]
+    if journal.live_only is not None:
+        said.append(f"NOT KEPT NOW ({journal.live_only})")
+    if journal.unjournalled:
+        said.append(f"{journal.unjournalled} events of this run are not in it")
+    if journal.discarded:
+        said.append(f"{journal.discarded} went before all durable consumers had them")
+    return "; ".join(said)
+
+
+def consumer_in_words(consumer: Consumer, journal: JournalState) -> str:
+    """How far a durable consumer has got, and when it was last heard of."""
+    there = "connected"
+    if not consumer.connected:
+        seen = consumer.seen_at_ns
+        there = "away" if seen is None else f"away, last heard of {local_time(seen, '%Y-%m-%d %H:%M:%S')}"
+    return f"{there}; {max(0, journal.last_seq - consumer.acked_seq)} events behind"
 
 
 def local_time(at_ns: int, form: str) -> str:

@@ -14,6 +14,7 @@ from edge.cli.calibrate import calibrate
 from edge.cli.cameras import cameras
 from edge.cli.check import check
 from edge.cli.inspect import inspect
+from edge.cli.keys import keys
 from edge.cli.leaving import leave_at_once
 from edge.cli.output import visible
 from edge.cli.reload import reload
@@ -65,7 +66,7 @@ def heatline() -> None:
     """Finds defects on a production line and shows where they are."""
 
 
-for _command in (check, run, status, reload, inspect, watch, trigger, select, cameras, bundle, calibrate):
+for _command in (check, run, status, reload, inspect, watch, trigger, select, cameras, bundle, calibrate, keys):
     heatline.add_command(_command)
 
 

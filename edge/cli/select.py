@@ -3,8 +3,9 @@
 import click
 
 from edge.cli.finite_range import FiniteRange
+from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.line_words import bundle_in_words
-from edge.cli.named_line import commands_address
+from edge.cli.named_line import commands_address, commands_keys
 from edge.cli.output import json_option, print_json, visible
 from edge.delivery.commander import Commander
 
@@ -20,8 +21,9 @@ from edge.delivery.commander import Commander
     show_default=True,
     help="Seconds to wait until it is in force.",
 )
+@key_options
 @json_option
-def select(line: str, product: str, timeout_s: float, as_json: bool) -> None:
+def select(line: str, product: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> None:
     """Put PRODUCT in force at LINE; ends once it is.
 
     LINE is a line's name, its TOML file, or the address at which it takes requests.
@@ -29,7 +31,7 @@ def select(line: str, product: str, timeout_s: float, as_json: bool) -> None:
     Its bundle is verified and warmed first, while frames are inspected as before. If that fails, what was in force
     still is.
     """
-    with Commander(commands_address(line), timeout_s) as to_line:
+    with Commander(commands_address(line), timeout_s, commands_keys(line, key_files)) as to_line:
         reply = to_line.select(product)
     if as_json:
         print_json(reply)

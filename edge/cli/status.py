@@ -6,7 +6,14 @@ import click
 import msgspec
 
 from edge.cli.finite_range import FiniteRange
-from edge.cli.line_words import account_in_words, bundle_in_words, camera_in_words, change_in_words
+from edge.cli.line_words import (
+    account_in_words,
+    bundle_in_words,
+    camera_in_words,
+    change_in_words,
+    consumer_in_words,
+    journal_in_words,
+)
 from edge.cli.named_line import events_address, name_of
 from edge.cli.output import json_option, print_facts, print_json
 from edge.delivery.messages import HandshakeState, StatusEvent
@@ -101,6 +108,14 @@ def _facts(found: Found) -> dict[str, object]:
         state = event.cameras.get(camera)
         how = "" if state is None else f"{camera_in_words(state)}; "
         facts[f"camera {camera}"] = how + account_in_words(account)
+    if event.journal is not None:
+        facts["journal"] = journal_in_words(event.journal)
+        facts |= {
+            f"consumer {name}": consumer_in_words(consumer, event.journal)
+            for name, consumer in event.journal.consumers.items()
+        }
+    if event.refused:
+        facts["refused"] = ", ".join(f"{count} {what}" for what, count in event.refused.items())
     if event.last_change is not None:
         facts["last change"] = change_in_words(event.last_change)
     return facts

@@ -3,7 +3,8 @@
 import click
 
 from edge.cli.finite_range import FiniteRange
-from edge.cli.named_line import commands_address
+from edge.cli.key_options import KeyFiles, key_options
+from edge.cli.named_line import commands_address, commands_keys
 from edge.cli.output import json_option, print_json, visible
 from edge.delivery.commander import Commander
 from edge.delivery.commands import Announced, Triggered
@@ -21,15 +22,16 @@ from edge.delivery.commands import Announced, Triggered
     show_default=True,
     help="Seconds to wait for the reply.",
 )
+@key_options
 @json_option
-def trigger(line: str, camera: str, part_id: str | None, timeout_s: float, as_json: bool) -> None:
+def trigger(line: str, camera: str, part_id: str | None, timeout_s: float, key_files: KeyFiles, as_json: bool) -> None:
     """Have CAMERA of LINE take a frame now.
 
     LINE is a line's name, its TOML file, or the address at which it takes requests.
 
     A camera with a hardware trigger takes it at the next trigger edge; until then the part id waits for it.
     """
-    with Commander(commands_address(line), timeout_s) as to_line:
+    with Commander(commands_address(line), timeout_s, commands_keys(line, key_files)) as to_line:
         reply = to_line.trigger(camera, part_id)
     if as_json:
         print_json(reply)

@@ -14,16 +14,16 @@ from rich.text import Text
 
 from edge.cli.finite_range import FiniteRange
 from edge.cli.line_words import account_in_words, camera_in_words, handshake_in_words, in_force_in_words, local_time
-from edge.cli.named_line import events_address
+from edge.cli.named_line import events_address, replay_address
 from edge.cli.output import json_option, print_json
-from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, Message, StatusEvent, VerdictEvent
+from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, StatusEvent, VerdictEvent
 from edge.delivery.subscriber import Subscriber
-from edge.errors import InputError, MessageError
+from edge.errors import EventsLostError, InputError, MessageError
 
 ROWS_KEPT = 200
 LINES_BESIDE_ROWS = 8
-ALWAYS_HEARD = "status", "alarm", "change"
-"""They tell that the line has stopped, that a camera is dead, and what is in force."""
+ALWAYS_HEARD = "status", "alarm", "change", "journal"
+"""They tell that the line has stopped, that a camera is dead, what is in force, and whether events are kept."""
 STYLES = {"GOOD": "green", "DEFECT": "bold red", "NO_VERDICT": "bold yellow"}
 STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold yellow", "NOT_READY": "bold red"}
 
@@ -35,6 +35,9 @@ STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold 
 )
 @click.option("--count", type=click.IntRange(min=1), help="Stop after so many verdicts.")
 @click.option("--timeout", "timeout_s", type=FiniteRange(min=0), help="Stop when nothing came for so many seconds.")
+@click.option(
+    "--replay", help="Address of the line's journal, to have again what was missed; of a named line its file says it."
+)
 @click.option("--save", type=click.Path(path_type=Path), help="Folder to keep events.jsonl and heatmaps (SEQ.png) in.")
 @json_option
 def watch(
@@ -42,6 +45,7 @@ def watch(
     topics: tuple[str, ...],
     count: int | None,
     timeout_s: float | None,
+    replay: str | None,
     save: Path | None,
     as_json: bool,
 ) -> None:
@@ -54,7 +58,12 @@ def watch(
     table = EventTable()
     with (
         _Saver(save) as saver,
-        Subscriber(events_address(line), topics={*topics, *ALWAYS_HEARD}, timeout_s=timeout_s) as events,
+        Subscriber(
+            events_address(line),
+            topics={*topics, *ALWAYS_HEARD},
+            timeout_s=timeout_s,
+            replay=replay or replay_address(line),
+        ) as events,
         table.live(hidden=as_json) as live,
     ):
         verdicts = 0
@@ -63,6 +72,13 @@ def watch(
                 message = events.receive()
             except MessageError as error:  # somebody else's message must not end the watch
                 click.echo(f"heatline: {error}", err=True)
+                continue
+            except EventsLostError as error:
+                if as_json:
+                    click.echo(f"heatline: {error}", err=True)
+                else:
+                    table.add_lost(error)
+                    live.update(table)
                 continue
             if message is None:
                 return
@@ -120,7 +136,6 @@ class EventTable:
     def __init__(self) -> None:
         self._rows: deque[tuple[Text | str, ...]] = deque(maxlen=ROWS_KEPT)
         self._status = Text("waiting for the line", style="dim")
-        self._last: tuple[str, int] | None = None
 
     def live(self, hidden: bool) -> Live:
         """A live display of it; hidden, nothing is drawn."""
@@ -129,7 +144,6 @@ class EventTable:
     def add(self, event: Event) -> None:
         """Take one more event in."""
         if isinstance(event, AlarmEvent):
-            self._note_gap(event)
             what = Text(f"DEAD: {event.alarm}" if event.active else "is back", style="bold red")
             self._rows.append((str(event.seq), _clock(event.at_ns), event.camera, "", what, *[""] * 4))
             return
@@ -137,12 +151,16 @@ class EventTable:
             self._status = _status(event)
             return
         if isinstance(event, ChangeEvent):
-            self._note_gap(event)
             what = Text("in force", style="bold green") if event.in_force else Text("refused", style="bold red")
             said = in_force_in_words(event.product, event.bundle) if event.in_force else event.detail or ""
             self._rows.append((str(event.seq), _clock(event.at_ns), "", event.change, what, "", Text(said), "", ""))
             return
-        self._note_gap(event)
+        if isinstance(event, JournalEvent):
+            what = Text(event.what, style="bold green" if event.what in ("begun", "recording") else "bold red")
+            self._rows.append(
+                (str(event.seq), _clock(event.at_ns), "", "journal", what, "", Text(event.detail), "", "")
+            )
+            return
         highest = event.regions[0] if event.regions else None
         self._rows.append(
             (
@@ -158,6 +176,11 @@ class EventTable:
             )
         )
 
+    def add_lost(self, error: EventsLostError) -> None:
+        """Say what was missed."""
+        after = f"after {error.after_seq} up to {error.through_seq}"
+        self._rows.append((after, "", "", "", Text("missed", style="bold yellow"), *[""] * 4))
+
     def __rich_console__(self, console: Console, _options: ConsoleOptions) -> RenderResult:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for heading in ("seq", "time", "camera", "frame", "verdict", "score", "regions", "peak x,y", "ms"):
@@ -171,13 +194,6 @@ class EventTable:
         yield self._status
         if not console.is_terminal:
             yield ""
-
-    def _note_gap(self, event: VerdictEvent | AlarmEvent | ChangeEvent) -> None:
-        """A subscriber that fell behind misses events; their number shows in `seq`."""
-        if self._last is not None and self._last[0] == event.boot_id and event.seq > self._last[1] + 1:
-            missed = event.seq - self._last[1] - 1
-            self._rows.append((Text(f"{missed} missed", style="bold yellow"), *[""] * 8))
-        self._last = event.boot_id, event.seq
 
 
 def _status(event: StatusEvent) -> Text:

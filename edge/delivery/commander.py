@@ -21,7 +21,9 @@ from edge.delivery.commands import (
     reply_from,
     to_bytes,
 )
-from edge.errors import CommandRefusedError, DeliveryError, MessageError
+from edge.delivery.curve import ClientKeys
+from edge.delivery.knocking import why_not_let_in
+from edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 
 
 class Commander:
@@ -35,13 +37,14 @@ class Commander:
     Args:
         address: what the line binds.
         timeout_s: how long to wait for a reply; may be set between requests.
+        keys: to connect to a line from another machine.
     Raises:
         DeliveryError: the address is none.
     """
 
-    def __init__(self, address: str, timeout_s: float = 10.0) -> None:
+    def __init__(self, address: str, timeout_s: float = 10.0, keys: ClientKeys | None = None) -> None:
         self.timeout_s = timeout_s
-        self._address = address
+        self._address, self._keys = address, keys
         self._ids = itertools.count(1)
         self._context = zmq.Context()
         try:
@@ -55,6 +58,7 @@ class Commander:
 
         Raises:
             CommandRefusedError: the line refuses.
+            AccessError: the line does not let this client in.
             DeliveryError: no line is there, or no reply came in time.
             MessageError: what came is no reply.
         """
@@ -70,6 +74,7 @@ class Commander:
 
         Raises:
             CommandRefusedError: the line refuses, and what was in force still is.
+            AccessError: the line does not let this client in.
             DeliveryError: no line is there, or no reply came in time.
             MessageError: what came is no reply.
         """
@@ -100,6 +105,8 @@ class Commander:
         socket.setsockopt(zmq.RECONNECT_IVL, 20)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         socket.setsockopt(zmq.IPV6, "[" in self._address)
+        if self._keys is not None:
+            self._keys.apply(socket)
         try:
             socket.connect(self._address)
         except zmq.ZMQError as error:
@@ -135,6 +142,9 @@ class Commander:
             with contextlib.suppress(zmq.Again):  # the line has gone again in between
                 self._socket.send(data, zmq.NOBLOCK)
                 return
+        refused = why_not_let_in(self._address, self._keys, zmq.DEALER)
+        if refused is not None:
+            raise AccessError(f"{refused}; nothing was asked of it")
         raise DeliveryError(
             f"{self._address} was not reached within {self.timeout_s:g} s, and nothing was asked of it; "
             "is the line running, and is its commands.bind this address?"

@@ -1,6 +1,7 @@
 """Messages on the wire: topic, JSON header, optional PNG. docs/protocol.md is the authority, schemas/ its JSON Schemas.
 
-Two functions are the whole border: `to_frames` turns a message into the parts that ZeroMQ sends, `from_frames` back.
+Two functions are the whole border: `to_frames` turns a message into the parts that ZeroMQ sends, `from_frames` back;
+and two more for the welcome, which has one part.
 """
 
 from collections.abc import Sequence
@@ -82,6 +83,9 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
     product: str | None = None
     """What the frame was inspected as, where the line has products."""
     journal_id: str | None = None
+    """The journal that holds it and counts `seq`; null: none does, and `seq` counts such events of the boot."""
+    previous_seq: int | None = None
+    """`seq` of the event before it under its topic and in the same count, 0 if none; null from older lines."""
     regions: list[Region] = []
     latency_ms: float
     """From capture to the hand-over to the publisher."""
@@ -94,6 +98,46 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
     @property
     def topic(self) -> str:
         return f"verdict.{self.camera}.{self.verdict}"
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """How far events are counted, by topic, so that whoever listens to some topics alone sees what it missed."""
+
+    journal_id: str | None = None
+    """The journal in use; null while there is none."""
+    journalled: dict[str, int] = {}
+    """By topic: of events that the journal holds."""
+    unjournalled: dict[str, int] = {}
+    """By topic: of this boot's events that no journal holds."""
+
+
+class Consumer(msgspec.Struct, frozen=True, kw_only=True):
+    """A durable consumer."""
+
+    acked_seq: int
+    """All up to it was acknowledged."""
+    connected: bool
+    seen_at_ns: int | None = None
+    """When it was last heard of: UTC, ns since 1970."""
+
+
+class JournalState(msgspec.Struct, frozen=True, kw_only=True):
+    """How the journal is."""
+
+    journal_id: str | None
+    """Null: it cannot even be read."""
+    first_seq: int = 0
+    """The oldest event that it holds; 0 where it holds none."""
+    last_seq: int = 0
+    """The newest one."""
+    size_bytes: int = 0
+    live_only: str | None = None
+    """Why events are not kept now, in words; null while they are."""
+    unjournalled: int = 0
+    """Events of this boot that no journal holds."""
+    discarded: int = 0
+    """Events that went, since this boot, before every durable consumer had got them."""
+    consumers: dict[str, Consumer] = {}
 
 
 State = Literal["STARTING", "RUNNING", "STOPPED"]
@@ -135,7 +179,7 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     line: str
     state: State
     last_seq: int
-    """The last verdict, alarm or change event's seq; 0 before the first."""
+    """The last event's seq, statuses not counted; 0 before the first."""
     ledger: dict[str, Account]
     cameras: dict[str, CameraState] = {}
     bundle: BundleName
@@ -150,6 +194,14 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     """None from lines of an older version."""
     last_change: Change | None = None
     """None before the first."""
+    journal_id: str | None = None
+    """The journal that `last_seq` counts in; null: it counts this boot's events that no journal holds."""
+    counts: Counts | None = None
+    """None from lines of an older version."""
+    journal: JournalState | None = None
+    """None where the line keeps no journal."""
+    refused: dict[str, int] = {}
+    """What the sockets refused since the start, by socket and reason."""
 
     @property
     def topic(self) -> str:
@@ -176,6 +228,9 @@ class AlarmEvent(msgspec.Struct, frozen=True, kw_only=True, tag="alarm", tag_fie
     acting: bool
     product: str | None = None
     """The product in force."""
+    journal_id: str | None = None
+    previous_seq: int | None = None
+    """`seq` of the event before it under its topic and in the same count, 0 if none; null from older lines."""
 
     @property
     def topic(self) -> str:
@@ -201,13 +256,60 @@ class ChangeEvent(msgspec.Struct, frozen=True, kw_only=True, tag="change", tag_f
     bundle: BundleName
     """The bundle in force now."""
     acting: bool
+    journal_id: str | None = None
+    previous_seq: int | None = None
+    """`seq` of the event before it under its topic and in the same count, 0 if none; null from older lines."""
 
     @property
     def topic(self) -> str:
         return "change"
 
 
-Event = VerdictEvent | StatusEvent | AlarmEvent | ChangeEvent
+class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, tag="journal", tag_field="type"):
+    """Something happened to the journal that whoever relies on it must know."""
+
+    schema_version: int = SCHEMA_VERSION
+    boot_id: str
+    seq: int
+    journal_id: str | None = None
+    previous_seq: int | None = None
+    """`seq` of the event before it under its topic and in the same count, 0 if none; null from older lines."""
+    at_ns: int
+    """UTC, ns since 1970."""
+    line: str
+    what: str
+    """`begun`: a new journal. `live_only`: from now on events are not kept. `recording`: they are again. `unrecorded`:
+    the boot before told events that were not kept. `discarded`: events went that a durable consumer had not got."""
+    detail: str
+    events: int | None = None
+    """How many events are meant; null where nobody knows."""
+    by_topic: dict[str, int] = {}
+    """The same by topic."""
+    of_boot: str | None = None
+    """Whose events are meant, where they were kept in no journal."""
+    first_seq: int | None = None
+    last_seq: int | None = None
+    """Which events are meant."""
+    consumers: list[str] = []
+    """Who has not got them and never will."""
+
+    @property
+    def topic(self) -> str:
+        return "journal"
+
+
+Event = VerdictEvent | StatusEvent | AlarmEvent | ChangeEvent | JournalEvent
+CountedEvent = VerdictEvent | AlarmEvent | ChangeEvent | JournalEvent
+"""What has a `seq`, and is kept."""
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome", tag_field="type"):
+    """What a subscriber to `welcome` hears first, each time that it is connected: where the counts were then."""
+
+    schema_version: int = SCHEMA_VERSION
+    boot_id: str
+    line: str
+    counts: Counts
 
 
 @dataclass(frozen=True)
@@ -220,12 +322,32 @@ class Message:
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
+_welcome_decoder = msgspec.json.Decoder(Welcome)
 _version = msgspec.json.Decoder(msgspec.defstruct("_Version", [("schema_version", int)]))
+
+
+def header_of(event: Event) -> bytes:
+    """An event as JSON in UTF-8: what is journalled, and sent."""
+    return _encoder.encode(event)
+
+
+def event_from(header: bytes) -> Event:
+    """The event in a header.
+
+    Raises:
+        MessageError: it is none, or one of a newer schema version.
+    """
+    try:
+        _require_known_version(header)
+        event: Event = _decoder.decode(header)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError(f"a message came whose header is no event: {error}") from error
+    return event
 
 
 def to_frames(message: Message) -> list[bytes]:
     """The parts of a message: topic, JSON header, PNG if there is one."""
-    parts = [message.event.topic.encode(), _encoder.encode(message.event)]
+    parts = [message.event.topic.encode(), header_of(message.event)]
     return parts if message.png is None else [*parts, message.png]
 
 
@@ -237,18 +359,40 @@ def from_frames(parts: Sequence[bytes]) -> Message:
     """
     if len(parts) not in (2, 3):
         raise MessageError(f"a message of {len(parts)} part(s) came, expected topic, header and at most one picture")
-    try:
-        version = _version.decode(parts[1]).schema_version  # type: ignore[attr-defined]
-        if version > SCHEMA_VERSION:
-            raise MessageError(
-                f"a message of schema version {version} came, this reader knows up to {SCHEMA_VERSION}; update heatline"
-            )
-        event = _decoder.decode(parts[1])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MessageError(f"a message came whose header is no event: {error}") from error
+    event = event_from(parts[1])
     if parts[0] != event.topic.encode():
         raise MessageError(f"a message came under topic {parts[0][:80]!r}, its header belongs under {event.topic!r}")
     has_png = isinstance(event, VerdictEvent) and event.heatmap is not None
     if has_png != (len(parts) == 3):
         raise MessageError(f"a message of {len(parts)} parts came, its header announces {3 if has_png else 2}")
     return Message(event, parts[2] if len(parts) == 3 else None)
+
+
+WELCOME = b"welcome "
+"""What the only part of a welcome begins with: the topic under which it is subscribed to, and a space."""
+
+
+def welcome_to_bytes(welcome: Welcome) -> bytes:
+    """The one part of a welcome: ZeroMQ can send a joiner no more than one."""
+    return WELCOME + _encoder.encode(welcome)
+
+
+def welcome_from(part: bytes) -> Welcome:
+    """The welcome in this part.
+
+    Raises:
+        MessageError: it is none, or one of a newer schema version.
+    """
+    try:
+        _require_known_version(part[len(WELCOME) :])
+        return _welcome_decoder.decode(part[len(WELCOME) :])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError(f"a message came that is no welcome: {error}") from error
+
+
+def _require_known_version(header: bytes) -> None:
+    version = _version.decode(header).schema_version  # type: ignore[attr-defined]
+    if version > SCHEMA_VERSION:
+        raise MessageError(
+            f"a message of schema version {version} came, this reader knows up to {SCHEMA_VERSION}; update heatline"
+        )

@@ -1,4 +1,7 @@
-"""Publishes messages to whoever listens, from a thread of its own that alone touches the socket."""
+"""Publishes messages to whoever listens, from a thread of its own that alone touches the socket.
+
+What is handed over is kept first, where the line keeps a journal, and goes on the wire after that.
+"""
 
 import contextlib
 import errno
@@ -6,26 +9,64 @@ import logging
 import queue
 import socket as sockets
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import zmq
 
-from edge.delivery.messages import Message, to_frames
+from edge.delivery.heartbeats import notice_vanished_peers
+from edge.delivery.messages import Message, Welcome, header_of, to_frames, welcome_to_bytes
 from edge.errors import DeliveryError
 
 logger = logging.getLogger(__name__)
 
 SEND_HIGH_WATER_MARK = 1000
-"""Messages kept for one slow subscriber; beyond that ZeroMQ drops its messages, which it sees as a gap in `seq`."""
+"""Messages kept for one slow subscriber; beyond that ZeroMQ drops its messages, which it sees as gaps."""
 LINGER_MS = 2000
 START_WITHIN_SECONDS = 5.0
 POLL_MS = 50
 VERDICTS = b"verdict."
 SUBSCRIPTIONS_AT_ONCE = 100
 """Taken in between two messages, so that nobody who floods us with subscriptions keeps events from going out."""
+SECONDS_BETWEEN_COMMITS = 0.01
+"""So many events share a commit as come in that time; one that comes alone does not wait for others."""
+MESSAGES_PER_COMMIT = 256
 
 Sent = Callable[[], None]
 """Hears, on the publisher's thread, that all up to its message was given to ZeroMQ."""
+
+
+class Keeping(Protocol):
+    """What becomes of messages before they are sent. Called by the publisher's thread alone."""
+
+    def commit(self, messages: Sequence[Message]) -> list[Message]:
+        """Number and keep them; what is to be sent for them, in order."""
+
+    def tend(self) -> list[Message]:
+        """See to what is kept; what is to be sent of that. Called some 20 times a second."""
+
+    def welcome(self) -> Welcome | None:
+        """Where the counts are now, for those who join."""
+
+
+class AsTheyAre:
+    """Keeps nothing, and sends messages as they came."""
+
+    def commit(self, messages: Sequence[Message]) -> list[Message]:
+        return list(messages)
+
+    def tend(self) -> list[Message]:
+        return []
+
+    def welcome(self) -> Welcome | None:
+        return None
+
+
+class _HandedOver(NamedTuple):
+    message: Message | None
+    """None: a probe, for which nothing is sent."""
+    sent: Sent | None
 
 
 class Publisher:
@@ -33,14 +74,18 @@ class Publisher:
 
     Args:
         address: ZeroMQ address to bind, `tcp://...` or `ipc://...`.
+        keeping: what becomes of messages before they are sent.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, keeping: Keeping | None = None) -> None:
         self.address = address
-        self._messages: queue.Queue[tuple[list[bytes] | None, Sent | None] | None] = queue.Queue(SEND_HIGH_WATER_MARK)
+        self._keeping = keeping or AsTheyAre()
+        self._messages: queue.Queue[_HandedOver | None] = queue.Queue(SEND_HIGH_WATER_MARK)
         self._bound = threading.Event()
         self._listened_to = threading.Event()
         self._error: zmq.ZMQError | None = None
+        self._committed_s = float("-inf")
+        self._welcome: Welcome | None = None
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
 
     def start(self) -> None:
@@ -64,7 +109,8 @@ class Publisher:
         Raises:
             DeliveryError: the publisher is not running, so nobody would hear of it.
         """
-        self._put(to_frames(message), sent)
+        header_of(message.event)  # what cannot be said fails here, where it was made, and not in our thread
+        self._put(_HandedOver(message, sent))
 
     def probe(self, sent: Sent) -> None:
         """Go the way of a message, and send none.
@@ -72,7 +118,7 @@ class Publisher:
         Raises:
             DeliveryError: the publisher is not running.
         """
-        self._put(None, sent)
+        self._put(_HandedOver(None, sent))
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
         """Wait until somebody has subscribed to verdicts; whether somebody has."""
@@ -84,10 +130,10 @@ class Publisher:
             self._messages.put(None)
             self._thread.join()
 
-    def _put(self, parts: list[bytes] | None, sent: Sent | None) -> None:
+    def _put(self, handed_over: _HandedOver) -> None:
         if not self._thread.is_alive():
             raise DeliveryError(f"{self.address} is not being published on; see the log")
-        self._messages.put((parts, sent))
+        self._messages.put(handed_over)
 
     def _run(self) -> None:
         context = zmq.Context()
@@ -95,7 +141,9 @@ class Publisher:
         try:
             socket.setsockopt(zmq.LINGER, LINGER_MS)
             socket.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
+            notice_vanished_peers(socket)
             try:
+                self._welcome_joiners(socket)
                 bind(socket, self.address)
             except zmq.ZMQError as error:
                 self._error = error
@@ -108,24 +156,53 @@ class Publisher:
             context.term()
 
     def _publish(self, socket: zmq.Socket[bytes]) -> None:
-        while True:
-            for _ in range(SUBSCRIPTIONS_AT_ONCE):
-                if not socket.poll(0):
-                    break
-                subscription = socket.recv()
-                if subscription[:1] == b"\x01" and _takes_verdicts(subscription[1:]):
-                    self._listened_to.set()
-            try:
-                handed_over = self._messages.get(timeout=POLL_MS / 1000)
-            except queue.Empty:
-                continue
-            if handed_over is None:
+        closing = False
+        while not closing:
+            self._take_subscriptions(socket)
+            group, closing = self._next_group()
+            messages = [each.message for each in group if each.message is not None]
+            outgoing = self._keeping.commit(messages) if messages else []
+            for message in [*outgoing, *self._keeping.tend()]:
+                socket.send_multipart(to_frames(message))
+            self._welcome_joiners(socket)
+            for each in group:
+                if each.sent is not None:
+                    each.sent()
+
+    def _take_subscriptions(self, socket: zmq.Socket[bytes]) -> None:
+        for _ in range(SUBSCRIPTIONS_AT_ONCE):
+            if not socket.poll(0):
                 return
-            parts, sent = handed_over
-            if parts is not None:
-                socket.send_multipart(parts)
-            if sent is not None:
-                sent()
+            subscription = socket.recv()
+            if subscription[:1] == b"\x01" and _takes_verdicts(subscription[1:]):
+                self._listened_to.set()
+
+    def _next_group(self) -> tuple[list[_HandedOver], bool]:
+        """What is to be committed together, which may be nothing; and whether it is the last."""
+        group: list[_HandedOver] = []
+        with contextlib.suppress(queue.Empty):
+            first = self._messages.get(timeout=POLL_MS / 1000)
+            if first is None:
+                return group, True
+            group.append(first)
+            time.sleep(max(0.0, self._committed_s + SECONDS_BETWEEN_COMMITS - time.monotonic()))
+            self._committed_s = time.monotonic()
+            while len(group) < MESSAGES_PER_COMMIT:
+                following = self._messages.get_nowait()
+                if following is None:
+                    return group, True
+                group.append(following)
+        return group, False
+
+    def _welcome_joiners(self, socket: zmq.Socket[bytes]) -> None:
+        """Tell those who join from now on where the counts are.
+
+        After the messages that they count were sent: told before, a joiner would miss some and not know.
+        """
+        welcome = self._keeping.welcome()
+        if welcome is not None and welcome != self._welcome:
+            self._welcome = welcome
+            socket.setsockopt(zmq.XPUB_WELCOME_MSG, welcome_to_bytes(welcome))
 
 
 def _takes_verdicts(prefix: bytes) -> bool:

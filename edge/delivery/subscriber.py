@@ -1,40 +1,67 @@
-"""Listens to a line's events."""
+"""Listens to a line's events, live."""
 
+import logging
+from collections import deque
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
 import zmq
 
-from edge.delivery.messages import Message, from_frames
-from edge.errors import DeliveryError
+from edge.delivery.gaps import Gap, Gaps
+from edge.delivery.heartbeats import notice_vanished_peers
+from edge.delivery.messages import WELCOME, Message, StatusEvent, from_frames, welcome_from
+from edge.delivery.replay import Replay
+from edge.errors import DeliveryError, EventsLostError, JournalError, MessageError
+
+logger = logging.getLogger(__name__)
+
+WELCOMES = WELCOME.decode().strip()
 
 
 class Subscriber:
-    """A SUB socket as an iterator of messages. Reconnects by itself; what was sent meanwhile is missed.
+    """A SUB socket as an iterator of messages that reconnects by itself and knows what it missed.
 
     Use it in the thread that made it:
 
-        with Subscriber("tcp://127.0.0.1:5556") as events:
+        with Subscriber("tcp://127.0.0.1:5556", replay="tcp://127.0.0.1:5558") as events:
             for message in events:
                 ...
 
+    What was missed, because the connection was down or this program was too slow, is asked for again where `replay` says
+    where, and comes as soon as that it is missing is known: each topic stays in order. What cannot be had again raises
+    `EventsLostError`, after which listening goes on.
+
     Args:
-        address: what the line binds.
+        address: where the line publishes.
         topics: prefixes to listen to, e.g. `verdict.top.DEFECT`; default: all.
         timeout_s: stop the iteration when nothing came for so long; None: wait for ever.
+        replay: where the line serves its journal; None: what is missed stays missed.
     Raises:
-        DeliveryError: the address is none.
+        DeliveryError: an address is none.
     """
 
-    def __init__(self, address: str, *, topics: Iterable[str] = ("",), timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        topics: Iterable[str] = ("",),
+        timeout_s: float | None = None,
+        replay: str | None = None,
+    ) -> None:
+        self._topics = tuple(topics)
+        self._gaps = Gaps(self._topics)
+        self._ready: deque[Message | EventsLostError] = deque()
         self._timeout_ms = None if timeout_s is None else int(timeout_s * 1000)
+        self._replay = None if replay is None else Replay(replay)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        for topic in topics:
+        self._socket.setsockopt(zmq.IPV6, "[" in address)
+        notice_vanished_peers(self._socket)
+        for topic in {*self._topics, WELCOMES}:
             self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
         try:
             self._socket.connect(address)
@@ -53,13 +80,21 @@ class Subscriber:
 
         Raises:
             MessageError: what came is no message of ours.
+            EventsLostError: events were missed and cannot be had any more.
         """
-        if not self._socket.poll(self._timeout_ms):
-            return None
-        return from_frames(self._socket.recv_multipart())
+        while not self._ready:
+            if not self._socket.poll(self._timeout_ms):
+                return None
+            self._take(self._socket.recv_multipart())
+        ready = self._ready.popleft()
+        if isinstance(ready, EventsLostError):
+            raise ready
+        return ready
 
     def close(self) -> None:
-        """Let go of the socket; may be called twice."""
+        """Let go of the sockets; may be called twice."""
+        if self._replay is not None:
+            self._replay.close()
         self._socket.close()
         self._context.term()
 
@@ -70,3 +105,55 @@ class Subscriber:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _take(self, parts: list[bytes]) -> None:
+        if len(parts) == 1 and parts[0].startswith(WELCOME):
+            welcome = welcome_from(parts[0])
+            self._close(self._gaps.counts(welcome.counts, welcome.boot_id))
+            return
+        message = from_frames(parts)
+        event = message.event
+        if isinstance(event, StatusEvent):
+            if event.counts is not None:
+                self._close(self._gaps.counts(event.counts, event.boot_id))
+            self._ready.append(message)
+            return
+        new, gap = self._gaps.event(event)
+        if gap is not None:
+            self._close([gap])
+        if new:
+            self._ready.append(message)
+
+    def _close(self, gaps: list[Gap]) -> None:
+        """Get what was missed from the journal; what cannot be had is said."""
+        for gap in gaps:
+            if gap.journal_id is None:
+                self._ready.append(_lost(gap, "no journal holds them"))
+            elif self._replay is None:
+                self._ready.append(_lost(gap, "where the line serves its journal was not said"))
+            else:
+                self._ready += self._had_again(gap, gap.journal_id, self._replay)
+
+    def _had_again(self, gap: Gap, journal_id: str, replay: Replay) -> Iterator[Message | EventsLostError]:
+        reached = gap.after_seq
+        try:
+            for part in replay.events(journal_id, gap.after_seq, gap.through_seq, (gap.topic,)):
+                if part.lost_through is not None:
+                    yield _lost(gap, "the journal does not hold them any more", reached, part.lost_through)
+                yield from (Message(each.event, each.png) for each in part.events)
+                reached = part.through_seq
+        except (DeliveryError, JournalError, MessageError) as error:
+            yield _lost(gap, str(error), reached)
+
+
+def _lost(gap: Gap, why: str, after_seq: int | None = None, through_seq: int | None = None) -> EventsLostError:
+    after_seq = gap.after_seq if after_seq is None else after_seq
+    through_seq = gap.through_seq if through_seq is None else through_seq
+    return EventsLostError(
+        f"events of {gap.topic} after {after_seq} up to {through_seq} were missed and cannot be had again: {why}",
+        journal_id=gap.journal_id,
+        after_seq=after_seq,
+        through_seq=through_seq,
+        boot_id=gap.boot_id,
+        topic=gap.topic,
+    )

@@ -19,9 +19,9 @@ from edge.frames import Stamp
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "in-flight"
-_MAGIC = b"heatline in-flight 1\n"
-_HEAD = struct.Struct("<64sQQ")
-"""Camera, number of the last frame announced, number of the last frame told."""
+_MAGIC = b"heatline in-flight 2\n"
+_HEAD = struct.Struct("<64sQQ32s")
+"""Camera, number of the last frame announced, number of the last frame told, boot id."""
 _ANNOUNCED_AT, _TOLD_AT = 64, 72
 _NUMBER = struct.Struct("<Q")
 _SLOT = struct.Struct("<QQqQ256s")
@@ -40,18 +40,19 @@ class FlightRecorder:
     Args:
         path: the file; what was in it is written over.
         told: per camera, how many frames have been told of already.
+        boot_id: whose frames these are.
     Raises:
         OSError: it cannot be written.
     """
 
-    def __init__(self, path: Path, told: Mapping[str, int]) -> None:
+    def __init__(self, path: Path, told: Mapping[str, int], boot_id: str = "") -> None:
         names = list(told)
         size = len(_MAGIC) + len(names) * _CAMERA_BYTES
         self._path = path
         self._blocks = {name: len(_MAGIC) + index * _CAMERA_BYTES for index, name in enumerate(names)}
         self._slots = dict.fromkeys(names, 0)
         self._fault: str | None = None
-        heads = [_HEAD.pack(name.encode(), told[name], told[name]) for name in names]
+        heads = [_HEAD.pack(name.encode(), told[name], told[name], boot_id.encode()) for name in names]
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             # A full disk must show now; one that fills later does no harm. The room that the last run's record takes
@@ -123,24 +124,54 @@ class _Noted:
     part_id: str | None
 
 
-def in_flight_at_the_end(path: Path) -> list[Stamp]:
-    """The frames that an earlier run announced and never told of, as few stamps as can say it; each part has its own.
+@dataclass(frozen=True)
+class Told:
+    """How far the frames of a camera were told of, by their numbers in a boot."""
 
-    Their numbers are those of that run. A file that is not there, or is none of ours, tells of nothing.
+    boot_id: str
+    frame_number: int
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """What a record says of the run that wrote it."""
+
+    in_flight: list[Stamp]
+    """The frames that were announced and never told of, as few stamps as can say it; each part has its own. Their
+    numbers are those of that run."""
+    told: dict[str, Told]
+    """Per camera, what was told of."""
+
+
+def last_run(path: Path, journalled: Mapping[str, Told] | None = None) -> LastRun:
+    """What is known of an earlier run; a file that is not there, or is none of ours, tells of nothing.
+
+    Args:
+        journalled: per camera, how far its events are in the journal: an event may have been kept and the death have
+            come before it was noted here.
     """
+    run = LastRun([], {})
     try:
         data = path.read_bytes()
     except OSError:
-        return []
+        return run
     if not data.startswith(_MAGIC):
         logger.warning("%s is no record of what was in flight; what was is not known", path)
-        return []
-    stamps: list[Stamp] = []
+        return run
     for block in range(len(_MAGIC), len(data) - _CAMERA_BYTES + 1, _CAMERA_BYTES):
-        name, announced, told = _HEAD.unpack_from(data, block)
-        camera = name.rstrip(b"\0").decode(errors="replace")
-        stamps += _stamps(camera, announced, told, _noted(data, block + _HEAD.size, told, announced))
-    return stamps
+        name, announced, told, boot = _HEAD.unpack_from(data, block)
+        camera, boot_id = (text.rstrip(b"\0").decode(errors="replace") for text in (name, boot))
+        run.told[camera] = Told(boot_id, told)
+        kept = (journalled or {}).get(camera)
+        if kept is not None and kept.boot_id == boot_id:
+            told = max(told, kept.frame_number)
+        run.in_flight.extend(_stamps(camera, announced, told, _noted(data, block + _HEAD.size, told, announced)))
+    return run
+
+
+def in_flight_at_the_end(path: Path) -> list[Stamp]:
+    """The frames that an earlier run announced and never told of."""
+    return last_run(path).in_flight
 
 
 def _noted(data: bytes, begin: int, told: int, announced: int) -> list[_Noted]:

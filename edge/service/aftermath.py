@@ -4,11 +4,12 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from edge.errors import DeliveryError
-from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, in_flight_at_the_end
+from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, LastRun, Told, last_run
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome, Unjudged
 from edge.text import sayable
@@ -49,7 +50,51 @@ def held(folder: Path | None) -> Iterator[None]:
         yield
 
 
-def tell_of_the_last_run(folder: Path | None, ledger: Ledger, tell: Callable[[Outcome], None]) -> FlightRecorder | None:
+def read_last_run(folder: Path | None, journalled: Mapping[str, Told]) -> LastRun:
+    """What is known of the last run.
+
+    Args:
+        journalled: per camera, how far its events are in the journal.
+    """
+    return LastRun([], {}) if folder is None else last_run(folder / FILE_NAME, journalled)
+
+
+@dataclass(frozen=True)
+class ToldLiveAlone:
+    """Frames that a boot told of in events that no journal holds."""
+
+    boot_id: str
+    cameras: list[str]
+    frames: int | None
+    """How many at least; None: nobody knows."""
+
+
+def told_live_alone(run: LastRun, journalled: Mapping[str, Told]) -> ToldLiveAlone | None:
+    """What the last run told of and the journal does not hold.
+
+    Of a camera that the journal knows nothing of, nothing is missing: one of them is new.
+    """
+    cameras: list[str] = []
+    frames: int | None = 0
+    boot_id = ""
+    for camera, told in run.told.items():
+        kept = journalled.get(camera)
+        if kept is None or not told.frame_number:
+            continue
+        if kept.boot_id != told.boot_id:
+            frames = None
+        elif told.frame_number <= kept.frame_number:
+            continue
+        elif frames is not None:
+            frames += told.frame_number - kept.frame_number
+        cameras.append(camera)
+        boot_id = told.boot_id
+    return ToldLiveAlone(boot_id, cameras, frames) if cameras else None
+
+
+def tell_of_the_last_run(
+    run: LastRun, folder: Path | None, ledger: Ledger, boot_id: str, tell: Callable[[Outcome], None]
+) -> FlightRecorder | None:
     """Tell of the frames that were in flight when the last run died, and begin to note those of this one.
 
     They are booked in this run's ledger, as its first. Of a camera that the line has no more, they are logged.
@@ -57,7 +102,7 @@ def tell_of_the_last_run(folder: Path | None, ledger: Ledger, tell: Callable[[Ou
     if folder is None:
         return None
     cameras = ledger.accounts()
-    for stamp in in_flight_at_the_end(folder / FILE_NAME):
+    for stamp in run.in_flight:
         if stamp.camera not in cameras:
             logger.error("camera %s is gone, with %d frames that were in flight", sayable(stamp.camera), stamp.frames)
             continue
@@ -65,18 +110,18 @@ def tell_of_the_last_run(folder: Path | None, ledger: Ledger, tell: Callable[[Ou
         tell(Outcome(stamp.numbered(number), unjudged=_CRASHED))
         ledger.dropped(stamp.camera, _CRASHED.reason, stamp.frames)
     try:
-        return begin_to_note(folder, ledger)
+        return begin_to_note(folder, ledger, boot_id)
     except OSError as error:
         path = folder / FILE_NAME
         logger.warning("%s cannot be written (%s): after a crash nobody will know what was in flight", path, error)
         return None
 
 
-def begin_to_note(folder: Path, ledger: Ledger) -> FlightRecorder:
+def begin_to_note(folder: Path, ledger: Ledger, boot_id: str) -> FlightRecorder:
     """Note what is in flight from now on.
 
     Raises:
         OSError: nothing can be written.
     """
     told = {name: account.captured - account.in_flight for name, account in ledger.accounts().items()}
-    return FlightRecorder(folder / FILE_NAME, told)
+    return FlightRecorder(folder / FILE_NAME, told, boot_id)

@@ -270,6 +270,10 @@ def _require_exchangeable(now: LineConfig, wanted: LineConfig) -> None:
     for key, ours, theirs in (
         ("events.bind", now.events.bind, wanted.events.bind),
         ("commands.bind", now.commands.bind, wanted.commands.bind),
+        *(
+            (f"journal.{key}", getattr(now.journal, key), getattr(wanted.journal, key))
+            for key in now.journal.__struct_fields__
+        ),
     ):
         if ours != theirs:
             raise ConfigError(f"{key} was {ours!r} and is {theirs!r} now; restart the line to put that in force")

@@ -30,6 +30,7 @@ def reasons(
     losses: Sequence[str] = (),
     fell_back: str | None = None,
     unrecorded: str | None = None,
+    unjournalled: str | None = None,
     unremembered: str | None = None,
 ) -> list[Reason]:
     """All that keeps a line from being READY, the gravest first.
@@ -42,6 +43,7 @@ def reasons(
         losses: whose frames are not inspected, a sentence each.
         fell_back: in which precision it computes, where not in the one that was asked for.
         unrecorded: why nobody would know after a crash what was in flight.
+        unjournalled: why events are not kept.
         unremembered: why the product in force would not be in force after a restart.
     """
     found = []
@@ -65,6 +67,8 @@ def reasons(
     found += [Reason("DEGRADED", "frames_lost", sentence) for sentence in losses]
     if fell_back is not None:
         found.append(Reason("DEGRADED", "precision", f"in {fell_back}"))
+    if unjournalled is not None:
+        found.append(Reason("DEGRADED", "unjournalled", unjournalled))
     if unrecorded is not None:
         found.append(Reason("DEGRADED", "unrecorded", unrecorded))
     if unremembered is not None:

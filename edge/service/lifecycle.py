@@ -17,9 +17,17 @@ from edge.inspection.flight_recorder import FlightRecorder
 from edge.inspection.ledger import Ledger
 from edge.inspection.pipeline import Pipeline
 from edge.service.address_file import tell_where_events_are
-from edge.service.aftermath import begin_to_note, held, state_folder, tell_of_the_last_run
+from edge.service.aftermath import (
+    begin_to_note,
+    held,
+    read_last_run,
+    state_folder,
+    tell_of_the_last_run,
+    told_live_alone,
+)
 from edge.service.changeover import Changeover, in_words
 from edge.service.heartbeat import Heartbeat
+from edge.service.keeping import Keeping, kept
 from edge.service.line import OpenCamera, open_cameras, pipeline_cameras
 from edge.service.oversight import Oversight
 from edge.service.preparing import Prepared, prepare
@@ -73,18 +81,20 @@ class Service:
         self._warn_of_missing_products()
         selected, unremembered = self._selected_before()
         prepared = prepare(self._config.of_product(selected or self._config.product))
-        publisher = Publisher(self._config.events.bind)
-        publisher.start()
-        tell_where_events_are(publisher.address)
+        reporter = Reporter(self._path.stem)
         heartbeat = Heartbeat()
-        teller = Teller(Reporter(self._path.stem), publisher, heartbeat, prepared.setup)
-        try:
-            with open_cameras(
-                prepared.config.cameras, teller.alarm, all_must_open=False, stopping=lambda: self._stopping
-            ) as cameras:
-                self._inspect(prepared, selected, unremembered, teller, heartbeat, publisher, cameras)
-        finally:
-            publisher.close()
+        with kept(self._config.journal, state_folder(), reporter) as keeping:
+            publisher = Publisher(self._config.events.bind, keeping.journalling)
+            publisher.start()
+            tell_where_events_are(publisher.address)
+            teller = Teller(reporter, publisher, heartbeat, prepared.setup)
+            try:
+                with open_cameras(
+                    prepared.config.cameras, teller.alarm, all_must_open=False, stopping=lambda: self._stopping
+                ) as cameras:
+                    self._inspect(prepared, selected, unremembered, teller, heartbeat, publisher, keeping, cameras)
+            finally:
+                publisher.close()
 
     def _inspect(
         self,
@@ -94,6 +104,7 @@ class Service:
         teller: Teller,
         heartbeat: Heartbeat,
         publisher: Publisher,
+        keeping: Keeping,
         cameras: dict[str, OpenCamera],
     ) -> None:
         ledger = Ledger(list(cameras))
@@ -112,6 +123,7 @@ class Service:
             reloading=_tell_systemd_of_a_reload,
         )
         oversight = Oversight(teller, heartbeat, ledger, supervised, pipeline, changeover)
+        oversight.unjournalled = keeping.why_not
         pipeline.start()
         heartbeat.begin()
         pipeline.probe()  # no part may come before something has gone the whole way
@@ -120,7 +132,7 @@ class Service:
             logger.info("ready: %s, publishing on %s", in_words(prepared.setup), publisher.address)
             try:
                 self._wait_for_subscriber(publisher, oversight)
-                recorder = self._tell_of_the_last_run(ledger, teller, pipeline, oversight)
+                recorder = self._tell_of_the_last_run(ledger, teller, pipeline, oversight, keeping)
                 for name, account in ledger.accounts().items():
                     supervised[name].count_from(account.captured)
                 teller.note_in(recorder)
@@ -162,11 +174,15 @@ class Service:
         return None, None
 
     def _tell_of_the_last_run(
-        self, ledger: Ledger, teller: Teller, pipeline: Pipeline, oversight: Oversight
+        self, ledger: Ledger, teller: Teller, pipeline: Pipeline, oversight: Oversight, keeping: Keeping
     ) -> FlightRecorder | None:
         folder = state_folder()
+        journalled = keeping.told()
+        run = read_last_run(folder, journalled)
+        if (missing := told_live_alone(run, journalled)) is not None:
+            teller.unrecorded(missing)
         recorder = tell_of_the_last_run(
-            folder, ledger, lambda outcome: teller.verdict(replace(outcome, setup=pipeline.setup))
+            run, folder, ledger, teller.boot_id, lambda outcome: teller.verdict(replace(outcome, setup=pipeline.setup))
         )
         if recorder is not None:
             oversight.unrecorded = lambda: recorder.fault
@@ -180,7 +196,7 @@ class Service:
     ) -> None:
         """A disk on which nothing could be written at the start may have room by now."""
         try:
-            recorder = begin_to_note(folder, ledger)
+            recorder = begin_to_note(folder, ledger, teller.boot_id)
         except OSError:
             return
         logger.info("%s can be written: what is in flight is noted from now on", folder)

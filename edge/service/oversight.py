@@ -37,6 +37,10 @@ class Oversight:
         self._cameras, self._pipeline, self._changeover = cameras, pipeline, changeover
         self.unrecorded: Callable[[], str | None] = lambda: None
         """Says why nobody would know after a crash what was in flight."""
+        self.unjournalled: Callable[[], str | None] = lambda: None
+        """Says why events are not kept."""
+        self.refused: Callable[[], Mapping[str, int]] = dict
+        """Counts what the sockets refused."""
         self.mend: Callable[[], None] = lambda: None
         """Tries again what could not be done."""
         self._mend_at = 0.0
@@ -84,6 +88,7 @@ class Oversight:
             losses=self._lossy,
             fell_back=None if setup.proven.fell_back is None else setup.proven.computes_in,
             unrecorded=self.unrecorded(),
+            unjournalled=self.unjournalled(),
             unremembered=self._changeover.unremembered,
         )
         now = handshake(found, beats)
@@ -91,8 +96,8 @@ class Oversight:
         if only_news and news == self._told:
             return
         self._told = news
-        self._teller.status(state, self._ledger, cameras, now, last)
-        count = self._teller.last_seq
+        self._teller.status(state, self._ledger, cameras, now, last, self.refused())
+        count = self._teller.events
         if self._stopping and state != "STOPPED":
             doing = "finishing the frames in flight"
         else:

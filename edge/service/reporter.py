@@ -13,6 +13,7 @@ from edge.delivery.messages import (
     ChangeEvent,
     Handshake,
     HeatmapPng,
+    JournalEvent,
     Message,
     State,
     StatusEvent,
@@ -25,26 +26,30 @@ from edge.inspection.ledger import Account
 from edge.inspection.outcome import Outcome
 from edge.inspection.setup import Setup
 from edge.inspection.verdict import Judgement
+from edge.service.aftermath import ToldLiveAlone
 from edge.text import sayable
+
+NOT_NUMBERED = 0
 
 
 class Reporter:
-    """Makes the messages of one boot; `seq` counts all but its statuses from 1 without a gap. One thread at a time."""
+    """Makes the messages of one boot. They have no number yet: that is given as they are kept. One thread at a time."""
 
     def __init__(self, line: str) -> None:
         self.boot_id = uuid.uuid4().hex
-        self.last_seq = 0
-        self._line = line
+        self.line = line
+        self.events = 0
+        """How many were made, statuses not counted."""
 
     def verdict(self, outcome: Outcome) -> Message:
         """The event of a frame's end."""
-        self.last_seq += 1
+        self.events += 1
         judgement, unjudged, stamp, setup = outcome.judgement, outcome.unjudged, outcome.stamp, outcome.setup
         assert setup is not None
         picture, heatmap = _heatmap(judgement, setup)
         event = VerdictEvent(
             boot_id=self.boot_id,
-            seq=self.last_seq,
+            seq=NOT_NUMBERED,
             camera=stamp.camera,
             frame_id=stamp.frame_id,
             last_frame_id=stamp.last_frame_id,
@@ -73,13 +78,13 @@ class Reporter:
 
     def alarm(self, alarm: CameraAlarm, setup: Setup) -> Message:
         """The event of a camera's death or return."""
-        self.last_seq += 1
+        self.events += 1
         return Message(
             AlarmEvent(
                 boot_id=self.boot_id,
-                seq=self.last_seq,
+                seq=NOT_NUMBERED,
                 at_ns=time.time_ns(),
-                line=self._line,
+                line=self.line,
                 camera=alarm.camera,
                 alarm=alarm.reason,
                 detail=alarm.detail,
@@ -92,19 +97,36 @@ class Reporter:
 
     def change(self, change: Change, setup: Setup) -> Message:
         """The event of a setup's exchange for another, or of the refusal to."""
-        self.last_seq += 1
+        self.events += 1
         return Message(
             ChangeEvent(
                 boot_id=self.boot_id,
-                seq=self.last_seq,
+                seq=NOT_NUMBERED,
                 at_ns=change.at_ns,
-                line=self._line,
+                line=self.line,
                 change=change.change,
                 in_force=change.in_force,
                 detail=change.detail,
                 product=setup.product,
                 bundle=bundle_name(setup),
                 acting=setup.acting,
+            )
+        )
+
+    def unrecorded(self, missing: ToldLiveAlone) -> Message:
+        """The event of frames that the boot before told of live alone."""
+        self.events += 1
+        how_many = "some frames" if missing.frames is None else f"{missing.frames} frames"
+        return Message(
+            JournalEvent(
+                boot_id=self.boot_id,
+                seq=NOT_NUMBERED,
+                at_ns=time.time_ns(),
+                line=self.line,
+                what="unrecorded",
+                detail=f"the boot before told of {how_many} of {', '.join(missing.cameras)} that are not in the journal",
+                events=missing.frames,
+                of_boot=missing.boot_id,
             )
         )
 
@@ -116,15 +138,16 @@ class Reporter:
         setup: Setup,
         handshake: Handshake,
         last_change: Change | None,
+        refused: Mapping[str, int],
     ) -> Message:
         """The event that says how the line is."""
         return Message(
             StatusEvent(
                 boot_id=self.boot_id,
                 at_ns=time.time_ns(),
-                line=self._line,
+                line=self.line,
                 state=state,
-                last_seq=self.last_seq,
+                last_seq=NOT_NUMBERED,
                 ledger=dict(ledger),
                 cameras=dict(cameras),
                 bundle=bundle_name(setup),
@@ -135,6 +158,7 @@ class Reporter:
                 pid=os.getpid(),
                 handshake=handshake,
                 last_change=last_change,
+                refused=dict(refused),
             )
         )
 

@@ -10,6 +10,7 @@ from edge.inspection.flight_recorder import FlightRecorder
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
 from edge.inspection.setup import Setup
+from edge.service.aftermath import ToldLiveAlone
 from edge.service.heartbeat import Heartbeat
 from edge.service.reporter import Reporter
 
@@ -33,8 +34,13 @@ class Teller:
         self._recorder = recorder
 
     @property
-    def last_seq(self) -> int:
-        return self._reporter.last_seq
+    def boot_id(self) -> str:
+        return self._reporter.boot_id
+
+    @property
+    def events(self) -> int:
+        """How many were told, statuses not counted."""
+        return self._reporter.events
 
     def verdict(self, outcome: Outcome) -> None:
         """A frame's end."""
@@ -58,6 +64,11 @@ class Teller:
         with self._lock:
             self._publisher.send(self._reporter.alarm(alarm, self._setup))
 
+    def unrecorded(self, missing: ToldLiveAlone) -> None:
+        """What the boot before told of, and the journal does not hold."""
+        with self._lock:
+            self._publisher.send(self._reporter.unrecorded(missing))
+
     def exchange(self, change: Change, setup: Setup, put_in_force: Callable[[Setup], None]) -> None:
         """Put another setup in force and tell of it: no event of a frame inspected by it comes before."""
         with self._lock:
@@ -77,8 +88,11 @@ class Teller:
         cameras: Mapping[str, CameraState],
         handshake: Handshake,
         last_change: Change | None,
+        refused: Mapping[str, int],
     ) -> None:
         """How the line is; the account is taken after all events that it counts."""
         with self._lock:
-            message = self._reporter.status(state, ledger.accounts(), cameras, self._setup, handshake, last_change)
+            message = self._reporter.status(
+                state, ledger.accounts(), cameras, self._setup, handshake, last_change, refused
+            )
             self._publisher.send(message)

@@ -6,8 +6,12 @@ import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from edge.delivery.messages import Event, VerdictEvent
+from edge.delivery.journal import JournalReader
+from edge.delivery.journal_errors import JournalMissingError
+from edge.delivery.messages import VerdictEvent
 from edge.delivery.subscriber import Subscriber
+from edge.frames import Stamp
+from edge.inspection.flight_recorder import FILE_NAME, Told, last_run
 from tests.edge.lines import HEATLINE, WITHIN_SECONDS, Heard, RunningLine, children, started
 
 
@@ -35,8 +39,7 @@ class Boots:
         return list(self.heard.values())[boot]
 
     def _sort(self, run: RunningLine) -> None:
-        events: list[Event] = [*run.heard.verdicts, *run.heard.alarms, *run.heard.changes, *run.heard.statuses]
-        for event in events:
+        for event in run.heard.came:
             if event.boot_id in self.heard:
                 self.heard[event.boot_id].add(event)
 
@@ -69,10 +72,22 @@ def assert_the_crash_is_told_first(heard: Heard) -> None:
     told = crashed(heard)
     assert told == heard.verdicts[: len(told)]
     number = 0
-    for seq, event in enumerate(heard.verdicts, start=1):
-        assert (event.seq, event.frame_number) == (seq, number + 1)
+    told = sorted([*heard.verdicts, *heard.of_journal], key=lambda event: event.seq)
+    assert [event.seq for event in told] == list(range(told[0].seq, told[0].seq + len(told)))
+    for event in heard.verdicts:
+        assert event.frame_number == number + 1
         number += event.frames
     assert all(account.balanced for status in heard.statuses for account in status.ledger.values())
+
+
+def in_flight(state: Path) -> list[Stamp]:
+    """What a line that died left in its state folder: noted as in flight, and in no event of its journal."""
+    try:
+        with JournalReader.open(state) as reader:
+            journalled = {camera: Told(*how_far) for camera, how_far in reader.progress().items()}
+    except JournalMissingError:  # it died before it made one
+        journalled = {}
+    return last_run(state / FILE_NAME, journalled).in_flight
 
 
 def ids(events: Sequence[VerdictEvent]) -> list[int]:

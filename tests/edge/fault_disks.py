@@ -12,9 +12,9 @@ import pytest
 
 
 @contextlib.contextmanager
-def small_disk(place: Path) -> Iterator[Path]:
-    """An empty disk of a megabyte; skips where none can be mounted."""
-    with _mounted(place, "-t", "tmpfs", "-o", "size=1m", "tmpfs"):
+def small_disk(place: Path, mib: int = 1) -> Iterator[Path]:
+    """An empty disk of so many mebibytes; skips where none can be mounted."""
+    with _mounted(place, "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs"):
         yield place
 
 
@@ -50,10 +50,15 @@ def fill(disk: Path) -> Path:
     return filler
 
 
-def make_read_only(disk: Path) -> None:
+def make_read_only(disk: Path, how: str = "ro") -> None:
     """As somebody who looks after the machine does; refused where a file on it is open to be written."""
-    done = _tool("mount", "-o", "remount,ro", str(disk))
+    done = _tool("mount", "-o", f"remount,{how}", str(disk))
     assert done.returncode == 0, done.stderr
+
+
+def make_writable(disk: Path) -> None:
+    """What was read-only is so no more."""
+    make_read_only(disk, "rw")
 
 
 @contextlib.contextmanager

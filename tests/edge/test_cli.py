@@ -29,7 +29,7 @@ from tests.edge.lines import (
     write_line,
     write_pictures,
 )
-from tests.edge.wire_examples import CHANGE, DEFECT, GOOD, HANDSHAKE, NO_VERDICT, REFUSED_CHANGE, STATUS
+from tests.edge.wire_examples import CHANGE, DEFECT, GOOD, HANDSHAKE, LIVE_ONLY, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.small_bundle import dark_square, small_bundle, white_frame
 
 OWN = ["bundle", "cameras", "calibrate", "check", "inspect", "reload", "run", "select", "status", "watch", "trigger"]
@@ -339,13 +339,20 @@ def test_watch_prints_every_header_one_per_line_until_the_line_has_stopped(addre
 def test_watch_shows_people_a_table(address: str, publisher: Publisher) -> None:
     with started(HEATLINE, "watch", address, env={"COLUMNS": "160"}) as watching:
         assert publisher.wait_for_subscriber(WITHIN_SECONDS)
-        for message in (GOOD, DEFECT, NO_VERDICT, STATUS):
+        assert isinstance(GOOD.event, VerdictEvent)
+        first, second = (
+            Message(msgspec.structs.replace(GOOD.event, seq=seq, previous_seq=previous))
+            for seq, previous in [(1, 0), (7, 5)]
+        )
+        for message in (first, second, DEFECT, NO_VERDICT, LIVE_ONLY, STATUS):
             publisher.send(message)
         out, log = watching.communicate(timeout=WITHIN_SECONDS)
     assert watching.returncode == 0, log
+    assert "live_only" in out
+    assert "the disk is full" in out
     for fact in ("GOOD", "DEFECT", "board-é.png", "14,30", "NO_VERDICT", "failed.unreadable", "line1: STOPPED"):
         assert fact in out
-    assert "5 missed" in out, "from seq 1 to seq 7"
+    assert re.search(r"after 1 up to 5 +missed", out), out
 
 
 def test_watch_shows_what_is_in_force_and_whether_parts_may_come(address: str, publisher: Publisher) -> None:

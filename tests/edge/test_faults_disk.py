@@ -13,7 +13,7 @@ from edge.bundle import Bundle
 from edge.delivery.messages import Event, StatusEvent
 from edge.frames import Stamp
 from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, in_flight_at_the_end
-from tests.edge.fault_boots import boots, crashed, die
+from tests.edge.fault_boots import boots, crashed, die, in_flight
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, small_disk
 from tests.edge.lines import (
     WITHIN_SECONDS,
@@ -71,7 +71,7 @@ def test_a_full_disk_keeps_no_frame_from_being_inspected(tmp_path: Path, line: P
         fill(state)
         with running(line, address, env={"STATE_DIRECTORY": str(state)}) as run:
             until_inspected(run, 20)
-            until_shaken(run, "DEGRADED", "unrecorded")
+            until_shaken(run, "DEGRADED", "unjournalled")
             heard, log = end(run)
     assert_no_frame_is_lost(heard)
     assert f"{state / FILE_NAME} cannot be written ([Errno 28] {os.strerror(28)}" in log
@@ -82,16 +82,16 @@ def test_a_full_disk_keeps_no_frame_from_being_inspected(tmp_path: Path, line: P
 def test_once_there_is_room_what_is_in_flight_is_noted_and_the_line_is_ready(
     tmp_path: Path, line: Path, address: str
 ) -> None:
-    with small_disk(tmp_path / "state") as state:
+    with small_disk(tmp_path / "state", mib=32) as state:
         filler = fill(state)
         with running(line, address, env={"STATE_DIRECTORY": str(state)}) as run:
-            until_shaken(run, "DEGRADED", "unrecorded")
+            until_shaken(run, "DEGRADED", "unjournalled")
             filler.unlink()
             until_shaken(run, "READY")
             until_inspected(run, 5)
             run.process.kill()
             run.process.wait()
-        noted = in_flight_at_the_end(state / FILE_NAME)
+        noted = in_flight(state)
     assert all(stamp.number > 5 for stamp in noted), "what had been told before is not told again"
 
 
@@ -105,7 +105,7 @@ def test_a_disk_that_fills_while_a_line_runs_takes_nothing_from_its_record(
             fill(state)
             until_inspected(run, 20)
             die(run)
-        noted = in_flight_at_the_end(state / FILE_NAME)
+        noted = in_flight(state)
         with lives.boot() as run:
             until_inspected(run, 1)
             heard = run.end()
@@ -134,7 +134,7 @@ def test_a_disk_that_is_read_only_from_the_start_keeps_no_frame_from_being_inspe
         make_read_only(state)
         with running(line, address, env={"STATE_DIRECTORY": str(state)}) as run:
             until_inspected(run, 20)
-            until_shaken(run, "DEGRADED", "unrecorded")
+            until_shaken(run, "DEGRADED", "unjournalled")
             heard, log = end(run)
     assert_no_frame_is_lost(heard)
     assert log.count(NOBODY_WILL_KNOW) == 1
@@ -150,7 +150,7 @@ def test_a_disk_that_fails_and_goes_read_only_while_a_line_runs_keeps_no_frame_f
         until_shaken(run, "READY")
         fail(state)
         until_inspected(run, 20)
-        until_shaken(run, "DEGRADED", "unrecorded")
+        until_shaken(run, "DEGRADED", "unjournalled")
         heard, log = end(run)
     assert_no_frame_is_lost(heard)
     assert f"{state / FILE_NAME} cannot be written ({os.strerror(30)})" in log
@@ -205,7 +205,7 @@ def test_two_lines_with_one_state_folder_are_one_line_too_many_as_long_as_the_fi
             assert f"{state} belongs to another line that is running" in complaint(refused)
             until_inspected(run, 3)
             die(run)
-        noted = in_flight_at_the_end(state / FILE_NAME)
+        noted = in_flight(state)
         with lives.boot() as run:
             until_inspected(run, 3)
             heard = run.end()

@@ -11,8 +11,8 @@ from edge.bundle import Bundle
 from edge.delivery.messages import VerdictEvent
 from edge.delivery.publisher import SEND_HIGH_WATER_MARK
 from edge.frames import Stamp
-from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, in_flight_at_the_end
-from tests.edge.fault_boots import assert_the_crash_is_told_first, boots, crashed, die, ids
+from edge.inspection.flight_recorder import FlightRecorder, in_flight_at_the_end
+from tests.edge.fault_boots import assert_the_crash_is_told_first, boots, crashed, die, ids, in_flight
 from tests.edge.fault_memory import no_memory, starve
 from tests.edge.lines import (
     Heard,
@@ -56,7 +56,7 @@ def test_after_each_of_many_kill_9_the_next_start_tells_what_was_in_flight(
             with lives.boot() as run:
                 until_told_of(run, 7 * (death + 1) % 20)
                 die(run)
-            died_with.append(in_flight_at_the_end(state / FILE_NAME))
+            died_with.append(in_flight(state))
         with lives.boot() as run:
             run.until_inspected()
             run.end()
@@ -65,10 +65,10 @@ def test_after_each_of_many_kill_9_the_next_start_tells_what_was_in_flight(
     for one, noted, following in zip(heard, died_with, heard[1:], strict=False):
         assert_the_crash_is_told_first(following)
         told_of_it = [(event.frame_id, event.frames) for event in crashed(following)]
-        in_flight = [(stamp.frame_id, stamp.frames) for stamp in noted]
-        assert told_of_it == in_flight[: len(told_of_it)]
+        was_in_flight = [(stamp.frame_id, stamp.frames) for stamp in noted]
+        assert told_of_it == was_in_flight[: len(told_of_it)]
         if own_of(following):  # else it died itself before they were on the wire
-            assert told_of_it == in_flight
+            assert told_of_it == was_in_flight
         if not (own := own_of(one)):
             continue  # it died before anything of its own was heard, and may have noted nothing
         assert noted, "some are always in flight"
@@ -118,7 +118,7 @@ def test_a_line_that_is_killed_for_memory_tells_at_its_next_start_what_was_in_fl
             pid = run.process.pid
             die(run, lambda: starve(group, pid))
             assert run.process.returncode == -signal.SIGKILL
-        noted = in_flight_at_the_end(state / FILE_NAME)
+        noted = in_flight(state)
         with lives.boot() as run:
             run.until_inspected()
             heard = run.end()

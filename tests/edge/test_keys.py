@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from edge.bundle.keys import LARGEST_KEY_FILE, make_key, public_half, read_private_key, read_public_key
+from edge.bundle.keys import make_key, read_private_key, read_public_key
 from edge.bundle.trusted import take_in, trusted_keys
 from edge.errors import BundleError
+from edge.key_files import LARGEST_KEY_FILE, public_half
 
 
 def mode(path: Path) -> int:

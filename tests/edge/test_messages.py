@@ -16,15 +16,22 @@ from edge.delivery.messages import (
     BundleName,
     Change,
     ChangeEvent,
+    Consumer,
+    Counts,
     Event,
     Handshake,
     HeatmapPng,
+    JournalEvent,
+    JournalState,
     Message,
     StatusEvent,
     Times,
     VerdictEvent,
+    Welcome,
     from_frames,
     to_frames,
+    welcome_from,
+    welcome_to_bytes,
 )
 from edge.errors import MessageError
 from edge.geometry import Region
@@ -37,6 +44,7 @@ from tests.edge.wire_examples import (
     GOOD,
     HANDSHAKE,
     KEPT,
+    LIVE_ONLY,
     LOST,
     NO_FRAME,
     NO_VERDICT,
@@ -80,6 +88,7 @@ VERDICT = st.builds(
     heatmap=st.none() | st.builds(HeatmapPng, hw=XY, cell_px=COUNT, logit_at_0=FLOAT, logit_at_255=FLOAT),
     chunks=st.dictionaries(TEXT, FLOAT, max_size=3),
 )
+COUNTED = {"journal_id": st.none() | TEXT, "previous_seq": st.none() | COUNT}
 BINS = st.dictionaries(TEXT, COUNT, max_size=3)
 CAMERA_STATE = st.builds(
     CameraState,
@@ -103,6 +112,7 @@ HANDSHAKES = st.builds(
     detail=st.none() | TEXT,
     heartbeat=COUNT,
 )
+COUNTS = st.builds(Counts, journal_id=st.none() | TEXT, journalled=BINS, unjournalled=BINS)
 STATUS_EVENT = st.builds(
     StatusEvent,
     boot_id=TEXT,
@@ -119,6 +129,23 @@ STATUS_EVENT = st.builds(
     product=st.none() | TEXT,
     handshake=st.none() | HANDSHAKES,
     last_change=st.none() | st.builds(Change, **CHANGED),
+    journal_id=st.none() | TEXT,
+    counts=st.none() | COUNTS,
+    journal=st.none()
+    | st.builds(
+        JournalState,
+        journal_id=st.none() | TEXT,
+        first_seq=COUNT,
+        last_seq=COUNT,
+        size_bytes=COUNT,
+        live_only=st.none() | TEXT,
+        unjournalled=COUNT,
+        discarded=COUNT,
+        consumers=st.dictionaries(
+            NAME, st.builds(Consumer, acked_seq=COUNT, connected=st.booleans(), seen_at_ns=st.none() | INT), max_size=2
+        ),
+    ),
+    refused=BINS,
 )
 ALARM_EVENT = st.builds(
     AlarmEvent,
@@ -132,6 +159,7 @@ ALARM_EVENT = st.builds(
     active=st.booleans(),
     began_at_ns=INT,
     acting=st.booleans(),
+    **COUNTED,
 )
 CHANGE_EVENT = st.builds(
     ChangeEvent,
@@ -142,11 +170,28 @@ CHANGE_EVENT = st.builds(
     bundle=BUNDLE,
     acting=st.booleans(),
     **CHANGED,
+    **COUNTED,
+)
+JOURNAL_EVENT = st.builds(
+    JournalEvent,
+    boot_id=TEXT,
+    seq=COUNT,
+    at_ns=INT,
+    line=TEXT,
+    what=TEXT,
+    detail=TEXT,
+    events=st.none() | COUNT,
+    by_topic=BINS,
+    of_boot=st.none() | TEXT,
+    first_seq=st.none() | COUNT,
+    last_seq=st.none() | COUNT,
+    consumers=st.lists(TEXT, max_size=2),
+    **COUNTED,
 )
 
 
 @settings(deadline=None, max_examples=150)
-@given(event=VERDICT | STATUS_EVENT | ALARM_EVENT | CHANGE_EVENT, png=st.binary(max_size=50))
+@given(event=VERDICT | STATUS_EVENT | ALARM_EVENT | CHANGE_EVENT | JOURNAL_EVENT, png=st.binary(max_size=50))
 def test_what_is_sent_is_what_is_received(event: Event, png: bytes) -> None:
     has_picture = isinstance(event, VerdictEvent) and event.heatmap is not None
     message = Message(event, png if has_picture else None)
@@ -154,6 +199,39 @@ def test_what_is_sent_is_what_is_received(event: Event, png: bytes) -> None:
     assert len(parts) == (3 if has_picture else 2)
     assert all(isinstance(part, bytes) for part in parts)
     assert from_frames(parts) == message
+
+
+@settings(deadline=None)
+@given(st.builds(Welcome, boot_id=TEXT, line=TEXT, counts=COUNTS))
+def test_a_welcome_that_is_sent_is_what_is_received(welcome: Welcome) -> None:
+    assert welcome_from(welcome_to_bytes(welcome)) == welcome
+
+
+WELCOME_V1 = (
+    b'welcome {"type":"welcome","schema_version":1,"boot_id":"b","line":"line1","counts":{"journal_id":"j",'
+    b'"journalled":{"alarm":9},"unjournalled":{}}}'
+)
+
+
+def test_a_welcome_of_schema_version_1_stays_readable() -> None:
+    welcome = Welcome(boot_id="b", line="line1", counts=Counts(journal_id="j", journalled={"alarm": 9}))
+    assert welcome_from(WELCOME_V1) == welcome
+    assert welcome_to_bytes(welcome) == WELCOME_V1
+    assert welcome_from(WELCOME_V1.replace(b'"boot_id"', b'"hint":{"x":1},"boot_id"')) == welcome
+
+
+@pytest.mark.parametrize(
+    ("part", "complaint"),
+    [
+        (WELCOME_V1.replace(b'version":1', b'version":2'), "of schema version 2 came, this reader knows up to 1"),
+        (b"welcome ", "that is no welcome"),
+        (b"welcome {}", "that is no welcome"),
+        (b"welcome \xff", "that is no welcome"),
+    ],
+)
+def test_what_is_no_welcome_is_refused(part: bytes, complaint: str) -> None:
+    with pytest.raises(MessageError, match=complaint):
+        welcome_from(part)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +244,7 @@ def test_what_is_sent_is_what_is_received(event: Event, png: bytes) -> None:
         (STATUS, b"status"),
         (ALARM, b"alarm"),
         (CHANGE, b"change"),
+        (LIVE_ONLY, b"journal"),
     ],
 )
 def test_the_topic_says_kind_camera_and_verdict(message: Message, topic: bytes) -> None:
@@ -177,7 +256,7 @@ def test_bytes_kept_of_schema_version_1_stay_readable_and_equal(name: str) -> No
     assert from_frames(unpack((DATA / name).read_bytes())) == KEPT[name]
 
 
-@pytest.mark.parametrize("kind", [VerdictEvent, StatusEvent, AlarmEvent, ChangeEvent])
+@pytest.mark.parametrize("kind", [VerdictEvent, StatusEvent, AlarmEvent, ChangeEvent, JournalEvent])
 def test_kept_bytes_name_their_schema_version_and_together_every_field(kind: type[Event]) -> None:
     headers = [
         msgspec.json.decode(unpack((DATA / name).read_bytes())[1])

@@ -53,19 +53,19 @@ def outcome(setup: Setup, *, dark: bool) -> Outcome:
     return Outcome(frame.stamp, judgement=setup.inspector.finish(setup.inspector.start(frame)), setup=setup)
 
 
-def test_seq_counts_all_but_statuses_from_one_and_status_names_the_last(setup: Setup, report: Reporter) -> None:
-    first = report.status("STARTING", {}, {}, setup, STARTING, None).event
+def test_events_have_no_number_yet_and_statuses_do_not_count(setup: Setup, report: Reporter) -> None:
+    first = report.status("STARTING", {}, {}, setup, STARTING, None, {}).event
     events = [
         report.verdict(unjudged(setup)).event,
         report.alarm(DEATH, setup).event,
         report.change(REFUSED, setup).event,
         report.verdict(outcome(setup, dark=True)).event,
     ]
-    last = report.status("STOPPED", {"top": Account(2, 1, {"overload": 1})}, {}, setup, STARTING, None).event
-    assert [event.seq for event in events if not isinstance(event, StatusEvent)] == [1, 2, 3, 4]
+    last = report.status("STOPPED", {"top": Account(2, 1, {"overload": 1})}, {}, setup, STARTING, None, {}).event
+    assert {event.seq for event in events if not isinstance(event, StatusEvent)} == {0}
     assert isinstance(first, StatusEvent)
     assert isinstance(last, StatusEvent)
-    assert (first.last_seq, last.last_seq) == (0, 4)
+    assert report.events == 4
     assert last.ledger["top"].balanced
 
 
@@ -74,7 +74,7 @@ def test_status_says_how_each_camera_is(setup: Setup, report: Reporter) -> None:
         "top": CameraState(state="LIVE", since_at_ns=1, openings=2, counters={"completed": 9}),
         "side": CameraState(state="DEAD", reason="open", detail="it is not there", since_at_ns=2),
     }
-    message = report.status("RUNNING", {}, states, setup, STARTING, None)
+    message = report.status("RUNNING", {}, states, setup, STARTING, None, {})
     assert isinstance(message.event, StatusEvent)
     assert message.event.cameras == states
     assert from_frames(to_frames(message)) == message
@@ -165,7 +165,7 @@ def test_a_name_that_is_no_text_is_told_as_well_as_can_be(setup: Setup, report: 
 def test_events_and_status_name_the_product_and_what_became_of_the_last_change(setup: Setup, report: Reporter) -> None:
     verdict = report.verdict(unjudged(setup)).event
     change = report.change(REFUSED, setup)
-    status = report.status("RUNNING", {}, {}, setup, STARTING, REFUSED).event
+    status = report.status("RUNNING", {}, {}, setup, STARTING, REFUSED, {"events.auth": 2}).event
     assert isinstance(verdict, VerdictEvent)
     assert isinstance(change.event, ChangeEvent)
     assert isinstance(status, StatusEvent)
@@ -174,4 +174,5 @@ def test_events_and_status_name_the_product_and_what_became_of_the_last_change(s
     assert {verdict.product, change.event.product, status.product, alarm.product} == {"pcb-a"}
     assert (change.event.in_force, change.event.detail, change.event.at_ns) == (False, REFUSED.detail, REFUSED.at_ns)
     assert (status.handshake, status.last_change) == (STARTING, REFUSED)
+    assert status.refused == {"events.auth": 2}
     assert from_frames(to_frames(change)) == change

@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.bundle import Bundle, open_bundle, sign_bundle
-from edge.bundle.keys import PrivateKey, PublicKey, make_key, public_half, read_private_key
+from edge.bundle.keys import PrivateKey, PublicKey, make_key, read_private_key
 from edge.bundle.signature import DOMAIN, SIGNATURE, read_signature
 from edge.bundle.store import MANIFEST, REQUIRED
 from edge.bundle.trusted import Signer, require_trusted, signer_of, take_in
 from edge.errors import BundleError
+from edge.key_files import public_half
 from tests.edge.lines import complaint, heatline, running, small_frames, write_line, write_pictures
 from tests.small_bundle import small_bundle
 

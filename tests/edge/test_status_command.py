@@ -16,9 +16,10 @@ from edge.delivery.messages import Handshake, HandshakeState, StatusEvent
 from edge.errors import ConfigError
 from tests.edge.lines import heatline
 from tests.edge.spoken_line import SpokenLine, a_status
+from tests.edge.wire_examples import JOURNAL_STATUS
 
 ROOT = Path(__file__).parents[2]
-WIDE = {"COLUMNS": "200"}
+WIDE = {"COLUMNS": "240"}
 
 
 def ask(*arguments: str) -> Result:
@@ -73,6 +74,21 @@ def test_people_are_told_all_that_matters(address: str) -> None:
         "DEAD (open); captured 0",
         "reload, refused at 20",
         "model.onnx was changed or damaged",
+    ):
+        assert fact in shown
+
+
+def test_people_are_told_how_the_journal_is_who_is_behind_and_who_was_refused(address: str) -> None:
+    assert isinstance(JOURNAL_STATUS.event, StatusEvent)
+    with SpokenLine(address, JOURNAL_STATUS.event):
+        shown = ask(address).output
+    for fact in (
+        "00112233445566778899aabbccddeeff: events 17 to 1000002, 1024.0 MiB; NOT KEPT NOW (the disk is full); "
+        "2 events of this run are not in it; 16 went before all durable consumers had them",
+        "consumer mes1",
+        "away, last heard of 20",
+        "3 events behind",
+        "3 events.auth",
     ):
         assert fact in shown
 

@@ -16,8 +16,12 @@ from edge.delivery.messages import (
     BundleName,
     Change,
     ChangeEvent,
+    Consumer,
+    Counts,
     Handshake,
     HeatmapPng,
+    JournalEvent,
+    JournalState,
     Message,
     StatusEvent,
     Times,
@@ -261,6 +265,61 @@ REFUSED_CHANGE = Message(
         acting=False,
     )
 )
+JOURNAL_ID = "00112233445566778899aabbccddeeff"
+JOURNALLED = Message(msgspec.structs.replace(GOOD.event, seq=1_000_001, journal_id=JOURNAL_ID, previous_seq=999_998))
+JOURNALLED_ALARM = Message(msgspec.structs.replace(ALARM.event, seq=1_000_002, journal_id=JOURNAL_ID, previous_seq=0))
+JOURNALLED_CHANGE = Message(msgspec.structs.replace(CHANGE.event, seq=1_000_003, journal_id=JOURNAL_ID, previous_seq=9))
+JOURNAL_STATUS = Message(
+    msgspec.structs.replace(
+        HANDSHAKE.event,
+        last_seq=2,
+        counts=Counts(
+            journal_id=JOURNAL_ID,
+            journalled={"alarm": 1_000_002, "verdict.top.GOOD": 1_000_001},
+            unjournalled={"journal": 1, "verdict.top.GOOD": 2},
+        ),
+        journal=JournalState(
+            journal_id=JOURNAL_ID,
+            first_seq=17,
+            last_seq=1_000_002,
+            size_bytes=2**30,
+            live_only="the disk is full",
+            unjournalled=2,
+            discarded=16,
+            consumers={"mes1": Consumer(acked_seq=999_999, connected=False, seen_at_ns=1_789_999_999_000_000_000)},
+        ),
+        refused={"events.auth": 3},
+    )
+)
+LIVE_ONLY = Message(
+    JournalEvent(
+        boot_id="0123456789abcdef0123456789abcdef",
+        seq=1,
+        previous_seq=0,
+        at_ns=1_790_000_003_000_000_000,
+        line="line1",
+        what="live_only",
+        detail="the disk is full",
+    )
+)
+DISCARDED = Message(
+    JournalEvent(
+        boot_id="0123456789abcdef0123456789abcdef",
+        seq=1_000_004,
+        journal_id=JOURNAL_ID,
+        previous_seq=4,
+        at_ns=1_790_000_004_000_000_000,
+        line="line1",
+        what="discarded",
+        detail="the journal is full",
+        events=2,
+        by_topic={"verdict.top.GOOD": 2},
+        of_boot=None,
+        first_seq=15,
+        last_seq=16,
+        consumers=["mes1"],
+    )
+)
 KEPT = {
     "verdict-defect-v1.bin": DEFECT,
     "verdict-good-v1.bin": GOOD,
@@ -277,6 +336,13 @@ KEPT = {
     "alarm-product-v1.bin": PRODUCT_ALARM,
     "change-v1.bin": CHANGE,
     "change-refused-v1.bin": REFUSED_CHANGE,
+    # With a journal.
+    "verdict-journalled-v1.bin": JOURNALLED,
+    "alarm-journalled-v1.bin": JOURNALLED_ALARM,
+    "change-journalled-v1.bin": JOURNALLED_CHANGE,
+    "status-journal-v1.bin": JOURNAL_STATUS,
+    "journal-live-only-v1.bin": LIVE_ONLY,
+    "journal-discarded-v1.bin": DISCARDED,
 }
 
 

@@ -1,12 +1,20 @@
-"""Writes the JSON Schemas of events and commands from their structs: `make schemas`."""
+"""Writes the JSON Schemas of events, commands and the durable protocol from their structs: `make schemas`."""
 
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from edge.delivery import commands
-from edge.delivery.messages import SCHEMA_VERSION, AlarmEvent, ChangeEvent, StatusEvent, VerdictEvent
+from edge.delivery import commands, following
+from edge.delivery.messages import (
+    SCHEMA_VERSION,
+    AlarmEvent,
+    ChangeEvent,
+    JournalEvent,
+    StatusEvent,
+    VerdictEvent,
+    Welcome,
+)
 
 FOLDER = Path(__file__).parent
 
@@ -18,8 +26,12 @@ def schemas() -> dict[str, bytes]:
         ("status", SCHEMA_VERSION, StatusEvent),
         ("alarm", SCHEMA_VERSION, AlarmEvent),
         ("change", SCHEMA_VERSION, ChangeEvent),
+        ("journal", SCHEMA_VERSION, JournalEvent),
+        ("welcome", SCHEMA_VERSION, Welcome),
         ("command-request", commands.SCHEMA_VERSION, commands.Request),
         ("command-reply", commands.SCHEMA_VERSION, commands.Reply),
+        ("follow-request", following.SCHEMA_VERSION, following.Request),
+        ("follow-reply", following.SCHEMA_VERSION, following.Reply),
     ]
     return {f"{name}-v{version}.json": _text(message) for name, version, message in messages}
 

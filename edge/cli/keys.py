@@ -1,0 +1,127 @@
+"""`heatline keys new`, `list`, `allow` and `revoke`: who may connect to a line from another machine."""
+
+import pwd
+from pathlib import Path
+
+import click
+
+from edge.cli.output import json_option, print_facts, print_json
+from edge.delivery.allow_list import ALLOWED_KEYS, ROLES, Role, allow, allowed_keys, revoke
+from edge.delivery.curve import fingerprint, make_key_pair, read_public_key
+from edge.errors import AccessError
+from edge.key_files import PUBLIC_SUFFIX, public_half
+
+allowed_option = click.option(
+    "--allowed",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=ALLOWED_KEYS,
+    show_default=True,
+    help="Folder of the allow-lists: security.allowed of the line.",
+)
+
+
+@click.group(epilog="Example: heatline keys allow mes.key.pub --role follow")
+def keys() -> None:
+    """Keys of lines and of their clients, and who is allowed what.
+
+    Needed where an address of a line can be reached from other machines.
+    """
+
+
+@keys.command(epilog="Example: heatline keys new /etc/heatline/keys/line.key --owner heatline")
+@click.argument("key_path", metavar="KEY", type=click.Path(path_type=Path))
+@click.option("--owner", help="User whose KEY is to be, as the service's user heatline for a line's. Default: yours.")
+@json_option
+def new(key_path: Path, owner: str | None, as_json: bool) -> None:
+    """Make a key of a line or of a client: KEY, for its owner alone, and KEY.pub, for the others.
+
+    Neither file is ever overwritten. KEY has no password: keep it where it is used, and nowhere else.
+    """
+    pair = make_key_pair(key_path, None if owner is None else _uid_of(owner))
+    report = {
+        "private": str(key_path),
+        "public": str(public_half(key_path)),
+        "algorithm": "curve25519",
+        "fingerprint": fingerprint(pair.public),
+    }
+    if as_json:
+        print_json(report)
+    else:
+        print_facts(f"{key_path} is made", report)
+
+
+@keys.command("list", epilog="Example: heatline keys list")
+@allowed_option
+@json_option
+def list_keys(folder: Path, as_json: bool) -> None:
+    """List who may connect, and as what."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for role in ROLES:
+        for each in allowed_keys(folder, role):
+            found.setdefault((each.name, fingerprint(each.key)), []).append(role)
+    if as_json:
+        listed = [{"name": name, "fingerprint": key, "roles": roles} for (name, key), roles in sorted(found.items())]
+        print_json({"keys": listed})
+    else:
+        facts = {f"{name} ({', '.join(roles)})": key for (name, key), roles in sorted(found.items())}
+        print_facts(f"{len(found)} allowed in {folder}", facts)
+
+
+@keys.command("allow", epilog="Example: heatline keys allow mes.key.pub --role listen --role follow")
+@click.argument("key_path", metavar="KEY.pub", type=click.Path(path_type=Path))
+@click.option(
+    "--role",
+    "roles",
+    type=click.Choice(ROLES),
+    multiple=True,
+    required=True,
+    help="What for: live events, the journal and durable consumers, or commands; may be repeated.",
+)
+@click.option("--name", help="What to call the key here. Default: its file's name.")
+@allowed_option
+@json_option
+def allow_key(key_path: Path, roles: tuple[Role, ...], name: str | None, folder: Path, as_json: bool) -> None:
+    """Let the owner of KEY.pub connect; a line that runs lets it in within seconds.
+
+    Compare the fingerprint with its owner's, by another way than the key came.
+    """
+    key = read_public_key(key_path)
+    called = _name_of(key_path) if name is None else name
+    allowed = [allow(key, called, folder, role) for role in roles]
+    report = {
+        "name": allowed[0].name,
+        "fingerprint": fingerprint(key),
+        "roles": list(roles),
+        "files": [str(each.path) for each in allowed],
+    }
+    if as_json:
+        print_json(report)
+    else:
+        print_facts(f"{key_path} is allowed", report | {name: ", ".join(report[name]) for name in ("roles", "files")})
+
+
+@keys.command("revoke", epilog="Example: heatline keys revoke mes")
+@click.argument("name")
+@click.option("--role", "roles", type=click.Choice(ROLES), multiple=True, help="What for. Default: everything.")
+@allowed_option
+@json_option
+def revoke_key(name: str, roles: tuple[Role, ...], folder: Path, as_json: bool) -> None:
+    """Let the key that is called NAME connect no longer; a line that runs hangs up on it within seconds."""
+    had = revoke(name, folder, roles or ROLES)
+    if as_json:
+        print_json({"name": name, "revoked": had})
+    else:
+        click.echo(f"{name} is not allowed any more to {' or '.join(had)}")
+
+
+def _name_of(path: Path) -> str:
+    """`mes` of `mes.key.pub`."""
+    return path.name.removesuffix(PUBLIC_SUFFIX).removesuffix(".key")
+
+
+def _uid_of(user: str) -> int:
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise AccessError(f"this machine has no user {user!r}; name one that it has with --owner") from None

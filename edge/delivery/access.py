@@ -1,0 +1,59 @@
+"""Who may connect to a line's sockets: this machine alone, or from anywhere whoever has a key that is allowed."""
+
+from pathlib import Path
+from typing import Self
+
+from edge.delivery.addresses import is_local
+from edge.delivery.allow_list import AllowList
+from edge.delivery.curve import KeyPair, read_key_pair
+from edge.delivery.refusals import Refusals
+from edge.errors import AccessError
+
+LINE_KEY = "/etc/heatline/keys/line.key"
+
+
+class Access:
+    """What the guards of all of a line's sockets share.
+
+    Args:
+        key: the line's; None: its sockets can be bound at local addresses alone.
+        allowed: the folder of its allow-lists.
+    """
+
+    def __init__(self, key: KeyPair | None = None, allowed: Path | None = None) -> None:
+        self.key = key
+        self.refusals = Refusals()
+        self.allow_list = AllowList(allowed, b"" if key is None else key.public)
+
+    @classmethod
+    def read(cls, key: Path | None, allowed: Path | None) -> Self:
+        """From the files that a line's configuration names.
+
+        Raises:
+            AccessError: a key or a folder cannot be used.
+        """
+        if key is None:
+            return cls()
+        access = cls(read_key_pair(key), allowed)
+        access.allow_list.require_sound()
+        return access
+
+    def require_protected(self, name: str, address: str) -> None:
+        """See that an address is local, or that the line has a key to protect it with.
+
+        Args:
+            name: the configuration's key for the address.
+        Raises:
+            AccessError: it is neither.
+        """
+        if self.key is None and not is_local(address):
+            raise AccessError(unprotected(name, address))
+
+
+def unprotected(name: str, address: str) -> str:
+    """What is wrong with an address that other machines can reach where there is no key, in a sentence."""
+    return (
+        f"{name} is {address!r}, which other machines can reach, and the line has no key to protect it with; make one "
+        f'with heatline keys new {LINE_KEY} --owner heatline and set key = "{LINE_KEY}" under [security], or bind an '
+        "address that this machine alone can reach, e.g. tcp://127.0.0.1:5556 or ipc:///run/heatline/NAME/socket"
+    )

@@ -1,0 +1,310 @@
+"""Durable consumers: who they are, and how far each has acknowledged.
+
+They are in a small SQLite file beside the journal that takes all its room at once and is only written over afterwards:
+what is acknowledged can be kept on a disk that has become full.
+"""
+
+import contextlib
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from edge.delivery.journal_errors import JournalDamagedError, JournalTooNewError, kind_of
+from edge.delivery.journal_file import write_down
+from edge.errors import JournalError
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "consumers.db"
+SCHEMA_VERSION = 1
+"""Counts up when an older heatline could not use the file any more."""
+MOST_CONSUMERS = 64
+PAGE_BYTES = 16384
+"""All consumers fit one page."""
+BUSY_SECONDS = 0.5
+SECONDS_BETWEEN_TRIES = 1.0
+NOT_KNOWN = "(not known)"
+"""Stands for all consumers while the file cannot be read."""
+
+_TABLE = """
+CREATE TABLE consumers (
+    name TEXT PRIMARY KEY,
+    journal_id TEXT NOT NULL,
+    acked_seq INTEGER NOT NULL,
+    seen_at_ns INTEGER NOT NULL
+) WITHOUT ROWID
+"""
+_PRAGMAS = {
+    "page_size": PAGE_BYTES,
+    "journal_mode": "PERSIST",
+    "synchronous": "FULL",
+    "temp_store": "MEMORY",
+    "cell_size_check": "ON",
+}
+_WRITE = "REPLACE INTO consumers VALUES (?, ?, ?, ?)"
+
+
+class Position(NamedTuple):
+    """How far a consumer has got."""
+
+    journal_id: str
+    acked_seq: int
+    """All up to it was acknowledged."""
+    seen_at_ns: int
+    """When it was last heard of: UTC, ns since 1970."""
+
+    def in_journal(self, journal_id: str) -> int:
+        """All of a journal up to here was acknowledged."""
+        return self.acked_seq if self.journal_id == journal_id else 0
+
+
+class Consumers:
+    """The consumers of one line. Any thread.
+
+    It never gives up for a disk: what cannot be written is kept in memory, said, and tried again at each `write`.
+
+    Args:
+        folder: of the journal.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE_NAME
+        self._aside = folder / f"{FILE_NAME}.damaged"
+        self._lock = threading.Lock()
+        """Held for moments; who holds both took `_writing` first."""
+        self._writing = threading.Lock()
+        """Held while the disk is waited for."""
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        """Which file is open."""
+        self._known = False
+        self._positions: dict[str, Position] = {}
+        self._written: dict[str, Position] = {}
+        self._try_again_s = 0.0
+        self.fault: str | None = None
+        """Why what is acknowledged cannot be kept now, in words; None while it can."""
+        with self._writing, contextlib.suppress(JournalError):
+            self._open()
+
+    @property
+    def lost_some(self) -> bool:
+        """Whether a damaged file was moved aside, so that a name that looks new may be one that was there before."""
+        return self._aside.exists()
+
+    def positions(self) -> dict[str, Position]:
+        """By name.
+
+        Raises:
+            JournalError: nobody knows them yet, as the file cannot be read.
+        """
+        with self._lock:
+            if not self._known:
+                raise JournalError(self.fault or f"{self._path} was not read yet")
+            return dict(self._positions)
+
+    def acked(self, journal_id: str) -> dict[str, int]:
+        """By name, how far a journal was acknowledged, as it is on the disk: nothing after that may be deleted."""
+        with self._lock:
+            if not self._known:
+                return {NOT_KNOWN: 0}
+            written = {name: self._written.get(name) for name in self._positions}
+            return {name: each.in_journal(journal_id) if each else 0 for name, each in written.items()}
+
+    def register(self, name: str, journal_id: str, acked_seq: int) -> None:
+        """A consumer that is new, for whom events are kept from now on; on the disk when this returns.
+
+        Raises:
+            JournalError: it could not be written, and is not registered.
+        """
+        position = Position(journal_id, acked_seq, time.time_ns())
+        with self._writing:
+            self._run(_WRITE, (name, *position))
+            with self._lock:
+                self._positions[name] = self._written[name] = position
+
+    def forget(self, name: str) -> None:
+        """A consumer is no more; on the disk when this returns.
+
+        Raises:
+            JournalError: it could not be written, and the consumer is still there.
+        """
+        with self._writing:
+            self._run("DELETE FROM consumers WHERE name = ?", (name,))
+            with self._lock:
+                self._positions.pop(name, None)
+                self._written.pop(name, None)
+
+    def acknowledge(self, name: str, journal_id: str, seq: int) -> None:
+        """A consumer is done with all up to an event; kept by the next `write`."""
+        with self._lock:
+            if name in self._positions:
+                self._positions[name] = Position(journal_id, seq, time.time_ns())
+
+    def seen(self, name: str) -> None:
+        """A consumer was heard of."""
+        with self._lock:
+            if name in self._positions:
+                self._positions[name] = self._positions[name]._replace(seen_at_ns=time.time_ns())
+
+    def write(self) -> None:
+        """Have on the disk what was acknowledged; where that fails, it is tried again at a later call."""
+        with self._writing, contextlib.suppress(JournalError):
+            if self.fault is not None and time.monotonic() < self._try_again_s:
+                return
+            self._require_in_place()
+            if self._connection is None:
+                self._open()
+            with self._lock:
+                changed = {name: each for name, each in self._positions.items() if self._written.get(name) != each}
+            if changed or self.fault is not None:
+                self._run_all([(_WRITE, (name, *position)) for name, position in changed.items()])
+                with self._lock:
+                    self._written |= changed
+
+    def close(self) -> None:
+        """Write what was acknowledged, and let go of the file."""
+        self._try_again_s = 0.0
+        self.write()
+        with self._writing:
+            self._let_go()
+
+    # What follows is called with `_writing` held.
+
+    def _run(self, statement: str, values: tuple[str | int, ...]) -> None:
+        if self._connection is None:
+            self._open()
+        self._run_all([(statement, values)])
+
+    def _run_all(self, statements: list[tuple[str, tuple[str | int, ...]]]) -> None:
+        assert self._connection is not None
+        try:
+            with _transaction(self._connection):
+                for statement, values in statements:
+                    self._connection.execute(statement, values)
+                if not statements:  # to know whether it can be written again
+                    _touch(self._connection)
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        if self.fault is not None:
+            logger.info("%s can be written: what durable consumers acknowledge is kept", self._path)
+        self.fault = None
+
+    def _open(self) -> None:
+        """Read the file; make it where there is none, and anew where it is damaged.
+
+        Raises:
+            JournalError: it cannot be opened, or be read and not be written.
+        """
+        try:
+            self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            try:
+                self._connection, found = _opened(self._path)
+            except JournalDamagedError as error:
+                self._move_aside(error)
+                self._connection, found = _opened(self._path)
+        except (OSError, JournalError) as error:
+            raise self._failed(error) from error
+        self._file = _identity(self._path)
+        with self._lock:
+            if not self._known:  # else what is in memory is newer
+                self._positions = dict(found)
+            self._written = found
+            self._known = True
+        self._run_all([])
+
+    def _require_in_place(self) -> None:
+        """What is written to a file that was deleted would be kept nowhere."""
+        if self._connection is not None and _identity(self._path) != self._file:
+            logger.warning("%s was deleted or replaced while it was in use; it is written anew", self._path)
+            self._let_go()
+
+    def _failed(self, error: sqlite3.Error | OSError | JournalError) -> JournalError:
+        said = error if isinstance(error, JournalError) else kind_of(error, self._path)
+        self._let_go()  # SQLite remembers of an open file that it was read-only; and one that is damaged is made anew
+        if self.fault is None:
+            logger.error("what durable consumers acknowledge cannot be kept, and is tried again: %s", said)
+        self.fault = str(said)
+        self._try_again_s = time.monotonic() + SECONDS_BETWEEN_TRIES
+        return said
+
+    def _move_aside(self, damaged: JournalDamagedError) -> None:
+        # What SQLite keeps beside it first: it would be taken for the new file's.
+        for end in ("-journal", ""):
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{self._path}{end}").rename(f"{self._aside}{end}")
+        write_down(self._path.parent)
+        known = "they are in memory" if self._known else "who comes again starts with the first event that is kept"
+        logger.error("%s; it was moved to %s, and %s", damaged, self._aside, known)
+
+    def _let_go(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _opened(path: Path) -> tuple[sqlite3.Connection, dict[str, Position]]:
+    """The file, and the consumers in it; its table is made where it is empty.
+
+    Raises:
+        JournalError: it cannot be used.
+    """
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS)
+        try:
+            for pragma, value in _PRAGMAS.items():
+                connection.execute(f"PRAGMA {pragma} = {value}")
+            return connection, _read(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise kind_of(error, path) from error
+
+
+def _read(connection: sqlite3.Connection, path: Path) -> dict[str, Position]:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise JournalTooNewError(
+            f"{path} is of version {version}, this heatline knows up to {SCHEMA_VERSION}; update heatline"
+        )
+    if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        with _transaction(connection):
+            connection.execute(_TABLE)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    rows = connection.execute("SELECT name, journal_id, acked_seq, seen_at_ns FROM consumers").fetchall()
+    if found != "ok" or any([*map(type, row)] != [str, str, int, int] for row in rows):
+        raise JournalDamagedError(f"{path} is damaged")
+    return {name: Position(journal_id, acked_seq, seen_at_ns) for name, journal_id, acked_seq, seen_at_ns in rows}
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise
+
+
+def _touch(connection: sqlite3.Connection) -> None:
+    """Change all pages and leave all as it was: so SQLite takes all the room that it ever needs beside the file."""
+    connection.execute(_WRITE, ("", "", 0, 0))
+    connection.execute("DELETE FROM consumers WHERE name = ''")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file is at a path; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

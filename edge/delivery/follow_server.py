@@ -1,0 +1,475 @@
+"""Serves the journal to durable consumers, and to whoever reads some of it again. docs/durable.md says what goes over
+the wire.
+"""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+
+from edge.delivery.access import Access
+from edge.delivery.consumers import MOST_CONSUMERS, Consumers
+from edge.delivery.following import (
+    LARGEST_WINDOW,
+    AckRequest,
+    Batch,
+    Following,
+    FollowRequest,
+    ForgetRequest,
+    Forgotten,
+    Former,
+    Reason,
+    Refused,
+    ReplayRequest,
+    batch_parts,
+    refusal,
+    request_from,
+    to_bytes,
+)
+from edge.delivery.heartbeats import notice_vanished_peers
+from edge.delivery.journal import Page
+from edge.delivery.journal_watch import JournalWatch
+from edge.delivery.messages import Consumer
+from edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
+from edge.errors import JournalError
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 1.0
+BYTES_PER_BATCH = 1 << 20
+"""An event that is larger makes a batch of its own."""
+BYTES_UNACKNOWLEDGED = 4 << 20
+"""A consumer that has so much on its way gets no more, whatever its window."""
+SEND_HIGH_WATER_MARK = 8
+"""Messages kept for a client that does not read. What is dropped is sent again, or asked for again."""
+REPLAYS_WAITING = 64
+TICK_MS = 100
+"""How often acknowledgements are written, and a consumer tried again that took nothing."""
+SUPERSEDED_KEPT = 16
+"""Clients of a name that must not come back, as a newer one came."""
+SECONDS_BETWEEN_REFUSALS_LOGGED = 10.0
+SECONDS_BETWEEN_FAULTS_LOGGED = 10.0
+PASSES_AT_THE_END = 100
+
+
+@dataclass
+class _Session:
+    """A consumer that is connected."""
+
+    route: Route
+    request: FollowRequest
+    journal_id: str = ""
+    told: int = 0
+    """The consumer knows that it has all up to here: the next batch is of what comes after."""
+    read: int = 0
+    """All that it wants up to here was sent."""
+    unacknowledged: deque[tuple[int, int]] = field(default_factory=deque)
+    """What was sent: up to which event, and how many bytes."""
+    unacknowledged_bytes: int = 0
+    sent_s: float = 0.0
+    full_s: float = float("-inf")
+    """When it last took nothing."""
+
+    def begin(self, journal_id: str, acked_seq: int) -> None:
+        """Start again after an event."""
+        self.journal_id, self.told, self.read = journal_id, acked_seq, acked_seq
+        self.unacknowledged.clear()
+        self.unacknowledged_bytes = 0
+
+    def note_sent(self, through_seq: int, size: int = 0) -> None:
+        self.unacknowledged.append((through_seq, size))
+        self.unacknowledged_bytes += size
+
+    def acknowledge(self, seq: int) -> None:
+        while self.unacknowledged and self.unacknowledged[0][0] <= seq:
+            self.unacknowledged_bytes -= self.unacknowledged.popleft()[1]
+
+
+class FollowServer(RouterServer):
+    """Sends events as far as consumers have room for them. When it is closed, it sends what is there by then.
+
+    A consumer that reads nothing has at most `BYTES_UNACKNOWLEDGED` and one event on its way, and costs no more.
+
+    Args:
+        address: ZeroMQ address to bind, `tcp://...` or `ipc://...`.
+        folder: of the journal.
+        consumers: of the journal.
+        heartbeat_s: how often a consumer hears something, if only that there is nothing.
+        access: who may connect, if the address is not local.
+    """
+
+    thread_name = "follow"
+    name = "journal"
+    send_high_water_mark = SEND_HIGH_WATER_MARK
+
+    def __init__(
+        self,
+        address: str,
+        folder: Path,
+        consumers: Consumers,
+        heartbeat_s: float = HEARTBEAT_SECONDS,
+        access: Access | None = None,
+    ) -> None:
+        super().__init__(address, access)
+        self._consumers = consumers
+        self._heartbeat_s = heartbeat_s
+        self._journal = JournalWatch(folder)
+        self._sessions: dict[str, _Session] = {}
+        self._connected: frozenset[str] = frozenset()
+        self._superseded: dict[str, deque[str]] = {}
+        self._replays: deque[tuple[Route, ReplayRequest]] = deque()
+        self._refused: Counter[str] = Counter()
+        self._refused_unlogged = 0
+        self._refusal_logged_s = self._fault_logged_s = self._wrote_s = float("-inf")
+
+    def wake(self) -> None:
+        """Something was journalled. Any thread."""
+        with self._lock:
+            self._wake_up()
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How often something was refused since the start, by reason. Any thread."""
+        with self._lock:
+            return dict(self._refused)
+
+    def states(self) -> dict[str, Consumer]:
+        """How each consumer is, by name. Any thread."""
+        connected, journal_id = self._connected, self._journal.journal_id or ""
+        try:
+            positions = self._consumers.positions()
+        except JournalError:
+            return {}
+        return {
+            name: Consumer(
+                acked_seq=each.in_journal(journal_id), connected=name in connected, seen_at_ns=each.seen_at_ns
+            )
+            for name, each in positions.items()
+        }
+
+    def _set_up(self, socket: zmq.Socket[bytes]) -> None:
+        super()._set_up(socket)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # who is gone, or takes nothing, shows when something is sent
+        notice_vanished_peers(socket)
+
+    def _serve(self, socket: zmq.Socket[bytes]) -> None:
+        more = False
+        while not self._closing:
+            woken = self._wait(socket, 0 if more else TICK_MS)
+            try:
+                more = self._turn(socket, woken)
+            except Exception as error:  # a fault of ours must not end the others' service
+                self._log_fault(error)
+                more = False
+        try:
+            for _ in range(PASSES_AT_THE_END):
+                if not self._turn(socket, woken=True):
+                    break
+        except Exception as error:
+            self._log_fault(error)
+        self._consumers.write()
+        self._journal.close()
+
+    def _turn(self, socket: zmq.Socket[bytes], woken: bool) -> bool:
+        """All that is to be done now; whether there is more of it."""
+        assert self._guard is not None
+        self._guard.tend()
+        if self._journal.look(at_once=woken):
+            for session in list(self._sessions.values()):
+                self._begin(socket, session)
+        for route, payload in self._received(socket, REQUESTS_AT_ONCE):
+            self._take(socket, route, payload)
+        more = [self._push(socket, session) for session in list(self._sessions.values())]
+        self._beat(socket)
+        if self._replays:
+            self._replay(socket, *self._replays.popleft())
+        now_s = time.monotonic()
+        if now_s - self._wrote_s >= TICK_MS / 1000:
+            self._consumers.write()
+            self._wrote_s = now_s
+        return any(more) or bool(self._replays)
+
+    # Requests.
+
+    def _take(self, socket: zmq.Socket[bytes], route: Route, payload: bytes | None) -> None:
+        if payload is None:
+            self._refuse(socket, route, "malformed", "a message of too many parts came; send one JSON object")
+            return
+        request = request_from(payload)
+        match request:
+            case Refused():
+                self._send_refusal(socket, route, request)
+            case FollowRequest():
+                self._follow(socket, route, request)
+            case AckRequest():
+                self._acknowledge(socket, route, request)
+            case ForgetRequest():
+                self._forget(socket, route, request)
+            case ReplayRequest() if len(self._replays) < REPLAYS_WAITING:
+                self._replays.append((route, request))
+            case ReplayRequest():
+                detail = f"{REPLAYS_WAITING} replays wait already; ask again"
+                self._refuse(socket, route, "busy", detail, request.request_id)
+
+    def _follow(self, socket: zmq.Socket[bytes], route: Route, request: FollowRequest) -> None:
+        name = request.name
+        if request.client in self._superseded.get(name, ()):
+            self._refuse(socket, route, "superseded", f"a newer client follows as {name}; only one can")
+            return
+        try:
+            self._require_known(request)
+        except _TooManyConsumersError as error:
+            self._refuse(socket, route, "too_many_consumers", str(error))
+            return
+        except JournalError as error:
+            self._refuse(socket, route, "unavailable", f"{error}; follow again")
+            return
+        before = self._sessions.pop(name, None)
+        if before is not None and before.request.client != request.client:
+            self._superseded.setdefault(name, deque(maxlen=SUPERSEDED_KEPT)).append(before.request.client)
+            said = refusal("superseded", f"a newer client follows as {name}; only one can")
+            if self._send(socket, before.route, [to_bytes(said)]):  # else it had gone
+                self._count(said)
+        other = self._session_of(route)
+        if other is not None:  # a socket follows under one name
+            self._end(other)
+        self._sessions[name] = session = _Session(route, request)
+        self._connected = frozenset(self._sessions)
+        self._consumers.seen(name)
+        self._begin(socket, session)
+
+    def _require_known(self, request: FollowRequest) -> None:
+        """Register a consumer that is new.
+
+        Raises:
+            JournalError: it cannot be served now, or not be registered.
+        """
+        journal = self._journal
+        if journal.journal_id is None:
+            raise JournalError(journal.fault or "the journal was not read yet")
+        positions = self._consumers.positions()
+        if request.name in positions:
+            return
+        if len(positions) >= MOST_CONSUMERS:
+            raise _TooManyConsumersError(
+                f"there are {MOST_CONSUMERS} consumers already; forget one that is no more (heatline follow --forget)"
+            )
+        first = journal.first_seq - 1 if journal.first_seq else journal.last_seq
+        # One that was here before must not miss what was told meanwhile.
+        from_next = request.start == "next" and not self._consumers.lost_some
+        self._consumers.register(request.name, journal.journal_id, journal.last_seq if from_next else first)
+
+    def _begin(self, socket: zmq.Socket[bytes], session: _Session) -> None:
+        """Start a consumer after what it acknowledged."""
+        name, journal = session.request.name, self._journal
+        assert journal.journal_id is not None
+        position = self._consumers.positions()[name]
+        acked_seq = position.in_journal(journal.journal_id)
+        if acked_seq > journal.last_seq and journal.fault is None:
+            logger.error(
+                "consumer %s has acknowledged event %d, and the journal ends with %d: it has gone back",
+                name, acked_seq, journal.last_seq,
+            )  # fmt: skip
+            acked_seq = journal.last_seq
+            self._consumers.acknowledge(name, journal.journal_id, acked_seq)
+        session.begin(journal.journal_id, acked_seq)
+        former = None
+        if position.journal_id != journal.journal_id:
+            former = Former(journal_id=position.journal_id, acked_seq=position.acked_seq)
+            session.note_sent(acked_seq)  # it is told again until it says that it knows
+        following = Following(
+            name=name,
+            journal_id=journal.journal_id,
+            acked_seq=acked_seq,
+            first_seq=journal.first_seq,
+            last_seq=journal.last_seq,
+            heartbeat_s=self._heartbeat_s,
+            former=former,
+        )
+        if self._send(socket, session.route, [to_bytes(following)]):
+            session.sent_s = time.monotonic()
+        else:
+            self._end(session)
+
+    def _acknowledge(self, socket: zmq.Socket[bytes], route: Route, request: AckRequest) -> None:
+        session = self._session_of(route)
+        if session is None or session.request.name != request.name:
+            self._refuse(socket, route, "not_following", f"this client does not follow as {request.name}; follow first")
+        elif session.journal_id != request.journal_id:
+            detail = f"the line's journal is {session.journal_id} now; what was acknowledged is of another"
+            self._refuse(socket, route, "other_journal", detail)
+        elif request.seq > session.told:
+            detail = f"event {request.seq} was acknowledged, and only those up to {session.told} were sent"
+            self._refuse(socket, route, "not_sent", detail)
+        else:
+            session.acknowledge(request.seq)
+            self._settle(session, request.seq if session.unacknowledged else session.read)
+
+    def _forget(self, socket: zmq.Socket[bytes], route: Route, request: ForgetRequest) -> None:
+        name = request.name
+        try:
+            names = sorted(self._consumers.positions())
+            if name not in names:
+                known = f"there are {', '.join(names)}" if names else "there is none"
+                detail = f"there is no consumer {name}; {known}"
+                self._refuse(socket, route, "unknown_consumer", detail, request.request_id)
+                return
+            if name in self._sessions:
+                self._let_hear(socket, self._sessions[name])  # it may have gone
+            if name in self._sessions:
+                detail = f"a client follows as {name}; end it first"
+                self._refuse(socket, route, "busy", detail, request.request_id)
+                return
+            self._consumers.forget(name)
+        except JournalError as error:
+            self._refuse(socket, route, "unavailable", f"{error}; ask again", request.request_id)
+            return
+        self._superseded.pop(name, None)
+        self._send(socket, route, [to_bytes(Forgotten(request_id=request.request_id, name=name))])
+
+    def _replay(self, socket: zmq.Socket[bytes], route: Route, request: ReplayRequest) -> None:
+        journal = self._journal
+        if journal.journal_id not in (None, request.journal_id):
+            detail = f"the line's journal is {journal.journal_id} now, and events of another cannot be had"
+            self._refuse(socket, route, "other_journal", detail, request.request_id)
+            return
+        try:
+            page = journal.read(
+                request.after_seq,
+                through_seq=request.through_seq,
+                topics=request.topics,
+                at_most=LARGEST_WINDOW,
+                at_most_bytes=BYTES_PER_BATCH,
+                heatmaps=request.heatmaps,
+            )
+        except JournalError as error:
+            self._refuse(socket, route, "unavailable", f"{error}; ask again", request.request_id)
+            return
+        self._send(socket, route, self._batch(request.journal_id, request.after_seq, page, request.request_id))
+
+    # Events.
+
+    def _push(self, socket: zmq.Socket[bytes], session: _Session) -> bool:
+        """Send a consumer what it has room for, at most one batch; whether there is more."""
+        room = session.request.window - len(session.unacknowledged)
+        bytes_left = BYTES_UNACKNOWLEDGED - session.unacknowledged_bytes
+        full = time.monotonic() < session.full_s + TICK_MS / 1000
+        if session.read >= self._journal.last_seq or room <= 0 or bytes_left <= 0 or full:
+            return False
+        try:
+            page = self._journal.read(
+                session.read,
+                topics=session.request.topics,
+                at_most=room,
+                at_most_bytes=min(bytes_left, BYTES_PER_BATCH),
+                heatmaps=session.request.heatmaps,
+            )
+        except JournalError:  # said, and tried again
+            return False
+        if not page.records and page.lost_through is None:
+            session.read = page.through_seq
+            if not session.unacknowledged:
+                self._settle(session, session.read)
+            return session.read < self._journal.last_seq
+        if not self._send(socket, session.route, self._batch(session.journal_id, session.told, page)):
+            session.full_s = time.monotonic()
+            return False
+        if page.lost_through is not None:
+            session.note_sent(page.lost_through)  # it is told again until it says that it knows
+        for record in page.records:
+            session.note_sent(record.seq, len(record.header) + len(record.heatmap or b""))
+        session.told = session.read = page.through_seq
+        session.sent_s = time.monotonic()
+        return session.read < self._journal.last_seq
+
+    def _batch(self, journal_id: str, after_seq: int, page: Page, request_id: str | None = None) -> list[bytes]:
+        batch = Batch(
+            request_id=request_id,
+            journal_id=journal_id,
+            after_seq=after_seq,
+            through_seq=page.through_seq,
+            last_seq=max(self._journal.last_seq, page.through_seq),
+            events=len(page.records),
+            lost_through=page.lost_through,
+        )
+        return batch_parts(batch, [(record.header, record.heatmap) for record in page.records])
+
+    def _beat(self, socket: zmq.Socket[bytes]) -> None:
+        """Let each consumer hear something, and notice who has gone."""
+        for session in list(self._sessions.values()):
+            if time.monotonic() - session.sent_s >= self._heartbeat_s:
+                self._let_hear(socket, session)
+
+    def _let_hear(self, socket: zmq.Socket[bytes], session: _Session) -> None:
+        nothing = Page([], session.read, None)
+        if self._send(socket, session.route, self._batch(session.journal_id, session.told, nothing)):
+            session.told = session.read
+        session.sent_s = time.monotonic()
+
+    def _settle(self, session: _Session, acked_seq: int) -> None:
+        """Keep how far a consumer has got: what its topics leave out is done with once nothing is on its way."""
+        name, journal_id = session.request.name, session.journal_id
+        before = self._consumers.positions()[name].in_journal(journal_id)
+        self._consumers.acknowledge(name, journal_id, max(acked_seq, before))
+
+    # Sockets.
+
+    def _session_of(self, route: Route) -> _Session | None:
+        return next((each for each in self._sessions.values() if each.route[0] == route[0]), None)
+
+    def _end(self, session: _Session) -> None:
+        if self._sessions.get(session.request.name) is session:
+            del self._sessions[session.request.name]
+        self._connected = frozenset(self._sessions)
+
+    def _send(self, socket: zmq.Socket[bytes], route: Route, parts: Sequence[bytes]) -> bool:
+        """Send something; whether the client took it. The session of one that has gone ends."""
+        try:
+            socket.send_multipart([*route, *parts], zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            session = self._session_of(route)
+            if session is not None:
+                self._end(session)
+            return False
+        return True
+
+    def _refuse(
+        self, socket: zmq.Socket[bytes], route: Route, reason: Reason, detail: str, request_id: str | None = None
+    ) -> None:
+        self._send_refusal(socket, route, refusal(reason, detail, request_id))
+
+    def _send_refusal(self, socket: zmq.Socket[bytes], route: Route, refused: Refused) -> None:
+        self._send(socket, route, [to_bytes(refused)])
+        self._count(refused)
+
+    def _count(self, refused: Refused) -> None:
+        with self._lock:
+            self._refused[refused.reason] += 1
+        self._refused_unlogged += 1
+        now_s = time.monotonic()
+        if now_s - self._refusal_logged_s >= SECONDS_BETWEEN_REFUSALS_LOGGED:
+            self._refusal_logged_s = now_s
+            logger.warning(
+                "%s: refused %d request(s), the last as %s: %r",
+                self.address, self._refused_unlogged, refused.reason, refused.detail,
+            )  # fmt: skip
+            self._refused_unlogged = 0
+
+    def _log_fault(self, error: Exception) -> None:
+        """Not every time: whoever can bring it about could fill the disk with it."""
+        now_s = time.monotonic()
+        if now_s - self._fault_logged_s >= SECONDS_BETWEEN_FAULTS_LOGGED:
+            self._fault_logged_s = now_s
+            logger.error("%s: durable consumers could not be served", self.address, exc_info=error)
+
+
+class _TooManyConsumersError(JournalError):
+    pass

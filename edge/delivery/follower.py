@@ -1,0 +1,399 @@
+"""Follows a line as a durable consumer."""
+
+import contextlib
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import zmq
+
+from edge.delivery.following import (
+    LARGEST_WINDOW,
+    AckRequest,
+    Batch,
+    Delivered,
+    Following,
+    FollowRequest,
+    ForgetRequest,
+    Forgotten,
+    Refused,
+    Start,
+    events_of,
+    reply_from,
+    request_from,
+    to_bytes,
+)
+from edge.delivery.heartbeats import notice_vanished_peers
+from edge.delivery.router import receive
+from edge.errors import DeliveryError, EventsLostError, MessageError
+
+logger = logging.getLogger(__name__)
+
+HEARTBEATS_MISSED = 3
+"""After so many, the line is taken for gone."""
+HEARTBEAT_SECONDS = 1.0
+"""Until the line has said its own."""
+SECONDS_BETWEEN_ACKS = 0.1
+PAUSE_SECONDS = {"unavailable": 1.0, "busy": 1.0, "not_following": 0.1}
+"""Refusals after which to follow again, and when."""
+LARGEST_PART_BYTES = 64 << 20
+LINGER_MS = 1000
+"""For the last acknowledgement."""
+JOURNALS_KNOWN = 16
+
+
+class _Lost(NamedTuple):
+    """What is said in place of events, and acknowledged like one."""
+
+    journal_id: str
+    seq: int
+    error: EventsLostError
+
+
+class Follower:
+    """A DEALER socket as an iterator of events, from the first that the consumer has not acknowledged on, in order.
+
+    Use it in the thread that made it:
+
+        with Follower("tcp://127.0.0.1:5558", "mes1") as events:
+            for delivered in events:
+                store(delivered.key, delivered.header)
+
+    **An event is acknowledged when the next one is asked for**, or by `acknowledge`; never because the follower is
+    closed: what was in hand when the loop was left comes again, to the next follower of that name. So does what an
+    acknowledgement did not reach the line of; it has the same `key`. From one follower nothing comes twice.
+
+    It reconnects by itself. Where events are gone for good, it raises `EventsLostError` once, and goes on when asked
+    again.
+
+    Args:
+        address: where the line serves its journal.
+        name: the consumer's, under which the line keeps how far it has got.
+        topics: prefixes of topics that are wanted, e.g. `verdict.top.DEFECT`; default: all.
+        window: how many events may be on their way, unacknowledged: 1 to 1000.
+        heatmaps: whether they are wanted.
+        start: where a name that is new begins: with the `first` event that the journal holds, or with the `next` one.
+        timeout_s: stop the iteration when no event came for so long; None: wait for ever.
+    Raises:
+        DeliveryError: the address is none, or no consumer can be called so or have such a window.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        name: str,
+        *,
+        topics: Iterable[str] = ("",),
+        window: int = 100,
+        heatmaps: bool = False,
+        start: Start = "first",
+        timeout_s: float | None = None,
+    ) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._request = FollowRequest(
+            name=name, client=uuid.uuid4().hex, window=window, topics=tuple(topics), heatmaps=heatmaps, start=start
+        )
+        unsayable = request_from(to_bytes(self._request))
+        if isinstance(unsayable, Refused):
+            raise DeliveryError(f"{name!r} cannot follow so: {unsayable.detail}")
+        self._journal_id: str | None = None
+        """Of the journal that is followed now; None: the line has not answered yet."""
+        self._last: tuple[str, int] | None = None
+        """The journal that was followed last, and the newest event of it that was heard of."""
+        self._position = 0
+        """What comes next is after this event."""
+        self._ready: deque[Delivered | _Lost] = deque()
+        self._handed: dict[str, int] = {}
+        """By journal, the last event that was handed out."""
+        self._in_hand: Delivered | _Lost | None = None
+        self._done: tuple[str, int] | None = None
+        """What may be acknowledged."""
+        self._acked_seq = -1
+        """What was, on this connection."""
+        self._acked_s = 0.0
+        self._unacknowledged = 0
+        """Events that were done since."""
+        self._heartbeat_s = HEARTBEAT_SECONDS
+        self._heard_s = 0.0
+        self._pause_until_s = 0.0
+        self._silent = False
+        self._ended: DeliveryError | None = None
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] | None = None
+        try:
+            self._follow()
+        except DeliveryError:
+            self._context.term()
+            raise
+
+    def __iter__(self) -> Iterator[Delivered]:
+        while (delivered := self.receive()) is not None:
+            yield delivered
+
+    def batches(self, at_most: int = LARGEST_WINDOW) -> Iterator[list[Delivered]]:
+        """As the iterator, of all events that are there at a time: for who stores many at once as fast as one."""
+        while batch := self.receive_batch(at_most):
+            yield batch
+
+    def receive(self) -> Delivered | None:
+        """The next event, or None when none came in time; the one before is acknowledged.
+
+        Raises:
+            EventsLostError: events are gone.
+            DeliveryError: the line refuses for good, as where a newer client follows under this name.
+            MessageError: what came is nothing of ours.
+        """
+        batch = self.receive_batch(1)
+        return batch[0] if batch else None
+
+    def receive_batch(self, at_most: int = LARGEST_WINDOW) -> list[Delivered]:
+        """The next events, at least one, or none when none came in time; those before are acknowledged.
+
+        Raises: as `receive`.
+        """
+        self._finish_what_is_in_hand()
+        until_s = float("inf") if self._timeout_s is None else time.monotonic() + self._timeout_s
+        while True:
+            batch = self._hand_out(at_most)
+            if batch:
+                self._acknowledge(at_once=False)
+                return batch
+            self._acknowledge(at_once=True)
+            if not self._take_next(until_s):
+                return []
+
+    def acknowledge(self) -> None:
+        """All that was handed out is done with, the last one too."""
+        self._finish_what_is_in_hand()
+        self._acknowledge(at_once=True)
+
+    def close(self) -> None:
+        """Let go of the socket; may be called twice. What is in hand is not acknowledged."""
+        if self._socket is not None:
+            self._acknowledge(at_once=True)
+            self._socket.close(LINGER_MS)
+            self._socket = None
+        self._context.term()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Handing out.
+
+    def _hand_out(self, at_most: int) -> list[Delivered]:
+        """What is ready, up to something that is said in its place."""
+        batch: list[Delivered] = []
+        while self._ready and len(batch) < at_most:
+            ready = self._ready[0]
+            if isinstance(ready, _Lost) and batch:
+                break
+            self._ready.popleft()
+            self._in_hand = ready
+            self._handed[ready.journal_id] = max(ready.seq, self._handed.get(ready.journal_id, 0))
+            if isinstance(ready, _Lost):
+                raise ready.error
+            batch.append(ready)
+            self._unacknowledged += 1
+        return batch
+
+    def _finish_what_is_in_hand(self) -> None:
+        if self._in_hand is not None:
+            self._done = self._in_hand.journal_id, self._in_hand.seq
+            self._in_hand = None
+
+    def _acknowledge(self, at_once: bool) -> None:
+        """Tell the line what is done, unless more is soon to be told together with it."""
+        if self._socket is None or self._done is None or self._done[0] != self._journal_id:
+            return
+        seq = min(self._done[1], self._position)  # after a new connection, those before come again first
+        now_s = time.monotonic()
+        soon = self._unacknowledged < self._request.window / 2 and now_s - self._acked_s < SECONDS_BETWEEN_ACKS
+        if seq <= self._acked_seq or (soon and not at_once):
+            return
+        with contextlib.suppress(zmq.Again):  # told with the next one
+            ack = AckRequest(name=self._request.name, journal_id=self._journal_id, seq=seq)
+            self._socket.send(to_bytes(ack), zmq.NOBLOCK)
+            self._acked_seq, self._acked_s, self._unacknowledged = seq, now_s, 0
+
+    # What comes.
+
+    def _take_next(self, until_s: float) -> bool:
+        """Wait for a message and take it; whether one came in time."""
+        if self._ended is not None:
+            raise self._ended
+        while True:
+            if self._socket is None:
+                pause_s = min(self._pause_until_s, until_s) - time.monotonic()
+                time.sleep(max(0.0, pause_s))
+                if self._pause_until_s > until_s:
+                    return False
+                self._follow()
+            assert self._socket is not None
+            silent_s = self._heard_s + HEARTBEATS_MISSED * self._heartbeat_s
+            if self._socket.poll(_ms_until(min(silent_s, until_s))):
+                self._heard_s = time.monotonic()
+                try:
+                    self._take(receive(self._socket, 2 * LARGEST_WINDOW + 2))
+                except MessageError:
+                    self._drop()
+                    raise
+                return True
+            now_s = time.monotonic()
+            if now_s >= silent_s:
+                if not self._silent:
+                    logger.warning("%s is silent; following again until it answers", self._address)
+                self._silent = True
+                self._drop()
+            if now_s >= until_s:
+                return False
+
+    def _take(self, parts: list[bytes]) -> None:
+        reply = reply_from(parts[0])
+        match reply:
+            case Following():
+                self._begin(reply)
+            case Batch():
+                self._add(reply, parts)
+            case Refused():
+                self._refused(reply)
+            case Forgotten():
+                raise MessageError(f"what came is no answer to a consumer that follows: {reply}")
+
+    def _begin(self, following: Following) -> None:
+        if following.name != self._request.name:
+            raise MessageError(f"the line follows {following.name!r}, and {self._request.name!r} was asked for")
+        if self._silent:
+            logger.info("%s answers", self._address)
+        self._silent = False
+        self._heartbeat_s = following.heartbeat_s
+        journal_id, acked_seq = following.journal_id, following.acked_seq
+        before = None if following.former is None else (following.former.journal_id, following.former.acked_seq)
+        if self._last is not None and self._last[0] != journal_id:
+            before = self._last[0], self._handed.get(self._last[0], 0)
+        if before is not None and journal_id not in self._handed:
+            self._ready.append(_Lost(journal_id, acked_seq, self._another_journal(journal_id, *before)))
+        self._handed.setdefault(journal_id, acked_seq)
+        if len(self._handed) > JOURNALS_KNOWN:
+            del self._handed[next(iter(self._handed))]
+        self._journal_id, self._position = journal_id, acked_seq
+        self._last = journal_id, following.last_seq
+        self._acked_seq = acked_seq if following.former is None else -1
+
+    def _another_journal(self, journal_id: str, before: str, after_seq: int) -> EventsLostError:
+        newest = self._last[1] if self._last is not None and self._last[0] == before else after_seq
+        return EventsLostError(
+            f"the line began another journal, {journal_id}: what {before} held after event {after_seq} cannot be had "
+            "any more",
+            journal_id=before,
+            after_seq=after_seq,
+            through_seq=max(newest, after_seq),
+        )
+
+    def _add(self, batch: Batch, parts: list[bytes]) -> None:
+        events = events_of(batch, parts)
+        if batch.journal_id != self._journal_id or batch.after_seq != self._position:
+            raise MessageError(
+                f"a batch after event {batch.journal_id}-{batch.after_seq} came, expected one after "
+                f"{self._journal_id}-{self._position}"
+            )
+        handed = self._handed[batch.journal_id]
+        if batch.lost_through is not None and batch.lost_through > handed:
+            after_seq = max(batch.after_seq, handed)
+            sentence = (
+                f"events after {after_seq} up to {batch.lost_through} of journal {batch.journal_id} were deleted "
+                f"before {self._request.name} had got them"
+            )
+            error = EventsLostError(
+                sentence, journal_id=batch.journal_id, after_seq=after_seq, through_seq=batch.lost_through
+            )
+            self._ready.append(_Lost(batch.journal_id, batch.lost_through, error))
+        self._ready.extend(event for event in events if event.seq > handed)
+        self._position = batch.through_seq
+        self._last = batch.journal_id, batch.last_seq
+
+    def _refused(self, refused: Refused) -> None:
+        if refused.reason == "other_journal":  # what was acknowledged before the line told of another one
+            return
+        if refused.reason not in PAUSE_SECONDS:
+            self._ended = DeliveryError(
+                f"{self._address} refuses {self._request.name} ({refused.reason}): {refused.detail}"
+            )
+            raise self._ended
+        if not self._silent:
+            logger.warning("%s refuses (%s): %s; following again", self._address, refused.reason, refused.detail)
+        self._silent = True
+        self._drop()
+        self._pause_until_s = time.monotonic() + PAUSE_SECONDS[refused.reason]
+
+    # The socket.
+
+    def _follow(self) -> None:
+        self._socket = _connected(self._context, self._address)
+        self._socket.send(to_bytes(self._request))
+        self._heard_s = time.monotonic()
+
+    def _drop(self) -> None:
+        """What is on its way is let go, and comes again."""
+        if self._socket is not None:
+            self._socket.close(0)
+            self._socket = None
+        self._journal_id = None
+
+
+def forget(address: str, name: str, timeout_s: float = 10.0) -> None:
+    """Have a line keep nothing for a consumer any longer.
+
+    Raises:
+        DeliveryError: the address is none, no line answers, or it refuses.
+        MessageError: what came is no reply.
+    """
+    request = ForgetRequest(request_id=uuid.uuid4().hex, name=name)
+    unsayable = request_from(to_bytes(request))
+    if isinstance(unsayable, Refused):
+        raise DeliveryError(f"there is no consumer {name!r}: {unsayable.detail}")
+    with zmq.Context() as context, _connected(context, address) as socket:
+        socket.send(to_bytes(request))
+        if not socket.poll(int(timeout_s * 1000)):
+            raise DeliveryError(
+                f"{address} did not reply within {timeout_s:g} s; is the line running, and is its journal.bind this "
+                "address?"
+            )
+        reply = reply_from(socket.recv_multipart()[0])
+    if isinstance(reply, Refused):
+        raise DeliveryError(f"{address} refuses ({reply.reason}): {reply.detail}")
+    if reply != Forgotten(request_id=request.request_id, name=name):
+        raise MessageError(f"what came is no reply to that: {reply}")
+
+
+def _connected(context: zmq.Context["zmq.Socket[bytes]"], address: str) -> zmq.Socket[bytes]:
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.RECONNECT_IVL, 20)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_PART_BYTES)
+    socket.setsockopt(zmq.IPV6, "[" in address)
+    notice_vanished_peers(socket)
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise DeliveryError(
+            f"{address} is no address to connect to ({error.strerror}); expected e.g. tcp://127.0.0.1:5558"
+        ) from error
+    return socket
+
+
+def _ms_until(then_s: float) -> int | None:
+    """None: for ever. Rounded up, so that it is never waited for again and again without time going on."""
+    left_s = then_s - time.monotonic()
+    return None if left_s == float("inf") else max(0, int(left_s * 1000) + 1)

@@ -1,0 +1,103 @@
+"""What can be wrong with a journal, by kind; and which kind an error of SQLite or of the disk is."""
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+from edge.errors import JournalError
+
+
+class JournalFullError(JournalError):
+    """There is no room, on the disk or within what the journal may take."""
+
+
+class JournalReadOnlyError(JournalError):
+    """Nothing may be written there."""
+
+
+class JournalDamagedError(JournalError):
+    """It is no journal, or not the whole one any more."""
+
+
+class JournalTooNewError(JournalError):
+    """A newer heatline made it."""
+
+
+class JournalForeignError(JournalError):
+    """It is another line's."""
+
+
+class JournalBusyError(JournalError):
+    """Somebody else is writing in it."""
+
+
+class JournalMissingError(JournalError):
+    """There is none."""
+
+
+class JournalReplacedError(JournalError):
+    """The file that is open is no more the one at its path: open it anew."""
+
+
+class JournalFailedError(JournalError):
+    """The disk failed otherwise."""
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def kind_of(error: sqlite3.Error | OSError, path: Path) -> JournalError:
+    """The error as one of a journal's, in a sentence.
+
+    Args:
+        path: of the journal.
+    """
+    if isinstance(error, OSError):
+        if error.errno in _NO_ROOM:
+            return _full(path)
+        if error.errno in _NO_RIGHT:
+            return JournalReadOnlyError(
+                f"{path} cannot be written ({error.strerror}); give the line's user the right to"
+            )
+        return JournalFailedError(f"{path} cannot be used ({error.strerror}); check the disk")
+    code = getattr(error, "sqlite_errorcode", None)
+    # Python's own error where a text is none, and SQLite's where a table is missing: our statements are right.
+    if str(error).startswith(("Could not decode", "no such table", "no such column", "malformed database schema")):
+        return JournalDamagedError(f"{path} is no journal, or a damaged one ({error})")
+    if code is None:
+        return JournalFailedError(f"{path} cannot be used ({error}); check the disk")
+    match code & 0xFF:
+        case sqlite3.SQLITE_FULL:
+            return _full(path)
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return JournalDamagedError(f"{path} is damaged ({error})")
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return JournalBusyError(f"{path} is held by somebody else ({error}); end whatever else writes in it")
+        case sqlite3.SQLITE_READONLY:
+            return JournalReadOnlyError(
+                f"{path} cannot be written ({error}); check the disk, and the rights to the file"
+            )
+    if code == sqlite3.SQLITE_IOERR_CORRUPTFS:
+        return JournalDamagedError(f"{path} is damaged ({error})")
+    # What is left are calls that failed, and SQLite does not hand down why: the disk itself is asked.
+    disk = _disk(path)
+    if disk is not None and disk.f_flag & os.ST_RDONLY:
+        return JournalReadOnlyError(f"{path} cannot be written, its disk is read-only; check the disk")
+    if disk is not None and disk.f_bavail == 0:
+        return _full(path)
+    if code & 0xFF == sqlite3.SQLITE_CANTOPEN:
+        return JournalReadOnlyError(f"{path} cannot be opened ({error}); check the rights to it and to its folder")
+    return JournalFailedError(f"{path} cannot be used ({error}); check the disk")
+
+
+def _full(path: Path) -> JournalFullError:
+    return JournalFullError(f"{path} cannot be written, there is no room; make room on its disk")
+
+
+def _disk(path: Path) -> os.statvfs_result | None:
+    try:
+        return os.statvfs(path.parent)
+    except OSError:
+        return None

@@ -1,0 +1,134 @@
+"""The journal's file: its name, its tables, and what becomes of one that is damaged.
+
+The service never opens it but through SQLite: as soon as a process closes any descriptor of a file, POSIX takes from it
+all the locks on that file, SQLite's too.
+"""
+
+import contextlib
+import os
+import re
+import sqlite3
+import time
+import uuid
+from pathlib import Path
+
+from edge.delivery.journal_errors import JournalDamagedError, JournalTooNewError, kind_of
+
+FILE_NAME = "journal.db"
+SCHEMA_VERSION = 1
+"""Counts up when an older heatline could not read a journal any more, or could not write in it."""
+DAMAGED_KEPT = 2
+"""Of those moved aside: the newest."""
+PAGE_BYTES = 4096
+
+_TABLES = """
+CREATE TABLE journal (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    schema_version INTEGER NOT NULL,
+    journal_id TEXT NOT NULL,
+    line TEXT NOT NULL,
+    created_at_ns INTEGER NOT NULL
+);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY,
+    at_ns INTEGER NOT NULL,
+    topic TEXT NOT NULL,
+    crc INTEGER NOT NULL,
+    header BLOB NOT NULL,
+    heatmap BLOB
+);
+CREATE TABLE topics (topic TEXT PRIMARY KEY, last_seq INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE progress (camera TEXT PRIMARY KEY, boot_id TEXT NOT NULL, frame_number INTEGER NOT NULL) WITHOUT ROWID;
+"""
+# A row's header stands before its heatmap: who reads headers alone never touches the pages of pictures.
+
+
+def beside(path: Path) -> list[Path]:
+    """A database's file and those that SQLite keeps beside it."""
+    return [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
+
+
+def make(path: Path, line: str) -> None:
+    """Make an empty journal. It gets its name when it is whole; nothing of another one may lie beside it then.
+
+    Raises:
+        sqlite3.Error, OSError: it cannot be made.
+    """
+    new = path.with_name(f"{path.name}.new")
+    for leftover in beside(new):
+        leftover.unlink(missing_ok=True)
+    try:
+        with contextlib.closing(sqlite3.connect(new, isolation_level=None)) as connection:
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(f"BEGIN; {_TABLES} COMMIT")
+            row = SCHEMA_VERSION, uuid.uuid4().hex, line, time.time_ns()
+            connection.execute("INSERT INTO journal VALUES (1, ?, ?, ?, ?)", row)
+            if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                raise OSError(0, "its pages are not all in its file")
+        new.rename(path)
+    except (sqlite3.Error, OSError):
+        for leftover in beside(new):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+        raise
+    write_down(path.parent)
+
+
+def head_of(connection: sqlite3.Connection, path: Path) -> tuple[str, str]:
+    """A journal's id, and its line's name.
+
+    Raises:
+        JournalTooNewError: a newer heatline made it.
+        JournalDamagedError: it has none, or others than one.
+        sqlite3.Error: it cannot be read.
+    """
+    rows = connection.execute("SELECT schema_version FROM journal").fetchall()
+    if len(rows) != 1 or not isinstance(rows[0][0], int):
+        raise JournalDamagedError(f"{path} is damaged (it does not say what it is)")
+    if rows[0][0] > SCHEMA_VERSION:
+        raise JournalTooNewError(
+            f"{path} is a journal of version {rows[0][0]}, this heatline knows up to {SCHEMA_VERSION}; "
+            "update heatline, or move the file away"
+        )
+    journal_id, line = connection.execute("SELECT journal_id, line FROM journal").fetchone()
+    if not re.fullmatch("[0-9a-f]{32}", str(journal_id)) or not isinstance(line, str):
+        raise JournalDamagedError(f"{path} is damaged (it does not say which it is)")
+    return journal_id, line
+
+
+def move_aside(path: Path) -> Path:
+    """Give a damaged journal another name, with what is beside it, and delete the oldest of those that have one.
+
+    Returns: the name it has now.
+
+    Raises:
+        JournalError: it stays where it is.
+    """
+    numbered = f"{path.name}.damaged-"
+    try:
+        there = [entry.name for entry in path.parent.iterdir()]
+        numbers = sorted({int(found[1]) for name in there if (found := re.match(rf"{re.escape(numbered)}(\d+)", name))})
+        number = numbers[-1] + 1 if numbers else 1
+        aside = path.with_name(f"{numbered}{number}")
+        # The database first: without what SQLite keeps beside it, it would look whole, and be older than it was.
+        for old, new in zip(beside(path), beside(aside), strict=True):
+            with contextlib.suppress(FileNotFoundError):
+                old.rename(new)
+        write_down(path.parent)
+        for gone in numbers[: len(numbers) + 1 - DAMAGED_KEPT]:
+            for file in beside(path.with_name(f"{numbered}{gone}")):
+                file.unlink(missing_ok=True)
+    except OSError as error:
+        raise kind_of(error, path) from error
+    return aside
+
+
+def write_down(folder: Path) -> None:
+    """Have a folder's entries outlive a power cut."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

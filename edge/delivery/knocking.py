@@ -1,0 +1,59 @@
+"""Why a line does not let a client in, as far as the client can see it."""
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from edge.delivery.curve import ClientKeys
+
+CONNECTED_WITHIN_SECONDS = 1.0
+ANSWERED_WITHIN_SECONDS = 5.0
+"""A line hangs up on who is not allowed after 3 s at the latest."""
+_MONITOR = "inproc://knocking"
+_NOBODY_THERE = zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
+_OUTCOMES = (
+    _NOBODY_THERE
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+
+
+def why_not_let_in(address: str, keys: ClientKeys | None, socket_type: int) -> str | None:
+    """Connect once more, and see how the handshake ends: what is wrong, in words; None where nothing is, or nobody is
+    there.
+
+    Args:
+        socket_type: what the client connects, e.g. `zmq.SUB`.
+    """
+    with zmq.Context() as context, context.socket(socket_type) as socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.IPV6, "[" in address)
+        if keys is not None:
+            keys.apply(socket)
+        socket.monitor(_MONITOR, _OUTCOMES | zmq.EVENT_CONNECTED)
+        with context.socket(zmq.PAIR) as outcomes:
+            outcomes.setsockopt(zmq.RCVHWM, 0)
+            outcomes.connect(_MONITOR)
+            socket.connect(address)
+            outcome = _next(outcomes, CONNECTED_WITHIN_SECONDS)
+            if outcome == zmq.EVENT_CONNECTED:
+                outcome = _next(outcomes, ANSWERED_WITHIN_SECONDS)
+            socket.disable_monitor()
+    if outcome is None or outcome & (_NOBODY_THERE | zmq.EVENT_HANDSHAKE_SUCCEEDED):
+        return None
+    if keys is None:
+        return (
+            f"{address} hung up: it takes keys, or is no line's; name a key of yours that is allowed there (--key) and "
+            "the line's public key (--line-key)"
+        )
+    return (
+        f"{address} hung up: it takes no keys, is not the line of this --line-key, or your key is not allowed there for "
+        "this (on the line PC: heatline keys list, heatline keys allow)"
+    )
+
+
+def _next(outcomes: zmq.Socket[bytes], within_s: float) -> int | None:
+    if not outcomes.poll(round(within_s * 1000)):
+        return None
+    return int(parse_monitor_message(outcomes.recv_multipart())["event"])

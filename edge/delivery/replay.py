@@ -1,0 +1,110 @@
+"""Reads again from a line's journal what a live listener missed."""
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import zmq
+
+from edge.delivery.following import Batch, Delivered, Refused, ReplayRequest, events_of, reply_from, to_bytes
+from edge.delivery.heartbeats import notice_vanished_peers
+from edge.errors import DeliveryError, JournalError, MessageError
+
+ANSWER_WITHIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the events that were asked for."""
+
+    events: list[Delivered]
+    through_seq: int
+    """All up to it that the journal has came by now."""
+    lost_through: int | None
+    """Events of this part up to it are gone; None: none are."""
+
+
+class Replay:
+    """A DEALER socket that asks for events of the past. Use it in the thread that made it.
+
+    Args:
+        address: where the line serves its journal.
+    Raises:
+        DeliveryError: the address is none.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._ids = itertools.count(1)
+        self._context = zmq.Context()
+        try:
+            self._socket = self._connected()
+        except DeliveryError:
+            self._context.term()
+            raise
+
+    def events(self, journal_id: str, after_seq: int, through_seq: int, topics: Sequence[str]) -> Iterator[Part]:
+        """Events of some topics after one up to another, with their heatmaps.
+
+        Raises:
+            DeliveryError: nothing answers.
+            JournalError: the line refuses.
+            MessageError: what came is no answer.
+        """
+        while after_seq < through_seq:
+            request = ReplayRequest(
+                request_id=str(next(self._ids)),
+                journal_id=journal_id,
+                after_seq=after_seq,
+                through_seq=through_seq,
+                topics=tuple(topics),
+                heatmaps=True,
+            )
+            batch, events = self._ask(request)
+            if batch.after_seq != after_seq or batch.through_seq <= after_seq:
+                raise MessageError(
+                    f"{self._address} answered with events after {batch.after_seq} up to {batch.through_seq}, "
+                    f"those after {after_seq} were asked for"
+                )
+            yield Part(events, batch.through_seq, batch.lost_through)
+            after_seq = batch.through_seq
+
+    def close(self) -> None:
+        """Let go of the socket; may be called twice."""
+        self._socket.close()
+        self._context.term()
+
+    def _connected(self) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.setsockopt(zmq.IPV6, "[" in self._address)
+        notice_vanished_peers(socket)
+        try:
+            socket.connect(self._address)
+        except zmq.ZMQError as error:
+            socket.close()
+            raise DeliveryError(
+                f"{self._address} is no address to connect to ({error.strerror}); expected e.g. tcp://127.0.0.1:5558"
+            ) from error
+        return socket
+
+    def _ask(self, request: ReplayRequest) -> tuple[Batch, list[Delivered]]:
+        until_s = time.monotonic() + ANSWER_WITHIN_SECONDS
+        self._socket.send(to_bytes(request))
+        while self._socket.poll(max(0, round((until_s - time.monotonic()) * 1000))):
+            parts = self._socket.recv_multipart()
+            reply = reply_from(parts[0])
+            if not isinstance(reply, Batch | Refused) or reply.request_id != request.request_id:
+                continue  # the late answer to a question before
+            if isinstance(reply, Refused):
+                raise JournalError(f"{self._address} refuses ({reply.reason}): {reply.detail}")
+            return reply, events_of(reply, parts)
+        self._socket.close()  # so that the question does not wait for a line to come
+        self._socket = self._connected()
+        raise DeliveryError(
+            f"{self._address} did not answer within {ANSWER_WITHIN_SECONDS:g} s; is the line running, and is its "
+            "journal.bind this address?"
+        )

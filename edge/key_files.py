@@ -1,0 +1,131 @@
+"""Files of keys, of whatever kind: written once, and read only where nobody else could have read or changed them."""
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+from edge.bundle.plain_file import open_plain
+from edge.errors import HeatlineError
+
+LARGEST_KEY_FILE = 64 * 1024
+PUBLIC_SUFFIX = ".pub"
+NOT_ITS_OWNERS_ALONE = stat.S_IRWXG | stat.S_IRWXO
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def public_half(path: Path) -> Path:
+    """Where the public half of a private key lies."""
+    return path.with_name(path.name + PUBLIC_SUFFIX)
+
+
+def write_pair(
+    path: Path, private: bytes, public: bytes, kind: type[HeatlineError], *, owner_uid: int | None = None
+) -> None:
+    """Write a private key to a new file that only its owner may read, and its public half to a new file beside it.
+
+    Args:
+        kind: what is raised.
+        owner_uid: the user whose the private file is to be; None: who writes it.
+    Raises:
+        HeatlineError: one of the files exists, or cannot be written.
+    """
+    write_new(path, private, 0o600, kind, owner_uid=owner_uid)
+    try:
+        write_new(public_half(path), public, 0o644, kind)
+    except HeatlineError:
+        path.unlink()  # half a pair is of no use, and would be in the way of the next try
+        raise
+
+
+def write_new(path: Path, data: bytes, mode: int, kind: type[HeatlineError], *, owner_uid: int | None = None) -> None:
+    """Write a file that was not there, whole or not at all, with just these permissions whatever the umask.
+
+    Raises:
+        HeatlineError: it exists, or cannot be written.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    except FileExistsError as error:
+        raise kind(f"{path} exists already; keys are never overwritten, name a new file") from error
+    except OSError as error:
+        raise kind(f"{path} cannot be written ({error.strerror}); check the folder and its permissions") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            if owner_uid is not None:
+                os.fchown(file.fileno(), owner_uid, -1)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise kind(f"{path} cannot be written ({error.strerror}); check the disk and the permissions") from error
+
+
+def read_private(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:
+    """The bytes of a private key's file.
+
+    Args:
+        made_by: the command that makes such keys.
+    Raises:
+        HeatlineError: it cannot be read, or others than its owner may read or write it.
+    """
+    try:
+        with open_plain(path) as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)  # of what is read, whatever its name becomes
+            data = file.read(LARGEST_KEY_FILE)
+    except OSError as error:
+        raise kind(f"{path} cannot be read ({error.strerror}); name a private key made by {made_by}") from error
+    if mode & NOT_ITS_OWNERS_ALONE:
+        raise kind(
+            f"{path} may be used by others than its owner (mode {mode:04o}, expected 0600); make a new key if others "
+            f"may have read it, else: chmod 600 {path}"
+        )
+    return data
+
+
+def read_trusted(path: Path, kind: type[HeatlineError]) -> bytes:
+    """The bytes of a public key's file in a folder that says who is trusted.
+
+    Raises:
+        HeatlineError: it cannot be read, or others could have written it.
+    """
+    try:
+        with open_plain(path) as file:
+            refuse_loose(path, os.fstat(file.fileno()), kind)
+            return file.read(LARGEST_KEY_FILE)
+    except OSError as error:
+        raise kind(f"{path} cannot be read ({error.strerror}); everyone must be able to read it") from error
+
+
+def refuse_if_others_can_write(folder: Path, kind: type[HeatlineError]) -> None:
+    """Who can write a folder, or one above it, decides what is trusted.
+
+    Raises:
+        HeatlineError: others than root and this user can.
+        OSError: it cannot be looked at.
+    """
+    resolved = folder.resolve()
+    for place in dict.fromkeys([resolved, *resolved.parents, *folder.absolute().parents]):
+        refuse_loose(place, place.stat(), kind, above=place != resolved)
+
+
+def refuse_loose(path: Path, found: os.stat_result, kind: type[HeatlineError], *, above: bool = False) -> None:
+    """Of folders above, a sticky one will do, as /tmp is: nobody can replace there what is another's.
+
+    Raises:
+        HeatlineError: others than root and this user can write it.
+    """
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & WRITABLE_BY_OTHERS and not (above and mode & stat.S_ISVTX):
+        raise kind(
+            f"{path} can be written by others (mode {mode:04o}), who could then say which keys are trusted; "
+            f"look at what is in it, then: chmod go-w {path}"
+        )
+    if found.st_uid not in (0, os.geteuid()):
+        raise kind(
+            f"{path} belongs to user {found.st_uid}, who could then say which keys are trusted; look at what is in "
+            f"it, then: chown root {path}"
+        )

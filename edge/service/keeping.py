@@ -1,0 +1,75 @@
+"""A line's journal, and those who follow it."""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from edge.config import JournalConfig
+from edge.delivery.consumers import Consumers
+from edge.delivery.follow_server import FollowServer
+from edge.delivery.journalling import Journalling
+from edge.inspection.flight_recorder import Told
+from edge.service.reporter import Reporter
+
+logger = logging.getLogger(__name__)
+
+SECONDS_PER_DAY = 86400
+
+
+class Keeping:
+    """What became of a line's events, and who has got them.
+
+    Args:
+        journalling: keeps them.
+        server: hands them to durable consumers; None: nobody can ask for them.
+    """
+
+    def __init__(self, journalling: Journalling, server: FollowServer | None) -> None:
+        self.journalling, self._server = journalling, server
+
+    def why_not(self) -> str | None:
+        """Why events are not kept; None while they are, or where none are to be."""
+        state = self.journalling.state()
+        return None if state is None else state.live_only
+
+    def refused(self) -> Mapping[str, int]:
+        """What the socket of durable consumers refused, by reason."""
+        return {} if self._server is None else self._server.refused
+
+    def told(self) -> dict[str, Told]:
+        """How far each camera's frames are in the journal as it was found."""
+        return {camera: Told(*progress) for camera, progress in self.journalling.progress.items()}
+
+
+@contextlib.contextmanager
+def kept(config: JournalConfig, folder: Path | None, reporter: Reporter) -> Iterator[Keeping]:
+    """The journal in a folder, and whoever follows it, as long as this lasts.
+
+    Args:
+        folder: None: nothing is kept.
+    Raises:
+        DeliveryError: the address for durable consumers cannot be bound.
+        JournalError: the journal is another line's, or of a newer heatline.
+    """
+    folder = None if config.keep_mib == 0 else config.folder or folder
+    with contextlib.ExitStack() as at_end:
+        consumers = None if folder is None else Consumers(folder)
+        server = None
+        if folder is not None and consumers is not None and config.bind is not None:
+            server = FollowServer(config.bind, folder, consumers)
+        journalling = Journalling(
+            reporter.line,
+            reporter.boot_id,
+            folder,
+            config.keep_days * SECONDS_PER_DAY,
+            config.keep_mib << 20,
+            (lambda _: {}) if consumers is None else consumers.acked,
+            consumers=dict if server is None else server.states,
+        )
+        at_end.callback(journalling.close)
+        if server is not None:
+            server.start()
+            at_end.callback(server.close)
+            journalling.wake.append(server.wake)
+        yield Keeping(journalling, server)

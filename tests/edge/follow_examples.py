@@ -1,0 +1,97 @@
+"""What durable consumers and a line say in schema version 1, as it must stay readable for ever, and the bytes that are
+kept of it.
+
+`python -m tests.edge.follow_examples` writes the files that are not there yet. Those that are there are what older
+clients and lines sent: they are never written anew.
+"""
+
+from edge.delivery.following import (
+    AckRequest,
+    Batch,
+    Delivered,
+    Following,
+    FollowRequest,
+    ForgetRequest,
+    Forgotten,
+    Former,
+    Refused,
+    ReplayRequest,
+    Reply,
+    Request,
+    batch_parts,
+    to_bytes,
+)
+from tests.edge.wire_examples import DATA, pack
+
+JOURNAL, FORMER = "5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f", "0123456789abcdef0123456789abcdef"
+PNG = b"\x89PNG\r\n\x1a\n as it was journalled"
+HEADERS = [
+    b'{"type":"verdict","schema_version":1,"boot_id":"0123456789abcdef0123456789abcdef","seq":8,"camera":"top",'
+    b'"frame_id":9,"last_frame_id":null,"frame_number":9,"frames":1,"source":null,"part_id":"P-8","times":'
+    b'{"captured_at_ns":1790000000123456789,"captured_monotonic_ns":987654321,"camera_timestamp_ns":null},"frame_hw":'
+    b'[4,8],"verdict":"DEFECT","reason":null,"detail":null,"frame_score":3.25,"score_threshold":1.5,'
+    b'"evidence_threshold":4.125,"precision":"f32","bundle":{"name":"boards","version":"1","digest":"ab"},"product":null,'
+    b'"journal_id":"5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f","previous_seq":5,"regions":[{"box_xyxy":[4,0,8,4],"contour_xy":'
+    b'[[4,0],[4,3],[7,3],[7,0]],"area_px":16,"peak_xy":[6,2],"score":9.5}],"latency_ms":12.5,"acting":true,"heatmap":'
+    b'{"hw":[1,2],"cell_px":4,"logit_at_0":-2.0,"logit_at_255":10.25},"chunks":{}}',
+    b'{"type":"alarm","schema_version":1,"boot_id":"0123456789abcdef0123456789abcdef","seq":10,"at_ns":'
+    b'1790000001000000000,"line":"line1","camera":"side","alarm":"open","detail":"it is not there","active":true,'
+    b'"began_at_ns":1790000000900000000,"acting":true,"product":null,"journal_id":'
+    b'"5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f","previous_seq":0}',
+]
+
+REQUESTS: dict[str, Request] = {
+    "follow-v1.bin": FollowRequest(name="mes1", client="6ff3c0de"),
+    "follow-topics-v1.bin": FollowRequest(
+        name="MES-2_line.1",
+        client="a client",
+        window=1000,
+        topics=("verdict.top.DEFECT", "alarm"),
+        heatmaps=True,
+        start="next",
+    ),
+    "ack-v1.bin": AckRequest(name="mes1", journal_id=JOURNAL, seq=10),
+    "replay-v1.bin": ReplayRequest(
+        request_id="r1", journal_id=JOURNAL, after_seq=7, through_seq=2**53 + 1, topics=("verdict.",), heatmaps=True
+    ),
+    "forget-v1.bin": ForgetRequest(request_id="r2", name="mes1"),
+}
+REPLIES: dict[str, Reply] = {
+    "following-v1.bin": Following(
+        name="mes1", journal_id=JOURNAL, acked_seq=7, first_seq=3, last_seq=10, heartbeat_s=1.0
+    ),
+    "following-former-v1.bin": Following(
+        name="mes1",
+        journal_id=JOURNAL,
+        acked_seq=0,
+        first_seq=1,
+        last_seq=10,
+        heartbeat_s=0.5,
+        former=Former(journal_id=FORMER, acked_seq=4711),
+    ),
+    "batch-v1.bin": Batch(journal_id=JOURNAL, after_seq=7, through_seq=11, last_seq=2**53 + 1, events=2),
+    "batch-lost-v1.bin": Batch(
+        request_id="r1", journal_id=JOURNAL, after_seq=1, through_seq=11, last_seq=11, events=2, lost_through=4
+    ),
+    "batch-empty-v1.bin": Batch(journal_id=JOURNAL, after_seq=11, through_seq=12, last_seq=12, events=0),
+    "forgotten-v1.bin": Forgotten(request_id="r2", name="mes1"),
+    "follow-refused-v1.bin": Refused(
+        request_id="r1", reason="unavailable", detail="/x/journal.db cannot be read (disk I/O error); ask again"
+    ),
+}
+EVENTS = [Delivered(JOURNAL, 8, HEADERS[0], PNG), Delivered(JOURNAL, 10, HEADERS[1])]
+
+
+def parts_of(reply: Reply) -> list[bytes]:
+    if isinstance(reply, Batch):
+        return batch_parts(reply, [(event.header, event.png) for event in EVENTS[: reply.events]])
+    return [to_bytes(reply)]
+
+
+if __name__ == "__main__":
+    for name, request in REQUESTS.items():
+        if not (DATA / name).exists():
+            (DATA / name).write_bytes(pack([to_bytes(request)]))
+    for name, reply in REPLIES.items():
+        if not (DATA / name).exists():
+            (DATA / name).write_bytes(pack(parts_of(reply)))

@@ -1,0 +1,113 @@
+"""Journals for tests: events to put in, what is in them, and clocks that stand still."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from edge.delivery.journal import JournalReader, Record
+from edge.delivery.journalling import Journalling
+from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, VerdictEvent, header_of
+from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD
+
+LINE = "line1"
+LONG_S, LARGE = 30 * 86400.0, 1 << 30
+"""Retention that deletes nothing: seconds and bytes."""
+
+
+@dataclass
+class Clocks:
+    """Both clocks of a service; they stand still until a test moves them."""
+
+    now_s: float = 1000.0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def wall_ns(self) -> int:
+        return 1_790_000_000_000_000_000 + round(self.now_s * 1e9)
+
+
+def good(camera: str = "top", number: int = 1) -> Message:
+    return replace(GOOD, event=msgspec.structs.replace(GOOD.event, camera=camera, frame_number=number))
+
+
+def defect(camera: str = "top", number: int = 1, png: bytes = b"\x89PNG") -> Message:
+    return Message(msgspec.structs.replace(DEFECT.event, camera=camera, frame_number=number), png)
+
+
+def several(count: int, png_bytes: int = 0) -> list[Message]:
+    """Verdicts, alarms and changes in turns."""
+    turns = [good(), defect(png=bytes(png_bytes)), good("side"), ALARM, CHANGE]
+    return [turns[number % len(turns)] for number in range(count)]
+
+
+def journalling(
+    folder: Path | None,
+    clocks: Clocks | None = None,
+    acked: dict[str, int] | None = None,
+    *,
+    boot_id: str = "boot",
+    keep_s: float = LONG_S,
+    keep_bytes: int = LARGE,
+) -> Journalling:
+    clocks = clocks or Clocks()
+    given = {} if acked is None else acked
+    return Journalling(
+        LINE,
+        boot_id,
+        folder,
+        keep_s,
+        keep_bytes,
+        lambda _: dict(given),
+        clock=clocks.monotonic_s,
+        wall_ns=clocks.wall_ns,
+    )
+
+
+def counted(messages: Sequence[Message]) -> list[VerdictEvent | AlarmEvent | ChangeEvent | JournalEvent]:
+    """The events that have a number."""
+    return [
+        message.event
+        for message in messages
+        if isinstance(message.event, VerdictEvent | AlarmEvent | ChangeEvent | JournalEvent)
+    ]
+
+
+def of_journal(messages: Sequence[Message]) -> list[JournalEvent]:
+    return [message.event for message in messages if isinstance(message.event, JournalEvent)]
+
+
+def sent_as(messages: Sequence[Message]) -> list[tuple[int, str, bytes, bytes | None]]:
+    """What a journal must hold of messages: seq, topic, header, heatmap."""
+    return [
+        (event.seq, event.topic, header_of(event), message.png)
+        for message, event in zip(_with_number(messages), counted(messages), strict=True)
+    ]
+
+
+def _with_number(messages: Sequence[Message]) -> list[Message]:
+    return [message for message in messages if counted([message])]
+
+
+def held(folder: Path) -> list[tuple[int, str, bytes, bytes | None]]:
+    """All that a journal holds: seq, topic, header, heatmap."""
+    with JournalReader.open(folder) as reader:
+        return [(record.seq, record.topic, record.header, record.heatmap) for record in all_records(reader)]
+
+
+def all_records(reader: JournalReader) -> list[Record]:
+    first, last = reader.range()
+    records: list[Record] = []
+    after = first - 1 if first else last
+    while after < last:
+        page = reader.read(after, heatmaps=True)
+        assert page.lost_through is None
+        records += page.records
+        after = page.through_seq
+    return records
+
+
+def events_in(folder: Path) -> list[Event]:
+    return [msgspec.json.decode(header, type=Event) for _, _, header, _ in held(folder)]

@@ -1,0 +1,497 @@
+"""The journal's file: what was appended is there, byte for byte, whatever becomes of the process or the disk."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.delivery import journal as journal_module
+from edge.delivery.journal import Journal, JournalReader, Progress, Record
+from edge.delivery.journal_errors import (
+    JournalBusyError,
+    JournalDamagedError,
+    JournalFailedError,
+    JournalForeignError,
+    JournalFullError,
+    JournalMissingError,
+    JournalReadOnlyError,
+    JournalReplacedError,
+    JournalTooNewError,
+)
+from edge.delivery.journal_file import FILE_NAME, move_aside
+from edge.errors import JournalError
+from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, small_disk
+from tests.edge.journals import LINE, all_records
+from tests.edge.lines import WITHIN_SECONDS
+
+
+def record(seq: int, topic: str = "alarm", size: int = 300) -> Record:
+    return Record(seq, seq * 10, topic, f"{{{seq}}}".encode().ljust(size), None if seq % 3 else bytes([seq % 256]) * 50)
+
+
+def records(first: int, last: int) -> list[Record]:
+    return [record(seq) for seq in range(first, last + 1)]
+
+
+@contextlib.contextmanager
+def opened(folder: Path, line: str = LINE) -> Iterator[Journal]:
+    journal = Journal.open(folder, line)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def test_what_was_appended_is_there_after_opening_anew(tmp_path: Path) -> None:
+    progress = {"top": Progress("boot", 7)}
+    with opened(tmp_path / "not" / "there" / "yet") as journal:
+        folder, journal_id = journal.path.parent, journal.journal_id
+        assert (journal.first_seq, journal.last_seq, journal.topics, journal.progress) == (0, 0, {}, {})
+        journal.append([record(1), record(2, "change")], progress)
+        journal.append([record(3)], {})
+    with opened(folder) as journal:
+        assert (journal.journal_id, journal.first_seq, journal.last_seq) == (journal_id, 1, 3)
+        assert (journal.topics, journal.progress) == ({"alarm": 3, "change": 2}, progress)
+    with JournalReader.open(folder) as reader:
+        assert all_records(reader) == [record(1), record(2, "change"), record(3)]
+        assert (reader.journal_id, reader.line, reader.topics(), reader.progress()) == (
+            journal_id, LINE, {"alarm": 3, "change": 2}, progress,
+        )  # fmt: skip
+
+
+def test_every_commit_is_synchronous(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        settings = [
+            journal._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
+        ]
+    assert settings == ["wal", 2]
+
+
+def test_events_that_do_not_go_on_where_it_ends_are_refused(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.append(records(1, 3), {})
+        for wrong in ([record(3)], [record(5)], [record(4), record(6)]):
+            with pytest.raises(ValueError, match="cannot follow event 3"):
+                journal.append(wrong, {})
+        journal.append(records(4, 5), {})
+
+
+def test_what_was_counted_outlives_the_events(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.append([record(1, "change"), *records(2, 9)], {"top": Progress("boot", 3)})
+        gone = journal.discard(4)
+        assert (gone.first_seq, gone.last_seq, gone.by_topic) == (1, 4, {"alarm": 3, "change": 1})
+        assert journal.first_seq == 5
+        assert journal.discard(9).by_topic == {"alarm": 5}
+        assert (journal.first_seq, journal.last_seq) == (0, 9)
+    with opened(tmp_path) as journal:
+        assert (journal.first_seq, journal.last_seq) == (0, 9)
+        assert (journal.topics, journal.progress) == ({"alarm": 9, "change": 1}, {"top": Progress("boot", 3)})
+        journal.append(records(10, 10), {})
+        assert (journal.first_seq, journal.last_seq) == (10, 10)
+
+
+def test_its_size_is_that_of_its_pages_in_use(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        empty = journal.size_bytes
+        journal.append([record(seq, size=10_000) for seq in range(1, 101)], {})
+        full = journal.size_bytes
+        assert 1_000_000 < full - empty < 1_400_000
+        journal.discard(90)
+        assert journal.size_bytes < full - 900_000
+
+
+def test_another_line_gets_no_part_of_it(tmp_path: Path) -> None:
+    with opened(tmp_path), pytest.raises(JournalForeignError, match="another line's that is running"):
+        Journal.open(tmp_path, LINE)
+    with pytest.raises(JournalForeignError, match="is the journal of line line1, not of other; give each line its own"):
+        Journal.open(tmp_path, "other")
+    with opened(tmp_path):
+        pass
+
+
+def test_whoever_else_writes_in_it_is_in_the_way_and_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "BUSY_SECONDS", 0.0)
+    with opened(tmp_path) as journal:
+        with contextlib.closing(sqlite3.connect(journal.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(JournalBusyError, match="held by somebody else"):
+                journal.append(records(1, 1), {})
+        journal.append(records(1, 1), {})
+
+
+def test_a_journal_of_a_newer_heatline_is_refused_and_left_alone(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.append(records(1, 3), {})
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
+        connection.execute("UPDATE journal SET schema_version = 2")
+        connection.execute("ALTER TABLE journal RENAME COLUMN line TO something_else")
+    for open_it in (lambda: Journal.open(tmp_path, LINE), lambda: JournalReader.open(tmp_path)):
+        with pytest.raises(JournalTooNewError, match="version 2, this heatline knows up to 1; update heatline"):
+            open_it()
+
+
+# Reading.
+
+
+@given(
+    topics=st.lists(st.sampled_from(["verdict.top.GOOD", "verdict.top", "alarm", "é.ü", "a"]), min_size=1, max_size=30),
+    prefixes=st.lists(st.sampled_from(["", "verdict.", "verdict.top.GOOD", "a", "al", "é", "x"]), max_size=3),
+    gone=st.integers(0, 30),
+    after=st.integers(0, 40),
+    through=st.none() | st.integers(0, 40),
+    at_most=st.integers(1, 8),
+    at_most_bytes=st.integers(1, 3000),
+    heatmaps=st.booleans(),
+)
+def test_a_page_is_what_a_slow_and_obvious_reader_finds(
+    tmp_path_factory: pytest.TempPathFactory,
+    topics: list[str],
+    prefixes: list[str],
+    gone: int,
+    after: int,
+    through: int | None,
+    at_most: int,
+    at_most_bytes: int,
+    heatmaps: bool,
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    put_in = [record(seq, topic) for seq, topic in enumerate(topics, start=1)]
+    with opened(folder) as journal:
+        journal.append(put_in, {})
+        journal.discard(gone)
+    last = len(topics)
+    there = put_in[gone:]
+    end = last if through is None else min(through, last)
+    with JournalReader.open(folder) as reader:
+        page = reader.read(
+            after, through_seq=through, topics=prefixes, at_most=at_most, at_most_bytes=at_most_bytes, heatmaps=heatmaps
+        )
+    wanted = [
+        each if heatmaps else each._replace(heatmap=None)
+        for each in there
+        if after < each.seq <= end and any(each.topic.encode().startswith(prefix.encode()) for prefix in prefixes)
+    ]
+    assert page.records == wanted[: len(page.records)]
+    assert len(page.records) <= at_most
+    sizes = [len(each.header) + len(each.heatmap or b"") for each in page.records]
+    assert len(sizes) == 1 or sum(sizes) <= at_most_bytes
+    left = [each for each in wanted[len(page.records) :] if each.seq <= page.through_seq]
+    assert left == [], "nothing wanted is missing up to there"
+    if len(page.records) < len(wanted):  # then it had a reason
+        following = wanted[len(page.records)]
+        size = len(following.header) + len(following.heatmap or b"")
+        assert len(page.records) == at_most or sum(sizes) + size > at_most_bytes
+        assert page.through_seq == page.records[-1].seq
+    lost = min(gone, last, end)
+    assert page.lost_through == (lost if after < lost else None)
+    shutil.rmtree(folder)
+
+
+def test_a_filter_that_nothing_passes_is_read_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "SCANNED_AT_MOST", 10)
+    with opened(tmp_path) as journal:
+        journal.append(records(1, 25), {})
+    with JournalReader.open(tmp_path) as reader:
+        steps = [reader.read(after, topics=["change"]) for after in (0, 10, 20)]
+    assert [(step.records, step.through_seq) for step in steps] == [([], 10), ([], 20), ([], 25)]
+
+
+def test_readers_read_while_it_is_written(tmp_path: Path) -> None:
+    stop, seen, wrong = threading.Event(), threading.Semaphore(0), []
+
+    def read() -> None:
+        with JournalReader.open(tmp_path) as reader:
+            after = 0
+            while not (stop.is_set() and after == reader.last_seq):
+                page = reader.read(after, heatmaps=True, at_most=7)
+                wrong.extend(each for each in page.records if each != record(each.seq))
+                if [each.seq for each in page.records] != list(range(after + 1, page.through_seq + 1)):
+                    wrong.append(page)
+                after = page.through_seq
+                seen.release()
+
+    with opened(tmp_path) as journal:
+        journal.append(records(1, 5), {})
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for first in range(6, 400, 5):
+            journal.append(records(first, first + 4), {})
+            assert seen.acquire(timeout=WITHIN_SECONDS)
+        stop.set()
+        for thread in threads:
+            thread.join(WITHIN_SECONDS)
+            assert not thread.is_alive()
+    assert wrong == []
+
+
+def test_a_reader_says_where_there_is_no_journal(tmp_path: Path) -> None:
+    with pytest.raises(JournalMissingError, match=r"there is no journal .*journal\.db"):
+        JournalReader.open(tmp_path)
+    assert list(tmp_path.iterdir()) == [], "reading makes none"
+
+
+def test_a_reader_of_a_journal_that_was_replaced_says_so(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.append(records(1, 5), {})
+        with JournalReader.open(tmp_path) as reader:
+            move_aside(journal.path)
+            with pytest.raises(JournalReplacedError):
+                reader.read(0)
+
+
+# Disks that are full, read-only, or fail.
+
+
+def append_until_it_fails(journal: Journal) -> JournalError:
+    """Append until that fails; all that was appended before must be counted, and no more."""
+    while True:
+        try:
+            journal.append(records(journal.last_seq + 1, journal.last_seq + 5), {})
+        except JournalError as error:
+            return error
+
+
+def test_a_disk_that_fills_takes_whole_groups_or_nothing_and_is_read_all_the_same(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk, opened(disk) as journal:
+        journal.append(records(1, 5), {})
+        filler = fill(disk)
+        assert isinstance(append_until_it_fails(journal), JournalFullError)
+        last = journal.last_seq
+        with JournalReader.open(disk) as reader:
+            assert all_records(reader) == records(1, last)
+        filler.unlink()
+        journal.look_again()
+        assert journal.last_seq == last
+        journal.append(records(last + 1, last + 5), {})
+
+
+def test_a_full_disk_is_read_after_the_service_has_ended(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        with opened(disk) as journal:
+            journal.append(records(1, 50), {})
+        fill(disk)
+        for _ in range(2):  # the first attempt leaves files behind
+            with JournalReader.open(disk) as reader:
+                assert all_records(reader) == records(1, 50)
+        with pytest.raises(JournalFullError, match="no room"):
+            Journal.open(disk, LINE)
+        (disk / "filler").unlink()
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_reader_that_took_nobody_to_be_writing_notices_whoever_does(tmp_path: Path, ended: bool) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        with opened(disk) as journal:
+            journal.append(records(1, 50), {})
+        filler = fill(disk)
+        with JournalReader.open(disk) as reader:
+            filler.unlink()
+            with contextlib.ExitStack() as still_open:
+                journal = still_open.enter_context(opened(disk))
+                journal.append(records(51, 52), {})
+                if ended:
+                    still_open.close()
+                with pytest.raises(JournalReplacedError):
+                    reader.read(0)
+        with JournalReader.open(disk) as reader:
+            assert all_records(reader) == records(1, 52)
+
+
+def test_a_read_only_disk_is_read_and_not_written(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        with opened(disk) as journal:
+            journal.append(records(1, 50), {})
+        make_read_only(disk)
+        with JournalReader.open(disk) as reader:
+            assert all_records(reader) == records(1, 50)
+        with pytest.raises(JournalReadOnlyError):
+            Journal.open(disk, LINE)
+
+
+def test_a_disk_that_fails_under_it_is_no_damage(tmp_path: Path) -> None:
+    with failing_disk(tmp_path / "disk") as disk:
+        with opened(disk) as journal:
+            journal.append(records(1, 50), {})
+            fail(disk)
+            with pytest.raises((JournalFailedError, JournalReadOnlyError)):
+                journal.append(records(51, 52), {})
+        with pytest.raises((JournalFailedError, JournalReadOnlyError)), opened(disk) as journal:
+            journal.append(records(51, 52), {})
+        with JournalReader.open(disk) as reader:
+            assert all_records(reader) == records(1, 50)
+
+
+def test_beyond_its_most_bytes_it_is_full(tmp_path: Path) -> None:
+    journal = Journal.open(tmp_path, LINE, most_bytes=100_000)
+    assert isinstance(append_until_it_fails(journal), JournalFullError)
+    last = journal.last_seq
+    journal.discard(last // 2)
+    journal.append(records(last + 1, last + 5), {})
+    journal.close()
+
+
+# Damage.
+
+
+def damaged(folder: Path) -> Path:
+    """A journal of some pages, closed, so that all is in its file."""
+    with opened(folder) as journal:
+        journal.append(records(1, 500), {})
+    assert sorted(os.listdir(folder)) == [FILE_NAME, "journal.lock"]
+    return folder / FILE_NAME
+
+
+def overwrite(path: Path, at: int, length: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(random.Random(1).randbytes(length))
+
+
+@pytest.mark.parametrize("kept", [0, 50, 4096, 20_000])
+def test_a_journal_that_was_cut_off_is_damaged(tmp_path: Path, kept: int) -> None:
+    path = damaged(tmp_path)
+    os.truncate(path, kept)
+    with pytest.raises(JournalDamagedError):
+        Journal.open(tmp_path, LINE)
+
+
+@pytest.mark.parametrize(("at", "length"), [(0, 100), (0, 20_000), (90, 100_000)])
+def test_a_journal_with_garbage_in_its_head_is_damaged(tmp_path: Path, at: int, length: int) -> None:
+    overwrite(damaged(tmp_path), at, length)
+    with pytest.raises(JournalDamagedError):
+        Journal.open(tmp_path, LINE)
+
+
+def test_garbage_in_the_middle_is_found_where_it_is_read(tmp_path: Path) -> None:
+    path = damaged(tmp_path)
+    overwrite(path, path.stat().st_size // 2, 30_000)
+    with pytest.raises(JournalDamagedError), JournalReader.open(tmp_path) as reader:
+        all_records(reader)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM events WHERE seq = 400",
+        "DELETE FROM events WHERE seq > 490",
+        "DELETE FROM topics",
+        "DELETE FROM journal",
+        "DROP TABLE progress",
+        "UPDATE topics SET last_seq = 499",
+        "UPDATE events SET topic = 'change' WHERE seq = 500",
+        "UPDATE journal SET journal_id = 'mine'",
+        "UPDATE journal SET schema_version = 'one'",
+    ],
+)
+def test_a_journal_that_contradicts_itself_is_damaged(tmp_path: Path, statement: str) -> None:
+    path = damaged(tmp_path)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+    with pytest.raises(JournalDamagedError):
+        Journal.open(tmp_path, LINE)
+
+
+def test_a_gap_is_found_where_it_is_read(tmp_path: Path) -> None:
+    path = damaged(tmp_path)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM events WHERE seq = 3")
+    with JournalReader.open(tmp_path) as reader, pytest.raises(JournalDamagedError, match="missing"):
+        reader.read(0)
+
+
+def test_what_is_beside_a_journal_that_is_gone_is_not_taken_for_a_new_ones(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.append(records(1, 5), {})
+        shutil.copytree(tmp_path, tmp_path / "copy")
+    folder = tmp_path / "copy"
+    (folder / FILE_NAME).unlink()
+    assert (folder / f"{FILE_NAME}-wal").stat().st_size
+    with opened(folder) as journal:
+        assert journal.last_seq == 0
+        journal.append(records(1, 1), {})
+    with JournalReader.open(folder) as reader:
+        assert all_records(reader) == records(1, 1)
+
+
+def test_one_that_died_while_being_made_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / f"{FILE_NAME}.new").write_bytes(b"half of it")
+    (tmp_path / f"{FILE_NAME}.new-wal").write_bytes(b"half of it")
+    with opened(tmp_path) as journal:
+        journal.append(records(1, 5), {})
+    assert sorted(os.listdir(tmp_path)) == [FILE_NAME, "journal.lock"]
+
+
+def test_of_those_moved_aside_the_newest_two_are_kept(tmp_path: Path) -> None:
+    for number in range(1, 5):
+        for end in ("", "-wal", "-shm"):
+            (tmp_path / f"{FILE_NAME}{end}").write_text(str(number))
+        assert move_aside(tmp_path / FILE_NAME) == tmp_path / f"{FILE_NAME}.damaged-{number}"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        f"{FILE_NAME}.damaged-{number}{end}": str(number) for number in (3, 4) for end in ("", "-wal", "-shm")
+    }
+
+
+def test_what_cannot_be_moved_aside_is_said(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        damaged(disk)
+        make_read_only(disk)
+        with pytest.raises(JournalReadOnlyError):
+            move_aside(disk / FILE_NAME)
+
+
+# Death.
+
+APPENDS_FOR_EVER = """
+import struct, sys
+from pathlib import Path
+from edge.delivery.journal import Journal, Progress
+from tests.edge.test_journal import LINE, records
+
+journal = Journal.open(Path(sys.argv[1]), LINE)
+while True:
+    first = journal.last_seq + 1
+    last = first + first % 7
+    if first % 50 == 0:
+        journal.discard(first - 30)
+    journal.append(records(first, last), {"top": Progress("boot", last)})
+    sys.stdout.buffer.write(struct.pack("<Q", last))
+    sys.stdout.buffer.flush()
+"""
+
+
+@pytest.mark.parametrize("groups", [1, 40, 200])
+def test_after_kill_9_all_that_was_said_to_be_kept_is_there(tmp_path: Path, groups: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", APPENDS_FOR_EVER, tmp_path], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            told = b""
+            while len(told) < 8 * groups:
+                told += os.read(process.stdout.fileno(), 4096)
+            process.send_signal(signal.SIGKILL)
+            told += process.stdout.read()
+        finally:
+            process.kill()
+    (last,) = struct.unpack("<Q", told[len(told) // 8 * 8 - 8 :][:8])
+    with JournalReader.open(tmp_path) as reader:
+        found = all_records(reader)
+    assert found == records(found[0].seq, found[-1].seq)
+    assert found[0].seq <= max(1, last - 30)
+    assert found[-1].seq >= last
+    with opened(tmp_path) as journal:
+        assert journal.last_seq == found[-1].seq
+        assert journal.progress == {"top": Progress("boot", journal.last_seq)}
+        journal.append(records(journal.last_seq + 1, journal.last_seq + 2), {})

@@ -1,0 +1,744 @@
+"""From events to the journal and out: one gapless count per journal, and another for what no journal holds."""
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from edge.delivery import journal as journal_module
+from edge.delivery.journal import Progress
+from edge.delivery.journal_errors import JournalForeignError, JournalTooNewError
+from edge.delivery.journal_file import FILE_NAME, beside
+from edge.delivery.journalling import (
+    LOOK_SECONDS,
+    MOST_RETRY_SECONDS,
+    RETRY_SECONDS,
+    SECONDS_BETWEEN_DISCARDED_TOLD,
+    STEADY_SECONDS,
+    Journalling,
+)
+from edge.delivery.messages import Consumer, Counts, Message, StatusEvent
+from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, make_writable, small_disk
+from tests.edge.journals import (
+    LINE,
+    Clocks,
+    counted,
+    events_in,
+    good,
+    held,
+    journalling,
+    of_journal,
+    sent_as,
+    several,
+)
+from tests.edge.wire_examples import ALARM, LOST, STATUS
+
+
+@pytest.fixture(autouse=True)
+def others_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "BUSY_SECONDS", 0.0)
+
+
+@contextlib.contextmanager
+def closing(journal: Journalling) -> Iterator[Journalling]:
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+@contextlib.contextmanager
+def somebody_writing(folder: Path) -> Iterator[None]:
+    """Somebody else has the journal in hand, so that nothing can be kept."""
+    with contextlib.closing(sqlite3.connect(folder / FILE_NAME, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def numbers(messages: list[Message]) -> list[tuple[str | None, int, int | None]]:
+    return [(event.journal_id, event.seq, event.previous_seq) for event in counted(messages)]
+
+
+def statuses(messages: list[Message]) -> list[StatusEvent]:
+    return [message.event for message in messages if isinstance(message.event, StatusEvent)]
+
+
+def whats(messages: list[Message]) -> list[str]:
+    return [event.what for event in of_journal(messages)]
+
+
+# Numbers.
+
+
+def test_what_is_sent_is_what_the_journal_holds(tmp_path: Path) -> None:
+    with closing(journalling(tmp_path)) as journal:
+        sent = journal.commit(several(7, png_bytes=100)) + journal.tend() + journal.commit(several(3))
+        assert held(tmp_path) == sent_as(sent)
+    assert whats(sent) == ["begun"]
+    assert [event.journal_id for event in counted(sent)] == [journal.journal_id] * 11
+
+
+def test_numbers_go_on_over_boots_and_each_names_the_one_before_under_its_topic(tmp_path: Path) -> None:
+    with closing(journalling(tmp_path, boot_id="first")) as journal:
+        first = journal.tend() + journal.commit([good(), ALARM, good()])
+    with closing(journalling(tmp_path, boot_id="second")) as journal:
+        second = journal.commit([good(), ALARM, good("side")])
+    assert [(seq, before) for _, seq, before in numbers(first + second)] == [
+        (1, 0), (2, 0), (3, 0), (4, 2), (5, 4), (6, 3), (7, 0),
+    ]  # fmt: skip
+    assert {event.boot_id for event in of_journal(first)} == {"first"}
+    assert whats(first + second) == ["begun"]
+
+
+def test_without_a_journal_each_boot_counts_for_itself_and_nothing_is_said_of_it(tmp_path: Path) -> None:
+    for journal in (journalling(None), journalling(tmp_path / "kept", keep_bytes=0)):
+        sent = journal.commit([good(), STATUS, ALARM, good()]) + journal.tend()
+        assert numbers(sent) == [(None, 1, 0), (None, 2, 0), (None, 3, 1)]
+        assert (journal.state(), journal.journal_id) == (None, None)
+        counts = Counts(journal_id=None, unjournalled={"verdict.top.GOOD": 3, "alarm": 2})
+        assert journal.counts() == journal.welcome().counts == counts
+        (status,) = statuses(sent)
+        assert (status.last_seq, status.journal_id, status.journal) == (1, None, None)
+        assert status.counts == Counts(journal_id=None, unjournalled={"verdict.top.GOOD": 1})
+        journal.close()
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_status_tells_the_counts_of_its_place_in_the_order(tmp_path: Path) -> None:
+    with closing(journalling(tmp_path)) as journal:
+        sent = journal.commit([good(), STATUS, ALARM, STATUS])
+        first, second = statuses(sent)
+        kept = {"journal": 1, "verdict.top.GOOD": 2}
+        assert (first.last_seq, first.journal_id) == (2, journal.journal_id)
+        assert first.counts == Counts(journal_id=journal.journal_id, journalled=kept)
+        assert (second.last_seq, second.counts) == (
+            3,
+            Counts(journal_id=journal.journal_id, journalled=kept | {"alarm": 3}),
+        )
+        assert second.journal is not None
+        assert (second.journal.first_seq, second.journal.last_seq, second.journal.live_only) == (1, 3, None)
+        assert journal.counts() == journal.welcome().counts == second.counts
+        assert (journal.welcome().boot_id, journal.welcome().line) == ("boot", LINE)
+
+
+def test_a_status_says_who_follows(tmp_path: Path) -> None:
+    followers = {"mes1": Consumer(acked_seq=3, connected=True)}
+    journal = Journalling(LINE, "boot", tmp_path, 100.0, 1 << 20, lambda _: {"mes1": 3}, consumers=lambda: followers)
+    with closing(journal):
+        (status,) = statuses(journal.commit([STATUS]))
+        assert status.journal is not None
+        assert status.journal.consumers == followers
+        state = journal.state()
+        assert state is not None
+        assert state.consumers == {}
+
+
+def test_how_far_frames_were_told_is_known_at_the_next_start(tmp_path: Path) -> None:
+    with closing(journalling(tmp_path, keep_s=10)) as journal:
+        assert journal.progress == {}
+        journal.commit([good("top", 5), good("side", 8), good("top", 6), LOST, good("side", 9)])
+    boot_id, lost = LOST.event.boot_id, LOST.event
+    expected = {"top": Progress(boot_id, lost.frame_number + lost.frames - 1), "side": Progress(boot_id, 9)}
+    later = Clocks(now_s=10_000)
+    for _ in range(2):
+        with closing(journalling(tmp_path, later, keep_s=10)) as journal:
+            assert journal.progress == expected
+            journal.tend()  # the events go, and that stays
+            assert held(tmp_path) == []
+
+
+def test_those_who_wait_are_woken_after_each_commit(tmp_path: Path) -> None:
+    with closing(journalling(tmp_path)) as journal:
+        seen: list[int] = []
+        journal.wake.append(lambda: seen.append(len(held(tmp_path))))
+        journal.commit([good()])
+        journal.commit([STATUS])  # nothing to read
+        journal.commit([good(), good()])
+    assert seen == [2, 4]
+
+
+# Live only.
+
+
+def test_what_cannot_be_kept_goes_out_in_the_boots_own_count_and_the_journal_says_later_what_it_lacks(
+    tmp_path: Path,
+) -> None:
+    clocks = Clocks()
+    with closing(journalling(tmp_path, clocks)) as journal:
+        kept = journal.commit([good(), good()])
+        with somebody_writing(tmp_path):
+            unkept = journal.commit([good(), STATUS, ALARM])
+            unkept += journal.commit([good("side")])
+            clocks.now_s += RETRY_SECONDS
+            unkept += journal.tend()  # tries in vain, and says nothing twice
+            state = journal.state()
+            assert state is not None
+            assert state.live_only is not None
+            assert "held by somebody else" in state.live_only
+            assert (state.journal_id, state.last_seq, state.unjournalled) == (journal.journal_id, 3, 4)
+        assert journal.tend() == [], "it is not time to try again"
+        clocks.now_s += RETRY_SECONDS
+        again = journal.tend()
+        again += journal.commit([good()])
+        assert held(tmp_path) == sent_as(kept + again)
+    assert numbers(unkept) == [(None, 1, 0), (None, 2, 0), (None, 3, 0), (None, 4, 0)]
+    assert whats(unkept) == ["live_only"]
+    (status,) = statuses(unkept)
+    assert (status.last_seq, status.journal_id) == (2, None)
+    assert status.counts == Counts(
+        journal_id=journal.journal_id,
+        journalled={"journal": 1, "verdict.top.GOOD": 3},
+        unjournalled={"journal": 1, "verdict.top.GOOD": 2},
+    )
+    assert numbers(again) == [(journal.journal_id, 4, 1), (journal.journal_id, 5, 3)]
+    (said,) = of_journal(again)
+    assert (said.what, said.events, said.of_boot, said.first_seq, said.last_seq) == ("recording", 4, "boot", 1, 4)
+    assert said.by_topic == {"journal": 1, "verdict.top.GOOD": 1, "alarm": 1, "verdict.side.GOOD": 1}
+
+
+def test_that_events_are_not_kept_is_told_even_where_none_come(tmp_path: Path) -> None:
+    with closing(journalling(tmp_path)):
+        pass
+    with somebody_writing(tmp_path), closing(journalling(tmp_path)) as journal:
+        assert whats(journal.tend()) == ["live_only"]
+        assert journal.tend() == []
+
+
+def test_a_journal_that_fails_again_and_again_is_tried_less_and_less_often(tmp_path: Path) -> None:
+    clocks = Clocks()
+    waited: list[float] = []
+    with closing(journalling(tmp_path, clocks)) as journal:
+        for _ in range(8):
+            with somebody_writing(tmp_path):
+                journal.commit([good()])
+            began_s = clocks.now_s
+            while not whats(journal.tend()):
+                clocks.now_s += 0.5
+            waited.append(clocks.now_s - began_s)
+        clocks.now_s += STEADY_SECONDS
+        with somebody_writing(tmp_path):
+            journal.commit([good()])
+        clocks.now_s += RETRY_SECONDS
+        assert whats(journal.tend()) == ["recording"]
+    assert waited == [1, 2, 4, 8, 16, MOST_RETRY_SECONDS, MOST_RETRY_SECONDS, MOST_RETRY_SECONDS]
+
+
+def test_a_full_disk_is_told_and_overcome(tmp_path: Path) -> None:
+    clocks = Clocks()
+    with small_disk(tmp_path / "disk") as disk, closing(journalling(disk, clocks)) as journal:
+        kept = journal.commit(several(5))
+        filler = fill(disk)
+        unkept: list[Message] = []
+        while not unkept:
+            sent = journal.commit(several(20, png_bytes=500))
+            (kept if counted(sent)[-1].journal_id else unkept).extend(sent)
+        for _ in range(3):
+            clocks.now_s += RETRY_SECONDS
+            assert journal.tend() == []
+        assert held(disk) == sent_as(kept)
+        filler.unlink()
+        clocks.now_s += RETRY_SECONDS
+        again = journal.tend() + journal.commit(several(50))
+        assert held(disk) == sent_as(kept + again)
+    assert [event.seq for event in counted(unkept)] == list(range(1, 22))
+    assert "no room" in of_journal(unkept)[0].detail
+    assert (of_journal(again)[0].what, of_journal(again)[0].events) == ("recording", 21)
+
+
+@pytest.mark.parametrize("started_again", [False, True])
+def test_what_is_free_in_the_journal_is_used_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started_again: bool
+) -> None:
+    monkeypatch.setattr(journal_module, "WAL_BYTES", 1 << 20)  # less than SQLite would use by itself
+
+    def run(journal: Journalling, groups: int) -> None:
+        for _ in range(groups):
+            assert all(event.journal_id for event in counted(journal.commit(several(20, png_bytes=2000))))
+            journal.tend()
+
+    budget = 2 << 20
+    with small_disk(tmp_path / "disk", mib=16) as disk, contextlib.ExitStack() as open_now:
+        journal = open_now.enter_context(closing(journalling(disk, keep_bytes=budget)))
+        run(journal, 100)  # more than it may keep
+        if started_again:  # what SQLite had beside the file is gone then
+            open_now.close()
+            journal = open_now.enter_context(closing(journalling(disk, keep_bytes=budget)))
+            run(journal, 1)
+        fill(disk)
+        before = counted(journal.commit([good()]))[0].seq
+        run(journal, 200)
+        state = journal.state()
+        assert state is not None
+        assert (state.live_only, state.last_seq) == (None, before + 4000)
+        assert state.first_seq > before, "all that was there has made room since"
+
+
+def test_a_full_disk_at_the_start_is_told_and_overcome(tmp_path: Path) -> None:
+    clocks = Clocks()
+    with small_disk(tmp_path / "disk") as disk:
+        with closing(journalling(disk, clocks)) as journal:
+            kept = journal.commit([good("top", 3)])
+        filler = fill(disk)
+        with closing(journalling(disk, clocks)) as journal:
+            assert journal.progress == {"top": Progress(good().event.boot_id, 3)}
+            assert whats(journal.commit([good()])) == ["live_only"]
+            assert journal.counts().journalled == {"journal": 1, "verdict.top.GOOD": 2}
+            filler.unlink()
+            clocks.now_s += RETRY_SECONDS
+            kept += journal.tend()
+            assert whats(kept) == ["begun", "recording"]
+            assert held(disk) == sent_as(kept)
+
+
+def test_a_read_only_disk_is_told_and_overcome(tmp_path: Path) -> None:
+    clocks = Clocks()
+    with small_disk(tmp_path / "disk") as disk:
+        with closing(journalling(disk, clocks)) as journal:
+            kept = journal.commit([good()])
+        make_read_only(disk)
+        with closing(journalling(disk, clocks)) as journal:
+            unkept = journal.commit([good()])
+            assert whats(unkept) == ["live_only"]
+            state = journal.state()
+            assert state is not None
+            assert (state.journal_id, state.last_seq) == (counted(kept)[0].journal_id, 2)
+            make_writable(disk)
+            clocks.now_s += RETRY_SECONDS
+            kept += journal.tend() + journal.commit([good()])
+            assert whats(kept) == ["begun", "recording"]
+            assert held(disk) == sent_as(kept)
+
+
+def test_a_disk_that_fails_is_told_and_what_was_kept_can_be_read(tmp_path: Path) -> None:
+    clocks = Clocks()
+    with failing_disk(tmp_path / "disk") as disk, closing(journalling(disk, clocks)) as journal:
+        kept = journal.commit(several(20))
+        fail(disk)
+        unkept = journal.commit(several(5))
+        for _ in range(3):
+            clocks.now_s += RETRY_SECONDS
+            unkept += journal.tend()
+        assert [event.journal_id for event in counted(unkept)] == [None] * 6
+        assert whats(unkept) == ["live_only"]
+        assert held(disk) == sent_as(kept)
+
+
+def test_no_folder_can_be_made_and_events_go_out_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with closing(journalling(tmp_path / "file" / "journal")) as journal:
+        assert whats(journal.commit([good()])) == ["live_only"]
+        assert journal.journal_id is None
+
+
+# Damage.
+
+
+def overwrite(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xa5" * 8192)
+
+
+def test_a_journal_that_is_damaged_at_the_start_is_moved_aside_and_a_new_one_begun(tmp_path: Path) -> None:
+    with closing(journalling(tmp_path)) as journal:
+        journal.commit(several(20))
+        old_id = journal.journal_id
+    overwrite(tmp_path / FILE_NAME, 0)
+    with closing(journalling(tmp_path)) as journal:
+        sent = journal.commit(several(3))
+        assert held(tmp_path) == sent_as(sent)
+        assert journal.journal_id != old_id
+    (begun,) = of_journal(sent)
+    assert (begun.what, begun.seq) == ("begun", 1)
+    assert "is damaged" in begun.detail
+    assert "journal.db.damaged-1" in begun.detail
+    assert (tmp_path / "journal.db.damaged-1").exists()
+
+
+def test_a_journal_that_is_damaged_under_a_running_line_gives_way_to_a_new_one(tmp_path: Path) -> None:
+    clocks = Clocks()
+    with closing(journalling(tmp_path, clocks, keep_s=1000)) as journal:
+        journal.commit(several(600, png_bytes=50_000))  # more than SQLite keeps in memory
+        journal._journal.checkpoint()  # type: ignore[union-attr]
+        old_id = journal.journal_id
+        for at in range(4096, (tmp_path / FILE_NAME).stat().st_size, 8192):
+            overwrite(tmp_path / FILE_NAME, at)
+        clocks.now_s += 2000  # all are due
+        lost: list[Message] = []
+        for _ in range(10):
+            lost += journal.tend()
+        again = journal.commit(several(5))
+        assert journal.journal_id not in (None, old_id)
+        assert whats(lost) == ["begun", "recording"] or whats(lost) == ["live_only", "begun", "recording"]
+        assert held(tmp_path) == sent_as([message for message in lost if message.event.journal_id] + again)
+    assert (tmp_path / "journal.db.damaged-1").exists()
+
+
+def test_what_a_reader_found_damaged_gives_way_to_a_new_one(tmp_path: Path) -> None:
+    with closing(journalling(tmp_path)) as journal:
+        journal.commit(several(5))
+        old_id = journal.journal_id
+        journal.distrust("events after event 3 are missing")
+        told = journal.tend()
+        assert journal.journal_id not in (None, old_id)
+        assert held(tmp_path) == sent_as(told)
+    assert whats(told) == ["begun", "recording"]
+    assert "events after event 3 are missing" in of_journal(told)[0].detail
+
+
+@pytest.mark.parametrize("files", [(0,), (0, 1, 2), (1, 2)])
+def test_a_journal_that_is_deleted_under_a_running_line_is_noticed(tmp_path: Path, files: tuple[int, ...]) -> None:
+    clocks = Clocks()
+    with closing(journalling(tmp_path, clocks)) as journal:
+        before = journal.commit(several(5))
+        old_id = journal.journal_id
+        for number in files:
+            beside(tmp_path / FILE_NAME)[number].unlink()
+        clocks.now_s += LOOK_SECONDS
+        told = journal.tend() + journal.commit(several(5))
+        if 0 in files:
+            assert journal.journal_id not in (None, old_id)
+            assert whats(told) == ["begun"]
+            assert "deleted or replaced" in of_journal(told)[0].detail
+            assert held(tmp_path) == sent_as(told)
+        else:  # all that was in them is in the file by now
+            assert whats(told) == []
+            assert held(tmp_path) == sent_as(before + told)
+
+
+def test_an_older_journal_in_its_place_is_never_numbered_on(tmp_path: Path) -> None:
+    clocks = Clocks()
+    with closing(journalling(tmp_path, clocks)) as journal:
+        journal.commit(several(5))
+        old_id = journal.journal_id
+    older = (tmp_path / FILE_NAME).read_bytes()
+    with closing(journalling(tmp_path, clocks)) as journal:
+        journal.commit(several(5))
+        (tmp_path / "restored").write_bytes(older)
+        (tmp_path / "restored").rename(tmp_path / FILE_NAME)
+        for file in beside(tmp_path / FILE_NAME)[1:]:
+            file.unlink()
+        clocks.now_s += LOOK_SECONDS
+        told = journal.tend() + journal.commit(several(5))
+        assert journal.journal_id not in (None, old_id)
+        assert whats(told) == ["begun"]
+        assert "it ends with event 6, and had event 11" in of_journal(told)[0].detail
+        assert held(tmp_path) == sent_as(told)
+
+
+def test_a_journal_that_is_older_than_what_was_acknowledged_is_never_numbered_on(tmp_path: Path) -> None:
+    with closing(journalling(tmp_path)) as journal:
+        journal.commit(several(5))
+        old_id = journal.journal_id
+    for acked, goes_on in ({"mes1": 6}, True), ({"mes1": 9, "mes2": 2}, False):
+        given = {old_id: acked}
+        journal = Journalling(LINE, "boot", tmp_path, 100.0, 1 << 20, lambda of, given=given: given.get(of, {}))
+        with closing(journal):
+            assert (journal.journal_id == old_id) is goes_on
+            assert whats(journal.commit([good()])) == ([] if goes_on else ["begun"])
+
+
+def test_a_damaged_journal_that_cannot_be_moved_aside_stays_and_events_go_out_live(tmp_path: Path) -> None:
+    clocks = Clocks()
+    with small_disk(tmp_path / "disk") as disk:
+        with closing(journalling(disk, clocks)) as journal:
+            journal.commit(several(5))
+        overwrite(disk / FILE_NAME, 0)
+        make_read_only(disk)
+        with closing(journalling(disk, clocks)) as journal:
+            assert whats(journal.commit([good()])) == ["live_only"]
+            make_writable(disk)
+            clocks.now_s += RETRY_SECONDS
+            told = journal.tend()
+            assert whats(told) == ["begun", "recording"]
+            assert held(disk) == sent_as(told)
+
+
+def test_a_journal_of_a_newer_heatline_or_of_another_line_keeps_a_line_from_starting(tmp_path: Path) -> None:
+    with closing(journalling(tmp_path)) as journal:
+        journal.commit(several(5))
+        with pytest.raises(JournalForeignError, match="give each line its own"):
+            journalling(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection, connection:
+        connection.execute("UPDATE journal SET schema_version = 2")
+    with pytest.raises(JournalTooNewError, match="update heatline"):
+        journalling(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [FILE_NAME, "journal.lock"], "it is left alone"
+
+
+# Retention.
+
+
+def tend_until_quiet(journal: Journalling, folder: Path) -> list[Message]:
+    """Tend until nothing goes any more."""
+    told: list[Message] = []
+    while True:
+        before = held(folder)
+        told += journal.tend()
+        if held(folder) == before:
+            return told
+
+
+def test_what_is_older_than_it_is_kept_goes(tmp_path: Path) -> None:
+    clocks = Clocks()
+    with closing(journalling(tmp_path, clocks, keep_s=100)) as journal:
+        journal.commit(several(999))
+        clocks.now_s += 60
+        later = journal.commit(several(5))
+        clocks.now_s += 60
+        assert tend_until_quiet(journal, tmp_path) == []
+        assert held(tmp_path) == sent_as(later)
+
+
+def test_age_alone_deletes_nothing_that_was_not_acknowledged(tmp_path: Path) -> None:
+    clocks, acked = Clocks(), dict[str, int]()
+    with closing(journalling(tmp_path, clocks, acked, keep_s=100)) as journal:
+        journal.commit(several(9))
+        acked |= {"mes1": 7, "mes2": 4}
+        clocks.now_s += 1000
+        assert tend_until_quiet(journal, tmp_path) == []
+        assert [seq for seq, *_ in held(tmp_path)] == [5, 6, 7, 8, 9, 10]
+        acked["mes2"] = 8
+        tend_until_quiet(journal, tmp_path)
+        assert [seq for seq, *_ in held(tmp_path)] == [8, 9, 10]
+        del acked["mes1"], acked["mes2"]
+        tend_until_quiet(journal, tmp_path)
+        assert held(tmp_path) == []
+        state = journal.state()
+        assert state is not None
+        assert (state.first_seq, state.last_seq, state.discarded) == (0, 10, 0)
+
+
+def test_only_the_budget_deletes_what_was_not_acknowledged_and_that_is_told_once_per_burst(tmp_path: Path) -> None:
+    clocks, acked = Clocks(), dict[str, int]()
+    with closing(journalling(tmp_path, clocks, acked, keep_bytes=1 << 20)) as journal:
+        acked |= {"mes1": 10, "mes2": 5_000}
+        told = []
+        for _ in range(50):
+            told += of_journal(journal.commit(several(100)))
+            told += of_journal(journal.tend())
+            clocks.now_s += 0.05
+            state = journal.state()
+            assert state is not None
+        told += of_journal(tend_until_quiet(journal, tmp_path))
+        state = journal.state()
+        assert state is not None
+        assert state.size_bytes <= 1 << 20
+        assert 0 < state.discarded == state.first_seq - 1 - 10
+        clocks.now_s += SECONDS_BETWEEN_DISCARDED_TOLD
+        told += of_journal(journal.tend())
+    discarded = [event for event in told if event.what == "discarded"]
+    assert 1 <= len(discarded) <= 2, "50 chunks and more, in less than 10 s"
+    assert [event.consumers for event in discarded] == [["mes1"]] * len(discarded)
+    reached = 10
+    for event in discarded:
+        assert (event.first_seq, event.events) == (reached + 1, event.last_seq - reached)
+        assert sum(event.by_topic.values()) == event.events
+        reached = event.last_seq
+    assert reached == 10 + state.discarded
+    assert events_in(tmp_path)[-1] == discarded[-1]
+
+
+def test_what_was_discarded_is_told_at_the_end_at_the_latest(tmp_path: Path) -> None:
+    clocks, acked = Clocks(), {"mes1": 0}
+    with closing(journalling(tmp_path, clocks, acked, keep_bytes=1 << 20)) as journal:
+        journal.commit(several(2000))
+        journal.tend()
+        state = journal.state()
+        assert state is not None
+        assert state.discarded
+    last = events_in(tmp_path)[-1]
+    assert (last.what, last.last_seq) == ("discarded", state.discarded)  # type: ignore[union-attr]
+
+
+# Whatever happens, in whatever order.
+
+BUDGET, KEEP_S = 200 << 10, 100.0
+
+
+class WhateverHappens(RuleBasedStateMachine):
+    """A line's events over boots and faults, held against lists."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.place = tempfile.TemporaryDirectory()
+        self.folder = Path(self.place.name)
+        self.clocks, self.acked = Clocks(), dict[str, int]()
+        self.boots = 0
+        self.counts: dict[str | None, list[Message]] = defaultdict(list)
+        """All that was sent, by the count that it is in; of those that no journal holds, this boot's."""
+        self.accounted_for = 0
+        """Of this boot's events that no journal holds: those that a journal says that it lacks."""
+        self.discarded = self.discarded_told = 0
+        self.others = contextlib.ExitStack()
+        self.boot()
+
+    def boot(self) -> None:
+        self.boots += 1
+        self.counts[None], self.accounted_for, self.discarded, self.discarded_told = [], 0, 0, 0
+        self.journal = journalling(
+            self.folder, self.clocks, self.acked, boot_id=f"boot {self.boots}", keep_s=KEEP_S, keep_bytes=BUDGET
+        )
+
+    def teardown(self) -> None:
+        if hasattr(self, "journal"):
+            self.others.close()
+            self.journal.close()
+            self.place.cleanup()
+
+    @property
+    def state(self):  # type: ignore[no-untyped-def]
+        return self.journal.state()
+
+    # What happens.
+
+    @rule(count=st.integers(0, 40), png_bytes=st.sampled_from([0, 10, 3000]), status=st.booleans())
+    def commit(self, count: int, png_bytes: int, status: bool) -> None:
+        messages = [*several(count, png_bytes), *([STATUS] if status else [])]
+        with self.held_against_retention():
+            sent = self.journal.commit(messages)
+        ours = [message.event.topic for message in messages]
+        assert [message.event.topic for message in sent][len(sent) - len(ours) :] == ours
+        self.take(sent)
+
+    @rule()
+    def tend(self) -> None:
+        with self.held_against_retention():
+            sent = self.journal.tend()
+        self.take(sent)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 11.0, 60.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clocks.now_s += seconds
+        self.tend()
+
+    @rule(name=st.sampled_from("ab"), share=st.floats(0, 1))
+    def somebody_acknowledges(self, name: str, share: float) -> None:
+        self.acked[name] = max(self.acked.get(name, 0), int(share * self.state.last_seq))
+
+    @rule(name=st.sampled_from("ab"))
+    def somebody_is_forgotten(self, name: str) -> None:
+        self.acked.pop(name, None)
+
+    @precondition(lambda self: (self.folder / FILE_NAME).exists())
+    @rule()
+    def somebody_writes_in_it(self) -> None:
+        self.others.close()
+        with contextlib.suppress(sqlite3.OperationalError):
+            self.others.enter_context(somebody_writing(self.folder))
+
+    @rule()
+    def nobody_else_writes_in_it(self) -> None:
+        self.others.close()
+
+    @rule()
+    def the_service_starts_again(self) -> None:
+        self.journal.close()
+        self.after_the_end()
+
+    @rule()
+    def the_service_dies(self) -> None:
+        """As far as the file is concerned: nothing is written any more."""
+        if self.journal._journal is not None:
+            self.journal._journal.close()
+            self.journal._journal = None
+        self.after_the_end()
+
+    def after_the_end(self) -> None:
+        """Start again, and take over what the end itself has still put into the journal."""
+        self.others.close()
+        self.boot()
+        known = self.counts[self.journal.journal_id]
+        for event in events_in(self.folder):
+            if event.seq > len(known):  # type: ignore[union-attr]
+                assert event.what == "discarded"  # type: ignore[union-attr]
+                known.append(Message(event))
+
+    @rule()
+    def the_file_is_deleted(self) -> None:
+        for file in beside(self.folder / FILE_NAME):
+            file.unlink(missing_ok=True)
+        self.others.close()
+        self.acked.clear()
+        self.clocks.now_s += MOST_RETRY_SECONDS
+        self.discarded_told = self.discarded  # of a journal that is gone, nothing is told
+        self.tend()
+
+    @rule()
+    def a_reader_finds_damage(self) -> None:
+        self.journal.distrust("it reads wrong")
+        self.acked.clear()
+        self.discarded_told = self.discarded
+        self.tend()
+
+    # What must be true.
+
+    def take(self, sent: list[Message]) -> None:
+        """Each event goes on where its count ends, and where its topic does."""
+        for message in sent:
+            for event in counted([message]):
+                count = self.counts[event.journal_id]
+                before = [each.event.seq for each in count if each.event.topic == event.topic]  # type: ignore[union-attr]
+                assert (event.seq, event.previous_seq) == (len(count) + 1, before[-1] if before else 0)
+                count.append(message)
+        for event in of_journal(sent):
+            if event.what == "recording":
+                lacking = self.counts[None][self.accounted_for :]
+                assert event.events == len(lacking)
+                assert event.by_topic == Counter(message.event.topic for message in lacking)
+                if lacking:
+                    assert (event.first_seq, event.last_seq) == (self.accounted_for + 1, len(self.counts[None]))
+                self.accounted_for = len(self.counts[None])
+            if event.what == "discarded":
+                self.discarded_told += event.events or 0
+
+    @contextlib.contextmanager
+    def held_against_retention(self) -> Iterator[None]:
+        """What goes was acknowledged by all, or there was no room."""
+        before, acked = self.state, min(self.acked.values(), default=None)
+        yield
+        after = self.state
+        if after.journal_id != before.journal_id:
+            self.discarded += after.discarded - before.discarded
+            return
+        first = after.first_seq or after.last_seq + 1
+        was_first = before.first_seq or before.last_seq + 1
+        unacked = 0 if acked is None else max(0, first - max(was_first, acked + 1))
+        if unacked:
+            assert before.size_bytes > BUDGET
+            assert first <= was_first + 256
+        self.discarded += unacked
+        assert after.discarded == self.discarded
+
+    @precondition(lambda self: self.state.live_only is None)
+    @rule()
+    def all_is_quiet_for_a_while(self) -> None:
+        """Then what is due has gone, and what nobody got has been told."""
+        for _ in range(20):
+            self.tend()
+        self.clocks.now_s += SECONDS_BETWEEN_DISCARDED_TOLD
+        self.tend()
+        if self.state.live_only is None:
+            assert self.state.size_bytes <= BUDGET
+            assert self.discarded_told == self.discarded
+
+    @invariant()
+    def the_journal_holds_what_was_sent(self) -> None:
+        state = self.state
+        if state.live_only is None:
+            assert self.accounted_for == len(self.counts[None])
+            sent = sent_as(self.counts[state.journal_id])
+            assert state.last_seq == len(sent)
+            assert held(self.folder) == sent[(state.first_seq or len(sent) + 1) - 1 :]
+
+
+WhateverHappens.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestWhateverHappens = WhateverHappens.TestCase
