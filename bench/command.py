@@ -506,6 +506,73 @@ def delivery(
         raise BenchError("; ".join(wrong))
 
 
+@bench.command(epilog="Example: heatline bench hostile --out hostile.json")
+@click.option(
+    "--bundle",
+    "bundle_path",
+    type=click.Path(path_type=Path),
+    default=SHIPPED_BUNDLE,
+    help="Default: the demo's, of a checkout.",
+)
+@click.option("--precision", type=click.Choice(["f32", "bf16", "int8"]), default="f32", show_default=True)
+@click.option(
+    "--rate",
+    "rate_fps",
+    type=FiniteRange(1, 10_000),
+    default=150.0,
+    show_default=True,
+    help="Frames a second; fewer than it could inspect.",
+)
+@click.option(
+    "--messages", type=FiniteRange(1, 100_000), default=300.0, show_default=True, help="A second, on each socket."
+)
+@click.option("--seconds", type=FiniteRange(1, 3600), default=10.0, show_default=True, help="Of each window.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=8, show_default=True, help="Of all kinds in turns.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the malformed messages.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write what came of it there, as JSON.")
+@json_option
+def hostile(
+    bundle_path: Path,
+    precision: Precision,
+    rate_fps: float,
+    messages: float,
+    seconds: float,
+    rounds: int,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Send malformed messages to every socket of a line that reads, in turns with valid ones and none.
+
+    Shows what a frame costs the service meanwhile, in CPU time. Wants the machine for itself. Ends with exit code 14
+    where malformed messages cost more than 5 % beside as many valid ones.
+    """
+    from bench.delivery.hostile import faults, measure_hostile, to_facts
+
+    now, bundle, console = machine(), open_bundle(bundle_path), progress_console()
+    if out is not None:
+        _write(out, b"")  # that it cannot be written is said now, and not after minutes
+    found = measure_hostile(
+        bundle,
+        precision,
+        rate_fps=rate_fps,
+        messages_per_s=messages,
+        seconds=seconds,
+        rounds=rounds,
+        seed=seed,
+        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
+    report = {"machine": now, **msgspec.structs.asdict(found)}
+    if out is not None:
+        _write(out, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    if as_json:
+        print_json(report)
+    else:
+        print_facts("hostile messages", to_facts(found))
+    if wrong := faults(found):
+        raise BenchError("; ".join(wrong))
+
+
 def _write(path: Path, data: bytes) -> None:
     try:
         path.write_bytes(data)

@@ -200,15 +200,16 @@ def judge(seen: Seen) -> tuple[dict[str, DurableFound], dict[str, LiveFound], li
     heard = [bytes(item.header) for player in seen.players.values() for item in _live_items(player)]
     truth = Truth(seen.truth.journals, [*seen.truth.heard, *heard], seen.truth.boots)
     broken = [*truth.broken, *check_journal(truth), *check_frames(truth, unheard_events(truth)), *check_told(truth)]
+    by_then = truth.up_to(seen.through)
     for name, player in seen.players.items():
         part = player.part
         if part.durable:
-            found = check_durable(name, part.topics, player.headers(), truth.up_to(seen.through))
+            found = check_durable(name, part.topics, player.headers(), by_then)
             received = list(_received(player)) if part.kind == "Follower" else None
             durable[name] = DurableFound(
                 kind=part.kind,
                 topics=part.topics,
-                wanted=len(truth.wanted(part.topics)),
+                wanted=len(by_then.wanted(part.topics)),
                 events=found.events,
                 duplicates=found.duplicates,
                 longest_lag_s=None if received is None else longest_lag_s(received),

@@ -139,10 +139,9 @@ def measure_delivery(
     windows = []
     for number in range(repetitions):
         for journal in (True, False) if number % 2 == 0 else (False, True):
-            windows.append(_window(bundle, precision, cameras, seconds, journal, folder))
-            say(
-                f"{'with' if journal else 'without'} a journal: {windows[-1].events_per_s:.0f} events/s, live {windows[-1].live}"
-            )
+            window = _window(bundle, precision, cameras, seconds, journal, folder)
+            windows.append(window)
+            say(f"{'with' if journal else 'without'} a journal: {window.events_per_s:.0f} events/s, live {window.live}")
     return Delivery(
         bundle=bundle.path.name,
         model=bundle.manifest.model.name,

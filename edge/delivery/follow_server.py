@@ -429,7 +429,11 @@ class FollowServer(RouterServer):
     def _send(self, socket: zmq.Socket[bytes], route: Route, parts: Sequence[bytes]) -> bool:
         """Send something; whether the client took it. The session of one that has gone ends."""
         try:
-            socket.send_multipart([*route, *parts], zmq.NOBLOCK)
+            try:
+                socket.send_multipart([*route, *parts], zmq.NOBLOCK)
+            except zmq.Again:
+                socket.getsockopt(zmq.EVENTS)  # has it take notice of what was read meanwhile
+                socket.send_multipart([*route, *parts], zmq.NOBLOCK)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
@@ -447,8 +451,8 @@ class FollowServer(RouterServer):
         self._send_refusal(socket, route, refusal(reason, detail, request_id))
 
     def _send_refusal(self, socket: zmq.Socket[bytes], route: Route, refused: Refused) -> None:
-        self._send(socket, route, [to_bytes(refused)])
         self._count(refused)
+        self._send(socket, route, [to_bytes(refused)])
 
     def _count(self, refused: Refused) -> None:
         with self._lock:

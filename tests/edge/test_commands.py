@@ -595,7 +595,7 @@ def test_an_address_in_use_is_a_delivery_error_and_stays_with_its_owner(
     assert isinstance(reply(client), Triggered)
 
 
-@pytest.mark.parametrize("bad", ["tcp://127.0.0.1:70000", "ipc:///nowhere/at/all", "tcp://[::1]:x"])
+@pytest.mark.parametrize("bad", ["tcp://127.0.0.1:x", "ipc:///nowhere/at/all", "tcp://[::1]:x"])
 def test_an_address_that_is_none_is_a_delivery_error(serve: Serve, bad: str) -> None:
     with pytest.raises(DeliveryError, match="cannot be bound"):
         serve(bad, Desk())
