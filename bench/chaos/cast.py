@@ -23,7 +23,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     topics: tuple[str, ...] = ("",)
     slow: bool = False
-    """It takes its time with every event."""
+    """It takes its time with some events."""
     replay: bool = False
     """It has what it missed replayed."""
     killed: bool = False

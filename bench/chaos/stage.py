@@ -247,11 +247,12 @@ class _Run:
         due = list(plan)
         while due or self.clock_s < seconds:
             self._tick()
-            for fault in [fault for fault in due if fault.at_s <= self.clock_s and self._is_ready(fault)]:
-                due.remove(fault)
-                self.faults[fault.kind] += 1
-                self.say(f"{self.clock_s:6.2f} s  {fault}")
-                self._begin(fault)
+            for fault in list(due):
+                if fault.at_s <= self.clock_s and self._is_ready(fault):
+                    due.remove(fault)
+                    self.faults[fault.kind] += 1
+                    self.say(str(fault))
+                    self._begin(fault)
 
     def recover(self) -> None:
         """No fault any more: all links healed, all clients and the line there, events kept."""

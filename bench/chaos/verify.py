@@ -59,11 +59,15 @@ class Truth:
         """By whose count, and the number in it."""
         self.topics: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         """By whose count and topic: numbers, ascending."""
+        self.told_of: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        """By boot: events that say that there are some of it that no journal holds."""
         self.broken: list[Broken] = []
         """Events that were heard in two ways, or that say that a journal holds them."""
         for journal_id, records in journals.items():
             for kept in records:
                 self._add(journal_id, kept.seq, kept.topic, kept.header)
+                if kept.topic == "journal" and (of_boot := head_of(kept.header).of_boot) is not None:
+                    self.told_of[of_boot].append((journal_id, kept.seq))
         for header in self.heard:
             self._hear(header)
         for topics in self.topics.values():
@@ -230,8 +234,6 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], truth: 
     youngest: dict[_Topic, int] = {}
     youngest_of_all: dict[str, int] = {}
     boots: set[str] = set()
-    told_of: set[str] = set()
-    """Boots of which it was told that there are events that no journal holds."""
     for item in life:
         match item:
             case Got():
@@ -249,8 +251,6 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], truth: 
                 elif head.seq < youngest.get(key, 0):
                     say("order", f"{_key(head)} of {head.topic} came after {youngest[key]}")
                 boots.add(head.boot_id)
-                if head.type == "journal" and head.of_boot is not None:
-                    told_of.add(head.of_boot)
                 if not knows_counts:
                     first.setdefault(head.count, head.seq - 1)
                 covered[key].add(head.seq)
@@ -289,7 +289,8 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], truth: 
             for seq in numbers
             if topic.startswith(topics) and seq > max(known.get((count, topic), 0), first.get(count, 0))
         ]
-        if "journal".startswith(topics) and beyond and boot_id not in told_of:
+        told = any(seq in covered[journal_id, "journal"] for journal_id, seq in truth.told_of[boot_id])
+        if "journal".startswith(topics) and beyond and not told:
             what = f"{len(beyond)} events of a boot that died did not come, and it was not told that there were any"
             say("gap", f"{what}: {_in_words(beyond)}")
         found.beyond += len(beyond)

@@ -14,6 +14,7 @@ from edge.cli.calibrate import calibrate
 from edge.cli.cameras import cameras
 from edge.cli.check import check
 from edge.cli.inspect import inspect
+from edge.cli.journal import journal
 from edge.cli.keys import keys
 from edge.cli.leaving import leave_at_once
 from edge.cli.output import visible
@@ -66,7 +67,21 @@ def heatline() -> None:
     """Finds defects on a production line and shows where they are."""
 
 
-for _command in (check, run, status, reload, inspect, watch, trigger, select, cameras, bundle, calibrate, keys):
+for _command in (
+    check,
+    run,
+    status,
+    reload,
+    inspect,
+    watch,
+    trigger,
+    select,
+    cameras,
+    bundle,
+    calibrate,
+    journal,
+    keys,
+):
     heatline.add_command(_command)
 
 

@@ -7,12 +7,13 @@ import time
 import click
 
 from edge.cli.finite_range import FiniteRange
+from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.line_words import in_force_in_words
-from edge.cli.named_line import events_address
+from edge.cli.named_line import events_address, events_keys
 from edge.cli.output import visible
 from edge.delivery.messages import ChangeEvent, StatusEvent
 from edge.delivery.subscriber import Subscriber
-from edge.errors import CommandRefusedError, ConfigError, DeliveryError
+from edge.errors import AccessError, CommandRefusedError, ConfigError, DeliveryError
 
 HEARD_WITHIN_SECONDS = 5.0
 """A line says how it is about once a second."""
@@ -35,20 +36,21 @@ LOOK_AT_THE_CLOCK_EVERY_SECONDS = 0.5
     show_default=True,
     help="Seconds to wait for what becomes of it.",
 )
-def reload(line: str, pid: int | None, timeout_s: float) -> None:
+@key_options
+def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) -> None:
     """Have a running line read its file again, and wait until that is in force or refused.
 
     LINE is a line's name, its TOML file, or the address of its events. If the file or what it names cannot be used,
     what was in force still is, and the command says why.
     """
     try:
-        address = events_address(line)
-    except ConfigError as error:
+        address, keys = events_address(line), events_keys(line, key_files)
+    except (AccessError, ConfigError) as error:
         if pid is not None:
             _tell(pid)  # so that the line says the same to all who listen
-        raise ConfigError(f"{error}; what was in force still is") from error
+        raise type(error)(f"{error}; what was in force still is") from error
     with Subscriber(
-        address, topics=["change", "status"], timeout_s=min(timeout_s, LOOK_AT_THE_CLOCK_EVERY_SECONDS)
+        address, topics=["change", "status"], timeout_s=min(timeout_s, LOOK_AT_THE_CLOCK_EVERY_SECONDS), keys=keys
     ) as events:
         heard = _first_status(events, min(timeout_s, HEARD_WITHIN_SECONDS))
         pid = _whose(heard, pid, address)

@@ -6,6 +6,7 @@ import click
 import msgspec
 
 from edge.cli.finite_range import FiniteRange
+from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.line_words import (
     account_in_words,
     bundle_in_words,
@@ -14,8 +15,9 @@ from edge.cli.line_words import (
     consumer_in_words,
     journal_in_words,
 )
-from edge.cli.named_line import events_address, name_of
+from edge.cli.named_line import events_address, events_keys, name_of
 from edge.cli.output import json_option, print_facts, print_json
+from edge.delivery.curve import ClientKeys
 from edge.delivery.messages import HandshakeState, StatusEvent
 from edge.delivery.subscriber import Subscriber
 from edge.errors import ConfigError
@@ -46,20 +48,21 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     show_default=True,
     help="Seconds to wait for the line's word; it comes about once a second.",
 )
+@key_options
 @json_option
-def status(line: str, timeout_s: float, as_json: bool) -> None:
+def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> None:
     """Say whether the next part may come: READY, BUSY, DEGRADED or NOT_READY, and why.
 
     LINE is a line's name, its TOML file, or the address of its events. Exit codes: 0 READY, 16 BUSY, 17 DEGRADED,
     18 NOT_READY, also where nothing was heard of the line.
     """
     try:
-        address = events_address(line)
+        address, keys = events_address(line), events_keys(line, key_files)
     except ConfigError as error:
         raise ConfigError(
             f"{error}; or name the address of the line's events instead, e.g. tcp://127.0.0.1:5556"
         ) from error
-    found = _ask(address, timeout_s)
+    found = _ask(address, timeout_s, keys)
     if as_json:
         print_json(found)
     else:
@@ -69,8 +72,8 @@ def status(line: str, timeout_s: float, as_json: bool) -> None:
     click.get_current_context().exit(EXIT_CODES[found.state])
 
 
-def _ask(address: str, timeout_s: float) -> Found:
-    with Subscriber(address, topics=["status"], timeout_s=timeout_s) as events:
+def _ask(address: str, timeout_s: float, keys: ClientKeys | None) -> Found:
+    with Subscriber(address, topics=["status"], timeout_s=timeout_s, keys=keys) as events:
         message = events.receive()
     if message is None:
         return _not_ready(

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from edge.cli.finite_range import FiniteRange
+from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.line_words import account_in_words, camera_in_words, handshake_in_words, in_force_in_words, local_time
-from edge.cli.named_line import events_address, replay_address
+from edge.cli.named_line import events_address, events_keys, replay_address, replay_keys
 from edge.cli.output import json_option, print_json
 from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, StatusEvent, VerdictEvent
 from edge.delivery.subscriber import Subscriber
@@ -39,6 +40,7 @@ STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold 
     "--replay", help="Address of the line's journal, to have again what was missed; of a named line its file says it."
 )
 @click.option("--save", type=click.Path(path_type=Path), help="Folder to keep events.jsonl and heatmaps (SEQ.png) in.")
+@key_options
 @json_option
 def watch(
     line: str,
@@ -47,6 +49,7 @@ def watch(
     timeout_s: float | None,
     replay: str | None,
     save: Path | None,
+    key_files: KeyFiles,
     as_json: bool,
 ) -> None:
     """Show LINE's events as they come, the newest at the bottom; with --json, every event's header, one per line.
@@ -56,6 +59,7 @@ def watch(
     Stops by itself when the line says that it has stopped.
     """
     table = EventTable()
+    keys = events_keys(line, key_files)
     with (
         _Saver(save) as saver,
         Subscriber(
@@ -63,6 +67,8 @@ def watch(
             topics={*topics, *ALWAYS_HEARD},
             timeout_s=timeout_s,
             replay=replay or replay_address(line),
+            keys=keys,
+            replay_keys=keys if replay else replay_keys(line, key_files),
         ) as events,
         table.live(hidden=as_json) as live,
     ):

@@ -27,7 +27,7 @@ def bind(socket: zmq.Socket[bytes], address: str) -> None:
 def is_local(address: str) -> bool:
     """Whether only this machine can reach an address: `ipc://`, or `tcp://` on loopback."""
     scheme, _, rest = address.partition("://")
-    return scheme == "ipc" or (scheme == "tcp" and _is_loopback(rest.rpartition(":")[0]))
+    return scheme == "ipc" or (scheme == "tcp" and (_is_loopback(rest.rpartition(":")[0]) or _is_loopback(rest)))
 
 
 def _is_loopback(host: str) -> bool:

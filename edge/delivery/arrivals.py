@@ -19,7 +19,8 @@ class Arrivals:
     """Makes refusals of what ZeroMQ says happened to connections.
 
     ZeroMQ does not say which connection got through, nor anything of one that speaks no ZeroMQ at all. But each is
-    accepted once and ends once, so the sums are right: one that got through is taken to be the oldest that waits.
+    accepted once and ends once, so the sums come right: one that got through is taken to be the newest that waits, and
+    another one if that fails later.
 
     Args:
         refused: hears of each refusal: a reason and a detail, as in `Refusals.note`.
@@ -28,7 +29,7 @@ class Arrivals:
     def __init__(self, refused: Callable[[str, str], None]) -> None:
         self._refused = refused
         self._waiting: dict[int, None] = {}
-        """The descriptors of those that were accepted and have not got through, the oldest first."""
+        """The descriptors of those that were accepted and have not got through, the newest last."""
         self._not_allowed = 0
         """How many of those were told of already, and end when ZeroMQ gets round to it."""
         self._told = False
@@ -44,7 +45,7 @@ class Arrivals:
             case zmq.EVENT_ACCEPTED:
                 self._waiting[value] = None
             case zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._waiting.pop(next(iter(self._waiting), -1), None)
+                self._one_got_through()
             case zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 self._told = True
                 self._refused("protocol", _speaks_otherwise(value))
@@ -56,7 +57,9 @@ class Arrivals:
             case zmq.EVENT_DISCONNECTED:
                 waited = value in self._waiting
                 self._waiting.pop(value, None)
-                if waited and not self._told and not self._end_of_one_not_allowed():
+                if self._told and not waited:
+                    self._one_got_through()  # and not this one
+                elif waited and not self._told and not self._end_of_one_not_allowed():
                     self._refused("protocol", _speaks_otherwise(None))
                 self._told = False
 
@@ -64,6 +67,10 @@ class Arrivals:
         """All connections were ended."""
         self._waiting.clear()
         self._not_allowed, self._told = 0, False
+
+    def _one_got_through(self) -> None:
+        if self._waiting:
+            self._waiting.popitem()
 
     def _end_of_one_not_allowed(self) -> bool:
         if self._not_allowed:

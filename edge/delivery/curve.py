@@ -91,7 +91,9 @@ def read_key_pair(path: Path) -> KeyPair:
     found = _entries(read_private(path, AccessError, MADE_BY))
     public, secret = found.get("public-key"), found.get("secret-key")
     if public is not None and secret is None:
-        raise AccessError(f"{path} holds a public key alone; name the private one that {MADE_BY} made with it")
+        raise AccessError(
+            f"{path} holds a public key and no private one; name the private one that {MADE_BY} made with it"
+        )
     if public is None or secret is None or zmq.curve_public(secret) != public:
         raise AccessError(f"{path} holds no CurveZMQ key, or a damaged one; make one with {MADE_BY}")
     return KeyPair(public, secret)

@@ -8,6 +8,7 @@ import fcntl
 import os
 import sqlite3
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -141,11 +142,11 @@ class Journal:
             JournalError: it cannot be read, or not be written any more.
         """
         with self._transaction():
-            self.journal_id, self.line = head_of(self._connection, self.path)
+            self.journal_id, self.line, _ = head_of(self._connection, self.path)
             self.first_seq, self.last_seq = _range(self._connection)
             self.topics = _topics(self._connection)
             self.progress = _progress(self._connection)
-            self.size_bytes, self.file_bytes = self._sizes()
+            self.size_bytes, self.file_bytes = _sizes(self._connection)
             self._require_whole()
 
     def append(self, records: Sequence[Record], progress: Mapping[str, Progress]) -> None:
@@ -168,7 +169,7 @@ class Journal:
             self._connection.executemany(
                 "REPLACE INTO progress VALUES (?, ?, ?)", [(camera, *how_far) for camera, how_far in progress.items()]
             )
-            sizes = self._sizes()
+            sizes = _sizes(self._connection)
         self.size_bytes, self.file_bytes = sizes
         self.topics |= topics
         self.progress |= progress
@@ -203,7 +204,7 @@ class Journal:
             )
             self._connection.execute("DELETE FROM events WHERE seq <= ?", (through_seq,))
             first_seq, _ = _range(self._connection)
-            sizes = self._sizes()
+            sizes = _sizes(self._connection)
         gone = Gone(self.first_seq, min(through_seq, self.last_seq), by_topic)
         self.first_seq = first_seq
         self.size_bytes, self.file_bytes = sizes
@@ -281,12 +282,6 @@ class Journal:
             if seq >= self.first_seq and found != (topic,):
                 raise JournalDamagedError(f"{self.path} is damaged (event {seq} is not of topic {topic})")
 
-    def _sizes(self) -> tuple[int, int]:
-        """Bytes of the pages in use, and of all."""
-        pages: int = self._connection.execute("PRAGMA page_count").fetchone()[0]
-        free: int = self._connection.execute("PRAGMA freelist_count").fetchone()[0]
-        return (pages - free) * PAGE_BYTES, pages * PAGE_BYTES
-
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         try:
@@ -312,6 +307,15 @@ class Page(NamedTuple):
     """Events that were asked for, up to this one, are gone; None where none are."""
 
 
+class Stored(NamedTuple):
+    """Events as they are stored."""
+
+    first_seq: int
+    """Of the oldest event at that instant."""
+    records: list[tuple[Record, int]]
+    """Each with the CRC that was noted of it."""
+
+
 class JournalReader:
     """The journal, to be read by one thread; `open` it."""
 
@@ -322,6 +326,8 @@ class JournalReader:
         """Nobody is writing: what SQLite keeps beside a file that is written is not there, and cannot be made."""
         self.journal_id = ""
         self.line = ""
+        self.created_at_ns = 0
+        """UTC, ns since 1970."""
         self._file: tuple[int, int] | None = None
         self._changed_at_ns = 0
 
@@ -364,7 +370,7 @@ class JournalReader:
         reader = cls(path, connection, alone)
         reader._file, reader._changed_at_ns = (found.st_dev, found.st_ino), found.st_mtime_ns
         try:
-            reader.journal_id, reader.line = head_of(connection, path)
+            reader.journal_id, reader.line, reader.created_at_ns = head_of(connection, path)
         except (sqlite3.Error, JournalError) as error:
             connection.close()
             if isinstance(error, sqlite3.Error):
@@ -390,6 +396,15 @@ class JournalReader:
         """
         with self._snapshot():
             return _range(self._connection)
+
+    def size_bytes(self) -> int:
+        """Of its pages in use.
+
+        Raises:
+            JournalError: it cannot be read.
+        """
+        with self._snapshot():
+            return _sizes(self._connection)[0]
 
     def topics(self) -> dict[str, int]:
         """Each topic's last seq.
@@ -464,6 +479,70 @@ class JournalReader:
             raise JournalDamagedError(f"{self.path} is damaged (events after event {begin} are missing)")
         return Page(records, through, lost_through)
 
+    def newest(self, at_most: int, topics: Iterable[str] = ("",)) -> list[Record]:
+        """The newest events of these topics, in their order, without heatmaps.
+
+        Raises:
+            JournalError: they cannot be read.
+        """
+        wanted, prefixes = _condition(topics)
+        with self._snapshot():
+            rows = self._connection.execute(
+                f"SELECT seq, at_ns, topic, header, NULL FROM events WHERE {wanted} ORDER BY seq DESC LIMIT ?",
+                (*prefixes, at_most),
+            )
+            return [Record._make(row) for row in rows][::-1]
+
+    def tally(self) -> dict[str, int]:
+        """How many events of each topic there are.
+
+        Raises:
+            JournalError: they cannot be read.
+        """
+        counts: Counter[str] = Counter()
+        first, last = self.range()
+        for begin in range(first, last + 1, SCANNED_AT_MOST):  # in steps, so that the file need not grow meanwhile
+            with self._snapshot():
+                rows = self._connection.execute(
+                    "SELECT topic, count(*) FROM events WHERE seq >= ? AND seq <= ? GROUP BY topic",
+                    (begin, min(last, begin + SCANNED_AT_MOST - 1)),
+                )
+                counts.update(dict(rows))
+        return dict(counts)
+
+    def stored(self, after_seq: int, through_seq: int, at_most: int) -> Stored:
+        """Events after one, up to another, just as they are stored, whatever is missing or wrong.
+
+        Raises:
+            JournalError: they cannot be read.
+        """
+        with self._snapshot():
+            first, _ = _range(self._connection)
+            rows = self._connection.execute(
+                "SELECT seq, at_ns, topic, header, heatmap, crc FROM events WHERE seq > ? AND seq <= ? ORDER BY seq "
+                "LIMIT ?",
+                (after_seq, through_seq, at_most),
+            )
+            return Stored(first, [(Record._make(row[:5]), row[5]) for row in rows])
+
+    def faults_of_structure(self, at_most: int) -> list[str]:
+        """What SQLite finds wrong with the file, in its words. It reads all of it; Ctrl-C ends it.
+
+        Raises:
+            JournalError: it cannot be read at all.
+        """
+        self._connection.set_progress_handler(lambda: 0, 10_000)  # has Python look for Ctrl-C
+        try:
+            with self._snapshot():
+                said = self._connection.execute(f"PRAGMA integrity_check({at_most})").fetchall()
+        except JournalError as error:
+            if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+                raise KeyboardInterrupt from error
+            raise
+        finally:
+            self._connection.set_progress_handler(None, 0)
+        return [line for (text,) in said if text != "ok" for line in text.splitlines()]
+
     def close(self) -> None:
         """Let go of the file."""
         with contextlib.suppress(sqlite3.Error):
@@ -522,6 +601,13 @@ def _range(connection: sqlite3.Connection) -> tuple[int, int]:
     (first,) = connection.execute("SELECT ifnull(min(seq), 0) FROM events").fetchone()
     (last,) = connection.execute("SELECT ifnull(max(last_seq), 0) FROM topics").fetchone()
     return first, last
+
+
+def _sizes(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Bytes of the pages in use, and of all."""
+    pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
+    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    return (pages - free) * PAGE_BYTES, pages * PAGE_BYTES
 
 
 def _topics(connection: sqlite3.Connection) -> dict[str, int]:

@@ -11,6 +11,7 @@ import sqlite3
 import time
 import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 from edge.delivery.journal_errors import JournalDamagedError, JournalTooNewError, kind_of
 
@@ -76,8 +77,17 @@ def make(path: Path, line: str) -> None:
     write_down(path.parent)
 
 
-def head_of(connection: sqlite3.Connection, path: Path) -> tuple[str, str]:
-    """A journal's id, and its line's name.
+class Head(NamedTuple):
+    """What a journal says that it is."""
+
+    journal_id: str
+    line: str
+    created_at_ns: int
+    """UTC, ns since 1970."""
+
+
+def head_of(connection: sqlite3.Connection, path: Path) -> Head:
+    """What a journal says that it is.
 
     Raises:
         JournalTooNewError: a newer heatline made it.
@@ -92,10 +102,10 @@ def head_of(connection: sqlite3.Connection, path: Path) -> tuple[str, str]:
             f"{path} is a journal of version {rows[0][0]}, this heatline knows up to {SCHEMA_VERSION}; "
             "update heatline, or move the file away"
         )
-    journal_id, line = connection.execute("SELECT journal_id, line FROM journal").fetchone()
-    if not re.fullmatch("[0-9a-f]{32}", str(journal_id)) or not isinstance(line, str):
+    head = Head._make(connection.execute("SELECT journal_id, line, created_at_ns FROM journal").fetchone())
+    if [*map(type, head)] != [str, str, int] or not re.fullmatch("[0-9a-f]{32}", head.journal_id):
         raise JournalDamagedError(f"{path} is damaged (it does not say which it is)")
-    return journal_id, line
+    return head
 
 
 def move_aside(path: Path) -> Path:

@@ -4,10 +4,8 @@ What is handed over is kept first, where the line keeps a journal, and goes on t
 """
 
 import contextlib
-import errno
 import logging
 import queue
-import socket as sockets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +13,11 @@ from typing import NamedTuple, Protocol
 
 import zmq
 
+from edge.delivery.access import Access
 from edge.delivery.heartbeats import notice_vanished_peers
 from edge.delivery.messages import Message, Welcome, header_of, to_frames, welcome_to_bytes
+from edge.delivery.socket_guard import SocketGuard
+from edge.delivery.subscriptions import Subscriptions
 from edge.errors import DeliveryError
 
 logger = logging.getLogger(__name__)
@@ -27,8 +28,6 @@ LINGER_MS = 2000
 START_WITHIN_SECONDS = 5.0
 POLL_MS = 50
 VERDICTS = b"verdict."
-SUBSCRIPTIONS_AT_ONCE = 100
-"""Taken in between two messages, so that nobody who floods us with subscriptions keeps events from going out."""
 SECONDS_BETWEEN_COMMITS = 0.01
 """So many events share a commit as come in that time; one that comes alone does not wait for others."""
 MESSAGES_PER_COMMIT = 256
@@ -75,11 +74,13 @@ class Publisher:
     Args:
         address: ZeroMQ address to bind, `tcp://...` or `ipc://...`.
         keeping: what becomes of messages before they are sent.
+        access: who may listen, if the address is not local.
     """
 
-    def __init__(self, address: str, keeping: Keeping | None = None) -> None:
+    def __init__(self, address: str, keeping: Keeping | None = None, access: Access | None = None) -> None:
         self.address = address
         self._keeping = keeping or AsTheyAre()
+        self._access = access or Access()
         self._messages: queue.Queue[_HandedOver | None] = queue.Queue(SEND_HIGH_WATER_MARK)
         self._bound = threading.Event()
         self._listened_to = threading.Event()
@@ -92,8 +93,10 @@ class Publisher:
         """Bind the address.
 
         Raises:
+            AccessError: others could reach it, and the line has no key to protect it with.
             DeliveryError: it cannot be bound.
         """
+        self._access.require_protected("events.bind", self.address)
         self._thread.start()
         if not self._bound.wait(START_WITHIN_SECONDS):
             raise DeliveryError(f"{self.address} was not bound within {START_WITHIN_SECONDS:.0f} s")
@@ -138,27 +141,34 @@ class Publisher:
     def _run(self) -> None:
         context = zmq.Context()
         socket = context.socket(zmq.XPUB)
+        subscriptions = Subscriptions()
+        guard: SocketGuard | None = None
         try:
             socket.setsockopt(zmq.LINGER, LINGER_MS)
             socket.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
+            subscriptions.set_up(socket)
             notice_vanished_peers(socket)
             try:
                 self._welcome_joiners(socket)
-                bind(socket, self.address)
+                guard = SocketGuard(socket, self._access, "events", self.address)
+                guard.bind()
             except zmq.ZMQError as error:
                 self._error = error
                 return
             finally:
                 self._bound.set()
-            self._publish(socket)
+            self._publish(socket, guard, subscriptions)
         finally:
             socket.close()
             context.term()
+            if guard is not None:
+                guard.join()
 
-    def _publish(self, socket: zmq.Socket[bytes]) -> None:
+    def _publish(self, socket: zmq.Socket[bytes], guard: SocketGuard, subscriptions: Subscriptions) -> None:
         closing = False
         while not closing:
-            self._take_subscriptions(socket)
+            guard.tend()
+            self._take_subscriptions(socket, guard, subscriptions)
             group, closing = self._next_group()
             messages = [each.message for each in group if each.message is not None]
             outgoing = self._keeping.commit(messages) if messages else []
@@ -169,13 +179,14 @@ class Publisher:
                 if each.sent is not None:
                     each.sent()
 
-    def _take_subscriptions(self, socket: zmq.Socket[bytes]) -> None:
-        for _ in range(SUBSCRIPTIONS_AT_ONCE):
-            if not socket.poll(0):
-                return
-            subscription = socket.recv()
-            if subscription[:1] == b"\x01" and _takes_verdicts(subscription[1:]):
+    def _take_subscriptions(self, socket: zmq.Socket[bytes], guard: SocketGuard, subscriptions: Subscriptions) -> None:
+        for prefix in subscriptions.taken(socket):
+            if _takes_verdicts(prefix):
                 self._listened_to.set()
+        if (why := subscriptions.too_many) is not None:
+            self._access.refusals.note("events", "subscriptions", f"{why}; hanging up on all")
+            guard.hang_up()
+            subscriptions.begin_again()
 
     def _next_group(self) -> tuple[list[_HandedOver], bool]:
         """What is to be committed together, which may be nothing; and whether it is the last."""
@@ -207,19 +218,3 @@ class Publisher:
 
 def _takes_verdicts(prefix: bytes) -> bool:
     return prefix.startswith(VERDICTS) or VERDICTS.startswith(prefix)
-
-
-def bind(socket: zmq.Socket[bytes], address: str) -> None:
-    """Bind an address that nobody else is bound to.
-
-    For ipc, ZeroMQ would silently take the path away from whoever holds it: ask there first.
-
-    Raises:
-        ZMQError: it cannot be bound.
-    """
-    scheme, _, path = address.partition("://")
-    if scheme == "ipc":
-        with sockets.socket(sockets.AF_UNIX) as probe, contextlib.suppress(OSError):
-            probe.connect("\0" + path[1:] if path.startswith("@") else path)
-            raise zmq.ZMQError(errno.EADDRINUSE)
-    socket.bind(address)

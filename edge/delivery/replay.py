@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import zmq
 
+from edge.delivery.curve import ClientKeys
 from edge.delivery.following import Batch, Delivered, Refused, ReplayRequest, events_of, reply_from, to_bytes
 from edge.delivery.heartbeats import notice_vanished_peers
 from edge.errors import DeliveryError, JournalError, MessageError
@@ -30,12 +31,13 @@ class Replay:
 
     Args:
         address: where the line serves its journal.
+        keys: to connect to a line from another machine.
     Raises:
         DeliveryError: the address is none.
     """
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, address: str, keys: ClientKeys | None = None) -> None:
+        self._address, self._keys = address, keys
         self._ids = itertools.count(1)
         self._context = zmq.Context()
         try:
@@ -82,6 +84,8 @@ class Replay:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         socket.setsockopt(zmq.IPV6, "[" in self._address)
         notice_vanished_peers(socket)
+        if self._keys is not None:
+            self._keys.apply(socket)
         try:
             socket.connect(self._address)
         except zmq.ZMQError as error:

@@ -8,6 +8,7 @@ from typing import Self
 
 import zmq
 
+from edge.delivery.curve import ClientKeys
 from edge.delivery.gaps import Gap, Gaps
 from edge.delivery.heartbeats import notice_vanished_peers
 from edge.delivery.messages import WELCOME, Message, StatusEvent, from_frames, welcome_from
@@ -28,15 +29,17 @@ class Subscriber:
             for message in events:
                 ...
 
-    What was missed, because the connection was down or this program was too slow, is asked for again where `replay` says
-    where, and comes as soon as that it is missing is known: each topic stays in order. What cannot be had again raises
-    `EventsLostError`, after which listening goes on.
+    What was missed, because the connection was down or this program was too slow, is asked for again at `replay`. It
+    comes before anything newer of its topic. What cannot be had again raises `EventsLostError`, after which listening
+    goes on.
 
     Args:
         address: where the line publishes.
         topics: prefixes to listen to, e.g. `verdict.top.DEFECT`; default: all.
         timeout_s: stop the iteration when nothing came for so long; None: wait for ever.
         replay: where the line serves its journal; None: what is missed stays missed.
+        keys: to connect to a line from another machine.
+        replay_keys: the same, to its journal.
     Raises:
         DeliveryError: an address is none.
     """
@@ -48,12 +51,14 @@ class Subscriber:
         topics: Iterable[str] = ("",),
         timeout_s: float | None = None,
         replay: str | None = None,
+        keys: ClientKeys | None = None,
+        replay_keys: ClientKeys | None = None,
     ) -> None:
         self._topics = tuple(topics)
         self._gaps = Gaps(self._topics)
         self._ready: deque[Message | EventsLostError] = deque()
         self._timeout_ms = None if timeout_s is None else int(timeout_s * 1000)
-        self._replay = None if replay is None else Replay(replay)
+        self._replay = None if replay is None else Replay(replay, replay_keys)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -61,6 +66,8 @@ class Subscriber:
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         self._socket.setsockopt(zmq.IPV6, "[" in address)
         notice_vanished_peers(self._socket)
+        if keys is not None:
+            keys.apply(self._socket)
         for topic in {*self._topics, WELCOMES}:
             self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
         try:

@@ -1,41 +1,34 @@
 """A line's journal, and those who follow it."""
 
 import contextlib
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from edge.config import JournalConfig
+from edge.delivery.access import Access
 from edge.delivery.consumers import Consumers
 from edge.delivery.follow_server import FollowServer
 from edge.delivery.journalling import Journalling
 from edge.inspection.flight_recorder import Told
 from edge.service.reporter import Reporter
 
-logger = logging.getLogger(__name__)
-
 SECONDS_PER_DAY = 86400
 
 
 class Keeping:
-    """What became of a line's events, and who has got them.
+    """What became of a line's events.
 
     Args:
         journalling: keeps them.
-        server: hands them to durable consumers; None: nobody can ask for them.
     """
 
-    def __init__(self, journalling: Journalling, server: FollowServer | None) -> None:
-        self.journalling, self._server = journalling, server
+    def __init__(self, journalling: Journalling) -> None:
+        self.journalling = journalling
 
     def why_not(self) -> str | None:
         """Why events are not kept; None while they are, or where none are to be."""
         state = self.journalling.state()
         return None if state is None else state.live_only
-
-    def refused(self) -> Mapping[str, int]:
-        """What the socket of durable consumers refused, by reason."""
-        return {} if self._server is None else self._server.refused
 
     def told(self) -> dict[str, Told]:
         """How far each camera's frames are in the journal as it was found."""
@@ -43,12 +36,14 @@ class Keeping:
 
 
 @contextlib.contextmanager
-def kept(config: JournalConfig, folder: Path | None, reporter: Reporter) -> Iterator[Keeping]:
+def kept(config: JournalConfig, folder: Path | None, reporter: Reporter, access: Access) -> Iterator[Keeping]:
     """The journal in a folder, and whoever follows it, as long as this lasts.
 
     Args:
         folder: None: nothing is kept.
+        access: who may follow.
     Raises:
+        AccessError: others can reach the address, and the line has no key to protect it with.
         DeliveryError: the address for durable consumers cannot be bound.
         JournalError: the journal is another line's, or of a newer heatline.
     """
@@ -57,7 +52,7 @@ def kept(config: JournalConfig, folder: Path | None, reporter: Reporter) -> Iter
         consumers = None if folder is None else Consumers(folder)
         server = None
         if folder is not None and consumers is not None and config.bind is not None:
-            server = FollowServer(config.bind, folder, consumers)
+            server = FollowServer(config.bind, folder, consumers, access=access)
         journalling = Journalling(
             reporter.line,
             reporter.boot_id,
@@ -72,4 +67,4 @@ def kept(config: JournalConfig, folder: Path | None, reporter: Reporter) -> Iter
             server.start()
             at_end.callback(server.close)
             journalling.wake.append(server.wake)
-        yield Keeping(journalling, server)
+        yield Keeping(journalling)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from edge.config import LineConfig
+from edge.delivery.access import Access
 from edge.delivery.commands import CommandServer
 from edge.delivery.publisher import Publisher
 from edge.errors import EngineError
@@ -83,8 +84,9 @@ class Service:
         prepared = prepare(self._config.of_product(selected or self._config.product))
         reporter = Reporter(self._path.stem)
         heartbeat = Heartbeat()
-        with kept(self._config.journal, state_folder(), reporter) as keeping:
-            publisher = Publisher(self._config.events.bind, keeping.journalling)
+        access = Access.read(self._config.security.key, self._config.security.allowed)
+        with kept(self._config.journal, state_folder(), reporter, access) as keeping:
+            publisher = Publisher(self._config.events.bind, keeping.journalling, access)
             publisher.start()
             tell_where_events_are(publisher.address)
             teller = Teller(reporter, publisher, heartbeat, prepared.setup)
@@ -92,7 +94,9 @@ class Service:
                 with open_cameras(
                     prepared.config.cameras, teller.alarm, all_must_open=False, stopping=lambda: self._stopping
                 ) as cameras:
-                    self._inspect(prepared, selected, unremembered, teller, heartbeat, publisher, keeping, cameras)
+                    self._inspect(
+                        prepared, selected, unremembered, teller, heartbeat, publisher, keeping, access, cameras
+                    )
             finally:
                 publisher.close()
 
@@ -105,6 +109,7 @@ class Service:
         heartbeat: Heartbeat,
         publisher: Publisher,
         keeping: Keeping,
+        access: Access,
         cameras: dict[str, OpenCamera],
     ) -> None:
         ledger = Ledger(list(cameras))
@@ -124,10 +129,11 @@ class Service:
         )
         oversight = Oversight(teller, heartbeat, ledger, supervised, pipeline, changeover)
         oversight.unjournalled = keeping.why_not
+        oversight.refused = access.refusals.counts
         pipeline.start()
         heartbeat.begin()
         pipeline.probe()  # no part may come before something has gone the whole way
-        with self._commands(RequestDesk(supervised, changeover.select)):
+        with self._commands(RequestDesk(supervised, changeover.select), access):
             notify("READY=1")
             logger.info("ready: %s, publishing on %s", in_words(prepared.setup), publisher.address)
             try:
@@ -206,12 +212,12 @@ class Service:
         oversight.mend = lambda: None
 
     @contextlib.contextmanager
-    def _commands(self, desk: RequestDesk) -> Iterator[None]:
+    def _commands(self, desk: RequestDesk, access: Access) -> Iterator[None]:
         address = self._config.commands.bind
         if address is None:
             yield
             return
-        server = CommandServer(address, desk.handle)
+        server = CommandServer(address, desk.handle, access)
         server.start()
         try:
             yield

@@ -117,6 +117,7 @@ class Reporter:
         """The event of frames that the boot before told of live alone."""
         self.events += 1
         how_many = "some frames" if missing.frames is None else f"{missing.frames} frames"
+        of = f"{how_many} of {', '.join(missing.cameras)}"
         return Message(
             JournalEvent(
                 boot_id=self.boot_id,
@@ -124,7 +125,7 @@ class Reporter:
                 at_ns=time.time_ns(),
                 line=self.line,
                 what="unrecorded",
-                detail=f"the boot before told of {how_many} of {', '.join(missing.cameras)} that are not in the journal",
+                detail=f"the boot before told of {of} in events that are not in the journal",
                 events=missing.frames,
                 of_boot=missing.boot_id,
             )

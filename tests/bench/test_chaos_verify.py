@@ -351,6 +351,9 @@ def test_events_of_a_boot_that_died_are_known_to_be_missing_from_what_the_journa
     got = [Got(at_ns=0, header=msgspec.Raw(header)) for header in kept]
     found = check_live("screen", EVERYTHING, got, truth)
     assert (found.broken, found.beyond) == ([], 2)
+    knows = Missed(at_ns=0, journal_id=JOURNAL, boot_id="boot3", topic="journal", after_seq=0, through_seq=3)
+    missed_it = check_live("screen", EVERYTHING, [*got[:2], knows, got[3]], truth)
+    assert (missed_it.broken, missed_it.beyond) == ([], 2), "it knows that it missed something of that"
     told_nothing = check_live("screen", EVERYTHING, [*got[:2], got[3]], truth)
     assert [one.what for one in told_nothing.broken if "a boot that died" in one.what] != []
     filtered = check_live("lamp", ("verdict.left.",), [*got[:2], got[3]], truth)

@@ -614,7 +614,7 @@ def test_a_closed_server_leaves_no_descriptor_and_no_thread_and_its_address_free
     for _ in range(3):
         serve(either_address, Desk()).close()
     with pytest.raises(DeliveryError):
-        serve("tcp://127.0.0.1", Desk())
+        serve("tcp://127.0.0.1:x", Desk())
     assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
 
 

@@ -1,4 +1,4 @@
-"""Keys of lines and clients: files that other ZeroMQ programs read too, and that are never taken for what they are not."""
+"""Keys of lines and clients: files that other ZeroMQ programs read too, and never taken for what they are not."""
 
 import os
 import stat
@@ -131,20 +131,24 @@ def swapped(data: bytes, name: bytes) -> bytes:
 
 def test_a_private_key_that_is_none_is_refused(tmp_path: Path, key: Path) -> None:
     whole = key.read_bytes()
-    other = zmq.curve_keypair()[1]
     for data in (
         b"",
         b"no key",
         b"\xff" * 200_000,
-        whole[: len(whole) // 2],
+        whole[: whole.index(b"public-key") + 20],
         whole.replace(b"public-key", b"pubic-key"),
         swapped(whole, b"public-key"),
         swapped(whole, b"secret-key"),
-        whole + b'    secret-key = "' + other + b'"\n',  # which one?
-        whole.replace(b'secret-key = "', b'secret-key = "~'),
+        whole.replace(b'public-key = "', b'public-key = "~'),
     ):
         path = write(tmp_path / "k", data)
         assert f"{path} holds no CurveZMQ key, or a damaged one" in refusal(lambda path=path: read_key_pair(path))
+
+
+def test_a_file_of_two_private_keys_is_refused(tmp_path: Path, key: Path) -> None:
+    other = zmq.curve_keypair()[1]
+    path = write(tmp_path / "k", key.read_bytes() + b'    secret-key = "' + other + b'"\n')
+    assert "holds a public key and no private one" in refusal(lambda: read_key_pair(path))
 
 
 def test_a_key_to_sign_bundles_with_is_another_kind(tmp_path: Path) -> None:
@@ -156,7 +160,7 @@ def test_a_key_to_sign_bundles_with_is_another_kind(tmp_path: Path) -> None:
 
 def test_the_halves_are_not_taken_for_each_other(key: Path) -> None:
     public_half(key).chmod(0o600)
-    assert "holds a public key alone" in refusal(lambda: read_key_pair(public_half(key)))
+    assert "holds a public key and no private one" in refusal(lambda: read_key_pair(public_half(key)))
     assert f"{key} holds a private key, which stays with its owner" in refusal(lambda: read_public_key(key))
 
 

@@ -719,11 +719,10 @@ def test_who_asks_for_too_much_at_once_is_refused_and_others_are_served(line: Fo
     later = line.tell(DEFECT)
     assert one.events(1) == later
     answered = refused = 0
-    while not refused:  # some answers may be dropped: it did not read them
+    while not (refused and answered):  # some of each may be dropped, as it did not read them in time
         reply, _ = greedy.receive()
         refused += isinstance(reply, Refused) and reply.reason == "busy"
         answered += isinstance(reply, Batch)
-    assert answered > 0
 
 
 # Bad requests.
@@ -922,6 +921,7 @@ def test_what_was_acknowledged_outlives_a_restart(line: FollowedLine, client: Ma
     one.follow()
     one.events(5)
     one.ack(3, line.journal.journal_id)
+    wait_until(lambda: line.consumers.positions()["mes1"].acked_seq == 3, "it came")
     line.stop()
     line.start()
     again = client()

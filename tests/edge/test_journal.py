@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.delivery import journal as journal_module
@@ -146,6 +146,7 @@ def test_a_journal_of_a_newer_heatline_is_refused_and_left_alone(tmp_path: Path)
 # Reading.
 
 
+@settings(deadline=None)
 @given(
     topics=st.lists(st.sampled_from(["verdict.top.GOOD", "verdict.top", "alarm", "é.ü", "a"]), min_size=1, max_size=30),
     prefixes=st.lists(st.sampled_from(["", "verdict.", "verdict.top.GOOD", "a", "al", "é", "x"]), max_size=3),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -561,7 +561,7 @@ def test_what_was_discarded_is_told_at_the_end_at_the_latest(tmp_path: Path) -> 
 
 # Whatever happens, in whatever order.
 
-BUDGET, KEEP_S = 200 << 10, 100.0
+BUDGET, KEEP_S = 100 << 10, 100.0
 
 
 class WhateverHappens(RuleBasedStateMachine):
@@ -600,7 +600,7 @@ class WhateverHappens(RuleBasedStateMachine):
 
     # What happens.
 
-    @rule(count=st.integers(0, 40), png_bytes=st.sampled_from([0, 10, 3000]), status=st.booleans())
+    @rule(count=st.integers(0, 40), png_bytes=st.sampled_from([0, 3000, 20_000]), status=st.booleans())
     def commit(self, count: int, png_bytes: int, status: bool) -> None:
         messages = [*several(count, png_bytes), *([STATUS] if status else [])]
         with self.held_against_retention():
@@ -662,21 +662,17 @@ class WhateverHappens(RuleBasedStateMachine):
                 assert event.what in ("begun", "discarded")  # type: ignore[union-attr]
                 known.append(Message(event))
 
-    @rule()
-    def the_file_is_deleted(self) -> None:
-        for file in beside(self.folder / FILE_NAME):
-            file.unlink(missing_ok=True)
+    @rule(how=st.sampled_from(["deleted", "damaged"]))
+    def the_journal_is_lost(self, how: str) -> None:
+        if how == "damaged":
+            self.journal.distrust("it reads wrong")
+        else:
+            for file in beside(self.folder / FILE_NAME):
+                file.unlink(missing_ok=True)
         self.others.close()
         self.acked.clear()
-        self.clocks.now_s += MOST_RETRY_SECONDS
+        self.clocks.now_s += LOOK_SECONDS
         self.discarded_told = self.discarded  # of a journal that is gone, nothing is told
-        self.tend()
-
-    @rule()
-    def a_reader_finds_damage(self) -> None:
-        self.journal.distrust("it reads wrong")
-        self.acked.clear()
-        self.discarded_told = self.discarded
         self.tend()
 
     # What must be true.
@@ -713,7 +709,7 @@ class WhateverHappens(RuleBasedStateMachine):
         was_first = before.first_seq or before.last_seq + 1
         unacked = 0 if acked is None else max(0, first - max(was_first, acked + 1))
         if unacked:
-            assert before.size_bytes > BUDGET
+            assert before.size_bytes > BUDGET - BUDGET // 16  # one part in 16 is for what comes meanwhile
             assert first <= was_first + 256
         self.discarded += unacked
         assert after.discarded == self.discarded
@@ -740,5 +736,7 @@ class WhateverHappens(RuleBasedStateMachine):
             assert held(self.folder) == sent[(state.first_seq or len(sent) + 1) - 1 :]
 
 
-WhateverHappens.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+WhateverHappens.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 TestWhateverHappens = WhateverHappens.TestCase

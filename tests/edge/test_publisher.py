@@ -9,10 +9,12 @@ import msgspec
 import pytest
 import zmq
 
+from edge.delivery.access import Access
+from edge.delivery.curve import KeyPair
 from edge.delivery.messages import Message, StatusEvent, VerdictEvent
 from edge.delivery.publisher import Publisher
 from edge.delivery.subscriber import Subscriber
-from edge.errors import DeliveryError, MessageError
+from edge.errors import AccessError, DeliveryError, MessageError
 from tests.edge.wire_examples import DEFECT, GOOD, STATUS
 
 WITHIN_SECONDS = 20.0
@@ -194,10 +196,17 @@ def test_an_ipc_path_left_behind_by_a_killed_line_can_be_bound(publishers: Make,
         "",
     ],
 )
-def test_an_address_that_is_none_is_a_delivery_error(publishers: Make, bad: str) -> None:
+def test_an_address_that_is_none_is_a_delivery_error(bad: str) -> None:
+    publisher = Publisher(bad, access=Access(KeyPair(*zmq.curve_keypair())))
     with pytest.raises(DeliveryError, match="cannot be bound") as caught:
-        publishers(bad).start()
+        publisher.start()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("open_to_others", ["tcp://*:5556", "tcp://192.0.2.1:5556", "tcp://nobody.invalid:5556"])
+def test_an_address_that_others_can_reach_is_refused_without_a_key(publishers: Make, open_to_others: str) -> None:
+    with pytest.raises(AccessError, match=r"other machines can reach.*make one with heatline keys new"):
+        publishers(open_to_others).start()
 
 
 @pytest.mark.parametrize("bad", ["tcp://127.0.0.1", "smoke://signals", ""])

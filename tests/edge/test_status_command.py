@@ -165,7 +165,9 @@ def test_an_address_names_itself(name: str) -> None:
     ],
 )
 def test_what_is_bound_at_every_address_is_reached_at_loopback(tmp_path: Path, bound: str, reached: str) -> None:
-    assert events_address(str(configured(tmp_path / "line1.toml", bound))) == reached
+    file = configured(tmp_path / "line1.toml", bound)
+    file.write_text(f'{file.read_text()}[security]\nkey = "line.key"\n')
+    assert events_address(str(file)) == reached
 
 
 @pytest.mark.parametrize("text", ["nonsense", 'bundle = "b"'])

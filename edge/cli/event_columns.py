@@ -1,0 +1,108 @@
+"""Events as rows of a table: the same columns for every kind of event, empty where a kind has no such thing.
+
+docs/journal.md describes the columns. New ones come at the end.
+"""
+
+from datetime import UTC, datetime
+
+from edge.delivery.journal import Record
+from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent, VerdictEvent
+
+Cell = str | int | float | None
+
+COLUMNS = (
+    "seq",
+    "journal_id",
+    "journalled_at",
+    "happened_at",
+    "type",
+    "topic",
+    "camera",
+    "frame_id",
+    "frame_number",
+    "frames",
+    "part_id",
+    "verdict",
+    "frame_score",
+    "score_threshold",
+    "regions",
+    "peak_x",
+    "peak_y",
+    "what",
+    "detail",
+    "product",
+    "bundle",
+    "bundle_version",
+    "precision",
+    "latency_ms",
+    "acting",
+    "boot_id",
+)
+
+
+def row_of(record: Record, event: Event) -> list[Cell]:
+    """The row of a journalled event, in the order of `COLUMNS`."""
+    cells: dict[str, Cell] = {
+        "seq": record.seq,
+        "journalled_at": utc(record.at_ns),
+        "type": event.topic.partition(".")[0],
+        "topic": record.topic,
+        "boot_id": event.boot_id,
+    }
+    match event:
+        case VerdictEvent():
+            cells |= _of_verdict(event)
+        case AlarmEvent():
+            state = "active" if event.active else "over"
+            cells |= {"camera": event.camera, "what": f"{event.alarm} {state}", "product": event.product}
+        case ChangeEvent():
+            state = "in force" if event.in_force else "refused"
+            cells |= {"what": f"{event.change} {state}", "product": event.product}
+            cells |= {"bundle": event.bundle.name, "bundle_version": event.bundle.version}
+        case JournalEvent():
+            cells |= {"what": event.what}
+    if isinstance(event, AlarmEvent | ChangeEvent | JournalEvent):
+        cells |= {"happened_at": utc(event.at_ns), "detail": event.detail, "journal_id": event.journal_id}
+    if isinstance(event, AlarmEvent | ChangeEvent):
+        cells |= {"acting": _yes(event.acting)}
+    return [cells.get(column) for column in COLUMNS]
+
+
+def _of_verdict(event: VerdictEvent) -> dict[str, Cell]:
+    peak = event.regions[0].peak_xy if event.regions else (None, None)
+    return {
+        "journal_id": event.journal_id,
+        "happened_at": utc(event.times.captured_at_ns),
+        "camera": event.camera,
+        "frame_id": event.frame_id,
+        "frame_number": event.frame_number,
+        "frames": event.frames,
+        "part_id": event.part_id,
+        "verdict": event.verdict,
+        "frame_score": event.frame_score,
+        "score_threshold": event.score_threshold,
+        "regions": len(event.regions),
+        "peak_x": peak[0],
+        "peak_y": peak[1],
+        "what": event.reason,
+        "detail": event.detail,
+        "product": event.product,
+        "bundle": event.bundle.name,
+        "bundle_version": event.bundle.version,
+        "precision": event.precision,
+        "latency_ms": event.latency_ms,
+        "acting": _yes(event.acting),
+    }
+
+
+def _yes(true: bool) -> str:
+    return "true" if true else "false"
+
+
+def utc(at_ns: int) -> str:
+    """An instant as ISO 8601 in UTC, to the microsecond; empty for one that no calendar has."""
+    try:
+        moment = datetime.fromtimestamp(at_ns // 1_000_000_000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return ""
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{at_ns % 1_000_000_000 // 1000:06d}Z"

@@ -1,0 +1,208 @@
+"""`heatline journal`: what a line's journal holds, and whether it is whole."""
+
+from collections.abc import Sequence
+
+import click
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from edge.cli.event_columns import COLUMNS, Cell, row_of
+from edge.cli.journal_export import export
+from edge.cli.line_words import local_time
+from edge.cli.named_journal import journal_of, line_argument, seq_type, topic_option
+from edge.cli.output import WIDE, json_option, print_facts, print_json, progress_console, visible
+from edge.delivery.journal import JournalReader, Record
+from edge.delivery.journal_check import faults
+from edge.delivery.journal_errors import JournalDamagedError
+from edge.delivery.messages import event_from
+from edge.errors import MessageError
+
+FAULTS_SHOWN = 20
+SHOWN = "seq", "time", "topic", "frame", "part", "score", "regions", "what"
+
+
+class Topic(msgspec.Struct, frozen=True, kw_only=True):
+    """A topic's events."""
+
+    events: int
+    """That the journal holds."""
+    last_seq: int
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """What a journal holds."""
+
+    path: str
+    journal_id: str
+    line: str
+    created_at_ns: int
+    first_seq: int
+    last_seq: int
+    size_bytes: int
+    topics: dict[str, Topic]
+    events: list[msgspec.Raw]
+    """Headers as they were journalled."""
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong with a journal."""
+
+    path: str
+    journal_id: str
+    first_seq: int
+    last_seq: int
+    faults: list[str]
+
+
+@click.group(epilog="Example: heatline journal show line1")
+def journal() -> None:
+    """Look into a line's journal: what the line told, kept on its own disk.
+
+    Also while the line runs, and on a disk that is full or read-only.
+    """
+
+
+journal.add_command(export)
+
+
+@journal.command(epilog="Example: heatline journal show line1 -n 50 --topic verdict.top.DEFECT")
+@line_argument
+@click.option("-n", "count", type=click.IntRange(0, 100_000), default=10, show_default=True, help="Events to show.")
+@click.option("--after", "after_seq", type=seq_type, help="Show the first events after this one, and not the newest.")
+@topic_option
+@json_option
+def show(line: str, count: int, after_seq: int | None, topics: tuple[str, ...], as_json: bool) -> None:
+    """Say what the journal of LINE holds, and show its newest events.
+
+    LINE is a line's name, its TOML file, the journal's folder, or its file.
+    """
+    path = journal_of(line)
+    with JournalReader.open_file(path) as reader:
+        first, last = reader.range()
+        events = reader.tally()
+        records = reader.newest(count, topics) if after_seq is None else _following(reader, after_seq, count, topics)
+        shown = Shown(
+            path=str(path),
+            journal_id=reader.journal_id,
+            line=reader.line,
+            created_at_ns=reader.created_at_ns,
+            first_seq=first,
+            last_seq=last,
+            size_bytes=reader.size_bytes(),
+            topics={
+                topic: Topic(events=events.get(topic, 0), last_seq=seq)
+                for topic, seq in sorted(reader.topics().items())
+            },
+            events=[msgspec.Raw(record.header) for record in records],
+        )
+    if as_json:
+        print_json(shown)
+        return
+    facts: dict[str, object] = {
+        "journal id": shown.journal_id,
+        "line": shown.line,
+        "begun": local_time(shown.created_at_ns, "%Y-%m-%d %H:%M:%S"),
+        "events": f"{first} to {last}" if first else f"none, up to {last}",
+        "size": f"{shown.size_bytes / 2**20:.1f} MiB",
+    }
+    for topic, one in shown.topics.items():
+        facts[topic] = f"{one.events} events, the last was {one.last_seq}"
+    print_facts(str(path), facts)
+    if records:
+        click.echo()
+        _print_events(records)
+
+
+def _following(reader: JournalReader, after_seq: int, count: int, topics: tuple[str, ...]) -> list[Record]:
+    """The first events after one."""
+    records: list[Record] = []
+    last = reader.last_seq
+    while len(records) < count and after_seq < last:
+        page = reader.read(after_seq, topics=topics, at_most=count - len(records))
+        records += page.records
+        after_seq = page.through_seq
+    return records
+
+
+def _print_events(records: Sequence[Record]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in SHOWN:
+        table.add_column(
+            heading, justify="right" if heading in ("seq", "score", "regions") else "left", overflow="fold"
+        )
+    for record in records:
+        table.add_row(*(visible(cell) for cell in _cells(record)))
+    console = Console(markup=False)
+    if not console.is_terminal:  # what is not read on a screen is searched, and must not be cut into lines
+        console = Console(markup=False, width=WIDE)
+    console.print(table)
+
+
+def _cells(record: Record) -> list[str]:
+    """A row of the table that is shown."""
+    try:
+        row = dict(zip(COLUMNS, row_of(record, event_from(record.header)), strict=True))
+    except MessageError as error:
+        return [str(record.seq), _clock(record.at_ns), record.topic, "", "", "", "", str(error)]
+    score = row["frame_score"]
+    return [
+        str(record.seq),
+        _clock(record.at_ns),
+        record.topic,
+        _in_words(row["frame_number"]),
+        _in_words(row["part_id"]),
+        f"{score:.2f}" if isinstance(score, float) else "",
+        _in_words(row["regions"] or None),
+        ": ".join(_in_words(row[name]) for name in ("what", "detail") if row[name]),
+    ]
+
+
+def _in_words(cell: Cell) -> str:
+    return "" if cell is None else str(cell)
+
+
+def _clock(at_ns: int) -> str:
+    return local_time(at_ns, "%Y-%m-%d %H:%M:%S")
+
+
+@journal.command(epilog="Example: heatline journal verify line1")
+@line_argument
+@json_option
+def verify(line: str, as_json: bool) -> None:
+    """Read all of the journal of LINE and say what is wrong with it: its structure, gaps, and every event.
+
+    LINE is a line's name, its TOML file, the journal's folder, or its file. Exit code 19 where something is wrong. It
+    reads the whole file: while the line runs, keep it for a quiet hour.
+    """
+    path = journal_of(line)
+    console = progress_console()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    found: list[str] = []
+    with (
+        JournalReader.open_file(path) as reader,
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+    ):
+        first, last = reader.range()
+        task = progress.add_task("structure", total=None)
+
+        def went_on(done: int, of: int) -> None:
+            progress.update(task, description="events", completed=done, total=of)
+
+        try:
+            for fault in faults(reader, went_on):
+                found.append(fault)
+        except JournalDamagedError as error:
+            found.append(f"it cannot be read any further: {error}")
+        report = Verified(path=str(path), journal_id=reader.journal_id, first_seq=first, last_seq=last, faults=found)
+    if as_json:
+        print_json(report)
+    for fault in [] if as_json else found[:FAULTS_SHOWN]:
+        click.echo(visible(fault))
+    if found:
+        raise JournalDamagedError(f"{path} is damaged: {len(found)} faults, the first is: {found[0]}")
+    if not as_json:
+        events = f"{last - first + 1} events" if first else "no event"
+        click.echo(f"{path} is whole: {events}, each as it was written")

@@ -1,0 +1,140 @@
+"""`heatline journal export`: a journal's events for other programs."""
+
+import contextlib
+import csv
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from edge.cli.event_columns import COLUMNS, row_of
+from edge.cli.named_journal import journal_of, line_argument, seq_type, topic_option
+from edge.cli.output import progress_console, visible
+from edge.delivery.journal import JournalReader, Record
+from edge.delivery.messages import event_from
+from edge.errors import EventsLostError, InputError, MessageError
+
+Format = Literal["jsonl", "csv"]
+
+
+@click.command(epilog="Example: heatline journal export line1 --format csv --topic verdict. --out verdicts.csv")
+@line_argument
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv"]),
+    default="jsonl",
+    show_default=True,
+    help="jsonl: every event's header as it was journalled, one per line. csv: the columns of docs/journal.md.",
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. Default: standard output.")
+@click.option("--after", "after_seq", type=seq_type, help="Only events after this one. Default: from the oldest.")
+@click.option("--through", "through_seq", type=seq_type, help="Only events up to this one. Default: to the newest.")
+@topic_option
+def export(
+    line: str,
+    form: Format,
+    out: Path | None,
+    after_seq: int | None,
+    through_seq: int | None,
+    topics: tuple[str, ...],
+) -> None:
+    """Write the events of LINE's journal as JSON lines or CSV, without heatmaps, in their order.
+
+    LINE is a line's name, its TOML file, the journal's folder, or its file. The file gets its name when it is whole.
+    Exit code 20 if events after --after are gone already: the others are written then.
+    """
+    path = journal_of(line)
+    with JournalReader.open_file(path) as reader:
+        first, last = reader.range()
+        begin = (first - 1 if first else last) if after_seq is None else after_seq
+        end = last if through_seq is None else min(last, through_seq)
+        with _written_to(out) as file, _progress(begin, end, out) as went_on:
+            lost = _write(reader, file, form, begin, end, topics, went_on)
+    if lost:
+        runs = ", ".join(f"{after + 1} to {through}" for after, through in lost)
+        raise EventsLostError(
+            f"{path}: events {runs} are gone; the others are written",
+            journal_id=reader.journal_id,
+            after_seq=lost[0][0],
+            through_seq=lost[-1][1],
+        )
+
+
+def _write(
+    reader: JournalReader,
+    file: BinaryIO,
+    form: Format,
+    begin: int,
+    end: int,
+    topics: tuple[str, ...],
+    went_on: Callable[[int], None],
+) -> list[tuple[int, int]]:
+    """Write the events after one up to another; of each run that is gone, after which event and through which."""
+    line_of = _csv_line if form == "csv" else _json_line
+    if form == "csv":
+        file.write(_as_csv(COLUMNS))
+    lost: list[tuple[int, int]] = []
+    after = begin
+    while after < end:
+        page = reader.read(after, through_seq=end, topics=topics)
+        if page.lost_through is not None:
+            lost.append((after, page.lost_through))
+        file.writelines(map(line_of, page.records))
+        after = page.through_seq
+        went_on(after - begin)
+    return lost
+
+
+def _json_line(record: Record) -> bytes:
+    return record.header + b"\n"
+
+
+def _csv_line(record: Record) -> bytes:
+    try:
+        return _as_csv(row_of(record, event_from(record.header)))
+    except MessageError as error:
+        click.echo(f"heatline: event {record.seq} is left out: {visible(str(error))}", err=True)
+        return b""
+
+
+def _as_csv(cells: "tuple[str, ...] | list[str | int | float | None]") -> bytes:
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue().encode()
+
+
+@contextlib.contextmanager
+def _written_to(out: Path | None) -> Iterator[BinaryIO]:
+    """A file that gets its name when all is in it, and is not there otherwise; or standard output."""
+    if out is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    aside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        try:
+            with aside.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            aside.rename(out)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror}); check the disk and the permissions") from error
+
+
+@contextlib.contextmanager
+def _progress(begin: int, end: int, out: Path | None) -> Iterator[Callable[[int], None]]:
+    """Shows how far it is, on a terminal that the events do not go to."""
+    console = progress_console()
+    columns = TextColumn("events"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console, disable=out is None or not console.is_terminal) as progress:
+        task = progress.add_task("", total=max(0, end - begin))
+        yield lambda done: progress.update(task, completed=done)

@@ -1,0 +1,95 @@
+"""Is a journal what was written: its structure, its numbers, and every byte of its events?"""
+
+from collections.abc import Callable, Iterator
+
+from edge.delivery.journal import JournalReader, Record, crc_of
+from edge.delivery.messages import StatusEvent, VerdictEvent, event_from
+from edge.errors import MessageError
+
+EVENTS_AT_ONCE = 100
+
+
+STRUCTURE_FAULTS = 100
+"""Told at most; of its events, all are."""
+
+
+def faults(reader: JournalReader, went_on: Callable[[int, int], None]) -> Iterator[str]:
+    """What is wrong with a journal, each in a sentence. It may be written meanwhile.
+
+    Args:
+        went_on: is told how many of its events were looked at, and of how many.
+    Raises:
+        JournalError: it cannot be read any further.
+    """
+    yield from reader.faults_of_structure(STRUCTURE_FAULTS)
+    topics = reader.topics()
+    first, last = reader.range()
+    reached: dict[str, int] = {}
+    """Of each topic, the last event."""
+    before: dict[str, int] = {}
+    """The same, since the last gap: who names an event in a gap may be right."""
+    begin = first
+    after = first - 1 if first else last
+    while after < last:
+        stored = reader.stored(after, last, EVENTS_AT_ONCE)
+        # What retention deleted meanwhile is not missing.
+        after = max(after, min(stored.first_seq - 1, last) if stored.first_seq else last)
+        for record, crc in stored.records:
+            if record.seq > after + 1:
+                yield f"events {after + 1} to {record.seq - 1} are missing"
+                before, begin = {}, record.seq
+            for fault in _of_event(record, crc, reader.journal_id, before.get(record.topic), begin):
+                yield f"event {record.seq}: {fault}"
+            after = reached[record.topic] = before[record.topic] = record.seq
+        if after < last and len(stored.records) < EVENTS_AT_ONCE:
+            yield f"events {after + 1} to {last} are missing"
+            after = last
+        went_on(after - first + 1, last - first + 1)
+    yield from _of_topics(reader, topics, reached)
+
+
+def _of_topics(reader: JournalReader, before: dict[str, int], reached: dict[str, int]) -> Iterator[str]:
+    """Whether each topic ends where the journal says.
+
+    Args:
+        before: where each ended as the looking began.
+        reached: the last event of each that was found.
+    """
+    first, _ = reader.range()
+    for topic, seq in before.items():
+        if seq >= first > 0 and reached.get(topic, 0) < seq:
+            found = f"the last one found is event {reached[topic]}" if topic in reached else "none was found"
+            yield f"topic {topic} is said to end with event {seq}, and {found}"
+    now = reader.topics()
+    for topic, seq in reached.items():
+        if now.get(topic, 0) < seq:
+            yield f"topic {topic} is said to end with event {now.get(topic, 0)}, and event {seq} is of it"
+
+
+def _of_event(record: Record, crc: int, journal_id: str, previous: int | None, begin: int) -> Iterator[str]:
+    """What is wrong with one event.
+
+    Args:
+        previous: the event before it of its topic; None: that is not known, and was before `begin`.
+    """
+    if crc_of(record.header, record.heatmap) != crc:
+        part = "its header" if record.heatmap is None else "its header or its heatmap"
+        yield f"{part} is not what was written (its checksum differs)"
+    try:
+        event = event_from(record.header)
+    except MessageError as error:
+        yield str(error)
+        return
+    if isinstance(event, StatusEvent):
+        yield "it is a status, which no journal keeps"
+        return
+    if (event.seq, event.journal_id) != (record.seq, journal_id):
+        yield f"its header says that it is event {event.seq} of journal {event.journal_id}"
+    if event.topic != record.topic:
+        yield f"it is kept under topic {record.topic}, and belongs under {event.topic}"
+    named = event.previous_seq
+    if named is None or (named >= begin if previous is None else named != previous):
+        found = "none that is here" if previous is None else f"event {previous}"
+        yield f"its header names event {named} as the one before it under its topic, and that is {found}"
+    if (record.heatmap is not None) != (isinstance(event, VerdictEvent) and event.heatmap is not None):
+        yield f"its heatmap is {'missing' if record.heatmap is None else 'there'}, and its header says otherwise"

@@ -1,0 +1,108 @@
+"""A line that other machines can reach: its key, its allow-lists, its clients' keys, and who should not be let in."""
+
+import contextlib
+import itertools
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from edge.delivery.access import Access
+from edge.delivery.allow_list import Role, allow, revoke
+from edge.delivery.curve import ClientKeys, KeyPair, make_key_pair
+
+WITHIN_SECONDS = 40.0
+"""Bounds what would otherwise hang; never what is measured."""
+WITHIN_MS = int(WITHIN_SECONDS * 1000)
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port that is bound at every address of this machine."""
+
+    number: int
+
+    @property
+    def bound(self) -> str:
+        return f"tcp://*:{self.number}"
+
+    @property
+    def reached(self) -> str:
+        """From another address of this machine than loopback, if it has one."""
+        return f"tcp://{_own_address()}:{self.number}"
+
+
+def free_port() -> Port:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return Port(probe.getsockname()[1])
+
+
+def _own_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("198.51.100.1", 9))  # sends nothing
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+class Secured:
+    """A line's files of keys."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.allowed = folder / "allowed"
+        self.line = make_key_pair(folder / "line.key")
+        self._numbers = itertools.count()
+        for role in ("listen", "follow", "command"):
+            (self.allowed / role).mkdir(parents=True)
+
+    def access(self) -> Access:
+        """As a line reads it at its start."""
+        return Access.read(self.folder / "line.key", self.allowed)
+
+    def client(self, *roles: Role) -> ClientKeys:
+        """A new client's keys, allowed for these roles."""
+        pair = make_key_pair(self.folder / f"client{next(self._numbers)}.key")
+        for role in roles:
+            self.allow(pair, role)
+        return ClientKeys(pair, self.line.public)
+
+    def allow(self, pair: KeyPair, role: Role) -> None:
+        allow(pair.public, self._name(pair), self.allowed, role)
+
+    def revoke(self, pair: KeyPair, role: Role) -> None:
+        revoke(self._name(pair), self.allowed, [role])
+
+    def _name(self, pair: KeyPair) -> str:
+        return f"k{pair.public.hex()[:16]}"
+
+
+@contextlib.contextmanager
+def connected(
+    address: str, kind: int, keys: ClientKeys | None = None, topic: bytes = b""
+) -> Iterator["zmq.Socket[bytes]"]:
+    """A bare client's socket."""
+    with zmq.Context() as context, context.socket(kind) as client:
+        client.setsockopt(zmq.LINGER, 0)
+        client.setsockopt(zmq.RECONNECT_IVL, 20)
+        client.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
+        client.setsockopt(zmq.HANDSHAKE_IVL, 1000)
+        if kind == zmq.SUB:
+            client.setsockopt(zmq.SUBSCRIBE, topic)
+        if keys is not None:
+            keys.apply(client)
+        client.connect(address)
+        yield client
+
+
+def until(happened: Callable[[], object]) -> None:
+    """Wait for something that comes about by itself."""
+    give_up = time.monotonic() + WITHIN_SECONDS
+    while not happened():
+        assert time.monotonic() < give_up, "what was waited for did not come"
+        time.sleep(0.01)

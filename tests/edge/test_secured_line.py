@@ -1,0 +1,476 @@
+"""Sockets that other machines can reach: who has a key that is allowed is let in, nobody else is, and each is counted.
+
+All over real sockets, bound at every address of this machine.
+"""
+
+import contextlib
+import os
+import socket as sockets
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+import zmq
+
+from edge.delivery.access import Access
+from edge.delivery.allow_list import ROLES, Role
+from edge.delivery.commander import Commander
+from edge.delivery.commands import CommandServer, Triggered
+from edge.delivery.consumers import Consumers
+from edge.delivery.curve import ClientKeys
+from edge.delivery.follow_server import FollowServer
+from edge.delivery.following import ForgetRequest, to_bytes
+from edge.delivery.journal import Journal
+from edge.delivery.socket_guard import ROLE_OF, SocketGuard, SocketName
+from edge.delivery.subscriptions import Subscriptions
+from edge.errors import AccessError
+from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Port, Secured, connected, free_port, until
+
+LINGER_MS = 2000
+
+
+class Door(Protocol):
+    """One of the line's sockets."""
+
+    def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
+        """Whether a client that is connected is served."""
+
+    def close(self) -> None: ...
+
+
+class Events:
+    """Publishes without a pause, as `Publisher` does."""
+
+    kind = zmq.SUB
+
+    def __init__(self, address: str, access: Access, _: Path) -> None:
+        self._address, self._access = address, access
+        self._closing = False
+        self.prefixes: list[bytes] = []
+        self.hung_up = 0
+        bound = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(bound,), daemon=True)
+        self._thread.start()
+        assert bound.wait(WITHIN_SECONDS)
+
+    def _run(self, bound: threading.Event) -> None:
+        context = zmq.Context()
+        socket = context.socket(zmq.XPUB)
+        socket.setsockopt(zmq.LINGER, LINGER_MS)
+        subscriptions = Subscriptions()
+        subscriptions.set_up(socket)
+        guard = SocketGuard(socket, self._access, "events", self._address)
+        guard.bind()
+        bound.set()
+        number = 0
+        while not self._closing:
+            self.prefixes += subscriptions.taken(socket)
+            if (why := subscriptions.too_many) is not None:
+                self._access.refusals.note("events", "subscriptions", why)
+                guard.hang_up()
+                subscriptions.begin_again()
+                self.hung_up += 1
+            guard.tend()
+            number += 1
+            socket.send_multipart([b"status", b"%d" % number])
+            socket.poll(5)
+        socket.close()
+        context.term()
+        guard.join()
+
+    def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
+        while client.poll(0):  # what came before
+            client.recv_multipart()
+        return bool(client.poll(within_ms))
+
+    def close(self) -> None:
+        self._closing = True
+        self._thread.join()
+
+
+class Commands:
+    kind = zmq.DEALER
+
+    def __init__(self, address: str, access: Access, _: Path) -> None:
+        self._server = CommandServer(
+            address, lambda _, answer: answer(Triggered(camera="top", frame_id=1, frame_number=1)), access
+        )
+        self._server.start()
+
+    def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
+        return _replies(client, b'{"type":"trigger","schema_version":1,"camera":"top"}', within_ms)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+class Follow:
+    kind = zmq.DEALER
+
+    def __init__(self, address: str, access: Access, folder: Path) -> None:
+        self._journal = Journal.open(folder / "journal", "line1")
+        self._consumers = Consumers(folder / "journal")
+        self._server = FollowServer(address, folder / "journal", self._consumers, access=access)
+        self._server.start()
+
+    def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
+        return _replies(client, to_bytes(ForgetRequest(request_id="r", name="nobody")), within_ms)
+
+    def close(self) -> None:
+        self._server.close()
+        self._consumers.close()
+        self._journal.close()
+
+
+def _replies(client: "zmq.Socket[bytes]", request: bytes, within_ms: int) -> bool:
+    while client.poll(0):
+        client.recv_multipart()
+    with contextlib.suppress(zmq.Again):
+        client.send(request, zmq.NOBLOCK)
+    return bool(client.poll(within_ms))
+
+
+DOORS: dict[SocketName, type[Events] | type[Commands] | type[Follow]] = {
+    "events": Events,
+    "commands": Commands,
+    "journal": Follow,
+}
+
+
+@pytest.fixture
+def secured(tmp_path: Path) -> Secured:
+    return Secured(tmp_path)
+
+
+@pytest.fixture
+def port() -> Port:
+    return free_port()
+
+
+@pytest.fixture
+def access(secured: Secured) -> Access:
+    return secured.access()
+
+
+@pytest.fixture
+def keys(secured: Secured, role: Role) -> ClientKeys:
+    """A client's that is allowed before the door is opened, so that nobody looks a moment too early."""
+    return secured.client(role)
+
+
+@pytest.fixture(params=DOORS)
+def name(request: pytest.FixtureRequest) -> SocketName:
+    found: SocketName = request.param
+    return found
+
+
+@pytest.fixture
+def role(name: SocketName) -> Role:
+    return ROLE_OF[name]
+
+
+@pytest.fixture
+def door(name: SocketName, port: Port, access: Access, keys: ClientKeys, tmp_path: Path) -> Iterator[Door]:
+    opened = DOORS[name](port.bound, access, tmp_path)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def kind_of(name: SocketName) -> int:
+    return DOORS[name].kind
+
+
+def is_let_in(door: Door, name: SocketName, port: Port, keys: ClientKeys | None) -> None:
+    """Checks that a client is served in the end."""
+    with connected(port.reached, kind_of(name), keys) as client:
+        until(lambda: door.serves(client, 100))
+
+
+def is_kept_out(name: SocketName, port: Port, access: Access, keys: ClientKeys | None, reasons: set[str]) -> None:
+    """Checks that a client is refused for one of these reasons, and that nothing comes through to it."""
+    before = dict(access.refusals.counts())
+    wanted = {f"{name}.{reason}" for reason in reasons}
+    with connected(port.reached, kind_of(name), keys) as client:
+        until(lambda: any(access.refusals.counts().get(each, 0) > before.get(each, 0) for each in wanted))
+        assert not client.poll(0)
+
+
+# Who is let in.
+
+
+def test_who_is_allowed_is_served(door: Door, name: SocketName, role: Role, port: Port, secured: Secured) -> None:
+    is_let_in(door, name, port, secured.client(role))
+
+
+def test_the_lines_own_key_opens_every_door(door: Door, name: SocketName, port: Port, secured: Secured) -> None:
+    is_let_in(door, name, port, ClientKeys(secured.line, secured.line.public))
+
+
+def test_who_is_let_in_is_no_refusal(
+    door: Door, name: SocketName, port: Port, keys: ClientKeys, access: Access
+) -> None:
+    for _ in range(3):
+        is_let_in(door, name, port, keys)
+    assert access.refusals.counts() == {}
+
+
+def test_a_key_of_no_list_or_of_another_roles_is_kept_out(
+    door: Door, name: SocketName, role: Role, port: Port, secured: Secured, access: Access
+) -> None:
+    others = [each for each in ROLES if each != role]
+    for keys in (secured.client(), secured.client(*others)):
+        is_kept_out(name, port, access, keys, {"auth"})
+    is_let_in(door, name, port, secured.client(role))
+
+
+def test_who_takes_another_for_the_line_is_kept_out(
+    door: Door, name: SocketName, role: Role, port: Port, secured: Secured, access: Access
+) -> None:
+    own = secured.client(role).own
+    is_kept_out(name, port, access, ClientKeys(own, own.public), {"protocol"})
+    is_let_in(door, name, port, secured.client(role))
+
+
+def test_who_shows_no_key_is_kept_out(
+    door: Door, name: SocketName, role: Role, port: Port, secured: Secured, access: Access
+) -> None:
+    is_kept_out(name, port, access, None, {"protocol", "handshake"})
+    is_let_in(door, name, port, secured.client(role))
+
+
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00"
+GARBAGE = {
+    "http": b"GET / HTTP/1.1\r\nHost: line\r\n\r\n",
+    "zeros": bytes(500),
+    "noise": os.urandom(500),
+    "zmtp 1": b"\x01\x00" + b"\x05\x00hell" * 20,
+    "null": GREETING + b"NULL".ljust(52, b"\0"),
+    "plain": GREETING + b"PLAIN".ljust(52, b"\0"),
+    "curve, then noise": GREETING + b"CURVE".ljust(52, b"\0") + os.urandom(300),
+    "curve, then a huge frame": GREETING + b"CURVE".ljust(52, b"\0") + b"\x06\x7f" + b"\xff" * 7,
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_bytes_that_are_no_handshake_are_counted_and_harm_nobody(
+    door: Door, name: SocketName, role: Role, port: Port, secured: Secured, access: Access, garbage: str
+) -> None:
+    with sockets.create_connection(("127.0.0.1", port.number), WITHIN_SECONDS) as stranger:
+        stranger.sendall(GARBAGE[garbage])
+        with contextlib.suppress(ConnectionError):
+            while stranger.recv(4096):
+                pass
+    until(lambda: sum(access.refusals.counts().values()) >= 1)
+    assert set(access.refusals.counts()) <= {f"{name}.protocol", f"{name}.handshake"}
+    is_let_in(door, name, port, secured.client(role))
+
+
+def test_who_does_not_finish_the_handshake_is_hung_up_on(
+    door: Door, name: SocketName, port: Port, keys: ClientKeys, access: Access
+) -> None:
+    with contextlib.ExitStack() as opened:
+        half = [
+            opened.enter_context(sockets.create_connection(("127.0.0.1", port.number), WITHIN_SECONDS))
+            for _ in range(10)
+        ]
+        for stranger in half:
+            stranger.sendall(GREETING + b"CURVE".ljust(52, b"\0"))
+        is_let_in(door, name, port, keys)  # meanwhile
+        for stranger in half:
+            with contextlib.suppress(ConnectionError):
+                while stranger.recv(4096):
+                    pass
+    until(lambda: access.refusals.counts() == {f"{name}.handshake": 10})
+
+
+def test_a_client_with_a_key_gets_nowhere_at_a_plain_port(
+    name: SocketName, address: str, secured: Secured, tmp_path: Path
+) -> None:
+    access = Access()
+    door = DOORS[name](address, access, tmp_path)
+    try:
+        with connected(address, kind_of(name), secured.client()) as client:
+            until(lambda: sum(access.refusals.counts().values()) >= 1)
+            assert not client.poll(0)
+        with connected(address, kind_of(name)) as client:
+            until(lambda: door.serves(client, 100))
+    finally:
+        door.close()
+
+
+# Without a restart.
+
+
+def test_who_is_allowed_while_it_tries_gets_in_by_itself(
+    door: Door, name: SocketName, role: Role, port: Port, secured: Secured, access: Access
+) -> None:
+    keys = secured.client()
+    with connected(port.reached, kind_of(name), keys) as client:
+        until(lambda: access.refusals.counts().get(f"{name}.auth", 0) >= 1)
+        assert not client.poll(0)
+        secured.allow(keys.own, role)
+        until(lambda: door.serves(client, 100))
+
+
+def test_who_is_revoked_while_it_is_connected_is_cut_off_and_the_others_are_not(
+    door: Door, name: SocketName, role: Role, port: Port, secured: Secured, access: Access
+) -> None:
+    keys = secured.client(role)
+    with (
+        connected(port.reached, kind_of(name), keys) as client,
+        connected(port.reached, kind_of(name), secured.client(role)) as other,
+    ):
+        for each in (client, other):
+            until(lambda each=each: door.serves(each, 100))  # type: ignore[misc]
+        secured.revoke(keys.own, role)
+        # Refused by the next message that it sends, or when it has been hung up on and comes back.
+        until(
+            lambda: not door.serves(client, 0) and {f"{name}.revoked", f"{name}.auth"} & set(access.refusals.counts())
+        )
+        for _ in range(3):
+            until(lambda: door.serves(other, 100))
+            assert not door.serves(client, 0)
+        secured.allow(keys.own, role)
+        until(lambda: door.serves(client, 100))
+
+
+def test_a_guard_that_does_not_answer_lets_nobody_in(
+    secured: Secured, access: Access, port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZeroMQ would let in everybody where nobody answers its question, were it not told otherwise."""
+
+    def ends(_: SocketGuard, *sockets: "zmq.Socket[bytes]") -> None:
+        for each in sockets:
+            each.close(0)
+
+    monkeypatch.setattr(SocketGuard, "_watch", ends)
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        guard = SocketGuard(router, access, "commands", port.bound)
+        guard.join()
+        router.disable_monitor()
+        guard.bind()
+        with connected(port.reached, zmq.DEALER, secured.client("command")) as client:
+            monitor = client.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            client.send(b"let me in")
+            assert monitor.poll(WITHIN_MS)
+            assert not router.poll(0)
+            client.disable_monitor()
+
+
+def test_a_guard_that_fails_at_a_question_lets_nobody_in_and_goes_on(
+    secured: Secured, access: Access, port: Port, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    look, fail = access.allow_list.look, True
+
+    def failing(at_most_s_old: float = 0.0) -> None:
+        if fail:
+            raise ZeroDivisionError("boom")
+        look(at_most_s_old)
+
+    monkeypatch.setattr(access.allow_list, "look", failing)
+    door = Commands(port.bound, access, tmp_path)
+    try:
+        with connected(port.reached, zmq.DEALER, secured.client("command")) as client:
+            until(lambda: "its guard failed" in caplog.text)
+            assert not door.serves(client, 0)
+            fail = False
+            until(lambda: door.serves(client, 100))
+    finally:
+        door.close()
+
+
+# Subscriptions.
+
+
+@contextlib.contextmanager
+def published(address: str, access: Access, folder: Path) -> Iterator[Events]:
+    events = Events(address, access, folder)
+    try:
+        yield events
+    finally:
+        events.close()
+
+
+def test_too_many_subscriptions_end_all_connections_and_who_comes_back_is_served(address: str, tmp_path: Path) -> None:
+    access = Access()
+    with (
+        published(address, access, tmp_path) as events,
+        connected(address, zmq.SUB) as listener,
+        connected(address, zmq.XSUB) as hostile,
+    ):
+        until(lambda: events.serves(listener, 100))
+        hostile.setsockopt(zmq.SNDHWM, 0)
+        number = 0
+
+        def flood() -> bool:
+            nonlocal number
+            for _ in range(1000):
+                number += 1
+                with contextlib.suppress(zmq.Again):
+                    hostile.send(b"\x01%d" % number, zmq.NOBLOCK)
+                    hostile.send(b"\x00%d" % (number - 5), zmq.NOBLOCK)  # given up again
+            return events.hung_up > 0
+
+        until(flood)
+        assert access.refusals.counts()["events.subscriptions"] == events.hung_up
+    with published(address, access, tmp_path) as events, connected(address, zmq.SUB) as listener:
+        until(lambda: events.serves(listener, 100))
+
+
+def test_a_subscription_that_is_too_long_is_hung_up_on(address: str, tmp_path: Path) -> None:
+    with published(address, Access(), tmp_path) as events, connected(address, zmq.SUB) as listener:
+        until(lambda: events.serves(listener, 100))
+        with connected(address, zmq.SUB, topic=b"status" + bytes(1100)) as other:
+            other.setsockopt(zmq.SUBSCRIBE, b"status")
+            with other.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
+                until(lambda: other.poll(0) or monitor.poll(50))
+                other.disable_monitor()
+        assert not [prefix for prefix in events.prefixes if len(prefix) > 1024]
+        until(lambda: events.serves(listener, 100))
+
+
+# What a client is told.
+
+
+def test_a_commander_that_is_not_let_in_says_so(secured: Secured, access: Access, port: Port, tmp_path: Path) -> None:
+    door = Commands(port.bound, access, tmp_path)
+    good = secured.client("command")
+    try:
+        for keys, words in [
+            (None, "hung up: it takes keys"),
+            (secured.client("listen"), "your key is not allowed there"),
+            (ClientKeys(good.own, good.own.public), "is not the line of this --line-key"),
+        ]:
+            with (
+                Commander(port.reached, 0.5, keys) as line,
+                pytest.raises(AccessError, match=f"{words}.*nothing was asked of it"),
+            ):
+                line.trigger("top")
+        with Commander(port.reached, WITHIN_SECONDS, good) as line:
+            assert line.trigger("top")
+    finally:
+        door.close()
+
+
+# Ends.
+
+
+def test_a_door_that_is_closed_leaves_no_thread_and_no_descriptor(
+    name: SocketName, secured: Secured, role: Role, tmp_path: Path
+) -> None:
+    def count() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    keys, before = secured.client(role), None
+    for round_ in range(4):
+        port = free_port()
+        door = DOORS[name](port.bound, secured.access(), tmp_path / str(round_))
+        is_let_in(door, name, port, keys)
+        door.close()
+        before = before or count()
+    assert count() == before
