@@ -1,6 +1,7 @@
 """Who is there under faults, beside the line: durable consumers and live subscribers, each behind links of its own."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,18 @@ from bench.chaos.client import Role
 from bench.chaos.records import Got, item_of, last_line, whole_lines
 from bench.chaos.tcp_proxy import Link
 
-Kind = Literal["heatline follow", "Follower", "Subscriber", "bare client"]
+Kind = Literal["heatline follow", "Follower", "Subscriber", "client of protocol.md"]
+PROTOCOL = Path(__file__).parents[2] / "docs" / "protocol.md"
+
+
+def documented_client() -> str | None:
+    """The Python program that docs/protocol.md shows; none where this is no checkout."""
+    try:
+        _, _, below = PROTOCOL.read_text().partition("\n## A client\n")
+    except OSError:
+        return None
+    found = re.search(r"^```python\n(.*?)^```$", below, flags=re.MULTILINE | re.DOTALL)
+    return None if found is None else found[1]
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +53,11 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         return self.kind == "Subscriber" and "status".startswith(self.topics)
 
     @property
+    def ends_with_the_line(self) -> bool:
+        """By itself, when the line says that it has stopped."""
+        return self.kind == "client of protocol.md"
+
+    @property
     def links(self) -> list[str]:
         """The sockets of the line to which it is connected."""
         return [*(["events"] if not self.durable else []), *(["journal"] if self.durable or self.replay else [])]
@@ -59,7 +76,7 @@ CAST = (
     Part(name="screen", kind="Subscriber", replay=True),
     Part(name="counter", kind="Subscriber", stopped=True),
     Part(name="lamp", kind="Subscriber", topics=("verdict.right.", "alarm")),
-    Part(name="bare", kind="bare client"),
+    Part(name="bare", kind="client of protocol.md"),
 )
 
 
@@ -72,14 +89,14 @@ class Player:
         hurry: path of a file that is there once nobody may be slow any more.
     """
 
-    def __init__(self, part: Part, links: dict[str, Link], folder: Path, hurry: Path, bare_client: Path | None) -> None:
+    def __init__(self, part: Part, links: dict[str, Link], folder: Path, hurry: Path) -> None:
         self.part, self.links = part, links
         self.record = folder / f"{part.name}.jsonl"
         self.actor = Actor(
             part.name,
-            self._command(hurry, bare_client),
+            self._command(hurry),
             folder / f"{part.name}.log",
-            said=self.record if part.kind == "bare client" else None,
+            said=self.record if part.kind == "client of protocol.md" else None,
         )
 
     @property
@@ -106,12 +123,13 @@ class Player:
         item = item_of(line)
         return bytes(item.header) if isinstance(item, Got) else None
 
-    def _command(self, hurry: Path, bare_client: Path | None) -> Sequence[str | Path]:
+    def _command(self, hurry: Path) -> Sequence[str | Path]:
         part = self.part
         match part.kind:
-            case "bare client":
-                assert bare_client is not None
-                return [sys.executable, bare_client, self.links["events"].address]
+            case "client of protocol.md":
+                program = documented_client()
+                assert program is not None
+                return [sys.executable, "-c", program, self.links["events"].address]
             case "heatline follow":
                 topics = [word for topic in part.topics if topic for word in ("--topic", topic)]
                 address = self.links["journal"].address

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.chaos.cast import CAST, Part, Player
+from bench.chaos.cast import CAST, Part, Player, documented_client
 from bench.chaos.lag import longest_catch_up_s, longest_lag_s
 from bench.chaos.plan import DISK, Fault, kills_in, make_plan
 from bench.chaos.records import Got, head_of, item_of, read_record, whole_lines
@@ -15,6 +15,7 @@ from bench.chaos.stage import Seen, Stage
 from bench.chaos.verify import (
     Broken,
     Truth,
+    check_bare,
     check_durable,
     check_frames,
     check_journal,
@@ -26,7 +27,6 @@ from bench.machine import commit
 from edge.bundle import Bundle
 from edge.inference import Precision
 
-BARE_CLIENT = Path(__file__).parents[2] / "examples" / "clients" / "live.py"
 NEAR_ENOUGH = 0.95
 """Of the rate that was asked for: each life of the line has a begin."""
 TOLD = 20
@@ -129,11 +129,10 @@ def measure_chaos(
     Raises:
         BenchError: the line does not start, does not tell, or does not stop.
     """
-    bare_client = BARE_CLIENT if BARE_CLIENT.is_file() else None
-    if bare_client is None:
-        cast = [part for part in cast if part.kind != "bare client"]
-        say(f"THERE IS NO {BARE_CLIENT}, SO NO BARE CLIENT LISTENS")
-    with _terminated_as_interrupted(), Stage(bundle, precision, cast, rate_fps, seconds, bare_client, say) as stage:
+    if documented_client() is None:
+        cast = [part for part in cast if part.kind != "client of protocol.md"]
+        say("THIS IS NO CHECKOUT, SO THE CLIENT OF docs/protocol.md DOES NOT LISTEN")
+    with _terminated_as_interrupted(), Stage(bundle, precision, cast, rate_fps, seconds, say) as stage:
         if plan is None:
             plan = _drawn(seed, seconds, cast, stage.disk is not None)
         elif stage.disk is None:
@@ -216,8 +215,11 @@ def judge(seen: Seen) -> tuple[dict[str, DurableFound], dict[str, LiveFound], li
                 longest_catch_up_s=None if received is None else longest_catch_up_s(received),
             )
             broken += found.broken
-        elif part.kind == "Subscriber":
-            heard_live = check_live(name, part.topics, read_record(player.record), truth)
+        else:
+            if part.kind == "Subscriber":
+                heard_live = check_live(name, part.topics, read_record(player.record), truth)
+            else:
+                heard_live = check_bare(name, (line.decode() for line in whole_lines(player.record)), truth)
             live[name] = LiveFound(
                 kind=part.kind,
                 topics=part.topics,

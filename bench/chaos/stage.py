@@ -82,11 +82,10 @@ class Stage:
         cast: Sequence[Part],
         rate_fps: float,
         seconds: float,
-        bare_client: Path | None,
         say: Callable[[str], None],
     ) -> None:
         self._bundle, self._precision, self._cast = bundle, precision, cast
-        self._rate_fps, self._seconds, self._bare_client, self._say = rate_fps, seconds, bare_client, say
+        self._rate_fps, self._seconds, self._say = rate_fps, seconds, say
         self._at_end = ExitStack()
         self.disk: SmallDisk | None = None
 
@@ -115,7 +114,7 @@ class Stage:
         for part in self._cast:
             ports = {"events": self._events, "journal": self._journal}
             links = {name: proxy.link("127.0.0.1", ports[name]) for name in part.links}
-            player = Player(part, links, self._folder, hurry, self._bare_client)
+            player = Player(part, links, self._folder, hurry)
             self.links |= {f"{part.name} {name}": link for name, link in links.items()}
             self.players[part.name] = player
             begun.enter_context(player.actor)
@@ -344,6 +343,8 @@ class _Run:
     def _supervise(self) -> None:
         """Nobody ends by himself."""
         for player in self.stage.players.values():
+            if player.part.ends_with_the_line and not self.stage.line.runs:
+                continue
             if (wrong := player.actor.check()) is not None:
                 self.say(wrong)
                 self.ended.append(wrong)

@@ -331,6 +331,42 @@ def _take_a_gap(
         found.broken.append(Broken(who, "gap", what))
 
 
+def check_bare(who: str, said: Iterable[str], truth: Truth) -> Live:
+    """Whether the client of docs/protocol.md knows of each verdict that the journal holds and that it did not get, from
+    the first of its topic to the last; by what it prints. One life of it."""
+    found = Live()
+    got: dict[str, list[int]] = defaultdict(list)
+    missed: dict[str, set[int]] = defaultdict(set)
+    frame_ids = {
+        (head.topic, head.seq, str(head.frame_id), count in truth.journals)
+        for count, head in ((count, head_of(header)) for (count, _), header in truth.headers.items())
+        if head.type == "verdict"
+    }
+    for line in said:
+        match line.split():
+            case ["missed:", topic, "after", after, "up", "to", through]:
+                found.gaps += 1
+                missed[topic] |= set(range(int(after) + 1, int(through) + 1))
+            case [seq, camera, frame_id, "GOOD" | "DEFECT" | "NO_VERDICT" as verdict, *_]:
+                topic = f"verdict.{camera}.{verdict}"
+                found.events += 1
+                if (topic, int(seq), frame_id, True) in frame_ids:
+                    got[topic].append(int(seq))
+                elif (topic, int(seq), frame_id, False) not in frame_ids:
+                    found.broken.append(Broken(who, "unknown", f"{seq} of {topic} came, and nobody else knows it"))
+    for topic, numbers in got.items():
+        if numbers != sorted(set(numbers)):
+            found.broken.append(Broken(who, "order", f"events of {topic} came twice, or late"))
+        held = [(journal_id, seq) for journal_id in truth.journals for seq in truth.topics[journal_id][topic]]
+        came = set(numbers)
+        gone = [key for key in held if numbers[0] < key[1] < numbers[-1] and key[1] not in came]
+        found.missed += len(gone)
+        if silent := [key for key in gone if key[1] not in missed[topic]]:
+            what = f"{len(silent)} events of {topic} did not come, and it does not know: {_in_words(silent)}"
+            found.broken.append(Broken(who, "gap", what))
+    return found
+
+
 def check_frames(truth: Truth, unheard: Mapping[str, int]) -> list[Broken]:
     """Whether the line told of every frame once: per boot and camera, numbers go on from 1 without a gap; and what was
     in flight at a kill is what follows the last frame that was told before it.

@@ -19,8 +19,8 @@ class Arrivals:
     """Makes refusals of what ZeroMQ says happened to connections.
 
     ZeroMQ does not say which connection got through, nor anything of one that speaks no ZeroMQ at all. But each is
-    accepted once and ends once, so the sums come right: one that got through is taken to be the newest that waits, and
-    another one if that fails later.
+    accepted once and ends once, so the sums come right as long as those that got through stay: one that did is taken to
+    be the newest that waits, and another one if that fails later.
 
     Args:
         refused: hears of each refusal: a reason and a detail, as in `Refusals.note`.

@@ -7,8 +7,9 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
+import msgspec
 import zmq
 
 from edge.delivery.following import (
@@ -24,7 +25,6 @@ from edge.delivery.following import (
     Start,
     events_of,
     reply_from,
-    request_from,
     to_bytes,
 )
 from edge.delivery.heartbeats import notice_vanished_peers
@@ -44,6 +44,9 @@ LARGEST_PART_BYTES = 64 << 20
 LINGER_MS = 1000
 """For the last acknowledgement."""
 JOURNALS_KNOWN = 16
+
+
+R = TypeVar("R", FollowRequest, ForgetRequest)
 
 
 class _Lost(NamedTuple):
@@ -95,12 +98,15 @@ class Follower:
     ) -> None:
         self._address = address
         self._timeout_s = timeout_s
-        self._request = FollowRequest(
-            name=name, client=uuid.uuid4().hex, window=window, topics=tuple(topics), heatmaps=heatmaps, start=start
+        self._request = _sayable(
+            FollowRequest,
+            name=name,
+            client=uuid.uuid4().hex,
+            window=window,
+            topics=list(topics),
+            heatmaps=heatmaps,
+            start=start,
         )
-        unsayable = request_from(to_bytes(self._request))
-        if isinstance(unsayable, Refused):
-            raise DeliveryError(f"{name!r} cannot follow so: {unsayable.detail}")
         self._journal_id: str | None = None
         """Of the journal that is followed now; None: the line has not answered yet."""
         self._last: tuple[str, int] | None = None
@@ -357,10 +363,7 @@ def forget(address: str, name: str, timeout_s: float = 10.0) -> None:
         DeliveryError: the address is none, no line answers, or it refuses.
         MessageError: what came is no reply.
     """
-    request = ForgetRequest(request_id=uuid.uuid4().hex, name=name)
-    unsayable = request_from(to_bytes(request))
-    if isinstance(unsayable, Refused):
-        raise DeliveryError(f"there is no consumer {name!r}: {unsayable.detail}")
+    request = _sayable(ForgetRequest, request_id=uuid.uuid4().hex, name=name)
     with zmq.Context() as context, _connected(context, address) as socket:
         socket.send(to_bytes(request))
         if not socket.poll(int(timeout_s * 1000)):
@@ -373,6 +376,16 @@ def forget(address: str, name: str, timeout_s: float = 10.0) -> None:
         raise DeliveryError(f"{address} refuses ({reply.reason}): {reply.detail}")
     if reply != Forgotten(request_id=request.request_id, name=name):
         raise MessageError(f"what came is no reply to that: {reply}")
+
+
+def _sayable(kind: type[R], **content: Any) -> R:
+    """A request; what is none is not sent: the line would say the same."""
+    try:
+        request = msgspec.convert({"type": kind.__struct_config__.tag, **content}, kind)
+        to_bytes(request)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise DeliveryError(f"no line would take that: {error}; docs/durable.md says what it takes") from error
+    return request
 
 
 def _connected(context: zmq.Context["zmq.Socket[bytes]"], address: str) -> zmq.Socket[bytes]:

@@ -242,7 +242,7 @@ def seen_with(folder: Path, durable: list[int], live: list[int], through: int = 
     counts = Counts(journal_id="1234", journalled={"verdict.left.GOOD": 5})
     players = {}
     for part, got in zip(FEW, (durable, live), strict=True):
-        player = Player(part, {}, folder, folder / "hurry", None)
+        player = Player(part, {}, folder, folder / "hurry")
         items: list[Item] = [Began(at_ns=1), *(Got(at_ns=2, header=msgspec.Raw(headers[seq - 1])) for seq in got)]
         with Record(player.record) as record:
             for item in items:

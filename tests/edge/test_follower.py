@@ -393,7 +393,7 @@ def test_a_name_too_many_is_a_delivery_error(line: FollowedLine) -> None:
     ],
 )
 def test_what_no_line_would_take_is_not_even_asked(tmp_path: Path, name: str, wanted: dict[str, Any]) -> None:
-    with pytest.raises(DeliveryError, match="cannot follow so") as caught:
+    with pytest.raises(DeliveryError, match="no line would take that") as caught:
         Follower(f"ipc://{tmp_path}/nobody", name, **wanted)
     assert "\n" not in str(caught.value)
 
@@ -626,7 +626,7 @@ def test_a_consumer_can_be_forgotten(line: FollowedLine) -> None:
     assert line.consumers.positions() == {}
     with pytest.raises(DeliveryError, match="there is no consumer mes1"):
         forget(line.address, "mes1")
-    with pytest.raises(DeliveryError, match="there is no consumer 'mes 1'"):
+    with pytest.raises(DeliveryError, match="no line would take that"):
         forget(line.address, "mes 1")
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import pytest
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from edge.delivery.access import Access
 from edge.delivery.allow_list import ROLES, Role
@@ -354,11 +355,13 @@ def test_a_guard_that_does_not_answer_lets_nobody_in(
         router.disable_monitor()
         guard.bind()
         with connected(port.reached, zmq.DEALER, secured.client("command")) as client:
-            monitor = client.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-            client.send(b"let me in")
-            assert monitor.poll(WITHIN_MS)
-            assert not router.poll(0)
-            client.disable_monitor()
+            failed = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            with client.get_monitor_socket(failed | zmq.EVENT_HANDSHAKE_SUCCEEDED) as monitor:
+                client.send(b"let me in")
+                assert monitor.poll(WITHIN_MS)
+                assert recv_monitor_message(monitor)["event"] == failed
+                assert not router.poll(0)
+                client.disable_monitor()
 
 
 def test_a_guard_that_fails_at_a_question_lets_nobody_in_and_goes_on(
