@@ -11,18 +11,11 @@ from bench.chaos.cast import CAST, Part, Player, documented_client
 from bench.chaos.lag import longest_catch_up_s, longest_lag_s
 from bench.chaos.plan import DISK, Fault, kills_in, make_plan
 from bench.chaos.records import Got, head_of, item_of, read_record, whole_lines
-from bench.chaos.stage import Seen, Stage
-from bench.chaos.verify import (
-    Broken,
-    Truth,
-    check_bare,
-    check_durable,
-    check_frames,
-    check_journal,
-    check_live,
-    check_told,
-    unheard_events,
-)
+from bench.chaos.run import Seen, play
+from bench.chaos.stage import Stage
+from bench.chaos.truth import Broken, Truth
+from bench.chaos.verify_clients import check_bare, check_durable, check_live
+from bench.chaos.verify_line import check_frames, check_journal, check_told, unheard_events
 from bench.machine import commit
 from edge.bundle import Bundle
 from edge.inference import Precision
@@ -38,6 +31,7 @@ class DurableFound(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: str
     topics: tuple[str, ...]
+    slow: bool
     wanted: int
     """Events of its topics in the journal."""
     events: int
@@ -139,7 +133,7 @@ def measure_chaos(
             plan = [fault for fault in plan if fault.target != DISK]
         say(f"seed {seed}: {len(plan)} faults, {kills_in(plan)} kills among them")
         try:
-            seen = stage.play(plan)
+            seen = play(stage, plan, say)
             durable, live, broken = judge(seen)
         finally:
             if keep is not None:
@@ -208,6 +202,7 @@ def judge(seen: Seen) -> tuple[dict[str, DurableFound], dict[str, LiveFound], li
             durable[name] = DurableFound(
                 kind=part.kind,
                 topics=part.topics,
+                slow=part.slow,
                 wanted=len(by_then.wanted(part.topics)),
                 events=found.events,
                 duplicates=found.duplicates,
@@ -280,7 +275,8 @@ def to_facts(found: Chaos) -> dict[str, str]:
         lag = ""
         if one.longest_lag_s is not None and one.longest_catch_up_s is not None:
             lag = f", at most {one.longest_lag_s:.1f} s late, caught up within {one.longest_catch_up_s:.1f} s"
-        facts[name] = f"{one.kind}: {one.events} of {one.wanted}, {one.duplicates} of them twice or more{lag}"
+        how = f"{one.kind}, slow" if one.slow else one.kind
+        facts[name] = f"{how}: {one.events} of {one.wanted}, {one.duplicates} of them twice or more{lag}"
     for name, each in found.live.items():
         how = ", with replay" if each.replay else ""
         facts[name] = (

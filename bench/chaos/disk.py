@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-PIECE = bytes(4096)
+PIECES = bytes(1 << 20), bytes(4096)
 
 
 class SmallDisk:
@@ -18,9 +18,10 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Write until there is no room, also what has become free since it was filled last."""
-        with contextlib.suppress(OSError), self._filler.open("ab", buffering=0) as file:
-            while True:
-                file.write(PIECE)
+        for piece in PIECES:
+            with contextlib.suppress(OSError), self._filler.open("ab", buffering=0) as file:
+                while True:
+                    file.write(piece)
 
     def free(self) -> None:
         """Take away what filled it."""

@@ -9,7 +9,9 @@ import click
 from edge.bundle.trusted import signer_in_words
 from edge.cameras.looking import area_of
 from edge.cli.output import json_option, print_facts, print_json
-from edge.config import LineConfig, load_config
+from edge.config import JournalConfig, LineConfig, load_config
+from edge.delivery.access import Access
+from edge.delivery.curve import fingerprint
 from edge.errors import CameraError, HeatlineError
 from edge.frames import Frame
 from edge.inspection.frame_rule import FrameRule
@@ -27,16 +29,16 @@ def check(line: Path, as_json: bool) -> None:
     """Verify all that `heatline run LINE` will use, and print it. Starts nothing.
 
     The configuration, every product's bundle, who signed it, its golden tiles on this machine, every camera's first
-    frame, and the addresses.
+    frame, the keys, and the addresses.
     """
     config = load_config(line)
     logging.getLogger("edge.cameras").setLevel(logging.CRITICAL)  # the report says it, or the error
     prepared = prepare(config.of_product(config.product))
     others = _others(config, prepared)
     setup = prepared.setup
-    check_address("events.bind", config.events.bind)
-    if config.commands.bind is not None:
-        check_address("commands.bind", config.commands.bind)
+    access = Access.read(config.security.key, config.security.allowed)
+    for name, address in _addresses(config).items():
+        check_address(name, address)
     with open_cameras(prepared.config.cameras, lambda _: None, all_must_open=True) as opened:
         cameras = {name: _camera(each, setup.inspector) for name, each in opened.items()}
     manifest, proven = setup.bundle.manifest, setup.proven
@@ -57,16 +59,22 @@ def check(line: Path, as_json: bool) -> None:
         "cameras": cameras,
         "events": config.events.bind,
         "commands": config.commands.bind,
+        "journal": {
+            "address": config.journal.bind,
+            "folder": None if config.journal.folder is None else str(config.journal.folder),
+            "kept": config.journal.keep_mib > 0,
+        },
+        "line_key": None if access.key is None else fingerprint(access.key.public),
     }
     if as_json:
         print_json(report)
         return
     shown = {name: value for name, value in report.items() if name not in ("cameras", "other_products")}
     shown["bundle"] = f"{manifest.name} {manifest.version} ({setup.bundle.digest[:12]})"
-    if config.commands.bind is None:
-        del shown["commands"]
-    if config.product is None:
-        del shown["product"]
+    for name in ("commands", "product", "line_key"):
+        if shown[name] is None:
+            del shown[name]
+    shown["journal"] = _journal_in_words(config.journal)
     shown["signed_by"] = signer_in_words(setup.signed_by)
     shown["golden_tiles_off_by"] = ", ".join(
         f"{name} {difference:.1e}" for name, difference in proven.differences.items()
@@ -76,6 +84,23 @@ def check(line: Path, as_json: bool) -> None:
     if proven.fell_back is None:
         del shown["fell_back"]
     print_facts(f"{line} can be run in {proven.computes_in}", shown)
+
+
+def _addresses(config: LineConfig) -> dict[str, str]:
+    """All that the line will bind, by their keys."""
+    bound = {
+        "events.bind": config.events.bind,
+        "commands.bind": config.commands.bind,
+        "journal.bind": config.journal.bind,
+    }
+    return {name: address for name, address in bound.items() if address is not None}
+
+
+def _journal_in_words(config: JournalConfig) -> str:
+    if not config.keep_mib:
+        return "nothing is kept"
+    kept = "in the service's state folder" if config.folder is None else f"in {config.folder}"
+    return kept if config.bind is None else f"{kept}, had at {config.bind}"
 
 
 def _others(config: LineConfig, first: Prepared) -> dict[str, Any]:

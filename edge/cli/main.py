@@ -13,6 +13,7 @@ from edge.cli.bundle import bundle
 from edge.cli.calibrate import calibrate
 from edge.cli.cameras import cameras
 from edge.cli.check import check
+from edge.cli.follow import follow
 from edge.cli.inspect import inspect
 from edge.cli.journal import journal
 from edge.cli.keys import keys
@@ -74,6 +75,7 @@ for _command in (
     reload,
     inspect,
     watch,
+    follow,
     trigger,
     select,
     cameras,

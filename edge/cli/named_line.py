@@ -83,6 +83,31 @@ def _commands_bound(line: str) -> str:
     return bound
 
 
+def journal_address(line: str) -> str:
+    """Where a line serves its journal.
+
+    Raises:
+        ConfigError: its file cannot be used, or names no address for it.
+    """
+    return line if is_address(line) else _to_connect(_journal_bound(line))
+
+
+def journal_keys(line: str, files: KeyFiles) -> ClientKeys | None:
+    """By which keys to follow there; None: it takes none.
+
+    Raises:
+        AccessError, ConfigError, UsageError: as in `events_keys`.
+    """
+    return _keys_of_address(files) if is_address(line) else _keys_of_line(line, _journal_bound(line), files)
+
+
+def _journal_bound(line: str) -> str:
+    bound = load_config(file_of(line)).journal.bind
+    if bound is None:
+        raise ConfigError(f"line {name_of(line)} serves its journal to nobody; set journal.bind in {file_of(line)}")
+    return bound
+
+
 def replay_address(line: str) -> str | None:
     """Where events can be had again; None: nowhere, or an address was given, which does not tell.
 

@@ -5,12 +5,14 @@ import signal
 import time
 
 import click
+import zmq
 
 from edge.cli.finite_range import FiniteRange
 from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.line_words import in_force_in_words
 from edge.cli.named_line import events_address, events_keys
 from edge.cli.output import visible
+from edge.delivery.knocking import require_let_in, why_not_let_in
 from edge.delivery.messages import ChangeEvent, StatusEvent
 from edge.delivery.subscriber import Subscriber
 from edge.errors import AccessError, CommandRefusedError, ConfigError, DeliveryError
@@ -53,9 +55,13 @@ def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) ->
         address, topics=["change", "status"], timeout_s=min(timeout_s, LOOK_AT_THE_CLOCK_EVERY_SECONDS), keys=keys
     ) as events:
         heard = _first_status(events, min(timeout_s, HEARD_WITHIN_SECONDS))
+        if heard is None and pid is None:
+            require_let_in(address, keys, zmq.SUB)
         pid = _whose(heard, pid, address)
         _tell(pid)
         if heard is None:
+            if (refused := why_not_let_in(address, keys, zmq.SUB)) is not None:
+                raise AccessError(f"process {pid} was told to reload, and what became of it is not known, as {refused}")
             raise DeliveryError(
                 f"process {pid} was told to reload, and what became of it is not known, as nothing was heard from "
                 f"{address}; if its events.bind was changed, restart the line; its log says more"

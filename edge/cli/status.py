@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import click
 import msgspec
+import zmq
 
 from edge.cli.finite_range import FiniteRange
 from edge.cli.key_options import KeyFiles, key_options
@@ -18,6 +19,7 @@ from edge.cli.line_words import (
 from edge.cli.named_line import events_address, events_keys, name_of
 from edge.cli.output import json_option, print_facts, print_json
 from edge.delivery.curve import ClientKeys
+from edge.delivery.knocking import require_let_in
 from edge.delivery.messages import HandshakeState, StatusEvent
 from edge.delivery.subscriber import Subscriber
 from edge.errors import ConfigError
@@ -76,6 +78,7 @@ def _ask(address: str, timeout_s: float, keys: ClientKeys | None) -> Found:
     with Subscriber(address, topics=["status"], timeout_s=timeout_s, keys=keys) as events:
         message = events.receive()
     if message is None:
+        require_let_in(address, keys, zmq.SUB)
         return _not_ready(
             "unreachable",
             f"nothing came from {address} within {timeout_s:g} s; is the line running, is this its events.bind, and "

@@ -6,6 +6,7 @@ from typing import BinaryIO, Self
 
 import click
 import msgspec
+import zmq
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
@@ -17,6 +18,7 @@ from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.line_words import account_in_words, camera_in_words, handshake_in_words, in_force_in_words, local_time
 from edge.cli.named_line import events_address, events_keys, replay_address, replay_keys
 from edge.cli.output import json_option, print_json
+from edge.delivery.knocking import require_let_in
 from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, StatusEvent, VerdictEvent
 from edge.delivery.subscriber import Subscriber
 from edge.errors import EventsLostError, InputError, MessageError
@@ -59,11 +61,12 @@ def watch(
     Stops by itself when the line says that it has stopped.
     """
     table = EventTable()
-    keys = events_keys(line, key_files)
+    address, keys = events_address(line), events_keys(line, key_files)
+    require_let_in(address, keys, zmq.SUB)
     with (
         _Saver(save) as saver,
         Subscriber(
-            events_address(line),
+            address,
             topics={*topics, *ALWAYS_HEARD},
             timeout_s=timeout_s,
             replay=replay or replay_address(line),
@@ -87,6 +90,7 @@ def watch(
                     live.update(table)
                 continue
             if message is None:
+                require_let_in(address, keys, zmq.SUB)  # its key may have been revoked
                 return
             event = message.event
             if event.topic.startswith(topics):

@@ -4,7 +4,7 @@ the wire.
 
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +51,6 @@ TICK_MS = 100
 """How often acknowledgements are written, and a consumer tried again that took nothing."""
 SUPERSEDED_KEPT = 16
 """Clients of a name that must not come back, as a newer one came."""
-SECONDS_BETWEEN_REFUSALS_LOGGED = 10.0
 SECONDS_BETWEEN_FAULTS_LOGGED = 10.0
 PASSES_AT_THE_END = 100
 
@@ -122,9 +121,7 @@ class FollowServer(RouterServer):
         self._connected: frozenset[str] = frozenset()
         self._superseded: dict[str, deque[str]] = {}
         self._replays: deque[tuple[Route, ReplayRequest]] = deque()
-        self._refused: Counter[str] = Counter()
-        self._refused_unlogged = 0
-        self._refusal_logged_s = self._fault_logged_s = self._wrote_s = float("-inf")
+        self._fault_logged_s = self._wrote_s = float("-inf")
 
     def wake(self) -> None:
         """Something was journalled. Any thread."""
@@ -134,8 +131,9 @@ class FollowServer(RouterServer):
     @property
     def refused(self) -> Mapping[str, int]:
         """How often something was refused since the start, by reason. Any thread."""
-        with self._lock:
-            return dict(self._refused)
+        socket = f"{self.name}."
+        counts = self._access.refusals.counts()
+        return {name.removeprefix(socket): count for name, count in counts.items() if name.startswith(socket)}
 
     def states(self) -> dict[str, Consumer]:
         """How each consumer is, by name. Any thread."""
@@ -455,17 +453,7 @@ class FollowServer(RouterServer):
         self._send(socket, route, [to_bytes(refused)])
 
     def _count(self, refused: Refused) -> None:
-        with self._lock:
-            self._refused[refused.reason] += 1
-        self._refused_unlogged += 1
-        now_s = time.monotonic()
-        if now_s - self._refusal_logged_s >= SECONDS_BETWEEN_REFUSALS_LOGGED:
-            self._refusal_logged_s = now_s
-            logger.warning(
-                "%s: refused %d request(s), the last as %s: %r",
-                self.address, self._refused_unlogged, refused.reason, refused.detail,
-            )  # fmt: skip
-            self._refused_unlogged = 0
+        self._access.refusals.note(self.name, refused.reason, refused.detail)
 
     def _log_fault(self, error: Exception) -> None:
         """Not every time: whoever can bring it about could fill the disk with it."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import msgspec
 import zmq
 
+from edge.delivery.curve import ClientKeys
 from edge.delivery.following import (
     LARGEST_WINDOW,
     AckRequest,
@@ -28,8 +29,9 @@ from edge.delivery.following import (
     to_bytes,
 )
 from edge.delivery.heartbeats import notice_vanished_peers
+from edge.delivery.knocking import require_let_in
 from edge.delivery.router import receive
-from edge.errors import DeliveryError, EventsLostError, MessageError
+from edge.errors import AccessError, DeliveryError, EventsLostError, HeatlineError, MessageError
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +83,7 @@ class Follower:
         heatmaps: whether they are wanted.
         start: where a name that is new begins: with the `first` event that the journal holds, or with the `next` one.
         timeout_s: stop the iteration when no event came for so long; None: wait for ever.
+        keys: to connect to a line from another machine.
     Raises:
         DeliveryError: the address is none, or no consumer can be called so or have such a window.
     """
@@ -95,8 +98,9 @@ class Follower:
         heatmaps: bool = False,
         start: Start = "first",
         timeout_s: float | None = None,
+        keys: ClientKeys | None = None,
     ) -> None:
-        self._address = address
+        self._address, self._keys = address, keys
         self._timeout_s = timeout_s
         self._request = _sayable(
             FollowRequest,
@@ -128,7 +132,7 @@ class Follower:
         self._heard_s = 0.0
         self._pause_until_s = 0.0
         self._silent = False
-        self._ended: DeliveryError | None = None
+        self._ended: HeatlineError | None = None
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         try:
@@ -151,6 +155,7 @@ class Follower:
 
         Raises:
             EventsLostError: events are gone.
+            AccessError: the line does not let this client in.
             DeliveryError: the line refuses for good, as where a newer client follows under this name.
             MessageError: what came is nothing of ours.
         """
@@ -256,12 +261,23 @@ class Follower:
                 return True
             now_s = time.monotonic()
             if now_s >= silent_s:
-                if not self._silent:
-                    logger.warning("%s is silent; following again until it answers", self._address)
-                self._silent = True
-                self._drop()
+                self._take_silence()
             if now_s >= until_s:
                 return False
+
+    def _take_silence(self) -> None:
+        """Follow again, unless the line is there and does not want us."""
+        if not self._silent:
+            logger.warning("%s is silent; following again until it answers", self._address)
+        self._silent = True
+        answered = self._journal_id is not None
+        self._drop()
+        if not answered:
+            try:
+                require_let_in(self._address, self._keys, zmq.DEALER)
+            except AccessError as error:
+                self._ended = error
+                raise
 
     def _take(self, parts: list[bytes]) -> None:
         reply = reply_from(parts[0])
@@ -344,7 +360,7 @@ class Follower:
     # The socket.
 
     def _follow(self) -> None:
-        self._socket = _connected(self._context, self._address)
+        self._socket = _connected(self._context, self._address, self._keys)
         self._socket.send(to_bytes(self._request))
         self._heard_s = time.monotonic()
 
@@ -356,17 +372,19 @@ class Follower:
         self._journal_id = None
 
 
-def forget(address: str, name: str, timeout_s: float = 10.0) -> None:
+def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | None = None) -> None:
     """Have a line keep nothing for a consumer any longer.
 
     Raises:
+        AccessError: the line does not let this client in.
         DeliveryError: the address is none, no line answers, or it refuses.
         MessageError: what came is no reply.
     """
     request = _sayable(ForgetRequest, request_id=uuid.uuid4().hex, name=name)
-    with zmq.Context() as context, _connected(context, address) as socket:
+    with zmq.Context() as context, _connected(context, address, keys) as socket:
         socket.send(to_bytes(request))
         if not socket.poll(int(timeout_s * 1000)):
+            require_let_in(address, keys, zmq.DEALER)
             raise DeliveryError(
                 f"{address} did not reply within {timeout_s:g} s; is the line running, and is its journal.bind this "
                 "address?"
@@ -388,7 +406,7 @@ def _sayable(kind: type[R], **content: Any) -> R:
     return request
 
 
-def _connected(context: zmq.Context["zmq.Socket[bytes]"], address: str) -> zmq.Socket[bytes]:
+def _connected(context: zmq.Context["zmq.Socket[bytes]"], address: str, keys: ClientKeys | None) -> zmq.Socket[bytes]:
     socket = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.RECONNECT_IVL, 20)
@@ -396,6 +414,8 @@ def _connected(context: zmq.Context["zmq.Socket[bytes]"], address: str) -> zmq.S
     socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_PART_BYTES)
     socket.setsockopt(zmq.IPV6, "[" in address)
     notice_vanished_peers(socket)
+    if keys is not None:
+        keys.apply(socket)
     try:
         socket.connect(address)
     except zmq.ZMQError as error:

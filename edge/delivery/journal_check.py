@@ -32,8 +32,9 @@ def faults(reader: JournalReader, went_on: Callable[[int, int], None]) -> Iterat
     after = first - 1 if first else last
     while after < last:
         stored = reader.stored(after, last, EVENTS_AT_ONCE)
-        # What retention deleted meanwhile is not missing.
-        after = max(after, min(stored.first_seq - 1, last) if stored.first_seq else last)
+        gone = min(stored.first_seq - 1, last) if stored.first_seq else last
+        if gone > after:  # what retention deleted meanwhile is not missing
+            after, before, begin = gone, {}, gone + 1
         for record, crc in stored.records:
             if record.seq > after + 1:
                 yield f"events {after + 1} to {record.seq - 1} are missing"

@@ -106,7 +106,7 @@ class Journalling:
         self._journal: Journal | None = None
         self._outage: _Outage | None = None
         self._untold: list[JournalEvent] = []
-        self._doubt: str | None = None
+        self._doubt: tuple[str, str] | None = None
         self._wait_s = RETRY_SECONDS
         self._back_at_s = float("-inf")
         self._look_at_s = self._clock() + LOOK_SECONDS
@@ -204,9 +204,11 @@ class Journalling:
         """How far events are counted. Any thread."""
         return self._counts
 
-    def distrust(self, why: str) -> None:
-        """Somebody found the journal damaged where he read it: it is moved aside, and a new one begun. Any thread."""
-        self._doubt = why
+    def distrust(self, journal_id: str, why: str) -> None:
+        """Somebody found this journal damaged where he read it: if it is still the one in use, it is moved aside, and a
+        new one begun. Any thread.
+        """
+        self._doubt = journal_id, why
 
     # Keeping.
 
@@ -361,7 +363,7 @@ class Journalling:
             self._untold, self._discarded = [], None  # they were of another journal
         self._take_over(journal)
         if journal.last_seq == 0:
-            self._untold = [self._event("begun", f"a new journal; {why or 'there was none'}")]
+            self._untold = [self._event("begun", why or "there was no journal")]
         return journal
 
     def _open_if_none_is_missing(self, folder: Path) -> Journal:
@@ -393,7 +395,8 @@ class Journalling:
         try:
             if doubt is not None:
                 self._doubt = None
-                raise JournalDamagedError(doubt)
+                if doubt[0] == journal.journal_id:
+                    raise JournalDamagedError(doubt[1])
             if now_s >= self._look_at_s:
                 self._look_at_s = now_s + LOOK_SECONDS
                 journal.require_in_place()

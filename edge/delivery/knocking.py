@@ -4,6 +4,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from edge.delivery.curve import ClientKeys
+from edge.errors import AccessError
 
 CONNECTED_WITHIN_SECONDS = 1.0
 ANSWERED_WITHIN_SECONDS = 5.0
@@ -35,7 +36,10 @@ def why_not_let_in(address: str, keys: ClientKeys | None, socket_type: int) -> s
         with context.socket(zmq.PAIR) as outcomes:
             outcomes.setsockopt(zmq.RCVHWM, 0)
             outcomes.connect(_MONITOR)
-            socket.connect(address)
+            try:
+                socket.connect(address)
+            except zmq.ZMQError:  # no address; whoever wants to connect hears of it
+                return None
             outcome = _next(outcomes, CONNECTED_WITHIN_SECONDS)
             if outcome == zmq.EVENT_CONNECTED:
                 outcome = _next(outcomes, ANSWERED_WITHIN_SECONDS)
@@ -48,9 +52,22 @@ def why_not_let_in(address: str, keys: ClientKeys | None, socket_type: int) -> s
             "the line's public key (--line-key)"
         )
     return (
-        f"{address} hung up: it takes no keys, is not the line of this --line-key, or your key is not allowed there for "
-        "this (on the line PC: heatline keys list, heatline keys allow)"
+        f"{address} hung up: it takes no keys, is not the line of this --line-key, or your key is not allowed there "
+        "for this (on the line PC: heatline keys list, heatline keys allow)"
     )
+
+
+def require_let_in(address: str, keys: ClientKeys | None, socket_type: int) -> None:
+    """See that a line does not keep a client out; where nobody is there, nobody does.
+
+    Raises:
+        AccessError: it does.
+    """
+    for _ in range(2):  # once it may be because it was just ending, or hung up on somebody else
+        refused = why_not_let_in(address, keys, socket_type)
+        if refused is None:
+            return
+    raise AccessError(refused)
 
 
 def _next(outcomes: zmq.Socket[bytes], within_s: float) -> int | None:

@@ -9,8 +9,8 @@ EVENTS_AT_ONCE = 256
 BYTES_AT_ONCE = 4 << 20
 """Deleted in one transaction at most, so that no commit waits long for it."""
 _SPARE = 16
-"""Of the budget, one part in so many is for what comes while something is deleted. The file takes it at first and has it
-from then on, so that a disk that others have filled does no harm."""
+"""Of the budget, one part in so many is for what comes while something is deleted. The file takes it at first and has
+it from then on, so that a disk that others have filled does no harm."""
 
 
 class Retention:

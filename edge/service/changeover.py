@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+from msgspec.structs import asdict
+
 from edge.bundle.trusted import signer_in_words
 from edge.cameras.supervisor import SupervisedCamera
 from edge.config import LineConfig, load_config
@@ -267,16 +269,12 @@ def _require_exchangeable(now: LineConfig, wanted: LineConfig) -> None:
     Raises:
         ConfigError: something does.
     """
-    for key, ours, theirs in (
-        ("events.bind", now.events.bind, wanted.events.bind),
-        ("commands.bind", now.commands.bind, wanted.commands.bind),
-        *(
-            (f"journal.{key}", getattr(now.journal, key), getattr(wanted.journal, key))
-            for key in now.journal.__struct_fields__
-        ),
-    ):
-        if ours != theirs:
-            raise ConfigError(f"{key} was {ours!r} and is {theirs!r} now; restart the line to put that in force")
+    ours, theirs = _set_at_start(now), _set_at_start(wanted)
+    for key in ours:
+        if ours[key] != theirs[key]:
+            raise ConfigError(
+                f"{key} was {ours[key]!r} and is {theirs[key]!r} now; restart the line to put that in force"
+            )
     names = [[camera.name for camera in config.cameras] for config in (now, wanted)]
     if names[0] != names[1]:
         raise ConfigError(
@@ -293,3 +291,13 @@ def _require_exchangeable(now: LineConfig, wanted: LineConfig) -> None:
             raise ConfigError(
                 f"{', '.join(differing)} of camera {old.name} changed; restart the line to put that in force"
             )
+
+
+def _set_at_start(config: LineConfig) -> dict[str, object]:
+    """Where the line's sockets and its journal are, and by which keys, by their names in its file."""
+    tables = {"journal": config.journal, "security": config.security}
+    found: dict[str, object] = {"events.bind": config.events.bind, "commands.bind": config.commands.bind}
+    for name, table in tables.items():
+        for key, value in asdict(table).items():
+            found[f"{name}.{key}"] = str(value) if isinstance(value, Path) else value
+    return found

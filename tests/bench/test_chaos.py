@@ -23,8 +23,8 @@ from bench.chaos.chaos import Chaos, faults, judge, measure_chaos, to_facts
 from bench.chaos.disk import small_disk
 from bench.chaos.plan import LINE, Fault
 from bench.chaos.records import Began, Got, Heard, Item, Record
-from bench.chaos.stage import Seen
-from bench.chaos.verify import Broken, Kept, Truth
+from bench.chaos.run import Seen
+from bench.chaos.truth import Broken, Kept, Truth
 from edge.bundle import Bundle
 from edge.delivery.messages import Counts
 from edge.errors import BenchError

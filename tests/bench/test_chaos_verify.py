@@ -9,17 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bench.chaos.records import Began, Got, Head, Heard, Item, Missed, Record, head_of, read_record
-from bench.chaos.verify import (
-    Broken,
-    Kept,
-    Truth,
-    check_durable,
-    check_frames,
-    check_journal,
-    check_live,
-    check_told,
-    unheard_events,
-)
+from bench.chaos.truth import Broken, Kept, Truth
+from bench.chaos.verify_clients import check_bare, check_durable, check_live
+from bench.chaos.verify_line import check_frames, check_journal, check_told, unheard_events
 from edge.delivery.gaps import Gaps
 from edge.delivery.messages import (
     AlarmEvent,
@@ -367,6 +359,31 @@ def test_an_event_that_is_told_live_as_journalled_and_that_no_journal_holds_is_f
     assert [(one.who, one.promise) for one in truth_of(headers[:1], headers).broken] == [("journal", "unknown")]
     other = headers[1].replace(b":2", b": 2")
     assert [(one.who, one.promise) for one in truth_of(headers, [other]).broken] == [("live", "bytes")]
+
+
+SAID = [
+    "silence: nothing is inspected",
+    "3 left 3 GOOD",
+    "4 left 4 GOOD",
+    "missed: verdict.left.GOOD after 4 up to 6",
+    "7 left 7 GOOD",
+    "1 left 99 GOOD",
+    "8 left 8 GOOD",
+    "9 alarm no frame came",
+]
+"""By the client of docs/protocol.md, of eight verdicts of which the first two came before it, and one live alone."""
+
+
+def test_what_the_documented_client_prints_is_held_against_the_journal() -> None:
+    truth = truth_of(counted([*(verdict(number) for number in range(1, 9)), alarm()]))
+    found = check_bare("bare", SAID, truth)
+    assert (found.broken, found.events, found.gaps, found.missed) == ([], 5, 1, 2)
+    silent = check_bare("bare", [line for line in SAID if not line.startswith("missed")], truth)
+    assert [(one.promise, one.what) for one in silent.broken] == [
+        ("gap", "2 events of verdict.left.GOOD did not come, and it does not know: 1234-5 to 6")
+    ]
+    late = check_bare("bare", [*SAID, "7 left 7 GOOD"], truth)
+    assert promises(late.broken) == {"order"}
 
 
 # The journal.

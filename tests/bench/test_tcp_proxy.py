@@ -49,7 +49,9 @@ def link(server: Server) -> Iterator[Link]:
 @contextlib.contextmanager
 def connected(link: Link, server: Server) -> Iterator[tuple[socket.socket, socket.socket]]:
     """The two ends of a connection through the link: the client's, the server's."""
+    before = link.connected
     with connect(link) as client, server.accept() as at_server:
+        until(lambda: link.connected > before)  # the proxy knows of both
         yield client, at_server
 
 
@@ -180,8 +182,8 @@ def test_a_throttled_link_lets_bytes_through_one_by_one(server: Server, link: Li
         link.throttle(1 / FOR_EVER)
         client.sendall(b"slow")
         assert received(at_server, 1) == b"s"
+        until(lambda: link.held_bytes == 3)
         assert nothing_came(at_server)
-        assert link.held_bytes == 3
         link.heal()
         assert received(at_server, 3) == b"low"
 

@@ -52,6 +52,13 @@ def event(seq: int, topic: str, journal_id: str | None, detail: str = "") -> Cou
     )  # fmt: skip
 
 
+def append_one(journal: Journal) -> None:
+    """Journal an event that nobody is told of."""
+    seq = journal.last_seq + 1
+    header = header_of(event(seq, ALARM, journal.journal_id))
+    journal.append([Record(seq, time.time_ns(), ALARM, header)], {})
+
+
 class FollowedLine:
     """A journal, and what serves it; both can be ended and begun again."""
 

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.delivery.curve import ClientKeys
 from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent, StatusEvent, VerdictEvent
 from edge.delivery.subscriber import Subscriber
 from edge.errors import EventsLostError
@@ -216,10 +217,12 @@ class RunningLine:
 
 
 @contextlib.contextmanager
-def running(line: Path, address: str, env: Mapping[str, str] | None = None) -> Iterator[RunningLine]:
+def running(
+    line: Path, address: str, env: Mapping[str, str] | None = None, keys: ClientKeys | None = None
+) -> Iterator[RunningLine]:
     """Run a line; whatever happens, its process is gone at the end."""
     with (
-        Subscriber(address, timeout_s=WITHIN_SECONDS) as events,
+        Subscriber(address, timeout_s=WITHIN_SECONDS, keys=keys) as events,
         started(HEATLINE, "run", line, env=env) as process,
     ):
         yield RunningLine(process, events)

@@ -177,6 +177,7 @@ def test_a_product_that_cannot_be_used_is_refused_and_the_one_before_stays(line:
 def test_a_reload_puts_in_force_what_the_file_says_and_refuses_what_it_cannot(
     line: Line, bundle: Bundle, other_bundle: Bundle, address: str
 ) -> None:
+    key = line.file.with_name("line.key")
     with line.running() as run:
         assert run.next_verdict().acting
         line.rewrite("allow_unsigned = true", "allow_unsigned = true\nacting = false\nthresholds.score = 3.5")
@@ -190,6 +191,8 @@ def test_a_reload_puts_in_force_what_the_file_says_and_refuses_what_it_cannot(
             ('name = "top"', 'name = "rear"', "the cameras were top and are rear now; restart the line"),
             (str(bundle.path), "/nowhere", "/nowhere"),
             (address, "tcp://127.0.0.1:1", f"events.bind was '{address}'"),
+            ("[commands]", "[journal]\nkeep_days = 1.5\n\n[commands]", "journal.keep_days was 30.0 and is 1.5 now"),
+            ("[commands]", f'[security]\nkey = "{key}"\n\n[commands]', f"security.key was None and is '{key}'"),
             ("rate_fps = 40", "rate_fps = 20", "rate_fps of camera top changed; restart the line"),
             ("[[cameras]]", "[[nonsense", "is not valid TOML"),
         ]:

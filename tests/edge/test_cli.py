@@ -13,9 +13,11 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
+import zmq
 
 from edge import __version__
 from edge.bundle import Bundle
+from edge.delivery.curve import fingerprint, make_key_pair
 from edge.delivery.messages import BundleName, Message, StatusEvent, VerdictEvent
 from edge.delivery.publisher import Publisher
 from edge.images import read_rgb
@@ -32,7 +34,10 @@ from tests.edge.lines import (
 from tests.edge.wire_examples import CHANGE, DEFECT, GOOD, HANDSHAKE, LIVE_ONLY, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.small_bundle import dark_square, small_bundle, white_frame
 
-OWN = ["bundle", "cameras", "calibrate", "check", "inspect", "reload", "run", "select", "status", "watch", "trigger"]
+OWN = [
+    "bundle", "cameras", "calibrate", "check", "follow", "inspect", "journal", "keys", "reload", "run", "select",
+    "status", "trigger", "watch",
+]  # fmt: skip
 JOINED = ["bench", "data", "evaluate", "export", "models", "search", "study", "train"]
 
 
@@ -139,6 +144,42 @@ def test_check_refuses_a_camera_whose_first_picture_cannot_be_read(
     result = heatline("check", write_line(tmp_path, bundle.path, address, {"top": 'path = "frames"'}))
     assert result.returncode == 5
     assert "000.png" in complaint(result)
+
+
+def test_check_says_where_events_are_kept_and_by_which_key_it_is_known(tmp_path: Path, line: Path) -> None:
+    served, key = f"ipc://{tmp_path}/journal", make_key_pair(tmp_path / "line.key")
+    (tmp_path / "allowed").mkdir()
+    tables = f'[journal]\nbind = "{served}"\nfolder = "kept"\n\n[security]\nkey = "line.key"'
+    line.write_text(f"{line.read_text()}\n{tables}")
+    report = one_object(heatline("check", line, "--json").stdout)
+    assert report["journal"] == {"address": served, "folder": str(tmp_path / "kept"), "kept": True}
+    assert report["line_key"] == fingerprint(key.public)
+    shown = " ".join(heatline("check", line).stdout.split())
+    assert f"journal in {tmp_path}/kept, had at {served} line_key {fingerprint(key.public)}" in shown
+    assert not (tmp_path / "kept").exists(), "it starts nothing"
+
+
+@pytest.mark.parametrize("table", ["commands", "journal"])
+def test_check_says_of_every_address_that_it_is_taken(tmp_path: Path, line: Path, table: str) -> None:
+    taken = f"ipc://{tmp_path}/taken"
+    line.write_text(f'{line.read_text()}\n[{table}]\nbind = "{taken}"')
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as holder:
+        holder.bind(taken)
+        result = heatline("check", line)
+    assert result.returncode == 7
+    assert f"Set {table}.bind" in complaint(result)
+
+
+def test_check_says_beforehand_what_run_would_say_of_the_keys(tmp_path: Path, line: Path) -> None:
+    key = tmp_path / "line.key"
+    make_key_pair(key)
+    line.write_text(line.read_text() + '\n[security]\nkey = "line.key"')
+    nobody = heatline("check", line)
+    assert (nobody.returncode, "heatline keys allow" in complaint(nobody)) == (21, True)
+    key.chmod(0o640)
+    loose = heatline("check", line)
+    assert (loose.returncode, f"chmod 600 {key}" in complaint(loose)) == (21, True)
+    assert complaint(heatline("run", line)) == complaint(loose)
 
 
 # bundle

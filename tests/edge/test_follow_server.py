@@ -830,8 +830,8 @@ def test_refusals_are_logged_now_and_then(
         one.send(b'{"type":"\x1b[2J"}')
         one.refused()
     assert line.server.refused == {"malformed": 200}
-    logged = [record for record in caplog.records if record.name == "edge.delivery.follow_server"]
-    assert len(logged) == 1, "whoever sends nonsense could fill the disk with it"
+    logged = [record for record in caplog.records if record.name == "edge.delivery.refusals"]
+    assert 1 <= len(logged) < 10, "whoever sends nonsense could fill the disk with it"
     assert logged[0].getMessage().isprintable()
 
 

@@ -35,8 +35,9 @@ from edge.delivery.following import (
     to_bytes,
 )
 from edge.delivery.journal import Journal, JournalReader
-from edge.errors import DeliveryError, EventsLostError, MessageError
-from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until
+from edge.errors import AccessError, DeliveryError, EventsLostError, MessageError
+from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, append_one, wait_until
+from tests.edge.secured import Secured, free_port
 
 
 @pytest.fixture
@@ -347,29 +348,6 @@ def test_of_two_of_one_name_the_older_ends(line: FollowedLine) -> None:
             assert take(newer, 1) == told[1:]
 
 
-def test_of_two_of_one_name_one_is_left_after_a_restart_of_the_line(line: FollowedLine) -> None:
-    """The line does not know any more who came first."""
-    line.tell(GOOD)
-    with follow(line) as older, follow(line) as newer:
-        take(newer, 1)
-        line.stop()
-        line.start()
-        ended = 0
-        for events in (older, newer):
-            with contextlib.suppress(DeliveryError):
-                while events._journal_id is None:
-                    events._take_next(time.monotonic() + WITHIN_SECONDS)
-                continue
-            ended += 1
-        told = line.tell(DEFECT)
-        survivors = []
-        for events in (older, newer):
-            events._timeout_s = 3.0
-            with contextlib.suppress(DeliveryError):
-                survivors += [event for event in events if event == told[0]]
-        assert survivors == told
-
-
 def test_a_name_too_many_is_a_delivery_error(line: FollowedLine) -> None:
     for number in range(MOST_CONSUMERS):
         line.consumers.register(f"mes{number}", line.journal.journal_id, 0)
@@ -536,18 +514,19 @@ def test_after_a_refusal_that_may_pass_it_follows_again(
 ) -> None:
     monkeypatch.setitem(follower.PAUSE_SECONDS, reason, 0.01)
     line, address = fake
-    with Follower(address, "mes1", timeout_s=0.05) as events:
+
+    def refuse_three_times() -> None:
         for _ in range(3):
             line.asked()
             line.say(to_bytes(refusal(reason, "a while")))
-            while events._socket is not None:
-                assert events.receive() is None
-            while events._socket is None:
-                assert events.receive() is None
         line.follow()
         line.say(*batch_of(0, [1]))
-        events._timeout_s = WITHIN_SECONDS
+
+    answering = threading.Thread(target=refuse_three_times)
+    answering.start()
+    with Follower(address, "mes1", timeout_s=WITHIN_SECONDS) as events:
         assert take(events, 1)[0].seq == 1
+    answering.join()
 
 
 def test_that_an_acknowledgement_came_too_late_for_a_journal_does_no_harm(fake: tuple[FakeLine, str]) -> None:
@@ -564,23 +543,25 @@ def test_silence_makes_it_follow_again_as_the_same_client_and_is_said_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     line, address = fake
-    with Follower(address, "mes1", timeout_s=0.05) as events:
-        asked = {line.follow(heartbeat_s=0.05).client}
-        clients = {line.client}
-        for _ in range(3):
-            while line.socket.poll(0) == 0:
-                assert events.receive() is None
-            asked.add(line.follow(heartbeat_s=0.05).client)
-            clients.add(line.client)
+    names, connections = set(), set()
+
+    def answer_the_first_and_the_last() -> None:
+        for heartbeat_s in (0.05, None, None, 3600.0):
+            request = line.asked()
+            names.add(request.client)
+            connections.add(line.client)
+            if heartbeat_s is not None:
+                line.say(to_bytes(following(heartbeat_s=heartbeat_s)))
         line.say(*batch_of(0, [1]))
-        events._timeout_s = WITHIN_SECONDS
-        while (event := events.receive()) is None:
-            pass
-        assert event.seq == 1
-    assert (len(asked), len(clients)) == (1, 4), "on a new connection each time"
+
+    answering = threading.Thread(target=answer_the_first_and_the_last)
+    answering.start()
+    with Follower(address, "mes1", timeout_s=WITHIN_SECONDS) as events:
+        assert take(events, 1)[0].seq == 1
+    answering.join()
+    assert (len(names), len(connections)) == (1, 4)
     said = [record.levelname for record in caplog.records if record.name == "edge.delivery.follower"]
-    assert said[0] == "WARNING"
-    assert len(said) == len([each for each in said if each == "WARNING"]) * 2 or said[-1] == "WARNING"
+    assert said == ["WARNING", "INFO"]
 
 
 def test_acknowledgements_are_grouped(fake: tuple[FakeLine, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -610,6 +591,33 @@ def test_events_of_types_to_come_are_handed_on(fake: tuple[FakeLine, str]) -> No
         assert (event.key, event.topic) == ("j-1", "x")
         with pytest.raises(MessageError):
             _ = event.event
+
+
+# Keys.
+
+
+def test_who_is_not_allowed_to_follow_is_told_and_who_is_follows(tmp_path: Path) -> None:
+    secured, port, folder = Secured(tmp_path), free_port(), tmp_path / "journal"
+    allowed, listener = secured.client("follow"), secured.client("listen")
+    consumers = Consumers(folder)
+    server = FollowServer(port.bound, folder, consumers, access=secured.access())
+    server.start()
+    try:
+        with contextlib.closing(Journal.open(folder, "line1")) as journal:
+            append_one(journal)
+            with Follower(port.reached, "mes1", timeout_s=WITHIN_SECONDS, keys=allowed) as events:
+                assert take(events, 1)[0].seq == 1
+            for keys in (listener, None):
+                with Follower(port.reached, "mes1", timeout_s=WITHIN_SECONDS, keys=keys) as events:
+                    for _ in range(2):
+                        with pytest.raises(AccessError, match="hung up"):
+                            events.receive()
+                with pytest.raises(AccessError, match="hung up"):
+                    forget(port.reached, "mes1", timeout_s=0.5, keys=keys)
+            forget(port.reached, "mes1", keys=allowed)
+    finally:
+        server.close()
+        consumers.close()
 
 
 # Forgetting, ending.

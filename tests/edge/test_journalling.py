@@ -26,6 +26,7 @@ from edge.delivery.journalling import (
     Journalling,
 )
 from edge.delivery.messages import Consumer, Counts, Message, StatusEvent
+from edge.errors import JournalError
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, make_writable, small_disk
 from tests.edge.journals import (
     LINE,
@@ -386,7 +387,9 @@ def test_what_a_reader_found_damaged_gives_way_to_a_new_one(tmp_path: Path) -> N
     with closing(journalling(tmp_path)) as journal:
         journal.commit(several(5))
         old_id = journal.journal_id
-        journal.distrust("events after event 3 are missing")
+        journal.distrust("of one before", "this one is not meant")
+        assert journal.tend() == []
+        journal.distrust(str(old_id), "events after event 3 are missing")
         told = journal.tend()
         assert journal.journal_id not in (None, old_id)
         assert held(tmp_path) == sent_as(told)
@@ -444,6 +447,37 @@ def test_a_journal_that_is_older_than_what_was_acknowledged_is_never_numbered_on
         with closing(journal):
             assert (journal.journal_id == old_id) is goes_on
             assert whats(journal.commit([good()])) == ([] if goes_on else ["begun"])
+
+
+def test_values_of_a_kind_that_was_never_written_end_no_line(tmp_path: Path) -> None:
+    columns = {"events": ("at_ns", "topic", "crc", "header", "heatmap"), "topics": ("topic", "last_seq")}
+    columns |= {"progress": ("camera", "boot_id", "frame_number"), "journal": ("journal_id", "line", "schema_version")}
+    clocks = Clocks()
+    for number, (table, column, value) in enumerate(
+        (table, column, value)
+        for table, names in columns.items()
+        for column in names
+        for value in (7, "text", b"\xff\xfe", "\udcff".encode(errors="surrogateescape"))
+    ):
+        folder = tmp_path / str(number)
+        with closing(journalling(folder, clocks)) as journal:
+            journal.commit([good()])
+        with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as connection, connection:
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? WHERE rowid = (SELECT max(rowid) FROM {table})"
+                if table in ("events", "journal")
+                else f"UPDATE OR REPLACE {table} SET {column} = ?",
+                (value,),
+            )
+        with (
+            contextlib.suppress(JournalForeignError, JournalTooNewError),
+            closing(journalling(folder, clocks, keep_s=10)) as journal,
+        ):
+            clocks.now_s += 100
+            told = [*journal.tend(), *journal.commit([good()]), *journal.tend()]
+            assert counted(told)[-1].journal_id
+            with contextlib.suppress(JournalError):
+                held(folder)
 
 
 def test_a_damaged_journal_that_cannot_be_moved_aside_stays_and_events_go_out_live(tmp_path: Path) -> None:
@@ -665,7 +699,7 @@ class WhateverHappens(RuleBasedStateMachine):
     @rule(how=st.sampled_from(["deleted", "damaged"]))
     def the_journal_is_lost(self, how: str) -> None:
         if how == "damaged":
-            self.journal.distrust("it reads wrong")
+            self.journal.distrust(str(self.journal.journal_id), "it reads wrong")
         else:
             for file in beside(self.folder / FILE_NAME):
                 file.unlink(missing_ok=True)

@@ -24,12 +24,11 @@ from edge.delivery.curve import ClientKeys
 from edge.delivery.follow_server import FollowServer
 from edge.delivery.following import ForgetRequest, to_bytes
 from edge.delivery.journal import Journal
+from edge.delivery.publisher import Publisher
 from edge.delivery.socket_guard import ROLE_OF, SocketGuard, SocketName
-from edge.delivery.subscriptions import Subscriptions
 from edge.errors import AccessError
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Port, Secured, connected, free_port, until
-
-LINGER_MS = 2000
+from tests.edge.wire_examples import HANDSHAKE
 
 
 class Door(Protocol):
@@ -42,44 +41,20 @@ class Door(Protocol):
 
 
 class Events:
-    """Publishes without a pause, as `Publisher` does."""
+    """Says its status without a pause."""
 
     kind = zmq.SUB
 
     def __init__(self, address: str, access: Access, _: Path) -> None:
-        self._address, self._access = address, access
-        self._closing = False
-        self.prefixes: list[bytes] = []
-        self.hung_up = 0
-        bound = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(bound,), daemon=True)
+        self._publisher = Publisher(address, access=access)
+        self._publisher.start()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._speak, daemon=True)
         self._thread.start()
-        assert bound.wait(WITHIN_SECONDS)
 
-    def _run(self, bound: threading.Event) -> None:
-        context = zmq.Context()
-        socket = context.socket(zmq.XPUB)
-        socket.setsockopt(zmq.LINGER, LINGER_MS)
-        subscriptions = Subscriptions()
-        subscriptions.set_up(socket)
-        guard = SocketGuard(socket, self._access, "events", self._address)
-        guard.bind()
-        bound.set()
-        number = 0
-        while not self._closing:
-            self.prefixes += subscriptions.taken(socket)
-            if (why := subscriptions.too_many) is not None:
-                self._access.refusals.note("events", "subscriptions", why)
-                guard.hang_up()
-                subscriptions.begin_again()
-                self.hung_up += 1
-            guard.tend()
-            number += 1
-            socket.send_multipart([b"status", b"%d" % number])
-            socket.poll(5)
-        socket.close()
-        context.term()
-        guard.join()
+    def _speak(self) -> None:
+        while not self._closing.wait(0.005):
+            self._publisher.send(HANDSHAKE)
 
     def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
         while client.poll(0):  # what came before
@@ -87,8 +62,9 @@ class Events:
         return bool(client.poll(within_ms))
 
     def close(self) -> None:
-        self._closing = True
+        self._closing.set()
         self._thread.join()
+        self._publisher.close()
 
 
 class Commands:
@@ -401,39 +377,32 @@ def published(address: str, access: Access, folder: Path) -> Iterator[Events]:
 
 def test_too_many_subscriptions_end_all_connections_and_who_comes_back_is_served(address: str, tmp_path: Path) -> None:
     access = Access()
-    with (
-        published(address, access, tmp_path) as events,
-        connected(address, zmq.SUB) as listener,
-        connected(address, zmq.XSUB) as hostile,
-    ):
-        until(lambda: events.serves(listener, 100))
-        hostile.setsockopt(zmq.SNDHWM, 0)
-        number = 0
-
-        def flood() -> bool:
-            nonlocal number
-            for _ in range(1000):
-                number += 1
-                with contextlib.suppress(zmq.Again):
-                    hostile.send(b"\x01%d" % number, zmq.NOBLOCK)
-                    hostile.send(b"\x00%d" % (number - 5), zmq.NOBLOCK)  # given up again
-            return events.hung_up > 0
-
-        until(flood)
-        assert access.refusals.counts()["events.subscriptions"] == events.hung_up
     with published(address, access, tmp_path) as events, connected(address, zmq.SUB) as listener:
+        until(lambda: events.serves(listener, 100))
+        with connected(address, zmq.XSUB) as hostile:
+            hostile.setsockopt(zmq.SNDHWM, 0)
+            number = 0
+
+            def flood() -> int:
+                nonlocal number
+                for _ in range(1000):
+                    number += 1
+                    with contextlib.suppress(zmq.Again):
+                        hostile.send(b"\x01%d" % number, zmq.NOBLOCK)
+                        hostile.send(b"\x00%d" % (number - 5), zmq.NOBLOCK)  # given up again
+                return access.refusals.counts().get("events.subscriptions", 0)
+
+            until(flood)
         until(lambda: events.serves(listener, 100))
 
 
 def test_a_subscription_that_is_too_long_is_hung_up_on(address: str, tmp_path: Path) -> None:
     with published(address, Access(), tmp_path) as events, connected(address, zmq.SUB) as listener:
         until(lambda: events.serves(listener, 100))
-        with connected(address, zmq.SUB, topic=b"status" + bytes(1100)) as other:
-            other.setsockopt(zmq.SUBSCRIBE, b"status")
-            with other.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
-                until(lambda: other.poll(0) or monitor.poll(50))
-                other.disable_monitor()
-        assert not [prefix for prefix in events.prefixes if len(prefix) > 1024]
+        with connected(address, zmq.XSUB) as other, other.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
+            other.send(b"\x01status" + bytes(1100))
+            assert monitor.poll(WITHIN_MS)
+            other.disable_monitor()
         until(lambda: events.serves(listener, 100))
 
 

@@ -1,0 +1,132 @@
+"""`heatline follow`."""
+
+import contextlib
+import re
+import signal
+from pathlib import Path
+
+import click
+import zmq
+
+from edge.cli.finite_range import FiniteRange
+from edge.cli.follow_sinks import Command, Heatmaps, JsonLines, Sink, Standard
+from edge.cli.key_options import KeyFiles, key_options
+from edge.cli.named_line import journal_address, journal_keys
+from edge.cli.output import visible
+from edge.delivery.follower import Follower, forget
+from edge.delivery.following import CONSUMER_NAME, LARGEST_WINDOW, Start
+from edge.delivery.knocking import require_let_in
+from edge.errors import EventsLostError
+
+
+def _name(_: click.Context, __: click.Parameter, name: str) -> str:
+    if not re.fullmatch(CONSUMER_NAME, name):
+        raise click.BadParameter(f"{name!r} is none; expected 1 to 64 letters, digits, dots, hyphens and underscores.")
+    return name
+
+
+@click.command(epilog="Example: heatline follow line1 --name mes1 --jsonl events.jsonl")
+@click.argument("line")
+@click.option("--name", required=True, callback=_name, help="The consumer's name: the line keeps how far it has got.")
+@click.option(
+    "--topic", "topics", multiple=True, default=("",), help="Topic prefix, e.g. verdict.top.DEFECT; may be repeated."
+)
+@click.option("--exec", "command", help="A command to run for each event, until it has succeeded.")
+@click.option("--jsonl", type=click.Path(path_type=Path), help="A file to add each event to, once.")
+@click.option("--heatmaps", type=click.Path(path_type=Path), help="Folder to keep heatmaps in (KEY.png).")
+@click.option(
+    "--window",
+    type=click.IntRange(1, LARGEST_WINDOW),
+    default=100,
+    show_default=True,
+    help="Events that may be on their way, unacknowledged.",
+)
+@click.option(
+    "--from",
+    "start",
+    type=click.Choice(["first", "next"]),
+    default="first",
+    show_default=True,
+    help="Where a name that is new begins: with the first event that the line has kept, or with the next one.",
+)
+@click.option("--count", type=click.IntRange(min=1), help="Stop after so many events.")
+@click.option("--timeout", "timeout_s", type=FiniteRange(min=0), help="Stop when no event came for so many seconds.")
+@click.option("--forget", "to_forget", is_flag=True, help="End this consumer: the line keeps nothing for it any more.")
+@key_options
+def follow(
+    line: str,
+    name: str,
+    topics: tuple[str, ...],
+    command: str | None,
+    jsonl: Path | None,
+    heatmaps: Path | None,
+    window: int,
+    start: Start,
+    count: int | None,
+    timeout_s: float | None,
+    to_forget: bool,
+    key_files: KeyFiles,
+) -> None:
+    """Get every event of LINE, from the first that was not acknowledged under this name on, whatever ends meanwhile.
+
+    LINE is a line's name, its TOML file, or the address at which it serves its journal.
+
+    Prints one event per line, as JSON. With --jsonl, adds them to a file, each once, and acknowledges what is on the
+    disk. With --exec, runs a command for each, the event on its standard input, its key, topic and picture in
+    HEATLINE_KEY, HEATLINE_TOPIC and HEATLINE_HEATMAP; one that fails is run again, after a pause, until it succeeds.
+
+    Events that are gone for good are said on standard error.
+    """
+    if command is not None and jsonl is not None:
+        raise click.UsageError("--exec and --jsonl exclude each other; follow under two names")
+    address, keys = journal_address(line), journal_keys(line, key_files)
+    if to_forget:
+        forget(address, name, keys=keys)
+        click.echo(f"{name} is forgotten")
+        return
+    require_let_in(address, keys, zmq.DEALER)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is in hand is finished
+    with contextlib.ExitStack() as open_:
+        pictures = None if heatmaps is None else Heatmaps(heatmaps)
+        sink: Sink
+        if jsonl is not None:
+            sink = open_.enter_context(contextlib.closing(JsonLines(jsonl)))
+        else:
+            sink = Standard() if command is None else Command(command, pictures)
+        events = open_.enter_context(
+            Follower(
+                address,
+                name,
+                topics=topics,
+                window=window,
+                heatmaps=pictures is not None,
+                start=start,
+                timeout_s=timeout_s,
+                keys=keys,
+            )
+        )
+        _follow(events, sink, pictures, count)
+
+
+def _follow(events: Follower, sink: Sink, pictures: Heatmaps | None, count: int | None) -> None:
+    left = count
+    while True:
+        try:
+            batch = events.receive_batch(sink.at_most if left is None else min(left, sink.at_most))
+        except EventsLostError as lost:
+            click.echo(f"heatline: {visible(str(lost))}", err=True)
+            continue
+        if not batch:
+            return
+        if pictures is not None:
+            pictures.keep(batch)
+        sink.take(batch)
+        if left is not None:
+            left -= len(batch)
+        interrupted = isinstance(sink, Command) and sink.interrupted
+        if left == 0 or interrupted:
+            events.acknowledge()
+        if interrupted:
+            raise KeyboardInterrupt
+        if left == 0:
+            return

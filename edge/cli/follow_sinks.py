@@ -1,0 +1,253 @@
+"""Where `heatline follow` puts events: each has what it was given for good when `take` returns."""
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import click
+import msgspec
+
+from edge.cli.output import visible
+from edge.delivery.following import LARGEST_WINDOW, Delivered
+from edge.delivery.journal_file import write_down
+from edge.errors import InputError
+
+LAST_LINE_LOOKED_FOR_BYTES = 64 << 10
+"""At a time, from the end of a file."""
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+class Sink(Protocol):
+    """Takes events, in order."""
+
+    at_most: int
+    """Events that it takes at once."""
+
+    def take(self, events: Sequence[Delivered]) -> None:
+        """Put them away.
+
+        Raises:
+            InputError: it cannot, and they are to come again.
+        """
+
+
+class Standard:
+    """Standard output, a line of JSON for each."""
+
+    at_most = LARGEST_WINDOW
+
+    def take(self, events: Sequence[Delivered]) -> None:
+        sys.stdout.buffer.writelines(_line(event) for event in events)
+        sys.stdout.buffer.flush()
+
+
+class JsonLines:
+    """A file, to which a line of JSON is added for each event that is not in it yet.
+
+    Raises:
+        InputError: it cannot be used, or another follower is writing in it.
+    """
+
+    at_most = LARGEST_WINDOW
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with contextlib.ExitStack() as if_it_fails:
+            try:
+                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+                if_it_fails.callback(os.close, self._fd)
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                write_down(path.absolute().parent)
+                self._last = self._event_of(self._last_line())
+            except BlockingIOError as error:
+                raise InputError(f"{path} is being written by another follower; name another file") from error
+            except OSError as error:
+                raise self._unusable(error) from error
+            if_it_fails.pop_all()
+
+    def take(self, events: Sequence[Delivered]) -> None:
+        new = [event for event in events if not self._has(event)]
+        if not new:
+            return
+        size = os.fstat(self._fd).st_size
+        try:
+            left = memoryview(b"".join(map(_line, new)))
+            while left:
+                left = left[os.write(self._fd, left) :]
+            os.fsync(self._fd)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, size)
+            if isinstance(error, OSError):
+                raise self._unusable(error) from error
+            raise
+        self._last = new[-1].journal_id, new[-1].seq
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._fd)
+
+    def _has(self, event: Delivered) -> bool:
+        return self._last is not None and self._last[0] == event.journal_id and event.seq <= self._last[1]
+
+    def _last_line(self) -> bytes:
+        """The file's last whole line; what a crash has left of another is cut off."""
+        size = end = os.fstat(self._fd).st_size
+        tail = b""
+        while end and tail.count(b"\n") < 2:
+            begin = max(0, end - LAST_LINE_LOOKED_FOR_BYTES)
+            tail = os.pread(self._fd, end - begin, begin) + tail
+            end = begin
+        whole, _, torn = tail.rpartition(b"\n")
+        if torn:
+            os.ftruncate(self._fd, size - len(torn))
+            click.echo(f"heatline: {self._path} ended in the midst of an event, which was cut off", err=True)
+        return whole.rpartition(b"\n")[2]
+
+    def _event_of(self, line: bytes) -> tuple[str, int] | None:
+        if not line:
+            return None
+        try:
+            known = msgspec.json.decode(line, type=_Known)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InputError(f"{self._path} ends in a line that is no event of a journal; name another file") from error
+        return known.journal_id, known.seq
+
+    def _unusable(self, error: OSError) -> InputError:
+        return InputError(f"{self._path} cannot be written ({error.strerror}); check the disk and the permissions")
+
+
+class _Known(msgspec.Struct):
+    journal_id: str
+    seq: int
+
+
+class Command:
+    """A command of the shell that is run for each event until it has succeeded.
+
+    Args:
+        command: what the shell runs, the event's header on its standard input.
+        heatmaps: where the events' pictures are, if they are kept.
+    """
+
+    at_most = 1
+
+    def __init__(self, command: str, heatmaps: "Heatmaps | None") -> None:
+        self._command, self._heatmaps = command, heatmaps
+        self._process: subprocess.Popen[bytes] | None = None
+        self._interruptions = 0
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether we were to end while the last one ran."""
+        return self._interruptions > 0
+
+    def take(self, events: Sequence[Delivered]) -> None:
+        for event in events:
+            pause_s = FIRST_PAUSE_SECONDS
+            while (failed := self._run(event)) is not None:
+                if self.interrupted:
+                    raise KeyboardInterrupt
+                click.echo(
+                    f"heatline: the command {failed} at event {visible(event.key)}; trying again in {pause_s:g} s",
+                    err=True,
+                )
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_SECONDS)
+
+    def _run(self, event: Delivered) -> str | None:
+        """Run it to its end, whatever comes; how it failed, in words."""
+        picture = None if self._heatmaps is None else self._heatmaps.path_of(event)
+        environment = {
+            "HEATLINE_KEY": event.key,
+            "HEATLINE_TOPIC": event.topic,
+            "HEATLINE_HEATMAP": "" if picture is None else str(picture.absolute()),
+        }
+        with open(os.memfd_create("event"), "w+b") as header, self._ending_later():
+            header.write(_line(event))
+            header.flush()
+            header.seek(0)
+            # In a group of its own, so that Ctrl-C leaves it whole.
+            self._process = subprocess.Popen(
+                self._command, shell=True, stdin=header, env=os.environ | environment, process_group=0
+            )
+            code = self._process.wait()
+            self._process = None
+        if code == 0:
+            return None
+        return f"ended with exit code {code}" if code > 0 else f"was killed by signal {-code}"
+
+    @contextlib.contextmanager
+    def _ending_later(self) -> Iterator[None]:
+        """Whoever interrupts us waits for the command; who does it again kills it."""
+        before = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _interrupt(self, *_: object) -> None:
+        self._interruptions += 1
+        if self._interruptions == 1:
+            click.echo("heatline: waiting for the command to end; interrupt again to kill it", err=True)
+        elif self._process is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+
+class Heatmaps:
+    """A folder of events' pictures, KEY.png.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def path_of(self, event: Delivered) -> Path | None:
+        """Where an event's picture is; None: it has none."""
+        return None if event.png is None else self._folder / f"{event.key}.png"
+
+    def keep(self, events: Sequence[Delivered]) -> None:
+        """Put their pictures away, each whole or not at all.
+
+        Raises:
+            InputError: one cannot be written.
+        """
+        new = self._folder / "new.png"
+        try:
+            for event in events:
+                path = self.path_of(event)
+                if event.png is None or path is None:
+                    continue
+                with new.open("wb") as file:
+                    file.write(event.png)
+                    file.flush()
+                    os.fsync(file.fileno())
+                new.rename(path)
+            write_down(self._folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> InputError:
+        return InputError(f"{self._folder} cannot be written ({error.strerror}); check the disk and the permissions")
+
+
+def _line(event: Delivered) -> bytes:
+    return event.header.replace(b"\n", b" ") + b"\n"  # JSON has line breaks between its words alone
