@@ -246,12 +246,12 @@ def _received(player: Player) -> Iterator[tuple[int, int]]:
 
 def faults(found: Chaos) -> list[str]:
     """What must not be, in words; none: every promise was kept."""
-    wrong = [f"{one.who}: {one.what} ({one.promise})" for one in found.broken[:TOLD]]
-    if len(found.broken) > TOLD:
-        wrong.append(f"and {len(found.broken) - TOLD} more")
+    wrong = [*(f"{one.who}: {one.what} ({one.promise})" for one in found.broken), *found.ended]
+    if len(wrong) > TOLD:
+        wrong = [*wrong[:TOLD], f"and {len(wrong) - TOLD} more"]
     if found.full_disk_felt is False:
         wrong.append("events were kept on the disk that was full: nothing is known of what becomes of them then")
-    return [*wrong, *found.ended]
+    return wrong
 
 
 def to_facts(found: Chaos) -> dict[str, str]:
@@ -276,12 +276,12 @@ def to_facts(found: Chaos) -> dict[str, str]:
         if one.longest_lag_s is not None and one.longest_catch_up_s is not None:
             lag = f", at most {one.longest_lag_s:.1f} s late, caught up within {one.longest_catch_up_s:.1f} s"
         how = f"{one.kind}, slow" if one.slow else one.kind
-        facts[name] = f"{how}: {one.events} of {one.wanted}, {one.duplicates} of them twice or more{lag}"
+        facts[name] = f"{how}: {one.events} of {one.wanted}, {one.duplicates} came again{lag}"
     for name, each in found.live.items():
-        how = ", with replay" if each.replay else ""
-        facts[name] = (
-            f"{each.kind}{how}: {each.events}, {each.gaps} gaps known of {each.missed} events, {each.late} late"
-        )
+        how = f"{each.kind}, with replay" if each.replay else each.kind
+        facts[name] = f"{how}: {each.events}, {each.late} of them late; {each.missed} missed in {each.gaps} gaps"
+        if each.beyond:
+            facts[name] += f", and {each.beyond} live only, of a life that died meanwhile"
     facts["promises"] = "all kept" if not faults(found) else f"{len(found.broken) + len(found.ended)} broken"
     return facts
 

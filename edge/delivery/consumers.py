@@ -85,6 +85,7 @@ class Consumers:
         self._positions: dict[str, Position] = {}
         self._written: dict[str, Position] = {}
         self._try_again_s = 0.0
+        self._closing = False
         self.fault: str | None = None
         """Why what is acknowledged cannot be kept now, in words; None while it can."""
         with self._writing, contextlib.suppress(JournalError):
@@ -145,7 +146,7 @@ class Consumers:
                 self._positions[name] = Position(journal_id, seq, time.time_ns())
 
     def seen(self, name: str) -> None:
-        """A consumer was heard of."""
+        """A consumer was heard of; kept with what it acknowledges next, and at the end."""
         with self._lock:
             if name in self._positions:
                 self._positions[name] = self._positions[name]._replace(seen_at_ns=time.time_ns())
@@ -159,7 +160,7 @@ class Consumers:
             if self._connection is None:
                 self._open()
             with self._lock:
-                changed = {name: each for name, each in self._positions.items() if self._written.get(name) != each}
+                changed = {name: each for name, each in self._positions.items() if self._is_news(name, each)}
             if changed or self.fault is not None:
                 self._run_all([(_WRITE, (name, *position)) for name, position in changed.items()])
                 with self._lock:
@@ -167,12 +168,17 @@ class Consumers:
 
     def close(self) -> None:
         """Write what was acknowledged, and let go of the file."""
-        self._try_again_s = 0.0
+        self._try_again_s, self._closing = 0.0, True
         self.write()
         with self._writing:
             self._let_go()
 
     # What follows is called with `_writing` held.
+
+    def _is_news(self, name: str, position: Position) -> bool:
+        """Whether it is worth the disk's while."""
+        written = self._written.get(name)
+        return written is None or written[:2] != position[:2] or (self._closing and written != position)
 
     def _run(self, statement: str, values: tuple[str | int, ...]) -> None:
         if self._connection is None:
@@ -200,6 +206,9 @@ class Consumers:
             JournalError: it cannot be opened, or be read and not be written.
         """
         try:
+            if not self._known and not _has_bytes(self._path):  # nobody can be in it, even if it cannot be made
+                with self._lock:
+                    self._known = True
             self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             try:
                 self._connection, found = _opened(self._path)
@@ -308,3 +317,11 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _has_bytes(path: Path) -> bool:
+    """Whether there is a file with anything in it."""
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False

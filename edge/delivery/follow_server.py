@@ -31,7 +31,7 @@ from edge.delivery.following import (
     to_bytes,
 )
 from edge.delivery.heartbeats import notice_vanished_peers
-from edge.delivery.journal import Page
+from edge.delivery.journal_reader import Page
 from edge.delivery.journal_watch import JournalWatch
 from edge.delivery.messages import Consumer
 from edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer

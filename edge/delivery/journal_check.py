@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from edge.delivery.journal import JournalReader, Record, crc_of
+from edge.delivery.journal_reader import JournalReader
+from edge.delivery.journal_rows import Record, crc_of
 from edge.delivery.messages import StatusEvent, VerdictEvent, event_from
 from edge.errors import MessageError
 

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edge.delivery.journal import JournalReader, Page
 from edge.delivery.journal_errors import JournalReplacedError
+from edge.delivery.journal_reader import JournalReader, Page
 from edge.errors import JournalError
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge.delivery.journal import Journal, JournalReader, Progress, Record
+from edge.delivery.journal import Journal
 from edge.delivery.journal_errors import (
     JournalDamagedError,
     JournalFailedError,
@@ -21,6 +21,8 @@ from edge.delivery.journal_errors import (
     JournalTooNewError,
 )
 from edge.delivery.journal_file import FILE_NAME, move_aside
+from edge.delivery.journal_reader import JournalReader
+from edge.delivery.journal_rows import Progress, Record
 from edge.delivery.messages import (
     Consumer,
     Counts,

@@ -7,8 +7,9 @@ import zmq
 
 LONGEST_BYTES = 1024
 """Who subscribes to a longer prefix is hung up on by ZeroMQ."""
-MOST_PREFIXES = 10_000
-"""Different ones, of all listeners together. A line has some tens of topics."""
+MOST_PREFIX_BYTES = 200_000
+"""Of different ones, of all listeners together. ZeroMQ takes some 50 bytes of memory for each of them, 10 MB then. A line
+has some tens of topics, of some tens of bytes."""
 TAKEN_WITHIN_SECONDS = 0.005
 """Between two messages: nobody who floods us with subscriptions keeps events from going out for longer."""
 FLOOD = 50_000
@@ -20,6 +21,7 @@ class Subscriptions:
 
     def __init__(self) -> None:
         self._prefixes: set[int] = set()
+        self._prefix_bytes = 0
         self._without_a_pause = 0
 
     def set_up(self, socket: zmq.Socket[bytes]) -> None:
@@ -37,14 +39,16 @@ class Subscriptions:
             self._without_a_pause += 1
             if said[:1] == b"\x01":
                 # Those that are given up are not taken off: ZeroMQ also says so where another one keeps it.
-                self._prefixes.add(hash(said))
+                if (prefix := hash(said)) not in self._prefixes:
+                    self._prefixes.add(prefix)
+                    self._prefix_bytes += len(said)
                 yield said[1:]
 
     @property
     def too_many(self) -> str | None:
         """Why all listeners must be hung up on, in words."""
-        if len(self._prefixes) > MOST_PREFIXES:
-            return f"listeners subscribed to more than {MOST_PREFIXES:,} different prefixes"
+        if self._prefix_bytes > MOST_PREFIX_BYTES:
+            return f"listeners subscribed to different prefixes of more than {MOST_PREFIX_BYTES:,} bytes together"
         if self._without_a_pause > FLOOD:
             return f"more than {FLOOD:,} subscriptions came without a pause"
         return None
@@ -52,4 +56,5 @@ class Subscriptions:
     def begin_again(self) -> None:
         """All listeners were hung up on."""
         self._prefixes.clear()
+        self._prefix_bytes = 0
         self._without_a_pause = 0

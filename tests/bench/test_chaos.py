@@ -80,7 +80,7 @@ def test_under_all_faults_every_promise_is_kept(tmp_path: Path) -> None:
     assert sum(found.kills.values()) >= 4
     assert all(one.events == one.wanted == found.durable[name].wanted > 0 for name, one in found.durable.items())
     assert len(found.durable) == 5
-    assert "promises  all kept" in " ".join(done.stdout.split()).replace("promises all", "promises  all")
+    assert "all kept" in done.stdout
 
 
 # What it starts is gone at the end.

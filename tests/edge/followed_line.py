@@ -24,7 +24,8 @@ from edge.delivery.following import (
     reply_from,
     to_bytes,
 )
-from edge.delivery.journal import Journal, Record
+from edge.delivery.journal import Journal
+from edge.delivery.journal_rows import Record
 from edge.delivery.messages import AlarmEvent, BundleName, CountedEvent, Times, VerdictEvent, header_of
 
 WITHIN_SECONDS = 40.0

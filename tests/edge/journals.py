@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from edge.delivery.journal import JournalReader, Record
+from edge.delivery.journal_reader import JournalReader
+from edge.delivery.journal_rows import Record
 from edge.delivery.journalling import Journalling
 from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, VerdictEvent, header_of
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD

@@ -242,15 +242,15 @@ def test_on_a_disk_that_was_full_from_the_beginning_nobody_is_registered_until_t
     assert "no room" in (consumers.fault or "")
     with pytest.raises(JournalError, match="no room"):
         consumers.register("mes1", JOURNAL, 0)
-    assert consumers.acked(JOURNAL) == {NOT_KNOWN: 0}, "what is there may be some consumer's"
-    with pytest.raises(JournalError, match="no room"):
-        consumers.positions()
+    assert consumers.acked(JOURNAL) == consumers.positions() == {}, "there was no file: nobody is in it"
+    again = open_(disk)
+    assert (again.positions(), "no room" in (again.fault or "")) == ({}, True)
     filler.unlink()
     try_at_once(consumers)
     assert (consumers.fault, consumers.positions()) == (None, {})
     consumers.register("mes1", JOURNAL, 0)
     assert acked_on_disk(disk) == {"mes1": 0}
-    assert [record.levelname for record in caplog.records] == ["ERROR"], "said once, whatever is tried"
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 2, "said once by each, whatever is tried"
 
 
 def test_what_a_failing_disk_does_not_take_is_kept_in_memory_and_said(
@@ -309,6 +309,23 @@ def test_a_file_that_somebody_else_holds_is_waited_for_without_blocking_others(o
         other.execute("ROLLBACK")
     try_at_once(consumers)
     assert (consumers.fault, acked_on_disk(tmp_path)) == (None, {"mes1": 2})
+
+
+def test_while_a_file_cannot_be_read_all_that_is_there_may_be_somebodys(open_: Open, tmp_path: Path) -> None:
+    before = open_()
+    before.register("mes1", JOURNAL, 1)
+    before.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        consumers = open_()
+        assert consumers.acked(JOURNAL) == {NOT_KNOWN: 0}
+        with pytest.raises(JournalError, match="held by somebody else"):
+            consumers.positions()
+        with pytest.raises(JournalError, match="held by somebody else"):
+            consumers.register("mes1", JOURNAL, 9)
+        other.execute("ROLLBACK")
+    try_at_once(consumers)
+    assert (consumers.fault, consumers.acked(JOURNAL)) == (None, {"mes1": 1})
 
 
 def test_after_a_failure_the_disk_is_left_alone_for_a_while(open_: Open, tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ from edge.delivery.following import (
     reply_from,
     to_bytes,
 )
-from edge.delivery.journal import FILE_NAME as JOURNAL_FILE
 from edge.delivery.journal import Journal
+from edge.delivery.journal_file import FILE_NAME as JOURNAL_FILE
 from edge.delivery.router import LONGEST_REQUEST_BYTES
 from edge.errors import DeliveryError
 from tests.edge.followed_line import (

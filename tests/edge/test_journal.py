@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.delivery import journal as journal_module
-from edge.delivery.journal import Journal, JournalReader, Progress, Record
+from edge.delivery import journal_reader as reader_module
+from edge.delivery.journal import Journal
 from edge.delivery.journal_errors import (
     JournalBusyError,
     JournalDamagedError,
@@ -31,6 +32,8 @@ from edge.delivery.journal_errors import (
     JournalTooNewError,
 )
 from edge.delivery.journal_file import FILE_NAME, move_aside
+from edge.delivery.journal_reader import JournalReader
+from edge.delivery.journal_rows import Progress, Record
 from edge.errors import JournalError
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, small_disk
 from tests.edge.journals import LINE, all_records
@@ -202,7 +205,7 @@ def test_a_page_is_what_a_slow_and_obvious_reader_finds(
 
 
 def test_a_filter_that_nothing_passes_is_read_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "SCANNED_AT_MOST", 10)
+    monkeypatch.setattr(reader_module, "SCANNED_AT_MOST", 10)
     with opened(tmp_path) as journal:
         journal.append(records(1, 25), {})
     with JournalReader.open(tmp_path) as reader:
@@ -459,7 +462,8 @@ def test_what_cannot_be_moved_aside_is_said(tmp_path: Path) -> None:
 APPENDS_FOR_EVER = """
 import struct, sys
 from pathlib import Path
-from edge.delivery.journal import Journal, Progress
+from edge.delivery.journal import Journal
+from edge.delivery.journal_rows import Progress
 from tests.edge.test_journal import LINE, records
 
 journal = Journal.open(Path(sys.argv[1]), LINE)

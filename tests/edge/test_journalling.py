@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edge.delivery import journal as journal_module
-from edge.delivery.journal import Progress
 from edge.delivery.journal_errors import JournalForeignError, JournalTooNewError
 from edge.delivery.journal_file import FILE_NAME, beside
+from edge.delivery.journal_rows import Progress
 from edge.delivery.journalling import (
     LOOK_SECONDS,
     MOST_RETRY_SECONDS,

@@ -5,22 +5,29 @@ All over real sockets, bound at every address of this machine.
 
 import contextlib
 import os
+import signal
 import socket as sockets
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+import click
 import pytest
 import zmq
+from click.testing import CliRunner
 from zmq.utils.monitor import recv_monitor_message
 
+from edge.cli.reload import reload
+from edge.cli.status import status
+from edge.cli.watch import watch
+from edge.delivery import knocking, socket_guard
 from edge.delivery.access import Access
 from edge.delivery.allow_list import ROLES, Role
 from edge.delivery.commander import Commander
 from edge.delivery.commands import CommandServer, Triggered
 from edge.delivery.consumers import Consumers
-from edge.delivery.curve import ClientKeys
+from edge.delivery.curve import ClientKeys, make_key_pair, read_key_pair
 from edge.delivery.follow_server import FollowServer
 from edge.delivery.following import ForgetRequest, to_bytes
 from edge.delivery.journal import Journal
@@ -38,6 +45,10 @@ class Door(Protocol):
         """Whether a client that is connected is served."""
 
     def close(self) -> None: ...
+
+
+class Told(Protocol):
+    def __call__(self, command: click.Command, *options: str) -> str: ...
 
 
 class Events:
@@ -427,6 +438,59 @@ def test_a_commander_that_is_not_let_in_says_so(secured: Secured, access: Access
             assert line.trigger("top")
     finally:
         door.close()
+
+
+@pytest.fixture
+def told(
+    secured: Secured, access: Access, port: Port, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Told]:
+    """What a command says that listens there, with a key that is allowed to do something else."""
+    monkeypatch.setattr(socket_guard, "HANDSHAKE_WITHIN_MS", 300)
+    pair = make_key_pair(tmp_path / "mes.key")
+    secured.allow(pair, "follow")
+    keys = ["--key", f"{tmp_path}/mes.key", "--line-key", f"{tmp_path}/line.key.pub"]
+
+    def ask(command: click.Command, *options: str) -> str:
+        error = CliRunner().invoke(command, [port.reached, "--timeout", "0.3", *options, *keys]).exception
+        return str(error) if isinstance(error, AccessError) else f"no AccessError: {error!r}"
+
+    with published(port.bound, access, tmp_path):
+        yield ask
+
+
+def test_a_command_that_listens_in_vain_says_that_it_is_not_let_in(told: Told) -> None:
+    assert "your key is not allowed there for this" in told(status)
+    assert "your key is not allowed there for this" in told(watch)
+    assert "your key is not allowed there for this" in told(reload)
+    told_to_reload: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _: told_to_reload.append(number))
+    try:
+        said = told(reload, "--pid", str(os.getpid()))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert "was told to reload, and what became of it is not known, as" in said
+    assert "your key is not allowed there for this" in said
+    assert told_to_reload == [signal.SIGHUP]
+
+
+def test_a_watch_whose_key_is_revoked_says_so_at_its_end(
+    told: Told, secured: Secured, access: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = read_key_pair(tmp_path / "mes.key")
+    secured.allow(pair, "listen")
+    require_let_in = knocking.require_let_in
+    let_in: list[str] = []
+
+    def then_revoke(address: str, keys: ClientKeys | None, socket_type: int) -> None:
+        require_let_in(address, keys, socket_type)
+        let_in.append(address)
+        secured.revoke(pair, "listen")
+
+    monkeypatch.setattr(
+        "edge.cli.watch.require_let_in", lambda *given: (require_let_in if let_in else then_revoke)(*given)
+    )
+    assert "your key is not allowed there for this" in told(watch)
+    assert len(let_in) == 1
 
 
 # Ends.

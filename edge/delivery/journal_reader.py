@@ -1,0 +1,345 @@
+"""The journal, as it is read: in any process, while it is written, and where nothing can be written."""
+
+import contextlib
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from edge.delivery.journal_errors import (
+    JournalDamagedError,
+    JournalFailedError,
+    JournalFullError,
+    JournalMissingError,
+    JournalReadOnlyError,
+    JournalReplacedError,
+    kind_of,
+)
+from edge.delivery.journal_file import FILE_NAME, beside, head_of
+from edge.delivery.journal_rows import (
+    AT_NS,
+    HEADER,
+    HEATMAP,
+    TOPIC,
+    Progress,
+    Record,
+    progress_in,
+    range_in,
+    sizes_in,
+    topics_in,
+)
+from edge.errors import JournalError
+
+BUSY_SECONDS = 5.0
+"""How long to wait for somebody else who holds the file."""
+SCANNED_AT_MOST = 20_000
+"""Events looked at in one reading, so that a filter that nothing passes keeps no reader, nor the file, for long."""
+_COLUMNS = f"seq, {AT_NS}, {TOPIC}, {HEADER}"
+
+
+class Page(NamedTuple):
+    """What was read at once."""
+
+    records: list[Record]
+    through_seq: int
+    """Up to it, nothing that was asked for and is there is missing."""
+    lost_through: int | None
+    """Events that were asked for, up to this one, are gone; None where none are."""
+
+
+class Stored(NamedTuple):
+    """Events as they are stored."""
+
+    first_seq: int
+    """Of the oldest event at that instant."""
+    records: list[tuple[Record, int]]
+    """Each with the CRC that was noted of it."""
+
+
+class JournalReader:
+    """The journal, to be read by one thread; `open` it."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, alone: bool) -> None:
+        self.path = path
+        self._connection = connection
+        self._alone = alone
+        """Nobody is writing: what SQLite keeps beside a file that is written is not there, and cannot be made."""
+        self.journal_id = ""
+        self.line = ""
+        self.created_at_ns = 0
+        """UTC, ns since 1970."""
+        self._file: tuple[int, int] | None = None
+        self._changed_at_ns = 0
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open the journal of a folder.
+
+        Raises:
+            JournalMissingError: there is none.
+            JournalError: another of its kinds; see `edge.delivery.journal_errors`.
+        """
+        return cls.open_file(folder / FILE_NAME)
+
+    @classmethod
+    def open_file(cls, path: Path) -> Self:
+        """Open a journal by its path, as of one that was moved aside; otherwise like `open`."""
+        try:
+            return cls._open(path, "mode=ro", alone=False)
+        except (JournalReadOnlyError, JournalFullError, JournalFailedError):
+            # SQLite could not make the files that it keeps beside it. Where there are none, nobody writes.
+            if _is_written(path):
+                raise
+            return cls._open(path, "mode=ro&immutable=1", alone=True)
+
+    @classmethod
+    def _open(cls, path: Path, how: str, *, alone: bool) -> Self:
+        try:
+            found = path.stat()
+            connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?{how}",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=BUSY_SECONDS,
+            )
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise JournalMissingError(f"there is no journal {path}; expected that of a line that has run") from error
+        except (sqlite3.Error, OSError) as error:
+            raise kind_of(error, path) from error
+        reader = cls(path, connection, alone)
+        reader._file, reader._changed_at_ns = (found.st_dev, found.st_ino), found.st_mtime_ns
+        try:
+            reader.journal_id, reader.line, reader.created_at_ns = head_of(connection, path)
+        except (sqlite3.Error, JournalError) as error:
+            connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise kind_of(error, path) from error
+            raise
+        return reader
+
+    @property
+    def first_seq(self) -> int:
+        """Of the oldest event; 0 where there is none."""
+        return self.range()[0]
+
+    @property
+    def last_seq(self) -> int:
+        """How far it counts, whatever has been deleted since."""
+        return self.range()[1]
+
+    def range(self) -> tuple[int, int]:
+        """Its first and its last seq.
+
+        Raises:
+            JournalError: it cannot be read.
+        """
+        with self._snapshot():
+            return range_in(self._connection)
+
+    def size_bytes(self) -> int:
+        """Of its pages in use.
+
+        Raises:
+            JournalError: it cannot be read.
+        """
+        with self._snapshot():
+            return sizes_in(self._connection)[0]
+
+    def topics(self) -> dict[str, int]:
+        """Each topic's last seq.
+
+        Raises:
+            JournalError: they cannot be read.
+        """
+        with self._snapshot():
+            return topics_in(self._connection)
+
+    def progress(self) -> dict[str, Progress]:
+        """How far each camera's frames were told.
+
+        Raises:
+            JournalError: it cannot be read.
+        """
+        with self._snapshot():
+            return progress_in(self._connection)
+
+    def read(
+        self,
+        after_seq: int,
+        *,
+        through_seq: int | None = None,
+        topics: Iterable[str] = ("",),
+        at_most: int = 1000,
+        at_most_bytes: int = 4 << 20,
+        heatmaps: bool = False,
+    ) -> Page:
+        """Events in their order.
+
+        Args:
+            after_seq: those after this one,
+            through_seq: up to this one; None: to the last.
+            topics: prefixes of topics that are wanted, as ZeroMQ takes them.
+            at_most: events; ask again from the page's `through_seq` for more.
+            at_most_bytes: headers and heatmaps together; one event is read whatever its size.
+            heatmaps: whether they are wanted.
+        Raises:
+            JournalReplacedError: the journal is another one by now.
+            JournalError: another of its kinds: it cannot be read.
+        """
+        self.require_in_place()
+        wanted, prefixes = _condition(topics)
+        with self._snapshot():
+            first, last = range_in(self._connection)
+            end = last if through_seq is None else min(last, through_seq)
+            begin = max(after_seq, first - 1 if first else last)  # what was before is gone
+            lost_through = min(begin, end) if after_seq < min(begin, end) else None
+            end = min(end, begin + SCANNED_AT_MOST)
+            rows = self._connection.execute(
+                f"SELECT {_COLUMNS}, {HEATMAP if heatmaps else 'NULL'} FROM events "
+                f"WHERE seq > ? AND seq <= ? AND {wanted} ORDER BY seq LIMIT ?",
+                (begin, end, *prefixes, at_most),
+            )
+            records: list[Record] = []
+            left = at_most_bytes
+            cut_off = False
+            for row in map(Record._make, rows):
+                left -= len(row.header) + len(row.heatmap or b"")
+                if records and left < 0:
+                    cut_off = True
+                    break
+                records.append(row)
+            rows.close()
+        through = records[-1].seq if cut_off or len(records) == at_most else max(end, after_seq)
+        if (
+            not prefixes
+            and wanted == _ALL
+            and [record.seq for record in records] != list(range(begin + 1, through + 1))
+        ):
+            raise JournalDamagedError(f"{self.path} is damaged (events after event {begin} are missing)")
+        return Page(records, through, lost_through)
+
+    def newest(self, at_most: int, topics: Iterable[str] = ("",)) -> list[Record]:
+        """The newest events of these topics, in their order, without heatmaps.
+
+        Raises:
+            JournalError: they cannot be read.
+        """
+        wanted, prefixes = _condition(topics)
+        with self._snapshot():
+            rows = self._connection.execute(
+                f"SELECT {_COLUMNS}, NULL FROM events WHERE {wanted} ORDER BY seq DESC LIMIT ?",
+                (*prefixes, at_most),
+            )
+            return [Record._make(row) for row in rows][::-1]
+
+    def tally(self) -> dict[str, int]:
+        """How many events of each topic there are.
+
+        Raises:
+            JournalError: they cannot be read.
+        """
+        counts: Counter[str] = Counter()
+        first, last = self.range()
+        for begin in range(first, last + 1, SCANNED_AT_MOST):  # in steps, so that the file need not grow meanwhile
+            with self._snapshot():
+                rows = self._connection.execute(
+                    f"SELECT {TOPIC}, count(*) FROM events WHERE seq >= ? AND seq <= ? GROUP BY 1",
+                    (begin, min(last, begin + SCANNED_AT_MOST - 1)),
+                )
+                counts.update(dict(rows))
+        return dict(counts)
+
+    def stored(self, after_seq: int, through_seq: int, at_most: int) -> Stored:
+        """Events after one, up to another, just as they are stored, whatever is missing or wrong.
+
+        Raises:
+            JournalError: they cannot be read.
+        """
+        with self._snapshot():
+            first, _ = range_in(self._connection)
+            rows = self._connection.execute(
+                f"SELECT {_COLUMNS}, {HEATMAP}, crc FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+                (after_seq, through_seq, at_most),
+            )
+            return Stored(first, [(Record._make(row[:5]), row[5]) for row in rows])
+
+    def faults_of_structure(self, at_most: int) -> list[str]:
+        """What SQLite finds wrong with the file, in its words. It reads all of it; Ctrl-C ends it.
+
+        Raises:
+            JournalError: it cannot be read at all.
+        """
+        self._connection.set_progress_handler(lambda: 0, 10_000)  # has Python look for Ctrl-C
+        try:
+            with self._snapshot():
+                said = self._connection.execute(f"PRAGMA integrity_check({at_most})").fetchall()
+        except JournalError as error:
+            if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+                raise KeyboardInterrupt from error
+            raise
+        finally:
+            self._connection.set_progress_handler(None, 0)
+        return [line for (text,) in said if text != "ok" for line in text.splitlines()]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def require_in_place(self) -> None:
+        """See that what is open is still what is at its path.
+
+        Raises:
+            JournalReplacedError: the journal is another one by now.
+        """
+        try:
+            found = self.path.stat()
+            same = (found.st_dev, found.st_ino) == self._file
+            if self._alone:
+                same = same and found.st_mtime_ns == self._changed_at_ns and not _is_written(self.path)
+        except OSError:
+            same = False
+        if not same:
+            raise JournalReplacedError(f"{self.path} is another file than it was; open it anew")
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """All that is read within is of one instant."""
+        try:
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise kind_of(error, self.path) from error
+
+
+def _is_written(path: Path) -> bool:
+    """Whether something is kept beside a journal that is not in it yet."""
+    try:
+        return beside(path)[1].stat().st_size > 0
+    except OSError:
+        return False
+
+
+_ALL = "true"
+
+
+def _condition(topics: Iterable[str]) -> tuple[str, list[int | str]]:
+    """The SQL condition that a topic begins with one of these, and its values."""
+    prefixes = list(topics)
+    if "" in prefixes:
+        return _ALL, []
+    values: list[int | str] = []
+    for prefix in prefixes:
+        values += [len(prefix), prefix]
+    return f"({' OR '.join(['substr(topic, 1, ?) = ?'] * len(prefixes)) or 'false'})", values

@@ -1,0 +1,76 @@
+"""What the journal's tables say."""
+
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from edge.delivery.journal_errors import JournalDamagedError
+from edge.delivery.journal_file import PAGE_BYTES
+
+# SQLite keeps whatever is written in a column, and rot may write anything: here it is of its kind all the same.
+AT_NS = "ifnull(CAST(at_ns AS INTEGER), 0)"
+TOPIC = "ifnull(CAST(topic AS TEXT), '')"
+HEADER = "ifnull(CAST(header AS BLOB), x'')"
+HEATMAP = "CAST(heatmap AS BLOB)"
+
+
+class Record(NamedTuple):
+    """An event as the journal has it."""
+
+    seq: int
+    at_ns: int
+    """When it was journalled: UTC, ns since 1970."""
+    topic: str
+    header: bytes
+    heatmap: bytes | None = None
+    """The PNG; None where it has none, or it was not asked for."""
+
+
+class Progress(NamedTuple):
+    """How far a camera's frames were told."""
+
+    boot_id: str
+    frame_number: int
+    """Of the last frame with an event, as that boot's ledger counts."""
+
+
+def crc_of(header: bytes, heatmap: bytes | None) -> int:
+    """CRC-32 of what was journalled."""
+    return zlib.crc32(heatmap or b"", zlib.crc32(header))
+
+
+def range_in(connection: sqlite3.Connection) -> tuple[int, int]:
+    """The oldest event, 0 where there is none, and how far is counted."""
+    (first,) = connection.execute("SELECT ifnull(min(seq), 0) FROM events").fetchone()
+    return first, max(topics_in(connection).values(), default=0)
+
+
+def sizes_in(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Bytes of the pages in use, and of all."""
+    pages: int = connection.execute("PRAGMA page_count").fetchone()[0]
+    free: int = connection.execute("PRAGMA freelist_count").fetchone()[0]
+    return (pages - free) * PAGE_BYTES, pages * PAGE_BYTES
+
+
+def topics_in(connection: sqlite3.Connection) -> dict[str, int]:
+    """Each topic's last seq."""
+    return dict(_of_kinds(connection.execute("SELECT topic, last_seq FROM topics"), str, int))
+
+
+def progress_in(connection: sqlite3.Connection) -> dict[str, Progress]:
+    """How far each camera's frames were told."""
+    rows = connection.execute("SELECT camera, boot_id, frame_number FROM progress")
+    return {camera: Progress(boot_id, number) for camera, boot_id, number in _of_kinds(rows, str, str, int)}
+
+
+def _of_kinds(rows: Iterable[tuple[Any, ...]], *kinds: type) -> Iterator[tuple[Any, ...]]:
+    """Rows, as they are, if their values are of these kinds: SQLite keeps whatever is written.
+
+    Raises:
+        JournalDamagedError: they are not.
+    """
+    for row in rows:
+        if [*map(type, row)] != [*kinds]:
+            raise JournalDamagedError("the journal is damaged (a value in it is of another kind than was written)")
+        yield row

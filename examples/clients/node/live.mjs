@@ -1,0 +1,44 @@
+// Shows a line's events as they come, and which were missed: node live.mjs ADDRESS [TOPIC...]
+import { Subscriber } from "zeromq";
+import { parse } from "./exact.mjs";
+
+const [address, ...named] = process.argv.slice(2);
+const topics = named.length ? named : [""];
+const heard = new Map(); // the last event, by count and topic: a journal has a count, what a boot tells without one too
+let joined = false;
+
+// The line has counted up to an event: were those up to it heard?
+function reached(count, topic, seq) {
+  const key = `${count} ${topic}`;
+  const known = heard.get(key) ?? (joined ? 0 : seq); // who joins has missed nothing
+  if (seq > known && topics.some((prefix) => topic.startsWith(prefix))) {
+    console.log(`missed events of ${topic} after ${known} up to ${seq}`);
+  }
+  heard.set(key, Math.max(seq, known));
+}
+
+const line = new Subscriber({ receiveTimeout: 3000, linger: 0 });
+line.subscribe(...new Set([...topics, "status", "welcome"]));
+line.connect(address); // connects again by itself
+for (;;) {
+  let parts;
+  try {
+    parts = await line.receive();
+  } catch (error) {
+    if (error.code !== "EAGAIN") throw error;
+    console.log("silence: nothing is inspected");
+    continue;
+  }
+  const [topic] = parts[0].toString().split(" ", 1);
+  const event = parse(parts.length > 1 ? parts[1] : parts[0].subarray(topic.length + 1)); // a welcome has one part
+  if (event.schema_version > 1) throw new Error("this client is too old for the line");
+  for (const [each, seq] of Object.entries(event.counts?.unjournalled ?? {})) reached(event.boot_id, each, seq);
+  for (const [each, seq] of Object.entries(event.counts?.journalled ?? {})) reached(event.counts.journal_id, each, seq);
+  if (event.seq !== undefined) {
+    const count = event.journal_id ?? event.boot_id;
+    reached(count, topic, event.previous_seq);
+    heard.set(`${count} ${topic}`, event.seq);
+    console.log(event.seq, topic, event.times?.captured_at_ns ?? event.at_ns);
+  }
+  joined = true;
+}
