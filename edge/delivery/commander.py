@@ -23,7 +23,10 @@ from edge.delivery.commands import (
 )
 from edge.delivery.curve import ClientKeys
 from edge.delivery.knocking import why_not_let_in
+from edge.delivery.router import PARTS_KEPT, receive
 from edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
+
+LONGEST_REPLY_BYTES = 65536
 
 
 class Commander:
@@ -104,6 +107,7 @@ class Commander:
         socket.setsockopt(zmq.IMMEDIATE, 1)  # what cannot be sent now is not sent later
         socket.setsockopt(zmq.RECONNECT_IVL, 20)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.setsockopt(zmq.MAXMSGSIZE, LONGEST_REPLY_BYTES)
         socket.setsockopt(zmq.IPV6, "[" in self._address)
         if self._keys is not None:
             self._keys.apply(socket)
@@ -126,7 +130,7 @@ class Commander:
         until_s = time.monotonic() + self.timeout_s
         self._send(to_bytes(request), until_s)
         while self._socket.poll(_ms_left(until_s)):
-            reply = reply_from(self._socket.recv_multipart()[-1])
+            reply = reply_from(receive(self._socket, PARTS_KEPT)[-1])
             if reply.request_id == request.request_id:
                 return reply
         # A new connection: neither shall the request still go out, nor the reply to it be taken for the next one's.

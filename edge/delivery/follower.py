@@ -30,6 +30,7 @@ from edge.delivery.following import (
 )
 from edge.delivery.heartbeats import notice_vanished_peers
 from edge.delivery.knocking import require_let_in
+from edge.delivery.messages import LARGEST_PART_BYTES
 from edge.delivery.router import receive
 from edge.errors import AccessError, DeliveryError, EventsLostError, HeatlineError, MessageError
 
@@ -42,7 +43,6 @@ HEARTBEAT_SECONDS = 1.0
 SECONDS_BETWEEN_ACKS = 0.1
 PAUSE_SECONDS = {"unavailable": 1.0, "busy": 1.0, "not_following": 0.1}
 """Refusals after which to follow again, and when."""
-LARGEST_PART_BYTES = 64 << 20
 LINGER_MS = 1000
 """For the last acknowledgement."""
 JOURNALS_KNOWN = 16

@@ -9,6 +9,8 @@ from edge.delivery.messages import CountedEvent, Counts
 
 COUNTS_KEPT = 16
 """A line that starts again and again without a journal begins a count each time."""
+TOPICS_KEPT = 1000
+"""Of one count; a line has some tens. Of others, nobody sees what is missed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Gaps:
         known = count.known(event.topic, previous)
         if event.seq <= known:
             return False, None
-        count.topics[event.topic] = event.seq
+        count.note(event.topic, event.seq)
         if previous <= known:
             return True, None
         return True, Gap(event.journal_id, event.boot_id, event.topic, known, previous)
@@ -61,7 +63,7 @@ class Gaps:
             count = self._count(journal_id, boot_id)
             for topic, last_seq in topics.items():
                 known = count.known(topic, last_seq)
-                count.topics[topic] = max(known, last_seq)
+                count.note(topic, max(known, last_seq))
                 if topic.startswith(self._prefixes) and last_seq > known:
                     found.append(Gap(journal_id, boot_id, topic, known, last_seq))
             count.began_before = False  # each of its topics is known now
@@ -98,4 +100,10 @@ class _Heard:
 
     def known(self, topic: str, now: int) -> int:
         """The last event of a topic that concerns us no more, as its count says that it is at `now`."""
-        return self.topics.get(topic, now if self.began_before else 0)
+        unheard_of = now if self.began_before or len(self.topics) >= TOPICS_KEPT else 0
+        return self.topics.get(topic, unheard_of)
+
+    def note(self, topic: str, seq: int) -> None:
+        """A topic was heard up to an event."""
+        if topic in self.topics or len(self.topics) < TOPICS_KEPT:
+            self.topics[topic] = seq

@@ -194,6 +194,11 @@ class Journalling:
     # What any thread may ask.
 
     @property
+    def keeps(self) -> bool:
+        """Whether there is a journal, be it one that cannot be used now. Any thread."""
+        return self._folder is not None
+
+    @property
     def journal_id(self) -> str | None:
         """Of the journal in use; None: there is none, or it cannot even be read. Any thread."""
         return self._counts.journal_id

@@ -1,5 +1,7 @@
 """Why a line does not let a client in, as far as the client can see it."""
 
+import socket as sockets
+
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
@@ -10,6 +12,8 @@ CONNECTED_WITHIN_SECONDS = 1.0
 ANSWERED_WITHIN_SECONDS = 5.0
 """A line hangs up on who is not allowed after 3 s at the latest."""
 _MONITOR = "inproc://knocking"
+_GREETING_BEGINS = b"\xff"
+"""Of ZMTP: both sides send it at once."""
 _NOBODY_THERE = zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
 _OUTCOMES = (
     _NOBODY_THERE
@@ -46,6 +50,8 @@ def why_not_let_in(address: str, keys: ClientKeys | None, socket_type: int) -> s
             socket.disable_monitor()
     if outcome is None or outcome & (_NOBODY_THERE | zmq.EVENT_HANDSHAKE_SUCCEEDED):
         return None
+    if outcome == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and not _greets(address):
+        return None
     if keys is None:
         return (
             f"{address} hung up: it takes keys, or is no line's; name a key of yours that is allowed there (--key) and "
@@ -55,6 +61,22 @@ def why_not_let_in(address: str, keys: ClientKeys | None, socket_type: int) -> s
         f"{address} hung up: it takes no keys, is not the line of this --line-key, or your key is not allowed there "
         "for this (on the line PC: heatline keys list, heatline keys allow)"
     )
+
+
+def _greets(address: str) -> bool:
+    """Whether ZeroMQ is there: a proxy before a line that is down takes a connection, and ends it without a word."""
+    scheme, _, rest = address.partition("://")
+    try:
+        if scheme == "ipc":
+            with sockets.socket(sockets.AF_UNIX) as peer:
+                peer.settimeout(CONNECTED_WITHIN_SECONDS)
+                peer.connect("\0" + rest[1:] if rest.startswith("@") else rest)
+                return peer.recv(1) == _GREETING_BEGINS
+        host, _, port = rest.rpartition(":")
+        with sockets.create_connection((host.strip("[]"), int(port)), CONNECTED_WITHIN_SECONDS) as peer:
+            return peer.recv(1) == _GREETING_BEGINS
+    except OSError:
+        return False
 
 
 def require_let_in(address: str, keys: ClientKeys | None, socket_type: int) -> None:

@@ -18,6 +18,8 @@ from edge.inspection.verdict import Verdict
 
 SCHEMA_VERSION = 1
 """Counts up when an older reader could misread a message. Readers ignore fields that they do not know."""
+LARGEST_PART_BYTES = 64 << 20
+"""A client hangs up on who sends it a larger one."""
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):

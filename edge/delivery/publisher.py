@@ -39,6 +39,10 @@ Sent = Callable[[], None]
 class Keeping(Protocol):
     """What becomes of messages before they are sent. Called by the publisher's thread alone."""
 
+    @property
+    def keeps(self) -> bool:
+        """Whether messages that are committed together cost less."""
+
     def commit(self, messages: Sequence[Message]) -> list[Message]:
         """Number and keep them; what is to be sent for them, in order."""
 
@@ -51,6 +55,8 @@ class Keeping(Protocol):
 
 class AsTheyAre:
     """Keeps nothing, and sends messages as they came."""
+
+    keeps = False
 
     def commit(self, messages: Sequence[Message]) -> list[Message]:
         return list(messages)
@@ -196,8 +202,9 @@ class Publisher:
             if first is None:
                 return group, True
             group.append(first)
-            time.sleep(max(0.0, self._committed_s + SECONDS_BETWEEN_COMMITS - time.monotonic()))
-            self._committed_s = time.monotonic()
+            if self._keeping.keeps:
+                time.sleep(max(0.0, self._committed_s + SECONDS_BETWEEN_COMMITS - time.monotonic()))
+                self._committed_s = time.monotonic()
             while len(group) < MESSAGES_PER_COMMIT:
                 following = self._messages.get_nowait()
                 if following is None:

@@ -2,17 +2,29 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import zmq
 
 from edge.delivery.curve import ClientKeys
-from edge.delivery.following import Batch, Delivered, Refused, ReplayRequest, events_of, reply_from, to_bytes
+from edge.delivery.following import (
+    LARGEST_WINDOW,
+    Batch,
+    Delivered,
+    Refused,
+    ReplayRequest,
+    events_of,
+    reply_from,
+    to_bytes,
+)
 from edge.delivery.heartbeats import notice_vanished_peers
+from edge.delivery.messages import LARGEST_PART_BYTES
+from edge.delivery.router import receive
 from edge.errors import DeliveryError, JournalError, MessageError
 
 ANSWER_WITHIN_SECONDS = 5.0
+MEANWHILE_EVERY_MS = 100
 
 
 @dataclass(frozen=True)
@@ -32,12 +44,15 @@ class Replay:
     Args:
         address: where the line serves its journal.
         keys: to connect to a line from another machine.
+        meanwhile: called some times a second while an answer is waited for.
     Raises:
         DeliveryError: the address is none.
     """
 
-    def __init__(self, address: str, keys: ClientKeys | None = None) -> None:
-        self._address, self._keys = address, keys
+    def __init__(
+        self, address: str, keys: ClientKeys | None = None, meanwhile: Callable[[], object] = lambda: None
+    ) -> None:
+        self._address, self._keys, self._meanwhile = address, keys, meanwhile
         self._ids = itertools.count(1)
         self._context = zmq.Context()
         try:
@@ -82,6 +97,7 @@ class Replay:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RECONNECT_IVL, 20)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_PART_BYTES)
         socket.setsockopt(zmq.IPV6, "[" in self._address)
         notice_vanished_peers(socket)
         if self._keys is not None:
@@ -95,11 +111,18 @@ class Replay:
             ) from error
         return socket
 
+    def _wait_for_answer(self, until_s: float) -> bool:
+        while not self._socket.poll(MEANWHILE_EVERY_MS):
+            if time.monotonic() >= until_s:
+                return False
+            self._meanwhile()
+        return True
+
     def _ask(self, request: ReplayRequest) -> tuple[Batch, list[Delivered]]:
         until_s = time.monotonic() + ANSWER_WITHIN_SECONDS
         self._socket.send(to_bytes(request))
-        while self._socket.poll(max(0, round((until_s - time.monotonic()) * 1000))):
-            parts = self._socket.recv_multipart()
+        while self._wait_for_answer(until_s):
+            parts = receive(self._socket, 2 * LARGEST_WINDOW + 2)
             reply = reply_from(parts[0])
             if not isinstance(reply, Batch | Refused) or reply.request_id != request.request_id:
                 continue  # the late answer to a question before

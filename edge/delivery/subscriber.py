@@ -11,8 +11,9 @@ import zmq
 from edge.delivery.curve import ClientKeys
 from edge.delivery.gaps import Gap, Gaps
 from edge.delivery.heartbeats import notice_vanished_peers
-from edge.delivery.messages import WELCOME, Message, StatusEvent, from_frames, welcome_from
+from edge.delivery.messages import LARGEST_PART_BYTES, WELCOME, Message, StatusEvent, from_frames, welcome_from
 from edge.delivery.replay import Replay
+from edge.delivery.router import PARTS_KEPT, receive
 from edge.errors import DeliveryError, EventsLostError, JournalError, MessageError
 
 logger = logging.getLogger(__name__)
@@ -56,14 +57,16 @@ class Subscriber:
     ) -> None:
         self._topics = tuple(topics)
         self._gaps = Gaps(self._topics)
-        self._ready: deque[Message | EventsLostError] = deque()
+        self._ready: deque[Message | EventsLostError | Iterator[Message | EventsLostError]] = deque()
+        """What to say next; what is had again is asked for as it is said, since it may be a journal full."""
         self._timeout_ms = None if timeout_s is None else int(timeout_s * 1000)
-        self._replay = None if replay is None else Replay(replay, replay_keys)
+        self._replay = None if replay is None else Replay(replay, replay_keys, self._keep_subscribed)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_PART_BYTES)
         self._socket.setsockopt(zmq.IPV6, "[" in address)
         notice_vanished_peers(self._socket)
         if keys is not None:
@@ -89,11 +92,10 @@ class Subscriber:
             MessageError: what came is no message of ours.
             EventsLostError: events were missed and cannot be had any more.
         """
-        while not self._ready:
+        while (ready := self._next_ready()) is None:
             if not self._socket.poll(self._timeout_ms):
                 return None
-            self._take(self._socket.recv_multipart())
-        ready = self._ready.popleft()
+            self._take(receive(self._socket, PARTS_KEPT))
         if isinstance(ready, EventsLostError):
             raise ready
         return ready
@@ -112,6 +114,21 @@ class Subscriber:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _keep_subscribed(self) -> None:
+        """Let ZeroMQ subscribe again where its connection was lost: it does so only as the socket is used."""
+        self._socket.getsockopt(zmq.EVENTS)
+
+    def _next_ready(self) -> Message | EventsLostError | None:
+        while self._ready:
+            ready = self._ready[0]
+            if isinstance(ready, Message | EventsLostError):
+                self._ready.popleft()
+                return ready
+            if (again := next(ready, None)) is not None:
+                return again
+            self._ready.popleft()
+        return None
 
     def _take(self, parts: list[bytes]) -> None:
         if len(parts) == 1 and parts[0].startswith(WELCOME):
@@ -139,7 +156,7 @@ class Subscriber:
             elif self._replay is None:
                 self._ready.append(_lost(gap, "where the line serves its journal was not said"))
             else:
-                self._ready += self._had_again(gap, gap.journal_id, self._replay)
+                self._ready.append(self._had_again(gap, gap.journal_id, self._replay))
 
     def _had_again(self, gap: Gap, journal_id: str, replay: Replay) -> Iterator[Message | EventsLostError]:
         reached = gap.after_seq

@@ -8,8 +8,8 @@ import zmq
 LONGEST_BYTES = 1024
 """Who subscribes to a longer prefix is hung up on by ZeroMQ."""
 MOST_PREFIX_BYTES = 200_000
-"""Of different ones, of all listeners together. ZeroMQ takes some 50 bytes of memory for each of them, 10 MB then. A line
-has some tens of topics, of some tens of bytes."""
+"""Of different ones, of all listeners together. ZeroMQ takes some 50 bytes of memory for each of them, 10 MB then. A
+line has some tens of topics, of some tens of bytes."""
 TAKEN_WITHIN_SECONDS = 0.005
 """Between two messages: nobody who floods us with subscriptions keeps events from going out for longer."""
 FLOOD = 50_000

@@ -26,4 +26,4 @@ with zmq.Context.instance().socket(zmq.SUB) as line:
             heard[key] = max(seq, heard.get(key, 0))
         if "seq" in event:
             heard[count, topic] = event["seq"]
-            print(event["seq"], topic, event.get("at_ns") or event["times"]["captured_at_ns"], flush=True)
+            print(event["seq"], topic, event.get("times", {}).get("captured_at_ns", ""), flush=True)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.delivery.gaps import COUNTS_KEPT, Gap, Gaps
+from edge.delivery.gaps import COUNTS_KEPT, TOPICS_KEPT, Gap, Gaps
 from edge.delivery.messages import AlarmEvent, CountedEvent, Counts, VerdictEvent
 from edge.delivery.numbering import Count
 from tests.edge.wire_examples import ALARM, DEFECT, GOOD
@@ -154,3 +154,17 @@ def test_what_is_kept_of_old_counts_is_bounded() -> None:
 
 def numbered(event: CountedEvent, seq: int, previous_seq: int) -> CountedEvent:
     return msgspec.structs.replace(event, seq=seq, previous_seq=previous_seq, journal_id="j")
+
+
+def test_a_line_of_endlessly_many_topics_is_not_remembered_for_ever() -> None:
+    gaps = Gaps([""])
+    gaps.counts(Counts(journal_id="j", journalled={}), "boot")
+    for number in range(3 * TOPICS_KEPT):
+        event = msgspec.structs.replace(GOOD_OF_TOP, camera=f"top{number}", journal_id="j", seq=2, previous_seq=1)
+        known = number < TOPICS_KEPT
+        assert gaps.event(event) == (True, Gap("j", event.boot_id, event.topic, 0, 1) if known else None)
+    topics = {f"of{number}": 9 for number in range(TOPICS_KEPT)}
+    assert gaps.counts(Counts(journal_id="j", journalled=topics), "boot") == []
+    assert sum(len(count.topics) for count in gaps._heard.values()) == TOPICS_KEPT
+    first = msgspec.structs.replace(GOOD_OF_TOP, camera="top0", journal_id="j", seq=4, previous_seq=3)
+    assert gaps.event(first)[1] == Gap("j", first.boot_id, first.topic, 2, 3), "those that are known are as ever"

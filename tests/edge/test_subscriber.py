@@ -227,3 +227,20 @@ def until_all(events: Subscriber, count: int) -> Sequence[int]:
         if hasattr(event, "frame_number"):
             came.append(event.frame_number)
     return came
+
+
+def test_what_is_had_again_is_asked_for_as_it_is_wanted_and_not_kept_all_at_once(
+    tmp_path: Path, address: str, replay_at: str
+) -> None:
+    with (
+        line(tmp_path / "state", address, replay_at) as made,
+        Subscriber(address, timeout_s=WITHIN_SECONDS, replay=replay_at) as events,
+    ):
+        join(made, events)
+        assert events._replay is not None
+        made.be_cut_off()
+        made.tell_nobody(*(good(number=number) for number in range(1, 2501)))
+        made.publish()
+        assert until_told(events, 1) == [1]
+        assert next(events._replay._ids) == 2, "one part of them was asked for"
+        assert until_told(events, 2500) == list(range(2, 2501))

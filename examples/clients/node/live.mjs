@@ -38,7 +38,7 @@ for (;;) {
     const count = event.journal_id ?? event.boot_id;
     reached(count, topic, event.previous_seq);
     heard.set(`${count} ${topic}`, event.seq);
-    console.log(event.seq, topic, event.times?.captured_at_ns ?? event.at_ns);
+    console.log(event.seq, topic, event.times?.captured_at_ns ?? "");
   }
   joined = true;
 }
