@@ -202,7 +202,7 @@ def test_a_live_client_shows_events_exactly_and_knows_what_it_missed(address: st
             tell(publisher, ALARM)
             assert client.says(1)[0].split()[:2] == [str(int(seq) + 1), ALARM]
             first.close()
-            with published("inproc://nobody", tmp_path) as elsewhere:
+            with published(f"ipc://{tmp_path}/elsewhere", tmp_path) as elsewhere:
                 tell(elsewhere, DEFECT, GOOD)
             with published(address, tmp_path) as publisher:
                 missed = set(client.says(2))
@@ -214,8 +214,8 @@ def test_a_live_client_shows_events_exactly_and_knows_what_it_missed(address: st
                 assert client.says(1)[0].split()[:2] == [str(int(seq) + 4), GOOD]
 
 
-def test_a_live_client_that_is_told_nothing_says_so(address: str, tmp_path: Path, live: str) -> None:
-    with published(address, tmp_path), running(live, address) as client:
+def test_a_live_client_that_is_told_nothing_says_so(address: str, live: str) -> None:
+    with running(live, address) as client:
         assert client._said.get(timeout=WITHIN_SECONDS) == SILENCE
 
 

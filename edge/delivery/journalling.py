@@ -14,7 +14,6 @@ import msgspec
 from edge.delivery.journal import Journal
 from edge.delivery.journal_errors import (
     JournalDamagedError,
-    JournalFailedError,
     JournalForeignError,
     JournalFullError,
     JournalReplacedError,
@@ -62,6 +61,8 @@ class _Outage:
     told: bool = False
     damaged: str | None = None
     """Why the journal that is there must be moved aside first."""
+    why_anew: str | None = None
+    """Why a new journal is begun, where it is."""
 
 
 class Journalling:
@@ -311,19 +312,17 @@ class Journalling:
     def _recover(self, folder: Path, outage: _Outage, now_s: float) -> list[Message]:
         """Try to keep events again; what is to be sent if they are: first of all, what the journal does not hold."""
         try:
-            why = None
             if outage.damaged is not None:
-                why = f"{outage.damaged}; it is {move_aside(folder / FILE_NAME).name} now"
+                outage.why_anew = f"{outage.damaged}; it is {move_aside(folder / FILE_NAME).name} now"
                 outage.damaged = None
             journal = self._journal
             if journal is None:
-                journal = self._open(folder, why)
+                journal = self._open(folder, outage.why_anew)
+                # What a disk failed to write may be what it had said to have written: all of it is written anew.
+                journal.checkpoint()
             else:
                 self._make_room(journal)
                 self._take_over(journal)
-            if isinstance(outage.error, JournalFailedError):
-                # What a disk failed to write may be what it had said to have written: all of it is written anew.
-                journal.checkpoint()
             done = self._keep([Message(self._recording(outage))])
         except JournalError as error:
             self._let_go_of_file(error)

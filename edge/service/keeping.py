@@ -49,7 +49,7 @@ def kept(config: JournalConfig, folder: Path | None, reporter: Reporter, access:
     """
     folder = None if config.keep_mib == 0 else config.folder or folder
     with contextlib.ExitStack() as at_end:
-        consumers = None if folder is None else Consumers(folder)
+        consumers = None if folder is None else at_end.enter_context(contextlib.closing(Consumers(folder)))
         server = None
         if folder is not None and consumers is not None and config.bind is not None:
             server = FollowServer(config.bind, folder, consumers, access=access)

@@ -37,6 +37,7 @@ from edge.delivery.journal import Journal
 from edge.delivery.journal_file import FILE_NAME as JOURNAL_FILE
 from edge.delivery.router import LONGEST_REQUEST_BYTES
 from edge.errors import DeliveryError
+from tests.edge.fault_disks import fail, failing_disk, fill, small_disk
 from tests.edge.followed_line import (
     ALARM,
     DEFECT,
@@ -270,18 +271,19 @@ def test_events_that_went_before_a_consumer_had_got_them_are_told_until_it_says_
 
 
 def test_that_events_went_is_told_at_once_also_where_none_is_left(line: FollowedLine, client: MakeClient) -> None:
-    line.tell(*[GOOD] * 4)
+    line.tell(*[ALARM] * 4)
     one = client()
-    one.follow(window=1)
+    one.follow(window=1, topics=("alarm",))
     one.events(1)
     line.journal.discard(4)
     one.ack(1, line.journal.journal_id)
     batch, events = one.batch()
     assert (batch.after_seq, batch.lost_through, batch.through_seq, events) == (1, 4, 4, [])
-    one.heartbeat_until(lambda beat: beat.after_seq == 4)
+    line.tell(GOOD)
+    one.heartbeat_until(lambda beat: beat.through_seq == 5)
     assert line.consumers.positions()["mes1"].acked_seq == 1, "not done with until it says so"
     one.ack(4, line.journal.journal_id)
-    wait_until(lambda: line.consumers.positions()["mes1"].acked_seq == 4, "it knows")
+    wait_until(lambda: line.consumers.positions()["mes1"].acked_seq == 5, "it knows")
 
 
 def test_many_events_of_which_few_are_wanted_are_gone_through(line: FollowedLine, client: MakeClient) -> None:
@@ -543,7 +545,7 @@ def test_that_there_is_another_journal_must_be_acknowledged_also_by_who_wants_no
     assert one.following().former is not None
     one.heartbeat_until(lambda beat: beat.through_seq == 1)
     now = line.journal.journal_id
-    assert line.consumers.acked(now) == {"mes1": 0}
+    assert line.consumers.positions()["mes1"].journal_id != now, "not done with until it says so"
     one.ack(0, now)
     wait_until(lambda: line.consumers.acked(now) == {"mes1": 1}, "the rest was left out")
     assert client().follow().former is None
@@ -637,6 +639,49 @@ def test_the_names_of_consumers_lost_a_new_one_starts_with_the_first_event_whate
     one = client()
     assert one.follow(start="next").acked_seq == 0
     assert one.events(3) == told
+
+
+@pytest.mark.parametrize("kind", [small_disk, failing_disk], ids=["tmpfs", "ext4"])
+def test_on_a_disk_that_is_full_events_are_served_and_acknowledged(address: str, tmp_path: Path, kind: Any) -> None:
+    """Its connections are opened anew on it, too."""
+    with kind(tmp_path / "disk") as disk, FollowedLine(disk, address) as line, clients(address) as client:
+        told = line.tell(*[GOOD] * 20)
+        first = client()
+        first.follow(window=5)
+        assert first.events(5) == told[:5]
+        fill(disk)
+        first.ack(3, line.journal.journal_id)
+        wait_until(lambda: line.consumers.acked(line.journal.journal_id) == {"mes1": 3}, "it is on the disk")
+        assert first.events(3) == told[5:8]
+        line.stop()
+        line.start()
+        again, new = client(), client()
+        assert again.follow().acked_seq == 3
+        assert again.events(17) == told[3:]
+        again.ack(20, line.journal.journal_id)
+        new.follow("new")
+        assert new.events(20) == told
+        wait_until(lambda: line.consumers.acked(line.journal.journal_id) == {"mes1": 20, "new": 0}, "on the disk")
+        assert line.consumers.fault is None
+
+
+def test_on_a_disk_that_has_failed_what_is_acknowledged_counts_until_the_line_ends(
+    address: str, tmp_path: Path
+) -> None:
+    with failing_disk(tmp_path / "disk") as disk, FollowedLine(disk, address) as line, clients(address) as client:
+        told = line.tell(*[GOOD] * 3)
+        first, new = client(), client()
+        first.follow()
+        fail(disk)
+        assert first.events(3) == told
+        first.ack(3, line.journal.journal_id)
+        wait_until(lambda: line.consumers.positions()["mes1"].acked_seq == 3, "it is in memory")
+        wait_until(lambda: line.consumers.fault is not None, "it is said")
+        assert line.consumers.acked(line.journal.journal_id) == {"mes1": 0}
+        assert first.follow().acked_seq == 3
+        new.send(FollowRequest(name="new", client="c"))
+        refused = new.refused()
+        assert (refused.reason, "cannot be" in refused.detail) == ("unavailable", True)
 
 
 # Replays.

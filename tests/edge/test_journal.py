@@ -64,6 +64,8 @@ def test_what_was_appended_is_there_after_opening_anew(tmp_path: Path) -> None:
         assert (journal.first_seq, journal.last_seq, journal.topics, journal.progress) == (0, 0, {}, {})
         journal.append([record(1), record(2, "change")], progress)
         journal.append([record(3)], {})
+        assert (journal.first_seq, journal.last_seq) == (1, 3)
+        assert (journal.topics, journal.progress) == ({"alarm": 3, "change": 2}, progress)
     with opened(folder) as journal:
         assert (journal.journal_id, journal.first_seq, journal.last_seq) == (journal_id, 1, 3)
         assert (journal.topics, journal.progress) == ({"alarm": 3, "change": 2}, progress)

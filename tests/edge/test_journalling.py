@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,8 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edge.delivery import journal as journal_module
-from edge.delivery.journal_errors import JournalForeignError, JournalTooNewError
+from edge.delivery.journal import Journal
+from edge.delivery.journal_errors import JournalFailedError, JournalForeignError, JournalTooNewError
 from edge.delivery.journal_file import FILE_NAME, beside
+from edge.delivery.journal_reader import JournalReader
 from edge.delivery.journal_rows import Progress
 from edge.delivery.journalling import (
     LOOK_SECONDS,
@@ -330,6 +334,34 @@ def test_a_disk_that_fails_is_told_and_what_was_kept_can_be_read(tmp_path: Path)
         assert [event.journal_id for event in counted(unkept)] == [None] * 6
         assert whats(unkept) == ["live_only"]
         assert held(disk) == sent_as(kept)
+
+
+def test_what_was_kept_although_it_failed_is_numbered_on_and_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocks = Clocks()
+    # With a follower, as the file has one: SQLite writes all anew as the last one who has it open lets go.
+    with closing(journalling(tmp_path / "state", clocks)) as journal, JournalReader.open(tmp_path / "state"):
+        kept = journal.commit(several(5))
+        append = Journal.append
+
+        def kept_all_the_same(self: Journal, *what: Any) -> None:
+            append(self, *what)
+            raise JournalFailedError("the disk failed at the very end")
+
+        with monkeypatch.context() as failing:
+            failing.setattr(Journal, "append", kept_all_the_same)
+            unkept = journal.commit(several(3))
+        assert [event.journal_id for event in counted(unkept)] == [None] * 4
+        clocks.now_s += RETRY_SECONDS
+        again = journal.tend()
+        assert [(event.what, event.seq, event.events) for event in of_journal(again)] == [("recording", 10, 4)]
+        assert [topic for _, topic, *_ in held(tmp_path / "state")[6:9]] == [e.topic for e in counted(unkept)[1:]]
+        assert held(tmp_path / "state")[:6] == sent_as(kept)
+        # What the disk had not written may be in its memory alone: it is in the file itself by now.
+        (tmp_path / "copy").mkdir()
+        shutil.copy(tmp_path / "state" / FILE_NAME, tmp_path / "copy")
+        assert len(held(tmp_path / "copy")) == 9
 
 
 def test_no_folder_can_be_made_and_events_go_out_all_the_same(tmp_path: Path) -> None:

@@ -25,106 +25,15 @@ from edge.delivery import knocking, socket_guard
 from edge.delivery.access import Access
 from edge.delivery.allow_list import ROLES, Role
 from edge.delivery.commander import Commander
-from edge.delivery.commands import CommandServer, Triggered
-from edge.delivery.consumers import Consumers
 from edge.delivery.curve import ClientKeys, make_key_pair, read_key_pair
-from edge.delivery.follow_server import FollowServer
-from edge.delivery.following import ForgetRequest, to_bytes
-from edge.delivery.journal import Journal
-from edge.delivery.publisher import Publisher
 from edge.delivery.socket_guard import ROLE_OF, SocketGuard, SocketName
 from edge.errors import AccessError
+from tests.edge.doors import DOORS, Commands, Door, Events
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Port, Secured, connected, free_port, until
-from tests.edge.wire_examples import HANDSHAKE
-
-
-class Door(Protocol):
-    """One of the line's sockets."""
-
-    def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
-        """Whether a client that is connected is served."""
-
-    def close(self) -> None: ...
 
 
 class Told(Protocol):
     def __call__(self, command: click.Command, *options: str) -> str: ...
-
-
-class Events:
-    """Says its status without a pause."""
-
-    kind = zmq.SUB
-
-    def __init__(self, address: str, access: Access, _: Path) -> None:
-        self._publisher = Publisher(address, access=access)
-        self._publisher.start()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._speak, daemon=True)
-        self._thread.start()
-
-    def _speak(self) -> None:
-        while not self._closing.wait(0.005):
-            self._publisher.send(HANDSHAKE)
-
-    def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
-        while client.poll(0):  # what came before
-            client.recv_multipart()
-        return bool(client.poll(within_ms))
-
-    def close(self) -> None:
-        self._closing.set()
-        self._thread.join()
-        self._publisher.close()
-
-
-class Commands:
-    kind = zmq.DEALER
-
-    def __init__(self, address: str, access: Access, _: Path) -> None:
-        self._server = CommandServer(
-            address, lambda _, answer: answer(Triggered(camera="top", frame_id=1, frame_number=1)), access
-        )
-        self._server.start()
-
-    def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
-        return _replies(client, b'{"type":"trigger","schema_version":1,"camera":"top"}', within_ms)
-
-    def close(self) -> None:
-        self._server.close()
-
-
-class Follow:
-    kind = zmq.DEALER
-
-    def __init__(self, address: str, access: Access, folder: Path) -> None:
-        self._journal = Journal.open(folder / "journal", "line1")
-        self._consumers = Consumers(folder / "journal")
-        self._server = FollowServer(address, folder / "journal", self._consumers, access=access)
-        self._server.start()
-
-    def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
-        return _replies(client, to_bytes(ForgetRequest(request_id="r", name="nobody")), within_ms)
-
-    def close(self) -> None:
-        self._server.close()
-        self._consumers.close()
-        self._journal.close()
-
-
-def _replies(client: "zmq.Socket[bytes]", request: bytes, within_ms: int) -> bool:
-    while client.poll(0):
-        client.recv_multipart()
-    with contextlib.suppress(zmq.Again):
-        client.send(request, zmq.NOBLOCK)
-    return bool(client.poll(within_ms))
-
-
-DOORS: dict[SocketName, type[Events] | type[Commands] | type[Follow]] = {
-    "events": Events,
-    "commands": Commands,
-    "journal": Follow,
-}
 
 
 @pytest.fixture

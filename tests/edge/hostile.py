@@ -1,0 +1,272 @@
+"""What no client and no line of ours says: messages made from valid ones, bytes that are no handshake. By a seed."""
+
+import ctypes
+import gc
+import json
+import os
+import random
+import select
+import socket
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Parts = list[bytes]
+MOST_PARTS = 300
+TOO_LONG_BYTES = 70_000
+_GREETING = b"\xff" + bytes(7) + b"\x01\x7f\x03"
+_DEEP = "\x00deep\x00"
+_VALUES: Sequence[Any] = (
+    None, True, False, 0, 1, -1, 2, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**400, 0.5, -0.0, 1e308,
+    5e-324, float("nan"), float("inf"), "", "x", "verdict", "\x00", "\x1b[2J", "\ud800", "é" * 40, "x" * 65, "x" * 3000,
+    [], [[]], [None] * 300, [1, "2", {}], {}, {"type": "trigger"}, {"": {}}, _DEEP,
+)  # fmt: skip
+
+
+class Spoiler:
+    """Makes messages from valid ones; a few of them come out valid.
+
+    Args:
+        valid: the parts of each.
+    """
+
+    def __init__(self, seed: int, valid: Sequence[Parts]) -> None:
+        self._draw = random.Random(seed)
+        self._valid = valid
+
+    def message(self) -> Parts:
+        """One of which up to three things were changed."""
+        return self.spoilt(self._draw.choice(self._valid))
+
+    def spoilt(self, message: Parts) -> Parts:
+        """Another one, made of this."""
+        parts = list(message)
+        for _ in range(self._draw.choice((1, 1, 1, 2, 3))):
+            parts = self._draw.choice(_PARTS if self._draw.random() < 0.2 else _CONTENTS)(self, parts) or [b""]
+        return parts
+
+    def connection(self, socket_type: str) -> bytes:
+        """All that somebody says who connects over TCP: a handshake and a message, and not quite.
+
+        Args:
+            socket_type: of ZeroMQ, as it stands in a handshake.
+        """
+        draw = self._draw
+        mechanism = draw.choice((b"NULL", b"NULL", b"NULL", b"CURVE", b"PLAIN", b"", draw.randbytes(20)))
+        whole = _greeting(draw.choice((0, 1, 1, 9, 255)), mechanism)
+        whole += _ready(socket_type, draw.randbytes(draw.choice((0, 5)))) + _message(self.message())
+        match draw.randrange(5):
+            case 0:
+                return draw.randbytes(_size(draw, 600))
+            case 1:
+                return whole[: draw.randrange(len(whole))]
+            case 2:
+                return _flipped(draw, whole)
+            case 3:
+                said = draw.choice((b"\x04PING\xff\xff", b"\x09SUBSCRIBE", b"\xffX", b"", b"\x05ERROR\xff"))
+                return whole + _frame(4, said) + draw.randbytes(_size(draw, 100))
+        return whole + bytes([draw.choice((2, 3, 6, 7))]) + draw.choice((b"\x7f" + b"\xff" * 7, draw.randbytes(8)))
+
+    # What is changed of the parts.
+
+    def _no_parts(self, _: Parts) -> Parts:
+        return [b""] * self._draw.randrange(1, 4)
+
+    def _one_less(self, parts: Parts) -> Parts:
+        place = self._draw.randrange(len(parts))
+        return parts[:place] + parts[place + 1 :]
+
+    def _one_twice(self, parts: Parts) -> Parts:
+        place = self._draw.randrange(len(parts) + 1)
+        return [*parts[:place], self._draw.choice([*parts, b""]), *parts[place:]]
+
+    def _in_another_order(self, parts: Parts) -> Parts:
+        return self._draw.sample(parts, len(parts))
+
+    def _many(self, parts: Parts) -> Parts:
+        return [*parts, *[b"x"] * _size(self._draw, MOST_PARTS)]
+
+    # What is changed of one part.
+
+    def _changed(self, parts: Parts, change: Callable[[bytes], bytes]) -> Parts:
+        place = self._draw.randrange(len(parts))
+        return [change(part) if n == place else part for n, part in enumerate(parts)]
+
+    def _noise(self, parts: Parts) -> Parts:
+        length = TOO_LONG_BYTES if self._draw.random() < 0.01 else _size(self._draw, 3000)
+        return self._changed(parts, lambda _: self._draw.randbytes(length))
+
+    def _cut(self, parts: Parts) -> Parts:
+        return self._changed(parts, lambda part: part[: self._draw.randrange(len(part) + 1)])
+
+    def _bits(self, parts: Parts) -> Parts:
+        return self._changed(parts, lambda part: _flipped(self._draw, part))
+
+    def _no_text(self, parts: Parts) -> Parts:
+        bad = self._draw.choice((b"\xff", b"\xc3", b"\xed\xa0\x80", b"\0", b"\xf8\x88\x80\x80\x80"))
+
+        def with_it(part: bytes) -> bytes:
+            place = self._draw.randrange(len(part) + 1)
+            return part[:place] + bad + part[place:]
+
+        return self._changed(parts, with_it)
+
+    def _another_value(self, parts: Parts) -> Parts:
+        """Of a JSON object, wherever it stands in it."""
+        return self._changed(parts, self._with_another_value)
+
+    def _a_field_twice(self, parts: Parts) -> Parts:
+        def twice(part: bytes) -> bytes:
+            found = _object(part)
+            if not found:
+                return part
+            name = self._draw.choice(list(found))
+            return part.rstrip()[:-1] + b"," + _text({name: self._draw.choice(_VALUES)})[1:]
+
+        return self._changed(parts, twice)
+
+    def _with_another_value(self, part: bytes) -> bytes:
+        draw, found = self._draw, _object(part)
+        if not found:
+            return part
+        place: Any = found
+        while True:
+            key = draw.choice(list(place) if isinstance(place, dict) else range(len(place)))
+            inner = place[key]
+            if not (isinstance(inner, dict | list) and inner and draw.random() < 0.7):
+                break
+            place = inner
+        if isinstance(place, dict) and draw.random() < 0.3:
+            value = place.pop(key)
+            if draw.random() < 0.5:
+                place[f"{key}{draw.randrange(10**6)}"] = value
+        elif isinstance(inner, str) and draw.random() < 0.3:
+            place[key] = f"{inner}{draw.randrange(10**6)}"
+        elif isinstance(inner, int) and draw.random() < 0.5:
+            place[key] = inner + draw.randrange(-3, 4)
+        else:
+            place[key] = draw.choice(_VALUES)
+        deep = draw.randrange(1, 4000)
+        nested = b"[" * deep + b"]" * (deep if draw.random() < 0.5 else 0)
+        return _text(found).replace(_text(_DEEP), nested)
+
+
+_PARTS = (Spoiler._no_parts, Spoiler._one_less, Spoiler._one_twice, Spoiler._in_another_order, Spoiler._many)
+_CONTENTS = (
+    *[Spoiler._another_value] * 6, *[Spoiler._a_field_twice] * 2,
+    Spoiler._noise, Spoiler._cut, Spoiler._bits, Spoiler._no_text,
+)  # fmt: skip
+
+
+class Stranger:
+    """Speaks ZMTP to somebody who takes no keys, as a socket of some type, and says what no such socket would.
+
+    Hung up on, it comes back.
+    """
+
+    def __init__(self, port: int, socket_type: str, within_s: float) -> None:
+        self._port, self._within_s = port, within_s
+        self._hello = _greeting(1, b"NULL") + _ready(socket_type, b"")
+        self._socket = self._connected()
+        self.hung_up = 0
+
+    def send(self, parts: Parts) -> None:
+        """One message; it may be lost where it is hung up on. What comes back is let go."""
+        try:
+            self._socket.sendall(_message(parts))
+            while select.select([self._socket], [], [], 0)[0]:
+                if not self._socket.recv(1 << 16):
+                    raise ConnectionResetError
+        except ConnectionError:
+            self.hung_up += 1
+            self._socket.close()
+            self._socket = self._connected()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _connected(self) -> socket.socket:
+        connected = socket.create_connection(("127.0.0.1", self._port), self._within_s)
+        connected.sendall(self._hello)
+        return connected
+
+
+def knock(port: int, data: bytes, within_s: float) -> None:
+    """Connect over TCP, say that, and be gone without a word."""
+    with socket.create_connection(("127.0.0.1", port), within_s) as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leaves the kernel nothing
+        try:
+            stranger.sendall(data)
+        except ConnectionError:  # it was hung up on before it had said all
+            return
+
+
+class Memory:
+    """Of this process, each time that one looks."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None)
+        self.rss_bytes: list[int] = []
+        self.blocks: list[int] = []
+        """Of Python's own allocator: some for every object."""
+        self.descriptors: list[int] = []
+
+    def look(self) -> None:
+        gc.collect()
+        self._libc.malloc_trim(0)  # what was given back is gone: what stays is kept
+        with open("/proc/self/statm") as statm:
+            self.rss_bytes.append(int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+        self.blocks.append(sys.getallocatedblocks())
+        self.descriptors.append(len(os.listdir("/proc/self/fd")))
+
+
+def _size(draw: random.Random, most: int) -> int:
+    """Small ones as likely as large ones."""
+    return round(most ** draw.random())
+
+
+def _flipped(draw: random.Random, data: bytes) -> bytes:
+    changed = bytearray(data)
+    for _ in range(_size(draw, 8) if data else 0):
+        changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+    return bytes(changed)
+
+
+def _object(part: bytes) -> dict[str, Any]:
+    """The JSON object in a part; empty where there is none."""
+    if not part.startswith(b"{"):
+        return {}
+    try:
+        found = json.loads(part)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+# ZMTP 3.1.
+
+
+def _greeting(minor: int, mechanism: bytes) -> bytes:
+    return _GREETING + bytes([minor]) + mechanism.ljust(20, b"\0") + bytes(32)
+
+
+def _ready(socket_type: str, identity: bytes) -> bytes:
+    """What a socket says of itself in a handshake without keys."""
+    properties = {b"Socket-Type": socket_type.encode(), b"Identity": identity}
+    said = [bytes([len(name)]) + name + struct.pack(">I", len(value)) + value for name, value in properties.items()]
+    return _frame(4, b"\x05READY" + b"".join(said))
+
+
+def _message(parts: Parts) -> bytes:
+    return b"".join(_frame(int(place + 1 < len(parts)), part) for place, part in enumerate(parts))
+
+
+def _frame(flags: int, body: bytes) -> bytes:
+    if len(body) < 256:
+        return bytes([flags, len(body)]) + body
+    return bytes([flags | 2]) + struct.pack(">Q", len(body)) + body
