@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import msgspec
 import zmq
 
+from edge.delivery.asking import shortened
 from edge.delivery.curve import ClientKeys
 from edge.delivery.following import (
     LARGEST_WINDOW,
@@ -33,6 +34,7 @@ from edge.delivery.knocking import require_let_in
 from edge.delivery.messages import LARGEST_PART_BYTES
 from edge.delivery.router import receive
 from edge.errors import AccessError, DeliveryError, EventsLostError, HeatlineError, MessageError
+from edge.text import on_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -352,7 +354,8 @@ class Follower:
             )
             raise self._ended
         if not self._silent:
-            logger.warning("%s refuses (%s): %s; following again", self._address, refused.reason, refused.detail)
+            said = on_one_line(shortened(f"({refused.reason}): {refused.detail}"))
+            logger.warning("%s refuses %s; following again", self._address, said)
         self._silent = True
         self._drop()
         self._pause_until_s = time.monotonic() + PAUSE_SECONDS[refused.reason]

@@ -23,6 +23,9 @@ class Gap:
     topic: str
     after_seq: int
     through_seq: int
+    went_back: bool = False
+    """The count is behind where it was, as that of a copy that was put back: its numbers are given once more, and what
+    they were is gone."""
 
 
 class Gaps:
@@ -56,16 +59,20 @@ class Gaps:
     def counts(self, counts: Counts, boot_id: str) -> list[Gap]:
         """The line said how far it has counted: what was missed up to there."""
         found = []
-        told: list[tuple[str | None, dict[str, int]]] = [(None, counts.unjournalled)]
+        told: list[tuple[str | None, dict[str, int]]] = []
+        if counts.unjournalled:
+            told.append((None, counts.unjournalled))
         if counts.journal_id is not None:
             told.append((counts.journal_id, counts.journalled))
         for journal_id, topics in told:
             count = self._count(journal_id, boot_id)
-            for topic, last_seq in topics.items():
+            for topic in [*topics, *(count.topics.keys() - topics.keys())]:
+                last_seq = topics.get(topic, 0)
                 known = count.known(topic, last_seq)
-                count.note(topic, max(known, last_seq))
-                if topic.startswith(self._prefixes) and last_seq > known:
-                    found.append(Gap(journal_id, boot_id, topic, known, last_seq))
+                count.note(topic, last_seq)
+                if topic.startswith(self._prefixes) and last_seq != known:
+                    after, through = sorted((known, last_seq))
+                    found.append(Gap(journal_id, boot_id, topic, after, through, went_back=last_seq < known))
             count.began_before = False  # each of its topics is known now
         self._join(counts.journal_id)
         return found
@@ -77,12 +84,14 @@ class Gaps:
         before; nor can we know how far a journal was that could not be read when we last heard of it.
         """
         name = journal_id or boot_id
-        if name not in self._heard:
+        heard = self._heard.pop(name, None)
+        if heard is None:
             began_before = not self._joined or (journal_id is not None and self._journal_id is None)
-            self._heard[name] = _Heard({}, began_before)
-            if len(self._heard) > COUNTS_KEPT:
-                del self._heard[next(iter(self._heard))]
-        return self._heard[name]
+            heard = _Heard({}, began_before)
+        self._heard[name] = heard  # at the end: the first is the one that was not heard of for longest
+        if len(self._heard) > COUNTS_KEPT:
+            del self._heard[next(iter(self._heard))]
+        return heard
 
     def _join(self, journal_id: str | None) -> None:
         self._joined = True

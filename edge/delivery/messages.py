@@ -320,6 +320,8 @@ class Message:
 
     event: Event
     png: bytes | None = None
+    late: bool = False
+    """It was missed, and comes from the journal: its part has long gone by."""
 
 
 _encoder = msgspec.json.Encoder()

@@ -27,6 +27,7 @@ SEND_HIGH_WATER_MARK = 1000
 LINGER_MS = 2000
 START_WITHIN_SECONDS = 5.0
 POLL_MS = 50
+LOOK_EVERY_SECONDS = 1.0
 VERDICTS = b"verdict."
 SECONDS_BETWEEN_COMMITS = 0.01
 """So many events share a commit as come in that time; one that comes alone does not wait for others."""
@@ -135,14 +136,16 @@ class Publisher:
 
     def close(self) -> None:
         """Send what was handed over, give subscribers `LINGER_MS` to take it, and let go of the address."""
-        if self._thread.is_alive():
-            self._messages.put(None)
+        with contextlib.suppress(DeliveryError):  # it has ended by itself
+            self._put(None)
             self._thread.join()
 
-    def _put(self, handed_over: _HandedOver) -> None:
-        if not self._thread.is_alive():
-            raise DeliveryError(f"{self.address} is not being published on; see the log")
-        self._messages.put(handed_over)
+    def _put(self, handed_over: _HandedOver | None) -> None:
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Full):  # for as long as it is full, the thread is looked after
+                self._messages.put(handed_over, timeout=LOOK_EVERY_SECONDS)
+                return
+        raise DeliveryError(f"{self.address} is not being published on; see the log")
 
     def _run(self) -> None:
         context = zmq.Context()

@@ -25,6 +25,8 @@ from edge.errors import DeliveryError, JournalError, MessageError
 
 ANSWER_WITHIN_SECONDS = 5.0
 MEANWHILE_EVERY_MS = 100
+NOT_NOW = "busy", "unavailable"
+"""Refusals after which to ask again."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Replay:
         """Events of some topics after one up to another, with their heatmaps.
 
         Raises:
-            DeliveryError: nothing answers.
+            DeliveryError: nothing answers, or the line cannot answer now.
             JournalError: the line refuses.
             MessageError: what came is no answer.
         """
@@ -120,18 +122,21 @@ class Replay:
 
     def _ask(self, request: ReplayRequest) -> tuple[Batch, list[Delivered]]:
         until_s = time.monotonic() + ANSWER_WITHIN_SECONDS
+        why = "is the line running, and is its journal.bind this address?"
         self._socket.send(to_bytes(request))
         while self._wait_for_answer(until_s):
             parts = receive(self._socket, 2 * LARGEST_WINDOW + 2)
             reply = reply_from(parts[0])
             if not isinstance(reply, Batch | Refused) or reply.request_id != request.request_id:
                 continue  # the late answer to a question before
+            if isinstance(reply, Refused) and reply.reason in NOT_NOW:
+                why = f"it refuses ({reply.reason}): {reply.detail}"
+                self._socket.poll(MEANWHILE_EVERY_MS)
+                self._socket.send(to_bytes(request))
+                continue
             if isinstance(reply, Refused):
                 raise JournalError(f"{self._address} refuses ({reply.reason}): {reply.detail}")
             return reply, events_of(reply, parts)
         self._socket.close()  # so that the question does not wait for a line to come
         self._socket = self._connected()
-        raise DeliveryError(
-            f"{self._address} did not answer within {ANSWER_WITHIN_SECONDS:g} s; is the line running, and is its "
-            "journal.bind this address?"
-        )
+        raise DeliveryError(f"{self._address} did not bring events within {ANSWER_WITHIN_SECONDS:g} s; {why}")

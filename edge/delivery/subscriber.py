@@ -1,6 +1,6 @@
 """Listens to a line's events, live."""
 
-import logging
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -16,8 +16,7 @@ from edge.delivery.replay import Replay
 from edge.delivery.router import PARTS_KEPT, receive
 from edge.errors import DeliveryError, EventsLostError, JournalError, MessageError
 
-logger = logging.getLogger(__name__)
-
+SECONDS_BETWEEN_VAIN_REPLAYS = 10.0
 WELCOMES = WELCOME.decode().strip()
 
 
@@ -31,8 +30,8 @@ class Subscriber:
                 ...
 
     What was missed, because the connection was down or this program was too slow, is asked for again at `replay`. It
-    comes before anything newer of its topic. What cannot be had again raises `EventsLostError`, after which listening
-    goes on.
+    comes before anything newer of its topic, and is marked as `late`: no ejector may act on it. What cannot be had
+    again raises `EventsLostError`, after which listening goes on.
 
     Args:
         address: where the line publishes.
@@ -55,10 +54,11 @@ class Subscriber:
         keys: ClientKeys | None = None,
         replay_keys: ClientKeys | None = None,
     ) -> None:
-        self._topics = tuple(topics)
+        self._topics = (topics,) if isinstance(topics, str) else tuple(topics)
         self._gaps = Gaps(self._topics)
         self._ready: deque[Message | EventsLostError | Iterator[Message | EventsLostError]] = deque()
         """What to say next; what is had again is asked for as it is said, since it may be a journal full."""
+        self._ask_again_s = float("-inf")
         self._timeout_ms = None if timeout_s is None else int(timeout_s * 1000)
         self._replay = None if replay is None else Replay(replay, replay_keys, self._keep_subscribed)
         self._context = zmq.Context()
@@ -151,7 +151,9 @@ class Subscriber:
     def _close(self, gaps: list[Gap]) -> None:
         """Get what was missed from the journal; what cannot be had is said."""
         for gap in gaps:
-            if gap.journal_id is None:
+            if gap.went_back:
+                self._ready.append(_lost(gap, "the line's journal is an older one than it was"))
+            elif gap.journal_id is None:
                 self._ready.append(_lost(gap, "no journal holds them"))
             elif self._replay is None:
                 self._ready.append(_lost(gap, "where the line serves its journal was not said"))
@@ -160,13 +162,21 @@ class Subscriber:
 
     def _had_again(self, gap: Gap, journal_id: str, replay: Replay) -> Iterator[Message | EventsLostError]:
         reached = gap.after_seq
+        if time.monotonic() < self._ask_again_s:
+            yield _lost(gap, "the line's journal did not answer a moment ago")
+            return
         try:
             for part in replay.events(journal_id, gap.after_seq, gap.through_seq, (gap.topic,)):
                 if part.lost_through is not None:
                     yield _lost(gap, "the journal does not hold them any more", reached, part.lost_through)
-                yield from (Message(each.event, each.png) for each in part.events)
+                for each in part.events:
+                    event = each.event
+                    if event.topic == gap.topic:  # and none whose topic begins like it
+                        yield Message(event, each.png, late=True)
                 reached = part.through_seq
         except (DeliveryError, JournalError, MessageError) as error:
+            if isinstance(error, DeliveryError):  # what comes live must not wait for it over and over
+                self._ask_again_s = time.monotonic() + SECONDS_BETWEEN_VAIN_REPLAYS
             yield _lost(gap, str(error), reached)
 
 

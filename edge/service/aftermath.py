@@ -93,11 +93,19 @@ def told_live_alone(run: LastRun, journalled: Mapping[str, Told]) -> ToldLiveAlo
 
 
 def tell_of_the_last_run(
-    run: LastRun, folder: Path | None, ledger: Ledger, boot_id: str, tell: Callable[[Outcome], None]
+    run: LastRun,
+    folder: Path | None,
+    ledger: Ledger,
+    boot_id: str,
+    tell: Callable[[Outcome], None],
+    until_sent: Callable[[], None] = lambda: None,
 ) -> FlightRecorder | None:
     """Tell of the frames that were in flight when the last run died, and begin to note those of this one.
 
     They are booked in this run's ledger, as its first. Of a camera that the line has no more, they are logged.
+
+    Args:
+        until_sent: waits until what was told is kept and sent: a death before that must find the record as it was.
     """
     if folder is None:
         return None
@@ -109,6 +117,8 @@ def tell_of_the_last_run(
         number = ledger.captured(stamp.camera, stamp.frames)
         tell(Outcome(stamp.numbered(number), unjudged=_CRASHED))
         ledger.dropped(stamp.camera, _CRASHED.reason, stamp.frames)
+    if run.in_flight:
+        until_sent()
     try:
         return begin_to_note(folder, ledger, boot_id)
     except OSError as error:

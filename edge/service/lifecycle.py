@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -188,7 +189,12 @@ class Service:
         if (missing := told_live_alone(run, journalled)) is not None:
             teller.unrecorded(missing)
         recorder = tell_of_the_last_run(
-            run, folder, ledger, teller.boot_id, lambda outcome: teller.verdict(replace(outcome, setup=pipeline.setup))
+            run,
+            folder,
+            ledger,
+            teller.boot_id,
+            lambda outcome: teller.verdict(replace(outcome, setup=pipeline.setup)),
+            lambda: self._until_sent(teller, oversight),
         )
         if recorder is not None:
             oversight.unrecorded = lambda: recorder.fault
@@ -196,6 +202,13 @@ class Service:
             oversight.unrecorded = lambda: f"{folder} cannot be written: after a crash nobody knows what was in flight"
             oversight.mend = lambda: self._note_again(folder, ledger, teller, pipeline, oversight)
         return recorder
+
+    def _until_sent(self, teller: Teller, oversight: Oversight) -> None:
+        """Wait until what was told so far is kept and sent."""
+        sent = threading.Event()
+        teller.after_all(sent.set)
+        while not sent.wait(POLL_SECONDS) and not self._stopping:
+            oversight.look("STARTING")
 
     def _note_again(
         self, folder: Path, ledger: Ledger, teller: Teller, pipeline: Pipeline, oversight: Oversight

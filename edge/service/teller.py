@@ -59,6 +59,11 @@ class Teller:
         with self._lock:
             self._publisher.probe(self._heartbeat.beat)
 
+    def after_all(self, sent: Callable[[], None]) -> None:
+        """Call back, on the publisher's thread, once all that was told so far is sent."""
+        with self._lock:
+            self._publisher.probe(sent)
+
     def alarm(self, alarm: CameraAlarm) -> None:
         """A camera's death or return."""
         with self._lock:

@@ -164,8 +164,9 @@ class Client:
         return reply
 
     def heartbeat_until(self, true: Callable[[Batch], bool]) -> Batch:
+        give_up = time.monotonic() + WITHIN_SECONDS
         while not true(beat := self.heartbeat()):
-            pass
+            assert time.monotonic() < give_up, beat
         return beat
 
     def close(self) -> None:

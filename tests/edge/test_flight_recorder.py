@@ -205,3 +205,19 @@ def test_after_kill_9_the_next_run_tells_first_what_was_in_flight(tmp_path: Path
     assert crashed == heard.verdicts[: len(crashed)]
     assert isinstance(heard.last, StatusEvent)
     assert heard.last.ledger["top"].dropped["crashed"] == sum(stamp.frames for stamp in before)
+
+
+def test_what_was_in_flight_is_noted_until_its_events_are_sent(tmp_path: Path) -> None:
+    """A death before that tells of it once more, and not never."""
+    FlightRecorder(tmp_path / flight_recorder.FILE_NAME, {"top": 0}).announced(frame(1, frames=5))
+    noted: list[list[Stamp]] = []
+
+    def until_sent() -> None:
+        noted.append(in_flight_at_the_end(tmp_path / flight_recorder.FILE_NAME))
+
+    told: list[Outcome] = []
+    last = read_last_run(tmp_path, {})
+    assert tell_of_the_last_run(last, tmp_path, Ledger(["top"]), "b", told.append, until_sent) is not None
+    assert [outcome.stamp.frames for outcome in told] == [5]
+    assert [told_again(stamps) for stamps in noted] == [[(1, 5, 1001, None)]]
+    assert in_flight_at_the_end(tmp_path / flight_recorder.FILE_NAME) == []

@@ -164,7 +164,22 @@ def test_a_line_of_endlessly_many_topics_is_not_remembered_for_ever() -> None:
         known = number < TOPICS_KEPT
         assert gaps.event(event) == (True, Gap("j", event.boot_id, event.topic, 0, 1) if known else None)
     topics = {f"of{number}": 9 for number in range(TOPICS_KEPT)}
-    assert gaps.counts(Counts(journal_id="j", journalled=topics), "boot") == []
+    assert all(gap.went_back for gap in gaps.counts(Counts(journal_id="j", journalled=topics), "boot"))
     assert sum(len(count.topics) for count in gaps._heard.values()) == TOPICS_KEPT
     first = msgspec.structs.replace(GOOD_OF_TOP, camera="top0", journal_id="j", seq=4, previous_seq=3)
-    assert gaps.event(first)[1] == Gap("j", first.boot_id, first.topic, 2, 3), "those that are known are as ever"
+    assert gaps.event(first)[1] == Gap("j", first.boot_id, first.topic, 0, 3), "those that are known are as ever"
+
+
+def test_a_line_that_starts_over_and_over_makes_nobody_forget_its_journal() -> None:
+    gaps = Gaps([""])
+    for boot in range(3 * COUNTS_KEPT):
+        topics = {"verdict.top.GOOD": 1_000_000, "alarm": 5}
+        assert gaps.counts(Counts(journal_id="j", journalled=topics, unjournalled={}), f"boot-{boot}") == []
+
+
+def test_a_journal_that_is_an_older_one_than_it_was_is_told_and_its_numbers_are_taken_anew() -> None:
+    gaps = Gaps(["verdict."])
+    gaps.counts(Counts(journal_id="j", journalled={"verdict.top.GOOD": 5000, "alarm": 4999}), "boot-1")
+    found = gaps.counts(Counts(journal_id="j", journalled={"verdict.top.GOOD": 100}), "boot-2")
+    assert found == [Gap("j", "boot-2", "verdict.top.GOOD", 100, 5000, went_back=True)]
+    assert gaps.event(numbered(GOOD_OF_TOP, 101, 100)) == (True, None)

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edge.delivery import replay
 from edge.delivery.consumers import Consumers
 from edge.delivery.follow_server import FollowServer
 from edge.delivery.messages import Message, StatusEvent
@@ -132,7 +133,9 @@ def test_a_heatmap_comes_again_as_well(tmp_path: Path, address: str, replay_at: 
         made.tell_nobody(good(number=2), defect(number=3, png=b"a picture"))
         made.publish()
         message = next_of(events)
-        assert message.png == b"a picture"
+        assert (message.png, message.late) == (b"a picture", True)
+        made.tell(defect(number=4))
+        assert not next_of(events).late
 
 
 def join_topic(made: Line, events: Subscriber) -> None:
@@ -244,3 +247,26 @@ def test_what_is_had_again_is_asked_for_as_it_is_wanted_and_not_kept_all_at_once
         assert until_told(events, 1) == [1]
         assert next(events._replay._ids) == 2, "one part of them was asked for"
         assert until_told(events, 2500) == list(range(2, 2501))
+
+
+def test_a_journal_that_does_not_answer_holds_up_what_comes_live_no_more_than_once(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "ANSWER_WITHIN_SECONDS", 0.2)
+    with (
+        line(tmp_path / "state", address, f"ipc://{tmp_path}/served") as made,
+        Subscriber(address, timeout_s=WITHIN_SECONDS, replay=f"ipc://{tmp_path}/nobody") as events,
+    ):
+        join(made, events)
+        made.be_cut_off()
+        made.tell_nobody(good(number=1), defect(number=2))
+        made.publish()
+        whys = []
+        for _ in range(2):
+            with pytest.raises(EventsLostError) as lost:
+                events.receive()
+            whys.append(str(lost.value))
+        assert "is the line running, and is its journal.bind this address?" in whys[0]
+        assert "did not answer a moment ago" in whys[1]
+        made.tell(good(number=3))
+        assert until_told(events, 3) == [3]
