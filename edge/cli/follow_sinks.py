@@ -19,6 +19,7 @@ from edge.delivery.following import LARGEST_WINDOW, Delivered
 from edge.delivery.journal_file import write_down
 from edge.errors import InputError
 
+AN_EVENT_BEGINS = b'{"type":"'
 LAST_LINE_LOOKED_FOR_BYTES = 64 << 10
 """At a time, from the end of a file."""
 FIRST_PAUSE_SECONDS = 1.0
@@ -107,10 +108,14 @@ class JsonLines:
             tail = os.pread(self._fd, end - begin, begin) + tail
             end = begin
         whole, _, torn = tail.rpartition(b"\n")
+        last = whole.rpartition(b"\n")[2]
         if torn:
+            # Of somebody else's file nothing is cut off.
+            if self._event_of(last) is None and not torn.startswith(AN_EVENT_BEGINS[: len(torn)]):
+                raise InputError(f"{self._path} holds something else than events of a journal; name another file")
             os.ftruncate(self._fd, size - len(torn))
             click.echo(f"heatline: {self._path} ended in the midst of an event, which was cut off", err=True)
-        return whole.rpartition(b"\n")[2]
+        return last
 
     def _event_of(self, line: bytes) -> tuple[str, int] | None:
         if not line:
@@ -176,9 +181,12 @@ class Command:
             header.flush()
             header.seek(0)
             # In a group of its own, so that Ctrl-C leaves it whole.
-            self._process = subprocess.Popen(
-                self._command, shell=True, stdin=header, env=os.environ | environment, process_group=0
-            )
+            try:
+                self._process = subprocess.Popen(
+                    self._command, shell=True, stdin=header, env=os.environ | environment, process_group=0
+                )
+            except (OSError, ValueError) as error:
+                return f"could not be started ({error})"
             code = self._process.wait()
             self._process = None
         if code == 0:

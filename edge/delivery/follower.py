@@ -303,7 +303,9 @@ class Follower:
         journal_id, acked_seq = following.journal_id, following.acked_seq
         before = None if following.former is None else (following.former.journal_id, following.former.acked_seq)
         if self._last is not None and self._last[0] != journal_id:
-            before = self._last[0], self._handed.get(self._last[0], 0)
+            old = self._last[0]
+            waiting = [each.seq for each in self._ready if isinstance(each, Delivered) and each.journal_id == old]
+            before = old, max([self._handed.get(old, 0), *waiting])
         if before is not None and journal_id not in self._handed:
             self._ready.append(_Lost(journal_id, acked_seq, self._another_journal(journal_id, *before)))
         self._handed.setdefault(journal_id, acked_seq)

@@ -23,6 +23,8 @@ CONSUMER_NAME = "^[A-Za-z0-9_.-]{1,64}$"
 
 Seq = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Name = Annotated[str, Meta(pattern=CONSUMER_NAME)]
+JournalId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(?!\n)$")]
+"""It becomes a part of file names."""
 ShortText = Annotated[str, Meta(min_length=1, max_length=64)]
 Topics = Annotated[tuple[Annotated[str, Meta(max_length=200)], ...], Meta(min_length=1, max_length=64)]
 Start = Literal["first", "next"]
@@ -103,7 +105,7 @@ Request = FollowRequest | AckRequest | ReplayRequest | ForgetRequest
 class Former(msgspec.Struct, frozen=True, kw_only=True):
     """How far a consumer had got in the journal before."""
 
-    journal_id: str
+    journal_id: JournalId
     acked_seq: Seq
 
 
@@ -112,7 +114,7 @@ class Following(msgspec.Struct, frozen=True, kw_only=True, tag="following", tag_
 
     schema_version: int = SCHEMA_VERSION
     name: str
-    journal_id: str
+    journal_id: JournalId
     acked_seq: Seq
     first_seq: Seq
     """The oldest event that the journal holds; 0 where it holds none."""
@@ -129,7 +131,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, tag="batch", tag_field="t
 
     schema_version: int = SCHEMA_VERSION
     request_id: str | None = None
-    journal_id: str
+    journal_id: JournalId
     after_seq: Seq
     through_seq: Seq
     last_seq: Seq
@@ -189,15 +191,30 @@ class Delivered:
 
     @property
     def topic(self) -> str:
-        """As it is published under."""
-        said = msgspec.json.decode(self.header)
-        return f"verdict.{said['camera']}.{said['verdict']}" if said["type"] == "verdict" else str(said["type"])
+        """As it is published under.
+
+        Raises:
+            MessageError: its header does not say.
+        """
+        try:
+            said = _topical.decode(self.header)
+        except UNREADABLE as error:
+            raise MessageError(f"event {self.key} does not say what it is: {error}") from error
+        return f"verdict.{said.camera}.{said.verdict}" if said.type == "verdict" else said.type
+
+
+class _Topical(msgspec.Struct):
+    """What an event's topic is made of."""
+
+    type: str
+    camera: object = None
+    verdict: object = None
 
 
 class _Numbered(msgspec.Struct):
     """What every event in a journal has."""
 
-    journal_id: str
+    journal_id: JournalId
     seq: Seq
 
 
@@ -205,6 +222,7 @@ _encoder = msgspec.json.Encoder()
 _request: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _reply: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
 _numbered = msgspec.json.Decoder(_Numbered)
+_topical = msgspec.json.Decoder(_Topical)
 
 
 def refusal(reason: Reason, detail: str, request_id: str | None = None) -> Refused:

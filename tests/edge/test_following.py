@@ -44,6 +44,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "durable.md"
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=64)
 NAME = st.from_regex(CONSUMER_NAME.replace("$", r"\Z"))
 PRINTABLE = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" "), min_size=1, max_size=64)
+JOURNAL_ID = st.from_regex("[A-Za-z0-9_-]{1,64}", fullmatch=True)
 SEQ = st.integers(0, 2**63 - 1)
 ID = st.none() | ANY_TEXT
 TOPICS = st.lists(ANY_TEXT, min_size=1, max_size=5).map(tuple)
@@ -75,17 +76,17 @@ REPLY = (
     st.builds(
         Following,
         name=NAME,
-        journal_id=PRINTABLE,
+        journal_id=JOURNAL_ID,
         acked_seq=SEQ,
         first_seq=SEQ,
         last_seq=SEQ,
         heartbeat_s=st.floats(0.001, 3600),
-        former=st.none() | st.builds(Former, journal_id=PRINTABLE, acked_seq=SEQ),
+        former=st.none() | st.builds(Former, journal_id=JOURNAL_ID, acked_seq=SEQ),
     )
     | st.builds(
         Batch,
         request_id=ID,
-        journal_id=PRINTABLE,
+        journal_id=JOURNAL_ID,
         after_seq=SEQ,
         through_seq=SEQ,
         last_seq=SEQ,
@@ -413,3 +414,15 @@ def test_the_worked_exchange_is_what_goes_over_the_wire() -> None:
 
 def test_the_document_is_of_this_schema_version() -> None:
     assert f"**schema version {SCHEMA_VERSION}**" in DOCUMENT.read_text()
+
+
+@pytest.mark.parametrize("odd", ["", "../../etc/passwd", "a/b", "j\n", "x" * 65])
+def test_a_journal_whose_id_could_be_a_path_is_refused(odd: str) -> None:
+    following = Following(name="mes1", journal_id=odd, acked_seq=0, first_seq=0, last_seq=0, heartbeat_s=1.0)
+    with pytest.raises(MessageError, match="journal_id"):
+        reply_from(to_bytes(following))
+
+
+def test_an_event_that_does_not_say_what_it_is_has_no_topic() -> None:
+    with pytest.raises(MessageError, match="j-1 does not say what it is"):
+        _ = Delivered("j", 1, b'{"journal_id":"j","seq":1}').topic
