@@ -15,7 +15,7 @@ PACKAGE := pyproject.toml edge/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check format bench soak chaos schemas study demo-bundle package clean
+.PHONY: help demo test test-slow check format bench soak chaos schemas study demo-bundle package node-clients clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -62,9 +62,15 @@ demo-bundle: .venv/.dev ## Train and export the demo's bundle anew
 package: .venv/.runtime ## What line PCs without a network are installed from, for TARGET_PYTHON; writes OUT, or dist/
 	@$(BIN)/python systemd/package.py --python $(TARGET_PYTHON) --out $(OUT)
 
+node-clients: examples/clients/node/node_modules/.made ## What the example clients in Node.js need
+
 clean: ## Delete all that make makes: .venv, demo-out, caches
-	rm -rf .venv demo-out build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf examples/clients/node/node_modules .venv demo-out build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find bench edge examples export tests train -type d -name __pycache__ -prune -exec rm -rf {} +
+
+examples/clients/node/node_modules/.made: examples/clients/node/package.json examples/clients/node/package-lock.json
+	@cd examples/clients/node && npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
 
 # One environment for all. What it holds is remembered by the stamps .made, .runtime and .dev; a stamp older than the
 # package's definition is made anew.

@@ -36,7 +36,9 @@ from edge.cameras.triggering import FIRE_WITHIN_SECONDS
 from edge.cli.main import heatline
 from edge.cli.status import EXIT_CODES
 from edge.config import LineConfig, load_config
+from edge.delivery import following
 from edge.delivery.commands import CommandServer, Selected, refusal
+from edge.delivery.curve import make_key_pair, read_public_key
 from edge.delivery.messages import (
     AlarmEvent,
     BundleName,
@@ -56,6 +58,8 @@ from edge.delivery.messages import (
 from edge.delivery.publisher import Publisher
 from edge.delivery.schemas.generate import FOLDER, schemas
 from edge.heatmap_picture import ColourScale, png
+from tests.edge.doors import Events
+from tests.edge.secured import Secured, free_port
 from tests.small_bundle import TILE, answer
 from train.config import TrainConfig
 
@@ -303,7 +307,12 @@ def test_the_example_cameras_can_be_read(example: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "example", [example for document in ("README.md", "docs/config.md") for example in blocks(read(document), "toml")]
+    "example",
+    [
+        example
+        for document in ("README.md", "docs/config.md", "docs/security.md")
+        for example in blocks(read(document), "toml")
+    ],
 )
 def test_the_example_configurations_can_be_read(example: str, tmp_path: Path) -> None:
     file = tmp_path / "line.toml"
@@ -392,6 +401,16 @@ def test_every_reason_of_the_handshake_is_documented_with_its_state_and_no_other
     assert states == {state: str(code) for state, code in EXIT_CODES.items()}
     named = re.findall(r'Reason\("(\w+)", "(\w+)"', read("edge/service/handshake.py"))
     assert [(cells[0].strip("`"), reason) for reason, cells in table.items()] == named, "the gravest first"
+
+
+def test_every_reason_for_which_a_socket_refuses_is_documented_and_no_other() -> None:
+    lines = re.findall(
+        r"^\| ((?:`\w+`(?:, )?)+) \|", section(read("docs/security.md"), "## What is refused"), re.MULTILINE
+    )
+    noted = {reason for given in calls("note") for reason in texts(given[1])}
+    of_connections = {reason for given in calls("_refused") for reason in texts(given[0])}
+    of_requests = {*get_args(following.Reason), "malformed", "version"}
+    assert {reason for line in lines for reason in re.findall(r"\w+", line)} == noted | of_connections | of_requests
 
 
 LIVENESS = section(read("docs/cameras.md"), "## Liveness")
@@ -537,6 +556,29 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
         "11 change its bundle is not there",
         "1 top 1 GOOD",
     ]
+
+
+def test_the_client_of_security_md_is_let_in_by_its_key(tmp_path: Path) -> None:
+    (client,) = blocks(section(read("docs/security.md"), "## What a client needs"), "python")
+    secured, port = Secured(tmp_path), free_port()
+    own = tmp_path / "mes.key"
+    secured.allow(make_key_pair(own), "listen")
+    door = Events(port.bound, secured.access(), tmp_path)
+    try:
+        shown = subprocess.run(
+            [sys.executable, "-c", client, port.reached, own, tmp_path / "line.key.pub"],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+    finally:
+        door.close()
+    assert shown.stdout == "status\n"
+
+
+def test_the_key_of_security_md_is_one(tmp_path: Path) -> None:
+    (example,) = blocks(section(read("docs/security.md"), "## Files"), "")
+    file = tmp_path / "its.key.pub"
+    file.write_text(example)
+    assert read_public_key(file).decode() in example
 
 
 def test_the_changeover_of_protocol_md_waits_until_the_new_product_may_come(address: str, tmp_path: Path) -> None:

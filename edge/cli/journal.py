@@ -1,6 +1,6 @@
 """`heatline journal`: what a line's journal holds, and whether it is whole."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 import msgspec
@@ -84,7 +84,13 @@ def show(line: str, count: int, after_seq: int | None, topics: tuple[str, ...], 
     with JournalReader.open_file(path) as reader:
         first, last = reader.range()
         events = reader.tally()
-        records = reader.newest(count, topics) if after_seq is None else _following(reader, after_seq, count, topics)
+        faults: dict[int, list[str]] = {}
+        if after_seq is None:
+            newest = reader.newest(count, topics)
+            records = [stored.record for stored in newest]
+            faults = {stored.record.seq: stored.faults(heatmap=False) for stored in newest}
+        else:
+            records = _following(reader, after_seq, count, topics)
         shown = Shown(
             path=str(path),
             journal_id=reader.journal_id,
@@ -114,7 +120,7 @@ def show(line: str, count: int, after_seq: int | None, topics: tuple[str, ...], 
     print_facts(str(path), facts)
     if records:
         click.echo()
-        _print_events(records)
+        _print_events(records, faults)
 
 
 def _following(reader: JournalReader, after_seq: int, count: int, topics: tuple[str, ...]) -> list[Record]:
@@ -128,26 +134,31 @@ def _following(reader: JournalReader, after_seq: int, count: int, topics: tuple[
     return records
 
 
-def _print_events(records: Sequence[Record]) -> None:
+def _print_events(records: Sequence[Record], faults: Mapping[int, list[str]]) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in SHOWN:
         table.add_column(
             heading, justify="right" if heading in ("seq", "score", "regions") else "left", overflow="fold"
         )
     for record in records:
-        table.add_row(*(visible(cell) for cell in _cells(record)))
+        table.add_row(*(visible(cell) for cell in _cells(record, faults.get(record.seq, []))))
     console = Console(markup=False)
     if not console.is_terminal:  # what is not read on a screen is searched, and must not be cut into lines
         console = Console(markup=False, width=WIDE)
     console.print(table)
 
 
-def _cells(record: Record) -> list[str]:
-    """A row of the table that is shown."""
+def _cells(record: Record, faults: Sequence[str]) -> list[str]:
+    """A row of the table that is shown.
+
+    Args:
+        faults: what of the event is not what was written.
+    """
     try:
         row = dict(zip(COLUMNS, row_of(record, event_from(record.header)), strict=True))
     except MessageError as error:
         return [str(record.seq), _clock(record.at_ns), record.topic, "", "", "", "", str(error)]
+    said = [": ".join(_in_words(row[name]) for name in ("what", "detail") if row[name])]
     score = row["frame_score"]
     return [
         str(record.seq),
@@ -157,7 +168,7 @@ def _cells(record: Record) -> list[str]:
         _in_words(row["part_id"]),
         f"{score:.2f}" if isinstance(score, float) else "",
         _in_words(row["regions"] or None),
-        ": ".join(_in_words(row[name]) for name in ("what", "detail") if row[name]),
+        "; ".join(filter(None, [*said, *faults])),
     ]
 
 

@@ -3,6 +3,7 @@
 Commands write it, and a running line reads it again and again.
 """
 
+import errno
 import logging
 import threading
 import time
@@ -23,6 +24,7 @@ Role = Literal["listen", "follow", "command"]
 ROLES: tuple[Role, ...] = get_args(Role)
 ALLOWED_KEYS = Path("/etc/heatline/keys/allowed")
 """Where a machine's allow-lists lie unless another folder is named."""
+_SHORTAGES = errno.EMFILE, errno.ENFILE, errno.ENOMEM
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ class AllowList:
     """The allow-lists of a folder, as they are now. Any thread.
 
     What cannot be believed lets nobody in: a key's file that is damaged or that others can write, a folder of which
-    that is so. It is logged, and the other keys are let in.
+    that is so. It is logged, and the other keys are let in. What cannot be read for want of memory or descriptors stays
+    as it was: else whoever opens many connections would have all others cut off.
 
     Args:
         folder: None: nobody is allowed.
@@ -137,19 +140,31 @@ class AllowList:
         """Whether a key was let in for a role when last looked."""
         return key in self._keys[role]
 
-    def _read(self, role: Role, faults: list[str]) -> list[bytes]:
+    def _read(self, role: Role, faults: list[str]) -> Collection[bytes]:
         if self._folder is None:
             return []
         found: list[bytes] = []
         try:
             files = files_in(self._folder / role, AccessError)
         except AccessError as error:
+            if _is_for_want_of_something(error):
+                return self._as_before(role, error, faults)
             faults.append(f"nobody is let in to {role}: {error}")
             return found
         for path in files:
             try:
                 found.append(parse_public_key(read_trusted(path, AccessError), path))
             except AccessError as error:
+                if _is_for_want_of_something(error):
+                    return self._as_before(role, error, faults)
                 if path.exists():  # else it was revoked just now
                     faults.append(f"a key is not let in to {role}: {error}")
         return found
+
+    def _as_before(self, role: Role, error: AccessError, faults: list[str]) -> Collection[bytes]:
+        faults.append(f"who may {role} stays as it was: {error}")
+        return self._keys[role]
+
+
+def _is_for_want_of_something(error: AccessError) -> bool:
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _SHORTAGES

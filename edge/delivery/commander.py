@@ -120,6 +120,10 @@ class Commander:
             ) from error
         return socket
 
+    def _connect_anew(self) -> None:
+        self._socket.close()
+        self._socket = self._connected()
+
     def _granted(self, request: Request) -> Triggered | Announced | Selected:
         reply = self._ask(request)
         if isinstance(reply, Refused):
@@ -134,8 +138,7 @@ class Commander:
             if reply.request_id == request.request_id:
                 return reply
         # A new connection: neither shall the request still go out, nor the reply to it be taken for the next one's.
-        self._socket.close()
-        self._socket = self._connected()
+        self._connect_anew()
         raise DeliveryError(
             f"{self._address} did not reply within {self.timeout_s:g} s, and may have done what it was asked; "
             "the line's events and its log say"
@@ -147,6 +150,7 @@ class Commander:
                 self._socket.send(data, zmq.NOBLOCK)
                 return
         refused = why_not_let_in(self._address, self._keys, zmq.DEALER)
+        self._connect_anew()  # ZeroMQ may have given up
         if refused is not None:
             raise AccessError(f"{refused}; nothing was asked of it")
         raise DeliveryError(

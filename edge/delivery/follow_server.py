@@ -5,7 +5,7 @@ the wire.
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,7 +116,9 @@ class FollowServer(RouterServer):
         super().__init__(address, access)
         self._consumers = consumers
         self._heartbeat_s = heartbeat_s
-        self._journal = JournalWatch(folder)
+        self.damaged: list[Callable[[str, str], None]] = []
+        """Told, on the server's thread, the id of a journal that reads damaged, and why, in words."""
+        self._journal = JournalWatch(folder, self.damaged)
         self._sessions: dict[str, _Session] = {}
         self._connected: frozenset[str] = frozenset()
         self._superseded: dict[str, deque[str]] = {}

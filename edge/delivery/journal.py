@@ -11,21 +11,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from edge.delivery.journal_errors import JournalDamagedError, JournalForeignError, JournalReplacedError, kind_of
+from edge.delivery.file_locks import holders
+from edge.delivery.journal_errors import (
+    JournalDamagedError,
+    JournalForeignError,
+    JournalFullError,
+    JournalReplacedError,
+    kind_of,
+)
 from edge.delivery.journal_file import FILE_NAME, PAGE_BYTES, beside, head_of, identity, make, move_aside
 from edge.delivery.journal_rows import (
     AT_NS,
     TOPIC,
     Progress,
     Record,
-    crc_of,
+    header_crc,
+    heatmap_crc,
+    oldest_at_ns_in,
     progress_in,
     range_in,
     sizes_in,
     topics_in,
 )
 
-BUSY_SECONDS = 0.5
+BUSY_SECONDS = 0.2
 """How long to wait for somebody else who holds the file."""
 LOOKED_AT_WHEN_OPENED = 1000
 """The newest events, which the last death is most likely to have hurt; `heatline journal verify` looks at all."""
@@ -33,6 +42,8 @@ WAL_BYTES = 8 << 20
 """Room taken for it at once: on a disk that fills meanwhile, what is free in the journal can be used still."""
 WAL_KEPT_BYTES = 2 * WAL_BYTES
 """A reader that takes long makes it grow; afterwards it shrinks to this."""
+WAL_MOST_BYTES = 128 << 20
+"""Beyond it, or beyond the budget if that is larger, the journal is full until the reader lets go."""
 
 
 class Gone(NamedTuple):
@@ -46,9 +57,10 @@ class Gone(NamedTuple):
 class Journal:
     """The journal, to be written by one thread; `open` it."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int, most_bytes: int | None = None) -> None:
         self.path = path
         self._connection, self._lock = connection, lock
+        self._most_bytes = most_bytes
         self.journal_id = ""
         self.line = ""
         self.first_seq = self.last_seq = 0
@@ -60,6 +72,10 @@ class Journal:
         """Of its pages in use."""
         self.file_bytes = 0
         """Of all its pages: what is deleted is used again, and not given back."""
+        self.oldest_at_ns: int | None = None
+        """When the oldest event was journalled: UTC, ns since 1970; None where there is none."""
+        self.wal_bytes = 0
+        """Of what SQLite keeps beside it."""
         self._files: list[tuple[int, int] | None] = []
 
     @classmethod
@@ -90,8 +106,8 @@ class Journal:
                     timeout=BUSY_SECONDS,
                 )
                 if_it_fails.callback(connection.close)
-                journal = cls(path, connection, lock)
-                journal._prepare(most_bytes)
+                journal = cls(path, connection, lock, most_bytes)
+                journal._prepare()
                 journal.look_again()
                 if journal.line != line:
                     raise JournalForeignError(
@@ -99,6 +115,7 @@ class Journal:
                         "journal.folder"
                     )
                 journal._take_room()
+                journal._note_wal()
                 journal._files = _identities(path)
             except (sqlite3.Error, OSError) as error:
                 raise kind_of(error, path) from error
@@ -118,6 +135,7 @@ class Journal:
             self.topics = topics_in(self._connection)
             self.progress = progress_in(self._connection)
             self.size_bytes, self.file_bytes = sizes_in(self._connection)
+            self.oldest_at_ns = oldest_at_ns_in(self._connection)
             self._require_whole()
 
     def append(self, records: Sequence[Record], progress: Mapping[str, Progress]) -> None:
@@ -127,15 +145,17 @@ class Journal:
             records: they go on where the journal ends.
             progress: by camera, of those that got on with these events.
         Raises:
+            JournalFullError: nothing was tried, or there was no room.
             JournalError: it failed. They may have been kept all the same: `look_again`.
         """
         seqs = [record.seq for record in records]
         if seqs != list(range(self.last_seq + 1, self.last_seq + 1 + len(seqs))):
             raise ValueError(f"events {seqs} cannot follow event {self.last_seq}")
+        self.require_little_beside()
         topics = {record.topic: record.seq for record in records}
-        rows = [(*record[:3], crc_of(record.header, record.heatmap), *record[3:]) for record in records]
-        with self._transaction():
-            self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+        rows = [(*record[:3], header_crc(record), heatmap_crc(record.heatmap), *record[3:]) for record in records]
+        with self._transaction(sum(len(record.header) + len(record.heatmap or b"") for record in records)):
+            self._connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             self._connection.executemany("REPLACE INTO topics VALUES (?, ?)", topics.items())
             self._connection.executemany(
                 "REPLACE INTO progress VALUES (?, ?, ?)", [(camera, *how_far) for camera, how_far in progress.items()]
@@ -144,23 +164,34 @@ class Journal:
         self.size_bytes, self.file_bytes = sizes
         self.topics |= topics
         self.progress |= progress
+        self._note_wal()
         if records:
-            self.first_seq, self.last_seq = self.first_seq or seqs[0], seqs[-1]
+            if not self.first_seq:
+                self.first_seq, self.oldest_at_ns = seqs[0], records[0].at_ns
+            self.last_seq = seqs[-1]
 
-    def oldest(self, at_most: int) -> list[tuple[int, int, int]]:
+    def oldest(self, bytes_in_all: int) -> list[tuple[int, int, int]]:
         """The oldest events: of each its seq, when it was journalled (UTC, ns since 1970), and its size in bytes.
 
+        Args:
+            bytes_in_all: so many that these are reached.
         Raises:
             JournalError: they cannot be read.
         """
+        found: list[tuple[int, int, int]] = []
         try:
-            return self._connection.execute(
-                f"SELECT seq, {AT_NS}, ifnull(length(header), 0) + ifnull(length(heatmap), 0) FROM events "
-                "ORDER BY seq LIMIT ?",
-                (at_most,),
-            ).fetchall()
+            rows = self._connection.execute(
+                f"SELECT seq, {AT_NS}, ifnull(length(header), 0) + ifnull(length(heatmap), 0) FROM events ORDER BY seq"
+            )
+            with contextlib.closing(rows):
+                for row in rows:
+                    found.append(row)
+                    bytes_in_all -= row[2]
+                    if bytes_in_all <= 0:
+                        break
         except sqlite3.Error as error:
             raise kind_of(error, self.path) from error
+        return found
 
     def discard(self, through_seq: int) -> Gone:
         """Delete the oldest events, through this one. In one transaction: of many, have them go in several calls.
@@ -176,9 +207,11 @@ class Journal:
             )
             self._connection.execute("DELETE FROM events WHERE seq <= ?", (through_seq,))
             first_seq, _ = range_in(self._connection)
+            oldest_at_ns = oldest_at_ns_in(self._connection)
             sizes = sizes_in(self._connection)
         gone = Gone(self.first_seq, min(through_seq, self.last_seq), by_topic)
-        self.first_seq = first_seq
+        self.first_seq, self.oldest_at_ns = first_seq, oldest_at_ns
+        self._note_wal()
         self.size_bytes, self.file_bytes = sizes
         return gone
 
@@ -190,11 +223,35 @@ class Journal:
         Raises:
             JournalError: it cannot be written.
         """
+        self._note_wal()
+        large = self.wal_bytes > WAL_KEPT_BYTES
         try:
-            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            how = "TRUNCATE" if large else "RESTART"
+            busy, _, _ = self._connection.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
         except sqlite3.Error as error:
             raise kind_of(error, self.path) from error
+        if large and not busy:
+            self._take_room()
+            self._note_wal()
         return not busy
+
+    def require_little_beside(self) -> None:
+        """See that what SQLite keeps beside the file has not grown beyond all measure.
+
+        Raises:
+            JournalFullError: it has.
+        """
+        if self.wal_bytes > max(WAL_MOST_BYTES, self._most_bytes or 0):
+            raise JournalFullError(f"{self.path} cannot be written: {self.in_the_way()}")
+
+    def in_the_way(self) -> str:
+        """What has grown beside the file, and who keeps it from getting small."""
+        others = ", ".join(map(str, holders(beside(self.path)[2])))
+        who = f"process {others} reads" if others else "somebody reads"
+        return (
+            f"{beside(self.path)[1].name} beside it has grown to {self.wal_bytes >> 20} MiB, as {who} it in one go and "
+            "does not let go of it; end that reader"
+        )
 
     def require_in_place(self) -> None:
         """See that what is open is still what is at its path.
@@ -213,15 +270,21 @@ class Journal:
             os.close(self._lock)
             self._lock = -1
 
-    def _prepare(self, most_bytes: int | None) -> None:
+    def _prepare(self) -> None:
         run = self._connection.execute
         if run("PRAGMA journal_mode").fetchone()[0] != "wal":  # somebody had it in hand
             run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
         run("PRAGMA cell_size_check = ON")
         run(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
-        if most_bytes is not None:
-            run(f"PRAGMA max_page_count = {max(1, most_bytes // PAGE_BYTES)}")
+        if self._most_bytes is not None:
+            run(f"PRAGMA max_page_count = {max(1, self._most_bytes // PAGE_BYTES)}")
+
+    def _note_wal(self) -> None:
+        try:
+            self.wal_bytes = beside(self.path)[1].stat().st_size
+        except OSError:
+            self.wal_bytes = 0
 
     def _take_room(self) -> None:
         """Have the file beside it take the room that it needs, where there is plenty."""
@@ -257,7 +320,12 @@ class Journal:
                 raise JournalDamagedError(f"{self.path} is damaged (event {seq} is not of topic {topic})")
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, of_bytes: int = 0) -> Iterator[None]:
+        """All or nothing of what is done within.
+
+        Args:
+            of_bytes: that it adds.
+        """
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
@@ -267,8 +335,19 @@ class Journal:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
-                raise kind_of(error, self.path) from error
+                said = kind_of(error, self.path)
+                if isinstance(said, JournalFullError) and self._has_no_budget_for(of_bytes):
+                    said = JournalFullError(
+                        f"{self.path} has all the room that the line may give it: more comes than can be deleted "
+                        "meanwhile; set a larger journal.keep_mib, or have fewer heatmaps sent"
+                    )
+                raise said from error
             raise
+
+    def _has_no_budget_for(self, of_bytes: int) -> bool:
+        """Whether so much does not fit into what is left of its budget; a little is for SQLite itself."""
+        needed = of_bytes + of_bytes // 4 + 16 * PAGE_BYTES
+        return self._most_bytes is not None and self.size_bytes + needed > self._most_bytes
 
 
 def _hold(folder: Path) -> int:

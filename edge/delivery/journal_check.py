@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from edge.delivery.journal_reader import JournalReader
-from edge.delivery.journal_rows import Record, crc_of
+from edge.delivery.journal_reader import JournalReader, StoredRecord
 from edge.delivery.messages import StatusEvent, VerdictEvent, event_from
 from edge.errors import MessageError
 
@@ -36,11 +35,12 @@ def faults(reader: JournalReader, went_on: Callable[[int, int], None]) -> Iterat
         gone = min(stored.first_seq - 1, last) if stored.first_seq else last
         if gone > after:  # what retention deleted meanwhile is not missing
             after, before, begin = gone, {}, gone + 1
-        for record, crc in stored.records:
+        for each in stored.records:
+            record = each.record
             if record.seq > after + 1:
                 yield f"events {after + 1} to {record.seq - 1} are missing"
                 before, begin = {}, record.seq
-            for fault in _of_event(record, crc, reader.journal_id, before.get(record.topic), begin):
+            for fault in _of_event(each, reader.journal_id, before.get(record.topic), begin):
                 yield f"event {record.seq}: {fault}"
             after = reached[record.topic] = before[record.topic] = record.seq
         if after < last and len(stored.records) < EVENTS_AT_ONCE:
@@ -68,15 +68,14 @@ def _of_topics(reader: JournalReader, before: dict[str, int], reached: dict[str,
             yield f"topic {topic} is said to end with event {now.get(topic, 0)}, and event {seq} is of it"
 
 
-def _of_event(record: Record, crc: int, journal_id: str, previous: int | None, begin: int) -> Iterator[str]:
+def _of_event(stored: StoredRecord, journal_id: str, previous: int | None, begin: int) -> Iterator[str]:
     """What is wrong with one event.
 
     Args:
         previous: the event before it of its topic; None: that is not known, and was before `begin`.
     """
-    if crc_of(record.header, record.heatmap) != crc:
-        part = "its header" if record.heatmap is None else "its header or its heatmap"
-        yield f"{part} is not what was written (its checksum differs)"
+    record = stored.record
+    yield from stored.faults()
     try:
         event = event_from(record.header)
     except MessageError as error:

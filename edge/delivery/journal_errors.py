@@ -40,6 +40,10 @@ class JournalReplacedError(JournalError):
     """The file that is open is no more the one at its path: open it anew."""
 
 
+class JournalHungError(JournalError):
+    """The disk does not answer: what was asked of it may be done later, or never."""
+
+
 class JournalFailedError(JournalError):
     """The disk failed otherwise."""
 

@@ -34,7 +34,8 @@ CREATE TABLE events (
     seq INTEGER PRIMARY KEY,
     at_ns INTEGER NOT NULL,
     topic TEXT NOT NULL,
-    crc INTEGER NOT NULL,
+    header_crc INTEGER NOT NULL,
+    heatmap_crc INTEGER,
     header BLOB NOT NULL,
     heatmap BLOB
 );
@@ -120,8 +121,11 @@ def move_aside(path: Path) -> Path:
     try:
         there = [entry.name for entry in path.parent.iterdir()]
         numbers = sorted({int(found[1]) for name in there if (found := re.match(rf"{re.escape(numbered)}(\d+)", name))})
-        number = numbers[-1] + 1 if numbers else 1
-        aside = path.with_name(f"{numbered}{number}")
+        aside = path.with_name(f"{numbered}{numbers[-1] if numbers else 0}")
+        if numbers and _was_cut_short(path, aside):
+            del numbers[-1]
+        else:
+            aside = path.with_name(f"{numbered}{numbers[-1] + 1 if numbers else 1}")
         # The database first: without what SQLite keeps beside it, it would look whole, and be older than it was.
         for old, new in zip(beside(path), beside(aside), strict=True):
             with contextlib.suppress(FileNotFoundError):
@@ -133,6 +137,17 @@ def move_aside(path: Path) -> Path:
     except OSError as error:
         raise kind_of(error, path) from error
     return aside
+
+
+def _was_cut_short(path: Path, aside: Path) -> bool:
+    """Whether moving a journal aside was begun before and not ended: what is left lies beside no database, and was last
+    written before that one got its new name.
+    """
+    if path.exists() or not aside.exists():
+        return False
+    moved_ns = aside.stat().st_ctime_ns
+    pairs = [(old, new) for old, new in zip(beside(path), beside(aside), strict=True) if old.exists()]
+    return all(old.stat().st_mtime_ns <= moved_ns and not new.exists() for old, new in pairs)
 
 
 def identity(path: Path) -> tuple[int, int] | None:

@@ -5,7 +5,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from edge.delivery.journal_errors import (
     JournalDamagedError,
@@ -18,12 +18,13 @@ from edge.delivery.journal_errors import (
 )
 from edge.delivery.journal_file import FILE_NAME, beside, head_of
 from edge.delivery.journal_rows import (
-    AT_NS,
-    HEADER,
+    EVENT,
     HEATMAP,
     TOPIC,
     Progress,
     Record,
+    header_crc,
+    heatmap_crc,
     progress_in,
     range_in,
     sizes_in,
@@ -35,7 +36,6 @@ BUSY_SECONDS = 5.0
 """How long to wait for somebody else who holds the file."""
 SCANNED_AT_MOST = 20_000
 """Events looked at in one reading, so that a filter that nothing passes keeps no reader, nor the file, for long."""
-_COLUMNS = f"seq, {AT_NS}, {TOPIC}, {HEADER}"
 
 
 class Page(NamedTuple):
@@ -48,13 +48,33 @@ class Page(NamedTuple):
     """Events that were asked for, up to this one, are gone; None where none are."""
 
 
+class StoredRecord(NamedTuple):
+    """An event as it is stored."""
+
+    record: Record
+    header_crc: int | None
+    """As it was noted."""
+    heatmap_crc: int | None
+
+    def faults(self, heatmap: bool = True) -> list[str]:
+        """What of it is not what was written.
+
+        Args:
+            heatmap: whether its heatmap was read.
+        """
+        parts = {
+            "its header, its topic or its time": header_crc(self.record) != self.header_crc,
+            "its heatmap": heatmap and heatmap_crc(self.record.heatmap) != self.heatmap_crc,
+        }
+        return [f"{part} is not what was written (its checksum differs)" for part, differs in parts.items() if differs]
+
+
 class Stored(NamedTuple):
     """Events as they are stored."""
 
     first_seq: int
     """Of the oldest event at that instant."""
-    records: list[tuple[Record, int]]
-    """Each with the CRC that was noted of it."""
+    records: list[StoredRecord]
 
 
 class JournalReader:
@@ -185,6 +205,7 @@ class JournalReader:
             at_most_bytes: headers and heatmaps together; one event is read whatever its size.
             heatmaps: whether they are wanted.
         Raises:
+            JournalDamagedError: the first of them is missing, or is not what was written.
             JournalReplacedError: the journal is another one by now.
             JournalError: another of its kinds: it cannot be read.
         """
@@ -197,19 +218,22 @@ class JournalReader:
             lost_through = min(begin, end) if after_seq < min(begin, end) else None
             end = min(end, begin + SCANNED_AT_MOST)
             rows = self._connection.execute(
-                f"SELECT {_COLUMNS}, {HEATMAP if heatmaps else 'NULL'} FROM events "
+                f"SELECT {EVENT}, {HEATMAP if heatmaps else 'NULL'}, header_crc, heatmap_crc FROM events "
                 f"WHERE seq > ? AND seq <= ? AND {wanted} ORDER BY seq LIMIT ?",
                 (begin, end, *prefixes, at_most),
             )
             records: list[Record] = []
             left = at_most_bytes
             cut_off = False
-            for row in map(Record._make, rows):
-                left -= len(row.header) + len(row.heatmap or b"")
-                if records and left < 0:
+            for stored in map(_stored, rows):
+                record = stored.record
+                left -= len(record.header) + len(record.heatmap or b"")
+                faults = stored.faults(heatmaps)
+                if records and (left < 0 or faults):  # what comes before a damaged event is delivered still
                     cut_off = True
                     break
-                records.append(row)
+                self._require_none(faults, record)
+                records.append(record)
             rows.close()
         through = records[-1].seq if cut_off or len(records) == at_most else max(end, after_seq)
         if (
@@ -220,8 +244,8 @@ class JournalReader:
             raise JournalDamagedError(f"{self.path} is damaged (events after event {begin} are missing)")
         return Page(records, through, lost_through)
 
-    def newest(self, at_most: int, topics: Iterable[str] = ("",)) -> list[Record]:
-        """The newest events of these topics, in their order, without heatmaps.
+    def newest(self, at_most: int, topics: Iterable[str] = ("",)) -> list[StoredRecord]:
+        """The newest events of these topics, in their order, without heatmaps, and just as they are stored.
 
         Raises:
             JournalError: they cannot be read.
@@ -229,10 +253,10 @@ class JournalReader:
         wanted, prefixes = _condition(topics)
         with self._snapshot():
             rows = self._connection.execute(
-                f"SELECT {_COLUMNS}, NULL FROM events WHERE {wanted} ORDER BY seq DESC LIMIT ?",
+                f"SELECT {EVENT}, NULL, header_crc, heatmap_crc FROM events WHERE {wanted} ORDER BY seq DESC LIMIT ?",
                 (*prefixes, at_most),
-            )
-            return [Record._make(row) for row in rows][::-1]
+            ).fetchall()
+        return [_stored(row) for row in reversed(rows)]
 
     def tally(self) -> dict[str, int]:
         """How many events of each topic there are.
@@ -260,10 +284,11 @@ class JournalReader:
         with self._snapshot():
             first, _ = range_in(self._connection)
             rows = self._connection.execute(
-                f"SELECT {_COLUMNS}, {HEATMAP}, crc FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+                f"SELECT {EVENT}, {HEATMAP}, header_crc, heatmap_crc FROM events "
+                "WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
                 (after_seq, through_seq, at_most),
             )
-            return Stored(first, [(Record._make(row[:5]), row[5]) for row in rows])
+            return Stored(first, [_stored(row) for row in rows])
 
     def faults_of_structure(self, at_most: int) -> list[str]:
         """What SQLite finds wrong with the file, in its words. It reads all of it; Ctrl-C ends it.
@@ -310,6 +335,10 @@ class JournalReader:
         if not same:
             raise JournalReplacedError(f"{self.path} is another file than it was; open it anew")
 
+    def _require_none(self, faults: list[str], record: Record) -> None:
+        if faults:
+            raise JournalDamagedError(f"{self.path} is damaged (event {record.seq}: {faults[0]})")
+
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[None]:
         """All that is read within is of one instant."""
@@ -321,6 +350,10 @@ class JournalReader:
                 self._connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise kind_of(error, self.path) from error
+
+
+def _stored(row: tuple[Any, ...]) -> StoredRecord:
+    return StoredRecord(Record._make(row[:5]), *row[5:])
 
 
 def _is_written(path: Path) -> bool:

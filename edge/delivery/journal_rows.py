@@ -13,6 +13,7 @@ AT_NS = "ifnull(CAST(at_ns AS INTEGER), 0)"
 TOPIC = "ifnull(CAST(topic AS TEXT), '')"
 HEADER = "ifnull(CAST(header AS BLOB), x'')"
 HEATMAP = "CAST(heatmap AS BLOB)"
+EVENT = f"seq, {AT_NS}, {TOPIC}, {HEADER}"
 
 
 class Record(NamedTuple):
@@ -35,15 +36,26 @@ class Progress(NamedTuple):
     """Of the last frame with an event, as that boot's ledger counts."""
 
 
-def crc_of(header: bytes, heatmap: bytes | None) -> int:
-    """CRC-32 of what was journalled."""
-    return zlib.crc32(heatmap or b"", zlib.crc32(header))
+def header_crc(record: Record) -> int:
+    """CRC-32 of all of an event but its heatmap."""
+    return zlib.crc32(record.header, zlib.crc32(f"{record.seq} {record.at_ns} {record.topic} ".encode()))
+
+
+def heatmap_crc(heatmap: bytes | None) -> int | None:
+    """CRC-32 of a heatmap; None where there is none."""
+    return None if heatmap is None else zlib.crc32(heatmap)
 
 
 def range_in(connection: sqlite3.Connection) -> tuple[int, int]:
     """The oldest event, 0 where there is none, and how far is counted."""
     (first,) = connection.execute("SELECT ifnull(min(seq), 0) FROM events").fetchone()
     return first, max(topics_in(connection).values(), default=0)
+
+
+def oldest_at_ns_in(connection: sqlite3.Connection) -> int | None:
+    """When the oldest event was journalled; None where there is none."""
+    found = connection.execute(f"SELECT {AT_NS} FROM events ORDER BY seq LIMIT 1").fetchone()
+    return None if found is None else found[0]
 
 
 def sizes_in(connection: sqlite3.Connection) -> tuple[int, int]:

@@ -2,10 +2,11 @@
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.delivery.journal_errors import JournalReplacedError
+from edge.delivery.journal_errors import JournalDamagedError, JournalReplacedError
 from edge.delivery.journal_reader import JournalReader, Page
 from edge.errors import JournalError
 
@@ -15,10 +16,14 @@ SECONDS_BETWEEN_TRIES = 1.0
 
 
 class JournalWatch:
-    """Reads the journal of a folder for as long as it is used, by one thread."""
+    """Reads the journal of a folder for as long as it is used, by one thread.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        damaged: are told the id of a journal that reads damaged, and why, in words.
+    """
+
+    def __init__(self, folder: Path, damaged: Sequence[Callable[[str, str], None]] = ()) -> None:
+        self._folder, self._damaged = folder, damaged
         self._reader: JournalReader | None = None
         self._try_again_s = float("-inf")
         self.journal_id: str | None = None
@@ -84,6 +89,10 @@ class JournalWatch:
         return changed
 
     def _failed(self, error: JournalError) -> None:
+        journal_id = self.journal_id if self._reader is None else self._reader.journal_id
+        if isinstance(error, JournalDamagedError) and journal_id is not None:
+            for tell in self._damaged:
+                tell(journal_id, str(error))
         self.close()
         self._try_again_s = time.monotonic() + (0 if isinstance(error, JournalReplacedError) else SECONDS_BETWEEN_TRIES)
         if self.fault is None and not isinstance(error, JournalReplacedError):

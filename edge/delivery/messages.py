@@ -5,7 +5,7 @@ and two more for the welcome, which has one part.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -322,6 +322,8 @@ class Message:
     png: bytes | None = None
     late: bool = False
     """It was missed, and comes from the journal: its part has long gone by."""
+    header: bytes | None = field(default=None, compare=False, repr=False)
+    """The event as `header_of` has it, where that is known."""
 
 
 _encoder = msgspec.json.Encoder()
@@ -351,7 +353,7 @@ def event_from(header: bytes) -> Event:
 
 def to_frames(message: Message) -> list[bytes]:
     """The parts of a message: topic, JSON header, PNG if there is one."""
-    parts = [message.event.topic.encode(), header_of(message.event)]
+    parts = [message.event.topic.encode(), message.header or header_of(message.event)]
     return parts if message.png is None else [*parts, message.png]
 
 

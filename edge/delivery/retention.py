@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 from edge.delivery.journal import Gone, Journal
 
-EVENTS_AT_ONCE = 256
 BYTES_AT_ONCE = 4 << 20
 """Deleted in one transaction at most, so that no commit waits long for it."""
 _SPARE = 16
@@ -32,31 +31,36 @@ class Retention:
         """What the journal's file may not go beyond while what is to go has not gone yet."""
         return self._keep_bytes + self._keep_bytes // 4 + 4 * BYTES_AT_ONCE
 
-    def is_due(self, journal: Journal, now_ns: int) -> bool:
-        """Whether something may have to go.
+    def is_due(self, journal: Journal, now_ns: int | None) -> bool:
+        """Whether something may have to go. The disk is not asked.
 
-        Raises:
-            JournalError: the journal cannot be read.
+        Args:
+            now_ns: as for `discard_some`.
         """
-        return self._too_much(journal) > 0 or any(at_ns < now_ns - self._keep_ns for _, at_ns, _ in journal.oldest(1))
+        oldest_ns = journal.oldest_at_ns
+        return self._too_much(journal) > 0 or (oldest_ns is not None and oldest_ns < self._before_ns(now_ns))
 
-    def discard_some(self, journal: Journal, acked: Mapping[str, int], now_ns: int) -> Gone | None:
+    def discard_some(self, journal: Journal, acked: Mapping[str, int], now_ns: int | None) -> Gone | None:
         """Delete what is due, as much as goes at once; what went, None where nothing did.
 
         Args:
             acked: through which seq each durable consumer has acknowledged.
-            now_ns: UTC, ns since 1970.
+            now_ns: UTC, ns since 1970; None: nobody knows, and nothing goes for its age.
         Raises:
             JournalError: the journal cannot be read or written.
         """
-        oldest = journal.oldest(EVENTS_AT_ONCE)
+        oldest = journal.oldest(BYTES_AT_ONCE)
         given = min(acked.values(), default=journal.last_seq)
         free = [event for event in oldest if event[0] <= given]
         too_much = self._too_much(journal)
-        through = _through(free, too_much, self._spare_bytes // 2, now_ns - self._keep_ns)
+        through = _through(free, too_much, self._spare_bytes // 2, self._before_ns(now_ns))
         if through is None:
             through = _through(oldest, too_much, self._spare_bytes // 4)
         return None if through is None else journal.discard(through)
+
+    def _before_ns(self, now_ns: int | None) -> int:
+        """What was journalled before is too old."""
+        return 0 if now_ns is None else now_ns - self._keep_ns
 
     def _too_much(self, journal: Journal) -> int:
         """Bytes beyond the budget; 0 or less: none."""
@@ -86,16 +90,15 @@ class Discarded:
 
     first_seq: int
     last_seq: int
+    """Some between them may have gone when everybody had them."""
     since_s: float
+    events: int = 0
     by_topic: dict[str, int] = field(default_factory=dict)
     consumers: set[str] = field(default_factory=set)
 
-    @property
-    def events(self) -> int:
-        return self.last_seq - self.first_seq + 1
-
     def add(self, gone: Gone, consumers: Iterable[str]) -> None:
         self.last_seq = gone.last_seq
+        self.events += gone.last_seq - gone.first_seq + 1
         self.consumers.update(consumers)
         for topic, events in gone.by_topic.items():
             self.by_topic[topic] = self.by_topic.get(topic, 0) + events

@@ -8,6 +8,7 @@ from typing import Self
 
 import zmq
 
+from edge.delivery.connection import Connection
 from edge.delivery.curve import ClientKeys
 from edge.delivery.gaps import Gap, Gaps
 from edge.delivery.heartbeats import notice_vanished_peers
@@ -18,6 +19,8 @@ from edge.errors import DeliveryError, EventsLostError, JournalError, MessageErr
 
 SECONDS_BETWEEN_VAIN_REPLAYS = 10.0
 WELCOMES = WELCOME.decode().strip()
+TEND_EVERY_MS = 500
+"""Of the connection, while nothing comes."""
 
 
 class Subscriber:
@@ -73,8 +76,9 @@ class Subscriber:
             keys.apply(self._socket)
         for topic in {*self._topics, WELCOMES}:
             self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
+        self._connection: Connection | None = None
         try:
-            self._socket.connect(address)
+            self._connection = Connection(self._socket, address)
         except zmq.ZMQError as error:
             self.close()
             raise DeliveryError(
@@ -93,7 +97,7 @@ class Subscriber:
             EventsLostError: events were missed and cannot be had any more.
         """
         while (ready := self._next_ready()) is None:
-            if not self._socket.poll(self._timeout_ms):
+            if not self._something_comes():
                 return None
             self._take(receive(self._socket, PARTS_KEPT))
         if isinstance(ready, EventsLostError):
@@ -104,6 +108,8 @@ class Subscriber:
         """Let go of the sockets; may be called twice."""
         if self._replay is not None:
             self._replay.close()
+        if self._connection is not None:
+            self._connection.close()
         self._socket.close()
         self._context.term()
 
@@ -118,6 +124,18 @@ class Subscriber:
     def _keep_subscribed(self) -> None:
         """Let ZeroMQ subscribe again where its connection was lost: it does so only as the socket is used."""
         self._socket.getsockopt(zmq.EVENTS)
+
+    def _something_comes(self) -> bool:
+        """Wait for it; whether it came in time."""
+        assert self._connection is not None
+        began_s, left_ms = time.monotonic(), self._timeout_ms
+        while not self._socket.poll(TEND_EVERY_MS if left_ms is None else min(left_ms, TEND_EVERY_MS)):
+            self._connection.tend()
+            if self._timeout_ms is not None:
+                left_ms = self._timeout_ms - int((time.monotonic() - began_s) * 1000)
+                if left_ms <= 0:
+                    return False
+        return True
 
     def _next_ready(self) -> Message | EventsLostError | None:
         while self._ready:

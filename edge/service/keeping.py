@@ -64,6 +64,7 @@ def kept(config: JournalConfig, folder: Path | None, reporter: Reporter, access:
         )
         at_end.callback(journalling.close)
         if server is not None:
+            server.damaged.append(journalling.distrust)
             server.start()
             at_end.callback(server.close)
             journalling.wake.append(server.wake)

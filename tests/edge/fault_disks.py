@@ -50,6 +50,18 @@ def fill(disk: Path) -> Path:
     return filler
 
 
+@contextlib.contextmanager
+def frozen(disk: Path) -> Iterator[None]:
+    """The disk does not answer who writes; whoever asked is stuck until this ends. Of a `failing_disk`."""
+    done = _tool("fsfreeze", "--freeze", str(disk))
+    if done.returncode != 0:
+        pytest.skip(f"no disk can be frozen here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        _tool("fsfreeze", "--unfreeze", str(disk))
+
+
 def make_read_only(disk: Path, how: str = "ro") -> None:
     """As somebody who looks after the machine does; refused where a file on it is open to be written."""
     done = _tool("mount", "-o", f"remount,{how}", str(disk))

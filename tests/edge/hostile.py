@@ -1,5 +1,6 @@
 """What no client and no line of ours says: messages made from valid ones, bytes that are no handshake. By a seed."""
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -9,6 +10,7 @@ import select
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -187,9 +189,23 @@ class Stranger:
         self._socket.close()
 
     def _connected(self) -> socket.socket:
-        connected = socket.create_connection(("127.0.0.1", self._port), self._within_s)
-        connected.sendall(self._hello)
-        return connected
+        give_up_s = time.monotonic() + self._within_s
+        while True:
+            with contextlib.ExitStack() as if_not:
+                try:
+                    connected = socket.create_connection(("127.0.0.1", self._port), self._within_s)
+                    if_not.callback(connected.close)
+                    connected.sendall(self._hello)
+                    said = b""
+                    while b"\x05READY" not in said:  # before, no message may come
+                        if not (more := connected.recv(1 << 16)):
+                            raise ConnectionResetError
+                        said += more
+                    if_not.pop_all()
+                    return connected
+                except ConnectionError:  # it hangs up on all, and is bound again in a moment
+                    assert time.monotonic() < give_up_s, "it is not bound again"
+                    time.sleep(0.01)
 
 
 def knock(port: int, data: bytes, within_s: float) -> None:

@@ -22,12 +22,14 @@ class Clocks:
     """Both clocks of a service; they stand still until a test moves them."""
 
     now_s: float = 1000.0
+    leapt_s: float = 0.0
+    """The wall clock alone was set forward by so much."""
 
     def monotonic_s(self) -> float:
         return self.now_s
 
     def wall_ns(self) -> int:
-        return 1_790_000_000_000_000_000 + round(self.now_s * 1e9)
+        return 1_790_000_000_000_000_000 + round((self.now_s + self.leapt_s) * 1e9)
 
 
 def good(camera: str = "top", number: int = 1) -> Message:

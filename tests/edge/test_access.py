@@ -1,7 +1,9 @@
 """Who may connect, as files say it; what is made of what ZeroMQ says; what is counted and logged."""
 
+import contextlib
 import logging
 import os
+import resource
 from collections import Counter
 from pathlib import Path
 from typing import get_args
@@ -192,6 +194,33 @@ def test_a_running_line_believes_nothing_that_others_can_write(
     (secured.allowed / "listen").chmod(0o755)
     allow_list.look()
     assert allow_list.allows("listen", client.own.public)
+
+
+def test_want_of_descriptors_cuts_nobody_off_and_lets_nobody_else_in(
+    secured: Secured, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever opens many connections brings that about."""
+    client = secured.client("listen")
+    allow_list = secured.access().allow_list
+    allow_list.look()
+    other = secured.client("listen")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held = os.open("/dev/null", os.O_RDONLY)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (held, limits[1]))  # no new one fits below it
+        with contextlib.ExitStack() as taken:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.enter_context(open("/dev/null"))
+            allow_list.look()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(held)
+    assert allow_list.allows("listen", client.own.public)
+    assert not allow_list.allows("listen", other.own.public)
+    assert "who may listen stays as it was" in caplog.text
+    allow_list.look()
+    assert allow_list.allows("listen", other.own.public)
 
 
 def test_a_key_that_is_being_written_is_not_seen_by_halves(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:

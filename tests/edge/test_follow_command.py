@@ -140,7 +140,7 @@ def test_an_event_that_a_crash_has_cut_off_is_written_anew(line: FollowedLine, t
 
 
 @pytest.mark.parametrize("other", [b"my only copy of something", b"a list\nof things", b'{"type":"verdict"}\n{"ty'])
-def test_a_file_of_something_else_is_left_as_it_is(line: FollowedLine, tmp_path: Path, other: bytes) -> None:
+def test_of_a_file_of_somebody_else_nothing_is_cut_off(line: FollowedLine, tmp_path: Path, other: bytes) -> None:
     file = tmp_path / "events.jsonl"
     line.tell(GOOD)
     file.write_bytes(other)

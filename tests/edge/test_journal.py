@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from edge.delivery import journal as journal_module
 from edge.delivery import journal_reader as reader_module
-from edge.delivery.journal import Journal
+from edge.delivery import retention as retention_module
+from edge.delivery.journal import Gone, Journal
 from edge.delivery.journal_errors import (
     JournalBusyError,
     JournalDamagedError,
@@ -34,6 +35,7 @@ from edge.delivery.journal_errors import (
 from edge.delivery.journal_file import FILE_NAME, move_aside
 from edge.delivery.journal_reader import JournalReader
 from edge.delivery.journal_rows import Progress, Record
+from edge.delivery.retention import Retention
 from edge.errors import JournalError
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, small_disk
 from tests.edge.journals import LINE, all_records
@@ -275,7 +277,9 @@ def test_a_disk_that_fills_takes_whole_groups_or_nothing_and_is_read_all_the_sam
     with small_disk(tmp_path / "disk") as disk, opened(disk) as journal:
         journal.append(records(1, 5), {})
         filler = fill(disk)
-        assert isinstance(append_until_it_fails(journal), JournalFullError)
+        error = append_until_it_fails(journal)
+        assert isinstance(error, JournalFullError)
+        assert "make room on its disk" in str(error)
         last = journal.last_seq
         with JournalReader.open(disk) as reader:
             assert all_records(reader) == records(1, last)
@@ -343,11 +347,83 @@ def test_a_disk_that_fails_under_it_is_no_damage(tmp_path: Path) -> None:
 
 def test_beyond_its_most_bytes_it_is_full(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path, LINE, most_bytes=100_000)
-    assert isinstance(append_until_it_fails(journal), JournalFullError)
+    error = append_until_it_fails(journal)
+    assert isinstance(error, JournalFullError)
+    assert "set a larger journal.keep_mib" in str(error)
     last = journal.last_seq
     journal.discard(last // 2)
     journal.append(records(last + 1, last + 5), {})
     journal.close()
+
+
+READS_IN_ONE_GO = """
+import sqlite3, sys
+connection = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True, isolation_level=None)
+connection.execute("BEGIN")
+connection.execute("SELECT count(*) FROM events").fetchall()
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def reading_in_one_go(path: Path) -> Iterator[int]:
+    """Another process that reads a journal and does not get on; its id."""
+    with subprocess.Popen(
+        [sys.executable, "-c", READS_IN_ONE_GO, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process.pid
+        process.communicate()
+
+
+def small_wal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "WAL_BYTES", 64 << 10)
+    monkeypatch.setattr(journal_module, "WAL_KEPT_BYTES", 128 << 10)
+    monkeypatch.setattr(journal_module, "WAL_MOST_BYTES", 1 << 20)
+
+
+def test_what_grows_beside_it_under_a_reader_has_a_bound_and_the_reader_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_wal(monkeypatch)
+    with opened(tmp_path) as journal:
+        journal.append(records(1, 5), {})
+        with reading_in_one_go(journal.path) as reader:
+            error = append_until_it_fails(journal)
+            assert isinstance(error, JournalFullError)
+            assert f"journal.db-wal beside it has grown to 1 MiB, as process {reader} reads it" in str(error)
+            assert 1 << 20 < journal.wal_bytes < 2 << 20
+            assert not journal.checkpoint()
+            last = journal.last_seq
+        assert journal.checkpoint()
+        assert journal.wal_bytes <= 128 << 10
+        journal.append(records(last + 1, last + 5), {})
+
+
+# Retention.
+
+
+def test_one_step_makes_up_for_events_that_are_larger_than_those_that_go(tmp_path: Path) -> None:
+    with opened(tmp_path) as journal:
+        journal.append(records(1, 5000), {})
+        journal.append([record(5001, size=1_000_000)], {})
+        most = journal.size_bytes - 1_000_000
+        gone = Retention(1e9, most).discard_some(journal, {}, None)
+        assert gone is not None
+        assert most - most // 4 <= journal.size_bytes <= most, "and not much more than that"
+
+
+def test_a_step_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention_module, "BYTES_AT_ONCE", 3000)
+    with opened(tmp_path) as journal:
+        journal.append(records(1, 100), {})
+        assert Retention(1e9, 4096).discard_some(journal, {}, None) == Gone(1, 10, {"alarm": 10})
+        old = Retention(0, 1 << 30)
+        assert old.is_due(journal, 10_000)
+        assert old.discard_some(journal, {"mes1": 15}, 10_000) == Gone(11, 15, {"alarm": 5})
+        assert old.discard_some(journal, {"mes1": 15}, 10_000) is None
 
 
 # Damage.
@@ -419,6 +495,35 @@ def test_a_gap_is_found_where_it_is_read(tmp_path: Path) -> None:
         reader.read(0)
 
 
+@pytest.mark.parametrize(
+    ("change", "heatmaps", "part"),
+    [
+        ("header = X'7B7D'", False, "its header, its topic or its time"),
+        ("topic = 'change'", False, "its header, its topic or its time"),
+        ("at_ns = 1", False, "its header, its topic or its time"),
+        ("header_crc = 'none'", False, "its header, its topic or its time"),
+        ("heatmap = X'7B7D'", True, "its heatmap"),
+        ("heatmap = NULL", True, "its heatmap"),
+        ("heatmap_crc = NULL", True, "its heatmap"),
+    ],
+)
+@pytest.mark.parametrize("topics", [("",), ("alarm", "change")])
+def test_an_event_that_is_not_what_was_written_is_never_delivered_and_those_before_it_are(
+    tmp_path: Path, change: str, heatmaps: bool, part: str, topics: tuple[str, ...]
+) -> None:
+    path = damaged(tmp_path)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"UPDATE events SET {change} WHERE seq = 6")
+    with JournalReader.open(tmp_path) as reader:
+        page = reader.read(0, topics=topics, heatmaps=heatmaps)
+        assert (page.through_seq, [each.seq for each in page.records]) == (5, [1, 2, 3, 4, 5])
+        with pytest.raises(JournalDamagedError, match=rf"is damaged \(event 6: {part} is not what was written"):
+            reader.read(5, topics=topics, heatmaps=heatmaps)
+        assert reader.read(6, topics=topics, heatmaps=heatmaps, at_most=1).records[0].seq == 7
+        if heatmaps:  # whoever wants none is not kept from the event
+            assert reader.read(5, topics=topics, at_most=1).records[0].seq == 6
+
+
 def test_what_is_beside_a_journal_that_is_gone_is_not_taken_for_a_new_ones(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         journal.append(records(1, 5), {})
@@ -451,6 +556,34 @@ def test_of_those_moved_aside_the_newest_two_are_kept(tmp_path: Path) -> None:
     }
 
 
+ENDS = "", "-wal", "-shm"
+
+
+@pytest.mark.parametrize("moved", [1, 2])
+def test_a_move_aside_that_was_cut_short_is_ended(tmp_path: Path, moved: int) -> None:
+    (tmp_path / f"{FILE_NAME}.damaged-3").write_text("3")
+    for end in ENDS:
+        (tmp_path / f"{FILE_NAME}{end}").write_text("4")
+    for end in ENDS[:moved]:
+        (tmp_path / f"{FILE_NAME}{end}").rename(tmp_path / f"{FILE_NAME}.damaged-4{end}")
+    with opened(tmp_path) as journal:
+        assert journal.last_seq == 0
+    assert {path.name: path.read_text() for path in tmp_path.glob("*damaged*")} == {
+        f"{FILE_NAME}.damaged-3": "3", **{f"{FILE_NAME}.damaged-4{end}": "4" for end in ENDS}
+    }  # fmt: skip
+
+
+def test_what_is_left_of_a_journal_that_somebody_deleted_is_put_beside_no_other(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    path.write_text("1")
+    aside = move_aside(path)
+    wal = path.with_name(f"{FILE_NAME}-wal")
+    wal.write_text("2")
+    os.utime(wal, ns=(0, aside.stat().st_ctime_ns + 1))
+    move_aside(path)
+    assert sorted(os.listdir(tmp_path)) == [aside.name, f"{FILE_NAME}.damaged-2-wal"]
+
+
 def test_what_cannot_be_moved_aside_is_said(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         damaged(disk)
@@ -464,7 +597,8 @@ def test_what_cannot_be_moved_aside_is_said(tmp_path: Path) -> None:
 APPENDS_FOR_EVER = """
 import struct, sys
 from pathlib import Path
-from edge.delivery.journal import Journal
+from edge.delivery import retention as retention_module
+from edge.delivery.journal import Gone, Journal
 from edge.delivery.journal_rows import Progress
 from tests.edge.test_journal import LINE, records
 

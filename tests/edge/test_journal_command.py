@@ -19,11 +19,11 @@ from edge.delivery.journal import Journal
 from edge.delivery.journal_check import EVENTS_AT_ONCE, faults
 from edge.delivery.journal_file import FILE_NAME
 from edge.delivery.journal_reader import JournalReader, Page
-from edge.delivery.journal_rows import crc_of
+from edge.delivery.journal_rows import header_crc
 from edge.delivery.messages import Message
 from edge.errors import HeatlineError
 from tests.edge.fault_disks import fill, make_read_only, small_disk
-from tests.edge.journals import LINE, Clocks, counted, events_in, good, held, journalling, several
+from tests.edge.journals import LINE, Clocks, all_records, counted, events_in, good, held, journalling, several
 from tests.edge.lines import heatline
 
 ROOT = Path(__file__).parents[2]
@@ -209,10 +209,12 @@ def header(folder: Path, seq: int) -> bytes:
 
 def rewrite(folder: Path, seq: int, old: bytes, new: bytes) -> None:
     """Change a header, and its checksum with it: as if it had been written so."""
-    (_, _, was, heatmap) = held(folder)[seq - 1]
-    assert old in was
-    changed = was.replace(old, new)
-    change(folder, "UPDATE events SET header = ?, crc = ? WHERE seq = ?", changed, crc_of(changed, heatmap), seq)
+    with JournalReader.open(folder) as reader:
+        record = all_records(reader)[seq - 1]
+    assert old in record.header
+    changed = record._replace(header=record.header.replace(old, new))
+    crc = header_crc(changed)
+    change(folder, "UPDATE events SET header = ?, header_crc = ? WHERE seq = ?", changed.header, crc, seq)
 
 
 DAMAGES = {
@@ -220,20 +222,18 @@ DAMAGES = {
         lambda folder: change(
             folder, "UPDATE events SET header = ? WHERE seq = 9", header(folder, 9).replace(b"boards", b"boarts")
         ),
-        ["event 9: its header is not what was written (its checksum differs)"],
+        ["event 9: its header, its topic or its time is not what was written (its checksum differs)"],
     ),
     "rot in a heatmap": (
         lambda folder: change(folder, "UPDATE events SET heatmap = ? WHERE seq = 8", b"x" * 100),
-        ["event 8: its header or its heatmap is not what was written (its checksum differs)"],
+        ["event 8: its heatmap is not what was written (its checksum differs)"],
     ),
     "no JSON": (
         lambda folder: rewrite(folder, 9, b'{"type"', b'"type"'),
         ["event 9: a message came whose header is no event: "],
     ),
     "no heatmap": (
-        lambda folder: change(
-            folder, "UPDATE events SET heatmap = NULL, crc = ? WHERE seq = 8", crc_of(header(folder, 8), None)
-        ),
+        lambda folder: change(folder, "UPDATE events SET heatmap = NULL, heatmap_crc = NULL WHERE seq = 8"),
         ["event 8: its heatmap is missing, and its header says otherwise"],
     ),
     "another number": (
@@ -247,6 +247,7 @@ DAMAGES = {
     "another topic": (
         lambda folder: change(folder, "UPDATE events SET topic = 'change' WHERE seq = 15"),
         [
+            "event 15: its header, its topic or its time is not what was written (its checksum differs)",
             "event 15: it is kept under topic change, and belongs under alarm",
             "event 15: its header names event 10 as the one before it under its topic, and that is event 11",
             "event 16: its header names event 11 as the one before it under its topic, and that is event 15",

@@ -29,6 +29,7 @@ from edge.delivery.curve import ClientKeys, make_key_pair, read_key_pair
 from edge.delivery.socket_guard import ROLE_OF, SocketGuard, SocketName
 from edge.errors import AccessError
 from tests.edge.doors import DOORS, Commands, Door, Events
+from tests.edge.hostile import Stranger
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Port, Secured, connected, free_port, until
 
 
@@ -314,6 +315,17 @@ def test_too_many_subscriptions_end_all_connections_and_who_comes_back_is_served
 
             until(flood)
         until(lambda: events.serves(listener, 100))
+
+
+def test_a_few_long_subscriptions_are_too_many_as_well(port: Port, tmp_path: Path) -> None:
+    """ZeroMQ takes some 50 bytes of memory for each byte of them."""
+    access = Access()
+    with published(f"tcp://127.0.0.1:{port.number}", access, tmp_path):
+        hostile = Stranger(port.number, "SUB", WITHIN_SECONDS)
+        for _ in range(300):
+            hostile.send([b"\x01" + os.urandom(1000)])
+        until(lambda: access.refusals.counts().get("events.subscriptions"))
+        hostile.close()
 
 
 def test_a_subscription_that_is_too_long_is_hung_up_on(address: str, tmp_path: Path) -> None:

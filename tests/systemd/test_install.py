@@ -169,10 +169,8 @@ def test_where_everything_lies_and_whose_it_is(pc: LinePc, package: Path) -> Non
     assert f"heatline {VERSION} is in force" in said
     assert pc.sh("readlink /opt/heatline/current") == VERSION
     assert pc.sh("! readlink /opt/heatline/previous && echo none") == "none"
-    assert pc.sh("stat -c '%U:%G %a' /etc/heatline /etc/heatline/trusted").splitlines() == [
-        "root:heatline 750",
-        "root:root 755",
-    ]
+    made = "/etc/heatline /etc/heatline/trusted /etc/heatline/keys /etc/heatline/keys/allowed"
+    assert pc.sh(f"stat -c '%U:%G %a' {made}").splitlines() == ["root:heatline 750", *["root:root 755"] * 3]
     hidden = "! -type l ! -perm -a=r -o -type d ! -perm -a=x -o ! -user root"
     assert pc.sh(f"find /opt/heatline {hidden}") == ""
     share = "/opt/heatline/current/share/heatline"

@@ -110,7 +110,12 @@ def test_the_lines_user_and_folders_are_made_as_systemd_reads_them(tmp_path: Pat
         assert result.returncode == 0, result.stderr
     users = dict(line.split(":", 1) for line in (tmp_path / "etc/passwd").read_text().splitlines())
     _, uid, gid, *_ = users["heatline"].split(":")
-    etc, trusted = (tmp_path / "etc/heatline").stat(), (tmp_path / "etc/heatline/trusted").stat()
-    assert (etc.st_uid, etc.st_gid, oct(etc.st_mode & 0o7777)) == (0, int(gid), "0o750")
-    assert (trusted.st_uid, trusted.st_gid, oct(trusted.st_mode & 0o7777)) == (0, 0, "0o755")
+    for folder, group, mode in (
+        ("etc/heatline", int(gid), "0o750"),
+        ("etc/heatline/trusted", 0, "0o755"),
+        ("etc/heatline/keys", 0, "0o755"),
+        ("etc/heatline/keys/allowed", 0, "0o755"),
+    ):
+        made = (tmp_path / folder).stat()
+        assert (made.st_uid, made.st_gid, oct(made.st_mode & 0o7777)) == (0, group, mode), folder
     assert uid != "0"

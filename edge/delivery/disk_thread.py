@@ -1,0 +1,90 @@
+"""A thread that alone waits for the disk: whoever asks it waits so long, and no longer."""
+
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from edge.delivery.journal_errors import JournalHungError
+
+T = TypeVar("T")
+
+
+class _Call(Generic[T]):
+    """A call, and what has come of it."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._result: T
+        self._error: BaseException | None = None
+        self.returned = threading.Event()
+
+    def make(self) -> None:
+        try:
+            self._result = self._call()
+        except BaseException as error:  # it is raised where the call was asked for
+            self._error = error
+        finally:
+            self.returned.set()
+
+    def result(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+class DiskThread:
+    """Makes calls one after the other; one thread asks for them.
+
+    Args:
+        folder: on the disk in question.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._calls: queue.SimpleQueue[_Call[object] | None] = queue.SimpleQueue()
+        self._last: _Call[object] | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is still under way."""
+        return self._last is not None and not self._last.returned.is_set()
+
+    def run(self, call: Callable[[], T], within_s: float) -> T:
+        """Make a call, and return what it returns or raise what it raises.
+
+        Raises:
+            JournalHungError: it has not returned in time, and goes on; or one before still does, and it is not made.
+        """
+        if self.busy:
+            raise self._hung()
+        made = self._begin(call)
+        if not made.returned.wait(within_s):
+            raise self._hung()
+        return made.result()
+
+    def close(self, last: Callable[[], None], within_s: float) -> bool:
+        """Make a last call, as soon as those before have returned; whether it has returned in time."""
+        made = self._begin(last)
+        self._calls.put(None)
+        return made.returned.wait(within_s)
+
+    def _begin(self, call: Callable[[], T]) -> _Call[T]:
+        if self._thread is None:
+            # Not waited for at the end: nobody can end a call that a disk does not answer.
+            self._thread = threading.Thread(target=self._make_calls, name="journal", daemon=True)
+            self._thread.start()
+        made = _Call(call)
+        self._last = made  # type: ignore[assignment]
+        self._calls.put(made)  # type: ignore[arg-type]
+        return made
+
+    def _make_calls(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call.make()
+            del call  # what it holds may be closed now
+
+    def _hung(self) -> JournalHungError:
+        return JournalHungError(f"the disk of {self._folder} does not answer; check the disk")
