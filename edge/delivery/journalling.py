@@ -116,6 +116,8 @@ class Journalling:
         """The last event that was to be kept, and may have been although that failed."""
         self._doubt: tuple[str, str] | None = None
         self._look_at_s = self._clock() + LOOK_SECONDS
+        self._age_at_s = float("-inf")
+        """When events may go for their age again; none could last, as somebody has not got them."""
         self._discarded: Discarded | None = None
         self._discarded_told_at_s = self._fault_logged_s = float("-inf")
         self._discarded_events = 0
@@ -550,6 +552,8 @@ class Journalling:
     def _discard_some(self, journal: Journal, now_s: float) -> bool:
         """Delete what is due, as much as goes at once; whether something was."""
         now_ns = self._wall_clock.trusted_ns()
+        if now_s < self._age_at_s:
+            now_ns = None
         if not self._retention.is_due(journal, now_ns):
             return False
         acked = self._acked(journal.journal_id)
@@ -563,6 +567,7 @@ class Journalling:
 
         gone = self._on_disk(discard)
         if gone is None:
+            self._age_at_s = now_s + LOOK_SECONDS
             return False
         self._note_gone(gone, acked, now_s)
         self._note_size(journal)

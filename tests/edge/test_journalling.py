@@ -822,14 +822,33 @@ def test_age_alone_deletes_nothing_that_was_not_acknowledged(tmp_path: Path) -> 
         assert tend_until_quiet(journal, tmp_path) == []
         assert [seq for seq, *_ in held(tmp_path)] == [5, 6, 7, 8, 9, 10]
         acked["mes2"] = 8
+        clocks.now_s += LOOK_SECONDS
         tend_until_quiet(journal, tmp_path)
         assert [seq for seq, *_ in held(tmp_path)] == [8, 9, 10]
         del acked["mes1"], acked["mes2"]
+        clocks.now_s += LOOK_SECONDS
         tend_until_quiet(journal, tmp_path)
         assert held(tmp_path) == []
         state = journal.state()
         assert state is not None
         assert (state.first_seq, state.last_seq, state.discarded) == (0, 10, 0)
+
+
+def test_what_cannot_go_yet_is_not_looked_at_after_each_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    oldest = Journal.oldest
+    monkeypatch.setattr(Journal, "oldest", lambda self, much: looks.append(1) or oldest(self, much))
+    clocks, acked = Clocks(), {"mes1": 0}
+    with closing(journalling(tmp_path, clocks, acked, keep_s=100)) as journal:
+        for _ in range(10):
+            journal.commit([good()])
+            journal.tend()
+        assert len(looks) == 0
+        clocks.now_s += 1000
+        for _ in range(10):
+            journal.commit([good()])
+            journal.tend()
+        assert len(looks) == 1
 
 
 def test_only_the_budget_deletes_what_was_not_acknowledged_and_that_is_told_once_per_burst(tmp_path: Path) -> None:
