@@ -107,7 +107,7 @@ def allow_key(key_path: Path, roles: tuple[Role, ...], name: str | None, folder:
 @allowed_option
 @json_option
 def revoke_key(name: str, roles: tuple[Role, ...], folder: Path, as_json: bool) -> None:
-    """Let the key that is called NAME connect no longer; a line that runs hangs up on it within seconds."""
+    """Let the key that is called NAME connect no longer; a line that runs has done with it within seconds."""
     had = revoke(name, folder, roles or ROLES)
     if as_json:
         print_json({"name": name, "revoked": had})

@@ -42,6 +42,8 @@ HEARTBEATS_MISSED = 3
 """After so many, the line is taken for gone."""
 HEARTBEAT_SECONDS = 1.0
 """Until the line has said its own."""
+SHORTEST_HEARTBEAT_SECONDS = 0.05
+"""A line that says a shorter one would be taken for gone at once, and be followed again without a pause."""
 SECONDS_BETWEEN_ACKS = 0.1
 PAUSE_SECONDS = {"unavailable": 1.0, "busy": 1.0, "not_following": 0.1}
 """Refusals after which to follow again, and when."""
@@ -299,7 +301,7 @@ class Follower:
         if self._silent:
             logger.info("%s answers", self._address)
         self._silent = False
-        self._heartbeat_s = following.heartbeat_s
+        self._heartbeat_s = max(following.heartbeat_s, SHORTEST_HEARTBEAT_SECONDS)
         journal_id, acked_seq = following.journal_id, following.acked_seq
         before = None if following.former is None else (following.former.journal_id, following.former.acked_seq)
         if self._last is not None and self._last[0] != journal_id:
@@ -367,7 +369,7 @@ class Follower:
     def _follow(self) -> None:
         self._socket = _connected(self._context, self._address, self._keys)
         self._socket.send(to_bytes(self._request))
-        self._heard_s = time.monotonic()
+        self._heard_s, self._heartbeat_s = time.monotonic(), HEARTBEAT_SECONDS
 
     def _drop(self) -> None:
         """What is on its way is let go, and comes again."""

