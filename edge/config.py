@@ -18,8 +18,8 @@ from edge.cameras.settings import (
     VideoSettings,
     to_path,
 )
-from edge.delivery.access import unprotected
-from edge.delivery.addresses import is_local
+from edge.delivery.security.access import unprotected
+from edge.delivery.security.addresses import is_local
 from edge.errors import ConfigError
 from edge.inference.engine import EngineKind, Precision
 from edge.inference.opening import PRECISIONS

@@ -36,9 +36,8 @@ from edge.cameras.triggering import FIRE_WITHIN_SECONDS
 from edge.cli.main import heatline
 from edge.cli.status import EXIT_CODES
 from edge.config import LineConfig, load_config
-from edge.delivery import following
 from edge.delivery.commands import CommandServer, Selected, refusal
-from edge.delivery.curve import make_key_pair, read_public_key
+from edge.delivery.durable import following
 from edge.delivery.messages import (
     AlarmEvent,
     BundleName,
@@ -57,6 +56,7 @@ from edge.delivery.messages import (
 )
 from edge.delivery.publisher import Publisher
 from edge.delivery.schemas.generate import FOLDER, schemas
+from edge.delivery.security.curve import make_key_pair, read_public_key
 from edge.heatmap_picture import ColourScale, png
 from tests.edge.doors import Events
 from tests.edge.secured import Secured, free_port

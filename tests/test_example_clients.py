@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.delivery.journalling import Journalling
+from edge.delivery.journal.journalling import Journalling
 from edge.delivery.messages import Message
 from edge.delivery.publisher import Publisher
 from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, event, wait_until

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from bench.chaos.records import Began, Got, Heard, Missed, Record
-from edge.delivery.follower import Follower
+from edge.delivery.durable.follower import Follower
 from edge.delivery.messages import StatusEvent, header_of
 from edge.delivery.subscriber import Subscriber
 from edge.errors import EventsLostError

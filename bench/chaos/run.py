@@ -13,7 +13,7 @@ from bench.chaos.stage import Stage
 from bench.chaos.tcp_proxy import Link
 from bench.chaos.truth import Truth
 from bench.chaos.witness import Witness
-from edge.delivery.journal_reader import JournalReader
+from edge.delivery.journal.reader import JournalReader
 from edge.errors import BenchError, JournalError
 
 TICK_S = 0.02

@@ -17,7 +17,7 @@ from bench.chaos.truth import Kept
 from bench.chaos.witness import Witness
 from bench.watched_line import ALL_GOOD, Keys, toml_table
 from edge.bundle import Bundle
-from edge.delivery.journal_reader import JournalReader
+from edge.delivery.journal.reader import JournalReader
 from edge.inference import Precision
 
 LEAST_DISK_MIB = 64

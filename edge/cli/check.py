@@ -10,8 +10,8 @@ from edge.bundle.trusted import signer_in_words
 from edge.cameras.looking import area_of
 from edge.cli.output import json_option, print_facts, print_json
 from edge.config import JournalConfig, LineConfig, load_config
-from edge.delivery.access import Access
-from edge.delivery.curve import fingerprint
+from edge.delivery.security.access import Access
+from edge.delivery.security.curve import fingerprint
 from edge.errors import CameraError, HeatlineError
 from edge.frames import Frame
 from edge.inspection.frame_rule import FrameRule

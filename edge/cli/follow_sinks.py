@@ -15,8 +15,8 @@ import click
 import msgspec
 
 from edge.cli.output import visible
-from edge.delivery.following import LARGEST_WINDOW, Delivered
-from edge.delivery.journal_file import write_down
+from edge.delivery.durable.following import LARGEST_WINDOW, Delivered
+from edge.delivery.journal.file import write_down
 from edge.errors import InputError
 
 AN_EVENT_BEGINS = b'{"type":"'

@@ -14,10 +14,10 @@ from edge.cli.journal_export import export
 from edge.cli.line_words import local_time
 from edge.cli.named_journal import journal_of, line_argument, seq_type, topic_option
 from edge.cli.output import WIDE, json_option, print_facts, print_json, progress_console, visible
-from edge.delivery.journal_check import faults
-from edge.delivery.journal_errors import JournalDamagedError
-from edge.delivery.journal_reader import JournalReader
-from edge.delivery.journal_rows import Record
+from edge.delivery.journal.check import faults
+from edge.delivery.journal.errors import JournalDamagedError
+from edge.delivery.journal.reader import JournalReader
+from edge.delivery.journal.rows import Record
 from edge.delivery.messages import event_from
 from edge.errors import MessageError
 

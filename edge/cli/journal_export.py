@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from edge.cli.event_columns import COLUMNS, row_of
 from edge.cli.named_journal import journal_of, line_argument, seq_type, topic_option
 from edge.cli.output import progress_console, visible
-from edge.delivery.journal_reader import JournalReader
-from edge.delivery.journal_rows import Record
+from edge.delivery.journal.reader import JournalReader
+from edge.delivery.journal.rows import Record
 from edge.delivery.messages import event_from
 from edge.errors import EventsLostError, InputError, MessageError
 

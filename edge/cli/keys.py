@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from edge.cli.output import json_option, print_facts, print_json
-from edge.delivery.allow_list import ALLOWED_KEYS, ROLES, Role, allow, allowed_keys, revoke
-from edge.delivery.curve import fingerprint, make_key_pair, read_public_key
+from edge.delivery.security.allow_list import ALLOWED_KEYS, ROLES, Role, allow, allowed_keys, revoke
+from edge.delivery.security.curve import fingerprint, make_key_pair, read_public_key
 from edge.errors import AccessError
 from edge.key_files import PUBLIC_SUFFIX, public_half
 

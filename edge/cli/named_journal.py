@@ -6,7 +6,7 @@ import click
 
 from edge.cli.named_line import LINES, file_of, is_address, name_of
 from edge.config import load_config
-from edge.delivery.journal_file import FILE_NAME
+from edge.delivery.journal.file import FILE_NAME
 from edge.errors import ConfigError
 
 STATE_FOLDERS = Path("/var/lib/heatline")

@@ -6,8 +6,8 @@ import click
 
 from edge.cli.key_options import KeyFiles
 from edge.config import load_config
-from edge.delivery.addresses import is_local
-from edge.delivery.curve import ClientKeys, read_key_pair
+from edge.delivery.security.addresses import is_local
+from edge.delivery.security.curve import ClientKeys, read_key_pair
 from edge.errors import AccessError, ConfigError
 from edge.key_files import public_half
 from edge.service.address_file import where_events_are

@@ -18,9 +18,9 @@ from edge.cli.line_words import (
 )
 from edge.cli.named_line import events_address, events_keys, name_of
 from edge.cli.output import json_option, print_facts, print_json
-from edge.delivery.curve import ClientKeys
-from edge.delivery.knocking import require_let_in
 from edge.delivery.messages import HandshakeState, StatusEvent
+from edge.delivery.security.curve import ClientKeys
+from edge.delivery.security.knocking import require_let_in
 from edge.delivery.subscriber import Subscriber
 from edge.errors import ConfigError
 

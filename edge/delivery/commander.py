@@ -21,9 +21,9 @@ from edge.delivery.commands import (
     reply_from,
     to_bytes,
 )
-from edge.delivery.curve import ClientKeys
-from edge.delivery.knocking import why_not_let_in
 from edge.delivery.router import PARTS_KEPT, receive
+from edge.delivery.security.curve import ClientKeys
+from edge.delivery.security.knocking import why_not_let_in
 from edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 
 LONGEST_REPLY_BYTES = 65536

@@ -16,10 +16,10 @@ import msgspec
 import zmq
 from msgspec import Meta
 
-from edge.delivery.access import Access
 from edge.delivery.asking import UNREADABLE, RequestId, request_id_of, require_printable, shortened, version_of
 from edge.delivery.messages import BundleName
 from edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
+from edge.delivery.security.access import Access
 from edge.errors import MessageError
 
 logger = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ from typing import NamedTuple, Protocol
 
 import zmq
 
-from edge.delivery.access import Access
 from edge.delivery.heartbeats import notice_vanished_peers
 from edge.delivery.messages import Message, Welcome, header_of, to_frames, welcome_to_bytes
-from edge.delivery.socket_guard import SocketGuard
-from edge.delivery.subscriptions import Subscriptions
+from edge.delivery.security.access import Access
+from edge.delivery.security.socket_guard import SocketGuard
+from edge.delivery.security.subscriptions import Subscriptions
 from edge.errors import DeliveryError
 
 logger = logging.getLogger(__name__)

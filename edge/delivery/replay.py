@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import zmq
 
-from edge.delivery.curve import ClientKeys
-from edge.delivery.following import (
+from edge.delivery.durable.following import (
     LARGEST_WINDOW,
     Batch,
     Delivered,
@@ -21,6 +20,7 @@ from edge.delivery.following import (
 from edge.delivery.heartbeats import notice_vanished_peers
 from edge.delivery.messages import LARGEST_PART_BYTES
 from edge.delivery.router import receive
+from edge.delivery.security.curve import ClientKeys
 from edge.errors import DeliveryError, JournalError, MessageError
 
 ANSWER_WITHIN_SECONDS = 5.0

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 import zmq
 
-from edge.delivery.access import Access
-from edge.delivery.socket_guard import SocketGuard, SocketName
+from edge.delivery.security.access import Access
+from edge.delivery.security.socket_guard import SocketGuard, SocketName
 from edge.errors import DeliveryError
 
 LONGEST_REQUEST_BYTES = 65536

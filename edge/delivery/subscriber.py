@@ -9,12 +9,12 @@ from typing import Self
 import zmq
 
 from edge.delivery.connection import Connection
-from edge.delivery.curve import ClientKeys
 from edge.delivery.gaps import Gap, Gaps
 from edge.delivery.heartbeats import notice_vanished_peers
 from edge.delivery.messages import LARGEST_PART_BYTES, WELCOME, Message, StatusEvent, from_frames, welcome_from
 from edge.delivery.replay import Replay
 from edge.delivery.router import PARTS_KEPT, receive
+from edge.delivery.security.curve import ClientKeys
 from edge.errors import DeliveryError, EventsLostError, JournalError, MessageError
 
 SECONDS_BETWEEN_VAIN_REPLAYS = 10.0

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edge.config import JournalConfig
-from edge.delivery.access import Access
-from edge.delivery.consumers import Consumers
-from edge.delivery.follow_server import FollowServer
-from edge.delivery.journalling import Journalling
+from edge.delivery.durable.consumers import Consumers
+from edge.delivery.durable.follow_server import FollowServer
+from edge.delivery.journal.journalling import Journalling
+from edge.delivery.security.access import Access
 from edge.inspection.flight_recorder import Told
 from edge.service.reporter import Reporter
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import FrameType
 
 from edge.config import LineConfig
-from edge.delivery.access import Access
 from edge.delivery.commands import CommandServer
 from edge.delivery.publisher import Publisher
+from edge.delivery.security.access import Access
 from edge.errors import EngineError
 from edge.inspection.flight_recorder import FlightRecorder
 from edge.inspection.ledger import Ledger

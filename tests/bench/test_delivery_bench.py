@@ -24,7 +24,8 @@ from bench.delivery.rate import faults as delivery_faults
 from bench.delivery.rate import to_facts as delivery_facts
 from bench.spread import Spread
 from edge.bundle import Bundle
-from edge.delivery import commands, following
+from edge.delivery import commands
+from edge.delivery.durable import following
 from edge.delivery.messages import BundleName, VerdictEvent
 from edge.delivery.messages import Times as CaptureTimes
 

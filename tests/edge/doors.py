@@ -7,15 +7,15 @@ from typing import Protocol
 
 import zmq
 
-from edge.delivery.access import Access
 from edge.delivery.commands import CommandServer, Triggered
-from edge.delivery.consumers import Consumers
-from edge.delivery.follow_server import FollowServer
-from edge.delivery.following import ReplayRequest, to_bytes
-from edge.delivery.journal import Journal, Record
+from edge.delivery.durable.consumers import Consumers
+from edge.delivery.durable.follow_server import FollowServer
+from edge.delivery.durable.following import ReplayRequest, to_bytes
+from edge.delivery.journal.journal import Journal, Record
 from edge.delivery.messages import header_of
 from edge.delivery.publisher import Publisher
-from edge.delivery.socket_guard import SocketName
+from edge.delivery.security.access import Access
+from edge.delivery.security.socket_guard import SocketName
 from tests.edge.followed_line import GOOD, event
 from tests.edge.wire_examples import HANDSHAKE
 

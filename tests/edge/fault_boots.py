@@ -6,8 +6,8 @@ import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from edge.delivery.journal_errors import JournalMissingError
-from edge.delivery.journal_reader import JournalReader
+from edge.delivery.journal.errors import JournalMissingError
+from edge.delivery.journal.reader import JournalReader
 from edge.delivery.messages import VerdictEvent
 from edge.delivery.subscriber import Subscriber
 from edge.frames import Stamp

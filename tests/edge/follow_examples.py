@@ -5,7 +5,7 @@ kept of it.
 clients and lines sent: they are never written anew.
 """
 
-from edge.delivery.following import (
+from edge.delivery.durable.following import (
     AckRequest,
     Batch,
     Delivered,

@@ -9,9 +9,9 @@ from typing import Self
 import msgspec
 import zmq
 
-from edge.delivery.consumers import Consumers
-from edge.delivery.follow_server import FollowServer
-from edge.delivery.following import (
+from edge.delivery.durable.consumers import Consumers
+from edge.delivery.durable.follow_server import FollowServer
+from edge.delivery.durable.following import (
     AckRequest,
     Batch,
     Delivered,
@@ -24,8 +24,8 @@ from edge.delivery.following import (
     reply_from,
     to_bytes,
 )
-from edge.delivery.journal import Journal
-from edge.delivery.journal_rows import Record
+from edge.delivery.journal.journal import Journal
+from edge.delivery.journal.rows import Record
 from edge.delivery.messages import AlarmEvent, BundleName, CountedEvent, Times, VerdictEvent, header_of
 
 WITHIN_SECONDS = 40.0

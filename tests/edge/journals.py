@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from edge.delivery.journal_reader import JournalReader
-from edge.delivery.journal_rows import Record
-from edge.delivery.journalling import Journalling
+from edge.delivery.journal.journalling import Journalling
+from edge.delivery.journal.reader import JournalReader
+from edge.delivery.journal.rows import Record
 from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, VerdictEvent, header_of
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD
 

@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.delivery.curve import ClientKeys
 from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent, StatusEvent, VerdictEvent
+from edge.delivery.security.curve import ClientKeys
 from edge.delivery.subscriber import Subscriber
 from edge.errors import EventsLostError
 from tests.small_bundle import dark_square, white_frame

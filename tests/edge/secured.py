@@ -10,9 +10,9 @@ from pathlib import Path
 
 import zmq
 
-from edge.delivery.access import Access
-from edge.delivery.allow_list import Role, allow, revoke
-from edge.delivery.curve import ClientKeys, KeyPair, make_key_pair
+from edge.delivery.security.access import Access
+from edge.delivery.security.allow_list import Role, allow, revoke
+from edge.delivery.security.curve import ClientKeys, KeyPair, make_key_pair
 
 WITHIN_SECONDS = 40.0
 """Bounds what would otherwise hang; never what is measured."""

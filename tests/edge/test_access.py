@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zmq.utils import z85
 
-from edge.delivery import zap
-from edge.delivery.access import Access
-from edge.delivery.addresses import is_local
-from edge.delivery.allow_list import ROLES, AllowList, Role, allow, allowed_keys
-from edge.delivery.arrivals import Arrivals
-from edge.delivery.curve import fingerprint, make_key_pair
-from edge.delivery.refusals import SECONDS_BETWEEN_LOGGED, Refusals
+from edge.delivery.security import zap
+from edge.delivery.security.access import Access
+from edge.delivery.security.addresses import is_local
+from edge.delivery.security.allow_list import ROLES, AllowList, Role, allow, allowed_keys
+from edge.delivery.security.arrivals import Arrivals
+from edge.delivery.security.curve import fingerprint, make_key_pair
+from edge.delivery.security.refusals import SECONDS_BETWEEN_LOGGED, Refusals
 from edge.errors import AccessError
 from tests.edge.secured import Secured
 
@@ -397,7 +397,7 @@ def test_what_strangers_send_does_not_write_lines_of_its_own_into_the_log(caplog
 
 
 def test_every_role_has_its_socket() -> None:
-    from edge.delivery.socket_guard import ROLE_OF
+    from edge.delivery.security.socket_guard import ROLE_OF
 
     assert sorted(ROLE_OF.values()) == sorted(get_args(Role))
 

@@ -17,9 +17,9 @@ import zmq
 
 from edge import __version__
 from edge.bundle import Bundle
-from edge.delivery.curve import fingerprint, make_key_pair
 from edge.delivery.messages import BundleName, Message, StatusEvent, VerdictEvent
 from edge.delivery.publisher import Publisher
+from edge.delivery.security.curve import fingerprint, make_key_pair
 from edge.images import read_rgb
 from tests.edge.lines import (
     HEATLINE,

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from edge.delivery.consumers import FILE_NAME, MOST_CONSUMERS, NOT_KNOWN, Consumers, Position
+from edge.delivery.durable.consumers import FILE_NAME, MOST_CONSUMERS, NOT_KNOWN, Consumers, Position
 from edge.errors import JournalError
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, small_disk
 
@@ -431,7 +431,7 @@ def test_a_file_of_a_newer_version_is_left_as_it_is(open_: Open, tmp_path: Path)
 KILLED = """
 import sys
 from pathlib import Path
-from edge.delivery.consumers import Consumers
+from edge.delivery.durable.consumers import Consumers
 
 consumers = Consumers(Path(sys.argv[1]))
 consumers.register("mes1", "a" * 32, 0)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.bundle.keys import make_key
-from edge.delivery.curve import (
+from edge.delivery.security.curve import (
     ClientKeys,
     fingerprint,
     make_key_pair,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.delivery.disk_thread import DiskThread
-from edge.delivery.journal_errors import JournalHungError
+from edge.delivery.journal.disk_thread import DiskThread
+from edge.delivery.journal.errors import JournalHungError
 from tests.edge.lines import WITHIN_SECONDS
 
 FOLDER = Path("/var/lib/heatline/line1")

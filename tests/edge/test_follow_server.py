@@ -18,9 +18,9 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.delivery.consumers import MOST_CONSUMERS, Consumers
-from edge.delivery.follow_server import BYTES_UNACKNOWLEDGED, REPLAYS_WAITING, FollowServer
-from edge.delivery.following import (
+from edge.delivery.durable.consumers import MOST_CONSUMERS, Consumers
+from edge.delivery.durable.follow_server import BYTES_UNACKNOWLEDGED, REPLAYS_WAITING, FollowServer
+from edge.delivery.durable.following import (
     Batch,
     Following,
     FollowRequest,
@@ -33,8 +33,8 @@ from edge.delivery.following import (
     reply_from,
     to_bytes,
 )
-from edge.delivery.journal import Journal
-from edge.delivery.journal_file import FILE_NAME as JOURNAL_FILE
+from edge.delivery.journal.file import FILE_NAME as JOURNAL_FILE
+from edge.delivery.journal.journal import Journal
 from edge.delivery.router import LONGEST_REQUEST_BYTES
 from edge.errors import DeliveryError
 from tests.edge.fault_disks import fail, failing_disk, fill, small_disk
@@ -595,7 +595,7 @@ def test_a_journal_that_cannot_be_read_keeps_sessions_and_says_so_to_replays_unt
     assert one.events(1) == told[1:]
     other.send(replay)
     assert other.events(1) == told[:1]
-    assert [record.levelname for record in caplog.records if record.name == "edge.delivery.journal_watch"] == [
+    assert [record.levelname for record in caplog.records if record.name == "edge.delivery.durable.journal_watch"] == [
         "ERROR",
         "INFO",
     ]
@@ -875,7 +875,7 @@ def test_refusals_are_logged_now_and_then(
         one.send(b'{"type":"\x1b[2J"}')
         one.refused()
     assert line.server.refused == {"malformed": 200}
-    logged = [record for record in caplog.records if record.name == "edge.delivery.refusals"]
+    logged = [record for record in caplog.records if record.name == "edge.delivery.security.refusals"]
     assert 1 <= len(logged) < 10, "whoever sends nonsense could fill the disk with it"
     assert logged[0].getMessage().isprintable()
 
@@ -954,7 +954,7 @@ def test_a_fault_of_ours_is_logged_and_the_others_are_served_on(
     told = line.tell(GOOD)
     assert one.events(1) == told
     assert caplog.text.count("boom") >= 1
-    assert len([record for record in caplog.records if record.name == "edge.delivery.follow_server"]) == 1
+    assert len([record for record in caplog.records if record.name == "edge.delivery.durable.follow_server"]) == 1
 
 
 # Starting and stopping.

@@ -18,11 +18,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from edge.delivery import follower
-from edge.delivery.consumers import MOST_CONSUMERS, Consumers
-from edge.delivery.follow_server import FollowServer
-from edge.delivery.follower import Follower, forget
-from edge.delivery.following import (
+from edge.delivery.durable import follower
+from edge.delivery.durable.consumers import MOST_CONSUMERS, Consumers
+from edge.delivery.durable.follow_server import FollowServer
+from edge.delivery.durable.follower import Follower, forget
+from edge.delivery.durable.following import (
     AckRequest,
     Batch,
     Delivered,
@@ -34,8 +34,8 @@ from edge.delivery.following import (
     request_from,
     to_bytes,
 )
-from edge.delivery.journal import Journal
-from edge.delivery.journal_reader import JournalReader
+from edge.delivery.journal.journal import Journal
+from edge.delivery.journal.reader import JournalReader
 from edge.errors import AccessError, DeliveryError, EventsLostError, MessageError
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, append_one, wait_until
 from tests.edge.secured import Secured, free_port
@@ -410,7 +410,7 @@ def test_a_line_without_a_journal_is_waited_for(
     finally:
         server.close()
         consumers.close()
-    said = [record for record in caplog.records if record.name == "edge.delivery.follower"]
+    said = [record for record in caplog.records if record.name == "edge.delivery.durable.follower"]
     assert len(said) == 1, "however often it is refused"
 
 
@@ -565,7 +565,7 @@ def test_silence_makes_it_follow_again_as_the_same_client_and_is_said_once(
         assert take(events, 1)[0].seq == 1
     answering.join()
     assert (len(names), len(connections)) == (1, 4)
-    said = [record.levelname for record in caplog.records if record.name == "edge.delivery.follower"]
+    said = [record.levelname for record in caplog.records if record.name == "edge.delivery.durable.follower"]
     assert said == ["WARNING", "INFO"]
 
 

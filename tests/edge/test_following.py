@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.delivery.following import (
+from edge.delivery.durable.following import (
     CONSUMER_NAME,
     SCHEMA_VERSION,
     AckRequest,

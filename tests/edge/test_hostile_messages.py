@@ -21,12 +21,12 @@ import msgspec
 import pytest
 import zmq
 
-from edge.delivery import commander, commands, connection, follower, following, subscriber
-from edge.delivery.access import Access
+from edge.delivery import commander, commands, connection, subscriber
 from edge.delivery.commander import Commander
 from edge.delivery.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest
-from edge.delivery.follower import Follower
-from edge.delivery.following import (
+from edge.delivery.durable import follower, following
+from edge.delivery.durable.follower import Follower
+from edge.delivery.durable.following import (
     AckRequest,
     Batch,
     Following,
@@ -46,7 +46,8 @@ from edge.delivery.messages import (
     welcome_to_bytes,
 )
 from edge.delivery.replay import Replay
-from edge.delivery.socket_guard import ROLE_OF, SocketName
+from edge.delivery.security.access import Access
+from edge.delivery.security.socket_guard import ROLE_OF, SocketName
 from edge.delivery.subscriber import Subscriber
 from edge.errors import (
     AccessError,

@@ -17,11 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.delivery import journal as journal_module
-from edge.delivery import journal_reader as reader_module
-from edge.delivery import retention as retention_module
-from edge.delivery.journal import Gone, Journal
-from edge.delivery.journal_errors import (
+from edge.delivery.journal import journal as journal_module
+from edge.delivery.journal import reader as reader_module
+from edge.delivery.journal import retention as retention_module
+from edge.delivery.journal.errors import (
     JournalBusyError,
     JournalDamagedError,
     JournalFailedError,
@@ -32,10 +31,11 @@ from edge.delivery.journal_errors import (
     JournalReplacedError,
     JournalTooNewError,
 )
-from edge.delivery.journal_file import FILE_NAME, move_aside
-from edge.delivery.journal_reader import JournalReader
-from edge.delivery.journal_rows import Progress, Record
-from edge.delivery.retention import Retention
+from edge.delivery.journal.file import FILE_NAME, move_aside
+from edge.delivery.journal.journal import Gone, Journal
+from edge.delivery.journal.reader import JournalReader
+from edge.delivery.journal.retention import Retention
+from edge.delivery.journal.rows import Progress, Record
 from edge.errors import JournalError
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, small_disk
 from tests.edge.journals import LINE, all_records
@@ -597,9 +597,9 @@ def test_what_cannot_be_moved_aside_is_said(tmp_path: Path) -> None:
 APPENDS_FOR_EVER = """
 import struct, sys
 from pathlib import Path
-from edge.delivery import retention as retention_module
-from edge.delivery.journal import Gone, Journal
-from edge.delivery.journal_rows import Progress
+from edge.delivery.journal import retention as retention_module
+from edge.delivery.journal.journal import Gone, Journal
+from edge.delivery.journal.rows import Progress
 from tests.edge.test_journal import LINE, records
 
 journal = Journal.open(Path(sys.argv[1]), LINE)

@@ -15,11 +15,11 @@ from click.testing import CliRunner
 
 from edge.cli.event_columns import COLUMNS, utc
 from edge.cli.main import heatline as heatline_group
-from edge.delivery.journal import Journal
-from edge.delivery.journal_check import EVENTS_AT_ONCE, faults
-from edge.delivery.journal_file import FILE_NAME
-from edge.delivery.journal_reader import JournalReader, Page
-from edge.delivery.journal_rows import header_crc
+from edge.delivery.journal.check import EVENTS_AT_ONCE, faults
+from edge.delivery.journal.file import FILE_NAME
+from edge.delivery.journal.journal import Journal
+from edge.delivery.journal.reader import JournalReader, Page
+from edge.delivery.journal.rows import header_crc
 from edge.delivery.messages import Message
 from edge.errors import HeatlineError
 from tests.edge.fault_disks import fill, make_read_only, small_disk

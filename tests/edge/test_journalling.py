@@ -17,21 +17,21 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from edge.delivery import journal as journal_module
-from edge.delivery import journalling as journalling_module
-from edge.delivery import retention as retention_module
-from edge.delivery import wall_clock
-from edge.delivery.consumers import Consumers
-from edge.delivery.follow_server import FollowServer
-from edge.delivery.follower import Follower
-from edge.delivery.journal import Journal
-from edge.delivery.journal_errors import JournalFailedError, JournalForeignError, JournalTooNewError
-from edge.delivery.journal_file import FILE_NAME, beside
-from edge.delivery.journal_reader import JournalReader
-from edge.delivery.journal_rows import Progress
-from edge.delivery.journalling import LOOK_SECONDS, SECONDS_BETWEEN_DISCARDED_TOLD, Journalling
+from edge.delivery.durable.consumers import Consumers
+from edge.delivery.durable.follow_server import FollowServer
+from edge.delivery.durable.follower import Follower
+from edge.delivery.journal import journal as journal_module
+from edge.delivery.journal import journalling as journalling_module
+from edge.delivery.journal import retention as retention_module
+from edge.delivery.journal import wall_clock
+from edge.delivery.journal.errors import JournalFailedError, JournalForeignError, JournalTooNewError
+from edge.delivery.journal.file import FILE_NAME, beside
+from edge.delivery.journal.journal import Journal
+from edge.delivery.journal.journalling import LOOK_SECONDS, SECONDS_BETWEEN_DISCARDED_TOLD, Journalling
+from edge.delivery.journal.outage import MOST_RETRY_SECONDS, RETRY_SECONDS, STEADY_SECONDS
+from edge.delivery.journal.reader import JournalReader
+from edge.delivery.journal.rows import Progress
 from edge.delivery.messages import Consumer, Counts, Message, StatusEvent
-from edge.delivery.outage import MOST_RETRY_SECONDS, RETRY_SECONDS, STEADY_SECONDS
 from edge.errors import EventsLostError, JournalError
 from tests.edge.fault_disks import fail, failing_disk, fill, frozen, make_read_only, make_writable, small_disk
 from tests.edge.journals import (

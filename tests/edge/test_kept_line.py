@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from edge.bundle import Bundle
-from edge.delivery.follower import Follower
-from edge.delivery.journal_reader import JournalReader
+from edge.delivery.durable.follower import Follower
+from edge.delivery.journal.reader import JournalReader
 from edge.delivery.messages import Event, JournalEvent, StatusEvent, VerdictEvent, event_from
 from edge.delivery.subscriber import Subscriber
 from tests.edge.fault_boots import boots, die

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edge.cli.keys import keys
-from edge.delivery.curve import fingerprint, read_key_pair, read_public_key
+from edge.delivery.security.curve import fingerprint, read_key_pair, read_public_key
 from edge.errors import AccessError, HeatlineError
 
 

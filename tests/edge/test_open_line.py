@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from edge.bundle import Bundle
 from edge.cli.main import heatline as command
-from edge.delivery.curve import ClientKeys, read_key_pair
+from edge.delivery.security.curve import ClientKeys, read_key_pair
 from edge.errors import AccessError
 from tests.edge.lines import HEATLINE, WITHIN_SECONDS, complaint, heatline, running, started, write_line_with
 from tests.edge.secured import Port, free_port, until

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 import zmq
 
-from edge.delivery.access import Access
-from edge.delivery.curve import KeyPair
 from edge.delivery.messages import Message, StatusEvent, VerdictEvent
 from edge.delivery.publisher import Publisher
+from edge.delivery.security.access import Access
+from edge.delivery.security.curve import KeyPair
 from edge.delivery.subscriber import Subscriber
 from edge.errors import AccessError, DeliveryError, MessageError
 from tests.edge.wire_examples import DEFECT, GOOD, STATUS

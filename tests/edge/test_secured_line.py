@@ -21,12 +21,12 @@ from zmq.utils.monitor import recv_monitor_message
 from edge.cli.reload import reload
 from edge.cli.status import status
 from edge.cli.watch import watch
-from edge.delivery import knocking, socket_guard
-from edge.delivery.access import Access
-from edge.delivery.allow_list import ROLES, Role
 from edge.delivery.commander import Commander
-from edge.delivery.curve import ClientKeys, make_key_pair, read_key_pair
-from edge.delivery.socket_guard import ROLE_OF, SocketGuard, SocketName
+from edge.delivery.security import knocking, socket_guard
+from edge.delivery.security.access import Access
+from edge.delivery.security.allow_list import ROLES, Role
+from edge.delivery.security.curve import ClientKeys, make_key_pair, read_key_pair
+from edge.delivery.security.socket_guard import ROLE_OF, SocketGuard, SocketName
 from edge.errors import AccessError
 from tests.edge.doors import DOORS, Commands, Door, Events
 from tests.edge.hostile import Stranger

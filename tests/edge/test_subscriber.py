@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from edge.delivery import replay
-from edge.delivery.consumers import Consumers
-from edge.delivery.follow_server import FollowServer
+from edge.delivery.durable.consumers import Consumers
+from edge.delivery.durable.follow_server import FollowServer
 from edge.delivery.messages import Message, StatusEvent
 from edge.delivery.publisher import Publisher
 from edge.delivery.subscriber import Subscriber

@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from edge.delivery import commands, following
+from edge.delivery import commands
+from edge.delivery.durable import following
 from edge.delivery.messages import (
     SCHEMA_VERSION,
     AlarmEvent,

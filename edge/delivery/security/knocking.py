@@ -5,7 +5,7 @@ import socket as sockets
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from edge.delivery.curve import ClientKeys
+from edge.delivery.security.curve import ClientKeys
 from edge.errors import AccessError
 
 CONNECTED_WITHIN_SECONDS = 1.0

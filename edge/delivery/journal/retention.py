@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from edge.delivery.journal import Gone, Journal
+from edge.delivery.journal.journal import Gone, Journal
 
 BYTES_AT_ONCE = 4 << 20
 """Deleted in one transaction at most, so that no commit waits long for it."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from edge.delivery.curve import parse_public_key, to_file
+from edge.delivery.security.curve import parse_public_key, to_file
 from edge.errors import AccessError
 from edge.key_files import PUBLIC_SUFFIX, read_trusted
 from edge.key_folder import files_in, name_of, put, require_name

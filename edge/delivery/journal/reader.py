@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from edge.delivery.journal_errors import (
+from edge.delivery.journal.errors import (
     JournalDamagedError,
     JournalFailedError,
     JournalFullError,
@@ -16,8 +16,8 @@ from edge.delivery.journal_errors import (
     JournalReplacedError,
     kind_of,
 )
-from edge.delivery.journal_file import FILE_NAME, beside, head_of
-from edge.delivery.journal_rows import (
+from edge.delivery.journal.file import FILE_NAME, beside, head_of
+from edge.delivery.journal.rows import (
     EVENT,
     HEATMAP,
     TOPIC,
@@ -98,7 +98,7 @@ class JournalReader:
 
         Raises:
             JournalMissingError: there is none.
-            JournalError: another of its kinds; see `edge.delivery.journal_errors`.
+            JournalError: another of its kinds; see `edge.delivery.journal.errors`.
         """
         return cls.open_file(folder / FILE_NAME)
 

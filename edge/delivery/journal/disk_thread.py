@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from edge.delivery.journal_errors import JournalHungError
+from edge.delivery.journal.errors import JournalHungError
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.delivery.journal_errors import JournalDamagedError, JournalReplacedError
-from edge.delivery.journal_reader import JournalReader, Page
+from edge.delivery.journal.errors import JournalDamagedError, JournalReplacedError
+from edge.delivery.journal.reader import JournalReader, Page
 from edge.errors import JournalError
 
 logger = logging.getLogger(__name__)

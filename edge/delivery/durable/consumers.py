@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.delivery.journal_errors import JournalDamagedError, JournalTooNewError, kind_of
-from edge.delivery.journal_file import write_down
+from edge.delivery.journal.errors import JournalDamagedError, JournalTooNewError, kind_of
+from edge.delivery.journal.file import write_down
 from edge.errors import JournalError
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from edge.delivery.journal_reader import JournalReader, StoredRecord
+from edge.delivery.journal.reader import JournalReader, StoredRecord
 from edge.delivery.messages import StatusEvent, VerdictEvent, event_from
 from edge.errors import MessageError
 

@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.delivery.journal_errors import JournalDamagedError, JournalTooNewError, kind_of
+from edge.delivery.journal.errors import JournalDamagedError, JournalTooNewError, kind_of
 
 FILE_NAME = "journal.db"
 SCHEMA_VERSION = 1

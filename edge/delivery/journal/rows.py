@@ -5,8 +5,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from edge.delivery.journal_errors import JournalDamagedError
-from edge.delivery.journal_file import PAGE_BYTES
+from edge.delivery.journal.errors import JournalDamagedError
+from edge.delivery.journal.file import PAGE_BYTES
 
 # SQLite keeps whatever is written in a column, and rot may write anything: here it is of its kind all the same.
 AT_NS = "ifnull(CAST(at_ns AS INTEGER), 0)"

@@ -1,6 +1,6 @@
 """The journal: the SQLite file of a line's events, each with its place in a gapless count. Here it is written.
 
-One `Journal` writes. Any number of readers (`edge.delivery.journal_reader`), in any process, read meanwhile.
+One `Journal` writes. Any number of readers (`edge.delivery.journal.reader`), in any process, read meanwhile.
 """
 
 import contextlib
@@ -11,16 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from edge.delivery.file_locks import holders
-from edge.delivery.journal_errors import (
+from edge.delivery.journal.errors import (
     JournalDamagedError,
     JournalForeignError,
     JournalFullError,
     JournalReplacedError,
     kind_of,
 )
-from edge.delivery.journal_file import FILE_NAME, PAGE_BYTES, beside, head_of, identity, make, move_aside
-from edge.delivery.journal_rows import (
+from edge.delivery.journal.file import FILE_NAME, PAGE_BYTES, beside, head_of, identity, make, move_aside
+from edge.delivery.journal.file_locks import holders
+from edge.delivery.journal.rows import (
     AT_NS,
     TOPIC,
     Progress,
@@ -86,7 +86,7 @@ class Journal:
             line: whose journal it is.
             most_bytes: beyond it, an append is refused as on a full disk.
         Raises:
-            JournalError: one of its kinds; see `edge.delivery.journal_errors`.
+            JournalError: one of its kinds; see `edge.delivery.journal.errors`.
         """
         path = folder / FILE_NAME
         with contextlib.ExitStack() as if_it_fails:

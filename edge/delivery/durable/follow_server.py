@@ -11,9 +11,8 @@ from pathlib import Path
 
 import zmq
 
-from edge.delivery.access import Access
-from edge.delivery.consumers import MOST_CONSUMERS, Consumers
-from edge.delivery.following import (
+from edge.delivery.durable.consumers import MOST_CONSUMERS, Consumers
+from edge.delivery.durable.following import (
     LARGEST_WINDOW,
     AckRequest,
     Batch,
@@ -30,11 +29,12 @@ from edge.delivery.following import (
     request_from,
     to_bytes,
 )
+from edge.delivery.durable.journal_watch import JournalWatch
 from edge.delivery.heartbeats import notice_vanished_peers
-from edge.delivery.journal_reader import Page
-from edge.delivery.journal_watch import JournalWatch
+from edge.delivery.journal.reader import Page
 from edge.delivery.messages import Consumer
 from edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
+from edge.delivery.security.access import Access
 from edge.errors import JournalError
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from zmq.utils import z85
 
-from edge.delivery.curve import KEY_BYTES
+from edge.delivery.security.curve import KEY_BYTES
 
 ENDPOINT = "inproc://zeromq.zap.01"
 """Where ZeroMQ asks, in each context."""

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Self
 
-from edge.delivery.addresses import is_local
-from edge.delivery.allow_list import AllowList
-from edge.delivery.curve import KeyPair, read_key_pair
-from edge.delivery.refusals import Refusals
+from edge.delivery.security.addresses import is_local
+from edge.delivery.security.allow_list import AllowList
+from edge.delivery.security.curve import KeyPair, read_key_pair
+from edge.delivery.security.refusals import Refusals
 from edge.errors import AccessError
 
 LINE_KEY = "/etc/heatline/keys/line.key"

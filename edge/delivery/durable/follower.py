@@ -13,8 +13,7 @@ import msgspec
 import zmq
 
 from edge.delivery.asking import shortened
-from edge.delivery.curve import ClientKeys
-from edge.delivery.following import (
+from edge.delivery.durable.following import (
     LARGEST_WINDOW,
     AckRequest,
     Batch,
@@ -30,9 +29,10 @@ from edge.delivery.following import (
     to_bytes,
 )
 from edge.delivery.heartbeats import notice_vanished_peers
-from edge.delivery.knocking import require_let_in
 from edge.delivery.messages import LARGEST_PART_BYTES
 from edge.delivery.router import receive
+from edge.delivery.security.curve import ClientKeys
+from edge.delivery.security.knocking import require_let_in
 from edge.errors import AccessError, DeliveryError, EventsLostError, HeatlineError, MessageError
 from edge.text import on_one_line
 

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edge.delivery.journal_errors import JournalDamagedError
-from edge.delivery.journal_rows import Progress
+from edge.delivery.journal.errors import JournalDamagedError
+from edge.delivery.journal.rows import Progress
 from edge.delivery.messages import Message, StatusEvent, VerdictEvent
 from edge.errors import JournalError
 from edge.text import sayable

@@ -13,9 +13,8 @@ from typing import TypeVar
 
 import msgspec
 
-from edge.delivery.disk_thread import DiskThread
-from edge.delivery.journal import WAL_KEPT_BYTES, Gone, Journal
-from edge.delivery.journal_errors import (
+from edge.delivery.journal.disk_thread import DiskThread
+from edge.delivery.journal.errors import (
     JournalDamagedError,
     JournalFailedError,
     JournalForeignError,
@@ -24,9 +23,13 @@ from edge.delivery.journal_errors import (
     JournalReplacedError,
     JournalTooNewError,
 )
-from edge.delivery.journal_file import FILE_NAME, move_aside
-from edge.delivery.journal_reader import JournalReader
-from edge.delivery.journal_rows import Progress, Record
+from edge.delivery.journal.file import FILE_NAME, move_aside
+from edge.delivery.journal.journal import WAL_KEPT_BYTES, Gone, Journal
+from edge.delivery.journal.outage import Outage, Retries, progress_of
+from edge.delivery.journal.reader import JournalReader
+from edge.delivery.journal.retention import Discarded, Retention
+from edge.delivery.journal.rows import Progress, Record
+from edge.delivery.journal.wall_clock import WallClock
 from edge.delivery.messages import (
     Consumer,
     Counts,
@@ -39,9 +42,6 @@ from edge.delivery.messages import (
     header_of,
 )
 from edge.delivery.numbering import Count
-from edge.delivery.outage import Outage, Retries, progress_of
-from edge.delivery.retention import Discarded, Retention
-from edge.delivery.wall_clock import WallClock
 from edge.errors import JournalError
 from edge.text import on_one_line, sayable
 

@@ -11,12 +11,12 @@ from typing import Literal
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from edge.delivery import zap
-from edge.delivery.access import Access
-from edge.delivery.addresses import bind, is_local
-from edge.delivery.allow_list import Role
-from edge.delivery.arrivals import WATCHED, Arrivals
-from edge.delivery.curve import fingerprint
+from edge.delivery.security import zap
+from edge.delivery.security.access import Access
+from edge.delivery.security.addresses import bind, is_local
+from edge.delivery.security.allow_list import Role
+from edge.delivery.security.arrivals import WATCHED, Arrivals
+from edge.delivery.security.curve import fingerprint
 
 logger = logging.getLogger(__name__)
 

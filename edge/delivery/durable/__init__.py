@@ -1,0 +1,1 @@
+"""Durable consumers and what serves them. docs/durable.md is the authority."""
