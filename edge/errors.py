@@ -21,7 +21,7 @@ HeatlineError
 ├── CommandRefusedError 15   a command that the line refuses, with the reason
 ├── JournalError        19   a journal that cannot be read
 ├── EventsLostError     20   events that were missed and cannot be had any more
-└── AccessError         21   a key that cannot be used or is not allowed, or a network address without one
+└── AccessError         21   a key that cannot be used or is not allowed
 
 1 is a fault of ours (a bug, with its traceback), 2 a wrong command line, 130 an interruption by Ctrl-C.
 `heatline status` ends with 16, 17 or 18 for a line that is BUSY, DEGRADED or NOT_READY: what was asked for, no error.

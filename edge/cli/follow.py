@@ -79,6 +79,8 @@ def follow(
     """
     if command is not None and jsonl is not None:
         raise click.UsageError("--exec and --jsonl exclude each other; follow under two names")
+    if command is not None and not command.strip():
+        raise click.UsageError("--exec names no command, which would take every event as done with")
     address, keys = journal_address(line), journal_keys(line, key_files)
     if to_forget:
         forget(address, name, keys=keys)

@@ -18,7 +18,7 @@ from edge.cli.output import progress_console, visible
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
 from edge.delivery.messages import event_from
-from edge.errors import EventsLostError, InputError, MessageError
+from edge.errors import EventsLostError, InputError, JournalError, MessageError
 
 Format = Literal["jsonl", "csv"]
 
@@ -54,6 +54,11 @@ def export(
     with JournalReader.open_file(path) as reader:
         first, last = reader.range()
         begin = (first - 1 if first else last) if after_seq is None else after_seq
+        if begin > last:
+            raise JournalError(
+                f"{path} ends with event {last}, and those after {begin} were asked for; was the number of another "
+                "journal, which this one follows? Its first event says when it began"
+            )
         end = last if through_seq is None else min(last, through_seq)
         with _written_to(out) as file, _progress(begin, end, out) as went_on:
             lost = _write(reader, file, form, begin, end, topics, went_on)

@@ -65,7 +65,10 @@ def consumer_in_words(consumer: Consumer, journal: JournalState) -> str:
     if not consumer.connected:
         seen = consumer.seen_at_ns
         there = "away" if seen is None else f"away, last heard of {local_time(seen, '%Y-%m-%d %H:%M:%S')}"
-    return f"{there}; {max(0, journal.last_seq - consumer.acked_seq)} events behind"
+    gone = max(0, journal.first_seq - 1 - consumer.acked_seq) if journal.first_seq else 0
+    behind = max(0, journal.last_seq - consumer.acked_seq - gone)
+    missed = f", and {gone} are gone: have it come, forget it (heatline follow --forget), or raise journal.keep_mib"
+    return f"{there}; {behind} events behind{missed if gone else ''}"
 
 
 def local_time(at_ns: int, form: str) -> str:

@@ -41,6 +41,9 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(*(escape(visible(str(text))) for text in (name, value)))  # a path or a group may look like markup
+    if not facts:  # there is nothing to be as wide as
+        click.echo(visible(title))
+        return
     # What is not read on a screen is searched, and must not be cut into lines.
     console = Console() if sys.stdout.isatty() else Console(width=WIDE)
     console.print(table)

@@ -27,6 +27,8 @@ ROWS_KEPT = 200
 LINES_BESIDE_ROWS = 8
 ALWAYS_HEARD = "status", "alarm", "change", "journal"
 """They tell that the line has stopped, that a camera is dead, what is in force, and whether events are kept."""
+SILENT_SECONDS = 5.0
+"""A line says how it is about once a second: after that it is down, or does not let us listen any more."""
 STYLES = {"GOOD": "green", "DEFECT": "bold red", "NO_VERDICT": "bold yellow"}
 STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold yellow", "NOT_READY": "bold red"}
 
@@ -68,7 +70,7 @@ def watch(
         Subscriber(
             address,
             topics={*topics, *ALWAYS_HEARD},
-            timeout_s=timeout_s,
+            timeout_s=SILENT_SECONDS if timeout_s is None and keys is not None else timeout_s,
             replay=replay or replay_address(line),
             keys=keys,
             replay_keys=keys if replay else replay_keys(line, key_files),
@@ -91,6 +93,8 @@ def watch(
                 continue
             if message is None:
                 require_let_in(address, keys, zmq.SUB)  # its key may have been revoked
+                if timeout_s is None:
+                    continue
                 return
             event = message.event
             if event.topic.startswith(topics):

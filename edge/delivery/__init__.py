@@ -1,4 +1,4 @@
-"""Events to the PLC/MES, and commands from it. docs/protocol.md, docs/durable.md and docs/commands.md are the authority.
+"""Events to the PLC/MES, and commands from it. docs/protocol.md, durable.md and commands.md there are the authority.
 
 Three clients: `Subscriber` listens live, `Follower` gets every event once it is journalled, `Commander` asks.
 """

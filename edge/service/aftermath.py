@@ -19,10 +19,14 @@ logger = logging.getLogger(__name__)
 _CRASHED = Unjudged("dropped", "crashed", "the service ended before there was a verdict, and was started again")
 
 
-def state_folder() -> Path | None:
-    """Where the service may keep something, as systemd says (StateDirectory); None: nowhere."""
+def state_folder(otherwise: Path | None = None) -> Path | None:
+    """Where the service may keep something, as systemd says (StateDirectory); None: nowhere.
+
+    Args:
+        otherwise: where systemd says nothing.
+    """
     named = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    return Path(named) if named else None
+    return Path(named) if named else otherwise
 
 
 @contextlib.contextmanager

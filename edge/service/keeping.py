@@ -1,6 +1,7 @@
 """A line's journal, and those who follow it."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from edge.delivery.journal.journalling import Journalling
 from edge.delivery.security.access import Access
 from edge.inspection.flight_recorder import Told
 from edge.service.reporter import Reporter
+
+logger = logging.getLogger(__name__)
 
 SECONDS_PER_DAY = 86400
 
@@ -48,6 +51,10 @@ def kept(config: JournalConfig, folder: Path | None, reporter: Reporter, access:
         JournalError: the journal is another line's, or of a newer heatline.
     """
     folder = None if config.keep_mib == 0 else config.folder or folder
+    if folder is None and config.bind is not None:
+        logger.warning(
+            "no events are kept, and none can be had at %s: there is no folder; set journal.folder", config.bind
+        )
     with contextlib.ExitStack() as at_end:
         consumers = None if folder is None else at_end.enter_context(contextlib.closing(Consumers(folder)))
         server = None

@@ -61,6 +61,10 @@ class Service:
         self.leaves_work_behind = False
         """Whether a change is still being made ready at the end: Python's own way out would abort under it."""
 
+    @property
+    def _state_folder(self) -> Path | None:
+        return state_folder(otherwise=self._config.journal.folder)
+
     def stop(self) -> None:
         """Ask a running service to finish what it has grabbed and end. Any thread, any number of times."""
         self._stopping = True
@@ -75,7 +79,7 @@ class Service:
         Raises:
             HeatlineError: it cannot start, or could not finish what it had grabbed.
         """
-        with held(state_folder()):
+        with held(self._state_folder):
             self._run()
 
     def _run(self) -> None:
@@ -86,7 +90,7 @@ class Service:
         reporter = Reporter(self._path.stem)
         heartbeat = Heartbeat()
         access = Access.read(self._config.security.key, self._config.security.allowed)
-        with kept(self._config.journal, state_folder(), reporter, access) as keeping:
+        with kept(self._config.journal, self._state_folder, reporter, access) as keeping:
             publisher = Publisher(self._config.events.bind, keeping.journalling, access)
             publisher.start()
             tell_where_events_are(publisher.address)
@@ -125,7 +129,7 @@ class Service:
             teller,
             selected=selected,
             unremembered=unremembered,
-            remember_in=state_folder(),
+            remember_in=self._state_folder,
             reloading=_tell_systemd_of_a_reload,
         )
         oversight = Oversight(teller, heartbeat, ledger, supervised, pipeline, changeover)
@@ -170,7 +174,7 @@ class Service:
         if not names:
             return None, None
         try:
-            selected = remembered_product(state_folder())
+            selected = remembered_product(self._state_folder)
         except (OSError, UnicodeDecodeError) as error:
             unknown = f"which product was selected before the start cannot be read ({error})"
             logger.error("%s; %s is in force", unknown, self._config.product)
@@ -183,7 +187,7 @@ class Service:
     def _tell_of_the_last_run(
         self, ledger: Ledger, teller: Teller, pipeline: Pipeline, oversight: Oversight, keeping: Keeping
     ) -> FlightRecorder | None:
-        folder = state_folder()
+        folder = self._state_folder
         journalled = keeping.told()
         run = read_last_run(folder, journalled)
         if (missing := told_live_alone(run, journalled)) is not None:
