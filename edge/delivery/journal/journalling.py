@@ -49,8 +49,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-DISK_SECONDS = 0.5
-"""For one call; what takes longer does not keep events back."""
+DISK_SECONDS = 2.0
+"""For one call; what takes longer does not keep events back. A card or a disk that others use may take a second, and
+what goes out live only never reaches a durable consumer."""
 DISK_SECONDS_AT_START = 10.0
 """Nothing waits yet; and at the end, nothing any more."""
 ROOM_SECONDS = 0.3
