@@ -15,5 +15,8 @@ with zmq.Context() as context, context.socket(zmq.SUB) as socket:
     socket.setsockopt_string(zmq.SUBSCRIBE, "")
     socket.connect(address)
     while True:
-        sys.stdout.buffer.write(socket.recv_multipart()[1] + b"\n")
+        _, *header = socket.recv_multipart()
+        if not header:  # the welcome
+            continue
+        sys.stdout.buffer.write(header[0] + b"\n")
         sys.stdout.buffer.flush()
