@@ -80,6 +80,7 @@ def assert_every_frame_has_its_event(events: list[dict[str, Any]], frames: Path)
     assert account["captured"] == account["inspected"] == len(verdicts)
 
 
+@pytest.mark.slow
 def test_drawn_boards(tmp_path: Path, address: str) -> None:
     boards = tmp_path / "boards"
     heatline("data", "draw-boards", boards, "--count", 8, "--seed", 3, "--size", "640x480")

@@ -126,6 +126,7 @@ def is_refused(*arguments: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_another_machine_is_served_by_its_key_while_it_is_allowed_and_only_then(
     line: OpenLine, mes: Machine, own: ClientKeys
 ) -> None:
