@@ -5,6 +5,7 @@ import os
 import secrets
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -496,14 +497,7 @@ def delivery(
         say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
     )
     report = {"machine": now, **msgspec.structs.asdict(found)}
-    if out is not None:
-        _write(out, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-    if as_json:
-        print_json(report)
-    else:
-        print_facts("delivery", to_facts(found))
-    if wrong := faults(found):
-        raise BenchError("; ".join(wrong))
+    _report("delivery", report, to_facts(found), faults(found), out, as_json)
 
 
 @bench.command(epilog="Example: heatline bench hostile --out hostile.json")
@@ -562,15 +556,37 @@ def hostile(
         seed=seed,
         say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
     )
-    report = {"machine": now, **msgspec.structs.asdict(found)}
+    _report(
+        "hostile messages",
+        {"machine": now, **msgspec.structs.asdict(found)},
+        to_facts(found),
+        faults(found),
+        out,
+        as_json,
+    )
+
+
+def _report(
+    title: str,
+    report: Mapping[str, Any],
+    facts: Mapping[str, object],
+    faults: Sequence[str],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what came of a bench, and keep it where that is wanted.
+
+    Raises:
+        BenchError: something is not as it must be, or the file cannot be written.
+    """
     if out is not None:
         _write(out, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     if as_json:
         print_json(report)
     else:
-        print_facts("hostile messages", to_facts(found))
-    if wrong := faults(found):
-        raise BenchError("; ".join(wrong))
+        print_facts(title, facts)
+    if faults:
+        raise BenchError("; ".join(faults))
 
 
 def _write(path: Path, data: bytes) -> None:

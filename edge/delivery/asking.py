@@ -1,10 +1,14 @@
 """What requests and their replies have in common, on whichever socket they go: a type, a version, an id."""
 
 import contextlib
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
+
+from edge.errors import MessageError
+
+T = TypeVar("T")
 
 RequestId = Annotated[str, Meta(max_length=64)]
 LONGEST_DETAIL = 300
@@ -24,6 +28,14 @@ class _Named(msgspec.Struct):
     request_id: RequestId | None = None
 
 
+class NoRequest(NamedTuple):
+    """Why bytes are refused."""
+
+    reason: Literal["version", "malformed"]
+    detail: str
+    request_id: str | None
+
+
 _envelope = msgspec.json.Decoder(_Envelope)
 _named = msgspec.json.Decoder(_Named)
 
@@ -35,6 +47,43 @@ def version_of(data: bytes) -> int:
         MsgspecError, UnicodeDecodeError, RecursionError: it has none.
     """
     return _envelope.decode(data).schema_version
+
+
+def reply_of(data: bytes, decoder: msgspec.json.Decoder[T], schema_version: int) -> T:
+    """The reply of a line in these bytes.
+
+    Args:
+        schema_version: the newest that this client knows.
+    Raises:
+        MessageError: they are none, or one of a newer schema version.
+    """
+    try:
+        version = version_of(data)
+        if version > schema_version:
+            raise MessageError(
+                f"a reply of schema version {version} came, this client knows up to {schema_version}; update heatline"
+            )
+        return decoder.decode(data)
+    except UNREADABLE as error:
+        raise MessageError(f"what came is no reply of a line: {error}") from error
+
+
+def request_of(data: bytes, decoder: msgspec.json.Decoder[T], schema_version: int, document: str) -> T | NoRequest:
+    """The request in these bytes, or what is wrong with them.
+
+    Args:
+        schema_version: the newest that this line knows.
+        document: says what is a request.
+    """
+    try:
+        version = version_of(data)
+        if version <= schema_version:
+            return decoder.decode(data)
+        said = f"a request of schema version {version} came, this line knows up to {schema_version}; update heatline"
+        return NoRequest("version", said, request_id_of(data))
+    except UNREADABLE as error:
+        said = f"what came is no request ({error}); {document} says what is"
+        return NoRequest("malformed", said, request_id_of(data))
 
 
 def request_id_of(data: bytes) -> str | None:

@@ -9,6 +9,7 @@ from typing import Self
 
 import zmq
 
+from edge.delivery.client_socket import client_socket, connect
 from edge.delivery.commands import (
     Announced,
     Refused,
@@ -102,22 +103,9 @@ class Commander:
         self.close()
 
     def _connected(self) -> zmq.Socket[bytes]:
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
+        socket = client_socket(self._context, zmq.DEALER, self._address, self._keys, LONGEST_REPLY_BYTES)
         socket.setsockopt(zmq.IMMEDIATE, 1)  # what cannot be sent now is not sent later
-        socket.setsockopt(zmq.RECONNECT_IVL, 20)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        socket.setsockopt(zmq.MAXMSGSIZE, LONGEST_REPLY_BYTES)
-        socket.setsockopt(zmq.IPV6, "[" in self._address)
-        if self._keys is not None:
-            self._keys.apply(socket)
-        try:
-            socket.connect(self._address)
-        except zmq.ZMQError as error:
-            socket.close()
-            raise DeliveryError(
-                f"{self._address} is no address to connect to ({error.strerror}); expected e.g. tcp://127.0.0.1:5557"
-            ) from error
+        connect(socket, self._address, "tcp://127.0.0.1:5557")
         return socket
 
     def _connect_anew(self) -> None:

@@ -16,11 +16,10 @@ import msgspec
 import zmq
 from msgspec import Meta
 
-from edge.delivery.asking import UNREADABLE, RequestId, request_id_of, require_printable, shortened, version_of
+from edge.delivery.asking import NoRequest, RequestId, reply_of, request_id_of, request_of, require_printable, shortened
 from edge.delivery.messages import BundleName
 from edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
 from edge.delivery.security.access import Access
-from edge.errors import MessageError
 
 logger = logging.getLogger(__name__)
 
@@ -138,17 +137,10 @@ def to_bytes(message: Request | Reply) -> bytes:
 
 def request_from(data: bytes) -> Request | Refused:
     """The request in these bytes, or the refusal of what is none."""
-    try:
-        version = version_of(data)
-        if version <= SCHEMA_VERSION:
-            return _request.decode(data)
-        said = refusal(
-            "version",
-            f"a request of schema version {version} came, this line knows up to {SCHEMA_VERSION}; update heatline",
-        )
-    except UNREADABLE as error:
-        said = refusal("malformed", f"what came is no request ({error}); docs/commands.md says what is")
-    return msgspec.structs.replace(said, request_id=request_id_of(data))
+    found = request_of(data, _request, SCHEMA_VERSION, "docs/commands.md")
+    if isinstance(found, NoRequest):
+        return msgspec.structs.replace(refusal(found.reason, found.detail), request_id=found.request_id)
+    return found
 
 
 def reply_from(data: bytes) -> Reply:
@@ -157,15 +149,7 @@ def reply_from(data: bytes) -> Reply:
     Raises:
         MessageError: they are none, or one of a newer schema version.
     """
-    try:
-        version = version_of(data)
-        if version > SCHEMA_VERSION:
-            raise MessageError(
-                f"a reply of schema version {version} came, this client knows up to {SCHEMA_VERSION}; update heatline"
-            )
-        return _reply.decode(data)
-    except UNREADABLE as error:
-        raise MessageError(f"what came is no reply of a line: {error}") from error
+    return reply_of(data, _reply, SCHEMA_VERSION)
 
 
 UNANSWERED_AT_MOST = 1000

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import zmq
 
+from edge.delivery.client_socket import client_socket, connect
 from edge.delivery.durable.following import (
     LARGEST_WINDOW,
     Batch,
@@ -95,22 +96,9 @@ class Replay:
         self._context.term()
 
     def _connected(self) -> zmq.Socket[bytes]:
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RECONNECT_IVL, 20)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_PART_BYTES)
-        socket.setsockopt(zmq.IPV6, "[" in self._address)
+        socket = client_socket(self._context, zmq.DEALER, self._address, self._keys, LARGEST_PART_BYTES)
         notice_vanished_peers(socket)
-        if self._keys is not None:
-            self._keys.apply(socket)
-        try:
-            socket.connect(self._address)
-        except zmq.ZMQError as error:
-            socket.close()
-            raise DeliveryError(
-                f"{self._address} is no address to connect to ({error.strerror}); expected e.g. tcp://127.0.0.1:5558"
-            ) from error
+        connect(socket, self._address, "tcp://127.0.0.1:5558")
         return socket
 
     def _wait_for_answer(self, until_s: float) -> bool:

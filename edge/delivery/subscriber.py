@@ -8,6 +8,7 @@ from typing import Self
 
 import zmq
 
+from edge.delivery.client_socket import client_socket, no_address
 from edge.delivery.connection import Connection
 from edge.delivery.gaps import Gap, Gaps
 from edge.delivery.heartbeats import notice_vanished_peers
@@ -65,15 +66,8 @@ class Subscriber:
         self._timeout_ms = None if timeout_s is None else int(timeout_s * 1000)
         self._replay = None if replay is None else Replay(replay, replay_keys, self._keep_subscribed)
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.RECONNECT_IVL, 20)
-        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_PART_BYTES)
-        self._socket.setsockopt(zmq.IPV6, "[" in address)
+        self._socket = client_socket(self._context, zmq.SUB, address, keys, LARGEST_PART_BYTES)
         notice_vanished_peers(self._socket)
-        if keys is not None:
-            keys.apply(self._socket)
         for topic in {*self._topics, WELCOMES}:
             self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
         self._connection: Connection | None = None
@@ -81,9 +75,7 @@ class Subscriber:
             self._connection = Connection(self._socket, address)
         except zmq.ZMQError as error:
             self.close()
-            raise DeliveryError(
-                f"{address} is no address to connect to ({error.strerror}); expected e.g. tcp://127.0.0.1:5556"
-            ) from error
+            raise no_address(address, error, "tcp://127.0.0.1:5556") from error
 
     def __iter__(self) -> Iterator[Message]:
         while (message := self.receive()) is not None:

@@ -169,11 +169,6 @@ def last_run(path: Path, journalled: Mapping[str, Told] | None = None) -> LastRu
     return run
 
 
-def in_flight_at_the_end(path: Path) -> list[Stamp]:
-    """The frames that an earlier run announced and never told of."""
-    return last_run(path).in_flight
-
-
 def _noted(data: bytes, begin: int, told: int, announced: int) -> list[_Noted]:
     """What was noted of the frames after `told` up to `announced`, in their order."""
     noted = []

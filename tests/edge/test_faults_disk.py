@@ -12,7 +12,7 @@ import pytest
 from edge.bundle import Bundle
 from edge.delivery.messages import Event, StatusEvent
 from edge.frames import Stamp
-from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, in_flight_at_the_end
+from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, last_run
 from tests.edge.fault_boots import boots, crashed, die, in_flight
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, small_disk
 from tests.edge.lines import (
@@ -122,7 +122,7 @@ def test_a_full_disk_that_still_holds_the_last_record_holds_the_next(tmp_path: P
         recorder = FlightRecorder(state / FILE_NAME, {"top": 1})
         recorder.announced(Stamp("top", 1, number=2))
         assert recorder.fault is None
-        (stamp,) = in_flight_at_the_end(state / FILE_NAME)
+        (stamp,) = last_run(state / FILE_NAME).in_flight
         assert (stamp.number, stamp.frame_id) == (2, 1)
 
 
@@ -165,7 +165,7 @@ def test_a_record_that_somebody_cut_off_kills_no_line(tmp_path: Path) -> None:
     recorder.announced(Stamp("top", 2, number=2))
     recorder.told(Stamp("top", 1, number=1))
     assert recorder.fault is None
-    assert in_flight_at_the_end(tmp_path / "in-flight") == []
+    assert last_run(tmp_path / "in-flight").in_flight == []
 
 
 def test_a_record_that_can_be_written_again_is_one_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -183,7 +183,7 @@ def test_a_record_that_can_be_written_again_is_one_again(tmp_path: Path, caplog:
     recorder._fd = real
     recorder.announced(Stamp("top", 4, number=4))
     recorder.told(Stamp("top", 3, number=3))
-    (stamp,) = in_flight_at_the_end(tmp_path / "in-flight")
+    (stamp,) = last_run(tmp_path / "in-flight").in_flight
     assert (stamp.number, stamp.frames, stamp.frame_id) == (4, 1, 4)
     assert "is written again" in caplog.text
     recorder.close()

@@ -11,7 +11,7 @@ from edge.bundle import Bundle
 from edge.delivery.messages import VerdictEvent
 from edge.delivery.publisher import SEND_HIGH_WATER_MARK
 from edge.frames import Stamp
-from edge.inspection.flight_recorder import FlightRecorder, in_flight_at_the_end
+from edge.inspection.flight_recorder import FlightRecorder, last_run
 from tests.edge.fault_boots import assert_the_crash_is_told_first, boots, crashed, die, ids, in_flight
 from tests.edge.fault_memory import no_memory, starve
 from tests.edge.lines import (
@@ -100,7 +100,7 @@ def test_a_death_while_the_record_is_begun_anew_leaves_that_of_each_camera_as_it
     left = []
     for cut in cuts:
         (tmp_path / "cut").write_bytes(after[:cut] + before[cut:])
-        found = in_flight_at_the_end(tmp_path / "cut")
+        found = last_run(tmp_path / "cut").in_flight
         assert all((stamp.number, stamp.frames, stamp.frame_id) == (291, 9, 291) for stamp in found)
         left.append([stamp.camera for stamp in found])
     assert left[0] == cameras

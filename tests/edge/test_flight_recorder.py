@@ -14,7 +14,7 @@ from edge.bundle import Bundle
 from edge.delivery.messages import StatusEvent, VerdictEvent
 from edge.frames import Stamp
 from edge.inspection import flight_recorder
-from edge.inspection.flight_recorder import FlightRecorder, LastRun, Told, in_flight_at_the_end, last_run
+from edge.inspection.flight_recorder import FlightRecorder, LastRun, Told, last_run
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
 from edge.service.aftermath import ToldLiveAlone, read_last_run, tell_of_the_last_run, told_live_alone
@@ -40,7 +40,7 @@ def test_frames_in_flight_are_one_run(tmp_path: Path) -> None:
         recorder.announced(frame(number))
     recorder.told(frame(1))
     recorder.told(frame(2))
-    (run,) = in_flight_at_the_end(tmp_path / "f")
+    (run,) = last_run(tmp_path / "f").in_flight
     assert (run.camera, run.number, run.frames, run.frame_id, run.last_frame_id) == ("top", 3, 5, 1003, 1007)
 
 
@@ -48,7 +48,7 @@ def test_each_part_in_flight_is_told_by_itself(tmp_path: Path) -> None:
     recorder = FlightRecorder(tmp_path / "f", {"top": 0})
     for number, part in enumerate([None, "P-1", "P-2", None, None, "Ü" * 64], start=1):
         recorder.announced(frame(number, part_id=part))
-    assert told_again(in_flight_at_the_end(tmp_path / "f")) == [
+    assert told_again(last_run(tmp_path / "f").in_flight) == [
         (1, 1, 1001, None),
         (2, 1, 1002, "P-1"),
         (3, 1, 1003, "P-2"),
@@ -61,17 +61,17 @@ def test_a_run_that_ended_well_leaves_nothing(tmp_path: Path) -> None:
     recorder = FlightRecorder(tmp_path / "f", {"top": 0, "side": 0})
     recorder.announced(frame(1, frames=5))
     recorder.told(frame(1, frames=5))
-    assert in_flight_at_the_end(tmp_path / "f") == []
+    assert last_run(tmp_path / "f").in_flight == []
 
 
 @pytest.mark.parametrize("data", [b"", b"something else", b"heatline in-flight 2\n", b"heatline in-flight 2\nshort"])
 def test_a_file_that_is_none_of_ours_tells_of_nothing(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "f").write_bytes(data)
-    assert in_flight_at_the_end(tmp_path / "f") == []
+    assert last_run(tmp_path / "f").in_flight == []
 
 
 def test_no_file_tells_of_nothing(tmp_path: Path) -> None:
-    assert in_flight_at_the_end(tmp_path / "f") == []
+    assert last_run(tmp_path / "f").in_flight == []
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -93,7 +93,7 @@ def test_whatever_was_announced_and_not_told_is_found_once(
         number += stamps[-1].frames
     for stamp in stamps[:told]:
         recorder.told(stamp)
-    found = in_flight_at_the_end(tmp_path / "f")
+    found = last_run(tmp_path / "f").in_flight
     expected = [n for stamp in stamps[told:] for n in range(stamp.number, stamp.number + stamp.frames)]
     assert [n for stamp in found for n in range(stamp.number, stamp.number + stamp.frames)] == expected
     assert [stamp.part_id for stamp in found if stamp.part_id] == [s.part_id for s in stamps[told:] if s.part_id]
@@ -105,7 +105,7 @@ def test_more_than_the_file_holds_is_still_counted(tmp_path: Path) -> None:
     many = flight_recorder._SLOTS + 10
     for number in range(1, many + 1):
         recorder.announced(frame(number))
-    first, rest = in_flight_at_the_end(tmp_path / "f")
+    first, rest = last_run(tmp_path / "f").in_flight
     assert (first.number, first.frames, first.frame_id) == (1, 10, None)
     assert (rest.number, rest.frames, rest.frame_id, rest.last_frame_id) == (11, many - 10, 1011, 1000 + many)
 
@@ -124,7 +124,7 @@ def test_what_was_written_is_there_after_kill_9(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "noted\n"
         process.send_signal(signal.SIGKILL)
-    (run,) = in_flight_at_the_end(tmp_path / "f")
+    (run,) = last_run(tmp_path / "f").in_flight
     assert (run.frame_id, run.last_frame_id, run.frames) == (3, 5, 3)
 
 
@@ -213,11 +213,11 @@ def test_what_was_in_flight_is_noted_until_its_events_are_sent(tmp_path: Path) -
     noted: list[list[Stamp]] = []
 
     def until_sent() -> None:
-        noted.append(in_flight_at_the_end(tmp_path / flight_recorder.FILE_NAME))
+        noted.append(last_run(tmp_path / flight_recorder.FILE_NAME).in_flight)
 
     told: list[Outcome] = []
     last = read_last_run(tmp_path, {})
     assert tell_of_the_last_run(last, tmp_path, Ledger(["top"]), "b", told.append, until_sent) is not None
     assert [outcome.stamp.frames for outcome in told] == [5]
     assert [told_again(stamps) for stamps in noted] == [[(1, 5, 1001, None)]]
-    assert in_flight_at_the_end(tmp_path / flight_recorder.FILE_NAME) == []
+    assert last_run(tmp_path / flight_recorder.FILE_NAME).in_flight == []

@@ -164,7 +164,7 @@ def test_fields_that_a_later_line_adds_to_replies_are_ignored_and_reasons_too() 
 
 
 def test_a_reply_of_a_newer_version_is_refused() -> None:
-    with pytest.raises(MessageError, match="schema version 2 came, this reader knows up to 1; update heatline"):
+    with pytest.raises(MessageError, match="schema version 2 came, this client knows up to 1; update heatline"):
         reply_from(b'{"type":"following","schema_version":2}')
 
 

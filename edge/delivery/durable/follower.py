@@ -13,6 +13,7 @@ import msgspec
 import zmq
 
 from edge.delivery.asking import shortened
+from edge.delivery.client_socket import client_socket, connect
 from edge.delivery.durable.following import (
     LARGEST_WINDOW,
     AckRequest,
@@ -414,22 +415,9 @@ def _sayable(kind: type[R], **content: Any) -> R:
 
 
 def _connected(context: zmq.Context["zmq.Socket[bytes]"], address: str, keys: ClientKeys | None) -> zmq.Socket[bytes]:
-    socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.RECONNECT_IVL, 20)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-    socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_PART_BYTES)
-    socket.setsockopt(zmq.IPV6, "[" in address)
+    socket = client_socket(context, zmq.DEALER, address, keys, LARGEST_PART_BYTES)
     notice_vanished_peers(socket)
-    if keys is not None:
-        keys.apply(socket)
-    try:
-        socket.connect(address)
-    except zmq.ZMQError as error:
-        socket.close()
-        raise DeliveryError(
-            f"{address} is no address to connect to ({error.strerror}); expected e.g. tcp://127.0.0.1:5558"
-        ) from error
+    connect(socket, address, "tcp://127.0.0.1:5558")
     return socket
 
 

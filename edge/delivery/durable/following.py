@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.delivery.asking import UNREADABLE, RequestId, request_id_of, require_printable, shortened, version_of
+from edge.delivery.asking import UNREADABLE, NoRequest, RequestId, reply_of, request_of, require_printable, shortened
 from edge.delivery.messages import Event, event_from
 from edge.errors import MessageError
 
@@ -237,17 +237,10 @@ def to_bytes(message: Request | Reply) -> bytes:
 
 def request_from(data: bytes) -> Request | Refused:
     """The request in these bytes, or the refusal of what is none."""
-    try:
-        version = version_of(data)
-        if version <= SCHEMA_VERSION:
-            return _request.decode(data)
-        said = refusal(
-            "version",
-            f"a request of schema version {version} came, this line knows up to {SCHEMA_VERSION}; update heatline",
-        )
-    except UNREADABLE as error:
-        said = refusal("malformed", f"what came is no request ({error}); docs/durable.md says what is")
-    return msgspec.structs.replace(said, request_id=request_id_of(data))
+    found = request_of(data, _request, SCHEMA_VERSION, "docs/durable.md")
+    if isinstance(found, NoRequest):
+        return refusal(found.reason, found.detail, found.request_id)
+    return found
 
 
 def reply_from(part: bytes) -> Reply:
@@ -256,15 +249,7 @@ def reply_from(part: bytes) -> Reply:
     Raises:
         MessageError: it is none, or one of a newer schema version.
     """
-    try:
-        version = version_of(part)
-        if version > SCHEMA_VERSION:
-            raise MessageError(
-                f"a reply of schema version {version} came, this reader knows up to {SCHEMA_VERSION}; update heatline"
-            )
-        return _reply.decode(part)
-    except UNREADABLE as error:
-        raise MessageError(f"what came is no reply of a line: {error}") from error
+    return reply_of(part, _reply, SCHEMA_VERSION)
 
 
 def batch_parts(batch: Batch, events: Sequence[tuple[bytes, bytes | None]]) -> list[bytes]:
