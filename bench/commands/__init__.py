@@ -1,0 +1,1 @@
+"""`heatline bench`, a file per subcommand."""

@@ -1,0 +1,99 @@
+"""What the subcommands of `heatline bench` share: what is measured, and what becomes of a result."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.result_file import write_result
+from edge.cli.output import print_facts, print_json
+from edge.errors import BenchError
+
+SHIPPED_BUNDLE = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"
+
+bundle_argument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+bundle_option = click.option(
+    "--bundle",
+    "bundle_path",
+    type=click.Path(path_type=Path),
+    default=SHIPPED_BUNDLE,
+    help="Default: the demo's, of a checkout.",
+)
+precision_option = click.option(
+    "--precision", type=click.Choice(["f32", "bf16", "int8"]), default="f32", show_default=True
+)
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write what came of it there, as JSON."
+)
+
+
+def claim(*paths: Path | None) -> None:
+    """See now that results can be written there, and not after minutes. What is there stays.
+
+    Raises:
+        BenchError: one cannot.
+    """
+    for path in filter(None, paths):
+        was_there = path.exists()
+        try:
+            path.open("ab").close()
+            if not was_there:
+                path.unlink()
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+
+def keep(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a result.
+
+    Raises:
+        BenchError: it cannot be written.
+    """
+    try:
+        write_result(path, report)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def keep_picture(path: Path, picture: str) -> None:
+    """Write what was drawn of a result.
+
+    Raises:
+        BenchError: it cannot be written.
+    """
+    try:
+        path.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def deliver(
+    title: str,
+    report: Mapping[str, Any],
+    facts: Mapping[str, object],
+    out: Path | None,
+    as_json: bool,
+    faults: Sequence[str] = (),
+) -> None:
+    """Say what came of a bench, and keep it where that is wanted.
+
+    Args:
+        report: of `new_report`.
+        facts: the same for people.
+        faults: what is not as it must be.
+    Raises:
+        BenchError: there are faults, or the file cannot be written.
+    """
+    if out is not None:
+        keep(out, report)
+    if as_json:
+        print_json(report)
+    else:
+        print_facts(title, facts)
+    if faults:
+        raise BenchError("; ".join(faults))
+
+
+def _unwritable(path: Path, error: OSError) -> BenchError:
+    return BenchError(f"{path} cannot be written ({error.strerror}); name another file with --out")
