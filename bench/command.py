@@ -5,6 +5,7 @@ import click
 from bench.commands.cameras import cameras
 from bench.commands.chaos import chaos
 from bench.commands.delivery import delivery
+from bench.commands.end_to_end import end_to_end
 from bench.commands.hostile import hostile
 from bench.commands.map_cost import map_cost
 from bench.commands.micro import micro
@@ -19,5 +20,5 @@ def bench() -> None:
     """Measure what the parts cost on this machine."""
 
 
-for _command in (cameras, chaos, delivery, hostile, map_cost, micro, precisions, seams, soak, training):
+for _command in (cameras, chaos, delivery, end_to_end, hostile, map_cost, micro, precisions, seams, soak, training):
     bench.add_command(_command)

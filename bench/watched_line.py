@@ -46,6 +46,7 @@ class WatchedLine:
         thresholds: keys of that table; by default nearly no frame has a defect.
         heatmaps: `events.heatmaps`: which events carry theirs.
         journal: whether it keeps one, and serves it.
+        engine: keys of that table, beside the precision.
     """
 
     def __init__(
@@ -58,15 +59,16 @@ class WatchedLine:
         thresholds: Keys = ALL_GOOD,
         heatmaps: str = "defect",
         journal: bool = False,
+        engine: Keys = {},  # noqa: B006  (it is not changed)
     ) -> None:
-        self.address, self.commands_address = _free_address(), f"ipc://{folder.absolute()}/commands"
-        self.journal_address = _free_address() if journal else None
+        self.address, self.commands_address = free_address(), f"ipc://{folder.absolute()}/commands"
+        self.journal_address = free_address() if journal else None
         self._log = folder / "log"
         self._config = folder / "line.toml"
         self._config.write_text(
             toml_table("", {"bundle": str(bundle.absolute()), "allow_unsigned": True})
             + "".join(toml_table("[[cameras]]", keys) for keys in cameras)
-            + toml_table("[engine]", {"precision": precision})
+            + toml_table("[engine]", {"precision": precision, **engine})
             + toml_table("[thresholds]", thresholds)
             + toml_table(
                 "[events]", {"bind": self.address, "wait_for_subscriber_s": START_WITHIN_SECONDS, "heatmaps": heatmaps}
@@ -194,7 +196,7 @@ class WatchedLine:
         return f"its log ends with: {'; '.join(lines)}" if lines else "its log is empty"
 
 
-def _free_address() -> str:
+def free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"

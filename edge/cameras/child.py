@@ -13,9 +13,6 @@ import socket
 import sys
 import threading
 import time
-import zlib
-
-import numpy as np
 
 from edge.cameras.base import EndOfFrames, FrameSource
 from edge.cameras.channel import (
@@ -33,6 +30,7 @@ from edge.cameras.channel import (
     IsOpen,
     NewRing,
 )
+from edge.cameras.digest import digest
 from edge.cameras.making import make_source
 from edge.cameras.ring import RingWriter
 from edge.cameras.settings import CameraSettings, from_bytes
@@ -100,8 +98,8 @@ class CameraServer:
             self._free.put((self._generation, slot))
             self._refuse(BadFrame(frame.stamp, "wrong_colour", str(error)))
             return
-        digest = zlib.crc32(np.ascontiguousarray(frame.image).data) if self._settings.frozen_after_frames else None
-        self._line.send(Here(frame.stamp, slot, (height, width), frame.pixel_format, digest))
+        told = digest(frame.image) if self._settings.frozen_after_frames else None
+        self._line.send(Here(frame.stamp, slot, (height, width), frame.pixel_format, told))
 
     def _refuse(self, bad: BadFrame) -> None:
         self._line.send(Bad(bad.stamp, bad.reason, sayable(bad.detail), bad.kind == "dropped"))

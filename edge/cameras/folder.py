@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge.cameras.base import EndOfFrames, FrameSource, Opened
 from edge.cameras.pacing import Pace
 from edge.cameras.settings import FolderSettings
+from edge.colour import PixelFormat
 from edge.errors import CameraError, InputError
 from edge.frames import BadFrame, Frame, Stamp
 from edge.images import list_images, read_image
 from edge.text import sayable
+
+Picture = tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]
 
 
 class FolderCamera(FrameSource):
@@ -16,9 +22,11 @@ class FolderCamera(FrameSource):
 
     def __init__(self, settings: FolderSettings) -> None:
         super().__init__(settings.name)
-        self._folder, self._loop = settings.path, settings.loop
+        self._folder, self._loop, self._preload = settings.path, settings.loop, settings.preload
         self._pace = Pace(settings.rate_fps)
         self._files: list[Path] = []
+        self._read: dict[Path, Picture | InputError] = {}
+        """What was read beforehand."""
         self._shown = 0
 
     def open(self) -> Opened:
@@ -26,6 +34,8 @@ class FolderCamera(FrameSource):
             self._files = list_images(self._folder)
         except InputError as error:
             raise CameraError(f"camera {self.name}: {error}") from error
+        if self._preload:
+            self._read = {path: _picture(path) for path in self._files}
         return Opened(
             found=f"{len(self._files)} pictures in {self._folder}",
             period_s=self._pace.period_s,
@@ -39,14 +49,20 @@ class FolderCamera(FrameSource):
         path = self._files[self._shown % len(self._files)]
         self._shown += 1
         stamp = Stamp(self.name, self._shown, sayable(path.name))
-        try:
-            image, pixel_format = read_image(path)
-        except InputError as error:
-            return BadFrame(stamp, "unreadable", str(error))
-        return Frame(stamp, image, pixel_format)
+        picture = self._read.get(path) or _picture(path)
+        if isinstance(picture, InputError):
+            return BadFrame(stamp, "unreadable", str(picture))
+        return Frame(stamp, *picture)
 
     def interrupt(self) -> None:
         self._pace.interrupt()
 
     def close(self) -> None:
         """There is nothing to let go of."""
+
+
+def _picture(path: Path) -> Picture | InputError:
+    try:
+        return read_image(path)
+    except InputError as error:
+        return error

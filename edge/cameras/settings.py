@@ -81,6 +81,8 @@ class FolderSettings(_Camera, frozen=True, kw_only=True, tag="folder"):
     path: Path
     rate_fps: Rate | None = None
     loop: bool = False
+    preload: bool = False
+    """Whether all pictures are read before the first is shown, and shown from memory."""
     on_overload: Policy = "block"
     frozen_after_frames: FrameCount = 0
 

@@ -44,8 +44,8 @@ def folder(tmp_path: Path) -> Path:
     return write_pictures(tmp_path / "f", {f"{i}.png": np.full((4, 6, 3), 40 * i, np.uint8) for i in (1, 2, 3)})
 
 
-def opened(folder: Path, *, rate_fps: float | None = None, loop: bool = False) -> FolderCamera:
-    camera = FolderCamera(FolderSettings(name="top", path=folder, rate_fps=rate_fps, loop=loop))
+def opened(folder: Path, *, rate_fps: float | None = None, loop: bool = False, preload: bool = False) -> FolderCamera:
+    camera = FolderCamera(FolderSettings(name="top", path=folder, rate_fps=rate_fps, loop=loop, preload=preload))
     camera.open()
     return camera
 
@@ -173,3 +173,15 @@ def test_a_folder_that_is_missing_or_empty_is_a_camera_error(tmp_path: Path) -> 
         FolderCamera(FolderSettings(name="top", path=tmp_path / "nowhere")).open()
     with pytest.raises(CameraError, match=r"camera top: .* holds no picture"):
         FolderCamera(FolderSettings(name="top", path=tmp_path)).open()
+
+
+def test_a_preloaded_folder_is_shown_from_memory(folder: Path) -> None:
+    (folder / "2.png").write_bytes(b"no picture")
+    camera = opened(folder, loop=True, preload=True)
+    for path in folder.iterdir():
+        path.unlink()
+    shown = [camera.grab(1.0) for _ in range(6)]
+    assert [frame.image[0, 0, 0] if isinstance(frame, Frame) else frame.reason for frame in shown if frame] == [
+        40, "unreadable", 120, 40, "unreadable", 120,
+    ]  # fmt: skip
+    assert [frame.stamp.frame_id for frame in shown if frame] == [1, 2, 3, 4, 5, 6]

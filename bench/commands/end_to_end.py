@@ -1,0 +1,118 @@
+"""`heatline bench end-to-end`."""
+
+from pathlib import Path
+
+import click
+
+from bench.commands.common import bundle_argument, claim, deliver, out_option, precision_option
+from bench.commands.frame_size import FrameSize
+from bench.machine import machine
+from bench.result_file import new_report
+from edge.bundle import open_bundle
+from edge.cli.finite_range import FiniteRange
+from edge.cli.output import json_option, progress_console
+from edge.inference import Precision
+
+
+@click.command("end-to-end", epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")
+@bundle_argument
+@precision_option
+@click.option(
+    "--fps",
+    "rate_fps",
+    type=FiniteRange(0.01, 10_000),
+    help="Of each camera; default: 80 % of the highest, where that is looked for.",
+)
+@click.option("--size", "frame_hw", type=FrameSize(), default="2448x2048", show_default=True, help="Of the frames.")
+@click.option("--pictures", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Show these instead.")
+@click.option("--cameras", type=click.IntRange(1, 16), default=1, show_default=True, help="All alike.")
+@click.option("--seconds", type=FiniteRange(1, 86_400), default=60.0, show_default=True, help="At that rate.")
+@click.option("--late-after-ms", type=FiniteRange(0, 3.6e6), help="What counts as late; default: two frame periods.")
+@click.option("--find-max", is_flag=True, help="Find the highest rate without drops.")
+@click.option("--saturate", "saturated", is_flag=True, help="Service over bare engine, with a frame always waiting.")
+@click.option("--idle", is_flag=True, help="One frame at a time, beside the bare engine's time for its tiles.")
+@click.option("--defective", type=FiniteRange(0, 1), default=0.125, show_default=True, help="Share of the frames.")
+@click.option(
+    "--heatmaps", type=click.Choice(["never", "defect", "always"]), default="defect", show_default=True,
+    help="Which events carry theirs.",
+)  # fmt: skip
+@click.option("--journal", is_flag=True, help="Keep one, and serve it.")
+@click.option("--waiting-frames", type=click.IntRange(1, 64), default=2, show_default=True, help="Of each camera.")
+@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="As in the line's file; 0: its default.")
+@click.option("--streams", type=click.IntRange(0, 1024), default=0, help="The same.")
+@click.option("--batch", type=click.IntRange(0, 64), default=0, help="The same.")
+@click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Of service and engine.")
+@click.option("--turn", "turn_s", type=FiniteRange(0.5, 600), default=6.0, show_default=True, help="Seconds of each.")
+@click.option("--quick", is_flag=True, help="Whether all of it runs: short turns of small frames.")
+@out_option
+@json_option
+def end_to_end(
+    bundle_path: Path,
+    precision: Precision,
+    rate_fps: float | None,
+    frame_hw: tuple[int, int],
+    pictures: Path | None,
+    cameras: int,
+    seconds: float,
+    late_after_ms: float | None,
+    find_max: bool,
+    saturated: bool,
+    idle: bool,
+    defective: float,
+    heatmaps: str,
+    journal: bool,
+    waiting_frames: int,
+    threads: int,
+    streams: int,
+    batch: int,
+    rounds: int,
+    turn_s: float,
+    quick: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Show pictures by paced cameras to the real service, and follow every frame to a subscriber in another process.
+
+    Every event is held to what the same bundle says of its picture in this process: a service that skips work fails.
+    Shows latency from capture to event, what became of every frame, processor time and memory. Wants the machine for
+    itself.
+    """
+    from bench.end_to_end.end_to_end import Plan, measure_end_to_end, to_facts
+
+    if rate_fps is None and not (find_max or saturated or idle or quick):
+        raise click.UsageError("nothing is to be measured; give --fps, --find-max, --saturate or --idle")
+    now, bundle, console = machine(), open_bundle(bundle_path), progress_console()
+    claim(out)
+    plan = Plan(
+        rate_fps=rate_fps,
+        seconds=seconds,
+        late_after_ms=late_after_ms,
+        find_max=find_max,
+        saturate=saturated,
+        idle=idle,
+        rounds=rounds,
+        turn_seconds=turn_s,
+        idle_frames=20,
+    )
+    if quick:
+        plan = Plan(
+            rate_fps=2.0, seconds=2.0, late_after_ms=None, find_max=False, saturate=True, idle=True, rounds=1,
+            turn_seconds=0.5, idle_frames=3,
+        )  # fmt: skip
+    given = {"threads": threads, "streams": streams, "batch": batch}
+    found = measure_end_to_end(
+        bundle,
+        precision,
+        plan,
+        pictures=pictures,
+        frame_hw=(480, 640) if quick else frame_hw,
+        cameras=cameras,
+        waiting_frames=waiting_frames,
+        defective=defective,
+        heatmaps=heatmaps,
+        journal=journal,
+        engine={name: value for name, value in given.items() if value},
+        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
+    title = f"{found.bundle} ({found.model}) in {found.precision}"
+    deliver(title, new_report("end-to-end", now, found), to_facts(found), out, as_json)

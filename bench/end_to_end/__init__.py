@@ -1,0 +1,1 @@
+"""The whole way, from a camera to a subscriber, beside the bare engine."""

@@ -1,0 +1,146 @@
+"""A line whose cameras show pictures from memory, heard by this process; every event is held to what it must say."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.end_to_end.pictures import Expected
+from bench.watched_line import Keys, WatchedLine
+from edge.bundle import Bundle
+from edge.delivery.messages import VerdictEvent
+from edge.errors import BenchError
+from edge.inference import Precision
+
+FROZEN_AFTER_FRAMES = 3
+"""As for real cameras: their frames are looked at for that."""
+LOGIT_TOLERANCE = 1e-3
+"""Of a frame score: the engine adds up in another order where tiles go through it by other batches."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is run."""
+
+    bundle: Bundle
+    precision: Precision
+    pictures: Path
+    expected: Expected
+    cameras: int
+    waiting_frames: int
+    heatmaps: str
+    journal: bool
+    engine: Keys
+    """Of `[engine]`, beside the precision."""
+
+    @property
+    def tiles(self) -> int:
+        """Of a frame."""
+        return self.expected.tiles
+
+
+@contextmanager
+def running(scene: Scene, rate_fps: float | None, *, waits: bool) -> Iterator["Line"]:
+    """The service on these cameras.
+
+    Args:
+        rate_fps: of each camera; None: a frame is there whenever there is room.
+        waits: whether a camera waits for room, else its oldest frame gives way.
+    """
+    cameras: list[Keys] = [
+        {
+            "kind": "folder",
+            "name": f"cam{number}",
+            "path": str(scene.pictures),
+            "preload": True,
+            "loop": True,
+            "on_overload": "block" if waits else "drop_oldest",
+            "waiting_frames": scene.waiting_frames,
+            "frozen_after_frames": FROZEN_AFTER_FRAMES,
+            **({} if rate_fps is None else {"rate_fps": rate_fps}),
+        }
+        for number in range(scene.cameras)
+    ]
+    with (
+        TemporaryDirectory(prefix="heatline-bench-") as folder,
+        WatchedLine(
+            Path(folder),
+            scene.bundle.path,
+            scene.precision,
+            cameras,
+            thresholds={"score": scene.expected.score_threshold},
+            heatmaps=scene.heatmaps,
+            journal=scene.journal,
+            engine=scene.engine,
+        ) as line,
+    ):
+        yield Line(line, scene.expected)
+        line.stop()
+
+
+@dataclass(frozen=True)
+class Told:
+    """A verdict event as it was heard."""
+
+    event: VerdictEvent
+    at_ns: int
+
+    @property
+    def captured_ns(self) -> int:
+        return self.event.times.captured_monotonic_ns
+
+    @property
+    def latency_ms(self) -> float:
+        return (self.at_ns - self.captured_ns) / 1e6
+
+
+class Line:
+    """What this process hears of it."""
+
+    def __init__(self, watched: WatchedLine, expected: Expected) -> None:
+        self.watched, self._expected = watched, expected
+
+    def next(self) -> Told | None:
+        """The next verdict event, or None where none came within a moment.
+
+        Raises:
+            BenchError: it says of a picture what it must not, or the service has ended.
+        """
+        heard = self.watched.next()
+        if heard is None or not isinstance(heard.event, VerdictEvent):
+            return None
+        self._check(heard.event)
+        return Told(heard.event, heard.at_ns)
+
+    def hear_until(self, until_ns: int) -> list[Told]:
+        """All verdict events of a time; monotonic."""
+        told: list[Told] = []
+        while time.monotonic_ns() < until_ns:
+            if (one := self.next()) is not None:
+                told.append(one)
+        return told
+
+    def _check(self, event: VerdictEvent) -> None:
+        if event.reason is not None:
+            return
+        assert event.source is not None
+        assert event.frame_score is not None
+        verdict, score = self._expected.answers[event.source]
+        if event.verdict != verdict or abs(event.frame_score - score) > LOGIT_TOLERANCE * max(1.0, abs(score)):
+            raise BenchError(
+                f"the service judged {event.source} {event.verdict} by {event.frame_score:.4f}, and the same bundle in "
+                f"this process {verdict} by {score:.4f}; nothing that is measured on such a line counts"
+            )
+
+
+def missed(told: Sequence[Told]) -> int:
+    """Frames that nothing was heard of, going by the ledger's numbers, which leave out none."""
+    missing = 0
+    for camera in {one.event.camera for one in told}:
+        last = None
+        for event in (one.event for one in told if one.event.camera == camera):
+            missing += 0 if last is None else event.frame_number - last
+            last = event.frame_number + event.frames
+    return missing

@@ -1,0 +1,79 @@
+"""The service with a frame always waiting, in turns with the bare engine: what share of the engine does it use?"""
+
+import itertools
+import time
+from collections.abc import Callable
+from statistics import median
+
+import msgspec
+
+from bench.camera_rates import SETTLE_SECONDS
+from bench.end_to_end.bare_engine import BareEngine
+from bench.end_to_end.engine_alone import Saturate
+from bench.end_to_end.line import Scene, running
+from bench.end_to_end.window import settle
+from bench.processes import cpu_s
+from bench.spread import Spread
+from edge.errors import BenchError
+
+
+class Saturated(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it."""
+
+    seconds: float
+    """Of each turn of either."""
+    service_tiles_per_s: Spread
+    service_frames_per_s: Spread
+    engine_tiles_per_s: Spread
+    service_over_engine: float
+    """Of the medians."""
+    service_over_engine_spread: Spread
+    """Of the ratios, each to the mean of the engine's turn before and the one after."""
+    cpu_ms_per_frame: dict[str, Spread]
+    """Of the service, and of its cameras' processes."""
+
+
+def saturate(scene: Scene, bare: BareEngine, *, seconds: float, rounds: int, say: Callable[[str], None]) -> Saturated:
+    """Run both in turns, the engine first and last.
+
+    Raises:
+        BenchError: a process failed, or the service judged a picture otherwise than it must.
+    """
+    engine = [bare.ask(Saturate(seconds)).tiles_per_s]
+    service: list[float] = []
+    cpu: dict[str, list[float]] = {"service": [], "cameras": []}
+    for number in range(rounds):
+        frames_per_s, cpu_ms = _service_turn(scene, seconds)
+        service.append(frames_per_s * scene.tiles)
+        for name, ms in cpu_ms.items():
+            cpu[name].append(ms)
+        engine.append(bare.ask(Saturate(seconds)).tiles_per_s)
+        say(f"round {number + 1} of {rounds}: service {service[-1]:.0f} tiles/s, bare engine {engine[-1]:.0f}")
+    beside = [(before + after) / 2 for before, after in itertools.pairwise(engine)]
+    return Saturated(
+        seconds=seconds,
+        service_tiles_per_s=Spread.of(service),
+        service_frames_per_s=Spread.of([one / scene.tiles for one in service]),
+        engine_tiles_per_s=Spread.of(engine),
+        service_over_engine=median(service) / median(engine),
+        service_over_engine_spread=Spread.of([one / other for one, other in zip(service, beside, strict=True)]),
+        cpu_ms_per_frame={name: Spread.of(of) for name, of in cpu.items()},
+    )
+
+
+def _service_turn(scene: Scene, seconds: float) -> tuple[float, dict[str, float]]:
+    """Frames a second, counted from one frame's event to another's; and CPU time per frame, ms."""
+    with running(scene, None, waits=True) as line:
+        settle(line, scene.cameras)
+        line.hear_until(time.monotonic_ns() + round(SETTLE_SECONDS * 1e9))
+        pids = {"service": [line.watched.pid], "cameras": line.watched.camera_pids()}
+        while (first := line.next()) is None:
+            pass
+        before = {name: sum(map(cpu_s, of)) for name, of in pids.items()}
+        told = line.hear_until(first.at_ns + round(seconds * 1e9))
+        cpu = {name: sum(map(cpu_s, of)) - before[name] for name, of in pids.items()}
+    lost = {one.event.reason for one in (first, *told)} - {None}
+    if lost or not told:
+        raise BenchError(f"of frames that waited for room, some were lost: {lost or 'none came'}")
+    took_s = (told[-1].at_ns - first.at_ns) / 1e9
+    return len(told) / took_s, {name: taken * 1e3 / len(told) for name, taken in cpu.items()}

@@ -1,0 +1,196 @@
+"""`heatline bench end-to-end`: a real service, a real engine beside it, and every event held to its picture."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.command import bench
+from bench.end_to_end.bare_engine import BareEngine
+from bench.end_to_end.end_to_end import EndToEnd
+from bench.end_to_end.engine_alone import Choose, Frames, Saturate, all_settings
+from bench.end_to_end.latency import STEP, Latency
+from bench.end_to_end.line import Line, Scene, Told, missed, running
+from bench.end_to_end.pictures import Expected, draw_pictures, expect
+from bench.end_to_end.window import _window_of, settle
+from edge.bundle import Bundle
+from edge.delivery.messages import BundleName, Times, VerdictEvent
+from edge.errors import BenchError
+from edge.images import list_images
+from edge.inference import open_engine
+from tests.small_bundle import dark_square, small_bundle, white_frame
+
+HW = (300, 400)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return small_bundle(tmp_path_factory.mktemp("bundle") / "small.bundle")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four, of which the last one is the darkest."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(4):
+        frame = dark_square(white_frame(HW), 20, 30, 8 + 20 * number)
+        cv2.imwrite(str(folder / f"{number}.bmp"), frame)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scene(bundle: Bundle, pictures: Path) -> Scene:
+    engine = open_engine("openvino", bundle.path, bundle.manifest.grid.tile_px)
+    expected = expect(pictures, bundle, engine, 0.25)
+    return Scene(bundle, "f32", pictures, expected, 2, 2, "defect", False, {"threads": 1})
+
+
+def told(number: int, *, camera: str = "cam0", frames: int = 1, reason: str | None = None, ms: float = 5.0) -> Told:
+    event = VerdictEvent(
+        boot_id="0" * 32, seq=number, camera=camera, frame_id=number, frame_number=number, frames=frames,
+        times=Times(captured_at_ns=0, captured_monotonic_ns=number * 1_000_000), verdict="GOOD" if reason is None
+        else "NO_VERDICT", reason=reason, score_threshold=0.0, evidence_threshold=0.0, precision="f32",
+        bundle=BundleName(name="b", version="1", digest="0" * 64), latency_ms=1.0, acting=True,
+    )  # fmt: skip
+    return Told(event, number * 1_000_000 + round(ms * 1e6))
+
+
+def test_the_threshold_makes_as_many_pictures_defective_as_was_asked_for(scene: Scene) -> None:
+    assert [verdict for verdict, _ in scene.expected.answers.values()] == ["GOOD", "GOOD", "GOOD", "DEFECT"]
+    assert scene.expected.tiles == 4
+    assert scene.expected.frame_hw == HW
+
+
+@pytest.mark.parametrize(("defective", "count"), [(0.0, 0), (0.5, 2), (1.0, 4)])
+def test_none_half_or_all_may_be_defective(bundle: Bundle, pictures: Path, defective: float, count: int) -> None:
+    engine = open_engine("openvino", bundle.path, bundle.manifest.grid.tile_px)
+    answers = expect(pictures, bundle, engine, defective).answers.values()
+    assert [verdict for verdict, _ in answers].count("DEFECT") == count
+
+
+def test_pictures_of_two_sizes_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    for number, hw in enumerate([(300, 400), (310, 400)]):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), white_frame(hw))
+    with pytest.raises(BenchError, match="2 sizes"):
+        expect(tmp_path, bundle, open_engine("openvino", bundle.path, 224), 0.0)
+
+
+def test_drawn_pictures_have_the_size_asked_for_and_no_two_are_alike(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "p", (200, 1100), 3, lambda line: None)
+    shown = [cv2.imread(str(path)) for path in list_images(tmp_path / "p")]
+    assert [image.shape for image in shown if image is not None] == [(200, 1100, 3)] * 3
+    assert all(not np.array_equal(one, other) for one, other in itertools.pairwise(shown))
+
+
+def test_the_service_is_heard_and_held_to_its_pictures(scene: Scene) -> None:
+    with running(scene, None, waits=True) as line:
+        settle(line, scene.cameras)
+        seen = [one for one in (line.next() for _ in range(200)) if one is not None]
+    assert {one.event.camera for one in seen} == {"cam0", "cam1"}
+    assert {one.event.verdict for one in seen} == {"GOOD", "DEFECT"}
+    assert missed(seen) == 0
+    assert all(one.latency_ms > 0 for one in seen)
+
+
+@pytest.mark.parametrize("what", ["verdict", "score"])
+def test_a_service_that_says_anything_else_fails(scene: Scene, what: str) -> None:
+    def wrong(verdict: str, score: float) -> tuple[str, float]:
+        return ("DEFECT" if verdict == "GOOD" else "GOOD", score) if what == "verdict" else (verdict, score + 0.1)
+
+    answers = {name: wrong(*answer) for name, answer in scene.expected.answers.items()}
+    with running(scene, None, waits=True) as line:
+        strict = Line(line.watched, Expected(**{**msgspec.structs.asdict(scene.expected), "answers": answers}))
+        with pytest.raises(BenchError, match="nothing that is measured"):
+            settle(strict, scene.cameras)
+
+
+def test_frames_are_counted_once_by_what_became_of_them() -> None:
+    of = [
+        *(told(number, ms=5.0 + number) for number in (1, 2, 3)),
+        told(4, frames=3, reason="dropped.overload"),
+        told(8, reason="failed.engine"),  # nothing was heard of 7
+        told(1, camera="cam1", ms=50.0),
+    ]
+    window = _window_of(of, 10.0, 1.0, 20.0, {}, 1.0)
+    assert (window.frames, window.inspected, window.unheard, window.late) == (9, 4, 1, 1)
+    assert (window.dropped, window.failed) == ({"overload": 3}, {"engine": 1})
+    assert window.verdicts == {"GOOD": 4, "NO_VERDICT": 4}
+    assert window.latency is not None
+    assert window.jitter_periods == pytest.approx((window.latency.p99 - window.latency.p50) * 10 / 1e3)
+
+
+def test_a_window_without_an_inspected_frame_has_no_latency() -> None:
+    window = _window_of([told(1, reason="dropped.overload")], 10.0, 1.0, 20.0, {}, 1.0)
+    assert (window.latency, window.jitter_periods, window.inspected) == (None, None, 0)
+
+
+@given(st.lists(st.floats(0.01, 1e5), min_size=1, max_size=200))
+def test_percentiles_and_bins_are_those_of_the_frames(ms: list[float]) -> None:
+    latency = Latency.of(ms)
+    assert [latency.p50, latency.p95, latency.p99, latency.most] == pytest.approx(
+        [float(np.percentile(ms, share)) for share in (50, 95, 99, 100)]
+    )
+    below = 0.0
+    for upper, count in latency.bins:
+        assert count == sum(
+            below * (1 + 1e-9) < one <= upper * (1 + 1e-9) and one > upper / STEP * (1 + 1e-9) for one in ms
+        )
+        below = upper / STEP
+    assert sum(count for _, count in latency.bins) == len(ms)
+
+
+@pytest.fixture
+def bare(bundle: Bundle) -> Iterator[BareEngine]:
+    with BareEngine(bundle, "f32") as engine:
+        yield engine
+
+
+def test_the_bare_engine_answers_each_request(bare: BareEngine) -> None:
+    chosen = bare.ask(Choose(0.01, 1))
+    assert chosen.settings in [settings for settings, _ in chosen.tried]
+    assert chosen.tiles_per_s == max(speed for _, speed in chosen.tried)
+    assert bare.ask(Saturate(0.05)).tiles_per_s > 0
+    assert [ms > 0 for ms in bare.ask(Frames(7, 3, 0.0)).frame_ms] == [True] * 3
+
+
+def test_a_bare_engine_that_ends_is_told_of(bundle: Bundle) -> None:
+    with BareEngine(bundle, "f32") as engine:
+        engine._process.kill()
+        with pytest.raises(BenchError, match="bare engine's process ended"):
+            engine.ask(Saturate(0.1))
+
+
+def test_one_core_has_no_streams_to_choose() -> None:
+    assert {each.streams for each in all_settings(1)} == {1}
+
+
+def test_the_whole_bench_runs_and_its_file_is_its_struct(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "end-to-end.json"
+    result = CliRunner().invoke(
+        bench, ["end-to-end", str(bundle.path), "--quick", "--pictures", str(pictures), "--out", str(out), "--json"]
+    )
+    assert result.exception is None, result.output
+    report = json.loads(out.read_bytes())
+    assert report.pop("bench") == "end-to-end"
+    assert report.pop("machine")["cores"] >= 1
+    found = msgspec.convert(report, EndToEnd)
+    assert found.saturated is not None
+    assert found.idle is not None
+    assert found.window is not None
+    assert found.saturated.service_over_engine > 0
+    assert found.window.frames >= found.window.inspected > 0
+    assert found.window.pss_mb > 10
+
+
+def test_nothing_to_measure_is_a_mistake() -> None:
+    result = CliRunner().invoke(bench, ["end-to-end", "some.bundle"])
+    assert result.exit_code == 2
+    assert "--find-max" in result.output
