@@ -2,8 +2,9 @@
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -20,24 +21,14 @@ from edge.cameras.settings import (
 )
 from edge.delivery.security.access import unprotected
 from edge.delivery.security.addresses import is_local
+from edge.engine_config import EngineConfig, check_engine
 from edge.errors import ConfigError
-from edge.inference.engine import EngineKind, Precision
-from edge.inference.opening import PRECISIONS
 from edge.products import ProductConfig, ThresholdsConfig, check_products, in_words
+from edge.tuned import EngineInForce, TunedEngines, read_tuned, tuned_file
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
-
-
-class EngineConfig(_Table, frozen=True):
-    """Which engine infers, in what, and with what."""
-
-    kind: EngineKind = "openvino"
-    precision: Precision = "f32"
-    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
-    streams: Annotated[int, Meta(ge=0, le=1024)] = 0
-    batch: Annotated[int, Meta(ge=0, le=1024)] = 0
 
 
 class TilesConfig(_Table, frozen=True):
@@ -82,7 +73,7 @@ class SecurityConfig(_Table, frozen=True):
     """The folder of allow-lists; None: `allowed` beside the key."""
 
 
-class LineConfig(_Table, frozen=True):
+class LineFile(_Table, frozen=True):
     """All of `line.toml`."""
 
     bundle: Path
@@ -101,6 +92,17 @@ class LineConfig(_Table, frozen=True):
     commands: CommandsConfig = CommandsConfig()
     journal: JournalConfig = JournalConfig()
     security: SecurityConfig = SecurityConfig()
+
+
+class LineConfig(LineFile, frozen=True):
+    """All of `line.toml`, and what was tuned for it."""
+
+    tuned: TunedEngines | None = None
+    """None: there is no such file."""
+
+    def engine_for(self, digest: str) -> EngineInForce:
+        """With which settings to inspect by the bundle of that digest."""
+        return EngineInForce(self.engine) if self.tuned is None else self.tuned.in_force(self.engine, digest)
 
     def of_product(self, name: str | None) -> "LineConfig":
         """The configuration with what it says of a product put in its place.
@@ -132,22 +134,22 @@ def _with_product(config: LineConfig, product: ProductConfig) -> LineConfig:
 
 
 def load_config(path: Path) -> LineConfig:
-    """The configuration in a TOML file; relative paths in it count from its folder.
+    """The configuration in a TOML file, and what was tuned for it; relative paths in it count from its folder.
 
     Raises:
-        ConfigError: it cannot be read, is no TOML, or says something that is not understood.
+        ConfigError: one of both cannot be read, is no TOML, or says something that is not understood.
     """
+    tables = _tables(path)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}); name a line configuration") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}; see docs/config.md") from error
-    try:
-        config = msgspec.convert(tables, LineConfig, dec_hook=to_path)
+        file = msgspec.convert(tables, LineFile, dec_hook=to_path)
     except msgspec.ValidationError as error:
         document = "docs/cameras.md" if "$.cameras[" in str(error) else "docs/config.md"
         raise ConfigError(f"{path}: {error}; see {document}") from error
+    tuned = read_tuned(tuned_file(path))
+    config = LineConfig(
+        **{key: getattr(file, key) for key in file.__struct_fields__},
+        tuned=TunedEngines(tuned_file(path), tuned, _engine_keys(tables)) if tuned else None,
+    )
     try:
         _check(config)
     except ConfigError as error:
@@ -174,6 +176,28 @@ def load_config(path: Path) -> LineConfig:
     )
 
 
+def engine_keys_set(path: Path) -> frozenset[str]:
+    """Keys of `[engine]` that a TOML file sets, and that so are not to be tuned.
+
+    Raises:
+        ConfigError: it cannot be read, or is no TOML.
+    """
+    return _engine_keys(_tables(path))
+
+
+def _engine_keys(tables: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(tables.get("engine", {}))
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); name a line configuration") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}; see docs/config.md") from error
+
+
 def _found_from(here: Path, security: SecurityConfig) -> SecurityConfig:
     if security.key is None:
         return security
@@ -198,12 +222,7 @@ def _check(config: LineConfig) -> None:
                 'set on_overload = "drop_oldest" or "drop_newest", or leave deadline_ms out'
             )
     check_products(config.products, config.product, config.cameras)
-    engine, can = config.engine, PRECISIONS[config.engine.kind]
-    if engine.precision not in can:
-        raise ConfigError(
-            f"engine.precision is {engine.precision!r}, {engine.kind} computes in {' or '.join(can)} alone; "
-            'set engine.kind = "openvino", or another engine.precision'
-        )
+    check_engine(config.engine)
     _check_addresses(config)
 
 

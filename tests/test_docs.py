@@ -35,7 +35,7 @@ from edge.cameras.supervisor import CLOSE_WITHIN_SECONDS, FIRST_BACKOFF_SECONDS,
 from edge.cameras.triggering import FIRE_WITHIN_SECONDS
 from edge.cli.main import heatline
 from edge.cli.status import EXIT_CODES
-from edge.config import LineConfig, load_config
+from edge.config import LineFile, load_config
 from edge.delivery.commands import CommandServer, Selected, refusal
 from edge.delivery.durable import following
 from edge.delivery.messages import (
@@ -187,7 +187,7 @@ def default(field: Any) -> str:
 
 KEYS = [
     # What reads it, where it is described, what stands there for a key that must be given and for null.
-    pytest.param(LineConfig, "docs/config.md", None, ("required", "none"), id="line"),
+    pytest.param(LineFile, "docs/config.md", None, ("required", "none"), id="line"),
     pytest.param(Manifest, "docs/bundle.md", "## Manifest", None, id="manifest"),
     pytest.param(VerdictEvent, "docs/protocol.md", "## Verdict event", ("", "null"), id="verdict"),
     pytest.param(StatusEvent, "docs/protocol.md", "## Status event", ("", "null"), id="status"),
@@ -208,7 +208,7 @@ def test_every_key_is_documented_with_its_default(
     text = read(document)
     table = {key: cells for key, cells in rows(section(text, heading) if heading else text).items() if cells}
     exist = {re.sub(r"^tensors\.\w+", "tensors.*", key): field for key, field in keys(kind)}
-    if kind is LineConfig:  # docs/cameras.md has the keys of cameras, kind by kind
+    if kind is LineFile:  # docs/cameras.md has the keys of cameras, kind by kind
         exist = {key: field for key, field in exist.items() if not key.startswith("cameras.")} | {"cameras": None}
     documented = {key for key in table if not NOT_KEYS.match(key)} - (NOT_FIELDS if kind is TrainConfig else set())
     assert documented == exist.keys()
@@ -279,7 +279,7 @@ def choices_of(info: msgspec.inspect.Type) -> set[str]:
 
 def test_every_choice_of_the_configuration_is_documented() -> None:
     text = "".join(map(read, ("docs/config.md", "docs/cameras.md", "docs/genicam.md")))
-    choices = choices_of(msgspec.inspect.type_info(LineConfig))
+    choices = choices_of(msgspec.inspect.type_info(LineFile))
     assert [choice for choice in sorted(choices) if not re.search(f'[`"]{choice}[`"]', text)] == []
 
 

@@ -1,13 +1,16 @@
 """The engine that a bundle is used with: opened in the precision that is wanted, and proven on this machine."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from edge.bundle.golden import GoldenTilesError, check_golden
+from edge.bundle.kept_graphs import KeptGraphs
 from edge.bundle.store import Bundle
 from edge.errors import BundleError, EngineError
 from edge.inference.engine import Engine, EngineKind, Precision
-from edge.inference.opening import open_engine, require_precision
+from edge.inference.opening import PROCESSOR, open_engine, require_device, require_precision
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +37,12 @@ def open_proven_engine(
     kind: EngineKind = "openvino",
     precision: Precision = "f32",
     *,
+    device: str = PROCESSOR,
     threads: int = 0,
     streams: int = 0,
     batch: int = 0,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> ProvenEngine:
     """Compile a bundle's graph for a precision and run its golden tiles.
 
@@ -45,12 +51,15 @@ def open_proven_engine(
     misses that was let into the bundle all the same.
 
     Args:
-        threads, streams, batch: as in `open_engine`.
+        device, threads, streams, batch: as in `open_engine`.
+        cache: folder in which compiled graphs are kept; None: nowhere.
+        say: hears what is done now.
     Raises:
         BundleError: the bundle lacks that precision, or must not be used on this machine.
         EngineError: this kind of engine never has that precision, or f32 does not load or compile.
     """
     require_precision(kind, precision)
+    require_device(kind, device)
     manifest, golden = bundle.manifest, bundle.golden()
 
     def prove(precision: Precision) -> tuple[Engine, dict[str, float]]:
@@ -60,21 +69,34 @@ def open_proven_engine(
                 f"{bundle.path} has no {precision} ({manifest.why_without(precision)}); choose "
                 f"{' or '.join(manifest.precisions)}, or export the bundle again"
             )
-        engine = open_engine(
-            kind,
-            bundle.path,
-            manifest.grid.tile_px,
-            precision=precision,
-            graph=graph,
-            threads=threads,
-            streams=streams,
-            batch=batch,
-        )
+        keeper = None if cache is None else KeptGraphs(cache, bundle.digest)
         try:
-            return engine, check_golden(golden, engine, manifest)
-        except Exception:
-            engine.close()
-            raise
+            say("compiling")
+            engine = open_engine(
+                kind,
+                bundle.path,
+                manifest.grid.tile_px,
+                device=device,
+                precision=precision,
+                graph=graph,
+                threads=threads,
+                streams=streams,
+                batch=batch,
+                keeper=keeper,
+            )
+            try:
+                say("running the golden tiles")
+                differences = check_golden(golden, engine, manifest)
+            except Exception:
+                engine.close()
+                raise
+        except (EngineError, BundleError) as error:
+            if keeper is None or not keeper.gave:
+                raise
+            logger.warning("a graph that was compiled before is of no use: %s", error)
+            return prove(precision)  # which compiles: that graph has been taken out
+        engine.proven()
+        return engine, differences
 
     if precision == "f32":
         return ProvenEngine(*prove("f32"), "f32")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from edge.bundle.trusted import signer_in_words
 from edge.cameras.looking import area_of
@@ -49,6 +50,9 @@ def check(line: Path, as_json: bool) -> None:
         "signed_by": setup.signed_by,
         "model": manifest.model.name,
         "engine": proven.engine.name,
+        "engine_settings": msgspec.structs.asdict(prepared.engine.settings),
+        "tuned_by": prepared.engine.tuned_by,
+        "not_tuned": prepared.engine.not_tuned,
         "precision": proven.engine.precision,
         "fell_back": proven.fell_back,
         "golden_tiles_off_by": proven.differences,
@@ -71,7 +75,9 @@ def check(line: Path, as_json: bool) -> None:
         return
     shown = {name: value for name, value in report.items() if name not in ("cameras", "other_products")}
     shown["bundle"] = f"{manifest.name} {manifest.version} ({setup.bundle.digest[:12]})"
-    for name in ("commands", "product", "line_key"):
+    shown["engine_settings"] = f"{prepared.engine.settings}, as {prepared.engine.tuned_by or line} says"
+    del shown["tuned_by"]
+    for name in ("commands", "product", "line_key", "not_tuned"):
         if shown[name] is None:
             del shown[name]
     shown["journal"] = _journal_in_words(config.journal)

@@ -3,31 +3,22 @@
 import logging
 import os
 import sys
-from importlib.metadata import entry_points
+from importlib import import_module
 from typing import Any
 
 import click
 
 from edge import __version__
-from edge.cli.bundle import bundle
-from edge.cli.calibrate import calibrate
-from edge.cli.cameras import cameras
-from edge.cli.check import check
-from edge.cli.follow import follow
-from edge.cli.inspect import inspect
-from edge.cli.journal import journal
-from edge.cli.keys import keys
 from edge.cli.leaving import leave_at_once
 from edge.cli.output import visible
-from edge.cli.reload import reload
-from edge.cli.run import run
-from edge.cli.select import select
-from edge.cli.status import status
-from edge.cli.trigger import trigger
-from edge.cli.watch import watch
 from edge.errors import HeatlineError
 
 INTERRUPTED = 130
+COMMANDS = (
+    *("check", "run", "status", "reload", "inspect", "watch", "follow", "trigger", "select", "cameras", "bundle"),
+    *("calibrate", "journal", "keys"),
+)
+"""Each in the module of its name, which is imported only when it is asked for: a line starts the sooner."""
 
 
 class ReaderHasGoneError(Exception):
@@ -44,16 +35,20 @@ class HeatlineGroup(click.Group):
             raise ReaderHasGoneError from error
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted({*super().list_commands(context), *entry_points(group="heatline.commands").names})
+        from importlib.metadata import entry_points
+
+        return sorted({*COMMANDS, *entry_points(group="heatline.commands").names})
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        own = super().get_command(context, name)
-        if own is not None:
-            return own
-        found = list(entry_points(group="heatline.commands", name=name))
-        if not found:
-            return None
-        command = found[0].load()
+        if name in COMMANDS:
+            command = getattr(import_module(f"edge.cli.{name}"), name)
+        else:
+            from importlib.metadata import entry_points
+
+            found = list(entry_points(group="heatline.commands", name=name))
+            if not found:
+                return None
+            command = found[0].load()
         assert isinstance(command, click.Command)
         return command
 
@@ -66,25 +61,6 @@ class HeatlineGroup(click.Group):
 @click.version_option(__version__, prog_name="heatline")
 def heatline() -> None:
     """Finds defects on a production line and shows where they are."""
-
-
-for _command in (
-    check,
-    run,
-    status,
-    reload,
-    inspect,
-    watch,
-    follow,
-    trigger,
-    select,
-    cameras,
-    bundle,
-    calibrate,
-    journal,
-    keys,
-):
-    heatline.add_command(_command)
 
 
 def main() -> None:

@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -18,8 +18,10 @@ WIDE = 10_000
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else on standard output.")
 
 
-def progress_console() -> Console:
+def progress_console() -> "Console":
     """Where progress is shown: standard error, so that standard output stays the report."""
+    from rich.console import Console
+
     return Console(stderr=True)
 
 
@@ -36,6 +38,10 @@ def visible(text: str) -> str:
 
 def print_facts(title: str, facts: Mapping[str, object]) -> None:
     """Names and values, for people."""
+    from rich.console import Console  # not above: a line starts the sooner without
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(title=escape(visible(title)), title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

@@ -8,7 +8,8 @@ import contextlib
 import time
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
+
+from edge.delivery.happenings import read_happening
 
 ANEW_AFTER_SECONDS = 3.0
 """What has ended and is not back by then is connected anew."""
@@ -35,7 +36,7 @@ class Connection:
     def tend(self) -> None:
         """Connect anew if that is due; called some times a second while nothing has come, or that would be lost."""
         while self._happenings.poll(0):
-            happened = parse_monitor_message(self._happenings.recv_multipart())["event"]
+            happened, _ = read_happening(self._happenings.recv_multipart())
             if happened == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._anew_at_s = None
             elif self._anew_at_s is None:

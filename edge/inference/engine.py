@@ -4,10 +4,9 @@ Work is handed over as two functions: `fill` writes tiles straight into the engi
 copied once; `done` takes the answers, on whichever thread the engine answers.
 """
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,6 @@ Done = Callable[[NDArray[np.float32], NDArray[np.float32]], None]
 Failed = Callable[[Exception], None]
 
 ANSWER_WITHIN_SECONDS = 60.0
-LOOK_FOR_FAILURES_EVERY_SECONDS = 0.5
 
 # The graphs' file names in every bundle.
 ONNX_GRAPH = "model.onnx"
@@ -49,8 +47,20 @@ def weights_of(graph: str) -> str:
     return graph.removesuffix(".xml") + ".bin"
 
 
+class Keeper(Protocol):
+    """Keeps compiled graphs for the next time."""
+
+    def take(self, how: str) -> bytes | None:
+        """The graph that was compiled in this way; None where there is none."""
+
+    def keep(self, how: str, graph: Callable[[], bytes]) -> None:
+        """Have a graph for the next time. `graph` makes its bytes, where it was not taken from here."""
+
+
 class Engine(ABC):
-    """A compiled graph. Any one thread submits; answers come on the engine's threads, in any order."""
+    """A compiled graph. One thread submits, and it is this thread that takes in the answers, in any order: in `submit`,
+    `collect` and `drain`. Whoever has nothing more to submit collects.
+    """
 
     name: str
     precision: Precision = "f32"
@@ -61,15 +71,20 @@ class Engine(ABC):
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         """Have `count` <= batch tiles inferred; waits while there is no room. One of `done` and `failed` is called."""
 
-    @abstractmethod
+    def collect(self) -> bool:
+        """Wait for an answer of those that are under way, and take it in; False: none is."""
+        return False
+
     def drain(self) -> None:
         """Return once all that was submitted is answered."""
+        while self.collect():
+            pass
 
     def close(self) -> None:  # noqa: B027  (most engines need none)
         """Give back its memory, once all that was submitted is answered; it cannot be used any more."""
 
-    def find_failures(self) -> None:  # noqa: B027  (most engines tell by themselves)
-        """Call `failed` of work that ended without an answer, where the engine does not tell by itself."""
+    def proven(self) -> None:  # noqa: B027  (most engines keep nothing)
+        """Word that its golden tiles came out right: what it compiled may be used again."""
 
 
 def infer(engine: Engine, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -80,13 +95,11 @@ def infer(engine: Engine, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32]
     """
     answers: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
     errors: list[Exception] = []
-    lock = threading.Lock()
     for first in range(0, len(tiles), engine.batch):
         part = tiles[first : first + engine.batch]
 
         def done(logits: NDArray[np.float32], maps: NDArray[np.float32], first: int = first) -> None:
-            with lock:
-                answers[first] = logits.copy(), maps.copy()
+            answers[first] = logits.copy(), maps.copy()
 
         def fill(out: NDArray[np.uint8], part: NDArray[np.uint8] = part) -> None:
             out[:] = part

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the processor: one request at a time, all threads on it."""
+"""ONNX Runtime on the processor: one request at a time, all threads on it; answers before `submit` returns."""
 
 import os
 from pathlib import Path
@@ -30,6 +30,3 @@ class OnnxRuntimeEngine(Engine):
             done(*self._session.run(["logit", "map"], {"tiles": self._tiles[:count]}))
         except Exception as error:  # as above
             failed(error)
-
-    def drain(self) -> None:
-        """Nothing is ever under way between two calls."""

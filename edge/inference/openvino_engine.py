@@ -1,14 +1,16 @@
-"""OpenVINO on the processor: one request more than streams, so that the next is filled meanwhile."""
+"""OpenVINO: some requests more than streams, so that the next are filled meanwhile.
 
-import atexit
-import contextlib
+Answers are taken in by the thread that submits, on its way to the next submission. OpenVINO would call back from a
+thread of its own, at twice the processor time per request, for as long as the process lives, and with an abort where it
+finds Python or the graph gone.
+"""
+
+import io
 import logging
+import math
 import os
-import queue
-import threading
-import time
-import weakref
-from functools import partial
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +18,26 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from edge.errors import EngineError, PrecisionError, last_line
+from edge.inference.devices import require_device, settings_on
 from edge.inference.engine import (
     ANSWER_WITHIN_SECONDS,
-    LOOK_FOR_FAILURES_EVERY_SECONDS,
     OPENVINO_GRAPH,
     Done,
     Engine,
     EngineKind,
     Failed,
     Fill,
+    Keeper,
     Precision,
     weights_of,
 )
+from edge.inference.opening import PROCESSOR
 
 logger = logging.getLogger(__name__)
 
-LAST_STEPS_SECONDS = 0.1
+SPARE_REQUESTS = 2
+"""Filled while the streams are at work; the second is for when the oldest takes longer than those after it."""
+WAIT_STEP_MS = 500
 
 
 class OpenVinoEngine(Engine):
@@ -42,32 +48,37 @@ class OpenVinoEngine(Engine):
         folder: Path,
         tile_px: int,
         *,
+        device: str = PROCESSOR,
         precision: Precision = "f32",
         graph: str = OPENVINO_GRAPH,
         threads: int = 0,
         streams: int = 0,
         batch: int = 0,
+        keeper: Keeper | None = None,
     ) -> None:
         self.precision = precision
         self.batch = batch or 1  # with a stream per core, one tile per request was fastest and wastes no partial batch
         threads = threads or len(os.sched_getaffinity(0))
         hint = "bf16" if precision == "bf16" else "f32"  # what an int8 graph does not quantise is f32
-        settings = {
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_PRECISION_HINT": hint,  # never by default: some processors would take bf16 unasked
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": streams or threads,
-        }
+        settings = settings_on(device, hint, threads=threads, streams=streams)
         try:
             core = ov.Core()
+            require_device(core, device)
             # Weights in use must not change, nor end in SIGBUS, where somebody writes over the bundle's files.
             core.set_property({"ENABLE_MMAP": False})
-            model = core.read_model(folder / graph, folder / weights_of(graph))
-            model.reshape({"tiles": [self.batch, tile_px, tile_px, 3]})
-            compiled = core.compile_model(model, "CPU", settings)
+            self._keeper, self._how = keeper, _how(core, device, settings, graph, [self.batch, tile_px, tile_px, 3])
+            kept = None if keeper is None else keeper.take(self._how)
+            if kept is not None:
+                compiled = _imported(core, device, settings, kept)
+            else:
+                model = core.read_model(folder / graph, folder / weights_of(graph))
+                model.reshape({"tiles": [self.batch, tile_px, tile_px, 3]})
+                compiled = core.compile_model(model, device, settings)
             effective = _effective_precision(compiled)
-            idle: queue.SimpleQueue[_Request] = queue.SimpleQueue()
-            requests = [_Request(compiled.create_infer_request(), idle) for _ in range((streams or threads) + 1)]
+            at_once = streams or (
+                threads if device == PROCESSOR else compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+            )
+            requests = [_Request(compiled.create_infer_request()) for _ in range(at_once + SPARE_REQUESTS)]
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot use {folder / graph}: {last_line(error)}") from error
         if effective != hint:
@@ -75,121 +86,111 @@ class OpenVinoEngine(Engine):
                 f"this processor has no {hint}, OpenVINO would compute in {effective} instead; choose another precision"
             )
         self._compiled = compiled
-        self._idle, self._requests = idle, requests
-        for request in self._requests:
-            self._idle.put(request)
+        self._idle, self._at_work = requests, deque[_Request]()
+        """The latter in the order in which they were started."""
 
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
-        self._take().start(count, fill, done, failed)
+        self._take_in_what_has_ended()
+        while not self._idle:
+            if not self.collect():
+                raise EngineError(f"OpenVINO did not answer within {ANSWER_WITHIN_SECONDS:.0f} s, time after time")
+        request = self._idle.pop()
+        if request.start(count, fill, done, failed):
+            self._at_work.append(request)
+        else:
+            self._idle.append(request)
 
-    def drain(self) -> None:
-        taken = [self._take() for _ in self._requests]
-        for request in taken:
-            self._idle.put(request)
+    def collect(self) -> bool:
+        if not self._at_work:
+            return False
+        request = self._at_work.popleft()
+        if request.take_in(ANSWER_WITHIN_SECONDS):
+            self._idle.append(request)
+        else:
+            request.give_up()  # and never use it again: it is still at work, for all that is known
+        return True
 
     def close(self) -> None:
-        for request in [self._take() for _ in self._requests]:  # out of the queue, which they know: that is a cycle
-            request.let_go()
-        # A thread of OpenVINO that was just in a callback has some steps left. Were it the last to know the graph, it
-        # would have to await its own end, and the process would abort.
-        time.sleep(LAST_STEPS_SECONDS)
+        self.drain()
+        self._idle.clear()
 
-    def find_failures(self) -> None:
-        for request in self._requests:
-            request.look()
+    def proven(self) -> None:
+        if self._keeper is not None:
+            self._keeper.keep(self._how, lambda: bytes(self._compiled.export_model().getvalue()))
 
-    def _take(self) -> "_Request":
-        give_up = time.monotonic() + ANSWER_WITHIN_SECONDS
-        while True:
-            try:
-                return self._idle.get(timeout=LOOK_FOR_FAILURES_EVERY_SECONDS)
-            except queue.Empty:
-                self.find_failures()
-                if time.monotonic() > give_up:
-                    raise EngineError(f"OpenVINO did not answer within {ANSWER_WITHIN_SECONDS:.0f} s") from None
+    def _take_in_what_has_ended(self) -> None:
+        """Those that took longer than one started after them are not waited for."""
+        for _ in range(len(self._at_work)):
+            request = self._at_work.popleft()
+            if request.take_in(0.0):
+                self._idle.append(request)
+            else:
+                self._at_work.append(request)
 
 
 class _Request:
     """One inference request: idle, or at work for one `done`."""
 
-    def __init__(self, request: ov.InferRequest, idle: "queue.SimpleQueue[_Request]") -> None:
-        self._request, self._idle = request, idle
+    def __init__(self, request: ov.InferRequest) -> None:
+        self._request = request
         self._tiles: NDArray[np.uint8] = request.get_tensor("tiles").data
         self._logit: NDArray[np.float32] = request.get_tensor("logit").data
         self._map: NDArray[np.float32] = request.get_tensor("map").data
         self._count = 0
-        self._done: Done | None = None
-        self._failed: Failed | None = None
-        """Set while at work."""
-        self._lock = threading.RLock()
-        answer = partial(self._answer)  # an object of its own: a bound method is another one each time
-        self._callback = weakref.ref(answer)
-        request.set_callback(answer, None)
-        _alive.add(self)
+        self._done: Done = _nothing
+        self._failed: Failed = _nothing
 
-    def start(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+    def start(self, count: int, fill: Fill, done: Done, failed: Failed) -> bool:
+        """Set to work; whether it is, or failed at once."""
         try:
             fill(self._tiles[:count])
-            with self._lock:
-                self._count, self._done, self._failed = count, done, failed
-                self._request.start_async()
+            self._request.start_async()
         except Exception as error:
-            self._failed = None
-            self._idle.put(self)
             failed(error)
+            return False
+        self._count, self._done, self._failed = count, done, failed
+        return True
 
-    def await_answer(self) -> None:
-        with contextlib.suppress(RuntimeError):  # an inference that failed is over too
-            self._request.wait_for(int(ANSWER_WITHIN_SECONDS * 1e3))
-
-    def let_go(self) -> None:
-        """OpenVINO keeps the callback, which keeps this, which keeps the compiled graph: for ever, if left so."""
-        self._request.set_callback(_do_nothing, None)
-        give_up = time.monotonic() + ANSWER_WITHIN_SECONDS
-        while self._callback() is not None and time.monotonic() < give_up:  # its thread is still in there
-            time.sleep(0.001)
-
-    def look(self) -> None:
-        """OpenVINO does not call back for an inference that failed: ask whether this one did."""
-        with self._lock:
-            if self._failed is None:
-                return
-            try:
-                self._request.wait_for(0)
-                return
-            except RuntimeError as error:
-                failed, reason, self._failed = self._failed, last_line(error), None
-        failed(EngineError(f"OpenVINO could not infer: {reason}"))
-        self._idle.put(self)
-
-    def _answer(self, _: object) -> None:
-        with self._lock:
-            done, failed, self._failed = self._done, self._failed, None
-        assert done is not None
-        assert failed is not None
+    def take_in(self, within_s: float) -> bool:
+        """Wait until it has ended, and hand on its answer or that it failed; whether it had ended in time."""
+        # By steps and not by the clock: Ctrl-C is heard, and a process that was stopped for a while goes on waiting.
+        steps_ms = [0] + [WAIT_STEP_MS] * math.ceil(within_s * 1e3 / WAIT_STEP_MS)
         try:
-            done(self._logit[: self._count], self._map[: self._count])
-        except Exception as error:  # raised on OpenVINO's thread, where nobody would see it
+            if not any(self._request.wait_for(step_ms) for step_ms in steps_ms):
+                return False
+        except RuntimeError as error:
+            self._failed(EngineError(f"OpenVINO could not infer: {last_line(error)}"))
+            return True
+        try:
+            self._done(self._logit[: self._count], self._map[: self._count])
+        except Exception as error:
             logger.exception("an answer could not be taken")
-            failed(error)
-        finally:
-            self._idle.put(self)
+            self._failed(error)
+        return True
+
+    def give_up(self) -> None:
+        """Say that there was no answer."""
+        self._failed(EngineError(f"OpenVINO did not answer within {ANSWER_WITHIN_SECONDS:.0f} s"))
 
 
-def _do_nothing(_: object) -> None:
-    pass
-
-
-_alive: "weakref.WeakSet[_Request]" = weakref.WeakSet()
-
-
-@atexit.register
-def _await_answers() -> None:
-    """An answer that finds Python ended takes the whole process down by SIGABRT."""
-    for request in list(_alive):
-        request.await_answer()
+def _nothing(*_: object) -> None:
+    """What becomes of the answer of a request that was never started."""
 
 
 def _effective_precision(compiled: ov.CompiledModel) -> str:
     """What the processor will compute in: a hint that it cannot follow is passed over in silence."""
     return str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
+
+
+def _how(core: ov.Core, device: str, settings: Mapping[str, object], graph: str, shape: Sequence[int]) -> str:
+    """All that a compiled graph hangs on, beside the bundle."""
+    return f"{graph} {shape} {settings} {ov.get_version()} {core.get_property(device, 'FULL_DEVICE_NAME')}"
+
+
+def _imported(core: ov.Core, device: str, settings: Mapping[str, object], graph: bytes) -> ov.CompiledModel:
+    """A graph as it was compiled at an earlier time."""
+    try:
+        # As a stream, of which it makes a copy: weights in a tensor it would go on using, and crash once that is gone.
+        return core.import_model(io.BytesIO(graph), device, settings)
+    except Exception as error:  # UnicodeDecodeError among others
+        raise EngineError(f"OpenVINO cannot use a graph that was compiled before: {last_line(error)}") from error

@@ -1,7 +1,7 @@
 """The part of a frame's way that is the same on the line, offline and in evaluation: tile, infer, stitch, judge."""
 
+import math
 import threading
-import time
 from functools import lru_cache
 from typing import Protocol
 
@@ -15,12 +15,15 @@ from edge.errors import EngineError
 from edge.frames import Frame
 from edge.geometry import WHOLE_FRAME, AreaOfInterest, Stitcher, TileGrid
 from edge.inference import Engine
-from edge.inference.engine import ANSWER_WITHIN_SECONDS, LOOK_FOR_FAILURES_EVERY_SECONDS
+from edge.inference.engine import ANSWER_WITHIN_SECONDS
 from edge.inspection.verdict import Judgement, Thresholds, judge
+
+WAIT_STEP_SECONDS = 0.5
+STEPS = math.ceil(ANSWER_WITHIN_SECONDS / WAIT_STEP_SECONDS)
 
 
 class PendingFrame:
-    """A frame whose tiles are with the engine. The engine's threads fill it in; one other thread waits for it."""
+    """A frame whose tiles are with the engine. The thread that started it fills it in; any thread waits for it."""
 
     def __init__(self, frame: Frame, stitcher: Stitcher) -> None:
         tiles = len(stitcher.grid)
@@ -31,6 +34,7 @@ class PendingFrame:
         self._error: Exception | None = None
         self._lock = threading.Lock()
         self._complete = threading.Event()
+        self._started_by = threading.get_ident()
 
     def take(self, first: int, logits: NDArray[np.float32], maps: NDArray[np.float32]) -> None:
         """The engine's answer for the tiles from `first` on."""
@@ -49,11 +53,12 @@ class PendingFrame:
         Raises:
             EngineError: the engine failed on a tile or did not answer in time.
         """
-        give_up = time.monotonic() + ANSWER_WITHIN_SECONDS
-        while not self._complete.wait(LOOK_FOR_FAILURES_EVERY_SECONDS):
-            engine.find_failures()
-            if time.monotonic() > give_up:
-                raise EngineError(f"the engine did not answer within {ANSWER_WITHIN_SECONDS:.0f} s")
+        if threading.get_ident() == self._started_by:  # nobody else takes them in
+            while not self._complete.is_set() and engine.collect():
+                pass
+        # By steps and not by the clock: a process that was stopped for a while goes on waiting.
+        if not any(self._complete.wait(WAIT_STEP_SECONDS) for _ in range(STEPS)):
+            raise EngineError(f"the engine did not answer within {ANSWER_WITHIN_SECONDS:.0f} s")
         if self._error is not None:
             raise EngineError(f"the engine failed: {self._error}") from self._error
 
@@ -104,6 +109,8 @@ class Inspector:
 
     def start(self, frame: Frame, area: AreaOfInterest = WHOLE_FRAME) -> PendingFrame:
         """Cut a frame into tiles and hand them to the engine; returns as soon as the last is handed over.
+
+        Where another thread finishes it, this one goes on to start frames, or to have the engine `collect`.
 
         Args:
             area: what of the frame is to be inspected. Tiles wholly outside are neither cut nor inferred, and the

@@ -20,6 +20,7 @@ from edge.cameras.base import EndOfFrames
 from edge.errors import EngineError, GeometryError, InputError
 from edge.frames import BadFrame, Frame, Stamp
 from edge.geometry.area_of_interest import WHOLE_FRAME
+from edge.inference import Engine
 from edge.inspection.docket import Docket
 from edge.inspection.flight_recorder import FlightRecorder
 from edge.inspection.frame_rule import FrameRule
@@ -222,8 +223,13 @@ class Pipeline:
         return checked
 
     def _infer(self) -> None:
-        while (frame := self._grabbed.get()) is not None:
+        engine: Engine | None = None
+        while (frame := self._next_frame(engine)) is not None:
             setup = self._take_up(frame)
+            if setup is not None and setup.proven.engine is not engine:
+                if engine is not None:
+                    engine.drain()  # else its last answers would lie there until a frame comes back to it
+                engine = setup.proven.engine
             pending = None if setup is None else self._start(frame, setup)
             frame.release()
             if setup is None:
@@ -231,8 +237,21 @@ class Pipeline:
             if pending is None:
                 self._put_down(setup)
             else:
-                self._started.put((setup, pending))
+                self._hand_on((setup, pending))
         self._started.put(None)
+
+    def _next_frame(self, engine: Engine | None) -> Frame | None:
+        """The next frame; while there is none, take in what the engine answers."""
+        while engine is not None and not self._grabbed.waiting() and engine.collect():
+            pass
+        return self._grabbed.get()
+
+    def _hand_on(self, started: tuple[Setup, PendingFrame]) -> None:
+        """Wait for room; meanwhile take in what the engine answers, or those who make room might wait for that."""
+        engine = started[0].proven.engine
+        while self._started.full() and engine.collect():
+            pass
+        self._started.put(started)
 
     def _take_up(self, frame: Frame) -> Setup | None:
         """What a frame is to be inspected by; None where it is too late: its tiles would only delay others."""

@@ -199,7 +199,7 @@ class Changeover:
         except CameraError:
             self._retire(prepared)
             raise
-        logger.info("in force: %s", in_words(prepared.setup))
+        logger.info("in force: %s", in_words(prepared))
         self._retire(before)
 
     def _refuse(self, change: Literal["reload", "select"], detail: str) -> None:
@@ -238,13 +238,15 @@ def _why(error: Exception) -> str:
     return f"heatline failed at it, which is a fault of its own ({type(error).__name__}); see the line's log"
 
 
-def in_words(setup: Setup) -> str:
+def in_words(prepared: Prepared) -> str:
     """What frames are inspected by."""
+    setup, engine = prepared.setup, prepared.engine
     manifest = setup.bundle.manifest
+    tuned = "" if engine.tuned_by is None else f", tuned by {engine.tuned_by}: {engine.settings}"
     of_product = "" if setup.product is None else f"product {setup.product}, "
     return (
         f"{of_product}{manifest.name} {manifest.version} ({setup.bundle.digest[:12]}) by {setup.proven.engine.name} in "
-        f"{setup.proven.computes_in}, signed by {signer_in_words(setup.signed_by)}"
+        f"{setup.proven.computes_in}, signed by {signer_in_words(setup.signed_by)}{tuned}"
     )
 
 

@@ -83,10 +83,10 @@ class Service:
             self._run()
 
     def _run(self) -> None:
-        notify("STATUS=NOT_READY: loading the bundle")
+        _say_starting("loading the bundle")
         self._warn_of_missing_products()
         selected, unremembered = self._selected_before()
-        prepared = prepare(self._config.of_product(selected or self._config.product))
+        prepared = prepare(self._config.of_product(selected or self._config.product), say=_say_starting)
         reporter = Reporter(self._path.stem)
         heartbeat = Heartbeat()
         access = Access.read(self._config.security.key, self._config.security.allowed)
@@ -95,6 +95,7 @@ class Service:
             publisher.start()
             tell_where_events_are(publisher.address)
             teller = Teller(reporter, publisher, heartbeat, prepared.setup)
+            _say_starting("opening the cameras")
             try:
                 with open_cameras(
                     prepared.config.cameras, teller.alarm, all_must_open=False, stopping=lambda: self._stopping
@@ -140,7 +141,7 @@ class Service:
         pipeline.probe()  # no part may come before something has gone the whole way
         with self._commands(RequestDesk(supervised, changeover.select), access):
             notify("READY=1")
-            logger.info("ready: %s, publishing on %s", in_words(prepared.setup), publisher.address)
+            logger.info("ready: %s, publishing on %s", in_words(prepared), publisher.address)
             try:
                 self._wait_for_subscriber(publisher, oversight)
                 recorder = self._tell_of_the_last_run(ledger, teller, pipeline, oversight, keeping)
@@ -260,6 +261,10 @@ class Service:
                 self._reload_wanted = False
                 if not changeover.reload():
                     self._reload_wanted = True
+
+
+def _say_starting(doing: str) -> None:
+    notify(f"STATUS=NOT_READY: {doing}")
 
 
 def _tell_systemd_of_a_reload(begins: bool) -> None:

@@ -1,15 +1,23 @@
 """From a line's configuration to what its frames are inspected by: everything loaded, verified and proven."""
 
+import logging
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from edge.bundle import Bundle, open_bundle, open_proven_engine
+from edge.bundle import Bundle, ProvenEngine, open_bundle, open_proven_engine
 from edge.bundle.trusted import require_trusted, signer_of
 from edge.cameras.looking import area_of
 from edge.config import LineConfig
-from edge.errors import ConfigError
+from edge.engine_config import EngineConfig
+from edge.errors import ConfigError, HeatlineError
 from edge.inspection.inspector import Inspector
 from edge.inspection.setup import Setup
 from edge.inspection.verdict import Thresholds
+from edge.tuned import EngineInForce
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -18,14 +26,18 @@ class Prepared:
 
     config: LineConfig
     setup: Setup
+    engine: EngineInForce
 
 
-def prepare(config: LineConfig, like: Prepared | None = None) -> Prepared:
+def prepare(
+    config: LineConfig, like: Prepared | None = None, *, say: Callable[[str], None] = lambda _: None
+) -> Prepared:
     """Open and verify the bundle, see who signed it, compile it, and run its golden tiles on this machine.
 
     Args:
         config: of one product, where there are products.
         like: what is in force; its engine is used on, where bundle and engine are the same.
+        say: hears what is done now, once the bundle is verified.
     Raises:
         BundleError, EngineError: the first thing that is not as it must be.
         ConfigError: an override that does not fit the bundle.
@@ -42,17 +54,13 @@ def prepare(config: LineConfig, like: Prepared | None = None) -> Prepared:
     overlap, tile = config.tiles.overlap_px, bundle.manifest.grid.tile_px
     if overlap is not None and overlap >= tile:
         raise ConfigError(f"tiles.overlap_px is {overlap}, the bundle's tiles are {tile} px; expected less")
-    if like is not None and (like.setup.bundle.digest, like.config.engine) == (bundle.digest, config.engine):
+    engine = config.engine_for(bundle.digest)
+    if engine.not_tuned is not None:
+        logger.warning("%s", engine.not_tuned)
+    if like is not None and (like.setup.bundle.digest, like.engine.settings) == (bundle.digest, engine.settings):
         proven = like.setup.proven
     else:
-        proven = open_proven_engine(
-            bundle,
-            config.engine.kind,
-            config.engine.precision,
-            threads=config.engine.threads,
-            streams=config.engine.streams,
-            batch=config.engine.batch,
-        )
+        proven, engine = _open(bundle, engine, config.engine, say)
     inspector = Inspector(bundle.manifest, proven.engine, thresholds=_thresholds(config, bundle), overlap_px=overlap)
     setup = Setup(
         bundle,
@@ -64,7 +72,46 @@ def prepare(config: LineConfig, like: Prepared | None = None) -> Prepared:
         acting=config.acting,
         heatmaps=config.events.heatmaps,
     )
-    return Prepared(config, setup)
+    return Prepared(config, setup, engine)
+
+
+def cache_folder() -> Path | None:
+    """Where the service may keep what can be made again, as systemd says (CacheDirectory); None: nowhere."""
+    named = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
+    return Path(named) if named else None
+
+
+def _open(
+    bundle: Bundle, engine: EngineInForce, own: EngineConfig, say: Callable[[str], None]
+) -> tuple[ProvenEngine, EngineInForce]:
+    """An engine for a bundle. What was tuned must keep no line from starting: without it, the line's own settings are
+    used.
+
+    Args:
+        own: those.
+    """
+    try:
+        return _proven(bundle, engine.settings, say), engine
+    except HeatlineError as error:
+        if engine.tuned_by is None:
+            raise
+        without = EngineInForce(own, not_tuned=f"{engine.tuned_by} is not used: {error}")
+        logger.warning("%s", without.not_tuned)
+    return _proven(bundle, own, say), without
+
+
+def _proven(bundle: Bundle, settings: EngineConfig, say: Callable[[str], None]) -> ProvenEngine:
+    return open_proven_engine(
+        bundle,
+        settings.kind,
+        settings.precision,
+        device=settings.device,
+        threads=settings.threads,
+        streams=settings.streams,
+        batch=settings.batch,
+        cache=cache_folder(),
+        say=say,
+    )
 
 
 def _thresholds(config: LineConfig, bundle: Bundle) -> Thresholds:

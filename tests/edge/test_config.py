@@ -7,13 +7,13 @@ import pytest
 
 from edge.cameras.settings import FolderSettings, PatternSettings, from_bytes, to_bytes
 from edge.config import (
-    EngineConfig,
     EventsConfig,
     LineConfig,
     ThresholdsConfig,
     TilesConfig,
     load_config,
 )
+from edge.engine_config import EngineConfig
 from edge.errors import ConfigError
 
 SMALLEST = 'bundle = "b"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "frames"\n'
@@ -138,7 +138,7 @@ def with_key(table: str, key: str) -> str:
         # A typo is an error, at every level.
         ("", "actin = true", "unknown field `actin`"),
         ("cameras", "exposure_us = 5", "unknown field `exposure_us` - at `$.cameras[0]`"),
-        ("engine", "device = 'GPU'", "unknown field `device` - at `$.engine`"),
+        ("engine", "cores = 2", "unknown field `cores` - at `$.engine`"),
         ("tiles", "overlap = 3", "unknown field `overlap` - at `$.tiles`"),
         ("thresholds", "scores = 3", "unknown field `scores` - at `$.thresholds`"),
         ("events", "port = 3", "unknown field `port` - at `$.events`"),

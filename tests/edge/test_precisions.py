@@ -322,6 +322,7 @@ def test_events_name_the_precision_that_was_computed_in(
     used = all_three if fits else far_off
     line = write_line(tmp_path, used.path, address, {"top": 'path = "frames"'}, engine_in("int8"))
     with notify_socket(tmp_path) as systemd, running(line, address, env=systemd.env) as run:
+        systemd.wait_for("READY=1")  # or what it says at the end would find the socket's queue full
         heard = run.until_stopped()
         _, log = run.process.communicate(timeout=WITHIN_SECONDS)
         status = systemd.rest()[-1]

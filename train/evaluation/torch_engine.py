@@ -28,6 +28,3 @@ class TorchEngine(Engine):
             done(logits.cpu().numpy(), maps.cpu().numpy())
         except Exception as error:  # as every engine: whatever it was, it is told of these tiles
             failed(error)
-
-    def drain(self) -> None:
-        """Nothing is ever under way between two calls."""

@@ -3,8 +3,8 @@
 import socket as sockets
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
+from edge.delivery.happenings import read_happening
 from edge.delivery.security.curve import ClientKeys
 from edge.errors import AccessError
 
@@ -95,4 +95,5 @@ def require_let_in(address: str, keys: ClientKeys | None, socket_type: int) -> N
 def _next(outcomes: zmq.Socket[bytes], within_s: float) -> int | None:
     if not outcomes.poll(round(within_s * 1000)):
         return None
-    return int(parse_monitor_message(outcomes.recv_multipart())["event"])
+    happened, _ = read_happening(outcomes.recv_multipart())
+    return happened

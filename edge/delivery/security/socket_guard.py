@@ -9,8 +9,8 @@ import time
 from typing import Literal
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
+from edge.delivery.happenings import read_happening
 from edge.delivery.security import zap
 from edge.delivery.security.access import Access
 from edge.delivery.security.addresses import bind, is_local
@@ -191,12 +191,12 @@ class SocketGuard:
         return False
 
     def _note(self, happenings: zmq.Socket[bytes]) -> None:
-        happened = parse_monitor_message(happenings.recv_multipart())
-        if happened["event"] == zmq.EVENT_CLOSED:
+        happened, value = read_happening(happenings.recv_multipart())
+        if happened == zmq.EVENT_CLOSED:
             self._arrivals.note_all_gone()
             self._unbound.set()
         else:
-            self._arrivals.note(happened["event"], happened["value"])
+            self._arrivals.note(happened, value)
 
     def _look(self) -> None:
         self._access.refusals.tend()

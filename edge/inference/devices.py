@@ -1,0 +1,47 @@
+"""What OpenVINO computes on: the processor, or a graphics or neural unit of Intel's beside it.
+
+One device by name, and never AUTO, MULTI or HETERO: these change over by themselves, after the golden tiles as well.
+"""
+
+import openvino as ov
+
+from edge.errors import EngineError
+from edge.inference.opening import PROCESSOR
+
+
+def devices() -> list[str]:
+    """All that OpenVINO finds on this machine."""
+    return list(ov.Core().available_devices)
+
+
+def require_device(core: ov.Core, device: str) -> None:
+    """See that a device is there.
+
+    Args:
+        device: such as GPU, the first of its kind, or GPU.1.
+    Raises:
+        EngineError: it is not.
+    """
+    there = list(core.available_devices)
+    if not any(device in (name, name.split(".")[0], f"{name}.0") for name in there):
+        raise EngineError(
+            f"engine.device is {device}, OpenVINO finds {', '.join(there) or 'none'} on this machine; set another "
+            f"engine.device, or install the driver of {device}"
+        )
+
+
+def settings_on(device: str, hint: str, *, threads: int, streams: int) -> dict[str, object]:
+    """How OpenVINO is to compute on a device.
+
+    Args:
+        hint: the precision.
+        threads: of the processor; other devices know none.
+        streams: 0: one per thread; on other devices as many as they find best.
+    """
+    settings: dict[str, object] = {
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "INFERENCE_PRECISION_HINT": hint,  # never by default: some processors would take bf16 unasked
+    }
+    if device == PROCESSOR:
+        return settings | {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": streams or threads}
+    return settings | ({"NUM_STREAMS": streams} if streams else {})

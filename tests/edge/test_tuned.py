@@ -1,0 +1,310 @@
+"""What was tuned for a line counts where the line's file says nothing, on what it was measured with, and is told."""
+
+import json
+import logging
+import os
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from edge.bundle import Bundle
+from edge.config import engine_keys_set, load_config
+from edge.engine_config import EngineConfig
+from edge.errors import BundleError, ConfigError, EngineError
+from edge.inference.devices import devices, settings_on
+from edge.inference.opening import open_engine
+from edge.service.preparing import prepare
+from edge.tuned import MOST_KEPT, Tuned, made_with, read_tuned, tuned_file, write_tuned
+from tests.edge.lines import complaint, heatline, running, write_line_with
+from tests.small_bundle import TILE
+
+CAMERA = {"kind": "pattern", "draw_size": [240, 240], "rate_fps": 20}
+BEST = EngineConfig(threads=1, streams=1, batch=2)
+OTHERS = {"processor": "another one", "cores": 999, "engine_version": "openvino 1999.1"}
+
+
+def tuned(digest: str, engine: EngineConfig = BEST, **other: Any) -> Tuned:
+    return Tuned(**{"bundle": digest, "engine": engine, **made_with(engine), **other})
+
+
+@pytest.fixture
+def line(tmp_path: Path, bundle: Bundle, address: str) -> Path:
+    return write_line_with(tmp_path, bundle.path, address, {"top": CAMERA})
+
+
+def with_engine(line: Path, keys: str) -> None:
+    line.write_text(f"{line.read_text()}\n[engine]\n{keys}\n")
+
+
+# The file.
+
+
+def test_what_is_written_is_read_and_lies_beside_the_lines_file(line: Path, bundle: Bundle) -> None:
+    wanted = tuned(bundle.digest, frames=['top 240x240 at 20/s, "so"'], at_utc="2026-11-26T07:00:00Z")
+    path = write_tuned(line, wanted)
+    assert path == line.parent / "line.tuned.toml" == tuned_file(line)
+    assert read_tuned(path) == [wanted]
+    assert tomllib.loads(path.read_text())["tuned"][0]["engine"]["batch"] == 2
+    assert [each.name for each in line.parent.glob("*tuned*")] == ["line.tuned.toml"], "and nothing unfinished"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o644, 0o600])
+def test_whoever_may_read_the_lines_file_may_read_it_whatever_the_umask(line: Path, bundle: Bundle, mode: int) -> None:
+    line.chmod(mode)
+    before = os.umask(0o077)
+    try:
+        path = write_tuned(line, tuned(bundle.digest))
+    finally:
+        os.umask(before)
+    found, of_line = path.stat(), line.stat()
+    assert (found.st_mode & 0o777, found.st_uid, found.st_gid) == (mode, of_line.st_uid, of_line.st_gid)
+
+
+def test_each_bundle_has_its_own_and_old_ones_go(line: Path, bundle: Bundle) -> None:
+    for number in range(MOST_KEPT + 3):
+        path = write_tuned(line, tuned(f"{number:064x}"))
+    write_tuned(line, tuned(bundle.digest))
+    again = replace(BEST, batch=4)
+    write_tuned(line, tuned(bundle.digest, again))
+    found = read_tuned(path)
+    assert len(found) == MOST_KEPT
+    assert [each.engine for each in found if each.bundle == bundle.digest] == [again]
+    assert found[0].bundle == f"{4:064x}"
+
+
+# What is in force.
+
+
+def test_it_counts_where_the_lines_file_says_nothing(line: Path, bundle: Bundle) -> None:
+    assert load_config(line).engine_for(bundle.digest).settings == EngineConfig()
+    path = write_tuned(line, tuned(bundle.digest))
+    found = load_config(line).engine_for(bundle.digest)
+    assert (found.settings, found.tuned_by, found.not_tuned) == (BEST, str(path), None)
+    assert engine_keys_set(line) == frozenset()
+
+
+def test_keys_that_the_lines_file_sets_go_first_even_those_set_to_their_default(line: Path, bundle: Bundle) -> None:
+    with_engine(line, "streams = 0\nbatch = 8")
+    write_tuned(line, tuned(bundle.digest))
+    assert load_config(line).engine_for(bundle.digest).settings == EngineConfig(threads=1, streams=0, batch=8)
+    assert engine_keys_set(line) == {"streams", "batch"}
+
+
+@pytest.mark.parametrize("key", OTHERS)
+def test_it_is_not_used_with_another_than_it_was_measured_with(line: Path, bundle: Bundle, key: str) -> None:
+    write_tuned(line, tuned(bundle.digest, **{key: OTHERS[key]}))
+    found = load_config(line).engine_for(bundle.digest)
+    assert (found.settings, found.tuned_by) == (EngineConfig(), None)
+    assert found.not_tuned is not None
+    assert f"{OTHERS[key]}, and this is {getattr(tuned(bundle.digest), key)}" in found.not_tuned
+    assert "run heatline bench tune again, or delete it" in found.not_tuned
+
+
+def test_it_is_not_used_for_another_bundle(line: Path, bundle: Bundle) -> None:
+    write_tuned(line, tuned("0" * 64))
+    found = load_config(line).engine_for(bundle.digest)
+    assert (found.settings, found.tuned_by) == (EngineConfig(), None)
+    assert f"nothing in it is for bundle {bundle.digest[:12]}" in str(found.not_tuned)
+
+
+@pytest.mark.parametrize(
+    ("keys", "engine", "words"),
+    [
+        ('kind = "onnxruntime"', BEST, "it is for openvino, and the line's file sets engine.kind otherwise"),
+        ('device = "CPU"', replace(BEST, device="GPU"), "it is for GPU"),
+        ('kind = "onnxruntime"', EngineConfig(kind="onnxruntime"), None),
+        ('precision = "int8"', EngineConfig(kind="onnxruntime"), "onnxruntime computes in f32 alone"),
+    ],
+)
+def test_it_is_not_used_where_the_lines_file_sets_what_it_was_not_measured_for(
+    line: Path, bundle: Bundle, keys: str, engine: EngineConfig, words: str | None
+) -> None:
+    with_engine(line, keys)
+    write_tuned(line, tuned(bundle.digest, engine))
+    found = load_config(line).engine_for(bundle.digest)
+    assert (found.not_tuned is None) == (words is None)
+    assert words is None or words in str(found.not_tuned)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda text: text.replace("[[tuned]]", "[[tuned"), "is not valid TOML"),
+        (lambda text: text.replace("batch", "batches"), "unknown field `batches` - at `$.tuned[0].engine`"),
+        (lambda text: text.replace("threads = 1", "threads = -1"), "`int` >= 0 - at `$.tuned[0].engine.threads`"),
+        (lambda text: text.replace('"CPU"', '"AUTO"'), "at `$.tuned[0].engine.device`"),
+        (lambda text: text.replace('"f32"', '"f16"'), "Invalid enum value 'f16'"),
+        (lambda text: text.replace("cores", "cures"), "unknown field `cures`"),
+        (lambda text: text.replace("bundle = ", 'bundle = "abc" #'), "at `$.tuned[0].bundle`"),
+        (lambda _: "tuned = 3", "Expected `array`, got `int` - at `$.tuned`"),
+        (lambda _: "[other]", "unknown field `other`"),
+        (lambda text: text + "\udcff", "is not valid TOML"),
+    ],
+)
+def test_one_that_is_damaged_is_an_error_of_the_configuration_in_one_sentence(
+    line: Path, bundle: Bundle, spoil: Callable[[str], str], words: str
+) -> None:
+    path = write_tuned(line, tuned(bundle.digest))
+    path.write_bytes(spoil(path.read_text()).encode(errors="surrogateescape"))
+    with pytest.raises(ConfigError) as caught:
+        load_config(line)
+    sentence = str(caught.value)
+    assert str(path) in sentence
+    assert words in sentence
+    assert "\n" not in sentence
+    assert "have heatline bench tune write it anew, or delete it" in sentence
+
+
+def test_one_that_cannot_be_read_is_an_error_of_the_configuration(line: Path) -> None:
+    tuned_file(line).mkdir()
+    with pytest.raises(ConfigError, match=r"line\.tuned\.toml cannot be read \(Is a directory\)"):
+        load_config(line)
+
+
+# Preparing.
+
+
+def test_a_bundle_is_prepared_as_tuned(line: Path, bundle: Bundle) -> None:
+    write_tuned(line, tuned(bundle.digest))
+    prepared = prepare(load_config(line))
+    assert prepared.engine.settings == BEST
+    assert prepared.setup.proven.engine.batch == 2
+    again = prepare(load_config(line), like=prepared)
+    assert again.setup.proven is prepared.setup.proven, "nothing of it changed"
+    write_tuned(line, tuned(bundle.digest, replace(BEST, batch=1)))
+    changed = prepare(load_config(line), like=prepared)
+    assert (changed.setup.proven is prepared.setup.proven, changed.setup.proven.engine.batch) == (False, 1)
+
+
+def test_what_was_tuned_and_cannot_be_used_any_more_keeps_no_line_from_starting(
+    line: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where the driver of a graphics unit is gone."""
+    write_tuned(line, tuned(bundle.digest, replace(BEST, device="GPU.7")))
+    prepared = prepare(load_config(line))
+    assert (prepared.engine.settings, prepared.engine.tuned_by) == (EngineConfig(), None)
+    assert prepared.setup.proven.fell_back is None
+    (record,) = caplog.records
+    assert (record.levelno, record.getMessage()) == (logging.WARNING, prepared.engine.not_tuned)
+    assert "line.tuned.toml is not used: engine.device is GPU.7, OpenVINO finds" in record.getMessage()
+
+
+def test_what_the_line_itself_says_and_cannot_be_used_is_an_error_still(line: Path, bundle: Bundle) -> None:
+    with_engine(line, 'device = "GPU.7"')
+    with pytest.raises(EngineError, match=r"engine\.device is GPU\.7, OpenVINO finds .*CPU"):
+        prepare(load_config(line))
+    write_tuned(line, tuned(bundle.digest, replace(BEST, device="GPU.7")))
+    with pytest.raises(EngineError, match=r"engine\.device is GPU\.7"):
+        prepare(load_config(line))
+
+
+def test_a_precision_that_the_bundle_has_not_is_not_used_and_a_bundle_that_is_not_there_is_an_error_still(
+    line: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    write_tuned(line, tuned(bundle.digest, replace(BEST, precision="int8")))
+    assert prepare(load_config(line)).engine.not_tuned is not None, "that bundle has no int8"
+    line.write_text(line.read_text().replace(str(bundle.path), str(tmp_path / "nowhere")))
+    with pytest.raises(BundleError):
+        prepare(load_config(line))
+
+
+# Devices.
+
+
+def test_the_processor_is_a_device_of_every_machine() -> None:
+    assert "CPU" in devices()
+
+
+@pytest.mark.parametrize("device", ["AUTO", "HETERO:GPU,CPU", "BATCH:CPU", "GPU.", "cpu", "CPU\n", "GPU.100"])
+def test_devices_that_change_over_by_themselves_are_refused(line: Path, device: str) -> None:
+    with_engine(line, f"device = {json.dumps(device)}")
+    with pytest.raises(ConfigError, match=r"at `\$\.engine\.device`"):
+        load_config(line)
+
+
+def test_onnx_runtime_computes_on_the_processor_alone(line: Path, bundle: Bundle) -> None:
+    with_engine(line, 'kind = "onnxruntime"\ndevice = "GPU"')
+    with pytest.raises(ConfigError, match=r"engine\.device is 'GPU', onnxruntime computes on CPU alone"):
+        load_config(line)
+    with pytest.raises(EngineError, match="onnxruntime was asked for GPU, it computes on CPU alone"):
+        open_engine("onnxruntime", bundle.path, TILE, device="GPU")
+
+
+def test_only_the_processor_is_told_of_threads() -> None:
+    on_processor = settings_on("CPU", "f32", threads=4, streams=0)
+    assert (on_processor["INFERENCE_NUM_THREADS"], on_processor["NUM_STREAMS"]) == (4, 4)
+    elsewhere = settings_on("GPU.1", "f32", threads=4, streams=0)
+    assert not {"INFERENCE_NUM_THREADS", "NUM_STREAMS"} & elsewhere.keys()
+    assert settings_on("GPU", "f32", threads=4, streams=2)["NUM_STREAMS"] == 2
+    assert all(each["INFERENCE_PRECISION_HINT"] == "f32" for each in (on_processor, elsewhere)), "never by default"
+
+
+# The commands and the service.
+
+
+def test_check_says_which_settings_are_in_force_and_where_from(line: Path, bundle: Bundle) -> None:
+    def checked() -> Any:
+        result = heatline("check", line, "--json")
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout), result.stderr
+
+    report, _ = checked()
+    assert (report["engine_settings"]["batch"], report["tuned_by"], report["not_tuned"]) == (0, None, None)
+    path = write_tuned(line, tuned(bundle.digest))
+    report, complaints = checked()
+    assert (report["engine_settings"]["batch"], report["tuned_by"], complaints) == (2, str(path), "")
+    write_tuned(line, tuned(bundle.digest, cores=999))
+    report, complaints = checked()
+    assert (report["engine_settings"]["batch"], report["tuned_by"]) == (0, None)
+    assert "cores 999, and this is" in report["not_tuned"]
+    assert f"WARNING edge.service.preparing: {report['not_tuned']}" in complaints
+    path.write_text("nonsense")
+    result = heatline("check", line)
+    assert result.returncode == 3
+    assert "line.tuned.toml is not valid TOML" in complaint(result)
+
+
+def test_the_service_infers_as_tuned_and_a_reload_reads_that_anew(
+    line: Path, bundle: Bundle, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_tuned(line, tuned(bundle.digest))
+    with running(line, address) as run:
+        run.until_inspected()
+        path.write_text("nonsense")
+        refused = run.reload()
+        assert (refused.in_force, "line.tuned.toml is not valid TOML" in str(refused.detail)) == (False, True)
+        path.unlink()
+        write_tuned(line, tuned(bundle.digest, replace(BEST, batch=4)))
+        assert run.reload().in_force
+        run.until_inspected()
+        write_tuned(line, tuned(bundle.digest, processor="another one"))
+        assert run.reload().in_force
+        run.until_inspected()
+        assert run.end().lost == []
+    log = capsys.readouterr().err
+    ready, in_force, not_any_more = (
+        log.index("ready: "),
+        log.index("batches of 4"),
+        log.index("another one, and this is"),
+    )
+    assert ready < log.index("batches of 2") < in_force < not_any_more
+
+
+def test_the_services_log_says_what_was_tuned_and_what_is_not_used(line: Path, bundle: Bundle, address: str) -> None:
+    line.write_text(line.read_text().replace("rate_fps = 20", "rate_fps = 20\nframes = 2"))
+    path = write_tuned(line, tuned(bundle.digest))
+    with running(line, address) as run:
+        run.until_stopped()
+        _, log = run.process.communicate()
+    assert f"tuned by {path}: openvino in f32, 1 thread, 1 stream, batches of 2, publishing on" in log
+    write_tuned(line, tuned(bundle.digest, processor="another one"))
+    with running(line, address) as run:
+        run.until_stopped()
+        _, log = run.process.communicate()
+    assert "WARNING edge.service.preparing: " in log
+    assert "was measured with processor another one" in log
+    assert "tuned by" not in log
