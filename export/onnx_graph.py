@@ -4,7 +4,6 @@ import io
 import logging
 import warnings
 from dataclasses import dataclass
-from typing import Literal
 
 import onnx
 import torch
@@ -26,7 +25,6 @@ MEANINGS = {
     "map": "Where in the tile that evidence lies, float32 [N, h, w], in logits; its mean over h and w is the logit.",
 }
 HEAD = "head.weight"
-Attention = Literal["fused", "explicit"]
 
 
 @dataclass(frozen=True)
@@ -49,19 +47,38 @@ def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
     Raises:
         ExportError: the model cannot be exported, or the graph is no valid ONNX.
     """
-    if not isinstance(model, RolloutClassifier):
-        graph = _exported(model, tile_px, ["logit", "map"])
-        _name_the_explanation(graph)
-        data = _finished(graph, model)
-        return Graphs(data, data, data)
-    layers = [f"attention_{number}" for number in range(len(model.network.blocks))]
-    backbone = _exported(_WithAttention(model), tile_px, ["logit", *layers])
-    del backbone.graph.output[1:]
+    if isinstance(model, RolloutClassifier):
+        return with_rollout(to_attention(model, tile_px), model)
+    graph = _exported(model, tile_px, ["logit", "map"])
+    _name_the_explanation(graph)
+    data = _finished(graph, model)
+    return Graphs(data, data, data)
+
+
+def to_attention(model: RolloutClassifier, tile_px: int) -> onnx.ModelProto:
+    """The graph of a ViT up to its `logit` and the attention of every layer: the same for every rollout.
+
+    It is the classifier without its map, too: a layer's attention is the products and the softmax that it stands for.
+
+    Raises:
+        ExportError: the model cannot be exported.
+    """
+    graph = _exported(_WithAttention(model), tile_px, ["logit", *_attentions(model)])
+    del graph.graph.output[1:]
+    return graph
+
+
+def with_rollout(attention: onnx.ModelProto, model: RolloutClassifier) -> Graphs:
+    """The graphs of a ViT with the rollout of this model; the network is that of `to_attention`.
+
+    Raises:
+        ExportError: as `to_graphs`.
+    """
 
     def finished(class_token_row: ClassTokenRow) -> bytes:
         graph = onnx.ModelProto()
-        graph.CopyFrom(backbone)
-        append_rollout(graph, _rollout(model), layers, "logit", class_token_row)
+        graph.CopyFrom(attention)
+        append_rollout(graph, rollout_of(model), _attentions(model), "logit", class_token_row)
         return _finished(graph, model)
 
     return Graphs(
@@ -71,15 +88,13 @@ def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
     )
 
 
-def to_bare_onnx(model: ExplainedClassifier, tile_px: int, attention: Attention = "fused") -> bytes:
-    """The same classifier without its map: `tiles` in, `logit` out.
+def to_bare_onnx(model: ExplainedClassifier, tile_px: int) -> bytes:
+    """The same classifier without its map: `tiles` in, `logit` out. A ViT's attention is one node per layer.
 
-    Args:
-        attention: of a ViT: one node per layer, or the products and the softmax that it stands for.
     Raises:
         ExportError: as `to_graphs`.
     """
-    graph = _exported(_Bare(model, attention), tile_px, ["logit"])
+    graph = _exported(_Bare(model), tile_px, ["logit"])
     onnx.checker.check_model(graph, full_check=True)
     return graph.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
 
@@ -97,21 +112,24 @@ class _WithAttention(nn.Module):
 class _Bare(nn.Module):
     """Features, pooling and one Linear layer, or a ViT's class token and its head: a classifier as others have it."""
 
-    def __init__(self, model: ExplainedClassifier, attention: Attention) -> None:
+    def __init__(self, model: ExplainedClassifier) -> None:
         super().__init__()
-        self.model, self.attention = model, attention
+        self.model = model
 
     def forward(self, tiles: Tensor) -> Tensor:
         model = self.model
         if isinstance(model, CamClassifier):
             pooled = model.features(model.normalised(tiles)).mean(dim=(2, 3))  # (N, channels)
             return nn.functional.linear(pooled, model.head.weight.flatten(1), model.head.bias)[:, 0]
-        if isinstance(model, RolloutClassifier) and self.attention == "explicit":
-            return model.with_attention(tiles)[0]
         return model.logits(tiles)
 
 
-def _rollout(model: RolloutClassifier) -> Rollout:
+def _attentions(model: RolloutClassifier) -> list[str]:
+    return [f"attention_{number}" for number in range(len(model.network.blocks))]
+
+
+def rollout_of(model: RolloutClassifier) -> Rollout:
+    """What a model's rollout is made of."""
     network = model.network
     patches = model.map_hw[0] * model.map_hw[1]
     return Rollout(

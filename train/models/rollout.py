@@ -16,6 +16,11 @@ from torch import Tensor
 Fusion = Literal["min", "mean", "max"]
 
 
+def method_of(fusion: Fusion, discard_ratio: float) -> str:
+    """What a manifest calls such a map: `rollout-max`, `rollout-max-discard-0.9`."""
+    return f"rollout-{fusion}" + (f"-discard-{discard_ratio:g}" if discard_ratio else "")
+
+
 def fuse_heads(attention: Tensor, fusion: Fusion) -> Tensor:
     """One matrix [N, tokens, tokens] from the attention [N, heads, tokens, tokens] of a layer."""
     match fusion:

@@ -14,7 +14,15 @@ from edge.errors import ConfigError
 from train.config import VitConfig
 from train.models.any_timm import create_network, is_plain_vit
 from train.models.explained import ExplainedClassifier, in_float32
-from train.models.rollout import Fusion, class_token_row, class_token_rows, discard_lowest, fuse_heads, relevance
+from train.models.rollout import (
+    Fusion,
+    class_token_row,
+    class_token_rows,
+    discard_lowest,
+    fuse_heads,
+    method_of,
+    relevance,
+)
 from train.models.weights import load_pretrained
 from train.provenance import Provenance
 
@@ -51,7 +59,7 @@ class RolloutClassifier(ExplainedClassifier):
         self.head = SumOfProducts(network.embed_dim, 1)
         self.fusion, self.discard_ratio = fusion, discard_ratio
         self.map_hw = tuple(network.patch_embed.grid_size)
-        self.method = f"rollout-{fusion}" + (f"-discard-{discard_ratio:g}" if discard_ratio else "")
+        self.method = method_of(fusion, discard_ratio)
 
     def logits(self, tiles: Tensor) -> Tensor:
         """As of every family, by timm's own forward pass with its fused attention."""

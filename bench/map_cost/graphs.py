@@ -1,0 +1,100 @@
+"""The graphs that are timed, each exported once: an export takes up to a minute, and serves many rows."""
+
+import io
+from contextlib import redirect_stderr
+from functools import cached_property
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from bench.map_cost.rows import Setting
+from edge.inference import Precision
+from export.onnx_graph import Graphs, to_attention, to_bare_onnx, to_graphs, with_rollout
+from export.openvino_ir import Ir, to_ir
+from export.quantise import Quantisation, quantise
+from train.config import CnnConfig, VitConfig
+from train.models.build import build_model
+from train.models.explained import ExplainedClassifier
+from train.models.vit import RolloutClassifier
+
+WITH_MAP = "with map"
+
+
+class ModelGraphs:
+    """One system from a random start, which costs what a trained one does, and its graphs.
+
+    Args:
+        samples: tiles uint8 [N, tile, tile, 3], to quantise with; a few, as only the speed of what comes of it matters.
+    Raises:
+        ConfigError: it cannot be built for such tiles.
+    """
+
+    def __init__(self, config: CnnConfig | VitConfig, tile_px: int, samples: NDArray[np.uint8]) -> None:
+        self._config = msgspec.structs.replace(config, weights="none")
+        self._tile_px, self._samples = tile_px, samples
+        self._model = self._build(self._config)
+        self._fused: dict[str, Graphs] = {}
+        self._irs: dict[tuple[bytes, Precision], Ir] = {}
+
+    def model(self, setting: Setting) -> ExplainedClassifier:
+        """The model with the setting's map; its weights are the same for every map."""
+        if not isinstance(self._config, VitConfig) or setting.fusion is None:
+            return self._model
+        changed = {"fusion": setting.fusion, "discard_ratio": setting.discard_ratio}
+        return self._build(msgspec.structs.replace(self._config, **changed))
+
+    def onnx(self, setting: Setting) -> dict[str, bytes]:
+        """Classifier with its map, and the classifier alone, for the setting's engine and precision.
+
+        Raises:
+            ExportError: one cannot be exported.
+        """
+        graphs = self._graphs(self.model(setting))
+        for_openvino = graphs.for_openvino_bf16 if setting.precision == "bf16" else graphs.for_openvino
+        return {WITH_MAP: for_openvino if setting.engine == "openvino" else graphs.onnx, **self._bare}
+
+    def ir(self, graph: bytes, precision: Precision) -> Ir:
+        """The same for OpenVINO; int8 is as NNCF makes it by itself.
+
+        Raises:
+            ExportError: it cannot be converted or quantised.
+        """
+        precision = "int8" if precision == "int8" else "f32"  # bf16 is the engine's matter
+        if (graph, precision) not in self._irs:
+            ir = to_ir(graph)
+            if precision == "int8":
+                with redirect_stderr(io.StringIO()):  # NNCF draws bars of its own
+                    ir = quantise(ir, self._samples, Quantisation(), transformer=self._config.family == "vit")
+            self._irs[graph, precision] = ir
+        return self._irs[graph, precision]
+
+    def _build(self, config: CnnConfig | VitConfig) -> ExplainedClassifier:
+        torch.manual_seed(0)
+        return build_model(config, self._tile_px)[0].eval()
+
+    def _graphs(self, model: ExplainedClassifier) -> Graphs:
+        if model.method not in self._fused:
+            self._fused[model.method] = (
+                with_rollout(self._attention, model)
+                if isinstance(model, RolloutClassifier)
+                else to_graphs(model, self._tile_px)
+            )
+        return self._fused[model.method]
+
+    @cached_property
+    def _attention(self) -> ModelProto:
+        assert isinstance(self._model, RolloutClassifier)
+        return to_attention(self._model, self._tile_px)
+
+    @cached_property
+    def _bare(self) -> dict[str, bytes]:
+        """The classifier as an exporter would make it: of a ViT in both ways, of which the faster counts."""
+        if isinstance(self._model, RolloutClassifier):
+            return {
+                "fused attention": to_bare_onnx(self._model, self._tile_px),
+                "explicit attention": self._attention.SerializeToString(deterministic=True),
+            }
+        return {"pooling": to_bare_onnx(self._model, self._tile_px)}

@@ -1,0 +1,142 @@
+"""One row: the same tiles with a map and without, in turns."""
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.map_cost.graphs import WITH_MAP, ModelGraphs
+from bench.map_cost.rows import Cost, Setting
+from bench.map_cost.runs import Answers, InOnnxRuntime, InOpenVino, InPyTorch, Timed, require_processor
+from bench.spread import Spread
+from bench.torch_ways import Eager, GradCam, grad_cam_is_missing, hooked, unlike_ours
+from bench.turns import SETTLE_BATCHES, in_turns
+from edge.errors import BenchError
+from edge.inference import Precision
+from edge.inference.opening import require_precision
+from train.models.explained import ExplainedClassifier
+
+SECONDS_PER_TURN = 0.5
+OFF: dict[Precision, float] = {"f32": 2e-3, "bf16": 0.05, "int8": 0.05}
+"""How far a map's mean may be from the logit, as a share of the map's highest value."""
+OFF_BY_A_DISCARD = 0.1
+"""How far a map may be from PyTorch's in f32: which of two nearly equal entries go hangs on their last digits."""
+
+
+def measure(setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], say: Callable[[str], None]) -> Cost:
+    """Time one row.
+
+    Args:
+        tiles: uint8 [batch, tile, tile, 3].
+        say: is told what is done.
+    Raises:
+        PrecisionError, EngineError: the processor or the engine has no such precision.
+        BenchError: what would be timed is not installed, cannot run, or does not do its work.
+        ExportError: the model cannot be exported.
+    """
+    if setting.engine == "pytorch":
+        return _in_pytorch(setting, graphs.model(setting), tiles, say)
+    require_precision(setting.engine, setting.precision)
+    if setting.engine == "openvino":
+        require_processor(setting.precision)
+    say("exporting")
+    exported = graphs.onnx(setting)
+    say("compiling")
+    runs: dict[str, Timed] = {}
+    for name, graph in exported.items():
+        if setting.engine == "openvino":
+            ir = graphs.ir(graph, setting.precision)
+            runs[name] = InOpenVino(ir, setting.precision, tiles, setting.threads)
+        else:
+            runs[name] = InOnnxRuntime(graph, tiles, setting.threads)
+    model = graphs.model(setting)
+    for name, run in runs.items():
+        if wrong := unlike_the_model(model, tiles, run.answers(), setting, has_map=name == WITH_MAP):
+            raise BenchError(f"{setting.words}: not timed, as {wrong} ({name})")
+    return _timed(setting, runs, say)
+
+
+def _in_pytorch(
+    setting: Setting, model: ExplainedClassifier, tiles: NDArray[np.uint8], say: Callable[[str], None]
+) -> Cost:
+    if setting.precision != "f32":
+        raise BenchError(f"PyTorch is timed in f32 alone, and {setting.precision} was asked for; leave it out")
+    if setting.way == "grad-cam" and (missing := grad_cam_is_missing()):
+        raise BenchError(missing)
+    way = GradCam(model) if setting.way == "grad-cam" else hooked(model)
+    with _threads(setting.threads):
+        if wrong := unlike_ours(model, way, tiles):
+            raise BenchError(f"{setting.words}: not timed, as {wrong}")
+        return _timed(setting, {WITH_MAP: InPyTorch(way, tiles), "eager": InPyTorch(Eager(model), tiles)}, say)
+
+
+def _timed(setting: Setting, runs: Mapping[str, Timed], say: Callable[[str], None]) -> Cost:
+    bare = [name for name in runs if name != WITH_MAP]
+    batches = max(1, setting.tiles // setting.batch) if setting.tiles else _batches_in_a_turn(runs[bare[0]])
+    say(f"timing {', '.join(runs)} in turns, {setting.rounds} rounds")
+    seconds = in_turns(runs, setting.rounds, batches)
+    count = batches * setting.batch
+    per_tile = {name: [one / count for one in of] for name, of in seconds.items()}
+    with_map = per_tile[WITH_MAP]
+    fastest = min(bare, key=lambda name: statistics.median(per_tile[name]))
+    ratios = [one / other for one, other in zip(with_map, per_tile[fastest], strict=True)]
+    median = statistics.median(with_map)
+    return Cost(
+        bare=fastest,
+        tiles_per_round=count,
+        ratio=median / statistics.median(per_tile[fastest]),
+        ratio_spread=Spread.of(ratios),
+        map_ms_per_tile=Spread.of([one * 1e3 for one in with_map]),
+        bare_ms_per_tile=Spread.of([one * 1e3 for one in per_tile[fastest]]),
+        map_tiles_per_s=1 / median,
+    )
+
+
+def _batches_in_a_turn(run: Timed) -> int:
+    """So many that a turn is long beside what else the machine does, and a slow network's is not longer."""
+    run(1)
+    began = perf_counter()
+    run(SETTLE_BATCHES)
+    return max(1, round(SECONDS_PER_TURN * SETTLE_BATCHES / (perf_counter() - began)))
+
+
+def unlike_the_model(
+    model: ExplainedClassifier, tiles: NDArray[np.uint8], answers: Answers, setting: Setting, *, has_map: bool
+) -> str | None:
+    """What is wrong with a graph's answers; None if it does its work.
+
+    In bf16 and int8 a map need only be one with the logit as its mean: a random network's are far from those in f32.
+    """
+    with torch.inference_mode():
+        true_logits, true_maps = (one.numpy() for one in model(torch.from_numpy(tiles)))
+    scale, allowed = np.abs(true_maps).max(), OFF[setting.precision]
+    logits, maps = answers
+    if not np.isfinite(logits).all():
+        return "its logits are no numbers"
+    if setting.precision == "f32" and (off := np.abs(logits - true_logits).max() / scale) > allowed:
+        return f"its logits are off the model's by {off:.1e}"
+    if not has_map:
+        return None
+    if maps is None or maps.shape != true_maps.shape or not maps.any():
+        return "it gives no maps"
+    if not (off := np.abs(maps.mean(axis=(1, 2)) - logits).max() / np.abs(maps).max()) <= allowed:
+        return f"the mean of its maps is off the logit by {off:.1e}"
+    allowed = OFF_BY_A_DISCARD if setting.discard_ratio else allowed
+    if setting.precision == "f32" and (off := np.abs(maps - true_maps).max() / scale) > allowed:
+        return f"its maps are off the model's by {off:.1e}"
+    return None
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Have torch use so many, meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
