@@ -15,7 +15,7 @@ PACKAGE := pyproject.toml edge/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check format bench soak chaos schemas study demo-bundle package node-clients clean
+.PHONY: help demo test test-slow check format bench soak chaos schemas study demo-bundle package node-clients peers-env clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -64,8 +64,10 @@ package: .venv/.runtime ## What line PCs without a network are installed from, f
 
 node-clients: examples/clients/node/node_modules/.made ## What the example clients in Node.js need
 
+peers-env: .venv-peers/.made ## What `heatline bench peers` times ours beside, in .venv-peers; some GB
+
 clean: ## Delete all that make makes: .venv, demo-out, caches
-	rm -rf examples/clients/node/node_modules .venv demo-out build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf examples/clients/node/node_modules .venv .venv-peers demo-out bench-report build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find bench edge examples export tests train -type d -name __pycache__ -prune -exec rm -rf {} +
 
 examples/clients/node/node_modules/.made: examples/clients/node/package.json examples/clients/node/package-lock.json
@@ -92,4 +94,14 @@ examples/clients/node/node_modules/.made: examples/clients/node/package.json exa
 .venv/.dev: $(PACKAGE) .venv/.runtime
 	@echo "installing all that development needs into .venv: some GB, some minutes"
 	@$(PIP) -e '.[dev]'
+	@touch $@
+
+# The peers may want other versions than ours: they get an environment of their own, with our OpenVINO, PyTorch and NumPy.
+.venv-peers/.made: bench/peers/requirements.txt | .venv/.dev
+	@echo "installing the peers into .venv-peers: some GB, some minutes"
+	@$(PYTHON) -m venv .venv-peers
+	@$(BIN)/python -m pip list --format=freeze \
+	  | sed -nE 's/^(torch|torchvision|openvino|numpy)==([^+]+).*/\1==\2/p' > .venv-peers/as-ours.txt
+	@.venv-peers/bin/python -m pip --disable-pip-version-check --quiet install \
+	  -r bench/peers/requirements.txt -r .venv-peers/as-ours.txt
 	@touch $@

@@ -1,0 +1,80 @@
+"""`heatline bench peers`."""
+
+from pathlib import Path
+
+import click
+
+from bench.commands.common import claim, deliver, out_option, precision_option
+from bench.commands.frame_size import FrameSize
+from bench.machine import machine
+from bench.peers.systems import PEERS, SystemName
+from bench.result_file import new_report
+from edge.cli.extras import require_extra
+from edge.cli.output import json_option, progress_console
+from edge.geometry.tiling import OVERLAP_PX, TILE_PX
+from edge.inference import Precision
+
+PEERS_PYTHON = Path(__file__).parents[2] / ".venv-peers" / "bin" / "python"
+
+
+@click.command(epilog="Example: heatline bench peers --model mobilenetv3_large_d --size 2448x2048 --out peers.json")
+@click.option(
+    "--model", "name", default="mobilenetv3_large_d", show_default=True, help="As `heatline models` shows them."
+)
+@precision_option
+@click.option("--size", "frame_hw", type=FrameSize(), default="2448x2048", show_default=True, help="Of the frames.")
+@click.option("--frames", type=click.IntRange(1, 100), default=4, show_default=True, help="In each turn.")
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True, help="Of all systems in turns.")
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    type=click.Choice(PEERS),
+    default=PEERS,
+    help="To time beside ours; may be repeated. Default: all.",
+)
+@click.option(
+    "--peers-python",
+    type=click.Path(path_type=Path),
+    default=PEERS_PYTHON,
+    help="Python of the peers' environment. Default: that of `make peers-env`.",
+)
+@out_option
+@json_option
+def peers(
+    name: str,
+    precision: Precision,
+    frame_hw: tuple[int, int],
+    frames: int,
+    rounds: int,
+    peers: tuple[SystemName, ...],
+    peers_python: Path,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Time ours beside anomalib, OpenVINO Model API and PyTorch with grad-cam: same frames, network and machine.
+
+    Each runs as its documentation says, at its best settings and warm, in turns with the others, and its answers are
+    checked. Each is told as a share of the engine alone. Wants the machine for itself.
+    """
+    require_extra("peers", "torch", "timm", "onnx", "onnxscript", "nncf")
+    if "grad-cam" in peers and precision == "f32":
+        require_extra("peers", "pytorch_grad_cam")
+    from bench.peers.peers import measure_peers, to_facts
+    from train.config import read_model
+
+    now, config, console = machine(), read_model(name), progress_console()
+    claim(out)
+    found = measure_peers(
+        config,
+        precision=precision,
+        frame_hw=frame_hw,
+        frames=frames,
+        rounds=rounds,
+        peers=peers,
+        peers_python=peers_python,
+        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+        tile_px=TILE_PX,
+        overlap_px=OVERLAP_PX,
+    )
+    deliver(f"{found.model} in {found.precision}", new_report("peers", now, found), to_facts(found), out, as_json)

@@ -1,0 +1,280 @@
+"""Ours beside what others would use: the same frames, network, precision and machine, one run, in turns.
+
+Each system is a process that is warm, and idle while another one works. Before, each has tried its settings and kept
+the fastest. The engine alone, which moves no pixel, is the measure: a system's share of it is what it makes of the
+machine.
+"""
+
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from bench.peers.cannot import CANNOT, NOT_IN, Cannot
+from bench.peers.expected import OF_SPREAD, logits_off, what_differs
+from bench.peers.systems import ENGINE, OURS, SYSTEMS, System, SystemName
+from bench.peers.worker import Ready, Tried, Turn, Worker, in_words
+from bench.processes import cpu_ns
+from bench.spread import Spread
+from edge.errors import BenchError
+from edge.geometry import TileGrid
+from edge.inference import Precision
+
+if TYPE_CHECKING:  # a report reads what was found where nothing of them is installed
+    from bench.peers.prepare import Prepared
+    from train.config import CnnConfig, VitConfig
+
+BATCHES = (1, 4, 8, 16, 32)
+"""Tiles at once that a system is tried with, where its interface lets one choose."""
+
+
+class SystemSpeed(msgspec.Struct, frozen=True, kw_only=True):
+    """One system, all rounds."""
+
+    name: SystemName
+    what: str
+    """It is made of, in words."""
+    libraries: dict[str, str]
+    settings: dict[str, Any]
+    """The fastest of those that were tried."""
+    tried: list[Tried]
+    heatmap_hw: tuple[int, int] | None
+    """None: it makes none."""
+    frames_per_s: Spread
+    tiles_per_s: Spread
+    to_engine: float
+    """Its median rate over that of the engine alone."""
+    to_engine_spread: Spread
+    """Of the same ratio round by round."""
+    ours_to_it: float
+    """Our median rate over its own."""
+    ours_to_it_spread: Spread
+    ms_per_frame: dict[str, float]
+    """Its parts, where it has them one after another: medians."""
+    logits_off: float
+    """From those that it must answer with, at most: a share of how far those of different tiles are apart."""
+
+
+class PeersBench(msgspec.Struct, frozen=True, kw_only=True):
+    """All systems."""
+
+    model: str
+    precision: Precision
+    frame_hw: tuple[int, int]
+    tiles_per_frame: int
+    frames: int
+    """Different ones, in each turn."""
+    rounds: int
+    threads: int
+    """That each system may use: all cores."""
+    systems: list[SystemSpeed]
+    cannot: list[Cannot]
+    """What else claims tiles or maps, and why it is not here."""
+    others_cpu: float
+    """Of one core, what all workers together took that were not in turn: the highest share of any turn."""
+
+
+def measure_peers(
+    config: "CnnConfig | VitConfig",
+    *,
+    precision: Precision,
+    frame_hw: tuple[int, int],
+    frames: int,
+    rounds: int,
+    peers: Sequence[SystemName],
+    peers_python: Path,
+    say: Callable[[str], None],
+    tile_px: int,
+    overlap_px: int,
+    batches: Sequence[int] = BATCHES,
+) -> PeersBench:
+    """Time the engine alone, ours and these peers.
+
+    Args:
+        peers_python: has what anomalib and Model API need.
+    Raises:
+        BenchError: a peer is not installed, fails, or does not answer as it must.
+        EngineError: OpenVINO cannot run the network in this precision.
+        ConfigError, ExportError: the network cannot be made.
+    """
+    from bench.peers.prepare import prepare
+
+    chosen = [system for system in SYSTEMS if system.name in (ENGINE, OURS, *peers)]
+    systems = [system for system in chosen if precision in system.precisions]
+    if min(frame_hw) < tile_px:
+        raise BenchError(
+            f"--size is {frame_hw[1]}x{frame_hw[0]}, smaller than a tile of {tile_px} px, which anomalib cannot cut; "
+            f"give {tile_px}x{tile_px} or more"
+        )
+    pythons = {system.name: _python(system, peers_python) for system in systems}
+    grid = TileGrid(frame_hw, tile_px, overlap_px)
+    with tempfile.TemporaryDirectory(prefix="heatline-peers-") as name, ExitStack() as stack:
+        folder = Path(name)
+        prepared = prepare(
+            folder,
+            config,
+            precision=precision,
+            grid=grid,
+            frames=frames,
+            systems=[system.name for system in systems],
+            batches=batches,
+            say=say,
+        )
+        workers, ready = {}, {}
+        for system in systems:
+            worker = Worker(system.name, pythons[system.name], system.module, prepared.job_file, folder)
+            workers[system.name] = stack.enter_context(worker)
+            ready[system.name] = worker.become_ready(say)
+        require_same_libraries(ready)
+        turns, off, others_cpu = _in_turns(workers, rounds, prepared, say)
+    rates = {name: [frames / turn.seconds for turn in of] for name, of in turns.items()}
+    return PeersBench(
+        model=config.name,
+        precision=precision,
+        frame_hw=frame_hw,
+        tiles_per_frame=len(grid),
+        frames=frames,
+        rounds=rounds,
+        threads=prepared.job.threads,
+        systems=[
+            _speed(system, ready[system.name], turns[system.name], rates, frames, len(grid), off[system.name])
+            for system in systems
+        ],
+        cannot=[
+            *(Cannot(system.name, "", NOT_IN[precision]) for system in chosen if system not in systems),
+            *CANNOT,
+        ],
+        others_cpu=others_cpu,
+    )
+
+
+def in_order(names: Sequence[SystemName], rounds: int) -> Iterator[tuple[int, SystemName]]:
+    """Whose turn it is in which round: all in each, every other round the other way round."""
+    for number in range(rounds):
+        for name in names[:: -1 if number % 2 else 1]:
+            yield number, name
+
+
+def require_same_libraries(ready: Mapping[SystemName, Ready]) -> None:
+    """See that no system runs on another OpenVINO or PyTorch than the others.
+
+    Raises:
+        BenchError: one does.
+    """
+    for library in ("openvino", "torch"):
+        versions: dict[str, str] = {
+            name: one.libraries[library] for name, one in ready.items() if library in one.libraries
+        }
+        if len(set(versions.values())) > 1:
+            raise BenchError(
+                f"systems run on different versions of {library}, which would be compared instead of them: "
+                f"{in_words(versions)}; make the peers' environment anew with `make peers-env`"
+            )
+
+
+def to_facts(found: PeersBench) -> dict[str, object]:
+    """What was found, for people."""
+    return {
+        "figures": f"median (lowest to highest) of {found.rounds} rounds of {found.frames} frames of "
+        f"{found.tiles_per_frame} tiles, on {found.threads} threads",
+        **{one.name: _in_a_line(one) for one in found.systems},
+        **{f"not {one.name} {one.version}".strip(): one.reason for one in found.cannot},
+        "the others meanwhile": f"took {found.others_cpu:.3f} of a core at most",
+    }
+
+
+def _in_a_line(one: SystemSpeed) -> str:
+    parts = "".join(f"; {part} {ms:.0f} ms" for part, ms in one.ms_per_frame.items())
+    beside = "" if one.name in (ENGINE, OURS) else f"; ours is {one.ours_to_it:.2f} times as fast"
+    return (
+        f"{one.frames_per_s:.2f} frames/s, {one.tiles_per_s.median:.0f} tiles/s; {one.to_engine:.3f} of the engine "
+        f"alone, by rounds {one.to_engine_spread:.3f}{beside}; {in_words(one.settings)}{parts}"
+    )
+
+
+def _python(system: System, peers_python: Path) -> Path:
+    """Which Python runs a system.
+
+    Raises:
+        BenchError: there is none.
+    """
+    if not system.in_peers_environment:
+        return Path(sys.executable)
+    if not peers_python.is_file():
+        raise BenchError(
+            f"{system.name} is run by {peers_python}, which is not there; make it with `make peers-env`, name another "
+            "one with --peers-python, or choose peers that need none with --peer grad-cam"
+        )
+    return peers_python.absolute()
+
+
+def _in_turns(
+    workers: Mapping[SystemName, Worker], rounds: int, prepared: "Prepared", say: Callable[[str], None]
+) -> tuple[dict[SystemName, list[Turn]], dict[SystemName, float], float]:
+    """All turns of each, how far logits were off at most, and what the others took of a core meanwhile at most."""
+    turns: dict[SystemName, list[Turn]] = {name: [] for name in workers}
+    off, others_cpu = dict.fromkeys(workers, 0.0), 0.0
+    for number, name in in_order(list(workers), rounds):
+        others = [worker.pid for other, worker in workers.items() if other != name]
+        before = sum(map(cpu_ns, others))
+        turn = workers[name].turn()
+        others_cpu = max(others_cpu, (sum(map(cpu_ns, others)) - before) / 1e9 / turn.seconds)
+        off[name] = max(off[name], checked(name, turn, prepared))
+        turns[name].append(turn)
+        say(f"round {number + 1} of {rounds}: {name} {turn.seconds:.2f} s")
+    return turns, off, others_cpu
+
+
+def checked(name: SystemName, turn: Turn, prepared: "Prepared") -> float:
+    """See that the work of a turn was done; returns how far its logits are off, as a share of their spread.
+
+    Raises:
+        BenchError: it was not.
+    """
+    job, expected, found = prepared.job, prepared.expected[name], turn.answers
+    spread = float(expected.logits.std())
+    if name == ENGINE:
+        expected = expected.of_requests(*found["logits"].shape)
+    off = logits_off(found, expected, spread)
+    wrong = f"its logits are off by {off:.2g} of their spread" if not off <= OF_SPREAD[job.precision] else None
+    if wrong is None and name != ENGINE:
+        wrong = what_differs(found, expected, job.precision, job.sample_px, job.score_threshold)
+    if wrong is not None:
+        raise BenchError(f"{name} does not do the work that is timed: {wrong}")
+    return off
+
+
+def _speed(
+    system: System,
+    ready: Ready,
+    turns: Sequence[Turn],
+    rates: Mapping[SystemName, Sequence[float]],
+    frames: int,
+    tiles: int,
+    off: float,
+) -> SystemSpeed:
+    own = rates[system.name]
+    sides = turns[0].answers.get("hw")
+    return SystemSpeed(
+        name=system.name,
+        what=system.what,
+        libraries=ready.libraries,
+        settings=ready.settings,
+        tried=ready.tried,
+        heatmap_hw=None if sides is None else (int(sides[0][0]), int(sides[0][1])),
+        frames_per_s=Spread.of(own),
+        tiles_per_s=Spread.of([tiles * rate for rate in own]),
+        to_engine=statistics.median(own) / statistics.median(rates[ENGINE]),
+        to_engine_spread=Spread.of([rate / engine for rate, engine in zip(own, rates[ENGINE], strict=True)]),
+        ours_to_it=statistics.median(rates[OURS]) / statistics.median(own),
+        ours_to_it_spread=Spread.of([ours / rate for ours, rate in zip(rates[OURS], own, strict=True)]),
+        ms_per_frame={
+            part: statistics.median(1e3 * turn.laps[part] / frames for turn in turns) for part in turns[0].laps
+        },
+        logits_off=off,
+    )

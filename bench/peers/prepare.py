@@ -1,0 +1,163 @@
+"""What is handed to the systems: frames, one network, how to cut and to judge; and what they must answer."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.peers import expected
+from bench.peers.expected import Expected, Scale
+from bench.peers.net import as_anomalib_exports, build
+from bench.peers.systems import ENGINE, OURS, SystemName
+from edge.geometry import Stitcher, TileGrid
+from edge.inference import Precision, open_engine
+from edge.inference.engine import GRAPHS
+from train.config import CnnConfig, VitConfig
+
+LEAST_BOARD_PX = 448
+"""Of a side of a drawn board."""
+SAMPLES = 160
+"""Of a heatmap's longer side, to compare by."""
+HOT_SHARE = 0.001
+"""Of all heatmap cells reach the evidence threshold."""
+ANOMALIB_GRAPH = "anomalib.xml"
+TORCH_MODEL = "model.pt"
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker reads."""
+
+    frames: str
+    """RGB uint8 [n, H, W, 3], a file of numpy."""
+    graphs: dict[str, str]
+    """Files of the network, by who runs it: `heatline`, `anomalib`, `torch`."""
+    precision: Precision
+    hint: str
+    """OpenVINO's for that precision."""
+    threads: int
+    batches: Sequence[int]
+    """Tiles at once to try, where one may choose."""
+    tile_px: int
+    overlap_px: int
+    origins_yx: Sequence[tuple[int, int]]
+    """Of the tiles of our grid."""
+    map_hw: tuple[int, int]
+    score_threshold: float
+    evidence_threshold: float
+    score_range: float
+    """Logits in the 0..1 of anomalib's post-processor, in whose middle the score threshold is."""
+    sample_px: int
+    """Every how many cells of a heatmap one is summed up."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All of it, in files."""
+
+    job: Job
+    job_file: Path
+    expected: Mapping[SystemName, Expected]
+
+
+def prepare(
+    folder: Path,
+    config: CnnConfig | VitConfig,
+    *,
+    precision: Precision,
+    grid: TileGrid,
+    frames: int,
+    systems: Sequence[SystemName],
+    batches: Sequence[int],
+    say: Callable[[str], None],
+) -> Prepared:
+    """Draw the frames, make the network, and work out the answers.
+
+    Args:
+        folder: for the files; empty.
+    Raises:
+        EngineError: OpenVINO cannot run it in this precision.
+        ConfigError, ExportError: the network cannot be made.
+    """
+    import torch
+
+    say(f"drawing {frames} frames")
+    pictures = _draw(frames, grid.frame_hw)
+    np.save(folder / "frames.npy", pictures)
+    tiles = np.empty((len(grid), grid.tile_px, grid.tile_px, 3), np.uint8)
+    grid.cut(pictures[0], tiles)
+    say(f"exporting {config.name} in {precision}")
+    model, ir = build(config, precision, tiles, grid.tile_px)
+    graph = GRAPHS[precision][0]
+    _write(folder, ir.files(graph))
+    torch.save(model, folder / TORCH_MODEL)
+    say("working out what must be answered")
+    engine = open_engine("openvino", folder, grid.tile_px, precision=precision, graph=graph)
+    ours, padded = expected.on_our_grid(engine, pictures, grid), expected.on_padded_grid(engine, pictures, grid)
+    engine.close()
+    height, width = model.map_hw
+    stitched = expected.of_heatline(ours, Stitcher(grid, (height, width)))
+    assert stitched.heatmaps is not None
+    threshold = _between(np.concatenate([ours.logits.max(axis=1), padded.logits.max(axis=1)]))
+    values = (ours.logits, ours.maps, padded.logits, padded.maps)
+    scale = Scale(threshold, 2.0 * max(float(np.abs(one - threshold).max()) for one in values))
+    _write(folder, as_anomalib_exports(ir, grid.tile_px, scale).files(ANOMALIB_GRAPH))
+    answers: dict[SystemName, Callable[[], Expected]] = {
+        ENGINE: lambda: Expected(ours.logits, None),
+        OURS: lambda: stitched,
+        "anomalib": lambda: expected.of_anomalib(padded, grid, scale),
+        "model-api": lambda: expected.of_model_api(ours, grid, scale),
+        "grad-cam": lambda: expected.of_grad_cam(
+            ours, grid, model.head.bias.item() if isinstance(config, CnnConfig) else None
+        ),
+    }
+    job = Job(
+        frames=str(folder / "frames.npy"),
+        graphs={
+            "heatline": str(folder / graph),
+            "anomalib": str(folder / ANOMALIB_GRAPH),
+            "torch": str(folder / TORCH_MODEL),
+        },
+        precision=precision,
+        hint="bf16" if precision == "bf16" else "f32",
+        threads=len(os.sched_getaffinity(0)),
+        batches=batches,
+        tile_px=grid.tile_px,
+        overlap_px=grid.overlap_px,
+        origins_yx=grid.origins_yx,
+        map_hw=(height, width),
+        score_threshold=threshold,
+        evidence_threshold=float(np.quantile(stitched.heatmaps, 1 - HOT_SHARE)),
+        score_range=scale.range,
+        sample_px=max(1, max(grid.frame_hw) // SAMPLES),
+    )
+    job_file = folder / "job.json"
+    job_file.write_bytes(msgspec.json.encode(job))
+    return Prepared(job, job_file, {name: answers[name]() for name in systems})
+
+
+def _draw(frames: int, hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Boards with defects, each another one: RGB [frames, H, W, 3]."""
+    from train.boards import draw_board
+
+    height, width = hw
+    size_hw = max(height, LEAST_BOARD_PX), max(width, LEAST_BOARD_PX)
+    boards = (draw_board((0, number), size_hw=size_hw, flawless=False).image for number in range(frames))
+    return np.stack([board[:height, :width] for board in boards])
+
+
+def _between(values: NDArray[np.float32]) -> float:
+    """In the middle of the widest gap: rounding turns no verdict."""
+    ordered = np.unique(values)
+    if len(ordered) == 1:
+        return float(ordered[0]) - 1.0
+    gap = int(np.argmax(np.diff(ordered)))
+    return float(ordered[gap] + ordered[gap + 1]) / 2
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        (folder / name).write_bytes(data)

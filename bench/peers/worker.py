@@ -1,0 +1,151 @@
+"""A system in a process of its own: started, made ready, and had to run in its turn."""
+
+import json
+import select
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import BenchError
+
+SERVE = Path(__file__).parent / "workers" / "serve.py"
+REPLY_WITHIN_SECONDS = 600.0
+"""Most that one step may take: the slowest system's first frames on a slow machine."""
+LOG_LINES_TOLD = 3
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """Settings that a system was tried with, on few frames, to choose the best."""
+
+    settings: dict[str, Any]
+    frames_per_s: float
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """How a system runs: warm, with the settings that were fastest."""
+
+    settings: dict[str, Any]
+    tried: list[Tried]
+    libraries: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """All frames, once."""
+
+    seconds: float
+    laps: dict[str, float]
+    """Seconds of its parts."""
+    answers: Mapping[str, NDArray[Any]]
+    """As `workers/serve.py` sums them up."""
+
+
+def in_words(settings: Mapping[str, object]) -> str:
+    """
+    >>> in_words({"streams": 2, "batch": 8})
+    'streams 2, batch 8'
+    """
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+class Worker:
+    """A process that runs one system. It is there between `with` and its end.
+
+    Args:
+        name: of the system, for messages.
+        python: that has its libraries.
+        module: in `workers/`, or the name of a module that this Python can import.
+        job: the file that says what to run.
+        folder: for its log and its answers; it is where the process runs.
+    """
+
+    def __init__(self, name: str, python: Path, module: str, job: Path, folder: Path) -> None:
+        self.name, self._folder = name, folder
+        self._command = [str(python), str(SERVE), module, str(job)]
+        self._log = folder / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_file: IO[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "it is not running"
+        return self._process.pid
+
+    def become_ready(self, say: Callable[[str], None]) -> Ready:
+        """Wait until it has chosen its settings and is warm.
+
+        Args:
+            say: hears of the settings that it tries next.
+        Raises:
+            BenchError: it failed, or took too long.
+        """
+        while "ready" not in (reply := self._reply()):
+            say(f"{self.name}: trying {in_words(reply['trying'])}")
+        return msgspec.convert(reply["ready"], Ready)
+
+    def turn(self) -> Turn:
+        """Have it run all frames; it does nothing before and after.
+
+        Raises:
+            BenchError: it failed, or took too long.
+        """
+        assert self._process is not None
+        assert self._process.stdin is not None
+        answers = self._folder / f"{self.name}.npz"
+        try:
+            self._process.stdin.write(json.dumps({"answers": str(answers)}).encode() + b"\n")
+        except OSError as error:
+            raise BenchError(f"{self.name} has ended: {self._log_in_words()}") from error
+        reply = self._reply()
+        with np.load(answers) as summed_up:
+            return Turn(reply["seconds"], reply["laps"], dict(summed_up))
+
+    def __enter__(self) -> Self:
+        self._log_file = self._log.open("wb")
+        try:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log_file,
+                bufsize=0,  # so that what is not read yet can be waited for
+                cwd=self._folder,  # anomalib leaves a cache where it runs
+                start_new_session=True,  # Ctrl-C is for the bench, which ends its workers
+            )
+        except OSError as error:
+            self._log_file.close()
+            raise BenchError(f"{self._command[0]} cannot be run ({error.strerror}); name another Python") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        assert self._log_file is not None
+        self._process.kill()  # it holds nothing that would have to be put away
+        self._process.communicate()
+        self._log_file.close()
+
+    def _reply(self) -> dict[str, Any]:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], REPLY_WITHIN_SECONDS)[0]:
+            raise BenchError(f"{self.name} did not answer within {REPLY_WITHIN_SECONDS:.0f} s; take smaller frames")
+        line = self._process.stdout.readline()
+        if not line:
+            raise BenchError(f"{self.name} has ended: {self._log_in_words()}")
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise BenchError(f"{self.name} failed: {reply['error']}")
+        return reply
+
+    def _log_in_words(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES_TOLD:]
+        return f"its log ends with: {'; '.join(lines)}" if lines else "its log is empty"

@@ -1,0 +1,89 @@
+"""anomalib: its tiler, its OpenVINO inferencer, and its tiler again, which puts the maps together.
+
+`predict` is said to take one image; it takes several all the same, if they come as one array [n, 3, H, W]. Both are
+tried, in graphs of a fixed size and not, and so are OpenVINO's hints.
+"""
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import torch
+from anomalib.data.utils.tiler import Tiler
+from anomalib.deploy import OpenVINOInferencer
+from numpy.typing import NDArray
+
+LIBRARIES = ["anomalib", "openvino", "torch", "numpy"]
+
+
+def settings(job: dict[str, Any]) -> list[dict[str, Any]]:
+    by_default = [{"batch": batch, "hint": "LATENCY", "fixed": batch == 1} for batch in job["batches"]]
+    return [*by_default, {"batch": 1, "hint": "THROUGHPUT", "fixed": True}]
+
+
+class System:
+    def __init__(self, job: dict[str, Any], one: dict[str, Any]) -> None:
+        self.laps: dict[str, float] = {}
+        self._job, self._batch = job, one["batch"]
+        graph = _of_size(Path(job["graphs"]["anomalib"]), self._batch if one["fixed"] else -1, job["tile_px"])
+        self._tiler = Tiler(tile_size=job["tile_px"], stride=job["tile_px"] - job["overlap_px"])
+        self._inferencer = OpenVINOInferencer(
+            graph,
+            device="CPU",
+            config={
+                "PERFORMANCE_HINT": one["hint"],
+                "INFERENCE_PRECISION_HINT": job["hint"],
+                "INFERENCE_NUM_THREADS": job["threads"],
+            },
+        )
+        prepare = self._inferencer.pre_process
+
+        def timed(image: NDArray[Any]) -> NDArray[Any]:
+            began = perf_counter()
+            prepared: NDArray[Any] = prepare(image)
+            self._lap("of predict, pre_process", began)
+            return prepared
+
+        self._inferencer.pre_process = timed
+
+    def __call__(self, frames: Any) -> list[tuple[Any, Any, bool]]:
+        return [self._inspect(frame) for frame in frames]
+
+    def close(self) -> None:
+        """Nothing but memory is held."""
+
+    def _inspect(self, frame: NDArray[np.uint8]) -> tuple[Any, Any, bool]:
+        began = perf_counter()
+        image = torch.from_numpy(frame).permute(2, 0, 1).float() / 255
+        tiles = self._tiler.tile(image)
+        began = self._lap("tile", began)
+        found = [
+            self._inferencer.predict(tiles[first : first + self._batch]) for first in range(0, len(tiles), self._batch)
+        ]
+        began = self._lap("predict", began)
+        heatmap = self._tiler.untile(torch.from_numpy(np.concatenate([one.anomaly_map for one in found])))
+        self._lap("untile", began)
+        scores = np.concatenate([one.pred_score.reshape(-1) for one in found])
+        labels = np.concatenate([one.pred_label.reshape(-1) for one in found])
+        return _logits(scores, self._job), heatmap[0, 0].numpy(), bool(labels.any())
+
+    def _lap(self, part: str, began: float) -> float:
+        now = perf_counter()
+        self.laps[part] = self.laps.get(part, 0.0) + now - began
+        return now
+
+
+def _of_size(graph: Path, batch: int, tile_px: int) -> Path:
+    """The graph for tiles of that size, as anomalib exports one whose `input_size` is given."""
+    sized = graph.with_name(f"{graph.stem}-for-{batch}.xml")
+    model = ov.Core().read_model(graph)
+    model.reshape([batch, 3, tile_px, tile_px])
+    ov.save_model(model, sized, compress_to_fp16=False)
+    return sized
+
+
+def _logits(scores: NDArray[np.float32], job: dict[str, Any]) -> NDArray[np.float32]:
+    """What anomalib has normalised to 0..1, in logits again."""
+    return np.float32(job["score_threshold"]) + (scores - np.float32(0.5)) * np.float32(job["score_range"])
