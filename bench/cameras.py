@@ -13,6 +13,12 @@ from edge.bundle import Bundle
 from edge.errors import BenchError, CameraError, MissingExtraError
 from edge.inference import Precision
 
+RATE_COLUMNS = (
+    *("cameras", "way", "frames/s each", "of the bare engine", "MB/s", "latency p50, ms", "latency p99, ms"),
+    *("CPU ms/frame", "SIGTERM to STOPPED, ms", "limited by"),
+)
+FAULT_COLUMNS = ("camera", "fault", "noticed as", "noticed after, ms", "recovered after, ms", "counted from")
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What is measured, and how much of it."""
@@ -135,21 +141,15 @@ def to_markdown(found: CamerasBench) -> str:
         [
             f"{found.bundle} ({found.model}) in {found.precision}, commit {found.commit or 'unknown'}; medians, "
             "(lowest to highest)",
-            _table(
-                ["cameras", "way", "frames/s each", "of the bare engine", "MB/s", "latency p50, ms", "latency p99, ms",
-                 "CPU ms/frame", "SIGTERM to STOPPED, ms", "limited by"],
-                [_rate_row(rate) for rate in found.rates],
-            ),
-            _table(
-                ["camera", "fault", "noticed as", "noticed after, ms", "recovered after, ms", "counted from"],
-                [_fault_row(fault) for fault in found.faults],
-            ),
+            _table(RATE_COLUMNS, [rate_row(rate) for rate in found.rates]),
+            _table(FAULT_COLUMNS, [fault_row(fault) for fault in found.faults]),
             *(f"Left out: {what}: {why}" for what, why in found.left_out.items()),
         ]
-    )  # fmt: skip
+    )
 
 
-def _rate_row(rate: Rate) -> list[str]:
+def rate_row(rate: Rate) -> list[str]:
+    """Its cells below `RATE_COLUMNS`."""
     return [
         str(rate.load),
         rate.way,
@@ -164,7 +164,8 @@ def _rate_row(rate: Rate) -> list[str]:
     ]
 
 
-def _fault_row(times: FaultTimes) -> list[str]:
+def fault_row(times: FaultTimes) -> list[str]:
+    """Its cells below `FAULT_COLUMNS`."""
     return [
         str(times.load),
         times.fault,

@@ -6,19 +6,30 @@ from bench.commands.cameras import cameras
 from bench.commands.chaos import chaos
 from bench.commands.delivery import delivery
 from bench.commands.end_to_end import end_to_end
+from bench.commands.flops import flops
 from bench.commands.hostile import hostile
 from bench.commands.map_cost import map_cost
 from bench.commands.micro import micro
+from bench.commands.peers import peers
 from bench.commands.precisions import precisions
+from bench.commands.report import report
 from bench.commands.seams import seams
 from bench.commands.soak import soak
+from bench.commands.stages import stages
+from bench.commands.startup import startup
 from bench.commands.training import training
+from bench.commands.tune import tune
+
+COMMANDS = (
+    *(cameras, chaos, delivery, end_to_end, flops, hostile, map_cost, micro, peers, precisions, report, seams),
+    *(soak, stages, startup, training, tune),
+)
 
 
-@click.group(epilog="Example: heatline bench micro boards.bundle")
+@click.group(epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")
 def bench() -> None:
-    """Measure what the parts cost on this machine."""
+    """Measure on this machine: whether a line keeps up, what each stage costs, and what others take for the same."""
 
 
-for _command in (cameras, chaos, delivery, end_to_end, hostile, map_cost, micro, precisions, seams, soak, training):
+for _command in COMMANDS:
     bench.add_command(_command)

@@ -1,12 +1,15 @@
-"""What the micro-benches share: a bundle and a 5 MP frame."""
+"""What the micro-benches share: a bundle, a 5 MP frame, and the machine that they are compared on."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from bench.micro import identity, refusal
+from bench.stages.prepared import Prepared, prepare
 from edge.bundle import Bundle, open_bundle
+from edge.bundle.proven_engine import open_proven_engine
 
 SHIPPED = Path(__file__).parents[1] / "examples" / "drawn_boards" / "bundle"
 FRAME_HW = (2048, 2448)
@@ -16,12 +19,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--bundle", type=Path, default=SHIPPED, help="bundle to bench; default: the demo's")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    folder = Path(config.getoption("benchmark_storage").removeprefix("file://"))
+    if config.getoption("benchmark_compare") is True and not any(folder.rglob("*.json")):
+        raise pytest.UsageError(f"no run is kept in {folder} to compare with; keep one with --benchmark-autosave")
+
+
+def pytest_benchmark_generate_machine_info() -> dict[str, object]:
+    """Pytest-benchmark's own also has what differs from day to day, and asks a library that takes a second."""
+    return identity()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_benchmark_compare_machine_info(machine_info: object, compared_benchmark: Mapping[str, Any]) -> None:
+    """A comparison across machines is none: it is refused, and before anything is measured."""
+    if compared_benchmark["machine_info"] != machine_info:
+        raise pytest.UsageError(refusal("the saved run", compared_benchmark["machine_info"]))
+
+
 @pytest.fixture(scope="session")
 def bundle(request: pytest.FixtureRequest) -> Bundle:
     return open_bundle(request.config.getoption("--bundle"))
 
 
 @pytest.fixture(scope="session")
-def frame() -> NDArray[np.uint8]:
-    """RGB noise [2048, 2448, 3]: 120 tiles."""
-    return np.random.default_rng(0).integers(0, 256, (*FRAME_HW, 3), np.uint8)
+def prepared(bundle: Bundle) -> Prepared:
+    """A frame of 2448x2048 px: 120 tiles of 224."""
+    return prepare(bundle, open_proven_engine(bundle), FRAME_HW)

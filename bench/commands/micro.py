@@ -1,48 +1,45 @@
 """`heatline bench micro`."""
 
-import json
-import sys
-import tempfile
 from pathlib import Path
 
 import click
 
-from bench.commands.common import bundle_argument
+from bench.commands.common import SHIPPED_BUNDLE, claim, deliver, out_option
+from bench.machine import machine
+from bench.result_file import new_report
 from edge.bundle import open_bundle
 from edge.cli.extras import require_extra
-from edge.cli.output import json_option, print_json
-from edge.errors import BenchError
+from edge.cli.output import json_option
 
 
-@click.command(epilog="Example: heatline bench micro boards.bundle --json")
-@bundle_argument
+@click.command(epilog="Example: heatline bench micro boards.bundle --compare")
+@click.argument("bundle_path", metavar="[BUNDLE]", type=click.Path(path_type=Path), default=SHIPPED_BUNDLE)
+@click.option(
+    "--compare",
+    "saved",
+    metavar="[FILE]",
+    type=click.Path(path_type=Path, dir_okay=False),
+    is_flag=False,
+    flag_value="",
+    help="With a run on this machine that --out wrote; default: bench/results/micro.json of a checkout.",
+)
+@out_option
 @json_option
-def micro(bundle_path: Path, as_json: bool) -> None:
-    """Time tiler, engines, stitcher and message encoding by themselves, the engines with BUNDLE."""
-    require_extra("bench", "pytest", "pytest_benchmark")
-    import pytest
+def micro(bundle_path: Path, saved: Path | None, out: Path | None, as_json: bool) -> None:
+    """Time every stage of a 5 MP frame's way, the engines and the messages by themselves, with BUNDLE, or the demo's.
 
+    Runs pytest-benchmark. A comparison with a run on another machine is refused.
+    """
+    require_extra("bench", "pytest", "pytest_benchmark")
+    from bench.micro import SAVED, compare, read_saved, run_micro, to_facts
+
+    now = machine()
     open_bundle(bundle_path)  # what is wrong with it is said here, in one sentence
-    with tempfile.TemporaryDirectory() as folder:
-        results = Path(folder) / "micro.json"
-        arguments = [
-            *(str(file) for file in sorted(Path(__file__).parents[1].glob("bench_*.py"))),
-            "--benchmark-only",
-            f"--benchmark-json={results}",
-            f"--bundle={bundle_path.resolve()}",
-            "--override-ini=python_files=bench_*.py",
-            "--override-ini=python_functions=bench_*",
-            "--import-mode=importlib",
-            "-q",
-        ]
-        standard_output = sys.stdout
-        if as_json:
-            sys.stdout = sys.stderr  # pytest's own report; ours is the JSON
-        try:
-            code = pytest.main(arguments)
-        finally:
-            sys.stdout = standard_output
-        if code != pytest.ExitCode.OK:
-            raise BenchError(f"the benches ended with pytest's code {int(code)}; see its report above")
-        if as_json:
-            print_json(json.loads(results.read_text()))
+    claim(out)
+    path = SAVED if saved == Path() else saved
+    before = None if path is None else read_saved(path)
+    found = run_micro(bundle_path, quiet=as_json)
+    if path is not None and before is not None:
+        found = compare(found, before, path)
+    title = "median (middle half of the rounds)" + ("" if path is None else f", and over {path}, of the same machine")
+    deliver(title, new_report("micro", now, found), to_facts(found), out, as_json)

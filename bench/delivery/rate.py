@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.delivery.consumer import read
+from bench.file_system import file_system
 from bench.machine import commit
 from bench.processes import cpu_s
 from bench.watched_line import Keys, WatchedLine
@@ -147,7 +148,7 @@ def measure_delivery(
         model=bundle.manifest.model.name,
         precision=precision,
         commit=commit(),
-        disk=_file_system(folder or Path(tempfile.gettempdir())),
+        disk=file_system(folder or Path(tempfile.gettempdir())),
         events_per_s=events_per_s,
         highest_fps=highest_fps,
         inspected_fps=inspected_fps,
@@ -310,16 +311,6 @@ def _cpu(of: dict[str, list[int]]) -> dict[str, float]:
 
 def _has_stopped(event: Event) -> bool:
     return isinstance(event, StatusEvent) and event.state == "STOPPED"
-
-
-def _file_system(path: Path) -> str:
-    """Of a folder, as it is mounted."""
-    best, kind = "", "unknown"
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, place, found, *_ = line.split()
-        if str(path.resolve()).startswith(place) and len(place) >= len(best):
-            best, kind = place, found
-    return kind
 
 
 # What it comes to.

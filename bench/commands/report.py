@@ -1,0 +1,39 @@
+"""`heatline bench report`."""
+
+from pathlib import Path
+
+import click
+
+from edge.cli.output import json_option, print_json, visible
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+@click.command(epilog="Example: heatline bench report bench/results --to bench-report")
+@click.argument("paths", nargs=-1, metavar="[FILE|FOLDER]...", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("bench-report"),
+    show_default=True,
+    help="Folder for report.html and report.md; made where it is not there.",
+)
+@json_option
+def report(paths: tuple[Path, ...], folder: Path, as_json: bool) -> None:
+    """Turn result files into one page with plots, and into Markdown.
+
+    FILE is what a bench wrote with --out, or an evaluation.json of `heatline evaluate`; a FOLDER is searched for such
+    files. Default: the results of a checkout. Files that cannot be used are named and left out.
+    """
+    from bench.report.write import make_report, write_report
+
+    made = make_report(paths or (RESULTS,))
+    page, tables = write_report(made, folder)
+    for sentence in made.unusable:
+        click.echo(visible(f"left out: {sentence}"), err=True)
+    if as_json:
+        print_json({"page": str(page), "tables": str(tables), "files": made.files, "left_out": made.unusable})
+        return
+    files = f"{made.files} file{'s' * (made.files != 1)}"
+    click.echo(f"the report of {files} is in {page}, its tables in {tables}", err=True)

@@ -1,0 +1,55 @@
+"""`heatline bench startup`."""
+
+from pathlib import Path
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bench.commands.common import SHIPPED_BUNDLE, claim, deliver, out_option, precision_option
+from bench.commands.frame_size import FrameSize
+from bench.machine import machine
+from bench.result_file import new_report
+from edge.bundle import open_bundle
+from edge.cli.output import json_option, progress_console
+from edge.inference import Precision
+
+
+@click.command(epilog="Example: heatline bench startup boards.bundle --repetitions 20 --out startup.json")
+@click.argument("bundle_path", metavar="[BUNDLE]", type=click.Path(path_type=Path), default=SHIPPED_BUNDLE)
+@precision_option
+@click.option("--size", "frame_hw", type=FrameSize(), default="2448x2048", show_default=True, help="Of the frames.")
+@click.option(
+    "--repetitions", type=click.IntRange(1, 1000), default=10, show_default=True, help="Of all conditions in turns."
+)
+@out_option
+@json_option
+def startup(
+    bundle_path: Path,
+    precision: Precision,
+    frame_hw: tuple[int, int],
+    repetitions: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Start the service with BUNDLE, or the demo's, again and again: how long until it is READY, and until the first
+    verdict.
+
+    With its files on the disk, in memory, and with the graph as it was compiled before. Says where the time goes. Wants
+    the machine for itself, and root to have files read from the disk.
+    """
+    from bench.startup.startup import measure_startup, starts_in_all, to_facts
+
+    now, bundle, console = machine(), open_bundle(bundle_path), progress_console()
+    claim(out)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    # It draws itself only between two starts: a thread of its own would be measured along.
+    with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as progress:
+        task = progress.add_task("starts", total=starts_in_all(repetitions))
+        found = measure_startup(
+            bundle,
+            precision,
+            frame_hw=frame_hw,
+            repetitions=repetitions,
+            done=lambda: progress.update(task, advance=1, refresh=True),
+        )
+    deliver(f"start of {found.model}", new_report("startup", now, found), to_facts(found), out, as_json)

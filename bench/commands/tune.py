@@ -1,0 +1,71 @@
+"""`heatline bench tune`."""
+
+from pathlib import Path
+
+import click
+
+from bench.commands.common import bundle_argument, claim, deliver, out_option
+from bench.commands.frame_size import FrameSize
+from bench.machine import machine
+from bench.result_file import new_report
+from edge.cli.finite_range import FiniteRange
+from edge.cli.output import json_option, progress_console
+from edge.inference import Precision
+
+
+@click.command(
+    epilog="Example: heatline bench tune boards.bundle /etc/heatline/line1.toml --precision f32 --precision int8"
+)
+@bundle_argument
+@click.argument("line", type=click.Path(path_type=Path))
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["f32", "bf16", "int8"]),
+    help="To choose among, of those that passed the bundle's gate; may be repeated. Default: the one in force is kept.",
+)
+@click.option("--size", "frame_hw", type=FrameSize(), help="Of the frames; default: as LINE says, or its cameras.")
+@click.option("--fps", "rate_fps", type=FiniteRange(0.01, 10_000), help="Of each camera; default: as LINE says.")
+@click.option(
+    "--seconds",
+    type=FiniteRange(0.01, 600),
+    default=1.0,
+    show_default=True,
+    help="For which each setting is looked at in the first round.",
+)
+@click.option("--dry-run", is_flag=True, help="Measure, and write nothing beside LINE.")
+@out_option
+@json_option
+def tune(
+    bundle_path: Path,
+    line: Path,
+    precisions: tuple[Precision, ...],
+    frame_hw: tuple[int, int] | None,
+    rate_fps: float | None,
+    seconds: float,
+    dry_run: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Choose engine, device, batch, streams and threads for BUNDLE on this machine, by the latency of LINE's frames.
+
+    Writes them to a file beside LINE, which the line reads; what LINE itself sets under [engine] stays. Says what was
+    gained, and keeps the present settings where that is no more than chance. Wants the machine for itself, so stop the
+    line; takes some minutes.
+    """
+    from bench.tune.tune import measure_tune, to_facts
+
+    now, console = machine(), progress_console()
+    claim(out)
+    found = measure_tune(
+        bundle_path,
+        line,
+        precisions=precisions,
+        frame_hw=frame_hw,
+        rate_fps=rate_fps,
+        seconds=seconds,
+        dry_run=dry_run,
+        say=lambda words: console.print(words, markup=False, highlight=False, soft_wrap=True),
+    )
+    deliver(f"engine of {line.stem}", new_report("tune", now, found), to_facts(found), out, as_json)

@@ -1,0 +1,50 @@
+"""A live subscriber in a process of its own, which says at once when it heard what. It ends with its standard input.
+
+python -m bench.stages.listener ADDRESS
+"""
+
+import os
+import sys
+import threading
+import time
+import zlib
+
+import msgspec
+
+from edge.delivery.messages import Message, to_frames
+from edge.delivery.subscriber import Subscriber
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """A message that came."""
+
+    at_ns: int
+    """Monotonic: all processes of a machine share that clock."""
+    bytes: int
+    """Of all its parts."""
+    crc: int
+    """CRC-32 of the same."""
+
+    @classmethod
+    def of(cls, message: Message, at_ns: int) -> "Heard":
+        data = b"".join(to_frames(message))
+        return cls(at_ns, len(data), zlib.crc32(data))
+
+
+def main() -> None:
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    with Subscriber(sys.argv[1], topics=["verdict."]) as events:
+        for message in events:
+            heard = Heard.of(message, time.monotonic_ns())
+            sys.stdout.buffer.write(msgspec.json.encode(heard) + b"\n")
+            sys.stdout.buffer.flush()
+
+
+def _end_with_input() -> None:
+    """Whoever started it may be killed."""
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""A frame of one size and all that the stages make of it, made once before any of them is timed."""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle import Bundle, ProvenEngine
+from edge.delivery.messages import Message
+from edge.frames import Frame, Stamp
+from edge.geometry import Stitcher, TileGrid
+from edge.inference import Engine
+from edge.inspection.inspector import Inspector
+from edge.inspection.outcome import Outcome
+from edge.inspection.setup import Heatmaps, Setup
+from edge.inspection.verdict import Judgement, Thresholds
+from edge.service.reporter import Reporter
+
+CAMERA = "bench"
+DEFECTIVE_SHARE = 0.1
+"""Of the tiles: those with the highest logits."""
+HOT_SHARE = 0.1
+"""Of the cells of a defective tile: as much of it as a defect is."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the network says of a picture, and two setups that judge it.
+
+    Thresholds are set by its answers, so that a frame of any bundle has its share of defects, or none.
+    """
+
+    bundle: Bundle
+    proven: ProvenEngine
+    picture: NDArray[np.uint8]
+    """RGB [H, W, 3]."""
+    stitcher: Stitcher
+    logits: NDArray[np.float32]
+    maps: NDArray[np.float32]
+    heatmap: NDArray[np.float32]
+    good: Setup
+    defective: Setup
+
+    @property
+    def engine(self) -> Engine:
+        return self.proven.engine
+
+    @property
+    def grid(self) -> TileGrid:
+        return self.stitcher.grid
+
+    @property
+    def hw(self) -> tuple[int, int]:
+        return self.grid.frame_hw
+
+    @property
+    def size(self) -> str:
+        """Width and height, as cameras have it."""
+        return size_of(self.hw)
+
+    def frame(self) -> Frame:
+        """A frame as it comes from the hand-off."""
+        return Frame(Stamp(CAMERA, 1, number=1), self.picture, "RGB8")
+
+    def judgement(self, setup: Setup) -> Judgement:
+        """What becomes of the frame."""
+        return setup.inspector.finish(setup.inspector.start(self.frame()))
+
+    def outcome(self, heatmaps: Heatmaps) -> Outcome:
+        """The end of the way of a frame with defects."""
+        setup = replace(self.defective, heatmaps=heatmaps)
+        return Outcome(self.frame().stamp, judgement=self.judgement(setup), setup=setup)
+
+    def message(self, heatmaps: Heatmaps) -> Message:
+        """Its event."""
+        return Reporter("bench").verdict(self.outcome(heatmaps))
+
+
+def prepare(bundle: Bundle, proven: ProvenEngine, hw: tuple[int, int]) -> Prepared:
+    """Draw a frame and have the network look at it.
+
+    Args:
+        hw: its height and width, px.
+    Raises:
+        EngineError: the engine failed.
+    """
+    picture, manifest = _picture(hw), bundle.manifest
+
+    def setup(thresholds: Thresholds) -> Setup:
+        inspector = Inspector(manifest, proven.engine, thresholds=thresholds)
+        return Setup(bundle, proven, inspector, acting=False)
+
+    looking = setup(Thresholds(np.inf, np.inf)).inspector
+    pending = looking.start(Frame(Stamp(CAMERA, 1, number=1), picture, "RGB8"))
+    heatmap = looking.finish(pending).heatmap
+    defects = _thresholds(pending.logits, heatmap, pending.stitcher)
+    return Prepared(
+        bundle,
+        proven,
+        picture,
+        pending.stitcher,
+        pending.logits,
+        pending.maps,
+        heatmap,
+        good=setup(Thresholds(float(pending.logits.max()) + 1.0, defects.evidence)),
+        defective=setup(defects),
+    )
+
+
+def size_of(hw: tuple[int, int]) -> str:
+    """A frame's size as cameras have it.
+
+    >>> size_of((480, 640))
+    '640x480'
+    """
+    return f"{hw[1]}x{hw[0]}"
+
+
+def _thresholds(logits: NDArray[np.float32], heatmap: NDArray[np.float32], stitcher: Stitcher) -> Thresholds:
+    """By which the hottest tenth of the tiles, one at the least, is defective in about a tenth of its cells."""
+    count = max(1, round(len(logits) * DEFECTIVE_SHARE))
+    hottest = np.argsort(logits)[-count:]
+    cells = np.concatenate([heatmap[stitcher.tile_cells(int(tile))].ravel() for tile in hottest])
+    return Thresholds(float(logits[hottest[0]]), float(np.quantile(cells, 1 - HOT_SHARE)))
+
+
+def _picture(hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """A drawn board with defects, over and over until the frame is full: RGB [H, W, 3]."""
+    board = _board()
+    return np.ascontiguousarray(board[np.arange(hw[0])[:, None] % board.shape[0], np.arange(hw[1]) % board.shape[1]])
+
+
+@lru_cache(maxsize=1)
+def _board() -> NDArray[np.uint8]:
+    from train.boards import draw_board
+
+    return draw_board((0, 0), flawless=False).image

@@ -1,0 +1,246 @@
+"""`heatline bench stages`: each stage of a frame's way by itself, beside the whole way, at several sizes."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench.file_system import file_system
+from bench.spread import Spread
+from bench.stages.cost import Cost, Recorder
+from bench.stages.encode import Encode
+from bench.stages.grab import Grab
+from bench.stages.infer import Infer
+from bench.stages.journal import Journal
+from bench.stages.judge import Judge
+from bench.stages.prepared import Prepared, prepare
+from bench.stages.publish import Publish
+from bench.stages.stage import Stage
+from bench.stages.stitch import Stitch
+from bench.stages.tile import Tile
+from bench.stages.tile_counts import TileCost, measure_tile_counts, spread_of_cost
+from bench.stages.whole import INSPECTED, Whole
+from bench.turns import in_turns
+from edge.bundle import Bundle
+from edge.bundle.proven_engine import open_proven_engine
+from edge.errors import BenchError
+from edge.inference import Precision
+
+STAGES: Mapping[str, Callable[[Prepared, Path | None], Stage]] = {
+    "grab": lambda prepared, _: Grab(prepared.hw),
+    "tile": lambda prepared, _: Tile(prepared),
+    "infer": lambda prepared, _: Infer(prepared),
+    "stitch": lambda prepared, _: Stitch(prepared),
+    "judge (good)": lambda prepared, _: Judge(prepared, defects=False),
+    "judge (defects)": lambda prepared, _: Judge(prepared, defects=True),
+    "encode (no heatmap)": lambda prepared, _: Encode(prepared, heatmap=False),
+    "encode (heatmap)": lambda prepared, _: Encode(prepared, heatmap=True),
+    "journal (one, no heatmap)": lambda prepared, folder: Journal(prepared, folder, heatmap=False, group=False),
+    "journal (one, heatmap)": lambda prepared, folder: Journal(prepared, folder, heatmap=True, group=False),
+    "journal (group, no heatmap)": lambda prepared, folder: Journal(prepared, folder, heatmap=False, group=True),
+    "journal (group, heatmap)": lambda prepared, folder: Journal(prepared, folder, heatmap=True, group=True),
+    "publish (no heatmap)": lambda prepared, _: Publish(prepared, heatmap=False),
+    "publish (heatmap)": lambda prepared, _: Publish(prepared, heatmap=True),
+}
+"""By name and variant; each is made of what was prepared, and the folder in which a journal may be kept."""
+STACKED = (
+    *("grab", "tile", "infer", "stitch", "judge (defects)"),
+    *("encode (heatmap)", "journal (one, heatmap)", "publish (heatmap)"),
+)
+"""Those that one frame with defects goes through, from the camera to a subscriber."""
+
+WHOLE = ("good", "defects")
+"""The ways of a frame through the inspector."""
+
+
+class StageCost(Cost, frozen=True, kw_only=True):
+    """One way to do one stage at one size."""
+
+    size: str
+    """Of the frame, px: width and height."""
+    tiles: int
+    stage: str
+    variant: str
+    """Which way; empty where there is but one."""
+    stacked: bool
+    """Whether it is of the way of one frame with defects, from the camera to a subscriber."""
+
+
+class WholeWay(Cost, frozen=True, kw_only=True):
+    """A frame's whole way through the inspector, which tiling, inferring, stitching and judging make up."""
+
+    size: str
+    tiles: int
+    variant: str
+    regions: int
+    stages_ms: float
+    """Of the four stages together."""
+    hand_offs_ms: Spread
+    """What the way takes beyond them, round by round; less than nothing where they overlap."""
+    hand_offs_cpu_ms: float
+    """The same of the processor time, of medians."""
+
+
+class StagesBench(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was measured."""
+
+    bundle: str
+    model: str
+    precision: Precision
+    engine: str
+    batch: int
+    rounds: int
+    frames: int
+    """Per stage and round."""
+    journal_on: str
+    """The journal's file system."""
+    rows: list[StageCost]
+    whole: list[WholeWay]
+    cost_per_tile: list[TileCost]
+    cost_per_tile_spread: float | None
+    """By how much the dearest tile costs more than the cheapest, as a share; None where fewer than two counts were."""
+
+
+def measure_stages(
+    bundle: Bundle,
+    precision: Precision,
+    *,
+    sizes: Sequence[tuple[int, int]],
+    tile_counts: Sequence[int],
+    rounds: int,
+    frames: int,
+    folder: Path | None,
+    say: Callable[[str], None],
+    done: Callable[[], None],
+) -> StagesBench:
+    """Time the stages in turns, one size after the other, then frames of several numbers of tiles.
+
+    Args:
+        sizes: of frames, height and width, px.
+        frames: per stage and round.
+        folder: where journals are kept meanwhile; None: where temporary files are.
+        say: is told what is being measured.
+        done: called after each stage's round, `steps` times in all.
+    Raises:
+        BundleError, EngineError: the bundle cannot be used on this machine.
+        BenchError: a stage did not do its work.
+    """
+    proven = open_proven_engine(bundle, "openvino", precision)
+    if proven.fell_back is not None:
+        raise BenchError(f"{precision} cannot be timed on this machine: {proven.fell_back}")
+    rows: list[StageCost] = []
+    whole: list[WholeWay] = []
+    for hw in dict.fromkeys(sizes):
+        prepared = prepare(bundle, proven, hw)
+        say(f"{prepared.size}, {len(prepared.grid)} tiles: {rounds} rounds of {frames} frames of each stage")
+        with recorders(prepared, folder, done) as of_stages:
+            in_turns(of_stages, rounds, frames)
+            costs = {name: recorder.cost() for name, recorder in of_stages.items()}
+            rows += [_stage_cost(prepared, of_stages[name].stage, costs[name]) for name in STAGES]
+            whole += [_whole_way(prepared, of_stages, costs, variant) for variant in WHOLE]
+    if tile_counts:
+        say(f"frames of {', '.join(map(str, tile_counts))} tiles")
+    cost_per_tile = measure_tile_counts(bundle, proven, tile_counts, rounds, done)
+    return StagesBench(
+        bundle=bundle.path.name,
+        model=bundle.manifest.model.name,
+        precision=precision,
+        engine=proven.engine.name,
+        batch=proven.engine.batch,
+        rounds=rounds,
+        frames=frames,
+        journal_on=file_system(folder or Path(tempfile.gettempdir())),
+        rows=rows,
+        whole=whole,
+        cost_per_tile=cost_per_tile,
+        cost_per_tile_spread=spread_of_cost(cost_per_tile),
+    )
+
+
+def steps(sizes: Sequence[tuple[int, int]], tile_counts: Sequence[int], rounds: int) -> int:
+    """How many rounds of a stage there are in all, with those that let things settle."""
+    return (len(dict.fromkeys(sizes)) * (len(STAGES) + len(WHOLE)) + len(dict.fromkeys(tile_counts)) * 2) * (rounds + 1)
+
+
+@contextlib.contextmanager
+def recorders(prepared: Prepared, folder: Path | None, done: Callable[[], None]) -> Iterator[dict[str, Recorder]]:
+    """All stages and the whole way, ready to be timed in turns."""
+    with contextlib.ExitStack() as at_end:
+
+        def recorder(stage: Stage) -> Recorder:
+            at_end.callback(stage.close)
+            return Recorder(stage, done)
+
+        made = {name: recorder(make(prepared, folder)) for name, make in STAGES.items()}
+        yield made | {
+            f"whole ({variant})": recorder(Whole(prepared, defects=variant == "defects")) for variant in WHOLE
+        }
+
+
+def _stage_cost(prepared: Prepared, stage: Stage, cost: Cost) -> StageCost:
+    return StageCost(
+        size=prepared.size,
+        tiles=len(prepared.grid),
+        stage=stage.name,
+        variant=stage.variant,
+        stacked=str(stage) in STACKED,
+        **msgspec.structs.asdict(cost),
+    )
+
+
+def _whole_way(
+    prepared: Prepared, of_stages: Mapping[str, Recorder], costs: Mapping[str, Cost], variant: str
+) -> WholeWay:
+    name, parts = f"whole ({variant})", [f"judge ({variant})" if part == "judge" else part for part in INSPECTED]
+    stage, cost = of_stages[name].stage, costs[name]
+    assert isinstance(stage, Whole)
+    together = [sum(of_round) for of_round in zip(*(of_stages[part].medians_ms for part in parts), strict=True)]
+    return WholeWay(
+        size=prepared.size,
+        tiles=len(prepared.grid),
+        variant=variant,
+        regions=stage.regions,
+        stages_ms=sum(costs[part].ms.median for part in parts),
+        hand_offs_ms=Spread.of([one - other for one, other in zip(of_stages[name].medians_ms, together, strict=True)]),
+        hand_offs_cpu_ms=cost.cpu_ms - sum(costs[part].cpu_ms for part in parts),
+        **msgspec.structs.asdict(cost),
+    )
+
+
+# For people.
+
+
+def to_facts(found: StagesBench) -> dict[str, str]:
+    """Names and values."""
+    facts = {
+        "figures": f"median (lowest to highest) of {found.rounds} rounds of {found.frames} frames",
+        "engine": f"{found.engine} in {found.precision}, batches of {found.batch}; journals on {found.journal_on}",
+    }
+    for row in found.rows:
+        name = f"{row.stage} ({row.variant})" if row.variant else row.stage
+        facts[f"{row.size}: {name}"] = f"{_in_words(row)}; reads {_mb(row.bytes_read)}, writes {_mb(row.bytes_written)}"
+    for way in found.whole:
+        facts[f"{way.size}: whole ({way.variant})"] = (
+            f"{_in_words(way)}; its stages {way.stages_ms:.2f} ms, hand-offs {way.hand_offs_ms:.2f} ms; "
+            f"{way.regions} regions"
+        )
+    for cost in found.cost_per_tile:
+        facts[f"{cost.tiles} tiles a frame"] = (
+            f"{cost.whole_ms_per_tile:.3f} ms a tile, {cost.over_bare:.3f} of the bare engine's"
+        )
+    if found.cost_per_tile_spread is not None:
+        facts["dearest tile over the cheapest"] = f"{found.cost_per_tile_spread:+.1%}"
+    return facts
+
+
+def _in_words(cost: Cost) -> str:
+    return (
+        f"{cost.ms:.3f} ms, p99 {cost.p99_ms:.3f}; CPU {cost.cpu_ms:.3f} ms; {cost.allocations} arrays of "
+        f"{_mb(cost.allocated_bytes)}, {cost.page_faults:.0f} page faults"
+    )
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.3f} MB"

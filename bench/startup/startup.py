@@ -1,0 +1,172 @@
+"""`heatline bench startup`: where a start's time goes, with files in memory or on the disk, with and without the cache
+of compiled graphs.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import msgspec
+
+from bench.spread import Spread
+from bench.startup.start import LineFile, Start, import_times_ms
+from edge.bundle import Bundle
+from edge.errors import BenchError
+from edge.inference import Precision
+
+TARGET_READY_S = 2.0
+"""With a model cache."""
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+Condition = Literal["cold", "warm", "cached"]
+"""Files on the disk, as after power-on; files in memory; files in memory, and the graph as it was compiled before."""
+IN_WORDS: Mapping[Condition, str] = {
+    "cold": "files on the disk, no model cache",
+    "warm": "files in memory, no model cache",
+    "cached": "files in memory, with the model cache",
+}
+
+
+class Starts(msgspec.Struct, frozen=True, kw_only=True):
+    """All starts under one condition."""
+
+    ready_s: Spread
+    first_verdict_s: Spread
+    cpu_ready_s: Spread
+    phases_s: dict[str, Spread]
+    """In their order. The medians add up to about that of `first_verdict_s`."""
+    ready_to_warm: Spread
+    """Over the one of the same turn that was warm."""
+    starts: list[Start]
+
+
+class StartUp(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was measured."""
+
+    bundle: str
+    model: str
+    precision: Precision
+    frame_hw: tuple[int, int]
+    bytes_of_bundle: int
+    repetitions: int
+    target_ready_s: float
+    conditions: dict[Condition, Starts]
+    why_not_cold: str | None
+    """Why files could not be had from the disk; None: they were."""
+    imports_ms: dict[str, float]
+    """Up to READY in one start that was warm, by library, each without what it imports of others."""
+
+
+def measure_startup(
+    bundle: Bundle,
+    precision: Precision,
+    *,
+    frame_hw: tuple[int, int],
+    repetitions: int,
+    done: Callable[[], None] = lambda: None,
+) -> StartUp:
+    """Start the service under all conditions in turns.
+
+    Args:
+        done: is told after each start.
+    Raises:
+        BenchError: the service did not start as it should.
+    """
+    starts: dict[Condition, list[Start]] = {}
+    why_not_cold = _drop_files_from_memory()
+    with TemporaryDirectory(prefix="heatline-bench-") as folder:
+        line, cache = LineFile(Path(folder), bundle, precision, frame_hw), Path(folder) / "cache"
+        cache.mkdir(mode=0o700)
+        line.start(cache)  # which fills it, and brings all files into memory
+        done()
+        for number in range(repetitions):
+            for condition in _turn(number, cold=why_not_cold is None):
+                if condition == "cold":
+                    _drop_files_from_memory()
+                before = _used_at_ns(cache)
+                starts.setdefault(condition, []).append(line.start(cache if condition == "cached" else None))
+                if (_used_at_ns(cache) != before) != (condition == "cached"):
+                    raise BenchError(f"a start that was to be {condition} did not use the model cache as it should")
+                done()
+        line.start(None, options=["-X", "importtime"])
+        done()
+        imports = import_times_ms(line.log.read_text(errors="replace"))
+    return StartUp(
+        bundle=bundle.path.name,
+        model=bundle.manifest.model.name,
+        precision=precision,
+        frame_hw=frame_hw,
+        bytes_of_bundle=sum(file.stat().st_size for file in bundle.path.iterdir()),
+        repetitions=repetitions,
+        target_ready_s=TARGET_READY_S,
+        conditions={
+            condition: _starts(starts[condition], starts["warm"]) for condition in IN_WORDS if condition in starts
+        },
+        why_not_cold=why_not_cold,
+        imports_ms=dict(imports),
+    )
+
+
+def starts_in_all(repetitions: int) -> int:
+    """At most, for a bar of progress."""
+    return len(IN_WORDS) * repetitions + 2
+
+
+def _turn(number: int, *, cold: bool) -> list[Condition]:
+    """The conditions in their order, the first of which is another one each time."""
+    these: list[Condition] = [condition for condition in IN_WORDS if cold or condition != "cold"]
+    first = number % len(these)
+    return [*these[first:], *these[:first]]
+
+
+def _drop_files_from_memory() -> str | None:
+    """Have files read from the disk again; why that cannot be, in words. Libraries that this process uses stay."""
+    try:
+        os.sync()
+        DROP_CACHES.write_text("3")
+    except OSError as error:
+        return f"{DROP_CACHES} cannot be written ({error.strerror}); it takes root"
+    return None
+
+
+def _used_at_ns(cache: Path) -> list[int]:
+    return [file.stat().st_mtime_ns for file in sorted(cache.iterdir())]
+
+
+def _starts(these: Sequence[Start], warm: Sequence[Start]) -> Starts:
+    return Starts(
+        ready_s=Spread.of([one.ready_s for one in these]),
+        first_verdict_s=Spread.of([one.first_verdict_s for one in these]),
+        cpu_ready_s=Spread.of([one.cpu_ready_s for one in these]),
+        phases_s={name: Spread.of([one.phases_s[name] for one in these]) for name in these[0].phases_s},
+        ready_to_warm=Spread.of([one.ready_s / other.ready_s for one, other in zip(these, warm, strict=True)]),
+        starts=list(these),
+    )
+
+
+def to_facts(found: StartUp) -> dict[str, object]:
+    """The same for people."""
+    height, width = found.frame_hw
+    facts: dict[str, object] = {
+        "line": f"{found.bundle} ({found.bytes_of_bundle / 1e6:.0f} MB) in {found.precision}, one drawn camera of "
+        f"{width}x{height} px",
+        "figures": f"median (lowest to highest) of {found.repetitions} starts, from the start of the process",
+    }
+    for condition, starts in found.conditions.items():
+        facts[IN_WORDS[condition]] = (
+            f"READY after {starts.ready_s:.2f} s, {starts.ready_to_warm.median:.2f} of warm; processor time by then "
+            f"{starts.cpu_ready_s:.2f} s; first verdict after {starts.first_verdict_s:.2f} s"
+        )
+        facts[f"{condition}, of that"] = ", ".join(
+            f"{name} {taken.median:.2f}" for name, taken in starts.phases_s.items()
+        )
+    if found.why_not_cold is not None:
+        facts["cold"] = f"not measured: {found.why_not_cold}"
+    facts["imports"] = ", ".join(f"{name} {ms:.0f} ms" for name, ms in list(found.imports_ms.items())[:8])
+    ready_s = found.conditions["cached"].ready_s.median
+    facts["target"] = (
+        f"READY within {found.target_ready_s:g} s with the model cache: "
+        f"{'reached' if ready_s < found.target_ready_s else 'missed'}"
+    )
+    return facts

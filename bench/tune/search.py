@@ -1,0 +1,180 @@
+"""The search: all candidates a little, and the better half of them again for twice as long, until one is left.
+
+Each round takes about as long as the one before. What comes first in one round comes last in the next, so that a
+machine that grows warm favours nobody.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import msgspec
+import numpy as np
+from msgspec.structs import replace
+
+from bench.tune.shown import Shown
+from bench.tune.trial import paced, times_as_fast
+from edge.bundle import Bundle
+from edge.bundle.golden import GoldenTilesError
+from edge.config import LineConfig
+from edge.engine_config import EngineConfig
+from edge.errors import BenchError, EngineError
+from edge.inference import Precision
+from edge.inspection.setup import Setup
+from edge.service.preparing import prepare
+
+HEADROOM = 0.85
+"""A rate is sustained at no more than this share of the highest."""
+FAR_BEHIND = 0.6
+"""Of the highest rate of all: what is slower at first is not looked at any further, while enough are left."""
+ENOUGH = 4
+ALIKE = 1.03
+"""Latencies within this are the same; then the one with fewer threads is better."""
+RANKED_AT = 90
+"""Percentile of the latencies: of the few frames of a search, a higher one is that of a single frame."""
+
+
+class Tried(msgspec.Struct, kw_only=True):
+    """What was seen of one candidate."""
+
+    engine: EngineConfig
+    times_as_fast: list[float] = []
+    """Of the asked rate: highest rate, in each round."""
+    latencies_ms: list[float] = []
+    """Of all frames, at the asked rate."""
+    lost: int = 0
+    """Frames that were not inspected, in the last round."""
+    left_out: str | None = None
+    """Why it cannot be used on this machine."""
+
+    @property
+    def fastest(self) -> float:
+        """Median of the highest rates, as times the asked one."""
+        return float(np.median(self.times_as_fast)) if self.times_as_fast else 0.0
+
+    @property
+    def sustains(self) -> bool:
+        """Whether it keeps up with the asked rate, with headroom."""
+        return not self.lost and self.fastest * HEADROOM >= 1
+
+    def latency_ms(self, percentile: float = RANKED_AT) -> float:
+        """Of a frame; infinite where none was inspected at the asked rate."""
+        return float(np.percentile(self.latencies_ms, percentile)) if self.latencies_ms else math.inf
+
+    def in_words(self) -> str:
+        """What was seen so far."""
+        if self.left_out is not None:
+            return f"left out: {self.left_out}"
+        words = [f"{self.fastest:.2f} times the rate"]
+        if self.latencies_ms:
+            words = [f"p50 {self.latency_ms(50):.1f} ms, p90 {self.latency_ms(90):.1f} ms", *words]
+        return ", ".join(words + ([f"frames lost: {self.lost}"] if self.lost else []))
+
+
+class Answers:
+    """What frames were judged by, by precision: settings that skip work would answer otherwise."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._scale = bundle.golden().scale("logit")
+        self._scores: dict[Precision, float] = {}
+
+    def check(self, engine: EngineConfig, setup: Setup, score: float | None) -> None:
+        """See that a frame's score is that of the others.
+
+        Raises:
+            BenchError: it is not.
+        """
+        if score is None:
+            return
+        first = self._scores.setdefault(engine.precision, score)
+        # Both may be off as the golden tiles may be.
+        most = 2 * setup.bundle.manifest.tolerances[engine.precision] * max(self._scale, abs(first))
+        if not abs(score - first) <= most:
+            raise BenchError(
+                f"with {engine} the frame's score is {score:.4f}, with others in {engine.precision} {first:.4f}; "
+                "nothing can be said of what is that far off"
+            )
+
+
+def search(
+    tried: Sequence[Tried],
+    config: LineConfig,
+    shown: Sequence[Shown],
+    answers: Answers,
+    *,
+    seconds: float,
+    say: Callable[[str], None],
+) -> Tried | None:
+    """The best of the candidates, each of which is filled in; None: none can be used.
+
+    Args:
+        seconds: that one of them is looked at in the first round.
+    Raises:
+        BundleError, ConfigError: the bundle cannot be used at all.
+        BenchError: settings that compute in the same precision do not answer the same.
+    """
+    left = list(tried)
+    say(f"{len(left)} settings: how fast is each at the most?")
+    for one in left:
+        with opened(one, config) as setup:
+            if setup is not None:
+                one.times_as_fast.append(times_as_fast(setup, shown, seconds / 2))
+        say(f"  {one.engine}: {one.in_words()}")
+    left = sorted((one for one in left if one.left_out is None), key=lambda one: -one.fastest)
+    best = max((one.fastest for one in left), default=0.0)
+    left = [one for place, one in enumerate(left) if place < ENOUGH or one.fastest >= FAR_BEHIND * best]
+    while len(left) > 1:
+        say(f"{len(left)} settings: how late are frames at the asked rate?")
+        for one in left:
+            with opened(one, config) as setup:
+                if setup is not None:
+                    look(one, setup, shown, seconds, answers)
+            say(f"  {one.engine}: {one.in_words()}")
+        left = rank([one for one in left if one.left_out is None])
+        left = left[: math.ceil(len(left) / 2)][::-1]
+        seconds *= 2
+    return left[0] if left else None
+
+
+def look(one: Tried, setup: Setup, shown: Sequence[Shown], seconds: float, answers: Answers) -> None:
+    """Show frames to one candidate, at the asked rate and as fast as it goes."""
+    seen = paced(setup, shown, seconds)
+    answers.check(one.engine, setup, seen.score)
+    one.latencies_ms += seen.latencies_ms
+    one.lost = seen.lost
+    one.times_as_fast.append(times_as_fast(setup, shown, seconds / 2))
+
+
+def rank(tried: Sequence[Tried]) -> list[Tried]:
+    """The best first: of those that sustain the rate the one with the lowest latency, of others the fastest."""
+    sustaining = sorted((one for one in tried if one.sustains), key=Tried.latency_ms)
+    others = sorted((one for one in tried if not one.sustains), key=lambda one: -one.fastest)
+    if sustaining:
+        most_ms = ALIKE * sustaining[0].latency_ms()
+        alike = [one for one in sustaining if one.latency_ms() <= most_ms]
+        alike.sort(key=lambda one: (one.engine.threads, one.engine.streams, one.engine.batch))
+        sustaining = [*alike, *sustaining[len(alike) :]]
+    return [*sustaining, *others]
+
+
+@contextmanager
+def opened(one: Tried, config: LineConfig) -> Iterator[Setup | None]:
+    """All that frames are inspected by, compiled and proven as the line does it; None where that cannot be.
+
+    Raises:
+        BundleError, ConfigError: the bundle cannot be used at all.
+    """
+    try:
+        setup = prepare(replace(config, engine=one.engine, tuned=None)).setup
+    except (EngineError, GoldenTilesError) as error:
+        one.left_out = str(error)
+        yield None
+        return
+    try:
+        if setup.proven.fell_back is not None:
+            one.left_out = setup.proven.fell_back
+            yield None
+        else:
+            yield setup
+    finally:
+        setup.proven.engine.close()
