@@ -194,7 +194,7 @@ def _tables(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); name a line configuration") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, and of numbers with thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}; see docs/config.md") from error
 
 

@@ -130,7 +130,7 @@ def read_tuned(path: Path) -> list[Tuned]:
         return []
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); make it readable, or delete it") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, and of numbers with thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}; {mend}") from error
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}; {mend}") from error

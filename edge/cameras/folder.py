@@ -14,6 +14,8 @@ from edge.frames import BadFrame, Frame, Stamp
 from edge.images import list_images, read_image
 from edge.text import sayable
 
+MOST_PRELOADED_BYTES = 4 << 30
+
 Picture = tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]
 
 
@@ -35,7 +37,7 @@ class FolderCamera(FrameSource):
         except InputError as error:
             raise CameraError(f"camera {self.name}: {error}") from error
         if self._preload:
-            self._read = {path: _picture(path) for path in self._files}
+            self._read_all()
         return Opened(
             found=f"{len(self._files)} pictures in {self._folder}",
             period_s=self._pace.period_s,
@@ -53,6 +55,18 @@ class FolderCamera(FrameSource):
         if isinstance(picture, InputError):
             return BadFrame(stamp, "unreadable", str(picture))
         return Frame(stamp, *picture)
+
+    def _read_all(self) -> None:
+        held = 0
+        for number, path in enumerate(self._files, start=1):
+            self._read[path] = picture = _picture(path)
+            held += 0 if isinstance(picture, InputError) else picture[0].nbytes
+            if held > MOST_PRELOADED_BYTES:
+                raise CameraError(
+                    f"camera {self.name}: the first {number} of {len(self._files)} pictures in {self._folder} take "
+                    f"{held / 2**30:.1f} GiB, expected at most {MOST_PRELOADED_BYTES / 2**30:.0f}; show fewer, or "
+                    "leave preload out"
+                )
 
     def interrupt(self) -> None:
         self._pace.interrupt()

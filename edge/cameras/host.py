@@ -1,5 +1,6 @@
 """The line's handle of one camera's process."""
 
+import os
 import select
 import signal
 import socket
@@ -32,6 +33,8 @@ from edge.cameras.settings import CameraSettings, to_bytes
 from edge.frames import BadFrame, Frame
 
 _BUFFER_BYTES = 1 << 20
+NOT_FOR_CAMERAS = ("CACHE_DIRECTORY", "STATE_DIRECTORY", "NOTIFY_SOCKET")
+"""Of what systemd tells the service: who decodes streams of others need not be told where it keeps things."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class CameraProcess:
                     # -P: what lies in the working directory is nobody's library. The name is for `ps`.
                     [sys.executable, "-P", "-m", "edge.cameras.child", str(child.fileno()), settings.name],
                     stdin=subprocess.DEVNULL,
+                    env={name: value for name, value in os.environ.items() if name not in NOT_FOR_CAMERAS},
                     pass_fds=[child.fileno()],
                     process_group=0,  # Ctrl-C in a terminal is for the line alone
                 )

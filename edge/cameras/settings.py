@@ -18,6 +18,7 @@ Rate = Annotated[float, Meta(gt=0, le=10000)]
 Milliseconds = Annotated[float, Meta(gt=0, le=3.6e6)]
 FrameCount = Annotated[int, Meta(ge=0, le=100_000)]
 Polygon = Annotated[list[tuple[Px, Px]], Meta(min_length=3, max_length=1000)]
+PRELOADED_WITHIN_SECONDS = 600.0
 Trigger = Literal["free", "software", "hardware"]
 Policy = Literal["block", "drop_oldest", "drop_newest"]
 """What gives way when frames come faster than they are inspected (`edge.inspection.handoff`)."""
@@ -87,6 +88,10 @@ class FolderSettings(_Camera, frozen=True, kw_only=True, tag="folder"):
     frozen_after_frames: FrameCount = 0
 
     replays: ClassVar[bool] = True
+
+    @property
+    def opened_within_s(self) -> float:
+        return PRELOADED_WITHIN_SECONDS if self.preload else super().opened_within_s
 
 
 class VideoSettings(_Camera, frozen=True, kw_only=True, tag="video"):

@@ -82,9 +82,15 @@ def main() -> None:
         # Nothing is left to say, and the final flush must not say it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    if code:
+    if code or _engine_never_answered():
         leave_at_once(code)
     sys.exit(code)
+
+
+def _engine_never_answered() -> bool:
+    """Whether a request was given up, for whose end the interpreter's own way out would wait."""
+    engine = sys.modules.get("edge.inference.engine")
+    return engine is not None and bool(engine.NEVER_ANSWERED)
 
 
 if __name__ == "__main__":

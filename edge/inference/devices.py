@@ -3,15 +3,31 @@
 One device by name, and never AUTO, MULTI or HETERO: these change over by themselves, after the golden tiles as well.
 """
 
+from functools import cache
+
 import openvino as ov
 
 from edge.errors import EngineError
 from edge.inference.opening import PROCESSOR
 
 
+@cache
+def the_core() -> ov.Core:
+    """OpenVINO's, one for the life of the process.
+
+    Its plugin for the processor gives the thread that loads it a stack for signals, and unmaps that with the last that
+    uses the plugin, on whatever thread that is. The next signal would find no stack, and end the process by SIGSEGV: a
+    line that had changed over, at its next reload.
+    """
+    core = ov.Core()
+    # Weights in use must not change, nor end in SIGBUS, where somebody writes over the bundle's files.
+    core.set_property({"ENABLE_MMAP": False})
+    return core
+
+
 def devices() -> list[str]:
     """All that OpenVINO finds on this machine."""
-    return list(ov.Core().available_devices)
+    return list(the_core().available_devices)
 
 
 def require_device(core: ov.Core, device: str) -> None:

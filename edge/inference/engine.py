@@ -1,7 +1,7 @@
 """What an engine is.
 
 Work is handed over as two functions: `fill` writes tiles straight into the engine's own input, so that pixels are
-copied once; `done` takes the answers, on whichever thread the engine answers.
+copied once; `done` takes the answers, on the thread that submits.
 """
 
 from abc import ABC, abstractmethod
@@ -24,6 +24,8 @@ Done = Callable[[NDArray[np.float32], NDArray[np.float32]], None]
 Failed = Callable[[Exception], None]
 
 ANSWER_WITHIN_SECONDS = 60.0
+NEVER_ANSWERED: list[object] = []
+"""Requests that were given up, and may be at work for ever: to forget one is to wait for its end."""
 
 # The graphs' file names in every bundle.
 ONNX_GRAPH = "model.onnx"
@@ -71,8 +73,12 @@ class Engine(ABC):
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         """Have `count` <= batch tiles inferred; waits while there is no room. One of `done` and `failed` is called."""
 
-    def collect(self) -> bool:
-        """Wait for an answer of those that are under way, and take it in; False: none is."""
+    def collect(self, within_s: float | None = None) -> bool:
+        """Wait for an answer of those that are under way, and take it in; False: none is under way.
+
+        Args:
+            within_s: at most so long, and return True also where there was no answer yet.
+        """
         return False
 
     def drain(self) -> None:

@@ -7,7 +7,6 @@ finds Python or the graph gone.
 
 import io
 import logging
-import math
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,10 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from edge.errors import EngineError, PrecisionError, last_line
-from edge.inference.devices import require_device, settings_on
+from edge.inference.devices import require_device, settings_on, the_core
 from edge.inference.engine import (
     ANSWER_WITHIN_SECONDS,
+    NEVER_ANSWERED,
     OPENVINO_GRAPH,
     Done,
     Engine,
@@ -62,10 +62,8 @@ class OpenVinoEngine(Engine):
         hint = "bf16" if precision == "bf16" else "f32"  # what an int8 graph does not quantise is f32
         settings = settings_on(device, hint, threads=threads, streams=streams)
         try:
-            core = ov.Core()
+            core = the_core()
             require_device(core, device)
-            # Weights in use must not change, nor end in SIGBUS, where somebody writes over the bundle's files.
-            core.set_property({"ENABLE_MMAP": False})
             self._keeper, self._how = keeper, _how(core, device, settings, graph, [self.batch, tile_px, tile_px, 3])
             kept = None if keeper is None else keeper.take(self._how)
             if kept is not None:
@@ -93,26 +91,31 @@ class OpenVinoEngine(Engine):
         self._take_in_what_has_ended()
         while not self._idle:
             if not self.collect():
-                raise EngineError(f"OpenVINO did not answer within {ANSWER_WITHIN_SECONDS:.0f} s, time after time")
+                raise EngineError(f"OpenVINO did not answer within {ANSWER_WITHIN_SECONDS:.0f} s, to any request")
         request = self._idle.pop()
         if request.start(count, fill, done, failed):
             self._at_work.append(request)
         else:
             self._idle.append(request)
 
-    def collect(self) -> bool:
-        if not self._at_work:
-            return False
-        request = self._at_work.popleft()
-        if request.take_in(ANSWER_WITHIN_SECONDS):
-            self._idle.append(request)
-        else:
-            request.give_up()  # and never use it again: it is still at work, for all that is known
-        return True
+    def collect(self, within_s: float | None = None) -> bool:
+        # By steps and not by the clock: Ctrl-C is heard, and a process that was stopped for a while goes on waiting.
+        step_ms = WAIT_STEP_MS if within_s is None else max(1, round(within_s * 1e3))
+        while self._at_work:
+            if self._at_work[0].has_ended(step_ms):
+                self._take_in(self._at_work.popleft())
+                return True
+            for request in self._at_work:
+                request.waited_for_ms += step_ms
+            self._give_up_what_took_too_long()
+            if within_s is not None:
+                return True
+        return False
 
     def close(self) -> None:
         self.drain()
         self._idle.clear()
+        del self._compiled  # whoever still knows this engine does not keep its graph
 
     def proven(self) -> None:
         if self._keeper is not None:
@@ -122,10 +125,23 @@ class OpenVinoEngine(Engine):
         """Those that took longer than one started after them are not waited for."""
         for _ in range(len(self._at_work)):
             request = self._at_work.popleft()
-            if request.take_in(0.0):
-                self._idle.append(request)
+            if request.has_ended(0):
+                self._take_in(request)
             else:
                 self._at_work.append(request)
+
+    def _take_in(self, request: "_Request") -> None:
+        self._idle.append(request)
+        request.hand_on()
+
+    def _give_up_what_took_too_long(self) -> None:
+        for request in [each for each in self._at_work if each.waited_for_ms >= ANSWER_WITHIN_SECONDS * 1e3]:
+            self._at_work.remove(request)
+            if request.has_ended(0):
+                self._take_in(request)
+            else:
+                NEVER_ANSWERED.append(request)
+                request.give_up()
 
 
 class _Request:
@@ -139,6 +155,9 @@ class _Request:
         self._count = 0
         self._done: Done = _nothing
         self._failed: Failed = _nothing
+        self._error: Exception | None = None
+        self.waited_for_ms = 0
+        """Since it was set to work, by a thread that had nothing else to do."""
 
     def start(self, count: int, fill: Fill, done: Done, failed: Failed) -> bool:
         """Set to work; whether it is, or failed at once."""
@@ -149,24 +168,27 @@ class _Request:
             failed(error)
             return False
         self._count, self._done, self._failed = count, done, failed
+        self._error, self.waited_for_ms = None, 0
         return True
 
-    def take_in(self, within_s: float) -> bool:
-        """Wait until it has ended, and hand on its answer or that it failed; whether it had ended in time."""
-        # By steps and not by the clock: Ctrl-C is heard, and a process that was stopped for a while goes on waiting.
-        steps_ms = [0] + [WAIT_STEP_MS] * math.ceil(within_s * 1e3 / WAIT_STEP_MS)
+    def has_ended(self, within_ms: int) -> bool:
+        """Whether it has, with an answer or by failing; waits for that."""
         try:
-            if not any(self._request.wait_for(step_ms) for step_ms in steps_ms):
-                return False
-        except RuntimeError as error:
-            self._failed(EngineError(f"OpenVINO could not infer: {last_line(error)}"))
+            return bool(self._request.wait_for(within_ms))
+        except Exception as error:  # RuntimeError, MemoryError, and UnicodeDecodeError of some messages
+            self._error = error
             return True
+
+    def hand_on(self) -> None:
+        """The answer of one that has ended, or that it failed."""
+        if self._error is not None:
+            self._failed(EngineError(f"OpenVINO could not infer: {last_line(self._error)}"))
+            return
         try:
             self._done(self._logit[: self._count], self._map[: self._count])
         except Exception as error:
             logger.exception("an answer could not be taken")
             self._failed(error)
-        return True
 
     def give_up(self) -> None:
         """Say that there was no answer."""

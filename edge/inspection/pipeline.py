@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 GRAB_TIMEOUT_SECONDS = 0.5
 AFTER_FAULT_SECONDS = 1.0
 LOOK_AROUND_EVERY_SECONDS = 0.05
+LOOK_FOR_FRAMES_EVERY_SECONDS = 0.002
 FRAMES_WITH_ENGINE = 2
 """Frames whose tiles may be with the engine or done and not yet judged: one to infer, one to judge."""
 PROBE = ""
@@ -238,11 +239,13 @@ class Pipeline:
                 self._put_down(setup)
             else:
                 self._hand_on((setup, pending))
+        if engine is not None:
+            engine.drain()
         self._started.put(None)
 
     def _next_frame(self, engine: Engine | None) -> Frame | None:
-        """The next frame; while there is none, take in what the engine answers."""
-        while engine is not None and not self._grabbed.waiting() and engine.collect():
+        """The next frame; while there is none, take in what the engine answers, and look again and again."""
+        while engine is not None and not self._grabbed.waiting() and engine.collect(LOOK_FOR_FRAMES_EVERY_SECONDS):
             pass
         return self._grabbed.get()
 

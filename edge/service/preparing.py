@@ -27,6 +27,8 @@ class Prepared:
     config: LineConfig
     setup: Setup
     engine: EngineInForce
+    asked_for: EngineConfig
+    """The engine's settings that were to be used; others are in force where these did not work."""
 
 
 def prepare(
@@ -57,10 +59,14 @@ def prepare(
     engine = config.engine_for(bundle.digest)
     if engine.not_tuned is not None:
         logger.warning("%s", engine.not_tuned)
-    if like is not None and (like.setup.bundle.digest, like.engine.settings) == (bundle.digest, engine.settings):
+    asked_for = engine.settings
+    if like is not None and like.setup.bundle.digest == bundle.digest and asked_for == like.asked_for:
+        proven, engine = like.setup.proven, like.engine
+    elif like is not None and like.setup.bundle.digest == bundle.digest and asked_for == like.engine.settings:
         proven = like.setup.proven
     else:
-        proven, engine = _open(bundle, engine, config.engine, say)
+        # To write a compiled graph out holds up all threads: a line that inspects cannot have that.
+        proven, engine = _open(bundle, engine, config.engine, say, cache_folder() if like is None else None)
     inspector = Inspector(bundle.manifest, proven.engine, thresholds=_thresholds(config, bundle), overlap_px=overlap)
     setup = Setup(
         bundle,
@@ -72,7 +78,7 @@ def prepare(
         acting=config.acting,
         heatmaps=config.events.heatmaps,
     )
-    return Prepared(config, setup, engine)
+    return Prepared(config, setup, engine, asked_for)
 
 
 def cache_folder() -> Path | None:
@@ -82,7 +88,7 @@ def cache_folder() -> Path | None:
 
 
 def _open(
-    bundle: Bundle, engine: EngineInForce, own: EngineConfig, say: Callable[[str], None]
+    bundle: Bundle, engine: EngineInForce, own: EngineConfig, say: Callable[[str], None], cache: Path | None
 ) -> tuple[ProvenEngine, EngineInForce]:
     """An engine for a bundle. What was tuned must keep no line from starting: without it, the line's own settings are
     used.
@@ -91,16 +97,16 @@ def _open(
         own: those.
     """
     try:
-        return _proven(bundle, engine.settings, say), engine
+        return _proven(bundle, engine.settings, say, cache), engine
     except HeatlineError as error:
         if engine.tuned_by is None:
             raise
         without = EngineInForce(own, not_tuned=f"{engine.tuned_by} is not used: {error}")
         logger.warning("%s", without.not_tuned)
-    return _proven(bundle, own, say), without
+    return _proven(bundle, own, say, cache), without
 
 
-def _proven(bundle: Bundle, settings: EngineConfig, say: Callable[[str], None]) -> ProvenEngine:
+def _proven(bundle: Bundle, settings: EngineConfig, say: Callable[[str], None], cache: Path | None) -> ProvenEngine:
     return open_proven_engine(
         bundle,
         settings.kind,
@@ -109,7 +115,7 @@ def _proven(bundle: Bundle, settings: EngineConfig, say: Callable[[str], None]) 
         threads=settings.threads,
         streams=settings.streams,
         batch=settings.batch,
-        cache=cache_folder(),
+        cache=cache,
         say=say,
     )
 

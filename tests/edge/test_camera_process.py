@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from edge.cameras.base import Opened
 from edge.cameras.channel import Answer, Broken, Ended, Fired
 from edge.cameras.child import SPARE_SLOTS
+from edge.cameras.digest import digest
 from edge.cameras.host import Arrived, CameraProcess, Died, News
 from edge.cameras.pattern import pattern
 from edge.cameras.settings import CameraSettings, FolderSettings
@@ -108,7 +108,7 @@ def test_drawn_pictures_cross_to_the_last_byte_with_all_that_is_known_of_them(si
             frame = arrived.frame
             drawn = pattern(frame_id, (size_wh[1], size_wh[0]))
             assert np.array_equal(frame.image, np.stack([drawn] * 3, -1))
-            assert arrived.digest == zlib.crc32(drawn.tobytes()), "of what the camera sent"
+            assert arrived.digest == digest(drawn), "of what the camera sent"
             assert (frame.pixel_format, frame.sent_as, frame.camera_format) == ("RGB8", "Mono8", "Mono8")
             assert (frame.stamp.camera, frame.stamp.frame_id, frame.stamp.frames) == ("top", frame_id, 1)
             assert before_ns < frame.stamp.captured_monotonic_ns < time.monotonic_ns(), "one clock for both processes"

@@ -185,3 +185,17 @@ def test_a_preloaded_folder_is_shown_from_memory(folder: Path) -> None:
         40, "unreadable", 120, 40, "unreadable", 120,
     ]  # fmt: skip
     assert [frame.stamp.frame_id for frame in shown if frame] == [1, 2, 3, 4, 5, 6]
+
+
+def test_more_pictures_than_the_memory_is_meant_for_are_not_preloaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.cameras.folder.MOST_PRELOADED_BYTES", 2 * 4 * 6 * 3)
+    with pytest.raises(CameraError, match=r"the first 3 of 3 pictures .* show fewer"):
+        opened(folder, preload=True)
+
+
+def test_preloading_may_take_long(folder: Path) -> None:
+    settings = FolderSettings(name="top", path=folder)
+    assert settings.opened_within_s == 20.0
+    assert FolderSettings(name="top", path=folder, preload=True).opened_within_s == 600.0
