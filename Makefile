@@ -97,6 +97,7 @@ examples/clients/node/node_modules/.made: examples/clients/node/package.json exa
 	@touch $@
 
 # The peers may want other versions than ours: they get an environment of their own, with our OpenVINO, PyTorch and NumPy.
+# What stands behind a + names a build, as in 2.13.0+cpu, which not every index has; the bench compares without it.
 .venv-peers/.made: bench/peers/requirements.txt | .venv/.dev
 	@echo "installing the peers into .venv-peers: some GB, some minutes"
 	@$(PYTHON) -m venv .venv-peers

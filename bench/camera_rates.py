@@ -19,13 +19,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.bare_engine import BareEngine, read_graph, unlike
 from bench.gige_device import GigeDevice, picture
 from bench.processes import camera_processes, cpu_s
+from bench.proven import engine_in
 from bench.spread import Spread
 from bench.turns import in_turns
 from bench.watched_line import POLL_SECONDS, Keys, WatchedLine
 from edge.bundle import Bundle
-from edge.bundle.proven_engine import open_proven_engine
 from edge.cameras.base import EndOfFrames
 from edge.cameras.pattern import pattern
 from edge.cameras.settings import CameraSettings
@@ -35,7 +36,7 @@ from edge.delivery.messages import VerdictEvent
 from edge.errors import BenchError
 from edge.frames import Frame
 from edge.geometry import TileGrid
-from edge.inference import Engine, Precision, infer
+from edge.inference import Precision, infer
 
 PACKET_BYTES = 8000
 SETTLE_SECONDS = 0.5
@@ -62,6 +63,8 @@ TRIES_TO_HOLD = 8
 ENGINE_ROUNDS = 5
 """Of the bare engine, before a row is measured and after."""
 LEAST_TILES_PER_ROUND = 96
+LEAST_TOLERANCE = 1e-3
+"""Of its largest logit, by which its answers may be off."""
 FIRST_SHARE = 0.85
 """Of the bare engine's tiles: where the search to the event begins."""
 FIRST_MEGAPIXELS_PER_S: Mapping[str, float] = {"genicam": 400.0, "pattern": 1500.0}
@@ -186,22 +189,22 @@ def measure_rate_to_event(
 
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine.
-        BenchError: nor in that precision, or a process did not do what it should.
+        BenchError: nor in that precision, or a process or the bare engine did not do what it should.
     """
-    proven = open_proven_engine(bundle, "openvino", precision)
-    if proven.fell_back is not None:
-        raise BenchError(f"{precision} cannot be timed on this machine: {proven.fell_back}")
     tiles = _tiles(load, bundle)
+    engine, wrong = _bare_engine(bundle, precision, tiles)
     per_frame = len(tiles) * load.cameras
 
     def attempt(rate_fps: float, seconds: float) -> Trial:
         return through_service(load, bundle, precision, rate_fps, seconds, gige_address, device)
 
     with _device(load, gige_address) as device:
-        bare = _bare_tiles_per_s(proven.engine, tiles)
+        bare = _bare_tiles_per_s(engine, len(tiles))
         first_fps = FIRST_SHARE * median(bare) / per_frame
         held, tried = find_highest(attempt, first_fps, HIGHEST_FPS[load.kind], tries, _saying(load, "to event", say))
-        bare += _bare_tiles_per_s(proven.engine, tiles)
+        bare += _bare_tiles_per_s(engine, len(tiles))
+    if fault := wrong():
+        raise BenchError(f"the bare engine does not do the work that is timed: {fault}")
     return _rate(load, "to event", held, tried, len(tiles), bare)
 
 
@@ -543,14 +546,28 @@ def _tiles(load: Load, bundle: Bundle) -> NDArray[np.uint8]:
     return cut
 
 
-def _bare_tiles_per_s(engine: Engine, tiles: NDArray[np.uint8]) -> list[float]:
-    """Of rounds that each take one frame's tiles, or as many frames' as make a round worth timing."""
-    frames = math.ceil(LEAST_TILES_PER_ROUND / len(tiles))
-    many = np.concatenate([tiles] * frames)
-    batches = math.ceil(len(many) / engine.batch)
+def _bare_engine(
+    bundle: Bundle, precision: Precision, tiles: NDArray[np.uint8]
+) -> tuple[BareEngine, Callable[[], str | None]]:
+    """As the service has it by default, a stream per core; and what asks whether its answers are wrong, and why."""
+    proven = engine_in(bundle, precision)
+    try:
+        first = tiles[: proven.engine.batch]
+        logits, _ = infer(proven.engine, first)
+    finally:
+        proven.engine.close()
+    graph = bundle.manifest.graph_for(precision)
+    assert graph is not None, "the bundle was proven in this precision"
+    cores = len(os.sched_getaffinity(0))
+    engine = BareEngine(read_graph(bundle.path / graph), precision, first, threads=cores, streams=cores)
+    engine.run(cores + 1)  # so that every request has an answer
+    tolerance = max(LEAST_TOLERANCE, bundle.manifest.tolerances[precision])
+    return engine, lambda: unlike(engine, logits, tolerance)
 
-    def run(batches: int) -> None:
-        infer(engine, many[: batches * engine.batch])
 
-    seconds = in_turns({"engine": run}, ENGINE_ROUNDS, batches)
-    return [len(many) / one for one in seconds["engine"]]
+def _bare_tiles_per_s(engine: BareEngine, per_frame: int) -> list[float]:
+    """Of rounds that each take as many tiles as one frame has, or as many frames as make a round worth timing."""
+    tiles = per_frame * math.ceil(LEAST_TILES_PER_ROUND / per_frame)
+    requests = math.ceil(tiles / engine.batch)
+    seconds = in_turns({"engine": engine.run}, ENGINE_ROUNDS, requests)
+    return [requests * engine.batch / one for one in seconds["engine"]]

@@ -1,5 +1,8 @@
 """`heatline bench`."""
 
+import signal
+import sys
+
 import click
 
 from bench.commands.cameras import cameras
@@ -29,6 +32,10 @@ COMMANDS = (
 @click.group(epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")
 def bench() -> None:
     """Measure on this machine: whether a line keeps up, what each stage costs, and what others take for the same."""
+    # Who ends a bench by `kill` or `timeout`, or closes its terminal, wants no processes and folders left either.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 for _command in COMMANDS:

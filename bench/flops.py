@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.flops_rows import Flops, Layer, MapAdds
 from bench.map_operations import rollout_operations
 from bench.torch_ways import Classifier
 from export.onnx_graph import rollout_of
@@ -37,58 +38,6 @@ STUDY = (
     "model's native resolution (EfficientNetV2-S: 384 px) and with 1000 classes. ViT-tiny and DeiT-tiny are one graph, "
     "and yet differ there: 1.25 GMACs with the products of queries, keys and values, 1.08 without."
 )
-
-
-class Layer(msgspec.Struct, frozen=True, kw_only=True):
-    """One module, without those inside it."""
-
-    name: str
-    kinds: list[str]
-    """What is counted in it, as PyTorch calls it."""
-    output: list[int]
-    """Shape of what it gives for one tile; empty where that is no tensor."""
-    parameters: int
-    macs: int
-    """In the classifier alone."""
-    macs_with_map: int
-
-
-class MapAdds(msgspec.Struct, frozen=True, kw_only=True):
-    """What a map adds to the classifier, per tile."""
-
-    method: str
-    macs: int
-    operations: dict[str, int] | None
-    """Of a rollout: all that an engine's graph does for it, multiply-adds as two (`bench.map_operations`)."""
-
-
-class Flops(msgspec.Struct, frozen=True, kw_only=True):
-    """One system, one tile."""
-
-    model: str
-    timm: str
-    map_hw: tuple[int, int]
-    parameters: int
-    """The same with a map and without: a map has none of its own."""
-    macs: int
-    """Of the classifier alone."""
-    gflops: float
-    macs_with_map: int
-    """The same for every fusion and discard ratio: neither is a product."""
-    gflops_with_map: float
-    maps: list[MapAdds]
-    study_gflops: float | None
-    """As Table 1.1 prints it: multiply-adds."""
-    layers: list[Layer] | None
-
-
-class FlopsBench(msgspec.Struct, frozen=True, kw_only=True):
-    """All systems."""
-
-    tile_px: int
-    units: str
-    study: str
-    systems: list[Flops]
 
 
 def count(config: CnnConfig | VitConfig, *, tile_px: int, discard_ratios: Sequence[float], by_layer: bool) -> Flops:

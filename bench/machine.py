@@ -3,9 +3,11 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,12 +18,19 @@ EXTENSIONS = (
     *("amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve"),
 )
 """Flags of x86 and ARM that decide how fast a processor infers, and in which precisions."""
+DECIDING = (
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8"),
+    *("asimd", "i8mm", "bf16", "sve"),
+)
+"""Those of them that result files of every format name: machines are told apart by these."""
 LIBRARIES = (
     *("heatline", "openvino", "onnxruntime", "numpy", "opencv-python-headless", "pyzmq", "msgspec"),
-    *("torch", "timm", "nncf"),
+    *("torch", "timm", "nncf", "grad-cam"),
 )
 CODE = Path(__file__).parents[1]
 CPUS = Path("/sys/devices/system/cpu")
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +62,18 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Of the code that ran; None where it is no checkout. `-dirty` where files were changed since."""
     at_utc: str
     """As 2026-11-26T06:32:10Z."""
+    cpu_quota: float | None = None
+    """How many cores' worth of time its control groups grant, as in a container; None: as much as there is."""
+
+
+class MachineKind(NamedTuple):
+    """Across which figures may be compared: what agrees in all of it counts as one machine."""
+
+    processor: str | None
+    extensions: tuple[str, ...]
+    cores: int | None
+    governor: str | None
+    cpu_quota: float | None
 
 
 def machine() -> dict[str, object]:
@@ -78,7 +99,24 @@ def machine() -> dict[str, object]:
             versions=_versions(),
             commit=commit(),
             at_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            cpu_quota=_cpu_quota(),
         )
+    )
+
+
+def machine_kind(told: Mapping[str, Any]) -> MachineKind:
+    """Of what a machine says of itself, in any format that result files had."""
+    extensions, processor = told.get("extensions"), _text(told.get("processor"))
+    if processor is not None and not isinstance(extensions, list):  # they stood behind the name once
+        processor, _, words = processor.partition(", ")
+        extensions = words.split()
+    known, cores, quota = extensions if isinstance(extensions, list) else [], told.get("cores"), told.get("cpu_quota")
+    return MachineKind(
+        processor,
+        tuple(name for name in DECIDING if name in known),
+        cores if isinstance(cores, int) else None,
+        _text(told.get("governor")),
+        float(quota) if isinstance(quota, int | float) else None,
     )
 
 
@@ -120,3 +158,37 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _cpu_quota() -> float | None:
+    """The tightest of the control groups around this process, of either version."""
+    try:
+        lines = OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        return None
+    granted = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # In a container the path may be that of its host, and of its folders only the top one is here.
+        around = [*PurePosixPath(group).relative_to("/").parents, PurePosixPath(group).relative_to("/")]
+        for top in {controllers, "cpu"} if controllers else {"", "unified"}:
+            granted += [_granted(CGROUPS / top / one) for one in around if ".." not in one.parts]
+    return min((one for one in granted if one is not None), default=None)
+
+
+def _granted(group: Path) -> float | None:
+    """By one control group: version 2 has one file, version 1 two."""
+    try:
+        if (file := group / "cpu.max").is_file():
+            quota, period = file.read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+    except (OSError, ValueError):
+        return None
+    return None if quota in ("max", "-1") else int(quota) / int(period)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from bench.machine import machine
-from bench.report.files import machine_kind, read
+from bench.machine import machine, machine_kind
+from bench.report.files import read
 from edge.errors import BenchError
 
 FOLDER = Path(__file__).parent
@@ -21,11 +21,12 @@ SAVED = FOLDER / "results" / "micro.json"
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """Of all rounds of a bench, in seconds."""
+    """Of all rounds of a bench; times in seconds."""
 
     median: float
     q1: float
     q3: float
+    rounds: int
 
 
 class MicroBench(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +34,8 @@ class MicroBench(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     stats: Stats
+    extra_info: dict[str, Any] = {}
+    """What it worked on."""
 
 
 class Ratio(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,10 +112,10 @@ def read_saved(path: Path) -> Mapping[str, Any]:
 def compare(now: Micro, saved: Mapping[str, Any], path: Path) -> Micro:
     """The same run with each bench that both have beside what it took then."""
     try:
-        then = {one.name: one.stats for one in _benches(saved["benchmarks"])}
+        then = {one.name: one.stats for one in benches(saved["benchmarks"])}
     except msgspec.ValidationError as error:
         raise BenchError(f"{path} is no run of heatline bench micro ({error}); measure it again") from error
-    ratios = [_ratio(one, then[one.name]) for one in _benches(now.benchmarks) if one.name in then]
+    ratios = [_ratio(one, then[one.name]) for one in benches(now.benchmarks) if one.name in then]
     return msgspec.structs.replace(now, compared_with=str(path), ratios=ratios)
 
 
@@ -142,7 +145,7 @@ def to_facts(found: Micro) -> dict[str, str]:
     """Names and values, for people: each bench, and what it took then where it is compared."""
     ratios = {one.name: one for one in found.ratios}
     facts = {}
-    for one in _benches(found.benchmarks):
+    for one in benches(found.benchmarks):
         name, stats = one.name.removeprefix("bench_"), one.stats
         facts[name] = f"{stats.median * 1e3:.3f} ms ({stats.q1 * 1e3:.3f} to {stats.q3 * 1e3:.3f})"
         if found.compared_with is not None:
@@ -166,7 +169,12 @@ def _ratio(now: MicroBench, then: Stats) -> Ratio:
     )
 
 
-def _benches(benchmarks: Sequence[Mapping[str, Any]]) -> list[MicroBench]:
+def benches(benchmarks: Sequence[Mapping[str, Any]]) -> list[MicroBench]:
+    """Each, of what a run keeps.
+
+    Raises:
+        ValueError: it is no run of pytest-benchmark.
+    """
     return msgspec.convert(benchmarks, list[MicroBench])
 
 

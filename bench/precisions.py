@@ -90,6 +90,19 @@ def measure_precisions(
     )
 
 
+def to_facts(found: PrecisionsBench) -> dict[str, object]:
+    """The same for people."""
+    tiles = " or ".join(dict.fromkeys(str(speed.tiles_per_round) for speed in found.speeds))
+    return {
+        "figures": f"median (lowest to highest) of {found.rounds} rounds of {tiles} tiles",
+        **{
+            f"{one.precision}, batches of {one.batch}": f"{one.tiles_per_s:.0f} tiles/s, {one.to_f32:.2f} of f32; its "
+            f"graph {found.bytes_of_graph[one.precision] / 1e6:.1f} MB"
+            for one in found.speeds
+        },
+    }
+
+
 def _engine(bundle: Bundle, precision: Precision, batch: int) -> Engine:
     proven = open_proven_engine(bundle, "openvino", precision, batch=batch)
     if proven.fell_back is not None:

@@ -5,12 +5,12 @@ where the tiles meet. What is looked at is the stitched heatmap's peak, and how 
 seam cuts the defect in two.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.seams_rows import AtBoth, Slide
 from edge.bundle import Bundle
 from edge.errors import BenchError
 from edge.frames import Frame, Stamp
@@ -26,26 +26,7 @@ NEAR_PX = 64
 TRIES = 200
 
 
-class Slide(msgspec.Struct, frozen=True):
-    """One defect slid across one seam."""
-
-    kind: str
-    size_px: int
-    overlap_px: int
-    peak_off_px: float
-    """Farthest that the heatmap's peak near the defect was from its pixels, over all places, judged DEFECT or not."""
-    logit_lowest: float
-    logit_highest: float
-    """Of the highest tile logit, over all positions."""
-    missed_share: float
-    """Share of positions at which no tile reached the score threshold."""
-
-    @property
-    def logit_change(self) -> float:
-        return self.logit_highest - self.logit_lowest
-
-
-def slide_defects(bundle: Bundle, count: int, seed: int, *, step_px: int = 1) -> Iterator[tuple[Slide, Slide]]:
+def slide_defects(bundle: Bundle, count: int, seed: int, *, step_px: int = 1) -> Iterator[AtBoth]:
     """Slide `count` defects, each at the bundle's overlap and at an overlap of the defect's size.
 
     Args:
@@ -65,27 +46,14 @@ def slide_defects(bundle: Bundle, count: int, seed: int, *, step_px: int = 1) ->
             continue
         left, top, right, bottom = defect.box_xyxy
         size_px = max(right - left, bottom - top)
-        yield (
-            _slide(board, defect, bundle, engine, manifest.grid.overlap_px, step_px),
-            _slide(board, defect, bundle, engine, size_px, step_px),
+        yield AtBoth(
+            at_bundle_overlap=_slide(board, defect, bundle, engine, manifest.grid.overlap_px, step_px),
+            at_defect_overlap=_slide(board, defect, bundle, engine, size_px, step_px),
         )
         found += 1
         if found == count:
             return
     raise BenchError(f"only {found} of {count} defects lie far enough from the border of {TRIES} boards; ask for fewer")
-
-
-def summarise(slides: Sequence[Slide]) -> dict[str, float]:
-    """Medians and worst cases over some slides."""
-    changes = [slide.logit_change for slide in slides]
-    return {
-        "peak_off_px_worst": max(slide.peak_off_px for slide in slides),
-        "never_seen": sum(slide.missed_share == 1 for slide in slides),
-        "logit_change_median": float(np.median(changes)),
-        "logit_change_worst": max(changes),
-        "logit_lowest": min(slide.logit_lowest for slide in slides),
-        "missed_share": float(np.mean([slide.missed_share for slide in slides])),
-    }
 
 
 def _slide(

@@ -204,14 +204,26 @@ def grad_cam_is_missing() -> str | None:
     return None
 
 
-def unlike_ours(model: ExplainedClassifier, way: WayToMaps, tiles: Tiles) -> str | None:
+def unlike_ours(
+    model: ExplainedClassifier,
+    way: WayToMaps,
+    tiles: Tiles,
+    found: tuple[Logits, Maps] | None = None,
+    alone: Logits | None = None,
+) -> str | None:
     """What is wrong with a way's logits or maps of tiles, held to the model's own; None if they are as they should be.
 
     Scales differ, so maps are compared after ours was brought to that way's.
+
+    Args:
+        found: what the way gave for them; None: it is asked.
+        alone: logits that were found without a map, and are held to the model's too.
     """
     with torch.inference_mode():
         our_logits, our_maps = (_numpy(one) for one in model.eval()(torch.from_numpy(tiles)))
-    logits, maps = way(tiles)
+    logits, maps = way(tiles) if found is None else found
+    if alone is not None and (off := _off(alone, our_logits)) > CLOSE:
+        return f"the logits without a map are off by {off:.1e} of the highest"
     if (off := _off(logits, our_logits)) > CLOSE:
         return f"its logits are off by {off:.1e} of the highest"
     if not np.isfinite(maps).all():

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 import train
 from bench.spread import Spread
+from bench.training_rows import TrainingThroughput
 from edge.errors import ConfigError
 from train.assemble import assemble
 from train.batches import Batch
@@ -40,36 +41,6 @@ WARM_UP_STEPS = 5
 PROFILED_BATCHES = 10
 
 Kind = Literal["real", "random"]
-
-
-class TrainingThroughput(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured, and of what."""
-
-    model: str
-    recipe: str
-    data: str
-    tile_px: int
-    tiles_per_batch: float
-    """On average."""
-    workers: int
-    precision: str
-    device: str
-    threads: int
-    """Of torch."""
-    versions: dict[str, str]
-    steps: int
-    """Timed per repetition and kind."""
-    repetitions: int
-    real_tiles_per_s: Spread
-    random_tiles_per_s: Spread
-    real_to_random: Spread
-    """Of each repetition's two figures."""
-    drawing_ms_per_batch: float
-    """Median of making a batch, without loader and step."""
-    drawing_shares: dict[str, float]
-    """Share of that time in each function of `train`, with what it calls, by a profiler that makes calls dearer."""
-    runs: list[dict[str, float]]
-    """Tiles per second of each repetition, real and random."""
 
 
 def measure_training(

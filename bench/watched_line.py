@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
+from bench.log_tail import log_tail
 from bench.processes import camera_processes
 from edge.delivery.messages import CountedEvent, Event, StatusEvent
 from edge.delivery.subscriber import Subscriber
@@ -22,8 +23,7 @@ POLL_SECONDS = 0.02
 """How long to wait for an event before looking at the clock again."""
 START_WITHIN_SECONDS = 60.0
 STOP_WITHIN_SECONDS = 30.0
-LOG_LINES_TOLD = 3
-Keys = Mapping[str, str | int | float | list[int]]
+Keys = Mapping[str, str | int | float | Sequence[Any]]
 """Of a table of the configuration."""
 ALL_GOOD: Keys = {"score": 1e9}
 """A score threshold that no tile reaches: on a line that runs well, nearly all frames are good."""
@@ -47,6 +47,7 @@ class WatchedLine:
         heatmaps: `events.heatmaps`: which events carry theirs.
         journal: whether it keeps one, and serves it.
         engine: keys of that table, beside the precision.
+        tiles: keys of that table.
     """
 
     def __init__(
@@ -60,26 +61,27 @@ class WatchedLine:
         heatmaps: str = "defect",
         journal: bool = False,
         engine: Keys = {},  # noqa: B006  (it is not changed)
+        tiles: Keys = {},  # noqa: B006  (the same)
     ) -> None:
         self.address, self.commands_address = free_address(), f"ipc://{folder.absolute()}/commands"
         self.journal_address = free_address() if journal else None
         self._log = folder / "log"
         self._config = folder / "line.toml"
-        self._config.write_text(
-            toml_table("", {"bundle": str(bundle.absolute()), "allow_unsigned": True})
-            + "".join(toml_table("[[cameras]]", keys) for keys in cameras)
-            + toml_table("[engine]", {"precision": precision, **engine})
-            + toml_table("[thresholds]", thresholds)
-            + toml_table(
-                "[events]", {"bind": self.address, "wait_for_subscriber_s": START_WITHIN_SECONDS, "heatmaps": heatmaps}
-            )
-            + toml_table("[commands]", {"bind": self.commands_address})
-            + (
-                toml_table("[journal]", {"folder": str(folder.absolute()), "bind": self.journal_address})
-                if self.journal_address is not None
-                else ""
-            )
-        )
+        events: Keys = {
+            "bind": self.address,
+            "wait_for_subscriber_s": START_WITHIN_SECONDS,
+            "heatmaps": heatmaps,
+        }
+        tables = {
+            "engine": {"precision": precision, **engine},
+            "thresholds": thresholds,
+            "tiles": tiles,
+            "events": events,
+            "commands": {"bind": self.commands_address},
+        }
+        if self.journal_address is not None:
+            tables["journal"] = {"folder": str(folder.absolute()), "bind": self.journal_address}
+        write_line_file(self._config, bundle, cameras, tables)
         self._events = Subscriber(self.address, timeout_s=POLL_SECONDS)
         self._process: subprocess.Popen[bytes] | None = None
         self._log_file: IO[bytes] | None = None
@@ -105,7 +107,7 @@ class WatchedLine:
         message = self._events.receive()
         if message is None:
             if self._process is not None and self._process.poll() is not None:
-                raise BenchError(f"the service ended with exit code {self._process.returncode}: {self._log_in_words()}")
+                raise BenchError(f"the service ended with exit code {self._process.returncode}: {log_tail(self._log)}")
             return None
         heard = Heard(message.event, time.monotonic_ns())
         if isinstance(heard.event, CountedEvent):
@@ -126,7 +128,7 @@ class WatchedLine:
         while time.monotonic() < give_up:
             if (heard := self.next()) is not None and wanted(heard.event):
                 return heard.event
-        raise BenchError(f"{what}: nothing of it was heard within {within_s:.0f} s; {self._log_in_words()}")
+        raise BenchError(f"{what}: nothing of it was heard within {within_s:.0f} s; {log_tail(self._log)}")
 
     def listen_for(self, seconds: float) -> None:
         """Hear what comes, and pay no heed."""
@@ -169,7 +171,7 @@ class WatchedLine:
         except subprocess.TimeoutExpired as error:
             raise BenchError(f"the service said STOPPED and went on for {STOP_WITHIN_SECONDS:.0f} s") from error
         if code:
-            raise BenchError(f"the service ended with exit code {code}: {self._log_in_words()}")
+            raise BenchError(f"the service ended with exit code {code}: {log_tail(self._log)}")
 
     def __enter__(self) -> Self:
         self._log_file = self._log.open("wb")
@@ -191,15 +193,20 @@ class WatchedLine:
         self._log_file.close()
         self._events.close()
 
-    def _log_in_words(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES_TOLD:]
-        return f"its log ends with: {'; '.join(lines)}" if lines else "its log is empty"
-
 
 def free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def write_line_file(path: Path, bundle: Path, cameras: Sequence[Keys], tables: Mapping[str, Keys]) -> None:
+    """The configuration of a line, whose bundle may be signed by nobody."""
+    path.write_text(
+        toml_table("", {"bundle": str(bundle.absolute()), "allow_unsigned": True})
+        + "".join(toml_table("[[cameras]]", keys) for keys in cameras)
+        + "".join(toml_table(f"[{name}]", keys) for name, keys in tables.items())
+    )
 
 
 def toml_table(heading: str, keys: Keys) -> str:

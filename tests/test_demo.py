@@ -3,12 +3,14 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import pytest
 
-from bench.seams import Slide, slide_defects, summarise
+from bench.seams import slide_defects
+from bench.seams_rows import AtBoth, Slide, summarise
 from edge.bundle import check_golden, open_bundle
 from edge.inference import EngineKind, open_engine
 
@@ -35,19 +37,20 @@ def test_the_shipped_bundle_is_small_and_was_taught_on_drawn_boards() -> None:
 
 def test_the_peak_of_a_defect_that_slides_across_a_seam_moves_with_it() -> None:
     """Few defects and every 6th pixel; test-slow takes more defects and every pixel."""
-    assert_peaks_follow([slide for pair in slide_defects(open_bundle(BUNDLE), 2, seed=7, step_px=6) for slide in pair])
+    assert_peaks_follow(slide_defects(open_bundle(BUNDLE), 2, seed=7, step_px=6))
 
 
 @pytest.mark.slow
 def test_the_peak_of_a_defect_that_slides_across_a_seam_moves_with_it_pixel_by_pixel() -> None:
-    assert_peaks_follow([slide for pair in slide_defects(open_bundle(BUNDLE), 12, seed=7) for slide in pair])
+    assert_peaks_follow(slide_defects(open_bundle(BUNDLE), 12, seed=7))
 
 
-def assert_peaks_follow(slides: list[Slide]) -> None:
+def assert_peaks_follow(found: Iterable[AtBoth]) -> None:
+    slides: list[Slide] = [slide for both in found for slide in (both.at_bundle_overlap, both.at_defect_overlap)]
     assert {slide.overlap_px for slide in slides} > {2}
     seen = [slide for slide in slides if slide.missed_share < 1]
     assert len(seen) >= 0.8 * len(slides)  # what the network never sees has no peak to follow
-    assert summarise(seen)["peak_off_px_worst"] <= 2 * MAP_CELL_PX
+    assert summarise(seen).peak_off_px_worst <= 2 * MAP_CELL_PX
 
 
 @pytest.mark.slow

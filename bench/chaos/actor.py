@@ -1,6 +1,5 @@
 """A process that is killed, stopped and started again, and that is gone at the end whatever happens."""
 
-import contextlib
 import os
 import shutil
 import signal
@@ -12,10 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from bench.log_tail import log_tail
 from edge.errors import BenchError
 
 HEATLINE = (sys.executable, "-m", "edge.cli.main")
-LOG_LINES_TOLD = 3
 END_WITHIN_S = 30.0
 
 
@@ -111,10 +110,7 @@ class Actor:
             self.kill()
 
     def log_in_words(self) -> str:
-        with contextlib.suppress(OSError):
-            if lines := self._log.read_text(errors="replace").splitlines()[-LOG_LINES_TOLD:]:
-                return f"its log ends with: {'; '.join(lines)}"
-        return "its log is empty"
+        return log_tail(self._log)
 
     def __enter__(self) -> Self:
         return self

@@ -12,12 +12,24 @@ from edge.errors import BenchError
 
 SHIPPED_BUNDLE = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"
 
+
+def _named(context: click.Context, parameter: click.Parameter, path: Path) -> Path:
+    if path == SHIPPED_BUNDLE and not path.is_dir():
+        raise BenchError("the demo's bundle comes with a checkout of heatline alone; name a bundle")
+    return path
+
+
 bundle_argument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+optional_bundle_argument = click.argument(
+    "bundle_path", metavar="[BUNDLE]", type=click.Path(path_type=Path), default=SHIPPED_BUNDLE, callback=_named
+)
+"""The demo's where none is named."""
 bundle_option = click.option(
     "--bundle",
     "bundle_path",
     type=click.Path(path_type=Path),
     default=SHIPPED_BUNDLE,
+    callback=_named,
     help="Default: the demo's, of a checkout.",
 )
 precision_option = click.option(
@@ -85,12 +97,12 @@ def deliver(
     Raises:
         BenchError: there are faults, or the file cannot be written.
     """
-    if out is not None:
-        keep(out, report)
     if as_json:
         print_json(report)
     else:
         print_facts(title, facts)
+    if out is not None:  # after it was said: a full disk loses no measurement
+        keep(out, report)
     if faults:
         raise BenchError("; ".join(faults))
 

@@ -18,7 +18,7 @@ from edge.cli.output import json_option, print_json, progress_console
 from edge.geometry.tiling import TILE_PX
 
 if TYPE_CHECKING:
-    from bench.flops import Flops, FlopsBench
+    from bench.flops_rows import Flops, FlopsBench
 
 WIDTH = 160
 """More than a table has: a narrow terminal breaks its lines, and no name is cut."""
@@ -57,7 +57,8 @@ def flops(
     Nothing is computed, and no weights are needed. The study's Table 1.1 stands beside it.
     """
     require_extra("export", "torch", "timm", "onnx")
-    from bench.flops import STUDY, UNITS, FlopsBench, count
+    from bench.flops import STUDY, UNITS, count
+    from bench.flops_rows import FlopsBench
     from train.config import model_names, read_model
 
     claim(out)

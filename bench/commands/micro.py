@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import SHIPPED_BUNDLE, claim, deliver, out_option
+from bench.commands.common import claim, deliver, optional_bundle_argument, out_option
 from bench.machine import machine
 from bench.result_file import new_report
 from edge.bundle import open_bundle
@@ -13,7 +13,7 @@ from edge.cli.output import json_option
 
 
 @click.command(epilog="Example: heatline bench micro boards.bundle --compare")
-@click.argument("bundle_path", metavar="[BUNDLE]", type=click.Path(path_type=Path), default=SHIPPED_BUNDLE)
+@optional_bundle_argument
 @click.option(
     "--compare",
     "saved",

@@ -60,7 +60,7 @@ def peers(
     require_extra("peers", "torch", "timm", "onnx", "onnxscript", "nncf")
     if "grad-cam" in peers and precision == "f32":
         require_extra("peers", "pytorch_grad_cam")
-    from bench.peers.peers import measure_peers, to_facts
+    from bench.peers.peers import faults, measure_peers, to_facts
     from train.config import read_model
 
     now, config, console = machine(), read_model(name), progress_console()
@@ -77,4 +77,5 @@ def peers(
         tile_px=TILE_PX,
         overlap_px=OVERLAP_PX,
     )
-    deliver(f"{found.model} in {found.precision}", new_report("peers", now, found), to_facts(found), out, as_json)
+    title = f"{found.model} in {found.precision}"
+    deliver(title, new_report("peers", now, found), to_facts(found), out, as_json, faults(found))

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.commands.common import SHIPPED_BUNDLE, claim, deliver, out_option, precision_option
+from bench.commands.common import claim, deliver, optional_bundle_argument, out_option, precision_option
 from bench.commands.frame_size import FrameSize
 from bench.machine import machine
 from bench.result_file import new_report
@@ -18,7 +18,7 @@ TILE_COUNTS = (9, 30, 60, 120, 240, 480)
 
 
 @click.command(epilog="Example: heatline bench stages boards.bundle --size 2448x2048 --out stages.json")
-@click.argument("bundle_path", metavar="[BUNDLE]", type=click.Path(path_type=Path), default=SHIPPED_BUNDLE)
+@optional_bundle_argument
 @precision_option
 @click.option(
     "--size", "sizes", multiple=True, type=FrameSize(), default=SIZES, show_default=True, help="Of frames; repeatable."

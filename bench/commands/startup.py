@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.commands.common import SHIPPED_BUNDLE, claim, deliver, out_option, precision_option
+from bench.commands.common import claim, deliver, optional_bundle_argument, out_option, precision_option
 from bench.commands.frame_size import FrameSize
 from bench.machine import machine
 from bench.result_file import new_report
@@ -15,7 +15,7 @@ from edge.inference import Precision
 
 
 @click.command(epilog="Example: heatline bench startup boards.bundle --repetitions 20 --out startup.json")
-@click.argument("bundle_path", metavar="[BUNDLE]", type=click.Path(path_type=Path), default=SHIPPED_BUNDLE)
+@optional_bundle_argument
 @precision_option
 @click.option("--size", "frame_hw", type=FrameSize(), default="2448x2048", show_default=True, help="Of the frames.")
 @click.option(
@@ -34,8 +34,8 @@ def startup(
     """Start the service with BUNDLE, or the demo's, again and again: how long until it is READY, and until the first
     verdict.
 
-    With its files on the disk, in memory, and with the graph as it was compiled before. Says where the time goes. Wants
-    the machine for itself, and root to have files read from the disk.
+    With its files on the disk and in memory, each with and without the graph as it was compiled before. Says where the
+    time goes. Wants the machine for itself, and root to have files read from the disk.
     """
     from bench.startup.startup import measure_startup, starts_in_all, to_facts
 

@@ -13,9 +13,7 @@ from edge.cli.output import json_option, progress_console
 from edge.inference import Precision
 
 
-@click.command(
-    epilog="Example: heatline bench tune boards.bundle /etc/heatline/line1.toml --precision f32 --precision int8"
-)
+@click.command(epilog="Example: heatline bench tune boards.bundle /etc/heatline/line1.toml --precision f32")
 @bundle_argument
 @click.argument("line", type=click.Path(path_type=Path))
 @click.option(
@@ -23,7 +21,7 @@ from edge.inference import Precision
     "precisions",
     multiple=True,
     type=click.Choice(["f32", "bf16", "int8"]),
-    help="To choose among, of those that passed the bundle's gate; may be repeated. Default: the one in force is kept.",
+    help="To choose among; may be repeated. Default: all that passed the bundle's gate, unless LINE sets one.",
 )
 @click.option("--size", "frame_hw", type=FrameSize(), help="Of the frames; default: as LINE says, or its cameras.")
 @click.option("--fps", "rate_fps", type=FiniteRange(0.01, 10_000), help="Of each camera; default: as LINE says.")
@@ -48,7 +46,8 @@ def tune(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Choose engine, device, batch, streams and threads for BUNDLE on this machine, by the latency of LINE's frames.
+    """Choose engine, device, precision, batch, streams and threads for BUNDLE on this machine, by the latency of LINE's
+    frames.
 
     Writes them to a file beside LINE, which the line reads; what LINE itself sets under [engine] stays. Says what was
     gained, and keeps the present settings where that is no more than chance. Wants the machine for itself, so stop the

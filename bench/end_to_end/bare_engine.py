@@ -7,28 +7,21 @@ from typing import Self
 
 import msgspec
 
-from bench.end_to_end.engine_alone import Answer, Request
-from edge.bundle import Bundle
+from bench.end_to_end.requests import Answer, Job, Request
 from edge.errors import BenchError
-from edge.inference import Precision
-from edge.inference.engine import weights_of
 
 
 class BareEngine:
     """Infers when it is asked to, and takes no processor time else. Running between `with` and its end."""
 
-    def __init__(self, bundle: Bundle, precision: Precision) -> None:
-        graph = bundle.manifest.graph_for(precision)
-        assert graph is not None, "the bundle was proven in this precision"
-        files = [str(bundle.path / name) for name in (graph, weights_of(graph))]
-        tile_px = str(bundle.manifest.grid.tile_px)
-        self._command = [sys.executable, "-m", "bench.end_to_end.engine_alone", *files, precision, tile_px]
+    def __init__(self, job: Job) -> None:
+        self._command = [sys.executable, "-m", "bench.end_to_end.engine_alone", msgspec.json.encode(job).decode()]
 
     def ask(self, request: Request) -> Answer:
         """Have it infer, and wait for what came of it.
 
         Raises:
-            BenchError: its process has ended.
+            BenchError: it cannot, or its process has ended.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -39,11 +32,16 @@ class BareEngine:
         except BrokenPipeError:
             line = b""
         if not line:
-            raise BenchError(f"the bare engine's process ended with {self._process.wait()}; see above")
-        return msgspec.json.decode(line, type=Answer)
+            code = self._process.wait()
+            raise BenchError(f"the bare engine's process ended with {code}; what it said is above, report this")
+        answer = msgspec.json.decode(line, type=Answer)
+        if answer.error is not None:
+            raise BenchError(answer.error)
+        return answer
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # A group of its own: Ctrl-C in a terminal is for the bench, which ends it.
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)
         return self
 
     def __exit__(

@@ -9,21 +9,20 @@ import msgspec
 
 from bench.camera_rates import Tries
 from bench.end_to_end.bare_engine import BareEngine
-from bench.end_to_end.engine_alone import Choose, Settings
 from bench.end_to_end.highest import Highest, find_highest_rate
 from bench.end_to_end.idle import Idle, measure_idle
 from bench.end_to_end.line import Scene
-from bench.end_to_end.pictures import draw_pictures, expect
+from bench.end_to_end.pictures import draw_pictures
+from bench.end_to_end.requests import Choose, Job, Look
 from bench.end_to_end.saturated import Saturated, saturate
 from bench.end_to_end.window import Window, run_window
+from bench.engine_settings import Settings
+from bench.targets import SHARE_OF_HIGHEST
 from bench.watched_line import Keys
 from edge.bundle import Bundle
-from edge.bundle.proven_engine import open_proven_engine
-from edge.errors import BenchError
 from edge.inference import Precision
 
 PICTURES = 8
-SHARE_OF_HIGHEST = 0.8
 CHOOSE_SECONDS, CHOOSE_ROUNDS = 0.7, 3
 SEARCH_WINDOWS = 12
 
@@ -43,10 +42,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     turn_seconds: float
     """Of each turn of service and engine, and in which a rate is held."""
     idle_frames: int
+    quick: bool
 
 
 class EndToEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured."""
+    """All that was measured; what was not is None."""
 
     bundle: str
     model: str
@@ -54,6 +54,7 @@ class EndToEnd(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision
     frame_hw: tuple[int, int]
     cameras: int
+    waiting_frames: int
     tiles_per_frame: int
     pictures: int
     defective: float
@@ -62,14 +63,18 @@ class EndToEnd(msgspec.Struct, frozen=True, kw_only=True):
     journal: bool
     engine_settings: dict[str, str | int]
     """Of the service; what is left out is as it is by default."""
-    engine_alone: Settings
-    """The fastest, with which the bare engine was run."""
-    engine_alone_tried: list[tuple[Settings, float]]
+    quick: bool
+    """Whether it was only to be seen that all of it runs."""
+    engine_alone: Settings | None = None
+    """The fastest, with which the bare engine was kept busy."""
+    engine_alone_tiles_per_s: float | None = None
+    """As it was chosen."""
+    engine_alone_tried: list[tuple[Settings, float]] = []
     """Tiles a second."""
-    saturated: Saturated | None
-    idle: Idle | None
-    highest: Highest | None
-    window: Window | None
+    saturated: Saturated | None = None
+    idle: Idle | None = None
+    highest: Highest | None = None
+    window: Window | None = None
 
 
 def measure_end_to_end(
@@ -86,108 +91,102 @@ def measure_end_to_end(
     journal: bool,
     engine: Keys,
     say: Callable[[str], None],
+    keep: Callable[[EndToEnd], None],
 ) -> EndToEnd:
     """Measure what the plan says, one after the other.
 
     Args:
         pictures: folder of pictures to show, all of one size; None: boards are drawn, of size `frame_hw`.
         defective: share of the pictures to be judged DEFECT.
+        keep: is given what there is after every part.
     Raises:
-        BundleError, EngineError: the bundle cannot be used on this machine.
-        BenchError: nor in that precision, or a process did not do what it should.
-        InputError: a picture cannot be read.
+        BenchError: the bundle cannot be used on this machine, or not in that precision; a picture cannot be read; or a
+            process did not do what it should.
     """
     with _pictures(pictures, frame_hw, say) as folder:
-        scene = _scene(bundle, precision, folder, cameras, waiting_frames, defective, heatmaps, journal, engine)
-        with BareEngine(bundle, precision) as bare:
-            chosen = bare.ask(Choose(CHOOSE_SECONDS, CHOOSE_ROUNDS))
-            assert chosen.settings is not None
-            say(
-                f"the bare engine is fastest with {chosen.settings.streams} streams of {chosen.settings.batch} tiles: "
-                f"{chosen.tiles_per_s:.0f} tiles/s, {chosen.tiles_per_s / scene.tiles:.1f} frames/s"
+        job = Job(bundle=str(bundle.path), precision=precision, pictures=str(folder), defective=defective)
+        with BareEngine(job) as bare:
+            expected = bare.ask(Look()).expected
+            assert expected is not None
+            scene = Scene(bundle, precision, folder, expected, cameras, waiting_frames, heatmaps, journal, engine)
+            found = EndToEnd(
+                bundle=bundle.path.name,
+                model=bundle.manifest.model.name,
+                method=bundle.manifest.map.method,
+                precision=precision,
+                frame_hw=expected.frame_hw,
+                cameras=cameras,
+                waiting_frames=waiting_frames,
+                tiles_per_frame=expected.tiles,
+                pictures=len(expected.scores),
+                defective=expected.defective,
+                heatmaps=heatmaps,
+                journal=journal,
+                engine_settings={name: value for name, value in engine.items() if isinstance(value, str | int)},
+                quick=plan.quick,
             )
-            saturated = idle = highest = window = None
-            if plan.saturate:
-                saturated = saturate(scene, bare, seconds=plan.turn_seconds, rounds=plan.rounds, say=say)
-            if plan.idle:
-                idle = measure_idle(scene, bare, frames=plan.idle_frames, rounds=plan.rounds, say=say)
-            rate_fps = plan.rate_fps
-            if plan.find_max:
-                bare_tiles_per_s = saturated.engine_tiles_per_s.median if saturated else chosen.tiles_per_s
-                highest = find_highest_rate(
-                    scene,
-                    bare_tiles_per_s,
-                    Tries(
-                        seconds=plan.turn_seconds,
-                        search_seconds=plan.turn_seconds / 2,
-                        search=SEARCH_WINDOWS,
-                        holds=plan.rounds,
-                    ),
-                    say,
-                )
-                if rate_fps is None and highest.rate_fps is not None:
-                    rate_fps = SHARE_OF_HIGHEST * highest.rate_fps
-            if rate_fps is not None:
-                say(f"{rate_fps:.3g} frames/s for {plan.seconds:g} s")
-                window = run_window(scene, rate_fps, plan.seconds, plan.late_after_ms)
-    expected = scene.expected
-    return EndToEnd(
-        bundle=bundle.path.name,
-        model=bundle.manifest.model.name,
-        method=bundle.manifest.map.method,
-        precision=precision,
-        frame_hw=expected.frame_hw,
-        cameras=cameras,
-        tiles_per_frame=expected.tiles,
-        pictures=len(expected.answers),
-        defective=sum(verdict == "DEFECT" for verdict, _ in expected.answers.values()) / len(expected.answers),
-        heatmaps=heatmaps,
-        journal=journal,
-        engine_settings={name: value for name, value in engine.items() if isinstance(value, str | int)},
-        engine_alone=chosen.settings,
-        engine_alone_tried=chosen.tried,
-        saturated=saturated,
-        idle=idle,
-        highest=highest,
-        window=window,
-    )
+            found = _beside_the_bare_engine(scene, bare, plan, found, say, keep)
+        # From here on no other process maps the engine's libraries: the memory is the service's own.
+        rate_fps = plan.rate_fps
+        if plan.find_max:
+            found = msgspec.structs.replace(found, highest=_highest(scene, plan, found, say))
+            keep(found)
+            if rate_fps is None and found.highest is not None and found.highest.rate_fps is not None:
+                rate_fps = SHARE_OF_HIGHEST * found.highest.rate_fps
+        if rate_fps is not None:
+            say(f"{rate_fps:.3g} frames/s for {plan.seconds:g} s")
+            found = msgspec.structs.replace(
+                found, window=run_window(scene, rate_fps, plan.seconds, plan.late_after_ms, say=say)
+            )
+            keep(found)
+    return found
 
 
-def _scene(
-    bundle: Bundle,
-    precision: Precision,
-    folder: Path,
-    cameras: int,
-    waiting_frames: int,
-    defective: float,
-    heatmaps: str,
-    journal: bool,
-    engine: Keys,
-) -> Scene:
-    proven = open_proven_engine(bundle, "openvino", precision)
-    try:
-        if proven.fell_back is not None:
-            raise BenchError(f"{precision} cannot be timed on this machine: {proven.fell_back}")
-        expected = expect(folder, bundle, proven.engine, defective)
-    finally:
-        proven.engine.close()
-    return Scene(
-        bundle=bundle,
-        precision=precision,
-        pictures=folder,
-        expected=expected,
-        cameras=cameras,
-        waiting_frames=waiting_frames,
-        heatmaps=heatmaps,
-        journal=journal,
-        engine=engine,
+def _beside_the_bare_engine(
+    scene: Scene,
+    bare: BareEngine,
+    plan: Plan,
+    found: EndToEnd,
+    say: Callable[[str], None],
+    keep: Callable[[EndToEnd], None],
+) -> EndToEnd:
+    if plan.saturate or plan.find_max:
+        say("looking for the bare engine's best settings")
+        chosen = bare.ask(Choose(CHOOSE_SECONDS if not plan.quick else 0.01, CHOOSE_ROUNDS if not plan.quick else 1))
+        say(
+            f"the bare engine is fastest with {chosen.settings}: {chosen.tiles_per_s:.0f} tiles/s, "
+            f"{chosen.tiles_per_s / scene.tiles:.1f} frames/s"
+        )
+        found = msgspec.structs.replace(
+            found,
+            engine_alone=chosen.settings,
+            engine_alone_tiles_per_s=chosen.tiles_per_s,
+            engine_alone_tried=chosen.tried,
+        )
+    if plan.saturate:
+        saturated = saturate(scene, bare, seconds=plan.turn_seconds, rounds=plan.rounds, say=say)
+        found = msgspec.structs.replace(found, saturated=saturated)
+        keep(found)
+    if plan.idle:
+        idle = measure_idle(scene, bare, frames=plan.idle_frames, rounds=plan.rounds, say=say)
+        found = msgspec.structs.replace(found, idle=idle)
+        keep(found)
+    return found
+
+
+def _highest(scene: Scene, plan: Plan, found: EndToEnd, say: Callable[[str], None]) -> Highest:
+    saturated, bare_tiles_per_s = found.saturated, found.engine_alone_tiles_per_s
+    assert bare_tiles_per_s is not None
+    tries = Tries(
+        seconds=plan.turn_seconds, search_seconds=plan.turn_seconds / 2, search=SEARCH_WINDOWS, holds=plan.rounds
     )
+    return find_highest_rate(scene, saturated.engine_tiles_per_s.median if saturated else bare_tiles_per_s, tries, say)
 
 
 @contextmanager
 def _pictures(given: Path | None, hw: tuple[int, int], say: Callable[[str], None]) -> Iterator[Path]:
     if given is not None:
-        yield given
+        yield given.absolute()
         return
     with TemporaryDirectory(prefix="heatline-bench-") as folder:
         draw_pictures(Path(folder) / "pictures", hw, PICTURES, say)
@@ -200,8 +199,11 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
     facts: dict[str, object] = {
         "frames": f"{width}x{height} px, {found.tiles_per_frame} tiles, {found.cameras} camera(s); "
         f"{found.defective:.0%} DEFECT, heatmaps {found.heatmaps}, {'a' if found.journal else 'no'} journal",
-        "bare engine": f"{found.engine_alone.streams} streams of {found.engine_alone.batch} tiles",
     }
+    if found.engine_alone is not None:
+        facts["bare engine"] = (
+            f"{found.engine_alone}, {found.engine_alone_tiles_per_s or 0:.0f} tiles/s as it was chosen"
+        )
     if (saturated := found.saturated) is not None:
         facts |= {
             "service_over_engine": f"{saturated.service_over_engine:.3f} of medians; by rounds "
@@ -212,8 +214,8 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
         }
     if (idle := found.idle) is not None:
         facts["idle service"] = (
-            f"a frame {idle.frame_ms:.1f} ms, its tiles in the bare engine {idle.engine_ms:.1f} ms; the difference "
-            f"{idle.extra_ms:.1f} ms" + (f"; {idle.lost} frames were lost" if idle.lost else "")
+            f"a frame {idle.frame_ms:.1f} ms, its tiles in the bare engine ({idle.engine}) {idle.engine_ms:.1f} ms; "
+            f"the difference {idle.extra_ms:.1f} ms" + (f"; {idle.lost} frames were lost" if idle.lost else "")
         )
     if (highest := found.highest) is not None:
         facts["highest rate without drops"] = (
@@ -224,14 +226,26 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
         )
     if (window := found.window) is not None:
         facts |= {
+            "keeps up": _keeps_up(window),
             "at a rate": f"{window.rate_fps:.3g} frames/s of each camera for {window.seconds:g} s",
             "what came of them": f"{window.frames} taken, {window.inspected} inspected, "
             f"{sum(window.dropped.values())} dropped, "
             f"{sum(window.failed.values())} failed, {window.unheard} unheard, {window.late} later than "
             f"{window.late_after_ms:.0f} ms",
-            "capture to event": str(window.latency or "none was inspected"),
+            "due to event": str(window.latency or "none was inspected"),
             "p99 - p50": "-" if window.jitter_periods is None else f"{window.jitter_periods:.3f} frame periods",
+            "cameras": f"p99 of the stamps {window.camera_late_p99_ms or 0:.1f} ms after the frame was due",
             "processor": ", ".join(f"{name} {cores:.2f} cores" for name, cores in window.cpu_cores.items()),
-            "memory": f"PSS {window.pss_mb:.0f} MB, all processes together",
+            "memory": f"PSS {window.pss_mb:.0f} MB, all processes together; at most {window.most_mb:.0f} MB; "
+            f"{window.pictures_mb:.0f} MB of it are the pictures that the cameras show",
         }
     return facts
+
+
+def _keeps_up(window: Window) -> str:
+    if window.inspected == window.frames and not window.late:
+        return "yes: every frame was inspected, none late"
+    return (
+        f"no: {window.inspected} of {window.frames} frames were inspected, {window.inspected / window.seconds:.3g} a "
+        f"second, {window.late} of them late"
+    )

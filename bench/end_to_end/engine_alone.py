@@ -1,147 +1,141 @@
-"""The bare engine, in a process of its own: the bundle's graph through OpenVINO, and nothing else.
+"""The bare engine, in a process of its own: `python -m bench.end_to_end.engine_alone JOB`.
 
-`python -m bench.end_to_end.engine_alone GRAPH WEIGHTS PRECISION TILE_PX` reads requests from its standard input and
-answers each by a line. It moves no pixels: every request infers again what lies in its own input.
+It reads requests from its standard input and answers each by a line. Only this process loads the engine: a bench that
+mapped the engine's libraries as well would make the service look smaller than it is.
 """
 
+import math
 import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from statistics import median
 
 import msgspec
 import numpy as np
-import openvino as ov
+from numpy.typing import NDArray
 
-SETTLE_SECONDS = 0.3
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """How the engine is used."""
-
-    streams: int
-    batch: int
-
-
-class Choose(msgspec.Struct, frozen=True, tag=True):
-    """Try all settings in turns, so long each, and use the fastest from then on."""
-
-    seconds: float
-    rounds: int
-
-
-class Saturate(msgspec.Struct, frozen=True, tag=True):
-    """Infer for so long, with a request more than streams."""
-
-    seconds: float
-
-
-class Frames(msgspec.Struct, frozen=True, tag=True):
-    """Infer the tiles of a frame, again and again at a rate: how long does each take by itself?"""
-
-    tiles: int
-    count: int
-    period_s: float
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What came of it."""
-
-    tiles_per_s: float = 0.0
-    settings: Settings | None = None
-    tried: list[tuple[Settings, float]] = []
-    frame_ms: list[float] = []
-
-
-Request = Choose | Saturate | Frames
+from bench.bare_engine import BareEngine, read_graph, unlike
+from bench.end_to_end.expected import expect, first_tiles, tolerance
+from bench.end_to_end.requests import Answer, Choose, ChooseForFrames, Expected, Frames, Job, Look, Request, Saturate
+from bench.engine_settings import Settings, all_settings
+from edge.bundle import open_bundle
+from edge.bundle.proven_engine import open_proven_engine
+from edge.errors import BenchError, HeatlineError
+from edge.inference import infer
+from edge.text import sayable
 
 
 class _Alone:
-    def __init__(self, open_queue: Callable[[Settings], ov.AsyncInferQueue], settings: Settings) -> None:
-        self.settings, self._queue = settings, open_queue(settings)
-        self.run(SETTLE_SECONDS)
+    """One set of settings, warm."""
 
-    def run(self, seconds: float) -> float:
-        """Tiles a second."""
-        began = time.perf_counter()
-        requests = 0
-        while time.perf_counter() - began < seconds:
-            for _ in range(self.settings.streams + 1):
-                self._queue.start_async()
-            requests += self.settings.streams + 1
-        self._queue.wait_all()
-        return requests * self.settings.batch / (time.perf_counter() - began)
+    def __init__(
+        self, graph: Path, job: Job, settings: Settings, tiles: NDArray[np.uint8], logits: NDArray[np.float32]
+    ):
+        cores = len(os.sched_getaffinity(0))
+        rows = np.arange(settings.batch) % len(tiles)
+        self.settings, self._expected = settings, logits[rows]
+        model = read_graph(graph)
+        self.engine = BareEngine(model, job.precision, tiles[rows], threads=cores, streams=settings.streams)
+        self.engine.run(2 * settings.streams)
 
     def frame_ms(self, tiles: int) -> float:
         began = time.perf_counter()
-        for _ in range(-(-tiles // self.settings.batch)):
-            self._queue.start_async()
-        self._queue.wait_all()
+        self.engine.run(math.ceil(tiles / self.settings.batch))
         return (time.perf_counter() - began) * 1e3
 
+    def check(self, tolerance: float) -> None:
+        """See that it did what it was timed for.
 
-def all_settings(cores: int) -> list[Settings]:
-    """A stream per core, or all cores on one tile; several tiles at once or one by one.
+        Raises:
+            BenchError: it answers something else.
+        """
+        if (why := unlike(self.engine, self._expected, tolerance)) is not None:
+            raise BenchError(f"the bare engine with {self.settings} does not do what the line's does: {why}")
 
-    >>> [(each.streams, each.batch) for each in all_settings(2)]
-    [(1, 1), (1, 4), (1, 8), (2, 1), (2, 2), (2, 4), (2, 8)]
-    """
-    few = [Settings(1, batch) for batch in (1, 4, 8)] if cores > 1 else []
-    return [*few, *(Settings(cores, batch) for batch in (1, 2, 4, 8))]
+
+class _Server:
+    def __init__(self, job: Job) -> None:
+        self._job, self._bundle = job, open_bundle(Path(job.bundle))
+        graph = self._bundle.manifest.graph_for(job.precision)
+        assert graph is not None, "it was proven in this precision"
+        self._graph = self._bundle.path / graph
+        self._all: list[_Alone] = []
+        self._alone: _Alone | None = None
+        self._tiles = 0
+
+    def look(self) -> Expected:
+        proven = open_proven_engine(self._bundle, "openvino", self._job.precision)
+        if proven.fell_back is not None:
+            raise BenchError(
+                f"{self._job.precision} cannot be timed on this machine ({proven.fell_back}); choose another "
+                "--precision"
+            )
+        folder = Path(self._job.pictures)
+        expected = expect(folder, self._bundle, self._job.precision, proven.engine, self._job.defective)
+        tiles = first_tiles(folder, self._bundle)
+        self._of_tiles = tiles, infer(proven.engine, tiles)[0]
+        proven.engine.close()
+        self._tiles = expected.tiles
+        return expected
+
+    def answer(self, request: Request) -> Answer:
+        match request:
+            case Look():
+                return Answer(expected=self.look())
+            case Choose(seconds, rounds):
+                speeds = self._turns(rounds, lambda alone: alone.engine.tiles_per_s(seconds))
+                return self._chosen(max(range(len(speeds)), key=speeds.__getitem__), speeds)
+            case ChooseForFrames(rounds):
+                times = self._turns(rounds, lambda alone: alone.frame_ms(self._tiles))
+                return self._chosen(min(range(len(times)), key=times.__getitem__), times)
+            case Saturate(seconds):
+                alone = self._used()
+                tiles_per_s = alone.engine.tiles_per_s(seconds)
+                alone.check(self._tolerance)
+                return Answer(tiles_per_s=tiles_per_s, settings=alone.settings)
+            case Frames(count, period_s):
+                alone, taken = self._used(), list[float]()
+                for _ in range(count):
+                    taken.append(alone.frame_ms(self._tiles))
+                    time.sleep(max(period_s - taken[-1] / 1e3, 0.0))
+                alone.check(self._tolerance)
+                return Answer(settings=alone.settings, frame_ms=taken)
+
+    @property
+    def _tolerance(self) -> float:
+        return tolerance(self._bundle, self._job.precision)
+
+    def _used(self) -> _Alone:
+        assert self._alone is not None, "settings were chosen before"
+        return self._alone
+
+    def _turns(self, rounds: int, measure: Callable[[_Alone], float]) -> list[float]:
+        """Medians of all settings, tried in turns."""
+        if not self._all:
+            every = all_settings(len(os.sched_getaffinity(0)))
+            self._all = [_Alone(self._graph, self._job, settings, *self._of_tiles) for settings in every]
+        found = [[measure(alone) for alone in self._all] for _ in range(rounds)]
+        for alone in self._all:
+            alone.check(self._tolerance)
+        return [median(of) for of in zip(*found, strict=True)]
+
+    def _chosen(self, place: int, found: list[float]) -> Answer:
+        self._alone = self._all[place]
+        tried = [(alone.settings, one) for alone, one in zip(self._all, found, strict=True)]
+        return Answer(tiles_per_s=found[place], settings=self._alone.settings, tried=tried)
 
 
 def main() -> None:
     """Serve requests until there are no more."""
-    graph, weights, precision, tile_px = sys.argv[1:5]
-    cores = len(os.sched_getaffinity(0))
-    core = ov.Core()
-    core.set_property({"ENABLE_MMAP": False})  # as on the line
-    random = np.random.default_rng(0)
-
-    def open_queue(settings: Settings) -> ov.AsyncInferQueue:
-        model = core.read_model(graph, weights)
-        model.reshape({"tiles": [settings.batch, int(tile_px), int(tile_px), 3]})
-        hints: dict[str, Any] = {
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-            "INFERENCE_NUM_THREADS": cores,
-            "NUM_STREAMS": settings.streams,
-        }
-        requests = ov.AsyncInferQueue(core.compile_model(model, "CPU", hints), settings.streams + 1)
-        for request in requests:
-            tensor = request.get_tensor("tiles").data
-            tensor[:] = random.integers(0, 256, tensor.shape, np.uint8)
-        return requests
-
-    alone = _Alone(open_queue, Settings(cores, 1))
+    server = _Server(msgspec.json.decode(sys.argv[1], type=Job))
     for line in sys.stdin:
-        match msgspec.json.decode(line, type=Request):
-            case Choose(seconds, rounds):
-                alone, answer = _choose(open_queue, cores, seconds, rounds)
-            case Saturate(seconds):
-                answer = Answer(alone.run(seconds), alone.settings)
-            case Frames(tiles, count, period_s):
-                taken = []
-                for _ in range(count):
-                    taken.append(alone.frame_ms(tiles))
-                    time.sleep(max(period_s - taken[-1] / 1e3, 0.0))
-                answer = Answer(settings=alone.settings, frame_ms=taken)
+        try:
+            answer = server.answer(msgspec.json.decode(line, type=Request))
+        except HeatlineError as error:
+            answer = Answer(error=sayable(str(error)))
         print(msgspec.json.encode(answer).decode(), flush=True)
-
-
-def _choose(
-    open_queue: Callable[[Settings], ov.AsyncInferQueue], cores: int, seconds: float, rounds: int
-) -> tuple[_Alone, Answer]:
-    candidates = [_Alone(open_queue, settings) for settings in all_settings(cores)]
-    speeds: list[list[float]] = [[] for _ in candidates]
-    for _ in range(rounds):
-        for of, candidate in zip(speeds, candidates, strict=True):
-            of.append(candidate.run(seconds))
-    medians = [float(np.median(of)) for of in speeds]
-    best = candidates[int(np.argmax(medians))]
-    tried = [(candidate.settings, speed) for candidate, speed in zip(candidates, medians, strict=True)]
-    return best, Answer(max(medians), best.settings, tried)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.end_to_end.pictures import Expected
+from bench.end_to_end.requests import Expected
 from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
 from edge.delivery.messages import VerdictEvent
@@ -16,8 +16,6 @@ from edge.inference import Precision
 
 FROZEN_AFTER_FRAMES = 3
 """As for real cameras: their frames are looked at for that."""
-LOGIT_TOLERANCE = 1e-3
-"""Of a frame score: the engine adds up in another order where tiles go through it by other batches."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,9 @@ class Told:
         return self.event.times.captured_monotonic_ns
 
     @property
-    def latency_ms(self) -> float:
-        return (self.at_ns - self.captured_ns) / 1e6
+    def number(self) -> int:
+        """Of the frame, of a run the first one's: 1, 2, 3, ... as its camera took them."""
+        return self.event.frame_number
 
 
 class Line:
@@ -127,11 +126,14 @@ class Line:
             return
         assert event.source is not None
         assert event.frame_score is not None
-        verdict, score = self._expected.answers[event.source]
-        if event.verdict != verdict or abs(event.frame_score - score) > LOGIT_TOLERANCE * max(1.0, abs(score)):
+        expected, score = self._expected, self._expected.scores[event.source]
+        verdict = "DEFECT" if score >= expected.score_threshold else "GOOD"
+        # On the edge of the threshold, either verdict is right.
+        wrong = event.verdict != verdict and abs(score - expected.score_threshold) > expected.tolerance
+        if wrong or abs(event.frame_score - score) > expected.tolerance:
             raise BenchError(
-                f"the service judged {event.source} {event.verdict} by {event.frame_score:.4f}, and the same bundle in "
-                f"this process {verdict} by {score:.4f}; nothing that is measured on such a line counts"
+                f"the service judged {event.source} {event.verdict} by {event.frame_score:.4f}, and the same bundle by "
+                f"itself {verdict} by {score:.4f}; nothing that is measured on such a line counts, report this"
             )
 
 

@@ -9,8 +9,8 @@ import msgspec
 
 from bench.camera_rates import SETTLE_SECONDS
 from bench.end_to_end.bare_engine import BareEngine
-from bench.end_to_end.engine_alone import Saturate
 from bench.end_to_end.line import Scene, running
+from bench.end_to_end.requests import Saturate
 from bench.end_to_end.window import settle
 from bench.processes import cpu_s
 from bench.spread import Spread

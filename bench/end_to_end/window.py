@@ -2,8 +2,10 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
+import numpy as np
 
 from bench.camera_rates import SETTLE_FRAMES, SETTLE_SECONDS
 from bench.end_to_end.latency import Latency
@@ -14,6 +16,7 @@ from edge.errors import BenchError
 
 FIRST_WITHIN_SECONDS = 60.0
 LAST_WITHIN_SECONDS = 10.0
+SAY_EVERY_SECONDS = 20.0
 LATE_AFTER_PERIODS = 2.0
 
 
@@ -25,6 +28,8 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     frames: int
     """That were taken."""
+    came_fps: float
+    """Of the camera of which fewest came."""
     inspected: int
     dropped: dict[str, int]
     failed: dict[str, int]
@@ -34,7 +39,10 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Inspected frames whose event came later than `late_after_ms`."""
     late_after_ms: float | None
     latency: Latency | None
-    """Of the inspected ones; None: there were none."""
+    """Of the inspected ones, from when the frame was due; None: there were none."""
+    camera_late_p99_ms: float | None
+    """How much later than it was due a frame got its stamp: cameras that are processes of the same machine wait for the
+    processor as well."""
     jitter_periods: float | None
     """p99 - p50 of the latency over the time between two frames of a camera."""
     verdicts: dict[str, int]
@@ -42,9 +50,20 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Of the service and of its cameras' processes."""
     pss_mb: float
     """Of all of them together, at the end of the window, MB = 1e6 bytes."""
+    most_mb: float
+    """The same if no other process mapped any library that they map, and they shared none among themselves."""
+    pictures_mb: float
+    """Of that, the pictures that the cameras hold, all in each: a device's process holds none."""
 
 
-def run_window(scene: Scene, rate_fps: float, seconds: float, late_after_ms: float | None = None) -> Window:
+def run_window(
+    scene: Scene,
+    rate_fps: float,
+    seconds: float,
+    late_after_ms: float | None = None,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> Window:
     """Start the line, let it settle, and follow every frame that is taken from then on.
 
     Args:
@@ -52,10 +71,11 @@ def run_window(scene: Scene, rate_fps: float, seconds: float, late_after_ms: flo
     Raises:
         BenchError: the service failed, or judged a picture otherwise than it must.
     """
+    late_ms = LATE_AFTER_PERIODS * 1e3 / rate_fps if late_after_ms is None else late_after_ms
     with running(scene, rate_fps, waits=False) as line:
         began_ns = settle(line, scene.cameras) + round(max(SETTLE_SECONDS, SETTLE_FRAMES / rate_fps) * 1e9)
         line.hear_until(began_ns)
-        return follow(line, scene, rate_fps, began_ns, seconds, late_after_ms or LATE_AFTER_PERIODS * 1e3 / rate_fps)
+        return follow(line, scene, rate_fps, began_ns, seconds, late_ms, say)
 
 
 def settle(line: Line, cameras: int) -> int:
@@ -74,12 +94,24 @@ def settle(line: Line, cameras: int) -> int:
     return time.monotonic_ns()
 
 
-def follow(line: Line, scene: Scene, rate_fps: float, began_ns: int, seconds: float, late_after_ms: float) -> Window:
+def follow(
+    line: Line,
+    scene: Scene,
+    rate_fps: float,
+    began_ns: int,
+    seconds: float,
+    late_after_ms: float,
+    say: Callable[[str], None],
+) -> Window:
     """All frames that are taken in a time that has just begun, until the last one's event is heard."""
     pids = {"service": [line.watched.pid], "cameras": line.watched.camera_pids()}
     before = {name: sum(map(cpu_s, of)) for name, of in pids.items()}
     ended_ns = began_ns + round(seconds * 1e9)
-    told = line.hear_until(ended_ns)
+    told: list[Told] = []
+    while (now_ns := time.monotonic_ns()) < ended_ns:
+        told += line.hear_until(min(now_ns + round(SAY_EVERY_SECONDS * 1e9), ended_ns))
+        if time.monotonic_ns() < ended_ns:
+            say(f"{(time.monotonic_ns() - began_ns) / 1e9:.0f} of {seconds:g} s: {len(told)} events")
     took_s = (time.monotonic_ns() - began_ns) / 1e9
     cpu = {name: (sum(map(cpu_s, of)) - before[name]) / took_s for name, of in pids.items()}
     sample = sample_tree(line.watched.pid)
@@ -91,38 +123,81 @@ def follow(line: Line, scene: Scene, rate_fps: float, began_ns: int, seconds: fl
             told.append(one)
             if one.captured_ns >= ended_ns:
                 over.add(one.event.camera)
+    if len(over) < scene.cameras:
+        raise BenchError(
+            f"{scene.cameras - len(over)} of {scene.cameras} cameras fell silent: of nothing that was taken after the "
+            f"window was heard within {LAST_WITHIN_SECONDS:.0f} s; try a lower --fps"
+        )
     within = [one for one in told if began_ns <= one.captured_ns < ended_ns]
-    return _window_of(within, rate_fps, seconds, late_after_ms, cpu, sample.pss_bytes / 1e6)
+    memory = sample.pss_bytes / 1e6, (sample.own_bytes + sample.file_bytes) / 1e6
+    pictures_mb = scene.cameras * scene.expected.picture_bytes / 1e6
+    return window_of(within, scene.cameras, rate_fps, seconds, late_after_ms, cpu, (*memory, pictures_mb))
 
 
-def _window_of(
-    told: list[Told], rate_fps: float, seconds: float, late_after_ms: float, cpu: dict[str, float], pss_mb: float
+def window_of(
+    told: list[Told],
+    cameras: int,
+    rate_fps: float,
+    seconds: float,
+    late_after_ms: float,
+    cpu: dict[str, float],
+    memory_mb: tuple[float, float, float],
 ) -> Window:
+    """What came of the frames that events told of.
+
+    Args:
+        told: all that were taken within the window.
+        memory_mb: PSS, at most, pictures.
+    """
     lost: dict[str, Counter[str]] = {"dropped": Counter(), "failed": Counter()}
-    latencies: list[float] = []
     verdicts: Counter[str] = Counter()
+    came: Counter[str] = Counter()
+    inspected: list[Told] = []
     for one in told:
         verdicts[one.event.verdict] += one.event.frames
+        came[one.event.camera] += one.event.frames
         if one.event.reason is None:
-            latencies.append(one.latency_ms)
+            inspected.append(one)
         else:
             kind, _, reason = one.event.reason.partition(".")
             lost[kind][reason] += one.event.frames
+    due_ns = _due_ns(told, rate_fps)
+    latencies = [(one.at_ns - due) / 1e6 for one, due in zip(told, due_ns, strict=True) if one.event.reason is None]
+    camera_late = [(one.captured_ns - due) / 1e6 for one, due in zip(told, due_ns, strict=True)]
     latency = Latency.of(latencies) if latencies else None
     unheard = missed(told)
+    pss_mb, most_mb, pictures_mb = memory_mb
     return Window(
         rate_fps=rate_fps,
         seconds=seconds,
-        frames=sum(one.event.frames for one in told) + unheard,
-        inspected=len(latencies),
+        frames=came.total() + unheard,
+        came_fps=min(came.values()) / seconds if len(came) == cameras else 0.0,
+        inspected=len(inspected),
         dropped=dict(lost["dropped"]),
         failed=dict(lost["failed"]),
         unheard=unheard,
         late=sum(one > late_after_ms for one in latencies),
         late_after_ms=late_after_ms,
         latency=latency,
+        camera_late_p99_ms=float(np.percentile(camera_late, 99)) if camera_late else None,
         jitter_periods=None if latency is None else (latency.p99 - latency.p50) * rate_fps / 1e3,
         verdicts=dict(verdicts),
         cpu_cores=cpu,
         pss_mb=pss_mb,
+        most_mb=most_mb,
+        pictures_mb=pictures_mb,
     )
+
+
+def _due_ns(told: list[Told], rate_fps: float) -> list[int]:
+    """When each frame was due: on the grid of its camera, laid so that no stamp is too early.
+
+    A camera's process that gets no processor stamps its frame late. Counted from the stamp, that frame would look fast.
+    """
+    period_ns = 1e9 / rate_fps
+    on_grid = [one.captured_ns - one.number * period_ns for one in told]
+    begins = {
+        camera: min(start for one, start in zip(told, on_grid, strict=True) if one.event.camera == camera)
+        for camera in {one.event.camera for one in told}
+    }
+    return [round(begins[one.event.camera] + one.number * period_ns) for one in told]

@@ -53,11 +53,21 @@ def measure(setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], say
             runs[name] = InOpenVino(ir, setting.precision, tiles, setting.threads)
         else:
             runs[name] = InOnnxRuntime(graph, tiles, setting.threads)
-    model = graphs.model(setting)
-    for name, run in runs.items():
-        if wrong := unlike_the_model(model, tiles, run.answers(), setting, has_map=name == WITH_MAP):
-            raise BenchError(f"{setting.words}: not timed, as {wrong} ({name})")
-    return _timed(setting, runs, say)
+    with torch.inference_mode():
+        logits, maps = (one.numpy() for one in graphs.model(setting)(torch.from_numpy(tiles)))
+
+    def wrong() -> str | None:
+        return next(
+            (
+                f"{fault} ({name})"
+                for name, run in runs.items()
+                for answers in run.answers()
+                if (fault := unlike_the_model(logits, maps, answers, setting, has_map=name == WITH_MAP))
+            ),
+            None,
+        )
+
+    return _checked(setting, runs, wrong, say)
 
 
 def _in_pytorch(
@@ -69,9 +79,26 @@ def _in_pytorch(
         raise BenchError(missing)
     way = GradCam(model) if setting.way == "grad-cam" else hooked(model)
     with _threads(setting.threads):
-        if wrong := unlike_ours(model, way, tiles):
-            raise BenchError(f"{setting.words}: not timed, as {wrong}")
-        return _timed(setting, {WITH_MAP: InPyTorch(way, tiles), "eager": InPyTorch(Eager(model), tiles)}, say)
+        runs = {WITH_MAP: InPyTorch(way, tiles), "eager": InPyTorch(Eager(model), tiles)}
+
+        def wrong() -> str | None:
+            ((logits, maps),), ((alone, _),) = (run.answers() for run in runs.values())
+            assert maps is not None, "a way to maps gives some"
+            return unlike_ours(model, way, tiles, (logits, maps), alone)
+
+        return _checked(setting, runs, wrong, say)
+
+
+def _checked(
+    setting: Setting, runs: Mapping[str, Timed], wrong: Callable[[], str | None], say: Callable[[str], None]
+) -> Cost:
+    """Time what does its work: before the turns, for it to be known at once, and in those that were timed."""
+    if fault := wrong():
+        raise BenchError(f"{setting.words}: not timed, as {fault}")
+    cost = _timed(setting, runs, say)
+    if fault := wrong():
+        raise BenchError(f"{setting.words}: its time counts for nothing, as after the turns {fault}")
+    return cost
 
 
 def _timed(setting: Setting, runs: Mapping[str, Timed], say: Callable[[str], None]) -> Cost:
@@ -105,14 +132,20 @@ def _batches_in_a_turn(run: Timed) -> int:
 
 
 def unlike_the_model(
-    model: ExplainedClassifier, tiles: NDArray[np.uint8], answers: Answers, setting: Setting, *, has_map: bool
+    true_logits: NDArray[np.float32],
+    true_maps: NDArray[np.float32],
+    answers: Answers,
+    setting: Setting,
+    *,
+    has_map: bool,
 ) -> str | None:
     """What is wrong with a graph's answers; None if it does its work.
 
     In bf16 and int8 a map need only be one with the logit as its mean: a random network's are far from those in f32.
+
+    Args:
+        true_logits, true_maps: the model's own, in f32: [N] and [N, h, w].
     """
-    with torch.inference_mode():
-        true_logits, true_maps = (one.numpy() for one in model(torch.from_numpy(tiles)))
     scale, allowed = np.abs(true_maps).max(), OFF[setting.precision]
     logits, maps = answers
     if not np.isfinite(logits).all():

@@ -65,6 +65,10 @@ class Row(Setting, frozen=True, kw_only=True):
 
     cost: Cost | None
     not_done: str | None
+    at_utc: str | None = None
+    """When it began; a file may hold rows of several days. None: that was not noted yet."""
+    load: list[float] | None = None
+    """Mean number of processes that ran or waited then, over 1, 5 and 15 minutes."""
 
 
 class MapCosts(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,8 +77,15 @@ class MapCosts(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[Row]
 
 
-def row_of(setting: Setting, *, cost: Cost | None = None, not_done: str | None = None) -> Row:
-    return Row(**msgspec.structs.asdict(setting), cost=cost, not_done=not_done)
+def row_of(
+    setting: Setting,
+    *,
+    cost: Cost | None = None,
+    not_done: str | None = None,
+    at_utc: str | None = None,
+    load: list[float] | None = None,
+) -> Row:
+    return Row(**msgspec.structs.asdict(setting), cost=cost, not_done=not_done, at_utc=at_utc, load=load)
 
 
 def setting_of(row: Row) -> Setting:

@@ -9,6 +9,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
+from bench.bare_engine import BareEngine
 from bench.torch_ways import Eager, WayToMaps
 from edge.errors import BenchError, PrecisionError
 from edge.inference import Precision
@@ -23,44 +24,22 @@ class Timed(Protocol):
 
     def __call__(self, batches: int) -> None: ...
 
-    def answers(self) -> Answers:
-        """To one batch: whether it does what it is timed for."""
+    def answers(self) -> list[Answers]:
+        """To the last batch; of several requests, to that of each: whether they do what they are timed for."""
 
 
 class InOpenVino:
     """Raises: BenchError: OpenVINO cannot run the graph. PrecisionError: the processor has no such precision."""
 
     def __init__(self, ir: Ir, precision: Precision, tiles: NDArray[np.uint8], threads: int) -> None:
-        hint = "bf16" if precision == "bf16" else "f32"
-        settings = {
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "INFERENCE_PRECISION_HINT": hint,
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": threads,
-        }
-        try:
-            model = ir.read()
-            model.reshape({"tiles": list(tiles.shape)})
-            compiled = openvino.Core().compile_model(model, "CPU", settings)
-        except RuntimeError as error:
-            raise BenchError(f"OpenVINO cannot run the graph: {error}") from error
-        computes_in = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if computes_in != hint:  # it takes the hint, and says so only if it is asked
-            raise PrecisionError(no_precision(hint, computes_in))
-        self._compiled, self._tiles = compiled, tiles
-        self._requests = openvino.AsyncInferQueue(compiled, threads + 1)
-        for request in self._requests:
-            request.set_tensor("tiles", openvino.Tensor(tiles))
+        self._engine = BareEngine(ir.read(), precision, tiles, threads=threads, streams=threads)
+        self._engine.run(threads + 1)  # so that every request has an answer
 
     def __call__(self, batches: int) -> None:
-        for _ in range(batches):
-            self._requests.start_async()
-        self._requests.wait_all()
+        self._engine.run(batches)
 
-    def answers(self) -> Answers:
-        found = self._compiled.create_infer_request().infer({"tiles": self._tiles})
-        named = {name: value for output, value in found.items() for name in output.get_names()}
-        return named["logit"], named.get("map")
+    def answers(self) -> list[Answers]:
+        return [(one["logit"], one.get("map")) for one in self._engine.answers()]
 
 
 class InOnnxRuntime:
@@ -78,16 +57,17 @@ class InOnnxRuntime:
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common base
             raise BenchError(f"ONNX Runtime cannot run the graph: {error}") from error
+        self._names = [output.name for output in self._session.get_outputs()]
         self._tiles = tiles
+        self(1)
 
     def __call__(self, batches: int) -> None:
         for _ in range(batches):
-            self._session.run(None, {"tiles": self._tiles})
+            self._last = self._session.run(None, {"tiles": self._tiles})
 
-    def answers(self) -> Answers:
-        names = [output.name for output in self._session.get_outputs()]
-        found = dict(zip(names, self._session.run(None, {"tiles": self._tiles}), strict=True))
-        return found["logit"], found.get("map")
+    def answers(self) -> list[Answers]:
+        found = dict(zip(self._names, self._last, strict=True))
+        return [(found["logit"], found.get("map"))]
 
 
 class InPyTorch:
@@ -95,19 +75,14 @@ class InPyTorch:
 
     def __init__(self, way: Eager | WayToMaps, tiles: NDArray[np.uint8]) -> None:
         self._way, self._tiles = way, tiles
+        self(1)
 
     def __call__(self, batches: int) -> None:
         for _ in range(batches):
-            self._way(self._tiles)
+            self._last = self._way(self._tiles)
 
-    def answers(self) -> Answers:
-        if isinstance(self._way, Eager):
-            return self._way(self._tiles), None
-        return self._way(self._tiles)
-
-
-def no_precision(hint: str, computes_in: str) -> str:
-    return f"this processor has no {hint}, OpenVINO computes in {computes_in}; choose another --precision"
+    def answers(self) -> list[Answers]:
+        return [self._last if isinstance(self._last, tuple) else (self._last, None)]
 
 
 def require_processor(precision: Precision) -> None:
@@ -117,4 +92,6 @@ def require_processor(precision: Precision) -> None:
         PrecisionError: it does not.
     """
     if precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise PrecisionError(no_precision("bf16", "f32"))
+        raise PrecisionError(
+            "this processor has no bf16, OpenVINO would compute in f32 instead; choose another --precision"
+        )

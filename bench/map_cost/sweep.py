@@ -1,6 +1,8 @@
 """All rows, one after the other; each is written as soon as it is there, and a sweep goes on where it was ended."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,18 @@ from train.config import CnnConfig, VitConfig
 BENCH = "map-cost"
 SAMPLES = 4
 """Tiles that int8's ranges are found with: what is measured is speed."""
-SAME_MACHINE = ("processor", "extensions", "cores", "python", "versions")
+SAME_MACHINE = (
+    *("processor", "extensions", "governor", "cores", "affinity", "cpu_quota"),
+    *("python", "versions", "commit"),
+)
 """What figures in one file must have in common."""
 
 
 def rows_in(path: Path, machine: Mapping[str, object]) -> list[Row]:
-    """The rows of a result file that were measured on this machine, none where there is no file.
+    """The rows of a result file that were measured on this machine by this code, none where there is no file.
 
     Raises:
-        BenchError: it is another file, or of another machine.
+        BenchError: it is another file, or of another machine or commit.
     """
     if not path.is_file() or not path.stat().st_size:
         return []
@@ -44,7 +49,7 @@ def rows_in(path: Path, machine: Mapping[str, object]) -> list[Row]:
     if other := [name for name in SAME_MACHINE if told.get(name) != here.get(name)]:
         raise BenchError(
             f"{path} was measured elsewhere ({', '.join(_difference(name, told, here) for name in other)}), and rows "
-            "of one file must be of one machine; name another file with --out, or remove it"
+            "of one file must be of one machine and one commit; name another file with --out, or remove it"
         )
     return rows
 
@@ -81,12 +86,14 @@ class Sweep:
         """
         for setting in self.missing:
             yield setting
+            at_utc = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            load = [round(one, 2) for one in os.getloadavg()]
             try:
-                row = row_of(setting, cost=measure(setting))
+                row = row_of(setting, cost=measure(setting), at_utc=at_utc, load=load)
             except HeatlineError as error:
                 if len(self._settings) == 1:
                     raise
-                row = row_of(setting, not_done=str(error))
+                row = row_of(setting, not_done=str(error), at_utc=at_utc, load=load)
             self._rows[setting] = row
             keep(MapCosts(rows=list(self._rows.values())))
         if not any(row.cost for row in self.rows):

@@ -142,7 +142,10 @@ def what_differs(
     if len(found.get("samples", ())) != len(expected.logits):
         return "it makes no heatmap of some frame"
     if expected.heatmaps is None:
-        return None if np.isfinite(found["samples"]).all() else "its heatmaps hold what is no number"
+        if not np.isfinite(found["samples"]).all():
+            return "its heatmaps hold what is no number"
+        flat = int((np.ptp(found["samples"], axis=(1, 2)) == 0).sum())
+        return f"{flat} of its {len(found['samples'])} heatmaps are flat" if flat else None
     if (found["hw"] != expected.heatmaps.shape[1:]).any():
         return f"its heatmaps are {found['hw'].tolist()}, expected all {list(expected.heatmaps.shape[1:])}"
     allowed = OF_SPREAD[precision] * float(expected.heatmaps.std()) + expected.coarse

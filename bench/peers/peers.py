@@ -8,6 +8,7 @@ machine.
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,6 +32,12 @@ if TYPE_CHECKING:  # a report reads what was found where nothing of them is inst
 
 BATCHES = (1, 4, 8, 16, 32)
 """Tiles at once that a system is tried with, where its interface lets one choose."""
+
+
+SETTLE_SECONDS = 0.25
+"""Before a turn: threads of the one before still look for work for a while, on the cores of the next one."""
+MOST_BY_OTHERS = 0.05
+"""Of one core, by systems that have no turn: above, they change what is timed."""
 
 
 class SystemSpeed(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,7 +175,9 @@ def require_same_libraries(ready: Mapping[SystemName, Ready]) -> None:
     """
     for library in ("openvino", "torch"):
         versions: dict[str, str] = {
-            name: one.libraries[library] for name, one in ready.items() if library in one.libraries
+            name: one.libraries[library].partition("+")[0]  # torch's build for processors alone is `2.13.0+cpu`
+            for name, one in ready.items()
+            if library in one.libraries
         }
         if len(set(versions.values())) > 1:
             raise BenchError(
@@ -186,6 +195,16 @@ def to_facts(found: PeersBench) -> dict[str, object]:
         **{f"not {one.name} {one.version}".strip(): one.reason for one in found.cannot},
         "the others meanwhile": f"took {found.others_cpu:.3f} of a core at most",
     }
+
+
+def faults(found: PeersBench) -> list[str]:
+    """Why its figures are not to be believed, in words."""
+    if found.others_cpu <= MOST_BY_OTHERS:
+        return []
+    return [
+        f"systems that had no turn took {found.others_cpu:.3f} of a core, expected at most {MOST_BY_OTHERS}: they are "
+        "not idle, and slow the one that is timed; measure again"
+    ]
 
 
 def _in_a_line(one: SystemSpeed) -> str:
@@ -221,6 +240,7 @@ def _in_turns(
     off, others_cpu = dict.fromkeys(workers, 0.0), 0.0
     for number, name in in_order(list(workers), rounds):
         others = [worker.pid for other, worker in workers.items() if other != name]
+        time.sleep(SETTLE_SECONDS)
         before = sum(map(cpu_ns, others))
         turn = workers[name].turn()
         others_cpu = max(others_cpu, (sum(map(cpu_ns, others)) - before) / 1e9 / turn.seconds)

@@ -7,8 +7,11 @@ may hold measurements of several machines; here they part, as nothing of two mac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
+import msgspec
+
+from bench.machine import MachineKind, machine_kind
 from bench.result_file import read_result
 from edge.errors import BenchError, InputError
 
@@ -27,20 +30,7 @@ RECOGNISED: Mapping[str, tuple[str, ...]] = {
     "training": ("real_tiles_per_s", "random_tiles_per_s"),
 }
 """Kinds of files that do not say what they are, by keys that no other kind has."""
-DECIDING = (
-    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8"),
-    *("asimd", "i8mm", "bf16", "sve"),
-)
-"""Extensions that result files of every format name: machines are told apart by these."""
-
-
-class MachineKind(NamedTuple):
-    """Across which figures may be compared: what agrees in all of it counts as one machine."""
-
-    processor: str | None
-    extensions: tuple[str, ...]
-    cores: int | None
-    governor: str | None
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -66,6 +56,14 @@ class Result:
     @property
     def at_utc(self) -> str | None:
         return _text(self.machine.get("at_utc"))
+
+    def decoded(self, as_type: type[Found]) -> list[Found]:
+        """All measurements, as the struct that the bench wrote.
+
+        Raises:
+            ValueError: one is none.
+        """
+        return [msgspec.convert(one, as_type) for one in self.measurements]
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
@@ -99,21 +97,6 @@ def read(file: Path) -> list[Result]:
     for one in measurements:
         of_machines.setdefault(machine_kind(_machine(one)), []).append(one)
     return [Result(_named(file), kind, _machine(ones[0]), tuple(ones)) for ones in of_machines.values()]
-
-
-def machine_kind(machine: Mapping[str, Any]) -> MachineKind:
-    """Of what a machine says of itself, in any format that files had."""
-    extensions, processor = machine.get("extensions"), _text(machine.get("processor"))
-    if processor is not None and not isinstance(extensions, list):  # they stood behind the name once
-        processor, _, words = processor.partition(", ")
-        extensions = words.split()
-    known, cores = extensions if isinstance(extensions, list) else [], machine.get("cores")
-    return MachineKind(
-        processor,
-        tuple(name for name in DECIDING if name in known),
-        cores if isinstance(cores, int) else None,
-        _text(machine.get("governor")),
-    )
 
 
 def _named(file: Path) -> str:

@@ -21,6 +21,7 @@ from bench.report.kinds import (
     startup,
     targets,
 )
+from bench.report.sources import Machines
 
 
 class Kind(NamedTuple):
@@ -97,9 +98,10 @@ PLANE = Section(
 )
 
 
-def sections(results: Sequence[Result]) -> tuple[list[Section], list[str]]:
-    """All that can be shown, and a sentence for each file that cannot."""
+def sections(results: Sequence[Result]) -> tuple[list[Section], Machines, list[str]]:
+    """All that can be shown, the machines that it is of, and a sentence for each file that cannot be shown."""
     found: list[Section] = []
+    figures: list[targets.Found] = []
     unusable: list[str] = []
     usable: list[Result] = []
     empty: list[Result] = []
@@ -108,7 +110,8 @@ def sections(results: Sequence[Result]) -> tuple[list[Section], list[str]]:
         for result in results:
             if result.kind == kind.name:
                 try:
-                    made = kind.blocks(result)
+                    made, told = kind.blocks(result), targets.figures(result)
+                    figures += told
                     blocks += [replace(block, results=(result,)) for block in made]
                     (usable if made else empty).append(result)
                 except (ValueError, LookupError, ArithmeticError) as error:
@@ -126,29 +129,27 @@ def sections(results: Sequence[Result]) -> tuple[list[Section], list[str]]:
         for result in results
         if result.kind not in known
     ]
-    reached = targets.blocks(usable)
-    first = [replace(TARGETS, blocks=tuple(reached))] if reached else []
-    return [*first, *found[:before], *plane, *found[before:]], unusable
+    measured = [*found[:before], *plane, *found[before:]]
+    machines = Machines([result for section in measured for block in section.blocks for result in block.results])
+    reached = targets.blocks(figures, machines)
+    return [*([replace(TARGETS, blocks=tuple(reached))] if reached else []), *measured], machines, unusable
 
 
 def _plane(results: Sequence[Result], usable: Sequence[Result]) -> tuple[list[Section], list[str]]:
     """The plane of accuracy and latency, and evaluations that are not on it."""
     read: list[tuple[evaluation.Evaluation, Result]] = []
+    timed: list[evaluation.Latency] = []
     unusable: list[str] = []
     for result in results:
-        if result.kind == "evaluation":
-            try:
-                read.append((evaluation.decode(result), result))
-            except ValueError as error:
-                unusable.append(_misfit(result, error))
-    blocks = evaluation.planes(read, [one for one in usable if one.kind in ("map-cost", "precisions")])
-    drawn = {id(result) for block in blocks for result in block.results}
-    unusable += [
-        f"{result.file} evaluates {one.told.model} with {one.told.method}, of which no latency is known beside it; "
-        f"measure it with heatline bench map-cost or precisions"
-        for one, result in read
-        if id(result) not in drawn
-    ]
+        try:
+            if result.kind == "evaluation":
+                read += [(one, result) for one in evaluation.decode(result)]
+            elif any(result is one for one in usable):
+                timed += evaluation.latencies(result)
+        except (ValueError, LookupError, ArithmeticError) as error:
+            unusable.append(_misfit(result, error))
+    blocks, left_out = evaluation.planes(read, timed)
+    unusable += left_out
     return [replace(PLANE, blocks=tuple(blocks))] if blocks else [], unusable
 
 

@@ -3,8 +3,9 @@
 import string
 from collections.abc import Sequence
 
+from bench.machine import MachineKind
 from bench.report.content import Column, Table, table
-from bench.report.files import MachineKind, Result
+from bench.report.files import Result
 
 NOT_TOLD = "not told"
 OLD_NAMES = ("heatline", "openvino", "onnxruntime", "numpy", "opencv-python-headless")
@@ -36,7 +37,7 @@ class Machines:
                     self.name(kind).removeprefix("machine "),
                     kind.processor or NOT_TOLD,
                     ", ".join(kind.extensions) or "none",
-                    NOT_TOLD if kind.cores is None else str(kind.cores),
+                    _cores(kind),
                     kind.governor or NOT_TOLD,
                     f"{memory / 1e3:.1f}" if isinstance(memory, int | float) else NOT_TOLD,
                     {"True": "yes", "False": "no"}.get(str(told.get("is_virtual")), NOT_TOLD),
@@ -63,6 +64,11 @@ class Machines:
             told.append("load " + " to ".join(dict.fromkeys((f"{loads[0]:.2f}", f"{loads[-1]:.2f}"))))
         told += [f"{name} {version}" for name, version in _versions(result).items()]
         return f"{result.file}: {', '.join(told)}"
+
+
+def _cores(kind: MachineKind) -> str:
+    cores = NOT_TOLD if kind.cores is None else str(kind.cores)
+    return cores if kind.cpu_quota is None else f"{cores}, of {kind.cpu_quota:g} the time"
 
 
 def _load(result: Result, place: int) -> float | None:

@@ -8,7 +8,6 @@ from bench.report.files import Result, find, read
 from bench.report.markdown import markdown
 from bench.report.page import page
 from bench.report.sections import sections
-from bench.report.sources import Machines
 from edge.errors import BenchError
 
 PAGE, TABLES = "report.html", "report.md"
@@ -45,12 +44,11 @@ def make_report(paths: Sequence[Path], title: str = "heatline bench") -> Report:
             results += read(file)
         except BenchError as error:
             unusable.append(str(error))
-    shown, misfits = sections(results)
+    shown, machines, misfits = sections(results)
     unusable += misfits
     if not shown:
         raise BenchError(f"nothing can be shown: {'; '.join(unusable)}")
     used = [result for section in shown for block in section.blocks for result in block.results]
-    machines = Machines(used)
     return Report(
         page(title, shown, machines, unusable),
         markdown(title, shown, machines, unusable),

@@ -1,7 +1,8 @@
 """Counts the arrays that numpy makes, also those that are gone again at once, which `tracemalloc` does not tell.
 
 By numpy's own hook for memory (NEP 49), of which Python sees nothing but its C functions. It holds for the thread that
-asks for it, and slows it down: what is counted is not timed.
+asks for it, and slows it down: what is counted is not timed. With a numpy that is not known here this module raises
+ImportError rather than calling who knows what.
 """
 
 import ctypes
@@ -9,10 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
 _SET_HANDLER = 304
-"""Where `PyDataMem_SetHandler` stands in numpy's table of C functions, which only ever grows at its end."""
+"""Where `PyDataMem_SetHandler` stands in the table of C functions of the numpy that is known here."""
+KNOWN_NUMPY = (2,)
+"""Major versions. Within one, the table only ever grows at its end."""
+
+if int(np.__version__.split(".")[0]) not in KNOWN_NUMPY:
+    raise ImportError(f"numpy {np.__version__} is not known; expected {' or '.join(map(str, KNOWN_NUMPY))}.x")
 
 
 @dataclass

@@ -44,13 +44,6 @@ class Encode(Stage):
             grey = self._prepared.defective.scale.grey(judgement.heatmap)
             self.require(shown is not None and np.array_equal(shown, grey), "that the PNG shows the heatmap")
 
-    def moved_by_shape(self) -> Moved:
-        height, width = self._prepared.stitcher.heatmap_hw
-        cells = height * width * np.dtype(np.float32).itemsize if self._heatmap else 0
-        return Moved(cells, sum(map(len, self.parts)))  # no shape tells how long a JSON or a PNG gets
-
-    def moved_by_array(self) -> Moved:
+    def moved(self) -> Moved:
         assert self._outcome.judgement is not None
-        read = self._outcome.judgement.heatmap.nbytes if self._heatmap else 0
-        message = from_frames(self.parts)
-        return Moved(read, sum(map(len, to_frames(message))))
+        return Moved(self._outcome.judgement.heatmap.nbytes if self._heatmap else 0, sum(map(len, self.parts)))

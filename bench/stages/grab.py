@@ -71,11 +71,7 @@ class Grab(Stage):
         self.require(self._frame_id() == self._fired, "that the frame is the newest")
         self._release()
 
-    def moved_by_shape(self) -> Moved:
-        pixels = self._hw[0] * self._hw[1]
-        return Moved(pixels, RGB * pixels)
-
-    def moved_by_array(self) -> Moved:
+    def moved(self) -> Moved:
         assert self._arrived is not None
         return Moved(pattern(self._frame_id(), self._hw).nbytes, self._arrived.frame.image.nbytes)
 

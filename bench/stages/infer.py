@@ -1,5 +1,7 @@
 """Infer: the engine by itself, on tiles that lie in its inputs already."""
 
+import os
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,16 +11,20 @@ from edge.errors import BenchError, EngineError
 
 NEAR_ENOUGH = 1e-3
 """Of the largest logit: how far an answer may be from the one that the same tile had."""
+BATCHES_TO_FILL = 4 * (len(os.sched_getaffinity(0)) + 2)
+"""After so many, every input has had its turn; one that had not would be filled when it has."""
 RGB = 3
 
 
 class BareEngine:
-    """An engine at work on tiles of a frame that its inputs hold: neither pixels nor maps are copied."""
+    """Our engine with its inputs ready, which are tiles of a frame: neither pixels nor maps are copied."""
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared = prepared
-        self._written: set[tuple[int, int]] = set()
-        """Inputs that hold tiles of the frame: where they lie and how many tiles they take."""
+        self._written: dict[int, int] = {}
+        """How many tiles of the frame an input holds, by where it lies."""
+        self._cut = 0
+        """Tiles that were cut so far."""
         self.logits: list[float] = []
         """Of the last time, in any order."""
         self.moved = Moved(0, 0)
@@ -40,13 +46,23 @@ class BareEngine:
         if self._errors:
             raise EngineError(f"the engine failed: {self._errors[0]}") from self._errors[0]
 
+    def refill(self) -> None:
+        """Write the inputs anew, where something else has been inferred with them since.
+
+        Raises:
+            EngineError: it failed on one.
+        """
+        self._written.clear()
+        self.infer(BATCHES_TO_FILL * self._prepared.engine.batch)
+
     def _fill(self, inputs: NDArray[np.uint8]) -> None:
-        place = inputs.__array_interface__["data"][0], len(inputs)
-        if place not in self._written:
+        place = inputs.__array_interface__["data"][0]
+        if self._written.get(place, 0) < len(inputs):
             prepared = self._prepared
-            for number, tile in enumerate(inputs, len(self._written)):
-                prepared.grid.cut(prepared.picture, tile[None], number % len(prepared.grid))
-            self._written.add(place)
+            for tile in inputs:
+                prepared.grid.cut(prepared.picture, tile[None], self._cut % len(prepared.grid))
+                self._cut += 1
+            self._written[place] = len(inputs)
         self.moved = Moved(self.moved.read + inputs.nbytes, self.moved.written)
 
     def _take(self, logits: NDArray[np.float32], maps: NDArray[np.float32]) -> None:
@@ -55,7 +71,7 @@ class BareEngine:
 
 
 class Infer(Stage):
-    """The bare engine on as many tiles as the frame has, which are tiles of the frame."""
+    """The engine on as many tiles as the frame has, which are tiles of the frame."""
 
     name = "infer"
 
@@ -68,13 +84,12 @@ class Infer(Stage):
     def check(self) -> None:
         logits, self._bare.logits = self._bare.logits, []
         require_answers(logits, self._prepared)
-
-    def moved_by_shape(self) -> Moved:
         grid, (height, width) = self._prepared.grid, self._prepared.stitcher.map_hw
         tiles, number = len(grid), np.dtype(np.float32).itemsize
-        return Moved(tiles * grid.tile_px**2 * RGB, tiles * (1 + height * width) * number)
+        by_sizes = Moved(tiles * grid.tile_px**2 * RGB, tiles * (1 + height * width) * number)
+        self.require(self._bare.moved == by_sizes, "that it was given all tiles and gave all maps")
 
-    def moved_by_array(self) -> Moved:
+    def moved(self) -> Moved:
         return self._bare.moved
 
 

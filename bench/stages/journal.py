@@ -60,15 +60,10 @@ class Journal(Stage):
             "that the journal holds what was to be kept",
         )
 
-    def moved_by_shape(self) -> Moved:
-        parts = [message.header or b"" for message in self._kept] + [message.png or b"" for message in self._kept]
-        size = sum(map(len, parts))
-        return Moved(size, size)  # of the events alone: SQLite writes whole pages, and each of them twice
-
-    def moved_by_array(self) -> Moved:
+    def moved(self) -> Moved:
         stored = self.stored()
         size = sum(len(record.header) + len(record.heatmap or b"") for record in stored)
-        return Moved(size, size)
+        return Moved(size, size)  # of the events alone: SQLite writes whole pages, and each of them twice
 
     def close(self) -> None:
         self._at_end.close()

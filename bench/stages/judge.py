@@ -36,13 +36,7 @@ class Judge(Stage):
         self.require(found.regions == expected.regions, "that the regions are those of the frame")
         self.require(bool(found.regions) == self._defects, "that a frame has regions if it has defects")
 
-    def moved_by_shape(self) -> Moved:
-        stitcher, number = self._prepared.stitcher, np.dtype(np.float32).itemsize
-        (map_h, map_w), (height, width) = stitcher.map_hw, stitcher.heatmap_hw
-        answers = len(stitcher.grid) * (1 + map_h * map_w)
-        return Moved((answers + (height * width if self._defects else 0)) * number, 0)  # regions are no arrays
-
-    def moved_by_array(self) -> Moved:
+    def moved(self) -> Moved:
         read = self._prepared.logits.nbytes + self._prepared.maps.nbytes
         return Moved(read + (self._prepared.heatmap.nbytes if self._defects else 0), 0)
 

@@ -11,7 +11,7 @@ from bench.stages.listener import Heard
 from bench.stages.prepared import Prepared
 from bench.stages.stage import Moved, Stage
 from bench.watched_line import free_address
-from edge.delivery.messages import Message, VerdictEvent, to_frames
+from edge.delivery.messages import Message, VerdictEvent
 from edge.delivery.publisher import Publisher
 from edge.errors import BenchError
 
@@ -72,12 +72,7 @@ class Publish(Stage):
             "that what was heard is what was sent",
         )
 
-    def moved_by_shape(self) -> Moved:
-        assert self.sent is not None
-        size = sum(map(len, to_frames(self.sent)))
-        return Moved(size, size)
-
-    def moved_by_array(self) -> Moved:
+    def moved(self) -> Moved:
         assert self.heard is not None
         return Moved(self.heard.bytes, self.heard.bytes)
 

@@ -39,12 +39,8 @@ class Stage(ABC):
         """
 
     @abstractmethod
-    def moved_by_shape(self) -> Moved:
-        """What the last run moved, reckoned from sizes; the same holds."""
-
-    @abstractmethod
-    def moved_by_array(self) -> Moved:
-        """What the last run moved, counted at the arrays and bytes themselves; not to be asked after `check`."""
+    def moved(self) -> Moved:
+        """What the last run moved, by the arrays and bytes themselves; not to be asked after `check`."""
 
     def timed(self) -> float:
         """Seconds of a run."""

@@ -22,7 +22,7 @@ from bench.stages.stitch import Stitch
 from bench.stages.tile import Tile
 from bench.stages.tile_counts import TileCost, measure_tile_counts, spread_of_cost
 from bench.stages.whole import INSPECTED, Whole
-from bench.turns import in_turns
+from bench.turns import turns
 from edge.bundle import Bundle
 from edge.bundle.proven_engine import open_proven_engine
 from edge.errors import BenchError
@@ -136,13 +136,17 @@ def measure_stages(
         prepared = prepare(bundle, proven, hw)
         say(f"{prepared.size}, {len(prepared.grid)} tiles: {rounds} rounds of {frames} frames of each stage")
         with recorders(prepared, folder, done) as of_stages:
-            in_turns(of_stages, rounds, frames)
+            for recorder in of_stages.values():
+                recorder.settle()
+            for order in turns(of_stages, rounds):
+                for name in order:
+                    of_stages[name](frames)
             costs = {name: recorder.cost() for name, recorder in of_stages.items()}
             rows += [_stage_cost(prepared, of_stages[name].stage, costs[name]) for name in STAGES]
             whole += [_whole_way(prepared, of_stages, costs, variant) for variant in WHOLE]
     if tile_counts:
-        say(f"frames of {', '.join(map(str, tile_counts))} tiles")
-    cost_per_tile = measure_tile_counts(bundle, proven, tile_counts, rounds, done)
+        say(f"frames of {', '.join(map(str, tile_counts))} tiles: {_rounds_of_tiles(rounds)} rounds")
+    cost_per_tile = measure_tile_counts(bundle, proven, tile_counts, _rounds_of_tiles(rounds), done)
     return StagesBench(
         bundle=bundle.path.name,
         model=bundle.manifest.model.name,
@@ -161,7 +165,13 @@ def measure_stages(
 
 def steps(sizes: Sequence[tuple[int, int]], tile_counts: Sequence[int], rounds: int) -> int:
     """How many rounds of a stage there are in all, with those that let things settle."""
-    return (len(dict.fromkeys(sizes)) * (len(STAGES) + len(WHOLE)) + len(dict.fromkeys(tile_counts)) * 2) * (rounds + 1)
+    of_stages = len(dict.fromkeys(sizes)) * (len(STAGES) + len(WHOLE)) * (rounds + 1)
+    return of_stages + len(dict.fromkeys(tile_counts)) * 2 * (_rounds_of_tiles(rounds) + 1)
+
+
+def _rounds_of_tiles(rounds: int) -> int:
+    """Half as many: a round of frames of many tiles takes long, and tells so much the more."""
+    return -(-rounds // 2)
 
 
 @contextlib.contextmanager
@@ -228,7 +238,7 @@ def to_facts(found: StagesBench) -> dict[str, str]:
         )
     for cost in found.cost_per_tile:
         facts[f"{cost.tiles} tiles a frame"] = (
-            f"{cost.whole_ms_per_tile:.3f} ms a tile, {cost.over_bare:.3f} of the bare engine's"
+            f"{cost.whole_ms_per_tile:.3f} ms a tile, {cost.over_bare:.3f} of the engine's by itself"
         )
     if found.cost_per_tile_spread is not None:
         facts["dearest tile over the cheapest"] = f"{found.cost_per_tile_spread:+.1%}"
@@ -237,9 +247,15 @@ def to_facts(found: StagesBench) -> dict[str, str]:
 
 def _in_words(cost: Cost) -> str:
     return (
-        f"{cost.ms:.3f} ms, p99 {cost.p99_ms:.3f}; CPU {cost.cpu_ms:.3f} ms; {cost.allocations} arrays of "
-        f"{_mb(cost.allocated_bytes)}, {cost.page_faults:.0f} page faults"
+        f"{cost.ms:.3f} ms, p99 {cost.p99_ms:.3f}; CPU {cost.cpu_ms:.3f} ms; {_arrays(cost)}, "
+        f"{cost.page_faults:.0f} page faults"
     )
+
+
+def _arrays(cost: Cost) -> str:
+    if cost.allocations is None or cost.allocated_bytes is None:
+        return "arrays not known"
+    return f"{cost.allocations} arrays of {_mb(cost.allocated_bytes)}"
 
 
 def _mb(size: int) -> str:

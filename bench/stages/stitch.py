@@ -26,11 +26,6 @@ class Stitch(Stage):
             "that the heatmap is that of the frame",
         )
 
-    def moved_by_shape(self) -> Moved:
-        stitcher, number = self._prepared.stitcher, np.dtype(np.float32).itemsize
-        (map_h, map_w), (height, width) = stitcher.map_hw, stitcher.heatmap_hw
-        return Moved(len(stitcher.grid) * map_h * map_w * number, height * width * number)
-
-    def moved_by_array(self) -> Moved:
+    def moved(self) -> Moved:
         assert self.heatmap is not None
         return Moved(self._prepared.maps.nbytes, self.heatmap.nbytes)

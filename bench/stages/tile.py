@@ -38,11 +38,7 @@ class Tile(Stage):
                 self.require(np.array_equal(self.inputs[number % count, place], tile), "that all tiles were cut")
         self.inputs[:] = 0  # the next run has to write them anew
 
-    def moved_by_shape(self) -> Moved:
+    def moved(self) -> Moved:
         (height, width), side, tiles = self._grid.frame_hw, self._grid.tile_px, len(self._grid)
+        # Of a frame that is lower or narrower than a tile, there is no more to read.
         return Moved(tiles * min(side, height) * min(side, width) * RGB, tiles * side * side * RGB)
-
-    def moved_by_array(self) -> Moved:
-        side = self._grid.tile_px
-        parts = [self._picture[y : y + side, x : x + side] for y, x in self._grid.origins_yx]
-        return Moved(sum(part.nbytes for part in parts), len(parts) * self.inputs[0, 0].nbytes)

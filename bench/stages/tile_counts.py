@@ -1,4 +1,4 @@
-"""What a tile costs in frames of few tiles and of many: the whole way, as in the pipeline, beside the bare engine."""
+"""What a tile costs in frames of few tiles and of many: the whole way, as in the pipeline, beside the engine alone."""
 
 import math
 import queue
@@ -14,7 +14,7 @@ from bench.stages.infer import BareEngine, require_answers
 from bench.stages.prepared import Prepared, prepare, size_of
 from bench.stages.rest import rest
 from bench.stages.whole import same
-from bench.turns import SETTLE_BATCHES, Run, in_turns
+from bench.turns import turns
 from edge.bundle import Bundle, ProvenEngine
 from edge.errors import BenchError
 from edge.inspection.inspector import PendingFrame
@@ -23,7 +23,8 @@ from edge.inspection.verdict import Judgement
 
 TILES_PER_RUN = 480
 """At least so many, in whole frames."""
-LEAST_FRAMES = 2
+LEAST_FRAMES = 6
+"""Of a run: before the first and after the last, nothing goes on beside them."""
 JUDGED_WITHIN_SECONDS = 600.0
 
 
@@ -37,7 +38,7 @@ class TileCost(msgspec.Struct, frozen=True, kw_only=True):
     whole_ms_per_tile: Spread
     """From `Inspector.start` to the end of `Inspector.finish`, two frames side by side."""
     bare_ms_per_tile: Spread
-    """The engine by itself, in the same turns."""
+    """Our engine with its inputs ready, in the same turns."""
     over_bare: Spread
     """The one over the other, turn by turn."""
 
@@ -48,7 +49,7 @@ def measure_tile_counts(
     """Time frames of all these numbers of tiles in turns.
 
     Args:
-        done: called after each round of each, and of the bare engine.
+        done: called after each round of each, and of the engine by itself.
     Raises:
         EngineError: the engine failed.
         BenchError: a frame was not judged as it was before.
@@ -59,11 +60,14 @@ def measure_tile_counts(
         prepared = prepare(bundle, proven, hw_of(tiles, grid.tile_px, grid.overlap_px))
         assert len(prepared.grid) == tiles
         whole = partial(_whole, expected=prepared.judgement(prepared.defective))
-        ways[tiles] = _Timed(prepared, whole, done), _Timed(prepared, _bare, done)
-    runs: dict[str, Run] = {}
-    for tiles, (of_whole, of_bare) in ways.items():
-        runs |= {f"{tiles} whole": of_whole, f"{tiles} bare": of_bare}
-    in_turns(runs, rounds, TILES_PER_RUN)
+        bare = partial(_bare, engine=BareEngine(prepared))
+        ways[tiles] = _Timed(prepared, whole, done), _Timed(prepared, bare, done)
+    timed = [one for both in ways.values() for one in both]
+    for one in timed:
+        one.settle()
+    for order in turns(timed, rounds):
+        for one in order:
+            one(TILES_PER_RUN)
     return [_cost(*both) for both in ways.values()]
 
 
@@ -85,7 +89,7 @@ def spread_of_cost(costs: Sequence[TileCost]) -> float | None:
 
 
 class _Timed:
-    """A way to do frames, for `in_turns`; times itself, so that looking at what came of it costs nothing.
+    """A way to do frames in rounds; times itself, so that looking at what came of it costs nothing.
 
     Args:
         way: does so many frames, and returns the seconds that it took.
@@ -94,19 +98,21 @@ class _Timed:
     def __init__(self, prepared: Prepared, way: Callable[[Prepared, int], float], done: Callable[[], None]) -> None:
         self.prepared, self._way, self._done = prepared, way, done
         self.frames = 0
-        self._ms_per_tile: list[float] = []
+        self.ms_per_tile: list[float] = []
+        """Of the rounds."""
 
-    def __call__(self, tiles: int) -> None:
-        a_frame = len(self.prepared.grid)
-        self.frames = 1 if tiles == SETTLE_BATCHES else max(LEAST_FRAMES, math.ceil(tiles / a_frame))
-        rest()
-        self._ms_per_tile.append(self._way(self.prepared, self.frames) * 1e3 / (self.frames * a_frame))
+    def settle(self) -> None:
+        """A frame that does not count."""
+        self._way(self.prepared, 1)
         self._done()
 
-    @property
-    def ms_per_tile(self) -> list[float]:
-        """Of the rounds; the first one let things settle."""
-        return self._ms_per_tile[1:]
+    def __call__(self, tiles: int) -> None:
+        """A round of so many tiles at the least."""
+        a_frame = len(self.prepared.grid)
+        self.frames = max(LEAST_FRAMES, math.ceil(tiles / a_frame))
+        rest()
+        self.ms_per_tile.append(self._way(self.prepared, self.frames) * 1e3 / (self.frames * a_frame))
+        self._done()
 
 
 def _cost(whole: _Timed, bare: _Timed) -> TileCost:
@@ -154,10 +160,10 @@ def _whole(prepared: Prepared, frames: int, expected: Judgement) -> float:
     return seconds
 
 
-def _bare(prepared: Prepared, frames: int) -> float:
-    bare = BareEngine(prepared)
+def _bare(prepared: Prepared, frames: int, engine: BareEngine) -> float:
+    engine.refill()
     began = perf_counter()
-    bare.infer(frames * len(prepared.grid))
+    engine.infer(frames * len(prepared.grid))
     seconds = perf_counter() - began
-    require_answers(bare.logits, prepared, frames)
+    require_answers(engine.logits, prepared, frames)
     return seconds

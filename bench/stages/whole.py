@@ -34,12 +34,7 @@ class Whole(Stage):
             judgement is not None and same(judgement, self.expected), "that the frame is judged as it was before"
         )
 
-    def moved_by_shape(self) -> Moved:
-        height, width = self._prepared.hw
-        cells_y, cells_x = self._prepared.stitcher.heatmap_hw
-        return Moved(height * width * 3, cells_y * cells_x * 4)
-
-    def moved_by_array(self) -> Moved:
+    def moved(self) -> Moved:
         assert self._judgement is not None
         return Moved(self._prepared.picture.nbytes, self._judgement.heatmap.nbytes)
 

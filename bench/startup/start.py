@@ -11,8 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from bench.log_tail import log_tail
 from bench.processes import cpu_s
-from bench.watched_line import Keys, free_address, toml_table
+from bench.watched_line import Keys, free_address, write_line_file
 from edge.bundle import Bundle
 from edge.delivery.messages import VerdictEvent
 from edge.delivery.subscriber import Subscriber
@@ -27,7 +28,6 @@ STATUS, READY = "STATUS=NOT_READY: ", "READY=1"
 WITHIN_SECONDS = 180.0
 ENDED_WITHIN_SECONDS = 60.0
 OF_SYSTEMD = ("NOTIFY_SOCKET", "CACHE_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "WATCHDOG_USEC")
-LOG_LINES_TOLD = 3
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,13 +55,9 @@ class LineFile:
         self.path, self.log = folder / "line.toml", folder / "log"
         height, width = frame_hw
         camera: Keys = {"kind": "pattern", "name": "top", "draw_size": [width, height], "frames": 1}
-        self.path.write_text(
-            toml_table("", {"bundle": str(bundle.path.absolute()), "allow_unsigned": True})
-            + toml_table("[[cameras]]", camera)
-            + toml_table("[engine]", {"precision": precision})
-            # The first frame is shown once somebody has subscribed, so that its event is not missed.
-            + toml_table("[events]", {"bind": self.events, "wait_for_subscriber_s": WITHIN_SECONDS})
-        )
+        # The first frame is shown once somebody has subscribed, so that its event is not missed.
+        events: Keys = {"bind": self.events, "wait_for_subscriber_s": WITHIN_SECONDS}
+        write_line_file(self.path, bundle.path, [camera], {"engine": {"precision": precision}, "events": events})
 
     def start(self, cache: Path | None, *, options: Sequence[str] = ()) -> Start:
         """Start the service, and wait for its first verdict and its end.
@@ -156,17 +152,13 @@ class LineFile:
                 f"the service did not end within {ENDED_WITHIN_SECONDS:.0f} s of its last frame"
             ) from error
         if code:
-            raise BenchError(f"the service ended with exit code {code}: {self._log_in_words()}")
+            raise BenchError(f"the service ended with exit code {code}: {log_tail(self.log)}")
 
     def _see_that_it_lives(self, process: subprocess.Popen[bytes], give_up_s: float, what: str) -> None:
         if (code := process.poll()) is not None:
-            raise BenchError(f"the service ended with exit code {code} before {what}: {self._log_in_words()}")
+            raise BenchError(f"the service ended with exit code {code} before {what}: {log_tail(self.log)}")
         if time.monotonic() > give_up_s:
-            raise BenchError(f"{what} did not come within {WITHIN_SECONDS:.0f} s: {self._log_in_words()}")
-
-    def _log_in_words(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES_TOLD:]
-        return f"its log ends with: {'; '.join(lines)}" if lines else "its log is empty"
+            raise BenchError(f"{what} did not come within {WITHIN_SECONDS:.0f} s: {log_tail(self.log)}")
 
 
 def import_times_ms(log: str) -> Mapping[str, float]:

@@ -12,14 +12,13 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
+from bench.tune.answers import Answers
 from bench.tune.shown import Shown
-from bench.tune.trial import paced, times_as_fast
-from edge.bundle import Bundle
+from bench.tune.trial import paced, rushed
 from edge.bundle.golden import GoldenTilesError
 from edge.config import LineConfig
 from edge.engine_config import EngineConfig
-from edge.errors import BenchError, EngineError
-from edge.inference import Precision
+from edge.errors import EngineError
 from edge.inspection.setup import Setup
 from edge.service.preparing import prepare
 
@@ -43,7 +42,7 @@ class Tried(msgspec.Struct, kw_only=True):
     latencies_ms: list[float] = []
     """Of all frames, at the asked rate."""
     lost: int = 0
-    """Frames that were not inspected, in the last round."""
+    """Frames that were not inspected at the asked rate, in all rounds."""
     left_out: str | None = None
     """Why it cannot be used on this machine."""
 
@@ -53,9 +52,14 @@ class Tried(msgspec.Struct, kw_only=True):
         return float(np.median(self.times_as_fast)) if self.times_as_fast else 0.0
 
     @property
+    def is_fast_enough(self) -> bool:
+        """Whether the asked rate leaves headroom to the highest."""
+        return self.fastest * HEADROOM >= 1
+
+    @property
     def sustains(self) -> bool:
         """Whether it keeps up with the asked rate, with headroom."""
-        return not self.lost and self.fastest * HEADROOM >= 1
+        return not self.lost and self.is_fast_enough
 
     def latency_ms(self, percentile: float = RANKED_AT) -> float:
         """Of a frame; infinite where none was inspected at the asked rate."""
@@ -69,31 +73,6 @@ class Tried(msgspec.Struct, kw_only=True):
         if self.latencies_ms:
             words = [f"p50 {self.latency_ms(50):.1f} ms, p90 {self.latency_ms(90):.1f} ms", *words]
         return ", ".join(words + ([f"frames lost: {self.lost}"] if self.lost else []))
-
-
-class Answers:
-    """What frames were judged by, by precision: settings that skip work would answer otherwise."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self._scale = bundle.golden().scale("logit")
-        self._scores: dict[Precision, float] = {}
-
-    def check(self, engine: EngineConfig, setup: Setup, score: float | None) -> None:
-        """See that a frame's score is that of the others.
-
-        Raises:
-            BenchError: it is not.
-        """
-        if score is None:
-            return
-        first = self._scores.setdefault(engine.precision, score)
-        # Both may be off as the golden tiles may be.
-        most = 2 * setup.bundle.manifest.tolerances[engine.precision] * max(self._scale, abs(first))
-        if not abs(score - first) <= most:
-            raise BenchError(
-                f"with {engine} the frame's score is {score:.4f}, with others in {engine.precision} {first:.4f}; "
-                "nothing can be said of what is that far off"
-            )
 
 
 def search(
@@ -115,16 +94,23 @@ def search(
     """
     left = list(tried)
     say(f"{len(left)} settings: how fast is each at the most?")
+    refused: dict[tuple[str, str, str], str] = {}
     for one in left:
-        with opened(one, config) as setup:
-            if setup is not None:
-                one.times_as_fast.append(times_as_fast(setup, shown, seconds / 2))
+        of_its_kind = one.engine.kind, one.engine.device, one.engine.precision
+        # What a device cannot compute in, it cannot with other numbers either: the first one that is tried tells.
+        one.left_out = refused.get(of_its_kind)
+        if one.left_out is None:
+            with opened(one, config) as setup:
+                if setup is not None:
+                    rush(one, setup, shown, seconds, answers)
+        if one.left_out is not None:
+            refused[of_its_kind] = one.left_out
         say(f"  {one.engine}: {one.in_words()}")
     left = sorted((one for one in left if one.left_out is None), key=lambda one: -one.fastest)
     best = max((one.fastest for one in left), default=0.0)
     left = [one for place, one in enumerate(left) if place < ENOUGH or one.fastest >= FAR_BEHIND * best]
     while len(left) > 1:
-        say(f"{len(left)} settings: how late are frames at the asked rate?")
+        say(f"{len(left)} settings: how late are frames at the asked rate, where they keep up with it?")
         for one in left:
             with opened(one, config) as setup:
                 if setup is not None:
@@ -137,12 +123,21 @@ def search(
 
 
 def look(one: Tried, setup: Setup, shown: Sequence[Shown], seconds: float, answers: Answers) -> None:
-    """Show frames to one candidate, at the asked rate and as fast as it goes."""
+    """Show frames to one candidate as fast as it goes, and at the asked rate if it can keep up with that at all."""
+    rush(one, setup, shown, seconds, answers)
+    if not one.is_fast_enough:
+        return
     seen = paced(setup, shown, seconds)
-    answers.check(one.engine, setup, seen.score)
+    answers.check(one.engine, seen.scores)
     one.latencies_ms += seen.latencies_ms
-    one.lost = seen.lost
-    one.times_as_fast.append(times_as_fast(setup, shown, seconds / 2))
+    one.lost += seen.lost
+
+
+def rush(one: Tried, setup: Setup, shown: Sequence[Shown], seconds: float, answers: Answers) -> None:
+    """Show frames to one candidate as fast as it goes, for half of that time."""
+    seen = rushed(setup, shown, seconds / 2)
+    answers.check(one.engine, seen.scores)
+    one.times_as_fast.append(seen.times_as_fast)
 
 
 def rank(tried: Sequence[Tried]) -> list[Tried]:

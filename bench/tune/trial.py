@@ -1,6 +1,7 @@
 """Frames through the line's own pipeline in this process: from capture to the event that would be handed over.
 
-What is left out is the same for all settings of an engine: the camera's process, and the sockets.
+That is soon done, and enough to search by. What shares the cores with the engine on a line, the cameras' processes and
+the sockets, comes in `on_the_line`.
 """
 
 import threading
@@ -52,8 +53,18 @@ class Paced:
     latencies_ms: list[float]
     lost: int
     """Frames that were not inspected."""
-    score: float | None
-    """Of the last frame of the first camera."""
+    scores: list[tuple[str, float]]
+    """Of all frames that were inspected, with their cameras."""
+
+
+@dataclass(frozen=True)
+class Rushed:
+    """Frames as fast as they go, with one always waiting."""
+
+    times_as_fast: float
+    """How many times as fast as is asked they could come."""
+    scores: list[tuple[str, float]]
+    """As above."""
 
 
 def paced(setup: Setup, shown: Sequence[Shown], seconds: float) -> Paced:
@@ -66,16 +77,15 @@ def paced(setup: Setup, shown: Sequence[Shown], seconds: float) -> Paced:
     told = _run(setup, shown, frames, paced=True)
     counted = [one for one in told if one.number > SETTLE_FRAMES]
     inspected = [one for one in counted if one.score is not None]
-    scores = [one.score for one in inspected if one.camera == shown[0].camera]
     return Paced(
         latencies_ms=[(one.told_ns - one.due_ns) / 1e6 for one in inspected],
         lost=len(counted) - len(inspected),
-        score=scores[-1] if scores else None,
+        scores=_scores(told),
     )
 
 
-def times_as_fast(setup: Setup, shown: Sequence[Shown], seconds: float) -> float:
-    """How many times as fast as is asked frames could come, with one always waiting.
+def rushed(setup: Setup, shown: Sequence[Shown], seconds: float) -> Rushed:
+    """Show frames as fast as they go.
 
     Args:
         seconds: about so long it takes, and some frames at least.
@@ -84,17 +94,24 @@ def times_as_fast(setup: Setup, shown: Sequence[Shown], seconds: float) -> float
     """
     slowest_fps = min(one.rate_fps for one in shown)
 
+    scores = list[tuple[str, float]]()
+
     def run(at_rate_s: float) -> float:
         """Seconds for the frames that come within `at_rate_s` at the asked rates."""
         frames = {one.camera: max(1, round(one.rate_fps * at_rate_s)) for one in shown}
         began_ns = time.monotonic_ns()
         told = _run(setup, shown, frames, paced=False)
+        scores.extend(_scores(told))
         return (max(one.told_ns for one in told) - began_ns) / 1e9
 
     few_s = 1 / slowest_fps
     took_s = run(few_s)
     many_s = max(LEAST_AT_ONCE / slowest_fps, few_s * seconds / took_s)
-    return many_s / run(many_s)
+    return Rushed(many_s / run(many_s), scores)
+
+
+def _scores(told: Sequence[Told]) -> list[tuple[str, float]]:
+    return [(one.camera, one.score) for one in told if one.score is not None]
 
 
 class _Source:

@@ -8,12 +8,13 @@ import msgspec
 
 from bench.camera_rates import Trial
 from bench.end_to_end.end_to_end import EndToEnd
-from bench.end_to_end.engine_alone import Settings
 from bench.end_to_end.highest import Highest
 from bench.end_to_end.idle import Idle
 from bench.end_to_end.latency import Latency
 from bench.end_to_end.saturated import Saturated
 from bench.end_to_end.window import Window
+from bench.engine_settings import Settings
+from bench.flops_rows import Flops, FlopsBench, MapAdds
 from bench.machine import Machine
 from bench.map_cost.rows import Cost as MapCost
 from bench.map_cost.rows import MapCosts, Row
@@ -79,13 +80,16 @@ def end_to_end() -> EndToEnd:
         precision="bf16",
         frame_hw=(2048, 2448),
         cameras=1,
+        waiting_frames=4,
         tiles_per_frame=120,
         pictures=8,
         defective=0.125,
         heatmaps="defect",
         journal=False,
         engine_settings={},
+        quick=False,
         engine_alone=Settings(2, 1),
+        engine_alone_tiles_per_s=1880.0,
         engine_alone_tried=[(Settings(2, 1), 1880.0)],
         saturated=Saturated(
             seconds=6.0,
@@ -96,7 +100,15 @@ def end_to_end() -> EndToEnd:
             service_over_engine_spread=spread(0.968),
             cpu_ms_per_frame={"service": spread(130.0)},
         ),
-        idle=Idle(rate_fps=6.0, frames=20, lost=0, frame_ms=spread(68.5), engine_ms=spread(61.5), extra_ms=spread(7.0)),
+        idle=Idle(
+            rate_fps=6.0,
+            engine=Settings(2, 4),
+            frames=20,
+            lost=0,
+            frame_ms=spread(68.5),
+            engine_ms=spread(61.5),
+            extra_ms=spread(7.0),
+        ),
         highest=Highest(
             rate_fps=14.5,
             share_of_bare=0.926,
@@ -107,7 +119,8 @@ def end_to_end() -> EndToEnd:
         window=Window(
             rate_fps=11.6,
             seconds=300.0,
-            frames=100,
+            frames=3480,
+            came_fps=11.6,
             inspected=100,
             dropped={},
             failed={},
@@ -115,10 +128,13 @@ def end_to_end() -> EndToEnd:
             late=0,
             late_after_ms=172.0,
             latency=Latency.of(LATENCIES_MS),
+            camera_late_p99_ms=0.375,
             jitter_periods=0.141,
             verdicts={"GOOD": 88, "DEFECT": 12},
             cpu_cores={"service": 1.61, "cameras": 0.04},
             pss_mb=314.0,
+            most_mb=402.0,
+            pictures_mb=120.5,
         ),
     )
 
@@ -203,7 +219,6 @@ def startup() -> StartUp:
         frame_hw=(2048, 2448),
         bytes_of_bundle=8_000_000,
         repetitions=10,
-        target_ready_s=2.0,
         conditions={"warm": starts(2.35), "cached": starts(1.45)},
         why_not_cold="it takes root",
         imports_ms={"edge": 310.5, "numpy": 92.25},
@@ -281,26 +296,26 @@ def map_costs(model: str = MODEL, ms: float = 1.25, method: str = "cam") -> MapC
     )
 
 
-FLOPS = {
-    "tile_px": 224,
-    "units": "MACs are multiply-adds.",
-    "study": "Table 1.1 prints multiply-adds.",
-    "systems": [
-        {
-            "model": MODEL,
-            "timm": "mobilenetv3_large_100",
-            "map_hw": [14, 14],
-            "parameters": 790_000,
-            "macs": 152_100_000,
-            "gflops": 0.3042,
-            "macs_with_map": 152_150_000,
-            "gflops_with_map": 0.3043,
-            "maps": [{"method": "cam", "macs": 50_000, "operations": None}],
-            "study_gflops": 0.22,
-            "layers": None,
-        }
+FLOPS = FlopsBench(
+    tile_px=224,
+    units="MACs are multiply-adds.",
+    study="Table 1.1 prints multiply-adds.",
+    systems=[
+        Flops(
+            model=MODEL,
+            timm="mobilenetv3_large_100",
+            map_hw=(14, 14),
+            parameters=790_000,
+            macs=152_100_000,
+            gflops=0.3042,
+            macs_with_map=152_150_000,
+            gflops_with_map=0.3043,
+            maps=[MapAdds(method="cam", macs=50_000, operations=None)],
+            study_gflops=0.22,
+            layers=None,
+        )
     ],
-}
+)
 
 
 def tune() -> Tune:
@@ -311,7 +326,7 @@ def tune() -> Tune:
             engine=engine,
             latency_p50_ms=spread(ms),
             latency_p99_ms=spread(1.5 * ms),
-            times_as_fast=spread(1.25),
+            inspected_fps=spread(10.0),
             lost=0,
             sustains=True,
         )
@@ -332,10 +347,10 @@ def tune() -> Tune:
             chosen=side(chosen, 61.5),
             latency_p50=spread(0.93),
             latency_p99=spread(0.93),
-            times_as_fast=spread(1.0),
-            turns=7,
-            earlier_in=7,
-            faster_in=3,
+            inspected_fps=spread(1.0),
+            turns=5,
+            earlier_in=5,
+            more_in=2,
         ),
         why="the lowest p90",
         written_to=None,
@@ -349,6 +364,7 @@ MADE = {
     "peers": peers(),
     "map-cost": map_costs(),
     "tune": tune(),
+    "flops": FLOPS,
 }
 
 
@@ -373,6 +389,5 @@ def write_all(folder: Path) -> Path:
     """One of each kind."""
     for kind, found in MADE.items():
         write(folder, kind, found)
-    write(folder, "flops", FLOPS)
     (folder / "evaluation.json").write_bytes(msgspec.json.encode(evaluation(MODEL, 0.875)))
     return folder

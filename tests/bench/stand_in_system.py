@@ -10,7 +10,7 @@ LIBRARIES = ["numpy"]
 
 
 def settings(job: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"work": 400_000}, {"work": 1}, {"work": 200_000}]
+    return [{"work": work} for work in (400_000, 1, 200_000, 2, 100_000, 3)]
 
 
 class System:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.command import bench
-from bench.commands.common import claim, keep
+from bench.commands.common import claim, deliver, keep
 from bench.result_file import read_result
 from edge.errors import BenchError
 
@@ -61,3 +61,44 @@ def test_what_is_no_result_is_refused_in_a_sentence(tmp_path: Path, data: bytes 
         path.write_bytes(data)
     with pytest.raises(BenchError, match=word):
         read_result(path)
+
+
+def test_where_there_is_no_checkout_a_bundle_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = ROOT / "nowhere" / "bundle"
+    monkeypatch.setattr("bench.commands.common.SHIPPED_BUNDLE", gone)
+    result = CliRunner().invoke(bench, ["soak", "--quick", "--bundle", str(gone)])
+    assert isinstance(result.exception, BenchError)
+    assert "name a bundle" in str(result.exception)
+
+
+def test_what_was_measured_is_said_before_a_disk_is_found_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "gone" / "a.json"
+    with pytest.raises(BenchError, match="cannot be written"):
+        deliver("stages", {"bench": "stages"}, {"grab": "1 ms"}, out, as_json=False)
+    assert "1 ms" in capsys.readouterr().out
+
+
+ENDED_BY_SIGTERM = """
+import signal, tempfile
+from importlib import import_module
+from bench.command import bench
+
+def measure(*_, **__):
+    with tempfile.TemporaryDirectory() as folder:
+        print(folder, flush=True)
+        signal.raise_signal(signal.SIGTERM)
+
+import_module("bench.soak.soak").measure_soak = measure
+bench.main(["soak", "--quick"], standalone_mode=False)
+"""
+
+
+def test_sigterm_ends_a_bench_in_order() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", ENDED_BY_SIGTERM],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 128 + 15, result.stderr
+    assert not Path(result.stdout.strip()).exists()

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import cv2
@@ -13,20 +13,24 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.bare_engine import BareEngine as OpenVinoAlone
+from bench.bare_engine import read_graph, unlike
 from bench.command import bench
 from bench.end_to_end.bare_engine import BareEngine
 from bench.end_to_end.end_to_end import EndToEnd
-from bench.end_to_end.engine_alone import Choose, Frames, Saturate, all_settings
+from bench.end_to_end.expected import expect
 from bench.end_to_end.latency import STEP, Latency
 from bench.end_to_end.line import Line, Scene, Told, missed, running
-from bench.end_to_end.pictures import Expected, draw_pictures, expect
-from bench.end_to_end.window import _window_of, settle
+from bench.end_to_end.pictures import draw_pictures
+from bench.end_to_end.requests import Choose, ChooseForFrames, Expected, Frames, Job, Look, Saturate
+from bench.end_to_end.window import settle, window_of
+from bench.engine_settings import all_settings
 from edge.bundle import Bundle
 from edge.delivery.messages import BundleName, Times, VerdictEvent
 from edge.errors import BenchError
 from edge.images import list_images
 from edge.inference import open_engine
-from tests.small_bundle import dark_square, small_bundle, white_frame
+from tests.small_bundle import answer, dark_square, small_bundle, white_frame
 
 HW = (300, 400)
 
@@ -49,22 +53,29 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def scene(bundle: Bundle, pictures: Path) -> Scene:
     engine = open_engine("openvino", bundle.path, bundle.manifest.grid.tile_px)
-    expected = expect(pictures, bundle, engine, 0.25)
+    expected = expect(pictures, bundle, "f32", engine, 0.25)
     return Scene(bundle, "f32", pictures, expected, 2, 2, "defect", False, {"threads": 1})
 
 
 def told(number: int, *, camera: str = "cam0", frames: int = 1, reason: str | None = None, ms: float = 5.0) -> Told:
+    """A frame of a camera that takes 10 a second, told of so long after it was due; stamped a tenth of that late."""
+    due_ns = number * 100_000_000
     event = VerdictEvent(
         boot_id="0" * 32, seq=number, camera=camera, frame_id=number, frame_number=number, frames=frames,
-        times=Times(captured_at_ns=0, captured_monotonic_ns=number * 1_000_000), verdict="GOOD" if reason is None
+        times=Times(captured_at_ns=0, captured_monotonic_ns=due_ns + round(ms * 1e5)), verdict="GOOD" if reason is None
         else "NO_VERDICT", reason=reason, score_threshold=0.0, evidence_threshold=0.0, precision="f32",
         bundle=BundleName(name="b", version="1", digest="0" * 64), latency_ms=1.0, acting=True,
     )  # fmt: skip
-    return Told(event, number * 1_000_000 + round(ms * 1e6))
+    return Told(event, due_ns + round(ms * 1e6))
+
+
+MEMORY_MB = 100.0, 200.0, 30.0
 
 
 def test_the_threshold_makes_as_many_pictures_defective_as_was_asked_for(scene: Scene) -> None:
-    assert [verdict for verdict, _ in scene.expected.answers.values()] == ["GOOD", "GOOD", "GOOD", "DEFECT"]
+    expected = scene.expected
+    assert [name for name, score in expected.scores.items() if score >= expected.score_threshold] == ["3.bmp"]
+    assert expected.picture_bytes == 4 * HW[0] * HW[1] * 3
     assert scene.expected.tiles == 4
     assert scene.expected.frame_hw == HW
 
@@ -72,15 +83,15 @@ def test_the_threshold_makes_as_many_pictures_defective_as_was_asked_for(scene: 
 @pytest.mark.parametrize(("defective", "count"), [(0.0, 0), (0.5, 2), (1.0, 4)])
 def test_none_half_or_all_may_be_defective(bundle: Bundle, pictures: Path, defective: float, count: int) -> None:
     engine = open_engine("openvino", bundle.path, bundle.manifest.grid.tile_px)
-    answers = expect(pictures, bundle, engine, defective).answers.values()
-    assert [verdict for verdict, _ in answers].count("DEFECT") == count
+    expected = expect(pictures, bundle, "f32", engine, defective)
+    assert expected.defective == count / 4
 
 
 def test_pictures_of_two_sizes_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     for number, hw in enumerate([(300, 400), (310, 400)]):
         cv2.imwrite(str(tmp_path / f"{number}.png"), white_frame(hw))
-    with pytest.raises(BenchError, match="2 sizes"):
-        expect(tmp_path, bundle, open_engine("openvino", bundle.path, 224), 0.0)
+    with pytest.raises(BenchError, match="several sizes"):
+        expect(tmp_path, bundle, "f32", open_engine("openvino", bundle.path, 224), 0.0)
 
 
 def test_drawn_pictures_have_the_size_asked_for_and_no_two_are_alike(tmp_path: Path) -> None:
@@ -97,19 +108,20 @@ def test_the_service_is_heard_and_held_to_its_pictures(scene: Scene) -> None:
     assert {one.event.camera for one in seen} == {"cam0", "cam1"}
     assert {one.event.verdict for one in seen} == {"GOOD", "DEFECT"}
     assert missed(seen) == 0
-    assert all(one.latency_ms > 0 for one in seen)
+    assert all(one.at_ns > one.captured_ns for one in seen)
 
 
 @pytest.mark.parametrize("what", ["verdict", "score"])
 def test_a_service_that_says_anything_else_fails(scene: Scene, what: str) -> None:
-    def wrong(verdict: str, score: float) -> tuple[str, float]:
-        return ("DEFECT" if verdict == "GOOD" else "GOOD", score) if what == "verdict" else (verdict, score + 0.1)
-
-    answers = {name: wrong(*answer) for name, answer in scene.expected.answers.items()}
+    expected = scene.expected
+    other = max(expected.scores.values()) + 1 if what == "verdict" else expected.score_threshold
+    scores = expected.scores if what == "verdict" else {name: score + 0.1 for name, score in expected.scores.items()}
+    claimed = {**msgspec.structs.asdict(expected), "score_threshold": other, "scores": scores}
     with running(scene, None, waits=True) as line:
-        strict = Line(line.watched, Expected(**{**msgspec.structs.asdict(scene.expected), "answers": answers}))
+        strict = Line(line.watched, Expected(**claimed))
+        heard_all = time.monotonic_ns() + 10 * 10**9  # the last picture has come long before
         with pytest.raises(BenchError, match="nothing that is measured"):
-            settle(strict, scene.cameras)
+            strict.hear_until(heard_all)
 
 
 def test_frames_are_counted_once_by_what_became_of_them() -> None:
@@ -118,17 +130,30 @@ def test_frames_are_counted_once_by_what_became_of_them() -> None:
         told(4, frames=3, reason="dropped.overload"),
         told(8, reason="failed.engine"),  # nothing was heard of 7
         told(1, camera="cam1", ms=50.0),
+        told(2, camera="cam1", ms=0.0),
     ]
-    window = _window_of(of, 10.0, 1.0, 20.0, {}, 1.0)
-    assert (window.frames, window.inspected, window.unheard, window.late) == (9, 4, 1, 1)
+    window = window_of(of, 2, 10.0, 1.0, 20.0, {}, MEMORY_MB)
+    assert (window.frames, window.inspected, window.unheard, window.late) == (10, 5, 1, 1)
     assert (window.dropped, window.failed) == ({"overload": 3}, {"engine": 1})
-    assert window.verdicts == {"GOOD": 4, "NO_VERDICT": 4}
+    assert window.verdicts == {"GOOD": 5, "NO_VERDICT": 4}
+    assert window.came_fps == 2.0
     assert window.latency is not None
     assert window.jitter_periods == pytest.approx((window.latency.p99 - window.latency.p50) * 10 / 1e3)
 
 
+def test_latency_counts_from_when_a_frame_was_due_and_not_from_a_late_stamp() -> None:
+    window = window_of([told(1, ms=0.0), told(2, ms=40.0), told(3, ms=0.0)], 1, 10.0, 1.0, 20.0, {}, MEMORY_MB)
+    assert window.latency is not None
+    assert window.latency.most == pytest.approx(40.0)
+    assert window.camera_late_p99_ms == pytest.approx(4.0, rel=0.03)
+
+
+def test_a_camera_of_which_nothing_came_is_told() -> None:
+    assert window_of([told(1)], 2, 10.0, 1.0, 20.0, {}, MEMORY_MB).came_fps == 0.0
+
+
 def test_a_window_without_an_inspected_frame_has_no_latency() -> None:
-    window = _window_of([told(1, reason="dropped.overload")], 10.0, 1.0, 20.0, {}, 1.0)
+    window = window_of([told(1, reason="dropped.overload")], 1, 10.0, 1.0, 20.0, {}, MEMORY_MB)
     assert (window.latency, window.jitter_periods, window.inspected) == (None, None, 0)
 
 
@@ -147,29 +172,51 @@ def test_percentiles_and_bins_are_those_of_the_frames(ms: list[float]) -> None:
     assert sum(count for _, count in latency.bins) == len(ms)
 
 
-@pytest.fixture
-def bare(bundle: Bundle) -> Iterator[BareEngine]:
-    with BareEngine(bundle, "f32") as engine:
-        yield engine
+@pytest.fixture(scope="module")
+def job(bundle: Bundle, pictures: Path) -> Job:
+    return Job(bundle=str(bundle.path), precision="f32", pictures=str(pictures), defective=0.25)
 
 
-def test_the_bare_engine_answers_each_request(bare: BareEngine) -> None:
-    chosen = bare.ask(Choose(0.01, 1))
-    assert chosen.settings in [settings for settings, _ in chosen.tried]
-    assert chosen.tiles_per_s == max(speed for _, speed in chosen.tried)
-    assert bare.ask(Saturate(0.05)).tiles_per_s > 0
-    assert [ms > 0 for ms in bare.ask(Frames(7, 3, 0.0)).frame_ms] == [True] * 3
+def test_the_bare_engine_answers_each_request(job: Job, scene: Scene) -> None:
+    with BareEngine(job) as bare:
+        assert bare.ask(Look()).expected == scene.expected
+        chosen = bare.ask(Choose(0.01, 1))
+        assert chosen.settings in [settings for settings, _ in chosen.tried]
+        assert chosen.tiles_per_s == max(speed for _, speed in chosen.tried)
+        assert bare.ask(Saturate(0.05)).tiles_per_s > 0
+        soonest = bare.ask(ChooseForFrames(1))
+        assert min(soonest.tried, key=lambda one: one[1])[0] == soonest.settings
+        assert [ms > 0 for ms in bare.ask(Frames(3, 0.0)).frame_ms] == [True] * 3
 
 
-def test_a_bare_engine_that_ends_is_told_of(bundle: Bundle) -> None:
-    with BareEngine(bundle, "f32") as engine:
-        engine._process.kill()
+def test_a_bare_engine_that_cannot_says_why(job: Job, tmp_path: Path) -> None:
+    with (
+        BareEngine(msgspec.structs.replace(job, pictures=str(tmp_path))) as bare,
+        pytest.raises(BenchError, match="no picture"),
+    ):
+        bare.ask(Look())
+
+
+def test_a_bare_engine_that_ends_is_told_of(job: Job) -> None:
+    with BareEngine(job) as bare:
+        bare._process.kill()
         with pytest.raises(BenchError, match="bare engine's process ended"):
-            engine.ask(Saturate(0.1))
+            bare.ask(Look())
 
 
-def test_one_core_has_no_streams_to_choose() -> None:
-    assert {each.streams for each in all_settings(1)} == {1}
+def test_a_bare_engine_that_answers_something_else_is_found_out(bundle: Bundle) -> None:
+    tiles = np.zeros((2, 224, 224, 3), np.uint8)
+    engine = OpenVinoAlone(read_graph(bundle.path / "model_f32.xml"), "f32", tiles, threads=1, streams=1)
+    engine.run(3)
+    logits, _ = answer(tiles)
+    assert unlike(engine, logits, 1e-3) is None
+    assert "off by 1" in str(unlike(engine, logits + 1, 1e-3))
+    assert unlike(engine, np.full(2, np.nan, np.float32), 1e-3) is not None
+
+
+@pytest.mark.parametrize(("cores", "streams"), [(1, {1}), (2, {1, 2}), (8, {1, 4, 8})])
+def test_streams_for_all_cores_half_of_them_and_one_are_tried(cores: int, streams: set[int]) -> None:
+    assert {each.streams for each in all_settings(cores)} == streams
 
 
 def test_the_whole_bench_runs_and_its_file_is_its_struct(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.commands.flops import flops as command
-from bench.flops import FUSIONS, Flops, count
+from bench.flops import FUSIONS, count
+from bench.flops_rows import Flops
 from bench.map_operations import rollout_operations
 from bench.torch_ways import Classifier
 from edge.errors import BenchError, ConfigError

@@ -67,6 +67,35 @@ def test_the_governor_is_that_of_the_cores(
     assert machine()["governor"] == told
 
 
+@pytest.mark.parametrize(
+    ("own", "files", "told"),
+    [
+        ("0::/", {}, None),
+        ("0::/a/b", {"cpu.max": "max 100000", "a/cpu.max": "150000 100000", "a/b/cpu.max": "400000 100000"}, 1.5),
+        ("0::/of/the/host", {"cpu.max": "50000 100000"}, 0.5),
+        ("3:cpuset:/\n4:cpu,cpuacct:/a", {"cpu,cpuacct/a/cpu.cfs_quota_us": "-1"}, None),
+        (
+            "4:cpu,cpuacct:/of/the/host",
+            {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"},
+            2.0,
+        ),
+        ("5:memory:/a", {"memory/a/cpu.max": "1 2"}, None),
+        ("0::/../..", {"cpu.max": "100000 50000"}, 2.0),
+    ],
+)
+def test_the_processor_time_that_is_granted_is_that_of_the_tightest_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, str], told: float | None
+) -> None:
+    for name, content in files.items():
+        file = tmp_path / "groups" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{content}\n")
+    (tmp_path / "own").write_text(f"{own}\n")
+    monkeypatch.setattr(bench.machine, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(bench.machine, "OWN_CGROUPS", tmp_path / "own")
+    assert machine()["cpu_quota"] == told
+
+
 def test_code_that_is_no_checkout_has_no_commit_though_it_lies_in_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ def test_each_is_run_in_every_round_and_the_fastest_bare_classifier_is_what_coun
             now_s += batches * self.seconds
             order.append((self.name, batches))
 
-        def answers(self) -> Answers:
+        def answers(self) -> list[Answers]:
             raise NotImplementedError
 
     monkeypatch.setattr(bench.turns, "perf_counter", lambda: now_s)
@@ -228,7 +229,7 @@ def test_a_precision_that_the_processor_passes_over_is_refused_before_anything_i
 
     monkeypatch.setattr(openvino, "Core", Without)
     never: Any = None
-    with pytest.raises(PrecisionError, match="has no bf16, OpenVINO computes in f32"):
+    with pytest.raises(PrecisionError, match="has no bf16, OpenVINO would compute in f32"):
         measured(never, VIT, precisions=["bf16"])
 
 
@@ -243,7 +244,7 @@ def test_a_precision_that_the_engine_takes_and_passes_over_is_refused(
 
     monkeypatch.setattr(openvino.Core, "compile_model", without_bf16)
     monkeypatch.setattr(measure_module, "require_processor", lambda precision: None)
-    with pytest.raises(PrecisionError, match="has no bf16, OpenVINO computes in f32"):
+    with pytest.raises(PrecisionError, match="has no bf16, OpenVINO would compute in f32"):
         measured(cnn_graphs, CNN, precisions=["bf16"])
 
 
@@ -255,10 +256,9 @@ def answered(graphs: ModelGraphs, setting: Setting, change: Callable[[Any, Any],
     import torch
 
     tiles = tiles_of(3, TILE_PX)
-    model = graphs.model(setting)
     with torch.no_grad():
-        logits, maps = (one.numpy() for one in model(torch.from_numpy(tiles)))
-    return unlike_the_model(model, tiles, change(logits, maps), setting, has_map=has_map)
+        logits, maps = (one.numpy() for one in graphs.model(setting)(torch.from_numpy(tiles)))
+    return unlike_the_model(logits, maps, change(logits, maps), setting, has_map=has_map)
 
 
 def test_a_graph_that_skips_its_work_is_not_timed(cnn_graphs: ModelGraphs) -> None:
@@ -284,14 +284,48 @@ def test_a_graph_that_skips_its_work_is_not_timed(cnn_graphs: ModelGraphs) -> No
 def test_what_skips_its_work_ends_the_row_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, cnn_graphs: ModelGraphs
 ) -> None:
-    def without_maps(run: Any) -> Answers:
-        logits, maps = answers(run)
-        return logits, None if maps is None else maps * 0
+    def without_maps(run: Any) -> list[Answers]:
+        return [(logits, None if maps is None else maps * 0) for logits, maps in answers(run)]
 
     answers = measure_module.InOpenVino.answers
     monkeypatch.setattr(measure_module.InOpenVino, "answers", without_maps)
     with pytest.raises(BenchError, match="small_cnn, cam: openvino, f32, batches of 1: not timed, as it gives no maps"):
         measured(cnn_graphs, CNN)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_what_skips_its_work_while_it_is_timed_ends_the_row_too(
+    engine: str, monkeypatch: pytest.MonkeyPatch, cnn_graphs: ModelGraphs
+) -> None:
+    """It answers rightly before the turns; the last request that was timed is then left out."""
+    of = {"openvino": measure_module.InOpenVino, "onnxruntime": measure_module.InOnnxRuntime}[engine]
+    asked: dict[Any, int] = {}
+
+    def after_the_turns(run: Any) -> list[Answers]:
+        asked[run] = asked.get(run, 0) + 1
+        found = answers(run)
+        return found if asked[run] == 1 else [*found[:-1], (found[-1][0] + 1, found[-1][1])]
+
+    answers = of.answers
+    monkeypatch.setattr(of, "answers", after_the_turns)
+    with pytest.raises(BenchError, match="its time counts for nothing, as after the turns its logits are off"):
+        measured(cnn_graphs, CNN, engines=[engine])
+
+
+def test_a_way_of_others_that_skips_its_work_while_it_is_timed_ends_the_row(
+    monkeypatch: pytest.MonkeyPatch, cnn_graphs: ModelGraphs
+) -> None:
+    real = measure_module._timed
+
+    def lazy(setting: Setting, runs: Any, say: Any) -> Cost:
+        cost = real(setting, runs, say)
+        runs["eager"]._last = runs["eager"]._last * 0
+        return cost
+
+    monkeypatch.setattr(measure_module, "_timed", lazy)
+    (hooks, *_) = planned(CNN, engines=["pytorch"])
+    with pytest.raises(BenchError, match="after the turns the logits without a map are off"):
+        measure(hooks, cnn_graphs, tiles_of(1, TILE_PX), lambda what: None)
 
 
 def test_where_grad_cam_is_not_installed_its_row_says_so(
@@ -348,8 +382,19 @@ def test_rows_of_other_sweeps_stay_in_the_file_and_out_of_the_report() -> None:
     sweep = Sweep(SETTINGS[2:3], [row_of(SETTINGS[0], cost=COST)])
     assert sweep.rows == []
     list(sweep.run(lambda setting: COST, kept.append))
-    assert sweep.rows == [row_of(SETTINGS[2], cost=COST)]
-    assert kept[-1].rows == [row_of(SETTINGS[0], cost=COST), row_of(SETTINGS[2], cost=COST)]
+    (row,) = sweep.rows
+    assert (sweep_module.setting_of(row), row.cost) == (SETTINGS[2], COST)
+    assert kept[-1].rows == [row_of(SETTINGS[0], cost=COST), row]
+
+
+def test_each_row_has_its_own_time_and_load() -> None:
+    before = row_of(SETTINGS[0], cost=COST, at_utc="2026-11-26T06:32:10Z", load=[0.1, 0.2, 0.3])
+    sweep = Sweep(SETTINGS[:2], [before])
+    list(sweep.run(lambda setting: COST, lambda rows: None))
+    kept, new = sweep.rows
+    assert kept == before
+    assert datetime.strptime(str(new.at_utc), "%Y-%m-%dT%H:%M:%SZ") > datetime(2026, 11, 26)
+    assert len(new.load or []) == 3
 
 
 def test_one_row_alone_that_cannot_be_measured_ends_with_its_own_error() -> None:
@@ -384,6 +429,9 @@ def test_rows_come_back_from_the_file_as_they_were(tmp_path: Path) -> None:
     [
         ({"processor": "another one"}, "processor another one, here"),
         ({"cores": 64}, "cores 64, here"),
+        ({"governor": "powersave"}, "governor powersave, here"),
+        ({"affinity": [77]}, r"affinity \[77\], here"),
+        ({"commit": "0123456789ab"}, "commit 0123456789ab, here .* of one machine and one commit; name another file"),
         ({"versions": {**machine()["versions"], "openvino": "1.0"}}, "openvino 1.0, here 20"),  # type: ignore[dict-item]
     ],
 )

@@ -22,22 +22,24 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import bench.peers.worker as worker_module
+import bench.peers.workers.serve as serve
 from bench.commands.peers import peers as command
 from bench.peers import expected
 from bench.peers.cannot import CANNOT, NOT_IN
 from bench.peers.expected import Expected, Scale, TileAnswers, logits_off, what_differs
 from bench.peers.net import as_anomalib_exports
-from bench.peers.peers import PeersBench, checked, in_order, require_same_libraries, to_facts
+from bench.peers.peers import PeersBench, checked, faults, in_order, require_same_libraries, to_facts
 from bench.peers.prepare import Job, Prepared
 from bench.peers.systems import ENGINE, OURS, PEERS, SystemName
 from bench.peers.worker import Ready, Turn, Worker
-from bench.peers.workers.serve import summary
+from bench.peers.workers.serve import FINALISTS, TURNS, summary
 from bench.result_file import read_result
 from edge.errors import BenchError
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import open_engine
 from export.openvino_ir import Ir, to_ir
 from tests import small_bundle
+from tests.bench import stand_in_system
 
 ROOT = Path(__file__).parents[2]
 WORKERS = ROOT / "bench" / "peers" / "workers"
@@ -75,12 +77,61 @@ def test_a_system_tries_all_settings_and_runs_with_the_fastest(
     said: list[str] = []
     with worker_on() as worker:
         ready = worker.become_ready(said.append)
-    assert said == ["one: trying work 400000", "one: trying work 1", "one: trying work 200000"]
-    assert [one.settings["work"] for one in ready.tried] == [400_000, 1, 200_000]
-    assert max(ready.tried, key=lambda one: one.frames_per_s).settings == ready.settings
+    settings = [one["work"] for one in stand_in_system.settings({})]
+    assert said[: len(settings)] == [f"one: trying work {work}" for work in settings]
+    assert len(said) == len(settings) + FINALISTS * TURNS
+    assert sorted(one.settings["work"] for one in ready.tried) == sorted(settings)
+    assert max(ready.tried[:FINALISTS], key=lambda one: one.frames_per_s).settings == ready.settings
+    assert [one.turns for one in ready.tried] == [TURNS] * FINALISTS + [0] * (len(settings) - FINALISTS)
     assert ready.libraries == {"numpy": np.__version__}
-    each = [[*[{"work": work, "frames": 1}] * 3, {"closed": work}] for work in (400_000, 1, 200_000)]
-    assert diary(tmp_path) == [*chain(*each), {**ready.settings, "frames": 1}]  # warm, with the one that it keeps
+    # By themselves: all frames, twice.
+    wrote = diary(tmp_path)
+    each = [[*[{"work": work, "frames": 3}] * 2, {"closed": work}] for work in settings]
+    assert wrote[: 3 * len(settings)] == list(chain(*each))
+    # The fastest once more, in turns, every other round the other way round.
+    wrote = wrote[3 * len(settings) :]
+    finalists = [one["work"] for one in wrote[:FINALISTS]]
+    assert wrote[:FINALISTS] == [{"work": work, "frames": 1} for work in finalists]
+    rounds = [finalists[:: -1 if number % 2 else 1] for number in range(TURNS)]
+    assert wrote[FINALISTS:][: FINALISTS * TURNS] == [{"work": work, "frames": 3} for work in chain(*rounds)]
+    # All but the one that it keeps are closed.
+    closed = [one["closed"] for one in wrote[FINALISTS * (TURNS + 1) :]]
+    assert closed == [work for work in finalists if work != ready.settings["work"]]
+
+
+def test_a_slow_system_has_fewer_calls_and_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By a clock that goes on by what each call is charged."""
+    now_s = 0.0
+    calls: list[tuple[str, int]] = []
+
+    class Slow:
+        def __init__(self, job: Any, one: dict[str, Any]) -> None:
+            self._name, self._seconds_per_frame = one["name"], one["s"]
+
+        def __call__(self, frames: Any) -> list[Any]:
+            nonlocal now_s
+            now_s += self._seconds_per_frame * len(frames)
+            calls.append((self._name, len(frames)))
+            return []
+
+        def close(self) -> None:
+            pass
+
+    class Module:
+        System = Slow
+
+        @staticmethod
+        def settings(job: Any) -> list[dict[str, Any]]:
+            return [{"name": "a", "s": 20.0}, {"name": "b", "s": 10.0}]
+
+    monkeypatch.setattr(serve, "perf_counter", lambda: now_s)
+    kept, tried = serve._fastest(Module, {}, np.zeros((2, 1, 1, 3), np.uint8), lambda **reply: None)
+    assert calls == [("a", 2), ("b", 2), ("b", 1), ("a", 1), ("b", 2), ("a", 2)]
+    assert kept._name == "b"
+    assert tried == [
+        {"settings": {"name": "b", "s": 10.0}, "frames_per_s": 0.1, "turns": 1},
+        {"settings": {"name": "a", "s": 20.0}, "frames_per_s": 0.05, "turns": 1},
+    ]
 
 
 def test_in_its_turn_a_system_runs_all_frames_once_and_nothing_else(
@@ -166,6 +217,14 @@ def test_systems_that_run_on_different_libraries_are_not_compared() -> None:
     with pytest.raises(BenchError, match=r"openvino.*heatline 2026\.4\.1, anomalib 2026\.3\.0; make the peers'"):
         require_same_libraries(ready)  # type: ignore[arg-type]
     require_same_libraries({**ready, "anomalib": ready[OURS]})  # type: ignore[dict-item]
+
+
+def test_a_build_for_processors_alone_is_the_same_version() -> None:
+    ready: dict[SystemName, Ready] = {
+        "anomalib": Ready({}, [], {"torch": "2.13.0"}),
+        "grad-cam": Ready({}, [], {"torch": "2.13.0+cpu"}),
+    }
+    require_same_libraries(ready)
 
 
 def test_what_the_peers_python_runs_imports_nothing_of_ours() -> None:
@@ -347,6 +406,8 @@ def test_of_maps_that_nobody_knows_only_nonsense_is_found(right: tuple[Expected,
     assert what_differs(turn_of(answers).answers, unknown, "f32", 4, 4.0) is None
     broken = [(logits, heatmap * np.nan, bad) for logits, heatmap, bad in answers]
     assert "no number" in (what_differs(turn_of(broken).answers, unknown, "f32", 4, 4.0) or "")
+    flat = [answers[0], (answers[1][0], answers[1][1] * 0, answers[1][2])]
+    assert what_differs(turn_of(flat).answers, unknown, "f32", 4, 4.0) == "1 of its 2 heatmaps are flat"
 
 
 def test_the_engine_alone_answers_for_its_first_tiles_in_every_request(right: tuple[Expected, Any]) -> None:
@@ -404,7 +465,8 @@ def test_ours_and_the_engine_alone_answer_as_the_network_worked_out_by_hand(tmp_
     for name, module in ((ENGINE, "engine_alone"), (OURS, "heatline_inspector")):
         with Worker(name, Path(sys.executable), module, prepared.job_file, tmp_path) as worker:
             ready = worker.become_ready(lambda line: None)
-            assert [one.settings for one in ready.tried] == [{"streams": 1, "batch": 1}, {"streams": 1, "batch": 3}]
+            tried = sorted((one.settings for one in ready.tried), key=lambda each: int(each["batch"]))
+            assert tried == [{"streams": 1, "batch": 1}, {"streams": 1, "batch": 3}]
             turn = worker.turn()
         assert checked(name, turn, prepared) < 1e-3
         if name == OURS:
@@ -455,6 +517,16 @@ def test_what_was_found_is_read_where_no_extra_is_installed() -> None:
     code = "import sys, bench.peers.peers; print({'torch', 'train', 'export', 'onnx'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_run_in_which_others_were_not_idle_is_marked() -> None:
+    found = PeersBench(
+        model="m", precision="f32", frame_hw=(224, 224), tiles_per_frame=1, frames=1, rounds=1, threads=1, systems=[],
+        cannot=[], others_cpu=0.05,
+    )  # fmt: skip
+    assert faults(found) == []
+    (fault,) = faults(msgspec.structs.replace(found, others_cpu=0.06))
+    assert "took 0.060 of a core, expected at most 0.05" in fault
 
 
 # At the door.

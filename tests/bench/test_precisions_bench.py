@@ -38,8 +38,11 @@ def test_a_precision_that_falls_back_is_not_timed_as_if_it_had_not(tmp_path: Pat
 def test_the_command_prints_speeds_and_gate(tmp_path: Path, as_json: bool) -> None:
     bundle = bundle_in(tmp_path / "b", ["f32", "int8"])
     arguments = ["precisions", str(bundle.path), "--rounds", "1", "--tiles", "4", "--batch", "2"]
-    done = CliRunner().invoke(command, arguments + (["--json"] if as_json else []), catch_exceptions=False)
+    out = tmp_path / "precisions.json"
+    arguments += ["--out", str(out)] + (["--json"] if as_json else [])
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert done.exit_code == 0
+    assert json.loads(out.read_text())["bench"] == "precisions"
     if as_json:
         printed = json.loads(done.stdout)
         assert {"machine", "speeds", "map_gate", "bytes_of_graph"} <= set(printed)

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from bench.commands.report import report as command
 from bench.report.content import shown
 from bench.report.files import RECOGNISED, read
-from bench.report.kinds.stages import WITHIN
 from bench.report.plots import Bar, Distribution, Place, Series, Stack, bars, distributions, plane, series, stacks
 from bench.report.write import Report, make_report, write_report
 from bench.soak.soak import SHARE_OF_HIGHEST
 from bench.svg import COLOURS, Axis
+from bench.targets import COST_PER_TILE_WITHIN, FEWEST_TILES, MOST_TILES, TARGETS, WINDOW_S
 from edge.errors import BenchError, InputError
 from tests.bench import made_results as made
 
@@ -86,8 +86,11 @@ NUMBER = re.compile(r"(?<![\w.-])-?\d[\d,]*(?:\.\d+)?(?![\w.]*[a-z_])")
 SCALES = (1.0, 1e3, 1e-3, 1e-6, 1e-9, 100.0)
 SUMMED_UP = ("delivery", "hostile", "tune")
 """Kinds whose tables are the commands' own words, with medians and percentiles of samples that stand in no file."""
-CONSTANTS = [100 * SHARE_OF_HIGHEST, 100 * WITHIN]
-"""That are printed and stand in no file: the second run of a soak, and by how much the cost of tiles may differ."""
+CONSTANTS = [
+    *(100 * SHARE_OF_HIGHEST, 100 * COST_PER_TILE_WITHIN),
+    *(*(target.goal for target in TARGETS), 5.0, 80.0, WINDOW_S, float(FEWEST_TILES), float(MOST_TILES)),
+]
+"""That are printed and stand in no file: the second run of a soak, targets and their conditions."""
 MANY = 40
 """A list that long holds samples, which no table prints: any number would be among them."""
 
@@ -184,7 +187,7 @@ def test_figures_stand_in_the_columns_that_they_belong_to(all_made: Path) -> Non
         "tiles per frame": "480",
         "frame": "a square",
         "whole way, ms/tile": "0.594 (0.535 to 0.683)",
-        "bare engine, ms/tile": "0.512 (0.461 to 0.589)",
+        "engine by itself, ms/tile": "0.512 (0.461 to 0.589)",
         "over the engine": "1.06 (0.954 to 1.22)",
     }
     assert row_of(report, "Time per stage", "2448x2048") == {
@@ -283,20 +286,73 @@ def test_sections_come_in_one_order_and_targets_first(all_made: Path) -> None:
     ]
 
 
+def targets_of(report: Report) -> list[dict[str, str]]:
+    """Lines of the table of targets."""
+    text = report.tables.partition("## Targets")[2].partition("\n## ")[0].replace("\\", "")
+    head, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")
+    ]
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
 def test_every_target_is_held_against_its_figure(all_made: Path) -> None:
-    text = make_report([all_made]).tables.partition("## Targets")[2].partition("\n## ")[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    found = {row[0]: (row[2], row[3], row[4]) for row in rows[2:]}
-    assert found == {
-        "service over engine, saturated": ("0.95", "0.968", "yes"),
-        "latency of a frame on an idle service, beyond its tiles in the engine, ms": ("+5", "7.00", "no"),
-        "p99 - p50 from capture to event, frame periods": ("under 0.25", "0.141", "yes"),
-        "PSS of the service's processes, MB": ("under 400", "314", "yes"),
-        "frames per second, over grad-cam": ("10", "12.1", "yes"),
-        "share of the engine": ("over 0.440, the best other: model-api", "0.970", "yes"),
-        "dearest tile over the cheapest, %": ("within 10", "12.7", "no"),
-        "process start to READY with a model cache, s": ("under 2", "1.45", "yes"),
-    }
+    rows = targets_of(make_report([all_made]))
+    assert [(row["what"], row["target"], row["found"], row["reached"]) for row in rows] == [
+        ("service over engine, saturated", "at least 0.95", "0.968", "yes"),
+        ("service over engine, saturated", "at least 0.98", "-", "not measured"),
+        ("latency of a frame on an idle service, beyond its tiles in the engine, ms", "at most 5", "7.00", "no"),
+        ("p99 - p50 from capture to event, frame periods", "under 0.25", "0.141", "yes"),
+        ("frames per second, over grad-cam", "at least 10", "12.1", "yes"),
+        ("share of the engine, over the best other's", "over 1", "2.20", "yes"),
+        ("dearest tile over the cheapest, %", "at most 10", "12.7", "no"),
+        ("process start to READY, s", "under 2", "1.45", "yes"),
+        ("PSS of the service's processes, MB", "under 400", "314", "yes"),
+    ]
+    assert {row["machine"] for row in rows} == {"machine A", "-"}
+    assert Path(rows[0]["file"]).name == "end-to-end.json"
+
+
+def replaced(found: Any, **changed: Any) -> Any:
+    return msgspec.structs.replace(found, **changed)
+
+
+WINDOW, HIGHEST, IDLE = made.end_to_end().window, made.end_to_end().highest, made.end_to_end().idle
+COSTS = made.stages().cost_per_tile
+
+
+@pytest.mark.parametrize(
+    ("found", "what", "other"),
+    [
+        (replaced(made.end_to_end(), precision="f32"), "service over engine", "f32"),
+        (replaced(made.end_to_end(), model="resnet18"), "service over engine", "resnet18"),
+        (replaced(made.end_to_end(), frame_hw=(1080, 1920)), "service over engine", "1920x1080 px"),
+        (replaced(made.end_to_end(), quick=True), "service over engine", "--quick"),
+        (replaced(made.end_to_end(), journal=True), "latency of a frame on an idle", "a journal"),
+        (replaced(made.end_to_end(), idle=replaced(IDLE, lost=2)), "latency of a frame on an idle", "2 frames lost"),
+        (replaced(made.end_to_end(), highest=None), "p99 - p50", "the highest rate is not in the file"),
+        (
+            replaced(made.end_to_end(), highest=replaced(HIGHEST, rate_fps=23.2)),
+            *("p99 - p50", "at 50 % of the highest rate"),
+        ),
+        (replaced(made.end_to_end(), window=replaced(WINDOW, seconds=20.0)), "p99 - p50", "20 s"),
+        (replaced(made.end_to_end(), window=replaced(WINDOW, came_fps=9.0)), "p99 - p50", "9.00 frames/s came"),
+        (replaced(made.end_to_end(), window=replaced(WINDOW, dropped={"overload": 1})), "p99 - p50", "1 frames lost"),
+        (replaced(made.end_to_end(), cameras=2), "PSS", "2 cameras"),
+        (replaced(made.end_to_end(), model="resnet18"), "PSS", "resnet18"),
+        (replaced(made.stages(), cost_per_tile=COSTS[:2]), "dearest tile", "9 to 120 tiles"),
+    ],
+)
+def test_a_figure_of_other_conditions_reaches_nothing(tmp_path: Path, found: Any, what: str, other: str) -> None:
+    made.write(tmp_path, "stages" if what == "dearest tile" else "end-to-end", found)
+    (row, *_) = [row for row in targets_of(make_report([tmp_path])) if row["what"].startswith(what)]
+    assert (row["reached"], row["found"] != "-") == (f"other conditions: {other}", True)
+
+
+@pytest.mark.parametrize(("changed", "other"), [({"cores": 4}, "4 cores"), ({"cpu_quota": 1.5}, "time of 1.5 cores")])
+def test_all_targets_are_for_two_cores(tmp_path: Path, changed: dict[str, Any], other: str) -> None:
+    made.write(tmp_path, "startup", made.startup(), **changed)
+    rows = targets_of(make_report([tmp_path]))
+    assert {row["reached"] for row in rows} == {"not measured", f"other conditions: {other}"}
 
 
 # Machines.
@@ -356,6 +412,18 @@ def test_a_machine_is_the_same_in_the_older_format_of_files(tmp_path: Path) -> N
     assert len(kinds) == 1
 
 
+@pytest.mark.parametrize("kind", [kind for kind in made.MADE if kind != "map-cost"])
+def test_all_measurements_of_a_file_are_shown(tmp_path: Path, kind: str) -> None:
+    """Files may be put together, as that of precisions is; each measurement keeps its machine."""
+    file = made.write(tmp_path, kind, made.MADE[kind])
+    one = json.loads(file.read_text())
+    once = Page(make_report([tmp_path]).page).articles
+    file.write_text(json.dumps({"bench": kind, "runs": [one, one]}))
+    twice = Page(make_report([tmp_path]).page).articles
+    headings = [[article["h3"] for article in of if article["h3"] != ["Figures to reach"]] for of in (once, twice)]
+    assert headings[1] == 2 * headings[0]
+
+
 # Evaluations.
 
 
@@ -374,6 +442,50 @@ def test_an_evaluation_without_a_latency_is_named(tmp_path: Path) -> None:
     (tmp_path / "vit.json").write_bytes(msgspec.json.encode(made.evaluation("vit", 0.5)))
     (sentence,) = make_report([tmp_path]).unusable
     assert "vit.json evaluates vit with cam, of which no latency is known" in sentence
+
+
+def test_an_evaluation_that_knows_no_auroc_has_a_dash(tmp_path: Path) -> None:
+    made.write(tmp_path, "map-cost", made.map_costs())
+    known = made.evaluation(made.MODEL, 0.5)
+    known["truths"][0]["figures"]["tile"]["auroc"] = None
+    (tmp_path / "evaluation.json").write_bytes(msgspec.json.encode(known))
+    placed = row_of(make_report([tmp_path]), "Accuracy and latency", made.MODEL)
+    assert (placed["tile AP"], placed["tile AUROC"], Path(placed["in"]).name) == ("0.500", "-", "map-cost.json")
+
+
+@pytest.mark.parametrize("changed", [{"average_precision": None}, {"family": "rnn"}, {"ms": -1.0}])
+def test_an_evaluation_that_cannot_be_placed_is_named(tmp_path: Path, changed: dict[str, Any]) -> None:
+    made.write(tmp_path, "startup", made.startup())
+    made.write(tmp_path, "map-cost", made.map_costs(ms=changed.get("ms", 1.0)))
+    known = made.evaluation(made.MODEL, 0.5)
+    known["told"] |= {name: value for name, value in changed.items() if name == "family"}
+    tile = known["truths"][0]["figures"]["tile"]
+    tile |= {name: value for name, value in changed.items() if name == "average_precision"}
+    (tmp_path / "evaluation.json").write_bytes(msgspec.json.encode(known))
+    found = make_report([tmp_path])
+    assert [sentence for sentence in found.unusable if "evaluation.json" in sentence] != []
+    assert "plane" not in Page(found.page).ids
+
+
+def test_of_an_evaluation_that_two_files_hold_one_is_named_as_left_out(tmp_path: Path) -> None:
+    made.write(tmp_path, "map-cost", made.map_costs())
+    for name, precision in (("a", 0.5), ("b", 0.75)):
+        file = tmp_path / f"{name}.json"
+        file.write_bytes(msgspec.json.encode(made.evaluation(made.MODEL, precision)))
+    found = make_report([tmp_path])
+    assert row_of(found, "Accuracy and latency", made.MODEL)["tile AP"] == "0.750"
+    (sentence,) = found.unusable
+    assert "a.json evaluates" in sentence
+    assert "a file read later evaluates the same" in sentence
+
+
+def test_result_files_that_docs_tell_of_are_there() -> None:
+    told = (RESULTS / "README.md").read_text()
+    names = set(re.findall(r"^\| `([\w-]+\.json)`", told, flags=re.MULTILINE))
+    for file in (RESULTS / "README.md", *(ROOT / "docs").glob("*.md")):
+        names |= set(re.findall(r"bench/results/([\w-]+\.json)", file.read_text()))
+    assert len(names) > 5
+    assert [name for name in sorted(names) if not (RESULTS / name).is_file()] == []
 
 
 # Files that cannot be used.
@@ -416,7 +528,8 @@ def test_a_file_of_which_any_part_is_missing_or_other_never_ends_the_report(tmp_
         sources = [RESULTS / f"{kind}.json", *RESULTS.rglob("study/*/*/efficientnet_lite0_d.json")]
         file = next(source for source in sources if source.is_file())
     whole = json.loads(file.read_text())
-    made.write(tmp_path, "flops", made.FLOPS)
+    (tmp_path / "whole").mkdir()
+    made.write(tmp_path / "whole", "flops", made.FLOPS)
     for key in whole:
         for changed in ({k: v for k, v in whole.items() if k != key}, whole | {key: "strange"}, whole | {key: []}):
             (tmp_path / f"{kind}.json").write_text(json.dumps(changed))
@@ -457,7 +570,6 @@ def test_what_a_file_says_is_never_taken_for_html_or_markdown(tmp_path: Path) ->
     for kind, found in made.MADE.items():
         report = json.loads(msgspec.json.encode(found))
         made.write(tmp_path, kind, _hostile(report), processor=HOSTILE, commit=HOSTILE, governor=HOSTILE)
-    made.write(tmp_path, "flops", _hostile(made.FLOPS))
     found_report = make_report([tmp_path])
     page = Page(found_report.page)
     assert "script" not in page.tags

@@ -48,8 +48,8 @@ def test_every_condition_is_what_it_says(bundle: Bundle, monkeypatch: pytest.Mon
     monkeypatch.setattr(measuring, "_drop_files_from_memory", lambda: dropped.append("dropped"))
     came: list[object] = []
     found = measure_startup(bundle, "f32", frame_hw=HW, repetitions=1, done=lambda: came.append(None))
-    assert list(found.conditions) == ["cold", "warm", "cached"]
-    assert len(dropped) == 2, "once to see whether it can be, and before the start that is to be cold"
+    assert list(found.conditions) == list(IN_WORDS)
+    assert len(dropped) == 3, "once to see whether it can be, and before each start that is to be cold"
     assert len(came) == starts_in_all(1)
     for starts in found.conditions.values():
         assert list(starts.phases_s) == PHASES

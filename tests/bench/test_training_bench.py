@@ -100,9 +100,11 @@ def test_both_kinds_are_stepped_on_alike_and_only_real_ones_show_pictures(
 def test_the_command_prints_one_json_object_or_a_table(blobs: Path, tmp_path: Path) -> None:
     """The first on tiles, the second on bags, whose batches differ in size."""
     asked = ["training", f"data={blobs}", *SMALL, "--steps", "1", "--repetitions", "1"]
-    done = CliRunner().invoke(command, [*asked, "--json"])
+    out = tmp_path / "training.json"
+    done = CliRunner().invoke(command, [*asked, "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
+    assert json.loads(out.read_text()) == found
     assert found["machine"]["cores"] >= 1
     assert found["runs"][0]["real"] == found["real_tiles_per_s"]["median"]
     shown = CliRunner().invoke(command, [*asked, "truth=labels", "recipe.bags=2"])

@@ -21,10 +21,13 @@ from hypothesis import strategies as st
 from bench.commands.tune import tune as command
 from bench.spread import Spread
 from bench.tune import search as searching
+from bench.tune.answers import Answers
 from bench.tune.candidates import candidates, spelled_out
-from bench.tune.search import Answers, Tried, opened, rank, search
+from bench.tune.on_the_line import LEAST_FRAMES as LEAST_ON_THE_LINE
+from bench.tune.on_the_line import OnTheLine, on_the_line
+from bench.tune.search import Tried, look, opened, rank, search
 from bench.tune.shown import good_picture, shown_by
-from bench.tune.trial import LEAST_FRAMES, SETTLE_FRAMES, paced, times_as_fast
+from bench.tune.trial import LEAST_FRAMES, SETTLE_FRAMES, Paced, Rushed, paced, rushed
 from bench.tune.tune import Comparison, Side, is_better, measure_tune
 from edge.bundle import Bundle
 from edge.config import load_config
@@ -57,17 +60,24 @@ def tuned(bundle: Bundle, line: Path, **keys: Any) -> Any:
 
 def prefer(monkeypatch: pytest.MonkeyPatch, engine: EngineConfig) -> None:
     """Have frames come as if it was this one that is best: the clock alone is not what it was."""
-    look, fastest = searching.look, searching.times_as_fast
+    rush = searching.rush
 
-    def looked(one: Tried, *rest: Any) -> None:
-        look(one, *rest)
-        one.latencies_ms[:] = [1.0 if one.engine == engine else 2.0 + one.engine.batch] * len(one.latencies_ms)
+    def latency_ms(of: EngineConfig) -> float:
+        return 1.0 if of == engine else 2.0 + of.batch
+
+    def rushes(one: Tried, *rest: Any) -> None:
+        rush(one, *rest)
         one.times_as_fast[:] = [9.0]
-        one.lost = 0
 
-    monkeypatch.setattr(searching, "look", looked)
-    monkeypatch.setattr("bench.tune.tune.look", looked)
-    monkeypatch.setattr(searching, "times_as_fast", lambda *rest: max(9.0, fastest(*rest)))
+    def looks(one: Tried, *_: Any) -> None:
+        one.latencies_ms.append(latency_ms(one.engine))
+
+    def line_of(one: EngineConfig, *_: Any, **__: Any) -> OnTheLine:
+        return OnTheLine([latency_ms(one)], 0, 9.0)
+
+    monkeypatch.setattr(searching, "rush", rushes)
+    monkeypatch.setattr(searching, "look", looks)
+    monkeypatch.setattr("bench.tune.tune.on_the_line", line_of)
 
 
 # What is tried.
@@ -180,9 +190,13 @@ def test_frames_go_the_whole_way_and_the_first_ones_do_not_count(
         assert len(seen.latencies_ms) + seen.lost == LEAST_FRAMES
         assert len(paced(setup, shown, 0.1).latencies_ms) <= 20
         assert all(latency_ms > 0 for latency_ms in seen.latencies_ms)
-        assert times_as_fast(setup, shown, 0.01) > 0
+        fast = rushed(setup, shown, 0.01)
+        assert fast.times_as_fast > 0
         pending = setup.inspector.start(Frame(Stamp("top", 1, number=1), shown[0].picture, "RGB8"))
-        assert seen.score == pytest.approx(setup.inspector.finish(pending).score, rel=1e-6)
+        expected = setup.inspector.finish(pending).score
+        assert seen.scores
+        for camera, score in [*seen.scores, *fast.scores]:
+            assert (camera, score) == ("top", pytest.approx(expected, rel=1e-5))
     assert SETTLE_FRAMES > 0
 
 
@@ -194,20 +208,71 @@ def test_several_cameras_share_the_engine(tmp_path: Path, bundle: Bundle) -> Non
         assert setup is not None
         seen = paced(setup, shown, 0.1)
         assert len(seen.latencies_ms) + seen.lost == 20 + 5
-        assert times_as_fast(setup, shown, 0.01) > 0
+        assert {camera for camera, _ in rushed(setup, shown, 0.01).scores} == {"a", "b"}
 
 
-def test_settings_that_answer_otherwise_are_found_out(line: Path, bundle: Bundle) -> None:
+def test_settings_that_answer_otherwise_are_found_out(bundle: Bundle) -> None:
     answers = Answers(bundle)
-    with opened(Tried(engine=EngineConfig(threads=1)), load_config(line)) as setup:
+    answers.check(EngineConfig(), [("top", 1.0), ("side", 7.0)])
+    answers.check(EngineConfig(batch=8), [("top", 1.0 + 1e-6), ("side", 7.0)])
+    answers.check(EngineConfig(batch=8), [])
+    with pytest.raises(BenchError, match=r"the frame's score is 1\.1000, with others in f32 1\.0000"):
+        answers.check(EngineConfig(batch=4), [("top", 1.0), ("top", 1.1)])
+    with pytest.raises(BenchError):
+        answers.check(EngineConfig(batch=4), [("side", float("nan"))])
+
+
+def test_those_that_skip_work_as_fast_as_they_go_are_found_out(line: Path, bundle: Bundle) -> None:
+    config, answers = load_config(line), Answers(bundle)
+    shown = shown_by(config, bundle, frame_hw=None, rate_fps=None)
+    answers.check(EngineConfig(), [("top", 1e6)])
+    with pytest.raises(BenchError, match="the frame's score is"):
+        search([Tried(engine=EngineConfig(threads=1))], config, shown, answers, seconds=SECONDS, say=lambda _: None)
+
+
+def test_frames_lost_in_any_round_count_and_what_is_too_slow_is_shown_none_at_the_rate(
+    line: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(line)
+    shown = shown_by(config, bundle, frame_hw=None, rate_fps=None)
+    fast, lost = [9.0], iter([2, 0, 1])
+    monkeypatch.setattr(searching, "rushed", lambda *_: Rushed(fast[0], []))
+    monkeypatch.setattr(searching, "paced", lambda *_: Paced([3.0], next(lost), []))
+    with opened(Tried(engine=EngineConfig(threads=1)), config) as setup:
         assert setup is not None
-        answers.check(EngineConfig(), setup, 1.0)
-        answers.check(EngineConfig(batch=8), setup, 1.0 + 1e-6)
-        answers.check(EngineConfig(batch=8), setup, None)
-        with pytest.raises(BenchError, match=r"the frame's score is 1\.1000, with others in f32 1\.0000"):
-            answers.check(EngineConfig(batch=4), setup, 1.1)
-        with pytest.raises(BenchError):
-            answers.check(EngineConfig(batch=4), setup, float("nan"))
+        one = Tried(engine=EngineConfig(threads=1))
+        for _ in range(3):
+            look(one, setup, shown, SECONDS, Answers(bundle))
+        assert (one.lost, len(one.latencies_ms), one.sustains) == (3, 3, False)
+        slow = Tried(engine=EngineConfig(threads=1))
+        fast[0] = 1.1
+        look(slow, setup, shown, SECONDS, Answers(bundle))
+        assert (slow.latencies_ms, slow.times_as_fast) == ([], [1.1])
+
+
+def test_the_whole_service_runs_as_the_line_does_with_one_setting(tmp_path: Path, bundle: Bundle) -> None:
+    cameras = {"a": {**CAMERA, "rate_fps": 50}, "b": {**CAMERA, "rate_fps": 25, "draw_size": [64, 80]}}
+    area = {"size": [300, 240], "look_at": [[[0, 0], [200, 0], [200, 200]]]}
+    line = line_of(tmp_path, bundle, {**cameras, "a": {**cameras["a"], **area}}, f"{FEW}\n[tiles]\noverlap_px = 8")
+    config, answers = load_config(line), Answers(bundle)
+    shown = shown_by(config, bundle, frame_hw=None, rate_fps=None)
+    engine = EngineConfig(threads=1, streams=1, batch=2)
+    with opened(Tried(engine=engine), config) as setup:
+        assert setup is not None
+        answers.check(engine, rushed(setup, shown, 0.01).scores)
+    seen = on_the_line(engine, config, bundle, shown, answers, seconds=0.0)
+    in_all = LEAST_ON_THE_LINE * (1 + 50 / 25)
+    assert len(seen.latencies_ms) + seen.lost == pytest.approx(in_all, abs=3)
+    assert all(latency_ms > 0 for latency_ms in seen.latencies_ms)
+    assert seen.inspected_fps == pytest.approx(len(seen.latencies_ms) * 25 / LEAST_ON_THE_LINE)
+
+
+def test_a_service_that_answers_otherwise_than_the_search_is_found_out(line: Path, bundle: Bundle) -> None:
+    config, answers = load_config(line), Answers(bundle)
+    shown = shown_by(config, bundle, frame_hw=None, rate_fps=None)
+    answers.check(EngineConfig(), [("top", 1e6)])
+    with pytest.raises(BenchError, match=r"the frame's score is .*, with others in f32 1000000"):
+        on_the_line(EngineConfig(threads=1), config, bundle, shown, answers, seconds=0.0)
 
 
 # Ranks and gains.
@@ -229,32 +294,31 @@ def test_the_best_sustains_the_rate_with_headroom_then_is_soonest_then_has_fewer
     assert rank([slow, without_headroom])[0] is without_headroom
 
 
-def sides(before: tuple[float, bool], after: tuple[float, bool], *, earlier_in: int, faster_in: int = 0) -> Comparison:
+def sides(before: tuple[float, bool], after: tuple[float, bool], *, earlier_in: int, more_in: int = 0) -> Comparison:
     def side(p99_ms: float, sustains: bool) -> Side:
         same = Spread.of([p99_ms])
         return Side(
-            engine=EngineConfig(), latency_p50_ms=same, latency_p99_ms=same, times_as_fast=same, lost=0,
+            engine=EngineConfig(), latency_p50_ms=same, latency_p99_ms=same, inspected_fps=same, lost=0,
             sustains=sustains,
         )  # fmt: skip
 
     ratio = Spread.of([after[0] / before[0]])
     return Comparison(
         present=side(*before), chosen=side(*after), latency_p50=ratio, latency_p99=ratio,
-        times_as_fast=Spread.of([before[0] / after[0]]), turns=8, earlier_in=earlier_in, faster_in=faster_in,
+        inspected_fps=Spread.of([before[0] / after[0]]), turns=5, earlier_in=earlier_in, more_in=more_in,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("comparison", "better", "words"),
     [
-        (sides((40, True), (30, True), earlier_in=8), True, "p99 of the latency was lower in 8 of 8 turns, by 25%"),
-        (sides((40, True), (30, True), earlier_in=7), True, "in 7 of 8"),
-        (sides((40, True), (30, True), earlier_in=6), False, "it takes 7 turns and 2% to be more than chance"),
-        (sides((40, True), (39.9, True), earlier_in=8), False, "more than chance"),
+        (sides((40, True), (30, True), earlier_in=5), True, "p99 of the latency was lower in 5 of 5 turns, by 25%"),
+        (sides((40, True), (30, True), earlier_in=4), False, "it takes all 5 and 2% to be more than chance"),
+        (sides((40, True), (39.9, True), earlier_in=5), False, "more than chance"),
         (sides((40, False), (50, True), earlier_in=0), True, "they keep up with the asked rate"),
-        (sides((40, True), (30, False), earlier_in=8), False, "did not keep up"),
-        (sides((40, False), (30, False), earlier_in=0, faster_in=8), True, "the highest rate was higher in 8"),
-        (sides((40, False), (30, False), earlier_in=8, faster_in=5), False, "the highest rate was higher in 5"),
+        (sides((40, True), (30, False), earlier_in=5), False, "did not keep up"),
+        (sides((40, False), (30, False), earlier_in=0, more_in=5), True, "more frames were inspected in 5"),
+        (sides((40, False), (30, False), earlier_in=5, more_in=4), False, "more frames were inspected in 4"),
     ],
 )
 def test_a_gain_is_one_that_is_more_than_chance(comparison: Comparison, better: bool, words: str) -> None:
@@ -299,12 +363,16 @@ def test_without_a_gain_the_present_settings_stay(line: Path, bundle: Bundle, mo
     assert not tuned_file(line).exists()
 
 
-def test_a_file_for_another_machine_is_replaced_even_by_what_is_in_force(line: Path, bundle: Bundle) -> None:
+def test_a_file_for_another_machine_is_replaced_even_by_what_is_in_force(
+    line: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefer(monkeypatch, EngineConfig(threads=1, streams=1, batch=1))
     engine = EngineConfig(threads=1, streams=1, batch=8)
     stale = {"bundle": bundle.digest, "engine": engine, **made_with(engine), "processor": "another one"}
     write_tuned(line, Tuned(**stale))
     found = tuned(bundle, line)
     assert found.present.batch == 1
+    assert found.chosen == found.present
     assert found.written_to is not None
     assert load_config(line).engine_for(bundle.digest).settings == found.chosen
 
@@ -315,10 +383,16 @@ def test_what_the_lines_file_sets_is_not_tuned(tmp_path: Path, bundle: Bundle) -
     assert {(one.engine.kind, one.engine.threads, one.engine.batch) for one in found.tried} == {("openvino", 1, 3)}
 
 
-def test_the_precision_is_kept_unless_others_are_asked_for_and_passed(tmp_path: Path) -> None:
+def test_all_precisions_that_passed_are_tried_unless_some_are_named_or_the_lines_file_sets_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     both = bundle_in(tmp_path / "both", ("f32", "int8"))
+    prefer(monkeypatch, EngineConfig(precision="int8", threads=1, streams=1, batch=2))
     line = line_of(tmp_path, both, {"top": CAMERA})
-    kept = tuned(both, line, dry_run=True)
+    found = tuned(both, line, dry_run=True)
+    assert {one.engine.precision for one in found.tried} == {"f32", "int8"}
+    assert found.chosen.precision == "int8"
+    kept = tuned(both, line, dry_run=True, precisions=("f32",))
     assert {one.engine.precision for one in kept.tried} == {"f32"}
     asked = tuned(both, line, dry_run=True, precisions=("f32", "int8", "bf16"))
     tried = {one.engine.precision for one in asked.tried if one.times_as_fast}
@@ -326,13 +400,14 @@ def test_the_precision_is_kept_unless_others_are_asked_for_and_passed(tmp_path: 
     (left_out,) = [one for one in asked.tried if one.engine.precision == "bf16"]
     assert left_out.left_out == "the bundle has none: its regions are elsewhere"
     sets = line_of(tmp_path, both, {"top": CAMERA}, '\n[engine]\nprecision = "f32"')
+    assert {one.engine.precision for one in tuned(both, sets, dry_run=True).tried} == {"f32"}
     with pytest.raises(BenchError, match="take it out to have the precision chosen, or leave --precision out"):
         tuned(both, sets, precisions=("int8",))
 
 
 def test_a_precision_that_fails_its_golden_tiles_here_is_left_out(tmp_path: Path) -> None:
     far_off = bundle_in(tmp_path / "far", ("f32", "int8"), int8_gain=300.0)
-    found = tuned(far_off, line_of(tmp_path, far_off, {"top": CAMERA}), dry_run=True, precisions=("f32", "int8"))
+    found = tuned(far_off, line_of(tmp_path, far_off, {"top": CAMERA}), dry_run=True)
     of_int8 = [one for one in found.tried if one.engine.precision == "int8"]
     assert of_int8
     assert all("int8 is off by" in str(one.left_out) for one in of_int8)
@@ -367,11 +442,12 @@ def run(*arguments: str | Path) -> Result:
 
 
 def test_the_command_prints_a_table_and_a_result_that_names_the_machine(
-    line: Path, bundle: Bundle, tmp_path: Path
+    line: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    prefer(monkeypatch, EngineConfig(threads=1, streams=1, batch=2))
     shown = run(bundle.path, line, "--dry-run", "--out", tmp_path / "tune.json")
     assert shown.exit_code == 0, shown.output
-    for words in ("300x240 at 200/s", "openvino in f32, 1 thread", "present", "chosen", "written to"):
+    for words in ("300x240 at 200/s", "openvino in f32, 1 thread", "present", "in the whole service", "written to"):
         assert words in shown.output
     report = json.loads((tmp_path / "tune.json").read_text())
     assert report["bench"] == "tune"

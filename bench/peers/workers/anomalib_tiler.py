@@ -1,9 +1,11 @@
 """anomalib: its tiler, its OpenVINO inferencer, and its tiler again, which puts the maps together.
 
-`predict` is said to take one image; it takes several all the same, if they come as one array [n, 3, H, W]. Both are
-tried, in graphs of a fixed size and not, and so are OpenVINO's hints.
+`predict` is said to take one image; it takes several all the same, if they come as one array [n, 3, H, W]. Every batch
+is tried in a graph of that fixed size and in one of any number of tiles, with either of OpenVINO's hints. A graph of
+fixed size gets its last batch filled up, so batches are made as even as they can be.
 """
 
+import math
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,14 +21,20 @@ LIBRARIES = ["anomalib", "openvino", "torch", "numpy"]
 
 
 def settings(job: dict[str, Any]) -> list[dict[str, Any]]:
-    by_default = [{"batch": batch, "hint": "LATENCY", "fixed": batch == 1} for batch in job["batches"]]
-    return [*by_default, {"batch": 1, "hint": "THROUGHPUT", "fixed": True}]
+    tiles = len(job["origins_yx"])  # its own grid has as many
+    even = dict.fromkeys(math.ceil(tiles / math.ceil(tiles / batch)) for batch in job["batches"])
+    return [
+        {"batch": batch, "hint": hint, "fixed": fixed}
+        for batch in even
+        for fixed in (True, False)
+        for hint in ("LATENCY", "THROUGHPUT")
+    ]
 
 
 class System:
     def __init__(self, job: dict[str, Any], one: dict[str, Any]) -> None:
         self.laps: dict[str, float] = {}
-        self._job, self._batch = job, one["batch"]
+        self._job, self._batch, self._is_fixed = job, one["batch"], one["fixed"]
         graph = _of_size(Path(job["graphs"]["anomalib"]), self._batch if one["fixed"] else -1, job["tile_px"])
         self._tiler = Tiler(tile_size=job["tile_px"], stride=job["tile_px"] - job["overlap_px"])
         self._inferencer = OpenVINOInferencer(
@@ -59,15 +67,21 @@ class System:
         image = torch.from_numpy(frame).permute(2, 0, 1).float() / 255
         tiles = self._tiler.tile(image)
         began = self._lap("tile", began)
-        found = [
-            self._inferencer.predict(tiles[first : first + self._batch]) for first in range(0, len(tiles), self._batch)
-        ]
+        found = [self._inferencer.predict(batch) for batch in self._batches(tiles)]
         began = self._lap("predict", began)
-        heatmap = self._tiler.untile(torch.from_numpy(np.concatenate([one.anomaly_map for one in found])))
+        maps = np.concatenate([one.anomaly_map for one in found])[: len(tiles)]
+        heatmap = self._tiler.untile(torch.from_numpy(maps))
         self._lap("untile", began)
-        scores = np.concatenate([one.pred_score.reshape(-1) for one in found])
-        labels = np.concatenate([one.pred_label.reshape(-1) for one in found])
+        scores = np.concatenate([one.pred_score.reshape(-1) for one in found])[: len(tiles)]
+        labels = np.concatenate([one.pred_label.reshape(-1) for one in found])[: len(tiles)]
         return _logits(scores, self._job), heatmap[0, 0].numpy(), bool(labels.any())
+
+    def _batches(self, tiles: torch.Tensor) -> list[torch.Tensor]:
+        """The last one filled up with black tiles where the graph takes no fewer."""
+        batches = [tiles[first : first + self._batch] for first in range(0, len(tiles), self._batch)]
+        if self._is_fixed and (missing := self._batch - len(batches[-1])):
+            batches[-1] = torch.cat([batches[-1], tiles.new_zeros(missing, *tiles.shape[1:])])
+        return batches
 
     def _lap(self, part: str, began: float) -> float:
         now = perf_counter()

@@ -13,13 +13,17 @@ MODULE, beside this file, has
 JOB is a file of JSON (`bench.peers.prepare.Job`). On standard output come `{"trying": settings}` for each that is
 tried, `{"ready": ...}` with the one that was fastest, and then, for each line `{"answers": FILE}` that is read, the
 seconds that all frames took. What was answered is summed up in that file after the clock was stopped.
+
+Settings are chosen by what is timed, all frames in one call: first each by itself, then the fastest of them in turns.
 """
 
 import gc
 import importlib
 import json
 import os
+import statistics
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
@@ -28,7 +32,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FRAMES_TO_CHOOSE_BY = 2
+FINALISTS = 4
+"""Settings that have turns with one another: so many lie in memory at once."""
+TURNS = 5
+"""Of each finalist; their median counts."""
+SECONDS_OF_TURNS = 60.0
+"""After which no further turn begins: of a slow system, whose settings differ by more than noise, one is enough."""
+LONG_SECONDS = 10.0
+"""A call that takes so long is warm by itself, and is not made again before the turns."""
 
 
 def main() -> None:
@@ -41,19 +52,9 @@ def main() -> None:
     try:
         module, job = importlib.import_module(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
         frames = np.load(job["frames"])
-        tried = []
-        for one in module.settings(job):
-            say(trying=one)
-            system = module.System(job, one)
-            tried.append({"settings": one, "frames_per_s": _frames_per_s(system, frames)})
-            system.close()
-            del system
-            gc.collect()
-        best = max(tried, key=lambda each: each["frames_per_s"])["settings"]
-        system = module.System(job, best)
-        system(frames[:1])
+        system, tried = _fastest(module, job, frames, say)
         libraries = {name: version(name) for name in module.LIBRARIES}
-        say(ready={"settings": best, "tried": tried, "libraries": libraries})
+        say(ready={"settings": tried[0]["settings"], "tried": tried, "libraries": libraries})
         for line in sys.stdin:
             system.laps.clear()
             began = perf_counter()
@@ -82,15 +83,50 @@ def summary(answers: list[tuple[Any, Any, bool]], sample_px: int) -> dict[str, N
     return found
 
 
-def _frames_per_s(system: Any, frames: NDArray[np.uint8]) -> float:
-    """At best: one that was disturbed is not the slower one for that."""
-    system(frames[:1])
-    seconds = []
-    for number in range(min(FRAMES_TO_CHOOSE_BY, len(frames))):
-        began = perf_counter()
-        system(frames[number : number + 1])
-        seconds.append(perf_counter() - began)
-    return 1 / min(seconds)
+def _fastest(
+    module: Any, job: dict[str, Any], frames: NDArray[np.uint8], say: Callable[..., None]
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The system in the settings that are fastest, warm; and all that were tried, these first."""
+    tried: list[dict[str, Any]] = []
+    for one in module.settings(job):
+        say(trying=one)
+        system = module.System(job, one)
+        seconds = _seconds(system, frames)
+        if seconds < LONG_SECONDS:
+            seconds = min(seconds, _seconds(system, frames))  # the first one warmed it
+        tried.append({"settings": one, "frames_per_s": len(frames) / seconds, "turns": 0})
+        system.close()
+        del system
+        gc.collect()
+    tried.sort(key=_rate, reverse=True)
+    finalists, rest = tried[:FINALISTS], tried[FINALISTS:]
+    systems = [module.System(job, one["settings"]) for one in finalists]
+    for system in systems:
+        _seconds(system, frames[:1])
+    taken: list[list[float]] = [[] for _ in systems]
+    while len(taken[0]) < TURNS and sum(map(sum, taken)) < SECONDS_OF_TURNS:
+        order = range(len(systems))[:: -1 if len(taken[0]) % 2 else 1]
+        for number in order:
+            say(trying=finalists[number]["settings"])
+            taken[number].append(_seconds(systems[number], frames))
+    for one, of in zip(finalists, taken, strict=True):
+        one.update(frames_per_s=len(frames) / statistics.median(of), turns=len(of))
+    best = max(range(len(systems)), key=lambda number: _rate(finalists[number]))
+    for number, system in enumerate(systems):
+        if number != best:
+            system.close()
+    return systems[best], [*sorted(finalists, key=_rate, reverse=True), *rest]
+
+
+def _rate(tried: dict[str, Any]) -> float:
+    rate: float = tried["frames_per_s"]
+    return rate
+
+
+def _seconds(system: Any, frames: NDArray[np.uint8]) -> float:
+    began = perf_counter()
+    system(frames)
+    return perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from bench.cameras import FAULT_COLUMNS, RATE_COLUMNS, CamerasBench, fault_row, rate_row
 from bench.report.content import Block, Column, table
 from bench.report.files import Result
@@ -14,7 +12,6 @@ WORDS = ("cameras", "camera", "way", "CPU ms/frame", "limited by", "fault", "not
 
 def blocks(result: Result) -> list[Block]:
     """Both tables of `heatline bench cameras`."""
-    found = msgspec.convert(result.measurements[0], CamerasBench)
     return [
         Block(
             f"{found.model} in {found.precision}",
@@ -24,6 +21,7 @@ def blocks(result: Result) -> list[Block]:
                 table(_columns(FAULT_COLUMNS), [fault_row(fault) for fault in found.faults], "Faults"),
             ),
         )
+        for found in result.decoded(CamerasBench)
     ]
 
 

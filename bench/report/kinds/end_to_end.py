@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from bench.camera_rates import Trial
 from bench.end_to_end.end_to_end import EndToEnd, to_facts
 from bench.end_to_end.highest import Highest
@@ -15,8 +13,7 @@ from bench.report.plots import Distribution, distributions
 
 def blocks(result: Result) -> list[Block]:
     """One for all runs of a file."""
-    found = [msgspec.convert(one, EndToEnd) for one in result.measurements]
-    return [_block(one) for one in found]
+    return [_block(one) for one in result.decoded(EndToEnd)]
 
 
 def _block(found: EndToEnd) -> Block:

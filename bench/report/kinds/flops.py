@@ -1,45 +1,16 @@
-"""Parameters and multiply-adds, beside the study's Table 1.1. The structs of the bench itself need torch to be read."""
+"""Parameters and multiply-adds, beside the study's Table 1.1."""
 
-import msgspec
-
+from bench.flops_rows import FlopsBench
 from bench.report.content import Block, Column, shown, table
 from bench.report.files import Result
 
 
-class MapAdds(msgspec.Struct, frozen=True):
-    """As in a file, like the next ones."""
-
-    method: str
-    macs: int
-    operations: dict[str, int] | None
-
-
-class System(msgspec.Struct, frozen=True):
-    """One model, one tile."""
-
-    model: str
-    map_hw: tuple[int, int]
-    parameters: int
-    macs: int
-    gflops: float
-    macs_with_map: int
-    gflops_with_map: float
-    maps: list[MapAdds]
-    study_gflops: float | None
-
-
-class Flops(msgspec.Struct, frozen=True):
-    """All systems, without their layers."""
-
-    tile_px: int
-    units: str
-    study: str
-    systems: list[System]
-
-
 def blocks(result: Result) -> list[Block]:
-    """Systems, and what their maps add."""
-    found = msgspec.convert(result.measurements[0], Flops)
+    """One for all systems of a measurement."""
+    return [_block(one) for one in result.decoded(FlopsBench)]
+
+
+def _block(found: FlopsBench) -> Block:
     columns: tuple[str | Column, ...] = (
         *("model", "parameters, M", "GMACs", "GMACs with map", "GFLOPs", "GFLOPs with map"),
         *(Column("map", True), "Table 1.1, GMACs"),
@@ -72,13 +43,8 @@ def blocks(result: Result) -> list[Block]:
         for one in found.systems
         for adds in one.maps
     ]
-    return [
-        Block(
-            f"One tile of {found.tile_px} px",
-            (found.units, found.study),
-            tables=(
-                table(columns, rows),
-                table(adds_columns, adds_rows, "What a map adds to the classifier"),
-            ),
-        )
-    ]
+    return Block(
+        f"One tile of {found.tile_px} px",
+        (found.units, found.study),
+        tables=(table(columns, rows), table(adds_columns, adds_rows, "What a map adds to the classifier")),
+    )

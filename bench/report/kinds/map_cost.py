@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from bench.map_cost.rows import MapCosts, Row
 from bench.report.content import Block, Column, Plot, Table, spread, table
 from bench.report.files import Result
@@ -18,7 +16,7 @@ COLUMNS = (
 
 def decode(result: Result) -> list[Row]:
     """All rows of all measurements in a file."""
-    return [row for one in result.measurements for row in msgspec.convert(one, MapCosts).rows]
+    return [row for one in result.decoded(MapCosts) for row in one.rows]
 
 
 def blocks(result: Result) -> list[Block]:

@@ -1,7 +1,5 @@
 """Ours beside what others would use, each as a share of the engine alone."""
 
-import msgspec
-
 from bench.peers.peers import PeersBench
 from bench.peers.systems import ENGINE, OURS
 from bench.peers.worker import in_words
@@ -12,7 +10,7 @@ from bench.report.plots import Bar, bars
 
 def blocks(result: Result) -> list[Block]:
     """One for each measurement."""
-    return [_block(msgspec.convert(one, PeersBench)) for one in result.measurements]
+    return [_block(one) for one in result.decoded(PeersBench)]
 
 
 def _block(found: PeersBench) -> Block:

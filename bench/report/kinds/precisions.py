@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from bench.precisions import PrecisionsBench
 from bench.report.content import Block, Column, Plot, spread, table
 from bench.report.files import Result
@@ -12,7 +10,7 @@ from bench.report.plots import Bar, bars
 
 def blocks(result: Result) -> list[Block]:
     """One for all bundles of a file."""
-    found = [msgspec.convert(one, PrecisionsBench) for one in result.measurements]
+    found = result.decoded(PrecisionsBench)
     batches = sorted({speed.batch for one in found for speed in one.speeds})
     columns = (
         Column("bundle", True),

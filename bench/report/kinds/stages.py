@@ -2,22 +2,22 @@
 
 from collections.abc import Sequence
 
-import msgspec
-
 from bench.report.content import Block, Column, Plot, Table, shown, spread, table
 from bench.report.files import Result
 from bench.report.plots import Series, Stack, series, stacks
 from bench.stages.stages import StageCost, StagesBench, WholeWay
 from bench.stages.tile_counts import TileCost
+from bench.targets import COST_PER_TILE_WITHIN
 
 INFER = "infer"
-WITHIN = 0.1
-"""By how much the dearest tile may cost more than the cheapest."""
 
 
 def blocks(result: Result) -> list[Block]:
-    """The stages, and the tiles."""
-    found = msgspec.convert(result.measurements[0], StagesBench)
+    """The stages, and the tiles, of each measurement."""
+    return [block for one in result.decoded(StagesBench) for block in _blocks(one)]
+
+
+def _blocks(found: StagesBench) -> list[Block]:
     what = f"{found.model} in {found.precision}"
     told = (
         f"{found.engine}, batches of {found.batch}; journals on {found.journal_on}. "
@@ -72,7 +72,7 @@ def _stages(rows: Sequence[StageCost]) -> Table:
             shown(row.bytes_read / 1e6),
             shown(row.bytes_written / 1e6),
             shown(row.allocations),
-            shown(row.allocated_bytes / 1e6),
+            shown(None if row.allocated_bytes is None else row.allocated_bytes / 1e6),
             shown(row.page_faults),
         )
         for row in rows
@@ -109,15 +109,15 @@ def _whole(ways: Sequence[WholeWay]) -> Table:
 
 def _tiles(heading: str, costs: Sequence[TileCost]) -> Block:
     whole = Series("the whole way", [(one.tiles, one.whole_ms_per_tile.median) for one in costs])
-    bare = Series("the bare engine", [(one.tiles, one.bare_ms_per_tile.median) for one in costs])
+    bare = Series("the engine by itself", [(one.tiles, one.bare_ms_per_tile.median) for one in costs])
     cheapest = min(value for _, value in whole.points)
-    band = cheapest, cheapest * (1 + WITHIN), f"up to {WITHIN:.0%} above the cheapest"
+    band = cheapest, cheapest * (1 + COST_PER_TILE_WITHIN), f"up to {COST_PER_TILE_WITHIN:.0%} above the cheapest"
     picture = series([whole, bare], "What a tile costs", "tiles per frame", "ms per tile", band)
     columns = (
         "tiles per frame",
         Column("frame", True),
         "whole way, ms/tile",
-        "bare engine, ms/tile",
+        "engine by itself, ms/tile",
         "over the engine",
     )
     cells = [

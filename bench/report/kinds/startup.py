@@ -1,22 +1,24 @@
 """Where a start's time goes."""
 
-import msgspec
-
 from bench.report.content import Block, Column, Plot, shown, spread, table
 from bench.report.files import Result
 from bench.report.plots import Stack, stacks
 from bench.startup.startup import IN_WORDS, StartUp
+from bench.targets import READY_S
 
 MOST_IMPORTS = 8
 
 
 def blocks(result: Result) -> list[Block]:
-    """One for all conditions."""
-    found = msgspec.convert(result.measurements[0], StartUp)
+    """One for all conditions of a measurement."""
+    return [_block(one) for one in result.decoded(StartUp)]
+
+
+def _block(found: StartUp) -> Block:
     height, width = found.frame_hw
     told = [
         f"From the start of the process, one drawn camera of {width}x{height} px; median (lowest to highest) of "
-        f"{found.repetitions} starts. READY with a model cache is to be had in {found.target_ready_s:g} s."
+        f"{found.repetitions} starts. READY with a model cache is to be had in {READY_S:g} s."
     ]
     if found.why_not_cold is not None:
         told.append(f"Cold is not measured: {found.why_not_cold}.")
@@ -41,15 +43,9 @@ def blocks(result: Result) -> list[Block]:
     ]
     imports = [(name, shown(ms)) for name, ms in list(found.imports_ms.items())[:MOST_IMPORTS]]
     plots = (Plot(stacks(drawn, "Phases of a start", "s until the first verdict", phases)),) if drawn else ()
-    return [
-        Block(
-            f"{found.model} in {found.precision}",
-            tuple(told),
-            plots,
-            (
-                table(columns, rows),
-                table((Column("phase, s", True), *found.conditions), of_phases, "Phases"),
-                table((Column("library", True), "ms"), imports, "Imports, the longest first"),
-            ),
-        )
-    ]
+    tables = (
+        table(columns, rows),
+        table((Column("phase, s", True), *found.conditions), of_phases, "Phases"),
+        table((Column("library", True), "ms"), imports, "Imports, the longest first"),
+    )
+    return Block(f"{found.model} in {found.precision}", tuple(told), plots, tables)

@@ -1,127 +1,176 @@
-"""What the figures are to be, beside what they are: every file that says something of a target has its line."""
+"""What the figures are to be, beside what they are: every file that says something of a target has its line.
+
+A target is reached, or missed, under its own conditions alone. A figure that was had under others is shown with what
+differs.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import msgspec
-
 from bench.end_to_end.end_to_end import EndToEnd
+from bench.end_to_end.window import Window
+from bench.machine import MachineKind
 from bench.peers.peers import PeersBench
 from bench.peers.systems import ENGINE, OURS
-from bench.report.content import Block, Column, shown, table
+from bench.report.content import UNKNOWN, Block, Column, shown, table
 from bench.report.files import Result
-from bench.report.kinds.stages import WITHIN
+from bench.report.sources import Machines
 from bench.stages.stages import StagesBench
-from bench.startup.startup import StartUp
+from bench.stages.tile_counts import spread_of_cost
+from bench.startup.startup import CACHED, StartUp
+from bench.targets import (
+    CORES,
+    FEWEST_TILES,
+    LARGE_MP,
+    MOST_TILES,
+    SHARE_OF_HIGHEST,
+    TARGETS,
+    WINDOW_S,
+    Figure,
+    Target,
+)
 
-SERVICE_OVER_ENGINE = {"mobilenetv3_large_d": 0.95, "efficientnetv2_s_d": 0.98}
-"""By model, of frames of 5 MP."""
-LARGE_PX = 5_000_000
-EXTRA_MS, JITTER_PERIODS, PSS_MB = 5.0, 0.25, 400.0
-PEER, TIMES_PEER = "grad-cam", 10.0
+PEER = "grad-cam"
+RATE_OFF = 0.01
+"""By how much a rate may differ from the one that is meant, as a share."""
 
 
-class Held(NamedTuple):
-    """One figure beside its target."""
+class Found(NamedTuple):
+    """A figure of a file."""
 
-    what: str
+    figure: Figure
+    model: str
     of: str
-    target: str
-    found: float
-    reached: bool
+    value: float
+    others: tuple[str, ...]
+    """Conditions that are not the target's, in words."""
+    result: Result
 
 
-def blocks(results: Sequence[Result]) -> list[Block]:
-    """One table; a line per figure and file.
+def figures(result: Result) -> list[Found]:
+    """Those of a result that there are targets for."""
+    machine = _not_of_two_cores(result.machine_kind)
+    found = [one for make in (_end_to_end, _peers, _stages, _startup) for one in make(result)]
+    return [one._replace(others=(*one.others, *machine)) for one in found]
 
-    Args:
-        results: of which each is what its kind says.
-    """
-    held = [(one, result) for result in results for one in _held(result)]
-    if not held:
+
+def blocks(found: Sequence[Found], machines: Machines) -> list[Block]:
+    """One table: a line for each figure of each target, and for each target without one; none without any figure."""
+    if not found:
         return []
-    columns = [Column(name, True) for name in ("what", "of", "target")]
-    rows = [
-        (one.what, one.of, one.target, shown(one.found), "yes" if one.reached else "no", result.file)
-        for one, result in held
-    ]
-    used = tuple({id(result): result for _, result in held}.values())
-    return [
-        Block(
-            "Figures to reach",
-            tables=(table([*columns, "found", Column("reached", True), Column("file", True)], rows),),
-            results=used,
-        )
-    ]
+    columns = [Column(name, True) for name in ("what", "of", "target", "under these conditions")]
+    ends = [Column(name, True) for name in ("reached", "machine", "file")]
+    rows: list[tuple[str, ...]] = []
+    for target in TARGETS:
+        told = (target.what, target.words, target.conditions)
+        rows += [_row(target, one, machines) for one in _of(target, found)] or [
+            (told[0], target.model or UNKNOWN, *told[1:], UNKNOWN, "not measured", UNKNOWN, UNKNOWN)
+        ]
+    used = tuple({id(one.result): one.result for one in found}.values())
+    sentence = f"All targets are for {CORES} cores. A target is held against figures had under its conditions alone."
+    return [Block("Figures to reach", (sentence,), tables=(table([*columns, "found", *ends], rows),), results=used)]
 
 
-def _held(result: Result) -> Iterator[Held]:
-    for one in result.measurements:
-        match result.kind:
-            case "end-to-end":
-                yield from _end_to_end(msgspec.convert(one, EndToEnd))
-            case "peers":
-                yield from _peers(msgspec.convert(one, PeersBench))
-            case "stages":
-                yield from _stages(msgspec.convert(one, StagesBench))
-            case "startup":
-                yield from _startup(msgspec.convert(one, StartUp))
+def _of(target: Target, found: Sequence[Found]) -> list[Found]:
+    """Figures of a target; those of a model that another target names are that one's."""
+    named = {other.model for other in TARGETS if other.figure == target.figure} - {target.model, None}
+    return [one for one in found if one.figure == target.figure and one.model not in named]
 
 
-def _end_to_end(found: EndToEnd) -> Iterator[Held]:
-    height, width = found.frame_hw
-    of = f"{found.model} {found.precision}, {width}x{height}"
-    if height * width < LARGE_PX:
-        return
-    if found.saturated is not None and found.model in SERVICE_OVER_ENGINE:
-        share, target = found.saturated.service_over_engine, SERVICE_OVER_ENGINE[found.model]
-        yield Held("service over engine, saturated", of, f"{target:g}", share, share >= target)
-    if found.idle is not None:
-        extra = found.idle.extra_ms.median
-        yield Held(
-            "latency of a frame on an idle service, beyond its tiles in the engine, ms",
-            of,
-            f"+{EXTRA_MS:g}",
-            extra,
-            extra <= EXTRA_MS,
-        )
-    window = found.window
-    if window is not None and window.jitter_periods is not None:
-        jitter = window.jitter_periods
-        yield Held(
-            "p99 - p50 from capture to event, frame periods",
-            of,
-            f"under {JITTER_PERIODS:g}",
-            jitter,
-            jitter < JITTER_PERIODS,
-        )
-    if window is not None and found.cameras == 1:
-        yield Held("PSS of the service's processes, MB", of, f"under {PSS_MB:g}", window.pss_mb, window.pss_mb < PSS_MB)
+def _row(target: Target, found: Found, machines: Machines) -> tuple[str, ...]:
+    others = [*([] if target.model in (None, found.model) else [found.model]), *found.others]
+    reached = "yes" if target.is_reached(found.value) else "no"
+    return (
+        *(target.what, found.of, target.words, target.conditions, shown(found.value)),
+        f"other conditions: {', '.join(others)}" if others else reached,
+        machines.name(found.result.machine_kind) if found.result.machine else UNKNOWN,
+        found.result.file,
+    )
 
 
-def _peers(found: PeersBench) -> Iterator[Held]:
-    of = f"{found.model} {found.precision}, {found.frame_hw[1]}x{found.frame_hw[0]}"
-    systems = {one.name: one for one in found.systems}
-    if PEER in systems:
-        times = systems[PEER].ours_to_it
-        yield Held(f"frames per second, over {PEER}", of, f"{TIMES_PEER:g}", times, times >= TIMES_PEER)
-    others = [one for one in found.systems if one.name not in (ENGINE, OURS)]
-    if others and OURS in systems:
-        best, ours = max(others, key=lambda one: one.to_engine), systems[OURS].to_engine
-        target = f"over {shown(best.to_engine)}, the best other: {best.name}"
-        yield Held("share of the engine", of, target, ours, ours > best.to_engine)
+def _end_to_end(result: Result) -> Iterator[Found]:
+    for one in result.decoded(EndToEnd) if result.kind == "end-to-end" else ():
+        of, quick = _words(one.model, one.precision, one.frame_hw), ["--quick"] if one.quick else []
+        size, journal = _not_large(one.frame_hw), ["a journal"] if one.journal else []
+        if one.saturated is not None:
+            others = (*_unlike(one.precision, "bf16"), *size, *quick)
+            yield Found("service over engine", one.model, of, one.saturated.service_over_engine, others, result)
+        if one.idle is not None:
+            lost = [f"{one.idle.lost} frames lost"] if one.idle.lost else []
+            others = (*size, *journal, *lost, *quick)
+            yield Found("idle", one.model, of, one.idle.extra_ms.median, others, result)
+        if one.window is not None:
+            cameras = [f"{one.cameras} cameras"] if one.cameras != 1 else []
+            yield Found("PSS", one.model, of, one.window.pss_mb, (*size, *cameras, *quick), result)
+            if one.window.jitter_periods is not None:
+                highest_fps = None if one.highest is None else one.highest.rate_fps
+                others = (*_not_steady(one.window, highest_fps), *quick)
+                yield Found("jitter", one.model, of, one.window.jitter_periods, others, result)
 
 
-def _stages(found: StagesBench) -> Iterator[Held]:
-    spread, counts = found.cost_per_tile_spread, [one.tiles for one in found.cost_per_tile]
-    if spread is not None and counts:
-        of = f"{found.model} {found.precision}, {min(counts)} to {max(counts)} tiles"
-        yield Held("dearest tile over the cheapest, %", of, f"within {100 * WITHIN:g}", 100 * spread, spread <= WITHIN)
+def _peers(result: Result) -> Iterator[Found]:
+    for one in result.decoded(PeersBench) if result.kind == "peers" else ():
+        of = _words(one.model, one.precision, one.frame_hw)
+        times = {system.name: system.ours_to_it for system in one.systems if system.name not in (ENGINE, OURS)}
+        if PEER in times:
+            yield Found("times as fast as grad-cam", one.model, of, times[PEER], (), result)
+        if times:
+            best = min(times, key=lambda name: times[name])
+            yield Found("best other", one.model, f"{of}, beside {best}", times[best], (), result)
 
 
-def _startup(found: StartUp) -> Iterator[Held]:
-    if "cached" in found.conditions:
-        ready = found.conditions["cached"].ready_s.median
-        target = found.target_ready_s
-        of = f"{found.model} {found.precision}"
-        yield Held("process start to READY with a model cache, s", of, f"under {target:g}", ready, ready < target)
+def _stages(result: Result) -> Iterator[Found]:
+    for one in result.decoded(StagesBench) if result.kind == "stages" else ():
+        costs = [cost for cost in one.cost_per_tile if FEWEST_TILES <= cost.tiles <= MOST_TILES]
+        dearer = spread_of_cost(costs)
+        if dearer is not None:
+            counts = [cost.tiles for cost in costs]
+            spanned = f"{min(counts)} to {max(counts)} tiles"
+            others = () if (min(counts), max(counts)) == (FEWEST_TILES, MOST_TILES) else (spanned,)
+            of = f"{one.model} {one.precision}, {spanned}"
+            yield Found("cost per tile", one.model, of, 100 * dearer, others, result)
+
+
+def _startup(result: Result) -> Iterator[Found]:
+    for one in result.decoded(StartUp) if result.kind == "startup" else ():
+        for condition in CACHED:
+            if condition in one.conditions:
+                of = f"{one.model} {one.precision}, {condition}"
+                yield Found("ready", one.model, of, one.conditions[condition].ready_s.median, (), result)
+
+
+def _words(model: str, precision: str, hw: tuple[int, int]) -> str:
+    return f"{model} {precision}, {hw[1]}x{hw[0]}"
+
+
+def _unlike(found: str, wanted: str) -> list[str]:
+    return [] if found == wanted else [found]
+
+
+def _not_large(hw: tuple[int, int]) -> list[str]:
+    height, width = hw
+    return [] if round(height * width / 1e6) == LARGE_MP else [f"{width}x{height} px"]
+
+
+def _not_steady(window: Window, highest_fps: float | None) -> Iterator[str]:
+    """What keeps a window from being one at the wanted share of the highest rate, long enough and without loss."""
+    rate_fps, came_fps = window.rate_fps, window.came_fps
+    if highest_fps is None or rate_fps is None:
+        yield "the highest rate is not in the file"
+    elif abs(rate_fps / highest_fps / SHARE_OF_HIGHEST - 1) > RATE_OFF:
+        yield f"at {100 * rate_fps / highest_fps:.0f} % of the highest rate"
+    if rate_fps is not None and came_fps is not None and came_fps < (1 - RATE_OFF) * rate_fps:
+        yield f"{shown(came_fps)} frames/s came"
+    if window.seconds < WINDOW_S:
+        yield f"{window.seconds:g} s"
+    if lost := sum(window.dropped.values()) + sum(window.failed.values()) + window.unheard:
+        yield f"{lost} frames lost"
+
+
+def _not_of_two_cores(kind: MachineKind) -> Iterator[str]:
+    if kind.cores is None:
+        yield "cores not told"
+    elif kind.cores != CORES:
+        yield f"{kind.cores} cores"
+    if kind.cpu_quota is not None and kind.cpu_quota < CORES:
+        yield f"time of {kind.cpu_quota:g} cores"

@@ -1,0 +1,100 @@
+"""The bare engine: a graph through OpenVINO and nothing else. No pixel moves: every request infers again what lies in
+its own input, and nobody looks at an answer until it is asked for.
+"""
+
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from edge.errors import BenchError, PrecisionError, last_line
+from edge.inference import Precision
+from edge.inference.engine import weights_of
+
+
+def read_graph(path: Path) -> ov.Model:
+    """An IR as it lies in a bundle."""
+    core = ov.Core()
+    core.set_property({"ENABLE_MMAP": False})  # as on the line
+    return core.read_model(path, path.with_name(weights_of(path.name)))
+
+
+class BareEngine:
+    """A stream's worth of requests and one more, at work on the same tiles again and again.
+
+    Args:
+        model: is reshaped.
+        tiles: [batch, tile, tile, 3], what every request infers.
+    Raises:
+        BenchError: OpenVINO cannot run the graph.
+        PrecisionError: the processor has no such precision.
+    """
+
+    def __init__(
+        self, model: ov.Model, precision: Precision, tiles: NDArray[np.uint8], *, threads: int, streams: int
+    ) -> None:
+        hint = "bf16" if precision == "bf16" else "f32"
+        settings = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_PRECISION_HINT": hint,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,
+        }
+        try:
+            model.reshape({"tiles": list(tiles.shape)})
+            compiled = ov.Core().compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise BenchError(f"OpenVINO cannot run the graph: {last_line(error)}") from error
+        computes_in = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if computes_in != hint:  # it takes the hint, and says so only if it is asked
+            raise PrecisionError(f"this processor has no {hint}, OpenVINO would compute in {computes_in} instead")
+        self.batch, self.threads, self.streams = len(tiles), threads, streams
+        self._requests = ov.AsyncInferQueue(compiled, streams + 1)
+        for request in self._requests:
+            request.get_tensor("tiles").data[:] = tiles
+
+    def run(self, requests: int) -> None:
+        """Infer `batch` tiles so many times; returns when all are answered."""
+        for _ in range(requests):
+            self._requests.start_async()
+        self._requests.wait_all()
+
+    def tiles_per_s(self, seconds: float) -> float:
+        """At which it answers while it is kept busy; neither its start nor its end counts."""
+        for _ in range(self.streams + 2):  # from here on, each start waits for an answer
+            self._requests.start_async()
+        began, answers = perf_counter(), 0
+        while perf_counter() - began < seconds or not answers:
+            self._requests.start_async()
+            answers += 1
+        took = perf_counter() - began
+        self._requests.wait_all()
+        return answers * self.batch / took
+
+    def answers(self) -> list[dict[str, NDArray[np.float32]]]:
+        """Of each request the last one, by the output's name: `logit` [batch], `map` [batch, h, w] if any."""
+        return [
+            {
+                name: request.get_tensor(name).data.copy()
+                for output in request.model_outputs
+                for name in output.get_names()
+            }
+            for request in self._requests
+        ]
+
+
+def unlike(engine: BareEngine, expected: NDArray[np.float32], tolerance: float) -> str | None:
+    """Why its answers are not those that the same tiles must have; None: they are.
+
+    Args:
+        expected: logits [batch].
+        tolerance: share of the largest of them.
+    """
+    allowed = tolerance * max(1.0, float(np.abs(expected).max()))
+    for answer in engine.answers():
+        off = float(np.abs(answer["logit"] - expected).max())
+        if not off <= allowed:
+            return f"its logits are off by {off:.4g}, allowed are {allowed:.4g}"
+    return None

@@ -1,0 +1,23 @@
+"""The engine that is timed: a bundle's, in the very precision that was asked for."""
+
+from edge.bundle import Bundle
+from edge.bundle.proven_engine import ProvenEngine, open_proven_engine
+from edge.errors import BenchError
+from edge.inference import Precision
+
+
+def engine_in(bundle: Bundle, precision: Precision, *, batch: int = 0) -> ProvenEngine:
+    """OpenVINO's, proven on this machine; a line would fall back to f32, a bench must not.
+
+    Args:
+        batch: as in `open_proven_engine`.
+    Raises:
+        BundleError, EngineError: the bundle cannot be used on this machine.
+        BenchError: nor in that precision.
+    """
+    proven = open_proven_engine(bundle, "openvino", precision, batch=batch)
+    if proven.fell_back is not None:
+        proven.engine.close()
+        reason = proven.fell_back.partition(";")[0]  # what it advises is for whoever sets up a line
+        raise BenchError(f"{precision} cannot be timed on this machine: {reason}; choose another --precision")
+    return proven

@@ -1,0 +1,161 @@
+"""One setting of the engine in the real service, whose cameras show frames at the line's rate, heard by this process.
+
+With all that shares the cores with the engine on a line: cameras in processes of their own, journal, publisher and a
+subscriber.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import msgspec
+import numpy as np
+
+from bench.tune.answers import Answers
+from bench.tune.shown import Shown
+from bench.watched_line import Heard, Keys, WatchedLine
+from edge.bundle import Bundle
+from edge.cameras.settings import CameraSettings
+from edge.config import LineConfig
+from edge.delivery.messages import VerdictEvent
+from edge.engine_config import EngineConfig
+from edge.errors import BenchError
+
+SETTLE_SECONDS = 1.0
+SETTLE_FRAMES = 3
+"""Of each camera."""
+LEAST_FRAMES = 10
+"""Of each camera, that count."""
+FIRST_WITHIN_SECONDS = 120.0
+LAST_WITHIN_SECONDS = 15.0
+NEVER_FROZEN = 100_000
+"""Frames are looked at for that as a real camera's are; that there is but one picture is no fault here."""
+
+
+@dataclass(frozen=True)
+class OnTheLine:
+    """What came of the frames that were taken within a time, all cameras together."""
+
+    latencies_ms: list[float]
+    """From a frame's capture to the receipt of its event."""
+    lost: int
+    """Frames that were not inspected, or of which nothing was heard."""
+    inspected_fps: float
+
+
+def on_the_line(
+    engine: EngineConfig,
+    config: LineConfig,
+    bundle: Bundle,
+    shown: Sequence[Shown],
+    answers: Answers,
+    *,
+    seconds: float,
+) -> OnTheLine:
+    """Start the service with this setting, let it settle, and hear of every frame that is taken from then on.
+
+    Args:
+        seconds: for so long, and for some frames at least.
+    Raises:
+        BenchError: the service failed, or answers otherwise than with other settings.
+    """
+    slowest_fps = min(one.rate_fps for one in shown)
+    seconds = max(seconds, LEAST_FRAMES / slowest_fps)
+    with TemporaryDirectory(prefix="heatline-bench-") as place:
+        folder = Path(place)
+        settings = {camera.name: camera for camera in config.cameras}
+        cameras = [_camera(one, settings[one.camera], folder / "pictures" / one.camera) for one in shown]
+        with WatchedLine(
+            folder,
+            bundle.path,
+            engine.precision,
+            cameras,
+            thresholds=_said(config.thresholds),
+            heatmaps=config.events.heatmaps,
+            journal=config.journal.keep_mib > 0,
+            engine={key: value for key, value in _said(engine).items() if key != "precision"},
+            tiles=_said(config.tiles),
+        ) as line:
+            hear = _Hearing(line, engine, answers)
+            hear.until_all({one.camera for one in shown}, after_ns=0, within_s=FIRST_WITHIN_SECONDS)
+            began_ns = time.monotonic_ns() + round(max(SETTLE_SECONDS, SETTLE_FRAMES / slowest_fps) * 1e9)
+            ended_ns = began_ns + round(seconds * 1e9)
+            hear.until_ns(ended_ns)
+            hear.until_all({one.camera for one in shown}, after_ns=ended_ns, within_s=LAST_WITHIN_SECONDS)
+            line.stop()
+        within = [(event, at_ns) for event, at_ns in hear.told if began_ns <= _captured_ns(event) < ended_ns]
+        latencies_ms = [(at_ns - _captured_ns(event)) / 1e6 for event, at_ns in within if event.reason is None]
+        if not latencies_ms:
+            raise BenchError(
+                f"with {engine} no frame was inspected within {seconds:g} s on a line; ask for a lower rate with --fps"
+            )
+        lost = sum(event.frames for event, _ in within if event.reason is not None)
+        return OnTheLine(latencies_ms, lost + line.not_heard, len(latencies_ms) / seconds)
+
+
+class _Hearing:
+    """Verdict events as they are heard, each held to what it must say."""
+
+    def __init__(self, line: WatchedLine, engine: EngineConfig, answers: Answers) -> None:
+        self._line, self._engine, self._answers = line, engine, answers
+        self.told: list[tuple[VerdictEvent, int]] = []
+        """With the moment of receipt, monotonic ns."""
+
+    def until_ns(self, end_ns: int) -> None:
+        while time.monotonic_ns() < end_ns:
+            self._take(self._line.next())
+
+    def until_all(self, cameras: set[str], *, after_ns: int, within_s: float) -> None:
+        """Until a frame of each camera that was taken after a moment has been told of."""
+        there = set[str]()
+        give_up_s = time.monotonic() + within_s
+        while there != cameras:
+            if time.monotonic() > give_up_s:
+                missing = ", ".join(sorted(cameras - there))
+                raise BenchError(f"with {self._engine} nothing came of {missing} within {within_s:.0f} s on a line")
+            event = self._take(self._line.next())
+            if event is not None and _captured_ns(event) >= after_ns:
+                there.add(event.camera)
+
+    def _take(self, heard: Heard | None) -> VerdictEvent | None:
+        if heard is None or not isinstance(event := heard.event, VerdictEvent):
+            return None
+        if event.frame_score is not None:
+            if event.precision != self._engine.precision:
+                raise BenchError(f"a line that was to use {self._engine} inspected in {event.precision}")
+            self._answers.check(self._engine, [(event.camera, event.frame_score)])
+        self.told.append((event, heard.at_ns))
+        return event
+
+
+def _camera(shown: Shown, settings: CameraSettings, folder: Path) -> Keys:
+    """A camera that shows one picture from memory, with what the line's own one has beside its kind."""
+    folder.mkdir(parents=True)
+    cv2.imwrite(str(folder / "picture.bmp"), np.ascontiguousarray(shown.picture[..., ::-1]))
+    height, width = shown.picture.shape[:2]
+    return {
+        "kind": "folder",
+        "name": shown.camera,
+        "path": str(folder),
+        "preload": True,
+        "loop": True,
+        "rate_fps": shown.rate_fps,
+        "size": [width, height],
+        "on_overload": "drop_oldest",
+        "waiting_frames": settings.waiting_frames,
+        "frozen_after_frames": NEVER_FROZEN,
+        "look_at": settings.look_at,
+        "look_away": settings.look_away,
+    }
+
+
+def _captured_ns(event: VerdictEvent) -> int:
+    return event.times.captured_monotonic_ns
+
+
+def _said(table: msgspec.Struct) -> Keys:
+    """What is set in a table, to be written."""
+    return {key: value for key, value in msgspec.structs.asdict(table).items() if value is not None}
