@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from edge.errors import BenchError, PrecisionError, last_line
 from edge.inference import Precision
+from edge.inference.devices import the_core
 from edge.inference.engine import weights_of
 
 
 def read_graph(path: Path) -> ov.Model:
     """An IR as it lies in a bundle."""
-    core = ov.Core()
-    core.set_property({"ENABLE_MMAP": False})  # as on the line
-    return core.read_model(path, path.with_name(weights_of(path.name)))
+    return the_core().read_model(path, path.with_name(weights_of(path.name)))
 
 
 class BareEngine:
@@ -44,7 +43,7 @@ class BareEngine:
         }
         try:
             model.reshape({"tiles": list(tiles.shape)})
-            compiled = ov.Core().compile_model(model, "CPU", settings)
+            compiled = the_core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise BenchError(f"OpenVINO cannot run the graph: {last_line(error)}") from error
         computes_in = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()

@@ -6,13 +6,13 @@ OpenVINO has a stream per core and one request more; ONNX Runtime and PyTorch ha
 from typing import Protocol
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
 from bench.bare_engine import BareEngine
 from bench.torch_ways import Eager, WayToMaps
 from edge.errors import BenchError, PrecisionError
 from edge.inference import Precision
+from edge.inference.devices import the_core
 from export.openvino_ir import Ir
 
 Answers = tuple[NDArray[np.float32], NDArray[np.float32] | None]
@@ -91,7 +91,7 @@ def require_processor(precision: Precision) -> None:
     Raises:
         PrecisionError: it does not.
     """
-    if precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and "BF16" not in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise PrecisionError(
             "this processor has no bf16, OpenVINO would compute in f32 instead; choose another --precision"
         )

@@ -3,12 +3,15 @@
 One device by name, and never AUTO, MULTI or HETERO: these change over by themselves, after the golden tiles as well.
 """
 
+import ctypes
 from functools import cache
 
 import openvino as ov
 
 from edge.errors import EngineError
 from edge.inference.opening import PROCESSOR
+
+_SS_DISABLE = 2
 
 
 @cache
@@ -23,6 +26,22 @@ def the_core() -> ov.Core:
     # Weights in use must not change, nor end in SIGBUS, where somebody writes over the bundle's files.
     core.set_property({"ENABLE_MMAP": False})
     return core
+
+
+def give_up_stack_for_signals() -> None:
+    """Have signals handled on this thread's own stack: after others' cores, which came and went on it.
+
+    Each takes its stack away again and puts back the one before it, which may be gone by then.
+    """
+    disabled = _SignalStack(None, _SS_DISABLE, 0)
+    if ctypes.CDLL(None, use_errno=True).sigaltstack(ctypes.byref(disabled), None):
+        raise OSError(ctypes.get_errno(), "sigaltstack")
+
+
+class _SignalStack(ctypes.Structure):
+    """stack_t of <signal.h>."""
+
+    _fields_ = (("ss_sp", ctypes.c_void_p), ("ss_flags", ctypes.c_int), ("ss_size", ctypes.c_size_t))
 
 
 def devices() -> list[str]:

@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import msgspec
 import numpy as np
-import openvino
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -37,6 +36,7 @@ from bench.result_file import read_result
 from edge.errors import BenchError
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import open_engine
+from edge.inference.devices import the_core
 from export.openvino_ir import Ir, to_ir
 from tests import small_bundle
 from tests.bench import stand_in_system
@@ -245,7 +245,7 @@ def test_anomalibs_graph_answers_as_its_exports_do_with_our_logits_and_maps() ->
     tiles[1] //= 8  # darker, so more of a defect
     logits, maps = small_bundle.answer(tiles)
     model = as_anomalib_exports(ir, TILE, scale).read()
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = the_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = compiled({"image": tiles.transpose(0, 3, 1, 2).astype(np.float32) / 255})
     assert {next(iter(output.get_names())) for output in model.outputs} == {
         "pred_score", "pred_label", "anomaly_map", "pred_mask",

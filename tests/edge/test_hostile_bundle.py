@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import openvino as ov
 import pytest
 from onnx import TensorProto, helper
 
@@ -25,6 +24,7 @@ from edge.bundle.signature import LARGEST_SIGNATURE, SIGNATURE
 from edge.bundle.store import GOLDEN, LARGEST_MANIFEST, MANIFEST, REQUIRED
 from edge.errors import BundleError, EngineError
 from edge.inference import EngineKind, open_engine
+from edge.inference.devices import the_core
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS
 from export.openvino_ir import Ir, to_openvino
 from tests.edge.lines import complaint, heatline
@@ -349,7 +349,7 @@ def computed_constant(side: int) -> dict[str, bytes]:
     ):
         model.graph.node.insert(0, node)
     # As the importer leaves it: an export folds what is constant.
-    files = Ir.of(ov.Core().read_model(bytes(model.SerializeToString()))).files(OPENVINO_GRAPH)
+    files = Ir.of(the_core().read_model(bytes(model.SerializeToString()))).files(OPENVINO_GRAPH)
     small = np.array([17, 17], np.int64).tobytes()
     assert files[OPENVINO_WEIGHTS].count(small) == 1
     return files | {

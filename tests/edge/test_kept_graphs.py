@@ -14,6 +14,7 @@ import pytest
 from edge.bundle import Bundle, ProvenEngine, open_proven_engine
 from edge.bundle.kept_graphs import KEPT, MARK, MOST_KEPT, TRIED, KeptGraphs
 from edge.inference import infer
+from edge.inference.devices import the_core
 from tests.edge.lines import heatline, running, small_frames, write_line, write_pictures
 from tests.small_bundle import bundle_in
 
@@ -155,7 +156,7 @@ def test_one_that_answers_otherwise_fails_its_golden_tiles_and_is_compiled_anew(
     tmp_path: Path, bundle: Bundle, folder: Path, compiled: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     other = bundle_in(tmp_path / "other", ("f32", "int8"), int8_gain=300.0)
-    core = ov.Core()
+    core = the_core()
     model = core.read_model(other.path / "model_int8.xml")
     model.reshape({"tiles": [1, 224, 224, 3]})
     opened_and_closed(bundle, folder)

@@ -7,12 +7,12 @@ from typing import get_args
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from edge.inference.devices import the_core
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
 from export.onnx_graph import Graphs, to_graphs
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 TILE, TOKENS, LAYERS, RATIO = 224, 197, 12, 0.9
 DISCARDED = 34_928
-HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = "BF16" in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 Floats = NDArray[np.float32]
 Gone = Callable[[Floats], NDArray[np.bool_ | np.int64]]
 
@@ -77,7 +77,7 @@ def answered(graphs: Graphs, tiles: NDArray[np.uint8]) -> Iterator[tuple[str, Fl
 
 
 def in_openvino(graph: bytes, hint: str, tiles: NDArray[np.uint8]) -> tuple[Floats, Floats, list[Floats]]:
-    core = openvino.Core()
+    core = the_core()
     read = core.read_model(with_attention(graph).SerializeToString())
     found = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": hint})({"tiles": tiles})
     attention = [np.array(found[f"attention_{layer}"]) for layer in range(LAYERS)]
