@@ -20,8 +20,8 @@ from bench.bare_engine import BareEngine, read_graph, unlike
 from bench.end_to_end.expected import expect, first_tiles, tolerance
 from bench.end_to_end.requests import Answer, Choose, ChooseForFrames, Expected, Frames, Job, Look, Request, Saturate
 from bench.engine_settings import Settings, all_settings
+from bench.proven import engine_in
 from edge.bundle import open_bundle
-from edge.bundle.proven_engine import open_proven_engine
 from edge.errors import BenchError, HeatlineError
 from edge.inference import infer
 from edge.text import sayable
@@ -66,12 +66,7 @@ class _Server:
         self._tiles = 0
 
     def look(self) -> Expected:
-        proven = open_proven_engine(self._bundle, "openvino", self._job.precision)
-        if proven.fell_back is not None:
-            raise BenchError(
-                f"{self._job.precision} cannot be timed on this machine ({proven.fell_back}); choose another "
-                "--precision"
-            )
+        proven = engine_in(self._bundle, self._job.precision)
         folder = Path(self._job.pictures)
         expected = expect(folder, self._bundle, self._job.precision, proven.engine, self._job.defective)
         tiles = first_tiles(folder, self._bundle)

@@ -13,12 +13,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.log_tail import log_tail
 from edge.errors import BenchError
 
 SERVE = Path(__file__).parent / "workers" / "serve.py"
 REPLY_WITHIN_SECONDS = 600.0
 """Most that one step may take: the slowest system's first frames on a slow machine."""
-LOG_LINES_TOLD = 3
 
 
 class Tried(msgspec.Struct, frozen=True):
@@ -104,7 +104,7 @@ class Worker:
         try:
             self._process.stdin.write(json.dumps({"answers": str(answers)}).encode() + b"\n")
         except OSError as error:
-            raise BenchError(f"{self.name} has ended: {self._log_in_words()}") from error
+            raise BenchError(f"{self.name} has ended: {log_tail(self._log)}") from error
         reply = self._reply()
         with np.load(answers) as summed_up:
             return Turn(reply["seconds"], reply["laps"], dict(summed_up))
@@ -142,12 +142,8 @@ class Worker:
             raise BenchError(f"{self.name} did not answer within {REPLY_WITHIN_SECONDS:.0f} s; take smaller frames")
         line = self._process.stdout.readline()
         if not line:
-            raise BenchError(f"{self.name} has ended: {self._log_in_words()}")
+            raise BenchError(f"{self.name} has ended: {log_tail(self._log)}")
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise BenchError(f"{self.name} failed: {reply['error']}")
         return reply
-
-    def _log_in_words(self) -> str:
-        lines = self._log.read_text(errors="replace").splitlines()[-LOG_LINES_TOLD:]
-        return f"its log ends with: {'; '.join(lines)}" if lines else "its log is empty"
