@@ -1,12 +1,14 @@
 """The service as a line PC runs it, in a process of its own, and a subscriber to it in this one."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -97,6 +99,19 @@ class WatchedLine:
     def camera_pids(self) -> list[int]:
         """Of its cameras' processes, as they are now."""
         return camera_processes(self.pid)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The service and its cameras stand still meanwhile, wherever they are, as a debugger would have them."""
+        pids = [self.pid, *self.camera_pids()]
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
 
     def next(self) -> Heard | None:
         """The next event; None where none came within a moment.

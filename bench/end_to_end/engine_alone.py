@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bench.bare_engine import BareEngine, read_graph, unlike
 from bench.end_to_end.expected import expect, first_tiles, tolerance
-from bench.end_to_end.requests import Answer, Choose, ChooseForFrames, Expected, Frames, Job, Look, Request, Saturate
+from bench.end_to_end.requests import Answer, Choose, ChooseForFrames, Expected, Job, Look, OneFrame, Request, Saturate
 from bench.engine_settings import Settings, all_settings
 from bench.proven import engine_in
 from edge.bundle import open_bundle
@@ -90,13 +90,11 @@ class _Server:
                 tiles_per_s = alone.engine.tiles_per_s(seconds)
                 alone.check(self._tolerance)
                 return Answer(tiles_per_s=tiles_per_s, settings=alone.settings)
-            case Frames(count, period_s):
-                alone, taken = self._used(), list[float]()
-                for _ in range(count):
-                    taken.append(alone.frame_ms(self._tiles))
-                    time.sleep(max(period_s - taken[-1] / 1e3, 0.0))
+            case OneFrame():
+                alone = self._used()
+                frame_ms = alone.frame_ms(self._tiles)
                 alone.check(self._tolerance)
-                return Answer(settings=alone.settings, frame_ms=taken)
+                return Answer(settings=alone.settings, frame_ms=frame_ms)
 
     @property
     def _tolerance(self) -> float:

@@ -1,21 +1,22 @@
 """A single frame on a service that has nothing else to do, beside the engine's time for its tiles."""
 
 from collections.abc import Callable
-from itertools import pairwise
+from dataclasses import replace
+from statistics import median
 
 import msgspec
-import numpy as np
 
+from bench.camera_rates import SETTLE_FRAMES
 from bench.end_to_end.bare_engine import BareEngine
-from bench.end_to_end.line import Scene
-from bench.end_to_end.requests import ChooseForFrames, Frames
-from bench.end_to_end.window import run_window
+from bench.end_to_end.line import Scene, Told, missed, running
+from bench.end_to_end.requests import ChooseForFrames, OneFrame
+from bench.end_to_end.window import due_ns, settle
 from bench.engine_settings import Settings
 from bench.spread import Spread
 from edge.errors import BenchError
 
-BUSY = 0.4
-"""Share of the time in which a frame is inspected: the rest is long enough for all to come to rest."""
+PERIOD_FRAMES = 2.75
+"""From one frame to the next, in frames of the bare engine: one for the service, one for the engine, and some rest."""
 LEAST_PERIOD_S = 0.05
 CHOOSE_ROUNDS = 5
 
@@ -31,37 +32,45 @@ class Idle(msgspec.Struct, frozen=True, kw_only=True):
     lost: int
     """Of all rounds; none, on a machine that does nothing else."""
     frame_ms: Spread
-    """Medians of the rounds: from capture to the receipt of the event."""
+    """Medians of the rounds: from when a frame was due to the receipt of its event."""
     engine_ms: Spread
-    """Medians of the rounds: the bare engine, for as many tiles, at the same rate."""
+    """Medians of the rounds: the bare engine, for as many tiles, each time right after a frame of the service."""
     extra_ms: Spread
-    """The difference, round by round, to the mean of the engine's turn before and the one after."""
+    """Medians of the rounds: each frame of the service, less the engine's time right after it."""
 
 
 def measure_idle(scene: Scene, bare: BareEngine, *, frames: int, rounds: int, say: Callable[[str], None]) -> Idle:
-    """Run both in turns, the engine first and last.
+    """Have both do one frame after the other in turns, so that whatever else the machine does hits both alike.
+
+    One camera, however many the scene has: its frame is the only one.
 
     Raises:
         BenchError: no frame came through, or the service judged a picture otherwise than it must.
     """
     chosen = bare.ask(ChooseForFrames(CHOOSE_ROUNDS))
     assert chosen.settings is not None
-    by_itself = min(ms for _, ms in chosen.tried)
-    period_s = max(by_itself / 1e3 / BUSY, LEAST_PERIOD_S)
-
-    def alone() -> float:
-        return float(np.median(bare.ask(Frames(frames, period_s)).frame_ms))
-
-    lost, service, engine = 0, list[float](), [alone()]
-    for number in range(rounds):
-        window = run_window(scene, 1 / period_s, frames * period_s)
-        if window.latency is None:
-            raise BenchError(f"on an idle service no frame was inspected: {window.dropped | window.failed}")
-        lost += window.frames - window.inspected
-        service.append(window.latency.p50)
-        engine.append(alone())
-        say(f"round {number + 1} of {rounds}: frame {service[-1]:.1f} ms, its tiles alone {engine[-1]:.1f} ms")
-    beside = [(before + after) / 2 for before, after in pairwise(engine)]
+    period_s = max(PERIOD_FRAMES * min(ms for _, ms in chosen.tried) / 1e3, LEAST_PERIOD_S)
+    lost, service, engine, extra = 0, list[float](), list[float](), list[float]()
+    with running(replace(scene, cameras=1), 1 / period_s, waits=False) as line:
+        settle(line, 1)
+        for number in range(rounds):
+            told: list[Told] = []
+            alone_ms: list[float] = []
+            while len(told) < frames + SETTLE_FRAMES:
+                if (one := line.next()) is None:
+                    continue
+                told.append(one)
+                alone_ms.append(bare.ask(OneFrame()).frame_ms)
+            del told[:SETTLE_FRAMES], alone_ms[:SETTLE_FRAMES]
+            took_ms = [(one.at_ns - due) / 1e6 for one, due in zip(told, due_ns(told, 1 / period_s), strict=True)]
+            inspected = [place for place, one in enumerate(told) if one.event.reason is None]
+            lost += missed(told) + sum(one.event.frames for one in told if one.event.reason is not None)
+            if not inspected:
+                raise BenchError(f"on an idle service no frame was inspected: {told[0].event.reason}")
+            service.append(median(took_ms[place] for place in inspected))
+            engine.append(median(alone_ms[place] for place in inspected))
+            extra.append(median(took_ms[place] - alone_ms[place] for place in inspected))
+            say(f"round {number + 1} of {rounds}: frame {service[-1]:.1f} ms, its tiles alone {engine[-1]:.1f} ms")
     return Idle(
         rate_fps=1 / period_s,
         engine=chosen.settings,
@@ -69,5 +78,5 @@ def measure_idle(scene: Scene, bare: BareEngine, *, frames: int, rounds: int, sa
         lost=lost,
         frame_ms=Spread.of(service),
         engine_ms=Spread.of(engine),
-        extra_ms=Spread.of([one - other for one, other in zip(service, beside, strict=True)]),
+        extra_ms=Spread.of(extra),
     )

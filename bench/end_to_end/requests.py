@@ -40,14 +40,11 @@ class ChooseForFrames(msgspec.Struct, frozen=True, tag=True):
     rounds: int
 
 
-class Frames(msgspec.Struct, frozen=True, tag=True):
-    """Infer the tiles of a frame, again and again at a rate: how long does each take by itself?"""
-
-    count: int
-    period_s: float
+class OneFrame(msgspec.Struct, frozen=True, tag=True):
+    """Infer the tiles of a frame: how long does it take by itself?"""
 
 
-Request = Look | Choose | Saturate | ChooseForFrames | Frames
+Request = Look | Choose | Saturate | ChooseForFrames | OneFrame
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,4 +77,4 @@ class Answer(msgspec.Struct, frozen=True):
     settings: Settings | None = None
     tried: list[tuple[Settings, float]] = []
     """Tiles a second, or ms a frame."""
-    frame_ms: list[float] = []
+    frame_ms: float = 0.0

@@ -9,12 +9,16 @@ import msgspec
 
 from bench.camera_rates import SETTLE_SECONDS
 from bench.end_to_end.bare_engine import BareEngine
-from bench.end_to_end.line import Scene, running
+from bench.end_to_end.line import Line, Scene, Told, running
 from bench.end_to_end.requests import Saturate
 from bench.end_to_end.window import settle
 from bench.processes import cpu_s
 from bench.spread import Spread
 from edge.errors import BenchError
+
+FRAMES_AT_REST = 2
+"""Frames that were with the engine, or just behind it, when the service was made to stand still."""
+NEXT_WITHIN_SECONDS = 60.0
 
 
 class Saturated(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,21 +38,30 @@ class Saturated(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def saturate(scene: Scene, bare: BareEngine, *, seconds: float, rounds: int, say: Callable[[str], None]) -> Saturated:
-    """Run both in turns, the engine first and last.
+    """Run both in turns, the engine first and last; the service stands still while it is not its turn.
 
     Raises:
         BenchError: a process failed, or the service judged a picture otherwise than it must.
     """
-    engine = [bare.ask(Saturate(seconds)).tiles_per_s]
+    engine: list[float] = []
     service: list[float] = []
     cpu: dict[str, list[float]] = {"service": [], "cameras": []}
-    for number in range(rounds):
-        frames_per_s, cpu_ms = _service_turn(scene, seconds)
-        service.append(frames_per_s * scene.tiles)
-        for name, ms in cpu_ms.items():
-            cpu[name].append(ms)
-        engine.append(bare.ask(Saturate(seconds)).tiles_per_s)
-        say(f"round {number + 1} of {rounds}: service {service[-1]:.0f} tiles/s, bare engine {engine[-1]:.0f}")
+    with running(scene, None, waits=True) as line:
+        settle(line, scene.cameras)
+        line.hear_until(time.monotonic_ns() + round(SETTLE_SECONDS * 1e9))
+
+        def engine_turn() -> float:
+            with line.watched.paused():
+                return bare.ask(Saturate(seconds)).tiles_per_s
+
+        engine.append(engine_turn())
+        for number in range(rounds):
+            frames_per_s, cpu_ms = _service_turn(line, seconds)
+            service.append(frames_per_s * scene.tiles)
+            for name, ms in cpu_ms.items():
+                cpu[name].append(ms)
+            engine.append(engine_turn())
+            say(f"round {number + 1} of {rounds}: service {service[-1]:.0f} tiles/s, bare engine {engine[-1]:.0f}")
     beside = [(before + after) / 2 for before, after in itertools.pairwise(engine)]
     return Saturated(
         seconds=seconds,
@@ -61,19 +74,31 @@ def saturate(scene: Scene, bare: BareEngine, *, seconds: float, rounds: int, say
     )
 
 
-def _service_turn(scene: Scene, seconds: float) -> tuple[float, dict[str, float]]:
+def _service_turn(line: Line, seconds: float) -> tuple[float, dict[str, float]]:
     """Frames a second, counted from one frame's event to another's; and CPU time per frame, ms."""
-    with running(scene, None, waits=True) as line:
-        settle(line, scene.cameras)
-        line.hear_until(time.monotonic_ns() + round(SETTLE_SECONDS * 1e9))
-        pids = {"service": [line.watched.pid], "cameras": line.watched.camera_pids()}
-        while (first := line.next()) is None:
-            pass
-        before = {name: sum(map(cpu_s, of)) for name, of in pids.items()}
-        told = line.hear_until(first.at_ns + round(seconds * 1e9))
-        cpu = {name: sum(map(cpu_s, of)) - before[name] for name, of in pids.items()}
-    lost = {one.event.reason for one in (first, *told)} - {None}
-    if lost or not told:
-        raise BenchError(f"of frames that waited for room, some were lost: {lost or 'none came'}")
+    pids = {"service": [line.watched.pid], "cameras": line.watched.camera_pids()}
+    for _ in range(FRAMES_AT_REST):  # they were under way while it stood still
+        _next(line)
+    first = _next(line)
+    before = {name: sum(map(cpu_s, of)) for name, of in pids.items()}
+    told = [_next(line)]
+    while told[-1].at_ns - first.at_ns < seconds * 1e9:
+        told.append(_next(line))
+    cpu = {name: sum(map(cpu_s, of)) - before[name] for name, of in pids.items()}
+    if lost := {one.event.reason for one in told} - {None}:
+        raise BenchError(f"of frames that waited for room, some were lost: {lost}")
     took_s = (told[-1].at_ns - first.at_ns) / 1e9
     return len(told) / took_s, {name: taken * 1e3 / len(told) for name, taken in cpu.items()}
+
+
+def _next(line: Line) -> Told:
+    """The next verdict; there always is one.
+
+    Raises:
+        BenchError: none came.
+    """
+    give_up = time.monotonic() + NEXT_WITHIN_SECONDS
+    while (told := line.next()) is None:
+        if time.monotonic() > give_up:
+            raise BenchError(f"a frame always waited, and within {NEXT_WITHIN_SECONDS:.0f} s none came through")
+    return told

@@ -161,9 +161,9 @@ def window_of(
         else:
             kind, _, reason = one.event.reason.partition(".")
             lost[kind][reason] += one.event.frames
-    due_ns = _due_ns(told, rate_fps)
-    latencies = [(one.at_ns - due) / 1e6 for one, due in zip(told, due_ns, strict=True) if one.event.reason is None]
-    camera_late = [(one.captured_ns - due) / 1e6 for one, due in zip(told, due_ns, strict=True)]
+    dues = due_ns(told, rate_fps)
+    latencies = [(one.at_ns - due) / 1e6 for one, due in zip(told, dues, strict=True) if one.event.reason is None]
+    camera_late = [(one.captured_ns - due) / 1e6 for one, due in zip(told, dues, strict=True)]
     latency = Latency.of(latencies) if latencies else None
     unheard = missed(told)
     pss_mb, most_mb, pictures_mb = memory_mb
@@ -189,7 +189,7 @@ def window_of(
     )
 
 
-def _due_ns(told: list[Told], rate_fps: float) -> list[int]:
+def due_ns(told: list[Told], rate_fps: float) -> list[int]:
     """When each frame was due: on the grid of its camera, laid so that no stamp is too early.
 
     A camera's process that gets no processor stamps its frame late. Counted from the stamp, that frame would look fast.

@@ -7,6 +7,7 @@ finds Python or the graph gone.
 
 import io
 import logging
+import math
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -35,8 +36,8 @@ from edge.inference.opening import PROCESSOR
 
 logger = logging.getLogger(__name__)
 
-SPARE_REQUESTS = 2
-"""Filled while the streams are at work; the second is for when the oldest takes longer than those after it."""
+TILES_AT_ONE_GO = 6
+"""Filled each time that the submitting thread wakes, as that takes a core from a stream and finds cold caches."""
 WAIT_STEP_MS = 500
 
 
@@ -76,7 +77,9 @@ class OpenVinoEngine(Engine):
             at_once = streams or (
                 threads if device == PROCESSOR else compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
             )
-            requests = [_Request(compiled.create_infer_request()) for _ in range(at_once + SPARE_REQUESTS)]
+            # While as many as streams are at work, as many again wait, and some are filled.
+            self._at_one_go = math.ceil(TILES_AT_ONE_GO / self.batch)
+            requests = [_Request(compiled.create_infer_request()) for _ in range(2 * at_once + self._at_one_go)]
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot use {folder / graph}: {last_line(error)}") from error
         if effective != hint:
@@ -88,7 +91,10 @@ class OpenVinoEngine(Engine):
         """The latter in the order in which they were started."""
 
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
-        self._take_in_what_has_ended()
+        if not self._idle:
+            self._take_in_what_has_ended()
+        if not self._idle:
+            self._let_some_end()
         while not self._idle:
             if not self.collect():
                 raise EngineError(f"OpenVINO did not answer within {ANSWER_WITHIN_SECONDS:.0f} s, to any request")
@@ -120,6 +126,12 @@ class OpenVinoEngine(Engine):
     def proven(self) -> None:
         if self._keeper is not None:
             self._keeper.keep(self._how, lambda: bytes(self._compiled.export_model().getvalue()))
+
+    def _let_some_end(self) -> None:
+        """Wait for as many as are filled at one go: they mostly end in the order of their start."""
+        if len(self._at_work) >= self._at_one_go:  # else some were given up
+            self._at_work[self._at_one_go - 1].has_ended(WAIT_STEP_MS)
+            self._take_in_what_has_ended()
 
     def _take_in_what_has_ended(self) -> None:
         """Those that took longer than one started after them are not waited for."""

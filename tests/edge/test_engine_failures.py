@@ -14,7 +14,7 @@ from edge.bundle import Bundle
 from edge.errors import EngineError
 from edge.inference import EngineKind, infer, open_engine
 from edge.inference.engine import NEVER_ANSWERED, ONNX_GRAPH
-from edge.inference.openvino_engine import OpenVinoEngine, _Request
+from edge.inference.openvino_engine import TILES_AT_ONE_GO, OpenVinoEngine, _Request
 from export.openvino_ir import to_openvino
 
 SIDE = 16
@@ -218,6 +218,18 @@ def test_a_request_that_has_ended_is_used_again_before_an_older_one_that_has_not
     assert (answered, ended) == (["second, by b"], ["b"])
     engine.drain()
     assert answered == ["second, by b", "first, by a", "third, by b"]
+
+
+def test_some_requests_are_let_end_before_the_next_is_filled(folder: Path) -> None:
+    ended: list[str] = []
+    engine = with_requests(folder, *(SlowRequest(ended, str(number)) for number in range(TILES_AT_ONE_GO + 2)))
+    answered: list[int] = []
+    for number in range(TILES_AT_ONE_GO + 3):
+        engine.submit(1, lambda tiles: None, lambda *_, n=number: answered.append(n), lambda error: None)
+    assert ended == [str(TILES_AT_ONE_GO - 1)]
+    assert answered == [TILES_AT_ONE_GO - 1]
+    engine.drain()
+    assert sorted(answered) == list(range(TILES_AT_ONE_GO + 3))
 
 
 def test_a_request_that_is_never_answered_fails_and_is_not_used_again(

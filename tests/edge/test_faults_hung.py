@@ -61,10 +61,10 @@ def test_a_hung_stage_stops_the_heartbeat_and_the_watchdog_is_fed_no_more(
         until_shaken(run, "READY")
         with hang.hung():
             stalled = until_shaken(run, "NOT_READY", "stalled")
-            until_status_begins(systemd, "NOT_READY: running")
+            until_status_begins(systemd, "NOT_READY: running, ")
             for _ in range(2):
                 assert until_shaken(run, "NOT_READY", "stalled").heartbeat == stalled.heartbeat
-                assert "WATCHDOG=1" not in until_status_begins(systemd, "NOT_READY: running")
+                assert "WATCHDOG=1" not in until_status_begins(systemd, "NOT_READY: running, ")
         systemd.wait_for("WATCHDOG=1")
         assert until_shaken(run, "READY").heartbeat > stalled.heartbeat
         heard = run.end()
@@ -85,9 +85,9 @@ def test_a_hung_publisher_is_seen_by_systemd_alone_and_loses_no_event(
     ):
         until_shaken(run, "READY")
         with hang.hung():
-            until_status_begins(systemd, "NOT_READY: running")
+            until_status_begins(systemd, "NOT_READY: running, ")
             for _ in range(2):
-                assert "WATCHDOG=1" not in until_status_begins(systemd, "NOT_READY: running")
+                assert "WATCHDOG=1" not in until_status_begins(systemd, "NOT_READY: running, ")
         systemd.wait_for("WATCHDOG=1")
         until_shaken(run, "READY")
         heard = run.end()
@@ -106,7 +106,7 @@ def test_a_dead_camera_on_a_full_disk_is_no_hang(tmp_path: Path, bundle: Bundle,
         env = {**systemd.env, **WATCHDOG, "STATE_DIRECTORY": str(state)}
         run = at_end.enter_context(running(line, address, env=env))
         first = until_shaken(run, "NOT_READY", "no_camera")
-        until_status_begins(systemd, "NOT_READY: running")
+        until_status_begins(systemd, "NOT_READY: running, ")
         for _ in range(3):
             systemd.wait_for("WATCHDOG=1")
         last = run.until(lambda event: (said := shaken(event)) is not None and said.heartbeat >= first.heartbeat + 2)
