@@ -215,7 +215,8 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
     if (idle := found.idle) is not None:
         facts["idle service"] = (
             f"a frame {idle.frame_ms:.1f} ms, its tiles in the bare engine ({idle.engine}) {idle.engine_ms:.1f} ms; "
-            f"the difference {idle.extra_ms:.1f} ms" + (f"; {idle.lost} frames were lost" if idle.lost else "")
+            f"the difference {idle.extra_ms:.1f} ms; p99 {idle.frame_p99_ms:.1f} and {idle.engine_p99_ms:.1f} ms"
+            + (f"; {idle.lost} frames were lost" if idle.lost else "")
         )
     if (highest := found.highest) is not None:
         facts["highest rate without drops"] = (

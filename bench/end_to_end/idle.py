@@ -5,6 +5,7 @@ from dataclasses import replace
 from statistics import median
 
 import msgspec
+import numpy as np
 
 from bench.camera_rates import SETTLE_FRAMES
 from bench.end_to_end.bare_engine import BareEngine
@@ -37,6 +38,9 @@ class Idle(msgspec.Struct, frozen=True, kw_only=True):
     """Medians of the rounds: the bare engine, for as many tiles, each time right after a frame of the service."""
     extra_ms: Spread
     """Medians of the rounds: each frame of the service, less the engine's time right after it."""
+    frame_p99_ms: float
+    engine_p99_ms: float
+    """Of all rounds: how steady each of them is by itself."""
 
 
 def measure_idle(scene: Scene, bare: BareEngine, *, frames: int, rounds: int, say: Callable[[str], None]) -> Idle:
@@ -51,6 +55,7 @@ def measure_idle(scene: Scene, bare: BareEngine, *, frames: int, rounds: int, sa
     assert chosen.settings is not None
     period_s = max(PERIOD_FRAMES * min(ms for _, ms in chosen.tried) / 1e3, LEAST_PERIOD_S)
     lost, service, engine, extra = 0, list[float](), list[float](), list[float]()
+    all_frames, all_alone = list[float](), list[float]()
     with running(replace(scene, cameras=1), 1 / period_s, waits=False) as line:
         settle(line, 1)
         for number in range(rounds):
@@ -67,9 +72,12 @@ def measure_idle(scene: Scene, bare: BareEngine, *, frames: int, rounds: int, sa
             lost += missed(told) + sum(one.event.frames for one in told if one.event.reason is not None)
             if not inspected:
                 raise BenchError(f"on an idle service no frame was inspected: {told[0].event.reason}")
-            service.append(median(took_ms[place] for place in inspected))
-            engine.append(median(alone_ms[place] for place in inspected))
-            extra.append(median(took_ms[place] - alone_ms[place] for place in inspected))
+            took_ms, alone_ms = [took_ms[place] for place in inspected], [alone_ms[place] for place in inspected]
+            service.append(median(took_ms))
+            engine.append(median(alone_ms))
+            extra.append(median(one - other for one, other in zip(took_ms, alone_ms, strict=True)))
+            all_frames += took_ms
+            all_alone += alone_ms
             say(f"round {number + 1} of {rounds}: frame {service[-1]:.1f} ms, its tiles alone {engine[-1]:.1f} ms")
     return Idle(
         rate_fps=1 / period_s,
@@ -79,4 +87,6 @@ def measure_idle(scene: Scene, bare: BareEngine, *, frames: int, rounds: int, sa
         frame_ms=Spread.of(service),
         engine_ms=Spread.of(engine),
         extra_ms=Spread.of(extra),
+        frame_p99_ms=float(np.percentile(all_frames, 99)),
+        engine_p99_ms=float(np.percentile(all_alone, 99)),
     )

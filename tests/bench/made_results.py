@@ -108,6 +108,8 @@ def end_to_end() -> EndToEnd:
             frame_ms=spread(68.5),
             engine_ms=spread(61.5),
             extra_ms=spread(7.0),
+            frame_p99_ms=80.0,
+            engine_p99_ms=70.0,
         ),
         highest=Highest(
             rate_fps=14.5,
