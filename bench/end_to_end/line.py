@@ -14,6 +14,7 @@ from edge.delivery.messages import VerdictEvent
 from edge.errors import BenchError
 from edge.inference import Precision
 
+NEXT_WITHIN_SECONDS = 60.0
 FROZEN_AFTER_FRAMES = 3
 """As for real cameras: their frames are looked at for that."""
 
@@ -112,6 +113,18 @@ class Line:
             return None
         self._check(heard.event)
         return Told(heard.event, heard.at_ns)
+
+    def wait(self) -> Told:
+        """The next verdict event, where one must come.
+
+        Raises:
+            BenchError: none came, or as of `next`.
+        """
+        give_up = time.monotonic() + NEXT_WITHIN_SECONDS
+        while (told := self.next()) is None:
+            if time.monotonic() > give_up:
+                raise BenchError(f"nothing was heard of any frame within {NEXT_WITHIN_SECONDS:.0f} s")
+        return told
 
     def hear_until(self, until_ns: int) -> list[Told]:
         """All verdict events of a time; monotonic."""

@@ -9,7 +9,7 @@ import msgspec
 
 from bench.camera_rates import SETTLE_SECONDS
 from bench.end_to_end.bare_engine import BareEngine
-from bench.end_to_end.line import Line, Scene, Told, running
+from bench.end_to_end.line import Line, Scene, running
 from bench.end_to_end.requests import Saturate
 from bench.end_to_end.window import settle
 from bench.processes import cpu_s
@@ -18,7 +18,6 @@ from edge.errors import BenchError
 
 FRAMES_AT_REST = 2
 """Frames that were with the engine, or just behind it, when the service was made to stand still."""
-NEXT_WITHIN_SECONDS = 60.0
 
 
 class Saturated(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,27 +77,14 @@ def _service_turn(line: Line, seconds: float) -> tuple[float, dict[str, float]]:
     """Frames a second, counted from one frame's event to another's; and CPU time per frame, ms."""
     pids = {"service": [line.watched.pid], "cameras": line.watched.camera_pids()}
     for _ in range(FRAMES_AT_REST):  # they were under way while it stood still
-        _next(line)
-    first = _next(line)
+        line.wait()
+    first = line.wait()
     before = {name: sum(map(cpu_s, of)) for name, of in pids.items()}
-    told = [_next(line)]
+    told = [line.wait()]
     while told[-1].at_ns - first.at_ns < seconds * 1e9:
-        told.append(_next(line))
+        told.append(line.wait())
     cpu = {name: sum(map(cpu_s, of)) - before[name] for name, of in pids.items()}
     if lost := {one.event.reason for one in told} - {None}:
         raise BenchError(f"of frames that waited for room, some were lost: {lost}")
     took_s = (told[-1].at_ns - first.at_ns) / 1e9
     return len(told) / took_s, {name: taken * 1e3 / len(told) for name, taken in cpu.items()}
-
-
-def _next(line: Line) -> Told:
-    """The next verdict; there always is one.
-
-    Raises:
-        BenchError: none came.
-    """
-    give_up = time.monotonic() + NEXT_WITHIN_SECONDS
-    while (told := line.next()) is None:
-        if time.monotonic() > give_up:
-            raise BenchError(f"a frame always waited, and within {NEXT_WITHIN_SECONDS:.0f} s none came through")
-    return told
