@@ -187,6 +187,7 @@ class Command:
                 )
             except (OSError, ValueError) as error:
                 return f"could not be started ({error})"
+            self._kill_if_wanted()  # that was said while it started
             code = self._process.wait()
             self._process = None
         if code == 0:
@@ -207,7 +208,10 @@ class Command:
         self._interruptions += 1
         if self._interruptions == 1:
             click.echo("heatline: waiting for the command to end; interrupt again to kill it", err=True)
-        elif self._process is not None:
+        self._kill_if_wanted()
+
+    def _kill_if_wanted(self) -> None:
+        if self._interruptions > 1 and self._process is not None:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 os.killpg(self._process.pid, signal.SIGKILL)
 

@@ -100,6 +100,7 @@ def test_the_sentence_names_all_that_differs_and_nothing_else() -> None:
     assert f"(cores 1000, here {len(os.sched_getaffinity(0))})" in said
 
 
+@pytest.mark.slow
 def test_all_benches_run_are_kept_without_samples_and_compared(bundle: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "micro.json"
 

@@ -179,6 +179,7 @@ def test_of_a_bag_too_large_only_some_tiles_get_a_gradient_and_all_count(prepare
     assert model.calls == [(48, False, False)]
 
 
+@pytest.mark.slow
 def test_pictures_without_any_annotation_teach_where_defects_are(blobs: Path, tmp_path: Path) -> None:
     said: list[str] = []
     overrides = ("recipe.steps=60", "recipe.validate_every=20", "recipe.lr=0.003", "recipe.batch=24")

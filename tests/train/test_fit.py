@@ -199,6 +199,7 @@ fit(compose(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_resumes_from_its_last_checkpoint(
     run: RunFolder, blobs: Path, tmp_path: Path
 ) -> None:
@@ -513,6 +514,7 @@ except TrainingError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_amid_a_training_costs_nothing_that_was_there(
     run: RunFolder, blobs: Path, tmp_path: Path
 ) -> None:

@@ -311,6 +311,7 @@ def meet(processes: list[subprocess.Popen[str]]) -> list[str]:
     return [output for output, _ in said]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_no_trial_and_leaves_none_behind(blobs: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
     overrides = words(blobs, out, "search.trials=2")

@@ -327,6 +327,7 @@ Study(plan(), Path(sys.argv[1]), Path(sys.argv[2])).work(say=print, evaluate=eva
 """
 
 
+@pytest.mark.slow
 def test_a_study_that_was_killed_goes_on_and_ends_with_the_same_runs(
     data: Path, tmp_path: Path, finished: Path
 ) -> None:
