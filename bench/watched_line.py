@@ -105,13 +105,10 @@ class WatchedLine:
         """The service and its cameras stand still meanwhile, wherever they are, as a debugger would have them."""
         pids = [self.pid, *self.camera_pids()]
         try:
-            for pid in pids:
-                os.kill(pid, signal.SIGSTOP)
+            _send(pids, signal.SIGSTOP)
             yield
         finally:
-            for pid in pids:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
+            _send(pids, signal.SIGCONT)
 
     def next(self) -> Heard | None:
         """The next event; None where none came within a moment.
@@ -227,3 +224,9 @@ def write_line_file(path: Path, bundle: Path, cameras: Sequence[Keys], tables: M
 def toml_table(heading: str, keys: Keys) -> str:
     """A table of TOML, whose text, numbers and booleans are written as in JSON."""
     return "\n".join([heading, *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]) + "\n\n"
+
+
+def _send(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # whoever asks for its next event is told that it ended
+            os.kill(pid, number)

@@ -15,6 +15,7 @@ from edge.errors import BenchError
 from edge.inference import Precision
 
 NEXT_WITHIN_SECONDS = 60.0
+"""A large network takes seconds for a frame."""
 FROZEN_AFTER_FRAMES = 3
 """As for real cameras: their frames are looked at for that."""
 
