@@ -651,8 +651,8 @@ def test_the_test_camera_can_freeze_lose_frames_pause_and_turn_its_clock() -> No
         while (frame := grab_frame(camera)).stamp.frame_id == before + 1:
             before += 1
         assert frame.stamp.frame_id == before + 4
-        device.stop_clock()
         device.freeze()
+        device.stop_clock()  # last: frames whose timestamp stands still are frozen ones
         first = grab_frame(camera)
         while (second := grab_frame(camera)).stamp.camera_timestamp_ns != first.stamp.camera_timestamp_ns:
             first = second
