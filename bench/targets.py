@@ -71,7 +71,7 @@ TARGETS = (
     Target("ready", "process start to READY, s", "under", READY_S, "with a model cache"),
     Target(
         "PSS",
-        "PSS of the service's processes, without the pictures that the bench's cameras hold, MB",
+        "PSS of the service's processes, MB",
         *("under", 400.0, f"{SMALL_MODEL}, one camera of 5 MP", SMALL_MODEL),
     ),
 )

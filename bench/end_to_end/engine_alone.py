@@ -26,6 +26,8 @@ from edge.errors import BenchError, HeatlineError
 from edge.inference import infer
 from edge.text import sayable
 
+FINALISTS, FINAL_ROUNDS = 4, 7
+
 
 class _Alone:
     """One set of settings, warm."""
@@ -81,7 +83,14 @@ class _Server:
                 return Answer(expected=self.look())
             case Choose(seconds, rounds):
                 speeds = self._turns(rounds, lambda alone: alone.engine.tiles_per_s(seconds))
-                return self._chosen(max(range(len(speeds)), key=speeds.__getitem__), speeds)
+                fastest = sorted(range(len(speeds)), key=speeds.__getitem__, reverse=True)[:FINALISTS]
+                # The fastest of twelve was lucky as well: the first few are tried anew, and longer.
+                anew = [
+                    [self._all[place].engine.tiles_per_s(seconds) for place in fastest] for _ in range(FINAL_ROUNDS)
+                ]
+                for place, of in zip(fastest, zip(*anew, strict=True), strict=True):
+                    speeds[place] = median(of)
+                return self._chosen(max(fastest, key=speeds.__getitem__), speeds)
             case ChooseForFrames(rounds):
                 times = self._turns(rounds, lambda alone: alone.frame_ms(self._tiles))
                 return self._chosen(min(range(len(times)), key=times.__getitem__), times)

@@ -39,8 +39,8 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
         InputError: one of them cannot be read, or there is none.
         EngineError: the engine has no usable answer to one.
     """
-    evidence = bundle.manifest.calibration.evidence_threshold
-    inspector = Inspector(bundle.manifest, engine, thresholds=Thresholds(0.0, evidence))
+    evidence_threshold = bundle.manifest.calibration.evidence_threshold
+    inspector = Inspector(bundle.manifest, engine, thresholds=Thresholds(0.0, evidence_threshold))
     scores: dict[str, float] = {}
     sizes: set[tuple[int, int]] = set()
     picture_bytes = 0
@@ -53,12 +53,25 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
         scores[sayable(path.name)] = inspector.finish(pending).score
         picture_bytes += image.nbytes
     (hw,) = sizes
+    score_threshold = threshold_for(sorted(scores.values()), defective)
+    # Regions are looked for where the score threshold is reached: they can be told only now.
+    inspector.thresholds = Thresholds(score_threshold, evidence_threshold)
+    highest: dict[str, float] = {}
+    for number, path in enumerate(list_images(folder)):
+        if scores[sayable(path.name)] >= score_threshold:
+            image, pixel_format = read_image(path)
+            pending = inspector.start(Frame(Stamp("expected", number), image, pixel_format))
+            highest[sayable(path.name)] = inspector.finish(pending).regions[0].score
+    off = tolerance(bundle, precision)
     return Expected(
-        score_threshold=threshold_for(sorted(scores.values()), defective),
-        tolerance=tolerance(bundle, precision) * max(1.0, *map(abs, scores.values())),
+        score_threshold=score_threshold,
+        tolerance=off * max(1.0, *map(abs, scores.values())),
         tiles=len(inspector.stitcher(hw).grid),
         frame_hw=hw,
         scores=scores,
+        evidence=highest,
+        evidence_tolerance=off * max([1.0, *map(abs, highest.values())]),
+        heatmap_hw=inspector.stitcher(hw).heatmap_hw,
         picture_bytes=picture_bytes,
     )
 

@@ -16,8 +16,9 @@ from bench.engine_settings import Settings
 from bench.spread import Spread
 from edge.errors import BenchError
 
-PERIOD_FRAMES = 2.75
-"""From one frame to the next, in frames of the bare engine: one for the service, one for the engine, and some rest."""
+PERIOD_FRAMES = 4.0
+"""From one frame to the next, in frames of the bare engine: one for the service, one for the engine, and as much rest,
+for a machine that falls to half its speed meanwhile."""
 LEAST_PERIOD_S = 0.05
 CHOOSE_ROUNDS = 5
 LOST_AT_MOST = 10
@@ -34,6 +35,8 @@ class Idle(msgspec.Struct, frozen=True, kw_only=True):
     """Of each round."""
     lost: int
     """Of all rounds; none, on a machine that does nothing else."""
+    crowded: int = 0
+    """Of all rounds: frames that were not alone, as they and the engine's turn after them took longer than a period."""
     frame_ms: Spread
     """Medians of the rounds: from when a frame was due to the receipt of its event."""
     engine_ms: Spread
@@ -56,23 +59,26 @@ def measure_idle(scene: Scene, bare: BareEngine, *, frames: int, rounds: int, sa
     chosen = bare.ask(ChooseForFrames(CHOOSE_ROUNDS))
     assert chosen.settings is not None
     period_s = max(PERIOD_FRAMES * min(ms for _, ms in chosen.tried) / 1e3, LEAST_PERIOD_S)
-    lost, service, engine, extra = 0, list[float](), list[float](), list[float]()
+    lost, crowded, service, engine, extra = 0, 0, list[float](), list[float](), list[float]()
     all_frames, all_alone = list[float](), list[float]()
     with running(replace(scene, cameras=1), 1 / period_s, waits=False) as line:
         settle(line, 1)
         for number in range(rounds):
             told: list[Told] = []
             alone_ms: list[float] = []
-            while len(alone_ms) < frames + SETTLE_FRAMES:
+            settles = SETTLE_FRAMES if number == 0 else 0
+            while len(alone_ms) < frames + settles:
                 told.append(one := line.wait())
                 if one.event.reason is None:
                     alone_ms.append(bare.ask(OneFrame()).frame_ms)
-                elif len(told) > LOST_AT_MOST * (frames + SETTLE_FRAMES):
+                elif len(told) > LOST_AT_MOST * (frames + settles):
                     raise BenchError(f"on an idle service frame after frame is lost: {one.event.reason}")
             lost += missed(told) + sum(one.event.frames for one in told if one.event.reason is not None)
             dues = due_ns(told, 1 / period_s)
             took_ms = [(one.at_ns - due) / 1e6 for one, due in zip(told, dues, strict=True) if one.event.reason is None]
-            del took_ms[:SETTLE_FRAMES], alone_ms[:SETTLE_FRAMES]
+            del took_ms[:settles], alone_ms[:settles]
+            alone = zip(took_ms, alone_ms, strict=True)
+            crowded += sum(one + other > period_s * 1e3 for one, other in alone)
             service.append(median(took_ms))
             engine.append(median(alone_ms))
             extra.append(median(one - other for one, other in zip(took_ms, alone_ms, strict=True)))
@@ -84,6 +90,7 @@ def measure_idle(scene: Scene, bare: BareEngine, *, frames: int, rounds: int, sa
         engine=chosen.settings,
         frames=frames,
         lost=lost,
+        crowded=crowded,
         frame_ms=Spread.of(service),
         engine_ms=Spread.of(engine),
         extra_ms=Spread.of(extra),

@@ -18,6 +18,7 @@ NEXT_WITHIN_SECONDS = 60.0
 """A large network takes seconds for a frame."""
 FROZEN_AFTER_FRAMES = 3
 """As for real cameras: their frames are looked at for that."""
+NOTHING_COUNTS = "nothing that is measured on such a line counts, report this"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def running(scene: Scene, rate_fps: float | None, *, waits: bool) -> Iterator["L
             engine=scene.engine,
         ) as line,
     ):
-        yield Line(line, scene.expected)
+        yield Line(line, scene.expected, scene.heatmaps)
         line.stop()
 
 
@@ -100,8 +101,8 @@ class Told:
 class Line:
     """What this process hears of it."""
 
-    def __init__(self, watched: WatchedLine, expected: Expected) -> None:
-        self.watched, self._expected = watched, expected
+    def __init__(self, watched: WatchedLine, expected: Expected, heatmaps: str) -> None:
+        self.watched, self._expected, self._heatmaps = watched, expected, heatmaps
 
     def next(self) -> Told | None:
         """The next verdict event, or None where none came within a moment.
@@ -147,7 +148,21 @@ class Line:
         if wrong or abs(event.frame_score - score) > expected.tolerance:
             raise BenchError(
                 f"the service judged {event.source} {event.verdict} by {event.frame_score:.4f}, and the same bundle by "
-                f"itself {verdict} by {score:.4f}; nothing that is measured on such a line counts, report this"
+                f"itself {verdict} by {score:.4f}; {NOTHING_COUNTS}"
+            )
+        if event.verdict == "DEFECT" and (evidence := expected.evidence.get(event.source)) is not None:
+            found = event.regions[0].score if event.regions else float("nan")
+            if not abs(found - evidence) <= expected.evidence_tolerance:
+                raise BenchError(
+                    f"the service found evidence of {found:.4f} in {event.source}, and the same bundle by itself "
+                    f"{evidence:.4f}; {NOTHING_COUNTS}"
+                )
+        carries = self._heatmaps == "always" or (self._heatmaps == "defect" and event.verdict == "DEFECT")
+        hw = None if event.heatmap is None else event.heatmap.hw
+        if hw != (expected.heatmap_hw if carries else None):
+            raise BenchError(
+                f"the event of {event.source}, {event.verdict}, has a heatmap of {hw} cells, expected was one of "
+                f"{expected.heatmap_hw} where any; {NOTHING_COUNTS}"
             )
 
 

@@ -58,6 +58,12 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     frame_hw: tuple[int, int]
     scores: dict[str, float]
     """Frame scores by the name of the picture, as events tell it."""
+    evidence: dict[str, float]
+    """The highest evidence of any region, of the pictures that are DEFECT, by their names."""
+    evidence_tolerance: float
+    """Logits by which that may be off."""
+    heatmap_hw: tuple[int, int]
+    """Cells."""
     picture_bytes: int
     """Of all of them, as they lie in a camera's memory."""
 

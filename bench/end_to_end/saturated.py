@@ -32,6 +32,9 @@ class Saturated(msgspec.Struct, frozen=True, kw_only=True):
     """Of the medians."""
     service_over_engine_spread: Spread
     """Of the ratios, each to the mean of the engine's turn before and the one after."""
+    service_turns_tiles_per_s: list[float] = []
+    engine_turns_tiles_per_s: list[float] = []
+    """As they were measured: one of the engine before each of the service, and one after the last."""
     cpu_ms_per_frame: dict[str, Spread]
     """Of the service, and of its cameras' processes."""
 
@@ -69,6 +72,8 @@ def saturate(scene: Scene, bare: BareEngine, *, seconds: float, rounds: int, say
         engine_tiles_per_s=Spread.of(engine),
         service_over_engine=median(service) / median(engine),
         service_over_engine_spread=Spread.of([one / other for one, other in zip(service, beside, strict=True)]),
+        service_turns_tiles_per_s=service,
+        engine_turns_tiles_per_s=engine,
         cpu_ms_per_frame={name: Spread.of(of) for name, of in cpu.items()},
     )
 

@@ -22,7 +22,7 @@ from bench.end_to_end.expected import expect
 from bench.end_to_end.latency import STEP, Latency
 from bench.end_to_end.line import Line, Scene, Told, missed, running
 from bench.end_to_end.pictures import draw_pictures
-from bench.end_to_end.requests import Choose, ChooseForFrames, Expected, Job, Look, OneFrame, Saturate
+from bench.end_to_end.requests import Choose, ChooseForFrames, Job, Look, OneFrame, Saturate
 from bench.end_to_end.window import settle, window_of
 from bench.engine_settings import all_settings
 from edge.bundle import Bundle
@@ -111,14 +111,17 @@ def test_the_service_is_heard_and_held_to_its_pictures(scene: Scene) -> None:
     assert all(one.at_ns > one.captured_ns for one in seen)
 
 
-@pytest.mark.parametrize("what", ["verdict", "score"])
+@pytest.mark.parametrize("what", ["verdict", "score", "evidence", "heatmap"])
 def test_a_service_that_says_anything_else_fails(scene: Scene, what: str) -> None:
     expected = scene.expected
-    other = max(expected.scores.values()) + 1 if what == "verdict" else expected.score_threshold
-    scores = expected.scores if what == "verdict" else {name: score + 0.1 for name, score in expected.scores.items()}
-    claimed = {**msgspec.structs.asdict(expected), "score_threshold": other, "scores": scores}
+    claimed = {
+        "verdict": {"score_threshold": max(expected.scores.values()) + 1},
+        "score": {"scores": {name: score + 0.1 for name, score in expected.scores.items()}},
+        "evidence": {"evidence": {name: score + 0.1 for name, score in expected.evidence.items()}},
+        "heatmap": {"heatmap_hw": (1, 1)},
+    }
     with running(scene, None, waits=True) as line:
-        strict = Line(line.watched, Expected(**claimed))
+        strict = Line(line.watched, msgspec.structs.replace(expected, **claimed[what]), scene.heatmaps)
         heard_all = time.monotonic_ns() + 10 * 10**9  # the last picture has come long before
         with pytest.raises(BenchError, match="nothing that is measured"):
             strict.hear_until(heard_all)

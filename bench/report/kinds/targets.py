@@ -101,7 +101,7 @@ def _end_to_end(result: Result) -> Iterator[Found]:
             yield Found("idle", one.model, of, one.idle.extra_ms.median, others, result)
         if one.window is not None:
             cameras = [f"{one.cameras} cameras"] if one.cameras != 1 else []
-            memory_mb = one.window.pss_mb - one.window.pictures_mb
+            memory_mb = one.window.pss_mb
             yield Found("PSS", one.model, of, memory_mb, (*size, *cameras, *quick), result)
             if one.window.jitter_periods is not None:
                 highest_fps = None if one.highest is None else one.highest.rate_fps
