@@ -25,6 +25,8 @@ from edge.inference import Precision
 PICTURES = 8
 CHOOSE_SECONDS, CHOOSE_ROUNDS = 0.7, 3
 SEARCH_WINDOWS = 12
+WHOLE, INTERRUPTED = "whole", "interrupted"
+"""How a run may have ended; else it failed, and that is the reason."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +77,8 @@ class EndToEnd(msgspec.Struct, frozen=True, kw_only=True):
     idle: Idle | None = None
     highest: Highest | None = None
     window: Window | None = None
+    ended: str = WHOLE
+    """`whole`, `interrupted`, or why it failed. What there is after a part is interrupted until the run goes on."""
 
 
 def measure_end_to_end(
@@ -98,7 +102,7 @@ def measure_end_to_end(
     Args:
         pictures: folder of pictures to show, all of one size; None: boards are drawn, of size `frame_hw`.
         defective: share of the pictures to be judged DEFECT.
-        keep: is given what there is after every part.
+        keep: is given what there is after every part, and at the end.
     Raises:
         BenchError: the bundle cannot be used on this machine, or not in that precision; a picture cannot be read; or a
             process did not do what it should.
@@ -124,6 +128,7 @@ def measure_end_to_end(
                 journal=journal,
                 engine_settings={name: value for name, value in engine.items() if isinstance(value, str | int)},
                 quick=plan.quick,
+                ended=INTERRUPTED,
             )
             found = _beside_the_bare_engine(scene, bare, plan, found, say, keep)
         # From here on no other process maps the engine's libraries: the memory is the service's own.
@@ -138,7 +143,8 @@ def measure_end_to_end(
             found = msgspec.structs.replace(
                 found, window=run_window(scene, rate_fps, plan.seconds, plan.late_after_ms, say=say)
             )
-            keep(found)
+    found = msgspec.structs.replace(found, ended=WHOLE)
+    keep(found)  # before anything is printed: whoever reads that may be gone
     return found
 
 

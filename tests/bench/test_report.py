@@ -333,6 +333,8 @@ IDLE_WERE_BUSY = "systems without a turn took 0.0625 of a core"
         (replaced(made.end_to_end(), model="resnet18"), "service over engine", "resnet18"),
         (replaced(made.end_to_end(), frame_hw=(1080, 1920)), "service over engine", "1920x1080 px"),
         (replaced(made.end_to_end(), quick=True), "service over engine", "--quick"),
+        (replaced(made.end_to_end(), ended="interrupted"), "service over engine", "interrupted"),
+        (replaced(made.end_to_end(), ended="a verdict was wrong"), "PSS", "the run failed"),
         (replaced(made.end_to_end(), journal=True), "latency of a frame on an idle", "a journal"),
         (replaced(made.end_to_end(), idle=replaced(IDLE, lost=2)), "latency of a frame on an idle", "2 frames lost"),
         (replaced(made.end_to_end(), highest=None), "p99 - p50", "the highest rate is not in the file"),
@@ -356,6 +358,17 @@ def test_a_figure_of_other_conditions_reaches_nothing(tmp_path: Path, found: Any
     made.write(tmp_path, kinds[type(found)], found)
     (row, *_) = [row for row in targets_of(make_report([tmp_path])) if row["what"].startswith(what)]
     assert (row["reached"], row["found"] != "-") == (f"other conditions: {other}", True)
+
+
+def test_a_run_that_is_not_whole_is_marked_and_one_of_before_that_was_told_is_whole(tmp_path: Path) -> None:
+    mark = "This run is not whole"
+    file = made.write(tmp_path, "end-to-end", replaced(made.end_to_end(), ended="a verdict was wrong"))
+    assert f"{mark}, and nothing of it counts for a target: a verdict was wrong." in make_report([file]).page
+    old = json.loads(file.read_text())
+    del old["ended"]
+    file.write_text(json.dumps(old))
+    assert mark not in make_report([file]).page
+    assert targets_of(make_report([file]))[0]["reached"] == "yes"
 
 
 @pytest.mark.parametrize(

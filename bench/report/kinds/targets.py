@@ -7,7 +7,7 @@ differs.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from bench.end_to_end.end_to_end import EndToEnd
+from bench.end_to_end.end_to_end import INTERRUPTED, WHOLE, EndToEnd
 from bench.end_to_end.window import Window
 from bench.machine import MachineKind
 from bench.peers.peers import PeersBench, faults
@@ -94,22 +94,22 @@ def _end_to_end(result: Result) -> Iterator[Found]:
         settings = in_words(one.engine_settings) if one.engine_settings else "default settings"
         kept = "a journal" if one.journal else "no journal"
         of = f"{_words(one.model, one.precision, one.frame_hw)}, {settings}, {kept}"
-        quick = ["--quick"] if one.quick else []
+        run = [*_not_whole(one.ended), *(["--quick"] if one.quick else [])]
         size, journal = _not_large(one.frame_hw), ["a journal"] if one.journal else []
         if one.saturated is not None:
-            others = (*_unlike(one.precision, "bf16"), *size, *quick)
+            others = (*_unlike(one.precision, "bf16"), *size, *run)
             yield Found("service over engine", one.model, of, one.saturated.service_over_engine, others, result)
         if one.idle is not None:
             lost = [f"{one.idle.lost} frames lost"] if one.idle.lost else []
-            others = (*size, *journal, *lost, *quick)
+            others = (*size, *journal, *lost, *run)
             yield Found("idle", one.model, of, one.idle.extra_ms.median, others, result)
         if one.window is not None:
             cameras = [f"{one.cameras} cameras"] if one.cameras != 1 else []
             memory_mb = one.window.pss_mb - one.window.pictures_mb
-            yield Found("PSS", one.model, of, memory_mb, (*size, *cameras, *quick), result)
+            yield Found("PSS", one.model, of, memory_mb, (*size, *cameras, *run), result)
             if one.window.jitter_periods is not None:
                 highest_fps = None if one.highest is None else one.highest.rate_fps
-                others = (*_not_steady(one.window, highest_fps), *quick)
+                others = (*_not_steady(one.window, highest_fps), *run)
                 yield Found("jitter", one.model, of, one.window.jitter_periods, others, result)
 
 
@@ -150,6 +150,11 @@ def _startup(result: Result) -> Iterator[Found]:
 
 def _words(model: str, precision: str, hw: tuple[int, int]) -> str:
     return f"{model} {precision}, {hw[1]}x{hw[0]}"
+
+
+def _not_whole(ended: str) -> list[str]:
+    """A run that failed proved its own figures wrong, perhaps; the reason stands with them in the report."""
+    return [] if ended == WHOLE else ["interrupted" if ended == INTERRUPTED else "the run failed"]
 
 
 def _unlike(found: str, wanted: str) -> list[str]:
