@@ -124,8 +124,10 @@ def test_every_command_and_option_is_documented(path: tuple[str, ...], command: 
         return
     table = rows(read("docs/README.md"))
     name = " ".join(("heatline", *path))
-    row = next((cells for first, cells in table.items() if re.sub(r" [A-Z].*", "", first) == name), None)
-    assert row is not None, f"docs/README.md has no row for `{name}`"
+    found = next((told for told in table.items() if re.sub(r" \[?[A-Z].*", "", told[0]) == name), None)
+    assert found is not None, f"docs/README.md has no row for `{name}`"
+    first, row = found
+    assert ("[BUNDLE]" in first) == ("[BUNDLE]" in shown.output.partition("\n\n")[0])
     documented = set(re.findall(r"`(--?[a-z-]+)`", row[0]))
     assert documented == {
         option for parameter in command.params if isinstance(parameter, click.Option) for option in parameter.opts

@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -15,6 +16,9 @@ from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, progress_console
 from edge.errors import BenchError
 from edge.inference import Precision
+
+if TYPE_CHECKING:
+    from bench.end_to_end.end_to_end import EndToEnd
 
 
 @click.command("end-to-end", epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")
@@ -108,26 +112,34 @@ def end_to_end(
             turn_seconds=0.5, idle_frames=3, quick=True,
         )  # fmt: skip
 
-    def keep_part(part: msgspec.Struct) -> None:
+    parts: list[EndToEnd] = []
+
+    def keep_part(part: "EndToEnd") -> None:
+        parts.append(part)
         if out is not None:
             with contextlib.suppress(BenchError):  # said at the end, should there still be no room
                 keep(out, new_report("end-to-end", now, part))
 
     given = {"threads": threads, "streams": streams, "batch": batch}
-    found = measure_end_to_end(
-        bundle,
-        precision,
-        plan,
-        pictures=pictures,
-        frame_hw=(480, 640) if quick else frame_hw,
-        cameras=cameras,
-        waiting_frames=waiting_frames,
-        defective=defective,
-        heatmaps=heatmaps,
-        journal=journal,
-        engine={name: value for name, value in given.items() if value},
-        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
-        keep=keep_part,
-    )
+    try:
+        found = measure_end_to_end(
+            bundle,
+            precision,
+            plan,
+            pictures=pictures,
+            frame_hw=(480, 640) if quick else frame_hw,
+            cameras=cameras,
+            waiting_frames=waiting_frames,
+            defective=defective,
+            heatmaps=heatmaps,
+            journal=journal,
+            engine={name: value for name, value in given.items() if value},
+            say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+            keep=keep_part,
+        )
+    except Exception as error:
+        if parts:  # a verdict that was wrong, say: what there is in the file must not pass for a result
+            keep_part(msgspec.structs.replace(parts[-1], ended=str(error) or type(error).__name__))
+        raise
     title = f"{found.bundle} ({found.model}) in {found.precision}"
     deliver(title, new_report("end-to-end", now, found), to_facts(found), out, as_json)

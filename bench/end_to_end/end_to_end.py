@@ -28,6 +28,8 @@ SEARCH_WINDOWS = 12
 HOLD_SECONDS = 60.0
 """Without a loss. Frames that wait hide for a while that others come faster: three of them, at three a second in a
 minute, a rate that is 2 % too high."""
+WHOLE, INTERRUPTED = "whole", "interrupted"
+"""How a run may have ended; else it failed, and that is the reason."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +80,8 @@ class EndToEnd(msgspec.Struct, frozen=True, kw_only=True):
     idle: Idle | None = None
     highest: Highest | None = None
     window: Window | None = None
+    ended: str = WHOLE
+    """`whole`, `interrupted`, or why it failed. What there is after a part is interrupted until the run goes on."""
 
 
 def measure_end_to_end(
@@ -101,7 +105,7 @@ def measure_end_to_end(
     Args:
         pictures: folder of pictures to show, all of one size; None: boards are drawn, of size `frame_hw`.
         defective: share of the pictures to be judged DEFECT.
-        keep: is given what there is after every part.
+        keep: is given what there is after every part, and at the end.
     Raises:
         BenchError: the bundle cannot be used on this machine, or not in that precision; a picture cannot be read; or a
             process did not do what it should.
@@ -127,6 +131,7 @@ def measure_end_to_end(
                 journal=journal,
                 engine_settings={name: value for name, value in engine.items() if isinstance(value, str | int)},
                 quick=plan.quick,
+                ended=INTERRUPTED,
             )
             found = _beside_the_bare_engine(scene, bare, plan, found, say, keep)
         # From here on no other process maps the engine's libraries: the memory is the service's own.
@@ -141,7 +146,8 @@ def measure_end_to_end(
             found = msgspec.structs.replace(
                 found, window=run_window(scene, rate_fps, plan.seconds, plan.late_after_ms, say=say)
             )
-            keep(found)
+    found = msgspec.structs.replace(found, ended=WHOLE)
+    keep(found)  # before anything is printed: whoever reads that may be gone
     return found
 
 

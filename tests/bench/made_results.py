@@ -327,7 +327,7 @@ def tune() -> Tune:
         return Side(
             engine=engine,
             latency_p50_ms=spread(ms),
-            latency_p99_ms=spread(1.5 * ms),
+            latency_p90_ms=spread(1.5 * ms),
             inspected_fps=spread(10.0),
             lost=0,
             sustains=True,
@@ -348,7 +348,7 @@ def tune() -> Tune:
             present=side(present, 66.0),
             chosen=side(chosen, 61.5),
             latency_p50=spread(0.93),
-            latency_p99=spread(0.93),
+            latency_p90=spread(0.93),
             inspected_fps=spread(1.0),
             turns=5,
             earlier_in=5,

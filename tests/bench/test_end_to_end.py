@@ -30,6 +30,7 @@ from edge.delivery.messages import BundleName, Times, VerdictEvent
 from edge.errors import BenchError
 from edge.images import list_images
 from edge.inference import open_engine
+from tests.bench import made_results as made
 from tests.small_bundle import answer, dark_square, small_bundle, white_frame
 
 HW = (300, 400)
@@ -232,12 +233,44 @@ def test_the_whole_bench_runs_and_its_file_is_its_struct(bundle: Bundle, picture
     assert report.pop("bench") == "end-to-end"
     assert report.pop("machine")["cores"] >= 1
     found = msgspec.convert(report, EndToEnd)
+    assert found.ended == "whole"
     assert found.saturated is not None
     assert found.idle is not None
     assert found.window is not None
     assert found.saturated.service_over_engine > 0
     assert found.window.frames >= found.window.inspected > 0
     assert found.window.pss_mb > 10
+
+
+@pytest.mark.parametrize(
+    ("how", "ended"),
+    [
+        (
+            BenchError("the service judged 1.png GOOD, and it is DEFECT"),
+            "the service judged 1.png GOOD, and it is DEFECT",
+        ),
+        (ZeroDivisionError(), "ZeroDivisionError"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_parts_of_a_run_that_did_not_end_well_say_so(
+    bundle: Bundle, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: BaseException, ended: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        # As a kill would leave it.
+        assert msgspec.json.decode(out.read_bytes())["ended"] == "interrupted"
+        raise how
+
+    monkeypatch.setattr("bench.end_to_end.end_to_end.saturate", lambda *_, **__: made.end_to_end().saturated)
+    monkeypatch.setattr("bench.end_to_end.end_to_end.measure_idle", fail)
+    out = tmp_path / "end-to-end.json"
+    result = CliRunner().invoke(
+        bench, ["end-to-end", str(bundle.path), "--quick", "--pictures", str(pictures), "--out", str(out)]
+    )
+    assert result.exception is not None
+    report = json.loads(out.read_bytes())
+    assert report["saturated"] is not None
+    assert (report["idle"], report["ended"]) == (None, ended)
 
 
 def test_nothing_to_measure_is_a_mistake() -> None:

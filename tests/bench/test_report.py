@@ -321,6 +321,9 @@ def replaced(found: Any, **changed: Any) -> Any:
 
 WINDOW, HIGHEST, IDLE = made.end_to_end().window, made.end_to_end().highest, made.end_to_end().idle
 COSTS = made.stages().cost_per_tile
+PEERS = made.peers()
+BUT_TWO = [one for one in PEERS.systems if one.name not in ("anomalib", "model-api")]
+IDLE_WERE_BUSY = "systems without a turn took 0.0625 of a core"
 
 
 @pytest.mark.parametrize(
@@ -330,6 +333,8 @@ COSTS = made.stages().cost_per_tile
         (replaced(made.end_to_end(), model="resnet18"), "service over engine", "resnet18"),
         (replaced(made.end_to_end(), frame_hw=(1080, 1920)), "service over engine", "1920x1080 px"),
         (replaced(made.end_to_end(), quick=True), "service over engine", "--quick"),
+        (replaced(made.end_to_end(), ended="interrupted"), "service over engine", "interrupted"),
+        (replaced(made.end_to_end(), ended="a verdict was wrong"), "PSS", "the run failed"),
         (replaced(made.end_to_end(), journal=True), "latency of a frame on an idle", "a journal"),
         (replaced(made.end_to_end(), idle=replaced(IDLE, lost=2)), "latency of a frame on an idle", "2 frames lost"),
         (replaced(made.end_to_end(), highest=None), "p99 - p50", "the highest rate is not in the file"),
@@ -343,12 +348,58 @@ COSTS = made.stages().cost_per_tile
         (replaced(made.end_to_end(), cameras=2), "PSS", "2 cameras"),
         (replaced(made.end_to_end(), model="resnet18"), "PSS", "resnet18"),
         (replaced(made.stages(), cost_per_tile=COSTS[:2]), "dearest tile", "9 to 120 tiles"),
+        (replaced(PEERS, systems=BUT_TWO), "share of the engine", "without anomalib, without model-api"),
+        (replaced(PEERS, others_cpu=0.0625), "share of the engine", IDLE_WERE_BUSY),
+        (replaced(PEERS, others_cpu=0.0625), "frames per second, over grad-cam", IDLE_WERE_BUSY),
     ],
 )
 def test_a_figure_of_other_conditions_reaches_nothing(tmp_path: Path, found: Any, what: str, other: str) -> None:
-    made.write(tmp_path, "stages" if what == "dearest tile" else "end-to-end", found)
+    kinds = {made.EndToEnd: "end-to-end", made.StagesBench: "stages", made.PeersBench: "peers"}
+    made.write(tmp_path, kinds[type(found)], found)
     (row, *_) = [row for row in targets_of(make_report([tmp_path])) if row["what"].startswith(what)]
     assert (row["reached"], row["found"] != "-") == (f"other conditions: {other}", True)
+
+
+def test_a_run_that_is_not_whole_is_marked_and_one_of_before_that_was_told_is_whole(tmp_path: Path) -> None:
+    mark = "This run is not whole"
+    file = made.write(tmp_path, "end-to-end", replaced(made.end_to_end(), ended="a verdict was wrong"))
+    assert f"{mark}, and nothing of it counts for a target: a verdict was wrong." in make_report([file]).page
+    old = json.loads(file.read_text())
+    del old["ended"]
+    file.write_text(json.dumps(old))
+    assert mark not in make_report([file]).page
+    assert targets_of(make_report([file]))[0]["reached"] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("precision", "left_out", "reached"),
+    [
+        ("f32", (), "yes"),
+        ("f32", ("grad-cam",), "other conditions: without grad-cam"),
+        ("int8", ("grad-cam",), "yes"),
+        ("int8", ("grad-cam", "anomalib"), "other conditions: without anomalib"),
+    ],
+)
+def test_the_best_other_is_one_of_all_that_can_do_the_precision(
+    tmp_path: Path, precision: str, left_out: Sequence[str], reached: str
+) -> None:
+    timed = [one for one in PEERS.systems if one.name not in left_out]
+    made.write(tmp_path, "peers", replaced(PEERS, precision=precision, systems=timed))
+    (row,) = [row for row in targets_of(make_report([tmp_path])) if row["what"].startswith("share of the engine")]
+    assert row["reached"] == reached
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, "default settings, no journal"),
+        ({"engine_settings": {"batch": 2, "streams": 1}, "journal": True}, "batch 2, streams 1, a journal"),
+    ],
+)
+def test_a_figure_from_end_to_end_names_settings_and_journal(tmp_path: Path, changed: Any, told: str) -> None:
+    made.write(tmp_path, "end-to-end", replaced(made.end_to_end(), **changed))
+    of = {row["of"] for row in targets_of(make_report([tmp_path])) if row["file"] != "-"}
+    assert of == {f"{made.MODEL} bf16, 2448x2048, {told}"}
 
 
 @pytest.mark.parametrize(("changed", "other"), [({"cores": 4}, "4 cores"), ({"cpu_quota": 1.5}, "time of 1.5 cores")])

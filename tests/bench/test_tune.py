@@ -19,18 +19,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.commands.tune import tune as command
+from bench.end_to_end.line import Told
 from bench.spread import Spread
 from bench.tune import search as searching
 from bench.tune.answers import Answers
 from bench.tune.candidates import candidates, spelled_out
 from bench.tune.on_the_line import LEAST_FRAMES as LEAST_ON_THE_LINE
-from bench.tune.on_the_line import OnTheLine, on_the_line
+from bench.tune.on_the_line import OnTheLine, came_of, on_the_line
 from bench.tune.search import Tried, look, opened, rank, search
 from bench.tune.shown import good_picture, shown_by
 from bench.tune.trial import LEAST_FRAMES, SETTLE_FRAMES, Paced, Rushed, paced, rushed
-from bench.tune.tune import Comparison, Side, is_better, measure_tune
+from bench.tune.tune import Comparison, Side, compare, is_better, measure_tune
 from edge.bundle import Bundle
 from edge.config import load_config
+from edge.delivery.messages import BundleName, Times, VerdictEvent
 from edge.engine_config import EngineConfig
 from edge.errors import BenchError, BundleError, CameraError, ConfigError
 from edge.frames import Frame, Stamp
@@ -275,6 +277,36 @@ def test_a_service_that_answers_otherwise_than_the_search_is_found_out(line: Pat
         on_the_line(EngineConfig(threads=1), config, bundle, shown, answers, seconds=0.0)
 
 
+MS = 1_000_000
+
+
+def told(camera: str, number: int, due_ms: float, *, late_ms: float, ms: float, reason: str | None = None) -> Told:
+    """A frame that was stamped so late, and told of so long after it was due."""
+    event = VerdictEvent(
+        boot_id="0" * 32, seq=number, camera=camera, frame_id=number, frame_number=number, reason=reason,
+        times=Times(captured_at_ns=0, captured_monotonic_ns=round((due_ms + late_ms) * MS)), latency_ms=1.0,
+        verdict="GOOD" if reason is None else "NO_VERDICT", score_threshold=0.0, evidence_threshold=0.0,
+        precision="f32", bundle=BundleName(name="b", version="1", digest="0" * 64), acting=True,
+    )  # fmt: skip
+    return Told(event, round((due_ms + ms) * MS))
+
+
+def test_a_latency_counts_from_when_the_frame_was_due_at_its_cameras_rate_and_not_from_a_late_stamp() -> None:
+    starved = [told("a", number, 100.0 * number, late_ms=0.0 if number < 3 else 60.0, ms=70.0) for number in range(9)]
+    other = [told("b", number, 50.0 * number, late_ms=0.0, ms=20.0) for number in range(18)]
+    # A frame due before the time has its stamp within, and one due within has it after.
+    seen = came_of([*starved, *other], {"a": 10.0, "b": 20.0}, 310 * MS, 750 * MS, not_heard=0)
+    assert seen.latencies_ms == pytest.approx([70.0] * 4 + [20.0] * 8)
+    assert (seen.lost, seen.inspected_fps) == (0, pytest.approx(12 / 0.44))
+
+
+def test_frames_that_were_lost_or_not_heard_of_are_counted() -> None:
+    of = [told("a", number, 100.0 * number, late_ms=0.0, ms=5.0) for number in range(4)]
+    of.append(told("a", 4, 400.0, late_ms=0.0, ms=5.0, reason="dropped.overload"))
+    seen = came_of(of, {"a": 10.0}, 150 * MS, 500 * MS, not_heard=2)
+    assert (len(seen.latencies_ms), seen.lost) == (2, 3)
+
+
 # Ranks and gains.
 
 
@@ -295,16 +327,16 @@ def test_the_best_sustains_the_rate_with_headroom_then_is_soonest_then_has_fewer
 
 
 def sides(before: tuple[float, bool], after: tuple[float, bool], *, earlier_in: int, more_in: int = 0) -> Comparison:
-    def side(p99_ms: float, sustains: bool) -> Side:
-        same = Spread.of([p99_ms])
+    def side(p90_ms: float, sustains: bool) -> Side:
+        same = Spread.of([p90_ms])
         return Side(
-            engine=EngineConfig(), latency_p50_ms=same, latency_p99_ms=same, inspected_fps=same, lost=0,
+            engine=EngineConfig(), latency_p50_ms=same, latency_p90_ms=same, inspected_fps=same, lost=0,
             sustains=sustains,
         )  # fmt: skip
 
     ratio = Spread.of([after[0] / before[0]])
     return Comparison(
-        present=side(*before), chosen=side(*after), latency_p50=ratio, latency_p99=ratio,
+        present=side(*before), chosen=side(*after), latency_p50=ratio, latency_p90=ratio,
         inspected_fps=Spread.of([before[0] / after[0]]), turns=5, earlier_in=earlier_in, more_in=more_in,
     )  # fmt: skip
 
@@ -312,7 +344,7 @@ def sides(before: tuple[float, bool], after: tuple[float, bool], *, earlier_in: 
 @pytest.mark.parametrize(
     ("comparison", "better", "words"),
     [
-        (sides((40, True), (30, True), earlier_in=5), True, "p99 of the latency was lower in 5 of 5 turns, by 25%"),
+        (sides((40, True), (30, True), earlier_in=5), True, "p90 of the latency was lower in 5 of 5 turns, by 25%"),
         (sides((40, True), (30, True), earlier_in=4), False, "it takes all 5 and 2% to be more than chance"),
         (sides((40, True), (39.9, True), earlier_in=5), False, "more than chance"),
         (sides((40, False), (50, True), earlier_in=0), True, "they keep up with the asked rate"),
@@ -325,6 +357,17 @@ def test_a_gain_is_one_that_is_more_than_chance(comparison: Comparison, better: 
     found = is_better(comparison)
     assert found[0] is better
     assert words in found[1]
+
+
+def test_of_the_fewest_frames_of_a_turn_the_slowest_one_does_not_decide(
+    line: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steady = [10.0] * LEAST_ON_THE_LINE
+    turns = iter([steady, [*steady[1:], 900.0]])
+    monkeypatch.setattr("bench.tune.tune.on_the_line", lambda *_, **__: OnTheLine(next(turns), 0, 9.0))
+    config, before, after = load_config(line), EngineConfig(threads=1), EngineConfig(threads=2)
+    found = compare(before, after, config, bundle, [], Answers(bundle), seconds=1.0, turns=1, say=lambda _: None)
+    assert found.latency_p90.median == 1.0
 
 
 # All of it.

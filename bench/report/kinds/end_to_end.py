@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bench.camera_rates import Trial
-from bench.end_to_end.end_to_end import EndToEnd, to_facts
+from bench.end_to_end.end_to_end import WHOLE, EndToEnd, to_facts
 from bench.end_to_end.highest import Highest
 from bench.end_to_end.window import Window
 from bench.report.content import Block, Column, Plot, Table, facts, shown, table
@@ -22,7 +22,8 @@ def _block(found: EndToEnd) -> Block:
     heading = f"{found.model} in {found.precision}, {width}x{height} px, {cameras}"
     plots = () if found.window is None else _latencies(found.window)
     tables = [facts(to_facts(found)), *([] if found.highest is None else _rates(found.highest))]
-    return Block(heading, plots=plots, tables=tuple(tables))
+    cut_short = f"This run is not whole, and nothing of it counts for a target: {found.ended}."
+    return Block(heading, () if found.ended == WHOLE else (cut_short,), plots, tuple(tables))
 
 
 def _latencies(window: Window) -> tuple[Plot, ...]:

@@ -7,11 +7,12 @@ differs.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from bench.end_to_end.end_to_end import EndToEnd
+from bench.end_to_end.end_to_end import INTERRUPTED, WHOLE, EndToEnd
 from bench.end_to_end.window import Window
 from bench.machine import MachineKind
-from bench.peers.peers import PeersBench
-from bench.peers.systems import ENGINE, OURS
+from bench.peers.peers import PeersBench, faults
+from bench.peers.systems import ENGINE, OURS, PEERS, SYSTEMS
+from bench.peers.worker import in_words
 from bench.report.content import UNKNOWN, Block, Column, shown, table
 from bench.report.files import Result
 from bench.report.sources import Machines
@@ -90,22 +91,25 @@ def _row(target: Target, found: Found, machines: Machines) -> tuple[str, ...]:
 
 def _end_to_end(result: Result) -> Iterator[Found]:
     for one in result.decoded(EndToEnd) if result.kind == "end-to-end" else ():
-        of, quick = _words(one.model, one.precision, one.frame_hw), ["--quick"] if one.quick else []
+        settings = in_words(one.engine_settings) if one.engine_settings else "default settings"
+        kept = "a journal" if one.journal else "no journal"
+        of = f"{_words(one.model, one.precision, one.frame_hw)}, {settings}, {kept}"
+        run = [*_not_whole(one.ended), *(["--quick"] if one.quick else [])]
         size, journal = _not_large(one.frame_hw), ["a journal"] if one.journal else []
         if one.saturated is not None:
-            others = (*_unlike(one.precision, "bf16"), *size, *quick)
+            others = (*_unlike(one.precision, "bf16"), *size, *run)
             yield Found("service over engine", one.model, of, one.saturated.service_over_engine, others, result)
         if one.idle is not None:
             lost = [f"{one.idle.lost} frames lost"] if one.idle.lost else []
-            others = (*size, *journal, *lost, *quick)
+            others = (*size, *journal, *lost, *run)
             yield Found("idle", one.model, of, one.idle.extra_ms.median, others, result)
         if one.window is not None:
             cameras = [f"{one.cameras} cameras"] if one.cameras != 1 else []
             memory_mb = one.window.pss_mb
-            yield Found("PSS", one.model, of, memory_mb, (*size, *cameras, *quick), result)
+            yield Found("PSS", one.model, of, memory_mb, (*size, *cameras, *run), result)
             if one.window.jitter_periods is not None:
                 highest_fps = None if one.highest is None else one.highest.rate_fps
-                others = (*_not_steady(one.window, highest_fps), *quick)
+                others = (*_not_steady(one.window, highest_fps), *run)
                 yield Found("jitter", one.model, of, one.window.jitter_periods, others, result)
 
 
@@ -113,11 +117,15 @@ def _peers(result: Result) -> Iterator[Found]:
     for one in result.decoded(PeersBench) if result.kind == "peers" else ():
         of = _words(one.model, one.precision, one.frame_hw)
         times = {system.name: system.ours_to_it for system in one.systems if system.name not in (ENGINE, OURS)}
+        busy = [f"systems without a turn took {shown(one.others_cpu)} of a core"] if faults(one) else []
         if PEER in times:
-            yield Found("times as fast as grad-cam", one.model, of, times[PEER], (), result)
+            yield Found("times as fast as grad-cam", one.model, of, times[PEER], tuple(busy), result)
         if times:
             best = min(times, key=lambda name: times[name])
-            yield Found("best other", one.model, f"{of}, beside {best}", times[best], (), result)
+            # One that was left out might have been the best; one that cannot do this precision is no other.
+            able = [each.name for each in SYSTEMS if each.name in PEERS and one.precision in each.precisions]
+            missing = [f"without {name}" for name in able if name not in times]
+            yield Found("best other", one.model, f"{of}, beside {best}", times[best], (*missing, *busy), result)
 
 
 def _stages(result: Result) -> Iterator[Found]:
@@ -142,6 +150,11 @@ def _startup(result: Result) -> Iterator[Found]:
 
 def _words(model: str, precision: str, hw: tuple[int, int]) -> str:
     return f"{model} {precision}, {hw[1]}x{hw[0]}"
+
+
+def _not_whole(ended: str) -> list[str]:
+    """A run that failed proved its own figures wrong, perhaps; the reason stands with them in the report."""
+    return [] if ended == WHOLE else ["interrupted" if ended == INTERRUPTED else "the run failed"]
 
 
 def _unlike(found: str, wanted: str) -> list[str]:
