@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from bench.proven import require_engine_in
 from bench.spread import Spread
 from bench.startup.start import LineFile, Start, import_times_ms
 from bench.targets import READY_S
@@ -73,8 +74,10 @@ def measure_startup(
     Args:
         done: is told after each start.
     Raises:
-        BenchError: the service did not start as it should.
+        BundleError, EngineError: the bundle cannot be used on this machine, or lacks that precision.
+        BenchError: it cannot be used in that precision; or the service did not start as it should.
     """
+    require_engine_in(bundle, precision)
     starts: dict[Condition, list[Start]] = {}
     why_not_cold = _drop_files_from_memory()
     with TemporaryDirectory(prefix="heatline-bench-") as folder:

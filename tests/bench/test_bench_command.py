@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from bench.command import bench
 from bench.commands.common import claim, deliver, keep
 from bench.result_file import read_result
-from edge.errors import BenchError
+from edge.errors import BenchError, BundleError, HeatlineError
+from edge.inference import Precision
+from tests.small_bundle import bundle_in
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = ["torch", "timm", "lightning", "hydra", "torchmetrics", "optuna", "onnx", "nncf", "pytest", "jinja2"]
@@ -69,6 +71,20 @@ def test_where_there_is_no_checkout_a_bundle_must_be_named(monkeypatch: pytest.M
     result = CliRunner().invoke(bench, ["soak", "--quick", "--bundle", str(gone)])
     assert isinstance(result.exception, BenchError)
     assert "name a bundle" in str(result.exception)
+
+
+@pytest.mark.parametrize("arguments", [["end-to-end", "--idle"], ["startup"]])
+@pytest.mark.parametrize(("precision", "kind"), [("bf16", BundleError), ("int8", BenchError)])
+def test_a_precision_that_cannot_be_had_is_refused_alike_before_anything_is_done(
+    tmp_path: Path, arguments: list[str], precision: Precision, kind: type[HeatlineError]
+) -> None:
+    bundle = bundle_in(tmp_path / "b", ["f32", "int8"], int8_gain=300.0)
+    refused = CliRunner().invoke(bench, [*arguments, str(bundle.path), "--precision", precision])
+    expected = CliRunner().invoke(bench, ["stages", str(bundle.path), "--precision", precision]).exception
+    assert type(refused.exception) is type(expected) is kind
+    assert str(refused.exception) == str(expected)
+    assert precision in str(expected)
+    assert refused.output == "", "nothing was drawn or started"
 
 
 def test_what_was_measured_is_said_before_a_disk_is_found_full(
