@@ -3,7 +3,8 @@ of compiled graphs.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -27,6 +28,7 @@ IN_WORDS: Mapping[Condition, str] = {
     "warm": "files in memory, no model cache",
     "cached": "files in memory, with the model cache",
 }
+CacheUse = Literal["taken from", "left alone", "filled anew"]
 COLD: Sequence[Condition] = ("cold", "cold, cached")
 CACHED: Sequence[Condition] = ("cold, cached", "cached")
 """Those that the target is for: a line PC at power-on, and a service that starts again."""
@@ -89,10 +91,13 @@ def measure_startup(
             for condition in _turn(number, cold=why_not_cold is None):
                 if condition in COLD:
                     _drop_files_from_memory()
-                before = _used_at_ns(cache)
-                starts.setdefault(condition, []).append(line.start(cache if condition in CACHED else None))
-                if (_used_at_ns(cache) != before) != (condition in CACHED):
-                    raise BenchError(f"a start that was to be {condition} did not use the model cache as it should")
+                with _use_of(cache) as use:
+                    starts.setdefault(condition, []).append(line.start(cache if condition in CACHED else None))
+                    if (came := use()) != (expected := "taken from" if condition in CACHED else "left alone"):
+                        raise BenchError(
+                            f"a start that was to be {condition} did not use the model cache as it should: it was "
+                            f"{came}, expected {expected}; report this"
+                        )
                 done()
         line.start(None, options=["-X", "importtime"])
         done()
@@ -134,8 +139,25 @@ def _drop_files_from_memory() -> str | None:
     return None
 
 
-def _used_at_ns(cache: Path) -> list[int]:
-    return [file.stat().st_mtime_ns for file in sorted(cache.iterdir())]
+@contextmanager
+def _use_of(cache: Path) -> Iterator[Callable[[], CacheUse]]:
+    """What a start makes of the graphs there, asked after it.
+
+    One that was taken goes back as the very file, with a new time; one that was refused makes room for another file.
+    """
+    with ExitStack() as at_end:
+        # Held open meanwhile: the number of a file that is gone would go to the next one.
+        held = {path: at_end.enter_context(path.open("rb")) for path in cache.iterdir()}
+        before = {path: os.fstat(file.fileno()) for path, file in held.items()}
+
+        def use() -> CacheUse:
+            after = {path: path.stat() for path in cache.iterdir()}
+            if after.keys() != before.keys() or not all(os.path.samestat(after[path], before[path]) for path in after):
+                return "filled anew"
+            used = any(after[path].st_mtime_ns != before[path].st_mtime_ns for path in after)
+            return "taken from" if used else "left alone"
+
+        yield use
 
 
 def _starts(these: Sequence[Start], warm: Sequence[Start]) -> Starts:

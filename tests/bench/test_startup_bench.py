@@ -69,7 +69,23 @@ def test_a_start_that_does_not_use_the_cache_is_not_called_cached(
 
     monkeypatch.setattr(LineFile, "start", without)
     monkeypatch.setattr(measuring, "_turn", lambda *_, **__: ["cached"])
-    with pytest.raises(BenchError, match="to be cached did not use the model cache as it should"):
+    with pytest.raises(BenchError, match=r"to be cached did not use .*: it was left alone, expected taken from"):
+        measure_startup(bundle, "f32", frame_hw=HW, repetitions=1)
+
+
+def test_a_start_that_compiles_as_the_kept_graph_is_damaged_is_not_called_cached(
+    bundle: Bundle, not_root: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = LineFile.start
+
+    def damaged(self: LineFile, cache: Path | None, *, options: Sequence[str] = ()) -> object:
+        for graph in [] if cache is None else cache.iterdir():
+            graph.write_bytes(graph.read_bytes()[:-1])
+        return start(self, cache, options=options)
+
+    monkeypatch.setattr(LineFile, "start", damaged)
+    monkeypatch.setattr(measuring, "_turn", lambda *_, **__: ["warm", "cached"])
+    with pytest.raises(BenchError, match=r"to be cached did not use .*: it was filled anew, expected taken from"):
         measure_startup(bundle, "f32", frame_hw=HW, repetitions=1)
 
 
