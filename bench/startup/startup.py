@@ -171,8 +171,12 @@ def _starts(these: Sequence[Start], warm: Sequence[Start]) -> Starts:
     )
 
 
-def to_facts(found: StartUp) -> dict[str, object]:
-    """The same for people."""
+def to_facts(found: StartUp, *, is_virtual: bool = False) -> dict[str, object]:
+    """The same for people.
+
+    Args:
+        is_virtual: whether the machine is, as `bench.machine` tells.
+    """
     height, width = found.frame_hw
     facts: dict[str, object] = {
         "line": f"{found.bundle} ({found.bytes_of_bundle / 1e6:.0f} MB) in {found.precision}, one drawn camera of "
@@ -189,6 +193,8 @@ def to_facts(found: StartUp) -> dict[str, object]:
         )
     if found.why_not_cold is not None:
         facts["cold"] = f"not measured: {found.why_not_cold}"
+    elif is_virtual:
+        facts["cold"] = "this machine is virtual: its host may hold the files in memory still, so a real disk is slower"
     facts["imports"] = ", ".join(f"{name} {ms:.0f} ms" for name, ms in list(found.imports_ms.items())[:8])
     for condition in CACHED:
         if condition in found.conditions:

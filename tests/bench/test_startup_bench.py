@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from bench.commands.startup import startup as command
 from bench.startup import startup as measuring
 from bench.startup.start import AFTER_READY, BEFORE_THE_FIRST_WORD, SAID, LineFile, import_times_ms
-from bench.startup.startup import IN_WORDS, measure_startup, starts_in_all
+from bench.startup.startup import IN_WORDS, measure_startup, starts_in_all, to_facts
 from edge.bundle import Bundle
 from edge.errors import BenchError
 
@@ -57,6 +57,8 @@ def test_every_condition_is_what_it_says(bundle: Bundle, monkeypatch: pytest.Mon
     assert found.conditions["warm"].ready_to_warm.median == 1
     assert found.why_not_cold is None
     assert {"numpy", "openvino", "cv2", "edge", "standard library"} <= found.imports_ms.keys()
+    assert "cold" not in to_facts(found)
+    assert "its host may hold the files" in str(to_facts(found, is_virtual=True)["cold"])
 
 
 def test_a_start_that_does_not_use_the_cache_is_not_called_cached(
