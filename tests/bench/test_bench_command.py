@@ -44,6 +44,29 @@ def test_claiming_a_file_leaves_what_is_there_and_makes_none(tmp_path: Path) -> 
     assert (old.read_text(), new.exists()) == ("{}", False)
 
 
+@pytest.mark.parametrize("name", ["a.json", "l" * 252])
+def test_a_file_beside_which_none_can_be_made_is_refused_before_the_measurement(tmp_path: Path, name: str) -> None:
+    (tmp_path / ".a.json.new").mkdir()  # in the way of what is written before it takes the place of a.json
+    with pytest.raises(BenchError, match=r"cannot be written .*; name another file"):
+        claim(tmp_path / name)
+    assert [one.name for one in tmp_path.iterdir()] == [".a.json.new"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_where_a_link_stands_the_file_that_it_names_is_written(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "results").mkdir()
+    file, link = tmp_path / "results" / "a.json", tmp_path / "link.json"
+    link.symlink_to("results/a.json")
+    if there:
+        file.write_text("{}")
+    claim(link)
+    assert (link.is_symlink(), file.exists()) == (True, there)
+    keep(link, {"bench": "stages"})
+    assert link.is_symlink()
+    assert read_result(file) == {"bench": "stages"}
+    assert [one.name for one in file.parent.iterdir()] == ["a.json"]
+
+
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     report = {"bench": "stages", "machine": {"cores": 2}, "rows": [{"ms": 1.5}]}
     keep(tmp_path / "a.json", report)
