@@ -1,5 +1,6 @@
 """A result on disk: one JSON object that says what was measured, on which machine, and what came of it."""
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,16 +28,58 @@ def write_result(path: Path, report: Mapping[str, Any]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    data = msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n"
-    if path.exists() and not path.is_file():  # a device, a pipe
+    write_whole(path, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; where a link stands, the file that it names.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if _is_written_in_place(path):
         path.write_bytes(data)
         return
-    beside = path.with_name(f".{path.name}.new")
+    path, beside = _places(path)
     try:
         beside.write_bytes(data)
         os.replace(beside, path)
     finally:
-        beside.unlink(missing_ok=True)
+        _remove(beside)
+
+
+def require_writable(path: Path) -> None:
+    """See that `write_whole` can write a file. What is there stays, and nothing else is left.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if _is_written_in_place(path):
+        path.open("ab").close()
+        return
+    path, beside = _places(path)
+    if path.exists():  # one that must not be written is not to be replaced either
+        path.open("ab").close()
+    try:
+        beside.open("ab").close()
+    finally:
+        _remove(beside)
+
+
+def _is_written_in_place(path: Path) -> bool:
+    """A device, a pipe."""
+    return path.exists() and not path.is_file()
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    """Where a file lies in truth, and where it lies until it is whole."""
+    path = Path(os.path.realpath(path))  # `Path.resolve` trips over links that go in circles
+    return path, path.with_name(f".{path.name}.new")
+
+
+def _remove(beside: Path) -> None:
+    with contextlib.suppress(OSError):  # it could not even be made, which is told already
+        beside.unlink()
 
 
 def read_result(path: Path) -> dict[str, Any]:

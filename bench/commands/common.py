@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bench.result_file import write_result
+from bench.result_file import require_writable, write_result, write_whole
 from edge.cli.output import print_facts, print_json
 from edge.errors import BenchError
 
@@ -47,11 +47,8 @@ def claim(*paths: Path | None) -> None:
         BenchError: one cannot.
     """
     for path in filter(None, paths):
-        was_there = path.exists()
         try:
-            path.open("ab").close()
-            if not was_there:
-                path.unlink()
+            require_writable(path)
         except OSError as error:
             raise _unwritable(path, error) from error
 
@@ -75,7 +72,7 @@ def keep_picture(path: Path, picture: str) -> None:
         BenchError: it cannot be written.
     """
     try:
-        path.write_text(picture, encoding="utf-8")
+        write_whole(path, picture.encode())
     except OSError as error:
         raise _unwritable(path, error) from error
 

@@ -52,4 +52,5 @@ def startup(
             repetitions=repetitions,
             done=lambda: progress.update(task, advance=1, refresh=True),
         )
-    deliver(f"start of {found.model}", new_report("startup", now, found), to_facts(found), out, as_json)
+    facts = to_facts(found, is_virtual=bool(now["is_virtual"]))
+    deliver(f"start of {found.model}", new_report("startup", now, found), facts, out, as_json)

@@ -17,6 +17,7 @@ from bench.end_to_end.requests import Choose, Job, Look
 from bench.end_to_end.saturated import Saturated, saturate
 from bench.end_to_end.window import Window, run_window
 from bench.engine_settings import Settings
+from bench.proven import require_engine_in
 from bench.targets import SHARE_OF_HIGHEST
 from bench.watched_line import Keys
 from edge.bundle import Bundle
@@ -107,9 +108,11 @@ def measure_end_to_end(
         defective: share of the pictures to be judged DEFECT.
         keep: is given what there is after every part, and at the end.
     Raises:
-        BenchError: the bundle cannot be used on this machine, or not in that precision; a picture cannot be read; or a
-            process did not do what it should.
+        BundleError, EngineError: the bundle cannot be used on this machine, or lacks that precision.
+        BenchError: it cannot be used in that precision; a picture cannot be read; or a process did not do what it
+            should.
     """
+    require_engine_in(bundle, precision)
     with _pictures(pictures, frame_hw, say) as folder:
         job = Job(bundle=str(bundle.path), precision=precision, pictures=str(folder), defective=defective)
         with BareEngine(job) as bare:

@@ -60,9 +60,7 @@ class _Alone:
 class _Server:
     def __init__(self, job: Job) -> None:
         self._job, self._bundle = job, open_bundle(Path(job.bundle))
-        graph = self._bundle.manifest.graph_for(job.precision)
-        assert graph is not None, "it was proven in this precision"
-        self._graph = self._bundle.path / graph
+        self._graph = self._bundle.path / self._bundle.graph_for(job.precision)
         self._all: list[_Alone] = []
         self._alone: _Alone | None = None
         self._tiles = 0
@@ -131,9 +129,10 @@ class _Server:
 
 def main() -> None:
     """Serve requests until there are no more."""
-    server = _Server(msgspec.json.decode(sys.argv[1], type=Job))
+    job, server = msgspec.json.decode(sys.argv[1], type=Job), None
     for line in sys.stdin:
         try:
+            server = server or _Server(job)
             answer = server.answer(msgspec.json.decode(line, type=Request))
         except HeatlineError as error:
             answer = Answer(error=sayable(str(error)))

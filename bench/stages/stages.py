@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from bench.file_system import file_system
+from bench.proven import engine_in
 from bench.spread import Spread
 from bench.stages.cost import Cost, Recorder
 from bench.stages.encode import Encode
@@ -24,8 +25,6 @@ from bench.stages.tile_counts import TileCost, measure_tile_counts, spread_of_co
 from bench.stages.whole import INSPECTED, Whole
 from bench.turns import turns
 from edge.bundle import Bundle
-from edge.bundle.proven_engine import open_proven_engine
-from edge.errors import BenchError
 from edge.inference import Precision
 
 STAGES: Mapping[str, Callable[[Prepared, Path | None], Stage]] = {
@@ -125,11 +124,9 @@ def measure_stages(
         done: called after each stage's round, `steps` times in all.
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine.
-        BenchError: a stage did not do its work.
+        BenchError: nor in that precision; or a stage did not do its work.
     """
-    proven = open_proven_engine(bundle, "openvino", precision)
-    if proven.fell_back is not None:
-        raise BenchError(f"{precision} cannot be timed on this machine: {proven.fell_back}")
+    proven = engine_in(bundle, precision)
     rows: list[StageCost] = []
     whole: list[WholeWay] = []
     for hw in dict.fromkeys(sizes):

@@ -3,13 +3,15 @@ of compiled graphs.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
 import msgspec
 
+from bench.proven import require_engine_in
 from bench.spread import Spread
 from bench.startup.start import LineFile, Start, import_times_ms
 from bench.targets import READY_S
@@ -26,6 +28,7 @@ IN_WORDS: Mapping[Condition, str] = {
     "warm": "files in memory, no model cache",
     "cached": "files in memory, with the model cache",
 }
+CacheUse = Literal["taken from", "left alone", "filled anew"]
 COLD: Sequence[Condition] = ("cold", "cold, cached")
 CACHED: Sequence[Condition] = ("cold, cached", "cached")
 """Those that the target is for: a line PC at power-on, and a service that starts again."""
@@ -73,8 +76,10 @@ def measure_startup(
     Args:
         done: is told after each start.
     Raises:
-        BenchError: the service did not start as it should.
+        BundleError, EngineError: the bundle cannot be used on this machine, or lacks that precision.
+        BenchError: it cannot be used in that precision; or the service did not start as it should.
     """
+    require_engine_in(bundle, precision)
     starts: dict[Condition, list[Start]] = {}
     why_not_cold = _drop_files_from_memory()
     with TemporaryDirectory(prefix="heatline-bench-") as folder:
@@ -86,10 +91,13 @@ def measure_startup(
             for condition in _turn(number, cold=why_not_cold is None):
                 if condition in COLD:
                     _drop_files_from_memory()
-                before = _used_at_ns(cache)
-                starts.setdefault(condition, []).append(line.start(cache if condition in CACHED else None))
-                if (_used_at_ns(cache) != before) != (condition in CACHED):
-                    raise BenchError(f"a start that was to be {condition} did not use the model cache as it should")
+                with _use_of(cache) as use:
+                    starts.setdefault(condition, []).append(line.start(cache if condition in CACHED else None))
+                    if (came := use()) != (expected := "taken from" if condition in CACHED else "left alone"):
+                        raise BenchError(
+                            f"a start that was to be {condition} did not use the model cache as it should: it was "
+                            f"{came}, expected {expected}; report this"
+                        )
                 done()
         line.start(None, options=["-X", "importtime"])
         done()
@@ -131,8 +139,25 @@ def _drop_files_from_memory() -> str | None:
     return None
 
 
-def _used_at_ns(cache: Path) -> list[int]:
-    return [file.stat().st_mtime_ns for file in sorted(cache.iterdir())]
+@contextmanager
+def _use_of(cache: Path) -> Iterator[Callable[[], CacheUse]]:
+    """What a start makes of the graphs there, asked after it.
+
+    One that was taken goes back as the very file, with a new time; one that was refused makes room for another file.
+    """
+    with ExitStack() as at_end:
+        # Held open meanwhile: the number of a file that is gone would go to the next one.
+        held = {path: at_end.enter_context(path.open("rb")) for path in cache.iterdir()}
+        before = {path: os.fstat(file.fileno()) for path, file in held.items()}
+
+        def use() -> CacheUse:
+            after = {path: path.stat() for path in cache.iterdir()}
+            if after.keys() != before.keys() or not all(os.path.samestat(after[path], before[path]) for path in after):
+                return "filled anew"
+            used = any(after[path].st_mtime_ns != before[path].st_mtime_ns for path in after)
+            return "taken from" if used else "left alone"
+
+        yield use
 
 
 def _starts(these: Sequence[Start], warm: Sequence[Start]) -> Starts:
@@ -146,8 +171,12 @@ def _starts(these: Sequence[Start], warm: Sequence[Start]) -> Starts:
     )
 
 
-def to_facts(found: StartUp) -> dict[str, object]:
-    """The same for people."""
+def to_facts(found: StartUp, *, is_virtual: bool = False) -> dict[str, object]:
+    """The same for people.
+
+    Args:
+        is_virtual: whether the machine is, as `bench.machine` tells.
+    """
     height, width = found.frame_hw
     facts: dict[str, object] = {
         "line": f"{found.bundle} ({found.bytes_of_bundle / 1e6:.0f} MB) in {found.precision}, one drawn camera of "
@@ -164,6 +193,8 @@ def to_facts(found: StartUp) -> dict[str, object]:
         )
     if found.why_not_cold is not None:
         facts["cold"] = f"not measured: {found.why_not_cold}"
+    elif is_virtual:
+        facts["cold"] = "this machine is virtual: its host may hold the files in memory still, so a real disk is slower"
     facts["imports"] = ", ".join(f"{name} {ms:.0f} ms" for name, ms in list(found.imports_ms.items())[:8])
     for condition in CACHED:
         if condition in found.conditions:

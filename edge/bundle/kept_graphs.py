@@ -64,7 +64,7 @@ class KeptGraphs:
         return graph
 
     def keep(self, how: str, graph: Callable[[], bytes]) -> None:
-        """Have a graph for the next time, now that it is proven.
+        """Have a graph for the next time, now that it is proven. One that was taken goes back as the very file.
 
         Args:
             graph: makes the bytes of one that was not taken from here.

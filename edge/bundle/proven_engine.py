@@ -63,12 +63,7 @@ def open_proven_engine(
     manifest, golden = bundle.manifest, bundle.golden()
 
     def prove(precision: Precision) -> tuple[Engine, dict[str, float]]:
-        graph = manifest.graph_for(precision)
-        if graph is None:
-            raise BundleError(
-                f"{bundle.path} has no {precision} ({manifest.why_without(precision)}); choose "
-                f"{' or '.join(manifest.precisions)}, or export the bundle again"
-            )
+        graph = bundle.graph_for(precision)
         keeper = None if cache is None else KeptGraphs(cache, bundle.digest)
         try:
             say("compiling")

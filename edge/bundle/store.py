@@ -16,7 +16,7 @@ from edge.bundle.manifest import Manifest, decode_manifest
 from edge.bundle.plain_file import open_plain, read_plain
 from edge.bundle.signature import SIGNATURE, read_signature, write_signature
 from edge.errors import BundleError
-from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS
+from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
@@ -34,6 +34,20 @@ class Bundle:
     """sha256 of the manifest, and so of all that it lists."""
     signed_by: PublicKey | None = None
     """Whose valid signature it bears; whether that key is trusted is for who uses the bundle to say."""
+
+    def graph_for(self, precision: Precision) -> str:
+        """The file of the graph that is compiled for a precision.
+
+        Raises:
+            BundleError: it lacks that precision.
+        """
+        graph = self.manifest.graph_for(precision)
+        if graph is None:
+            raise BundleError(
+                f"{self.path} has no {precision} ({self.manifest.why_without(precision)}); choose "
+                f"{' or '.join(self.manifest.precisions)}, or export the bundle again"
+            )
+        return graph
 
     def golden(self) -> GoldenTiles:
         """The tiles with known answers.

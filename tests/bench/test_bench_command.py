@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from bench.command import bench
 from bench.commands.common import claim, deliver, keep
 from bench.result_file import read_result
-from edge.errors import BenchError
+from edge.errors import BenchError, BundleError, HeatlineError
+from edge.inference import Precision
+from tests.small_bundle import bundle_in
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = ["torch", "timm", "lightning", "hydra", "torchmetrics", "optuna", "onnx", "nncf", "pytest", "jinja2"]
@@ -42,6 +44,29 @@ def test_claiming_a_file_leaves_what_is_there_and_makes_none(tmp_path: Path) -> 
     assert (old.read_text(), new.exists()) == ("{}", False)
 
 
+@pytest.mark.parametrize("name", ["a.json", "l" * 252])
+def test_a_file_beside_which_none_can_be_made_is_refused_before_the_measurement(tmp_path: Path, name: str) -> None:
+    (tmp_path / ".a.json.new").mkdir()  # in the way of what is written before it takes the place of a.json
+    with pytest.raises(BenchError, match=r"cannot be written .*; name another file"):
+        claim(tmp_path / name)
+    assert [one.name for one in tmp_path.iterdir()] == [".a.json.new"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_where_a_link_stands_the_file_that_it_names_is_written(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "results").mkdir()
+    file, link = tmp_path / "results" / "a.json", tmp_path / "link.json"
+    link.symlink_to("results/a.json")
+    if there:
+        file.write_text("{}")
+    claim(link)
+    assert (link.is_symlink(), file.exists()) == (True, there)
+    keep(link, {"bench": "stages"})
+    assert link.is_symlink()
+    assert read_result(file) == {"bench": "stages"}
+    assert [one.name for one in file.parent.iterdir()] == ["a.json"]
+
+
 def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
     report = {"bench": "stages", "machine": {"cores": 2}, "rows": [{"ms": 1.5}]}
     keep(tmp_path / "a.json", report)
@@ -69,6 +94,20 @@ def test_where_there_is_no_checkout_a_bundle_must_be_named(monkeypatch: pytest.M
     result = CliRunner().invoke(bench, ["soak", "--quick", "--bundle", str(gone)])
     assert isinstance(result.exception, BenchError)
     assert "name a bundle" in str(result.exception)
+
+
+@pytest.mark.parametrize("arguments", [["end-to-end", "--idle"], ["startup"]])
+@pytest.mark.parametrize(("precision", "kind"), [("bf16", BundleError), ("int8", BenchError)])
+def test_a_precision_that_cannot_be_had_is_refused_alike_before_anything_is_done(
+    tmp_path: Path, arguments: list[str], precision: Precision, kind: type[HeatlineError]
+) -> None:
+    bundle = bundle_in(tmp_path / "b", ["f32", "int8"], int8_gain=300.0)
+    refused = CliRunner().invoke(bench, [*arguments, str(bundle.path), "--precision", precision])
+    expected = CliRunner().invoke(bench, ["stages", str(bundle.path), "--precision", precision]).exception
+    assert type(refused.exception) is type(expected) is kind
+    assert str(refused.exception) == str(expected)
+    assert precision in str(expected)
+    assert refused.output == "", "nothing was drawn or started"
 
 
 def test_what_was_measured_is_said_before_a_disk_is_found_full(

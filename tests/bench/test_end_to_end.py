@@ -201,6 +201,14 @@ def test_a_bare_engine_that_cannot_says_why(job: Job, tmp_path: Path) -> None:
         bare.ask(Look())
 
 
+def test_a_bare_engine_of_a_precision_that_its_bundle_lacks_says_so(job: Job) -> None:
+    with (
+        BareEngine(msgspec.structs.replace(job, precision="bf16")) as bare,
+        pytest.raises(BenchError, match="has no bf16"),
+    ):
+        bare.ask(Look())
+
+
 def test_a_bare_engine_that_ends_is_told_of(job: Job) -> None:
     with BareEngine(job) as bare:
         bare._process.kill()

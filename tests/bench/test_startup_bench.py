@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from bench.commands.startup import startup as command
 from bench.startup import startup as measuring
 from bench.startup.start import AFTER_READY, BEFORE_THE_FIRST_WORD, SAID, LineFile, import_times_ms
-from bench.startup.startup import IN_WORDS, measure_startup, starts_in_all
+from bench.startup.startup import IN_WORDS, measure_startup, starts_in_all, to_facts
 from edge.bundle import Bundle
 from edge.errors import BenchError
 
@@ -57,6 +57,8 @@ def test_every_condition_is_what_it_says(bundle: Bundle, monkeypatch: pytest.Mon
     assert found.conditions["warm"].ready_to_warm.median == 1
     assert found.why_not_cold is None
     assert {"numpy", "openvino", "cv2", "edge", "standard library"} <= found.imports_ms.keys()
+    assert "cold" not in to_facts(found)
+    assert "its host may hold the files" in str(to_facts(found, is_virtual=True)["cold"])
 
 
 def test_a_start_that_does_not_use_the_cache_is_not_called_cached(
@@ -69,7 +71,23 @@ def test_a_start_that_does_not_use_the_cache_is_not_called_cached(
 
     monkeypatch.setattr(LineFile, "start", without)
     monkeypatch.setattr(measuring, "_turn", lambda *_, **__: ["cached"])
-    with pytest.raises(BenchError, match="to be cached did not use the model cache as it should"):
+    with pytest.raises(BenchError, match=r"to be cached did not use .*: it was left alone, expected taken from"):
+        measure_startup(bundle, "f32", frame_hw=HW, repetitions=1)
+
+
+def test_a_start_that_compiles_as_the_kept_graph_is_damaged_is_not_called_cached(
+    bundle: Bundle, not_root: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = LineFile.start
+
+    def damaged(self: LineFile, cache: Path | None, *, options: Sequence[str] = ()) -> object:
+        for graph in [] if cache is None else cache.iterdir():
+            graph.write_bytes(graph.read_bytes()[:-1])
+        return start(self, cache, options=options)
+
+    monkeypatch.setattr(LineFile, "start", damaged)
+    monkeypatch.setattr(measuring, "_turn", lambda *_, **__: ["warm", "cached"])
+    with pytest.raises(BenchError, match=r"to be cached did not use .*: it was filled anew, expected taken from"):
         measure_startup(bundle, "f32", frame_hw=HW, repetitions=1)
 
 
