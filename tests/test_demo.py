@@ -35,6 +35,7 @@ def test_the_shipped_bundle_is_small_and_was_taught_on_drawn_boards() -> None:
     assert "efficientnet-lite0" in provenance["weights"]["source"]
 
 
+@pytest.mark.slow
 def test_the_peak_of_a_defect_that_slides_across_a_seam_moves_with_it() -> None:
     """Few defects and every 6th pixel; test-slow takes more defects and every pixel."""
     assert_peaks_follow(slide_defects(open_bundle(BUNDLE), 2, seed=7, step_px=6))

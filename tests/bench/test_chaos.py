@@ -50,6 +50,7 @@ FEW = (
 TWO_KILLS = [Fault(0.3, "killed", "gateway", 0.0), Fault(0.5, "killed", LINE, 0.0)]
 
 
+@pytest.mark.slow
 def test_a_line_and_a_consumer_that_are_killed_lose_nothing(bundle: Bundle) -> None:
     said: list[str] = []
     found = measure_chaos(bundle, "f32", seed=1, seconds=0.6, rate_fps=50, say=said.append, cast=FEW, plan=TWO_KILLS)

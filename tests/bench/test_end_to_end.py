@@ -231,6 +231,7 @@ def test_streams_for_all_cores_half_of_them_and_one_are_tried(cores: int, stream
     assert {each.streams for each in all_settings(cores)} == streams
 
 
+@pytest.mark.slow
 def test_the_whole_bench_runs_and_its_file_is_its_struct(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "end-to-end.json"
     result = CliRunner().invoke(

@@ -127,6 +127,7 @@ def test_what_is_named_is_planned_and_no_other() -> None:
 # What is run.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [pytest.param("openvino", marks=pytest.mark.slow), "onnxruntime"])
 def test_the_fused_graph_and_both_bare_classifiers_are_timed(engine: str, vit_graphs: ModelGraphs) -> None:
     found = measured(vit_graphs, VIT, engines=[engine], batches=[2])
@@ -137,6 +138,7 @@ def test_the_fused_graph_and_both_bare_classifiers_are_timed(engine: str, vit_gr
     assert 0 < found.ratio_spread.lowest <= found.ratio_spread.median <= found.ratio_spread.highest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [pytest.param("openvino", marks=pytest.mark.slow), "onnxruntime"])
 def test_a_cnn_is_timed_beside_its_pooling(engine: str, cnn_graphs: ModelGraphs) -> None:
     assert measured(cnn_graphs, CNN, engines=[engine]).bare == "pooling"

@@ -134,6 +134,7 @@ def run_pytest(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cores", "code", "said"), [(None, 0, "bench_decode (NOW)"), (99, 4, "was measured on another machine (cores 99")]
 )

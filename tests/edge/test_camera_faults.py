@@ -190,6 +190,7 @@ def at_rest(run: RunningLine) -> dict[str, int]:
 # GigE Vision: the device and its cable.
 
 
+@pytest.mark.slow
 def test_a_gige_device_that_loses_its_power_is_opened_again_once_it_is_back(
     tmp_path: Path, bundle: Bundle, address: str, took: Tell
 ) -> None:

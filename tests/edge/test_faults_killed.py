@@ -44,6 +44,7 @@ def until_told_of(run: RunningLine, frames: int) -> None:
         run.next()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deaths", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_after_each_of_many_kill_9_the_next_start_tells_what_was_in_flight(
     tmp_path: Path, bundle: Bundle, address: str, state: Path, deaths: int

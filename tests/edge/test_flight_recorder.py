@@ -174,6 +174,7 @@ def test_what_a_run_told_of_and_the_journal_does_not_hold_is_counted(tmp_path: P
 HUNDREDS_OF_TILES = "[tiles]\noverlap_px = 221\n\n[engine]\nthreads = 1"
 
 
+@pytest.mark.slow
 def test_after_kill_9_the_next_run_tells_first_what_was_in_flight(tmp_path: Path, bundle: Bundle, address: str) -> None:
     write_pictures(tmp_path / "frames", {"a.png": white_frame((230, 300))})
     line = tmp_path / "line.toml"

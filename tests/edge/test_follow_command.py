@@ -102,6 +102,7 @@ def test_a_file_gets_every_event_once_however_often_its_follower_is_killed(line:
     assert file.read_bytes().splitlines() == headers(told)
 
 
+@pytest.mark.slow
 def test_a_follower_that_stood_still_for_long_goes_on_and_misses_nothing(line: FollowedLine, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     told = line.tell(GOOD)

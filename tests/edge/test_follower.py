@@ -543,6 +543,7 @@ def test_that_an_acknowledgement_came_too_late_for_a_journal_does_no_harm(fake: 
         assert take(events, 1)[0].seq == 1
 
 
+@pytest.mark.slow
 def test_silence_makes_it_follow_again_as_the_same_client_and_is_said_once(
     fake: tuple[FakeLine, str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -366,6 +366,7 @@ def constant(shape: str, offset: int, size: int) -> dict[str, bytes]:
     return files | {OPENVINO_GRAPH: files[OPENVINO_GRAPH].replace(before, after)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "files",
     [
@@ -392,6 +393,7 @@ def test_openvino_refuses_a_graph_that_claims_too_much(folder: Path, files: dict
 # The commands.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["show", "verify", "sign", "diff"])
 def test_every_command_refuses_in_one_sentence_and_does_not_hang(folder: Path, tmp_path: Path, command: str) -> None:
     heatline("bundle", "keygen", tmp_path / "k")
@@ -426,6 +428,7 @@ except BundleError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("members", "words"),
     [

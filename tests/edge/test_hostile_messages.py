@@ -218,6 +218,7 @@ def name(request: pytest.FixtureRequest) -> SocketName:
     return found
 
 
+@pytest.mark.slow
 def test_a_line_takes_whatever_is_said_to_it(name: SocketName, count: int, port: Port, tmp_path: Path) -> None:
     address, access = f"tcp://127.0.0.1:{port.number}", Access()
     kind, question, socket_type = SPEAKERS[name]
@@ -251,6 +252,7 @@ def test_a_line_takes_whatever_is_said_to_it(name: SocketName, count: int, port:
         assert refused[f"{name}.malformed"] > count / 2
 
 
+@pytest.mark.slow
 def test_a_line_with_keys_takes_whatever_is_no_handshake(
     name: SocketName, count: int, port: Port, tmp_path: Path
 ) -> None:
@@ -508,6 +510,7 @@ class HostileLine:
         self._socket.send_multipart([self._client, *of_this])
 
 
+@pytest.mark.slow
 def test_a_follower_takes_whatever_it_is_told(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "PAUSE_SECONDS", dict.fromkeys(follower.PAUSE_SECONDS, 0.0))
     address, outcomes = f"ipc://{tmp_path}/journal", Counter[str]()

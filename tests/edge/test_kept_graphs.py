@@ -250,6 +250,7 @@ def test_a_folder_that_cannot_be_used_keeps_no_line_from_starting(
     assert sum("cannot be kept in" in each for each in warned) == 2
 
 
+@pytest.mark.slow
 def test_the_service_keeps_its_graph_where_systemd_says_and_starts_whatever_becomes_of_it(
     tmp_path: Path, bundle: Bundle, folder: Path, address: str
 ) -> None:

@@ -36,6 +36,7 @@ def journalled(state: Path) -> list[bytes]:
         return [record.header for record in reader.read(0, at_most=100_000, at_most_bytes=1 << 30).records]
 
 
+@pytest.mark.slow
 def test_seq_goes_on_over_a_kill_and_a_follower_gets_each_event_as_it_was_journalled(
     tmp_path: Path, bundle: Bundle, address: str, state: Path
 ) -> None:

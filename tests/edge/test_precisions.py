@@ -297,6 +297,7 @@ def engine_in(precision: str) -> str:
     return f'[engine]\nprecision = "{precision}"\nthreads = 1'
 
 
+@pytest.mark.slow
 def test_check_says_what_a_line_will_compute_in(
     all_three: Bundle, far_off: Bundle, tmp_path: Path, address: str
 ) -> None:
@@ -350,6 +351,7 @@ def test_a_line_cannot_ask_onnx_runtime_for_int8(bundle: Bundle, tmp_path: Path,
     assert "engine.precision is 'int8', onnxruntime computes in f32 alone; set engine.kind" in result.stderr
 
 
+@pytest.mark.slow
 def test_verify_and_inspect_say_what_they_computed_in(all_three: Bundle, far_off: Bundle, tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", small_frames(1))
     for used, came in ((all_three, "int8"), (far_off, "f32")):

@@ -246,6 +246,7 @@ def test_only_the_processor_is_told_of_threads() -> None:
 # The commands and the service.
 
 
+@pytest.mark.slow
 def test_check_says_which_settings_are_in_force_and_where_from(line: Path, bundle: Bundle) -> None:
     def checked() -> Any:
         result = heatline("check", line, "--json")
@@ -294,6 +295,7 @@ def test_the_service_infers_as_tuned_and_a_reload_reads_that_anew(
     assert ready < log.index("batches of 2") < in_force < not_any_more
 
 
+@pytest.mark.slow
 def test_the_services_log_says_what_was_tuned_and_what_is_not_used(line: Path, bundle: Bundle, address: str) -> None:
     line.write_text(line.read_text().replace("rate_fps = 20", "rate_fps = 20\nframes = 2"))
     path = write_tuned(line, tuned(bundle.digest))

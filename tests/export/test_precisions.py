@@ -38,7 +38,7 @@ from train.models.build import build_model
 from train.models.explained import ExplainedClassifier
 from train.models.vit import RolloutClassifier
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 TILE = 64
 TILES = np.random.default_rng(3).integers(0, 256, (16, TILE, TILE, 3), np.uint8)

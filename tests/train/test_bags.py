@@ -208,6 +208,7 @@ def cut_tile_of(store: FrameStore, prepared: Prepared, row: int) -> Tensor:
     return torch.from_numpy(store.pixels(int(table.frame[row]))[y : y + 64, x : x + 64].copy())
 
 
+@pytest.mark.slow
 def test_a_multiple_instance_training_that_was_interrupted_ends_as_if_it_had_not_been(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

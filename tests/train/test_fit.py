@@ -131,6 +131,7 @@ def test_the_rate_is_lowered_on_a_plateau(plateau_run: RunFolder) -> None:
     assert rates[-1] == pytest.approx(1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("by", "step", "schedule"),
     [
@@ -478,6 +479,7 @@ def test_what_lightning_cannot_do_is_refused_in_one_sentence(blobs: Path, tmp_pa
         assert not (tmp_path / "run" / "config.yaml").exists()
 
 
+@pytest.mark.slow
 def test_weights_and_biases_gets_the_metrics_without_a_network(blobs: Path, tmp_path: Path) -> None:
     fit(configured(blobs, tmp_path / "run", "logger=wandb", "logger.project=lines"))
     (logged,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")

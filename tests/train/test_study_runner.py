@@ -461,6 +461,7 @@ def test_a_model_that_must_have_imagenet_weights_fails_without(data: Path, tmp_p
 # All of it.
 
 
+@pytest.mark.slow
 def test_figures_are_kept_without_pictures_and_without_places(data: Path, tmp_path: Path) -> None:
     file = tmp_path / "plan.yaml"
     file.write_text(ONE_MODEL)
