@@ -94,12 +94,14 @@ def deliver(
     Raises:
         BenchError: there are faults, or the file cannot be written.
     """
-    if as_json:
-        print_json(report)
-    else:
-        print_facts(title, facts)
-    if out is not None:  # after it was said: a full disk loses no measurement
-        keep(out, report)
+    try:
+        if out is not None:  # first: whoever reads what is said may have gone, or have no room
+            keep(out, report)
+    finally:  # a full disk loses no measurement either
+        if as_json:
+            print_json(report)
+        else:
+            print_facts(title, facts)
     if faults:
         raise BenchError("; ".join(faults))
 

@@ -5,6 +5,9 @@ import os
 import sys
 from typing import NoReturn
 
+from edge.cli.output import ReaderHasGoneError
+from edge.errors import InputError
+
 
 def leave_at_once(code: int) -> NoReturn:
     """End the process, as a command may have stopped while an engine was still at work.
@@ -13,6 +16,6 @@ def leave_at_once(code: int) -> NoReturn:
     put in order, it has.
     """
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # whoever read it has gone
+        with contextlib.suppress(OSError, InputError, ReaderHasGoneError):  # it takes no more, which is said already
             stream.flush()
     os._exit(code)

@@ -10,7 +10,7 @@ import click
 
 from edge import __version__
 from edge.cli.leaving import leave_at_once
-from edge.cli.output import visible
+from edge.cli.output import ReaderHasGoneError, say_why_output_ends, visible
 from edge.errors import HeatlineError
 
 INTERRUPTED = 130
@@ -19,10 +19,6 @@ COMMANDS = (
     *("calibrate", "journal", "keys"),
 )
 """Each in the module of its name, which is imported only when it is asked for: a line starts the sooner."""
-
-
-class ReaderHasGoneError(Exception):
-    """Whoever read our output has closed it. Not an OSError: click would turn that into exit code 1."""
 
 
 class HeatlineGroup(click.Group):
@@ -67,6 +63,7 @@ def main() -> None:
     """Run the command line; exit codes are listed in `edge.errors`."""
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("edge").setLevel(logging.INFO)  # ours only: others' libraries talk of themselves
+    say_why_output_ends()
     try:
         code = heatline(standalone_mode=False)
     except HeatlineError as error:

@@ -1,11 +1,15 @@
 """What commands share: examples in their help, and reports for people or for programs."""
 
+import contextlib
+import io
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
+
+from edge.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,6 +20,53 @@ WIDE = 10_000
 """Characters: more than a fact has."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else on standard output.")
+
+
+class ReaderHasGoneError(Exception):
+    """Whoever read our output has closed it. Not an OSError: click and rich would turn that into exit code 1."""
+
+
+class StandardOutput(io.TextIOWrapper):
+    """Standard output that says in a sentence why it takes no more: its disk may be full, which is no fault of ours."""
+
+    def write(self, text: str, /) -> int:
+        """As of any text stream.
+
+        Raises:
+            InputError: it takes no more.
+            ReaderHasGoneError: whoever read it has closed it.
+        """
+        with _told():
+            return super().write(text)
+
+    def flush(self) -> None:
+        """As of any text stream. Raises as `write`."""
+        with _told():
+            super().flush()
+
+
+def say_why_output_ends() -> None:
+    """Have `StandardOutput` in the place of Python's own."""
+    if type(sys.stdout) is io.TextIOWrapper:  # none where it was closed; another one where a test looks on
+        sys.stdout = StandardOutput(
+            sys.stdout.buffer,
+            sys.stdout.encoding,
+            sys.stdout.errors,
+            line_buffering=sys.stdout.line_buffering,
+            write_through=sys.stdout.write_through,
+        )
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderHasGoneError from error
+    except OSError as error:
+        raise InputError(
+            f"standard output cannot be written ({error.strerror}); make room there, or send it elsewhere"
+        ) from error
 
 
 def progress_console() -> "Console":

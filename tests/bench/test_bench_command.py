@@ -1,5 +1,6 @@
 """`heatline bench` as a whole: how it is called, and what a line PC needs for it."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,20 @@ def test_what_was_measured_is_said_before_a_disk_is_found_full(
     with pytest.raises(BenchError, match="cannot be written"):
         deliver("stages", {"bench": "stages"}, {"grab": "1 ms"}, out, as_json=False)
     assert "1 ms" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_was_measured_is_kept_though_standard_output_takes_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    out = tmp_path / "a.json"
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(OSError, match="No space left"):
+            deliver("stages", {"bench": "stages"}, {"grab": "1 ms"}, out, as_json)
+        with contextlib.suppress(OSError):
+            full.close()
+    assert read_result(out) == {"bench": "stages"}
 
 
 ENDED_BY_SIGTERM = """

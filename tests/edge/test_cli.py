@@ -1,6 +1,7 @@
 """The `heatline` command as people and programs use it: real processes, real pipes."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -515,6 +516,29 @@ def test_a_reader_that_has_seen_enough_ends_inspect_without_a_word(
         inspecting.stdout.close()
         assert inspecting.wait(WITHIN_SECONDS) == 0
         assert inspecting.stderr.read() == ""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_a_full_standard_output_is_one_sentence(bundle: Bundle, options: list[str], unbuffered: str) -> None:
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [HEATLINE, "bundle", "show", bundle.path, *options],
+            stdout=full, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    assert result.returncode == 9, result.stderr
+    assert re.fullmatch(r"heatline: standard output cannot be written \(.*\); .* send it elsewhere\n", result.stderr)
+
+
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_a_reader_that_has_gone_ends_a_report_without_a_word(bundle: Bundle, options: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as gone:
+        result = subprocess.run(
+            [HEATLINE, "bundle", "show", bundle.path, *options], stdout=gone, stderr=subprocess.PIPE
+        )
+    assert (result.returncode, result.stderr) == (0, b"")
 
 
 # without extras
