@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +38,10 @@ class Heard:
 
     event: Event
     at_ns: int
+
+
+_ENDS_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+"""A bench that is killed leaves no service behind, which would take its part of whatever is measured next."""
 
 
 class WatchedLine:
@@ -99,6 +104,18 @@ class WatchedLine:
     def camera_pids(self) -> list[int]:
         """Of its cameras' processes, as they are now."""
         return camera_processes(self.pid)
+
+    def require_cameras(self, pids: Sequence[int]) -> None:
+        """See that they are the cameras' processes still: one that came for another grabbed nothing meanwhile.
+
+        Raises:
+            BenchError: they are not.
+        """
+        if set(pids) != (now := set(self.camera_pids())):
+            raise BenchError(
+                f"{len(set(pids) - now)} of {len(pids)} cameras' processes ended while they were measured; nothing of "
+                f"it counts, measure again: {log_tail(self._log)}"
+            )
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -188,7 +205,7 @@ class WatchedLine:
     def __enter__(self) -> Self:
         self._log_file = self._log.open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edge.cli.main", "run", str(self._config)],
+            [*_ENDS_WITH_US, sys.executable, "-m", "edge.cli.main", "run", str(self._config)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._log_file,

@@ -136,6 +136,7 @@ def measure_end_to_end(
                 quick=plan.quick,
                 ended=INTERRUPTED,
             )
+            keep(found)  # from here on, whatever lies there is of this run
             found = _beside_the_bare_engine(scene, bare, plan, found, say, keep)
         # From here on no other process maps the engine's libraries: the memory is the service's own.
         rate_fps = plan.rate_fps

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from bench.end_to_end.requests import Expected
 from edge.bundle import Bundle
 from edge.colour import to_rgb
-from edge.errors import BenchError
+from edge.errors import BenchError, InputError
 from edge.frames import Frame, Stamp
 from edge.geometry import TileGrid
 from edge.images import list_images, read_image
@@ -36,7 +36,7 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
         defective: share of the pictures that are to be judged DEFECT: the score threshold is set between their scores.
     Raises:
         BenchError: the pictures are not all of one size.
-        InputError: one of them cannot be read, or there is none.
+        InputError: one of them cannot be read, or there are fewer than two.
         EngineError: the engine has no usable answer to one.
     """
     evidence_threshold = bundle.manifest.calibration.evidence_threshold
@@ -52,6 +52,8 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
         pending = inspector.start(Frame(Stamp("expected", number), image, pixel_format))
         scores[sayable(path.name)] = inspector.finish(pending).score
         picture_bytes += image.nbytes
+    if len(scores) == 1:
+        raise InputError(f"{folder} holds one picture; expected two at least: a camera that shows but one is frozen")
     (hw,) = sizes
     score_threshold = threshold_for(sorted(scores.values()), defective)
     # Regions are looked for where the score threshold is reached: they can be told only now.

@@ -42,6 +42,7 @@ def find_highest_rate(scene: Scene, bare_tiles_per_s: float, tries: Tries, say: 
 
             pids = {"service": [line.watched.pid], "cameras": line.watched.camera_pids()}
             trial = run_trial(look, scene.cameras, rate_fps, seconds, lambda: pids)
+            line.watched.require_cameras(pids["cameras"])
             if line.watched.not_heard:
                 lost = trial.lost | {"not heard": line.watched.not_heard}
                 trial = msgspec.structs.replace(trial, lost=lost, kept_up=False)

@@ -63,6 +63,7 @@ def measure_idle(scene: Scene, bare: BareEngine, *, frames: int, rounds: int, sa
     all_frames, all_alone = list[float](), list[float]()
     with running(replace(scene, cameras=1), 1 / period_s, waits=False) as line:
         settle(line, 1)
+        cameras = line.watched.camera_pids()
         for number in range(rounds):
             told: list[Told] = []
             alone_ms: list[float] = []
@@ -73,6 +74,7 @@ def measure_idle(scene: Scene, bare: BareEngine, *, frames: int, rounds: int, sa
                     alone_ms.append(bare.ask(OneFrame()).frame_ms)
                 elif len(told) > LOST_AT_MOST * (frames + settles):
                     raise BenchError(f"on an idle service frame after frame is lost: {one.event.reason}")
+            line.watched.require_cameras(cameras)
             lost += missed(told) + sum(one.event.frames for one in told if one.event.reason is not None)
             dues = due_ns(told, 1 / period_s)
             took_ms = [(one.at_ns - due) / 1e6 for one, due in zip(told, dues, strict=True) if one.event.reason is None]

@@ -89,6 +89,7 @@ def _service_turn(line: Line, seconds: float) -> tuple[float, dict[str, float]]:
     while told[-1].at_ns - first.at_ns < seconds * 1e9:
         told.append(line.wait())
     cpu = {name: sum(map(cpu_s, of)) - before[name] for name, of in pids.items()}
+    line.watched.require_cameras(pids["cameras"])
     if lost := {one.event.reason for one in (first, *told)} - {None}:
         raise BenchError(f"of frames that waited for room, some were lost: {lost}")
     took_s = (told[-1].at_ns - first.at_ns) / 1e9

@@ -114,6 +114,7 @@ def follow(
             say(f"{(time.monotonic_ns() - began_ns) / 1e9:.0f} of {seconds:g} s: {len(told)} events")
     took_s = (time.monotonic_ns() - began_ns) / 1e9
     cpu = {name: (sum(map(cpu_s, of)) - before[name]) / took_s for name, of in pids.items()}
+    line.watched.require_cameras(pids["cameras"])
     sample = sample_tree(line.watched.pid)
     assert sample is not None, "it was heard a moment ago"
     over: set[str] = set()

@@ -18,7 +18,7 @@ from bench.turns import turns as in_order
 from edge.bundle import Bundle, open_bundle
 from edge.config import LineConfig, engine_keys_set, load_config
 from edge.engine_config import EngineConfig
-from edge.errors import BenchError
+from edge.errors import BenchError, BundleError
 from edge.inference import Precision
 from edge.processor import cores
 from edge.products import ThresholdsConfig
@@ -134,6 +134,11 @@ def measure_tune(
     if "precision" in own:
         precisions = [present.precision]
     wanted, left_out = _passed(bundle, precisions or bundle.manifest.precisions)
+    if not wanted:
+        raise BundleError(
+            f"{bundle.path} has nothing to choose from in {' or '.join(precisions)}: {left_out[0].left_out}; name "
+            "another --precision, or leave it out"
+        )
     tried = [
         Tried(engine=engine)
         for engine in candidates(
@@ -229,12 +234,14 @@ def is_better(comparison: Comparison) -> tuple[bool, str]:
     if present.sustains and not chosen.sustains:
         return False, "they did not keep up with the asked rate any more"
     if chosen.sustains:
-        count, gain, of = comparison.earlier_in, 1 - comparison.latency_p90.median, "p90 of the latency was lower"
+        count, gain = comparison.earlier_in, 1 - comparison.latency_p90.median
+        of, by = "p90 of the latency was lower", "lower" if gain >= 0 else "higher"
     else:
-        count, gain, of = comparison.more_in, comparison.inspected_fps.median - 1, "more frames were inspected"
+        count, gain = comparison.more_in, comparison.inspected_fps.median - 1
+        of, by = "more frames were inspected", "more" if gain >= 0 else "fewer"
     better = count == turns and gain >= LEAST_GAIN
     than_chance = "" if better else f"; it takes all {turns} and {LEAST_GAIN:.0%} to be more than chance"
-    return better, f"{of} in {count} of {turns} turns, by {gain:.0%}{than_chance}"
+    return better, f"{of} in {count} of {turns} turns, at the median {abs(gain):.0%} {by}{than_chance}"
 
 
 def _with_bundle(config: LineConfig, path: Path) -> LineConfig:

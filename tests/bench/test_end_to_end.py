@@ -2,6 +2,10 @@
 
 import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -27,10 +31,11 @@ from bench.end_to_end.window import settle, window_of
 from bench.engine_settings import all_settings
 from edge.bundle import Bundle
 from edge.delivery.messages import BundleName, Times, VerdictEvent
-from edge.errors import BenchError
+from edge.errors import BenchError, InputError
 from edge.images import list_images
 from edge.inference import open_engine
 from tests.bench import made_results as made
+from tests.edge.followed_line import wait_until
 from tests.small_bundle import answer, dark_square, small_bundle, white_frame
 
 HW = (300, 400)
@@ -95,6 +100,12 @@ def test_pictures_of_two_sizes_are_refused(bundle: Bundle, tmp_path: Path) -> No
         expect(tmp_path, bundle, "f32", open_engine("openvino", bundle.path, 224), 0.0)
 
 
+def test_one_picture_is_refused_as_its_camera_would_count_as_frozen(bundle: Bundle, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "0.png"), white_frame(HW))
+    with pytest.raises(InputError, match="one picture; expected two"):
+        expect(tmp_path, bundle, "f32", open_engine("openvino", bundle.path, 224), 0.0)
+
+
 def test_drawn_pictures_have_the_size_asked_for_and_no_two_are_alike(tmp_path: Path) -> None:
     draw_pictures(tmp_path / "p", (200, 1100), 3, lambda line: None)
     shown = [cv2.imread(str(path)) for path in list_images(tmp_path / "p")]
@@ -126,6 +137,45 @@ def test_a_service_that_says_anything_else_fails(scene: Scene, what: str) -> Non
         heard_all = time.monotonic_ns() + 10 * 10**9  # the last picture has come long before
         with pytest.raises(BenchError, match="nothing that is measured"):
             strict.hear_until(heard_all)
+
+
+def test_a_camera_whose_process_ends_meanwhile_makes_nothing_of_it_count(scene: Scene) -> None:
+    with running(scene, None, waits=True) as line:
+        settle(line, scene.cameras)
+        cameras = line.watched.camera_pids()
+        line.watched.require_cameras(cameras)
+        os.kill(cameras[0], signal.SIGKILL)
+        wait_until(lambda: cameras[0] not in line.watched.camera_pids(), "it is gone")
+        with pytest.raises(BenchError, match="1 of 2 cameras' processes ended while they were measured"):
+            line.watched.require_cameras(cameras)
+
+
+ONE_THAT_IS_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from bench.watched_line import WatchedLine
+camera = {"kind": "pattern", "name": "a", "rate_fps": 5, "draw_size": [64, 48]}
+with WatchedLine(Path(sys.argv[1]), Path(sys.argv[2]), "f32", [camera]) as line:
+    while line.next() is None:
+        pass
+    print(line.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_no_service_outlives_a_bench_that_is_killed(bundle: Bundle, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ONE_THAT_IS_KILLED, str(tmp_path), str(bundle.path)]
+    killed = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    wait_until(lambda: not runs(int(killed.stdout)), "the service has ended")
+
+
+def runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"  # who ended and was not asked for yet
 
 
 def test_frames_are_counted_once_by_what_became_of_them() -> None:

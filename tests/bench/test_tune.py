@@ -344,7 +344,11 @@ def sides(before: tuple[float, bool], after: tuple[float, bool], *, earlier_in: 
 @pytest.mark.parametrize(
     ("comparison", "better", "words"),
     [
-        (sides((40, True), (30, True), earlier_in=5), True, "p90 of the latency was lower in 5 of 5 turns, by 25%"),
+        (
+            sides((40, True), (30, True), earlier_in=5),
+            True,
+            "p90 of the latency was lower in 5 of 5 turns, at the median 25% lower",
+        ),
         (sides((40, True), (30, True), earlier_in=4), False, "it takes all 5 and 2% to be more than chance"),
         (sides((40, True), (39.9, True), earlier_in=5), False, "more than chance"),
         (sides((40, False), (50, True), earlier_in=0), True, "they keep up with the asked rate"),
