@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edge.cli.extras import how_to_install
 from train.models.cnn import CamClassifier
 from train.models.explained import ExplainedClassifier
 from train.models.rollout import discarded, fuse_heads
@@ -200,7 +201,7 @@ def hooked(model: ExplainedClassifier) -> WayToMaps:
 def grad_cam_is_missing() -> str | None:
     """What to do about it, where pytorch-grad-cam is not installed."""
     if find_spec("pytorch_grad_cam") is None:
-        return "pytorch-grad-cam is not installed; install it with: pip install 'heatline[peers]'"
+        return f"pytorch-grad-cam is not installed; {how_to_install('peers')}"
     return None
 
 

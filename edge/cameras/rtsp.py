@@ -48,7 +48,7 @@ class RtspCamera(FrameSource):
             from av.video.reformatter import VideoReformatter
         except ImportError as error:
             raise MissingExtraError(
-                f"camera {self.name} needs av, which is not installed; install it with: pip install 'heatline[rtsp]'"
+                f"camera {self.name} needs av, not installed here; in heatline's folder, call: pip install -e '.[rtsp]'"
             ) from error
         began = time.monotonic()
         try:

@@ -14,6 +14,14 @@ def require_extra(extra: str, *modules: str) -> None:
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         raise MissingExtraError(
-            f"this command needs {', '.join(missing)}, which is not installed; install it with: "
-            f"pip install 'heatline[{extra}]'"
+            f"this command needs {' and '.join(missing)}, not installed here; {how_to_install(extra)}"
         )
+
+
+def how_to_install(extra: str) -> str:
+    """In words. By the folder: nobody may get by its name, from whatever index pip asks, what somebody else put there.
+
+    >>> how_to_install("export")
+    "in heatline's folder, call: pip install -e '.[export]'"
+    """
+    return f"in heatline's folder, call: pip install -e '.[{extra}]'"

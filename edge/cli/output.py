@@ -4,7 +4,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 import msgspec
@@ -45,16 +45,37 @@ class StandardOutput(io.TextIOWrapper):
             super().flush()
 
 
+class StandardError(io.TextIOWrapper):
+    """Standard error that may take no more: progress that nobody can read costs no result."""
+
+    def write(self, text: str, /) -> int:
+        """As of any text stream, and whether or not it can."""
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As `write`."""
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
 def say_why_output_ends() -> None:
-    """Have `StandardOutput` in the place of Python's own."""
-    if type(sys.stdout) is io.TextIOWrapper:  # none where it was closed; another one where a test looks on
-        sys.stdout = StandardOutput(
-            sys.stdout.buffer,
-            sys.stdout.encoding,
-            sys.stdout.errors,
-            line_buffering=sys.stdout.line_buffering,
-            write_through=sys.stdout.write_through,
-        )
+    """Have `StandardOutput` and `StandardError` in the place of Python's own."""
+    sys.stdout = _instead(sys.stdout, StandardOutput)
+    sys.stderr = _instead(sys.stderr, StandardError)
+
+
+def _instead(stream: TextIO, kind: type[io.TextIOWrapper]) -> TextIO:
+    if type(stream) is not io.TextIOWrapper:  # none where it was closed; another one where a test looks on
+        return stream
+    return kind(
+        stream.buffer,
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
 
 
 @contextlib.contextmanager

@@ -154,4 +154,4 @@ def test_a_way_that_leaves_something_out_is_seen(cnn: ExplainedClassifier) -> No
 def test_where_grad_cam_is_not_installed_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     assert grad_cam_is_missing() is None
     monkeypatch.setattr(bench.torch_ways, "find_spec", lambda name: None)
-    assert "pip install 'heatline[peers]'" in str(grad_cam_is_missing())
+    assert "pip install -e '.[peers]'" in str(grad_cam_is_missing())

@@ -530,6 +530,20 @@ def test_a_full_standard_output_is_one_sentence(bundle: Bundle, options: list[st
     assert re.fullmatch(r"heatline: standard output cannot be written \(.*\); .* send it elsewhere\n", result.stderr)
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_standard_error_costs_no_result(tmp_path: Path, bundle: Bundle, unbuffered: str) -> None:
+    frames = write_pictures(tmp_path / "frames", small_frames(2))
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [HEATLINE, "inspect", bundle.path, frames, "--out", tmp_path / "out", "--json"],
+            stdout=subprocess.PIPE, stderr=full, text=True, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+        refused = subprocess.run([HEATLINE, "inspect", bundle.path, tmp_path / "none"], stderr=full)
+    assert result.returncode == 0
+    assert len(result.stdout.splitlines()) == 2
+    assert refused.returncode in {2, 9}
+
+
 @pytest.mark.parametrize("options", [["--json"], []])
 def test_a_reader_that_has_gone_ends_a_report_without_a_word(bundle: Bundle, options: list[str]) -> None:
     reading, writing = os.pipe()
@@ -572,7 +586,7 @@ def without_torch(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_a_command_whose_extra_is_missing_says_in_one_line_what_to_install(arguments: list[str], extra: str) -> None:
     result = without_torch(*arguments)
     assert result.returncode == 10, result.stderr
-    assert f"pip install 'heatline[{extra}]'" in complaint(result)
+    assert f"pip install -e '.[{extra}]'" in complaint(result)
     assert "torch" in complaint(result)
     assert result.stdout == ""
 

@@ -325,5 +325,5 @@ def test_a_camera_that_does_not_answer_is_told_apart_from_one_that_refuses() -> 
 
 def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingExtraError, match=r"camera side needs av, .*: pip install 'heatline\[rtsp\]'"):
+    with pytest.raises(MissingExtraError, match=r"camera side needs av, .*: pip install -e '\.\[rtsp\]'"):
         camera_at("rtsp://127.0.0.1/cam").open()
