@@ -192,7 +192,8 @@ class Follower:
         """Let go of the socket; may be called twice. What is in hand is not acknowledged."""
         if self._socket is not None:
             self._acknowledge(at_once=True)
-            self._socket.close(LINGER_MS)
+            # A request that was not answered yet must not arrive late: it would supersede whoever follows next.
+            self._socket.close(LINGER_MS if self._journal_id is not None else 0)
             self._socket = None
         self._context.term()
 
