@@ -260,6 +260,6 @@ def _keeps_up(window: Window) -> str:
     if window.inspected == window.frames and not window.late:
         return "yes: every frame was inspected, none late"
     return (
-        f"no: {window.inspected} of {window.frames} frames were inspected, {window.inspected / window.seconds:.3g} a "
-        f"second, {window.late} of them late"
+        f"no: {window.inspected} of {window.frames} frames were inspected within {window.seconds:g} s, {window.late} "
+        "of them late"
     )
