@@ -106,7 +106,7 @@ def measure_end_to_end(
     Args:
         pictures: folder of pictures to show, all of one size; None: boards are drawn, of size `frame_hw`.
         defective: share of the pictures to be judged DEFECT.
-        keep: is given what there is after every part, and at the end.
+        keep: is given what there is so far, to have it should the run not reach its end.
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine, or lacks that precision.
         BenchError: it cannot be used in that precision; a picture cannot be read; or a process did not do what it
@@ -150,9 +150,7 @@ def measure_end_to_end(
             found = msgspec.structs.replace(
                 found, window=run_window(scene, rate_fps, plan.seconds, plan.late_after_ms, say=say)
             )
-    found = msgspec.structs.replace(found, ended=WHOLE)
-    keep(found)  # before anything is printed: whoever reads that may be gone
-    return found
+    return msgspec.structs.replace(found, ended=WHOLE)
 
 
 def _beside_the_bare_engine(
