@@ -686,6 +686,7 @@ class Life(RuleBasedStateMachine):
         """Each once: what came to an earlier follower of the name may come again."""
         self.lost_through = 0
         self.events = follow(self.line, window=4)
+        wait_until(lambda: "mes1" in self.line.server.states(), "from now on all is kept for it")
 
     @rule(topics=st.lists(st.sampled_from([GOOD, DEFECT, ALARM]), min_size=1, max_size=9))
     def tell(self, topics: list[str]) -> None:
