@@ -285,7 +285,8 @@ def test_an_address_that_another_line_holds_is_refused_and_left_to_it(
 ) -> None:
     taken = address if scheme == "tcp" else f"ipc://{tmp_path}/events"
     write_pictures(tmp_path / "frames", small_frames(3))
-    line = write_line(tmp_path, bundle.path, taken, {"top": 'path = "frames"\nloop = true'})
+    # Slow enough for ZeroMQ to keep every event for us while the others start, during which we do not listen.
+    line = write_line(tmp_path, bundle.path, taken, {"top": 'path = "frames"\nloop = true\nrate_fps = 40'})
     with running(line, taken) as run:
         run.next_verdict()
         for command in ("run", "check"):
