@@ -20,7 +20,7 @@ def test_equal_images_have_one_digest_and_one_changed_byte_another(image: np.nda
     assert digest(changed) != digest(image)
 
 
-@pytest.mark.parametrize("bytes_moved", [1, 3, 8, 64, 8 * 1021, 8 * 1024, 2448, 3 * 2448, 8 * 2448])
+@pytest.mark.parametrize("bytes_moved", [1, 3, 8, 64, 1024, 2448, 3 * 2448, 8 * 2448])
 def test_a_picture_that_moved_is_another_one(bytes_moved: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (600, 2448), np.uint8)
     assert digest(np.roll(image, bytes_moved)) != digest(image)
