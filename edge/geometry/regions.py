@@ -77,9 +77,9 @@ def _region(
     row, column = np.unravel_index(np.argmax(np.where(inside, heatmap[part], -np.inf)), inside.shape)
     peak_y, peak_x = stitcher.centres_y[top + row], stitcher.centres_x[left + column]
     # Outline in px, cut at the frame's border, where the last cells may stick out.
-    pixels = np.kron(inside, np.ones((cell, cell), np.bool_))[: frame_h - top * cell, : frame_w - left * cell]
+    pixels = inside.repeat(cell, axis=0).repeat(cell, axis=1)[: frame_h - top * cell, : frame_w - left * cell]
     contours, _ = cv2.findContours(
-        pixels.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(left * cell, top * cell)
+        pixels.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(left * cell, top * cell)
     )
     outline = cv2.approxPolyDP(contours[0], cell / 2, closed=True).reshape(-1, 2)
     return Region(
@@ -89,8 +89,8 @@ def _region(
             min((left + width) * cell, frame_w),
             min((top + height) * cell, frame_h),
         ),
-        contour_xy=[(int(x), int(y)) for x, y in outline],
-        area_px=int(pixels.sum()),
+        contour_xy=[(x, y) for x, y in outline.tolist()],
+        area_px=int(np.count_nonzero(pixels)),
         peak_xy=(int(peak_x), int(peak_y)),
         score=float(heatmap[part][row, column]),
     )

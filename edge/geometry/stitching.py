@@ -5,7 +5,8 @@ map cells (half-pixel correct, `align_corners=False`), held constant beyond the 
 they are mixed by the distance of the cell from each tile's border, so that the tile which sees more of the surroundings
 counts more and no weight is ever zero. Then the heatmap may be smoothed, by a Gaussian cut off at three standard
 deviations and at the frame's border. As grid, sampling, weights and smoothing separate into rows and columns, all of it
-is two small matrix products: heatmap = Y M X^T, where M holds all maps side by side.
+is two small matrix products: heatmap = Y M X^T, where M holds all maps side by side. As a heatmap cell samples only the
+maps near it, Y and X are zero but for a band along their diagonal, and only what lies in the band is multiplied.
 
 Where tiles are absent, those that are there share out the weight among themselves: their maps are mixed as if the
 others held zeros, and divided by what the same gives for maps of ones. Cells that no tile covers are NaN: they are not
@@ -15,6 +16,8 @@ Smoothing is there because a network that sees far spreads the evidence of one d
 the highest of them lies anywhere in that spot, often on its rim. The smoothed spot is highest in its middle.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +25,8 @@ from edge.errors import GeometryError
 from edge.geometry.tiling import TileGrid
 
 HEATMAP_CELL_PX = 4
+BAND_CELLS = 32
+"""Of half a tile: few enough that they sample few maps, and enough for a product worth its call."""
 
 
 class Stitcher:
@@ -89,7 +94,22 @@ class Stitcher:
         side_by_side = np.zeros((rows.tiles, h, columns.tiles, w), np.float32)
         side_by_side[rows.of_tile, :, columns.of_tile] = maps
         matrix = side_by_side.reshape(rows.tiles * h, columns.tiles * w)
-        return np.asarray(rows.matrix @ matrix @ columns.matrix.T, np.float32)
+        mixed_x = np.empty((len(matrix), columns.cell_count), np.float32)
+        for band in columns.bands:
+            np.matmul(matrix[:, band.map_cells], band.matrix.T, out=mixed_x[:, band.cells])
+        mixed = np.empty((rows.cell_count, columns.cell_count), np.float32)
+        for band in rows.bands:
+            np.matmul(band.matrix, mixed_x[band.map_cells], out=mixed[band.cells])
+        return mixed
+
+
+class _Band(NamedTuple):
+    """Some heatmap cells of an axis, all the map cells that they sample, and what these add to them."""
+
+    cells: slice
+    map_cells: slice
+    matrix: NDArray[np.float32]
+    """[cells, map cells]"""
 
 
 class _Axis:
@@ -116,8 +136,19 @@ class _Axis:
         """From the first that lies in such a row to the last."""
         every = _axis_matrix(centres, origins, tile_px, map_cells, smoothing_px)
         of_used = every.reshape(len(centres), len(origins), map_cells)[self.cells, np.isin(origins, used)]
-        self.matrix = of_used.reshape(-1, self.tiles * map_cells)
-        """[cells, tiles * map cells]"""
+        self.cell_count = len(of_used)
+        self.bands = _bands(of_used.reshape(-1, self.tiles * map_cells))
+
+
+def _bands(matrix: NDArray[np.float32]) -> list[_Band]:
+    """What is not zero of a matrix [cells, map cells], of so many cells at a time that few zeros are among it."""
+    bands = []
+    for first in range(0, len(matrix), BAND_CELLS):
+        cells = slice(first, min(first + BAND_CELLS, len(matrix)))
+        sampled = np.flatnonzero(matrix[cells].any(axis=0))
+        map_cells = slice(int(sampled[0]), int(sampled[-1]) + 1) if sampled.size else slice(0, 0)  # between two areas
+        bands.append(_Band(cells, map_cells, np.ascontiguousarray(matrix[cells, map_cells])))
+    return bands
 
 
 def _cell_centres(length_px: int, cell_px: int) -> NDArray[np.float64]:

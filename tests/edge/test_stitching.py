@@ -38,6 +38,7 @@ def slow(stitcher: Stitcher, maps: NDArray[np.float32]) -> NDArray[np.float64]:
         ((1, 1), 16, 2, (4, 4), 4),  # one px
         ((40, 40), 16, 4, (4, 4), 1),  # a heatmap cell per px
         ((40, 40), 16, 4, (4, 4), 7),  # cells that divide nothing
+        ((101, 150), 16, 3, (3, 5), 1),  # so many cells that they are mixed in bands, the last of them narrower
     ],
 )
 def test_the_heatmap_is_the_slow_one(
@@ -317,6 +318,25 @@ def test_a_constant_map_stitches_to_itself_wherever_a_tile_looks(
     stitcher = Stitcher(TileGrid(hw, *sizes, area_in(hw, corners)), map_hw, cell, smoothing)
     heatmap = stitcher.stitch(np.full((len(stitcher.grid), *map_hw), 7, np.float32))
     np.testing.assert_allclose(heatmap, np.where(covered(stitcher), 7.0, np.nan), rtol=1e-5)
+
+
+def test_between_two_areas_far_apart_nobody_looked() -> None:
+    corner, side = [(0, 0), (9, 0), (9, 9)], 200  # wider apart than the bands in which cells are mixed
+    far_corner = [(side - 1 - x, side - 1 - y) for x, y in corner]
+    grid = TileGrid((side, side), 16, 2, AreaOfInterest.of([corner, far_corner]))
+    stitcher = Stitcher(grid, (3, 3), 1)
+    assert not covered(stitcher)[60:140].any()
+    maps = random_maps(stitcher)
+    total, weight = slow_total_and_weight(stitcher, maps)
+    expected = np.where(covered(stitcher), total / np.where(weight > 0, weight, 1), np.nan)
+    np.testing.assert_allclose(stitcher.stitch(maps), expected, atol=1e-4)
+
+
+def test_smoothing_over_many_cells_is_the_slow_one() -> None:
+    stitcher = Stitcher(TileGrid((90, 130), 16, 2), (4, 4), 1, smoothing_px=5.0)
+    maps = random_maps(stitcher)
+    centres = stitcher.centres_y.tolist(), stitcher.centres_x.tolist()
+    np.testing.assert_allclose(stitcher.stitch(maps), smoothed(slow(stitcher, maps), centres, 5.0), atol=1e-4)
 
 
 def test_of_the_tiles_looked_at_some_may_be_left_out_as_well() -> None:
