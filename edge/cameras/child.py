@@ -37,6 +37,7 @@ from edge.cameras.settings import CameraSettings, from_bytes
 from edge.colour import to_rgb
 from edge.errors import CameraError, HeatlineError, InputError, MissingExtraError
 from edge.frames import BadFrame, Frame
+from edge.named_thread import NamedThread
 from edge.text import sayable
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class CameraServer:
 
     def run(self) -> None:
         """Open, grab until the end, close."""
-        threading.Thread(target=self._obey, name="obey", daemon=True).start()
+        NamedThread("obey", self._obey).start()
         try:
             self._line.send(IsOpen(self._source.open()))
             self._grab()

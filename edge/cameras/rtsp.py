@@ -2,7 +2,6 @@
 
 import logging
 import re
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from edge.cameras.newest import Newest, Received
 from edge.cameras.settings import RtspSettings
 from edge.errors import CameraError, MissingExtraError, last_line
 from edge.frames import BadFrame, Frame, Stamp
+from edge.named_thread import NamedThread
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -137,7 +137,7 @@ class _Receiver:
         self._decoded = 0
         self._damaged = False
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name=f"receive {settings.name}", daemon=True)
+        self._thread = NamedThread(f"receive {settings.name}", self._run)
 
     def start(self) -> None:
         self._thread.start()

@@ -3,7 +3,6 @@
 import logging
 import os
 import stat
-import threading
 
 import cv2
 import numpy as np
@@ -15,6 +14,7 @@ from edge.cameras.opencv import keep_quiet
 from edge.cameras.settings import V4l2Settings
 from edge.errors import CameraError, last_line
 from edge.frames import BadFrame, Frame, Stamp
+from edge.named_thread import NamedThread
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class _Reader:
         self._capture = capture
         self._newest = newest
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name=f"read {settings.name}", daemon=True)
+        self._thread = NamedThread(f"read {settings.name}", self._run)
 
     def start(self) -> None:
         self._thread.start()

@@ -19,6 +19,7 @@ from edge.delivery.security.access import Access
 from edge.delivery.security.socket_guard import SocketGuard
 from edge.delivery.security.subscriptions import Subscriptions
 from edge.errors import DeliveryError
+from edge.named_thread import NamedThread
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Publisher:
         self._error: zmq.ZMQError | None = None
         self._committed_s = float("-inf")
         self._welcome: Welcome | None = None
-        self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
+        self._thread = NamedThread("publish", self._run)
 
     def start(self) -> None:
         """Bind the address.

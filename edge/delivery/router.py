@@ -12,6 +12,7 @@ import zmq
 from edge.delivery.security.access import Access
 from edge.delivery.security.socket_guard import SocketGuard, SocketName
 from edge.errors import DeliveryError
+from edge.named_thread import NamedThread
 
 LONGEST_REQUEST_BYTES = 65536
 """Who sends a longer one is hung up on by ZeroMQ, before it takes memory here."""
@@ -49,7 +50,7 @@ class RouterServer(ABC):
         self._wake: int | None = None
         self._bound = threading.Event()
         self._error: zmq.ZMQError | None = None
-        self._thread = threading.Thread(target=self._run, name=self.thread_name, daemon=True)
+        self._thread = NamedThread(self.thread_name, self._run)
 
     def start(self) -> None:
         """Bind the address.

@@ -29,6 +29,7 @@ from edge.inspection.inspector import PendingFrame
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome, Unjudged
 from edge.inspection.setup import Setup
+from edge.named_thread import NamedThread
 
 logger = logging.getLogger(__name__)
 
@@ -315,7 +316,7 @@ class Pipeline:
                 self._fault = error
                 logger.critical("the stage %r broke", name, exc_info=True)
 
-        return threading.Thread(target=run, name=name, daemon=True)
+        return NamedThread(name, run)
 
 
 def _judged(setup: Setup, pending: PendingFrame) -> Outcome:

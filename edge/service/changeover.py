@@ -20,6 +20,7 @@ from edge.delivery.messages import Change
 from edge.errors import CameraError, ConfigError, DeliveryError, HeatlineError
 from edge.inspection.pipeline import Pipeline
 from edge.inspection.setup import Setup
+from edge.named_thread import NamedThread
 from edge.products import SET_IN_THE_CAMERA
 from edge.service.preparing import Prepared, prepare
 from edge.service.product_memory import remember_product
@@ -126,7 +127,7 @@ class Changeover:
                 return False
             self.changing = what
             former = self._worker
-            self._worker = threading.Thread(target=self._run, args=(work, former), name="changeover", daemon=True)
+            self._worker = NamedThread("changeover", self._run, work, former)
             self._worker.start()
             return True
 
@@ -228,7 +229,7 @@ class Changeover:
             proven.engine.close()
 
         if self._in_force.setup.proven is not proven:
-            threading.Thread(target=retire, name="retire", daemon=True).start()
+            NamedThread("retire", retire).start()
 
 
 def _why(error: Exception) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from edge.delivery.journal.errors import JournalHungError
+from edge.named_thread import NamedThread
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ class DiskThread:
     def _begin(self, call: Callable[[], T]) -> _Call[T]:
         if self._thread is None:
             # Not waited for at the end: nobody can end a call that a disk does not answer.
-            self._thread = threading.Thread(target=self._make_calls, name="journal", daemon=True)
+            self._thread = NamedThread("journal", self._make_calls)
             self._thread.start()
         made = _Call(call)
         self._last = made  # type: ignore[assignment]

@@ -17,6 +17,7 @@ from edge.delivery.security.addresses import bind, is_local
 from edge.delivery.security.allow_list import Role
 from edge.delivery.security.arrivals import WATCHED, Arrivals
 from edge.delivery.security.curve import fingerprint
+from edge.named_thread import NamedThread
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +64,7 @@ class SocketGuard:
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_WITHIN_MS)
         socket.setsockopt(zmq.IPV6, "[" in address)
         questions = self._protect() if self.secured else None
-        self._thread = threading.Thread(
-            target=self._watch, args=(self._monitored(), questions), name=f"guard-{name}", daemon=True
-        )
+        self._thread = NamedThread(f"guard {name}", self._watch, self._monitored(), questions)
         self._thread.start()
 
     def bind(self) -> None:
