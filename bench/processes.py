@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+ENGINE = "engine"
+"""What the engine's own threads are told as."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _CPUCLOCK_SCHED = 2
 """The kernel's, of a clock that counts what the scheduler gave."""
@@ -30,6 +32,22 @@ def cpu_ns(pid: int) -> int:
     with contextlib.suppress(OSError):
         return time.clock_gettime_ns(~pid << 3 | _CPUCLOCK_SCHED)
     return 0
+
+
+def thread_cpu_ns(pid: int) -> dict[str, int]:
+    """Processor time of a process's threads that are there now, by their names; those that share one together.
+
+    The engine's own go by the name of the process, as nobody gives them one. The process's first is told as `main`.
+    """
+    process, taken = Path(f"/proc/{pid}"), dict[str, int]()
+    with contextlib.suppress(OSError):
+        unnamed = (process / "comm").read_text()
+        for task in (process / "task").iterdir():
+            with contextlib.suppress(OSError):  # it has ended
+                name, ns = (task / "comm").read_text(), int((task / "schedstat").read_text().split()[0])
+                told = name.strip() if name != unnamed else "main" if task.name == str(pid) else ENGINE
+                taken[told] = taken.get(told, 0) + ns
+    return taken
 
 
 def page_faults(pid: int) -> int:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     type=FiniteRange(0.01, 10_000),
     help="Of each camera; default: 80 % of the highest, where that is looked for.",
 )
-@click.option("--size", "frame_hw", type=FrameSize(), default="2448x2048", show_default=True, help="Of the frames.")
+@click.option("--size", "frame_hw", type=FrameSize(), help="Of the frames that are drawn.  [default: 2448x2048]")
 @click.option("--pictures", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Show these instead.")
 @click.option("--cameras", type=click.IntRange(1, 16), default=1, show_default=True, help="All alike.")
 @click.option("--seconds", type=FiniteRange(1, 86_400), default=60.0, show_default=True, help="At that rate.")
@@ -61,7 +61,7 @@ def end_to_end(
     bundle_path: Path,
     precision: Precision,
     rate_fps: float | None,
-    frame_hw: tuple[int, int],
+    frame_hw: tuple[int, int] | None,
     pictures: Path | None,
     cameras: int,
     seconds: float,
@@ -92,6 +92,8 @@ def end_to_end(
 
     if rate_fps is None and not (find_max or saturated or idle or quick):
         raise click.UsageError("nothing is to be measured; give --fps, --find-max, --saturate or --idle")
+    if pictures is not None and frame_hw is not None:
+        raise click.UsageError("--size is for frames that are drawn; leave it out where --pictures are shown")
     now, bundle, console = machine(), open_bundle(bundle_path), progress_console()
     claim(out)
     plan = Plan(
@@ -127,7 +129,7 @@ def end_to_end(
             precision,
             plan,
             pictures=pictures,
-            frame_hw=(480, 640) if quick else frame_hw,
+            frame_hw=(480, 640) if quick else frame_hw or (2048, 2448),
             cameras=cameras,
             waiting_frames=waiting_frames,
             defective=defective,

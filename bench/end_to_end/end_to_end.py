@@ -222,6 +222,11 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
             f"{saturated.service_tiles_per_s:.0f} tiles/s",
             "bare engine, saturated": f"{saturated.engine_tiles_per_s:.0f} tiles/s",
         }
+        if (processor := saturated.processor) is not None:
+            facts["processor, saturated"] = (
+                f"{processor.inference_ms:.1f} ms a frame for inference; {processor.rest_share:.1%} is for all else: "
+                + ", ".join(f"{name} {ms:.2f} ms" for name, ms in processor.rest_ms.items())
+            )
     if (idle := found.idle) is not None:
         facts["idle service"] = (
             f"a frame {idle.frame_ms:.1f} ms, its tiles in the bare engine ({idle.engine}) {idle.engine_ms:.1f} ms; "

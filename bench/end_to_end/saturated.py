@@ -2,8 +2,9 @@
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,12 +13,26 @@ from bench.end_to_end.bare_engine import BareEngine
 from bench.end_to_end.line import Line, Scene, running
 from bench.end_to_end.requests import Saturate
 from bench.end_to_end.window import settle
-from bench.processes import cpu_s
+from bench.processes import ENGINE, cpu_s, thread_cpu_ns
 from bench.spread import Spread
 from edge.errors import BenchError
 
+CAMERAS, OTHERS = "cameras", "others"
+LEAST_TOLD_MS = 0.05
+"""Of a thread's CPU time per frame; those that take less are told together."""
 FRAMES_AT_REST = 2
 """Frames that were with the engine, or just behind it, when the service was made to stand still."""
+
+
+class Processor(msgspec.Struct, frozen=True, kw_only=True):
+    """CPU time of a frame, ms, medians of the rounds."""
+
+    inference_ms: float
+    """Of the engine's own threads."""
+    rest_ms: dict[str, float]
+    """Of the service's other threads by their names, and of its cameras' processes, the dearest first."""
+    rest_share: float
+    """Of all of it."""
 
 
 class Saturated(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +52,8 @@ class Saturated(msgspec.Struct, frozen=True, kw_only=True):
     """As they were measured: one of the engine before each of the service, and one after the last."""
     cpu_ms_per_frame: dict[str, Spread]
     """Of the service, and of its cameras' processes."""
+    processor: Processor | None = None
+    """Where the CPU time goes."""
 
 
 def saturate(scene: Scene, bare: BareEngine, *, seconds: float, rounds: int, say: Callable[[str], None]) -> Saturated:
@@ -47,7 +64,8 @@ def saturate(scene: Scene, bare: BareEngine, *, seconds: float, rounds: int, say
     """
     engine: list[float] = []
     service: list[float] = []
-    cpu: dict[str, list[float]] = {"service": [], "cameras": []}
+    cpu: dict[str, list[float]] = {"service": [], CAMERAS: []}
+    threads: list[dict[str, float]] = []
     with running(scene, None, waits=True) as line:
         settle(line, scene.cameras)
         line.hear_until(time.monotonic_ns() + round(SETTLE_SECONDS * 1e9))
@@ -58,9 +76,10 @@ def saturate(scene: Scene, bare: BareEngine, *, seconds: float, rounds: int, say
 
         engine.append(engine_turn())
         for number in range(rounds):
-            frames_per_s, cpu_ms = _service_turn(line, seconds)
-            service.append(frames_per_s * scene.tiles)
-            for name, ms in cpu_ms.items():
+            turn = _service_turn(line, seconds)
+            service.append(turn.frames_per_s * scene.tiles)
+            threads.append(turn.thread_ms)
+            for name, ms in turn.cpu_ms.items():
                 cpu[name].append(ms)
             engine.append(engine_turn())
             say(f"round {number + 1} of {rounds}: service {service[-1]:.0f} tiles/s, bare engine {engine[-1]:.0f}")
@@ -75,22 +94,48 @@ def saturate(scene: Scene, bare: BareEngine, *, seconds: float, rounds: int, say
         service_turns_tiles_per_s=service,
         engine_turns_tiles_per_s=engine,
         cpu_ms_per_frame={name: Spread.of(of) for name, of in cpu.items()},
+        processor=processor_of(threads, median(cpu[CAMERAS])),
     )
 
 
-def _service_turn(line: Line, seconds: float) -> tuple[float, dict[str, float]]:
-    """Frames a second, counted from one frame's event to another's; and CPU time per frame, ms."""
-    pids = {"service": [line.watched.pid], "cameras": line.watched.camera_pids()}
+def processor_of(threads: Sequence[Mapping[str, float]], cameras_ms: float) -> Processor:
+    """From each round's CPU time per frame, ms, by the names of threads."""
+    names = {name for one in threads for name in one}
+    taken = {name: median(one.get(name, 0.0) for one in threads) for name in names}
+    inference_ms, taken[CAMERAS] = taken.pop(ENGINE, 0.0), cameras_ms
+    rest = {name: ms for name, ms in sorted(taken.items(), key=lambda each: -each[1]) if ms >= LEAST_TOLD_MS}
+    rest[OTHERS] = sum(taken.values()) - sum(rest.values())
+    rest_ms = sum(rest.values())
+    return Processor(inference_ms=inference_ms, rest_ms=rest, rest_share=rest_ms / (inference_ms + rest_ms))
+
+
+class _Turn(NamedTuple):
+    frames_per_s: float
+    """Counted from one frame's event to another's."""
+    cpu_ms: dict[str, float]
+    """Per frame."""
+    thread_ms: dict[str, float]
+    """The same of the service's threads."""
+
+
+def _service_turn(line: Line, seconds: float) -> _Turn:
+    pids = {"service": [line.watched.pid], CAMERAS: line.watched.camera_pids()}
     for _ in range(FRAMES_AT_REST):  # they were under way while it stood still
         line.wait()
     first = line.wait()
     before = {name: sum(map(cpu_s, of)) for name, of in pids.items()}
+    threads_before = thread_cpu_ns(line.watched.pid)
     told = [line.wait()]
     while told[-1].at_ns - first.at_ns < seconds * 1e9:
         told.append(line.wait())
     cpu = {name: sum(map(cpu_s, of)) - before[name] for name, of in pids.items()}
-    line.watched.require_cameras(pids["cameras"])
+    threads = {name: ns - threads_before.get(name, 0) for name, ns in thread_cpu_ns(line.watched.pid).items()}
+    line.watched.require_cameras(pids[CAMERAS])
     if lost := {one.event.reason for one in (first, *told)} - {None}:
         raise BenchError(f"of frames that waited for room, some were lost: {lost}")
     took_s = (told[-1].at_ns - first.at_ns) / 1e9
-    return len(told) / took_s, {name: taken * 1e3 / len(told) for name, taken in cpu.items()}
+    return _Turn(
+        len(told) / took_s,
+        {name: taken * 1e3 / len(told) for name, taken in cpu.items()},
+        {name: ns / 1e6 / len(told) for name, ns in threads.items()},
+    )

@@ -11,7 +11,7 @@ from bench.end_to_end.end_to_end import EndToEnd
 from bench.end_to_end.highest import Highest
 from bench.end_to_end.idle import Idle
 from bench.end_to_end.latency import Latency
-from bench.end_to_end.saturated import Saturated
+from bench.end_to_end.saturated import Processor, Saturated
 from bench.end_to_end.window import Window
 from bench.engine_settings import Settings
 from bench.flops_rows import Flops, FlopsBench, MapAdds
@@ -98,7 +98,12 @@ def end_to_end() -> EndToEnd:
             engine_tiles_per_s=spread(1880.0),
             service_over_engine=0.968,
             service_over_engine_spread=spread(0.968),
-            cpu_ms_per_frame={"service": spread(130.0)},
+            cpu_ms_per_frame={"service": spread(130.0), "cameras": spread(1.75)},
+            processor=Processor(
+                inference_ms=126.0,
+                rest_ms={"infer": 3.125, "cameras": 1.75, "judge": 0.875, "others": 0.375},
+                rest_share=0.046375,
+            ),
         ),
         idle=Idle(
             rate_fps=6.0,

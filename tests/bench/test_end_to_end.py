@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -27,13 +28,16 @@ from bench.end_to_end.latency import STEP, Latency
 from bench.end_to_end.line import Line, Scene, Told, missed, running
 from bench.end_to_end.pictures import draw_pictures
 from bench.end_to_end.requests import Choose, ChooseForFrames, Job, Look, OneFrame, Saturate
+from bench.end_to_end.saturated import processor_of
 from bench.end_to_end.window import settle, window_of
 from bench.engine_settings import all_settings
+from bench.processes import thread_cpu_ns
 from edge.bundle import Bundle
 from edge.delivery.messages import BundleName, Times, VerdictEvent
 from edge.errors import BenchError, InputError
 from edge.images import list_images
 from edge.inference import open_engine
+from edge.named_thread import NamedThread
 from tests.bench import made_results as made
 from tests.edge.followed_line import wait_until
 from tests.small_bundle import answer, dark_square, small_bundle, white_frame
@@ -296,6 +300,13 @@ def test_the_whole_bench_runs_and_its_file_is_its_struct(bundle: Bundle, picture
     assert found.idle is not None
     assert found.window is not None
     assert found.saturated.service_over_engine > 0
+    assert (processor := found.saturated.processor) is not None
+    assert {"infer", "judge", "report", "publish", "grab cam0", "cameras", "others"} >= {
+        name for name, ms in processor.rest_ms.items() if ms > 0.1 * max(processor.rest_ms.values())
+    }, "all that takes much has a name that its reader knows"
+    assert {"infer", "cameras", "others"} <= set(processor.rest_ms)
+    assert processor.inference_ms > 0
+    assert 0 < processor.rest_share < 1
     assert found.window.frames >= found.window.inspected > 0
     assert found.window.pss_mb > 10
 
@@ -329,6 +340,50 @@ def test_parts_of_a_run_that_did_not_end_well_say_so(
     report = json.loads(out.read_bytes())
     assert report["saturated"] is not None
     assert (report["idle"], report["ended"]) == (None, ended)
+
+
+def test_the_time_of_threads_is_told_by_their_names_and_of_those_without_as_the_engines() -> None:
+    done, go_on = threading.Barrier(3), threading.Event()
+
+    def work(took_ns: int) -> None:
+        while time.thread_time_ns() < took_ns:
+            pass
+        done.wait()
+        go_on.wait()
+
+    unnamed, named = threading.Thread(target=work, args=(30_000_000,)), NamedThread("spins", work, 60_000_000)
+    before = thread_cpu_ns(os.getpid())
+    for thread in (unnamed, named):
+        thread.start()
+    done.wait()
+    try:
+        after = thread_cpu_ns(os.getpid())
+    finally:
+        go_on.set()
+    for thread in (unnamed, named):
+        thread.join()
+    assert "spins" not in before
+    # The kernel adds up what a running thread takes at its ticks, which are 10 ms apart at the most.
+    assert 50_000_000 <= after["spins"] < 120_000_000
+    assert after["engine"] - before.get("engine", 0) >= 20_000_000
+    assert after["main"] >= before["main"] > 0
+    assert thread_cpu_ns(2**22 + 1) == {}, "no such process"
+
+
+def test_the_time_beside_inference_is_told_down_to_what_is_next_to_nothing() -> None:
+    threads = [{"engine": 90.0 + n, "infer": 6.0 + n, "main": 0.02, "zmq": 0.01} for n in (0, 1, 5)]
+    processor = processor_of([*threads], cameras_ms=2.97)
+    assert processor.inference_ms == 91.0
+    assert list(processor.rest_ms) == ["infer", "cameras", "others"]
+    assert processor.rest_ms == pytest.approx({"infer": 7.0, "cameras": 2.97, "others": 0.03})
+    assert processor.rest_share == pytest.approx(10 / 101)
+
+
+def test_pictures_have_a_size_of_their_own(bundle: Bundle, pictures: Path) -> None:
+    given = ["end-to-end", str(bundle.path), "--idle", "--pictures", str(pictures), "--size", "640x480"]
+    result = CliRunner().invoke(bench, given)
+    assert result.exit_code == 2
+    assert "--size is for frames that are drawn; leave it out where --pictures are shown" in result.output
 
 
 def test_nothing_to_measure_is_a_mistake() -> None:

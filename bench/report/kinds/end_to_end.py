@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from bench.camera_rates import Trial
 from bench.end_to_end.end_to_end import WHOLE, EndToEnd, to_facts
 from bench.end_to_end.highest import Highest
+from bench.end_to_end.saturated import Processor
 from bench.end_to_end.window import Window
 from bench.report.content import Block, Column, Plot, Table, facts, shown, table
 from bench.report.files import Result
-from bench.report.plots import Distribution, distributions
+from bench.report.plots import Distribution, Stack, distributions, stacks
+
+INFERENCE = "inference"
 
 
 def blocks(result: Result) -> list[Block]:
@@ -20,10 +23,26 @@ def _block(found: EndToEnd) -> Block:
     height, width = found.frame_hw
     cameras = f"{found.cameras} camera{'s' * (found.cameras > 1)}"
     heading = f"{found.model} in {found.precision}, {width}x{height} px, {cameras}"
-    plots = () if found.window is None else _latencies(found.window)
+    processor = None if found.saturated is None else found.saturated.processor
+    plots = (
+        *(() if processor is None else _processor(processor)),
+        *(() if found.window is None else _latencies(found.window)),
+    )
     tables = [facts(to_facts(found)), *([] if found.highest is None else _rates(found.highest))]
     cut_short = f"This run is not whole, and nothing of it counts for a target: {found.ended}."
     return Block(heading, () if found.ended == WHOLE else (cut_short,), plots, tuple(tables))
+
+
+def _processor(processor: Processor) -> tuple[Plot, ...]:
+    """Where the processor's time goes, with inference and without."""
+    rest, unit = list(processor.rest_ms.items()), "ms of processor time per frame"
+    names = (INFERENCE, *processor.rest_ms)
+    caption = "The saturated service: the engine's threads, the service's own by their names, its cameras' processes."
+    title = "Processor time of a frame"
+    return (
+        Plot(stacks([Stack("service", [(INFERENCE, processor.inference_ms), *rest])], title, unit, names), caption),
+        Plot(stacks([Stack("service", rest)], f"{title}, without inference", unit, names)),
+    )
 
 
 def _latencies(window: Window) -> tuple[Plot, ...]:
