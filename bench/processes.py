@@ -4,9 +4,8 @@ import contextlib
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
-ENGINE = "engine"
-"""What the engine's own threads are told as."""
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _CPUCLOCK_SCHED = 2
 """The kernel's, of a clock that counts what the scheduler gave."""
@@ -34,20 +33,24 @@ def cpu_ns(pid: int) -> int:
     return 0
 
 
-def thread_cpu_ns(pid: int) -> dict[str, int]:
-    """Processor time of a process's threads that are there now, by their names; those that share one together.
+class ThreadTime(NamedTuple):
+    """Processor time that a thread has taken."""
 
-    The engine's own go by the name of the process, as nobody gives them one. The process's first is told as `main`.
-    """
-    process, taken = Path(f"/proc/{pid}"), dict[str, int]()
+    name: str
+    """What the kernel knows it by; `main` where it is the process's first."""
+    ns: int
+
+
+def thread_times(pid: int) -> dict[int, ThreadTime]:
+    """Of the threads that a process has now, by their ids; none where it is gone, or the kernel does not tell."""
+    found: dict[int, ThreadTime] = {}
     with contextlib.suppress(OSError):
-        unnamed = (process / "comm").read_text()
-        for task in (process / "task").iterdir():
+        for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):  # it has ended
-                name, ns = (task / "comm").read_text(), int((task / "schedstat").read_text().split()[0])
-                told = name.strip() if name != unnamed else "main" if task.name == str(pid) else ENGINE
-                taken[told] = taken.get(told, 0) + ns
-    return taken
+                ns = int((task / "schedstat").read_text().split()[0])
+                name = (task / "comm").read_text(errors="replace").rstrip("\n")
+                found[int(task.name)] = ThreadTime("main" if task.name == str(pid) else name, ns)
+    return found
 
 
 def page_faults(pid: int) -> int:

@@ -2,10 +2,10 @@
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-MOST_CHARACTERS = 15
+MOST_BYTES = 15
 """Of a name that the kernel takes."""
 
 
@@ -16,6 +16,27 @@ class NamedThread(threading.Thread):
         super().__init__(name=name, target=target, args=args, daemon=True)
 
     def run(self) -> None:
-        with contextlib.suppress(OSError):  # a name is for whoever looks
-            Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_bytes(self.name.encode()[:MOST_CHARACTERS])
+        _call_this_thread(self.name.encode(errors="replace"))
         super().run()
+
+
+@contextlib.contextmanager
+def threads_named(name: str) -> Iterator[None]:
+    """Threads that a library starts meanwhile go by this name: they inherit that of the thread that starts them."""
+    own = name.encode()
+    with contextlib.suppress(OSError):
+        own = _comm().read_bytes().rstrip(b"\n")
+    _call_this_thread(name.encode())
+    try:
+        yield
+    finally:
+        _call_this_thread(own)
+
+
+def _call_this_thread(name: bytes) -> None:
+    with contextlib.suppress(OSError):  # a name is for whoever looks
+        _comm().write_bytes(name[:MOST_BYTES])
+
+
+def _comm() -> Path:
+    return Path(f"/proc/self/task/{threading.get_native_id()}/comm")

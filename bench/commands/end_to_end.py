@@ -20,6 +20,8 @@ from edge.inference import Precision
 if TYPE_CHECKING:
     from bench.end_to_end.end_to_end import EndToEnd
 
+DRAWN_WXH = "2448x2048"
+
 
 @click.command("end-to-end", epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")
 @bundle_argument
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     type=FiniteRange(0.01, 10_000),
     help="Of each camera; default: 80 % of the highest, where that is looked for.",
 )
-@click.option("--size", "frame_hw", type=FrameSize(), help="Of the frames that are drawn.  [default: 2448x2048]")
+@click.option("--size", "frame_hw", type=FrameSize(), help=f"Of the frames that are drawn.  [default: {DRAWN_WXH}]")
 @click.option("--pictures", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Show these instead.")
 @click.option("--cameras", type=click.IntRange(1, 16), default=1, show_default=True, help="All alike.")
 @click.option("--seconds", type=FiniteRange(1, 86_400), default=60.0, show_default=True, help="At that rate.")
@@ -129,7 +131,7 @@ def end_to_end(
             precision,
             plan,
             pictures=pictures,
-            frame_hw=(480, 640) if quick else frame_hw or (2048, 2448),
+            frame_hw=(480, 640) if quick else frame_hw or FrameSize().convert(DRAWN_WXH, None, None),
             cameras=cameras,
             waiting_frames=waiting_frames,
             defective=defective,

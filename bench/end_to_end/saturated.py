@@ -13,13 +13,14 @@ from bench.end_to_end.bare_engine import BareEngine
 from bench.end_to_end.line import Line, Scene, running
 from bench.end_to_end.requests import Saturate
 from bench.end_to_end.window import settle
-from bench.processes import ENGINE, cpu_s, thread_cpu_ns
+from bench.processes import ThreadTime, cpu_ns, thread_times
 from bench.spread import Spread
 from edge.errors import BenchError
+from edge.service.preparing import ENGINE_THREADS
 
 CAMERAS, OTHERS = "cameras", "others"
-LEAST_TOLD_MS = 0.05
-"""Of a thread's CPU time per frame; those that take less are told together."""
+MOST_TOLD = 6
+"""Names of threads; those that take less are told together."""
 FRAMES_AT_REST = 2
 """Frames that were with the engine, or just behind it, when the service was made to stand still."""
 
@@ -30,9 +31,10 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     inference_ms: float
     """Of the engine's own threads."""
     rest_ms: dict[str, float]
-    """Of the service's other threads by their names, and of its cameras' processes, the dearest first."""
+    """Of the service's other threads by the first words of their names, and of its cameras' processes, the dearest
+    first and those that take least together."""
     rest_share: float
-    """Of all of it."""
+    """Of the sum."""
 
 
 class Saturated(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +55,7 @@ class Saturated(msgspec.Struct, frozen=True, kw_only=True):
     cpu_ms_per_frame: dict[str, Spread]
     """Of the service, and of its cameras' processes."""
     processor: Processor | None = None
-    """Where the CPU time goes."""
+    """Where the CPU time goes; None where the kernel did not tell."""
 
 
 def saturate(scene: Scene, bare: BareEngine, *, seconds: float, rounds: int, say: Callable[[str], None]) -> Saturated:
@@ -98,15 +100,28 @@ def saturate(scene: Scene, bare: BareEngine, *, seconds: float, rounds: int, say
     )
 
 
-def processor_of(threads: Sequence[Mapping[str, float]], cameras_ms: float) -> Processor:
-    """From each round's CPU time per frame, ms, by the names of threads."""
+def processor_of(threads: Sequence[Mapping[str, float]], cameras_ms: float) -> Processor | None:
+    """From each round's CPU time per frame, ms, by the names of threads; None where the engine's is not among it."""
     names = {name for one in threads for name in one}
     taken = {name: median(one.get(name, 0.0) for one in threads) for name in names}
-    inference_ms, taken[CAMERAS] = taken.pop(ENGINE, 0.0), cameras_ms
-    rest = {name: ms for name, ms in sorted(taken.items(), key=lambda each: -each[1]) if ms >= LEAST_TOLD_MS}
-    rest[OTHERS] = sum(taken.values()) - sum(rest.values())
+    inference_ms = taken.pop(ENGINE_THREADS, 0.0)
+    if not inference_ms:
+        return None
+    ranked = sorted([*taken.items(), (CAMERAS, cameras_ms)], key=lambda each: -each[1])
+    rest = dict(ranked[:MOST_TOLD])
+    if others := ranked[MOST_TOLD:]:
+        rest[OTHERS] = sum(ms for _, ms in others)
     rest_ms = sum(rest.values())
     return Processor(inference_ms=inference_ms, rest_ms=rest, rest_share=rest_ms / (inference_ms + rest_ms))
+
+
+def taken_between(before: Mapping[int, ThreadTime], after: Mapping[int, ThreadTime]) -> dict[str, int]:
+    """Processor time by the first words of threads' names, ns: all that grab are told together."""
+    taken: dict[str, int] = {}
+    for thread, (name, ns) in after.items():
+        word = name.partition(" ")[0]
+        taken[word] = taken.get(word, 0) + ns - (before[thread].ns if thread in before else 0)
+    return taken
 
 
 class _Turn(NamedTuple):
@@ -123,19 +138,19 @@ def _service_turn(line: Line, seconds: float) -> _Turn:
     for _ in range(FRAMES_AT_REST):  # they were under way while it stood still
         line.wait()
     first = line.wait()
-    before = {name: sum(map(cpu_s, of)) for name, of in pids.items()}
-    threads_before = thread_cpu_ns(line.watched.pid)
+    before = {name: sum(map(cpu_ns, of)) for name, of in pids.items()}
+    threads_before = thread_times(line.watched.pid)
     told = [line.wait()]
     while told[-1].at_ns - first.at_ns < seconds * 1e9:
         told.append(line.wait())
-    cpu = {name: sum(map(cpu_s, of)) - before[name] for name, of in pids.items()}
-    threads = {name: ns - threads_before.get(name, 0) for name, ns in thread_cpu_ns(line.watched.pid).items()}
+    cpu = {name: sum(map(cpu_ns, of)) - before[name] for name, of in pids.items()}
+    threads = taken_between(threads_before, thread_times(line.watched.pid))
     line.watched.require_cameras(pids[CAMERAS])
     if lost := {one.event.reason for one in (first, *told)} - {None}:
         raise BenchError(f"of frames that waited for room, some were lost: {lost}")
     took_s = (told[-1].at_ns - first.at_ns) / 1e9
     return _Turn(
         len(told) / took_s,
-        {name: taken * 1e3 / len(told) for name, taken in cpu.items()},
+        {name: ns / 1e6 / len(told) for name, ns in cpu.items()},
         {name: ns / 1e6 / len(told) for name, ns in threads.items()},
     )

@@ -96,7 +96,7 @@ class Oversight:
         if only_news and news == self._told:
             return
         self._told = news
-        self._teller.status(state, self._ledger, cameras, now, last, self.refused())
+        self._teller.status(state, self._ledger, cameras, now, lambda: self._changeover.last, self.refused())
         count = self._teller.events
         if self._stopping and state != "STOPPED":
             doing = "finishing the frames in flight"

@@ -15,9 +15,13 @@ from edge.errors import ConfigError, HeatlineError
 from edge.inspection.inspector import Inspector
 from edge.inspection.setup import Setup
 from edge.inspection.verdict import Thresholds
+from edge.named_thread import threads_named
 from edge.tuned import EngineInForce
 
 logger = logging.getLogger(__name__)
+
+ENGINE_THREADS = "engine"
+"""What an engine's own threads go by."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +111,18 @@ def _open(
 
 
 def _proven(bundle: Bundle, settings: EngineConfig, say: Callable[[str], None], cache: Path | None) -> ProvenEngine:
-    return open_proven_engine(
-        bundle,
-        settings.kind,
-        settings.precision,
-        device=settings.device,
-        threads=settings.threads,
-        streams=settings.streams,
-        batch=settings.batch,
-        cache=cache,
-        say=say,
-    )
+    with threads_named(ENGINE_THREADS):
+        return open_proven_engine(
+            bundle,
+            settings.kind,
+            settings.precision,
+            device=settings.device,
+            threads=settings.threads,
+            streams=settings.streams,
+            batch=settings.batch,
+            cache=cache,
+            say=say,
+        )
 
 
 def _thresholds(config: LineConfig, bundle: Bundle) -> Thresholds:

@@ -92,12 +92,12 @@ class Teller:
         ledger: Ledger,
         cameras: Mapping[str, CameraState],
         handshake: Handshake,
-        last_change: Change | None,
+        last_change: Callable[[], Change | None],
         refused: Mapping[str, int],
     ) -> None:
-        """How the line is; the account is taken after all events that it counts."""
+        """How the line is; the account is taken after all events that it counts, and the last change as well."""
         with self._lock:
             message = self._reporter.status(
-                state, ledger.accounts(), cameras, self._setup, handshake, last_change, refused
+                state, ledger.accounts(), cameras, self._setup, handshake, last_change(), refused
             )
             self._publisher.send(message)

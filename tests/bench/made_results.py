@@ -101,8 +101,16 @@ def end_to_end() -> EndToEnd:
             cpu_ms_per_frame={"service": spread(130.0), "cameras": spread(1.75)},
             processor=Processor(
                 inference_ms=126.0,
-                rest_ms={"infer": 3.125, "cameras": 1.75, "judge": 0.875, "others": 0.375},
-                rest_share=0.046375,
+                rest_ms={
+                    "infer": 3.125,
+                    "cameras": 1.75,
+                    "judge": 0.875,
+                    "main": 0.4375,
+                    "report": 0.40625,
+                    "publish": 0.28125,
+                    "others": 0.09375,
+                },
+                rest_share=0.0524,
             ),
         ),
         idle=Idle(
