@@ -112,7 +112,7 @@ def end_to_end(
     )
     if quick:
         plan = Plan(
-            rate_fps=2.0, seconds=2.0, late_after_ms=None, find_max=False, saturate=True, idle=True, rounds=1,
+            rate_fps=2.0, seconds=2.0, late_after_ms=None, find_max=True, saturate=True, idle=True, rounds=1,
             turn_seconds=0.5, idle_frames=3, quick=True,
         )  # fmt: skip
 

@@ -40,9 +40,14 @@ def find_highest_rate(scene: Scene, bare_tiles_per_s: float, tries: Tries, say: 
                     return None
                 return Seen(one.event.camera, one.captured_ns, one.at_ns, one.event.frames, one.event.reason)
 
-            pids = {"service": [line.watched.pid], "cameras": line.watched.camera_pids()}
-            trial = run_trial(look, scene.cameras, rate_fps, seconds, lambda: pids)
-            line.watched.require_cameras(pids["cameras"])
+            cameras: list[int] = []
+
+            def processes() -> dict[str, list[int]]:
+                cameras[:] = line.watched.camera_pids()  # asked for once a frame of each of them came through
+                return {"service": [line.watched.pid], "cameras": cameras}
+
+            trial = run_trial(look, scene.cameras, rate_fps, seconds, processes)
+            line.watched.require_cameras(cameras)
             if line.watched.not_heard:
                 lost = trial.lost | {"not heard": line.watched.not_heard}
                 trial = msgspec.structs.replace(trial, lost=lost, kept_up=False)

@@ -20,10 +20,12 @@ from hypothesis import strategies as st
 
 from bench.bare_engine import BareEngine as OpenVinoAlone
 from bench.bare_engine import read_graph, unlike
+from bench.camera_rates import Tries
 from bench.command import bench
 from bench.end_to_end.bare_engine import BareEngine
 from bench.end_to_end.end_to_end import EndToEnd
 from bench.end_to_end.expected import expect
+from bench.end_to_end.highest import find_highest_rate
 from bench.end_to_end.latency import STEP, Latency
 from bench.end_to_end.line import Line, Scene, Told, missed, running
 from bench.end_to_end.pictures import draw_pictures
@@ -299,6 +301,8 @@ def test_the_whole_bench_runs_and_its_file_is_its_struct(bundle: Bundle, picture
     assert found.saturated is not None
     assert found.idle is not None
     assert found.window is not None
+    assert found.highest is not None
+    assert found.highest.tried
     assert found.saturated.service_over_engine > 0
     assert (processor := found.saturated.processor) is not None
     assert set(processor.rest_ms) <= {
@@ -310,6 +314,15 @@ def test_the_whole_bench_runs_and_its_file_is_its_struct(bundle: Bundle, picture
     assert 0 < processor.rest_share < 1
     assert found.window.frames >= found.window.inspected > 0
     assert found.window.pss_mb > 10
+
+
+@pytest.mark.slow
+def test_while_a_rate_is_tried_the_time_of_service_and_cameras_is_taken(scene: Scene) -> None:
+    tries = Tries(seconds=0.5, search_seconds=0.5, search=1, holds=1)
+    highest = find_highest_rate(scene, 4.0 * scene.tiles, tries, lambda _: None)
+    (trial,) = highest.tried
+    assert (trial.asked_fps, trial.lost) == (pytest.approx(1.8), {}), "of each of two cameras"
+    assert all(trial.cpu_ms_per_frame[name] > 0 for name in ("service", "cameras"))
 
 
 @pytest.mark.parametrize(
