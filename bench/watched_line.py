@@ -89,12 +89,15 @@ class WatchedLine:
         if self.journal_address is not None:
             tables["journal"] = {"folder": str(folder.absolute()), "bind": self.journal_address}
         write_line_file(self._config, bundle, cameras, tables)
-        self._events = Subscriber(self.address, timeout_s=POLL_SECONDS)
+        self._events = self._listener()
         self._process: subprocess.Popen[bytes] | None = None
         self._log_file: IO[bytes] | None = None
         self._last_seq: int | None = None
         self.not_heard = 0
         """Events that were sent after the first one that came, and did not come."""
+
+    def _listener(self) -> Subscriber:
+        return Subscriber(self.address, timeout_s=POLL_SECONDS)
 
     @property
     def pid(self) -> int:
@@ -119,13 +122,19 @@ class WatchedLine:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The service and its cameras stand still meanwhile, wherever they are, as a debugger would have them."""
+        """The service and its cameras stand still meanwhile, wherever they are, as a debugger would have them.
+
+        It is listened to anew afterwards: who stands still for seconds looks gone, so that ZeroMQ hangs up on either
+        side, and what is said before the listener is back is missed.
+        """
         pids = [self.pid, *self.camera_pids()]
         try:
             _send(pids, signal.SIGSTOP)
             yield
         finally:
             _send(pids, signal.SIGCONT)
+            self._events.close()
+            self._events, self._last_seq = self._listener(), None
 
     def next(self) -> Heard | None:
         """The next event; None where none came within a moment.

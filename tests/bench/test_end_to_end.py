@@ -34,7 +34,9 @@ from bench.end_to_end.saturated import processor_of, taken_between
 from bench.end_to_end.window import settle, window_of
 from bench.engine_settings import all_settings
 from bench.processes import ThreadTime, thread_times
+from bench.watched_line import WatchedLine
 from edge.bundle import Bundle
+from edge.delivery.heartbeats import GONE_AFTER_MS
 from edge.delivery.messages import BundleName, Times, VerdictEvent
 from edge.errors import BenchError, InputError
 from edge.images import list_images
@@ -154,6 +156,31 @@ def test_a_camera_whose_process_ends_meanwhile_makes_nothing_of_it_count(scene: 
         wait_until(lambda: cameras[0] not in line.watched.camera_pids(), "it is gone")
         with pytest.raises(BenchError, match="1 of 2 cameras' processes ended while they were measured"):
             line.watched.require_cameras(cameras)
+
+
+@pytest.mark.slow
+def test_of_a_line_that_stood_still_nothing_is_missed_once_it_is_heard_again(
+    bundle: Bundle, pictures: Path, tmp_path: Path
+) -> None:
+    camera = {"kind": "folder", "name": "a", "path": str(pictures), "loop": True, "rate_fps": 200}
+    with WatchedLine(tmp_path, bundle.path, "f32", [camera]) as line:
+
+        def numbers(count: int) -> list[int]:
+            of: list[int] = []
+            while len(of) < count:
+                heard = line.next()
+                if heard is not None and isinstance(heard.event, VerdictEvent):
+                    of += range(heard.event.frame_number, heard.event.frame_number + heard.event.frames)
+            return of
+
+        numbers(10)
+        for _ in range(2):
+            with line.paused():
+                time.sleep(1.5 * GONE_AFTER_MS / 1e3)  # ZeroMQ's own clock cannot be set
+            heard = numbers(200)
+            assert heard == list(range(heard[0], heard[0] + len(heard)))
+        assert line.not_heard == 0
+        line.stop()
 
 
 ONE_THAT_IS_KILLED = """
