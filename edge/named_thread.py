@@ -23,7 +23,7 @@ class NamedThread(threading.Thread):
 @contextlib.contextmanager
 def threads_named(name: str) -> Iterator[None]:
     """Threads that a library starts meanwhile go by this name: they inherit that of the thread that starts them."""
-    own = name.encode()
+    own = name.encode()  # where it cannot be read, it cannot be written either
     with contextlib.suppress(OSError):
         own = _comm().read_bytes().rstrip(b"\n")
     _call_this_thread(name.encode())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from bench.commands.common import bundle_argument, claim, deliver, keep, out_option, precision_option
 from bench.commands.frame_size import FrameSize
@@ -20,8 +21,6 @@ from edge.inference import Precision
 if TYPE_CHECKING:
     from bench.end_to_end.end_to_end import EndToEnd
 
-DRAWN_WXH = "2448x2048"
-
 
 @click.command("end-to-end", epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")
 @bundle_argument
@@ -32,7 +31,9 @@ DRAWN_WXH = "2448x2048"
     type=FiniteRange(0.01, 10_000),
     help="Of each camera; default: 80 % of the highest, where that is looked for.",
 )
-@click.option("--size", "frame_hw", type=FrameSize(), help=f"Of the frames that are drawn.  [default: {DRAWN_WXH}]")
+@click.option(
+    "--size", "frame_hw", type=FrameSize(), default="2448x2048", show_default=True, help="Of the frames that are drawn."
+)
 @click.option("--pictures", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Show these instead.")
 @click.option("--cameras", type=click.IntRange(1, 16), default=1, show_default=True, help="All alike.")
 @click.option("--seconds", type=FiniteRange(1, 86_400), default=60.0, show_default=True, help="At that rate.")
@@ -63,7 +64,7 @@ def end_to_end(
     bundle_path: Path,
     precision: Precision,
     rate_fps: float | None,
-    frame_hw: tuple[int, int] | None,
+    frame_hw: tuple[int, int],
     pictures: Path | None,
     cameras: int,
     seconds: float,
@@ -94,7 +95,8 @@ def end_to_end(
 
     if rate_fps is None and not (find_max or saturated or idle or quick):
         raise click.UsageError("nothing is to be measured; give --fps, --find-max, --saturate or --idle")
-    if pictures is not None and frame_hw is not None:
+    size_from = click.get_current_context().get_parameter_source("frame_hw")
+    if pictures is not None and size_from is not ParameterSource.DEFAULT:
         raise click.UsageError("--size is for frames that are drawn; leave it out where --pictures are shown")
     now, bundle, console = machine(), open_bundle(bundle_path), progress_console()
     claim(out)
@@ -112,7 +114,7 @@ def end_to_end(
     )
     if quick:
         plan = Plan(
-            rate_fps=2.0, seconds=2.0, late_after_ms=None, find_max=True, saturate=True, idle=True, rounds=1,
+            rate_fps=2.0, seconds=2.0, late_after_ms=None, find_max=False, saturate=True, idle=True, rounds=1,
             turn_seconds=0.5, idle_frames=3, quick=True,
         )  # fmt: skip
 
@@ -131,7 +133,7 @@ def end_to_end(
             precision,
             plan,
             pictures=pictures,
-            frame_hw=(480, 640) if quick else frame_hw or FrameSize().convert(DRAWN_WXH, None, None),
+            frame_hw=(480, 640) if quick else frame_hw,
             cameras=cameras,
             waiting_frames=waiting_frames,
             defective=defective,

@@ -25,7 +25,7 @@ from edge.inference import Precision
 
 PICTURES = 8
 CHOOSE_SECONDS, CHOOSE_ROUNDS = 0.7, 3
-SEARCH_WINDOWS, QUICK_WINDOWS = 12, 1
+SEARCH_WINDOWS = 12
 HOLD_SECONDS = 60.0
 """Without a loss. Frames that wait hide for a while that others come faster: three of them, at three a second in a
 minute, a rate that is 2 % too high."""
@@ -189,8 +189,7 @@ def _highest(scene: Scene, plan: Plan, found: EndToEnd, say: Callable[[str], Non
     saturated, bare_tiles_per_s = found.saturated, found.engine_alone_tiles_per_s
     assert bare_tiles_per_s is not None
     hold_s = HOLD_SECONDS if not plan.quick else plan.turn_seconds
-    windows = SEARCH_WINDOWS if not plan.quick else QUICK_WINDOWS
-    tries = Tries(seconds=hold_s, search_seconds=plan.turn_seconds, search=windows, holds=1)
+    tries = Tries(seconds=hold_s, search_seconds=plan.turn_seconds, search=SEARCH_WINDOWS, holds=1)
     return find_highest_rate(scene, saturated.engine_tiles_per_s.median if saturated else bare_tiles_per_s, tries, say)
 
 

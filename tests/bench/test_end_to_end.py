@@ -328,8 +328,6 @@ def test_the_whole_bench_runs_and_its_file_is_its_struct(bundle: Bundle, picture
     assert found.saturated is not None
     assert found.idle is not None
     assert found.window is not None
-    assert found.highest is not None
-    assert found.highest.tried
     assert found.saturated.service_over_engine > 0
     assert (processor := found.saturated.processor) is not None
     assert set(processor.rest_ms) <= {
@@ -420,7 +418,7 @@ def test_threads_whose_names_begin_alike_are_told_together() -> None:
 def test_the_time_beside_inference_is_told_of_those_that_take_most() -> None:
     small = dict.fromkeys(("a", "b", "c", "d", "e"), 0.01)
     threads = [{"engine": 90.0 + n, "infer": 6.0 + n, **small} for n in (0, 1, 5)]
-    processor = processor_of([*threads], cameras_ms=2.97)
+    processor = processor_of(threads, cameras_ms=2.97)
     assert processor is not None
     assert processor.inference_ms == 91.0
     assert list(processor.rest_ms)[:2] == ["infer", "cameras"]
