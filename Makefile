@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# How many processes share the tests. On two cores three were quickest, as many tests wait for processes.
+JOBS ?= 3
+PARALLEL = -n $(JOBS) --dist worksteal
 SOAK_ARGS ?=
 CHAOS_ARGS ?=
 # For `make package`: a Python as on the line PC, and where the package is written to.
@@ -15,7 +18,7 @@ PACKAGE := pyproject.toml edge/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check format bench soak chaos schemas study demo-bundle package node-clients peers-env clean
+.PHONY: help demo test test-long check format bench soak chaos schemas study demo-bundle package node-clients peers-env clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -23,11 +26,11 @@ help: ## List these targets
 demo: .venv/.runtime ## The main job on drawn boards, without torch; writes demo-out/
 	@$(BIN)/python examples/drawn_boards/demo.py --out demo-out
 
-test: .venv/.dev ## All tests but the slow ones; more options in PYTEST_ARGS
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+test: .venv/.dev ## The tests, in JOBS processes; more options in PYTEST_ARGS
+	$(BIN)/python -m pytest $(PARALLEL) -m "not long" $(PYTEST_ARGS)
 
-test-slow: .venv/.dev ## The slow tests
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+test-long: .venv/.dev ## The long forms of these tests, and many more examples of every property
+	$(BIN)/python -m pytest $(PARALLEL) -m "long or hypothesis" --hypothesis-profile long $(PYTEST_ARGS)
 
 check: .venv/.dev ## Lint, format and types
 	$(BIN)/ruff check .

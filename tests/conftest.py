@@ -3,18 +3,30 @@
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle
 from tests.small_bundle import small_bundle
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and hand that down
+
+# Small tensors wait for a second thread longer than they work, and two test processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# `ci` draws the same examples in every run; `make test-long` draws new ones, and more. No example is timed: a busy
+# machine is no failure.
+settings.register_profile(
+    "ci", max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("long", settings.get_profile("ci"), max_examples=500, derandomize=False, print_blob=True)
+settings.load_profile("ci")
 
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 
@@ -26,11 +38,16 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def address() -> str:
-    """A free TCP address on loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+def address() -> Iterator[str]:
+    """A TCP address on loopback that nobody else takes before the test ends.
+
+    A socket that is bound and does not listen holds the port: the kernel gives it to nobody, and ZeroMQ, which sets
+    SO_REUSEADDR as we do, may still bind it.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield f"tcp://127.0.0.1:{holder.getsockname()[1]}"
 
 
 @pytest.fixture(scope="session")
@@ -71,13 +88,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Test processes send each other UTF-8: what a test printed of a path that is none must not end the run."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Where every part is installed, a skipped test is a test that nobody ran."""
-    if not session.config.getoption("--no-skips"):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not session.config.getoption("--no-skips"):  # only the process that reports judges
         return
     allowed = {line.strip() for line in ALLOWED_SKIPS.read_text().splitlines() if line.strip() and line[0] != "#"}
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = {report.nodeid for report in reporter.stats.get("skipped", [])} - allowed
     if skipped:
         reporter.write_line(f"skipped, and not in {ALLOWED_SKIPS.name}: {', '.join(sorted(skipped))}", red=True)

@@ -80,7 +80,7 @@ def assert_every_frame_has_its_event(events: list[dict[str, Any]], frames: Path)
     assert account["captured"] == account["inspected"] == len(verdicts)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_drawn_boards(tmp_path: Path, address: str) -> None:
     boards = tmp_path / "boards"
     heatline("data", "draw-boards", boards, "--count", 8, "--seed", 3, "--size", "640x480")
@@ -93,7 +93,7 @@ def test_drawn_boards(tmp_path: Path, address: str) -> None:
     assert figures["tile"]["tiles"] == 8 * 3 * 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_boards(tmp_path: Path, address: str, real_data: Path) -> None:
     """The study's boards: taught on four, run on a fifth that training never saw."""
     data = real_data / "hripcb_subset"
@@ -106,7 +106,7 @@ def test_real_boards(tmp_path: Path, address: str, real_data: Path) -> None:
     assert_every_frame_has_its_event(events, frames)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_tile_sized_pictures_that_are_only_good_or_defective(tmp_path: Path, address: str) -> None:
     boards, data = tmp_path / "boards", tmp_path / "tiles"
     heatline("data", "draw-boards", boards, "--count", 3, "--seed", 4, "--size", "448x448")

@@ -35,13 +35,13 @@ def test_the_shipped_bundle_is_small_and_was_taught_on_drawn_boards() -> None:
     assert "efficientnet-lite0" in provenance["weights"]["source"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_peak_of_a_defect_that_slides_across_a_seam_moves_with_it() -> None:
     """Few defects and every 6th pixel; test-slow takes more defects and every pixel."""
     assert_peaks_follow(slide_defects(open_bundle(BUNDLE), 2, seed=7, step_px=6))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_peak_of_a_defect_that_slides_across_a_seam_moves_with_it_pixel_by_pixel() -> None:
     assert_peaks_follow(slide_defects(open_bundle(BUNDLE), 12, seed=7))
 
@@ -54,7 +54,7 @@ def assert_peaks_follow(found: Iterable[AtBoth]) -> None:
     assert summarise(seen).peak_off_px_worst <= 2 * MAP_CELL_PX
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_keeps_its_promises_and_writes_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
     demo = [sys.executable, str(ROOT / "examples" / "drawn_boards" / "demo.py"), "--out", str(tmp_path / "out")]
     done = subprocess.run(demo, capture_output=True, text=True, timeout=300)
@@ -67,7 +67,7 @@ def test_the_demo_keeps_its_promises_and_writes_a_page_that_needs_nothing_else(t
     assert "Frame ledger" in page
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_fails_where_a_promise_is_broken(tmp_path: Path) -> None:
     """With a mask moved away from its defects, what was found is no longer where it should be."""
     out = tmp_path / "out"

@@ -97,7 +97,7 @@ def durable(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_durable_client_gets_every_event_once_through_a_restart_of_the_line(line: FollowedLine, durable: str) -> None:
     told = line.tell(GOOD, DEFECT, png=b"a picture") + line.tell(*[ALARM] * 150)
     with running(durable, line.address, "mes1") as client:
@@ -113,7 +113,7 @@ def test_a_durable_client_gets_every_event_once_through_a_restart_of_the_line(li
         assert client.says(1) == [told[0].header.decode()], "only what it had not acknowledged"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "again"), [("durable.py", 5), ("durable.mjs", 0)])
 def test_what_the_line_forgot_that_a_durable_client_has_comes_again_as_it_was(
     line: FollowedLine, name: str, again: int
@@ -216,7 +216,7 @@ def test_a_live_client_shows_events_exactly_and_knows_what_it_missed(address: st
                 assert client.says(1)[0].split()[:2] == [str(int(seq) + 4), GOOD]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_live_client_that_is_told_nothing_says_so(address: str, live: str) -> None:
     with running(live, address) as client:
         assert client._said.get(timeout=WITHIN_SECONDS) == SILENCE

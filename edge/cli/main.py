@@ -3,14 +3,15 @@
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from edge import __version__
 from edge.cli.leaving import leave_at_once
-from edge.cli.output import ReaderHasGoneError, say_why_output_ends, visible
+from edge.cli.output import ReaderHasGoneError, replace_standard_streams, visible
 from edge.errors import HeatlineError
 
 INTERRUPTED = 130
@@ -60,28 +61,45 @@ def heatline() -> None:
 
 
 def main() -> None:
-    """Run the command line; exit codes are listed in `edge.errors`."""
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("edge").setLevel(logging.INFO)  # ours only: others' libraries talk of themselves
-    say_why_output_ends()
-    try:
-        code = heatline(standalone_mode=False)
-    except HeatlineError as error:
-        click.echo(f"heatline: {visible(' '.join(str(error).splitlines()))}", err=True)
-        code = error.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("heatline: interrupted", err=True)
-        code = INTERRUPTED
-    except ReaderHasGoneError:
-        # Nothing is left to say, and the final flush must not say it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    """Run the command line in this process; exit codes are listed in `edge.errors`."""
+    log_to(sys.stderr)
+    replace_standard_streams()
+    code = run()
     if code or _engine_never_answered():
         leave_at_once(code)
     sys.exit(code)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command to its end and return its exit code; a mistake of the user is one sentence on standard error.
+
+    Args:
+        arguments: those of this process where none are given.
+    """
+    try:
+        return int(heatline(arguments, prog_name="heatline", standalone_mode=False) or 0)
+    except HeatlineError as error:
+        click.echo(f"heatline: {visible(' '.join(str(error).splitlines()))}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("heatline: interrupted", err=True)
+        return INTERRUPTED
+    except ReaderHasGoneError:
+        # Nothing is left to say, and the final flush must not say it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def log_to(stream: TextIO) -> logging.Handler:
+    """Write our own log to a stream; other libraries' logs only from a warning on."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("edge").setLevel(logging.INFO)
+    return handler
 
 
 def _engine_never_answered() -> bool:

@@ -60,8 +60,8 @@ class StandardError(io.TextIOWrapper):
             super().flush()
 
 
-def say_why_output_ends() -> None:
-    """Have `StandardOutput` and `StandardError` in the place of Python's own."""
+def replace_standard_streams() -> None:
+    """Replace Python's own streams by `StandardOutput` and `StandardError`."""
     sys.stdout = _instead(sys.stdout, StandardOutput)
     sys.stderr = _instead(sys.stderr, StandardError)
 

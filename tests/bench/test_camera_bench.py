@@ -259,7 +259,7 @@ def test_without_aravis_what_needs_it_is_left_out_with_the_reason(
     assert "Left out: GigE Vision 64x48 Mono8, to event: GigE Vision" in to_markdown(found)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_of_it_runs(bundle: Bundle, gige_address: str) -> None:
     found = measure_cameras(bundle, "f32", bench.cameras.quick_plan(), gige_address=gige_address, say=print)
     assert not found.left_out

@@ -50,7 +50,7 @@ FEW = (
 TWO_KILLS = [Fault(0.3, "killed", "gateway", 0.0), Fault(0.5, "killed", LINE, 0.0)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_line_and_a_consumer_that_are_killed_lose_nothing(bundle: Bundle) -> None:
     said: list[str] = []
     found = measure_chaos(bundle, "f32", seed=1, seconds=0.6, rate_fps=50, say=said.append, cast=FEW, plan=TWO_KILLS)
@@ -64,7 +64,7 @@ def test_a_line_and_a_consumer_that_are_killed_lose_nothing(bundle: Bundle) -> N
     assert [line for line in said if "seed 1: 2 faults, 2 kills" in line] != []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_under_all_faults_every_promise_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "chaos.json"
     done = subprocess.run(
@@ -124,7 +124,7 @@ def assert_gone(processes: list[int]) -> None:
         os.close(process)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_bench_that_is_told_to_end_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     with under_way(tmp_path) as process:
@@ -136,7 +136,7 @@ def test_a_bench_that_is_told_to_end_leaves_nothing_behind(tmp_path: Path, numbe
     assert str(tmp_path) not in Path("/proc/mounts").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_bench_that_is_killed_takes_its_processes_with_it(tmp_path: Path) -> None:
     try:
         with under_way(tmp_path) as process:

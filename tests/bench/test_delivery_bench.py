@@ -132,7 +132,7 @@ def test_a_rate_that_is_not_sustained_is_told(changes: dict[str, object], words:
     assert words in wrong
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_events_are_timed_through_a_real_line_with_a_journal_and_without(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +220,7 @@ def test_malformed_messages_that_cost_more_than_valid_ones_are_told_and_so_is_a_
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_real_line_refuses_what_is_malformed_and_inspects_on(bundle: Bundle) -> None:
     found = measure_hostile(
         bundle, "f32", rate_fps=20, messages_per_s=50, seconds=1, rounds=1, seed=1, say=lambda _line: None

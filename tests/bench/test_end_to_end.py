@@ -158,7 +158,7 @@ def test_a_camera_whose_process_ends_meanwhile_makes_nothing_of_it_count(scene: 
             line.watched.require_cameras(cameras)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_a_line_that_stood_still_nothing_is_missed_once_it_is_heard_again(
     bundle: Bundle, pictures: Path, tmp_path: Path
 ) -> None:
@@ -313,7 +313,7 @@ def test_streams_for_all_cores_half_of_them_and_one_are_tried(cores: int, stream
     assert {each.streams for each in all_settings(cores)} == streams
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_bench_runs_and_its_file_is_its_struct(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "end-to-end.json"
     result = CliRunner().invoke(
@@ -341,7 +341,7 @@ def test_the_whole_bench_runs_and_its_file_is_its_struct(bundle: Bundle, picture
     assert found.window.pss_mb > 10
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_while_a_rate_is_tried_the_time_of_service_and_cameras_is_taken(scene: Scene) -> None:
     tries = Tries(seconds=0.5, search_seconds=0.5, search=1, holds=1)
     highest = find_highest_rate(scene, 4.0 * scene.tiles, tries, lambda _: None)

@@ -168,7 +168,7 @@ def test_mobilenetv3_large_with_its_published_head_has_its_published_count() -> 
     assert found.macs - 960 + head == pytest.approx(0.217e9, rel=0.003)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_efficientnetv2_s_at_its_native_resolution_has_torchvisions_count() -> None:
     found = counted(read_model("efficientnetv2_s"), 384)
     assert found.macs + 1280 * 999 == pytest.approx(8.366e9, rel=1e-3)

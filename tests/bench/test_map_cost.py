@@ -127,8 +127,8 @@ def test_what_is_named_is_planned_and_no_other() -> None:
 # What is run.
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", [pytest.param("openvino", marks=pytest.mark.slow), "onnxruntime"])
+@pytest.mark.long
+@pytest.mark.parametrize("engine", [pytest.param("openvino", marks=pytest.mark.long), "onnxruntime"])
 def test_the_fused_graph_and_both_bare_classifiers_are_timed(engine: str, vit_graphs: ModelGraphs) -> None:
     found = measured(vit_graphs, VIT, engines=[engine], batches=[2])
     assert found.bare in ("fused attention", "explicit attention")
@@ -138,8 +138,8 @@ def test_the_fused_graph_and_both_bare_classifiers_are_timed(engine: str, vit_gr
     assert 0 < found.ratio_spread.lowest <= found.ratio_spread.median <= found.ratio_spread.highest
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", [pytest.param("openvino", marks=pytest.mark.slow), "onnxruntime"])
+@pytest.mark.long
+@pytest.mark.parametrize("engine", [pytest.param("openvino", marks=pytest.mark.long), "onnxruntime"])
 def test_a_cnn_is_timed_beside_its_pooling(engine: str, cnn_graphs: ModelGraphs) -> None:
     assert measured(cnn_graphs, CNN, engines=[engine]).bare == "pooling"
 
@@ -188,7 +188,7 @@ def test_each_is_run_in_every_round_and_the_fastest_bare_classifier_is_what_coun
     assert found.tiles_per_round == 2 * 25  # half a second of what takes 20 ms per batch
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_in_int8_both_are_quantised_once_for_all_rows(monkeypatch: pytest.MonkeyPatch, vit_graphs: ModelGraphs) -> None:
     quantised = []
     real = graphs_module.quantise

@@ -100,7 +100,7 @@ def test_the_sentence_names_all_that_differs_and_nothing_else() -> None:
     assert f"(cores 1000, here {len(os.sched_getaffinity(0))})" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_benches_run_are_kept_without_samples_and_compared(bundle: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "micro.json"
 
@@ -134,7 +134,7 @@ def run_pytest(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("cores", "code", "said"), [(None, 0, "bench_decode (NOW)"), (99, 4, "was measured on another machine (cores 99")]
 )

@@ -483,7 +483,7 @@ def test_the_tiles_of_a_padded_frame_show_black_where_it_ends(tmp_path: Path) ->
     assert found.logits[0].tolist() == pytest.approx([-2.0, black * 100.0 - 2.0], abs=1e-2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_times_ours_and_grad_cam_on_one_network_beside_the_engine_alone(tmp_path: Path) -> None:
     options = ["--size", "230x226", "--frames", "2", "--rounds", "2", "--peer", "grad-cam", "--json"]
     done = CliRunner().invoke(

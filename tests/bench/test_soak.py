@@ -364,7 +364,7 @@ def run(bundle: Bundle) -> SoakRun:
     return soak(bundle, "f32", SMALL, 2000, None, sample_every_s=0.01, stopping=lambda: False, show=quiet)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_short_run_loses_no_frame_and_no_event_and_its_ledger_balances(run: SoakRun) -> None:
     assert (run.frames, run.verdicts, run.ended_early) == (2000, {"DEFECT": 2000}, False)
     assert (run.events_missing, run.events_out_of_order, run.alarms) == (0, 0, {})
@@ -429,7 +429,7 @@ def test_the_picture_has_a_line_per_quantity_that_goes_where_the_samples_do(run:
     assert any(text.text == "one & all" for text in picture.iter("{http://www.w3.org/2000/svg}text"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_runs_both_ways_prints_its_figures_and_writes_every_sample(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

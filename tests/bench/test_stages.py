@@ -396,7 +396,7 @@ def found(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> StagesBen
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_stage_is_measured_once_a_size(found: StagesBench) -> None:
     assert [f"{row.stage} ({row.variant})" if row.variant else row.stage for row in found.rows] == list(STAGES)
     assert {(row.size, row.tiles) for row in found.rows} == {("500x210", 3)}
@@ -426,7 +426,7 @@ def test_what_a_tile_costs_is_measured_beside_the_bare_engine(found: StagesBench
     assert {"500x210: grab", "500x210: whole (defects)", "6 tiles a frame"} <= to_facts(found).keys()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_needs_no_extra(bundle: Bundle, tmp_path: Path) -> None:
     """Where torch and the others are not there, as on a line PC."""
     out = tmp_path / "stages.json"

@@ -43,7 +43,7 @@ def test_a_start_is_timed_phase_by_phase_in_the_services_own_words(line: LineFil
     assert start.cpu_ready_s > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_condition_is_what_it_says(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     dropped: list[str] = []
     monkeypatch.setattr(measuring, "_drop_files_from_memory", lambda: dropped.append("dropped"))
@@ -144,7 +144,7 @@ import time:       700 |        700 | edge.frames
     assert list(import_times_ms(log)) == ["numpy", "edge", "standard library"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_prints_where_the_time_goes_and_a_result_that_names_the_machine(
     bundle: Bundle, not_root: None, tmp_path: Path
 ) -> None:

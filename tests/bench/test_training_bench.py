@@ -53,7 +53,7 @@ class Clock:
         monkeypatch.setattr(kind, name, charged)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("schedule", ["cosine", "plateau"])
 def test_the_time_of_drawing_is_counted_for_real_batches_and_for_them_alone(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str
@@ -98,7 +98,7 @@ def test_both_kinds_are_stepped_on_alike_and_only_real_ones_show_pictures(
     assert found.real_to_random.lowest <= found.real_to_random.median <= found.real_to_random.highest
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_prints_one_json_object_or_a_table(blobs: Path, tmp_path: Path) -> None:
     """The first on tiles, the second on bags, whose batches differ in size."""
     asked = ["training", f"data={blobs}", *SMALL, "--steps", "1", "--repetitions", "1"]

@@ -430,7 +430,7 @@ def test_what_the_lines_file_sets_is_not_tuned(tmp_path: Path, bundle: Bundle) -
     assert {(one.engine.kind, one.engine.threads, one.engine.batch) for one in found.tried} == {("openvino", 1, 3)}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_precisions_that_passed_are_tried_unless_some_are_named_or_the_lines_file_sets_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

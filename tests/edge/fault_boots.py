@@ -12,7 +12,8 @@ from edge.delivery.messages import VerdictEvent
 from edge.delivery.subscriber import Subscriber
 from edge.frames import Stamp
 from edge.inspection.flight_recorder import FILE_NAME, Told, last_run
-from tests.edge.lines import HEATLINE, WITHIN_SECONDS, Heard, RunningLine, children, started
+from tests.command import HEATLINE, WITHIN_SECONDS
+from tests.edge.lines import Heard, RunningLine, children, started
 
 
 class Boots:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -22,34 +21,8 @@ from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent,
 from edge.delivery.security.curve import ClientKeys
 from edge.delivery.subscriber import Subscriber
 from edge.errors import EventsLostError
+from tests.command import HEATLINE, WITHIN_SECONDS, process_env
 from tests.small_bundle import dark_square, white_frame
-
-HEATLINE = Path(sys.executable).with_name("heatline")
-WITHIN_SECONDS = 60.0
-"""Bounds what would otherwise hang; never what is measured."""
-
-
-def heatline(
-    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    return subprocess.run(
-        [HEATLINE, *arguments],
-        env=_env(env),
-        cwd=cwd,
-        text=True,
-        capture_output=True,
-        timeout=WITHIN_SECONDS,
-        check=False,
-    )
-
-
-def complaint(result: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence with which a command gave up; that it is one, and no traceback, is checked here."""
-    assert "Traceback" not in result.stderr, result.stderr
-    sentences = [line for line in result.stderr.splitlines() if line.startswith("heatline:")]
-    assert len(sentences) == 1, f"{len(sentences)} sentences on standard error:\n{result.stderr}"
-    return sentences[0]
 
 
 def write_pictures(folder: Path, pictures: Mapping[str, NDArray[np.uint8]]) -> Path:
@@ -231,7 +204,9 @@ def running(
 @contextlib.contextmanager
 def started(*command: str | Path, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
     """A process that is ended at the end, if it has not ended by itself."""
-    with subprocess.Popen(command, env=_env(env), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command, env=process_env(env), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         try:
             yield process
         finally:
@@ -319,8 +294,3 @@ def assert_account_agrees(status: StatusEvent, heard: Heard) -> None:
         told = [event.frames for event in before if isinstance(event, VerdictEvent) and event.camera == camera]
         booked = account.captured - account.in_flight
         assert booked in (sum(told), sum(told[:-1])), f"{account} after events of {sum(told)} frames"
-
-
-def _env(extra: Mapping[str, str] | None) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-    return {**clean, "OPENCV_LOG_LEVEL": "SILENT", **(extra or {})}

@@ -19,7 +19,8 @@ from edge.cli.calibrate import _share_for
 from edge.errors import EngineError
 from edge.inspection.inspector import Inspector
 from edge.recalibration import GoodPictures
-from tests.edge.lines import HEATLINE, WITHIN_SECONDS, complaint, heatline, started, write_pictures
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
+from tests.edge.lines import started, write_pictures
 from tests.edge.test_inspector import NumpyEngine
 from tests.small_bundle import BIAS, CELLS, GAIN, small_bundle
 

@@ -22,10 +22,10 @@ from edge.delivery.messages import AlarmEvent, StatusEvent, VerdictEvent
 from edge.errors import CommandRefusedError
 from edge.inference.engine import ONNX_GRAPH
 from export.openvino_ir import to_openvino
+from tests.command import WITHIN_SECONDS
 from tests.edge import rtsp_server as rtsp
 from tests.edge.gv_cameras import AravisCamera, aravis_camera, cable, next_frame_id
 from tests.edge.lines import (
-    WITHIN_SECONDS,
     RunningLine,
     assert_every_frame_has_its_event,
     children,
@@ -120,7 +120,7 @@ def test_a_camera_process_that_is_killed_is_started_again(
     assert heard.alarms == [alarm, over]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [({"silent_after_periods": 20}, "silent"), ({"silent_after_periods": 200}, "unresponsive")],
@@ -159,7 +159,7 @@ def resources(pid: int) -> dict[str, int]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_twenty_deaths_leave_nothing_behind(tmp_path: Path, bundle: Bundle, address: str) -> None:
     line = write_line_with(tmp_path, bundle.path, address, {"cam": PATTERN})
     with running(line, address) as run:
@@ -190,7 +190,7 @@ def at_rest(run: RunningLine) -> dict[str, int]:
 # GigE Vision: the device and its cable.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_gige_device_that_loses_its_power_is_opened_again_once_it_is_back(
     tmp_path: Path, bundle: Bundle, address: str, took: Tell
 ) -> None:
@@ -213,7 +213,7 @@ def test_a_gige_device_that_loses_its_power_is_opened_again_once_it_is_back(
     assert heard.alarms == [alarm, over]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_line_starts_without_a_camera_that_is_not_there_and_inspects_once_it_comes(
     tmp_path: Path, bundle: Bundle, address: str, took: Tell
 ) -> None:
@@ -238,7 +238,7 @@ def test_a_line_starts_without_a_camera_that_is_not_there_and_inspects_once_it_c
     assert heard.alarms == [alarm, over]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_triggered_camera_that_waits_is_idle_and_one_that_answers_no_more_is_dead(
     tmp_path: Path, bundle: Bundle, address: str, took: Tell
 ) -> None:
@@ -273,7 +273,7 @@ def test_a_triggered_camera_that_waits_is_idle_and_one_that_answers_no_more_is_d
     ]  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_pulled_cable_silences_the_camera_until_it_is_plugged_in_again(
     tmp_path: Path, bundle: Bundle, address: str, took: Tell
 ) -> None:
@@ -296,7 +296,7 @@ def test_a_pulled_cable_silences_the_camera_until_it_is_plugged_in_again(
     assert heard.alarms == [alarm, over]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_a_cable_that_loses_packets_each_damaged_frame_is_told_and_every_other_is_inspected(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
@@ -331,7 +331,7 @@ def test_of_a_cable_that_loses_packets_each_damaged_frame_is_told_and_every_othe
     assert lost == counted.cameras["cam"].counters["failures"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_camera_that_dies_delays_no_frame_of_another(
     tmp_path: Path, bundle: Bundle, address: str, took: Tell
 ) -> None:
@@ -365,7 +365,7 @@ def test_a_camera_that_dies_delays_no_frame_of_another(
 # What a camera sends.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_frozen_picture_is_judged_no_more_and_told_once(
     tmp_path: Path, bundle: Bundle, address: str, took: Tell
 ) -> None:
@@ -397,7 +397,7 @@ def test_a_frozen_picture_is_judged_no_more_and_told_once(
     assert before[-6] != before[-5]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_camera_that_begins_with_the_same_picture_each_time_is_not_frozen_for_ever(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
@@ -420,7 +420,7 @@ def test_a_camera_that_begins_with_the_same_picture_each_time_is_not_frozen_for_
     assert next(event.frame_id for event in heard.verdicts[1:] if event.verdict != "NO_VERDICT") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_camera_whose_clock_runs_back_is_opened_again(
     tmp_path: Path, bundle: Bundle, address: str, took: Tell
 ) -> None:
@@ -443,7 +443,7 @@ def test_a_camera_whose_clock_runs_back_is_opened_again(
     assert len(numbers(heard.verdicts, "failed.clock")) >= 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_clock_that_stands_still_is_told_once_and_nothing_is_judged_by_it(
     tmp_path: Path, bundle: Bundle, address: str, took: Tell
 ) -> None:
@@ -470,7 +470,7 @@ def test_a_clock_that_stands_still_is_told_once_and_nothing_is_judged_by_it(
     assert inspected_between(heard.verdicts, "failed.clock") == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_frames_that_arrive_long_after_they_were_taken_are_not_judged(
     tmp_path: Path, bundle: Bundle, address: str, took: Tell
 ) -> None:
@@ -494,7 +494,7 @@ def test_frames_that_arrive_long_after_they_were_taken_are_not_judged(
     assert len(numbers(heard.verdicts, "failed.stale")) >= 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changed_to", "reason", "opened_anew"),
     [
@@ -550,7 +550,7 @@ def rtsp_parts() -> None:
         pytest.skip(reason)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("rtsp_parts")
 def test_an_rtsp_server_that_hangs_and_one_that_dies_are_found_dead_and_opened_again(
     tmp_path: Path, bundle: Bundle, address: str, took: Tell
@@ -620,7 +620,7 @@ def brittle_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return write_bundle(tmp_path_factory.mktemp("brittle") / "darkness", manifest(), files)
 
 
-@pytest.mark.parametrize("kind", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.long)])
 def test_a_frame_on_which_the_engine_fails_is_told_and_the_next_ones_are_inspected(
     tmp_path: Path, brittle_bundle: Bundle, address: str, kind: str
 ) -> None:

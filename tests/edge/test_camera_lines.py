@@ -15,17 +15,10 @@ from edge.delivery.commander import Commander
 from edge.delivery.commands import Announced, Triggered
 from edge.delivery.messages import VerdictEvent
 from edge.errors import CommandRefusedError
+from tests.command import WITHIN_SECONDS
 from tests.edge import gv_cameras
 from tests.edge.gv_cameras import aravis_camera, leased, loopback_has, need_aravis, viva_camera
-from tests.edge.lines import (
-    WITHIN_SECONDS,
-    Heard,
-    RunningLine,
-    assert_every_frame_has_its_event,
-    children,
-    running,
-    write_line_with,
-)
+from tests.edge.lines import Heard, RunningLine, assert_every_frame_has_its_event, children, running, write_line_with
 from tests.small_bundle import TILE, answer
 
 MANY_TILES = "[tiles]\noverlap_px = 221\n\n[engine]\nthreads = 1"
@@ -123,7 +116,7 @@ DRAWN = {"kind": "pattern", "draw_size": [64, 48], **TRIGGERED}
 
 @pytest.mark.parametrize(
     "keys",
-    [{"ignore_triggers": [LOST]}, pytest.param({"lose_frames": [LOST]}, marks=pytest.mark.slow)],
+    [{"ignore_triggers": [LOST]}, pytest.param({"lose_frames": [LOST]}, marks=pytest.mark.long)],
     ids=["a trigger", "a frame"],
 )
 def test_one_that_is_lost_costs_its_own_part_the_verdict_and_shifts_no_other(
@@ -145,7 +138,7 @@ def test_one_that_is_lost_costs_its_own_part_the_verdict_and_shifts_no_other(
     assert heard.last.ledger["top"].captured == len(PARTS), "every trigger is accounted for, and nothing else"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_part_has_the_verdict_on_its_own_pixels_also_after_a_frame_is_lost_and_ids_begin_again(
     tmp_path: Path, bundle: Bundle, address: str, commands: str
 ) -> None:
@@ -182,7 +175,7 @@ def test_each_part_has_the_verdict_on_its_own_pixels_also_after_a_frame_is_lost_
     assert heard.alarms == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_frame_of_which_no_packet_arrives_costs_its_own_part_the_verdict_on_the_second_camera_too(
     tmp_path: Path, bundle: Bundle, address: str, commands: str
 ) -> None:
@@ -245,7 +238,7 @@ def wired_camera() -> Iterator[WiredCamera]:
         camera.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_part_that_is_announced_is_that_of_the_next_edge_whatever_edges_and_frames_are_lost(
     tmp_path: Path, bundle: Bundle, address: str, commands: str, wired_camera: WiredCamera
 ) -> None:
@@ -290,7 +283,7 @@ def test_a_part_that_is_announced_is_that_of_the_next_edge_whatever_edges_and_fr
 # Deadlines.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_verdict_that_is_late_is_told_as_none_at_the_deadline_once_per_frame(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
@@ -312,7 +305,7 @@ def test_a_verdict_that_is_late_is_told_as_none_at_the_deadline_once_per_frame(
     assert all(event.latency_ms >= 2 for event in late)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_part_whose_verdict_is_late_has_none_under_its_id_and_its_frames(
     tmp_path: Path, bundle: Bundle, address: str, commands: str
 ) -> None:
@@ -339,7 +332,7 @@ def test_a_part_whose_verdict_is_late_has_none_under_its_id_and_its_frames(
 # Commissioning.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_while_a_line_is_commissioned_every_event_says_so(tmp_path: Path, bundle: Bundle, address: str) -> None:
     """Also alarms, statuses and events without a verdict."""
     camera = {"kind": "pattern", "draw_size": [64, 48], "rate_fps": 25, "lose_frames": [2], "silent_after_periods": 50}

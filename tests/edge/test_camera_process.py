@@ -395,7 +395,7 @@ def children() -> set[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_twenty_openings_with_every_kind_of_end_leave_nothing_behind() -> None:
     gc.collect()
     before = descriptors(), mappings(), set(threading.enumerate()), children(), set(os.listdir("/dev/shm"))

@@ -31,8 +31,9 @@ from edge.grab.arrivals import Arrivals
 from edge.grab.grab import Grab
 from edge.grab.picture_saver import Saver
 from edge.images import read_image, read_rgb
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.gv_cameras import aravis_camera, noise
-from tests.edge.lines import HEATLINE, WITHIN_SECONDS, complaint, heatline, started, write_pictures
+from tests.edge.lines import started, write_pictures
 
 SIZE = "draw_size = [12, 5]"
 HW = (5, 12)

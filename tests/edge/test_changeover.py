@@ -132,7 +132,7 @@ def test_while_a_product_is_made_ready_the_line_is_busy_and_inspects_on_as_befor
     assert set(heard.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_selected_product_is_in_force_after_a_restart_and_follows_the_file_until_one_is_selected(
     line: Line,
 ) -> None:
@@ -240,7 +240,7 @@ def gige(tmp_path: Path, bundle: Bundle, other_bundle: Bundle, address: str, com
         yield line
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_frame_is_judged_as_a_product_with_whose_exposure_it_was_not_taken(gige: Line) -> None:
     with gige.running() as run, Commander(gige.commands, 60) as to_line:
         run.until_inspected()

@@ -22,16 +22,8 @@ from edge.delivery.messages import BundleName, Message, StatusEvent, VerdictEven
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.curve import fingerprint, make_key_pair
 from edge.images import read_rgb
-from tests.edge.lines import (
-    HEATLINE,
-    WITHIN_SECONDS,
-    complaint,
-    heatline,
-    small_frames,
-    started,
-    write_line,
-    write_pictures,
-)
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
+from tests.edge.lines import small_frames, started, write_line, write_pictures
 from tests.edge.wire_examples import CHANGE, DEFECT, GOOD, HANDSHAKE, LIVE_ONLY, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.small_bundle import dark_square, small_bundle, white_frame
 

@@ -16,7 +16,7 @@ from edge.bundle.manifest import Grid, Tensor
 from edge.bundle.store import MANIFEST
 from edge.inference.engine import ONNX_GRAPH
 from export.openvino_ir import to_openvino
-from tests.edge.lines import complaint, heatline
+from tests.command import complaint, heatline
 from tests.small_bundle import BIAS, GAIN, GOLDEN, TILE, answer, golden_tiles, graph, manifest, small_bundle
 
 

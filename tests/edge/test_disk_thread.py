@@ -7,7 +7,7 @@ import pytest
 
 from edge.delivery.journal.disk_thread import DiskThread
 from edge.delivery.journal.errors import JournalHungError
-from tests.edge.lines import WITHIN_SECONDS
+from tests.command import WITHIN_SECONDS
 
 FOLDER = Path("/var/lib/heatline/line1")
 

@@ -36,11 +36,11 @@ def cut_off(bundle: Path) -> None:
     ("engine", "damage"),
     [
         ("openvino", overwrite_in_place),
-        pytest.param("openvino", cut_off, marks=pytest.mark.slow),
-        pytest.param("openvino", delete, marks=pytest.mark.slow),
-        pytest.param("onnxruntime", overwrite_in_place, marks=pytest.mark.slow),
-        pytest.param("onnxruntime", cut_off, marks=pytest.mark.slow),
-        pytest.param("onnxruntime", delete, marks=pytest.mark.slow),
+        pytest.param("openvino", cut_off, marks=pytest.mark.long),
+        pytest.param("openvino", delete, marks=pytest.mark.long),
+        pytest.param("onnxruntime", overwrite_in_place, marks=pytest.mark.long),
+        pytest.param("onnxruntime", cut_off, marks=pytest.mark.long),
+        pytest.param("onnxruntime", delete, marks=pytest.mark.long),
     ],
 )
 def test_a_bundle_that_is_damaged_while_a_line_runs_changes_no_verdict(

@@ -7,13 +7,14 @@ import pytest
 
 from edge.bundle import Bundle
 from edge.delivery.messages import StatusEvent
+from tests.command import WITHIN_SECONDS
 from tests.edge.fault_clock import LeapingClock
-from tests.edge.lines import WITHIN_SECONDS, RunningLine, assert_every_frame_has_its_event, running, write_line_with
+from tests.edge.lines import RunningLine, assert_every_frame_has_its_event, running, write_line_with
 
 HOUR_S = 3600
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_clock_that_is_set_back_an_hour_and_forth_again_disturbs_no_frame(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:

@@ -13,18 +13,10 @@ from edge.bundle import Bundle
 from edge.delivery.messages import Event, StatusEvent
 from edge.frames import Stamp
 from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, last_run
+from tests.command import WITHIN_SECONDS, complaint, heatline
 from tests.edge.fault_boots import boots, crashed, die, in_flight
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, small_disk
-from tests.edge.lines import (
-    WITHIN_SECONDS,
-    Heard,
-    RunningLine,
-    assert_every_frame_has_its_event,
-    complaint,
-    heatline,
-    running,
-    write_line_with,
-)
+from tests.edge.lines import Heard, RunningLine, assert_every_frame_has_its_event, running, write_line_with
 
 CAMERA = {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 50, "waiting_frames": 8, "on_overload": "block"}
 NOBODY_WILL_KNOW = "after a crash nobody will know what was in flight"
@@ -78,7 +70,7 @@ def test_a_full_disk_keeps_no_frame_from_being_inspected(tmp_path: Path, line: P
     assert log.count(NOBODY_WILL_KNOW) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_once_there_is_room_what_is_in_flight_is_noted_and_the_line_is_ready(
     tmp_path: Path, line: Path, address: str
 ) -> None:
@@ -95,7 +87,7 @@ def test_once_there_is_room_what_is_in_flight_is_noted_and_the_line_is_ready(
     assert all(stamp.number > 5 for stamp in noted), "what had been told before is not told again"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_disk_that_fills_while_a_line_runs_takes_nothing_from_its_record(
     tmp_path: Path, line: Path, address: str
 ) -> None:
@@ -126,7 +118,7 @@ def test_a_full_disk_that_still_holds_the_last_record_holds_the_next(tmp_path: P
         assert (stamp.number, stamp.frame_id) == (2, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_disk_that_is_read_only_from_the_start_keeps_no_frame_from_being_inspected(
     tmp_path: Path, line: Path, address: str
 ) -> None:

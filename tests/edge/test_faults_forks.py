@@ -22,7 +22,7 @@ sys.addaudithook(watch)
 """
 
 
-@pytest.mark.parametrize("engine", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("engine", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.long)])
 def test_a_line_forks_for_nobody_and_asks_for_no_host(
     tmp_path: Path, bundle: Bundle, address: str, engine: str
 ) -> None:

@@ -46,7 +46,7 @@ def until_status_begins(systemd: NotifySocket, words: str) -> list[str]:
     return came
 
 
-@pytest.mark.slow  # a stage is found hung after some seconds
+@pytest.mark.long  # a stage is found hung after some seconds
 @pytest.mark.parametrize("stage", ["infer", "judge"])
 def test_a_hung_stage_stops_the_heartbeat_and_the_watchdog_is_fed_no_more(
     tmp_path: Path, bundle: Bundle, address: str, stage: str
@@ -73,7 +73,7 @@ def test_a_hung_stage_stops_the_heartbeat_and_the_watchdog_is_fed_no_more(
     assert beats == sorted(beats)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_hung_publisher_is_seen_by_systemd_alone_and_loses_no_event(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
@@ -94,7 +94,7 @@ def test_a_hung_publisher_is_seen_by_systemd_alone_and_loses_no_event(
     assert_every_frame_has_its_event(heard, ["top"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_dead_camera_on_a_full_disk_is_no_hang(tmp_path: Path, bundle: Bundle, address: str) -> None:
     """No frame comes at all: probes go the whole way and feed the watchdog."""
     dead = {"kind": "v4l2", "device": str(tmp_path / "no-such-camera")}

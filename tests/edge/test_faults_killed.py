@@ -44,8 +44,8 @@ def until_told_of(run: RunningLine, frames: int) -> None:
         run.next()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("deaths", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.long
+@pytest.mark.parametrize("deaths", [3, pytest.param(20, marks=pytest.mark.long)])
 def test_after_each_of_many_kill_9_the_next_start_tells_what_was_in_flight(
     tmp_path: Path, bundle: Bundle, address: str, state: Path, deaths: int
 ) -> None:
@@ -131,7 +131,7 @@ def test_a_line_that_is_killed_for_memory_tells_at_its_next_start_what_was_in_fl
     assert_the_crash_is_told_first(heard)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_camera_that_is_killed_for_memory_is_started_again_and_the_other_goes_on(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:

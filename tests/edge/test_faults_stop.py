@@ -19,7 +19,7 @@ def until_it_overflows(run: RunningLine) -> None:
     run.until_inspected()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_a_burst_ends_in_order_and_every_frame_is_told(
     tmp_path: Path, bundle: Bundle, address: str, number: signal.Signals
 ) -> None:
@@ -32,7 +32,7 @@ def test_a_burst_ends_in_order_and_every_frame_is_told(
     assert_every_frame_has_its_event(heard, ["top"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_frames_that_cannot_be_inspected_within_the_time_to_stop_are_told_as_stopped(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:

@@ -18,8 +18,9 @@ from edge.inspection.flight_recorder import FlightRecorder, LastRun, Told, last_
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
 from edge.service.aftermath import ToldLiveAlone, read_last_run, tell_of_the_last_run, told_live_alone
+from tests.command import WITHIN_SECONDS
 from tests.edge.fault_boots import in_flight
-from tests.edge.lines import WITHIN_SECONDS, Heard, assert_every_frame_has_its_event, running, write_pictures
+from tests.edge.lines import Heard, assert_every_frame_has_its_event, running, write_pictures
 from tests.small_bundle import white_frame
 
 
@@ -174,7 +175,7 @@ def test_what_a_run_told_of_and_the_journal_does_not_hold_is_counted(tmp_path: P
 HUNDREDS_OF_TILES = "[tiles]\noverlap_px = 221\n\n[engine]\nthreads = 1"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_after_kill_9_the_next_run_tells_first_what_was_in_flight(tmp_path: Path, bundle: Bundle, address: str) -> None:
     write_pictures(tmp_path / "frames", {"a.png": white_frame((230, 300))})
     line = tmp_path / "line.toml"

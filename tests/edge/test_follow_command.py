@@ -17,9 +17,9 @@ from edge.cli import follow_sinks
 from edge.cli.follow import follow
 from edge.cli.named_line import journal_address
 from edge.errors import ConfigError, DeliveryError, InputError
+from tests.command import HEATLINE, complaint, heatline
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until
-from tests.edge.lines import HEATLINE, complaint, heatline
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_file_gets_every_event_once_however_often_its_follower_is_killed(line:
     assert file.read_bytes().splitlines() == headers(told)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_follower_that_stood_still_for_long_goes_on_and_misses_nothing(line: FollowedLine, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     told = line.tell(GOOD)

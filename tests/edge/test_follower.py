@@ -543,7 +543,7 @@ def test_that_an_acknowledgement_came_too_late_for_a_journal_does_no_harm(fake: 
         assert take(events, 1)[0].seq == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_silence_makes_it_follow_again_as_the_same_client_and_is_said_once(
     fake: tuple[FakeLine, str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -602,7 +602,7 @@ def test_events_of_types_to_come_are_handed_on(fake: tuple[FakeLine, str]) -> No
 # Keys.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_who_is_not_allowed_to_follow_is_told_and_who_is_follows(tmp_path: Path) -> None:
     secured, port, folder = Secured(tmp_path), free_port(), tmp_path / "journal"
     allowed, listener = secured.client("follow"), secured.client("listen")
@@ -755,7 +755,7 @@ class Life(RuleBasedStateMachine):
     discarded = 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_whatever_ends_and_begins_in_whatever_order_nothing_is_lost_in_silence(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

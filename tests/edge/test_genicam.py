@@ -217,7 +217,7 @@ def test_a_pixel_format_is_set_by_what_it_becomes() -> None:
     assert (frame.pixel_format, frame.image.dtype) == ("Mono16", np.uint16)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_several_cameras_at_once_do_not_meet() -> None:
     with (
         aravis_camera(pictures=noise(2, 40, 40), rate_fps=FAST) as one,
@@ -428,7 +428,7 @@ def test_a_frame_that_outgrew_its_buffer_is_told_and_the_camera_must_be_opened_a
 # The end of a camera.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_camera_whose_power_is_cut_falls_silent_and_can_be_opened_when_it_is_back() -> None:
     with aravis_camera(rate_fps=FAST) as device:
         with opened(device.address) as camera:
@@ -446,7 +446,7 @@ def test_a_camera_whose_power_is_cut_falls_silent_and_can_be_opened_when_it_is_b
             np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_camera_that_stays_dead_is_given_up_and_cannot_be_opened() -> None:
     with aravis_camera(rate_fps=FAST) as device:
         with opened(device.address) as camera:
@@ -497,7 +497,7 @@ def test_a_camera_is_asked_and_counted_while_another_thread_waits_for_a_frame(de
         camera.trigger()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_opening_again_and_again_leaves_nothing_behind(device: AravisCamera) -> None:
     def held() -> tuple[int, int]:
         """Descriptors and threads."""
@@ -571,7 +571,7 @@ def test_a_rate_can_be_set_after_a_trigger_switched_rates_off() -> None:
 # Which cameras there are.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_camera_is_found_by_broadcast_and_opened_by_serial_number_or_id(device: AravisCamera) -> None:
     (found,) = (camera for camera in list_cameras("lo") if camera.serial == device.serial)
     assert (found.vendor, found.model, found.address) == ("Aravis", "Fake", device.address)
@@ -581,7 +581,7 @@ def test_a_camera_is_found_by_broadcast_and_opened_by_serial_number_or_id(device
     assert find_camera(device.serial, "lo") == device.address
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_name_that_no_camera_has_may_be_a_hosts_or_nobodys() -> None:
     need_aravis()
     assert find_camera("localhost", "lo") == "127.0.0.1"
@@ -606,7 +606,7 @@ with ExitStack() as cameras:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("cameras", "said"),
     [

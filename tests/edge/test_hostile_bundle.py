@@ -27,7 +27,7 @@ from edge.inference import EngineKind, open_engine
 from edge.inference.devices import the_core
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS
 from export.openvino_ir import Ir, to_openvino
-from tests.edge.lines import complaint, heatline
+from tests.command import complaint, heatline
 from tests.small_bundle import CELLS, GAIN, TILE, golden_tiles, graph, manifest
 
 
@@ -366,7 +366,7 @@ def constant(shape: str, offset: int, size: int) -> dict[str, bytes]:
     return files | {OPENVINO_GRAPH: files[OPENVINO_GRAPH].replace(before, after)}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "files",
     [
@@ -393,7 +393,7 @@ def test_openvino_refuses_a_graph_that_claims_too_much(folder: Path, files: dict
 # The commands.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["show", "verify", "sign", "diff"])
 def test_every_command_refuses_in_one_sentence_and_does_not_hang(folder: Path, tmp_path: Path, command: str) -> None:
     heatline("bundle", "keygen", tmp_path / "k")
@@ -428,7 +428,7 @@ except BundleError as error:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("members", "words"),
     [

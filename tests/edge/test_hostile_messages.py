@@ -79,7 +79,7 @@ AT_ONCE = 100
 FEW, MANY = 2_000, 100_000
 
 
-@pytest.fixture(params=[pytest.param(FEW, id="few"), pytest.param(MANY, id="many", marks=pytest.mark.slow)])
+@pytest.fixture(params=[pytest.param(FEW, id="few"), pytest.param(MANY, id="many", marks=pytest.mark.long)])
 def count(request: pytest.FixtureRequest) -> int:
     """How many messages come."""
     found: int = request.param
@@ -218,7 +218,7 @@ def name(request: pytest.FixtureRequest) -> SocketName:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_line_takes_whatever_is_said_to_it(name: SocketName, count: int, port: Port, tmp_path: Path) -> None:
     address, access = f"tcp://127.0.0.1:{port.number}", Access()
     kind, question, socket_type = SPEAKERS[name]
@@ -252,7 +252,7 @@ def test_a_line_takes_whatever_is_said_to_it(name: SocketName, count: int, port:
         assert refused[f"{name}.malformed"] > count / 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_line_with_keys_takes_whatever_is_no_handshake(
     name: SocketName, count: int, port: Port, tmp_path: Path
 ) -> None:
@@ -276,7 +276,7 @@ def test_a_line_with_keys_takes_whatever_is_no_handshake(
 
 
 @pytest.mark.parametrize(
-    ("where", "count"), [("Python", FEW), pytest.param("C", MANY, marks=pytest.mark.slow)], ids=["Python", "C"]
+    ("where", "count"), [("Python", FEW), pytest.param("C", MANY, marks=pytest.mark.long)], ids=["Python", "C"]
 )
 def test_what_is_kept_of_each_message_would_be_seen(
     where: str, count: int, port: Port, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -510,7 +510,7 @@ class HostileLine:
         self._socket.send_multipart([self._client, *of_this])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_follower_takes_whatever_it_is_told(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "PAUSE_SECONDS", dict.fromkeys(follower.PAUSE_SECONDS, 0.0))
     address, outcomes = f"ipc://{tmp_path}/journal", Counter[str]()

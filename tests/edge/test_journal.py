@@ -37,9 +37,9 @@ from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.retention import Retention
 from edge.delivery.journal.rows import Progress, Record
 from edge.errors import JournalError
+from tests.command import WITHIN_SECONDS
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, small_disk
 from tests.edge.journals import LINE, all_records
-from tests.edge.lines import WITHIN_SECONDS
 
 
 def record(seq: int, topic: str = "alarm", size: int = 300) -> Record:

@@ -22,9 +22,9 @@ from edge.delivery.journal.reader import JournalReader, Page
 from edge.delivery.journal.rows import header_crc
 from edge.delivery.messages import Message
 from edge.errors import HeatlineError
+from tests.command import heatline
 from tests.edge.fault_disks import fill, make_read_only, small_disk
 from tests.edge.journals import LINE, Clocks, all_records, counted, events_in, good, held, journalling, several
-from tests.edge.lines import heatline
 
 ROOT = Path(__file__).parents[2]
 

@@ -33,6 +33,7 @@ from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Progress
 from edge.delivery.messages import Consumer, Counts, Message, StatusEvent
 from edge.errors import EventsLostError, JournalError
+from tests.command import WITHIN_SECONDS
 from tests.edge.fault_disks import fail, failing_disk, fill, frozen, make_read_only, make_writable, small_disk
 from tests.edge.journals import (
     LARGE,
@@ -47,7 +48,6 @@ from tests.edge.journals import (
     sent_as,
     several,
 )
-from tests.edge.lines import WITHIN_SECONDS
 from tests.edge.wire_examples import ALARM, LOST, STATUS
 
 

@@ -15,7 +15,8 @@ from edge.bundle import Bundle, ProvenEngine, open_proven_engine
 from edge.bundle.kept_graphs import KEPT, MARK, MOST_KEPT, TRIED, KeptGraphs
 from edge.inference import infer
 from edge.inference.devices import the_core
-from tests.edge.lines import heatline, running, small_frames, write_line, write_pictures
+from tests.command import heatline
+from tests.edge.lines import running, small_frames, write_line, write_pictures
 from tests.small_bundle import bundle_in
 
 
@@ -250,7 +251,7 @@ def test_a_folder_that_cannot_be_used_keeps_no_line_from_starting(
     assert sum("cannot be kept in" in each for each in warned) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_service_keeps_its_graph_where_systemd_says_and_starts_whatever_becomes_of_it(
     tmp_path: Path, bundle: Bundle, folder: Path, address: str
 ) -> None:

@@ -9,9 +9,10 @@ from edge.delivery.durable.follower import Follower
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.messages import Event, JournalEvent, StatusEvent, VerdictEvent, event_from
 from edge.delivery.subscriber import Subscriber
+from tests.command import WITHIN_SECONDS
 from tests.edge.fault_boots import boots, die
 from tests.edge.fault_disks import fill, small_disk
-from tests.edge.lines import WITHIN_SECONDS, assert_every_frame_has_its_event, running, write_line_with
+from tests.edge.lines import assert_every_frame_has_its_event, running, write_line_with
 
 CAMERA = {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 30.0}
 
@@ -36,7 +37,7 @@ def journalled(state: Path) -> list[bytes]:
         return [record.header for record in reader.read(0, at_most=100_000, at_most_bytes=1 << 30).records]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_seq_goes_on_over_a_kill_and_a_follower_gets_each_event_as_it_was_journalled(
     tmp_path: Path, bundle: Bundle, address: str, state: Path
 ) -> None:

@@ -15,7 +15,8 @@ from edge.delivery.messages import StatusEvent
 from edge.delivery.subscriber import Subscriber
 from edge.inspection.inspector import Inspector
 from edge.service.lifecycle import Service, obeying_signals
-from tests.edge.lines import WITHIN_SECONDS, small_frames, write_line, write_pictures
+from tests.command import WITHIN_SECONDS
+from tests.edge.lines import small_frames, write_line, write_pictures
 
 SIGNAL_AT_EVERY_LINE = """
 import os, signal, sys

@@ -17,7 +17,8 @@ from edge.cli.status import EXIT_CODES, status
 from edge.delivery.messages import ChangeEvent, Event, VerdictEvent
 from edge.delivery.subscriber import Subscriber
 from edge.errors import CommandRefusedError, ConfigError
-from tests.edge.lines import HEATLINE, WITHIN_SECONDS, started, write_line_with
+from tests.command import HEATLINE, WITHIN_SECONDS
+from tests.edge.lines import started, write_line_with
 
 PRODUCTS = """
 [commands]

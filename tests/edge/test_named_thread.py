@@ -8,7 +8,8 @@ import pytest
 
 from edge.bundle import Bundle
 from edge.named_thread import NamedThread, threads_named
-from tests.edge.lines import WITHIN_SECONDS, running, small_frames, write_line, write_pictures
+from tests.command import WITHIN_SECONDS
+from tests.edge.lines import running, small_frames, write_line, write_pictures
 
 
 def known_to_kernel(pid: int | str = "self") -> list[bytes]:

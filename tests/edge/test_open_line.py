@@ -19,7 +19,8 @@ from edge.bundle import Bundle
 from edge.cli.main import heatline as command
 from edge.delivery.security.curve import ClientKeys, read_key_pair
 from edge.errors import AccessError
-from tests.edge.lines import HEATLINE, WITHIN_SECONDS, complaint, heatline, running, started, write_line_with
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
+from tests.edge.lines import running, started, write_line_with
 from tests.edge.secured import Port, free_port, until
 
 CAMERAS = {
@@ -126,7 +127,7 @@ def is_refused(*arguments: str) -> bool:
     return False
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_machine_is_served_by_its_key_while_it_is_allowed_and_only_then(
     line: OpenLine, mes: Machine, own: ClientKeys
 ) -> None:

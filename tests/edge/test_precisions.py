@@ -14,7 +14,8 @@ from edge.bundle import SCHEMA, Bundle, Manifest, open_bundle, open_proven_engin
 from edge.errors import BundleError, ConfigError, EngineError, PrecisionError
 from edge.inference import Precision, infer, open_engine, openvino_engine
 from export.openvino_ir import to_openvino
-from tests.edge.lines import WITHIN_SECONDS, heatline, notify_socket, running, small_frames, write_line, write_pictures
+from tests.command import WITHIN_SECONDS, heatline
+from tests.edge.lines import notify_socket, running, small_frames, write_line, write_pictures
 from tests.edge.test_bundle import copy_of, graph_with, refusal, with_files, with_manifest
 from tests.small_bundle import (
     GAIN,
@@ -297,7 +298,7 @@ def engine_in(precision: str) -> str:
     return f'[engine]\nprecision = "{precision}"\nthreads = 1'
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_check_says_what_a_line_will_compute_in(
     all_three: Bundle, far_off: Bundle, tmp_path: Path, address: str
 ) -> None:
@@ -351,7 +352,7 @@ def test_a_line_cannot_ask_onnx_runtime_for_int8(bundle: Bundle, tmp_path: Path,
     assert "engine.precision is 'int8', onnxruntime computes in f32 alone; set engine.kind" in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_verify_and_inspect_say_what_they_computed_in(all_three: Bundle, far_off: Bundle, tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", small_frames(1))
     for used, came in ((all_three, "int8"), (far_off, "f32")):

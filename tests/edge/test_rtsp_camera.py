@@ -122,7 +122,7 @@ def test_frames_that_nobody_took_are_told_as_one_run_before_the_newest(server: R
 # Servers that freeze, die and come back.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_frozen_server_is_told_can_be_closed_and_does_not_answer_again(server: RtspServer) -> None:
     with opened(server.url("h264"), read_within_s=1.0) as camera:
         frames(camera, 2)
@@ -170,7 +170,7 @@ def test_a_killed_server_is_told_and_once_it_is_back_the_camera_opens_again(serv
         assert frames(camera, 1)[0].stamp.frame_id == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_twenty_reconnects_leave_no_thread_and_no_descriptor_behind(server: RtspServer) -> None:
     def held() -> tuple[int, int]:
         return threading.active_count(), len(os.listdir("/proc/self/fd"))
@@ -245,7 +245,7 @@ class Damage:
         return packet if self.seen != self.nth else packet[: 13 + int((len(packet) - 13) * self.kept)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kept", [0.1, 0.6])
 def test_a_damaged_frame_and_those_made_from_it_are_unreadable_and_the_next_are_fine(
     server: RtspServer, kept: float

@@ -179,7 +179,7 @@ def test_bytes_that_are_no_handshake_are_counted_and_harm_nobody(
     is_let_in(door, name, port, secured.client(role))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_who_does_not_finish_the_handshake_is_hung_up_on(
     door: Door, name: SocketName, port: Port, keys: ClientKeys, access: Access
 ) -> None:
@@ -227,7 +227,7 @@ def test_who_is_allowed_while_it_tries_gets_in_by_itself(
         until(lambda: door.serves(client, 100))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_who_is_revoked_while_it_is_connected_is_cut_off_and_the_others_are_not(
     door: Door, name: SocketName, role: Role, port: Port, secured: Secured, access: Access
 ) -> None:
@@ -368,7 +368,7 @@ def test_a_subscription_that_is_too_long_is_hung_up_on(address: str, tmp_path: P
 # What a client is told.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_commander_that_is_not_let_in_says_so(secured: Secured, access: Access, port: Port, tmp_path: Path) -> None:
     door = Commands(port.bound, access, tmp_path)
     good = secured.client("command")

@@ -12,12 +12,9 @@ import pytest
 from edge.bundle import Bundle
 from edge.delivery.messages import StatusEvent, VerdictEvent
 from edge.delivery.subscriber import Subscriber
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import (
-    HEATLINE,
-    WITHIN_SECONDS,
     assert_every_frame_has_its_event,
-    complaint,
-    heatline,
     notify_socket,
     running,
     small_frames,
@@ -272,7 +269,7 @@ def test_a_line_that_nobody_listens_to_inspects_all_the_same(tmp_path: Path, bun
     assert "nobody subscribed" in result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("scheme", "words"),
     [
@@ -301,7 +298,7 @@ def test_an_address_that_another_line_holds_is_refused_and_left_to_it(
         assert run.exit_code() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_missing_ends_in_one_sentence_and_the_exit_code_of_its_kind(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
@@ -327,7 +324,7 @@ def _new(folder: Path, name: str) -> Path:
     return folder / name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_while_it_finishes_what_is_in_flight_no_further_part_may_come(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
@@ -340,7 +337,7 @@ def test_while_it_finishes_what_is_in_flight_no_further_part_may_come(
     assert told[-2:] == [("RUNNING", "stopping"), ("STOPPED", "stopping")]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_who_only_asks_for_the_state_is_not_the_subscriber_that_is_waited_for(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:

@@ -21,7 +21,8 @@ from edge.bundle.store import MANIFEST, REQUIRED
 from edge.bundle.trusted import Signer, require_trusted, signer_of, take_in
 from edge.errors import BundleError
 from edge.key_files import public_half
-from tests.edge.lines import complaint, heatline, running, small_frames, write_line, write_pictures
+from tests.command import complaint, heatline
+from tests.edge.lines import running, small_frames, write_line, write_pictures
 from tests.small_bundle import small_bundle
 
 
@@ -228,7 +229,7 @@ def line_of(folder: Path, bundle: Path, address: str, trust: str) -> Path:
     return write_line(folder, bundle, address, {"top": 'path = "frames"'}, trust=trust)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_line_runs_what_a_trusted_key_signed_and_says_who_did(
     tmp_path: Path, signed: Bundle, private: PrivateKey, trusted: Path, address: str
 ) -> None:
@@ -262,7 +263,7 @@ def test_a_line_trusts_nobody_by_default(tmp_path: Path, bundle: Bundle, address
     assert "/etc/heatline/trusted" in complaint(result)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_line_that_allows_unsigned_bundles_takes_them_and_still_no_wrong_signature(
     tmp_path: Path, bundle: Bundle, signed: Bundle, address: str
 ) -> None:
@@ -290,7 +291,7 @@ def test_a_line_refuses_trusted_keys_that_others_can_write(
 # The commands.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_from_a_new_key_to_a_trusted_bundle(tmp_path: Path) -> None:
     small_bundle(tmp_path / "b")
     made = one_object(heatline("bundle", "keygen", "maker.key", "--json", cwd=tmp_path).stdout)
@@ -312,7 +313,7 @@ def test_from_a_new_key_to_a_trusted_bundle(tmp_path: Path) -> None:
     assert again["replaced"] == made["fingerprint"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_commands_tell_people_the_same(tmp_path: Path) -> None:
     small_bundle(tmp_path / "b")
     wide = {"COLUMNS": "200"}
@@ -333,7 +334,7 @@ def test_the_commands_tell_people_the_same(tmp_path: Path) -> None:
         assert fingerprint in result.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_verify_refuses_by_named_keys_and_only_reports_without(
     tmp_path: Path, bundle: Bundle, signed: Bundle, private: PrivateKey
 ) -> None:

@@ -14,7 +14,7 @@ from edge.cli.named_line import events_address, file_of, name_of
 from edge.cli.status import EXIT_CODES, status
 from edge.delivery.messages import Handshake, HandshakeState, StatusEvent
 from edge.errors import ConfigError
-from tests.edge.lines import heatline
+from tests.command import heatline
 from tests.edge.spoken_line import SpokenLine, a_status
 from tests.edge.wire_examples import JOURNAL_STATUS
 

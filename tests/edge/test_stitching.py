@@ -260,7 +260,7 @@ AREAS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(deadline=None, max_examples=25)
 @given(**AREAS, map_hw=MAP_HW, seed=st.integers(0, 99))
 def test_with_an_area_each_cell_is_the_mean_over_the_tiles_looked_at(

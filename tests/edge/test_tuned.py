@@ -19,7 +19,8 @@ from edge.inference.devices import devices, settings_on
 from edge.inference.opening import open_engine
 from edge.service.preparing import prepare
 from edge.tuned import MOST_KEPT, Tuned, made_with, read_tuned, tuned_file, write_tuned
-from tests.edge.lines import complaint, heatline, running, write_line_with
+from tests.command import complaint, heatline
+from tests.edge.lines import running, write_line_with
 from tests.small_bundle import TILE
 
 CAMERA = {"kind": "pattern", "draw_size": [240, 240], "rate_fps": 20}
@@ -246,7 +247,7 @@ def test_only_the_processor_is_told_of_threads() -> None:
 # The commands and the service.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_check_says_which_settings_are_in_force_and_where_from(line: Path, bundle: Bundle) -> None:
     def checked() -> Any:
         result = heatline("check", line, "--json")
@@ -295,7 +296,7 @@ def test_the_service_infers_as_tuned_and_a_reload_reads_that_anew(
     assert ready < log.index("batches of 2") < in_force < not_any_more
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_services_log_says_what_was_tuned_and_what_is_not_used(line: Path, bundle: Bundle, address: str) -> None:
     line.write_text(line.read_text().replace("rate_fps = 20", "rate_fps = 20\nframes = 2"))
     path = write_tuned(line, tuned(bundle.digest))

@@ -14,7 +14,7 @@ from tests.train.blobs import draw_blobs
 from train.config import compose
 from train.fit import fit
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def test_a_checkpoint_of_another_architecture(run: Path, tmp_path: Path) -> None
     refused(run, tmp_path, 11, "best.ckpt cannot be loaded", "train again")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_checkpoint_that_holds_something_else(run: Path, tmp_path: Path) -> None:
     """In a process of its own, as a user runs it."""
     (run / "checkpoints" / "best.ckpt").write_bytes(b"no checkpoint")

@@ -20,7 +20,7 @@ from train.config import CnnConfig
 from train.models.build import build_model
 from train.models.explained import ExplainedClassifier
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.long]
 
 TILE = 64
 

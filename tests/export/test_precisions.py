@@ -38,7 +38,7 @@ from train.models.build import build_model
 from train.models.explained import ExplainedClassifier
 from train.models.vit import RolloutClassifier
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.long]
 
 TILE = 64
 TILES = np.random.default_rng(3).integers(0, 256, (16, TILE, TILE, 3), np.uint8)
@@ -52,7 +52,7 @@ both = pytest.mark.parametrize("model", ["cnn", WITH_ROLLOUT], indirect=True, sc
 """
 
 
-@pytest.fixture(scope="module", params=["cnn", pytest.param(WITH_ROLLOUT, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["cnn", pytest.param(WITH_ROLLOUT, marks=pytest.mark.long)])
 def model(request: pytest.FixtureRequest) -> ExplainedClassifier:
     torch.manual_seed(0)
     if request.param == "cnn":

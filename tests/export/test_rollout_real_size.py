@@ -24,7 +24,7 @@ from train.models.build import build_model
 from train.models.rollout import Fusion
 from train.models.vit import RolloutClassifier
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 TILE, TOKENS, LAYERS, RATIO = 224, 197, 12, 0.9
 DISCARDED = 34_928

@@ -144,7 +144,7 @@ def test_brackets_keep_what_a_sort_keeps(tokens: int, discarded: int, data: st.D
     assert_same(brackets(tokens, discarded)(layers), row_by_sorting(layers, discarded))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @by_size
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(data=st.data())

@@ -14,7 +14,7 @@ from tests.systemd.boot.container import Boot, boot, hindrance
 from tests.systemd.boot.packages import NEXT_VERSION, build_next_package, build_package
 from tests.systemd.boot.stick import Stick, write_stick
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 CAMERAS = "top", "boards"
 

@@ -16,7 +16,7 @@ import pytest
 from tests.systemd.boot.packages import LINE_PCS_PYTHON, NEXT_VERSION, build_next_package, build_package
 from tests.systemd.line_pc import LinePc, hindrance
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 INSTALLED = re.search(r'__version__ = "(.+)"', (ROOT / "edge" / "__init__.py").read_text())

@@ -179,7 +179,7 @@ def test_of_a_bag_too_large_only_some_tiles_get_a_gradient_and_all_count(prepare
     assert model.calls == [(48, False, False)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pictures_without_any_annotation_teach_where_defects_are(blobs: Path, tmp_path: Path) -> None:
     said: list[str] = []
     overrides = ("recipe.steps=60", "recipe.validate_every=20", "recipe.lr=0.003", "recipe.batch=24")
@@ -208,7 +208,7 @@ def cut_tile_of(store: FrameStore, prepared: Prepared, row: int) -> Tensor:
     return torch.from_numpy(store.pixels(int(table.frame[row]))[y : y + 64, x : x + 64].copy())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_multiple_instance_training_that_was_interrupted_ends_as_if_it_had_not_been(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

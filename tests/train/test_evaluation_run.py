@@ -81,7 +81,7 @@ def flat(value: Any, name: str = "") -> Mapping[str, Any]:
     return {path: leaf for key, below in value.items() for path, leaf in flat(below, f"{name}.{key}").items()}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_and_its_bundle_have_the_same_figures(
     by_run: tuple[Evaluation, Path], exported: Bundle, blobs: Path
 ) -> None:

@@ -131,7 +131,7 @@ def test_the_rate_is_lowered_on_a_plateau(plateau_run: RunFolder) -> None:
     assert rates[-1] == pytest.approx(1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("by", "step", "schedule"),
     [
@@ -200,7 +200,7 @@ fit(compose(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_that_was_killed_resumes_from_its_last_checkpoint(
     run: RunFolder, blobs: Path, tmp_path: Path
 ) -> None:
@@ -448,7 +448,7 @@ def test_processes_that_cut_batches_change_nothing(run: RunFolder, blobs: Path, 
     assert read_metrics(with_workers.metrics) == read_metrics(run.metrics)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_several_devices_share_the_batches_of_a_training(blobs: Path, tmp_path: Path) -> None:
     asked = [f"data={blobs}", f"out={tmp_path / 'run'}", *SMALL, "split.val=[c]", "split.test=[d]"]
     flags = ["trainer.accelerator=cpu", "trainer.devices=2", "--json"]
@@ -479,7 +479,7 @@ def test_what_lightning_cannot_do_is_refused_in_one_sentence(blobs: Path, tmp_pa
         assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weights_and_biases_gets_the_metrics_without_a_network(blobs: Path, tmp_path: Path) -> None:
     fit(configured(blobs, tmp_path / "run", "logger=wandb", "logger.project=lines"))
     (logged,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
@@ -516,7 +516,7 @@ except TrainingError as error:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_disk_that_fills_up_amid_a_training_costs_nothing_that_was_there(
     run: RunFolder, blobs: Path, tmp_path: Path
 ) -> None:

@@ -64,7 +64,7 @@ def test_these_are_the_models_with_a_file() -> None:
     assert sorted(EIGHT) == model_names()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", EIGHT)
 def test_each_of_the_eight_is_what_it_says(name: str) -> None:
     timm_name, cells, width, (mean, std) = EIGHT[name]
@@ -83,7 +83,7 @@ def test_each_of_the_eight_is_what_it_says(name: str) -> None:
     assert not [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == 1000]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", EIGHT)
 def test_weights_from_a_file_reach_every_layer_that_is_there(name: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
@@ -157,7 +157,7 @@ def test_imagenet_weights_without_a_way_to_the_hub_end_in_a_sentence(
 # Others of timm.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "timm_name", "cells"),
     [
@@ -254,7 +254,7 @@ def test_counts_are_near_those_that_are_published() -> None:
     assert size_of(read_model("vit_tiny_patch16_224"), 224) == size_of(read_model("deit_tiny_patch16_224"), 224)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_shows_every_model_and_the_studys_figure() -> None:
     shown = CliRunner().invoke(heatline, ["models", "--json"])
     assert shown.exit_code == 0, shown.output

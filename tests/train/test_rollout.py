@@ -271,7 +271,7 @@ def test_a_tile_depends_neither_on_its_neighbours_nor_on_their_number(discard_ra
         torch.testing.assert_close(alone[0], maps[number], rtol=0, atol=float(1e-4 * maps.abs().max()))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("discard_ratio", [0.2, 0.9])
 @torch.no_grad()
 def test_the_exported_graph_answers_as_the_model(discard_ratio: float, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def states(out: Path) -> list[str]:
     return [trial.state.name for trial in study_of(out).trials]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_leaves_a_run_per_trial_and_the_checkpoints_of_the_best(
     searched: tuple[Path, SearchReport, list[str]],
 ) -> None:
@@ -172,7 +172,7 @@ def test_the_table_the_picture_and_the_best_trial_are_written(
     assert msgspec.structs.replace(again, out=trained.out) == trained
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_same_command_goes_on_and_a_changed_one_is_refused(
     blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,7 +210,7 @@ def test_the_average_precision_is_searched_for_on_request(blobs: Path, tmp_path:
     assert read_config(Path(report.best.run) / "config.yaml").recipe.select == "average_precision"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_trials_that_cannot_be_trained_count_and_end_the_search_with_advice(blobs: Path, tmp_path: Path) -> None:
     says = r"the sum of the validation logits became (nan|inf|-inf) at step 2; lower the learning rate: recipe\.lr"
     out = tmp_path / "search"
@@ -231,7 +231,7 @@ def test_what_fails_every_trial_ends_the_search(blobs: Path, tmp_path: Path) -> 
     assert states(tmp_path / "search") == ["FAIL"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_fails_the_trial_and_the_same_command_goes_on(
     blobs: Path,
     searched: tuple[Path, SearchReport, list[str]],
@@ -315,7 +315,7 @@ def meet(processes: list[subprocess.Popen[str]]) -> list[str]:
     return [output for output, _ in said]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_that_is_killed_loses_no_trial_and_leaves_none_behind(blobs: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
     overrides = words(blobs, out, "search.trials=2")
@@ -329,7 +329,7 @@ def test_a_worker_that_is_killed_loses_no_trial_and_leaves_none_behind(blobs: Pa
     assert not (out / "cache").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_share_one_search_and_finish_exactly_its_trials(blobs: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
     overrides = words(blobs, out, "search.trials=4")
@@ -383,7 +383,7 @@ print(*ran)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["sqlite:///", "journal:"])
 def test_many_workers_that_begin_at_once_run_no_trial_too_many_and_none_twice(tmp_path: Path, kind: str) -> None:
     url = f"{kind}{tmp_path / 'study'}"  # which they all create at once, too
@@ -429,7 +429,7 @@ def test_a_worker_that_loses_the_race_for_the_last_place_runs_nothing(
     assert [trial.state.name for trial in study.trials] == ["RUNNING", "RUNNING", "FAIL"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trial_that_others_gave_up_is_run_again_and_the_search_goes_on(study: optuna.Study, tmp_path: Path) -> None:
     def slept(trial: optuna.Trial) -> float:
         if trial.number == 0:  # as another machine does that heard no heartbeat
@@ -482,7 +482,7 @@ def test_a_trial_that_was_never_claimed_is_given_up_where_no_other_worker_is_lef
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_trial_of_another_machine_is_given_up_when_nothing_was_heard_of_it_for_long(tmp_path: Path) -> None:
     def die(trial: optuna.Trial) -> float:
         raise SystemExit  # the storage is told nothing

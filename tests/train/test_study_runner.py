@@ -327,7 +327,7 @@ Study(plan(), Path(sys.argv[1]), Path(sys.argv[2])).work(say=print, evaluate=eva
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_that_was_killed_goes_on_and_ends_with_the_same_runs(
     data: Path, tmp_path: Path, finished: Path
 ) -> None:
@@ -461,7 +461,7 @@ def test_a_model_that_must_have_imagenet_weights_fails_without(data: Path, tmp_p
 # All of it.
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_figures_are_kept_without_pictures_and_without_places(data: Path, tmp_path: Path) -> None:
     file = tmp_path / "plan.yaml"
     file.write_text(ONE_MODEL)

@@ -302,7 +302,7 @@ def test_real_pictures_have_the_tiles_that_are_known(real_data: Path) -> None:
     assert {Path(twins.picture).name[:5] for twins in found.twins} <= {"kos38", "kos39"}  # one photograph, two names
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_boxes_have_the_tiles_that_are_known(real_data: Path, tmp_path: Path) -> None:
     found = survey(real_data / "deeppcb", Asked(truth="boxes", group_pattern="^(.{5})"))
     assert found.tiles is not None

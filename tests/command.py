@@ -1,0 +1,74 @@
+"""The `heatline` command under test: in this process, or in its own where pipes, signals and exits matter."""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from edge.cli.main import log_to, run
+
+HEATLINE = Path(sys.executable).with_name("heatline")
+WITHIN_SECONDS = 60.0
+"""Bounds what would otherwise hang; never what is measured."""
+QUIET = {"OPENCV_LOG_LEVEL": "SILENT"}
+
+
+def heatline(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end in this process: what it printed, and the exit code that a process would have.
+
+    An error of ours comes through as its own exception.
+    """
+    command = [str(argument) for argument in arguments]
+    edge_log = logging.getLogger("edge")
+    level = edge_log.level
+    with (
+        contextlib.chdir(cwd or os.curdir),
+        CliRunner().isolation(env={"NOTIFY_SOCKET": None, **QUIET, **(env or {})}) as (out, err, _),
+    ):
+        log = log_to(sys.stderr)
+        try:
+            code = run(command)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            logging.getLogger().removeHandler(log)
+            edge_log.setLevel(level)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return subprocess.CompletedProcess(command, code, out.getvalue().decode(), err.getvalue().decode())
+
+
+def heatline_process(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end in a process of its own, as a shell does."""
+    return subprocess.run(
+        [HEATLINE, *arguments],
+        env=process_env(env),
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=WITHIN_SECONDS,
+        check=False,
+    )
+
+
+def process_env(extra: Mapping[str, str] | None) -> dict[str, str]:
+    """This process's environment for a child that is no service of systemd's, and `extra`."""
+    clean = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    return {**clean, **QUIET, **(extra or {})}
+
+
+def complaint(result: subprocess.CompletedProcess[str]) -> str:
+    """The one sentence with which a command gave up; that it is one, and no traceback, is checked here."""
+    assert "Traceback" not in result.stderr, result.stderr
+    sentences = [line for line in result.stderr.splitlines() if line.startswith("heatline:")]
+    assert len(sentences) == 1, f"{len(sentences)} sentences on standard error:\n{result.stderr}"
+    return sentences[0]
