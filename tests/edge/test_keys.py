@@ -1,12 +1,19 @@
-"""Keys: made for their owner alone, read only where nobody else could have, and never taken for what they are not."""
+"""Files of keys, of both kinds: those that sign bundles, and those by which a line and its clients know each other.
 
+They are made for their owner only, read only where nobody else could have changed them, and never taken for what they
+are not.
+"""
+
+import dataclasses
 import os
-import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zmq
+import zmq.auth
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -18,91 +25,145 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
+from hypothesis import example, given
+from hypothesis import strategies as st
+from zmq.utils import z85
 
-from edge.bundle.keys import make_key, read_private_key, read_public_key
+from edge.bundle import keys as signing
 from edge.bundle.trusted import take_in, trusted_keys
-from edge.errors import BundleError
+from edge.delivery.security import curve
+from edge.errors import AccessError, BundleError, HeatlineError
 from edge.key_files import LARGEST_KEY_FILE, public_half
+
+LOOSE = (0o640, 0o604, 0o620, 0o602, 0o610, 0o777)
+"""Modes by which others may use a file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One kind of keys: how they are made and read, and what is said of a file that holds none."""
+
+    make: Callable[[Path], Any]
+    read_private: Callable[[Path], Any]
+    read_public: Callable[[Path], Any]
+    error: type[HeatlineError]
+    no_private: str
+    no_public: str
+
+    def refusal(self, action: Callable[..., object], *given: object) -> str:
+        """The one sentence with which something is refused."""
+        with pytest.raises(self.error) as caught:
+            action(*given)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+
+KINDS = {
+    "signing": Kind(
+        signing.make_key,
+        signing.read_private_key,
+        signing.read_public_key,
+        BundleError,
+        "holds no ed25519 private key in PEM without a password",
+        "holds no ed25519 public key",
+    ),
+    "curve": Kind(
+        curve.make_key_pair,
+        curve.read_key_pair,
+        curve.read_public_key,
+        AccessError,
+        "holds no CurveZMQ key, or a damaged one",
+        "holds no CurveZMQ public key",
+    ),
+}
+SIGNING, CURVE = KINDS.values()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def key(kind: Kind, tmp_path: Path) -> Path:
+    """A private key's file, its public half beside it."""
+    kind.make(tmp_path / "own.key")
+    return tmp_path / "own.key"
 
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def refusal(action: Callable[[], object]) -> str:
-    with pytest.raises(BundleError) as caught:
-        action()
-    sentence = str(caught.value)
-    assert "\n" not in sentence
-    return sentence
-
-
-@pytest.fixture
-def key(tmp_path: Path) -> Path:
-    make_key(tmp_path / "maker.key")
-    return tmp_path / "maker.key"
+def written(path: Path, data: bytes) -> Path:
+    """A file that only its owner may use."""
+    path.write_bytes(data)
+    path.chmod(0o600)
+    return path
 
 
 # Making.
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_a_new_key_is_its_owners_alone_and_its_public_half_everybodys(tmp_path: Path, umask: int) -> None:
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_a_new_key_is_for_its_owner_only_and_its_public_half_for_everybody(
+    kind: Kind, tmp_path: Path, umask: int
+) -> None:
     before = os.umask(umask)
     try:
-        public = make_key(tmp_path / "k")
+        kind.make(tmp_path / "k")
     finally:
         os.umask(before)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["k", "k.pub"]
-    assert (mode(tmp_path / "k"), mode(tmp_path / "k.pub")) == (0o600, 0o644)
-    assert read_public_key(tmp_path / "k.pub") == read_private_key(tmp_path / "k").public == public
-    assert re.fullmatch("[0-9a-f]{64}", public.fingerprint)
-
-
-def test_other_tools_read_the_key_too(key: Path) -> None:
-    private = load_pem_private_key(key.read_bytes(), None)
-    public = load_pem_public_key(public_half(key).read_bytes())
-    assert isinstance(private, Ed25519PrivateKey)
-    assert private.public_key() == public
-
-
-def test_no_two_keys_are_the_same(tmp_path: Path) -> None:
-    assert make_key(tmp_path / "a") != make_key(tmp_path / "b")
+    assert {path.name: mode(path) for path in tmp_path.iterdir()} == {"k": 0o600, "k.pub": 0o644}
+    assert kind.read_private(tmp_path / "k").public == kind.read_public(tmp_path / "k.pub")
+    kind.make(tmp_path / "another")
+    assert kind.read_public(tmp_path / "another.pub") != kind.read_public(tmp_path / "k.pub")
 
 
 @pytest.mark.parametrize("taken", ["k", "k.pub"])
-def test_a_key_never_takes_the_place_of_another_file(tmp_path: Path, taken: str) -> None:
+def test_a_key_never_takes_the_place_of_another_file(kind: Kind, tmp_path: Path, taken: str) -> None:
     (tmp_path / taken).write_text("mine")
-    assert f"{tmp_path / taken} exists already" in refusal(lambda: make_key(tmp_path / "k"))
+    assert f"{tmp_path / taken} exists already" in kind.refusal(kind.make, tmp_path / "k")
     assert [path.name for path in tmp_path.iterdir()] == [taken]
     assert (tmp_path / taken).read_text() == "mine"
 
 
-def test_a_key_does_not_follow_a_link_to_another_place(tmp_path: Path) -> None:
+def test_a_key_is_written_to_no_other_place(kind: Kind, tmp_path: Path) -> None:
     (tmp_path / "k").symlink_to(tmp_path / "elsewhere")
-    assert "exists already" in refusal(lambda: make_key(tmp_path / "k"))
+    assert "exists already" in kind.refusal(kind.make, tmp_path / "k")
     assert not (tmp_path / "elsewhere").exists()
+    assert "cannot be written (No such file or directory)" in kind.refusal(kind.make, tmp_path / "no" / "k")
 
 
-def test_a_key_where_no_file_can_be_is_an_error(tmp_path: Path) -> None:
-    assert "cannot be written (No such file or directory)" in refusal(lambda: make_key(tmp_path / "no" / "k"))
+def test_other_programs_read_our_keys_and_we_read_those_of_pyzmq(tmp_path: Path) -> None:
+    signing.make_key(tmp_path / "maker")
+    private = load_pem_private_key((tmp_path / "maker").read_bytes(), None)
+    assert isinstance(private, Ed25519PrivateKey)
+    assert private.public_key() == load_pem_public_key((tmp_path / "maker.pub").read_bytes())
+
+    pair = curve.make_key_pair(tmp_path / "line")
+    assert zmq.auth.load_certificate(tmp_path / "line") == (pair.public, pair.secret)
+    assert zmq.auth.load_certificate(tmp_path / "line.pub") == (pair.public, None)
+    assert pair.secret.decode() not in repr(curve.ClientKeys(pair, pair.public)), "a log would show it"
+    public_file, secret_file = map(Path, zmq.auth.create_certificates(tmp_path, "other", {"name": "MES"}))
+    secret_file.chmod(0o600)
+    read = curve.read_key_pair(secret_file)
+    assert (read.public, read.secret) == zmq.auth.load_certificate(secret_file)
+    assert curve.read_public_key(public_file) == read.public
 
 
-# Private keys.
+# Reading.
 
 
-@pytest.mark.parametrize("loose", [0o640, 0o604, 0o620, 0o602, 0o660, 0o644, 0o777, 0o610])
-def test_a_private_key_that_others_may_use_is_refused_whoever_asks(key: Path, loose: int) -> None:
-    key.chmod(loose)
-    sentence = refusal(lambda: read_private_key(key))
-    assert f"mode {loose:04o}, expected 0600" in sentence
-    assert f"chmod 600 {key}" in sentence
-
-
-@pytest.mark.parametrize("tight", [0o600, 0o400, 0o700])
-def test_a_private_key_of_its_owner_alone_is_read(key: Path, tight: int) -> None:
-    key.chmod(tight)
-    assert read_private_key(key).public == read_public_key(public_half(key))
+def test_a_private_key_is_read_only_where_nobody_else_may_use_its_file(kind: Kind, key: Path) -> None:
+    for loose in LOOSE:
+        key.chmod(loose)
+        sentence = kind.refusal(kind.read_private, key)
+        assert f"mode {loose:04o}, expected 0600" in sentence
+        assert f"chmod 600 {key}" in sentence
+    for tight in (0o600, 0o400, 0o700):
+        key.chmod(tight)
+        assert kind.read_private(key).public == kind.read_public(public_half(key))
 
 
 def with_password() -> bytes:
@@ -111,173 +172,172 @@ def with_password() -> bytes:
     )
 
 
-def of_another_kind() -> bytes:
-    return generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+def swapped(data: bytes, name: bytes) -> bytes:
+    """One character of a key is changed: it is still Z85, and another key."""
+    at = data.index(name + b' = "') + len(name) + 4
+    return data[:at] + (b"1" if data[at : at + 1] != b"1" else b"2") + data[at + 1 :]
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"", b"no key", b"-----BEGIN PRIVATE KEY-----\n", b"\xff" * 200_000, with_password(), of_another_kind()],
-    ids=["empty", "text", "cut-off", "large", "password", "other-kind"],
-)
-def test_a_private_key_that_is_none_is_refused(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "k"
-    path.write_bytes(data)
-    path.chmod(0o600)
-    assert f"{path} holds no ed25519 private key in PEM without a password" in refusal(lambda: read_private_key(path))
+def test_a_file_that_holds_no_private_key_is_refused(kind: Kind, key: Path, tmp_path: Path) -> None:
+    whole = key.read_bytes()
+    of_a_curve = generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    bad = [b"", b"no key", b"\xff" * 200_000, whole[: len(whole) // 2], with_password(), of_a_curve]
+    if kind is CURVE:
+        bad += [swapped(whole, b"public-key"), swapped(whole, b"secret-key"), whole.replace(b'key = "', b'key = "~')]
+    for data in bad:
+        path = written(tmp_path / "k", data)
+        assert f"{path} {kind.no_private}" in kind.refusal(kind.read_private, path)
 
 
-def test_a_public_key_does_not_sign(key: Path) -> None:
-    public_half(key).chmod(0o600)
-    assert "holds no ed25519 private key" in refusal(lambda: read_private_key(public_half(key)))
-
-
-def odd_places(folder: Path) -> list[tuple[Path, str]]:
-    os.mkfifo(folder / "pipe")
-    (folder / "folder").mkdir()
-    (folder / "link").symlink_to(folder / "folder")
-    return [
-        (folder / "none", "No such file or directory"),
-        (folder / "pipe", "it is a pipe, expected a plain file"),
-        (folder / "folder", "it is a folder, expected a plain file"),
-        (folder / "link", "it is a symbolic link, expected a plain file"),
-        (Path("/dev/null"), "it is a device, expected a plain file"),
-    ]
-
-
-def test_a_key_that_is_no_plain_file_is_refused_at_once(tmp_path: Path) -> None:
-    for path, words in odd_places(tmp_path):
-        assert words in refusal(lambda path=path: read_private_key(path))  # type: ignore[misc]
-        assert words in refusal(lambda path=path: read_public_key(path))  # type: ignore[misc]
-
-
-# Public keys.
-
-
-def public_of_another_kind() -> bytes:
+def test_a_file_that_holds_no_public_key_is_refused(kind: Kind, tmp_path: Path) -> None:
     public = generate_private_key(SECP256R1()).public_key()
-    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b"", "holds no ed25519 public key"),
-        (b"ssh-ed25519 AAAA maker", "holds no ed25519 public key"),
-        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "holds no ed25519 public key"),
-        (public_of_another_kind(), "holds no ed25519 public key"),
-        (b"x" * (LARGEST_KEY_FILE + 1), "it is larger than 65,536 bytes"),
+    of_a_curve = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    for data, words in [
+        *((data, kind.no_public) for data in (b"", b"ssh-ed25519 AAAA maker", b"-----BEGIN PUBLIC KEY-----\n")),
+        (of_a_curve, kind.no_public),
+        (b"#" * (LARGEST_KEY_FILE + 1), "it is larger than 65,536 bytes"),
         (with_password(), "holds a private key, which stays with its owner"),
-    ],
-)
-def test_a_public_key_that_is_none_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
-    path = tmp_path / "k.pub"
-    path.write_bytes(data)
-    assert words in refusal(lambda: read_public_key(path))
+    ]:
+        assert words in kind.refusal(kind.read_public, written(tmp_path / "k.pub", data))
+
+
+def test_neither_half_and_neither_kind_is_taken_for_the_other(kind: Kind, key: Path, tmp_path: Path) -> None:
+    public_half(key).chmod(0o600)
+    no_private = "holds a public key and no private one" if kind is CURVE else kind.no_private
+    assert no_private in kind.refusal(kind.read_private, public_half(key))
+    assert f"{key} holds a private key, which stays with its owner" in kind.refusal(kind.read_public, key)
+    other = SIGNING if kind is CURVE else CURVE
+    other.make(tmp_path / "other")
+    assert kind.no_private in kind.refusal(kind.read_private, tmp_path / "other")
+    assert kind.no_public in kind.refusal(kind.read_public, tmp_path / "other.pub")
+
+
+def test_a_file_of_two_private_keys_is_refused(tmp_path: Path) -> None:
+    curve.make_key_pair(tmp_path / "k")
+    path = written(tmp_path / "k", (tmp_path / "k").read_bytes() + b'    secret-key = "%b"\n' % zmq.curve_keypair()[1])
+    assert "holds a public key and no private one" in CURVE.refusal(curve.read_key_pair, path)
+
+
+def test_a_key_that_is_no_plain_file_is_refused_at_once(kind: Kind, key: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(key)
+    for path, words in [
+        (tmp_path / "none", "No such file or directory"),
+        (tmp_path / "pipe", "it is a pipe, expected a plain file"),
+        (tmp_path, "it is a folder, expected a plain file"),
+        (tmp_path / "link", "it is a symbolic link, expected a plain file"),
+        (Path("/dev/null"), "it is a device, expected a plain file"),
+    ]:
+        assert words in kind.refusal(kind.read_private, path)
+        assert words in kind.refusal(kind.read_public, path)
+
+
+def is_taken_by_zeromq(key: bytes) -> bool:
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        try:
+            socket.setsockopt(zmq.CURVE_SERVERKEY, key)
+        except zmq.ZMQError:
+            return False
+    return True
+
+
+@given(st.binary(min_size=32, max_size=32).map(z85.encode) | st.text("09azAZ.-#@%~", min_size=39, max_size=40))
+@example("#" * 40)  # each five characters stand for more than 32 bits can hold
+def test_what_zeromq_takes_for_a_key_is_read_as_one_and_nothing_else_is(text: str | bytes) -> None:
+    value = text.encode() if isinstance(text, str) else text
+    data = b'curve\n    public-key = "%b"\n' % value
+    if is_taken_by_zeromq(value):
+        assert curve.parse_public_key(data, Path("k.pub")) == value
+    else:
+        assert CURVE.no_public in CURVE.refusal(curve.parse_public_key, data, Path("k.pub"))
 
 
 # Trusted keys.
 
 
-def test_a_key_that_was_taken_in_is_trusted_by_its_name(tmp_path: Path, key: Path) -> None:
-    public = read_public_key(public_half(key))
-    taken = take_in(public, "maker", tmp_path / "keys")
-    assert taken.path == tmp_path / "keys" / "maker.pub"
-    assert (mode(tmp_path / "keys"), mode(taken.path)) == (0o755, 0o644)
-    assert trusted_keys(tmp_path / "keys") == [taken]
-    assert take_in(public, "another-name", tmp_path / "keys") == taken, "it is there already"
-    assert trusted_keys(tmp_path / "keys") == [taken]
+@pytest.fixture
+def public(tmp_path: Path) -> signing.PublicKey:
+    return signing.make_key(tmp_path / "maker.key")
 
 
-def test_everybody_may_read_trusted_keys_whatever_the_umask(tmp_path: Path, key: Path) -> None:
-    before = os.umask(0o077)
+@pytest.fixture
+def trusted(tmp_path: Path) -> Path:
+    """Where the folder of trusted keys belongs; it is not there yet."""
+    return tmp_path / "keys"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_key_that_was_taken_in_is_trusted_by_its_name(public: signing.PublicKey, trusted: Path, umask: int) -> None:
+    assert trusted_keys(trusted) == []
+    before = os.umask(umask)
     try:
-        taken = take_in(read_public_key(public_half(key)), "maker", tmp_path / "keys")
+        taken = take_in(public, "maker", trusted)
     finally:
         os.umask(before)
-    assert (mode(tmp_path / "keys"), mode(taken.path)) == (0o755, 0o644)
+    assert taken.path == trusted / "maker.pub"
+    assert (mode(trusted), mode(taken.path)) == (0o755, 0o644), "the service is another user"
+    assert take_in(public, "another-name", trusted) == taken, "it is there already"
+    (trusted / "README").write_text("whose keys these are")
+    assert trusted_keys(trusted) == [taken]
 
 
-def test_a_name_stands_for_one_key(tmp_path: Path, key: Path) -> None:
-    take_in(read_public_key(public_half(key)), "maker", tmp_path / "keys")
-    other = make_key(tmp_path / "other")
-    assert "has another key that is called 'maker'" in refusal(lambda: take_in(other, "maker", tmp_path / "keys"))
-    assert [each.name for each in trusted_keys(tmp_path / "keys")] == ["maker"]
+def test_a_name_stands_for_one_key(public: signing.PublicKey, trusted: Path, tmp_path: Path) -> None:
+    take_in(public, "maker", trusted)
+    other = signing.make_key(tmp_path / "other")
+    assert "has another key that is called 'maker'" in SIGNING.refusal(take_in, other, "maker", trusted)
+    assert [each.name for each in trusted_keys(trusted)] == ["maker"]
 
 
-@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "../maker", "/etc/maker", "a\n", "a\0", "x" * 65, "-x"])
-def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, key: Path, name: str) -> None:
-    public = read_public_key(public_half(key))
-    assert "is no name for a key" in refusal(lambda: take_in(public, name, tmp_path / "keys"))
-    assert not (tmp_path / "keys").exists()
+def test_a_name_that_leads_elsewhere_is_refused(public: signing.PublicKey, trusted: Path) -> None:
+    for name in ("", "..", ".hidden", "a/b", "../maker", "/etc/maker", "a\n", "a\0", "x" * 65, "-x"):
+        assert "is no name for a key" in SIGNING.refusal(take_in, public, name, trusted)
+    assert not trusted.exists()
 
 
-def test_a_key_put_there_by_hand_counts_and_other_files_do_not(tmp_path: Path, key: Path) -> None:
-    folder = tmp_path / "keys"
-    folder.mkdir()
-    (folder / "by-hand.pub").write_bytes(public_half(key).read_bytes())
-    (folder / "README").write_text("whose keys these are")
-    assert [(each.name, each.key) for each in trusted_keys(folder)] == [("by-hand", read_public_key(public_half(key)))]
-
-
-def test_no_folder_is_no_key(tmp_path: Path) -> None:
-    assert trusted_keys(tmp_path / "keys") == []
-
-
-@pytest.mark.parametrize("loose", [0o775, 0o757, 0o777, 0o1777])
-def test_a_folder_of_trusted_keys_that_others_can_write_is_refused(tmp_path: Path, loose: int) -> None:
-    (tmp_path / "keys").mkdir()
-    (tmp_path / "keys").chmod(loose)
-    sentence = refusal(lambda: trusted_keys(tmp_path / "keys"))
-    assert f"{tmp_path / 'keys'} can be written by others (mode {loose:04o})" in sentence
-    assert "chmod go-w" in sentence
-    public = make_key(tmp_path / "k")
-    assert "can be written by others" in refusal(lambda: take_in(public, "maker", tmp_path / "keys"))
+def test_trusted_keys_that_others_can_write_are_refused(public: signing.PublicKey, trusted: Path) -> None:
+    taken = take_in(public, "maker", trusted)
+    for path, tight, loose_modes in ((trusted, 0o755, (0o775, 0o757, 0o1777)), (taken.path, 0o644, (0o664, 0o646))):
+        for loose in loose_modes:
+            path.chmod(loose)
+            sentence = SIGNING.refusal(trusted_keys, trusted)
+            assert f"{path} can be written by others (mode {loose:04o})" in sentence
+            assert "chmod go-w" in sentence
+            assert "can be written by others" in SIGNING.refusal(take_in, public, "again", trusted)
+        path.chmod(tight)
+    assert trusted_keys(trusted) == [taken]
 
 
 def test_a_folder_above_that_others_can_write_is_refused_unless_it_is_sticky(tmp_path: Path) -> None:
     above = tmp_path / "above"
     (above / "keys").mkdir(parents=True)
-    above.chmod(0o777)
-    assert f"{above} can be written by others" in refusal(lambda: trusted_keys(above / "keys"))
     (tmp_path / "link").symlink_to(above / "keys")
-    assert f"{above} can be written by others" in refusal(lambda: trusted_keys(tmp_path / "link"))
+    above.chmod(0o777)
+    for folder in (above / "keys", tmp_path / "link"):
+        assert f"{above} can be written by others" in SIGNING.refusal(trusted_keys, folder)
     above.chmod(0o1777)
     assert trusted_keys(above / "keys") == []
 
 
-@pytest.mark.parametrize("loose", [0o664, 0o646, 0o666])
-def test_a_trusted_key_that_others_can_write_is_refused(tmp_path: Path, key: Path, loose: int) -> None:
-    taken = take_in(read_public_key(public_half(key)), "maker", tmp_path / "keys")
-    taken.path.chmod(loose)
-    sentence = refusal(lambda: trusted_keys(tmp_path / "keys"))
-    assert f"{taken.path} can be written by others (mode {loose:04o})" in sentence
-
-
 @pytest.mark.parametrize("what", ["keys", "keys/maker.pub", "."])
 def test_trusted_keys_that_belong_to_another_user_are_refused(
-    tmp_path: Path, key: Path, what: str, monkeypatch: pytest.MonkeyPatch
+    public: signing.PublicKey, trusted: Path, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_in(read_public_key(public_half(key)), "maker", tmp_path / "keys")
+    take_in(public, "maker", trusted)
     if os.geteuid() == 0:
         os.chown(tmp_path / what, 4242, -1)
         owner = 4242
     else:  # only root can give a file away, so be somebody else
         owner = os.geteuid()
         monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-    assert f"belongs to user {owner}" in refusal(lambda: trusted_keys(tmp_path / "keys"))
+    assert f"belongs to user {owner}" in SIGNING.refusal(trusted_keys, trusted)
 
 
-def test_what_is_no_key_among_the_trusted_is_told(tmp_path: Path) -> None:
-    folder = tmp_path / "keys"
-    folder.mkdir()
-    (folder / "maker.pub").write_text("none")
-    assert f"{folder / 'maker.pub'} holds no ed25519 public key" in refusal(lambda: trusted_keys(folder))
-    (folder / "maker.pub").unlink()
-    (folder / "maker.pub").symlink_to(folder / "elsewhere")
-    assert "it is a symbolic link, expected a plain file" in refusal(lambda: trusted_keys(folder))
-
-
-def test_a_folder_of_trusted_keys_that_is_none_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    assert "cannot be read (Not a directory)" in refusal(lambda: trusted_keys(tmp_path / "file"))
+def test_a_file_among_the_trusted_that_is_no_key_is_refused(trusted: Path) -> None:
+    trusted.mkdir()
+    (trusted / "maker.pub").write_text("none")
+    assert f"{trusted / 'maker.pub'} holds no ed25519 public key" in SIGNING.refusal(trusted_keys, trusted)
+    (trusted / "maker.pub").unlink()
+    (trusted / "maker.pub").symlink_to(trusted / "elsewhere")
+    assert "it is a symbolic link, expected a plain file" in SIGNING.refusal(trusted_keys, trusted)
+    (trusted / "README").touch()
+    assert "cannot be read (Not a directory)" in SIGNING.refusal(trusted_keys, trusted / "README")

@@ -2,107 +2,96 @@
 
 import json
 import os
-import stat
+import pwd
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from edge.cli.keys import keys
 from edge.delivery.security.curve import fingerprint, read_key_pair, read_public_key
-from edge.errors import AccessError, HeatlineError
+from edge.errors import AccessError
 
 
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(keys, [str(each) for each in arguments])
+class Typed:
+    """What is typed with one folder of allow-lists."""
+
+    def __init__(self, folder: Path) -> None:
+        self.allowed = folder / "keys" / "allowed"
+
+    def said(self, command: str, *arguments: str | Path) -> str:
+        options = [] if command == "new" else ["--allowed", self.allowed]
+        result = CliRunner().invoke(keys, [command, *map(str, (*options, *arguments))])
+        if result.exception is not None:
+            raise result.exception
+        return result.output
+
+    def refusal(self, command: str, *arguments: str | Path) -> str:
+        with pytest.raises(AccessError) as caught:
+            self.said(command, *arguments)
+        return str(caught.value)
 
 
-def said(*arguments: str | Path) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.output
+@pytest.fixture
+def typed(tmp_path: Path) -> Typed:
+    return Typed(tmp_path)
 
 
-def complaint(*arguments: str | Path) -> str:
-    error = run(*arguments).exception
-    assert isinstance(error, AccessError)
-    assert "\n" not in str(error)
-    return str(error)
+@pytest.fixture
+def mes(typed: Typed, tmp_path: Path) -> Path:
+    """A client's new key."""
+    typed.said("new", tmp_path / "mes.key")
+    return tmp_path / "mes.key"
 
 
-def test_a_key_is_made_allowed_listed_and_revoked(tmp_path: Path) -> None:
-    mes, allowed = tmp_path / "mes.key", tmp_path / "keys" / "allowed"
-    report = json.loads(said("new", mes, "--json"))
-    assert report == {
-        "private": str(mes),
-        "public": f"{mes}.pub",
-        "algorithm": "curve25519",
-        "fingerprint": fingerprint(read_key_pair(mes).public),
-    }
-    report = json.loads(
-        said("allow", f"{mes}.pub", "--role", "listen", "--role", "follow", "--allowed", allowed, "--json")
-    )
-    files = [allowed / role / "mes.pub" for role in ("listen", "follow")]
+def test_a_key_is_made_allowed_listed_and_revoked(typed: Typed, tmp_path: Path) -> None:
+    mes = tmp_path / "mes.key"
+    report = json.loads(typed.said("new", mes, "--json"))
+    known = fingerprint(read_key_pair(mes).public)
+    public = f"{mes}.pub"
+    assert report == {"private": str(mes), "public": public, "algorithm": "curve25519", "fingerprint": known}
+    assert typed.said("list").startswith("0 allowed in")
+    report = json.loads(typed.said("allow", public, "--role", "listen", "--role", "follow", "--json"))
+    files = [typed.allowed / role / "mes.pub" for role in ("listen", "follow")]
     assert report["files"] == [str(file) for file in files]
     assert {read_public_key(file) for file in files} == {read_key_pair(mes).public}
-    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o644}
-    listed = json.loads(said("list", "--allowed", allowed, "--json"))
-    assert listed == {"keys": [{"name": "mes", "fingerprint": report["fingerprint"], "roles": ["listen", "follow"]}]}
-    assert "mes (listen, follow)" in said("list", "--allowed", allowed)
+    listed = json.loads(typed.said("list", "--json"))
+    assert listed == {"keys": [{"name": "mes", "fingerprint": known, "roles": ["listen", "follow"]}]}
+    assert "mes (listen, follow)" in typed.said("list")
 
-    assert "not allowed any more to follow" in said("revoke", "mes", "--role", "follow", "--allowed", allowed)
-    assert json.loads(said("list", "--allowed", allowed, "--json"))["keys"][0]["roles"] == ["listen"]
-    assert json.loads(said("revoke", "mes", "--allowed", allowed, "--json")) == {"name": "mes", "revoked": ["listen"]}
-    assert json.loads(said("list", "--allowed", allowed, "--json")) == {"keys": []}
-    assert "has no key 'mes'" in complaint("revoke", "mes", "--allowed", allowed)
-
-
-def test_where_nobody_was_allowed_nobody_is_listed(tmp_path: Path) -> None:
-    assert said("list", "--allowed", tmp_path / "none").startswith("0 allowed in")
+    assert "not allowed any more to follow" in typed.said("revoke", "mes", "--role", "follow")
+    assert json.loads(typed.said("list", "--json"))["keys"][0]["roles"] == ["listen"]
+    assert json.loads(typed.said("revoke", "mes", "--json")) == {"name": "mes", "revoked": ["listen"]}
+    assert json.loads(typed.said("list", "--json")) == {"keys": []}
+    assert "has no key 'mes'" in typed.refusal("revoke", "mes")
 
 
-def test_a_private_key_is_not_allowed_in_place_of_its_public_half(tmp_path: Path) -> None:
-    said("new", tmp_path / "mes.key")
-    assert "stays with its owner" in complaint(
-        "allow", tmp_path / "mes.key", "--role", "listen", "--allowed", tmp_path / "allowed"
-    )
-    assert not (tmp_path / "allowed").exists()
+def test_a_private_key_is_not_allowed_in_place_of_its_public_half(typed: Typed, mes: Path) -> None:
+    assert "stays with its owner" in typed.refusal("allow", mes, "--role", "listen")
+    assert not typed.allowed.exists()
 
 
-def test_a_name_stands_for_one_key_of_a_role(tmp_path: Path) -> None:
-    for name in ("mes", "other"):
-        said("new", tmp_path / f"{name}.key")
-    allow = ("--role", "command", "--allowed", tmp_path / "allowed")
-    said("allow", tmp_path / "mes.key.pub", *allow)
-    assert "has another key that is called 'mes'" in complaint(
-        "allow", tmp_path / "other.key.pub", "--name", "mes", *allow
-    )
-    again = json.loads(said("allow", tmp_path / "mes.key.pub", "--name", "again", "--json", *allow))
+def test_a_name_stands_for_one_key_of_a_role_and_leads_nowhere_else(typed: Typed, mes: Path, tmp_path: Path) -> None:
+    typed.said("new", tmp_path / "other.key")
+    typed.said("allow", f"{mes}.pub", "--role", "command")
+    taken = "--role", "command", "--name", "mes"
+    assert "has another key that is called 'mes'" in typed.refusal("allow", tmp_path / "other.key.pub", *taken)
+    again = json.loads(typed.said("allow", f"{mes}.pub", "--role", "command", "--name", "again", "--json"))
     assert again["name"] == "mes", "it is there already"
+    for elsewhere in ("", "../command/mes", "/etc/passwd"):
+        assert "is no name for a key" in typed.refusal("revoke", "--", elsewhere)
+        assert "is no name for a key" in typed.refusal("allow", f"{mes}.pub", "--role", "listen", "--name", elsewhere)
+    assert [path.name for path in typed.allowed.rglob("*.pub")] == ["mes.pub"]
 
 
-@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "../listen/mes", "/etc/passwd", "a\n", "x" * 65, "-x"])
-def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
-    said("new", tmp_path / "mes.key")
-    said("allow", tmp_path / "mes.key.pub", "--role", "listen", "--allowed", tmp_path / "allowed")
-    for arguments in (
-        ("allow", tmp_path / "mes.key.pub", "--role", "command", "--name", name),
-        ("revoke", "--", name),
-    ):
-        options = ["--allowed", tmp_path / "allowed"]
-        error = run(arguments[0], *options, *arguments[1:]).exception
-        assert isinstance(error, HeatlineError)
-        assert "is no name for a key" in str(error)
-    assert (tmp_path / "allowed" / "listen" / "mes.pub").exists()
-
-
-def test_an_owner_that_this_machine_has_not_is_told_and_no_key_is_made(tmp_path: Path) -> None:
-    assert "no user 'nobody-of-that-name'" in complaint("new", tmp_path / "k", "--owner", "nobody-of-that-name")
+def test_a_key_is_made_for_no_user_that_this_machine_does_not_have(typed: Typed, tmp_path: Path) -> None:
+    assert "no user 'nobody-of-that-name'" in typed.refusal("new", tmp_path / "k", "--owner", "nobody-of-that-name")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_key_is_made_for_the_service_by_root(tmp_path: Path) -> None:
-    said("new", tmp_path / "line.key", "--owner", "nobody")
-    assert (tmp_path / "line.key").stat().st_uid not in (0, os.geteuid())
-    assert read_key_pair(tmp_path / "line.key")
+def test_a_key_is_made_for_the_service_by_root(typed: Typed, tmp_path: Path) -> None:
+    typed.said("new", tmp_path / "line.key", "--owner", "nobody")
+    owners = {path.name: path.stat().st_uid for path in tmp_path.iterdir()}
+    assert owners == {"line.key": pwd.getpwnam("nobody").pw_uid, "line.key.pub": 0}
+    read_key_pair(tmp_path / "line.key")
