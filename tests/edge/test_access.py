@@ -1,12 +1,14 @@
 """Who may connect, as files say it; what is made of what ZeroMQ says; what is counted and logged."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import resource
+import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import zmq
@@ -14,18 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zmq.utils import z85
 
-from edge.delivery.security import zap
+from edge.delivery.security import curve, zap
 from edge.delivery.security.access import Access
-from edge.delivery.security.addresses import is_local
-from edge.delivery.security.allow_list import ROLES, AllowList, Role, allow, allowed_keys
+from edge.delivery.security.allow_list import ROLES, allow, allowed_keys
 from edge.delivery.security.arrivals import Arrivals
-from edge.delivery.security.curve import fingerprint, make_key_pair
 from edge.delivery.security.refusals import SECONDS_BETWEEN_LOGGED, Refusals
 from edge.errors import AccessError
 from tests.edge.secured import Secured
 
 KEY = z85.encode(bytes(range(32)))
-OWN = z85.encode(bytes(32))
 
 
 @pytest.fixture
@@ -38,17 +37,9 @@ def secured(tmp_path: Path) -> Secured:
 
 @pytest.mark.parametrize(
     "local",
-    [
-        "tcp://127.0.0.1:5557",
-        "tcp://127.8.9.10:5557",
-        "tcp://localhost:5557",
-        "tcp://[::1]:5557",
-        "ipc:///run/heatline/commands",
-        "ipc://@commands",
-    ],
+    ["tcp://127.0.0.1:5557", "tcp://127.8.9.10:5557", "tcp://localhost:5557", "tcp://[::1]:5557", "ipc://@commands"],
 )
-def test_addresses_of_this_machine_alone_need_no_key(local: str) -> None:
-    assert is_local(local)
+def test_addresses_that_only_this_machine_can_reach_need_no_key(local: str) -> None:
     Access().require_protected("commands.bind", local)
 
 
@@ -60,11 +51,8 @@ def test_addresses_of_this_machine_alone_need_no_key(local: str) -> None:
         "tcp://[::]:5557",
         "tcp://[::ffff:192.0.2.1]:5557",
         "tcp://192.168.0.4:5557",
-        "tcp://eth0:5557",
         "tcp://localhost.example.com:5557",
-        "tcp://127.0.0.1.example.com:5557",
         "tcp://127.0.0.1;192.0.2.1:5557",
-        "tcp://:5557",
         "tcp://5557",
         "udp://127.0.0.1:5557",
         "127.0.0.1:5557",
@@ -81,8 +69,8 @@ def test_addresses_that_others_can_reach_need_one(secured: Secured, open_to_othe
 # Files.
 
 
-def test_a_line_without_a_folder_of_allowed_keys_is_refused_and_told_what_to_type(tmp_path: Path) -> None:
-    make_key_pair(tmp_path / "line.key")
+def test_a_line_without_a_folder_of_allowed_keys_is_refused(tmp_path: Path) -> None:
+    curve.make_key_pair(tmp_path / "line.key")
     with pytest.raises(AccessError, match=r"there is no folder .*allowed.*heatline keys allow CLIENT\.key\.pub"):
         Access.read(tmp_path / "line.key", tmp_path / "allowed")
 
@@ -97,101 +85,66 @@ def test_the_lines_own_key_may_do_everything_and_another_what_it_is_allowed(secu
     assert not any(allow_list.allows(role, b"") for role in ROLES)
 
 
-def test_what_is_allowed_and_revoked_is_seen_at_the_next_look(secured: Secured) -> None:
+def test_keys_that_are_allowed_and_revoked_are_seen_at_the_next_look(secured: Secured) -> None:
     client = secured.client()
-    allow_list = AllowList(secured.allowed, OWN)
+    allow_list = secured.access().allow_list
     allow_list.look()
     assert not allow_list.allows("listen", client.own.public)
     secured.allow(client.own, "listen")
     allow_list.look(at_most_s_old=3600.0)
     assert not allow_list.allows("listen", client.own.public), "it has not looked"
-    allow_list.look()
-    assert allow_list.allows("listen", client.own.public)
-    secured.revoke(client.own, "listen")
-    allow_list.look()
-    assert not allow_list.allows("listen", client.own.public)
+    for gone in (lambda: secured.revoke(client.own, "listen"), lambda: shutil.rmtree(secured.allowed)):
+        allow_list.look()
+        assert allow_list.allows("listen", client.own.public)
+        gone()
+        allow_list.look()
+        assert not allow_list.allows("listen", client.own.public)
+        assert allow_list.allows("listen", secured.line.public)
+        secured.allow(client.own, "listen")
 
 
-def test_a_folder_that_is_deleted_lets_nobody_in(secured: Secured) -> None:
-    client = secured.client("listen")
-    allow_list = secured.access().allow_list
-    for path in sorted(secured.allowed.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    allow_list.look()
-    assert not allow_list.allows("listen", client.own.public)
-    assert allow_list.allows("listen", secured.line.public)
-
-
-def spoilt(secured: Secured, how: str) -> None:
-    """What should not be believed, in the folder of those who may listen."""
-    folder = secured.allowed / "listen"
-    bad = folder / "bad.pub"
-    match how:
-        case "loose folder":
-            folder.chmod(0o777)
-        case "loose above":
-            secured.allowed.chmod(0o777)
-        case "loose file":
-            secured.client("listen")
-            next(folder.glob("*.pub")).chmod(0o666)
-        case "secret":
-            bad.write_bytes((secured.folder / "line.key").read_bytes())
-        case "damaged":
-            bad.write_text("nonsense")
-        case "link":
-            bad.symlink_to(secured.folder / "line.key.pub")
-        case "pipe":
-            os.mkfifo(bad)
-        case "folder":
-            bad.mkdir()
-
-
-SPOILT = {
-    "loose folder": "can be written by others",
-    "loose above": "can be written by others",
-    "loose file": "can be written by others",
-    "secret": "holds a private key",
-    "damaged": "holds no CurveZMQ public key",
-    "link": "it is a symbolic link",
-    "pipe": "it is a pipe",
-    "folder": "it is a folder",
+SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "secret": (lambda bad: bad.write_bytes((bad.parents[2] / "line.key").read_bytes()), "holds a private key"),
+    "damaged": (lambda bad: bad.write_text("nonsense"), "holds no CurveZMQ public key"),
+    "link": (lambda bad: bad.symlink_to(bad.parents[2] / "line.key.pub"), "it is a symbolic link"),
+    "pipe": (os.mkfifo, "it is a pipe"),
+    "folder": (lambda bad: bad.mkdir(), "it is a folder"),
+    "loose file": (lambda bad: (bad.write_bytes(curve.to_file(KEY)), bad.chmod(0o666)), "can be written by others"),
 }
+"""What should not be believed, by how it comes about at a path."""
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_a_line_does_not_start_with_an_allow_list_that_cannot_be_believed(secured: Secured, how: str) -> None:
-    secured.access()
-    spoilt(secured, how)
-    with pytest.raises(AccessError, match=SPOILT[how]):
-        secured.access()
-
-
-@pytest.mark.parametrize("how", ["secret", "damaged", "link", "pipe", "folder"])
-def test_a_running_line_lets_the_others_in_and_says_once_what_it_does_not_believe(
+def test_a_key_that_cannot_be_believed_keeps_a_line_from_its_start_and_later_nobody_else_out(
     secured: Secured, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = secured.client("listen")
     allow_list = secured.access().allow_list
-    spoilt(secured, how)
+    spoil, words = SPOILT[how]
+    spoil(secured.allowed / "listen" / "bad.pub")
     for _ in range(3):
         allow_list.look()
         assert allow_list.allows("listen", client.own.public)
+    assert not allow_list.allows("listen", KEY)
     (logged,) = caplog.messages
-    assert SPOILT[how] in logged
+    assert words in logged
+    with pytest.raises(AccessError, match=words):
+        secured.access()
 
 
-@pytest.mark.parametrize("how", ["loose folder", "loose above"])
-def test_a_running_line_believes_nothing_that_others_can_write(
-    secured: Secured, how: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("loose", [".", "listen"])
+def test_a_folder_that_others_can_write_lets_nobody_in(
+    secured: Secured, loose: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = secured.client("listen")
     allow_list = secured.access().allow_list
-    spoilt(secured, how)
+    (secured.allowed / loose).chmod(0o777)
     allow_list.look()
     assert not allow_list.allows("listen", client.own.public)
     assert "nobody is let in to listen" in caplog.text
-    secured.allowed.chmod(0o755)
-    (secured.allowed / "listen").chmod(0o755)
+    with pytest.raises(AccessError, match="can be written by others"):
+        secured.access()
+    (secured.allowed / loose).chmod(0o755)
     allow_list.look()
     assert allow_list.allows("listen", client.own.public)
 
@@ -199,7 +152,7 @@ def test_a_running_line_believes_nothing_that_others_can_write(
 def test_want_of_descriptors_cuts_nobody_off_and_lets_nobody_else_in(
     secured: Secured, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever opens many connections brings that about."""
+    """A client that opens many connections brings that about."""
     client = secured.client("listen")
     allow_list = secured.access().allow_list
     allow_list.look()
@@ -248,13 +201,10 @@ def question(**changes: bytes) -> list[bytes]:
     return list((parts | changes).values())
 
 
-def test_who_is_allowed_is_let_in_under_its_key() -> None:
+def test_a_peer_that_is_allowed_is_let_in_under_its_key_and_another_may_try_again() -> None:
     asked: list[zap.Peer] = []
     assert zap.answer(question(), lambda peer: not asked.append(peer)) == [b"1.0", b"7", b"200", b"OK", KEY, b""]
     assert asked == [zap.Peer("192.0.2.7", KEY)]
-
-
-def test_who_is_not_allowed_is_hung_up_on_and_may_try_again() -> None:
     assert zap.answer(question(), lambda _: False)[:3] == [b"1.0", b"7", b"300"]
 
 
@@ -263,31 +213,26 @@ def test_who_is_not_allowed_is_hung_up_on_and_may_try_again() -> None:
     [
         [],
         [b"1.0"],
-        [b"1.0", b"7"],
         question()[:-1],
         [*question(), b"more"],
         question(version=b"2.0"),
         question(mechanism=b"NULL"),
-        question(mechanism=b"PLAIN"),
         question(key=b""),
         question(key=bytes(31)),
-        question(key=bytes(33)),
         question(key=KEY),
     ],
-    ids=range(12),
+    ids=range(9),
 )
-def test_a_question_that_is_none_lets_nobody_in(asked: list[bytes]) -> None:
+def test_what_is_no_question_of_zeromq_lets_nobody_in(asked: list[bytes]) -> None:
     answer = zap.answer(asked, lambda _: True)
     assert (len(answer), answer[2], answer[4]) == (6, b"300", b"")
 
 
 @given(st.lists(st.binary(max_size=40) | st.sampled_from(question()), max_size=9))
-def test_no_question_does_more_than_be_answered(asked: list[bytes]) -> None:
+def test_only_a_whole_question_of_zeromq_lets_somebody_in(asked: list[bytes]) -> None:
     answer = zap.answer(asked, lambda _: True)
-    assert answer[2] in (b"200", b"300")
-    assert (answer[2] == b"200") == (
-        len(asked) == 7 and asked[0] == b"1.0" and asked[5] == b"CURVE" and len(asked[6]) == 32
-    )
+    whole = len(asked) == 7 and asked[0] == b"1.0" and asked[5] == b"CURVE" and len(asked[6]) == 32
+    assert answer[2] == (b"200" if whole else b"300")
 
 
 # Arrivals.
@@ -396,13 +341,5 @@ def test_what_strangers_send_does_not_write_lines_of_its_own_into_the_log(caplog
     assert caplog.messages == [r"refused (commands.malformed): field `\nERROR edge: all is lost\x1b[2J`"]
 
 
-def test_every_role_has_its_socket() -> None:
-    from edge.delivery.security.socket_guard import ROLE_OF
-
-    assert sorted(ROLE_OF.values()) == sorted(get_args(Role))
-
-
 def test_a_fingerprint_is_of_the_raw_key() -> None:
-    import hashlib
-
-    assert fingerprint(KEY) == hashlib.sha256(bytes(range(32))).hexdigest()
+    assert curve.fingerprint(KEY) == hashlib.sha256(bytes(range(32))).hexdigest()
