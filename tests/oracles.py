@@ -1,5 +1,7 @@
 """The slow, obvious versions of the numerical kernels, in plain loops, to hold the fast ones to."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -89,7 +91,7 @@ def smoothed(
                 for m, other_x in enumerate(centres_yx[1]):
                     if abs(y - other_y) > 3 * deviation or abs(x - other_x) > 3 * deviation:
                         continue
-                    weight = np.exp(-((y - other_y) ** 2 + (x - other_x) ** 2) / (2 * deviation**2))
+                    weight = math.exp(-((y - other_y) ** 2 + (x - other_x) ** 2) / (2 * deviation**2))
                     total += weight * heatmap[k, m]
                     weights += weight
             result[i, j] = total / weights

@@ -20,10 +20,8 @@ def outcomes(rule: FrameRule, *frames: Frame) -> list[str]:
 @pytest.mark.parametrize(
     ("size", "pixel_format", "frames", "expected"),
     [
-        ("first", "first", [frame(8, 6), frame(8, 6)], ["passes", "passes"]),
         ("first", "first", [frame(8, 6), frame(6, 8), frame(8, 6)], ["passes", "wrong_size", "passes"]),  # turned
         ("first", "first", [frame(8, 6), frame(8, 6, "Mono12")], ["passes", "wrong_colour"]),
-        ("any", "any", [frame(8, 6), frame(1, 1, "RGB8")], ["passes", "passes"]),
         ("any", "first", [frame(8, 6), frame(9, 9), frame(9, 9, "RGB8")], ["passes", "passes", "wrong_colour"]),
         ((8, 6), "any", [frame(8, 6), frame(6, 8)], ["passes", "wrong_size"]),  # width, then height
         ("any", "Mono8", [frame(8, 6, "RGB8"), frame(8, 6)], ["wrong_colour", "passes"]),
@@ -40,15 +38,11 @@ def test_frames_pass_or_fail(
 
 def test_a_refusal_says_what_came_and_what_was_expected() -> None:
     sent = frame(8, 6)
-    refused = FrameRule((640, 480)).check(sent)
-    assert isinstance(refused, BadFrame)
-    assert refused.detail == "8x6 px came, 640x480 px expected"
-    assert refused.stamp is sent.stamp
-    refused = FrameRule("any", "RGB8").check(frame(8, 6))
-    assert isinstance(refused, BadFrame)
-    assert refused.detail == "Mono8 came, RGB8 expected"
-
-
-def test_a_frame_that_passes_is_handed_on_as_it_is() -> None:
-    one = frame(8, 6)
-    assert FrameRule().check(one) is one
+    for rule, detail in [
+        (FrameRule((640, 480)), "8x6 px came, 640x480 px expected"),
+        (FrameRule("any", "RGB8"), "Mono8 came, RGB8 expected"),
+    ]:
+        refused = rule.check(sent)
+        assert isinstance(refused, BadFrame)
+        assert (refused.detail, refused.stamp) == (detail, sent.stamp)
+    assert FrameRule().check(sent) is sent

@@ -1,7 +1,6 @@
 """The stages together, in this process: whatever happens to a frame, it is reported; a stage that breaks ends all."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -119,6 +118,27 @@ def setup(bundle: Bundle, openvino: Engine) -> Setup:
     return setup_of(bundle, openvino)
 
 
+class Held(Inspector):
+    """Holds every frame at `start` or at `finish` until it may go on."""
+
+    def __init__(self, bundle: Bundle, engine: Engine, at: str) -> None:
+        super().__init__(bundle.manifest, engine)
+        self._at, self.begun, self.goes_on = at, threading.Event(), threading.Event()
+
+    def start(self, frame: Frame, area: AreaOfInterest = WHOLE_FRAME) -> PendingFrame:
+        self._hold("start")
+        return super().start(frame, area)
+
+    def finish(self, pending: PendingFrame) -> Any:
+        self._hold("finish")
+        return super().finish(pending)
+
+    def _hold(self, at: str) -> None:
+        if at == self._at:
+            self.begun.set()
+            assert self.goes_on.wait(WITHIN_SECONDS)
+
+
 def test_frames_are_reported_in_order_and_the_account_balances(setup: Setup) -> None:
     run = Run(setup, Scripted("top", good, defective, good, good, defective))
     assert run.to_the_end() == ["GOOD", "DEFECT", "GOOD", "GOOD", "DEFECT"]
@@ -132,6 +152,7 @@ def test_what_comes_instead_of_a_frame_is_reported_with_its_reason(setup: Setup)
         Scripted(
             "top",
             good,
+            lambda _: None,  # brings nothing, which is no frame
             lambda stamp: BadFrame(stamp, "unreadable", "cut off"),
             lambda stamp: Frame(stamp, WHITE[:100], "RGB8"),
             lambda stamp: Frame(stamp, WHITE[..., 0], "Mono8"),
@@ -144,12 +165,6 @@ def test_what_comes_instead_of_a_frame_is_reported_with_its_reason(setup: Setup)
     assert run.to_the_end() == expected
     (account,) = run.ledger.accounts().values()
     assert account == Account(7, 2, {}, {"unreadable": 1, "wrong_size": 1, "wrong_colour": 3}, 0)
-
-
-def test_a_grab_that_brings_nothing_is_no_frame(setup: Setup) -> None:
-    run = Run(setup, Scripted("top", lambda _: None, good, lambda _: None))
-    assert run.to_the_end() == ["GOOD"]
-    assert run.ledger.accounts()["top"].captured == 1
 
 
 def test_an_engine_that_fails_costs_a_frame_its_verdict_and_no_other(bundle: Bundle, openvino: Engine) -> None:
@@ -172,17 +187,6 @@ def test_an_engine_that_fails_costs_a_frame_its_verdict_and_no_other(bundle: Bun
     )
     assert run.to_the_end() == ["GOOD", "failed.engine", "GOOD", "failed.engine", "GOOD"]
     assert run.ledger.accounts()["top"].failed == {"engine": 2}
-
-
-def test_stopping_interrupts_a_camera_that_waits_and_reports_all_that_it_brought(setup: Setup) -> None:
-    source = Scripted("top", good, defective, good, ends=False)
-    run = Run(setup, source)
-    run.start()
-    assert source.shown_all.wait(WITHIN_SECONDS)
-    assert run.pipeline.stop(WITHIN_SECONDS)
-    run.pipeline.check()
-    assert run.words() == ["GOOD", "DEFECT", "GOOD"]
-    assert run.ledger.accounts() == {"top": Account(captured=3, inspected=3)}
 
 
 class Stuck(Scripted):
@@ -212,12 +216,27 @@ def test_a_camera_that_hangs_at_the_stop_does_not_cost_the_frames_it_brought(set
     assert run.ledger.accounts() == {"top": Account(captured=3, inspected=3)}
 
 
-def test_stopping_before_anything_came_is_fine(setup: Setup) -> None:
-    run = Run(setup, Scripted("top", ends=False))
+def test_frames_that_cannot_be_inspected_within_the_time_to_stop_are_reported_as_stopped(
+    bundle: Bundle, openvino: Engine
+) -> None:
+    source, held = Scripted("top", *[good] * 4, ends=False), Held(bundle, openvino, "start")
+    run = Run(setup_of(bundle, openvino, held), source, lane=Lane(9, "block"))
     run.start()
-    assert run.pipeline.stop(WITHIN_SECONDS)
+    assert source.shown_all.wait(WITHIN_SECONDS)
+    assert held.begun.wait(WITHIN_SECONDS)
+
+    def go_on_once_all_are_given_up() -> None:
+        if not run.pipeline._grabbed.waiting():
+            held.goes_on.set()
+
+    run.pipeline.stop(0.3, go_on_once_all_are_given_up)
+    held.goes_on.set()
+    for stage in run.pipeline._stages:
+        stage.join(WITHIN_SECONDS)
     run.pipeline.check()
-    assert run.reported == []
+    assert [(outcome.stamp.frame_id, outcome.stamp.frames) for outcome in run.reported] == [(1, 1), (2, 3)]
+    assert run.words() == ["GOOD", "dropped.stopped"]
+    assert run.ledger.accounts() == {"top": Account(4, 1, {"stopped": 3})}
 
 
 def test_a_camera_faster_than_inspection_has_each_dropped_frame_reported(setup: Setup) -> None:
@@ -267,7 +286,7 @@ def test_a_stage_that_breaks_ends_the_pipeline_with_its_error(bundle: Bundle, op
     assert set(account.dropped) <= {"stopped"}
 
 
-def test_of_two_cameras_the_one_that_ends_does_not_end_the_other(setup: Setup) -> None:
+def test_the_end_of_one_camera_ends_no_other_and_stopping_interrupts_one_that_waits(setup: Setup) -> None:
     short, long = Scripted("short", good), Scripted("long", *[good, defective] * 5, ends=False)
     run = Run(setup, short, long)
     run.start()
@@ -296,19 +315,13 @@ def test_a_probe_goes_the_whole_way_and_is_booked_nowhere(setup: Setup) -> None:
 def test_one_probe_at_a_time_is_on_its_way_and_none_comes_back_from_a_stage_that_hangs(
     bundle: Bundle, openvino: Engine
 ) -> None:
-    goes_on = threading.Event()
-
-    class Hangs(Inspector):
-        def finish(self, pending: PendingFrame) -> Any:
-            assert goes_on.wait(WITHIN_SECONDS)
-            return super().finish(pending)
-
-    run = Run(setup_of(bundle, openvino, Hangs(bundle.manifest, openvino)), Scripted("top", ends=False))
+    held = Held(bundle, openvino, "finish")
+    run = Run(setup_of(bundle, openvino, held), Scripted("top", ends=False))
     run.start()
     for _ in range(5):
         run.pipeline.probe()
     assert not run.probed.is_set()
-    goes_on.set()
+    held.goes_on.set()
     assert run.probed.wait(WITHIN_SECONDS)
     assert run.pipeline.stop(WITHIN_SECONDS)
     assert run.pipeline._probes == 1
@@ -350,50 +363,36 @@ def test_each_frame_is_inspected_by_what_was_in_force_when_it_was_taken(bundle: 
     assert [outcome.setup.product for outcome in run.reported if outcome.setup] == ["before"] * 4 + ["after"] * 5
 
 
-def test_an_engine_is_needed_until_the_last_frame_that_it_inspects_is_told(bundle: Bundle, openvino: Engine) -> None:
-    goes_on = threading.Event()
-
-    class Waits(Inspector):
-        def finish(self, pending: PendingFrame) -> Any:
-            assert goes_on.wait(WITHIN_SECONDS)
-            return super().finish(pending)
-
-    before = setup_of(bundle, openvino, Waits(bundle.manifest, openvino))
-    source = Scripted("top", good, ends=False)
+def test_an_engine_is_needed_until_the_last_frame_that_it_inspects_is_reported(
+    bundle: Bundle, openvino: Engine
+) -> None:
+    held = Held(bundle, openvino, "finish")
+    before, source = setup_of(bundle, openvino, held), Scripted("top", good, ends=False)
     run = Run(before, source)
     run.start()
     assert source.shown_all.wait(WITHIN_SECONDS)
     run.pipeline.put_in_force(setup_of(bundle, openvino))
     assert run.pipeline.needs(before.proven)
-    goes_on.set()
+    held.goes_on.set()
     assert run.pipeline.stop(WITHIN_SECONDS)
     assert not run.pipeline.needs(before.proven)
     assert run.words() == ["GOOD"]
 
 
-def test_an_engine_is_needed_by_a_frame_that_it_works_on_though_nobody_waits_for_its_event(
-    bundle: Bundle, openvino: Engine
+def test_an_engine_is_needed_by_a_frame_that_it_works_on_and_that_was_reported_at_its_deadline(
+    bundle: Bundle, openvino: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as one that was told at its deadline meanwhile."""
-    begun, goes_on = threading.Event(), threading.Event()
-
-    class TakesLong(Inspector):
-        def start(self, frame: Frame, area: AreaOfInterest = WHOLE_FRAME) -> PendingFrame:
-            begun.set()
-            assert goes_on.wait(WITHIN_SECONDS)
-            return super().start(frame, area)
-
-    def due(stamp: Stamp) -> Frame:
-        return good(replace(stamp, due_monotonic_ns=time.monotonic_ns() + 50_000_000))
-
-    told = threading.Event()
-    before = setup_of(bundle, openvino, TakesLong(bundle.manifest, openvino))
-    run = Run(before, Scripted("top", due, ends=False), report=lambda _: told.set())
+    held, reported = Held(bundle, openvino, "start"), threading.Event()
+    # The frame is due as soon as it is worked on.
+    monkeypatch.setattr("edge.inspection.docket.time.monotonic_ns", lambda: 2 if held.begun.is_set() else 1)
+    before = setup_of(bundle, openvino, held)
+    source = Scripted("top", lambda stamp: good(replace(stamp, due_monotonic_ns=2)), ends=False)
+    run = Run(before, source, report=lambda _: reported.set())
     run.start()
-    assert begun.wait(WITHIN_SECONDS)
-    assert told.wait(WITHIN_SECONDS), "at its deadline"
+    assert held.begun.wait(WITHIN_SECONDS)
+    assert reported.wait(WITHIN_SECONDS), "at its deadline"
     run.pipeline.put_in_force(setup_of(bundle, openvino))
     assert run.pipeline.needs(before.proven)
-    goes_on.set()
+    held.goes_on.set()
     assert run.pipeline.stop(WITHIN_SECONDS)
     assert not run.pipeline.needs(before.proven)
