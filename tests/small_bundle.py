@@ -4,17 +4,24 @@ evidence of a cell = GAIN * (mean over its px and channels of (255 - value) / 25
 every cell, and a black square shows up exactly where it is.
 """
 
-from collections.abc import Collection, Mapping
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edge.bundle import SCHEMA, Bundle, Calibration, GoldenTiles, Manifest, write_bundle
+from edge.bundle import SCHEMA, Bundle, Calibration, GoldenTiles, Manifest, open_bundle, write_bundle
 from edge.bundle.manifest import Agreement, Attempt, Gate, Grid, Map, MapGate, Model, PrecisionGate, Tensor, Tensors
+from edge.bundle.store import MANIFEST
+from edge.errors import BundleError
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, Precision
 from edge.inference.opening import PRECISIONS
 from export.openvino_ir import to_openvino
@@ -60,6 +67,32 @@ def graph(gain: float = GAIN) -> bytes:
         opset_imports=[helper.make_opsetid("", 18)],
         ir_version=9,
     )
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def graph_with(
+    *, map_cells: int = CELLS, tile: int = TILE, map_name: str = "map", tiles_type: int = TensorProto.UINT8
+) -> bytes:
+    """A graph of the same kind but for one thing: size of map or tiles, an output's name, type of the input."""
+    side = tile // map_cells
+    nodes = [
+        helper.make_node("Cast", ["tiles"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["nchw"], ["cells"], kernel_shape=[side, side], strides=[side, side]),
+        helper.make_node("ReduceMean", ["cells", "channel"], [map_name], keepdims=0),
+        helper.make_node("ReduceMean", [map_name, "axes"], ["logit"], keepdims=0),
+    ]
+    constants = {"axes": np.array([1, 2], np.int64), "channel": np.array([1], np.int64)}
+    outputs = {"logit": ["n"], map_name: ["n", map_cells, map_cells]}
+    made = helper.make_graph(
+        nodes,
+        "other",
+        [helper.make_tensor_value_info("tiles", tiles_type, ["n", tile, tile, 3])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs.items()],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
 
@@ -149,6 +182,39 @@ def bundle_in(
     if "int8" in precisions:
         made |= int8_of_gain(int8_gain)
     return write_bundle(path, told, made | dict(files or {}))
+
+
+def copy_of(bundle: Bundle, folder: Path) -> Path:
+    """A copy of its own, for a test to spoil."""
+    shutil.copytree(bundle.path, folder)
+    return folder
+
+
+def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Change the manifest by hand."""
+    content = json.loads((folder / MANIFEST).read_text())
+    change(content)
+    (folder / MANIFEST).write_text(json.dumps(content))
+    return folder
+
+
+def put(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """Replace files, and give their sha256 in the manifest: wrong, but not damaged."""
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return edit_manifest(
+        folder,
+        lambda content: content["files"].update({n: hashlib.sha256(data).hexdigest() for n, data in files.items()}),
+    )
+
+
+def refusal(path: Path) -> str:
+    """The one line with which a bundle is refused."""
+    with pytest.raises(BundleError) as caught:
+        open_bundle(path)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
 
 
 def white_frame(hw: tuple[int, int] = (500, 700)) -> NDArray[np.uint8]:

@@ -1,0 +1,250 @@
+"""Golden tiles: read as they were written, refused where they claim what is not so, and run before a bundle is used."""
+
+import dataclasses
+import io
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.bundle import Bundle, GoldenTiles, check_golden, open_bundle
+from edge.bundle.golden import MOST_TILES
+from edge.bundle.store import GOLDEN
+from edge.errors import BundleError
+from edge.inference import Engine
+from tests.small_bundle import CELLS, TILE, answer, copy_of, golden_tiles, graph, manifest, put, refusal
+
+RIGHT = golden_tiles()
+MEGABYTE = 2**20
+
+
+@pytest.fixture
+def folder(bundle: Bundle, tmp_path: Path) -> Path:
+    """A copy of the small bundle, to be spoilt."""
+    return copy_of(bundle, tmp_path / "b")
+
+
+def test_the_small_bundle_does_what_it_says() -> None:
+    """The oracle that other tests lean on: white is -BIAS everywhere, the logit is the map's mean."""
+    tiles = np.stack([np.full((TILE, TILE, 3), 255, np.uint8), np.zeros((TILE, TILE, 3), np.uint8)])
+    logit, maps = answer(tiles)
+    assert logit.tolist() == [-2.0, 98.0]
+    assert maps.shape == (2, CELLS, CELLS)
+    assert len(graph()) < 10_000
+
+
+# How they are stored.
+
+
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **({"tiles": RIGHT.tiles, "logit": RIGHT.logit, "map": RIGHT.map} | arrays))
+    return buffer.getvalue()
+
+
+def npy(array: np.ndarray[Any, Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def rounding(*by: float, dtype: Any = np.float32) -> bytes:
+    return npz(map_rounding=np.array(by, dtype))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_right_golden_tiles_come_back_however_numpy_wrote_them(folder: Path, order: Any) -> None:
+    data = npz(tiles=np.asarray(RIGHT.tiles, order=order), map=np.asarray(RIGHT.map, order=order))
+    came = open_bundle(put(folder, {GOLDEN: data})).golden()
+    assert came.map_rounding is None
+    for name in ("tiles", "logit", "map"):
+        np.testing.assert_array_equal(getattr(came, name), getattr(RIGHT, name))
+
+
+def test_what_rounding_may_move_maps_by_comes_back_as_it_was(folder: Path) -> None:
+    came = open_bundle(put(folder, {GOLDEN: rounding(0, 0.5, 0, 1.5)})).golden()
+    assert came.map_rounding is not None
+    assert came.map_rounding.tolist() == [0, 0.5, 0, 1.5]
+    assert came.rounding == pytest.approx(1.5 / np.abs(RIGHT.map).max())
+
+
+def header(shape: tuple[int, ...], descr: str, version: bytes = b"\x01\x00", length: int | None = None) -> bytes:
+    """The beginning of an .npy file, whatever follows it."""
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape!r}, }}\n".encode()
+    size = struct.pack("<H" if version == b"\x01\x00" else "<I", len(text) if length is None else length)
+    return b"\x93NUMPY" + version + size + text
+
+
+Member = bytes | tuple[bytes, int]
+"""Bytes, and how many zeros follow them: made when they are packed, as they would be gigabytes."""
+LOGIT, MAP, TILES = npy(RIGHT.logit), npy(RIGHT.map), npy(RIGHT.tiles)
+
+
+def archive(members: Mapping[str, Member], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """The right members but for these."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as packed:
+        for name, member in ({"tiles": TILES, "logit": LOGIT, "map": MAP} | dict(members)).items():
+            data, zeros = (member, 0) if isinstance(member, bytes) else member
+            with packed.open(f"{name}.npy", "w") as file:
+                file.write(data)
+                for _ in range(0, zeros, MEGABYTE):
+                    file.write(bytes(MEGABYTE))
+    return buffer.getvalue()
+
+
+TWO_GB = 2**31 // (TILE * TILE * 3) + 1
+"""The number of tiles that are more than 2 GB."""
+TOO_MUCH: Mapping[str, tuple[Mapping[str, Member], str]] = {
+    "claim": ({"tiles": header((TWO_GB, TILE, TILE, 3), "|u1")}, "claims 14,267 tiles"),
+    "bomb": ({"logit": (LOGIT, 160 * MEGABYTE)}, "has not the 16 bytes"),
+    "bomb-in-a-header": (
+        {"tiles": (header((4,), "|u1", b"\x02\x00", 2**28), 160 * MEGABYTE)},
+        "version 2.0 of the array format",
+    ),
+}
+REFUSED: list[tuple[Callable[[], bytes], str]] = [
+    (lambda: b"", "holds no golden tiles"),
+    (lambda: npy(RIGHT.tiles), "holds no golden tiles"),  # one array, no archive
+    (lambda: npz(map=np.array([{}])), "holds no golden tiles"),  # a pickle
+    (lambda: npz(tiles=RIGHT.tiles[:0], logit=RIGHT.logit[:0], map=RIGHT.map[:0]), "has tiles of shape"),  # none
+    (lambda: npz(tiles=RIGHT.tiles[:, :7]), "has tiles of shape"),
+    (lambda: npz(tiles=RIGHT.tiles.astype(np.float32)), "type float32"),
+    (lambda: npz(logit=RIGHT.logit[:3]), "has logit of shape"),  # one answer too few
+    (lambda: npz(logit=RIGHT.logit.astype(np.float64)), "type float64"),
+    (lambda: npz(map=RIGHT.map[:, :7, :7]), "has map of shape"),
+    (lambda: npz(tiles=np.array(1)), "tiles"),  # no list of tiles
+    (lambda: rounding(0, 0, 0), "has map_rounding of shape (3,)"),  # one tile's is missing
+    (lambda: rounding(0, 0, 0, 0, dtype=np.float64), "type float64"),
+    (lambda: rounding(*[1e6] * 4), "1.0e+06 logits, expected 0 to 0.5 of"),  # any map would do
+    (lambda: rounding(0, -1, 0, 0), "of -1.0e+00 to 0.0e+00 logits"),
+    (lambda: rounding(0, 0, np.nan, 0), "map_rounding of nan to nan logits"),
+    (lambda: archive({"tiles": header((2**62, TILE, TILE, 3), "|u1")}), "claims 4,611,686,"),
+    (lambda: archive({"tiles": header((4, 2**31), "|u1")}), "has tiles of shape (4, 2147483648)"),
+    (lambda: archive({"map": header((4, 2**15, 2**14), "<f4")}), "has map of shape"),
+    (lambda: archive({"tiles": header((-4, TILE, TILE, 3), "|u1")}), "holds no golden tiles"),
+    (lambda: archive({"map": header((4, CELLS, CELLS), "<f4")}), "has not the 3,136 bytes"),  # none follow
+    (lambda: archive({"map": MAP + bytes(10**6)}), "has not the 3,136 bytes"),  # more follow
+    (lambda: archive({"map": header((4, CELLS, CELLS), ">f4")}), "type >f4"),
+    (lambda: archive({"tiles": b"\x93NUMPY\x09\x09" + bytes(99)}), "holds no golden tiles"),
+    (lambda: archive({}, zipfile.ZIP_LZMA), "expected stored or deflated"),
+    (lambda: archive({}) + bytes(42_000_000), "bytes large, expected at most"),
+]
+
+
+@pytest.mark.parametrize(("data", "words"), REFUSED, ids=range(len(REFUSED)))
+def test_golden_tiles_that_claim_what_is_not_so_are_refused(
+    folder: Path, data: Callable[[], bytes], words: str
+) -> None:
+    sentence = refusal(put(folder, {GOLDEN: data()}))
+    assert words in sentence
+    assert GOLDEN in sentence
+
+
+IN_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from edge.bundle import open_bundle
+from edge.errors import BundleError
+taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 100_000_000, taken + 100_000_000))
+for folder in sys.argv[1:]:
+    try:
+        open_bundle(Path(folder))
+    except BundleError as error:
+        print(error)
+"""
+
+
+def test_a_claim_of_gigabytes_is_refused_where_there_is_no_such_memory(bundle: Bundle, tmp_path: Path) -> None:
+    folders = [
+        put(copy_of(bundle, tmp_path / name), {GOLDEN: archive(members)}) for name, (members, _) in TOO_MUCH.items()
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", IN_LITTLE_MEMORY, *folders], capture_output=True, text=True, check=False, timeout=60
+    )
+    sentences = result.stdout.splitlines()
+    assert len(sentences) == len(TOO_MUCH), result.stderr
+    assert all(words in sentence for sentence, (_, words) in zip(sentences, TOO_MUCH.values(), strict=True))
+
+
+def test_more_golden_tiles_than_any_bundle_needs_are_refused(tmp_path: Path) -> None:
+    count = MOST_TILES + 1
+    shapes = {
+        "tiles": ((count, TILE, TILE, 3), "|u1"),
+        "logit": ((count,), "<f4"),
+        "map": ((count, CELLS, CELLS), "<f4"),
+    }
+    (tmp_path / GOLDEN).write_bytes(archive({name: header(*claim) for name, claim in shapes.items()}))
+    with pytest.raises(BundleError, match="claims 257 tiles, expected at most 256"):
+        GoldenTiles.load(tmp_path / GOLDEN, manifest())
+
+
+@given(place=st.integers(0, 10**9), value=st.integers(1, 255), length=st.integers(1, 40))
+def test_golden_tiles_damaged_before_the_manifest_was_made_are_refused_or_whole(
+    tmp_path_factory: pytest.TempPathFactory, place: int, value: int, length: int
+) -> None:
+    few = GoldenTiles(RIGHT.tiles[:1], RIGHT.logit[:1], RIGHT.map[:1])
+    data = bytearray(few.to_bytes())
+    first = place % len(data)
+    data[first : first + length] = bytes(byte ^ value for byte in data[first : first + length])
+    path = tmp_path_factory.mktemp("golden") / GOLDEN
+    path.write_bytes(data)
+    try:
+        came = GoldenTiles.load(path, manifest())
+    except BundleError:
+        return
+    for name in ("tiles", "logit", "map"):
+        np.testing.assert_array_equal(getattr(came, name), getattr(few, name))
+
+
+# What an engine answers on this machine.
+
+
+@pytest.fixture(params=["openvino", "onnxruntime"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    made: Engine = request.getfixturevalue(request.param)
+    return made
+
+
+def test_right_golden_tiles_pass(bundle: Bundle, engine: Engine) -> None:
+    off = check_golden(bundle.golden(), engine, bundle.manifest)
+    assert set(off) == {"logit", "map"}
+    assert all(0 <= share <= 1e-4 for share in off.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda g: dataclasses.replace(g, logit=g.logit * np.float32(1.01)), "in logit"),
+        (lambda g: dataclasses.replace(g, map=g.map + np.float32(0.5)), "in map"),
+        (lambda g: dataclasses.replace(g, map=g.map[:, ::-1]), "in map"),  # upside down
+        (lambda g: dataclasses.replace(g, map=g.map.swapaxes(1, 2)), "in map"),  # on its side
+        (lambda g: dataclasses.replace(g, tiles=np.roll(g.tiles, 1, axis=0)), "in logit"),  # of the tile before
+        (lambda g: dataclasses.replace(g, tiles=g.tiles // 2), "in logit"),  # tiles of another exposure
+        (lambda g: dataclasses.replace(g, logit=np.full_like(g.logit, np.nan)), "in logit"),
+        (lambda g: dataclasses.replace(g, logit=np.append(g.logit[:3], 0).astype(np.float32)), "in logit"),  # the last
+    ],
+)
+def test_a_bundle_that_answers_otherwise_on_this_machine_is_refused(
+    bundle: Bundle, engine: Engine, change: Callable[[GoldenTiles], GoldenTiles], words: str
+) -> None:
+    with pytest.raises(BundleError, match="must not be used here") as caught:
+        check_golden(change(golden_tiles()), engine, bundle.manifest)
+    assert words in str(caught.value)
+    assert engine.name in str(caught.value)
+
+
+def test_a_difference_that_the_manifest_allows_passes(bundle: Bundle, openvino: Engine) -> None:
+    generous = msgspec.structs.replace(bundle.manifest, tolerances={"f32": 0.05})
+    golden = dataclasses.replace(RIGHT, logit=RIGHT.logit * np.float32(1.01))
+    assert 0.005 < check_golden(golden, openvino, generous)["logit"] < 0.02
