@@ -1,9 +1,14 @@
-"""A line that other machines can reach: its key, its allow-lists, its clients' keys, and who should not be let in."""
+"""A line that other machines can reach: its key, its allow-lists, its clients' keys."""
 
 import contextlib
+import gc
 import itertools
+import os
 import socket
+import threading
 import time
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +35,23 @@ class Port:
         return f"tcp://*:{self.number}"
 
     @property
+    def local(self) -> str:
+        return f"tcp://127.0.0.1:{self.number}"
+
+    @property
     def reached(self) -> str:
         """From another address of this machine than loopback, if it has one."""
         return f"tcp://{_own_address()}:{self.number}"
 
 
 def free_port() -> Port:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return Port(probe.getsockname()[1])
+    """A port that nobody else takes as long as the object lives, as with the fixture `address`."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("", 0))
+        port = Port(holder.getsockname()[1])
+        weakref.finalize(port, os.close, holder.detach())
+        return port
 
 
 def _own_address() -> str:
@@ -106,3 +119,20 @@ def until(happened: Callable[[], object]) -> None:
     while not happened():
         assert time.monotonic() < give_up, "what was waited for did not come"
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def nothing_left_open() -> Iterator[None]:
+    """Checks that what is done inside leaves no thread and no descriptor. What other tests left may go meanwhile."""
+
+    def open_things() -> Counter[object]:
+        found: Counter[object] = Counter(threading.enumerate())
+        for descriptor in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # that of listdir
+                found[os.readlink(f"/proc/self/fd/{descriptor}")] += 1
+        return found
+
+    gc.collect()
+    before = open_things()
+    yield
+    until(lambda: not open_things() - before)
