@@ -9,12 +9,15 @@ import msgspec
 from edge.delivery.journal.journalling import Journalling
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
-from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, VerdictEvent, header_of
+from edge.delivery.messages import CountedEvent, Event, JournalEvent, Message, StatusEvent, header_of
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD
 
 LINE = "line1"
 LONG_S, LARGE = 30 * 86400.0, 1 << 30
 """Retention that deletes nothing: seconds and bytes."""
+
+Held = tuple[int, str, bytes, bytes | None]
+"""What a journal holds of a message: seq, topic, header, heatmap."""
 
 
 @dataclass
@@ -23,7 +26,7 @@ class Clocks:
 
     now_s: float = 1000.0
     leapt_s: float = 0.0
-    """The wall clock alone was set forward by so much."""
+    """How far only the wall clock was set forward."""
 
     def monotonic_s(self) -> float:
         return self.now_s
@@ -57,45 +60,27 @@ def journalling(
 ) -> Journalling:
     clocks = clocks or Clocks()
     given = {} if acked is None else acked
-    return Journalling(
-        LINE,
-        boot_id,
-        folder,
-        keep_s,
-        keep_bytes,
-        lambda _: dict(given),
-        clock=clocks.monotonic_s,
-        wall_ns=clocks.wall_ns,
-    )
+    clock, wall_ns = clocks.monotonic_s, clocks.wall_ns
+    return Journalling(LINE, boot_id, folder, keep_s, keep_bytes, lambda _: dict(given), clock=clock, wall_ns=wall_ns)
 
 
-def counted(messages: Sequence[Message]) -> list[VerdictEvent | AlarmEvent | ChangeEvent | JournalEvent]:
+def counted(messages: Sequence[Message]) -> list[CountedEvent]:
     """The events that have a number."""
-    return [
-        message.event
-        for message in messages
-        if isinstance(message.event, VerdictEvent | AlarmEvent | ChangeEvent | JournalEvent)
-    ]
+    return [message.event for message in messages if not isinstance(message.event, StatusEvent)]
 
 
 def of_journal(messages: Sequence[Message]) -> list[JournalEvent]:
     return [message.event for message in messages if isinstance(message.event, JournalEvent)]
 
 
-def sent_as(messages: Sequence[Message]) -> list[tuple[int, str, bytes, bytes | None]]:
-    """What a journal must hold of messages: seq, topic, header, heatmap."""
-    return [
-        (event.seq, event.topic, header_of(event), message.png)
-        for message, event in zip(_with_number(messages), counted(messages), strict=True)
-    ]
+def sent_as(messages: Sequence[Message]) -> list[Held]:
+    """What a journal must hold of messages."""
+    with_number = [message for message in messages if not isinstance(message.event, StatusEvent)]
+    return [(m.event.seq, m.event.topic, header_of(m.event), m.png) for m in with_number]
 
 
-def _with_number(messages: Sequence[Message]) -> list[Message]:
-    return [message for message in messages if counted([message])]
-
-
-def held(folder: Path) -> list[tuple[int, str, bytes, bytes | None]]:
-    """All that a journal holds: seq, topic, header, heatmap."""
+def held(folder: Path) -> list[Held]:
+    """All that a journal holds."""
     with JournalReader.open(folder) as reader:
         return [(record.seq, record.topic, record.header, record.heatmap) for record in all_records(reader)]
 

@@ -1,91 +1,97 @@
-"""A live listener that misses events: it knows, and has them again from the journal. Real sockets, a real journal."""
+"""A live listener that misses events knows it and gets them from the journal. Real sockets, a real journal."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from edge.delivery import publisher as publisher_module
 from edge.delivery import replay
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.messages import Message, StatusEvent
+from edge.delivery.journal import journalling as journalling_module
+from edge.delivery.journal.journal import Journal
+from edge.delivery.messages import Message, VerdictEvent
 from edge.delivery.publisher import Publisher
 from edge.delivery.subscriber import Subscriber
 from edge.errors import EventsLostError
-from tests.edge.journals import Clocks, defect, good, journalling
+from tests.command import WITHIN_SECONDS
+from tests.edge.journals import defect, good, journalling
 from tests.edge.wire_examples import ALARM, GOOD, HANDSHAKE
 
-WITHIN_SECONDS = 40.0
+DEFECTS = "verdict.top.DEFECT"
 
 
 class Line:
     """Publishes what it journals, except while it is cut off; serves its journal."""
 
-    def __init__(self, folder: Path | None, address: str, replay_at: str) -> None:
-        self.keeping = journalling(folder, Clocks(), boot_id=GOOD.event.boot_id)
-        self._address = address
-        self._publisher: Publisher | None = None
+    def __init__(self, place: Path, journal: bool) -> None:
+        self.address, self.served = f"ipc://{place}/events", f"ipc://{place}/journal"
+        self.keeping = journalling(place / "state" if journal else None, boot_id=GOOD.event.boot_id)
         self._server: FollowServer | None = None
-        if folder is not None:
-            self._server = FollowServer(replay_at, folder, Consumers(folder))
+        if journal:
+            self._server = FollowServer(self.served, place / "state", Consumers(place / "state"))
             self._server.start()
             self.keeping.wake.append(self._server.wake)
+        self._publish()
 
-    def publish(self) -> None:
-        self._publisher = Publisher(self._address, self.keeping)
-        self._publisher.start()
+    def _publish(self) -> None:
+        self.publisher = Publisher(self.address, self.keeping)
+        self.publisher.start()
 
     def tell(self, *messages: Message) -> None:
-        assert self._publisher is not None
         for message in messages:
-            self._publisher.send(message)
+            self.publisher.send(message)
 
-    def be_cut_off(self) -> None:
-        assert self._publisher is not None
-        self._publisher.close()
-        self._publisher = None
+    @contextlib.contextmanager
+    def cut_off(self) -> Iterator[Callable[..., None]]:
+        """Publish nothing; what is yielded journals messages meanwhile."""
+        self.publisher.close()
+        yield lambda *messages: self.keeping.commit(messages) and None
+        self._publish()
 
-    def tell_nobody(self, *messages: Message) -> None:
-        """Journal it while nobody is connected: with one thread, as ever."""
-        assert self._publisher is None
-        self.keeping.commit(messages)
+    @contextlib.contextmanager
+    def telling_its_status(self) -> Iterator[None]:
+        """Again and again, as lines do."""
+        stop = threading.Event()
+
+        def tell() -> None:
+            while not stop.wait(0.01):
+                self.tell(Message(HANDSHAKE.event))
+
+        thread = threading.Thread(target=tell)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    @contextlib.contextmanager
+    def heard(self, replay: str | None = None, topic: str = "") -> Iterator[Subscriber]:
+        """A listener that hears what is told from here on."""
+        with Subscriber(self.address, topics=[topic], timeout_s=WITHIN_SECONDS, replay=replay) as events:
+            assert self.publisher.wait_for_subscriber(WITHIN_SECONDS)
+            self.tell(Message(HANDSHAKE.event), defect(number=0))
+            until(events, 0)
+            yield events
 
     def close(self) -> None:
-        if self._publisher is not None:
-            self._publisher.close()
+        self.publisher.close()
         if self._server is not None:
             self._server.close()
         self.keeping.close()
 
 
 @pytest.fixture
-def replay_at(tmp_path: Path) -> str:
-    return f"ipc://{tmp_path}/replay"
-
-
-@contextlib.contextmanager
-def line(folder: Path | None, address: str, replay_at: str) -> Iterator[Line]:
-    made = Line(folder, address, replay_at)
-    made.publish()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-def join(made: Line, events: Subscriber) -> None:
-    """Until the listener hears what is told; what it heard is thrown away."""
-    assert made._publisher is not None
-    assert made._publisher.wait_for_subscriber(WITHIN_SECONDS)
-    made.tell(status())
-    while not isinstance(next_of(events).event, StatusEvent):
-        pass
-
-
-def status() -> Message:
-    return Message(HANDSHAKE.event)
+def line(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Line]:
+    """One that keeps a journal; as a parameter, False: one that keeps none."""
+    made = Line(tmp_path, getattr(request, "param", True))
+    yield made
+    made.close()
 
 
 def next_of(events: Subscriber) -> Message:
@@ -94,173 +100,140 @@ def next_of(events: Subscriber) -> Message:
     return message
 
 
-def until_told(events: Subscriber, frame_number: int) -> list[int]:
+def until(events: Subscriber, frame_number: int) -> list[int]:
     """The frame numbers that come, up to one."""
     came: list[int] = []
     while not came or came[-1] != frame_number:
         event = next_of(events).event
-        if hasattr(event, "frame_number"):
+        if isinstance(event, VerdictEvent):
             came.append(event.frame_number)
     return came
 
 
-def test_what_was_missed_while_cut_off_comes_from_the_journal_in_order(
-    tmp_path: Path, address: str, replay_at: str
+def numbered(*numbers: int) -> Sequence[Message]:
+    return [good(number=number) for number in numbers]
+
+
+def test_no_event_is_heard_or_counts_as_sent_before_the_disk_has_it(
+    line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (
-        line(tmp_path / "state", address, replay_at) as made,
-        Subscriber(address, timeout_s=WITHIN_SECONDS, replay=replay_at) as events,
-    ):
-        join(made, events)
-        made.tell(*(good(number=number) for number in (1, 2)))
-        assert until_told(events, 2) == [1, 2]
-        made.be_cut_off()
-        made.tell_nobody(*(good(number=number) for number in (3, 4)), ALARM)
-        made.tell_nobody(*(good(number=number) for number in (5, 6)))
-        made.publish()
-        assert until_told(events, 6) == [3, 4, 5, 6], "as soon as it is connected again, before anything new is told"
-        made.tell(good(number=7))
-        assert until_told(events, 7) == [7]
+    order: list[str] = []
+    went_ahead = threading.Event()
+    append = Journal.append
+
+    def slow_append(*of: object) -> None:
+        went_ahead.wait(0.2)
+        append(*of)  # type: ignore[arg-type]
+        order.append("on disk")
+
+    def happened(what: str) -> None:
+        order.append(what)
+        went_ahead.set()
+
+    monkeypatch.setattr(journalling_module, "DISK_SECONDS", WITHIN_SECONDS)
+    with line.heard() as events:
+        monkeypatch.setattr(Journal, "append", slow_append)
+        line.publisher.send(good(number=1), lambda: happened("sent"))
+        assert until(events, 1) == [1]
+        happened("heard")
+    line.publisher.close()
+    assert (order[0], sorted(order[1:])) == ("on disk", ["heard", "sent"])
 
 
-def test_a_heatmap_comes_again_as_well(tmp_path: Path, address: str, replay_at: str) -> None:
-    with (
-        line(tmp_path / "state", address, replay_at) as made,
-        Subscriber(address, timeout_s=WITHIN_SECONDS, replay=replay_at, topics=["verdict.top.DEFECT"]) as events,
-    ):
-        join_topic(made, events)
-        made.be_cut_off()
-        made.tell_nobody(good(number=2), defect(number=3, png=b"a picture"))
-        made.publish()
+def test_what_was_missed_while_cut_off_comes_from_the_journal_in_order(line: Line) -> None:
+    with line.heard(line.served) as events:
+        line.tell(*numbered(1, 2))
+        assert until(events, 2) == [1, 2]
+        with line.cut_off() as journal:
+            journal(*numbered(3, 4), ALARM)
+            journal(*numbered(5, 6))
+        assert until(events, 6) == [3, 4, 5, 6], "as soon as it is connected again, before anything new is told"
+        line.tell(*numbered(7))
+        assert until(events, 7) == [7]
+
+
+def test_a_heatmap_comes_again_as_well(line: Line) -> None:
+    with line.heard(line.served, DEFECTS) as events:
+        with line.cut_off() as journal:
+            journal(good(number=2), defect(number=3, png=b"a picture"))
         message = next_of(events)
         assert (message.png, message.late) == (b"a picture", True)
-        made.tell(defect(number=4))
+        line.tell(defect(number=4))
         assert not next_of(events).late
 
 
-def join_topic(made: Line, events: Subscriber) -> None:
-    """As `join`, for who takes defects alone."""
-    assert made._publisher is not None
-    assert made._publisher.wait_for_subscriber(WITHIN_SECONDS)
-    made.tell(defect(number=1))
-    assert until_told(events, 1) == [1]
-
-
-def test_who_takes_one_topic_misses_nothing_of_it_and_is_told_of_nothing_else(
-    tmp_path: Path, address: str, replay_at: str
-) -> None:
-    with (
-        line(tmp_path / "state", address, replay_at) as made,
-        Subscriber(address, timeout_s=WITHIN_SECONDS, topics=["verdict.top.DEFECT"]) as events,
-    ):
-        join_topic(made, events)
-        made.tell(*(good(number=number) for number in range(2, 9)), defect(number=9))
-        assert until_told(events, 9) == [9], "what it did not subscribe to is no gap"
-        made.be_cut_off()
-        made.tell_nobody(*(good(number=number) for number in range(10, 13)))
-        made.tell_nobody(good(number=20), defect(number=21), good(number=22))
-        made.publish()
+def test_a_listener_to_one_topic_misses_only_events_of_that_topic(line: Line) -> None:
+    with line.heard(topic=DEFECTS) as events:
+        line.tell(*numbered(*range(2, 9)), defect(number=9))
+        assert until(events, 9) == [9], "what it did not subscribe to is no gap"
+        with line.cut_off() as journal:
+            journal(*numbered(10, 11, 20), defect(number=21), *numbered(22))
         with pytest.raises(EventsLostError, match="where the line serves its journal was not said"):
             events.receive()
-        made.tell(defect(number=23))
-        assert until_told(events, 23) == [23], "it goes on after that"
+        line.tell(defect(number=23))
+        assert until(events, 23) == [23], "it goes on after that"
 
 
-def test_what_the_journal_does_not_hold_any_more_is_said_and_what_it_does_comes(
-    tmp_path: Path, address: str, replay_at: str
-) -> None:
-    with (
-        line(tmp_path / "state", address, replay_at) as made,
-        Subscriber(address, timeout_s=WITHIN_SECONDS, replay=replay_at) as events,
-    ):
-        join(made, events)
-        made.tell(good(number=1))
-        until_told(events, 1)
-        made.be_cut_off()
-        made.tell_nobody(*(good(number=number) for number in range(2, 6)))
-        journal = made.keeping._journal
-        assert journal is not None
-        journal.discard(journal.last_seq - 2)
-        made.publish()
+def test_what_the_journal_does_not_hold_any_more_is_said_and_what_it_does_comes(line: Line) -> None:
+    with line.heard(line.served) as events:
+        line.tell(*numbered(1))
+        until(events, 1)
+        kept = line.keeping._journal
+        assert kept is not None
+        with line.cut_off() as journal:
+            journal(*numbered(2, 3, 4, 5))
+            kept.discard(kept.last_seq - 2)
         with pytest.raises(EventsLostError, match="does not hold them any more") as lost:
             events.receive()
-        assert (lost.value.through_seq, lost.value.journal_id) == (journal.last_seq - 2, journal.journal_id)
-        assert until_told(events, 5) == [4, 5]
+        assert (lost.value.through_seq, lost.value.journal_id) == (kept.last_seq - 2, kept.journal_id)
+        assert until(events, 5) == [4, 5]
 
 
-def test_what_no_journal_holds_is_said(address: str, replay_at: str) -> None:
-    with line(None, address, replay_at) as made, Subscriber(address, timeout_s=WITHIN_SECONDS) as events:
-        join(made, events)
-        made.tell(good(number=1))
-        until_told(events, 1)
-        made.be_cut_off()
-        made.tell_nobody(good(number=2))
-        made.publish()
+@pytest.mark.parametrize("line", [False], indirect=True)
+def test_what_no_journal_holds_is_said(line: Line) -> None:
+    with line.heard() as events:
+        line.tell(*numbered(1))
+        until(events, 1)
+        with line.cut_off() as journal:
+            journal(*numbered(2))
         with pytest.raises(EventsLostError, match="no journal holds them") as lost:
             events.receive()
-        assert (lost.value.journal_id, lost.value.after_seq, lost.value.through_seq) == (None, 1, 2)
+        assert (lost.value.journal_id, lost.value.after_seq, lost.value.through_seq) == (None, 2, 3)
 
 
-def test_a_listener_that_reads_too_slowly_has_again_what_was_dropped_for_it(
-    tmp_path: Path, address: str, replay_at: str
+def test_a_listener_that_reads_too_slowly_gets_again_what_was_dropped_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Far more than waits for one listener anywhere."""
-    with (
-        line(tmp_path / "state", address, replay_at) as made,
-        Subscriber(address, timeout_s=WITHIN_SECONDS, replay=replay_at) as events,
-    ):
-        join(made, events)
-        count = 6000
-        made.tell(*(padded(number) for number in range(1, count + 1)), status())
-        assert until_all(events, count) == list(range(1, count + 1))
+    """More than waits for one listener anywhere: in the line, in the system, in the listener."""
+    monkeypatch.setattr(publisher_module, "SEND_HIGH_WATER_MARK", 10)
+    monkeypatch.setattr(publisher_module, "SECONDS_BETWEEN_COMMITS", 0.0)
+    with contextlib.closing(Line(tmp_path, journal=True)) as line, line.heard(line.served) as events:
+        count = 1500
+        padded = [msgspec.structs.replace(each.event, detail="x" * 2000) for each in numbered(*range(1, count + 1))]
+        line.tell(*map(Message, padded))
+        with line.telling_its_status():  # one status may be dropped as well
+            assert until(events, count) == list(range(1, count + 1))
         assert events._replay is not None
         assert next(events._replay._ids) > 1, "some were dropped, and asked for again"
 
 
-def padded(number: int) -> Message:
-    """Large enough that no buffer of the system takes them all."""
-    message = good(number=number)
-    return Message(msgspec.structs.replace(message.event, detail="x" * 2000))
-
-
-def until_all(events: Subscriber, count: int) -> Sequence[int]:
-    came: list[int] = []
-    while len(came) < count:
-        event = next_of(events).event
-        if hasattr(event, "frame_number"):
-            came.append(event.frame_number)
-    return came
-
-
-def test_what_is_had_again_is_asked_for_as_it_is_wanted_and_not_kept_all_at_once(
-    tmp_path: Path, address: str, replay_at: str
-) -> None:
-    with (
-        line(tmp_path / "state", address, replay_at) as made,
-        Subscriber(address, timeout_s=WITHIN_SECONDS, replay=replay_at) as events,
-    ):
-        join(made, events)
+def test_missed_events_are_asked_for_as_they_are_read_and_not_kept_all_at_once(line: Line) -> None:
+    with line.heard(line.served) as events:
         assert events._replay is not None
-        made.be_cut_off()
-        made.tell_nobody(*(good(number=number) for number in range(1, 2501)))
-        made.publish()
-        assert until_told(events, 1) == [1]
+        with line.cut_off() as journal:
+            journal(*numbered(*range(1, 1501)))
+        assert until(events, 1) == [1]
         assert next(events._replay._ids) == 2, "one part of them was asked for"
-        assert until_told(events, 2500) == list(range(2, 2501))
+        assert until(events, 1500) == list(range(2, 1501))
 
 
 def test_a_journal_that_does_not_answer_holds_up_what_comes_live_no_more_than_once(
-    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+    line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replay, "ANSWER_WITHIN_SECONDS", 0.2)
-    with (
-        line(tmp_path / "state", address, f"ipc://{tmp_path}/served") as made,
-        Subscriber(address, timeout_s=WITHIN_SECONDS, replay=f"ipc://{tmp_path}/nobody") as events,
-    ):
-        join(made, events)
-        made.be_cut_off()
-        made.tell_nobody(good(number=1), defect(number=2))
-        made.publish()
+    with line.heard(f"{line.served}-nobody") as events:
+        with line.cut_off() as journal:
+            journal(good(number=1), defect(number=2))
         whys = []
         for _ in range(2):
             with pytest.raises(EventsLostError) as lost:
@@ -268,5 +241,5 @@ def test_a_journal_that_does_not_answer_holds_up_what_comes_live_no_more_than_on
             whys.append(str(lost.value))
         assert "is the line running, and is its journal.bind this address?" in whys[0]
         assert "did not answer a moment ago" in whys[1]
-        made.tell(good(number=3))
-        assert until_told(events, 3) == [3]
+        line.tell(*numbered(3))
+        assert until(events, 3) == [3]
