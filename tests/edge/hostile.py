@@ -1,4 +1,4 @@
-"""What no client and no line of ours says: messages made from valid ones, bytes that are no handshake. By a seed."""
+"""What no client and no line of ours says: messages made from valid ones by a seed, and bytes that are no handshake."""
 
 import contextlib
 import ctypes
@@ -11,7 +11,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 Parts = list[bytes]
@@ -45,7 +45,11 @@ class Spoiler:
         """Another one, made of this."""
         parts = list(message)
         for _ in range(self._draw.choice((1, 1, 1, 2, 3))):
-            parts = self._draw.choice(_PARTS if self._draw.random() < 0.2 else _CONTENTS)(self, parts) or [b""]
+            if self._draw.random() < 0.2:
+                parts = self._other_parts(parts) or [b""]
+            else:
+                place = self._draw.randrange(len(parts))
+                parts[place] = self._changed(parts[place])
         return parts
 
     def connection(self, socket_type: str) -> bytes:
@@ -70,65 +74,41 @@ class Spoiler:
                 return whole + _frame(4, said) + draw.randbytes(_size(draw, 100))
         return whole + bytes([draw.choice((2, 3, 6, 7))]) + draw.choice((b"\x7f" + b"\xff" * 7, draw.randbytes(8)))
 
-    # What is changed of the parts.
+    def _other_parts(self, parts: Parts) -> Parts:
+        draw, place = self._draw, self._draw.randrange(len(parts))
+        match draw.randrange(5):
+            case 0:
+                return [b""] * draw.randrange(1, 4)
+            case 1:
+                return parts[:place] + parts[place + 1 :]
+            case 2:
+                return [*parts[:place], draw.choice([*parts, b""]), *parts[place:]]
+            case 3:
+                return draw.sample(parts, len(parts))
+        return [*parts, *[b"x"] * _size(draw, MOST_PARTS)]
 
-    def _no_parts(self, _: Parts) -> Parts:
-        return [b""] * self._draw.randrange(1, 4)
-
-    def _one_less(self, parts: Parts) -> Parts:
-        place = self._draw.randrange(len(parts))
-        return parts[:place] + parts[place + 1 :]
-
-    def _one_twice(self, parts: Parts) -> Parts:
-        place = self._draw.randrange(len(parts) + 1)
-        return [*parts[:place], self._draw.choice([*parts, b""]), *parts[place:]]
-
-    def _in_another_order(self, parts: Parts) -> Parts:
-        return self._draw.sample(parts, len(parts))
-
-    def _many(self, parts: Parts) -> Parts:
-        return [*parts, *[b"x"] * _size(self._draw, MOST_PARTS)]
-
-    # What is changed of one part.
-
-    def _changed(self, parts: Parts, change: Callable[[bytes], bytes]) -> Parts:
-        place = self._draw.randrange(len(parts))
-        return [change(part) if n == place else part for n, part in enumerate(parts)]
-
-    def _noise(self, parts: Parts) -> Parts:
-        length = TOO_LONG_BYTES if self._draw.random() < 0.01 else _size(self._draw, 3000)
-        return self._changed(parts, lambda _: self._draw.randbytes(length))
-
-    def _cut(self, parts: Parts) -> Parts:
-        return self._changed(parts, lambda part: part[: self._draw.randrange(len(part) + 1)])
-
-    def _bits(self, parts: Parts) -> Parts:
-        return self._changed(parts, lambda part: _flipped(self._draw, part))
-
-    def _no_text(self, parts: Parts) -> Parts:
-        bad = self._draw.choice((b"\xff", b"\xc3", b"\xed\xa0\x80", b"\0", b"\xf8\x88\x80\x80\x80"))
-
-        def with_it(part: bytes) -> bytes:
-            place = self._draw.randrange(len(part) + 1)
-            return part[:place] + bad + part[place:]
-
-        return self._changed(parts, with_it)
-
-    def _another_value(self, parts: Parts) -> Parts:
-        """Of a JSON object, wherever it stands in it."""
-        return self._changed(parts, self._with_another_value)
-
-    def _a_field_twice(self, parts: Parts) -> Parts:
-        def twice(part: bytes) -> bytes:
-            found = _object(part)
-            if not found:
-                return part
-            name = self._draw.choice(list(found))
-            return part.rstrip()[:-1] + b"," + _text({name: self._draw.choice(_VALUES)})[1:]
-
-        return self._changed(parts, twice)
+    def _changed(self, part: bytes) -> bytes:
+        draw, place = self._draw, self._draw.randrange(len(part) + 1)
+        match draw.choice((*["a value"] * 6, *["a field"] * 2, "all", "its end", "bits", "its text")):
+            case "a value":
+                return self._with_another_value(part)
+            case "a field" if found := _object(part):
+                name = draw.choice(list(found))
+                return part.rstrip()[:-1] + b"," + _text({name: draw.choice(_VALUES)})[1:]  # it is there twice
+            case "all":
+                return draw.randbytes(TOO_LONG_BYTES if draw.random() < 0.01 else _size(draw, 3000))
+            case "its end":
+                return part[:place]
+            case "bits":
+                return _flipped(draw, part)
+            case "its text":
+                return (
+                    part[:place] + draw.choice((b"\xff", b"\xc3", b"\xed\xa0\x80", b"\0", b"\xf8\x88")) + part[place:]
+                )
+        return part
 
     def _with_another_value(self, part: bytes) -> bytes:
+        """Of a JSON object, wherever it stands in it."""
         draw, found = self._draw, _object(part)
         if not found:
             return part
@@ -152,13 +132,6 @@ class Spoiler:
         deep = draw.randrange(1, 4000)
         nested = b"[" * deep + b"]" * (deep if draw.random() < 0.5 else 0)
         return _text(found).replace(_text(_DEEP), nested)
-
-
-_PARTS = (Spoiler._no_parts, Spoiler._one_less, Spoiler._one_twice, Spoiler._in_another_order, Spoiler._many)
-_CONTENTS = (
-    *[Spoiler._another_value] * 6, *[Spoiler._a_field_twice] * 2,
-    Spoiler._noise, Spoiler._cut, Spoiler._bits, Spoiler._no_text,
-)  # fmt: skip
 
 
 class Stranger:

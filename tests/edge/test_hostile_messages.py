@@ -1,7 +1,7 @@
-"""Whatever comes, on every socket that reads, of a line and of its clients: nothing ends, nothing grows, and whoever
-means well is served after it.
+"""Hostile messages, on every socket that reads, of a line and of its clients: nothing ends, nothing grows, and honest
+ones are served after them.
 
-Messages are made from valid ones, from a seed. What is kept of each would show: the memory of this process is looked at
+Messages are made from valid ones, by a seed. What is kept of each would show: the memory of this process is looked at
 after equal rounds, the first of which warms it up.
 """
 
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Self
 
 import msgspec
 import pytest
@@ -26,25 +26,8 @@ from edge.delivery.commander import Commander
 from edge.delivery.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest
 from edge.delivery.durable import follower, following
 from edge.delivery.durable.follower import Follower
-from edge.delivery.durable.following import (
-    AckRequest,
-    Batch,
-    Following,
-    FollowRequest,
-    ForgetRequest,
-    ReplayRequest,
-    batch_parts,
-)
-from edge.delivery.messages import (
-    BundleName,
-    Counts,
-    Message,
-    StatusEvent,
-    Welcome,
-    header_of,
-    to_frames,
-    welcome_to_bytes,
-)
+from edge.delivery.durable.following import AckRequest, Batch, FollowRequest, ForgetRequest, ReplayRequest
+from edge.delivery.messages import Counts, Message, StatusEvent, Welcome, header_of, to_frames, welcome_to_bytes
 from edge.delivery.replay import Replay
 from edge.delivery.security.access import Access
 from edge.delivery.security.socket_guard import ROLE_OF, SocketName
@@ -60,7 +43,7 @@ from edge.errors import (
 )
 from tests.edge import follow_examples, wire_examples
 from tests.edge.doors import DOORS, Follow
-from tests.edge.followed_line import GOOD, event
+from tests.edge.followed_line import BUNDLE, GOOD, event
 from tests.edge.hostile import Memory, Parts, Spoiler, Stranger, knock
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Port, Secured, connected, free_port, until
 
@@ -83,6 +66,12 @@ FEW, MANY = 2_000, 100_000
 def count(request: pytest.FixtureRequest) -> int:
     """How many messages come."""
     found: int = request.param
+    return found
+
+
+@pytest.fixture(params=DOORS)
+def name(request: pytest.FixtureRequest) -> SocketName:
+    found: SocketName = request.param
     return found
 
 
@@ -112,21 +101,15 @@ def require_no_growth(count: int, feed: Callable[[int], None]) -> None:
 # A line.
 
 
-class Speaker(Protocol):
-    """Says to one of a line's sockets what it is given."""
-
-    def say(self, message: Parts) -> None: ...
-
-    def settle(self) -> None:
-        """Wait until all of it was taken."""
-
-    def close(self) -> None: ...
-
-
 class Listening:
-    """To events, over a connection of its own: no SUB socket would say most of this."""
+    """Speaks as a listener to events, over a connection of its own: no SUB socket would say most of this."""
 
-    def __init__(self, port: Port, _: Callable[[str], bytes]) -> None:
+    socket_type = "SUB"
+    honest: ClassVar[list[Parts]] = [
+        [b"\x01verdict.top.DEFECT"], [b"\x00verdict.top.DEFECT"], [b"\x01"], [b'\x01{"type":"verdict"}'],
+    ]  # fmt: skip
+
+    def __init__(self, port: Port) -> None:
         self._port = port
         self._stranger: Stranger | None = None
 
@@ -136,8 +119,9 @@ class Listening:
         self._stranger.send(message)
 
     def settle(self) -> None:
+        """Wait until all of it was taken."""
         self.close()
-        with connected(self._port.bound.replace("*", "127.0.0.1"), zmq.SUB) as listener:
+        with connected(self._port.local, zmq.SUB) as listener:
             for _ in range(20):  # each comes after some of the subscriptions were taken
                 assert listener.poll(WITHIN_MS)
                 listener.recv_multipart()
@@ -149,13 +133,17 @@ class Listening:
 
 
 class Asking:
-    """Requests, as a client does, and takes the replies."""
+    """Requests, as a client does, and takes the replies.
 
-    def __init__(self, port: Port, question: Callable[[str], bytes]) -> None:
-        self._question = question
+    Args:
+        question: an honest one of some id, which is settled at once.
+    """
+
+    def __init__(self, port: Port, socket_type: str, question: Callable[[str], bytes], honest: list[Parts]) -> None:
+        self.socket_type, self.honest, self._question = socket_type, honest, question
         self._numbers = itertools.count()
         self._opened = contextlib.ExitStack()
-        self._client = self._opened.enter_context(connected(port.bound.replace("*", "127.0.0.1"), zmq.DEALER))
+        self._client = self._opened.enter_context(connected(port.local, zmq.DEALER))
         self._client.setsockopt(zmq.SNDTIMEO, WITHIN_MS)
 
     def say(self, message: Parts) -> None:
@@ -187,64 +175,52 @@ def forget(request_id: str) -> bytes:
     return following.to_bytes(ForgetRequest(request_id=request_id, name="nobody"))
 
 
-SPEAKERS: dict[SocketName, tuple[Callable[..., Speaker], Callable[[str], bytes], str]] = {
-    "events": (Listening, lambda _: b"", "SUB"),
-    "commands": (Asking, trigger, "DEALER"),
-    "journal": (Asking, forget, "REQ"),
-}
-JOURNAL_ID = "a journal's id"
-SAID: dict[SocketName, list[Parts]] = {
-    "events": [[b"\x01verdict.top.DEFECT"], [b"\x00verdict.top.DEFECT"], [b"\x01"], [b'\x01{"type":"verdict"}']],
-    "commands": [
-        [trigger("r")],
-        [b"", trigger("é")],
-        [commands.to_bytes(SelectRequest(request_id="r", product="4711"))],
-    ],
-    "journal": [
-        [following.to_bytes(request)]
-        for request in (
-            FollowRequest(name="evil", client="c", window=10, topics=("verdict.top",), heatmaps=True),
-            AckRequest(name="evil", journal_id=JOURNAL_ID, seq=3),
-            ReplayRequest(request_id="r", journal_id=JOURNAL_ID, after_seq=2, through_seq=9, heatmaps=True),
-            ForgetRequest(request_id="r", name="evil"),
-        )
-    ],
+def asking_for_commands(port: Port) -> Asking:
+    select = commands.to_bytes(SelectRequest(request_id="r", product="4711"))
+    return Asking(port, "DEALER", trigger, [[trigger("r")], [b"", trigger("é")], [select]])
+
+
+def asking_for_events(port: Port) -> Asking:
+    requests = (
+        FollowRequest(name="evil", client="c", window=10, topics=("verdict.top",), heatmaps=True),
+        AckRequest(name="evil", journal_id=JOURNAL, seq=3),
+        ReplayRequest(request_id="r", journal_id=JOURNAL, after_seq=2, through_seq=9, heatmaps=True),
+        ForgetRequest(request_id="r", name="evil"),
+    )
+    return Asking(port, "REQ", forget, [[following.to_bytes(request)] for request in requests])
+
+
+JOURNAL = follow_examples.JOURNAL
+SPEAKERS: dict[SocketName, Callable[[Port], Listening | Asking]] = {
+    "events": Listening,
+    "commands": asking_for_commands,
+    "journal": asking_for_events,
 }
 
 
-@pytest.fixture(params=DOORS)
-def name(request: pytest.FixtureRequest) -> SocketName:
-    found: SocketName = request.param
-    return found
-
-
-@pytest.mark.long
 def test_a_line_takes_whatever_is_said_to_it(name: SocketName, count: int, port: Port, tmp_path: Path) -> None:
-    address, access = f"tcp://127.0.0.1:{port.number}", Access()
-    kind, question, socket_type = SPEAKERS[name]
+    access = Access()
     with contextlib.ExitStack() as at_end:
-        door = DOORS[name](address, access, tmp_path)
+        door = DOORS[name](port.local, access, tmp_path)
         at_end.callback(door.close)
-        said = SAID[name]
-        if isinstance(door, Follow):
-            journal_id = door.fill(20)
-            said = [[part.replace(JOURNAL_ID.encode(), journal_id.encode()) for part in parts] for parts in said]
-        spoiler, speaker = Spoiler(SEED, said), kind(port, question)
-        at_end.callback(speaker.close)
+        speaker = at_end.enter_context(contextlib.closing(SPEAKERS[name](port)))
+        journal_id = door.fill(20) if isinstance(door, Follow) else JOURNAL
+        honest = [[part.replace(JOURNAL.encode(), journal_id.encode()) for part in parts] for parts in speaker.honest]
+        spoiler = Spoiler(SEED, honest)
 
         def feed(messages: int) -> None:
             for number in range(messages):
                 speaker.say(spoiler.message())
                 if number % PER_KNOCK == 0:
-                    knock(port.number, spoiler.connection(socket_type), WITHIN_SECONDS)
+                    knock(port.number, spoiler.connection(speaker.socket_type), WITHIN_SECONDS)
                 if number % AT_ONCE == 0:
                     assert door.serves(friend, WITHIN_MS), "meanwhile"
             speaker.settle()
 
-        friend = at_end.enter_context(connected(address, door.kind))
+        friend = at_end.enter_context(connected(port.local, door.kind))
         until(lambda: door.serves(friend, 100))
         require_no_growth(count, feed)
-        another = at_end.enter_context(connected(address, door.kind))
+        another = at_end.enter_context(connected(port.local, door.kind))
         until(lambda: door.serves(another, 100))
     refused = access.refusals.counts()
     assert refused[f"{name}.protocol"] + refused[f"{name}.handshake"] > count / PER_KNOCK / 2
@@ -252,27 +228,23 @@ def test_a_line_takes_whatever_is_said_to_it(name: SocketName, count: int, port:
         assert refused[f"{name}.malformed"] > count / 2
 
 
-@pytest.mark.long
 def test_a_line_with_keys_takes_whatever_is_no_handshake(
     name: SocketName, count: int, port: Port, tmp_path: Path
 ) -> None:
     secured = Secured(tmp_path)
     access, keys = secured.access(), secured.client(ROLE_OF[name])
-    door = DOORS[name](port.bound, access, tmp_path)
-    spoiler = Spoiler(SEED, SAID[name])
 
     def feed(messages: int) -> None:
         before = sum(access.refusals.counts().values())
         for _ in range(messages):
-            knock(port.number, spoiler.connection(SPEAKERS[name][2]), WITHIN_SECONDS)
+            knock(port.number, spoiler.connection("DEALER"), WITHIN_SECONDS)
         until(lambda: sum(access.refusals.counts().values()) >= before + 0.9 * messages)
 
-    try:
+    with contextlib.closing(DOORS[name](port.bound, access, tmp_path)) as door:
+        spoiler = Spoiler(SEED, [[trigger("r")]])
         require_no_growth(count // PER_KNOCK, feed)
         with connected(port.reached, door.kind, keys) as friend:
             until(lambda: door.serves(friend, 100))
-    finally:
-        door.close()
 
 
 @pytest.mark.parametrize(
@@ -302,17 +274,7 @@ def test_what_is_kept_of_each_message_would_be_seen(
 
 BOOT = wire_examples.GOOD.event.boot_id
 WELCOMED = Welcome(boot_id=BOOT, line="line1", counts=Counts(journal_id="j1", journalled={"alarm": 3}))
-PUBLISHED: list[Parts] = [
-    *(to_frames(message) for message in wire_examples.KEPT.values()),
-    [welcome_to_bytes(WELCOMED)],
-]
-BUNDLE = BundleName(name="boards", version="1", digest="ab" * 32)
-REPLIED: list[commands.Reply] = [
-    Triggered(camera="top", part_id="P-1", frame_id=1, frame_number=1),
-    Announced(camera="top"),
-    Selected(product="4711", bundle=BUNDLE),
-    commands.refusal("busy", "ask again"),
-]
+PUBLISHED = [*map(to_frames, wire_examples.KEPT.values()), [welcome_to_bytes(WELCOMED)]]
 
 
 def test_a_listener_takes_whatever_is_published(count: int, address: str) -> None:
@@ -360,12 +322,23 @@ def test_a_listener_takes_whatever_is_published(count: int, address: str) -> Non
 
 
 class Answering:
-    """A line that answers each request as it is told to."""
+    """A line that answers each request with what is given, spoilt, and with the truth after it."""
 
     def __init__(self, address: str, answers: Callable[[bytes], Sequence[Parts]]) -> None:
         self._address, self._answers = address, answers
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._answer)
+        self.outcomes: Counter[str] = Counter()
+        self._said = 0
+
+    def feed(self, messages: int, ask: Callable[[], object]) -> None:
+        """Ask until so many were answered; what came of each is counted, errors by their class."""
+        until_said = self._said + messages
+        while self._said < until_said:
+            try:
+                self.outcomes[str(ask())] += 1
+            except (MessageError, CommandRefusedError, JournalError) as error:
+                self.outcomes[type(error).__name__] += 1
 
     def _answer(self) -> None:
         with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
@@ -374,51 +347,43 @@ class Answering:
             while not self._ended.is_set():
                 while socket.poll(50):
                     client, request = socket.recv_multipart()
+                    self._said += 1
                     for parts in self._answers(request):
                         socket.send_multipart([client, *parts])
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
 
 
-def short(spoiler: Spoiler, message: Parts) -> Parts:
-    """A spoilt message that is not hung up on for its length: what comes after it shall come."""
-    while max(map(len, spoilt := spoiler.spoilt(message))) > commander.LONGEST_REPLY_BYTES:
-        pass
-    return spoilt
-
-
 def test_a_commander_takes_whatever_is_replied(count: int, address: str) -> None:
-    spoiler, turns = Spoiler(SEED, []), itertools.cycle(REPLIED)
-    outcomes: Counter[str] = Counter()
-    said = 0
+    spoiler = Spoiler(SEED, [])
+    replies: list[commands.Reply] = [
+        Triggered(camera="top", part_id="P-1", frame_id=1, frame_number=1),
+        Announced(camera="top"),
+        Selected(product="4711", bundle=BUNDLE),
+        commands.refusal("busy", "ask again"),
+    ]
+    turns = itertools.cycle(replies)
 
     def answers(request: bytes) -> list[Parts]:
-        nonlocal said
-        said += 1
         request_id = msgspec.json.decode(request)["request_id"]
-        spoilt = commands.to_bytes(msgspec.structs.replace(next(turns), request_id=request_id))
-        honest = commands.to_bytes(msgspec.structs.replace(REPLIED[0], request_id=request_id))
-        return [short(spoiler, [spoilt]), [honest]]
+        turn, honest = (
+            commands.to_bytes(msgspec.structs.replace(reply, request_id=request_id))
+            for reply in (next(turns), replies[0])
+        )
+        # Not one that is hung up on for its length: what comes after it shall come.
+        while max(map(len, spoilt := spoiler.spoilt([turn]))) > commander.LONGEST_REPLY_BYTES:
+            pass
+        return [spoilt, [honest]]
 
-    def feed(messages: int) -> None:
-        until_said = said + messages
-        while said < until_said:
-            try:
-                outcomes[type(line.trigger("top")).__name__] += 1
-            except (MessageError, CommandRefusedError) as error:
-                outcomes[type(error).__name__] += 1
-
-    with Answering(address, answers), Commander(address, WITHIN_SECONDS) as line:
-        require_no_growth(count, feed)
-    assert min(outcomes[kind] for kind in ("MessageError", "CommandRefusedError", "Triggered")) > count / 100
-
-
-JOURNAL = follow_examples.JOURNAL
+    with Answering(address, answers) as line, Commander(address, WITHIN_SECONDS) as client:
+        require_no_growth(count, lambda messages: line.feed(messages, lambda: type(client.trigger("top")).__name__))
+    assert min(line.outcomes[kind] for kind in ("MessageError", "CommandRefusedError", "Triggered")) > count / 100
 
 
 def batch(after_seq: int, through_seq: int, request_id: str | None = None) -> Parts:
@@ -428,39 +393,26 @@ def batch(after_seq: int, through_seq: int, request_id: str | None = None) -> Pa
         request_id=request_id, journal_id=JOURNAL, after_seq=after_seq, through_seq=through_seq, last_seq=5,
         events=len(events),
     )  # fmt: skip
-    return batch_parts(told, events)
+    return following.batch_parts(told, events)
 
 
 def test_a_replay_takes_whatever_is_answered(count: int, address: str) -> None:
-    spoiler, outcomes = Spoiler(SEED, []), Counter[str]()
-    said = 0
+    spoiler = Spoiler(SEED, [])
 
     def answers(request: bytes) -> list[Parts]:
-        nonlocal said
-        said += 1
         asked = msgspec.json.decode(request, type=ReplayRequest)
         honest = batch(min(asked.after_seq, 5), 5, asked.request_id)
         return [spoiler.spoilt(honest), honest]
 
-    def feed(messages: int) -> None:
-        until_said = said + messages
-        while said < until_said:
-            try:
-                came = [each.seq for part in line.events(JOURNAL, 0, 5, [""]) for each in part.events]
-                outcomes["whole" if came == [1, 2, 3, 4, 5] else "not whole"] += 1
-            except (MessageError, JournalError) as error:
-                outcomes[type(error).__name__] += 1
+    def is_whole() -> bool:
+        return [each.seq for part in client.events(JOURNAL, 0, 5, [""]) for each in part.events] == [1, 2, 3, 4, 5]
 
-    line = Replay(address)
-    try:
-        with Answering(address, answers):
-            require_no_growth(count, feed)
-    finally:
-        line.close()
-    assert min(outcomes["whole"], outcomes["MessageError"]) > count / 100
+    with contextlib.closing(Replay(address)) as client, Answering(address, answers) as line:
+        require_no_growth(count, lambda messages: line.feed(messages, is_whole))
+    assert min(line.outcomes["True"], line.outcomes["MessageError"]) > count / 100
 
 
-FOLLOWING = Following(name="mes1", journal_id=JOURNAL, acked_seq=0, first_seq=1, last_seq=5, heartbeat_s=1.0)
+FOLLOWING = following.Following(name="mes1", journal_id=JOURNAL, acked_seq=0, first_seq=1, last_seq=5, heartbeat_s=1.0)
 TOLD: list[Parts] = [
     *([following.to_bytes(reply)] for reply in (FOLLOWING, msgspec.structs.replace(FOLLOWING, acked_seq=2))),
     *([batch(after_seq, through_seq) for after_seq, through_seq in ((0, 2), (0, 5), (2, 5), (5, 5), (0, 0))]),
@@ -510,7 +462,6 @@ class HostileLine:
         self._socket.send_multipart([self._client, *of_this])
 
 
-@pytest.mark.long
 def test_a_follower_takes_whatever_it_is_told(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follower, "PAUSE_SECONDS", dict.fromkeys(follower.PAUSE_SECONDS, 0.0))
     address, outcomes = f"ipc://{tmp_path}/journal", Counter[str]()
@@ -572,24 +523,23 @@ def a_commander_is_obeyed(address: str) -> bool:
     [("events", a_listener_hears, "XPUB"), ("commands", a_commander_is_obeyed, "ROUTER")],
     ids=["events", "commands"],
 )
-def test_a_client_outlasts_whoever_is_no_line_at_its_address(
+def test_a_client_outlasts_a_program_that_is_no_line_at_its_address(
     name: SocketName, is_served: Callable[[str], bool], socket_type: str, port: Port, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """After some of what comes then, ZeroMQ connects no more by itself, for ever."""
     monkeypatch.setattr(connection, "ANEW_AFTER_SECONDS", 0.1)
-    address, spoiler = f"tcp://127.0.0.1:{port.number}", Spoiler(SEED, PUBLISHED)
+    spoiler = Spoiler(SEED, PUBLISHED)
     with contextlib.ExitStack() as at_end:
         client = at_end.enter_context(ThreadPoolExecutor(1))
         with sockets.create_server(("127.0.0.1", port.number)) as stranger:
             stranger.settimeout(WITHIN_SECONDS)
-            served = client.submit(is_served, address)
+            served = client.submit(is_served, port.local)
             for _ in range(4):
                 visitor, _ = stranger.accept()
                 with visitor, contextlib.suppress(ConnectionError):
                     visitor.sendall(spoiler.connection(socket_type))
-        door = DOORS[name](address, Access(), tmp_path)
-        at_end.callback(door.close)
+        at_end.callback(DOORS[name](port.local, Access(), tmp_path).close)
         assert served.result(2 * WITHIN_SECONDS)
 
 
