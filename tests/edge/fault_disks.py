@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +50,21 @@ def fill(disk: Path) -> Path:
             file.write(bytes(4096))
     assert os.statvfs(disk).f_bavail == 0
     return filler
+
+
+@contextlib.contextmanager
+def power_cut(disk: Path) -> Iterator[None]:
+    """Lose all that was written and not synchronised; close all files within. Of a `failing_disk`."""
+    shut_down_without_flushing = 0x8004587D, struct.pack("I", 2)  # EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_NOLOGFLUSH
+    fd = os.open(disk, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, *shut_down_without_flushing)
+    finally:
+        os.close(fd)
+    yield
+    for command in (("umount", str(disk)), ("mount", "-o", "loop", str(disk.with_suffix(".img")), str(disk))):
+        done = _tool(*command)
+        assert done.returncode == 0, done.stderr
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """Another product, configuration or bundle while the line runs: exchanged between two frames, or refused and told."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,18 +133,15 @@ def test_while_a_product_is_made_ready_the_line_is_busy_and_inspects_on_as_befor
     assert set(heard.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
 
 
-@pytest.mark.long
 def test_the_selected_product_is_in_force_after_a_restart_and_follows_the_file_until_one_is_selected(
     line: Line,
 ) -> None:
-    with line.running() as run:
+    with line.running() as run, Commander(line.commands, 60) as to_line:
         until_inspected_as(run, "a")
         line.rewrite('product = "a"', 'product = "b"')
         assert run.reload().product == "b"
-        run.end()
-    with line.running() as run, Commander(line.commands, 60) as to_line:
-        assert run.next_verdict().product == "b"
         to_line.select("a")
+        until_change(run)
         assert run.reload().product == "a", "a reload undoes no selection"
         run.process.kill()
         run.process.wait()
@@ -175,20 +173,18 @@ def test_a_product_that_cannot_be_used_is_refused_and_the_one_before_stays(line:
     assert set(heard.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
 
 
-def test_a_reload_puts_in_force_what_the_file_says_and_refuses_what_it_cannot(
-    line: Line, bundle: Bundle, other_bundle: Bundle, address: str
+def test_a_reload_puts_in_force_what_the_file_says_and_whatever_nonsense_it_says_the_old_one_stays(
+    line: Line, bundle: Bundle, address: str
 ) -> None:
-    key = line.file.with_name("line.key")
+    key, file = line.file.with_name("line.key"), line.file
     with line.running() as run:
         assert run.next_verdict().acting
         line.rewrite("allow_unsigned = true", "allow_unsigned = true\nacting = false\nthresholds.score = 3.5")
         assert run.reload().in_force
-        after = run.next_verdict()
-        while after.acting:
-            after = run.next_verdict()
-        assert after.score_threshold == 3.5
-        good = line.file.read_text()
-        for old, new, why in [
+        before = run.until(lambda event: isinstance(event, VerdictEvent) and not event.acting)
+        assert before.score_threshold == 3.5
+        good = file.read_text()
+        edits: list[tuple[str, str, str]] = [
             ('name = "top"', 'name = "rear"', "the cameras were top and are rear now; restart the line"),
             (str(bundle.path), "/nowhere", "/nowhere"),
             (address, "tcp://127.0.0.1:1", f"events.bind was '{address}'"),
@@ -196,20 +192,30 @@ def test_a_reload_puts_in_force_what_the_file_says_and_refuses_what_it_cannot(
             ("[commands]", f'[security]\nkey = "{key}"\n\n[commands]', f"security.key was None and is '{key}'"),
             ("rate_fps = 40", "rate_fps = 20", "rate_fps of camera top changed; restart the line"),
             ("[[cameras]]", "[[nonsense", "is not valid TOML"),
-        ]:
-            line.rewrite(old, new)
+            ("acting = false", "speed = 3", "unknown field `speed`"),
+            ("allow_unsigned = true", "", "signed"),
+            ("thresholds.score = 3.5", "thresholds.score = nan", "$.thresholds.score"),
+        ]
+        nonsense: list[tuple[Callable[[], object], str]] = [
+            *((partial(line.rewrite, old, new), why) for old, new, why in edits),
+            (lambda: file.write_bytes(bytes(range(256))), "is not valid TOML"),
+            (lambda: file.write_text(""), "missing required field `bundle`"),
+            (file.unlink, "cannot be read"),
+        ]
+        for edit, why in nonsense:
+            edit()
             refused = run.reload()
-            assert (refused.change, refused.in_force) == ("reload", False)
-            assert refused.detail is not None
-            assert why in refused.detail
-            status = run.until(lambda event: isinstance(event, StatusEvent) and event.last_change is not None)
-            assert status.handshake.state in ("READY", "BUSY"), "the line inspects as before"
-            assert status.last_change.detail == refused.detail
-            line.file.write_text(good)
-        assert run.next_verdict().score_threshold == 3.5
+            assert (refused.change, refused.in_force, refused.bundle) == ("reload", False, before.bundle)
+            assert why in str(refused.detail)
+            after = run.until_inspected()
+            assert (after.bundle, after.score_threshold, after.acting) == (before.bundle, 3.5, False)
+            file.write_text(good)
+        status = run.until(lambda event: isinstance(event, StatusEvent) and event.last_change is not None)
+        assert (status.last_change.in_force, status.last_change.detail) == (False, refused.detail)
         heard = run.end()
     assert_every_frame_has_its_event(heard, ["top"])
     assert set(heard.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
+    assert [event.in_force for event in heard.changes] == [True] + [False] * len(nonsense)
 
 
 def test_change_after_change_leaves_no_engine_behind(line: Line) -> None:
@@ -217,7 +223,7 @@ def test_change_after_change_leaves_no_engine_behind(line: Line) -> None:
     with line.running() as run, Commander(line.commands, 60) as to_line:
         until_inspected_as(run, "a")
         at_first = threads(run)
-        for product in "ba" * 8:
+        for product in "ba" * 4:
             to_line.select(product)
             until_inspected_as(run, product)
         # Each is let go of once its last frame is told, and a moment later.
@@ -240,7 +246,6 @@ def gige(tmp_path: Path, bundle: Bundle, other_bundle: Bundle, address: str, com
         yield line
 
 
-@pytest.mark.long
 def test_no_frame_is_judged_as_a_product_with_whose_exposure_it_was_not_taken(gige: Line) -> None:
     with gige.running() as run, Commander(gige.commands, 60) as to_line:
         run.until_inspected()

@@ -12,13 +12,16 @@ import pytest
 from edge.bundle import Bundle
 from edge.delivery.messages import Event, StatusEvent
 from edge.frames import Stamp
-from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, last_run
+from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, Told, last_run
 from tests.command import WITHIN_SECONDS, complaint, heatline
-from tests.edge.fault_boots import boots, crashed, die, in_flight
-from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, small_disk
+from tests.edge.fault_disks import fail, failing_disk, fill, small_disk
 from tests.edge.lines import Heard, RunningLine, assert_every_frame_has_its_event, running, write_line_with
 
-CAMERA = {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 50, "waiting_frames": 8, "on_overload": "block"}
+# A busy machine's camera may be silent for a moment: only a minute of silence is an alarm here.
+CAMERA = {
+    "kind": "pattern", "draw_size": [230, 230], "rate_fps": 20, "silent_after_periods": 1200,
+    "waiting_frames": 8, "on_overload": "block",
+}  # fmt: skip
 NOBODY_WILL_KNOW = "after a crash nobody will know what was in flight"
 
 
@@ -44,67 +47,35 @@ def until_shaken(run: RunningLine, state: str, reason: str | None = None) -> Non
 
 
 def end(run: RunningLine) -> tuple[Heard, str]:
-    """What was heard up to its end, which is in order, and its log."""
+    """What was heard up to its end, of which no frame is lost, and its log."""
     run.process.send_signal(signal.SIGTERM)
     heard = run.until_stopped()
     _, log = run.process.communicate(timeout=WITHIN_SECONDS)
     assert run.process.returncode == 0, log
-    return heard, log
-
-
-def assert_no_frame_is_lost(heard: Heard) -> None:
     assert_every_frame_has_its_event(heard, ["top"])
     assert {event.reason for event in heard.verdicts} <= {None, "dropped.stopped"}, "those that waited at the end"
     assert heard.alarms == []
+    return heard, log
 
 
-def test_a_full_disk_keeps_no_frame_from_being_inspected(tmp_path: Path, line: Path, address: str) -> None:
-    with small_disk(tmp_path / "state") as state:
-        fill(state)
-        with running(line, address, env={"STATE_DIRECTORY": str(state)}) as run:
-            until_inspected(run, 20)
-            until_shaken(run, "DEGRADED", "unjournalled")
-            heard, log = end(run)
-    assert_no_frame_is_lost(heard)
-    assert f"{state / FILE_NAME} cannot be written ([Errno 28] {os.strerror(28)}" in log
-    assert log.count(NOBODY_WILL_KNOW) == 1
-
-
-@pytest.mark.long
-def test_once_there_is_room_what_is_in_flight_is_noted_and_the_line_is_ready(
+def test_a_full_disk_keeps_no_frame_from_being_inspected_and_what_is_in_flight_is_noted_once_there_is_room(
     tmp_path: Path, line: Path, address: str
 ) -> None:
     with small_disk(tmp_path / "state", mib=32) as state:
         filler = fill(state)
         with running(line, address, env={"STATE_DIRECTORY": str(state)}) as run:
+            until_inspected(run, 5)
             until_shaken(run, "DEGRADED", "unjournalled")
+            assert last_run(state / FILE_NAME).told == {}
             filler.unlink()
             until_shaken(run, "READY")
-            until_inspected(run, 5)
-            run.process.kill()
-            run.process.wait()
-        noted = in_flight(state)
-    assert all(stamp.number > 5 for stamp in noted), "what had been told before is not told again"
-
-
-@pytest.mark.long
-def test_a_disk_that_fills_while_a_line_runs_takes_nothing_from_its_record(
-    tmp_path: Path, line: Path, address: str
-) -> None:
-    with small_disk(tmp_path / "state") as state, boots(line, address, state) as lives:
-        with lives.boot() as run:
             until_inspected(run, 1)
-            fill(state)
-            until_inspected(run, 20)
-            die(run)
-        noted = in_flight(state)
-        with lives.boot() as run:
-            until_inspected(run, 1)
-            heard = run.end()
-    assert [(event.frame_id, event.frames) for event in crashed(heard)] == [
-        (stamp.frame_id, stamp.frames) for stamp in noted
-    ]
-    assert_every_frame_has_its_event(heard, ["top"])
+            heard, log = end(run)
+        noted = last_run(state / FILE_NAME)
+    assert f"{state / FILE_NAME} cannot be written ([Errno 28] {os.strerror(28)}" in log
+    assert log.count(NOBODY_WILL_KNOW) == 1
+    assert noted.told == {"top": Told(heard.last.boot_id, heard.last.ledger["top"].captured)}
+    assert noted.in_flight == []
 
 
 def test_a_full_disk_that_still_holds_the_last_record_holds_the_next(tmp_path: Path) -> None:
@@ -118,20 +89,6 @@ def test_a_full_disk_that_still_holds_the_last_record_holds_the_next(tmp_path: P
         assert (stamp.number, stamp.frame_id) == (2, 1)
 
 
-@pytest.mark.long
-def test_a_disk_that_is_read_only_from_the_start_keeps_no_frame_from_being_inspected(
-    tmp_path: Path, line: Path, address: str
-) -> None:
-    with small_disk(tmp_path / "state") as state:
-        make_read_only(state)
-        with running(line, address, env={"STATE_DIRECTORY": str(state)}) as run:
-            until_inspected(run, 20)
-            until_shaken(run, "DEGRADED", "unjournalled")
-            heard, log = end(run)
-    assert_no_frame_is_lost(heard)
-    assert log.count(NOBODY_WILL_KNOW) == 1
-
-
 def test_a_disk_that_fails_and_goes_read_only_while_a_line_runs_keeps_no_frame_from_being_inspected(
     tmp_path: Path, line: Path, address: str
 ) -> None:
@@ -141,44 +98,11 @@ def test_a_disk_that_fails_and_goes_read_only_while_a_line_runs_keeps_no_frame_f
     ):
         until_shaken(run, "READY")
         fail(state)
-        until_inspected(run, 20)
+        until_inspected(run, 10)
         until_shaken(run, "DEGRADED", "unjournalled")
-        heard, log = end(run)
-    assert_no_frame_is_lost(heard)
+        _, log = end(run)
     assert f"{state / FILE_NAME} cannot be written ({os.strerror(30)})" in log
     assert log.count(NOBODY_WILL_KNOW) == 1, "said once, and not with every frame"
-
-
-def test_a_record_that_somebody_cut_off_kills_no_line(tmp_path: Path) -> None:
-    """To a file that is mapped into memory, that is a bus error."""
-    recorder = FlightRecorder(tmp_path / "in-flight", {"top": 0})
-    recorder.announced(Stamp("top", 1, number=1))
-    os.truncate(tmp_path / "in-flight", 0)
-    recorder.announced(Stamp("top", 2, number=2))
-    recorder.told(Stamp("top", 1, number=1))
-    assert recorder.fault is None
-    assert last_run(tmp_path / "in-flight").in_flight == []
-
-
-def test_a_record_that_can_be_written_again_is_one_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A file system that took itself read-only stays so until it is mounted anew, so its file is taken away here."""
-    caplog.set_level("INFO")
-    recorder = FlightRecorder(tmp_path / "in-flight", {"top": 0})
-    for number in range(1, 4):
-        recorder.announced(Stamp("top", number, number=number))
-    real, recorder._fd = recorder._fd, os.open(tmp_path / "in-flight", os.O_RDONLY)
-    recorder.told(Stamp("top", 1, number=1))
-    recorder.told(Stamp("top", 2, number=2))
-    assert recorder.fault is not None
-    assert caplog.text.count(NOBODY_WILL_KNOW) == 1
-    os.close(recorder._fd)
-    recorder._fd = real
-    recorder.announced(Stamp("top", 4, number=4))
-    recorder.told(Stamp("top", 3, number=3))
-    (stamp,) = last_run(tmp_path / "in-flight").in_flight
-    assert (stamp.number, stamp.frames, stamp.frame_id) == (4, 1, 4)
-    assert "is written again" in caplog.text
-    recorder.close()
 
 
 def test_two_lines_with_one_state_folder_are_one_line_too_many_as_long_as_the_first_lives(
@@ -189,17 +113,10 @@ def test_two_lines_with_one_state_folder_are_one_line_too_many_as_long_as_the_fi
     env = {"STATE_DIRECTORY": str(state)}
     (tmp_path / "other").mkdir()
     other = write_line_with(tmp_path / "other", bundle.path, f"ipc://{tmp_path}/other/events", {"side": CAMERA})
-    with boots(line, address, state) as lives:
-        with lives.boot() as run:
-            until_inspected(run, 3)
-            refused = heatline("run", other, env=env)
-            assert refused.returncode == 7
-            assert f"{state} belongs to another line that is running" in complaint(refused)
-            until_inspected(run, 3)
-            die(run)
-        noted = in_flight(state)
-        with lives.boot() as run:
-            until_inspected(run, 3)
-            heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    assert sum(event.frames for event in crashed(heard)) == sum(stamp.frames for stamp in noted)
+    with running(line, address, env=env) as run:
+        until_inspected(run, 3)
+        refused = heatline("run", other, env=env)
+        assert refused.returncode == 7
+        assert f"{state} belongs to another line that is running" in complaint(refused)
+        until_inspected(run, 3)
+        end(run)

@@ -1,0 +1,124 @@
+"""Faults put into a real line from outside: stages that hang, a clock that leaps, memory that is used up."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+STAGES = {
+    "infer": "edge.inspection.inspector:Inspector.start",
+    "judge": "edge.inspection.inspector:Inspector.finish",
+    "publish": "zmq:Socket.send_multipart",
+}
+"""What each stage calls for every frame."""
+
+_CODE = """
+import functools, importlib, os, sys, time
+
+def hang(name, while_there):
+    module, _, path = name.partition(":")
+    owner_name, _, method = path.partition(".")
+    owner = getattr(importlib.import_module(module), owner_name)
+    real = getattr(owner, method)
+
+    @functools.wraps(real)
+    def hanging(*args, **kwargs):
+        while os.path.exists(while_there):
+            time.sleep(0.01)
+        return real(*args, **kwargs)
+
+    setattr(owner, method, hanging)
+
+if any(os.path.basename(argument) == "heatline" for argument in sys.orig_argv):  # and no camera's process
+    hang({name!r}, {hung!r})
+"""
+
+
+class Hang:
+    """Hangs a line's stage while it is told to.
+
+    Args:
+        folder: a new one.
+        stage: one of `STAGES`.
+    """
+
+    def __init__(self, folder: Path, stage: str) -> None:
+        folder.mkdir()
+        self._hung = folder / "hung"
+        code = _CODE.replace("{name!r}", repr(STAGES[stage])).replace("{hung!r}", repr(str(self._hung)))
+        (folder / "sitecustomize.py").write_text(code)
+        self.env: Mapping[str, str] = {"PYTHONPATH": str(folder)}
+
+    @contextlib.contextmanager
+    def hung(self) -> Iterator[None]:
+        self._hung.touch()
+        try:
+            yield
+        finally:
+            self._hung.unlink()
+
+
+class LeapingClock:
+    """A wall clock that leaps, for a process and its children; their monotonic clock stays as it is.
+
+    Skips where libfaketime is not installed.
+
+    Args:
+        folder: where the leap is written, which every look at the clock reads.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+        if not libraries:
+            pytest.skip("libfaketime is not installed")
+        self._leap = folder / "leap"
+        self.leap(0)
+        self.env = {
+            "LD_PRELOAD": str(libraries[0]),
+            "FAKETIME_TIMESTAMP_FILE": str(self._leap),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def leap(self, seconds: int) -> None:
+        """Set the clock so far before or behind the true time."""
+        new = self._leap.with_suffix(".new")
+        new.write_text(f"{seconds:+d}")
+        os.replace(new, self._leap)
+
+
+CGROUPS = Path("/sys/fs/cgroup")
+LIMIT_BYTES = 1 << 16
+"""Less than anything needs: whatever touches new memory in there is killed."""
+
+
+@contextlib.contextmanager
+def no_memory() -> Iterator[Path]:
+    """A control group in which there is none; skips where none can be made.
+
+    Memory counts for the group that a process was in when it took it. So one that is moved there has what it had, and
+    gets no more.
+    """
+    name = f"heatline-test-{os.getpid()}"
+    if (CGROUPS / "memory/cgroup.procs").exists():
+        group, limit = CGROUPS / "memory" / name, "memory.limit_in_bytes"
+    else:
+        group, limit = CGROUPS / name, "memory.max"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(LIMIT_BYTES))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"no control group for memory can be made here: {error}")
+    try:
+        yield group
+    finally:
+        group.rmdir()
+
+
+def starve(group: Path, pid: int) -> None:
+    """Give a process no memory any more; the kernel kills it as soon as it wants some."""
+    (group / "cgroup.procs").write_text(str(pid))
