@@ -113,13 +113,13 @@ class AravisCamera:
         """Have the timestamps of its frames jump back once."""
         self._tell("turn_clock_back", seconds=seconds)
 
+    def fall_behind(self, seconds: float) -> None:
+        """Have its frames grow older, up to so much, as if a buffer on their way filled: timestamps hardly go on."""
+        self._tell("fall_behind", seconds=seconds)
+
     def leave_out(self, frames: int = 1) -> None:
         """Skip so many frame ids, as if frames were lost before they were sent."""
         self._tell("leave_out", frames=frames)
-
-    def pause(self, paused: bool = True) -> None:
-        """Send no frames, but answer."""
-        self._tell("pause", paused=paused)
 
     def lose_packets(self, ratio: float) -> None:
         """Lose this share of stream packets, at random. It resends none."""
@@ -129,7 +129,7 @@ class AravisCamera:
         """Change the size of frames, and their pixel format, while they are being sent."""
         self._tell("resize", width=width, height=height, pixel_format=pixel_format)
 
-    def software_trigger_rate(self, rate_fps: float) -> None:
+    def trigger_rate(self, rate_fps: float) -> None:
         """How often it looks whether it was triggered; 25 times a second at first."""
         self._tell("trigger_rate", rate_fps=rate_fps)
 
@@ -327,10 +327,10 @@ class _Device:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pictures: list[Picture] = []
-        self._left_out = self._clock_back_ns = 0
+        self._left_out = self._age_ns = self._to_fall_behind_ns = 0
         self._frozen: bytes | None = None
         self._freezing = self._stopped = False
-        self._timestamp_ns = 0
+        self._timestamp_ns = self._now_ns = 0
         self._fill = _FILL(self._on_fill)
 
     def start(self, address: str, serial: str, pictures: list[Picture], pixel_format: str, rate_fps: float) -> None:
@@ -359,16 +359,15 @@ class _Device:
 
     def turn_clock_back(self, seconds: float) -> None:
         with self._lock:
-            self._clock_back_ns += round(seconds * 1e9)
+            self._age_ns += round(seconds * 1e9)
+
+    def fall_behind(self, seconds: float) -> None:
+        with self._lock:
+            self._to_fall_behind_ns += round(seconds * 1e9)
 
     def leave_out(self, frames: int) -> None:
         with self._lock:
             self._left_out += frames
-
-    def pause(self, paused: bool) -> None:
-        self._set(acquisition=not paused)
-        for _ in range(2):  # it answers a packet, and then takes note of its registers: the second answer comes after
-            self._serial_at_address()
 
     def lose_packets(self, ratio: float) -> None:
         _set_double_property(self._device, "gvsp-lost-ratio", ratio, None)
@@ -377,11 +376,13 @@ class _Device:
         _set_trigger_rate(self._registers, rate_fps)
 
     def resize(self, width: int, height: int, pixel_format: str | None) -> None:
-        self.pause(True)
+        self._set(acquisition=0)
+        for _ in range(2):  # it answers a packet, and then takes note of its registers: the second answer comes after
+            self._serial_at_address()
         self._set(width=width, height=height, sensor_width=width, sensor_height=height)
         if pixel_format:
             self._set(pixel_format=_CODES[pixel_format])
-        self.pause(False)
+        self._set(acquisition=1)
 
     def _set(self, **registers: int) -> None:
         for name, value in registers.items():
@@ -404,12 +405,14 @@ class _Device:
     def _on_fill(self, buffer: int, _: int, __: int, ___: int, pixel_format: int) -> None:
         """The device is about to send a frame: what it shows, its id and its timestamp."""
         with self._lock:
-            frame_id = aravis.buffer_frame_id(buffer)
-            for _n in range(self._left_out):
-                frame_id = next_frame_id(frame_id)
+            frame_id = next_frame_id(aravis.buffer_frame_id(buffer) - 1 + self._left_out)
             aravis.buffer_set_frame_id(buffer, frame_id)
+            before_ns, self._now_ns = self._now_ns, aravis.buffer_timestamp(buffer)
+            older_ns = min((self._now_ns - before_ns) * 9 // 10, self._to_fall_behind_ns)
+            self._to_fall_behind_ns -= older_ns
+            self._age_ns += older_ns
             if not self._stopped:
-                self._timestamp_ns = aravis.buffer_timestamp(buffer) - self._clock_back_ns
+                self._timestamp_ns = self._now_ns - self._age_ns
             aravis.buffer_set_timestamp(buffer, self._timestamp_ns)
             x, y, width, height = (self._get(name) for name in ("x", "y", "width", "height"))
             size = width * height * (pixel_format >> 16 & 0xFF) // 8

@@ -41,12 +41,16 @@ def missing() -> str | None:
 
 
 class RtspServer:
-    """A server in a process of its own."""
+    """A server in a process of its own, at a port that nobody else takes while `holder` is open."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, holder: socket.socket) -> None:
+        self.port: int = holder.getsockname()[1]
+        self.start()
+
+    def start(self) -> None:
+        """Start it, also again after its end; it returns once it serves."""
         self._process = subprocess.Popen(
-            [SYSTEM_PYTHON, __file__, str(port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [SYSTEM_PYTHON, __file__, str(self.port)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n", "the RTSP server did not start"
@@ -54,8 +58,8 @@ class RtspServer:
     def url(self, stream: str) -> str:
         return f"rtsp://127.0.0.1:{self.port}/{stream}"
 
-    def freeze(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
+    def freeze(self, frozen: bool = True) -> None:
+        self._process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
 
     def kill(self) -> None:
         self._process.kill()
@@ -64,17 +68,20 @@ class RtspServer:
 
 
 @contextlib.contextmanager
-def rtsp_server(port: int | None = None) -> Iterator[RtspServer]:
-    """A server on a free port, or on this one, which is killed in the end."""
-    if port is None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-    server = RtspServer(port)
-    try:
-        yield server
-    finally:
-        server.kill()
+def rtsp_server() -> Iterator[RtspServer]:
+    """A server, which is killed in the end; skips the test where there can be none."""
+    import pytest  # the system's Python, which runs this file too, has none
+
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    with socket.socket() as holder:  # bound and not listening: the server, which sets SO_REUSEADDR too, may bind it
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        server = RtspServer(holder)
+        try:
+            yield server
+        finally:
+            server.kill()
 
 
 def _serve(port: str | None) -> None:
@@ -106,7 +113,8 @@ def _serve(port: str | None) -> None:
             f"! video/x-raw,width={WIDTH},height={HEIGHT},framerate={FPS}/1 ! {encoding} )"
         )
         server.get_mount_points().add_factory(f"/{path}", factory)
-    server.attach(None)
+    if not server.attach(None):
+        sys.exit(f"port {port} cannot be bound")
     print("ready", flush=True)
     GLib.MainLoop().run()
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from typing import Literal
 
 import msgspec
 import numpy as np
+import pytest
 
+from edge.cameras import liveness, supervisor, triggering
 from edge.cameras.base import EndOfFrames
 from edge.cameras.channel import Here
 from edge.cameras.pattern import frame_id_of, pattern
@@ -24,9 +27,8 @@ from edge.cameras.supervisor import SupervisedCamera
 from edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from edge.frames import BadFrame, Frame, Stamp
 
-WITHIN_SECONDS = 20.0
+WITHIN_SECONDS = 60.0
 """Bounds what would otherwise hang; never what is measured."""
-
 
 _FRAME_BYTES = len(msgspec.msgpack.encode(Here(Stamp("top", 1), 0, (5, 12), "Mono8", None)))
 """Of word of a frame; a time or a digest more makes less than a tenth of it."""
@@ -66,6 +68,36 @@ def stop(pid: int) -> None:
 def _state_of(task: Path) -> str:
     """One letter, as the kernel says: T is stopped."""
     return (task / "stat").read_text().rpartition(")")[2].split()[0]
+
+
+def mappings() -> set[str]:
+    """The memories of frames that this process has mapped."""
+    return {line for line in Path("/proc/self/maps").read_text().splitlines() if "heatline-frames" in line}
+
+
+def children() -> set[str]:
+    """Processes that this process started, zombies too."""
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found |= {f"child {pid}" for pid in (task / "children").read_text().split()}
+    return found
+
+
+def held() -> set[str]:
+    """Everything that this process holds: descriptors, memories of frames, Python's threads, children."""
+    found = mappings() | children() | {f"thread {thread.name} {thread.ident}" for thread in threading.enumerate()}
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one with which this looks
+            found.add(f"descriptor {fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+    return {one for one in found if "/proc/" not in one}
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    """Work on a thread that has begun."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
 
 
 @dataclass(frozen=True)
@@ -116,6 +148,11 @@ class Watched:
         return [seen for seen in self.seen if seen.reason is not None]
 
     @property
+    def parts(self) -> list[tuple[str | None, str | None, int | None]]:
+        """Of all that came: the part, the reason why there is no frame, the drawn picture that the frame shows."""
+        return [(seen.stamp.part_id, seen.reason, seen.shows) for seen in self.seen]
+
+    @property
     def states(self) -> list[tuple[str, bool]]:
         """Its alarms: what, and whether it began or is over."""
         return [(alarm.reason, alarm.active) for alarm in self.alarms]
@@ -153,6 +190,13 @@ class Watched:
             self.until(lambda: False, "the end of frames")
         return self.seen[before:]
 
+    def triggered(self, *part_ids: str) -> None:
+        """Trigger part after part, each once all that came of the one before is known."""
+        for part_id in part_ids:
+            came = len(self.seen)
+            self.trigger(part_id)
+            self.until(lambda: self.answered(part_id) and len(self.seen) > came, f"part {part_id}")  # noqa: B023
+
     def trigger(self, part_id: str | None) -> None:
         """Ask for a frame; its answer goes to `answers`."""
         said = self.answers.setdefault(part_id, [])
@@ -184,6 +228,15 @@ def shown_by(frame: Frame) -> int:
     drawn = pattern(shown, grey.shape)
     assert np.array_equal(frame.image, np.stack([drawn] * 3, -1)), f"frame {frame.stamp.frame_id} is torn"
     return shown
+
+
+def give_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A camera of this process may be as slow as a busy machine makes it, and is opened again without delay."""
+    monkeypatch.setattr(supervisor, "FIRST_BACKOFF_SECONDS", 0.02)
+    monkeypatch.setattr(supervisor, "MOST_BACKOFF_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "ANSWER_WITHIN_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr(liveness, "LEAST_SILENCE_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr(triggering, "FIRE_WITHIN_SECONDS", WITHIN_SECONDS)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,12 +22,10 @@ from edge.cameras.child import SPARE_SLOTS
 from edge.cameras.digest import digest
 from edge.cameras.host import Arrived, CameraProcess, Died, News
 from edge.cameras.pattern import pattern
-from edge.cameras.settings import CameraSettings, FolderSettings
+from edge.cameras.settings import CameraSettings, FolderSettings, to_bytes
 from edge.frames import BadFrame, Frame
-from tests.edge.supervised import drawn_camera, shown_by, stop, until_unread
-from tests.edge.test_ring import descriptors, mappings
+from tests.edge.supervised import WITHIN_SECONDS, drawn_camera, held, in_thread, mappings, shown_by, stop, until_unread
 
-WITHIN_SECONDS = 20.0
 SLOTS = 2 + SPARE_SLOTS
 """Frames that can be held of a camera of which two may wait."""
 
@@ -54,9 +51,6 @@ class Running:
         assert isinstance(news, Opened), news
         return news
 
-    def frame(self) -> Frame:
-        return self.arrived().frame
-
     def arrived(self) -> Arrived:
         news = self.next()
         assert isinstance(news, Arrived), news
@@ -64,16 +58,7 @@ class Running:
 
     def frames(self, count: int) -> list[Frame]:
         """The next frames, which are all held."""
-        return [self.frame() for _ in range(count)]
-
-    def to_the_end(self) -> list[News]:
-        """All that it says, with its end."""
-        said = [self.next()]
-        while not isinstance(said[-1], Ended | Broken | Died):
-            said.append(self.next())
-            if isinstance(news := said[-1], Arrived):
-                news.frame.release()
-        return said
+        return [self.arrived().frame for _ in range(count)]
 
 
 @contextlib.contextmanager
@@ -83,6 +68,15 @@ def running(settings: CameraSettings) -> Iterator[Running]:
         yield camera
     finally:
         camera.process.kill()
+
+
+def eager_camera(**keys: object) -> CameraSettings:
+    """One that takes frames as fast as it can, and waits for a slot."""
+    return drawn_camera(rate_fps=None, on_overload="block", **keys)
+
+
+def shown(said: list[News]) -> list[int]:
+    return [shown_by(news.frame) for news in said if isinstance(news, Arrived)]
 
 
 def with_three_frames_in_the_socket(camera: Running) -> list[Frame]:
@@ -98,15 +92,13 @@ def with_three_frames_in_the_socket(camera: Running) -> list[Frame]:
 # Pixels.
 
 
-@pytest.mark.parametrize("size_wh", [(640, 480), (13, 7)])
-def test_drawn_pictures_cross_to_the_last_byte_with_all_that_is_known_of_them(size_wh: tuple[int, int]) -> None:
-    before_ns, camera_settings = time.monotonic_ns(), drawn_camera(draw_size=size_wh, first_frame_id=65534, frames=4)
-    with running(camera_settings) as camera:
+def test_drawn_pictures_cross_to_the_last_byte_with_all_that_is_known_of_them() -> None:
+    before_ns = time.monotonic_ns()
+    with running(drawn_camera(draw_size=(13, 7), first_frame_id=65534, frames=4, rate_fps=100)) as camera:
         assert camera.opened().highest_frame_id == 65535
         for frame_id in (65534, 65535, 1, 2):
             arrived = camera.arrived()
-            frame = arrived.frame
-            drawn = pattern(frame_id, (size_wh[1], size_wh[0]))
+            frame, drawn = arrived.frame, pattern(frame_id, (7, 13))
             assert np.array_equal(frame.image, np.stack([drawn] * 3, -1))
             assert arrived.digest == digest(drawn), "of what the camera sent"
             assert (frame.pixel_format, frame.sent_as, frame.camera_format) == ("RGB8", "Mono8", "Mono8")
@@ -162,16 +154,15 @@ def test_a_frame_larger_than_all_before_gets_new_memory_and_those_before_stay_as
     sizes = [(4, 4), (4, 4), (50, 60), (3, 3), (50, 60), (300, 200), (300, 201), (2, 2)]
     images = {f"{n}.png": rng.integers(0, 256, (*hw, 3), np.uint8) for n, hw in enumerate(sizes, 1)}
     folder = written(tmp_path / "f", dict(images))
+    mapped_before = mappings()
     with running(FolderSettings(name="top", path=folder, size="any")) as camera:
         camera.opened()
-        held = [camera.frame() for _ in sizes]  # more than there are slots: each ring has its own
+        frames = camera.frames(len(sizes))  # more than there are slots: each ring has its own
         assert camera.next() == Ended()
-        assert mappings() >= 4
-        gc.collect()
-        for frame, image in zip(held, images.values(), strict=True):
-            assert np.array_equal(frame.image, image[..., ::-1])
+        assert len(mappings() - mapped_before) == 4
+        for frame in frames:
             frame.release()
-    assert all(np.array_equal(f.image, i[..., ::-1]) for f, i in zip(held, images.values(), strict=True))
+    assert all(np.array_equal(frame.image, i[..., ::-1]) for frame, i in zip(frames, images.values(), strict=True))
 
 
 # Slots.
@@ -202,61 +193,48 @@ def test_a_held_frame_is_never_overwritten_and_frames_without_a_slot_are_announc
 
 
 def test_a_camera_that_may_wait_does_so_until_a_slot_is_free_and_loses_nothing() -> None:
-    with running(drawn_camera(rate_fps=None, on_overload="block", frames=30)) as camera:
+    with running(eager_camera(frames=30)) as camera:
         camera.opened()
-        held = camera.frames(SLOTS)
+        kept = camera.frames(SLOTS)
         camera.process.ask(camera=False)
         assert camera.next() == Answer(None, {}), "it waits for a slot, and answers meanwhile"
         assert camera.process.receive() is None
-        assert [shown_by(frame) for frame in held] == [1, 2, 3, 4, 5]
-        shown: list[int] = []
-        while len(shown) < 30 - SLOTS:
-            held.pop(0).release()
-            held.append(camera.frame())
-            shown.append(shown_by(held[-1]))
-        assert shown == list(range(SLOTS + 1, 31))
+        assert [shown_by(frame) for frame in kept] == [1, 2, 3, 4, 5]
+        for frame_id in range(SLOTS + 1, 31):
+            releasing = in_thread(kept.pop(0).release)  # any thread may release
+            kept += camera.frames(1)
+            releasing.join()
+            assert shown_by(kept[-1]) == frame_id
         assert camera.next() == Ended()
-
-
-def test_frames_may_be_released_on_any_thread_and_after_the_process_is_gone() -> None:
-    with running(drawn_camera(rate_fps=None, on_overload="block")) as camera:
-        camera.opened()
-        for frame in camera.frames(SLOTS):
-            thread = threading.Thread(target=frame.release)
-            thread.start()
-            thread.join()
-        last = camera.frames(SLOTS)
-    for frame in last:
-        frame.release()
+    for frame in kept:
+        frame.release()  # also once the process is gone
         assert shown_by(frame) == frame.stamp.frame_id
 
 
 # What can be asked of it.
 
 
-def test_it_says_whether_it_is_there_and_whether_the_camera_is() -> None:
+def test_it_says_whether_the_camera_is_there_and_a_trigger_is_confirmed_and_brings_a_frame() -> None:
+    """And a signal for the terminal's foreground does not end it before its line does."""
     with running(drawn_camera(trigger="software")) as camera:
         camera.opened()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(camera.process.pid, number)
         for asked, answers in ((False, None), (True, True)):
             camera.process.ask(camera=asked)
             assert camera.next() == Answer(answers, {})
-
-
-def test_a_trigger_is_confirmed_and_brings_a_frame() -> None:
-    with running(drawn_camera(trigger="software")) as camera:
-        camera.opened()
         for frame_id in (1, 2):
-            camera.process.fire(frame_id, time.monotonic_ns() + 10**10)
+            camera.process.fire(frame_id, time.monotonic_ns() + 60 * 10**9)
             said = [camera.next(), camera.next()]
             assert Fired(frame_id, None) in said
-            assert [shown_by(news.frame) for news in said if isinstance(news, Arrived)] == [frame_id]
+            assert shown(said) == [frame_id]
 
 
 def test_a_trigger_that_is_not_possible_is_answered_with_why() -> None:
     with running(drawn_camera(rate_fps=0.001)) as camera:
         camera.opened()
-        camera.frame()
-        camera.process.fire(7, time.monotonic_ns() + 10**10)
+        camera.arrived()
+        camera.process.fire(7, time.monotonic_ns() + 60 * 10**9)
         news = camera.next()
         assert isinstance(news, Fired)
         assert news.error is not None
@@ -275,64 +253,41 @@ def test_a_camera_that_cannot_be_opened_says_why_and_its_process_ends(tmp_path: 
 
 
 def test_asked_to_close_it_ends_by_itself_and_what_it_had_announced_is_handed_over() -> None:
-    with running(drawn_camera(rate_fps=None, on_overload="block")) as camera:
+    with running(eager_camera()) as camera:
         with_three_frames_in_the_socket(camera)
         process = camera.process._process
         said = camera.process.close(WITHIN_SECONDS)
         assert process.returncode == 0, "nobody killed it"
-        assert [shown_by(news.frame) for news in said[:3] if isinstance(news, Arrived)] == [6, 7, 8]
-        # One more may have waited for a slot.
-        assert [news.stamp.frame_id for news in said[3:] if isinstance(news, BadFrame)] in ([9], [])
-
-
-def test_a_frame_that_still_waited_at_the_end_was_lost_by_the_stop_and_not_by_overload() -> None:
-    with running(drawn_camera(rate_fps=None, on_overload="block")) as camera:
-        camera.opened()
-        camera.frames(SLOTS)
-        said = camera.process.close(WITHIN_SECONDS)
-        # It may have had no time to take that frame.
-        assert [news.reason for news in said if isinstance(news, BadFrame)] in (["stopped"], [])
+        assert shown(said[:3]) == [6, 7, 8]
+        # One more may have waited for a slot: that was lost by the stop and not by overload.
+        waited = [(news.stamp.frame_id, news.reason) for news in said[3:] if isinstance(news, BadFrame)]
+        assert waited in ([(9, "stopped")], [])
 
 
 def test_one_that_does_not_close_in_time_is_killed_and_what_it_had_announced_is_handed_over() -> None:
-    with running(drawn_camera(rate_fps=None, on_overload="block")) as camera:
+    with running(eager_camera()) as camera:
         with_three_frames_in_the_socket(camera)
         stop(camera.process.pid)
         process = camera.process._process
         said = camera.process.close(0.05)
         assert process.returncode == -signal.SIGKILL
-        assert [shown_by(news.frame) for news in said if isinstance(news, Arrived)] == [6, 7, 8]
+        assert shown(said) == [6, 7, 8]
 
 
-def test_when_it_is_killed_all_that_it_had_announced_comes_first_and_then_how_it_ended() -> None:
-    with running(drawn_camera(rate_fps=None, on_overload="block")) as camera:
-        with_three_frames_in_the_socket(camera)
+@pytest.mark.parametrize("read_all", [True, False])
+def test_when_it_is_killed_all_that_it_had_announced_comes_first_and_then_how_it_ended(read_all: bool) -> None:
+    """Also where it was killed before it read everything: then its socket is reset."""
+    with running(eager_camera()) as camera:
+        kept = with_three_frames_in_the_socket(camera)
+        if not read_all:
+            stop(camera.process.pid)
+            kept[0].release()  # nobody reads this
         os.kill(camera.process.pid, signal.SIGKILL)
         camera.process._process.wait()
-        *frames, end = camera.to_the_end()
-        assert [shown_by(news.frame) for news in frames if isinstance(news, Arrived)] == [6, 7, 8]
-        assert len(frames) == 3
-        assert end == Died("its process was ended by SIGKILL")
-        assert camera.next() == end, "and so whenever it is asked"
-
-
-def test_when_it_is_killed_before_it_read_everything_its_frames_still_come_first() -> None:
-    with running(drawn_camera(rate_fps=None, on_overload="block")) as camera:
-        held = with_three_frames_in_the_socket(camera)
-        stop(camera.process.pid)
-        held[0].release()  # nobody reads this
-        os.kill(camera.process.pid, signal.SIGKILL)
-        camera.process._process.wait()
-        assert [type(camera.next()) for _ in range(4)] == [Arrived, Arrived, Arrived, Died]
-
-
-def test_ctrl_c_in_a_terminal_does_not_end_it_before_its_line() -> None:
-    with running(drawn_camera(trigger="software")) as camera:
-        camera.opened()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            os.kill(camera.process.pid, number)
-        camera.process.ask(camera=True)
-        assert camera.next() == Answer(True, {})
+        said = [camera.next() for _ in range(4)]
+        assert shown(said) == [6, 7, 8]
+        assert said[3] == Died("its process was ended by SIGKILL")
+        assert camera.next() == said[3], "and so whenever it is asked"
 
 
 LINE = """
@@ -354,18 +309,13 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize(
-    ("camera", "read"),
-    [
-        ('{"kind": "pattern", "name": "top", "trigger": "software"}', 1),
-        ('{"kind": "pattern", "name": "top", "rate_fps": null, "on_overload": "block"}', 3),
-        ('{"kind": "pattern", "name": "top", "rate_fps": 1000}', 3),
-    ],
+    ("keys", "read"),
+    [({"trigger": "software"}, 1), ({"rate_fps": None, "on_overload": "block"}, 3), ({"rate_fps": 1000}, 3)],
     ids=["waiting for a trigger", "waiting for a slot", "sending"],
 )
-def test_when_its_line_is_killed_it_ends_by_itself(camera: str, read: int) -> None:
-    line = subprocess.Popen(
-        [sys.executable, "-c", LINE, camera, str(read)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def test_when_its_line_is_killed_it_ends_by_itself(keys: dict[str, object], read: int) -> None:
+    command = [sys.executable, "-c", LINE, to_bytes(drawn_camera(**keys)).decode(), str(read)]
+    line = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert line.stdout is not None
         ended = os.pidfd_open(int(line.stdout.readline()))
@@ -386,24 +336,15 @@ def test_when_its_line_is_killed_it_ends_by_itself(camera: str, read: int) -> No
 # What it leaves behind: nothing.
 
 
-def children() -> set[int]:
-    """Processes of ours, zombies too."""
-    found: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found |= {int(pid) for pid in (task / "children").read_text().split()}
-    return found
-
-
-@pytest.mark.long
-def test_twenty_openings_with_every_kind_of_end_leave_nothing_behind() -> None:
+@pytest.mark.parametrize("openings", [4, pytest.param(20, marks=pytest.mark.long)])
+def test_openings_with_every_kind_of_end_leave_nothing_behind(openings: int) -> None:
     gc.collect()
-    before = descriptors(), mappings(), set(threading.enumerate()), children(), set(os.listdir("/dev/shm"))
+    before = held()
     kept: list[Frame] = []
-
-    def end(camera: Running, n: int) -> None:
+    for n in range(openings):
+        camera = Running(eager_camera(frames=4 if n % 4 == 3 else None))
         camera.opened()
-        frames = camera.frames(2)
+        first, second = camera.frames(2)
         match n % 4:
             case 0:
                 camera.process.close(WITHIN_SECONDS)
@@ -413,19 +354,13 @@ def test_twenty_openings_with_every_kind_of_end_leave_nothing_behind() -> None:
             case 2:
                 camera.process.kill()
             case 3:
-                camera.to_the_end()
+                while camera.next() != Ended():
+                    pass
                 camera.process.kill()
-        kept.append(frames[0])  # a frame may still be looked at when its camera is gone
-        assert shown_by(kept[-1]) == 1
-        frames[1].release()
-
-    for n in range(0, 20, 2):  # two start side by side
-        ends = [drawn_camera(rate_fps=None, on_overload="block", frames=4 if m % 4 == 3 else None) for m in (n, n + 1)]
-        for m, camera in enumerate([Running(settings) for settings in ends], n):
-            end(camera, m)
+        kept.append(first)  # a frame may still be looked at when its camera is gone
+        second.release()
     assert all(shown_by(frame) == 1 for frame in kept)
-    del camera
+    del camera, first, second
     kept.clear()
     gc.collect()
-    after = descriptors(), mappings(), set(threading.enumerate()), children(), set(os.listdir("/dev/shm"))
-    assert after == before
+    assert held() - before == set()
