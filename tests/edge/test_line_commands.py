@@ -1,24 +1,26 @@
-"""`heatline status`, `select` and `reload` on a real line: what they say is what its events say."""
+"""The commands that people type for a line that runs: what they print is what its events say, and another machine needs
+a key that is allowed.
+"""
 
 import json
 import os
+import pwd
+import re
+import shlex
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from click.testing import CliRunner
-
 from edge.bundle import Bundle
-from edge.cli.reload import reload
-from edge.cli.select import select
-from edge.cli.status import EXIT_CODES, status
+from edge.cli.status import EXIT_CODES
 from edge.delivery.messages import ChangeEvent, Event, VerdictEvent
+from edge.delivery.security.curve import ClientKeys, read_key_pair
 from edge.delivery.subscriber import Subscriber
-from edge.errors import CommandRefusedError, ConfigError
-from tests.command import HEATLINE, WITHIN_SECONDS
-from tests.edge.lines import started, write_line_with
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
+from tests.edge.lines import running, started, write_line_with
+from tests.edge.secured import free_port, until
 
 PRODUCTS = """
 [commands]
@@ -31,17 +33,32 @@ name = "4712"
 name = "9"
 bundle = "gone"
 """
+STATES = {0, 16, 17}
+"""Exit codes of `heatline status` for a line that answers and inspects; a busy machine may not keep up."""
+REFUSED, NOT_LET_IN = 15, 21
 
 
-def until(events: Subscriber, wanted: Callable[[Any], bool]) -> Event:
-    """The next event that is wanted; whoever waits for one that does not come is cut off in the end."""
+def next_event(events: Subscriber, wanted: Callable[[Any], bool]) -> Event:
+    """The next one that is wanted."""
     give_up = time.monotonic() + WITHIN_SECONDS
     for message in events:
         if wanted(message.event):
             return message.event
-        if time.monotonic() > give_up:
-            break
-    raise AssertionError("what was waited for did not come")
+        assert time.monotonic() < give_up, "what was waited for did not come"
+    raise AssertionError("nothing came any more")
+
+
+def next_change(events: Subscriber) -> ChangeEvent:
+    change = next_event(events, lambda event: isinstance(event, ChangeEvent))
+    assert isinstance(change, ChangeEvent)
+    return change
+
+
+def typed(*arguments: str | Path) -> str:
+    """What a command prints that does what it is asked."""
+    result = heatline(*arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_a_line_says_how_it_is_changes_over_and_reloads(tmp_path: Path, bundle: Bundle, address: str) -> None:
@@ -50,40 +67,117 @@ def test_a_line_says_how_it_is_changes_over_and_reloads(tmp_path: Path, bundle: 
     file = write_line_with(
         tmp_path, bundle.path, address, cameras, PRODUCTS.format(commands=commands), top='product = "4711"'
     )
-    run = CliRunner().invoke
     with (
         Subscriber(address, topics=["verdict", "change"], timeout_s=WITHIN_SECONDS) as events,
         started(HEATLINE, "run", file) as service,
     ):
-        until(events, lambda event: isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT")
-        said = run(status, [str(file), "--json", "--timeout", "20"])
-        report = json.loads(said.output)
-        assert said.exit_code == EXIT_CODES[report["state"]]
+        next_event(events, lambda event: isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT")
+        said = heatline("status", file, "--json", "--timeout", "20")
+        report = json.loads(said.stdout)
+        assert said.returncode == EXIT_CODES[report["state"]]
         assert report["state"] in ("READY", "DEGRADED"), "a busy machine may not keep up"
         assert report["heartbeat"] > 0
         assert report["status"]["product"] == "4711"
 
-        assert "product 4712 is in force" in run(select, [commands, "4712"]).output
-        assert isinstance(until(events, lambda event: isinstance(event, ChangeEvent)), ChangeEvent)
-        until(events, lambda event: event.product == "4712")
+        assert "product 4712 is in force" in typed("select", commands, "4712")
+        assert next_change(events).in_force
+        next_event(events, lambda event: event.product == "4712")
         for product, reason in (("4713", "unknown_product"), ("9", "unusable")):
-            refused = run(select, [commands, product]).exception
-            assert isinstance(refused, CommandRefusedError)
-            assert refused.reason == reason
-        change = until(events, lambda event: isinstance(event, ChangeEvent))
-        assert isinstance(change, ChangeEvent)
+            refused = heatline("select", commands, product)
+            assert refused.returncode == REFUSED
+            assert f"the line refuses ({reason})" in complaint(refused)
+        change = next_change(events)
         assert (change.in_force, change.product) == (False, "4712")
 
         env = {"MAINPID": str(service.pid)}
-        assert "in force is product 4712" in run(reload, [str(file)], env=env).output
-        until(events, lambda event: isinstance(event, ChangeEvent) and event.in_force)
+        assert "in force is product 4712" in heatline("reload", file, env=env).stdout
+        next_event(events, lambda event: isinstance(event, ChangeEvent) and event.in_force)
         file.write_text("nonsense")
-        assert isinstance(run(reload, [str(file)], env=env).exception, ConfigError)
-        change = until(events, lambda event: isinstance(event, ChangeEvent))
-        assert isinstance(change, ChangeEvent)
+        assert heatline("reload", file, env=env).returncode == 3
+        change = next_change(events)
         assert (change.change, change.in_force) == ("reload", False)
 
         os.kill(service.pid, signal.SIGTERM)
         assert service.wait(WITHIN_SECONDS) == 0
-    stopped = run(status, [address, "--timeout", "0.05", "--json"])
-    assert (stopped.exit_code, json.loads(stopped.output)["reason"]) == (18, "unreachable")
+    stopped = heatline("status", address, "--timeout", "0.05", "--json")
+    assert (stopped.returncode, json.loads(stopped.stdout)["reason"]) == (18, "unreachable")
+
+
+def test_a_line_that_others_can_reach_says_what_to_type_and_then_serves_a_key_while_it_is_allowed(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    ports = [free_port() for _ in range(3)]
+    events, commands, journal = (port.reached for port in ports)
+    cameras = {
+        "top": {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 10.0},
+        "side": {"kind": "pattern", "draw_size": [230, 230], "trigger": "software"},
+    }
+    tables = f'[commands]\nbind = "{ports[1].bound}"\n\n[journal]\nbind = "{ports[2].bound}"\nfolder = "state"'
+    file = write_line_with(tmp_path, bundle.path, ports[0].bound, cameras, tables)
+    keys, mes = tmp_path / "keys", tmp_path / "mes.key"
+    me = pwd.getpwuid(os.geteuid()).pw_name
+
+    def as_told(sentence: str, pattern: str) -> list[str]:
+        """What to type on this machine, which need have no service installed."""
+        sentence = sentence.replace("/etc/heatline/keys", str(keys)).replace("--owner heatline", f"--owner {me}")
+        found = re.search(pattern, sentence.replace("CLIENT.key.pub", f"{mes}.pub"))
+        assert found is not None, sentence
+        return list(found.groups())
+
+    # Without a key, and with nobody who is allowed, it does not run, and says what to do.
+    refused = heatline("run", file)
+    assert refused.returncode == 3
+    assert complaint(heatline("check", file)) == complaint(refused)
+    words, key, table = as_told(
+        complaint(refused), r"make one with heatline (.*?) and set (key = .*?) under (\[security\])"
+    )
+    keys.mkdir()
+    typed(*shlex.split(words))
+    file.write_text(f"{file.read_text()}\n{table}\n{key}\n".replace("wait_for_subscriber_s = 60\n", ""))
+    nobody = heatline("check", file)
+    assert nobody.returncode == NOT_LET_IN
+    (words,) = as_told(complaint(nobody), "let one in with heatline (.*)")
+    typed("keys", "new", mes)
+    typed(*shlex.split(words))
+
+    own = read_key_pair(keys / "line.key")
+    options = ["--key", mes, "--line-key", keys / "line.key.pub"]
+    listen = ["watch", events, "--count", "1", "--json"]
+    trigger = ["trigger", commands, "side", "--part-id", "P-1", "--json"]
+    follow = ["follow", journal, "--name", "mes", "--count", "1"]
+
+    def refusal(*arguments: str | Path) -> str:
+        refused = heatline(*arguments, "--timeout", "0.3")
+        return complaint(refused) if refused.returncode == NOT_LET_IN else ""
+
+    def served(*arguments: str | Path) -> dict[str, object]:
+        """What a command prints once it is let in: the line reads its lists again after a moment."""
+        printed: list[str] = []
+
+        def is_served() -> bool:
+            result = heatline(*arguments, *options)
+            printed.append(result.stdout)
+            return result.returncode == 0
+
+        until(is_served)
+        found: dict[str, object] = json.loads(printed[-1])
+        return found
+
+    with running(file, events, keys=ClientKeys(own, own.public)) as service:
+        service.until_inspected()
+        assert heatline("status", file).returncode in STATES, "on the line's own machine nothing more is needed"
+        for asked in (listen, trigger, follow):
+            assert "hung up: it takes keys" in refusal(*asked)
+        assert heatline("status", events, *options).returncode in STATES
+        assert served(*listen)["type"] in ("verdict", "status", "alarm")
+        assert "your key is not allowed there" in refusal(*trigger, *options)
+        allow = ["keys", "allow", f"{mes}.pub", "--allowed", keys / "allowed"]
+        typed(*allow, "--role", "command", "--role", "follow")
+        triggered = served(*trigger)
+        assert (triggered["type"], triggered["part_id"]) == ("triggered", "P-1")
+        assert served(*follow)["seq"] == 1
+        typed("keys", "revoke", "mes", "--allowed", keys / "allowed")
+        until(lambda: "your key is not allowed there" in refusal(*listen, *options))
+        service.until_inspected()
+        heard = service.end()
+    assert {"events.auth", "commands.auth"} <= heard.last.refused.keys()
