@@ -109,22 +109,5 @@ def write(what: Evaluation, folder: Path, with_pictures: bool = True) -> Path:
     if with_pictures:
         for truth in what.truths:
             for exhibit in truth.exhibits:
-                cv2.imwrite(str(folder / exhibit.file), _squares(exhibit))
+                cv2.imwrite(str(folder / exhibit.file), np.full((8, 24, 3), 90, np.uint8))
     return folder
-
-
-def _squares(exhibit: Exhibit) -> np.ndarray[Any, Any]:
-    """Squares side by side, something like a board with a spot."""
-    count = 4 if exhibit.kind in ("fusions", "ratios") else 3
-    side = 112
-    picture = np.full((side, side * count, 3), (60, 95, 40), np.uint8)
-    y, x = np.mgrid[:side, :side]
-    for square in range(count):
-        part = picture[:, square * side : (square + 1) * side]
-        part[::16] = (90, 160, 180)
-        cv2.circle(part, (60, 50), 9, (30, 30, 30), -1)
-        if square:
-            heat = np.exp(-((x - 60) ** 2 + (y - 50) ** 2) / (300 * square))
-            part[..., 2] = np.maximum(part[..., 2], (heat * 255).astype(np.uint8))
-        part[:, 0] = 255
-    return picture
