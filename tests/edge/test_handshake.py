@@ -1,11 +1,15 @@
-"""The handshake: the gravest reason first, all of them in words."""
+"""The handshake: the gravest reason first, all of them in words; and cameras whose frames are not inspected."""
+
+import logging
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.cameras.state import CameraState, State
+from edge.inspection.ledger import Account
 from edge.service.handshake import STALLED_AFTER_SECONDS, handshake, reasons
+from edge.service.losses import WINDOW_SECONDS, Losses
 
 GRAVITY = ["NOT_READY", "BUSY", "DEGRADED"]
 
@@ -21,6 +25,7 @@ def test_a_line_that_inspects_what_all_its_cameras_see_is_ready() -> None:
     found = reasons("RUNNING", {"top": LIVE, "side": camera("IDLE")}, quiet_for_s=0.2)
     told = handshake(found, 7)
     assert (told.state, told.reason, told.detail, told.heartbeat) == ("READY", None, None, 7)
+    assert reasons("RUNNING", {"top": camera("ENDED")}, quiet_for_s=0.0) == [], "its last frame has come"
 
 
 @pytest.mark.parametrize(
@@ -50,10 +55,6 @@ def test_what_is_wrong_is_told_in_a_word_and_a_sentence(
     assert (told.state, told.reason, told.detail) == (state, word, sentence)
 
 
-def test_a_camera_that_has_shown_its_last_frame_is_not_missed() -> None:
-    assert reasons("RUNNING", {"top": camera("ENDED")}, quiet_for_s=0.0) == []
-
-
 @given(
     st.sampled_from(["STARTING", "RUNNING", "STOPPED"]),
     st.dictionaries(st.sampled_from("abc"), st.sampled_from([LIVE, DEAD, camera("OPENING"), camera("ENDED")])),
@@ -81,3 +82,47 @@ def test_the_gravest_reason_is_told_and_no_reason_is_left_out(
     for reason in found:
         assert told.detail is not None
         assert reason.sentence in told.detail
+
+
+# Losses.
+
+
+def test_a_camera_whose_frames_are_lost_is_named_with_its_most_frequent_reason() -> None:
+    losses = Losses()
+    losses.look({"top": Account(), "side": Account()}, 0.0)
+    top = Account(260, 1, {"deadline": 88, "overload": 171}, {}, 0)
+    said = losses.look({"top": top, "side": Account(5, 5)}, 1.0)
+    assert said == ["camera top: 1 of 260 frames inspected (dropped.overload)"]
+
+
+def test_only_losses_of_the_last_seconds_count() -> None:
+    losses = Losses()
+    lost = Account(100, 0, {}, {"wrong_size": 100}, 0)
+    losses.look({"top": Account()}, 0.0)
+    assert losses.look({"top": lost}, 1.0) == ["camera top: 0 of 100 frames inspected (failed.wrong_size)"]
+    well = Account(150, 50, {}, {"wrong_size": 100}, 0)
+    for second in range(2, 2 + 2 * int(WINDOW_SECONDS)):
+        said = losses.look({"top": well}, float(second))
+    assert said == []
+
+
+def test_frames_that_are_inspected_or_in_flight_are_not_lost() -> None:
+    losses = Losses()
+    for second in range(30):
+        account = Account(captured=10 * second + 4, inspected=10 * second, in_flight=4)
+        assert losses.look({"top": account}, float(second)) == []
+
+
+def test_a_loss_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "edge.service.losses")
+    losses = Losses()
+    losses.look({"top": Account()}, 0.0)
+    lost = Account(10, 0, {"overload": 10}, {}, 0)
+    for second in (1.0, 2.0, 3.0):
+        losses.look({"top": lost}, second)
+    for second in range(20, 60):
+        losses.look({"top": Account(10 + second, second, {"overload": 10}, {}, 0)}, float(second))
+    assert [record.getMessage() for record in caplog.records] == [
+        "camera top: 0 of 10 frames inspected (dropped.overload)",
+        "camera top: its frames are inspected again",
+    ]

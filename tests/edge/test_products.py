@@ -1,12 +1,15 @@
-"""Products in a line's file: what each is inspected by, and what is refused because it would mislead."""
+"""Products in a line's file: what each is inspected by, what is refused, and that the selected one is remembered."""
 
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edge.cameras.settings import GenicamSettings
-from edge.config import load_config
+from edge.config import LineConfig, load_config
 from edge.errors import ConfigError
+from edge.service.product_memory import remember_product, remembered_product
 
 LINE = """
 bundle = "a.bundle"
@@ -36,15 +39,15 @@ name = "a"
 ALL_OF_IT = [[[0, 0], [640, 0], [640, 480], [0, 480]]]
 
 
-def load(folder: Path, text: str) -> object:
+def load(folder: Path, text: str) -> LineConfig:
     path = folder / "line.toml"
     path.write_text(text)
     return load_config(path)
 
 
 def test_a_product_has_what_it_says_and_the_rest_as_the_line_says(tmp_path: Path) -> None:
-    path = tmp_path / "line.toml"
-    path.write_text(
+    config = load(
+        tmp_path,
         LINE
         + """
 [[products]]
@@ -63,9 +66,8 @@ look_at = []
 [[products]]
 name = "c"
 thresholds = { score = 4.0 }
-"""
+""",
     )
-    config = load_config(path)
     a, b, c = (config.of_product(name) for name in "abc")
     assert [each.product for each in (a, b, c)] == ["a", "b", "c"]
     assert [each.bundle.name for each in (a, b, c)] == ["a.bundle", "b.bundle", "a.bundle"]
@@ -79,9 +81,7 @@ thresholds = { score = 4.0 }
 
 
 def test_a_line_without_products_has_one_configuration_and_no_name_for_it(tmp_path: Path) -> None:
-    path = tmp_path / "line.toml"
-    path.write_text('bundle = "a"\n[[cameras]]\nkind = "pattern"\nname = "top"\n')
-    config = load_config(path)
+    config = load(tmp_path, 'bundle = "a"\n[[cameras]]\nkind = "pattern"\nname = "top"\n')
     assert config.of_product(None) is config
     with pytest.raises(ConfigError, match="there is no product 'a'; expected none, as the line has no products"):
         config.of_product("a")
@@ -115,10 +115,45 @@ def test_what_would_mislead_is_refused_with_its_reason(tmp_path: Path, products:
     assert complaint in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("first", "complaint"), [("", "none is in force at first; set product to"), ('product = "z"', "product is 'z'")]
-)  # fmt: skip
-def test_which_product_is_in_force_at_first_must_be_said(tmp_path: Path, first: str, complaint: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        load(tmp_path, LINE.replace('product = "a"', first))
-    assert complaint in str(refused.value)
+def test_the_product_that_is_in_force_at_first_must_be_named(tmp_path: Path) -> None:
+    for first, complaint in [("", "none is in force at first; set product to"), ('product = "z"', "product is 'z'")]:
+        with pytest.raises(ConfigError, match=complaint):
+            load(tmp_path, LINE.replace('product = "a"', first))
+
+
+# The selected product survives a restart.
+
+NAMES = st.lists(st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1), min_size=1, max_size=3)
+
+
+@settings(max_examples=10)  # each is synced to the disk
+@given(NAMES)
+def test_the_last_product_that_was_kept_is_remembered(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("state")
+    assert remembered_product(folder) is None
+    for name in names:
+        remember_product(folder, name)
+    assert remembered_product(folder) == names[-1]
+    assert [file.name for file in folder.iterdir()] == ["product"]
+
+
+def test_without_a_folder_nothing_is_kept_and_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    remember_product(None, "a")
+    assert remembered_product(None) is None
+    remember_product(tmp_path, "a")
+    (tmp_path / "product.new").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        remember_product(tmp_path, "b")
+    assert remembered_product(tmp_path) == "a"
+
+
+def test_what_cannot_be_read_is_not_taken_for_no_product(tmp_path: Path) -> None:
+    (tmp_path / "product").write_bytes(b"\xff\xfe")
+    with pytest.raises(UnicodeDecodeError):
+        remembered_product(tmp_path)
+    (tmp_path / "product").unlink()
+    (tmp_path / "product").mkdir()
+    with pytest.raises(IsADirectoryError):
+        remembered_product(tmp_path)
