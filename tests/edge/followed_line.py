@@ -1,10 +1,9 @@
-"""A line as far as durable consumers see it: a journal that is written, and the server of it. And who talks to it."""
+"""A line as durable consumers see it: a journal, the server of the journal, and bare sockets that follow it."""
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import zmq
@@ -27,6 +26,7 @@ from edge.delivery.durable.following import (
 from edge.delivery.journal.journal import Journal
 from edge.delivery.journal.rows import Record
 from edge.delivery.messages import AlarmEvent, BundleName, CountedEvent, Times, VerdictEvent, header_of
+from edge.delivery.security.access import Access
 
 WITHIN_SECONDS = 40.0
 """Bounds what would otherwise hang; never what is measured."""
@@ -53,63 +53,94 @@ def event(seq: int, topic: str, journal_id: str | None, detail: str = "") -> Cou
     )  # fmt: skip
 
 
-def append_one(journal: Journal) -> None:
-    """Journal an event that nobody is told of."""
-    seq = journal.last_seq + 1
-    header = header_of(event(seq, ALARM, journal.journal_id))
-    journal.append([Record(seq, time.time_ns(), ALARM, header)], {})
-
-
 class FollowedLine:
-    """A journal, and what serves it; both can be ended and begun again."""
+    """A journal and its server; the server can be restarted, and the journal replaced."""
 
-    def __init__(self, folder: Path, address: str, heartbeat_s: float = HEARTBEAT_SECONDS) -> None:
-        self.folder, self.address, self._heartbeat_s = folder, address, heartbeat_s
+    def __init__(
+        self, folder: Path, address: str, heartbeat_s: float = HEARTBEAT_SECONDS, access: Access | None = None
+    ) -> None:
+        self.folder, self.address, self._heartbeat_s, self._access = folder, address, heartbeat_s, access
         self.journal = Journal.open(folder, "line1")
+        self._context = zmq.Context()
+        self._clients: list[Client] = []
         self.start()
+
+    def client(self, messages_kept: int = 0) -> "Client":
+        """A new client of the line, closed with it at the latest."""
+        self._clients.append(Client(self._context, self.address, messages_kept))
+        return self._clients[-1]
 
     def start(self) -> None:
         self.consumers = Consumers(self.folder)
-        self.server = FollowServer(self.address, self.folder, self.consumers, heartbeat_s=self._heartbeat_s)
+        self.server = FollowServer(self.address, self.folder, self.consumers, self._heartbeat_s, self._access)
         self.server.start()
 
     def stop(self) -> None:
         self.server.close()
         self.consumers.close()
 
-    def tell(self, *topics: str, png: bytes | None = None, detail: str = "") -> list[Delivered]:
-        """Journal an event under each topic in one commit, and have it served; what a consumer gets of it."""
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def add(self, *topics: str, png: bytes | None = None, detail: str = "", wake: bool = True) -> list[Delivered]:
+        """Journal one event under each topic in one commit; what a consumer gets."""
         first = self.journal.last_seq + 1
-        headers = [
-            header_of(event(first + place, topic, self.journal.journal_id, detail))
-            for place, topic in enumerate(topics)
-        ]
+        headers = [header_of(event(first + n, topic, self.journal_id, detail)) for n, topic in enumerate(topics)]
         self.journal.append(
             [Record(first + n, time.time_ns(), topic, headers[n], png) for n, topic in enumerate(topics)], {}
         )
-        self.server.wake()
-        return [Delivered(self.journal.journal_id, first + n, header, png) for n, header in enumerate(headers)]
+        if wake:
+            self.server.wake()
+        return [Delivered(self.journal_id, first + n, header, png) for n, header in enumerate(headers)]
 
-    def begin_another_journal(self) -> None:
-        """As the service does with one that is damaged."""
+    def replace_journal(self) -> None:
+        """Begin another journal, as the service does when the old one is damaged."""
         path = self.journal.path
         self.journal.close()
         for file in list(path.parent.glob(f"{path.name}*")):
             file.rename(file.with_name(f"old-{file.name}"))
         self.journal = Journal.open(self.folder, "line1")
 
+    @property
+    def journal_id(self) -> str:
+        return self.journal.journal_id
+
+    def acked(self, name: str = "mes1") -> int:
+        """What the line has taken as acknowledged; -1: it has no consumer of this name."""
+        position = self.consumers.positions().get(name)
+        return position.acked_seq if position else -1
+
+    def wait_until_acked(self, seq: int, name: str = "mes1") -> None:
+        wait_until(lambda: self.acked(name) == seq, f"{name} has acknowledged event {seq}")
+
+    def wait_until_on_disk(self, **acked: int) -> None:
+        """Wait until the disk holds exactly these acknowledgements."""
+        wait_until(lambda: self.consumers.acked(self.journal_id) == acked, f"{acked} is on the disk")
+
+    def wait_until_gone(self, name: str = "mes1") -> None:
+        wait_until(lambda: not self.server.states()[name].connected, f"{name} is disconnected")
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        self._context.term()
         self.stop()
         self.journal.close()
 
 
 class Client:
-    """A bare DEALER socket that follows, and says each thing only when the test does."""
+    """A bare DEALER socket that follows, and sends only what the test says."""
 
     def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, messages_kept: int = 0) -> None:
+        self._name, self._journal_id = "mes1", "none"
+        self._reached = 0
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.RCVHWM, messages_kept)  # 0: all
@@ -119,17 +150,26 @@ class Client:
     def send(self, request: Request | bytes) -> None:
         self.socket.send(request if isinstance(request, bytes) else to_bytes(request))
 
-    def follow(self, name: str = "mes1", client: str = "c1", **wanted: object) -> Following:
-        self.send(FollowRequest(name=name, client=client, **wanted))  # type: ignore[arg-type]
+    def follow(self, name: str = "mes1", client: str = "c1", **wanted: Any) -> Following:
+        self.send(FollowRequest(name=name, client=client, **wanted))
         return self.following()
 
-    def ack(self, seq: int, journal_id: str, name: str = "mes1") -> None:
-        self.send(AckRequest(name=name, journal_id=journal_id, seq=seq))
+    def ack(self, seq: int, **changes: str) -> None:
+        """Acknowledge events of the journal that it follows, under the name that it follows as."""
+        self.send(AckRequest(**{"name": self._name, "journal_id": self._journal_id, "seq": seq, **changes}))
 
     def receive(self) -> tuple[Reply, list[Delivered]]:
+        """The next message; that batches leave no gap is checked here."""
         parts = self.socket.recv_multipart()
         reply = reply_from(parts[0])
-        return reply, events_of(reply, parts) if isinstance(reply, Batch) else []
+        if isinstance(reply, Following):
+            self._name, self._journal_id, self._reached = reply.name, reply.journal_id, reply.acked_seq
+        if not isinstance(reply, Batch):
+            return reply, []
+        if reply.request_id is None:
+            assert (reply.journal_id, reply.after_seq) == (self._journal_id, self._reached)
+            self._reached = reply.through_seq
+        return reply, events_of(reply, parts)
 
     def following(self) -> Following:
         reply, _ = self._other_than_heartbeats()
@@ -148,7 +188,7 @@ class Client:
         return reply, events
 
     def events(self, count: int) -> list[Delivered]:
-        """The next events, of however many batches."""
+        """The next events, from any number of batches."""
         came: list[Delivered] = []
         while len(came) < count:
             came += self.batch()[1]
@@ -156,18 +196,17 @@ class Client:
         return came
 
     def heartbeat(self) -> Batch:
-        """The next message, which must be a batch of no events: the line had nothing else to say."""
+        """The next message, which must be an empty batch: the line had nothing else to send."""
         reply, events = self.receive()
         assert isinstance(reply, Batch), reply
-        assert events == []
-        assert reply.lost_through is None
+        assert (events, reply.lost_through) == ([], None)
         return reply
 
-    def heartbeat_until(self, true: Callable[[Batch], bool]) -> Batch:
+    def heartbeat_through(self, seq: int) -> None:
+        """Only heartbeats come, until one reaches an event."""
         give_up = time.monotonic() + WITHIN_SECONDS
-        while not true(beat := self.heartbeat()):
+        while (beat := self.heartbeat()).through_seq != seq:
             assert time.monotonic() < give_up, beat
-        return beat
 
     def close(self) -> None:
         self.socket.close()
@@ -177,24 +216,6 @@ class Client:
             reply, events = self.receive()
             if not isinstance(reply, Batch) or events or reply.lost_through is not None:
                 return reply, events
-
-
-@contextlib.contextmanager
-def clients(address: str) -> Iterator[Callable[..., Client]]:
-    """Makes clients of one address, and closes them at the end."""
-    with contextlib.ExitStack() as opened:
-        context = opened.enter_context(zmq.Context())
-
-        def client(messages_kept: int = 0) -> Client:
-            made = Client(context, address, messages_kept)
-            opened.callback(made.close)
-            return made
-
-        yield client
-
-
-def keys(events: Sequence[Delivered]) -> list[str]:
-    return [each.key for each in events]
 
 
 def wait_until(true: Callable[[], bool], what: str) -> None:
