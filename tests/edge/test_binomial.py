@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.binomial import at_most, frames_to_show, interval, most_that_show, upper_bound
@@ -16,20 +16,19 @@ def exact_tail(count: int, n: int, share: float | Fraction) -> Fraction:
     return sum((math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(count + 1)), Fraction(0))
 
 
-@settings(deadline=None, max_examples=300)
 @given(n=st.integers(1, 40), count=st.integers(-1, 41), share=st.floats(0, 1))
 def test_the_tail_is_the_sum_of_its_terms(n: int, count: int, share: float) -> None:
     assert at_most(count, n, share) == pytest.approx(float(exact_tail(min(count, n), n, share)), rel=1e-10, abs=1e-13)
 
 
-@pytest.mark.parametrize(("n", "share"), [(500, 0.01), (500, 0.5), (500, 0.999), (2000, 0.003)])
-def test_the_tail_of_many_frames_is_the_sum_of_its_terms(n: int, share: float) -> None:
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+def test_the_tail_of_many_frames_is_the_sum_of_its_terms(share: float) -> None:
+    n = 500
     for count in (0, 1, 5, n // 2, n - 1):
-        told = exact_tail(count, n, Fraction(share).limit_denominator(1000))  # short, or the sums take a minute
-        assert at_most(count, n, share) == pytest.approx(float(told), rel=1e-9, abs=1e-13)
+        exact = exact_tail(count, n, Fraction(share).limit_denominator(1000))  # short, or the sums take a minute
+        assert at_most(count, n, share) == pytest.approx(float(exact), rel=1e-9, abs=1e-13)
 
 
-@settings(deadline=None, max_examples=150)
 @given(n=st.integers(1, 40), data=st.data())
 def test_the_bound_is_where_so_few_are_as_rare_as_the_confidence_allows(n: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(0, n - 1))
@@ -38,7 +37,7 @@ def test_the_bound_is_where_so_few_are_as_rare_as_the_confidence_allows(n: int, 
     assert float(exact_tail(count, n, bound)) == pytest.approx(0.05, rel=1e-8)
 
 
-@pytest.mark.parametrize("n", [1, 2, 20, 299, 5000, 100_000])
+@pytest.mark.parametrize("n", [1, 2, 299, 100_000])
 def test_the_bound_of_none_and_of_all_but_one_has_a_closed_form(n: int) -> None:
     assert upper_bound(0, n) == pytest.approx(-math.expm1(math.log(0.05) / n), rel=1e-9)
     assert upper_bound(n - 1, n) == pytest.approx(0.95 ** (1 / n), rel=1e-9)
@@ -50,7 +49,6 @@ def test_half_of_very_many_is_bounded_as_the_normal_distribution_says() -> None:
     assert upper_bound(n // 2, n) == pytest.approx(0.5 + 1.6448536 * 0.5 / math.sqrt(n), abs=0.6 / n)
 
 
-@settings(deadline=None, max_examples=100)
 @given(n=st.integers(1, 40), data=st.data())
 def test_either_side_of_the_interval_may_fail_in_one_of_forty_cases(n: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(0, n))
@@ -64,19 +62,14 @@ def test_either_side_of_the_interval_may_fail_in_one_of_forty_cases(n: int, data
     assert (high == 1) is (count == n)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.05, 0.01])
-@pytest.mark.parametrize("count", [0, 1, 4])
-def test_one_frame_less_would_not_show_it(share: float, count: int) -> None:
-    n = frames_to_show(share, count)
-    assert exact_tail(count, n, share) <= Fraction(1, 20) < exact_tail(count, n - 1, share)
-
-
-def test_the_figures_that_every_textbook_has() -> None:
+def test_one_frame_less_would_not_show_it() -> None:
+    for share, count in ((0.3, 4), (0.05, 1), (0.01, 0)):
+        n = frames_to_show(share, count)
+        assert exact_tail(count, n, share) <= Fraction(1, 20) < exact_tail(count, n - 1, share)
     assert (frames_to_show(0.01, 0), frames_to_show(0.01, 1), frames_to_show(0.05, 0)) == (299, 473, 59)
     assert frames_to_show(1e-9, 0) == pytest.approx(math.log(0.05) / -1e-9, rel=1e-6)
 
 
-@settings(deadline=None, max_examples=100)
 @given(n=st.integers(1, 300), share=st.floats(0.001, 0.9))
 def test_one_more_would_not_show_it(n: int, share: float) -> None:
     most = most_that_show(share, n)

@@ -4,17 +4,14 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from edge.binomial import interval, upper_bound
 from edge.bundle import SCHEMA, Bundle, open_bundle
-from edge.bundle.store import MANIFEST
 from edge.cli.calibrate import _share_for
 from edge.errors import EngineError
 from edge.inspection.inspector import Inspector
@@ -22,14 +19,13 @@ from edge.recalibration import GoodPictures
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import started, write_pictures
 from tests.edge.test_inspector import NumpyEngine
-from tests.small_bundle import BIAS, CELLS, GAIN, small_bundle
-
-Pictures = Mapping[str, NDArray[np.uint8]]
+from tests.small_bundle import BIAS, CELLS, GAIN, copy_of, edit_manifest
 
 
-def evenly(*values: int, hw: tuple[int, int] = (230, 300)) -> dict[str, NDArray[np.uint8]]:
+def evenly(folder: Path, *values: int, hw: tuple[int, int] = (230, 300)) -> Path:
     """Pictures of one grey each: the highest logit of each is known."""
-    return {f"{place:03d}.png": np.full((*hw, 3), value, np.uint8) for place, value in enumerate(values)}
+    pictures = {f"{place:03d}.png": np.full((*hw, 3), value, np.uint8) for place, value in enumerate(values)}
+    return write_pictures(folder, pictures)
 
 
 def logit_of(value: int) -> float:
@@ -44,19 +40,25 @@ def calibrated(*arguments: str | Path) -> tuple[dict[str, Any], str]:
     return report, result.stderr
 
 
+def shown(*arguments: str | Path) -> str:
+    result = heatline(*arguments, env={"COLUMNS": "400"})
+    assert result.returncode == 0, result.stderr
+    return " ".join(result.stdout.split())
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Bundle:
+def own(bundle: Bundle, tmp_path: Path) -> Bundle:
     """A bundle beside which there is room for another."""
-    return small_bundle(tmp_path / "dark.bundle")
+    return open_bundle(copy_of(bundle, tmp_path / "dark.bundle"))
 
 
 def test_a_new_bundle_has_new_thresholds_and_all_else_of_the_old_one(tmp_path: Path, own: Bundle) -> None:
     before = contents(own.path)
-    good = write_pictures(tmp_path / "good", evenly(250, 240, 245, 230))
+    good = evenly(tmp_path / "good", 250, 240, 245, 230)
     report, complaints = calibrated(own.path, good, "--false-reject", "0.25")
     assert complaints.startswith("warning: the old thresholds reject 4 of these 4 good frames, where 1 % were to be")
     assert complaints.count("\n") == 1
@@ -76,70 +78,47 @@ def test_a_new_bundle_has_new_thresholds_and_all_else_of_the_old_one(tmp_path: P
     assert (record["frames"], record["frames_are"], record["second_shift"]) == (4, "good frames of good", None)
     assert [Path(frame["file"]).name for frame in report["good_frames"]["hottest"]] == ["003.png", "001.png", "002.png"]
     assert report["before"]["rejected"] == 4, "all were defective before"
-
-
-def test_the_frames_are_judged_by_the_new_bundle_as_was_said(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "good", evenly(250, 240, 245, 230, 251))
-    calibrated(own.path, good, "--false-reject", "0.2", "--to", tmp_path / "new")
-    result = heatline("inspect", tmp_path / "new", good, "--out", tmp_path / "out", "--json")
-    verdicts = [json.loads(row)["verdict"] for row in result.stdout.splitlines()]
-    assert verdicts == ["GOOD", "GOOD", "GOOD", "DEFECT", "GOOD"]
-
-
-def test_a_calibration_of_a_calibration_counts_on_and_keeps_both_records(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "good", evenly(250))
-    calibrated(own.path, good)
-    report, _ = calibrated(tmp_path / "dark-cal1.bundle", good)
-    assert report["written"] == str(tmp_path / "dark-cal2.bundle")
+    inspected = heatline("inspect", new.path, good, "--out", tmp_path / "out", "--json").stdout.splitlines()
+    assert [json.loads(row)["verdict"] for row in inspected] == ["GOOD", "GOOD", "GOOD", "DEFECT"]
+    words = shown("bundle", "show", new.path)
+    assert "false-reject: 25 % of good frames, on 4 good frames of good" in words
+    assert "1 of 4 of these frames; with 95 % confidence at most 75.1 % of such frames" in words
+    again, complaints = calibrated(new.path, good, "--false-reject", "0.25")
+    assert (again["written"], again["before"]["rejected"]) == (str(tmp_path / "dark-cal2.bundle"), 1)
     provenance = open_bundle(tmp_path / "dark-cal2.bundle").manifest.provenance
-    assert [record["parent"]["version"] for record in provenance["calibrations"]] == ["1", "1+cal1"]
+    assert [each["parent"]["version"] for each in provenance["calibrations"]] == ["1", "1+cal1"]
+    assert (complaints, again["warnings"]) == ("", [])
 
 
 def test_a_bundle_of_schema_1_can_be_calibrated_and_keeps_what_it_told(tmp_path: Path, own: Bundle) -> None:
-    content = json.loads((own.path / MANIFEST).read_text())
-    content["schema"], content["provenance"] = 1, {"data": {"data": "boards"}}
-    content["tolerances"]["int8"] = 0.05  # said nothing then of what a bundle has
-    for key in ("rule", "rejected", "false_reject_at_most"):
-        del content["calibration"][key]
-    (own.path / MANIFEST).write_text(json.dumps(content))
-    old = open_bundle(own.path).manifest.calibration
+    def older(content: dict[str, Any]) -> None:
+        content["schema"], content["provenance"] = 1, {"data": {"data": "boards"}}
+        content["tolerances"]["int8"] = 0.05  # in that schema it did not say what the bundle has
+        for key in ("rule", "rejected", "false_reject_at_most"):
+            del content["calibration"][key]
+
+    old = open_bundle(edit_manifest(own.path, older)).manifest.calibration
     assert (old.rule, old.rejected, old.false_reject_at_most) == ("false-reject", None, None)
-    shown = heatline("bundle", "show", own.path, env={"COLUMNS": "200"}).stdout
-    assert "not told by this bundle" in shown
-    calibrated(own.path, write_pictures(tmp_path / "good", evenly(250)), "--to", tmp_path / "new", "--version", "7")
+    assert "not told by this bundle" in shown("bundle", "show", own.path)
+    calibrated(own.path, evenly(tmp_path / "good", 250), "--to", tmp_path / "new", "--version", "7")
     new = open_bundle(tmp_path / "new").manifest
     assert (new.schema, new.version, new.provenance["data"]) == (SCHEMA, "7", {"data": "boards"})
     assert list(new.tolerances) == ["f32"]
 
 
-def test_bundle_show_tells_rule_rate_frames_and_bound(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "good", evenly(250, 240))
-    calibrated(own.path, good, "--false-reject", "0.02", "--to", tmp_path / "new")
-    shown = " ".join(heatline("bundle", "show", tmp_path / "new", env={"COLUMNS": "200"}).stdout.split())
-    assert "false-reject: 2 % of good frames, on 2 good frames of good" in shown
-    assert "0 of 2 of these frames; with 95 % confidence at most 77.6 % of such frames" in shown
-
-
 def test_people_are_told_what_so_few_frames_support(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "good", evenly(250))
-    result = heatline("calibrate", own.path, good, "--dry-run", env={"COLUMNS": "400"})
-    assert result.returncode == 0, result.stderr
-    words = " ".join(result.stdout.split())
+    good = evenly(tmp_path / "good", 250)
+    words = shown("calibrate", own.path, good, "--dry-run")
     assert "1 good frame: with 95 % confidence the false-reject rate is at most 95 %" in words
     assert "to show 1 % takes 299 frames of which none reaches the threshold, or 473 with one" in words
     assert "beyond these frames, the threshold is just above the highest of all" in words
     assert "000.png" in words
-
-
-def test_a_share_of_none_is_never_shown(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "good", evenly(250, 249))
     report, _ = calibrated(own.path, good, "--false-reject", "0", "--dry-run")
     assert report["support"] == {
         "confidence": 0.95, "beyond_the_frames": False, "frames_with_none": None, "frames_with_one": None,
         "may_reach": None,
     }  # fmt: skip
-    assert report["calibration"]["rejected"] == 0
-    words = heatline("calibrate", own.path, good, "--false-reject", "0", "--dry-run", env={"COLUMNS": "300"}).stdout
+    words = shown("calibrate", own.path, good, "--false-reject", "0", "--dry-run")
     assert "no number of frames shows that none is ever rejected" in words
 
 
@@ -150,7 +129,7 @@ def test_the_share_that_is_advised_allows_just_so_many(count: int, frames: int, 
 
 
 def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "good", evenly(250, 240))
+    good = evenly(tmp_path / "good", 250, 240)
     before = contents(tmp_path)
     dry, _ = calibrated(own.path, good, "--dry-run")
     assert contents(tmp_path) == before
@@ -160,26 +139,21 @@ def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path: Path, own: Bundle)
 
 
 def test_the_studys_rule_is_there_by_name(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "good", evenly(255, 240, 254, 230))
+    good = evenly(tmp_path / "good", 255, 240, 254, 230)
     report, _ = calibrated(own.path, good, "--rule", "study", "--to", tmp_path / "new")
     calibration = open_bundle(tmp_path / "new").manifest.calibration
     assert (calibration.rule, calibration.false_reject_per_frame) == ("study", None)
     assert 0 < calibration.score_threshold == calibration.evidence_threshold < 1e-37
     assert (calibration.rejected, calibration.false_reject_at_most) == (2, upper_bound(2, 4))
     assert report["good_frames"]["interval"] == list(interval(2, 4))
-    shown = heatline("bundle", "show", tmp_path / "new", env={"COLUMNS": "200"}).stdout
-    assert "study: probability above 0.5" in shown
-    result = heatline("calibrate", own.path, good, "--rule", "study", "--false-reject", "0.1")
-    assert result.returncode == 2
-    assert "leave --false-reject away" in result.stderr
+    assert "study: probability above 0.5" in shown("bundle", "show", tmp_path / "new")
 
 
 def test_frames_of_several_sizes_and_single_files_can_be_mixed(tmp_path: Path, own: Bundle) -> None:
-    folder = write_pictures(tmp_path / "good", evenly(250, hw=(1, 1)))
-    file = write_pictures(tmp_path / "more", evenly(240, hw=(500, 40))) / "000.png"
+    folder = evenly(tmp_path / "good", 250, hw=(1, 1))
+    file = evenly(tmp_path / "more", 240, hw=(500, 40)) / "000.png"
     report, _ = calibrated(own.path, folder, file, "--engine", "onnxruntime")
-    assert report["calibration"]["frames"] == 2
-    assert report["calibration"]["frames_are"] == "good frames of good, 000.png"
+    assert (report["calibration"]["frames"], report["calibration"]["frames_are"]) == (2, "good frames of good, 000.png")
     assert report["calibration"]["score_threshold"] == pytest.approx(logit_of(240), abs=1e-3)
 
 
@@ -187,8 +161,8 @@ def test_frames_of_several_sizes_and_single_files_can_be_mixed(tmp_path: Path, o
 
 
 def test_a_hotter_second_shift_is_told_apart_and_sets_no_threshold(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "early", evenly(*range(241, 255)))
-    late = write_pictures(tmp_path / "late", evenly(*range(221, 235), hw=(224, 224)))
+    good = evenly(tmp_path / "early", *range(241, 255))
+    late = evenly(tmp_path / "late", *range(221, 235), hw=(224, 224))
     alone, _ = calibrated(own.path, good, "--dry-run")
     report, complaints = calibrated(own.path, good, "--second-shift", late)
     assert report["calibration"] == alone["calibration"]
@@ -203,111 +177,77 @@ def test_a_hotter_second_shift_is_told_apart_and_sets_no_threshold(tmp_path: Pat
     assert (record["second_shift"]["rejected"], record["second_shift"]["differs"]) == (14, second["differs"])
 
 
-def test_a_colder_second_shift_is_noticed_by_ranks_alone(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "early", evenly(*range(221, 235)))
-    late = write_pictures(tmp_path / "late", evenly(*range(241, 255)))
+def test_a_colder_second_shift_is_noticed_by_ranks_alone_and_an_equal_one_raises_no_warning(
+    tmp_path: Path, own: Bundle
+) -> None:
+    good, late = evenly(tmp_path / "early", *range(221, 235)), evenly(tmp_path / "late", *range(241, 255))
     report, complaints = calibrated(own.path, good, "--second-shift", late, "--dry-run")
     assert report["second_shift"]["rejected_p"] == 1.0
     assert complaints.count("\n") == 2  # one is of the old thresholds
     assert "colder" in complaints
     assert "Mann-Whitney" in complaints
-
-
-def test_two_shifts_that_are_alike_raise_no_warning(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "early", evenly(*range(220, 254, 2)))
-    late = write_pictures(tmp_path / "late", evenly(*range(221, 255, 2)))
+    good, late = evenly(tmp_path / "even", *range(220, 254, 2)), evenly(tmp_path / "odd", *range(221, 255, 2))
     report, complaints = calibrated(own.path, good, "--second-shift", late, "--dry-run")
     assert report["second_shift"]["differs"] == []
     (warning,) = report["warnings"]
     assert "the old thresholds reject" in warning
     assert complaints == f"warning: {warning}\n"
-    shown = heatline("calibrate", own.path, good, "--second-shift", late, "--dry-run", env={"COLUMNS": "300"}).stdout
-    assert "no difference beyond chance" in shown
-
-
-@pytest.mark.parametrize("way", ["the same folder", "a copy under another name"])
-def test_a_picture_that_is_in_both_shifts_is_refused(tmp_path: Path, own: Bundle, way: str) -> None:
-    good = write_pictures(tmp_path / "good", evenly(250, 240))
-    late = good if way == "the same folder" else write_pictures(tmp_path / "late", {"x.png": evenly(240)["000.png"]})
-    result = heatline("calibrate", own.path, good, "--second-shift", late)
-    assert result.returncode == 9
-    assert "are the same picture" in complaint(result)
-    assert not (tmp_path / "dark-cal1.bundle").exists()
+    assert "no difference beyond chance" in shown("calibrate", own.path, good, "--second-shift", late, "--dry-run")
 
 
 def test_copies_within_a_shift_are_told(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "good", evenly(250, 250, 240))
-    report, complaints = calibrated(own.path, good, "--dry-run")
+    report, complaints = calibrated(own.path, evenly(tmp_path / "good", 250, 250, 240), "--dry-run")
     assert "1 of 3 pictures are copies of others" in complaints
     assert "001.png" in report["warnings"][0]
-
-
-def test_frames_that_the_old_thresholds_call_good_raise_no_warning(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "good", evenly(250, 240, 245, 230))
-    calibrated(own.path, good, "--false-reject", "0", "--to", tmp_path / "new")
-    report, complaints = calibrated(tmp_path / "new", good, "--dry-run")
-    assert (complaints, report["warnings"], report["before"]["rejected"]) == ("", [], 0)
 
 
 # What is refused, and then nothing is written.
 
 
-def refused(tmp_path: Path, code: int, *arguments: str | Path) -> str:
+def test_what_cannot_be_calibrated_is_refused_and_nothing_is_written(tmp_path: Path, own: Bundle) -> None:
+    good, bad, empty = evenly(tmp_path / "good", 250, 240), evenly(tmp_path / "bad", 230), tmp_path / "empty"
+    (bad / "bad.png").write_bytes(b"\x89PNG")  # it is told of only where the frames are read
+    empty.mkdir()
+    copy, nowhere = evenly(tmp_path / "copy", 240), tmp_path / "nowhere.bundle"
+    cases: list[tuple[int, list[str | Path], str]] = [
+        (9, [own.path, bad], "bad.png"),
+        (9, [own.path, good, tmp_path / "nowhere"], "nowhere"),
+        (9, [own.path, good, "--second-shift", bad], "bad.png"),
+        (9, [own.path, empty], "holds no picture"),
+        (9, [own.path, good, "--second-shift", good], "are the same picture"),
+        (9, [own.path, good, "--second-shift", copy], "are the same picture"),
+        (4, [nowhere, good], "is no bundle"),
+        (4, [own.path, bad, "--to", own.path / "new"], "which stays as it is"),
+        (4, [own.path, bad, "--to", good / "000.png" / "new"], "cannot be written"),
+        (4, [own.path, bad, "--to", own.path], "never overwritten"),
+    ]
     before = contents(tmp_path)
-    result = heatline("calibrate", *arguments)
-    assert (result.returncode, result.stdout) == (code, "")
-    assert contents(tmp_path) == before
-    return complaint(result)
-
-
-def test_a_place_in_the_old_bundle_or_below_a_file_is_refused_before_a_frame_is_run(
-    tmp_path: Path, own: Bundle
-) -> None:
-    good = write_pictures(tmp_path / "good", evenly(250))
-    (good / "bad.png").write_bytes(b"no picture")  # would be told if it were reached
-    assert "which stays as it is" in refused(tmp_path, 4, own.path, good, "--to", own.path / "new")
-    assert "cannot be written" in refused(tmp_path, 4, own.path, good, "--to", good / "000.png" / "new")
-
-
-def test_a_version_of_two_lines_is_refused(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "good", evenly(250))
-    result = heatline("calibrate", own.path, good, "--version", "a\nb", "--dry-run")
-    assert result.returncode == 2
-    assert "no text of one line" in result.stderr
-
-
-def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "good", evenly(250, 240, 230))
-    (good / "001.png").write_bytes(b"\x89PNG")
-    assert "001.png" in refused(tmp_path, 9, own.path, good)
-    assert "nowhere" in refused(tmp_path, 9, own.path, good / "000.png", tmp_path / "nowhere")
-    later = write_pictures(tmp_path / "later", evenly(220))
-    (later / "bad.jpg").write_bytes(b"no picture")
-    assert "bad.jpg" in refused(tmp_path, 9, own.path, good / "000.png", "--second-shift", later)
-
-
-def test_an_empty_folder_and_a_bundle_that_is_none_are_refused(tmp_path: Path, own: Bundle) -> None:
-    (tmp_path / "empty").mkdir()
-    assert "holds no picture" in refused(tmp_path, 9, own.path, tmp_path / "empty")
-    good = write_pictures(tmp_path / "good", evenly(250))
-    assert "is no bundle" in refused(tmp_path, 4, tmp_path / "nowhere.bundle", good)
-
-
-def test_a_bundle_that_exists_is_never_overwritten(tmp_path: Path, own: Bundle) -> None:
-    good = write_pictures(tmp_path / "good", evenly(250))
-    assert "never overwritten" in refused(tmp_path, 4, own.path, good, "--to", own.path)
+    for code, arguments, words in cases:
+        result = heatline("calibrate", *arguments)
+        assert (result.returncode, result.stdout) == (code, ""), arguments
+        assert words in complaint(result)
     (tmp_path / "dark-cal1.bundle").mkdir()
-    assert "dark-cal1.bundle" in refused(tmp_path, 4, own.path, good)
+    assert "dark-cal1.bundle" in complaint(heatline("calibrate", own.path, good))
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["--false-reject", "1"], ["--false-reject", "nan"], ["--version", "1"], ["--version", ""], ["--rule", "x"]],
+    ("arguments", "words"),
+    [
+        (["--false-reject", "nan"], "nan"),
+        (["--false-reject", "1"], "1"),
+        (["--version", "1"], "1"),
+        (["--version", "a\nb"], "no text of one line"),
+        (["--rule", "x"], "x"),
+        (["--rule", "study", "--false-reject", "0.1"], "leave --false-reject away"),
+    ],
 )
-def test_an_argument_that_makes_no_sense_is_exit_code_2(tmp_path: Path, own: Bundle, arguments: list[str]) -> None:
-    good = write_pictures(tmp_path / "good", evenly(250))
-    result = heatline("calibrate", own.path, good, *arguments)
+def test_an_argument_that_makes_no_sense_is_exit_code_2(
+    tmp_path: Path, own: Bundle, arguments: list[str], words: str
+) -> None:
+    result = heatline("calibrate", own.path, evenly(tmp_path / "good", 250), *arguments)
     assert (result.returncode, result.stdout) == (2, "")
+    assert words in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -316,15 +256,14 @@ def test_a_network_that_answers_no_numbers_is_refused_with_the_pictures_name(tmp
         def submit(self, count: int, fill: Any, done: Any, failed: Any) -> None:
             done(np.full(count, np.nan, np.float32), np.zeros((count, CELLS, CELLS), np.float32))
 
-    pictures = GoodPictures([write_pictures(tmp_path / "good", evenly(250))])
+    pictures = GoodPictures([evenly(tmp_path / "good", 250)])
     with pytest.raises(EngineError, match=r"000\.png: .*not finite"):
         pictures.run(Inspector(own.manifest, NanEngine()))
 
 
 def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle) -> None:
     """It waits for its third picture, a pipe, when the signal comes; then it gets that one, and a hundred are to go."""
-    good = write_pictures(tmp_path / "good", evenly(250, 240))
-    later = write_pictures(tmp_path / "later", evenly(*range(100, 200)))
+    good, later = evenly(tmp_path / "good", 250, 240), evenly(tmp_path / "later", *range(100, 200), hw=(9, 9))
     before = contents(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")
     with started(HEATLINE, "calibrate", own.path, good, tmp_path / "pipe.png", later) as process:

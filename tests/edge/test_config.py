@@ -1,18 +1,11 @@
 """The line's configuration: what is understood, and what is refused before anything starts."""
 
-import math
 from pathlib import Path
 
 import pytest
 
 from edge.cameras.settings import FolderSettings, PatternSettings, from_bytes, to_bytes
-from edge.config import (
-    EventsConfig,
-    LineConfig,
-    ThresholdsConfig,
-    TilesConfig,
-    load_config,
-)
+from edge.config import EventsConfig, LineConfig, ThresholdsConfig, TilesConfig, load_config
 from edge.engine_config import EngineConfig
 from edge.errors import ConfigError
 
@@ -53,13 +46,16 @@ batch = 8
 overlap_px = 32
 
 [thresholds]
-score = 1.5
+score = 0
 evidence = -2
 
 [events]
 bind = "ipc:///run/heatline/events"
 heatmaps = "always"
 wait_for_subscriber_s = 2.5
+
+[commands]
+bind = "tcp://127.0.0.1:5557"
 """
 
 
@@ -79,7 +75,8 @@ def refusal(folder: Path, text: str | bytes) -> str:
 
 
 def test_every_key_is_understood(tmp_path: Path) -> None:
-    assert load(tmp_path, FULL) == LineConfig(
+    config = load(tmp_path, FULL)
+    assert config == LineConfig(
         bundle=Path("/var/lib/heatline/boards.bundle"),
         acting=False,
         allow_unsigned=True,
@@ -99,28 +96,23 @@ def test_every_key_is_understood(tmp_path: Path) -> None:
         ],
         engine=EngineConfig(kind="onnxruntime", precision="f32", threads=4, streams=2, batch=8),
         tiles=TilesConfig(overlap_px=32),
-        thresholds=ThresholdsConfig(score=1.5, evidence=-2.0),
+        thresholds=ThresholdsConfig(score=0.0, evidence=-2.0),  # of zero, and not the bundle's
         events=EventsConfig(bind="ipc:///run/heatline/events", heatmaps="always", wait_for_subscriber_s=2.5),
+        commands=config.commands,
     )
+    assert config.commands.bind == "tcp://127.0.0.1:5557"
 
 
-def test_bundle_and_camera_are_all_that_must_be_said(tmp_path: Path) -> None:
-    config = load(tmp_path, SMALLEST)
-    assert config == LineConfig(bundle=tmp_path / "b", cameras=[FolderSettings(name="top", path=tmp_path / "frames")])
-    assert config.acting
-    assert not config.allow_unsigned
-    assert config.trusted_keys == Path("/etc/heatline/trusted")
-    assert config.events.bind == "tcp://127.0.0.1:5556"
-
-
-def test_relative_paths_count_from_the_files_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bundle_and_camera_are_all_that_must_be_said_and_paths_count_from_the_files_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "line.toml").write_text(SMALLEST.replace('"b"', '"../b"'))
     monkeypatch.chdir(tmp_path)
-    config = load_config(Path("etc/line.toml"))
-    assert config.bundle == tmp_path / "etc" / ".." / "b"
-    assert isinstance(config.cameras[0], FolderSettings)
-    assert config.cameras[0].path == tmp_path / "etc" / "frames"
+    config, etc = load_config(Path("etc/line.toml")), tmp_path / "etc"
+    assert config == LineConfig(bundle=etc / ".." / "b", cameras=[FolderSettings(name="top", path=etc / "frames")])
+    assert (config.acting, config.allow_unsigned, config.events.bind) == (True, False, "tcp://127.0.0.1:5556")
+    assert config.trusted_keys == Path("/etc/heatline/trusted")
 
 
 def with_key(table: str, key: str) -> str:
@@ -142,86 +134,69 @@ def with_key(table: str, key: str) -> str:
         ("tiles", "overlap = 3", "unknown field `overlap` - at `$.tiles`"),
         ("thresholds", "scores = 3", "unknown field `scores` - at `$.thresholds`"),
         ("events", "port = 3", "unknown field `port` - at `$.events`"),
-        ("", "[event]", "unknown field"),  # a table that is none
         # Wrong types.
         ("", "acting = 1", "Expected `bool`, got `int` - at `$.acting`"),
         ("", "allow_unsigned = 'yes'", "Expected `bool`, got `str` - at `$.allow_unsigned`"),
         ("", "trusted_keys = ''", "Expected a path, got '' - at `$.trusted_keys`"),
-        ("", "trusted_keys = ['a']", "at `$.trusted_keys`"),
-        ("", "acting = 'yes'", "Expected `bool`, got `str` - at `$.acting`"),
-        ("cameras", "loop = 'yes'", "Expected `bool`"),
         ("cameras", "rate_fps = '5'", "Expected `float | null`, got `str` - at `$.cameras[0].rate_fps`"),
         ("cameras", "size = [640]", "at `$.cameras[0].size`"),
-        ("cameras", "size = 640", "at `$.cameras[0].size`"),
         ("engine", "threads = 1.5", "Expected `int`, got `float`"),
-        ("engine", "kind = 3", "at `$.engine.kind`"),
-        ("thresholds", "score = '1'", "Expected `float | null`, got `str` - at `$.thresholds.score`"),
         ("thresholds", "score = true", "at `$.thresholds.score`"),
         # Values that make no sense.
         ("cameras", "size = [0, 10]", "Expected `int` >= 1"),
-        ("cameras", "size = 'second'", "Invalid enum value 'second'"),
         ("cameras", "pixel_format = 'RGB9'", "Invalid enum value 'RGB9'"),
         ("cameras", "on_overload = 'drop_all'", "Invalid enum value 'drop_all'"),
         ("cameras", "waiting_frames = 0", "Expected `int` >= 1"),
         ("cameras", "rate_fps = 0", "Expected `float` > 0"),
-        ("cameras", "rate_fps = -1.0", "Expected `float` > 0"),
-        ("cameras", "rate_fps = nan", "at `$.cameras[0].rate_fps`"),
         ("cameras", "rate_fps = inf", "at `$.cameras[0].rate_fps`"),
         ("engine", "kind = 'torch'", "Invalid enum value 'torch'"),
         ("engine", "precision = 'fp16'", "Invalid enum value 'fp16'"),
-        ("engine", "precision = 32", "at `$.engine.precision`"),
         ("engine", "kind = 'onnxruntime'\nprecision = 'bf16'", "onnxruntime computes in f32 alone; set engine.kind"),
         ("engine", "threads = -1", "Expected `int` >= 0"),
         ("tiles", "overlap_px = -1", "Expected `int` >= 0"),
         ("events", "heatmaps = 'sometimes'", "Invalid enum value 'sometimes'"),
         ("events", "wait_for_subscriber_s = nan", "at `$.events.wait_for_subscriber_s`"),
-        ("events", "wait_for_subscriber_s = -1", "Expected `float` >= 0"),
         # No logit reaches nan or inf: every frame would be GOOD.
         ("thresholds", "score = nan", "at `$.thresholds.score`"),
         ("thresholds", "score = inf", "at `$.thresholds.score`"),
-        ("thresholds", "score = -inf", "at `$.thresholds.score`"),
         ("thresholds", "score = 1e300", "at `$.thresholds.score`"),
         ("thresholds", "evidence = nan", "at `$.thresholds.evidence`"),
-        ("thresholds", "evidence = inf", "at `$.thresholds.evidence`"),
         ("thresholds", "score = 1" + 400 * "0", "at `$.thresholds.score`"),  # an integer beyond any float
         # Addresses that nobody could subscribe to.
         ("events", "bind = 'udp://127.0.0.1:5556'", "matching regex"),
-        ("events", "bind = ''", "matching regex"),
         ("events", "bind = 'tcp://'", "matching regex"),
-        ("events", "bind = 'tcp://127.0.0.1'", "expected tcp://HOST:PORT"),  # no port
         ("events", "bind = 'tcp://127.0.0.1:http'", "expected tcp://HOST:PORT"),
-        ("events", "bind = 'tcp://127.0.0.1:0'", "expected tcp://HOST:PORT"),  # whichever is free
+        ("events", "bind = 'tcp://127.0.0.1:0'", "expected tcp://HOST:PORT"),  # any that is free
         ("events", "bind = 'tcp://127.0.0.1:99999'", "expected tcp://HOST:PORT"),  # ZeroMQ would take 34463
+        # Commands are taken from this machine alone.
+        ("commands", "bind = 'tcp://0.0.0.0:5557'", "this machine alone can reach"),
+        ("commands", "bind = 'tcp://192.168.1.5:5557'", "this machine alone can reach"),
+        ("commands", "bind = 'tcp://127.0.0.1'", "commands.bind is 'tcp://127.0.0.1'; expected tcp://HOST:PORT"),
+        ("commands", "bind = 'tcp://127.0.0.1:5556'", "events.bind and commands.bind are both"),
     ],
 )
 def test_a_configuration_is_refused_that_says(tmp_path: Path, table: str, key: str, words: str) -> None:
-    assert words in refusal(tmp_path, with_key(table, key))
+    sentence = refusal(tmp_path, with_key(table, key))
+    assert words in sentence
+    if " - at `$" in sentence:
+        assert sentence.endswith(f"see docs/{'cameras' if table == 'cameras' else 'config'}.md")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "missing required field `bundle`"),
-        ('bundle = "b"', "missing required field `cameras`"),
         ('bundle = "b"\ncameras = []', "Expected `array` of length >= 1"),  # nothing to inspect
-        (SMALLEST.replace('bundle = "b"\n', ""), "missing required field `bundle`"),
         (SMALLEST.replace('bundle = "b"', 'bundle = ""'), "Expected a path, got '' - at `$.bundle`"),
-        (SMALLEST.replace('bundle = "b"', "bundle = 3"), "at `$.bundle`"),
         (SMALLEST.replace('bundle = "b"', 'bundle = "a\\u0000b"'), "at `$.bundle`"),  # no file can be called so
-        (SMALLEST.replace('path = "frames"', 'path = ""'), "Expected a path, got '' - at `$.cameras[0].path`"),
         (SMALLEST.replace('path = "frames"\n', ""), "missing required field `path` - at `$.cameras[0]`"),
         (SMALLEST.replace('"folder"', '"usb"'), "Invalid value 'usb'"),
         (SMALLEST.replace('"top"', '"top.left"'), "matching regex"),  # a dot would split the topic
-        (SMALLEST.replace('"top"', '""'), "matching regex"),
         (SMALLEST.replace('"top"', '"top\\n"'), "matching regex"),  # a line's end is no letter
         (SMALLEST.replace('"top"', f'"{"x" * 65}"'), "matching regex"),
         (SMALLEST + SMALLEST.partition("\n")[2], "two cameras have the same name (top, top)"),
         (SMALLEST + "[cameras]\n", "is not valid TOML"),  # a table and a list of the same name
-        ("bundle = ", "is not valid TOML"),
-        ("bundle = 'b'\nbundle = 'c'", "is not valid TOML"),  # said twice
-        ("<xml/>", "is not valid TOML"),
         (b'bundle = "\xff"', "is not valid TOML"),  # Latin-1
-        (b"\x00\x01\x02", "is not valid TOML"),
         ("a = " + 5000 * "[", "is not valid TOML"),  # deeper than any reader goes
     ],
 )
@@ -234,19 +209,6 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         load_config(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
         load_config(tmp_path)
-
-
-@pytest.mark.parametrize("precision", ["f32", "bf16", "int8"])
-def test_openvino_may_be_asked_for_every_precision(tmp_path: Path, precision: str) -> None:
-    assert load(tmp_path, with_key("engine", f"precision = '{precision}'")).engine.precision == precision
-
-
-def test_a_threshold_of_zero_is_a_threshold_and_not_the_bundles(tmp_path: Path) -> None:
-    config = load(tmp_path, with_key("thresholds", "score = 0\nevidence = 0.0"))
-    assert config.thresholds == ThresholdsConfig(score=0.0, evidence=0.0)
-    assert not any(
-        value is None or math.isnan(value) for value in (config.thresholds.score, config.thresholds.evidence)
-    )
 
 
 CAMERAS = {
@@ -279,11 +241,11 @@ def test_every_kind_of_camera_can_be_configured_and_crosses_to_its_process(tmp_p
         ("genicam", "exposure_us = -5.0", "Expected `float` > 0"),
         ("genicam", "region = [0, 0, 640]", "length 4"),
         ("genicam", 'address = ""', "length >= 1"),
+        ("genicam", 'address = "a"\n[[cameras]]\nkind = "genicam"\nname = "b"\naddress = "a"', "the same device (a)"),
         ("v4l2", "gain = nan", "at `$.cameras[0].gain`"),
         ("pattern", "draw_size = [65535, 10]", "<= 8192"),  # each picture would take gigabytes
         ("v4l2", 'fourcc = "JPEGS"', "length <= 4"),
         ("rtsp", 'url = "http://10.0.0.7/"', "matching regex"),
-        ("pattern", "deadline_ms = 0.0", "Expected `float` > 0"),
         ("folder", 'path = "f"\ndeadline_ms = 5.0', 'a deadline and on_overload = "block"'),
         ("pattern", "look_at = [[[0, 0], [9, 9]]]", "length >= 3"),  # a line is no polygon
         ("pattern", "look_at = [[[0, 0], [9, 0], [9, 9]]]", "set size to the width and height"),
@@ -292,40 +254,6 @@ def test_every_kind_of_camera_can_be_configured_and_crosses_to_its_process(tmp_p
 )
 def test_a_camera_is_refused_that_says(tmp_path: Path, kind: str, keys: str, words: str) -> None:
     assert words in refusal(tmp_path, of_kind(kind, keys))
-
-
-def test_one_device_is_one_camera(tmp_path: Path) -> None:
-    one = '[[cameras]]\nkind = "genicam"\nname = "{}"\naddress = "10.0.0.9"\n'
-    text = 'bundle = "b"\n' + one.format("a") + one.format("b")
-    assert "two cameras are the same device (10.0.0.9)" in refusal(tmp_path, text)
-
-
-def test_events_and_commands_need_an_address_each(tmp_path: Path) -> None:
-    text = SMALLEST + '[commands]\nbind = "tcp://127.0.0.1:5556"'
-    assert "events.bind and commands.bind are both" in refusal(tmp_path, text)
-
-
-def test_a_mistake_in_a_camera_leads_to_the_document_of_cameras(tmp_path: Path) -> None:
-    assert refusal(tmp_path, SMALLEST + "exposure_us = 5").endswith("see docs/cameras.md")
-    assert refusal(tmp_path, SMALLEST + "[engine]\nthreads = -1").endswith("see docs/config.md")
-
-
-@pytest.mark.parametrize(
-    ("address", "words"),
-    [
-        ("tcp://0.0.0.0:5557", "this machine alone can reach"),
-        ("tcp://192.168.1.5:5557", "this machine alone can reach"),
-        ("tcp://127.0.0.1", "commands.bind is 'tcp://127.0.0.1'; expected tcp://HOST:PORT"),
-        ("udp://127.0.0.1:1", "matching regex"),
-    ],
-)
-def test_commands_are_taken_from_this_machine_alone(tmp_path: Path, address: str, words: str) -> None:
-    assert words in refusal(tmp_path, SMALLEST + f'[commands]\nbind = "{address}"')
-
-
-def test_commands_may_come_over_loopback(tmp_path: Path) -> None:
-    config = load(tmp_path, SMALLEST + '[commands]\nbind = "tcp://127.0.0.1:5557"')
-    assert config.commands.bind == "tcp://127.0.0.1:5557"
 
 
 def test_a_deadline_bounds_how_long_a_part_waits_for_its_frame() -> None:

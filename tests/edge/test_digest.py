@@ -1,7 +1,6 @@
 """Frames are told apart by their digests."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -20,15 +19,10 @@ def test_equal_images_have_one_digest_and_one_changed_byte_another(image: np.nda
     assert digest(changed) != digest(image)
 
 
-@pytest.mark.parametrize("bytes_moved", [1, 3, 8, 64, 1024, 2448, 3 * 2448, 8 * 2448])
-def test_a_picture_that_moved_is_another_one(bytes_moved: int) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (600, 2448), np.uint8)
-    assert digest(np.roll(image, bytes_moved)) != digest(image)
-
-
-def test_rows_that_changed_places_are_another_picture() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (64, 8 * 1024), np.uint8)
-    assert digest(image[::-1]) != digest(image)
+def test_a_picture_that_moved_is_another_one() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 2448), np.uint8)
+    moved = [image[::-1], *(np.roll(image, by) for by in (1, 8, 1024, 2448, 8 * 2448))]
+    assert len({digest(each) for each in (image, *moved)}) == 1 + len(moved)
 
 
 def test_deeper_formats_and_views_are_read_as_they_lie() -> None:

@@ -2,13 +2,12 @@
 
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -19,13 +18,8 @@ from edge.images import list_images, read_image, read_rgb
 def png_file(width: int, height: int, depth: int, kind: int, rows: bytes, extra: bytes = b"") -> bytes:
     """A PNG by hand; `rows` with a filter byte before each, `extra` between header and pixels."""
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + extra
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    parts = [chunk(b"IHDR", header), extra, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -33,6 +27,7 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 GREY, COLOUR, PALETTE, ALPHA = 0, 2, 3, 6
+TWO_COLOURS = chunk(b"PLTE", b"\x0a\x14\x1e\xc8\x64\x32")
 
 
 @pytest.mark.parametrize(
@@ -43,12 +38,7 @@ GREY, COLOUR, PALETTE, ALPHA = 0, 2, 3, 6
         (png_file(2, 1, 8, COLOUR, b"\x00\x01\x02\x03\x04\x05\x06"), "BGR8", [[1, 2, 3], [4, 5, 6]]),
         (png_file(1, 1, 16, COLOUR, b"\x00\x01\x99\x02\x99\x03\x99"), "BGR16", [[1, 2, 3]]),
         (png_file(2, 1, 8, ALPHA, b"\x00\x01\x02\x03\x00\x04\x05\x06\xff"), "BGRA8", [[1, 2, 3], [4, 5, 6]]),
-        (
-            # Two pixels, colours 1 and 0 of a palette.
-            png_file(2, 1, 8, PALETTE, b"\x00\x01\x00", chunk(b"PLTE", b"\x0a\x14\x1e\xc8\x64\x32")),
-            "BGR8",
-            [[200, 100, 50], [10, 20, 30]],
-        ),
+        (png_file(2, 1, 8, PALETTE, b"\x00\x01\x00", TWO_COLOURS), "BGR8", [[200, 100, 50], [10, 20, 30]]),
         (png_file(2, 1, 1, GREY, b"\x00\x40"), "Mono8", [[0, 0, 0], [255, 255, 255]]),  # one bit per pixel
     ],
     ids=["grey-8", "grey-16", "colour-8", "colour-16", "alpha", "palette", "one-bit"],
@@ -62,13 +52,6 @@ def test_a_png_written_by_hand_is_read_as_it_was_written(
     assert read_rgb(path).tolist() == [rgb]
 
 
-def test_a_deep_png_with_alpha_is_refused_with_what_came(tmp_path: Path) -> None:
-    path = tmp_path / "deep.png"
-    path.write_bytes(png_file(1, 1, 16, ALPHA, b"\x00" + b"\x01\x00" * 4))
-    with pytest.raises(InputError, match=r"has 4 channel\(s\) of uint16"):
-        read_image(path)
-
-
 def noise(hw: tuple[int, int] = (40, 60)) -> NDArray[np.uint8]:
     return np.random.default_rng(7).integers(0, 256, (*hw, 3), np.uint8)
 
@@ -78,15 +61,10 @@ def encoded(suffix: str, image: NDArray[np.uint8], *options: int) -> bytes:
 
 
 def test_a_jpeg_is_read_as_the_colours_it_shows(tmp_path: Path) -> None:
-    orange = np.broadcast_to(np.array([30, 120, 220], np.uint8), (64, 64, 3))  # BGR
-    path = tmp_path / "orange.jpg"
-    path.write_bytes(encoded(".jpg", np.ascontiguousarray(orange)))
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(encoded(".jpg", np.full((64, 64, 3), (30, 120, 220), np.uint8)))  # orange in BGR
     assert read_image(path)[1] == "BGR8"
     np.testing.assert_allclose(read_rgb(path)[20, 20], (220, 120, 30), atol=3)
-
-
-def test_a_grey_jpeg_is_grey(tmp_path: Path) -> None:
-    path = tmp_path / "grey.jpg"
     path.write_bytes(encoded(".jpg", np.full((32, 32), 99, np.uint8)))
     assert read_image(path)[1] == "Mono8"
     np.testing.assert_allclose(read_rgb(path), 99, atol=1)
@@ -114,7 +92,6 @@ WHOLE: dict[str, bytes] = {
     "noise.jpg": encoded(".jpg", noise()),
     "progressive.jpg": encoded(".jpg", noise(), cv2.IMWRITE_JPEG_PROGRESSIVE, 1),
     "restarts.jpg": encoded(".jpg", noise(), cv2.IMWRITE_JPEG_RST_INTERVAL, 1),
-    "poor.jpg": encoded(".jpg", noise(), cv2.IMWRITE_JPEG_QUALITY, 1),
     "noise.png": encoded(".png", noise()),
     "flat.png": encoded(".png", np.full((300, 300, 3), 9, np.uint8)),
     "noise.bmp": encoded(".bmp", noise()),
@@ -124,25 +101,17 @@ WHOLE: dict[str, bytes] = {
 }
 
 
-@settings(deadline=None, max_examples=200)
-@given(name=st.sampled_from(sorted(WHOLE)), share=st.floats(0, 1, exclude_max=True))
+@pytest.mark.parametrize("name", sorted(WHOLE))
+@given(share=st.floats(0, 1, exclude_max=True))
 def test_a_picture_cut_off_anywhere_is_refused(
     tmp_path_factory: pytest.TempPathFactory, name: str, share: float
 ) -> None:
     whole = WHOLE[name]
     path = tmp_path_factory.mktemp("cut") / name
-    path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(InputError, match=name):
-        read_image(path)
-
-
-@pytest.mark.parametrize("name", sorted(WHOLE))
-def test_a_picture_that_lacks_only_its_last_bytes_is_refused(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(WHOLE[name])
+    path.write_bytes(whole)
     read_image(path)
-    for missing in range(1, 40):
-        path.write_bytes(WHOLE[name][:-missing])
+    for kept in (int(len(whole) * share), len(whole) - 1 - int(40 * share)):  # anywhere, and by its last bytes alone
+        path.write_bytes(whole[:kept])
         with pytest.raises(InputError, match=name):
             read_image(path)
 
@@ -172,22 +141,23 @@ def test_a_png_with_a_damaged_byte_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("data", "words"),
     [
-        (lambda path: None, "cannot be read"),  # missing
-        (lambda path: path.mkdir(), "cannot be read"),  # a folder of that name
-        (lambda path: path.write_bytes(b""), "not a picture"),  # empty
-        (lambda path: path.write_text("hello, I am a letter"), "not a picture"),  # a text file
-        (lambda path: path.write_bytes(b"\xff\xd8\xff\xd9"), "not a picture"),  # a JPEG of nothing but its markers
-        (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b"")), "picture"),  # a PNG of nothing
-        (lambda path: path.write_bytes(png_file(0, 0, 8, GREY, b"")), "picture"),  # without a pixel
-        (lambda path: path.write_bytes(png_file(900_000, 900_000, 8, GREY, b"\x00")), "decoded"),  # a terapixel
+        (None, "cannot be read"),  # missing
+        (b"", "not a picture"),
+        (b"hello, I am a letter", "not a picture"),
+        (b"\xff\xd8\xff\xd9", "not a picture"),  # a JPEG of nothing but its markers
+        (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), "picture"),  # a PNG of nothing
+        (png_file(0, 0, 8, GREY, b""), "picture"),  # without a pixel
+        (png_file(900_000, 900_000, 8, GREY, b"\x00"), "decoded"),  # a terapixel
+        (png_file(1, 1, 16, ALPHA, b"\x00" + b"\x01\x00" * 4), "has 4 channel(s) of uint16"),
     ],
-    ids=["missing", "folder", "empty", "text", "bare-jpeg", "bare-png", "no-pixel", "terapixel"],
+    ids=["missing", "empty", "text", "bare-jpeg", "bare-png", "no-pixel", "terapixel", "deep-alpha"],
 )
-def test_what_is_no_picture_is_refused(tmp_path: Path, make: Callable[[Path], object], words: str) -> None:
+def test_what_is_no_picture_is_refused(tmp_path: Path, data: bytes | None, words: str) -> None:
     path = tmp_path / "picture.png"
-    make(path)
+    if data is not None:
+        path.write_bytes(data)
     with pytest.raises(InputError) as caught:
         read_image(path)
     assert words in str(caught.value)
@@ -195,7 +165,6 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, make: Callable[[Path], ob
     assert "\n" not in str(caught.value)
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"RIFF"]))
 def test_no_bytes_do_more_than_be_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes, magic: bytes) -> None:
     path = tmp_path_factory.mktemp("bytes") / "x.png"
@@ -209,13 +178,6 @@ def test_pictures_of_a_folder_come_by_name_and_nothing_else_comes(tmp_path: Path
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "z.png").mkdir()
     assert [path.name for path in list_images(tmp_path)] == ["a.JPG", "b.png", "c.tiff", "e.webp"]
-
-
-def test_a_folder_without_pictures_or_no_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(InputError, match="holds no picture"):
-        list_images(tmp_path)
-    with pytest.raises(InputError, match="is not a folder"):
-        list_images(tmp_path / "notes.txt")
-    with pytest.raises(InputError, match="is not a folder"):
-        list_images(tmp_path / "nowhere")
+    for place, words in (("z.png", "holds no picture"), ("notes.txt", "is not a folder"), ("no", "is not a folder")):
+        with pytest.raises(InputError, match=words):
+            list_images(tmp_path / place)
