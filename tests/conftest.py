@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import Bundle
 from tests.small_bundle import small_bundle
-from tests.train.trained import blobs, trained_run  # noqa: F401 (fixtures for all tests)
+from tests.train.trained import blobs, trained_bundle, trained_run  # noqa: F401 (fixtures for all tests)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and hand that down
 
@@ -29,6 +29,8 @@ settings.register_profile(
 settings.register_profile("long", settings.get_profile("ci"), max_examples=500, derandomize=False, print_blob=True)
 settings.load_profile("ci")
 
+COLLECTED = pytest.StashKey[list[pytest.Item]]()
+"""All tests that were found, those of the other tier too."""
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 
 
@@ -87,6 +89,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--no-skips", action="store_true", help="fail on any skip that tests/allowed_skips.txt does not name"
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The test that boots a machine waits longest: it begins first."""
+    config.stash[COLLECTED] = list(items)
+    items.sort(key=lambda item: item.path.name != "test_boot.py")
 
 
 @pytest.hookimpl(wrapper=True)

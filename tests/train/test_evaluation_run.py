@@ -10,68 +10,49 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
-from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
+from edge.bundle import Bundle, open_bundle
 from edge.errors import InputError
 from edge.frames import Frame, Stamp
 from edge.geometry import Stitcher, TileGrid
 from edge.inspection.inspector import PendingFrame
 from edge.inspection.verdict import Thresholds, judge
-from export.run_to_bundle import export_run
+from tests.command import heatline
 from tests.small_bundle import dark_square, white_frame
-from tests.train.blobs import draw_blobs, sort_tiles
-from train.commands.evaluate import evaluate as evaluate_command
-from train.config import compose
+from tests.train.blobs import sort_tiles
+from tests.train.trained import NAMED_SPLIT, SMALL
 from train.evaluation.evaluate import Asked, evaluate_model
 from train.evaluation.judged import open_judged
 from train.evaluation.observe import line_mask
 from train.evaluation.result import Evaluation
-from train.fit import fit
-from train.run import RunFolder, load_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TILE = 64
-SMALL = (
-    f"tiles.tile_px={TILE}", "model.weights=none", "recipe.batch=8", "recipe.steps=6", "recipe.validate_every=3",
-    "recipe.jitter_px=20",
-)  # fmt: skip
-MODELS = {"cnn": "efficientnet_lite0_d", "vit": "test_vit"}
+SMALL_VIT = ("model=test_vit", *(item for item in SMALL if item not in ("model=test_efficientnet", "model.stride=16")))
+
+
+def trained_vit(data: Path, out: Path, *split: str) -> Path:
+    done = heatline("train", f"data={data}", f"out={out}", *SMALL_VIT, *split)
+    assert done.returncode == 0, done.stderr
+    return out
 
 
 @pytest.fixture(scope="module")
-def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_blobs(tmp_path_factory.mktemp("evaluated") / "blobs")
+def vit_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_vit(blobs, tmp_path_factory.mktemp("vit") / "run", *NAMED_SPLIT)
 
 
-def taught(data: Path, out: Path, family: str, *split: str) -> RunFolder:
-    named = split or ("split.val=[c]", "split.test=[d]")
-    return fit(
-        compose([f"data={data}", f"out={out}", f"model={MODELS[family]}", *SMALL, *named]), say=lambda line: None
-    )
-
-
-@pytest.fixture(scope="module", params=sorted(MODELS))
-def run(blobs: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> RunFolder:
-    return taught(blobs, tmp_path_factory.mktemp(request.param) / "run", request.param)
-
-
-@pytest.fixture(scope="module")
-def exported(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    target = tmp_path_factory.mktemp("bundles") / "blobs"
-    loaded = load_run(run.folder)
-    return export_run(loaded, target, name="blobs", version="1", false_reject=0.01, precisions=["f32"])
-
-
-@pytest.fixture(scope="module")
-def by_run(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
-    """Of all pictures, and where it was left."""
-    folder = tmp_path_factory.mktemp("left") / "run"
-    return evaluate_model(run.folder, Asked(part="all"), folder), folder
+def evaluated(model: Path, asked: Asked, left: Path) -> Evaluation:
+    """With all its pictures left in a folder."""
+    evaluation = evaluate_model(model, asked, left)
+    (found,) = evaluation.truths
+    assert found.exhibits
+    assert all((left / one.file).is_file() for one in found.exhibits)
+    return evaluation
 
 
 def flat(value: Any, name: str = "") -> Mapping[str, Any]:
@@ -81,56 +62,52 @@ def flat(value: Any, name: str = "") -> Mapping[str, Any]:
     return {path: leaf for key, below in value.items() for path, leaf in flat(below, f"{name}.{key}").items()}
 
 
-@pytest.mark.long
-def test_a_run_and_its_bundle_have_the_same_figures(
-    by_run: tuple[Evaluation, Path], exported: Bundle, blobs: Path
+@pytest.mark.parametrize("family", ["cnn", pytest.param("vit", marks=pytest.mark.long)])
+def test_a_run_and_its_bundle_have_the_same_figures_but_for_what_runs_them(
+    request: pytest.FixtureRequest, blobs: Path, tmp_path: Path, family: str
 ) -> None:
     """Another engine sums in another order, so a pixel at the very threshold may fall to either side of it."""
-    evaluation, _ = by_run
-    by_bundle = evaluate_model(exported.path, Asked(blobs, part="all"))
-    one, other = (flat(msgspec.to_builtins(each.truths[0].figures)) for each in (evaluation, by_bundle))
+    run: Path = request.getfixturevalue("trained_run" if family == "cnn" else "vit_run")
+    if family == "cnn":
+        bundle: Path = request.getfixturevalue("trained_bundle")
+    else:
+        bundle = tmp_path / "bundle"
+        assert heatline("export", run, "--to", bundle, "--precision", "f32").returncode == 0
+    by_run = evaluated(run, Asked(part="all"), tmp_path / "left")
+    by_bundle = evaluate_model(bundle, Asked(blobs, part="all"))
+    one, other = (flat(msgspec.to_builtins(each.truths[0].figures)) for each in (by_run, by_bundle))
     assert one.keys() == other.keys()
     for name, value in one.items():
-        if name.endswith("_px"):
-            assert value == pytest.approx(other[name], abs=20), name
-        else:
-            assert value == pytest.approx(other[name], abs=1e-3, nan_ok=False), name
-    assert evaluation.truths[0].truth == "masks"
-    assert evaluation.truths[0].figures.frame.frames == 12
+        tolerance = 20 if name.endswith("_px") else 1e-3
+        assert value == pytest.approx(other[name], abs=tolerance, nan_ok=False), name
+    assert by_run.truths[0].truth == "masks"
+    assert by_run.truths[0].figures.frame.frames == 12
     thresholds = [
-        (each.calibration.score_threshold, each.calibration.evidence_threshold) for each in (evaluation, by_bundle)
+        (each.calibration.score_threshold, each.calibration.evidence_threshold) for each in (by_run, by_bundle)
     ]
     assert thresholds[0] == pytest.approx(thresholds[1], rel=1e-3, abs=1e-4)
-    assert evaluation.calibration.frames_are == by_bundle.calibration.frames_are
+    assert by_run.calibration.frames_are == by_bundle.calibration.frames_are
+    assert by_bundle.truths[0].sweep is None  # a bundle has one map
 
-
-def test_what_is_told_of_a_run_and_of_its_bundle_is_the_same_but_for_what_runs_it(
-    by_run: tuple[Evaluation, Path], exported: Bundle, blobs: Path, run: RunFolder
-) -> None:
-    one, other = by_run[0].told, evaluate_model(exported.path, Asked(blobs)).told
-    assert (one.kind, one.engine, other.kind, other.engine) == ("run", "torch f32", "bundle", "openvino f32")
-    assert (one.name, one.path, one.part, one.groups) == ("run", str(run.folder), "all", ["a", "b", "c", "d"])
-    assert (other.part, other.groups, other.pictures) == ("test", ["d"], 3)
+    ours, theirs = by_run.told, by_bundle.told
+    assert (ours.kind, ours.engine, theirs.kind, theirs.engine) == ("run", "torch f32", "bundle", "openvino f32")
+    assert (ours.name, ours.path, ours.part, ours.groups) == ("run", str(run), "all", ["a", "b", "c", "d"])
     for name in ("model", "family", "method", "map_hw", "weights", "steps", "taught_by", "data"):
-        assert getattr(one, name) == getattr(other, name), name
-    assert (one.map_hw, one.steps, one.data, one.taught_by) == ((4, 4), 6, "blobs", "masks")
-    assert one.recipe == "heatline, 6 steps of 8"
-    assert one.seconds is not None
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert (ours.map_hw, ours.steps, ours.data, ours.taught_by) == ((4, 4), 6, "blobs", "masks")
+    assert ours.recipe == "heatline, 6 steps of 8"
+    assert ours.seconds is not None
 
 
 def test_a_sweep_is_of_vits_runs_and_has_the_runs_own_map_among_its_variants(
-    by_run: tuple[Evaluation, Path], exported: Bundle, blobs: Path
+    trained_run: Path, vit_run: Path, tmp_path: Path
 ) -> None:
-    evaluation, folder = by_run
+    of_cnn = evaluated(trained_run, Asked(), tmp_path / "cnn").truths[0]
+    assert of_cnn.sweep is None
+    assert {one.kind for one in of_cnn.exhibits} == {"example", "missed", "false"}
+    evaluation = evaluated(vit_run, Asked(part="all"), tmp_path / "vit")
     (found,) = evaluation.truths
-    kinds = {one.kind for one in found.exhibits}
-    assert all((folder / one.file).is_file() for one in found.exhibits)
-    assert kinds >= {"example", "missed", "false"}
-    if evaluation.told.family == "cnn":
-        assert found.sweep is None
-        assert not kinds & {"fusions", "ratios"}
-        return
-    assert kinds >= {"fusions", "ratios"}
+    assert {one.kind for one in found.exhibits} == {"example", "missed", "false", "fusions", "ratios"}
     assert found.sweep is not None
     assert found.figures.study is not None
     assert found.figures.tile is not None
@@ -144,29 +121,27 @@ def test_a_sweep_is_of_vits_runs_and_has_the_runs_own_map_among_its_variants(
     }
     for name, value in own.items():
         assert getattr(found.sweep, name)[fusion][ratio] == pytest.approx(value, abs=1e-4), name
-    assert evaluate_model(exported.path, Asked(blobs)).truths[0].sweep is None  # a bundle has one map
 
 
-def test_a_run_is_evaluated_on_its_own_test_groups_where_nothing_is_asked(run: RunFolder) -> None:
-    done = CliRunner().invoke(evaluate_command, [str(run.folder), "--json"])
-    assert done.exit_code == 0, done.output
-    assert done.stderr == ""
+def test_a_run_is_evaluated_on_its_own_test_groups_where_nothing_is_asked(trained_run: Path) -> None:
+    done = heatline("evaluate", trained_run, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
     (evaluation,) = json.loads(done.stdout)["evaluations"]
     assert (evaluation["told"]["part"], evaluation["told"]["groups"]) == ("test", ["d"])
     assert evaluation["truths"][0]["figures"]["frame"]["frames"] == 3
 
 
-def test_the_share_of_good_frames_to_reject_is_for_runs(run: RunFolder, exported: Bundle) -> None:
+def test_the_share_of_good_frames_to_reject_is_for_runs(trained_run: Path, trained_bundle: Path) -> None:
     """One good frame: all of it, or none."""
-    strict, lax = (open_judged(run.folder, false_reject=share).settings.calibration for share in (0.0, 0.5))
+    strict, lax = (open_judged(trained_run, false_reject=share).settings.calibration for share in (0.0, 0.5))
     assert (strict.false_reject_per_frame, lax.false_reject_per_frame) == (0.0, 0.5)
     assert strict.frames == lax.frames == 1
-    assert open_judged(exported.path, false_reject=0.5).settings.calibration == exported.manifest.calibration
+    own = open_bundle(trained_bundle).manifest.calibration
+    assert open_judged(trained_bundle, false_reject=0.5).settings.calibration == own
 
 
-def test_a_run_whose_pictures_are_gone_says_so_in_one_sentence(blobs: Path, run: RunFolder, tmp_path: Path) -> None:
-    moved = tmp_path / "moved"
-    shutil.copytree(run.folder, moved)
+def test_a_run_whose_pictures_are_gone_says_so_in_one_sentence(blobs: Path, trained_run: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(trained_run, tmp_path / "moved"))
     config = moved / "config.yaml"
     config.write_text(config.read_text().replace(str(blobs), str(tmp_path / "gone")))
     with pytest.raises(InputError, match=r"was taught on .*gone, which is no folder any more") as raised:
@@ -174,10 +149,10 @@ def test_a_run_whose_pictures_are_gone_says_so_in_one_sentence(blobs: Path, run:
     assert "\n" not in str(raised.value)
 
 
-def test_a_run_taught_by_labels_alone_is_evaluated_by_frames(tmp_path: Path) -> None:
+def test_a_run_trained_on_labels_is_evaluated_by_frames(tmp_path: Path) -> None:
     data = sort_tiles(tmp_path / "tiles")
-    trained = taught(data, tmp_path / "run", "vit", "split.fractions=[0.4,0.3,0.3]")
-    evaluation = evaluate_model(trained.folder, Asked(), tmp_path / "left")
+    run = trained_vit(data, tmp_path / "run", "split.fractions=[0.4,0.3,0.3]")
+    evaluation = evaluate_model(run, Asked(), tmp_path / "left")
     (found,) = evaluation.truths
     assert (found.truth, found.sweep, found.exhibits, found.figures.tile) == ("labels", None, [], None)
     assert (evaluation.told.taught_by, evaluation.told.part) == ("labels", "test")
@@ -200,7 +175,6 @@ def answered(frame_hw: tuple[int, int], seed: int, smoothing_px: float) -> Pendi
     return pending
 
 
-@settings(max_examples=60, deadline=None)
 @given(FRAMES, st.integers(0, 2**32 - 1), st.sampled_from([0.0, 20.0]), st.sampled_from([-1.0, 0.5, 9.0]))
 def test_the_pixels_of_the_lines_rule_are_those_of_its_regions(
     frame_hw: tuple[int, int], seed: int, smoothing_px: float, evidence: float

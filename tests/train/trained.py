@@ -28,3 +28,12 @@ def trained_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory, one_threa
     done = heatline("train", f"data={blobs}", f"out={out}", *SMALL, *NAMED_SPLIT, "--json")
     assert done.returncode == 0, done.stderr
     return out
+
+
+@pytest.fixture(scope="session")
+def trained_bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run's bundle, as `heatline export` makes it, of f32 only. Tests that change it copy it."""
+    bundle = tmp_path_factory.mktemp("exported") / "blobs"
+    done = heatline("export", trained_run, "--to", bundle, "--precision", "f32", "--json")
+    assert done.returncode == 0, done.stderr
+    return bundle
