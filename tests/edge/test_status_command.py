@@ -2,28 +2,26 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import get_args
 
 import msgspec
 import pytest
-from click.testing import CliRunner, Result
 
 from edge.cli import named_line
 from edge.cli.named_line import events_address, file_of, name_of
-from edge.cli.status import EXIT_CODES, status
+from edge.cli.status import EXIT_CODES
 from edge.delivery.messages import Handshake, HandshakeState, StatusEvent
-from edge.errors import ConfigError
-from tests.command import heatline
+from tests.command import complaint, heatline
 from tests.edge.spoken_line import SpokenLine, a_status
 from tests.edge.wire_examples import JOURNAL_STATUS
 
 ROOT = Path(__file__).parents[2]
-WIDE = {"COLUMNS": "240"}
 
 
-def ask(*arguments: str) -> Result:
-    return CliRunner().invoke(status, [*arguments, "--timeout", "20"], env=WIDE)
+def ask(*arguments: str | Path, timeout_s: float = 20) -> subprocess.CompletedProcess[str]:
+    return heatline("status", *arguments, "--timeout", str(timeout_s), env={"COLUMNS": "240"})
 
 
 def handshake(state: HandshakeState, reason: str | None = None, detail: str | None = None) -> StatusEvent:
@@ -42,27 +40,25 @@ def configured(path: Path, bind: str) -> Path:
 def test_the_exit_code_says_the_state(address: str, state: HandshakeState) -> None:
     with SpokenLine(address, handshake(state)):
         result = ask(address, "--json")
-    assert result.exit_code == EXIT_CODES[state] == {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}[state]
-    assert json.loads(result.output)["state"] == state
+    assert result.returncode == EXIT_CODES[state] == {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}[state]
+    assert json.loads(result.stdout)["state"] == state
 
 
-def test_the_installed_command_ends_with_that_exit_code_and_one_json_object(address: str) -> None:
+def test_the_exit_codes_are_documented_beside_those_of_errors() -> None:
+    rows = re.findall(r"^\| (\d+) \| \| `heatline status`: (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert {"READY": 0} | {state: int(code) for code, state in rows} == EXIT_CODES
+
+
+def test_programs_get_one_json_object_and_people_all_that_matters(address: str) -> None:
     event = a_status()
     with SpokenLine(address, event):
-        result = heatline("status", address, "--json", "--timeout", "20")
+        result, shown = ask(address, "--json"), ask(address).stdout
     assert (result.returncode, result.stderr, result.stdout.count("\n")) == (17, "", 1)
     report = json.loads(result.stdout)
     assert event.handshake is not None
-    assert {name: report[name] for name in ("state", "reason", "detail", "heartbeat")} == msgspec.structs.asdict(
-        event.handshake
-    )
+    assert report | msgspec.structs.asdict(event.handshake) == report
     assert report["address"] == address
     assert msgspec.convert(report["status"], StatusEvent) == event, "the rest is the event as docs/protocol.md has it"
-
-
-def test_people_are_told_all_that_matters(address: str) -> None:
-    with SpokenLine(address, a_status()):
-        shown = ask(address).output
     for fact in (
         "line1: DEGRADED (camera_dead)",
         "camera side is dead: it is not there",
@@ -81,7 +77,7 @@ def test_people_are_told_all_that_matters(address: str) -> None:
 def test_people_are_told_how_the_journal_is_who_is_behind_and_who_was_refused(address: str) -> None:
     assert isinstance(JOURNAL_STATUS.event, StatusEvent)
     with SpokenLine(address, JOURNAL_STATUS.event):
-        shown = ask(address).output
+        shown = ask(address).stdout
     for fact in (
         "00112233445566778899aabbccddeeff: events 17 to 1000002, 1024.0 MiB; NOT KEPT NOW (the disk is full); "
         "2 events of this run are not in it; 16 went before all durable consumers had them",
@@ -96,31 +92,28 @@ def test_people_are_told_how_the_journal_is_who_is_behind_and_who_was_refused(ad
 def test_a_line_that_is_ready_and_has_no_products_says_no_more_than_it_must(address: str) -> None:
     plain = msgspec.structs.replace(handshake("READY"), product=None, last_change=None, acting=False)
     with SpokenLine(address, plain):
-        shown = ask(address).output
+        shown = ask(address).stdout
     assert shown.startswith("line1: READY ")
     assert not any(word in shown for word in ("why", "product", "last change", "None"))
     assert "no: nobody's ejector may fire" in shown
 
 
-def test_a_line_that_is_not_there_is_not_ready(address: str) -> None:
-    result = CliRunner().invoke(status, [address, "--json", "--timeout", "0.05"])
-    report = json.loads(result.output)
-    assert (result.exit_code, report["state"], report["reason"]) == (18, "NOT_READY", "unreachable")
+def test_a_line_that_is_not_there_or_says_no_state_is_not_ready(address: str) -> None:
+    result = ask(address, "--json", timeout_s=0.05)
+    report = json.loads(result.stdout)
+    assert (result.returncode, report["state"], report["reason"]) == (18, "NOT_READY", "unreachable")
     assert (report["heartbeat"], report["status"]) == (None, None)
-    shown = CliRunner().invoke(status, [address, "--timeout", "0.05"], env=WIDE).output
+    shown = ask(address, timeout_s=0.05).stdout
     assert shown.startswith(f"{address}: NOT_READY (unreachable) ")
     assert "is the line running" in shown
-
-
-def test_a_line_of_an_older_version_is_not_taken_for_ready(address: str) -> None:
-    with SpokenLine(address, a_status(handshake=None)):
+    with SpokenLine(address, a_status(handshake=None)):  # of an older version
         result = ask(address, "--json")
-    assert (result.exit_code, json.loads(result.output)["reason"]) == (18, "unknown")
+    assert (result.returncode, json.loads(result.stdout)["reason"]) == (18, "unknown")
 
 
 def test_a_detail_of_control_characters_is_shown_and_not_obeyed(address: str) -> None:
     with SpokenLine(address, handshake("DEGRADED", "camera_dead", "\x1b[2J[bold]gone")):
-        shown = ask(address).output
+        shown = ask(address).stdout
     assert "\x1b" not in shown
     assert "\\x1b[2J[bold]gone" in shown
 
@@ -134,56 +127,36 @@ def test_a_line_is_found_by_its_file_and_by_its_name(
     monkeypatch.setattr(named_line, "LINES", tmp_path)
     file = configured(tmp_path / "line1.toml", address)
     with SpokenLine(address, handshake("READY")):
-        assert ask(str(file)).exit_code == ask("line1").exit_code == 0
+        assert ask(file).returncode == ask("line1").returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("line", "file", "name"),
-    [
+def test_what_names_a_line() -> None:
+    for line, file, name in (
         ("line1", "/etc/heatline/line1.toml", "line1"),
         ("line1.toml", "line1.toml", "line1"),
         ("./line1", "line1", "line1"),
         ("/srv/lines/west.toml", "/srv/lines/west.toml", "west"),
-    ],
-)
-def test_what_names_a_line(line: str, file: str, name: str) -> None:
-    assert (file_of(line), name_of(line)) == (Path(file), name)
+    ):
+        assert (file_of(line), name_of(line)) == (Path(file), name)
+    for address in ("tcp://127.0.0.1:5556", "ipc:///run/heatline/line1/events"):
+        assert (events_address(address), name_of(address)) == (address, address)
 
 
-@pytest.mark.parametrize("name", ["tcp://127.0.0.1:5556", "ipc:///run/heatline/line1/events"])
-def test_an_address_names_itself(name: str) -> None:
-    assert (events_address(name), name_of(name)) == (name, name)
-
-
-@pytest.mark.parametrize(
-    ("bound", "reached"),
-    [
+def test_what_is_bound_at_every_address_is_reached_at_loopback(tmp_path: Path) -> None:
+    for bound, reached in (
         ("tcp://*:5556", "tcp://127.0.0.1:5556"),
         ("tcp://0.0.0.0:5556", "tcp://127.0.0.1:5556"),
         ("tcp://192.168.0.4:5556", "tcp://192.168.0.4:5556"),
         ("ipc:///run/heatline/line1/events", "ipc:///run/heatline/line1/events"),
-    ],
-)
-def test_what_is_bound_at_every_address_is_reached_at_loopback(tmp_path: Path, bound: str, reached: str) -> None:
-    file = configured(tmp_path / "line1.toml", bound)
-    file.write_text(f'{file.read_text()}[security]\nkey = "line.key"\n')
-    assert events_address(str(file)) == reached
+    ):
+        file = configured(tmp_path / "line1.toml", bound)
+        file.write_text(f'{file.read_text()}[security]\nkey = "line.key"\n')
+        assert events_address(str(file)) == reached
 
 
-@pytest.mark.parametrize("text", ["nonsense", 'bundle = "b"'])
-def test_a_file_that_cannot_be_used_is_told_with_the_way_around_it(tmp_path: Path, text: str) -> None:
-    (tmp_path / "line1.toml").write_text(text)
-    for line in (tmp_path / "line1.toml", tmp_path / "missing.toml"):
-        error = ask(str(line)).exception
-        assert isinstance(error, ConfigError)
-        assert "or name the address of the line's events instead" in str(error)
-
-
-# What the documents say of it.
-
-
-def test_the_exit_codes_are_documented_beside_those_of_errors() -> None:
-    rows = re.findall(r"^\| (\d+) \| \| `heatline status`: (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
-    assert {state: int(code) for code, state in rows} == {
-        state: code for state, code in EXIT_CODES.items() if state != "READY"
-    }
+def test_a_file_that_cannot_be_used_is_told_with_the_way_around_it(tmp_path: Path) -> None:
+    (tmp_path / "line1.toml").write_text("nonsense")
+    for name in ("line1.toml", "missing.toml"):
+        result = ask(tmp_path / name)
+        assert result.returncode == 3
+        assert "or name the address of the line's events instead" in complaint(result)
