@@ -2,9 +2,6 @@
 
 import mmap
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -89,40 +86,18 @@ def test_more_than_the_file_holds_is_still_counted(tmp_path: Path) -> None:
     assert (rest.number, rest.frames, rest.frame_id, rest.last_frame_id) == (11, many - 10, 1011, 1000 + many)
 
 
-def test_what_was_written_is_there_after_kill_9(tmp_path: Path) -> None:
-    program = (
-        "import sys, time; from pathlib import Path; from edge.frames import Stamp;"
-        "from edge.inspection.flight_recorder import FlightRecorder;"
-        "r = FlightRecorder(Path(sys.argv[1]), {'top': 0});"
-        "[r.announced(Stamp('top', n, number=n)) for n in range(1, 6)]; r.told(Stamp('top', 2, number=2));"
-        "print('noted', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, tmp_path / "f"], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "noted\n"
-        process.send_signal(signal.SIGKILL)
-    (run,) = last_run(tmp_path / "f").in_flight
-    assert (run.frame_id, run.last_frame_id, run.frames) == (3, 5, 3)
-
-
-def test_a_place_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    nothing = LastRun([], {})
-    assert tell_of_the_last_run(nothing, tmp_path / "nowhere", Ledger(["top"]), "b", lambda _: None) is None
-    assert "nobody will know what was in flight" in caplog.text
-    assert tell_of_the_last_run(nothing, None, Ledger(["top"]), "b", lambda _: None) is None
-
-
-def test_frames_of_a_camera_that_the_line_has_no_more_are_logged(
+def test_a_place_that_cannot_be_written_and_a_camera_that_is_gone_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    nothing, told = LastRun([], {}), list[Outcome]()
+    assert tell_of_the_last_run(nothing, tmp_path / "nowhere", Ledger(["top"]), "b", told.append) is None
+    assert "nobody will know what was in flight" in caplog.text
+    assert tell_of_the_last_run(nothing, None, Ledger(["top"]), "b", told.append) is None
     FlightRecorder(tmp_path / flight_recorder.FILE_NAME, {"top": 0}).announced(frame(1))
-    told: list[Outcome] = []
     last = read_last_run(tmp_path, {})
     assert tell_of_the_last_run(last, tmp_path, Ledger(["side"]), "b", told.append) is not None
-    assert told == []
     assert "camera top is gone" in caplog.text
+    assert told == []
 
 
 def test_a_frame_whose_event_is_in_the_journal_was_not_in_flight(tmp_path: Path) -> None:

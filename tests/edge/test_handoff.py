@@ -47,18 +47,7 @@ def test_a_full_lane_hands_back_its_oldest_or_the_newest(
     assert sorted(drained(handoff)) == [*kept, 10], "nothing of another lane is given up"
 
 
-def test_a_full_lane_that_blocks_makes_the_camera_wait_until_there_is_room() -> None:
-    handoff = Handoff[int]({"top": Lane(1, "block")})
-    handoff.put("top", 1)
-    lost: list[int | None] = []
-    camera = in_thread(lambda: lost.append(handoff.put("top", 2)))
-    assert handoff.get() == 1
-    assert ended(camera)
-    assert lost == [None]
-    assert handoff.get() == 2
-
-
-def test_a_lane_never_holds_more_than_its_capacity() -> None:
+def test_a_full_lane_that_blocks_makes_cameras_wait_and_never_holds_more_than_its_capacity() -> None:
     handoff = Handoff[int]({"top": Lane(3, "block")})
     cameras = [in_thread(lambda item=item: handoff.put("top", item)) for item in range(8)]  # type: ignore[misc]
     taken = []

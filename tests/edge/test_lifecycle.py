@@ -1,10 +1,12 @@
 """The service's own thread: signals at any instant, and what the last status says when a stage broke."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,24 @@ def service(tmp_path: Path, bundle: Bundle, address: str) -> Service:
     return Service(line, load_config(line))
 
 
+@contextlib.contextmanager
+def in_thread(service: Service) -> Iterator[list[BaseException]]:
+    """Runs it, and sees it end; what it raised."""
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            service.run()
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    yield caught
+    thread.join(WITHIN_SECONDS)
+    assert not thread.is_alive()
+
+
 def test_a_stage_that_breaks_ends_the_service_with_its_error_and_a_last_status(
     service: Service, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,40 +108,25 @@ def test_a_stage_that_breaks_ends_the_service_with_its_error_and_a_last_status(
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(Inspector, "finish", breaks)
-    caught: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            service.run()
-        except BaseException as error:
-            caught.append(error)
-
-    # To verdicts as well: the line waits for somebody who takes them.
-    with Subscriber(address, topics=["status", "verdict."], timeout_s=WITHIN_SECONDS) as events:
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
+    # Verdicts are subscribed to as well: the line waits for a subscriber that takes them.
+    with (
+        Subscriber(address, topics=["status", "verdict."], timeout_s=WITHIN_SECONDS) as events,
+        in_thread(service) as caught,
+    ):
         last = None
-        while (message := events.receive()) is not None:
-            if isinstance(message.event, StatusEvent):
-                last = message.event
-                if last.state == "STOPPED":
-                    break
-        thread.join(WITHIN_SECONDS)
-    assert not thread.is_alive()
+        while last is None or last.state != "STOPPED":
+            message = events.receive()
+            assert message is not None
+            last = message.event if isinstance(message.event, StatusEvent) else last
     assert [type(error) for error in caught] == [ZeroDivisionError]
-    assert isinstance(last, StatusEvent)
     account = last.ledger["top"]
     assert account.balanced
-    assert account.inspected == 0, "frames that nobody judged are not told as inspected"
-    assert account.in_flight > 0
+    assert (account.inspected, account.in_flight > 0) == (0, True), "frames that nobody judged are not inspected"
 
 
 def test_a_service_can_be_stopped_from_any_thread_before_and_while_it_runs(service: Service, address: str) -> None:
-    with Subscriber(address, timeout_s=WITHIN_SECONDS) as events:
-        thread = threading.Thread(target=service.run, daemon=True)
-        thread.start()
+    with Subscriber(address, timeout_s=WITHIN_SECONDS) as events, in_thread(service) as caught:
         assert events.receive() is not None
         service.stop()
         service.stop()
-        thread.join(WITHIN_SECONDS)
-    assert not thread.is_alive()
+    assert caught == []

@@ -40,19 +40,20 @@ def defective(stamp: Stamp) -> Frame:
 
 
 class Scripted:
-    """A camera that does what a list says, then waits until it is interrupted, or ends."""
+    """A camera that does what a list says, then ends, or waits until it is interrupted, or hangs until it is let go."""
 
-    def __init__(self, name: str, *script: Grab, ends: bool = True) -> None:
-        self.name = name
-        self._script, self._ends, self._frame_id = list(script), ends, 0
-        self._interrupted = threading.Event()
-        self.shown_all = threading.Event()
+    def __init__(self, name: str, *script: Grab, ends: bool = True, stuck: bool = False) -> None:
+        self.name, self._script, self._ends, self._frame_id = name, list(script), ends, 0
+        self._interrupted, self.shown_all, self.let_go = threading.Event(), threading.Event(), threading.Event()
+        if not stuck:
+            self.let_go.set()
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
         if self._script:
             self._frame_id += 1
             return self._script.pop(0)(Stamp(self.name, self._frame_id))
         self.shown_all.set()
+        self.let_go.wait(WITHIN_SECONDS)
         if self._ends:
             raise EndOfFrames
         if self._interrupted.wait(timeout_s):
@@ -73,16 +74,15 @@ class Run:
         report: Callable[[Outcome], None] | None = None,
         lane: Lane | None = None,
     ) -> None:
-        self.reported: list[Outcome] = []
+        self.reported, self.probed = list[Outcome](), threading.Event()
         self.ledger = Ledger([source.name for source in sources])
         self.pipeline = Pipeline(
             {source.name: Camera(source, lane or Lane(2, "block"), FrameRule()) for source in sources},
             setup,
             self.ledger,
             report or self.reported.append,
-            self._probed,
+            self.probed.set,
         )
-        self.probed = threading.Event()
 
     def to_the_end(self) -> list[str]:
         """Run until the cameras end and all is reported; the outcomes in words."""
@@ -98,19 +98,15 @@ class Run:
         self.pipeline.start()
         self.pipeline.begin()
 
-    def _probed(self) -> None:
-        self.probed.set()
-
     def words(self) -> list[str]:
         return [
-            f"{outcome.unjudged.kind}.{outcome.unjudged.reason}" if outcome.unjudged else verdict_of(outcome)
+            outcome.judgement.verdict
+            if outcome.judgement
+            else f"{outcome.unjudged.kind}.{outcome.unjudged.reason}"
+            if outcome.unjudged
+            else "nothing"
             for outcome in self.reported
         ]
-
-
-def verdict_of(outcome: Outcome) -> str:
-    assert outcome.judgement is not None
-    return outcome.judgement.verdict
 
 
 @pytest.fixture
@@ -168,9 +164,7 @@ def test_what_comes_instead_of_a_frame_is_reported_with_its_reason(setup: Setup)
 
 
 def test_an_engine_that_fails_costs_a_frame_its_verdict_and_no_other(bundle: Bundle, openvino: Engine) -> None:
-    class FailsOnce(Inspector):
-        failed = False
-
+    class Fails(Inspector):
         def finish(self, pending: PendingFrame) -> Any:
             judgement = super().finish(pending)
             if pending.frame.stamp.frame_id == 2:
@@ -182,29 +176,13 @@ def test_an_engine_that_fails_costs_a_frame_its_verdict_and_no_other(bundle: Bun
                 raise EngineError("no answer")
             return super().start(frame, area)
 
-    run = Run(
-        setup_of(bundle, openvino, FailsOnce(bundle.manifest, openvino)), Scripted("top", good, good, good, good, good)
-    )
+    run = Run(setup_of(bundle, openvino, Fails(bundle.manifest, openvino)), Scripted("top", *[good] * 5))
     assert run.to_the_end() == ["GOOD", "failed.engine", "GOOD", "failed.engine", "GOOD"]
     assert run.ledger.accounts()["top"].failed == {"engine": 2}
 
 
-class Stuck(Scripted):
-    """Its last grab does not come back until it is let go, whoever interrupts it."""
-
-    def __init__(self, name: str, *script: Grab) -> None:
-        super().__init__(name, *script)
-        self.let_go = threading.Event()
-
-    def grab(self, timeout_s: float) -> Frame | BadFrame | None:
-        if not self._script:
-            self.shown_all.set()
-            self.let_go.wait(WITHIN_SECONDS)
-        return super().grab(timeout_s)
-
-
 def test_a_camera_that_hangs_at_the_stop_does_not_cost_the_frames_it_brought(setup: Setup) -> None:
-    source = Stuck("top", good, defective, good)
+    source = Scripted("top", good, defective, good, stuck=True)
     run = Run(setup, source)
     run.start()
     assert source.shown_all.wait(WITHIN_SECONDS)
@@ -260,20 +238,14 @@ def boom(*_: object) -> Any:
 
 
 @pytest.mark.parametrize("stage", ["grab", "infer", "judge", "report"])
-def test_a_stage_that_breaks_ends_the_pipeline_with_its_error(bundle: Bundle, openvino: Engine, stage: str) -> None:
-    class Breaks(Inspector):
-        def start(self, frame: Frame, area: AreaOfInterest = WHOLE_FRAME) -> PendingFrame:
-            return boom() if stage == "infer" else super().start(frame, area)
-
-        def finish(self, pending: PendingFrame) -> Any:
-            return boom() if stage == "judge" else super().finish(pending)
-
+def test_a_stage_that_breaks_ends_the_pipeline_with_its_error(
+    bundle: Bundle, openvino: Engine, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inspector = Inspector(bundle.manifest, openvino)
+    if stage in ("infer", "judge"):
+        monkeypatch.setattr(inspector, "start" if stage == "infer" else "finish", boom)
     source = Scripted("top", *[boom if stage == "grab" else good] * 20, ends=False)
-    run = Run(
-        setup_of(bundle, openvino, Breaks(bundle.manifest, openvino)),
-        source,
-        report=boom if stage == "report" else None,
-    )
+    run = Run(setup_of(bundle, openvino, inspector), source, report=boom if stage == "report" else None)
     run.start()
     broken = next(thread for thread in run.pipeline._grabbers + run.pipeline._stages if thread.name.startswith(stage))
     broken.join(WITHIN_SECONDS)
@@ -328,18 +300,17 @@ def test_one_probe_at_a_time_is_on_its_way_and_none_comes_back_from_a_stage_that
 
 
 def test_a_probe_that_was_not_judged_is_no_sign_of_life(bundle: Bundle, openvino: Engine) -> None:
-    failed = threading.Event()
-
-    class Fails(Inspector):
+    class Fails(Held):
         def finish(self, pending: PendingFrame) -> Any:
             super().finish(pending)
-            failed.set()
             raise EngineError("it answers nothing that can be used")
 
-    run = Run(setup_of(bundle, openvino, Fails(bundle.manifest, openvino)), Scripted("top", ends=False))
+    fails = Fails(bundle, openvino, "finish")
+    fails.goes_on.set()
+    run = Run(setup_of(bundle, openvino, fails), Scripted("top", ends=False))
     run.start()
     run.pipeline.probe()
-    assert failed.wait(WITHIN_SECONDS)
+    assert fails.begun.wait(WITHIN_SECONDS)
     assert run.pipeline.stop(WITHIN_SECONDS)
     assert not run.probed.is_set()
     assert run.reported == []
