@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.cameras.camera_clock import SKEW, CameraClock
@@ -43,7 +43,6 @@ def by_definition(offsets: list[int], arrived: list[int]) -> list[float]:
     return ages
 
 
-@settings(deadline=None)
 @given(
     frames=st.lists(st.tuples(st.integers(1, 100 * SECOND), st.integers(-(10**12), 10**12)), min_size=1, max_size=30),
 )
@@ -60,7 +59,6 @@ def test_whatever_the_clocks_say_an_age_is_never_negative_and_is_as_defined(fram
     assert ages == pytest.approx(by_definition(offsets, arrived), abs=len(frames))
 
 
-@settings(deadline=None)
 @given(
     frames=st.lists(st.tuples(st.integers(1, 10 * SECOND), st.integers(0, 5 * SECOND)), min_size=1, max_size=40),
     drift_ppm=st.integers(-200, 200),
@@ -82,24 +80,23 @@ def hours_of_frames(hours: float, period_ns: int) -> Iterable[int]:
     return range(0, round(hours * 3600 * SECOND), period_ns)
 
 
-@pytest.mark.parametrize("drift_ppm", [-200, 200])
-@pytest.mark.parametrize("clock_ns", [0, SINCE_1970])
+@pytest.mark.parametrize(("drift_ppm", "clock_ns"), [(-200, SINCE_1970), (200, 0)])
 def test_hours_of_drift_between_two_quartz_clocks_are_not_mistaken_for_age(drift_ppm: int, clock_ns: int) -> None:
     camera, rng = Simulated(drift_ppm, clock_ns), np.random.default_rng(6)
     oldest_ns, spread_ns = 0, 4_000_000
-    for taken_ns in hours_of_frames(4, SECOND // 2):
+    for taken_ns in hours_of_frames(1, SECOND // 2):
         oldest_ns = max(oldest_ns, camera.age_ns(taken_ns, 10_000_000 + int(rng.integers(spread_ns))))
-    assert oldest_ns <= spread_ns + 1000, "200 ppm are 2.9 s in 4 hours"
+    assert oldest_ns <= spread_ns + 1000, "200 ppm are 0.7 s in an hour"
     assert oldest_ns > spread_ns / 2, "what varies in transport is seen all the same"
 
 
 def test_drift_is_not_mistaken_for_age_at_ten_thousand_frames_a_second() -> None:
+    """The offset, which counts ns since 1970, rises by 50 ns from frame to frame."""
     camera = Simulated(-200, SINCE_1970)
-    ages = [camera.age_ns(taken_ns, 1_000_000) for taken_ns in range(0, 20 * SECOND, SECOND // 10_000)]
-    assert max(ages) <= 1000
+    assert max(camera.age_ns(taken_ns, 1_000_000) for taken_ns in range(0, 5 * SECOND, SECOND // 10_000)) <= 1000
 
 
-@pytest.mark.parametrize("drift_ppm", [-200, 0, 200])
+@pytest.mark.parametrize("drift_ppm", [-200, 200])
 def test_frames_that_begin_to_lag_at_once_are_as_old_as_they_lag(drift_ppm: int) -> None:
     camera, lag_ns = Simulated(drift_ppm), 2 * SECOND
     for taken_ns in hours_of_frames(0.1, SECOND // 10):
@@ -110,7 +107,7 @@ def test_frames_that_begin_to_lag_at_once_are_as_old_as_they_lag(drift_ppm: int)
         assert lag_ns - 2 * SKEW * seconds * SECOND <= age_ns <= lag_ns + 1000
 
 
-@pytest.mark.parametrize("drift_ppm", [-200, 0, 200])
+@pytest.mark.parametrize("drift_ppm", [-200, 200])
 def test_a_lag_that_grows_faster_than_clocks_drift_is_noticed(drift_ppm: int) -> None:
     camera, age_ns = Simulated(drift_ppm), 0
     for taken_ns in hours_of_frames(0.2, SECOND // 10):

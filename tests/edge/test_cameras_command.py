@@ -9,6 +9,7 @@ import statistics
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any, BinaryIO
 
 import cv2
@@ -22,8 +23,7 @@ from edge.cameras import aravis
 from edge.cameras.listing import video_devices
 from edge.cameras.pattern import pattern
 from edge.cameras.settings import FolderSettings, PatternSettings
-from edge.cli.cameras import cameras
-from edge.errors import CameraError, HeatlineError, InputError
+from edge.errors import CameraError, InputError
 from edge.frames import Stamp
 from edge.geometry import AreaOfInterest, TileGrid
 from edge.grab.area_picture import AREA_RGB, SHADE, TILE_RGB, area_picture
@@ -35,7 +35,6 @@ from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.gv_cameras import aravis_camera, noise
 from tests.edge.lines import started, write_pictures
 
-SIZE = "draw_size = [12, 5]"
 HW = (5, 12)
 
 
@@ -48,35 +47,42 @@ def line(folder: Path, **keys: str) -> Path:
 
 
 def pattern_camera(keys: str = "") -> str:
-    return f'kind = "pattern"\nrate_fps = 500\n{SIZE}\non_overload = "block"\n{keys}'
+    return f'kind = "pattern"\nrate_fps = 500\ndraw_size = [12, 5]\non_overload = "block"\n{keys}'
 
 
 def folder_camera(path: Path) -> str:
     return f'kind = "folder"\npath = "{path}"'
 
 
-class Told:
-    """What the command told, in this process."""
+class Grabbed:
+    """What a grab into `out` beside the configuration told in JSON, and why it was none, if so."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> None:
-        self.error: HeatlineError | None = None
-        try:
-            cameras.main([str(one) for one in arguments], "cameras", standalone_mode=False)
-        except HeatlineError as error:
-            self.error = error
-        self.out, self.err = capsys.readouterr()
+    def __init__(self, config: Path, *arguments: str | int | Path) -> None:
+        self.out = config.parent / "out"
+        self.result = heatline("cameras", "grab", config, "--out", self.out, "--json", *map(str, arguments))
+        self.cameras: dict[str, Any] = json.loads(self.result.stdout)["cameras"]
 
     @property
-    def report(self) -> Any:
-        return json.loads(self.out)
+    def top(self) -> dict[str, Any]:
+        """What it told of a camera of this name."""
+        found: dict[str, Any] = self.cameras["top"]
+        return found
+
+    @property
+    def frame_ids(self) -> list[int]:
+        return [int(name.removesuffix(".png").split("-")[-1]) for name in self.top["saved"]]
+
+    def failed(self, error: type[CameraError | InputError]) -> str:
+        """The sentence with which it ended."""
+        assert self.result.returncode == error.exit_code
+        return complaint(self.result).removeprefix("heatline: ")
 
 
-@contextlib.contextmanager
-def opened(pipe: Path) -> Iterator[BinaryIO]:
-    """The reading end of a pipe, once something has been written to it."""
-    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
-        assert select.select([reader], [], [], WITHIN_SECONDS)[0], "nothing was written"
-        yield reader
+def grabbed(config: Path, *arguments: str | int | Path) -> Grabbed:
+    """A grab that goes well."""
+    told = Grabbed(config, *arguments)
+    assert told.result.returncode == 0, told.result.stderr
+    return told
 
 
 def files(folder: Path) -> list[str]:
@@ -86,149 +92,98 @@ def files(folder: Path) -> list[str]:
 # Grab: pictures.
 
 
-def test_every_camera_is_grabbed_and_its_frames_are_saved_to_the_pixel(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = line(tmp_path, top=pattern_camera("first_frame_id = 65533"), side=pattern_camera())
-    told = Told(capsys, "grab", config, "-n", "6", "--out", tmp_path / "out", "--json")
-    assert told.error is None
-    for name, ids in {"top": [65533, 65534, 65535, 1, 2, 3], "side": [1, 2, 3, 4, 5, 6]}.items():
-        grabbed = told.report["cameras"][name]
-        assert grabbed["saved"] == [f"{name}-{n:05d}-{frame_id}.png" for n, frame_id in enumerate(ids, start=1)]
-        for file, frame_id in zip(grabbed["saved"], ids, strict=True):
-            image, pixel_format = read_image(tmp_path / "out" / file)
+def test_every_camera_is_grabbed_and_its_frames_are_saved_to_the_pixel_and_numbers_count_on(tmp_path: Path) -> None:
+    config = line(tmp_path, top=pattern_camera("first_frame_id = 65533"), **{"top-1": pattern_camera()})
+    told = grabbed(config, "-n", 6)
+    for name, ids in {"top": [65533, 65534, 65535, 1, 2, 3], "top-1": [1, 2, 3, 4, 5, 6]}.items():
+        one = told.cameras[name]
+        assert one["saved"] == [f"{name}-{n:05d}-{frame_id}.png" for n, frame_id in enumerate(ids, start=1)]
+        for file, frame_id in zip(one["saved"], ids, strict=True):
+            image, pixel_format = read_image(told.out / file)
             assert pixel_format == "Mono8"
             np.testing.assert_array_equal(image, pattern(frame_id, HW))
-        assert (grabbed["frames"], grabbed["asked"], grabbed["problem"]) == (6, 6, None)
-        assert grabbed["formats"] == [{"width": 12, "height": 5, "pixel_format": "Mono8", "frames": 6}]
-        assert grabbed["rate_set_fps"] == pytest.approx(500)
-        assert grabbed["rate_fps"] > 0
-        assert (grabbed["losses"], grabbed["identical"], grabbed["not_saved"]) == ({}, 0, 0)
-    assert len(files(tmp_path / "out")) == 12
+        assert (one["frames"], one["asked"], one["problem"]) == (6, 6, None)
+        assert one["formats"] == [{"width": 12, "height": 5, "pixel_format": "Mono8", "frames": 6}]
+        assert one["rate_set_fps"] == pytest.approx(500)
+        assert one["rate_fps"] > 0
+        assert (one["losses"], one["identical"], one["not_saved"]) == ({}, 0, 0)
+    again = grabbed(config, "-n", 1, "--camera", "top")
+    assert again.top["saved"] == ["top-00007-65533.png"]
+    assert len(files(told.out)) == 13
 
 
-def test_colour_is_saved_as_rgb_grey_as_grey_and_deep_grey_by_its_highest_8_bits(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_format_is_saved_and_what_is_unreadable_or_the_same_as_the_one_before_is_counted(tmp_path: Path) -> None:
+    """Colour as RGB, grey as grey, deep grey by its highest 8 bits."""
     colour, grey, deep = noise(1, 7, 9, 3)[0], noise(1, 7, 9)[0], noise(1, 7, 9, dtype=np.uint16)[0]
-    pictures = write_pictures(tmp_path / "in", {"1.png": colour, "2.png": grey, "3.png": deep})  # type: ignore[dict-item]
-    told = Told(capsys, "grab", line(tmp_path, top=folder_camera(pictures)), "-n", "3", "--out", tmp_path, "--json")
-    first, second, third = (tmp_path / name for name in told.report["cameras"]["top"]["saved"])
+    same_first_row = np.vstack([grey[:1], 255 - grey[1:]])
+    shown = {"1.png": colour, "2.png": grey, "3.png": grey, "5.png": same_first_row, "6.png": deep}
+    pictures = write_pictures(tmp_path / "in", shown)  # type: ignore[arg-type]
+    (pictures / "4.png").write_bytes(b"no picture")
+    told = grabbed(line(tmp_path, top=folder_camera(pictures)), "-n", 5)
+    first, second, *_, last = (told.out / name for name in told.top["saved"])
     np.testing.assert_array_equal(read_rgb(first), colour)
     np.testing.assert_array_equal(read_image(second)[0], grey)
-    np.testing.assert_array_equal(read_image(third)[0], deep // 256)
-    formats = told.report["cameras"]["top"]["formats"]
-    assert [one["pixel_format"] for one in formats] == ["BGR8", "Mono8", "Mono16"]
-
-
-def test_pictures_of_an_earlier_grab_stay_and_numbers_count_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = line(tmp_path, top=pattern_camera(), **{"top-1": pattern_camera()})
-    Told(capsys, "grab", config, "-n", "2", "--out", tmp_path / "out")
-    Told(capsys, "grab", config, "-n", "1", "--out", tmp_path / "out", "--camera", "top")
-    assert files(tmp_path / "out") == [
-        "top-00001-1.png",
-        "top-00002-2.png",
-        "top-00003-1.png",
-        "top-1-00001-1.png",
-        "top-1-00002-2.png",
-    ]
+    np.testing.assert_array_equal(read_image(last)[0], deep // 256)
+    assert [one["pixel_format"] for one in told.top["formats"]] == ["BGR8", "Mono8", "Mono16"]
+    assert (told.top["frames"], told.top["losses"]["unreadable"]["frames"]) == (5, 1)
+    assert "4.png is not a picture" in told.top["losses"]["unreadable"]["detail"]
+    assert not told.top["ids_show_gaps"]
+    assert told.top["identical"] == 1
 
 
 # Grab: what is told.
 
 
-def test_a_frame_that_the_camera_lost_is_told_and_does_not_count(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = line(tmp_path, top=pattern_camera("lose_frames = [2, 3, 5]"))
-    told = Told(capsys, "grab", config, "-n", "4", "--out", tmp_path / "out", "--json")
-    grabbed = told.report["cameras"]["top"]
-    assert [name.split("-")[-1] for name in grabbed["saved"]] == ["1.png", "4.png", "6.png", "7.png"]
-    assert grabbed["jitter_ms"] is None, "only 6 and 7 came one after the other"
-    assert grabbed["losses"] == {
+def test_a_frame_that_the_camera_lost_is_told_and_does_not_count(tmp_path: Path) -> None:
+    told = grabbed(line(tmp_path, top=pattern_camera("lose_frames = [2, 3, 5]")), "-n", 4)
+    assert told.frame_ids == [1, 4, 6, 7]
+    assert told.top["jitter_ms"] is None, "only 6 and 7 came one after the other"
+    assert told.top["losses"] == {
         "lost_by_camera": {"frames": 3, "detail": "the camera counted it and it never arrived"}
     }
 
 
-def test_a_picture_that_cannot_be_read_is_told_and_does_not_count(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pictures = write_pictures(tmp_path / "in", {f"{n}.png": noise(n, 4, 4)[n - 1] for n in (1, 2, 4)})  # type: ignore[misc]
-    (pictures / "3.png").write_bytes(b"no picture")
-    told = Told(capsys, "grab", line(tmp_path, top=folder_camera(pictures)), "-n", "3", "--out", tmp_path, "--json")
-    assert told.error is None
-    grabbed = told.report["cameras"]["top"]
-    assert (grabbed["frames"], grabbed["losses"]["unreadable"]["frames"]) == (3, 1)
-    assert "3.png is not a picture" in grabbed["losses"]["unreadable"]["detail"]
-    assert not grabbed["ids_show_gaps"]
+def test_software_triggers_are_fired_one_by_one_and_one_without_a_frame_is_told(tmp_path: Path) -> None:
+    keys = 'trigger = "software"\nignore_triggers = [2]\ntrigger_timeout_ms = 400'
+    told = grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3)
+    assert (told.top["trigger"], told.top["frames"], told.top["rate_set_fps"]) == ("software", 3, None)
+    assert told.frame_ids == [1, 2, 3]
+    assert {reason: loss["frames"] for reason, loss in told.top["losses"].items()} == {"no_frame": 1}
 
 
-def test_frames_that_are_the_same_as_the_one_before_are_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one, other = noise(2, 4, 4)
-    same_first_row = np.vstack([other[:1], one[1:]])
-    shown = dict(zip("abcdef", [one, one, other, same_first_row, same_first_row, one], strict=True))
-    pictures = write_pictures(tmp_path / "in", {f"{name}.png": image for name, image in shown.items()})  # type: ignore[misc]
-    told = Told(capsys, "grab", line(tmp_path, top=folder_camera(pictures)), "-n", "6", "--out", tmp_path, "--json")
-    assert told.report["cameras"]["top"]["identical"] == 2
-
-
-def test_software_triggers_are_fired_one_by_one_and_one_without_a_frame_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    keys = 'trigger = "software"\nignore_triggers = [2]\ntrigger_timeout_ms = 500'
-    told = Told(capsys, "grab", line(tmp_path, top=pattern_camera(keys)), "-n", "3", "--out", tmp_path / "o", "--json")
-    assert told.error is None
-    grabbed = told.report["cameras"]["top"]
-    assert (grabbed["trigger"], grabbed["frames"], grabbed["rate_set_fps"]) == ("software", 3, None)
-    assert [name.split("-")[-1] for name in grabbed["saved"]] == ["1.png", "2.png", "3.png"]
-    assert {reason: loss["frames"] for reason, loss in grabbed["losses"].items()} == {"no_frame": 1}
-
-
-def test_a_camera_that_freezes_is_told_to_have_died_and_is_grabbed_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    told = Told(
-        capsys, "grab", line(tmp_path, top=pattern_camera("freeze_at = 2")), "-n", "8", "--out", tmp_path, "--json"
-    )
-    assert told.error is None
-    grabbed = told.report["cameras"]["top"]
+def test_a_camera_that_freezes_is_told_to_have_died_and_is_grabbed_on(tmp_path: Path) -> None:
+    told = grabbed(line(tmp_path, top=pattern_camera("freeze_at = 2")), "-n", 8)
     # It shows the pictures 1, 2, 2, 2, the next one is a fault, and it is opened anew.
-    assert [name.split("-")[-1] for name in grabbed["saved"]] == [f"{n}.png" for n in (1, 2, 3, 4, 1, 2, 3, 4)]
-    assert grabbed["identical"] == 4
-    assert grabbed["losses"]["frozen"]["frames"] >= 1
-    (died,) = grabbed["died"]
+    assert told.frame_ids == [1, 2, 3, 4, 1, 2, 3, 4]
+    assert told.top["identical"] == 4
+    assert told.top["losses"]["frozen"]["frames"] >= 1
+    (died,) = told.top["died"]
     assert died.startswith("frozen: more than 3 frames one after the other were identical")
 
 
-def test_frames_that_the_line_would_refuse_are_saved_and_warned_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = line(tmp_path, top=pattern_camera("size = [5, 12]\nlook_at = [[[0, 8], [4, 8], [4, 11]]]"))
-    told = Told(capsys, "grab", config, "-n", "2", "--out", tmp_path / "out", "--json")
-    assert told.error is None
-    assert files(tmp_path / "out") == ["top-00001-1.png", "top-00002-2.png"]
-    refused, area = told.report["cameras"]["top"]["warnings"]
+def test_frames_that_the_line_would_refuse_are_saved_and_warned_of(tmp_path: Path) -> None:
+    told = grabbed(line(tmp_path, top=pattern_camera("size = [5, 12]\nlook_at = [[[0, 8], [4, 8], [4, 11]]]")), "-n", 2)
+    assert files(told.out) == ["top-00001-1.png", "top-00002-2.png"]
+    refused, area = told.top["warnings"]
     assert refused == (
         "the line would refuse 2 of these frames (wrong_size): 12x5 px came, 5x12 px expected; "
         "see size and pixel_format"
     )
     assert area.startswith("no pixel of a frame of 12x5 px is to be looked at")
-    assert f"warning: camera top: {refused}\n" in told.err
+    assert f"warning: camera top: {refused}\n" in told.result.stderr
 
 
-def test_people_are_told_in_words(tmp_path: Path) -> None:
+def test_people_are_told_in_words_and_a_camera_that_does_not_open_is_an_error_after_the_others(tmp_path: Path) -> None:
     config = line(
         tmp_path,
         top=pattern_camera("lose_frames = [2]\nsize = [12, 5]\nlook_at = [[[0, 0], [3, 0], [3, 3]]]"),
         gone=folder_camera(tmp_path / "nowhere"),
+        absent='kind = "v4l2"\ndevice = "/dev/no-such-device"',
     )
     result = heatline("cameras", "grab", config, "-n", "5", env={"COLUMNS": "300"}, cwd=tmp_path)
     sentence = f"camera gone: {tmp_path / 'nowhere'} is not a folder; name a folder of pictures"
-    assert (result.returncode, complaint(result)) == (5, f"heatline: {sentence}")
+    assert result.returncode == CameraError.exit_code
+    assert complaint(result).startswith(f"heatline: {sentence}; camera absent: /dev/no-such-device is not there")
     rows = [text.rstrip() for text in result.stdout.splitlines() if text.strip()]
     assert rows[:3] == [
         "camera top: 5 of 5 frames",
@@ -243,7 +198,7 @@ def test_people_are_told_in_words(tmp_path: Path) -> None:
         "identical  0 the same as the one before to the last bit",
     ]
     assert rows[7].startswith("its clock  counted ")
-    assert rows[8:] == [
+    assert rows[8:12] == [
         "saved      5: grabbed/top-00001-1.png to top-00005-6.png",
         "area       grabbed/top-area.png: 1 of 1 tiles are inspected, if the bundle's have the usual 224 px",
         "camera gone: 0 of 5 frames",
@@ -254,72 +209,49 @@ def test_people_are_told_in_words(tmp_path: Path) -> None:
 # Grab: what ends it.
 
 
-def test_cameras_that_do_not_open_are_an_error_after_the_others_have_been_grabbed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = line(
-        tmp_path,
-        top=pattern_camera(),
-        gone=folder_camera(tmp_path / "nowhere"),
-        absent='kind = "v4l2"\ndevice = "/dev/no-such-device"',
-    )
-    told = Told(capsys, "grab", config, "-n", "2", "--out", tmp_path / "out", "--json")
-    assert isinstance(told.error, CameraError)
-    reports = told.report["cameras"]
-    assert str(told.error) == f"{reports['gone']['problem']}; {reports['absent']['problem']}"
-    assert "/dev/no-such-device is not there" in reports["absent"]["problem"]
-    assert (reports["gone"]["found"], reports["gone"]["frames"]) == (None, 0)
-    assert (reports["top"]["problem"], len(reports["top"]["saved"])) == (None, 2)
-
-
-def test_a_camera_that_is_too_slow_is_given_up_at_the_timeout(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_camera_that_is_too_slow_is_given_up_at_the_timeout(tmp_path: Path) -> None:
     keys = 'trigger = "software"\nignore_triggers = [1]\ntrigger_timeout_ms = 60000'
-    config = line(tmp_path, top=pattern_camera(keys))
-    told = Told(capsys, "grab", config, "-n", "3", "--out", tmp_path / "out", "--timeout", "0.2", "--json")
-    assert isinstance(told.error, CameraError)
-    assert str(told.error).startswith("camera top: 0 of 3 frames came within 0.2 s; ")
-    grabbed = told.report["cameras"]["top"]
-    assert (grabbed["problem"], grabbed["saved"]) == (str(told.error), [])
+    told = Grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3, "--timeout", "0.2")
+    sentence = told.failed(CameraError)
+    assert sentence.startswith("camera top: 0 of 3 frames came within 0.2 s; ")
+    assert (told.top["problem"], told.top["saved"]) == (sentence, [])
 
 
-def test_a_camera_that_has_no_more_frames_is_told_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = Told(capsys, "grab", line(tmp_path, top=pattern_camera("frames = 2")), "--out", tmp_path / "out", "--json")
-    assert isinstance(told.error, CameraError)
-    assert str(told.error).startswith("camera top: 2 of 10 frames came, then it had no more; ")
-    assert len(told.report["cameras"]["top"]["saved"]) == 2
+def test_a_camera_that_has_no_more_frames_is_told_so(tmp_path: Path) -> None:
+    told = Grabbed(line(tmp_path, top=pattern_camera("frames = 2")))
+    assert told.failed(CameraError).startswith("camera top: 2 of 10 frames came, then it had no more; ")
+    assert len(told.top["saved"]) == 2
 
 
-def test_a_camera_that_is_not_in_the_line_is_exit_code_2(tmp_path: Path) -> None:
-    result = heatline("cameras", "grab", line(tmp_path, top=pattern_camera()), "--camera", "side")
-    assert (result.returncode, result.stdout) == (2, "")
-    assert "has no camera side; it has top" in result.stderr
-
-
-def test_a_folder_that_cannot_be_written_is_found_before_any_camera_is_opened(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_camera_that_is_not_in_the_line_or_a_folder_that_cannot_be_written_is_found_before_any_is_opened(
+    tmp_path: Path,
 ) -> None:
-    (tmp_path / "file").touch()
     config = line(tmp_path, gone=folder_camera(tmp_path / "nowhere"))
-    told = Told(capsys, "grab", config, "--out", tmp_path / "file" / "out")
-    assert isinstance(told.error, InputError)
-    assert "cannot be written (Not a directory); check the disk" in str(told.error)
-    assert told.out == ""
+    result = heatline("cameras", "grab", config, "--camera", "side")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "has no camera side; it has gone" in result.stderr
+    (tmp_path / "file").touch()
+    result = heatline("cameras", "grab", config, "--out", tmp_path / "file" / "out")
+    assert (result.returncode, result.stdout) == (InputError.exit_code, "")
+    assert "cannot be written (Not a directory); check the disk" in complaint(result)
 
 
-def test_a_disk_that_is_full_ends_the_grab_with_what_was_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_disk_that_is_full_ends_the_grab_with_what_was_written(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "top-00002-2.png").symlink_to("/dev/full")
-    told = Told(capsys, "grab", line(tmp_path, top=pattern_camera()), "-n", "99999", "--out", out, "--json")
-    assert isinstance(told.error, InputError)
-    assert str(told.error).startswith(f"{out} cannot be written (No space left on device); ")
-    grabbed = told.report["cameras"]["top"]
-    assert "until it was stopped" in grabbed["problem"]
-    assert grabbed["saved"] == files(out)
+    told = Grabbed(line(tmp_path, top=pattern_camera()), "-n", 99999)
+    assert told.failed(InputError).startswith(f"{out} cannot be written (No space left on device); ")
+    assert "until it was stopped" in told.top["problem"]
+    assert told.top["saved"] == files(out)
+
+
+@contextlib.contextmanager
+def opened(pipe: Path) -> Iterator[BinaryIO]:
+    """The reading end of a pipe, once something has been written to it."""
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        assert select.select([reader], [], [], WITHIN_SECONDS)[0], "nothing was written"
+        yield reader
 
 
 def test_ctrl_c_ends_it_with_what_it_has(tmp_path: Path) -> None:
@@ -336,10 +268,10 @@ def test_ctrl_c_ends_it_with_what_it_has(tmp_path: Path) -> None:
     assert (process.returncode, log.splitlines()[-1]) == (130, "heatline: interrupted")
     first = cv2.imdecode(np.frombuffer(written, np.uint8), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(first, pattern(1, HW))
-    grabbed = json.loads(told)["cameras"]["top"]
-    assert 1 <= grabbed["frames"] < 99999
-    assert grabbed["saved"] == files(out)
-    assert grabbed["problem"] == f"camera top: {grabbed['frames']} of 99999 frames came until it was stopped"
+    top = json.loads(told)["cameras"]["top"]
+    assert 1 <= top["frames"] < 99999
+    assert top["saved"] == files(out)
+    assert top["problem"] == f"camera top: {top['frames']} of 99999 frames came until it was stopped"
 
 
 # Grab: the writer.
@@ -359,9 +291,9 @@ def test_frames_that_the_disk_cannot_follow_are_counted_and_not_saved(tmp_path: 
         grab = Grab(settings, 4, WITHIN_SECONDS, saver, counted=lambda: None, say=print)
         grab.run()
         (tmp_path / "top-00001-1.png").read_bytes()
-    grabbed = grab.report()
-    assert (grabbed.frames, grabbed.saved, grabbed.not_saved, grabbed.problem) == (4, ["top-00001-1.png"], 3, None)
-    assert grabbed.warnings[0].startswith("3 frames were counted and not saved")
+    report = grab.report()
+    assert (report.frames, report.saved, report.not_saved, report.problem) == (4, ["top-00001-1.png"], 3, None)
+    assert report.warnings[0].startswith("3 frames were counted and not saved")
 
 
 def test_a_camera_that_may_wait_for_the_line_waits_for_the_disk(tmp_path: Path) -> None:
@@ -374,18 +306,19 @@ def test_a_camera_that_may_wait_for_the_line_waits_for_the_disk(tmp_path: Path) 
         running = threading.Thread(target=grab.run)
         running.start()
         assert counted.acquire(timeout=WITHIN_SECONDS)
-        running.join(0.3)  # one that does not wait has ended by then
+        running.join(0.2)  # one that does not wait has ended by then
         assert running.is_alive()
         (tmp_path / "out" / "top-00001-1.png").read_bytes()
         running.join(WITHIN_SECONDS)
-    grabbed = grab.report()
-    assert (len(grabbed.saved), grabbed.not_saved) == (3, 0)
+    report = grab.report()
+    assert (len(report.saved), report.not_saved) == (3, 0)
 
 
 # Grab: numbers.
 
 
-def stamps(arrived_ms: Sequence[int], camera_ms: Sequence[int | None]) -> list[Stamp]:
+def stamps(arrived_ms: Sequence[int], camera_ms: Sequence[int | None] | None = None) -> list[Stamp]:
+    own_ms = camera_ms or [None] * len(arrived_ms)
     return [
         Stamp(
             "top",
@@ -393,35 +326,31 @@ def stamps(arrived_ms: Sequence[int], camera_ms: Sequence[int | None]) -> list[S
             camera_timestamp_ns=None if own is None else own * 1_000_000,
             captured_monotonic_ns=arrived * 1_000_000,
         )
-        for arrived, own in zip(arrived_ms, camera_ms, strict=True)
+        for arrived, own in zip(arrived_ms, own_ms, strict=True)
     ]
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=20))
 def test_rate_and_jitter_are_those_of_the_intervals(intervals_ms: list[int]) -> None:
-    arrivals, at_ms = Arrivals(), 5
-    arrivals.frame(*stamps([at_ms], [None]))
-    for interval in intervals_ms:
-        at_ms += interval
-        arrivals.frame(*stamps([at_ms], [None]))
-    assert arrivals.rate_fps == pytest.approx(1000 / statistics.mean(intervals_ms))
+    arrivals = Arrivals()
+    for stamp in stamps([5 + sum(intervals_ms[:n]) for n in range(len(intervals_ms) + 1)]):
+        arrivals.frame(stamp)
+    mean = statistics.mean(intervals_ms)
+    assert arrivals.rate_fps == pytest.approx(1000 / mean)
     assert arrivals.clock is None
     if len(intervals_ms) == 1:
         assert arrivals.jitter_ms is None
-        return
-    assert arrivals.jitter_ms is not None
-    deviation, worst = arrivals.jitter_ms
-    assert deviation == pytest.approx(statistics.pstdev(intervals_ms), abs=1e-9)
-    mean = statistics.mean(intervals_ms)
-    assert worst == pytest.approx(max(abs(one - mean) for one in intervals_ms), abs=1e-9)
+    else:
+        worst = max(abs(one - mean) for one in intervals_ms)
+        assert arrivals.jitter_ms == pytest.approx((statistics.pstdev(intervals_ms), worst), abs=1e-9)
 
 
 def test_the_time_in_which_a_frame_was_lost_is_no_jitter() -> None:
     arrivals = Arrivals()
-    for stamp in stamps([0, 10, 22], [None] * 3):
+    for stamp in stamps([0, 10, 22]):
         arrivals.frame(stamp)
     arrivals.lost()
-    for stamp in stamps([100, 109], [None] * 2):
+    for stamp in stamps([100, 109]):
         arrivals.frame(stamp)
     assert arrivals.jitter_ms == pytest.approx((statistics.pstdev([10, 12, 9]), 12 - 31 / 3))
     assert arrivals.rate_fps == pytest.approx(4 / 0.109)
@@ -442,12 +371,11 @@ def test_the_cameras_clock_is_held_against_the_hosts_since_it_was_opened() -> No
 # Grab: where the line looks.
 
 
-def test_the_area_is_drawn_into_the_first_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_area_is_drawn_into_the_first_frame(tmp_path: Path) -> None:
     size = "size = [600, 300]\ndraw_size = [600, 300]\nlook_at = [[[300, 30], [340, 30], [340, 60], [300, 60]]]"
-    config = line(tmp_path, top=f'kind = "pattern"\nrate_fps = 500\n{size}')
-    told = Told(capsys, "grab", config, "-n", "1", "--out", tmp_path / "out", "--json")
-    assert told.report["cameras"]["top"]["area"] == {"file": "top-area.png", "tiles_looked_at": 1, "tiles": 6}
-    picture, frame = read_rgb(tmp_path / "out" / "top-area.png"), pattern(1, (300, 600))
+    told = grabbed(line(tmp_path, top=f'kind = "pattern"\nrate_fps = 500\n{size}'), "-n", 1)
+    assert told.top["area"] == {"file": "top-area.png", "tiles_looked_at": 1, "tiles": 6}
+    picture, frame = read_rgb(told.out / "top-area.png"), pattern(1, (300, 600))
     # Tiles of 224 px lie at x 0, 222, 376 and y 0, 76: only the one at (222, 0) shows some of the area.
     inside, outside = np.s_[70:220, 230:440], np.s_[:, 450:]
     np.testing.assert_array_equal(picture[inside], np.dstack([frame[inside]] * 3))
@@ -467,31 +395,22 @@ def test_a_colour_frame_keeps_its_colours_and_what_is_looked_away_from_is_outlin
 # A GigE Vision camera.
 
 
-def test_a_gige_camera_is_grabbed_with_what_its_transport_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_gige_camera_is_grabbed_with_what_its_transport_counted_and_edges_are_waited_for(tmp_path: Path) -> None:
     with aravis_camera(rate_fps=100) as device:
-        config = line(tmp_path, top=f'kind = "genicam"\naddress = "{device.address}"\non_overload = "block"')
-        told = Told(capsys, "grab", config, "-n", "5", "--out", tmp_path / "out", "--json")
-    assert told.error is None
-    grabbed = told.report["cameras"]["top"]
-    assert grabbed["frames"] == 5
-    for name in grabbed["saved"]:
-        frame_id = int(name.removesuffix(".png").split("-")[-1])
-        np.testing.assert_array_equal(read_image(tmp_path / "out" / name)[0], device.picture(frame_id))
-    assert grabbed["counters"]["completed"] >= 5
-    assert grabbed["counters"]["received_packets"] > grabbed["counters"]["completed"]
-    assert grabbed["clock"]["camera_ms"] > 0
-    assert grabbed["rate_set_fps"] == pytest.approx(100)
-
-
-def test_a_hardware_trigger_is_waited_for_and_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with aravis_camera() as device:
-        keys = f'kind = "genicam"\naddress = "{device.address}"\ntrigger = "hardware"\ntrigger_line = "Line0"'
-        told = Told(capsys, "grab", line(tmp_path, top=keys), "--out", tmp_path / "out", "--timeout", "0.2")
-    assert "camera top waits for edges on its Line0\n" in told.err
-    assert isinstance(told.error, CameraError)
-    assert str(told.error) == (
+        keys = f'kind = "genicam"\naddress = "{device.address}"\non_overload = "block"'
+        told = grabbed(line(tmp_path, top=keys), "-n", 5)
+        waited = Grabbed(
+            line(tmp_path, top=f'{keys}\ntrigger = "hardware"\ntrigger_line = "Line0"'), "--timeout", "0.2"
+        )
+    assert told.top["frames"] == 5
+    for name, frame_id in zip(told.top["saved"], told.frame_ids, strict=True):
+        np.testing.assert_array_equal(read_image(told.out / name)[0], device.picture(frame_id))
+    assert told.top["counters"]["completed"] >= 5
+    assert told.top["counters"]["received_packets"] > told.top["counters"]["completed"]
+    assert told.top["clock"]["camera_ms"] > 0
+    assert told.top["rate_set_fps"] == pytest.approx(100)
+    assert "camera top waits for edges on its Line0\n" in waited.result.stderr
+    assert waited.failed(CameraError) == (
         "camera top: 0 of 10 frames came within 0.2 s; check that the trigger's edges reach its Line0"
     )
 
@@ -499,16 +418,23 @@ def test_a_hardware_trigger_is_waited_for_and_that_is_said(tmp_path: Path, capsy
 # List.
 
 
-def test_a_camera_that_answers_is_listed_with_its_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def listed(*arguments: str) -> CompletedProcess[str]:
+    """What cameras there are, of those on loopback and this machine's own."""
+    result = heatline("cameras", "list", "--interface", "lo", *arguments)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_a_camera_that_answers_is_listed_with_its_keys() -> None:
     with aravis_camera() as device:
-        told = Told(capsys, "list", "--interface", "lo", "--json")
-        (found,) = (one for one in told.report["cameras"] if one["serial"] == device.serial)
-        words = Told(capsys, "list", "--interface", "lo")
-    assert (told.error, words.error, told.report["missing"]) == (None, None, None)
+        report = json.loads(listed("--json").stdout)
+        words = listed().stdout
+    (found,) = (one for one in report["cameras"] if one["serial"] == device.serial)
+    assert report["missing"] is None
     assert found["keys"] == {"kind": "genicam", "address": device.address}
     assert (found["model"], found["protocol"]) == ("Aravis Fake", "GigE Vision")
     for text in (device.serial, "Aravis Fake", 'kind = "genicam"', f'address = "{device.address}"'):
-        assert text in words.out
+        assert text in words
 
 
 def test_video_devices_are_listed_by_number_with_their_names(tmp_path: Path) -> None:
@@ -526,22 +452,13 @@ def test_video_devices_are_listed_by_number_with_their_names(tmp_path: Path) -> 
 
 
 def test_without_aravis_video_devices_are_listed_and_one_sentence_says_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(aravis, "LIBRARY", "libaravis-0.8.so.999")
-    told = Told(capsys, "list", "--interface", "lo", "--json")
-    assert told.error is None
-    assert "apt install libaravis-0.8-0" in told.report["missing"]
-    assert told.report["cameras"] == msgspec.to_builtins(video_devices())
-    assert told.err == f"warning: {told.report['missing']}\n"
-
-
-def test_nothing_found_is_a_sentence_that_says_what_to_check(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(aravis, "LIBRARY", "libaravis-0.8.so.999")  # or other tests' cameras may answer
-    if video_devices():
-        pytest.skip("this machine has a video device")
-    told = Told(capsys, "list", "--interface", "lo")
-    assert told.error is None
-    assert told.out.startswith("no camera was found; check power and cable")
+    result = listed("--json")
+    report = json.loads(result.stdout)
+    assert "apt install libaravis-0.8-0" in report["missing"]
+    assert report["cameras"] == msgspec.to_builtins(video_devices())
+    assert result.stderr == f"warning: {report['missing']}\n"
+    if not report["cameras"]:
+        assert listed().stdout.startswith("no camera was found; check power and cable")

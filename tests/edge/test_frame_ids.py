@@ -1,7 +1,7 @@
 """Which frames are missing between two frame ids, beside an oracle that walks the circle of ids step by step."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.cameras.frame_ids import MOST_LOST, FrameIds, Gap
@@ -18,58 +18,31 @@ def walk(after: int, steps: int, highest: int | None) -> list[int]:
     return ids
 
 
-Pieces = list[tuple[int, int]]
-"""What a camera counted: how many frames were lost, then how many came as one."""
-
-pieces = st.lists(st.tuples(st.one_of(st.integers(0, 3), st.integers(0, 1000)), st.integers(1, 5)), max_size=8)
-
-
-@settings(deadline=None)
-@given(start=st.one_of(st.integers(HIGHEST - 1000, HIGHEST), st.integers(1, HIGHEST)), pieces=pieces)
-def test_every_lost_frame_is_named_once_and_no_other_across_the_wrap(start: int, pieces: Pieces) -> None:
-    names_exactly_what_was_lost(start, pieces, HIGHEST)
-
-
-@settings(deadline=None)
-@given(start=st.integers(0, 2**63), pieces=pieces)
-def test_ids_that_do_not_wrap_are_followed_as_far_as_they_go(start: int, pieces: Pieces) -> None:
-    names_exactly_what_was_lost(start, pieces, None)
-
-
-@settings(deadline=None)
-@given(start=st.integers(1, 9), pieces=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 20)), max_size=8))
-def test_a_camera_that_wraps_all_the_time_is_followed_round_and_round(start: int, pieces: Pieces) -> None:
-    names_exactly_what_was_lost(start, pieces, 9)
-
-
-def names_exactly_what_was_lost(start: int, pieces: Pieces, highest: int | None) -> None:
+@pytest.mark.parametrize("highest", [HIGHEST, 9, None])
+@given(data=st.data())
+def test_every_lost_frame_is_named_once_and_no_other_across_the_wrap(highest: int | None, data: st.DataObject) -> None:
+    lost = st.integers(0, 3) if highest == 9 else st.one_of(st.integers(0, 3), st.integers(0, 1000))
+    pieces = data.draw(st.lists(st.tuples(lost, st.integers(1, 5)), max_size=8), "frames lost, frames that came as one")
+    top = highest or 2**63
+    last = data.draw(st.one_of(st.integers(max(top - 1000, 1), top), st.integers(1, top)), "first id")
     ids = FrameIds(highest)
-    assert ids.next(start) is None, "of what was before the first frame, nobody knows"
-    last = start
-    for lost, came in pieces:
-        counted = walk(last, lost + came, highest)
-        first_of_run, last = counted[lost], counted[-1]
+    assert ids.next(last) is None, "of what was before the first frame, nobody knows"
+    for lost_frames, came in pieces:
+        counted = walk(last, lost_frames + came, highest)
+        first_of_run, last = counted[lost_frames], counted[-1]
         gap = ids.next(first_of_run, last if came > 1 else None)
-        assert (gap.ids if gap else []) == counted[:lost]
+        assert (gap.ids if gap else []) == counted[:lost_frames]
 
 
-@pytest.mark.parametrize("highest", [HIGHEST, None])
-@settings(deadline=None)
-@given(start=st.integers(1001, HIGHEST), back=st.integers(0, 1000))
-def test_an_id_that_comes_twice_or_runs_back_is_no_gap_but_an_error(highest: int | None, start: int, back: int) -> None:
-    ids = FrameIds(highest)
+@given(start=st.integers(1, HIGHEST), back=st.integers(0, 1000), wraps=st.booleans())
+def test_an_id_that_comes_twice_or_runs_back_also_over_the_wrap_is_no_gap_but_an_error(
+    start: int, back: int, wraps: bool
+) -> None:
+    ids = FrameIds(HIGHEST if wraps else None)
     ids.next(start)
-    with pytest.raises(ValueError, match=f"frame id {start - back} came after {start}"):
-        ids.next(start - back)
-
-
-@settings(deadline=None)
-@given(id_=st.integers(1, 500), back=st.integers(500, 1000))
-def test_an_id_that_runs_back_over_the_wrap_is_no_gap_but_an_error(id_: int, back: int) -> None:
-    ids = FrameIds(HIGHEST)
-    ids.next(id_)
-    with pytest.raises(ValueError, match="came after"):
-        ids.next(HIGHEST + id_ - back)
+    before = (start - back - 1) % HIGHEST + 1 if wraps else start - back
+    with pytest.raises(ValueError, match=f"frame id {before} came after {start}"):
+        ids.next(before)
 
 
 @pytest.mark.parametrize("highest", [HIGHEST, None])

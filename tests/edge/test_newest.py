@@ -1,6 +1,5 @@
 """The newest picture, and word of those it took the place of: none vanishes, and a slow taker still sees pictures."""
 
-import threading
 from collections.abc import Callable
 
 import pytest
@@ -10,8 +9,7 @@ from hypothesis import strategies as st
 from edge.cameras.newest import Newest, Received
 from edge.errors import CameraError
 from edge.frames import BadFrame, Stamp
-
-WITHIN_SECONDS = 20.0
+from tests.edge.supervised import WITHIN_SECONDS, in_thread
 
 
 def put(newest: Newest[str], *frame_ids: int) -> None:
@@ -26,13 +24,17 @@ def taken(newest: Newest[str]) -> tuple[str, int | None, int]:
     return type(one).__name__, one.stamp.frame_id, one.stamp.frames
 
 
-def test_a_picture_is_taken_once() -> None:
+def test_a_picture_is_taken_once_and_one_that_was_replaced_is_no_run() -> None:
     newest = Newest[str]()
     put(newest, 1)
     one = newest.take(0.0)
     assert isinstance(one, Received)
     assert (one.stamp.frame_id, one.picture) == (1, "picture 1")
     assert newest.take(0.0) is None
+    put(newest, 2, 3)
+    run = newest.take(0.0)
+    assert isinstance(run, BadFrame)
+    assert (run.stamp.frame_id, run.stamp.last_frame_id, run.stamp.frames) == (2, None, 1)
 
 
 def test_pictures_that_were_replaced_are_told_as_one_run_before_the_newest() -> None:
@@ -45,14 +47,6 @@ def test_pictures_that_were_replaced_are_told_as_one_run_before_the_newest() -> 
     assert run.stamp.camera_timestamp_ns == 10
     assert "newer frames came before these were taken" in run.detail
     assert taken(newest) == ("Received", 4, 1)
-
-
-def test_one_that_was_replaced_is_no_run() -> None:
-    newest = Newest[str]()
-    put(newest, 1, 2)
-    run = newest.take(0.0)
-    assert isinstance(run, BadFrame)
-    assert (run.stamp.frame_id, run.stamp.last_frame_id, run.stamp.frames) == (1, None, 1)
 
 
 def test_a_taker_who_is_always_too_slow_sees_every_other_time_a_picture() -> None:
@@ -93,18 +87,6 @@ def test_what_is_there_can_be_taken_after_the_end_and_then_the_reason_is_told_ev
             newest.take(0.0)
 
 
-def waiting(newest: Newest[str], came: list[object]) -> threading.Thread:
-    def take() -> None:
-        try:
-            came.append(newest.take(3600.0))
-        except CameraError as error:
-            came.append(error)
-
-    thread = threading.Thread(target=take, daemon=True)
-    thread.start()
-    return thread
-
-
 @pytest.mark.parametrize(
     ("what", "came"),
     [
@@ -116,7 +98,14 @@ def waiting(newest: Newest[str], came: list[object]) -> threading.Thread:
 )
 def test_a_take_that_waits_ends_with(what: Callable[[Newest[str]], None], came: type) -> None:
     newest, taken = Newest[str](), list[object]()
-    thread = waiting(newest, taken)
+
+    def take() -> None:
+        try:
+            taken.append(newest.take(3600.0))
+        except CameraError as error:
+            taken.append(error)
+
+    thread = in_thread(take)
     what(newest)
     thread.join(WITHIN_SECONDS)
     assert [type(one) for one in taken] == [came]

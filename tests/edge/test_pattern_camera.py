@@ -1,4 +1,5 @@
-"""The pattern camera: pixels that tell frame id and position, frames that are lost or frozen on purpose, triggers."""
+"""The pattern camera: pixels that tell frame id and position, frames that are lost or frozen on purpose, triggers; and
+the pace that it shares with cameras that show files."""
 
 import threading
 import time
@@ -14,12 +15,11 @@ from edge.cameras.pattern import PatternCamera, frame_id_of, pattern
 from edge.cameras.settings import PatternSettings
 from edge.errors import CameraError
 from edge.frames import Frame
-
-WITHIN_SECONDS = 20.0
+from tests.edge.supervised import WITHIN_SECONDS, drawn_camera, in_thread
 
 
 def opened(**keys: object) -> PatternCamera:
-    camera = PatternCamera(PatternSettings(name="top", **{"draw_size": (12, 5), "rate_fps": None} | keys))  # type: ignore[arg-type]
+    camera = PatternCamera(drawn_camera(**{"rate_fps": None} | keys))
     camera.open()
     return camera
 
@@ -51,22 +51,12 @@ def test_the_pixels_tell_frame_id_and_position(frame_id: int, hw: tuple[int, int
     assert frame_id_of(image) == frame_id
 
 
-def test_a_frame_is_drawn_as_its_id_says() -> None:
-    camera = opened(first_frame_id=65533)
-    for frame_id in (65533, 65534, 65535, 1, 2):
-        frame = grabbed(camera)
+def test_a_frame_is_drawn_as_its_id_says_and_never_drawn_over_and_they_end() -> None:
+    camera = opened(first_frame_id=65533, frames=5)
+    frames = [grabbed(camera) for _ in range(5)]
+    for frame_id, frame in zip((65533, 65534, 65535, 1, 2), frames, strict=True):
         assert (frame.stamp.frame_id, frame.stamp.camera, frame.pixel_format) == (frame_id, "top", "Mono8")
         assert np.array_equal(frame.image, pattern(frame_id, (5, 12)))
-
-
-def test_a_frame_is_never_drawn_over_by_the_next() -> None:
-    camera = opened(frames=3)
-    assert [frame_id_of(frame.image) for frame in [grabbed(camera) for _ in range(3)]] == [1, 2, 3]
-
-
-def test_it_ends_after_its_frames() -> None:
-    camera = opened(frames=3)
-    assert ids(camera, 3) == [1, 2, 3]
     for _ in range(2):
         with pytest.raises(EndOfFrames):
             camera.grab(1.0)
@@ -86,21 +76,19 @@ def test_a_frozen_camera_shows_one_picture_again_and_again_while_ids_go_on() -> 
     assert [frame_id_of(frame.image) for frame in frames] == [1, 2, 3, 3, 3, 3]
 
 
-def test_opening_says_what_to_expect() -> None:
-    found = PatternCamera(PatternSettings(name="top", draw_size=(320, 200), rate_fps=4)).open()
+def test_opening_says_what_to_expect_and_starts_the_cameras_own_clock() -> None:
+    before = time.monotonic_ns()
+    camera = PatternCamera(PatternSettings(name="top", draw_size=(320, 200), rate_fps=100))
+    found = camera.open()
     assert "320x200 px" in found.found
-    assert (found.highest_frame_id, found.ids_show_gaps, found.period_s) == (65535, True, 0.25)
+    assert (found.highest_frame_id, found.ids_show_gaps, found.period_s) == (65535, True, 0.01)
     assert found.can_be_asked
     assert PatternCamera(PatternSettings(name="top", trigger="software")).open().period_s is None
-
-
-def test_the_cameras_own_clock_starts_when_it_is_opened_and_goes_on() -> None:
-    before = time.monotonic_ns()
-    camera = opened()
-    first, second = (grabbed(camera).stamp.camera_timestamp_ns for _ in range(2))
-    assert first is not None
-    assert second is not None
+    first, second = (grabbed(camera).stamp.camera_timestamp_ns or -1 for _ in range(2))
     assert 0 <= first <= second <= time.monotonic_ns() - before
+
+
+# The pace.
 
 
 class Clock:
@@ -130,13 +118,6 @@ def test_frames_are_due_at_the_rate_and_a_late_consumer_catches_up(monkeypatch: 
     assert taken_at == pytest.approx([0, 0.25, 0.85, 0.95, 1.05, 1.25])
 
 
-def test_a_lost_frame_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    camera = opened(rate_fps=4, lose_frames=[2])
-    clock = Clock(monkeypatch, camera)
-    assert ids(camera, 2) == [1, 3]
-    assert clock.now == pytest.approx(1000.5)
-
-
 def test_a_grab_times_out_while_no_frame_is_due_and_none_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     camera = opened(rate_fps=0.1, lose_frames=[2])
     clock = Clock(monkeypatch, camera)
@@ -163,25 +144,18 @@ def test_a_triggered_camera_takes_one_frame_for_each_trigger() -> None:
 
 def test_a_trigger_wakes_a_grab_that_waits() -> None:
     camera, came = opened(trigger="software"), list[object]()
-    thread = waiting_in_grab(camera, came)
+    thread = in_thread(lambda: came.append(camera.grab(3600.0)))
     camera.trigger()
     thread.join(WITHIN_SECONDS)
     assert [frame.stamp.frame_id for frame in came if isinstance(frame, Frame)] == [1]
 
 
-def test_an_unheard_trigger_brings_no_frame_and_leaves_out_no_id() -> None:
-    camera = opened(trigger="software", ignore_triggers=[2])
+@pytest.mark.parametrize(("lost", "seen"), [("ignore_triggers", [1, 2]), ("lose_frames", [1, 3])])
+def test_an_unheard_trigger_leaves_out_no_id_and_a_lost_frame_does(lost: str, seen: list[int]) -> None:
+    camera = opened(trigger="software", **{lost: [2]})
     for _ in range(3):
         camera.trigger()
-    assert ids(camera, 2) == [1, 2]
-    assert camera.grab(0.0) is None
-
-
-def test_a_lost_frame_uses_its_trigger_up_and_its_id_is_left_out() -> None:
-    camera = opened(trigger="software", lose_frames=[2])
-    for _ in range(3):
-        camera.trigger()
-    assert ids(camera, 2) == [1, 3]
+    assert ids(camera, 2) == seen
     assert camera.grab(0.0) is None
 
 
@@ -190,41 +164,15 @@ def test_a_free_camera_cannot_be_triggered() -> None:
         opened().trigger()
 
 
-# Interruption.
-
-
-def waiting_in_grab(camera: PatternCamera, came: list[object]) -> threading.Thread:
-    waiting = threading.Event()
-
-    def grab() -> None:
-        waiting.set()
-        came.append(camera.grab(3600.0))
-
-    thread = threading.Thread(target=grab, daemon=True)
-    thread.start()
-    assert waiting.wait(WITHIN_SECONDS)
-    return thread
-
-
 @pytest.mark.parametrize("trigger", ["free", "software"])
 def test_interrupting_ends_a_grab_that_waits_and_every_later_one(trigger: str) -> None:
     camera, came = opened(trigger=trigger, rate_fps=1 / 3600), list[object]()
     if trigger == "free":
         grabbed(camera)
-    thread = waiting_in_grab(camera, came)
+    thread = in_thread(lambda: came.append(camera.grab(3600.0)))
     camera.interrupt()
     thread.join(WITHIN_SECONDS)
-    assert not thread.is_alive()
     assert came == [None]
-    assert [camera.grab(3600.0) for _ in range(3)] == [None] * 3
-
-
-@pytest.mark.parametrize("trigger", ["free", "software"])
-def test_an_interrupted_camera_shows_nothing_any_more(trigger: str) -> None:
-    camera = opened(trigger=trigger)
     if trigger == "software":
         camera.trigger()
-        camera.trigger()
-    grabbed(camera)
-    camera.interrupt()
-    assert camera.grab(3600.0) is None
+    assert [camera.grab(3600.0) for _ in range(3)] == [None] * 3
