@@ -1,13 +1,15 @@
 """The documents are held to the code: what is not documented, or no longer true, fails here."""
 
 import ast
+import contextlib
+import functools
 import json
 import re
 import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -45,11 +47,9 @@ from edge.delivery.messages import (
     Event,
     Handshake,
     HandshakeState,
-    HeatmapPng,
     JournalEvent,
     Message,
     StatusEvent,
-    Times,
     VerdictEvent,
     Welcome,
     from_frames,
@@ -60,6 +60,8 @@ from edge.delivery.security.curve import make_key_pair, read_public_key
 from edge.heatmap_picture import ColourScale, png
 from tests.edge.doors import Events
 from tests.edge.secured import Secured, free_port
+from tests.edge.spoken_line import SpokenLine, a_status
+from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD, NO_FRAME, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.small_bundle import TILE, answer
 from train.config import TrainConfig
 
@@ -67,12 +69,6 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "systemd/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
-]
-LINKS = [
-    pytest.param(document, target, id=f"{document.relative_to(ROOT)}: {target}")
-    for document in DOCUMENTS
-    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text())
-    if "://" not in target
 ]
 
 
@@ -113,25 +109,21 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tup
             yield from commands(below, (*path, name))
 
 
-@pytest.mark.parametrize(
-    ("path", "command"), [pytest.param(*found, id=" ".join(found[0]) or "heatline") for found in commands(heatline)]
-)
-def test_every_command_and_option_is_documented(path: tuple[str, ...], command: click.Command) -> None:
-    shown = CliRunner().invoke(heatline, [*path, "--help"])
-    assert shown.exit_code == 0
-    assert "Example:" in shown.output
-    if isinstance(command, click.Group):
-        return
+def test_every_command_and_option_is_documented() -> None:
     table = rows(read("docs/README.md"))
-    name = " ".join(("heatline", *path))
-    found = next((told for told in table.items() if re.sub(r" \[?[A-Z].*", "", told[0]) == name), None)
-    assert found is not None, f"docs/README.md has no row for `{name}`"
-    first, row = found
-    assert ("[BUNDLE]" in first) == ("[BUNDLE]" in shown.output.partition("\n\n")[0])
-    documented = set(re.findall(r"`(--?[a-z-]+)`", row[0]))
-    assert documented == {
-        option for parameter in command.params if isinstance(parameter, click.Option) for option in parameter.opts
-    }
+    documented = {re.sub(r" \[?[A-Z].*", "", first): (first, cells[0]) for first, cells in table.items()}
+    for path, command in commands(heatline):
+        name = " ".join(("heatline", *path))
+        shown = CliRunner().invoke(heatline, [*path, "--help"])
+        assert shown.exit_code == 0, name
+        assert "Example:" in shown.output, name
+        if isinstance(command, click.Group):
+            continue
+        assert name in documented, f"docs/README.md has no row for `{name}`"
+        first, options = documented[name]
+        assert ("[BUNDLE]" in first) == ("[BUNDLE]" in shown.output.partition("\n\n")[0]), name
+        exist = [option for each in command.params if isinstance(each, click.Option) for option in each.opts]
+        assert set(re.findall(r"`(--?[a-z-]+)`", options)) == set(exist), name
 
 
 def test_no_command_is_documented_that_does_not_exist() -> None:
@@ -187,17 +179,17 @@ def default(field: Any) -> str:
     return msgspec.json.encode(value, enc_hook=str).decode()
 
 
-KEYS = [
+KEYS: list[tuple[Any, str, str | None, tuple[str, str] | None]] = [
     # What reads it, where it is described, what stands there for a key that must be given and for null.
-    pytest.param(LineFile, "docs/config.md", None, ("required", "none"), id="line"),
-    pytest.param(Manifest, "docs/bundle.md", "## Manifest", None, id="manifest"),
-    pytest.param(VerdictEvent, "docs/protocol.md", "## Verdict event", ("", "null"), id="verdict"),
-    pytest.param(StatusEvent, "docs/protocol.md", "## Status event", ("", "null"), id="status"),
-    pytest.param(AlarmEvent, "docs/protocol.md", "## Alarm event", ("", "null"), id="alarm"),
-    pytest.param(ChangeEvent, "docs/protocol.md", "## Change event", ("", "null"), id="change"),
-    pytest.param(JournalEvent, "docs/protocol.md", "## Journal event", ("", "null"), id="journal"),
-    pytest.param(Welcome, "docs/protocol.md", "## Welcome", ("", "null"), id="welcome"),
-    pytest.param(TrainConfig, "docs/training.md", "## Keys", None, id="train"),
+    (LineFile, "docs/config.md", None, ("required", "none")),
+    (Manifest, "docs/bundle.md", "## Manifest", None),
+    (VerdictEvent, "docs/protocol.md", "## Verdict event", ("", "null")),
+    (StatusEvent, "docs/protocol.md", "## Status event", ("", "null")),
+    (AlarmEvent, "docs/protocol.md", "## Alarm event", ("", "null")),
+    (ChangeEvent, "docs/protocol.md", "## Change event", ("", "null")),
+    (JournalEvent, "docs/protocol.md", "## Journal event", ("", "null")),
+    (Welcome, "docs/protocol.md", "## Welcome", ("", "null")),
+    (TrainConfig, "docs/training.md", "## Keys", None),
 ]
 NOT_FIELDS = {"model", "recipe", "logger"}  # of a training: choices of a file each
 NOT_KEYS = re.compile(r"dropped\.|failed\.|verdict\.|status$")  # tables of reasons and topics
@@ -223,15 +215,15 @@ def test_every_key_is_documented_with_its_default(
             assert stands == {"": required, "null": null}.get(default(field), default(field)), key
 
 
-CAMERAS = [
+CAMERAS = {
     # Each kind, and where its own keys are described.
-    pytest.param("folder", "docs/cameras.md", "## Folder", id="folder"),
-    pytest.param("video", "docs/cameras.md", "## Video", id="video"),
-    pytest.param("rtsp", "docs/cameras.md", "## RTSP", id="rtsp"),
-    pytest.param("v4l2", "docs/cameras.md", "## V4L2", id="v4l2"),
-    pytest.param("pattern", "docs/cameras.md", "## Pattern", id="pattern"),
-    pytest.param("genicam", "docs/genicam.md", None, id="genicam"),
-]
+    "folder": ("docs/cameras.md", "## Folder"),
+    "video": ("docs/cameras.md", "## Video"),
+    "rtsp": ("docs/cameras.md", "## RTSP"),
+    "v4l2": ("docs/cameras.md", "## V4L2"),
+    "pattern": ("docs/cameras.md", "## Pattern"),
+    "genicam": ("docs/genicam.md", None),
+}
 KINDS = {one.__struct_config__.tag: one for one in get_args(CameraSettings)}
 
 
@@ -240,29 +232,23 @@ def keys_in(text: str) -> dict[str, str]:
     return {key: cells[1] for key, cells in rows(text).items() if len(cells) == 3}
 
 
-def test_every_kind_of_camera_is_documented() -> None:
-    assert {parameter.values[0] for parameter in CAMERAS} == set(KINDS)
+def test_every_kind_of_camera_is_documented_and_each_of_its_keys_with_its_default() -> None:
+    assert CAMERAS.keys() == KINDS.keys()
     assert set(KINDS) <= rows(read("docs/cameras.md")).keys()
     assert all(f'"{kind}"' in section(read("docs/config.md"), "## Cameras") for kind in KINDS)
-
-
-@pytest.mark.parametrize(("kind", "document", "heading"), CAMERAS)
-def test_every_key_of_every_kind_of_camera_is_documented_with_its_default(
-    kind: str, document: str, heading: str | None
-) -> None:
     common = keys_in(section(read("docs/cameras.md"), "## Keys"))
     assert common.pop("kind") == "required"
-    own = keys_in(section(read(document), heading) if heading else read(document))
-    fields = {field.encode_name: field for field in msgspec.structs.fields(KINDS[kind])}
-    assert (common | own).keys() == fields.keys()
-    for key, stands in (common | own).items():
-        field = fields[key]
-        if field.required:
-            assert stands == "required", key
-        elif default(field) == "null":  # what is taken then is said in words
-            assert "`" not in stands, key
-        else:
-            assert json.loads(stands.strip("`")) == json.loads(default(field)), key
+    for kind, (document, heading) in CAMERAS.items():
+        own = keys_in(section(read(document), heading) if heading else read(document))
+        fields = {field.encode_name: field for field in msgspec.structs.fields(KINDS[kind])}
+        assert (common | own).keys() == fields.keys(), kind
+        for key, stands in (common | own).items():
+            if fields[key].required:
+                assert stands == "required", key
+            elif default(fields[key]) == "null":  # what is taken then is said in words
+                assert "`" not in stands, key
+            else:
+                assert json.loads(stands.strip("`")) == json.loads(default(fields[key])), key
 
 
 def choices_of(info: msgspec.inspect.Type) -> set[str]:
@@ -288,38 +274,32 @@ def test_every_choice_of_the_configuration_is_documented() -> None:
 # Links and examples.
 
 
-@pytest.mark.parametrize(("document", "target"), LINKS)
-def test_every_link_points_somewhere(document: Path, target: str) -> None:
-    path, _, anchor = target.partition("#")
-    linked = (document.parent / path).resolve() if path else document
-    assert linked.exists()
-    if anchor:
-        headings = re.findall(r"^#+ (.*)$", linked.read_text(), flags=re.MULTILINE)
-        assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+def anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize(
-    "example",
-    [example for name in ("cameras", "genicam") for example in blocks(read(f"docs/{name}.md"), "toml")],
-)
-def test_the_example_cameras_can_be_read(example: str, tmp_path: Path) -> None:
+def test_every_link_points_somewhere() -> None:
+    broken = []
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+            path, _, anchor = target.partition("#")
+            linked = (document.parent / path).resolve() if path else document
+            if "://" not in target and not (linked.exists() and (not anchor or anchor in anchors(linked))):
+                broken.append(f"{document.relative_to(ROOT)}: {target}")
+    assert broken == []
+
+
+def test_the_example_configurations_can_be_read(tmp_path: Path) -> None:
     file = tmp_path / "line.toml"
-    file.write_text(f'bundle = "boards.bundle"\n{example}')
-    assert len(load_config(file).cameras) == 1
-
-
-@pytest.mark.parametrize(
-    "example",
-    [
-        example
-        for document in ("README.md", "docs/config.md", "docs/security.md")
-        for example in blocks(read(document), "toml")
-    ],
-)
-def test_the_example_configurations_can_be_read(example: str, tmp_path: Path) -> None:
-    file = tmp_path / "line.toml"
-    file.write_text(example)
-    assert load_config(file).bundle == tmp_path / "boards.bundle"
+    for name in ("README.md", "docs/config.md", "docs/security.md"):
+        for example in blocks(read(name), "toml"):
+            file.write_text(example)
+            assert load_config(file).bundle == tmp_path / "boards.bundle"
+    for name in ("docs/cameras.md", "docs/genicam.md"):
+        for example in blocks(read(name), "toml"):
+            file.write_text(f'bundle = "boards.bundle"\n{example}')
+            assert len(load_config(file).cameras) == 1
 
 
 def test_the_graph_runs_without_heatline_as_bundle_md_shows(bundle: Bundle, tmp_path: Path) -> None:
@@ -342,25 +322,36 @@ def test_the_committed_schemas_are_those_of_the_structs() -> None:
     assert committed == schemas(), "run `make schemas`, and mind docs/protocol.md#versioning"
 
 
-@pytest.mark.parametrize("example", blocks(read("docs/protocol.md"), "json"))
-def test_the_worked_exchange_consists_of_messages(example: str) -> None:
-    header = json.loads(example)
-    event = msgspec.json.decode(example, type=Event)
-    assert json.loads(msgspec.json.encode(event)) == header  # every field is written, and no other
-    parts = [event.topic.encode(), example.encode(), *([b"png"] if header.get("heatmap") else [])]
-    assert from_frames(parts).event == event
-    assert f"art 1 `{event.topic}`" in read("docs/protocol.md")
+def test_the_worked_exchange_consists_of_messages() -> None:
+    examples = blocks(read("docs/protocol.md"), "json")
+    assert examples
+    for example in examples:
+        header = json.loads(example)
+        event = msgspec.json.decode(example, type=Event)
+        assert json.loads(msgspec.json.encode(event)) == header  # every field is written, and no other
+        parts = [event.topic.encode(), example.encode(), *([b"png"] if header.get("heatmap") else [])]
+        assert from_frames(parts).event == event
+        assert f"art 1 `{event.topic}`" in read("docs/protocol.md")
 
 
 # What the code says in words.
 
 
-def calls(name: str) -> Iterator[list[ast.expr | None]]:
-    """What every call of this name in `edge` is given by place, and None for the places after that."""
+@functools.cache
+def all_calls() -> Mapping[str, list[list[ast.expr | None]]]:
+    found: dict[str, list[list[ast.expr | None]]] = {}
     for file in (ROOT / "edge").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == name:
-                yield [*node.args, *[None] * 4]
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+                name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+                found.setdefault(name, []).append([*node.args, *[None] * 4])
+    return found
+
+
+def calls(name: str) -> list[list[ast.expr | None]]:
+    """What every call of this name in `edge` is given by place, and None for the places after that."""
+    assert name in all_calls(), f"nothing in edge calls {name}"
+    return all_calls()[name]
 
 
 def texts(node: ast.expr | None) -> list[str]:
@@ -423,9 +414,8 @@ def test_every_alarm_is_documented_and_no_other() -> None:
     assert {alarm for cell in lines[1:] for alarm in re.findall("`([a-z_]+)`", cell)} == alarms()
 
 
-@pytest.mark.parametrize(
-    "seconds",
-    [
+def test_the_stated_times_and_limits_follow_from_the_constants() -> None:
+    for seconds in (
         ASK_EVERY_SECONDS + ANSWER_WITHIN_SECONDS,  # its process hangs
         2 * ASK_EVERY_SECONDS + CAMERA_ANSWERS_WITHIN_SECONDS,  # it is not known whether it is there
         V4l2Settings(name="usb").opened_within_s,
@@ -435,13 +425,8 @@ def test_every_alarm_is_documented_and_no_other() -> None:
         CLOSE_WITHIN_SECONDS,
         FIRST_BACKOFF_SECONDS,
         MOST_BACKOFF_SECONDS,
-    ],
-)
-def test_the_stated_times_follow_from_the_constants(seconds: float) -> None:
-    assert re.search(rf"\b{seconds:g} s\b", LIVENESS)
-
-
-def test_the_stated_limits_follow_from_the_constants() -> None:
+    ):
+        assert re.search(rf"\b{seconds:g} s\b", LIVENESS), seconds
     (busy,) = rows(section(read("docs/commands.md"), "### Refused"))["busy"][:1]
     assert f"within {FIRE_WITHIN_SECONDS:g} s" in busy
     assert f"{FIRE_WITHIN_SECONDS:g} s." in section(read("docs/cameras.md"), "## Triggers and parts")
@@ -481,57 +466,34 @@ def test_a_heatmap_is_read_as_protocol_md_shows() -> None:
     np.testing.assert_allclose(shown["evidence"], evidence.clip(-2, 6), atol=8 / 255)
 
 
-def verdict(seq: int, **what: Any) -> VerdictEvent:
-    fields: dict[str, Any] = {
-        "boot_id": "boot", "seq": seq, "camera": "top", "frame_id": seq, "verdict": "GOOD", "precision": "f32",
-        "times": Times(captured_at_ns=0, captured_monotonic_ns=0), "score_threshold": 0.0, "evidence_threshold": 0.0,
-        "bundle": BundleName(name="boards", version="1", digest="0"), "latency_ms": 1.0, "acting": True,
-        "previous_seq": 0,
-    }  # fmt: skip
-    return VerdictEvent(**(fields | what))
+def python(document: str, heading: str) -> str:
+    """The one example in Python below a heading."""
+    (example,) = blocks(section(read(document), heading), "python")
+    return example
 
 
-def status(state: str, **what: Any) -> StatusEvent:
-    fields: dict[str, Any] = {
-        "boot_id": "boot", "at_ns": 0, "line": "line1", "state": state, "last_seq": 0, "ledger": {}, "acting": True,
-        "engine": "openvino", "precision": "f32", "bundle": BundleName(name="boards", version="1", digest="0"),
-    }  # fmt: skip
-    return StatusEvent(**(fields | what))
-
-
-def change(seq: int, **what: Any) -> ChangeEvent:
-    fields: dict[str, Any] = {
-        "boot_id": "boot", "seq": seq, "at_ns": 0, "line": "line1", "change": "select", "in_force": True,
-        "product": "4711", "bundle": BundleName(name="boards", version="1", digest="0"), "acting": True,
-        "previous_seq": 0,
-    }  # fmt: skip
-    return ChangeEvent(**(fields | what))
-
-
-def alarm(seq: int, *, active: bool, previous_seq: int = 0) -> AlarmEvent:
-    return AlarmEvent(
-        boot_id="boot", seq=seq, at_ns=0, line="line1", camera="top", alarm="silent", detail="no frame came",
-        active=active, began_at_ns=0, acting=True, previous_seq=previous_seq,
-    )  # fmt: skip
+def like(message: Message, seq: int, **what: Any) -> Message:
+    """A message as that, which is `seq` in a boot whose first event it follows without a gap."""
+    keys = {"boot_id": "boot", "journal_id": None, "previous_seq": 0, "acting": True, "seq": seq} | what
+    return Message(msgspec.structs.replace(message.event, **keys), message.png)
 
 
 def test_the_client_of_protocol_md_works(address: str) -> None:
-    (client,) = blocks(section(read("docs/protocol.md"), "## A client"), "python")
+    client = python("docs/protocol.md", "## A client")
     assert len(client.splitlines()) < 30
-    picture = HeatmapPng(hw=(1, 1), cell_px=4, logit_at_0=0.0, logit_at_255=1.0)
     messages = [
-        Message(status("RUNNING")),
-        Message(verdict(1)),
-        Message(verdict(2, verdict="DEFECT", heatmap=picture), png(np.zeros((1, 1), np.uint8))),
-        Message(verdict(3, verdict="NO_VERDICT", reason="failed.unreadable", detail="cut off")),
-        Message(alarm(4, active=True)),
-        Message(alarm(7, active=False, previous_seq=6)),
-        Message(verdict(8, verdict="DEFECT", acting=False)),
-        Message(verdict(9, verdict="NO_VERDICT", reason="dropped.no_frame", frame_id=None)),
-        Message(change(10)),
-        Message(change(11, in_force=False, detail="its bundle is not there")),
-        Message(verdict(1, boot_id="next boot")),
-        Message(status("STOPPED")),
+        Message(a_status()),
+        like(GOOD, 1),
+        like(DEFECT, 2),
+        like(NO_VERDICT, 3, camera="top"),
+        like(ALARM, 4),
+        like(ALARM, 7, active=False, previous_seq=6),
+        like(DEFECT, 8, acting=False),
+        like(NO_FRAME, 9, camera="top"),
+        like(CHANGE, 10),
+        like(REFUSED_CHANGE, 11, detail="its bundle is not there"),
+        like(GOOD, 1, boot_id="next boot"),
+        STATUS,  # which says STOPPED
     ]
     publisher = Publisher(address)
     publisher.start()
@@ -547,12 +509,12 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
     assert process.returncode == 0
     assert [line.rstrip() for line in output.splitlines() if not line.startswith("silence")] == [
         "1 top 1 GOOD",
-        "2 top 2 DEFECT REJECT",
+        "2 top 9 DEFECT REJECT",
         "3 top 3 NO_VERDICT REJECT",
-        "4 alarm no frame came",
+        "4 alarm it is not there",
         "missed: alarm after 4 up to 6",
-        "7 alarm no frame came",
-        "8 top 8 DEFECT",
+        "7 alarm it is not there",
+        "8 top 9 DEFECT",
         "9 top None NO_VERDICT REJECT",
         "10 change None",
         "11 change its bundle is not there",
@@ -561,7 +523,7 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
 
 
 def test_the_client_of_security_md_is_let_in_by_its_key(tmp_path: Path) -> None:
-    (client,) = blocks(section(read("docs/security.md"), "## What a client needs"), "python")
+    client = python("docs/security.md", "## What a client needs")
     secured, port = Secured(tmp_path), free_port()
     own = tmp_path / "mes.key"
     secured.allow(make_key_pair(own), "listen")
@@ -583,55 +545,47 @@ def test_the_key_of_security_md_is_one(tmp_path: Path) -> None:
     assert read_public_key(file).decode() in example
 
 
-def test_the_changeover_of_protocol_md_waits_until_the_new_product_may_come(address: str, tmp_path: Path) -> None:
-    (client,) = blocks(section(read("docs/protocol.md"), "### A changeover"), "python")
-    assert len(client.splitlines()) < 30
-    ready = Handshake(state="READY", heartbeat=1)
-    said = [
-        status("RUNNING", product="4711", handshake=ready),
-        status("RUNNING", product="4712", handshake=Handshake(state="BUSY", reason="changing", heartbeat=2)),
-        status("RUNNING", product="4712", handshake=ready),
-    ]
-    publisher = Publisher(address)
-    server = CommandServer(
-        f"ipc://{tmp_path}/commands",
-        lambda _, answer: answer(Selected(product="4712", bundle=BundleName(name="boards", version="1", digest="0"))),
-    )
-    publisher.start()
+def commands_at(address: str, answer: Any) -> CommandServer:
+    """A line that answers every command so."""
+    server = CommandServer(address, lambda _, reply: reply(answer))
     server.start()
-    with subprocess.Popen(
-        [sys.executable, "-c", client, address, server.address, "4712"], stdout=subprocess.PIPE, text=True
-    ) as process:
+    return server
+
+
+def test_the_changeover_of_protocol_md_waits_until_the_new_product_may_come(address: str, tmp_path: Path) -> None:
+    client = python("docs/protocol.md", "### A changeover")
+    assert len(client.splitlines()) < 30
+    selected = Selected(product="4712", bundle=BundleName(name="boards", version="1", digest="0"))
+    server = commands_at(f"ipc://{tmp_path}/commands", selected)
+    ready = Handshake(state="READY", heartbeat=1)
+    changing = Handshake(state="BUSY", reason="changing", heartbeat=2)
+    command = [sys.executable, "-c", client, address, server.address, "4712"]
+    with (
+        contextlib.closing(server),
+        SpokenLine(address, a_status(product="4712", handshake=changing)) as line,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
+    ):
         try:
             assert process.stdout is not None
-            before, ready = said[:2], said[2]
             give_up = time.monotonic() + 30
             while not select.select([process.stdout], [], [], 0.1)[0]:  # until it has subscribed, and says so
                 assert time.monotonic() < give_up
-                for event in before:
-                    publisher.send(Message(event))
-            publisher.send(Message(ready))
+                line.say(a_status(product="4711", handshake=ready))  # of the old product
+            line.status = a_status(product="4712", handshake=ready)
             output, _ = process.communicate(timeout=30)
         finally:
             process.kill()
-            publisher.close()
-            server.close()
     assert process.returncode == 0
     *busy, last = [line.rstrip() for line in output.splitlines()]
     assert (set(busy), last) == ({"BUSY changing"}, "READY")
 
 
 def test_the_changeover_of_protocol_md_ends_where_the_line_refuses(tmp_path: Path) -> None:
-    (client,) = blocks(section(read("docs/protocol.md"), "### A changeover"), "python")
-    server = CommandServer(
-        f"ipc://{tmp_path}/commands", lambda _, answer: answer(refusal("unknown_product", "there is no product '9'"))
-    )
-    server.start()
-    try:
+    server = commands_at(f"ipc://{tmp_path}/commands", refusal("unknown_product", "there is no product '9'"))
+    client = python("docs/protocol.md", "### A changeover")
+    with contextlib.closing(server):
         ended = subprocess.run(
             [sys.executable, "-c", client, f"ipc://{tmp_path}/events", server.address, "9"],
             capture_output=True, text=True, timeout=30, check=False,
         )  # fmt: skip
-    finally:
-        server.close()
     assert (ended.returncode, ended.stderr) == (1, "REFUSED unknown_product: there is no product '9'\n")
