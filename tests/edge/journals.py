@@ -1,11 +1,14 @@
 """Journals for tests: events to put in, what is in them, and clocks that stand still."""
 
+import contextlib
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
+from edge.delivery.journal.file import FILE_NAME
 from edge.delivery.journal.journalling import Journalling
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
@@ -99,3 +102,9 @@ def all_records(reader: JournalReader) -> list[Record]:
 
 def events_in(folder: Path) -> list[Event]:
     return [msgspec.json.decode(header, type=Event) for _, _, header, _ in held(folder)]
+
+
+def change(folder: Path, statement: str, *values: object) -> None:
+    """Change a journal behind its back."""
+    with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as connection, connection:
+        connection.execute(statement, values)

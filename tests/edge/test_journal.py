@@ -38,7 +38,7 @@ from edge.delivery.journal.retention import Retention
 from edge.delivery.journal.rows import Progress, Record
 from tests.command import WITHIN_SECONDS
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, make_writable, small_disk
-from tests.edge.journals import LINE, all_records
+from tests.edge.journals import LINE, all_records, change
 
 ENDS = "", "-wal", "-shm"
 
@@ -61,13 +61,6 @@ def opened(folder: Path, *holding: Record, most_bytes: int | None = None) -> con
 def found(folder: Path) -> list[Record]:
     with JournalReader.open(folder) as reader:
         return all_records(reader)
-
-
-def sql(folder: Path, *statements: str) -> None:
-    """Change a journal behind its back."""
-    with contextlib.closing(sqlite3.connect(folder / FILE_NAME)) as connection, connection:
-        for statement in statements:
-            connection.execute(statement)
 
 
 def test_what_was_appended_is_there_after_opening_again(tmp_path: Path) -> None:
@@ -150,11 +143,8 @@ def test_somebody_else_who_writes_in_it_is_in_the_way_and_no_damage(
 def test_a_journal_of_a_newer_heatline_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path, *records(1, 3)):
         pass
-    sql(
-        tmp_path,
-        "UPDATE journal SET schema_version = 2",
-        "ALTER TABLE journal RENAME COLUMN line TO something_else",
-    )
+    change(tmp_path, "UPDATE journal SET schema_version = 2")
+    change(tmp_path, "ALTER TABLE journal RENAME COLUMN line TO something_else")
     for open_it in (lambda: Journal.open(tmp_path, LINE), lambda: JournalReader.open(tmp_path)):
         with pytest.raises(JournalTooNewError, match="version 2, this heatline knows up to 1; update heatline"):
             open_it()
@@ -427,7 +417,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     **{f"cut at {n}": lambda folder, n=n: os.truncate(folder / FILE_NAME, n) for n in (0, 50, 4096, 20_000)},
     "garbage in its head": lambda folder: overwrite(folder, 0, 100),
     "garbage in its first pages": lambda folder: overwrite(folder, 90, 100_000),
-    **{statement: lambda folder, statement=statement: sql(folder, statement) for statement in STATEMENTS},
+    **{statement: lambda folder, statement=statement: change(folder, statement) for statement in STATEMENTS},
 }
 
 
@@ -445,7 +435,7 @@ def test_a_journal_that_is_cut_off_or_contradicts_itself_is_damaged(tmp_path: Pa
 
 def test_damage_in_the_middle_is_found_where_it_is_read(tmp_path: Path, whole: Path) -> None:
     shutil.copytree(whole, tmp_path / "gap")
-    sql(tmp_path / "gap", "DELETE FROM events WHERE seq = 3")
+    change(tmp_path / "gap", "DELETE FROM events WHERE seq = 3")
     with JournalReader.open(tmp_path / "gap") as reader, pytest.raises(JournalDamagedError, match="missing"):
         reader.read(0)
     overwrite(whole, (whole / FILE_NAME).stat().st_size // 2, 30_000)
@@ -457,7 +447,7 @@ HEADER, HEATMAP = "its header, its topic or its time", "its heatmap"
 
 
 @pytest.mark.parametrize(
-    ("change", "part", "topics"),
+    ("what", "part", "topics"),
     [
         ("header = X'7B7D'", HEADER, ("",)),
         ("header = X'7B7D'", HEADER, ("alarm", "change")),
@@ -470,9 +460,9 @@ HEADER, HEATMAP = "its header, its topic or its time", "its heatmap"
     ],
 )
 def test_an_event_that_is_not_what_was_written_is_never_delivered_and_those_before_it_are(
-    whole: Path, change: str, part: str, topics: tuple[str, ...]
+    whole: Path, what: str, part: str, topics: tuple[str, ...]
 ) -> None:
-    sql(whole, f"UPDATE events SET {change} WHERE seq = 6")
+    change(whole, f"UPDATE events SET {what} WHERE seq = 6")
     heatmaps = part == HEATMAP
     with JournalReader.open(whole) as reader:
         page = reader.read(0, topics=topics, heatmaps=heatmaps)
