@@ -15,16 +15,15 @@ from pathlib import Path
 import huggingface_hub
 import msgspec
 import pytest
-from click.testing import CliRunner
 
 from edge.errors import ConfigError, InputError, TrainingError
-from tests.train.blobs import GROUPS, draw_blobs
+from tests.command import complaint, heatline
+from tests.train.blobs import GROUPS
 from train.callbacks import Interrupted, read_metrics
-from train.commands.study import study as study_command
 from train.config import compose, read_config
 from train.evaluation.result import FILE, SCHEMA, read_evaluation
-from train.fit import fit
 from train.run import RunFolder
+from train.sampling import BatchSampler
 from train.study.locks import is_taken, taken
 from train.study.plan import DEFAULT_PLAN, Plan, read_plan
 from train.study.progress import Progress, duration, lock_of, remaining
@@ -37,13 +36,14 @@ PLAN = """
 budget: {steps: 4, batch: 4, validate_every: 2}
 fractions: [0.5, 0.25, 0.25]
 models:
-  - {name: efficientnet_lite0_d}
-  - {name: mobilenetv3_large_d, weights: none}
+  - {name: test_efficientnet, weights: none}
+  - {name: test_vit, weights: none}
 data:
   - {name: blobs, folder: blobs, truth: masks}
 settings: {tiles.tile_px: 64, recipe.jitter_px: 20, trainer.precision: 32-true}
 """
-ONE_MODEL = PLAN.replace("  - {name: mobilenetv3_large_d, weights: none}\n", "")
+ONE_MODEL = PLAN.replace("  - {name: test_vit, weights: none}\n", "")
+FIRST, SECOND = "blobs/split/test_efficientnet", "blobs/split/test_vit"
 
 
 def evaluate(run: Path, data: Path, folder: Path) -> None:
@@ -76,10 +76,8 @@ def checkpoints(out: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    draw_blobs(folder / "blobs")
-    return folder
+def data(blobs: Path) -> Path:
+    return blobs.parent
 
 
 @pytest.fixture(scope="module")
@@ -136,12 +134,9 @@ def test_a_run_is_configured_as_the_plan_says(tmp_path: Path) -> None:
     [
         (("steps: 4", "steps: 0"), r"`int` >= 1 - at `\$.budget.steps`"),
         (("fractions:", "fraction:"), "unknown field `fraction`"),
-        (("budget: {steps: 4, batch: 4, validate_every: 2}", ""), "missing required field `budget`"),
-        (("mobilenetv3_large_d", "efficientnet_lite0_d"), "models has efficientnet_lite0_d twice"),
+        (("test_vit", "test_efficientnet"), "models has test_efficientnet twice"),
         (("name: blobs", "name: ../blobs"), "matching regex"),
         (("name: blobs", "name: report"), "cannot be called report"),
-        (("truth: masks", "truth: mask"), "Invalid enum value 'mask'"),
-        (("truth: masks", "leave_one_out: [1, 2, 3]"), "Expected `str`, got `int`"),
         (("truth: masks", "leave_one_out: [a, b, a]"), "leave_one_out of blobs has a twice"),
         (("truth: masks", "leave_one_out: [a, b]"), "length >= 3"),
         (("truth: masks", "group: group, pattern: '(.)'"), "group and pattern; expected one of them"),
@@ -176,53 +171,54 @@ def test_every_key_of_a_plan_is_documented() -> None:
 # What is there, and what is not.
 
 
+def command(data: Path, out: Path, tmp_path: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """`heatline study` by a plan of that text."""
+    file = tmp_path / "plan.yaml"
+    file.write_text(text)
+    return heatline("study", data, "--out", out, "--plan", file, *options)
+
+
 def test_what_cannot_be_studied_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere is no folder; name the one that holds the data sets"):
         Study(plan(), tmp_path / "nowhere", tmp_path)
     with pytest.raises(InputError, match=r"has none of the plan's data sets \(blobs\)"):
         Study(plan(), tmp_path, tmp_path)
-    with pytest.raises(ConfigError, match="no run of the plan fits --only x; runs are called like blobs/split/eff"):
+    with pytest.raises(
+        ConfigError, match="no run of the plan fits --only x; runs are called like blobs/split/test_eff"
+    ):
         Study(plan(), data, tmp_path, ["x"])
+    assert [run.name for run in Study(plan(), data, tmp_path, ["*/test_v*", "other/*"]).runs] == [SECOND]
 
 
-def test_a_data_set_that_is_not_there_is_left_out_and_told(data: Path, tmp_path: Path, finished: Path) -> None:
-    file = tmp_path / "plan.yaml"
-    file.write_text(PLAN.replace("settings:", "  - {name: gears, folder: gears}\nsettings:"))
-    shown = CliRunner().invoke(study_command, [str(data), "--out", str(finished), "--plan", str(file), "--status"])
-    assert shown.exit_code == 0
+def test_a_data_set_that_is_not_there_is_left_out_and_reported(data: Path, tmp_path: Path, finished: Path) -> None:
+    text = PLAN.replace("settings:", "  - {name: gears, folder: gears}\nsettings:")
+    shown = command(data, finished, tmp_path, text, "--status")
+    assert shown.returncode == 0
     assert f"gears is left out: {data} does not have it" in shown.stderr
     assert "2 of 2 runs are evaluated; remaining: nothing" in shown.stdout
 
 
-def test_only_the_runs_asked_for_count(data: Path, tmp_path: Path) -> None:
-    study = Study(plan(), data, tmp_path, ["*/mobile*", "other/*"])
-    assert [run.name for run in study.runs] == ["blobs/split/mobilenetv3_large_d"]
-
-
-def test_the_status_tells_how_far_all_is_and_does_nothing(data: Path, tmp_path: Path) -> None:
+def test_the_status_says_how_far_all_is_and_does_nothing(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
-    file = tmp_path / "plan.yaml"
-    file.write_text(PLAN)
-    words = [str(data), "--out", str(out), "--plan", str(file), "--status"]
-    shown = CliRunner().invoke(study_command, words)
-    assert shown.exit_code == 0
-    assert re.search(r"^blobs/split/efficientnet_lite0_d +to do", shown.stdout, flags=re.MULTILINE)
+    shown = command(data, out, tmp_path, PLAN, "--status")
+    assert shown.returncode == 0
+    assert re.search(rf"^{FIRST} +to do", shown.stdout, flags=re.MULTILINE)
     assert "0 of 2 runs are evaluated; remaining: 2 to train (time not known), 2 to evaluate" in shown.stdout
     assert not out.exists()
-    told = json.loads(CliRunner().invoke(study_command, [*words, "--json"]).stdout)
+    told = json.loads(command(data, out, tmp_path, PLAN, "--status", "--json").stdout)
     assert [run["state"] for run in told["runs"]] == ["to do", "to do"]
-    assert told["remaining"]["not_known"] == ["efficientnet_lite0_d", "mobilenetv3_large_d"]
+    assert told["remaining"]["not_known"] == ["test_efficientnet", "test_vit"]
 
 
 def test_the_environment_names_the_data(data: Path, finished: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_text(PLAN)
-    words = ["--out", str(finished), "--plan", str(tmp_path / "plan.yaml"), "--status"]
-    assert CliRunner().invoke(study_command, words, env={"HEATLINE_DATA": str(data)}).exit_code == 0
-    assert CliRunner().invoke(study_command, words, env={"HEATLINE_DATA": ""}).exit_code == 2
+    words = ["study", "--out", finished, "--plan", tmp_path / "plan.yaml", "--status"]
+    assert heatline(*words, env={"HEATLINE_DATA": str(data)}).returncode == 0
+    assert heatline(*words, env={"HEATLINE_DATA": ""}).returncode == 2
 
 
-def progress(run: str, state: str, steps: int = 0, seconds: float | None = None) -> Progress:
-    told = {"run": run, "model": run, "state": state, "steps": steps, "of_steps": 200, "seconds": seconds}
+def progress(run: str, state: str, steps: int = 0, seconds: float | None = None, model: str | None = None) -> Progress:
+    told = {"run": run, "model": model or run, "state": state, "steps": steps, "of_steps": 200, "seconds": seconds}
     return msgspec.convert(told, Progress)
 
 
@@ -233,9 +229,8 @@ def test_what_remains_is_estimated_from_the_trained_runs_of_the_same_model() -> 
         progress("c", "to do"),
         progress("d", "done", 200, 9),
     ]
-    times = [msgspec.structs.replace(progress("", "done", 200, s), run=f"{m}{s}", model=m) for m, s in
-             [("a", 100.0), ("a", 300.0), ("b", 4000.0)]]  # fmt: skip
-    left = remaining(todo, times)
+    known = [("a", 100.0), ("a", 300.0), ("b", 4000.0)]
+    left = remaining(todo, [progress(f"{model}{s}", "done", 200, s, model) for model, s in known])
     assert (left.train, left.evaluate, left.seconds, left.not_known) == (3, 4, 1200.0, ["c"])
     assert left.in_words() == "3 to train (about 20 min, and for c not known), 4 to evaluate"
     assert remaining([progress("a", "unlike the plan")]).in_words() == "1 unlike the plan"
@@ -245,17 +240,12 @@ def test_what_remains_is_estimated_from_the_trained_runs_of_the_same_model() -> 
 # Work.
 
 
-def test_a_study_leaves_runs_evaluations_and_a_report(finished: Path) -> None:
-    for model in ("efficientnet_lite0_d", "mobilenetv3_large_d"):
-        run = RunFolder(finished / "blobs" / "split" / model)
+def test_a_study_leaves_runs_evaluations_and_a_report_and_does_nothing_again(data: Path, finished: Path) -> None:
+    for name in (FIRST, SECOND):
+        run = RunFolder(finished / name)
         assert (run.read_summary().finished, run.read_summary().steps) == (True, 4)
         assert (run.folder / "evaluation" / FILE).exists()
-    assert (finished / "report" / "tables.md").read_text().splitlines() == [
-        "blobs/split/efficientnet_lite0_d", "blobs/split/mobilenetv3_large_d",
-    ]  # fmt: skip
-
-
-def test_what_is_done_is_not_done_again(data: Path, finished: Path) -> None:
+    assert (finished / "report" / "tables.md").read_text().splitlines() == [FIRST, SECOND]
     before = checkpoints(finished)
     evaluations = {file: file.stat().st_mtime_ns for file in finished.rglob(FILE)}
     said: list[str] = []
@@ -266,22 +256,15 @@ def test_what_is_done_is_not_done_again(data: Path, finished: Path) -> None:
 
 
 def test_a_run_that_heatline_train_left_there_is_found_done(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "study" / "blobs" / "split" / "efficientnet_lite0_d"
-    words = ["split.fractions=[0.5,0.25,0.25]", "truth=masks", "tiles.tile_px=64", "recipe.jitter_px=20"]
-    fit(
-        compose(
-            [
-                f"data={data / 'blobs'}",
-                f"out={out}",
-                *words,
-                "recipe.steps=4",
-                "recipe.batch=4",
-                "recipe.validate_every=2",
-            ]
-        )
-    )
+    out = tmp_path / "study" / FIRST
+    trained = heatline(
+        "train", f"data={data / 'blobs'}", f"out={out}", "model=test_efficientnet", "model.weights=none", "truth=masks",
+        "split.fractions=[0.5,0.25,0.25]", "tiles.tile_px=64", "recipe.jitter_px=20", "recipe.steps=4",
+        "recipe.batch=4", "recipe.validate_every=2",
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
     study = Study(plan(ONE_MODEL), data, tmp_path / "study")
-    assert states(study.status()) == {"blobs/split/efficientnet_lite0_d": "done"}
+    assert states(study.status()) == {FIRST: "done"}
     before = checkpoints(out)
     assert study.status().remaining.in_words() == "1 to evaluate"
     assert set(states(work(study)).values()) == {"evaluated"}
@@ -289,21 +272,20 @@ def test_a_run_that_heatline_train_left_there_is_found_done(data: Path, tmp_path
 
 
 @pytest.mark.parametrize("why", ["the run is newer", "the schema is old", "it is damaged"])
-def test_an_evaluation_that_is_out_of_date_is_made_anew(data: Path, finished: Path, why: str) -> None:
-    run = finished / "blobs" / "split" / "mobilenetv3_large_d"
-    evaluation = run / "evaluation" / FILE
+def test_an_evaluation_that_is_out_of_date_is_made_again(data: Path, finished: Path, why: str) -> None:
+    evaluation = finished / SECOND / "evaluation" / FILE
     if why == "the run is newer":
         os.utime(evaluation, ns=(0, 0))
     else:
         evaluation.write_text('{"schema": 0}' if why == "the schema is old" else "{")
-    (run / "evaluation" / "old.png").touch()
+    (evaluation.parent / "old.png").touch()
     study = Study(plan(), data, finished)
-    assert states(study.status())["blobs/split/mobilenetv3_large_d"] == "done"
+    assert states(study.status())[SECOND] == "done"
     said: list[str] = []
     work(study, said)
-    assert said == ["blobs/split/mobilenetv3_large_d: evaluating"]
+    assert said == [f"{SECOND}: evaluating"]
     assert json.loads(evaluation.read_text()) == {"schema": SCHEMA}
-    assert not (run / "evaluation" / "old.png").exists()
+    assert not (evaluation.parent / "old.png").exists()
 
 
 KILLED = """
@@ -317,7 +299,6 @@ draws = iter(range(1000))
 draw = BatchSampler.draw
 
 def draw_or_die(self, step):
-    # The first model's four batches are drawn; the second dies after the validation at step 2.
     if next(draws) == 4 + 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return draw(self, step)
@@ -327,16 +308,34 @@ Study(plan(), Path(sys.argv[1]), Path(sys.argv[2])).work(say=print, evaluate=eva
 """
 
 
-@pytest.mark.long
-def test_a_study_that_was_killed_goes_on_and_ends_with_the_same_runs(
-    data: Path, tmp_path: Path, finished: Path
+def end_amid_the_second_run(by: str, data: Path, out: Path) -> None:
+    """The first model's four batches are drawn; the second run ends after its validation at step 2."""
+    if by == "SIGKILL":
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED, str(data), str(out)],
+            cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False,
+        )  # fmt: skip
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        return
+    draws, draw = iter(range(1000)), BatchSampler.draw
+
+    def draw_or_crash(self: BatchSampler, step: int) -> object:
+        if next(draws) == 4 + 3:
+            raise RuntimeError("crash")
+        return draw(self, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BatchSampler, "draw", draw_or_crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            work(Study(plan(), data, out))
+
+
+@pytest.mark.parametrize("by", ["crash", pytest.param("SIGKILL", marks=pytest.mark.long)])
+def test_a_study_that_was_ended_goes_on_and_ends_with_the_same_runs(
+    data: Path, tmp_path: Path, finished: Path, by: str
 ) -> None:
     out = tmp_path / "study"
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(data), str(out)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    end_amid_the_second_run(by, data, out)
     study = Study(plan(), data, out)
     first, second = study.status().runs
     assert (first.state, first.at_work) == ("evaluated", False)
@@ -364,50 +363,38 @@ def test_ctrl_c_ends_it_in_good_order(data: Path, tmp_path: Path) -> None:
     assert (run.state, run.at_work) == ("done", False)
 
 
-WITHOUT_Z = ONE_MODEL.replace("truth: masks", "truth: masks, leave_one_out: [z, a, c]")
-"""There is no group z to test."""
-
-
-def test_a_run_that_fails_is_told_and_does_not_stop_others(data: Path, tmp_path: Path) -> None:
-    study = Study(plan(WITHOUT_Z), data, tmp_path / "study", ["*/z/*", "*/a/*"])
+def test_a_run_that_fails_does_not_stop_others_and_the_command_ends_with_11(data: Path, tmp_path: Path) -> None:
+    """There is no group z to test."""
+    text = ONE_MODEL.replace("truth: masks", "truth: masks, leave_one_out: [z, a, c]")
+    fails, works = "blobs/z/test_efficientnet", "blobs/a/test_efficientnet"
     said: list[str] = []
-    status = work(study, said)
-    assert states(status) == {"blobs/z/efficientnet_lite0_d": "to do", "blobs/a/efficientnet_lite0_d": "evaluated"}
-    assert list(status.failed) == ["blobs/z/efficientnet_lite0_d"]
-    (why,) = status.failed.values()
-    assert why.startswith("there is no group 'z' to split off")
-    assert f"blobs/z/efficientnet_lite0_d: failed: {why}" in said
-    assert (tmp_path / "study" / "report" / "tables.md").read_text() == "blobs/a/efficientnet_lite0_d"
-
-
-def test_the_command_ends_with_11_where_a_run_failed(data: Path, tmp_path: Path) -> None:
-    file = tmp_path / "plan.yaml"
-    file.write_text(WITHOUT_Z)
-    words = [str(data), "--out", str(tmp_path / "study"), "--plan", str(file), "--only", "*/z/*"]
-    failed = CliRunner().invoke(study_command, words)
-    assert isinstance(failed.exception, TrainingError)
-    assert failed.exception.exit_code == 11
-    assert str(failed.exception).startswith("blobs/z/efficientnet_lite0_d failed (there is no group 'z'")
+    status = work(Study(plan(text), data, tmp_path / "study", ["*/z/*", "*/a/*"]), said)
+    assert states(status) == {fails: "to do", works: "evaluated"}
+    assert status.failed[fails].startswith("there is no group 'z' to split off")
+    assert f"{fails}: failed: {status.failed[fails]}" in said
+    assert (tmp_path / "study" / "report" / "tables.md").read_text() == works
+    failed = command(data, tmp_path / "other", tmp_path, text, "--only", "*/z/*")
+    assert failed.returncode == TrainingError.exit_code == 11
+    assert f"{fails} failed (there is no group 'z'" in complaint(failed)
     assert "0 of 1 runs are evaluated; remaining: 1 to train (time not known), 1 to evaluate" in failed.stdout
 
 
-def test_a_run_that_was_trained_otherwise_is_told_and_left_alone(data: Path, finished: Path) -> None:
+def test_a_run_that_was_trained_otherwise_is_reported_and_left_alone(data: Path, finished: Path) -> None:
     before = checkpoints(finished)
-    study = Study(plan(PLAN.replace("steps: 4", "steps: 6")), data, finished)
-    status = work(study)
+    status = work(Study(plan(PLAN.replace("steps: 4", "steps: 6")), data, finished))
     assert set(states(status).values()) == {"unlike the plan"}
     assert status.remaining.in_words() == "2 unlike the plan"
-    assert status.failed["blobs/split/mobilenetv3_large_d"] == (
+    assert status.failed[SECOND] == (
         "recipe.steps is 6 in the plan and was 4 in the training; "
-        f"delete {finished.resolve() / 'blobs/split/mobilenetv3_large_d'}, or choose another --out"
+        f"delete {finished.resolve() / SECOND}, or choose another --out"
     )
     assert checkpoints(finished) == before
     elsewhere = Study(plan(PLAN.replace("trainer.precision: 32-true", "trainer.workers: 1")), data, finished)
     assert set(states(elsewhere.status()).values()) == {"evaluated"}
 
 
-def test_a_run_that_another_process_works_on_is_left_to_it(data: Path, finished: Path, tmp_path: Path) -> None:
-    study = Study(plan(), data, tmp_path / "study", ["*/mobile*"])
+def test_a_run_that_another_process_works_on_is_left_to_it(data: Path, tmp_path: Path) -> None:
+    study = Study(plan(), data, tmp_path / "study", [SECOND])
     lock = lock_of(study.runs[0], tmp_path / "study")
     assert not is_taken(lock)
     with taken(lock) as ours:
@@ -421,75 +408,65 @@ def test_a_run_that_another_process_works_on_is_left_to_it(data: Path, finished:
 # Weights.
 
 
+LEFT_OUT = ONE_MODEL.replace(", weights: none", "").replace("truth: masks", "truth: masks, leave_one_out: [a, b, c]")
+
+
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
-MOBILE = ONE_MODEL.replace("efficientnet_lite0_d", "mobilenetv3_large_d").replace(
-    "truth: masks", "truth: masks, leave_one_out: [a, b, c]"
-)
-
-
 @pytest.mark.usefixtures("no_hub")
 def test_without_imagenet_weights_a_model_starts_at_random_in_all_its_runs(data: Path, tmp_path: Path) -> None:
     said: list[str] = []
     out = tmp_path / "study"
-    assert work(Study(plan(MOBILE), data, out, ["*/[ab]/*"]), said).failed == {}
-    loud = [line for line in said if "RANDOM START" in line]
-    assert len(loud) == 1
-    assert loud[0].startswith(
-        "blobs/a/mobilenetv3_large_d: RANDOM START, and so will all runs of mobilenetv3_large_d: "
-    )
-    assert "cannot be had from timm/" in loud[0]
+    assert work(Study(plan(LEFT_OUT), data, out, ["*/[ab]/*"]), said).failed == {}
+    (loud,) = [line for line in said if "RANDOM START" in line]
+    assert loud.startswith("blobs/a/test_efficientnet: RANDOM START, and so will all runs of test_efficientnet: ")
+    assert "cannot be had from timm/" in loud
     for fold in "ab":
-        run = RunFolder(out / "blobs" / fold / "mobilenetv3_large_d")
+        run = RunFolder(out / "blobs" / fold / "test_efficientnet")
         assert read_config(run.config).model.weights == "none"
         assert run.read_summary().weights.source == "random"
-    assert {run.weights for run in Study(plan(MOBILE), data, out, ["*/[ab]/*"]).status().runs} == {"random"}
+    assert {run.weights for run in Study(plan(LEFT_OUT), data, out, ["*/[ab]/*"]).status().runs} == {"random"}
 
 
 @pytest.mark.usefixtures("no_hub")
 def test_a_model_that_must_have_imagenet_weights_fails_without(data: Path, tmp_path: Path) -> None:
-    text = MOBILE.replace("{name: mobilenetv3_large_d}", "{name: mobilenetv3_large_d, weights: imagenet}")
+    text = LEFT_OUT.replace("{name: test_efficientnet}", "{name: test_efficientnet, weights: imagenet}")
     status = work(Study(plan(text), data, tmp_path / "study", ["*/a/*"]))
-    assert states(status) == {"blobs/a/mobilenetv3_large_d": "to do"}
-    assert "cannot be had from timm/" in status.failed["blobs/a/mobilenetv3_large_d"]
+    assert states(status) == {"blobs/a/test_efficientnet": "to do"}
+    assert "cannot be had from timm/" in status.failed["blobs/a/test_efficientnet"]
 
 
 # All of it.
 
 
-@pytest.mark.long
-def test_figures_are_kept_without_pictures_and_without_places(data: Path, tmp_path: Path) -> None:
-    file = tmp_path / "plan.yaml"
-    file.write_text(ONE_MODEL)
+def test_figures_are_copied_without_pictures_and_without_places(data: Path, tmp_path: Path) -> None:
     out, results = tmp_path / "study", tmp_path / "results"
-    words = [str(data), "--out", str(out), "--plan", str(file), "--results", str(results), "--json"]
-    shown = CliRunner().invoke(study_command, words)
-    assert shown.exit_code == 0, shown.output
+    shown = command(data, out, tmp_path, ONE_MODEL, "--results", str(results), "--json")
+    assert shown.returncode == 0, shown.stderr
     told = json.loads(shown.stdout)
     assert [run["state"] for run in told["runs"]] == ["evaluated"]
     assert told["report"] == str(out / "report")
-    name = "blobs/split/efficientnet_lite0_d"
     assert sorted(str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()) == [
-        f"{name}.json", "tables.md",
+        f"{FIRST}.json", "tables.md",
     ]  # fmt: skip
-    kept = msgspec.json.decode((results / f"{name}.json").read_bytes())
+    kept = msgspec.json.decode((results / f"{FIRST}.json").read_bytes())
     assert str(tmp_path) not in json.dumps(kept)
-    whole = read_evaluation(out / name / "evaluation")
+    whole = read_evaluation(out / FIRST / "evaluation")
     assert any(truth.exhibits for truth in whole.truths)
     assert (whole.told.part, [truth.truth for truth in whole.truths]) == ("test", ["masks"])
     assert len(whole.told.groups) == 1
     assert set(whole.told.groups) < set(GROUPS)
     expected = msgspec.to_builtins(whole)
-    expected["told"]["path"] = name
+    expected["told"]["path"] = FIRST
     for truth in expected["truths"]:
         truth["exhibits"] = []
     assert kept == json.loads(json.dumps(expected))
     tables = (results / "tables.md").read_text()
     assert tables == (out / "report" / "tables.md").read_text()
-    assert "efficientnet_lite0_d" in tables
+    assert "test_efficientnet" in tables
     assert str(tmp_path) not in tables
     assert (out / "report" / "report.html").exists()
