@@ -1,7 +1,6 @@
 """The three sockets that a line binds, each with what it needs behind it, and how to see that one serves."""
 
 import contextlib
-import threading
 from pathlib import Path
 from typing import Protocol
 
@@ -13,11 +12,10 @@ from edge.delivery.durable.follow_server import FollowServer
 from edge.delivery.durable.following import ReplayRequest, to_bytes
 from edge.delivery.journal.journal import Journal, Record
 from edge.delivery.messages import header_of
-from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
 from edge.delivery.security.socket_guard import SocketName
 from tests.edge.followed_line import GOOD, event
-from tests.edge.wire_examples import HANDSHAKE
+from tests.edge.spoken_line import SpokenLine, a_status
 
 
 class Door(Protocol):
@@ -30,20 +28,11 @@ class Door(Protocol):
 
 
 class Events:
-    """Says its status without a pause."""
-
     kind = zmq.SUB
 
     def __init__(self, address: str, access: Access, _: Path) -> None:
-        self._publisher = Publisher(address, access=access)
-        self._publisher.start()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._speak, daemon=True)
-        self._thread.start()
-
-    def _speak(self) -> None:
-        while not self._closing.wait(0.005):
-            self._publisher.send(HANDSHAKE)
+        self._line = SpokenLine(address, a_status(), access)
+        self._line.start()
 
     def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
         while client.poll(0):  # what came before
@@ -51,9 +40,7 @@ class Events:
         return bool(client.poll(within_ms))
 
     def close(self) -> None:
-        self._closing.set()
-        self._thread.join()
-        self._publisher.close()
+        self._line.close()
 
 
 class Commands:

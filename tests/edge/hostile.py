@@ -12,6 +12,7 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 Parts = list[bytes]
@@ -182,17 +183,17 @@ class Stranger:
 
 
 def knock(port: int, data: bytes, within_s: float) -> None:
-    """Connect over TCP, say that, and be gone without a word."""
-    with socket.create_connection(("127.0.0.1", port), within_s) as stranger:
+    """Connect over TCP, say that, and be gone without a word. Others may have it hang up on all meanwhile."""
+    with (
+        contextlib.suppress(ConnectionError),
+        socket.create_connection(("127.0.0.1", port), within_s) as stranger,
+    ):
         stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leaves the kernel nothing
-        try:
-            stranger.sendall(data)
-        except ConnectionError:  # it was hung up on before it had said all
-            return
+        stranger.sendall(data)
 
 
 class Memory:
-    """Of this process, each time that one looks."""
+    """What this process has of it, each time that one looks."""
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None)
@@ -204,8 +205,8 @@ class Memory:
     def look(self) -> None:
         gc.collect()
         self._libc.malloc_trim(0)  # what was given back is gone: what stays is kept
-        with open("/proc/self/statm") as statm:
-            self.rss_bytes.append(int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.rss_bytes.append(pages * os.sysconf("SC_PAGE_SIZE"))
         self.blocks.append(sys.getallocatedblocks())
         self.descriptors.append(len(os.listdir("/proc/self/fd")))
 

@@ -466,29 +466,6 @@ def test_ipv6_loopback_can_be_bound() -> None:
 # The client.
 
 
-def test_a_commander_triggers_and_selects_and_gets_the_lines_answer(either_line: Line) -> None:
-    asked: list[Request] = []
-    answers: list[Reply] = [
-        Triggered(camera="top", part_id="P-1", frame_id=7, frame_number=7),
-        Announced(camera="side"),
-        Selected(product="4711", bundle=BUNDLE),
-    ]
-
-    def handle(request: Request, answer: Answer) -> None:
-        asked.append(request)
-        answer(answers[len(asked) - 1])
-
-    either_line.serve(handle)
-    commander = either_line.commander()
-    came = [commander.trigger("top", "P-1"), commander.trigger("side"), commander.select("4711")]
-    assert came == [msgspec.structs.replace(one, request_id=str(n)) for n, one in enumerate(answers, 1)]
-    assert asked == [
-        TriggerRequest(request_id="1", camera="top", part_id="P-1"),
-        TriggerRequest(request_id="2", camera="side"),
-        SelectRequest(request_id="3", product="4711"),
-    ]
-
-
 def test_a_commander_sends_no_name_that_cannot_be_one(line: Line) -> None:
     line.serve(at_once)
     commander = line.commander()
@@ -549,8 +526,11 @@ def test_a_commander_of_an_address_that_is_none_is_a_delivery_error() -> None:
 # The commands.
 
 
-def test_the_commands_print_the_lines_answer(line: Line) -> None:
+def test_the_commands_ask_for_what_they_are_given_and_print_the_lines_answer(line: Line) -> None:
+    asked: list[Request] = []
+
     def handle(request: Request, answer: Answer) -> None:
+        asked.append(request)
         if isinstance(request, SelectRequest):
             answer(Selected(product=request.product, bundle=BUNDLE))
         else:
@@ -565,8 +545,13 @@ def test_the_commands_print_the_lines_answer(line: Line) -> None:
 
     assert said(trigger, "top", "--part-id", "P-1") == "top: frame 7, number 7 since the line's start, part P-1\n"
     assert said(trigger, "side") == "side: no part id waits for the next trigger\n"
-    assert json.loads(said(trigger, "top", "--timeout", "20", "--json"))["frame_number"] == 7
     assert said(select, "4711") == "product 4711 is in force, with bundle boards 2026.11 (abababababab)\n"
+    assert asked == [
+        TriggerRequest(request_id="1", camera="top", part_id="P-1"),
+        TriggerRequest(request_id="1", camera="side"),
+        SelectRequest(request_id="1", product="4711"),
+    ]
+    assert json.loads(said(trigger, "top", "--timeout", "20", "--json"))["frame_number"] == 7
     report = json.loads(said(select, "4711", "--timeout", "20", "--json"))
     assert (report["type"], report["product"], report["bundle"]["version"]) == ("selected", "4711", "2026.11")
 
