@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent, StatusEvent, VerdictEvent
+from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, Handshake, JournalEvent, StatusEvent, VerdictEvent
 from edge.delivery.security.curve import ClientKeys
 from edge.delivery.subscriber import Subscriber
 from edge.errors import EventsLostError
@@ -147,6 +147,22 @@ class RunningLine:
         found = self.until(lambda event: isinstance(event, AlarmEvent))
         assert isinstance(found, AlarmEvent)
         return found
+
+    def until_handshake(self, state: str, reason: str | None = None) -> Handshake:
+        """The next status that says so."""
+
+        def wanted(event: Event) -> bool:
+            said = event.handshake if isinstance(event, StatusEvent) else None
+            return said is not None and (said.state, said.reason) == (state, reason)
+
+        found = self.until(wanted).handshake
+        assert isinstance(found, Handshake)
+        return found
+
+    def until_inspected_frames(self, count: int) -> None:
+        """Wait for verdicts on so many more frames."""
+        for _ in range(count):
+            self.until_inspected()
 
     def reload(self) -> ChangeEvent:
         """Have it read its file again; what became of it."""

@@ -1,18 +1,35 @@
-"""What may befall a running line: its bundle damaged, its clock set, a stop within a burst, a library that forks."""
+"""What may befall a running line.
 
+Its bundle is damaged, its clock set, it is stopped within a burst, a library forks, a stage hangs, the disk is full or
+fails, and it is killed.
+"""
+
+import contextlib
+import os
 import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from edge.bundle import Bundle
-from edge.delivery.messages import StatusEvent
-from tests.command import WITHIN_SECONDS
-from tests.edge.fault_injection import LeapingClock
+from edge.delivery.messages import StatusEvent, VerdictEvent
+from edge.delivery.publisher import SEND_HIGH_WATER_MARK
+from edge.frames import Stamp
+from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, Told, last_run
+from tests.command import WITHIN_SECONDS, complaint, heatline
+from tests.edge.fault_boots import assert_the_crash_is_told_first, boots, crashed, die, ids, in_flight
+from tests.edge.fault_disks import fail, failing_disk, fill, small_disk
+from tests.edge.fault_injection import Hang, LeapingClock, no_memory, starve
 from tests.edge.lines import (
+    Heard,
+    NotifySocket,
     RunningLine,
     assert_every_frame_has_its_event,
+    notify_socket,
     running,
     small_frames,
     write_line,
@@ -26,6 +43,14 @@ REAL_BUNDLE = Path(__file__).parents[2] / "examples/drawn_boards/bundle"
 HOUR_S = 3600
 BURST = {"kind": "pattern", "draw_size": [260, 260], "rate_fps": 500, "waiting_frames": 16}
 DOZENS_OF_TILES = 'heatmaps = "never"\n\n[tiles]\noverlap_px = 220\n\n[engine]\nthreads = 1'
+SLOW = {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 10, "on_overload": "block"}
+WATCHDOG = {"WATCHDOG_USEC": "10000000"}
+# A busy machine's camera may be silent for a moment: only a minute of silence is an alarm here.
+PATIENT = {**SLOW, "rate_fps": 20, "silent_after_periods": 1200, "waiting_frames": 8}
+NOBODY_WILL_KNOW = "after a crash nobody will know what was in flight"
+FASTER_THAN_INSPECTION = {"kind": "pattern", "draw_size": [240, 240], "rate_fps": 200, "waiting_frames": 8}
+MANY_TILES = 'heatmaps = "never"\n\n[tiles]\noverlap_px = 222\n\n[engine]\nthreads = 1'
+"""Dozens in a small frame: some frames are always in flight."""
 
 
 def overwrite(file: Path) -> None:
@@ -146,3 +171,216 @@ def test_a_line_forks_for_nobody_and_asks_for_no_host(
         run.until_stopped()
         assert run.exit_code() == 0
     assert seen.read_text() == ""
+
+
+# A stage that hangs: systemd's watchdog is fed no more, and status says why. What is no hang goes on feeding it.
+
+
+def until_status_begins(systemd: NotifySocket, words: str) -> list[str]:
+    """All that systemd hears up to a status that begins so."""
+    came: list[str] = []
+    while not any(said.startswith(f"STATUS={words}") for said in came):
+        came += systemd.socket.recv(4096).decode().split("\n")
+    return came
+
+
+@pytest.mark.parametrize(
+    "stage", ["judge", pytest.param("infer", marks=pytest.mark.long), pytest.param("publish", marks=pytest.mark.long)]
+)
+def test_a_hung_stage_stops_the_heartbeat_and_the_watchdog_is_fed_no_more(
+    tmp_path: Path, bundle: Bundle, address: str, stage: str
+) -> None:
+    hang = Hang(tmp_path / "hang", stage)
+    line = write_line_with(tmp_path, bundle.path, address, {"top": SLOW}, 'heatmaps = "never"')
+    with (
+        notify_socket(tmp_path) as systemd,
+        running(line, address, env={**systemd.env, **WATCHDOG, **hang.env}) as run,
+    ):
+        systemd.wait_for("WATCHDOG=1")
+        run.until_handshake("READY")
+        with hang.hung():
+            until_status_begins(systemd, "NOT_READY: running, ")
+            for _ in range(2):
+                assert "WATCHDOG=1" not in until_status_begins(systemd, "NOT_READY: running, ")
+        systemd.wait_for("WATCHDOG=1")
+        stalled = None if stage == "publish" else run.until_handshake("NOT_READY", "stalled")  # else nobody is told
+        after = run.until_handshake("READY")
+        heard = run.end()
+    assert_every_frame_has_its_event(heard, ["top"])
+    said = [status.handshake for status in heard.statuses if status.handshake is not None]
+    assert [each.heartbeat for each in said] == sorted(each.heartbeat for each in said)
+    if stalled is not None:
+        assert {each.heartbeat for each in said if each.reason == "stalled"} == {stalled.heartbeat}
+        assert after.heartbeat > stalled.heartbeat
+
+
+def test_a_dead_camera_is_no_hang(tmp_path: Path, bundle: Bundle, address: str) -> None:
+    """No frame comes at all: probes go the whole way and feed the watchdog."""
+    dead = {"kind": "v4l2", "device": str(tmp_path / "no-such-camera")}
+    line = write_line_with(tmp_path, bundle.path, address, {"top": dead}, 'heatmaps = "never"')
+    with notify_socket(tmp_path) as systemd, running(line, address, env={**systemd.env, **WATCHDOG}) as run:
+        first = run.until_handshake("NOT_READY", "no_camera")
+        until_status_begins(systemd, "NOT_READY: running, ")
+        for _ in range(2):
+            systemd.wait_for("WATCHDOG=1")
+        while (last := run.until_handshake("NOT_READY", "no_camera")).heartbeat < first.heartbeat + 2:
+            pass
+        heard = run.end()
+    assert "camera top is dead" in str(last.detail)
+    assert heard.verdicts == []
+    assert heard.last.ledger["top"].captured == 0, "a probe is no frame"
+
+
+# The disk under the state folder is full, read-only, or fails: the line inspects on and says so.
+
+
+@pytest.fixture
+def line(tmp_path: Path, bundle: Bundle, address: str) -> Path:
+    return write_line_with(tmp_path, bundle.path, address, {"top": PATIENT}, 'heatmaps = "never"')
+
+
+def end(run: RunningLine) -> tuple[Heard, str]:
+    """What was heard up to its end, of which no frame is lost, and its log."""
+    run.process.send_signal(signal.SIGTERM)
+    heard = run.until_stopped()
+    _, log = run.process.communicate(timeout=WITHIN_SECONDS)
+    assert run.process.returncode == 0, log
+    assert_every_frame_has_its_event(heard, ["top"])
+    assert {event.reason for event in heard.verdicts} <= {None, "dropped.stopped"}, "those that waited at the end"
+    assert heard.alarms == []
+    return heard, log
+
+
+def test_a_full_disk_keeps_no_frame_from_being_inspected_and_what_is_in_flight_is_noted_once_there_is_room(
+    tmp_path: Path, line: Path, address: str
+) -> None:
+    with small_disk(tmp_path / "state", mib=32) as state:
+        filler = fill(state)
+        with running(line, address, env={"STATE_DIRECTORY": str(state)}) as run:
+            run.until_inspected_frames(5)
+            run.until_handshake("DEGRADED", "unjournalled")
+            assert last_run(state / FILE_NAME).told == {}
+            filler.unlink()
+            run.until_handshake("READY")
+            run.until_inspected_frames(1)
+            heard, log = end(run)
+        noted = last_run(state / FILE_NAME)
+    assert f"{state / FILE_NAME} cannot be written ([Errno 28] {os.strerror(28)}" in log
+    assert log.count(NOBODY_WILL_KNOW) == 1
+    assert noted.told == {"top": Told(heard.last.boot_id, heard.last.ledger["top"].captured)}
+    assert noted.in_flight == []
+
+
+def test_a_full_disk_that_still_holds_the_last_record_holds_the_next(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "state") as state:
+        FlightRecorder(state / FILE_NAME, {"top": 0}).announced(Stamp("top", 7, number=1))
+        fill(state)
+        recorder = FlightRecorder(state / FILE_NAME, {"top": 1})
+        recorder.announced(Stamp("top", 1, number=2))
+        assert recorder.fault is None
+        (stamp,) = last_run(state / FILE_NAME).in_flight
+        assert (stamp.number, stamp.frame_id) == (2, 1)
+
+
+def test_a_disk_that_fails_and_goes_read_only_while_a_line_runs_keeps_no_frame_from_being_inspected(
+    tmp_path: Path, line: Path, address: str
+) -> None:
+    with (
+        failing_disk(tmp_path / "state") as state,
+        running(line, address, env={"STATE_DIRECTORY": str(state)}) as run,
+    ):
+        run.until_handshake("READY")
+        fail(state)
+        run.until_inspected_frames(10)
+        run.until_handshake("DEGRADED", "unjournalled")
+        _, log = end(run)
+    assert f"{state / FILE_NAME} cannot be written ({os.strerror(30)})" in log
+    assert log.count(NOBODY_WILL_KNOW) == 1, "said once, and not with every frame"
+
+
+def test_two_lines_with_one_state_folder_are_one_line_too_many_as_long_as_the_first_lives(
+    tmp_path: Path, line: Path, bundle: Bundle, address: str
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    env = {"STATE_DIRECTORY": str(state)}
+    (tmp_path / "other").mkdir()
+    other = write_line_with(tmp_path / "other", bundle.path, f"ipc://{tmp_path}/other/events", {"side": PATIENT})
+    with running(line, address, env=env) as run:
+        run.until_inspected_frames(3)
+        refused = heatline("run", other, env=env)
+        assert refused.returncode == 7
+        assert f"{state} belongs to another line that is running" in complaint(refused)
+        run.until_inspected_frames(3)
+        end(run)
+
+
+# A line that is killed with frames in flight: the next start tells of them first, and nothing is told wrongly.
+
+
+def until_told_of(run: RunningLine, frames: int) -> None:
+    """Wait until so many frames of this boot's own camera have been told of."""
+    while len(own_of(run.heard)) < frames:
+        run.next()
+
+
+@contextlib.contextmanager
+def kill_9() -> Iterator[Callable[[RunningLine], None]]:
+    yield die
+
+
+@contextlib.contextmanager
+def no_memory_left() -> Iterator[Callable[[RunningLine], None]]:
+    """The kernel kills it as soon as it wants more."""
+    with no_memory() as group:
+        yield lambda run: die(run, lambda: starve(group, run.process.pid))
+
+
+@pytest.mark.parametrize(
+    ("killer", "deaths"), [(kill_9, 3), pytest.param(kill_9, 20, marks=pytest.mark.long), (no_memory_left, 1)]
+)
+def test_after_each_kill_the_next_start_tells_what_was_in_flight(
+    tmp_path: Path,
+    bundle: Bundle,
+    address: str,
+    killer: Callable[[], AbstractContextManager[Callable[[RunningLine], None]]],
+    deaths: int,
+) -> None:
+    """Each at another point of its life, some as soon as anything of it is heard."""
+    state = tmp_path / "state"
+    state.mkdir()
+    line = write_line_with(tmp_path, bundle.path, address, {"top": FASTER_THAN_INSPECTION}, MANY_TILES)
+    died_with = []
+    with killer() as kill, boots(line, address, state) as lives:
+        for death in range(deaths):
+            with lives.boot() as run:
+                until_told_of(run, 7 * (death + 1) % 20)
+                kill(run)
+                assert run.process.returncode == -signal.SIGKILL
+            died_with.append(in_flight(state))
+        with lives.boot() as run:
+            run.until_inspected()
+            run.end()
+        heard = [lives.of(boot) for boot in range(deaths + 1)]
+    assert_every_frame_has_its_event(heard[-1], ["top"])
+    for one, noted, following in zip(heard, died_with, heard[1:], strict=False):
+        assert_the_crash_is_told_first(following)
+        told_of_it = [(event.frame_id, event.last_frame_id, event.frames) for event in crashed(following)]
+        was_in_flight = [(stamp.frame_id, stamp.last_frame_id, stamp.frames) for stamp in noted]
+        assert told_of_it == was_in_flight[: len(told_of_it)]
+        if own_of(following):  # else it died itself before they were on the wire
+            assert told_of_it == was_in_flight
+        if not (own := own_of(one)):
+            continue  # it died before anything of its own was heard, and may have noted nothing
+        assert noted, "some are always in flight"
+        told, first_in_flight = ids(own), noted[0].frame_id or 0
+        assert told == list(range(1, len(told) + 1)), "each frame is told once, in order"
+        # Killed between an event's handing over and the note of that, a line tells of it once more, as crashed.
+        assert first_in_flight >= ids(own[-1:])[0]
+        # Handed over and not yet on the wire: only such events are lost.
+        assert first_in_flight - told[-1] - 1 <= SEND_HIGH_WATER_MARK
+
+
+def own_of(heard: Heard) -> list[VerdictEvent]:
+    """A boot's events of its own frames."""
+    return [event for event in heard.verdicts if event.reason != "dropped.crashed"]

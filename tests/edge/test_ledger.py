@@ -112,16 +112,16 @@ def test_an_unknown_camera_is_a_fault_and_an_account_that_was_handed_out_does_no
     assert list(ledger.accounts()) == ["top"]
 
 
-@pytest.mark.parametrize(
-    ("account", "balanced"),
-    [
-        (Account(), True),  # nothing came yet
-        (Account(3, 1, {"overload": 1}, {"engine": 1}, 0), True),  # one in each bin
-        (Account(3, 1, {"overload": 1}, {}, 1), True),  # one is still on its way
-        (Account(3, 3, {}, {}, 1), False),  # more booked than came
-        (Account(3, 1, {"overload": 1}, {}, 0), False),  # one is lost
-        (Account(0, 1, {}, {}, -1), False),  # booked and never captured
-    ],
-)
-def test_an_account_knows_whether_it_balances(account: Account, balanced: bool) -> None:
-    assert account.balanced is balanced
+def test_an_account_balances_if_and_only_if_each_frame_that_came_is_in_one_bin() -> None:
+    for balanced in (
+        Account(),  # nothing came yet
+        Account(3, 1, {"overload": 1}, {"engine": 1}, 0),  # one in each bin
+        Account(3, 1, {"overload": 1}, {}, 1),  # one is still on its way
+    ):
+        assert balanced.balanced
+    for wrong in (
+        Account(3, 3, {}, {}, 1),  # more booked than came
+        Account(3, 1, {"overload": 1}, {}, 0),  # one is lost
+        Account(0, 1, {}, {}, -1),  # booked and never captured
+    ):
+        assert not wrong.balanced

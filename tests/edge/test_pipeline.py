@@ -334,22 +334,6 @@ def test_each_frame_is_inspected_by_what_was_in_force_when_it_was_taken(bundle: 
     assert [outcome.setup.product for outcome in run.reported if outcome.setup] == ["before"] * 4 + ["after"] * 5
 
 
-def test_an_engine_is_needed_until_the_last_frame_that_it_inspects_is_reported(
-    bundle: Bundle, openvino: Engine
-) -> None:
-    held = Held(bundle, openvino, "finish")
-    before, source = setup_of(bundle, openvino, held), Scripted("top", good, ends=False)
-    run = Run(before, source)
-    run.start()
-    assert source.shown_all.wait(WITHIN_SECONDS)
-    run.pipeline.put_in_force(setup_of(bundle, openvino))
-    assert run.pipeline.needs(before.proven)
-    held.goes_on.set()
-    assert run.pipeline.stop(WITHIN_SECONDS)
-    assert not run.pipeline.needs(before.proven)
-    assert run.words() == ["GOOD"]
-
-
 def test_an_engine_is_needed_by_a_frame_that_it_works_on_and_that_was_reported_at_its_deadline(
     bundle: Bundle, openvino: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

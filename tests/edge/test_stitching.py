@@ -127,17 +127,6 @@ def test_a_constant_map_stitches_to_itself_and_extremes_are_never_exceeded(
     assert np.nanmax(heatmap) <= maps.max() + 1e-3
 
 
-@given(height=st.integers(1, 4000), width=st.integers(1, 4000), overlap=st.integers(0, 223), value=st.floats(-50, 50))
-def test_a_constant_map_stitches_to_itself_for_any_frame_size(
-    height: int, width: int, overlap: int, value: float
-) -> None:
-    # The two axes separate: long frames one row high keep this quick.
-    for hw in ((height, 1), (1, width)):
-        stitcher = Stitcher(TileGrid(hw, overlap_px=overlap), (7, 7), 16)
-        maps = np.full((len(stitcher.grid), 7, 7), value, np.float32)
-        np.testing.assert_allclose(stitcher.stitch(maps), np.float32(value), rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize(("tile", "cell"), [(224, 64), (226, 4), (15, 2), (3, 6)])  # 224 = 32 + 3 * 64
 def test_a_cell_centre_on_the_seam_of_tiles_without_overlap_is_covered(tile: int, cell: int) -> None:
     stitcher = Stitcher(TileGrid((2 * tile, 2 * tile), tile, 0), (2, 2), cell)
@@ -166,17 +155,6 @@ def test_a_linear_ramp_is_reproduced_in_the_interior() -> None:
     assert sampled.mean() > 0.2
     ramp = np.add.outer(2.0 * stitcher.centres_y, 3.0 * stitcher.centres_x)
     np.testing.assert_allclose(stitcher.stitch(maps.astype(np.float32))[sampled], ramp[sampled], rtol=1e-4)
-
-
-def test_the_heatmap_has_a_cell_for_every_so_many_pixels() -> None:
-    for frame_hw, cell, expected in [
-        ((224, 224), 4, (56, 56)),  # divides
-        ((225, 223), 4, (57, 56)),  # rounded up
-        ((1, 1), 4, (1, 1)),  # less than a cell
-        ((500, 700), 16, (32, 44)),
-    ]:
-        stitcher = Stitcher(TileGrid(frame_hw), (7, 7), cell)
-        assert stitcher.heatmap_hw == stitcher.stitch(random_maps(stitcher)).shape == expected
 
 
 @pytest.mark.parametrize("smoothing_px", [0.0, 8.0])

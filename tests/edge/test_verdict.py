@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from edge.geometry import AreaOfInterest, Stitcher, TileGrid
+from edge.geometry import Stitcher, TileGrid
 from edge.inspection.verdict import Thresholds, judge
 
 STITCHER = Stitcher(TileGrid((60, 100), 32, 4), (4, 4))
@@ -57,17 +57,6 @@ def test_the_threshold_is_met_exactly(logit: float, threshold: float, verdict: s
     assert judge(logits, maps_of(logits), STITCHER, Thresholds(threshold, 0.0)).verdict == verdict
 
 
-def test_one_defective_tile_of_many_makes_the_frame_defective_with_a_region_there() -> None:
-    logits = np.full(TILES, -5, np.float32)
-    logits[-1] = 5
-    judgement = judge(logits, maps_of(logits), STITCHER, Thresholds(0.0, 0.0))
-    assert judgement.verdict == "DEFECT"
-    (region,) = judgement.regions
-    y, x = STITCHER.grid.origins_yx[-1]
-    assert region.peak_xy[0] >= x
-    assert region.peak_xy[1] >= y
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_refused_and_never_good(value: float) -> None:
     logits = np.full(TILES, -5, np.float32)
@@ -78,19 +67,3 @@ def test_what_is_not_finite_is_refused_and_never_good(value: float) -> None:
     logits[2], maps[2, 1, 3] = value, 0
     with pytest.raises(ValueError, match="not finite"):
         judge(logits, maps, STITCHER, Thresholds(0.0, 0.0))
-
-
-def test_with_an_area_only_the_tiles_that_are_looked_at_decide() -> None:
-    grid = TileGrid((60, 100), 32, 4, AreaOfInterest.of([[(0, 0), (40, 0), (0, 20)]]))
-    assert grid.origins_yx == ((0, 0), (0, 28))
-    stitcher, logits = Stitcher(grid, (4, 4)), np.array([-5, 5], np.float32)
-    judgement = judge(logits, maps_of(logits), stitcher, Thresholds(0.0, 0.0))
-    assert (judgement.verdict, judgement.score, judgement.frame_hw) == ("DEFECT", 5.0, (60, 100))
-    assert judgement.heatmap.shape == STITCHER.heatmap_hw
-    assert np.isfinite(judgement.heatmap[:8, :15]).all()
-    assert np.isnan(judgement.heatmap[8:]).all()
-    assert np.isnan(judgement.heatmap[:, 15:]).all()
-    (region,) = judgement.regions
-    assert region.box_xyxy[3] <= 32
-    assert region.box_xyxy[2] <= 60
-    assert judge(logits, maps_of(logits), stitcher, Thresholds(5.1, 0.0)).verdict == "GOOD"
