@@ -1,5 +1,7 @@
 """What a folder of labelled pictures is understood to say."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +10,9 @@ import numpy as np
 import pytest
 
 from edge.errors import InputError
-from tests.train.blobs import draw_blobs, sort_tiles, write_labels
-from train.frames import FrameStore
+from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
 from train.readers import read_folder
-from train.tiles import TileRule, grid_tiles
+from train.readers.folder import truths_in
 
 BOX = """<annotation><size><width>{width}</width><height>{height}</height></size>
 <object><name>spur</name><bndbox><xmin>{x0}</xmin><ymin>3</ymin><xmax>{x1}</xmax><ymax>4</ymax></bndbox></object></annotation>"""
@@ -85,82 +86,36 @@ def test_in_good_and_defective_folders_each_file_is_a_group_unless_a_pattern_say
     assert read_folder(folder, group_pattern=r"(\d\d)").groups() == ["00", "01", "02"]
 
 
-def bad_label(folder: Path) -> None:
-    write_labels(folder, [("a_0.png", "bad", "a")])
-
-
-def label_without_picture(folder: Path) -> None:
-    (folder / "images" / "a_0.png").unlink()
-
-
-def picture_without_label(folder: Path) -> None:
-    write_picture(folder / "images" / "new.png")
-
-
-def defective_without_mask(folder: Path) -> None:
-    (folder / "masks" / "a_0.png").unlink()
-
-
-def no_pictures(folder: Path) -> None:
-    for file in (folder / "images").iterdir():
-        file.unlink()
-
-
-def nothing_to_learn_from(folder: Path) -> None:
-    (folder / "masks").rename(folder / "elsewhere")
-    (folder / "labels.csv").unlink()
-
-
-def empty_masks(folder: Path) -> None:
-    for file in (folder / "masks").iterdir():
-        file.unlink()
-
-
-def labelled_twice(folder: Path) -> None:
-    with (folder / "labels.csv").open("a") as file:
-        file.write("a_0.png,good,a\n")
-
-
-def one_stem_twice(folder: Path) -> None:
-    write_picture(folder / "images" / "a_0.jpg")
-
-
-def no_text(folder: Path) -> None:
-    (folder / "labels.csv").write_bytes(b"image,label\n\xff\xfe,good\n")
-
-
-def neither_layout(folder: Path) -> None:
-    (folder / "images").rename(folder / "pictures")
-
-
-def nothing_defective(folder: Path) -> None:
-    write_labels(folder, [(file.name, "good", "a") for file in (folder / "images").iterdir()])
-
-
-def no_columns(folder: Path) -> None:
-    (folder / "labels.csv").write_text("name,kind\na_0.png,good\n")
+def labelled(*rows: tuple[str, str]) -> Callable[[Path], None]:
+    """Replaces labels.csv; by no rows, all pictures are good."""
+    return lambda folder: write_labels(
+        folder, [(*row, "a") for row in rows] or [(file.name, "good", "a") for file in (folder / "images").iterdir()]
+    )
 
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (bad_label, "labels a_0.png as 'bad'; expected good or defective"),
-        (label_without_picture, "a_0.png has a label and no picture"),
-        (picture_without_label, "new.png has no label"),
-        (defective_without_mask, "labelled defective and has no annotation of its name"),
-        (no_pictures, "holds no picture"),
-        (nothing_to_learn_from, "none of masks/, derived_masks/, labelme/, annotations/, boxes/ and labels.csv"),
-        (empty_masks, "masks holds no *.png; put the annotations there, or ask for truth=labels"),
-        (labelled_twice, "names a_0.png twice"),
-        (one_stem_twice, "a_0.png and a_0.jpg differ only in their ending"),
-        (no_text, "labels.csv cannot be read"),
-        (neither_layout, "neither images/ nor good/ and defective/"),
-        (nothing_defective, "holds no defective picture"),
-        (no_columns, "the columns image and label"),
+        (labelled(("a_0.png", "bad")), "labels a_0.png as 'bad'; expected good or defective"),
+        (labelled(("a_0.png", "good"), ("a_0.png", "good")), "names a_0.png twice"),
+        (labelled(), "holds no defective picture"),
+        (lambda at: (at / "images" / "a_0.png").unlink(), "a_0.png has a label and no picture"),
+        (lambda at: write_picture(at / "images" / "new.png"), "new.png has no label"),
+        (lambda at: write_picture(at / "images" / "a_0.jpg"), "a_0.png and a_0.jpg differ only in their ending"),
+        (lambda at: (at / "masks" / "a_0.png").unlink(), "labelled defective and has no annotation of its name"),
+        (lambda at: (at / "images").rename(at / "pictures"), "neither images/ nor good/ and defective/"),
+        (lambda at: [file.unlink() for file in (at / "images").iterdir()], "holds no picture"),
+        (lambda at: [file.unlink() for file in (at / "masks").iterdir()], "masks holds no *.png; put the annotations"),
+        (
+            lambda at: ((at / "masks").rename(at / "elsewhere"), (at / "labels.csv").unlink()),
+            "none of masks/, derived_masks/, labelme/, annotations/, boxes/ and labels.csv",
+        ),
+        (lambda at: (at / "labels.csv").write_bytes(b"image,label\n\xff\xfe,good\n"), "labels.csv cannot be read"),
+        (lambda at: (at / "labels.csv").write_text("name,kind\na_0.png,good\n"), "the columns image and label"),
     ],
 )
 def test_a_folder_that_cannot_be_understood_is_refused_in_one_sentence(
-    tmp_path: Path, spoil: Callable[[Path], None], says: str
+    tmp_path: Path, spoil: Callable[[Path], object], says: str
 ) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
     spoil(folder)
@@ -215,9 +170,106 @@ def test_masks_and_boxes_that_do_not_fit_their_picture_are_refused(tmp_path: Pat
         read_folder(boxes)
 
 
-def test_real_pictures_have_the_share_of_defective_tiles_that_is_known(real_data: Path, tmp_path: Path) -> None:
-    data = read_folder(real_data / "kolektorsdd", group_column="item")
-    store = FrameStore.build(data.images, tmp_path / "cache")
-    counts = grid_tiles(store, range(len(store)), TileRule(224, 2, 0.01)).counts()
-    shares = [round(100 * count / sum(counts.values()), 1) for count in counts.values()]
-    assert shares == [86.8, 3.1, 10.1]  # clean, up to 1 %, over 1 %
+# Labels only, and pictures of any kind, which are read as the line would read them.
+
+LARGE_HW = (500, 700)
+
+
+def test_a_folder_without_annotations_has_the_labels_of_its_table(tmp_path: Path) -> None:
+    folder = draw_plain(tmp_path / "f", ("p.png", "q.png"), LARGE_HW)
+    write_labels(folder, [("p.png", "good", "a"), ("q.png", "defective", "b")])
+    read = read_folder(folder)
+    assert (read.truth, truths_in(folder), read.groups()) == ("labels", ["labels"], ["a", "b"])
+    assert [image.defective for image in read.images] == [False, True]
+    assert all(image.labels_only and image.annotation is None for image in read.images)
+    assert read.images[1].mask(LARGE_HW) is None
+
+
+def test_labels_may_be_asked_for_where_there_are_annotations_which_are_then_not_read(tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "blobs", per_group=1)
+    for file in (folder / "masks").iterdir():
+        file.write_bytes(b"no mask")
+    read = read_folder(folder, "labels")
+    assert (read.truth, sum(image.defective for image in read.images)) == ("labels", 4)
+    assert all(image.labels_only and image.truth_files == () for image in read.images)
+    (folder / "labels.csv").unlink()
+    with pytest.raises(InputError, match=r"has no truth 'labels' \(labels.csv is missing\); it has masks"):
+        read_folder(folder, "labels")
+
+
+def test_labels_of_one_class_are_refused(tmp_path: Path) -> None:
+    folder = draw_plain(tmp_path / "f", ("p.png", "q.png"))
+    write_labels(folder, [("p.png", "defective", "a"), ("q.png", "defective", "b")])
+    with pytest.raises(InputError, match="only one class: every picture is"):
+        read_folder(folder)
+    tiles = sort_tiles(tmp_path / "tiles", count=1)
+    (tiles / "good" / "g00.png").unlink()
+    with pytest.raises(InputError, match="good holds no picture"):
+        read_folder(tiles)
+
+
+def png(
+    path: Path, bits: int, colour_type: int, rows: bytes, palette: bytes = b"", size: tuple[int, int] = (4, 2)
+) -> None:
+    """A PNG, byte by byte (ISO 15948), as OpenCV writes none with a palette or less than 8 bits.
+
+    Args:
+        rows: each begins with its filter, 0.
+    """
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", *size, bits, colour_type, 0, 0, 0))]
+    chunks += [(b"PLTE", palette)] if palette else []
+    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    packed = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+
+
+RED, BLUE = (200, 10, 30), (5, 60, 250)
+WHITE, BLACK, BRIGHT, DARK = (255,) * 3, (0,) * 3, (77,) * 3, (5,) * 3
+PNGS = {  # bits, colour type, a row of four px, and the first two of them as RGB; the others are the same again
+    "palette": (8, 3, bytes([0, 1, 0, 1, 0]), RED, BLUE),
+    "2-bit palette": (2, 3, bytes([0, 0b01_00_01_00]), RED, BLUE),
+    "1-bit": (1, 0, bytes([0, 0b1010_0000]), WHITE, BLACK),
+    "4-bit": (4, 0, bytes([0, 0xF0, 0xF0]), WHITE, BLACK),
+    "grey": (8, 0, bytes([0, 77, 5, 77, 5]), BRIGHT, DARK),
+    "16-bit grey": (16, 0, bytes([0, 77, 255, 5, 0, 77, 255, 5, 0]), BRIGHT, DARK),
+    "grey with alpha": (8, 4, bytes([0, 77, 9, 5, 255, 77, 0, 5, 128]), BRIGHT, DARK),
+    "colour": (8, 2, bytes([0, *RED, *BLUE, *RED, *BLUE]), RED, BLUE),
+    "16-bit colour": (16, 2, bytes([0, *(byte for value in (*RED, *BLUE) * 2 for byte in (value, 255))]), RED, BLUE),
+    "alpha": (8, 6, bytes([0, *RED, 0, *BLUE, 255, *RED, 9, *BLUE, 128]), RED, BLUE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PNGS)
+def test_every_kind_of_png_becomes_the_rgb_it_stands_for(tmp_path: Path, kind: str) -> None:
+    folder = sort_tiles(tmp_path / "tiles", count=1)
+    bits, colour_type, row, first, second = PNGS[kind]
+    palette = bytes([*BLUE, *RED]) if colour_type == 3 else b""
+    png(folder / "defective" / "d00.png", bits, colour_type, row * 2, palette)
+    pixels = read_folder(folder).images[1].pixels()
+    assert pixels.dtype == np.uint8
+    assert pixels.tolist() == [[list(first), list(second)] * 2] * 2
+
+
+def test_a_png_that_ends_early_is_refused(tmp_path: Path) -> None:
+    folder = sort_tiles(tmp_path / "tiles", count=1)
+    file = folder / "defective" / "d00.png"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(InputError, match="ends before its picture does"):
+        read_folder(folder).images[1].pixels()
+
+
+def test_masks_may_have_one_bit_a_palette_or_colour(tmp_path: Path) -> None:
+    folder = draw_plain(tmp_path / "f", ("p.png", "q.png", "r.png"), (2, 4))
+    (folder / "masks").mkdir()
+    png(folder / "masks" / "p.png", 1, 0, bytes([0, 0b0110_0000, 0, 0]))
+    png(folder / "masks" / "q.png", 8, 3, bytes([0, 0, 1, 1, 0, 0, 0, 0, 0, 0]), bytes([0, 0, 0, 128, 0, 0]))
+    colour = np.zeros((2, 4, 4), np.uint8)
+    colour[0, 1:3, 2] = 9
+    colour[..., 3] = 255  # opaque black is no defect
+    assert cv2.imwrite(str(folder / "masks" / "r.png"), colour)
+    for image in read_folder(folder).images:
+        mask = image.mask((2, 4))
+        assert mask is not None
+        assert mask.tolist() == [[False, True, True, False], [False] * 4]

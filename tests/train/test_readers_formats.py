@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -63,7 +63,6 @@ def distance_to_outline(corners: list[tuple[int, int]], x: int, y: int) -> float
     return min(distances)
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(corner, min_size=3, max_size=7))
 def test_a_polygon_has_the_pixels_inside_it_and_those_of_its_outline(corners: list[tuple[int, int]]) -> None:
     mask = drawn(Polygon(corners))
@@ -75,7 +74,6 @@ def test_a_polygon_has_the_pixels_inside_it_and_those_of_its_outline(corners: li
     assert all(mask[y, x] for x, y in corners)
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.integers(-1, 41), st.integers(-1, 31), st.integers(-1, 42), st.integers(-1, 32))
 def test_a_box_has_the_pixels_between_its_corners_or_is_refused(x0: int, y0: int, x1: int, y1: int) -> None:
     inside = [(y, x) for y in range(HW[0]) for x in range(HW[1]) if x0 <= x < x1 and y0 <= y < y1]
@@ -89,7 +87,6 @@ def test_a_box_has_the_pixels_between_its_corners_or_is_refused(x0: int, y0: int
         assert [tuple(at) for at in np.argwhere(mask).tolist()] == inside != []
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.floats(0, 39), st.floats(0, 29), st.floats(0, 60))
 def test_a_circle_has_the_pixels_whose_centre_is_near_enough(x: float, y: float, radius: float) -> None:
     mask = drawn(Circle(x, y, radius))
@@ -121,7 +118,6 @@ def compressed(counts: list[int]) -> str:
     return text
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1), st.floats(0, 1))
 def test_run_lengths_give_back_the_mask_they_came_from(height: int, width: int, seed: int, density: float) -> None:
     mask = np.random.default_rng(seed).random((height, width)) < density
@@ -205,7 +201,6 @@ def test_coco_marks_polygons_run_lengths_and_boxes(tmp_path: Path) -> None:
     assert p.annotation.objects() == {"pit": 2, "rust": 1, "dent": 0}
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 2**32 - 1), st.floats(0, 1))
 def test_coco_run_lengths_may_be_compressed(height: int, width: int, seed: int, density: float) -> None:
     counts = run_lengths(np.random.default_rng(seed).random((height, width)) < density)
@@ -249,23 +244,6 @@ def test_deeppcb_boxes_have_their_first_corner_and_not_their_second(tmp_path: Pa
     assert np.array_equal(marked.mask(HW), rectangle(5, 3, 8, 6) | rectangle(20, 10, 21, 10))
     assert marked.annotation is not None
     assert +marked.annotation.objects() == {"open": 1, "pin-hole": 1}
-
-
-def test_real_deeppcb_boxes_hold_most_of_what_differs_from_the_template(real_data: Path) -> None:
-    folder = real_data / "deeppcb"
-    images = read_folder(folder, "boxes", group_pattern="^(.{5})").images[::100]
-    inside = outside = area = 0
-    for image in images:
-        pair = [
-            cv2.imread(str(folder / name / image.path.name), cv2.IMREAD_GRAYSCALE) for name in ("images", "templates")
-        ]
-        assert pair[0] is not None
-        assert pair[1] is not None
-        mask, differs = image.mask((640, 640)), pair[0] != pair[1]
-        assert mask is not None
-        inside, outside, area = inside + differs[mask].sum(), outside + differs[~mask].sum(), area + mask.sum()
-    total = len(images) * 640 * 640
-    assert inside / area > 3 * outside / (total - area)
 
 
 # Classes.
@@ -393,31 +371,16 @@ def voc_text(folder: Path, content: str | bytes) -> Path:
 
 DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
     (lambda at: labelme_text(at, '{"shapes": ['), r"p.json is no LabelMe annotation \(Input data was truncated"),
-    (lambda at: labelme_text(at, b"\xff\xfe{"), "p.json is no LabelMe annotation"),
     (lambda at: labelme_text(at, '{"x":' + "[" * 100_000), "p.json is no LabelMe annotation"),
     (lambda at: labelme_text(at, "{}"), "missing required field `shapes`"),
-    (lambda at: labelme_text(at, '{"shapes": [{"label": "a", "points": 3}]}'), r"Expected `array`, got `int`"),
-    (lambda at: labelme_text(at, '{"shapes": [{"label": "a", "points": [[1, "2"]]}]}'), r"Expected `float`, got `str`"),
-    (
-        lambda at: labelme(at, ("a", "linestrip", [[1, 1], [5, 5]])),
-        r"has a linestrip \(a, shape 1\); expected polygons",
-    ),
-    (lambda at: labelme(at, ("a", "point", [[1, 1]])), r"has a point \(a, shape 1\); expected polygons"),
+    (lambda at: labelme(at, ("a", "linestrip", [[1, 1], [5, 5]])), r"has a linestrip \(a, shape 1\); expected poly"),
     (lambda at: labelme(at, ("a", "rectangle", [[1, 1]])), "of 1 points; expected 2"),
     (lambda at: labelme(at, ("a", "polygon", [[1, 1], [2, 2]])), "has 2 corners; expected at least 3"),
-    (
-        lambda at: labelme(at, ("a", "polygon", [[1, 1], [9, 2], [50, 2]])),
-        r"polygon \(a, shape 1\) that does not lie in",
-    ),
+    (lambda at: labelme(at, ("a", "polygon", [[1, 1], [9, 2], [50, 2]])), r"polygon \(a, shape 1\) that does not lie"),
     (lambda at: labelme(at, TRIANGLE, imageWidth=41), "was made for a picture of 30x41 px"),
     (lambda at: coco_text(at, '{"images": ['), r"instances.json is no COCO annotation \(Input data was truncated"),
-    (lambda at: coco_text(at, '{"images": [], "annotations": []}'), "missing required field `categories`"),
-    (lambda at: coco(at, {"bbox": "all"}), "Expected `array | null`, got `str`"),
     (lambda at: coco(at, {"image_id": 9, "bbox": [1, 1, 2, 2]}), "annotation 1 of image 9, which it does not list"),
-    (
-        lambda at: coco(at, {"category_id": 9, "bbox": [1, 1, 2, 2]}),
-        "annotation 1 of category 9, which it does not list",
-    ),
+    (lambda at: coco(at, {"category_id": 9, "bbox": [1, 1, 2, 2]}), "annotation 1 of category 9, which it does not"),
     (lambda at: coco(at, {}), r"has a pit \(annotation 1\) that has neither segmentation nor bbox"),
     (lambda at: coco(at, {"bbox": [1, 1, 2]}), "has a bbox of 3 numbers"),
     (lambda at: coco(at, {"bbox": [1, 1, 0, 5]}), "has a bbox of 0x5 px"),
@@ -429,11 +392,7 @@ DAMAGE: list[tuple[Callable[[Path], Path], str]] = [
     (lambda at: coco(at, {"segmentation": {"size": HW, "counts": "a!"}}), "'!' in its run lengths"),
     (lambda at: coco(at, {"segmentation": {"size": HW, "counts": "i4a"}}), "end within a number"),
     (lambda at: deeppcb(at, "1 2 3 4\n"), "line 1 of .*p.txt is '1 2 3 4'; expected five whole numbers"),
-    (lambda at: deeppcb(at, "0 0.5 0.5 0.1 0.1\n"), "line 1 of .*expected five whole numbers"),
-    (
-        lambda at: deeppcb(at, "1 1 5 5 1\n1 1 50 5 1\n"),
-        "box 1,1 to 50,5 px in line 2 that does not lie in its picture",
-    ),
+    (lambda at: deeppcb(at, "1 1 5 5 1\n1 1 50 5 1\n"), "box 1,1 to 50,5 px in line 2 that does not lie in its pic"),
     (lambda at: deeppcb(at, "5 1 5 5 1\n"), "has no area"),
     (lambda at: spoil(deeppcb(at, ""), "boxes/p.txt", b"\xff\xff"), "p.txt cannot be read"),
     (lambda at: voc_text(at, "<annotation><object>"), "p.xml is no VOC annotation"),
@@ -471,7 +430,6 @@ def test_annotations_can_be_used_alone(tmp_path: Path) -> None:
     assert list(read_coco(folder / "annotations", None)) == ["p", "q"]
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.sampled_from(["labelme/p.json", "annotations/instances.json", "annotations/p.xml", "boxes/p.txt"]), st.data())
 def test_a_file_with_changed_bytes_is_read_or_refused_but_never_a_crash(file: str, data: st.DataObject) -> None:
     make: dict[str, Callable[[Path], Path]] = {
