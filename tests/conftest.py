@@ -93,9 +93,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The test that boots a machine waits longest: it begins first."""
+    """The tests that boot and install wait longest: they begin first."""
     config.stash[COLLECTED] = list(items)
-    items.sort(key=lambda item: item.path.name != "test_boot.py")
+    items.sort(key=lambda item: item.path.parent.name != "systemd")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -20,12 +20,12 @@ from train.config import CnnConfig
 from train.models.build import build_model
 from train.models.explained import ExplainedClassifier
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.long]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TILE = 64
 
 
-@pytest.fixture(scope="module", params=["cnn", "vit", "vit-discard"])
+@pytest.fixture(scope="module", params=["cnn", "vit-discard", pytest.param("vit", marks=pytest.mark.long)])
 def model(request: pytest.FixtureRequest) -> ExplainedClassifier:
     torch.manual_seed(0)
     if request.param == "cnn":

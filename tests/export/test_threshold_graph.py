@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, checker, helper
@@ -137,23 +137,19 @@ def matrices(tokens: int) -> st.SearchStrategy[Matrices]:
 
 
 @by_size
-@settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_brackets_keep_what_a_sort_keeps(tokens: int, discarded: int, data: st.DataObject) -> None:
     layers = data.draw(matrices(tokens))
     assert_same(brackets(tokens, discarded)(layers), row_by_sorting(layers, discarded))
 
 
-@pytest.mark.long
 @by_size
-@settings(max_examples=15, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_counting_keeps_what_a_sort_keeps(tokens: int, discarded: int, data: st.DataObject) -> None:
     layers = data.draw(matrices(tokens))
     assert_same(counting(tokens, discarded)(layers), row_by_sorting(layers, discarded))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_a_coarse_threshold_keeps_all_that_share_its_bits(data: st.DataObject) -> None:
     layers = data.draw(matrices(9))
@@ -217,7 +213,6 @@ def test_attention_as_faint_as_can_be_counts_in_the_map(discarded: int, powers_o
         np.testing.assert_allclose(patches, known, rtol=0, atol=1e-4 * known.max())
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(tokens=st.integers(2, 60), discard_ratio=st.floats(0, 0.95))
 @example(tokens=50, discard_ratio=0.29)
 def test_the_graph_discards_as_many_as_the_model(tokens: int, discard_ratio: float) -> None:

@@ -2,8 +2,6 @@
 unit as it is installed, a trained bundle. One boot for all; each test looks at what one step saw."""
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,8 @@ import pytest
 
 from edge import __version__
 from tests.systemd.boot.container import Boot, boot, hindrance
-from tests.systemd.boot.packages import NEXT_VERSION, build_next_package, build_package
+from tests.systemd.boot.packages import NEXT_VERSION
 from tests.systemd.boot.stick import Stick, write_stick
-
-pytestmark = pytest.mark.long
 
 CAMERAS = "top", "boards"
 
@@ -28,21 +24,16 @@ def stick(tmp_path_factory: pytest.TempPathFactory) -> Stick:
 
 
 @pytest.fixture(scope="module")
-def packages(
-    stick: Stick, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[dict[str, Path]]:
-    """By where they lie in the container. Downloaded wheels are kept in pytest's cache."""
-    package, folder = build_package(request.config.cache.mkdir("package")), tmp_path_factory.mktemp("next")
-    yield {"/package": package, "/next-package": build_next_package(package, folder)}
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
 def booted(
-    stick: Stick, packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    stick: Stick,
+    package: Path,
+    next_package: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
 ) -> Boot:
     """The one boot. Its log is printed, also where all is well."""
-    found = boot(tmp_path_factory.mktemp("boot"), {"/stick": stick.path, **packages})
+    binds = {"/stick": stick.path, "/package": package, "/next-package": next_package}
+    found = boot(tmp_path_factory.mktemp("boot"), binds)
     with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
         print("", *found.log, sep="\n")
     return found

@@ -13,10 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.systemd.boot.packages import LINE_PCS_PYTHON, NEXT_VERSION, build_next_package, build_package
-from tests.systemd.line_pc import LinePc, hindrance
-
-pytestmark = pytest.mark.long
+from tests.systemd.boot.packages import LINE_PCS_PYTHON, NEXT_VERSION
+from tests.systemd.line_pc import LinePc
 
 ROOT = Path(__file__).parents[2]
 INSTALLED = re.search(r'__version__ = "(.+)"', (ROOT / "edge" / "__init__.py").read_text())
@@ -31,23 +29,6 @@ kind = "pattern"
 name = "top"
 rate_fps = 2.0
 """
-
-
-@pytest.fixture(scope="module")
-def package(request: pytest.FixtureRequest) -> Path:
-    """The package's folder. Wheels are kept in pytest's cache."""
-    why_not = hindrance()
-    if why_not is not None:
-        pytest.skip(why_not)
-    return build_package(request.config.cache.mkdir("package"))
-
-
-@pytest.fixture(scope="module")
-def next_package(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The same of a later version."""
-    folder = tmp_path_factory.mktemp("next")
-    yield build_next_package(package, folder)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +100,7 @@ def put_in_force(pc: LinePc, package: Path) -> None:
 # What is handed out.
 
 
+@pytest.mark.long
 def test_the_archive_holds_the_package_and_every_file_as_it_is_listed(package: Path, tmp_path: Path) -> None:
     from systemd.package import pack
 
@@ -164,6 +146,7 @@ def test_a_line_comes_to_its_first_verdict_on_a_pc_that_had_nothing(pc_in_use: L
     assert verdict["verdict"] in ("GOOD", "DEFECT")
 
 
+@pytest.mark.long
 def test_where_everything_lies_and_whose_it_is(pc: LinePc, package: Path) -> None:
     said = pc.sh(f"umask 077; sh {package}/install.sh")
     assert f"heatline {VERSION} is in force" in said
@@ -180,6 +163,7 @@ def test_where_everything_lies_and_whose_it_is(pc: LinePc, package: Path) -> Non
     assert "heatline" not in verified.stdout + verified.stderr
 
 
+@pytest.mark.long
 def test_from_a_read_only_stick_with_a_blank_in_its_name(pc: LinePc, package: Path) -> None:
     pc.sh(f"mkdir '/mnt/USB STICK' && mount --bind {package} '/mnt/USB STICK'")
     pc.sh("mount -o remount,bind,ro,noexec '/mnt/USB STICK'")
@@ -192,6 +176,7 @@ def test_the_same_package_once_more_changes_nothing(pc_in_use: LinePc, package: 
     assert pc_in_use.sh("ls /opt/heatline") == before
 
 
+@pytest.mark.long
 def test_a_damaged_installation_is_made_anew_beside_itself(pc_in_use: LinePc, package: Path) -> None:
     pc_in_use.sh("rm -r /opt/heatline/current/lib/python3*/site-packages/openvino")
     pc_in_use.install(package)
@@ -202,6 +187,7 @@ def test_a_damaged_installation_is_made_anew_beside_itself(pc_in_use: LinePc, pa
     pc_in_use.sh("heatline bundle verify /opt/heatline/current/share/heatline/rehearsal.bundle")
 
 
+@pytest.mark.long
 def test_an_installation_that_was_killed_half_way_is_taken_up_anew(pc: LinePc, package: Path) -> None:
     with subprocess.Popen(pc.words("setsid", "--wait", "sh", package / "install.sh"), text=True) as installing:
         site = f"/opt/heatline/{VERSION}/lib/python*/site-packages"
@@ -228,6 +214,7 @@ def test_only_one_installation_works_at_a_time(pc_in_use: LinePc, package: Path)
 # Upgrade and roll back.
 
 
+@pytest.mark.long
 def test_upgrade_roll_back_and_forth_again_switch_program_and_unit(
     pc_in_use: LinePc, package: Path, next_package: Path
 ) -> None:
@@ -252,6 +239,7 @@ def test_upgrade_roll_back_and_forth_again_switch_program_and_unit(
     assert pc.sh("cat /etc/heatline/line1.toml") == LINE.strip()
 
 
+@pytest.mark.long
 def test_versions_that_are_neither_in_force_nor_the_former_go_only_when_told_and_unused(
     pc_in_use: LinePc, package: Path
 ) -> None:
@@ -282,6 +270,7 @@ def test_versions_that_are_neither_in_force_nor_the_former_go_only_when_told_and
             "heatline-rollback 9.9",
             f"9.9 is not installed, or not to its end, in /opt/heatline; name one of these: {VERSION}",
         ),
+        ("mkdir -p /opt/heatline/0.0.1/bin; heatline-rollback 0.0.1", "0.0.1 is not installed, or not to its end"),
         ("heatline-rollback ../../etc", "is no version"),
         ("heatline-rollback --back", "there is no option --back"),
         ("heatline-rollback 1 2", "2 words came"),
@@ -372,6 +361,7 @@ def test_a_disk_that_is_too_small(pc: LinePc, package: Path) -> None:
     assert re.search(r"/opt/heatline has \d+ MiB free, and heatline \S+ takes \d+ MiB", refused(pc, package))
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_up_on_the_way(pc: LinePc, package: Path, tmp_path: Path) -> None:
     pc.sh("mount -t tmpfs -o size=100m small /opt")
     target = re.sub(r"size_mib=.*", "size_mib=1", (package / "target").read_text())
@@ -379,6 +369,7 @@ def test_a_disk_that_fills_up_on_the_way(pc: LinePc, package: Path, tmp_path: Pa
     assert "No space left on device" in said
 
 
+@pytest.mark.long
 def test_a_version_that_does_not_work_on_this_machine(
     pc_in_use: LinePc, package: Path, next_package: Path, tmp_path: Path
 ) -> None:

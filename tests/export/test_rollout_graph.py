@@ -1,5 +1,9 @@
-"""The rollout of a ViT-tiny as it is: 197 tokens, twelve layers, three heads, on boards and on tiles of one grey."""
+"""The whole rollout in each engine, held to a sort of its own attention, on boards and on tiles of one grey.
 
+Of a toy ViT, and of a ViT-tiny as it is: 197 tokens, twelve layers, three heads.
+"""
+
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args
@@ -18,59 +22,78 @@ from export.gate import TOLERANCE, pass_gate, torch_answers
 from export.onnx_graph import Graphs, to_graphs
 from export.openvino_ir import to_ir
 from export.threshold_graph import UNDER_BF16
+from tests.toy_vit import ToyViT
 from train.boards import draw_board
 from train.config import VitConfig
 from train.models.build import build_model
+from train.models.explained import ExplainedClassifier
 from train.models.rollout import Fusion
 from train.models.vit import RolloutClassifier
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.usefixtures("one_thread")
 
-TILE, TOKENS, LAYERS, RATIO = 224, 197, 12, 0.9
-DISCARDED = 34_928
+TOY_PX, REAL_PX = 64, 224
+RATIOS = {"toy": 0.5, "real": 0.9}
+"""To be discarded: of 17 tokens and two layers, 0.9 would leave patches without any."""
 HAS_BF16 = "BF16" in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 Floats = NDArray[np.float32]
-Gone = Callable[[Floats], NDArray[np.bool_ | np.int64]]
+Gone = Callable[[Floats, int], NDArray[np.bool_ | np.int64]]
 
 
-@pytest.fixture(scope="module")
-def tiles() -> NDArray[np.uint8]:
-    board = draw_board((0, 0), flawless=False).image
-    cut = [board[y : y + TILE, x : x + TILE] for y in (0, 200, 400) for x in (0, 200, 400, 600, 800)]
-    return np.stack([*cut, np.full((TILE, TILE, 3), 90, np.uint8)])
-
-
-@pytest.fixture(scope="module", params=get_args(Fusion))
+@pytest.fixture(
+    scope="module",
+    params=[("toy", "max"), *(pytest.param(("real", fusion), marks=pytest.mark.long) for fusion in get_args(Fusion))],
+    ids="-".join,
+)
 def model(request: pytest.FixtureRequest) -> RolloutClassifier:
+    size, fusion = request.param
     torch.manual_seed(0)
-    config = VitConfig(name="x", timm="vit_tiny_patch16_224", weights="none", fusion=request.param, discard_ratio=RATIO)
-    model = build_model(config, TILE)[0].eval()
+    if size == "toy":
+        model: ExplainedClassifier = ToyViT(tile_px=TOY_PX)
+    else:
+        config = VitConfig(name="x", timm="vit_tiny_patch16_224", weights="none")
+        model = build_model(config, REAL_PX)[0]
     assert isinstance(model, RolloutClassifier)
+    model.fusion, model.discard_ratio = fusion, RATIOS[size]
     with torch.no_grad():
         for block in model.network.blocks:
             block.attn.qkv.weight *= 4.0  # trained attention is not even
-    return model
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def tiles(model: RolloutClassifier) -> NDArray[np.uint8]:
+    side = tile_px(model)
+    board = draw_board((0, 0), flawless=False).image
+    cut = [board[y : y + side, x : x + side] for y in (0, 200, 400) for x in (0, 200, 400, 600, 800)]
+    return np.stack([*cut, np.full((side, side, 3), 90, np.uint8)])
 
 
 @pytest.fixture(scope="module")
 def graphs(model: RolloutClassifier) -> Graphs:
-    return to_graphs(model, TILE)
+    return to_graphs(model, tile_px(model))
 
 
-def with_attention(graph: bytes) -> onnx.ModelProto:
-    """The graph, which also tells the attention that its map is made of."""
+def tile_px(model: RolloutClassifier) -> int:
+    return int(model.network.patch_embed.img_size[0])
+
+
+def with_attention(graph: bytes) -> tuple[onnx.ModelProto, list[str]]:
+    """The graph, which also outputs the attention that its map is made of, and the names of these outputs."""
     model = onnx.load_from_string(graph)
-    for layer in range(LAYERS):
-        shape = ["tiles", "heads", TOKENS, TOKENS]
-        model.graph.output.append(helper.make_tensor_value_info(f"attention_{layer}", TensorProto.FLOAT, shape))
-    return model
+    made = {output for node in model.graph.node for output in node.output}
+    names = [name for layer in range(len(made)) if (name := f"attention_{layer}") in made]
+    for name in names:
+        shape = ["tiles", "heads", "tokens", "tokens"]
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return model, names
 
 
 def answered(graphs: Graphs, tiles: NDArray[np.uint8]) -> Iterator[tuple[str, Floats, Floats, list[Floats]]]:
     """Who, logit, map, and the attention that the map is made of."""
-    names = ["logit", "map", *(f"attention_{layer}" for layer in range(LAYERS))]
-    session = onnxruntime.InferenceSession(with_attention(graphs.onnx).SerializeToString())
-    logit, maps, *attention = session.run(names, {"tiles": tiles})
+    graph, names = with_attention(graphs.onnx)
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    logit, maps, *attention = session.run(["logit", "map", *names], {"tiles": tiles})
     yield "ONNX Runtime", logit, maps, attention
     for hint in ("f32", "bf16") if HAS_BF16 else ("f32",):
         yield f"OpenVINO in {hint}", *in_openvino(graphs.for_openvino, hint, tiles)
@@ -78,35 +101,37 @@ def answered(graphs: Graphs, tiles: NDArray[np.uint8]) -> Iterator[tuple[str, Fl
 
 def in_openvino(graph: bytes, hint: str, tiles: NDArray[np.uint8]) -> tuple[Floats, Floats, list[Floats]]:
     core = the_core()
-    read = core.read_model(with_attention(graph).SerializeToString())
+    explained, names = with_attention(graph)
+    read = core.read_model(explained.SerializeToString())
     found = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": hint})({"tiles": tiles})
-    attention = [np.array(found[f"attention_{layer}"]) for layer in range(LAYERS)]
+    attention = [np.array(found[name]) for name in names]
     return np.array(found["logit"]), np.array(found["map"]), attention
 
 
 def fused(attention: Floats, fusion: str) -> Floats:
     if fusion == "mean":
-        return (attention[0] + attention[1] + attention[2]) * np.float32(1 / 3)
+        return functools.reduce(np.add, attention) * np.float32(1 / len(attention))
     return attention.min(axis=0) if fusion == "min" else attention.max(axis=0)
 
 
-def first_go(entries: Floats) -> NDArray[np.bool_ | np.int64]:
+def first_go(entries: Floats, discarded: int) -> NDArray[np.bool_ | np.int64]:
     """Which entries go: of equal ones the first."""
-    return np.argsort(entries, kind="stable")[:DISCARDED]
+    return np.argsort(entries, kind="stable")[:discarded]
 
 
-def all_stay_that_share_the_first_bits(entries: Floats) -> NDArray[np.bool_ | np.int64]:
+def all_stay_that_share_the_first_bits(entries: Floats, discarded: int) -> NDArray[np.bool_ | np.int64]:
     key = entries.view(np.uint32) >> (23 - UNDER_BF16.mantissa)
-    return key < np.sort(key)[DISCARDED]
+    return key < np.sort(key)[discarded]
 
 
-def relevance(attention: list[Floats], fusion: str, gone: Gone = first_go) -> NDArray[np.float64]:
+def relevance(attention: list[Floats], model: RolloutClassifier, gone: Gone = first_go) -> NDArray[np.float64]:
     """[patches], in float64, of the attention [heads, tokens, tokens] of one tile."""
-    row = np.eye(TOKENS)[0]
+    tokens = attention[0].shape[-1]
+    row = np.eye(tokens)[0]
     for layer in reversed(attention):
-        entries = fused(layer, fusion).flatten()
-        entries[gone(entries)] = 0
-        mixed = entries.reshape(TOKENS, TOKENS).astype(np.float64) + np.eye(TOKENS)
+        entries = fused(layer, model.fusion).flatten()
+        entries[gone(entries, int(model.discard_ratio * len(entries)))] = 0
+        mixed = entries.reshape(tokens, tokens).astype(np.float64) + np.eye(tokens)
         row = row @ (mixed / mixed.sum(axis=1, keepdims=True))
     return np.asarray(row[1:] / row[1:].mean())
 
@@ -117,7 +142,7 @@ def test_given_the_same_attention_the_map_is_that_of_a_sort_under_bf16_too(
     for who, logit, maps, attention in answered(graphs, tiles):
         assert np.abs(logit).min() > 1e-4, who
         for tile in range(len(tiles)):
-            known = relevance([layer[tile] for layer in attention], model.fusion)
+            known = relevance([layer[tile] for layer in attention], model)
             came = maps[tile].ravel().astype(np.float64) / logit[tile]
             assert np.abs(came - known).max() <= 1e-4 * known.max(), (who, tile)
 
@@ -128,7 +153,7 @@ def test_the_graph_for_bf16_keeps_all_that_share_the_first_bits_of_the_lowest_to
 ) -> None:
     logit, maps, attention = in_openvino(graphs.for_openvino_bf16, hint, tiles)
     for tile in range(len(tiles)):
-        known = relevance([layer[tile] for layer in attention], model.fusion, all_stay_that_share_the_first_bits)
+        known = relevance([layer[tile] for layer in attention], model, all_stay_that_share_the_first_bits)
         came = maps[tile].ravel().astype(np.float64) / logit[tile]
         assert np.abs(came - known).max() <= 1e-4 * known.max(), tile
 
