@@ -26,7 +26,6 @@ from tests.edge.gv_cameras import (
     AravisCamera,
     aravis_camera,
     need_aravis,
-    next_frame_id,
     noise,
     viva_camera,
 )
@@ -136,24 +135,21 @@ def test_plain_sockets_which_all_may_open_hand_over_the_same() -> None:
             np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
 
 
-def test_frame_ids_begin_again_at_1_after_65535() -> None:
-    with aravis_camera(rate_fps=1000) as device, opened(device.address, buffers=256) as camera:
-        expected = FIRST_FRAME_ID
-        for _ in range(150):
-            assert grab_frame(camera).stamp.frame_id == expected
-            expected = next_frame_id(expected)
-    assert expected == 16
-
-
-def test_what_is_found_is_told_in_words_and_numbers(device: AravisCamera) -> None:
-    found = opening(device.address, packet_bytes=2000, rate_fps=40)
-    assert found == Opened(
-        found=f"Aravis Fake {device.serial} at {device.address}, 64x48 Mono8, packets of 2000 bytes, 40 frames/s",
+def test_settings_reach_the_camera_and_what_is_found_is_told_in_words_and_numbers(device: AravisCamera) -> None:
+    keys: dict[str, Any] = {"exposure_us": 1234, "gain_db": 4, "rate_fps": 125, "packet_bytes": 2000}
+    assert opening(device.address, **keys) == Opened(
+        found=f"Aravis Fake {device.serial} at {device.address}, 64x48 Mono8, packets of 2000 bytes, 125 frames/s",
         highest_frame_id=65535,
         ids_show_gaps=True,
-        period_s=1 / 40,
+        period_s=1 / 125,
         can_be_asked=True,
     )
+    with opened(device.address, **keys) as camera:
+        handle = camera._camera
+        assert aravis.camera_get_exposure(handle) == 1234
+        assert aravis.camera_get_gain(handle) == 4
+        assert aravis.camera_get_frame_rate(handle) == 125
+        assert aravis.camera_get_packet_size(handle) == 2000
 
 
 def test_a_frame_is_stamped_with_both_clocks_at_its_arrival_and_with_the_cameras_own(device: AravisCamera) -> None:
@@ -201,18 +197,15 @@ def test_packed_formats_are_unpacked_to_16_bits(sent: str, becomes: str) -> None
     assert frame.image.max() < 1 << int(becomes.removeprefix("Mono"))
 
 
-def test_packed_lines_that_end_within_a_byte_are_refused() -> None:
+def test_a_pixel_format_is_set_by_what_it_becomes_and_packed_lines_that_end_within_a_byte_are_refused() -> None:
+    with viva_camera(width=50, height=40) as device, opened(device.ip, pixel_format="Mono16") as camera:
+        frame = grab_frame(camera)
+    assert (frame.pixel_format, frame.image.dtype) == ("Mono16", np.uint16)
     with (
         viva_camera(width=51, height=40, pixel_format="Mono10p") as device,
         pytest.raises(CameraError, match=r"Mono10p with lines of 51 px, which end within a byte, .* multiple of 4"),
     ):
         opening(device.ip)
-
-
-def test_a_pixel_format_is_set_by_what_it_becomes() -> None:
-    with viva_camera(width=50, height=40) as device, opened(device.ip, pixel_format="Mono16") as camera:
-        frame = grab_frame(camera)
-    assert (frame.pixel_format, frame.image.dtype) == ("Mono16", np.uint16)
 
 
 # Triggers.
@@ -228,16 +221,13 @@ def test_a_software_trigger_takes_one_frame_and_no_other_comes() -> None:
             assert camera.grab(0.03) is None
 
 
-def test_with_a_hardware_trigger_no_frame_comes_by_itself(device: AravisCamera) -> None:
+def test_with_a_hardware_trigger_no_frame_comes_by_itself_and_none_is_triggered(device: AravisCamera) -> None:
     assert opening(device.address, trigger="hardware", trigger_line="Line0").period_s is None
     with opened(device.address, trigger="hardware", trigger_line="Line0") as camera:
         assert camera.grab(0.1) is None
         assert camera.answers()
-
-
-def test_a_camera_that_runs_freely_takes_no_trigger(device: AravisCamera) -> None:
-    with opened(device.address) as camera, pytest.raises(CameraError, match=r"set its trigger to software"):
-        camera.trigger()
+        with pytest.raises(CameraError, match=r"set its trigger to software"):
+            camera.trigger()
 
 
 # Losses.
@@ -286,18 +276,14 @@ def test_a_frame_of_which_nothing_arrives_leaves_a_gap_in_the_ids() -> None:
 
 
 def test_lost_frames_do_not_use_up_the_buffers() -> None:
-    with (
-        aravis_camera(pictures=noise(1, 100, 100), rate_fps=FAST) as device,
-        opened(device.address, buffers=2) as camera,
-    ):
+    with aravis_camera(rate_fps=FAST) as device, opened(device.address, buffers=2) as camera:
         device.lose_packets(0.5)
         bad = 0
         while bad < 10:
             bad += isinstance(grab(camera), BadFrame)
         device.lose_packets(0)
-        while isinstance(item := grab(camera), BadFrame):
+        while isinstance(grab(camera), BadFrame):
             pass
-        assert isinstance(item, Frame)
 
 
 @pytest.mark.usefixtures("plain_sockets")
@@ -332,25 +318,20 @@ def test_chunks_go_with_every_frame_and_the_image_is_the_image_alone() -> None:
 # What changes in mid-run.
 
 
-def test_a_frame_that_became_smaller_is_what_it_says() -> None:
-    with aravis_camera(pictures=noise(2, 48, 64), rate_fps=FAST) as device, opened(device.address) as camera:
-        grab_frame(camera)
-        device.resize(20, 30, "BayerRG8")
-        while (frame := grab_frame(camera)).image.shape != (30, 20):
-            pass
-        assert frame.pixel_format == "BayerRG8"
-        np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id)[:30, :20])
-
-
-def test_a_frame_that_outgrew_its_buffer_is_told_and_the_camera_must_be_opened_anew() -> None:
+def test_a_frame_that_changed_is_what_it_says_and_after_one_that_outgrew_its_buffer_the_camera_is_opened_anew() -> None:
     """The library calls such a frame complete, though it cut it off."""
     with aravis_camera(pictures=noise(2, 90, 90), rate_fps=FAST) as device:
         device.resize(60, 40)
         with opened(device.address) as camera:
             grab_frame(camera)
-            device.resize(90, 90)
+            device.resize(20, 30, "BayerRG8")
+            while (frame := grab_frame(camera)).image.shape != (30, 20):
+                pass
+            assert frame.pixel_format == "BayerRG8"
+            np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id)[:30, :20])
+            device.resize(90, 90, "Mono8")
             while isinstance(item := grab(camera), Frame):
-                assert item.image.shape == (40, 60)
+                assert item.image.shape == (30, 20)
             assert item.reason == "incomplete"
             assert "90x90 Mono8 has 8100 bytes and its buffer took 2400" in item.detail
             with pytest.raises(CameraError, match=r"camera cam at 127.* size changed in mid-run"):
@@ -430,7 +411,7 @@ def test_opening_again_and_again_leaves_nothing_behind(device: AravisCamera, tim
     ("keys", "sentence"),
     [
         ({"exposure_us": 5}, "exposure_us 5 does not suit it: .* offers 10 to 1e\\+07, and it stands at"),
-        ({"gain_db": 11}, "gain_db 11 does not suit it: .* offers 0 to 10, and it stands at 0"),
+        ({"gain_db": 11}, "gain_db 11 does not suit it: .* offers 0 to 10, and it stands at"),
         ({"rate_fps": 2000}, "rate_fps 2000 does not suit it: .* offers 0.1 to 1000"),
         ({"pixel_format": "BGR8"}, "no pixel format BGR8; it offers .*Mono8.*RGB8"),
         ({"region": (1, 0, 64, 48)}, "region .* does not suit it: x \\+ width may be 1 to 64 px"),
@@ -444,15 +425,6 @@ def test_what_a_camera_does_not_accept_is_refused_with_what_it_offers(
 ) -> None:
     with pytest.raises(CameraError, match=f"^camera cam at {device.address}: .*{sentence}"):
         opening(device.address, **keys)
-
-
-def test_settings_reach_the_camera(device: AravisCamera) -> None:
-    with opened(device.address, exposure_us=1234, gain_db=4, rate_fps=125, packet_bytes=1500) as camera:
-        handle = camera._camera
-        assert aravis.camera_get_exposure(handle) == 1234
-        assert aravis.camera_get_gain(handle) == 4
-        assert aravis.camera_get_frame_rate(handle) == 125
-        assert aravis.camera_get_packet_size(handle) == 1500
 
 
 def test_on_the_second_camera_a_rate_can_be_set_after_a_trigger_switched_rates_off_and_chunks_have_names() -> None:

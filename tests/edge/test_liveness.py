@@ -155,11 +155,6 @@ def test_a_line_that_holds_a_camera_up_does_not_learn_too_short_a_period() -> No
 # Frozen pictures.
 
 
-def test_a_picture_that_comes_again_and_again_is_frozen() -> None:
-    camera = Watched(frozen_after_frames=3)
-    assert [reason(camera.frame(n, digest=7)) for n in range(5)] == [None, None, None, "frozen", "frozen"]
-
-
 def test_a_frame_without_pixels_does_not_thaw_a_picture() -> None:
     camera = Watched(frozen_after_frames=2)
     camera.frame(0, digest=7)
@@ -167,18 +162,6 @@ def test_a_frame_without_pixels_does_not_thaw_a_picture() -> None:
     lost = Stamp("top", 3, captured_monotonic_ns=2 * MS)
     assert camera.liveness.frame(lost, None, 2 * MS) is None
     assert reason(camera.frame(3, digest=7)) == "frozen"
-
-
-def test_a_picture_that_was_frozen_is_so_after_the_camera_was_reopened_until_another_one_comes() -> None:
-    camera = Watched(frozen_after_frames=3)
-    for n in range(4):
-        camera.frame(n, digest=7)
-    for opening in range(1, 4):
-        camera.open(Opened(found=""), at_ms=1000 * opening)
-        assert reason(camera.frame(1000 * opening + 1, digest=7)) == "frozen"
-    camera.open(Opened(found=""), at_ms=5000)
-    assert camera.frame(5001, digest=8) is None
-    assert camera.frame(5002, digest=7) is None
 
 
 @given(digests=st.lists(st.integers(0, 2), max_size=40), most=st.integers(0, 5), reopened=st.sets(st.integers(0, 39)))

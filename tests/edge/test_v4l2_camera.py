@@ -10,8 +10,8 @@ import pytest
 from edge.cameras.settings import V4l2Settings
 from edge.cameras.v4l2 import V4l2Camera
 from edge.errors import CameraError
-from edge.frames import BadFrame, Frame
-from tests.edge.supervised import WITHIN_SECONDS, in_thread, until
+from edge.frames import Frame
+from tests.edge.supervised import WITHIN_SECONDS, in_thread
 
 MJPG, YUYV = cv2.VideoWriter.fourcc(*"MJPG"), cv2.VideoWriter.fourcc(*"YUYV")
 
@@ -161,20 +161,6 @@ def test_frames_have_ids_and_the_drivers_clock(device: Device) -> None:
     frame = camera.grab(WITHIN_SECONDS)
     assert frame is not None
     assert frame.stamp.camera_timestamp_ns is None
-    device.take(None)
-
-
-def test_frames_that_nobody_took_are_told_as_one_run_before_the_newest(device: Device) -> None:
-    camera = camera_on()
-    camera.open()
-    device.take(1.0, 2.0, 3.0)
-    newest = camera._newest
-    until(lambda: newest._newest is not None and newest._newest.stamp.frame_id == 3, "the third frame")
-    run, frame = camera.grab(0.0), camera.grab(0.0)
-    assert isinstance(run, BadFrame)
-    assert (run.reason, run.stamp.frame_id, run.stamp.last_frame_id, run.stamp.frames) == ("overload", 1, 2, 2)
-    assert isinstance(frame, Frame)
-    assert frame.stamp.frame_id == 3
     device.take(None)
 
 
