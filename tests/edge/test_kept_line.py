@@ -1,5 +1,6 @@
 """A real line and its journal: what its events say of it, over kills, and over a disk that fills."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,6 @@ from tests.edge.lines import assert_every_frame_has_its_event, running, write_li
 CAMERA = {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 30.0}
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    folder = tmp_path / "state"
-    folder.mkdir()
-    return folder
-
-
 def kept_line(folder: Path, bundle: Bundle, address: str, journal: str = "") -> tuple[Path, str]:
     """A line that serves its journal, and where."""
     served = f"ipc://{folder}/journal"
@@ -37,75 +31,89 @@ def journalled(state: Path) -> list[bytes]:
         return [record.header for record in reader.read(0, at_most=100_000, at_most_bytes=1 << 30).records]
 
 
-@pytest.mark.long
-def test_seq_goes_on_over_a_kill_and_a_follower_gets_each_event_as_it_was_journalled(
-    tmp_path: Path, bundle: Bundle, address: str, state: Path
+def says(event: Event, reason: str | None) -> bool:
+    return isinstance(event, StatusEvent) and event.handshake is not None and event.handshake.reason == reason
+
+
+def is_of_journal(event: Event, what: str) -> bool:
+    return isinstance(event, JournalEvent) and event.what == what
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.long)])
+def test_over_kill_9_seq_goes_on_and_neither_a_consumer_nor_a_listener_misses_an_event(
+    tmp_path: Path, bundle: Bundle, address: str, kills: int
 ) -> None:
     line, served = kept_line(tmp_path, bundle, address)
+    state = tmp_path / "state"
+    state.mkdir()
     got: list[bytes] = []
-    with boots(line, address, state) as lives, Follower(served, "mes1", timeout_s=WITHIN_SECONDS) as events:
-        for _ in range(3):
+    with (
+        boots(line, address, state) as lives,
+        Subscriber(address, timeout_s=WITHIN_SECONDS, replay=served) as listener,
+        contextlib.ExitStack() as at_end,
+    ):
+        for kill in range(kills):
             with lives.boot() as run:
+                if kill == 0:  # both read on after the last kill
+                    seqs = [next(m.event.seq for m in listener if isinstance(m.event, VerdictEvent))]
+                    consumer = at_end.enter_context(Follower(served, "mes1", timeout_s=WITHIN_SECONDS))
+                    got.append(next(iter(consumer)).header)
                 for _ in range(5):
                     run.until_inspected()
                 die(run)
         with lives.boot() as run:
-            run.until_inspected()
-            last = run.end().last
-            boot_ids = list(lives.heard)
-        kept = journalled(state)
-        with lives.boot() as run:  # whoever was cut off by the end has the rest now
-            for delivered in events:
+            last = run.until_inspected()
+            for delivered in consumer:
                 got.append(delivered.header)
-                if delivered.seq == last.last_seq:
+                if delivered.seq >= last.seq:
                     break
+            missing = set(range(seqs[0] + 1, last.seq + 1))
+            while missing:  # each topic comes in order, and not all of them together
+                message = listener.receive()
+                assert message is not None, f"{missing} did not come"
+                if not isinstance(message.event, StatusEvent):
+                    seqs.append(message.event.seq)
+                    missing.discard(message.event.seq)
             run.end()
-    assert got == kept
+        boot_ids = list(lives.heard)
+    assert len(set(seqs)) == len(seqs), "none comes twice"
+    kept = journalled(state)
+    assert got == kept[: len(got)], "each event as it was journalled"
     told = [event_from(header) for header in kept]
-    assert [event.seq for event in told if not isinstance(event, StatusEvent)] == list(range(1, last.last_seq + 1))
+    assert [event.seq for event in told] == list(range(1, len(told) + 1))  # type: ignore[union-attr]
     assert {event.journal_id for event in told} == {last.journal_id}
-    assert isinstance(told[0], JournalEvent)
-    assert told[0].what == "begun"
+    assert is_of_journal(told[0], "begun")
     assert list(dict.fromkeys(event.boot_id for event in told)) == boot_ids
     for boot_id in boot_ids:  # no frame is told of twice, as crashed and otherwise
-        assert_each_frame_is_told_of_once([event for event in told if event.boot_id == boot_id])
-
-
-def assert_each_frame_is_told_of_once(events: list[Event]) -> None:
-    number = 0
-    for event in events:
-        if isinstance(event, VerdictEvent):
-            assert event.frame_number == number + 1
-            number += event.frames
+        number = 0
+        for event in told:
+            if isinstance(event, VerdictEvent) and event.boot_id == boot_id:
+                assert event.frame_number == number + 1
+                number += event.frames
 
 
 def test_a_disk_that_fills_makes_a_line_go_on_live_only_and_say_so_until_there_is_room(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
     line, served = kept_line(tmp_path, bundle, address, "keep_mib = 1\n")
-
-    def says(event: Event, reason: str | None) -> bool:
-        return isinstance(event, StatusEvent) and event.handshake is not None and event.handshake.reason == reason
-
     with small_disk(tmp_path / "state", mib=4) as state:
         with (
             running(line, address, env={"STATE_DIRECTORY": str(state)}) as run,
-            Follower(served, "mes1", timeout_s=WITHIN_SECONDS) as events,
+            Follower(served, "mes1", timeout_s=WITHIN_SECONDS) as consumer,
         ):
             run.until(lambda event: says(event, None))
-            first = next(iter(events))
+            got = [next(iter(consumer)).seq]
             filler = fill(state)
-            began = run.until(lambda event: isinstance(event, JournalEvent) and event.what == "live_only")
+            began = run.until(lambda event: is_of_journal(event, "live_only"))
             degraded = run.until(lambda event: says(event, "unjournalled"))
             for _ in range(5):
                 assert run.until_inspected().journal_id is None
             filler.unlink()
-            again = run.until(lambda event: isinstance(event, JournalEvent) and event.what == "recording")
+            again = run.until(lambda event: is_of_journal(event, "recording"))
             run.until(lambda event: says(event, None))
             run.until_inspected()
-            got = [first]
-            for delivered in events:  # what was acknowledged on the full disk does not come again
-                got.append(delivered)
+            for delivered in consumer:  # what was acknowledged on the full disk does not come again
+                got.append(delivered.seq)
                 if delivered.seq >= again.seq:
                     break
             heard = run.end()
@@ -113,18 +121,18 @@ def test_a_disk_that_fills_makes_a_line_go_on_live_only_and_say_so_until_there_i
     assert_every_frame_has_its_event(heard, ["top"])
     assert (began.journal_id, began.seq) == (None, 1)
     assert "no room" in degraded.journal.live_only
-    live_only = [event for event in heard.came if not isinstance(event, StatusEvent) and event.journal_id is None]
-    outages = [event for event in heard.of_journal if event.what == "recording"]  # it may have filled anew meanwhile
+    numbered = [event for event in heard.came if not isinstance(event, StatusEvent)]
+    outages = [event for event in heard.of_journal if event.what == "recording"]  # it may fill once more meanwhile
     told_of = [seq for each in outages for seq in range(each.first_seq or 0, (each.last_seq or 0) + 1)]
-    assert told_of == [event.seq for event in live_only]
+    assert told_of == [event.seq for event in numbered if event.journal_id is None]
     assert [each.events for each in outages] == [sum(each.by_topic.values()) for each in outages]
     assert {each.of_boot for each in outages} == {again.boot_id}
-    assert [delivered.seq for delivered in got] == list(range(got[0].seq, again.seq + 1))
-    in_journal = [event for event in heard.came if not isinstance(event, StatusEvent) and event.journal_id is not None]
+    assert got == list(range(got[0], again.seq + 1))
+    in_journal = [event for event in numbered if event.journal_id is not None]
     assert [event for event in kept if event.seq >= in_journal[0].seq] == in_journal  # type: ignore[union-attr]
 
 
-def test_what_a_boot_told_live_alone_before_it_died_is_told_by_the_next(
+def test_what_a_boot_told_only_live_before_it_died_is_told_by_the_next(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
     line, _ = kept_line(tmp_path, bundle, address)
@@ -132,7 +140,7 @@ def test_what_a_boot_told_live_alone_before_it_died_is_told_by_the_next(
         with lives.boot() as run:
             run.until_inspected()
             filler = fill(state)
-            run.until(lambda event: isinstance(event, JournalEvent) and event.what == "live_only")
+            run.until(lambda event: is_of_journal(event, "live_only"))
             for _ in range(5):
                 last = run.until_inspected()
             die(run)
@@ -145,42 +153,3 @@ def test_what_a_boot_told_live_alone_before_it_died_is_told_by_the_next(
     assert told.events is not None
     assert told.events >= 3  # of the newest, the death may have come before they were noted as told
     assert told.journal_id is not None
-
-
-def test_a_line_without_a_state_folder_keeps_nothing_and_says_nothing_of_it(
-    tmp_path: Path, bundle: Bundle, address: str
-) -> None:
-    line, _ = kept_line(tmp_path, bundle, address)
-    with running(line, address) as run:
-        run.until_inspected()
-        heard = run.end()
-    assert heard.last.journal is None
-    assert {event.journal_id for event in heard.came} == {None}
-    assert heard.of_journal == []
-    assert_every_frame_has_its_event(heard, ["top"])
-
-
-def test_a_listener_has_again_from_the_line_what_was_told_before_a_kill(
-    tmp_path: Path, bundle: Bundle, address: str, state: Path
-) -> None:
-    line, served = kept_line(tmp_path, bundle, address)
-    with (
-        Subscriber(address, timeout_s=WITHIN_SECONDS, replay=served) as other,
-        boots(line, address, state) as lives,
-    ):
-        with lives.boot() as run:
-            before = next(message.event for message in other if isinstance(message.event, VerdictEvent))
-            for _ in range(5):
-                run.until_inspected()
-            die(run)
-        with lives.boot() as run:  # meanwhile the other listener has not read on
-            last = run.until_inspected()
-            seqs = [before.seq]
-            missing = set(range(before.seq + 1, last.seq + 1))
-            while missing:  # each topic comes in order, and not all of them together
-                event = next(iter(other)).event
-                if not isinstance(event, StatusEvent):
-                    seqs.append(event.seq)
-                    missing.discard(event.seq)
-            run.end()
-    assert len(set(seqs)) == len(seqs), "none comes twice"
