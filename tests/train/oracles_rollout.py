@@ -1,4 +1,4 @@
-"""What attention rollout is, written down slowly with whole matrices in float64; and what a well-known script does."""
+"""What attention rollout is, written down slowly with whole matrices in float64."""
 
 import math
 
@@ -38,37 +38,3 @@ def rollout(layers: list[Matrix], fusion: str, discard_ratio: float) -> Matrix:
             mixed[row] /= mixed[row].sum()
         product = mixed @ product
     return product
-
-
-def scripts_discard(batch: Matrix, discard_ratio: float) -> Matrix:
-    """How vit-explain discards from a batch of fused attention [N, tokens, tokens].
-
-    It finds the lowest entries of each tile, forgets which tile they are of, spares the very first entry, and then
-    sets all of them to zero in the first tile, and none in another.
-    """
-    tiles, tokens, _ = batch.shape
-    lowest: set[int] = set()
-    for tile in batch.reshape(tiles, -1):
-        lowest |= set(np.argsort(tile, kind="stable")[: int(tokens * tokens * discard_ratio)].tolist())
-    result = batch.copy()
-    for place in lowest - {0}:
-        result[0].flat[place] = 0
-    return result
-
-
-def scripts_normalisation(fused_attention: Matrix) -> Matrix:
-    """How it adds the identity and normalises [tokens, tokens]: *columns* are divided by the sums of the rows."""
-    mixed = (fused_attention + np.eye(len(fused_attention))) / 2
-    sums = mixed.sum(axis=1)
-    for column in range(len(mixed)):
-        mixed[:, column] /= sums[column]
-    return mixed
-
-
-def scripts_rollout(layers: list[Matrix], fusion: str, discard_ratio: float) -> Matrix:
-    """Its mask of one tile alone, [patches], of the attention [heads, tokens, tokens] per layer; its peak is 1."""
-    product = np.eye(layers[0].shape[-1])
-    for attention in layers:
-        discarded = scripts_discard(fused(attention, fusion)[None], discard_ratio)[0]
-        product = scripts_normalisation(discarded) @ product
-    return product[0, 1:] / product[0, 1:].max()

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
@@ -52,7 +52,6 @@ def single_runs(model: ToyViT, tiles: NDArray[np.uint8]) -> tuple[Tensor, Tensor
 # ---------------------------------------------------------------------------------------------------------- the rollout
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     tokens=st.integers(2, 9),
@@ -100,28 +99,15 @@ def test_every_map_of_a_sweep_is_that_of_a_classifier_set_to_its_variant(scale: 
         torch.testing.assert_close(maps, torch.full_like(maps, 0.7))
 
 
-def test_a_sweep_asks_neither_for_the_classifiers_own_variant_nor_for_gradients() -> None:
+def test_a_sweep_asks_neither_for_the_classifiers_own_variant_nor_for_gradients_nor_for_bf16() -> None:
     model, tiles = toy(), torch.from_numpy(random_tiles(2))
     before = model.sweep(tiles, FUSIONS, RATIOS)
     model.fusion, model.discard_ratio = "min", 0.9
-    after = model.sweep(tiles, FUSIONS, RATIOS)
-    for one, other in zip(before, after, strict=True):
+    for one, other in zip(before, model.sweep(tiles, FUSIONS, RATIOS), strict=True):
         assert torch.equal(one, other)
         assert not one.requires_grad
-
-
-def test_a_swept_tile_depends_neither_on_its_neighbours_nor_on_their_number() -> None:
-    model, tiles = toy(), torch.from_numpy(random_tiles(6))
-    logits, maps = model.sweep(tiles, FUSIONS, RATIOS)
-    for number in range(6):
-        alone_logits, alone = model.sweep(tiles[number : number + 1], FUSIONS, RATIOS)
-        torch.testing.assert_close(alone_logits[0], logits[number], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(alone[0], maps[number], rtol=0, atol=float(1e-4 * maps[number].abs().max()))
-
-
-def test_under_autocast_a_sweep_is_f32_and_its_maps_still_have_the_logit_as_mean() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        logits, maps = toy().sweep(torch.from_numpy(random_tiles(2)), FUSIONS, RATIOS)
+        logits, maps = model.sweep(tiles, FUSIONS, RATIOS)
     assert logits.dtype == maps.dtype == torch.float32
     torch.testing.assert_close(maps.mean(dim=(3, 4)), logits[:, None, None].expand(2, 3, 10))
 
@@ -235,12 +221,9 @@ def test_only_tiles_that_some_truth_or_the_classifier_calls_defective_are_run_an
     sweep.add(numbered_tiles(5)[2:3], logits[2:3], {"boxes": masks[0][2:3]}, (TILE, TILE))
     sweep.add(numbered_tiles(5), logits, {}, (TILE, TILE))
     assert len(run.asked) == 1
-
-
-def test_batches_hold_at_most_sixteen_tiles() -> None:
-    run = Counting(np.eye(4))
-    Sweep(run).add(numbered_tiles(35), np.ones(35, np.float32), {"a": random_masks(35, 0)}, (TILE, TILE))
-    assert run.asked == [list(range(16)), list(range(16, 32)), [32, 33, 34]]
+    many = Counting(np.eye(4))  # in batches of sixteen at most
+    Sweep(many).add(numbered_tiles(35), np.ones(35, np.float32), {"a": random_masks(35, 0)}, (TILE, TILE))
+    assert many.asked == [list(range(16)), list(range(16, 32)), [32, 33, 34]]
 
 
 def test_the_true_pixels_of_a_tile_that_is_not_run_are_missed() -> None:
@@ -280,8 +263,3 @@ def test_a_tile_is_weighed_where_the_class_token_looked_whatever_its_logit_is(lo
     assert found.weighting == [[0.75, 0.75]]
     assert found.pointing == [[1, 1]]
     assert found.pointing_gated == [[float(logit > 0)] * 2]
-
-
-def test_a_truth_that_no_tile_was_added_with_has_no_figures() -> None:
-    with pytest.raises(KeyError, match="boxes"):
-        Sweep(Counting(np.eye(4))).figures("boxes")
