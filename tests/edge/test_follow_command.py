@@ -72,14 +72,10 @@ def test_events_are_printed_one_per_line_in_order_after_the_last_acknowledged(li
     assert run(line, "--count", "2").stdout == lines(events[2:])
     done = run(line, "--timeout", "0.2")
     assert (done.returncode, done.stdout) == (0, "")
-
-
-def test_topics_and_the_start_of_a_new_name_can_be_chosen(line: FollowedLine) -> None:
-    line.add(DEFECT)
-    wanted = ("--topic", DEFECT, "--topic", "alarm")
-    assert run(line, "--from", "next", *wanted, "--timeout", "0.2").stdout == ""
+    new = ("--name", "new", "--from", "next", "--topic", DEFECT, "--topic", "alarm")
+    assert run(line, *new, "--timeout", "0.2").stdout == ""
     events = line.add(GOOD, DEFECT, ALARM)
-    assert run(line, *wanted, "--count", "2").stdout == lines(events[1:])
+    assert run(line, *new, "--count", "2").stdout == lines(events[1:])
 
 
 def test_it_waits_for_a_line_and_ends_when_nobody_reads_its_output(tmp_path: Path) -> None:
@@ -180,14 +176,18 @@ def test_a_file_of_something_else_is_not_changed(line: FollowedLine, file: Path,
     assert file.read_bytes() == content
 
 
-def test_events_of_another_journal_are_added_and_the_change_is_reported(line: FollowedLine, file: Path) -> None:
-    events = line.add(*[GOOD] * 3)
-    assert run(line, "--jsonl", file, "--count", "3").returncode == 0
+def test_losses_are_reported_and_the_next_events_are_added(line: FollowedLine, file: Path) -> None:
+    events = line.add(*[GOOD] * 5)
+    assert run(line, "--jsonl", file, "--count", "1").returncode == 0
+    line.journal.discard(3)
+    done = run(line, "--jsonl", file, "--count", "2")
+    assert (done.returncode, "events after 1 up to 3 of journal " in complaint(done)) == (0, True)
     line.replace_journal()
     events += line.add(DEFECT)
     done = run(line, "--jsonl", file, "--count", "1")
     assert (done.returncode, "began another journal" in complaint(done)) == (0, True)
-    assert file.read_text() == lines(events)
+    assert file.read_text() == lines([*events[:1], *events[3:]])
+    assert "heatline:" not in run(line, "--timeout", "0.2").stderr
 
 
 def test_a_place_that_cannot_be_written_is_an_input_error(line: FollowedLine, tmp_path: Path) -> None:
@@ -306,16 +306,6 @@ def test_an_interruption_between_two_tries_leaves_the_event(line: FollowedLine) 
 
 
 # What else may happen.
-
-
-def test_a_loss_is_reported_once_and_the_next_events_come(line: FollowedLine) -> None:
-    events = line.add(*[GOOD] * 5)
-    assert run(line, "--count", "1").returncode == 0
-    line.journal.discard(3)
-    done = run(line, "--count", "2")
-    assert (done.returncode, done.stdout) == (0, lines(events[3:]))
-    assert complaint(done).startswith("heatline: events after 1 up to 3 of journal ")
-    assert "heatline:" not in run(line, "--timeout", "0.2").stderr
 
 
 def test_a_consumer_can_be_forgotten(line: FollowedLine) -> None:
