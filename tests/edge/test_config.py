@@ -16,6 +16,11 @@ bundle = "/var/lib/heatline/boards.bundle"
 acting = false
 allow_unsigned = true
 trusted_keys = "keys"
+engine = {kind = "onnxruntime", precision = "f32", threads = 4, streams = 2, batch = 8}
+tiles = {overlap_px = 32}
+thresholds = {score = 0, evidence = -2}
+events = {bind = "ipc:///run/heatline/events", heatmaps = "always", wait_for_subscriber_s = 2.5}
+commands = {bind = "tcp://127.0.0.1:5557"}
 
 [[cameras]]
 kind = "folder"
@@ -34,28 +39,6 @@ name = "side-2"
 path = "/data/side"
 size = "any"
 pixel_format = "any"
-
-[engine]
-kind = "onnxruntime"
-precision = "f32"
-threads = 4
-streams = 2
-batch = 8
-
-[tiles]
-overlap_px = 32
-
-[thresholds]
-score = 0
-evidence = -2
-
-[events]
-bind = "ipc:///run/heatline/events"
-heatmaps = "always"
-wait_for_subscriber_s = 2.5
-
-[commands]
-bind = "tcp://127.0.0.1:5557"
 """
 
 
@@ -76,24 +59,16 @@ def refusal(folder: Path, text: str | bytes) -> str:
 
 def test_every_key_is_understood(tmp_path: Path) -> None:
     config = load(tmp_path, FULL)
+    top = FolderSettings(
+        name="top", path=tmp_path / "top", rate_fps=5.0, loop=True, size=(1600, 1200), pixel_format="BGR8",
+        on_overload="drop_oldest", waiting_frames=4,
+    )  # fmt: skip
     assert config == LineConfig(
         bundle=Path("/var/lib/heatline/boards.bundle"),
         acting=False,
         allow_unsigned=True,
         trusted_keys=tmp_path / "keys",
-        cameras=[
-            FolderSettings(
-                name="top",
-                path=tmp_path / "top",
-                rate_fps=5.0,
-                loop=True,
-                size=(1600, 1200),
-                pixel_format="BGR8",
-                on_overload="drop_oldest",
-                waiting_frames=4,
-            ),
-            FolderSettings(name="side-2", path=Path("/data/side"), size="any", pixel_format="any"),
-        ],
+        cameras=[top, FolderSettings(name="side-2", path=Path("/data/side"), size="any", pixel_format="any")],
         engine=EngineConfig(kind="onnxruntime", precision="f32", threads=4, streams=2, batch=8),
         tiles=TilesConfig(overlap_px=32),
         thresholds=ThresholdsConfig(score=0.0, evidence=-2.0),  # of zero, and not the bundle's
@@ -119,67 +94,64 @@ def with_key(table: str, key: str) -> str:
     """The smallest configuration with one more key in one of its tables."""
     if table == "":
         return key + "\n" + SMALLEST
-    if table == "cameras":
-        return SMALLEST + key
-    return f"{SMALLEST}[{table}]\n{key}"
+    return SMALLEST + (key if table == "cameras" else f"[{table}]\n{key}")
+
+
+def test_a_typo_is_an_error_at_every_level(tmp_path: Path) -> None:
+    tables = {"": "actin", "cameras": "exposure_us", "engine": "cores", "tiles": "overlap", "thresholds": "scores"}
+    for table, key in {**tables, "events": "port", "commands": "binds"}.items():
+        assert f"unknown field `{key}`" in refusal(tmp_path, with_key(table, f"{key} = 3"))
+
+
+REFUSED: dict[str, list[str]] = {
+    "acting": ["1", "'yes'"],
+    "allow_unsigned": ["'yes'"],
+    "trusted_keys": ["''", "['a']"],
+    "cameras.rate_fps": ["'5'", "0", "-1.0", "nan", "inf"],
+    "cameras.size": ["[640]", "640", "[0, 10]", "'second'"],
+    "cameras.loop": ["'yes'"],
+    "cameras.pixel_format": ["'RGB9'"],
+    "cameras.on_overload": ["'drop_all'"],
+    "cameras.waiting_frames": ["0"],
+    "engine.kind": ["'torch'", "3"],
+    "engine.precision": ["'fp16'", "32"],
+    "engine.threads": ["-1", "1.5"],
+    "tiles.overlap_px": ["-1"],
+    "events.heatmaps": ["'sometimes'"],
+    "events.wait_for_subscriber_s": ["nan", "-1"],
+    # No logit reaches nan or inf: every frame would be GOOD.
+    "thresholds.score": ["nan", "inf", "-inf", "1e300", "'1'", "true", "1" + 400 * "0"],
+    "thresholds.evidence": ["nan", "inf"],
+    "events.bind": ["'udp://127.0.0.1:5556'", "''", "'tcp://'"],
+    "commands.bind": ["'udp://127.0.0.1:1'"],
+}
+
+
+@pytest.mark.parametrize("place", REFUSED)
+def test_a_value_that_makes_no_sense_is_refused_with_its_place(tmp_path: Path, place: str) -> None:
+    table, _, key = place.rpartition(".")
+    for value in REFUSED[place]:
+        sentence = refusal(tmp_path, with_key(table, f"{key} = {value}"))
+        assert f" - at `$.{place.replace('cameras', 'cameras[0]')}" in sentence, value
+        assert sentence.endswith(f"see docs/{'cameras' if table == 'cameras' else 'config'}.md")
 
 
 @pytest.mark.parametrize(
     ("table", "key", "words"),
     [
-        # A typo is an error, at every level.
-        ("", "actin = true", "unknown field `actin`"),
-        ("cameras", "exposure_us = 5", "unknown field `exposure_us` - at `$.cameras[0]`"),
-        ("engine", "cores = 2", "unknown field `cores` - at `$.engine`"),
-        ("tiles", "overlap = 3", "unknown field `overlap` - at `$.tiles`"),
-        ("thresholds", "scores = 3", "unknown field `scores` - at `$.thresholds`"),
-        ("events", "port = 3", "unknown field `port` - at `$.events`"),
-        # Wrong types.
-        ("", "acting = 1", "Expected `bool`, got `int` - at `$.acting`"),
-        ("", "allow_unsigned = 'yes'", "Expected `bool`, got `str` - at `$.allow_unsigned`"),
-        ("", "trusted_keys = ''", "Expected a path, got '' - at `$.trusted_keys`"),
-        ("cameras", "rate_fps = '5'", "Expected `float | null`, got `str` - at `$.cameras[0].rate_fps`"),
-        ("cameras", "size = [640]", "at `$.cameras[0].size`"),
-        ("engine", "threads = 1.5", "Expected `int`, got `float`"),
-        ("thresholds", "score = true", "at `$.thresholds.score`"),
-        # Values that make no sense.
-        ("cameras", "size = [0, 10]", "Expected `int` >= 1"),
-        ("cameras", "pixel_format = 'RGB9'", "Invalid enum value 'RGB9'"),
-        ("cameras", "on_overload = 'drop_all'", "Invalid enum value 'drop_all'"),
-        ("cameras", "waiting_frames = 0", "Expected `int` >= 1"),
-        ("cameras", "rate_fps = 0", "Expected `float` > 0"),
-        ("cameras", "rate_fps = inf", "at `$.cameras[0].rate_fps`"),
-        ("engine", "kind = 'torch'", "Invalid enum value 'torch'"),
-        ("engine", "precision = 'fp16'", "Invalid enum value 'fp16'"),
         ("engine", "kind = 'onnxruntime'\nprecision = 'bf16'", "onnxruntime computes in f32 alone; set engine.kind"),
-        ("engine", "threads = -1", "Expected `int` >= 0"),
-        ("tiles", "overlap_px = -1", "Expected `int` >= 0"),
-        ("events", "heatmaps = 'sometimes'", "Invalid enum value 'sometimes'"),
-        ("events", "wait_for_subscriber_s = nan", "at `$.events.wait_for_subscriber_s`"),
-        # No logit reaches nan or inf: every frame would be GOOD.
-        ("thresholds", "score = nan", "at `$.thresholds.score`"),
-        ("thresholds", "score = inf", "at `$.thresholds.score`"),
-        ("thresholds", "score = 1e300", "at `$.thresholds.score`"),
-        ("thresholds", "evidence = nan", "at `$.thresholds.evidence`"),
-        ("thresholds", "score = 1" + 400 * "0", "at `$.thresholds.score`"),  # an integer beyond any float
         # Addresses that nobody could subscribe to.
-        ("events", "bind = 'udp://127.0.0.1:5556'", "matching regex"),
-        ("events", "bind = 'tcp://'", "matching regex"),
         ("events", "bind = 'tcp://127.0.0.1:http'", "expected tcp://HOST:PORT"),
         ("events", "bind = 'tcp://127.0.0.1:0'", "expected tcp://HOST:PORT"),  # any that is free
         ("events", "bind = 'tcp://127.0.0.1:99999'", "expected tcp://HOST:PORT"),  # ZeroMQ would take 34463
         # Commands are taken from this machine alone.
         ("commands", "bind = 'tcp://0.0.0.0:5557'", "this machine alone can reach"),
-        ("commands", "bind = 'tcp://192.168.1.5:5557'", "this machine alone can reach"),
         ("commands", "bind = 'tcp://127.0.0.1'", "commands.bind is 'tcp://127.0.0.1'; expected tcp://HOST:PORT"),
         ("commands", "bind = 'tcp://127.0.0.1:5556'", "events.bind and commands.bind are both"),
     ],
 )
 def test_a_configuration_is_refused_that_says(tmp_path: Path, table: str, key: str, words: str) -> None:
-    sentence = refusal(tmp_path, with_key(table, key))
-    assert words in sentence
-    if " - at `$" in sentence:
-        assert sentence.endswith(f"see docs/{'cameras' if table == 'cameras' else 'config'}.md")
+    assert words in refusal(tmp_path, with_key(table, key))
 
 
 @pytest.mark.parametrize(
@@ -205,10 +177,9 @@ def test_a_file_is_refused_that_holds(tmp_path: Path, text: str | bytes, words: 
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot be read \(No such file or directory\)"):
-        load_config(tmp_path / "none.toml")
-    with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
-        load_config(tmp_path)
+    for path, words in ((tmp_path / "none.toml", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(ConfigError, match=rf"cannot be read \({words}\)"):
+            load_config(path)
 
 
 CAMERAS = {
@@ -237,14 +208,12 @@ def test_every_kind_of_camera_can_be_configured_and_crosses_to_its_process(tmp_p
     ("kind", "keys", "words"),
     [
         ("folder", 'path = "f"\ntrigger = "software"', "unknown field `trigger`"),  # it cannot be triggered
-        ("pattern", 'trigger = "hardware"', "Invalid enum value 'hardware'"),
         ("genicam", "exposure_us = -5.0", "Expected `float` > 0"),
         ("genicam", "region = [0, 0, 640]", "length 4"),
         ("genicam", 'address = ""', "length >= 1"),
         ("genicam", 'address = "a"\n[[cameras]]\nkind = "genicam"\nname = "b"\naddress = "a"', "the same device (a)"),
         ("v4l2", "gain = nan", "at `$.cameras[0].gain`"),
         ("pattern", "draw_size = [65535, 10]", "<= 8192"),  # each picture would take gigabytes
-        ("v4l2", 'fourcc = "JPEGS"', "length <= 4"),
         ("rtsp", 'url = "http://10.0.0.7/"', "matching regex"),
         ("folder", 'path = "f"\ndeadline_ms = 5.0', 'a deadline and on_overload = "block"'),
         ("pattern", "look_at = [[[0, 0], [9, 9]]]", "length >= 3"),  # a line is no polygon

@@ -53,18 +53,15 @@ def test_what_is_written_is_read_and_lies_beside_the_lines_file(line: Path, bund
     assert [each.name for each in line.parent.glob("*tuned*")] == ["line.tuned.toml"], "and nothing unfinished"
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o644])
-def test_everybody_who_may_read_the_lines_file_may_read_it_whatever_the_umask(
-    line: Path, bundle: Bundle, mode: int
-) -> None:
-    line.chmod(mode)
+def test_everybody_who_may_read_the_lines_file_may_read_it_whatever_the_umask(line: Path, bundle: Bundle) -> None:
     before = os.umask(0o077)
     try:
-        path = write_tuned(line, tuned(bundle.digest))
+        for mode in (0o640, 0o644):
+            line.chmod(mode)
+            found, of_line = write_tuned(line, tuned(bundle.digest)).stat(), line.stat()
+            assert (found.st_mode & 0o777, found.st_uid, found.st_gid) == (mode, of_line.st_uid, of_line.st_gid)
     finally:
         os.umask(before)
-    found, of_line = path.stat(), line.stat()
-    assert (found.st_mode & 0o777, found.st_uid, found.st_gid) == (mode, of_line.st_uid, of_line.st_gid)
 
 
 def test_each_bundle_has_its_own_and_old_ones_go(line: Path, bundle: Bundle) -> None:
@@ -85,9 +82,7 @@ def test_each_bundle_has_its_own_and_old_ones_go(line: Path, bundle: Bundle) -> 
         (lambda text: text.replace("[[tuned]]", "[[tuned"), "is not valid TOML"),
         (lambda text: text.replace("batch", "batches"), "unknown field `batches` - at `$.tuned[0].engine`"),
         (lambda text: text.replace("threads = 1", "threads = -1"), "`int` >= 0 - at `$.tuned[0].engine.threads`"),
-        (lambda text: text.replace('"CPU"', '"AUTO"'), "at `$.tuned[0].engine.device`"),
         (lambda text: text.replace("bundle = ", 'bundle = "abc" #'), "at `$.tuned[0].bundle`"),
-        (lambda _: "tuned = 3", "Expected `array`, got `int` - at `$.tuned`"),
         (lambda text: text + "\udcff", "is not valid TOML"),
     ],
 )
@@ -201,11 +196,12 @@ def test_what_the_line_itself_says_and_cannot_be_used_is_an_error_still(
 # Devices.
 
 
-@pytest.mark.parametrize("device", ["AUTO", "HETERO:GPU,CPU", "BATCH:CPU", "GPU.", "cpu", "CPU\n", "GPU.100"])
-def test_devices_that_change_over_by_themselves_are_refused(line: Path, device: str) -> None:
-    with_engine(line, f"device = {json.dumps(device)}")
-    with pytest.raises(ConfigError, match=r"at `\$\.engine\.device`"):
-        load_config(line)
+def test_devices_that_change_over_by_themselves_are_refused(line: Path) -> None:
+    before = line.read_text()
+    for device in ("AUTO", "HETERO:GPU,CPU", "BATCH:CPU", "GPU.", "cpu", "CPU\n", "GPU.100"):
+        line.write_text(f"{before}\n[engine]\ndevice = {json.dumps(device)}\n")
+        with pytest.raises(ConfigError, match=r"at `\$\.engine\.device`"):
+            load_config(line)
 
 
 def test_onnx_runtime_computes_on_the_processor_alone(line: Path, bundle: Bundle) -> None:
