@@ -20,10 +20,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.durable.follow_server import FollowServer
 from edge.delivery.durable.follower import Follower
-from edge.delivery.journal import journal as journal_module
-from edge.delivery.journal import journalling as journalling_module
-from edge.delivery.journal import retention as retention_module
-from edge.delivery.journal import wall_clock
 from edge.delivery.journal.disk_thread import DiskThread
 from edge.delivery.journal.errors import JournalFailedError, JournalForeignError, JournalHungError, JournalTooNewError
 from edge.delivery.journal.file import FILE_NAME, beside
@@ -52,14 +48,16 @@ from tests.edge.journals import (
 )
 from tests.edge.wire_examples import ALARM, LOST, STATUS
 
+JOURNAL = "edge.delivery.journal"
+
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine is no disk that hangs; others who hold the file are not waited for; the clock is trusted."""
-    monkeypatch.setattr(journalling_module, "DISK_SECONDS", WITHIN_SECONDS)
-    monkeypatch.setattr(journalling_module, "ROOM_SECONDS", WITHIN_SECONDS)
-    monkeypatch.setattr(journal_module, "BUSY_SECONDS", 0.0)
-    monkeypatch.setattr(wall_clock, "AGREED_SECONDS", 0.0)
+    monkeypatch.setattr(f"{JOURNAL}.journalling.DISK_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr(f"{JOURNAL}.journalling.ROOM_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr(f"{JOURNAL}.journal.BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(f"{JOURNAL}.wall_clock.AGREED_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -201,7 +199,7 @@ def test_those_who_wait_are_woken_after_each_commit(tmp_path: Path) -> None:
 # Live only.
 
 
-def test_what_cannot_be_kept_goes_out_in_the_boots_own_count_and_the_journal_says_later_what_it_lacks(
+def test_what_cannot_be_kept_counts_by_boot_and_the_journal_says_later_what_it_lacks(
     tmp_path: Path, clocks: Clocks
 ) -> None:
     with opened(tmp_path, clocks) as journal:
@@ -274,82 +272,67 @@ def test_a_full_disk_is_told_and_overcome(disk: Path, clocks: Clocks) -> None:
     assert (of_journal(again)[0].what, of_journal(again)[0].events) == ("recording", 21)
 
 
-@pytest.mark.parametrize("started_again", [False, True])
-def test_what_is_free_in_the_journal_is_used_on_a_full_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started_again: bool
-) -> None:
-    monkeypatch.setattr(journal_module, "WAL_BYTES", 1 << 20)  # less than SQLite would use by itself
+def test_what_is_free_in_the_journal_is_used_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{JOURNAL}.journal.WAL_BYTES", 1 << 20)  # less than SQLite would use by itself
 
     def run(journal: Journalling, groups: int) -> None:
         for _ in range(groups):
             assert None not in ids(journal.commit(several(20, png_bytes=2000)))
             journal.tend()
 
-    with small_disk(tmp_path / "disk", mib=16) as disk, contextlib.ExitStack() as open_now:
-        journal = open_now.enter_context(opened(disk, keep_bytes=2 << 20))
-        run(journal, 100)  # more than it may keep
-        if started_again:  # what SQLite had beside the file is gone then
-            open_now.close()
-            journal = open_now.enter_context(opened(disk, keep_bytes=2 << 20))
+    with small_disk(tmp_path / "disk", mib=16) as disk:
+        with opened(disk, keep_bytes=2 << 20) as journal:
+            run(journal, 100)  # more than it may keep
+            filler = fill(disk)
+            run(journal, 20)
+            filler.unlink()
+        with opened(disk, keep_bytes=2 << 20) as journal:  # what SQLite had beside the file is gone
             run(journal, 1)
-        fill(disk)
-        before = state_of(journal).last_seq
-        run(journal, 150)
-        state = state_of(journal)
-        assert (state.live_only, state.last_seq) == (None, before + 3000)
-        assert state.first_seq > before, "all that was there has made room since"
+            fill(disk)
+            before = state_of(journal).last_seq
+            run(journal, 150)
+            assert (state_of(journal).live_only, state_of(journal).last_seq) == (None, before + 3000)
+            assert state_of(journal).first_seq > before, "all that was there has made room since"
 
 
 @pytest.mark.parametrize("how", ["full", "read only"])
-def test_a_disk_that_is_full_or_read_only_at_the_start_is_told_and_overcome(
-    disk: Path, clocks: Clocks, how: str
-) -> None:
+def test_a_disk_that_cannot_be_written_at_the_start_is_overcome(disk: Path, clocks: Clocks, how: str) -> None:
     with opened(disk, clocks) as journal:
         kept = journal.commit([good("top", 3)])
-    if how == "full":
-        filler = fill(disk)
-    else:
-        make_read_only(disk)
+    spoil, mend = (fill, lambda _: (disk / "filler").unlink()) if how == "full" else (make_read_only, make_writable)
+    spoil(disk)
     with opened(disk, clocks) as journal:
         assert journal.progress == {"top": Progress(good().event.boot_id, 3)}
         assert whats(journal.commit([good()])) == ["live_only"]
         assert journal.counts().journalled == {"journal": 1, "verdict.top.GOOD": 2}
         assert ids(kept) == {state_of(journal).journal_id}
-        if how == "full":
-            filler.unlink()
-        else:
-            make_writable(disk)
+        mend(disk)
         kept += tended(journal, clocks) + journal.commit([good()])
         assert whats(kept) == ["begun", "recording"]
         assert held(disk) == sent_as(kept)
 
 
-@pytest.fixture
-def kept_although_it_failed(monkeypatch: pytest.MonkeyPatch) -> Iterator[contextlib.AbstractContextManager[None]]:
-    """Within it, appends fail after the events were kept."""
+@contextlib.contextmanager
+def kept_although_it_failed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     append = Journal.append
 
     def kept_all_the_same(self: Journal, *what: Any) -> None:
         append(self, *what)
         raise JournalFailedError("the disk failed at the very end")
 
-    @contextlib.contextmanager
-    def failing() -> Iterator[None]:
-        with monkeypatch.context() as patch:
-            patch.setattr(Journal, "append", kept_all_the_same)
-            yield
-
-    return failing()
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", kept_all_the_same)
+        yield
 
 
 def test_what_was_kept_although_it_failed_is_numbered_on_and_written_again(
-    tmp_path: Path, clocks: Clocks, kept_although_it_failed: contextlib.AbstractContextManager[None]
+    tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "state"
     # With a reader: SQLite writes all again as the last one who has the file open lets go.
     with opened(folder, clocks) as journal, JournalReader.open(folder):
         kept = journal.commit(several(5))
-        with kept_although_it_failed:
+        with kept_although_it_failed(monkeypatch):
             unkept = journal.commit(several(3))
         assert ids(unkept) == {None}
         again = tended(journal, clocks)
@@ -363,10 +346,10 @@ def test_what_was_kept_although_it_failed_is_numbered_on_and_written_again(
 
 
 def test_what_waited_to_be_told_is_told_once_though_that_seemed_to_fail(
-    tmp_path: Path, clocks: Clocks, kept_although_it_failed: contextlib.AbstractContextManager[None]
+    tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(tmp_path, clocks) as journal:
-        with kept_although_it_failed:
+        with kept_although_it_failed(monkeypatch):
             journal.commit([good()])
             tended(journal, clocks)
             journal.commit([good()])
@@ -408,8 +391,8 @@ def wait_until_ended(disk: DiskThread) -> None:
 def not_answering(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The disk does not answer, and nobody waits for it."""
     with frozen(disk), monkeypatch.context() as patch:
-        patch.setattr(journalling_module, "DISK_SECONDS", 0.05)
-        patch.setattr(journalling_module, "DISK_SECONDS_AT_START", 0.05)
+        patch.setattr(f"{JOURNAL}.journalling.DISK_SECONDS", 0.05)
+        patch.setattr(f"{JOURNAL}.journalling.DISK_SECONDS_AT_START", 0.05)
         yield
 
 
@@ -464,9 +447,7 @@ def test_a_line_starts_and_ends_on_a_disk_that_does_not_answer(
 # Faults of ours.
 
 
-def test_an_event_that_cannot_be_written_goes_out_live_and_the_next_ones_are_kept(
-    tmp_path: Path, clocks: Clocks
-) -> None:
+def test_an_event_that_cannot_be_written_goes_out_live(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path, clocks) as journal:
         kept = journal.commit([good()])
         unkept = journal.commit([good("caf\udce9"), good()])
@@ -521,7 +502,7 @@ def overwrite(path: Path, at: int) -> None:
         file.write(b"\xa5" * 8192)
 
 
-def test_a_journal_that_is_damaged_at_the_start_is_moved_aside_and_a_new_one_begun(disk: Path, clocks: Clocks) -> None:
+def test_a_journal_that_is_damaged_at_the_start_is_moved_aside(disk: Path, clocks: Clocks) -> None:
     with opened(disk, clocks) as journal:
         journal.commit(several(20))
         old_id = journal.journal_id
@@ -539,7 +520,7 @@ def test_a_journal_that_is_damaged_at_the_start_is_moved_aside_and_a_new_one_beg
     assert (disk / "journal.db.damaged-1").exists()
 
 
-def test_a_journal_that_is_damaged_under_a_running_line_gives_way_to_a_new_one(tmp_path: Path, clocks: Clocks) -> None:
+def test_a_journal_that_is_damaged_under_a_running_line_gives_way(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path, clocks, keep_s=1000) as journal:
         journal.commit(several(600, png_bytes=50_000))  # more than SQLite keeps in memory
         assert journal._journal is not None
@@ -556,7 +537,7 @@ def test_a_journal_that_is_damaged_under_a_running_line_gives_way_to_a_new_one(t
     assert (tmp_path / "journal.db.damaged-1").exists()
 
 
-def test_rot_that_a_durable_consumer_meets_gives_way_to_a_new_journal_and_the_consumer_goes_on_in_it(
+def test_a_consumer_that_meets_rot_goes_on_in_a_new_journal(
     tmp_path: Path,
 ) -> None:
     served = f"ipc://{tmp_path}/served"
@@ -597,7 +578,7 @@ def test_rot_that_a_durable_consumer_meets_gives_way_to_a_new_journal_and_the_co
 
 
 @pytest.mark.parametrize("files", [(0, 1, 2), (1, 2)])
-def test_a_journal_that_is_deleted_under_a_running_line_is_noticed(
+def test_files_that_are_deleted_under_a_running_line_are_noticed(
     tmp_path: Path, clocks: Clocks, files: tuple[int, ...]
 ) -> None:
     with opened(tmp_path, clocks) as journal:
@@ -653,7 +634,7 @@ def test_an_older_journal_in_its_place_is_never_numbered_on(tmp_path: Path, cloc
         assert held(tmp_path) == sent_as(told)
 
 
-def test_a_journal_that_is_older_than_what_was_acknowledged_is_never_numbered_on(tmp_path: Path) -> None:
+def test_a_journal_older_than_what_was_acknowledged_is_never_numbered_on(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         journal.commit(several(5))
         old_id = journal.journal_id
@@ -720,18 +701,14 @@ def tend_until_quiet(journal: Journalling, folder: Path) -> list[Message]:
             return told
 
 
-def test_what_is_older_than_it_is_kept_goes_when_all_have_acknowledged_it(tmp_path: Path, clocks: Clocks) -> None:
+def test_what_is_older_than_it_is_kept_goes_if_acknowledged(tmp_path: Path, clocks: Clocks) -> None:
     acked = dict[str, int]()
     with opened(tmp_path, clocks, acked, keep_s=100) as journal:
         journal.commit(several(999))
         clocks.now_s += 60
         journal.commit(several(5))
-        for now_acked, after_s, first in (
-            ({}, 60, 501),
-            ({"mes2": 800}, 1, 801),
-            ({"mes1": 2000, "mes2": 1003}, 1, 1001),
-        ):
-            acked |= now_acked
+        for mes1, mes2, after_s, first in ((900, 500, 60, 501), (900, 800, 1, 801), (1002, 1003, 1, 1001)):
+            acked |= {"mes1": mes1, "mes2": mes2}
             clocks.now_s += after_s
             assert tend_until_quiet(journal, tmp_path) == []
             assert [seq for seq, *_ in held(tmp_path)] == list(range(first, 1006))
@@ -757,9 +734,7 @@ def test_what_cannot_go_yet_is_not_looked_at_after_each_commit(
             clocks.now_s += 1000
 
 
-def test_only_the_budget_deletes_what_was_not_acknowledged_and_that_is_told_once_per_burst(
-    tmp_path: Path, clocks: Clocks
-) -> None:
+def test_only_the_budget_deletes_what_was_not_acknowledged_and_says_so(tmp_path: Path, clocks: Clocks) -> None:
     acked, told = dict[str, int](), list[Message]()
     with opened(tmp_path, clocks, acked, keep_bytes=1 << 20) as journal:
         acked |= {"mes1": 10, "mes2": 5_000}
@@ -783,10 +758,10 @@ def test_only_the_budget_deletes_what_was_not_acknowledged_and_that_is_told_once
     assert events_in(tmp_path)[-1] == discarded[-1]
 
 
-def test_a_wall_clock_that_leaps_deletes_nothing_also_before_a_start(
+def test_a_wall_clock_that_leaps_deletes_nothing(
     tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wall_clock, "AGREED_SECONDS", 600.0)
+    monkeypatch.setattr(f"{JOURNAL}.wall_clock.AGREED_SECONDS", 600.0)
     with opened(tmp_path, clocks) as journal:  # kept for 30 days
         kept = journal.commit(several(5))
         clocks.now_s += 3600
@@ -804,7 +779,7 @@ def test_a_wall_clock_that_leaps_deletes_nothing_also_before_a_start(
 
 
 def test_room_is_made_step_by_step_until_there_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention_module, "BYTES_AT_ONCE", 10_000)
+    monkeypatch.setattr(f"{JOURNAL}.retention.BYTES_AT_ONCE", 10_000)
     with opened(tmp_path, keep_bytes=1 << 20) as journal:
         for _ in range(20):
             assert None not in ids(journal.commit(several(20, png_bytes=50_000))), "more than goes at once"
