@@ -11,7 +11,7 @@ import pytest
 from train.boards import DEFECT_KINDS, DrawnBoard, draw_board, write_boards
 
 SIZE_HW = (640, 800)
-SEEDS = range(12)
+SEEDS = range(6)
 
 
 @cache
@@ -24,40 +24,22 @@ def flawless(seed: int) -> DrawnBoard:
     return draw_board(seed, size_hw=SIZE_HW, flawless=True)
 
 
-def test_a_board_has_the_promised_form() -> None:
-    board = draw_board(3, size_hw=(448, 500), flawless=False)
-    assert board.image.shape == (448, 500, 3)
-    assert board.image.dtype == np.uint8
-    assert board.mask.shape == (448, 500)
-    assert board.mask.dtype == np.bool_
-    assert board.defects
-
-
-def test_the_same_seed_gives_the_same_bytes() -> None:
-    again = draw_board(0, size_hw=SIZE_HW, flawless=False)
+def test_the_same_seed_gives_the_same_bytes_on_any_number_of_threads() -> None:
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        again = draw_board(0, size_hw=SIZE_HW, flawless=False)
+    finally:
+        cv2.setNumThreads(threads)
     assert again.image.tobytes() == defective(0).image.tobytes()
     assert again.mask.tobytes() == defective(0).mask.tobytes()
     assert again.defects == defective(0).defects
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_threads() -> None:
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        alone = draw_board(1, size_hw=SIZE_HW, flawless=False)
-    finally:
-        cv2.setNumThreads(threads)
-    assert alone.image.tobytes() == defective(1).image.tobytes()
-
-
 def test_different_seeds_give_different_boards() -> None:
     boards = [flawless(0), flawless(1), draw_board((0, 1), size_hw=SIZE_HW, flawless=True)]
     assert len({board.image.tobytes() for board in boards}) == 3
-
-
-def test_a_flawless_board_has_no_defect() -> None:
-    assert not flawless(0).mask.any()
-    assert flawless(0).defects == ()
+    assert not any(board.mask.any() or board.defects for board in boards)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -105,7 +87,6 @@ def test_all_six_kinds_occur() -> None:
 
 
 def test_the_number_of_defects_can_be_asked_for() -> None:
-    assert len(draw_board(2, flawless=False, defect_count=5).defects) == 5
     assert len(draw_board(2, size_hw=SIZE_HW, flawless=False, defect_count=1).defects) == 1
 
 
@@ -158,19 +139,15 @@ def test_a_written_board_is_the_drawn_one(folder: Path) -> None:
     assert np.array_equal(image[..., ::-1], board.image)
 
 
-def test_an_interrupted_folder_is_completed(folder: Path) -> None:
+def test_an_interrupted_folder_is_completed_by_a_pool_too(folder: Path) -> None:
     before = contents(folder)
-    (folder / "images" / "board_00002.png").unlink()
+    for number in (1, 2):
+        (folder / "images" / f"board_{number:05d}.png").unlink()
     (folder / "labels.csv").unlink()
     progress: list[tuple[int, int]] = []
-    write_boards(folder, 4, 7, size_hw=(448, 500), workers=1, on_progress=lambda *done: progress.append(done))
-    assert progress == [(3, 4), (4, 4)]
+    write_boards(folder, 4, 7, size_hw=(448, 500), workers=2, on_progress=lambda *done: progress.append(done))
+    assert progress == [(2, 4), (3, 4), (4, 4)]
     assert contents(folder) == before
-
-
-def test_a_pool_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    write_boards(tmp_path, 4, 7, size_hw=(448, 500), workers=2)
-    assert contents(tmp_path) == contents(folder)
 
 
 def test_boards_of_another_seed_are_not_mixed_in(folder: Path) -> None:

@@ -178,7 +178,3 @@ def test_pictures_that_cannot_be_written_are_one_sentence(tmp_path: Path) -> Non
     (tmp_path / "odd" / "pictures" / "masks-00-example.png").mkdir(parents=True)
     with pytest.raises(TrainingError, match=r"masks-00-example\.png cannot be written \(Is a directory\)"):
         draw_gallery(filled(), "masks", CALIBRATION, None, tmp_path / "odd")
-
-
-def test_a_truth_without_tiles_has_no_exhibits(tmp_path: Path) -> None:
-    assert draw_gallery(Gallery(0), "labels", CALIBRATION, None, tmp_path) == []
