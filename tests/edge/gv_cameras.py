@@ -72,6 +72,10 @@ class AravisCamera:
         pictures: list[Picture] = self._settings["pictures"]
         return pictures[frame_id % len(pictures)]
 
+    @property
+    def is_on(self) -> bool:
+        return self._process is not None
+
     def start(self) -> None:
         """Switch it on; returns once it answers. Frame ids begin at `FIRST_FRAME_ID`, all else as at first."""
         assert self._process is None, "it is on"
@@ -89,12 +93,12 @@ class AravisCamera:
 
     def kill(self) -> None:
         """As if its power were cut."""
-        self._gone("kill")
-
-    def stop(self) -> None:
-        """Switch it off."""
-        if self._process is not None:
-            self._gone("terminate")
+        assert self._process is not None, "it is off"
+        assert self._pipe is not None
+        self._process.kill()
+        self._process.wait()
+        self._pipe.close()
+        self._process = self._pipe = None
 
     def show(self, pictures: Sequence[Picture]) -> None:
         """Show others from now on; their size must be that of those before."""
@@ -140,14 +144,6 @@ class AravisCamera:
         problem = self._pipe.recv()
         assert problem is None, problem
 
-    def _gone(self, how: str) -> None:
-        assert self._process is not None, "it is off"
-        getattr(self._process, how)()
-        self._process.wait()
-        assert self._pipe is not None
-        self._pipe.close()
-        self._process = self._pipe = None
-
 
 @contextlib.contextmanager
 def aravis_camera(
@@ -161,31 +157,32 @@ def aravis_camera(
     """Aravis' device, on.
 
     Args:
-        address: of loopback; None: one that no other camera has. With `netns` any address in there.
+        address: in the network namespace; without one, an address of loopback that no other camera has.
         pictures: what it shows; the first one's size is the camera's. None: four of 64x48 that all differ.
-        pixel_format: Mono8, Mono16, RGB8, BayerRG8, BayerGR8, BayerGB8 or BayerBG8.
+        pixel_format: one of `_CODES`.
         netns: network namespace that it lives in.
     """
     need_aravis()
-    shown = list(pictures) or noise(4, 48, 64)
-    with contextlib.nullcontext(address) if netns else leased(address) as leased_address:
-        assert leased_address is not None, "a network namespace needs an address"
-        with contextlib.nullcontext() if netns else loopback_has(leased_address):
-            camera = AravisCamera(leased_address, shown, pixel_format, rate_fps, netns)
-            try:
-                camera.start()
-                yield camera
-            finally:
-                camera.stop()
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            address = stack.enter_context(leased())
+            stack.enter_context(loopback_has(address))
+        camera = AravisCamera(address, list(pictures) or noise(4, 48, 64), pixel_format, rate_fps, netns)
+        try:
+            camera.start()
+            yield camera
+        finally:
+            if camera.is_on:
+                camera.kill()
 
 
 @contextlib.contextmanager
-def viva_camera(address: str | None = None, **settings: Any) -> Iterator["FakeGigeCamera"]:
+def viva_camera(**settings: Any) -> Iterator["FakeGigeCamera"]:
     """viva-genicam's device, on, in threads of this process; takes what its FakeGigeCamera takes (packet_resend,
     drop_packets, pixel_format, ...)."""
     need_aravis()
     testing = pytest.importorskip("viva_genicam.testing", reason="viva-genicam is not installed")
-    with leased(address) as leased_address, testing.FakeGigeCamera(bind_ip=leased_address, **settings) as camera:
+    with leased() as address, testing.FakeGigeCamera(bind_ip=address, **settings) as camera:
         yield camera
 
 
@@ -258,23 +255,22 @@ def noise(count: int, height: int, width: int, channels: int = 1, dtype: type = 
 
 
 @contextlib.contextmanager
-def leased(address: str | None = None) -> Iterator[str]:
+def leased() -> Iterator[str]:
     """An address of loopback whose port no other camera has, here or in another run of tests, while this lasts.
 
     Held by a TCP socket: cameras only use UDP.
     """
-    for candidate in [address] if address else ADDRESSES:
-        with socket.socket() as lease:
+    for address in ADDRESSES:
+        with socket.socket() as lease, socket.socket(type=socket.SOCK_DGRAM) as probe:
             try:
-                lease.bind((candidate, GVCP_PORT))
+                lease.bind((address, GVCP_PORT))
+                probe.bind((address, GVCP_PORT))
             except OSError:
                 continue
-            with socket.socket(type=socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
-                probe.bind((candidate, GVCP_PORT))
-                probe.close()
-                yield candidate
-                return
-    raise AssertionError(f"{address or 'every address'} has a camera already")
+            probe.close()
+            yield address
+            return
+    raise AssertionError("every address has a camera already")
 
 
 @contextlib.contextmanager
@@ -316,8 +312,7 @@ _REGISTERS = {
 _SERIAL = slice(0xD8 + 8, 0xD8 + 8 + 16)
 """Where a reply to a discovery has the serial number, after its header."""
 _CODES = {
-    "Mono8": 0x01080001, "Mono16": 0x01100007, "RGB8": 0x02180014, "BayerGR8": 0x01080008, "BayerRG8": 0x01080009,
-    "BayerGB8": 0x0108000A, "BayerBG8": 0x0108000B,
+    "Mono8": 0x01080001, "Mono16": 0x01100007, "RGB8": 0x02180014, "BayerRG8": 0x01080009
 }  # fmt: skip
 
 

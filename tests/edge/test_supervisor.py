@@ -259,13 +259,17 @@ def test_a_trigger_that_cannot_be_fired_at_once_is_not_fired_for_what_comes_late
 
 
 def test_a_trigger_that_reaches_the_camera_s_process_too_late_is_not_fired(monkeypatch: pytest.MonkeyPatch) -> None:
-    with watched(part_camera(SHORT_MS)) as camera:
+    with watched(part_camera()) as camera:
         camera.triggered("P-1")
         stop(camera.pid)
         with monkeypatch.context() as quick:
             quick.setattr(triggering, "FIRE_WITHIN_SECONDS", 0.1)
-            camera.triggered("late")
+            camera.trigger("late")
+            asked_ns = time.monotonic_ns()
+            camera.grab()  # it is sent, and not read
+            wait_ns(asked_ns, 0.1)
         os.kill(camera.pid, signal.SIGCONT)
+        camera.until(lambda: camera.answered("late"))
         camera.triggered("P-3")
         assert camera.parts == [("P-1", None, 1), ("late", "no_frame", None), ("P-3", None, 2)]
 
