@@ -23,17 +23,10 @@ from click.testing import CliRunner
 from bench.cameras import full_plan
 from edge import errors
 from edge.bundle import Bundle, Manifest
+from edge.cameras import liveness, supervisor
 from edge.cameras.frame_ids import MOST_LOST
-from edge.cameras.liveness import (
-    ANSWER_WITHIN_SECONDS,
-    ASK_EVERY_SECONDS,
-    CAMERA_ANSWERS_WITHIN_SECONDS,
-    FIRST_FRAME_WITHIN_SECONDS,
-    LEAST_SILENCE_SECONDS,
-)
 from edge.cameras.settings import CameraSettings, V4l2Settings
 from edge.cameras.state import State
-from edge.cameras.supervisor import CLOSE_WITHIN_SECONDS, FIRST_BACKOFF_SECONDS, MOST_BACKOFF_SECONDS
 from edge.cameras.triggering import FIRE_WITHIN_SECONDS
 from edge.cli.main import heatline
 from edge.cli.status import EXIT_CODES
@@ -348,6 +341,9 @@ def all_calls() -> Mapping[str, list[list[ast.expr | None]]]:
     return found
 
 
+LIVENESS = section(read("docs/cameras.md"), "## Liveness")
+
+
 def calls(name: str) -> list[list[ast.expr | None]]:
     """What every call of this name in `edge` is given by place, and None for the places after that."""
     assert name in all_calls(), f"nothing in edge calls {name}"
@@ -384,10 +380,6 @@ def reasons() -> set[str]:
     }
 
 
-def test_every_reason_is_documented_and_no_other() -> None:
-    assert rows(section(read("docs/protocol.md"), "### Reasons")).keys() == reasons()
-
-
 def test_every_reason_of_the_handshake_is_documented_with_its_state_and_no_other() -> None:
     table = rows(section(read("docs/protocol.md"), "## Handshake"))
     states = {state: table.pop(state)[0] for state in get_args(HandshakeState)}
@@ -406,25 +398,20 @@ def test_every_reason_for_which_a_socket_refuses_is_documented_and_no_other() ->
     assert {reason for line in lines for reason in re.findall(r"\w+", line)} == noted | of_connections | of_requests
 
 
-LIVENESS = section(read("docs/cameras.md"), "## Liveness")
-
-
-def test_every_alarm_is_documented_and_no_other() -> None:
+def test_every_reason_alarm_and_state_is_documented_and_no_other() -> None:
+    assert rows(section(read("docs/protocol.md"), "### Reasons")).keys() == reasons()
     lines = re.findall(r"^\|.*\| ([^|]*) \|$", LIVENESS.partition("What follows")[0], flags=re.MULTILINE)
     assert {alarm for cell in lines[1:] for alarm in re.findall("`([a-z_]+)`", cell)} == alarms()
+    assert rows(section(read("docs/cameras.md"), "### Idle or dead")).keys() == set(get_args(State))
 
 
 def test_the_stated_times_and_limits_follow_from_the_constants() -> None:
     for seconds in (
-        ASK_EVERY_SECONDS + ANSWER_WITHIN_SECONDS,  # its process hangs
-        2 * ASK_EVERY_SECONDS + CAMERA_ANSWERS_WITHIN_SECONDS,  # it is not known whether it is there
+        liveness.ASK_EVERY_SECONDS + liveness.ANSWER_WITHIN_SECONDS,  # its process hangs
+        2 * liveness.ASK_EVERY_SECONDS + liveness.CAMERA_ANSWERS_WITHIN_SECONDS,  # it is not known whether it is there
         V4l2Settings(name="usb").opened_within_s,
-        LEAST_SILENCE_SECONDS,
-        FIRST_FRAME_WITHIN_SECONDS,
-        CAMERA_ANSWERS_WITHIN_SECONDS,
-        CLOSE_WITHIN_SECONDS,
-        FIRST_BACKOFF_SECONDS,
-        MOST_BACKOFF_SECONDS,
+        *(liveness.LEAST_SILENCE_SECONDS, liveness.FIRST_FRAME_WITHIN_SECONDS, liveness.CAMERA_ANSWERS_WITHIN_SECONDS),
+        *(supervisor.CLOSE_WITHIN_SECONDS, supervisor.FIRST_BACKOFF_SECONDS, supervisor.MOST_BACKOFF_SECONDS),
     ):
         assert re.search(rf"\b{seconds:g} s\b", LIVENESS), seconds
     (busy,) = rows(section(read("docs/commands.md"), "### Refused"))["busy"][:1]
@@ -448,11 +435,6 @@ def test_how_soon_a_fault_is_noticed_is_what_was_measured() -> None:
             of = [one[figure]["median"] / 1e3 for figure in ("noticed_ms", "recovered_ms")]
             expected[one["load"]["kind"], one["fault"]] = [f"{seconds:.2f} s" for seconds in of]
     assert documented == expected
-
-
-def test_every_state_of_a_camera_is_documented() -> None:
-    table = rows(section(read("docs/cameras.md"), "### Idle or dead"))
-    assert table.keys() == set(get_args(State))
 
 
 def test_a_heatmap_is_read_as_protocol_md_shows() -> None:

@@ -17,8 +17,8 @@ PACKAGES = ["edge", "train", "export", "bench"]
 """Each may import those before it."""
 EXTRAS = {"torch", "timm", "lightning", "hydra", "torchmetrics", "optuna"}
 FOREIGN = {"torch", "timm", "lightning", "hydra", "train", "export", "bench"}
-NOT_AT_START = {"asyncio", "rich", "email", "openvino", "onnxruntime"}
-"""What other commands need, or an engine that is not asked for yet: the start of a line waits for all of it."""
+NOT_AT_START = {"asyncio", "rich", "email", "openvino", "onnxruntime", "cryptography"}
+"""What other commands, engines or signatures need: the start of a line waits for all that it imports."""
 
 IMPORT_ALL_OF_EDGE = """
 import importlib, pkgutil, edge

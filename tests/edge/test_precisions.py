@@ -90,15 +90,12 @@ HOSTILE: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda m: gate_of(m, "int8").update(graph="model_f32.xml"), "for int8, expected model_int8.xml;"),  # really f32
     (lambda m: gate_of(m, "bf16").update(graph=INT8_GRAPH), "expected model_f32.xml or model_bf16.xml"),
     (lambda m: gate_of(m, "bf16").update(graph="model_bf16.xml"), "lists no model_bf16.xml, which bf16 needs"),
-    (lambda m: gate_of(m, "int8").update(graph="../model_int8.xml"), "matching regex"),  # out of the folder
     (lambda m: m["files"].pop("model_int8.bin"), "lists no model_int8.bin, which int8 needs"),
     (lambda m: m["tolerances"].pop("int8"), "states no tolerance for int8, which it has"),
-    (lambda m: m["tolerances"].update(fp4=0.1), "Invalid enum value 'fp4'"),
     (lambda m: gate_of(m, "int8").update(graph=None, reason=" \n"), "leaves out int8 and gives no reason"),
     (lambda m: gate_of(m, "int8").update(graph=None, reason="slow"), "states a tolerance for int8, which it has not"),
     (lambda m: m["map_gate"]["precisions"].pop("int8"), "states a tolerance for int8, which it has not"),
     (lambda m: m.update(map_gate=None), "states a tolerance for bf16, which it has not"),
-    (lambda m: m["map_gate"].update(passed=True), "unknown field `passed` - at `$.map_gate`"),
 ]
 
 
@@ -201,13 +198,12 @@ def test_outside_its_tolerance_f32_is_used_instead_loudly(
         assert "allowed is 5.0e-02; int8 must not be used here" in proven.fell_back
 
 
-def test_a_graph_that_the_engine_cannot_compile_falls_back_too(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_graph_that_cannot_be_compiled_falls_back_too_and_one_of_another_shape_refuses_the_bundle(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     proven = asked_for(open_bundle(put(folder, {INT8_GRAPH: b"no graph"})), "int8")
     assert proven.engine.precision == "f32"
     assert f"OpenVINO cannot use {folder / INT8_GRAPH}" in caplog.text
-
-
-def test_a_graph_of_another_shape_is_no_matter_of_precision_and_refuses_the_bundle(folder: Path) -> None:
     coarse = {name.replace("f32", "int8"): data for name, data in to_openvino(graph_with(map_cells=7)).items()}
     with pytest.raises(BundleError, match=r"maps of shape \(4, 7, 7\)"):
         asked_for(open_bundle(put(folder, coarse)), "int8")
@@ -229,17 +225,6 @@ def test_a_graph_that_the_manifest_does_not_name_is_not_used(f32_alone: Bundle, 
     with pytest.raises(BundleError, match="has no int8"):
         asked_for(open_bundle(without), "int8")
     assert max(asked_for(open_bundle(folder), "bf16").differences.values()) < 0.02
-
-
-def test_a_bf16_graph_of_its_own_is_used_where_the_manifest_names_it(folder: Path) -> None:
-    def name_it(manifest: dict[str, Any]) -> None:
-        gate_of(manifest, "bf16")["graph"] = "model_bf16.xml"
-        manifest["tolerances"]["bf16"] = 0.2
-
-    put(folder, {name.replace("int8", "bf16"): data for name, data in int8_of_gain(1.1 * GAIN).items()})
-    proven = asked_for(open_bundle(edit_manifest(folder, name_it)), "bf16")
-    if proven.fell_back is None:  # the processor has bf16
-        assert proven.differences["logit"] == pytest.approx(0.1, abs=0.02)
 
 
 # Commands.
@@ -308,7 +293,7 @@ def test_a_line_is_refused_that_asks_for_a_precision_that_it_cannot_have(
     assert "engine.precision is 'int8', onnxruntime computes in f32 alone; set engine.kind" in complaint(result)
 
 
-def test_show_tells_what_became_of_each_precision(all_three: Bundle, f32_alone: Bundle, folder: Path) -> None:
+def test_show_tells_what_became_of_each_precision(all_three: Bundle, f32_alone: Bundle) -> None:
     text = shown("bundle", "show", all_three.path)
     assert re.search(
         r"int8 +shipped as model_int8.xml; as it is: at worst 3 of 40 tiles flip, map correlation 0.9800, region IoU "
@@ -320,16 +305,15 @@ def test_show_tells_what_became_of_each_precision(all_three: Bundle, f32_alone: 
     assert re.search("precisions +f32 *\n", text)
     assert re.search(f"int8 +left out: {LEFT_OUT}; all of it: at worst 3 of 40 tiles flip", text)
 
+
+def test_show_does_not_stumble_over_figures_that_are_not_there(folder: Path) -> None:
     def fewer(manifest: dict[str, Any]) -> None:
-        gate_of(manifest, "f32")["attempts"] = []
         gate_of(manifest, "bf16")["attempts"][0]["agreement"] = []
-        gate_of(manifest, "bf16")["reason"] = "it was let in"
         for each in gate_of(manifest, "int8")["attempts"][0]["agreement"]:
             each |= {"map_correlation": None, "iou_median": None, "iou_p5": None}
 
     text = shown("bundle", "show", edit_manifest(folder, fewer))
-    assert "shipped as model_f32.xml; not held to the model" in text
-    assert "shipped as model_f32.xml, though it was let in; as it is: not held to the model" in text
+    assert "shipped as model_f32.xml; as it is: not held to the model" in text
     assert "map correlation none, region IoU none (5th percentile none)" in text
 
 
