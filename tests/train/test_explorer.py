@@ -36,6 +36,11 @@ def test_at_every_threshold_the_curve_is_what_the_verdict_rule_gives(
     frames: list[tuple[list[float], bool]], anywhere: float
 ) -> None:
     found = explored(frames, 0.0)
+    assert found.thresholds == sorted(set(found.thresholds))
+    if found.defective_frames:
+        assert (found.escape[0], found.escape[-1]) == (0, 1)
+    if found.good_frames:
+        assert (found.false_reject[0], found.false_reject[-1]) == (1, 0)
     scores = [logit for tiles, _ in frames for logit in tiles]
     for threshold in [anywhere, *found.thresholds, *scores, *(math.nextafter(score, math.inf) for score in scores)]:
         # A step begins at its threshold; below the first, all frames are DEFECT, as they are at it.
@@ -43,19 +48,6 @@ def test_at_every_threshold_the_curve_is_what_the_verdict_rule_gives(
         escape, false_reject = shares(frames, threshold)
         if frames:
             assert (found.escape[step], found.false_reject[step]) == (escape or 0.0, false_reject or 0.0)
-
-
-@given(FRAMES)
-def test_thresholds_ascend_from_all_defect_to_none(frames: list[tuple[list[float], bool]]) -> None:
-    found = explored(frames, 0.0)
-    assert len(found.thresholds) == len(found.escape) == len(found.false_reject)
-    assert found.thresholds == sorted(set(found.thresholds))
-    assert found.escape == sorted(found.escape)
-    assert found.false_reject == sorted(found.false_reject, reverse=True)
-    if found.defective_frames:
-        assert (found.escape[0], found.escape[-1]) == (0, 1)
-    if found.good_frames:
-        assert (found.false_reject[0], found.false_reject[-1]) == (1, 0)
 
 
 @given(FRAMES, LOGITS)

@@ -27,11 +27,8 @@ def test_each_batch_has_its_share_and_each_pass_every_tile_once() -> None:
     for passed in good.reshape(4, 18):  # three batches of six
         assert sorted(passed) == list(range(6, 24))
     assert not np.array_equal(*defective.reshape(4, 6)[:2])
-
-
-def test_a_pass_may_end_amid_a_batch() -> None:
     sampler = BatchSampler(labels(defective=3, good=5), batch=8, defective_share=0.5, seed=0)
-    drawn = np.concatenate([sampler.draw(step)[:4] for step in range(3)])  # four defective each, of three
+    drawn = np.concatenate([sampler.draw(step)[:4] for step in range(3)])  # a pass may end amid a batch
     assert all(sorted(passed) == [0, 1, 2] for passed in drawn.reshape(4, 3))
 
 
@@ -49,11 +46,8 @@ def test_without_a_wanted_share_tiles_come_as_often_as_they_are() -> None:
     sampler = BatchSampler(labels(defective=4, good=36), batch=8, defective_share=None, seed=0)
     assert sampler.shift == 0
     assert sorted(np.concatenate([sampler.draw(step) for step in range(5)])) == list(range(40))
-
-
-def test_even_a_tiny_batch_has_both_classes() -> None:
-    sampler = BatchSampler(labels(2, 2), batch=2, defective_share=0.01, seed=0)
-    assert (sampler.draw(0) < 2).sum() == 1
+    tiny = BatchSampler(labels(2, 2), batch=2, defective_share=0.01, seed=0)
+    assert (tiny.draw(0) < 2).sum() == 1  # even a tiny batch has both classes
 
 
 @pytest.mark.parametrize(("defective", "good"), [(0, 5), (5, 0)])

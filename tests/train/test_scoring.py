@@ -1,4 +1,4 @@
-"""Holding what was found against what is true."""
+"""Holding what was found against what is true: pixels, the study's mask, peaks and regions, each held to loops."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,13 @@ from numpy.typing import NDArray
 
 from edge.geometry import Region
 from tests.oracles import bilinear
+from train.evaluation.pixels import PixelCounts
 from train.evaluation.scoring import FrameScore, label_defects, peak_distance_px, score_frame, share_on_truth
+from train.evaluation.study_rule import study_mask
 
-CELL = 16
+CELL, TILE = 16, 12
+MAPS = arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=st.integers(0, 9).map(np.float32))
+"""Of whole numbers, so small that no enlarged value lies on the threshold, where rounding would decide."""
 
 
 def region(x: int, y: int) -> Region:
@@ -26,16 +30,66 @@ def mask(*squares: tuple[int, int, int], side: int = 400) -> NDArray[np.bool_]:
     return marked
 
 
+# Pixels.
+
+
+@given(st.lists(arrays(np.bool_, (2, 5, 7)), min_size=1, max_size=3))
+def test_pixels_are_counted_one_by_one_over_all_masks(masks: list[NDArray[np.bool_]]) -> None:
+    pairs = [(bool(f), bool(t)) for found, true in masks for f, t in zip(found.ravel(), true.ravel(), strict=True)]
+    slow = PixelCounts(*(pairs.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
+    assert sum((PixelCounts.of(*one) for one in masks), PixelCounts()) == slow
+
+
+def test_rates_of_counts_by_hand() -> None:
+    counts = PixelCounts(true_positive=30, false_positive=10, false_negative=20, true_negative=940)
+    assert (counts.precision, counts.recall, counts.accuracy) == (0.75, 0.6, 0.97)
+    assert (counts.f1, counts.jaccard) == (pytest.approx(2 / 3), 0.5)
+    nothing = PixelCounts(true_negative=100)
+    assert (nothing.precision, nothing.recall, nothing.f1, nothing.jaccard, nothing.accuracy) == (0, 0, 0, 0, 1)
+    missed = PixelCounts(false_negative=100)
+    assert (missed.precision, missed.recall, missed.f1, missed.jaccard, missed.accuracy) == (0, 0, 0, 0, 0)
+    assert PixelCounts().accuracy == 0
+
+
+# The study's mask.
+
+
+@given(MAPS, st.sampled_from([-3.0, 0.0, 1e-6, 2.0]))
+def test_a_mask_is_that_of_the_studys_rule_pixel_by_pixel(tile_map: NDArray[np.float32], logit: float) -> None:
+    expected = np.zeros((TILE, TILE), np.bool_)
+    if 1 / (1 + np.exp(-logit)) > 0.5:
+        ys, xs = ([(i + 0.5) * cells / TILE for i in range(TILE)] for cells in tile_map.shape)
+        values = np.array([[bilinear(tile_map.astype(np.float64), y, x) for x in xs] for y in ys])
+        spread = values.max() - values.min()
+        expected = (values - values.min()) / spread * 255 > 127 if spread else expected
+    assert (study_mask(tile_map, logit, TILE) == expected).all()
+
+
+def test_the_level_of_the_mask_is_127_of_255_and_is_itself_not_above_it() -> None:
+    """A map as fine as its tile, so nothing lies between its values."""
+    tile_map = np.array([[0, 126, 127], [127.5, 128, 255], [0, 0, 0]], np.float32)
+    above = [[False, False, False], [True, True, True], [False, False, False]]
+    assert study_mask(tile_map, 1.0, 3).tolist() == above
+    assert study_mask(tile_map * 0.5 - 300, 1.0, 3).tolist() == above  # stretched, whatever its unit
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e20])
+def test_a_map_that_is_the_same_everywhere_has_no_mask(value: float) -> None:
+    """Also where rounding in the enlargement would leave differences to stretch."""
+    assert not study_mask(np.full((7, 7), value, np.float32), 3.0, 224).any()
+
+
+# Regions and defects.
+
+
 @pytest.mark.parametrize(
     ("peaks", "expected"),
     [
         ([], FrameScore(1, 0, 0)),  # nothing found: missed
-        ([(110, 110)], FrameScore(1, 1, 0)),  # on the defect
         ([(100 - CELL, 110)], FrameScore(1, 1, 0)),  # exactly one cell beside it
         ([(100 - CELL - 1, 110)], FrameScore(1, 0, 1)),  # one px too far
         ([(100 - 12, 100 - 12)], FrameScore(1, 0, 1)),  # 12 px in both directions are 17 px
         ([(110, 110), (111, 111)], FrameScore(1, 1, 0)),  # two regions on one defect: one hit, none false
-        ([(110, 110), (300, 300)], FrameScore(1, 1, 1)),
         ([(0, 0), (399, 399)], FrameScore(1, 0, 2)),  # peaks at the frame's corners
     ],
 )
@@ -43,11 +97,8 @@ def test_a_defect_is_hit_by_a_peak_within_a_cell_of_it(peaks: list[tuple[int, in
     assert score_frame([region(*peak) for peak in peaks], mask((100, 100, 20)), CELL) == expected
 
 
-def test_one_peak_between_two_defects_hits_both() -> None:
+def test_one_peak_between_two_defects_hits_both_and_a_flawless_frame_has_only_false_regions() -> None:
     assert score_frame([region(130, 110)], mask((100, 100, 20), (100, 140, 20)), CELL) == FrameScore(2, 2, 0)
-
-
-def test_a_flawless_frame_has_only_false_regions() -> None:
     assert score_frame([region(5, 5)], mask(), CELL) == FrameScore(0, 0, 1)
 
 
@@ -70,46 +121,35 @@ def test_every_region_either_hits_or_is_false(peaks: list[tuple[int, int]], y: i
     assert score == FrameScore(1, int(not all(far)), sum(far))
 
 
-def test_the_peak_of_a_map_lies_at_the_centre_of_its_cell() -> None:
+# Maps and their peaks.
+
+
+def test_the_peak_of_a_map_lies_at_the_centre_of_its_cell_and_not_in_the_padding() -> None:
     tile_map = np.zeros((14, 14), np.float32)
     tile_map[3, 10] = 1
-    truth = np.zeros((224, 224), np.bool_)
-    truth[3 * 16 + 8, 10 * 16 + 8] = True  # centre of that cell
+    truth = mask((3 * 16 + 8, 10 * 16 + 8, 1), side=224)  # centre of that cell
     assert peak_distance_px(tile_map, truth) < 1.5  # the centre lies between four px
     assert peak_distance_px(tile_map, np.roll(truth, 30, axis=1)) == pytest.approx(30, abs=1.5)
-
-
-def test_no_peak_is_looked_for_in_the_padding_of_a_small_frame() -> None:
-    tile_map = np.zeros((14, 14), np.float32)
-    tile_map[2, 2], tile_map[13, 13] = 1, 9
-    truth = mask((40, 40, 1), side=224)
-    assert peak_distance_px(tile_map, truth) > 200
+    tile_map[13, 13] = 9
+    assert peak_distance_px(tile_map, truth) > 100
     assert peak_distance_px(tile_map, truth, (100, 200)) < 1.5
 
 
 @given(
     arrays(np.float32, (3, 4), elements=st.integers(-9, 9).map(np.float32)),
-    arrays(np.bool_, (12, 12)),
-    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    arrays(np.bool_, (TILE, TILE)),
+    st.tuples(st.integers(1, TILE), st.integers(1, TILE)),
 )
 def test_the_share_on_the_truth_is_that_of_the_positive_evidence_pixel_by_pixel(
     tile_map: NDArray[np.float32], truth: NDArray[np.bool_], inside_hw: tuple[int, int]
 ) -> None:
+    """What is negative everywhere has no share."""
     all_of_it = on_truth = 0.0
     for y in range(inside_hw[0]):
         for x in range(inside_hw[1]):
-            value = max(bilinear(tile_map.astype(np.float64), (y + 0.5) * 3 / 12, (x + 0.5) * 4 / 12), 0.0)
+            value = max(bilinear(tile_map.astype(np.float64), (y + 0.5) * 3 / TILE, (x + 0.5) * 4 / TILE), 0.0)
             all_of_it += value
             on_truth += value * bool(truth[y, x])
     expected = on_truth / all_of_it if all_of_it else 0.0
     assert share_on_truth(tile_map, truth, inside_hw) == pytest.approx(expected, abs=1e-5)
-
-
-def test_evidence_against_a_defect_has_no_share() -> None:
-    """A map as fine as its tile, so each pixel weighs what its cell does."""
-    tile_map = np.full((20, 20), -5, np.float32)
-    tile_map[3, 3], tile_map[8, 8] = 3, 1
-    truth = mask((0, 0, 5), side=20)
-    assert share_on_truth(tile_map, truth) == 0.75
-    assert share_on_truth(tile_map, truth, (6, 6)) == 1
-    assert share_on_truth(np.full((20, 20), -5, np.float32), truth) == 0
+    assert share_on_truth(-abs(tile_map) - 1, truth, inside_hw) == 0

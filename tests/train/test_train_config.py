@@ -6,16 +6,7 @@ import msgspec
 import pytest
 
 from edge.errors import ConfigError
-from train.config import TrainConfig, compose, read_config, write_config
-
-CONFIGS = Path(__file__).parents[2] / "train" / "configs"
-RECIPES = sorted(file.stem for file in (CONFIGS / "recipe").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_in_configs_fits(name: str) -> None:
-    recipe = compose([f"recipe={name}", "data=pictures"]).recipe
-    assert recipe.name == name
+from train.config import compose, read_config, write_config
 
 
 def test_the_study_recipe_is_the_studys() -> None:
@@ -58,20 +49,11 @@ def test_paths_and_patterns_are_taken_as_they_are_written(text: str) -> None:
         ([], "data is missing; name the folder of pictures: data=FOLDER"),
         (["data=x", "recipe.stepz=3"], "there is no key 'recipe.stepz'; recipe has name, epochs, steps, "),
         (["data=x", "colour=red"], "there is no key 'colour'; there are data, truth, classes, out, seed,"),
-        (["data=x", "split.by.name=1"], "there is no key 'split.by.name'; split has group, pattern, val, test"),
         (["data=x", "+foo=1"], "unknown field `foo`"),
-        (["data=x", "model=resnet5"], "nor does timm know it, see timm.list_models()"),
-        (["data=x", "recipe=mine"], "recipe=mine is none of the choices: heatline, study"),
         (["data=x", "model=resnet18", "recipe=mine"], "recipe=mine is none of the choices: heatline, study"),
         (["data=x", "recipe.steps=many"], "Expected `int | null`, got `str` - at `$.recipe.steps`"),
-        (["data=x", "recipe.lr=0"], "Expected `float` > 0.0 - at `$.recipe.lr`"),
-        (["data=x", "recipe.defective_share_of_batch=1.5"], "Expected `float` < 1.0"),
-        (["data=x", "model.stride=0"], "Expected `int` >= 1 - at `$.model.stride`"),
         (["data=x", "recipe.epochs=2", "recipe.steps=5"], "leave one of them out, or set it to null"),
         (["data=x", "recipe.epochs=null", "recipe.steps=null"], "leave one of them out, or set it to null"),
-        (["data=x", "logger=paper"], "logger=paper is none of the choices: csv, wandb"),
-        (["data=x", "truth=circles"], "Invalid enum value 'circles' - at `$.truth`"),
-        (["data"], "cannot be understood"),
         (["data=x", "split.val=[08"], "cannot be understood"),
         (["resume=true", "out=nowhere"], "nowhere holds no run to resume"),
     ],
@@ -107,7 +89,3 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
         read_config(tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_config(tmp_path / "nowhere.yaml")
-
-
-def test_no_value_has_a_second_default_in_code() -> None:
-    assert not [field.name for field in msgspec.structs.fields(TrainConfig) if field.default is not msgspec.NODEFAULT]
