@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge.binomial import at_most, frames_to_show, interval, most_that_show, upper_bound
@@ -16,6 +16,8 @@ def exact_tail(count: int, n: int, share: float | Fraction) -> Fraction:
     return sum((math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(count + 1)), Fraction(0))
 
 
+@example(n=3, count=-1, share=0.5)
+@example(n=3, count=2, share=1.0)
 @given(n=st.integers(1, 40), count=st.integers(-1, 41), share=st.floats(0, 1))
 def test_the_tail_is_the_sum_of_its_terms(n: int, count: int, share: float) -> None:
     assert at_most(count, n, share) == pytest.approx(float(exact_tail(min(count, n), n, share)), rel=1e-10, abs=1e-13)

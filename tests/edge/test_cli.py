@@ -93,22 +93,27 @@ def test_check_says_what_will_be_used_to_programs_and_people(line: Path, bundle:
         assert fact in " ".join(shown.stdout.split())
 
 
-@pytest.mark.parametrize(
-    ("keys", "words"),
-    [
-        ("size = [640, 480]", "300x230 px came, 640x480 px expected"),
-        ('pixel_format = "Mono8"', "BGR8 came, Mono8 expected"),
-        ("", "001.png"),  # which cannot be read
-    ],
-)
-def test_check_holds_the_first_frame_to_what_the_line_demands(line: Path, keys: str, words: str) -> None:
-    """Else it would pass a line that fails on every frame."""
-    line.write_text(line.read_text().replace('path = "frames"', f'path = "frames"\n{keys}'))
-    if not keys:
-        (line.parent / "frames" / "001.png").write_bytes(b"")
-    result = heatline("check", line)
-    assert result.returncode == 5
-    assert words in complaint(result)
+def test_check_says_beforehand_on_what_run_would_fail(tmp_path: Path, line: Path) -> None:
+    key, taken, top = tmp_path / "line.key", f"ipc://{tmp_path}/taken", 'path = "frames"'
+    make_key_pair(key)
+    (write_pictures(tmp_path / "bad", small_frames(1)) / "001.png").write_bytes(b"")
+    before = line.read_text()
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as holder:
+        holder.bind(taken)
+        for old, new, code, words in (
+            (top, f"{top}\nsize = [640, 480]", 5, "300x230 px came, 640x480 px expected"),
+            (top, f'{top}\npixel_format = "Mono8"', 5, "BGR8 came, Mono8 expected"),
+            (top, 'path = "bad"', 5, "001.png"),
+            ("[events]", f'[commands]\nbind = "{taken}"\n[events]', 7, "Set commands.bind"),
+            ("[events]", f'[journal]\nbind = "{taken}"\n[events]', 7, "Set journal.bind"),
+            ("[events]", '[security]\nkey = "line.key"\n[events]', 21, "heatline keys allow"),
+        ):
+            line.write_text(before.replace(old, new))
+            result = heatline("check", line)
+            assert (result.returncode, words in complaint(result)) == (code, True), result.stderr
+    key.chmod(0o640)
+    sentences = {complaint(heatline(command, line)) for command in ("check", "run")}
+    assert (len(sentences), f"chmod 600 {key}" in sentences.pop()) == (1, True)
 
 
 def test_check_says_where_events_are_kept_and_by_which_key_it_is_known(tmp_path: Path, line: Path) -> None:
@@ -122,29 +127,6 @@ def test_check_says_where_events_are_kept_and_by_which_key_it_is_known(tmp_path:
     shown = " ".join(heatline("check", line).stdout.split())
     assert f"journal in {tmp_path}/kept, had at {served} line_key {fingerprint(key.public)}" in shown
     assert not (tmp_path / "kept").exists(), "it starts nothing"
-
-
-@pytest.mark.parametrize("table", ["commands", "journal"])
-def test_check_says_of_every_address_that_it_is_taken(tmp_path: Path, line: Path, table: str) -> None:
-    taken = f"ipc://{tmp_path}/taken"
-    line.write_text(f'{line.read_text()}\n[{table}]\nbind = "{taken}"')
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as holder:
-        holder.bind(taken)
-        result = heatline("check", line)
-    assert result.returncode == 7
-    assert f"Set {table}.bind" in complaint(result)
-
-
-def test_check_says_beforehand_what_run_would_say_of_the_keys(tmp_path: Path, line: Path) -> None:
-    key = tmp_path / "line.key"
-    make_key_pair(key)
-    line.write_text(line.read_text() + '\n[security]\nkey = "line.key"')
-    nobody = heatline("check", line)
-    assert (nobody.returncode, "heatline keys allow" in complaint(nobody)) == (21, True)
-    key.chmod(0o640)
-    loose = heatline("check", line)
-    assert (loose.returncode, f"chmod 600 {key}" in complaint(loose)) == (21, True)
-    assert complaint(heatline("run", line)) == complaint(loose)
 
 
 # bundle
@@ -389,23 +371,18 @@ def redirected(*command: str | Path, unbuffered: str = "", **streams: Any) -> Ru
     return subprocess.run([HEATLINE, *command], **pipes, text=True, env=env, timeout=WITHIN_SECONDS, check=False)
 
 
-@pytest.mark.parametrize(("options", "unbuffered"), [(["--json"], ""), ([], "1")])
-def test_a_full_standard_output_is_one_sentence(bundle: Bundle, options: list[str], unbuffered: str) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_standard_output_is_one_sentence_and_a_full_standard_error_costs_no_result(
+    tmp_path: Path, bundle: Bundle, unbuffered: str
+) -> None:
+    (write_pictures(tmp_path / "frames", small_frames(2)) / "002.png").write_bytes(b"")  # of which it wants to warn
+    inspect = ["inspect", bundle.path, tmp_path / "frames", "--out", tmp_path / "out", "--json"]
     with open("/dev/full", "wb") as full:
-        result = redirected("bundle", "show", bundle.path, *options, stdout=full, unbuffered=unbuffered)
+        result = redirected("bundle", "show", bundle.path, stdout=full, unbuffered=unbuffered)
+        inspected = redirected(*inspect, stderr=full, unbuffered=unbuffered)
     assert result.returncode == 9, result.stderr
     assert re.fullmatch(r"heatline: standard output cannot be written \(.*\); .* send it elsewhere\n", result.stderr)
-
-
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_standard_error_costs_no_result(tmp_path: Path, bundle: Bundle, unbuffered: str) -> None:
-    """The warning that its second picture cannot be read has nowhere to go."""
-    frames = write_pictures(tmp_path / "frames", small_frames(2))
-    (frames / "002.png").write_bytes(b"")
-    command = ["inspect", bundle.path, frames, "--out", tmp_path / "out", "--json"]
-    with open("/dev/full", "wb") as full:
-        result = redirected(*command, stderr=full, unbuffered=unbuffered)
-    assert (result.returncode, len(result.stdout.splitlines())) == (9, 2)
+    assert (inspected.returncode, len(inspected.stdout.splitlines())) == (9, 2)
 
 
 def test_a_reader_that_has_gone_ends_a_report_without_a_word(bundle: Bundle) -> None:
