@@ -4,32 +4,24 @@ import contextlib
 import os
 import random
 import shutil
-import signal
-import sqlite3
-import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.delivery.journal import journal as journal_module
-from edge.delivery.journal import reader as reader_module
-from edge.delivery.journal import retention as retention_module
 from edge.delivery.journal.errors import (
-    JournalBusyError,
     JournalDamagedError,
     JournalFailedError,
     JournalForeignError,
     JournalFullError,
-    JournalMissingError,
     JournalReadOnlyError,
     JournalReplacedError,
-    JournalTooNewError,
 )
 from edge.delivery.journal.file import FILE_NAME, move_aside
 from edge.delivery.journal.journal import Gone, Journal
@@ -40,6 +32,7 @@ from tests.command import WITHIN_SECONDS
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, make_writable, small_disk
 from tests.edge.journals import LINE, all_records, change
 
+JOURNAL = "edge.delivery.journal"
 ENDS = "", "-wal", "-shm"
 
 
@@ -128,82 +121,51 @@ def test_another_line_gets_no_part_of_it(tmp_path: Path) -> None:
         pass
 
 
-def test_somebody_else_who_writes_in_it_is_in_the_way_and_no_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(journal_module, "BUSY_SECONDS", 0.0)
-    with opened(tmp_path) as journal:
-        with contextlib.closing(sqlite3.connect(journal.path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(JournalBusyError, match="held by somebody else"):
-                journal.append(records(1, 1), {})
-        journal.append(records(1, 1), {})
-
-
-def test_a_journal_of_a_newer_heatline_is_refused(tmp_path: Path) -> None:
-    with opened(tmp_path, *records(1, 3)):
-        pass
-    change(tmp_path, "UPDATE journal SET schema_version = 2")
-    change(tmp_path, "ALTER TABLE journal RENAME COLUMN line TO something_else")
-    for open_it in (lambda: Journal.open(tmp_path, LINE), lambda: JournalReader.open(tmp_path)):
-        with pytest.raises(JournalTooNewError, match="version 2, this heatline knows up to 1; update heatline"):
-            open_it()
-
-
 # Reading.
 
 
-@given(
-    topics=st.lists(st.sampled_from(["verdict.top.GOOD", "verdict.top", "alarm", "é.ü", "a"]), min_size=1, max_size=30),
-    prefixes=st.lists(st.sampled_from(["", "verdict.", "verdict.top.GOOD", "a", "al", "é", "x"]), max_size=3),
-    gone=st.integers(0, 30),
-    after=st.integers(0, 40),
-    through=st.none() | st.integers(0, 40),
-    at_most=st.integers(1, 8),
-    at_most_bytes=st.integers(1, 3000),
-    heatmaps=st.booleans(),
-)
+TOPIC = st.sampled_from(["verdict.top.GOOD", "verdict.top", "alarm", "é.ü", "a"])
+HOW = {
+    "topics": st.lists(st.sampled_from(["", "verdict.", "verdict.top.GOOD", "a", "al", "é", "x"]), max_size=3),
+    "through_seq": st.none() | st.integers(0, 40),
+    "at_most": st.integers(1, 8),
+    "at_most_bytes": st.integers(1, 3000),
+    "heatmaps": st.booleans(),
+}
+
+
+@given(st.lists(TOPIC, min_size=1, max_size=30), st.integers(0, 30), st.integers(0, 40), st.fixed_dictionaries(HOW))
 def test_a_page_is_what_a_slow_and_obvious_reader_finds(
-    tmp_path_factory: pytest.TempPathFactory,
-    topics: list[str],
-    prefixes: list[str],
-    gone: int,
-    after: int,
-    through: int | None,
-    at_most: int,
-    at_most_bytes: int,
-    heatmaps: bool,
+    tmp_path_factory: pytest.TempPathFactory, topics: list[str], gone: int, after: int, how: dict[str, Any]
 ) -> None:
     folder = tmp_path_factory.mktemp("journal")
     put_in = [record(seq, topic) for seq, topic in enumerate(topics, start=1)]
     with opened(folder, *put_in) as journal:
         journal.discard(gone)
     with JournalReader.open(folder) as reader:
-        page = reader.read(
-            after, through_seq=through, topics=prefixes, at_most=at_most, at_most_bytes=at_most_bytes, heatmaps=heatmaps
-        )
+        page = reader.read(after, **how)
     shutil.rmtree(folder)
-    end = len(topics) if through is None else min(through, len(topics))
+    end = len(topics) if how["through_seq"] is None else min(how["through_seq"], len(topics))
     wanted = [
-        each if heatmaps else each._replace(heatmap=None)
+        each if how["heatmaps"] else each._replace(heatmap=None)
         for each in put_in[gone:]
-        if after < each.seq <= end and any(each.topic.encode().startswith(prefix.encode()) for prefix in prefixes)
+        if after < each.seq <= end and any(each.topic.encode().startswith(prefix.encode()) for prefix in how["topics"])
     ]
     count = len(page.records)
     assert page.records == wanted[:count]
-    assert count <= at_most
+    assert count <= how["at_most"]
     sizes = [len(each.header) + len(each.heatmap or b"") for each in wanted]
-    assert count == 1 or sum(sizes[:count]) <= at_most_bytes
+    assert count == 1 or sum(sizes[:count]) <= how["at_most_bytes"]
     assert all(each.seq > page.through_seq for each in wanted[count:]), "nothing wanted is missing up to there"
     if count < len(wanted):  # then it had a reason
-        assert count == at_most or sum(sizes[: count + 1]) > at_most_bytes
+        assert count == how["at_most"] or sum(sizes[: count + 1]) > how["at_most_bytes"]
         assert page.through_seq == page.records[-1].seq
     lost = min(gone, end)
     assert page.lost_through == (lost if after < lost else None)
 
 
 def test_a_filter_that_nothing_passes_is_read_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader_module, "SCANNED_AT_MOST", 10)
+    monkeypatch.setattr(f"{JOURNAL}.reader.SCANNED_AT_MOST", 10)
     with opened(tmp_path, *records(1, 25)), JournalReader.open(tmp_path) as reader:
         steps = [reader.read(after, topics=["change"]) for after in (0, 10, 20)]
     assert [(step.records, step.through_seq) for step in steps] == [([], 10), ([], 20), ([], 25)]
@@ -234,12 +196,6 @@ def test_readers_read_while_it_is_written(tmp_path: Path) -> None:
             thread.join(WITHIN_SECONDS)
             assert not thread.is_alive()
     assert wrong == []
-
-
-def test_a_reader_says_where_there_is_no_journal_and_makes_none(tmp_path: Path) -> None:
-    with pytest.raises(JournalMissingError, match=r"there is no journal .*journal\.db"):
-        JournalReader.open(tmp_path)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_reader_of_a_journal_that_was_replaced_says_so(tmp_path: Path) -> None:
@@ -336,29 +292,19 @@ sys.stdin.read()
 """
 
 
-@contextlib.contextmanager
-def reading_in_one_go(path: Path) -> Iterator[int]:
-    """Another process that reads a journal and does not get on; its id."""
-    command = [sys.executable, "-c", READS_IN_ONE_GO, path]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield process.pid
-        process.communicate()
-
-
-def test_what_grows_beside_it_under_a_reader_has_a_bound_and_the_reader_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(journal_module, "WAL_BYTES", 64 << 10)
-    monkeypatch.setattr(journal_module, "WAL_KEPT_BYTES", 128 << 10)
-    monkeypatch.setattr(journal_module, "WAL_MOST_BYTES", 1 << 20)
+def test_what_grows_under_a_reader_has_a_bound_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{JOURNAL}.journal.WAL_BYTES", 64 << 10)
+    monkeypatch.setattr(f"{JOURNAL}.journal.WAL_KEPT_BYTES", 128 << 10)
+    monkeypatch.setattr(f"{JOURNAL}.journal.WAL_MOST_BYTES", 1 << 20)
     with opened(tmp_path, *records(1, 5)) as journal:
-        with reading_in_one_go(journal.path) as reader:
+        command = [sys.executable, "-c", READS_IN_ONE_GO, journal.path]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+            reader.stdout.readline()
             why = append_until_full(journal)
-            assert f"journal.db-wal beside it has grown to 1 MiB, as process {reader} reads it" in why
+            assert f"journal.db-wal beside it has grown to 1 MiB, as process {reader.pid} reads it" in why
             assert 1 << 20 < journal.wal_bytes < 2 << 20
             assert not journal.checkpoint()
+            reader.communicate()
         assert journal.checkpoint()
         assert journal.wal_bytes <= 128 << 10
         journal.append(records(journal.last_seq + 1, journal.last_seq + 5), {})
@@ -375,7 +321,7 @@ def test_one_step_makes_up_for_events_that_are_larger_than_those_that_go(tmp_pat
 
 
 def test_a_step_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention_module, "BYTES_AT_ONCE", 3000)
+    monkeypatch.setattr(f"{JOURNAL}.retention.BYTES_AT_ONCE", 3000)
     with opened(tmp_path, *records(1, 100)) as journal:
         assert Retention(1e9, 4096).discard_some(journal, {}, None) == Gone(1, 10, {"alarm": 10})
         old = Retention(0, 1 << 30)
@@ -530,47 +476,3 @@ def test_what_is_left_of_a_journal_that_somebody_deleted_is_put_beside_no_other(
     os.utime(wal, ns=(0, first.stat().st_ctime_ns + 1))
     move_aside(path)
     assert aside(tmp_path) == {"1": "1", "2-wal": "2"}
-
-
-# Death.
-
-APPENDS_FOR_EVER = """
-import struct, sys
-from pathlib import Path
-from edge.delivery.journal.journal import Journal
-from edge.delivery.journal.rows import Progress
-from tests.edge.test_journal import LINE, records
-
-journal = Journal.open(Path(sys.argv[1]), LINE)
-while True:
-    first = journal.last_seq + 1
-    last = first + first % 7
-    if first % 50 == 0:
-        journal.discard(first - 30)
-    journal.append(records(first, last), {"top": Progress("boot", last)})
-    sys.stdout.buffer.write(struct.pack("<Q", last))
-    sys.stdout.buffer.flush()
-"""
-
-
-@pytest.mark.parametrize("groups", [40, pytest.param(2000, marks=pytest.mark.long)])
-def test_after_kill_9_all_that_was_said_to_be_kept_is_there(tmp_path: Path, groups: int) -> None:
-    with subprocess.Popen([sys.executable, "-c", APPENDS_FOR_EVER, tmp_path], stdout=subprocess.PIPE) as process:
-        try:
-            assert process.stdout is not None
-            told = b""
-            while len(told) < 8 * groups:
-                told += os.read(process.stdout.fileno(), 4096)
-            process.send_signal(signal.SIGKILL)
-            told += process.stdout.read()
-        finally:
-            process.kill()
-    (last,) = struct.unpack("<Q", told[len(told) // 8 * 8 - 8 :][:8])
-    there = found(tmp_path)
-    assert there == records(there[0].seq, there[-1].seq)
-    assert there[0].seq <= max(1, last - 30)
-    assert there[-1].seq >= last
-    with opened(tmp_path) as journal:
-        assert journal.last_seq == there[-1].seq
-        assert journal.progress == {"top": Progress("boot", journal.last_seq)}
-        journal.append(records(journal.last_seq + 1, journal.last_seq + 2), {})

@@ -40,7 +40,6 @@ from tests.edge.wire_examples import (
     LIVE_ONLY,
     LOST,
     NO_FRAME,
-    NO_VERDICT,
     STATUS,
 )
 
@@ -100,21 +99,6 @@ def test_a_welcome_of_schema_version_1_stays_readable_and_another_one_is_refused
     ):
         with pytest.raises(MessageError, match=complaint):
             welcome_from(part)
-
-
-TOPICS = {
-    b"verdict.top.GOOD": GOOD,
-    b"verdict.top.DEFECT": DEFECT,
-    b"verdict.side-2.NO_VERDICT": NO_VERDICT,
-    b"status": STATUS,
-    b"alarm": ALARM,
-    b"change": CHANGE,
-    b"journal": LIVE_ONLY,
-}
-
-
-def test_the_topic_says_kind_camera_and_verdict() -> None:
-    assert {topic: to_frames(message)[0] for topic, message in TOPICS.items()} == {topic: topic for topic in TOPICS}
 
 
 # Bytes that are kept.

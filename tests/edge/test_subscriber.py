@@ -8,18 +8,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.delivery import publisher as publisher_module
-from edge.delivery import replay
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.journal import journalling as journalling_module
+from edge.delivery.durable.follower import Follower
 from edge.delivery.journal.journal import Journal
 from edge.delivery.messages import Message, VerdictEvent
 from edge.delivery.publisher import Publisher
 from edge.delivery.subscriber import Subscriber
 from edge.errors import EventsLostError
 from tests.command import WITHIN_SECONDS
-from tests.edge.journals import defect, good, journalling
+from tests.edge.journals import change, defect, good, journalling
 from tests.edge.wire_examples import ALARM, GOOD, HANDSHAKE
 
 DEFECTS = "verdict.top.DEFECT"
@@ -35,6 +33,7 @@ class Line:
         if journal:
             self._server = FollowServer(self.served, place / "state", Consumers(place / "state"))
             self._server.start()
+            self._server.damaged.append(self.keeping.distrust)
             self.keeping.wake.append(self._server.wake)
         self._publish()
 
@@ -130,7 +129,7 @@ def test_no_event_is_heard_or_counts_as_sent_before_the_disk_has_it(
         order.append(what)
         went_ahead.set()
 
-    monkeypatch.setattr(journalling_module, "DISK_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr("edge.delivery.journal.journalling.DISK_SECONDS", WITHIN_SECONDS)
     with line.heard() as events:
         monkeypatch.setattr(Journal, "append", slow_append)
         line.publisher.send(good(number=1), lambda: happened("sent"))
@@ -205,8 +204,8 @@ def test_a_listener_that_reads_too_slowly_gets_again_what_was_dropped_for_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """More than waits for one listener anywhere: in the line, in the system, in the listener."""
-    monkeypatch.setattr(publisher_module, "SEND_HIGH_WATER_MARK", 10)
-    monkeypatch.setattr(publisher_module, "SECONDS_BETWEEN_COMMITS", 0.0)
+    monkeypatch.setattr("edge.delivery.publisher.SEND_HIGH_WATER_MARK", 10)
+    monkeypatch.setattr("edge.delivery.publisher.SECONDS_BETWEEN_COMMITS", 0.0)
     with contextlib.closing(Line(tmp_path, journal=True)) as line, line.heard(line.served) as events:
         count = 1500
         padded = [msgspec.structs.replace(each.event, detail="x" * 2000) for each in numbered(*range(1, count + 1))]
@@ -230,7 +229,7 @@ def test_missed_events_are_asked_for_as_they_are_read_and_not_kept_all_at_once(l
 def test_a_journal_that_does_not_answer_holds_up_what_comes_live_no_more_than_once(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "ANSWER_WITHIN_SECONDS", 0.2)
+    monkeypatch.setattr("edge.delivery.replay.ANSWER_WITHIN_SECONDS", 0.2)
     with line.heard(f"{line.served}-nobody") as events:
         with line.cut_off() as journal:
             journal(good(number=1), defect(number=2))
@@ -243,3 +242,19 @@ def test_a_journal_that_does_not_answer_holds_up_what_comes_live_no_more_than_on
         assert "did not answer a moment ago" in whys[1]
         line.tell(*numbered(3))
         assert until(events, 3) == [3]
+
+
+def test_a_durable_consumer_that_meets_rot_goes_on_in_a_new_journal(line: Line, tmp_path: Path) -> None:
+    line.keeping.commit(numbered(*range(1, 100)))
+    old_id = line.keeping.journal_id
+    rotten = "UPDATE events SET header = replace(header, '\"frame_number\":49,', '\"frame_number\":48,')"
+    change(tmp_path / "state", rotten)
+    with Follower(line.served, "mes1", timeout_s=WITHIN_SECONDS) as consumer:
+        assert [next(iter(consumer)).key for _ in range(49)] == [f"{old_id}-{seq}" for seq in range(1, 50)]
+        with pytest.raises(EventsLostError) as lost:
+            consumer.receive()
+        assert (lost.value.journal_id, lost.value.after_seq) == (old_id, 49)
+        begun = next(iter(consumer))
+        assert (begun.journal_id, begun.seq, begun.event.what) == (line.keeping.journal_id, 1, "begun")
+        assert "event 50: its header" in begun.event.detail
+    assert (tmp_path / "state" / "journal.db.damaged-1").exists()
