@@ -31,7 +31,6 @@ from bench.tune.tune import Comparison, Side, Tune
 from edge.engine_config import EngineConfig
 
 MODEL = "mobilenetv3_large_d"
-LATENCIES_MS = [20.0 + 0.25 * number for number in range(100)]
 
 
 def spread(median: float) -> Spread:
@@ -41,203 +40,94 @@ def spread(median: float) -> Spread:
 def a_machine(**changed: Any) -> dict[str, object]:
     """A line PC with bf16."""
     one = Machine(
-        processor="Example CPU 9, family 6, model 173, stepping 1",
-        extensions=["avx2", "avx512f", "avx512_bf16"],
-        flags="fpu avx2 avx512f avx512_bf16",
-        governor="performance",
-        cores=2,
-        affinity=[0, 1],
-        cores_in_all=8,
-        memory_mb=16_384,
-        load=[0.25, 0.5, 0.75],
-        kernel="6.12.0",
-        is_virtual=False,
-        python="3.11.7",
-        versions={"openvino": "2026.4.1"},
-        commit="0123456789ab",
+        processor="Example CPU 9", extensions=["avx2", "avx512f", "avx512_bf16"], flags="fpu avx2 avx512f avx512_bf16",
+        governor="performance", cores=2, affinity=[0, 1], cores_in_all=8, memory_mb=16_384, load=[0.25, 0.5, 0.75],
+        kernel="6.12.0", is_virtual=False, python="3.11.7", versions={"openvino": "2026.4.1"}, commit="0123456789ab",
         at_utc="2026-11-26T06:32:10Z",
-    )
+    )  # fmt: skip
     return msgspec.structs.asdict(msgspec.structs.replace(one, **changed))
 
 
 def end_to_end() -> EndToEnd:
     held = Trial(
-        asked_fps=14.5,
-        seconds=6.0,
-        came_fps=14.5,
-        frames=87,
-        lost={},
-        latency_p50_ms=64.25,
-        latency_p99_ms=71.5,
-        latency_growth_ms=0.5,
-        cpu_ms_per_frame={"service": 120.0},
-        kept_up=True,
-    )
+        asked_fps=14.5, seconds=6.0, came_fps=14.5, frames=87, lost={}, latency_p50_ms=64.25, latency_p99_ms=71.5,
+        latency_growth_ms=0.5, cpu_ms_per_frame={"service": 120.0}, kept_up=True,
+    )  # fmt: skip
+    lossy = msgspec.structs.replace(held, asked_fps=15.5, lost={"dropped.overload": 1}, kept_up=False)
     return EndToEnd(
-        bundle="m.bundle",
-        model=MODEL,
-        method="cam",
-        precision="bf16",
-        frame_hw=(2048, 2448),
-        cameras=1,
-        waiting_frames=4,
-        tiles_per_frame=120,
-        pictures=8,
-        defective=0.125,
-        heatmaps="defect",
-        journal=False,
-        engine_settings={},
-        quick=False,
-        engine_alone=Settings(2, 1),
-        engine_alone_tiles_per_s=1880.0,
+        bundle="m.bundle", model=MODEL, method="cam", precision="bf16", frame_hw=(2048, 2448), cameras=1,
+        waiting_frames=4, tiles_per_frame=120, pictures=8, defective=0.125, heatmaps="defect", journal=False,
+        engine_settings={}, quick=False, engine_alone=Settings(2, 1), engine_alone_tiles_per_s=1880.0,
         engine_alone_tried=[(Settings(2, 1), 1880.0)],
         saturated=Saturated(
-            seconds=6.0,
-            service_tiles_per_s=spread(1820.0),
-            service_frames_per_s=spread(15.2),
-            engine_tiles_per_s=spread(1880.0),
-            service_over_engine=0.968,
-            service_over_engine_spread=spread(0.968),
+            seconds=6.0, service_tiles_per_s=spread(1820.0), service_frames_per_s=spread(15.2),
+            engine_tiles_per_s=spread(1880.0), service_over_engine=0.968, service_over_engine_spread=spread(0.968),
             cpu_ms_per_frame={"service": spread(130.0), "cameras": spread(1.75)},
-            processor=Processor(
-                inference_ms=126.0,
-                rest_ms={
-                    "infer": 3.125,
-                    "cameras": 1.75,
-                    "judge": 0.875,
-                    "main": 0.4375,
-                    "report": 0.40625,
-                    "publish": 0.28125,
-                    "others": 0.09375,
-                },
-                rest_share=0.0524,
-            ),
+            processor=Processor(inference_ms=126.0, rest_ms={"infer": 3.125, "others": 0.09375}, rest_share=0.0524),
         ),
         idle=Idle(
-            rate_fps=6.0,
-            engine=Settings(2, 4),
-            frames=20,
-            lost=0,
-            frame_ms=spread(68.5),
-            engine_ms=spread(61.5),
-            extra_ms=spread(7.0),
-            frame_p99_ms=80.0,
-            engine_p99_ms=70.0,
+            rate_fps=6.0, engine=Settings(2, 4), frames=20, lost=0, frame_ms=spread(68.5), engine_ms=spread(61.5),
+            extra_ms=spread(7.0), frame_p99_ms=80.0, engine_p99_ms=70.0,
         ),
         highest=Highest(
-            rate_fps=14.5,
-            share_of_bare=0.926,
-            limited_by="lost: dropped.overload 1",
-            held=[held],
-            tried=[held, msgspec.structs.replace(held, asked_fps=15.5, lost={"dropped.overload": 1}, kept_up=False)],
+            rate_fps=14.5, share_of_bare=0.926, limited_by="lost: dropped.overload 1", held=[held], tried=[held, lossy]
         ),
         window=Window(
-            rate_fps=11.6,
-            seconds=300.0,
-            frames=3480,
-            came_fps=11.6,
-            inspected=100,
-            dropped={},
-            failed={},
-            unheard=0,
-            late=0,
-            late_after_ms=172.0,
-            latency=Latency.of(LATENCIES_MS),
-            camera_late_p99_ms=0.375,
-            jitter_periods=0.141,
-            verdicts={"GOOD": 88, "DEFECT": 12},
-            cpu_cores={"service": 1.61, "cameras": 0.04},
-            pss_mb=314.0,
-            most_mb=402.0,
-            pictures_mb=120.5,
+            rate_fps=11.6, seconds=300.0, frames=3480, came_fps=11.6, inspected=100, dropped={}, failed={}, unheard=0,
+            late=0, late_after_ms=172.0, latency=Latency.of([20.0 + 0.25 * number for number in range(100)]),
+            camera_late_p99_ms=0.375, jitter_periods=0.141, verdicts={"GOOD": 88, "DEFECT": 12},
+            cpu_cores={"service": 1.61, "cameras": 0.04}, pss_mb=314.0, most_mb=402.0, pictures_mb=120.5,
         ),
-    )
+    )  # fmt: skip
 
 
-STAGES_MS = {"grab": 0.625, "tile": 1.25, "infer": 61.5, "stitch": 0.75, "judge": 2.125, "encode": 0.375}
 COST: dict[str, Any] = {
-    "p99_ms": 3.5,
-    "cpu_ms": 1.75,
-    "bytes_read": 15_040_512,
-    "bytes_written": 18_063_360,
-    "allocated_bytes": 75_000,
-    "allocations": 7,
-    "peak_bytes": 80_000,
-    "page_faults": 2.5,
-}
-TILES_MS = {9: (0.551, 0.519), 120: (0.527, 0.513), 480: (0.594, 0.512)}
-"""Per tile: the whole way, and the bare engine."""
+    "p99_ms": 3.5, "cpu_ms": 1.75, "bytes_read": 15_040_512, "bytes_written": 18_063_360, "allocated_bytes": 75_000,
+    "allocations": 7, "peak_bytes": 80_000, "page_faults": 2.5,
+}  # fmt: skip
 
 
 def stages() -> StagesBench:
-    sizes = {"640x480": 9, "2448x2048": 120}
+    def per_tile(tiles: int, whole: float, bare: float) -> TileCost:
+        return TileCost(
+            tiles=tiles, size="a square", frames=2, whole_ms_per_tile=spread(whole), bare_ms_per_tile=spread(bare),
+            over_bare=spread(1.06),
+        )  # fmt: skip
+
     return StagesBench(
-        bundle="m.bundle",
-        model=MODEL,
-        precision="bf16",
-        engine="openvino",
-        batch=1,
-        rounds=15,
-        frames=8,
+        bundle="m.bundle", model=MODEL, precision="bf16", engine="openvino", batch=1, rounds=15, frames=8,
         journal_on="ext4",
         rows=[
             StageCost(
                 size=size, tiles=tiles, stage=stage, variant="", stacked=True, ms=spread(ms * tiles / 120), **COST
             )
-            for size, tiles in sizes.items()
-            for stage, ms in STAGES_MS.items()
+            for size, tiles in {"640x480": 9, "2448x2048": 120}.items()
+            for stage, ms in {"grab": 0.625, "infer": 61.5, "judge": 2.125}.items()
         ],
         whole=[
             WholeWay(
-                size="2448x2048",
-                tiles=120,
-                variant="defects",
-                regions=12,
-                stages_ms=65.625,
-                hand_offs_ms=spread(1.375),
-                hand_offs_cpu_ms=0.875,
-                ms=spread(67.0),
-                **COST,
+                size="2448x2048", tiles=120, variant="defects", regions=12, stages_ms=65.625, ms=spread(67.0),
+                hand_offs_ms=spread(1.375), hand_offs_cpu_ms=0.875, **COST,
             )
         ],
-        cost_per_tile=[
-            TileCost(
-                tiles=tiles,
-                size="a square",
-                frames=2,
-                whole_ms_per_tile=spread(whole),
-                bare_ms_per_tile=spread(bare),
-                over_bare=spread(1.06),
-            )
-            for tiles, (whole, bare) in TILES_MS.items()
-        ],
+        cost_per_tile=[per_tile(9, 0.551, 0.519), per_tile(120, 0.527, 0.513), per_tile(480, 0.594, 0.512)],
         cost_per_tile_spread=0.127,
-    )
+    )  # fmt: skip
 
 
 def startup() -> StartUp:
     def starts(ready_s: float) -> Starts:
         phases = {"Python and imports": 0.55, "compiling": ready_s - 0.55, "subscriber and first frame": 0.25}
         return Starts(
-            ready_s=spread(ready_s),
-            first_verdict_s=spread(ready_s + 0.25),
-            cpu_ready_s=spread(0.75),
-            phases_s={name: spread(taken) for name, taken in phases.items()},
-            ready_to_warm=spread(0.6),
-            starts=[],
-        )
+            ready_s=spread(ready_s), first_verdict_s=spread(ready_s + 0.25), cpu_ready_s=spread(0.75),
+            phases_s={name: spread(taken) for name, taken in phases.items()}, ready_to_warm=spread(0.6), starts=[],
+        )  # fmt: skip
 
     return StartUp(
-        bundle="m.bundle",
-        model=MODEL,
-        precision="bf16",
-        frame_hw=(2048, 2448),
-        bytes_of_bundle=8_000_000,
-        repetitions=10,
-        conditions={"warm": starts(2.35), "cached": starts(1.45)},
-        why_not_cold="it takes root",
+        bundle="m.bundle", model=MODEL, precision="bf16", frame_hw=(2048, 2448), bytes_of_bundle=8_000_000,
+        repetitions=10, conditions={"warm": starts(2.35), "cached": starts(1.45)}, why_not_cold="it takes root",
         imports_ms={"edge": 310.5, "numpy": 92.25},
-    )
+    )  # fmt: skip
 
 
 SHARES: Mapping[SystemName, float] = {ENGINE: 1.0, OURS: 0.97, "anomalib": 0.31, "model-api": 0.44, "grad-cam": 0.08}
@@ -245,92 +135,45 @@ SHARES: Mapping[SystemName, float] = {ENGINE: 1.0, OURS: 0.97, "anomalib": 0.31,
 
 def peers() -> PeersBench:
     return PeersBench(
-        model=MODEL,
-        precision="f32",
-        frame_hw=(2048, 2448),
-        tiles_per_frame=120,
-        frames=4,
-        rounds=7,
-        threads=2,
+        model=MODEL, precision="f32", frame_hw=(2048, 2448), tiles_per_frame=120, frames=4, rounds=7, threads=2,
         systems=[
             SystemSpeed(
-                name=name,
-                what="made of this and that",
-                libraries={},
-                settings={"batch": 8},
-                tried=[],
-                heatmap_hw=None if name == ENGINE else (128, 153),
-                frames_per_s=spread(6.25 * share),
-                tiles_per_s=spread(750 * share),
-                to_engine=share,
-                to_engine_spread=spread(share),
-                ours_to_it=SHARES[OURS] / share,
-                ours_to_it_spread=spread(SHARES[OURS] / share),
-                ms_per_frame={"tile": 3.25},
-                logits_off=0.00125,
+                name=name, what="made of this and that", libraries={}, settings={"batch": 8}, tried=[],
+                heatmap_hw=None if name == ENGINE else (128, 153), frames_per_s=spread(6.25 * share),
+                tiles_per_s=spread(750 * share), to_engine=share, to_engine_spread=spread(share),
+                ours_to_it=SHARES[OURS] / share, ours_to_it_spread=spread(SHARES[OURS] / share),
+                ms_per_frame={"tile": 3.25}, logits_off=0.00125,
             )
             for name, share in SHARES.items()
         ],
-        cannot=[Cannot("a server's SDK", "2.0", "it needs a server")],
-        others_cpu=0.0125,
-    )
+        cannot=[Cannot("a server's SDK", "2.0", "it needs a server")], others_cpu=0.0125,
+    )  # fmt: skip
 
 
-def map_costs(model: str = MODEL, ms: float = 1.25, method: str = "cam") -> MapCosts:
+def map_costs(model: str = MODEL, ms: float = 1.25) -> MapCosts:
     def row(engine: Any, way: Any, ratio: float | None) -> Row:
-        cost = None
-        if ratio is not None:
-            cost = MapCost(
-                bare="pooling",
-                tiles_per_round=48,
-                ratio=ratio,
-                ratio_spread=spread(ratio),
-                map_ms_per_tile=spread(ms * ratio),
-                bare_ms_per_tile=spread(ms),
-                map_tiles_per_s=1e3 / ms / ratio,
-            )
+        cost = None if ratio is None else MapCost(
+            bare="pooling", tiles_per_round=48, ratio=ratio, ratio_spread=spread(ratio),
+            map_ms_per_tile=spread(ms * ratio), bare_ms_per_tile=spread(ms), map_tiles_per_s=1e3 / ms / ratio,
+        )  # fmt: skip
         return Row(
-            model=model,
-            method=method,
-            fusion=None,
-            discard_ratio=None,
-            way=way,
-            engine=engine,
-            precision="f32",
-            batch=1,
-            tile_px=224,
-            threads=2,
-            rounds=15,
-            tiles=48,
-            cost=cost,
-            not_done=None if ratio is not None else "it is not installed",
-        )
+            model=model, method="cam", fusion=None, discard_ratio=None, way=way, engine=engine, precision="f32",
+            batch=1, tile_px=224, threads=2, rounds=15, tiles=48, cost=cost,
+            not_done=None if cost else "it is not installed",
+        )  # fmt: skip
 
     return MapCosts(
         rows=[row("openvino", "graph", 1.0), row("pytorch", "hooks", 1.5), row("pytorch", "grad-cam", None)]
     )
 
 
-FLOPS = FlopsBench(
-    tile_px=224,
-    units="MACs are multiply-adds.",
-    study="Table 1.1 prints multiply-adds.",
-    systems=[
-        Flops(
-            model=MODEL,
-            timm="mobilenetv3_large_100",
-            map_hw=(14, 14),
-            parameters=790_000,
-            macs=152_100_000,
-            gflops=0.3042,
-            macs_with_map=152_150_000,
-            gflops_with_map=0.3043,
-            maps=[MapAdds(method="cam", macs=50_000, operations=None)],
-            study_gflops=0.22,
-            layers=None,
-        )
-    ],
-)
+def flops() -> FlopsBench:
+    system = Flops(
+        model=MODEL, timm="mobilenetv3_large_100", map_hw=(14, 14), parameters=790_000, macs=152_100_000, gflops=0.3042,
+        macs_with_map=152_150_000, gflops_with_map=0.3043, maps=[MapAdds(method="cam", macs=50_000, operations=None)],
+        study_gflops=0.22, layers=None,
+    )  # fmt: skip
+    return FlopsBench(tile_px=224, units="MACs are multiply-adds.", study="Table 1.1 prints them.", systems=[system])
 
 
 def tune() -> Tune:
@@ -338,38 +181,19 @@ def tune() -> Tune:
 
     def side(engine: EngineConfig, ms: float) -> Side:
         return Side(
-            engine=engine,
-            latency_p50_ms=spread(ms),
-            latency_p90_ms=spread(1.5 * ms),
-            inspected_fps=spread(10.0),
-            lost=0,
-            sustains=True,
-        )
+            engine=engine, latency_p50_ms=spread(ms), latency_p90_ms=spread(1.5 * ms), inspected_fps=spread(10.0),
+            lost=0, sustains=True,
+        )  # fmt: skip
 
     return Tune(
-        line="top",
-        bundle="m.bundle",
-        model=MODEL,
-        digest="0" * 64,
-        frames=["top 2448x2048 at 10 frames/s"],
-        cores=2,
-        present=present,
-        present_by="line.toml",
+        line="top", bundle="m.bundle", model=MODEL, digest="0" * 64, frames=["top 2448x2048 at 10 frames/s"], cores=2,
+        present=present, present_by="line.toml", chosen=chosen, why="the lowest p90", written_to=None,
         tried=[Tried(engine=engine, times_as_fast=[1.25], latencies_ms=[61.5]) for engine in (present, chosen)],
-        chosen=chosen,
         comparison=Comparison(
-            present=side(present, 66.0),
-            chosen=side(chosen, 61.5),
-            latency_p50=spread(0.93),
-            latency_p90=spread(0.93),
-            inspected_fps=spread(1.0),
-            turns=5,
-            earlier_in=5,
-            more_in=2,
+            present=side(present, 66.0), chosen=side(chosen, 61.5), latency_p50=spread(0.93), latency_p90=spread(0.93),
+            inspected_fps=spread(1.0), turns=5, earlier_in=5, more_in=2,
         ),
-        why="the lowest p90",
-        written_to=None,
-    )
+    )  # fmt: skip
 
 
 MADE = {
@@ -379,30 +203,28 @@ MADE = {
     "peers": peers(),
     "map-cost": map_costs(),
     "tune": tune(),
-    "flops": FLOPS,
+    "flops": flops(),
 }
 
 
-def evaluation(model: str, average_precision: float, groups: tuple[str, ...] = ("a", "b")) -> dict[str, Any]:
-    """As much of an `evaluation.json` as is looked at, and of what lies beside it enough to know it by."""
+def evaluation(model: str, average_precision: float | None, *groups: str, family: str = "cnn") -> bytes:
+    """As much of an `evaluation.json` as is looked at, and of what lies beside it enough to recognise it."""
     tile = {"average_precision": average_precision, "auroc": 0.9375}
-    told = {"name": model, "model": model, "family": "cnn", "method": "cam", "data": "boards", "groups": list(groups)}
-    return {"told": told, "calibration": {}, "truths": [{"truth": "masks", "figures": {"tile": tile}}], "schema": 1}
+    told = {"name": model, "model": model, "family": family, "method": "cam", "data": "boards", "groups": groups}
+    truths = [{"truth": "masks", "figures": {"tile": tile}}]
+    return msgspec.json.encode({"told": told, "calibration": {}, "truths": truths, "schema": 1})
 
 
-def write(folder: Path, kind: str, found: msgspec.Struct | Mapping[str, Any], **of_machine: Any) -> Path:
-    """A result file, on `a_machine` or one that differs from it in something."""
-    now, path = a_machine(**of_machine), folder / f"{kind}.json"
-    report = (
-        new_report(kind, now, found) if isinstance(found, msgspec.Struct) else {"bench": kind, "machine": now} | found
-    )
-    write_result(path, report)
+def write(folder: Path, kind: str, found: msgspec.Struct | None = None, **of_machine: Any) -> Path:
+    """A result file of this kind, by default the one made here, on `a_machine` or one that differs in something."""
+    path = folder / f"{kind}.json"
+    write_result(path, new_report(kind, a_machine(**of_machine), MADE[kind] if found is None else found))
     return path
 
 
 def write_all(folder: Path) -> Path:
-    """One of each kind."""
-    for kind, found in MADE.items():
-        write(folder, kind, found)
-    (folder / "evaluation.json").write_bytes(msgspec.json.encode(evaluation(MODEL, 0.875)))
+    """One of each kind, and an evaluation."""
+    for kind in MADE:
+        write(folder, kind)
+    (folder / "evaluation.json").write_bytes(evaluation(MODEL, 0.875, "a"))
     return folder

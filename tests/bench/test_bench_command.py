@@ -1,137 +1,56 @@
-"""`heatline bench` as a whole: how it is called, and what a line PC needs for it."""
+"""`heatline bench` as a whole: how it is called, what a line PC needs for it, and what becomes of a result."""
 
 import contextlib
+import json
+import os
+import platform
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
-from bench.command import bench
+import bench.machine
+from bench.command import bench as command
 from bench.commands.common import claim, deliver, keep
-from bench.result_file import read_result
+from bench.machine import Machine, machine
+from bench.proven import engine_in
+from bench.result_file import read_result, write_result
 from edge.errors import BenchError, BundleError, HeatlineError
 from edge.inference import Precision
 from tests.small_bundle import bundle_in
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ["torch", "timm", "lightning", "hydra", "torchmetrics", "optuna", "onnx", "nncf", "pytest", "jinja2"]
+
+WITHOUT_EXTRAS = """
+import sys
+extras = "torch timm lightning hydra torchmetrics optuna onnx onnxscript nncf jinja2 pytest".split()
+sys.modules.update(dict.fromkeys(extras))  # an import of one fails
+import bench.command, bench.tune.tune, bench.startup.startup, bench.stages.stages, bench.peers.peers
+from bench.machine import machine
+from bench.report.write import make_report
+from pathlib import Path
+print(machine()["affinity"], make_report([Path("bench/results")]).files)
+"""
 
 
-def test_bench_can_be_imported_with_no_extra() -> None:
-    wanted = f"import sys, bench.command; print(*sorted({{n.partition('.')[0] for n in sys.modules}} & set({EXTRAS})))"
-    result = subprocess.run([sys.executable, "-W", "error", "-c", wanted], cwd=ROOT, capture_output=True, text=True)
-    assert (result.returncode, result.stdout.split()) == (0, []), result.stderr
+def test_a_line_pc_needs_no_extra_and_only_cores_that_may_be_used_count() -> None:
+    core = min(os.sched_getaffinity(0))
+    pinned = ["taskset", "-c", str(core), sys.executable, "-W", "error", "-c", WITHOUT_EXTRAS]
+    result = subprocess.run(pinned, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    affinity, _, files = result.stdout.partition("] ")
+    assert (affinity, int(files) > 20) == (f"[{core}", True)
 
 
 def test_python_dash_m_bench_is_the_same_command() -> None:
     result = subprocess.run([sys.executable, "-m", "bench", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert set(bench.commands) <= set(result.stdout.split())
-
-
-def test_a_file_that_cannot_be_written_is_refused_before_the_measurement(tmp_path: Path) -> None:
-    out = tmp_path / "nowhere" / "soak.json"
-    result = CliRunner().invoke(bench, ["soak", "--quick", "--out", str(out)])
-    assert isinstance(result.exception, BenchError)
-    assert str(out) in str(result.exception)
-
-
-def test_claiming_a_file_leaves_what_is_there_and_makes_none(tmp_path: Path) -> None:
-    old, new = tmp_path / "old.json", tmp_path / "new.json"
-    old.write_text("{}")
-    claim(old, new, None)
-    assert (old.read_text(), new.exists()) == ("{}", False)
-
-
-@pytest.mark.parametrize("name", ["a.json", "l" * 252])
-def test_a_file_beside_which_none_can_be_made_is_refused_before_the_measurement(tmp_path: Path, name: str) -> None:
-    (tmp_path / ".a.json.new").mkdir()  # in the way of what is written before it takes the place of a.json
-    with pytest.raises(BenchError, match=r"cannot be written .*; name another file"):
-        claim(tmp_path / name)
-    assert [one.name for one in tmp_path.iterdir()] == [".a.json.new"]
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_where_a_link_stands_the_file_that_it_names_is_written(tmp_path: Path, there: bool) -> None:
-    (tmp_path / "results").mkdir()
-    file, link = tmp_path / "results" / "a.json", tmp_path / "link.json"
-    link.symlink_to("results/a.json")
-    if there:
-        file.write_text("{}")
-    claim(link)
-    assert (link.is_symlink(), file.exists()) == (True, there)
-    keep(link, {"bench": "stages"})
-    assert link.is_symlink()
-    assert read_result(file) == {"bench": "stages"}
-    assert [one.name for one in file.parent.iterdir()] == ["a.json"]
-
-
-def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
-    report = {"bench": "stages", "machine": {"cores": 2}, "rows": [{"ms": 1.5}]}
-    keep(tmp_path / "a.json", report)
-    assert read_result(tmp_path / "a.json") == report
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_a_result_may_go_to_a_device() -> None:
-    keep(Path("/dev/null"), {"bench": "stages"})
-    assert Path("/dev/null").is_char_device()
-
-
-@pytest.mark.parametrize(("data", "word"), [(b"{", "not JSON"), (b"[]", "list"), (None, "cannot be read")])
-def test_what_is_no_result_is_refused_in_a_sentence(tmp_path: Path, data: bytes | None, word: str) -> None:
-    path = tmp_path / "a.json"
-    if data is not None:
-        path.write_bytes(data)
-    with pytest.raises(BenchError, match=word):
-        read_result(path)
-
-
-def test_where_there_is_no_checkout_a_bundle_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = ROOT / "nowhere" / "bundle"
-    monkeypatch.setattr("bench.commands.common.SHIPPED_BUNDLE", gone)
-    result = CliRunner().invoke(bench, ["soak", "--quick", "--bundle", str(gone)])
-    assert isinstance(result.exception, BenchError)
-    assert "name a bundle" in str(result.exception)
-
-
-@pytest.mark.parametrize("arguments", [["end-to-end", "--idle"], ["startup"]])
-@pytest.mark.parametrize(("precision", "kind"), [("bf16", BundleError), ("int8", BenchError)])
-def test_a_precision_that_cannot_be_had_is_refused_alike_before_anything_is_done(
-    tmp_path: Path, arguments: list[str], precision: Precision, kind: type[HeatlineError]
-) -> None:
-    bundle = bundle_in(tmp_path / "b", ["f32", "int8"], int8_gain=300.0)
-    refused = CliRunner().invoke(bench, [*arguments, str(bundle.path), "--precision", precision])
-    expected = CliRunner().invoke(bench, ["stages", str(bundle.path), "--precision", precision]).exception
-    assert type(refused.exception) is type(expected) is kind
-    assert str(refused.exception) == str(expected)
-    assert precision in str(expected)
-    assert refused.output == "", "nothing was drawn or started"
-
-
-def test_what_was_measured_is_said_before_a_disk_is_found_full(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "gone" / "a.json"
-    with pytest.raises(BenchError, match="cannot be written"):
-        deliver("stages", {"bench": "stages"}, {"grab": "1 ms"}, out, as_json=False)
-    assert "1 ms" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("as_json", [False, True])
-def test_what_was_measured_is_kept_though_standard_output_takes_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_json: bool
-) -> None:
-    out = tmp_path / "a.json"
-    with open("/dev/full", "w", buffering=1) as full:
-        monkeypatch.setattr("sys.stdout", full)
-        with pytest.raises(OSError, match="No space left"):
-            deliver("stages", {"bench": "stages"}, {"grab": "1 ms"}, out, as_json)
-        with contextlib.suppress(OSError):
-            full.close()
-    assert read_result(out) == {"bench": "stages"}
+    assert set(command.commands) <= set(result.stdout.split())
 
 
 ENDED_BY_SIGTERM = """
@@ -150,9 +69,155 @@ bench.main(["soak", "--quick"], standalone_mode=False)
 
 
 def test_sigterm_ends_a_bench_in_order() -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", ENDED_BY_SIGTERM],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+    result = subprocess.run([sys.executable, "-c", ENDED_BY_SIGTERM], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 128 + 15, result.stderr
     assert not Path(result.stdout.strip()).exists()
+
+
+# Results.
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_result_is_read_as_it_was_written_also_through_a_link(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "results").mkdir()
+    file, link = tmp_path / "results" / "a.json", tmp_path / "link.json"
+    link.symlink_to("results/a.json")
+    if there:
+        file.write_text("{}")
+    claim(link, None)
+    assert (link.is_symlink(), file.exists()) == (True, there)
+    report = {"bench": "stages", "machine": {"cores": 2}, "rows": [{"ms": 1.5}]}
+    keep(link, report)
+    assert link.is_symlink()
+    assert read_result(file) == report
+    assert [one.name for one in file.parent.iterdir()] == ["a.json"]
+    keep(Path("/dev/null"), report)
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_measurement(tmp_path: Path) -> None:
+    (tmp_path / ".a.json.new").mkdir()  # in the way of what is written before it takes the place of a.json
+    for out in (tmp_path / "nowhere" / "a.json", tmp_path / "a.json", tmp_path / ("l" * 252)):
+        result = CliRunner().invoke(command, ["soak", "--quick", "--out", str(out)])
+        assert isinstance(result.exception, BenchError)
+        assert f"{out} cannot be written" in str(result.exception)
+        assert "name another file with --out" in str(result.exception)
+    assert [one.name for one in tmp_path.iterdir()] == [".a.json.new"]
+
+
+def test_a_result_that_cannot_be_written_whole_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_result(tmp_path / "a.json", {"bench": "stages"})
+
+    def fails(_from: Path, _to: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(OSError, match="No space left"):
+        write_result(tmp_path / "a.json", {"bench": "other"})
+    assert [(one.name, json.loads(one.read_text())) for one in tmp_path.iterdir()] == [("a.json", {"bench": "stages"})]
+
+
+@pytest.mark.parametrize(("data", "word"), [(b"{", "not JSON"), (b"[]", "list"), (None, "cannot be read")])
+def test_what_is_no_result_is_refused_in_a_sentence(tmp_path: Path, data: bytes | None, word: str) -> None:
+    path = tmp_path / "a.json"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(BenchError, match=word):
+        read_result(path)
+
+
+def test_what_was_measured_is_printed_and_kept_where_one_of_both_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BenchError, match="cannot be written"):
+        deliver("stages", {"bench": "stages"}, {"grab": "1 ms"}, tmp_path / "gone" / "a.json", as_json=False)
+    assert "1 ms" in capsys.readouterr().out
+    for as_json in (False, True):
+        with open("/dev/full", "w", buffering=1) as full:
+            monkeypatch.setattr("sys.stdout", full)
+            with pytest.raises(OSError, match="No space left"):
+                deliver("stages", {"bench": "stages"}, {"grab": "1 ms"}, tmp_path / f"{as_json}.json", as_json)
+            with contextlib.suppress(OSError):
+                full.close()
+        assert read_result(tmp_path / f"{as_json}.json") == {"bench": "stages"}
+
+
+def test_what_cannot_be_measured_is_refused_alike_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = bundle_in(tmp_path / "b", ["f32", "int8"], int8_gain=300.0)
+    refusals: list[tuple[list[str], Precision, type[HeatlineError]]] = [
+        (["end-to-end", "--idle"], "bf16", BundleError),
+        (["startup"], "int8", BenchError),
+    ]
+    for arguments, precision, kind in refusals:
+        with pytest.raises(kind) as expected:
+            engine_in(bundle, precision)
+        refused = CliRunner().invoke(command, [*arguments, str(bundle.path), "--precision", precision])
+        assert (type(refused.exception), str(refused.exception)) == (kind, str(expected.value))
+        assert refused.output == "", "nothing was drawn or started"
+    gone = ROOT / "nowhere" / "bundle"
+    monkeypatch.setattr("bench.commands.common.SHIPPED_BUNDLE", gone)
+    result = CliRunner().invoke(command, ["soak", "--quick", "--bundle", str(gone)])
+    assert "name a bundle" in str(result.exception)
+
+
+# The machine.
+
+
+def test_a_machine_is_described_as_the_system_describes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, env = msgspec.convert(machine(), Machine), {"PATH": os.environ["PATH"]}  # nproc heeds OMP_NUM_THREADS
+    assert found.cores == len(found.affinity) == int(subprocess.check_output(["nproc"], env=env))
+    assert found.cores_in_all == int(subprocess.check_output(["nproc", "--all"], env=env))
+    assert found.kernel == subprocess.check_output(["uname", "-r"], text=True).strip()
+    kilobytes = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    assert kilobytes is not None
+    assert found.memory_mb == pytest.approx(int(kilobytes[1]) * 1024 / 1e6, rel=0.01)
+    assert (found.python, found.versions["numpy"]) == (platform.python_version(), version("numpy"))
+    assert set(found.extensions) <= set(found.flags.split())
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / "lib").mkdir()
+    monkeypatch.setattr(bench.machine, "CODE", tmp_path / "lib")
+    assert machine()["commit"] is None, "code that lies in somebody else's checkout has none"
+
+
+@pytest.mark.parametrize(
+    ("governors", "expected"),
+    [([], None), (["performance"] * 2, "performance"), (["performance", "powersave"], "performance, powersave")],
+)
+def test_the_governor_is_that_of_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, governors: list[str], expected: str | None
+) -> None:
+    for core, governor in enumerate(governors):
+        folder = tmp_path / f"cpu{core}" / "cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "scaling_governor").write_text(f"{governor}\n")
+    monkeypatch.setattr(bench.machine, "CPUS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert machine()["governor"] == expected
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "quota"),
+    [
+        ("0::/", {}, None),
+        ("0::/a/b", {"cpu.max": "max 100000", "a/cpu.max": "150000 100000", "a/b/cpu.max": "400000 100000"}, 1.5),
+        ("0::/of/the/host", {"cpu.max": "50000 100000"}, 0.5),
+        ("3:cpuset:/\n4:cpu,cpuacct:/a", {"cpu,cpuacct/a/cpu.cfs_quota_us": "-1"}, None),
+        ("4:cpu,cpuacct:/x", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2.0),
+        ("0::/../..", {"cpu.max": "100000 50000"}, 2.0),
+    ],
+)
+def test_the_processor_time_that_is_granted_is_that_of_the_tightest_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, str], quota: float | None
+) -> None:
+    for name, content in files.items():
+        file = tmp_path / "groups" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{content}\n")
+    (tmp_path / "own").write_text(f"{own}\n")
+    monkeypatch.setattr(bench.machine, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(bench.machine, "OWN_CGROUPS", tmp_path / "own")
+    assert machine()["cpu_quota"] == quota

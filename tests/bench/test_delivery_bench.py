@@ -1,27 +1,23 @@
-"""`heatline bench delivery` and `heatline bench hostile`: that what they say is so, and that all of them runs.
-
-How fast anything is, is not tested.
-"""
+"""`heatline bench delivery` and `heatline bench hostile`: their figures are those of the events, and both run."""
 
 import random
 from array import array
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import bench.delivery.rate
 from bench.delivery.consumer import read
 from bench.delivery.hostile import Hostile, Round, measure_hostile
 from bench.delivery.hostile import faults as hostile_faults
-from bench.delivery.hostile import to_facts as hostile_facts
-from bench.delivery.hostile_messages import MOST_PARTS, malformed_messages, mean_bytes, valid_messages
+from bench.delivery.hostile_messages import MOST_PARTS, malformed_messages, valid_messages
 from bench.delivery.rate import MOST_GROWTH_MS, Delivery, Times, Window, _window_of, measure_delivery
 from bench.delivery.rate import faults as delivery_faults
-from bench.delivery.rate import to_facts as delivery_facts
 from bench.spread import Spread
 from edge.bundle import Bundle
 from edge.delivery import commands
@@ -32,34 +28,18 @@ from edge.delivery.messages import Times as CaptureTimes
 MS = 1_000_000
 
 
-def verdict(seq: int, captured_ms: float, latency_ms: float, reason: str | None = None) -> VerdictEvent:
+def verdict(seq: int, captured_ms: float, latency_ms: float) -> VerdictEvent:
     return VerdictEvent(
-        boot_id="boot",
-        seq=seq,
-        camera="cam0",
-        frame_id=seq,
-        frame_number=seq,
-        times=CaptureTimes(captured_at_ns=1, captured_monotonic_ns=round(captured_ms * MS)),
-        verdict="NO_VERDICT" if reason else "GOOD",
-        reason=reason,
-        score_threshold=0,
-        evidence_threshold=0,
-        precision="f32",
-        bundle=BundleName(name="darkness", version="1", digest="0"),
-        latency_ms=latency_ms,
+        boot_id="boot", seq=seq, camera="cam0", frame_id=seq, frame_number=seq, verdict="GOOD", score_threshold=0,
+        times=CaptureTimes(captured_at_ns=1, captured_monotonic_ns=round(captured_ms * MS)), evidence_threshold=0,
+        precision="f32", bundle=BundleName(name="darkness", version="1", digest="0"), latency_ms=latency_ms,
         acting=True,
-    )
+    )  # fmt: skip
 
 
-# How late events are.
-
-
-def test_times_are_those_of_sorting() -> None:
+def test_each_event_is_timed_from_capture_from_hand_over_and_from_live_to_durable(tmp_path: Path) -> None:
     values = [int(value) for value in np.random.default_rng(1).permutation(101) * MS]
     assert Times.of(values) == Times(50, 95, 99, 100)
-
-
-def test_of_a_window_each_event_is_timed_from_capture_from_hand_over_and_from_live_to_durable() -> None:
     heard = [(verdict(seq, 10 * seq, 4), (10 * seq + 6) * MS) for seq in range(1, 9)]
     followed = {seq: (10 * seq + 6 + (1 if seq <= 4 else 3)) * MS for seq in range(1, 9) if seq != 5}
     window = _window_of(heard, followed, 2.0, 3, {"service": 1.5})
@@ -69,56 +49,17 @@ def test_of_a_window_each_event_is_timed_from_capture_from_hand_over_and_from_li
     assert window.durable is not None
     assert window.added is not None
     assert (window.added.p50, window.added.most, window.durable.most) == (1, 3, 9)
-    assert (window.not_heard, window.not_followed) == (3, 1)
-    assert window.added_growth_ms == 2
-
-
-def test_without_a_journal_nothing_is_said_of_a_durable_consumer() -> None:
-    window = _window_of([(verdict(1, 10, 4), 16 * MS)], None, 1.0, 0, {})
-    assert (window.journal, window.durable, window.added, window.not_followed) == (False, None, None, 0)
-
-
-def test_an_event_counts_when_it_came_first(tmp_path: Path) -> None:
+    assert (window.not_heard, window.not_followed, window.added_growth_ms) == (3, 1, 2)
+    without = _window_of(heard, None, 1.0, 0, {})
+    assert (without.journal, without.durable, without.added, without.not_followed) == (False, None, None, 0)
     (tmp_path / "came").write_bytes(array("q", [1, 100, 2, 200, 1, 300]).tobytes())
-    assert read(tmp_path / "came") == {1: 100, 2: 200}
-
-
-def delivery_with(**changes: object) -> Delivery:
-    """Of one window in which all was well, but for what is changed."""
-    times = Times(1, 2, 3, 4)
-    window = Window(
-        journal=True,
-        seconds=10,
-        events=5000,
-        events_per_s=500,
-        inspected_per_s=400,
-        verdicts={"GOOD": 4000, "failed.wrong_size": 1000},
-        not_heard=0,
-        not_followed=0,
-        live=times,
-        told=times,
-        durable=times,
-        added=times,
-        added_growth_ms=1,
-        cpu={"service": 1.5},
-    )
-    return Delivery(
-        bundle="b",
-        model="m",
-        precision="f32",
-        commit=None,
-        disk="ext4",
-        events_per_s=500,
-        highest_fps=500,
-        inspected_fps=400,
-        refused_fps=100,
-        windows=[msgspec.structs.replace(window, **changes)],
-    )
+    assert read(tmp_path / "came") == {1: 100, 2: 200}, "an event counts when it came first"
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({}, None),
         ({"events_per_s": 450.0}, "450 events a second came, not 500"),
         ({"verdicts": {"GOOD": 1, "dropped.overload": 2}}, "frames were lost: dropped.overload 2"),
         ({"not_heard": 1}, "1 events were not heard live, 0 not durably"),
@@ -126,38 +67,38 @@ def delivery_with(**changes: object) -> Delivery:
         ({"added_growth_ms": MOST_GROWTH_MS + 1}, "the durable consumer fell back by 101 ms"),
     ],
 )
-def test_a_rate_that_is_not_sustained_is_told(changes: dict[str, object], words: str) -> None:
-    assert delivery_faults(delivery_with()) == []
-    (wrong,) = delivery_faults(delivery_with(**changes))
-    assert words in wrong
+def test_a_rate_that_is_not_sustained_is_a_fault(changes: dict[str, Any], words: str | None) -> None:
+    times = Times(1, 2, 3, 4)
+    window = Window(
+        journal=True, seconds=10, events=5000, events_per_s=500, inspected_per_s=400,
+        verdicts={"GOOD": 4000, "failed.wrong_size": 1000}, not_heard=0, not_followed=0, live=times, told=times,
+        durable=times, added=times, added_growth_ms=1, cpu={"service": 1.5},
+    )  # fmt: skip
+    found = Delivery(
+        bundle="b", model="m", precision="f32", commit=None, disk="ext4", events_per_s=500, highest_fps=500,
+        inspected_fps=400, refused_fps=100, windows=[msgspec.structs.replace(window, **changes)],
+    )  # fmt: skip
+    assert len(delivery_faults(found)) == (words is not None)
+    assert words is None or words in delivery_faults(found)[0]
 
 
 @pytest.mark.long
 def test_events_are_timed_through_a_real_line_with_a_journal_and_without(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.delivery.rate, "FRAMES_FOR_A_RATE", 50)
-    monkeypatch.setattr(bench.delivery.rate, "SHARE_OF_HIGHEST", 0.1)
-    monkeypatch.setattr(bench.delivery.rate, "SETTLE_S", 0.5)
-    said: list[str] = []
-    found = measure_delivery(bundle, "f32", events_per_s=0, seconds=1, repetitions=1, folder=None, say=said.append)
-    kept, bare = found.windows
+    for name, value in (("FRAMES_FOR_A_RATE", 50), ("SHARE_OF_HIGHEST", 0.1), ("SETTLE_S", 0.5)):
+        monkeypatch.setattr(bench.delivery.rate, name, value)
+    options: dict[str, Any] = {"events_per_s": 0, "seconds": 1, "repetitions": 1, "folder": None}
+    kept, bare = measure_delivery(bundle, "f32", **options, say=lambda line: None).windows
     assert (kept.journal, bare.journal) == (True, False)
-    assert kept.events > 0
-    assert bare.events > 0
+    assert min(kept.events, bare.events) > 0
     assert kept.not_followed == 0
     assert kept.durable is not None
     assert 0 < kept.live.p50 <= kept.live.most
     assert kept.durable.p50 > kept.told.p50
     assert {"service", "cameras", "live listener", "durable consumer"} == set(kept.cpu)
-    assert "with a journal: durable after live" in delivery_facts(found)
-    assert len(said) == 3
 
 
-# Hostile messages.
-
-
-@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32))
 def test_every_malformed_message_is_refused_for_what_it_is_and_no_valid_one(seed: int) -> None:
     made = malformed_messages(random.Random(seed), "cam0", 200)
@@ -165,75 +106,50 @@ def test_every_malformed_message_is_refused_for_what_it_is_and_no_valid_one(seed
     for parts in made["events"]:
         assert parts[0][:1] not in (b"\x00", b"\x01")
         assert len(parts) <= MOST_PARTS
-    readers = {
-        "commands": (commands.request_from, commands.Refused),
-        "journal": (following.request_from, following.Refused),
-    }
-    for name, (read_request, refused) in readers.items():
-        of_one_part = [parts[0] for parts in made[name] if len(parts) == 1]  # type: ignore[index]
+    for read_request, refused, messages in (
+        (commands.request_from, commands.Refused, made["commands"]),
+        (following.request_from, following.Refused, made["journal"]),
+    ):
+        of_one_part = [parts[0] for parts in messages if len(parts) == 1]
         assert len(of_one_part) > 100
         for data in of_one_part:
             said = read_request(data)
             assert isinstance(said, refused), data
             assert said.reason in ("malformed", "version")
+    valid = valid_messages("cam0", "mes", "0" * 32)
+    assert {parts[0][0] for parts in valid["events"]} == {0, 1}
+    assert isinstance(commands.request_from(valid["commands"][0][0]), commands.TriggerRequest)
+    assert isinstance(following.request_from(valid["journal"][0][0]), following.AckRequest)
 
 
-def test_every_valid_message_is_one() -> None:
-    made = valid_messages("cam0", "mes", "0" * 32)
-    assert {parts[0][0] for parts in made["events"]} == {0, 1}
-    assert isinstance(commands.request_from(made["commands"][0][0]), commands.TriggerRequest)
-    assert isinstance(following.request_from(made["journal"][0][0]), following.AckRequest)
-    assert mean_bytes([[b"12", b"345"], [b"1"]]) == 3
+def test_malformed_messages_that_cost_more_than_valid_ones_and_a_slow_sender_are_faults() -> None:
+    def hostile(ratio: float, sent: int) -> Hostile:
+        one = Round(
+            what="malformed", seconds=10, frames=1000, lost={}, cpu_ms_per_frame=8, replies={},
+            sent={"events": sent, "commands": 3000, "journal": 3000},
+        )  # fmt: skip
+        rounds = [msgspec.structs.replace(one, what=what) for what in ("nothing", "valid", "malformed")]
+        return Hostile(
+            bundle="b", precision="f32", commit=None, rate_fps=100, messages_per_s=300, seed=1, rounds=rounds,
+            ratio=ratio, ratio_spread=Spread(ratio, ratio, ratio), pss_bytes=(1, 2),
+        )  # fmt: skip
 
-
-def hostile_with(ratio: float, sent: int) -> Hostile:
-    one = Round(
-        what="malformed",
-        seconds=10,
-        frames=1000,
-        lost={},
-        cpu_ms_per_frame=8,
-        sent={"events": sent, "commands": 3000, "journal": 3000},
-        replies={"commands malformed": 2900},
-    )
-    kinds = [msgspec.structs.replace(one, what=what) for what in ("nothing", "valid", "malformed")]
-    return Hostile(
-        bundle="b",
-        precision="f32",
-        commit=None,
-        rate_fps=100,
-        messages_per_s=300,
-        seed=1,
-        rounds=kinds,
-        ratio=ratio,
-        ratio_spread=Spread(ratio, ratio, ratio),
-        pss_bytes=(1, 2),
-    )
-
-
-def test_malformed_messages_that_cost_more_than_valid_ones_are_told_and_so_is_a_sender_that_was_too_slow() -> None:
-    assert hostile_faults(hostile_with(1.05, 3000)) == []
-    assert "1.060 times the CPU" in hostile_faults(hostile_with(1.06, 3000))[0]
-    assert hostile_faults(hostile_with(1.0, 2000)) == [
-        "only 2000 valid messages were sent in 10.0 s",
-        "only 2000 malformed messages were sent in 10.0 s",
+    assert hostile_faults(hostile(1.05, 3000)) == []
+    assert "1.060 times the CPU" in hostile_faults(hostile(1.06, 3000))[0]
+    assert hostile_faults(hostile(1.0, 2000)) == [
+        f"only 2000 {what} messages were sent in 10.0 s" for what in ("valid", "malformed")
     ]
 
 
 @pytest.mark.long
 def test_a_real_line_refuses_what_is_malformed_and_inspects_on(bundle: Bundle) -> None:
-    found = measure_hostile(
-        bundle, "f32", rate_fps=20, messages_per_s=50, seconds=1, rounds=1, seed=1, say=lambda _line: None
-    )
+    options: dict[str, Any] = {"rate_fps": 20, "messages_per_s": 50, "seconds": 1, "rounds": 1, "seed": 1}
+    found = measure_hostile(bundle, "f32", **options, say=lambda _line: None)
     by_what = {each.what: each for each in found.rounds}
     assert all(each.frames > 0 for each in found.rounds)
     assert by_what["nothing"].sent == {}
     assert all(count > 50 for what in ("valid", "malformed") for count in by_what[what].sent.values())
-    refused = by_what["malformed"].replies
-    assert refused["commands malformed"] > 0
-    assert refused["journal malformed"] > 0
-    valid = by_what["valid"].replies
-    assert valid["commands not_triggered"] > 0
+    refused, valid = by_what["malformed"].replies, by_what["valid"].replies
+    assert min(refused["commands malformed"], refused["journal malformed"], valid["commands not_triggered"]) > 0
     assert not any("malformed" in kind for kind in valid)
     assert found.ratio > 0
-    assert "malformed / valid" in hostile_facts(found)

@@ -1,6 +1,5 @@
-"""`heatline bench end-to-end`: a real service, a real engine beside it, and every event held to its picture."""
+"""`heatline bench end-to-end`: a real service beside a real engine, and every event held to its picture."""
 
-import itertools
 import json
 import os
 import signal
@@ -8,50 +7,48 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self
 
 import cv2
 import msgspec
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+import bench.end_to_end.end_to_end as measuring
+import bench.end_to_end.highest as highest_rate
 from bench.bare_engine import BareEngine as OpenVinoAlone
 from bench.bare_engine import read_graph, unlike
-from bench.camera_rates import Tries
+from bench.camera_rates import Tries, _bare_engine, _bare_tiles_per_s
 from bench.command import bench
 from bench.end_to_end.bare_engine import BareEngine
 from bench.end_to_end.end_to_end import EndToEnd
 from bench.end_to_end.expected import expect
-from bench.end_to_end.highest import find_highest_rate
 from bench.end_to_end.latency import STEP, Latency
 from bench.end_to_end.line import Line, Scene, Told, missed, running
-from bench.end_to_end.pictures import draw_pictures
-from bench.end_to_end.requests import Choose, ChooseForFrames, Job, Look, OneFrame, Saturate
+from bench.end_to_end.requests import Answer, Choose, Expected, Job, Look, Request
 from bench.end_to_end.saturated import processor_of, taken_between
 from bench.end_to_end.window import settle, window_of
-from bench.engine_settings import all_settings
+from bench.engine_settings import Settings, all_settings
 from bench.processes import ThreadTime, thread_times
-from bench.watched_line import WatchedLine
+from bench.watched_line import Heard
 from edge.bundle import Bundle
 from edge.delivery.heartbeats import GONE_AFTER_MS
 from edge.delivery.messages import BundleName, Times, VerdictEvent
 from edge.errors import BenchError, InputError
-from edge.images import list_images
 from edge.inference import open_engine
 from edge.named_thread import NamedThread
 from tests.bench import made_results as made
 from tests.edge.followed_line import wait_until
-from tests.small_bundle import answer, dark_square, small_bundle, white_frame
+from tests.small_bundle import TILE, answer, dark_square, white_frame
 
 HW = (300, 400)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return small_bundle(tmp_path_factory.mktemp("bundle") / "small.bundle")
 
 
 @pytest.fixture(scope="module")
@@ -59,128 +56,78 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four, of which the last one is the darkest."""
     folder = tmp_path_factory.mktemp("pictures")
     for number in range(4):
-        frame = dark_square(white_frame(HW), 20, 30, 8 + 20 * number)
-        cv2.imwrite(str(folder / f"{number}.bmp"), frame)
+        cv2.imwrite(str(folder / f"{number}.bmp"), dark_square(white_frame(HW), 20, 30, 8 + 20 * number))
     return folder
+
+
+def expected_of(pictures: Path, bundle: Bundle, defective: float) -> Expected:
+    return expect(pictures, bundle, "f32", open_engine("openvino", bundle.path, TILE), defective)
 
 
 @pytest.fixture(scope="module")
 def scene(bundle: Bundle, pictures: Path) -> Scene:
-    engine = open_engine("openvino", bundle.path, bundle.manifest.grid.tile_px)
-    expected = expect(pictures, bundle, "f32", engine, 0.25)
-    return Scene(bundle, "f32", pictures, expected, 2, 2, "defect", False, {"threads": 1})
+    return Scene(bundle, "f32", pictures, expected_of(pictures, bundle, 0.25), 2, 2, "defect", False, {"threads": 1})
 
 
-def told(number: int, *, camera: str = "cam0", frames: int = 1, reason: str | None = None, ms: float = 5.0) -> Told:
-    """A frame of a camera that takes 10 a second, told of so long after it was due; stamped a tenth of that late."""
-    due_ns = number * 100_000_000
-    event = VerdictEvent(
-        boot_id="0" * 32, seq=number, camera=camera, frame_id=number, frame_number=number, frames=frames,
-        times=Times(captured_at_ns=0, captured_monotonic_ns=due_ns + round(ms * 1e5)), verdict="GOOD" if reason is None
-        else "NO_VERDICT", reason=reason, score_threshold=0.0, evidence_threshold=0.0, precision="f32",
-        bundle=BundleName(name="b", version="1", digest="0" * 64), latency_ms=1.0, acting=True,
-    )  # fmt: skip
-    return Told(event, due_ns + round(ms * 1e6))
+# What a line must say.
 
 
-MEMORY_MB = 100.0, 200.0, 30.0
-
-
-def test_the_threshold_makes_as_many_pictures_defective_as_was_asked_for(scene: Scene) -> None:
+def test_the_threshold_makes_as_many_pictures_defective_as_was_asked_for(
+    bundle: Bundle, pictures: Path, scene: Scene
+) -> None:
     expected = scene.expected
     assert [name for name, score in expected.scores.items() if score >= expected.score_threshold] == ["3.bmp"]
-    assert expected.picture_bytes == 4 * HW[0] * HW[1] * 3
-    assert scene.expected.tiles == 4
-    assert scene.expected.frame_hw == HW
+    assert (expected.picture_bytes, expected.tiles, expected.frame_hw) == (4 * HW[0] * HW[1] * 3, 4, HW)
+    assert [expected_of(pictures, bundle, share).defective for share in (0.0, 0.5, 1.0)] == [0.0, 0.5, 1.0]
 
 
-@pytest.mark.parametrize(("defective", "count"), [(0.0, 0), (0.5, 2), (1.0, 4)])
-def test_none_half_or_all_may_be_defective(bundle: Bundle, pictures: Path, defective: float, count: int) -> None:
-    engine = open_engine("openvino", bundle.path, bundle.manifest.grid.tile_px)
-    expected = expect(pictures, bundle, "f32", engine, defective)
-    assert expected.defective == count / 4
-
-
-def test_pictures_of_two_sizes_are_refused(bundle: Bundle, tmp_path: Path) -> None:
-    for number, hw in enumerate([(300, 400), (310, 400)]):
-        cv2.imwrite(str(tmp_path / f"{number}.png"), white_frame(hw))
-    with pytest.raises(BenchError, match="several sizes"):
-        expect(tmp_path, bundle, "f32", open_engine("openvino", bundle.path, 224), 0.0)
-
-
-def test_one_picture_is_refused_as_its_camera_would_count_as_frozen(bundle: Bundle, tmp_path: Path) -> None:
+def test_pictures_that_no_camera_would_show_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "0.png"), white_frame(HW))
     with pytest.raises(InputError, match="one picture; expected two"):
-        expect(tmp_path, bundle, "f32", open_engine("openvino", bundle.path, 224), 0.0)
+        expected_of(tmp_path, bundle, 0.0)
+    cv2.imwrite(str(tmp_path / "1.png"), white_frame((310, 400)))
+    with pytest.raises(BenchError, match="several sizes"):
+        expected_of(tmp_path, bundle, 0.0)
 
 
-def test_drawn_pictures_have_the_size_asked_for_and_no_two_are_alike(tmp_path: Path) -> None:
-    draw_pictures(tmp_path / "p", (200, 1100), 3, lambda line: None)
-    shown = [cv2.imread(str(path)) for path in list_images(tmp_path / "p")]
-    assert [image.shape for image in shown if image is not None] == [(200, 1100, 3)] * 3
-    assert all(not np.array_equal(one, other) for one, other in itertools.pairwise(shown))
-
-
-def test_the_service_is_heard_and_held_to_its_pictures(scene: Scene) -> None:
+@pytest.mark.parametrize("stood_still_s", [0.0, pytest.param(1.5 * GONE_AFTER_MS / 1e3, marks=pytest.mark.long)])
+def test_a_real_line_is_heard_without_a_gap_and_held_to_its_pictures(scene: Scene, stood_still_s: float) -> None:
+    """Also after it stood still; ZeroMQ hangs up on who does so for long, and its clock cannot be set."""
+    heard: list[Heard] = []
     with running(scene, None, waits=True) as line:
         settle(line, scene.cameras)
-        seen = [one for one in (line.next() for _ in range(200)) if one is not None]
+        with line.watched.paused():
+            time.sleep(stood_still_s)
+        seen = [line.wait() for _ in range(60)]
+        while len(heard) < 20:
+            if (one := line.watched.next()) is not None and isinstance(one.event, VerdictEvent):
+                heard.append(one)
+        cameras = line.watched.camera_pids()
+        line.watched.require_cameras(cameras)
+        os.kill(cameras[0], signal.SIGKILL)
+        wait_until(lambda: cameras[0] not in line.watched.camera_pids(), "the camera's process is gone")
+        with pytest.raises(BenchError, match="1 of 2 cameras' processes ended while they were measured"):
+            line.watched.require_cameras(cameras)
     assert {one.event.camera for one in seen} == {"cam0", "cam1"}
     assert {one.event.verdict for one in seen} == {"GOOD", "DEFECT"}
     assert missed(seen) == 0
     assert all(one.at_ns > one.captured_ns for one in seen)
 
+    def replay(**claimed: object) -> None:
+        watched: Any = SimpleNamespace(next=iter(heard).__next__)
+        line = Line(watched, msgspec.structs.replace(expected, **claimed), scene.heatmaps)
+        assert all(line.next() is not None for _ in heard)
 
-@pytest.mark.parametrize("what", ["verdict", "score", "evidence", "heatmap"])
-def test_a_service_that_says_anything_else_fails(scene: Scene, what: str) -> None:
     expected = scene.expected
-    claimed = {
-        "verdict": {"score_threshold": max(expected.scores.values()) + 1},
-        "score": {"scores": {name: score + 0.1 for name, score in expected.scores.items()}},
-        "evidence": {"evidence": {name: score + 0.1 for name, score in expected.evidence.items()}},
-        "heatmap": {"heatmap_hw": (1, 1)},
-    }
-    with running(scene, None, waits=True) as line:
-        strict = Line(line.watched, msgspec.structs.replace(expected, **claimed[what]), scene.heatmaps)
-        heard_all = time.monotonic_ns() + 10 * 10**9  # the last picture has come long before
+    replay()
+    for claimed in (
+        {"score_threshold": max(expected.scores.values()) + 1},
+        {"scores": {name: score + 0.1 for name, score in expected.scores.items()}},
+        {"evidence": {name: score + 0.1 for name, score in expected.evidence.items()}},
+        {"heatmap_hw": (1, 1)},
+    ):
         with pytest.raises(BenchError, match="nothing that is measured"):
-            strict.hear_until(heard_all)
-
-
-def test_a_camera_whose_process_ends_meanwhile_makes_nothing_of_it_count(scene: Scene) -> None:
-    with running(scene, None, waits=True) as line:
-        settle(line, scene.cameras)
-        cameras = line.watched.camera_pids()
-        line.watched.require_cameras(cameras)
-        os.kill(cameras[0], signal.SIGKILL)
-        wait_until(lambda: cameras[0] not in line.watched.camera_pids(), "it is gone")
-        with pytest.raises(BenchError, match="1 of 2 cameras' processes ended while they were measured"):
-            line.watched.require_cameras(cameras)
-
-
-@pytest.mark.long
-def test_of_a_line_that_stood_still_nothing_is_missed_once_it_is_heard_again(
-    bundle: Bundle, pictures: Path, tmp_path: Path
-) -> None:
-    camera = {"kind": "folder", "name": "a", "path": str(pictures), "loop": True, "rate_fps": 200}
-    with WatchedLine(tmp_path, bundle.path, "f32", [camera]) as line:
-
-        def numbers(count: int) -> list[int]:
-            of: list[int] = []
-            while len(of) < count:
-                heard = line.next()
-                if heard is not None and isinstance(heard.event, VerdictEvent):
-                    of += range(heard.event.frame_number, heard.event.frame_number + heard.event.frames)
-            return of
-
-        numbers(10)
-        for _ in range(2):
-            with line.paused():
-                time.sleep(1.5 * GONE_AFTER_MS / 1e3)  # ZeroMQ's own clock cannot be set
-            heard = numbers(200)
-            assert heard == list(range(heard[0], heard[0] + len(heard)))
-        assert line.not_heard == 0
-        line.stop()
+            replay(**claimed)
 
 
 ONE_THAT_IS_KILLED = """
@@ -200,15 +147,26 @@ def test_no_service_outlives_a_bench_that_is_killed(bundle: Bundle, tmp_path: Pa
     command = [sys.executable, "-c", ONE_THAT_IS_KILLED, str(tmp_path), str(bundle.path)]
     killed = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     assert killed.returncode == -signal.SIGKILL
-    wait_until(lambda: not runs(int(killed.stdout)), "the service has ended")
+    service = Path(f"/proc/{int(killed.stdout)}/stat")
+    wait_until(lambda: not service.exists() or service.read_text().rpartition(")")[2].split()[0] in "ZX", "it ended")
 
 
-def runs(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in "ZX"  # who ended and was not asked for yet
+# What came of a window.
+
+
+def told(number: int, *, camera: str = "cam0", frames: int = 1, reason: str | None = None, ms: float = 5.0) -> Told:
+    """A frame of a camera that takes 10 a second, heard of so late, and stamped a tenth of that late."""
+    due_ns = number * 100_000_000
+    event = VerdictEvent(
+        boot_id="0" * 32, seq=number, camera=camera, frame_id=number, frame_number=number, frames=frames,
+        times=Times(captured_at_ns=0, captured_monotonic_ns=due_ns + round(ms * 1e5)), verdict="GOOD" if reason is None
+        else "NO_VERDICT", reason=reason, score_threshold=0.0, evidence_threshold=0.0, precision="f32",
+        bundle=BundleName(name="b", version="1", digest="0" * 64), latency_ms=1.0, acting=True,
+    )  # fmt: skip
+    return Told(event, due_ns + round(ms * 1e6))
+
+
+MEMORY_MB = 100.0, 200.0, 30.0
 
 
 def test_frames_are_counted_once_by_what_became_of_them() -> None:
@@ -223,9 +181,11 @@ def test_frames_are_counted_once_by_what_became_of_them() -> None:
     assert (window.frames, window.inspected, window.unheard, window.late) == (10, 5, 1, 1)
     assert (window.dropped, window.failed) == ({"overload": 3}, {"engine": 1})
     assert window.verdicts == {"GOOD": 5, "NO_VERDICT": 4}
-    assert window.came_fps == 2.0
+    assert window.came_fps == 2.0, "of the slower camera"
     assert window.latency is not None
     assert window.jitter_periods == pytest.approx((window.latency.p99 - window.latency.p50) * 10 / 1e3)
+    none = window_of([told(1, reason="dropped.overload")], 2, 10.0, 1.0, 20.0, {}, MEMORY_MB)
+    assert (none.latency, none.jitter_periods, none.inspected, none.came_fps) == (None, None, 0, 0.0)
 
 
 def test_latency_counts_from_when_a_frame_was_due_and_not_from_a_late_stamp() -> None:
@@ -235,153 +195,80 @@ def test_latency_counts_from_when_a_frame_was_due_and_not_from_a_late_stamp() ->
     assert window.camera_late_p99_ms == pytest.approx(4.0, rel=0.03)
 
 
-def test_a_camera_of_which_nothing_came_is_told() -> None:
-    assert window_of([told(1)], 2, 10.0, 1.0, 20.0, {}, MEMORY_MB).came_fps == 0.0
-
-
-def test_a_window_without_an_inspected_frame_has_no_latency() -> None:
-    window = window_of([told(1, reason="dropped.overload")], 1, 10.0, 1.0, 20.0, {}, MEMORY_MB)
-    assert (window.latency, window.jitter_periods, window.inspected) == (None, None, 0)
-
-
 @given(st.lists(st.floats(0.01, 1e5), min_size=1, max_size=200))
 def test_percentiles_and_bins_are_those_of_the_frames(ms: list[float]) -> None:
     latency = Latency.of(ms)
-    assert [latency.p50, latency.p95, latency.p99, latency.most] == pytest.approx(
-        [float(np.percentile(ms, share)) for share in (50, 95, 99, 100)]
-    )
+    assert [latency.p50, latency.p95, latency.p99, latency.most] == pytest.approx(np.percentile(ms, [50, 95, 99, 100]))
     below = 0.0
     for upper, count in latency.bins:
-        assert count == sum(
-            below * (1 + 1e-9) < one <= upper * (1 + 1e-9) and one > upper / STEP * (1 + 1e-9) for one in ms
-        )
+        lowest = max(below, upper / STEP)
+        assert count == sum(lowest * (1 + 1e-9) < one <= upper * (1 + 1e-9) for one in ms)
         below = upper / STEP
     assert sum(count for _, count in latency.bins) == len(ms)
 
 
-@pytest.fixture(scope="module")
-def job(bundle: Bundle, pictures: Path) -> Job:
-    return Job(bundle=str(bundle.path), precision="f32", pictures=str(pictures), defective=0.25)
+def test_the_highest_rate_is_a_share_of_the_engine_and_unheard_events_count_as_lost(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two cameras, by an engine that does two frames of each a second."""
+    (trial,) = made.end_to_end().highest.held  # type: ignore[union-attr]
+
+    @contextmanager
+    def line(_scene: Scene, rate_fps: float, **_: object) -> Iterator[SimpleNamespace]:
+        unheard = 3 if rate_fps > 2.0 else 0
+        yield SimpleNamespace(watched=SimpleNamespace(require_cameras=lambda pids: None, not_heard=unheard))
+
+    monkeypatch.setattr(highest_rate, "running", line)
+    monkeypatch.setattr(
+        highest_rate, "run_trial", lambda _look, _cameras, fps, *_: msgspec.structs.replace(trial, asked_fps=fps)
+    )
+    tries = Tries(seconds=0.5, search_seconds=0.5, search=4, holds=1)
+    found = highest_rate.find_highest_rate(scene, 2.0 * 2 * scene.tiles, tries, lambda _: None)
+    assert found.tried[0].asked_fps == pytest.approx(1.8)
+    assert found.rate_fps is not None
+    assert 1.8 <= found.rate_fps <= 2.0
+    assert found.share_of_bare == pytest.approx(found.rate_fps / 2.0)
+    assert [one.lost for one in found.tried if not one.kept_up][-1] == {"not heard": 3}
 
 
-def test_the_bare_engine_answers_each_request(job: Job, scene: Scene) -> None:
+# The bare engine.
+
+
+def test_a_bare_engine_that_cannot_or_ends_is_reported(bundle: Bundle, tmp_path: Path) -> None:
+    job = Job(bundle=str(bundle.path), precision="f32", pictures=str(tmp_path), defective=0.25)
     with BareEngine(job) as bare:
-        assert bare.ask(Look()).expected == scene.expected
-        chosen = bare.ask(Choose(0.01, 1))
-        assert (chosen.settings, chosen.tiles_per_s) in chosen.tried
-        assert bare.ask(Saturate(0.05)).tiles_per_s > 0
-        soonest = bare.ask(ChooseForFrames(1))
-        assert min(soonest.tried, key=lambda one: one[1])[0] == soonest.settings
-        assert bare.ask(OneFrame()).frame_ms > 0
-
-
-def test_a_bare_engine_that_cannot_says_why(job: Job, tmp_path: Path) -> None:
-    with (
-        BareEngine(msgspec.structs.replace(job, pictures=str(tmp_path))) as bare,
-        pytest.raises(BenchError, match="no picture"),
-    ):
-        bare.ask(Look())
-
-
-def test_a_bare_engine_of_a_precision_that_its_bundle_lacks_says_so(job: Job) -> None:
-    with (
-        BareEngine(msgspec.structs.replace(job, precision="bf16")) as bare,
-        pytest.raises(BenchError, match="has no bf16"),
-    ):
-        bare.ask(Look())
-
-
-def test_a_bare_engine_that_ends_is_told_of(job: Job) -> None:
-    with BareEngine(job) as bare:
+        with pytest.raises(BenchError, match="no picture"):
+            bare.ask(Look())
         bare._process.kill()
         with pytest.raises(BenchError, match="bare engine's process ended"):
             bare.ask(Look())
 
 
 def test_a_bare_engine_that_answers_something_else_is_found_out(bundle: Bundle) -> None:
-    tiles = np.zeros((2, 224, 224, 3), np.uint8)
+    tiles = np.zeros((2, TILE, TILE, 3), np.uint8)
     engine = OpenVinoAlone(read_graph(bundle.path / "model_f32.xml"), "f32", tiles, threads=1, streams=1)
     engine.run(3)
     logits, _ = answer(tiles)
     assert unlike(engine, logits, 1e-3) is None
     assert "off by 1" in str(unlike(engine, logits + 1, 1e-3))
     assert unlike(engine, np.full(2, np.nan, np.float32), 1e-3) is not None
+    proven, wrong = _bare_engine(bundle, "f32", tiles)
+    assert all(rate > 0 for rate in _bare_tiles_per_s(proven, len(tiles)))
+    assert wrong() is None
+    for request in proven._requests:
+        request.get_tensor("logit").data[:] += 50
+    assert "its logits are off" in (wrong() or "")
 
 
-@pytest.mark.parametrize(("cores", "streams"), [(1, {1}), (2, {1, 2}), (8, {1, 4, 8})])
-def test_streams_for_all_cores_half_of_them_and_one_are_tried(cores: int, streams: set[int]) -> None:
-    assert {each.streams for each in all_settings(cores)} == streams
+def test_streams_for_all_cores_half_of_them_and_one_are_tried() -> None:
+    streams = [{each.streams for each in all_settings(cores)} for cores in (1, 2, 8)]
+    assert streams == [{1}, {1, 2}, {1, 4, 8}]
 
 
-@pytest.mark.long
-def test_the_whole_bench_runs_and_its_file_is_its_struct(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:
-    out = tmp_path / "end-to-end.json"
-    result = CliRunner().invoke(
-        bench, ["end-to-end", str(bundle.path), "--quick", "--pictures", str(pictures), "--out", str(out), "--json"]
-    )
-    assert result.exception is None, result.output
-    report = json.loads(out.read_bytes())
-    assert report.pop("bench") == "end-to-end"
-    assert report.pop("machine")["cores"] >= 1
-    found = msgspec.convert(report, EndToEnd)
-    assert found.ended == "whole"
-    assert found.saturated is not None
-    assert found.idle is not None
-    assert found.window is not None
-    assert found.saturated.service_over_engine > 0
-    assert (processor := found.saturated.processor) is not None
-    assert set(processor.rest_ms) <= {
-        *("infer", "judge", "report", "publish", "grab", "main", "commands", "guard", "cameras", "others"),
-        *("ZMQbg/IO/0", "ZMQbg/Reaper", "heatline", "python"),
-    }, "all have names that a reader knows"
-    assert {"infer", "cameras"} <= set(processor.rest_ms)
-    assert processor.inference_ms > 0
-    assert 0 < processor.rest_share < 1
-    assert found.window.frames >= found.window.inspected > 0
-    assert found.window.pss_mb > 10
+# Where the processor's time goes.
 
 
-@pytest.mark.long
-def test_while_a_rate_is_tried_the_time_of_service_and_cameras_is_taken(scene: Scene) -> None:
-    tries = Tries(seconds=0.5, search_seconds=0.5, search=1, holds=1)
-    highest = find_highest_rate(scene, 4.0 * scene.tiles, tries, lambda _: None)
-    (trial,) = highest.tried
-    assert (trial.asked_fps, trial.lost) == (pytest.approx(1.8), {}), "of each of two cameras"
-    assert all(trial.cpu_ms_per_frame[name] > 0 for name in ("service", "cameras"))
-
-
-@pytest.mark.parametrize(
-    ("how", "ended"),
-    [
-        (
-            BenchError("the service judged 1.png GOOD, and it is DEFECT"),
-            "the service judged 1.png GOOD, and it is DEFECT",
-        ),
-        (ZeroDivisionError(), "ZeroDivisionError"),
-        (KeyboardInterrupt(), "interrupted"),
-    ],
-)
-def test_parts_of_a_run_that_did_not_end_well_say_so(
-    bundle: Bundle, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: BaseException, ended: str
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        # As a kill would leave it.
-        assert msgspec.json.decode(out.read_bytes())["ended"] == "interrupted"
-        raise how
-
-    monkeypatch.setattr("bench.end_to_end.end_to_end.saturate", lambda *_, **__: made.end_to_end().saturated)
-    monkeypatch.setattr("bench.end_to_end.end_to_end.measure_idle", fail)
-    out = tmp_path / "end-to-end.json"
-    result = CliRunner().invoke(
-        bench, ["end-to-end", str(bundle.path), "--quick", "--pictures", str(pictures), "--out", str(out)]
-    )
-    assert result.exception is not None
-    report = json.loads(out.read_bytes())
-    assert report["saturated"] is not None
-    assert (report["idle"], report["ended"]) == (None, ended)
-
-
-def test_the_time_of_threads_is_told_by_their_names() -> None:
+def test_the_time_of_threads_is_known_by_their_names() -> None:
     done, go_on = threading.Barrier(3), threading.Event()
 
     def work(took_ns: int) -> None:
@@ -400,47 +287,109 @@ def test_the_time_of_threads_is_told_by_their_names() -> None:
         go_on.set()
         for thread in threads:
             thread.join()
-    told = {thread.name: times[thread.native_id or 0] for thread in threads}
+    found = {thread.name: times[thread.native_id or 0] for thread in threads}
     # The kernel adds up what a running thread takes at its ticks, which are 10 ms apart at the most.
-    assert [name for name, _ in told.values()] == ["spins", "spins again"]
-    assert told["spins"].ns >= 50_000_000
-    assert told["spins again"].ns >= 20_000_000
+    assert [name for name, _ in found.values()] == ["spins", "spins again"]
+    assert found["spins"].ns >= 50_000_000
+    assert found["spins again"].ns >= 20_000_000
     assert times[os.getpid()].name == "main"
     assert thread_times(2**22 + 1) == {}, "no such process"
 
 
-def test_threads_whose_names_begin_alike_are_told_together() -> None:
+def test_the_time_beside_inference_is_split_over_those_that_take_most() -> None:
     before = {1: ThreadTime("main", 5), 2: ThreadTime("grab left", 10), 3: ThreadTime("grab right", 20)}
     after = {1: ThreadTime("main", 6), 2: ThreadTime("grab left", 14), 4: ThreadTime("grab right", 7)}
     assert taken_between(before, after) == {"main": 1, "grab": 11}, "one has ended, and one begun"
-
-
-def test_the_time_beside_inference_is_told_of_those_that_take_most() -> None:
     small = dict.fromkeys(("a", "b", "c", "d", "e"), 0.01)
-    threads = [{"engine": 90.0 + n, "infer": 6.0 + n, **small} for n in (0, 1, 5)]
-    processor = processor_of(threads, cameras_ms=2.97)
+    processor = processor_of([{"engine": 90.0 + n, "infer": 6.0 + n, **small} for n in (0, 1, 5)], cameras_ms=2.97)
     assert processor is not None
     assert processor.inference_ms == 91.0
     assert list(processor.rest_ms)[:2] == ["infer", "cameras"]
-    assert len(processor.rest_ms) == 7
     assert processor.rest_ms["others"] == pytest.approx(0.01)
     assert sum(processor.rest_ms.values()) == pytest.approx(10.02)
     assert processor.rest_share == pytest.approx(10.02 / 101.02)
+    assert processor_of([{"main": 1.0, "engine": 0.0}], cameras_ms=1.0) is None, "the kernel says nothing of the engine"
 
 
-@pytest.mark.parametrize("threads", [{}, {"main": 1.0}, {"main": 1.0, "engine": 0.0}])
-def test_where_the_kernel_tells_nothing_of_the_engine_nothing_is_told(threads: dict[str, float]) -> None:
-    assert processor_of([threads], cameras_ms=1.0) is None
+# All of it.
 
 
-def test_pictures_have_a_size_of_their_own(bundle: Bundle, pictures: Path) -> None:
-    given = ["end-to-end", str(bundle.path), "--idle", "--pictures", str(pictures), "--size", "640x480"]
-    result = CliRunner().invoke(bench, given)
+def run(bundle: Bundle, pictures: Path, *arguments: str | Path) -> Result:
+    given = ["end-to-end", bundle.path, "--pictures", pictures, *arguments]
+    return CliRunner().invoke(bench, list(map(str, given)))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--fps", "10", "--seconds", "1"], pytest.param(["--quick"], marks=pytest.mark.long)], ids=str
+)
+def test_a_real_run_follows_every_frame_and_its_file_is_its_struct(
+    arguments: list[str], bundle: Bundle, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "end-to-end.json"
+    result = run(bundle, pictures, *arguments, "--out", out, "--json")
+    assert result.exception is None, result.output
+    report = json.loads(out.read_bytes())
+    assert (report.pop("bench"), report.pop("machine")["cores"] >= 1) == ("end-to-end", True)
+    found = msgspec.convert(report, EndToEnd)
+    assert found.ended == "whole"
+    assert found.window is not None
+    assert found.window.frames >= found.window.inspected > 0
+    assert found.window.pss_mb > 10
+    assert found.quick == (arguments == ["--quick"])
+    if found.quick:
+        assert found.idle is not None
+        assert found.saturated is not None
+        assert found.saturated.service_over_engine > 0
+        assert (processor := found.saturated.processor) is not None
+        assert {"infer", "cameras"} <= set(processor.rest_ms)
+        assert processor.inference_ms > 0
+        assert 0 < processor.rest_share < 1
+
+
+@pytest.mark.parametrize(
+    ("how", "ended"),
+    [
+        (BenchError("the service judged 1.png GOOD, and it is DEFECT"),) * 2,
+        (ZeroDivisionError(), "ZeroDivisionError"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_a_run_that_did_not_end_well_says_so_in_its_file(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: BaseException, ended: object
+) -> None:
+    class Bare:
+        def __init__(self, job: Job) -> None:
+            self.answers = {
+                Look: Answer(expected=scene.expected),
+                Choose: Answer(settings=Settings(1, 1), tiles_per_s=9),
+            }
+
+        def ask(self, request: Request) -> Answer:
+            return self.answers[type(request)]
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+            pass
+
+    out = tmp_path / "end-to-end.json"
+
+    def fail(*_: object, **__: object) -> None:
+        assert msgspec.json.decode(out.read_bytes())["ended"] == "interrupted"  # as a kill would leave it
+        raise how
+
+    monkeypatch.setattr(measuring, "BareEngine", Bare)
+    monkeypatch.setattr(measuring, "saturate", lambda *_, **__: made.end_to_end().saturated)
+    monkeypatch.setattr(measuring, "measure_idle", fail)
+    result = run(scene.bundle, scene.pictures, "--quick", "--out", out)
+    assert result.exception is not None
+    report = json.loads(out.read_bytes())
+    assert report["saturated"] is not None
+    assert (report["idle"], report["ended"]) == (None, str(ended))
+
+
+def test_options_that_do_not_fit_are_a_mistake(bundle: Bundle, pictures: Path) -> None:
+    result = run(bundle, pictures, "--idle", "--size", "640x480")
     assert result.exit_code == 2
     assert "--size is for frames that are drawn; leave it out where --pictures are shown" in result.output
-
-
-def test_nothing_to_measure_is_a_mistake() -> None:
-    result = CliRunner().invoke(bench, ["end-to-end", "some.bundle"])
-    assert result.exit_code == 2
-    assert "--find-max" in result.output
