@@ -3,7 +3,7 @@
 import contextlib
 import os
 import select
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edge.delivery.journal.errors import JournalMissingError
@@ -51,10 +51,10 @@ def boots(line: Path, address: str, state: Path) -> Iterator[Boots]:
         yield Boots(events, line, {"STATE_DIRECTORY": str(state)})
 
 
-def die(run: RunningLine, kill: Callable[[], None] | None = None) -> None:
-    """Kill it, by SIGKILL unless otherwise said, and see its cameras' processes gone as well."""
+def die(run: RunningLine) -> None:
+    """Kill it by SIGKILL, and see its cameras' processes gone as well."""
     cameras = [os.pidfd_open(pid) for pid in children(run.process.pid)]
-    (kill or run.process.kill)()
+    run.process.kill()
     run.process.wait(WITHIN_SECONDS)
     for camera in cameras:
         try:

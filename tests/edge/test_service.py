@@ -216,25 +216,6 @@ def test_a_line_that_nobody_listens_to_inspects_all_the_same(tmp_path: Path, sho
     assert "nobody subscribed" in result.stderr
 
 
-def test_an_address_that_another_line_holds_is_refused_and_left_to_it(
-    tmp_path: Path, frames: Path, bundle: Bundle
-) -> None:
-    """Where ZeroMQ itself would take the path away from the first line."""
-    taken = f"ipc://{tmp_path}/events"
-    # Slow enough for ZeroMQ to keep every event for us while the others start, during which we do not listen.
-    line = write_line(tmp_path, bundle.path, taken, {"top": f'path = "{frames}"\nloop = true\nrate_fps = 20'})
-    with running(line, taken) as run:
-        run.next_verdict()
-        for command in ("run", "check"):
-            result = heatline(command, line)
-            assert result.returncode == 7
-            assert "is another line using it" in complaint(result)
-        seen = run.next_verdict().seq
-        while run.next_verdict().seq < seen + 5:
-            pass
-        assert_every_frame_has_its_event(run.end(), ["top"])
-
-
 def test_what_is_missing_ends_in_one_sentence_and_the_exit_code_of_its_kind(
     tmp_path: Path, frames: Path, bundle: Bundle, address: str
 ) -> None:
