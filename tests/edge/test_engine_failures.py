@@ -163,39 +163,44 @@ class SlowRequest:
         return self.name in self.ended
 
 
-def with_requests(folder: Path, *requests: SlowRequest) -> OpenVinoEngine:
-    engine = OpenVinoEngine(folder, SIDE, threads=1)
-    engine._idle = [_Request(request) for request in reversed(requests)]
-    return engine
+class Fakes:
+    """An engine with these requests in place of OpenVINO's, and what it says of each tile, by number."""
+
+    def __init__(self, folder: Path, *requests: SlowRequest) -> None:
+        self.engine = OpenVinoEngine(folder, SIDE, threads=1)
+        self.engine._idle = [_Request(request) for request in reversed(requests)]
+        self.answered, self.failed, self.submitted = list[int](), list[str](), 0
+
+    def submit(self, tiles: int = 1) -> None:
+        for number in range(self.submitted, self.submitted + tiles):
+            self.engine.submit(
+                1,
+                lambda _: None,
+                lambda *_, number=number: self.answered.append(number),
+                lambda error: self.failed.append(str(error)),
+            )
+        self.submitted += tiles
 
 
 def test_a_request_that_has_ended_is_used_again_before_an_older_one_that_has_not(folder: Path) -> None:
     ended: list[str] = []
-    engine = with_requests(folder, SlowRequest(ended, "a"), SlowRequest(ended, "b"))
-    answered: list[str] = []
-
-    def submit(name: str) -> None:
-        engine.submit(1, lambda tiles: None, lambda *_: answered.append(name), lambda error: None)
-
-    submit("first, by a")
-    submit("second, by b")
+    fakes = Fakes(folder, SlowRequest(ended, "a"), SlowRequest(ended, "b"))
+    fakes.submit(2)
     ended.append("b")
-    submit("third, by b")
-    assert (answered, ended) == (["second, by b"], ["b"])
-    engine.drain()
-    assert answered == ["second, by b", "first, by a", "third, by b"]
+    fakes.submit()
+    assert (fakes.answered, ended) == ([1], ["b"])
+    fakes.engine.drain()
+    assert fakes.answered == [1, 0, 2]
 
 
 def test_some_requests_are_let_end_before_the_next_is_filled(folder: Path) -> None:
     ended: list[str] = []
-    engine = with_requests(folder, *(SlowRequest(ended, str(number)) for number in range(TILES_AT_ONE_GO + 2)))
-    answered: list[int] = []
-    for number in range(TILES_AT_ONE_GO + 3):
-        engine.submit(1, lambda tiles: None, lambda *_, n=number: answered.append(n), lambda error: None)
+    fakes = Fakes(folder, *(SlowRequest(ended, str(number)) for number in range(TILES_AT_ONE_GO + 2)))
+    fakes.submit(TILES_AT_ONE_GO + 3)
     assert ended == [str(TILES_AT_ONE_GO - 1)]
-    assert answered == [TILES_AT_ONE_GO - 1]
-    engine.drain()
-    assert sorted(answered) == list(range(TILES_AT_ONE_GO + 3))
+    assert fakes.answered == [TILES_AT_ONE_GO - 1]
+    fakes.engine.drain()
+    assert sorted(fakes.answered) == list(range(TILES_AT_ONE_GO + 3))
 
 
 def test_a_request_that_is_never_answered_fails_and_is_not_used_again(
@@ -203,31 +208,22 @@ def test_a_request_that_is_never_answered_fails_and_is_not_used_again(
 ) -> None:
     monkeypatch.setattr("edge.inference.openvino_engine.ANSWER_WITHIN_SECONDS", 0.001)
     ended: list[str] = []
-    engine = with_requests(folder, SlowRequest(ended, "a"), SlowRequest(ended, "b", never=True))
-    answered, failed = [], []
-    for number in range(5):
-        engine.submit(1, lambda tiles: None, lambda *_, n=number: answered.append(n), failed.append)
-    engine.drain()
-    assert answered == [0, 2, 3, 4]
-    assert [str(error) for error in failed] == ["OpenVINO did not answer within 0 s"]
-    assert len(engine._idle) == 1
+    fakes = Fakes(folder, SlowRequest(ended, "a"), SlowRequest(ended, "b", never=True))
+    fakes.submit(5)
+    fakes.engine.drain()
+    assert fakes.answered == [0, 2, 3, 4]
+    assert fakes.failed == ["OpenVINO did not answer within 0 s"]
+    assert len(fakes.engine._idle) == 1
     assert NEVER_ANSWERED.pop()._request.name == "b"
 
 
 def test_an_engine_none_of_whose_requests_is_answered_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = Fakes(folder, SlowRequest([], "a", never=True))
+    fakes.submit()
+    assert fakes.engine.collect(0.002), "a moment later it is still under way"
+    assert fakes.engine._at_work[0].waited_for_ms == 2
     monkeypatch.setattr("edge.inference.openvino_engine.ANSWER_WITHIN_SECONDS", 0.0)
-    engine = with_requests(folder, SlowRequest([], "a", never=True))
-    failed: list[Exception] = []
-    engine.submit(1, lambda tiles: None, lambda *_: None, failed.append)
     with pytest.raises(EngineError, match="to any request"):
-        engine.submit(1, lambda tiles: None, lambda *_: None, failed.append)
-    assert len(failed) == 1
+        fakes.submit()
+    assert len(fakes.failed) == 1
     NEVER_ANSWERED.clear()
-
-
-def test_collecting_for_a_moment_ends_after_a_moment(folder: Path) -> None:
-    ended: list[str] = []
-    engine = with_requests(folder, SlowRequest(ended, "a", never=True))
-    engine.submit(1, lambda tiles: None, lambda *_: None, lambda error: None)
-    assert engine.collect(0.002), "it is still under way"
-    assert engine._at_work[0].waited_for_ms == 2

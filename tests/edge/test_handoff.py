@@ -33,20 +33,6 @@ def drained(handoff: Handoff[int]) -> list[int]:
     return items
 
 
-@pytest.mark.parametrize(
-    ("policy", "handed_back", "kept"),
-    [("drop_oldest", [None, None, 0, 1, 2], [3, 4]), ("drop_newest", [None, None, 2, 3, 4], [0, 1])],
-)
-def test_a_full_lane_hands_back_its_oldest_or_the_newest(
-    policy: Policy, handed_back: list[int | None], kept: list[int]
-) -> None:
-    handoff = Handoff[int]({"top": Lane(2, policy), "side": Lane(1, "block")})
-    handoff.put("side", 10)
-    assert [handoff.put("top", item) for item in range(5)] == handed_back
-    assert handoff.waiting() == 3
-    assert sorted(drained(handoff)) == [*kept, 10], "nothing of another lane is given up"
-
-
 def test_a_full_lane_that_blocks_makes_cameras_wait_and_never_holds_more_than_its_capacity() -> None:
     handoff = Handoff[int]({"top": Lane(3, "block")})
     cameras = [in_thread(lambda item=item: handoff.put("top", item)) for item in range(8)]  # type: ignore[misc]

@@ -111,28 +111,3 @@ def test_an_image_and_room_that_do_not_fit_the_grid_are_refused() -> None:
             TileGrid((10, 10), 4, 0).cut(np.zeros((*hw, 3), np.uint8), np.zeros((9, 4, 4, 3), np.uint8))
     with pytest.raises(ValueError, match="zip"):  # more room than tiles would keep old pixels
         TileGrid((4, 4), 4, 0).cut(np.zeros((4, 4, 3), np.uint8), np.zeros((2, 4, 4, 3), np.uint8))
-
-
-def rectangle(left: int, top: int, right: int, bottom: int) -> Polygon:
-    """From the first to the last px."""
-    return [(left, top), (right, top), (right, bottom), (left, bottom)]
-
-
-@pytest.mark.parametrize(
-    ("look_at", "look_away", "expected"),
-    [
-        # Three by two tiles of 100 px that share 10: columns begin at 0, 90 and 160, rows at 0 and 60.
-        ([rectangle(0, 0, 259, 159)], [], [(0, 0), (0, 90), (0, 160), (60, 0), (60, 90), (60, 160)]),
-        ([rectangle(89, 0, 89, 0)], [], [(0, 0)]),  # the last px that no other tile shows
-        ([rectangle(90, 59, 90, 59)], [], [(0, 0), (0, 90)]),  # shared by two
-        ([rectangle(259, 159, 300, 300)], [], [(60, 160)]),  # the rest of it lies outside the frame
-        ([], [rectangle(0, 0, 258, 159)], [(0, 160), (60, 160)]),  # a column of pixels is left
-        ([rectangle(0, 0, 259, 10)], [rectangle(0, 0, 99, 20)], [(0, 90), (0, 160)]),
-    ],
-)
-def test_tiles_that_show_any_of_the_area_are_looked_at(
-    look_at: list[Polygon], look_away: list[Polygon], expected: list[tuple[int, int]]
-) -> None:
-    grid = TileGrid((160, 260), 100, 10, AreaOfInterest.of(look_at, look_away))
-    assert list(grid.origins_yx) == expected
-    assert grid.looks_everywhere is (len(grid) == 6)
