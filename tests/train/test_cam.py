@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edge.errors import ConfigError, WeightsError
 from tests.toy_vit import ToyViT
@@ -99,23 +99,6 @@ def test_the_map_is_made_in_f32_under_autocast_too() -> None:
         logits, maps = model(tiles())
     assert seen == [torch.float32, torch.float32]
     torch.testing.assert_close(maps.mean(dim=(1, 2)), logits)
-
-
-@pytest.mark.parametrize(
-    ("config", "map_hw", "channels", "stages"), [(LITE0_D, (14, 14), 112, 5), (LITE0, (7, 7), 1280, 7)]
-)
-def test_the_cut_leaves_out_what_follows_it(
-    config: CnnConfig, map_hw: tuple[int, int], channels: int, stages: int
-) -> None:
-    model, _ = build_model(config, 224)
-    assert isinstance(model, CamClassifier)
-    assert model.map_hw == map_hw
-    assert model.head.in_channels == channels
-    network = model.features.network
-    assert len(network.blocks) == stages
-    assert isinstance(network.classifier, nn.Identity)
-    assert isinstance(network.conv_head, nn.Identity) == (config is LITE0_D)
-    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_a_stride_that_a_network_does_not_have_and_an_unknown_network_are_refused() -> None:
@@ -211,14 +194,6 @@ def test_files_that_are_no_weights_are_refused_in_one_sentence(tmp_path: Path) -
     Path(config.weights).write_bytes(b"not a file of torch")
     with pytest.raises(WeightsError, match="cannot be read as weights"):
         build_model(config, 64)
-
-
-def test_a_random_start_has_to_be_asked_for_and_says_so() -> None:
-    torch.manual_seed(0)
-    model, provenance = build_model(RANDOM, 64)
-    assert (provenance.source, provenance.sha256) == ("random", None)
-    assert isinstance(model, CamClassifier)
-    assert not torch.equal(model.features.network.conv_stem.weight, lite0_state()["_conv_stem.weight"])
 
 
 def test_weights_that_only_the_hub_has_are_an_error_where_it_cannot_be_reached(

@@ -238,18 +238,6 @@ def test_pictures_with_labels_only_are_judged_as_frames(tmp_path: Path, bundle: 
     assert "not known" in done.stdout
 
 
-def test_labels_give_the_same_verdicts_as_masks(tmp_path: Path, bundle: Bundle) -> None:
-    """Also on pictures larger than a tile."""
-    asked = (bundle.path, "--data", grouped(tmp_path / "data"))
-    both = reported(*asked, "--truth", "masks", "--truth", "labels")["truths"]
-    masks, labels = (one["figures"] for one in both)
-    assert (labels["tile"], labels["study"], labels["line"]) == (None, None, None)
-    unknown = dict.fromkeys(
-        ("defects", "defects_hit", "defects_missed", "hit_rate", "false_regions", "false_regions_per_frame")
-    )
-    assert labels["frame"] == masks["frame"] | unknown | {"unplaced": 6}
-
-
 def test_all_truths_that_a_folder_has_are_held_against_one_pass_each_as_if_it_were_the_only_one(
     tmp_path: Path, bundle: Bundle
 ) -> None:
@@ -352,12 +340,6 @@ def test_with_ten_groups_or_more_rates_have_intervals_beside_them(tmp_path: Path
     assert f"0.2500  [{low:.4f}, {high:.4f}]" in run(*asked).stdout
     assert (explorer["defective_frames"], explorer["good_frames"], explorer["good_are"]) == (8, 4, "good frames")
     assert (explorer["chosen"], explorer["chosen_escape"], explorer["chosen_false_reject"]) == (-1.0, 2 / 8, 0)
-
-
-def test_pictures_without_groups_have_no_intervals(tmp_path: Path, bundle: Bundle) -> None:
-    found = evaluate_model(bundle.path, Asked(folder(tmp_path / "data", {"a": (80, 80), "b": None}, {"a": (80, 80)})))
-    assert found.truths[0].intervals_are.startswith("no intervals: the pictures tell no groups")
-    assert found.told.groups == []
 
 
 def test_a_tile_is_clean_where_no_truth_touches_it() -> None:

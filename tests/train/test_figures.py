@@ -6,11 +6,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from train.evaluation.figures import Figures, FrameColumns, TileColumns, figures_of
 from train.evaluation.ordering import auroc, average_precision
@@ -67,18 +65,6 @@ def test_the_order_is_judged_as_by_pairs_and_thresholds_and_a_weight_repeats_an_
     else:
         assert average_precision(*scored(items)) == pytest.approx(slow_average_precision(every))
         assert auroc(*scored(items)) == pytest.approx(slow_auroc(every))
-
-
-@given(st.lists(st.tuples(st.integers(-5, 20), st.booleans()), min_size=2, max_size=40))
-def test_without_weights_the_order_is_judged_as_by_torchmetrics(items: list[tuple[int, bool]]) -> None:
-    scores, defective, _ = scored([(float(score), bad, 1) for score, bad in items])
-    if defective.all() or not defective.any():
-        return
-    order, truth = torch.from_numpy((scores + 5) / 25), torch.from_numpy(defective.astype(np.int64))
-    assert average_precision(scores, defective, np.ones(len(scores))) == pytest.approx(
-        float(binary_average_precision(order, truth)), abs=1e-6
-    )
-    assert auroc(scores, defective, np.ones(len(scores))) == pytest.approx(float(binary_auroc(order, truth)), abs=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------------------- the figures

@@ -431,17 +431,17 @@ def test_bf16_is_used_where_it_is_fast_unless_another_precision_is_asked_for() -
     assert choose_precision("auto", "cpu")[0] == ("bf16-mixed" if fast else "32-true")
 
 
+@pytest.fixture(scope="module")
+def recipe() -> RecipeConfig:
+    return compose(["data=x"]).recipe
+
+
 def test_an_epoch_is_a_pass_over_the_samples_and_is_followed_by_a_validation() -> None:
     study = compose(["recipe=study", "data=x", "recipe.epochs=3"]).recipe
     assert Budget.of(study, samples=65, per_step=32) == Budget(steps=9, validate_every=3)
     in_steps = compose(["recipe=study", "data=x", "recipe.steps=7", "recipe.validate_every=50"]).recipe
     assert in_steps.epochs is None
     assert Budget.of(in_steps, samples=65, per_step=32) == Budget(steps=7, validate_every=7)
-
-
-@pytest.fixture(scope="module")
-def recipe() -> RecipeConfig:
-    return compose(["data=x"]).recipe
 
 
 @given(steps=st.integers(1, 500), wanted=st.integers(1, 500))

@@ -123,15 +123,6 @@ def test_a_downscaled_cnn_gives_the_last_features_of_stride_16(name: str) -> Non
     assert isinstance(model.features.network.conv_head, nn.Identity)
 
 
-def test_layers_that_timm_leaves_after_pooling_are_not_there() -> None:
-    for name in ("mobilenetv3_large", "vgg11_bn"):
-        with torch.device("meta"):
-            model, _ = build_model(untaught(name), 64)
-            loss = model(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))[0].sum()
-        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-        assert all(gradient is not None for gradient in gradients)
-
-
 # Others of timm.
 
 
@@ -226,13 +217,6 @@ def test_parameters_and_multiply_adds_are_those_of_a_count_by_hand(name: str) ->
     assert size.parameters == sum(value.numel() for value in model.parameters())
     assert size.macs == macs(model, tile_px)
     assert size.map_hw == model.map_hw
-
-
-def test_counts_are_near_those_that_are_published() -> None:
-    """MobileNetV3-Large: Howard et al. 2019, with a head that ours leaves out. ResNet-18: torchvision."""
-    assert size_of(read_model("mobilenetv3_large"), 224).macs == pytest.approx(0.217e9, rel=0.03)
-    assert size_of(read_model("resnet18"), 224).macs == pytest.approx(1.81e9, rel=0.005)
-    assert size_of(read_model("vit_tiny_patch16_224"), 224) == size_of(read_model("deit_tiny_patch16_224"), 224)
 
 
 @pytest.mark.parametrize(

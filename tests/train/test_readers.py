@@ -252,14 +252,6 @@ def test_every_kind_of_png_becomes_the_rgb_it_stands_for(tmp_path: Path, kind: s
     assert pixels.tolist() == [[list(first), list(second)] * 2] * 2
 
 
-def test_a_png_that_ends_early_is_refused(tmp_path: Path) -> None:
-    folder = sort_tiles(tmp_path / "tiles", count=1)
-    file = folder / "defective" / "d00.png"
-    file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(InputError, match="ends before its picture does"):
-        read_folder(folder).images[1].pixels()
-
-
 def test_masks_may_have_one_bit_a_palette_or_colour(tmp_path: Path) -> None:
     folder = draw_plain(tmp_path / "f", ("p.png", "q.png", "r.png"), (2, 4))
     (folder / "masks").mkdir()

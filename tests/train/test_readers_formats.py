@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge.errors import InputError
-from tests.train.blobs import draw_plain, sort_tiles, write_labels
+from tests.train.blobs import draw_plain, write_labels
 from train.readers import read_folder
 from train.readers.coco import CocoObjects, _run_lengths
 from train.readers.coco import read as read_coco
@@ -304,17 +304,6 @@ def test_a_picture_with_ignored_classes_only_is_good_whatever_its_label_says(tmp
     assert [image.defective for image in read_folder(folder, classes=["spur"]).images] == [True, True]
 
 
-def test_masks_and_labels_have_no_classes(tmp_path: Path) -> None:
-    draw_plain(tmp_path / "m", ("p.png",))
-    (tmp_path / "m" / "masks").mkdir()
-    cv2.imwrite(str(tmp_path / "m" / "masks" / "p.png"), np.full(HW, 255, np.uint8))
-    with pytest.raises(InputError, match="asked for the classes pit, and masks tell no classes"):
-        read_folder(tmp_path / "m", classes=["pit"])
-    sort_tiles(tmp_path / "s", count=1)
-    with pytest.raises(InputError, match="and so no classes"):
-        read_folder(tmp_path / "s", classes=["pit"])
-
-
 # What sticks out of the picture, by one px of rounding or by more.
 
 
@@ -413,14 +402,6 @@ def test_damaged_annotations_are_refused_in_one_sentence(
         read_folder(make(tmp_path)).images[0].mask(HW)
     assert "\n" not in str(raised.value)
     assert str(tmp_path) in str(raised.value)
-
-
-def test_boxes_in_two_formats_are_refused_rather_than_one_chosen(tmp_path: Path) -> None:
-    folder = voc(tmp_path)
-    (folder / "boxes").mkdir()
-    (folder / "boxes" / "p.txt").write_text("1 1 5 5 1\n")
-    with pytest.raises(InputError, match="has boxes in annotations/ and in boxes/; leave one"):
-        read_folder(folder)
 
 
 def test_annotations_can_be_used_alone(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ from train.evaluation.explorer import explore
 from train.evaluation.report import charts, rank_tables, tables
 from train.evaluation.report.alike import compared, unlike
 from train.evaluation.report.metrics import map_rows
-from train.evaluation.report.page import NOT_KEPT, SWEPT
-from train.evaluation.report.rows import SHARES, Pictures, Read, rows_of
+from train.evaluation.report.page import NOT_KEPT
+from train.evaluation.report.rows import Pictures, Read, rows_of
 from train.evaluation.report.table import Cell, Column, Line, Table, markdown
 from train.evaluation.report.write import write_report
 from train.evaluation.result import Evaluation
@@ -230,12 +230,6 @@ def test_the_same_groups_are_the_same_pictures_and_without_groups_the_same_part_
     assert compared(rows, "masks").is_possible == is_same
 
 
-def test_a_fold_that_was_not_held_against_a_truth_does_not_count_for_it() -> None:
-    first = [evaluation(told("x", groups=["a"])), evaluation(told("x", groups=["b"]), truths=("boxes",))]
-    rows = the(read([*first, evaluation(told("y", groups=["a"]))])).against("masks")
-    assert unlike(rows, "masks") == ""
-
-
 # Tables.
 
 
@@ -264,17 +258,6 @@ def test_a_figure_has_as_many_digits_as_its_interval_is_sure_of() -> None:
     ):
         sure = evaluation(told("sure"), tile_figures(auroc=0.6123), intervals={"tile.auroc": ends})
         assert f"| {shown} |" in markdown(tables.tiles(the(read([sure])), "masks"), 0)
-
-
-def test_published_figures_stand_below_ours_the_closer_data_first() -> None:
-    for data, order in (("hripcb", ["PCB (closer)", "GID"]), ("magnetic_tile", ["GID (closer)", "PCB"])):
-        table = tables.maps(the(read([evaluation(told("v2", data=data))])), "masks")
-        assert column(table, "figures of") == ["ours", *(f"study, {name}" for name in order)]
-        theirs = {line.cells[1].text[:10]: line.cells[2].text for line in table.lines[1:]}
-        assert theirs == {"study, PCB": "0.5482", "study, GID": "0.1364"}
-        assert all(line.is_published for line in table.lines[1:])
-    unknown = tables.maps(the(read([evaluation(told("lite", "efficientnet_lite0_d"))])), "masks")
-    assert column(unknown, "figures of") == ["ours", "not in the study"]
 
 
 def test_a_vit_with_a_sweep_has_a_row_per_fusion_without_discard_and_its_own() -> None:
@@ -354,12 +337,6 @@ def whole() -> list[Evaluation]:
     return [evaluation(one, exhibits=exhibits_of(one), seed=at) for at, one in enumerate(tolds)]
 
 
-def charts_of(text: str, section: str) -> list[str]:
-    """Titles of a section's drawings."""
-    part = text[text.index(f'<section id="{section}">') :]
-    return re.findall(r"<title>(.*?)</title>", part[: part.index("</section>")])
-
-
 def test_the_page_loads_nothing_and_shows_the_figures_of_the_tables(tmp_path: Path) -> None:
     page, text = report(tmp_path, *whole())
     shown = Page(page)
@@ -374,17 +351,6 @@ def test_the_page_loads_nothing_and_shows_the_figures_of_the_tables(tmp_path: Pa
     figures = whole()[2].truths[0].figures
     assert figures.tile is not None
     assert re.search(rf"\| vit \| .*\| \**{figures.tile.auroc:.4f}\** \|", text)
-
-
-def test_charts_on_the_page_are_of_every_sweep_and_of_full_and_cut_models_with_the_same_pictures(
-    tmp_path: Path,
-) -> None:
-    of = [told(name, "efficientnetv2_s", groups=["a"]) for name in ("full 1", "full 2")]
-    of += [told("cut 1", groups=["a"]), told("cut 1", groups=["b"]), told("cut 2", groups=["c"])]
-    page, _ = report(tmp_path, *map(evaluation, of), evaluation(told("vit", "vit_tiny_patch16_224")))
-    assert charts_of(page, "bars") == ["full 1 against cut 1, masks", "full 2 against cut 1, masks"]
-    assert charts_of(page, "sweeps") == list(SWEPT.values())
-    assert set(SWEPT) == set(SHARES)
 
 
 @pytest.mark.parametrize("chosen", [-9.0, 0.0, 0.125, 9.0])
@@ -403,12 +369,6 @@ def test_the_slider_starts_at_the_chosen_threshold_and_says_what_the_drawing_say
     assert curve["reject"] == sorted(curve["reject"], reverse=True)
     points = len({*explorer.thresholds, chosen})
     assert [len(curve[name]) for name in ("told", "escape", "reject")] == [points] * 3
-
-
-def test_one_row_alone_has_no_ranks(tmp_path: Path) -> None:
-    page, text = report(tmp_path, evaluation(told("v2")))
-    assert "## Ranks" not in text
-    assert not re.search('<section id="(ranks|agreement|bars)"', page)
 
 
 def failures_of(text: str) -> dict[str, list[str]]:

@@ -83,16 +83,6 @@ def test_each_tile_loses_its_own_lowest_entries_and_exactly_so_many(
         assert torch.equal(discard_lowest(fused[tile : tile + 1], discard_ratio)[0], kept[tile])
 
 
-def test_of_equal_entries_the_first_are_discarded() -> None:
-    fused = torch.tensor([[[1.0, 2.0, 2.0], [2.0, 3.0, 4.0], [5.0, 6.0, 7.0]]])
-    kept = torch.tensor([[[0.0, 0.0, 2.0], [2.0, 3.0, 4.0], [5.0, 6.0, 7.0]]])
-    assert torch.equal(discard_lowest(fused, 2 / 9), kept)
-    assert torch.equal(discard_lowest(fused, 0.5), torch.where(fused > 2, fused, 0.0))  # floor(4.5)
-    half = torch.ones(1, 4, 4)
-    half[0, :2] = 0
-    assert torch.equal(discard_lowest(torch.ones(1, 4, 4), 0.5), half)
-
-
 def test_nothing_left_of_any_patch_makes_all_patches_equal() -> None:
     row = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.7, 0.1, 0.0, 0.2]])
     torch.testing.assert_close(relevance(row, 1), torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 2.0]]))
@@ -244,11 +234,6 @@ def test_weights_are_loaded_at_the_native_size_and_then_fitted_to_the_tiles(tmp_
     torch.save({"pos_embed": torch.zeros(1, 37, 64)}, tmp_path / "weights.pth")
     with pytest.raises(WeightsError, match=r"do not fit test_vit\.r160_in1k"):
         build_model(config("test_vit.r160_in1k", str(tmp_path / "weights.pth")), 96)
-
-
-def test_the_method_says_what_the_map_is() -> None:
-    assert build_model(config("test_vit", fusion="min"), 64)[0].method == "rollout-min"
-    assert build_model(config("test_vit", fusion="mean", discard_ratio=0.9), 64)[0].method == "rollout-mean-discard-0.9"
 
 
 @pytest.mark.parametrize(

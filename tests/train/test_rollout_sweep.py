@@ -248,18 +248,3 @@ def test_where_no_tile_is_defective_nothing_is_known_of_what_only_defective_tile
         assert found.pointing == found.pointing_gated == found.weighting == [[None] * 3] * 2
         assert all(isinstance(value, float) for line in found.f1 + found.accuracy for value in line)
         assert msgspec.json.decode(msgspec.json.encode(found), type=SweepFigures) == found
-
-
-@pytest.mark.parametrize("logit", [2.0, -2.0])
-def test_a_tile_is_weighed_where_the_class_token_looked_whatever_its_logit_is(logit: float) -> None:
-    """A map as fine as its tile, so each pixel weighs what its cell does; the right half is padding."""
-    relevance = np.zeros((TILE, TILE))
-    relevance[10, 10], relevance[20, 20], relevance[30, 50] = 3, 1, 9
-    mask = np.zeros((1, TILE, TILE), np.bool_)
-    mask[0, 5:15, 5:15] = True
-    sweep = Sweep(Counting(relevance, logit), ("mean",), (0.0, 0.5))
-    sweep.add(numbered_tiles(1), np.array([logit]), {"a": mask}, (TILE, 32))
-    found = sweep.figures("a")
-    assert found.weighting == [[0.75, 0.75]]
-    assert found.pointing == [[1, 1]]
-    assert found.pointing_gated == [[float(logit > 0)] * 2]

@@ -18,8 +18,6 @@ import msgspec
 import optuna
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from edge.errors import ConfigError, InputError, TrainingError
@@ -32,13 +30,12 @@ from train.config import compose, read_config
 from train.frames import FrameStore
 from train.run import RunFolder, load_run
 from train.sampling import BatchSampler
-from train.search.config import SearchConfig, parse
-from train.search.parallel_coordinates import Line, draw
+from train.search.config import SearchConfig
 from train.search.report import SearchReport
 from train.search.search import search
 from train.search.storage import GRACE_S, hide_password, open_storage, storage_at_work
 from train.search.study import open_study
-from train.search.trials import best_of, run_trials
+from train.search.trials import run_trials
 from train.search.worker import Worker
 from train.tiles import TileRule, grid_tiles
 
@@ -245,30 +242,6 @@ def test_trials_that_cannot_be_trained_count_and_end_the_search_with_advice(pict
     assert not list(out.rglob("*.ckpt"))
 
 
-def test_what_fails_every_trial_ends_the_search(tmp_path: Path) -> None:
-    data = draw_blobs(tmp_path / "blobs")
-    (data / "images" / "a_0.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"a_0\.png is not a picture"):
-        search(words(data, tmp_path / "search"))
-    assert states(tmp_path / "search") == ["FAIL"]
-
-
-SEARCH = """
-import sys
-import train.search.objective
-from train.search.search import search
-
-fit = train.search.objective.fit
-
-def meet_and_fit(config, *rest, **named):
-    train.search.objective.fit = fit
-    print("ready", flush=True)
-    sys.stdin.readline()
-    return fit(config, *rest, **named)
-
-train.search.objective.fit = meet_and_fit
-print(search(sys.argv[1:]).finished)
-"""
 SHARE_OUT = """
 import sys
 from pathlib import Path
@@ -355,27 +328,6 @@ def test_workers_in_several_processes_of_which_one_is_killed_run_each_trial_once
     assert {trial.state.name for trial in trials} == {"COMPLETE", "FAIL"}
 
 
-@pytest.mark.long
-def test_two_processes_share_one_search_and_finish_exactly_its_trials(pictures: Path, tmp_path: Path) -> None:
-    out = tmp_path / "search"
-    overrides = words(pictures, out, "search.trials=4")
-    with started(SEARCH, *overrides) as one, started(SEARCH, *overrides) as other:
-        wait_until_ready([one, other])  # each is in a trial
-        finished = go_on([one, other])
-    assert max(int(number) for number in finished) == 4
-    trials = study_of(out).trials
-    done = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    assert len(done) == 4
-    assert all(trial.state == TrialState.FAIL and not trial.params for trial in trials if trial not in done)
-    assert len({(trial.params["lr"], trial.params["batch"]) for trial in done}) == 4
-    assert sorted(run.name for run in (out / "trials").iterdir()) == sorted(f"{trial.number:04d}" for trial in done)
-    assert all(RunFolder(out / "trials" / f"{trial.number:04d}").read_summary().finished for trial in done)
-    assert len(list(out.glob("trials/*/checkpoints/best.ckpt"))) == 1
-    assert {path.name for path in (out / "workers").iterdir()} == {"0.lock", "1.lock", "writing"}
-    assert not (out / "cache").exists()
-    assert sum(row["state"] in ("complete", "pruned") for row in table_of(out)) == 4
-
-
 # Sharing out, without a training.
 
 
@@ -429,14 +381,6 @@ def test_a_trial_that_others_gave_up_is_run_again_and_the_search_goes_on(study: 
     assert [trial.state.name for trial in study.trials][3:] == ["FAIL", "COMPLETE"]
 
 
-def test_a_mistake_in_the_objective_is_not_taken_for_a_lost_heartbeat(study: optuna.Study, tmp_path: Path) -> None:
-    def wrong(trial: optuna.Trial) -> float:
-        raise ValueError("a mistake")
-
-    with Worker(tmp_path) as worker, pytest.raises(ValueError, match="a mistake"):
-        run_trials(study, wrong, 2, worker, is_own_storage=True)
-
-
 def test_only_trials_of_dead_workers_are_given_up(study: optuna.Study, tmp_path: Path) -> None:
     with Worker(tmp_path) as living:
         living.claim(study.ask().number)
@@ -478,16 +422,6 @@ def test_a_trial_of_another_machine_is_given_up_when_nothing_was_heard_of_it_for
         database.close()
         run_trials(study, draw_x, 2, here, is_own_storage=False)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
-
-
-def test_of_equal_trials_the_first_is_the_best(study: optuna.Study) -> None:
-    assert best_of(study.trials) is None
-    for value in (0.5, 0.9, 0.9):
-        study.tell(study.ask(), value)
-    study.tell(study.ask(), state=TrialState.PRUNED)
-    best = best_of(study.trials)
-    assert best is not None
-    assert best.number == 1
 
 
 def test_a_trial_is_judged_by_the_median_after_the_warm_up_and_the_first_trials(tmp_path: Path) -> None:
@@ -589,15 +523,6 @@ def test_a_wrong_command_line_is_refused_in_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_keys_of_the_search_are_told_from_the_trainings() -> None:
-    asked, training = parse(
-        ["data=x", "search.lr=[1e-4,2]", "search.storage=sqlite:///a,b=c", "search.name=7", "seed=1"]
-    )
-    assert training == ["data=x", "seed=1"]
-    assert (asked.lr, asked.storage, asked.name) == ((1e-4, 2.0), "sqlite:///a,b=c", "7")
-    assert parse(["search.prune=false"])[0] == SearchConfig(prune=False)
-
-
 def test_a_folder_of_something_else_is_not_searched_in(trained_run: Path, blobs: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds a run of `heatline train`"):
         search(words(blobs, trained_run))
@@ -628,33 +553,3 @@ def test_every_key_is_documented_with_its_default() -> None:
 
 
 # The picture.
-
-
-@given(
-    st.lists(
-        st.builds(
-            Line,
-            trial=st.integers(0, 99),
-            lr=st.floats(1e-6, 1.0),
-            batch=st.sampled_from([16, 32, 64]),
-            value=st.floats(0, 1),
-            is_pruned=st.booleans(),
-            is_best=st.just(False),
-        ),
-        min_size=1,
-        max_size=12,
-    )
-)
-def test_every_trial_is_a_line_within_the_picture_ordered_as_its_values(lines: list[Line]) -> None:
-    picture = ElementTree.fromstring(draw(lines, "a <title> & more", "accuracy"))
-    paths = [path for path in picture.iter("{http://www.w3.org/2000/svg}path") if path.get("class") == "trial"]
-    assert len(paths) == len(lines)
-    numbers = [[float(number) for number in re.findall(r"-?\d+\.\d", path.get("d", ""))] for path in paths]
-    width, height = float(picture.get("width", "")), float(picture.get("height", ""))
-    assert all(0 < x < width and 0 < y < height for path in numbers for x, y in zip(path[::2], path[1::2], strict=True))
-    drawn = sorted(path[-1] for path in numbers)  # where they end, from the top
-    highest, lowest = max(line.value for line in lines), min(line.value for line in lines)
-    if highest - lowest > 1e-6:
-        expected = sorted(360 - 280 * (line.value - lowest) / (highest - lowest) for line in lines)
-        assert drawn == pytest.approx(expected, abs=0.06)
-    assert {path.get("stroke-dasharray") for path in paths} == {"5 4" if line.is_pruned else None for line in lines}

@@ -105,13 +105,6 @@ def test_the_plan_that_is_shipped_holds_every_model_on_the_first_folds_before_fu
     assert {run.steps for run in runs} == {200}
 
 
-def test_each_board_is_tested_once_and_the_next_in_sorted_order_validates() -> None:
-    boards = [run.settings for run in read_plan(DEFAULT_PLAN).runs() if run.data.name == "hripcb"][::3]
-    pairs = [(settings["split.test"], settings["split.val"]) for settings in boards]
-    expected = {"10": "12", "12": "01", "01": "04", "04": "07", "07": "08", "08": "10"}
-    assert pairs == [([test], [val]) for test, val in expected.items()]
-
-
 def test_a_run_is_configured_as_the_plan_says(tmp_path: Path) -> None:
     runs = read_plan(DEFAULT_PLAN).runs()
     configs = {run.name: compose(run.overrides(tmp_path, tmp_path / "it's", "none")) for run in (runs[6], runs[-1])}
@@ -208,13 +201,6 @@ def test_the_status_says_how_far_all_is_and_does_nothing(data: Path, tmp_path: P
     told = json.loads(command(data, out, tmp_path, PLAN, "--status", "--json").stdout)
     assert [run["state"] for run in told["runs"]] == ["to do", "to do"]
     assert told["remaining"]["not_known"] == ["test_efficientnet", "test_vit"]
-
-
-def test_the_environment_names_the_data(data: Path, finished: Path, tmp_path: Path) -> None:
-    (tmp_path / "plan.yaml").write_text(PLAN)
-    words = ["study", "--out", finished, "--plan", tmp_path / "plan.yaml", "--status"]
-    assert heatline(*words, env={"HEATLINE_DATA": str(data)}).returncode == 0
-    assert heatline(*words, env={"HEATLINE_DATA": ""}).returncode == 2
 
 
 def progress(run: str, state: str, steps: int = 0, seconds: float | None = None, model: str | None = None) -> Progress:

@@ -113,32 +113,6 @@ def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_counted(tmp_path
     assert found.sizes == [Size(200, 150, 8)]
 
 
-def test_annotations_that_cannot_be_used_are_reported_and_do_not_end_it(tmp_path: Path) -> None:
-    folder = draw_plain(tmp_path, ("p.png", "q.png", "r.png", "s.png"))
-    box(folder, "p")
-    box(folder, "q", xmax=60)
-    box(folder, "t")
-    found = survey(folder, Asked(classes=["spur"]))
-    assert (found.good, found.defective, found.classes) == (2, 1, {"spur": 1})
-    whys = "\n".join(file.why for file in found.unusable)
-    for why in ("box 2,2 to 60,20 px that does not lie", "marks t, and there is no such"):
-        assert why in whys
-
-
-def test_a_damaged_table_of_all_annotations_leaves_the_labels(tmp_path: Path) -> None:
-    folder = draw_plain(tmp_path, ("p.png", "q.png"))
-    write_labels(folder, [("p.png", "good", "a"), ("q.png", "defective", "b")])
-    (folder / "annotations").mkdir()
-    (folder / "annotations" / "instances.json").write_text('{"images": [')
-    found = survey(folder, Asked())
-    assert (found.truth, found.good, found.defective, found.tiles) == ("coco", 1, 1, None)
-    assert [file.why.partition("(")[0] for file in found.unusable] == [
-        f"{folder / 'annotations' / 'instances.json'} is no COCO annotation "
-    ]
-    with pytest.raises(InputError, match="is no COCO annotation"):
-        read_folder(folder)
-
-
 def test_classes_are_counted_and_one_without_objects_is_told(tmp_path: Path) -> None:
     folder = draw_plain(tmp_path, ("p.png", "q.png"))
     (folder / "boxes").mkdir()
@@ -241,20 +215,6 @@ def test_the_command_prints_for_people_and_for_programs(tmp_path: Path) -> None:
     told = json.loads(show(str(folder), "--json", "--fractions", "0.5,0.25,0.25", "--seed", "2"))
     assert (told["good"], told["defective"], told["groups"]["count"]) == (4, 7, 4)
     assert [file["file"] for file in told["unusable"]] == [str(folder / "images" / "a_0.png")]
-
-
-def test_labels_only_and_classes_on_the_command_line(tmp_path: Path) -> None:
-    folder = draw_plain(tmp_path / "f", ("p.png", "q.png"))
-    box(folder, "p")
-    box(folder, "q", name="short")
-    text = show(str(folder), "--classes", "short", "--pattern", "(.)")
-    assert "2: 1 good, 1 defective" in text
-    assert "short (1), spur (1)" in text
-    assert "all files can be used" in text
-    text = show(str(sort_tiles(tmp_path / "tiles", count=10, side=300)))
-    assert "20: 10 good, 10 defective" in text
-    assert "tiles: " not in text
-    assert heatline("data", "show", folder, "--fractions", "all").returncode == 2
 
 
 def test_a_contact_sheet_shows_defects_outlined_and_passes_over_what_cannot_be_used(tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge.errors import InputError, TrainingError
@@ -202,21 +200,13 @@ def test_augmentation_that_is_off_changes_nothing() -> None:
     assert np.array_equal(augment(picture(), NOTHING, np.random.default_rng(0)), picture())
 
 
-@given(seed=st.integers(0, 10_000))
-def test_flips_and_turns_only_move_pixels(seed: int) -> None:
-    moving = msgspec.structs.replace(NOTHING, flips=True, rotate=True)
-    tile = augment(picture(), moving, np.random.default_rng(seed))
-    views = [np.rot90(view, turns) for view in (picture(), picture()[::-1]) for turns in range(4)]
-    assert any(np.array_equal(tile, view) for view in views)
-
-
 def test_all_eight_views_come_equally_often() -> None:
     moving = msgspec.structs.replace(NOTHING, flips=True, rotate=True)
     rng = np.random.default_rng(0)
     seen = [augment(picture(), moving, rng).tobytes() for _ in range(1600)]
-    counts = [seen.count(view) for view in set(seen)]
-    assert len(counts) == 8
-    assert min(counts) > 140
+    views = [np.rot90(view, turns).tobytes() for view in (picture(), picture()[::-1]) for turns in range(4)]
+    assert set(seen) == set(views)
+    assert min(seen.count(view) for view in views) > 140
 
 
 def test_light_noise_and_blur_change_grey_levels_within_what_they_may() -> None:
