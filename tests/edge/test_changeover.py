@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import pytest
 
 from edge.bundle import Bundle
 from edge.delivery.commander import Commander
-from edge.delivery.messages import ChangeEvent, Event, StatusEvent, VerdictEvent
+from edge.delivery.messages import ChangeEvent, StatusEvent, VerdictEvent
 from edge.errors import CommandRefusedError
 from tests.edge.gv_cameras import need_aravis, viva_camera
-from tests.edge.lines import RunningLine, assert_every_frame_has_its_event, running, write_line_with
+from tests.edge.lines import Heard, RunningLine, assert_every_frame_has_its_event, running, write_line_with
 from tests.small_bundle import bundle_in
 
 DRAWN_BOARDS = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"
@@ -63,10 +64,6 @@ def line(tmp_path: Path, bundle: Bundle, other_bundle: Bundle, address: str, com
     return Line(tmp_path, bundle.path, other_bundle.path, address, commands)
 
 
-def handshake_of(event: Event) -> str | None:
-    return event.handshake.state if isinstance(event, StatusEvent) and event.handshake is not None else None
-
-
 def until_change(run: RunningLine) -> ChangeEvent:
     event = run.until(lambda event: isinstance(event, ChangeEvent))
     assert isinstance(event, ChangeEvent)
@@ -77,6 +74,14 @@ def until_inspected_as(run: RunningLine, product: str) -> VerdictEvent:
     event = run.until(lambda event: isinstance(event, VerdictEvent) and event.product == product)
     assert isinstance(event, VerdictEvent)
     return event
+
+
+def end(run: RunningLine) -> Heard:
+    """What was heard up to its end; each frame is inspected but those that still waited then."""
+    heard = run.end()
+    assert_every_frame_has_its_event(heard, ["top"])
+    assert set(heard.last.ledger["top"].dropped) <= {"stopped"}
+    return heard
 
 
 def test_a_selected_product_is_in_force_between_two_frames_and_none_is_lost(
@@ -94,13 +99,8 @@ def test_a_selected_product_is_in_force_between_two_frames_and_none_is_lost(
         assert to_line.select("b").product == "b", "what is in force already is no change"
         assert to_line.select("a").bundle.digest == bundle.digest
         until_inspected_as(run, "a")
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    assert set(heard.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
-    spoken = [event.product for event in heard.verdicts]
-    assert spoken == sorted(spoken[: spoken.index("a", spoken.index("b"))]) + ["a"] * (
-        len(spoken) - spoken.index("a", spoken.index("b"))
-    )
+        heard = end(run)
+    assert [product for product, _ in groupby(event.product for event in heard.verdicts)] == ["a", "b", "a"]
     assert [event.in_force for event in heard.changes] == [True, True]
     assert min(event.seq for event in heard.verdicts if event.product == "b") > heard.changes[0].seq
     assert heard.last.product == "a"
@@ -120,17 +120,14 @@ def test_while_a_product_is_made_ready_the_line_is_busy_and_inspects_on_as_befor
     with line.running() as run, ThreadPoolExecutor(1) as aside:
         until_inspected_as(run, "a")
         selected = aside.submit(select)
-        busy = run.until(lambda event: handshake_of(event) == "BUSY")
-        assert (busy.handshake.reason, busy.handshake.detail) == ("changing", "product b is being made ready")
+        assert run.until_handshake("BUSY", "changing").detail == "product b is being made ready"
         during = run.next_verdict()
         assert during.product == "a"
         assert during.verdict != "NO_VERDICT"
         until_inspected_as(run, "b")
         assert selected.result() == "b"
-        run.until(lambda event: handshake_of(event) == "READY")
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    assert set(heard.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
+        run.until_handshake("READY")
+        end(run)
 
 
 def test_the_selected_product_is_in_force_after_a_restart_and_follows_the_file_until_one_is_selected(
@@ -212,9 +209,7 @@ def test_a_reload_puts_in_force_what_the_file_says_and_whatever_nonsense_it_says
             file.write_text(good)
         status = run.until(lambda event: isinstance(event, StatusEvent) and event.last_change is not None)
         assert (status.last_change.in_force, status.last_change.detail) == (False, refused.detail)
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    assert set(heard.last.ledger["top"].dropped) <= {"stopped"}, "frames that still waited at the end"
+        heard = end(run)
     assert [event.in_force for event in heard.changes] == [True] + [False] * len(nonsense)
 
 
