@@ -170,15 +170,16 @@ def test_how_far_frames_were_told_is_known_at_the_next_start(tmp_path: Path, clo
     boot_id, lost = LOST.event.boot_id, LOST.event
     with opened(tmp_path, clocks, keep_s=10) as journal:
         assert journal.progress == {}
-        journal.commit([good("top", 5), good("side", 8), good("top", 6), LOST])
+        endless = Message(msgspec.structs.replace(lost, camera="endless", frames=2**63))  # more than SQLite can count
+        journal.commit([good("top", 5), good("side", 8), good("top", 6), LOST, endless])
         with somebody_writing(tmp_path):
             journal.commit([good("side", 9)])  # in an outage as well
         assert whats(tended(journal, clocks)) == ["recording"]
     clocks.now_s += 10_000
     for _ in range(2):
         with opened(tmp_path, clocks, keep_s=10) as journal:
-            last = lost.frame_number + lost.frames - 1
-            assert journal.progress == {"top": Progress(boot_id, last), "side": Progress(boot_id, 9)}
+            last = {"top": lost.frame_number + lost.frames - 1, "side": 9, "endless": 2**63 - 1}
+            assert journal.progress == {camera: Progress(boot_id, number) for camera, number in last.items()}
             journal.tend()  # the events go, and that stays
             assert held(tmp_path) == []
 
@@ -227,9 +228,9 @@ def test_what_cannot_be_kept_counts_by_boot_and_the_journal_says_later_what_it_l
 
 
 def test_that_events_are_not_kept_is_told_even_where_none_come(tmp_path: Path) -> None:
-    journalling(tmp_path).close()
-    with somebody_writing(tmp_path), opened(tmp_path) as journal:
-        assert [whats(journal.tend()), journal.tend()] == [["live_only"], []]
+    (tmp_path / "file").write_text("in the way of a folder")
+    with opened(tmp_path / "file" / "journal") as journal:
+        assert [whats(journal.tend()), journal.tend(), journal.journal_id] == [["live_only"], [], None]
 
 
 def test_a_journal_that_fails_again_and_again_is_tried_less_and_less_often(tmp_path: Path, clocks: Clocks) -> None:
@@ -337,13 +338,6 @@ def test_what_waited_is_told_once_though_that_seemed_to_fail(
     assert [(event.what, event.events) for event in said] == [("begun", None), ("recording", 2), ("recording", 1)]
 
 
-def test_no_folder_can_be_made_and_events_go_out_all_the_same(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with opened(tmp_path / "file" / "journal") as journal:
-        assert whats(journal.commit([good()])) == ["live_only"]
-        assert journal.journal_id is None
-
-
 # Disks that do not answer.
 
 
@@ -426,14 +420,6 @@ def test_an_event_that_cannot_be_written_goes_out_live(tmp_path: Path, clocks: C
     assert ids(unkept) == {None}
     assert "UnicodeEncodeError" in of_journal(unkept)[0].detail
     assert of_journal(kept)[-1].by_topic["verdict.caf?.GOOD"] == 1
-
-
-def test_a_run_of_more_frames_than_sqlite_can_count_is_kept(tmp_path: Path) -> None:
-    with opened(tmp_path) as journal:
-        sent = journal.commit([Message(msgspec.structs.replace(LOST.event, frames=2**63))])
-        assert ids(sent) == {journal.journal_id}
-    with opened(tmp_path) as journal:
-        assert journal.progress[LOST.event.camera].frame_number == 2**63 - 1
 
 
 def test_a_folder_whose_name_is_no_text_has_a_journal_like_any_other(tmp_path: Path, clocks: Clocks) -> None:
@@ -675,7 +661,14 @@ def test_only_the_budget_deletes_what_was_not_acknowledged_and_says_so(tmp_path:
         assert sum(event.by_topic.values()) == event.events
         reached = event.last_seq
     assert reached == 10 + state.discarded
-    assert events_in(tmp_path)[-1] == discarded[-1]
+
+
+def test_what_was_discarded_is_told_at_the_end_at_the_latest(tmp_path: Path) -> None:
+    with opened(tmp_path, None, {"mes1": 0}, keep_bytes=1 << 20) as journal:
+        journal.commit(several(2000))
+        journal.tend()
+    (*_, last) = events_in(tmp_path)
+    assert (last.what, last.last_seq) == ("discarded", state_of(journal).discarded)  # type: ignore[union-attr]
 
 
 def test_a_wall_clock_that_leaps_deletes_nothing(

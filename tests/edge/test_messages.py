@@ -11,22 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.delivery.messages import (
-    SCHEMA_VERSION,
-    AlarmEvent,
-    ChangeEvent,
-    Counts,
-    Event,
-    JournalEvent,
-    Message,
-    StatusEvent,
-    VerdictEvent,
-    Welcome,
-    from_frames,
-    to_frames,
-    welcome_from,
-    welcome_to_bytes,
-)
+from edge.delivery import messages as wire
+from edge.delivery.messages import Event, Message, VerdictEvent, from_frames, to_frames
 from edge.errors import MessageError
 from edge.geometry import Region
 from tests.edge.wire_examples import (
@@ -76,9 +62,9 @@ def test_what_is_sent_is_what_is_received(event: Event, png: bytes) -> None:
     assert from_frames(parts) == message
 
 
-@given(values(Welcome))
-def test_a_welcome_that_is_sent_is_what_is_received(welcome: Welcome) -> None:
-    assert welcome_from(welcome_to_bytes(welcome)) == welcome
+@given(values(wire.Welcome))
+def test_a_welcome_that_is_sent_is_what_is_received(welcome: wire.Welcome) -> None:
+    assert wire.welcome_from(wire.welcome_to_bytes(welcome)) == welcome
 
 
 WELCOME_V1 = (
@@ -88,17 +74,17 @@ WELCOME_V1 = (
 
 
 def test_a_welcome_of_schema_version_1_stays_readable_and_another_one_is_refused() -> None:
-    welcome = Welcome(boot_id="b", line="line1", counts=Counts(journal_id="j", journalled={"alarm": 9}))
-    assert welcome_from(WELCOME_V1) == welcome
-    assert welcome_to_bytes(welcome) == WELCOME_V1
-    assert welcome_from(WELCOME_V1.replace(b'"boot_id"', b'"hint":{"x":1},"boot_id"')) == welcome
+    welcome = wire.Welcome(boot_id="b", line="line1", counts=wire.Counts(journal_id="j", journalled={"alarm": 9}))
+    assert wire.welcome_from(WELCOME_V1) == welcome
+    assert wire.welcome_to_bytes(welcome) == WELCOME_V1
+    assert wire.welcome_from(WELCOME_V1.replace(b'"boot_id"', b'"hint":{"x":1},"boot_id"')) == welcome
     for part, complaint in (
         (WELCOME_V1.replace(b'version":1', b'version":2'), "of schema version 2 came, this reader knows up to 1"),
         (b"welcome {}", "that is no welcome"),
         (b"welcome \xff", "that is no welcome"),
     ):
         with pytest.raises(MessageError, match=complaint):
-            welcome_from(part)
+            wire.welcome_from(part)
 
 
 # Bytes that are kept.
@@ -135,7 +121,7 @@ def test_kept_bytes_of_a_defect_mean_what_they_meant() -> None:
     assert (older.frame_number, older.frames, older.last_frame_id, older.chunks) == (0, 1, None, {})
 
 
-@pytest.mark.parametrize("kind", [VerdictEvent, StatusEvent, AlarmEvent, ChangeEvent, JournalEvent])
+@pytest.mark.parametrize("kind", [VerdictEvent, wire.StatusEvent, wire.AlarmEvent, wire.ChangeEvent, wire.JournalEvent])
 def test_kept_bytes_name_their_schema_version_and_together_every_field(kind: type[Event]) -> None:
     headers = [json.loads(KEPT_PARTS[name][1]) for name, message in KEPT.items() if isinstance(message.event, kind)]
     assert {header["schema_version"] for header in headers} == {1}
@@ -197,7 +183,7 @@ REFUSED: list[tuple[list[bytes], str]] = [
     ([b"status", b'{"schema_version": "1"}'], "Expected `int`"),
     ([b"status", b'{"schema_version": 1, "type": "status", "line": "\xff"}'], "is no event"),
     ([b"status", b'{"schema_version": 1, "x": ' + b"[" * 100_000], "is no event"),  # deeper than any reader goes
-    (changed(STATUS, lambda h: h.update(schema_version=SCHEMA_VERSION + 1)), "update heatline"),
+    (changed(STATUS, lambda h: h.update(schema_version=wire.SCHEMA_VERSION + 1)), "update heatline"),
     (changed(STATUS, lambda h: h.update(schema_version=10**30)), "update heatline"),
     (changed(GOOD, lambda h: h.update(verdict="MAYBE")), "Invalid enum value 'MAYBE'"),
     (changed(GOOD, lambda h: h.update(frame_id="1")), "Expected `int | null`, got `str` - at `$.frame_id`"),
