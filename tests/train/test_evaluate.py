@@ -185,19 +185,6 @@ def test_pixels_are_counted_by_the_studys_rule_over_all_tiles(tmp_path: Path, bu
     assert found.f1 == pytest.approx(2 * hit / (2 * hit + false + missed))
 
 
-def test_the_gates_of_pointing_are_the_bundles_threshold_and_one_half(tmp_path: Path, bundle: Bundle) -> None:
-    """A black square's tile has a logit of 100 * (48 / 224)^2 - 2 = 2.6; 30 % of the darkness make -0.6."""
-    data = folder(tmp_path / "data", {"black": (80, 80), "grey": (80, 80)}, {"black": (80, 80), "grey": (80, 80)})
-    grey = white_frame((224, 446))
-    grey[80:128, 80:128] = 178
-    cv2.imwrite(str(data / "images" / "grey.png"), grey)
-    found = evaluate(data, bundle)
-    assert (found.tile.pointing, found.line.pointing_gated) == (1, 1)  # the bundle's threshold is -1.0
-    assert found.study.pointing_gated == 0.5
-    assert found.line.classification_accuracy == 1
-    assert found.study.classification_accuracy == 0.75
-
-
 def test_a_picture_that_does_not_say_where_it_is_defective_counts_as_a_frame_only(
     tmp_path: Path, bundle: Bundle
 ) -> None:

@@ -14,14 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle, open_bundle
+from edge.bundle import open_bundle
 from edge.errors import InputError
 from edge.frames import Frame, Stamp
 from edge.geometry import Stitcher, TileGrid
 from edge.inspection.inspector import PendingFrame
 from edge.inspection.verdict import Thresholds, judge
 from tests.command import heatline
-from tests.small_bundle import dark_square, white_frame
 from tests.train.blobs import sort_tiles
 from tests.train.trained import NAMED_SPLIT, SMALL
 from train.evaluation.evaluate import Asked, evaluate_model
@@ -204,17 +203,3 @@ def outlined(regions: list[Any], frame_hw: tuple[int, int]) -> NDArray[np.bool_]
 def near(mask: NDArray[np.bool_], reach_px: int) -> NDArray[np.bool_]:
     side = 2 * reach_px + 1
     return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
-
-
-def test_the_pixels_of_regions_are_theirs_in_a_bundles_frame_too(bundle: Bundle) -> None:
-    judged = open_judged(bundle.path)
-    inspector = judged.inspector()
-    rgb = dark_square(dark_square(white_frame((300, 500)), 80, 80), 240, 430, 56)
-    pending = inspector.start(Frame(Stamp("drawn", 1, "a"), rgb, "RGB8"))
-    judgement = inspector.finish(pending)
-    mask = line_mask(pending, judgement, inspector.thresholds)
-    assert len(judgement.regions) == 2
-    assert int(mask.sum()) == sum(region.area_px for region in judgement.regions)
-    assert mask[90:120, 90:120].all()
-    assert mask[250:290, 440:480].all()
-    assert not mask[150:200].any()

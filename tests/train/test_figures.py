@@ -171,30 +171,21 @@ FRAMES = [
 ]
 
 
-def test_figures_of_tiles_by_hand() -> None:
-    tile = figures(TILES, FRAMES).tile
-    assert tile is not None
-    assert (tile.tiles, tile.defective, tile.majority_share) == (5, 3, 0.6)
-    assert tile.pointing == pytest.approx(2 / 3)
-    assert tile.pointing_within_cell == 1
-    assert tile.weighting == pytest.approx(0.25)
-    # By score: defective, good, defective, defective, good.
-    assert tile.average_precision == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
-    assert tile.auroc == pytest.approx(4 / 6)
-
-
-def test_figures_of_rules_by_hand() -> None:
+def test_figures_by_hand() -> None:
     found = figures(TILES, FRAMES)
-    study, line = found.study, found.line
+    tile, study, line, frame = found.tile, found.study, found.line, found.frame
+    assert tile is not None
     assert study is not None
     assert line is not None
+    assert (tile.tiles, tile.defective, tile.majority_share, tile.pointing_within_cell) == (5, 3, 0.6, 1)
+    assert (tile.pointing, tile.weighting) == (pytest.approx(2 / 3), pytest.approx(0.25))
+    # By score: defective, good, defective, defective, good.
+    assert (tile.average_precision, tile.auroc) == pytest.approx(((1 + 2 / 3 + 3 / 4) / 3, 4 / 6))
+
     assert (study.true_positive_px, study.false_positive_px, study.false_negative_px) == (30, 40, 130)
     assert study.true_negative_px == 300
-    assert study.precision == pytest.approx(30 / 70)
-    assert study.recall == pytest.approx(30 / 160)
-    assert study.f1 == pytest.approx(60 / 230)
-    assert study.jaccard == pytest.approx(30 / 200)
-    assert study.accuracy == pytest.approx(330 / 500)
+    rates = (study.precision, study.recall, study.f1, study.jaccard, study.accuracy)
+    assert rates == pytest.approx((30 / 70, 30 / 160, 60 / 230, 30 / 200, 330 / 500))
     assert study.pointing_gated == pytest.approx(2 / 3)  # at probability one half
     assert study.classification_accuracy == pytest.approx(3 / 5)
     assert (line.true_positive_px, line.false_positive_px, line.false_negative_px) == (25, 55, 135)
@@ -202,17 +193,11 @@ def test_figures_of_rules_by_hand() -> None:
     assert line.pointing_gated == pytest.approx(1 / 3)  # at the score threshold, which itself is DEFECT
     assert line.classification_accuracy == pytest.approx(2 / 5)
 
-
-def test_figures_of_frames_by_hand() -> None:
-    frame = figures(TILES, FRAMES).frame
     assert (frame.frames, frame.unplaced) == (5, 1)
     assert (frame.defects, frame.defects_hit, frame.defects_missed, frame.false_regions) == (3, 1, 2, 3)
     assert frame.false_regions_per_frame == 3 / 4  # of placed ones
-    assert (frame.defective_frames, frame.escaped_frames) == (3, 1)
-    assert (frame.good_frames, frame.rejected_frames) == (2, 1)
-    assert frame.escape_rate == pytest.approx(1 / 3)
-    assert frame.false_reject_rate == 0.5
-    assert frame.auroc == pytest.approx(5 / 6)
+    assert (frame.defective_frames, frame.escaped_frames, frame.good_frames, frame.rejected_frames) == (3, 1, 2, 1)
+    assert (frame.escape_rate, frame.false_reject_rate, frame.auroc) == pytest.approx((1 / 3, 0.5, 5 / 6))
 
 
 def test_tiles_of_one_class_have_no_order_and_good_ones_no_peaks() -> None:

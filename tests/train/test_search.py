@@ -17,18 +17,15 @@ from pathlib import Path
 import msgspec
 import optuna
 import pytest
-import torch
 from optuna.trial import TrialState
 
-from edge.errors import ConfigError, InputError, TrainingError
+from edge.errors import ConfigError, TrainingError
 from tests.command import heatline
 from tests.train.blobs import draw_blobs
 from tests.train.trained import NAMED_SPLIT, SMALL
-from train.batches import EvaluationBatches
 from train.callbacks import Interrupted, read_metrics
 from train.config import compose, read_config
-from train.frames import FrameStore
-from train.run import RunFolder, load_run
+from train.run import RunFolder
 from train.sampling import BatchSampler
 from train.search.config import SearchConfig
 from train.search.report import SearchReport
@@ -37,7 +34,6 @@ from train.search.storage import GRACE_S, hide_password, open_storage, storage_a
 from train.search.study import open_study
 from train.search.trials import run_trials
 from train.search.worker import Worker
-from train.tiles import TileRule, grid_tiles
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -129,27 +125,6 @@ def test_a_search_leaves_a_run_per_trial_and_the_checkpoints_of_the_best(
         assert row.reason == ("below the median at step 2" if row.trial == 1 else None)
     assert report.best.value == max(row.value or 0 for row in report.trials if row.state == "complete")
     assert sum(line.startswith("train: ") for line in said) == 1  # the data are described once, not with every trial
-
-
-def test_the_objective_is_the_accuracy_on_the_validation_groups(
-    searched: tuple[Path, SearchReport, list[str]], tmp_path: Path
-) -> None:
-    _, report, _ = searched
-    assert report.best is not None
-    run = load_run(Path(report.best.run))
-    assert run.summary.groups == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
-    images = [image for image in run.data.images if image.path.name.startswith("c_")]
-    store = FrameStore.build(images, tmp_path / "cache")
-    tiles = grid_tiles(store, range(len(store)), TileRule(**msgspec.structs.asdict(run.config.tiles)))
-    right, batches = [], EvaluationBatches(store, tiles, 64)
-    for batch in (batches[number] for number in range(len(batches))):
-        with torch.no_grad():
-            right.append((run.model(batch.tiles)[0] > 0).float() == batch.labels)
-    best_checkpoint = run.summary.val["val_accuracy"]
-    assert float(torch.cat(right).float().mean()) == pytest.approx(best_checkpoint, abs=1e-6)
-    assert report.best.value == pytest.approx(best_checkpoint, abs=5e-4)  # chosen to three digits
-    with pytest.raises(InputError):  # the test group is there, and could not have been read
-        next(image for image in run.data.images if image.path.name.startswith("d_")).pixels()
 
 
 def test_the_table_the_picture_and_the_best_trial_are_written(searched: tuple[Path, SearchReport, list[str]]) -> None:

@@ -35,20 +35,6 @@ def test_a_sound_folder_is_told_in_full(tmp_path: Path) -> None:
     assert (found.twins, found.warnings, found.unusable, found.unplaced) == ([], [], [], 0)
 
 
-def test_tiles_are_counted_as_a_slow_count_has_them(tmp_path: Path) -> None:
-    folder = draw_blobs(tmp_path / "blobs", per_group=2)
-    expected = {"clean": 0, "ambiguous": 0, "defective": 0}
-    for image in read_folder(folder).images:
-        mask = image.mask((150, 200))
-        assert mask is not None
-        for y in (0, 60, 86):
-            for x in (0, 60, 120, 136):
-                share = mask[y : y + 64, x : x + 64].mean()
-                expected["clean" if share == 0 else "defective" if share > 0.01 else "ambiguous"] += 1
-    assert survey(folder, Asked(tile_px=64, overlap_px=4)).tiles == expected
-    assert min(expected.values()) > 0
-
-
 def test_the_split_is_the_one_that_training_draws(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
     for group in "abcd":  # every group has its own number of pictures, so that counts tell them apart
