@@ -26,9 +26,6 @@ from bench.spread import Spread
 from bench.stages.stages import StageCost, StagesBench, WholeWay
 from bench.stages.tile_counts import TileCost
 from bench.startup.startup import Starts, StartUp
-from bench.tune.search import Tried
-from bench.tune.tune import Comparison, Side, Tune
-from edge.engine_config import EngineConfig
 
 MODEL = "mobilenetv3_large_d"
 
@@ -176,33 +173,12 @@ def flops() -> FlopsBench:
     return FlopsBench(tile_px=224, units="MACs are multiply-adds.", study="Table 1.1 prints them.", systems=[system])
 
 
-def tune() -> Tune:
-    present, chosen = EngineConfig(), EngineConfig(streams=2, batch=4)
-
-    def side(engine: EngineConfig, ms: float) -> Side:
-        return Side(
-            engine=engine, latency_p50_ms=spread(ms), latency_p90_ms=spread(1.5 * ms), inspected_fps=spread(10.0),
-            lost=0, sustains=True,
-        )  # fmt: skip
-
-    return Tune(
-        line="top", bundle="m.bundle", model=MODEL, digest="0" * 64, frames=["top 2448x2048 at 10 frames/s"], cores=2,
-        present=present, present_by="line.toml", chosen=chosen, why="the lowest p90", written_to=None,
-        tried=[Tried(engine=engine, times_as_fast=[1.25], latencies_ms=[61.5]) for engine in (present, chosen)],
-        comparison=Comparison(
-            present=side(present, 66.0), chosen=side(chosen, 61.5), latency_p50=spread(0.93), latency_p90=spread(0.93),
-            inspected_fps=spread(1.0), turns=5, earlier_in=5, more_in=2,
-        ),
-    )  # fmt: skip
-
-
 MADE = {
     "end-to-end": end_to_end(),
     "stages": stages(),
     "startup": startup(),
     "peers": peers(),
     "map-cost": map_costs(),
-    "tune": tune(),
     "flops": flops(),
 }
 

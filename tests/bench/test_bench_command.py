@@ -1,7 +1,5 @@
 """`heatline bench` as a whole: how it is called, what a line PC needs for it, and what becomes of a result."""
 
-import contextlib
-import json
 import os
 import platform
 import re
@@ -16,10 +14,10 @@ from click.testing import CliRunner
 
 import bench.machine
 from bench.command import bench as command
-from bench.commands.common import claim, deliver, keep
+from bench.commands.common import claim, keep
 from bench.machine import Machine, machine
 from bench.proven import engine_in
-from bench.result_file import read_result, write_result
+from bench.result_file import read_result
 from edge.errors import BenchError, BundleError, HeatlineError
 from edge.inference import Precision
 from tests.small_bundle import bundle_in
@@ -45,12 +43,6 @@ def test_a_line_pc_needs_no_extra_and_only_cores_that_may_be_used_count() -> Non
     assert result.returncode == 0, result.stderr
     affinity, _, files = result.stdout.partition("] ")
     assert (affinity, int(files) > 20) == (f"[{core}", True)
-
-
-def test_python_dash_m_bench_is_the_same_command() -> None:
-    result = subprocess.run([sys.executable, "-m", "bench", "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert set(command.commands) <= set(result.stdout.split())
 
 
 ENDED_BY_SIGTERM = """
@@ -105,20 +97,6 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_measurement(tmp_pat
     assert [one.name for one in tmp_path.iterdir()] == [".a.json.new"]
 
 
-def test_a_result_that_cannot_be_written_whole_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_result(tmp_path / "a.json", {"bench": "stages"})
-
-    def fails(_from: Path, _to: Path) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", fails)
-    with pytest.raises(OSError, match="No space left"):
-        write_result(tmp_path / "a.json", {"bench": "other"})
-    assert [(one.name, json.loads(one.read_text())) for one in tmp_path.iterdir()] == [("a.json", {"bench": "stages"})]
-
-
 @pytest.mark.parametrize(("data", "word"), [(b"{", "not JSON"), (b"[]", "list"), (None, "cannot be read")])
 def test_what_is_no_result_is_refused_in_a_sentence(tmp_path: Path, data: bytes | None, word: str) -> None:
     path = tmp_path / "a.json"
@@ -126,22 +104,6 @@ def test_what_is_no_result_is_refused_in_a_sentence(tmp_path: Path, data: bytes 
         path.write_bytes(data)
     with pytest.raises(BenchError, match=word):
         read_result(path)
-
-
-def test_what_was_measured_is_printed_and_kept_where_one_of_both_fails(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(BenchError, match="cannot be written"):
-        deliver("stages", {"bench": "stages"}, {"grab": "1 ms"}, tmp_path / "gone" / "a.json", as_json=False)
-    assert "1 ms" in capsys.readouterr().out
-    for as_json in (False, True):
-        with open("/dev/full", "w", buffering=1) as full:
-            monkeypatch.setattr("sys.stdout", full)
-            with pytest.raises(OSError, match="No space left"):
-                deliver("stages", {"bench": "stages"}, {"grab": "1 ms"}, tmp_path / f"{as_json}.json", as_json)
-            with contextlib.suppress(OSError):
-                full.close()
-        assert read_result(tmp_path / f"{as_json}.json") == {"bench": "stages"}
 
 
 def test_what_cannot_be_measured_is_refused_alike_before_anything_is_done(
@@ -184,30 +146,11 @@ def test_a_machine_is_described_as_the_system_describes_it(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("governors", "expected"),
-    [([], None), (["performance"] * 2, "performance"), (["performance", "powersave"], "performance, powersave")],
-)
-def test_the_governor_is_that_of_the_cores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, governors: list[str], expected: str | None
-) -> None:
-    for core, governor in enumerate(governors):
-        folder = tmp_path / f"cpu{core}" / "cpufreq"
-        folder.mkdir(parents=True)
-        (folder / "scaling_governor").write_text(f"{governor}\n")
-    monkeypatch.setattr(bench.machine, "CPUS", tmp_path)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    assert machine()["governor"] == expected
-
-
-@pytest.mark.parametrize(
     ("own", "files", "quota"),
     [
         ("0::/", {}, None),
         ("0::/a/b", {"cpu.max": "max 100000", "a/cpu.max": "150000 100000", "a/b/cpu.max": "400000 100000"}, 1.5),
-        ("0::/of/the/host", {"cpu.max": "50000 100000"}, 0.5),
-        ("3:cpuset:/\n4:cpu,cpuacct:/a", {"cpu,cpuacct/a/cpu.cfs_quota_us": "-1"}, None),
         ("4:cpu,cpuacct:/x", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2.0),
-        ("0::/../..", {"cpu.max": "100000 50000"}, 2.0),
     ],
 )
 def test_the_processor_time_that_is_granted_is_that_of_the_tightest_control_group(

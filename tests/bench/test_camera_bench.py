@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,9 @@ from bench.camera_faults import Scenario, measure_faults
 from bench.camera_rates import FIRST_MEGAPIXELS_PER_S, Load, Seen, Trial, Tries, find_highest, through_service, trial_of
 from bench.cameras import Plan, measure_cameras
 from bench.command import bench as command
-from bench.gige_device import GigeDevice, picture
-from bench.processes import camera_processes, cpu_s
+from bench.gige_device import GigeDevice
+from bench.processes import camera_processes
 from edge.bundle import Bundle
-from edge.cameras import aravis
-from edge.cameras.genicam import GenicamCamera
-from edge.cameras.settings import GenicamSettings
-from edge.errors import BenchError
-from edge.frames import Frame
 from tests.bench import made_results as made
 from tests.edge.gv_cameras import leased, loopback_has, need_aravis
 
@@ -119,33 +113,6 @@ def test_a_rate_is_kept_up_with_if_all_frames_came_and_none_later_than_the_ones_
 # Real parts.
 
 
-def test_the_processor_time_of_a_process_is_the_kernels() -> None:
-    tick_s = 1 / os.sysconf("SC_CLK_TCK")
-    before = time.process_time()
-    assert before - 2 * tick_s <= cpu_s(os.getpid()) <= time.process_time() + 2 * tick_s
-
-
-def test_the_device_shows_what_it_says_until_it_freezes_and_gives_its_address_to_no_other(gige_address: str) -> None:
-    camera = GenicamCamera(GenicamSettings(name="cam", address=gige_address))
-    with GigeDevice(gige_address, (48, 64), 200.0) as device:
-        device.switch_on()
-        with pytest.raises(BenchError, match="another camera may be there"):
-            GigeDevice(gige_address, (48, 64)).switch_on()
-        camera.open()
-        try:
-            frame = camera.grab(20)
-            assert isinstance(frame, Frame)
-            assert frame.stamp.frame_id is not None
-            assert (frame.image == picture((48, 64), frame.stamp.frame_id)).all()
-            device.freeze(True)
-            for _ in range(20):  # those that were on their way, and more
-                frame = camera.grab(20)
-                assert isinstance(frame, Frame)
-            assert (frame.image == picture((48, 64), 1)).all()
-        finally:
-            camera.close()
-
-
 def test_a_fault_is_timed_from_the_deed_to_the_alarm_and_to_the_next_inspected_frame(bundle: Bundle) -> None:
     scenario = Scenario(SMALL, ("camera process killed",))
     options: dict[str, Any] = {"gone_s": (0.0,), "gige_address": "127.0.0.1", "say": quiet}
@@ -180,16 +147,6 @@ def test_the_command_prints_tables_and_writes_every_sample(
     assert set(trial["cpu_ms_per_frame"]) == {"receiver", "cameras"}
     assert "| pattern 64x48 Mono8 | camera path |" in done.stdout
     assert camera_processes(os.getpid()) == []
-
-
-def test_without_aravis_what_needs_it_is_left_out_with_the_reason(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(aravis, "LIBRARY", "libaravis-none.so")
-    gige = plan(to_event=(SMALL_GIGE,), camera_path=(SMALL_GIGE,), scenarios=(Scenario(SMALL_GIGE, ()),))
-    found = measure_cameras(bundle, "f32", gige, gige_address="127.0.0.1", say=quiet)
-    assert (found.rates, found.faults, len(found.left_out)) == ([], [], 3)
-    assert all("install it: apt install libaravis" in why for why in found.left_out.values())
 
 
 @pytest.mark.long

@@ -1,28 +1,22 @@
 """What judges a run under faults: it finds each kind of broken promise, and none in a run that kept them all."""
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
-from bench.chaos.records import Began, Got, Heard, Item, Missed, Record, head_of, read_record
+from bench.chaos.records import Began, Got, Item, Missed, head_of
 from bench.chaos.truth import Broken, Kept, Truth
-from bench.chaos.verify_clients import check_bare, check_durable, check_live
+from bench.chaos.verify_clients import check_durable, check_live
 from bench.chaos.verify_line import check_frames, check_journal, check_told, unheard_events
-from edge.delivery.gaps import Gaps
 from edge.delivery.messages import (
     AlarmEvent,
     BundleName,
     CountedEvent,
-    Counts,
     JournalEvent,
     Times,
     VerdictEvent,
-    event_from,
     header_of,
 )
 from edge.delivery.numbering import Count
@@ -78,20 +72,6 @@ def truth_of(headers: Sequence[bytes], heard: Sequence[bytes] = (), boots: Seque
     return Truth({JOURNAL: kept_of(headers)}, heard, boots)
 
 
-def some_events(draw: random.Random, count: int) -> list[CountedEvent]:
-    """Of two cameras, with an alarm now and then."""
-    number = {"left": 0, "right": 0}
-    events: list[CountedEvent] = []
-    for _ in range(count):
-        if draw.random() < 0.1:
-            events.append(alarm())
-            continue
-        camera = draw.choice(["left", "right"])
-        number[camera] += 1
-        events.append(verdict(number[camera], camera, verdict=draw.choice(["GOOD", "DEFECT"])))
-    return events
-
-
 def promises(broken: Sequence[Broken]) -> list[str]:
     return [one.promise for one in broken]
 
@@ -103,9 +83,6 @@ def got(headers: Sequence[bytes]) -> list[Item]:
 def missed(topic: str, after_seq: int, through_seq: int, boot: str = "boot1") -> Missed:
     return Missed(at_ns=0, journal_id=JOURNAL, boot_id=boot, topic=topic, after_seq=after_seq, through_seq=through_seq)
 
-
-seeds = st.integers(0, 2**32)
-TOPICS = st.sampled_from([("",), ("verdict.left.",), ("verdict.left.DEFECT", "alarm")])
 
 # The rules, one by one. Of the journal: three verdicts of one camera and one of another.
 
@@ -154,16 +131,6 @@ def test_a_live_subscriber_knows_what_it_missed(came: list[Item], broken: list[s
     assert promises(check_live("screen", ("verdict.left.",), came, truth_of(HEADERS)).broken) == broken
 
 
-def test_events_are_named_by_their_numbers_and_a_second_journal_follows_the_first() -> None:
-    headers = counted([verdict(number) for number in range(1, 21)])
-    came = [header for header in headers if head_of(header).seq not in (3, 4, 5, 9, 11, 13, 14)]
-    (lost,) = check_durable("mes", EVERYTHING, came, truth_of(headers)).broken
-    assert lost.what == "7 of 20 events did not come: 1234-3 to 5, 1234-9, 1234-11 and 1 more runs"
-    both = Truth({"1234": kept_of(headers), "5678": kept_of([FOREIGN])}, [])
-    assert check_durable("mes", EVERYTHING, [*headers, FOREIGN], both).broken == []
-    assert set(promises(check_durable("mes", EVERYTHING, [FOREIGN, *headers], both).broken)) == {"order"}
-
-
 def test_a_subscriber_knows_of_a_boot_that_died_from_what_the_journal_says_of_it() -> None:
     kept = counted([verdict(1), verdict(1, boot="boot3"), unrecorded(2, "boot2"), verdict(2, boot="boot3")])
     unheld = counted([verdict(1, boot="boot2"), verdict(2, boot="boot2")], None)
@@ -175,17 +142,6 @@ def test_a_subscriber_knows_of_a_boot_that_died_from_what_the_journal_says_of_it
     silent = check_live("screen", EVERYTHING, [*items[:2], items[3]], truth)
     assert any("a boot that died" in one.what for one in silent.broken)
     assert check_live("lamp", ("verdict.left.",), [*items[:2], items[3]], truth).broken == [], "it cannot know"
-
-
-def test_the_documented_client_is_held_to_what_it_prints() -> None:
-    """Of eight verdicts the first two came before it, two it missed and said so, and one was live only."""
-    truth = truth_of(counted([*(verdict(number) for number in range(1, 9)), alarm()]))
-    said = ["3 left 3 GOOD", "4 left 4 GOOD", "missed: verdict.left.GOOD after 4 up to 6", "7 left 7 GOOD",
-            "1 left 99 GOOD", "8 left 8 GOOD", "9 alarm no frame came"]  # fmt: skip
-    found = check_bare("bare", said, truth)
-    assert (found.broken, found.events, found.gaps, found.missed) == ([], 5, 1, 2)
-    (silent,) = check_bare("bare", [line for line in said if "missed" not in line], truth).broken
-    assert silent.what == "2 events of verdict.left.GOOD did not come, and it does not know: 1234-5 to 6"
 
 
 KEPT = kept_of(counted([verdict(1), verdict(2), alarm(), verdict(3)]))
@@ -250,117 +206,3 @@ def test_the_journal_says_how_many_events_it_does_not_hold() -> None:
         assert check_told(truth_of(counted(enough), unheld)) == []
     for too_few in ([unrecorded(3, first_seq=1)], [unrecorded(4)], [unrecorded(5, "boot7")], [verdict(4)]):
         assert set(promises(check_told(truth_of(counted(too_few), unheld)))) == {"told"}
-
-
-# The same for random runs.
-
-
-@given(seeds, TOPICS)
-def test_a_consumer_that_dies_again_and_again_breaks_no_promise_and_misses_nothing_unseen(
-    seed: int, topics: tuple[str, ...]
-) -> None:
-    """Each of its lives goes on from what it acknowledged last."""
-    draw = random.Random(seed)
-    headers = counted(some_events(draw, 40))
-    wanted = [header for header in headers if head_of(header).topic.startswith(topics)]
-    came: list[bytes] = []
-    acked = reached = 0
-    while acked < len(wanted):
-        reached = min(acked + draw.randrange(0, 12), len(wanted))
-        came += wanted[acked:reached]
-        acked = draw.randrange(acked, reached + 1)
-    found = check_durable("mes", topics, came, truth_of(headers))
-    assert (found.broken, found.events, found.duplicates) == ([], len(wanted), len(came) - len(wanted))
-    assume(wanted)
-    lost = draw.choice(wanted)
-    (one,) = check_durable("mes", topics, [header for header in came if header != lost], truth_of(headers)).broken
-    assert f"1 of {len(wanted)} events did not come: {JOURNAL}-{head_of(lost).seq}" in one.what
-
-
-def listened(
-    draw: random.Random, headers: Sequence[bytes], topics: tuple[str, ...], boot: str = "boot1"
-) -> tuple[list[Item], int]:
-    """What a subscriber hears that joins at some point and loses runs of events on the way, and how many it lost.
-
-    It knows its gaps from the counts: on joining, and from a status now and then and at the end.
-    """
-    gaps, items, lost, losing = Gaps(topics), list[Item]([Began(at_ns=0)]), 0, False
-    counts: dict[str | None, dict[str, int]] = {JOURNAL: {}, None: {}}
-    joins = draw.randrange(len(headers) // 2)
-
-    def add(found: Sequence[object]) -> None:
-        for gap in found:
-            items.append(Missed(at_ns=0, **{name: getattr(gap, name) for name in Missed.__struct_fields__[1:]}))
-
-    def hear_counts() -> Heard:
-        told = Counts(journal_id=JOURNAL, journalled=dict(counts[JOURNAL]), unjournalled=dict(counts[None]))
-        add(gaps.counts(told, boot))
-        return Heard(at_ns=0, boot_id=boot, counts=told)
-
-    for at, header in enumerate(headers):
-        event = event_from(header)
-        assert isinstance(event, CountedEvent)
-        if at == joins:
-            hear_counts()
-        counts[event.journal_id][event.topic] = event.seq
-        if at < joins:
-            continue
-        losing = draw.random() < (0.7 if losing else 0.15)
-        if event.topic.startswith(topics):
-            if losing:
-                lost += 1
-            else:
-                _, gap = gaps.event(event)
-                add([gap] if gap else [])
-                items += got([header])
-        if draw.random() < 0.1 and not losing:
-            items.append(hear_counts())
-    items.append(hear_counts())
-    return items, lost
-
-
-@given(seeds, TOPICS, st.integers(0, 20))
-def test_a_subscriber_that_knows_its_gaps_breaks_no_promise(
-    seed: int, topics: tuple[str, ...], unjournalled: int
-) -> None:
-    """And its gaps hold as many events as were lost on the way."""
-    draw = random.Random(seed)
-    events = some_events(draw, 60)
-    kept, live_only = counted(events[unjournalled:]), counted(events[:unjournalled], None)
-    items, lost = listened(draw, [*kept[:20], *live_only, *kept[20:]], topics)
-    found = check_live("screen", topics, items, truth_of(kept, live_only))
-    assert (found.broken, found.missed) == ([], lost)
-    assert found.events == sum(isinstance(item, Got) for item in items)
-
-
-@given(seeds, TOPICS)
-def test_a_gap_or_an_event_that_a_subscriber_keeps_to_itself_is_found(seed: int, topics: tuple[str, ...]) -> None:
-    draw = random.Random(seed)
-    headers = counted(some_events(draw, 80))
-    items, _ = listened(draw, headers, topics)
-    contact = next(item for item in items if isinstance(item, Got | Heard))
-    since = head_of(contact.header).seq if isinstance(contact, Got) else 0
-    later = items[items.index(contact) + 1 :]
-    told = [item for item in later if isinstance(item, Got) or (isinstance(item, Missed) and item.through_seq > since)]
-    assume(told)
-    silent = draw.choice(told)
-    found = check_live("screen", topics, [item for item in items if item is not silent], truth_of(headers))
-    assert promises(found.broken) == ["gap"]
-
-
-@given(st.lists(st.binary(max_size=30), max_size=5), st.integers(0, 60))
-def test_a_record_holds_what_all_lives_added_except_a_line_that_a_kill_cut_off(
-    tmp_path_factory: pytest.TempPathFactory, names: list[bytes], cut_off: int
-) -> None:
-    path = tmp_path_factory.mktemp("records") / "record"
-    headers = [msgspec.json.encode({"type": "x", "boot_id": name.hex(), "other": 1.0}) for name in names]
-    with Record(path) as record:
-        for item in got(headers):
-            record.add(item)
-    whole = path.read_bytes()
-    with path.open("ab") as file:
-        file.write(b'{"type":"got","at_ns":1,"header":{"type":"x","boot_id":"of a line that is cut off"}}'[:cut_off])
-    assert [bytes(item.header) for item in read_record(path) if isinstance(item, Got)] == headers
-    with Record(path) as record:
-        record.add(Began(at_ns=2))
-    assert path.read_bytes() == whole + msgspec.json.encode(Began(at_ns=2)) + b"\n"

@@ -1,29 +1,20 @@
 """`heatline bench soak`: it finds a leak, invents none, counts rightly, and all of it runs."""
 
-import json
 import math
-import os
-import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import bench.soak.soak
 from bench.camera_rates import Load
-from bench.command import bench as command
 from bench.soak.latency_tenths import HIGHEST_MS, LOWEST_MS, STEP, LatencyTenths
 from bench.soak.process_tree import TreeSample, sample_tree, tree
 from bench.soak.run import Samples, SoakRun, soak
@@ -81,25 +72,6 @@ def test_the_bound_is_students_of_the_slopes_that_least_squares_gives_the_blocks
     assert slope(few, few) is slope([7.0] * 100, list(range(100))) is None
 
 
-def test_students_95_percent_point_is_that_of_its_density() -> None:
-    freedom = BLOCKS - 1
-    x = np.linspace(0, T_95, 100_001)
-    scale = math.gamma((freedom + 1) / 2) / math.sqrt(freedom * math.pi) / math.gamma(freedom / 2)
-    density = scale * (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
-    assert 0.5 + np.trapezoid(density, x) == pytest.approx(0.95, abs=1e-9)
-
-
-def test_the_warm_up_counts_for_no_slope() -> None:
-    samples = Samples()
-    for at in range(100):
-        held = 5_000_000 * min(at, 20) + 3 * at
-        samples.add(at, TreeSample(**dict.fromkeys(TreeSample.__struct_fields__, held)))
-    found = samples.slope("pss_bytes")
-    assert found is not None
-    assert (found.per_frame, found.upper_95) == (pytest.approx(3), pytest.approx(3))
-    assert samples.growth("pss_bytes").at_end == 100_000_297
-
-
 # What the kernel tells.
 
 LEAKY = """
@@ -116,51 +88,31 @@ for line in sys.stdin:
             threading.Thread(target=threading.Event().wait, daemon=True).start()
     print(flush=True)
 """
-ABOVE = "import subprocess, sys; subprocess.run([sys.executable, '-c', *sys.argv[1:]])"
-
-
-class Leaky:
-    """A process below another one, which loses what it is told to."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self.pid, self._process = process.pid, process
-
-    def loses(self, what: str, count: int) -> TreeSample:
-        """Have it lose so many more; how both processes are then."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{what} {count}\n")
-        self._process.stdin.flush()
-        assert self._process.stdout.readline() == "\n"
-        sample = sample_tree(self.pid)
-        assert sample is not None
-        return sample
-
-
-@contextmanager
-def leaking() -> Iterator[Leaky]:
-    arguments = [sys.executable, "-c", ABOVE, LEAKY]
-    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield Leaky(process)  # both end with the pipe
+ABOVE = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 
 
 def test_memory_descriptors_threads_and_processes_of_the_whole_tree_are_counted() -> None:
     samples = Samples()
-    with leaking() as leaky:
-        before = leaky.loses("nothing", 1)
-        assert before.processes == len(tree(leaky.pid)) == 2
-        assert leaky.loses("files", 7).descriptors == before.descriptors + 7
-        after = leaky.loses("threads", 3)
-        assert after.threads == before.threads + 3
-        assert 0 < after.own_bytes < after.pss_bytes
-        # The kernel's own sums, of the two processes one by one.
-        lines = [
-            line.split() for pid in tree(leaky.pid) for line in Path(f"/proc/{pid}/smaps").read_text().splitlines()
-        ]
-        assert after.pss_bytes == pytest.approx(sum(int(w[1]) * 1024 for w in lines if w[0] == "Pss:"), rel=0.05)
+    with subprocess.Popen(
+        [sys.executable, "-c", ABOVE, LEAKY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def after(what: str, count: int) -> TreeSample:
+            """How both processes are once the one below has lost so many more."""
+            print(what, count, file=process.stdin, flush=True)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "\n"
+            sample = sample_tree(process.pid)
+            assert sample is not None
+            return sample
+
+        before = after("nothing", 1)
+        assert before.processes == len(tree(process.pid)) == 2
+        assert after("files", 7).descriptors == before.descriptors + 7
+        assert after("threads", 3).threads == before.threads + 3
         for at in range(60):
-            samples.add(100 * (at + 1), leaky.loses("bytes", 100))
-    assert sample_tree(leaky.pid) is None
+            samples.add(100 * (at + 1), after("bytes", 100))
+    assert sample_tree(process.pid) is None
     own = samples.slope("own_bytes")
     assert own is not None
     overhead = 64  # of an object and of its place in a list
@@ -300,50 +252,3 @@ def test_what_must_not_be_is_a_fault(run: SoakRun) -> None:
     assert "the camera died: process 1" in faults_of(replace(flat, alarms={"process": 1}))
     assert faults_of(flat, cut_short_by="the service ended") == "the service ended"
     assert faults_of(flat, cut_short_by="Ctrl-C") == ""
-
-
-@pytest.mark.long
-def test_the_command_runs_both_ways_and_writes_every_sample(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = Plan(frames=200, minutes=0.01, sample_every_s=0.01, judges_growth=False)
-    monkeypatch.setattr(bench.soak.soak, "quick_plan", lambda: plan)
-    out = tmp_path / "soak.json"
-    done = CliRunner().invoke(command, ["soak", "--bundle", str(bundle.path), "--quick", "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    written = json.loads(out.read_text())
-    fast, steady = written["runs"]
-    assert (fast["rate_fps"], fast["frames"], written["cut_short_by"]) == (None, 200, None)
-    assert written["highest_fps"] == pytest.approx(200 / fast["took_s"])
-    assert steady["rate_fps"] == pytest.approx(0.9 * written["highest_fps"])
-    assert steady["frames"] == steady["frames_planned"] == round(steady["rate_fps"] * 0.6)
-    for run in (fast, steady):
-        assert (run["ledger_balanced"], run["events_missing"]) == (True, 0)
-    assert out.with_suffix(".svg").exists()
-
-
-def test_ctrl_c_ends_it_in_order_with_what_was_measured_so_far(bundle: Bundle, tmp_path: Path) -> None:
-    out = tmp_path / "soak.json"
-    arguments = ["bench", "soak", "--bundle", str(bundle.path), "--frames", "1000000", "--out", str(out)]
-    with subprocess.Popen(
-        [sys.executable, "-m", "edge.cli.main", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,  # as on a terminal, where Ctrl-C is for the service too
-    ) as process:  # fmt: skip
-        try:
-            assert process.stderr is not None
-            next(line for line in process.stderr if "of 1000000 frames" in line)
-            below = tree(process.pid)
-            os.killpg(process.pid, signal.SIGINT)
-            told, log = process.communicate(timeout=WITHIN_SECONDS)
-        finally:
-            process.kill()
-    assert process.returncode == 130, log
-    written = json.loads(out.read_text())
-    (run,) = written["runs"]
-    assert (written["cut_short_by"], run["ended_early"], run["ledger_balanced"]) == ("Ctrl-C", True, True)
-    assert 0 < run["frames"] < 1_000_000
-    assert (run["events_missing"], run["events_out_of_order"]) == (0, 0)
-    assert "ended early" in told
-    assert len(below) == 3, "the bench, the service and its camera"
-    assert not any(Path(f"/proc/{pid}").exists() for pid in below)

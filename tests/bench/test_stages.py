@@ -1,33 +1,21 @@
 """`heatline bench stages`: each stage does what the line does, is found out where it does not, and counts its bytes."""
 
-import os
-import subprocess
-import sys
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.commands.stages import stages as command
-from bench.processes import cpu_ns, page_faults
-from bench.result_file import read_result
 from bench.spread import Spread
-from bench.stages.array_allocations import counted_arrays
 from bench.stages.cost import Recorder
-from bench.stages.grab import Grab
 from bench.stages.infer import BareEngine, require_answers
-from bench.stages.journal import GROUP, Journal
 from bench.stages.judge import Judge
 from bench.stages.prepared import Prepared, prepare
-from bench.stages.publish import Publish
 from bench.stages.stage import Moved, Stage
 from bench.stages.stages import STACKED, STAGES, measure_stages, steps, to_facts
 from bench.stages.stitch import Stitch
@@ -36,9 +24,6 @@ from bench.stages.tile_counts import hw_of
 from bench.stages.whole import Whole
 from edge.bundle import Bundle
 from edge.bundle.proven_engine import open_proven_engine
-from edge.delivery.journal.errors import JournalFullError
-from edge.delivery.journal.journal import Journal as OpenJournal
-from edge.delivery.messages import to_frames
 from edge.errors import BenchError
 from edge.geometry import TileGrid
 from edge.inference import infer
@@ -60,15 +45,6 @@ def prepared(bundle: Bundle) -> Iterator[Prepared]:
 
 
 # What each stage does.
-
-
-def test_a_prepared_frame_has_the_defects_and_the_good_verdict_that_it_says(prepared: Prepared) -> None:
-    assert prepared.size == "500x210"
-    assert len(prepared.logits) == len(oracles.tiles_of(prepared.picture, TILE, OVERLAP)) == 3
-    good, defective = prepared.judgement(prepared.good), prepared.judgement(prepared.defective)
-    assert (good.verdict, good.regions, defective.verdict) == ("GOOD", [], "DEFECT")
-    assert len(defective.regions) >= 1
-    assert sum(prepared.logits >= prepared.defective.inspector.thresholds.score) == 1, "a tenth of three, one at least"
 
 
 def test_tiles_heatmap_and_regions_are_those_of_the_whole_way(prepared: Prepared) -> None:
@@ -109,16 +85,6 @@ def test_the_bare_engine_answers_for_tiles_of_the_frame_and_for_no_others(prepar
     require_answers(bare.logits, prepared, frames=2)
 
 
-@pytest.mark.usefixtures("prepared")
-def test_the_bare_engine_takes_whole_batches_and_a_part_of_one(bundle: Bundle) -> None:
-    prepared = prepare(bundle, open_proven_engine(bundle, batch=2), HW)
-    bare = BareEngine(prepared)
-    bare.infer(6)
-    bare.infer(5)
-    require_answers([*bare.logits, bare.logits[0]], prepared, frames=2)
-    assert bare.moved == Moved(5 * TILE * TILE * 3, 5 * 4 * (1 + CELLS * CELLS))
-
-
 # What it moves, and whether it is found out.
 
 
@@ -149,54 +115,7 @@ def test_a_stage_moves_what_is_counted_by_hand_and_a_run_that_did_not_happen_is_
         stage.check()
 
 
-def test_the_journal_holds_every_event_of_a_group_on_the_disk_or_says_why_not(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise JournalFullError("the disk is full")
-
-    with closing(Journal(prepared, tmp_path, heatmap=True, group=True)) as stage:
-        stage.run()
-        stage.run()
-        kept = stage.stored()
-        assert [record.seq for record in kept] == list(range(2 + GROUP, 2 + 2 * GROUP)), "the first event is its begin"
-        assert {record.heatmap for record in kept} == {prepared.message("always").png}
-        stage.check()
-        monkeypatch.setattr(OpenJournal, "append", full)
-        stage.run()
-        with pytest.raises(BenchError, match="the journal takes no events: the disk is full; name another --folder"):
-            stage.check()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_camera_and_listener_are_other_processes_that_end_with_their_stages(prepared: Prepared) -> None:
-    with closing(Publish(prepared, heatmap=True)) as publish, closing(Grab((48, 64))) as grab:
-        helpers = [publish.helpers[0], grab.helpers[0]]
-        assert not {0, os.getpid()} & set(helpers)
-        for stage in (publish, grab):
-            stage.run()
-        assert publish.heard is not None
-        assert publish.sent is not None
-        assert publish.heard.crc == zlib.crc32(b"".join(to_frames(publish.sent)))
-        assert min(cpu_ns(helpers[1]), page_faults(helpers[1])) > 0
-    assert not any(Path(f"/proc/{helper}").exists() for helper in helpers)
-
-
 # What it costs.
-
-
-def test_arrays_are_counted_also_those_that_are_gone_again_and_none_beside_them() -> None:
-    before = np.zeros(1000)
-    with counted_arrays() as found:
-        kept = np.empty(1000, np.float32)
-        np.negative(np.zeros(500))
-        before.resize(2000, refcheck=False)  # was not made while they are counted
-    assert (found.count, found.bytes) == (3, 4000 + 4000 + 4000)
-    np.empty(1000)
-    assert found.count == 3
-    kept[:] = 1
-    kept.resize(3000, refcheck=False)
-    assert kept.sum() == 1000
 
 
 SPIN_NS = 20_000_000
@@ -237,7 +156,7 @@ class Made(Stage):
         return Moved(1, 2)
 
 
-def test_a_cost_is_of_all_rounds_without_settling_and_per_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cost_is_of_all_rounds_without_settling_and_per_frame() -> None:
     stage, rounds = Made(), []
     recorder = Recorder(stage, lambda: rounds.append(stage.runs))
     recorder.settle()
@@ -261,12 +180,6 @@ def test_a_cost_is_of_all_rounds_without_settling_and_per_frame(monkeypatch: pyt
     for _ in range(3):
         spinning(2)
     assert float(np.median([one.cpu_s for one in spinning.rounds])) >= SPIN_NS / 1e9
-
-    monkeypatch.setattr(np, "__version__", "3.0.0")
-    monkeypatch.delitem(sys.modules, "bench.stages.array_allocations", raising=False)
-    unknown = Recorder(Made(), lambda: None)
-    unknown(1)
-    assert (unknown.cost().allocations, unknown.cost().peak_bytes >= 2000) == (None, True)
 
 
 # All of it.
@@ -306,26 +219,3 @@ def test_the_picture_of_a_frame_adds_up(bundle: Bundle, tmp_path: Path, monkeypa
         assert one.over_bare.median == pytest.approx(one.whole_ms_per_tile.median / one.bare_ms_per_tile.median)
     assert found.cost_per_tile_spread == pytest.approx(max(costs) / min(costs) - 1)
     assert {"500x210: grab", "6 tiles a frame"} <= to_facts(found).keys()
-
-
-@pytest.mark.long
-def test_the_command_measures_where_no_extra_is_installed(bundle: Bundle, tmp_path: Path) -> None:
-    program = (
-        "import sys; sys.modules.update(dict.fromkeys(['torch', 'timm', 'lightning', 'onnx', 'nncf', 'pytest']))\n"
-        "from bench.commands.stages import stages; stages(prog_name='stages')"
-    )
-    options = ["--size", "300x250", "--tiles", "0", "--rounds", "1", "--frames", "1", "--folder", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program, str(bundle.path), *options, "--out", str(tmp_path / "a.json")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "300x250: judge (good)" in done.stdout
-    assert read_result(tmp_path / "a.json")["bench"] == "stages"
-
-
-def test_a_size_that_is_none_is_a_sentence(bundle: Bundle) -> None:
-    for size in ("300", "0x4", "9000x10", "-3x4"):
-        done = CliRunner().invoke(command, [str(bundle.path), "--size", size])
-        assert done.exit_code == 2
-        assert f"{size} is no size" in done.stderr

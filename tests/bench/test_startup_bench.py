@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import msgspec
 import pytest
 
 from bench.startup import startup as measuring
-from bench.startup.start import AFTER_READY, BEFORE_THE_FIRST_WORD, SAID, LineFile, Start, import_times_ms
+from bench.startup.start import AFTER_READY, BEFORE_THE_FIRST_WORD, SAID, LineFile, Start
 from bench.startup.startup import IN_WORDS, measure_startup, starts_in_all
 from edge.bundle import Bundle
 from edge.errors import BenchError
@@ -86,38 +85,3 @@ def test_a_start_that_does_not_use_the_cache_is_not_called_cached(
     else:
         with pytest.raises(BenchError, match=f"to be cached did not use .*: it was {was}, expected taken from"):
             measure_startup(bundle, "f32", frame_hw=HW, repetitions=2)
-
-
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ("say('READY=1'); input()", "READY without .*running the golden tiles; that is not its whole start"),
-        ("say('STATUS=NOT_READY: compiling'); raise SystemExit('broken')", "exit code 1 before READY=1: .*broken"),
-        (f"for word in {list(SAID)}: say('STATUS=NOT_READY: ' + word)\nsay('READY=1')", "before a verdict"),
-    ],
-)
-def test_what_does_not_start_as_the_service_does_is_found_out(
-    line: LineFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, words: str
-) -> None:
-    program = tmp_path / "python"
-    program.write_text(
-        f"#!{sys.executable}\nimport os, socket\n"
-        "to = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
-        f"say = lambda text: to.sendto(text.encode(), os.environ['NOTIFY_SOCKET'])\n{body}\n"
-    )
-    program.chmod(0o755)
-    monkeypatch.setattr("bench.startup.start.sys.executable", str(program))
-    with pytest.raises(BenchError, match=words):
-        line.start(None)
-
-
-def test_imports_are_summed_by_library() -> None:
-    log = """import time: self [us] | cumulative | imported package
-import time:       100 |        100 |   numpy.linalg
-import time:      1500 |       1600 | numpy
-import time:       200 |        200 |     json.decoder
-import time:       300 |        500 |   os
-INFO edge.service.lifecycle: ready: so | and | so
-import time:       700 |        700 | edge.frames
-"""
-    assert list(import_times_ms(log).items()) == [("numpy", 1.6), ("edge", 0.7), ("standard library", 0.5)]

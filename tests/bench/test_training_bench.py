@@ -1,19 +1,15 @@
 """`heatline bench training`, on small pictures and tiles."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
 from torch import Tensor
 
 import bench.training
-from bench.command import bench as command
 from bench.spread import Spread
 from bench.training import measure_training
-from edge.errors import ConfigError
 from tests.train.blobs import draw_blobs
 from train.batches import Batch, TrainingBatches
 from train.classifier import ClassifierTraining
@@ -68,20 +64,3 @@ def test_drawing_counts_for_real_batches_only_and_both_kinds_are_stepped_on_alik
     assert {batch.tiles.shape for batch in stepped} == {torch.Size([8, 64, 64, 3])}
     assert {float(batch.labels.mean()) for batch in stepped} == {float(stepped[0].labels.mean())}
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.long
-def test_the_command_keeps_a_run_on_bags_whose_batches_differ_in_size(blobs: Path, tmp_path: Path) -> None:
-    out = tmp_path / "training.json"
-    options = ["--steps", "1", "--repetitions", "1", "--out", str(out), "--json", "truth=labels", "recipe.bags=2"]
-    done = CliRunner().invoke(command, ["training", f"data={blobs}", *SMALL, *options])
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert json.loads(out.read_text()) == found
-    assert found["runs"][0]["real"] == found["real_tiles_per_s"]["median"]
-
-
-def test_what_training_refuses_is_refused() -> None:
-    done = CliRunner().invoke(command, ["training", *SMALL[:4]])
-    assert isinstance(done.exception, ConfigError)
-    assert "data is missing" in str(done.exception)

@@ -2,12 +2,10 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -21,20 +19,20 @@ from bench.tune.answers import Answers
 from bench.tune.candidates import candidates, spelled_out
 from bench.tune.on_the_line import LEAST_FRAMES as LEAST_ON_THE_LINE
 from bench.tune.on_the_line import OnTheLine, _Hearing, came_of, on_the_line
-from bench.tune.search import Tried, look, opened, rank, search
-from bench.tune.shown import Shown, good_picture, shown_by
-from bench.tune.trial import LEAST_FRAMES, Paced, Rushed, paced, rushed
-from bench.tune.tune import Comparison, Side, Tune, compare, is_better, measure_tune
+from bench.tune.search import Tried, opened, rank, search
+from bench.tune.shown import Shown, shown_by
+from bench.tune.trial import LEAST_FRAMES, paced, rushed
+from bench.tune.tune import Comparison, Side, Tune, is_better, measure_tune
 from bench.watched_line import Heard
 from edge.bundle import Bundle
 from edge.config import LineConfig, load_config
 from edge.delivery.messages import BundleName, Times, VerdictEvent
 from edge.engine_config import EngineConfig
-from edge.errors import BenchError, BundleError, CameraError, ConfigError
+from edge.errors import BenchError, ConfigError
 from edge.frames import Frame, Stamp
 from edge.tuned import Tuned, made_with, read_tuned, tuned_file, write_tuned
-from tests.edge.lines import small_frames, write_line_with, write_pictures
-from tests.small_bundle import TILE, bundle_in
+from tests.edge.lines import write_line_with
+from tests.small_bundle import bundle_in
 
 CAMERA: Mapping[str, Any] = {"kind": "pattern", "draw_size": [300, 240], "rate_fps": 200}
 SECONDS = 0.02
@@ -93,14 +91,6 @@ def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[[EngineConfig], None]:
 # What is tried.
 
 
-def test_every_number_is_spelled_out_as_the_engines_take_it() -> None:
-    assert spelled_out(EngineConfig(), 4) == EngineConfig(threads=4, streams=4, batch=1)
-    assert spelled_out(EngineConfig(threads=3, streams=1, batch=2), 4) == EngineConfig(threads=3, streams=1, batch=2)
-    of_ort = spelled_out(EngineConfig(kind="onnxruntime", streams=3), 4)
-    assert of_ort == EngineConfig(kind="onnxruntime", threads=4, batch=8)
-    assert spelled_out(EngineConfig(device="GPU", threads=3), 4) == EngineConfig(device="GPU", batch=1)
-
-
 KEYS = st.sets(st.sampled_from(["kind", "device", "precision", "threads", "streams", "batch"]))
 
 
@@ -125,45 +115,6 @@ def test_what_the_lines_file_sets_stays_and_no_candidate_comes_twice(
             *openvino,
             ("onnxruntime", "CPU", "f32"),
         }
-
-
-def test_frames_have_the_size_and_rate_of_the_file_or_those_asked_for(tmp_path: Path, bundle: Bundle) -> None:
-    cameras = {"a": {**CAMERA, "rate_fps": 5}, "b": {"kind": "genicam", "address": "x", "size": [64, 48]}}
-    config = load_config(line_of(tmp_path, bundle, cameras))
-    for hw, sizes in ((None, ("300x240", "64x48")), ((100, 200), ("200x100", "200x100"))):
-        found = shown_by(config, bundle, frame_hw=hw, rate_fps=7.0)
-        assert [str(one) for one in found] == [f"a {sizes[0]} at 7/s", f"b {sizes[1]} at 7/s"]
-    write_pictures(tmp_path / "frames", small_frames(3))
-    config = load_config(line_of(tmp_path, bundle, {"top": {"kind": "folder", "path": "frames", "rate_fps": 3}}))
-    (opened_for_its_size,) = shown_by(config, bundle, frame_hw=None, rate_fps=None)
-    assert str(opened_for_its_size) == "top 300x230 at 3/s"
-    np.testing.assert_array_equal(opened_for_its_size.picture, small_frames(1)["001.png"])
-
-
-@pytest.mark.parametrize(
-    ("camera", "frame_hw", "kind", "words"),
-    [
-        ({"kind": "genicam", "address": "x", "size": [64, 48]}, None, BenchError, "say it with --fps"),
-        ({"kind": "folder", "path": "nowhere", "rate_fps": 3}, None, CameraError, "nowhere"),
-        ({"kind": "genicam", "trigger": "hardware", "rate_fps": 3}, None, BenchError, "until it is triggered"),
-        ({**CAMERA, "size": [300, 240], "look_at": [[[0, 0], [9, 0], [9, 9]]]}, (480, 640), BenchError, "leave --size"),
-    ],
-)
-def test_a_camera_whose_frames_are_not_known_is_a_sentence(
-    tmp_path: Path, bundle: Bundle, camera: Any, frame_hw: tuple[int, int] | None, kind: type[Exception], words: str
-) -> None:
-    config = load_config(line_of(tmp_path, bundle, {"top": camera}))
-    with pytest.raises(kind, match=words):
-        shown_by(config, bundle, frame_hw=frame_hw, rate_fps=None)
-
-
-def test_a_picture_is_made_of_the_golden_tile_that_looks_best(bundle: Bundle) -> None:
-    picture, golden = good_picture(bundle, (500, 300)), bundle.golden()
-    assert picture.shape == (500, 300, 3)
-    best = golden.tiles[golden.logit.argmin()]
-    pitch = TILE - bundle.manifest.grid.overlap_px
-    np.testing.assert_array_equal(picture[:pitch, :pitch], best[:pitch, :pitch])
-    np.testing.assert_array_equal(picture[pitch : 2 * pitch, :pitch], best[:pitch, :pitch])
 
 
 # Trials.
@@ -213,24 +164,6 @@ def test_settings_that_answer_otherwise_or_skip_work_are_found_out(line: Path, b
     on_a_line: Any = _Hearing(None, EngineConfig(threads=1), answers, {"side": 1.0})  # type: ignore[arg-type]
     with pytest.raises(BenchError, match="the frame's score is"):
         on_a_line._take(Heard(told("side", 1, 0.0, late_ms=0.0, ms=1.0).event, 0))
-
-
-def test_frames_lost_in_any_round_count_and_what_is_too_slow_is_shown_none_at_the_rate(
-    line: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, shown = shows(line, bundle)
-    fast, lost = [9.0], iter([2, 0, 1])
-    monkeypatch.setattr(searching, "rushed", lambda *_: Rushed(fast[0], []))
-    monkeypatch.setattr(searching, "paced", lambda *_: Paced([3.0], next(lost), []))
-    one, slow = Tried(engine=EngineConfig(threads=1)), Tried(engine=EngineConfig(threads=1))
-    with opened(one, config) as setup:
-        assert setup is not None
-        for _ in range(3):
-            look(one, setup, shown, SECONDS, Answers(bundle))
-        fast[0] = 1.1
-        look(slow, setup, shown, SECONDS, Answers(bundle))
-    assert (one.lost, len(one.latencies_ms), one.sustains) == (3, 3, False)
-    assert (slow.latencies_ms, slow.times_as_fast) == ([], [1.1])
 
 
 def test_the_whole_service_runs_as_the_line_does_with_one_setting(tmp_path: Path, bundle: Bundle) -> None:
@@ -309,17 +242,6 @@ def test_a_gain_is_one_that_is_more_than_chance(
     assert words in found[1]
 
 
-def test_of_the_fewest_frames_of_a_turn_the_slowest_one_does_not_decide(
-    line: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steady = [10.0] * LEAST_ON_THE_LINE
-    turns = iter([steady, [*steady[1:], 900.0]])
-    monkeypatch.setattr("bench.tune.tune.on_the_line", lambda *_, **__: OnTheLine(next(turns), 0, 9.0))
-    config, say = load_config(line), lambda _: None
-    found = compare(EngineConfig(threads=1), ONE, config, bundle, [], Answers(bundle), seconds=1.0, turns=1, say=say)
-    assert found.latency_p90.median == 1.0
-
-
 # All of it.
 
 Prefer = Callable[[EngineConfig], None]
@@ -327,8 +249,13 @@ Prefer = Callable[[EngineConfig], None]
 
 def test_the_best_is_written_and_the_line_uses_it(line: Path, bundle: Bundle, prefer: Prefer) -> None:
     prefer(ONE)
-    dry = tuned(bundle, line, dry_run=True)
-    assert (dry.chosen, dry.written_to, tuned_file(line).exists()) == (ONE, None, False)
+    out = line.with_name("tune.json")
+    arguments = [bundle.path, line, "--seconds", SECONDS, "--dry-run", "--out", out]
+    shown = CliRunner().invoke(command, list(map(str, arguments)), catch_exceptions=False)
+    assert "openvino in f32, 1 thread" in shown.output
+    report = json.loads(out.read_text())
+    assert (report["bench"], report["digest"], report["written_to"]) == ("tune", bundle.digest, None)
+    assert not tuned_file(line).exists()
     found = tuned(bundle, line)
     assert (found.chosen, found.written_to) == (ONE, str(tuned_file(line)))
     now = load_config(line).engine_for(bundle.digest)
@@ -343,14 +270,16 @@ def test_the_best_is_written_and_the_line_uses_it(line: Path, bundle: Bundle, pr
     assert again.present_by == found.written_to
 
 
-def test_without_a_gain_the_present_settings_stay(
-    line: Path, bundle: Bundle, prefer: Prefer, monkeypatch: pytest.MonkeyPatch
+def test_what_the_line_would_not_start_with_is_the_same_sentence_here(
+    line: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
-    prefer(ONE)
-    monkeypatch.setattr("bench.tune.tune.is_better", lambda _: (False, "it was chance"))
-    found = tuned(bundle, line)
-    assert (found.chosen, found.why, found.written_to) == (found.present, "it was chance", None)
-    assert not tuned_file(line).exists()
+    (tmp_path / "x").mkdir()
+    of_unknown_rate = line_of(tmp_path / "x", bundle, {"b": {"kind": "genicam", "address": "x", "size": [64, 48]}})
+    with pytest.raises(BenchError, match="how many frames a second camera b shows; say it with --fps"):
+        tuned(bundle, of_unknown_rate)
+    tuned_file(line).write_text("nonsense")
+    with pytest.raises(ConfigError, match=r"line\.tuned\.toml is not valid TOML"):
+        tuned(bundle, line)
 
 
 def test_a_file_for_another_machine_is_replaced_even_by_what_is_in_force(
@@ -386,50 +315,3 @@ def test_precisions_that_the_bundle_has_and_that_work_here_are_tried(tmp_path: P
     found = tuned(far_off, line_of(tmp_path, far_off, {"top": CAMERA}), dry_run=True)
     assert (precisions(found), found.chosen.precision) == ({"f32"}, "f32")
     assert all("int8 is off by" in str(one.left_out) for one in found.tried if one.engine.precision == "int8")
-
-
-def test_a_bundle_of_a_product_is_tuned_as_that_product_and_another_one_beside_the_lines(
-    tmp_path: Path, bundle: Bundle, prefer: Prefer
-) -> None:
-    other = bundle_in(tmp_path / "other", ("f32",))
-    products = f'\n[[products]]\nname = "a"\n[[products]]\nname = "b"\nbundle = "{other.path}"{FEW}'
-    address = "tcp://127.0.0.1:5999"
-    line = write_line_with(tmp_path, bundle.path, address, {"top": CAMERA}, products, top='product = "a"')
-    prefer(ONE)
-    for each in (bundle, other):
-        tuned(each, line)
-    config = load_config(line)
-    assert {each.bundle for each in read_tuned(tuned_file(line))} == {bundle.digest, other.digest}
-    assert all(config.engine_for(each.digest).tuned_by for each in (bundle, other))
-
-
-def test_the_command_prints_a_table_and_a_result_that_names_the_machine(
-    line: Path, bundle: Bundle, tmp_path: Path, prefer: Prefer
-) -> None:
-    prefer(ONE)
-    arguments = [bundle.path, line, "--seconds", SECONDS, "--dry-run", "--out", tmp_path / "tune.json"]
-    shown = CliRunner().invoke(command, list(map(str, arguments)))
-    assert shown.exit_code == 0, shown.output
-    for words in ("300x240 at 200/s", "openvino in f32, 1 thread", "present", "in the whole service", "written to"):
-        assert words in shown.output
-    report = json.loads((tmp_path / "tune.json").read_text())
-    assert (report["bench"], report["digest"], report["written_to"]) == ("tune", bundle.digest, None)
-    assert report["machine"]["cores"] == len(os.sched_getaffinity(0))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "kind", "words"),
-    [
-        (lambda line: line.unlink(), ConfigError, "cannot be read"),
-        (lambda line: tuned_file(line).write_text("nonsense"), ConfigError, "line.tuned.toml is not valid TOML"),
-        (lambda line: line.write_text(line.read_text().replace("allow_unsigned = true", "")), BundleError, "signed"),
-        (lambda line: tuned_file(line).mkdir(), ConfigError, "cannot be read"),
-    ],
-)
-def test_what_the_line_would_not_start_with_is_the_same_sentence_here(
-    line: Path, bundle: Bundle, spoil: Callable[[Path], object], kind: type[Exception], words: str
-) -> None:
-    spoil(line)
-    with pytest.raises(kind, match=words) as raised:
-        tuned(bundle, line)
-    assert "\n" not in str(raised.value)

@@ -50,7 +50,7 @@ class Found(NamedTuple):
 
 def figures(result: Result) -> list[Found]:
     """Those of a result that there are targets for."""
-    machine = _not_of_two_cores(result.machine_kind)
+    machine = tuple(_not_of_two_cores(result.machine_kind))
     found = [one for make in (_end_to_end, _peers, _stages, _startup) for one in make(result)]
     return [one._replace(others=(*one.others, *machine)) for one in found]
 
