@@ -478,6 +478,9 @@ def test_forgetting_without_a_proper_reply_is_an_error(fake: tuple[FakeLine, str
 
 def test_a_closed_follower_leaves_nothing_open(line: FollowedLine) -> None:
     line.add(GOOD)
+    with follow(line) as follower:  # the line opens the journal
+        take(follower, 1)
+    line.wait_until_gone()
     before = set(os.listdir("/proc/self/fd"))
     for _ in range(3):
         follower = follow(line)
@@ -486,7 +489,6 @@ def test_a_closed_follower_leaves_nothing_open(line: FollowedLine) -> None:
         follower.close()
     with pytest.raises(DeliveryError):
         Follower("tcp://127.0.0.1", "mes1")
-    line.wait_until_gone()
     wait_until(lambda: set(os.listdir("/proc/self/fd")) <= before, "descriptors are closed")
 
 
