@@ -40,14 +40,22 @@ REAL_BUNDLE = Path(__file__).parents[2] / "examples/drawn_boards/bundle"
 HOUR_S = 3600
 BURST = {"kind": "pattern", "draw_size": [260, 260], "rate_fps": 500, "waiting_frames": 16}
 DOZENS_OF_TILES = 'heatmaps = "never"\n\n[tiles]\noverlap_px = 220\n\n[engine]\nthreads = 1'
-SLOW = {"kind": "pattern", "draw_size": [230, 230], "rate_fps": 10, "on_overload": "block"}
 WATCHDOG = {"WATCHDOG_USEC": "10000000"}
 # A busy machine's camera may be silent for a moment: only a minute of silence is an alarm here.
-PATIENT = {**SLOW, "rate_fps": 20, "silent_after_periods": 1200, "waiting_frames": 8}
+PATIENT = {
+    "kind": "pattern", "draw_size": [230, 230], "rate_fps": 20, "silent_after_periods": 1200,
+    "waiting_frames": 8, "on_overload": "block",
+}  # fmt: skip
 NOBODY_WILL_KNOW = "after a crash nobody will know what was in flight"
 FASTER_THAN_INSPECTION = {"kind": "pattern", "draw_size": [240, 240], "rate_fps": 200, "waiting_frames": 8}
 MANY_TILES = 'heatmaps = "never"\n\n[tiles]\noverlap_px = 222\n\n[engine]\nthreads = 1'
 """Dozens in a small frame: some frames are always in flight."""
+
+
+@pytest.fixture
+def line(tmp_path: Path, bundle: Bundle, address: str) -> Path:
+    """A line that loses no frame, however slow the machine is."""
+    return write_line_with(tmp_path, bundle.path, address, {"top": PATIENT}, 'heatmaps = "never"')
 
 
 def overwrite(file: Path) -> None:
@@ -185,10 +193,9 @@ def until_status_says(systemd: NotifySocket, words: str) -> list[str]:
     "stage", ["judge", pytest.param("infer", marks=pytest.mark.long), pytest.param("publish", marks=pytest.mark.long)]
 )
 def test_a_hung_stage_stops_the_heartbeat_and_the_watchdog_is_fed_no_more(
-    tmp_path: Path, bundle: Bundle, address: str, stage: str
+    tmp_path: Path, line: Path, address: str, stage: str
 ) -> None:
     hang = Hang(tmp_path / "hang", stage)
-    line = write_line_with(tmp_path, bundle.path, address, {"top": SLOW}, 'heatmaps = "never"')
     with (
         notify_socket(tmp_path) as systemd,
         running(line, address, env={**systemd.env, **WATCHDOG, **hang.env}) as run,
@@ -229,11 +236,6 @@ def test_a_dead_camera_is_no_hang(tmp_path: Path, bundle: Bundle, address: str) 
 
 
 # The disk under the state folder is full, read-only, or fails: the line inspects on and says so.
-
-
-@pytest.fixture
-def line(tmp_path: Path, bundle: Bundle, address: str) -> Path:
-    return write_line_with(tmp_path, bundle.path, address, {"top": PATIENT}, 'heatmaps = "never"')
 
 
 def end(run: RunningLine) -> tuple[Heard, str]:
