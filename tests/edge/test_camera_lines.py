@@ -41,14 +41,15 @@ def score_of_grey(value: int) -> object:
 
 def test_a_fast_camera_starves_no_slow_one(tmp_path: Path, bundle: Bundle, address: str) -> None:
     size = {"kind": "pattern", "draw_size": [260, 260]}
-    cameras = {"fast": {**size, "rate_fps": 300, "frames": 300}, "slow": {**size, "rate_fps": 4, "frames": 4}}
+    slow_camera = {**size, "rate_fps": 2, "frames": 5, "waiting_frames": 3}  # fewer than come while the fast one runs
+    cameras = {"fast": {**size, "rate_fps": 150, "frames": 300}, "slow": slow_camera}
     line = write_line_with(tmp_path, bundle.path, address, cameras, f'heatmaps = "never"\n\n{MANY_TILES}')
     with running(line, address) as run:
         heard = run.until_stopped()
         assert run.exit_code() == 0
     assert_every_frame_has_its_event(heard, ["fast", "slow"])
     fast, slow = heard.last.ledger["fast"], heard.last.ledger["slow"]
-    assert (slow.inspected, slow.dropped, slow.failed) == (4, {}, {})
+    assert (slow.inspected, slow.dropped, slow.failed) == (5, {}, {})
     assert fast.captured == 300
     assert set(fast.dropped) == {"overload"}
     assert fast.inspected > 0

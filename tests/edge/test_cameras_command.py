@@ -399,9 +399,8 @@ def test_a_gige_camera_is_grabbed_with_what_its_transport_counted_and_edges_are_
     with aravis_camera(rate_fps=100) as device:
         keys = f'kind = "genicam"\naddress = "{device.address}"\non_overload = "block"'
         told = grabbed(line(tmp_path, top=keys), "-n", 5)
-        waited = Grabbed(
-            line(tmp_path, top=f'{keys}\ntrigger = "hardware"\ntrigger_line = "Line0"'), "--timeout", "0.2"
-        )
+        edges = line(tmp_path, top=f'{keys}\ntrigger = "hardware"\ntrigger_line = "Line0"')
+        waited = heatline("cameras", "grab", edges, "--timeout", "0.2", cwd=tmp_path)
     assert told.top["frames"] == 5
     for name, frame_id in zip(told.top["saved"], told.frame_ids, strict=True):
         np.testing.assert_array_equal(read_image(told.out / name)[0], device.picture(frame_id))
@@ -409,10 +408,11 @@ def test_a_gige_camera_is_grabbed_with_what_its_transport_counted_and_edges_are_
     assert told.top["counters"]["received_packets"] > told.top["counters"]["completed"]
     assert told.top["clock"]["camera_ms"] > 0
     assert told.top["rate_set_fps"] == pytest.approx(100)
-    assert "camera top waits for edges on its Line0\n" in waited.result.stderr
-    assert waited.failed(CameraError) == (
-        "camera top: 0 of 10 frames came within 0.2 s; check that the trigger's edges reach its Line0"
-    )
+    assert waited.returncode == CameraError.exit_code
+    assert "camera top waits for edges on its Line0\n" in waited.stderr
+    sentence = "camera top: 0 of 10 frames came within 0.2 s; check that the trigger's edges reach its Line0"
+    assert complaint(waited) == f"heatline: {sentence}"
+    assert "camera top: 0 of 10 frames" in waited.stdout
 
 
 # List.
