@@ -21,14 +21,7 @@ from train.models.rollout import Fusion
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TILE = 64
-CALIBRATION = Calibration(
-    score_threshold=0.0,
-    evidence_threshold=2.0,
-    background=-1.0,
-    false_reject_per_frame=0.01,
-    frames=1,
-    frames_are="drawn ones",
-)
+CALIBRATION = Calibration(0.0, 2.0, -1.0, 0.01, 1, "drawn ones")
 
 
 def view(name: str, logit: float, *, group: int = 0, x: int = 0, defective: bool = True) -> TileView:
