@@ -175,13 +175,13 @@ def bundle_in(
             for precision in PRECISIONS["openvino"]
         },
     )
-    told = msgspec.structs.replace(
+    described = msgspec.structs.replace(
         manifest(), map_gate=gate, tolerances={one: tolerances[one] for one in tolerances if one in precisions}
     )
     made = {ONNX_GRAPH: onnx_graph, **to_openvino(onnx_graph), GOLDEN: golden_tiles().to_bytes()}
     if "int8" in precisions:
         made |= int8_of_gain(int8_gain)
-    return write_bundle(path, told, made | dict(files or {}))
+    return write_bundle(path, described, made | dict(files or {}))
 
 
 def copy_of(bundle: Bundle, folder: Path) -> Path:

@@ -233,14 +233,14 @@ def test_what_could_not_be_opened_is_never_written(bundle: Bundle, tmp_path: Pat
     right, files = manifest(), parts_of(bundle)
     nan = msgspec.structs.replace(right.calibration, score_threshold=float("nan"))  # which JSON has not
     without = {name: data for name, data in files.items() if name != GOLDEN}
-    for told, of in (
+    for described, parts in (
         (right, without),
         (right, {**files, GOLDEN: b"none"}),
         (right, {**files, MANIFEST: b"{}"}),
         (msgspec.structs.replace(right, calibration=nan), files),
     ):
         with pytest.raises(BundleError):
-            write_bundle(tmp_path / "b", told, of)
+            write_bundle(tmp_path / "b", described, parts)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -106,7 +106,7 @@ def test_a_bundle_of_schema_1_can_be_calibrated_and_keeps_what_it_told(tmp_path:
     assert list(new.tolerances) == ["f32"]
 
 
-def test_people_are_told_what_so_few_frames_support(tmp_path: Path, own: Bundle) -> None:
+def test_people_read_what_so_few_frames_support(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250)
     words = shown("calibrate", own.path, good, "--dry-run")
     assert "1 good frame: with 95 % confidence the false-reject rate is at most 95 %" in words
@@ -162,7 +162,7 @@ def test_frames_of_several_sizes_and_single_files_can_be_mixed(tmp_path: Path, o
 # A second shift.
 
 
-def test_a_hotter_second_shift_is_told_apart_and_sets_no_threshold(tmp_path: Path, own: Bundle) -> None:
+def test_a_hotter_second_shift_is_noticed_and_sets_no_threshold(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "early", *range(241, 255))
     late = evenly(tmp_path / "late", *range(221, 235), hw=(224, 224))
     alone, _ = calibrated(own.path, good, "--dry-run")
@@ -202,7 +202,7 @@ def test_a_colder_second_shift_is_noticed_by_ranks_alone_and_an_equal_one_raises
 
 def test_what_cannot_be_calibrated_is_refused_and_nothing_is_written(tmp_path: Path, own: Bundle) -> None:
     good, bad, empty = evenly(tmp_path / "good", 250, 240), evenly(tmp_path / "bad", 230), tmp_path / "empty"
-    (bad / "bad.png").write_bytes(b"\x89PNG")  # it is told of only where the frames are read
+    (bad / "bad.png").write_bytes(b"\x89PNG")  # an error only where the frames are read
     empty.mkdir()
     copy, nowhere = evenly(tmp_path / "copy", 240), tmp_path / "nowhere.bundle"
     cases: list[tuple[int, list[str | Path], str]] = [

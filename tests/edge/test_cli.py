@@ -330,16 +330,6 @@ def test_watch_stops_after_so_many_verdicts_or_when_nothing_comes(address: str, 
 # Processes and pipes.
 
 
-def test_watch_of_a_real_line_ends_with_it(line: Path, address: str) -> None:
-    """The line waits for its first subscriber, so there must be no other."""
-    with started(HEATLINE, "watch", address, "--json") as watching, started(HEATLINE, "run", line) as service:
-        out, _ = watching.communicate(timeout=WITHIN_SECONDS)
-        assert service.wait(WITHIN_SECONDS) == 0
-    rows = [json.loads(row) for row in out.splitlines()]
-    assert rows[-1]["state"] == "STOPPED"
-    assert all(row["type"] in ("verdict", "status") for row in rows)
-
-
 def test_a_reader_that_has_seen_enough_ends_watch_without_a_word(address: str, publisher: Publisher) -> None:
     """`heatline watch --json ADDRESS | head -1`"""
     with started(HEATLINE, "watch", address, "--json") as watching:
@@ -425,7 +415,7 @@ def test_without_extras_help_and_check_work_and_other_commands_say_what_to_insta
     assert all(f"\n  {name} " in result.stdout for name in OWN + JOINED)
 
 
-def test_nothing_is_kept_of_who_used_it_and_so_nothing_can_be_told(bundle: Bundle, tmp_path: Path) -> None:
+def test_nothing_is_stored_of_who_used_it_and_so_nothing_can_be_sent(bundle: Bundle, tmp_path: Path) -> None:
     """OpenVINO would write an id and statistics to the home folder, and send them to its maker."""
     home = tmp_path / "home"
     home.mkdir()

@@ -87,13 +87,6 @@ def test_an_array_that_does_not_fit_its_format_is_refused(
     assert words in str(caught.value)
 
 
-@given(height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 99))
-def test_bgr_and_rgb_of_the_same_picture_agree(height: int, width: int, seed: int) -> None:
-    rgb = np.random.default_rng(seed).integers(0, 256, (height, width, 3), U8)
-    np.testing.assert_array_equal(to_rgb(np.ascontiguousarray(rgb[..., ::-1]), "BGR8"), rgb)
-    np.testing.assert_array_equal(to_rgb(rgb, "RGB8"), rgb)
-
-
 # Packed pixels.
 
 Unpack = Callable[[NDArray[np.uint8]], NDArray[np.uint16]]

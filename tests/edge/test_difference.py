@@ -149,7 +149,7 @@ def test_diff_tells_what_changed_and_which_verdicts_flip(bundle: Bundle, other: 
         assert words not in text, "only what changed"
 
 
-def test_the_same_bundle_is_told_so_and_a_new_signature_beside_it(bundle: Bundle, tmp_path: Path) -> None:
+def test_the_same_bundle_is_reported_as_the_same_and_a_new_signature_beside_it(bundle: Bundle, tmp_path: Path) -> None:
     report, text = compared(bundle.path, bundle.path)
     assert (report["same"], report["changes"]) == (True, {})
     assert report["golden_tiles_of_b"]["flipped"] == []

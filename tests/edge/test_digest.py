@@ -1,4 +1,4 @@
-"""Frames are told apart by their digests."""
+"""Frames differ by their digests."""
 
 import numpy as np
 from hypothesis import given

@@ -43,7 +43,7 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_refused(folder: Path, onn
             check_golden(opened.golden(), open_engine(kind, opened.path, TILE), opened.manifest)
 
 
-def test_an_edited_graph_is_told_by_its_sum_and_with_an_edited_manifest_by_its_golden_tiles(folder: Path) -> None:
+def test_an_edited_graph_is_found_by_its_sum_and_with_an_edited_manifest_by_its_golden_tiles(folder: Path) -> None:
     edited = graph(GAIN * 1.01)
     (folder / ONNX_GRAPH).write_bytes(edited)
     assert "it was changed or damaged" in refusal(folder)

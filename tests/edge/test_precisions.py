@@ -162,7 +162,7 @@ def test_an_engine_is_not_called_bf16_where_the_processor_computes_in_f32(
     assert asked_for(all_three, "int8").engine.precision == "int8", "whose unquantised parts are f32 anyway"
 
 
-def test_what_was_let_in_though_it_fails_the_gate_is_told_whenever_it_is_used(
+def test_what_was_let_in_though_it_fails_the_gate_is_warned_of_whenever_it_is_used(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened = open_bundle(edit_manifest(folder, lambda m: gate_of(m, "int8").update(reason="3 of 40 verdicts flip")))
@@ -230,7 +230,7 @@ def test_a_graph_that_the_manifest_does_not_name_is_not_used(f32_alone: Bundle, 
 # Commands.
 
 
-def told(*arguments: str | Path) -> tuple[dict[str, Any], str]:
+def reported(*arguments: str | Path) -> tuple[dict[str, Any], str]:
     result = heatline(*arguments, "--json")
     assert result.returncode == 0, result.stderr
     report: dict[str, Any] = json.loads(result.stdout.splitlines()[0])
@@ -247,7 +247,7 @@ def test_every_command_says_what_it_computes_in(
     frames = write_pictures(tmp_path / "frames", small_frames(1))
     for used, came in ((all_three, "int8"), (far_off, "f32")):
         line = write_line(tmp_path, used.path, address, FRAMES, INT8)
-        report, complaints = told("check", line)
+        report, complaints = reported("check", line)
         assert report["precision"] == came
         if came == "int8":
             assert (report["fell_back"], complaints) == (None, "")
@@ -255,10 +255,10 @@ def test_every_command_says_what_it_computes_in(
             assert report["fell_back"].startswith("f32 is used instead of int8: ")
             assert f"WARNING edge.bundle.proven_engine: {report['fell_back']}" in complaints
             assert "can be run in f32 instead of int8" in shown("check", line)
-        report, _ = told("bundle", "verify", used.path, "--precision", "int8")
+        report, _ = reported("bundle", "verify", used.path, "--precision", "int8")
         assert (report["precision"], report["allowed"]) == (came, TOLERANCES[came])  # type: ignore[index]
         assert (report["fell_back"] is None) == (came == "int8")
-        event, _ = told("inspect", used.path, frames, "--precision", "int8", "--out", tmp_path / f"out-{came}")
+        event, _ = reported("inspect", used.path, frames, "--precision", "int8", "--out", tmp_path / f"out-{came}")
         assert event["precision"] == came
     verified = shown("bundle", "verify", far_off.path, "--precision", "int8")
     assert "works on this machine in f32 instead of int8" in verified
@@ -329,7 +329,7 @@ def test_a_calibration_says_what_it_computed_in_and_keeps_the_gate_with_its_own_
     good = write_pictures(tmp_path / "good", {"a.png": np.full((230, 300, 3), 250, np.uint8)})
     for used, came in ((all_three, "int8"), (far_off, "f32")):
         target = tmp_path / came
-        report, complaints = told("calibrate", used.path, good, "--precision", "int8", "--to", target)
+        report, complaints = reported("calibrate", used.path, good, "--precision", "int8", "--to", target)
         assert report["precision"] == came
         assert ("f32 is used instead of int8" in complaints) == (came == "f32")
         new, old = open_bundle(target).manifest, used.manifest

@@ -22,8 +22,8 @@ OWN = str(os.getpid())
 
 
 @contextlib.contextmanager
-def told(then: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
-    """What comes of SIGHUP; grows with each."""
+def on_sighup(then: Callable[[], object] = lambda: None) -> Iterator[list[int]]:
+    """The signals that came, while this process takes SIGHUP and does something then."""
     came: list[int] = []
 
     def hear(number: int, _frame: FrameType | None) -> None:
@@ -62,7 +62,7 @@ def test_a_reload_that_is_in_force_says_what_is(address: str) -> None:
         line.say(a_change(change="select", product="1"))  # which is not taken for the reload
         line.say(a_change(change="reload"))
 
-    with SpokenLine(address, an_own_status()) as line, told(say) as came:
+    with SpokenLine(address, an_own_status()) as line, on_sighup(say) as came:
         said = {done(address, "--pid", OWN), done(address, MAINPID=OWN), done(address)}
     assert came == [signal.SIGHUP] * 3
     assert said == {"line1: in force is product 4711, bundle boards 2026.11 (abababababab)\n"}
@@ -70,22 +70,22 @@ def test_a_reload_that_is_in_force_says_what_is(address: str) -> None:
 
 def test_a_reload_that_is_refused_is_the_lines_own_sentence_and_exit_code_15(address: str) -> None:
     refused = a_change(change="reload", in_force=False, detail="events.bind was changed; that needs a restart")
-    with SpokenLine(address, an_own_status()) as line, told(lambda: line.say(refused)):
+    with SpokenLine(address, an_own_status()) as line, on_sighup(lambda: line.say(refused)):
         sentence = failed(CommandRefusedError, address)
     assert sentence == "heatline: the line refuses: events.bind was changed; that needs a restart"
     assert CommandRefusedError.exit_code == 15
 
 
-def test_a_file_of_nonsense_is_told_to_the_line_all_the_same(tmp_path: Path) -> None:
+def test_a_file_of_nonsense_still_signals_the_line(tmp_path: Path) -> None:
     """So that the line says so to everybody who listens."""
     (tmp_path / "line1.toml").write_text("nonsense")
-    with told() as came:
+    with on_sighup() as came:
         assert "is not valid TOML" in failed(ConfigError, tmp_path / "line1.toml", "--pid", OWN)
     assert came == [signal.SIGHUP]
 
 
-def test_a_line_that_is_not_heard_is_told_only_where_its_process_is_named(address: str) -> None:
-    with told() as came:
+def test_a_line_that_is_not_heard_is_signalled_only_where_its_process_is_named(address: str) -> None:
+    with on_sighup() as came:
         sentence = failed(DeliveryError, address, "--pid", OWN, "--timeout", "0.05")
         assert "what became of it is not known" in sentence
         assert came == [signal.SIGHUP]
@@ -95,22 +95,22 @@ def test_a_line_that_is_not_heard_is_told_only_where_its_process_is_named(addres
 
 @pytest.mark.parametrize("last", [{"state": "STOPPED"}, {"boot_id": "the next one"}], ids=["stopped", "next-boot"])
 def test_a_line_that_stops_meanwhile_is_not_waited_for(address: str, last: dict[str, str]) -> None:
-    with SpokenLine(address, an_own_status()) as line, told(lambda: line.say(an_own_status(**last))):
+    with SpokenLine(address, an_own_status()) as line, on_sighup(lambda: line.say(an_own_status(**last))):
         assert "stopped before it said what became of the reload" in failed(DeliveryError, address)
 
 
 def test_a_line_that_does_not_say_in_time_may_still_do_it(address: str) -> None:
-    with SpokenLine(address, an_own_status()), told():
+    with SpokenLine(address, an_own_status()), on_sighup():
         assert "and may still do it" in failed(DeliveryError, address, "--timeout", "0.3")
 
 
-def test_a_process_that_would_end_is_not_told(address: str) -> None:
+def test_a_process_that_would_end_is_not_signalled(address: str) -> None:
     older = an_own_status(handshake=None)
     for status, words in (
         (older, "restart it"),
         (a_status(pid=4242), f"process {OWN} is not line line1's, which is 4242"),
     ):
-        with SpokenLine(address, status), told() as came:
+        with SpokenLine(address, status), on_sighup() as came:
             assert words in failed(DeliveryError, address, "--pid", OWN)
         assert came == []
 

@@ -74,19 +74,10 @@ OF_JOURNAL = (
 
 
 @pytest.mark.parametrize(("event", "facts"), [(a_status(), OF_LINE), (JOURNAL_STATUS.event, OF_JOURNAL)])
-def test_people_are_told_all_that_matters(address: str, event: StatusEvent, facts: tuple[str, ...]) -> None:
+def test_people_read_all_that_matters(address: str, event: StatusEvent, facts: tuple[str, ...]) -> None:
     with SpokenLine(address, event):
         shown = ask(address).stdout
     assert [fact for fact in facts if fact not in shown] == []
-
-
-def test_a_line_that_is_ready_and_has_no_products_says_no_more_than_it_must(address: str) -> None:
-    plain = msgspec.structs.replace(handshake("READY"), product=None, last_change=None, acting=False)
-    with SpokenLine(address, plain):
-        shown = ask(address).stdout
-    assert shown.startswith("line1: READY ")
-    assert not any(word in shown for word in ("why", "product", "last change", "None"))
-    assert "no: nobody's ejector may fire" in shown
 
 
 def test_a_line_that_is_not_there_or_says_no_state_is_not_ready(address: str) -> None:
@@ -145,7 +136,7 @@ def test_what_is_bound_at_every_address_is_reached_at_loopback(tmp_path: Path) -
         assert events_address(str(file)) == reached
 
 
-def test_a_file_that_cannot_be_used_is_told_with_the_way_around_it(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_used_is_refused_with_the_way_around_it(tmp_path: Path) -> None:
     (tmp_path / "line1.toml").write_text("nonsense")
     for name in ("line1.toml", "missing.toml"):
         result = ask(tmp_path / name)

@@ -1,4 +1,4 @@
-"""What was tuned for a line counts where the line's file says nothing, on what it was measured with, and is told."""
+"""What was tuned for a line counts where the line's file says nothing, on the machine that it was measured with."""
 
 import json
 import logging
@@ -210,7 +210,7 @@ def test_onnx_runtime_computes_on_the_processor_alone(line: Path, bundle: Bundle
         open_engine("onnxruntime", bundle.path, TILE, device="GPU")
 
 
-def test_only_the_processor_is_told_of_threads() -> None:
+def test_only_the_processor_gets_threads() -> None:
     assert "CPU" in devices(), "every machine has it"
     on_processor = settings_on("CPU", "f32", threads=4, streams=0)
     assert (on_processor["INFERENCE_NUM_THREADS"], on_processor["NUM_STREAMS"]) == (4, 4)
