@@ -19,11 +19,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import train.fit
-import train.models.build
 from edge.errors import ConfigError, HeatlineError, InputError, TrainingError
 from tests.command import HEATLINE, complaint, heatline
-from tests.toy_vit import ToyViT
 from tests.train.blobs import draw_blobs, sort_tiles, write_labels
 from tests.train.trained import NAMED_SPLIT, SMALL
 from train.callbacks import COLUMNS, Interrupted, MetricsTable, read_metrics
@@ -261,24 +258,6 @@ def test_good_and_defective_folders_train_by_the_studys_recipe(tmp_path: Path) -
     summary = run.read_summary()
     assert (summary.truth, summary.recipe, summary.groups["test"]) == ("labels", "study", [])
     assert sum(summary.tiles["train"].values()) == sum(summary.tiles["val"].values()) == 12
-
-
-def test_a_vit_with_rollout_is_trained_and_loaded_by_the_same_code(
-    blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (train.fit, train.models.build):
-        monkeypatch.setattr(module, "build_model", lambda config, tile_px: (ToyViT(tile_px), Provenance("random")))
-    overrides = ("recipe.steps=60", "recipe.validate_every=20", "recipe.lr=0.01", "recipe.batch=16")
-    run = fit(configured(blobs, tmp_path / "run", *overrides))
-    rows = read_metrics(run.metrics)
-    assert rows[-1]["train_loss"] < rows[0]["train_loss"] * 0.8
-    model = load_run(run.folder).model
-    assert isinstance(model, ToyViT)
-    tiles = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8))
-    with torch.no_grad():
-        logits, maps = model(tiles)
-    torch.testing.assert_close(maps.mean(dim=(1, 2)), logits)
-    assert maps.shape == (4, 4, 4)
 
 
 @pytest.mark.parametrize(

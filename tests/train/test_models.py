@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edge.errors import ConfigError
 from tests.command import complaint, heatline
 from tests.train.oracles_size import macs
-from train.config import CnnConfig, VitConfig, compose, model_names, read_config, read_model, write_config
+from train.config import CnnConfig, VitConfig, compose, model_names, read_model
 from train.models.build import build_model
 from train.models.cnn import CamClassifier
 from train.models.explained import ExplainedClassifier
@@ -190,20 +190,6 @@ def test_what_is_no_model_or_no_key_of_it_is_refused_in_a_sentence(overrides: li
         compose(["data=x", *overrides])
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
-
-
-def test_a_run_with_a_model_of_timm_is_resumed_from_its_own_file(tmp_path: Path) -> None:
-    chosen = ["data=x", "model=test_vit", "model.fusion=min", "model.discard_ratio=0.9"]
-    started = compose([*chosen, f"out={tmp_path}"])
-    assert started.model == VitConfig(
-        name="test_vit", timm="test_vit.r160_in1k", weights="imagenet", fusion="min", discard_ratio=0.9
-    )
-    write_config(started, tmp_path / "config.yaml")
-    assert read_config(tmp_path / "config.yaml") == started
-    assert compose([*chosen, f"out={tmp_path}", "resume=true"]).model == started.model
-    assert compose([f"out={tmp_path}", "resume=true"]).model == started.model
-    with pytest.raises(ConfigError, match="model is resnet18 and was test_vit when"):
-        compose([f"out={tmp_path}", "resume=true", "model=resnet18"])
 
 
 # What they cost.

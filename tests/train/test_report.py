@@ -1,9 +1,7 @@
 """The report of evaluations: rows and folds, tables, and a page that stands alone."""
 
-import json
 import re
 from collections.abc import Iterable
-from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,6 @@ from tests.train.evaluations import (
 from train.evaluation.explorer import explore
 from train.evaluation.report import charts, rank_tables, tables
 from train.evaluation.report.alike import compared, unlike
-from train.evaluation.report.metrics import map_rows
 from train.evaluation.report.page import NOT_KEPT
 from train.evaluation.report.rows import Pictures, Read, rows_of
 from train.evaluation.report.table import Cell, Column, Line, Table, markdown
@@ -250,17 +247,6 @@ def test_a_figure_has_as_many_digits_as_its_interval_is_sure_of() -> None:
         assert f"| {shown} |" in markdown(tables.tiles(the(read([sure])), "masks"), 0)
 
 
-def test_a_vit_with_a_sweep_has_a_row_per_fusion_without_discard_and_its_own() -> None:
-    its = the(read([evaluation(told("vit", "vit_tiny_patch16_224"), study=rule_figures(0.25, 0.75))]))
-    rows = map_rows(its.rows, "masks")
-    assert [row.label for row in rows] == ["vit fmin", "vit fmean", "vit fmax", "vit fmax, discard 0.9"]
-    sweep = sweep_figures()
-    assert [row.figures["f1"] for row in rows[:3]] == [line[RATIOS.index(0.0)] for line in sweep.f1]
-    assert [row.figures["pointing_gated"] for row in rows[:3]] == [line[0] for line in sweep.pointing_gated]
-    assert rows[3].figures["precision"] == 0.25
-    assert len(tables.line_rule(its, "masks").lines) == 1
-
-
 def test_the_best_of_ours_stands_out_even_where_the_study_is_better_and_equal_values_do_not() -> None:
     lines = (Line((Cell("a"), Cell("0.2", 0.2))), Line((Cell("b"), Cell("0.1", 0.1))))
     theirs = Line((Cell("study"), Cell("0.9", 0.9)), is_published=True)
@@ -275,18 +261,6 @@ def test_ranks_turn_mistakes_round_so_that_fewer_are_better() -> None:
     its = the(read(evaluation(told(name), frame=frame_figures(escape_rate=rate)) for name, rate in rates))
     table = rank_tables.own_ranks(its, "masks")
     assert [line_of(table, name)["frames caught"] for name in ("good", "bad")] == ["1", "2"]
-
-
-def test_agreement_is_1_where_both_rank_alike_and_unknown_of_two() -> None:
-    def agreement(count: int) -> dict[str, str]:
-        some = (
-            evaluation(told(f"m{n}"), study=rule_figures(0.5, 0.2 + n / 10), frame=frame_figures(auroc=0.5 + n / 10))
-            for n in range(count)
-        )
-        return line_of(rank_tables.agreement(the(read(some)), "masks"), "frame AUROC")
-
-    assert agreement(4)["Spearman's rho"] == "1.00"
-    assert (agreement(2)["Spearman's rho"], agreement(2)["models"]) == ("-", "2")
 
 
 # Charts.
@@ -341,24 +315,6 @@ def test_the_page_loads_nothing_and_shows_the_figures_of_the_tables(tmp_path: Pa
     figures = whole()[2].truths[0].figures
     assert figures.tile is not None
     assert re.search(rf"\| vit \| .*\| \**{figures.tile.auroc:.4f}\** \|", text)
-
-
-@pytest.mark.parametrize("chosen", [-9.0, 0.0, 0.125, 9.0])
-def test_the_slider_starts_at_the_chosen_threshold_and_says_what_the_drawing_says(
-    tmp_path: Path, chosen: float
-) -> None:
-    """Below, among and above all scores; 0 is a point of the curve by itself, 0.125 is rounded to even."""
-    explorer = explore(np.array([1.0, 2.0]), np.array([0.0, 1.5]), chosen, "good frames")
-    text, _ = report(tmp_path, msgspec.structs.replace(evaluation(told()), explorer=explorer))
-    (curve,) = (json.loads(unescape(curve)) for curve in re.findall(r'data-curve="(.*?)"', text))
-    threshold, escape, reject = re.findall(r"-?[\d.]+", curve["told"][curve["start"]])
-    for said in (f">threshold {threshold}<", f">escape {escape}<", f">false reject {reject}<"):
-        assert said in text
-    assert float(threshold) == round(chosen, 2)
-    assert curve["escape"] == sorted(curve["escape"])
-    assert curve["reject"] == sorted(curve["reject"], reverse=True)
-    points = len({*explorer.thresholds, chosen})
-    assert [len(curve[name]) for name in ("told", "escape", "reject")] == [points] * 3
 
 
 def failures_of(text: str) -> dict[str, list[str]]:

@@ -229,22 +229,6 @@ def test_a_study_leaves_runs_evaluations_and_a_report_and_does_nothing_again(dat
     assert {file: file.stat().st_mtime_ns for file in finished.rglob(FILE)} == evaluations
 
 
-def test_a_run_that_heatline_train_left_there_is_found_done(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "study" / FIRST
-    trained = heatline(
-        "train", f"data={data / 'blobs'}", f"out={out}", "model=test_efficientnet", "model.weights=none", "truth=masks",
-        "split.fractions=[0.5,0.25,0.25]", "tiles.tile_px=64", "recipe.jitter_px=20", "recipe.steps=4",
-        "recipe.batch=4", "recipe.validate_every=2",
-    )  # fmt: skip
-    assert trained.returncode == 0, trained.stderr
-    study = Study(plan(ONE_MODEL), data, tmp_path / "study")
-    assert states(study.status()) == {FIRST: "done"}
-    before = checkpoints(out)
-    assert study.status().remaining.in_words() == "1 to evaluate"
-    assert set(states(work(study)).values()) == {"evaluated"}
-    assert checkpoints(out) == before
-
-
 @pytest.mark.parametrize("why", ["the run is newer", "the schema is old", "it is damaged"])
 def test_an_evaluation_that_is_out_of_date_is_made_again(data: Path, finished: Path, why: str) -> None:
     evaluation = finished / SECOND / "evaluation" / FILE
