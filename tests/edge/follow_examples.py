@@ -1,8 +1,7 @@
-"""What durable consumers and a line say in schema version 1, as it must stay readable for ever, and the bytes that are
-kept of it.
+"""Messages of durable consumers in schema version 1, which must stay readable for ever.
 
-`python -m tests.edge.follow_examples` writes the files that are not there yet. Those that are there are what older
-clients and lines sent: they are never written anew.
+`python -m tests.edge.follow_examples` writes the files that are missing. The others hold what older clients and lines
+sent: they are never written again.
 """
 
 from edge.delivery.durable.following import (
@@ -89,9 +88,7 @@ def parts_of(reply: Reply) -> list[bytes]:
 
 
 if __name__ == "__main__":
-    for name, request in REQUESTS.items():
+    messages = {name: [to_bytes(request)] for name, request in REQUESTS.items()}
+    for name, parts in {**messages, **{name: parts_of(reply) for name, reply in REPLIES.items()}}.items():
         if not (DATA / name).exists():
-            (DATA / name).write_bytes(pack([to_bytes(request)]))
-    for name, reply in REPLIES.items():
-        if not (DATA / name).exists():
-            (DATA / name).write_bytes(pack(parts_of(reply)))
+            (DATA / name).write_bytes(pack(parts))

@@ -154,9 +154,9 @@ class Client:
         self.send(FollowRequest(name=name, client=client, **wanted))
         return self.following()
 
-    def ack(self, seq: int, **changes: str) -> None:
+    def ack(self, seq: int, journal_id: str | None = None) -> None:
         """Acknowledge events of the journal that it follows, under the name that it follows as."""
-        self.send(AckRequest(**{"name": self._name, "journal_id": self._journal_id, "seq": seq, **changes}))
+        self.send(AckRequest(name=self._name, journal_id=journal_id or self._journal_id, seq=seq))
 
     def receive(self) -> tuple[Reply, list[Delivered]]:
         """The next message; that batches leave no gap is checked here."""

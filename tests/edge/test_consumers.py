@@ -21,6 +21,7 @@ from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, mak
 
 JOURNAL, OTHER = "a" * 32, "b" * 32
 Open = Callable[..., Consumers]
+Disk = Callable[[Path], contextlib.AbstractContextManager[Path]]
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ def test_threads_may_acknowledge_while_another_writes(open_: Open, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", [small_disk, failing_disk], ids=["tmpfs", "ext4"])
 def test_on_a_disk_that_became_full_acknowledgements_and_new_consumers_are_kept(
-    kind: Callable[[Path], contextlib.AbstractContextManager[Path]], tmp_path: Path, open_: Open
+    kind: Disk, tmp_path: Path, open_: Open
 ) -> None:
     """Otherwise a full disk could not be emptied: events that nobody acknowledges must stay. ext4 allocates late."""
     with kind(tmp_path / "disk") as disk:
@@ -236,13 +237,21 @@ def test_on_a_disk_that_was_full_from_the_beginning_nobody_is_registered_until_t
         consumers.close()
 
 
-def test_on_a_failing_disk_acknowledgements_are_kept_in_memory_and_the_failure_is_reported(
-    tmp_path: Path, open_: Open, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("kind", [small_disk, failing_disk], ids=["read-only", "failing"])
+def test_what_a_disk_does_not_take_is_kept_in_memory_reported_and_written_once_the_disk_takes_it(
+    kind: Disk, tmp_path: Path, open_: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with failing_disk(tmp_path / "disk") as disk:
+    caplog.set_level(logging.INFO)
+    with kind(tmp_path / "disk") as disk:
         consumers = open_(disk)
         consumers.register("mes1", JOURNAL, 1)
-        fail(disk)
+        if kind is failing_disk:
+            fail(disk)  # in use
+        else:
+            consumers.close()
+            make_read_only(disk)
+            consumers = open_(disk)
+            assert consumers.positions()["mes1"].acked_seq == 1, "it can be read"
         consumers.acknowledge("mes1", JOURNAL, 2)
         consumers.write()
         write_at_once(consumers)
@@ -254,28 +263,11 @@ def test_on_a_failing_disk_acknowledgements_are_kept_in_memory_and_the_failure_i
             consumers.forget("mes1")
         assert consumers.positions().keys() == {"mes1"}
         assert [record.levelname for record in caplog.records] == ["ERROR"]
-        consumers.close()
-
-
-def test_a_disk_that_was_read_only_gets_what_it_missed_once_it_can_be_written(
-    tmp_path: Path, open_: Open, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    with small_disk(tmp_path / "disk") as disk:
-        consumers = open_(disk)
-        consumers.register("mes1", JOURNAL, 1)
-        consumers.close()
-        make_read_only(disk)
-        consumers = open_(disk)
-        assert consumers.positions()["mes1"].acked_seq == 1, "it can be read"
-        consumers.acknowledge("mes1", JOURNAL, 2)
-        write_at_once(consumers)
-        assert "cannot be written" in (consumers.fault or "")
-        assert acked_on_disk(disk) == {"mes1": 1}
-        make_writable(disk)
-        write_at_once(consumers)
-        assert (consumers.fault, acked_on_disk(disk)) == (None, {"mes1": 2})
-        assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+        if kind is small_disk:
+            make_writable(disk)
+            write_at_once(consumers)
+            assert (consumers.fault, acked_on_disk(disk)) == (None, {"mes1": 2})
+            assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
         consumers.close()
 
 

@@ -67,14 +67,6 @@ def test_events_come_in_order_until_none_comes_in_time_and_all_are_acknowledged(
         assert came == events
 
 
-def test_topics_heatmaps_and_start_are_as_asked_for(line: FollowedLine) -> None:
-    line.add(DEFECT)
-    with follow(line, topics=["alarm", DEFECT], heatmaps=True, start="next") as follower:
-        line.wait_until_acked(1)
-        events = line.add(GOOD, DEFECT, ALARM, png=b"picture")
-        assert take(follower, 2) == events[1:]
-
-
 # Acknowledging.
 
 

@@ -99,14 +99,11 @@ FOLLOW, ACK, REPLAY, FORGET = (
 )
 REFUSED: list[tuple[bytes | dict[str, Any], str]] = [
     (b"", "truncated"),
-    (b"follow", "JSON is malformed"),
-    (b"[]", "Expected `object`, got `array`"),
     (b'{"type":"follow","schema_version":1,"name":"\xff"}', "utf-8"),
     (b'{"x":' + b"[" * 60_000, "recursion"),
     ({"schema_version": 1}, "missing required field `type`"),
     (FOLLOW | {"type": "trigger"}, "Invalid value 'trigger'"),  # it belongs to another address
     (FOLLOW | {"type": "batch"}, "Invalid value"),  # a reply is no request
-    ({"type": "follow"}, "missing required field `schema_version`"),
     (FOLLOW | {"schema_version": 0}, "Expected `int` >= 1"),
     ({"type": "follow", "schema_version": 1, "name": "mes1"}, "missing required field `client`"),
     *((FOLLOW | {"name": name}, "at `$.name`") for name in ("", "x" * 65, "mes 1", "mes/1", "mes1\n", "m\u00e9s")),
@@ -118,14 +115,11 @@ REFUSED: list[tuple[bytes | dict[str, Any], str]] = [
     (FOLLOW | {"topics": []}, "length >= 1 - at `$.topics`"),
     (FOLLOW | {"topics": ["x"] * 65}, "length <= 64 - at `$.topics`"),
     (FOLLOW | {"topics": ["x" * 201]}, "length <= 200"),
-    (FOLLOW | {"heatmaps": 1}, "Expected `bool`"),
     (FOLLOW | {"start": "last"}, "Invalid enum value 'last'"),
     (FOLLOW | {"begin": "next"}, "unknown field `begin`"),
     (ACK | {"seq": -1}, "Expected `int` >= 0 - at `$.seq`"),
     (ACK | {"seq": 2**63}, "at `$.seq`"),
-    (ACK | {"journal_id": ""}, "at `$.journal_id`"),
     (REPLAY | {"through_seq": 0}, "Expected `int` >= 1 - at `$.through_seq`"),
-    (FORGET | {"name": "*"}, "at `$.name`"),
 ]
 
 
@@ -187,10 +181,10 @@ def test_any_bytes_give_a_message_that_survives_or_a_refusal(
 
 
 def test_a_journal_whose_id_could_be_a_path_is_refused() -> None:
-    for odd in ("", "../../etc/passwd", "j\n", "x" * 65):
-        following = Following(name="mes1", journal_id=odd, acked_seq=0, first_seq=0, last_seq=0, heartbeat_s=1.0)
+    good = to_bytes(REPLIES["following-v1.bin"])
+    for odd in (b"", b"../../etc/passwd", b"j\\n", b"x" * 65):
         with pytest.raises(MessageError, match="journal_id"):
-            reply_from(to_bytes(following))
+            reply_from(good.replace(JOURNAL.encode(), odd))
 
 
 # Batches.
@@ -223,12 +217,10 @@ def test_events_of_later_types_and_versions_are_passed_on_unread() -> None:
 PARTS = parts_of(batch())
 WRONG: list[tuple[Batch, list[bytes], str]] = [
     (batch(), PARTS[:-1], "a batch of 4 part"),
-    (batch(events=0), PARTS, "0 events have 1"),
     (batch(through_seq=9), PARTS, "event .*-10 came after 8 in a batch up to .*-9"),
     (batch(after_seq=8), PARTS, "event .*-8 came after 8"),
     (batch(journal_id="other"), PARTS, "event .*-8 came"),
     (batch(after_seq=12), PARTS, "a batch after 12 up to 11"),
-    (batch(lost_through=8), PARTS, "event .*-8 came after 8"),
     (batch(lost_through=7), PARTS, "those up to 7 are gone"),
     (batch(lost_through=12), PARTS, "those up to 12 are gone"),
     (batch(), [b"", HEADERS[0], b"", HEADERS[0], b""], "event .*-8 came after 8"),
