@@ -1,4 +1,4 @@
-"""Result files of every kind of bench, made up: what a report of them says can be counted by hand."""
+"""Result files of every kind of bench, and events, made up: what comes of them can be counted by hand."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +11,7 @@ from bench.end_to_end.end_to_end import EndToEnd
 from bench.end_to_end.highest import Highest
 from bench.end_to_end.idle import Idle
 from bench.end_to_end.latency import Latency
+from bench.end_to_end.line import Told
 from bench.end_to_end.saturated import Processor, Saturated
 from bench.end_to_end.window import Window
 from bench.engine_settings import Settings
@@ -26,6 +27,7 @@ from bench.spread import Spread
 from bench.stages.stages import StageCost, StagesBench, WholeWay
 from bench.stages.tile_counts import TileCost
 from bench.startup.startup import Starts, StartUp
+from edge.delivery.messages import BundleName, Times, VerdictEvent
 
 MODEL = "mobilenetv3_large_d"
 
@@ -189,6 +191,22 @@ def evaluation(model: str, average_precision: float | None, *groups: str, family
     told = {"name": model, "model": model, "family": family, "method": "cam", "data": "boards", "groups": groups}
     truths = [{"truth": "masks", "figures": {"tile": tile}}]
     return msgspec.json.encode({"told": told, "calibration": {}, "truths": truths, "schema": 1})
+
+
+def verdict(number: int, captured_ms: float = 0.0, reason: str | None = None, **changed: Any) -> VerdictEvent:
+    """What a line says of a frame; where there is a reason, it has no verdict."""
+    event = VerdictEvent(
+        boot_id="a", seq=number, camera="a", frame_id=number, frame_number=number, reason=reason, score_threshold=0.0,
+        times=Times(captured_at_ns=0, captured_monotonic_ns=round(captured_ms * 1e6)), evidence_threshold=0.0,
+        verdict="GOOD" if reason is None else "NO_VERDICT", precision="f32", latency_ms=1.0, acting=True,
+        bundle=BundleName(name="b", version="1", digest="0" * 64), frame_score=1.0,
+    )  # fmt: skip
+    return msgspec.structs.replace(event, **changed)
+
+
+def told(number: int, due_ms: float, late_ms: float, ms: float, reason: str | None = None, **changed: Any) -> Told:
+    """A frame that was stamped so late, and heard of so long after it was due."""
+    return Told(verdict(number, due_ms + late_ms, reason, **changed), round((due_ms + ms) * 1e6))
 
 
 def write(folder: Path, kind: str, found: msgspec.Struct | None = None, **of_machine: Any) -> Path:

@@ -143,8 +143,6 @@ def test_the_command_prints_tables_and_writes_every_sample(
     assert rate["held"] == ([trial] if trial["kept_up"] else [])
     assert rate["rate_fps"] == (60 if trial["kept_up"] else None)
     assert trial["asked_fps"] == 60
-    assert trial["frames"] > 0
-    assert set(trial["cpu_ms_per_frame"]) == {"receiver", "cameras"}
     assert "| pattern 64x48 Mono8 | camera path |" in done.stdout
     assert camera_processes(os.getpid()) == []
 

@@ -52,7 +52,7 @@ def test_under_a_kill_a_cut_link_and_a_full_disk_a_small_cast_loses_nothing(bund
     assert has_disk == (not any("NO DISK CAN BE MOUNTED" in line for line in said))
     assert found.faults == {"killed": 2, "cut": 1, **({"full": 1} if has_disk else {})}
     assert found.boots >= 3, "one before the kill, one after it, one that takes no frames"
-    assert found.durable["gateway"].events == found.durable["gateway"].wanted == found.events > 10
+    assert found.durable["gateway"].events == found.durable["gateway"].wanted == found.events > 0
     assert found.live["screen"].events > 0
 
 

@@ -22,25 +22,15 @@ from bench.spread import Spread
 from edge.bundle import Bundle
 from edge.delivery import commands
 from edge.delivery.durable import following
-from edge.delivery.messages import BundleName, VerdictEvent
-from edge.delivery.messages import Times as CaptureTimes
+from tests.bench import made_results as made
 
 MS = 1_000_000
-
-
-def verdict(seq: int, captured_ms: float, latency_ms: float) -> VerdictEvent:
-    return VerdictEvent(
-        boot_id="boot", seq=seq, camera="cam0", frame_id=seq, frame_number=seq, verdict="GOOD", score_threshold=0,
-        times=CaptureTimes(captured_at_ns=1, captured_monotonic_ns=round(captured_ms * MS)), evidence_threshold=0,
-        precision="f32", bundle=BundleName(name="darkness", version="1", digest="0"), latency_ms=latency_ms,
-        acting=True,
-    )  # fmt: skip
 
 
 def test_each_event_is_timed_from_capture_from_hand_over_and_from_live_to_durable(tmp_path: Path) -> None:
     values = [int(value) for value in np.random.default_rng(1).permutation(101) * MS]
     assert Times.of(values) == Times(50, 95, 99, 100)
-    heard = [(verdict(seq, 10 * seq, 4), (10 * seq + 6) * MS) for seq in range(1, 9)]
+    heard = [(made.verdict(seq, 10 * seq, latency_ms=4), (10 * seq + 6) * MS) for seq in range(1, 9)]
     followed = {seq: (10 * seq + 6 + (1 if seq <= 4 else 3)) * MS for seq in range(1, 9) if seq != 5}
     window = _window_of(heard, followed, 2.0, 3, {"service": 1.5})
     assert (window.events, window.events_per_s, window.inspected_per_s) == (8, 4.0, 4.0)
@@ -101,14 +91,14 @@ def test_events_are_timed_through_a_real_line_with_a_journal_and_without(
 
 @given(st.integers(0, 2**32))
 def test_every_malformed_message_is_refused_for_what_it_is_and_no_valid_one(seed: int) -> None:
-    made = malformed_messages(random.Random(seed), "cam0", 200)
-    assert made == malformed_messages(random.Random(seed), "cam0", 200)
-    for parts in made["events"]:
+    messages_of = malformed_messages(random.Random(seed), "cam0", 200)
+    assert messages_of == malformed_messages(random.Random(seed), "cam0", 200)
+    for parts in messages_of["events"]:
         assert parts[0][:1] not in (b"\x00", b"\x01")
         assert len(parts) <= MOST_PARTS
     for read_request, refused, messages in (
-        (commands.request_from, commands.Refused, made["commands"]),
-        (following.request_from, following.Refused, made["journal"]),
+        (commands.request_from, commands.Refused, messages_of["commands"]),
+        (following.request_from, following.Refused, messages_of["journal"]),
     ):
         of_one_part = [parts[0] for parts in messages if len(parts) == 1]
         assert len(of_one_part) > 100

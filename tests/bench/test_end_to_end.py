@@ -38,7 +38,7 @@ from bench.processes import ThreadTime
 from bench.watched_line import Heard
 from edge.bundle import Bundle
 from edge.delivery.heartbeats import GONE_AFTER_MS
-from edge.delivery.messages import BundleName, Times, VerdictEvent
+from edge.delivery.messages import VerdictEvent
 from edge.errors import BenchError
 from edge.inference import open_engine
 from tests.bench import made_results as made
@@ -144,14 +144,7 @@ def test_no_service_outlives_a_bench_that_is_killed(bundle: Bundle, tmp_path: Pa
 
 def told(number: int, *, camera: str = "cam0", frames: int = 1, reason: str | None = None, ms: float = 5.0) -> Told:
     """A frame of a camera that takes 10 a second, heard of so late, and stamped a tenth of that late."""
-    due_ns = number * 100_000_000
-    event = VerdictEvent(
-        boot_id="0" * 32, seq=number, camera=camera, frame_id=number, frame_number=number, frames=frames,
-        times=Times(captured_at_ns=0, captured_monotonic_ns=due_ns + round(ms * 1e5)), verdict="GOOD" if reason is None
-        else "NO_VERDICT", reason=reason, score_threshold=0.0, evidence_threshold=0.0, precision="f32",
-        bundle=BundleName(name="b", version="1", digest="0" * 64), latency_ms=1.0, acting=True,
-    )  # fmt: skip
-    return Told(event, due_ns + round(ms * 1e6))
+    return made.told(number, 100.0 * number, ms / 10, ms, reason, camera=camera, frames=frames)
 
 
 MEMORY_MB = 100.0, 200.0, 30.0

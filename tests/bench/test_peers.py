@@ -35,7 +35,6 @@ TILE = small_bundle.TILE
 
 # Processes and their turns.
 
-
 STAND_IN = """
 import numpy as np
 LIBRARIES = ["numpy"]
@@ -76,7 +75,8 @@ def test_a_system_runs_all_frames_in_its_turn_with_its_fastest_setting(
         assert folder.is_dir()
     assert not folder.is_dir()
     assert sorted(one.settings["work"] for one in ready.tried) == [1, 400_000]
-    assert (ready.settings, ready.libraries) == ({"work": 1}, {"numpy": np.__version__})
+    assert ready.settings == max(ready.tried, key=lambda one: one.frames_per_s).settings
+    assert ready.libraries == {"numpy": np.__version__}
     assert (turn.seconds > 0, turn.laps) == (True, {"sum": 0.25})
     assert turn.answers["logits"].tolist() == [[number] * 4 for number in range(3)]
     assert turn.answers["hw"].tolist() == [[6, 8]] * 3

@@ -22,8 +22,9 @@ from bench.soak.slope import BLOCKS, LEAST_PER_BLOCK, T_95, slope
 from bench.soak.soak import TARGET_BYTES_PER_FRAME, Plan, Soak, faults
 from bench.soak.tally import SoakTally
 from edge.bundle import Bundle
-from edge.delivery.messages import BundleName, Event, StatusEvent, Times, VerdictEvent
+from edge.delivery.messages import BundleName, Event, StatusEvent, VerdictEvent
 from edge.inspection.ledger import Account
+from tests.bench import made_results as made
 
 SMALL = Load("pattern", 1, (48, 64))
 WITHIN_SECONDS = 60.0
@@ -142,21 +143,15 @@ def test_latencies_of_the_first_and_the_last_tenth_are_those_of_the_sorted_ones(
 
 # Counts of events.
 
-BUNDLE = BundleName(name="darkness", version="1", digest="0" * 64)
 
-
-def verdict(seq: int, reason: str | None = None, frames: int = 1, boot_id: str = "a") -> VerdictEvent:
-    return VerdictEvent(
-        boot_id=boot_id, seq=seq, camera="cam0", frame_id=seq, frames=frames, reason=reason, score_threshold=0.0,
-        verdict="NO_VERDICT" if reason else "DEFECT", times=Times(captured_at_ns=0, captured_monotonic_ns=0),
-        evidence_threshold=0.0, precision="f32", bundle=BUNDLE, latency_ms=1.0, acting=True,
-    )  # fmt: skip
+def verdict(seq: int, reason: str | None = None, **changed: Any) -> VerdictEvent:
+    return made.verdict(seq, 0.0, reason, camera="cam0", **changed)
 
 
 def stopped(last_seq: int, **account: Any) -> StatusEvent:
     return StatusEvent(
         boot_id="a", at_ns=0, line="line", state="STOPPED", last_seq=last_seq, ledger={"cam0": Account(**account)},
-        bundle=BUNDLE, engine="openvino", precision="f32", acting=True,
+        bundle=BundleName(name="b", version="1", digest="0" * 64), engine="openvino", precision="f32", acting=True,
     )  # fmt: skip
 
 
@@ -170,7 +165,7 @@ def tally_of(*events: Event) -> SoakTally:
 @pytest.mark.parametrize(
     ("events", "missing", "out_of_order"),
     [
-        ((verdict(1), verdict(2, "dropped.overload", 3), verdict(3), stopped(3)), 0, 0),
+        ((verdict(1), verdict(2, "dropped.overload", frames=3), verdict(3), stopped(3)), 0, 0),
         ((verdict(2), verdict(3)), 1, 0),  # the very first
         ((verdict(1), verdict(4)), 2, 0),
         ((verdict(1), stopped(3)), 2, 0),  # the last ones
@@ -188,10 +183,10 @@ def test_events_that_are_missing_or_out_of_order_are_counted(
 
 def test_a_ledger_is_balanced_where_it_says_what_the_events_said() -> None:
     right = {"captured": 4, "inspected": 1, "dropped": {"overload": 3}}
-    told = tally_of(verdict(1), verdict(2, "dropped.overload", 3), stopped(2, **right))
+    told = tally_of(verdict(1), verdict(2, "dropped.overload", frames=3), stopped(2, **right))
     assert (told.balanced, told.frames, told.inspected, told.verdicts) == (
         *(True, 4, 1),
-        {"DEFECT": 1, "dropped.overload": 3},
+        {"GOOD": 1, "dropped.overload": 3},
     )
     for wrong in (
         {"captured": 2, "inspected": 1, "in_flight": 1},  # one was never reported

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.commands.tune import tune as command
-from bench.end_to_end.line import Told
 from bench.spread import Spread
 from bench.tune import search as searching
 from bench.tune.answers import Answers
@@ -26,11 +25,11 @@ from bench.tune.tune import Comparison, Side, Tune, is_better, measure_tune
 from bench.watched_line import Heard
 from edge.bundle import Bundle
 from edge.config import LineConfig, load_config
-from edge.delivery.messages import BundleName, Times, VerdictEvent
 from edge.engine_config import EngineConfig
 from edge.errors import BenchError, ConfigError
 from edge.frames import Frame, Stamp
 from edge.tuned import Tuned, made_with, read_tuned, tuned_file, write_tuned
+from tests.bench import made_results as made
 from tests.edge.lines import write_line_with
 from tests.small_bundle import bundle_in
 
@@ -140,17 +139,6 @@ def test_frames_of_all_cameras_go_the_whole_way_and_the_first_ones_do_not_count(
             assert score == pytest.approx(expected[camera], rel=1e-5)
 
 
-def told(camera: str, number: int, due_ms: float, *, late_ms: float, ms: float, reason: str | None = None) -> Told:
-    """A frame that was stamped so late, and heard of so long after it was due."""
-    event = VerdictEvent(
-        boot_id="0" * 32, seq=number, camera=camera, frame_id=number, frame_number=number, reason=reason,
-        times=Times(captured_at_ns=0, captured_monotonic_ns=round((due_ms + late_ms) * 1e6)), latency_ms=1.0,
-        verdict="GOOD" if reason is None else "NO_VERDICT", score_threshold=0.0, evidence_threshold=0.0,
-        precision="f32", bundle=BundleName(name="b", version="1", digest="0" * 64), acting=True, frame_score=1.0,
-    )  # fmt: skip
-    return Told(event, round((due_ms + ms) * 1e6))
-
-
 def test_settings_that_answer_otherwise_or_skip_work_are_found_out(line: Path, bundle: Bundle) -> None:
     answers = Answers(bundle)
     answers.check(EngineConfig(), [("top", 1.0), ("side", 7.0)])
@@ -163,7 +151,7 @@ def test_settings_that_answer_otherwise_or_skip_work_are_found_out(line: Path, b
         search([Tried(engine=EngineConfig(threads=1))], config, shown, answers, seconds=SECONDS, say=lambda _: None)
     on_a_line: Any = _Hearing(None, EngineConfig(threads=1), answers, {"side": 1.0})  # type: ignore[arg-type]
     with pytest.raises(BenchError, match="the frame's score is"):
-        on_a_line._take(Heard(told("side", 1, 0.0, late_ms=0.0, ms=1.0).event, 0))
+        on_a_line._take(Heard(made.verdict(1, camera="side"), 0))
 
 
 def test_the_whole_service_runs_as_the_line_does_with_one_setting(tmp_path: Path, bundle: Bundle) -> None:
@@ -176,20 +164,20 @@ def test_the_whole_service_runs_as_the_line_does_with_one_setting(tmp_path: Path
         answers.check(ONE, rushed(setup, shown, 0.01).scores)
     seen = on_the_line(ONE, config, bundle, shown, answers, seconds=0.0)
     in_all = LEAST_ON_THE_LINE * (1 + 50 / 25)
-    assert len(seen.latencies_ms) + seen.lost == pytest.approx(in_all, abs=3)
+    assert 0 < len(seen.latencies_ms) + seen.lost <= in_all + 3
     assert all(latency_ms > 0 for latency_ms in seen.latencies_ms)
     assert seen.inspected_fps == pytest.approx(len(seen.latencies_ms) * 25 / LEAST_ON_THE_LINE)
 
 
 def test_a_latency_counts_from_when_the_frame_was_due_and_lost_frames_have_none() -> None:
-    starved = [told("a", number, 100.0 * number, late_ms=0.0 if number < 3 else 60.0, ms=70.0) for number in range(9)]
-    other = [told("b", number, 50.0 * number, late_ms=0.0, ms=20.0) for number in range(18)]
+    starved = [made.told(number, 100.0 * number, 0.0 if number < 3 else 60.0, 70.0) for number in range(9)]
+    other = [made.told(number, 50.0 * number, 0.0, 20.0, camera="b") for number in range(18)]
     # A frame due before the time has its stamp within, and one due within has it after.
     seen = came_of([*starved, *other], {"a": 10.0, "b": 20.0}, 310_000_000, 750_000_000, not_heard=0)
     assert seen.latencies_ms == pytest.approx([70.0] * 4 + [20.0] * 8)
     assert (seen.lost, seen.inspected_fps) == (0, pytest.approx(12 / 0.44))
-    of = [told("a", number, 100.0 * number, late_ms=0.0, ms=5.0) for number in range(4)]
-    of.append(told("a", 4, 400.0, late_ms=0.0, ms=5.0, reason="dropped.overload"))
+    of = [made.told(number, 100.0 * number, 0.0, 5.0) for number in range(4)]
+    of.append(made.told(4, 400.0, 0.0, 5.0, "dropped.overload"))
     seen = came_of(of, {"a": 10.0}, 150_000_000, 500_000_000, not_heard=2)
     assert (len(seen.latencies_ms), seen.lost) == (2, 3)
 
