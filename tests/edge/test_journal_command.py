@@ -141,18 +141,6 @@ def test_show_shows_the_events_that_are_asked_for_and_goes_on_past_what_cannot_b
     assert "header is no event" in result.stdout
 
 
-def test_it_is_read_while_it_is_written_and_on_a_full_disk(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as disk:
-        journal = journalling(disk)
-        journal.commit(several(5))
-        for _ in range(2):
-            assert facts("show", disk)["last_seq"] == 6
-            assert run("verify", disk).returncode == 0
-            assert exported(disk).encode() == lines(headers(disk))
-            fill(disk)
-        journal.close()
-
-
 # Verifying.
 
 

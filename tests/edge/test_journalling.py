@@ -861,5 +861,6 @@ class WhateverHappens(RuleBasedStateMachine):
             assert held(self.folder) == sent[(state.first_seq or len(sent) + 1) - 1 :]
 
 
-WhateverHappens.TestCase.settings = settings(stateful_step_count=30)
+EXAMPLES = min(100, settings().max_examples)  # each is many boots of a line, with a real disk
+WhateverHappens.TestCase.settings = settings(max_examples=EXAMPLES, stateful_step_count=30)
 TestWhateverHappens = WhateverHappens.TestCase

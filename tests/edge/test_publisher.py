@@ -15,7 +15,7 @@ from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
 from edge.delivery.security.curve import KeyPair
 from edge.delivery.subscriber import Subscriber
-from edge.errors import AccessError, DeliveryError, MessageError
+from edge.errors import AccessError, DeliveryError
 from tests.command import WITHIN_SECONDS
 from tests.edge.wire_examples import DEFECT, GOOD, STATUS
 
@@ -235,21 +235,6 @@ def test_a_subscriber_stops_when_nothing_came_for_so_long(address: str) -> None:
     with Subscriber(address, timeout_s=0.05) as events:
         assert events.receive() is None
         assert list(events) == []
-
-
-def test_bytes_that_are_no_message_are_told_and_the_next_message_is_fine(address: str) -> None:
-    with zmq.Context() as context, context.socket(zmq.XPUB) as line:
-        line.setsockopt(zmq.LINGER, 0)
-        line.bind(address)
-        with listening(address) as events:
-            assert line.poll(int(WITHIN_SECONDS * 1000))
-            assert line.recv() == b"\x01"
-            for parts in ([b"hello", b"\xff\xfe"], [b"status", b"{}"]):
-                line.send_multipart(parts)
-                with pytest.raises(MessageError):
-                    next(iter(events))
-            line.send_multipart([b"status", msgspec.json.encode(STATUS.event)])
-            assert events.receive() == STATUS
 
 
 def test_nothing_can_be_handed_over_before_the_start_or_after_the_end(publishers: Make, either_address: str) -> None:

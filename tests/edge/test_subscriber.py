@@ -47,7 +47,7 @@ class Line:
 
     @contextlib.contextmanager
     def cut_off(self) -> Iterator[Callable[..., None]]:
-        """Publish nothing; what is yielded journals messages meanwhile."""
+        """Publish nothing; what is yielded journals messages meanwhile: only one thread at a time may."""
         self.publisher.close()
         yield lambda *messages: self.keeping.commit(messages) and None
         self._publish()
@@ -239,10 +239,11 @@ def test_a_journal_that_does_not_answer_holds_up_what_comes_live_no_more_than_on
 
 
 def test_a_durable_consumer_that_meets_rot_goes_on_in_a_new_journal(line: Line, tmp_path: Path) -> None:
-    line.keeping.commit(numbered(*range(1, 100)))
     old_id = line.keeping.journal_id
     rotten = "UPDATE events SET header = replace(header, '\"frame_number\":49,', '\"frame_number\":48,')"
-    change(tmp_path / "state", rotten)
+    with line.cut_off() as journal:
+        journal(*numbered(*range(1, 100)))
+        change(tmp_path / "state", rotten)
     with Follower(line.served, "mes1", timeout_s=WITHIN_SECONDS) as consumer:
         assert [next(iter(consumer)).key for _ in range(49)] == [f"{old_id}-{seq}" for seq in range(1, 50)]
         with pytest.raises(EventsLostError) as lost:
