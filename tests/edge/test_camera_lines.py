@@ -63,6 +63,9 @@ MANY = pytest.mark.parametrize("count", [12, pytest.param(110, marks=pytest.mark
 """Parts, of which all after the lost one could be shifted."""
 
 
+TOO_LATE = "too late"
+
+
 def names(count: int) -> list[str]:
     return [f"P{number}" for number in range(1, count + 1)]
 
@@ -82,7 +85,8 @@ def trigger_parts(
             try:
                 reply = line.trigger(camera, part)
             except CommandRefusedError as refused:
-                replies[part] = refused.reason
+                # A machine that is too busy to fire a trigger at once does not fire it.
+                replies[part] = TOO_LATE if "in time" in str(refused) else refused.reason
             else:
                 assert isinstance(reply, Triggered)
                 assert reply.part_id == part
@@ -99,22 +103,29 @@ def events_of_parts(heard: Heard) -> list[VerdictEvent]:
     return [event for event in heard.verdicts if event.part_id is not None]
 
 
-def assert_one_part_has_no_verdict_and_every_other_its_own(heard: Heard, replies: dict[str, Triggered | str]) -> None:
-    """The reply and the event of each part name the same frame; ids after the one that was lost do not shift."""
+def assert_one_part_has_no_verdict_and_every_other_its_own(
+    heard: Heard, replies: dict[str, Triggered | str]
+) -> list[VerdictEvent]:
+    """The reply and the event of each part name the same frame; ids after the one that was lost do not shift.
+
+    Returns:
+        the events of the parts whose triggers were fired.
+    """
     assert_every_frame_has_its_event(heard, ["top"])
     events = events_of_parts(heard)
     assert [event.part_id for event in events] == list(replies), "each part has one event, and they are in order"
-    (lost,) = [event for event in events if event.verdict == "NO_VERDICT"]
-    assert (lost.part_id, lost.reason) == (f"P{LOST}", "dropped.no_frame")
-    for event in events:
+    events = [event for event in events if replies[str(event.part_id)] != TOO_LATE]
+    for number, event in enumerate(events, start=1):
         reply = replies[str(event.part_id)]
-        if event is lost:
-            assert reply == "no_frame"
+        if number == LOST:
+            assert (event.verdict, event.reason, reply) == ("NO_VERDICT", "dropped.no_frame", "no_frame")
         else:
-            assert isinstance(reply, Triggered)
+            assert isinstance(reply, Triggered), f"{event.part_id}: {reply}"
+            assert event.verdict != "NO_VERDICT"
             assert (reply.frame_id, reply.frame_number) == (event.frame_id, event.frame_number)
     assert heard.last.ledger["top"].captured == len(replies), "every trigger is accounted for, and nothing else"
     assert heard.alarms == []
+    return events
 
 
 TRIGGERED = {"trigger": "software", "trigger_timeout_ms": 1500, "on_overload": "block"}
@@ -132,11 +143,11 @@ def test_one_that_is_lost_costs_its_own_part_the_verdict_and_shifts_no_other(
         run.next()
         replies = trigger_parts(commands, "top", count)
         heard = run.end()
-    assert_one_part_has_no_verdict_and_every_other_its_own(heard, replies)
+    events = assert_one_part_has_no_verdict_and_every_other_its_own(heard, replies)
     # No frame was taken where the trigger was not heard; one that was lost leaves its id out.
     skipped = what == "lose_frames"
-    expected = [*range(1, LOST), None, *range(LOST + skipped, count + skipped)]
-    assert [event.frame_id for event in events_of_parts(heard)] == expected
+    expected = [*range(1, LOST), None, *range(LOST + skipped, len(events) + skipped)]
+    assert [event.frame_id for event in events] == expected
 
 
 @MANY
@@ -163,11 +174,10 @@ def test_each_part_has_the_verdict_on_its_own_pixels_also_after_a_frame_is_lost_
             run.next()
             replies = trigger_parts(commands, "top", count, before)
             heard = run.end()
-    assert_one_part_has_no_verdict_and_every_other_its_own(heard, replies)
-    events = events_of_parts(heard)
-    for number, event in enumerate(events, start=1):
-        if number != LOST:
-            assert event.frame_score == score_of_grey(shown(number)), event.part_id
+    events = assert_one_part_has_no_verdict_and_every_other_its_own(heard, replies)
+    for event in events:
+        if event.verdict != "NO_VERDICT":
+            assert event.frame_score == score_of_grey(shown(int(str(event.part_id)[1:]))), event.part_id
     assert {65535, 1} <= {event.frame_id for event in events}
 
 

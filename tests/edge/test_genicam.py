@@ -369,10 +369,8 @@ def test_a_camera_that_somebody_else_controls_is_not_opened_and_control_that_is_
         assert not camera.answers()
 
 
-def test_while_a_thread_waits_for_a_frame_the_camera_is_asked_and_counted_and_an_interruption_ends_the_wait(
-    device: AravisCamera,
-) -> None:
-    with opened(device.address, trigger="software") as camera:
+def test_while_a_thread_waits_for_a_frame_the_camera_is_asked_and_counted_and_an_interruption_ends_the_wait() -> None:
+    with aravis_camera() as device, opened(device.address, trigger="software") as camera:
         waiting = in_thread(lambda: camera.grab(1000.0))
         assert camera.answers()
         assert camera.counters()["completed"] == 0
