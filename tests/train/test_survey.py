@@ -203,6 +203,20 @@ def test_the_command_prints_for_people_and_for_programs(tmp_path: Path) -> None:
     assert [file["file"] for file in told["unusable"]] == [str(folder / "images" / "a_0.png")]
 
 
+def test_labels_and_classes_on_the_command_line(tmp_path: Path) -> None:
+    folder = draw_plain(tmp_path / "f", ("p.png", "q.png"))
+    box(folder, "p")
+    box(folder, "q", name="short")
+    text = show(str(folder), "--classes", "short", "--pattern", "(.)")
+    for part in ("2: 1 good, 1 defective", "short (1), spur (1)", "all files can be used"):
+        assert part in text
+    text = show(str(sort_tiles(tmp_path / "tiles", count=10, side=300)))
+    assert "20: 10 good, 10 defective" in text
+    assert "tiles: " not in text
+    assert heatline("data", "show", folder, "--fractions", "all").returncode == 2
+    assert heatline("data", "draw-boards", tmp_path / "boards", "--size", "100x100").returncode == 2
+
+
 def test_a_contact_sheet_shows_defects_outlined_and_passes_over_what_cannot_be_used(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=2)
     (folder / "images" / "a_0.png").write_bytes(b"no picture")
