@@ -73,7 +73,7 @@ def test_events_are_printed_one_per_line_in_order_after_the_last_acknowledged(li
     done = run(line, "--timeout", "0.2")
     assert (done.returncode, done.stdout) == (0, "")
     new = ("--name", "new", "--from", "next", "--topic", DEFECT, "--topic", "alarm")
-    assert run(line, *new, "--timeout", "0.2").stdout == ""
+    wait_until(lambda: run(line, *new, "--timeout", "0.2").stdout == "" and line.acked("new") == 4, "it is registered")
     events = line.add(GOOD, DEFECT, ALARM)
     assert run(line, *new, "--count", "2").stdout == lines(events[1:])
 
@@ -89,6 +89,7 @@ def test_it_waits_for_a_line_and_ends_when_nobody_reads_its_output(tmp_path: Pat
             process.stdout.close()
             line.add(GOOD)
             assert process.wait(WITHIN_SECONDS) == 0
+            line.wait_until_gone()
             assert line.acked() == 1, "what nobody read comes again"
 
 
@@ -112,6 +113,7 @@ def test_a_file_gets_every_event_once_however_often_its_follower_is_killed(
 
             wait_until(stored, "it can be killed")
     line.wait_until_gone()
+    events += line.add(ALARM)
     assert run(line, "--jsonl", file, "--count", str(len(events) - line.acked())).returncode == 0
     assert file.read_text() == lines(events)
 

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket as sockets
 import subprocess
 import sys
 import threading
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zmq
 
 from edge.delivery.durable.consumers import MOST_CONSUMERS
 from edge.delivery.durable.follow_server import BYTES_UNACKNOWLEDGED, REPLAYS_WAITING, FollowServer
@@ -35,15 +33,12 @@ from edge.delivery.durable.following import (
 from edge.delivery.journal import reader
 from edge.delivery.journal.file import FILE_NAME as JOURNAL_FILE
 from edge.delivery.journal.journal import Journal
-from edge.delivery.router import LONGEST_REQUEST_BYTES
-from edge.errors import DeliveryError
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.followed_line import (
     ALARM,
     DEFECT,
     GOOD,
     HEARTBEAT_SECONDS,
-    WITHIN_SECONDS,
     Client,
     FollowedLine,
 )
@@ -603,22 +598,6 @@ def test_a_delimiter_is_accepted_and_given_back(line: FollowedLine) -> None:
     assert (delimiter, header) == (b"", event.header)
 
 
-def test_too_large_a_request_ends_its_connection_and_other_protocols_harm_nobody(line: FollowedLine) -> None:
-    large, other = line.client(), line.client()
-    other.follow("other")
-    host, _, port = line.address.removeprefix("tcp://").partition(":")
-    with (
-        sockets.create_connection((host, int(port)), WITHIN_SECONDS) as stranger,
-        large.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor,
-    ):
-        stranger.sendall(b"GET / HTTP/1.1\r\nHost: line\r\n\r\n" * 10)
-        large.send(b" " * (LONGEST_REQUEST_BYTES + 1))
-        assert monitor.poll(int(WITHIN_SECONDS * 1000)), "the line did not hang up"
-        large.socket.disable_monitor()
-        events = line.add(GOOD)
-        assert other.events(1) == events
-
-
 def test_a_fault_of_the_server_is_logged_once_and_the_others_are_served(
     line: FollowedLine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -646,13 +625,6 @@ def test_what_was_journalled_last_is_sent_before_the_server_ends(line: FollowedL
     events = line.add(*[GOOD] * 5, wake=False)
     line.server.close()
     assert one.events(5) == events
-
-
-def test_an_address_in_use_is_a_delivery_error_and_its_owner_keeps_it(line: FollowedLine) -> None:
-    other = FollowServer(line.address, line.folder, line.consumers)
-    with pytest.raises(DeliveryError, match=r"is another line using it.*journal\.bind"):
-        other.start()
-    line.client().follow()
 
 
 def test_a_closed_server_leaves_no_descriptor_no_thread_and_its_address_free(tmp_path: Path, address: str) -> None:
