@@ -8,7 +8,7 @@ import pytest
 
 from bench.chaos.records import Began, Got, Item, Missed, head_of
 from bench.chaos.truth import Broken, Kept, Truth
-from bench.chaos.verify_clients import check_durable, check_live
+from bench.chaos.verify_clients import check_bare, check_durable, check_live
 from bench.chaos.verify_line import check_frames, check_journal, check_told, unheard_events
 from edge.delivery.messages import (
     AlarmEvent,
@@ -142,6 +142,17 @@ def test_a_subscriber_knows_of_a_boot_that_died_from_what_the_journal_says_of_it
     silent = check_live("screen", EVERYTHING, [*items[:2], items[3]], truth)
     assert any("a boot that died" in one.what for one in silent.broken)
     assert check_live("lamp", ("verdict.left.",), [*items[:2], items[3]], truth).broken == [], "it cannot know"
+
+
+def test_the_documented_client_is_held_to_what_it_prints() -> None:
+    """Of eight verdicts the first two came before it, two it missed and said so, and one was live only."""
+    truth = truth_of(counted([*(verdict(number) for number in range(1, 9)), alarm()]))
+    said = ["3 left 3 GOOD", "4 left 4 GOOD", "missed: verdict.left.GOOD after 4 up to 6", "7 left 7 GOOD",
+            "1 left 99 GOOD", "8 left 8 GOOD", "9 alarm no frame came"]  # fmt: skip
+    found = check_bare("bare", said, truth)
+    assert (found.broken, found.events, found.gaps, found.missed) == ([], 5, 1, 2)
+    (silent,) = check_bare("bare", [line for line in said if "missed" not in line], truth).broken
+    assert silent.what == "2 events of verdict.left.GOOD did not come, and it does not know: 1234-5 to 6"
 
 
 KEPT = kept_of(counted([verdict(1), verdict(2), alarm(), verdict(3)]))

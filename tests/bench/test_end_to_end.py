@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,13 +35,14 @@ from bench.end_to_end.requests import Answer, Choose, Expected, Job, Look, Reque
 from bench.end_to_end.saturated import processor_of, taken_between
 from bench.end_to_end.window import settle, window_of
 from bench.engine_settings import Settings
-from bench.processes import ThreadTime
+from bench.processes import ThreadTime, thread_times
 from bench.watched_line import Heard
 from edge.bundle import Bundle
 from edge.delivery.heartbeats import GONE_AFTER_MS
 from edge.delivery.messages import VerdictEvent
 from edge.errors import BenchError
 from edge.inference import open_engine
+from edge.named_thread import NamedThread
 from tests.bench import made_results as made
 from tests.edge.followed_line import wait_until
 from tests.small_bundle import TILE, answer, dark_square, white_frame
@@ -232,6 +234,34 @@ def test_a_bare_engine_that_answers_something_else_is_found_out(bundle: Bundle) 
 
 
 # Where the processor's time goes.
+
+
+def test_the_time_of_threads_is_known_by_their_names() -> None:
+    done, go_on = threading.Barrier(3), threading.Event()
+
+    def work(took_ns: int) -> None:
+        while time.thread_time_ns() < took_ns:
+            pass
+        done.wait()
+        go_on.wait()
+
+    threads = [NamedThread("spins", work, 60_000_000), NamedThread("spins again", work, 30_000_000)]
+    for thread in threads:
+        thread.start()
+    done.wait()
+    try:
+        times = thread_times(os.getpid())
+    finally:
+        go_on.set()
+        for thread in threads:
+            thread.join()
+    found = {thread.name: times[thread.native_id or 0] for thread in threads}
+    # The kernel adds up what a running thread takes at its ticks, which are 10 ms apart at the most.
+    assert [name for name, _ in found.values()] == ["spins", "spins again"]
+    assert found["spins"].ns >= 50_000_000
+    assert found["spins again"].ns >= 20_000_000
+    assert times[os.getpid()].name == "main"
+    assert thread_times(2**22 + 1) == {}, "no such process"
 
 
 def test_the_time_beside_inference_is_split_over_those_that_take_most() -> None:

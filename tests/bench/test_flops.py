@@ -13,10 +13,13 @@ from torch import nn
 from bench.commands.flops import flops as command
 from bench.flops import FUSIONS, count
 from bench.flops_rows import Flops
+from bench.map_operations import rollout_operations
 from bench.torch_ways import Classifier
 from edge.errors import BenchError, ConfigError
+from export.rollout_graph import Rollout
 from train.config import CnnConfig, VitConfig, read_model
 from train.models.build import build_model
+from train.models.rollout import Fusion
 from train.models.size import size_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,6 +80,30 @@ def test_a_map_adds_its_layer_once_per_further_cell_or_a_row_times_each_layers_m
     assert [(of.method, of.macs) for of in found.maps] == [
         (f"rollout-{fusion}{discard}", layers * tokens**2) for discard in ("", "-discard-0.9") for fusion in FUSIONS
     ]
+
+
+@pytest.mark.parametrize(
+    ("fusion", "discard_ratio", "per_entry"),
+    [
+        # Two comparisons of three heads, a sum of rows, a product and a sum in the chain.
+        ("max", 0.0, {"openvino": 5, "openvino bf16": 5, "onnxruntime": 5}),
+        ("mean", 0.0, {"openvino": 6, "openvino bf16": 6, "onnxruntime": 6}),
+        # 30 digits (14) of a comparison and a sum; then what goes is compared and left out, and ties counted.
+        # ONNX Runtime: six counts of a comparison, a product and a sum; then three more and a sort.
+        ("min", 0.9, {"openvino": 5 + 60 + 4, "openvino bf16": 5 + 28 + 2, "onnxruntime": 5 + 18 + 4}),
+    ],
+)
+def test_operations_of_a_rollout_are_those_of_its_passes_over_the_matrices(
+    fusion: Fusion, discard_ratio: float, per_entry: dict[str, int]
+) -> None:
+    """Vectors are left out here: they are 1 in 197 of it."""
+    tokens, layers = 197, 12
+    of = {"fusion": fusion, "discard_ratio": discard_ratio}
+    rollout = Rollout(tokens=tokens, prefix_tokens=1, heads=3, map_hw=(14, 14), **of)  # type: ignore[arg-type]
+    found = rollout_operations(rollout, layers)
+    assert found.keys() == per_entry.keys()
+    for name, operations in found.items():
+        assert operations == pytest.approx(per_entry[name] * layers * tokens**2, rel=0.005)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import msgspec
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from bench.commands.peers import peers as command
 from bench.peers import expected
 from bench.peers.expected import Expected, Scale, TileAnswers, what_differs
+from bench.peers.net import as_anomalib_exports
 from bench.peers.peers import PeersBench, checked, faults, in_order, require_same_libraries
 from bench.peers.prepare import Job, Prepared
 from bench.peers.systems import ENGINE, OURS, PEERS, SystemName
@@ -26,6 +28,7 @@ from bench.result_file import read_result
 from edge.errors import BenchError
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import open_engine
+from edge.inference.devices import the_core
 from export.openvino_ir import to_ir
 from tests import small_bundle
 from tests.bench import made_results as made
@@ -114,6 +117,22 @@ def test_systems_on_different_libraries_are_not_compared_but_a_build_for_process
 
 
 # What must be answered.
+
+
+def test_anomalibs_graph_answers_as_its_exports_do_with_our_logits_and_maps() -> None:
+    ir, scale = to_ir(small_bundle.graph()), Scale(threshold=60.0, range=90.0)
+    tiles = np.random.default_rng(3).integers(0, 256, (3, TILE, TILE, 3), np.uint8)
+    tiles[1] //= 8  # darker, so more of a defect
+    logits, maps = small_bundle.answer(tiles)
+    model = as_anomalib_exports(ir, TILE, scale).read()
+    compiled = the_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = compiled({"image": tiles.transpose(0, 3, 1, 2).astype(np.float32) / 255})
+    score = np.clip((logits - 60) / 90 + 0.5, 0, 1)
+    large = np.stack([cv2.resize(np.clip((one - 60) / 90 + 0.5, 0, 1), (TILE, TILE)) for one in maps])
+    np.testing.assert_allclose(found["pred_score"], score, atol=1e-4)
+    np.testing.assert_allclose(found["anomaly_map"][:, 0], large, atol=1e-4)
+    assert found["pred_label"].tolist() == [False, True, False]
+    assert (found["pred_mask"] == (found["anomaly_map"] > 0.5)).all()
 
 
 @given(

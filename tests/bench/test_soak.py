@@ -73,6 +73,14 @@ def test_the_bound_is_students_of_the_slopes_that_least_squares_gives_the_blocks
     assert slope(few, few) is slope([7.0] * 100, list(range(100))) is None
 
 
+def test_students_95_percent_point_is_that_of_its_density() -> None:
+    freedom = BLOCKS - 1
+    x = np.linspace(0, T_95, 100_001)
+    scale = math.gamma((freedom + 1) / 2) / math.sqrt(freedom * math.pi) / math.gamma(freedom / 2)
+    density = scale * (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
+    assert 0.5 + np.trapezoid(density, x) == pytest.approx(0.95, abs=1e-9)
+
+
 # What the kernel tells.
 
 LEAKY = """
