@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,11 +24,11 @@ def heatline(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end in this process: what it printed, and the exit code that a process would have.
 
-    An error of ours comes through as its own exception.
+    A bug comes through as its own exception. What the command changes of the process is put back.
     """
     command = [str(argument) for argument in arguments]
     edge_log = logging.getLogger("edge")
-    level = edge_log.level
+    level, on_sigterm = edge_log.level, signal.getsignal(signal.SIGTERM)
     with (
         contextlib.chdir(cwd or os.curdir),
         CliRunner().isolation(env={"NOTIFY_SOCKET": None, **QUIET, **(env or {})}) as (out, err, _),
@@ -40,6 +41,7 @@ def heatline(
         finally:
             logging.getLogger().removeHandler(log)
             edge_log.setLevel(level)
+            signal.signal(signal.SIGTERM, on_sigterm)
         sys.stdout.flush()
         sys.stderr.flush()
         return subprocess.CompletedProcess(command, code, out.getvalue().decode(), err.getvalue().decode())
