@@ -22,10 +22,8 @@ from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, Follow
 
 @pytest.fixture
 def line(tmp_path: Path) -> Iterator[FollowedLine]:
-    sigterm = signal.getsignal(signal.SIGTERM)
     with FollowedLine(tmp_path / "journal", f"ipc://{tmp_path}/follow") as line:
         yield line
-    signal.signal(signal.SIGTERM, sigterm)  # the command changes it for its process, which is ours
 
 
 @pytest.fixture
