@@ -15,7 +15,7 @@ import pytest
 
 from edge.cli.event_columns import COLUMNS, utc
 from edge.delivery.journal.check import EVENTS_AT_ONCE, faults
-from edge.delivery.journal.file import FILE_NAME
+from edge.delivery.journal.file import FILE_NAME, PAGE_BYTES
 from edge.delivery.journal.journal import Journal
 from edge.delivery.journal.reader import JournalReader, Page
 from edge.delivery.journal.rows import header_crc
@@ -212,16 +212,18 @@ def test_verify_says_what_is_wrong(folder: Path, damage: Callable[[Path], None],
     assert expected[0] in run("verify", folder).stdout
 
 
-def test_verify_finds_garbage_in_the_middle(tmp_path: Path) -> None:
+def test_verify_finds_garbage_and_says_where_it_cannot_read_on(tmp_path: Path) -> None:
     folder = filled(tmp_path / "state", count=500)
-    path = folder / FILE_NAME
-    with path.open("r+b") as file:
-        file.seek(path.stat().st_size // 2)
-        file.write(random.Random(1).randbytes(20_000))
-    result = run("verify", folder, "--json")
-    assert result.returncode == 19
-    assert "is damaged" in complaint(result)
-    assert json.loads(result.stdout)["faults"]
+    middle = (folder / FILE_NAME).stat().st_size // 2
+    cut_off = "it cannot be read any further: "
+    for at, length, last in ((middle, 20_000, "topic "), (4 * PAGE_BYTES, PAGE_BYTES, cut_off)):
+        with (folder / FILE_NAME).open("r+b") as file:
+            file.seek(at)
+            file.write(random.Random(1).randbytes(length))
+        result = run("verify", folder, "--json")
+        assert result.returncode == 19
+        assert "is damaged" in complaint(result)
+        assert json.loads(result.stdout)["faults"][-1].startswith(last)
 
 
 def test_verify_takes_nothing_for_missing_that_is_deleted_or_written_meanwhile(tmp_path: Path) -> None:
