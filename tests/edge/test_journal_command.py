@@ -215,8 +215,7 @@ def test_verify_says_what_is_wrong(folder: Path, damage: Callable[[Path], None],
 def test_verify_finds_garbage_and_says_where_it_cannot_read_on(tmp_path: Path) -> None:
     folder = filled(tmp_path / "state", count=500)
     middle = (folder / FILE_NAME).stat().st_size // 2
-    cut_off = "it cannot be read any further: "
-    for at, length, last in ((middle, 20_000, "topic "), (4 * PAGE_BYTES, PAGE_BYTES, cut_off)):
+    for at, length, last in ((middle, 20_000, ""), (4 * PAGE_BYTES, PAGE_BYTES, "it cannot be read any further: ")):
         with (folder / FILE_NAME).open("r+b") as file:
             file.seek(at)
             file.write(random.Random(1).randbytes(length))
