@@ -45,14 +45,21 @@ def test_the_peak_of_a_defect_that_slides_across_a_seam_moves_with_it(defects: i
     assert summarise(seen).peak_off_px_worst <= 2 * MAP_CELL_PX
 
 
-@pytest.mark.parametrize("boards", [5, pytest.param(24, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("boards", "size_hw"), [(5, (560, 800)), pytest.param(24, (1250, 1600), marks=pytest.mark.long)]
+)
 def test_the_demo_keeps_its_promises_and_says_where_one_is_broken(
-    boards: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    boards: int,
+    size_hw: tuple[int, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The line runs once; what it found is judged again by masks that lie elsewhere."""
     monkeypatch.syspath_prepend(DEMO)
     demo = importlib.import_module("demo")
     monkeypatch.setattr(demo, "BOARDS", boards)
+    monkeypatch.setattr(demo, "write_boards", functools.partial(demo.write_boards, size_hw=size_hw))
     monkeypatch.setattr(demo, "inspect", functools.cache(demo.inspect))
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # another process takes as long to start as two boards to draw
     monkeypatch.setattr("sys.argv", ["demo.py", "--out", str(tmp_path)])
