@@ -1,6 +1,7 @@
 """The search: real trainings of few steps, real processes on one study, real kills."""
 
 import csv
+import gc
 import json
 import os
 import re
@@ -46,6 +47,14 @@ TRAINING = [item for item in SMALL if not item.startswith("recipe.")]
 SHORT = (
     "recipe.steps=4", "recipe.validate_every=2", "recipe.jitter_px=20", "search.batches=[4,8]", "search.startup=2",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_garbage() -> Iterator[None]:
+    """Garbage is collected after every trial: what other tests have left in memory need not be looked through."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
