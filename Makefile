@@ -2,8 +2,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-# How many processes share the tests. On two cores three were quickest, as many tests wait for processes.
-JOBS ?= 3
+# How many processes share the tests. Many tests wait for a camera, a service or a disk, so that four keep two cores busy.
+JOBS ?= 4
 PARALLEL = -n $(JOBS) --dist worksteal
 SOAK_ARGS ?=
 CHAOS_ARGS ?=
