@@ -124,6 +124,7 @@ def fit(
             *_keepers(config, run),
         ],
     )
+    ended = False
     try:
         with stop, warnings.catch_warnings():
             # Cutting and augmenting a batch takes a few per cent of its step: no worker is worth a core of its own.
@@ -141,6 +142,7 @@ def fit(
                 ckpt_path=run.last if resumed else None,
                 weights_only=True,
             )
+        ended = True  # and the last checkpoint is written
     finally:
         for each in trainer.loggers:
             close_logger(each)
@@ -149,7 +151,7 @@ def fit(
             run.write_summary(
                 msgspec.structs.replace(
                     summary,
-                    finished=trainer.global_step >= assembly.budget.steps or trainer.should_stop,
+                    finished=ended and (trainer.global_step >= assembly.budget.steps or trainer.should_stop),
                     steps=trainer.global_step,
                     best_step=None if best is None else int(best["step"]),
                     val={name: value for name, value in (best or {}).items() if name.startswith("val_")},

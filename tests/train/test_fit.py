@@ -201,14 +201,15 @@ def test_a_training_that_was_interrupted_ends_as_if_it_had_not_been(
     assert not (out / "cache").exists()
 
 
-def test_a_disk_that_fills_up_amid_a_training_costs_nothing_that_was_there(
-    run: RunFolder, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", [4, 6])  # amid the training, and as its last checkpoint is written
+def test_a_disk_that_fills_up_costs_nothing_that_was_there_and_no_step_of_the_training(
+    run: RunFolder, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     written, (_, hard) = MetricsTable.on_validation_end, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def and_then_the_disk_is_full(self: MetricsTable, trainer: Any, module: Any) -> None:
         written(self, trainer, module)
-        if trainer.global_step == 4:  # files may not grow: to a write, what a full disk is
+        if trainer.global_step == step:  # files may not grow: to a write, what a full disk is
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
 
     monkeypatch.setattr(MetricsTable, "on_validation_end", and_then_the_disk_is_full)
@@ -221,8 +222,9 @@ def test_a_disk_that_fills_up_amid_a_training_costs_nothing_that_was_there(
     monkeypatch.undo()
     assert "\n" not in str(full.value)
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
-    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step - 2
     resumed = fit(compose([f"out={out}", "resume=true"]))
+    assert resumed.read_summary().finished
     assert [row["step"] for row in read_metrics(resumed.metrics)] == [2, 4, 6]
     assert_same_weights(resumed, run)  # validations change no weight
 
