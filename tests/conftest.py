@@ -91,10 +91,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The tests that boot and install wait longest: they begin first."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
+    """In any order, the tests that boot and install begin first, one after the other: they wait longest."""
     config.stash[COLLECTED] = list(items)
+    yield
     items.sort(key=lambda item: item.path.parent.name != "systemd")
 
 

@@ -1,5 +1,6 @@
 """The package that line PCs are installed from, built once for all tests of it."""
 
+import fcntl
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,20 @@ from tests.systemd.line_pc import hindrance
 
 
 @pytest.fixture(scope="session")
-def package(request: pytest.FixtureRequest) -> Path:
-    """The package's folder. Downloaded wheels are kept in pytest's cache."""
+def package(request: pytest.FixtureRequest, testrun_uid: str) -> Path:
+    """The package's folder, built once for all processes of a run. Downloaded wheels are kept in pytest's cache."""
     why_not = hindrance()
     if why_not is not None:
         pytest.skip(why_not)
-    return build_package(request.config.cache.mkdir("package"))
+    out = request.config.cache.mkdir("package")
+    built = out / "built-by"
+    with (out / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run, _, folder = built.read_text().partition(" ") if built.exists() else ("", "", "")
+        if run != testrun_uid:
+            folder = str(build_package(out))
+            built.write_text(f"{testrun_uid} {folder}")
+        return Path(folder)
 
 
 @pytest.fixture(scope="session")
