@@ -59,6 +59,8 @@ PER_KNOCK = 20
 """With so many messages comes one who gets through no handshake."""
 AT_ONCE = 100
 FEW, MANY = 2_000, 100_000
+FEWEST_HANDSHAKES = 1_000
+"""Fewer could each leave an object within what a process may keep."""
 
 
 @pytest.fixture(params=[pytest.param(FEW, id="few"), pytest.param(MANY, id="many", marks=pytest.mark.long)])
@@ -171,7 +173,7 @@ def test_a_line_with_keys_takes_whatever_is_no_handshake(
 
     with contextlib.closing(DOORS[name](port.bound, access, tmp_path)) as door:
         spoiler = Spoiler(SEED, [[TRIGGER]])
-        require_no_growth(count // PER_KNOCK, feed)
+        require_no_growth(max(count // PER_KNOCK, FEWEST_HANDSHAKES), feed)
         with connected(port.reached, door.kind, keys) as friend:
             until(lambda: door.serves(friend, 100))
 
