@@ -22,6 +22,7 @@ from edge.inspection.outcome import Outcome
 from edge.inspection.pipeline import Camera, Pipeline
 from edge.inspection.setup import Setup
 from edge.inspection.verdict import Thresholds
+from tests.edge.secured import until
 from tests.edge.setups import setup_of
 from tests.small_bundle import dark_square, white_frame
 
@@ -299,20 +300,29 @@ def test_one_probe_at_a_time_is_on_its_way_and_none_comes_back_from_a_stage_that
     assert run.pipeline._probes == 1
 
 
-def test_a_probe_that_was_not_judged_is_no_sign_of_life(bundle: Bundle, openvino: Engine) -> None:
-    class Fails(Held):
+def test_a_probe_that_was_not_judged_is_no_sign_of_life_and_another_one_is_sent_after_it(
+    bundle: Bundle, openvino: Engine
+) -> None:
+    class FailsOnce(Held):
         def finish(self, pending: PendingFrame) -> Any:
-            super().finish(pending)
+            again = self.begun.is_set()
+            answer = super().finish(pending)
+            if again:
+                return answer
             raise EngineError("it answers nothing that can be used")
 
-    fails = Fails(bundle, openvino, "finish")
+    fails = FailsOnce(bundle, openvino, "finish")
     fails.goes_on.set()
     run = Run(setup_of(bundle, openvino, fails), Scripted("top", ends=False))
     run.start()
     run.pipeline.probe()
-    assert fails.begun.wait(WITHIN_SECONDS)
-    assert run.pipeline.stop(WITHIN_SECONDS)
+    until(lambda: not run.pipeline._probe_is_out)
+    assert fails.begun.is_set()
     assert not run.probed.is_set()
+    run.pipeline.probe()
+    assert run.probed.wait(WITHIN_SECONDS), "the second one goes the whole way"
+    assert run.pipeline.stop(WITHIN_SECONDS)
+    assert run.pipeline._probes == 2
     assert run.reported == []
 
 
