@@ -128,6 +128,31 @@ def test_what_was_in_flight_is_noted_until_its_events_are_sent(tmp_path: Path) -
     assert last_run(tmp_path / flight_recorder.FILE_NAME).in_flight == []
 
 
+@pytest.mark.parametrize("before", [1, flight_recorder._SLOTS])
+def test_a_death_between_the_two_writes_of_an_announcement_leaves_the_record_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """The number comes last: with the number alone, a frame would be counted whose id and part are not known.
+
+    Args:
+        before: frames whose events are out; after so many as the file holds, an old note is written over.
+    """
+    path, write, found = tmp_path / "f", flight_recorder._write, list[list[tuple[int, int, int | None, str | None]]]()
+    recorder = FlightRecorder(path, {"top": 0})
+    for number in range(1, before + 2):
+        recorder.announced(frame(number))
+    recorder.told(frame(before))
+
+    def and_look(fd: int, at: int, data: bytes) -> None:
+        write(fd, at, data)
+        found.append(again(last_run(path).in_flight))
+
+    monkeypatch.setattr(flight_recorder, "_write", and_look)
+    recorder.announced(frame(before + 2, part_id="P"))
+    one = (before + 1, 1, before + 1001, None)
+    assert found == [[one], [one, (before + 2, 1, before + 1002, "P")]]
+
+
 def test_a_record_that_was_cut_off_kills_no_line(tmp_path: Path) -> None:
     """To a file that is mapped into memory, that is a bus error."""
     recorder = FlightRecorder(tmp_path / "f", {"top": 0})
