@@ -1,5 +1,7 @@
 """From outcomes to events: numbers that a reader can check, pictures only where asked for."""
 
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +12,16 @@ import pytest
 from edge.bundle import Bundle
 from edge.cameras.state import CameraAlarm, CameraState
 from edge.delivery.messages import Change, Handshake, Message, from_frames, to_frames
+from edge.delivery.publisher import AsTheyAre, Publisher
 from edge.frames import Frame, Stamp
 from edge.inference import Engine
 from edge.inspection.ledger import Account
 from edge.inspection.outcome import Outcome, Unjudged
 from edge.inspection.setup import Heatmaps, Setup
+from edge.service.heartbeat import Heartbeat
 from edge.service.reporter import Reporter
+from edge.service.teller import Teller
+from tests.command import WITHIN_SECONDS
 from tests.edge.setups import setup_of
 from tests.small_bundle import dark_square, white_frame
 
@@ -64,6 +70,36 @@ def test_events_name_the_boot_and_the_product_and_have_no_number_yet(setup: Setu
     assert (status.ledger, status.handshake, status.last_change, status.refused) == (ledger, STARTING, REFUSED, refused)
     change = events[2]
     assert (change.in_force, change.detail, change.at_ns) == (False, REFUSED.detail, REFUSED.at_ns)
+
+
+class HungJournal(AsTheyAre):
+    """Lets no message go before its disk answers."""
+
+    def __init__(self) -> None:
+        self.disk = threading.Event()
+
+    def commit(self, messages: Sequence[Message]) -> list[Message]:
+        assert self.disk.wait(WITHIN_SECONDS)
+        return super().commit(messages)
+
+
+def test_the_heart_beats_when_a_verdict_or_a_probe_has_left_the_publisher_and_not_before(
+    setup: Setup, report: Reporter, address: str
+) -> None:
+    """Else a publisher that hangs would go on feeding systemd's watchdog."""
+    journal, heartbeat = HungJournal(), Heartbeat()
+    publisher = Publisher(address, journal)
+    teller = Teller(report, publisher, heartbeat, setup)
+    publisher.start()
+    try:
+        teller.verdict(outcome(setup, dark=False))
+        teller.probe()
+        teller.verdict(replace(UNJUDGED, setup=setup))
+        assert heartbeat.count == 0
+    finally:
+        journal.disk.set()
+        publisher.close()
+    assert heartbeat.count == 2, "a frame that was not judged is no sign that inspection goes on"
 
 
 def test_status_says_how_each_camera_is(setup: Setup, report: Reporter) -> None:

@@ -1,7 +1,9 @@
 """The gate lets through what agrees with the model, and nothing else."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ import pytest
 from edge.bundle import GoldenTiles
 from edge.errors import ExportError
 from edge.inference.engine import ONNX_GRAPH
-from export.gate import pass_gate
+from export import gate
+from export.gate import TOLERANCE, pass_gate
 from export.openvino_ir import to_openvino
 from tests.small_bundle import golden_tiles, graph
 
@@ -23,10 +26,10 @@ def graphs(tmp_path: Path) -> Path:
 
 
 def test_graphs_that_agree_pass_with_their_figures(graphs: Path) -> None:
-    gate = pass_gate(golden_tiles(), graphs)
-    assert gate.tiles == 4
-    assert set(gate.largest_difference) == {"logit", "map", "mean(map) - logit"}
-    assert all(0 <= difference <= gate.tolerance for difference in gate.largest_difference.values())
+    passed = pass_gate(golden_tiles(), graphs)
+    assert passed.tiles == 4
+    assert set(passed.largest_difference) == {"logit", "map", "mean(map) - logit"}
+    assert all(0 <= difference <= passed.tolerance for difference in passed.largest_difference.values())
 
 
 def test_what_rounding_moves_a_map_by_is_counted_apart(graphs: Path) -> None:
@@ -36,10 +39,10 @@ def test_what_rounding_moves_a_map_by_is_counted_apart(graphs: Path) -> None:
     maps = golden.map.copy()
     maps[2, 0, :2] += np.array([0.01, -0.01], np.float32) * scale  # its mean stays the logit
     rounding = np.array([0, 0, 0.0101, 0], np.float32) * scale
-    gate = pass_gate(dataclasses.replace(golden, map=maps, map_rounding=rounding), graphs)
-    assert gate.map_rounding == pytest.approx(0.0101, rel=1e-3)
-    assert gate.largest_difference["map"] < 1e-4
-    assert (gate.maps_moved, gate.largest_move) == (1, pytest.approx(0.01, rel=1e-2))
+    passed = pass_gate(dataclasses.replace(golden, map=maps, map_rounding=rounding), graphs)
+    assert passed.map_rounding == pytest.approx(0.0101, rel=1e-3)
+    assert passed.largest_difference["map"] < 1e-4
+    assert (passed.maps_moved, passed.largest_move) == (1, pytest.approx(0.01, rel=1e-2))
     for too_small in (np.roll(rounding, 1), rounding * 0.9):
         with pytest.raises(ExportError, match="in map"):
             pass_gate(dataclasses.replace(golden, map=maps, map_rounding=too_small), graphs)
@@ -84,3 +87,21 @@ def test_an_ir_of_another_model_is_refused(graphs: Path) -> None:
         (graphs / name).write_bytes(data)
     with pytest.raises(ExportError, match="openvino"):
         pass_gate(golden_tiles(), graphs)
+
+
+def test_answers_that_depend_on_the_batch_do_not_pass(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each agrees with the model within the tolerance; two of them differ by more."""
+    golden = golden_tiles()
+    apart = np.float32(0.9 * TOLERANCE * np.abs(golden.map).max())
+
+    def answers(shift: float) -> Iterator[Any]:
+        yield "openvino", 1, golden.logit + apart, golden.map + apart
+        yield "openvino", 8, golden.logit + np.float32(shift), golden.map + np.float32(shift)
+
+    golden = dataclasses.replace(golden, logit=golden.logit * 0 + np.float32(np.abs(golden.map).max()))
+    golden = dataclasses.replace(golden, map=np.broadcast_to(golden.logit[:, None, None], golden.map.shape).copy())
+    monkeypatch.setattr(gate, "_answers", lambda *_: answers(float(apart)))
+    pass_gate(golden, graphs)
+    monkeypatch.setattr(gate, "_answers", lambda *_: answers(-float(apart)))
+    with pytest.raises(ExportError, match=r"openvino in batches of 8 is off by 1\.8e-04"):
+        pass_gate(golden, graphs)

@@ -173,9 +173,9 @@ def interrupt(by: str, step: int, out: Path, overrides: list[str]) -> None:
 @pytest.mark.parametrize(
     ("by", "step", "schedule"),
     [
-        ("Ctrl-C", 4, "cosine"),  # between two validations
+        ("SIGKILL", 4, "cosine"),  # of the process of a real command, between two validations
+        ("Ctrl-C", 4, "cosine"),
         ("crash", 6, "plateau"),  # the checkpoint before counts
-        pytest.param("SIGKILL", 4, "cosine", marks=pytest.mark.long),
         pytest.param("crash", 1, "cosine", marks=pytest.mark.long),  # before the first checkpoint
         pytest.param("Ctrl-C", 3, "cosine", marks=pytest.mark.long),  # just after a validation
         pytest.param("Ctrl-C", 5, "plateau", marks=pytest.mark.long),
