@@ -18,7 +18,7 @@ from tests.train.trained import blobs, trained_bundle, trained_run  # noqa: F401
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and hand that down
 
-# Small tensors wait for a second thread longer than they work, and two test processes share the cores.
+# Small tensors wait for a second thread longer than they work, and several test processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # `ci` draws the same examples in every run; `make test-long` draws new ones, and more. No example is timed: a busy

@@ -28,7 +28,7 @@ def failing_disk(place: Path) -> Iterator[Path]:
         file.truncate(8 << 20)
     made = shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/sbin:/usr/sbin")
     if made is None:
-        pytest.skip("there is no mkfs.ext4 to make a disk with")
+        pytest.skip("there is no mkfs.ext4 to make a disk with: apt-get install e2fsprogs")
     subprocess.run([made, "-q", "-F", image], check=True)
     with _mounted(place, "-o", "loop,errors=remount-ro", str(image)):
         yield place

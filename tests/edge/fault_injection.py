@@ -72,7 +72,7 @@ class LeapingClock:
     def __init__(self, folder: Path) -> None:
         libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
         if not libraries:
-            pytest.skip("libfaketime is not installed")
+            pytest.skip("libfaketime is not installed: apt-get install libfaketime")
         self._leap = folder / "leap"
         self.leap(0)
         self.env = {
@@ -80,6 +80,7 @@ class LeapingClock:
             "FAKETIME_TIMESTAMP_FILE": str(self._leap),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_DISABLE_SHM": "1",  # it would stay in /dev/shm, as a service ends without the library's end
         }
 
     def leap(self, seconds: int) -> None:

@@ -80,7 +80,7 @@ def test_a_camera_process_that_is_killed_or_hangs_is_started_again_and_leaves_no
     line = write_line_with(tmp_path, bundle.path, address, {"cam": PATTERN}, top="acting = false")
     with running(line, address) as run:
         run.until_inspected()
-        after_the_first: dict[str, int] = {}
+        held: list[dict[str, int]] = []
         for n in range(deaths):
             (child,) = children(run.process.pid)
             os.kill(child, signal.SIGSTOP if n == deaths - 1 else signal.SIGKILL)
@@ -89,10 +89,11 @@ def test_a_camera_process_that_is_killed_or_hangs_is_started_again_and_leaves_no
             came_back(run)
             for _ in range(2):  # each process begins with the same picture: a third one in a row would be frozen
                 run.until_inspected()
-            after_the_first = after_the_first or resources(run.process.pid)
+            held.append(resources(run.process.pid))
         # The last frames of the two processes before may still be referred to; the memory of three is a leak.
         run.until(lambda _: memories_of_frames(run.process.pid) <= 3)
-        assert resources(run.process.pid) == after_the_first
+        # At the end nothing more than at an earlier look: each may see a descriptor that is open for a moment.
+        run.until(lambda _: all(resources(run.process.pid)[name] <= held[0][name] for name in held[0]))
         heard = run.end()
     assert_every_frame_has_its_event(heard, ["cam"])
     assert "SIGKILL" in heard.alarms[0].detail
@@ -115,7 +116,7 @@ def test_a_gige_device_may_be_absent_at_the_start_and_lose_its_power_and_another
     """
     with aravis_camera(pictures=whites()) as device:
         device.kill()
-        lives = {**PATTERN, "rate_fps": 20, "waiting_frames": 64}
+        lives = {**PATTERN, "rate_fps": 10, "waiting_frames": 64}
         line = write_line_with(tmp_path, bundle.path, address, {"dies": genicam(device, **SILENT), "lives": lives})
         with running(line, address) as run:
             for reason in ("open", "silent"):

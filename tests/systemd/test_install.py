@@ -37,7 +37,7 @@ def installed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     opt = tmp_path_factory.mktemp("installed")
     with LinePc() as pc:
         pc.install(package)
-        pc.sh(f"cp -a /opt/. {opt}")
+        pc.sh(f"cp -a /opt/. '{opt}'")
     yield opt
     shutil.rmtree(opt)
 
@@ -94,7 +94,7 @@ def refused(pc: LinePc, package: Path, *options: str) -> str:
 
 def put_in_force(pc: LinePc, package: Path) -> None:
     """What /opt has; user, unit and commands lie elsewhere."""
-    pc.sh(f"sh {package}/share/rollback.sh {VERSION}")
+    pc.sh(f"sh '{package}/share/rollback.sh' {VERSION}")
 
 
 # What is handed out.
@@ -148,7 +148,7 @@ def test_a_line_comes_to_its_first_verdict_on_a_pc_that_had_nothing(pc_in_use: L
 
 @pytest.mark.long
 def test_where_everything_lies_and_whose_it_is(pc: LinePc, package: Path) -> None:
-    said = pc.sh(f"umask 077; sh {package}/install.sh")
+    said = pc.sh(f"umask 077; sh '{package}/install.sh'")
     assert f"heatline {VERSION} is in force" in said
     assert pc.sh("readlink /opt/heatline/current") == VERSION
     assert pc.sh("! readlink /opt/heatline/previous && echo none") == "none"
@@ -165,7 +165,7 @@ def test_where_everything_lies_and_whose_it_is(pc: LinePc, package: Path) -> Non
 
 @pytest.mark.long
 def test_from_a_read_only_stick_with_a_blank_in_its_name(pc: LinePc, package: Path) -> None:
-    pc.sh(f"mkdir '/mnt/USB STICK' && mount --bind {package} '/mnt/USB STICK'")
+    pc.sh(f"mkdir '/mnt/USB STICK' && mount --bind '{package}' '/mnt/USB STICK'")
     pc.sh("mount -o remount,bind,ro,noexec '/mnt/USB STICK'")
     assert "is in force" in pc.sh("cd / && sh 'mnt/USB STICK/install.sh'")
 
@@ -253,7 +253,7 @@ def test_versions_that_are_neither_in_force_nor_the_former_go_only_when_told_and
     ) as line:  # fmt: skip
         assert line.stdout is not None
         assert line.stdout.readline() == "runs\n"
-        said = pc.sh(f"sh {package}/install.sh --remove-older")
+        said = pc.sh(f"sh '{package}/install.sh' --remove-older")
         assert "still runs with 0.0.2" in said
         line.communicate("\n")
     assert pc.sh("ls /opt/heatline").split() == ["0.0.2", VERSION, "current", "others"]
@@ -277,7 +277,7 @@ def test_versions_that_are_neither_in_force_nor_the_former_go_only_when_told_and
 def test_a_rollback_that_cannot_be_says_why_and_changes_nothing(
     pc_in_use: LinePc, package: Path, words: str, sentence: str
 ) -> None:
-    pc_in_use.sh(f"install -m 755 {package}/share/rollback.sh /usr/local/sbin/heatline-rollback")
+    pc_in_use.sh(f"install -m 755 '{package}/share/rollback.sh' /usr/local/sbin/heatline-rollback")
     result = pc_in_use.run("sh", "-c", words)
     assert result.returncode == 1
     assert sentence in result.stderr
@@ -287,7 +287,7 @@ def test_a_rollback_that_cannot_be_says_why_and_changes_nothing(
 
 def test_no_rollback_to_a_version_that_does_not_start(pc_in_use: LinePc, package: Path) -> None:
     marker = "/opt/heatline/0.0.1/share/heatline/SHA256SUMS"
-    pc_in_use.sh(f"install -D {package}/SHA256SUMS {marker} && ln -s /bin/false /opt/heatline/0.0.1/bin")
+    pc_in_use.sh(f"install -D '{package}/SHA256SUMS' {marker} && ln -s /bin/false /opt/heatline/0.0.1/bin")
     result = pc_in_use.run("sh", package / "share" / "rollback.sh", "0.0.1")
     assert result.returncode == 1
     assert f"0.0.1 does not start on this machine, see above; {VERSION} stays in force" in result.stderr

@@ -508,8 +508,10 @@ def test_a_wrong_command_line_is_refused_in_one_sentence(
 
 
 def test_a_folder_of_something_else_is_not_searched_in(trained_run: Path, blobs: Path, tmp_path: Path) -> None:
+    before = set(trained_run.iterdir())
     with pytest.raises(ConfigError, match="holds a run of `heatline train`"):
         search(words(blobs, trained_run))
+    assert set(trained_run.iterdir()) == before
     out = tmp_path / "out"
     (out / "trials" / "0000").mkdir(parents=True)
     with pytest.raises(ConfigError, match="0000 is of another search, which this one does not know"):

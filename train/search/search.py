@@ -57,10 +57,11 @@ def search(overrides: Sequence[str], say: Callable[[str], None] = logger.info) -
     settings = settings_of(config, asked, lr)
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # what happens is told here
+    held = _Held(shown, name)
+    _see_that_it_is_free(out, held)  # before anything is written there
     with Worker(out) as worker, warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         with worker.writing():
-            held = _Held(shown, name)
             _see_that_it_is_free(out, held)  # before another folder's study is opened, or one is created by mistake
             study = open_study(url, name, asked)
             with storage_at_work(url):

@@ -64,7 +64,12 @@ def hindrance() -> str | None:
     """Why no container can be booted here, if none can."""
     if os.geteuid() != 0:
         return "only root can boot a container"
-    needed = {"systemd-nspawn": "systemd-container", "unshare": "util-linux", "/usr/bin/python3": "python3"}
+    needed = {
+        "systemd-nspawn": "systemd-container",
+        "unshare": "util-linux",
+        "setpriv": "util-linux",
+        "/usr/bin/python3": "python3",
+    }
     for command, package in needed.items():
         if shutil.which(command) is None:
             return f"{command} is not installed: apt-get install {package}"
@@ -91,7 +96,9 @@ def boot(folder: Path, binds: Mapping[str, Path]) -> Boot:
     ]  # fmt: skip
     with (out / "console.txt").open("wb") as console:
         subprocess.run(
-            ["timeout", "--kill-after=5", str(BOOTED_AND_DRIVEN_WITHIN_SECONDS),
+            # Whatever ends the test ends the container: each process dies with the one that started it.
+            ["setpriv", "--pdeathsig", "TERM", "timeout", "--kill-after=5", str(BOOTED_AND_DRIVEN_WITHIN_SECONDS),
+             "setpriv", "--pdeathsig", "KILL",
              "unshare", "--mount", "sh", "-c", IN_A_MOUNT_NAMESPACE, "sh", root, *nspawn],
             env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
             stdin=subprocess.DEVNULL, stdout=console, stderr=console, check=False,

@@ -21,6 +21,7 @@ other_line = Unit("heatline@line2")
 def kill_9() -> dict[str, Any]:
     """Of the service, while frames are in flight: the stage that judges them hangs."""
     line.drop_in("hang", "Environment=PYTHONPATH=/boot-test/hang")
+    line.drop_in("watchdog", "WatchdogSec=60s")  # kill -9 is to end it, and nothing else
     _restart()
     before = line.restarts()
     _hang("stitch")
