@@ -69,12 +69,13 @@ def test_a_run_of_another_machine_and_what_is_no_run_are_refused(tmp_path: Path)
 def test_all_benches_run_are_kept_without_samples_and_compared(bundle: Bundle, tmp_path: Path) -> None:
     """One round of each: whether it runs, not how fast."""
     out = tmp_path / "micro.json"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
 
     def run(*arguments: str, benches: str) -> dict[str, Any]:
         options = f"--benchmark-max-time=0.001 --benchmark-min-rounds=1 {benches}"
         done = subprocess.run(
             [sys.executable, "-c", "from bench.commands.micro import micro; micro()", str(bundle.path), *arguments],
-            cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"PYTEST_ADDOPTS": options},
+            cwd=ROOT, capture_output=True, text=True, check=False, env=env | {"PYTEST_ADDOPTS": options},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)

@@ -45,10 +45,10 @@ def test_what_is_allowed_is_shipped_and_what_is_not_asked_for_is_not_tried(run: 
 
 
 @pytest.mark.long
-def test_another_process_writes_the_same_graph_and_says_how_it_agrees(run: Path, tmp_path: Path) -> None:
+def test_another_process_writes_the_same_graph_and_says_how_it_agrees(trained_run: Path, tmp_path: Path) -> None:
     """Hashes, and with them the order of sets, differ from process to process."""
     reports = [
-        export("export", run, "--to", tmp_path / name, "--precision", "f32")
+        export("export", trained_run, "--to", tmp_path / name, "--precision", "f32")
         for name, export in [("here", heatline), ("there", heatline_process)]
     ]
     for done in reports:

@@ -51,7 +51,8 @@ def model(request: pytest.FixtureRequest) -> RolloutClassifier:
     if size == "toy":
         model: ExplainedClassifier = ToyViT(tile_px=TOY_PX)
     else:
-        config = VitConfig(name="x", timm="vit_tiny_patch16_224", weights="none")
+        of_study = {"timm": "vit_tiny_patch16_224", "fusion": fusion, "discard_ratio": RATIOS[size]}
+        config = VitConfig(name="x", weights="none", **of_study)
         model = build_model(config, REAL_PX)[0]
     assert isinstance(model, RolloutClassifier)
     model.fusion, model.discard_ratio = fusion, RATIOS[size]
