@@ -29,11 +29,13 @@ def sample_tree(root: int) -> TreeSample | None:
         process = Path(f"/proc/{pid}")
         with contextlib.suppress(OSError):  # it has ended
             sizes = _rollup(process)
-            resident = _sizes((process / "status").read_text().splitlines())["RssFile"]
+            status = _sizes((process / "status").read_text().splitlines())
+            if "RssFile" not in status:  # it is ending, and its memory is gone already
+                continue
             count, running = len(os.listdir(process / "fd")), len(os.listdir(process / "task"))
             pss += sizes["Pss"]
             own += sizes["Pss_Anon"] + sizes["Pss_Shmem"]
-            file += resident
+            file += status["RssFile"]
             descriptors, threads, processes = descriptors + count, threads + running, processes + 1
     if not processes:
         return None

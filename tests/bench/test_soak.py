@@ -1,6 +1,7 @@
 """`heatline bench soak`: it finds a leak, invents none, counts rightly, and all of it runs."""
 
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from bench.camera_rates import Load
 from bench.soak.latency_tenths import HIGHEST_MS, LOWEST_MS, STEP, LatencyTenths
+from bench.soak import process_tree
 from bench.soak.process_tree import TreeSample, sample_tree, tree
 from bench.soak.run import Samples, SoakRun, soak
 from bench.soak.slope import BLOCKS, LEAST_PER_BLOCK, T_95, slope
@@ -203,6 +205,15 @@ def test_a_ledger_is_balanced_where_it_says_what_the_events_said() -> None:
         {"captured": 3, "inspected": 2},  # it does not add up
     ):
         assert not tally_of(verdict(1), verdict(2), stopped(2, **wrong)).balanced
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory was there at the first look, and is gone at the second."""
+    with subprocess.Popen(["sleep", "1000"]) as ending:
+        ending.kill()
+        os.waitid(os.P_PID, ending.pid, os.WEXITED | os.WNOWAIT)  # it stays as a zombie
+        monkeypatch.setattr(process_tree, "_rollup", lambda _: {"Pss": 1, "Pss_Anon": 1, "Pss_Shmem": 0})
+        assert sample_tree(ending.pid) is None
 
 
 # Real runs.
