@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bench.camera_rates import Load
-from bench.soak.latency_tenths import HIGHEST_MS, LOWEST_MS, STEP, LatencyTenths
 from bench.soak import process_tree
+from bench.soak.latency_tenths import HIGHEST_MS, LOWEST_MS, STEP, LatencyTenths
 from bench.soak.process_tree import TreeSample, sample_tree, tree
 from bench.soak.run import Samples, SoakRun, soak
 from bench.soak.slope import BLOCKS, LEAST_PER_BLOCK, T_95, slope
