@@ -370,7 +370,8 @@ class Follower:
 
     def _follow(self) -> None:
         self._socket = _connected(self._context, self._address, self._keys)
-        self._socket.send(to_bytes(self._request))
+        with contextlib.suppress(zmq.Again):  # the line has hung up already: silence leads to another try
+            self._socket.send(to_bytes(self._request), zmq.NOBLOCK)
         self._heard_s, self._heartbeat_s = time.monotonic(), HEARTBEAT_SECONDS
 
     def _drop(self) -> None:
@@ -391,7 +392,8 @@ def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | 
     """
     request = _sayable(ForgetRequest, request_id=uuid.uuid4().hex, name=name)
     with zmq.Context() as context, _connected(context, address, keys) as socket:
-        socket.send(to_bytes(request))
+        with contextlib.suppress(zmq.Again):  # a line that hangs up on us at once takes nothing
+            socket.send(to_bytes(request), zmq.NOBLOCK)
         if not socket.poll(int(timeout_s * 1000)):
             require_let_in(address, keys, zmq.DEALER)
             raise DeliveryError(
