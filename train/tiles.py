@@ -1,7 +1,7 @@
 """Tiles with labels, cut by the line's own geometry.
 
 A tile is defective if more than a share (the study: 1 %) of its area is. Tiles with less than that and more than
-nothing are ambiguous: by the study's rule they are good, and evaluation counts them so; the recipe `heatline` does not
+nothing are ambiguous: by the study's rule they are good, and evaluation counts them so; the recipe `finetune` does not
 teach them.
 """
 

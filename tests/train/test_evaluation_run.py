@@ -94,7 +94,7 @@ def test_a_run_and_its_bundle_have_the_same_figures_but_for_what_runs_them(
     for name in ("model", "family", "method", "map_hw", "weights", "steps", "taught_by", "data"):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert (ours.map_hw, ours.steps, ours.data, ours.taught_by) == ((4, 4), 6, "blobs", "masks")
-    assert ours.recipe == "heatline, 6 steps of 8"
+    assert ours.recipe == "finetune, 6 steps of 8"
     assert ours.seconds is not None
 
 

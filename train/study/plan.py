@@ -91,7 +91,7 @@ class Plan(_Part, frozen=True, kw_only=True):
     """The whole study."""
 
     budget: Budget
-    recipe: str = "heatline"
+    recipe: str = "finetune"
     seed: Annotated[int, Meta(ge=0)] = 0
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     """Shares of the groups for train, val, test, where none are left out one at a time."""
