@@ -64,7 +64,7 @@ def export(
 
     Each precision is held to the model itself on tiles of the validation groups: verdicts, maps and regions. One that
     fails is left out of the bundle, with the reason. The export fails if ONNX Runtime or OpenVINO do not answer in f32
-    as PyTorch does, or if the logit is not the mean of the map.
+    as PyTorch does, or if the logit is not the pooling of the map that the bundle states.
     """
     require_extra("export", "torch", "timm", "onnx", "onnxscript", "nncf")
     if precisions and not set(allow) <= set(precisions):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edge import __version__
+from edge.bundle.pooling import identity_of
 from edge.errors import ExportError
 from export import onnxruntime_rollout, openvino_rollout
 from export.nodes import EXPLANATION
@@ -22,7 +23,7 @@ OPSET = 20
 MEANINGS = {
     "tiles": "RGB tiles uint8 [N, height, width, channel], as they are cut; normalisation is inside the graph.",
     "logit": "Evidence of a defect per tile, float32 [N]; 1 / (1 + exp(-logit)) is the probability.",
-    "map": "Where in the tile that evidence lies, float32 [N, h, w], in logits; its mean over h and w is the logit.",
+    "map": "Where in the tile that evidence lies, float32 [N, h, w], in logits; map.identity is how the logit follows.",
 }
 HEAD = "head.weight"
 
@@ -118,7 +119,7 @@ class _Bare(nn.Module):
 
     def forward(self, tiles: Tensor) -> Tensor:
         model = self.model
-        if isinstance(model, CamClassifier):
+        if isinstance(model, CamClassifier) and model.top_cells is None:
             pooled = model.features(model.normalised(tiles)).mean(dim=(2, 3))  # (N, channels)
             return nn.functional.linear(pooled, model.head.weight.flatten(1), model.head.bias)[:, 0]
         return model.logits(tiles)
@@ -195,7 +196,7 @@ def _finished(graph: onnx.ModelProto, model: ExplainedClassifier) -> bytes:
     graph.doc_string = "Classifier of good and defective tiles, and its explanation map, in one pass."
     for tensor in (*graph.graph.input, *graph.graph.output):
         tensor.doc_string = MEANINGS[tensor.name]
-    about = {"map.method": model.method, "map.identity": "mean(map) == logit"}
+    about = {"map.method": model.method, "map.identity": identity_of(model.top_cells)}
     del graph.metadata_props[:]
     onnx.helper.set_model_props(graph, about)
     try:

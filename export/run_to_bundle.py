@@ -11,6 +11,7 @@ import msgspec
 from edge import __version__
 from edge.bundle import SCHEMA, Bundle, Manifest, write_bundle
 from edge.bundle.manifest import Grid, Map, Model, Tensor, Tensors
+from edge.bundle.pooling import identity_of
 from edge.bundle.store import GOLDEN, require_place
 from edge.calibration import calibrate
 from edge.inference import Precision, open_engine
@@ -67,7 +68,7 @@ def export_run(
         with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
             validation = run_over(track(frames), engine, grid=grid, map_hw=model.map_hw)
         golden = torch_answers(model, validation.tiles)
-        pass_gate(golden, folder)  # here too: what fails it is not worth the minutes that follow
+        pass_gate(golden, folder, model.top_cells)  # here too: what fails it is not worth the minutes that follow
         calibration = calibrate(validation.good_frames, false_reject, validation.frames_are)
         say("asking the model itself about tiles to hold each precision to")
         held = hold_tiles(
@@ -86,7 +87,7 @@ def export_run(
         )
         graphs = {ONNX_GRAPH: exported.onnx, **made.files}
         _write(folder, graphs)
-        gate = pass_gate(golden, folder)
+        gate = pass_gate(golden, folder, model.top_cells)
     manifest = Manifest(
         schema=SCHEMA,
         name=name,
@@ -100,7 +101,7 @@ def export_run(
             Tensor("map", "float32", [None, *model.map_hw]),
         ),
         grid=grid,
-        map=Map(model.method, model.map_hw),
+        map=Map(model.method, model.map_hw, identity_of(model.top_cells)),
         calibration=calibration,
         gate=gate,
         tolerances={"f32": TOLERANCE, **made.tolerances},

@@ -5,12 +5,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from edge.bundle.pooling import IDENTITY, identity_of, top_cells_of
 from edge.colour import COLOUR
 from edge.errors import BundleError
 from edge.geometry.stitching import HEATMAP_CELL_PX
 from edge.inference.engine import GRAPHS, OPENVINO_GRAPH, Precision, weights_of
 
-SCHEMA = 3
+SCHEMA = 4
 """Counts up when an older reader could misread a bundle; readers refuse what is newer than they are."""
 FIRST_WITH_PRECISIONS = 3
 """Before it a tolerance said nothing of what a bundle has."""
@@ -69,7 +70,12 @@ class Map(_Part, frozen=True):
 
     method: str
     hw: tuple[Cells, Cells]
-    identity: str = "mean(map) == logit"
+    identity: Annotated[str, Meta(pattern=IDENTITY)] = identity_of(None)
+
+    @property
+    def top_cells(self) -> int | None:
+        """How many of the highest cells the logit is the mean of; None: all."""
+        return top_cells_of(self.identity)
 
 
 class Calibration(_Part, frozen=True):
@@ -253,6 +259,12 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         raise BundleError(
             f"{where} has heatmap cells of {manifest.grid.heatmap_cell_px} px for tiles of {manifest.grid.tile_px} px; "
             "expected at most a tile; export the bundle again"
+        )
+    height, width = manifest.map.hw
+    if (manifest.map.top_cells or 0) > height * width:
+        raise BundleError(
+            f"{where} states {manifest.map.identity!r} for maps of {height}x{width} cells; expected at most "
+            f"{height * width} cells; export the bundle again"
         )
     if max(manifest.map.hw) > manifest.grid.tile_px:
         raise BundleError(

@@ -197,6 +197,9 @@ def a_map_of(*hw: int) -> Change:
         (lambda m: m["tensors"]["logit"].update(shape=[None, 2]), "declares logit"),  # two classes
         (lambda m: m["map"].update(hw=[7, 7]), "declares map"),  # map and tensor disagree
         (a_map_of(TILE + 1, TILE), "maps of 225x224 cells for tiles of 224 px; expected at most a cell per px"),
+        (lambda m: m["map"].update(identity="top-mean(map, 197) == logit"), "expected at most 196 cells"),
+        (lambda m: m["map"].update(identity="top-mean(map, 0) == logit"), "at `$.map.identity`"),
+        (lambda m: m["map"].update(identity="max(map) == logit"), "at `$.map.identity`"),
         (lambda m: m["files"].pop(GOLDEN), f"lists no {GOLDEN}"),
         (lambda m: m["files"].update({MANIFEST: "0" * 64}), "lists manifest.json"),
         (lambda m: m["files"].update({SIGNATURE: "0" * 64}), "lists manifest.sig"),

@@ -235,6 +235,14 @@ def test_a_bundle_that_answers_otherwise_on_this_machine_is_refused(
     assert engine.name in str(caught.value)
 
 
+def test_a_logit_that_is_another_pooling_of_its_map_than_the_manifest_states_is_refused(
+    bundle: Bundle, engine: Engine
+) -> None:
+    other = msgspec.structs.replace(bundle.manifest.map, identity="top-mean(map, 16) == logit")
+    with pytest.raises(BundleError, match=r"in top-mean\(map, 16\) - logit on the golden tiles, .* must not be used"):
+        check_golden(bundle.golden(), engine, msgspec.structs.replace(bundle.manifest, map=other))
+
+
 def test_a_difference_that_the_manifest_allows_passes(bundle: Bundle, openvino: Engine) -> None:
     generous = msgspec.structs.replace(bundle.manifest, tolerances={"f32": 0.05})
     golden = dataclasses.replace(RIGHT, logit=RIGHT.logit * np.float32(1.01))

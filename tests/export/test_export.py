@@ -1,5 +1,6 @@
 """From a trained run to a bundle that answers as the model does."""
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edge.bundle import Bundle, check_golden
+from edge.bundle.pooling import pool
 from edge.bundle.store import ONNX_GRAPH
 from edge.errors import BundleError, ExportError, InputError
 from edge.frames import Frame, Stamp
@@ -35,19 +37,23 @@ def run(trained_run: Path) -> TrainedRun:
     return load_run(trained_run)
 
 
-@pytest.fixture(scope="module", params=["cnn", "vit"])
+@pytest.fixture(scope="module", params=["cnn", "top-mean", "vit"])
 def model(run: TrainedRun, request: pytest.FixtureRequest) -> ExplainedClassifier:
     if request.param == "cnn":
         return run.model
+    if request.param == "top-mean":
+        top_mean = copy.deepcopy(run.model)
+        top_mean.top_cells = 3
+        return top_mean
     torch.manual_seed(0)
     return ToyViT(tile_px=TILE).eval()
 
 
 @pytest.fixture(scope="module")
 def exported(run: TrainedRun, model: ExplainedClassifier, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """In all precisions; that of a ViT in f32, as its graph is slow to quantise."""
+    """In all precisions; of a ViT in f32, as its graph is slow to quantise, and of the CNN's double too."""
     target = tmp_path_factory.mktemp("bundles") / "blobs"
-    precisions: Sequence[Precision] = ["f32"] if isinstance(model, ToyViT) else PRECISIONS
+    precisions: Sequence[Precision] = ["f32"] if isinstance(model, ToyViT) or model.top_cells else PRECISIONS
     of_model = dataclasses.replace(run, model=model)
     return export_run(of_model, target, name="blobs", version="3", false_reject=0.0, precisions=precisions)
 
@@ -64,7 +70,7 @@ def test_the_exported_graph_answers_as_the_model_on_tiles_it_never_saw(
     assert came_maps.shape == (9, *model.map_hw)
     assert np.abs(came_logit - logit).max() <= 1e-4 * np.abs(logit).max()
     assert np.abs(came_maps - maps).max() <= 1e-4 * np.abs(maps).max()
-    assert np.abs(came_maps.mean(axis=(1, 2)) - came_logit).max() <= 1e-4 * np.abs(logit).max()
+    assert np.abs(pool(came_maps, model.top_cells) - came_logit).max() <= 1e-4 * np.abs(logit).max()
 
 
 @pytest.mark.parametrize("kind", ENGINES)
@@ -78,7 +84,9 @@ def test_the_manifest_says_what_it_is_and_where_it_comes_from(
 ) -> None:
     manifest = exported.manifest
     assert (manifest.name, manifest.version, manifest.grid.tile_px) == ("blobs", "3", TILE)
-    assert (manifest.map.method, manifest.map.hw) == (model.method, model.map_hw)
+    assert (manifest.map.method, manifest.map.hw, manifest.map.top_cells) == (
+        model.method, model.map_hw, model.top_cells,
+    )  # fmt: skip
     assert manifest.provenance["data"]["groups"] == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
     assert manifest.provenance["weights"]["source"] == "random"
     assert manifest.provenance["training"]["steps"] == 6
@@ -93,7 +101,8 @@ def test_the_manifest_tells_what_each_precision_was_held_to_and_how_it_fared(exp
     assert gate is not None
     assert gate.tiles == 12 * len(frames)
     assert gate.tiles_are == f"tiles of {len(frames)} of the {len(frames)} frames of the validation groups"
-    assert set(gate.precisions) == ({"f32"} if "rollout" in manifest.map.method else {"f32", "bf16", "int8"})
+    f32_only = "rollout" in manifest.map.method or manifest.map.top_cells
+    assert set(gate.precisions) == ({"f32"} if f32_only else {"f32", "bf16", "int8"})
     assert gate.precisions["f32"].attempts[0].agreement[0].logit_difference < 1e-4
     for precision, one in gate.precisions.items():
         assert (one.graph is None) == bool(one.reason) == (precision not in manifest.tolerances) or precision == "f32"

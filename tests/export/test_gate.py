@@ -14,7 +14,7 @@ from edge.inference.engine import ONNX_GRAPH
 from export import gate
 from export.gate import TOLERANCE, pass_gate
 from export.openvino_ir import to_openvino
-from tests.small_bundle import golden_tiles, graph
+from tests.small_bundle import CELLS, golden_tiles, graph
 
 
 @pytest.fixture
@@ -73,6 +73,12 @@ def test_a_logit_that_is_not_the_mean_of_its_map_is_refused(graphs: Path) -> Non
     off = golden.logit + np.float32(0.01) * np.abs(golden.logit).max()
     with pytest.raises(ExportError, match="PyTorch itself"):
         pass_gate(GoldenTiles(golden.tiles, off, golden.map), graphs)
+
+
+def test_a_logit_that_is_another_pooling_of_its_map_than_is_stated_is_refused(graphs: Path) -> None:
+    with pytest.raises(ExportError, match=r"off by .* of the scale in top-mean\(map, 16\) - logit, allowed is 1e-04"):
+        pass_gate(golden_tiles(), graphs, top_cells=16)
+    assert "top-mean(map, 196) - logit" in pass_gate(golden_tiles(), graphs, CELLS**2).largest_difference
 
 
 def test_a_graph_that_answers_nan_is_refused(graphs: Path) -> None:

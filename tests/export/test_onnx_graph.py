@@ -25,12 +25,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TILE = 64
 
 
-@pytest.fixture(scope="module", params=["cnn", "vit-discard", pytest.param("vit", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["cnn", "top-mean", "vit-discard", pytest.param("vit", marks=pytest.mark.long)])
 def model(request: pytest.FixtureRequest) -> ExplainedClassifier:
     torch.manual_seed(0)
-    if request.param == "cnn":
+    if not request.param.startswith("vit"):
         config = CnnConfig(name="x", timm="test_efficientnet.r160_in1k", weights="none", stride=16)
-        return build_model(config, TILE)[0].eval()
+        cnn = build_model(config, TILE)[0].eval()
+        cnn.top_cells = 5 if request.param == "top-mean" else None
+        return cnn
     vit = ToyViT(tile_px=TILE)
     vit.discard_ratio = 0.9 if request.param == "vit-discard" else 0.0
     return vit.eval()
@@ -63,8 +65,9 @@ def test_inputs_outputs_and_metadata_are_named_and_described(
     assert all(tensors.values())
     assert graph.producer_name == "heatline"
     assert {prop.key: prop.value for prop in graph.metadata_props} == {
-        "map.method": model.method, "map.identity": "mean(map) == logit",
-    }  # fmt: skip
+        "map.method": model.method,
+        "map.identity": "top-mean(map, 5) == logit" if model.top_cells else "mean(map) == logit",
+    }
 
 
 def test_what_only_the_map_needs_is_named_so(graph: onnx.ModelProto, model: ExplainedClassifier) -> None:
@@ -101,6 +104,19 @@ def test_stock_engines_load_it_and_agree(graphs: Graphs, model: ExplainedClassif
     for answer in answers:
         for came, expected in zip(answer, known, strict=True):
             np.testing.assert_allclose(came, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_the_logit_of_each_tile_is_the_pooling_of_its_map_in_any_batch(
+    graphs: Graphs, model: ExplainedClassifier
+) -> None:
+    session = onnxruntime.InferenceSession(graphs.onnx)
+    tiles = np.random.default_rng(4).integers(0, 256, (5, TILE, TILE, 3), np.uint8)
+    logit, maps = session.run(["logit", "map"], {"tiles": tiles})
+    highest = np.sort(maps.reshape(5, -1), axis=1)[:, -(model.top_cells or 0) :]
+    np.testing.assert_allclose(logit, highest.mean(axis=1), rtol=0, atol=1e-5 * np.abs(maps).max())
+    for number in range(5):
+        (alone,) = session.run(["logit"], {"tiles": tiles[number : number + 1]})
+        np.testing.assert_allclose(alone, logit[number : number + 1], rtol=0, atol=1e-4 * np.abs(logit).max())
 
 
 def test_the_ir_needs_the_map_first_and_finds_outputs_by_name(graphs: Graphs, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What every model of ours is: tiles in, logit and explanation map out, in one forward pass.
 
 The same module trains and is exported, so nothing can come between the two: normalisation is inside, and the logit *is*
-the mean of the map. A family (CNN with class activation map, ViT with attention rollout) only says how it explains.
+a pooling of the map. A family (CNN with class activation map, ViT with attention rollout) only says how it explains.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class ExplainedClassifier(nn.Module, ABC):
-    """A binary classifier whose map is raw evidence in logit units with `mean(map) == logit`.
+    """A binary classifier whose map is raw evidence in logit units, and whose logit is the mean of the map's cells.
 
     Args:
         mean, std: normalisation of RGB in 0..1, per channel.
@@ -23,6 +23,8 @@ class ExplainedClassifier(nn.Module, ABC):
     """How the map is made, for the manifest: `cam`, `rollout-max`, ..."""
     map_hw: tuple[int, int]
     """Cells of the map of one tile."""
+    top_cells: int | None = None
+    """How many of the map's highest cells the logit is the mean of; None: all."""
     head: nn.Conv2d | nn.Linear
     """The one layer that a family adds to its features; its one bias is the logit of a tile without evidence."""
 
@@ -57,7 +59,7 @@ class ExplainedClassifier(nn.Module, ABC):
     def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
         """Logits float32 [N] and maps float32 [N, h, w] of RGB tiles uint8 [N, H, W, 3]."""
         maps = self.evidence(self.normalised(tiles)).float()
-        return maps.mean(dim=(1, 2)), maps
+        return pool(maps, self.top_cells), maps
 
     def map_rounding(self, tiles: Tensor) -> Tensor:
         """How far rounding can move the maps of RGB tiles uint8 [N, H, W, 3] beyond itself, logits [N].
@@ -69,6 +71,13 @@ class ExplainedClassifier(nn.Module, ABC):
     def normalised(self, tiles: Tensor) -> Tensor:
         """Images float32 [N, 3, H, W] of RGB tiles uint8 [N, H, W, 3]."""
         return (tiles.permute(0, 3, 1, 2).float() - self._mean) / self._std
+
+
+def pool(maps: Tensor, top_cells: int | None) -> Tensor:
+    """As `edge.bundle.pooling.pool`, with gradients: logits [N] of maps [N, h, w]."""
+    if top_cells is None:
+        return maps.mean(dim=(1, 2))
+    return maps.flatten(1).topk(top_cells, dim=1, sorted=False).values.mean(dim=1)
 
 
 def in_float32(device: torch.device) -> AbstractContextManager[object]:
