@@ -66,7 +66,8 @@ def _cell(image: LabelledImage) -> NDArray[np.uint8]:
         cv2.drawContours(shown, outlines, -1, OUTLINE_RGB, 1)
     cell = np.zeros((size[1] + CAPTION_PX, CELL_PX, 3), np.uint8)
     cell[: size[1], : size[0]] = shown
-    caption = f"{'defective' if image.defective else 'good'}: {image.path.name}"
+    name = image.name.encode("ascii", "replace").decode()  # OpenCV's fonts have no other characters
+    caption = f"{'defective' if image.defective else 'good'}: {name}"
     cv2.putText(cell, caption, (2, size[1] + 15), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
     return cell
 

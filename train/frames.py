@@ -148,5 +148,6 @@ def _fingerprint(images: Sequence[LabelledImage]) -> str:
     for image in images:
         for file in (image.path, *image.truth_files):
             stat = os.stat(file)
-            digest.update(f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{image.defective}\n".encode())
+            line = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{image.defective}\n"
+            digest.update(line.encode(errors="surrogateescape"))  # a file's name may be no UTF-8
     return digest.hexdigest()

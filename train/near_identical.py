@@ -21,7 +21,7 @@ BSData, 242         0.68    899 of 27,773 false, in 160 pictures: places on one 
 So a warning is a reason to look, and no warning is no proof.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -66,19 +66,13 @@ def near_identical_across(thumbnails: Mapping[str, NDArray[np.uint8]]) -> list[P
     number = np.concatenate([np.arange(size) for size in sizes]) if sizes else part
     if len(part) < 2:
         return []
-    structure = _unit(_high_pass(np.concatenate([thumbnails[name] for name in names])))
-    blank = ~structure.any(axis=1, keepdims=True)
-    own = _unit(np.where(blank, 0, structure - structure.mean(axis=0)))
     pairs = []
-    for start in range(0, len(part), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        likeness = structure[rows] @ structure.T
-        same = (likeness >= SAME_PICTURE) | (own[rows] @ own.T >= SAME_THING)
+    for rows, likeness, same in _alike(np.concatenate([thumbnails[name] for name in names])):
         same &= part[None, :] < part[rows, None]
         likeness[~same] = -1
         best = likeness.argmax(axis=1)
         for row in np.flatnonzero(same.any(axis=1)):
-            this, other = start + row, best[row]
+            this, other = rows.start + row, best[row]
             pairs.append(
                 Pair(
                     names[part[this]],
@@ -89,6 +83,22 @@ def near_identical_across(thumbnails: Mapping[str, NDArray[np.uint8]]) -> list[P
                 )
             )
     return sorted(pairs, key=lambda pair: -pair.likeness)
+
+
+def near_identical_pairs(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """All pairs of near-identical pictures, the lower number first.
+
+    Args:
+        thumbnails: uint8 [n, 32, 32], as `thumbnail` makes them.
+    """
+    if len(thumbnails) < 2:
+        return []
+    return [
+        (other, rows.start + row)
+        for rows, _, same in _alike(thumbnails)
+        for row, other in np.argwhere(same).tolist()
+        if other < rows.start + row
+    ]
 
 
 def twins_in_words(count: int, picture: str, other: str, apart: str = "on another side of the split") -> str:
@@ -103,6 +113,17 @@ def twins_in_words(count: int, picture: str, other: str, apart: str = "on anothe
         f"{count} pictures look nearly identical to one {apart}, as do {picture} and {other}; if they show the same "
         "thing, put them into one group"
     )
+
+
+def _alike(thumbnails: NDArray[np.uint8]) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.bool_]]]:
+    """Block by block: which rows, their likeness to all pictures [rows, n], and whether they are near-identical."""
+    structure = _unit(_high_pass(thumbnails))
+    blank = ~structure.any(axis=1, keepdims=True)
+    own = _unit(np.where(blank, 0, structure - structure.mean(axis=0)))
+    for start in range(0, len(thumbnails), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        likeness = structure[rows] @ structure.T
+        yield rows, likeness, (likeness >= SAME_PICTURE) | (own[rows] @ own.T >= SAME_THING)
 
 
 def _high_pass(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -18,9 +18,12 @@ from edge.errors import ConfigError, InputError
 from edge.geometry import TileGrid
 from edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from edge.images import SUFFIXES, read_image
+from edge.text import sayable
+from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
+from train.discovery import Discovery, discover
 from train.near_identical import near_identical_across, thumbnail, twins_in_words
 from train.readers import LabelledFolder, LabelledImage
-from train.readers.folder import LABELS_ONLY, list_folder, truths_in
+from train.readers.folder import LABELS, LABELS_ONLY, list_folder, truths_in
 from train.readers.unusable import OnUnusable
 from train.split import Split, split_by_fractions, split_by_name
 from train.tiles import DEFECTIVE_SHARE, TileRule
@@ -37,7 +40,9 @@ class Asked:
     """How the folder is to be read and divided, as a training would be told."""
 
     truth: str | None = None
-    group_column: str = "group"
+    """None: the first that is there."""
+    group_column: str | None = None
+    """With neither column nor pattern, groups are as `discover` finds them."""
     group_pattern: str | None = None
     classes: Sequence[str] | None = None
     val: Sequence[str] = ()
@@ -47,11 +52,28 @@ class Asked:
     tile_px: int = TILE_PX
     overlap_px: int = OVERLAP_PX
 
-    def read(self, folder: Path, on_unusable: OnUnusable) -> LabelledFolder:
-        """The pictures of a folder; errors as `list_folder`."""
-        return list_folder(
-            folder, self.truth, self.group_column, self.group_pattern, self.classes, on_unusable=on_unusable
+    def read(self, folder: Path, on_unusable: OnUnusable, found: Discovery | None) -> LabelledFolder:
+        """The pictures of a folder, as the default recipe can use them; errors as `list_folder`."""
+        column = self.group_column if found is None else found.group_column
+        data = list_folder(
+            folder,
+            self.truth,
+            column or "group",
+            self.group_pattern,
+            self.classes,
+            on_unusable,
+            mixed=True,
+            good_only=True,
         )
+        return data if found is None else found.regroup(data)
+
+    def discover(self, folder: Path) -> Discovery | None:
+        """What is assumed of a folder where no groups are named; errors as `discover`."""
+        return None if self.names_groups else discover(folder)
+
+    @property
+    def names_groups(self) -> bool:
+        return self.group_column is not None or self.group_pattern is not None
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -105,7 +127,9 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     """All that the folder has, the default first."""
     good: int
     defective: int
-    unplaced: int
+    assumptions: list[str]
+    """Sentences: what a training that is given the folder and nothing else assumes; empty where groups are named."""
+    labels_only: int
     """Defective pictures of whose defects nothing is marked; they have no part in `tiles`."""
     sizes: list[Size]
     """Every size, the most common first."""
@@ -139,7 +163,7 @@ class _Seen:
     colours: Counter[str] = field(default_factory=Counter)
     classes: Counter[str] = field(default_factory=Counter)
     tiles: Counter[str] = field(default_factory=Counter)
-    unplaced: int = 0
+    areas_px: list[int] = field(default_factory=list)
 
 
 def survey(folder: Path, asked: Asked, track: Track = iter) -> Survey:
@@ -155,9 +179,10 @@ def survey(folder: Path, asked: Asked, track: Track = iter) -> Survey:
     unusable: list[UnusableFile] = []
 
     def note(file: Path, error: InputError) -> None:
-        unusable.append(UnusableFile(str(file), str(error)))
+        unusable.append(UnusableFile(sayable(str(file)), sayable(str(error))))
 
-    data = asked.read(folder, note)
+    found = asked.discover(folder)
+    data = asked.read(folder, note, found)
     for file in _not_pictures(folder):
         note(file, InputError(f"{file} is no PNG, JPEG, BMP, TIFF or WebP; only these are read, and no subfolders"))
     for stem, annotation in data.strays.items():
@@ -176,15 +201,16 @@ def survey(folder: Path, asked: Asked, track: Track = iter) -> Survey:
     twins = _twins(usable, np.array(seen.thumbnails), groups, split)
     defective = sum(image.defective for image in seen.images)
     return Survey(
-        folder=str(folder),
+        folder=sayable(str(folder)),
         truth=data.truth,
         truths=truths_in(folder),
         good=len(seen.images) - defective,
         defective=defective,
-        unplaced=seen.unplaced,
+        assumptions=[] if found is None else [sayable(sentence) for sentence in found.assumptions],
+        labels_only=sum(image.defective and image.labels_only for image in seen.images),
         sizes=[Size(width, height, count) for (height, width), count in seen.sizes.most_common()],
         colours=dict(seen.colours.most_common()),
-        groups_are=data.groups_are,
+        groups_are=sayable(data.groups_are),
         groups=_count(groups),
         classes=dict(sorted(seen.classes.items(), key=lambda found: (-found[1], found[0]))),
         tile_px=asked.tile_px,
@@ -192,7 +218,7 @@ def survey(folder: Path, asked: Asked, track: Track = iter) -> Survey:
         tiles={kind: seen.tiles[kind] for kind in ("clean", "ambiguous", "defective")} if seen.tiles else None,
         split=parts,
         twins=twins,
-        warnings=_warnings(usable, asked, seen, groups, parts, why_no_split, twins),
+        warnings=[sayable(text) for text in _warnings(usable, asked, seen, groups, parts, why_no_split, twins)],
         unusable=unusable,
     )
 
@@ -211,9 +237,7 @@ def _look_at(image: LabelledImage, rule: TileRule, seen: _Seen) -> None:
     seen.classes.update(objects)
     if mask is None:
         return
-    if image.defective and not mask.any():
-        seen.unplaced += 1
-        return
+    seen.areas_px += defect_areas(mask)
     side, grid = rule.tile_px, TileGrid(hw, rule.tile_px, rule.overlap_px)
     defect_px = np.array([np.count_nonzero(mask[y : y + side, x : x + side]) for y, x in grid.origins_yx])
     defective = rule.is_defective(defect_px)
@@ -236,10 +260,11 @@ def _stored_as(path: Path) -> str | None:
 
 def _not_pictures(folder: Path) -> list[Path]:
     """What lies among the pictures and is none."""
-    places = [folder / "images"] if (folder / "images").is_dir() else [folder / "good", folder / "defective"]
+    places = [folder / "images"] if (folder / "images").is_dir() else [folder / label for label in LABELS]
     return sorted(
         path
         for place in places
+        if place.is_dir()
         for path in place.iterdir()
         if not path.name.startswith(".") and not (path.is_file() and path.suffix.lower() in SUFFIXES)
     )
@@ -292,14 +317,14 @@ def _twins(
         side_of = {group: part for part in ("train", "val", "test") for group in getattr(split, part)}
         members = {"train": [], "val": [], "test": []}
     for number, image in enumerate(data.images):
-        group = image.path.name if groups is None else str(image.group)
+        group = image.name if groups is None else str(image.group)
         members.setdefault(group if split is None else side_of[group], []).append(number)
     pairs = near_identical_across({part: thumbnails[numbers] for part, numbers in members.items() if numbers})
     return [
         Twins(
-            str(data.images[members[pair.part][pair.number]].path),
+            sayable(str(data.images[members[pair.part][pair.number]].path)),
             pair.part,
-            str(data.images[members[pair.other_part][pair.other_number]].path),
+            sayable(str(data.images[members[pair.other_part][pair.other_number]].path)),
             pair.other_part,
             round(pair.likeness, 3),
         )
@@ -320,13 +345,17 @@ def _warnings(
     warnings = []
     defective = sum(image.defective for image in data.images)
     if not defective:
-        warnings.append("no picture is defective; a classifier needs defects to learn from")
-    elif defective == len(data.images) and data.truth == LABELS_ONLY:
-        warnings.append("no picture is good, and no annotation says which part of the others is; add good pictures")
-    if seen.unplaced:
         warnings.append(
-            f"{seen.unplaced} pictures are defective and nothing of them is marked; only their labels can be used"
+            "no picture is defective: the recipe heatline trains on synthetic defects, which finds less; finetune and "
+            "study need defects to learn from"
         )
+    elif all(image.defective and image.labels_only for image in data.images):
+        warnings.append("no picture is good, and no annotation says which part of the others is; add good pictures")
+    if asked.names_groups and (mixture := data.describe_mixture()):  # else the assumptions say it
+        warnings.append(mixture)
+    ambiguous, over = seen.tiles["ambiguous"], seen.tiles["defective"]
+    warnings += describe_small_defects(seen.areas_px, ambiguous, over, asked.tile_px, DEFECTIVE_SHARE)
+    warnings += describe_few_groups(data.images)
     for name in asked.classes or ():
         if not seen.classes[name]:
             warnings.append(f"the class {name!r} counts as a defect and has no object")

@@ -195,6 +195,92 @@ def test_labels_of_one_class_are_refused(tmp_path: Path) -> None:
         read_folder(tiles)
 
 
+# Mixtures, and good pictures only, where the caller can use them.
+
+
+def sorted_with_masks(tmp_path: Path, stems: tuple[str, ...]) -> Path:
+    """Three good and three defective pictures, d00 to d02, with masks for some."""
+    folder = sort_tiles(tmp_path / "tiles", count=3)
+    (folder / "masks").mkdir()
+    for stem in stems:
+        write_picture(folder / "masks" / f"{stem}.png", 255, (64, 64))
+    return folder
+
+
+def test_a_defective_picture_without_annotation_is_known_by_its_label_in_a_mixture(tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "blobs")
+    (folder / "masks" / "a_0.png").unlink()
+    write_picture(folder / "masks" / "b_1.png", 0, (150, 200))  # marks nothing
+    read = read_folder(folder, mixed=True)
+    assert read.truth == "masks"
+    assert [image.path.stem for image in read.images if image.labels_only] == ["a_0", "b_1"]
+    assert read.images[0].mask((150, 200)) is None
+    assert read.images[0].defective
+    assert read.describe_mixture() == (
+        "2 of 8 defective pictures have no defect marked (masks), first a_0.png: only their label is used"
+    )
+    assert read_folder(draw_blobs(tmp_path / "whole"), mixed=True).describe_mixture() is None
+    assert read_folder(folder, "labels", mixed=True).describe_mixture() is None
+
+
+@pytest.mark.parametrize("stems", [("d00", "d01", "d02"), ("d01",), ()])
+def test_masks_may_lie_beside_sorted_pictures(tmp_path: Path, stems: tuple[str, ...]) -> None:
+    folder = sorted_with_masks(tmp_path, stems)
+    read = read_folder(folder, mixed=True)
+    assert (read.truth, truths_in(folder)[-1]) == ("masks" if stems else "labels", "labels")
+    assert [image.defective for image in read.images] == [False] * 3 + [True] * 3
+    assert tuple(image.path.stem for image in read.images if image.defective and not image.labels_only) == stems
+    for image in read.images[3:]:
+        mask = image.mask((64, 64))
+        assert mask is None if image.labels_only else (mask is not None and mask.all())
+    if len(stems) == 3:
+        assert [image.annotation is None for image in read_folder(folder).images] == [True] * 3 + [False] * 3
+    else:
+        with pytest.raises(InputError, match="has no annotation of its name" if stems else "holds no .*truth=labels$"):
+            read_folder(folder)
+    assert all(image.labels_only for image in read_folder(folder, "labels").images)
+
+
+def test_of_two_sorted_pictures_of_one_name_the_defective_one_has_the_annotation(tmp_path: Path) -> None:
+    folder = sorted_with_masks(tmp_path, ("g00",))
+    (folder / "defective" / "d00.png").rename(folder / "defective" / "g00.png")
+    good, *_, defective = (image for image in read_folder(folder, mixed=True).images if image.path.stem == "g00")
+    assert (good.annotation, good.defective, good.has_exact_mask()) == (None, False, True)
+    assert defective.annotation is not None
+
+
+def test_boxes_beside_sorted_pictures_may_count_by_class(tmp_path: Path) -> None:
+    folder = sort_tiles(tmp_path / "tiles", count=2)
+    (folder / "boxes").mkdir()
+    for number in range(2):
+        (folder / "boxes" / f"d0{number}.txt").write_text(f"1 1 9 9 {number + 1}")
+    assert [image.defective for image in read_folder(folder, classes=["short"]).images] == [False, False, False, True]
+
+
+def test_good_pictures_alone_are_read_where_the_caller_can_do_without_others(tmp_path: Path) -> None:
+    folder = sort_tiles(tmp_path / "tiles", count=2)
+    for file in (folder / "defective").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match="defective holds no picture"):
+        read_folder(folder)
+    assert len(read_folder(folder, good_only=True).images) == 2
+    (folder / "defective").rmdir()
+    assert [image.defective for image in read_folder(folder, good_only=True).images] == [False, False]
+    table = draw_plain(tmp_path / "f", ("p.png", "q.png"))
+    write_labels(table, [("p.png", "good", "a"), ("q.png", "good", "b")])
+    assert read_folder(table, good_only=True).groups() == ["a", "b"]
+    (folder / "good").rename(folder / "defective")
+    with pytest.raises(InputError, match="only one class: good/ is missing"):
+        read_folder(folder, good_only=True)
+
+
+def test_a_column_with_an_empty_cell_is_no_way_to_tell_groups(tmp_path: Path) -> None:
+    folder = draw_plain(tmp_path / "f", ("p.png", "q.png"))
+    write_labels(folder, [("p.png", "good", "a"), ("q.png", "defective", "")])
+    with pytest.raises(InputError, match=r"column 'group' of labels.csv \(which is empty for q.png\)"):
+        read_folder(folder).groups()
+
+
 def png(
     path: Path, bits: int, colour_type: int, rows: bytes, palette: bytes = b"", size: tuple[int, int] = (4, 2)
 ) -> None:

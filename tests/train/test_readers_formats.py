@@ -399,3 +399,27 @@ def test_a_file_with_changed_bytes_is_read_or_refused_but_never_a_crash(file: st
             mask = read_folder(made).images[0].mask(HW)
             assert mask is not None
             assert mask.shape == HW
+
+
+def test_boxes_are_loose_whatever_file_they_come_in_and_all_other_marks_exact(tmp_path: Path) -> None:
+    box: dict[str, object] = {"bbox": [1, 1, 5, 5]}
+    area: dict[str, object] = {"segmentation": [[1, 1, 9, 1, 9, 9]], **box}
+    square = [[3.0, 3.0], [9.0, 9.0]]
+
+    def is_exact(folder: Path, classes: list[str] | None = None) -> bool:
+        return read_folder(folder, classes=classes).images[0].has_exact_mask()
+
+    assert is_exact(labelme(tmp_path / "a", TRIANGLE, ("pit", "circle", square)))
+    mixed = labelme(tmp_path / "b", TRIANGLE, ("rust", "rectangle", square))
+    assert not is_exact(mixed)
+    assert is_exact(mixed, ["pit"])  # the rectangle is no defect
+    assert is_exact(coco(tmp_path / "c", area))
+    assert not is_exact(coco(tmp_path / "d", area, box))
+    assert not is_exact(voc(tmp_path / "e"))
+    assert not is_exact(deeppcb(tmp_path / "f", "5 3 9 7 1"))
+    whole = draw_plain(tmp_path / "g", ("p.png", "q.png"))
+    (whole / "masks").mkdir()
+    assert cv2.imwrite(str(whole / "masks" / "p.png"), np.full(HW, 255, np.uint8))
+    assert [image.has_exact_mask() for image in read_folder(whole).images] == [True, True]
+    write_labels(whole, [("p.png", "defective", "a"), ("q.png", "good", "b")])
+    assert [image.has_exact_mask() for image in read_folder(whole, "labels").images] == [False, False]

@@ -1,7 +1,9 @@
 """`heatline data show`: what a folder is understood to hold, and everything in it that cannot be used."""
 
 import json
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,8 @@ from edge.errors import GeometryError, InputError
 from tests.command import heatline
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
 from train.contact_sheet import CAPTION_PX, OUTLINE_RGB, write_contact_sheet
+from train.discovery import discover
+from train.frames import FrameStore
 from train.readers import read_folder
 from train.split import split_by_fractions
 from train.survey import Asked, Groups, Part, Size, survey
@@ -32,7 +36,11 @@ def test_a_sound_folder_is_told_in_full(tmp_path: Path) -> None:
     assert (found.sizes, found.colours) == ([Size(200, 150, 12)], {"colour": 12})
     assert (found.groups, found.classes) == (Groups(4, 3, 3, 3), {})
     assert found.split == {"train": Part(2, 2, 4), "val": Part(1, 1, 2), "test": Part(1, 1, 2)}
-    assert (found.twins, found.warnings, found.unusable, found.unplaced) == ([], [], [], 0)
+    assert (found.twins, found.unusable, found.labels_only) == ([], [], 0)
+    assert [warning.split(" picture")[0] for warning in found.warnings] == [
+        "only 4 groups have a defective", "only 4 groups have a good",
+    ]  # fmt: skip
+    assert found.assumptions[1] == "Groups are the column 'group' of labels.csv: 4 groups."
 
 
 def test_the_split_is_the_one_that_training_draws(tmp_path: Path) -> None:
@@ -73,7 +81,7 @@ def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_counted(tmp_path
     table.write_text(table.read_text().replace("c_1.png,defective", "c_1.png,bad") + "c_2.png,good,c\n")
     found = survey(folder, Asked())
     assert sorted(Path(file.file).name for file in found.unusable) == [
-        "a_0.png", "a_1.png", "b_0.png", "b_1.png", "b_2.png", "c_0.png", "c_3.png",
+        "a_0.png", "a_1.png", "b_0.png", "b_1.png", "c_0.png", "c_3.png",
         "labels.csv", "labels.csv", "labels.csv", "lonely.png", "more", "new.png", "notes.txt",
     ]  # fmt: skip
     whys = "\n".join(file.why for file in found.unusable)
@@ -82,7 +90,6 @@ def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_counted(tmp_path
         "a_1.png is not a picture that can be decoded",
         "b_0.png is 9x9 px (height x width), its picture is 150x200",
         "b_1.png is not a picture that can be decoded",
-        "b_2.png is labelled defective and has no annotation of its name",
         "c_3.png is labelled good, but",
         "marks lonely, and there is no such picture",
         "marks c_0, and there is no such picture",
@@ -95,8 +102,12 @@ def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_counted(tmp_path
     ):
         assert why in whys
     assert whys.count("\n") == len(found.unusable) - 1
-    assert (found.good, found.defective) == (3, 5)  # a_3, b_3, d_3; a_2, c_2, d_0, d_1, d_2
-    assert found.sizes == [Size(200, 150, 8)]
+    assert (found.good, found.defective) == (3, 6)  # a_3, b_3, d_3; a_2, b_2, c_2, d_0, d_1, d_2
+    assert found.sizes == [Size(200, 150, 9)]
+    assert found.labels_only == 1
+    mixture = "defective pictures have no defect marked (masks), first b_2.png: only their label is used"
+    assert f"1 of 9 {mixture}" in found.assumptions[0]  # before any picture is decoded
+    assert f"1 of 6 {mixture}" in survey(folder, Asked(group_column="group")).warnings
 
 
 def test_classes_are_counted_and_one_without_objects_is_told(tmp_path: Path) -> None:
@@ -155,9 +166,9 @@ def test_without_groups_all_pictures_are_compared_and_the_lack_is_reported(tmp_p
 
 
 def test_what_will_hinder_a_training_is_reported(tmp_path: Path) -> None:
-    def warns(rows: list[tuple[str, str, str]], says: str, **asked: list[str]) -> bool:
+    def warns(rows: list[tuple[str, str, str]], says: str, val: Sequence[str] = ()) -> bool:
         write_labels(folder, rows)
-        return any(says in warning for warning in survey(folder, Asked(**asked)).warnings)
+        return any(says in warning for warning in survey(folder, Asked(group_column="group", val=val)).warnings)
 
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
     names = sorted(file.name for file in (folder / "images").iterdir())
@@ -166,7 +177,7 @@ def test_what_will_hinder_a_training_is_reported(tmp_path: Path) -> None:
     (folder / "masks" / "b_0.png").unlink()
     rows = [(name, "defective" if "_0" in name and "b" not in name else "good", name[0]) for name in names]
     assert warns(rows, "val has 2 good and 0 defective pictures", val=["b"])
-    assert warns(rows, "1 pictures are defective and nothing of them is marked", val=["b"])
+    assert warns(rows, "1 of 3 defective pictures have no defect marked (masks), first a_0.png", val=["b"])
     folder = draw_plain(tmp_path / "f", ("p.png", "q.png"))
     for label, says in (("good", "no picture is defective"), ("defective", "no picture is good")):
         assert warns([("p.png", label, "a"), ("q.png", label, "b")], says)
@@ -250,3 +261,20 @@ def test_real_pictures_have_the_tiles_that_are_known(
     assert found.tiles is not None
     assert [round(100 * count / sum(found.tiles.values()), 1) for count in found.tiles.values()] == shares
     assert found.unusable == []
+
+
+def test_names_that_are_no_utf8_are_shown_with_question_marks(tmp_path: Path) -> None:
+    folder = sort_tiles(tmp_path / "tiles", count=3)
+    for number, label in enumerate(("good", "defective")):
+        os.rename(folder / label / f"{label[0]}00.png", os.fsencode(folder / label) + b"/\xff\xe4_%d.png" % number)
+    (folder / "good" / "\udcff.txt").write_text("")
+    (folder / "good" / "\udcfe.png").write_bytes(b"no picture")
+    told = json.loads(show(str(folder), "--json", "--picture", str(tmp_path / "sheet.png")))
+    assert (told["good"], told["defective"]) == (3, 3)
+    assert sorted(Path(file["file"]).name for file in told["unusable"]) == ["?.png", "?.txt"]
+    assert cv2.imread(str(tmp_path / "sheet.png")) is not None
+    assert "?.txt is no PNG" in show(str(folder), "--pattern", "(.)")
+    data = discover(folder).read()
+    json.dumps(data.groups(), ensure_ascii=False).encode()
+    usable = [image for image in data.images if image.path.name != "\udcfe.png"]
+    assert len(FrameStore.build(usable, tmp_path / "cache")) == 6

@@ -68,7 +68,9 @@ def draw_boards(folder: Path, count: int, seed: int, size: str, as_json: bool) -
 @data.command(epilog="Example: heatline data show pcb --group board --truth boxes --val 08 --test 10,12")
 @click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
 @click.option("--truth", type=click.Choice([*TRUTHS, LABELS_ONLY]), help="Default: the first there is.")
-@click.option("--group", "column", default="group", show_default=True, help="Column of labels.csv that names groups.")
+@click.option(
+    "--group", "column", help="Column of labels.csv that names groups; default: found, and what is assumed said."
+)
 @click.option("--pattern", help="Instead, a regular expression on file names; its first parenthesis is the group.")
 @click.option("--classes", help="Which annotated classes are defects, with commas between them; default: all.")
 @click.option("--val", default="", help="Groups for validation, with commas between them.")
@@ -86,7 +88,7 @@ def draw_boards(folder: Path, count: int, seed: int, size: str, as_json: bool) -
 def show(
     folder: Path,
     truth: str | None,
-    column: str,
+    column: str | None,
     pattern: str | None,
     classes: str | None,
     val: str,
@@ -119,7 +121,8 @@ def show(
     )
     found = survey(folder, asked, _track)
     if picture is not None:
-        write_contact_sheet(picture, asked.read(folder, lambda file, error: None).images)  # the survey has told of them
+        images = asked.read(folder, lambda file, error: None, None).images  # the survey names what cannot be used
+        write_contact_sheet(picture, images)
     if as_json:
         print_json(found)
     else:
@@ -147,7 +150,12 @@ def _print(found: "Survey") -> None:
     others = [truth for truth in found.truths if truth != found.truth]
     facts: dict[str, object] = {
         "truth": f"{found.truth} (also there: {', '.join(others)})" if others else found.truth,
-        "pictures": f"{found.good + found.defective}: {found.good} good, {found.defective} defective",
+        "pictures": f"{found.good + found.defective}: {found.good} good, {found.defective} defective"
+        + (
+            f" ({found.labels_only} of them by their label only)"
+            if found.labels_only and found.truth != LABELS_ONLY
+            else ""
+        ),
     }
     if found.sizes:
         facts["sizes"] = _sizes_in_words(found)
@@ -167,6 +175,8 @@ def _print(found: "Survey") -> None:
     for name, part in (found.split or {}).items():
         facts[name] = f"{part.groups} groups: {part.good} good, {part.defective} defective pictures"
     print_facts(found.folder, facts)
+    for assumption in found.assumptions:
+        click.echo(f"assumed: {assumption}")
     for warning in found.warnings:
         click.echo(f"warning: {warning}")
     for file in found.unusable:

@@ -23,6 +23,9 @@ class Annotation(Protocol):
     def marks_defects(self) -> bool:
         """Whether it marks any defect at all. Errors as `mask`."""
 
+    def is_exact(self) -> bool:
+        """Whether its marks follow the defects. Boxes do not: they overstate them. Errors as `mask`."""
+
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Defective pixels, bool [H, W], of a picture of that size.
 

@@ -5,7 +5,9 @@ Two layouts are understood:
 - `images/`, and beside it annotations in one or more of the formats of `TRUTHS`, and perhaps `labels.csv` with the
   columns `image`, `label` (good or defective) and one that names the group. Without `labels.csv`, a picture is
   defective if its annotation marks a defect; without annotations, `labels.csv` says all there is to know.
-- `good/` and `defective/`: the folder is the label.
+- `good/` and `defective/`: the folder is the label; annotations may lie beside them, as beside `images/`.
+
+Where the caller can use mixtures, a defective picture without annotation is known by its label only.
 
 Pictures of one group show the same thing (a board, an item, a place), so a split must keep them together.
 """
@@ -16,13 +18,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edge.errors import InputError
-from edge.images import list_images, read_rgb
+from edge.images import SUFFIXES, list_images
+from edge.text import sayable
 from train.readers import coco, deeppcb, labelme, mask_png, voc
 from train.readers.annotation import Annotation
+from train.readers.labelled import LabelledFolder, LabelledImage
 from train.readers.labels_csv import read_labels
 from train.readers.unusable import OnUnusable, stop
 
@@ -52,85 +53,8 @@ TRUTHS: dict[str, tuple[Format, ...]] = {
 LABELS_ONLY = "labels"
 """The truth of a folder whose pictures are good or defective as a whole."""
 
-
-@dataclass(frozen=True)
-class LabelledImage:
-    """One picture and what is known of it."""
-
-    path: Path
-    group: str | None
-    """What must stay together in a split; None if the folder was read without a way to tell."""
-    defective: bool
-    annotation: Annotation | None
-    """Where its defects lie; None for a good picture that has no annotation, and where only labels are known."""
-    labels_only: bool = False
-    """Whether it is only known to be good or defective as a whole."""
-
-    @property
-    def truth_files(self) -> tuple[Path, ...]:
-        """The files, besides the picture, that its labels rest on."""
-        return () if self.annotation is None else (self.annotation.file,)
-
-    def pixels(self) -> NDArray[np.uint8]:
-        """RGB uint8 [H, W, 3], by the line's own colour function.
-
-        Raises:
-            InputError: the picture cannot be decoded.
-        """
-        return read_rgb(self.path)
-
-    def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_] | None:
-        """Defective pixels, bool [H, W], of this picture of that size; None where only the label is known.
-
-        Raises:
-            InputError: the annotation cannot be used, or contradicts the label "good".
-        """
-        if self.labels_only:
-            return None
-        if self.annotation is None:
-            return np.zeros(frame_hw, np.bool_)
-        mask = self.annotation.mask(frame_hw)
-        if mask.any() and not self.defective:
-            raise InputError(
-                f"{self.path} is labelled good, but {self.annotation.file} marks {int(mask.sum())} defective px; "
-                "mend the label or the annotation"
-            )
-        return mask
-
-
-@dataclass(frozen=True)
-class LabelledFolder:
-    """What a folder was understood to hold, in the order of its file names."""
-
-    folder: Path
-    truth: str
-    """A key of `TRUTHS`, or `LABELS_ONLY`."""
-    images: tuple[LabelledImage, ...]
-    groups_are: str
-    """In words, where the groups come from or were looked for."""
-    strays: Mapping[str, Annotation]
-    """Annotations of no picture, by the name that their picture would have, without its ending."""
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    def groups(self) -> list[str]:
-        """All groups, sorted.
-
-        Raises:
-            InputError: the folder was read without a way to tell them.
-        """
-        if any(image.group is None for image in self.images):
-            raise InputError(
-                f"{self.folder} cannot be split, as groups were looked for in {self.groups_are}; name the column with "
-                "split.group=..., or give split.pattern=..., a regular expression whose first parenthesis is the group"
-            )
-        return sorted({str(image.group) for image in self.images})
-
-    def groups_with_defects(self) -> set[str]:
-        """The groups of which a picture is defective."""
-        return {str(image.group) for image in self.images if image.defective}
+LABELS = ("good", "defective")
+"""What a picture may be; the folders of pictures that are sorted."""
 
 
 def read_folder(
@@ -139,6 +63,9 @@ def read_folder(
     group_column: str = "group",
     group_pattern: str | None = None,
     classes: Sequence[str] | None = None,
+    *,
+    mixed: bool = False,
+    good_only: bool = False,
 ) -> LabelledFolder:
     """What a folder holds; pictures are listed here and decoded when they are used.
 
@@ -148,15 +75,18 @@ def read_folder(
         group_pattern: instead, a regular expression that is looked for in the file name; its first parenthesis is the
             group. With neither, in good / defective folders each file name (its stem) is a group of its own.
         classes: which annotated classes are defects; what others mark is good. Default all.
+        mixed: whether the caller can use annotations for some defective pictures and the label for the others, which
+            are `labels_only` then: those without annotation, or whose annotation marks nothing.
+        good_only: whether the caller can do without defective pictures.
     Raises:
-        InputError: no such folder, no pictures, another layout, labels that do not fit the pictures, no defect at all,
-            an unknown class, or an annotation that is damaged, as far as it must be read to tell good from defective.
+        InputError: no such folder, no pictures, another layout, labels that do not fit the pictures, an unknown class,
+            an annotation that is damaged, as far as it must be read; without `mixed`, a defective picture without
+            annotation; without `good_only`, no defective picture.
     """
-    read = list_folder(folder, truth, group_column, group_pattern, classes)
-    defective = sum(image.defective for image in read.images)
-    if not defective:
+    read = list_folder(folder, truth, group_column, group_pattern, classes, mixed=mixed, good_only=good_only)
+    if not good_only and not any(image.defective for image in read.images):
         raise InputError(f"{folder} holds no defective picture; a classifier needs defects to learn from")
-    if read.truth == LABELS_ONLY and defective == len(read.images):
+    if all(image.defective and image.labels_only for image in read.images):
         raise InputError(
             f"{folder} holds only one class: every picture is defective, and no annotation says which part of it is "
             "not; add good pictures"
@@ -171,6 +101,9 @@ def list_folder(
     group_pattern: str | None = None,
     classes: Sequence[str] | None = None,
     on_unusable: OnUnusable = stop,
+    *,
+    mixed: bool = False,
+    good_only: bool = False,
 ) -> LabelledFolder:
     """As `read_folder`, of one class or of two.
 
@@ -185,14 +118,12 @@ def list_folder(
         raise InputError(f"{folder} is not a folder; name a folder with images/, or with good/ and defective/")
     if classes is not None and not classes:
         raise InputError("no class is named that counts as a defect; name at least one, or leave classes away for all")
-    if (folder / "images").is_dir():
-        return _Reader(folder, group_column, pattern, on_unusable).read(truth, classes)
-    if (folder / "good").is_dir() or (folder / "defective").is_dir():
-        return _read_good_and_defective(folder, truth, classes, pattern, on_unusable)
-    raise InputError(
-        f"{folder} has neither images/ nor good/ and defective/; put the pictures into images/ with {_places()} or "
-        "labels.csv beside it, or sort them into good/ and defective/"
-    )
+    if not any((folder / name).is_dir() for name in ("images", *LABELS)):
+        raise InputError(
+            f"{folder} has neither images/ nor good/ and defective/; put the pictures into images/ with {_places()} or "
+            "labels.csv beside it, or sort them into good/ and defective/"
+        )
+    return _Reader(folder, group_column, pattern, classes, mixed, good_only, on_unusable).read(truth)
 
 
 def truths_in(folder: Path) -> list[str]:
@@ -205,37 +136,72 @@ def truths_in(folder: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads a folder with `images/`."""
+    """Reads a folder of either layout."""
 
     folder: Path
     group_column: str
     pattern: re.Pattern[str] | None
+    classes: Sequence[str] | None
+    mixed: bool
+    good_only: bool
     on_unusable: OnUnusable
 
-    def read(self, truth: str | None, classes: Sequence[str] | None) -> LabelledFolder:
-        pictures = self._of_one_stem_each(list_images(self.folder / "images"))
-        truth = self._choose_truth(truth)
-        annotations = self._annotations(truth, classes)
-        rows = read_labels(self.folder / "labels.csv", pictures, self.on_unusable)
+    def read(self, truth: str | None) -> LabelledFolder:
+        is_sorted = not (self.folder / "images").is_dir()
+        pictures = self._sorted_pictures() if is_sorted else self._of_one_stem_each(list_images(self.folder / "images"))
+        truth = self._choose_truth(truth, is_sorted)
+        annotations = self._annotations(truth)
+        rows = None if is_sorted else read_labels(self.folder / "labels.csv", pictures, self.on_unusable)
+        # Of a good and a defective picture of one name, only the defective one can have an annotation that marks any.
+        of_stem = {path.stem: path for path in pictures}
         images = []
         for path in pictures:
             if rows is not None and path.name not in rows:
                 continue
-            row = None if rows is None else rows[path.name]
-            annotation = None if annotations is None else annotations.get(path.stem)
+            row = {} if rows is None else rows[path.name]
+            label = path.parent.name if is_sorted else row.get("label")
+            annotation = (annotations or {}).get(path.stem) if of_stem[path.stem] is path else None
             try:
-                group = _group_of(path, self.pattern) if self.pattern else row.get(self.group_column) if row else None
-                if annotations is None:
-                    defective = row is not None and row["label"] == "defective"
-                else:
-                    defective = self._is_defective(path, row, annotation, classes)
+                group = self._group_of(path, row.get(self.group_column) if not is_sorted else path.stem)
+                images.append(self._image(path, group, label, annotation, annotations is not None))
             except InputError as error:
                 self.on_unusable(path, error)
-            else:
-                images.append(LabelledImage(path, group or None, defective, annotation, annotations is None))
-        stems = {path.stem for path in pictures}
-        strays = {stem: found for stem, found in (annotations or {}).items() if stem not in stems}
-        return LabelledFolder(self.folder, truth, tuple(images), self._groups_are(rows), strays)
+        strays = {stem: found for stem, found in (annotations or {}).items() if stem not in of_stem}
+        groups_are = self._groups_are(is_sorted, rows)
+        return LabelledFolder(self.folder, truth, tuple(images), groups_are, strays)
+
+    def _image(
+        self, path: Path, group: str | None, label: str | None, annotation: Annotation | None, annotated: bool
+    ) -> LabelledImage:
+        """One picture.
+
+        Args:
+            annotated: whether the folder has annotations, if not of this picture.
+        """
+        if not annotated:
+            return LabelledImage(path, group, label == "defective", None, labels_only=True)
+        if not self._is_defective(label, annotation):
+            return LabelledImage(path, group, False, annotation)
+        if self.mixed and label is not None and (annotation is None or not annotation.marks_defects()):
+            return LabelledImage(path, group, True, None, labels_only=True)
+        if annotation is None:
+            raise InputError(
+                f"{path} is labelled defective and has no annotation of its name; add it, take the picture away, or "
+                "ask for truth=labels"
+            )
+        return LabelledImage(path, group, True, annotation)
+
+    def _sorted_pictures(self) -> list[Path]:
+        """Those of good/, then those of defective/."""
+        labels = [label for label in LABELS if label == "good" or not self.good_only or self._has_defective()]
+        for label in labels:
+            if not (self.folder / label).is_dir():
+                raise InputError(f"{self.folder} has only one class: {label}/ is missing; both must hold pictures")
+        return [path for label in labels for path in list_images(self.folder / label)]
+
+    def _has_defective(self) -> bool:
+        place = self.folder / "defective"
+        return place.is_dir() and any(path.suffix.lower() in SUFFIXES for path in place.iterdir())
 
     def _of_one_stem_each(self, pictures: list[Path]) -> list[Path]:
         first: dict[str, Path] = {}
@@ -250,20 +216,20 @@ class _Reader:
                 )
         return list(first.values())
 
-    def _choose_truth(self, truth: str | None) -> str:
+    def _choose_truth(self, truth: str | None, is_sorted: bool) -> str:
         there = truths_in(self.folder)
         if truth is not None and truth not in there:
             needs = " (labels.csv is missing)" if truth == LABELS_ONLY else ""
             raise InputError(
                 f"{self.folder} has no truth {truth!r}{needs}; it has {', '.join(there) or 'none'}, choose one of these"
             )
-        if truth is None and (not there or there == [LABELS_ONLY]):
+        if truth is None and (not there or (there == [LABELS_ONLY] and not self.mixed)):
             # A folder for annotations that holds none is more likely a mistake than a wish to do without.
             for form in _formats():
                 if (self.folder / form.subfolder).is_dir():
                     raise InputError(
                         f"{self.folder / form.subfolder} holds no *{form.suffix}; put the annotations there, or ask "
-                        "for truth=labels with a labels.csv"
+                        f"for truth=labels{'' if is_sorted else ' with a labels.csv'}"
                     )
         if not there:
             raise InputError(
@@ -272,8 +238,9 @@ class _Reader:
             )
         return truth or there[0]
 
-    def _annotations(self, truth: str, classes: Sequence[str] | None) -> Mapping[str, Annotation] | None:
+    def _annotations(self, truth: str) -> Mapping[str, Annotation] | None:
         """By the stem of their pictures; None where only labels are known."""
+        classes = self.classes
         if classes is not None and (truth == LABELS_ONLY or truth.endswith("masks")):
             raise InputError(
                 f"{self.folder} was asked for the classes {', '.join(classes)}, and {truth} tell no classes; choose "
@@ -309,29 +276,38 @@ class _Reader:
                     f"{self.folder} has no class {name!r}; its classes are {', '.join(sorted(known)) or 'none'}"
                 )
 
-    def _is_defective(
-        self, path: Path, row: dict[str, str] | None, annotation: Annotation | None, classes: Sequence[str] | None
-    ) -> bool:
-        if row is None:
+    def _is_defective(self, label: str | None, annotation: Annotation | None) -> bool:
+        if label is None:
             return annotation is not None and annotation.marks_defects()
-        if row["label"] == "good":
-            return False
-        if annotation is None:
-            raise InputError(
-                f"{path} is labelled defective and has no annotation of its name; add it, take the picture away, or "
-                "ask for truth=labels"
-            )
+        if label == "good" or annotation is None or self.classes is None:
+            return label == "defective"
         # The label knows no classes: a picture with objects, and none of the classes that count, is good.
-        return classes is None or annotation.marks_defects() or not annotation.objects().total()
+        return annotation.marks_defects() or not annotation.objects().total()
 
-    def _groups_are(self, rows: Mapping[str, dict[str, str]] | None) -> str:
+    def _group_of(self, path: Path, otherwise: str | None) -> str | None:
+        """What the pattern finds in its name; without a pattern, `otherwise`."""
+        if self.pattern is None:
+            return sayable(otherwise) if otherwise else None
+        found = self.pattern.search(path.name)
+        if found is None or not found[1]:
+            raise InputError(
+                f"the group pattern {self.pattern.pattern!r} finds no group in the file name {path.name}; mend it"
+            )
+        return sayable(found[1])
+
+    def _groups_are(self, is_sorted: bool, rows: Mapping[str, dict[str, str]] | None) -> str:
         if self.pattern:
             return f"what {self.pattern.pattern!r} finds in the file name"
+        if is_sorted:
+            return "file names, each a group"
+        column = f"column {self.group_column!r} of labels.csv"
         if rows is None:
-            return f"column {self.group_column!r} of labels.csv, which is not there"
+            return f"{column}, which is not there"
         columns = [name for name in next(iter(rows.values()), {}) if name not in ("image", "label")]
-        has = "" if self.group_column in columns else f" (which has {', '.join(columns) or 'no more columns'})"
-        return f"column {self.group_column!r} of labels.csv{has}"
+        if self.group_column not in columns:
+            return f"{column} (which has {', '.join(columns) or 'no more columns'})"
+        empty = [name for name, row in rows.items() if not row[self.group_column]]
+        return f"{column} (which is empty for {empty[0]})" if empty else column
 
 
 def _formats() -> list[Format]:
@@ -343,31 +319,6 @@ def _places() -> str:
     return ", ".join(dict.fromkeys(f"{form.subfolder}/" for form in _formats()))
 
 
-def _read_good_and_defective(
-    folder: Path,
-    truth: str | None,
-    classes: Sequence[str] | None,
-    pattern: re.Pattern[str] | None,
-    on_unusable: OnUnusable,
-) -> LabelledFolder:
-    if truth not in (None, LABELS_ONLY):
-        raise InputError(f"{folder} has good/ and defective/ and so no {truth}; leave truth away")
-    if classes is not None:
-        raise InputError(f"{folder} has good/ and defective/ and so no classes; leave classes away")
-    for label in ("good", "defective"):
-        if not (folder / label).is_dir():
-            raise InputError(f"{folder} has only one class: {label}/ is missing; both must hold pictures")
-    images = []
-    for label in ("good", "defective"):
-        for path in list_images(folder / label):
-            try:
-                images.append(LabelledImage(path, _group_of(path, pattern), label == "defective", None, True))
-            except InputError as error:
-                on_unusable(path, error)
-    groups_are = "file names, each a group" if pattern is None else f"what {pattern.pattern!r} finds in the file name"
-    return LabelledFolder(folder, LABELS_ONLY, tuple(images), groups_are, {})
-
-
 def _compile(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
@@ -376,12 +327,3 @@ def _compile(pattern: str) -> re.Pattern[str]:
     if compiled.groups < 1:
         raise InputError(f"the group pattern {pattern!r} has no parenthesis; put the part that is the group into one")
     return compiled
-
-
-def _group_of(path: Path, pattern: re.Pattern[str] | None) -> str:
-    if pattern is None:
-        return path.stem
-    found = pattern.search(path.name)
-    if found is None or not found[1]:
-        raise InputError(f"the group pattern {pattern.pattern!r} finds no group in the file name {path.name}; mend it")
-    return found[1]

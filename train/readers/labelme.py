@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from edge.errors import InputError
-from train.readers.shapes import Circle, MarkedObject, MarkedObjects, Marks, Polygon, Shape
+from train.readers.shapes import Circle, MarkedObject, MarkedObjects, Marks, Polygon, Rectangle, Shape
 
 
 class _Shape(msgspec.Struct):
@@ -54,7 +54,7 @@ class LabelMePolygons(MarkedObjects):
                 return Polygon(points)
             case "rectangle" if len(points) == 2:
                 (x0, y0), (x1, y1) = points
-                return Polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+                return Rectangle([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
             case "circle" if len(points) == 2:
                 (x, y), (rim_x, rim_y) = points
                 return Circle(x, y, hypot(rim_x - x, rim_y - y))

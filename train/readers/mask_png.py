@@ -25,6 +25,10 @@ class MaskPng:
         """Whether any pixel is not zero."""
         return bool(self._pixels().any())
 
+    def is_exact(self) -> bool:
+        """It is."""
+        return True
+
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Defective pixels, bool [H, W]; in a colour mask, those that are not black."""
         mask = self._pixels()

@@ -76,6 +76,10 @@ class Polygon:
         cv2.fillPoly(mask.view(np.uint8), [rounded], 1)
 
 
+class Rectangle(Polygon):
+    """A polygon that was drawn as a box: it covers pixels as a polygon, and overstates a defect as a box."""
+
+
 @dataclass(frozen=True)
 class Circle:
     """All pixels whose centre is at most `radius` px from (x, y).
@@ -164,6 +168,11 @@ class MarkedObjects(ABC):
     def marks_defects(self) -> bool:
         """Whether it has an object that is a defect."""
         return any(self._is_defect(marked) for marked in self.marks().objects)
+
+    def is_exact(self) -> bool:
+        """Whether none of its defects is a box."""
+        defects = filter(self._is_defect, self.marks().objects)
+        return not any(isinstance(shape, Box | Rectangle) for marked in defects for shape in marked.shapes)
 
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """Defective pixels, bool [H, W]: all that lie in an object that is a defect."""

@@ -1,0 +1,58 @@
+"""Warnings of labels and defects that are too few or too small."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
+from train.readers import LabelledImage
+
+
+def test_areas_are_those_of_connected_defects() -> None:
+    mask = np.zeros((40, 50), np.bool_)
+    mask[2:5, 3:7] = True
+    mask[5, 7] = True  # touches by its corner
+    mask[20:30, 20:21] = True
+    assert sorted(defect_areas(mask)) == [10, 13]
+    assert defect_areas(np.zeros((4, 4), np.bool_)) == []
+
+
+def said_of(areas_px: list[int], ambiguous: int = 0, defective: int = 10) -> list[str]:
+    return describe_small_defects(areas_px, ambiguous, defective, tile_px=224, defective_share=0.01)
+
+
+def test_a_median_defect_of_less_than_four_cells_is_small() -> None:
+    assert said_of([]) == []
+    assert said_of([10, 256, 9000]) == []
+    (said,) = said_of([10, 200, 9000])
+    assert "half of the 3 have at most 200 px, 0.40% of a 224 px tile and 3.1 cells" in said
+
+
+def test_more_than_a_third_of_the_tiles_up_to_one_percent_is_many() -> None:
+    assert said_of([900], 5, 10) == []
+    (said,) = said_of([900], 6, 10)
+    assert said.startswith("6 of the 16 tiles with a defect have at most 1.0% of their area defective")
+
+
+def images(good: int, defective: int) -> list[LabelledImage]:
+    labels = [False] * good + [True] * defective
+    return [LabelledImage(Path(f"{n}.png"), f"g{n}", label, None, True) for n, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    ("good", "defective", "starts"),
+    [
+        (10, 10, []),
+        (10, 0, []),  # that there is none is said elsewhere
+        (9, 10, ["only 9 groups have a good picture"]),
+        (0, 10, ["no group has a good picture"]),
+        (1, 1, ["only 1 group has a defective picture", "only 1 group has a good picture"]),
+    ],
+)
+def test_fewer_than_ten_groups_of_a_kind_are_few(good: int, defective: int, starts: list[str]) -> None:
+    assert [said.split(":")[0] for said in describe_few_groups(images(good, defective))] == starts
+
+
+def test_groups_that_are_not_known_are_not_counted() -> None:
+    assert describe_few_groups([LabelledImage(Path("p.png"), None, True, None, True)]) == []

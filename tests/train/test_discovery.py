@@ -1,0 +1,192 @@
+"""What is found of a folder without being asked, and what is said of it."""
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import cv2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.errors import InputError
+from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
+from tests.train.test_near_identical import again, scene
+from train.discovery import discover
+from train.file_names import find_scheme
+
+# File names.
+
+
+def groups_of(names: list[str]) -> list[str] | None:
+
+    scheme = find_scheme(names)
+    if scheme is None:
+        return None
+    found = [re.search(scheme.pattern, name) for name in names]
+    return [match[1] for match in found if match is not None]
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        (["k1_Part4.jpg", "k1_Part5.jpg", "k2_Part5.jpg", "k3_Part1.jpg"], ["k1", "k1", "k2", "k3"]),
+        (["x_1-a.png", "x_1-b.png", "x_2-a.png", "x_3-a.png"], ["1", "1", "2", "3"]),  # what never differs says nothing
+        (["cam1_007.png", "cam2_007.png", "cam1_008.png", "cam2_009.png"], ["007", "007", "008", "009"]),
+        (["cam 1 b7.png", "cam 2 b7.png", "cam 1 b8.png", "cam 1 b9.png"], ["b7", "b7", "b8", "b9"]),
+        (["spur_01.png", "short_01.png", "spur_02.png", "spur_03.png"], ["01", "01", "02", "03"]),
+        (["1001.png", "1002.png", "1003.png"], None),  # a counter
+        (["7_1.png", "7_2.png", "8_3.png", "8_4.png"], None),  # two things cannot be divided into three parts
+        (["b1_1.png", "b1_2.png", "b2_1.png", "scratch.png"], None),  # not all follow it
+        ([], None),
+    ],
+)  # fmt: skip
+def test_the_leftmost_part_that_repeats_names_the_thing(names: list[str], groups: list[str] | None) -> None:
+    assert groups_of(names) == groups
+
+
+def test_digits_that_do_not_divide_further_are_the_number_of_the_thing() -> None:
+    boards, pictures = ("00041", "12000", "12100", "20085"), range(0, 120, 3)
+    names = [f"{board}{picture:03d}{end}.png" for board in boards for picture in pictures for end in ("_test", "_temp")]
+    assert groups_of(names) == [name[:5] for name in names]
+    assert groups_of([f"{number:05d}.png" for number in range(3000)]) is None
+
+
+@given(
+    things=st.integers(3, 12),
+    pictures=st.integers(2, 8),
+    before=st.sampled_from(["", "line2_", "img_", "x-"]),
+    after=st.sampled_from(["_{}", "_cam1_{:04d}", "-view{}_a", "_2026_{:06d}"]),
+)
+def test_no_thing_is_cut_in_two_where_it_is_written_before_a_counter(
+    things: int, pictures: int, before: str, after: str
+) -> None:
+    names = [f"{before}b{thing:02d}{after.format(n)}.jpg" for thing in range(things) for n in range(pictures)]
+    found = groups_of(names)
+    assert found is not None
+    assert len(set(zip(found, (name.split("b")[1][:2] for name in names), strict=True))) == things
+
+
+# Folders.
+
+
+def table(folder: Path, **columns: list[str]) -> Path:
+    """Grey pictures with a label and more columns; every other one is defective."""
+    count = len(next(iter(columns.values())))
+    names = [f"p{chr(ord('a') + number)}.png" for number in range(count)]
+    draw_plain(folder, tuple(names))
+    for number, name in enumerate(names):
+        cv2.imwrite(str(folder / "images" / name), scene(number, (30, 40)))
+    with (folder / "labels.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "label", *columns])
+        for number, name in enumerate(names):
+            rows.writerow([name, ("good", "defective")[number % 2], *(values[number] for values in columns.values())])
+    return folder
+
+
+def test_the_column_of_a_thing_is_found_and_one_of_a_condition_never_is(tmp_path: Path) -> None:
+    boards, two = list("aabbccdd"), list("xxxxyyyy")
+    assert discover(table(tmp_path / "1", exposure=two, board=boards)).group_column == "board"
+    assert discover(table(tmp_path / "2", camera=two, width=boards)).group_column is None
+    assert discover(table(tmp_path / "3", board=boards, group=two)).group_column == "group"
+    assert discover(table(tmp_path / "4", **{"Serial No.": boards})).group_column == "Serial No."
+    assert discover(table(tmp_path / "5", item=list("abcdefgh"), lot=["1"] * 8)).group_column is None  # say nothing
+    assert discover(table(tmp_path / "6", board=[*boards[:-1], ""])).group_column is None
+
+
+def test_of_several_columns_the_coarsest_with_enough_groups_is_taken(tmp_path: Path) -> None:
+    numbers = range(24)
+    lots, panels = [str(n // 12) for n in numbers], [str(n // 2) for n in numbers]
+    pieces = [str(n // 2 * 2 + n % 2 if n < 12 else n // 2 * 2) for n in numbers]
+    found = discover(table(tmp_path, piece=pieces, panel=panels, lot=lots))
+    assert found.group_column == "panel"
+    assert "12 groups of 24 pictures; piece (18), lot (2) would be possible too" in found.assumptions[-1]
+    assert found.read().groups() == sorted({str(n) for n in range(12)})
+
+
+def test_near_identical_pictures_are_one_group_where_nothing_names_groups(tmp_path: Path) -> None:
+    folder = table(tmp_path, camera=list("abcdef"))
+    cv2.imwrite(str(folder / "images" / "pe.png"), again(scene(1, (300, 400))))
+    cv2.imwrite(str(folder / "images" / "pb.png"), scene(1, (300, 400)))
+    (folder / "images" / "pf.png").write_bytes(b"no picture")  # training will stop at it, not this
+    found = discover(folder)
+    assert found.read().groups() == ["pa", "pb", "pc", "pd", "pf"]
+    assert found.assumptions[1].startswith("Each picture is a group of its own, as neither")
+    assert found.assumptions[2] == "Near-identical pictures are put into one group: 6 groups become 5."
+
+
+def test_pictures_that_all_look_alike_are_not_taken_for_one_thing(tmp_path: Path) -> None:
+    folder = table(tmp_path, camera=list("abcdef"))
+    for name in "bcdef":
+        shutil.copy(folder / "images" / "pa.png", folder / "images" / f"p{name}.png")
+    found = discover(folder)
+    assert len(found.read().groups()) == 6
+    assert found.assumptions[2].startswith("6 of 6 pictures look nearly identical, so that likeness does not say")
+
+
+def test_groups_by_file_names_are_said_to_be_a_guess(tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "blobs")
+    rows = [(file.name, "defective" if "_2" not in file.name else "good", "") for file in (folder / "images").iterdir()]
+    for file in [*(folder / "images").iterdir(), *(folder / "masks").iterdir()]:
+        file.rename(file.with_name(f"7{file.name}"))
+    write_labels(folder, [(f"7{name}", label, "") for name, label, _ in rows], group="cls")
+    found = discover(folder)
+    assert found.read().groups() == ["7a", "7b", "7c", "7d"]
+    assert found.read().groups_are == "part 1 of the file name"
+    assert "part 1 of the file name (7a, 7b, 7c, ...): 4 groups. This is a guess" in found.assumptions[1]
+
+
+def test_truth_and_mixture_and_the_lack_of_defects_are_said(tmp_path: Path) -> None:
+    folder = draw_blobs(tmp_path / "blobs")
+    (folder / "masks" / "a_0.png").unlink()
+    (folder / "boxes").mkdir()
+    (folder / "boxes" / "b_0.txt").write_text("1 1 5 5 1")
+    assert discover(folder).assumptions[0] == (
+        "Pictures are good or defective by labels.csv; where the defects are, by masks (boxes are there too and are "
+        "not used). 1 of 8 defective pictures have no defect marked (masks), first a_0.png: only their label is used."
+    )
+    tiles = sort_tiles(tmp_path / "tiles", count=3)
+    assert discover(tiles).assumptions[0] == (
+        "Pictures are good or defective by the folders good/ and defective/; nothing says where the defects are."
+    )
+    shutil.rmtree(tiles / "defective")
+    found = discover(tiles)
+    assert "No picture is defective" in found.assumptions[1]
+    assert len(found.read().images) == 3
+    with pytest.raises(InputError, match="is not a folder"):
+        discover(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "groups"),
+    [
+        ("kolektorsdd", "item", 41),
+        ("hripcb_subset", "board", 6),
+        ("magnetic_tile", "block", 186),
+        ("bsdata", "place", 62),
+    ],
+)
+def test_groups_of_real_sets_are_found(real_data: Path, name: str, column: str, groups: int) -> None:
+    found = discover(real_data / name)
+    assert found.group_column == column
+    assert len(found.read().groups()) == groups
+
+
+def test_boards_of_deeppcb_are_found_in_its_file_names(real_data: Path) -> None:
+    assert set(discover(real_data / "deeppcb").read().groups()) == {
+        "00041", "12000", "12100", "12300", "13000", "20085", "44000", "50600", "77000", "90100", "92000",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["kolektorsdd", "hripcb_subset"])
+def test_without_its_table_no_board_or_item_is_cut_in_two(real_data: Path, tmp_path: Path, name: str) -> None:
+    column = {"kolektorsdd": "item", "hripcb_subset": "board"}[name]
+    with (real_data / name / "labels.csv").open() as file:
+        true = {row["image"]: row[column] for row in csv.DictReader(file)}
+    masks = "masks" if name == "kolektorsdd" else "derived_masks"
+    for part in ("images", masks):
+        (tmp_path / part).symlink_to(real_data / name / part)
+    images = discover(tmp_path).read().images
+    assert len({(true[image.path.name], image.group) for image in images}) == len(set(true.values()))
