@@ -66,17 +66,22 @@ def describe_few_groups(images: Sequence[LabelledImage]) -> list[str]:
     with_defects = {image.group for image in images if image.defective}
     if 0 < len(with_defects) < FEW_GROUPS:
         said.append(
-            f"{_groups(len(with_defects), 'a defective')} picture: what is measured rests on these few things and may "
+            f"{_groups(len(with_defects))} a defective picture: what is measured rests on these few things and may "
             f"differ on others; add defective pictures of other things, {FEW_GROUPS} or more"
         )
     with_good = {image.group for image in images if not image.defective}
-    if len(with_good) < FEW_GROUPS:
+    if not with_good:
         said.append(
-            f"{_groups(len(with_good), 'a good')} picture: a threshold from so few may reject many more good parts "
-            f"than it promises; add good pictures of other things, {FEW_GROUPS} or more"
+            "no picture is good: thresholds come from the clean tiles of defective pictures, if those are marked; add "
+            f"good pictures of {FEW_GROUPS} things or more"
+        )
+    elif len(with_good) < FEW_GROUPS:
+        said.append(
+            f"{_groups(len(with_good))} a good picture: a threshold from so few may reject many more good parts than it "
+            f"promises; add good pictures of other things, {FEW_GROUPS} or more"
         )
     return said
 
 
-def _groups(count: int, of: str) -> str:
-    return f"only {count} group{'s have' if count > 1 else ' has'} {of}" if count else f"no group has {of}"
+def _groups(count: int) -> str:
+    return "only 1 group has" if count == 1 else f"only {count} groups have"

@@ -46,7 +46,7 @@ def images(good: int, defective: int) -> list[LabelledImage]:
         (10, 10, []),
         (10, 0, []),  # that there is none is said elsewhere
         (9, 10, ["only 9 groups have a good picture"]),
-        (0, 10, ["no group has a good picture"]),
+        (0, 10, ["no picture is good"]),
         (1, 1, ["only 1 group has a defective picture", "only 1 group has a good picture"]),
     ],
 )
