@@ -77,8 +77,8 @@ def describe_few_groups(images: Sequence[LabelledImage]) -> list[str]:
         )
     elif len(with_good) < FEW_GROUPS:
         said.append(
-            f"{_groups(len(with_good))} a good picture: a threshold from so few may reject many more good parts than it "
-            f"promises; add good pictures of other things, {FEW_GROUPS} or more"
+            f"{_groups(len(with_good))} a good picture: a threshold from so few may reject many more good parts than "
+            f"it promises; add good pictures of other things, {FEW_GROUPS} or more"
         )
     return said
 

@@ -113,7 +113,8 @@ def _describe_truth(data: LabelledFolder) -> str:
     )
     label = f"Pictures are good or defective by {by}"
     if truth == LABELS_ONLY:
-        return f"{label}; nothing says where the defects are."
+        marked = "; nothing says where the defects are" if any(image.defective for image in data.images) else ""
+        return f"{label}{marked}."
     others = [other for other in truths_in(folder) if other not in (truth, LABELS_ONLY)]
     also = f" ({', '.join(others)} are there too and are not used)" if others else ""
     mixture = data.describe_mixture()

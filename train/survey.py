@@ -367,7 +367,7 @@ def _warnings(
     if why_no_split:
         warnings.append(why_no_split)
     for name, part in (split or {}).items():
-        if part.groups and (not part.defective or (data.truth == LABELS_ONLY and not part.good)):
+        if defective and part.groups and (not part.defective or (data.truth == LABELS_ONLY and not part.good)):
             warnings.append(
                 f"{name} has {part.good} good and {part.defective} defective pictures; choose groups with both kinds"
             )
