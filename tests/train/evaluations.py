@@ -1,5 +1,6 @@
 """Made-up evaluations for tests of the report: every figure is named by the caller or follows from a seed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,8 @@ import cv2
 import numpy as np
 
 from edge.bundle import Calibration
-from train.evaluation.explorer import explore
 from train.evaluation.figures import Figures, FrameFigures, RuleFigures, TileFigures
-from train.evaluation.result import Evaluation, Exhibit, Told, TruthEvaluation, write_evaluation
+from train.evaluation.result import Evaluation, Exhibit, FrameAnswer, Told, TruthEvaluation, write_evaluation
 from train.evaluation.sweep import SweepFigures
 
 FUSIONS, RATIOS = ["min", "mean", "max"], [0.0, 0.2, 0.6, 0.8, 0.9]
@@ -70,9 +70,11 @@ def evaluation(
     truths: tuple[str, ...] = ("masks",),
     intervals: dict[str, tuple[float, float]] | None = None,
     exhibits: list[Exhibit] | None = None,
+    frames: list[FrameAnswer] | None = None,
     seed: int = 0,
+    **known: Any,
 ) -> Evaluation:
-    rng = np.random.default_rng(seed)
+    of_frames = [one for one in exhibits or [] if one.tile_yx is None]
     figures = Figures(
         tile or tile_figures(), study or rule_figures(), line or rule_figures(0.7, 0.6), frame or frame_figures()
     )
@@ -83,19 +85,46 @@ def evaluation(
             intervals=intervals or {},
             intervals_are="no intervals: a bootstrap needs at least 10 groups, and there are 2",
             sweep=sweep_figures(seed) if of.family == "vit" else None,
-            exhibits=exhibits or [],
+            exhibits=[one for one in exhibits or [] if one.tile_yx is not None],
         )
         for truth in truths
     ]
-    curve = explore(rng.normal(4, 3, 20), rng.normal(-2, 2, 40), 0.7, "good frames")
     calibration = Calibration(0.7, 5.5, -6.0, 0.05, 36, "good frames of the validation groups")
-    return Evaluation(of, calibration, against, curve)
+    values: dict[str, Any] = {
+        "frames": answers(seed, groups=of.groups) if frames is None else frames,
+        "exhibits": of_frames,
+        "rests_on": "the test groups (2 groups, 60 frames)",
+    }
+    return Evaluation(of, calibration, against, **(values | known))
+
+
+def answers(seed: int = 0, defective: int = 20, good: int = 40, groups: Sequence[str] = ()) -> list[FrameAnswer]:
+    """Frames of drawn scores, in turns of each group; each defective one has three defects, of which two are hit."""
+    rng = np.random.default_rng(seed)
+    scores = [*rng.normal(4, 3, defective), *rng.normal(-2, 2, good)]
+    return [
+        FrameAnswer(
+            image=f"{'bad' if at < defective else 'good'}/{at:03}.png",
+            group=groups[at % len(groups)] if groups else None,
+            defective=at < defective,
+            score=float(score),
+            defects=3 if at < defective else 0,
+            hit=2 if at < defective else 0,
+            false_regions=0,
+        )
+        for at, score in enumerate(scores)
+    ]
 
 
 def exhibits_of(of: Told, tiles: int = 3) -> list[Exhibit]:
-    """Three examples and failures, and of a ViT its fusions and ratios; files are named, not made."""
+    """Three frames, examples and failures of a kind, and of a ViT its fusions and ratios; files are named, not made."""
+    whole = [
+        Exhibit(kind, f"{kind}-{at}.png", f"board-{at:02}.jpg", None, 3.5 - 2 * at, "frame; heatmap")  # type: ignore[arg-type]
+        for kind in ("escaped", "rejected")
+        for at in range(tiles)
+    ]
     kinds = ["example", "missed", "false", *(("fusions", "ratios") if of.family == "vit" else ())]
-    return [
+    return whole + [
         Exhibit(kind, f"{kind}-{at}.png", f"board-{at:02}.jpg", (222 * at, 444), 3.5 - 2 * at, "tile, truth, map")  # type: ignore[arg-type]
         for kind in kinds
         for at in range(tiles)
@@ -107,7 +136,6 @@ def write(what: Evaluation, folder: Path, with_pictures: bool = True) -> Path:
     folder.mkdir(parents=True)
     write_evaluation(what, folder)
     if with_pictures:
-        for truth in what.truths:
-            for exhibit in truth.exhibits:
-                cv2.imwrite(str(folder / exhibit.file), np.full((8, 24, 3), 90, np.uint8))
+        for exhibit in [*what.exhibits, *(one for truth in what.truths for one in truth.exhibits)]:
+            cv2.imwrite(str(folder / exhibit.file), np.full((8, 24, 3), 90, np.uint8))
     return folder

@@ -1,8 +1,5 @@
 """Bundles held against known defects, on pictures whose figures can be counted by hand."""
 
-import json
-import shutil
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,40 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle, write_bundle
-from edge.errors import GeometryError, InputError
+from edge.bundle import Bundle
 from edge.geometry import TileGrid
 from edge.images import read_rgb
 from edge.inspection.verdict import Thresholds
-from tests.command import complaint, heatline
 from tests.small_bundle import GAIN, TILE, answer, bundle_in, dark_square, white_frame
-from tests.train.blobs import write_labels
-from train.evaluation.evaluate import Asked, evaluate_model, names_of
+from tests.train.placed_squares import PLACES, boxes, folder, grouped, reported, run
+from train.evaluation.evaluate import Asked, evaluate_model
 from train.evaluation.figures import FrameFigures, RuleFigures, TileFigures
 from train.evaluation.observe import _Columns, clean_tiles
-from train.evaluation.result import read_evaluation
-
-PLACES = {"a1": (80, 80), "b1": (100, 300), "b2": (20, 20)}
-"""Of the black squares in the defective ones of `grouped`'s pictures."""
-
-
-def folder(path: Path, defects: dict[str, tuple[int, int] | None], marked: dict[str, tuple[int, int]]) -> Path:
-    """White frames of 224x446 px (two tiles) with a black square each where `defects` says, and masks as `marked`
-    says.
-    """
-    for name in ("images", "masks"):
-        (path / name).mkdir(parents=True)
-    for stem, place in defects.items():
-        frame = white_frame((224, 446))
-        if place is not None:
-            frame = dark_square(frame, *place)
-        cv2.imwrite(str(path / "images" / f"{stem}.png"), frame)
-        mask = np.zeros((224, 446), np.uint8)
-        if stem in marked:
-            y, x = marked[stem]
-            mask[y : y + 48, x : x + 48] = 255
-        cv2.imwrite(str(path / "masks" / f"{stem}.png"), mask)
-    return path
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -67,41 +39,6 @@ def evaluate(path: Path, bundle: Bundle) -> Found:
     assert figures.study is not None
     assert figures.line is not None
     return Found(found.truth, figures.tile, figures.study, figures.line, figures.frame)
-
-
-def grouped(path: Path) -> Path:
-    """Six pictures of three groups, named in labels.csv and by the first letter of the file."""
-    folder(path, {**PLACES, "a2": None, "c1": None, "c2": None}, PLACES)
-    stems = sorted(file.stem for file in (path / "images").iterdir())
-    write_labels(path, [(f"{stem}.png", "defective" if stem in PLACES else "good", stem[0]) for stem in stems])
-    return path
-
-
-def boxes(path: Path, marked: dict[str, tuple[int, int] | None]) -> None:
-    """A second truth for a folder: boxes of 48 px, whatever the masks say."""
-    (path / "boxes").mkdir()
-    for stem, place in marked.items():
-        y, x = place or (0, 0)
-        row = f"{x} {y} {x + 48} {y + 48} 1\n" if place else ""
-        (path / "boxes" / f"{stem}.txt").write_text(row)
-
-
-def taught(path: Path, bundle: Bundle, data: str, **groups: list[str]) -> Bundle:
-    """The bundle, as if it had been taught on some data."""
-    told = msgspec.structs.replace(bundle.manifest, provenance={"data": {"data": data, "groups": groups}})
-    return write_bundle(path, told, {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files})
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return heatline("evaluate", *arguments)
-
-
-def reported(*arguments: str | Path) -> dict[str, Any]:
-    done = run(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    (evaluation,) = json.loads(done.stdout)["evaluations"]
-    found: dict[str, Any] = evaluation
-    return found
 
 
 def enlarged(tile_map: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -250,85 +187,6 @@ def test_all_truths_that_a_folder_has_are_held_against_one_pass_each_as_if_it_we
     assert by_boxes.tile.pointing == 0.5
 
 
-def test_a_part_is_the_groups_that_the_bundle_names(
-    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = grouped(tmp_path / "data")
-    told = taught(tmp_path / "told", bundle, "data", train=["a"], val=["c"], test=["b"])
-    asked = (told.path, "--data", data)
-    test, by_default = reported(*asked, "--part", "test"), reported(*asked)
-    assert test == by_default
-    assert (test["told"]["part"], test["told"]["groups"], test["told"]["pictures"]) == ("test", ["b"], 2)
-    assert test["truths"] == reported(*asked, "--groups", "b")["truths"]
-    assert test["truths"][0]["figures"]["frame"]["defective_frames"] == 2
-    assert reported(*asked, "--part", "all")["told"]["pictures"] == 6
-    assert run(*asked, "--part", "train", "--json").stderr == ""  # who asks for them knows
-    said = run(*asked, "--part", "all").stderr
-    assert f"2 of the 6 pictures are of groups that taught {told.path}: leave them out" in said
-    assert reported(*asked, "--pattern", "^(.)", "--part", "test") == test
-    monkeypatch.chdir(data)
-    assert reported(told.path, "--data", ".")["told"]["part"] == "test"  # the folder one is in is known by its name
-    other = taught(tmp_path / "other", bundle, "other", train=["a"], val=["c"], test=["b"])
-    done = run(other.path, "--data", data, "--json")  # of another name: no test groups, and none that taught
-    assert (done.stderr, json.loads(done.stdout)["evaluations"][0]["told"]["part"]) == ("", "all")
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--part", "test", "--groups", "a"], "--groups and --part both say which groups"),
-        (["--pattern", "(.)", "--group", "group"], "--group and --pattern both say where groups are told"),
-        (["--part", "val"], "names no groups as val; name groups with --groups, or take --part all"),
-        (["--part", "test", "--pattern", "(x?.)$"], "'b' is missing; groups were looked for in what '(x?.)$' finds"),
-        (["--groups", "a,z"], "has no picture of the group 'z'; it has a, b, c"),
-        (["--group", "board"], "column 'board' of labels.csv"),
-        (["--truth", "boxes"], "has no truth 'boxes'; it has masks, labels"),
-        (["--overlap-px", "224"], "an overlap of 224 px does not fit tiles of 224 px"),
-    ],
-)
-def test_groups_that_cannot_be_had_are_refused_in_one_sentence(
-    tmp_path: Path, bundle: Bundle, options: list[str], says: str
-) -> None:
-    told = taught(tmp_path / "told", bundle, "other", train=["elsewhere"], val=[], test=["b", "z"])
-    done = run(told.path, "--data", grouped(tmp_path / "data"), *options)
-    assert done.returncode in (2, InputError.exit_code, GeometryError.exit_code)
-    assert says in (done.stderr if done.returncode == 2 else complaint(done))
-    assert done.stdout == ""
-
-
-def test_what_is_no_model_or_no_folder_is_refused_in_one_sentence(tmp_path: Path, bundle: Bundle) -> None:
-    (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "empty", tmp_path / "nowhere"):
-        with pytest.raises(InputError, match="is neither a run nor a bundle; name a folder that `heatline train`"):
-            evaluate_model(path, Asked(tmp_path))
-    with pytest.raises(InputError, match="nowhere is not a folder"):
-        evaluate_model(bundle.path, Asked(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="does not tell where its pictures lie; name a folder with --data"):
-        evaluate_model(bundle.path, Asked(part="all"))
-
-
-def many_groups(path: Path) -> Path:
-    """Twelve pictures, each a group, in two of which a defect does not show."""
-    squares = {f"d{n}": (80, 80) for n in range(8)}
-    shown = {**squares, "d0": None, "d1": None, **{f"g{n}": None for n in range(4)}}
-    folder(path, shown, squares)
-    write_labels(path, [(f"{stem}.png", "defective" if stem in squares else "good", stem) for stem in shown])
-    return path
-
-
-def test_with_ten_groups_or_more_rates_have_intervals_beside_them(tmp_path: Path, bundle: Bundle) -> None:
-    asked = (bundle.path, "--data", many_groups(tmp_path / "data"))
-    evaluation = reported(*asked)
-    (found,), explorer = evaluation["truths"], evaluation["explorer"]
-    low, high = found["intervals"]["frame.escape_rate"]
-    assert 0 <= low < found["figures"]["frame"]["escape_rate"] == 2 / 8 < high <= 0.7
-    assert found["intervals"].keys() >= {"tile.average_precision", "study.f1", "line.recall"}
-    assert "frame.false_reject_rate" not in found["intervals"], "none of four good frames is rejected in any resample"
-    assert f"0.2500  [{low:.4f}, {high:.4f}]" in run(*asked).stdout
-    assert (explorer["defective_frames"], explorer["good_frames"], explorer["good_are"]) == (8, 4, "good frames")
-    assert (explorer["chosen"], explorer["chosen_escape"], explorer["chosen_false_reject"]) == (-1.0, 2 / 8, 0)
-
-
 def test_a_tile_is_clean_where_no_truth_touches_it() -> None:
     """A box is wider than its defect: the tile beside it looks defective, and is by the box."""
     masks, boxes = (np.zeros((3, 8, 8), np.bool_) for _ in range(2))
@@ -336,58 +194,6 @@ def test_a_tile_is_clean_where_no_truth_touches_it() -> None:
     assert clean_tiles([masks], 3).tolist() == [False, True, True]
     assert clean_tiles([masks, boxes], 3).tolist() == [False, False, True]
     assert clean_tiles([], 3).all()
-
-
-def test_where_no_frame_is_good_the_tiles_of_defective_ones_that_are_stand_in(tmp_path: Path, bundle: Bundle) -> None:
-    """Both have a square in one tile; one has another, which no truth marks, in the other."""
-    data = folder(tmp_path / "data", PLACES, PLACES)
-    twice = dark_square(dark_square(white_frame((224, 446)), *PLACES["a1"]), 80, 300)
-    cv2.imwrite(str(data / "images" / "a1.png"), twice)
-    explorer = evaluate_model(bundle.path, Asked(data)).explorer
-    assert (explorer.defective_frames, explorer.good_frames) == (3, 3)
-    assert (explorer.chosen_escape, explorer.chosen_false_reject) == (0, pytest.approx(1 / 3))
-    assert explorer.good_are.startswith("defective frames without the tiles that a truth touches")
-
-
-def test_an_evaluation_is_left_with_its_pictures_where_a_folder_is_named(tmp_path: Path, bundle: Bundle) -> None:
-    data = grouped(tmp_path / "data")
-    left = evaluate_model(bundle.path, Asked(data), tmp_path / "out")
-    assert read_evaluation(tmp_path / "out") == left
-    exhibits = left.truths[0].exhibits
-    assert [one.image for one in exhibits if one.kind == "missed"] == [f"{stem}.png" for stem in PLACES]
-    assert all((tmp_path / "out" / one.file).is_file() for one in exhibits)
-    nowhere = evaluate_model(bundle.path, Asked(data))
-    assert (nowhere.truths[0].exhibits, nowhere.truths[0].figures) == ([], left.truths[0].figures)
-    (tmp_path / "out" / "evaluation.json").write_text('{"schema": 1}')
-    with pytest.raises(InputError, match=r"evaluation\.json cannot be read .* evaluate again"):
-        read_evaluation(tmp_path / "out")
-
-
-def test_several_models_are_reported_in_a_folder_that_must_be_new(tmp_path: Path, bundle: Bundle) -> None:
-    data, out = grouped(tmp_path / "data"), tmp_path / "report"
-    models = [Path(shutil.copytree(bundle.path, tmp_path / name / "boards")) for name in ("first", "second")]
-    assert run(*models, "--data", tmp_path / "nowhere", "--out", out).returncode == InputError.exit_code
-    done = run(*models, "--data", data, "--out", out, "--json")  # the mended command can be given again
-    assert done.returncode == 0, done.stderr
-    one, other = json.loads(done.stdout)["evaluations"]
-    assert one["truths"][0]["figures"] == other["truths"][0]["figures"]
-    assert sorted(path.parent.name for path in out.rglob("evaluation.json")) == ["first-boards", "second-boards"]
-    assert "the report is in" in done.stderr
-    (tmp_path / "file").write_text("")
-    for place, says in (
-        (out, "report exists already and is not empty; name a new folder with --out"),
-        (tmp_path / "file", "exists already"),
-        (tmp_path / "file" / "below", "cannot be written"),
-    ):
-        assert says in complaint(run(*models, "--data", data, "--out", place))
-
-
-def test_models_are_called_by_as_much_of_their_paths_as_tells_them_apart(tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in ("a/vit", "b/vit", "b/cnn")]
-    assert list(names_of(paths).values()) == ["a-vit", "b-vit", "cnn"]
-    assert names_of([tmp_path / "run"]) == {tmp_path / "run": "run"}
-    with pytest.raises(InputError, match="are one folder; name each model once"):
-        names_of([tmp_path / "run", tmp_path / "other" / ".." / "run"])
 
 
 def test_another_overlap_cuts_other_tiles(tmp_path: Path, bundle: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""Tiles to look at: which are picked, that they do not hold their frames, and the pictures they become."""
+"""Pictures to look at: which are picked, that they do not hold their frames, and what they show."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,21 @@ from torch import Tensor
 from edge.bundle import Calibration
 from edge.errors import InputError, TrainingError
 from edge.images import read_rgb
-from train.evaluation.exhibits import FOUND_RGB, GAP_PX, TRIPTYCH, TRUTH_RGB, Gallery, TileView, draw_gallery
+from edge.inspection.verdict import Judgement
+from train.evaluation.exhibits import (
+    FOUND_RGB,
+    FRAME_PX,
+    GAP_PX,
+    LINE_TRIPTYCH,
+    TRIPTYCH,
+    TRUTH_RGB,
+    FrameGallery,
+    FrameView,
+    Gallery,
+    TileView,
+    draw_gallery,
+    name_below,
+)
 from train.models.rollout import Fusion
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,7 +78,7 @@ def test_the_worst_come_first_and_where_groups_are_many_one_of_each(seen: list[T
                 for number, one in enumerate(of_kind)
                 if one.group not in {earlier.group for earlier in of_kind[:number]}
             ]
-        assert places(found.views()) == places(of_kind[:3])
+        assert places(found.items()) == places(of_kind[:3])
 
 
 @given(SEEN, st.permutations([3.0, -1.0, 0.5]), st.randoms(use_true_random=False))
@@ -76,7 +90,7 @@ def test_every_model_shows_the_same_examples_in_whatever_order_pictures_come(
     answers = [item._replace(logit=logits[number % 3], map=-item.map) for number, item in enumerate(seen)]
     order.shuffle(answers)
     other.see(answers)
-    assert places(one.examples.views()) == places(other.examples.views())
+    assert places(one.examples.items()) == places(other.examples.items())
 
 
 def test_what_is_kept_does_not_hold_the_arrays_of_its_frame() -> None:
@@ -87,7 +101,7 @@ def test_what_is_kept_does_not_hold_the_arrays_of_its_frame() -> None:
     maps = np.ones((3, 4, 4), np.float32)
     gallery = Gallery(3)
     gallery.see(TileView(0, "a.png", (0, n), pixels[n], masks[n], n > 0, 1.0, maps[n]) for n in range(3))
-    kept = [*gallery.examples.views(), *gallery.missed.views(), *gallery.false.views()]
+    kept = [*gallery.examples.items(), *gallery.missed.items(), *gallery.false.items()]
     assert len(kept) == 5
     for one in kept:
         for array in (one.pixels, one.truth, one.map):
@@ -110,7 +124,8 @@ def test_exhibits_are_pictures_beside_the_evaluation_with_what_they_show(tmp_pat
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")) == sorted(
         one.file for one in exhibits
     )
-    assert all(one.file.startswith("pictures/boxes-") and one.caption == TRIPTYCH for one in exhibits)
+    assert all(one.file.startswith("pictures/boxes-") for one in exhibits)
+    assert [one.caption for one in exhibits] == [TRIPTYCH] * 3 + [LINE_TRIPTYCH] * 4
     assert [(one.image, one.logit) for one in exhibits if one.kind == "false"] == [("b.png", 5.0), ("b.png", 3.0)]
     picture = read_rgb(tmp_path / exhibits[0].file)
     assert picture.shape == (TILE, 3 * TILE + 2 * GAP_PX, 3)
@@ -133,6 +148,69 @@ def test_a_tile_that_is_called_good_has_nothing_outlined_in_its_map(tmp_path: Pa
     (example, _) = draw_gallery(gallery, "masks", CALIBRATION, None, tmp_path)
     heat = read_rgb(tmp_path / example.file)[:, -TILE:]
     assert (heat == 90).all()  # and it is as cold as a good one
+
+
+def test_a_failure_is_outlined_where_its_map_reaches_the_evidence_threshold(tmp_path: Path) -> None:
+    """And nowhere below it, though the study's rule would outline the hottest half of it."""
+    for logit, is_outlined in ((4.0, True), (1.5, False)):
+        gallery = Gallery(1, examples=1, failures=1)
+        gallery.see([view("a.png", logit, defective=False)])
+        (false,) = draw_gallery(gallery, "masks", CALIBRATION, None, tmp_path)
+        heat = read_rgb(tmp_path / false.file)[:, -TILE:]
+        assert (heat == FOUND_RGB).all(axis=2).any() == is_outlined
+
+
+def frame(name: str, score: float, *, defective: bool, hw: tuple[int, int] = (100, 150)) -> FrameView:
+    """A grey frame of cells of 10 px, the cell at y 20, x 30 hot; a defective one has a square of truth."""
+    truth = np.zeros(hw, np.bool_)
+    truth[20:60, 30:70] = defective
+    heatmap = np.full((hw[0] // 10, hw[1] // 10), -1, np.float32)
+    heatmap[2, 3] = score
+    judgement = Judgement("GOOD", hw, score, heatmap, [])
+    return FrameView(Path("data") / name, np.full((*hw, 3), 90, np.uint8), truth, defective, judgement, 10)
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), max_size=12))
+def test_frames_of_the_lowest_and_of_the_highest_scores_are_shown_the_worst_first(
+    tmp_path_factory: pytest.TempPathFactory, seen: list[tuple[int, bool]]
+) -> None:
+    gallery = FrameGallery(CALIBRATION, Path("data"), size=3)
+    for number, (score, defective) in enumerate(seen):
+        gallery.see(frame(f"below/{number}.png", float(score), defective=defective))
+    exhibits = gallery.write(tmp_path_factory.mktemp("frames"))
+    for kind, sign, is_bad in (("escaped", 1, True), ("rejected", -1, False)):
+        expected = sorted(sign * score for score, defective in seen if defective is is_bad)[:3]
+        assert [sign * one.logit for one in exhibits if one.kind == kind] == expected
+    assert all(one.tile_yx is None and seen[int(Path(one.image).stem)][0] == one.logit for one in exhibits)
+    assert all(one.image.startswith("below/") for one in exhibits)
+
+
+def test_a_frame_is_shown_with_its_truth_and_under_its_heatmap(tmp_path: Path) -> None:
+    gallery = FrameGallery(CALIBRATION, Path("data"))
+    gallery.see(frame("a.png", 4.0, defective=True, hw=(150, 100)))
+    gallery.see(frame("b.png", 4.0, defective=False, hw=(100, 150)))
+    gallery.see(frame("c.png", 9.0, defective=False, hw=(2 * FRAME_PX, FRAME_PX)))
+    a, c, b = (read_rgb(tmp_path / one.file) for one in gallery.write(tmp_path))
+    assert a.shape == (150, 2 * 100 + GAP_PX, 3)
+    truth, heat = a[:, :100], a[:, -100:]
+    outline = (truth == TRUTH_RGB).all(axis=2)
+    assert outline[20:60, [30, 69]].all()
+    assert not outline[30:50, 40:60].any()
+    assert heat[25, 35, 0] > 150
+    assert (heat[100:, 60:] == 90).all(), "cold as a good one"
+    assert b.shape == (2 * 100 + GAP_PX, 150, 3), "wide frames lie one below the other"
+    assert not (b == TRUTH_RGB).all(axis=2).any()
+    assert c.shape == (FRAME_PX, 2 * (FRAME_PX // 2) + GAP_PX, 3)
+
+
+def test_a_picture_is_called_by_its_path_below_the_folder_even_if_it_is_no_text(tmp_path: Path) -> None:
+    assert name_below(tmp_path, tmp_path / "good" / "a.png") == "good/a.png"
+    assert name_below(tmp_path, Path("elsewhere/a.png")) == "a.png"
+    odd = "l\udcefne.png"
+    assert name_below(tmp_path, tmp_path / odd) == "l?ne.png"
+    gallery = Gallery(1, examples=1, failures=1)
+    gallery.see([view(odd, 4.0)])
+    assert {one.image for one in draw_gallery(gallery, "masks", CALIBRATION, None, tmp_path)} == {"l?ne.png"}
 
 
 def test_two_examples_of_a_vit_show_its_rollouts_by_fusion_and_by_ratio(tmp_path: Path) -> None:

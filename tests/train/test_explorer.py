@@ -1,75 +1,97 @@
-"""Escapes against false rejects, held to the verdict rule frame by frame."""
-
-import math
+"""What a threshold does to frames, held to the verdict rule frame by frame, and intervals to those of the figures."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.evaluation.explorer import Explorer, explore
+from train.evaluation.explorer import POSITIONS, Explorer, Scores, explore
 from train.evaluation.figures import FrameColumns, TileColumns, figures_of
+from train.evaluation.intervals import intervals
 
-LOGITS = st.one_of(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.floats(-20, 20, width=32))
-"""Those of an engine are float32; thresholds are float64. Some are equal."""
-FRAMES = st.lists(st.tuples(st.lists(LOGITS, min_size=1, max_size=3), st.booleans()), max_size=7)
-"""Logits of a frame's tiles, and whether it is defective."""
-
-
-def explored(frames: list[tuple[list[float], bool]], chosen: float) -> Explorer:
-    highest = [(max(tiles), defective) for tiles, defective in frames]
-    defective, good = (np.array([logit for logit, is_bad in highest if is_bad is kind]) for kind in (True, False))
-    return explore(defective, good, chosen, "good frames")
+LOGITS = st.one_of(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.floats(-20, 20, width=32), st.floats(-1e6, 1e6))
+"""Some are equal."""
+FRAMES = st.lists(st.tuples(LOGITS, st.booleans()), max_size=12)
+"""Score of a frame, and whether it is defective."""
 
 
-def shares(frames: list[tuple[list[float], bool]], threshold: float) -> tuple[float | None, float | None]:
-    """Escapes and false rejects, where a frame is DEFECT if any tile reaches the threshold."""
-    escaped = [not any(logit >= threshold for logit in tiles) for tiles, defective in frames if defective]
-    rejected = [any(logit >= threshold for logit in tiles) for tiles, defective in frames if not defective]
-    return (
-        sum(escaped) / len(escaped) if escaped else None,
-        sum(rejected) / len(rejected) if rejected else None,
-    )
+def explored(frames: list[tuple[float, bool]], chosen: float, groups: tuple[str, ...] = ()) -> Explorer:
+    of = {
+        kind: Scores(
+            np.array([score for score, is_bad in frames if is_bad is kind], np.float64),
+            tuple(group for group, (_, is_bad) in zip(groups, frames, strict=False) if is_bad is kind),
+        )
+        for kind in (True, False)
+    }
+    return explore(of[True], of[False], chosen)
 
 
 @given(FRAMES, st.floats(-25, 25))
-def test_at_every_threshold_the_curve_is_what_the_verdict_rule_gives(
-    frames: list[tuple[list[float], bool]], anywhere: float
-) -> None:
-    found = explored(frames, 0.0)
-    assert found.thresholds == sorted(set(found.thresholds))
-    if found.defective_frames:
-        assert (found.escape[0], found.escape[-1]) == (0, 1)
-    if found.good_frames:
-        assert (found.false_reject[0], found.false_reject[-1]) == (1, 0)
-    scores = [logit for tiles, _ in frames for logit in tiles]
-    for threshold in [anywhere, *found.thresholds, *scores, *(math.nextafter(score, math.inf) for score in scores)]:
-        # A step begins at its threshold; below the first, all frames are DEFECT, as they are at it.
-        step = max(int(np.searchsorted(found.thresholds, threshold, side="right")) - 1, 0)
-        escape, false_reject = shares(frames, threshold)
-        if frames:
-            assert (found.escape[step], found.false_reject[step]) == (escape or 0.0, false_reject or 0.0)
-
-
-@given(FRAMES, LOGITS)
-def test_the_chosen_point_is_that_of_the_frames_figures(frames: list[tuple[list[float], bool]], chosen: float) -> None:
+def test_every_position_counts_what_the_verdict_rule_gives(frames: list[tuple[float, bool]], chosen: float) -> None:
     found = explored(frames, chosen)
-    logit = np.array([max(tiles) for tiles, _ in frames])
-    count = len(frames)
-    columns = FrameColumns(
-        group=np.zeros(count, np.int64),
+    assert found.thresholds[found.start] == chosen
+    assert (np.diff(found.thresholds) > 0).all()
+    assert len(found.thresholds) <= POSITIONS + 5
+    for at, threshold in enumerate(found.thresholds.tolist()):
+        assert found.missed[at] == sum(score < threshold for score, defective in frames if defective)
+        assert found.rejected[at] == sum(score >= threshold for score, defective in frames if not defective)
+    assert (found.missed[0], found.rejected[0]) == (0, found.good)
+    assert (found.missed[-1], found.rejected[-1]) == (found.defective, 0)
+
+
+@given(FRAMES, st.floats(-25, 25))
+def test_a_frame_is_defect_up_to_its_own_position(frames: list[tuple[float, bool]], chosen: float) -> None:
+    found = explored(frames, chosen)
+    for score, _ in frames:
+        for at, threshold in enumerate(found.thresholds.tolist()):
+            assert (at < found.at(score)) == (score >= threshold)
+
+
+def test_positions_have_as_many_digits_as_tell_them_apart() -> None:
+    for width in (0.0, 0.1, 1.0, 30.0, 5000.0):
+        found = explored([(0.3, True), (0.3 + width, False)], 0.3)
+        texts = [f"{threshold:.{found.digits}f}" for threshold in found.thresholds]
+        assert len(set(texts)) == len(texts)
+
+
+def columns(scores: list[float], defective: list[bool], chosen: float, groups: int) -> FrameColumns:
+    """Frames in turns of the groups."""
+    count = len(scores)
+    none = np.zeros(count, np.int64)
+    logit = np.array(scores, np.float64)
+    return FrameColumns(
+        group=np.arange(count) % groups,
         logit=logit,
-        defective=np.array([defective for _, defective in frames], np.bool_),
+        defective=np.array(defective, np.bool_),
         rejected=logit >= chosen,
-        placed=np.zeros(count, np.bool_),
-        defects=np.zeros(count, np.int64),
-        hit=np.zeros(count, np.int64),
-        false_regions=np.zeros(count, np.int64),
+        placed=none > 0,
+        defects=none,
+        hit=none,
+        false_regions=none,
         line_px=np.zeros((count, 4), np.int64),
     )
+
+
+@pytest.mark.parametrize("chosen", [-1.0, 0.5, 9.0])
+def test_at_the_calibrated_threshold_intervals_are_those_of_the_frames_figures(chosen: float) -> None:
+    rng = np.random.default_rng(4)
+    defective = (rng.random(60) < 0.5).tolist()
+    scores = (rng.normal(0, 1, 60) + np.array(defective)).tolist()
+    frames = columns(scores, defective, chosen, groups=12)
     none = np.zeros(0, np.int64)
     tiles = TileColumns(none, none.astype(np.float64), none > 0, none * 1.0, none * 1.0, none.reshape(0, 4))
-    frame = figures_of(tiles, columns, chosen, 16.0, np.ones(1)).frame
-    assert (found.chosen, found.chosen_escape, found.chosen_false_reject) == (
-        chosen, frame.escape_rate, frame.false_reject_rate,
-    )  # fmt: skip
-    assert (found.defective_frames, found.good_frames) == (frame.defective_frames, frame.good_frames)
+    sure, _ = intervals(lambda weights: figures_of(tiles, frames, chosen, 16.0, weights), 12)
+    names = tuple(f"{at % 12:02}" for at in range(60))
+    found = explored(list(zip(scores, defective, strict=True)), chosen, names)
+    for mine, name in ((found.missed_interval, "escape_rate"), (found.rejected_interval, "false_reject_rate")):
+        assert mine[found.start] == pytest.approx(sure.get(f"frame.{name}"))
+        assert mine[0] is None, "all resamples agree"
+        assert mine[-1] is None
+
+
+def test_too_few_groups_and_frames_without_a_group_have_no_interval() -> None:
+    frames = [(float(at % 7), at % 2 == 0) for at in range(40)]
+    for groups in ((), tuple(f"{at % 9}" for at in range(40)), tuple(f"{at}" for at in range(39))):
+        found = explored(frames, 3.0, groups)
+        assert {*found.missed_interval, *found.rejected_interval} == {None}
+    assert any(explored(frames, 3.0, tuple(f"{at % 10}" for at in range(40))).missed_interval)

@@ -30,6 +30,7 @@ Example:
 \b
   heatline evaluate runs/pcb pcb.bundle --data pcb/ --out report
   heatline evaluate pcb.bundle --data pcb/ --group board --groups 10,12 --truth boxes
+  heatline evaluate runs/* --out report --study
 """
 
 
@@ -75,6 +76,11 @@ Example:
     help="What neighbouring tiles share, px; another value than the model's shows what seams cost.  [default: as "
     "MODEL says]",
 )
+@click.option(
+    "--study",
+    is_flag=True,
+    help="Add a chapter to the report: the study's tables, ranks and published figures beside these models.",
+)
 @json_option
 def evaluate(
     models: tuple[Path, ...],
@@ -89,12 +95,14 @@ def evaluate(
     precision: Precision,
     false_reject: float,
     overlap_px: int | None,
+    study: bool,
     as_json: bool,
 ) -> None:
-    """Hold what each MODEL finds against known defects: by the study's rule for maps and as the line judges.
+    """Hold what each MODEL finds against known defects: as the line judges, and by the study's rule for maps.
 
     A MODEL is the folder of a training, or a bundle, which is judged through the engine that will run it. With --out,
-    all are ranked and shown in one page.
+    one page shows how many defective parts each would miss and how many good parts it would reject, which ones, and
+    what another threshold would do.
     """
     require_extra("train", "torch", "timm", "jinja2")
     from train.evaluation.evaluate import Asked, choose, evaluate_judged, names_of
@@ -102,6 +110,8 @@ def evaluate(
 
     if groups is not None and part is not None:
         raise click.UsageError("--groups and --part both say which groups; leave one away")
+    if study and out is None:
+        raise click.UsageError("--study adds a chapter to the report; name its folder with --out")
     if pattern is not None and column is not None:
         raise click.UsageError("--group and --pattern both say where groups are told; leave one away")
     asked = Asked(
@@ -134,7 +144,7 @@ def evaluate(
         if folder is not None:
             from train.evaluation.report.write import write_report
 
-            write_report(list(folders.values()), folder)
+            write_report(list(folders.values()), folder, study=study)
     if out is not None:
         click.echo(f"the report is in {out / 'report.html'}, its tables in {out / 'tables.md'}", err=True)
     if as_json:

@@ -7,20 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
+from edge.bundle import Calibration
 from edge.errors import InputError
 from edge.inference import EngineKind, Precision
-from train.evaluation.exhibits import Gallery, draw_gallery
-from train.evaluation.explorer import Explorer, explore
+from edge.text import sayable
+from train.evaluation.exhibits import FrameGallery, Gallery, draw_gallery, name_below
 from train.evaluation.figures import figures_of
-from train.evaluation.intervals import intervals
+from train.evaluation.intervals import FEWEST_GROUPS, intervals
 from train.evaluation.judged import Judged, Track, open_judged
 from train.evaluation.observe import Observed, Picture, observe
-from train.evaluation.result import Evaluation, Told, TruthEvaluation, write_evaluation
+from train.evaluation.result import Evaluation, FrameAnswer, Told, TruthEvaluation, write_evaluation
 from train.evaluation.sweep import Sweep, SweepTiles
 from train.readers import LabelledFolder, LabelledImage, read_folder
 from train.readers.folder import LABELS_ONLY, truths_in
 
 ALL = "all"
+LOOSE = 0.05
+"""A bound of the false-reject rate above it is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,11 @@ def evaluate_judged(judged: Judged, chosen: Chosen, folder: Path | None = None, 
     sweep_tiles = _sweep_of(judged)
     sweep = None if sweep_tiles is None else Sweep(sweep_tiles)
     galleries = {truth: Gallery(len(chosen.groups)) for truth in chosen.truths}
-    observed = observe(judged, chosen.pictures, galleries, sweep, track)
+    calibration = judged.settings.calibration
+    frame_gallery = None if folder is None else FrameGallery(calibration, chosen.folder)
+    observed = observe(judged, chosen.pictures, galleries, sweep, track, frame_gallery)
     truths = []
     for truth, found in observed.items():
-        calibration = judged.settings.calibration
         figures = partial(figures_of, found.tiles, found.frames, calibration.score_threshold, judged.cell_px)
         sure, sure_by = intervals(figures, len(chosen.groups) if chosen.grouped else 0)
         truths.append(
@@ -104,7 +108,19 @@ def evaluate_judged(judged: Judged, chosen: Chosen, folder: Path | None = None, 
                 else draw_gallery(galleries[truth], truth, calibration, sweep_tiles, folder),
             )
         )
-    evaluation = Evaluation(_told(judged, chosen), judged.settings.calibration, truths, _explore(judged, observed))
+    first = next(iter(observed.values()))
+    frames = _frames(chosen, first)
+    stand_ins = [] if any(not frame.defective for frame in frames) else first.without_defects.tolist()
+    evaluation = Evaluation(
+        told=_told(judged, chosen),
+        calibration=calibration,
+        truths=truths,
+        frames=frames,
+        exhibits=[] if folder is None or frame_gallery is None else frame_gallery.write(folder),
+        rests_on=_rests_on(chosen),
+        warnings=_warnings(chosen, frames, len(stand_ins), calibration),
+        good_stand_ins=stand_ins,
+    )
     if folder is not None:
         write_evaluation(evaluation, folder)
     return evaluation
@@ -203,15 +219,69 @@ def _sweep_of(judged: Judged) -> SweepTiles | None:
     return model.sweep
 
 
-def _explore(judged: Judged, observed: dict[str, Observed]) -> Explorer:
-    """By the first truth: frames are the same for all, but for what is left of defective ones."""
-    found = next(iter(observed.values()))
-    frames = found.frames
-    good, good_are = frames.logit[~frames.defective], "good frames"
-    if not len(good):
-        good = found.without_defects
-        good_are = "defective frames without the tiles that a truth touches, as there is no good frame"
-    return explore(frames.logit[frames.defective], good, judged.settings.calibration.score_threshold, good_are)
+def _frames(chosen: Chosen, observed: Observed) -> list[FrameAnswer]:
+    """Every frame by its name, with its defects by the first truth."""
+    of = observed.frames
+    answers = []
+    for at, picture in enumerate(chosen.pictures):
+        defects, hit, false_regions = (
+            int(column[at]) if of.placed[at] else None for column in (of.defects, of.hit, of.false_regions)
+        )
+        answers.append(
+            FrameAnswer(
+                image=name_below(chosen.folder, picture.any.path),
+                group=sayable(chosen.groups[picture.group]) if chosen.grouped else None,
+                defective=bool(of.defective[at]),
+                score=float(of.logit[at]),
+                defects=defects,
+                hit=hit,
+                false_regions=false_regions,
+            )
+        )
+    return answers
+
+
+def _rests_on(chosen: Chosen) -> str:
+    """The frames that the figures come from, in words."""
+    parts = {
+        "test": "the test groups",
+        "val": "the validation groups",
+        "train": "the training groups",
+        ALL: "all frames",
+    }
+    counted = [f"{len(chosen.groups):,} groups"] * chosen.grouped + [f"{len(chosen.pictures):,} frames"]
+    return f"{parts.get(chosen.part, chosen.part)} of {chosen.folder.resolve().name} ({', '.join(counted)})"
+
+
+def _warnings(chosen: Chosen, frames: Sequence[FrameAnswer], stand_ins: int, calibration: Calibration) -> list[str]:
+    """What makes the figures worth less than they look."""
+    found = []
+    if chosen.part == "train":
+        found.append("These frames trained the model: the figures say nothing of new parts.")
+    elif chosen.taught:
+        found.append(
+            f"{chosen.taught:,} of the {len(frames):,} frames are of groups that trained the model: the figures are "
+            "better than new parts would give."
+        )
+    if not chosen.grouped:
+        found.append("The frames name no groups: frames of one part may count as several, and no interval is known.")
+    elif len(chosen.groups) < FEWEST_GROUPS:
+        found.append(
+            f"Too few groups: {len(chosen.groups)}. With at least {FEWEST_GROUPS}, the report says how certain its "
+            "figures are."
+        )
+    if not any(frame.defective for frame in frames):
+        found.append("No frame is defective: nothing is known of misses.")
+    if all(frame.defective for frame in frames):
+        instead = f"{stand_ins:,} defective frames stand in, without the tiles that show a defect"
+        found.append(f"No frame is good: {instead if stand_ins else 'nothing is known of false rejects'}.")
+    wanted, at_most = calibration.false_reject_per_frame, calibration.false_reject_at_most
+    if wanted is not None and at_most is not None and at_most > max(LOOSE, 2 * wanted):
+        found.append(
+            f"Few frames set the thresholds ({calibration.frames:,}): up to {100 * at_most:.0f} % of the good parts "
+            f"may be rejected, where {100 * wanted:g} % is wanted."
+        )
+    return found
 
 
 def _told(judged: Judged, chosen: Chosen) -> Told:
@@ -237,7 +307,7 @@ def _told(judged: Judged, chosen: Chosen) -> Told:
         taught_by="labels of whole pictures" if pictures else str(summary.get("truth", "not known")),
         data=chosen.folder.resolve().name,
         part=chosen.part,
-        groups=list(chosen.groups) if chosen.grouped else [],
+        groups=[sayable(group) for group in chosen.groups] if chosen.grouped else [],
         pictures=len(chosen.pictures),
         lr=summary.get("lr"),
         val_loss=summary.get("val", {}).get("val_loss"),

@@ -1,12 +1,12 @@
-"""Tiles to look at: some chosen by their names, the same for every model, and the worst failures.
+"""Pictures to look at: the worst frames and tiles, and some tiles chosen by their names, the same for every model.
 
-Kept while a pass goes on, so that no picture is read twice: a few tiles at a time.
+Collected while a pass goes on, so that no picture is read twice.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -14,15 +14,22 @@ from numpy.typing import NDArray
 
 from edge.bundle import Calibration
 from edge.errors import InputError
-from edge.heatmap_picture import ColourScale, png, tint
-from edge.inspection.verdict import Thresholds
+from edge.heatmap_picture import ColourScale, overlay, png, tint
+from edge.inspection.verdict import Judgement, Thresholds
+from edge.text import sayable
 from train.evaluation.result import Exhibit, Kind
 from train.evaluation.study_rule import study_mask
 from train.evaluation.sweep import FUSIONS, SweepTiles
 from train.files import write_whole
 
+T = TypeVar("T")
+
 EXAMPLES = 5
 FAILURES = 5
+FRAMES = 6
+"""Of a kind."""
+FRAME_PX = 900
+"""Longest side of one of a frame's two pictures."""
 TRUTH_RGB = (0, 255, 160)
 FOUND_RGB = (255, 255, 255)
 GAP_PX = 6
@@ -33,6 +40,8 @@ RATIO_OF_FUSIONS = 0.8
 RATIOS_OF_MEAN = (0.0, 0.2, 0.6, 0.8)
 """Three of which the study's Fig. 3.12 shows, by mean fusion."""
 TRIPTYCH = "tile; truth; map on the line's scale, outlined: found by the study's rule"
+LINE_TRIPTYCH = "tile; truth; map on the line's scale, outlined: over the evidence threshold"
+WHOLE_FRAME = "frame, truth outlined; heatmap on the line's scale, regions outlined"
 
 
 class TileView(NamedTuple):
@@ -54,11 +63,25 @@ class TileView(NamedTuple):
     @property
     def lot(self) -> float:
         """0..1, by its name alone, so that all models draw the same tiles."""
-        return int.from_bytes(sha256(f"{self.image}:{self.yx}".encode()).digest()[:6]) / 2**48
+        return int.from_bytes(sha256(sayable(f"{self.image}:{self.yx}").encode()).digest()[:6]) / 2**48
 
     def kept(self) -> "TileView":
         """A copy that does not hold its frame's arrays."""
         return self._replace(pixels=self.pixels.copy(), truth=self.truth.copy(), map=self.map.copy())
+
+
+class FrameView(NamedTuple):
+    """One frame with all there is to show of it."""
+
+    path: Path
+    pixels: NDArray[np.uint8]
+    """RGB [H, W, 3]."""
+    truth: NDArray[np.bool_] | None
+    """[H, W]; None where nothing says where it is defective."""
+    defective: bool
+    judgement: Judgement
+    cell_px: int
+    """Side of a cell of its heatmap, px."""
 
 
 class Gallery:
@@ -70,20 +93,66 @@ class Gallery:
 
     def __init__(self, groups: int, examples: int = EXAMPLES, failures: int = FAILURES) -> None:
         self.examples, self.missed, self.false = (
-            _Lowest(size, spread=groups >= 2 * size) for size in (examples, failures, failures)
+            _Lowest[TileView](size, spread=groups >= 2 * size) for size in (examples, failures, failures)
         )
 
     def see(self, views: Iterable[TileView]) -> None:
         for view in views:
             if view.defective:
-                self.examples.offer(view.lot, view)
-                self.missed.offer(view.logit, view)
+                self.examples.offer(view.lot, view.group, view.kept)
+                self.missed.offer(view.logit, view.group, view.kept)
             elif not view.truth.any():  # a tile with a small defect is good by the rule, and no failure if it is hot
-                self.false.offer(-view.logit, view)
+                self.false.offer(-view.logit, view.group, view.kept)
 
 
-class _Lowest:
-    """Keeps the few views of the lowest keys.
+class FrameGallery:
+    """Picks the defective frames of the lowest scores and the good ones of the highest while they pass.
+
+    A frame is drawn when it is picked, so that no full-size frame stays in memory.
+
+    Args:
+        calibration: its colour scale is that of the line: good frames are cold.
+        folder: of the pictures; frames are named by their paths below it.
+        size: frames of a kind.
+    """
+
+    def __init__(self, calibration: Calibration, folder: Path, size: int = FRAMES) -> None:
+        self._scale, self._folder = _scale_of(calibration), folder
+        self._escaped, self._rejected = (_Lowest[_Drawn](size, spread=False) for _ in range(2))
+
+    def see(self, view: FrameView) -> None:
+        score = view.judgement.score
+        kind: Kind = "escaped" if view.defective else "rejected"
+        picked, key = (self._escaped, score) if view.defective else (self._rejected, -score)
+
+        def draw() -> _Drawn:
+            picture = draw_frame(view, self._scale)
+            return _Drawn(kind, name_below(self._folder, view.path), None, score, picture, WHOLE_FRAME)
+
+        picked.offer(key, 0, draw)
+
+    def write(self, folder: Path) -> list[Exhibit]:
+        """Write the pictures into `folder`/pictures, and list them, the worst of each kind first.
+
+        Raises:
+            InputError, TrainingError: the folder or a picture cannot be written.
+        """
+        return _write([*self._escaped.items(), *self._rejected.items()], "frame", folder)
+
+
+class _Drawn(NamedTuple):
+    """A picture that is not written yet; fields as of `Exhibit`."""
+
+    kind: Kind
+    image: str
+    tile_yx: tuple[int, int] | None
+    logit: float
+    picture: NDArray[np.uint8]
+    caption: str
+
+
+class _Lowest(Generic[T]):
+    """Keeps the few items of the lowest keys.
 
     Args:
         size: how many.
@@ -92,20 +161,21 @@ class _Lowest:
 
     def __init__(self, size: int, *, spread: bool) -> None:
         self._size, self._spread = size, spread
-        self._kept: list[tuple[float, TileView]] = []
+        self._kept: list[tuple[float, int, T]] = []
 
-    def offer(self, key: float, view: TileView) -> None:
+    def offer(self, key: float, group: int, make: Callable[[], T]) -> None:
+        """Make the item only if it is among the lowest so far."""
         if len(self._kept) == self._size and key >= self._kept[-1][0]:
             return
-        same = [entry for entry in self._kept if self._spread and entry[1].group == view.group]
+        same = [entry for entry in self._kept if self._spread and entry[1] == group]
         if same and key >= same[0][0]:
             return
         rest = [entry for entry in self._kept if not any(entry is one for one in same)]
-        self._kept = sorted([*rest, (key, view.kept())], key=lambda entry: entry[0])[: self._size]
+        self._kept = sorted([*rest, (key, group, make())], key=lambda entry: entry[0])[: self._size]
 
-    def views(self) -> list[TileView]:
+    def items(self) -> list[T]:
         """Lowest key first."""
-        return [view for _, view in self._kept]
+        return [item for _, _, item in self._kept]
 
 
 def draw_gallery(
@@ -119,18 +189,43 @@ def draw_gallery(
     Raises:
         InputError, TrainingError: the folder or a picture cannot be written.
     """
-    thresholds = Thresholds(calibration.score_threshold, calibration.evidence_threshold)
-    scale = ColourScale.of(calibration, thresholds)
-    examples = gallery.examples.views()
-    by_kind: list[tuple[Kind, list[TileView]]] = [
-        ("example", examples),
-        ("missed", gallery.missed.views()),
-        ("false", gallery.false.views()),
-    ]
-    drawn = [(kind, view, _triptych(view, scale), TRIPTYCH) for kind, views in by_kind for view in views]
+    scale = _scale_of(calibration)
+    examples = gallery.examples.items()
+    drawn = [_of_tile("example", view, _triptych(view, scale, _by_study(view)), TRIPTYCH) for view in examples]
+    failures: list[tuple[Kind, list[TileView]]] = [("missed", gallery.missed.items()), ("false", gallery.false.items())]
+    for kind, views in failures:
+        for view in views:
+            picture = _triptych(view, scale, _enlarged(view) >= calibration.evidence_threshold)
+            drawn.append(_of_tile(kind, view, picture, LINE_TRIPTYCH))
     if sweep is not None:
         for view in examples[:ROLLOUTS_OF]:
-            drawn += [(kind, view, picture, caption) for kind, picture, caption in _rollouts(view, sweep)]
+            drawn += [_of_tile(kind, view, picture, caption) for kind, picture, caption in _rollouts(view, sweep)]
+    return _write(drawn, truth, folder)
+
+
+def name_below(folder: Path, path: Path) -> str:
+    """What a report calls a picture: its path below the folder of pictures, or its name where it lies elsewhere."""
+    name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+    return sayable(name)
+
+
+def draw_frame(view: FrameView, scale: ColourScale) -> NDArray[np.uint8]:
+    """The frame with its truth outlined, and under its heatmap, RGB: side by side, of a wide frame one below the other.
+
+    Each is at most `FRAME_PX` long.
+    """
+    height, width = view.pixels.shape[:2]
+    thick = max(2, round(max(height, width) / 400))
+    truth = view.pixels if view.truth is None else _outlined(view.pixels, view.truth, TRUTH_RGB, thick)
+    heat = overlay(view.pixels, view.judgement.heatmap, view.cell_px, view.judgement.regions, scale)
+    shrink = min(1.0, FRAME_PX / max(height, width))
+    size_wh = max(1, round(width * shrink)), max(1, round(height * shrink))
+    both = [np.asarray(cv2.resize(one, size_wh, interpolation=cv2.INTER_AREA), np.uint8) for one in (truth, heat)]
+    return _joined(both, axis=0 if width > 1.4 * height else 1)
+
+
+def _write(drawn: Sequence[_Drawn], name: str, folder: Path) -> list[Exhibit]:
+    """Write pictures into `folder`/pictures, their files named by `name` and their number."""
     try:
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -138,22 +233,34 @@ def draw_gallery(
             f"{folder / 'pictures'} cannot be made ({error.strerror}); check the disk and the permissions"
         ) from error
     exhibits = []
-    for number, (kind, view, picture, caption) in enumerate(drawn):
-        file = f"pictures/{truth}-{number:02d}-{kind}.png"
-        data = png(picture)
+    for number, one in enumerate(drawn):
+        file = f"pictures/{name}-{number:02d}-{one.kind}.png"
+        data = png(one.picture)
         write_whole(folder / file, lambda place, data=data: place.write_bytes(data))  # type: ignore[misc]
-        exhibits.append(Exhibit(kind, file, view.image, view.yx, view.logit, caption))
+        exhibits.append(Exhibit(one.kind, file, sayable(one.image), one.tile_yx, one.logit, one.caption))
     return exhibits
 
 
-def _triptych(view: TileView, scale: ColourScale) -> NDArray[np.uint8]:
+def _of_tile(kind: Kind, view: TileView, picture: NDArray[np.uint8], caption: str) -> _Drawn:
+    return _Drawn(kind, view.image, view.yx, view.logit, picture, caption)
+
+
+def _scale_of(calibration: Calibration) -> ColourScale:
+    return ColourScale.of(calibration, Thresholds(calibration.score_threshold, calibration.evidence_threshold))
+
+
+def _by_study(view: TileView) -> NDArray[np.bool_]:
+    return study_mask(view.map, view.logit, len(view.pixels))
+
+
+def _enlarged(view: TileView) -> NDArray[np.float32]:
     tile_px = len(view.pixels)
-    enlarged = cv2.resize(view.map, (tile_px, tile_px), interpolation=cv2.INTER_LINEAR)
-    heat = tint(view.pixels, scale.grey(np.asarray(enlarged, np.float32)), 1)
-    found = study_mask(view.map, view.logit, tile_px)
-    return _side_by_side(
-        [view.pixels, _outlined(view.pixels, view.truth, TRUTH_RGB), _outlined(heat, found, FOUND_RGB)]
-    )
+    return np.asarray(cv2.resize(view.map, (tile_px, tile_px), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _triptych(view: TileView, scale: ColourScale, found: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    heat = tint(view.pixels, scale.grey(_enlarged(view)), 1)
+    return _joined([view.pixels, _outlined(view.pixels, view.truth, TRUTH_RGB), _outlined(heat, found, FOUND_RGB)])
 
 
 def _rollouts(view: TileView, sweep: SweepTiles) -> Iterator[tuple[Kind, NDArray[np.uint8], str]]:
@@ -171,13 +278,13 @@ def _rollouts(view: TileView, sweep: SweepTiles) -> Iterator[tuple[Kind, NDArray
     by_fusion = [_relative(view.pixels, of[fusion, RATIO_OF_FUSIONS]) for fusion in FUSIONS]
     yield (
         "fusions",
-        _side_by_side([truth, *by_fusion]),
+        _joined([truth, *by_fusion]),
         f"truth; {', '.join(FUSIONS)} fusion at discard ratio {RATIO_OF_FUSIONS:g}, each on its own scale",
     )
     by_ratio = [_relative(view.pixels, of["mean", ratio]) for ratio in RATIOS_OF_MEAN]
     yield (
         "ratios",
-        _side_by_side([truth, *by_ratio]),
+        _joined([truth, *by_ratio]),
         f"truth; mean fusion at discard ratios {', '.join(f'{ratio:g}' for ratio in RATIOS_OF_MEAN)}, each on its own "
         "scale",
     )
@@ -185,22 +292,25 @@ def _rollouts(view: TileView, sweep: SweepTiles) -> Iterator[tuple[Kind, NDArray
 
 def _relative(pixels: NDArray[np.uint8], tile_map: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The tile under its map, from the map's lowest to its highest value: how a rollout is usually shown."""
-    tile_px = len(pixels)
-    enlarged = cv2.resize(tile_map, (tile_px, tile_px), interpolation=cv2.INTER_LINEAR)
+    enlarged = cv2.resize(tile_map, pixels.shape[:2], interpolation=cv2.INTER_LINEAR)
     scale = ColourScale(float(enlarged.min()), float(max(enlarged.max(), enlarged.min() + 1e-12)))
     return tint(pixels, scale.grey(np.asarray(enlarged, np.float32)), 1)
 
 
-def _outlined(rgb: NDArray[np.uint8], mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+def _outlined(
+    rgb: NDArray[np.uint8], mask: NDArray[np.bool_], colour: tuple[int, int, int], thick: int = 1
+) -> NDArray[np.uint8]:
     picture = np.ascontiguousarray(rgb.copy())
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, contours, -1, colour, 1)
+    cv2.drawContours(picture, contours, -1, colour, thick)
     return picture
 
 
-def _side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    gap = np.full((len(pictures[0]), GAP_PX, 3), 255, np.uint8)
+def _joined(pictures: Sequence[NDArray[np.uint8]], axis: int = 1) -> NDArray[np.uint8]:
+    """Pictures of one size side by side (axis 1) or one below the other (axis 0), with a white gap between them."""
+    height, width = pictures[0].shape[:2]
+    gap = np.full((GAP_PX, width, 3) if axis == 0 else (height, GAP_PX, 3), 255, np.uint8)
     parts: list[NDArray[np.uint8]] = []
     for picture in pictures:
         parts += [gap, picture] if parts else [picture]
-    return np.concatenate(parts, axis=1)
+    return np.concatenate(parts, axis=axis)

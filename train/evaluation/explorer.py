@@ -1,58 +1,128 @@
-"""Escapes against false rejects per frame, over all thresholds: what a line can choose from."""
+"""What each score threshold would do: defective frames missed and good frames rejected, with 95 % intervals.
+
+Thresholds are positions of a slider: evenly spaced in logits, the calibrated one among them, from one that rejects
+every frame to one that rejects none.
+"""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from train.evaluation.intervals import FEWEST_GROUPS, LEVEL, RESAMPLES, SEED
 
-class Explorer(msgspec.Struct, frozen=True):
-    """A step curve: at `thresholds[i]`, such shares of frames are missed and rejected."""
+POSITIONS = 250
+"""At most so many steps span the scores."""
 
-    thresholds: list[float]
-    """Score thresholds in logits, ascending; one for each point where a share changes."""
-    escape: list[float]
-    """Share of defective frames judged GOOD."""
-    false_reject: list[float]
-    """Share of good frames judged DEFECT."""
-    chosen: float
-    """The calibrated score threshold."""
-    chosen_escape: float | None
-    chosen_false_reject: float | None
-    """None, as the other, without frames of that class."""
-    defective_frames: int
-    good_frames: int
-    good_are: str
-    """Which frames count as good, in words: where all pictures are defective, what is left of them without their
-    defective tiles."""
+Interval = tuple[float, float] | None
+"""Of a share, 95 %; None where there is none to trust."""
 
 
-def explore(defective: NDArray[np.float64], good: NDArray[np.float64], chosen: float, good_are: str) -> Explorer:
-    """The curve of frames by their highest tile logit.
+@dataclass(frozen=True)
+class Scores:
+    """The scores of the frames of one class."""
+
+    scores: NDArray[np.float64]
+    """[N], logits: the highest of each frame's tiles."""
+    groups: tuple[str, ...] = ()
+    """[N], of each frame; empty where the frames name none."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """What happens at each position."""
+
+    thresholds: NDArray[np.float64]
+    """[positions], logits, ascending."""
+    missed: NDArray[np.int64]
+    """[positions], defective frames judged GOOD."""
+    rejected: NDArray[np.int64]
+    """[positions], good frames judged DEFECT."""
+    missed_interval: list[Interval]
+    """[positions], of the share of defective frames."""
+    rejected_interval: list[Interval]
+    """[positions], of the share of good frames."""
+    start: int
+    """Position of the calibrated threshold."""
+    defective: int
+    """How many frames are defective."""
+    good: int
+    digits: int
+    """Behind the point, that tell positions apart."""
+
+    def at(self, score: float) -> int:
+        """The first position that calls a frame of this score GOOD; before it, the frame is DEFECT."""
+        return int(np.searchsorted(self.thresholds, score, side="right"))
+
+
+def explore(defective: Scores, good: Scores, chosen: float) -> Explorer:
+    """Count, for each position, what the verdict rule gives.
 
     Args:
-        defective, good: highest logit of each frame, in logits.
-        chosen: the calibrated score threshold.
-        good_are: which frames are the good ones, in words.
+        defective, good: the frames by their labels.
+        chosen: the calibrated score threshold, logits.
     """
-    values = np.unique(np.concatenate([defective, good]))
-    # A frame is DEFECT from its own score on, so what changes, changes just above each score.
-    thresholds = np.unique([*values[:1], *(math.nextafter(value, math.inf) for value in values)])
-    escape = [_share(defective < at) for at in thresholds]
-    false_reject = [_share(good >= at) for at in thresholds]
+    thresholds, start, digits = _positions(np.concatenate([defective.scores, good.scores]), chosen)
+    names = sorted({*defective.groups, *good.groups})
+    is_grouped = len(defective.groups) == len(defective) and len(good.groups) == len(good)
+    resamples = _resamples(len(names)) if is_grouped and len(names) >= FEWEST_GROUPS else None
+    missed, missed_interval = _below(thresholds, defective, names, resamples)
+    passed, passed_interval = _below(thresholds, good, names, resamples)
     return Explorer(
-        thresholds=thresholds.tolist(),
-        escape=[value or 0.0 for value in escape],
-        false_reject=[value or 0.0 for value in false_reject],
-        chosen=chosen,
-        chosen_escape=_share(defective < chosen),
-        chosen_false_reject=_share(good >= chosen),
-        defective_frames=len(defective),
-        good_frames=len(good),
-        good_are=good_are,
+        thresholds=thresholds,
+        missed=missed,
+        rejected=len(good) - passed,
+        missed_interval=missed_interval,
+        rejected_interval=[one and (1 - one[1], 1 - one[0]) for one in passed_interval],
+        start=start,
+        defective=len(defective),
+        good=len(good),
+        digits=digits,
     )
 
 
-def _share(which: NDArray[np.bool_]) -> float | None:
-    return float(which.mean()) if len(which) else None
+def _positions(scores: NDArray[np.float64], chosen: float) -> tuple[NDArray[np.float64], int, int]:
+    """Thresholds [positions], which of them is the chosen one, and how many digits tell them apart."""
+    low, high = min(scores.min(initial=chosen), chosen), max(scores.max(initial=chosen), chosen)
+    step = _round_step((high - low) / POSITIONS)
+    before, after = (math.ceil(reach / step) + 1 for reach in (chosen - low, high - chosen))
+    return chosen + step * np.arange(-before, after + 1), before, 2 if step >= 0.01 else 3
+
+
+def _round_step(least: float) -> float:
+    """The smallest of 1, 2, 5 times a power of ten that is not below `least`; 0.001 at least."""
+    power = 10.0 ** math.floor(math.log10(max(least, 0.001)))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
+
+
+def _resamples(groups: int) -> NDArray[np.float64]:
+    """How often each resample draws each group, [groups, resamples]: those of `intervals`."""
+    rng = np.random.default_rng(SEED)
+    return rng.multinomial(groups, np.full(groups, 1 / groups), RESAMPLES).T.astype(np.float64)
+
+
+def _below(
+    thresholds: NDArray[np.float64], frames: Scores, names: Sequence[str], resamples: NDArray[np.float64] | None
+) -> tuple[NDArray[np.int64], list[Interval]]:
+    """Frames below each threshold, [positions], and intervals of their share."""
+    first_below = np.searchsorted(thresholds, frames.scores, side="right")
+    if resamples is None:
+        counts = np.bincount(first_below, minlength=len(thresholds))
+        return np.cumsum(counts[: len(thresholds)]), [None] * len(thresholds)
+    number = {name: at for at, name in enumerate(names)}
+    by_group = np.zeros((len(thresholds), len(names)), np.int64)
+    np.add.at(by_group, (first_below, np.array([number[name] for name in frames.groups], np.intp)), 1)
+    below = np.cumsum(by_group, axis=0)
+    total = below[-1] @ resamples  # the last threshold lies above all scores
+    known = total > 0
+    shares = (below @ resamples)[:, known] / total[known]
+    if known.sum() < 0.95 * RESAMPLES:
+        return below.sum(axis=1), [None] * len(thresholds)
+    tail = (1 - LEVEL) / 2
+    ends = np.quantile(shares, [tail, 1 - tail], axis=1).T.tolist()
+    return below.sum(axis=1), [(low, high) if low < high else None for low, high in ends]

@@ -11,7 +11,7 @@ from edge.geometry import TileGrid
 from edge.geometry.regions import found_cells
 from edge.inspection.inspector import PendingFrame
 from edge.inspection.verdict import Judgement, Thresholds
-from train.evaluation.exhibits import Gallery, TileView
+from train.evaluation.exhibits import FrameGallery, FrameView, Gallery, TileView
 from train.evaluation.figures import FrameColumns, TileColumns
 from train.evaluation.judged import Judged, Track
 from train.evaluation.pixels import PixelCounts
@@ -47,13 +47,19 @@ class Observed:
 
 
 def observe(
-    judged: Judged, pictures: Sequence[Picture], galleries: Mapping[str, Gallery], sweep: Sweep | None, track: Track
+    judged: Judged,
+    pictures: Sequence[Picture],
+    galleries: Mapping[str, Gallery],
+    sweep: Sweep | None,
+    track: Track,
+    frame_gallery: FrameGallery | None = None,
 ) -> dict[str, Observed]:
     """Inspect all pictures; per truth, what figures are made of.
 
     Args:
         galleries: by truth, what picks tiles to be shown.
         sweep: of a ViT's run, all variants of its map.
+        frame_gallery: picks frames to be shown, with their truth by the first of `galleries`.
     Raises:
         InputError: a picture or its truth cannot be used.
         EngineError: the engine has no usable answer.
@@ -75,6 +81,9 @@ def observe(
         clean = clean_tiles(tile_masks.values(), len(grid))
         for truth, found in columns.items():
             found.add_frame(picture, picture.by_truth[truth].defective, pending, judgement, placed.get(truth), clean)
+        if frame_gallery is not None:
+            mask, cell_px = placed.get(next(iter(galleries))), pending.stitcher.cell_px
+            frame_gallery.see(FrameView(image.path, rgb, mask, image.defective, judgement, cell_px))
         if not placed:
             continue
         inside_hw = min(grid.tile_px, grid.frame_hw[0]), min(grid.tile_px, grid.frame_hw[1])

@@ -7,36 +7,55 @@ import msgspec
 
 from edge.bundle import Calibration
 from edge.errors import InputError
-from train.evaluation.explorer import Explorer
 from train.evaluation.figures import Figures
 from train.evaluation.sweep import SweepFigures
 from train.files import write_whole
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "evaluation.json"
 
-Kind = Literal["example", "missed", "false", "fusions", "ratios"]
+Kind = Literal["escaped", "rejected", "example", "missed", "false", "fusions", "ratios"]
 
 
 class Exhibit(msgspec.Struct, frozen=True):
-    """A picture for the report, a PNG beside `evaluation.json`.
+    """A picture for the report, a file beside `evaluation.json`.
 
-    `example`, `missed` and `false` show three squares side by side: the tile, the tile with its truth outlined, the
-    tile under its map. `fusions` shows the tile and its rollout by min, mean and max fusion at one discard ratio,
-    `ratios` by mean fusion at several ratios.
+    `escaped` and `rejected` show a whole frame twice: with its truth outlined, and under its heatmap. `example`,
+    `missed` and `false` show three squares side by side: the tile, the tile with its truth outlined, the tile under its
+    map. `fusions` shows the tile and its rollout by min, mean and max fusion at one discard ratio, `ratios` by mean
+    fusion at several ratios.
     """
 
     kind: Kind
-    """`example`: tiles chosen by their names, the same for every model. `missed`: the defective tiles of the lowest
-    logits. `false`: the good tiles of the highest logits."""
+    """`escaped`: the defective frames of the lowest scores. `rejected`: the good frames of the highest scores.
+    `example`: tiles chosen by their names, the same for every model. `missed`: the defective tiles of the lowest
+    logits. `false`: the good tiles of the highest logits. A threshold decides which of them are failures."""
     file: str
     """Relative to the folder of `evaluation.json`."""
     image: str
-    tile_yx: tuple[int, int]
-    """Top left corner, px."""
+    tile_yx: tuple[int, int] | None
+    """Top left corner, px; None of a whole frame."""
     logit: float
+    """Of the tile; of a frame, its score."""
     caption: str
-    """What the squares are, from left to right."""
+    """What the picture shows, from left to right or from top to bottom."""
+
+
+class FrameAnswer(msgspec.Struct, frozen=True):
+    """What the line says of one frame. Its verdict is DEFECT where the score reaches the score threshold."""
+
+    image: str
+    """Path below the folder of pictures."""
+    group: str | None
+    defective: bool
+    """By its label."""
+    score: float
+    """Highest logit of its tiles."""
+    defects: int | None = None
+    """By the first truth; None, as the next two, where nothing says where the frame is defective."""
+    hit: int | None = None
+    """Of its defects, at the calibrated thresholds."""
+    false_regions: int | None = None
 
 
 class TruthEvaluation(msgspec.Struct, frozen=True):
@@ -97,7 +116,17 @@ class Evaluation(msgspec.Struct, frozen=True):
     told: Told
     calibration: Calibration
     truths: list[TruthEvaluation]
-    explorer: Explorer
+    frames: list[FrameAnswer]
+    """In the order of the pictures."""
+    exhibits: list[Exhibit]
+    """Of whole frames, the worst of each kind first."""
+    rests_on: str
+    """What the figures rest on, as `the test groups (5 groups, 12 frames)`, or `5-fold cross-validation over 38
+    groups`."""
+    warnings: list[str] = []
+    """Sentences that a reader must see before any figure."""
+    good_stand_ins: list[float] = []
+    """Where no frame is good: the scores of defective frames without the tiles that a truth touches, in their place."""
     schema: int = SCHEMA
 
 

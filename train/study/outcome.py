@@ -31,7 +31,7 @@ def write_study_report(folders: Sequence[Path], out: Path, title: str) -> None:
     """Errors as `write_report`."""
     from train.evaluation.report.write import write_report
 
-    write_report(folders, out, title)
+    write_report(folders, out, title, study=True)
 
 
 def keep_figures(evaluations: dict[str, Path], report: Path, results: Path) -> list[Path]:
@@ -54,6 +54,7 @@ def keep_figures(evaluations: dict[str, Path], report: Path, results: Path) -> l
             read,
             told=msgspec.structs.replace(read.told, path=name),
             truths=[msgspec.structs.replace(truth, exhibits=[]) for truth in read.truths],
+            exhibits=[],
         )
         kept[results / f"{name}.json"] = msgspec.json.format(msgspec.json.encode(plain)) + b"\n"
     if (report / TABLES).exists():

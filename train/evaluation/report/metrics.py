@@ -36,18 +36,6 @@ CLASSIFICATION = Metric("classification", "classification_accuracy")
 """The same of every fusion: the classifier is one."""
 MAP_METRICS = (*STUDY_METRICS, POINTING_GATED, CLASSIFICATION)
 """Of the table of maps."""
-OWN_METRICS = (
-    Metric("tile AP", "tile.average_precision"),
-    Metric("tile AUROC", "tile.auroc"),
-    Metric("weighting", "tile.weighting"),
-    Metric("within a cell", "tile.pointing_within_cell"),
-    Metric("accuracy at 0.5", "study.classification_accuracy"),
-    Metric("line F1", "line.f1"),
-    Metric("defects hit", "frame.hit_rate"),
-    Metric("frame AP", "frame.average_precision"),
-    Metric("frames caught", "frame.escape_rate"),
-    Metric("frames passed", "frame.false_reject_rate"),
-)
 
 
 class MapRow(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from train.evaluation.report import published
 from train.evaluation.report.alike import Compared, compared
-from train.evaluation.report.metrics import OWN_METRICS, STUDY_METRICS, Metric, map_rows
+from train.evaluation.report.metrics import STUDY_METRICS, Metric, map_rows
 from train.evaluation.report.ranking import Values, mean_ranks, mean_ranks_within, ranks, spearman
 from train.evaluation.report.rows import Pictures, Row
 from train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, count, number
@@ -21,19 +21,6 @@ def study_ranks(pictures: Pictures, truth: str) -> Table:
         [mine.row.told.family for mine in rows],
         [metric.name for metric in STUDY_METRICS],
         [[mine.figures[metric.field] for mine in rows] for metric in STUDY_METRICS],
-    )
-
-
-def own_ranks(pictures: Pictures, truth: str) -> Table:
-    """By what the study does not ask."""
-    among = compared(pictures.against(truth), truth)
-    return _ranked(
-        "Ranks by further metrics",
-        among,
-        [row.label for row in among.rows],
-        [row.told.family for row in among.rows],
-        [metric.name for metric in OWN_METRICS],
-        [[_more_is_better(row, truth, metric.field) for row in among.rows] for metric in OWN_METRICS],
     )
 
 

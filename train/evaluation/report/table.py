@@ -1,7 +1,7 @@
 """A table of the report: made once, written as Markdown and as HTML. Of each column the best value stands out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 Better = Literal["high", "low"]
@@ -59,6 +59,17 @@ class Table:
         found = [one.cells[at].value for one in self.lines if not one.is_published]
         values = [value for value in found if value is not None]
         return min(values) < max(values) and value == (max(values) if better == "high" else min(values))
+
+
+def known_columns(table: Table) -> Table:
+    """The table without columns of figures that are known of no line."""
+    known = [
+        at
+        for at, column in enumerate(table.columns)
+        if column.is_text or any(line.cells[at] != UNKNOWN for line in table.lines)
+    ]
+    lines = tuple(replace(line, cells=tuple(line.cells[at] for at in known)) for line in table.lines)
+    return replace(table, columns=tuple(table.columns[at] for at in known), lines=lines)
 
 
 def number(value: float | None, digits: int = 4, interval: tuple[float, float] | None = None) -> Cell:

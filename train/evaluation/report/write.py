@@ -4,49 +4,56 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge.errors import InputError
+from train.evaluation.report import line_tables
+from train.evaluation.report.line import line_view
 from train.evaluation.report.page import page
-from train.evaluation.report.published import SOURCE
-from train.evaluation.report.rows import Read, rows_of
-from train.evaluation.report.sections import as_markdown, sections
+from train.evaluation.report.rows import Pictures, Read, rows_of
+from train.evaluation.report.sections import Block, Section, as_markdown
 from train.evaluation.result import read_evaluation
 from train.files import write_whole
 
 PAGE, TABLES = "report.html", "tables.md"
 NOTES = (
-    "Tiles are defective by the 1 % rule: more than 1 % of their pixels are. No peak is looked for in padding.",
-    "The study's rule makes a mask of each tile by itself: the map is enlarged to the tile, stretched to 0..255 and "
-    "cut off at 127; at a probability of at most 0.5 the mask is empty. Pixels are pooled over all tiles.",
-    "The line's rule takes the heatmap that is stitched over the frame, in logits, where it reaches the evidence "
-    "threshold. A frame is DEFECT if a tile reaches the score threshold.",
-    "Pointing: share of defective tiles whose map has its peak on the truth; gated, tiles that the rule calls good "
-    "count as missed; within a cell, a peak at most one map cell away counts too.",
-    "Weighting: mean over defective tiles of the share of the map's positive evidence that lies on the truth "
-    "(Raatikainen & Rahtu 2022).",
+    "A frame is DEFECT if a tile reaches the score threshold; its score is the highest logit of its tiles. One frame "
+    "stands for one part.",
+    "Intervals are 95 %, by a bootstrap over whole groups, as frames of one group are not independent. Where there are "
+    "too few groups, or all resamples agree, there is none.",
+    "A defect is hit if a region has its peak on it or within one map cell; a region near no defect is false. Regions "
+    "are where the stitched heatmap reaches the evidence threshold.",
+    "Tiles are defective if more than 1 % of their pixels are. Pixels are those of the line's regions, pooled over all "
+    "frames.",
     "Folds, evaluations of one name, model and data with disjoint groups, are one row: the mean of their figures, each "
     "fold alike, and the sum of their counts; what one of them does not know is a dash.",
-    "Only figures over the same pictures are compared: where rows rest on different folds, ranks come from those that "
-    "all have, and no value of a table stands out.",
-    "Ranks come from unrounded values; equal ones share the mean of their places. What is not known has no rank.",
-    f"Published figures: {SOURCE}.",
+    "Only figures over the same pictures are compared: where rows rest on different folds, no value of a table stands "
+    "out.",
 )
 
 
-def write_report(folders: Sequence[Path], out: Path, title: str = "heatline evaluation") -> tuple[Path, Path]:
+def write_report(
+    folders: Sequence[Path], out: Path, title: str = "heatline report", study: bool = False
+) -> tuple[Path, Path]:
     """Write `report.html` and `tables.md` from the evaluations in some folders; returns where they are.
 
     Args:
         folders: each with an `evaluation.json`, and its pictures as far as they were kept.
         out: made where it is not there.
+        study: whether the study's tables and published figures follow as a chapter of their own.
     Raises:
         InputError: there is no folder, or one has no evaluation of this version.
         TrainingError: `out` cannot be written.
     """
     if not folders:
         raise InputError("no evaluation was named, a report needs at least one; name folders with an evaluation.json")
-    reads = [Read(read_evaluation(folder), folder) for folder in folders]
-    pictures = rows_of(reads)
-    tables = sections(pictures)
-    html, text = page(title, tables, pictures, NOTES), as_markdown(title, tables, NOTES)
+    pictures = rows_of([Read(read_evaluation(folder), folder) for folder in folders])
+    views = [line_view(row, its.truths[0] if its.truths else "") for its in pictures for row in its.rows]
+    figures, chapter, notes = _figures(pictures), [], list(NOTES)
+    if study:
+        from train.evaluation.report import study_chapter
+
+        chapter = study_chapter.study_chapter(pictures)
+        notes += study_chapter.NOTES
+    html = page(title, _intro(pictures), views, figures, chapter, notes)
+    text = as_markdown(title, [figures, *chapter], notes)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -54,3 +61,28 @@ def write_report(folders: Sequence[Path], out: Path, title: str = "heatline eval
     write_whole(out / PAGE, lambda place: place.write_text(html, encoding="utf-8"))
     write_whole(out / TABLES, lambda place: place.write_text(text, encoding="utf-8"))
     return out / PAGE, out / TABLES
+
+
+def _figures(pictures: Sequence[Pictures]) -> Section:
+    """The line's figures, by every truth."""
+    blocks = []
+    for its in pictures:
+        for truth in its.truths:
+            tables = [line_tables.frames(its, truth)]
+            if any(row.count(truth, "tile.tiles") for row in its.against(truth)):
+                tables.append(line_tables.tiles(its, truth))
+            if (folds := line_tables.folds(its, truth)) is not None:
+                tables.append(folds)
+            blocks.append(Block(f"{its.data}, by {truth}", tables=tables))
+        blocks.append(Block(f"{its.data}: thresholds", tables=[line_tables.thresholds(its)]))
+    return Section("figures", "The line's figures", "At the calibrated thresholds.", blocks)
+
+
+def _intro(pictures: Sequence[Pictures]) -> str:
+    """What was evaluated, in a line."""
+    rows = [row for its in pictures for row in its.rows]
+    data = ", ".join(its.data for its in pictures)
+    if len(rows) > 1:
+        return f"{len(rows):,} models on {data}"
+    told = rows[0].told
+    return f"{told.model} ({told.kind} {told.name}, {told.engine}) on {data}"

@@ -1,0 +1,183 @@
+"""What the page shows of one model on the line: the slider, and the frames on its wrong side."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from markupsafe import Markup
+
+from train.evaluation.explorer import Explorer, Interval, Scores, explore
+from train.evaluation.report import charts
+from train.evaluation.report.line_tables import percent
+from train.evaluation.report.pictures import Picture, picture
+from train.evaluation.report.rows import Read, Row
+from train.evaluation.result import Kind
+
+NAMES = 30
+"""Of a list, at most; the rest is counted."""
+NOT_KNOWN = "not known"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A frame of a list."""
+
+    name: str
+    note: str
+    at: int | None = None
+    """The slider's first position that calls it GOOD; None where it does not follow the slider."""
+
+
+@dataclass(frozen=True)
+class LineView:
+    """One model on the line."""
+
+    label: str
+    rests_on: list[str]
+    warnings: list[str]
+    scale: str
+    """What thresholds are counted in."""
+    explorer: Explorer
+    positions: str
+    """JSON: what the page's script says at each position of the slider."""
+    missed: list[Named]
+    """Defective frames, the lowest score first; which of them are missed follows the slider."""
+    rejected: list[Named]
+    """Good frames, the highest score first."""
+    has_stand_ins: bool
+    """Whether good frames are defective ones without their defects, which no list names."""
+    partly_missed: list[Named]
+    """Frames that are rejected while some of their defects are not found, the most missed first."""
+    more_partly_missed: int
+    pictures: dict[Kind, list[Picture]]
+    """Of whole frames by `escaped` and `rejected`, of tiles by `missed` and `false`; the worst first."""
+    scores: Markup
+    curve: Markup | None
+    """None unless there are defective and good frames."""
+
+    @property
+    def start(self) -> dict[str, str]:
+        """What the page says at the calibrated threshold, by the names that its script uses."""
+        of, at = self.explorer, self.explorer.start
+        missed, rejected = int(of.missed[at]), int(of.rejected[at])
+        return {
+            "threshold": f"{of.thresholds[at]:.{of.digits}f}",
+            "missed": f"{missed:,}",
+            "rejected": f"{rejected:,}",
+            "caught": f"{of.defective - missed:,}",
+            "passed": f"{of.good - rejected:,}",
+            "missedShare": share(missed, of.defective, of.missed_interval[at]),
+            "rejectedShare": share(rejected, of.good, of.rejected_interval[at]),
+        }
+
+
+def line_view(row: Row, truth: str) -> LineView:
+    """One model as the line sees it.
+
+    Args:
+        truth: which one's tiles are shown.
+    """
+    thresholds = {fold.evaluation.calibration.score_threshold for fold in row.folds}
+    is_one = len(thresholds) == 1
+
+    def shifted(fold: Read, score: float) -> float:
+        """On one scale for all folds."""
+        return score if is_one else score - fold.evaluation.calibration.score_threshold
+
+    defective, good = _scores(row, True, shifted), _scores(row, False, shifted)
+    explorer = explore(defective, good, thresholds.pop() if is_one else 0.0)
+    partly_missed = _partly_missed(row)
+    kinds: tuple[Kind, ...] = ("escaped", "rejected", "missed", "false")
+    return LineView(
+        label=row.label,
+        rests_on=list(dict.fromkeys(fold.evaluation.rests_on for fold in row.folds)),
+        warnings=list(dict.fromkeys(warning for fold in row.folds for warning in fold.evaluation.warnings)),
+        scale="logits" if is_one else "logits above the threshold of each fold",
+        explorer=explorer,
+        positions=_positions(explorer),
+        missed=_listed(row, True, shifted, explorer),
+        rejected=_listed(row, False, shifted, explorer),
+        has_stand_ins=any(fold.evaluation.good_stand_ins for fold in row.folds),
+        partly_missed=partly_missed[:NAMES],
+        more_partly_missed=max(0, len(partly_missed) - NAMES),
+        pictures={kind: _pictures(row, kind, truth, shifted, explorer) for kind in kinds},
+        scores=Markup(charts.scores(defective.scores, good.scores, explorer, "Scores of the frames")),
+        curve=Markup(charts.curve(explorer, "Misses against false rejects")) if len(defective) and len(good) else None,
+    )
+
+
+Shift = Callable[[Read, float], float]
+
+
+def _scores(row: Row, defective: bool, shifted: Shift) -> Scores:
+    """Of the frames of one class; of good ones, of what stands in for them where there are none."""
+    scores, groups = [], []
+    for fold in row.folds:
+        for frame in fold.evaluation.frames:
+            if frame.defective == defective:
+                scores.append(shifted(fold, frame.score))
+                groups += [frame.group] if frame.group is not None else []
+        if not defective:
+            scores += [shifted(fold, score) for score in fold.evaluation.good_stand_ins]
+    return Scores(np.array(scores, np.float64), tuple(groups))
+
+
+def _positions(explorer: Explorer) -> str:
+    missed = zip(explorer.missed.tolist(), explorer.missed_interval, strict=True)
+    rejected = zip(explorer.rejected.tolist(), explorer.rejected_interval, strict=True)
+    told = {
+        "threshold": [f"{threshold:.{explorer.digits}f}" for threshold in explorer.thresholds.tolist()],
+        "missed": explorer.missed.tolist(),
+        "rejected": explorer.rejected.tolist(),
+        "missedShare": [share(some, explorer.defective, interval) for some, interval in missed],
+        "rejectedShare": [share(some, explorer.good, interval) for some, interval in rejected],
+        "defective": explorer.defective,
+        "good": explorer.good,
+        "start": explorer.start,
+    }
+    return msgspec.json.encode(told).decode()
+
+
+def share(some: int, total: int, interval: Interval) -> str:
+    return percent(some / total, interval) if total else NOT_KNOWN
+
+
+def _listed(row: Row, defective: bool, shifted: Shift, explorer: Explorer) -> list[Named]:
+    """The frames of one class, the most wrong first, no more than a list shows."""
+    found = sorted(
+        (
+            (shifted(fold, frame.score) * (1 if defective else -1), frame.image, fold, frame)
+            for fold in row.folds
+            for frame in fold.evaluation.frames
+            if frame.defective == defective
+        ),
+        key=lambda one: one[:2],
+    )
+    return [
+        Named(name, f"{frame.score:.{explorer.digits}f}", explorer.at(shifted(fold, frame.score)))
+        for _, name, fold, frame in found[:NAMES]
+    ]
+
+
+def _partly_missed(row: Row) -> list[Named]:
+    found = [
+        (frame.hit - frame.defects, frame.image, f"{frame.defects - frame.hit} of {frame.defects} defects missed")
+        for fold in row.folds
+        for frame in fold.evaluation.frames
+        if frame.defects is not None and frame.hit is not None and frame.hit < frame.defects
+        if frame.score >= fold.evaluation.calibration.score_threshold
+    ]
+    return [Named(name, note) for _, name, note in sorted(found)]
+
+
+def _pictures(row: Row, kind: Kind, truth: str, shifted: Shift, explorer: Explorer) -> list[Picture]:
+    """Exhibits of a kind, the worst first."""
+    found = []
+    for fold in row.folds:
+        against = fold.against(truth)
+        exhibits = [*fold.evaluation.exhibits, *(against.exhibits if against else ())]
+        found += [(shifted(fold, one.logit), fold, one) for one in exhibits if one.kind == kind]
+    is_missed = kind in ("escaped", "missed")
+    ordered = sorted(found, key=lambda one: one[0] if is_missed else -one[0])
+    return [picture(fold.folder, exhibit, explorer.at(score), explorer.digits) for score, fold, exhibit in ordered]

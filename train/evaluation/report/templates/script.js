@@ -1,0 +1,62 @@
+// Moves everything that follows a threshold. Without a script the page shows the calibrated one.
+for (const part of document.querySelectorAll("[data-positions]")) {
+  const told = JSON.parse(part.dataset.positions), last = told.threshold.length - 1;
+  const slider = part.querySelector("input"), mark = part.querySelector(".mark"), hand = part.querySelector(".hand");
+  const chart = part.querySelector(".scores svg");
+  const show = (at) => {
+    const missed = told.missed[at], rejected = told.rejected[at];
+    const now = {
+      threshold: told.threshold[at], missed, rejected, caught: told.defective - missed, passed: told.good - rejected,
+      missedShare: told.missedShare[at], rejectedShare: told.rejectedShare[at],
+    };
+    for (const place of part.querySelectorAll("[data-text]")) {
+      const value = now[place.dataset.text];
+      place.textContent = typeof value === "number" ? value.toLocaleString("en") : value;
+    }
+    for (const item of part.querySelectorAll("[data-at]")) {
+      const isGood = at >= Number(item.dataset.at);
+      item.hidden = item.dataset.side === "missed" ? !isGood : isGood;
+    }
+    for (const list of part.querySelectorAll("[data-list]")) {
+      const named = list.dataset.list !== "tiles";
+      const shown = list.querySelectorAll(`${named ? "li" : "figure"}[data-at]:not([hidden])`).length;
+      const count = named ? now[list.dataset.list] : shown;
+      list.querySelector(".none").hidden = count > 0;
+      const more = list.querySelector(".more");
+      if (more) {
+        more.hidden = count <= shown;
+        more.textContent = `and ${(count - shown).toLocaleString("en")} more`;
+      }
+    }
+    slider.value = at;
+    slider.setAttribute("aria-valuetext",
+      `${now.threshold}: ${missed} of ${told.defective} missed, ${rejected} of ${told.good} rejected`);
+    mark.setAttribute("transform", `translate(${(plot.width * at) / last} 0)`);
+    if (hand) {
+      hand.setAttribute("cx", plot.left + plot.side * (rejected / told.good));
+      hand.setAttribute("cy", plot.top + plot.side * (1 - missed / told.defective));
+    }
+  };
+  show(told.start);
+  slider.addEventListener("input", () => show(Number(slider.value)));
+  part.querySelector(".back").addEventListener("click", () => show(told.start));
+  const pick = (event) => {
+    if (event.buttons !== 1) return;
+    const box = chart.getBoundingClientRect();
+    show(Math.max(0, Math.min(last, Math.round(((event.clientX - box.left) / box.width) * last))));
+  };
+  chart.addEventListener("pointerdown", pick);
+  chart.addEventListener("pointermove", pick);
+}
+// A picture as large as the window; a click or Escape closes it.
+const zoom = document.querySelector("dialog");
+for (const button of document.querySelectorAll("button.zoom")) {
+  button.addEventListener("click", () => {
+    const picture = button.querySelector("img"), large = zoom.querySelector("img");
+    large.src = picture.src;
+    large.alt = picture.alt;
+    zoom.querySelector("p").textContent = button.dataset.caption;
+    zoom.showModal();
+  });
+}
+zoom.addEventListener("click", () => zoom.close());
