@@ -1,0 +1,265 @@
+"""Features on disk: bounded, shared by the trainings of a machine, and still there for the next one.
+
+One file per tile and no database: a rename is atomic, damage costs one tile, nothing is written twice (beside SQLite:
+written 3.5 times as fast, read as fast, checksums included), and one bound holds for all trunks.
+"""
+
+import contextlib
+import fcntl
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from edge.errors import TrainingError
+
+FOLDER_KEY, LIMIT_KEY = "features.folder", "features.limit_gb"
+LIMIT_BYTES = 16 * 10**9
+_SUFFIX = ".f16"
+_CHECKSUM_BYTES = 8
+_NAME_BYTES = 16
+_BLOCK_BYTES = 4096
+"""File systems give room by blocks of this size."""
+
+
+def default_folder() -> Path:
+    """$XDG_CACHE_HOME/heatline/features."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatline" / "features"
+
+
+def key_of(*parts: str | int | bytes) -> bytes:
+    """A key from all that a tile's pixels depend on, e.g. the digest of its picture, its place, its copy."""
+    plain = [part if isinstance(part, str | bytes) else int(part) for part in parts]  # numpy's 5 is the key of 5
+    return xxhash.xxh3_128_digest(repr(plain).encode())
+
+
+class FeatureCache:
+    """The features of one trunk, as one training uses them; other processes may use the same folder meanwhile.
+
+    In the folder, `trainings/` has a folder per process, with the names of the files that it needs; the process holds
+    a lock on that list while it lives, and the kernel releases the lock however it ends. No file that a living process
+    needs is ever deleted.
+
+    Args:
+        folder: made if need be.
+        identity: of the trunk: other features have another one.
+        shapes: [h, w, c] of each stage.
+        limit_bytes: what all files in the folder may take together, whatever their trunk.
+        say: gets a sentence about what was damaged.
+    Raises:
+        TrainingError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: str,
+        shapes: Sequence[tuple[int, int, int]],
+        *,
+        limit_bytes: int = LIMIT_BYTES,
+        say: Callable[[str], object],
+    ) -> None:
+        self.folder, self.shapes = folder, tuple(shapes)
+        self._identity, self._limit_bytes, self._say = repr((identity, self.shapes)), limit_bytes, say
+        self.row_bytes = sum(2 * math.prod(shape) for shape in self.shapes)
+        self._file_bytes = _room(self.row_bytes + _CHECKSUM_BYTES)
+        self._names: set[bytes] = set()
+        self._own = folder / "trainings" / f"{os.getpid()}-{secrets.token_hex(8)}"
+        with self._errors_in_a_sentence(), self._locked():
+            self._own.mkdir(parents=True)
+            self._list = (self._own / "needed").open("wb")
+            fcntl.flock(self._list, fcntl.LOCK_EX)
+
+    def missing(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Reserve room for the features of these keys until this cache is closed; what was used least recently goes.
+
+        Returns: the keys whose features are not there, in order, without repetition. Damaged ones count as missing.
+
+        Raises:
+            TrainingError: they do not fit the limit, or the folder cannot be used.
+        """
+        names = {self._name(key): key for key in keys}
+        with self._errors_in_a_sentence():
+            with self._locked():
+                needed = self._names | names.keys()
+                self._make_room(needed)
+                self._list.seek(0)
+                self._list.write(self._file_bytes.to_bytes(8, "little") + b"".join(needed))
+                self._list.flush()
+                self._names = needed
+            row = self._empty(1)[0]
+            found = {name: self._load(name, row) for name in names}
+            for name, whole in found.items():
+                if whole:
+                    os.utime(self._path(name))
+                elif whole is not None:
+                    self._path(name).unlink()
+        if damaged := sum(whole is False for whole in found.values()):
+            self._say(f"the features of {damaged} tiles in {self.folder} are damaged, they are extracted again")
+        return [key for name, key in names.items() if not found[name]]
+
+    def write(self, keys: Sequence[bytes], stages: Sequence[NDArray[np.float16]]) -> None:
+        """Store the features of keys that `missing` was asked for.
+
+        Args:
+            stages: each float16 [n, h, w, c].
+        Raises:
+            TrainingError: the disk is full, or the folder cannot be written.
+        """
+        for i, key in enumerate(keys):
+            name, row = self._name(key), np.concatenate([stage[i].ravel() for stage in stages])
+            if name not in self._names or row.dtype != np.float16 or row.nbytes != self.row_bytes:
+                raise ValueError(f"features {row.dtype} [{len(row)}] of a key without room for them")
+            part, path = self._own / name.hex(), self._path(name)
+            with self._errors_in_a_sentence():
+                try:
+                    with part.open("wb") as file:
+                        file.write(row.data)
+                        file.write(xxhash.xxh3_64_digest(row.data))
+                    path.parent.mkdir(exist_ok=True)
+                    os.replace(part, path)
+                except OSError:
+                    part.unlink(missing_ok=True)
+                    raise
+
+    def read(self, keys: Sequence[bytes]) -> tuple[NDArray[np.float16], ...]:
+        """The features of these keys, in their order.
+
+        Returns: each stage float16 [n, h, w, c]; the features of one tile are contiguous, the tiles are not.
+
+        Raises:
+            TrainingError: some are not there, or are damaged.
+        """
+        return self.split(self.read_rows(keys))
+
+    def read_rows(self, keys: Sequence[bytes]) -> NDArray[np.uint8]:
+        """As `read`, uint8 [n, row], for `split`: features of all stages and their checksum."""
+        rows = self._empty(len(keys))
+        with self._errors_in_a_sentence():
+            if not all(self._load(self._name(key), row) for key, row in zip(keys, rows, strict=True)):
+                raise TrainingError(
+                    f"features in {self.folder} were deleted or damaged during the training; give the same command "
+                    "again, they are extracted again"
+                )
+        return rows
+
+    def split(self, rows: NDArray[np.uint8]) -> tuple[NDArray[np.float16], ...]:
+        """Views of rows [n, row] as stages, each float16 [n, h, w, c]."""
+        ends = np.cumsum([2 * math.prod(shape) for shape in self.shapes])
+        stages = np.split(rows, ends, axis=1)[:-1]  # the last part is the checksum
+        return tuple(
+            stage.view(np.float16).reshape(-1, *shape) for stage, shape in zip(stages, self.shapes, strict=True)
+        )
+
+    def close(self) -> None:
+        """Others may delete from now on what this training needed."""
+        shutil.rmtree(self._own, ignore_errors=True)
+        self._list.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _make_room(self, needed: set[bytes]) -> None:
+        """Delete what no living training needs, least recently used first, until everything fits the limit."""
+        others = self._needed_by_others()
+        own_bytes = len(needed) * self._file_bytes
+        others_bytes = sum(room for name, room in others.items() if name not in needed)
+        if own_bytes + others_bytes > self._limit_bytes:
+            beside = f", those of other trainings that run now {_gb(others_bytes)}" if others_bytes else ""
+            raise TrainingError(
+                f"the features of {len(needed)} tiles take {_gb(own_bytes)}{beside}, and {LIMIT_KEY} allows "
+                f"{_gb(self._limit_bytes)} in {self.folder}; raise {LIMIT_KEY}"
+            )
+        unused = []
+        for entry in self._files():
+            name = bytes.fromhex(entry.name.removesuffix(_SUFFIX))
+            if name not in needed and name not in others:
+                found = entry.stat()
+                unused.append((found.st_mtime_ns, _room(found.st_size), entry.path))
+        excess = own_bytes + others_bytes + sum(room for _, room, _ in unused) - self._limit_bytes
+        for _, room, path in sorted(unused):
+            if excess <= 0:
+                break
+            os.unlink(path)
+            excess -= room
+
+    def _needed_by_others(self) -> dict[bytes, int]:
+        """Names that living trainings need, and the bytes of each; what dead ones have left is deleted."""
+        needed: dict[bytes, int] = {}
+        for training in self._own.parent.iterdir():
+            if training == self._own:
+                continue
+            with contextlib.suppress(FileNotFoundError), (training / "needed").open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    room, names = int.from_bytes(file.read(8), "little"), file.read()
+                    starts = range(0, len(names), _NAME_BYTES)
+                    needed |= dict.fromkeys((names[start : start + _NAME_BYTES] for start in starts), room)
+                    continue
+            shutil.rmtree(training, ignore_errors=True)
+        return needed
+
+    def _files(self) -> Iterator[os.DirEntry[str]]:
+        for first in range(256):
+            with contextlib.suppress(FileNotFoundError), os.scandir(self.folder / f"{first:02x}") as entries:
+                yield from (entry for entry in entries if entry.name.endswith(_SUFFIX))
+
+    def _load(self, name: bytes, row: NDArray[np.uint8]) -> bool | None:
+        """Read a file into `row`; whether it is whole. None: there is none."""
+        try:
+            with self._path(name).open("rb", buffering=0) as file:
+                found = file.readinto(row.data)
+                whole = found == len(row) and not file.read(1)
+        except FileNotFoundError:
+            return None
+        return whole and xxhash.xxh3_64_digest(row[: self.row_bytes].data) == row[self.row_bytes :].tobytes()
+
+    def _empty(self, count: int) -> NDArray[np.uint8]:
+        return np.empty((count, self.row_bytes + _CHECKSUM_BYTES), np.uint8)
+
+    def _name(self, key: bytes) -> bytes:
+        return xxhash.xxh3_128_digest(self._identity.encode() + key)
+
+    def _path(self, name: bytes) -> Path:
+        text = name.hex()
+        return self.folder / text[:2] / f"{text}{_SUFFIX}"
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time reserves room, or begins."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def _errors_in_a_sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"features cannot be stored in {self.folder} ({error.strerror or error}); make room there, or choose "
+                f"another folder with {FOLDER_KEY}; what was extracted stays"
+            ) from error
+
+
+def _room(file_bytes: int) -> int:
+    return -(-file_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.3g} GB"

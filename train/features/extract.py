@@ -1,0 +1,120 @@
+"""Features of tiles by the inference engine, as fast as it computes: tiles are made while it works on others.
+
+A thread per request makes the tiles, waits for the engine and stores the features; there is one request more than the
+engine works on at once. OpenVINO's own callbacks abort where they find Python gone (edge/inference/openvino_engine.py).
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from queue import SimpleQueue
+
+import numpy as np
+import openvino as ov
+import torch
+from numpy.typing import NDArray
+from openvino.preprocess import PrePostProcessor
+from torch import nn
+
+from edge.errors import TrainingError, last_line
+from edge.inference.devices import settings_on, the_core
+from edge.inference.opening import PROCESSOR
+from train.features.cache import FeatureCache
+
+BATCH = 8
+FillTile = Callable[[NDArray[np.uint8]], object]
+"""Writes one tile, RGB uint8 [H, W, 3], into the array that it gets. Several threads call them, each its own tile."""
+Progress = Callable[[int, int], object]
+"""Gets how many tiles are done, of how many."""
+
+
+def feature_shapes(trunk: nn.Module, tile_px: int) -> list[tuple[int, int, int]]:
+    """[h, w, c] of each stage of a trunk, as the cache stores them."""
+    with torch.inference_mode():
+        stages = trunk(torch.zeros(1, tile_px, tile_px, 3, dtype=torch.uint8))
+    return [(stage.shape[2], stage.shape[3], stage.shape[1]) for stage in stages]
+
+
+def compile_trunk(trunk: nn.Module, tile_px: int) -> ov.CompiledModel:
+    """The trunk in OpenVINO, f32: `BATCH` tiles uint8 [N, H, W, 3] to stages float16 [N, h, w, c].
+
+    Raises:
+        TrainingError: OpenVINO cannot use it.
+    """
+    tile = torch.zeros(1, tile_px, tile_px, 3, dtype=torch.uint8)
+    try:
+        # OpenVINO would trace as well, and check the trace by computing all of it again: three times as long.
+        with torch.inference_mode(), warnings.catch_warnings(action="ignore"):  # of torch.jit, about Python's values
+            traced = torch.jit.trace(trunk, tile, check_trace=False)  # type: ignore[no-untyped-call]
+        model = ov.convert_model(traced, input=[ov.PartialShape([BATCH, tile_px, tile_px, 3])])
+        steps = PrePostProcessor(model)
+        for stage in range(len(model.outputs)):
+            steps.output(stage).model().set_layout(ov.Layout("NCHW"))
+            steps.output(stage).tensor().set_layout(ov.Layout("NHWC")).set_element_type(ov.Type.f16)
+        settings = settings_on(PROCESSOR, "f32", threads=len(os.sched_getaffinity(0)), streams=0)
+        return the_core().compile_model(steps.build(), PROCESSOR, settings)
+    except Exception as error:  # OpConversionFailure among others, which is no RuntimeError
+        raise TrainingError(f"OpenVINO cannot use the trunk of this model: {last_line(error)}") from error
+
+
+def extract(
+    trunk: nn.Module,
+    tiles: Iterable[tuple[bytes, FillTile]],
+    cache: FeatureCache,
+    *,
+    tile_px: int,
+    progress: Progress = lambda done, total: None,
+) -> int:
+    """Bring the features of these tiles into the cache; those that are there cost nothing.
+
+    An interruption or an error leaves in the cache what was computed before it.
+
+    Args:
+        tiles: key and pixels of each.
+    Returns: how many were extracted.
+
+    Raises:
+        TrainingError: the features do not fit the cache's limit, or its disk, or the engine fails.
+    """
+    fill_of = dict(tiles)
+    missing = cache.missing(fill_of)
+    if not missing:
+        return 0
+    compiled = compile_trunk(trunk, tile_px)
+    at_once = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
+    idle = SimpleQueue[ov.InferRequest]()
+    for _ in range(at_once):
+        idle.put(compiled.create_infer_request())
+
+    def extract_batch(keys: list[bytes]) -> int:
+        request = idle.get()
+        try:
+            for key, tile in zip(keys, request.get_input_tensor().data, strict=False):  # the last batch may be smaller
+                fill_of[key](tile)
+            _infer(request)
+            cache.write(keys, [output.data[: len(keys)] for output in request.output_tensors])
+        finally:
+            idle.put(request)
+        return len(keys)
+
+    done = 0
+    with ThreadPoolExecutor(at_once, "extract") as pool:
+        batches = [
+            pool.submit(extract_batch, missing[start : start + BATCH]) for start in range(0, len(missing), BATCH)
+        ]
+        try:
+            for batch in as_completed(batches):
+                done += batch.result()
+                progress(done, len(missing))
+        finally:
+            pool.shutdown(cancel_futures=True)  # those at work end, and are stored
+    return done
+
+
+def _infer(request: ov.InferRequest) -> None:
+    try:
+        request.start_async()
+        request.wait()
+    except RuntimeError as error:
+        raise TrainingError(f"OpenVINO cannot compute features: {last_line(error)}") from error
