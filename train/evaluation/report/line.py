@@ -126,7 +126,7 @@ def _scores(row: Row, defective: bool, shifted: Shift) -> Scores:
 def _positions(explorer: Explorer) -> str:
     missed = zip(explorer.missed.tolist(), explorer.missed_interval, strict=True)
     rejected = zip(explorer.rejected.tolist(), explorer.rejected_interval, strict=True)
-    told = {
+    shown = {
         "threshold": [f"{threshold:.{explorer.digits}f}" for threshold in explorer.thresholds.tolist()],
         "missed": explorer.missed.tolist(),
         "rejected": explorer.rejected.tolist(),
@@ -136,7 +136,7 @@ def _positions(explorer: Explorer) -> str:
         "good": explorer.good,
         "start": explorer.start,
     }
-    return msgspec.json.encode(told).decode()
+    return msgspec.json.encode(shown).decode()
 
 
 def share(some: int, total: int, interval: Interval) -> str:

@@ -1,13 +1,13 @@
 // Moves everything that follows a threshold. Without a script the page shows the calibrated one.
 for (const part of document.querySelectorAll("[data-positions]")) {
-  const told = JSON.parse(part.dataset.positions), last = told.threshold.length - 1;
+  const positions = JSON.parse(part.dataset.positions), last = positions.threshold.length - 1;
   const slider = part.querySelector("input"), mark = part.querySelector(".mark"), hand = part.querySelector(".hand");
   const chart = part.querySelector(".scores svg");
   const show = (at) => {
-    const missed = told.missed[at], rejected = told.rejected[at];
+    const missed = positions.missed[at], rejected = positions.rejected[at];
     const now = {
-      threshold: told.threshold[at], missed, rejected, caught: told.defective - missed, passed: told.good - rejected,
-      missedShare: told.missedShare[at], rejectedShare: told.rejectedShare[at],
+      threshold: positions.threshold[at], missed, rejected, caught: positions.defective - missed, passed: positions.good - rejected,
+      missedShare: positions.missedShare[at], rejectedShare: positions.rejectedShare[at],
     };
     for (const place of part.querySelectorAll("[data-text]")) {
       const value = now[place.dataset.text];
@@ -30,16 +30,16 @@ for (const part of document.querySelectorAll("[data-positions]")) {
     }
     slider.value = at;
     slider.setAttribute("aria-valuetext",
-      `${now.threshold}: ${missed} of ${told.defective} missed, ${rejected} of ${told.good} rejected`);
+      `${now.threshold}: ${missed} of ${positions.defective} missed, ${rejected} of ${positions.good} rejected`);
     mark.setAttribute("transform", `translate(${(plot.width * at) / last} 0)`);
     if (hand) {
-      hand.setAttribute("cx", plot.left + plot.side * (rejected / told.good));
-      hand.setAttribute("cy", plot.top + plot.side * (1 - missed / told.defective));
+      hand.setAttribute("cx", plot.left + plot.side * (rejected / positions.good));
+      hand.setAttribute("cy", plot.top + plot.side * (1 - missed / positions.defective));
     }
   };
-  show(told.start);
+  show(positions.start);
   slider.addEventListener("input", () => show(Number(slider.value)));
-  part.querySelector(".back").addEventListener("click", () => show(told.start));
+  part.querySelector(".back").addEventListener("click", () => show(positions.start));
   const pick = (event) => {
     if (event.buttons !== 1) return;
     const box = chart.getBoundingClientRect();
