@@ -56,10 +56,12 @@ class Classifier(nn.Module):
         self.is_cnn = isinstance(model, CamClassifier)
         self.memory_format = torch.channels_last if self.is_cnn else torch.contiguous_format
         self.features = copy.deepcopy(model.features if self.is_cnn else model.network)
-        self.linear = nn.Linear(model.head.weight.shape[1], 1)
-        self.linear.weight = nn.Parameter(model.head.weight.detach().flatten(1).clone())
-        assert model.head.bias is not None
-        self.linear.bias = nn.Parameter(model.head.bias.detach().clone())
+        head = model.head
+        assert isinstance(head, nn.Conv2d | nn.Linear), "a head of one layer"
+        assert head.bias is not None
+        self.linear = nn.Linear(head.weight.shape[1], 1)
+        self.linear.weight = nn.Parameter(head.weight.detach().flatten(1).clone())
+        self.linear.bias = nn.Parameter(head.bias.detach().clone())
         self._mean, self._std = model._mean, model._std
         self.eval()
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]

@@ -61,7 +61,7 @@ def measure_training(
     """
     blocks = _plan(steps, repetitions, settle=1 + 2 * config.trainer.workers)  # a worker makes two batches ahead
     total = blocks[-1].end
-    recipe = msgspec.structs.replace(config.recipe, epochs=None, steps=total + 1, validate_every=total + 1)
+    recipe = msgspec.structs.replace(config.finetune, epochs=None, steps=total + 1, validate_every=total + 1)
     config = msgspec.structs.replace(config, recipe=recipe)
     torch.manual_seed(config.seed)
     model, _ = build_model(config.model, config.tiles.tile_px)

@@ -16,6 +16,7 @@ from export import onnxruntime_rollout, openvino_rollout
 from export.nodes import EXPLANATION
 from export.rollout_graph import ClassTokenRow, Rollout, append_rollout
 from train.models.cnn import CamClassifier
+from train.models.dense import DenseClassifier
 from train.models.explained import ExplainedClassifier
 from train.models.vit import RolloutClassifier
 
@@ -25,7 +26,6 @@ MEANINGS = {
     "logit": "Evidence of a defect per tile, float32 [N]; 1 / (1 + exp(-logit)) is the probability.",
     "map": "Where in the tile that evidence lies, float32 [N, h, w], in logits; map.identity is how the logit follows.",
 }
-HEAD = "head.weight"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
     if isinstance(model, RolloutClassifier):
         return with_rollout(to_attention(model, tile_px), model)
     graph = _exported(model, tile_px, ["logit", "map"])
-    _name_the_explanation(graph)
+    _name_the_explanation(graph, model.explained_from)
     data = _finished(graph, model)
     return Graphs(data, data, data)
 
@@ -122,6 +122,9 @@ class _Bare(nn.Module):
         if isinstance(model, CamClassifier) and model.top_cells is None:
             pooled = model.features(model.normalised(tiles)).mean(dim=(2, 3))  # (N, channels)
             return nn.functional.linear(pooled, model.head.weight.flatten(1), model.head.bias)[:, 0]
+        if isinstance(model, DenseClassifier):  # its features of stride 16, and a layer for them
+            pooled = model.features(tiles)[-1].mean(dim=(2, 3))
+            return pooled.sum(dim=1)
         return model.logits(tiles)
 
 
@@ -171,16 +174,16 @@ def _exported(module: nn.Module, tile_px: int, outputs: list[str]) -> onnx.Model
     return graph
 
 
-def _name_the_explanation(graph: onnx.ModelProto) -> None:
-    """Give the nodes of a class activation map, from the head on, the names that tell them from the features.
+def _name_the_explanation(graph: onnx.ModelProto, first: str) -> None:
+    """Give the nodes from the weight `first` on the names that tell them from the features.
 
     Raises:
         ExportError: torch's exporter calls the head's weight otherwise now.
     """
-    reached = {HEAD} & {weight.name for weight in graph.graph.initializer}
+    reached = {first} & {weight.name for weight in graph.graph.initializer}
     if not reached:
         raise ExportError(
-            f"the exported graph has no {HEAD}, so that what explains cannot be told from what is explained; install "
+            f"the exported graph has no {first}, so that what explains cannot be told from what is explained; install "
             "heatline[export] anew, for the version of torch that it asks for"
         )
     for node in graph.graph.node:

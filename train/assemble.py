@@ -42,7 +42,7 @@ def assemble(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier
 
 
 def _on_tiles(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier, devices: int) -> Assembly:
-    recipe, tiles, store = config.recipe, prepared.train, prepared.store
+    recipe, tiles, store = config.finetune, prepared.train, prepared.store
     sampler = BatchSampler(tiles.defective, recipe.batch, recipe.defective_share_of_batch, config.seed)
     budget = Budget.of(recipe, len(tiles), recipe.batch * devices)
     model.start_from(sampler.natural_log_odds)
@@ -56,7 +56,7 @@ def _on_tiles(config: TrainConfig, prepared: Prepared, model: ExplainedClassifie
 
 
 def _on_pictures(config: TrainConfig, prepared: Prepared, model: ExplainedClassifier, devices: int) -> Assembly:
-    recipe, store, tile_px = config.recipe, prepared.store, config.tiles.tile_px
+    recipe, store, tile_px = config.finetune, prepared.store, config.tiles.tile_px
     bags = Bags.of(store, prepared.train)
     sampler = BatchSampler(bags.defective, recipe.bags, recipe.defective_share_of_batch, config.seed)
     budget = Budget.of(recipe, len(bags), recipe.bags * devices)

@@ -63,6 +63,10 @@ class CnnConfig(ModelConfig, frozen=True, kw_only=True, tag="cnn"):
 
     stride: Positive | None
     """Input px per map cell: features end at the last stage of this stride. None: the network's last."""
+    head: Literal["cam", "dense"] = "cam"
+    """cam: one layer on features of `stride`. dense: a head on those of strides 4, 8 and 16, for recipe=heatline."""
+    width: Positive = 64
+    """Hidden channels of a dense head."""
 
 
 class VitConfig(ModelConfig, frozen=True, kw_only=True, tag="vit"):
@@ -90,8 +94,8 @@ class AugmentConfig(_Part, frozen=True, kw_only=True):
     """A light one, in a quarter of the tiles."""
 
 
-class RecipeConfig(_Part, frozen=True, kw_only=True):
-    """How a model is taught."""
+class RecipeConfig(_Part, frozen=True, kw_only=True, tag_field="kind", tag="finetune"):
+    """How the whole network is trained."""
 
     name: str
     epochs: Positive | None
@@ -134,6 +138,53 @@ class RecipeConfig(_Part, frozen=True, kw_only=True):
             )
 
 
+class CopiesConfig(_Part, frozen=True, kw_only=True):
+    """How many copies of tiles are trained on besides the tiles themselves."""
+
+    defective: Natural
+    """Moved and disturbed copies of each tile whose defects are marked."""
+    most: Natural
+    """Of defective tiles, good tiles and synthetic defects, each: fewer where there are fewer tiles."""
+
+
+class DenseRecipeConfig(_Part, frozen=True, kw_only=True, tag_field="kind", tag="dense"):
+    """How a dense head is trained on the features of a trunk that stays as it is, and cross-validated."""
+
+    name: str
+    folds: Annotated[int, Meta(ge=2, le=20)]
+    """Of the cross-validation; fewer where there are fewer groups."""
+    steps: Positive
+    located: Positive
+    """Per step, tiles whose defects are marked."""
+    good: Positive
+    """Per step, good tiles."""
+    synthetic: Natural
+    """Per step, good tiles with a synthetic defect."""
+    bags: Positive
+    """Per step, pictures of which only the label is known to be defective."""
+    tiles_per_bag: Positive
+    """Of each of these pictures, tiles that get a gradient: the hottest, and as many others."""
+    lr: Annotated[float, Meta(gt=0)]
+    """The highest learning rate; it rises over the warm-up and falls to zero as a cosine."""
+    weight_decay: Annotated[float, Meta(ge=0)]
+    warmup: Strength
+    """Share of the steps."""
+    jitter_px: Natural
+    """Copies are taken up to so far from their tile's place."""
+    copies: CopiesConfig
+    augment: AugmentConfig
+    """Of the copies."""
+
+
+class FeaturesConfig(_Part, frozen=True, kw_only=True):
+    """Where the features of the trunk are cached for this training and later ones."""
+
+    folder: str | None
+    """None: $XDG_CACHE_HOME/heatline/features, or ~/.cache/heatline/features."""
+    limit_gb: Annotated[float, Meta(gt=0)]
+    """What features of all trainings take there; the least recently used are deleted."""
+
+
 class TrainerConfig(_Part, frozen=True, kw_only=True):
     """What a training runs on: flags of Lightning's Trainer, handed on as they are."""
 
@@ -161,6 +212,8 @@ class TrainConfig(_Part, frozen=True, kw_only=True):
     """All of it, as `config.yaml` in the run's folder keeps it."""
 
     data: str
+    discover: bool
+    """Whether truth and groups are found in the folder, see `train.discovery`."""
     truth: Literal["masks", "derived_masks", "polygons", "coco", "boxes", "labels"] | None
     """Which annotation labels come from; None: the first that is there."""
     classes: list[str | int | float] | None
@@ -171,9 +224,23 @@ class TrainConfig(_Part, frozen=True, kw_only=True):
     split: SplitConfig
     tiles: TilesConfig
     model: CnnConfig | VitConfig
-    recipe: RecipeConfig
+    recipe: RecipeConfig | DenseRecipeConfig
+    features: FeaturesConfig
     trainer: TrainerConfig
     logger: LoggerConfig
+
+    @property
+    def finetune(self) -> RecipeConfig:
+        """The recipe, where it trains the whole network.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if isinstance(self.recipe, RecipeConfig):
+            return self.recipe
+        raise ConfigError(
+            f"recipe={self.recipe.name} does not train the whole network; choose recipe=finetune or study"
+        )
 
 
 def compose(overrides: Sequence[str]) -> TrainConfig:
@@ -250,7 +317,9 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         with initialize_config_module("train.configs", version_base="1.3"):
             composed = compose("train", overrides=[_quote_text(item) for item in overrides])
         values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
-        values["recipe"].pop("by_family", None)  # a recipe's other keys have taken from it what fits the model
+        for helper in ("by_family", "fractions"):  # other keys have taken from it what fits
+            values["recipe"].pop(helper, None)
+        _choose_head(values)
     except MissingConfigException as error:
         # A model that is no file of ours was taken from timm, or refused, above.
         groups = [(item, item.split("=")[0]) for item in overrides if item.split("=")[0] in ("recipe", "logger")]
@@ -265,6 +334,23 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"{' '.join(overrides)!r} cannot be understood: {reason}") from error
         raise ConfigError(f"there is no key {key!r}; {_what_exists(key)}") from error
     return values
+
+
+def _choose_head(values: dict[str, Any]) -> None:
+    """A recipe that trains a dense head makes the model one with a dense head.
+
+    Raises:
+        ConfigError: the model is no CNN.
+    """
+    recipe, model = values["recipe"], values["model"]
+    if recipe["kind"] != "dense":
+        return
+    if model["family"] != "cnn":
+        raise ConfigError(
+            f"recipe={recipe['name']} trains a dense head on a CNN, and model={model['name']} is a ViT; choose "
+            "recipe=finetune or study, or a CNN"
+        )
+    model |= {"head": "dense", "width": recipe.pop("width")}
 
 
 def _either_steps_or_epochs(overrides: Sequence[str]) -> list[str]:

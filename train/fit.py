@@ -21,7 +21,8 @@ from train.assemble import Assembly, assemble
 from train.batches import Steps
 from train.callbacks import MetricsTable, OrderlyStop, Stopwatch, read_metrics
 from train.checkpoints import WholeCheckpoints
-from train.config import TrainConfig, write_config
+from train.config import DenseRecipeConfig, TrainConfig, write_config
+from train.dense.train import train_dense
 from train.files import write_whole
 from train.loggers import close_logger, make_logger
 from train.models.build import build_model
@@ -64,6 +65,10 @@ def fit(
         )
     elif run.summary.exists() and run.read_summary().finished:
         say(f"{run.folder} is already finished")
+        return run
+
+    if isinstance(config.recipe, DenseRecipeConfig):
+        train_dense(config, run, say)
         return run
 
     torch.manual_seed(config.seed)
@@ -195,8 +200,8 @@ def _keepers(config: TrainConfig, run: RunFolder) -> list[Callback]:
         # A checkpoint of its own: `save_last` of the one above would be written only where that one is.
         ModelCheckpoint(run.checkpoints, run.last.stem, **kept),
     ]
-    if config.recipe.patience is not None:
-        keepers.append(EarlyStopping("val_merit", mode="max", patience=config.recipe.patience))
+    if config.finetune.patience is not None:
+        keepers.append(EarlyStopping("val_merit", mode="max", patience=config.finetune.patience))
     return keepers
 
 

@@ -118,12 +118,26 @@ class FrameStore:
 
         Where only labels are known, a defective picture is defective throughout.
         """
-        (height, width), mask_at = self._entries[frame].hw, self._entries[frame].mask_at
-        if mask_at is None:
+        mask = self.mask(frame)
+        if mask is None:
             image = self.images[frame]
             return tile_px**2 if image.labels_only and image.defective else 0
-        mask = self._masks[mask_at : mask_at + height * width].reshape(height, width)
         return int(np.count_nonzero(mask[y : y + tile_px, x : x + tile_px]))
+
+    def mask(self, frame: int) -> NDArray[np.bool_] | None:
+        """The defective pixels that are marked in a frame, bool [H, W]; None: none are."""
+        (height, width), mask_at = self._entries[frame].hw, self._entries[frame].mask_at
+        if mask_at is None:
+            return None
+        return self._masks[mask_at : mask_at + height * width].reshape(height, width).view(np.bool_)
+
+    def mask_tile(self, frame: int, y: int, x: int, tile_px: int) -> NDArray[np.bool_]:
+        """The defective pixels that are marked in the tile at (y, x), bool [tile, tile]; none beyond the frame."""
+        tile = np.zeros((tile_px, tile_px), np.bool_)
+        if (mask := self.mask(frame)) is not None:
+            part = mask[y : y + tile_px, x : x + tile_px]
+            tile[: part.shape[0], : part.shape[1]] = part
+        return tile
 
 
 def _decode(images: Iterable[LabelledImage], folder: Path) -> list[_Entry]:

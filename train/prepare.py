@@ -78,7 +78,7 @@ def prepare(config: TrainConfig, cache: Path, say: Callable[[str], None]) -> Pre
             )
     if whole:
         say("only whole pictures are labelled: each is taught as a bag of its tiles (multiple-instance)")
-    train = tables["train"].without_ambiguous() if config.recipe.skip_ambiguous else tables["train"]
+    train = tables["train"].without_ambiguous() if config.finetune.skip_ambiguous else tables["train"]
     return Prepared(data, split, store, rule, labelled, train, tables["val"], counts)
 
 

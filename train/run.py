@@ -6,6 +6,9 @@
 - `checkpoints/last.ckpt`: to resume from
 - `checkpoints/best.ckpt`: the one to use: best on the validation groups (see `merit`)
 - `cache/`: decoded frames, while the training is not done
+- `out_of_fold.npz`, of the recipe `heatline`: what the heads of the cross-validation say of the groups that they were
+  not trained on; thresholds come from it
+- `report/`, of the recipe `heatline`: the cross-validation as a page
 """
 
 import textwrap
@@ -17,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from edge.errors import InputError, TrainingError
-from train.config import TrainConfig, read_config
+from train.config import DenseRecipeConfig, TrainConfig, read_config
+from train.discovery import discover
 from train.files import write_whole
 from train.provenance import Provenance
 from train.readers import LabelledFolder, read_folder
@@ -55,6 +59,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     """Training and validation, all sittings together."""
     versions: dict[str, str]
+    folds: int | None = None
+    """Of the cross-validation; None: there was none, and `val` is of the validation groups."""
 
 
 class RunFolder:
@@ -69,6 +75,8 @@ class RunFolder:
         self.last = self.checkpoints / "last.ckpt"
         self.best = self.checkpoints / "best.ckpt"
         self.cache = folder / "cache"
+        self.out_of_fold = folder / "out_of_fold.npz"
+        self.report = folder / "report"
 
     def read_summary(self) -> RunSummary:
         """What came of the run.
@@ -141,7 +149,18 @@ def load_run(folder: Path) -> TrainedRun:
 
 def read_data(config: TrainConfig) -> LabelledFolder:
     """The labelled pictures that a configuration names; errors as `read_folder`."""
-    return read_folder(Path(config.data), config.truth, config.split.group, config.split.pattern, class_names(config))
+    if config.discover:
+        return discover(Path(config.data)).read(class_names(config))
+    mixed = isinstance(config.recipe, DenseRecipeConfig)
+    return read_folder(
+        Path(config.data),
+        config.truth,
+        config.split.group,
+        config.split.pattern,
+        class_names(config),
+        mixed=mixed,
+        good_only=mixed,
+    )
 
 
 def class_names(config: TrainConfig) -> list[str] | None:
@@ -156,6 +175,20 @@ def split_data(config: TrainConfig, data: LabelledFolder) -> Split:
         ConfigError, InputError: as the functions for each.
     """
     groups = data.groups()
+    if isinstance(config.recipe, DenseRecipeConfig):
+        return _split_off_the_test(config, groups, data.groups_with_defects())
     if config.split.val or config.split.test:
         return split_by_name(groups, config.split.val, config.split.test)
     return split_by_fractions(groups, config.split.fractions, config.seed, data.groups_with_defects())
+
+
+def _split_off_the_test(config: TrainConfig, groups: list[str], defective: set[str]) -> Split:
+    """A cross-validation validates on what it trains: only the test groups are kept apart."""
+    split = config.split
+    if split.val or split.test:
+        named = split_by_name(groups, split.val, split.test, needs_val=False)
+    elif split.fractions[-1:] == [0.0]:
+        return Split(tuple(groups), (), ())
+    else:
+        named = split_by_fractions(groups, split.fractions, config.seed, defective)
+    return Split(tuple(sorted({*named.train, *named.val})), (), named.test)

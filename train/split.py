@@ -26,7 +26,9 @@ class Split:
         return [image for image in data.images if image.group in groups]
 
 
-def split_by_name(groups: Sequence[str], val: Sequence[object], test: Sequence[object]) -> Split:
+def split_by_name(
+    groups: Sequence[str], val: Sequence[object], test: Sequence[object], *, needs_val: bool = True
+) -> Split:
     """Named groups validate and test, all others train.
 
     A name means the group that is written so; where there is none, a number means the one group of that number, as
@@ -38,7 +40,7 @@ def split_by_name(groups: Sequence[str], val: Sequence[object], test: Sequence[o
     val_groups, test_groups = ({_find(groups, name) for name in names} for names in (val, test))
     if both := val_groups & test_groups:
         raise ConfigError(f"group {min(both)!r} is in split.val and in split.test; leave it in one")
-    if not val_groups:
+    if not val_groups and needs_val:
         raise ConfigError("split.test is given and split.val is not; name a group that chooses the best checkpoint")
     rest = set(groups) - val_groups - test_groups
     if not rest:

@@ -182,7 +182,7 @@ def test_another_cnn_can_be_cut_at_a_smaller_stride_too(name: str) -> None:
             "model.fusion belongs to a ViT, and the model is a CNN; leave it out, or choose another",
         ),
         (["model=test_vit", "model.stride=16"], "model.stride belongs to a CNN, and the model is a ViT"),
-        (["model.fuzion=max"], "there is no key 'model.fuzion'; model has name, timm, weights, stride, fusion,"),
+        (["model.fuzion=max"], "there is no key 'model.fuzion'; model has name, timm, weights, stride, head, width, fusion,"),
     ],
 )
 def test_what_is_no_model_or_no_key_of_it_is_refused_in_a_sentence(overrides: list[str], says: str) -> None:

@@ -48,9 +48,9 @@ def test_paths_and_patterns_are_taken_as_they_are_written(text: str) -> None:
     [
         ([], "data is missing; name the folder of pictures: data=FOLDER"),
         (["data=x", "recipe.stepz=3"], "there is no key 'recipe.stepz'; recipe has name, epochs, steps, "),
-        (["data=x", "colour=red"], "there is no key 'colour'; there are data, truth, classes, out, seed,"),
+        (["data=x", "colour=red"], "there is no key 'colour'; there are data, discover, truth, classes, out, seed,"),
         (["data=x", "+foo=1"], "unknown field `foo`"),
-        (["data=x", "model=resnet18", "recipe=mine"], "recipe=mine is none of the choices: finetune, study"),
+        (["data=x", "model=resnet18", "recipe=mine"], "recipe=mine is none of the choices: finetune, heatline, study"),
         (["data=x", "recipe.steps=many"], "Expected `int | null`, got `str` - at `$.recipe.steps`"),
         (["data=x", "recipe.epochs=2", "recipe.steps=5"], "leave one of them out, or set it to null"),
         (["data=x", "recipe.epochs=null", "recipe.steps=null"], "leave one of them out, or set it to null"),

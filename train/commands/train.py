@@ -1,10 +1,18 @@
 """`heatline train`."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 import msgspec
 
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_facts, print_json
+from edge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from train.run import RunSummary
 
 EXAMPLES = """
 Example:
@@ -34,24 +42,57 @@ def train(overrides: tuple[str, ...], as_json: bool) -> None:
     from train.config import compose
     from train.fit import fit, leads_devices
 
-    run = fit(compose(overrides), say=lambda line: click.echo(line, err=True))
+    run = fit(compose(_with_folder(overrides)), say=lambda line: click.echo(line, err=True))
     if not leads_devices():
         return
     summary = run.read_summary()
     if as_json:
         print_json({"run": str(run.folder), **msgspec.structs.asdict(summary)})
         return
-    val = summary.val
-    print_facts(
-        f"{run.folder}: {summary.model} by recipe {summary.recipe}",
-        {
-            "best": f"step {summary.best_step} of {summary.steps}",
-            "validation groups": ", ".join(summary.groups["val"]),
-            "average precision": f"{val['val_ap']:.3f}",
-            "AUROC": f"{val['val_auroc']:.3f}",
-            "accuracy": f"{val['val_accuracy']:.3f} (always the majority: {val['val_majority_share']:.3f})",
-            "throughput": f"{summary.tiles_per_s or 0:.0f} tiles/s in {summary.precision}",
-            "time": f"{summary.seconds:.0f} s",
-            "next": f"heatline export {run.folder} --to BUNDLE",
-        },
+    print_facts(f"{run.folder}: {summary.model} by recipe {summary.recipe}", _facts(summary, run.folder))
+
+
+def _with_folder(overrides: Sequence[str]) -> list[str]:
+    """A word without `=` is the folder of pictures; where nothing is said of truth and groups, they are found in it.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    folders = [item for item in overrides if "=" not in item]
+    if not folders:
+        return list(overrides)
+    if len(folders) > 1 or any(item.startswith("data=") for item in overrides):
+        raise ConfigError(f"{' '.join(overrides)!r} names several folders of pictures; train on one of them")
+    rest = [item for item in overrides if "=" in item]
+    said = any(
+        item.partition("=")[0] in ("truth", "discover", "split.group", "split.pattern", "resume") for item in rest
     )
+    return [f"data={folders[0]}", *([] if said else ["discover=true"]), *rest]
+
+
+def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
+    val = summary.val
+    if not summary.groups["val"]:
+        where = (
+            "no cross-validation: there is one group"
+            if summary.folds is None
+            else f"{summary.folds}-fold cross-validation over {len(summary.groups['train'])} groups"
+        )
+        names = {"val_picture_auroc": "AUROC of pictures", "val_ap": "average precision of tiles"}
+        return {
+            "figures": where,
+            **{name: f"{val[key]:.3f}" for key, name in names.items() if key in val},
+            "features": "from the cache" if summary.tiles_per_s is None else f"{summary.tiles_per_s:.0f} tiles/s",
+            "time": f"{summary.seconds:.0f} s",
+            "next": f"heatline export {folder} --to BUNDLE",
+        }
+    return {
+        "best": f"step {summary.best_step} of {summary.steps}",
+        "validation groups": ", ".join(summary.groups["val"]),
+        "average precision": f"{val['val_ap']:.3f}",
+        "AUROC": f"{val['val_auroc']:.3f}",
+        "accuracy": f"{val['val_accuracy']:.3f} (always the majority: {val['val_majority_share']:.3f})",
+        "throughput": f"{summary.tiles_per_s or 0:.0f} tiles/s in {summary.precision}",
+        "time": f"{summary.seconds:.0f} s",
+        "next": f"heatline export {folder} --to BUNDLE",
+    }

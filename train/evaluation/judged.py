@@ -151,7 +151,7 @@ def _of_run(run: TrainedRun, false_reject: float, track: Track, overlap_px: int 
         ),
         engine=engine,
         engine_is=f"{engine.name} {engine.precision}",
-        summary={**msgspec.to_builtins(summary), "batch": run.config.recipe.batch, "lr": run.config.recipe.lr},
+        summary={**msgspec.to_builtins(summary), "batch": run.config.finetune.batch, "lr": run.config.finetune.lr},
         data=Path(run.config.data),
         read={
             "truth": summary.truth,

@@ -2,6 +2,7 @@
 
 from train.config import CnnConfig, VitConfig
 from train.models.cnn import cam_classifier
+from train.models.dense import dense_classifier
 from train.models.explained import ExplainedClassifier
 from train.models.vit import rollout_classifier
 from train.provenance import Provenance
@@ -10,6 +11,8 @@ from train.provenance import Provenance
 def build_model(config: CnnConfig | VitConfig, tile_px: int) -> tuple[ExplainedClassifier, Provenance]:
     """The model of that configuration, and where its weights come from; errors as the family's own function."""
     match config:
+        case CnnConfig(head="dense"):
+            return dense_classifier(config, tile_px)
         case CnnConfig():
             return cam_classifier(config, tile_px)
         case VitConfig():

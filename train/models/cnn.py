@@ -28,6 +28,7 @@ class CamClassifier(ExplainedClassifier):
     """
 
     method = "cam"
+    head: nn.Conv2d
 
     def __init__(
         self,

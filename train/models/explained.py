@@ -25,8 +25,10 @@ class ExplainedClassifier(nn.Module, ABC):
     """Cells of the map of one tile."""
     top_cells: int | None = None
     """How many of the map's highest cells the logit is the mean of; None: all."""
-    head: nn.Conv2d | nn.Linear
-    """The one layer that a family adds to its features; its one bias is the logit of a tile without evidence."""
+    head: nn.Module
+    """What a family adds to its features. Of one layer, its one bias is the logit of a tile without evidence."""
+    explained_from = "head.weight"
+    """The parameter from which on the graph explains: what follows it stays in f32 in every precision."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -41,6 +43,7 @@ class ExplainedClassifier(nn.Module, ABC):
         Defective tiles are rare. A head that starts elsewhere spends its first steps, and the pretrained features, on
         learning how rare; here the first gradient is already about what tells defective from good.
         """
+        assert isinstance(self.head, nn.Conv2d | nn.Linear), "other heads start otherwise"
         nn.init.zeros_(self.head.weight)
         nn.init.constant_(self.head.bias, log_odds)  # type: ignore[arg-type]
 

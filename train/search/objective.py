@@ -67,7 +67,7 @@ class Objective:
         trial.set_user_attr("run", str(folder))
         self._say(f"trial {trial.number}: lr {lr:.2e}, batch {batch}")
         reports = _Reports(trial, METRICS[self._search.objective])
-        recipe = msgspec.structs.replace(self._config.recipe, batch=batch, lr=lr, select=self._search.objective)
+        recipe = msgspec.structs.replace(self._config.finetune, batch=batch, lr=lr, select=self._search.objective)
         config = msgspec.structs.replace(self._config, recipe=recipe, out=str(folder))
         try:
             fit(config, say=self._say_of_data, callbacks=[reports], cache=self._worker.cache)

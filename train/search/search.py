@@ -47,7 +47,7 @@ def search(overrides: Sequence[str], say: Callable[[str], None] = logger.info) -
     if not any(item.startswith("out=") for item in training):
         config = msgspec.structs.replace(config, out=f"searches/{config.model.name}")
     _see_to_one_device(config)
-    lr = asked.lr or config.recipe.lr_interval
+    lr = asked.lr or config.finetune.lr_interval
     if lr[0] >= lr[1]:
         raise ConfigError(f"recipe.lr_interval is {list(lr)}; expected the lower rate first")
     out = Path(config.out).resolve()

@@ -1,0 +1,184 @@
+"""What is trained on besides the tiles themselves: copies of them, moved, turned and disturbed, and synthetic defects.
+
+Features are extracted once, so copies are drawn once, before the training, and not anew for every step. A copy is fully
+described by numbers: where it is cut, how it is drawn. These are its key in the feature cache, so that another training
+finds it there, whatever its labels and seed.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from train.augment import augment
+from train.config import AugmentConfig, DenseRecipeConfig
+from train.dense.tiles import DenseTiles, Known, defective_share
+from train.features.cache import key_of
+from train.frames import FrameStore
+from train.synthetic import draw_defect, draw_shape, move, transplant
+from train.tiles import cut
+
+VERSION = 1
+"""Of how copies are drawn: features of another version are not found in the cache."""
+_TRIES = 8
+"""How often another place is tried before a copy stays at its tile's."""
+
+
+class Kind(IntEnum):
+    TILE = 0
+    """The grid tile as it is."""
+    COPY = 1
+    """Moved, turned, mirrored and disturbed."""
+    SYNTHETIC = 2
+    """A copy of a good tile with a synthetic defect."""
+    TRANSPLANT = 3
+    """A copy of a good tile with the defects of another tile."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One tile or copy."""
+
+    row: int
+    """Of the tile that it comes from."""
+    kind: Kind
+    yx: tuple[int, int]
+    """Where it is cut, px."""
+    seed: int
+    """Of all that is drawn."""
+    donor: int = -1
+    """Row of the tile that lends its texture or its defects."""
+
+
+def plan_copies(tiles: DenseTiles, store: FrameStore, recipe: DenseRecipeConfig, tile_px: int) -> list[Sample]:
+    """The copies for these tiles: the same for the same tiles, whatever the seed of the training."""
+    rng = np.random.default_rng(0)
+    masked, located, good = tiles.of(Known.MASKED), tiles.located, tiles.of(Known.GOOD)
+    most = recipe.copies.most
+    samples: list[Sample] = []
+
+    def place(row: int) -> tuple[int, int]:
+        return _place(tiles, store, row, recipe.jitter_px, tile_px, rng)
+
+    def seed() -> int:
+        return int(rng.integers(2**32))
+
+    if len(located):
+        each = min(recipe.copies.defective, max(1, most // len(located)))
+        samples += [Sample(row, Kind.COPY, place(row), seed()) for row in np.repeat(located, each).tolist()]
+    if len(good):
+        some = np.sort(rng.permutation(good)[:most])
+        samples += [Sample(row, Kind.COPY, place(row), seed()) for row in some.tolist()]
+        count = min(most, 2 * len(good))
+        by_group = {group: good[tiles.group[good] == group] for group in np.unique(tiles.group[good]).tolist()}
+        for row in np.sort(rng.choice(good, count)).tolist():
+            donor = int(rng.choice(by_group[int(tiles.group[row])]))  # of its group, so that no fold sees another's
+            samples.append(Sample(row, Kind.SYNTHETIC, place(row), seed(), donor))
+        if len(masked):
+            for row in np.sort(rng.choice(good, count)).tolist():
+                samples.append(Sample(row, Kind.TRANSPLANT, place(row), seed(), int(rng.choice(masked))))
+    return samples
+
+
+def _place(
+    tiles: DenseTiles, store: FrameStore, row: int, reach: int, tile_px: int, rng: np.random.Generator
+) -> tuple[int, int]:
+    """Top left corner (y, x) of a copy, px: in its frame, and with as much of the defects as its tile, or none."""
+    frame, y, x = (int(column[row]) for column in (tiles.table.frame, tiles.table.y, tiles.table.x))
+    own = int(tiles.table.defect_px[row])
+    (low_y, high_y), (low_x, high_x) = (
+        (max(0, start - reach), max(0, min(length - tile_px, start + reach)))
+        for start, length in zip((y, x), store.frame_hw(frame), strict=True)
+    )
+    if (low_y, low_x) == (high_y, high_x):
+        return y, x
+    least = 0.5 * own
+    for _ in range(_TRIES):
+        there = int(rng.integers(low_y, high_y + 1)), int(rng.integers(low_x, high_x + 1))
+        defect_px = store.defect_px(frame, *there, tile_px)
+        if (defect_px > least) if own else defect_px == 0:
+            return there
+    return y, x
+
+
+class Painter:
+    """Draws samples, and says where they are defective.
+
+    Args:
+        digests: of each picture's content, by its number.
+        cells: side of the map, cells.
+    """
+
+    def __init__(
+        self,
+        store: FrameStore,
+        tiles: DenseTiles,
+        digests: list[str],
+        how: AugmentConfig,
+        tile_px: int,
+        cells: int,
+    ) -> None:
+        self._store, self._tiles, self._digests, self._tile_px, self._cells = store, tiles, digests, tile_px, cells
+        self._turns = how.rotate, how.flips
+        self._disturb = msgspec.structs.replace(how, flips=False, rotate=False)
+        self._how = repr(how)
+
+    def key(self, sample: Sample) -> bytes:
+        """What the features of a sample are found by."""
+        table = self._tiles.table
+        picture = self._digests[int(table.frame[sample.row])]
+        if sample.kind == Kind.TILE:
+            return key_of(picture, *sample.yx)
+        drawn: list[str | int | bytes] = [picture, *sample.yx, VERSION, self._how, int(sample.kind), sample.seed]
+        if sample.donor >= 0:
+            row = sample.donor
+            drawn += [self._digests[int(table.frame[row])], int(table.y[row]), int(table.x[row])]
+            if sample.kind == Kind.TRANSPLANT:
+                drawn.append(np.packbits(self._mask(row, self._place_of(row))).tobytes())
+        return key_of(*drawn)
+
+    def paint(self, sample: Sample, out: NDArray[np.uint8]) -> None:
+        """Write a sample's pixels to `out`, RGB uint8 [tile, tile, 3]."""
+        cut(self._store, int(self._tiles.table.frame[sample.row]), *sample.yx, out)
+        if sample.kind == Kind.TILE:
+            return
+        rng = np.random.default_rng(sample.seed)
+        tile = out
+        if sample.kind in (Kind.SYNTHETIC, Kind.TRANSPLANT):
+            donor = np.empty_like(out)
+            cut(self._store, int(self._tiles.table.frame[sample.donor]), *self._place_of(sample.donor), donor)
+            if sample.kind == Kind.SYNTHETIC:
+                tile, _ = draw_defect(tile, donor, rng)
+            else:
+                mask = self._mask(sample.donor, self._place_of(sample.donor))
+                tile, _ = transplant(tile, donor, mask, rng)
+        out[:] = self._turn(augment(tile, self._disturb, rng), sample.seed)
+
+    def defective_share(self, sample: Sample) -> NDArray[np.float32]:
+        """The share of each map cell of a sample that is defective, [cells, cells]."""
+        rng = np.random.default_rng(sample.seed)
+        match sample.kind:
+            case Kind.SYNTHETIC:
+                _, mask = draw_shape(rng, self._tile_px)
+            case Kind.TRANSPLANT:
+                mask = move(self._mask(sample.donor, self._place_of(sample.donor)), rng)
+            case _:
+                mask = self._mask(sample.row, sample.yx)
+        if sample.kind != Kind.TILE:
+            mask = self._turn(mask, sample.seed)
+        return defective_share(mask, self._cells)
+
+    def _place_of(self, row: int) -> tuple[int, int]:
+        return int(self._tiles.table.y[row]), int(self._tiles.table.x[row])
+
+    def _mask(self, row: int, yx: tuple[int, int]) -> NDArray[np.bool_]:
+        return self._store.mask_tile(int(self._tiles.table.frame[row]), *yx, self._tile_px)
+
+    def _turn(self, tile: NDArray[Any], seed: int) -> NDArray[Any]:
+        """One of the eight ways to lay a square, by the seed."""
+        rotate, flip = self._turns
+        turned = np.rot90(tile, seed % 4) if rotate else tile
+        return turned[:, ::-1] if flip and (seed // 4) % 2 else turned

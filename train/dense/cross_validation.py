@@ -1,0 +1,117 @@
+"""Grouped cross-validation: every tile is answered by a head that was not trained on its group."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edge.errors import InputError
+from train.config import DenseRecipeConfig
+from train.dense.copies import Kind
+from train.dense.fit_head import HeadTraining, answers
+from train.dense.folds import divide
+from train.dense.samples import Samples
+from train.dense.tiles import DenseTiles, Known
+from train.features.view import Features
+from train.files import write_whole
+from train.models.dense import DenseHead
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """What heads say of tiles whose groups they were not trained on."""
+
+    fold: NDArray[np.int64]
+    """[N], of each grid tile."""
+    logit: NDArray[np.float32]
+    """[N]"""
+    map: NDArray[np.float16]
+    """[N, h, w]"""
+
+    def write(self, file: Path) -> None:
+        def write(place: Path) -> None:
+            with place.open("wb") as opened:
+                np.savez(opened, fold=self.fold, logit=self.logit, map=self.map)
+
+        write_whole(file, write)
+
+    @classmethod
+    def read(cls, file: Path) -> "OutOfFold":
+        """Raises:
+        InputError: it is not there, or damaged.
+        """
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return cls(arrays["fold"], arrays["logit"], arrays["map"])
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{file} cannot be read ({error}); train again") from error
+
+
+def divide_groups(tiles: DenseTiles, recipe: DenseRecipeConfig, seed: int) -> NDArray[np.int64]:
+    """A fold of each group, so that each has about as many good and defective tiles, and pictures of either kind."""
+    bagged = tiles.known == Known.BAGGED
+    defective = np.isin(tiles.known, (Known.MASKED, Known.BOXED))
+    weight = np.stack([defective, bagged, tiles.known == Known.GOOD], axis=1).astype(np.float64)
+    return divide(tiles.group, weight[:, weight.any(axis=0)], min(recipe.folds, len(tiles.groups)), seed)
+
+
+def cross_validate(
+    new_head: Callable[[], DenseHead],
+    tiles: DenseTiles,
+    samples: Samples,
+    features: Features,
+    recipe: DenseRecipeConfig,
+    seed: int,
+    *,
+    bf16: bool,
+    on_step: Callable[[], object] = lambda: None,
+) -> tuple[OutOfFold | None, DenseHead]:
+    """Train a head without each fold, and one on everything, side by side on all processors.
+
+    Args:
+        new_head: an untrained head.
+        samples, features: the grid tiles first.
+        bf16: whether the processor multiplies bf16 itself.
+        on_step: called after each step of each head, by several threads.
+    Returns:
+        What the heads of the folds say of their folds (None with a single group), and the head trained on everything.
+    Raises:
+        TrainingError, DivergedError: as `HeadTraining`.
+    """
+    fold_of = divide_groups(tiles, recipe, seed)
+    folds = int(fold_of.max()) + 1
+    grid = np.flatnonzero(samples.kind == Kind.TILE)
+    fold = fold_of[tiles.group]
+    heads = [new_head() for _ in range(folds + 1)]
+    map_hw = samples.share.shape[1:]
+    found = OutOfFold(fold, np.zeros(len(grid), np.float32), np.zeros((len(grid), *map_hw), np.float16))
+
+    def train(number: int) -> None:
+        trained = fold_of != number  # number `folds` is no fold: everything is trained on
+        torch.set_num_threads(1)
+        HeadTraining(heads[number], samples, features, trained, recipe, seed * 1_009 + number, bf16=bf16).run(on_step)
+        mine = grid[fold == number]
+        if len(mine):
+            parts = answers(heads[number], features, mine, bf16=False)
+            found.logit[mine] = np.concatenate([logits for logits, _ in parts])
+            found.map[mine] = np.concatenate([maps for _, maps in parts])
+
+    jobs = range(folds + 1) if folds > 1 else [folds]
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "fold") as pool:
+            running = [pool.submit(train, number) for number in jobs]
+            try:
+                for job in running:
+                    job.result()
+            finally:
+                for job in running:
+                    job.cancel()
+    finally:
+        torch.set_num_threads(threads)
+    return (found if folds > 1 else None), heads[folds]

@@ -1,0 +1,121 @@
+"""All that a dense head may be trained on, tiles and copies, as columns; and what one step draws of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import TrainingError
+from train.config import DenseRecipeConfig
+from train.dense.copies import Kind, Painter, Sample
+from train.dense.tiles import DenseTiles, Known
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Columns of equal length; the grid tiles come first, in their order."""
+
+    kind: NDArray[np.int8]
+    """[N], of `Kind`."""
+    known: NDArray[np.int8]
+    """[N], of `Known`; of a synthetic or transplanted defect, every pixel is known."""
+    groups: NDArray[np.int64]
+    """[N, 2], of the tile and of the donor: a sample is of both."""
+    frame: NDArray[np.int64]
+    """[N]"""
+    share: NDArray[np.float16]
+    """[N, cells, cells], how much of each cell is defective."""
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+
+def gather_samples(tiles: DenseTiles, samples: Sequence[Sample], painter: Painter) -> Samples:
+    """The columns of these samples."""
+    row = np.array([sample.row for sample in samples])
+    donor = np.array([sample.donor if sample.donor >= 0 else sample.row for sample in samples])
+    kind = np.array([sample.kind for sample in samples], np.int8)
+    pasted = np.isin(kind, (Kind.SYNTHETIC, Kind.TRANSPLANT))
+    return Samples(
+        kind=kind,
+        known=np.where(pasted, Known.MASKED, tiles.known[row]).astype(np.int8),
+        groups=np.stack([tiles.group[row], tiles.group[donor]], axis=1),
+        frame=tiles.table.frame[row],
+        share=np.stack([painter.defective_share(sample) for sample in samples]).astype(np.float16),
+    )
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one step trains on: indices of samples."""
+
+    located: NDArray[np.int64]
+    good: NDArray[np.int64]
+    synthetic: NDArray[np.int64]
+    bags: list[NDArray[np.int64]]
+    """Of each bag, all of its tiles."""
+
+
+class Sampler:
+    """Draws what each step trains on, by seed and step.
+
+    Positives and good tiles make up a fixed part of every step, so the loss shifts the logits by how much likelier a
+    positive is there than among the samples (King & Zeng 2001): the map keeps the odds of the tiles as they come.
+
+    Args:
+        samples: of which those of the `trained` groups are drawn.
+        trained: [groups], whether a group is trained on.
+    Raises:
+        TrainingError: there is no good tile, or nothing but good tiles and no synthetic defect.
+    """
+
+    def __init__(self, samples: Samples, trained: NDArray[np.bool_], recipe: DenseRecipeConfig, seed: int) -> None:
+        self._recipe, self._seed = recipe, seed
+        usable = trained[samples.groups].all(axis=1)
+
+        def pool(known: tuple[Known, ...], *kinds: Kind) -> NDArray[np.int64]:
+            return np.flatnonzero(usable & np.isin(samples.known, known) & np.isin(samples.kind, kinds))
+
+        marked = (Known.MASKED, Known.BOXED)
+        self._located = [pool(marked, Kind.TILE), pool(marked, Kind.COPY)]
+        self._good = [pool((Known.GOOD,), Kind.TILE), pool((Known.GOOD,), Kind.COPY)]
+        self._synthetic = [pool(marked, Kind.SYNTHETIC), pool(marked, Kind.TRANSPLANT)]
+        bagged = pool((Known.BAGGED,), Kind.TILE)
+        self._bags = [bagged[samples.frame[bagged] == frame] for frame in np.unique(samples.frame[bagged])]
+        tiles, good = len(self._located[0]) + len(self._bags), len(self._good[0])
+        if not good:
+            raise TrainingError(
+                "no tile of the training is known to be good, and a map is trained on what is good; add good pictures, "
+                "or annotations that say which part of the defective ones is"
+            )
+        if not tiles and not recipe.synthetic:
+            raise TrainingError(
+                "there is no defective picture, and recipe.synthetic is 0; add defective pictures, or let the recipe "
+                "draw synthetic defects"
+            )
+        self.positives = tiles
+        """Tiles with marked defects and pictures that are labelled as a whole."""
+        self.log_odds = float(np.log(tiles / good)) if tiles else 0.0
+        """Of a tile to be defective."""
+
+    def draw(self, step: int) -> Draw:
+        """What step number `step` trains on, always the same."""
+        rng = np.random.default_rng((self._seed, step))
+        recipe = self._recipe
+        bags = rng.choice(len(self._bags), recipe.bags).tolist() if self._bags else []
+        return Draw(
+            located=_half_each(self._located, recipe.located, rng),
+            good=_half_each(self._good, recipe.good, rng),
+            synthetic=_half_each(self._synthetic, recipe.synthetic, rng),
+            bags=[self._bags[bag] for bag in bags],
+        )
+
+
+def _half_each(pools: list[NDArray[np.int64]], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """So many samples, evenly of the pools that hold any."""
+    full = [pool for pool in pools if len(pool)]
+    if not full or not count:
+        return np.empty(0, np.int64)
+    parts = [count * (place + 1) // len(full) - count * place // len(full) for place in range(len(full))]
+    return np.concatenate([rng.choice(pool, part) for pool, part in zip(full, parts, strict=True)])

@@ -1,0 +1,212 @@
+"""The recipe `heatline`: from a configuration to a run's folder."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from threading import Lock
+
+import msgspec
+import numpy as np
+import torch
+from rich.progress import Progress, track
+
+from edge.cli.output import progress_console
+from edge.errors import TrainingError
+from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
+from train.config import DenseRecipeConfig, TrainConfig, write_config
+from train.dense.copies import Kind, Painter, Sample, plan_copies
+from train.dense.cross_validation import OutOfFold, cross_validate
+from train.dense.samples import gather_samples
+from train.dense.tiles import DenseTiles, Known, know_tiles
+from train.evaluation.ordering import auroc, average_precision
+from train.features.cache import FeatureCache, default_folder
+from train.features.extract import extract, feature_shapes
+from train.features.view import Features
+from train.files import write_whole
+from train.frames import FrameStore
+from train.models.build import build_model
+from train.models.dense import DenseClassifier, DenseHead, TileFeatures
+from train.precision import choose_precision
+from train.readers import LabelledImage
+from train.run import RunFolder, RunSummary, read_data, split_data
+from train.tiles import TileRule
+
+logger = logging.getLogger(__name__)
+Say = Callable[[str], None]
+
+
+def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
+    """Extract features, cross-validate, and train the head that is used on all groups but those of the test.
+
+    What is interrupted starts again, and finds its features in the cache.
+
+    Raises:
+        ConfigError, InputError, WeightsError, TrainingError, DivergedError: something cannot be used.
+    """
+    recipe = config.recipe
+    assert isinstance(recipe, DenseRecipeConfig), "the caller chooses by the recipe"
+    started, tile_px = time.monotonic(), config.tiles.tile_px
+    torch.manual_seed(config.seed)
+    model, weights = build_model(config.model, tile_px)
+    assert isinstance(model, DenseClassifier), "the recipe made the model one with a dense head"
+    model.eval()
+    precision, reason = choose_precision(config.trainer.precision, "cpu")
+    data = read_data(config)
+    split = split_data(config, data)
+    images = split.images(data, "train")
+    write_run(run, config)
+    store = FrameStore.build(images, run.cache, _track)
+    rule = TileRule(**msgspec.structs.asdict(config.tiles))
+    tiles = know_tiles(store, rule)
+    for line in [data.describe_mixture(), _described(images, tiles), *_warnings(store, images, tiles, rule)]:
+        if line:
+            say(line)
+
+    painter = Painter(store, tiles, _digests(images), recipe.augment, tile_px, model.map_hw[0])
+    rows = range(len(tiles))
+    places = zip(tiles.table.y.tolist(), tiles.table.x.tolist(), strict=True)
+    planned = [Sample(row, Kind.TILE, place, 0) for row, place in zip(rows, places, strict=True)]
+    planned += plan_copies(tiles, store, recipe, tile_px)
+    keys = [painter.key(sample) for sample in planned]
+    trunk = TileFeatures(model, tile_px).eval()
+    folder = default_folder() if config.features.folder is None else Path(config.features.folder)
+    limit = int(config.features.limit_gb * 1e9)
+    with (
+        FeatureCache(folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=limit, say=say) as cache,
+        Progress(console=progress_console(), transient=True) as progress,
+    ):
+        extracting = progress.add_task("extracting features", total=len(planned))
+        fills = (lambda out, sample=sample: painter.paint(sample, out) for sample in planned)
+        began = time.monotonic()
+        count = extract(
+            trunk,
+            zip(keys, fills, strict=True),
+            cache,
+            tile_px=tile_px,
+            progress=lambda done, total: progress.update(extracting, completed=done, total=total),
+        )
+        took = time.monotonic() - began
+        progress.remove_task(extracting)
+        copies = len(planned) - len(tiles)
+        say(
+            f"features of {len(tiles)} tiles and {copies} copies: "
+            + (f"{count} extracted in {took:.0f} s, {count / took:.0f} tiles/s" if count else "all were in the cache")
+        )
+        samples = gather_samples(tiles, planned, painter)
+        say(f"{recipe.steps} steps for each of {recipe.folds} folds and for the model; precision {precision}: {reason}")
+        training = progress.add_task("training", total=None)
+        lock, folds = Lock(), min(recipe.folds, len(tiles.groups))
+        progress.update(training, total=recipe.steps * (folds + 1 if folds > 1 else 1))
+
+        def on_step() -> None:
+            with lock:
+                progress.advance(training)
+
+        out_of_fold, head = cross_validate(
+            lambda: DenseHead(model.head.channels, model.head.strides, model.head.width),
+            tiles,
+            samples,
+            Features(cache, keys),
+            recipe,
+            config.seed,
+            bf16=precision.startswith("bf16"),
+            on_step=on_step,
+        )
+    model.head = head
+    if out_of_fold is not None:
+        out_of_fold.write(run.out_of_fold)
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    run.checkpoints.mkdir(exist_ok=True)
+    write_whole(run.best, lambda file: torch.save({"state_dict": state, "global_step": recipe.steps}, file))
+    run.write_summary(
+        RunSummary(
+            finished=True,
+            model=config.model.name,
+            recipe=recipe.name,
+            steps=recipe.steps,
+            best_step=recipe.steps,
+            val={} if out_of_fold is None else _figures(tiles, out_of_fold),
+            data=data.name,
+            truth=data.truth,
+            groups={part: list(getattr(split, part)) for part in ("train", "val", "test")},
+            labelled="pictures" if np.all(tiles.known != Known.MASKED) and len(tiles.of(Known.BAGGED)) else "tiles",
+            tiles={"train": tiles.table.counts()},
+            weights=weights,
+            precision=precision,
+            tiles_per_s=count / took if count else None,
+            seconds=time.monotonic() - started,
+            versions={name: version(name) for name in ("heatline", "torch", "openvino", "timm")},
+            folds=None if out_of_fold is None else int(out_of_fold.fold.max()) + 1,
+        )
+    )
+    shutil.rmtree(run.cache)
+
+
+def write_run(run: RunFolder, config: TrainConfig) -> None:
+    """Begin a run's folder.
+
+    Raises:
+        TrainingError: it cannot be written.
+    """
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"{run.folder} cannot be written ({error.strerror}); make room, or choose another place with out="
+        ) from error
+    write_whole(run.config, lambda file: write_config(config, file))
+
+
+def _figures(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:
+    """How well out-of-fold logits tell tiles and pictures apart, as far as both kinds are known."""
+    logit, ones = out_of_fold.logit.astype(np.float64), np.ones(len(tiles))
+    placed = np.isin(tiles.known, (Known.GOOD, Known.MASKED, Known.BOXED))
+    clear = placed & ~tiles.table.ambiguous
+    frames, number = np.unique(tiles.table.frame, return_inverse=True)
+    highest = np.full(len(frames), -np.inf)
+    np.maximum.at(highest, number, logit)
+    defective = np.zeros(len(frames), np.bool_)
+    np.logical_or.at(defective, number, tiles.known != Known.GOOD)
+    found = {
+        "val_ap": average_precision(logit[clear], tiles.table.defective[clear], ones[clear]),
+        "val_auroc": auroc(logit[clear], tiles.table.defective[clear], ones[clear]),
+        "val_picture_auroc": auroc(highest, defective, np.ones(len(frames))),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _described(images: list[LabelledImage], tiles: DenseTiles) -> str:
+    defective = sum(image.defective for image in images)
+    counts = {known: len(tiles.of(known)) for known in Known}
+    parts = [f"{counts[Known.GOOD]} good"]
+    parts += [f"{counts[Known.MASKED]} with masked defects"] if counts[Known.MASKED] else []
+    parts += [f"{counts[Known.BOXED]} with boxed defects"] if counts[Known.BOXED] else []
+    parts += [f"{counts[Known.BAGGED]} of pictures that are labelled as a whole"] if counts[Known.BAGGED] else []
+    return f"{len(images)} pictures in {len(tiles.groups)} groups, {defective} defective; tiles: {', '.join(parts)}"
+
+
+def _warnings(store: FrameStore, images: list[LabelledImage], tiles: DenseTiles, rule: TileRule) -> list[str]:
+    masks = (store.mask(frame) for frame in range(len(images)))
+    areas = [area for mask in masks if mask is not None for area in defect_areas(mask)]
+    placed = tiles.known != Known.BAGGED
+    small = describe_small_defects(
+        areas,
+        int((tiles.table.ambiguous & placed).sum()),
+        int((tiles.table.defective & placed).sum()),
+        rule.tile_px,
+        rule.defective_share,
+    )
+    return [f"warning: {line}" for line in (*small, *describe_few_groups(images))]
+
+
+def _digests(images: list[LabelledImage]) -> list[str]:
+    """Of each picture's content."""
+    return [sha256(image.path.read_bytes()).hexdigest() for image in images]
+
+
+def _track(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:
+    return track(images, "decoding pictures", console=progress_console(), transient=True)

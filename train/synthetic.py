@@ -1,0 +1,197 @@
+"""Synthetic defects on good tiles, drawn or taken from other tiles: positives of which the place is known.
+
+Cut-and-paste of textures as in CutPaste (Li et al. 2021) and noise-shaped regions as in DRAEM (Zavrtanik et al. 2021),
+here with three shapes (blobs, cracks, spots) and four fillings (another texture, darker or brighter, one colour,
+blurred or noisy). The shape is drawn first and by itself, so that the mask of a copy is known without its pixels.
+"""
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+SHAPES = {"blob": 0.4, "crack": 0.35, "spots": 0.25}
+"""Shapes, and how often each is drawn."""
+VISIBLE = 10.0
+"""Least mean change of a defect's pixels, of 255: a network cannot find what nobody can see."""
+_SUBPIXEL_BITS = 3
+
+Field = NDArray[np.float32]
+
+
+def draw_shape(rng: np.random.Generator, side: int) -> tuple[Field, NDArray[np.bool_]]:
+    """How much of each pixel a defect covers, float32 [side, side] in 0..1, and which pixels are it, bool."""
+    kind = rng.choice(list(SHAPES), p=list(SHAPES.values()))
+    hard = {"blob": _blob, "crack": _crack, "spots": _spots}[str(kind)](rng, side)
+    if hard.max() == 0:
+        hard = _spots(rng, side)
+    thin = kind == "crack"
+    soft = cv2.GaussianBlur(hard, (0, 0), rng.uniform(0.4, 0.9 if thin else 1.8)) if rng.random() < 0.8 else hard
+    if thin:
+        soft = soft / soft.max()  # a blur takes the contrast of a line of 1 px
+    return np.asarray(soft, np.float32), hard > (0.25 if thin else 0.5)
+
+
+def draw_defect(
+    tile: NDArray[np.uint8], donor: NDArray[np.uint8], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A defect on a good tile.
+
+    Args:
+        tile: RGB uint8 [side, side, 3].
+        donor: another good tile of the same product, of that shape: its texture may fill the defect.
+    Returns:
+        The tile with the defect, and its mask bool [side, side], which is that of `draw_shape` from the same `rng`.
+    """
+    cover, mask = draw_shape(rng, len(tile))
+    pixels = tile.astype(np.float32)
+    filling = _fill(rng, pixels, donor)
+    change = (filling - pixels) * (cover * rng.uniform(0.5, 1.0))[..., None]
+    return _visible(pixels, np.asarray(change, np.float32), cover, mask), mask
+
+
+def move(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """A defect's mask [side, side] turned, mirrored, scaled and moved, as `transplant` does from the same `rng`."""
+    return np.asarray(_warp(mask.astype(np.uint8) * 255, _draw_move(rng, len(mask))) > 127)
+
+
+def transplant(
+    tile: NDArray[np.uint8], donor: NDArray[np.uint8], mask: NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The defects of another tile on a good one, in most cases with their contrast to what is around them.
+
+    Args:
+        tile, donor: RGB uint8 [side, side, 3].
+        mask: the donor's defects, bool [side, side].
+    Returns:
+        The tile with the defects, and their mask bool [side, side], which is that of `move`.
+    """
+    matrix = _draw_move(rng, len(tile))
+    moved = _warp(mask.astype(np.uint8) * 255, matrix) > 127
+    if not moved.any():  # it was moved out of the tile
+        return tile, moved
+    source = _warp(donor.astype(np.float32), matrix)
+    pixels = tile.astype(np.float32)
+    spread = moved.astype(np.uint8)
+    around = (cv2.dilate(spread, np.ones((15, 15))) > 0) & (cv2.dilate(spread, np.ones((5, 5))) == 0)
+    if rng.random() < 0.7 and around.any():
+        source = source - source[around].mean(axis=0) + pixels[around].mean(axis=0)
+    edge = cv2.GaussianBlur(cv2.dilate(spread, np.ones((3, 3))).astype(np.float32), (0, 0), rng.uniform(0.6, 1.6))
+    drawn = np.clip(np.rint(pixels + (source - pixels) * edge[..., None]), 0, 255)
+    return drawn.astype(np.uint8), moved
+
+
+def _draw_move(rng: np.random.Generator, side: int) -> NDArray[np.float64]:
+    """An affine matrix [2, 3] about the tile's centre: a quarter turn, a mirror, a scale, a shift."""
+    turn, scale = rng.integers(4) * math.pi / 2, math.exp(rng.uniform(math.log(0.75), math.log(1.3)))
+    linear = scale * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    linear[:, 0] *= rng.choice([-1, 1])
+    centre = np.full(2, (side - 1) / 2)
+    shift = centre - linear @ centre + rng.uniform(-0.22, 0.22, 2) * side
+    return np.asarray(np.column_stack([linear, shift]), np.float64)
+
+
+def _warp(image: NDArray[Any], matrix: NDArray[np.float64]) -> NDArray[Any]:
+    size = image.shape[1], image.shape[0]
+    return np.asarray(cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT))
+
+
+def _visible(pixels: Field, change: Field, cover: Field, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The changed tile; a change that nobody could see is made stronger, or is replaced by a shade."""
+    drawn = np.clip(np.rint(pixels + change), 0, 255)
+    seen = float(np.abs(drawn - pixels)[mask].mean()) if mask.any() else VISIBLE
+    if seen < VISIBLE:
+        room_below = float(pixels[mask].mean()) > 127
+        shade = -2 * VISIBLE if room_below else 2 * VISIBLE
+        drawn = np.clip(np.rint(pixels + change + shade * cover[..., None]), 0, 255)
+    return np.asarray(drawn, np.uint8)
+
+
+def _fill(rng: np.random.Generator, pixels: Field, donor: NDArray[np.uint8]) -> Field:
+    """What the defect would show if it covered the whole tile [side, side, 3]."""
+    side = len(pixels)
+    contrast = max(6.0, float(pixels.std()))
+    match rng.choice(4, p=(0.3, 0.45, 0.13, 0.12)):
+        case 0:  # another texture
+            if rng.random() < 0.6:
+                texture = donor.astype(np.float32)
+            else:
+                texture = np.roll(pixels, rng.integers(side // 10, side - side // 10, 2).tolist(), (0, 1))
+            texture = np.rot90(texture, int(rng.integers(4)))
+            mean = texture.mean()
+            return np.asarray((texture - mean) * rng.uniform(0.6, 1.5) + mean + rng.normal(0, 12), np.float32)
+        case 1:  # darker or brighter
+            shift = rng.choice([-1, -1, 1]) * rng.uniform(0.5, 3) * contrast
+            return np.asarray(pixels + np.float32(shift) + _noise(rng, side, 3, 3.0), np.float32)
+        case 2:  # one colour that occurs
+            level = np.quantile(pixels, rng.choice([0.0, 0.02, 0.5, 0.98, 1.0]), axis=(0, 1)).astype(np.float32)
+            return np.asarray(level + _noise(rng, side, 3, 4.0), np.float32)
+        case _:  # out of focus, or noisy
+            if rng.random() < 0.5:
+                return np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(2, 6)), np.float32)
+            return np.asarray(pixels + _noise(rng, side, 1, float(rng.uniform(12, 40))), np.float32)
+
+
+def _noise(rng: np.random.Generator, side: int, channels: int, deviation: float) -> Field:
+    return rng.standard_normal((side, side, channels), np.float32) * np.float32(deviation)
+
+
+def _blob(rng: np.random.Generator, side: int) -> Field:
+    """Smooth noise over a quantile, within a rotated ellipse."""
+    grain = int(rng.choice([3, 5, 8, 14]))
+    noise = _smooth(rng, grain, side)
+    if rng.random() < 0.5:
+        noise = noise + 0.5 * _smooth(rng, 3 * grain, side)
+    centre = rng.uniform(0.09, 0.91, 2) * side
+    radius = math.exp(rng.uniform(math.log(0.035), math.log(0.27))) * side
+    angle, stretch = rng.uniform(0, math.pi), math.sqrt(rng.uniform(1, 3))
+    y, x = _coordinates(side)
+    along = (x - centre[0]) * math.cos(angle) + (y - centre[1]) * math.sin(angle)
+    across = (y - centre[1]) * math.cos(angle) - (x - centre[0]) * math.sin(angle)
+    inside = (along / (radius * stretch)) ** 2 + (across * stretch / radius) ** 2 < 1
+    if not inside.any():
+        return np.zeros((side, side), np.float32)
+    return np.asarray(inside & (noise >= np.quantile(noise[inside], rng.uniform(0, 0.6))), np.float32)
+
+
+def _crack(rng: np.random.Generator, side: int) -> Field:
+    """A random walk, thin, of one width or swelling towards its middle."""
+    joints = int(rng.integers(6, 24))
+    step = math.exp(rng.uniform(math.log(0.09), math.log(0.9))) * side / joints
+    turns = rng.normal(0, rng.uniform(0.1, 0.6), joints).cumsum() + rng.uniform(0, 2 * math.pi)
+    walk = np.stack([np.cos(turns), np.sin(turns)], axis=1).cumsum(axis=0) * step
+    points = np.concatenate([np.zeros((1, 2)), walk]) + rng.uniform(0.03, 0.97, 2) * side
+    corners = np.rint(points * 2**_SUBPIXEL_BITS).astype(np.int32)
+    if rng.random() < 0.6:
+        widths = np.full(joints, rng.choice([1, 1, 1, 2, 2, 3]))
+    else:
+        swell = np.sin(np.linspace(0, math.pi, joints)) + rng.normal(0, 0.2, joints)
+        widths = np.clip(np.rint(rng.uniform(1, 6) * swell), 1, None)
+    drawn = np.zeros((side, side), np.float32)
+    for start, end, width in zip(corners[:-1], corners[1:], widths, strict=True):
+        cv2.line(drawn, start.tolist(), end.tolist(), 1.0, int(width), cv2.LINE_AA, _SUBPIXEL_BITS)
+    return drawn
+
+
+def _spots(rng: np.random.Generator, side: int) -> Field:
+    """One to three ellipses."""
+    drawn = np.zeros((side, side), np.float32)
+    for _ in range(int(rng.integers(1, 4))):
+        centre = np.rint(rng.uniform(0.04, 0.96, 2) * side).astype(int).tolist()
+        axes = np.maximum(1, np.exp(rng.uniform(math.log(0.009), math.log(0.09), 2)) * side).astype(int).tolist()
+        cv2.ellipse(drawn, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1.0, -1, cv2.LINE_AA)
+    return drawn
+
+
+def _smooth(rng: np.random.Generator, grain: int, side: int) -> Field:
+    coarse = rng.random((grain, grain), np.float32)
+    return np.asarray(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+@lru_cache(maxsize=4)
+def _coordinates(side: int) -> tuple[Field, Field]:
+    y, x = np.mgrid[:side, :side].astype(np.float32)
+    return y, x
