@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -9,7 +10,7 @@ from edge.cli.calibrate import bound_in_words
 from edge.cli.extras import require_extra
 from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json, progress_console
-from edge.cli.precision_words import gate_in_words, precision_facts
+from edge.cli.precision_words import gate_in_words, map_checks_in_words, precision_facts
 from edge.inference import Precision
 from train.readers import LabelledImage
 
@@ -44,9 +45,9 @@ from train.readers import LabelledImage
 @click.option(
     "--allow",
     multiple=True,
-    type=click.Choice(["bf16", "int8"]),
-    help="Put it into the bundle though it fails the map gate, made in the last of the ways that were tried; not if "
-    "golden tiles are off by half their scale. May be repeated.",
+    type=click.Choice(["bf16", "int8", "map"]),
+    help="Put it into the bundle though it fails: a precision the map gate, made in the last of the ways that were "
+    "tried, but not if golden tiles are off by half their scale; the map its checks. May be repeated.",
 )
 @json_option
 def export(
@@ -57,17 +58,19 @@ def export(
     false_reject: float,
     smoothing_cells: float,
     precisions: tuple[Precision, ...],
-    allow: tuple[Precision, ...],
+    allow: tuple[Precision | Literal["map"], ...],
     as_json: bool,
 ) -> None:
     """Turn RUN, the folder of a training, into a bundle: one graph with classifier and map, proven and calibrated.
 
     Each precision is held to the model itself on tiles of the validation groups: verdicts, maps and regions. One that
     fails is left out of the bundle, with the reason. The export fails if ONNX Runtime or OpenVINO do not answer in f32
-    as PyTorch does, or if the logit is not the pooling of the map that the bundle states.
+    as PyTorch does, if the logit is not the pooling of the map that the bundle states, or if the map of good tiles is
+    stuck to one place or drawn to the border.
     """
     require_extra("export", "torch", "timm", "onnx", "onnxscript", "nncf")
-    if precisions and not set(allow) <= set(precisions):
+    allowed = [each for each in allow if each != "map"]
+    if precisions and not set(allowed) <= set(precisions):
         raise click.UsageError("--allow names a precision that --precision leaves out; name it there too")
     from rich.progress import track
 
@@ -88,7 +91,8 @@ def export(
         false_reject=false_reject,
         smoothing_cells=smoothing_cells,
         precisions=precisions or PRECISIONS,
-        allow=allow,
+        allow=allowed,
+        allow_map="map" in allow,
         track=show,
         say=lambda line: console.print(line, style="dim", highlight=False, markup=False),
     )
@@ -102,6 +106,7 @@ def export(
         {
             "digest": bundle.digest,
             "export gate": gate_in_words(manifest.gate),
+            "map checks": map_checks_in_words(manifest.map_checks),
             "score threshold": f"{calibration.score_threshold:.3f} logits",
             "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
             "calibrated on": f"{calibration.frames} {calibration.frames_are}",

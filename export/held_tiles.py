@@ -1,4 +1,5 @@
-"""Tiles that each precision is held against the model on, and tiles that a model is quantised by.
+"""Tiles that each precision is held against the model on, tiles that the map is checked on, and tiles that a model is
+quantised by.
 
 Held are tiles of the validation groups, which chose the checkpoint and the thresholds and taught no weight. A model is
 quantised by tiles of the training groups, so that what a quantisation is judged on never shaped it.
@@ -21,6 +22,8 @@ from export.gate import TOLERANCE
 from train.readers import LabelledImage
 
 ENOUGH_TILES, ENOUGH_WITH_REGION = 500, 200
+GOOD_TILES = 240
+"""Enough to tell a place that is always hot from chance (export/map_checks.py)."""
 QUANTISATION_TILES = 300
 """What NNCF takes by default; statistics of activations settle well before."""
 
@@ -157,12 +160,35 @@ def quantisation_tiles(images: Sequence[LabelledImage], grid: Grid) -> NDArray[n
     return np.concatenate(tiles)[:QUANTISATION_TILES]
 
 
+def good_tiles(images: Sequence[LabelledImage], grid: Grid) -> NDArray[np.uint8]:
+    """Tiles [N, tile, tile, 3] without a defective pixel, at most `GOOD_TILES`, of as many good frames as can be.
+
+    Where no frame is good, those of defective frames stand in, where it is known; there may be none.
+    """
+    frames = [image for image in images if not image.defective] or images
+    chosen = _shuffled(frames)[:GOOD_TILES]
+    of_each = -(-GOOD_TILES // max(len(chosen), 1))
+    rng = np.random.default_rng(0)
+    tiles = [np.empty((0, grid.tile_px, grid.tile_px, 3), np.uint8)]
+    for image in chosen:
+        rgb = image.pixels()
+        mask = image.mask((rgb.shape[0], rgb.shape[1])) if image.defective else np.zeros(rgb.shape[:2], np.bool_)
+        if mask is not None:
+            clean = ~_cut(mask[..., None].view(np.uint8), grid).any(axis=(1, 2, 3))
+            tiles.append(_cut(rgb, grid)[rng.permutation(np.flatnonzero(clean))[:of_each]])
+    return np.concatenate(tiles)[:GOOD_TILES]
+
+
 def cut_frame(image: LabelledImage, grid: Grid) -> NDArray[np.uint8]:
     """All tiles of one frame [N, tile, tile, 3]."""
-    rgb = image.pixels()
-    places = TileGrid((rgb.shape[0], rgb.shape[1]), grid.tile_px, grid.overlap_px)
-    tiles = np.empty((len(places), grid.tile_px, grid.tile_px, 3), np.uint8)
-    places.cut(rgb, tiles)
+    return _cut(image.pixels(), grid)
+
+
+def _cut(pixels: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
+    """All tiles [N, tile, tile, C] of pixels [H, W, C]."""
+    places = TileGrid((pixels.shape[0], pixels.shape[1]), grid.tile_px, grid.overlap_px)
+    tiles = np.empty((len(places), grid.tile_px, grid.tile_px, pixels.shape[2]), np.uint8)
+    places.cut(pixels, tiles)
     return tiles
 
 

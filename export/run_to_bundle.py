@@ -7,21 +7,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from edge import __version__
 from edge.bundle import SCHEMA, Bundle, Manifest, write_bundle
-from edge.bundle.manifest import Grid, Map, Model, Tensor, Tensors
+from edge.bundle.manifest import Grid, Map, MapChecks, Model, Tensor, Tensors
 from edge.bundle.pooling import identity_of
 from edge.bundle.store import GOLDEN, require_place
 from edge.calibration import calibrate
-from edge.inference import Precision, open_engine
+from edge.inference import Precision, infer, open_engine
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
-from export.held_tiles import Track, hold_tiles, quantisation_tiles
+from export.held_tiles import Track, good_tiles, hold_tiles, quantisation_tiles
+from export.map_checks import check_maps, turned
 from export.onnx_graph import to_graphs
 from export.openvino_ir import to_ir
 from export.precisions import PRECISIONS, Say, make_precisions
 from train.evaluation.torch_engine import TorchEngine
+from train.models.explained import ExplainedClassifier
 from train.models.vit import RolloutClassifier
 from train.run import TrainedRun, class_names
 from train.validation_frames import SMOOTHING_CELLS, run_over
@@ -37,6 +41,7 @@ def export_run(
     smoothing_cells: float = SMOOTHING_CELLS,
     precisions: Collection[Precision] = PRECISIONS,
     allow: Collection[Precision] = (),
+    allow_map: bool = False,
     track: Track = iter,
     say: Say = lambda line: None,
 ) -> Bundle:
@@ -47,10 +52,12 @@ def export_run(
         smoothing_cells: standard deviation of the heatmap's smoothing, in map cells; 0: none.
         precisions: those to make; f32 is always made.
         allow: of these, those that go into the bundle though they fail the map gate.
+        allow_map: whether a map that is stuck or drawn to the border is warned of and not refused.
         track: wraps the validation images as they are run, to show how far that is.
         say: told what is done, and how each precision fares.
     Raises:
-        ExportError: a graph does not agree with the model, or there is nothing to calibrate on.
+        ExportError: a graph does not agree with the model, its map is stuck or drawn to the border, or there is nothing
+            to calibrate on.
         BundleError: the target exists already or cannot be written.
     """
     require_place(target)
@@ -69,6 +76,10 @@ def export_run(
             validation = run_over(track(frames), engine, grid=grid, map_hw=model.map_hw)
         golden = torch_answers(model, validation.tiles)
         pass_gate(golden, folder, model.top_cells)  # here too: what fails it is not worth the minutes that follow
+        say("checking that the map points at what tiles show")
+        map_checks = _check_maps(model, folder, good_tiles(frames, grid), allow_map)
+        for warning in map_checks.warnings:
+            say(f"warning: {warning}")
         calibration = calibrate(validation.good_frames, false_reject, validation.frames_are)
         say("asking the model itself about tiles to hold each precision to")
         held = hold_tiles(
@@ -108,8 +119,19 @@ def export_run(
         provenance=_provenance(run),
         files={},
         map_gate=made.gate(held),
+        map_checks=map_checks,
     )
     return write_bundle(target, manifest, {**graphs, GOLDEN: golden.to_bytes()})
+
+
+def _check_maps(model: ExplainedClassifier, folder: Path, tiles: NDArray[np.uint8], allow: bool) -> MapChecks:
+    """Check the maps of good tiles [N, tile, tile, 3], of the graph in `folder`; errors as `check_maps`."""
+    maps = np.empty((0, *model.map_hw), np.float32)
+    if len(tiles):
+        with contextlib.closing(open_engine("openvino", folder, tiles.shape[1])) as engine:
+            _, maps = infer(engine, turned(tiles))
+    # A rollout has the sign of its logit everywhere: where the class token looked is where it is farthest from 0.
+    return check_maps(np.abs(maps) if isinstance(model, RolloutClassifier) else maps, allow=allow)
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:

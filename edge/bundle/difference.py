@@ -15,7 +15,7 @@ SECTIONS = {
     "bundle": ("schema", "name", "version", "created_at", "made_by"),
     "model": ("model", "tensors", "grid", "map", "colour", "files"),
     "calibration": ("calibration",),
-    "gate": ("gate", "map_gate", "tolerances"),
+    "gate": ("gate", "map_gate", "map_checks", "tolerances"),
     "provenance": ("provenance",),
 }
 """Which of the manifest's keys belong together. A key that is new here shows up under the first."""

@@ -170,6 +170,33 @@ class MapGate(_Part, frozen=True):
     precisions: dict[Precision, PrecisionGate]
 
 
+class MapCheck(_Part, frozen=True):
+    """How much of good tiles' maps lies in one place."""
+
+    share: Annotated[float, Meta(ge=0, le=1)]
+    """Of the peaks, or of the evidence, that lies there."""
+    chance: Annotated[float, Meta(ge=0, lt=1)]
+    """The place's share of the map."""
+
+    @property
+    def beyond_chance(self) -> float:
+        """0: as much as chance puts there, 1: all. Cohen's kappa, for a share."""
+        return (self.share - self.chance) / (1 - self.chance)
+
+
+class MapChecks(_Part, frozen=True):
+    """Whether the map is hot in one place whatever a tile shows."""
+
+    tiles: Annotated[int, Meta(ge=0)]
+    """Good tiles of the validation groups, each turned another way."""
+    stuck: MapCheck | None
+    """Of the peaks, in the 3x3 cells that have most of them. None: too few tiles, or too coarse a map."""
+    border: MapCheck | None
+    """Of the evidence, in the outermost cells. None as above."""
+    warnings: list[str]
+    """What a user should know of them, in sentences; also what a user let in though it is refused."""
+
+
 class Manifest(_Part, frozen=True):
     """All of `manifest.json`. Unknown keys are refused: what a reader does not know it cannot honour."""
 
@@ -192,6 +219,8 @@ class Manifest(_Part, frozen=True):
     colour: str = COLOUR
     map_gate: MapGate | None = None
     """Which precisions the bundle has, and why; none: f32 alone, as before schema 3."""
+    map_checks: MapChecks | None = None
+    """None: the map was not checked, as before schema 4."""
 
     @property
     def precisions(self) -> tuple[Precision, ...]:

@@ -11,7 +11,7 @@ from edge.cli.bundle_signing import keygen, sign, trust
 from edge.cli.calibrate import bound_in_words, rule_in_words
 from edge.cli.engine_options import engine_option, precision_option
 from edge.cli.output import json_option, print_facts, print_json
-from edge.cli.precision_words import gate_in_words, precision_facts
+from edge.cli.precision_words import gate_in_words, map_checks_in_words, precision_facts
 from edge.inference import EngineKind, Precision
 
 BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
@@ -57,6 +57,7 @@ def show(bundle_path: Path, as_json: bool) -> None:
             "calibrated by": f"{rule_in_words(calibration)}, on {calibration.frames} {calibration.frames_are}",
             "false rejects": bound_in_words(calibration),
             "export gate": gate_in_words(manifest.gate),
+            "map checks": map_checks_in_words(manifest.map_checks),
             **precision_facts(manifest),
             "files": ", ".join(sorted(manifest.files)),
         },

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from edge.bundle import Calibration, Manifest
-from edge.bundle.manifest import Agreement, Attempt, Gate, MapGate, PrecisionGate
+from edge.bundle.manifest import Agreement, Attempt, Gate, MapChecks, MapGate, PrecisionGate
 from edge.inference.engine import GRAPHS
 
 
@@ -17,6 +17,19 @@ def gate_in_words(gate: Gate) -> str:
         f"{words}; what rounding decides is counted apart, it moved {gate.maps_moved} of the maps by more, by "
         f"{gate.largest_move:.1e} at most, and could by {gate.map_rounding:.1e}"
     )
+
+
+def map_checks_in_words(checks: MapChecks | None) -> str:
+    """How much of good tiles' maps lies in one place, and what is wrong with it."""
+    if checks is None:
+        return "not checked"
+    places = {"peaks in the same 3x3 cells": checks.stuck, "evidence in the outermost cells": checks.border}
+    figures = [
+        f"{check.share:.0%} of the {what}, {check.chance:.0%} by chance"
+        for what, check in places.items()
+        if check is not None
+    ]
+    return "; ".join([*figures, f"on {checks.tiles} good tiles", *checks.warnings])
 
 
 def precision_facts(manifest: Manifest) -> dict[str, str]:

@@ -95,6 +95,13 @@ def test_the_manifest_says_what_it_is_and_where_it_comes_from(
     assert max(manifest.gate.largest_difference.values()) <= manifest.gate.tolerance
 
 
+def test_the_manifest_tells_that_twelve_good_tiles_are_too_few_to_check_the_map(exported: Bundle) -> None:
+    checks = exported.manifest.map_checks
+    assert checks is not None
+    assert (checks.tiles, checks.stuck, checks.border) == (12, None, None)
+    assert "12 good tiles count as" in checks.warnings[0]
+
+
 def test_the_manifest_tells_what_each_precision_was_held_to_and_how_it_fared(exported: Bundle, run: TrainedRun) -> None:
     manifest, frames = exported.manifest, run.split.images(run.data, "val")
     gate = manifest.map_gate

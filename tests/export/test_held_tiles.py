@@ -1,5 +1,6 @@
 """Which tiles precisions are held to, and which they are quantised by."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -11,7 +12,7 @@ from edge.bundle.manifest import Grid
 from edge.errors import InputError
 from edge.inference.engine import Done, Engine, Failed, Fill
 from export import held_tiles
-from export.held_tiles import hold_tiles, quantisation_tiles
+from export.held_tiles import cut_frame, good_tiles, hold_tiles, quantisation_tiles
 from tests.train.blobs import draw_blobs
 from train.readers import LabelledImage, read_folder
 
@@ -79,6 +80,23 @@ def test_enough_of_both_ends_the_search(images: list[LabelledImage], monkeypatch
     monkeypatch.setattr(held_tiles, "ENOUGH_WITH_REGION", 0)
     held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
     assert (len(held.tiles), held.tiles_are) == (24, f"tiles of 2 of the {len(images)} frames of the validation groups")
+
+
+def test_good_tiles_come_from_good_frames_and_from_clean_places_of_others_where_there_is_none(
+    images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = [image for image in images if not image.defective]
+    tiles = good_tiles(images, GRID)
+    assert len(tiles) == 12 * len(good)
+    assert {tile.tobytes() for tile in tiles} == {tile.tobytes() for each in good for tile in cut_frame(each, GRID)}
+    defective = [image for image in images if image.defective]
+    stand_ins = good_tiles(defective, GRID)
+    assert 0 < len(stand_ins) < 12 * len(defective)
+    assert (stand_ins.mean(axis=3).min(axis=(1, 2)) > 80).all()  # a blob is darker than any noise
+    unknown = [dataclasses.replace(image, labels_only=True) for image in defective]
+    assert good_tiles(unknown, GRID).shape == good_tiles([], GRID).shape == (0, 64, 64, 3)
+    monkeypatch.setattr(held_tiles, "GOOD_TILES", len(good) + 1)
+    assert len(good_tiles(images, GRID)) == len(good) + 1
 
 
 def test_quantisation_tiles_come_from_all_frames_and_are_the_same_each_time(images: list[LabelledImage]) -> None:
