@@ -31,9 +31,8 @@ from train.readers import LabelledImage
     "--smoothing",
     "smoothing_cells",
     type=FiniteRange(min=0, max=16),
-    default=1.5,
-    show_default=True,
-    help="Standard deviation of the heatmap's smoothing, in map cells; 0: none.",
+    help="Standard deviation of the heatmap's smoothing, in map cells; 0: none.  [default: 1.5 for maps of up to 14x14 "
+    "cells, else 0]",
 )
 @click.option(
     "--precision",
@@ -56,7 +55,7 @@ def export(
     name: str | None,
     version: str,
     false_reject: float,
-    smoothing_cells: float,
+    smoothing_cells: float | None,
     precisions: tuple[Precision, ...],
     allow: tuple[Precision | Literal["map"], ...],
     as_json: bool,

@@ -108,14 +108,16 @@ def hold_tiles(
     calibration: Calibration,
     scale: float,
     track: Track = iter,
+    are: str = "of the validation groups",
 ) -> HeldTiles:
     """Tiles of the images, until there are enough: all of the first frames, and of later ones those with a region.
 
     Args:
-        images: of the validation groups, at least one.
+        images: at least one.
         model: the model itself, behind the interface of an engine.
         scale: largest absolute value of a map: float32 rounds each by `TOLERANCE` of it at most.
         track: wraps the images as they are run, to show how far that is.
+        are: which images they are, in words.
     """
     find_regions = RegionFinder(grid, map_hw, calibration.evidence_threshold, scale)
     kept: list[tuple[NDArray[Any], ...]] = []
@@ -132,7 +134,7 @@ def hold_tiles(
             keep, searched = found, searched + 1
         kept.append((cut[keep], logit[keep], maps[keep], find_regions(maps[keep])))
         tiles, with_region = tiles + int(keep.sum()), with_region + int(found.sum())
-    tiles_are = f"tiles of {whole} of the {len(images)} frames of the validation groups"
+    tiles_are = f"tiles of {whole} of the {len(images)} frames {are}"
     if searched:
         tiles_are += f", and those with a region of {searched} more"
     all_tiles, logit, maps, regions = (np.concatenate(column) for column in zip(*kept, strict=True))

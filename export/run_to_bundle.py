@@ -27,8 +27,9 @@ from export.precisions import PRECISIONS, Say, make_precisions
 from train.evaluation.torch_engine import TorchEngine
 from train.models.explained import ExplainedClassifier
 from train.models.vit import RolloutClassifier
+from train.readers import LabelledImage
 from train.run import TrainedRun, class_names
-from train.validation_frames import SMOOTHING_CELLS, run_over
+from train.validation_frames import ValidationFrames, run_over, smoothing_px, validation_frames
 
 
 def export_run(
@@ -38,7 +39,7 @@ def export_run(
     name: str,
     version: str,
     false_reject: float,
-    smoothing_cells: float = SMOOTHING_CELLS,
+    smoothing_cells: float | None = None,
     precisions: Collection[Precision] = PRECISIONS,
     allow: Collection[Precision] = (),
     allow_map: bool = False,
@@ -49,7 +50,7 @@ def export_run(
 
     Args:
         false_reject: wanted share of good frames that are rejected.
-        smoothing_cells: standard deviation of the heatmap's smoothing, in map cells; 0: none.
+        smoothing_cells: standard deviation of the heatmap's smoothing, in map cells; 0: none; None: by the map's size.
         precisions: those to make; f32 is always made.
         allow: of these, those that go into the bundle though they fail the map gate.
         allow_map: whether a map that is stuck or drawn to the border is warned of and not refused.
@@ -65,15 +66,25 @@ def export_run(
     say("exporting classifier and map as one graph")
     exported = to_graphs(model, tiles.tile_px)
     f32 = to_ir(exported.for_openvino)
-    smoothing_px = smoothing_cells * tiles.tile_px / min(model.map_hw)
-    grid = Grid(tile_px=tiles.tile_px, overlap_px=tiles.overlap_px, smoothing_px=smoothing_px)
-    frames = run.split.images(run.data, "val")
-    quantise_by = quantisation_tiles(run.split.images(run.data, "train"), grid) if "int8" in precisions else None
+    grid = Grid(
+        tile_px=tiles.tile_px,
+        overlap_px=tiles.overlap_px,
+        smoothing_px=smoothing_px(model.map_hw, tiles.tile_px, smoothing_cells),
+    )
+    validating = validation_frames(run)
+    frames, others, frames_are = _divide(run, validating)
+    quantise_by = quantisation_tiles(others, grid) if "int8" in precisions else None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _write(folder, {ONNX_GRAPH: exported.onnx, **f32.files(OPENVINO_GRAPH)})
         with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
-            validation = run_over(track(frames), engine, grid=grid, map_hw=model.map_hw)
+            validation = run_over(
+                track(validating.images),
+                validating.recorded or engine,
+                grid=grid,
+                map_hw=model.map_hw,
+                are=validating.are,
+            )
         golden = torch_answers(model, validation.tiles)
         pass_gate(golden, folder, model.top_cells)  # here too: what fails it is not worth the minutes that follow
         say("checking that the map points at what tiles show")
@@ -83,7 +94,14 @@ def export_run(
         calibration = calibrate(validation.good_frames, false_reject, validation.frames_are)
         say("asking the model itself about tiles to hold each precision to")
         held = hold_tiles(
-            frames, TorchEngine(model, tiles.tile_px), grid, model.map_hw, calibration, golden.scale("map"), track
+            frames,
+            TorchEngine(model, tiles.tile_px),
+            grid,
+            model.map_hw,
+            calibration,
+            golden.scale("map"),
+            track,
+            frames_are,
         )
         made = make_precisions(
             f32,
@@ -122,6 +140,18 @@ def export_run(
         map_checks=map_checks,
     )
     return write_bundle(target, manifest, {**graphs, GOLDEN: golden.to_bytes()})
+
+
+def _divide(run: TrainedRun, validating: ValidationFrames) -> tuple[list[LabelledImage], list[LabelledImage], str]:
+    """Frames that the precisions are held to, other frames that int8 is quantised by, and which the first are in words.
+
+    Without validation groups both are of the training groups, and no frame is in both.
+    """
+    if run.split.val:
+        return validating.images, run.split.images(run.data, "train"), validating.are
+    frames = [validating.images[place] for place in np.random.default_rng(1).permutation(len(validating.images))]
+    half = -(-len(frames) // 2)
+    return frames[:half], frames[half:] or frames, "of the training groups"
 
 
 def _check_maps(model: ExplainedClassifier, folder: Path, tiles: NDArray[np.uint8], allow: bool) -> MapChecks:

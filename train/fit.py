@@ -22,13 +22,14 @@ from train.batches import Steps
 from train.callbacks import MetricsTable, OrderlyStop, Stopwatch, read_metrics
 from train.checkpoints import WholeCheckpoints
 from train.config import DenseRecipeConfig, TrainConfig, write_config
+from train.dense.report import write_run_report
 from train.dense.train import train_dense
 from train.files import write_whole
 from train.loggers import close_logger, make_logger
 from train.models.build import build_model
 from train.precision import choose_precision
 from train.prepare import prepare
-from train.run import RunFolder, RunSummary
+from train.run import RunFolder, RunSummary, load_run
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ def fit(
 
     if isinstance(config.recipe, DenseRecipeConfig):
         train_dense(config, run, say)
+        if run.out_of_fold.exists():
+            say(f"report: {write_run_report(load_run(run.folder))}")
         return run
 
     torch.manual_seed(config.seed)

@@ -150,7 +150,10 @@ def load_run(folder: Path) -> TrainedRun:
 def read_data(config: TrainConfig) -> LabelledFolder:
     """The labelled pictures that a configuration names; errors as `read_folder`."""
     if config.discover:
-        return discover(Path(config.data)).read(class_names(config))
+        found = discover(Path(config.data))
+        if config.truth in (None, found.truth):
+            return found.read(class_names(config))
+        return found.regroup(read_folder(found.folder, config.truth, found.group_column or "group", mixed=True))
     mixed = isinstance(config.recipe, DenseRecipeConfig)
     return read_folder(
         Path(config.data),

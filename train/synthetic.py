@@ -100,13 +100,13 @@ def _warp(image: NDArray[Any], matrix: NDArray[np.float64]) -> NDArray[Any]:
 
 
 def _visible(pixels: Field, change: Field, cover: Field, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The changed tile; a change that nobody could see is made stronger, or is replaced by a shade."""
+    """The changed tile; a change that nobody could see is replaced by a shade of twice that."""
     drawn = np.clip(np.rint(pixels + change), 0, 255)
     seen = float(np.abs(drawn - pixels)[mask].mean()) if mask.any() else VISIBLE
     if seen < VISIBLE:
         room_below = float(pixels[mask].mean()) > 127
-        shade = -2 * VISIBLE if room_below else 2 * VISIBLE
-        drawn = np.clip(np.rint(pixels + change + shade * cover[..., None]), 0, 255)
+        shade = np.float32((-2 if room_below else 2) * VISIBLE / cover[mask].mean())
+        drawn = np.clip(np.rint(pixels + shade * cover[..., None]), 0, 255)
     return np.asarray(drawn, np.uint8)
 
 

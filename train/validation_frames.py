@@ -1,9 +1,12 @@
-"""One pass over a run's validation frames with the exported graph: what calibration needs, and tiles to keep as
-golden.
+"""One pass over the frames that a run was not trained on: what calibration needs, and tiles to keep as golden.
+
+A run that was cross-validated was trained on all of its frames; of each, what a model said that was not trained on its
+group is recorded.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +16,62 @@ from edge.calibration import GoodFrame
 from edge.errors import InputError
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import Engine, infer
+from train.dense.out_of_fold import OutOfFold
+from train.evaluation.recorded_engine import RecordedEngine
 from train.readers import LabelledImage
+from train.run import RunFolder
+
+if TYPE_CHECKING:
+    from train.run import TrainedRun
 
 GOLDEN_TILES = 16
 SMOOTHING_CELLS = 1.5
-"""On the validation boards of the demo's bundle, 0, 1, 1.5 and 2 cells hit 0.76, 0.87, 0.88 and 0.87 of the defects."""
+"""Of maps of 14x14 cells and fewer: on the validation boards of the demo's bundle of then, 0, 1, 1.5 and 2 cells hit
+0.76, 0.87, 0.88 and 0.87 of the defects. A map of 28x28 cells is not smoothed."""
+
+
+def smoothing_px(map_hw: tuple[int, int], tile_px: int, cells: float | None) -> float:
+    """Standard deviation of the heatmap's smoothing.
+
+    Args:
+        cells: in map cells; None: by the size of the map.
+    """
+    if cells is None:
+        cells = SMOOTHING_CELLS if min(map_hw) <= 14 else 0.0
+    return cells * tile_px / min(map_hw)
+
+
+@dataclass(frozen=True)
+class ValidationFrames:
+    """Frames that thresholds come from, and by which a model is judged before it goes to the line."""
+
+    images: list[LabelledImage]
+    recorded: Engine | None
+    """Gives the answers of the cross-validation, once, frame by frame; None: the model itself is to be asked."""
+    are: str
+    """Which frames they are, in words."""
+
+
+def validation_frames(run: "TrainedRun") -> ValidationFrames:
+    """The frames of a run that validate.
+
+    Raises:
+        InputError: the answers of the cross-validation are gone, or are of other pictures.
+    """
+    if run.split.val:
+        return ValidationFrames(run.split.images(run.data, "val"), None, "of the validation groups")
+    images = run.split.images(run.data, "train")
+    if run.summary.folds is None:
+        return ValidationFrames(images, None, "of the only group, which the model was trained on")
+    answers = OutOfFold.read(RunFolder(run.folder).out_of_fold)
+    if list(answers.frames) != [image.name for image in images]:
+        raise InputError(
+            f"{run.data.folder} holds other pictures than when {run.folder} was trained, and thresholds come from "
+            "there; put them back, or train again"
+        )
+    return ValidationFrames(
+        images, RecordedEngine(answers.logit, answers.map), "of groups that the answering model was not trained on"
+    )
 
 
 @dataclass(frozen=True)
@@ -31,8 +85,18 @@ class ValidationPass:
     """[N, tile, tile, 3]: half with the most evidence of a defect, half with the least."""
 
 
-def run_over(images: Iterable[LabelledImage], engine: Engine, *, grid: Grid, map_hw: tuple[int, int]) -> ValidationPass:
+def run_over(
+    images: Iterable[LabelledImage],
+    engine: Engine,
+    *,
+    grid: Grid,
+    map_hw: tuple[int, int],
+    are: str = "of the validation groups",
+) -> ValidationPass:
     """Run all tiles of the images through the engine.
+
+    Args:
+        are: which images they are, in words.
 
     The good frames are what thresholds come from. Where there is none, frames without their defective tiles stand in:
     without every tile that holds any defective pixel, as one below the labelling rule is no good tile either.
@@ -59,14 +123,12 @@ def run_over(images: Iterable[LabelledImage], engine: Engine, *, grid: Grid, map
             (stand_ins if image.defective else good).append(GoodFrame.of(logits[clean], heatmap))
     if not good and not stand_ins:
         raise InputError(
-            "the validation groups hold no tile without a defect, so no threshold can be set; choose others "
-            "with split.val"
+            f"the frames {are} hold no tile without a defect, so no threshold can be set; add good pictures, or "
+            "choose other groups with split.val"
         )
     return ValidationPass(
         good or stand_ins,
-        "good frames of the validation groups"
-        if good
-        else "frames of the validation groups without their defective tiles",
+        f"good frames {are}" if good else f"frames {are}, without their defective tiles",
         np.stack([tile for _, tile in extremes]),
     )
 

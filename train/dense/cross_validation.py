@@ -3,53 +3,20 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edge.errors import InputError
 from train.config import DenseRecipeConfig
 from train.dense.copies import Kind
 from train.dense.fit_head import HeadTraining, answers
 from train.dense.folds import divide
+from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import Samples
 from train.dense.tiles import DenseTiles, Known
 from train.features.view import Features
-from train.files import write_whole
 from train.models.dense import DenseHead
-
-
-@dataclass(frozen=True)
-class OutOfFold:
-    """What heads say of tiles whose groups they were not trained on."""
-
-    fold: NDArray[np.int64]
-    """[N], of each grid tile."""
-    logit: NDArray[np.float32]
-    """[N]"""
-    map: NDArray[np.float16]
-    """[N, h, w]"""
-
-    def write(self, file: Path) -> None:
-        def write(place: Path) -> None:
-            with place.open("wb") as opened:
-                np.savez(opened, fold=self.fold, logit=self.logit, map=self.map)
-
-        write_whole(file, write)
-
-    @classmethod
-    def read(cls, file: Path) -> "OutOfFold":
-        """Raises:
-        InputError: it is not there, or damaged.
-        """
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                return cls(arrays["fold"], arrays["logit"], arrays["map"])
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{file} cannot be read ({error}); train again") from error
 
 
 def divide_groups(tiles: DenseTiles, recipe: DenseRecipeConfig, seed: int) -> NDArray[np.int64]:
@@ -89,7 +56,13 @@ def cross_validate(
     fold = fold_of[tiles.group]
     heads = [new_head() for _ in range(folds + 1)]
     map_hw = samples.share.shape[1:]
-    found = OutOfFold(fold, np.zeros(len(grid), np.float32), np.zeros((len(grid), *map_hw), np.float16))
+    _, first = np.unique(tiles.table.frame, return_index=True)
+    found = OutOfFold(
+        frames=np.array(tiles.pictures),
+        fold=fold[first],
+        logit=np.zeros(len(grid), np.float32),
+        map=np.zeros((len(grid), *map_hw), np.float16),
+    )
 
     def train(number: int) -> None:
         trained = fold_of != number  # number `folds` is no fold: everything is trained on

@@ -35,6 +35,8 @@ class DenseTiles:
     """[N], number of the picture's group."""
     groups: tuple[str, ...]
     """Their names."""
+    pictures: tuple[str, ...]
+    """Names of the pictures, in the order of their tiles."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -73,7 +75,9 @@ def know_tiles(store: FrameStore, rule: TileRule, frames: Iterable[int] | None =
     marked = np.where(exact[table.frame], Known.MASKED, Known.BOXED)
     known = np.where(table.defect_px > 0, marked, Known.GOOD)
     known = np.where(bagged[table.frame], Known.BAGGED, known)
-    return DenseTiles(table, known.astype(np.int8), group[table.frame], tuple(names))
+    return DenseTiles(
+        table, known.astype(np.int8), group[table.frame], tuple(names), tuple(images[frame].name for frame in chosen)
+    )
 
 
 def defective_share(mask: NDArray[np.bool_], cells: int) -> NDArray[np.float32]:

@@ -19,7 +19,8 @@ from edge.errors import TrainingError
 from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
 from train.config import DenseRecipeConfig, TrainConfig, write_config
 from train.dense.copies import Kind, Painter, Sample, plan_copies
-from train.dense.cross_validation import OutOfFold, cross_validate
+from train.dense.cross_validation import cross_validate
+from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import gather_samples
 from train.dense.tiles import DenseTiles, Known, know_tiles
 from train.evaluation.ordering import auroc, average_precision

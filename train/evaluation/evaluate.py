@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from edge.bundle import Calibration
@@ -20,6 +21,7 @@ from train.evaluation.result import Evaluation, FrameAnswer, Told, TruthEvaluati
 from train.evaluation.sweep import Sweep, SweepTiles
 from train.readers import LabelledFolder, LabelledImage, read_folder
 from train.readers.folder import LABELS_ONLY, truths_in
+from train.run import read_data
 
 ALL = "all"
 LOOSE = 0.05
@@ -160,6 +162,9 @@ def _same_data(judged: Judged, folder: LabelledFolder) -> bool:
 
 def _read(folder: Path, truth: str, asked: Asked, judged: Judged) -> LabelledFolder:
     """The folder, read as the model's own data was where nothing else is said."""
+    own = judged.run is not None and folder.resolve() == judged.run.data.folder.resolve()
+    if judged.run is not None and own and asked.column is None and asked.pattern is None:
+        return read_data(msgspec.structs.replace(judged.run.config, truth=truth))
     column, pattern, taught = asked.column, asked.pattern, judged.read
     if column is None and pattern is None:
         column, pattern = taught.get("group"), taught.get("pattern")

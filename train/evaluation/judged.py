@@ -9,15 +9,16 @@ import msgspec
 
 from edge.bundle import Bundle, Calibration, open_bundle, open_proven_engine
 from edge.bundle.manifest import Grid, Map
+from edge.bundle.pooling import identity_of
 from edge.bundle.store import MANIFEST
 from edge.calibration import calibrate
 from edge.errors import InputError
 from edge.inference import Engine, EngineKind, Precision
 from edge.inspection.inspector import Inspector
-from train.config import read_config
+from train.config import RecipeConfig, TrainConfig, read_config
 from train.readers import LabelledImage
 from train.run import RunFolder, RunSummary, TrainedRun, class_names, load_run
-from train.validation_frames import SMOOTHING_CELLS, run_over
+from train.validation_frames import run_over, smoothing_px, validation_frames
 
 Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
 
@@ -101,7 +102,7 @@ def open_judged(
                 f"{path} was taught on {data}, which is no folder any more, and its thresholds come from there; put it "
                 "back, or evaluate a bundle of the run"
             )
-        return _of_run(load_run(path), false_reject, track, overlap_px)
+        return judge_run(load_run(path), false_reject, track, overlap_px)
     raise InputError(
         f"{path} is neither a run nor a bundle; name a folder that `heatline train` or `heatline export` wrote"
     )
@@ -128,17 +129,23 @@ def _of_bundle(bundle: Bundle, kind: EngineKind, precision: Precision, overlap_p
     )
 
 
-def _of_run(run: TrainedRun, false_reject: float, track: Track, overlap_px: int | None) -> Judged:
+def judge_run(run: TrainedRun, false_reject: float, track: Track = iter, overlap_px: int | None = None) -> Judged:
+    """As `open_judged`, of a run that is loaded."""
     from train.evaluation.torch_engine import TorchEngine
 
     tiles, model = run.config.tiles, run.model
     engine = TorchEngine(model, tiles.tile_px)
     grid = Grid(
         tile_px=tiles.tile_px,
-        overlap_px=tiles.overlap_px if overlap_px is None else overlap_px,
-        smoothing_px=SMOOTHING_CELLS * tiles.tile_px / min(model.map_hw),
+        overlap_px=tiles.overlap_px,
+        smoothing_px=smoothing_px(model.map_hw, tiles.tile_px, None),
     )
-    validation = run_over(track(run.split.images(run.data, "val")), engine, grid=grid, map_hw=model.map_hw)
+    frames = validation_frames(run)
+    validation = run_over(
+        track(frames.images), frames.recorded or engine, grid=grid, map_hw=model.map_hw, are=frames.are
+    )
+    if overlap_px is not None:
+        grid = msgspec.structs.replace(grid, overlap_px=overlap_px)
     summary: RunSummary = run.summary
     return Judged(
         path=run.folder,
@@ -146,12 +153,12 @@ def _of_run(run: TrainedRun, false_reject: float, track: Track, overlap_px: int 
         model=run.config.model.name,
         settings=Settings(
             grid,
-            Map(model.method, model.map_hw),
+            Map(model.method, model.map_hw, identity_of(model.top_cells)),
             calibrate(validation.good_frames, false_reject, validation.frames_are),
         ),
         engine=engine,
         engine_is=f"{engine.name} {engine.precision}",
-        summary={**msgspec.to_builtins(summary), "batch": run.config.finetune.batch, "lr": run.config.finetune.lr},
+        summary={**msgspec.to_builtins(summary), **_told_of_recipe(run.config)},
         data=Path(run.config.data),
         read={
             "truth": summary.truth,
@@ -161,3 +168,8 @@ def _of_run(run: TrainedRun, false_reject: float, track: Track, overlap_px: int 
         },
         run=run,
     )
+
+
+def _told_of_recipe(config: TrainConfig) -> dict[str, Any]:
+    recipe = config.recipe
+    return {"batch": recipe.batch if isinstance(recipe, RecipeConfig) else None, "lr": recipe.lr}

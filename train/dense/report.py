@@ -1,0 +1,67 @@
+"""The report of a cross-validated run: what the line would have missed and rejected, by answers out of fold."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from train.dense.out_of_fold import OutOfFold
+from train.evaluation.evaluate import Asked, choose, evaluate_judged
+from train.evaluation.judged import Track, judge_run
+from train.evaluation.ordering import auroc
+from train.evaluation.report.write import write_report
+from train.evaluation.result import FrameAnswer, write_evaluation
+from train.run import RunFolder, TrainedRun
+from train.validation_frames import validation_frames
+
+FALSE_REJECT = 0.01
+"""Of the thresholds that the report opens with: as `heatline export` sets them."""
+DISAGREE = 0.15
+"""Folds whose AUROC over pictures differ by more are told of."""
+
+
+def write_run_report(run: TrainedRun, track: Track = iter) -> Path:
+    """Write `report/report.html` of a run that was cross-validated; returns where it is.
+
+    Raises:
+        InputError: its pictures have changed.
+        TrainingError: the folder cannot be written.
+    """
+    folder = RunFolder(run.folder).report
+    judged = judge_run(run, FALSE_REJECT, track)
+    recorded = validation_frames(run).recorded
+    assert recorded is not None, "the run was cross-validated"
+    judged = replace(judged, engine=recorded, engine_is="answers out of fold")
+    chosen = replace(choose(judged, Asked(truths=(run.data.truth,), part="train")), part="cross-validation", taught=0)
+    evaluation = evaluate_judged(judged, chosen, folder, track)
+    folds = run.summary.folds
+    evaluation = msgspec.structs.replace(
+        evaluation,
+        rests_on=f"{folds}-fold cross-validation over {len(run.split.train)} groups: every frame is answered by a "
+        "model that was not trained on its group",
+        warnings=[
+            *evaluation.warnings,
+            *_disagreement(OutOfFold.read(RunFolder(run.folder).out_of_fold), evaluation.frames),
+        ],
+    )
+    write_evaluation(evaluation, folder)
+    page, _ = write_report([folder], folder, title=f"{run.data.name}: cross-validation")
+    return page
+
+
+def _disagreement(answers: OutOfFold, frames: list[FrameAnswer]) -> list[str]:
+    """What to say of folds that tell pictures apart well and badly."""
+    score = np.array([frame.score for frame in frames])
+    defective = np.array([frame.defective for frame in frames])
+    known = [
+        value
+        for fold in np.unique(answers.fold)
+        if (value := auroc(score, defective, (answers.fold == fold).astype(np.float64))) is not None
+    ]
+    if len(known) > 1 and max(known) - min(known) > DISAGREE:
+        return [
+            f"The folds disagree: the AUROC over pictures is {min(known):.2f} in one and {max(known):.2f} in another. "
+            "What is found depends on which groups are trained on; add pictures of more groups."
+        ]
+    return []
