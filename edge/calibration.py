@@ -1,11 +1,11 @@
 """Thresholds from good frames (the design's verdict rule). Needs no training library: it is done on the line too."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edge.binomial import upper_bound
 from edge.bundle.manifest import Calibration
@@ -15,22 +15,40 @@ JUST_ABOVE_EVEN = float(np.finfo(np.float32).tiny)
 """The study's threshold, logits: the probability must exceed 0.5. The smallest number above 0 that is none of those
 which some processors take for 0.
 """
+EVIDENCE_QUANTILE = 0.999
+"""Of all heatmap cells of the good frames together, the share that lies below the evidence threshold of a top-mean."""
+HOTTEST_SHARE, HOTTEST_AT_LEAST = 0.02, 1000
+"""How many of a frame's cells are stored: 6 kB of a frame of 5 MP, and all of a single tile's."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GoodFrame:
     """What calibration needs of one good frame, in logits."""
 
     highest_logit: float
-    highest_evidence: float
     median_evidence: float
+    cells: int
+    """Of its heatmap, without those that no tile covers."""
+    hottest: NDArray[np.float32]
+    """The values of the highest of them, in any order, at least one."""
 
     @classmethod
     def of(cls, logits: NDArray[np.float32], heatmap: NDArray[np.float32]) -> "GoodFrame":
         """From the logits of its tiles [N] and its heatmap [H, W]; cells that no tile covers are NaN and are left
         out.
         """
-        return cls(float(logits.max()), float(np.nanmax(heatmap)), float(np.nanmedian(heatmap)))
+        cells = heatmap[~np.isnan(heatmap)]
+        if not len(cells):
+            cells = np.full(1, np.nan, np.float32)  # no usable value: no threshold comes from it
+        stored = min(len(cells), max(math.ceil(HOTTEST_SHARE * len(cells)), HOTTEST_AT_LEAST))
+        cells.partition(len(cells) - stored)
+        hottest = cells[len(cells) - stored :].copy()  # a view would hold all cells in memory
+        return cls(float(logits.max()), float(np.median(cells)), len(cells), hottest)
+
+    @property
+    def highest_evidence(self) -> float:
+        """The highest value of its heatmap."""
+        return float(self.hottest.max())
 
 
 def may_reach(frames: int, false_reject: float) -> int:
@@ -42,21 +60,36 @@ def may_reach(frames: int, false_reject: float) -> int:
     return min(math.floor(false_reject * frames + 1e-9), frames - 1)
 
 
-def threshold(highest: Iterable[float], false_reject: float) -> float:
-    """The lowest threshold that at most the wanted share of good frames reaches.
+def threshold(highest: ArrayLike, share: float, out_of: int | None = None) -> float:
+    """The lowest threshold that at most the wanted share of values reaches.
 
     Args:
-        highest: the highest value of each good frame.
-        false_reject: wanted share of good frames, 0 <= share < 1. Fewer than 1 / share frames cannot show it: then the
-            threshold lies just above the highest of all.
+        highest: of each good frame, its highest value; or the highest of a greater number of values.
+        share: wanted share of them, 0 <= share < 1. Fewer than 1 / share values cannot show it: then the threshold lies
+            just above the highest of all.
+        out_of: the greater number; those that did not come count as lower. None: all came.
     Raises:
-        InputError: no frame came, or a value that is not finite.
+        InputError: no value came, or one that is not finite.
 
     >>> threshold([1.0, 2.0, 3.0, 4.0], 0.25) == math.nextafter(3.0, math.inf)
     True
     """
-    descending = sorted(_usable(highest), reverse=True)
-    return math.nextafter(descending[may_reach(len(descending), false_reject)], math.inf)
+    values = _usable(highest)
+    place = len(values) - 1 - may_reach(len(values) if out_of is None else out_of, share)
+    return math.nextafter(float(np.partition(values, place)[place]), math.inf)
+
+
+def pooled_threshold(frames: Sequence[GoodFrame]) -> float:
+    """Just above the `EVIDENCE_QUANTILE` of all heatmap cells of the frames together.
+
+    A frame counts with no more cells than it stored. So the threshold is exact unless in one frame more than
+    `HOTTEST_SHARE` of its cells, and more than `HOTTEST_AT_LEAST`, reach the exact one; then it is lower.
+
+    Raises:
+        InputError: no frame came, or a value that is not finite.
+    """
+    hottest: ArrayLike = np.concatenate([frame.hottest for frame in frames]) if frames else []
+    return threshold(hottest, 1 - EVIDENCE_QUANTILE, sum(frame.cells for frame in frames))
 
 
 def rejected(frames: Iterable[GoodFrame], score_threshold: float) -> int:
@@ -64,37 +97,51 @@ def rejected(frames: Iterable[GoodFrame], score_threshold: float) -> int:
     return sum(frame.highest_logit >= score_threshold for frame in frames)
 
 
-def calibrate(frames: list[GoodFrame], false_reject: float, frames_are: str) -> Calibration:
-    """Both thresholds by the same quantile, over each frame's highest tile logit and highest heatmap value.
+def calibrate(
+    frames: Sequence[GoodFrame], false_reject: float, frames_are: str, *, top_cells: int | None = None
+) -> Calibration:
+    """The score threshold is a quantile over each frame's highest tile logit.
+
+    Where the logit is the mean of the whole map, the evidence threshold is the same quantile over each frame's highest
+    heatmap value. Where it is the mean of the few highest cells, the cells of all frames together set the evidence
+    threshold (see `pooled_threshold`). Then map and logit share one scale, and it is never above the score threshold:
+    a tile that reaches the score threshold must have a cell that reaches the evidence threshold.
 
     The bound is that of as many frames as may reach the threshold, also where ties keep some of them below it: how many
     may was settled before any frame was seen, how many do was not.
 
+    Args:
+        top_cells: of the map's identity: how many of its highest cells the logit is the mean of; None: all.
     Raises:
-        InputError: no frame, or a share outside 0..1.
+        InputError: no frame, a share outside 0..1, or a value that is not finite.
     """
     if not 0 <= false_reject < 1:
         raise InputError(f"a false-reject rate of {false_reject} makes no sense; expected 0 <= rate < 1")
-    score = threshold((frame.highest_logit for frame in frames), false_reject)
+    score = threshold([frame.highest_logit for frame in frames], false_reject)
+    if top_cells is None:
+        evidence = threshold([frame.highest_evidence for frame in frames], false_reject)
+    else:
+        evidence = min(pooled_threshold(frames), score)
     return Calibration(
         score_threshold=score,
-        evidence_threshold=threshold((frame.highest_evidence for frame in frames), false_reject),
+        evidence_threshold=evidence,
         background=_background(frames),
         false_reject_per_frame=false_reject,
         frames=len(frames),
         frames_are=frames_are,
         rejected=rejected(frames, score),
         false_reject_at_most=upper_bound(may_reach(len(frames), false_reject), len(frames)),
+        evidence_quantile=None if top_cells is None else EVIDENCE_QUANTILE,
     )
 
 
-def calibrate_by_the_study(frames: list[GoodFrame], frames_are: str) -> Calibration:
+def calibrate_by_the_study(frames: Sequence[GoodFrame], frames_are: str) -> Calibration:
     """Both thresholds where the study had them, just above a probability of 0.5; the frames say what comes of it.
 
     Raises:
         InputError: no frame, or a value that is not finite.
     """
-    count = len(_usable(frame.highest_logit for frame in frames))
+    count = len(_usable([frame.highest_logit for frame in frames]))
     reach = rejected(frames, JUST_ABOVE_EVEN)
     return Calibration(
         score_threshold=JUST_ABOVE_EVEN,
@@ -109,14 +156,14 @@ def calibrate_by_the_study(frames: list[GoodFrame], frames_are: str) -> Calibrat
     )
 
 
-def _usable(highest: Iterable[float]) -> list[float]:
-    values = list(highest)
-    if not values:
+def _usable(highest: ArrayLike) -> NDArray[np.floating]:
+    values = np.asarray(highest)
+    if not len(values):
         raise InputError("thresholds need at least one good frame, none came")
-    if not all(map(math.isfinite, values)):
+    if not np.isfinite(values).all():
         raise InputError("thresholds need finite values, a good frame's highest is not a number; check the model")
     return values
 
 
-def _background(frames: list[GoodFrame]) -> float:
+def _background(frames: Sequence[GoodFrame]) -> float:
     return float(np.median([frame.median_evidence for frame in frames]))

@@ -163,6 +163,7 @@ def recalibrated(
         "precision": engine.precision,
         "rule": calibration.rule,
         "false_reject": calibration.false_reject_per_frame,
+        "evidence_quantile": calibration.evidence_quantile,
         "frames": calibration.frames,
         "frames_are": calibration.frames_are,
         "rejected": calibration.rejected,

@@ -99,6 +99,9 @@ class Calibration(_Part, frozen=True):
     """How many of the frames reach the score threshold; none: not told, as before schema 2."""
     false_reject_at_most: Annotated[float, Meta(ge=0, le=1)] | None = None
     """Upper bound of the share of such frames that is rejected, with 95 % confidence (Clopper and Pearson)."""
+    evidence_quantile: Share | None = None
+    """Of all heatmap cells of the frames together, the share below the evidence threshold, which is never above the
+    score threshold; none: the same rule set both, the evidence threshold by each frame's highest cell."""
 
 
 class Gate(_Part, frozen=True):

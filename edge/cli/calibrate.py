@@ -161,7 +161,9 @@ def calibrate(
     frames_are = f"good frames of {pictures.names}"
     share = FALSE_REJECT if false_reject is None else false_reject
     calibration = (
-        calibrate_by_the_study(frames, frames_are) if rule == "study" else calibrate_by_share(frames, share, frames_are)
+        calibrate_by_the_study(frames, frames_are)
+        if rule == "study"
+        else calibrate_by_share(frames, share, frames_are, top_cells=was.map.top_cells)
     )
     first = shift(pictures, frames, calibration.score_threshold)
     second = None
@@ -227,7 +229,10 @@ def rule_in_words(calibration: Calibration) -> str:
     """What set the thresholds."""
     if calibration.false_reject_per_frame is None:
         return f"{calibration.rule}: probability above 0.5"
-    return f"{calibration.rule}: {_percent(calibration.false_reject_per_frame)} of good frames"
+    words = f"{calibration.rule}: {_percent(calibration.false_reject_per_frame)} of good frames"
+    if calibration.evidence_quantile is None:
+        return words
+    return f"{words}, evidence by the {_percent(calibration.evidence_quantile)} quantile of their heatmap cells"
 
 
 def bound_in_words(calibration: Calibration) -> str:

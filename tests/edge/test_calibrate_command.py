@@ -151,6 +151,32 @@ def test_the_studys_rule_is_there_by_name(tmp_path: Path, own: Bundle) -> None:
     assert "study: probability above 0.5" in shown("bundle", "show", tmp_path / "new")
 
 
+@pytest.mark.parametrize(
+    ("pooling", "evidence", "quantile", "words"),
+    [
+        ("mean(map)", 230, None, ""),
+        # all cells of a map, so that it is true of this bundle
+        ("top-mean(map, 196)", 250, 0.999, ", evidence by the 99.9 % quantile of their heatmap cells"),
+    ],
+)
+def test_the_evidence_threshold_follows_from_the_pooling(
+    tmp_path: Path, own: Bundle, pooling: str, evidence: int, quantile: float | None, words: str
+) -> None:
+    """Of a mean the one hot frame sets both thresholds; of a top-mean its four cells are too few among 10,000."""
+    edit_manifest(own.path, lambda content: content["map"].update(identity=f"{pooling} == logit"))
+    cold, hot = evenly(tmp_path / "cold", 250, hw=(800, 800)), evenly(tmp_path / "hot", 230, hw=(16, 16))
+    calibrated(own.path, cold, hot, "--false-reject", "0", "--to", tmp_path / "new")
+    manifest = open_bundle(tmp_path / "new").manifest
+    assert manifest.calibration.score_threshold == pytest.approx(logit_of(230), abs=1e-3)
+    assert manifest.calibration.evidence_threshold == pytest.approx(logit_of(evidence), abs=1e-3)
+    (record,) = manifest.provenance["calibrations"]
+    assert record["evidence_quantile"] == manifest.calibration.evidence_quantile == quantile
+    described = shown("bundle", "show", tmp_path / "new")
+    assert f"false-reject: 0 % of good frames{words}, on 2 good frames of cold, hot" in described
+    report, _ = calibrated(own.path, cold, "--rule", "study", "--dry-run")
+    assert report["calibration"]["evidence_quantile"] is None
+
+
 def test_frames_of_several_sizes_and_single_files_can_be_mixed(tmp_path: Path, own: Bundle) -> None:
     folder = evenly(tmp_path / "good", 250, hw=(1, 1))
     file = evenly(tmp_path / "more", 240, hw=(500, 40)) / "000.png"

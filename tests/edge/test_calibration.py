@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
 
 from edge.binomial import upper_bound
-from edge.calibration import JUST_ABOVE_EVEN, GoodFrame, calibrate, calibrate_by_the_study, threshold
+from edge.calibration import (
+    EVIDENCE_QUANTILE,
+    HOTTEST_AT_LEAST,
+    JUST_ABOVE_EVEN,
+    GoodFrame,
+    calibrate,
+    calibrate_by_the_study,
+    pooled_threshold,
+    threshold,
+)
 from edge.errors import InputError
 from edge.geometry import Stitcher, TileGrid
 from edge.inspection.verdict import Thresholds, judge
@@ -16,6 +27,22 @@ from edge.inspection.verdict import Thresholds, judge
 HIGHEST = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=60)
 RATE = st.floats(0, 1, exclude_max=True)
 HUNDRED = [float(value) for value in range(100)]
+TOP_CELLS = 16
+HEATMAPS = st.lists(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 30), st.integers(1, 30)), elements=st.floats(-30, 30, width=32)),
+    min_size=1,
+    max_size=8,
+)
+
+
+def good_frame(logit: float, evidence: float = 0.0, median: float = 0.0) -> GoodFrame:
+    """A frame with one cell of that evidence."""
+    return GoodFrame(logit, median, 1, np.array([evidence], np.float32))
+
+
+def with_heatmaps(*heatmaps: NDArray[np.float32], logit: float = 1e6) -> list[GoodFrame]:
+    """Frames of those heatmaps; the score threshold lies above them all."""
+    return [GoodFrame.of(np.array([logit], np.float32), heatmap) for heatmap in heatmaps]
 
 
 @pytest.mark.parametrize(
@@ -58,18 +85,18 @@ def test_frames_that_set_the_threshold_are_judged_good_by_it(highest: list[float
 def test_what_makes_no_sense_is_refused() -> None:
     for rate in (-0.01, 1.0, math.nan):
         with pytest.raises(InputError, match="makes no sense"):
-            calibrate([GoodFrame(1, 1, 0)], rate, "frames")
+            calibrate([good_frame(1)], rate, "frames")
     with pytest.raises(InputError, match="at least one good frame"):
         calibrate([], 0.01, "frames")
     for value in (math.nan, math.inf, -math.inf):  # no tile reaches a threshold of nan: every frame would be GOOD
         with pytest.raises(InputError, match="finite"):
             threshold([1.0, value, 2.0], 0.5)
         with pytest.raises(InputError, match="finite"):
-            calibrate_by_the_study([GoodFrame(value, 0, 0)], "one")
+            calibrate_by_the_study([good_frame(value)], "one")
 
 
 def test_both_thresholds_come_from_the_same_share_of_the_same_frames() -> None:
-    frames = [GoodFrame(float(i), float(10 * i), float(i % 3)) for i in range(10)]
+    frames = [good_frame(i, 10 * i, i % 3) for i in range(10)]
     came = calibrate(frames, 0.2, "ten frames")
     assert came.score_threshold == math.nextafter(7.0, math.inf)
     assert came.evidence_threshold == math.nextafter(70.0, math.inf)
@@ -79,7 +106,80 @@ def test_both_thresholds_come_from_the_same_share_of_the_same_frames() -> None:
 
 def test_a_good_frame_is_summed_up_by_its_highest_values_and_its_median() -> None:
     heatmap = np.array([[1, 2, np.nan], [3, 9, np.nan]], np.float32)
-    assert GoodFrame.of(np.array([-3, 4], np.float32), heatmap) == GoodFrame(4.0, 9.0, 2.5)
+    frame = GoodFrame.of(np.array([-3, 4], np.float32), heatmap)
+    assert (frame.highest_logit, frame.highest_evidence, frame.median_evidence, frame.cells) == (4.0, 9.0, 2.5, 4)
+
+
+# The evidence threshold where the logit is the mean of the highest cells.
+
+
+@given(heatmaps=HEATMAPS)
+def test_the_cells_of_all_frames_together_set_the_evidence_threshold_of_a_top_mean(
+    heatmaps: list[NDArray[np.float32]],
+) -> None:
+    """By numpy's own quantile; every heatmap here is small enough to be stored whole."""
+    cells = np.concatenate([heatmap.ravel() for heatmap in heatmaps]).astype(np.float64)
+    came = calibrate(with_heatmaps(*heatmaps), 0.0, "drawn", top_cells=TOP_CELLS)
+    assert came.evidence_threshold == np.nextafter(np.quantile(cells, 0.999, method="inverted_cdf"), np.inf)
+    assert came.evidence_quantile == EVIDENCE_QUANTILE == 0.999
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    frames=st.integers(1, 40),
+    side=st.integers(1, 120),
+    uncovered=st.floats(0, 0.9),
+    spread=st.floats(0, 1),
+)
+def test_frames_that_are_stored_in_part_give_the_same_where_none_of_them_has_most_of_the_hottest_cells(
+    seed: int, frames: int, side: int, uncovered: float, spread: float
+) -> None:
+    """Against whole heatmaps; what a frame stores is exact as long as more of its cells do not reach the threshold."""
+    draw = np.random.default_rng(seed)
+    heatmaps = (draw.normal(size=(frames, side, side)) + draw.normal(size=(frames, 1, 1)) * spread).astype(np.float32)
+    heatmaps[draw.random(heatmaps.shape) < uncovered] = np.nan
+    heatmaps[:, 0, 0] = 0
+    covered = heatmaps[~np.isnan(heatmaps)].astype(np.float64)
+    expected = np.nextafter(np.quantile(covered, 0.999, method="inverted_cdf"), np.inf)
+    kept = with_heatmaps(*heatmaps)
+    stored = np.array([len(frame.hottest) for frame in kept])
+    came = pooled_threshold(kept)
+    reaching = (heatmaps >= np.nextafter(expected, -np.inf)).sum(axis=(1, 2))
+    assert (came == expected) if (reaching <= stored).all() else (came <= expected)
+    cells = np.array([frame.cells for frame in kept])
+    assert cells.sum() == len(covered)
+    assert (stored == np.minimum(cells, np.maximum(np.ceil(0.02 * cells), HOTTEST_AT_LEAST))).all()
+
+
+def test_a_frame_that_is_hot_all_over_counts_with_a_fiftieth_of_its_cells() -> None:
+    cold, hot = np.zeros((300, 300), np.float32), np.full((300, 300), 9, np.float32)
+    for colds, just_above in ((18, 9.0), (19, 0.0)):  # the 2 % of the hot one are 0.1 % of 20 frames
+        assert pooled_threshold(with_heatmaps(*[cold] * colds, hot)) == math.nextafter(just_above, math.inf)
+
+
+def test_what_is_stored_of_a_frame_holds_no_whole_heatmap_in_memory() -> None:
+    (frame,) = with_heatmaps(np.zeros((300, 300), np.float32))
+    assert frame.hottest.base is None
+    assert frame.hottest.nbytes == 4 * 1800
+
+
+@given(heatmaps=HEATMAPS, logit=st.floats(-30, 30, width=32))
+def test_the_evidence_threshold_of_a_top_mean_is_never_above_the_score_threshold(
+    heatmaps: list[NDArray[np.float32]], logit: float
+) -> None:
+    frames = with_heatmaps(*heatmaps, logit=logit)
+    came = calibrate(frames, 0.0, "drawn", top_cells=TOP_CELLS)
+    assert came.score_threshold == math.nextafter(logit, math.inf)
+    assert came.evidence_threshold == min(came.score_threshold, pooled_threshold(frames))
+
+
+def test_cells_that_are_no_numbers_set_no_threshold() -> None:
+    for heatmap in (np.full((3, 3), np.nan, np.float32), np.array([[1, np.inf]], np.float32)):
+        for top_cells in (None, TOP_CELLS):
+            with pytest.raises(InputError, match="finite"):
+                calibrate(with_heatmaps(np.zeros((3, 3), np.float32), heatmap), 0.0, "bad", top_cells=top_cells)
+    with pytest.raises(InputError, match="at least one good frame"):
+        pooled_threshold([])
 
 
 # What a calibration says of the true rate.
@@ -89,7 +189,7 @@ def test_a_good_frame_is_summed_up_by_its_highest_values_and_its_median() -> Non
     ("frames", "rate", "reach", "bound"), [(1, 0.01, 0, 0.95), (100, 0.01, 1, 0.0466), (299, 0.0, 0, 0.00997)]
 )
 def test_a_calibration_says_how_many_reach_it_and_the_bound(frames: int, rate: float, reach: int, bound: float) -> None:
-    came = calibrate([GoodFrame(float(i), float(i), 0.0) for i in range(frames)], rate, "frames")
+    came = calibrate([good_frame(i, i) for i in range(frames)], rate, "frames")
     assert (came.rule, came.rejected) == ("false-reject", reach)
     assert came.false_reject_at_most == pytest.approx(bound, rel=4e-3)
 
@@ -100,20 +200,20 @@ def test_the_true_rate_exceeds_the_bound_in_one_of_twenty_cases() -> None:
     exceeded = 0
     for _ in range(2000):
         logits = draw.random(60)  # the true rate of a threshold t is 1 - t
-        came = calibrate([GoodFrame(float(logit), 0.0, 0.0) for logit in logits], 0.05, "drawn")
+        came = calibrate([good_frame(float(logit)) for logit in logits], 0.05, "drawn")
         assert came.false_reject_at_most is not None
         exceeded += 1 - came.score_threshold > came.false_reject_at_most
     assert 70 <= exceeded <= 130, "100 of 2000, give or take three standard deviations"
 
 
 def test_ties_leave_the_bound_that_of_as_many_as_may_reach_it() -> None:
-    came = calibrate([GoodFrame(2.0, 0, 0)] * 5 + [GoodFrame(1.0, 0, 0)] * 5, 0.3, "ties")
+    came = calibrate([good_frame(2)] * 5 + [good_frame(1)] * 5, 0.3, "ties")
     assert came.rejected == 0
     assert came.false_reject_at_most == upper_bound(3, 10) > upper_bound(0, 10)
 
 
 def test_the_studys_rule_sets_both_thresholds_just_above_even() -> None:
-    frames = [GoodFrame(logit, 1.0, 0.5) for logit in (-1.0, 0.0, 1e-30, 3.0)]
+    frames = [good_frame(logit, 1.0, 0.5) for logit in (-1.0, 0.0, 1e-30, 3.0)]
     came = calibrate_by_the_study(frames, "four")
     assert came.score_threshold == came.evidence_threshold == JUST_ABOVE_EVEN
     assert 0 < np.float32(JUST_ABOVE_EVEN) == JUST_ABOVE_EVEN < 1e-37, "in single precision too"
