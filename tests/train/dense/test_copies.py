@@ -1,0 +1,237 @@
+"""Copies: their labels are those of what is shown, and their keys name all that their pixels depend on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tests.train.dense.small import PLAIN, recipe_with, write_pictures
+from train.config import AugmentConfig, CopiesConfig
+from train.dense.copies import Kind, Painter, Sample, plan_copies
+from train.dense.tiles import DenseTiles, Known, know_tiles
+from train.frames import FrameStore
+from train.readers import read_folder
+from train.tiles import TileRule
+
+TILE_PX, CELLS = 32, 8
+RULE = TileRule(tile_px=TILE_PX, overlap_px=2, defective_share=0.01)
+TURNED = msgspec.structs.replace(PLAIN, flips=True, rotate=True)
+RECIPE_MOST = recipe_with().copies.most
+DISTURBED = msgspec.structs.replace(TURNED, brightness=0.1, contrast=0.1, gain=0.1, noise=0.02, blur=True)
+seeds = st.integers(0, 2**32 - 1)
+
+
+class Pictures:
+    """Two groups of a good, a labelled and a masked picture each."""
+
+    def __init__(self, folder: Path) -> None:
+        images = read_folder(write_pictures(folder / "pictures"), mixed=True).images
+        self.store = FrameStore.build(images, folder / "cache")
+        self.tiles = know_tiles(self.store, RULE)
+        self.digests = [image.name for image in images]
+        self.plan = plan_copies(self.tiles, self.store, recipe_with(), TILE_PX)
+
+    def painter(self, how: AugmentConfig = TURNED, tiles: DenseTiles | None = None) -> Painter:
+        return Painter(self.store, tiles or self.tiles, self.digests, how, TILE_PX, CELLS)
+
+    def tile(self, row: int) -> Sample:
+        return Sample(row, Kind.TILE, (int(self.tiles.table.y[row]), int(self.tiles.table.x[row])), 0)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    return Pictures(tmp_path_factory.mktemp("copies"))
+
+
+def painted(painter: Painter, sample: Sample) -> NDArray[np.uint8]:
+    out = np.zeros((TILE_PX, TILE_PX, 3), np.uint8)
+    painter.paint(sample, out)
+    return out
+
+
+def test_a_copy_of_a_defective_tile_keeps_a_defect_and_one_of_a_good_tile_has_none(pictures: Pictures) -> None:
+    store, tiles = pictures.store, pictures.tiles
+    recipe = recipe_with(copies=CopiesConfig(defective=20, most=1000))
+    plan = plan_copies(tiles, store, recipe, TILE_PX)
+    moved = 0
+    for sample in plan:
+        frame, own = int(tiles.table.frame[sample.row]), int(tiles.table.defect_px[sample.row])
+        height, width = store.frame_hw(frame)
+        y, x = sample.yx
+        assert 0 <= y <= height - TILE_PX
+        assert 0 <= x <= width - TILE_PX
+        assert abs(y - tiles.table.y[sample.row]) <= recipe.jitter_px
+        assert abs(x - tiles.table.x[sample.row]) <= recipe.jitter_px
+        defect_px = int(store.mask_tile(frame, y, x, TILE_PX).sum())
+        if sample.kind == Kind.COPY and own:
+            assert defect_px > own / 2
+        else:
+            assert (defect_px, own, tiles.known[sample.row]) == (0, 0, Known.GOOD)
+        moved += sample.yx != pictures.tile(sample.row).yx
+    assert moved > 0.8 * len(plan)
+
+
+def test_donors_lend_textures_within_their_group_and_defects_from_masks(pictures: Pictures) -> None:
+    tiles = pictures.tiles
+    kinds = {kind: [sample for sample in pictures.plan if sample.kind == kind] for kind in Kind}
+    assert not kinds[Kind.TILE]
+    assert len(kinds[Kind.COPY]) == 2 * len(tiles.located) + RECIPE_MOST
+    assert len(kinds[Kind.SYNTHETIC]) == len(kinds[Kind.TRANSPLANT]) == RECIPE_MOST
+    for sample in kinds[Kind.SYNTHETIC]:
+        assert tiles.group[sample.donor] == tiles.group[sample.row]
+        assert tiles.known[sample.donor] == Known.GOOD
+    for sample in kinds[Kind.TRANSPLANT]:
+        assert tiles.known[sample.donor] == Known.MASKED
+    assert all(sample.donor == -1 for sample in kinds[Kind.COPY])
+
+
+def test_there_are_no_more_copies_than_the_recipe_allows(pictures: Pictures) -> None:
+    recipe = recipe_with(copies=CopiesConfig(defective=6, most=10))
+    located = len(pictures.tiles.located)
+    plan = plan_copies(pictures.tiles, pictures.store, recipe, TILE_PX)
+    counts = np.bincount([sample.kind for sample in plan], minlength=4)
+    assert counts[Kind.COPY] <= 10 + max(10, located)
+    assert counts[Kind.SYNTHETIC] == counts[Kind.TRANSPLANT] == 10
+
+
+def test_the_plan_is_the_same_every_time(pictures: Pictures) -> None:
+    assert plan_copies(pictures.tiles, pictures.store, recipe_with(), TILE_PX) == pictures.plan
+
+
+def test_without_masks_nothing_is_transplanted_and_without_good_tiles_nothing_is_drawn(pictures: Pictures) -> None:
+    tiles = pictures.tiles
+
+    def kinds(known: NDArray[np.int8]) -> set[Kind]:
+        plan = plan_copies(replace(tiles, known=known), pictures.store, recipe_with(), TILE_PX)
+        return {sample.kind for sample in plan}
+
+    boxed = np.where(tiles.known == Known.MASKED, np.int8(Known.BOXED), tiles.known)
+    assert kinds(boxed) == {Kind.COPY, Kind.SYNTHETIC}
+    assert kinds(np.full(len(tiles), Known.BAGGED, np.int8)) == set()
+
+
+def test_a_frame_of_one_tile_is_not_moved(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures", (TILE_PX * 3, TILE_PX * 3))
+    store = FrameStore.build(read_folder(folder, mixed=True).images, tmp_path / "cache")
+    large = TileRule(tile_px=128, overlap_px=2, defective_share=0.01)  # larger than the frame
+    tiles = know_tiles(store, large)
+    assert {sample.yx for sample in plan_copies(tiles, store, recipe_with(), 128)} == {(0, 0)}
+
+
+# Keys.
+
+
+def test_a_tile_is_found_by_its_picture_and_place_whatever_its_labels(pictures: Pictures) -> None:
+    one, other = pictures.painter(TURNED), pictures.painter(DISTURBED, relabelled(pictures.tiles))
+    rows = range(len(pictures.tiles))
+    keys = [one.key(pictures.tile(row)) for row in rows]
+    assert keys == [other.key(pictures.tile(row)) for row in rows]
+    assert len(set(keys)) == len(keys)
+
+
+def relabelled(tiles: DenseTiles) -> DenseTiles:
+    return replace(tiles, known=np.zeros_like(tiles.known), group=np.zeros_like(tiles.group), groups=("one",))
+
+
+def test_all_copies_have_keys_of_their_own_and_the_same_in_another_training(pictures: Pictures) -> None:
+    keys = [pictures.painter().key(sample) for sample in pictures.plan]
+    assert keys == [pictures.painter(tiles=relabelled(pictures.tiles)).key(sample) for sample in pictures.plan]
+    unmoved = [pictures.painter().key(pictures.tile(row)) for row in range(len(pictures.tiles))]
+    assert len({*keys, *unmoved}) == len(keys) + len(unmoved)
+
+
+@pytest.mark.parametrize("kind", [Kind.COPY, Kind.SYNTHETIC, Kind.TRANSPLANT])
+def test_a_copy_that_shows_anything_else_has_another_key(pictures: Pictures, kind: Kind) -> None:
+    sample = next(sample for sample in pictures.plan if sample.kind == kind)
+    tiles = pictures.tiles
+    others = [
+        replace(sample, row=int(np.flatnonzero(tiles.table.frame != tiles.table.frame[sample.row])[0])),
+        replace(sample, yx=(sample.yx[0] + 1, sample.yx[1])),
+        replace(sample, yx=(sample.yx[0], sample.yx[1] + 1)),
+        replace(sample, seed=sample.seed + 1),
+        replace(sample, kind=Kind.SYNTHETIC if kind == Kind.COPY else Kind.COPY),
+    ]
+    if sample.donor >= 0:
+        others += [replace(sample, donor=row) for row in range(0, len(tiles), 3) if row != sample.donor]
+    keys = [pictures.painter().key(each) for each in (sample, *others)]
+    keys += [pictures.painter(how).key(sample) for how in (PLAIN, DISTURBED)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_transplant_has_another_key_where_its_mask_was_corrected(pictures: Pictures, tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures")
+    for file in (folder / "masks").iterdir():
+        mask = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+        assert mask is not None
+        cv2.imwrite(str(file), cv2.dilate(mask, np.ones((3, 3))))
+    corrected = FrameStore.build(read_folder(folder, mixed=True).images, tmp_path / "cache")
+    painter = Painter(corrected, pictures.tiles, pictures.digests, TURNED, TILE_PX, CELLS)
+    for sample in pictures.plan:
+        if sample.kind == Kind.TRANSPLANT:
+            assert painter.key(sample) != pictures.painter().key(sample)
+        else:  # their pixels are the same
+            assert painter.key(sample) == pictures.painter().key(sample)
+
+
+# What is drawn, and where it is said to be.
+
+
+def test_a_tile_is_painted_as_the_line_cuts_it(pictures: Pictures) -> None:
+    painter = pictures.painter(DISTURBED)
+    for row in range(len(pictures.tiles)):
+        sample = pictures.tile(row)
+        (y, x), pixels = sample.yx, pictures.store.pixels(int(pictures.tiles.table.frame[row]))
+        assert np.array_equal(painted(painter, sample), pixels[y : y + TILE_PX, x : x + TILE_PX])
+        if pictures.tiles.known[row] != Known.BAGGED:
+            share = painter.defective_share(sample)
+            assert share.mean() == pytest.approx(pictures.tiles.table.defect_px[row] / TILE_PX**2)
+
+
+def test_a_copy_is_turned_together_with_its_mask(pictures: Pictures) -> None:
+    """Discs of 60 on a ground of 150."""
+    painter = pictures.painter()
+    for sample in pictures.plan:
+        if sample.kind == Kind.COPY:
+            tile, share = painted(painter, sample), painter.defective_share(sample)
+            dark = (tile.mean(axis=2) < 105).reshape(CELLS, 4, CELLS, 4).mean(axis=(1, 3))
+            np.testing.assert_allclose(share, dark, atol=0.2)
+
+
+def test_all_eight_views_of_a_copy_come(pictures: Pictures) -> None:
+    sample = next(sample for sample in pictures.plan if sample.kind == Kind.COPY)
+    assert len({painted(pictures.painter(), replace(sample, seed=seed)).tobytes() for seed in range(8)}) == 8
+    assert len({painted(pictures.painter(PLAIN), replace(sample, seed=seed)).tobytes() for seed in range(8)}) == 1
+
+
+@given(seeds, st.sampled_from([Kind.SYNTHETIC, Kind.TRANSPLANT]), st.sampled_from([PLAIN, TURNED]), st.data())
+def test_the_cells_that_a_synthetic_defect_changes_are_its_defective_ones(
+    pictures: Pictures, seed: int, kind: Kind, how: AugmentConfig, data: st.DataObject
+) -> None:
+    samples = [sample for sample in pictures.plan if sample.kind == kind]
+    sample = replace(data.draw(st.sampled_from(samples)), seed=seed)
+    painter = pictures.painter(how)
+    share = painter.defective_share(sample)
+    before = painted(painter, replace(sample, kind=Kind.COPY, donor=-1)).astype(int)
+    after = painted(painter, sample)
+    change = np.abs(after - before).max(axis=2).reshape(CELLS, 4, CELLS, 4).max(axis=(1, 3))
+    if kind == Kind.SYNTHETIC:
+        assert share.any()
+        assert change[share > 0].mean() > 5
+    beside = cv2.dilate((share > 0).astype(np.uint8), np.ones((5, 5))) > 0  # edges are soft, up to 8 px
+    assert not change[~beside].any()
+
+
+@given(st.integers(0, 10**6))
+def test_a_disturbance_moves_nothing(pictures: Pictures, seed: int) -> None:
+    sample = replace(pictures.plan[seed % len(pictures.plan)], seed=seed)
+    plain, disturbed = pictures.painter(TURNED), pictures.painter(DISTURBED)
+    assert np.array_equal(plain.defective_share(sample), disturbed.defective_share(sample))
+    difference = painted(plain, sample).astype(int) - painted(disturbed, sample)
+    assert np.abs(difference).mean() < 60
+    assert np.array_equal(painted(disturbed, sample), painted(disturbed, sample))
