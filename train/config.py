@@ -1,5 +1,6 @@
 """What a training is told: Hydra puts it together from `configs/` and the command line, the structs here check it."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -153,7 +154,8 @@ class DenseRecipeConfig(_Part, frozen=True, kw_only=True, tag_field="kind", tag=
     name: str
     folds: Annotated[int, Meta(ge=2, le=20)]
     """Of the cross-validation; fewer where there are fewer groups."""
-    steps: Positive
+    steps: Positive | None
+    """None: more for more tiles, see `steps_for`."""
     located: Positive
     """Per step, tiles whose defects are marked."""
     good: Positive
@@ -169,11 +171,25 @@ class DenseRecipeConfig(_Part, frozen=True, kw_only=True, tag_field="kind", tag=
     weight_decay: Annotated[float, Meta(ge=0)]
     warmup: Strength
     """Share of the steps."""
+    finetune_steps: Natural
+    """Steps that follow, in which the later stages of the trunk are trained too; 0: the trunk stays as it is."""
+    finetune_lr: Annotated[float, Meta(gt=0)]
+    """The highest learning rate of these stages."""
     jitter_px: Natural
     """Copies are taken up to so far from their tile's place."""
     copies: CopiesConfig
     augment: AugmentConfig
     """Of the copies."""
+
+    def steps_for(self, tiles: int) -> int:
+        """How many steps train the head: what is asked for, or 6 times the root of the number of tiles, 150 at least.
+
+        >>> from train.config import compose
+        >>> recipe = compose(["data=.", "recipe=heatline"]).recipe
+        >>> recipe.steps_for(100), recipe.steps_for(1_000), recipe.steps_for(10_000)
+        (150, 190, 600)
+        """
+        return self.steps or max(150, round(6 * math.sqrt(tiles)))
 
 
 class FeaturesConfig(_Part, frozen=True, kw_only=True):
@@ -345,6 +361,7 @@ def _choose_head(values: dict[str, Any]) -> None:
     recipe, model = values["recipe"], values["model"]
     if recipe["kind"] != "dense":
         return
+    recipe.pop("epochs", None)  # see `_either_steps_or_epochs`
     if model["family"] != "cnn":
         raise ConfigError(
             f"recipe={recipe['name']} trains a dense head on a CNN, and model={model['name']} is a ViT; choose "
@@ -357,7 +374,7 @@ def _either_steps_or_epochs(overrides: Sequence[str]) -> list[str]:
     """Who names one of them need not take back what the recipe says of the other."""
     named = {item.split("=")[0] for item in overrides}
     both = ("recipe.steps", "recipe.epochs")
-    other = [f"{key}=null" for key, said in zip(both, both[::-1], strict=True) if said in named and key not in named]
+    other = [f"++{key}=null" for key, said in zip(both, both[::-1], strict=True) if said in named and key not in named]
     return [*overrides, *other]
 
 

@@ -72,7 +72,7 @@ def plan_copies(tiles: DenseTiles, store: FrameStore, recipe: DenseRecipeConfig,
     if len(good):
         some = np.sort(rng.permutation(good)[:most])
         samples += [Sample(row, Kind.COPY, place(row), seed()) for row in some.tolist()]
-        count = min(most, 2 * len(good))
+        count = min(most, len(good))
         by_group = {group: good[tiles.group[good] == group] for group in np.unique(tiles.group[good]).tolist()}
         for row in np.sort(rng.choice(good, count)).tolist():
             donor = int(rng.choice(by_group[int(tiles.group[row])]))  # of its group, so that no fold sees another's

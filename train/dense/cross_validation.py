@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from train.config import DenseRecipeConfig
 from train.dense.copies import Kind
-from train.dense.fit_head import HeadTraining, answers
+from train.dense.fit_head import HeadTraining, Network, answers
 from train.dense.folds import divide
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import Samples
 from train.dense.tiles import DenseTiles, Known
 from train.features.view import Features
-from train.models.dense import DenseHead
+from train.models.dense import DenseClassifier, FineTuned, LaterStages
 
 
 def divide_groups(tiles: DenseTiles, recipe: DenseRecipeConfig, seed: int) -> NDArray[np.int64]:
@@ -28,7 +28,7 @@ def divide_groups(tiles: DenseTiles, recipe: DenseRecipeConfig, seed: int) -> ND
 
 
 def cross_validate(
-    new_head: Callable[[], DenseHead],
+    model: DenseClassifier,
     tiles: DenseTiles,
     samples: Samples,
     features: Features,
@@ -37,24 +37,28 @@ def cross_validate(
     *,
     bf16: bool,
     on_step: Callable[[], object] = lambda: None,
-) -> tuple[OutOfFold | None, DenseHead]:
+) -> OutOfFold | None:
     """Train a head without each fold, and one on everything, side by side on all processors.
 
     Args:
-        new_head: an untrained head.
+        model: gets the head, and the later stages, that were trained on everything.
         samples, features: the grid tiles first.
         bf16: whether the processor multiplies bf16 itself.
         on_step: called after each step of each head, by several threads.
     Returns:
-        What the heads of the folds say of their folds (None with a single group), and the head trained on everything.
+        What the heads of the folds say of their folds; None with a single group.
     Raises:
+        ConfigError: the stages of the trunk cannot be fine-tuned.
         TrainingError, DivergedError: as `HeadTraining`.
     """
+    if recipe.finetune_steps:
+        LaterStages(model.trunk)  # or a sentence, before any work is done
     fold_of = divide_groups(tiles, recipe, seed)
     folds = int(fold_of.max()) + 1
     grid = np.flatnonzero(samples.kind == Kind.TILE)
     fold = fold_of[tiles.group]
-    heads = [new_head() for _ in range(folds + 1)]
+    heads = [model.head.untrained() for _ in range(folds + 1)]
+    networks: dict[int, FineTuned] = {}
     map_hw = samples.share.shape[1:]
     _, first = np.unique(tiles.table.frame, return_index=True)
     found = OutOfFold(
@@ -67,10 +71,15 @@ def cross_validate(
     def train(number: int) -> None:
         trained = fold_of != number  # number `folds` is no fold: everything is trained on
         torch.set_num_threads(1)
-        HeadTraining(heads[number], samples, features, trained, recipe, seed * 1_009 + number, bf16=bf16).run(on_step)
+        network: Network = heads[number]
+        training = HeadTraining(samples, features, trained, recipe, seed * 1_009 + number, bf16=bf16)
+        training.train(heads[number], on_step)
+        if recipe.finetune_steps:
+            network = networks[number] = FineTuned(LaterStages(model.trunk), heads[number])
+            training.fine_tune(networks[number], on_step)
         mine = grid[fold == number]
         if len(mine):
-            parts = answers(heads[number], features, mine, bf16=False)
+            parts = answers(network, features, mine, bf16=False)
             found.logit[mine] = np.concatenate([logits for logits, _ in parts])
             found.map[mine] = np.concatenate([maps for _, maps in parts])
 
@@ -87,4 +96,7 @@ def cross_validate(
                     job.cancel()
     finally:
         torch.set_num_threads(threads)
-    return (found if folds > 1 else None), heads[folds]
+    model.head = heads[folds]
+    if folds in networks:
+        networks[folds].stages.put_into(model.trunk)
+    return found if folds > 1 else None

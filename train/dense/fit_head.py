@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from edge.errors import DivergedError
@@ -17,18 +17,27 @@ from train.dense.objective import POSITIVE_WEIGHT, StepMaps, bag_numbers, loss_o
 from train.dense.samples import Draw, Sampler, Samples
 from train.dense.tiles import Known
 from train.features.view import Features
-from train.models.dense import TOP_CELLS, DenseHead
+from train.models.dense import TOP_CELLS, DenseHead, FineTuned
 from train.models.explained import pool
 
 BATCH = 64
 """Tiles at a time where there is no gradient."""
+STANDARDISE_BY = 128
+"""Tiles that the mean and deviation of features are taken from."""
+HEAD_RATE = 3.0
+"""The head's learning rate over that of the stages that are fine-tuned with it."""
+FINETUNE_DECAY = 0.01
+OnStep = Callable[[], object]
+
+
+Network = DenseHead | FineTuned
+"""From features to the map."""
 
 
 class HeadTraining:
-    """One head and what it is trained on.
+    """What heads are trained on, by one division of the groups.
 
     Args:
-        head: trained in place.
         features: of all samples, by index.
         trained: [groups], whether a group is trained on.
         bf16: whether the processor multiplies bf16 itself.
@@ -38,7 +47,6 @@ class HeadTraining:
 
     def __init__(
         self,
-        head: DenseHead,
         samples: Samples,
         features: Features,
         trained: NDArray[np.bool_],
@@ -47,30 +55,44 @@ class HeadTraining:
         *,
         bf16: bool,
     ) -> None:
-        self._head, self._samples, self._features, self._recipe, self._bf16 = head, samples, features, recipe, bf16
+        self._samples, self._features, self._recipe, self._bf16 = samples, features, recipe, bf16
+        self._steps = recipe.steps_for(samples.tiles)
         self._sampler = Sampler(samples, trained, recipe, seed)
         self._shift = 0.0
         if self._sampler.positives:
             self._shift = math.log(POSITIVE_WEIGHT / (1 - POSITIVE_WEIGHT)) - self._sampler.log_odds
         self._seed = seed
 
-    def run(self, on_step: Callable[[], object] = lambda: None) -> None:
-        """Train, and leave the head in evaluation mode.
+    def train(self, head: DenseHead, on_step: OnStep = lambda: None) -> None:
+        """Train a head from its start, and leave it in evaluation mode; the trunk stays as it is.
 
         Args:
             on_step: called after each step.
         Raises:
             DivergedError: the loss became no number.
         """
-        head, recipe = self._head, self._recipe
+        recipe = self._recipe
         torch.nn.init.constant_(head.out.bias, -2.0 - self._shift)  # type: ignore[arg-type]
-        head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        head.standardise(stages_of(self._features, self._sampler.some_tiles(STANDARDISE_BY)))
         head.dropout.generator = torch.Generator().manual_seed(self._seed)
         optimiser = AdamW(head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-        schedule = LambdaLR(optimiser, lambda step: cosine(step, recipe.steps, recipe.warmup))
-        head.train()
-        for step in range(recipe.steps):
-            loss = loss_of(self._maps(self._sampler.draw(step), step), self._shift, TOP_CELLS)
+        self._run(head, optimiser, range(self._steps), on_step)
+
+    def fine_tune(self, network: FineTuned, on_step: OnStep = lambda: None) -> None:
+        """Go on with a trained head and the later stages of its trunk; as `train`."""
+        recipe = self._recipe
+        rates = [(network.head, recipe.finetune_lr * HEAD_RATE), (network.stages, recipe.finetune_lr)]
+        parameters = [{"params": part.parameters(), "lr": lr} for part, lr in rates]
+        optimiser = AdamW(parameters, weight_decay=FINETUNE_DECAY)
+        steps = range(self._steps, self._steps + recipe.finetune_steps)
+        self._run(network, optimiser, steps, on_step)
+
+    def _run(self, network: Network, optimiser: Optimizer, steps: range, on_step: OnStep) -> None:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        schedule = LambdaLR(optimiser, lambda step: cosine(step, len(steps), self._recipe.warmup))
+        network.train()
+        for step in steps:
+            loss = loss_of(self._maps(network, self._sampler.draw(step), step), self._shift, TOP_CELLS)
             if not torch.isfinite(loss):
                 raise DivergedError(f"the loss became {loss.item()} at step {step}; lower the learning rate: recipe.lr")
             optimiser.zero_grad()
@@ -78,12 +100,12 @@ class HeadTraining:
             optimiser.step()
             schedule.step()
             on_step()
-        head.eval()
+        network.eval()
 
-    def _maps(self, draw: Draw, step: int) -> StepMaps:
-        bags = [self._hottest(bag, step) for bag in draw.bags]
+    def _maps(self, network: Network, draw: Draw, step: int) -> StepMaps:
+        bags = [self._hottest(network, bag, step) for bag in draw.bags]
         parts = [draw.located, draw.good, draw.synthetic, *bags]
-        maps = self._forward(np.concatenate(parts))
+        maps = forward(network, self._features, np.concatenate(parts), self._uses_bf16(network))
         sizes = [len(draw.located), len(draw.good), len(draw.synthetic), sum(map(len, bags))]
         located, good, synthetic, bagged = torch.split(maps, sizes)
         exact = self._samples.known[draw.located] == Known.MASKED
@@ -99,40 +121,46 @@ class HeadTraining:
             len(bags),
         )
 
-    def _hottest(self, bag: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+    def _hottest(self, network: Network, bag: NDArray[np.int64], step: int) -> NDArray[np.int64]:
         """Of a bag, the tiles that get a gradient: half of them its hottest, the others drawn."""
         most = self._recipe.tiles_per_bag
         if len(bag) <= most:
             return bag
-        self._head.eval()
-        logits = np.concatenate([logit for logit, _ in answers(self._head, self._features, bag, self._bf16)])
-        self._head.train()
+        network.eval()
+        logits = np.concatenate([logit for logit, _ in answers(network, self._features, bag, self._uses_bf16(network))])
+        network.train()
         order = bag[np.argsort(-logits, kind="stable")]
         hot = order[: most - most // 2]
         rng = np.random.default_rng((self._seed, step, int(bag[0])))
         return np.concatenate([hot, rng.choice(order[len(hot) :], most // 2, replace=False)])
 
-    def _forward(self, rows: NDArray[np.int64]) -> Tensor:
-        return forward(self._head, self._features, rows, self._bf16)
+    def _uses_bf16(self, network: Network) -> bool:
+        """Depthwise convolutions, of which trunks consist, have a slow gradient in bf16 on processors."""
+        return self._bf16 and isinstance(network, DenseHead)
 
     def _share(self, rows: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(self._samples.share[rows].astype(np.float32))
 
 
-def forward(head: DenseHead, features: Features, rows: NDArray[np.int64], bf16: bool) -> Tensor:
+def forward(network: Network, features: Features, rows: NDArray[np.int64], bf16: bool) -> Tensor:
     """Maps float32 [N, h, w] of samples by index."""
-    stages = [torch.from_numpy(stage).float().permute(0, 3, 1, 2) for stage in features[rows]]
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        return head(stages)  # type: ignore[no-any-return]
+        return network(stages_of(features, rows, bf16))  # type: ignore[no-any-return]
+
+
+def stages_of(features: Features, rows: NDArray[np.int64], bf16: bool = False) -> list[Tensor]:
+    """Features [N, channels, h, w] of samples by index, their channels last in memory."""
+    numbers = torch.bfloat16 if bf16 else torch.float32
+    return [torch.from_numpy(stage).to(numbers).permute(0, 3, 1, 2) for stage in features[rows]]
 
 
 def answers(
-    head: DenseHead, features: Features, rows: NDArray[np.int64], bf16: bool
+    network: Network, features: Features, rows: NDArray[np.int64], bf16: bool
 ) -> Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Logits [n] and maps [n, h, w] of samples by index, batch by batch, without a gradient."""
     found = []
     with torch.no_grad():
         for start in range(0, len(rows), BATCH):
-            maps = forward(head, features, rows[start : start + BATCH], bf16)
+            maps = forward(network, features, rows[start : start + BATCH], bf16)
             found.append((pool(maps, TOP_CELLS).numpy(), maps.numpy()))
     return found

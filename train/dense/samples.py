@@ -30,6 +30,11 @@ class Samples:
     def __len__(self) -> int:
         return len(self.kind)
 
+    @property
+    def tiles(self) -> int:
+        """How many grid tiles there are."""
+        return int((self.kind == Kind.TILE).sum())
+
 
 def gather_samples(tiles: DenseTiles, samples: Sequence[Sample], painter: Painter) -> Samples:
     """The columns of these samples."""
@@ -110,6 +115,11 @@ class Sampler:
             synthetic=_half_each(self._synthetic, recipe.synthetic, rng),
             bags=[self._bags[bag] for bag in bags],
         )
+
+    def some_tiles(self, count: int) -> NDArray[np.int64]:
+        """Grid tiles that may be drawn, at most so many."""
+        tiles = np.concatenate([self._located[0], self._good[0], *self._bags])
+        return np.sort(np.random.default_rng(self._seed).permutation(tiles)[:count])
 
 
 def _half_each(pools: list[NDArray[np.int64]], count: int, rng: np.random.Generator) -> NDArray[np.int64]:

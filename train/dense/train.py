@@ -23,6 +23,7 @@ from train.dense.cross_validation import cross_validate
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import gather_samples
 from train.dense.tiles import DenseTiles, Known, know_tiles
+from train.discovery import discover
 from train.evaluation.ordering import auroc, average_precision
 from train.features.cache import FeatureCache, default_folder
 from train.features.extract import extract, feature_shapes
@@ -30,7 +31,7 @@ from train.features.view import Features
 from train.files import write_whole
 from train.frames import FrameStore
 from train.models.build import build_model
-from train.models.dense import DenseClassifier, DenseHead, TileFeatures
+from train.models.dense import DenseClassifier, TileFeatures
 from train.precision import choose_precision
 from train.readers import LabelledImage
 from train.run import RunFolder, RunSummary, read_data, split_data
@@ -56,6 +57,9 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
     assert isinstance(model, DenseClassifier), "the recipe made the model one with a dense head"
     model.eval()
     precision, reason = choose_precision(config.trainer.precision, "cpu")
+    if config.discover:
+        for line in discover(Path(config.data)).assumptions:
+            say(line)
     data = read_data(config)
     split = split_data(config, data)
     images = split.images(data, "train")
@@ -63,10 +67,11 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
     store = FrameStore.build(images, run.cache, _track)
     rule = TileRule(**msgspec.structs.asdict(config.tiles))
     tiles = know_tiles(store, rule)
-    for line in [data.describe_mixture(), _described(images, tiles), *_warnings(store, images, tiles, rule)]:
-        if line:
-            say(line)
+    for each in [data.describe_mixture(), _described(images, tiles), *_warnings(store, images, tiles, rule)]:
+        if each:
+            say(each)
 
+    steps = recipe.steps_for(len(tiles)) + recipe.finetune_steps
     painter = Painter(store, tiles, _digests(images), recipe.augment, tile_px, model.map_hw[0])
     rows = range(len(tiles))
     places = zip(tiles.table.y.tolist(), tiles.table.x.tolist(), strict=True)
@@ -98,17 +103,17 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
             + (f"{count} extracted in {took:.0f} s, {count / took:.0f} tiles/s" if count else "all were in the cache")
         )
         samples = gather_samples(tiles, planned, painter)
-        say(f"{recipe.steps} steps for each of {recipe.folds} folds and for the model; precision {precision}: {reason}")
+        say(f"{steps} steps for each of {recipe.folds} folds and for the model; precision {precision}: {reason}")
         training = progress.add_task("training", total=None)
         lock, folds = Lock(), min(recipe.folds, len(tiles.groups))
-        progress.update(training, total=recipe.steps * (folds + 1 if folds > 1 else 1))
+        progress.update(training, total=steps * (folds + 1 if folds > 1 else 1))
 
         def on_step() -> None:
             with lock:
                 progress.advance(training)
 
-        out_of_fold, head = cross_validate(
-            lambda: DenseHead(model.head.channels, model.head.strides, model.head.width),
+        out_of_fold = cross_validate(
+            model,
             tiles,
             samples,
             Features(cache, keys),
@@ -117,19 +122,21 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
             bf16=precision.startswith("bf16"),
             on_step=on_step,
         )
-    model.head = head
     if out_of_fold is not None:
         out_of_fold.write(run.out_of_fold)
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
     run.checkpoints.mkdir(exist_ok=True)
-    write_whole(run.best, lambda file: torch.save({"state_dict": state, "global_step": recipe.steps}, file))
+    write_whole(
+        run.best,
+        lambda file: torch.save({"state_dict": state, "global_step": steps}, file),
+    )
     run.write_summary(
         RunSummary(
             finished=True,
             model=config.model.name,
             recipe=recipe.name,
-            steps=recipe.steps,
-            best_step=recipe.steps,
+            steps=steps,
+            best_step=steps,
             val={} if out_of_fold is None else _figures(tiles, out_of_fold),
             data=data.name,
             truth=data.truth,

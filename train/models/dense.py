@@ -6,6 +6,7 @@ mean of the few highest cells is the tile's logit, so map and logit share one sc
 away by what is good around it.
 """
 
+import copy
 import re
 from collections.abc import Sequence
 from hashlib import sha256
@@ -55,6 +56,53 @@ class Trunk(nn.Module):
         return tuple(self._seen[name] for name in self.taps)
 
 
+class LaterStages(nn.Module):
+    """The stages of a trunk after its first tap, as a network of their own: what fine-tuning trains.
+
+    Their batch normalisation keeps the pretrained averages.
+
+    Args:
+        trunk: whose stages are copied.
+    Raises:
+        ConfigError: they do not follow each other as numbered modules do.
+    """
+
+    def __init__(self, trunk: Trunk) -> None:
+        super().__init__()
+        self.names = _numbered_between(trunk.taps[0], trunk.taps[-1])
+        modules = dict(trunk.network.named_modules())
+        if not self.names or not set(self.names) <= set(modules):
+            raise ConfigError(
+                f"the stages of {type(trunk.network).__name__} after {trunk.taps[0]} do not follow each other by "
+                "number, so they cannot be fine-tuned; choose another model, or recipe.finetune_steps=0"
+            )
+        self.stages = nn.ModuleList(copy.deepcopy(modules[name]) for name in self.names)
+        self._is_tap = [name in trunk.taps for name in self.names]
+        for module in self.stages.modules():
+            module._forward_hooks.clear()  # those of the trunk
+        self.requires_grad_(True)
+
+    def forward(self, first: Tensor) -> tuple[Tensor, ...]:
+        """Features of all taps, of those of the first."""
+        features, hidden = [first], first
+        for stage, is_tap in zip(self.stages, self._is_tap, strict=True):
+            hidden = stage(hidden)
+            features += [hidden] if is_tap else []
+        return tuple(features)
+
+    def train(self, mode: bool = True) -> "LaterStages":
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def put_into(self, trunk: Trunk) -> None:
+        """Give the trunk these weights."""
+        for name, stage in zip(self.names, self.stages, strict=True):
+            trunk.network.get_submodule(name).load_state_dict(stage.state_dict())
+
+
 class ChannelDropout(nn.Module):
     """Leaves out a share of the channels of each tile while training, drawn by a generator of its own.
 
@@ -73,6 +121,35 @@ class ChannelDropout(nn.Module):
         return hidden * (kept / self._keep).to(hidden.dtype)[:, :, None, None]
 
 
+class Projection(nn.Module):
+    """Features standardised per channel, then projected to the head's width, in one convolution.
+
+    Args:
+        channels: of the features.
+        width: of the head.
+        step: side of the square of cells that become one.
+    """
+
+    def __init__(self, channels: int, width: int, step: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, step, step, bias=False)
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+
+    def standardise(self, features: Tensor) -> None:
+        """Take mean and deviation from features [N, channels, h, w]."""
+        deviation, mean = torch.std_mean(features.float(), dim=(0, 2, 3))
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation + 1e-5 * (1 + mean.abs()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        weight = self.conv.weight / self.deviation[:, None, None]
+        bias = -(weight * self.mean[:, None, None]).sum(dim=(1, 2, 3))
+        return nn.functional.conv2d(features, weight, bias, stride=self.conv.stride)
+
+
 class DenseHead(nn.Module):
     """From the features of a trunk to a map.
 
@@ -86,9 +163,8 @@ class DenseHead(nn.Module):
     def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.channels, self.strides, self.width = tuple(channels), tuple(strides), width
-        self.norms = nn.ModuleList(nn.BatchNorm2d(each, affine=False) for each in channels)
         self.projections = nn.ModuleList(
-            nn.Conv2d(each, width, max(1, MAP_STRIDE // stride), max(1, MAP_STRIDE // stride), bias=False)
+            Projection(each, width, max(1, MAP_STRIDE // stride))
             for each, stride in zip(channels, strides, strict=True)
         )
         self.norm = nn.BatchNorm2d(width)
@@ -98,11 +174,21 @@ class DenseHead(nn.Module):
         )
         self.out = nn.Conv2d(width, 1, kernel_size=1)
 
+    def standardise(self, features: Sequence[Tensor]) -> None:
+        """Take each channel's mean and deviation from features of some tiles, before the training."""
+        for each, project in zip(features, self.projections, strict=True):
+            assert isinstance(project, Projection)
+            project.standardise(each)
+
+    def untrained(self) -> "DenseHead":
+        """Another head for the same features."""
+        return DenseHead(self.channels, self.strides, self.width)
+
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """The map [N, h, w], of stride 8, in logits, of features [N, channels, h, w]."""
         by_stride: dict[int, Tensor] = {}
-        for each, stride, norm, project in zip(features, self.strides, self.norms, self.projections, strict=True):
-            projected = project(norm(each))
+        for each, stride, project in zip(features, self.strides, self.projections, strict=True):
+            projected = project(each)
             size = max(stride, MAP_STRIDE)
             by_stride[size] = by_stride[size] + projected if size in by_stride else projected
         hidden = by_stride.pop(MAP_STRIDE)
@@ -113,6 +199,18 @@ class DenseHead(nn.Module):
         hidden = (hidden + self.block(hidden).relu()).float()
         with in_float32(hidden.device):
             return self.out(hidden)[:, 0]  # type: ignore[no-any-return]
+
+
+class FineTuned(nn.Module):
+    """The later stages of a trunk and a head: as a head, from features to the map."""
+
+    def __init__(self, stages: LaterStages, head: DenseHead) -> None:
+        super().__init__()
+        self.stages, self.head = stages, head
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """The map [N, h, w] of features, of which the first tap's are enough."""
+        return self.head(self.stages(features[0]))  # type: ignore[no-any-return]
 
 
 class DenseClassifier(ExplainedClassifier):
@@ -223,6 +321,14 @@ def _stages(network: Any, config: CnnConfig) -> list[tuple[int, str]]:
             f"{', '.join(map(str, STRIDES))}; choose a CNN that has them, or recipe=finetune"
         )
     return [last[stride] for stride in STRIDES]
+
+
+def _numbered_between(first: str, last: str) -> list[str]:
+    """Names of the modules after `first` up to `last`: of blocks.1 and blocks.4, blocks.2 to blocks.4."""
+    begin, end = re.fullmatch(r"(.*?)([0-9]+)", first), re.fullmatch(r"(.*?)([0-9]+)", last)
+    if begin is None or end is None or begin[1] != end[1]:
+        return []
+    return [f"{begin[1]}{number}" for number in range(int(begin[2]) + 1, int(end[2]) + 1)]
 
 
 def _stage_before(network: nn.Module, name: str) -> str | None:
