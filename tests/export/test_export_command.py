@@ -29,7 +29,8 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_what_is_allowed_is_shipped_and_what_is_not_asked_for_is_not_tried(run: Path, tmp_path: Path) -> None:
-    done = heatline("export", run, "--to", tmp_path / "b", "--precision", "int8", "--allow", "int8", "--json")
+    allowed = ["--precision", "int8", "--allow", "int8", "--allow", "map"]
+    done = heatline("export", run, "--to", tmp_path / "b", *allowed, "--json")
     assert done.returncode == 0, done.stderr
     manifest: dict[str, Any] = json.loads(done.stdout)["manifest"]
     gate = manifest["map_gate"]["precisions"]
