@@ -91,7 +91,7 @@ def export_run(
         map_checks = _check_maps(model, folder, good_tiles(frames, grid), allow_map)
         for warning in map_checks.warnings:
             say(f"warning: {warning}")
-        calibration = calibrate(validation.good_frames, false_reject, validation.frames_are)
+        calibration = calibrate(validation.good_frames, false_reject, validation.frames_are, top_cells=model.top_cells)
         say("asking the model itself about tiles to hold each precision to")
         held = hold_tiles(
             frames,

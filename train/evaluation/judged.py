@@ -154,7 +154,7 @@ def judge_run(run: TrainedRun, false_reject: float, track: Track = iter, overlap
         settings=Settings(
             grid,
             Map(model.method, model.map_hw, identity_of(model.top_cells)),
-            calibrate(validation.good_frames, false_reject, validation.frames_are),
+            calibrate(validation.good_frames, false_reject, validation.frames_are, top_cells=model.top_cells),
         ),
         engine=engine,
         engine_is=f"{engine.name} {engine.precision}",
