@@ -1,0 +1,180 @@
+"""A dense head on the trunks of timm's networks: maps of stride 8, logits of their highest cells."""
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from edge.errors import ConfigError
+from train.config import CnnConfig
+from train.models.dense import DenseClassifier, FineTuned, LaterStages, TileFeatures, dense_classifier
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TILE_PX = 64
+CONFIG = CnnConfig(name="small", timm="test_efficientnet", weights="none", stride=None, head="dense", width=16)
+
+
+def built(timm: str = CONFIG.timm, tile_px: int = TILE_PX, seed: int = 0) -> DenseClassifier:
+    torch.manual_seed(seed)
+    model, _ = dense_classifier(msgspec.structs.replace(CONFIG, timm=timm), tile_px)
+    return model.eval()
+
+
+def tiles(count: int, tile_px: int = TILE_PX) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (count, tile_px, tile_px, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("timm", "channels", "strides"),
+    [
+        ("tf_efficientnet_lite0.in1k", (24, 40, 80, 112), (4, 8, 16, 16)),  # of stride 16, both of its stages
+        ("resnet18.a1_in1k", (64, 128, 256), (4, 8, 16)),
+    ],
+)
+def test_features_are_those_of_strides_4_8_and_16_and_the_map_is_of_stride_8(
+    timm: str, channels: tuple[int, ...], strides: tuple[int, ...]
+) -> None:
+    model = built(timm, 224)
+    assert (model.head.channels, model.head.strides, model.map_hw) == (channels, strides, (28, 28))
+    with torch.no_grad():
+        features = model.features(tiles(1, 224))
+        logits, maps = model(tiles(1, 224))
+    assert [tuple(each.shape[1:]) for each in features] == [
+        (count, 224 // stride, 224 // stride) for count, stride in zip(channels, strides, strict=True)
+    ]
+    assert maps.shape == (1, 28, 28)
+    highest = np.sort(maps.numpy().ravel())[-16:]
+    assert logits.item() == pytest.approx(highest.mean(), abs=1e-5)
+
+
+def test_the_head_on_extracted_features_gives_what_the_model_gives() -> None:
+    model = built()
+    with torch.no_grad():
+        logits, maps = model(tiles(3))
+        extracted = TileFeatures(model, TILE_PX)(tiles(3))
+        torch.testing.assert_close(model.head(extracted), maps, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(maps.flatten(1).topk(16).values.mean(dim=1), logits, rtol=1e-5, atol=1e-5)
+    assert maps.std() > 0
+
+
+def test_a_tile_has_the_same_map_whatever_its_neighbours() -> None:
+    model = built()
+    with torch.no_grad():
+        _, together = model(tiles(4))
+        _, alone = model(tiles(4)[2:3])
+    torch.testing.assert_close(together[2:3], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_head_is_trained() -> None:
+    model = built()
+    assert not any(each.requires_grad for each in model.trunk.parameters())
+    assert all(each.requires_grad for each in model.head.parameters())
+
+
+def test_a_standardised_head_sees_no_scale_of_its_features() -> None:
+    torch.manual_seed(0)
+    head = built().head
+    sizes = zip(head.channels, head.strides, strict=True)
+    features = [torch.randn(6, channels, 64 // stride, 64 // stride) for channels, stride in sizes]
+    scaled = [5 + 30 * each for each in features]
+    with torch.no_grad():
+        head.standardise(features)
+        expected = head(features)
+        head.standardise(scaled)
+        torch.testing.assert_close(head(scaled), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_another_head_for_the_same_features_starts_elsewhere() -> None:
+    head = built().head
+    other = head.untrained()
+    assert (other.channels, other.strides, other.width) == (head.channels, head.strides, head.width)
+    assert not torch.equal(head.out.weight, other.out.weight)
+
+
+def test_an_untrained_model_starts_from_the_odds_it_is_given() -> None:
+    model = built()
+    model.start_from(-3.5)
+    assert model.head.out.bias.item() == -3.5
+
+
+# What features are found by in the cache.
+
+
+def identity(model: DenseClassifier, tile_px: int = TILE_PX) -> str:
+    return TileFeatures(model, tile_px).identity
+
+
+def test_features_are_known_by_the_trunk_and_the_tiles_and_not_by_the_head() -> None:
+    model, same = built(), built()
+    expected = identity(model)
+    assert identity(same) == expected
+    torch.nn.init.normal_(model.head.out.weight)
+    model.head.standardise(model.features(tiles(2)))
+    assert identity(model) == expected
+    assert identity(model, 96) != expected
+    assert identity(built(seed=1)) != expected
+    with torch.no_grad():
+        next(iter(same.trunk.parameters())).view(-1)[0] += 1e-6
+    assert identity(same) != expected
+    other_colours = built()
+    other_colours._mean += 1
+    assert identity(other_colours) != expected
+
+
+def test_running_averages_of_the_trunk_count_too() -> None:
+    model = built()
+    before = identity(model)
+    name = next(name for name, _ in model.trunk.named_buffers() if name.endswith("running_mean"))
+    model.trunk.get_buffer(name)[0] += 1
+    assert identity(model) != before
+
+
+# Later stages, for fine-tuning.
+
+
+@pytest.mark.parametrize("timm", ["test_efficientnet", "resnet18.a1_in1k", "mobilenetv3_small_050.lamb_in1k"])
+def test_the_later_stages_make_of_the_first_features_all_others(timm: str) -> None:
+    model = built(timm)
+    stages = LaterStages(model.trunk).eval()
+    with torch.no_grad():
+        features = model.features(tiles(2))
+        for found, expected in zip(stages(features[0]), features, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(FineTuned(stages, model.head)(features), model.head(features), rtol=1e-4, atol=1e-4)
+
+
+def test_trained_later_stages_are_put_into_the_trunk() -> None:
+    model = built()
+    stages = LaterStages(model.trunk).train()
+    assert not any(each.training for each in stages.modules() if isinstance(each, torch.nn.BatchNorm2d))
+    with torch.no_grad():
+        features = model.features(tiles(2))
+        for parameter in stages.parameters():
+            parameter += 0.01
+        stages.eval().put_into(model.trunk)
+        for found, expected in zip(model.features(tiles(2)), stages(features[0]), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+# What cannot be used.
+
+
+@pytest.mark.parametrize(
+    ("timm", "tile_px", "says"),
+    [
+        (
+            "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+            224,
+            r"has stages of strides \[16\], and the recipe needs 4, 8, 16",
+        ),
+        ("mixer_s16_224", 224, r"has stages of strides .*, and the recipe needs 4, 8, 16"),
+        ("test_efficientnet", 72, r"expected cells of 4, 8, 16 px; choose tiles.tile_px as a multiple of 16"),
+    ],
+)
+def test_a_network_without_these_stages_is_refused_in_a_sentence(timm: str, tile_px: int, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as refused:
+        built(timm, tile_px)
+    assert "recipe=finetune" in str(refused.value)
+    assert "\n" not in str(refused.value)
