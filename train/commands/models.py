@@ -10,6 +10,7 @@ from edge.cli.output import json_option, print_json
 from edge.geometry.tiling import TILE_PX
 from train.evaluation.report.published import STUDY_GFLOPS
 
+DENSE_MODELS = ("efficientnet_lite0_dense", "mobilenetv3_large_dense", "efficientnetv2_s_dense")
 UNITS = "GFLOPs = 2 x GMACs. Counted: convolutions and matrix products of one tile, with map head and rollout."
 CAVEAT = (
     "The study's Table 1.1 prints multiply-adds: its CNN rows are torchvision's, at native resolution "
@@ -23,15 +24,16 @@ CAVEAT = (
 def models(names: tuple[str, ...], as_json: bool) -> None:
     """Show models that can be trained: size, cost of a tile of 224 px, and cells of its map.
 
-    Without a NAME, those with a file in train/configs/model. NAME is one of them, or a CNN or plain ViT of timm by its
-    name there, with or without its pretrained tag. What `model=NAME` would refuse is refused here.
+    Without a NAME, those with a file in train/configs/model, and CNNs with the dense head of recipe=heatline. NAME is
+    one of them, or a CNN or plain ViT of timm by its name there, with or without its pretrained tag; of a CNN, also
+    with `_dense` behind it. What `model=NAME` would refuse is refused here.
     """
     require_extra("train", "torch", "timm")
     from train.config import model_names, read_model
     from train.models.size import size_of
 
     rows = []
-    for name in names or model_names():
+    for name in names or [*model_names(), *DENSE_MODELS]:
         config = read_model(name)
         size = size_of(config, TILE_PX)
         rows.append(
