@@ -10,6 +10,9 @@ from msgspec import Meta
 
 from edge.errors import ConfigError
 
+DENSE = "_dense"
+_TEXTS = ("data", "out", "split.group", "split.pattern", "model.weights", "features.folder")
+"""Keys whose values are taken as they are written."""
 Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
@@ -66,7 +69,7 @@ class CnnConfig(ModelConfig, frozen=True, kw_only=True, tag="cnn"):
     """Input px per map cell: features end at the last stage of this stride. None: the network's last."""
     head: Literal["cam", "dense"] = "cam"
     """cam: one layer on features of `stride`. dense: a head on those of strides 4, 8 and 16, for recipe=heatline."""
-    width: Positive = 64
+    width: Positive = 48
     """Hidden channels of a dense head."""
 
 
@@ -277,6 +280,12 @@ def compose(overrides: Sequence[str]) -> TrainConfig:
     return _convert(values, "the command line")
 
 
+def with_recipe(overrides: Sequence[str], name: str) -> list[str]:
+    """Overrides that choose this recipe, unless they choose one."""
+    chosen = any(item.startswith("recipe=") for item in overrides)
+    return [*overrides] if chosen else [f"recipe={name}", *overrides]
+
+
 def write_config(config: TrainConfig, file: Path) -> None:
     file.write_bytes(msgspec.yaml.encode(config))
 
@@ -297,9 +306,16 @@ def read_config(file: Path) -> TrainConfig:
 def read_model(name: str) -> CnnConfig | VitConfig:
     """The model of that name: the file in `configs/model`, or any CNN or plain ViT of timm by its name there.
 
+    A CNN with a dense head has the CNN's name and `_dense`.
+
     Raises:
-        ConfigError: neither has it.
+        ConfigError: neither has it, or a ViT is to have a dense head.
     """
+    if name.endswith(DENSE):
+        base = read_model(name.removesuffix(DENSE))
+        if not isinstance(base, CnnConfig):
+            raise ConfigError(f"model={name} is a ViT with a dense head, which only CNNs have; choose a CNN")
+        return msgspec.structs.replace(base, name=dense_name(base.name), head="dense")
     if name in _choices("model"):
         file = Path(__file__).parent / "configs" / "model" / f"{name}.yaml"
         return msgspec.yaml.decode(file.read_bytes(), type=CnnConfig | VitConfig)
@@ -312,6 +328,11 @@ def read_model(name: str) -> CnnConfig | VitConfig:
             "timm.list_models()"
         )
     return found
+
+
+def dense_name(name: str) -> str:
+    """The name of a CNN with a dense head, which ends at stride 16 whether the CNN did (`_d`) or not."""
+    return name.removesuffix(DENSE).removesuffix("_d") + DENSE
 
 
 def model_names() -> list[str]:
@@ -343,10 +364,11 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         choice, group = wrong[0] if wrong else ("a choice", "recipe")
         raise ConfigError(f"{choice} is none of the choices: {', '.join(_choices(group))}") from error
     except (HydraException, OmegaConfBaseException) as error:
-        key = next((item.split("=")[0] for item in overrides if not _exists(item.split("=")[0])), None)
+        keys = [item.split("=")[0].lstrip("+") for item in overrides]
+        key = next((key for key in keys if not _exists(key)), None)
         if key is None:
             reason = str(error.__cause__ or error).splitlines()[0]
-            _refuse_key_of_another_family(overrides, reason)
+            _refuse_key_of_another_kind(keys, reason)
             raise ConfigError(f"{' '.join(overrides)!r} cannot be understood: {reason}") from error
         raise ConfigError(f"there is no key {key!r}; {_what_exists(key)}") from error
     return values
@@ -360,6 +382,11 @@ def _choose_head(values: dict[str, Any]) -> None:
     """
     recipe, model = values["recipe"], values["model"]
     if recipe["kind"] != "dense":
+        if model.get("head") == "dense":
+            raise ConfigError(
+                f"model={model['name']} has a dense head, and recipe={recipe['name']} trains none; choose "
+                "recipe=heatline, or the model without _dense"
+            )
         return
     recipe.pop("epochs", None)  # see `_either_steps_or_epochs`
     if model["family"] != "cnn":
@@ -367,7 +394,7 @@ def _choose_head(values: dict[str, Any]) -> None:
             f"recipe={recipe['name']} trains a dense head on a CNN, and model={model['name']} is a ViT; choose "
             "recipe=finetune or study, or a CNN"
         )
-    model |= {"head": "dense", "width": recipe.pop("width")}
+    model |= {"head": "dense", "width": recipe.pop("width"), "name": dense_name(model["name"])}
 
 
 def _either_steps_or_epochs(overrides: Sequence[str]) -> list[str]:
@@ -381,25 +408,32 @@ def _either_steps_or_epochs(overrides: Sequence[str]) -> list[str]:
 def _quote_text(override: str) -> str:
     """Paths and patterns in quotes: else Hydra reads its grammar into their commas, equal signs and parentheses."""
     key, _, value = override.partition("=")
-    if key not in ("data", "out", "split.group", "split.pattern", "model.weights") or value[:1] in ("", "'", '"'):
+    if key not in _TEXTS or value[:1] in ("", "'", '"'):
         return override
     if value == "null":
         return override
     return f"{key}='" + value.replace("'", "\\'") + "'"
 
 
-def _refuse_key_of_another_family(overrides: Sequence[str], reason: str) -> None:
-    """Say whose key it is, if what Hydra did not find is one that only models of another family have.
+def _refuse_key_of_another_kind(keys: Sequence[str], reason: str) -> None:
+    """Say whose key it is, if what Hydra did not find is one that only models or recipes of another kind have.
 
     Raises:
         ConfigError: it is.
     """
-    for key in (item.split("=")[0] for item in overrides):
+    for key in keys:
         kind, field = key.rpartition(".")[::2]
-        if kind != "model" or f"'{field}' is not in struct" not in reason:
+        if kind not in ("model", "recipe") or f"'{field}' is not in struct" not in reason:
             continue
-        owner, other = ("a CNN", "a ViT") if field in get_type_hints(CnnConfig) else ("a ViT", "a CNN")
-        raise ConfigError(f"{key} belongs to {owner}, and the model is {other}; leave it out, or choose another model=")
+        if kind == "model":
+            owner, other = ("a CNN", "a ViT") if field in get_type_hints(CnnConfig) else ("a ViT", "a CNN")
+        else:
+            owner, other = "recipe=heatline", "finetune or study"
+            if field in get_type_hints(RecipeConfig):
+                owner, other = "recipe=finetune and study", "heatline"
+        raise ConfigError(
+            f"{key} belongs to {owner}, and the {kind} is {other}; leave it out, or choose another {kind}="
+        )
 
 
 def _choices(group: str) -> list[str]:

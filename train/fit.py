@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from edge.errors import ConfigError, TrainingError
 from train.assemble import Assembly, assemble
 from train.batches import Steps
-from train.callbacks import MetricsTable, OrderlyStop, Stopwatch, read_metrics
+from train.callbacks import Interrupted, MetricsTable, OrderlyStop, Stopwatch, read_metrics
 from train.checkpoints import WholeCheckpoints
 from train.config import DenseRecipeConfig, TrainConfig, write_config
 from train.dense.report import write_run_report
@@ -69,7 +69,13 @@ def fit(
         return run
 
     if isinstance(config.recipe, DenseRecipeConfig):
-        train_dense(config, run, say)
+        try:
+            train_dense(config, run, say)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                "stopped, and goes on with the features that it extracted; "
+                f"go on with: heatline train out={run.folder} resume=true"
+            ) from error
         if run.out_of_fold.exists():
             say(f"report: {write_run_report(load_run(run.folder))}")
         return run

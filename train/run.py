@@ -84,6 +84,11 @@ class RunFolder:
         Raises:
             InputError: there is no `run.json`, or it is not of this version.
         """
+        if self.config.exists() and not self.summary.exists():
+            raise InputError(
+                f"the training in {self.folder} is not finished; go on with: heatline train out={self.folder} "
+                "resume=true"
+            )
         try:
             return msgspec.json.decode(self.summary.read_bytes(), type=RunSummary)
         except (OSError, msgspec.MsgspecError) as error:

@@ -27,15 +27,19 @@ from edge.cli.output import json_option
 def training(overrides: tuple[str, ...], steps: int, repetitions: int, out: Path | None, as_json: bool) -> None:
     """Train on real batches and on random tensors that are in memory, in turns: what drawing batches costs.
 
-    KEY=VALUE... are those of `heatline train`. Nothing of the training is kept.
+    KEY=VALUE... are those of `heatline train`, with recipe=finetune where none is chosen. Nothing of the training is
+    kept.
     """
     require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
     from bench.training import measure_training
-    from train.config import compose
+    from train.config import compose, with_recipe
 
     claim(out)
     now = machine()
     found = measure_training(
-        compose(overrides), steps=steps, repetitions=repetitions, say=lambda line: click.echo(line, err=True)
+        compose(with_recipe(overrides, "finetune")),
+        steps=steps,
+        repetitions=repetitions,
+        say=lambda line: click.echo(line, err=True),
     )
     deliver(f"{found.model} on {found.data}", new_report("training", now, found), to_facts(found), out, as_json)

@@ -36,7 +36,7 @@ def main() -> None:
 
 def figures_of(run: TrainedRun, truth: str) -> dict[str, object]:
     """What a run was taught by and came to, and its bundle on the test groups."""
-    summary, recipe = run.summary, run.config.recipe
+    summary, recipe = run.summary, run.config.finetune
     with tempfile.TemporaryDirectory() as scratch:
         bundle = export_run(
             run, Path(scratch) / "bundle", name=run.folder.name, version="1", false_reject=0.05, smoothing_cells=1.5

@@ -17,7 +17,10 @@ from train.config import compose
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SMALL = ("tiles.tile_px=64", "recipe.batch=8", "split.val=[c]", "split.test=[d]", "trainer.accelerator=cpu")
+SMALL = (
+    "recipe=finetune", "tiles.tile_px=64", "recipe.batch=8", "split.val=[c]", "split.test=[d]",
+    "trainer.accelerator=cpu",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

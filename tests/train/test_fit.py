@@ -256,7 +256,8 @@ def test_the_loss_falls_and_blobs_are_found(blobs: Path, tmp_path: Path) -> None
 
 def test_good_and_defective_folders_train_by_the_studys_recipe(tmp_path: Path) -> None:
     data = sort_tiles(tmp_path / "tiles")
-    run = fit(configured(data, tmp_path / "run", "recipe=study", "split.fractions=[0.5,0.5,0]"))
+    small = ["recipe=study", *(item for item in SMALL if item != "recipe=finetune")]
+    run = fit(compose([f"data={data}", f"out={tmp_path / 'run'}", *small, "split.fractions=[0.5,0.5,0]"]))
     summary = run.read_summary()
     assert (summary.truth, summary.recipe, summary.groups["test"]) == ("labels", "study", [])
     assert sum(summary.tiles["train"].values()) == sum(summary.tiles["val"].values()) == 12
@@ -414,7 +415,7 @@ def test_bf16_is_used_where_it_is_fast_unless_another_precision_is_asked_for() -
 
 @pytest.fixture(scope="module")
 def recipe() -> RecipeConfig:
-    return compose(["data=x"]).recipe
+    return compose(["data=x", "recipe=finetune"]).finetune
 
 
 def test_an_epoch_is_a_pass_over_the_samples_and_is_followed_by_a_validation() -> None:

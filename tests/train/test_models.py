@@ -72,7 +72,9 @@ def test_each_of_the_eight_is_what_it_says_and_weights_from_a_file_reach_every_l
     config = read_model(name)
     assert (config.name, config.timm, config.weights) == (name, timm_name, "imagenet")
     assert timm_name in timm.list_models(pretrained=True)
-    assert msgspec.to_builtins(config) == msgspec.to_builtins(compose([f"model={name}", "data=x"]).model)
+    assert msgspec.to_builtins(config) == msgspec.to_builtins(
+        compose([f"model={name}", "data=x", "recipe=finetune"]).model
+    )
     torch.manual_seed(1)
     saved = timm.create_model(timm_name, pretrained=False).state_dict()
     torch.save(saved, tmp_path / "weights.pth")
@@ -150,7 +152,7 @@ def test_a_downscaled_cnn_gives_the_last_features_of_stride_16(name: str) -> Non
     ],
 )
 def test_a_model_of_timm_is_taken_by_its_name_there(name: str, timm_name: str, cells: int | None) -> None:
-    config = compose([f"model={name}", "data=x", "tiles.tile_px=64"]).model
+    config = compose([f"model={name}", "data=x", "recipe=finetune", "tiles.tile_px=64"]).model
     assert (config.name, config.timm, config.weights) == (name, timm_name, "imagenet")
     assert config.family == ("vit" if name.startswith(("vit", "test_vit")) else "cnn")
     if cells is not None:
@@ -162,7 +164,7 @@ def test_a_model_of_timm_is_taken_by_its_name_there(name: str, timm_name: str, c
     "name", ["test_resnet", *(pytest.param(name, marks=pytest.mark.long) for name in ("densenet121", "convnext_atto"))]
 )
 def test_another_cnn_can_be_cut_at_a_smaller_stride_too(name: str) -> None:
-    config = compose([f"model={name}", "model.stride=16", "model.weights=none", "data=x"]).model
+    config = compose([f"model={name}", "model.stride=16", "model.weights=none", "data=x", "recipe=finetune"]).model
     torch.manual_seed(0)
     assert_it_explains_itself(build_model(config, 64)[0], 64, 4)
 
@@ -182,7 +184,10 @@ def test_another_cnn_can_be_cut_at_a_smaller_stride_too(name: str) -> None:
             "model.fusion belongs to a ViT, and the model is a CNN; leave it out, or choose another",
         ),
         (["model=test_vit", "model.stride=16"], "model.stride belongs to a CNN, and the model is a ViT"),
-        (["model.fuzion=max"], "there is no key 'model.fuzion'; model has name, timm, weights, stride, head, width, fusion,"),
+        (
+            ["model.fuzion=max"],
+            "there is no key 'model.fuzion'; model has name, timm, weights, stride, head, width, fusion,",
+        ),
     ],
 )
 def test_what_is_no_model_or_no_key_of_it_is_refused_in_a_sentence(overrides: list[str], says: str) -> None:

@@ -43,7 +43,8 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).parents[2]
-TRAINING = [item for item in SMALL if not item.startswith("recipe.")]
+TRAINING = [item for item in SMALL if not item.startswith("recipe")]
+"""Without a recipe: a search has a default of its own."""
 SHORT = (
     "recipe.steps=4", "recipe.validate_every=2", "recipe.jitter_px=20", "search.batches=[4,8]", "search.startup=2",
 )  # fmt: skip
@@ -494,6 +495,7 @@ def test_a_storage_that_goes_away_is_one_sentence(tmp_path: Path) -> None:
         (["recipe.lr=0.1"], "recipe.lr=0.1 cannot be given to a search: the search chooses it: say where"),
         (["resume=true"], "the same command, given again, goes on by itself"),
         (["recipe.stepz=3"], "there is no key 'recipe.stepz'"),
+        (["recipe=heatline"], "recipe=heatline does not train the whole network; choose recipe=finetune or study"),
         (["trainer.devices=2"], "trainer.devices is 2; a search trains each trial on one device"),
         (["recipe.lr_interval=[0.1,0.01]"], "recipe.lr_interval is [0.1, 0.01]; expected the lower rate first"),
     ],

@@ -129,6 +129,10 @@ def test_a_run_is_configured_as_the_plan_says(tmp_path: Path) -> None:
         (("truth: masks", "leave_one_out: [a, b, a]"), "leave_one_out of blobs has a twice"),
         (("truth: masks", "group: group, pattern: '(.)'"), "group and pattern; expected one of them"),
         (("trainer.precision", "recipe.batch"), "settings has recipe.batch, which the study sets itself"),
+        (
+            ("fractions:", "recipe: heatline\nfractions:"),
+            "recipe is heatline, and a study trains whole networks; choose",
+        ),
         (("[0.5,", "0.5,"), "is no plan"),
         (None, "cannot be read"),
     ],

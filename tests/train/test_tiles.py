@@ -39,7 +39,7 @@ def table(store: FrameStore) -> TileTable:
 
 @pytest.fixture(scope="module")
 def recipe() -> RecipeConfig:
-    return compose(["data=.", "recipe.batch=8", "recipe.steps=5", "recipe.jitter_px=40"]).recipe
+    return compose(["data=.", "recipe=finetune", "recipe.batch=8", "recipe.steps=5", "recipe.jitter_px=40"]).recipe
 
 
 def frame_with(tmp_path: Path, mask: NDArray[np.bool_], defective: bool = True) -> FrameStore:

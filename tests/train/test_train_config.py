@@ -23,7 +23,8 @@ def test_the_study_recipe_is_the_studys() -> None:
 
 def test_defaults_are_the_models_and_recipes_of_this_project(tmp_path: Path) -> None:
     config = compose([f"data={tmp_path}"])
-    assert (config.model.name, config.recipe.name) == ("efficientnet_lite0_d", "finetune")
+    assert (config.model.name, config.recipe.name) == ("efficientnet_lite0_d", "heatline")
+    assert (config.model.head, config.recipe.steps_for(1_000), config.recipe.folds) == ("dense", 190, 5)
     assert (config.data, config.out) == (str(tmp_path), "runs/efficientnet_lite0_d")
     assert (config.tiles.tile_px, config.tiles.overlap_px, config.tiles.defective_share) == (224, 2, 0.01)
 
@@ -51,9 +52,28 @@ def test_paths_and_patterns_are_taken_as_they_are_written(text: str) -> None:
         (["data=x", "colour=red"], "there is no key 'colour'; there are data, discover, truth, classes, out, seed,"),
         (["data=x", "+foo=1"], "unknown field `foo`"),
         (["data=x", "model=resnet18", "recipe=mine"], "recipe=mine is none of the choices: finetune, heatline, study"),
-        (["data=x", "recipe.steps=many"], "Expected `int | null`, got `str` - at `$.recipe.steps`"),
-        (["data=x", "recipe.epochs=2", "recipe.steps=5"], "leave one of them out, or set it to null"),
-        (["data=x", "recipe.epochs=null", "recipe.steps=null"], "leave one of them out, or set it to null"),
+        (["data=x", "recipe.steps=many", "recipe=finetune"], "Expected `int | null`, got `str` - at `$.recipe.steps`"),
+        (
+            ["data=x", "recipe=finetune", "recipe.epochs=2", "recipe.steps=5"],
+            "leave one of them out, or set it to null",
+        ),
+        (
+            ["data=x", "recipe=finetune", "recipe.epochs=null", "recipe.steps=null"],
+            "leave one of them out, or set it to",
+        ),
+        (
+            ["data=x", "recipe.batch=8"],
+            "recipe.batch belongs to recipe=finetune and study, and the recipe is heatline; ",
+        ),
+        (["data=x", "recipe.epochs=8"], "recipe.epochs belongs to recipe=finetune and study, and the recipe is heatl"),
+        (
+            ["data=x", "recipe=finetune", "recipe.folds=3"],
+            "belongs to recipe=heatline, and the recipe is finetune or st",
+        ),
+        (
+            ["data=x", "model=vit_tiny_patch16_224"],
+            "recipe=heatline trains a dense head on a CNN, and model=vit_tiny_p",
+        ),
         (["data=x", "split.val=[08"], "cannot be understood"),
         (["resume=true", "out=nowhere"], "nowhere holds no run to resume"),
     ],

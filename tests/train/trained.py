@@ -8,8 +8,8 @@ from tests.command import heatline
 from tests.train.blobs import draw_blobs
 
 SMALL = (
-    "model=test_efficientnet", "model.stride=16", "model.weights=none", "tiles.tile_px=64", "recipe.batch=8",
-    "recipe.steps=6", "recipe.validate_every=3", "recipe.jitter_px=20", "trainer.precision=32-true",
+    "model=test_efficientnet", "model.stride=16", "model.weights=none", "tiles.tile_px=64", "recipe=finetune",
+    "recipe.batch=8", "recipe.steps=6", "recipe.validate_every=3", "recipe.jitter_px=20", "trainer.precision=32-true",
 )  # fmt: skip
 """Six steps of a network of 100,000 parameters, with maps of 4x4 cells."""
 NAMED_SPLIT = ("split.val=[c]", "split.test=[d]")

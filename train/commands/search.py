@@ -31,9 +31,10 @@ Example:
 def search(overrides: tuple[str, ...], as_json: bool) -> None:
     """Search for the batch size and learning rate of a recipe.
 
-    Takes the keys of `heatline train`, and its own: search.trials, search.objective (accuracy or average_precision, on
-    the validation groups), search.batches, search.lr, search.startup, search.prune, search.warmup, search.storage,
-    search.name. Each trial is a run in out/trials; groups in split.test are not touched.
+    Takes the keys of `heatline train`, with recipe=finetune where none is chosen, and its own: search.trials,
+    search.objective (accuracy or average_precision, on the validation groups), search.batches, search.lr,
+    search.startup, search.prune, search.warmup, search.storage, search.name. Each trial is a run in
+    out/trials; groups in split.test are not touched.
 
     The same command, given again, goes on with a search that ended early; given twice at once, it shares out the
     trials. With search.storage, a database's URL, many machines share one search. --json prints all trials.

@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import torch
@@ -20,11 +21,19 @@ from train.models.dense import DenseClassifier, FineTuned, LaterStages
 
 
 def divide_groups(tiles: DenseTiles, recipe: DenseRecipeConfig, seed: int) -> NDArray[np.int64]:
-    """A fold of each group, so that each has about as many good and defective tiles, and pictures of either kind."""
-    bagged = tiles.known == Known.BAGGED
+    """A fold of each group, so that each has about as many good and defective tiles, and pictures of either kind.
+
+    All groups are in one fold where another division would leave a head without what it must be trained on: good tiles,
+    and defective ones where none are drawn.
+    """
+    bagged, good = tiles.known == Known.BAGGED, tiles.known == Known.GOOD
     defective = np.isin(tiles.known, (Known.MASKED, Known.BOXED))
-    weight = np.stack([defective, bagged, tiles.known == Known.GOOD], axis=1).astype(np.float64)
-    return divide(tiles.group, weight[:, weight.any(axis=0)], min(recipe.folds, len(tiles.groups)), seed)
+    weight = np.stack([defective, bagged, good], axis=1).astype(np.float64)
+    fold_of = divide(tiles.group, weight[:, weight.any(axis=0)], min(recipe.folds, len(tiles.groups)), seed)
+    needed = [good] if recipe.synthetic else [good, ~good]
+    if any(len(np.unique(fold_of[tiles.group[kind]])) < 2 for kind in needed):
+        return np.zeros_like(fold_of)
+    return fold_of
 
 
 def cross_validate(
@@ -46,7 +55,7 @@ def cross_validate(
         bf16: whether the processor multiplies bf16 itself.
         on_step: called after each step of each head, by several threads.
     Returns:
-        What the heads of the folds say of their folds; None with a single group.
+        What the heads of the folds say of their folds; None where there is one fold, see `divide_groups`.
     Raises:
         ConfigError: the stages of the trunk cannot be fine-tuned.
         TrainingError, DivergedError: as `HeadTraining`.
@@ -63,20 +72,27 @@ def cross_validate(
     _, first = np.unique(tiles.table.frame, return_index=True)
     found = OutOfFold(
         frames=np.array(tiles.pictures),
-        fold=fold[first],
+        fold=fold[np.sort(first)],
         logit=np.zeros(len(grid), np.float32),
         map=np.zeros((len(grid), *map_hw), np.float16),
     )
+
+    stopping = Event()
+
+    def step() -> None:
+        if stopping.is_set():
+            raise CancelledError
+        on_step()
 
     def train(number: int) -> None:
         trained = fold_of != number  # number `folds` is no fold: everything is trained on
         torch.set_num_threads(1)
         network: Network = heads[number]
         training = HeadTraining(samples, features, trained, recipe, seed * 1_009 + number, bf16=bf16)
-        training.train(heads[number], on_step)
+        training.train(heads[number], step)
         if recipe.finetune_steps:
             network = networks[number] = FineTuned(LaterStages(model.trunk), heads[number])
-            training.fine_tune(networks[number], on_step)
+            training.fine_tune(networks[number], step)
         mine = grid[fold == number]
         if len(mine):
             parts = answers(network, features, mine, bf16=False)
@@ -92,6 +108,7 @@ def cross_validate(
                 for job in running:
                     job.result()
             finally:
+                stopping.set()  # after Ctrl-C, or where one failed, the others end with their next step
                 for job in running:
                     job.cancel()
     finally:

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from edge.errors import ConfigError, TrainingError
 from train.callbacks import Interrupted
-from train.config import TrainConfig, compose
+from train.config import TrainConfig, compose, with_recipe
 from train.files import write_whole
 from train.run import RunFolder
 from train.search.config import SearchConfig, parse
@@ -43,6 +43,7 @@ def search(overrides: Sequence[str], say: Callable[[str], None] = logger.info) -
         Interrupted: Ctrl-C; the same command goes on.
     """
     asked, training = parse(overrides)
+    training = with_recipe(training, "finetune")  # the default trains no whole network, and has no batch to choose
     config = compose(training)
     if not any(item.startswith("out=") for item in training):
         config = msgspec.structs.replace(config, out=f"searches/{config.model.name}")

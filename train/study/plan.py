@@ -15,6 +15,8 @@ from train.config import TrainConfig
 
 DEFAULT_PLAN = Path(__file__).parents[1] / "configs" / "study.yaml"
 AUTO = "auto"
+WHOLE_NETWORK = ("finetune", "study")
+"""Recipes that have a batch, and validate on the way."""
 SPLIT = "split"
 """The one fold of a data set that is divided by fractions."""
 RESERVED = ("locks", "report")
@@ -103,6 +105,8 @@ class Plan(_Part, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _see_that_no_name_comes_twice("models", [model.name for model in self.models])
         _see_that_no_name_comes_twice("data", [data.name for data in self.data])
+        if self.recipe not in WHOLE_NETWORK:
+            raise ValueError(f"recipe is {self.recipe}, and a study trains whole networks; choose finetune or study")
         own = {"data", "out", "resume", "model.weights", "recipe.epochs", *self._own_settings(self.models[0])}
         own |= {"truth", "split.group", "split.pattern", "split.val", "split.test"}
         if taken := sorted(own & self.settings.keys()):

@@ -1,0 +1,251 @@
+"""The recipe `heatline` as a user meets it: from a folder of pictures to a bundle that inspects, and what may go wrong.
+
+Small pictures, small tiles, few steps.
+"""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.bundle import open_bundle
+from tests.command import complaint, heatline
+from tests.train.blobs import GROUPS, draw_blobs, write_labels
+from train.config import read_config
+from train.dense.out_of_fold import OutOfFold
+from train.dense.samples import Sampler
+from train.frames import FrameStore
+from train.run import RunFolder, RunSummary, load_run
+from train.tiles import TileRule, grid_tiles
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = (
+    "model=efficientnet_lite0", "tiles.tile_px=64", "recipe.steps=12", "recipe.folds=2", "recipe.jitter_px=20",
+    "recipe.copies={defective: 1, most: 20}", "trainer.precision=32-true",
+)  # fmt: skip
+"""A real trunk, as only one with its weights is the same for every seed."""
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The feature cache of all trainings here."""
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture(scope="module")
+def first(blobs: Path, features: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
+    """A finished run, and what was said meanwhile."""
+    out = tmp_path_factory.mktemp("dense") / "run"
+    return train(blobs, out, features)
+
+
+@pytest.fixture(scope="module")
+def bundle(first: tuple[RunFolder, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its bundle. A map of so few steps may look stuck."""
+    target = tmp_path_factory.mktemp("dense") / "bundle"
+    done = heatline("export", first[0].folder, "--to", target, "--precision", "f32", "--allow", "map")
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def train(data: Path, out: Path, features: Path, *overrides: str) -> tuple[RunFolder, str]:
+    done = heatline("train", data, f"out={out}", f"features.folder={features}", *SMALL, *overrides)
+    assert done.returncode == 0, done.stderr
+    return RunFolder(out), " ".join(done.stderr.split())
+
+
+def summary_of(data: Path, folder: Path, features: Path, *overrides: str) -> tuple[RunSummary, str]:
+    run, said = train(data, folder / "run", features, *overrides)
+    load_run(run.folder)
+    return run.read_summary(), said
+
+
+def test_a_folder_is_all_that_a_training_needs(blobs: Path, tmp_path: Path) -> None:
+    """No key but those that make it short; the cache is where the environment says."""
+    done = heatline(
+        "train", blobs, "recipe.steps=2", "recipe.copies.most=4", cwd=tmp_path, env={"XDG_CACHE_HOME": str(tmp_path)}
+    )
+    assert done.returncode == 0, done.stderr
+    run = RunFolder(tmp_path / "runs" / "efficientnet_lite0_d")
+    assert run.read_summary().recipe == "heatline"
+    assert run.report.joinpath("report.html").exists()
+    assert any((tmp_path / "heatline" / "features").rglob("*.f16"))
+
+
+def test_a_run_says_what_it_assumed_and_leaves_config_checkpoint_answers_and_report(
+    first: tuple[RunFolder, str], blobs: Path
+) -> None:
+    run, said = first
+    assert "Pictures are good or defective by labels.csv; where the defects are, by masks." in said
+    assert "Groups are the column 'group' of labels.csv: 4 groups." in said
+    assert "warning: only 4 groups have a good picture" in said
+    assert "12 steps for each of 2 folds and for the model" in said
+    assert f"report: {run.report / 'report.html'}" in said
+    summary, config = run.read_summary(), read_config(run.config)
+    assert (summary.finished, summary.folds, summary.labelled, summary.truth) == (True, 2, "tiles", "masks")
+    assert summary.groups == {"train": list(GROUPS), "val": [], "test": []}
+    assert (config.recipe.name, config.data) == ("heatline", str(blobs))
+    assert not run.cache.exists()
+    page = (run.report / "report.html").read_text(encoding="utf-8")
+    assert "2-fold cross-validation over 4 groups" in page
+
+
+def test_answers_out_of_fold_are_of_every_tile_and_keep_groups_together(first: tuple[RunFolder, str]) -> None:
+    run = load_run(first[0].folder)
+    answers = OutOfFold.read(first[0].out_of_fold)
+    assert list(answers.frames) == [image.name for image in run.data.images]
+    folds = {(image.group, fold) for image, fold in zip(run.data.images, answers.fold.tolist(), strict=True)}
+    assert len(folds) == len(GROUPS)
+    assert len({fold for _, fold in folds}) == 2
+    assert len(answers.logit) == len(answers.map) == sum(run.summary.tiles["train"].values())
+    flat = np.sort(answers.map.astype(np.float64).reshape(len(answers.map), -1), axis=1)
+    np.testing.assert_allclose(flat[:, -16:].mean(axis=1), answers.logit, atol=1e-2)  # maps are stored as float16
+    assert run.summary.val["val_ap"] > 0.9
+
+
+def test_another_seed_extracts_nothing_again(blobs: Path, features: Path, first: object, tmp_path: Path) -> None:
+    summary, said = summary_of(blobs, tmp_path, features, "seed=7", "recipe.lr=0.005")
+    assert "copies: all were in the cache" in said
+    assert summary.tiles_per_s is None
+
+
+def test_the_bundle_states_its_pooling_and_takes_thresholds_from_answers_out_of_fold(
+    first: tuple[RunFolder, str], bundle: Path, tmp_path: Path
+) -> None:
+    """The score threshold is that of the highest logit of each good picture, by the run's own file."""
+    manifest = open_bundle(bundle).manifest
+    assert (manifest.map.identity, manifest.map.hw) == ("top-mean(map, 16) == logit", (8, 8))
+    calibration = manifest.calibration
+    assert (calibration.frames, calibration.frames_are) == (
+        4,
+        "good frames of groups that the answering model was not trained on",
+    )
+    run, answers = load_run(first[0].folder), OutOfFold.read(first[0].out_of_fold)
+    store = FrameStore.build(run.data.images, tmp_path / "frames")
+    frame = grid_tiles(store, range(len(store)), TileRule(64, 2, 0.01)).frame
+    good = [
+        float(answers.logit[frame == number].max())
+        for number, image in enumerate(run.data.images)
+        if not image.defective
+    ]
+    assert max(good) <= calibration.score_threshold <= np.nextafter(np.float32(max(good)), np.float32(np.inf)) + 1e-3
+    assert calibration.evidence_threshold <= calibration.score_threshold
+
+
+def test_the_bundle_inspects_pictures(bundle: Path, blobs: Path, tmp_path: Path) -> None:
+    done = heatline("inspect", bundle, blobs / "images" / "a_0.png", "--out", tmp_path / "found")
+    assert done.returncode == 0, done.stderr
+    (event,) = (json.loads(line) for line in (tmp_path / "found" / "verdicts.jsonl").read_text().splitlines())
+    assert event["verdict"] == "DEFECT"
+    mask = cv2.imread(str(blobs / "masks" / "a_0.png"), cv2.IMREAD_GRAYSCALE)
+    x, y = event["regions"][0]["peak_xy"]
+    assert mask[max(0, y - 8) : y + 9, max(0, x - 8) : x + 9].any()
+
+
+# Labels as they come.
+
+
+def test_labels_of_pictures_are_enough(blobs: Path, features: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(blobs, tmp_path / "blobs")
+    shutil.rmtree(data / "masks")
+    summary, said = summary_of(data, tmp_path, features)
+    assert "nothing says where the defects are" in said
+    assert "of pictures that are labelled as a whole" in said
+    assert (summary.labelled, summary.truth) == ("pictures", "labels")
+    assert "val_picture_auroc" in summary.val
+
+
+def test_masks_of_some_pictures_and_labels_of_the_others_are_trained_on_together(
+    blobs: Path, features: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(blobs, tmp_path / "blobs")
+    for mask in sorted((data / "masks").iterdir())[1:]:
+        mask.unlink()
+    summary, said = summary_of(data, tmp_path, features)
+    assert " with masked defects, " in said
+    assert " of pictures that are labelled as a whole" in said
+    assert (summary.labelled, summary.truth) == ("tiles", "masks")
+
+
+def test_good_pictures_alone_are_trained_with_synthetic_defects(blobs: Path, features: Path, tmp_path: Path) -> None:
+    data = tmp_path / "line"
+    (data / "good").mkdir(parents=True)
+    for group in GROUPS:
+        shutil.copy(blobs / "images" / f"{group}_2.png", data / "good")
+    summary, said = summary_of(data, tmp_path, features)
+    assert "No picture is defective: a training can only use synthetic defects on good pictures." in said
+    assert summary.folds == 2
+    assert summary.val == {}  # nothing to be told apart
+    assert RunFolder(tmp_path / "run").report.joinpath("report.html").exists()
+
+
+def test_one_group_is_trained_on_and_is_not_cross_validated(features: Path, tmp_path: Path) -> None:
+    data = draw_blobs(tmp_path / "blobs")
+    rows = [
+        (image.name, "good" if image.stem[-1] == "2" else "defective", "only") for image in (data / "images").iterdir()
+    ]
+    write_labels(data, sorted(rows))
+    run, _ = train(data, tmp_path / "run", features)
+    summary = run.read_summary()
+    assert (summary.finished, summary.folds, summary.val) == (True, None, {})
+    assert not run.out_of_fold.exists()
+    assert not run.report.exists()
+
+
+# What goes wrong.
+
+
+@pytest.mark.parametrize("resumed_by", ["resume=true", "the same command"])
+def test_ctrl_c_leaves_nothing_that_looks_finished_and_the_training_can_be_resumed(
+    blobs: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumed_by: str
+) -> None:
+    draw = Sampler.draw
+
+    def interrupt(self: Sampler, step: int) -> Any:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return draw(self, step)
+
+    words = ("train", blobs, f"out={tmp_path / 'run'}", f"features.folder={features}", *SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "draw", interrupt)
+        stopped = heatline(*words)
+    assert stopped.returncode == 130
+    assert f"go on with: heatline train out={tmp_path / 'run'} resume=true" in complaint(stopped)
+    refused = heatline("export", tmp_path / "run", "--to", tmp_path / "bundle")
+    assert refused.returncode == 9
+    assert "is not finished" in complaint(refused)
+    assert not (tmp_path / "bundle").exists()
+    resumed = heatline(
+        *(words if resumed_by == "the same command" else ("train", f"out={tmp_path / 'run'}")), "resume=true"
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "all were in the cache" in " ".join(resumed.stderr.split())
+    assert RunFolder(tmp_path / "run").read_summary().finished
+
+
+def test_pictures_that_came_since_the_training_are_refused_at_export(
+    blobs: Path, first: tuple[RunFolder, str], features: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(blobs, tmp_path / "blobs")
+    run, _ = train(data, tmp_path / "run", features)
+    shutil.copy(data / "images" / "d_2.png", data / "images" / "d_3.png")
+    with (data / "labels.csv").open("a") as labels:
+        labels.write("d_3.png,good,d\n")
+    refused = heatline("export", run.folder, "--to", tmp_path / "bundle")
+    assert refused.returncode == 9
+    assert "holds other pictures than when" in complaint(refused)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_transformer_is_refused(blobs: Path, tmp_path: Path) -> None:
+    refused = heatline("train", blobs, "model=vit_tiny_patch16_224", f"out={tmp_path / 'run'}")
+    assert "model=vit_tiny_patch16_224 is a ViT; choose recipe=finetune or study, or a CNN" in complaint(refused)
+    assert not (tmp_path / "run").exists()
