@@ -36,7 +36,7 @@ class OutOfFold:
         InputError: it is not there, or damaged.
         """
         try:
-            with np.load(file, allow_pickle=False) as arrays:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 return cls(arrays["frames"], arrays["fold"], arrays["logit"], arrays["map"])
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # a damaged archive ends in whatever it trips over
             raise InputError(f"{file} cannot be read ({error}); train again") from error

@@ -7,26 +7,30 @@ from typing import Any
 import cv2
 import msgspec
 import numpy as np
+import pytest
+import torch
 from numpy.typing import NDArray
 
 from tests.train.blobs import write_labels
-from train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
+from train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig, compose
 from train.dense.copies import Kind
 from train.dense.samples import Samples
 from train.dense.tiles import DenseTiles, Known
 from train.features.cache import FeatureCache, key_of
 from train.features.view import Features
+from train.models.dense import DenseHead
 from train.tiles import TileTable
 
 PLAIN = AugmentConfig(flips=False, rotate=False, brightness=0, contrast=0, gain=0, noise=0, blur=False)
-RECIPE = DenseRecipeConfig(
-    name="heatline", folds=3, steps=60, located=4, good=8, synthetic=4, bags=2, tiles_per_bag=3, lr=0.01,
-    weight_decay=0.05, warmup=0.1, jitter_px=20, copies=CopiesConfig(defective=2, most=40), augment=PLAIN,
+RECIPE = msgspec.structs.replace(
+    compose(["data=.", "recipe=heatline"]).recipe,
+    folds=3, steps=60, located=4, good=8, synthetic=4, bags=2, tiles_per_bag=3, jitter_px=20,
+    copies=CopiesConfig(defective=2, most=40), augment=PLAIN,
 )  # fmt: skip
 
 
 def recipe_with(**changes: Any) -> DenseRecipeConfig:
-    return msgspec.structs.replace(RECIPE, **changes)
+    return msgspec.structs.replace(RECIPE, **changes)  # type: ignore[return-value]
 
 
 def write_pictures(folder: Path, frame_hw: tuple[int, int] = (90, 120), truth: str = "masks") -> Path:
@@ -91,9 +95,42 @@ def samples_of(
 
 
 def stored(folder: Path, stages: Sequence[NDArray[np.float16]]) -> Features:
-    """Features [n, h, w, c] of each stage, in a cache."""
+    """Features [n, h, w, c] of each stage, read from a cache."""
     keys = [key_of(number) for number in range(len(stages[0]))]
-    cache = FeatureCache(folder, "small", [stage.shape[1:] for stage in stages], say=lambda line: None)
-    cache.missing(keys)
-    cache.write(keys, stages)
-    return Features(cache, keys)
+    with FeatureCache(folder, "small", [stage.shape[1:] for stage in stages], say=pytest.fail) as cache:
+        cache.missing(keys)
+        cache.write(keys, stages)
+        features = Features(cache, keys)
+        features[np.arange(len(keys))]  # from now on they are in memory
+    return features
+
+
+CELLS = 8
+CHANNELS, STRIDES = (3, 4, 5), (4, 8, 16)
+"""Of features that `features_of` makes, for tiles of 64 px."""
+
+
+def squares(count: int, seed: int) -> NDArray[np.float32]:
+    """Shares [count, 8, 8] with a square of 4x4 defective cells each."""
+    rng = np.random.default_rng(seed)
+    share = np.zeros((count, CELLS, CELLS), np.float32)
+    for one, (y, x) in zip(share, rng.integers(0, CELLS - 3, (count, 2)), strict=True):
+        one[y : y + 4, x : x + 4] = 1
+    return share
+
+
+def features_of(share: NDArray[np.float32], seed: int) -> list[NDArray[np.float16]]:
+    """Noise, and in the first channel of stride 8 the defects: stages of strides 4, 8 and 16, [n, h, w, c]."""
+    rng = np.random.default_rng(seed)
+    sides = [CELLS * 8 // stride for stride in STRIDES]
+    stages = [
+        rng.normal(0, 0.2, (len(share), side, side, channels)).astype(np.float16)
+        for side, channels in zip(sides, CHANNELS, strict=True)
+    ]
+    stages[1][..., 0] += share.astype(np.float16)
+    return stages
+
+
+def new_head(seed: int = 0, channels: Sequence[int] = CHANNELS) -> DenseHead:
+    torch.manual_seed(seed)
+    return DenseHead(channels, STRIDES, 16)

@@ -1,0 +1,187 @@
+"""A dense head learns where defects are, from whatever is known of them, and learns the same every time."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from edge.errors import DivergedError
+from tests.train.dense.small import features_of, new_head, recipe_with, samples_of, squares, stored, tiles_of
+from train.config import DenseRecipeConfig
+from train.dense.fit_head import HeadTraining, answers
+from train.dense.tiles import Known
+from train.evaluation.ordering import auroc
+from train.features.view import Features
+from train.models.dense import TOP_CELLS, DenseHead
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TRAINED = np.array([True, False])
+"""The first group; the other is to test with."""
+TESTED = [Known.MASKED] * 16 + [Known.GOOD] * 16
+
+
+class Task:
+    """Tiles of a group to train on, and as many to test with, of which every cell is known.
+
+    Args:
+        known: of the tiles to train on.
+        share: where these are defective, [n, 8, 8].
+        synthetic: how many synthetic defects there are on tiles of the trained group.
+        bag_tiles: tiles per picture.
+    """
+
+    def __init__(
+        self, folder: Path, known: list[Known], share: NDArray[np.float32], synthetic: int = 0, bag_tiles: int = 1
+    ) -> None:
+        count = len(known)
+        self.tested = np.arange(count, count + len(TESTED))
+        self.truth = np.concatenate([squares(16, 1), np.zeros((16, 8, 8), np.float32)])
+        frame = np.concatenate([np.arange(count) // bag_tiles, self.tested])
+        tiles = tiles_of([*known, *TESTED], [0] * count + [1] * len(TESTED), frame.tolist())
+        drawn = squares(synthetic, 2)
+        good = tiles.of(Known.GOOD)[:synthetic].tolist()
+        marked = np.where(np.isin(known, (Known.MASKED, Known.BOXED))[:, None, None], share, 0)
+        pasted = [(row, row, one) for row, one in zip(good, drawn, strict=True)]
+        self.samples = samples_of(tiles, np.concatenate([marked, self.truth]), pasted)
+        self.features = stored(folder, features_of(np.concatenate([share, self.truth, drawn]), 3))
+
+    def train(self, recipe: DenseRecipeConfig, seed: int = 0, head: DenseHead | None = None) -> DenseHead:
+        head = head or new_head()
+        HeadTraining(self.samples, self.features, TRAINED, recipe, seed, bf16=False).train(head)
+        return head
+
+    def maps(self, head: DenseHead) -> NDArray[np.float32]:
+        return np.concatenate([maps for _, maps in answers(head, self.features, self.tested, bf16=False)])
+
+
+def masked(folder: Path) -> Task:
+    return Task(
+        folder,
+        [Known.MASKED] * 12 + [Known.GOOD] * 24,
+        np.concatenate([squares(12, 0), np.zeros((24, 8, 8), np.float32)]),
+    )
+
+
+def bagged(folder: Path) -> Task:
+    """Twelve pictures of four tiles, one of them defective; 24 good tiles."""
+    share = np.zeros((72, 8, 8), np.float32)
+    share[1:48:4] = squares(12, 0)
+    return Task(folder, [Known.BAGGED] * 48 + [Known.GOOD] * 24, share, bag_tiles=4)
+
+
+def synthetic(folder: Path) -> Task:
+    return Task(folder, [Known.GOOD] * 24, np.zeros((24, 8, 8), np.float32), synthetic=24)
+
+
+def boxed(folder: Path) -> Task:
+    """Boxes are twice as wide as the defects."""
+    share = np.concatenate([squares(12, 0), np.zeros((24, 8, 8), np.float32)])
+    task = Task(folder, [Known.BOXED] * 12 + [Known.GOOD] * 24, share)
+    task.samples.share[:12] = share[:12].max(axis=2, keepdims=True)
+    return task
+
+
+@pytest.mark.parametrize(("how", "least"), [(masked, 0.999), (boxed, 0.999), (bagged, 0.99), (synthetic, 0.999)])
+def test_a_head_learns_from_masks_boxes_bags_or_synthetic_defects_which_cells_are_defective(
+    tmp_path: Path, how: Callable[[Path], Task], least: float
+) -> None:
+    task = how(tmp_path)
+    maps = task.maps(task.train(recipe_with()))
+    area = auroc(maps.ravel().astype(np.float64), task.truth.ravel() > 0, np.ones(maps.size))
+    assert area is not None
+    assert area > least
+    assert maps[16:].max() < maps[:16].max(axis=(1, 2)).min()
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    task, recipe = masked(tmp_path), recipe_with(steps=10)
+    one, same, other = (weights(task.train(recipe, seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_heads_that_are_trained_side_by_side_are_those_that_are_trained_one_after_the_other(tmp_path: Path) -> None:
+    task, recipe = bagged(tmp_path), recipe_with(steps=8)
+    one_by_one = [weights(task.train(recipe, seed)) for seed in range(3)]
+    heads = [new_head() for _ in range(3)]
+    with ThreadPoolExecutor(3, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(lambda seed: task.train(recipe, seed, heads[seed]), range(3)))
+    for expected, head in zip(one_by_one, heads, strict=True):
+        assert torch.equal(expected, weights(head))
+
+
+def weights(head: DenseHead) -> torch.Tensor:
+    return torch.cat([each.detach().float().flatten() for each in head.state_dict().values()])
+
+
+def test_every_step_is_counted_and_the_head_is_left_in_evaluation_mode(tmp_path: Path) -> None:
+    task, head, steps = masked(tmp_path), new_head(), []
+    training = HeadTraining(task.samples, task.features, TRAINED, recipe_with(steps=7), 0, bf16=False)
+    training.train(head, lambda: steps.append(1))
+    assert len(steps) == 7
+    assert not head.training
+
+
+def test_features_that_are_no_numbers_end_in_a_sentence(tmp_path: Path) -> None:
+    task = masked(tmp_path / "whole")
+    stages = [stage.copy() for stage in task.features[np.arange(len(task.samples))]]
+    stages[1][:] = np.nan
+    damaged = stored(tmp_path / "damaged", stages)
+    training = HeadTraining(task.samples, damaged, TRAINED, recipe_with(), 0, bf16=False)
+    with pytest.raises(DivergedError, match=r"^the loss became nan at step 0; lower the learning rate: recipe\.lr$"):
+        training.train(new_head())
+
+
+def test_a_learning_rate_that_is_far_too_high_ends_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"recipe\.lr"):
+        masked(tmp_path).train(recipe_with(lr=1e30, warmup=0.0))
+
+
+class Counted(Features):
+    """Counts how often each row is read."""
+
+    def __init__(self, features: Features, count: int) -> None:
+        self._features, self.reads = features, np.zeros(count, np.int64)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float16], ...]:
+        np.add.at(self.reads, rows, 1)
+        return self._features[rows]
+
+
+def test_of_a_bag_all_tiles_are_looked_at_and_of_another_group_none(tmp_path: Path) -> None:
+    task = bagged(tmp_path)
+    counted = Counted(task.features, len(task.samples))
+    recipe = recipe_with(steps=25, bags=4, tiles_per_bag=1)  # the only gradient of a bag is that of its hottest tile
+    HeadTraining(task.samples, counted, TRAINED, recipe, 0, bf16=False).train(new_head())
+    reads = counted.reads[:48].reshape(12, 4) - 1  # once for the mean and deviation of the features
+    drawn = reads.min(axis=1)  # each time that a bag is drawn, each of its tiles is looked at,
+    assert (drawn > 0).all()
+    assert ((reads - drawn[:, None]).sum(axis=1) == drawn).all()  # and one is trained on
+    assert not counted.reads[task.tested].any()
+
+
+def test_answers_are_the_maps_and_the_means_of_their_highest_cells_in_order(tmp_path: Path) -> None:
+    task, head = masked(tmp_path), new_head().eval()
+    rows = np.array([5, 3, 40, 3])
+    logits, maps = (
+        np.concatenate(parts) for parts in zip(*answers(head, task.features, rows, bf16=False), strict=True)
+    )
+    stages = [torch.from_numpy(stage).float().permute(0, 3, 1, 2) for stage in task.features[rows]]
+    with torch.no_grad():
+        np.testing.assert_allclose(maps, head(stages).numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits, np.sort(maps.reshape(4, -1))[:, -TOP_CELLS:].mean(axis=1), rtol=1e-5, atol=1e-6)
+
+
+def test_a_trained_head_gives_the_odds_of_tiles_as_they_come(tmp_path: Path) -> None:
+    """Defects that cannot be seen: the logit is how rare defective tiles are, whatever a step is made of."""
+    known = [Known.BOXED] * 4 + [Known.GOOD] * 60
+    task = Task(tmp_path, known, np.zeros((64, 8, 8), np.float32))
+    task.samples.share[:4] = 1  # boxes of the whole tile
+    head = task.train(recipe_with(located=2, good=16))
+    logits = np.concatenate([logits for logits, _ in answers(head, task.features, task.tested[16:], bf16=False)])
+    assert np.median(logits) < np.log(4 / 60)
