@@ -15,6 +15,7 @@ from bench.commands.map_cost import map_cost
 from bench.commands.micro import micro
 from bench.commands.peers import peers
 from bench.commands.precisions import precisions
+from bench.commands.recipes import recipes
 from bench.commands.report import report
 from bench.commands.seams import seams
 from bench.commands.soak import soak
@@ -24,8 +25,8 @@ from bench.commands.training import training
 from bench.commands.tune import tune
 
 COMMANDS = (
-    *(cameras, chaos, delivery, end_to_end, flops, hostile, map_cost, micro, peers, precisions, report, seams),
-    *(soak, stages, startup, training, tune),
+    *(cameras, chaos, delivery, end_to_end, flops, hostile, map_cost, micro, peers, precisions, recipes),
+    *(report, seams, soak, stages, startup, training, tune),
 )
 
 

@@ -16,6 +16,7 @@ from bench.report.kinds import (
     others,
     peers,
     precisions,
+    recipes,
     soak,
     stages,
     startup,
@@ -86,6 +87,12 @@ KINDS = (
         "hostile", "Hostile messages", "What a frame costs under malformed messages and valid ones.", delivery.hostile
     ),
     Kind("seams", "Seams", "Drawn defects slid across a seam between tiles.", others.seams),
+    Kind(
+        "recipes",
+        "Recipes",
+        "What each recipe finds in real data sets, by grouped cross-validation; docs/recipes.md defines the figures.",
+        recipes.blocks,
+    ),
     Kind("training", "Training", "Real batches beside random tensors that are in memory.", others.training),
 )
 TARGETS = Section("targets", "Targets", "What the figures are to be, and what they are.")

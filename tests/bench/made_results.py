@@ -22,6 +22,7 @@ from bench.map_cost.rows import MapCosts, Row
 from bench.peers.cannot import Cannot
 from bench.peers.peers import PeersBench, SystemSpeed
 from bench.peers.systems import ENGINE, OURS, SystemName
+from bench.recipes.rows import FoldFigures, RecipeResult
 from bench.result_file import new_report, write_result
 from bench.spread import Spread
 from bench.stages.stages import StageCost, StagesBench, WholeWay
@@ -175,6 +176,16 @@ def flops() -> FlopsBench:
     return FlopsBench(tile_px=224, units="MACs are multiply-adds.", study="Table 1.1 prints them.", systems=[system])
 
 
+def recipe() -> RecipeResult:
+    fold = FoldFigures(
+        seed=0, fold=0, tile_ap=0.5, tile_ap_clear=0.625, picture_auroc=None, pixel_ap=0.25, study_f1=0.375,
+        pointing=0.75, pointing_near=1.0, hit=0.5, rejected=0.125, frames=9, good_frames=4, score_threshold=0.5,
+        evidence_threshold=0.25, hit_by_class={"crack": (1, 2)},
+    )  # fmt: skip
+    other = msgspec.structs.replace(fold, fold=1, hit=1.0)
+    return RecipeResult(set="s", recipe="heatline", overrides=["a=1"], truth="masks", folds=[fold, other], trainings=[])
+
+
 MADE = {
     "end-to-end": end_to_end(),
     "stages": stages(),
@@ -182,6 +193,7 @@ MADE = {
     "peers": peers(),
     "map-cost": map_costs(),
     "flops": flops(),
+    "recipes": recipe(),
 }
 
 

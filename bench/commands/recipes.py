@@ -1,0 +1,109 @@
+"""`heatline bench recipes`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.commands.common import claim, keep_picture
+from edge.cli.extras import require_extra
+from edge.cli.output import json_option, print_json
+from edge.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.recipes.recipes import Recipe
+
+TABLES = "tables.md"
+EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatline --recipe bank --seed 0"
+
+
+@click.command(epilog=f"Example: {EXAMPLE}")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--data", envvar="HEATLINE_DATA", required=True, type=click.Path(path_type=Path), help="Folder of all data sets."
+)
+@click.option(
+    "--sets", type=click.Path(path_type=Path), help="YAML: the data sets.  [default: bench/recipes/sets.yaml]"
+)
+@click.option("--set", "names", multiple=True, help="One of them; may be repeated. Default: all.")
+@click.option(
+    "--recipe",
+    "recipes_",
+    type=click.Choice(["heatline", "finetune", "study", "bank"]),
+    multiple=True,
+    default=("heatline",),
+    show_default=True,
+    help="May be repeated.",
+)
+@click.option(
+    "--seed",
+    "seeds",
+    type=click.IntRange(min=0),
+    multiple=True,
+    default=(0, 1, 2),
+    show_default=True,
+    help="May be repeated.",
+)
+@click.option(
+    "--fold", "folds", type=click.IntRange(min=0), multiple=True, help="Judge these folds only; may be repeated."
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    default="runs/recipes",
+    show_default=True,
+    help="Folder of decoded frames and of runs.",
+)
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    default="bench/results/recipes",
+    show_default=True,
+    help="Folder of figures, a file for each set, recipe and overrides, and of tables.md.",
+)
+@json_option
+def recipes(
+    overrides: tuple[str, ...],
+    data: Path,
+    sets: Path | None,
+    names: tuple[str, ...],
+    recipes_: "tuple[Recipe, ...]",
+    seeds: tuple[int, ...],
+    folds: tuple[int, ...],
+    work: Path,
+    results: Path,
+    as_json: bool,
+) -> None:
+    """Judge recipes by grouped cross-validation on data sets with masks, and write tables of all figures.
+
+    heatline is cross-validated as `heatline train` does it; finetune and study are trained once without each of the
+    same folds; bank is a memory bank of good features, for comparison. KEY=VALUE... are those of `heatline train`, for
+    every recipe that is named; truth=labels trains by the labels of whole pictures and is judged by masks all the same.
+
+    The same command, given again, goes on with what is not done, also after a kill; further seeds, folds and recipes
+    are added to what is there.
+    """
+    require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
+    from bench.recipes.recipes import Measurement, read_all
+    from bench.recipes.rows import tables
+    from bench.recipes.sets import SHIPPED, read_sets
+
+    known = read_sets(sets or SHIPPED)
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"{results} cannot be made ({error.strerror}); name another folder with --results") from error
+    claim(results / TABLES)
+    for one in read_sets(sets or SHIPPED, names):
+        for recipe in recipes_:
+            Measurement(one, recipe, overrides, data, work, results, folds, _say).measure(seeds)
+    found = read_all(results)
+    keep_picture(results / TABLES, tables(found, {one.name: one.targets for one in known}))
+    if as_json:
+        print_json({"tables": str(results / TABLES), "results": [f"{one.set}: {one.name}" for one in found]})
+    else:
+        click.echo(f"the tables of {len(found)} results are in {results / TABLES}")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

@@ -1,0 +1,162 @@
+"""A memory bank: the distance of a tile's features to those of good tiles, the reference that needs no defect.
+
+Its features are those of strides 8 and 16 of the same trunk, pooled to the cells of stride 16 and whitened on good
+cells of the training folds. The bank is 256 prototypes of such cells by k-means; a map's cell is the distance to the
+nearest prototype, a tile's logit the mean of its highest cells, over the same area as that of a dense head.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.recipes.rows import Training
+from bench.recipes.truth import Truth
+from edge.bundle.pooling import pool
+from train.config import DenseRecipeConfig, TrainConfig
+from train.dense.copies import Kind, Painter, Sample
+from train.dense.cross_validation import divide_groups
+from train.dense.out_of_fold import OutOfFold
+from train.features.cache import FeatureCache, default_folder
+from train.features.extract import extract, feature_shapes
+from train.features.view import Features
+from train.models.build import build_model
+from train.models.dense import MAP_STRIDE, TOP_CELLS, DenseClassifier, TileFeatures
+
+PROTOTYPES = 256
+ITERATIONS = 15
+MOST_CELLS = 40_000
+"""That whitening and prototypes come from."""
+BATCH = 64
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Prototypes of good cells."""
+
+    mean: Floats
+    """[c]"""
+    whitening: Floats
+    """[c, c]"""
+    prototypes: Floats
+    """[n, c], whitened."""
+
+    @classmethod
+    def of(cls, good: Floats, seed: int) -> "Bank":
+        """From features of good cells [n, c]."""
+        mean = good.mean(axis=0)
+        covariance = np.cov(good - mean, rowvar=False)
+        variance, axes = np.linalg.eigh(covariance + 1e-4 * np.trace(covariance) / len(mean) * np.eye(len(mean)))
+        whitening = (axes / np.sqrt(variance)).astype(np.float32)
+        return cls(mean, whitening, k_means((good - mean) @ whitening, PROTOTYPES, seed))
+
+    def distance(self, cells: NDArray[np.floating[Any]]) -> Floats:
+        """Of features [n, c] to the nearest prototype, [n], in standard deviations of good cells."""
+        nearest = _squares((cells - self.mean) @ self.whitening, self.prototypes).min(axis=1)
+        return np.asarray(np.sqrt(np.maximum(nearest, 0)))
+
+
+def k_means(points: Floats, count: int, seed: int) -> Floats:
+    """Centres [count, c] of points [n, c], by Lloyd's iterations; fewer where there are fewer points."""
+    centres = points[np.random.default_rng(seed).permutation(len(points))[:count]]
+    for _ in range(ITERATIONS):
+        nearest = _squares(points, centres).argmin(axis=1)
+        is_of = (nearest == np.arange(len(centres))[:, None]).astype(np.float32)
+        size = is_of.sum(axis=1, keepdims=True)
+        centres = np.where(size > 0, is_of @ points / np.maximum(size, 1), centres)
+    return centres
+
+
+def cross_validate_bank(
+    config: TrainConfig, truth: Truth, work: Path, say: Callable[[str], None]
+) -> tuple[OutOfFold, Training]:
+    """Answer every fold by a bank of the good tiles of the others.
+
+    Args:
+        config: of the recipe `heatline`: its trunk, its folds.
+        work: folder for temporary files, 100 kB per tile.
+    Raises:
+        WeightsError, TrainingError: trunk or features cannot be used.
+    """
+    recipe = config.recipe
+    assert isinstance(recipe, DenseRecipeConfig), "the caller composes it"
+    began, tiles = monotonic(), truth.tiles
+    fold_of = divide_groups(tiles, recipe, config.seed)
+    fold = fold_of[tiles.group]
+    with _cells(config, recipe, truth, work, say) as (cells, tiles_per_s):
+        count = cells.shape[1]
+        side, top_cells = round(count**0.5), max(1, TOP_CELLS * count // (config.tiles.tile_px // MAP_STRIDE) ** 2)
+        maps = np.zeros((len(tiles), side, side), np.float32)
+        for number in range(int(fold_of.max()) + 1):
+            rng = np.random.default_rng((config.seed, number))
+            good = rng.permutation(np.flatnonzero(truth.is_clean & (fold != number)))[:MOST_CELLS]
+            drawn = rng.integers(count, size=(len(good), min(count, -(-MOST_CELLS // len(good)))))
+            bank = Bank.of(cells[good[:, None], drawn].reshape(-1, cells.shape[2]).astype(np.float32), config.seed)
+            mine = np.flatnonzero(fold == number)
+            for rows in np.array_split(mine, -(-len(mine) // BATCH)):
+                maps[rows] = bank.distance(cells[rows].reshape(-1, cells.shape[2])).reshape(-1, side, side)
+    _, first = np.unique(tiles.table.frame, return_index=True)
+    found = OutOfFold(np.array(tiles.pictures), fold[first], pool(maps, top_cells), maps.astype(np.float16))
+    return found, Training(seed=config.seed, fold=None, seconds=monotonic() - began, tiles_per_s=tiles_per_s)
+
+
+@contextmanager
+def _cells(
+    config: TrainConfig, recipe: DenseRecipeConfig, truth: Truth, work: Path, say: Callable[[str], None]
+) -> Iterator[tuple[NDArray[np.float16], float | None]]:
+    """Features [tiles, cells, c] of all grid tiles, and how many were extracted per second; None: all were cached."""
+    tiles, tile_px = truth.tiles, config.tiles.tile_px
+    model, _ = build_model(config.model, tile_px)
+    assert isinstance(model, DenseClassifier), "the recipe made the model one with a dense head"
+    trunk = TileFeatures(model.eval(), tile_px).eval()
+    digests = [sha256(image.path.read_bytes()).hexdigest() for image in truth.store.images]
+    painter = Painter(truth.store, tiles, digests, recipe.augment, tile_px, model.map_hw[0])
+    places = zip(tiles.table.y.tolist(), tiles.table.x.tolist(), strict=True)
+    samples = [Sample(row, Kind.TILE, place, 0) for row, place in enumerate(places)]
+    keys = [painter.key(sample) for sample in samples]
+    fills = (lambda out, sample=sample: painter.paint(sample, out) for sample in samples)
+    folder = default_folder() if config.features.folder is None else Path(config.features.folder)
+    limit = int(config.features.limit_gb * 1e9)
+    shapes = feature_shapes(trunk, tile_px)
+    with (
+        FeatureCache(folder, trunk.identity, shapes, limit_bytes=limit, say=say) as cache,
+        TemporaryDirectory(dir=work) as temporary,
+    ):
+        began = monotonic()
+        count = extract(trunk, zip(keys, fills, strict=True), cache, tile_px=tile_px)
+        tiles_per_s = count / (monotonic() - began) if count else None
+        features, all_cells = Features(cache, keys, in_memory_bytes=0), None
+        for start in range(0, len(tiles), BATCH):
+            rows = np.arange(start, min(start + BATCH, len(tiles)))
+            part = pooled(features[rows])
+            if all_cells is None:
+                shape = (len(tiles), *part.shape[1:])
+                all_cells = np.memmap(Path(temporary) / "cells.f16", np.float16, "w+", shape=shape)
+            all_cells[rows] = part
+        assert all_cells is not None, "there are tiles"
+        yield all_cells, tiles_per_s
+
+
+def pooled(stages: Sequence[NDArray[np.float16]]) -> Floats:
+    """Stages [n, h, w, c] of strides 8 and 16 as cells of the coarsest, [n, h * w, all c]; others are left out."""
+    side = min(stage.shape[1] for stage in stages)
+    parts = [
+        stage.reshape(len(stage), side, step, side, step, -1).mean(axis=(2, 4), dtype=np.float32)
+        for stage in stages
+        if (step := stage.shape[1] // side) <= 2
+    ]
+    return np.concatenate(parts, axis=3).reshape(len(stages[0]), side * side, -1)
+
+
+def _squares(points: NDArray[np.floating[Any]], centres: Floats) -> Floats:
+    """Squared distances [n, m]."""
+    square = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
+    return np.asarray(square, np.float32)

@@ -1,0 +1,185 @@
+"""What the answers of one model to one fold are worth, at thresholds that other frames have set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.recipes.metrics import (
+    PixelRanking,
+    count_hit,
+    count_in_cells,
+    label_defects,
+    threshold_rejecting,
+)
+from bench.recipes.rows import FoldFigures
+from bench.recipes.truth import Truth
+from edge.geometry import Stitcher
+from edge.geometry.regions import found_cells
+from edge.geometry.stitching import HEATMAP_CELL_PX
+from train.evaluation.ordering import auroc, average_precision
+from train.evaluation.pixels import PixelCounts
+from train.evaluation.scoring import enlarged, peak_distance_px
+from train.evaluation.study_rule import GATE_LOGIT, study_mask
+from train.validation_frames import smoothing_px
+
+REJECTED = 0.05
+"""Of good frames, what the score threshold is set for."""
+EVIDENCE_QUANTILE = 0.999
+"""Of the heatmap cells of good frames."""
+NEAR_PX = 16.0
+FEWEST_GOOD_FRAMES = 8
+"""With fewer, frames without their defective tiles stand in for good ones."""
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of one model."""
+
+    seed: int
+    fold: int
+    logit: Floats
+    """[tiles]; of frames that are neither tested nor calibrating, anything."""
+    map: NDArray[np.float16]
+    """[tiles, h, w]"""
+    tested: NDArray[np.bool_]
+    """[frames]"""
+    calibrating: NDArray[np.bool_]
+    """[frames], that set thresholds; like those tested, the model was not trained on them."""
+
+
+def judge_fold(truth: Truth, answers: Answers, *, has_zero: bool = True) -> FoldFigures:
+    """All figures of a fold.
+
+    Args:
+        has_zero: whether a logit of 0 means as likely good as defective, as the study's rule takes it.
+    """
+    frames = np.flatnonzero(answers.tested).tolist()
+    rows = np.flatnonzero(answers.tested[truth.tiles.table.frame] & truth.is_placed)
+    pointing = _distances(truth, answers, rows)
+    line = _Line(truth, answers)
+    hits = [line.hits(frame) for frame in frames if truth.defective[frame]]
+    by_class: dict[str, tuple[int, int]] = {}
+    for kind, hit, count in hits:
+        if kind:
+            so_far = by_class.get(kind, (0, 0))
+            by_class[kind] = so_far[0] + hit, so_far[1] + count
+    good = line.stand_ins(frames)
+    highest = np.array([answers.logit[truth.rows(frame)].max() for frame in frames], np.float64)
+    return FoldFigures(
+        seed=answers.seed,
+        fold=answers.fold,
+        tile_ap=_tile_ap(truth, answers, rows),
+        tile_ap_clear=_tile_ap(truth, answers, rows[~truth.tiles.table.ambiguous[rows]]),
+        picture_auroc=auroc(highest, truth.defective[frames], np.ones(len(frames))),
+        pixel_ap=_pixel_ap(truth, answers, rows),
+        study_f1=_study_f1(truth, answers, rows) if has_zero else None,
+        pointing=_share([distance == 0 for distance in pointing]),
+        pointing_near=_share([distance <= NEAR_PX for distance in pointing]),
+        hit=_ratio(sum(hit for _, hit, _ in hits), sum(count for _, _, count in hits)),
+        rejected=_share([line.score_of(frame) >= line.score_threshold for frame in good]),
+        frames=len(frames),
+        good_frames=len(good),
+        score_threshold=line.score_threshold,
+        evidence_threshold=line.evidence_threshold,
+        hit_by_class=by_class,
+    )
+
+
+class _Line:
+    """The verdict rule of the line, with thresholds from the calibrating frames."""
+
+    def __init__(self, truth: Truth, answers: Answers) -> None:
+        self._truth, self._answers = truth, answers
+        map_hw = (answers.map.shape[1], answers.map.shape[2])
+        self._map_hw, self._smoothing = map_hw, smoothing_px(map_hw, truth.rule.tile_px, None)
+        calibrating = np.flatnonzero(answers.calibrating).tolist()
+        self._by_good_frames = sum(~truth.defective[calibrating]) >= FEWEST_GOOD_FRAMES
+        good = self.stand_ins(calibrating)
+        self.score_threshold = threshold_rejecting(np.array([self.score_of(frame) for frame in good]), REJECTED)
+        cells = [heatmap[np.isfinite(heatmap)] for heatmap in (self._clean_heatmap(frame) for frame in good)]
+        self.evidence_threshold = min(
+            float(np.quantile(np.concatenate(cells), EVIDENCE_QUANTILE)), self.score_threshold
+        )
+
+    def stand_ins(self, frames: Sequence[int]) -> list[int]:
+        """The good ones of some frames; where good frames are few in the set, those with a clean tile."""
+        if self._by_good_frames:
+            return [frame for frame in frames if not self._truth.defective[frame]]
+        return [frame for frame in frames if self._truth.is_clean[self._truth.rows(frame)].any()]
+
+    def score_of(self, frame: int) -> float:
+        """The highest logit of its clean tiles."""
+        rows = self._truth.rows(frame)
+        return float(self._answers.logit[rows][self._truth.is_clean[rows]].max())
+
+    def hits(self, frame: int) -> tuple[str, int, int]:
+        """Class of a defective frame, its defects that were hit, and its defects."""
+        mask = self._truth.store.mask(frame)
+        kind = self._truth.classes.get(self._truth.store.images[frame].name, "")
+        if mask is None:
+            return kind, 0, 0
+        labels, count = label_defects(mask)
+        stitcher, rows = self._stitcher(frame), self._truth.rows(frame)
+        heatmap = stitcher.stitch(self._answers.map[rows].astype(np.float32))
+        defective = self._answers.logit[rows].astype(np.float64) >= self.score_threshold
+        found = found_cells(heatmap, stitcher, defective, self.evidence_threshold)
+        return kind, count_hit(labels, found, stitcher.cell_px), count
+
+    def _clean_heatmap(self, frame: int) -> Floats:
+        rows = self._truth.rows(frame)
+        clean, maps = self._truth.is_clean[rows], self._answers.map[rows].astype(np.float32)
+        return self._stitcher(frame).stitch(maps, None if clean.all() else clean)
+
+    def _stitcher(self, frame: int) -> Stitcher:
+        return Stitcher(self._truth.grid(frame), self._map_hw, smoothing_px=self._smoothing)
+
+
+def _tile_ap(truth: Truth, answers: Answers, rows: NDArray[np.int64]) -> float | None:
+    """Ambiguous tiles count as good."""
+    logit, defective = answers.logit[rows].astype(np.float64), truth.tiles.table.defective[rows]
+    return average_precision(logit, defective, np.ones(len(rows)))
+
+
+def _pixel_ap(truth: Truth, answers: Answers, rows: NDArray[np.int64]) -> float | None:
+    ranking, tile_px = PixelRanking(), truth.rule.tile_px
+    for row in rows:
+        height, width = truth.inside_hw(row)
+        inside = np.zeros((tile_px, tile_px), np.bool_)
+        inside[:height, :width] = True
+        pixels = count_in_cells(inside, HEATMAP_CELL_PX)
+        defective = pixels * 0 if truth.is_clean[row] else count_in_cells(truth.mask(row), HEATMAP_CELL_PX)
+        ranking.add(enlarged(_map(answers, row), len(pixels)), defective, pixels - defective)
+    return ranking.average_precision()
+
+
+def _study_f1(truth: Truth, answers: Answers, rows: NDArray[np.int64]) -> float | None:
+    counts = PixelCounts()
+    for row in rows:
+        if answers.logit[row] > GATE_LOGIT or not truth.is_clean[row]:
+            inside = np.s_[: truth.inside_hw(row)[0], : truth.inside_hw(row)[1]]
+            found = study_mask(_map(answers, row), float(answers.logit[row]), truth.rule.tile_px)
+            counts += PixelCounts.of(found[inside], truth.mask(row)[inside])
+    return counts.f1 if counts.true_positive + counts.false_negative else None
+
+
+def _distances(truth: Truth, answers: Answers, rows: NDArray[np.int64]) -> list[float]:
+    """From the peak of each defective tile's map to its defects, px."""
+    return [
+        peak_distance_px(_map(answers, row), truth.mask(row), truth.inside_hw(row))
+        for row in rows[truth.tiles.table.defective[rows]]
+    ]
+
+
+def _map(answers: Answers, row: int) -> Floats:
+    return np.asarray(answers.map[row], np.float32)
+
+
+def _share(flags: Sequence[bool]) -> float | None:
+    return _ratio(sum(flags), len(flags))
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

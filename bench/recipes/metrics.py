@@ -1,0 +1,65 @@
+"""Figures of tiles, pixels and defects, as docs/recipes.md defines them."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from train.evaluation.ordering import average_precision
+
+LEAST_DEFECT_PX = 30
+"""Smaller parts of a mask are no defects of their own: masks that are derived from pictures have crumbs."""
+_LEVELS = 2**16
+
+
+class PixelRanking:
+    """Pixels by their evidence: how many defective and good ones there are at each value of float16."""
+
+    def __init__(self) -> None:
+        self._defective, self._good = np.zeros(_LEVELS), np.zeros(_LEVELS)
+
+    def add(self, evidence: NDArray[np.float32], defective_px: NDArray[np.int64], good_px: NDArray[np.int64]) -> None:
+        """Count the pixels of some cells; arrays of one shape."""
+        level = evidence.astype(np.float16).view(np.uint16).ravel()
+        np.add.at(self._defective, level, defective_px.ravel())
+        np.add.at(self._good, level, good_px.ravel())
+
+    def average_precision(self) -> float | None:
+        """Of pixels ranked by evidence; None where one kind is missing."""
+        seen = np.flatnonzero(self._defective + self._good)
+        value = seen.astype(np.uint16).view(np.float16).astype(np.float64)
+        is_defective = np.repeat([True, False], len(seen))
+        weight = np.concatenate([self._defective[seen], self._good[seen]])
+        return average_precision(np.concatenate([value, value]), is_defective, weight)
+
+
+def count_in_cells(mask: NDArray[np.bool_], cell_px: int) -> NDArray[np.int64]:
+    """True pixels in each cell [h, w] of a mask [H, W]; the last cells may stick out of it."""
+    height, width = mask.shape
+    padded = np.pad(mask, ((0, -height % cell_px), (0, -width % cell_px)))
+    rows, columns = padded.shape[0] // cell_px, padded.shape[1] // cell_px
+    return padded.reshape(rows, cell_px, columns, cell_px).sum(axis=(1, 3))  # type: ignore[no-any-return]
+
+
+def threshold_rejecting(scores: NDArray[np.float64], share: float) -> float:
+    """The lowest threshold that at most this share of the scores [N] reaches, N at least 1."""
+    descending = np.sort(scores)[::-1]
+    return float(np.nextafter(descending[min(int(share * len(scores)), len(scores) - 1)], np.inf))
+
+
+def label_defects(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+    """Number of the defect at each pixel, from 1, 0 elsewhere, and how many there are.
+
+    A defect is a connected area (8 neighbours) of `LEAST_DEFECT_PX` or more.
+    """
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    is_defect = stats[:, cv2.CC_STAT_AREA] >= LEAST_DEFECT_PX
+    is_defect[0] = False
+    number = np.where(is_defect, np.cumsum(is_defect), 0).astype(np.int32)
+    return number[labels[: mask.shape[0]]] if count > 1 else np.zeros(mask.shape, np.int32), int(is_defect.sum())
+
+
+def count_hit(labels: NDArray[np.int32], found: NDArray[np.bool_], cell_px: int) -> int:
+    """How many defects of `label_defects` [H, W] have a pixel in a cell that was found [h, w]."""
+    height, width = labels.shape
+    pixels = found.repeat(cell_px, axis=0).repeat(cell_px, axis=1)[:height, :width]
+    return len(set(np.unique(labels[pixels]).tolist()) - {0})

@@ -1,0 +1,252 @@
+"""Each recipe by grouped cross-validation on a data set: trained, judged, and written down as it is done."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.machine import machine
+from bench.recipes.bank import cross_validate_bank
+from bench.recipes.judge import Answers, judge_fold
+from bench.recipes.rows import FoldFigures, RecipeResult, Training
+from bench.recipes.sets import DataSet
+from bench.recipes.truth import Truth
+from bench.result_file import new_report, read_result, write_result
+from edge.errors import BenchError, ConfigError
+from train.config import DenseRecipeConfig, TrainConfig, compose
+from train.dense.cross_validation import divide_groups
+from train.dense.out_of_fold import OutOfFold
+from train.dense.train import train_dense
+from train.fit import fit
+from train.run import RunFolder, load_run
+from train.tiles import cut
+
+Recipe = Literal["heatline", "finetune", "study", "bank"]
+RECIPES: tuple[Recipe, ...] = ("heatline", "finetune", "study", "bank")
+NO_FIGURE = ("features.", "trainer.")
+"""Keys that begin so say where and on what a training runs."""
+BATCH = 16
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One recipe on one data set.
+
+    Args:
+        data: the folder of all data sets.
+        work: where decoded frames and runs lie.
+        results: where figures are kept, and what is there is not measured again.
+        folds: those to train and judge; none: all.
+    """
+
+    of: DataSet
+    recipe: Recipe
+    overrides: Sequence[str]
+    data: Path
+    work: Path
+    results: Path
+    folds: Collection[int] = ()
+    say: Say = lambda line: None
+
+    @property
+    def changes(self) -> list[str]:
+        """The overrides that change figures."""
+        return sorted(item for item in self.overrides if not item.startswith(NO_FIGURE))
+
+    @property
+    def name(self) -> str:
+        """Of its file and folder, below that of the set."""
+        plain = ",".join([self.recipe, *self.changes])
+        return "".join(letter if letter.isalnum() or letter in "._=,-" else "_" for letter in plain)
+
+    @property
+    def file(self) -> Path:
+        return self.results / self.of.name / f"{self.name}.json"
+
+    def measure(self, seeds: Sequence[int]) -> RecipeResult:
+        """Train and judge what is not in the file yet, and write each part there as it is done.
+
+        Raises:
+            BenchError: the file is of something else, or cannot be written.
+            ConfigError, InputError, WeightsError, TrainingError, DivergedError: as training.
+            Interrupted: Ctrl-C; the same call goes on.
+        """
+        result = self._read()
+        for seed in seeds:
+            for training, figures in self._parts(seed, {one.fold for one in result.folds if one.seed == seed}):
+                for one in figures:
+                    self.say(f"{self.of.name} {result.name}: seed {seed}, fold {one.fold}: {_described(one)}")
+                result = msgspec.structs.replace(
+                    result, folds=[*result.folds, *figures], trainings=[*result.trainings, training]
+                )
+                self._write(result)
+        return result
+
+    def _parts(self, seed: int, done: set[int]) -> Iterator[tuple[Training, list[FoldFigures]]]:
+        """What is not done of a seed: all folds in one, or, of recipes that train one at a time, each."""
+        config = self._config("heatline" if self.recipe == "bank" else self.recipe, seed)
+        fold_of = self._fold_of(config)
+        left = [each for each in sorted(set(fold_of.tolist()) - done) if not self.folds or each in self.folds]
+        if not left:
+            self.say(f"{self.of.name} {self.name}: seed {seed} is there")
+        elif self.recipe in ("heatline", "bank"):
+            self.say(f"{self.of.name} {self.name}: seed {seed}: training")
+            out_of_fold, training = self._bank(config) if self.recipe == "bank" else self._dense(config)
+            answers = answers_of(out_of_fold, self.truth, seed)
+            has_zero = self.recipe != "bank"
+            yield training, [judge_fold(self.truth, one, has_zero=has_zero) for one in answers if one.fold in left]
+        else:
+            for fold in left:
+                self.say(f"{self.of.name} {self.name}: seed {seed}, fold {fold}: training")
+                one, training = self._whole_network(config, fold_of, fold)
+                yield training, [judge_fold(self.truth, one)]
+
+    @cached_property
+    def truth(self) -> Truth:
+        """By which all recipes are judged, whatever they are trained by."""
+        return Truth.of(self._own_config(), self.work / self.of.name / "frames")
+
+    def _fold_of(self, config: TrainConfig) -> NDArray[np.int64]:
+        """Of each group; whole networks get the folds that the recipe `heatline` has by the set's truth."""
+        recipe = config.recipe if isinstance(config.recipe, DenseRecipeConfig) else self._own_config().recipe
+        assert isinstance(recipe, DenseRecipeConfig)
+        return divide_groups(self.truth.tiles, recipe, config.seed)
+
+    def _own_config(self) -> TrainConfig:
+        """The recipe `heatline` by the set's truth, in the same tiles."""
+        tiles = [item for item in self.overrides if item.startswith("tiles.")]
+        return compose([*self._set_overrides(), "recipe=heatline", *tiles])
+
+    def _config(self, recipe: str, seed: int) -> TrainConfig:
+        said = {item.partition("=")[0] for item in self.overrides}
+        if taken := said & {"data", "out", "seed", "recipe", "resume", "split.val", "split.test"}:
+            raise ConfigError(f"the bench sets {min(taken)} itself; leave it out")
+        own = [f"recipe={recipe}", f"seed={seed}", *self._set_overrides()]
+        config = compose([*(item for item in own if item.partition("=")[0] not in said), *self.overrides])
+        out = self.work / self.of.name / self.name / f"seed{seed}"
+        return msgspec.structs.replace(config, out=str(out))
+
+    def _set_overrides(self) -> list[str]:
+        return [f"data={self.of.pictures(self.data, self.work)}", f"truth={self.of.truth}", self.of.grouping]
+
+    def _dense(self, config: TrainConfig) -> tuple[OutOfFold, Training]:
+        run = RunFolder(Path(config.out))
+        if not (run.summary.exists() and run.read_summary().finished):
+            train_dense(config, run, self.say)
+        summary = run.read_summary()
+        if not run.out_of_fold.exists():
+            raise BenchError(f"{self.of.name} was not cross-validated, as its groups make one fold; name another set")
+        training = Training(seed=config.seed, fold=None, seconds=summary.seconds, tiles_per_s=summary.tiles_per_s)
+        return OutOfFold.read(run.out_of_fold), training
+
+    def _bank(self, config: TrainConfig) -> tuple[OutOfFold, Training]:
+        return cross_validate_bank(config, self.truth, self.work, self.say)
+
+    def _whole_network(self, config: TrainConfig, fold_of: NDArray[np.int64], fold: int) -> tuple[Answers, Training]:
+        """Train without two folds: the next one chooses the checkpoint and sets thresholds, as the fold is tested."""
+        truth = self.truth
+        following = (fold + 1) % (int(fold_of.max()) + 1)
+        names = np.array(truth.tiles.groups)
+        split = msgspec.structs.replace(
+            config.split, val=names[fold_of == following].tolist(), test=names[fold_of == fold].tolist()
+        )
+        out = f"{config.out}/fold{fold}"
+        config = msgspec.structs.replace(config, split=split, out=out, resume=RunFolder(Path(out)).config.exists())
+        run = fit(config, self.say)
+        summary = run.read_summary()
+        of_frame = np.zeros(len(truth.store), np.int64)
+        of_frame[truth.tiles.table.frame] = fold_of[truth.tiles.group]
+        tested, calibrating = of_frame == fold, of_frame == following
+        logit, maps = answer(load_run(run.folder).model, truth, np.flatnonzero(tested | calibrating))
+        answers = Answers(config.seed, fold, logit, maps, tested, calibrating)
+        return answers, Training(seed=config.seed, fold=fold, seconds=summary.seconds, tiles_per_s=summary.tiles_per_s)
+
+    def _read(self) -> RecipeResult:
+        empty = RecipeResult(
+            set=self.of.name, recipe=self.recipe, overrides=self.changes, truth=self.of.truth, folds=[], trainings=[]
+        )
+        if not self.file.exists():
+            return empty
+        result = read_recipe(self.file)
+        if msgspec.structs.replace(result, folds=[], trainings=[]) != empty:
+            raise BenchError(
+                f"{self.file} holds {result.name} by {result.truth}, not {empty.name} by {empty.truth}; move it away"
+            )
+        return result
+
+    def _write(self, result: RecipeResult) -> None:
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            write_result(self.file, new_report("recipes", machine(), result))
+        except OSError as error:
+            raise BenchError(
+                f"{self.file} cannot be written ({error.strerror}); name another folder with --results"
+            ) from error
+
+
+def read_recipe(file: Path) -> RecipeResult:
+    """What `Measurement.measure` wrote.
+
+    Raises:
+        BenchError: it is no result of this bench.
+    """
+    try:
+        return msgspec.convert(read_result(file), RecipeResult)
+    except msgspec.ValidationError as error:
+        raise BenchError(f"{file} is no result of heatline bench recipes ({error}); move it away") from error
+
+
+def read_all(results: Path) -> list[RecipeResult]:
+    """All results below a folder; errors as `read_recipe`."""
+    return [read_recipe(file) for file in sorted(results.glob("*/*.json"))]
+
+
+def answers_of(found: OutOfFold, truth: Truth, seed: int) -> Iterator[Answers]:
+    """Fold by fold; all other folds set its thresholds. Frames that were not trained on or answered are in none.
+
+    Raises:
+        BenchError: the answers are of other pictures.
+    """
+    fold_of = dict(zip(found.frames.tolist(), found.fold.tolist(), strict=True))
+    names = [image.name for image in truth.store.images]
+    fold = np.array([fold_of.get(name, -1) for name in names])
+    answered = (fold >= 0)[truth.tiles.table.frame]
+    if len(fold_of) != (fold >= 0).sum() or len(found.logit) != answered.sum():
+        raise BenchError("the cross-validation is of other pictures than the truth; delete --work and measure again")
+    logit = np.zeros(len(answered), np.float32)
+    maps = np.zeros((len(answered), *found.map.shape[1:]), np.float16)
+    logit[answered], maps[answered] = found.logit, found.map
+    for number in np.unique(found.fold).tolist():
+        yield Answers(seed, number, logit, maps, fold == number, (fold >= 0) & (fold != number))
+
+
+def answer(
+    model: torch.nn.Module, truth: Truth, frames: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+    """Logits [tiles] and maps [tiles, h, w] of a trained model, on the tiles of some frames; zeros of the others."""
+    table, tile_px = truth.tiles.table, truth.rule.tile_px
+    rows = np.flatnonzero(np.isin(table.frame, frames))
+    logit, maps = np.zeros(len(table), np.float32), np.zeros((0, 0, 0), np.float16)
+    tiles = np.empty((BATCH, tile_px, tile_px, 3), np.uint8)
+    for start in range(0, len(rows), BATCH):
+        part = rows[start : start + BATCH]
+        for row, tile in zip(part.tolist(), tiles, strict=False):
+            cut(truth.store, int(table.frame[row]), int(table.y[row]), int(table.x[row]), tile)
+        with torch.inference_mode():
+            found, found_maps = model(torch.from_numpy(tiles[: len(part)]))
+        if not len(maps):
+            maps = np.zeros((len(table), *found_maps.shape[1:]), np.float16)
+        logit[part], maps[part] = found.numpy(), found_maps.numpy()
+    return logit, maps
+
+
+def _described(one: FoldFigures) -> str:
+    named = {"tile AP": one.tile_ap_clear, "pixel AP": one.pixel_ap, "hit": one.hit, "rejected": one.rejected}
+    return ", ".join(f"{name} {value:.2f}" for name, value in named.items() if value is not None)

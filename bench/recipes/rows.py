@@ -1,0 +1,136 @@
+"""What `heatline bench recipes` finds, as it stands in its files. To be read it needs no PyTorch."""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+FIGURES = {
+    "tile_ap": "tile AP, all",
+    "tile_ap_clear": "tile AP",
+    "picture_auroc": "picture AUROC",
+    "pixel_ap": "pixel AP",
+    "study_f1": "F1, study's rule",
+    "pointing": "pointing",
+    "pointing_near": "within 16 px",
+    "hit": "defects hit",
+    "rejected": "good frames rejected",
+}
+"""Names of figures and of their columns; docs/recipes.md defines them."""
+
+
+class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one model on one fold that it was not trained on; None: the fold lacks what the figure is of."""
+
+    seed: int
+    fold: int
+    tile_ap: float | None
+    tile_ap_clear: float | None
+    picture_auroc: float | None
+    pixel_ap: float | None
+    study_f1: float | None
+    pointing: float | None
+    pointing_near: float | None
+    hit: float | None
+    rejected: float | None
+    frames: int
+    good_frames: int
+    """Good frames of the fold; of a set with too few, frames without their defective tiles."""
+    score_threshold: float
+    evidence_threshold: float
+    hit_by_class: dict[str, tuple[int, int]]
+    """Defects hit, and defects, of each class."""
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True):
+    """What a training took."""
+
+    seed: int
+    fold: int | None
+    """None: all folds in one."""
+    seconds: float
+    tiles_per_s: float | None
+    """Of extracting features, or of training the whole network; None: all features were in the cache."""
+
+
+class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One recipe on one data set."""
+
+    set: str
+    recipe: str
+    overrides: list[str]
+    """Keys of `heatline train` that change figures."""
+    truth: str
+    """By which the figures are."""
+    folds: list[FoldFigures]
+    trainings: list[Training]
+
+    @property
+    def name(self) -> str:
+        """The recipe with its overrides."""
+        return " ".join([self.recipe, *self.overrides])
+
+    def mean_and_spread(self, figure: str) -> tuple[float, float] | None:
+        """Mean and standard deviation over folds and seeds; None where no fold has the figure."""
+        values = [value for fold in self.folds if (value := getattr(fold, figure)) is not None]
+        return (float(np.mean(values)), float(np.std(values))) if values else None
+
+    def cell(self, figure: str) -> str:
+        """Mean and deviation of a figure as a table shows them."""
+        found = self.mean_and_spread(figure)
+        return "-" if found is None else f"{found[0]:.2f} ± {found[1]:.2f}"
+
+    def hit_by_class(self) -> dict[str, tuple[float, float]]:
+        """Defects hit and defects of each class: sums over folds, means over seeds."""
+        seeds = len({fold.seed for fold in self.folds})
+        total: dict[str, tuple[float, float]] = {}
+        for fold in self.folds:
+            for kind, (hit, count) in fold.hit_by_class.items():
+                so_far = total.get(kind, (0.0, 0.0))
+                total[kind] = so_far[0] + hit / seeds, so_far[1] + count / seeds
+        return dict(sorted(total.items()))
+
+
+def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]) -> str:
+    """All results as Markdown: a table per set, a row per recipe, and below them the targets.
+
+    Args:
+        targets: by set and figure.
+    """
+    parts = [
+        "# Recipes",
+        "By `heatline bench recipes`; docs/recipes.md defines the columns. Mean ± deviation over folds and seeds.",
+    ]
+    for name in dict.fromkeys(one.set for one in results):
+        mine = sorted((one for one in results if one.set == name), key=lambda one: one.name)
+        goals = targets.get(name, {})
+        rows = [
+            ["recipe", *FIGURES.values(), "folds", "seeds", "s"],
+            ["---", *["---:"] * (len(FIGURES) + 3)],
+            *(_row(one) for one in mine),
+            ["*target*", *(f"*{goals[figure]:.2f}*" if figure in goals else "" for figure in FIGURES), "", "", ""],
+        ]
+        parts += [f"## {name}", f"By {', '.join(sorted({one.truth for one in mine}))}.", _markdown(rows)]
+        if kinds := sorted({kind for one in mine for kind in one.hit_by_class()}):
+            parts.append(_markdown([["defects hit", *kinds], ["---", *["---:"] * len(kinds)], *_by_class(mine, kinds)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(one: RecipeResult) -> list[str]:
+    cells = [one.cell(figure) for figure in FIGURES]
+    counts = [{getattr(fold, key) for fold in one.folds} for key in ("fold", "seed")]
+    seconds = np.mean([each.seconds for each in one.trainings]) if one.trainings else 0
+    return [one.name, *cells, *(str(len(each)) for each in counts), f"{seconds:.0f}"]
+
+
+def _by_class(results: Sequence[RecipeResult], kinds: Sequence[str]) -> list[list[str]]:
+    rows = []
+    for one in results:
+        found = one.hit_by_class()
+        cells = [f"{found[kind][0]:.3g} of {found[kind][1]:.3g}" if kind in found else "-" for kind in kinds]
+        rows.append([one.name, *cells])
+    return rows
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)

@@ -1,0 +1,106 @@
+"""The data sets of the bench: where they lie, what is true of them, and which pictures stay together."""
+
+import csv
+import re
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from edge.errors import ConfigError, InputError
+from edge.images import list_images
+from train.files import write_whole
+from train.readers.folder import TRUTHS
+
+SHIPPED = Path(__file__).parent / "sets.yaml"
+GOOD = "good_"
+"""Put before the names of good pictures that come from a folder of their own."""
+
+
+class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of them; docs/recipes.md describes the keys."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+    folder: str | None = None
+    truth: Literal["masks", "derived_masks", "polygons", "coco"]
+    group: str | None = None
+    pattern: str | None = None
+    good: str | None = None
+    targets: dict[str, float] = {}
+    """By the name of the figure."""
+
+    def __post_init__(self) -> None:
+        if (self.group is None) == (self.pattern is None):
+            raise ValueError(f"{self.name} has group {self.group} and pattern {self.pattern}; expected one of them")
+        if self.good is not None and self.pattern is None:
+            raise ValueError(f"{self.name} has good pictures in {self.good}, which no labels.csv names; give a pattern")
+
+    @property
+    def grouping(self) -> str:
+        """How `heatline train` is to find the groups."""
+        if self.good is not None:
+            return "split.group=group"
+        return f"split.group={self.group}" if self.pattern is None else f"split.pattern={self.pattern}"
+
+    def pictures(self, data: Path, work: Path) -> Path:
+        """The folder to train on: the set's own, or one of links with its good pictures beside the defective ones.
+
+        Args:
+            data: the folder of all data sets.
+            work: where links may lie.
+        Raises:
+            InputError: the set is not there, or the pattern finds no group in a file name.
+        """
+        folder = data / (self.folder or self.name)
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not there; name the folder that holds {self.name}: --data, or HEATLINE_DATA")
+        return folder if self.good is None else self._linked(folder, work / self.name / "data")
+
+    def _linked(self, folder: Path, links: Path) -> Path:
+        if (links / "labels.csv").exists():  # it comes last
+            return links
+        shutil.rmtree(links, ignore_errors=True)
+        (links / "images").mkdir(parents=True)
+        for form in TRUTHS[self.truth]:
+            if form.is_in(folder):
+                (links / form.subfolder).symlink_to((folder / form.subfolder).resolve())
+        rows = [("image", "label", "group")]
+        for subfolder, prefix, label in (("images", "", "defective"), (str(self.good), GOOD, "good")):
+            for path in list_images(folder / subfolder):
+                found = re.search(str(self.pattern), path.name)
+                if found is None or not found[1]:
+                    raise InputError(f"the pattern {self.pattern} of {self.name} finds no group in {path}; mend it")
+                (links / "images" / f"{prefix}{path.name}").symlink_to(path.resolve())
+                rows.append((f"{prefix}{path.name}", label, found[1]))
+
+        def write(place: Path) -> None:
+            with place.open("w", newline="") as file:
+                csv.writer(file).writerows(rows)
+
+        write_whole(links / "labels.csv", write)
+        return links
+
+
+def read_sets(file: Path, names: Collection[str] = ()) -> list[DataSet]:
+    """The data sets of a YAML file.
+
+    Args:
+        names: those that are wanted; none: all.
+    Raises:
+        ConfigError: the file cannot be read, is no list of data sets, or lacks a name.
+    """
+    try:
+        sets = msgspec.yaml.decode(file.read_bytes(), type=list[DataSet])
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}); name a file of data sets: --sets") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{file} is no list of data sets: {reason}; docs/recipes.md describes its keys") from error
+    known = [one.name for one in sets]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{file} has no data set {name!r}; it has {', '.join(known)}, choose one of these")
+    return [one for one in sets if not names or one.name in names]

@@ -1,0 +1,86 @@
+"""The pictures of a data set in tiles, with all that is true of them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.geometry import TileGrid
+from train.config import TrainConfig
+from train.dense.tiles import DenseTiles, Known, know_tiles
+from train.frames import FrameStore
+from train.readers.labels_csv import read_labels
+from train.readers.unusable import stop
+from train.run import read_data
+from train.tiles import TileRule
+
+CLASS_COLUMN = "cls"
+"""Of `labels.csv`."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """All grid tiles of a data set, frame by frame."""
+
+    store: FrameStore
+    rule: TileRule
+    tiles: DenseTiles
+    classes: dict[str, str]
+    """Of pictures, by name; empty where no column of `labels.csv` names them."""
+
+    @classmethod
+    def of(cls, config: TrainConfig, decoded: Path) -> "Truth":
+        """Of all pictures that a configuration reads.
+
+        Args:
+            decoded: folder of decoded frames, used again where pictures and labels are still the same.
+        Raises:
+            InputError: they cannot be read.
+            TrainingError: the disk is full.
+        """
+        data = read_data(config)
+        store = FrameStore.build(data.images, decoded)
+        rows = read_labels(data.folder / "labels.csv", [image.path for image in data.images], stop) or {}
+        classes = {name: row[CLASS_COLUMN] for name, row in rows.items() if row.get(CLASS_COLUMN)}
+        rule = TileRule(**msgspec.structs.asdict(config.tiles))
+        return cls(store, rule, know_tiles(store, rule), classes)
+
+    @cached_property
+    def _start(self) -> NDArray[np.int64]:
+        return np.searchsorted(self.tiles.table.frame, np.arange(len(self.store) + 1))
+
+    def rows(self, frame: int) -> slice:
+        """The tiles of a frame."""
+        return slice(int(self._start[frame]), int(self._start[frame + 1]))
+
+    def grid(self, frame: int) -> TileGrid:
+        return TileGrid(self.store.frame_hw(frame), self.rule.tile_px, self.rule.overlap_px)
+
+    def inside_hw(self, row: int) -> tuple[int, int]:
+        """How much of a tile, from its top left, is in the frame, px."""
+        table, tile_px = self.tiles.table, self.rule.tile_px
+        height, width = self.store.frame_hw(int(table.frame[row]))
+        return min(tile_px, height - int(table.y[row])), min(tile_px, width - int(table.x[row]))
+
+    def mask(self, row: int) -> NDArray[np.bool_]:
+        """The defective pixels of a tile, bool [tile, tile]."""
+        table = self.tiles.table
+        return self.store.mask_tile(int(table.frame[row]), int(table.y[row]), int(table.x[row]), self.rule.tile_px)
+
+    @cached_property
+    def defective(self) -> NDArray[np.bool_]:
+        """[frames]"""
+        return np.array([image.defective for image in self.store.images], np.bool_)
+
+    @cached_property
+    def is_placed(self) -> NDArray[np.bool_]:
+        """[tiles], whether it is known which of their pixels are defective."""
+        return np.asarray(self.tiles.known != Known.BAGGED)
+
+    @cached_property
+    def is_clean(self) -> NDArray[np.bool_]:
+        """[tiles], whether none of their pixels is defective."""
+        return np.asarray(self.tiles.known == Known.GOOD)

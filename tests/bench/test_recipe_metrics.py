@@ -1,0 +1,115 @@
+"""Figures of the bench of recipes, held against their definitions, worked out pixel by pixel."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+
+from bench.recipes.metrics import (
+    LEAST_DEFECT_PX,
+    PixelRanking,
+    count_hit,
+    count_in_cells,
+    label_defects,
+    threshold_rejecting,
+)
+from bench.recipes.rows import FIGURES, FoldFigures, RecipeResult, Training, tables
+
+masks = arrays.arrays(np.bool_, st.tuples(st.integers(1, 13), st.integers(1, 13)))
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
+def test_pixel_ap_is_that_of_pixels_one_by_one(cells: list[tuple[int, int, int]]) -> None:
+    """Every pixel has the evidence of its cell; recall times precision, threshold by threshold, by its definition."""
+    ranking = PixelRanking()
+    half = len(cells) // 2
+    for part in (cells[:half], cells[half:]):  # it grows tile by tile
+        evidence, defective, good = np.array(part or [(0, 0, 0)]).T
+        ranking.add(evidence.astype(np.float32), defective, good)
+    pixels = [(value, kind) for value, bad, good in cells for kind in [True] * bad + [False] * good]
+    defective = sum(kind for _, kind in pixels)
+    if not defective or defective == len(pixels):
+        assert ranking.average_precision() is None
+        return
+    points = [(0.0, 1.0)]
+    for threshold in sorted({value for value, _ in pixels}, reverse=True):
+        called = [kind for value, kind in pixels if value >= threshold]
+        points.append((sum(called) / defective, sum(called) / len(called)))
+    expected = sum((recall - before) * precision for (before, _), (recall, precision) in pairwise(points))
+    assert ranking.average_precision() == pytest.approx(expected)
+
+
+@given(masks, st.integers(1, 5))
+def test_cells_count_the_pixels_that_they_cover(mask: NDArray[np.bool_], cell_px: int) -> None:
+    counts = count_in_cells(mask, cell_px)
+    expected = np.zeros_like(counts)
+    for y, x in zip(*np.nonzero(mask), strict=True):
+        expected[y // cell_px, x // cell_px] += 1
+    assert counts.shape == tuple(-(-side // cell_px) for side in mask.shape)
+    np.testing.assert_array_equal(counts, expected)
+
+
+@given(st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=60), st.floats(0, 0.99))
+def test_the_threshold_is_the_lowest_that_rejects_no_more_than_the_share(scores: list[float], share: float) -> None:
+    threshold = threshold_rejecting(np.array(scores), share)
+    assert sum(score >= threshold for score in scores) <= share * len(scores)
+    lower = np.nextafter(threshold, -np.inf)
+    assert sum(score >= lower for score in scores) > int(share * len(scores))
+
+
+def flooded(mask: NDArray[np.bool_]) -> list[set[tuple[int, int]]]:
+    """Connected areas, neighbour by neighbour."""
+    left = set(zip(*(axis.tolist() for axis in np.nonzero(mask)), strict=True))
+    areas = []
+    while left:
+        area, edge = set(), [left.pop()]
+        while edge:
+            y, x = edge.pop()
+            area.add((y, x))
+            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            left -= near
+            edge += near
+        areas.append(area)
+    return areas
+
+
+@given(masks.map(lambda mask: mask.repeat(3, axis=0).repeat(3, axis=1)), st.integers(1, 6), st.integers(0, 9))
+def test_a_defect_is_hit_by_a_found_cell_on_one_of_its_pixels(mask: NDArray[np.bool_], cell: int, seed: int) -> None:
+    defects = [area for area in flooded(mask) if len(area) >= LEAST_DEFECT_PX]
+    labels, count = label_defects(mask)
+    assert count == len(defects)
+    assert {int(labels[place]) for area in defects for place in area} == set(range(1, count + 1))
+    assert np.count_nonzero(labels) == sum(map(len, defects))
+    found = np.random.default_rng(seed).random([-(-side // cell) for side in mask.shape]) < 0.1
+    hit = [area for area in defects if any(found[y // cell, x // cell] for y, x in area)]
+    assert count_hit(labels, found, cell) == len(hit)
+
+
+def fold(seed: int, number: int, **figures: float | None) -> FoldFigures:
+    return FoldFigures(
+        seed=seed, fold=number, **{name: figures.get(name) for name in FIGURES}, frames=4, good_frames=2,
+        score_threshold=0.0, evidence_threshold=0.0, hit_by_class={"crack": (seed + number, 4)},
+    )  # fmt: skip
+
+
+def result(recipe: str, *folds: FoldFigures) -> RecipeResult:
+    took = [Training(seed=0, fold=None, seconds=20.0, tiles_per_s=None)]
+    return RecipeResult(set="s", recipe=recipe, overrides=["a=1|2"], truth="masks", folds=list(folds), trainings=took)
+
+
+def test_the_table_has_means_and_deviations_over_folds_and_seeds_and_the_targets_below() -> None:
+    measured = result("heatline", fold(0, 0, hit=0.5), fold(0, 1, hit=0.7, pixel_ap=0.25), fold(1, 0, hit=0.9))
+    assert measured.mean_and_spread("hit") == pytest.approx((0.7, np.std([0.5, 0.7, 0.9])))
+    assert measured.mean_and_spread("rejected") is None
+    assert measured.hit_by_class() == {"crack": (1.0, 6.0)}  # (0 + 1 + 1) of 12, by two seeds
+    lines = tables([measured, result("bank", fold(0, 0))], {"s": {"hit": 0.75}}).splitlines()
+    head, _, bank, heatline, target = ([cell.strip() for cell in line.split(" | ")] for line in lines[8:13])
+    column = head.index(FIGURES["hit"])
+    assert [bank[0].removeprefix("| "), heatline[0].removeprefix("| ")] == ["bank a=1\\|2", "heatline a=1\\|2"]
+    assert [row[column] for row in (bank, heatline, target)] == ["-", "0.70 ± 0.16", "*0.75*"]
+    assert heatline[head.index("folds") :][:2] == ["2", "2"]
+    assert heatline[head.index(FIGURES["pixel_ap"])] == "0.25 ± 0.00"

@@ -1,0 +1,238 @@
+"""`heatline bench recipes`: real trainings of small pictures, judged by their masks, and what goes on after a kill."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from bench.command import bench as command
+from bench.recipes.bank import Bank, k_means, pooled
+from bench.recipes.judge import Answers, judge_fold
+from bench.recipes.recipes import Measurement, answers_of, read_recipe
+from bench.recipes.sets import SHIPPED, DataSet, read_sets
+from bench.recipes.truth import Truth
+from edge.errors import BenchError, ConfigError, InputError
+from tests.train.blobs import draw_blobs
+from train.config import compose
+from train.dense.out_of_fold import OutOfFold
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+BLOBS = DataSet(name="blobs", truth="masks", group="group", targets={"hit": 0.9})
+TILES = ("model=efficientnet_lite0", "tiles.tile_px=64", "trainer.precision=32-true")
+DENSE = (*TILES, "recipe.steps=10", "recipe.folds=2", "recipe.jitter_px=20", "recipe.copies={defective: 1, most: 10}")
+WHOLE = (*TILES, "model.weights=none", "recipe.steps=2", "recipe.validate_every=2", "recipe.batch=4")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    draw_blobs(folder / "blobs", per_group=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def truth(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Truth:
+    config = compose([f"data={data / 'blobs'}", "truth=masks", "tiles.tile_px=64"])
+    return Truth.of(config, tmp_path_factory.mktemp("frames") / "decoded")
+
+
+def perfect(truth: Truth, tested: Sequence[int], smear: float = 0.0) -> Answers:
+    """Maps 8x8 of 2 where a cell is defective and -2 elsewhere, moved to the left by so much of the tile."""
+    maps = np.stack([np.where(cv2.resize(truth.mask(row).astype(np.float32), (8, 8), interpolation=cv2.INTER_AREA) > 0,
+        2, -2) for row in range(len(truth.tiles))]).astype(np.float16)  # fmt: skip
+    maps = np.roll(maps, round(8 * smear), axis=2)
+    is_tested = np.isin(np.arange(len(truth.store)), tested)
+    return Answers(0, 0, maps.max(axis=(1, 2)).astype(np.float32), maps, is_tested, ~is_tested)
+
+
+def test_perfect_answers_have_perfect_figures(truth: Truth) -> None:
+    found = judge_fold(truth, perfect(truth, range(6)))
+    for name in ("tile_ap_clear", "picture_auroc", "pointing_near", "hit"):
+        assert getattr(found, name) == 1, name
+    assert found.rejected == 0
+    assert (found.frames, found.good_frames) == (6, 6)  # 6 good ones set thresholds: all frames, less defective tiles
+    assert -2 <= found.evidence_threshold <= found.score_threshold < 2
+    assert found.pixel_ap is not None
+    assert 0.5 < found.pixel_ap < 1  # a cell of 8 px is more than its defective pixels
+    assert judge_fold(truth, perfect(truth, range(6)), has_zero=False).study_f1 is None
+
+
+def test_maps_that_look_elsewhere_find_tiles_and_neither_pixels_nor_places(truth: Truth) -> None:
+    right, wrong = (judge_fold(truth, perfect(truth, range(6), smear)) for smear in (0.0, 0.5))
+    assert right.tile_ap == wrong.tile_ap
+    for name in ("pixel_ap", "study_f1", "pointing", "pointing_near"):
+        assert getattr(wrong, name) < getattr(right, name) - 0.2, name
+
+
+def test_figures_are_those_of_the_tested_frames(truth: Truth) -> None:
+    """Whatever a model says of frames that are neither tested nor calibrating."""
+    answers = perfect(truth, [0, 1, 2])
+    calibrating = answers.calibrating & (np.arange(len(truth.store)) < 9)
+    before = msgspec.structs.asdict(judge_fold(truth, Answers(0, 0, *_of(answers), calibrating)))
+    others = np.flatnonzero(truth.tiles.table.frame >= 9)
+    answers.logit[others], answers.map[others] = np.nan, np.nan
+    assert msgspec.structs.asdict(judge_fold(truth, Answers(0, 0, *_of(answers), calibrating))) == before
+
+
+def _of(answers: Answers) -> tuple[NDArray[np.float32], NDArray[np.float16], NDArray[np.bool_]]:
+    return answers.logit, answers.map, answers.tested
+
+
+def test_out_of_fold_answers_are_matched_to_pictures_by_name(truth: Truth) -> None:
+    names, frames = truth.tiles.pictures[:10], truth.tiles.table.frame
+    logit = np.arange(np.count_nonzero(frames < 10), dtype=np.float32)
+    maps = np.zeros((len(logit), 8, 8), np.float16)
+    found = OutOfFold(np.array(names), np.arange(10) % 2, logit, maps)
+    first, second = answers_of(found, truth, seed=3)
+    assert first.tested[:10].tolist() == [True, False] * 5
+    np.testing.assert_array_equal(first.calibrating, second.tested)
+    assert not (first.tested | first.calibrating)[10:].any()
+    np.testing.assert_array_equal(first.logit[frames < 10], logit)
+    with pytest.raises(BenchError, match="other pictures"):
+        next(answers_of(OutOfFold(np.array(names), found.fold, logit[1:], maps[1:]), truth, seed=3))
+
+
+def test_each_recipe_is_measured_once_and_more_is_added(data: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def measure(recipe: str, seeds: Sequence[int], overrides: Sequence[str], **more: object) -> dict[str, object]:
+        overrides = [*overrides, f"features.folder={tmp_path / 'features'}"]
+        places = (data, tmp_path / "work", tmp_path / "results")
+        one = Measurement(BLOBS, recipe, overrides, *places, say=said.append, **more)  # type: ignore[arg-type]
+        found = one.measure(seeds)
+        assert read_recipe(one.file) == found
+        return {"file": one.file, "folds": [(fold.seed, fold.fold) for fold in found.folds], "found": found}
+
+    dense = measure("heatline", [0], DENSE)
+    assert dense["folds"] == [(0, 0), (0, 1)]
+    before = Path(str(dense["file"])).read_bytes()
+    assert measure("heatline", [0], DENSE)["folds"] == dense["folds"]
+    assert Path(str(dense["file"])).read_bytes() == before
+    assert said[-1].endswith("seed 0 is there")
+
+    labels = measure("heatline", [0], [*DENSE, "truth=labels"])
+    assert labels["file"] != dense["file"]
+    bank = measure("bank", [0], DENSE)
+    assert all(fold.study_f1 is None for fold in bank["found"].folds)  # type: ignore[attr-defined]
+    count = [fold.frames for fold in dense["found"].folds]  # type: ignore[attr-defined]
+    assert [fold.frames for fold in bank["found"].folds] == count  # type: ignore[attr-defined]
+
+    assert measure("finetune", [0], WHOLE, folds=[1])["folds"] == [(0, 1)]
+    assert measure("finetune", [0], WHOLE, folds=[1])["folds"] == [(0, 1)]
+
+
+def test_what_is_done_before_an_interruption_stays(data: Path, tmp_path: Path) -> None:
+    def end(line: str) -> None:
+        if "seed 2: training" in line:
+            raise KeyboardInterrupt
+
+    overrides = [*DENSE, f"features.folder={tmp_path / 'features'}"]
+    places = (data, tmp_path / "work", tmp_path / "results")
+    one = Measurement(BLOBS, "bank", overrides, *places, say=end)
+    with pytest.raises(KeyboardInterrupt):
+        one.measure([1, 2])
+    kept = read_recipe(one.file)
+    assert [(fold.seed, fold.fold) for fold in kept.folds] == [(1, 0), (1, 1)]
+    found = Measurement(BLOBS, "bank", overrides, *places).measure([1, 2])
+    assert found.folds[:2] == kept.folds
+    assert {fold.seed for fold in found.folds} == {1, 2}
+
+
+def test_the_command_writes_files_and_tables_and_refuses_what_it_sets_itself(data: Path, tmp_path: Path) -> None:
+    sets = tmp_path / "sets.yaml"
+    sets.write_bytes(msgspec.yaml.encode([BLOBS]))
+
+    def run(*overrides: str) -> str:
+        places = {"--data": data, "--sets": sets, "--work": tmp_path / "work", "--results": tmp_path / "results"}
+        arguments = [*(str(each) for pair in places.items() for each in pair), "--recipe", "bank", "--seed", "0"]
+        features = f"features.folder={tmp_path / 'features'}"
+        done = CliRunner().invoke(command, ["recipes", *arguments, features, *overrides, "--json"])
+        if done.exception is not None:
+            raise done.exception
+        return done.stdout
+
+    kept = json.loads(run(*DENSE))
+    assert [one.split()[:2] for one in kept["results"]] == [["blobs:", "bank"]]
+    assert "*0.90*" in Path(kept["tables"]).read_text()
+    with pytest.raises(ConfigError, match="the bench sets seed itself"):
+        run(*DENSE, "seed=3")
+
+
+def test_good_pictures_of_a_folder_of_their_own_are_linked_beside_the_others(tmp_path: Path) -> None:
+    source = tmp_path / "data" / "pcb"
+    for name in ("images", "templates", "derived_masks"):
+        (source / name).mkdir(parents=True)
+        for stem in ("00001_1", "00001_2", "00002_1"):
+            cv2.imwrite(
+                str(source / name / f"{stem}.png"), np.full((40, 40), 255 * (name == "derived_masks"), np.uint8)
+            )
+    pcb = DataSet(name="pcb", truth="derived_masks", pattern="^([0-9]{5})", good="templates")
+    folder = pcb.pictures(tmp_path / "data", tmp_path / "work")
+    config = compose([f"data={folder}", "truth=derived_masks", pcb.grouping, "tiles.tile_px=32"])
+    truth = Truth.of(config, tmp_path / "frames")
+    assert truth.tiles.groups == ("00001", "00002")
+    assert {image.name: image.defective for image in truth.store.images} == {
+        f"{prefix}{stem}.png": not prefix for stem in ("00001_1", "00001_2", "00002_1") for prefix in ("", "good_")
+    }
+    assert [truth.store.mask(frame) is not None for frame in range(6)] == truth.defective.tolist()
+    with pytest.raises(InputError, match="finds no group in"):
+        msgspec.structs.replace(pcb, name="other", folder="pcb", pattern="^(9)").pictures(
+            tmp_path / "data", tmp_path / "work"
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("- {name: a, truth: masks}", "expected one of them"),
+        ("- {name: a, truth: masks, group: b, good: templates}", "give a pattern"),
+        ("- {name: a, truth: boxes, group: b}", "Invalid enum value 'boxes'"),
+        ("nothing", "no list of data sets"),
+    ],
+)
+def test_a_file_of_sets_that_makes_no_sense_is_refused_in_a_sentence(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "sets.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        read_sets(tmp_path / "sets.yaml")
+
+
+def test_the_shipped_sets_can_be_read_and_chosen() -> None:
+    assert [one.name for one in read_sets(SHIPPED, ["deeppcb", "bsdata"])] == ["bsdata", "deeppcb"]
+    with pytest.raises(ConfigError, match="no data set 'magnetic'; it has magnetic_tile, "):
+        read_sets(SHIPPED, ["magnetic"])
+
+
+def test_a_bank_measures_whitened_distances_to_the_nearest_prototype() -> None:
+    rng = np.random.default_rng(0)
+    good = (rng.normal(size=(3000, 4)) * [1, 9, 2, 3] @ np.linalg.qr(rng.normal(size=(4, 4)))[0] + 5).astype(np.float32)
+    bank = Bank.of(good, seed=0)
+    whitened = (good - bank.mean) @ bank.whitening
+    np.testing.assert_allclose(np.cov(whitened, rowvar=False), np.eye(4), atol=0.02)
+    some = good[:20] + 1
+    expected = [
+        min(np.linalg.norm((cell - bank.mean) @ bank.whitening - each) for each in bank.prototypes) for cell in some
+    ]
+    np.testing.assert_allclose(bank.distance(some), expected, rtol=1e-3)
+
+
+def test_k_means_finds_clusters_that_lie_apart() -> None:
+    rng = np.random.default_rng(1)
+    true = np.array([[0, 0], [9, 0], [0, 9]], np.float32)
+    points = (true.repeat(50, axis=0) + rng.normal(0, 0.1, (150, 2))).astype(np.float32)
+    spread = min(np.abs(k_means(points, 3, seed)[:, None] - true).sum(axis=2).min(axis=0).max() for seed in range(5))
+    assert spread < 0.2
+    assert len(k_means(points[:2], 3, 0)) == 2
+
+
+def test_cells_hold_all_channels_of_strides_8_and_16_over_the_same_pixels() -> None:
+    fine, coarse = np.zeros((1, 4, 4, 2), np.float16), np.arange(4, dtype=np.float16).reshape(1, 2, 2, 1)
+    fine[0, 2:, :2, 1] = [[1, 2], [3, 6]]
+    cells = pooled([np.ones((1, 8, 8, 3), np.float16), fine, coarse])
+    np.testing.assert_array_equal(cells[0], [[0, 0, 0], [0, 0, 1], [0, 3, 2], [0, 0, 3]])
