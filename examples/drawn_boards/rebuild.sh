@@ -8,7 +8,7 @@ bundle=${2:-$work/bundle}
 
 heatline data draw-boards "$work/boards" --count 300 --seed 1
 if [ ! -e "$work/run/config.yaml" ]; then
-    heatline train data="$work/boards" model=efficientnet_lite0_d out="$work/run" seed=1 \
+    heatline train data="$work/boards" recipe=finetune model=efficientnet_lite0_d out="$work/run" seed=1 \
         recipe.steps=1800 recipe.validate_every=450 "split.fractions=[0.7,0.3,0.0]"
 else
     heatline train out="$work/run" resume=true
