@@ -1,7 +1,7 @@
 """A memory bank: the distance of a tile's features to those of good tiles, the reference that needs no defect.
 
 Its features are those of strides 8 and 16 of the same trunk, pooled to the cells of stride 16 and whitened on good
-cells of the training folds. The bank is 256 prototypes of such cells by k-means; a map's cell is the distance to the
+cells of the training folds. The bank is 256 prototypes of these cells by k-means; a map's cell is the distance to the
 nearest prototype, a tile's logit the mean of its highest cells, over the same area as that of a dense head.
 """
 

@@ -19,7 +19,8 @@ from bench.recipes.sets import SHIPPED, DataSet, read_sets
 from bench.recipes.truth import Truth
 from edge.errors import BenchError, ConfigError, InputError
 from tests.train.blobs import draw_blobs
-from train.config import compose
+from train.config import DenseRecipeConfig, compose
+from train.dense.cross_validation import divide_groups
 from train.dense.out_of_fold import OutOfFold
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -99,7 +100,7 @@ def test_out_of_fold_answers_are_matched_to_pictures_by_name(truth: Truth) -> No
         next(answers_of(OutOfFold(np.array(names), found.fold, logit[1:], maps[1:]), truth, seed=3))
 
 
-def test_each_recipe_is_measured_once_and_more_is_added(data: Path, tmp_path: Path) -> None:
+def test_each_recipe_is_measured_once_and_more_is_added(data: Path, truth: Truth, tmp_path: Path) -> None:
     said: list[str] = []
 
     def measure(recipe: str, seeds: Sequence[int], overrides: Sequence[str], **more: object) -> dict[str, object]:
@@ -116,6 +117,13 @@ def test_each_recipe_is_measured_once_and_more_is_added(data: Path, tmp_path: Pa
     assert measure("heatline", [0], DENSE)["folds"] == dense["folds"]
     assert Path(str(dense["file"])).read_bytes() == before
     assert said[-1].endswith("seed 0 is there")
+
+    run = OutOfFold.read(tmp_path / "work" / "blobs" / Path(str(dense["file"])).stem / "seed0" / "out_of_fold.npz")
+    recipe = compose(["data=.", *DENSE]).recipe
+    assert isinstance(recipe, DenseRecipeConfig)
+    _, first = np.unique(truth.tiles.table.frame, return_index=True)
+    divided = divide_groups(truth.tiles, recipe, seed=0)  # as bank, finetune and study are
+    np.testing.assert_array_equal(run.fold, divided[truth.tiles.group[first]])
 
     labels = measure("heatline", [0], [*DENSE, "truth=labels"])
     assert labels["file"] != dense["file"]
