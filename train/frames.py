@@ -132,12 +132,16 @@ class FrameStore:
         return self._masks[mask_at : mask_at + height * width].reshape(height, width).view(np.bool_)
 
     def mask_tile(self, frame: int, y: int, x: int, tile_px: int) -> NDArray[np.bool_]:
-        """The defective pixels that are marked in the tile at (y, x), bool [tile, tile]; none beyond the frame."""
-        tile = np.zeros((tile_px, tile_px), np.bool_)
-        if (mask := self.mask(frame)) is not None:
-            part = mask[y : y + tile_px, x : x + tile_px]
-            tile[: part.shape[0], : part.shape[1]] = part
-        return tile
+        """The defective pixels that are marked in the tile at (y, x), bool [tile, tile].
+
+        Beyond the frame a tile shows the frame's edge again, and its defects with it.
+        """
+        mask = self.mask(frame)
+        if mask is None:
+            return np.zeros((tile_px, tile_px), np.bool_)
+        part = mask[y : y + tile_px, x : x + tile_px]
+        beyond = [(0, tile_px - length) for length in part.shape]
+        return np.pad(part, beyond, mode="edge")
 
 
 def _decode(images: Iterable[LabelledImage], folder: Path) -> list[_Entry]:

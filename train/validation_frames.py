@@ -64,7 +64,7 @@ def validation_frames(run: "TrainedRun") -> ValidationFrames:
     if run.summary.folds is None:
         return ValidationFrames(images, None, "of the only group, which the model was trained on")
     answers = OutOfFold.read(RunFolder(run.folder).out_of_fold)
-    if list(answers.frames) != [image.name for image in images]:
+    if list(answers.frames) != [image.name_in_folder for image in images]:
         raise InputError(
             f"{run.data.folder} holds other pictures than when {run.folder} was trained, and thresholds come from "
             "there; put them back, or train again"

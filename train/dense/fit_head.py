@@ -76,7 +76,7 @@ class HeadTraining:
         head.standardise(stages_of(self._features, self._sampler.some_tiles(STANDARDISE_BY)))
         head.dropout.generator = torch.Generator().manual_seed(self._seed)
         optimiser = AdamW(head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-        self._run(head, optimiser, range(self._steps), on_step)
+        self._run(head, optimiser, range(self._steps), on_step, "recipe.lr")
 
     def fine_tune(self, network: FineTuned, on_step: OnStep = lambda: None) -> None:
         """Go on with a trained head and the later stages of its trunk; as `train`."""
@@ -85,16 +85,16 @@ class HeadTraining:
         parameters = [{"params": part.parameters(), "lr": lr} for part, lr in rates]
         optimiser = AdamW(parameters, weight_decay=FINETUNE_DECAY)
         steps = range(self._steps, self._steps + recipe.finetune_steps)
-        self._run(network, optimiser, steps, on_step)
+        self._run(network, optimiser, steps, on_step, "recipe.finetune_lr")
 
-    def _run(self, network: Network, optimiser: Optimizer, steps: range, on_step: OnStep) -> None:
+    def _run(self, network: Network, optimiser: Optimizer, steps: range, on_step: OnStep, rate: str) -> None:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         schedule = LambdaLR(optimiser, lambda step: cosine(step, len(steps), self._recipe.warmup))
         network.train()
         for step in steps:
             loss = loss_of(self._maps(network, self._sampler.draw(step), step), self._shift, TOP_CELLS)
             if not torch.isfinite(loss):
-                raise DivergedError(f"the loss became {loss.item()} at step {step}; lower the learning rate: recipe.lr")
+                raise DivergedError(f"the loss became {loss.item()} at step {step}; lower the learning rate: {rate}")
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

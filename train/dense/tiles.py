@@ -76,7 +76,11 @@ def know_tiles(store: FrameStore, rule: TileRule, frames: Iterable[int] | None =
     known = np.where(table.defect_px > 0, marked, Known.GOOD)
     known = np.where(bagged[table.frame], Known.BAGGED, known)
     return DenseTiles(
-        table, known.astype(np.int8), group[table.frame], tuple(names), tuple(images[frame].name for frame in chosen)
+        table,
+        known.astype(np.int8),
+        group[table.frame],
+        tuple(names),
+        tuple(images[frame].name_in_folder for frame in chosen),
     )
 
 

@@ -19,7 +19,7 @@ from edge.errors import TrainingError
 from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
 from train.config import DenseRecipeConfig, TrainConfig, write_config
 from train.dense.copies import Kind, Painter, Sample, plan_copies
-from train.dense.cross_validation import cross_validate
+from train.dense.cross_validation import cross_validate, divide_groups
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import gather_samples
 from train.dense.tiles import DenseTiles, Known, know_tiles
@@ -103,10 +103,11 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
             + (f"{count} extracted in {took:.0f} s, {count / took:.0f} tiles/s" if count else "all were in the cache")
         )
         samples = gather_samples(tiles, planned, painter)
-        say(f"{steps} steps for each of {recipe.folds} folds and for the model; precision {precision}: {reason}")
-        training = progress.add_task("training", total=None)
-        lock, folds = Lock(), min(recipe.folds, len(tiles.groups))
-        progress.update(training, total=steps * (folds + 1 if folds > 1 else 1))
+        folds = int(divide_groups(tiles, recipe, config.seed).max()) + 1
+        validated = f"each of {folds} folds and for the model" if folds > 1 else "the model, without a cross-validation"
+        say(f"{steps} steps for {validated}; precision {precision}: {reason}")
+        training = progress.add_task("training", total=steps * (folds + 1 if folds > 1 else 1))
+        lock = Lock()
 
         def on_step() -> None:
             with lock:

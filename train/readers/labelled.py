@@ -32,6 +32,11 @@ class LabelledImage:
         return sayable(self.path.name)
 
     @property
+    def name_in_folder(self) -> str:
+        """Its name with the subfolder that it lies in: no other picture of the folder has it."""
+        return f"{sayable(self.path.parent.name)}/{self.name}"
+
+    @property
     def truth_files(self) -> tuple[Path, ...]:
         """The files, besides the picture, that its labels rest on."""
         return () if self.annotation is None else (self.annotation.file,)
