@@ -21,7 +21,8 @@ from train.assemble import Assembly, assemble
 from train.batches import Steps
 from train.callbacks import Interrupted, MetricsTable, OrderlyStop, Stopwatch, read_metrics
 from train.checkpoints import WholeCheckpoints
-from train.config import DenseRecipeConfig, TrainConfig, write_config
+from train.compose import write_config
+from train.config import DenseRecipeConfig, TrainConfig
 from train.dense.report import write_run_report
 from train.dense.train import train_dense
 from train.files import write_whole

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from edge.errors import InputError, TrainingError
-from train.config import DenseRecipeConfig, TrainConfig, read_config
+from train.compose import read_config
+from train.config import DenseRecipeConfig, TrainConfig
 from train.discovery import discover
 from train.files import write_whole
 from train.provenance import Provenance

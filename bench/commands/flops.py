@@ -59,7 +59,7 @@ def flops(
     require_extra("export", "torch", "timm", "onnx")
     from bench.flops import STUDY, UNITS, count
     from bench.flops_rows import FlopsBench
-    from train.config import model_names, read_model
+    from train.compose import model_names, read_model
 
     claim(out)
     now, console = machine(), progress_console()

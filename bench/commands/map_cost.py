@@ -94,7 +94,8 @@ def map_cost(
     from bench.map_cost.rows import MapCosts
     from bench.map_cost.sweep import BENCH, Sweep, measurer, rows_in
     from bench.map_cost.watch import SweepWatch
-    from train.config import VitConfig, model_names, read_model
+    from train.compose import model_names, read_model
+    from train.config import VitConfig
 
     claim(out)
     now, console = machine(), progress_console()

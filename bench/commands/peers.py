@@ -61,7 +61,7 @@ def peers(
     if "grad-cam" in peers and precision == "f32":
         require_extra("peers", "pytorch_grad_cam")
     from bench.peers.peers import faults, measure_peers, to_facts
-    from train.config import read_model
+    from train.compose import read_model
 
     now, config, console = machine(), read_model(name), progress_console()
     claim(out)

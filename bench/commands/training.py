@@ -32,7 +32,7 @@ def training(overrides: tuple[str, ...], steps: int, repetitions: int, out: Path
     """
     require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
     from bench.training import measure_training
-    from train.config import compose, with_recipe
+    from train.compose import compose, with_recipe
 
     claim(out)
     now = machine()

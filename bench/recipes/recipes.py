@@ -19,7 +19,8 @@ from bench.recipes.sets import DataSet
 from bench.recipes.truth import Truth
 from bench.result_file import new_report, read_result, write_result
 from edge.errors import BenchError, ConfigError
-from train.config import DenseRecipeConfig, TrainConfig, compose
+from train.compose import compose
+from train.config import DenseRecipeConfig, TrainConfig
 from train.dense.cross_validation import divide_groups
 from train.dense.out_of_fold import OutOfFold
 from train.dense.train import train_dense

@@ -17,7 +17,8 @@ from bench.map_operations import rollout_operations
 from bench.torch_ways import Classifier
 from edge.errors import BenchError, ConfigError
 from export.rollout_graph import Rollout
-from train.config import CnnConfig, VitConfig, read_model
+from train.compose import read_model
+from train.config import CnnConfig, VitConfig
 from train.models.build import build_model
 from train.models.rollout import Fusion
 from train.models.size import size_of

@@ -19,7 +19,8 @@ from bench.recipes.sets import SHIPPED, DataSet, read_sets
 from bench.recipes.truth import Truth
 from edge.errors import BenchError, ConfigError, InputError
 from tests.train.blobs import draw_blobs
-from train.config import DenseRecipeConfig, compose
+from train.compose import compose
+from train.config import DenseRecipeConfig
 from train.dense.cross_validation import divide_groups
 from train.dense.out_of_fold import OutOfFold
 

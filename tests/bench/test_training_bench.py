@@ -13,7 +13,7 @@ from bench.training import measure_training
 from tests.train.blobs import draw_blobs
 from train.batches import Batch, TrainingBatches
 from train.classifier import ClassifierTraining
-from train.config import compose
+from train.compose import compose
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

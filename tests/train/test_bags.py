@@ -14,7 +14,8 @@ from tests.train.blobs import draw_blobs
 from tests.train.trained import NAMED_SPLIT, SMALL
 from train.assemble import assemble
 from train.bags import Bags, EvaluationBags, TrainingBags, draw_tiles, log_sum_exp
-from train.config import TrainConfig, compose
+from train.compose import compose
+from train.config import TrainConfig
 from train.fit import fit
 from train.models.build import build_model
 from train.models.explained import ExplainedClassifier

@@ -17,7 +17,7 @@ import pytest
 from edge.bundle import open_bundle
 from tests.command import complaint, heatline
 from tests.train.blobs import GROUPS, draw_blobs, write_labels
-from train.config import read_config
+from train.compose import read_config
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import Sampler
 from train.frames import FrameStore

@@ -25,7 +25,8 @@ from tests.train.blobs import draw_blobs, sort_tiles, write_labels
 from tests.train.trained import NAMED_SPLIT, SMALL
 from train.callbacks import COLUMNS, Interrupted, MetricsTable, read_metrics
 from train.classifier import Budget, cosine, merit
-from train.config import RecipeConfig, TrainConfig, compose
+from train.compose import compose
+from train.config import RecipeConfig, TrainConfig
 from train.fit import _steps, fit
 from train.precision import choose_precision
 from train.provenance import Provenance
@@ -126,7 +127,7 @@ def test_the_rate_is_lowered_on_a_plateau(plateau_run: RunFolder) -> None:
 
 DRAW_OR_DIE = """
 import os, signal, sys
-from train.config import compose
+from train.compose import compose
 from train.fit import fit
 from train.sampling import BatchSampler
 

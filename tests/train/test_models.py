@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from edge.errors import ConfigError
 from tests.command import complaint, heatline
 from tests.train.oracles_size import macs
-from train.config import CnnConfig, VitConfig, compose, model_names, read_model
+from train.compose import compose, model_names, read_model
+from train.config import CnnConfig, VitConfig
 from train.models.build import build_model
 from train.models.cnn import CamClassifier
 from train.models.explained import ExplainedClassifier

@@ -25,7 +25,7 @@ from tests.command import heatline
 from tests.train.blobs import draw_blobs
 from tests.train.trained import NAMED_SPLIT, SMALL
 from train.callbacks import Interrupted, read_metrics
-from train.config import compose, read_config
+from train.compose import compose, read_config
 from train.run import RunFolder
 from train.sampling import BatchSampler
 from train.search.config import SearchConfig

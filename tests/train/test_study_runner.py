@@ -18,7 +18,7 @@ from edge.errors import ConfigError, InputError, TrainingError
 from tests.command import complaint, heatline
 from tests.train.blobs import GROUPS
 from train.callbacks import Interrupted, read_metrics
-from train.config import compose, read_config
+from train.compose import compose, read_config
 from train.evaluation.result import FILE, SCHEMA, read_evaluation
 from train.run import RunFolder
 from train.sampling import BatchSampler

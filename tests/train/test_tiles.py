@@ -14,7 +14,8 @@ from edge.geometry import TileGrid
 from tests.train.blobs import draw_blobs, sort_tiles
 from train.augment import augment
 from train.batches import EvaluationBatches, TrainingBatches
-from train.config import AugmentConfig, RecipeConfig, compose
+from train.compose import compose
+from train.config import AugmentConfig, RecipeConfig
 from train.frames import FrameStore
 from train.readers import LabelledImage, read_folder
 from train.readers.mask_png import MaskPng

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from edge.errors import ConfigError
-from train.config import compose, read_config, write_config
+from train.compose import compose, read_config, write_config
 
 
 def test_the_study_recipe_is_the_studys() -> None:

@@ -29,7 +29,7 @@ def models(names: tuple[str, ...], as_json: bool) -> None:
     with `_dense` behind it. What `model=NAME` would refuse is refused here.
     """
     require_extra("train", "torch", "timm")
-    from train.config import model_names, read_model
+    from train.compose import model_names, read_model
     from train.models.size import size_of
 
     rows = []

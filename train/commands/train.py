@@ -39,7 +39,7 @@ def train(overrides: tuple[str, ...], as_json: bool) -> None:
     a value in them. Ctrl-C stops in good order, resume=true goes on. --json prints the run's summary.
     """
     require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
-    from train.config import compose
+    from train.compose import compose
     from train.fit import fit, leads_devices
 
     run = fit(compose(_with_folder(overrides)), say=lambda line: click.echo(line, err=True))

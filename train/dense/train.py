@@ -17,7 +17,8 @@ from rich.progress import Progress, track
 from edge.cli.output import progress_console
 from edge.errors import TrainingError
 from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
-from train.config import DenseRecipeConfig, TrainConfig, write_config
+from train.compose import write_config
+from train.config import DenseRecipeConfig, TrainConfig
 from train.dense.copies import Kind, Painter, Sample, plan_copies
 from train.dense.cross_validation import cross_validate, divide_groups
 from train.dense.out_of_fold import OutOfFold

@@ -15,7 +15,8 @@ from edge.calibration import calibrate
 from edge.errors import InputError
 from edge.inference import Engine, EngineKind, Precision
 from edge.inspection.inspector import Inspector
-from train.config import RecipeConfig, TrainConfig, read_config
+from train.compose import read_config
+from train.config import RecipeConfig, TrainConfig
 from train.readers import LabelledImage
 from train.run import RunFolder, RunSummary, TrainedRun, class_names, load_run
 from train.validation_frames import run_over, smoothing_px, validation_frames

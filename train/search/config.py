@@ -56,7 +56,7 @@ class _Whole(msgspec.Struct):
 
 
 def parse(overrides: Sequence[str]) -> tuple[SearchConfig, list[str]]:
-    """The search's own keys, and what is left for `train.config.compose`.
+    """The search's own keys, and what is left for `train.compose.compose`.
 
     Raises:
         ConfigError: an unknown key, a value of the wrong kind, or a key that the search chooses itself.

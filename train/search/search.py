@@ -17,7 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from edge.errors import ConfigError, TrainingError
 from train.callbacks import Interrupted
-from train.config import TrainConfig, compose, with_recipe
+from train.compose import compose, with_recipe
+from train.config import TrainConfig
 from train.files import write_whole
 from train.run import RunFolder
 from train.search.config import SearchConfig, parse
@@ -35,7 +36,7 @@ def search(overrides: Sequence[str], say: Callable[[str], None] = logger.info) -
     """Take part in a search until its trials are finished or being run by others, and report on it.
 
     Args:
-        overrides: `key=value`; those of `search.` are the search's, all others those of `train.config.compose`.
+        overrides: `key=value`; those of `search.` are the search's, all others those of `train.compose.compose`.
         say: takes lines for people.
     Raises:
         ConfigError: what was asked for cannot be, or is not what the study was started with.

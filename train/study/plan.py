@@ -155,7 +155,7 @@ class Run:
         return int(self.settings["recipe.steps"])
 
     def overrides(self, data: Path, out: Path, weights: str) -> list[str]:
-        """What `train.config.compose` takes to begin it.
+        """What `train.compose.compose` takes to begin it.
 
         Args:
             data: the folder of all data sets.

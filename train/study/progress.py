@@ -9,7 +9,7 @@ import msgspec
 
 from edge.errors import HeatlineError
 from train.callbacks import read_metrics
-from train.config import read_config
+from train.compose import read_config
 from train.evaluation.result import FILE, SCHEMA
 from train.run import RunFolder, RunSummary
 from train.study.locks import is_taken

@@ -15,7 +15,7 @@ import torch
 
 from edge.errors import ConfigError, HeatlineError, InputError, TrainingError, WeightsError
 from train.callbacks import Interrupted
-from train.config import compose
+from train.compose import compose
 from train.fit import fit
 from train.study.locks import taken
 from train.study.outcome import Evaluate, WriteReport, evaluate_test_part, keep_figures, write_study_report

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from tests.train.blobs import write_labels
-from train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig, compose
+from train.compose import compose
+from train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
 from train.dense.copies import Kind
 from train.dense.samples import Samples
 from train.dense.tiles import DenseTiles, Known

@@ -1,0 +1,249 @@
+"""From the command line or a run's folder to a checked configuration: Hydra puts it together from `configs/`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+
+from edge.errors import ConfigError
+from train.config import CnnConfig, Part, RecipeConfig, TrainConfig, VitConfig
+
+DENSE = "_dense"
+_TEXTS = ("data", "out", "split.group", "split.pattern", "model.weights", "features.folder")
+"""Keys whose values are taken as they are written."""
+
+
+def compose(overrides: Sequence[str]) -> TrainConfig:
+    """The configuration that Hydra overrides like `recipe.steps=500` make.
+
+    With `resume=true` everything comes from the run's own `config.yaml`; what is also said again must agree with it.
+
+    Raises:
+        ConfigError: an unknown key, an unknown choice, a value of the wrong kind, or no `data`.
+    """
+    values = _compose(_either_steps_or_epochs(overrides))
+    values["out"] = str(values["out"])
+    if values["resume"] is True:
+        return _resumed(values, overrides)
+    if values["data"] is None:
+        raise ConfigError("data is missing; name the folder of pictures: data=FOLDER")
+    values["data"] = str(Path(str(values["data"])).resolve())
+    return _convert(values, "the command line")
+
+
+def with_recipe(overrides: Sequence[str], name: str) -> list[str]:
+    """Overrides that choose this recipe, unless they choose one."""
+    chosen = any(item.startswith("recipe=") for item in overrides)
+    return [*overrides] if chosen else [f"recipe={name}", *overrides]
+
+
+def write_config(config: TrainConfig, file: Path) -> None:
+    file.write_bytes(msgspec.yaml.encode(config))
+
+
+def read_config(file: Path) -> TrainConfig:
+    """The configuration that a run was started with.
+
+    Raises:
+        ConfigError: no such file, or not of this version of heatline.
+    """
+    try:
+        values = msgspec.yaml.decode(file.read_bytes())
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{file} cannot be read ({error}); name the folder of a run of `heatline train`") from error
+    return _convert(values, str(file))
+
+
+def read_model(name: str) -> CnnConfig | VitConfig:
+    """The model of that name: the file in `configs/model`, or any CNN or plain ViT of timm by its name there.
+
+    A CNN with a dense head has the CNN's name and `_dense`.
+
+    Raises:
+        ConfigError: neither has it, or a ViT is to have a dense head.
+    """
+    if name.endswith(DENSE):
+        base = read_model(name.removesuffix(DENSE))
+        if not isinstance(base, CnnConfig):
+            raise ConfigError(f"model={name} is a ViT with a dense head, which only CNNs have; choose a CNN")
+        return msgspec.structs.replace(base, name=dense_name(base.name), head="dense")
+    if name in _choices("model"):
+        file = Path(__file__).parent / "configs" / "model" / f"{name}.yaml"
+        return msgspec.yaml.decode(file.read_bytes(), type=CnnConfig | VitConfig)
+    from train.models.any_timm import default_config
+
+    found = default_config(name)
+    if found is None:
+        raise ConfigError(
+            f"model={name} is none of the choices: {', '.join(_choices('model'))}; nor does timm know it, see "
+            "timm.list_models()"
+        )
+    return found
+
+
+def dense_name(name: str) -> str:
+    """The name of a CNN with a dense head, which ends at stride 16 whether the CNN did (`_d`) or not."""
+    return name.removesuffix(DENSE).removesuffix("_d") + DENSE
+
+
+def model_names() -> list[str]:
+    """The models with a file in `configs/model`."""
+    return _choices("model")
+
+
+def _compose(overrides: Sequence[str]) -> dict[str, Any]:
+    from hydra import compose, initialize_config_module
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for choice in (item.removeprefix("model=").strip("'\"") for item in overrides if item.startswith("model=")):
+        if choice not in _choices("model"):
+            ConfigStore.instance().store(group="model", name=choice, node=msgspec.to_builtins(read_model(choice)))
+    try:
+        with initialize_config_module("train.configs", version_base="1.3"):
+            composed = compose("train", overrides=[_quote_text(item) for item in overrides])
+        values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+        for helper in ("by_family", "fractions"):  # other keys have taken from it what fits
+            values["recipe"].pop(helper, None)
+        _choose_head(values)
+    except MissingConfigException as error:
+        # A model that is no file of ours was taken from timm, or refused, above.
+        groups = [(item, item.split("=")[0]) for item in overrides if item.split("=")[0] in ("recipe", "logger")]
+        wrong = [(item, group) for item, group in groups if item.partition("=")[2].strip("'\"") not in _choices(group)]
+        choice, group = wrong[0] if wrong else ("a choice", "recipe")
+        raise ConfigError(f"{choice} is none of the choices: {', '.join(_choices(group))}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        keys = [item.split("=")[0].lstrip("+") for item in overrides]
+        key = next((key for key in keys if not _exists(key)), None)
+        if key is None:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            _refuse_key_of_another_kind(keys, reason)
+            raise ConfigError(f"{' '.join(overrides)!r} cannot be understood: {reason}") from error
+        raise ConfigError(f"there is no key {key!r}; {_what_exists(key)}") from error
+    return values
+
+
+def _choose_head(values: dict[str, Any]) -> None:
+    """A recipe that trains a dense head makes the model one with a dense head.
+
+    Raises:
+        ConfigError: the model is no CNN.
+    """
+    recipe, model = values["recipe"], values["model"]
+    if recipe["kind"] != "dense":
+        if model.get("head") == "dense":
+            raise ConfigError(
+                f"model={model['name']} has a dense head, and recipe={recipe['name']} trains none; choose "
+                "recipe=heatline, or the model without _dense"
+            )
+        return
+    recipe.pop("epochs", None)  # see `_either_steps_or_epochs`
+    if model["family"] != "cnn":
+        raise ConfigError(
+            f"recipe={recipe['name']} trains a dense head on a CNN, and model={model['name']} is a ViT; choose "
+            "recipe=finetune or study, or a CNN"
+        )
+    model |= {"head": "dense", "width": recipe.pop("width"), "name": dense_name(model["name"])}
+
+
+def _either_steps_or_epochs(overrides: Sequence[str]) -> list[str]:
+    """Who names one of them need not take back what the recipe says of the other."""
+    named = {item.split("=")[0] for item in overrides}
+    both = ("recipe.steps", "recipe.epochs")
+    other = [f"++{key}=null" for key, said in zip(both, both[::-1], strict=True) if said in named and key not in named]
+    return [*overrides, *other]
+
+
+def _quote_text(override: str) -> str:
+    """Paths and patterns in quotes: else Hydra reads its grammar into their commas, equal signs and parentheses."""
+    key, _, value = override.partition("=")
+    if key not in _TEXTS or value[:1] in ("", "'", '"'):
+        return override
+    if value == "null":
+        return override
+    return f"{key}='" + value.replace("'", "\\'") + "'"
+
+
+def _refuse_key_of_another_kind(keys: Sequence[str], reason: str) -> None:
+    """Say whose key it is, if what Hydra did not find is one that only models or recipes of another kind have.
+
+    Raises:
+        ConfigError: it is.
+    """
+    for key in keys:
+        kind, field = key.rpartition(".")[::2]
+        if kind not in ("model", "recipe") or f"'{field}' is not in struct" not in reason:
+            continue
+        if kind == "model":
+            owner, other = ("a CNN", "a ViT") if field in get_type_hints(CnnConfig) else ("a ViT", "a CNN")
+        else:
+            owner, other = "recipe=heatline", "finetune or study"
+            if field in get_type_hints(RecipeConfig):
+                owner, other = "recipe=finetune and study", "heatline"
+        raise ConfigError(
+            f"{key} belongs to {owner}, and the {kind} is {other}; leave it out, or choose another {kind}="
+        )
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (Path(__file__).parent / "configs" / group).glob("*.yaml"))
+
+
+def _fields(key: str) -> dict[str, Any] | None:
+    """The keys below a dotted key ("" is the top); None if it is no part of the configuration, {} if it is a value."""
+    fields = get_type_hints(TrainConfig)
+    for name in filter(None, key.split(".")):
+        if name not in fields:
+            return None
+        kinds = get_args(fields[name]) or (fields[name],)  # of a model: its families
+        parts = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Part)]
+        fields = {name: kind for part in parts for name, kind in get_type_hints(part).items()}
+    return fields
+
+
+def _exists(key: str) -> bool:
+    return _fields(key) is not None
+
+
+def _what_exists(key: str) -> str:
+    above = key.rpartition(".")[0]
+    while not _exists(above):
+        above = above.rpartition(".")[0]
+    names = ", ".join(_fields(above) or ())
+    return f"{above} has {names}" if above else f"there are {names}"
+
+
+def _convert(values: dict[str, Any], where: str) -> TrainConfig:
+    try:
+        return msgspec.convert(values, TrainConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where} does not fit the configuration: {error}") from error
+
+
+def _resumed(values: dict[str, Any], overrides: Sequence[str]) -> TrainConfig:
+    file = Path(values["out"]) / "config.yaml"
+    if not file.exists():
+        raise ConfigError(
+            f"{values['out']} holds no run to resume; start it without resume=true, or name its folder: out="
+        )
+    if values["data"] is not None:
+        values["data"] = str(Path(str(values["data"])).resolve())
+    saved = msgspec.to_builtins(read_config(file))
+    for key in (item.split("=")[0] for item in overrides):
+        came, was = _lookup(values, key), _lookup(saved, key)
+        if key not in ("out", "resume") and came != was:
+            raise ConfigError(
+                f"{key} is {came} and was {was} when the run in {values['out']} started; resume it unchanged, or start "
+                "another with out="
+            )
+    return _convert(saved | {"out": values["out"], "resume": True}, str(file))
+
+
+def _lookup(values: Any, key: str) -> Any:
+    """The value of a dotted key; of `model` and `recipe`, which choice it is."""
+    for name in key.split("."):
+        values = values[name]
+    return values["name"] if key in ("model", "recipe", "logger") else values
