@@ -216,8 +216,7 @@ def answers_of(found: OutOfFold, truth: Truth, seed: int) -> Iterator[Answers]:
         BenchError: the answers are of other pictures.
     """
     fold_of = dict(zip(found.frames.tolist(), found.fold.tolist(), strict=True))
-    names = [image.name for image in truth.store.images]
-    fold = np.array([fold_of.get(name, -1) for name in names])
+    fold = np.array([fold_of.get(name, -1) for name in truth.tiles.pictures])
     answered = (fold >= 0)[truth.tiles.table.frame]
     if len(fold_of) != (fold >= 0).sum() or len(found.logit) != answered.sum():
         raise BenchError("the cross-validation is of other pictures than the truth; delete --work and measure again")

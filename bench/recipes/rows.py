@@ -78,7 +78,7 @@ class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
     def cell(self, figure: str) -> str:
         """Mean and deviation of a figure as a table shows them."""
         found = self.mean_and_spread(figure)
-        return "-" if found is None else f"{found[0]:.2f} ± {found[1]:.2f}"
+        return "-" if found is None else f"{found[0]:.3f} ± {found[1]:.2f}"
 
     def hit_by_class(self) -> dict[str, tuple[float, float]]:
         """Defects hit and defects of each class: sums over folds, means over seeds."""
@@ -108,7 +108,7 @@ def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]
             ["recipe", *FIGURES.values(), "folds", "seeds", "s"],
             ["---", *["---:"] * (len(FIGURES) + 3)],
             *(_row(one) for one in mine),
-            ["*target*", *(f"*{goals[figure]:.2f}*" if figure in goals else "" for figure in FIGURES), "", "", ""],
+            ["*target*", *(f"*{goals[figure]:g}*" if figure in goals else "" for figure in FIGURES), "", "", ""],
         ]
         parts += [f"## {name}", f"By {', '.join(sorted({one.truth for one in mine}))}.", _markdown(rows)]
         if kinds := sorted({kind for one in mine for kind in one.hit_by_class()}):

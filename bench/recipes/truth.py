@@ -66,9 +66,11 @@ class Truth:
         return min(tile_px, height - int(table.y[row])), min(tile_px, width - int(table.x[row]))
 
     def mask(self, row: int) -> NDArray[np.bool_]:
-        """The defective pixels of a tile, bool [tile, tile]."""
-        table = self.tiles.table
-        return self.store.mask_tile(int(table.frame[row]), int(table.y[row]), int(table.x[row]), self.rule.tile_px)
+        """The defective pixels of a tile, bool [tile, tile]; none beyond the frame."""
+        table, (height, width) = self.tiles.table, self.inside_hw(row)
+        tile = self.store.mask_tile(int(table.frame[row]), int(table.y[row]), int(table.x[row]), self.rule.tile_px)
+        tile[height:], tile[:, width:] = False, False
+        return tile
 
     @cached_property
     def defective(self) -> NDArray[np.bool_]:

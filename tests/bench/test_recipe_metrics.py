@@ -110,6 +110,6 @@ def test_the_table_has_means_and_deviations_over_folds_and_seeds_and_the_targets
     head, _, bank, heatline, target = ([cell.strip() for cell in line.split(" | ")] for line in lines[8:13])
     column = head.index(FIGURES["hit"])
     assert [bank[0].removeprefix("| "), heatline[0].removeprefix("| ")] == ["bank a=1\\|2", "heatline a=1\\|2"]
-    assert [row[column] for row in (bank, heatline, target)] == ["-", "0.70 ± 0.16", "*0.75*"]
+    assert [row[column] for row in (bank, heatline, target)] == ["-", "0.700 ± 0.16", "*0.75*"]
     assert heatline[head.index("folds") :][:2] == ["2", "2"]
-    assert heatline[head.index(FIGURES["pixel_ap"])] == "0.25 ± 0.00"
+    assert heatline[head.index(FIGURES["pixel_ap"])] == "0.250 ± 0.00"
