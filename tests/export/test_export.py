@@ -125,7 +125,8 @@ def test_no_good_validation_frame_is_rejected_where_no_false_reject_is_wanted(
     for image in good:
         judgement = inspector.finish(inspector.start(Frame(Stamp("top", 1), image.pixels(), "RGB8")))
         assert judgement.verdict == "GOOD"
-        assert float(judgement.heatmap.max()) < exported.manifest.calibration.evidence_threshold
+        if exported.manifest.map.top_cells is None:  # else the cells of all good frames together set it
+            assert float(judgement.heatmap.max()) < exported.manifest.calibration.evidence_threshold
         # ... and the threshold lies right above: the frame's highest tile is what it was set by.
         assert judgement.score == pytest.approx(exported.manifest.calibration.score_threshold, abs=1e-4)
 

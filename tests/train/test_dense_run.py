@@ -100,7 +100,7 @@ def test_a_run_says_what_it_assumed_and_leaves_config_checkpoint_answers_and_rep
 def test_answers_out_of_fold_are_of_every_tile_and_keep_groups_together(first: tuple[RunFolder, str]) -> None:
     run = load_run(first[0].folder)
     answers = OutOfFold.read(first[0].out_of_fold)
-    assert list(answers.frames) == [image.name for image in run.data.images]
+    assert list(answers.frames) == [image.name_in_folder for image in run.data.images]
     folds = {(image.group, fold) for image, fold in zip(run.data.images, answers.fold.tolist(), strict=True)}
     assert len(folds) == len(GROUPS)
     assert len({fold for _, fold in folds}) == 2

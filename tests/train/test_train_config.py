@@ -23,7 +23,7 @@ def test_the_study_recipe_is_the_studys() -> None:
 
 def test_defaults_are_the_models_and_recipes_of_this_project(tmp_path: Path) -> None:
     config = compose([f"data={tmp_path}"])
-    assert (config.model.name, config.recipe.name) == ("efficientnet_lite0_d", "heatline")
+    assert (config.model.name, config.recipe.name) == ("efficientnet_lite0_dense", "heatline")
     assert (config.model.head, config.recipe.steps_for(1_000), config.recipe.folds) == ("dense", 190, 5)
     assert (config.data, config.out) == (str(tmp_path), "runs/efficientnet_lite0_d")
     assert (config.tiles.tile_px, config.tiles.overlap_px, config.tiles.defective_share) == (224, 2, 0.01)
@@ -97,7 +97,7 @@ def test_a_resumed_run_takes_everything_from_its_own_file_and_refuses_to_be_chan
     for change, says in (
         ("recipe.steps=60", "recipe.steps is 60 and was 50"),
         ("data=elsewhere", "data is .*elsewhere and was .*pictures"),
-        ("model=efficientnet_lite0_d", "model is efficientnet_lite0_d and was efficientnet_lite0 when"),
+        ("model=mobilenetv3_large", "model is mobilenetv3_large_dense and was efficientnet_lite0_dense when"),
     ):
         with pytest.raises(ConfigError, match=says):
             compose([f"out={run}", "resume=true", change])

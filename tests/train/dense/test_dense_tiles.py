@@ -91,7 +91,7 @@ def test_some_frames_make_up_tiles_of_their_own(tmp_path: Path) -> None:
     store, tiles = known_of(write_pictures(tmp_path / "pictures"), tmp_path / "cache")
     some = know_tiles(store, RULE, [5, 1])
     assert some.groups == ("a", "b")
-    assert some.pictures == (store.images[5].name, store.images[1].name)
+    assert some.pictures == (store.images[5].name_in_folder, store.images[1].name_in_folder)
     rows = np.concatenate([np.flatnonzero(tiles.table.frame == frame) for frame in (5, 1)])
     assert np.array_equal(some.known, tiles.known[rows])
     assert np.array_equal(some.group, tiles.group[rows])
