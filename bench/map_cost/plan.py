@@ -74,7 +74,7 @@ def plan(
 def _maps(config: CnnConfig | VitConfig, asked: Asked) -> list[tuple[str, Fusion | None, float | None]]:
     """Method, fusion and discard ratio of each."""
     if isinstance(config, CnnConfig):
-        return [("cam", None, None)]
+        return [(config.head, None, None)]
     fusions = asked.fusions or (FUSIONS if asked.everything else (config.fusion,))
     ratios = asked.discard_ratios or (DISCARD_RATIOS if asked.everything else (config.discard_ratio,))
     return [
