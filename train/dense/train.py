@@ -68,9 +68,10 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
     store = FrameStore.build(images, run.cache, _track)
     rule = TileRule(**msgspec.structs.asdict(config.tiles))
     tiles = know_tiles(store, rule)
-    for each in [data.describe_mixture(), _described(images, tiles), *_warnings(store, images, tiles, rule)]:
-        if each:
-            say(each)
+    if not config.discover and (mixture := data.describe_mixture()):  # what is discovered is described above
+        say(mixture)
+    for line in [_described(images, tiles), *_warnings(store, images, tiles, rule)]:
+        say(line)
 
     steps = recipe.steps_for(len(tiles)) + recipe.finetune_steps
     painter = Painter(store, tiles, _digests(images), recipe.augment, tile_px, model.map_hw[0])
