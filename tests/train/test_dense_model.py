@@ -99,6 +99,19 @@ def test_an_untrained_model_starts_from_the_odds_it_is_given() -> None:
     assert model.head.out.bias.item() == -3.5
 
 
+def test_no_cell_is_below_the_floor_and_evidence_above_it_stays_as_it_is() -> None:
+    model = built()
+    with torch.no_grad():
+        model.head.floor.fill_(-1000.0)
+        unbounded = model.head(model.features(tiles(2)))
+        middle = unbounded.median()
+        model.head.floor.copy_(middle)
+        bounded = model.head(model.features(tiles(2)))
+        expected = torch.logaddexp(unbounded, middle)
+    assert (bounded > middle).all()
+    torch.testing.assert_close(bounded, expected, rtol=1e-4, atol=1e-4)
+
+
 # What features are found by in the cache.
 
 

@@ -24,6 +24,8 @@ BATCH = 64
 """Tiles at a time where there is no gradient."""
 STANDARDISE_BY = 128
 """Tiles that the mean and deviation of features are taken from."""
+START, FLOOR = -2.0, -3.0
+"""Of a map, in logits of a step, in which good and defective tiles are balanced: where cells start, and their floor."""
 HEAD_RATE = 3.0
 """The head's learning rate over that of the stages that are fine-tuned with it."""
 FINETUNE_DECAY = 0.01
@@ -72,7 +74,8 @@ class HeadTraining:
             DivergedError: the loss became no number.
         """
         recipe = self._recipe
-        torch.nn.init.constant_(head.out.bias, -2.0 - self._shift)  # type: ignore[arg-type]
+        torch.nn.init.constant_(head.out.bias, START - self._shift)  # type: ignore[arg-type]
+        head.floor.fill_(FLOOR - self._shift)
         head.standardise(stages_of(self._features, self._sampler.some_tiles(STANDARDISE_BY)))
         head.dropout.generator = torch.Generator().manual_seed(self._seed)
         optimiser = AdamW(head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
@@ -105,7 +108,7 @@ class HeadTraining:
     def _maps(self, network: Network, draw: Draw, step: int) -> StepMaps:
         bags = [self._hottest(network, bag, step) for bag in draw.bags]
         parts = [draw.located, draw.good, draw.synthetic, *bags]
-        maps = forward(network, self._features, np.concatenate(parts), self._uses_bf16(network))
+        maps = forward(network, self._features, np.concatenate(parts), self._bf16)
         sizes = [len(draw.located), len(draw.good), len(draw.synthetic), sum(map(len, bags))]
         located, good, synthetic, bagged = torch.split(maps, sizes)
         exact = self._samples.known[draw.located] == Known.MASKED
@@ -127,16 +130,12 @@ class HeadTraining:
         if len(bag) <= most:
             return bag
         network.eval()
-        logits = np.concatenate([logit for logit, _ in answers(network, self._features, bag, self._uses_bf16(network))])
+        logits = np.concatenate([logit for logit, _ in answers(network, self._features, bag, self._bf16)])
         network.train()
         order = bag[np.argsort(-logits, kind="stable")]
         hot = order[: most - most // 2]
         rng = np.random.default_rng((self._seed, step, int(bag[0])))
         return np.concatenate([hot, rng.choice(order[len(hot) :], most // 2, replace=False)])
-
-    def _uses_bf16(self, network: Network) -> bool:
-        """Depthwise convolutions, of which trunks consist, have a slow gradient in bf16 on processors."""
-        return self._bf16 and isinstance(network, DenseHead)
 
     def _share(self, rows: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(self._samples.share[rows].astype(np.float32))
@@ -150,8 +149,8 @@ def forward(network: Network, features: Features, rows: NDArray[np.int64], bf16:
 
 def stages_of(features: Features, rows: NDArray[np.int64], bf16: bool = False) -> list[Tensor]:
     """Features [N, channels, h, w] of samples by index, their channels last in memory."""
-    numbers = torch.bfloat16 if bf16 else torch.float32
-    return [torch.from_numpy(stage).to(numbers).permute(0, 3, 1, 2) for stage in features[rows]]
+    numbers = torch.bfloat16 if bf16 else torch.float32  # by way of float32: half the time of float16 to bfloat16
+    return [torch.from_numpy(stage).float().to(numbers).permute(0, 3, 1, 2) for stage in features[rows]]
 
 
 def answers(

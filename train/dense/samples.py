@@ -99,6 +99,8 @@ class Sampler:
                 "there is no defective picture, and recipe.synthetic is 0; add defective pictures, or let the recipe "
                 "draw synthetic defects"
             )
+        self._bag_share = min(1.0, len(self._bags) / max(1, len(self._located[0])))
+        """How much of a step's room bags take: a few of them beside many marked tiles are not drawn over and over."""
         self.positives = tiles
         """Tiles with marked defects and pictures that are labelled as a whole."""
         self.log_odds = float(np.log(tiles / good)) if tiles else 0.0
@@ -108,7 +110,7 @@ class Sampler:
         """What step number `step` trains on, always the same."""
         rng = np.random.default_rng((self._seed, step))
         recipe = self._recipe
-        bags = rng.choice(len(self._bags), recipe.bags).tolist() if self._bags else []
+        bags = rng.choice(len(self._bags), rng.binomial(recipe.bags, self._bag_share)).tolist() if self._bags else []
         return Draw(
             located=_half_each(self._located, recipe.located, rng),
             good=_half_each(self._good, recipe.good, rng),

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, softplus
 
 from edge.errors import ConfigError
 from train.config import CnnConfig
 from train.models.any_timm import create_network
+from train.models.depthwise import fix_depthwise_filters
 from train.models.explained import ExplainedClassifier, in_float32
 from train.models.weights import load_pretrained
 from train.provenance import Provenance
@@ -59,7 +60,7 @@ class Trunk(nn.Module):
 class LaterStages(nn.Module):
     """The stages of a trunk after its first tap, as a network of their own: what fine-tuning trains.
 
-    Their batch normalisation keeps the pretrained averages.
+    Their batch normalisation keeps the pretrained averages, and their depthwise filters stay as they are.
 
     Args:
         trunk: whose stages are copied.
@@ -81,6 +82,7 @@ class LaterStages(nn.Module):
         for module in self.stages.modules():
             module._forward_hooks.clear()  # those of the trunk
         self.requires_grad_(True)
+        fix_depthwise_filters(self.stages)
 
     def forward(self, first: Tensor) -> tuple[Tensor, ...]:
         """Features of all taps, of those of the first."""
@@ -173,6 +175,9 @@ class DenseHead(nn.Module):
             nn.Conv2d(width, width, 3, padding=1, groups=width), nn.Conv2d(width, width, 1), nn.BatchNorm2d(width)
         )
         self.out = nn.Conv2d(width, 1, kernel_size=1)
+        self.floor: Tensor
+        self.register_buffer("floor", torch.tensor(-4.0))
+        """Of the map: below it, evidence fades, as no cell is much better than good."""
 
     def standardise(self, features: Sequence[Tensor]) -> None:
         """Take each channel's mean and deviation from features of some tiles, before the training."""
@@ -198,7 +203,7 @@ class DenseHead(nn.Module):
         hidden = self.dropout(self.norm(hidden).relu())
         hidden = (hidden + self.block(hidden).relu()).float()
         with in_float32(hidden.device):
-            return self.out(hidden)[:, 0]  # type: ignore[no-any-return]
+            return self.floor + softplus(self.out(hidden)[:, 0] - self.floor)
 
 
 class FineTuned(nn.Module):

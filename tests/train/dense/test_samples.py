@@ -102,6 +102,15 @@ def test_tiles_and_their_copies_make_up_half_each() -> None:
     assert len(draw.synthetic) == len(draw.bags) == 0
 
 
+@pytest.mark.parametrize(("bags", "share"), [(2, 0.1), (20, 1.0), (30, 1.0)])
+def test_bags_that_are_few_beside_marked_tiles_are_drawn_as_seldom(bags: int, share: float) -> None:
+    tiles = tiles_of([Known.GOOD, *[Known.MASKED] * 20, *[Known.BAGGED] * bags], [0] * (21 + bags))
+    samples = samples_of(tiles, np.zeros((len(tiles), 1, 1)))
+    sampler = Sampler(samples, np.ones(1, np.bool_), recipe_with(bags=4), 0)
+    drawn = sum(len(sampler.draw(step).bags) for step in range(500)) / 500
+    assert drawn == pytest.approx(4 * share, rel=0.15)
+
+
 def test_the_odds_count_tiles_with_marked_defects_and_whole_pictures_against_good_tiles() -> None:
     known = [Known.GOOD] * 8 + [Known.MASKED, Known.BOXED, Known.BAGGED, Known.BAGGED, Known.BAGGED]
     frames = [*range(10), 10, 10, 11]
