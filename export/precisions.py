@@ -209,6 +209,7 @@ def judge(
         made, attempt = runs
         others = [each for each in failed if each is not attempt]
         return Judged(PrecisionGate(made.graph, "; ".join(attempt.missed), [*others, attempt]), made)
+    failed.sort(key=lambda attempt: bool(attempt.agreement))  # what could be run says more than what could not
     return Judged(PrecisionGate(None, "; ".join(failed[-1].missed), failed), None)
 
 

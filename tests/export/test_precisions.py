@@ -266,6 +266,18 @@ def test_the_last_way_that_could_be_run_is_what_is_allowed(f32: Ir, held: HeldTi
     assert "verdicts flip" in (judged.gate.reason or "")
 
 
+def test_what_is_left_out_says_what_the_last_way_that_could_be_run_misses(
+    f32: Ir, held: HeldTiles, golden: GoldenTiles
+) -> None:
+    other = dataclasses.replace(held, logit=-held.logit + 2 * held.score_threshold)
+    ways = [Candidate(how, partial(Ir, f32.xml, weights), "model_int8.xml")
+            for how, weights in (("runs", f32.weights), ("broken", b""))]  # fmt: skip
+    judged = judge("int8", ways, other, golden)
+    assert judged.gate.graph is None
+    assert [each.how for each in judged.gate.attempts] == ["broken", "runs"]
+    assert "verdicts flip" in (judged.gate.reason or "")
+
+
 def test_a_way_that_nncf_cannot_go_counts_as_an_attempt(f32: Ir, held: HeldTiles, golden: GoldenTiles) -> None:
     too_small = TILES[:2, : TILE // 2, : TILE // 2]
     with pytest.raises(ExportError, match="NNCF cannot quantise this model"):
