@@ -109,6 +109,8 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         for helper in ("by_family", "fractions"):  # other keys have taken from it what fits
             values["recipe"].pop(helper, None)
         _choose_head(values)
+        if not any(item.startswith("out=") for item in overrides):
+            values["out"] = f"runs/{values['model']['name']}"
     except MissingConfigException as error:
         # A model that is no file of ours was taken from timm, or refused, above.
         groups = [(item, item.split("=")[0]) for item in overrides if item.split("=")[0] in ("recipe", "logger")]

@@ -73,7 +73,7 @@ def test_a_folder_is_all_that_a_training_needs(blobs: Path, tmp_path: Path) -> N
         "train", blobs, "recipe.steps=2", "recipe.copies.most=4", cwd=tmp_path, env={"XDG_CACHE_HOME": str(tmp_path)}
     )
     assert done.returncode == 0, done.stderr
-    run = RunFolder(tmp_path / "runs" / "efficientnet_lite0_d")
+    run = RunFolder(tmp_path / "runs" / "efficientnet_lite0_dense")
     assert run.read_summary().recipe == "heatline"
     assert run.report.joinpath("report.html").exists()
     assert any((tmp_path / "heatline" / "features").rglob("*.f16"))

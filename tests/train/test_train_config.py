@@ -25,7 +25,9 @@ def test_defaults_are_the_models_and_recipes_of_this_project(tmp_path: Path) -> 
     config = compose([f"data={tmp_path}"])
     assert (config.model.name, config.recipe.name) == ("efficientnet_lite0_dense", "heatline")
     assert (config.model.head, config.recipe.steps_for(1_000), config.recipe.folds) == ("dense", 300, 5)
-    assert (config.data, config.out) == (str(tmp_path), "runs/efficientnet_lite0_d")
+    assert (config.data, config.out) == (str(tmp_path), "runs/efficientnet_lite0_dense")
+    assert compose([f"data={tmp_path}", "out=here"]).out == "here"
+    assert compose([f"data={tmp_path}", "recipe=finetune"]).out == "runs/efficientnet_lite0_d"
     assert (config.tiles.tile_px, config.tiles.overlap_px, config.tiles.defective_share) == (224, 2, 0.01)
 
 
