@@ -29,6 +29,7 @@ def compose(overrides: Sequence[str]) -> TrainConfig:
     if values["data"] is None:
         raise ConfigError("data is missing; name the folder of pictures: data=FOLDER")
     values["data"] = str(Path(str(values["data"])).resolve())
+    _refuse_what_has_no_effect(values)
     return _convert(values, "the command line")
 
 
@@ -149,6 +150,34 @@ def _choose_head(values: dict[str, Any]) -> None:
             "recipe=finetune or study, or a CNN"
         )
     model |= {"head": "dense", "width": recipe.pop("width"), "name": dense_name(model["name"])}
+
+
+def _refuse_what_has_no_effect(values: dict[str, Any]) -> None:
+    """Refuse settings that the training would ignore.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    split, recipe = values["split"], values["recipe"]
+    for key, default in (("group", "group"), ("pattern", None)):
+        if values["discover"] is True and split[key] != default:
+            raise ConfigError(
+                f"split.{key}={split[key]} came with discover=true, which finds groups itself; leave one of them out"
+            )
+    if recipe["kind"] != "dense":
+        return
+    runs_on = {
+        "logger": (values["logger"]["name"], ("csv",)),
+        "trainer.accelerator": (values["trainer"]["accelerator"], ("auto", "cpu")),
+        "trainer.devices": (values["trainer"]["devices"], (1, "1", "auto")),
+        "trainer.workers": (values["trainer"]["workers"], (0,)),
+    }
+    for key, (came, expected) in runs_on.items():
+        if came not in expected:
+            raise ConfigError(
+                f"{key}={came} has no effect on recipe={recipe['name']}, which trains on the CPU in one process and "
+                f"logs nothing; expected {key}={expected[0]}: leave it out, or choose recipe=finetune or study"
+            )
 
 
 def _either_steps_or_epochs(overrides: Sequence[str]) -> list[str]:

@@ -199,5 +199,5 @@ def _split_off_the_test(config: TrainConfig, groups: list[str], defective: set[s
     elif split.fractions[-1:] == [0.0]:
         return Split(tuple(groups), (), ())
     else:
-        named = split_by_fractions(groups, split.fractions, config.seed, defective)
+        named = split_by_fractions(groups, split.fractions, config.seed, defective, needs_val=False)
     return Split(tuple(sorted({*named.train, *named.val})), (), named.test)

@@ -49,7 +49,12 @@ def split_by_name(
 
 
 def split_by_fractions(
-    groups: Sequence[str], fractions: Sequence[float], seed: int, defective: Collection[str] = ()
+    groups: Sequence[str],
+    fractions: Sequence[float],
+    seed: int,
+    defective: Collection[str] = (),
+    *,
+    needs_val: bool = True,
 ) -> Split:
     """Groups drawn by a hash of seed and name, so that neither their order nor the machine matters.
 
@@ -59,13 +64,15 @@ def split_by_fractions(
     Args:
         fractions: shares of train, val and test; each share above 0 gets at least one group of each kind.
         defective: the groups with defects.
+        needs_val: whether the share of val must be above 0.
     Raises:
         ConfigError: fractions that are no shares, or too few groups.
     """
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or min(fractions[:2]) == 0:
+    needed = 2 if needs_val else 1
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or min(fractions[:needed]) == 0:
+        expected = "the first two above 0, e.g. [0.7,0.1,0.2]" if needs_val else "the first above 0, e.g. [0.8,0,0.2]"
         raise ConfigError(
-            f"split.fractions is {list(fractions)}; expected three shares (train, val, test) that sum to 1, the first "
-            "two above 0, e.g. [0.7,0.1,0.2]"
+            f"split.fractions is {list(fractions)}; expected three shares (train, val, test) that sum to 1, {expected}"
         )
     wanted = sum(share > 0 for share in fractions)
     if len(groups) < wanted:

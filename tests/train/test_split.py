@@ -75,3 +75,10 @@ def test_fractions_that_are_no_shares_and_too_few_groups_are_refused() -> None:
             split_by_fractions(BOARDS, fractions, 0)
     with pytest.raises(ConfigError, match="there are 2 groups"):
         split_by_fractions(["a", "b"], [0.7, 0.1, 0.2], 0)
+
+
+def test_a_recipe_that_needs_no_validation_groups_takes_a_second_share_of_0() -> None:
+    split = split_by_fractions(BOARDS, [0.8, 0, 0.2], 0, needs_val=False)
+    assert (len(split.train), split.val, len(split.test)) == (5, (), 1)
+    with pytest.raises(ConfigError, match="the first above 0"):
+        split_by_fractions(BOARDS, [0, 0.8, 0.2], 0, needs_val=False)

@@ -76,6 +76,12 @@ def test_paths_and_patterns_are_taken_as_they_are_written(text: str) -> None:
             ["data=x", "model=vit_tiny_patch16_224"],
             "recipe=heatline trains a dense head on a CNN, and model=vit_tiny_p",
         ),
+        (["data=x", "logger=wandb"], "logger=wandb has no effect on recipe=heatline"),
+        (["data=x", "trainer.accelerator=gpu"], "trainer.accelerator=gpu has no effect on recipe=heatline"),
+        (["data=x", "trainer.devices=2"], "trainer.devices=2 has no effect on recipe=heatline"),
+        (["data=x", "trainer.workers=4"], "expected trainer.workers=0: leave it out, or choose recipe=finetune"),
+        (["data=x", "discover=true", "split.group=board"], "split.group=board came with discover=true, which finds"),
+        (["data=x", "discover=true", "split.pattern=^(.)"], "split.pattern=^(.) came with discover=true"),
         (["data=x", "split.val=[08"], "cannot be understood"),
         (["resume=true", "out=nowhere"], "nowhere holds no run to resume"),
     ],
@@ -85,6 +91,12 @@ def test_a_wrong_command_line_is_refused_in_one_sentence(overrides: list[str], s
         compose(overrides)
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_what_one_recipe_refuses_another_takes() -> None:
+    asked = ["data=x", "logger=wandb", "trainer.accelerator=gpu", "trainer.devices=2", "trainer.workers=4"]
+    assert compose([*asked, "recipe=finetune"]).trainer.workers == 4
+    assert compose(["data=x", "trainer.accelerator=cpu", "trainer.devices=auto"]).trainer.devices == "auto"
 
 
 def test_a_resumed_run_takes_everything_from_its_own_file_and_refuses_to_be_changed(tmp_path: Path) -> None:
