@@ -8,7 +8,14 @@ from torch import Tensor
 
 from edge.errors import ConfigError
 from train.config import CnnConfig
-from train.models.dense import DenseClassifier, FineTuned, LaterStages, TileFeatures, dense_classifier
+from train.models.dense import (
+    DenseClassifier,
+    FineTuned,
+    LaterStages,
+    TileFeatures,
+    check_later_stages,
+    dense_classifier,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -169,6 +176,25 @@ def test_trained_later_stages_are_put_into_the_trunk() -> None:
         stages.eval().put_into(model.trunk)
         for found, expected in zip(model.features(tiles(2)), stages(features[0]), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("timm", ["test_efficientnet", "resnet18.a1_in1k", "mobilenetv3_small_050.lamb_in1k"])
+def test_later_stages_that_follow_each_other_pass_the_check(timm: str) -> None:
+    check_later_stages(built(timm), TILE_PX)
+
+
+def test_later_stages_with_others_between_them_are_refused_in_a_sentence() -> None:
+    """The blocks of a DenseNet are numbered, and the transitions between them are not of their numbers."""
+    with pytest.raises(ConfigError, match=r"DenseNet after features\.denseblock1 do not follow each other by number"):
+        check_later_stages(built("densenet121"), TILE_PX)
+
+
+def test_later_stages_that_give_other_features_are_refused() -> None:
+    """The forward pass of this trunk does more than its modules do one after another."""
+    model = built("resnet18.a1_in1k")
+    model.trunk.network.layer2.register_forward_hook(lambda _, __, out: 2 * out)
+    with pytest.raises(ConfigError, match="cannot be fine-tuned"):
+        check_later_stages(model, TILE_PX)
 
 
 # What cannot be used.

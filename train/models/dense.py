@@ -73,10 +73,7 @@ class LaterStages(nn.Module):
         self.names = _numbered_between(trunk.taps[0], trunk.taps[-1])
         modules = dict(trunk.network.named_modules())
         if not self.names or not set(self.names) <= set(modules):
-            raise ConfigError(
-                f"the stages of {type(trunk.network).__name__} after {trunk.taps[0]} do not follow each other by "
-                "number, so they cannot be fine-tuned; choose another model, or recipe.finetune_steps=0"
-            )
+            raise _cannot_be_fine_tuned(trunk)
         self.stages = nn.ModuleList(copy.deepcopy(modules[name]) for name in self.names)
         self._is_tap = [name in trunk.taps for name in self.names]
         for module in self.stages.modules():
@@ -103,6 +100,43 @@ class LaterStages(nn.Module):
         """Give the trunk these weights."""
         for name, stage in zip(self.names, self.stages, strict=True):
             trunk.network.get_submodule(name).load_state_dict(stage.state_dict())
+
+
+def check_later_stages(model: "DenseClassifier", tile_px: int) -> None:
+    """Refuse a network whose later stages cannot be fine-tuned, before its features are extracted.
+
+    Modules may be numbered and yet not follow each other: between the blocks of a DenseNet are transitions. So the
+    stages must give the trunk's own features on a tile, up to rounding.
+
+    Args:
+        tile_px: side of the model's tiles.
+    Raises:
+        ConfigError: they do not.
+    """
+    trunk = model.trunk
+    stages = LaterStages(trunk).eval()
+    image = torch.rand(1, 3, tile_px, tile_px, generator=torch.Generator().manual_seed(0))
+    was_training = trunk.training
+    try:
+        with torch.no_grad():
+            expected = trunk.eval()(image)
+            found = stages(expected[0])
+    except Exception as error:  # an unusual network ends in whatever it trips over
+        raise _cannot_be_fine_tuned(trunk) from error
+    finally:
+        trunk.train(was_training)
+    if [each.shape for each in found] != [each.shape for each in expected] or not all(
+        torch.allclose(one, other, rtol=1e-2, atol=1e-2 * float(other.abs().max()))
+        for one, other in zip(found, expected, strict=True)
+    ):
+        raise _cannot_be_fine_tuned(trunk)
+
+
+def _cannot_be_fine_tuned(trunk: Trunk) -> ConfigError:
+    return ConfigError(
+        f"the stages of {type(trunk.network).__name__} after {trunk.taps[0]} do not follow each other by number, so "
+        "they cannot be fine-tuned; choose another model, or recipe.finetune_steps=0"
+    )
 
 
 class ChannelDropout(nn.Module):
