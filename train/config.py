@@ -179,14 +179,14 @@ class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     """Of the copies."""
 
     def steps_for(self, tiles: int) -> int:
-        """How many steps train the head: what is asked for, or one per five tiles, 300 at least and 1,200 at most.
+        """How many steps train the head: what is asked for, or one per five tiles, 300 at least and 2,400 at most.
 
         >>> from train.compose import compose
         >>> recipe = compose(["data=.", "recipe=heatline"]).recipe
         >>> recipe.steps_for(100), recipe.steps_for(5_000), recipe.steps_for(10_000)
-        (300, 1000, 1200)
+        (300, 1000, 2000)
         """
-        return self.steps or min(max(300, tiles // 5), 1200)
+        return self.steps or min(max(300, tiles // 5), 2400)
 
 
 class FeaturesConfig(Part, frozen=True, kw_only=True):
@@ -194,7 +194,7 @@ class FeaturesConfig(Part, frozen=True, kw_only=True):
 
     folder: str | None
     """None: $XDG_CACHE_HOME/heatline/features, or ~/.cache/heatline/features."""
-    limit_gb: Annotated[float, Meta(gt=0)]
+    limit_gb: Annotated[float, Meta(gt=0, le=1e6)]
     """What features of all trainings take there; the least recently used are deleted."""
 
 

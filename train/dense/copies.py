@@ -5,7 +5,8 @@ described by numbers: where it is cut, how it is drawn. These are its key in the
 finds it there, whatever its labels and seed.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -21,7 +22,7 @@ from train.frames import FrameStore
 from train.synthetic import draw_defect, draw_shape, move, transplant
 from train.tiles import cut
 
-VERSION = 1
+VERSION = 2
 """Of how copies are drawn: features of another version are not found in the cache."""
 _TRIES = 8
 """How often another place is tried before a copy stays at its tile's."""
@@ -53,34 +54,60 @@ class Sample:
     """Row of the tile that lends its texture or its defects."""
 
 
-def plan_copies(tiles: DenseTiles, store: FrameStore, recipe: DenseRecipeConfig, tile_px: int) -> list[Sample]:
-    """The copies for these tiles: the same for the same tiles, whatever the seed of the training."""
-    rng = np.random.default_rng(0)
+def plan_copies(
+    tiles: DenseTiles, store: FrameStore, digests: Sequence[str], recipe: DenseRecipeConfig, tile_px: int
+) -> list[Sample]:
+    """The copies for these tiles.
+
+    All that is drawn of a copy is drawn from its tile and number. So where labels are added or groups are left out, all
+    other copies stay what they are, and their features are in the cache.
+
+    Args:
+        digests: of each picture's content, by its number.
+    """
+    table = tiles.table
+    places = list(zip(table.frame.tolist(), table.y.tolist(), table.x.tolist(), strict=True))
     masked, located, good = tiles.of(Known.MASKED), tiles.located, tiles.of(Known.GOOD)
     most = recipe.copies.most
-    samples: list[Sample] = []
 
-    def place(row: int) -> tuple[int, int]:
-        return _place(tiles, store, row, recipe.jitter_px, tile_px, rng)
+    def seed_of(row: int, kind: Kind, number: int = 0) -> int:
+        frame, y, x = places[row]
+        return int.from_bytes(key_of(digests[frame], y, x, VERSION, int(kind), number)[:4], "little")
 
-    def seed() -> int:
-        return int(rng.integers(2**32))
+    def some(rows: NDArray[np.int64], kind: Kind, count: int) -> list[int]:
+        """At most so many tiles, the same ones whatever other tiles there are, as far as their number allows."""
+        return sorted(sorted(rows.tolist(), key=lambda row: seed_of(row, kind))[:count])
 
-    if len(located):
-        each = min(recipe.copies.defective, max(1, most // len(located)))
-        samples += [Sample(row, Kind.COPY, place(row), seed()) for row in np.repeat(located, each).tolist()]
-    if len(good):
-        some = np.sort(rng.permutation(good)[:most])
-        samples += [Sample(row, Kind.COPY, place(row), seed()) for row in some.tolist()]
-        count = min(most, len(good))
-        by_group = {group: good[tiles.group[good] == group] for group in np.unique(tiles.group[good]).tolist()}
-        for row in np.sort(rng.choice(good, count)).tolist():
-            donor = int(rng.choice(by_group[int(tiles.group[row])]))  # of its group, so that no fold sees another's
-            samples.append(Sample(row, Kind.SYNTHETIC, place(row), seed(), donor))
-        if len(masked):
-            for row in np.sort(rng.choice(good, count)).tolist():
-                samples.append(Sample(row, Kind.TRANSPLANT, place(row), seed(), int(rng.choice(masked))))
+    def copy(row: int, kind: Kind, number: int = 0) -> Sample:
+        seed = seed_of(row, kind, number)
+        place = _place(tiles, store, row, recipe.jitter_px, tile_px, np.random.default_rng((seed, 1)))
+        return Sample(row, kind, place, seed)
+
+    def with_donor(sample: Sample, donors: NDArray[np.int64]) -> Sample:
+        return replace(sample, donor=_choose(donors, ids[donors], sample.seed))
+
+    ids = np.array([seed_of(row, Kind.TILE) for row in range(len(tiles))], np.uint64)
+    each = min(recipe.copies.defective, max(1, most // max(1, len(located))))
+    defective = some(located, Kind.COPY, most // max(1, each))
+    samples = [copy(row, Kind.COPY, number) for row in defective for number in range(each)]
+    samples += [copy(row, Kind.COPY) for row in some(good, Kind.COPY, most)]
+    of_group = {group: good[tiles.group[good] == group] for group in np.unique(tiles.group[good]).tolist()}
+    for row in some(good, Kind.SYNTHETIC, most):  # by a donor of its group, so that no fold sees another's
+        samples.append(with_donor(copy(row, Kind.SYNTHETIC), of_group[int(tiles.group[row])]))
+    if len(masked):
+        samples += [with_donor(copy(row, Kind.TRANSPLANT), masked) for row in some(good, Kind.TRANSPLANT, most)]
     return samples
+
+
+def _choose(rows: NDArray[np.int64], ids: NDArray[np.uint64], seed: int) -> int:
+    """One of the rows, by chance; another row that comes takes its share and changes no other choice.
+
+    Rendezvous hashing (Thaler & Ravishankar 1998), by the mixer of splitmix64.
+    """
+    mixed = (ids << np.uint64(32)) ^ np.uint64(seed)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return int(rows[np.argmax(mixed ^ (mixed >> np.uint64(31)))])
 
 
 def _place(

@@ -39,6 +39,10 @@ Network = DenseHead | FineTuned
 class HeadTraining:
     """What heads are trained on, by one division of the groups.
 
+    Positives and good tiles make up a fixed part of every step, so the loss shifts the logits by how much likelier a
+    positive is there than among all samples (King & Zeng 2001): the map keeps the odds of the tiles as they come. These
+    odds are of all groups, so that the answers of all folds are on one scale.
+
     Args:
         features: of all samples, by index.
         trained: [groups], whether a group is trained on.
@@ -61,8 +65,8 @@ class HeadTraining:
         self._steps = recipe.steps_for(samples.tiles)
         self._sampler = Sampler(samples, trained, recipe, seed)
         self._shift = 0.0
-        if self._sampler.positives:
-            self._shift = math.log(POSITIVE_WEIGHT / (1 - POSITIVE_WEIGHT)) - self._sampler.log_odds
+        if samples.log_odds is not None:
+            self._shift = math.log(POSITIVE_WEIGHT / (1 - POSITIVE_WEIGHT)) - samples.log_odds
         self._seed = seed
 
     def train(self, head: DenseHead, on_step: OnStep = lambda: None) -> None:

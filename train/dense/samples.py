@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from edge.errors import TrainingError
 from train.config import DenseRecipeConfig
 from train.dense.copies import Kind, Painter, Sample
 from train.dense.tiles import DenseTiles, Known
+
+MARKED = (Known.MASKED, Known.BOXED)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,14 @@ class Samples:
     def tiles(self) -> int:
         """How many grid tiles there are."""
         return int((self.kind == Kind.TILE).sum())
+
+    @cached_property
+    def log_odds(self) -> float | None:
+        """Of a tile to be defective, a picture that is labelled as a whole counting as one; None: none is."""
+        known = self.known[self.kind == Kind.TILE]
+        bags = len(np.unique(self.frame[self.known == Known.BAGGED]))
+        positives, good = int(np.isin(known, MARKED).sum()) + bags, int((known == Known.GOOD).sum())
+        return float(np.log(positives / good)) if positives and good else None
 
 
 def gather_samples(tiles: DenseTiles, samples: Sequence[Sample], painter: Painter) -> Samples:
@@ -65,9 +76,6 @@ class Draw:
 class Sampler:
     """Draws what each step trains on, by seed and step.
 
-    Positives and good tiles make up a fixed part of every step, so the loss shifts the logits by how much likelier a
-    positive is there than among the samples (King & Zeng 2001): the map keeps the odds of the tiles as they come.
-
     Args:
         samples: of which those of the `trained` groups are drawn.
         trained: [groups], whether a group is trained on.
@@ -82,29 +90,23 @@ class Sampler:
         def pool(known: tuple[Known, ...], *kinds: Kind) -> NDArray[np.int64]:
             return np.flatnonzero(usable & np.isin(samples.known, known) & np.isin(samples.kind, kinds))
 
-        marked = (Known.MASKED, Known.BOXED)
-        self._located = [pool(marked, Kind.TILE), pool(marked, Kind.COPY)]
+        self._located = [pool(MARKED, Kind.TILE), pool(MARKED, Kind.COPY)]
         self._good = [pool((Known.GOOD,), Kind.TILE), pool((Known.GOOD,), Kind.COPY)]
-        self._synthetic = [pool(marked, Kind.SYNTHETIC), pool(marked, Kind.TRANSPLANT)]
+        self._synthetic = [pool(MARKED, Kind.SYNTHETIC), pool(MARKED, Kind.TRANSPLANT)]
         bagged = pool((Known.BAGGED,), Kind.TILE)
         self._bags = [bagged[samples.frame[bagged] == frame] for frame in np.unique(samples.frame[bagged])]
-        tiles, good = len(self._located[0]) + len(self._bags), len(self._good[0])
-        if not good:
+        if not len(self._good[0]):
             raise TrainingError(
                 "no tile of the training is known to be good, and a map is trained on what is good; add good pictures, "
                 "or annotations that say which part of the defective ones is"
             )
-        if not tiles and not recipe.synthetic:
+        if not len(self._located[0]) + len(self._bags) and not recipe.synthetic:
             raise TrainingError(
                 "there is no defective picture, and recipe.synthetic is 0; add defective pictures, or let the recipe "
                 "draw synthetic defects"
             )
         self._bag_share = min(1.0, len(self._bags) / max(1, len(self._located[0])))
         """How much of a step's room bags take: a few of them beside many marked tiles are not drawn over and over."""
-        self.positives = tiles
-        """Tiles with marked defects and pictures that are labelled as a whole."""
-        self.log_odds = float(np.log(tiles / good)) if tiles else 0.0
-        """Of a tile to be defective."""
 
     def draw(self, step: int) -> Draw:
         """What step number `step` trains on, always the same."""

@@ -74,11 +74,12 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
         say(line)
 
     steps = recipe.steps_for(len(tiles)) + recipe.finetune_steps
-    painter = Painter(store, tiles, _digests(images), recipe.augment, tile_px, model.map_hw[0])
+    digests = _digests(images)
+    painter = Painter(store, tiles, digests, recipe.augment, tile_px, model.map_hw[0])
     rows = range(len(tiles))
     places = zip(tiles.table.y.tolist(), tiles.table.x.tolist(), strict=True)
     planned = [Sample(row, Kind.TILE, place, 0) for row, place in zip(rows, places, strict=True)]
-    planned += plan_copies(tiles, store, recipe, tile_px)
+    planned += plan_copies(tiles, store, digests, recipe, tile_px)
     keys = [painter.key(sample) for sample in planned]
     trunk = TileFeatures(model, tile_px).eval()
     folder = default_folder() if config.features.folder is None else Path(config.features.folder)
@@ -144,7 +145,7 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
             data=data.name,
             truth=data.truth,
             groups={part: list(getattr(split, part)) for part in ("train", "val", "test")},
-            labelled="pictures" if np.all(tiles.known != Known.MASKED) and len(tiles.of(Known.BAGGED)) else "tiles",
+            labelled="pictures" if not len(tiles.located) and len(tiles.of(Known.BAGGED)) else "tiles",
             tiles={"train": tiles.table.counts()},
             weights=weights,
             precision=precision,

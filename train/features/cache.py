@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from edge.errors import TrainingError
 
 FOLDER_KEY, LIMIT_KEY = "features.folder", "features.limit_gb"
-LIMIT_BYTES = 16 * 10**9
+LIMIT_BYTES = 20 * 10**9
 _SUFFIX = ".f16"
 _CHECKSUM_BYTES = 8
 _NAME_BYTES = 16
@@ -101,7 +101,7 @@ class FeatureCache:
                 if whole:
                     os.utime(self._path(name))
                 elif whole is not None:
-                    self._path(name).unlink()
+                    self._path(name).unlink(missing_ok=True)  # another training may have found it too
         if damaged := sum(whole is False for whole in found.values()):
             self._say(f"the features of {damaged} tiles in {self.folder} are damaged, they are extracted again")
         return [key for name, key in names.items() if not found[name]]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from train.features.cache import FeatureCache
 
 IN_MEMORY_BYTES = 3 * 2**29
-"""1.5 GiB: some 15,000 tiles of EfficientNet-lite0."""
+"""1.5 GiB: some 5,500 tiles of EfficientNet-lite0."""
 
 
 class Features:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.train.dense.small import PLAIN, recipe_with, write_pictures
-from train.config import AugmentConfig, CopiesConfig
+from train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
 from train.dense.copies import Kind, Painter, Sample, plan_copies
 from train.dense.tiles import DenseTiles, Known, know_tiles
 from train.frames import FrameStore
@@ -35,7 +35,10 @@ class Pictures:
         self.store = FrameStore.build(images, folder / "cache")
         self.tiles = know_tiles(self.store, RULE)
         self.digests = [image.name for image in images]
-        self.plan = plan_copies(self.tiles, self.store, recipe_with(), TILE_PX)
+        self.plan = self.planned()
+
+    def planned(self, tiles: DenseTiles | None = None, recipe: DenseRecipeConfig | None = None) -> list[Sample]:
+        return plan_copies(tiles or self.tiles, self.store, self.digests, recipe or recipe_with(), TILE_PX)
 
     def painter(self, how: AugmentConfig = TURNED, tiles: DenseTiles | None = None) -> Painter:
         return Painter(self.store, tiles or self.tiles, self.digests, how, TILE_PX, CELLS)
@@ -58,7 +61,7 @@ def painted(painter: Painter, sample: Sample) -> NDArray[np.uint8]:
 def test_a_copy_of_a_defective_tile_keeps_a_defect_and_one_of_a_good_tile_has_none(pictures: Pictures) -> None:
     store, tiles = pictures.store, pictures.tiles
     recipe = recipe_with(copies=CopiesConfig(defective=20, most=1000))
-    plan = plan_copies(tiles, store, recipe, TILE_PX)
+    plan = pictures.planned(recipe=recipe)
     moved = 0
     for sample in plan:
         frame, own = int(tiles.table.frame[sample.row]), int(tiles.table.defect_px[sample.row])
@@ -92,23 +95,39 @@ def test_donors_lend_textures_within_their_group_and_defects_from_masks(pictures
 
 
 def test_there_are_no_more_copies_than_the_recipe_allows(pictures: Pictures) -> None:
-    recipe = recipe_with(copies=CopiesConfig(defective=6, most=10))
-    located = len(pictures.tiles.located)
-    plan = plan_copies(pictures.tiles, pictures.store, recipe, TILE_PX)
-    counts = np.bincount([sample.kind for sample in plan], minlength=4)
-    assert counts[Kind.COPY] <= 10 + max(10, located)
-    assert counts[Kind.SYNTHETIC] == counts[Kind.TRANSPLANT] == 10
+    tiles, located = pictures.tiles, len(pictures.tiles.located)
+    for most in (0, 1, 10, located, 3 * located):
+        plan = pictures.planned(recipe=recipe_with(copies=CopiesConfig(defective=6, most=most)))
+        of_good = np.array([tiles.known[sample.row] == Known.GOOD for sample in plan], np.bool_)
+        kind = np.array([sample.kind for sample in plan], np.int8)
+        assert (~of_good).sum() <= most
+        counts = np.bincount(kind[of_good], minlength=4)
+        assert counts[[Kind.COPY, Kind.SYNTHETIC, Kind.TRANSPLANT]].tolist() == [most] * 3
+        assert len(set(plan)) == len(plan)
+
+
+def test_copies_stay_what_they_are_where_labels_change(pictures: Pictures) -> None:
+    """A masked tile and a good one become parts of a bag: their own copies go, others stay but for these donors."""
+    tiles = pictures.tiles
+    gone = [int(tiles.of(Known.MASKED)[0]), int(tiles.of(Known.GOOD)[0])]
+    known = tiles.known.copy()
+    known[gone] = Known.BAGGED
+    recipe = recipe_with(copies=CopiesConfig(defective=2, most=1000))
+    before, after = pictures.planned(recipe=recipe), set(pictures.planned(replace(tiles, known=known), recipe))
+    stays = {sample for sample in before if sample.row not in gone and sample.donor not in gone}
+    assert stays <= after
+    assert len(after - set(before)) < 0.2 * len(after)
 
 
 def test_the_plan_is_the_same_every_time(pictures: Pictures) -> None:
-    assert plan_copies(pictures.tiles, pictures.store, recipe_with(), TILE_PX) == pictures.plan
+    assert pictures.planned() == pictures.plan
 
 
 def test_without_masks_nothing_is_transplanted_and_without_good_tiles_nothing_is_drawn(pictures: Pictures) -> None:
     tiles = pictures.tiles
 
     def kinds(known: NDArray[np.int8]) -> set[Kind]:
-        plan = plan_copies(replace(tiles, known=known), pictures.store, recipe_with(), TILE_PX)
+        plan = pictures.planned(replace(tiles, known=known))
         return {sample.kind for sample in plan}
 
     boxed = np.where(tiles.known == Known.MASKED, np.int8(Known.BOXED), tiles.known)
@@ -121,7 +140,8 @@ def test_a_frame_of_one_tile_is_not_moved(tmp_path: Path) -> None:
     store = FrameStore.build(read_folder(folder, mixed=True).images, tmp_path / "cache")
     large = TileRule(tile_px=128, overlap_px=2, defective_share=0.01)  # larger than the frame
     tiles = know_tiles(store, large)
-    assert {sample.yx for sample in plan_copies(tiles, store, recipe_with(), 128)} == {(0, 0)}
+    digests = [str(number) for number in range(len(store))]
+    assert {sample.yx for sample in plan_copies(tiles, store, digests, recipe_with(), 128)} == {(0, 0)}
 
 
 # Keys.
