@@ -62,7 +62,7 @@ def validation_frames(run: "TrainedRun") -> ValidationFrames:
         return ValidationFrames(run.split.images(run.data, "val"), None, "of the validation groups")
     images = run.split.images(run.data, "train")
     if run.summary.folds is None:
-        return ValidationFrames(images, None, "of the only group, which the model was trained on")
+        return ValidationFrames(images, None, "of groups that the model was trained on")
     answers = OutOfFold.read(RunFolder(run.folder).out_of_fold)
     if list(answers.frames) != [image.name_in_folder for image in images]:
         raise InputError(
