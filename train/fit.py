@@ -25,6 +25,7 @@ from train.compose import write_config
 from train.config import DenseRecipeConfig, TrainConfig
 from train.dense.report import write_run_report
 from train.dense.train import train_dense
+from train.evaluation.report.write import PAGE
 from train.files import write_whole
 from train.loggers import close_logger, make_logger
 from train.models.build import build_model
@@ -65,20 +66,22 @@ def fit(
         raise ConfigError(
             f"{run.folder} already holds a run; go on with resume=true, or choose another folder with out="
         )
-    elif run.summary.exists() and run.read_summary().finished:
+    finished = leads and run.summary.exists() and run.read_summary().finished
+    if finished and not _lacks_report(run):
         say(f"{run.folder} is already finished")
         return run
 
     if isinstance(config.recipe, DenseRecipeConfig):
         try:
-            train_dense(config, run, say)
+            if not finished:
+                train_dense(config, run, say)
+            if _lacks_report(run):
+                say(f"report: {write_run_report(load_run(run.folder))}")
         except KeyboardInterrupt as error:
             raise Interrupted(
                 "stopped, and goes on with the features that it extracted; "
                 f"go on with: heatline train out={run.folder} resume=true"
             ) from error
-        if run.out_of_fold.exists():
-            say(f"report: {write_run_report(load_run(run.folder))}")
         return run
 
     torch.manual_seed(config.seed)
@@ -177,6 +180,11 @@ def fit(
     if leads and cache is None:
         shutil.rmtree(run.cache)
     return run
+
+
+def _lacks_report(run: RunFolder) -> bool:
+    """Whether a cross-validated run was stopped before its report was written."""
+    return run.out_of_fold.exists() and not (run.report / PAGE).exists()
 
 
 def leads_devices() -> bool:

@@ -23,6 +23,7 @@ from train.dense.samples import Sampler
 from train.frames import FrameStore
 from train.run import RunFolder, RunSummary, load_run
 from train.tiles import TileRule, grid_tiles
+from train.validation_frames import validation_frames
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -197,6 +198,10 @@ def test_one_group_is_trained_on_and_is_not_cross_validated(features: Path, tmp_
     assert (summary.finished, summary.folds, summary.val) == (True, None, {})
     assert not run.out_of_fold.exists()
     assert not run.report.exists()
+    again = heatline("train", f"out={run.folder}", "resume=true")
+    assert "is already finished" in again.stderr
+    assert "no cross-validation, and no report: good or defective tiles are in one group only" in again.stdout
+    assert validation_frames(load_run(run.folder)).are == "of groups that the model was trained on"
 
 
 # What goes wrong.
@@ -229,6 +234,28 @@ def test_ctrl_c_leaves_nothing_that_looks_finished_and_the_training_can_be_resum
     assert resumed.returncode == 0, resumed.stderr
     assert "all were in the cache" in " ".join(resumed.stderr.split())
     assert RunFolder(tmp_path / "run").read_summary().finished
+
+
+def test_a_run_whose_report_was_interrupted_writes_it_where_it_is_resumed(
+    first: tuple[RunFolder, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run = RunFolder(shutil.copytree(first[0].folder, tmp_path / "run"))
+    (run.report / "report.html").unlink()
+    words = ("train", f"out={run.folder}", "resume=true")
+    with monkeypatch.context() as patch:
+        patch.setattr("train.fit.write_run_report", interrupt)
+        stopped = heatline(*words)
+    assert stopped.returncode == 130
+    assert f"go on with: heatline train out={run.folder} resume=true" in complaint(stopped)
+    before = run.best.stat().st_mtime_ns
+    resumed = heatline(*words)
+    assert f"report: {run.report / 'report.html'}" in " ".join(resumed.stderr.split())
+    assert (run.report / "report.html").exists()
+    assert run.best.stat().st_mtime_ns == before  # nothing was trained again
+    assert "is already finished" in heatline(*words).stderr
 
 
 def test_pictures_that_came_since_the_training_are_refused_at_export(
