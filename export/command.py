@@ -62,8 +62,9 @@ def export(
 ) -> None:
     """Turn RUN, the folder of a training, into a bundle: one graph with classifier and map, proven and calibrated.
 
-    Each precision is held to the model itself on tiles of the validation groups: verdicts, maps and regions. One that
-    fails is left out of the bundle, with the reason. The export fails if ONNX Runtime or OpenVINO do not answer in f32
+    Each precision is held to the model itself on tiles of the validation groups, or of half of the training groups
+    where none are kept for validation (recipe heatline): verdicts, maps and regions. One that fails is left out of the
+    bundle, with the reason. The export fails if ONNX Runtime or OpenVINO do not answer in f32
     as PyTorch does, if the logit is not the pooling of the map that the bundle states, or if the map of good tiles is
     stuck to one place or drawn to the border.
     """

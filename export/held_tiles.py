@@ -1,8 +1,9 @@
 """Tiles that each precision is held against the model on, tiles that the map is checked on, and tiles that a model is
 quantised by.
 
-Held are tiles of the validation groups, which chose the checkpoint and the thresholds and taught no weight. A model is
-quantised by tiles of the training groups, so that what a quantisation is judged on never shaped it.
+Held are tiles of the validation groups, on which no weight was trained. The recipe heatline trains on all groups: of
+its runs, tiles of half of the training groups are held. A model is quantised by tiles of other groups, so that what a
+quantisation is judged on never shaped it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -139,6 +140,29 @@ def hold_tiles(
         tiles_are += f", and those with a region of {searched} more"
     all_tiles, logit, maps, regions = (np.concatenate(column) for column in zip(*kept, strict=True))
     return HeldTiles(all_tiles, logit, maps, regions, tiles_are, calibration.score_threshold, find_regions)
+
+
+def divide_by_group(
+    images: Sequence[LabelledImage],
+) -> tuple[list[LabelledImage], list[LabelledImage], str]:
+    """Frames that precisions are held to, other frames to quantise by, and which the first are in words.
+
+    For runs without validation groups. No group is in both; of a single group, no frame; a single frame is in both.
+    Both get good and defective groups alike, as far as there are enough.
+
+    Args:
+        images: at least one.
+    """
+    groups: dict[str | None, list[LabelledImage]] = {}
+    for image in _shuffled(images):
+        groups.setdefault(image.group, []).append(image)
+    parts = sorted(groups.values(), key=lambda group: sum(image.defective for image in group) / len(group))
+    if len(parts) == 1:
+        parts = [[image] for image in sorted(parts[0], key=lambda image: image.defective)]
+    held, others = ([image for part in parts[start::2] for image in part] for start in (0, 1))
+    if not others:
+        return held, held, "of the training groups, by which int8 is quantised too"
+    return held, others, "of the training groups"
 
 
 def quantisation_tiles(images: Sequence[LabelledImage], grid: Grid) -> NDArray[np.uint8]:

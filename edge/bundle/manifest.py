@@ -191,7 +191,7 @@ class MapChecks(_Part, frozen=True):
     """Whether the map is hot in one place whatever a tile shows."""
 
     tiles: Annotated[int, Meta(ge=0)]
-    """Good tiles of the validation groups, each turned another way."""
+    """Good tiles, each turned another way: of the validation groups, or of training groups where there are none."""
     stuck: MapCheck | None
     """Of the peaks, in the 3x3 cells that have most of them. None: too few tiles, or too coarse a map."""
     border: MapCheck | None

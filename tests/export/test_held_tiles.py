@@ -2,9 +2,12 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge.bundle import Calibration
@@ -12,7 +15,7 @@ from edge.bundle.manifest import Grid
 from edge.errors import InputError
 from edge.inference.engine import Done, Engine, Failed, Fill
 from export import held_tiles
-from export.held_tiles import cut_frame, good_tiles, hold_tiles, quantisation_tiles
+from export.held_tiles import cut_frame, divide_by_group, good_tiles, hold_tiles, quantisation_tiles
 from tests.train.blobs import draw_blobs
 from train.readers import LabelledImage, read_folder
 
@@ -44,6 +47,10 @@ class Darkness(Engine):
         return dark.reshape(len(tiles), 2, 32, 2, 32).mean(axis=(2, 4))
 
     def drain(self) -> None: ...
+
+
+def picture(number: int, group: str, defective: bool) -> LabelledImage:
+    return LabelledImage(Path(f"{number}.png"), group, defective, None)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +104,29 @@ def test_good_tiles_come_from_good_frames_and_from_clean_places_of_others_where_
     assert good_tiles(unknown, GRID).shape == good_tiles([], GRID).shape == (0, 64, 64, 3)
     monkeypatch.setattr(held_tiles, "GOOD_TILES", len(good) + 1)
     assert len(good_tiles(images, GRID)) == len(good) + 1
+
+
+@given(groups=st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30))
+def test_no_group_is_both_held_and_quantised_by(groups: list[tuple[int, bool]]) -> None:
+    frames = [picture(number, str(group), defective) for number, (group, defective) in enumerate(groups)]
+    held, others, are = divide_by_group(frames)
+    if len(frames) == 1:
+        assert (held, others) == (frames, frames)
+        assert are.endswith("by which int8 is quantised too")
+        return
+    assert sorted([*held, *others], key=frames.index) == frames
+    assert held
+    assert others
+    if len({frame.group for frame in frames}) > 1:
+        assert not {frame.group for frame in held} & {frame.group for frame in others}
+    if any(not frame.defective for frame in frames):
+        assert any(not frame.defective for frame in held)
+
+
+def test_both_halves_get_good_and_defective_groups() -> None:
+    frames = [picture(number, str(number), number < 4) for number in range(20)]
+    for half in divide_by_group(frames)[:2]:
+        assert (len(half), sum(frame.defective for frame in half)) == (10, 2)
 
 
 def test_quantisation_tiles_come_from_all_frames_and_are_the_same_each_time(images: list[LabelledImage]) -> None:
