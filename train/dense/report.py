@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edge.bundle import Calibration
 from train.dense.out_of_fold import OutOfFold
 from train.evaluation.evaluate import Asked, choose, evaluate_judged
 from train.evaluation.judged import Track, judge_run
@@ -42,12 +43,24 @@ def write_run_report(run: TrainedRun, track: Track = iter) -> Path:
         "model that was not trained on its group",
         warnings=[
             *evaluation.warnings,
+            _set_by_these(evaluation.calibration),
             *_disagreement(OutOfFold.read(RunFolder(run.folder).out_of_fold), evaluation.frames),
         ],
     )
     write_evaluation(evaluation, folder)
     page, _ = write_report([folder], folder, title=f"{run.data.name}: cross-validation")
     return page
+
+
+def _set_by_these(calibration: Calibration) -> str:
+    """The false rejects of the report are counted on the frames that set its threshold."""
+    at_most = calibration.false_reject_at_most
+    assert at_most is not None, "the run's thresholds come from frames"
+    return (
+        f"The threshold was set by the {calibration.frames} {calibration.frames_are}, so that {calibration.rejected} "
+        "of them reach it: their false rejects do not measure those of new parts. With 95 % confidence, expect up to "
+        f"{100 * at_most:.1f} % of new good frames to reach it."
+    )
 
 
 def _disagreement(answers: OutOfFold, frames: list[FrameAnswer]) -> list[str]:
