@@ -28,7 +28,7 @@ from train.evaluation.torch_engine import TorchEngine
 from train.models.explained import ExplainedClassifier
 from train.models.vit import RolloutClassifier
 from train.readers import LabelledImage
-from train.run import TrainedRun, class_names
+from train.run import TrainedRun, describe_reading
 from train.validation_frames import ValidationFrames, run_over, smoothing_px, validation_frames
 
 
@@ -175,12 +175,7 @@ def _provenance(run: TrainedRun) -> dict[str, object]:
     return {
         "data": {
             **{key: summary[key] for key in ("data", "truth", "labelled", "groups", "tiles")},
-            "read": {
-                "truth": summary["truth"],
-                "classes": class_names(config),
-                "group": config.split.group,
-                "pattern": config.split.pattern,
-            },
+            "read": describe_reading(config, summary["truth"]),
         },
         "weights": summary["weights"],
         "training": {

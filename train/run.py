@@ -13,6 +13,7 @@
 
 import textwrap
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -155,21 +156,42 @@ def load_run(folder: Path) -> TrainedRun:
 
 def read_data(config: TrainConfig) -> LabelledFolder:
     """The labelled pictures that a configuration names; errors as `read_folder`."""
-    if config.discover:
-        found = discover(Path(config.data))
-        if config.truth in (None, found.truth):
-            return found.read(class_names(config))
-        return found.regroup(read_folder(found.folder, config.truth, found.group_column or "group", mixed=True))
-    mixed = isinstance(config.recipe, DenseRecipeConfig)
-    return read_folder(
-        Path(config.data),
-        config.truth,
-        config.split.group,
-        config.split.pattern,
-        class_names(config),
-        mixed=mixed,
-        good_only=mixed,
-    )
+    return read_as(describe_reading(config, config.truth), Path(config.data), config.truth)
+
+
+def describe_reading(config: TrainConfig, truth: str | None) -> dict[str, Any]:
+    """How a run reads its pictures, as `read_as` takes it and a bundle's provenance stores it.
+
+    Args:
+        truth: what `classes` are of.
+    """
+    return {
+        "truth": truth,
+        "classes": class_names(config),
+        "group": config.split.group,
+        "pattern": config.split.pattern,
+        "discover": config.discover,
+        "mixed": isinstance(config.recipe, DenseRecipeConfig),
+    }
+
+
+def read_as(reading: Mapping[str, Any], folder: Path, truth: str | None) -> LabelledFolder:
+    """A folder, read as a run reads its own; errors as `read_folder`.
+
+    Discovered groups are found again: the same pictures are in the same groups.
+
+    Args:
+        reading: of `describe_reading`; where a key is missing, a folder is read as `read_folder` does.
+    """
+    classes = reading.get("classes") if truth == reading.get("truth") else None
+    mixed, group = reading.get("mixed", False), reading.get("group") or "group"
+    if not reading.get("discover"):
+        return read_folder(folder, truth, group, reading.get("pattern"), classes, mixed=mixed, good_only=mixed)
+    found = discover(folder)
+    if truth in (None, found.truth):
+        return found.read(classes)
+    group = found.group_column or "group"
+    return found.regroup(read_folder(folder, truth, group, classes=classes, mixed=True, good_only=True))
 
 
 def class_names(config: TrainConfig) -> list[str] | None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from edge.bundle import Calibration
@@ -19,9 +18,9 @@ from train.evaluation.judged import Judged, Track, open_judged
 from train.evaluation.observe import Observed, Picture, observe
 from train.evaluation.result import Evaluation, FrameAnswer, Told, TruthEvaluation, write_evaluation
 from train.evaluation.sweep import Sweep, SweepTiles
-from train.readers import LabelledFolder, LabelledImage, read_folder
+from train.readers import LabelledFolder, LabelledImage
 from train.readers.folder import LABELS_ONLY, truths_in
-from train.run import read_data
+from train.run import read_as
 
 ALL = "all"
 LOOSE = 0.05
@@ -162,14 +161,10 @@ def _same_data(judged: Judged, folder: LabelledFolder) -> bool:
 
 def _read(folder: Path, truth: str, asked: Asked, judged: Judged) -> LabelledFolder:
     """The folder, read as the model's own data was where nothing else is said."""
-    own = judged.run is not None and folder.resolve() == judged.run.data.folder.resolve()
-    if judged.run is not None and own and asked.column is None and asked.pattern is None:
-        return read_data(msgspec.structs.replace(judged.run.config, truth=truth))
-    column, pattern, taught = asked.column, asked.pattern, judged.read
-    if column is None and pattern is None:
-        column, pattern = taught.get("group"), taught.get("pattern")
-    classes = taught.get("classes") if truth == taught.get("truth") else None
-    return read_folder(folder, truth, column or "group", pattern, classes)
+    reading = judged.read
+    if asked.column is not None or asked.pattern is not None:
+        reading = {**reading, "group": asked.column, "pattern": asked.pattern, "discover": False}
+    return read_as(reading, folder, truth)
 
 
 def _select(judged: Judged, asked: Asked, labelled: LabelledFolder) -> tuple[list[LabelledImage], str]:

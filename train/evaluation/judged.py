@@ -18,7 +18,7 @@ from edge.inspection.inspector import Inspector
 from train.compose import read_config
 from train.config import RecipeConfig, TrainConfig
 from train.readers import LabelledImage
-from train.run import RunFolder, RunSummary, TrainedRun, class_names, load_run
+from train.run import RunFolder, RunSummary, TrainedRun, describe_reading, load_run
 from train.validation_frames import run_over, smoothing_px, validation_frames
 
 Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
@@ -49,7 +49,7 @@ class Judged:
     data: Path | None
     """The pictures that taught it, where it tells."""
     read: dict[str, Any]
-    """How they were read: truth, classes, group, pattern."""
+    """How they were read, see `train.run.describe_reading`."""
     run: TrainedRun | None = None
 
     @property
@@ -161,12 +161,7 @@ def judge_run(run: TrainedRun, false_reject: float, track: Track = iter, overlap
         engine_is=f"{engine.name} {engine.precision}",
         summary={**msgspec.to_builtins(summary), **_told_of_recipe(run.config)},
         data=Path(run.config.data),
-        read={
-            "truth": summary.truth,
-            "classes": class_names(run.config),
-            "group": run.config.split.group,
-            "pattern": run.config.split.pattern,
-        },
+        read=describe_reading(run.config, summary.truth),
         run=run,
     )
 
