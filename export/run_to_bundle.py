@@ -19,7 +19,7 @@ from edge.calibration import calibrate
 from edge.inference import Precision, infer, open_engine
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
-from export.held_tiles import Track, good_tiles, hold_tiles, quantisation_tiles
+from export.held_tiles import Track, divide_by_group, good_tiles, hold_tiles, quantisation_tiles
 from export.map_checks import check_maps, turned
 from export.onnx_graph import to_graphs
 from export.openvino_ir import to_ir
@@ -145,13 +145,11 @@ def export_run(
 def _divide(run: TrainedRun, validating: ValidationFrames) -> tuple[list[LabelledImage], list[LabelledImage], str]:
     """Frames that the precisions are held to, other frames that int8 is quantised by, and which the first are in words.
 
-    Without validation groups both are of the training groups, and no frame is in both.
+    Without validation groups both are of the training groups, see `divide_by_group`.
     """
     if run.split.val:
         return validating.images, run.split.images(run.data, "train"), validating.are
-    frames = [validating.images[place] for place in np.random.default_rng(1).permutation(len(validating.images))]
-    half = -(-len(frames) // 2)
-    return frames[:half], frames[half:] or frames, "of the training groups"
+    return divide_by_group(validating.images)
 
 
 def _check_maps(model: ExplainedClassifier, folder: Path, tiles: NDArray[np.uint8], allow: bool) -> MapChecks:

@@ -27,7 +27,7 @@ class SplitConfig(Part, frozen=True, kw_only=True):
     val: list[str | int | float]
     """Groups that choose the best checkpoint, by name."""
     test: list[str | int | float]
-    """Groups whose pictures training never opens, by name."""
+    """Groups that training leaves out, by name."""
     fractions: list[float]
     """Shares of groups for train, val, test, where none is named."""
 

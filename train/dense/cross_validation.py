@@ -57,11 +57,9 @@ def cross_validate(
     Returns:
         What the heads of the folds say of their folds; None where there is one fold, see `divide_groups`.
     Raises:
-        ConfigError: the stages of the trunk cannot be fine-tuned.
+        ConfigError: as `check_later_stages`.
         TrainingError, DivergedError: as `HeadTraining`.
     """
-    if recipe.finetune_steps:
-        LaterStages(model.trunk)  # or a sentence, before any work is done
     fold_of = divide_groups(tiles, recipe, seed)
     folds = int(fold_of.max()) + 1
     grid = np.flatnonzero(samples.kind == Kind.TILE)

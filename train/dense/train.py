@@ -32,7 +32,7 @@ from train.features.view import Features
 from train.files import write_whole
 from train.frames import FrameStore
 from train.models.build import build_model
-from train.models.dense import DenseClassifier, TileFeatures
+from train.models.dense import DenseClassifier, TileFeatures, check_later_stages
 from train.precision import choose_precision
 from train.readers import LabelledImage
 from train.run import RunFolder, RunSummary, read_data, split_data
@@ -57,6 +57,8 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
     model, weights = build_model(config.model, tile_px)
     assert isinstance(model, DenseClassifier), "the recipe made the model one with a dense head"
     model.eval()
+    if recipe.finetune_steps:
+        check_later_stages(model, tile_px)
     precision, reason = choose_precision(config.trainer.precision, "cpu")
     if config.discover:
         for line in discover(Path(config.data)).assumptions:
