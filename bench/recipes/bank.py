@@ -8,7 +8,6 @@ nearest prototype, a tile's logit the mean of its highest cells, over the same a
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -21,14 +20,12 @@ from bench.recipes.rows import Training
 from bench.recipes.truth import Truth
 from edge.bundle.pooling import pool
 from train.config import DenseRecipeConfig, TrainConfig
-from train.dense.copies import Kind, Painter, Sample
+from train.dense.copies import Painter, grid_samples, picture_digests
 from train.dense.cross_validation import divide_groups
+from train.dense.extraction import extracted
 from train.dense.out_of_fold import OutOfFold
-from train.features.cache import FeatureCache, default_folder
-from train.features.extract import extract, feature_shapes
-from train.features.view import Features
 from train.models.build import build_model
-from train.models.dense import MAP_STRIDE, TOP_CELLS, DenseClassifier, TileFeatures
+from train.models.dense import MAP_STRIDE, TOP_CELLS, DenseClassifier
 
 PROTOTYPES = 256
 ITERATIONS = 15
@@ -116,33 +113,23 @@ def _cells(
     tiles, tile_px = truth.tiles, config.tiles.tile_px
     model, _ = build_model(config.model, tile_px)
     assert isinstance(model, DenseClassifier), "the recipe made the model one with a dense head"
-    trunk = TileFeatures(model.eval(), tile_px).eval()
-    digests = [sha256(image.path.read_bytes()).hexdigest() for image in truth.store.images]
+    digests = picture_digests(truth.store.images)
     painter = Painter(truth.store, tiles, digests, recipe.augment, tile_px, model.map_hw[0])
-    places = zip(tiles.table.y.tolist(), tiles.table.x.tolist(), strict=True)
-    samples = [Sample(row, Kind.TILE, place, 0) for row, place in enumerate(places)]
-    keys = [painter.key(sample) for sample in samples]
-    fills = (lambda out, sample=sample: painter.paint(sample, out) for sample in samples)
-    folder = default_folder() if config.features.folder is None else Path(config.features.folder)
-    limit = int(config.features.limit_gb * 1e9)
-    shapes = feature_shapes(trunk, tile_px)
+    samples = grid_samples(tiles)
     with (
-        FeatureCache(folder, trunk.identity, shapes, limit_bytes=limit, say=say) as cache,
+        extracted(model.eval(), tile_px, painter, samples, config.features, say) as found,
         TemporaryDirectory(dir=work) as temporary,
     ):
-        began = monotonic()
-        count = extract(trunk, zip(keys, fills, strict=True), cache, tile_px=tile_px)
-        tiles_per_s = count / (monotonic() - began) if count else None
-        features, all_cells = Features(cache, keys, in_memory_bytes=0), None
+        all_cells = None
         for start in range(0, len(tiles), BATCH):
             rows = np.arange(start, min(start + BATCH, len(tiles)))
-            part = pooled(features[rows])
+            part = pooled(found.features[rows])
             if all_cells is None:
                 shape = (len(tiles), *part.shape[1:])
                 all_cells = np.memmap(Path(temporary) / "cells.f16", np.float16, "w+", shape=shape)
             all_cells[rows] = part
         assert all_cells is not None, "there are tiles"
-        yield all_cells, tiles_per_s
+        yield all_cells, found.tiles_per_s
 
 
 def pooled(stages: Sequence[NDArray[np.float16]]) -> Floats:

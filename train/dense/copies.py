@@ -5,9 +5,10 @@ described by numbers: where it is cut, how it is drawn. These are its key in the
 finds it there, whatever its labels and seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from train.config import AugmentConfig, DenseRecipeConfig
 from train.dense.tiles import DenseTiles, Known, defective_share
 from train.features.cache import key_of
 from train.frames import FrameStore
+from train.readers import LabelledImage
 from train.synthetic import draw_defect, draw_shape, move, transplant
 from train.tiles import cut
 
@@ -52,6 +54,17 @@ class Sample:
     """Of all that is drawn."""
     donor: int = -1
     """Row of the tile that lends its texture or its defects."""
+
+
+def grid_samples(tiles: DenseTiles) -> list[Sample]:
+    """The grid tiles themselves, in their order."""
+    places = zip(tiles.table.y.tolist(), tiles.table.x.tolist(), strict=True)
+    return [Sample(row, Kind.TILE, place, 0) for row, place in enumerate(places)]
+
+
+def picture_digests(images: Iterable[LabelledImage]) -> list[str]:
+    """Of each picture's content, SHA-256."""
+    return [sha256(image.path.read_bytes()).hexdigest() for image in images]
 
 
 def plan_copies(

@@ -4,7 +4,6 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
@@ -19,20 +18,18 @@ from edge.errors import TrainingError
 from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
 from train.compose import write_config
 from train.config import DenseRecipeConfig, TrainConfig
-from train.dense.copies import Kind, Painter, Sample, plan_copies
+from train.dense.copies import Painter, grid_samples, picture_digests, plan_copies
 from train.dense.cross_validation import cross_validate, divide_groups
+from train.dense.extraction import extracted
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import gather_samples
 from train.dense.tiles import DenseTiles, Known, know_tiles
 from train.discovery import discover
 from train.evaluation.ordering import auroc, average_precision
-from train.features.cache import FeatureCache, default_folder
-from train.features.extract import extract, feature_shapes
-from train.features.view import Features
 from train.files import write_whole
 from train.frames import FrameStore
 from train.models.build import build_model
-from train.models.dense import DenseClassifier, TileFeatures, check_later_stages
+from train.models.dense import DenseClassifier, check_later_stages
 from train.precision import choose_precision
 from train.readers import LabelledImage
 from train.run import RunFolder, RunSummary, read_data, split_data
@@ -76,37 +73,14 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
         say(line)
 
     steps = recipe.steps_for(len(tiles)) + recipe.finetune_steps
-    digests = _digests(images)
+    digests = picture_digests(images)
     painter = Painter(store, tiles, digests, recipe.augment, tile_px, model.map_hw[0])
-    rows = range(len(tiles))
-    places = zip(tiles.table.y.tolist(), tiles.table.x.tolist(), strict=True)
-    planned = [Sample(row, Kind.TILE, place, 0) for row, place in zip(rows, places, strict=True)]
-    planned += plan_copies(tiles, store, digests, recipe, tile_px)
-    keys = [painter.key(sample) for sample in planned]
-    trunk = TileFeatures(model, tile_px).eval()
-    folder = default_folder() if config.features.folder is None else Path(config.features.folder)
-    limit = int(config.features.limit_gb * 1e9)
+    planned = [*grid_samples(tiles), *plan_copies(tiles, store, digests, recipe, tile_px)]
     with (
-        FeatureCache(folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=limit, say=say) as cache,
         Progress(console=progress_console(), transient=True) as progress,
+        extracted(model, tile_px, painter, planned, config.features, say, progress) as found,
     ):
-        extracting = progress.add_task("extracting features", total=len(planned))
-        fills = (lambda out, sample=sample: painter.paint(sample, out) for sample in planned)
-        began = time.monotonic()
-        count = extract(
-            trunk,
-            zip(keys, fills, strict=True),
-            cache,
-            tile_px=tile_px,
-            progress=lambda done, total: progress.update(extracting, completed=done, total=total),
-        )
-        took = time.monotonic() - began
-        progress.remove_task(extracting)
-        copies = len(planned) - len(tiles)
-        say(
-            f"features of {len(tiles)} tiles and {copies} copies: "
-            + (f"{count} extracted in {took:.0f} s, {count / took:.0f} tiles/s" if count else "all were in the cache")
-        )
+        say(f"features of {len(tiles)} tiles and {len(planned) - len(tiles)} copies: {found}")
         samples = gather_samples(tiles, planned, painter)
         folds = int(divide_groups(tiles, recipe, config.seed).max()) + 1
         validated = f"each of {folds} folds and for the model" if folds > 1 else "the model, without a cross-validation"
@@ -122,7 +96,7 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
             model,
             tiles,
             samples,
-            Features(cache, keys),
+            found.features,
             recipe,
             config.seed,
             bf16=precision.startswith("bf16"),
@@ -151,7 +125,7 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
             tiles={"train": tiles.table.counts()},
             weights=weights,
             precision=precision,
-            tiles_per_s=count / took if count else None,
+            tiles_per_s=found.tiles_per_s,
             seconds=time.monotonic() - started,
             versions={name: version(name) for name in ("heatline", "torch", "openvino", "timm")},
             folds=None if out_of_fold is None else int(out_of_fold.fold.max()) + 1,
@@ -215,11 +189,6 @@ def _warnings(store: FrameStore, images: list[LabelledImage], tiles: DenseTiles,
         rule.defective_share,
     )
     return [f"warning: {line}" for line in (*small, *describe_few_groups(images))]
-
-
-def _digests(images: list[LabelledImage]) -> list[str]:
-    """Of each picture's content."""
-    return [sha256(image.path.read_bytes()).hexdigest() for image in images]
 
 
 def _track(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:

@@ -1,0 +1,74 @@
+"""The features of all samples of a training, from the cache or extracted into it."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import Progress
+
+from train.config import FeaturesConfig
+from train.dense.copies import Painter, Sample
+from train.features.cache import FeatureCache, default_folder
+from train.features.extract import extract, feature_shapes
+from train.features.view import Features
+from train.models.dense import DenseClassifier, TileFeatures
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Features by the index of their samples, while the cache is open."""
+
+    features: Features
+    count: int
+    """How many were not in the cache."""
+    seconds: float
+
+    @property
+    def tiles_per_s(self) -> float | None:
+        """None: all were in the cache."""
+        return self.count / self.seconds if self.count else None
+
+    def __str__(self) -> str:
+        if not self.count:
+            return "all were in the cache"
+        return f"{self.count} extracted in {self.seconds:.0f} s, {self.tiles_per_s:.0f} tiles/s"
+
+
+@contextmanager
+def extracted(
+    model: DenseClassifier,
+    tile_px: int,
+    painter: Painter,
+    samples: Sequence[Sample],
+    config: FeaturesConfig,
+    say: Callable[[str], None],
+    progress: Progress | None = None,
+) -> Iterator[Extracted]:
+    """Extract what the cache lacks; none of it is deleted while the context lasts.
+
+    Args:
+        say: gets a sentence about damaged features.
+        progress: gets a task while features are extracted.
+    Raises:
+        TrainingError: the trunk cannot be used, or the features not be stored.
+    """
+    trunk = TileFeatures(model, tile_px).eval()
+    folder = default_folder() if config.folder is None else Path(config.folder)
+    limit = int(config.limit_gb * 1e9)
+    keys = [painter.key(sample) for sample in samples]
+    fills = (lambda out, sample=sample: painter.paint(sample, out) for sample in samples)
+    task = None if progress is None else progress.add_task("extracting features", total=len(samples))
+
+    def advance(done: int, total: int) -> None:
+        if progress is not None and task is not None:
+            progress.update(task, completed=done, total=total)
+
+    with FeatureCache(folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=limit, say=say) as cache:
+        began = time.monotonic()
+        count = extract(trunk, zip(keys, fills, strict=True), cache, tile_px=tile_px, progress=advance)
+        took = time.monotonic() - began
+        if progress is not None and task is not None:
+            progress.remove_task(task)
+        yield Extracted(Features(cache, keys), count, took)
