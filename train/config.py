@@ -179,14 +179,14 @@ class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     """Of the copies."""
 
     def steps_for(self, tiles: int) -> int:
-        """How many steps train the head: what is asked for, or one per five tiles, 300 at least and 2,400 at most.
+        """How many steps train the head: what is asked for, or one per five tiles, 200 at least and 2,400 at most.
 
         >>> from train.compose import compose
         >>> recipe = compose(["data=.", "recipe=heatline"]).recipe
         >>> recipe.steps_for(100), recipe.steps_for(5_000), recipe.steps_for(10_000)
-        (300, 1000, 2000)
+        (200, 1000, 2000)
         """
-        return self.steps or min(max(300, tiles // 5), 2400)
+        return self.steps or min(max(200, tiles // 5), 2400)
 
 
 class FeaturesConfig(Part, frozen=True, kw_only=True):

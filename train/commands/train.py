@@ -18,25 +18,31 @@ EXAMPLES = """
 Example:
 
 \b
-  heatline train data=hripcb truth=derived_masks split.group=board \\
+  heatline train pictures
+  heatline train data=hripcb truth=derived_masks split.group=board recipe=finetune \\
       split.val=[08] split.test=[10,12] recipe.steps=600 out=runs/hripcb
   heatline train out=runs/hripcb resume=true
 """
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("overrides", nargs=-1, metavar="KEY=VALUE...")
+@click.argument("overrides", nargs=-1, metavar="[FOLDER] [KEY=VALUE]...")
 @json_option
 def train(overrides: tuple[str, ...], as_json: bool) -> None:
-    """Teach a classifier from labelled pictures.
+    """Train a classifier on labelled pictures.
 
-    data=FOLDER holds images/ with masks/, derived_masks/, labelme/, annotations/ (COCO JSON or VOC XML) or boxes/, and
-    perhaps labels.csv, which alone will do; or good/ and defective/. Groups of pictures (split.group, a column of
-    labels.csv, or split.pattern, a regular expression on file names) stay whole: those in split.val choose the best
-    checkpoint, those in split.test are not touched. See what is there with `heatline data show FOLDER`.
+    FOLDER holds images/ with masks/, derived_masks/, labelme/, annotations/ (COCO JSON or VOC XML) or boxes/, and
+    perhaps labels.csv, which alone will do; or good/ and defective/, or good/ alone. Labels and groups are found in it;
+    data=FOLDER finds none, and takes groups from split.group, a column of labels.csv, or split.pattern, a regular
+    expression on file names. Groups stay whole, and those in split.test are left out. See what is there with
+    `heatline data show FOLDER`.
+
+    recipe=heatline, the default, trains a head on a frozen CNN in a minute, cross-validates it and writes a report.
+    recipe=finetune and study train the whole network; groups in split.val choose the best checkpoint.
 
     model=... (see `heatline models`), recipe=... and logger=... choose a file each in train/configs, any other key sets
-    a value in them. Ctrl-C stops in good order, resume=true goes on. --json prints the run's summary.
+    a value in them. Ctrl-C stops in good order; resume=true goes on, by recipe=heatline with the features that were
+    extracted. --json prints the run's summary.
     """
     require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
     from train.compose import compose
