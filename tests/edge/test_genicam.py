@@ -129,10 +129,15 @@ def test_plain_sockets_which_all_may_open_hand_over_the_same() -> None:
     with (
         aravis_camera(pictures=noise(3, 240, 320), rate_fps=20) as device,
         opened(device.address, packet_bytes=8000) as camera,
-    ):  # slowly: what a busy machine does not fetch in time overflows a plain socket
-        for _ in range(6):
-            frame = grab_frame(camera)
-            np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
+    ):
+        whole = 0
+        while whole < 6:
+            item = grab(camera)
+            if isinstance(item, BadFrame):  # what a busy machine does not fetch in time overflows a plain socket
+                assert "missing-packets" in item.detail
+                continue
+            np.testing.assert_array_equal(item.image, device.picture(item.stamp.frame_id))
+            whole += 1
 
 
 def test_settings_reach_the_camera_and_what_is_found_is_told_in_words_and_numbers(device: AravisCamera) -> None:
