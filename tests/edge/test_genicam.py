@@ -131,13 +131,14 @@ def test_plain_sockets_which_all_may_open_hand_over_the_same() -> None:
         opened(device.address, packet_bytes=8000) as camera,
     ):
         whole = 0
-        while whole < 6:
+        for _ in range(12):
             item = grab(camera)
             if isinstance(item, BadFrame):  # what a busy machine does not fetch in time overflows a plain socket
                 assert "missing-packets" in item.detail
-                continue
-            np.testing.assert_array_equal(item.image, device.picture(item.stamp.frame_id))
-            whole += 1
+            else:
+                np.testing.assert_array_equal(item.image, device.picture(item.stamp.frame_id))
+                whole += 1
+        assert whole >= 6
 
 
 def test_settings_reach_the_camera_and_what_is_found_is_told_in_words_and_numbers(device: AravisCamera) -> None:
