@@ -132,6 +132,9 @@ class Agreement(_Part, frozen=True):
     iou_p5: Annotated[float, Meta(ge=0, le=1)] | None
     """Of the regions over the evidence threshold, over the tiles where the model itself finds one; p5: the 5th
     percentile. None where it finds one nowhere."""
+    near_p5: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """The 5th percentile of the share of cells of both regions that lie in the other, or beside a cell of it; none too
+    in bundles that were not judged by it."""
 
 
 class Attempt(_Part, frozen=True):

@@ -80,7 +80,8 @@ def _agreement_in_words(agreement: Sequence[Agreement], tiles: int) -> str:
     return (
         f"at worst {max(one.flips for one in agreement)} of {tiles} tiles flip, map correlation "
         f"{_least(one.map_correlation for one in agreement)}, region IoU {_least(one.iou_median for one in agreement)} "
-        f"(5th percentile {_least(one.iou_p5 for one in agreement)})"
+        f"(5th percentile {_least(one.iou_p5 for one in agreement)}, within a cell "
+        f"{_least(one.near_p5 for one in agreement)})"
     )
 
 

@@ -297,7 +297,7 @@ def test_show_tells_what_became_of_each_precision(all_three: Bundle, f32_alone: 
     text = shown("bundle", "show", all_three.path)
     assert re.search(
         r"int8 +shipped as model_int8.xml; as it is: at worst 3 of 40 tiles flip, map correlation 0.9800, region IoU "
-        r"0.8000 \(5th percentile 0.6000\)",
+        r"0.8000 \(5th percentile 0.6000, within a cell none\)",
         text,
     )
     assert "on 40 tiles of validation frames, 12 with a region, 1 on the score threshold; flips by the score" in text
@@ -314,7 +314,7 @@ def test_show_does_not_stumble_over_figures_that_are_not_there(folder: Path) -> 
 
     text = shown("bundle", "show", edit_manifest(folder, fewer))
     assert "shipped as model_f32.xml; as it is: not held to the model" in text
-    assert "map correlation none, region IoU none (5th percentile none)" in text
+    assert "map correlation none, region IoU none (5th percentile none, within a cell none)" in text
 
 
 def test_diff_has_one_row_for_all_attempts_of_a_precision(all_three: Bundle, f32_alone: Bundle) -> None:

@@ -13,7 +13,7 @@ from edge.bundle.manifest import Agreement, Grid
 from edge.errors import EngineError
 from edge.inference.engine import Done, Engine, Failed, Fill
 from export.held_tiles import HeldTiles, RegionFinder
-from export.map_gate import agreement, missed, overlaps
+from export.map_gate import agreement, missed, nearness, overlaps
 
 TILE, CELLS = 32, 4
 GRID = Grid(tile_px=TILE, heatmap_cell_px=4, smoothing_px=4.0)
@@ -60,11 +60,36 @@ def test_overlaps_are_those_of_sets_of_cells(case: tuple[NDArray[np.bool_], NDAr
         assert came == pytest.approx(len(a & b) / len(a | b))
 
 
+@given(
+    st.integers(1, 5).flatmap(
+        lambda n: st.tuples(arrays(np.bool_, (n, 3, 4)), arrays(np.bool_, (n, 3, 4)), st.integers(0, 11))
+    )
+)
+def test_near_are_cells_beside_those_of_the_other(case: tuple[NDArray[np.bool_], NDArray[np.bool_], int]) -> None:
+    reference, found, cell = case
+    reference.reshape(len(reference), -1)[:, cell] = True
+    for one, other, came in zip(reference, found, nearness(reference, found), strict=True):
+        assert came == pytest.approx(near_by_loops(one, other))
+
+
+def near_by_loops(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    a, b = ([tuple(place) for place in np.argwhere(mask)] for mask in (one, other))
+    near = [any(max(abs(y - v), abs(x - u)) <= 1 for v, u in them) for us, them in ((a, b), (b, a)) for y, x in us]
+    return sum(near) / len(near)
+
+
+def test_a_region_of_one_cell_that_becomes_two_is_where_it_was_and_one_that_vanishes_is_not() -> None:
+    regions = np.zeros((3, 4, 4), np.bool_)
+    regions[0, 1, 1] = regions[1, 1, 1] = regions[1, 1, 2] = True
+    assert list(nearness(regions[:1], regions[1:2])) == [1.0]
+    assert list(nearness(regions[:1], regions[2:])) == [0.0]
+
+
 def test_the_model_itself_agrees_with_itself() -> None:
     held = held_tiles(some_maps())
     assert 0 < held.with_region.sum() < len(held.tiles)
     same = agreement(held, Answers(held.logit, held.map, batch=5))
-    assert same == Agreement(5, 0.0, 0, pytest.approx(1.0), 1.0, 1.0)
+    assert same == Agreement(5, 0.0, 0, pytest.approx(1.0), 1.0, 1.0, 1.0)
     assert missed("f32", held, [same]) == []
 
 
@@ -81,6 +106,7 @@ def test_figures_are_those_of_plain_loops() -> None:
     assert came.map_correlation == pytest.approx(np.corrcoef(held.map.ravel(), maps.ravel())[0, 1], abs=1e-6)
     assert came.iou_median == pytest.approx(np.median(shares))
     assert came.iou_p5 == pytest.approx(np.quantile(shares, 0.05))
+    assert came.near_p5 == pytest.approx(np.quantile([near_by_loops(a, b) for a, b in found], 0.05))
 
 
 def test_without_any_region_there_is_no_overlap_to_miss() -> None:
@@ -88,6 +114,7 @@ def test_without_any_region_there_is_no_overlap_to_miss() -> None:
     came = agreement(held, Answers(held.logit, held.map))
     assert came.iou_median is None
     assert came.iou_p5 is None
+    assert came.near_p5 is None
     assert missed("bf16", held, [came]) == []
 
 
@@ -117,7 +144,7 @@ def test_what_is_no_number_does_not_count_as_an_answer(output: str, value: float
 )
 def test_half_a_percent_of_verdicts_may_flip(tiles: int, flips: int, passes: bool) -> None:
     held = dataclasses.replace(held_tiles(some_maps()), tiles=np.zeros((tiles, 1, 1, 3), np.uint8))
-    figures = [Agreement(1, 0.0, 0, 1.0, 1.0, 1.0), Agreement(8, 0.0, flips, 1.0, 1.0, 1.0)]
+    figures = [Agreement(1, 0.0, 0, 1.0, 1.0, 1.0, 1.0), Agreement(8, 0.0, flips, 1.0, 1.0, 1.0, 1.0)]
     assert (missed("int8", held, figures) == []) is passes
 
 
@@ -142,14 +169,18 @@ def test_a_region_that_is_only_on_the_threshold_is_not_compared() -> None:
     assert list(held.regions.any(axis=(1, 2))) == [True, True, False]
     assert list(held.with_region) == [False, True, False]
     off = maps * np.array([1 - 1e-6, 1, 1], np.float32)[:, None, None]
-    assert agreement(held, Answers(held.logit, off)).iou_p5 == 1.0
+    assert agreement(held, Answers(held.logit, off)).near_p5 == 1.0
 
 
 @pytest.mark.parametrize(
-    ("iou", "words"), [((0.8, 0.75), "0.800 at the median, expected at least 0.9"), ((0.95, 0.5), "5th percentile")]
+    ("median", "near", "words"),
+    [
+        (0.8, 0.95, "regions overlap by 0.800 at the median, expected at least 0.9"),
+        (0.95, 0.5, "0.500 of the regions lie within a cell of each other at the 5th percentile"),
+    ],
 )
-def test_the_worst_batch_size_counts(iou: tuple[float, float], words: str) -> None:
+def test_the_worst_batch_size_counts(median: float, near: float, words: str) -> None:
     held = held_tiles(some_maps())
-    figures = [Agreement(1, 0.0, 0, 1.0, *iou), Agreement(8, 0.0, 0, 1.0, 1.0, 1.0)]
+    figures = [Agreement(1, 0.0, 0, 1.0, median, 0.5, near), Agreement(8, 0.0, 0, 1.0, 1.0, 1.0, 1.0)]
     (said,) = missed("int8", held, figures)
     assert words in said

@@ -101,7 +101,7 @@ def limits(monkeypatch: pytest.MonkeyPatch, flips: float, iou: float) -> None:
     """These, and none on golden tiles: on untaught models int8 is far off."""
     monkeypatch.setattr(precisions_module, "MOST_TOLERANCE", 100.0)
     for precision in ("bf16", "int8"):
-        monkeypatch.setitem(map_gate.LIMITS, precision, {"flips": flips, "iou_median": iou, "iou_p5": iou})
+        monkeypatch.setitem(map_gate.LIMITS, precision, {"flips": flips, "iou_median": iou, "near_p5": iou})
 
 
 def test_the_explanation_is_kept_out_of_quantisation(f32: Ir, model: ExplainedClassifier) -> None:
