@@ -101,7 +101,19 @@ def test_absurd_arguments_are_refused(tmp_path: Path) -> None:
         write_boards(tmp_path, -1, 0, workers=1)
     with pytest.raises(ValueError, match="workers is 0"):
         write_boards(tmp_path, 1, 0, workers=0)
+    with pytest.raises(ValueError, match="defects is 0"):
+        write_boards(tmp_path, 1, 0, defects=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_boards_has_as_many_defects_each_as_are_asked_for(tmp_path: Path) -> None:
+    table = write_boards(tmp_path, 2, 5, size_hw=SIZE_HW, defects=6)
+    with table.open() as file:
+        good, defective = csv.DictReader(file)
+    assert (good["label"], defective["label"]) == ("good", "defective")
+    assert len(defective["defects"].split()) == 6
+    with pytest.raises(ValueError, match="holds boards of"):
+        write_boards(tmp_path, 2, 5, size_hw=SIZE_HW)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

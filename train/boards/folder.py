@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def write_boards(
     seed: int,
     *,
     size_hw: tuple[int, int] = (1250, 1600),
+    defects: int | None = None,
     workers: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -33,26 +35,30 @@ def write_boards(
 
     Writes `images/board_00000.png` (RGB), `masks/board_00000.png` (0 and 255, one plane, same size; all zero for a
     flawless board), `defects/board_00000.txt` (the kinds of its defects) and `labels.csv` (image, label, group,
-    defects). Every third board is flawless. Board i depends on `seed`, `size_hw` and i alone.
+    defects). Every third board is flawless; the others have 1 to 5 defects each, or `defects` where that is given and
+    there is room. Board i depends on `seed`, `size_hw`, `defects` and i alone.
 
     Boards that are there already are kept, so a run that was interrupted, by Ctrl-C for one, can be started again.
     `on_progress` is called with the number of finished boards and `count`: at the start and after every board.
 
-    Raises ValueError for a negative `count` or `seed`, fewer than 1 worker, a picture side below 448 px, or a folder
-    that holds boards of another seed or size.
+    Raises ValueError for a negative `count` or `seed`, fewer than 1 worker, a picture side below 448 px, fewer than
+    1 of `defects`, or a folder that holds boards of another seed, size or number of defects.
     """
     check_size(size_hw)
     if count < 0 or seed < 0:
         raise ValueError(f"count is {count} and seed is {seed}; expected 0 or more for both")
     if workers < 1:
         raise ValueError(f"workers is {workers}; expected at least 1")
-    _check_recipe(folder, seed, size_hw)
+    if defects is not None and defects < 1:
+        raise ValueError(f"defects is {defects}; expected at least 1")
+    _check_recipe(folder, seed, size_hw, defects)
     boards = [_BoardFiles(folder, index) for index in range(count)]
     missing = [board.index for board in boards if not board.are_complete()]
     done = count - len(missing)
     report = on_progress or (lambda done, count: None)
     report(done, count)
-    for _ in _draw_all(folder, missing, seed, size_hw, workers):
+    draw = partial(_draw_one, folder, seed=seed, size_hw=size_hw, defects=defects)
+    for _ in _draw_all(draw, missing, workers):
         done += 1
         report(done, count)
     return _write_labels(folder, boards)
@@ -83,9 +89,9 @@ class _BoardFiles:
         return self.image.exists() and self.mask.exists() and self.kinds.exists()
 
 
-def _check_recipe(folder: Path, seed: int, size_hw: tuple[int, int]) -> None:
+def _check_recipe(folder: Path, seed: int, size_hw: tuple[int, int], defects: int | None) -> None:
     """Note what the folder's boards are drawn from, so that two runs never mix their boards."""
-    recipe = {"seed": seed, "size_hw": list(size_hw)}
+    recipe = {"seed": seed, "size_hw": list(size_hw)} | ({} if defects is None else {"defects": defects})
     path = folder / "recipe.json"
     if path.exists():
         found = json.loads(path.read_text())
@@ -95,17 +101,17 @@ def _check_recipe(folder: Path, seed: int, size_hw: tuple[int, int]) -> None:
         _write_whole(path, json.dumps(recipe).encode())
 
 
-def _draw_all(folder: Path, indices: list[int], seed: int, size_hw: tuple[int, int], workers: int) -> Iterator[None]:
+def _draw_all(draw: Callable[[int], None], indices: list[int], workers: int) -> Iterator[None]:
     """Draw boards, in this process or in a pool, yielding after each."""
     if workers == 1 or len(indices) < 2:
         for index in indices:
-            _draw_one(folder, index, seed, size_hw)
+            draw(index)
             yield
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(indices)), mp_context=context, initializer=_start_worker)
     try:
-        for future in as_completed([pool.submit(_draw_one, folder, index, seed, size_hw) for index in indices]):
+        for future in as_completed([pool.submit(draw, index) for index in indices]):
             future.result()
             yield
     finally:
@@ -118,8 +124,9 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)
 
 
-def _draw_one(folder: Path, index: int, seed: int, size_hw: tuple[int, int]) -> None:
-    board = draw_board((seed, index), size_hw=size_hw, flawless=index % 3 == 0)
+def _draw_one(folder: Path, index: int, *, seed: int, size_hw: tuple[int, int], defects: int | None) -> None:
+    flawless = index % 3 == 0
+    board = draw_board((seed, index), size_hw=size_hw, flawless=flawless, defect_count=None if flawless else defects)
     files = _BoardFiles(folder, index)
     _write_whole(files.image, _png(np.ascontiguousarray(board.image[..., ::-1]), _FAST_PNG))
     _write_whole(files.mask, _png(board.mask.astype(np.uint8) * 255, _BILEVEL_PNG))

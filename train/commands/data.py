@@ -33,8 +33,11 @@ def data() -> None:
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed draws the same boards."
 )
 @click.option("--size", default="1600x1250", show_default=True, help="Width and height of each picture, px.")
+@click.option(
+    "--defects", type=click.IntRange(min=1), help="Of each defective board, where it has room; default: 1 to 5."
+)
 @json_option
-def draw_boards(folder: Path, count: int, seed: int, size: str, as_json: bool) -> None:
+def draw_boards(folder: Path, count: int, seed: int, size: str, defects: int | None, as_json: bool) -> None:
     """Draw circuit boards with and without defects into DIR: images/, masks/ and labels.csv.
 
     Boards that are there already are kept, so a run that was interrupted can be started again.
@@ -50,11 +53,12 @@ def draw_boards(folder: Path, count: int, seed: int, size: str, as_json: bool) -
                 count,
                 seed,
                 size_hw=size_hw,
+                defects=defects,
                 workers=len(os.sched_getaffinity(0)),
                 on_progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
     except ValueError as error:
-        raise InputError(f"{error}; name another folder, or the same --seed and --size") from error
+        raise InputError(f"{error}; name another folder, or the same --seed, --size and --defects") from error
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written ({error.strerror}); check the disk and the permissions"
