@@ -5,6 +5,7 @@ Small pictures, small tiles, few steps.
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.train.blobs import GROUPS, draw_blobs, write_labels
 from train.compose import read_config
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import Sampler
+from train.evaluation.result import read_evaluation
 from train.frames import FrameStore
 from train.run import RunFolder, RunSummary, load_run
 from train.tiles import TileRule, grid_tiles
@@ -75,6 +77,10 @@ def test_a_folder_is_all_that_a_training_needs(blobs: Path, tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     run = RunFolder(tmp_path / "runs" / "efficientnet_lite0_dense")
+    frames = read_evaluation(run.report).frames
+    defective = sum(frame.defective for frame in frames)
+    assert re.search(rf"missed +\d+ of {defective} defective pictures", done.stdout)
+    assert re.search(rf"rejected +0 of {len(frames) - defective} good pictures", done.stdout)
     assert run.read_summary().recipe == "heatline"
     assert run.report.joinpath("report.html").exists()
     assert any((tmp_path / "heatline" / "features").rglob("*.f16"))

@@ -88,6 +88,7 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
         return {
             "figures": where,
             **{name: f"{val[key]:.3f}" for key, name in names.items() if key in val},
+            **(_verdicts(folder) if summary.folds is not None else {}),
             "features": "from the cache" if summary.tiles_per_s is None else f"{summary.tiles_per_s:.0f} tiles/s",
             "time": f"{summary.seconds:.0f} s",
             "next": f"heatline export {folder} --to BUNDLE",
@@ -102,3 +103,19 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
         "time": f"{summary.seconds:.0f} s",
         "next": f"heatline export {folder} --to BUNDLE",
     }
+
+
+def _verdicts(folder: Path) -> dict[str, str]:
+    """What the report opens with, out of fold at the threshold that it states."""
+    from train.evaluation.result import read_evaluation
+    from train.run import RunFolder
+
+    evaluation = read_evaluation(RunFolder(folder).report)
+    threshold = evaluation.calibration.score_threshold
+    defective = [frame.score for frame in evaluation.frames if frame.defective]
+    good = [frame.score for frame in evaluation.frames if not frame.defective]
+    found = {
+        "missed": f"{sum(score < threshold for score in defective)} of {len(defective)} defective pictures",
+        "rejected": f"{sum(score >= threshold for score in good)} of {len(good)} good pictures",
+    }
+    return {name: words for name, words in found.items() if " of 0 " not in words}
