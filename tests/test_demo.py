@@ -16,7 +16,7 @@ from edge.inference import EngineKind, open_engine
 
 DEMO = Path(__file__).parents[1] / "examples" / "drawn_boards"
 BUNDLE = DEMO / "bundle"
-MAP_CELL_PX = 16
+MAP_CELL_PX = 8
 
 
 @pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])

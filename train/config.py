@@ -149,7 +149,7 @@ class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     """How a dense head is trained on the features of a trunk that stays as it is, and cross-validated."""
 
     name: str
-    folds: Annotated[int, Meta(ge=2, le=20)]
+    folds: Annotated[int, Meta(ge=1, le=20)]
     """Of the cross-validation; fewer where there are fewer groups."""
     steps: Positive | None
     """None: more for more tiles, see `steps_for`."""

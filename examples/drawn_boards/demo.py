@@ -30,7 +30,7 @@ from train.evaluation.scoring import score_frame
 HERE = Path(__file__).parent
 BUNDLE = HERE / "bundle"
 BOARDS, SEED = 24, 2026
-"""A third of the boards is flawless. The bundle was taught on boards of other seeds (rebuild.sh)."""
+"""A third of the boards is flawless. The bundle was trained on boards of another seed (rebuild.sh)."""
 SERVICE_WITHIN_SECONDS = 50
 
 LINE = """\

@@ -68,7 +68,7 @@ def write_page(
         f"<!doctype html><html lang=en><meta charset=utf-8><title>heatline demo</title><style>{STYLE}</style>"
         f"<h1>heatline demo: {len(frames)} drawn boards</h1>"
         f"<p>Bundle {html.escape(manifest.name)} {html.escape(manifest.version)} ({html.escape(manifest.model.name)}), "
-        f"taught from good / defective tiles alone. A board is DEFECT if a tile reaches "
+        f"trained by masks of drawn defects. A board is DEFECT if a tile reaches "
         f"{threshold.score_threshold:.2f} "
         f"logits; regions are where the heatmap reaches {threshold.evidence_threshold:.2f}. "
         f"All heatmaps share one colour scale.</p>"

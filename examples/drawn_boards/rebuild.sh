@@ -1,17 +1,17 @@
 #!/bin/sh
-# Rebuilds the demo's bundle from nothing: draws boards, trains on them, exports. Needs heatline[export].
-# About an hour on two cores. Usage: rebuild.sh [FOLDER FOR BOARDS AND RUN] [NEW BUNDLE]
+# Rebuilds the demo's bundle from nothing: draws boards, trains on them, exports, and sets the thresholds by flawless boards that
+# were not trained on. Needs heatline[export]. Usage: rebuild.sh [FOLDER FOR BOARDS AND RUN] [NEW BUNDLE]
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=${1:-runs/drawn-boards}
 bundle=${2:-$work/bundle}
 
-heatline data draw-boards "$work/boards" --count 300 --seed 1
-if [ ! -e "$work/run/config.yaml" ]; then
-    heatline train data="$work/boards" recipe=finetune model=efficientnet_lite0_d out="$work/run" seed=1 \
-        recipe.steps=1800 recipe.validate_every=450 "split.fractions=[0.7,0.3,0.0]"
-else
-    heatline train out="$work/run" resume=true
-fi
-heatline export "$work/run" --to "$bundle" --name drawn-boards --false-reject 0.06
+heatline data draw-boards "$work/boards" --count 240 --seed 1 --defects 16
+heatline data draw-boards "$work/good" --count 100 --seed 3 --defects 0
+resume=$([ -e "$work/run/config.yaml" ] && echo true || echo false)
+heatline train data="$work/boards" truth=masks out="$work/run" seed=1 resume="$resume" recipe.folds=1 recipe.width=64 \
+    recipe.steps=400 recipe.finetune_steps=1200 recipe.finetune_lr=0.0006 recipe.copies.most=0 \
+    recipe.located=12 recipe.good=14 recipe.synthetic=2
+heatline export "$work/run" --to "$work/exported" --name drawn-boards
+heatline calibrate "$work/exported" "$work/good/images" --to "$bundle" --version 2
 echo "to ship it: rm -r $here/bundle && cp -r $bundle $here/bundle"

@@ -101,8 +101,8 @@ def test_absurd_arguments_are_refused(tmp_path: Path) -> None:
         write_boards(tmp_path, -1, 0, workers=1)
     with pytest.raises(ValueError, match="workers is 0"):
         write_boards(tmp_path, 1, 0, workers=0)
-    with pytest.raises(ValueError, match="defects is 0"):
-        write_boards(tmp_path, 1, 0, defects=0)
+    with pytest.raises(ValueError, match="defects is -1"):
+        write_boards(tmp_path, 1, 0, defects=-1)
     assert not list(tmp_path.iterdir())
 
 
@@ -114,6 +114,11 @@ def test_a_folder_of_boards_has_as_many_defects_each_as_are_asked_for(tmp_path: 
     assert len(defective["defects"].split()) == 6
     with pytest.raises(ValueError, match="holds boards of"):
         write_boards(tmp_path, 2, 5, size_hw=SIZE_HW)
+
+
+def test_without_defects_all_boards_of_a_folder_are_flawless(tmp_path: Path) -> None:
+    with write_boards(tmp_path, 2, 5, size_hw=SIZE_HW, defects=0).open() as file:
+        assert [row["label"] for row in csv.DictReader(file)] == ["good", "good"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -206,7 +206,10 @@ def test_one_group_is_trained_on_and_is_not_cross_validated(features: Path, tmp_
     assert not run.report.exists()
     again = heatline("train", f"out={run.folder}", "resume=true")
     assert "is already finished" in again.stderr
-    assert "no cross-validation, and no report: good or defective tiles are in one group only" in again.stdout
+    assert (
+        "no cross-validation, and no report: recipe.folds=1, or good or defective tiles are in one group only"
+        in again.stdout
+    )
     assert validation_frames(load_run(run.folder)).are == "of groups that the model was trained on"
 
 

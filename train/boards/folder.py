@@ -36,21 +36,21 @@ def write_boards(
     Writes `images/board_00000.png` (RGB), `masks/board_00000.png` (0 and 255, one plane, same size; all zero for a
     flawless board), `defects/board_00000.txt` (the kinds of its defects) and `labels.csv` (image, label, group,
     defects). Every third board is flawless; the others have 1 to 5 defects each, or `defects` where that is given and
-    there is room. Board i depends on `seed`, `size_hw`, `defects` and i alone.
+    there is room. With `defects` of 0 all are flawless. Board i depends on `seed`, `size_hw`, `defects` and i alone.
 
     Boards that are there already are kept, so a run that was interrupted, by Ctrl-C for one, can be started again.
     `on_progress` is called with the number of finished boards and `count`: at the start and after every board.
 
-    Raises ValueError for a negative `count` or `seed`, fewer than 1 worker, a picture side below 448 px, fewer than
-    1 of `defects`, or a folder that holds boards of another seed, size or number of defects.
+    Raises ValueError for a negative `count` or `seed`, fewer than 1 worker, a picture side below 448 px, a negative
+    `defects`, or a folder that holds boards of another seed, size or number of defects.
     """
     check_size(size_hw)
     if count < 0 or seed < 0:
         raise ValueError(f"count is {count} and seed is {seed}; expected 0 or more for both")
     if workers < 1:
         raise ValueError(f"workers is {workers}; expected at least 1")
-    if defects is not None and defects < 1:
-        raise ValueError(f"defects is {defects}; expected at least 1")
+    if defects is not None and defects < 0:
+        raise ValueError(f"defects is {defects}; expected 0 or more")
     _check_recipe(folder, seed, size_hw, defects)
     boards = [_BoardFiles(folder, index) for index in range(count)]
     missing = [board.index for board in boards if not board.are_complete()]
@@ -125,7 +125,7 @@ def _start_worker() -> None:
 
 
 def _draw_one(folder: Path, index: int, *, seed: int, size_hw: tuple[int, int], defects: int | None) -> None:
-    flawless = index % 3 == 0
+    flawless = index % 3 == 0 or defects == 0
     board = draw_board((seed, index), size_hw=size_hw, flawless=flawless, defect_count=None if flawless else defects)
     files = _BoardFiles(folder, index)
     _write_whole(files.image, _png(np.ascontiguousarray(board.image[..., ::-1]), _FAST_PNG))

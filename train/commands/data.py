@@ -34,7 +34,9 @@ def data() -> None:
 )
 @click.option("--size", default="1600x1250", show_default=True, help="Width and height of each picture, px.")
 @click.option(
-    "--defects", type=click.IntRange(min=1), help="Of each defective board, where it has room; default: 1 to 5."
+    "--defects",
+    type=click.IntRange(min=0),
+    help="Of each defective board, where it has room, 0: no board has any; default: 1 to 5.",
 )
 @json_option
 def draw_boards(folder: Path, count: int, seed: int, size: str, defects: int | None, as_json: bool) -> None:

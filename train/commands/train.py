@@ -80,7 +80,7 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
     val = summary.val
     if not summary.groups["val"]:
         where = (
-            "no cross-validation, and no report: good or defective tiles are in one group only"
+            "no cross-validation, and no report: recipe.folds=1, or good or defective tiles are in one group only"
             if summary.folds is None
             else f"{summary.folds}-fold cross-validation over {len(summary.groups['train'])} groups"
         )

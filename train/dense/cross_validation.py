@@ -84,7 +84,7 @@ def cross_validate(
 
     def train(number: int) -> None:
         trained = fold_of != number  # number `folds` is no fold: everything is trained on
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads_each)
         network: Network = heads[number]
         training = HeadTraining(samples, features, trained, recipe, seed * 1_009 + number, bf16=bf16)
         training.train(heads[number], step)
@@ -98,9 +98,10 @@ def cross_validate(
             found.map[mine] = np.concatenate([maps for _, maps in parts])
 
     jobs = range(folds + 1) if folds > 1 else [folds]
-    threads = torch.get_num_threads()
+    processors, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    threads_each = max(1, processors // len(jobs))
     try:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "fold") as pool:
+        with ThreadPoolExecutor(processors, "fold") as pool:
             running = [pool.submit(train, number) for number in jobs]
             try:
                 for job in running:
