@@ -4,7 +4,8 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 # How many processes share the tests. Many tests wait for a camera, a service or a disk, so that four keep two cores busy.
 JOBS ?= 4
-PARALLEL = -n $(JOBS) --dist worksteal
+# A file's tests share one process, as they share what takes long to make; those that boot and install begin first.
+PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SOAK_ARGS ?=
 CHAOS_ARGS ?=
 # For `make package`: a Python as on the line PC, and where the package is written to.
@@ -25,6 +26,9 @@ help: ## List these targets
 
 demo: .venv/.runtime ## The main job on drawn boards, without torch; writes demo-out/
 	@$(BIN)/python examples/drawn_boards/demo.py --out demo-out
+
+# Threads that wait for each other must not spin: other processes need the cores.
+test test-long: export OMP_WAIT_POLICY = PASSIVE
 
 test: .venv/.dev ## The tests, in JOBS processes; more options in PYTEST_ARGS
 	$(BIN)/python -m pytest $(PARALLEL) -m "not long" $(PYTEST_ARGS)
