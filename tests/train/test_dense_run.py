@@ -193,6 +193,13 @@ def test_good_pictures_alone_are_trained_with_synthetic_defects(blobs: Path, fea
     assert RunFolder(tmp_path / "run").report.joinpath("report.html").exists()
 
 
+def test_with_one_fold_nothing_is_cross_validated(blobs: Path, features: Path, tmp_path: Path) -> None:
+    summary, said = summary_of(blobs, tmp_path, features, "recipe.folds=1")
+    assert (summary.finished, summary.folds) == (True, None)
+    assert "12 steps for the model, without a cross-validation" in said
+    assert not RunFolder(tmp_path / "run").out_of_fold.exists()
+
+
 def test_one_group_is_trained_on_and_is_not_cross_validated(features: Path, tmp_path: Path) -> None:
     data = draw_blobs(tmp_path / "blobs")
     rows = [
