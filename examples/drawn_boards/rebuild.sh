@@ -8,10 +8,13 @@ bundle=${2:-$work/bundle}
 
 heatline data draw-boards "$work/boards" --count 240 --seed 1 --defects 16
 heatline data draw-boards "$work/good" --count 100 --seed 3 --defects 0
-resume=$([ -e "$work/run/config.yaml" ] && echo true || echo false)
-heatline train data="$work/boards" truth=masks out="$work/run" seed=1 resume="$resume" recipe.folds=1 recipe.width=64 \
-    recipe.steps=400 recipe.finetune_steps=1200 recipe.finetune_lr=0.0006 recipe.copies.most=0 \
-    recipe.located=12 recipe.good=14 recipe.synthetic=2
-heatline export "$work/run" --to "$work/exported" --name drawn-boards
+if [ ! -e "$work/run/config.yaml" ]; then
+    heatline train data="$work/boards" truth=masks out="$work/run" seed=1 recipe.folds=1 recipe.width=64 \
+        recipe.steps=400 recipe.finetune_steps=1200 recipe.finetune_lr=0.0006 recipe.copies.most=0 \
+        recipe.located=12 recipe.good=14 recipe.synthetic=2
+else
+    heatline train out="$work/run" resume=true
+fi
+[ -e "$work/exported" ] || heatline export "$work/run" --to "$work/exported" --name drawn-boards
 heatline calibrate "$work/exported" "$work/good/images" --to "$bundle" --version 2
 echo "to ship it: rm -r $here/bundle && cp -r $bundle $here/bundle"

@@ -288,8 +288,7 @@ def test_lost_frames_do_not_use_up_the_buffers() -> None:
         while bad < 10:
             bad += isinstance(grab(camera), BadFrame)
         device.lose_packets(0)
-        while isinstance(grab(camera), BadFrame):
-            pass
+        assert any(not isinstance(grab(camera), BadFrame) for _ in range(100))
 
 
 @pytest.mark.usefixtures("plain_sockets")

@@ -16,6 +16,10 @@ from export.held_tiles import HeldTiles, RegionFinder
 from export.map_gate import agreement, missed, nearness, overlaps
 
 TILE, CELLS = 32, 4
+TWO_REGIONS = st.integers(1, 5).flatmap(
+    lambda n: st.tuples(arrays(np.bool_, (n, 3, 4)), arrays(np.bool_, (n, 3, 4)), st.integers(0, 11))
+)
+"""Regions of n tiles twice, and a cell that the first always hold."""
 GRID = Grid(tile_px=TILE, heatmap_cell_px=4, smoothing_px=4.0)
 
 
@@ -47,11 +51,7 @@ def some_maps(count: int = 12, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(1.0, 2.0, (count, CELLS, CELLS)).astype(np.float32)
 
 
-@given(
-    st.integers(1, 5).flatmap(
-        lambda n: st.tuples(arrays(np.bool_, (n, 3, 4)), arrays(np.bool_, (n, 3, 4)), st.integers(0, 11))
-    )
-)
+@given(TWO_REGIONS)
 def test_overlaps_are_those_of_sets_of_cells(case: tuple[NDArray[np.bool_], NDArray[np.bool_], int]) -> None:
     reference, found, cell = case
     reference.reshape(len(reference), -1)[:, cell] = True
@@ -60,11 +60,7 @@ def test_overlaps_are_those_of_sets_of_cells(case: tuple[NDArray[np.bool_], NDAr
         assert came == pytest.approx(len(a & b) / len(a | b))
 
 
-@given(
-    st.integers(1, 5).flatmap(
-        lambda n: st.tuples(arrays(np.bool_, (n, 3, 4)), arrays(np.bool_, (n, 3, 4)), st.integers(0, 11))
-    )
-)
+@given(TWO_REGIONS)
 def test_near_are_cells_beside_those_of_the_other(case: tuple[NDArray[np.bool_], NDArray[np.bool_], int]) -> None:
     reference, found, cell = case
     reference.reshape(len(reference), -1)[:, cell] = True

@@ -36,7 +36,7 @@ def data() -> None:
 @click.option(
     "--defects",
     type=click.IntRange(min=0),
-    help="Of each defective board, where it has room, 0: no board has any; default: 1 to 5.",
+    help="How many each defective board has, where it has room; 0: all boards are flawless. Default: 1 to 5.",
 )
 @json_option
 def draw_boards(folder: Path, count: int, seed: int, size: str, defects: int | None, as_json: bool) -> None:

@@ -114,8 +114,10 @@ def _verdicts(folder: Path) -> dict[str, str]:
     threshold = evaluation.calibration.score_threshold
     defective = [frame.score for frame in evaluation.frames if frame.defective]
     good = [frame.score for frame in evaluation.frames if not frame.defective]
-    found = {
-        "missed": f"{sum(score < threshold for score in defective)} of {len(defective)} defective pictures",
-        "rejected": f"{sum(score >= threshold for score in good)} of {len(good)} good pictures",
-    }
-    return {name: words for name, words in found.items() if " of 0 " not in words}
+    found = {}
+    if defective:
+        missed = sum(score < threshold for score in defective)
+        found["missed"] = f"{missed} of {len(defective)} defective pictures"
+    if good:
+        found["rejected"] = f"{sum(score >= threshold for score in good)} of {len(good)} good pictures"
+    return found
