@@ -48,6 +48,12 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
     "--fold", "folds", type=click.IntRange(min=0), multiple=True, help="Judge these folds only; may be repeated."
 )
 @click.option(
+    "--annotated",
+    type=click.IntRange(min=1),
+    help="How many defective pictures train by their masks, drawn by the seed; of the others only the label is known.  "
+    "[default: all]",
+)
+@click.option(
     "--work",
     type=click.Path(path_type=Path),
     default="runs/recipes",
@@ -70,6 +76,7 @@ def recipes(
     recipes_: "tuple[Recipe, ...]",
     seeds: tuple[int, ...],
     folds: tuple[int, ...],
+    annotated: int | None,
     work: Path,
     results: Path,
     as_json: bool,
@@ -96,7 +103,7 @@ def recipes(
     claim(results / TABLES)
     for one in read_sets(sets or SHIPPED, names):
         for recipe in recipes_:
-            Measurement(one, recipe, overrides, data, work, results, folds, _say).measure(seeds)
+            Measurement(one, recipe, overrides, data, work, results, folds, annotated, _say).measure(seeds)
     found = read_all(results)
     keep_picture(results / TABLES, tables(found, {one.name: one.targets for one in known}))
     if as_json:

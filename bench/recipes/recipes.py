@@ -45,6 +45,7 @@ class Measurement:
         work: where decoded frames and runs lie.
         results: where figures are kept, and what is there is not measured again.
         folds: those to train and judge; none: all.
+        annotated: how many defective pictures train by their annotation, the others by their label; None: all.
     """
 
     of: DataSet
@@ -54,12 +55,14 @@ class Measurement:
     work: Path
     results: Path
     folds: Collection[int] = ()
+    annotated: int | None = None
     say: Say = lambda line: None
 
     @property
     def changes(self) -> list[str]:
-        """The overrides that change figures."""
-        return sorted(item for item in self.overrides if not item.startswith(NO_FIGURE))
+        """What was asked for that changes figures."""
+        few = [] if self.annotated is None else [f"annotated={self.annotated}"]
+        return sorted([*few, *(item for item in self.overrides if not item.startswith(NO_FIGURE))])
 
     @property
     def name(self) -> str:
@@ -130,6 +133,13 @@ class Measurement:
         if taken := said & {"data", "out", "seed", "recipe", "resume", "split.val", "split.test"}:
             raise ConfigError(f"the bench sets {min(taken)} itself; leave it out")
         own = [f"recipe={recipe}", f"seed={seed}", *self._set_overrides()]
+        if self.annotated is not None:
+            images = self.truth.store.images
+            own[2:] = [
+                f"data={self.of.partly_annotated(images, self.annotated, seed, self.work)}",
+                f"truth={self.of.truth}",
+                "split.group=group",
+            ]
         config = compose([*(item for item in own if item.partition("=")[0] not in said), *self.overrides])
         out = self.work / self.of.name / self.name / f"seed{seed}"
         return msgspec.structs.replace(config, out=str(out))

@@ -59,7 +59,7 @@ class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
     set: str
     recipe: str
     overrides: list[str]
-    """Keys of `heatline train` that change figures."""
+    """Keys of `heatline train` that change figures, and `annotated=` with how many annotated pictures trained."""
     truth: str
     """By which the figures are."""
     folds: list[FoldFigures]

@@ -3,17 +3,19 @@
 import csv
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from edge.errors import ConfigError, InputError
 from edge.images import list_images
 from train.files import write_whole
 from train.readers.folder import TRUTHS
+from train.readers.labelled import LabelledImage
 
 SHIPPED = Path(__file__).parent / "sets.yaml"
 GOOD = "good_"
@@ -76,12 +78,50 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 (links / "images" / f"{prefix}{path.name}").symlink_to(path.resolve())
                 rows.append((f"{prefix}{path.name}", label, found[1]))
 
-        def write(place: Path) -> None:
-            with place.open("w", newline="") as file:
-                csv.writer(file).writerows(rows)
-
-        write_whole(links / "labels.csv", write)
+        _write_labels(links, rows)
         return links
+
+    def partly_annotated(self, images: Sequence[LabelledImage], count: int, seed: int, work: Path) -> Path:
+        """A folder of links in which few pictures keep their annotation; of all, label and group are known.
+
+        Args:
+            images: those of `pictures`, by the set's truth.
+            count: how many defective pictures keep it; a larger count of the same seed keeps those of a smaller one.
+            work: where links may lie.
+        Raises:
+            ConfigError: one file annotates all pictures, or fewer have an annotation than are wanted.
+        """
+        (form,) = TRUTHS[self.truth]
+        annotated = [image for image in images if image.defective and image.annotation is not None]
+        if count > len(annotated):
+            raise ConfigError(
+                f"{self.name} has {len(annotated)} annotated pictures, and {count} were asked for; ask for fewer, or "
+                "leave --annotated away for all"
+            )
+        links = work / self.name / f"data_annotated{count}_seed{seed}"
+        if (links / "labels.csv").exists():
+            return links
+        shutil.rmtree(links, ignore_errors=True)
+        for name in ("images", form.subfolder):
+            (links / name).mkdir(parents=True)
+        for image in images:
+            (links / "images" / image.path.name).symlink_to(image.path.resolve())
+        for index in np.random.default_rng(seed).permutation(len(annotated))[:count].tolist():
+            (file,) = annotated[index].truth_files
+            if file.stem != annotated[index].path.stem:
+                raise ConfigError(f"{self.name} has all annotations in {file}; name a set with a file for each picture")
+            (links / form.subfolder / file.name).symlink_to(file.resolve())
+        labels = [(image.path.name, "defective" if image.defective else "good", str(image.group)) for image in images]
+        _write_labels(links, [("image", "label", "group"), *labels])
+        return links
+
+
+def _write_labels(folder: Path, rows: Sequence[tuple[str, str, str]]) -> None:
+    def write(place: Path) -> None:
+        with place.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+    write_whole(folder / "labels.csv", write)
 
 
 def read_sets(file: Path, names: Collection[str] = ()) -> list[DataSet]:

@@ -23,6 +23,7 @@ from train.compose import compose
 from train.config import DenseRecipeConfig
 from train.dense.cross_validation import divide_groups
 from train.dense.out_of_fold import OutOfFold
+from train.readers.folder import read_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -211,6 +212,30 @@ def test_good_pictures_of_a_folder_of_their_own_are_linked_beside_the_others(tmp
         msgspec.structs.replace(pcb, name="other", folder="pcb", pattern="^(9)").pictures(
             tmp_path / "data", tmp_path / "work"
         )
+
+
+def test_few_annotated_pictures_leave_the_labels_of_the_others(data: Path, truth: Truth, tmp_path: Path) -> None:
+    def read(count: int, seed: int) -> set[str]:
+        folder = BLOBS.partly_annotated(truth.store.images, count, seed, tmp_path)
+        known = read_folder(folder, "masks", mixed=True)
+        for image, whole in zip(known.images, truth.store.images, strict=True):
+            assert (image.name, image.defective, image.group) == (whole.name, whole.defective, whole.group)
+        return {image.name for image in known.images if image.defective and not image.labels_only}
+
+    assert [len(read(count, 0)) for count in (1, 3)] == [1, 3]
+    assert read(1, 0) < read(3, 0)
+    assert read(3, 0) != read(3, 1)
+    with pytest.raises(ConfigError, match="annotated pictures, and 99 were asked for"):
+        read(99, 0)
+
+
+def test_few_annotated_pictures_train_and_all_masks_judge(data: Path, tmp_path: Path) -> None:
+    overrides = [*DENSE, f"features.folder={tmp_path / 'features'}"]
+    places = (data, tmp_path / "work", tmp_path / "results")
+    found = Measurement(BLOBS, "heatline", overrides, *places, annotated=2).measure([0])
+    assert found.name.split()[:2] == ["heatline", "annotated=2"]
+    assert sum(fold.frames for fold in found.folds) == 12
+    assert all(fold.pixel_ap is not None for fold in found.folds)
 
 
 @pytest.mark.parametrize(
