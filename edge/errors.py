@@ -147,6 +147,12 @@ class AccessError(HeatlineError):
     exit_code = 21
 
 
+class Interrupted(HeatlineError):
+    """Ctrl-C; what was done is kept, and the same command goes on."""
+
+    exit_code = 130
+
+
 def last_line(error: Exception) -> str:
     """What a library's error of many lines comes to: the lines before say where in the library it was."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -29,12 +29,15 @@ for name in names:
 """
 DATA_COMMANDS = "import train.boards, train.commands.data, train.contact_sheet, train.survey"
 START = "import edge.cli.main, edge.cli.run"
+DEFAULT_TRAINING = "import train.compose, train.fit"
+LIGHTNING = {"lightning", "torchmetrics"}
+"""What only the recipes that train the whole network use: seconds of a training of a minute."""
 
 
 @pytest.mark.parametrize(
     ("code", "forbidden"),
-    [(IMPORT_ALL_OF_EDGE, FOREIGN), (DATA_COMMANDS, EXTRAS), (START, NOT_AT_START)],
-    ids=["all of edge", "commands for data", "start of a line"],
+    [(IMPORT_ALL_OF_EDGE, FOREIGN), (DATA_COMMANDS, EXTRAS), (START, NOT_AT_START), (DEFAULT_TRAINING, LIGHTNING)],
+    ids=["all of edge", "commands for data", "start of a line", "training by the default recipe"],
 )
 def test_nothing_is_imported_that_is_not_needed(code: str, forbidden: set[str]) -> None:
     what = 'import sys; print(*{name.partition(".")[0] for name in sys.modules})'

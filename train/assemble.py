@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from train.bags import Bags, BagTraining, EvaluationBags, TrainingBags
+from train.bags import Bags, EvaluationBags, TrainingBags
 from train.batches import Batch, EvaluationBatches, Steps, TrainingBatches
-from train.classifier import Budget, ClassifierTraining
+from train.classifier import BagTraining, Budget, ClassifierTraining
 from train.config import TrainConfig
 from train.models.explained import ExplainedClassifier
 from train.prepare import Prepared

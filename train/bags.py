@@ -27,7 +27,6 @@ from torch.utils.data import Dataset, IterableDataset
 
 from train.augment import augment
 from train.batches import Batch, Steps
-from train.classifier import ClassifierTraining
 from train.config import RecipeConfig
 from train.frames import FrameStore
 from train.sampling import BatchSampler
@@ -140,29 +139,6 @@ class EvaluationBags(Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         return _cut_bags(self._store, self._bags, self._batches[number], self._tile_px)
-
-
-class BagTraining(ClassifierTraining):
-    """Classifier training whose samples are bags."""
-
-    def logits(self, batch: Batch) -> Tensor:
-        """The bags' logits [bags]; while training, with a gradient through at most `recipe.batch` tiles."""
-        assert batch.bag is not None, "a batch of bags says which tile is in which"
-        bags, most = len(batch.labels), self.recipe.batch
-        if not self.training:
-            return log_sum_exp(self._look(batch.tiles), batch.bag, bags)
-        if len(batch.tiles) <= most:
-            return log_sum_exp(self.model.logits(batch.tiles), batch.bag, bags)
-        self.model.eval()  # normalisation as on the line, and its averages are not touched
-        seen = self._look(batch.tiles)
-        self.model.train()
-        drawn = draw_tiles(seen, batch.bag, bags, most)
-        return log_sum_exp(seen.index_put((drawn,), self.model.logits(batch.tiles[drawn])), batch.bag, bags)
-
-    @torch.no_grad()
-    def _look(self, tiles: Tensor) -> Tensor:
-        """The tiles' logits [N] without a gradient, no more at a time than a step trains on."""
-        return torch.cat([self.model.logits(part) for part in torch.split(tiles, max(self.recipe.batch, 64))])
 
 
 def log_sum_exp(logits: Tensor, bag: Tensor, bags: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from edge.errors import HeatlineError
+from edge.errors import Interrupted
 from train.classifier import agreed
 from train.files import write_whole
 
@@ -108,12 +108,6 @@ class Stopwatch(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._tiles, self._training_s = state_dict["tiles"], state_dict["training_s"]
         self._earlier_s = state_dict["seconds"]
-
-
-class Interrupted(HeatlineError):
-    """Ctrl-C; the training can be resumed."""
-
-    exit_code = 130
 
 
 class OrderlyStop(Callback):

@@ -1,6 +1,5 @@
 """How an explained classifier is taught: the same for every family and every recipe."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,11 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryAveragePrecision
 
 from edge.errors import DivergedError
+from train.bags import draw_tiles, log_sum_exp
 from train.batches import Batch
 from train.config import RecipeConfig
 from train.models.explained import ExplainedClassifier
+from train.schedule import cosine
 
 PLATEAU_PATIENCE = 2
 """Validations in a row that may be no better before the plateau schedule lowers the learning rate."""
@@ -156,6 +157,29 @@ class ClassifierTraining(lightning.LightningModule):
         return (AdamW if self.recipe.optimiser == "adamw" else Adam)(groups, lr=self.recipe.lr)
 
 
+class BagTraining(ClassifierTraining):
+    """Classifier training whose samples are bags."""
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The bags' logits [bags]; while training, with a gradient through at most `recipe.batch` tiles."""
+        assert batch.bag is not None, "a batch of bags says which tile is in which"
+        bags, most = len(batch.labels), self.recipe.batch
+        if not self.training:
+            return log_sum_exp(self._look(batch.tiles), batch.bag, bags)
+        if len(batch.tiles) <= most:
+            return log_sum_exp(self.model.logits(batch.tiles), batch.bag, bags)
+        self.model.eval()  # normalisation as on the line, and its averages are not touched
+        seen = self._look(batch.tiles)
+        self.model.train()
+        drawn = draw_tiles(seen, batch.bag, bags, most)
+        return log_sum_exp(seen.index_put((drawn,), self.model.logits(batch.tiles[drawn])), batch.bag, bags)
+
+    @torch.no_grad()
+    def _look(self, tiles: Tensor) -> Tensor:
+        """The tiles' logits [N] without a gradient, no more at a time than a step trains on."""
+        return torch.cat([self.model.logits(part) for part in torch.split(tiles, max(self.recipe.batch, 64))])
+
+
 def agreed(trainer: lightning.Trainer, decision: bool, *, by_all: bool) -> bool:
     """What all devices decide together: one that stopped or failed alone would leave the others waiting for it."""
     if trainer.world_size == 1:
@@ -169,18 +193,3 @@ def merit(chosen: Tensor, loss: Tensor) -> Tensor:
     On few defective tiles average precision and accuracy soon reach 1 and then tell nothing apart.
     """
     return chosen.round(decimals=3) - 1e-4 * loss.clamp(0, 1)
-
-
-def cosine(step: int, steps: int, warmup: float) -> float:
-    """Share of the highest learning rate at a step: a line up over the warm-up, then half a cosine down to zero."""
-    rise = warmup * steps
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    return (1 + math.cos(math.pi * (step - rise) / max(1.0, steps - rise))) / 2
-
-
-def load_model_state(model: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """The model's part of a checkpoint, strictly."""
-    prefix = "model."
-    state = {name[len(prefix) :]: value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)}
-    model.load_state_dict(state, strict=True)

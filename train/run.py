@@ -130,7 +130,6 @@ def load_run(folder: Path) -> TrainedRun:
     """
     import torch
 
-    from train.classifier import load_model_state
     from train.models.build import build_model
 
     run = RunFolder(folder)
@@ -146,7 +145,9 @@ def load_run(folder: Path) -> TrainedRun:
             if (damaged := archive.testzip()) is not None:  # torch compares no sums
                 raise ValueError(f"{damaged} in it is damaged")
         checkpoint: dict[str, Any] = torch.load(run.best, map_location="cpu", weights_only=True)
-        load_model_state(model, checkpoint)
+        prefix = "model."
+        state = {key[len(prefix) :]: value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)}
+        model.load_state_dict(state, strict=True)
     except Exception as error:  # a damaged file ends in whatever the reader trips over
         reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
         raise TrainingError(f"{run.best} cannot be loaded ({reason}); delete {folder} and train again") from error

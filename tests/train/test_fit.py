@@ -19,19 +19,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import ConfigError, HeatlineError, InputError, TrainingError
+from edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError
 from tests.command import HEATLINE, complaint, heatline
 from tests.train.blobs import draw_blobs, sort_tiles, write_labels
 from tests.train.trained import NAMED_SPLIT, SMALL
-from train.callbacks import COLUMNS, Interrupted, MetricsTable, read_metrics
-from train.classifier import Budget, cosine, merit
+from train.callbacks import COLUMNS, MetricsTable, read_metrics
+from train.classifier import Budget, merit
 from train.compose import compose
 from train.config import RecipeConfig, TrainConfig
-from train.fit import _steps, fit
+from train.fit import fit
 from train.precision import choose_precision
 from train.provenance import Provenance
 from train.run import RunFolder, load_run
 from train.sampling import BatchSampler
+from train.schedule import cosine
+from train.whole_network import _steps
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

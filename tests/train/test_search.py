@@ -20,11 +20,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from edge.errors import ConfigError, TrainingError
+from edge.errors import ConfigError, Interrupted, TrainingError
 from tests.command import heatline
 from tests.train.blobs import draw_blobs
 from tests.train.trained import NAMED_SPLIT, SMALL
-from train.callbacks import Interrupted, read_metrics
+from train.callbacks import read_metrics
 from train.compose import compose, read_config
 from train.run import RunFolder
 from train.sampling import BatchSampler

@@ -14,10 +14,10 @@ import huggingface_hub
 import msgspec
 import pytest
 
-from edge.errors import ConfigError, InputError, TrainingError
+from edge.errors import ConfigError, InputError, Interrupted, TrainingError
 from tests.command import complaint, heatline
 from tests.train.blobs import GROUPS
-from train.callbacks import Interrupted, read_metrics
+from train.callbacks import read_metrics
 from train.compose import compose, read_config
 from train.evaluation.result import FILE, SCHEMA, read_evaluation
 from train.run import RunFolder

@@ -11,7 +11,6 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from edge.errors import DivergedError
-from train.classifier import cosine
 from train.config import DenseRecipeConfig
 from train.dense.objective import POSITIVE_WEIGHT, StepMaps, bag_numbers, loss_of
 from train.dense.samples import Draw, Sampler, Samples
@@ -19,6 +18,7 @@ from train.dense.tiles import Known
 from train.features.view import Features
 from train.models.dense import TOP_CELLS, DenseHead, FineTuned
 from train.models.explained import pool
+from train.schedule import cosine
 
 BATCH = 64
 """Tiles at a time where there is no gradient."""

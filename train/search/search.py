@@ -15,8 +15,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
-from edge.errors import ConfigError, TrainingError
-from train.callbacks import Interrupted
+from edge.errors import ConfigError, Interrupted, TrainingError
 from train.compose import compose, with_recipe
 from train.config import TrainConfig
 from train.files import write_whole

@@ -13,8 +13,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from edge.errors import ConfigError, HeatlineError, InputError, TrainingError, WeightsError
-from train.callbacks import Interrupted
+from edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError, WeightsError
 from train.compose import compose
 from train.fit import fit
 from train.study.locks import taken

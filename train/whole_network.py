@@ -1,0 +1,226 @@
+"""The recipes `finetune` and `study`: from a configuration to a run's folder, by Lightning."""
+
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from torch.utils.data import DataLoader, get_worker_info
+
+from edge.errors import ConfigError, TrainingError
+from train.assemble import Assembly, assemble
+from train.batches import Steps
+from train.callbacks import MetricsTable, OrderlyStop, Stopwatch, read_metrics
+from train.checkpoints import WholeCheckpoints
+from train.compose import write_config
+from train.config import TrainConfig
+from train.files import write_whole
+from train.loggers import close_logger, make_logger
+from train.models.build import build_model
+from train.precision import choose_precision
+from train.prepare import prepare
+from train.run import RunFolder, RunSummary
+
+
+def train_whole_network(
+    config: TrainConfig,
+    run: RunFolder,
+    say: Callable[[str], None],
+    callbacks: Sequence[Callback],
+    cache: Path | None,
+    *,
+    leads: bool,
+) -> None:
+    """Train all weights, from a checkpoint on if the run has one; arguments and errors as `fit`.
+
+    Args:
+        leads: whether this process, of several devices, is the one that writes.
+    """
+    torch.manual_seed(config.seed)
+    resumed = run.last.exists()
+    if resumed:  # the checkpoint holds all weights, and where the first ones came from is known
+        model, _ = build_model(msgspec.structs.replace(config.model, weights="none"), config.tiles.tile_px)
+        weights = run.read_summary().weights
+    else:
+        model, weights = build_model(config.model, config.tiles.tile_px)
+    precision, reason = choose_precision(config.trainer.precision, config.trainer.accelerator)
+    flags = {"accelerator": config.trainer.accelerator, "devices": config.trainer.devices, "precision": precision}
+    devices = _trainer(flags, logger=False, barebones=True).world_size  # or a sentence, before any work is done
+    prepared = prepare(config, cache or run.cache, say)
+    assembly = assemble(config, prepared, model, devices)
+    say(f"precision {precision}: {reason}")
+    say(_plan(assembly))
+
+    summary = RunSummary(
+        finished=False,
+        model=config.model.name,
+        recipe=config.recipe.name,
+        steps=0,
+        best_step=None,
+        val={},
+        data=prepared.data.name,
+        truth=prepared.data.truth,
+        groups={part: list(getattr(prepared.split, part)) for part in ("train", "val", "test")},
+        labelled=prepared.labelled,
+        tiles=prepared.counts,
+        weights=weights,
+        precision=precision,
+        tiles_per_s=None,
+        seconds=0.0,
+        versions={name: version(name) for name in ("heatline", "torch", "lightning", "timm")},
+    )
+    stopwatch = Stopwatch()
+    stop = OrderlyStop(run.last, f"go on with: heatline train out={run.folder} resume=true")
+    if leads:
+        _found(run, config, None if resumed else summary)
+    trainer = _trainer(
+        flags,
+        deterministic=torch.cuda.is_available(),
+        max_epochs=-1,
+        max_steps=assembly.budget.steps,
+        val_check_interval=assembly.budget.validate_every,
+        num_sanity_val_steps=0,
+        logger=(make_logger(config.logger, run.folder, msgspec.to_builtins(config)) if leads else None) or False,
+        log_every_n_steps=1,
+        use_distributed_sampler=False,  # batches are dealt out by `_steps`; validation is whole on each device
+        enable_model_summary=False,
+        plugins=[WholeCheckpoints()],
+        callbacks=[
+            _StepsBar(console_kwargs={"stderr": True}),
+            MetricsTable(run.metrics),
+            stopwatch,
+            stop,
+            *callbacks,
+            *_keepers(config, run),
+        ],
+    )
+    ended = False
+    try:
+        with stop, warnings.catch_warnings():
+            # Cutting and augmenting a batch takes a few per cent of its step: no worker is worth a core of its own.
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)  # between Lightning and torch
+            warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # it holds what is resumed
+            trainer.fit(
+                assembly.training,
+                DataLoader(
+                    assembly.train_batches(_steps(trainer, assembly.budget.steps)),
+                    batch_size=None,
+                    num_workers=config.trainer.workers,
+                ),
+                DataLoader(assembly.val_batches, batch_size=None),
+                ckpt_path=run.last if resumed else None,
+                weights_only=True,
+            )
+        ended = True  # and the last checkpoint is written
+    finally:
+        for each in trainer.loggers:
+            close_logger(each)
+        if leads:
+            best = _best_row(run)
+            run.write_summary(
+                msgspec.structs.replace(
+                    summary,
+                    finished=ended and (trainer.global_step >= assembly.budget.steps or trainer.should_stop),
+                    steps=trainer.global_step,
+                    best_step=None if best is None else int(best["step"]),
+                    val={name: value for name, value in (best or {}).items() if name.startswith("val_")},
+                    tiles_per_s=stopwatch.tiles_per_s,
+                    seconds=stopwatch.seconds,
+                )
+            )
+    if leads and cache is None:
+        shutil.rmtree(run.cache)
+
+
+def _trainer(flags: dict[str, Any], **more: Any) -> Trainer:
+    """Lightning's Trainer with the flags that the user chose.
+
+    Raises:
+        ConfigError: it does not take them.
+    """
+    # What it says of GPUs and services is no news.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    try:
+        return Trainer(**flags, **more)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        asked = ", ".join(f"trainer.{key}={value}" for key, value in flags.items())
+        raise ConfigError(f"Lightning cannot train with {asked}: {' '.join(str(error).split())}") from error
+
+
+def _keepers(config: TrainConfig, run: RunFolder) -> list[Callback]:
+    """What keeps checkpoints, and ends a training that gets no better."""
+    kept: Any = {"save_on_train_epoch_end": False, "enable_version_counter": False}
+    keepers: list[Callback] = [
+        ModelCheckpoint(run.checkpoints, run.best.stem, monitor="val_merit", mode="max", **kept),
+        # A checkpoint of its own: `save_last` of the one above would be written only where that one is.
+        ModelCheckpoint(run.checkpoints, run.last.stem, **kept),
+    ]
+    if config.finetune.patience is not None:
+        keepers.append(EarlyStopping("val_merit", mode="max", patience=config.finetune.patience))
+    return keepers
+
+
+def _steps(trainer: Trainer, total: int) -> Steps:
+    """The numbers of the batches from the trainer's step on, dealt out to devices and, on each, to workers in turn."""
+
+    def steps() -> Iterable[int]:
+        worker = get_worker_info()
+        first, each = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        mine = range(trainer.global_step + first, total, each)
+        return (step * trainer.world_size + trainer.global_rank for step in mine)
+
+    return steps
+
+
+def _plan(assembly: Assembly) -> str:
+    """In words, how long it takes and what is done about the rarity of defects."""
+    budget, share = assembly.budget, assembly.defective_share_of_batch
+    balance = (
+        "batches hold good and defective as often as they are"
+        if share is None
+        else f"{share:.0%} of each batch is defective, and the loss corrects the odds for it "
+        f"({assembly.training.shift:+.2f} logits)"
+    )
+    return f"{budget.steps} steps, a validation every {budget.validate_every}; {balance}"
+
+
+def _found(run: RunFolder, config: TrainConfig, summary: RunSummary | None) -> None:
+    """Begin a run's folder, so that a training that is killed can be resumed: where its weights come from is known."""
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"{run.folder} cannot be written ({error.strerror}); make room, or choose another place with out="
+        ) from error
+    if not config.resume:  # what is resumed has its configuration, and on a full disk it would be lost
+        write_whole(run.config, lambda file: write_config(config, file))
+    if summary is not None:
+        run.write_summary(summary)
+
+
+class _StepsBar(RichProgressBar):
+    """Counts the steps of the whole training, also where this sitting resumed it."""
+
+    @property
+    def total_train_batches(self) -> int:
+        return self.trainer.max_steps
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"{'training':{len(self.validation_description)}}"
+
+
+def _best_row(run: RunFolder) -> dict[str, float] | None:
+    """The metrics of the best checkpoint; None if there is none yet."""
+    if not run.best.exists():
+        return None
+    step = torch.load(run.best, map_location="cpu", weights_only=True)["global_step"]
+    return next((row for row in read_metrics(run.metrics) if row["step"] == step), None)
