@@ -21,9 +21,10 @@ HeatlineError
 ├── CommandRefusedError 15   a command that the line refuses, with the reason
 ├── JournalError        19   a journal that cannot be read
 ├── EventsLostError     20   events that were missed and cannot be had any more
-└── AccessError         21   a key that cannot be used or is not allowed
+├── AccessError         21   a key that cannot be used or is not allowed
+└── Interrupted        130   Ctrl-C, of what can go on
 
-1 is a fault of ours (a bug, with its traceback), 2 a wrong command line, 130 an interruption by Ctrl-C.
+1 is a fault of ours (a bug, with its traceback), 2 a wrong command line.
 `heatline status` ends with 16, 17 or 18 for a line that is BUSY, DEGRADED or NOT_READY: what was asked for, no error.
 """
 

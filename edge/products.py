@@ -28,6 +28,8 @@ class ThresholdsConfig(_Table, frozen=True):
 
     score: Logit | None = None
     evidence: Logit | None = None
+    check_plausibility: bool = True
+    """Whether a frame that does not look like the product, as the bundle knows it, gets no verdict."""
 
 
 class ProductCamera(_Table, frozen=True):

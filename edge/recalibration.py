@@ -13,6 +13,9 @@ import msgspec
 from edge import __version__
 from edge.binomial import interval
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
+from edge.bundle.manifest import PRODUCT_TILES
+from edge.bundle.plausibility import Appearance, ProductTiles
+from edge.bundle.product_tiles import product_tiles_bytes
 from edge.calibration import GoodFrame, rejected
 from edge.errors import BundleError, EngineError, InputError
 from edge.frames import Frame, Stamp
@@ -73,22 +76,28 @@ class GoodPictures:
         names = [path.resolve().name for path in paths]
         self.names = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
-    def run(self, inspector: Inspector, track: Track = iter) -> list[GoodFrame]:
+    def run(self, inspector: Inspector, track: Track = iter) -> tuple[list[GoodFrame], list[Appearance]]:
         """Every picture on the line's own way; while one is judged, the next is with the engine.
 
+        Returns: what thresholds need of each, and what it looks like.
         Raises:
             InputError: a picture cannot be read.
             EngineError: the network gave no usable answer to one.
         """
         frames: list[GoodFrame] = []
+        appearances: list[Appearance] = []
         ahead: PendingFrame | None = None
         for number, file in enumerate(track(self.files), start=1):
             image, pixel_format = read_image(file)
             started = inspector.start(Frame(Stamp("calibrate", number, str(file)), image, pixel_format))
             if ahead is not None:
                 frames.append(_finish(ahead, inspector))
+                appearances.append(ahead.appearance)
             ahead = started
-        return frames if ahead is None else [*frames, _finish(ahead, inspector)]
+        if ahead is not None:
+            frames.append(_finish(ahead, inspector))
+            appearances.append(ahead.appearance)
+        return frames, appearances
 
 
 def copies(files: Sequence[Path]) -> list[tuple[int, int]]:
@@ -164,6 +173,7 @@ def recalibrated(
         "rule": calibration.rule,
         "false_reject": calibration.false_reject_per_frame,
         "evidence_quantile": calibration.evidence_quantile,
+        "plausible": None if calibration.plausible is None else msgspec.to_builtins(calibration.plausible),
         "frames": calibration.frames,
         "frames_are": calibration.frames_are,
         "rejected": calibration.rejected,
@@ -188,14 +198,18 @@ def recalibrated(
     )
 
 
-def write_recalibrated(target: Path, parent: Bundle, manifest: Manifest) -> Bundle:
+def write_recalibrated(target: Path, parent: Bundle, manifest: Manifest, tiles: ProductTiles | None) -> Bundle:
     """Write the new bundle, with the parent's files.
 
+    Args:
+        tiles: what the product's tiles look like now; None: it is not known.
     Raises:
         BundleError: the place is taken or cannot be written, or a file is no longer what it was.
     """
-    files: dict[str, bytes] = {}
+    files = {} if tiles is None else {PRODUCT_TILES: product_tiles_bytes(tiles)}
     for name, expected in parent.manifest.files.items():
+        if name == PRODUCT_TILES:
+            continue
         try:
             files[name] = (parent.path / name).read_bytes()
         except OSError as error:

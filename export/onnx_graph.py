@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edge import __version__
 from edge.bundle.pooling import identity_of
 from edge.errors import ExportError
+from edge.inference.engine import FEATURES
 from export import onnxruntime_rollout, openvino_rollout
 from export.nodes import EXPLANATION
 from export.rollout_graph import ClassTokenRow, Rollout, append_rollout
@@ -24,6 +25,7 @@ OPSET = 20
 MEANINGS = {
     "tiles": "RGB tiles uint8 [N, height, width, channel], as they are cut; normalisation is inside the graph.",
     "logit": "Evidence of a defect per tile, float32 [N]; 1 / (1 + exp(-logit)) is the probability.",
+    FEATURES: "What the tile shows, float32 [N, c]: features of stride 16, averaged. To see whether it is the product.",
     "map": "Where in the tile that evidence lies, float32 [N, h, w], in logits; map.identity is how the logit follows.",
 }
 
@@ -50,8 +52,12 @@ def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
     """
     if isinstance(model, RolloutClassifier):
         return with_rollout(to_attention(model, tile_px), model)
-    graph = _exported(model, tile_px, ["logit", "map"])
-    _name_the_explanation(graph, model.explained_from)
+    if isinstance(model, DenseClassifier):
+        graph = _exported(_WithFeatures(model), tile_px, ["logit", "map", FEATURES])
+        _name_the_explanation(graph, f"model.{model.explained_from}")
+    else:
+        graph = _exported(model, tile_px, ["logit", "map"])
+        _name_the_explanation(graph, model.explained_from)
     data = _finished(graph, model)
     return Graphs(data, data, data)
 
@@ -98,6 +104,15 @@ def to_bare_onnx(model: ExplainedClassifier, tile_px: int) -> bytes:
     graph = _exported(_Bare(model), tile_px, ["logit"])
     onnx.checker.check_model(graph, full_check=True)
     return graph.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
+
+
+class _WithFeatures(nn.Module):
+    def __init__(self, model: DenseClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.model.with_features(tiles)
 
 
 class _WithAttention(nn.Module):

@@ -12,19 +12,22 @@ from numpy.typing import NDArray
 
 from edge import __version__
 from edge.bundle import SCHEMA, Bundle, Manifest, write_bundle
-from edge.bundle.manifest import Grid, Map, MapChecks, Model, Tensor, Tensors
+from edge.bundle.manifest import PRODUCT_TILES, Grid, Map, MapChecks, Model, Tensor, Tensors
 from edge.bundle.pooling import identity_of
+from edge.bundle.product_tiles import product_tiles_bytes
 from edge.bundle.store import GOLDEN, require_place
 from edge.calibration import calibrate
 from edge.inference import Precision, infer, open_engine
-from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
+from edge.inference.engine import FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
 from export.held_tiles import Track, divide_by_group, good_tiles, hold_tiles, quantisation_tiles
 from export.map_checks import check_maps, turned
 from export.onnx_graph import to_graphs
 from export.openvino_ir import to_ir
 from export.precisions import PRECISIONS, Say, make_precisions
+from export.product import know_product_of
 from train.evaluation.torch_engine import TorchEngine
+from train.models.dense import DenseClassifier
 from train.models.explained import ExplainedClassifier
 from train.models.vit import RolloutClassifier
 from train.readers import LabelledImage
@@ -92,6 +95,10 @@ def export_run(
         for warning in map_checks.warnings:
             say(f"warning: {warning}")
         calibration = calibrate(validation.good_frames, false_reject, validation.frames_are, top_cells=model.top_cells)
+        say("noting what frames of the product look like")
+        with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
+            plausibility = know_product_of(validating.images, grid, engine)
+        calibration = msgspec.structs.replace(calibration, plausible=plausibility.plausible)
         say("asking the model itself about tiles to hold each precision to")
         held = hold_tiles(
             frames,
@@ -128,6 +135,9 @@ def export_run(
             Tensor("tiles", "uint8", [None, tiles.tile_px, tiles.tile_px, 3]),
             Tensor("logit", "float32", [None]),
             Tensor("map", "float32", [None, *model.map_hw]),
+            Tensor(FEATURES, "float32", [None, model.head.channels[model.shown_by]])
+            if isinstance(model, DenseClassifier)
+            else None,
         ),
         grid=grid,
         map=Map(model.method, model.map_hw, identity_of(model.top_cells)),
@@ -139,7 +149,10 @@ def export_run(
         map_gate=made.gate(held),
         map_checks=map_checks,
     )
-    return write_bundle(target, manifest, {**graphs, GOLDEN: golden.to_bytes()})
+    files = {**graphs, GOLDEN: golden.to_bytes()}
+    if plausibility.tiles is not None:
+        files[PRODUCT_TILES] = product_tiles_bytes(plausibility.tiles)
+    return write_bundle(target, manifest, files)
 
 
 def _divide(run: TrainedRun, validating: ValidationFrames) -> tuple[list[LabelledImage], list[LabelledImage], str]:

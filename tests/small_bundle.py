@@ -134,9 +134,13 @@ def manifest() -> Manifest:
 
 def small_bundle(path: Path) -> Bundle:
     """Write it to a new folder."""
+    return write_bundle(path, manifest(), contents_of())
+
+
+def contents_of() -> dict[str, bytes]:
+    """Its files but for the manifest."""
     onnx_graph = graph()
-    files = {ONNX_GRAPH: onnx_graph, **to_openvino(onnx_graph), GOLDEN: golden_tiles().to_bytes()}
-    return write_bundle(path, manifest(), files)
+    return {ONNX_GRAPH: onnx_graph, **to_openvino(onnx_graph), GOLDEN: golden_tiles().to_bytes()}
 
 
 def int8_of_gain(gain: float) -> dict[str, bytes]:
@@ -157,7 +161,7 @@ def bundle_in(
     Args:
         files: in place of those that it would have.
     """
-    onnx_graph, calibration = graph(), manifest().calibration
+    calibration = manifest().calibration
     graphs = {"f32": OPENVINO_GRAPH, "bf16": OPENVINO_GRAPH, "int8": INT8_GRAPH}
     agreement = [Agreement(1, 0.25, 2, 0.99, 0.9, 0.6), Agreement(8, 0.5, 3, 0.98, 0.8, 0.7)]
     gate = MapGate(
@@ -178,7 +182,7 @@ def bundle_in(
     described = msgspec.structs.replace(
         manifest(), map_gate=gate, tolerances={one: tolerances[one] for one in tolerances if one in precisions}
     )
-    made = {ONNX_GRAPH: onnx_graph, **to_openvino(onnx_graph), GOLDEN: golden_tiles().to_bytes()}
+    made = contents_of()
     if "int8" in precisions:
         made |= int8_of_gain(int8_gain)
     return write_bundle(path, described, made | dict(files or {}))

@@ -65,9 +65,12 @@ class BareEngine:
             self._written[place] = len(inputs)
         self.moved = Moved(self.moved.read + inputs.nbytes, self.moved.written)
 
-    def _take(self, logits: NDArray[np.float32], maps: NDArray[np.float32]) -> None:
+    def _take(
+        self, logits: NDArray[np.float32], maps: NDArray[np.float32], features: NDArray[np.float32] | None = None, /
+    ) -> None:
         self.logits += logits.tolist()
-        self.moved = Moved(self.moved.read, self.moved.written + logits.nbytes + maps.nbytes)
+        written = logits.nbytes + maps.nbytes + (0 if features is None else features.nbytes)
+        self.moved = Moved(self.moved.read, self.moved.written + written)
 
 
 class Infer(Stage):

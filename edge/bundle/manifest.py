@@ -11,10 +11,14 @@ from edge.errors import BundleError
 from edge.geometry.stitching import HEATMAP_CELL_PX
 from edge.inference.engine import GRAPHS, OPENVINO_GRAPH, Precision, weights_of
 
-SCHEMA = 4
+SCHEMA = 5
 """Counts up when an older reader could misread a bundle; readers refuse what is newer than they are."""
 FIRST_WITH_PRECISIONS = 3
 """Before it a tolerance said nothing of what a bundle has."""
+
+PRODUCT_TILES = "product_tiles.npz"
+"""The file of the features of the product's tiles."""
+MOST_FEATURES = 4096
 
 Positive = Annotated[int, Meta(gt=0)]
 Cells = Annotated[int, Meta(gt=0, le=4096)]
@@ -53,6 +57,8 @@ class Tensors(_Part, frozen=True):
     tiles: Tensor
     logit: Tensor
     map: Tensor
+    features: Tensor | None = None
+    """What a tile shows, for `edge.bundle.plausibility`; none: the graph does not give it, as before schema 5."""
 
 
 class Grid(_Part, frozen=True):
@@ -78,6 +84,25 @@ class Map(_Part, frozen=True):
         return top_cells_of(self.identity)
 
 
+Range = tuple[Finite, Finite | None]
+"""The lowest and the highest; none: there is no highest."""
+
+
+class Plausible(_Part, frozen=True):
+    """What a frame looks like as a whole if it shows the product, see `edge.bundle.plausibility`."""
+
+    frames: Annotated[int, Meta(ge=1)]
+    """Those that it comes from."""
+    height_px: tuple[Positive, Positive]
+    width_px: tuple[Positive, Positive]
+    brightness: Range
+    """Mean grey value, 0 to 255."""
+    contrast: Range
+    sharpness: Range
+    distance: Annotated[float, Meta(ge=0, le=1e9)] | None
+    """Most, of the features of a frame's tiles from those of the product's; none: not known."""
+
+
 class Calibration(_Part, frozen=True):
     """Thresholds in logits, and what they rest on."""
 
@@ -99,6 +124,8 @@ class Calibration(_Part, frozen=True):
     """How many of the frames reach the score threshold; none: not told, as before schema 2."""
     false_reject_at_most: Annotated[float, Meta(ge=0, le=1)] | None = None
     """Upper bound of the share of such frames that is rejected, with 95 % confidence (Clopper and Pearson)."""
+    plausible: Plausible | None = None
+    """None: a frame is judged whatever it shows, as before schema 5."""
     evidence_quantile: Share | None = None
     """Of all heatmap cells of the frames together, the share below the evidence threshold, which is never above the
     score threshold; none: the same rule set both, the evidence threshold by each frame's highest cell."""
@@ -282,6 +309,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         came = getattr(manifest.tensors, name)
         if came != tensor:
             raise BundleError(f"{where} declares {name} as {came}, expected {tensor}; export the bundle again")
+    _check_features(manifest, where)
     if "f32" not in manifest.tolerances:
         raise BundleError(f"{where} states no tolerance for f32; every bundle has one; export the bundle again")
     _check_precisions(manifest, where)
@@ -307,6 +335,35 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
             f"{manifest.grid.tile_px} px; expected at most a cell per px; export the bundle again"
         )
     return manifest
+
+
+def _check_features(manifest: Manifest, where: str) -> None:
+    """What is plausible hangs together with what the graph gives and with the file that says it.
+
+    Raises:
+        BundleError: it does not.
+    """
+    tensor, plausible = manifest.tensors.features, manifest.calibration.plausible
+    if tensor is not None and (
+        tensor.name != "features"
+        or tensor.dtype != "float32"
+        or len(tensor.shape) != 2
+        or tensor.shape[0] is not None
+        or not 1 <= (tensor.shape[1] or 0) <= MOST_FEATURES
+    ):
+        raise BundleError(
+            f"{where} declares features as {tensor}, expected float32 of shape [null, 1 to {MOST_FEATURES}]; export it "
+            "again"
+        )
+    if (
+        plausible is not None
+        and plausible.distance is not None
+        and (tensor is None or PRODUCT_TILES not in manifest.files)
+    ):
+        raise BundleError(
+            f"{where} states a plausible distance of features, and has no {PRODUCT_TILES} or no features; export the "
+            "bundle again"
+        )
 
 
 def _check_precisions(manifest: Manifest, where: str) -> None:

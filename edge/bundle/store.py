@@ -12,8 +12,10 @@ import msgspec
 
 from edge.bundle.golden import GoldenTiles
 from edge.bundle.keys import PrivateKey, PublicKey
-from edge.bundle.manifest import Manifest, decode_manifest
+from edge.bundle.manifest import PRODUCT_TILES, Manifest, decode_manifest
 from edge.bundle.plain_file import open_plain, read_plain
+from edge.bundle.plausibility import Plausibility
+from edge.bundle.product_tiles import read_product_tiles
 from edge.bundle.signature import SIGNATURE, read_signature, write_signature
 from edge.errors import BundleError
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision
@@ -48,6 +50,19 @@ class Bundle:
                 f"{' or '.join(self.manifest.precisions)}, or export the bundle again"
             )
         return graph
+
+    def plausibility(self) -> Plausibility | None:
+        """What frames must look like; None: the bundle does not say.
+
+        Raises:
+            BundleError: what it says does not fit the manifest.
+        """
+        plausible, tensor = self.manifest.calibration.plausible, self.manifest.tensors.features
+        if plausible is None:
+            return None
+        if plausible.distance is None or tensor is None:
+            return Plausibility(plausible)
+        return Plausibility(plausible, read_product_tiles(self.path / PRODUCT_TILES, int(tensor.shape[1] or 0)))
 
     def golden(self) -> GoldenTiles:
         """The tiles with known answers.
@@ -96,6 +111,7 @@ def open_bundle(path: Path) -> Bundle:
             )
     bundle = Bundle(path, manifest, digest, signed_by)
     bundle.golden()
+    bundle.plausibility()
     return bundle
 
 

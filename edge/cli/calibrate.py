@@ -11,6 +11,7 @@ from rich.progress import track
 from edge.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
 from edge.bundle import Calibration, open_bundle, open_proven_engine
 from edge.bundle.manifest import Rule
+from edge.bundle.plausibility import SLACK, know_product
 from edge.bundle.store import require_place
 from edge.calibration import calibrate as calibrate_by_share
 from edge.calibration import calibrate_by_the_study, may_reach, rejected
@@ -156,8 +157,9 @@ def calibrate(
     proven = open_proven_engine(parent, kind, precision)
     inspector = Inspector(was, proven.engine)
 
-    frames = pictures.run(inspector, _progress("good frames"))
-    second_frames = second_pictures.run(inspector, _progress("second shift"))
+    frames, appearances = pictures.run(inspector, _progress("good frames"))
+    second_frames, second_appearances = second_pictures.run(inspector, _progress("second shift"))
+    plausibility = know_product(appearances)
     frames_are = f"good frames of {pictures.names}"
     share = FALSE_REJECT if false_reject is None else false_reject
     calibration = (
@@ -165,6 +167,7 @@ def calibrate(
         if rule == "study"
         else calibrate_by_share(frames, share, frames_are, top_cells=was.map.top_cells)
     )
+    calibration = msgspec.structs.replace(calibration, plausible=plausibility.plausible)
     first = shift(pictures, frames, calibration.score_threshold)
     second = None
     if second_frames:
@@ -172,9 +175,10 @@ def calibrate(
             shift(second_pictures, second_frames, calibration.score_threshold), second_frames, first, frames
         )
         warnings += [f"{words}; look at the frames that are named, and calibrate on both" for words in second.differs]
+        warnings += _implausible(second_pictures, [plausibility.objection(each) for each in second_appearances])
     warnings += _look_hot(len(frames), rejected(frames, was.calibration.score_threshold), was.calibration)
     manifest = recalibrated(parent, calibration, version, second, proven.engine)
-    written = None if dry_run else write_recalibrated(target, parent, manifest)
+    written = None if dry_run else write_recalibrated(target, parent, manifest, plausibility.tiles)
     report = Report(
         written=None if written is None else str(written.path),
         digest=None if written is None else written.digest,
@@ -223,6 +227,39 @@ def _look_hot(frames: int, rejected_before: int, before: Calibration) -> list[st
         f"the old thresholds reject {rejected_before} of these {frames} good frames, where {_percent(allowed)} were to "
         "be expected: look at them before this bundle is used, as a defective frame among them hides defects like it"
     ]
+
+
+def _implausible(pictures: GoodPictures, objections: Sequence[str | None]) -> list[str]:
+    """Warns of good frames that the new bundle would give no verdict."""
+    refused = [(file, words) for file, words in zip(pictures.files, objections, strict=True) if words is not None]
+    if not refused:
+        return []
+    file, words = refused[0]
+    return [
+        f"{len(refused)} of {len(objections)} frames of the second shift would get no verdict, as {file}: {words}; "
+        "calibrate on both"
+    ]
+
+
+def plausible_in_words(calibration: Calibration) -> str:
+    """What frames must look like to get a verdict."""
+    plausible = calibration.plausible
+    if plausible is None:
+        return "not known: every frame gets a verdict"
+    size = " x ".join(
+        f"{low}" if low == high else f"{low} to {high}" for low, high in (plausible.width_px, plausible.height_px)
+    )
+    vitals = "; ".join(
+        f"{name} {low:.3g} {'or more' if high is None else f'to {high:.3g}'}"
+        for name in SLACK
+        for low, high in [getattr(plausible, name)]
+    )
+    features = (
+        "features of tiles are not known"
+        if plausible.distance is None
+        else f"features up to {plausible.distance:.3g} from the product's"
+    )
+    return f"{size} px; {vitals}; {features}; by {plausible.frames} frames"
 
 
 def rule_in_words(calibration: Calibration) -> str:
@@ -299,6 +336,7 @@ def _facts(report: Report) -> dict[str, object]:
         "computed by": f"{report.engine} in {report.precision}",
         "score threshold": f"{calibration.score_threshold:.3f} logits, was {before.score_threshold:.3f}",
         "evidence threshold": f"{calibration.evidence_threshold:.3f} logits, was {before.evidence_threshold:.3f}",
+        "a frame must be": plausible_in_words(calibration),
         "false rejects": f"{_outcome(first)}; by the old threshold {before.rejected}",
         "what they support": _support_in_words(calibration, report.support),
         "hottest": _hottest(first),

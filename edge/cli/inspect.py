@@ -42,7 +42,7 @@ def inspect(
     files = [file for path in images for file in (list_images(path) if path.is_dir() else [path])]
     bundle = open_bundle(bundle_path)
     proven = open_proven_engine(bundle, kind, precision)
-    inspector = Inspector(bundle.manifest, proven.engine)
+    inspector = Inspector(bundle.manifest, proven.engine, plausibility=bundle.plausibility())
     setup = Setup(bundle, proven, inspector, acting=False)
     reporter, count = Reporter("inspect"), Count(journal_id=None)
     unjudged = 0
@@ -72,7 +72,7 @@ def inspect(
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); check the disk and the permissions") from error
     if unjudged:
-        raise InputError(f"{unjudged} of {len(files)} images could not be inspected; each says why above")
+        raise InputError(f"{unjudged} of {len(files)} images got no verdict; each says why above")
 
 
 def _outcomes(files: Iterable[Path], inspector: Inspector) -> Iterator[tuple[PendingFrame | BadFrame, Outcome]]:
@@ -99,9 +99,12 @@ def _finish(started: PendingFrame | BadFrame, inspector: Inspector) -> Outcome:
     if isinstance(started, BadFrame):
         return Outcome(started.stamp, unjudged=Unjudged("failed", started.reason, started.detail))
     try:
-        return Outcome(started.frame.stamp, judgement=inspector.finish(started))
+        judgement = inspector.finish(started)
     except EngineError as error:
         return Outcome(started.frame.stamp, unjudged=Unjudged("failed", "engine", str(error)))
+    if judgement.implausible is not None:
+        return Outcome(started.frame.stamp, unjudged=Unjudged("failed", "implausible", judgement.implausible))
+    return Outcome(started.frame.stamp, judgement=judgement)
 
 
 def _sentence(event: VerdictEvent) -> str:

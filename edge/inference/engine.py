@@ -19,13 +19,24 @@ Precision = Literal["f32", "bf16", "int8"]
 
 Fill = Callable[[NDArray[np.uint8]], None]
 """Writes tiles into an array [count, tile, tile, 3]."""
-Done = Callable[[NDArray[np.float32], NDArray[np.float32]], None]
-"""Takes logits [count] and maps [count, h, w]; both are only valid during the call."""
 Failed = Callable[[Exception], None]
+
+
+class Done(Protocol):
+    """Takes answers; all are only valid during the call."""
+
+    def __call__(
+        self, logits: NDArray[np.float32], maps: NDArray[np.float32], features: NDArray[np.float32] | None = None, /
+    ) -> None:
+        """Of `count` tiles: logits [count], maps [count, h, w] and features [count, c]; None: the graph gives none."""
+
 
 ANSWER_WITHIN_SECONDS = 60.0
 NEVER_ANSWERED: list[object] = []
 """Requests that were given up, and may be at work for ever: to forget one is to wait for its end."""
+
+FEATURES = "features"
+"""The output that not every graph has."""
 
 # The graphs' file names in every bundle.
 ONNX_GRAPH = "model.onnx"
@@ -93,19 +104,41 @@ class Engine(ABC):
         """Word that its golden tiles came out right: what it compiled may be used again."""
 
 
+def infer_features(engine: Engine, tiles: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+    """Features [N, c] of tiles [N, tile, tile, 3]; None: the graph gives none; errors as `infer`."""
+    found = _answers(engine, tiles)
+    return (
+        None if found[0][2] is None else np.concatenate([features for _, _, features in found if features is not None])
+    )
+
+
 def infer(engine: Engine, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Logits [N] and maps [N, h, w] of tiles [N, tile, tile, 3]; waits for them.
 
     Raises:
         EngineError: it failed on some tile.
     """
-    answers: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+    found = _answers(engine, tiles)
+    return np.concatenate([logits for logits, _, _ in found]), np.concatenate([maps for _, maps, _ in found])
+
+
+def _answers(
+    engine: Engine, tiles: NDArray[np.uint8]
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]]:
+    """Copies of what was answered, request by request."""
+    answers: dict[int, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]] = {}
     errors: list[Exception] = []
     for first in range(0, len(tiles), engine.batch):
         part = tiles[first : first + engine.batch]
 
-        def done(logits: NDArray[np.float32], maps: NDArray[np.float32], first: int = first) -> None:
-            answers[first] = logits.copy(), maps.copy()
+        def done(
+            logits: NDArray[np.float32],
+            maps: NDArray[np.float32],
+            features: NDArray[np.float32] | None = None,
+            /,
+            first: int = first,
+        ) -> None:
+            answers[first] = logits.copy(), maps.copy(), None if features is None else features.copy()
 
         def fill(out: NDArray[np.uint8], part: NDArray[np.uint8] = part) -> None:
             out[:] = part
@@ -114,5 +147,4 @@ def infer(engine: Engine, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32]
     engine.drain()
     if errors:
         raise EngineError(f"{engine.name} failed: {errors[0]}") from errors[0]
-    parts = [answers[first] for first in sorted(answers)]
-    return np.concatenate([logits for logits, _ in parts]), np.concatenate([maps for _, maps in parts])
+    return [answers[first] for first in sorted(answers)]

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edge.errors import EngineError
-from edge.inference.engine import ONNX_GRAPH, Done, Engine, EngineKind, Failed, Fill
+from edge.inference.engine import FEATURES, ONNX_GRAPH, Done, Engine, EngineKind, Failed, Fill
 
 
 class OnnxRuntimeEngine(Engine):
@@ -22,11 +22,13 @@ class OnnxRuntimeEngine(Engine):
             self._session = ort.InferenceSession(str(folder / ONNX_GRAPH), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common base but Exception
             raise EngineError(f"ONNX Runtime cannot use {folder / ONNX_GRAPH}: {error}") from error
+        self._outputs = ["logit", "map"]
+        self._outputs += [FEATURES] if FEATURES in [output.name for output in self._session.get_outputs()] else []
         self._tiles = np.zeros((self.batch, tile_px, tile_px, 3), np.uint8)
 
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         try:
             fill(self._tiles[:count])
-            done(*self._session.run(["logit", "map"], {"tiles": self._tiles[:count]}))
+            done(*self._session.run(self._outputs, {"tiles": self._tiles[:count]}))
         except Exception as error:  # as above
             failed(error)

@@ -21,6 +21,7 @@ from edge.errors import EngineError, PrecisionError, last_line
 from edge.inference.devices import require_device, settings_on, the_core
 from edge.inference.engine import (
     ANSWER_WITHIN_SECONDS,
+    FEATURES,
     NEVER_ANSWERED,
     OPENVINO_GRAPH,
     Done,
@@ -79,7 +80,10 @@ class OpenVinoEngine(Engine):
             )
             # While as many as streams are at work, as many again wait, and some are filled.
             self._at_one_go = math.ceil(TILES_AT_ONE_GO / self.batch)
-            requests = [_Request(compiled.create_infer_request()) for _ in range(2 * at_once + self._at_one_go)]
+            has_features = any(FEATURES in output.names for output in compiled.outputs)
+            requests = [
+                _Request(compiled.create_infer_request(), has_features) for _ in range(2 * at_once + self._at_one_go)
+            ]
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot use {folder / graph}: {last_line(error)}") from error
         if effective != hint:
@@ -159,11 +163,12 @@ class OpenVinoEngine(Engine):
 class _Request:
     """One inference request: idle, or at work for one `done`."""
 
-    def __init__(self, request: ov.InferRequest) -> None:
+    def __init__(self, request: ov.InferRequest, has_features: bool = False) -> None:
         self._request = request
         self._tiles: NDArray[np.uint8] = request.get_tensor("tiles").data
         self._logit: NDArray[np.float32] = request.get_tensor("logit").data
         self._map: NDArray[np.float32] = request.get_tensor("map").data
+        self._features: NDArray[np.float32] | None = request.get_tensor(FEATURES).data if has_features else None
         self._count = 0
         self._done: Done = _nothing
         self._failed: Failed = _nothing
@@ -197,7 +202,8 @@ class _Request:
             self._failed(EngineError(f"OpenVINO could not infer: {last_line(self._error)}"))
             return
         try:
-            self._done(self._logit[: self._count], self._map[: self._count])
+            features = () if self._features is None else (self._features[: self._count],)
+            self._done(self._logit[: self._count], self._map[: self._count], *features)
         except Exception as error:
             logger.exception("an answer could not be taken")
             self._failed(error)

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import Calibration
 from edge.bundle.manifest import Grid, Map
+from edge.bundle.plausibility import Appearance, Plausibility, Vitals
 from edge.colour import to_rgb
 from edge.errors import EngineError
 from edge.frames import Frame
@@ -25,22 +27,39 @@ STEPS = math.ceil(ANSWER_WITHIN_SECONDS / WAIT_STEP_SECONDS)
 class PendingFrame:
     """A frame whose tiles are with the engine. The thread that started it fills it in; any thread waits for it."""
 
-    def __init__(self, frame: Frame, stitcher: Stitcher) -> None:
+    def __init__(self, frame: Frame, stitcher: Stitcher, vitals: Vitals) -> None:
         tiles = len(stitcher.grid)
-        self.frame, self.stitcher = frame, stitcher
+        self.frame, self.stitcher, self.vitals = frame, stitcher, vitals
         self.logits = np.empty(tiles, np.float32)
         self.maps = np.empty((tiles, *stitcher.map_hw), np.float32)
+        self.features: NDArray[np.float32] | None = None
+        """[tiles, c]; None: the graph gives none."""
         self._missing = tiles
         self._error: Exception | None = None
         self._lock = threading.Lock()
         self._complete = threading.Event()
         self._started_by = threading.get_ident()
 
-    def take(self, first: int, logits: NDArray[np.float32], maps: NDArray[np.float32]) -> None:
+    def take(
+        self,
+        first: int,
+        logits: NDArray[np.float32],
+        maps: NDArray[np.float32],
+        features: NDArray[np.float32] | None = None,
+    ) -> None:
         """The engine's answer for the tiles from `first` on."""
         self.logits[first : first + len(logits)] = logits
         self.maps[first : first + len(maps)] = maps
+        if features is not None:
+            if self.features is None:  # one thread takes
+                self.features = np.empty((len(self.logits), features.shape[1]), np.float32)
+            self.features[first : first + len(features)] = features
         self._settle(len(logits))
+
+    @property
+    def appearance(self) -> Appearance:
+        """What the frame looks like, once all answers are there."""
+        return Appearance(self.stitcher.grid.frame_hw, self.vitals, self.features)
 
     def fail(self, error: Exception, tiles: int) -> None:
         """Word that `tiles` of the tiles will have no answer."""
@@ -88,14 +107,21 @@ class Inspector:
     Args:
         overlap_px: overrides the bundle's overlap of tiles.
         thresholds: override the bundle's calibration.
+        plausibility: what frames must look like; None: whatever they do.
     """
 
     def __init__(
-        self, settings: Settings, engine: Engine, *, thresholds: Thresholds | None = None, overlap_px: int | None = None
+        self,
+        settings: Settings,
+        engine: Engine,
+        *,
+        thresholds: Thresholds | None = None,
+        overlap_px: int | None = None,
+        plausibility: Plausibility | None = None,
     ) -> None:
         calibration = settings.calibration
         self.thresholds = thresholds or Thresholds(calibration.score_threshold, calibration.evidence_threshold)
-        self._engine = engine
+        self._engine, self._plausibility = engine, plausibility
         grid, overlap = settings.grid, settings.grid.overlap_px if overlap_px is None else overlap_px
 
         # Bounded: a folder of pictures of every size must not fill the memory with stitchers. Yet more than a line has
@@ -121,7 +147,7 @@ class Inspector:
         """
         rgb = to_rgb(frame.image, frame.pixel_format)
         height, width = rgb.shape[:2]
-        pending = PendingFrame(frame, self.stitcher((height, width), area))
+        pending = PendingFrame(frame, self.stitcher((height, width), area), Vitals.of(rgb))
         grid = pending.stitcher.grid
         for first in range(0, len(grid), self._engine.batch):
             self._submit(rgb, grid, pending, first, min(self._engine.batch, len(grid) - first))
@@ -135,14 +161,17 @@ class Inspector:
         """
         pending.wait(self._engine)
         try:
-            return judge(pending.logits, pending.maps, pending.stitcher, self.thresholds)
+            judgement = judge(pending.logits, pending.maps, pending.stitcher, self.thresholds)
         except ValueError as error:
             raise EngineError(f"frame {pending.frame.stamp.frame_id} cannot be judged: {error}") from error
+        if self._plausibility is None or (objection := self._plausibility.objection(pending.appearance)) is None:
+            return judgement
+        return replace(judgement, implausible=objection)
 
     def _submit(self, rgb: NDArray[np.uint8], grid: TileGrid, pending: PendingFrame, first: int, count: int) -> None:
         self._engine.submit(
             count,
             lambda out: grid.cut(rgb, out, first),
-            lambda logits, maps: pending.take(first, logits, maps),
+            lambda logits, maps, features=None: pending.take(first, logits, maps, features),
             lambda error: pending.fail(error, count),
         )

@@ -320,10 +320,14 @@ class Pipeline:
 
 
 def _judged(setup: Setup, pending: PendingFrame) -> Outcome:
+    stamp = pending.frame.stamp
     try:
-        return Outcome(pending.frame.stamp, judgement=setup.inspector.finish(pending))
+        judgement = setup.inspector.finish(pending)
     except EngineError as error:
-        return _unjudged(BadFrame(pending.frame.stamp, "engine", str(error)))
+        return _unjudged(BadFrame(stamp, "engine", str(error)))
+    if judgement.implausible is not None and stamp.camera != PROBE:  # which shows no product
+        return Outcome(stamp, unjudged=Unjudged("failed", "implausible", judgement.implausible))
+    return Outcome(stamp, judgement=judgement)
 
 
 def _dropped(frame: Frame, reason: Literal["overload", "stopped"]) -> Outcome:

@@ -31,6 +31,9 @@ class Judgement:
     heatmap: NDArray[np.float32]
     """[H, W] cells, logits; NaN where no tile was looked at: such a cell is not cold, nobody knows."""
     regions: list[Region]
+    implausible: str | None = None
+    """Why the frame does not show the product, in words: nothing rests on the verdict then. None: it does, or nobody
+    knows what it looks like."""
 
 
 def judge(

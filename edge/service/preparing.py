@@ -71,7 +71,13 @@ def prepare(
     else:
         # To write a compiled graph out holds up all threads: a line that inspects cannot have that.
         proven, engine = _open(bundle, engine, config.engine, say, cache_folder() if like is None else None)
-    inspector = Inspector(bundle.manifest, proven.engine, thresholds=_thresholds(config, bundle), overlap_px=overlap)
+    inspector = Inspector(
+        bundle.manifest,
+        proven.engine,
+        thresholds=_thresholds(config, bundle),
+        overlap_px=overlap,
+        plausibility=bundle.plausibility() if config.thresholds.check_plausibility else None,
+    )
     setup = Setup(
         bundle,
         proven,

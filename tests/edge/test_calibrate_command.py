@@ -199,7 +199,8 @@ def test_a_hotter_second_shift_is_noticed_and_sets_no_threshold(tmp_path: Path, 
     assert second["interval"] == list(interval(14, 14))
     assert second["rejected_p"] < 0.01
     assert second["highest_logits_p"] < 0.01
-    assert len(second["differs"]) == len(report["warnings"]) - 1 == 2  # one is of the old thresholds
+    assert len(second["differs"]) == len(report["warnings"]) - 2 == 2  # one is of the old thresholds
+    assert "14 of 14 frames of the second shift would get no verdict, as" in complaints  # they have another size
     assert complaints.count("the second shift is hotter than the first by more than chance") == 2
     (record,) = open_bundle(tmp_path / "dark-cal1.bundle").manifest.provenance["calibrations"]
     assert (record["second_shift"]["rejected"], record["second_shift"]["differs"]) == (14, second["differs"])

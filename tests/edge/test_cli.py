@@ -213,7 +213,7 @@ def test_inspect_goes_on_after_a_bad_image_and_says_so_in_the_exit_code(tmp_path
     (frames / "002.png").write_bytes(b"\x89PNG")
     result = inspected(bundle, tmp_path, "--json", images=tmp_path / "missing.png")
     assert result.returncode == 9
-    assert "2 of 4 images could not be inspected" in complaint(result)
+    assert "2 of 4 images got no verdict" in complaint(result)
     events = [json.loads(row) for row in result.stdout.splitlines()]
     assert [event["verdict"] for event in events] == ["GOOD", "NO_VERDICT", "DEFECT", "NO_VERDICT"]
     assert [event["reason"] for event in events] == [None, "failed.unreadable", None, "failed.unreadable"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edge.bundle import Bundle
+from edge.bundle.plausibility import Appearance, Vitals, know_product
 from edge.cameras.base import EndOfFrames
 from edge.errors import EngineError
 from edge.frames import BadFrame, Frame, Stamp
@@ -361,3 +362,26 @@ def test_an_engine_is_needed_by_a_frame_that_it_works_on_and_that_was_reported_a
     held.goes_on.set()
     assert run.pipeline.stop(WITHIN_SECONDS)
     assert not run.pipeline.needs(before.proven)
+
+
+def test_a_frame_that_does_not_show_the_product_gets_no_verdict_and_a_probe_does(
+    bundle: Bundle, openvino: Engine
+) -> None:
+    known = know_product([Appearance(WHITE.shape[:2], Vitals.of(WHITE), None)])  # type: ignore[arg-type]
+    inspector = Inspector(bundle.manifest, openvino, plausibility=known)
+
+    def black(stamp: Stamp) -> Frame:
+        return Frame(stamp, np.zeros_like(WHITE), "RGB8")
+
+    run = Run(setup_of(bundle, openvino, inspector), Scripted("top", good, black, defective, ends=False))
+    run.start()
+    run.pipeline.probe()
+    assert run.probed.wait(WITHIN_SECONDS)
+    until(lambda: len(run.reported) == 3)
+    assert run.pipeline.stop(WITHIN_SECONDS)
+    run.pipeline.check()
+    assert run.words() == ["GOOD", "failed.implausible", "DEFECT"]
+    assert run.ledger.accounts()["top"] == Account(3, inspected=2, failed={"implausible": 1})
+    unjudged = run.reported[1].unjudged
+    assert unjudged is not None
+    assert unjudged.detail.startswith("it does not look like the product: brightness 0, expected 153 to 255")

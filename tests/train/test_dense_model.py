@@ -66,6 +66,17 @@ def test_the_head_on_extracted_features_gives_what_the_model_gives() -> None:
     assert maps.std() > 0
 
 
+def test_what_a_tile_shows_comes_with_its_map_and_is_the_mean_of_the_first_features_of_stride_16() -> None:
+    model = built("tf_efficientnet_lite0.in1k")
+    assert model.shown_by == 2
+    with torch.no_grad():
+        logits, maps = model(tiles(3))
+        came = model.with_features(tiles(3))
+        features = model.features(tiles(3))[2]
+    torch.testing.assert_close(came[:2], (logits, maps), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(came[2], features.flatten(2).mean(dim=2), rtol=1e-5, atol=1e-5)
+
+
 def test_a_tile_has_the_same_map_whatever_its_neighbours() -> None:
     model = built()
     with torch.no_grad():

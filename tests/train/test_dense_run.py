@@ -8,14 +8,19 @@ import os
 import re
 import shutil
 import signal
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from edge.bundle import open_bundle
+from edge.images import read_rgb
+from edge.inference import open_engine
+from edge.inference.engine import infer_features
 from tests.command import complaint, heatline
 from tests.train.blobs import GROUPS, draw_blobs, write_labels
 from train.compose import read_config
@@ -23,6 +28,7 @@ from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import Sampler
 from train.evaluation.result import read_evaluation
 from train.frames import FrameStore
+from train.models.dense import DenseClassifier
 from train.run import RunFolder, RunSummary, load_run
 from train.tiles import TileRule, grid_tiles
 from train.validation_frames import validation_frames
@@ -154,6 +160,36 @@ def test_the_bundle_inspects_pictures(bundle: Path, blobs: Path, tmp_path: Path)
     mask = cv2.imread(str(blobs / "masks" / "a_0.png"), cv2.IMREAD_GRAYSCALE)
     x, y = event["regions"][0]["peak_xy"]
     assert mask[max(0, y - 8) : y + 9, max(0, x - 8) : x + 9].any()
+
+
+def test_the_bundle_knows_what_the_product_looks_like(
+    first: tuple[RunFolder, str], bundle: Path, blobs: Path, tmp_path: Path
+) -> None:
+    """Its features come from the graph, in both engines and in batches, as from the model."""
+    opened = open_bundle(bundle)
+    tiles = opened.golden().tiles
+    model = load_run(first[0].folder).model
+    assert isinstance(model, DenseClassifier)
+    with torch.no_grad():
+        expected = model.with_features(torch.from_numpy(tiles.copy()))[2].numpy()
+    for kind in ("openvino", "onnxruntime"):
+        for batch in (1, 5):
+            with closing(open_engine(kind, bundle, 64, batch=batch)) as engine:  # type: ignore[arg-type]
+                found = infer_features(engine, tiles)
+            np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+    plausible = opened.manifest.calibration.plausible
+    assert plausible is not None
+    assert plausible.frames == len(list((blobs / "images").iterdir()))
+    grey = read_rgb(blobs / "images" / "a_0.png")
+    (tmp_path / "odd").mkdir()
+    for name, picture in (("black", grey * 0), ("small", grey[::2, ::2])):
+        cv2.imwrite(str(tmp_path / "odd" / f"{name}.png"), picture)
+    done = heatline("inspect", bundle, tmp_path / "odd", "--out", tmp_path / "found", "--json")
+    assert done.returncode == 9
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(event["verdict"], event["reason"]) for event in events] == [("NO_VERDICT", "failed.implausible")] * 2
+    assert "brightness 0, expected" in events[0]["detail"]
+    assert "height" in events[1]["detail"]
 
 
 # Labels as they come.

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge.bundle import open_bundle
+from edge.bundle.plausibility import Vitals
 from edge.errors import InputError
 from edge.frames import Frame, Stamp
 from edge.geometry import Stitcher, TileGrid
@@ -168,7 +169,9 @@ def answered(frame_hw: tuple[int, int], seed: int, smoothing_px: float) -> Pendi
     """A frame with random answers: logits and maps of 4x4 cells, a few of them hot."""
     rng = np.random.default_rng(seed)
     stitcher = Stitcher(TileGrid(frame_hw, TILE, 10), (4, 4), 8, smoothing_px)
-    pending = PendingFrame(Frame(Stamp("drawn", 1, "a"), np.zeros((*frame_hw, 3), np.uint8), "RGB8"), stitcher)
+    pending = PendingFrame(
+        Frame(Stamp("drawn", 1, "a"), np.zeros((*frame_hw, 3), np.uint8), "RGB8"), stitcher, Vitals(0, 0, 0)
+    )
     pending.logits[:] = rng.normal(0, 1, len(stitcher.grid))
     pending.maps[:] = rng.normal(0, 2, pending.maps.shape)
     return pending

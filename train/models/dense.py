@@ -20,7 +20,7 @@ from edge.errors import ConfigError
 from train.config import CnnConfig
 from train.models.any_timm import create_network
 from train.models.depthwise import fix_depthwise_filters
-from train.models.explained import ExplainedClassifier, in_float32
+from train.models.explained import ExplainedClassifier, in_float32, pool
 from train.models.weights import load_pretrained
 from train.provenance import Provenance
 
@@ -272,6 +272,8 @@ class DenseClassifier(ExplainedClassifier):
     ) -> None:
         super().__init__(mean, std)
         self.trunk, self.head, self.map_hw = trunk, head, map_hw
+        self.shown_by = head.strides.index(STRIDES[-1])
+        """Number of the first tap of stride 16: later ones tell other products apart less well."""
 
     def start_from(self, log_odds: float) -> None:
         nn.init.constant_(self.head.out.bias, log_odds)  # type: ignore[arg-type]
@@ -282,6 +284,15 @@ class DenseClassifier(ExplainedClassifier):
 
     def evidence(self, images: Tensor) -> Tensor:
         return self.head(self.trunk(images))  # type: ignore[no-any-return]
+
+    def with_features(self, tiles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits and maps, and features [N, channels] of `shown_by`, averaged over the tile: what it shows as a whole.
+
+        They come from the same pass.
+        """
+        features = self.features(tiles)
+        maps = self.head(features)
+        return pool(maps, self.top_cells), maps, features[self.shown_by].mean(dim=(2, 3)).float()
 
 
 class TileFeatures(nn.Module):

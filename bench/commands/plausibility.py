@@ -1,0 +1,80 @@
+"""`heatline bench plausibility`."""
+
+from pathlib import Path
+
+import click
+
+from bench.commands.common import claim, keep, keep_picture
+from bench.machine import machine
+from bench.result_file import new_report
+from edge.cli.extras import require_extra
+from edge.cli.output import json_option, print_json
+
+EXAMPLE = "heatline bench plausibility --data data --set bsdata --set kolektorsdd --seed 0"
+
+
+@click.command(epilog=f"Example: {EXAMPLE}")
+@click.option(
+    "--data", envvar="HEATLINE_DATA", required=True, type=click.Path(path_type=Path), help="Folder of all data sets."
+)
+@click.option(
+    "--sets", type=click.Path(path_type=Path), help="YAML: the data sets.  [default: bench/recipes/sets.yaml]"
+)
+@click.option("--set", "names", multiple=True, help="One of them; may be repeated. Default: all.")
+@click.option(
+    "--seed",
+    "seeds",
+    type=click.IntRange(min=0),
+    multiple=True,
+    default=(0, 1, 2),
+    show_default=True,
+    help="Of the folds; may be repeated.",
+)
+@click.option(
+    "--frames",
+    type=click.IntRange(min=1),
+    default=60,
+    show_default=True,
+    help="Most of each set, good ones and defective ones.",
+)
+@click.option("--work", type=click.Path(path_type=Path), default="runs/recipes", show_default=True, help="For links.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default="bench/results/plausibility.json",
+    show_default=True,
+    help="Write what came of it there, and a table beside it.",
+)
+@json_option
+def plausibility(
+    data: Path,
+    sets: Path | None,
+    names: tuple[str, ...],
+    seeds: tuple[int, ...],
+    frames: int,
+    work: Path,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Count how many pictures that do not show the product are refused, and how many that do.
+
+    Frames of each data set are spoilt: dark, overexposed, covered, defocused, at half scale; those of the other sets
+    are another product. Each is held against what the frames of the other groups look like, as a bundle does it.
+    """
+    require_extra("export", "torch", "timm", "hydra", "onnx", "onnxscript")
+    from bench.plausibility import measure, table
+    from bench.recipes.sets import SHIPPED, read_sets
+
+    beside = out.with_suffix(".md")
+    claim(out, beside)
+    described = machine()
+    result = measure(
+        read_sets(sets or SHIPPED, names), data, work, seeds, frames, lambda line: click.echo(line, err=True)
+    )
+    report = new_report("plausibility", described, result)
+    keep(out, report)
+    keep_picture(beside, table(result))
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(table(result), nl=False)

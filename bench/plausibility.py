@@ -1,0 +1,245 @@
+"""Pictures that do not show the product: how many are told, and how many good frames are refused for it."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.recipes.sets import DataSet
+from edge.bundle.manifest import Grid
+from edge.bundle.plausibility import Appearance, Plausibility, know_product
+from edge.inference import Engine, open_engine
+from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
+from export.onnx_graph import to_graphs
+from export.openvino_ir import to_ir
+from export.product import MOST_FRAMES, appearance_of
+from train.compose import compose
+from train.models.build import build_model
+from train.readers import LabelledImage
+from train.run import read_data
+
+FOLDS = 5
+OTHERS = 20
+"""Frames of each other set, as another product."""
+Pixels = NDArray[np.uint8]
+T = TypeVar("T")
+Spoil = Callable[[Pixels, np.random.Generator], Pixels]
+
+
+def _scaled(rgb: Pixels, factor: float, offset: float = 0) -> Pixels:
+    scaled: Pixels = np.clip(rgb.astype(np.float32) * factor + offset, 0, 255).astype(np.uint8)
+    return scaled
+
+
+def _grain(rgb: NDArray[Any], rng: np.random.Generator, deviation: float) -> Pixels:
+    noisy = np.asarray(rgb, np.float32) + rng.normal(0, deviation, rgb.shape).astype(np.float32)
+    grained: Pixels = np.clip(noisy, 0, 255).astype(np.uint8)
+    return grained
+
+
+def _blurred(rgb: Pixels, rng: np.random.Generator, px: float) -> Pixels:
+    return _grain(np.asarray(cv2.GaussianBlur(rgb, (0, 0), px)), rng, 1)  # a sensor's grain is never out of focus
+
+
+def _covered(rgb: Pixels, rng: np.random.Generator) -> Pixels:
+    height, width = rgb.shape[:2]
+    shades = cv2.resize(rgb.astype(np.float32), (3, 3), interpolation=cv2.INTER_AREA)
+    return _grain(0.12 * cv2.resize(shades, (width, height), interpolation=cv2.INTER_CUBIC), rng, 3)
+
+
+def _half(rgb: Pixels) -> Pixels:
+    size = max(1, rgb.shape[1] // 2), max(1, rgb.shape[0] // 2)
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _half_within(rgb: Pixels) -> Pixels:
+    small = _half(rgb)
+    below, right = rgb.shape[0] - small.shape[0], rgb.shape[1] - small.shape[1]
+    return np.asarray(cv2.copyMakeBorder(small, 0, below, 0, right, cv2.BORDER_REFLECT), np.uint8)
+
+
+SPOILT: Mapping[str, Spoil] = {
+    "black": lambda rgb, rng: rgb * 0,
+    "dark, a tenth of the light": lambda rgb, rng: _grain(_scaled(rgb, 0.1), rng, 2),
+    "white": lambda rgb, rng: rgb * 0 + 255,
+    "overexposed, three times the light": lambda rgb, rng: _scaled(rgb, 3, 60),
+    "grey with a sensor's grain": lambda rgb, rng: _grain(rgb * 0 + round(float(rgb.mean())), rng, 12),
+    "lens covered": _covered,
+    "defocused by 4 px": lambda rgb, rng: _blurred(rgb, rng, 4),
+    "defocused by 8 px": lambda rgb, rng: _blurred(rgb, rng, 8),
+    "half scale": lambda rgb, rng: _half(rgb),
+    "half scale in a frame of the same size": lambda rgb, rng: _half_within(rgb),
+}
+OTHER_PRODUCT = "another product"
+STILL_GOOD: Mapping[str, Spoil] = {
+    "good": lambda rgb, rng: rgb,
+    "20 % brighter": lambda rgb, rng: _scaled(rgb, 1.2),
+    "20 % darker": lambda rgb, rng: _scaled(rgb, 0.8),
+    "10 px beside": lambda rgb, rng: np.roll(rgb, (10, 10), (0, 1)),
+    "defocused by 1 px": lambda rgb, rng: _blurred(rgb, rng, 1),
+}
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """Of frames of one kind, how many were refused."""
+
+    kind: str
+    refused: int
+    frames: int
+
+
+class SetResult(msgspec.Struct, frozen=True):
+    """One data set: frames of the fold that was left out, against what the others look like."""
+
+    set: str
+    seeds: list[int]
+    groups: int
+    frames: int
+    spoilt: list[Refused]
+    """That should be refused."""
+    still_good: list[Refused]
+    """That should not."""
+    defective: Refused
+
+
+class PlausibilityResult(msgspec.Struct, frozen=True):
+    """All sets, by the features of one model."""
+
+    model: str
+    sets: list[SetResult]
+
+
+def measure(
+    sets: Sequence[DataSet], data: Path, work: Path, seeds: Sequence[int], most: int, say: Callable[[str], None]
+) -> PlausibilityResult:
+    """Refuse and let pass, by grouped cross-validation.
+
+    The trunk is the pretrained one: the recipe `heatline` leaves it as it is.
+
+    Args:
+        data: folder of all data sets.
+        work: where links may lie.
+        seeds: of the folds.
+        most: of the frames of each set, good ones and defective ones.
+    Raises:
+        InputError, WeightsError, ExportError, EngineError: something cannot be used.
+    """
+    with _engine() as (engine, grid):
+        known = {one.name: _seen(one, data, work, most, engine, grid, say) for one in sets}
+    return PlausibilityResult("efficientnet_lite0", [_judged(name, known, seeds) for name in known])
+
+
+class _Seen:
+    """Frames of one set as they are and spoilt."""
+
+    def __init__(self, images: Sequence[LabelledImage], engine: Engine, grid: Grid) -> None:
+        self.groups = np.array([image.group or image.name for image in images])
+        self.defective = np.array([image.defective for image in images])
+        self.of: dict[str, list[Appearance]] = {kind: [] for kind in (*SPOILT, *STILL_GOOD)}
+        for number, image in enumerate(images):
+            rgb, rng = image.pixels(), np.random.default_rng(number)
+            for kind, spoil in {**SPOILT, **STILL_GOOD}.items():
+                if kind == "good" or not image.defective:
+                    self.of[kind].append(appearance_of(np.ascontiguousarray(spoil(rgb, rng)), grid, engine))
+                else:
+                    self.of[kind].append(self.of["good"][-1])  # never judged
+
+
+def _seen(
+    one: DataSet, data: Path, work: Path, most: int, engine: Engine, grid: Grid, say: Callable[[str], None]
+) -> _Seen:
+    read = read_data(compose([f"data={one.pictures(data, work)}", f"truth={one.truth}", one.grouping]))
+    good = [image for image in read.images if not image.defective]
+    chosen = [*_some(good, most), *_some([image for image in read.images if image.defective], most)]
+    if not good:  # defects are in few of their tiles
+        chosen = [_as_good(image) for image in chosen]
+    say(f"{one.name}: {len(chosen)} frames, each in {len(SPOILT) + len(STILL_GOOD)} ways")
+    return _Seen(chosen, engine, grid)
+
+
+def _judged(name: str, known: Mapping[str, _Seen], seeds: Sequence[int]) -> SetResult:
+    seen = known[name]
+    counts: dict[str, list[int]] = {kind: [0, 0] for kind in (*SPOILT, OTHER_PRODUCT, *STILL_GOOD, "defective")}
+
+    def count(kind: str, plausibility: Plausibility, appearance: Appearance) -> None:
+        counts[kind][0] += plausibility.objection(appearance) is not None
+        counts[kind][1] += 1
+
+    for seed in seeds:
+        names = np.random.default_rng(seed).permutation(np.unique(seen.groups))
+        fold_of = {group: place % FOLDS for place, group in enumerate(names.tolist())}
+        fold = np.array([fold_of[group] for group in seen.groups.tolist()])
+        for tested in range(FOLDS):
+            others = np.flatnonzero(fold != tested)
+            others = others[np.linspace(0, len(others) - 1, min(len(others), MOST_FRAMES)).astype(int)]
+            plausibility = know_product(
+                [seen.of["good"][place] for place in others], [str(seen.groups[place]) for place in others]
+            )
+            for place in np.flatnonzero(fold == tested).tolist():
+                if seen.defective[place]:
+                    count("defective", plausibility, seen.of["good"][place])
+                    continue
+                for kind in (*SPOILT, *STILL_GOOD):
+                    count(kind, plausibility, seen.of[kind][place])
+            for other, theirs in known.items():
+                if other != name:
+                    for appearance in _some(theirs.of["good"], OTHERS):
+                        count(OTHER_PRODUCT, plausibility, appearance)
+    found = {kind: Refused(kind, *pair) for kind, pair in counts.items()}
+    return SetResult(
+        set=name,
+        seeds=list(seeds),
+        groups=len(np.unique(seen.groups)),
+        frames=len(seen.groups),
+        spoilt=[found[kind] for kind in (*SPOILT, OTHER_PRODUCT)],
+        still_good=[found[kind] for kind in STILL_GOOD],
+        defective=found["defective"],
+    )
+
+
+@contextmanager
+def _engine() -> Iterator[tuple[Engine, Grid]]:
+    """The graph of the default model, with a head that knows nothing: its features are what counts."""
+    config = compose(["data=."])
+    model, _ = build_model(config.model, config.tiles.tile_px)
+    graphs = to_graphs(model.eval(), config.tiles.tile_px)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, content in {ONNX_GRAPH: graphs.onnx, **to_ir(graphs.for_openvino).files(OPENVINO_GRAPH)}.items():
+            (Path(scratch) / name).write_bytes(content)
+        with contextlib.closing(open_engine("openvino", Path(scratch), config.tiles.tile_px)) as engine:
+            yield engine, Grid(tile_px=config.tiles.tile_px, overlap_px=config.tiles.overlap_px)
+
+
+def _as_good(image: LabelledImage) -> LabelledImage:
+    return LabelledImage(image.path, image.group, False, None)
+
+
+def _some(items: Sequence[T], most: int) -> list[T]:
+    return [items[place] for place in np.linspace(0, len(items) - 1, min(len(items), most)).astype(int).tolist()]
+
+
+def table(result: PlausibilityResult) -> str:
+    """As Markdown: a row per kind, a column per set."""
+    names = [one.set for one in result.sets]
+    rows = [["refused", *names], ["---", *["---:"] * len(names)]]
+    for label, kinds in (
+        ("**should be**", [*SPOILT, OTHER_PRODUCT]),
+        ("**should not be**", [*STILL_GOOD, "defective"]),
+    ):
+        rows.append([label, *[""] * len(names)])
+        for kind in kinds:
+            rows.append([kind, *(_share(one, kind) for one in result.sets)])
+    rows.append(["groups, frames", *(f"{one.groups}, {one.frames}" for one in result.sets)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _share(one: SetResult, kind: str) -> str:
+    (found,) = [each for each in (*one.spoilt, *one.still_good, one.defective) if each.kind == kind]
+    return f"{100 * found.refused / found.frames:.1f} % of {found.frames}" if found.frames else "-"

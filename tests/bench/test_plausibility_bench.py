@@ -1,0 +1,50 @@
+"""`heatline bench plausibility` on small pictures."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from bench.command import bench as command
+from bench.plausibility import OTHER_PRODUCT, SPOILT, STILL_GOOD
+from bench.recipes.sets import DataSet
+from tests.train.blobs import draw_blobs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_black_frames_and_another_size_are_told_and_good_ones_pass(tmp_path: Path) -> None:
+    for name, hw in (("blobs", (150, 180)), ("wide", (150, 400))):
+        draw_blobs(tmp_path / "data" / name, per_group=2, frame_hw=hw)
+    sets = [DataSet(name=name, truth="masks", group="group") for name in ("blobs", "wide")]
+    (tmp_path / "sets.yaml").write_bytes(msgspec.yaml.encode(sets))
+    places = {"--data": tmp_path / "data", "--sets": tmp_path / "sets.yaml", "--work": tmp_path / "work"}
+    out = tmp_path / "found.json"
+    arguments = [str(each) for pair in places.items() for each in pair]
+    done = CliRunner().invoke(command, ["plausibility", *arguments, "--seed", "0", "--out", str(out)])
+    if done.exception is not None:
+        raise done.exception
+    found = json.loads(out.read_text())
+    assert [one["set"] for one in found["sets"]] == ["blobs", "wide"]
+    for one in found["sets"]:
+        refused = {each["kind"]: each for each in (*one["spoilt"], *one["still_good"], one["defective"])}
+        assert refused.keys() == {*SPOILT, OTHER_PRODUCT, *STILL_GOOD, "defective"}
+        assert refused["good"]["frames"] == one["frames"] - refused["defective"]["frames"] > 0
+        for kind in ("black", "half scale", OTHER_PRODUCT):
+            assert refused[kind]["refused"] == refused[kind]["frames"] > 0, kind
+        assert refused["good"]["refused"] == 0
+    table = out.with_suffix(".md").read_text().splitlines()
+    assert table[0] == "| refused | blobs | wide |"
+    assert len(table) == 2 + 2 + len(SPOILT) + 1 + len(STILL_GOOD) + 1 + 1
+
+
+def test_what_is_spoilt_is_spoilt_and_has_the_type_of_a_picture() -> None:
+    rgb = np.random.default_rng(0).integers(60, 200, (90, 120, 3), np.uint8)
+    for kind, spoil in {**SPOILT, **STILL_GOOD}.items():
+        found = spoil(rgb, np.random.default_rng(1))
+        assert found.dtype == np.uint8, kind
+        assert found.shape == ((45, 60, 3) if kind == "half scale" else rgb.shape), kind
+        assert (kind == "good") == np.array_equal(found, rgb), kind

@@ -1,0 +1,185 @@
+"""Whether a frame shows the product: by numbers held against other ways to have them, and on the line."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+
+from edge.bundle import open_bundle, write_bundle
+from edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
+from edge.bundle.plausibility import RIDGE, Appearance, ProductTiles, Vitals, know_product, margin
+from edge.bundle.product_tiles import product_tiles_bytes, read_product_tiles
+from edge.errors import BundleError
+from tests.small_bundle import contents_of, manifest
+
+CHANNELS = 6
+GREY = Vitals(100, 20, 0.1)
+
+
+def frames(count: int, tiles: int = 9, seed: int = 0) -> list[Appearance]:
+    """Of a product whose features hang together."""
+    rng = np.random.default_rng(seed)
+    mixed = np.random.default_rng(99).normal(size=(CHANNELS, CHANNELS))
+    return [
+        Appearance((200, 300), GREY, (rng.normal(size=(tiles, CHANNELS)) @ mixed + 3).astype(np.float32))
+        for _ in range(count)
+    ]
+
+
+@given(
+    arrays.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(9, 40), st.just(3)), elements=st.integers(0, 255))
+)
+def test_vitals_are_mean_deviation_and_steps_of_grey_values(rgb: NDArray[np.uint8]) -> None:
+    grey = np.floor(rgb.astype(np.float64) @ [0.299, 0.587, 0.114] + 0.5)
+    found = Vitals.of(rgb)
+    assert found.brightness == pytest.approx(grey.mean(), abs=0.6)
+    assert found.contrast == pytest.approx(grey.std(), abs=1.1)
+    near, far = (((grey[:, px:] - grey[:, :-px]) ** 2).mean() for px in (1, 8))
+    assert found.sharpness == pytest.approx((near + 0.1) / (far + 6.4), rel=0.1, abs=0.02)
+
+
+def test_sharpness_is_1_of_noise_an_8th_of_sharp_edges_and_a_64th_of_a_slope() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 400), np.uint8)
+    edges = np.where(np.arange(400) % 40 < 20, 50, 200).astype(np.uint8)[None].repeat(60, axis=0)
+    slope = (2 * np.abs(np.arange(400) % 240 - 120)).astype(np.uint8)[None].repeat(60, axis=0)
+    found = [Vitals.of(np.stack([grey] * 3, axis=2)).sharpness for grey in (noise, edges, slope, edges // 3)]
+    assert found == pytest.approx([1, 1 / 8, 1 / 64, 1 / 8], rel=0.2)
+    blurred = cv2.GaussianBlur(np.stack([edges] * 3, axis=2), (0, 0), 3)
+    assert Vitals.of(blurred).sharpness < found[1] / 4
+
+
+def test_of_a_large_frame_some_rows_are_enough() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (2000, 3000, 3), np.uint8)
+    whole = Vitals.of(rgb[:20])
+    for name in ("brightness", "contrast", "sharpness"):
+        assert getattr(Vitals.of(rgb), name) == pytest.approx(getattr(whole, name), rel=0.02), name
+
+
+def test_the_distance_is_that_of_mahalanobis() -> None:
+    features = np.concatenate([each.features for each in frames(40) if each.features is not None])
+    scaled = (features - features.mean(axis=0)) / features.std(axis=0)
+    inverse = np.linalg.inv((1 - RIDGE) * np.corrcoef(features, rowvar=False) + RIDGE * np.eye(CHANNELS))
+    expected = [float(np.sqrt(row @ inverse @ row / CHANNELS)) for row in scaled[:25]]
+    known = ProductTiles.of(features)
+    for row, distance in zip(features[:25], expected, strict=True):
+        assert known.distance(row[None]) == pytest.approx(distance, rel=0.02)
+    assert known.distance(features[:25]) == pytest.approx(float(np.median(expected)), rel=0.02)
+
+
+def test_frames_like_those_before_are_plausible_and_others_are_told_apart_in_words() -> None:
+    known = know_product(frames(40))
+    assert [known.objection(each) for each in frames(200, seed=1)] == [None] * 200
+    (one,) = frames(1, seed=2)
+    assert one.features is not None
+    far = known.objection(replace(one, features=one.features + 40))
+    assert far is not None
+    assert far.startswith("it does not look like the product: features ")
+    assert far.endswith(f"expected up to {known.plausible.distance:.3g}")
+    small = known.objection(replace(one, frame_hw=(100, 300)))
+    assert small == "it does not look like the product: height 100 px, expected 200 px"
+    dark = known.objection(replace(one, vitals=Vitals(2, 1, 0.02)))
+    assert dark is not None
+    assert dark.split("; ") == [
+        "it does not look like the product: brightness 2, expected 60 to 140",
+        "contrast 1, expected 10 or more",
+        "sharpness 0.02, expected 0.06 or more",
+    ]
+    assert known.objection(replace(one, features=np.full((9, CHANNELS), np.nan, np.float32))) is not None
+
+
+def test_a_defect_in_some_tiles_is_no_other_product() -> None:
+    known = know_product(frames(40))
+    (one,) = frames(1, seed=3)
+    assert one.features is not None
+    features = one.features.copy()
+    features[:4] += 40
+    assert known.objection(replace(one, features=features)) is None
+    features[:5] += 40
+    assert known.objection(replace(one, features=features)) is not None
+
+
+def test_a_defect_may_add_contrast_and_sharpness() -> None:
+    white = np.full((300, 300, 3), 240, np.uint8)
+    holed = cv2.rectangle(white.copy(), (90, 90), (150, 150), (0, 0, 0), -1)
+    known = know_product([Appearance((300, 300), Vitals.of(white), None)])
+    assert known.objection(Appearance((300, 300), Vitals.of(holed), None)) is None
+
+
+def test_few_frames_leave_features_out_and_more_of_them_narrow_the_margin() -> None:
+    assert know_product(frames(2)).plausible.distance is None
+    assert know_product(frames(20), groups=["a", "b"] * 10).plausible.distance is None
+    assert know_product([replace(each, features=None) for each in frames(40)]).tiles is None
+    assert margin(4) > margin(100) > 1
+    few, many = know_product(frames(5)).plausible, know_product(frames(100)).plausible
+    assert few.distance is not None
+    assert many.distance is not None
+    assert few.distance > many.distance
+
+
+def test_a_group_of_another_look_widens_what_is_plausible_by_being_left_out() -> None:
+    """Frames of one group share a look that the others do not show: each of them is judged without all of them."""
+    own, other = frames(20), [replace(each, features=each.features + 4) for each in frames(4, seed=5)]  # type: ignore[operator]
+    together = know_product([*own, *other], [*map(str, range(20)), *["x"] * 4]).plausible.distance
+    apart = know_product([*own, *other], [*map(str, range(20)), *"xyzw"]).plausible.distance
+    assert together is not None
+    assert apart is not None
+    assert together > apart
+
+
+def test_frames_of_several_sizes_leave_some_room() -> None:
+    sizes = [replace(each, frame_hw=(200, 300 + 10 * number)) for number, each in enumerate(frames(5))]
+    plausible = know_product(sizes).plausible
+    assert (plausible.height_px, plausible.width_px) == ((200, 200), (240, 408))
+
+
+def bundle_with(folder: Path, plausible: Plausible, files: dict[str, bytes], channels: Sequence[int | None]) -> None:
+    made = manifest()
+    made = msgspec.structs.replace(
+        made,
+        calibration=msgspec.structs.replace(made.calibration, plausible=plausible),
+        tensors=msgspec.structs.replace(made.tensors, features=Tensor("features", "float32", list(channels))),
+    )
+    write_bundle(folder, made, {**contents_of(), **files})
+
+
+def test_a_bundle_keeps_it_and_is_refused_where_it_does_not_fit(tmp_path: Path) -> None:
+    known = know_product(frames(40))
+    assert known.tiles is not None
+    file = {PRODUCT_TILES: product_tiles_bytes(known.tiles)}
+    bundle_with(tmp_path / "a", known.plausible, file, (None, CHANNELS))
+    kept = open_bundle(tmp_path / "a").plausibility()
+    assert kept is not None
+    for each in frames(20, seed=7):
+        assert kept.objection(each) == known.objection(each)
+    with pytest.raises(BundleError, match=f"has no {PRODUCT_TILES}"):
+        bundle_with(tmp_path / "b", known.plausible, {}, (None, CHANNELS))
+    with pytest.raises(BundleError, match="expected float32 of shape"):
+        bundle_with(tmp_path / "c", known.plausible, file, (None, CHANNELS + 1))
+    with pytest.raises(BundleError, match="declares features as"):
+        bundle_with(tmp_path / "d", known.plausible, file, (CHANNELS,))
+    assert not any((tmp_path / name).exists() for name in "bcd")
+
+
+WHOLE = product_tiles_bytes(ProductTiles.of(np.eye(4, dtype=np.float32)))
+
+
+@pytest.mark.parametrize("data", [b"", b"no archive", WHOLE[:-9]], ids=["empty", "no archive", "cut off"])
+def test_a_damaged_file_is_refused_in_a_sentence(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / PRODUCT_TILES).write_bytes(data)
+    with pytest.raises(BundleError, match="holds no features of tiles"):
+        read_product_tiles(tmp_path / PRODUCT_TILES, 4)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    tiles = ProductTiles(np.zeros(4, np.float32), np.full((4, 4), np.inf, np.float32))
+    (tmp_path / PRODUCT_TILES).write_bytes(product_tiles_bytes(tiles))
+    with pytest.raises(BundleError, match="not finite"):
+        read_product_tiles(tmp_path / PRODUCT_TILES, 4)
