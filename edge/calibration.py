@@ -7,10 +7,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edge.binomial import upper_bound
-from edge.bundle.manifest import Calibration
+from edge.binomial import CONFIDENCE, frames_to_show, upper_bound
+from edge.bundle.manifest import Calibration, ScoreBy
 from edge.errors import InputError
+from edge.student import prediction_bound
 
+ENOUGH_BEYOND = 5
+"""Frames that may reach the threshold, from which on their quantile is trusted."""
+FEWEST_OF_TAIL = 8
+"""Good frames: the tail of a distribution whose deviation fewer show lies so high that no defect reaches it."""
+UNSUPPORTED = 3
+"""Times the wanted share: a larger bound is warned of."""
+COLDEST_SHARE = 0.05
+"""Of defective frames, which are let lie below a margin."""
 JUST_ABOVE_EVEN = float(np.finfo(np.float32).tiny)
 """The study's threshold, logits: the probability must exceed 0.5. The smallest number above 0 that is none of those
 which some processors take for 0.
@@ -31,9 +40,11 @@ class GoodFrame:
     """Of its heatmap, without those that no tile covers."""
     hottest: NDArray[np.float32]
     """The values of the highest of them, in any order, at least one."""
+    group: str | None = None
+    """Frames of one group show the same thing; None: nothing is known of that."""
 
     @classmethod
-    def of(cls, logits: NDArray[np.float32], heatmap: NDArray[np.float32]) -> "GoodFrame":
+    def of(cls, logits: NDArray[np.float32], heatmap: NDArray[np.float32], group: str | None = None) -> "GoodFrame":
         """From the logits of its tiles [N] and its heatmap [H, W]; cells that no tile covers are NaN and are left
         out.
         """
@@ -43,7 +54,7 @@ class GoodFrame:
         stored = min(len(cells), max(math.ceil(HOTTEST_SHARE * len(cells)), HOTTEST_AT_LEAST))
         cells.partition(len(cells) - stored)
         hottest = cells[len(cells) - stored :].copy()  # a view would hold all cells in memory
-        return cls(float(logits.max()), float(np.median(cells)), len(cells), hottest)
+        return cls(float(logits.max()), float(np.median(cells)), len(cells), hottest, group)
 
     @property
     def highest_evidence(self) -> float:
@@ -92,32 +103,92 @@ def pooled_threshold(frames: Sequence[GoodFrame]) -> float:
     return threshold(hottest, 1 - EVIDENCE_QUANTILE, sum(frame.cells for frame in frames))
 
 
+def score_threshold(good: Sequence[float], share: float, defective: Sequence[float] = ()) -> tuple[float, ScoreBy]:
+    """Where the score threshold lies, and what set it.
+
+    1. `quantile`: just above the highest good frames, of which `share` may reach it. Nothing ever lowers it, so a bound
+       on the false rejects that holds for it holds for the others.
+    2. `tail`: of at least 8 frames, where so few may reach it that the quantile is one of their highest: the value that
+       a next one exceeds with a chance of `share`, by a normal distribution (`edge.student`), if it is higher.
+    3. `margin`: where defective frames are known and nearly all lie higher, halfway to the lowest of them: what lies
+       between good and defective belongs to neither.
+
+    Args:
+        good: highest tile logit of each good frame.
+        share: wanted share of them that is rejected, 0 <= share < 1.
+        defective: the same of defective frames, whose answers are as new to the model as those of the good ones.
+    Raises:
+        InputError: no good frame, or a value that is not finite.
+    """
+    lowest = threshold(good, share)
+    coldest = float(np.quantile(_usable(defective), COLDEST_SHARE)) if len(defective) else -math.inf
+    if may_reach(len(good), share) >= ENOUGH_BEYOND or len(good) < FEWEST_OF_TAIL or not 0 < share < 0.5:
+        return _with_margin(lowest, "quantile", coldest)
+    tail = prediction_bound([float(value) for value in good], share)
+    if tail <= lowest:
+        return _with_margin(lowest, "quantile", coldest)
+    if lowest < coldest < tail:  # the tail would let them pass
+        return _with_margin(lowest, "quantile", coldest)
+    if len(defective) and coldest <= lowest:  # good and defective overlap: what is higher costs defects
+        return lowest, "quantile"
+    return _with_margin(tail, "tail", coldest)
+
+
+def _with_margin(found: float, by: ScoreBy, coldest: float) -> tuple[float, ScoreBy]:
+    return (found, by) if coldest <= found else ((found + coldest) / 2, "margin")
+
+
+def describe_support(calibration: Calibration) -> str | None:
+    """What so few good frames do not show, in a sentence; None where they show nearly what was asked for."""
+    share, bound = calibration.false_reject_per_frame, calibration.false_reject_at_most
+    if not share or bound is None or bound <= UNSUPPORTED * share:
+        return None
+    needed = frames_to_show(share, 0)
+    of_groups = "" if calibration.groups in (None, calibration.frames) else f" of {calibration.groups} groups"
+    frames = f"{calibration.frames} good frame{'s' * (calibration.frames > 1)}{of_groups}"
+    return (
+        f"{frames} cannot show a false-reject rate of {100 * share:.3g} %: with {CONFIDENCE:.0%} confidence it is at "
+        f"most {100 * bound:.3g} %; {needed} good frames of the line of which none reaches the threshold would show it "
+        "(heatline calibrate)"
+    )
+
+
 def rejected(frames: Iterable[GoodFrame], score_threshold: float) -> int:
     """How many frames a score threshold, in logits, calls defective."""
     return sum(frame.highest_logit >= score_threshold for frame in frames)
 
 
 def calibrate(
-    frames: Sequence[GoodFrame], false_reject: float, frames_are: str, *, top_cells: int | None = None
+    frames: Sequence[GoodFrame],
+    false_reject: float,
+    frames_are: str,
+    *,
+    top_cells: int | None = None,
+    defective: Sequence[float] = (),
 ) -> Calibration:
-    """The score threshold is a quantile over each frame's highest tile logit.
+    """The score threshold comes from each frame's highest tile logit, see `score_threshold`.
 
     Where the logit is the mean of the whole map, the evidence threshold is the same quantile over each frame's highest
     heatmap value. Where it is the mean of the few highest cells, the cells of all frames together set the evidence
     threshold (see `pooled_threshold`). Then map and logit share one scale, and it is never above the score threshold:
     a tile that reaches the score threshold must have a cell that reaches the evidence threshold.
 
-    The bound is that of as many frames as may reach the threshold, also where ties keep some of them below it: how many
-    may was settled before any frame was seen, how many do was not.
+    The bound is that of as many frames as may reach the quantile, also where ties keep some of them below it: how many
+    may was settled before any frame was seen, how many do was not. Frames of one group are alike, so where groups are
+    known, it is that of as many groups: of each counts one frame.
 
     Args:
         top_cells: of the map's identity: how many of its highest cells the logit is the mean of; None: all.
+        defective: highest tile logits of defective frames that did not teach the model; none: not known.
     Raises:
         InputError: no frame, a share outside 0..1, or a value that is not finite.
     """
     if not 0 <= false_reject < 1:
         raise InputError(f"a false-reject rate of {false_reject} makes no sense; expected 0 <= rate < 1")
-    score = threshold([frame.highest_logit for frame in frames], false_reject)
+    score, score_by = score_threshold([frame.highest_logit for frame in frames], false_reject, defective)
+    names = {frame.group for frame in frames}
+    groups = None if None in names else len(names)
+    reach, independent = may_reach(len(frames), false_reject), groups or len(frames)
     if top_cells is None:
         evidence = threshold([frame.highest_evidence for frame in frames], false_reject)
     else:
@@ -130,8 +201,10 @@ def calibrate(
         frames=len(frames),
         frames_are=frames_are,
         rejected=rejected(frames, score),
-        false_reject_at_most=upper_bound(may_reach(len(frames), false_reject), len(frames)),
+        false_reject_at_most=upper_bound(math.ceil(reach * independent / len(frames)), independent),
+        groups=groups,
         evidence_quantile=None if top_cells is None else EVIDENCE_QUANTILE,
+        score_by=score_by,
     )
 
 

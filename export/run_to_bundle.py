@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge import __version__
-from edge.bundle import SCHEMA, Bundle, Manifest, write_bundle
+from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, Grid, Map, MapChecks, Model, Tensor, Tensors
 from edge.bundle.pooling import identity_of
 from edge.bundle.product_tiles import product_tiles_bytes
 from edge.bundle.store import GOLDEN, require_place
-from edge.calibration import calibrate
+from edge.calibration import GoodFrame, describe_support
 from edge.inference import Precision, infer, open_engine
 from edge.inference.engine import FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
@@ -26,13 +26,14 @@ from export.onnx_graph import to_graphs
 from export.openvino_ir import to_ir
 from export.precisions import PRECISIONS, Say, make_precisions
 from export.product import know_product_of
+from train.adequacy import describe_carrying
 from train.evaluation.torch_engine import TorchEngine
 from train.models.dense import DenseClassifier
 from train.models.explained import ExplainedClassifier
 from train.models.vit import RolloutClassifier
 from train.readers import LabelledImage
 from train.run import TrainedRun, describe_reading
-from train.validation_frames import ValidationFrames, run_over, smoothing_px, validation_frames
+from train.validation_frames import ValidationFrames, calibrate_on, run_over, smoothing_px, validation_frames
 
 
 def export_run(
@@ -94,7 +95,9 @@ def export_run(
         map_checks = _check_maps(model, folder, good_tiles(frames, grid), allow_map)
         for warning in map_checks.warnings:
             say(f"warning: {warning}")
-        calibration = calibrate(validation.good_frames, false_reject, validation.frames_are, top_cells=model.top_cells)
+        calibration = calibrate_on(validation, validating, false_reject, model.top_cells)
+        for warning in _warnings(calibration, validation.good_frames, false_reject):
+            say(f"warning: {warning}")
         say("noting what frames of the product look like")
         with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
             plausibility = know_product_of(validating.images, grid, engine)
@@ -163,6 +166,13 @@ def _divide(run: TrainedRun, validating: ValidationFrames) -> tuple[list[Labelle
     if run.split.val:
         return validating.images, run.split.images(run.data, "train"), validating.are
     return divide_by_group(validating.images)
+
+
+def _warnings(calibration: Calibration, good: Sequence[GoodFrame], false_reject: float) -> list[str]:
+    """What the thresholds do not show, and where they do not carry."""
+    few = describe_support(calibration)
+    carrying = describe_carrying([frame.highest_logit for frame in good], [frame.group for frame in good], false_reject)
+    return [*([] if few is None else [few]), *carrying]
 
 
 def _check_maps(model: ExplainedClassifier, folder: Path, tiles: NDArray[np.uint8], allow: bool) -> MapChecks:

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.binomial import at_most, frames_to_show
+from edge.calibration import score_threshold
 from train.readers import LabelledImage
 
 CELL_PX = 8
@@ -23,6 +25,9 @@ MOST_AMBIGUOUS = 1 / 3
 
 FEW_GROUPS = 10
 """Figures from fewer groups than these rest on a few of them."""
+
+UNLIKELY = 0.01
+"""What is warned of comes about by chance in fewer cases than this."""
 
 
 def defect_areas(mask: NDArray[np.bool_]) -> list[int]:
@@ -81,6 +86,36 @@ def describe_few_groups(images: Sequence[LabelledImage]) -> list[str]:
             f"it promises; add good pictures of other things, {FEW_GROUPS} or more"
         )
     return said
+
+
+def describe_carrying(highest: Sequence[float], groups: Sequence[str | None], share: float) -> list[str]:
+    """What to say of groups whose good frames a threshold from the others would reject; nothing where it carries.
+
+    Args:
+        highest: highest logit of each good frame, by a model that was not trained on its group.
+        groups: of each.
+        share: wanted share of good frames that is rejected.
+    """
+    scores, of = np.array(highest), np.array([str(group) for group in groups])
+    names, counts = np.unique(of, return_counts=True)
+    bad = []
+    for name, count in zip(names.tolist(), counts.tolist(), strict=True):
+        mine = of == name
+        if mine.all():
+            continue
+        others, _ = score_threshold(scores[~mine].tolist(), share)
+        rejected = int((scores[mine] >= others).sum())
+        by_chance = 1 - at_most(rejected - 1, count, max(share, 1 / (len(of) - count)))
+        if rejected > 1 and by_chance < UNLIKELY / len(names):
+            bad.append((rejected / count, f"{rejected} of {count} of {name}"))
+    if not bad:
+        return []
+    worst = ", ".join(words for _, words in sorted(bad, reverse=True)[:3])
+    return [
+        f"a threshold does not carry to every group: set by the other groups, it would reject {worst}, all good, where "
+        f"{share:.1%} was wanted; before the line is trusted with a new one (place, board, lot), calibrate with "
+        f"{frames_to_show(share, 0) if share else 'many'} good frames of it (heatline calibrate)"
+    ]
 
 
 def _groups(count: int) -> str:

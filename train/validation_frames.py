@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle.manifest import Grid
-from edge.calibration import GoodFrame
+from edge.bundle.manifest import Calibration, Grid
+from edge.calibration import GoodFrame, calibrate
 from edge.errors import InputError
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import Engine, infer
@@ -50,6 +50,8 @@ class ValidationFrames:
     """Gives the answers of the cross-validation, once, frame by frame; None: the model itself is to be asked."""
     are: str
     """Which frames they are, in words."""
+    are_new: bool = True
+    """Whether the answering model was not trained on them."""
 
 
 def validation_frames(run: "TrainedRun") -> ValidationFrames:
@@ -62,7 +64,7 @@ def validation_frames(run: "TrainedRun") -> ValidationFrames:
         return ValidationFrames(run.split.images(run.data, "val"), None, "of the validation groups")
     images = run.split.images(run.data, "train")
     if run.summary.folds is None:
-        return ValidationFrames(images, None, "of groups that the model was trained on")
+        return ValidationFrames(images, None, "of groups that the model was trained on", are_new=False)
     answers = OutOfFold.read(RunFolder(run.folder).out_of_fold)
     if list(answers.frames) != [image.name_in_folder for image in images]:
         raise InputError(
@@ -74,11 +76,21 @@ def validation_frames(run: "TrainedRun") -> ValidationFrames:
     )
 
 
+def calibrate_on(
+    found: "ValidationPass", frames: ValidationFrames, false_reject: float, top_cells: int | None
+) -> Calibration:
+    """Thresholds by what a pass over these frames found; errors as `calibrate`."""
+    defective = found.defective if frames.are_new else []  # a defect that taught the model is hotter than the next one
+    return calibrate(found.good_frames, false_reject, found.frames_are, top_cells=top_cells, defective=defective)
+
+
 @dataclass(frozen=True)
 class ValidationPass:
     """What the pass found."""
 
     good_frames: list[GoodFrame]
+    defective: list[float]
+    """Highest tile logit of each defective frame."""
     frames_are: str
     """Which frames the thresholds rest on, in words."""
     tiles: NDArray[np.uint8]
@@ -105,6 +117,7 @@ def run_over(
         InputError: no image, or no tile without a defect among them.
     """
     good: list[GoodFrame] = []
+    defective: list[float] = []
     stand_ins: list[GoodFrame] = []
     extremes: list[tuple[float, NDArray[np.uint8]]] = []
     for image in images:
@@ -114,13 +127,16 @@ def run_over(
         tiles = np.empty((len(places), grid.tile_px, grid.tile_px, 3), np.uint8)
         places.cut(rgb, tiles)
         logits, maps = infer(engine, tiles)
+        if image.defective:
+            defective.append(float(logits.max()))
         extremes = _extremes([*extremes, *zip(logits.tolist(), tiles, strict=True)])
         mask = image.mask(frame_hw) if image.defective else np.zeros(frame_hw, np.bool_)
         clean = np.array([_is_clean(mask, y, x, grid.tile_px) for y, x in places.origins_yx])
         if clean.any():
             stitcher = Stitcher(places, map_hw, grid.heatmap_cell_px, grid.smoothing_px)
             heatmap = stitcher.stitch(maps, clean)
-            (stand_ins if image.defective else good).append(GoodFrame.of(logits[clean], heatmap))
+            kept = GoodFrame.of(logits[clean], heatmap, image.group or image.name)
+            (stand_ins if image.defective else good).append(kept)
     if not good and not stand_ins:
         raise InputError(
             f"the frames {are} hold no tile without a defect, so no threshold can be set; add good pictures, or "
@@ -128,6 +144,7 @@ def run_over(
         )
     return ValidationPass(
         good or stand_ins,
+        defective,
         f"good frames {are}" if good else f"frames {are}, without their defective tiles",
         np.stack([tile for _, tile in extremes]),
     )

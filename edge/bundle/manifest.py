@@ -26,6 +26,8 @@ Finite = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Rule = Literal["false-reject", "study"]
 """What sets the thresholds: a wanted share of good frames that may be rejected, or the study's probability of 0.5."""
+ScoreBy = Literal["quantile", "tail", "margin"]
+"""What set the score threshold for a wanted share, see `edge.calibration.score_threshold`."""
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 PlainName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)]
 """A file name without a path: a manifest cannot point outside its bundle."""
@@ -126,6 +128,10 @@ class Calibration(_Part, frozen=True):
     """Upper bound of the share of such frames that is rejected, with 95 % confidence (Clopper and Pearson)."""
     plausible: Plausible | None = None
     """None: a frame is judged whatever it shows, as before schema 5."""
+    groups: Annotated[int, Meta(ge=1)] | None = None
+    """How many groups they are of, which the bound counts; none: each is one."""
+    score_by: ScoreBy | None = None
+    """None: another rule set it, or the quantile, as before schema 5."""
     evidence_quantile: Share | None = None
     """Of all heatmap cells of the frames together, the share below the evidence threshold, which is never above the
     score threshold; none: the same rule set both, the evidence threshold by each frame's highest cell."""

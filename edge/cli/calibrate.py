@@ -1,7 +1,7 @@
 """`heatline calibrate`."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -10,11 +10,11 @@ from rich.progress import track
 
 from edge.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
 from edge.bundle import Calibration, open_bundle, open_proven_engine
-from edge.bundle.manifest import Rule
+from edge.bundle.manifest import Rule, ScoreBy
 from edge.bundle.plausibility import SLACK, know_product
 from edge.bundle.store import require_place
 from edge.calibration import calibrate as calibrate_by_share
-from edge.calibration import calibrate_by_the_study, may_reach, rejected
+from edge.calibration import calibrate_by_the_study, describe_support, may_reach, rejected
 from edge.cli.engine_options import engine_option, precision_option
 from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json, progress_console
@@ -176,6 +176,8 @@ def calibrate(
         )
         warnings += [f"{words}; look at the frames that are named, and calibrate on both" for words in second.differs]
         warnings += _implausible(second_pictures, [plausibility.objection(each) for each in second_appearances])
+    if (few := describe_support(calibration)) is not None:
+        warnings.append(few)
     warnings += _look_hot(len(frames), rejected(frames, was.calibration.score_threshold), was.calibration)
     manifest = recalibrated(parent, calibration, version, second, proven.engine)
     written = None if dry_run else write_recalibrated(target, parent, manifest, plausibility.tiles)
@@ -262,11 +264,20 @@ def plausible_in_words(calibration: Calibration) -> str:
     return f"{size} px; {vitals}; {features}; by {plausible.frames} frames"
 
 
+_SCORE_BY: Mapping[ScoreBy | None, str] = {
+    None: "",
+    "quantile": "",
+    "tail": ", by a normal distribution of their highest logits",
+    "margin": ", with a margin to the defective frames",
+}
+
+
 def rule_in_words(calibration: Calibration) -> str:
     """What set the thresholds."""
     if calibration.false_reject_per_frame is None:
         return f"{calibration.rule}: probability above 0.5"
-    words = f"{calibration.rule}: {_percent(calibration.false_reject_per_frame)} of good frames"
+    share = _percent(calibration.false_reject_per_frame)
+    words = f"{calibration.rule}: {share} of good frames{_SCORE_BY[calibration.score_by]}"
     if calibration.evidence_quantile is None:
         return words
     return f"{words}, evidence by the {_percent(calibration.evidence_quantile)} quantile of their heatmap cells"

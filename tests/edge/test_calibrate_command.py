@@ -60,8 +60,11 @@ def test_a_new_bundle_has_new_thresholds_and_all_else_of_the_old_one(tmp_path: P
     before = contents(own.path)
     good = evenly(tmp_path / "good", 250, 240, 245, 230)
     report, complaints = calibrated(own.path, good, "--false-reject", "0.25")
-    assert complaints.startswith("warning: the old thresholds reject 4 of these 4 good frames, where 1 % were to be")
-    assert complaints.count("\n") == 1
+    few, hot = complaints.splitlines()
+    assert few.startswith(
+        "warning: 4 good frames cannot show a false-reject rate of 25 %: with 95% confidence it is at "
+    )
+    assert hot.startswith("warning: the old thresholds reject 4 of these 4 good frames, where 1 % were to be")
     assert contents(own.path) == before, "the old one is untouched"
     new = open_bundle(tmp_path / "dark-cal1.bundle")
     assert report["written"] == str(new.path)
@@ -87,7 +90,7 @@ def test_a_new_bundle_has_new_thresholds_and_all_else_of_the_old_one(tmp_path: P
     assert (again["written"], again["before"]["rejected"]) == (str(tmp_path / "dark-cal2.bundle"), 1)
     provenance = open_bundle(tmp_path / "dark-cal2.bundle").manifest.provenance
     assert [each["parent"]["version"] for each in provenance["calibrations"]] == ["1", "1+cal1"]
-    assert (complaints, again["warnings"]) == ("", [])
+    assert (complaints.count("\n"), len(again["warnings"])) == (1, 1)  # of few frames
 
 
 def test_a_bundle_of_schema_1_can_be_calibrated_and_keeps_what_it_told(tmp_path: Path, own: Bundle) -> None:
@@ -199,7 +202,9 @@ def test_a_hotter_second_shift_is_noticed_and_sets_no_threshold(tmp_path: Path, 
     assert second["interval"] == list(interval(14, 14))
     assert second["rejected_p"] < 0.01
     assert second["highest_logits_p"] < 0.01
-    assert len(second["differs"]) == len(report["warnings"]) - 2 == 2  # one is of the old thresholds
+    assert (
+        len(second["differs"]) == len(report["warnings"]) - 3 == 2
+    )  # of few frames, of no verdict and of the old thresholds
     assert "14 of 14 frames of the second shift would get no verdict, as" in complaints  # they have another size
     assert complaints.count("the second shift is hotter than the first by more than chance") == 2
     (record,) = open_bundle(tmp_path / "dark-cal1.bundle").manifest.provenance["calibrations"]
@@ -212,15 +217,16 @@ def test_a_colder_second_shift_is_noticed_by_ranks_alone_and_an_equal_one_raises
     good, late = evenly(tmp_path / "early", *range(221, 235)), evenly(tmp_path / "late", *range(241, 255))
     report, complaints = calibrated(own.path, good, "--second-shift", late, "--dry-run")
     assert report["second_shift"]["rejected_p"] == 1.0
-    assert complaints.count("\n") == 2  # one is of the old thresholds
+    assert complaints.count("\n") == 3  # one is of few frames, one of the old thresholds
     assert "colder" in complaints
     assert "Mann-Whitney" in complaints
     good, late = evenly(tmp_path / "even", *range(220, 254, 2)), evenly(tmp_path / "odd", *range(221, 255, 2))
     report, complaints = calibrated(own.path, good, "--second-shift", late, "--dry-run")
     assert report["second_shift"]["differs"] == []
-    (warning,) = report["warnings"]
-    assert "the old thresholds reject" in warning
-    assert complaints == f"warning: {warning}\n"
+    few, hot = report["warnings"]
+    assert "17 good frames cannot show" in few
+    assert "the old thresholds reject" in hot
+    assert complaints == f"warning: {few}\nwarning: {hot}\n"
     assert "no difference beyond chance" in shown("calibrate", own.path, good, "--second-shift", late, "--dry-run")
 
 

@@ -1,6 +1,8 @@
 """Thresholds from good frames: at most the wanted share reaches them, and no lower threshold would do."""
 
 import math
+from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -17,7 +19,10 @@ from edge.calibration import (
     GoodFrame,
     calibrate,
     calibrate_by_the_study,
+    describe_support,
+    may_reach,
     pooled_threshold,
+    score_threshold,
     threshold,
 )
 from edge.errors import InputError
@@ -96,12 +101,12 @@ def test_what_makes_no_sense_is_refused() -> None:
 
 
 def test_both_thresholds_come_from_the_same_share_of_the_same_frames() -> None:
-    frames = [good_frame(i, 10 * i, i % 3) for i in range(10)]
-    came = calibrate(frames, 0.2, "ten frames")
-    assert came.score_threshold == math.nextafter(7.0, math.inf)
-    assert came.evidence_threshold == math.nextafter(70.0, math.inf)
+    frames = [good_frame(i, 10 * i, i % 3) for i in range(30)]
+    came = calibrate(frames, 0.2, "thirty frames")
+    assert came.score_threshold == math.nextafter(23.0, math.inf)
+    assert came.evidence_threshold == math.nextafter(230.0, math.inf)
     assert came.background == 1.0
-    assert (came.frames, came.frames_are, came.false_reject_per_frame) == (10, "ten frames", 0.2)
+    assert (came.frames, came.frames_are, came.false_reject_per_frame) == (30, "thirty frames", 0.2)
 
 
 def test_a_good_frame_is_summed_up_by_its_highest_values_and_its_median() -> None:
@@ -186,7 +191,8 @@ def test_cells_that_are_no_numbers_set_no_threshold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "rate", "reach", "bound"), [(1, 0.01, 0, 0.95), (100, 0.01, 1, 0.0466), (299, 0.0, 0, 0.00997)]
+    ("frames", "rate", "reach", "bound"),
+    [(1, 0.01, 0, 0.95), (100, 0.01, 0, 0.0466), (600, 0.01, 6, 0.01962), (299, 0.0, 0, 0.00997)],
 )
 def test_a_calibration_says_how_many_reach_it_and_the_bound(frames: int, rate: float, reach: int, bound: float) -> None:
     came = calibrate([good_frame(i, i) for i in range(frames)], rate, "frames")
@@ -194,16 +200,17 @@ def test_a_calibration_says_how_many_reach_it_and_the_bound(frames: int, rate: f
     assert came.false_reject_at_most == pytest.approx(bound, rel=4e-3)
 
 
-def test_the_true_rate_exceeds_the_bound_in_one_of_twenty_cases() -> None:
+@pytest.mark.parametrize(("frames", "least", "most"), [(120, 70, 130), (60, 0, 130)], ids=["quantile", "tail"])
+def test_the_true_rate_exceeds_the_bound_in_at_most_one_of_twenty_cases(frames: int, least: int, most: int) -> None:
     """Logits are drawn, thresholds set, and the true rate is known: the share of the distribution above it."""
     draw = np.random.default_rng(11)
     exceeded = 0
     for _ in range(2000):
-        logits = draw.random(60)  # the true rate of a threshold t is 1 - t
+        logits = draw.random(frames)  # the true rate of a threshold t is 1 - t
         came = calibrate([good_frame(float(logit)) for logit in logits], 0.05, "drawn")
         assert came.false_reject_at_most is not None
         exceeded += 1 - came.score_threshold > came.false_reject_at_most
-    assert 70 <= exceeded <= 130, "100 of 2000, give or take three standard deviations"
+    assert least <= exceeded <= most, "100 of 2000, give or take three standard deviations; fewer where a tail is set"
 
 
 def test_ties_leave_the_bound_that_of_as_many_as_may_reach_it() -> None:
@@ -219,3 +226,71 @@ def test_the_studys_rule_sets_both_thresholds_just_above_even() -> None:
     assert 0 < np.float32(JUST_ABOVE_EVEN) == JUST_ABOVE_EVEN < 1e-37, "in single precision too"
     assert (came.rule, came.false_reject_per_frame, came.rejected) == ("study", None, 2), "0 itself does not exceed 0.5"
     assert came.false_reject_at_most == upper_bound(2, 4)
+
+
+# Few frames, and a gap to defective ones.
+
+SCORES = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=60)
+
+
+@given(SCORES, st.floats(0.001, 0.4), st.lists(st.floats(-30, 30, width=32), max_size=30))
+def test_the_score_threshold_is_never_lower_than_the_quantile(
+    good: list[float], share: float, defective: list[float]
+) -> None:
+    found, by = score_threshold(good, share, defective)
+    quantile = threshold(good, share)
+    assert found >= quantile
+    assert (found == quantile) == (by == "quantile") or by == "margin"
+    if may_reach(len(good), share) >= 5 and not defective:
+        assert (found, by) == (quantile, "quantile")
+    if defective and np.quantile(defective, 0.05) > quantile:  # no higher than where nearly all defective frames lie
+        assert found <= max(quantile, float(np.quantile(defective, 0.05)))
+
+
+@given(SCORES, st.floats(0.001, 0.4), st.floats(-20, 20, width=16))
+def test_a_shift_of_all_logits_shifts_the_score_threshold(good: list[float], share: float, by: float) -> None:
+    moved, how = score_threshold([value + by for value in good], share)
+    assert how in ("quantile", "tail")
+    assert moved == pytest.approx(score_threshold(good, share)[0] + by, abs=1e-3)
+
+
+def test_of_few_frames_a_normal_tail_rejects_what_was_asked_for() -> None:
+    """On average over many draws of 12 frames, by a normal distribution; the quantile rejects 1 in 13."""
+    rng = np.random.default_rng(0)
+    rejected_by = {"tail": 0.0, "quantile": 0.0}
+    for _ in range(4000):
+        good = rng.normal(size=12)
+        rejected_by["tail"] += 1 - NormalDist().cdf(score_threshold(good.tolist(), 0.02)[0])
+        rejected_by["quantile"] += 1 - NormalDist().cdf(threshold(good, 0.02))
+    assert rejected_by["tail"] / 4000 == pytest.approx(0.02, abs=0.003)
+    assert rejected_by["quantile"] / 4000 == pytest.approx(1 / 13, abs=0.006)
+
+
+def test_a_gap_to_defective_frames_is_shared() -> None:
+    good = [-3.0, -2.0, -1.0, -2.0, -2.5, -3.0, -2.5, -1.5]
+    tail, by = score_threshold(good, 0.01)
+    assert by == "tail"
+    far = [10.0, 12.0, 11.0]
+    found, by = score_threshold(good, 0.01, far)
+    assert (found, by) == (pytest.approx((tail + np.quantile(far, 0.05)) / 2), "margin")
+    near = [-0.7, -0.6, 9.0]  # between the highest good frame and the tail
+    assert tail > 0.0
+    found, by = score_threshold(good, 0.01, near)
+    assert (found, by) == (pytest.approx((-1 + np.quantile(near, 0.05)) / 2, abs=1e-6), "margin")
+    assert score_threshold(good[:7], 0.01) == (threshold(good[:7], 0.01), "quantile")
+    among = [-2.0, 5.0]
+    assert score_threshold(good, 0.01, among) == (threshold(good, 0.01), "quantile")
+
+
+def test_frames_of_one_group_count_once_in_the_bound_and_few_are_told_of() -> None:
+    frames = [replace(good_frame(float(number)), group=str(number // 5)) for number in range(200)]
+    grouped, each = calibrate(frames, 0.01, "frames"), calibrate([replace(one, group=None) for one in frames], 0.01, "")
+    assert (grouped.groups, each.groups) == (40, None)
+    assert grouped.score_threshold == each.score_threshold
+    assert each.false_reject_at_most == upper_bound(2, 200)
+    assert grouped.false_reject_at_most == upper_bound(1, 40)
+    told = describe_support(grouped)
+    assert told is not None
+    assert told.startswith("200 good frames of 40 groups cannot show a false-reject rate of 1 %: with 95% confidence ")
+    assert "299 good frames of the line" in told
+    assert describe_support(calibrate([good_frame(float(number)) for number in range(400)], 0.01, "")) is None

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
+from train.adequacy import defect_areas, describe_carrying, describe_few_groups, describe_small_defects
 from train.readers import LabelledImage
 
 
@@ -56,3 +56,15 @@ def test_fewer_than_ten_groups_of_a_kind_are_few(good: int, defective: int, star
 
 def test_groups_that_are_not_known_are_not_counted() -> None:
     assert describe_few_groups([LabelledImage(Path("p.png"), None, True, None, True)]) == []
+
+
+def test_a_group_that_the_others_would_reject_is_named_with_what_to_do() -> None:
+    rng = np.random.default_rng(0)
+    groups = [str(number // 10) for number in range(100)]
+    even = rng.normal(size=100)
+    assert describe_carrying(even.tolist(), groups, 0.01) == []
+    hot = np.where(np.array(groups) == "7", even + 8, even)
+    (said,) = describe_carrying(hot.tolist(), groups, 0.01)
+    assert "it would reject 10 of 10 of 7, all good, where 1.0% was wanted" in said
+    assert "calibrate with 299 good frames of it" in said
+    assert describe_carrying(even.tolist(), ["one"] * 100, 0.01) == []

@@ -132,7 +132,7 @@ def test_another_seed_extracts_nothing_again(blobs: Path, features: Path, first:
 def test_the_bundle_states_its_pooling_and_takes_thresholds_from_answers_out_of_fold(
     first: tuple[RunFolder, str], bundle: Path, tmp_path: Path
 ) -> None:
-    """The score threshold is that of the highest logit of each good picture, by the run's own file."""
+    """The score threshold lies between the highest logits of good and defective pictures, by the run's own file."""
     manifest = open_bundle(bundle).manifest
     assert (manifest.map.identity, manifest.map.hw) == ("top-mean(map, 16) == logit", (8, 8))
     calibration = manifest.calibration
@@ -143,12 +143,17 @@ def test_the_bundle_states_its_pooling_and_takes_thresholds_from_answers_out_of_
     run, answers = load_run(first[0].folder), OutOfFold.read(first[0].out_of_fold)
     store = FrameStore.build(run.data.images, tmp_path / "frames")
     frame = grid_tiles(store, range(len(store)), TileRule(64, 2, 0.01)).frame
-    good = [
-        float(answers.logit[frame == number].max())
-        for number, image in enumerate(run.data.images)
-        if not image.defective
-    ]
-    assert max(good) <= calibration.score_threshold <= np.nextafter(np.float32(max(good)), np.float32(np.inf)) + 1e-3
+    good, defective = (
+        [
+            float(answers.logit[frame == number].max())
+            for number, image in enumerate(run.data.images)
+            if image.defective == is_defective
+        ]
+        for is_defective in (False, True)
+    )
+    expected = (max(good) + np.quantile(defective, 0.05)) / 2
+    assert (calibration.score_threshold, calibration.score_by) == (pytest.approx(expected, abs=1e-3), "margin")
+    assert calibration.groups == 4
     assert calibration.evidence_threshold <= calibration.score_threshold
 
 

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 
 from edge.bundle import Calibration
+from train.adequacy import describe_carrying
 from train.dense.out_of_fold import OutOfFold
 from train.evaluation.evaluate import Asked, choose, evaluate_judged
 from train.evaluation.judged import Track, judge_run
@@ -44,6 +45,7 @@ def write_run_report(run: TrainedRun, track: Track = iter) -> Path:
         warnings=[
             *evaluation.warnings,
             _set_by_these(evaluation.calibration),
+            *describe_carrying(*_good(evaluation.frames), FALSE_REJECT),
             *_disagreement(OutOfFold.read(RunFolder(run.folder).out_of_fold), evaluation.frames),
         ],
     )
@@ -61,6 +63,12 @@ def _set_by_these(calibration: Calibration) -> str:
         "of them reach it: their false rejects do not measure those of new parts. With 95 % confidence, expect up to "
         f"{100 * at_most:.1f} % of new good frames to reach it."
     )
+
+
+def _good(frames: list[FrameAnswer]) -> tuple[list[float], list[str | None]]:
+    """Scores and groups of the good ones."""
+    good = [frame for frame in frames if not frame.defective]
+    return [frame.score for frame in good], [frame.group for frame in good]
 
 
 def _disagreement(answers: OutOfFold, frames: list[FrameAnswer]) -> list[str]:

@@ -11,7 +11,6 @@ from edge.bundle import Bundle, Calibration, open_bundle, open_proven_engine
 from edge.bundle.manifest import Grid, Map
 from edge.bundle.pooling import identity_of
 from edge.bundle.store import MANIFEST
-from edge.calibration import calibrate
 from edge.errors import InputError
 from edge.inference import Engine, EngineKind, Precision
 from edge.inspection.inspector import Inspector
@@ -19,7 +18,7 @@ from train.compose import read_config
 from train.config import RecipeConfig, TrainConfig
 from train.readers import LabelledImage
 from train.run import RunFolder, RunSummary, TrainedRun, describe_reading, load_run
-from train.validation_frames import run_over, smoothing_px, validation_frames
+from train.validation_frames import calibrate_on, run_over, smoothing_px, validation_frames
 
 Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
 
@@ -155,7 +154,7 @@ def judge_run(run: TrainedRun, false_reject: float, track: Track = iter, overlap
         settings=Settings(
             grid,
             Map(model.method, model.map_hw, identity_of(model.top_cells)),
-            calibrate(validation.good_frames, false_reject, validation.frames_are, top_cells=model.top_cells),
+            calibrate_on(validation, frames, false_reject, model.top_cells),
         ),
         engine=engine,
         engine_is=f"{engine.name} {engine.precision}",
