@@ -13,8 +13,9 @@ from bench.recipes.metrics import (
     label_defects,
     threshold_rejecting,
 )
-from bench.recipes.rows import FoldFigures
+from bench.recipes.rows import FoldFigures, Verdicts
 from bench.recipes.truth import Truth
+from edge.calibration import GoodFrame, calibrate, threshold
 from edge.geometry import Stitcher
 from edge.geometry.regions import found_cells
 from edge.geometry.stitching import HEATMAP_CELL_PX
@@ -28,6 +29,8 @@ REJECTED = 0.05
 """Of good frames, what the score threshold is set for."""
 EVIDENCE_QUANTILE = 0.999
 """Of the heatmap cells of good frames."""
+WANTED = (0.01, 0.05)
+"""Shares of good frames to be rejected, for the line's own threshold."""
 NEAR_PX = 16.0
 FEWEST_GOOD_FRAMES = 8
 """With fewer, frames without their defective tiles stand in for good ones."""
@@ -85,7 +88,36 @@ def judge_fold(truth: Truth, answers: Answers, *, has_zero: bool = True) -> Fold
         score_threshold=line.score_threshold,
         evidence_threshold=line.evidence_threshold,
         hit_by_class=by_class,
+        verdicts=[_verdicts(line, truth, answers, wanted) for wanted in WANTED],
     )
+
+
+def _verdicts(line: "_Line", truth: Truth, answers: Answers, wanted: float) -> Verdicts:
+    """At the score threshold that `heatline export` would set by the calibrating frames."""
+    calibrating, tested = (np.flatnonzero(each).tolist() for each in (answers.calibrating, answers.tested))
+    good = line.stand_ins(calibrating)
+    found = calibrate(
+        [GoodFrame(line.score_of(frame), 0.0, 1, np.zeros(1, np.float32), truth.group_of(frame)) for frame in good],
+        wanted,
+        "out of fold",
+        defective=[_highest(truth, answers, frame) for frame in calibrating if truth.defective[frame]],
+    )
+    assert found.false_reject_at_most is not None, "a share was wanted"
+    scores = [line.score_of(frame) for frame in line.stand_ins(tested)]
+    defective = np.array([_highest(truth, answers, frame) for frame in tested if truth.defective[frame]])
+    return Verdicts(
+        wanted=wanted,
+        bound=found.false_reject_at_most,
+        good=len(scores),
+        rejected=sum(score >= found.score_threshold for score in scores),
+        defective=len(defective),
+        escaped=int((defective < found.score_threshold).sum()),
+        escaped_oracle=int((defective < threshold(scores, wanted)).sum()) if scores else None,
+    )
+
+
+def _highest(truth: Truth, answers: Answers, frame: int) -> float:
+    return float(answers.logit[truth.rows(frame)].max())
 
 
 class _Line:

@@ -19,6 +19,21 @@ FIGURES = {
 """Names of figures and of their columns; docs/recipes.md defines them."""
 
 
+class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
+    """What comes of the line's own score threshold on a fold that did not set it."""
+
+    wanted: float
+    """Share of good frames that is to be rejected."""
+    bound: float
+    """What the calibration states, with 95 % confidence."""
+    good: int
+    rejected: int
+    defective: int
+    escaped: int
+    escaped_oracle: int | None
+    """At the threshold that the fold's own good frames set; None: it has none."""
+
+
 class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
     """Of one model on one fold that it was not trained on; None: the fold lacks what the figure is of."""
 
@@ -40,6 +55,8 @@ class FoldFigures(msgspec.Struct, frozen=True, kw_only=True):
     evidence_threshold: float
     hit_by_class: dict[str, tuple[int, int]]
     """Defects hit, and defects, of each class."""
+    verdicts: list[Verdicts] = []
+    """For each share of `judge.WANTED`; empty in results from before they were counted."""
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +130,8 @@ def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]
         parts += [f"## {name}", f"By {', '.join(sorted({one.truth for one in mine}))}.", _markdown(rows)]
         if kinds := sorted({kind for one in mine for kind in one.hit_by_class()}):
             parts.append(_markdown([["defects hit", *kinds], ["---", *["---:"] * len(kinds)], *_by_class(mine, kinds)]))
+        if verdicts := _verdicts(mine):
+            parts.append(_markdown(verdicts))
     return "\n\n".join(parts) + "\n"
 
 
@@ -130,6 +149,32 @@ def _by_class(results: Sequence[RecipeResult], kinds: Sequence[str]) -> list[lis
         cells = [f"{found[kind][0]:.3g} of {found[kind][1]:.3g}" if kind in found else "-" for kind in kinds]
         rows.append([one.name, *cells])
     return rows
+
+
+def _verdicts(results: Sequence[RecipeResult]) -> list[list[str]]:
+    """Wanted against found false rejects, and escapes; sums over folds and seeds."""
+    rows = []
+    for one in results:
+        for wanted in sorted({each.wanted for fold in one.folds for each in fold.verdicts}):
+            folds = [each for fold in one.folds for each in fold.verdicts if each.wanted == wanted]
+            of_good = [each for each in folds if each.good]
+            good, rejected = sum(each.good for each in of_good), sum(each.rejected for each in of_good)
+            within = sum(each.rejected <= each.bound * each.good for each in of_good)
+            both = [each for each in of_good if each.escaped_oracle is not None]
+            defective = max(1, sum(each.defective for each in both))
+            escaped, oracle = sum(each.escaped for each in both), sum(each.escaped_oracle or 0 for each in both)
+            rows.append(
+                [
+                    one.name,
+                    f"{100 * wanted:g} %",
+                    f"{100 * rejected / max(1, good):.1f} % ({rejected} of {good})",
+                    f"{within} of {len(of_good)}",
+                    f"{100 * escaped / defective:.1f} %",
+                    f"{100 * oracle / defective:.1f} %",
+                ]
+            )
+    head = ["verdicts", "good frames to be rejected", "rejected", "folds within the bound", "escaped", "by an oracle"]
+    return [head, ["---", *["---:"] * 5], *rows] if rows else []
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

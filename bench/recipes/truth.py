@@ -56,6 +56,9 @@ class Truth:
         """The tiles of a frame."""
         return slice(int(self._start[frame]), int(self._start[frame + 1]))
 
+    def group_of(self, frame: int) -> str:
+        return self.tiles.groups[int(self.tiles.group[self.rows(frame).start])]
+
     def grid(self, frame: int) -> TileGrid:
         return TileGrid(self.store.frame_hw(frame), self.rule.tile_px, self.rule.overlap_px)
 

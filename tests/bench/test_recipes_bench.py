@@ -15,6 +15,7 @@ from bench.command import bench as command
 from bench.recipes.bank import Bank, k_means, pooled
 from bench.recipes.judge import Answers, judge_fold
 from bench.recipes.recipes import Measurement, answers_of, read_recipe
+from bench.recipes.rows import FIGURES, FoldFigures, RecipeResult, Verdicts, tables
 from bench.recipes.sets import SHIPPED, DataSet, read_sets
 from bench.recipes.truth import Truth
 from edge.errors import BenchError, ConfigError, InputError
@@ -60,6 +61,11 @@ def test_perfect_answers_have_perfect_figures(truth: Truth) -> None:
     for name in ("tile_ap_clear", "picture_auroc", "pointing_near", "hit"):
         assert getattr(found, name) == 1, name
     assert found.rejected == 0
+    assert [each.wanted for each in found.verdicts] == [0.01, 0.05]
+    for each in found.verdicts:
+        counts = (each.good, each.rejected, each.defective, each.escaped, each.escaped_oracle)
+        assert counts == (6, 0, truth.defective[:6].sum(), 0, 0)
+        assert 0 < each.bound < 1
     assert (found.frames, found.good_frames) == (6, 6)  # 6 good ones set thresholds: all frames, less defective tiles
     assert -2 <= found.evidence_threshold <= found.score_threshold < 2
     assert found.pixel_ap is not None
@@ -72,6 +78,22 @@ def test_maps_that_look_elsewhere_find_tiles_and_neither_pixels_nor_places(truth
     assert right.tile_ap == wrong.tile_ap
     for name in ("pixel_ap", "study_f1", "pointing", "pointing_near"):
         assert getattr(wrong, name) < getattr(right, name) - 0.2, name
+
+
+def test_a_table_sums_verdicts_over_folds() -> None:
+    def fold(seed: int, rejected: int, escaped: int) -> FoldFigures:
+        verdicts = [
+            Verdicts(
+                wanted=0.01, bound=0.15, good=10, rejected=rejected, defective=20, escaped=escaped, escaped_oracle=1
+            )
+        ]
+        values = dict.fromkeys(FIGURES, 0.5)
+        more = {"frames": 1, "good_frames": 1, "score_threshold": 0.0, "evidence_threshold": 0.0, "hit_by_class": {}}
+        return FoldFigures(seed=seed, fold=0, verdicts=verdicts, **values, **more)  # type: ignore[arg-type]
+
+    folds = [fold(0, 1, 2), fold(1, 2, 4)]
+    one = RecipeResult(set="a", recipe="heatline", overrides=[], truth="masks", folds=folds, trainings=[])
+    assert "| heatline | 1 % | 15.0 % (3 of 20) | 1 of 2 | 15.0 % | 5.0 % |" in tables([one], {}).splitlines()
 
 
 def test_figures_are_those_of_the_tested_frames(truth: Truth) -> None:
