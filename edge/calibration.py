@@ -103,39 +103,45 @@ def pooled_threshold(frames: Sequence[GoodFrame]) -> float:
     return threshold(hottest, 1 - EVIDENCE_QUANTILE, sum(frame.cells for frame in frames))
 
 
-def score_threshold(good: Sequence[float], share: float, defective: Sequence[float] = ()) -> tuple[float, ScoreBy]:
+def score_threshold(good: Sequence[float], share: float, coldest: float | None = None) -> tuple[float, ScoreBy]:
     """Where the score threshold lies, and what set it.
 
     1. `quantile`: just above the highest good frames, of which `share` may reach it. Nothing ever lowers it, so a bound
        on the false rejects that holds for it holds for the others.
-    2. `tail`: of at least 8 frames, where so few may reach it that the quantile is one of their highest: the value that
-       a next one exceeds with a chance of `share`, by a normal distribution (`edge.student`), if it is higher.
-    3. `margin`: where defective frames are known and nearly all lie higher, halfway to the lowest of them: what lies
-       between good and defective belongs to neither.
+    2. `margin`: where defective frames are known and the coldest of them lies higher, halfway to it: what lies between
+       good and defective belongs to neither.
+    3. `tail`: where they are not known, of at least 8 frames of which so few may reach the quantile that it is one of
+       the highest: the value that a next one exceeds with a chance of `share`, by a normal distribution
+       (`edge.student`), if it is higher.
 
     Args:
         good: highest tile logit of each good frame.
         share: wanted share of them that is rejected, 0 <= share < 1.
-        defective: the same of defective frames, whose answers are as new to the model as those of the good ones.
+        coldest: of `coldest_of` defective frames; None: none is known.
     Raises:
         InputError: no good frame, or a value that is not finite.
     """
-    lowest = threshold(good, share)
-    coldest = float(np.quantile(_usable(defective), COLDEST_SHARE)) if len(defective) else -math.inf
+    quantile = threshold(good, share)
+    if coldest is not None:
+        return (quantile, "quantile") if coldest <= quantile else ((quantile + coldest) / 2, "margin")
     if may_reach(len(good), share) >= ENOUGH_BEYOND or len(good) < FEWEST_OF_TAIL or not 0 < share < 0.5:
-        return _with_margin(lowest, "quantile", coldest)
+        return quantile, "quantile"
     tail = prediction_bound([float(value) for value in good], share)
-    if tail <= lowest:
-        return _with_margin(lowest, "quantile", coldest)
-    if lowest < coldest < tail:  # the tail would let them pass
-        return _with_margin(lowest, "quantile", coldest)
-    if len(defective) and coldest <= lowest:  # good and defective overlap: what is higher costs defects
-        return lowest, "quantile"
-    return _with_margin(tail, "tail", coldest)
+    return (tail, "tail") if tail > quantile else (quantile, "quantile")
 
 
-def _with_margin(found: float, by: ScoreBy, coldest: float) -> tuple[float, ScoreBy]:
-    return (found, by) if coldest <= found else ((found + coldest) / 2, "margin")
+def coldest_of(defective: Sequence[float]) -> float | None:
+    """The logit that at most `COLDEST_SHARE` of defective frames stay below; None: there is none.
+
+    Args:
+        defective: highest tile logits of frames that did not teach the model that answers.
+    Raises:
+        InputError: a value that is not finite.
+
+    >>> coldest_of([3.0, 1.0, 2.0])
+    1.0
+    """
+    return float(np.quantile(_usable(defective), COLDEST_SHARE, method="lower")) if len(defective) else None
 
 
 def describe_support(calibration: Calibration) -> str | None:
@@ -164,7 +170,7 @@ def calibrate(
     frames_are: str,
     *,
     top_cells: int | None = None,
-    defective: Sequence[float] = (),
+    coldest_defect: float | None = None,
 ) -> Calibration:
     """The score threshold comes from each frame's highest tile logit, see `score_threshold`.
 
@@ -179,13 +185,13 @@ def calibrate(
 
     Args:
         top_cells: of the map's identity: how many of its highest cells the logit is the mean of; None: all.
-        defective: highest tile logits of defective frames that did not teach the model; none: not known.
+        coldest_defect: of `coldest_of`; None: no defective frame is known.
     Raises:
         InputError: no frame, a share outside 0..1, or a value that is not finite.
     """
     if not 0 <= false_reject < 1:
         raise InputError(f"a false-reject rate of {false_reject} makes no sense; expected 0 <= rate < 1")
-    score, score_by = score_threshold([frame.highest_logit for frame in frames], false_reject, defective)
+    score, score_by = score_threshold([frame.highest_logit for frame in frames], false_reject, coldest_defect)
     names = {frame.group for frame in frames}
     groups = None if None in names else len(names)
     reach, independent = may_reach(len(frames), false_reject), groups or len(frames)
@@ -205,6 +211,7 @@ def calibrate(
         groups=groups,
         evidence_quantile=None if top_cells is None else EVIDENCE_QUANTILE,
         score_by=score_by,
+        coldest_defect=coldest_defect,
     )
 
 

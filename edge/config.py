@@ -124,6 +124,9 @@ def _with_product(config: LineConfig, product: ProductConfig) -> LineConfig:
     if thresholds is None:
         # Those of the line are logits of the line's bundle; another one has its own calibration.
         thresholds = config.thresholds if product.bundle is None else ThresholdsConfig()
+    if thresholds.check_plausibility is None:
+        check = config.thresholds.check_plausibility
+        thresholds = msgspec.structs.replace(thresholds, check_plausibility=check)
     return msgspec.structs.replace(
         config,
         product=product.name,

@@ -28,8 +28,9 @@ class ThresholdsConfig(_Table, frozen=True):
 
     score: Logit | None = None
     evidence: Logit | None = None
-    check_plausibility: bool = True
-    """Whether a frame that does not look like the product, as the bundle knows it, gets no verdict."""
+    check_plausibility: bool | None = None
+    """Whether a frame that does not look like the product, as the bundle knows it, gets no verdict; none: it does, or
+    of a product: as its line says."""
 
 
 class ProductCamera(_Table, frozen=True):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from edge import __version__
 from edge.binomial import interval
@@ -92,11 +93,11 @@ class GoodPictures:
             started = inspector.start(Frame(Stamp("calibrate", number, str(file)), image, pixel_format))
             if ahead is not None:
                 frames.append(_finish(ahead, inspector))
-                appearances.append(ahead.appearance)
+                appearances.append(ahead.appearance.thinned())
             ahead = started
         if ahead is not None:
             frames.append(_finish(ahead, inspector))
-            appearances.append(ahead.appearance)
+            appearances.append(ahead.appearance.thinned())
         return frames, appearances
 
 
@@ -240,6 +241,8 @@ def _finish(pending: PendingFrame, inspector: Inspector) -> GoodFrame:
         judgement = inspector.finish(pending)
     except EngineError as error:
         raise EngineError(f"{pending.frame.stamp.source}: {error}") from error
+    if pending.features is not None and not np.isfinite(pending.features).all():
+        raise EngineError(f"{pending.frame.stamp.source}: the network answered with features that are not finite")
     return GoodFrame.of(pending.logits, judgement.heatmap)
 
 

@@ -96,7 +96,7 @@ def export_run(
         for warning in map_checks.warnings:
             say(f"warning: {warning}")
         calibration = calibrate_on(validation, validating, false_reject, model.top_cells)
-        for warning in _warnings(calibration, validation.good_frames, false_reject):
+        for warning in _warnings(calibration, validation.good_frames, validating.are_new):
             say(f"warning: {warning}")
         say("noting what frames of the product look like")
         with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
@@ -168,11 +168,20 @@ def _divide(run: TrainedRun, validating: ValidationFrames) -> tuple[list[Labelle
     return divide_by_group(validating.images)
 
 
-def _warnings(calibration: Calibration, good: Sequence[GoodFrame], false_reject: float) -> list[str]:
-    """What the thresholds do not show, and where they do not carry."""
+def _warnings(calibration: Calibration, good: Sequence[GoodFrame], are_new: bool) -> list[str]:
+    """What the thresholds do not show, and where they do not carry.
+
+    Args:
+        are_new: whether the answering model was not trained on these frames.
+    """
     few = describe_support(calibration)
-    carrying = describe_carrying([frame.highest_logit for frame in good], [frame.group for frame in good], false_reject)
-    return [*([] if few is None else [few]), *carrying]
+    carrying = describe_carrying(
+        [frame.highest_logit for frame in good],
+        [frame.group for frame in good],
+        calibration.false_reject_per_frame or 0.0,
+        calibration.coldest_defect,
+    )
+    return [*([] if few is None else [few]), *(carrying if are_new else [])]
 
 
 def _check_maps(model: ExplainedClassifier, folder: Path, tiles: NDArray[np.uint8], allow: bool) -> MapChecks:

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.binomial import at_most, frames_to_show
+from edge.binomial import frames_to_show
 from edge.calibration import score_threshold
+from edge.two_samples import fisher_exact
 from train.readers import LabelledImage
 
 CELL_PX = 8
@@ -88,25 +89,28 @@ def describe_few_groups(images: Sequence[LabelledImage]) -> list[str]:
     return said
 
 
-def describe_carrying(highest: Sequence[float], groups: Sequence[str | None], share: float) -> list[str]:
+def describe_carrying(
+    highest: Sequence[float], groups: Sequence[str | None], share: float, coldest_defect: float | None = None
+) -> list[str]:
     """What to say of groups whose good frames a threshold from the others would reject; nothing where it carries.
 
     Args:
         highest: highest logit of each good frame, by a model that was not trained on its group.
         groups: of each.
         share: wanted share of good frames that is rejected.
+        coldest_defect: as the threshold is set by it.
     """
     scores, of = np.array(highest), np.array([str(group) for group in groups])
     names, counts = np.unique(of, return_counts=True)
     bad = []
     for name, count in zip(names.tolist(), counts.tolist(), strict=True):
         mine = of == name
-        if mine.all():
+        if count == 1 or mine.all():
             continue
-        others, _ = score_threshold(scores[~mine].tolist(), share)
-        rejected = int((scores[mine] >= others).sum())
-        by_chance = 1 - at_most(rejected - 1, count, max(share, 1 / (len(of) - count)))
-        if rejected > 1 and by_chance < UNLIKELY / len(names):
+        others, _ = score_threshold(scores[~mine].tolist(), share, coldest_defect)
+        rejected, beside = int((scores[mine] >= others).sum()), int((scores[~mine] >= others).sum())
+        more = fisher_exact(beside, len(of) - count, rejected, count)
+        if more.second_is == "higher" and more.p < UNLIKELY / len(names):
             bad.append((rejected / count, f"{rejected} of {count} of {name}"))
     if not bad:
         return []

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle.manifest import Calibration, Grid
-from edge.calibration import GoodFrame, calibrate
+from edge.calibration import GoodFrame, calibrate, coldest_of
 from edge.errors import InputError
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import Engine, infer
@@ -80,8 +80,8 @@ def calibrate_on(
     found: "ValidationPass", frames: ValidationFrames, false_reject: float, top_cells: int | None
 ) -> Calibration:
     """Thresholds by what a pass over these frames found; errors as `calibrate`."""
-    defective = found.defective if frames.are_new else []  # a defect that taught the model is hotter than the next one
-    return calibrate(found.good_frames, false_reject, found.frames_are, top_cells=top_cells, defective=defective)
+    coldest = coldest_of(found.defective) if frames.are_new else None  # what taught the model is hotter than the next
+    return calibrate(found.good_frames, false_reject, found.frames_are, top_cells=top_cells, coldest_defect=coldest)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from bench.recipes.metrics import (
 )
 from bench.recipes.rows import FoldFigures, Verdicts
 from bench.recipes.truth import Truth
-from edge.calibration import GoodFrame, calibrate, threshold
+from edge.calibration import GoodFrame, calibrate, coldest_of, threshold
 from edge.geometry import Stitcher
 from edge.geometry.regions import found_cells
 from edge.geometry.stitching import HEATMAP_CELL_PX
@@ -100,7 +100,7 @@ def _verdicts(line: "_Line", truth: Truth, answers: Answers, wanted: float) -> V
         [GoodFrame(line.score_of(frame), 0.0, 1, np.zeros(1, np.float32), truth.group_of(frame)) for frame in good],
         wanted,
         "out of fold",
-        defective=[_highest(truth, answers, frame) for frame in calibrating if truth.defective[frame]],
+        coldest_defect=coldest_of([_highest(truth, answers, frame) for frame in calibrating if truth.defective[frame]]),
     )
     assert found.false_reject_at_most is not None, "a share was wanted"
     scores = [line.score_of(frame) for frame in line.stand_ins(tested)]

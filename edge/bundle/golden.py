@@ -14,7 +14,7 @@ from edge.bundle.plain_file import open_plain
 from edge.bundle.pooling import pool, pooling_of
 from edge.bundle.stored_arrays import StoredArrays
 from edge.errors import BundleError
-from edge.inference.engine import Engine, infer
+from edge.inference.engine import Engine, infer, infer_features
 
 MOST_TILES = 256
 MOST_BYTES = 2**30
@@ -139,6 +139,7 @@ def check_golden(golden: GoldenTiles, engine: Engine, manifest: Manifest) -> dic
             f"the graph answers {engine.name} with logits of shape {logit.shape} and maps of shape {maps.shape}, the "
             f"golden tiles have {golden.logit.shape} and {golden.map.shape}; export the bundle again"
         )
+    _see_that_features_come(engine, golden, manifest)
     came = golden.differences(logit, maps)
     # Other precisions round map and logit apart, and their tolerances are of each.
     off_identity = golden.off_identity(logit, maps, manifest.map.top_cells) if engine.precision == "f32" else {}
@@ -151,6 +152,25 @@ def check_golden(golden: GoldenTiles, engine: Engine, manifest: Manifest) -> dic
                 f"{name} on the golden tiles, allowed is {tolerance:.1e}; {what} must not be used here"
             )
     return came
+
+
+def _see_that_features_come(engine: Engine, golden: GoldenTiles, manifest: Manifest) -> None:
+    """A graph without them would let every frame pass for the product.
+
+    Raises:
+        BundleError: they are not as the manifest declares them.
+    """
+    tensor = manifest.tensors.features
+    if tensor is None:
+        return
+    features = infer_features(engine, golden.tiles[:1])
+    expected = (1, tensor.shape[1])
+    if features is None or features.shape != expected or not np.isfinite(features).all():
+        came = "none" if features is None else f"{features.shape}, finite: {bool(np.isfinite(features).all())}"
+        raise BundleError(
+            f"the graph gives {engine.name} features of shape {came}, the manifest declares {expected}; export the "
+            "bundle again"
+        )
 
 
 def _map_rounding(path: Path, stored: StoredArrays, count: int) -> NDArray[np.float32] | None:

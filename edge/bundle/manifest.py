@@ -132,6 +132,9 @@ class Calibration(_Part, frozen=True):
     """How many groups they are of, which the bound counts; none: each is one."""
     score_by: ScoreBy | None = None
     """None: another rule set it, or the quantile, as before schema 5."""
+    coldest_defect: Finite | None = None
+    """Logit that at most 5 % of known defective frames stay below, by a model that was not trained on them; none: not
+    known."""
     evidence_quantile: Share | None = None
     """Of all heatmap cells of the frames together, the share below the evidence threshold, which is never above the
     score threshold; none: the same rule set both, the evidence threshold by each frame's highest cell."""

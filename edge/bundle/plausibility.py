@@ -13,7 +13,7 @@ with few groups it is wider, as the next ones may lie beyond all that came so fa
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -36,6 +36,8 @@ SLACK = {"brightness": 0.4, "contrast": 0.5, "sharpness": 0.4}
 Contrast and sharpness have no upper end: a defect on an even surface adds to both."""
 SIZE_SLACK = 0.2
 """The same of a side, where frames are not all of one size."""
+FARTHEST = 1e6
+"""Of frames that are identical but for one, no distance says anything."""
 FAR_PX, FLAT = 8, 0.1
 """Of sharpness: the distance that neighbours are compared with, and the mean square step below which all is flat."""
 Floats = NDArray[np.float32]
@@ -72,6 +74,13 @@ class Appearance:
     vitals: Vitals
     features: Floats | None
     """[tiles, c], of the tiles that were looked at; None: the graph gives none."""
+
+    def thinned(self) -> "Appearance":
+        """With the features of some tiles, evenly chosen: enough to know the product by many frames."""
+        if self.features is None or len(self.features) <= TILES_OF_FRAME:
+            return self
+        some = np.linspace(0, len(self.features) - 1, TILES_OF_FRAME).astype(int)
+        return replace(self, features=self.features[some])
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,9 +133,10 @@ class Plausibility:
             if not low <= came <= (math.inf if high is None else high):
                 upper = "or more" if high is None else f"to {high:.3g}"
                 found.append(f"{name} {came:.3g}, expected {low:.3g} {upper}")
-        if self.tiles is not None and wanted.distance is not None and appearance.features is not None:
-            distance = self.tiles.distance(appearance.features)
-            if not distance <= wanted.distance:  # a NaN is not plausible either
+        if self.tiles is not None and wanted.distance is not None:
+            features = appearance.features
+            distance = math.nan if features is None else self.tiles.distance(features)
+            if not distance <= wanted.distance:  # what is not known is not plausible either
                 found.append(f"features {distance:.3g} from the product's, expected up to {wanted.distance:.3g}")
         return f"it does not look like the product: {'; '.join(found)}" if found else None
 
@@ -162,7 +172,7 @@ def _know_tiles(
     appearances: Sequence[Appearance], groups: NDArray[np.str_]
 ) -> tuple[ProductTiles | None, float | None]:
     """The features of the product's tiles, and how far from them a frame may be."""
-    some = [_some(each.features) for each in appearances if each.features is not None]
+    some = [each.features for each in map(Appearance.thinned, appearances) if each.features is not None]
     number = {name: place for place, name in enumerate(dict.fromkeys(groups.tolist()))}
     if len(some) < len(groups) or len(number) < FEWEST_GROUPS:
         return None, None
@@ -171,10 +181,8 @@ def _know_tiles(
     for left_out in np.unique(fold).tolist():
         known = ProductTiles.of(np.concatenate([some[place] for place in np.flatnonzero(fold != left_out)]))
         for place in np.flatnonzero(fold == left_out).tolist():
-            features = appearances[place].features
-            assert features is not None, "all have them"
-            farthest = max(farthest, known.distance(features))
-    return ProductTiles.of(np.concatenate(some)), farthest * margin(len(number))
+            farthest = max(farthest, known.distance(some[place]))
+    return ProductTiles.of(np.concatenate(some)), min(farthest * margin(len(number)), FARTHEST)
 
 
 def margin(groups: int) -> float:
@@ -188,11 +196,6 @@ def _mean_square_step(grey: NDArray[Any], px: int) -> float:
         return 0.0
     mean, deviation = cv2.meanStdDev(cv2.absdiff(grey[:, px:], grey[:, :-px]))
     return float(mean[0, 0] ** 2 + deviation[0, 0] ** 2)
-
-
-def _some(features: Floats) -> Floats:
-    chosen: Floats = features[np.linspace(0, len(features) - 1, min(len(features), TILES_OF_FRAME)).astype(int)]
-    return chosen
 
 
 def _sides(px: NDArray[np.int64]) -> tuple[int, int]:

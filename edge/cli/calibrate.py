@@ -11,7 +11,7 @@ from rich.progress import track
 from edge.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
 from edge.bundle import Calibration, open_bundle, open_proven_engine
 from edge.bundle.manifest import Rule, ScoreBy
-from edge.bundle.plausibility import SLACK, know_product
+from edge.bundle.plausibility import SLACK, Appearance, Plausibility, know_product
 from edge.bundle.store import require_place
 from edge.calibration import calibrate as calibrate_by_share
 from edge.calibration import calibrate_by_the_study, describe_support, may_reach, rejected
@@ -45,7 +45,7 @@ class Support(msgspec.Struct, frozen=True):
 
     confidence: float
     beyond_the_frames: bool
-    """There are fewer than 1 / share: the threshold lies just above the highest frame of all."""
+    """There are fewer than 1 / share: the threshold lies above the highest frame of all."""
     frames_with_none: int | None
     """How many frames it takes to show the share if none of them reaches the threshold; none: no number does."""
     frames_with_one: int | None
@@ -165,7 +165,13 @@ def calibrate(
     calibration = (
         calibrate_by_the_study(frames, frames_are)
         if rule == "study"
-        else calibrate_by_share(frames, share, frames_are, top_cells=was.map.top_cells)
+        else calibrate_by_share(
+            frames,
+            share,
+            frames_are,
+            top_cells=was.map.top_cells,
+            coldest_defect=was.calibration.coldest_defect,
+        )
     )
     calibration = msgspec.structs.replace(calibration, plausible=plausibility.plausible)
     first = shift(pictures, frames, calibration.score_threshold)
@@ -176,6 +182,7 @@ def calibrate(
         )
         warnings += [f"{words}; look at the frames that are named, and calibrate on both" for words in second.differs]
         warnings += _implausible(second_pictures, [plausibility.objection(each) for each in second_appearances])
+    warnings += _unlike(pictures, appearances, parent.plausibility(), plausibility)
     if (few := describe_support(calibration)) is not None:
         warnings.append(few)
     warnings += _look_hot(len(frames), rejected(frames, was.calibration.score_threshold), was.calibration)
@@ -241,6 +248,29 @@ def _implausible(pictures: GoodPictures, objections: Sequence[str | None]) -> li
         f"{len(refused)} of {len(objections)} frames of the second shift would get no verdict, as {file}: {words}; "
         "calibrate on both"
     ]
+
+
+def _unlike(
+    pictures: GoodPictures, appearances: Sequence[Appearance], before: Plausibility | None, now: Plausibility
+) -> list[str]:
+    """Warns of good frames that widen what is plausible, and of features that nothing is said of any more."""
+    if before is None:
+        return []
+    said = []
+    refused = [
+        (file, words)
+        for file, appearance in zip(pictures.files, appearances, strict=True)
+        if (words := before.objection(appearance)) is not None
+    ]
+    if refused:
+        file, words = refused[0]
+        said.append(
+            f"{len(refused)} of {len(appearances)} frames got no verdict before, as {file}: {words}; look at them, as "
+            "frames like them pass now"
+        )
+    if before.plausible.distance is not None and now.plausible.distance is None:
+        said.append("these frames are too few to know the product's features, so another product may pass; give more")
+    return said
 
 
 def plausible_in_words(calibration: Calibration) -> str:
@@ -389,7 +419,7 @@ def _support_in_words(calibration: Calibration, support: Support | None) -> str:
             f"{_share_for(support.may_reach, calibration.frames)}"
         )
     if support.beyond_the_frames:
-        words += "; that share lies beyond these frames, the threshold is just above the highest of all"
+        words += "; that share lies beyond these frames, the threshold is above the highest of all"
     return words
 
 

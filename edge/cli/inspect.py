@@ -19,7 +19,7 @@ from edge.heatmap_picture import overlay, png
 from edge.images import list_images, read_image
 from edge.inference import EngineKind, Precision
 from edge.inspection.inspector import Inspector, PendingFrame
-from edge.inspection.outcome import Outcome, Unjudged
+from edge.inspection.outcome import Outcome, Unjudged, outcome_of
 from edge.inspection.setup import Setup
 from edge.service.reporter import Reporter
 
@@ -102,9 +102,7 @@ def _finish(started: PendingFrame | BadFrame, inspector: Inspector) -> Outcome:
         judgement = inspector.finish(started)
     except EngineError as error:
         return Outcome(started.frame.stamp, unjudged=Unjudged("failed", "engine", str(error)))
-    if judgement.implausible is not None:
-        return Outcome(started.frame.stamp, unjudged=Unjudged("failed", "implausible", judgement.implausible))
-    return Outcome(started.frame.stamp, judgement=judgement)
+    return outcome_of(started.frame.stamp, judgement)
 
 
 def _sentence(event: VerdictEvent) -> str:

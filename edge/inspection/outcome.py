@@ -19,6 +19,13 @@ class Outcome:
     """What the frame was, or was to be, inspected by; the docket adds it."""
 
 
+def outcome_of(stamp: Stamp, judgement: Judgement) -> Outcome:
+    """Of a frame that was judged; nothing rests on the judgement of one that does not show the product."""
+    if judgement.implausible is None:
+        return Outcome(stamp, judgement=judgement)
+    return Outcome(stamp, unjudged=Unjudged("failed", "implausible", judgement.implausible))
+
+
 @dataclass(frozen=True)
 class Unjudged:
     """Why a frame has no judgement: the ledger's bin, the reason in one word, and in words."""

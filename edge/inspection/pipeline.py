@@ -27,7 +27,7 @@ from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Handoff, Lane
 from edge.inspection.inspector import PendingFrame
 from edge.inspection.ledger import Ledger
-from edge.inspection.outcome import Outcome, Unjudged
+from edge.inspection.outcome import Outcome, Unjudged, outcome_of
 from edge.inspection.setup import Setup
 from edge.named_thread import NamedThread
 
@@ -325,9 +325,9 @@ def _judged(setup: Setup, pending: PendingFrame) -> Outcome:
         judgement = setup.inspector.finish(pending)
     except EngineError as error:
         return _unjudged(BadFrame(stamp, "engine", str(error)))
-    if judgement.implausible is not None and stamp.camera != PROBE:  # which shows no product
-        return Outcome(stamp, unjudged=Unjudged("failed", "implausible", judgement.implausible))
-    return Outcome(stamp, judgement=judgement)
+    if stamp.camera == PROBE:  # it shows no product
+        return Outcome(stamp, judgement=judgement)
+    return outcome_of(stamp, judgement)
 
 
 def _dropped(frame: Frame, reason: Literal["overload", "stopped"]) -> Outcome:

@@ -76,7 +76,7 @@ def prepare(
         proven.engine,
         thresholds=_thresholds(config, bundle),
         overlap_px=overlap,
-        plausibility=bundle.plausibility() if config.thresholds.check_plausibility else None,
+        plausibility=bundle.plausibility() if config.thresholds.check_plausibility in (None, True) else None,
     )
     setup = Setup(
         bundle,

@@ -114,7 +114,7 @@ def test_people_read_what_so_few_frames_support(tmp_path: Path, own: Bundle) -> 
     words = shown("calibrate", own.path, good, "--dry-run")
     assert "1 good frame: with 95 % confidence the false-reject rate is at most 95 %" in words
     assert "to show 1 % takes 299 frames of which none reaches the threshold, or 473 with one" in words
-    assert "beyond these frames, the threshold is just above the highest of all" in words
+    assert "beyond these frames, the threshold is above the highest of all" in words
     assert "000.png" in words
     report, _ = calibrated(own.path, good, "--false-reject", "0", "--dry-run")
     assert report["support"] == {
@@ -301,3 +301,27 @@ def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle) -> None:
     assert "heatline: interrupted" in log
     (tmp_path / "pipe.png").unlink()
     assert contents(tmp_path) == before
+
+
+# What is known of the bundle besides.
+
+
+def test_a_gap_to_defective_frames_that_the_bundle_knows_is_shared_on_the_line_too(tmp_path: Path, own: Bundle) -> None:
+    good = evenly(tmp_path / "good", 250, 245)
+    edit_manifest(own.path, lambda content: content["calibration"].update(coldest_defect=40.0))
+    report, _ = calibrated(own.path, good)
+    calibration = report["calibration"]
+    assert calibration["score_by"] == "margin"
+    assert calibration["score_threshold"] == pytest.approx((logit_of(245) + 40) / 2, abs=1e-3)
+    new = open_bundle(tmp_path / "dark-cal1.bundle").manifest.calibration
+    assert new.coldest_defect == 40.0
+    assert "with a margin to the defective frames" in shown("bundle", "show", tmp_path / "dark-cal1.bundle")
+
+
+def test_good_frames_that_got_no_verdict_before_are_named(tmp_path: Path, own: Bundle) -> None:
+    calibrated(own.path, evenly(tmp_path / "good", 250, 240))
+    report, complaints = calibrated(
+        tmp_path / "dark-cal1.bundle", evenly(tmp_path / "more", 250, 90), "--to", tmp_path / "new"
+    )
+    assert any("1 of 2 frames got no verdict before" in words for words in report["warnings"])
+    assert "brightness 90, expected" in complaints

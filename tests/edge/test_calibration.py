@@ -19,6 +19,7 @@ from edge.calibration import (
     GoodFrame,
     calibrate,
     calibrate_by_the_study,
+    coldest_of,
     describe_support,
     may_reach,
     pooled_threshold,
@@ -237,14 +238,18 @@ SCORES = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=60)
 def test_the_score_threshold_is_never_lower_than_the_quantile(
     good: list[float], share: float, defective: list[float]
 ) -> None:
-    found, by = score_threshold(good, share, defective)
+    coldest = coldest_of(defective)
+    found, by = score_threshold(good, share, coldest)
     quantile = threshold(good, share)
     assert found >= quantile
-    assert (found == quantile) == (by == "quantile") or by == "margin"
+    assert (by == "quantile") == (found == quantile)
+    assert (by == "margin") == (coldest is not None and coldest > quantile)
+    if by == "margin":
+        assert coldest is not None
+        assert quantile < found < coldest
+        assert sum(value < found for value in defective) <= 0.05 * len(defective)
     if may_reach(len(good), share) >= 5 and not defective:
         assert (found, by) == (quantile, "quantile")
-    if defective and np.quantile(defective, 0.05) > quantile:  # no higher than where nearly all defective frames lie
-        assert found <= max(quantile, float(np.quantile(defective, 0.05)))
 
 
 @given(SCORES, st.floats(0.001, 0.4), st.floats(-20, 20, width=16))
@@ -268,18 +273,20 @@ def test_of_few_frames_a_normal_tail_rejects_what_was_asked_for() -> None:
 
 def test_a_gap_to_defective_frames_is_shared() -> None:
     good = [-3.0, -2.0, -1.0, -2.0, -2.5, -3.0, -2.5, -1.5]
-    tail, by = score_threshold(good, 0.01)
-    assert by == "tail"
-    far = [10.0, 12.0, 11.0]
-    found, by = score_threshold(good, 0.01, far)
-    assert (found, by) == (pytest.approx((tail + np.quantile(far, 0.05)) / 2), "margin")
-    near = [-0.7, -0.6, 9.0]  # between the highest good frame and the tail
-    assert tail > 0.0
-    found, by = score_threshold(good, 0.01, near)
-    assert (found, by) == (pytest.approx((-1 + np.quantile(near, 0.05)) / 2, abs=1e-6), "margin")
+    assert score_threshold(good, 0.01)[1] == "tail"
     assert score_threshold(good[:7], 0.01) == (threshold(good[:7], 0.01), "quantile")
-    among = [-2.0, 5.0]
-    assert score_threshold(good, 0.01, among) == (threshold(good, 0.01), "quantile")
+    assert score_threshold(good, 0.01, 10.0) == (pytest.approx(4.5), "margin")
+    assert score_threshold(good, 0.01, -0.9) == (pytest.approx(-0.95), "margin")
+    assert score_threshold(good, 0.01, -2.0) == (threshold(good, 0.01), "quantile")
+
+
+def test_of_few_defective_frames_the_coldest_counts() -> None:
+    assert coldest_of([]) is None
+    assert coldest_of([40.0, 0.5]) == 0.5
+    assert coldest_of([20.0] * 9 + [-0.9]) == -0.9
+    assert coldest_of([float(number) for number in range(41)]) == 2.0
+    with pytest.raises(InputError, match="finite"):
+        coldest_of([math.nan])
 
 
 def test_frames_of_one_group_count_once_in_the_bound_and_few_are_told_of() -> None:

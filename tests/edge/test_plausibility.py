@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from edge.bundle import open_bundle, write_bundle
+from edge.bundle import open_bundle, open_proven_engine, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
 from edge.bundle.plausibility import RIDGE, Appearance, ProductTiles, Vitals, know_product, margin
 from edge.bundle.product_tiles import product_tiles_bytes, read_product_tiles
+from edge.config import load_config
 from edge.errors import BundleError
-from tests.small_bundle import contents_of, manifest
+from edge.frames import Frame, Stamp
+from edge.service.preparing import prepare
+from tests.small_bundle import contents_of, manifest, white_frame
 
 CHANNELS = 6
 GREY = Vitals(100, 20, 0.1)
@@ -92,7 +95,8 @@ def test_frames_like_those_before_are_plausible_and_others_are_told_apart_in_wor
         "contrast 1, expected 10 or more",
         "sharpness 0.02, expected 0.06 or more",
     ]
-    assert known.objection(replace(one, features=np.full((9, CHANNELS), np.nan, np.float32))) is not None
+    for unknown in (np.full((9, CHANNELS), np.nan, np.float32), None):
+        assert known.objection(replace(one, features=unknown)) is not None
 
 
 def test_a_defect_in_some_tiles_is_no_other_product() -> None:
@@ -122,6 +126,22 @@ def test_few_frames_leave_features_out_and_more_of_them_narrow_the_margin() -> N
     assert few.distance is not None
     assert many.distance is not None
     assert few.distance > many.distance
+
+
+def test_frames_that_are_identical_but_for_one_have_a_distance_that_a_manifest_takes() -> None:
+    same = replace(frames(1)[0], features=np.ones((1, CHANNELS), np.float32))
+    other = replace(same, features=np.full((1, CHANNELS), 5, np.float32))
+    found = know_product([*[same] * 5, other]).plausible.distance
+    assert found is not None
+    assert 0 < found <= 1e6
+
+
+def test_a_sample_of_the_tiles_knows_the_product_as_well() -> None:
+    many = frames(30, tiles=100)
+    thinned = [each.thinned() for each in many]
+    assert {None if each.features is None else each.features.shape for each in thinned} == {(16, CHANNELS)}
+    known = know_product(thinned)
+    assert [known.objection(each) for each in frames(50, tiles=100, seed=9)] == [None] * 50
 
 
 def test_a_group_of_another_look_widens_what_is_plausible_by_being_left_out() -> None:
@@ -183,3 +203,58 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     (tmp_path / PRODUCT_TILES).write_bytes(product_tiles_bytes(tiles))
     with pytest.raises(BundleError, match="not finite"):
         read_product_tiles(tmp_path / PRODUCT_TILES, 4)
+
+
+# On the line.
+
+
+def test_a_graph_that_gives_no_features_where_some_are_declared_is_refused(tmp_path: Path) -> None:
+    known = know_product(frames(40))
+    assert known.tiles is not None
+    file = {PRODUCT_TILES: product_tiles_bytes(known.tiles)}
+    bundle_with(tmp_path / "a", known.plausible, file, (None, CHANNELS))
+    with pytest.raises(BundleError, match=r"gives openvino features of shape none, the manifest declares \(1, 6\)"):
+        open_proven_engine(open_bundle(tmp_path / "a"), "openvino", "f32")
+
+
+LINE = """
+bundle = "bundle"
+allow_unsigned = true
+product = "a"
+[[cameras]]
+name = "top"
+kind = "pattern"
+[[products]]
+name = "a"
+bundle = "bundle"
+thresholds = {{ score = -1.0 }}
+[[products]]
+name = "b"
+bundle = "bundle"
+thresholds = {{ check_plausibility = true }}
+[thresholds]
+{keys}
+"""
+
+
+def test_a_line_gives_no_verdict_on_what_is_not_the_product_unless_it_is_told_to(tmp_path: Path) -> None:
+    white = white_frame((230, 240))
+    made = manifest()
+    known = know_product([Appearance((230, 240), Vitals.of(white), None)]).plausible
+    made = msgspec.structs.replace(made, calibration=msgspec.structs.replace(made.calibration, plausible=known))
+    write_bundle(tmp_path / "bundle", made, contents_of())
+    black, like, found = Frame(Stamp("top", 1), white * 0, "RGB8"), None, {}
+    for keys in ("", "check_plausibility = false", "check_plausibility = true"):
+        (tmp_path / "line.toml").write_text(LINE.format(keys=keys))
+        for product in "ab":
+            like = prepare(load_config(tmp_path / "line.toml").of_product(product), like=like)
+            inspector = like.setup.inspector
+            found[keys, product] = inspector.finish(inspector.start(black)).implausible is not None
+    assert found == {
+        ("", "a"): True,
+        ("", "b"): True,
+        ("check_plausibility = false", "a"): False,  # the product says nothing of it
+        ("check_plausibility = false", "b"): True,
+        ("check_plausibility = true", "a"): True,
+        ("check_plausibility = true", "b"): True,
+    }

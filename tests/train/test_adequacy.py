@@ -67,4 +67,12 @@ def test_a_group_that_the_others_would_reject_is_named_with_what_to_do() -> None
     (said,) = describe_carrying(hot.tolist(), groups, 0.01)
     assert "it would reject 10 of 10 of 7, all good, where 1.0% was wanted" in said
     assert "calibrate with 299 good frames of it" in said
+    assert describe_carrying(hot.tolist(), groups, 0.01, coldest_defect=30.0) == []  # the margin has room for it
     assert describe_carrying(even.tolist(), ["one"] * 100, 0.01) == []
+
+
+def test_groups_that_are_alike_are_seldom_told_of() -> None:
+    rng = np.random.default_rng(1)
+    groups = ["a"] * 7 + ["b"] * 20
+    told = sum(bool(describe_carrying(rng.normal(size=27).tolist(), groups, 0.01)) for _ in range(400))
+    assert told <= 8

@@ -151,8 +151,9 @@ def test_the_bundle_states_its_pooling_and_takes_thresholds_from_answers_out_of_
         ]
         for is_defective in (False, True)
     )
-    expected = (max(good) + np.quantile(defective, 0.05)) / 2
+    expected = (max(good) + min(defective)) / 2
     assert (calibration.score_threshold, calibration.score_by) == (pytest.approx(expected, abs=1e-3), "margin")
+    assert calibration.coldest_defect == pytest.approx(min(defective), abs=1e-3)
     assert calibration.groups == 4
     assert calibration.evidence_threshold <= calibration.score_threshold
 

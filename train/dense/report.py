@@ -45,7 +45,7 @@ def write_run_report(run: TrainedRun, track: Track = iter) -> Path:
         warnings=[
             *evaluation.warnings,
             _set_by_these(evaluation.calibration),
-            *describe_carrying(*_good(evaluation.frames), FALSE_REJECT),
+            *describe_carrying(*_good(evaluation.frames), FALSE_REJECT, evaluation.calibration.coldest_defect),
             *_disagreement(OutOfFold.read(RunFolder(run.folder).out_of_fold), evaluation.frames),
         ],
     )

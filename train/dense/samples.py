@@ -1,5 +1,6 @@
 """All that a dense head may be trained on, tiles and copies, as columns; and what one step draws of it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,14 +108,17 @@ class Sampler:
             )
         self._bag_share = min(1.0, len(self._bags) / max(1, len(self._located[0])))
         """How much of a step's room bags take: a few of them beside many marked tiles are not drawn over and over."""
+        self._located_share = min(1.0, math.sqrt(len(self._located[0]) / len(self._bags))) if self._bags else 1.0
+        """The same of marked tiles, which say more each: few of them beside many bags would be learnt by heart."""
 
     def draw(self, step: int) -> Draw:
         """What step number `step` trains on, always the same."""
         rng = np.random.default_rng((self._seed, step))
         recipe = self._recipe
+        located = recipe.located if self._located_share == 1 else rng.binomial(recipe.located, self._located_share)
         bags = rng.choice(len(self._bags), rng.binomial(recipe.bags, self._bag_share)).tolist() if self._bags else []
         return Draw(
-            located=_half_each(self._located, recipe.located, rng),
+            located=_half_each(self._located, located, rng),
             good=_half_each(self._good, recipe.good, rng),
             synthetic=_half_each(self._synthetic, recipe.synthetic, rng),
             bags=[self._bags[bag] for bag in bags],
