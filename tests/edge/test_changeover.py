@@ -46,7 +46,8 @@ class Line:
             address,
             {"top": camera},
             f'heatmaps = "never"\n\n[commands]\nbind = "{commands}"\n\n[[products]]\nname = "a"\n'
-            f'\n[[products]]\nname = "b"\nbundle = "{other}"\nthresholds = {{ score = 7.5 }}\n',
+            f'\n[[products]]\nname = "b"\nbundle = "{other}"\n'
+            "thresholds = { score = 7.5, check_plausibility = false }\n",
             top='product = "a"',
         )
 

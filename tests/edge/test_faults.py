@@ -78,7 +78,9 @@ def test_a_bundle_that_is_damaged_while_a_line_runs_changes_no_verdict(
     bundle = shutil.copytree(REAL_BUNDLE, tmp_path / "bundle")
     grey = white_frame((224, 224)) // 2
     write_pictures(tmp_path / "frames", {"1.png": grey, "2.png": dark_square(grey, 40, 60), "3.png": grey // 2})
-    tables = f'heatmaps = "never"\n\n[engine]\nkind = "{engine}"\nthreads = 1'
+    tables = (
+        f'heatmaps = "never"\n\n[engine]\nkind = "{engine}"\nthreads = 1\n\n[thresholds]\ncheck_plausibility = false'
+    )
     line = write_line(tmp_path, bundle, address, {"top": 'path = "frames"\nloop = true\nrate_fps = 30'}, tables)
     with running(line, address) as run:
         before = scores(run)

@@ -28,6 +28,9 @@ allow_unsigned = true
 kind = "pattern"
 name = "top"
 rate_fps = 2.0
+
+[thresholds]
+check_plausibility = false
 """
 
 

@@ -17,7 +17,7 @@ def to_another_threshold() -> dict[str, Any]:
     """One that turns the verdict on a picture around."""
     last = [event for event in events.since(0) if event.get("source") == "001.png"][-1]
     other = last["frame_score"] + (1.0 if last["verdict"] == "DEFECT" else -1.0)
-    seen = _reload(lambda text: f"{text}\n[thresholds]\nscore = {other}\n")
+    seen = _reload(lambda text: text.replace("[thresholds]\n", f"[thresholds]\nscore = {other}\n", 1))
     again = events.until("that picture again", lambda event: event.get("source") == "001.png", events.mark())
     return {**seen, "before": last, "after": again, "threshold": other}
 

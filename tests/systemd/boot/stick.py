@@ -37,6 +37,9 @@ wait_for_subscriber_s = 30
 [commands]
 bind = "tcp://127.0.0.1:5557"
 
+[thresholds]
+check_plausibility = false
+
 [[products]]
 name = "boards"
 

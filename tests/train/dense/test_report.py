@@ -7,7 +7,7 @@ from edge.calibration import GoodFrame, calibrate
 from train.dense.report import _set_by_these
 
 
-@pytest.mark.parametrize(("frames", "reach", "bound"), [(20, 0, 0.139), (100, 1, 0.047)])
+@pytest.mark.parametrize(("frames", "reach", "bound"), [(20, 0, 0.139), (600, 6, 0.0196)])
 def test_the_report_warns_that_its_good_frames_set_the_threshold(frames: int, reach: int, bound: float) -> None:
     """The bounds are those of Clopper and Pearson from tables; 0 of n: 1 - 0.05 ** (1 / n)."""
     heatmap = np.zeros((4, 4), np.float32)
