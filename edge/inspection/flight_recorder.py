@@ -11,7 +11,7 @@ import logging
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge.frames import Stamp
@@ -141,6 +141,8 @@ class LastRun:
     numbers are those of that run."""
     told: dict[str, Told]
     """Per camera, what was told of."""
+    noted_at_ns: int = 0
+    """When it was written last: UTC, ns since 1970; 0: there is none."""
 
 
 def last_run(path: Path, journalled: Mapping[str, Told] | None = None) -> LastRun:
@@ -152,12 +154,13 @@ def last_run(path: Path, journalled: Mapping[str, Told] | None = None) -> LastRu
     """
     run = LastRun([], {})
     try:
-        data = path.read_bytes()
+        data, noted_at_ns = path.read_bytes(), path.stat().st_mtime_ns
     except OSError:
         return run
     if not data.startswith(_MAGIC):
         logger.warning("%s is no record of what was in flight; what was is not known", path)
         return run
+    run = replace(run, noted_at_ns=noted_at_ns)
     for block in range(len(_MAGIC), len(data) - _CAMERA_BYTES + 1, _CAMERA_BYTES):
         name, announced, told, boot = _HEAD.unpack_from(data, block)
         camera, boot_id = (text.rstrip(b"\0").decode(errors="replace") for text in (name, boot))

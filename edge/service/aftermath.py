@@ -73,19 +73,27 @@ class ToldLiveAlone:
     """How many at least; None: nobody knows."""
 
 
-def told_live_alone(run: LastRun, journalled: Mapping[str, Told]) -> ToldLiveAlone | None:
+def told_live_alone(run: LastRun, journalled: Mapping[str, Told], since_ns: int | None = None) -> ToldLiveAlone | None:
     """What the last run told of and the journal does not hold.
 
-    Of a camera that the journal knows nothing of, nothing is missing: one of them is new.
+    Of a camera that the journal knows nothing of, nothing is missing if the journal is new; if it was there during the
+    run, a death came before the first event of that camera was kept.
+
+    Args:
+        journalled: per camera, how far its events are in the journal.
+        since_ns: when the journal was made, UTC; None: there is none, or nobody knows.
     """
+    was_there = since_ns is not None and since_ns < run.noted_at_ns
     cameras: list[str] = []
     frames: int | None = 0
     boot_id = ""
     for camera, told in run.told.items():
         kept = journalled.get(camera)
-        if kept is None or not told.frame_number:
+        if not told.frame_number or (kept is None and not was_there):
             continue
-        if kept.boot_id != told.boot_id:
+        if kept is None:
+            frames = None if frames is None else frames + told.frame_number
+        elif kept.boot_id != told.boot_id:
             frames = None
         elif told.frame_number <= kept.frame_number:
             continue

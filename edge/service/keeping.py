@@ -37,6 +37,11 @@ class Keeping:
         """How far each camera's frames are in the journal as it was found."""
         return {camera: Told(*progress) for camera, progress in self.journalling.progress.items()}
 
+    @property
+    def since_ns(self) -> int | None:
+        """When the journal was made: UTC, ns since 1970; None where there is none."""
+        return self.journalling.since_ns
+
 
 @contextlib.contextmanager
 def kept(config: JournalConfig, folder: Path | None, reporter: Reporter, access: Access) -> Iterator[Keeping]:

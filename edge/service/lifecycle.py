@@ -191,7 +191,7 @@ class Service:
         folder = self._state_folder
         journalled = keeping.told()
         run = read_last_run(folder, journalled)
-        if (missing := told_live_alone(run, journalled)) is not None:
+        if (missing := told_live_alone(run, journalled, keeping.since_ns)) is not None:
             teller.unrecorded(missing)
         recorder = tell_of_the_last_run(
             run,

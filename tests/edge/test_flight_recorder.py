@@ -109,7 +109,11 @@ def test_what_a_run_told_of_and_the_journal_does_not_hold_is_counted(tmp_path: P
     assert told_live_alone(last, {"top": Told("boot-1", 7)}) == ToldLiveAlone("boot-1", ["top"], 2)
     assert told_live_alone(last, {"top": Told("boot-0", 70)}) == ToldLiveAlone("boot-1", ["top"], None)
     assert told_live_alone(last, {"side": Told("boot-0", 70)}) is None, "it told of no frame"
-    assert told_live_alone(last, {}) is None, "the journal is new"
+    assert told_live_alone(last, {}) is None, "nobody knows of a journal"
+    assert told_live_alone(last, {}, last.noted_at_ns + 1) is None, "the journal is new"
+    found = told_live_alone(last, {}, last.noted_at_ns - 1)
+    assert found == ToldLiveAlone("boot-1", ["top"], 9), "it was there, and the death came before the first was kept"
+    assert told_live_alone(last, {"top": Told("boot-1", 9)}, last.noted_at_ns - 1) is None
 
 
 def test_what_was_in_flight_is_noted_until_its_events_are_sent(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ class Journal:
             JournalError: it cannot be read, or not be written any more.
         """
         with self._transaction():
-            self.journal_id, self.line, _ = head_of(self._connection, self.path)
+            self.journal_id, self.line, self.created_at_ns = head_of(self._connection, self.path)
             self.first_seq, self.last_seq = range_in(self._connection)
             self.topics = topics_in(self._connection)
             self.progress = progress_in(self._connection)

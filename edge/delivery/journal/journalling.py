@@ -126,6 +126,8 @@ class Journalling:
         self._first_seq = self._size_bytes = 0
         self.progress: Mapping[str, Progress] = {}
         """By camera, how far its frames were told when this began, as the journal says."""
+        self.since_ns: int | None = None
+        """When the journal was made: UTC, ns since 1970; None where it cannot be told."""
         if self._folder is not None:
             self._disk = DiskThread(self._folder)
             self._starting = True
@@ -136,7 +138,7 @@ class Journalling:
     def _begin(self, folder: Path) -> None:
         try:
             journal = self._open(folder)
-            self.progress = dict(journal.progress)
+            self.progress, self.since_ns = dict(journal.progress), journal.created_at_ns
         except (JournalForeignError, JournalTooNewError):  # nothing that comes or goes by itself
             self._disk.close(lambda: None, 0)
             raise
