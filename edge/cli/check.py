@@ -9,6 +9,7 @@ import msgspec
 
 from edge.bundle.trusted import signer_in_words
 from edge.cameras.looking import area_of
+from edge.cli.calibrate import plausible_in_words
 from edge.cli.output import json_option, print_facts, print_json
 from edge.config import JournalConfig, LineConfig, load_config
 from edge.delivery.security.access import Access
@@ -43,6 +44,7 @@ def check(line: Path, as_json: bool) -> None:
     with open_cameras(prepared.config.cameras, lambda _: None, all_must_open=True) as opened:
         cameras = {name: _camera(each, setup.inspector) for name, each in opened.items()}
     manifest, proven = setup.bundle.manifest, setup.proven
+    checks = config.thresholds.check_plausibility is not False
     report: dict[str, Any] = {
         "line": line.stem,
         "product": config.product,
@@ -58,6 +60,7 @@ def check(line: Path, as_json: bool) -> None:
         "golden_tiles_off_by": proven.differences,
         "score_threshold": setup.inspector.thresholds.score,
         "evidence_threshold": setup.inspector.thresholds.evidence,
+        "plausible": manifest.calibration.plausible if checks else None,
         "acting": config.acting,
         "other_products": others,
         "cameras": cameras,
@@ -77,6 +80,9 @@ def check(line: Path, as_json: bool) -> None:
     shown["bundle"] = f"{manifest.name} {manifest.version} ({setup.bundle.digest[:12]})"
     shown["engine_settings"] = f"{prepared.engine.settings}, as {prepared.engine.tuned_by or line} says"
     del shown["tuned_by"]
+    shown["plausible"] = (
+        plausible_in_words(manifest.calibration) if checks else "not checked, as thresholds.check_plausibility says"
+    )
     for name in ("commands", "product", "line_key", "not_tuned"):
         if shown[name] is None:
             del shown[name]

@@ -83,6 +83,7 @@ def test_check_says_what_will_be_used_to_programs_and_people(line: Path, bundle:
     assert report["bundle"] == {"name": "darkness", "version": "1", "digest": bundle.digest}
     assert (report["line"], report["engine"], report["precision"]) == ("line", "openvino", "f32")
     assert (report["score_threshold"], report["evidence_threshold"]) == (-1.0, 20.0)
+    assert report["plausible"] is None, "the bundle does not know"
     assert report["events"] == address
     top = report["cameras"]["top"]
     assert (top["tiles"], top["width"], top["height"]) == (4, 300, 230)
