@@ -9,13 +9,22 @@ import pytest
 from click.testing import CliRunner
 
 from bench.command import bench as command
-from bench.plausibility import OTHER_PRODUCT, SPOILT, STILL_GOOD
+from bench.plausibility import (
+    OTHER_PRODUCT,
+    SPOILT,
+    STILL_GOOD,
+    PlausibilityResult,
+    Refused,
+    SetResult,
+    table,
+)
 from bench.recipes.sets import DataSet
 from tests.train.blobs import draw_blobs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.long
 def test_black_frames_and_another_size_are_told_and_good_ones_pass(tmp_path: Path) -> None:
     for name, hw in (("blobs", (150, 180)), ("wide", (150, 400))):
         draw_blobs(tmp_path / "data" / name, per_group=2, frame_hw=hw)
@@ -48,3 +57,19 @@ def test_what_is_spoilt_is_spoilt_and_has_the_type_of_a_picture() -> None:
         assert found.dtype == np.uint8, kind
         assert found.shape == ((45, 60, 3) if kind == "half scale" else rgb.shape), kind
         assert (kind == "good") == np.array_equal(found, rgb), kind
+
+
+def test_the_table_has_shares_and_how_many_frames_they_are_of() -> None:
+    kinds = {kind: Refused(kind, 1, 8) for kind in (*SPOILT, OTHER_PRODUCT, *STILL_GOOD)}
+    one = SetResult(
+        set="blobs",
+        seeds=[0],
+        groups=3,
+        frames=9,
+        spoilt=[kinds[kind] for kind in (*SPOILT, OTHER_PRODUCT)],
+        still_good=[kinds[kind] for kind in STILL_GOOD],
+        defective=Refused("defective", 0, 0),
+    )
+    rows = table(PlausibilityResult("a model", [one])).splitlines()
+    assert "| black | 12.5 % of 8 |" in rows
+    assert rows[-2:] == ["| defective | - |", "| groups, frames | 3, 9 |"]

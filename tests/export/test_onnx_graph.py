@@ -25,7 +25,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TILE = 64
 
 
-@pytest.fixture(scope="module", params=["cnn", "top-mean", "vit-discard", pytest.param("vit", marks=pytest.mark.long)])
+@pytest.fixture(
+    scope="module",
+    params=["cnn", "vit-discard", *(pytest.param(each, marks=pytest.mark.long) for each in ("top-mean", "vit"))],
+)
 def model(request: pytest.FixtureRequest) -> ExplainedClassifier:
     torch.manual_seed(0)
     if not request.param.startswith("vit"):
