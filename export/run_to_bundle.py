@@ -181,7 +181,14 @@ def _warnings(calibration: Calibration, good: Sequence[GoodFrame], are_new: bool
         calibration.false_reject_per_frame or 0.0,
         calibration.coldest_defect,
     )
-    return [*([] if few is None else [few]), *(carrying if are_new else [])]
+    said = [] if few is None else [few]
+    coldest, score = calibration.coldest_defect, calibration.score_threshold
+    if coldest is not None and coldest < score:
+        said.append(
+            f"good and defective frames overlap: known defective frames score {coldest:.3g} and less, below the score "
+            f"threshold of {score:.3g}, and would escape; the run's report names them"
+        )
+    return [*said, *(carrying if are_new else [])]
 
 
 def _check_maps(model: ExplainedClassifier, folder: Path, tiles: NDArray[np.uint8], allow: bool) -> MapChecks:

@@ -37,6 +37,8 @@ FALSE_REJECT = 0.01
 UNLIKELY = 0.01
 SMALLEST = 1e-6
 """Below it no number of frames that anyone could take shows anything."""
+FAR_WIDER = 1.5
+"""Times what was plausible before: more is warned of."""
 SUFFIX = ".bundle"
 
 
@@ -267,6 +269,12 @@ def _unlike(
         said.append(
             f"{len(refused)} of {len(appearances)} frames got no verdict before, as {file}: {words}; look at them, as "
             "frames like them pass now"
+        )
+    was, is_now = before.plausible.distance, now.plausible.distance
+    if was is not None and is_now is not None and is_now > FAR_WIDER * was:
+        said.append(
+            f"features may lie {is_now:.3g} from the product's now, where {was:.3g} was the most: frames are few, or "
+            "some do not show the product, and others may pass for it; give more, and leave those out"
         )
     if before.plausible.distance is not None and now.plausible.distance is None:
         said.append("these frames are too few to know the product's features, so another product may pass; give more")

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import msgspec
 
+from edge.bundle.manifest import Plausible
 from edge.bundle.trusted import signer_in_words
 from edge.cameras.looking import area_of
 from edge.cli.calibrate import plausible_in_words
@@ -18,6 +19,7 @@ from edge.errors import CameraError, HeatlineError
 from edge.frames import Frame
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.inspector import Inspector
+from edge.inspection.setup import Setup
 from edge.service.line import OpenCamera, check_address, open_cameras
 from edge.service.preparing import Prepared, prepare
 
@@ -44,7 +46,6 @@ def check(line: Path, as_json: bool) -> None:
     with open_cameras(prepared.config.cameras, lambda _: None, all_must_open=True) as opened:
         cameras = {name: _camera(each, setup.inspector) for name, each in opened.items()}
     manifest, proven = setup.bundle.manifest, setup.proven
-    checks = config.thresholds.check_plausibility is not False
     report: dict[str, Any] = {
         "line": line.stem,
         "product": config.product,
@@ -60,7 +61,7 @@ def check(line: Path, as_json: bool) -> None:
         "golden_tiles_off_by": proven.differences,
         "score_threshold": setup.inspector.thresholds.score,
         "evidence_threshold": setup.inspector.thresholds.evidence,
-        "plausible": manifest.calibration.plausible if checks else None,
+        "plausible": _plausible(setup),
         "acting": config.acting,
         "other_products": others,
         "cameras": cameras,
@@ -80,9 +81,7 @@ def check(line: Path, as_json: bool) -> None:
     shown["bundle"] = f"{manifest.name} {manifest.version} ({setup.bundle.digest[:12]})"
     shown["engine_settings"] = f"{prepared.engine.settings}, as {prepared.engine.tuned_by or line} says"
     del shown["tuned_by"]
-    shown["plausible"] = (
-        plausible_in_words(manifest.calibration) if checks else "not checked, as thresholds.check_plausibility says"
-    )
+    shown["plausible"] = _plausible_in_words(setup)
     for name in ("commands", "product", "line_key", "not_tuned"):
         if shown[name] is None:
             del shown[name]
@@ -130,10 +129,23 @@ def _others(config: LineConfig, first: Prepared) -> dict[str, Any]:
             "precision": setup.proven.computes_in,
             "score_threshold": thresholds.score,
             "evidence_threshold": thresholds.evidence,
+            "plausible": _plausible(setup),
         }
         if setup.proven is not first.setup.proven:
             setup.proven.engine.close()
     return told
+
+
+def _plausible(setup: Setup) -> Plausible | None:
+    """What its frames must look like; None: nothing is checked."""
+    return None if setup.inspector.plausibility is None else setup.inspector.plausibility.plausible
+
+
+def _plausible_in_words(setup: Setup) -> str:
+    calibration = setup.bundle.manifest.calibration
+    if setup.inspector.plausibility is None and calibration.plausible is not None:
+        return "not checked, as thresholds.check_plausibility says"
+    return plausible_in_words(calibration)
 
 
 def _product_in_words(told: dict[str, Any]) -> str:

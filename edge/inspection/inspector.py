@@ -121,7 +121,7 @@ class Inspector:
     ) -> None:
         calibration = settings.calibration
         self.thresholds = thresholds or Thresholds(calibration.score_threshold, calibration.evidence_threshold)
-        self._engine, self._plausibility = engine, plausibility
+        self._engine, self.plausibility = engine, plausibility
         grid, overlap = settings.grid, settings.grid.overlap_px if overlap_px is None else overlap_px
 
         # Bounded: a folder of pictures of every size must not fill the memory with stitchers. Yet more than a line has
@@ -164,7 +164,7 @@ class Inspector:
             judgement = judge(pending.logits, pending.maps, pending.stitcher, self.thresholds)
         except ValueError as error:
             raise EngineError(f"frame {pending.frame.stamp.frame_id} cannot be judged: {error}") from error
-        if self._plausibility is None or (objection := self._plausibility.objection(pending.appearance)) is None:
+        if self.plausibility is None or (objection := self.plausibility.objection(pending.appearance)) is None:
             return judgement
         return replace(judgement, implausible=objection)
 

@@ -78,6 +78,12 @@ def prepare(
         overlap_px=overlap,
         plausibility=bundle.plausibility() if config.thresholds.check_plausibility in (None, True) else None,
     )
+    if config.thresholds.check_plausibility and bundle.manifest.calibration.plausible is None:
+        logger.warning(
+            "%s does not know what its product looks like, so every frame gets a verdict; calibrate it: heatline "
+            "calibrate",
+            config.bundle,
+        )
     setup = Setup(
         bundle,
         proven,

@@ -7,12 +7,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from edge.binomial import interval, upper_bound
 from edge.bundle import SCHEMA, Bundle, open_bundle
-from edge.cli.calibrate import _share_for
+from edge.bundle.manifest import Plausible
+from edge.bundle.plausibility import Plausibility
+from edge.cli.calibrate import _share_for, _unlike
 from edge.errors import EngineError
 from edge.inspection.inspector import Inspector
 from edge.recalibration import GoodPictures
@@ -325,3 +328,17 @@ def test_good_frames_that_got_no_verdict_before_are_named(tmp_path: Path, own: B
     )
     assert any("1 of 2 frames got no verdict before" in words for words in report["warnings"])
     assert "brightness 90, expected" in complaints
+
+
+def test_frames_that_widen_what_features_may_be_are_warned_of() -> None:
+    plausible = Plausible(
+        frames=9, height_px=(9, 9), width_px=(9, 9), brightness=(0, 255), contrast=(0, None), sharpness=(0, None),
+        distance=2.0,
+    )  # fmt: skip
+    pictures = GoodPictures([])
+    before, wider = Plausibility(plausible), Plausibility(msgspec.structs.replace(plausible, distance=3.1))
+    (said,) = _unlike(pictures, [], before, wider)
+    assert said.startswith("features may lie 3.1 from the product's now, where 2 was the most")
+    assert _unlike(pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=2.9))) == []
+    (said,) = _unlike(pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=None)))
+    assert "too few to know the product's features" in said

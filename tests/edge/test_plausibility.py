@@ -1,5 +1,6 @@
 """Whether a frame shows the product: by numbers held against other ways to have them, and on the line."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
 from edge.service.preparing import prepare
+from tests.command import heatline
 from tests.small_bundle import contents_of, manifest, white_frame
 
 CHANNELS = 6
@@ -235,6 +237,24 @@ thresholds = {{ check_plausibility = true }}
 [thresholds]
 {keys}
 """
+
+
+def test_check_says_what_is_checked_of_the_product_in_force(tmp_path: Path) -> None:
+    white = white_frame((230, 240))
+    made = manifest()
+    known = know_product([Appearance((230, 240), Vitals.of(white), None)]).plausible
+    made = msgspec.structs.replace(made, calibration=msgspec.structs.replace(made.calibration, plausible=known))
+    write_bundle(tmp_path / "bundle", made, contents_of())
+    (tmp_path / "line.toml").write_text(LINE.format(keys="check_plausibility = false").replace('"a"', '"b"', 1))
+    checked = heatline("check", tmp_path / "line.toml", "--json")
+    assert checked.returncode == 0, checked.stderr
+    report = json.loads(checked.stdout)
+    assert report["product"] == "b"
+    assert report["plausible"]["height_px"] == [230, 230]
+    assert report["other_products"]["a"]["plausible"] is None
+    (tmp_path / "line.toml").write_text(LINE.format(keys="check_plausibility = false"))
+    shown = heatline("check", tmp_path / "line.toml", env={"COLUMNS": "400"}).stdout
+    assert "not checked, as thresholds.check_plausibility says" in shown
 
 
 def test_a_line_gives_no_verdict_on_what_is_not_the_product_unless_it_is_told_to(tmp_path: Path) -> None:
