@@ -1,4 +1,4 @@
-"""Pictures that do not show the product: how many are told, and how many good frames are refused for it."""
+"""How many pictures that do not show the product are refused, and how many good frames are refused with them."""
 
 import contextlib
 import tempfile

@@ -37,7 +37,7 @@ Contrast and sharpness have no upper end: a defect on an even surface adds to bo
 SIZE_SLACK = 0.2
 """The same of a side, where frames are not all of one size."""
 FARTHEST = 1e6
-"""Of frames that are identical but for one, no distance says anything."""
+"""The highest distance that a bundle states: frames that are identical but for one would give any number."""
 FAR_PX, FLAT = 8, 0.1
 """Of sharpness: the distance that neighbours are compared with, and the mean square step below which all is flat."""
 Floats = NDArray[np.float32]
@@ -53,7 +53,7 @@ class Vitals:
     """Standard deviation."""
     sharpness: float
     """Mean square difference of neighbours in a row, over that of pixels 8 px apart: 1 for noise, 1/8 for sharp edges,
-    1/64 where all is smooth. It hangs neither on contrast nor on how many edges there are.
+    1/64 where all is smooth. It depends neither on contrast nor on how many edges there are.
     """
 
     @classmethod
