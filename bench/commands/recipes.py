@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.commands.common import claim, keep_picture
+from bench.commands.peers import PEERS_PYTHON
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_json
 from edge.errors import BenchError
@@ -29,7 +30,7 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
 @click.option(
     "--recipe",
     "recipes_",
-    type=click.Choice(["heatline", "finetune", "study", "bank"]),
+    type=click.Choice(["heatline", "good-only", "finetune", "study", "bank", "patchcore", "padim", "supersimplenet"]),
     multiple=True,
     default=("heatline",),
     show_default=True,
@@ -52,6 +53,19 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
     type=click.IntRange(min=1),
     help="How many defective pictures train by their masks, drawn by the seed; of the others only the label is known.  "
     "[default: all]",
+)
+@click.option(
+    "--peers-python",
+    type=click.Path(path_type=Path),
+    default=PEERS_PYTHON,
+    help="Python that has anomalib. Default: that of `make peers-env`.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    help="Most that training supersimplenet may take, per fold.",
 )
 @click.option(
     "--work",
@@ -77,20 +91,24 @@ def recipes(
     seeds: tuple[int, ...],
     folds: tuple[int, ...],
     annotated: int | None,
+    peers_python: Path,
+    minutes: float,
     work: Path,
     results: Path,
     as_json: bool,
 ) -> None:
     """Judge recipes by grouped cross-validation on data sets with masks, and write tables of all figures.
 
-    heatline is cross-validated as `heatline train` does it; finetune and study are trained once without each of the
-    same folds; bank is a memory bank of good features, for comparison. KEY=VALUE... are those of `heatline train`, for
-    every recipe that is named; truth=labels trains by the labels of whole pictures and is judged by masks all the same.
+    heatline is cross-validated as `heatline train` does it; finetune, study, and heatline by good pictures only, are
+    trained once without each of the same folds. bank is a memory bank of good features; patchcore, padim and
+    supersimplenet are anomalib's, on the same trunk. KEY=VALUE... are those of `heatline train`, for every recipe that
+    is named; truth=labels trains by the labels of whole pictures and is judged by masks all the same.
 
     The same command, given again, goes on with what is not done, also after a kill; further seeds, folds and recipes
     are added to what is there.
     """
     require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
+    from bench.recipes.anomalib_models import Peers
     from bench.recipes.recipes import Measurement, read_all
     from bench.recipes.rows import tables
     from bench.recipes.sets import SHIPPED, read_sets
@@ -103,7 +121,8 @@ def recipes(
     claim(results / TABLES)
     for one in read_sets(sets or SHIPPED, names):
         for recipe in recipes_:
-            Measurement(one, recipe, overrides, data, work, results, folds, annotated, _say).measure(seeds)
+            peers = Peers(peers_python, minutes)
+            Measurement(one, recipe, overrides, data, work, results, folds, annotated, peers, _say).measure(seeds)
     found = read_all(results)
     keep_picture(results / TABLES, tables(found, {one.name: one.targets for one in known}))
     if as_json:

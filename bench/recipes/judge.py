@@ -51,14 +51,14 @@ class Answers:
     """[frames]"""
     calibrating: NDArray[np.bool_]
     """[frames], that set thresholds; like those tested, the model was not trained on them."""
+    has_zero: bool = True
+    """Whether a logit of 0 means as likely good as defective, as the study's rule takes it."""
+    one_scale: bool = True
+    """Whether a tile's logit and the cells of its map are on one scale."""
 
 
-def judge_fold(truth: Truth, answers: Answers, *, has_zero: bool = True) -> FoldFigures:
-    """All figures of a fold.
-
-    Args:
-        has_zero: whether a logit of 0 means as likely good as defective, as the study's rule takes it.
-    """
+def judge_fold(truth: Truth, answers: Answers) -> FoldFigures:
+    """All figures of a fold."""
     frames = np.flatnonzero(answers.tested).tolist()
     rows = np.flatnonzero(answers.tested[truth.tiles.table.frame] & truth.is_placed)
     pointing = _distances(truth, answers, rows)
@@ -78,7 +78,7 @@ def judge_fold(truth: Truth, answers: Answers, *, has_zero: bool = True) -> Fold
         tile_ap_clear=_tile_ap(truth, answers, rows[~truth.tiles.table.ambiguous[rows]]),
         picture_auroc=auroc(highest, truth.defective[frames], np.ones(len(frames))),
         pixel_ap=_pixel_ap(truth, answers, rows),
-        study_f1=_study_f1(truth, answers, rows) if has_zero else None,
+        study_f1=_study_f1(truth, answers, rows) if answers.has_zero else None,
         pointing=_share([distance == 0 for distance in pointing]),
         pointing_near=_share([distance <= NEAR_PX for distance in pointing]),
         hit=_ratio(sum(hit for _, hit, _ in hits), sum(count for _, _, count in hits)),
@@ -132,9 +132,8 @@ class _Line:
         good = self.stand_ins(calibrating)
         self.score_threshold = threshold_rejecting(np.array([self.score_of(frame) for frame in good]), REJECTED)
         cells = [heatmap[np.isfinite(heatmap)] for heatmap in (self._clean_heatmap(frame) for frame in good)]
-        self.evidence_threshold = min(
-            float(np.quantile(np.concatenate(cells), EVIDENCE_QUANTILE)), self.score_threshold
-        )
+        evidence = float(np.quantile(np.concatenate(cells), EVIDENCE_QUANTILE))
+        self.evidence_threshold = min(evidence, self.score_threshold) if answers.one_scale else evidence
 
     def stand_ins(self, frames: Sequence[int]) -> list[int]:
         """The good ones of some frames; where good frames are few in the set, those with a clean tile."""

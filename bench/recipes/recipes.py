@@ -1,6 +1,6 @@
 """Each recipe by grouped cross-validation on a data set: trained, judged, and written down as it is done."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,12 +8,13 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bench.machine import machine
+from bench.recipes.anomalib_models import MODELS, AnomalibModel, Peers, train_anomalib
 from bench.recipes.bank import cross_validate_bank
 from bench.recipes.judge import Answers, judge_fold
+from bench.recipes.one_fold import Fold, Say, train_good_only, train_whole_network
 from bench.recipes.rows import FoldFigures, RecipeResult, Training
 from bench.recipes.sets import DataSet
 from bench.recipes.truth import Truth
@@ -24,16 +25,14 @@ from train.config import DenseRecipeConfig, TrainConfig
 from train.dense.cross_validation import divide_groups
 from train.dense.out_of_fold import OutOfFold
 from train.dense.train import train_dense
-from train.fit import fit
-from train.run import RunFolder, load_run
-from train.tiles import cut
+from train.run import RunFolder
 
-Recipe = Literal["heatline", "finetune", "study", "bank"]
-RECIPES: tuple[Recipe, ...] = ("heatline", "finetune", "study", "bank")
+Recipe = Literal["heatline", "good-only", "finetune", "study", "bank"] | AnomalibModel
+RECIPES: tuple[Recipe, ...] = ("heatline", "good-only", "finetune", "study", "bank", *MODELS)
 NO_FIGURE = ("features.", "trainer.")
 """Keys that begin so say where and on what a training runs."""
-BATCH = 16
-Say = Callable[[str], None]
+TRAINED_AS_HEATLINE = ("bank", "good-only", *MODELS)
+"""Whose configuration is that of the recipe `heatline`."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class Measurement:
         results: where figures are kept, and what is there is not measured again.
         folds: those to train and judge; none: all.
         annotated: how many defective pictures train by their annotation, the others by their label; None: all.
+        peers: how anomalib's models are run; None: not.
     """
 
     of: DataSet
@@ -56,12 +56,15 @@ class Measurement:
     results: Path
     folds: Collection[int] = ()
     annotated: int | None = None
+    peers: Peers | None = None
     say: Say = lambda line: None
 
     @property
     def changes(self) -> list[str]:
         """What was asked for that changes figures."""
         few = [] if self.annotated is None else [f"annotated={self.annotated}"]
+        if self.peers is not None and self.recipe == "supersimplenet":
+            few.append(f"minutes={self.peers.minutes:g}")
         return sorted([*few, *(item for item in self.overrides if not item.startswith(NO_FIGURE))])
 
     @property
@@ -95,7 +98,7 @@ class Measurement:
 
     def _parts(self, seed: int, done: set[int]) -> Iterator[tuple[Training, list[FoldFigures]]]:
         """What is not done of a seed: all folds in one, or, of recipes that train one at a time, each."""
-        config = self._config("heatline" if self.recipe == "bank" else self.recipe, seed)
+        config = self._config("heatline" if self.recipe in TRAINED_AS_HEATLINE else self.recipe, seed)
         fold_of = self._fold_of(config)
         left = [each for each in sorted(set(fold_of.tolist()) - done) if not self.folds or each in self.folds]
         if not left:
@@ -103,14 +106,21 @@ class Measurement:
         elif self.recipe in ("heatline", "bank"):
             self.say(f"{self.of.name} {self.name}: seed {seed}: training")
             out_of_fold, training = self._bank(config) if self.recipe == "bank" else self._dense(config)
-            answers = answers_of(out_of_fold, self.truth, seed)
-            has_zero = self.recipe != "bank"
-            yield training, [judge_fold(self.truth, one, has_zero=has_zero) for one in answers if one.fold in left]
+            answers = answers_of(out_of_fold, self.truth, seed, has_zero=self.recipe != "bank")
+            yield training, [judge_fold(self.truth, one) for one in answers if one.fold in left]
         else:
             for fold in left:
                 self.say(f"{self.of.name} {self.name}: seed {seed}, fold {fold}: training")
-                one, training = self._whole_network(config, fold_of, fold)
+                one, training = self._fold(config, Fold(seed, fold, self.truth, fold_of))
                 yield training, [judge_fold(self.truth, one)]
+
+    def _fold(self, config: TrainConfig, fold: Fold) -> tuple[Answers, Training]:
+        if self.recipe in MODELS:
+            assert self.peers is not None, "the caller says how anomalib's models are run"
+            return train_anomalib(fold, config, self.recipe, self.work / self.of.name, self.peers, self.say)
+        if self.recipe == "good-only":
+            return train_good_only(fold, config, self.of, self.work, self.say)
+        return train_whole_network(fold, config, self.say)
 
     @cached_property
     def truth(self) -> Truth:
@@ -160,25 +170,6 @@ class Measurement:
     def _bank(self, config: TrainConfig) -> tuple[OutOfFold, Training]:
         return cross_validate_bank(config, self.truth, self.work, self.say)
 
-    def _whole_network(self, config: TrainConfig, fold_of: NDArray[np.int64], fold: int) -> tuple[Answers, Training]:
-        """Train without two folds: the next one chooses the checkpoint and sets thresholds, as the fold is tested."""
-        truth = self.truth
-        following = (fold + 1) % (int(fold_of.max()) + 1)
-        names = np.array(truth.tiles.groups)
-        split = msgspec.structs.replace(
-            config.split, val=names[fold_of == following].tolist(), test=names[fold_of == fold].tolist()
-        )
-        out = f"{config.out}/fold{fold}"
-        config = msgspec.structs.replace(config, split=split, out=out, resume=RunFolder(Path(out)).config.exists())
-        run = fit(config, self.say)
-        summary = run.read_summary()
-        of_frame = np.zeros(len(truth.store), np.int64)
-        of_frame[truth.tiles.table.frame] = fold_of[truth.tiles.group]
-        tested, calibrating = of_frame == fold, of_frame == following
-        logit, maps = answer(load_run(run.folder).model, truth, np.flatnonzero(tested | calibrating))
-        answers = Answers(config.seed, fold, logit, maps, tested, calibrating)
-        return answers, Training(seed=config.seed, fold=fold, seconds=summary.seconds, tiles_per_s=summary.tiles_per_s)
-
     def _read(self) -> RecipeResult:
         empty = RecipeResult(
             set=self.of.name, recipe=self.recipe, overrides=self.changes, truth=self.of.truth, folds=[], trainings=[]
@@ -219,7 +210,7 @@ def read_all(results: Path) -> list[RecipeResult]:
     return [read_recipe(file) for file in sorted(results.glob("*/*.json"))]
 
 
-def answers_of(found: OutOfFold, truth: Truth, seed: int) -> Iterator[Answers]:
+def answers_of(found: OutOfFold, truth: Truth, seed: int, *, has_zero: bool = True) -> Iterator[Answers]:
     """Fold by fold; all other folds set its thresholds. Frames that were not trained on or answered are in none.
 
     Raises:
@@ -234,27 +225,8 @@ def answers_of(found: OutOfFold, truth: Truth, seed: int) -> Iterator[Answers]:
     maps = np.zeros((len(answered), *found.map.shape[1:]), np.float16)
     logit[answered], maps[answered] = found.logit, found.map
     for number in np.unique(found.fold).tolist():
-        yield Answers(seed, number, logit, maps, fold == number, (fold >= 0) & (fold != number))
-
-
-def answer(
-    model: torch.nn.Module, truth: Truth, frames: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-    """Logits [tiles] and maps [tiles, h, w] of a trained model, on the tiles of some frames; zeros of the others."""
-    table, tile_px = truth.tiles.table, truth.rule.tile_px
-    rows = np.flatnonzero(np.isin(table.frame, frames))
-    logit, maps = np.zeros(len(table), np.float32), np.zeros((0, 0, 0), np.float16)
-    tiles = np.empty((BATCH, tile_px, tile_px, 3), np.uint8)
-    for start in range(0, len(rows), BATCH):
-        part = rows[start : start + BATCH]
-        for row, tile in zip(part.tolist(), tiles, strict=False):
-            cut(truth.store, int(table.frame[row]), int(table.y[row]), int(table.x[row]), tile)
-        with torch.inference_mode():
-            found, found_maps = model(torch.from_numpy(tiles[: len(part)]))
-        if not len(maps):
-            maps = np.zeros((len(table), *found_maps.shape[1:]), np.float16)
-        logit[part], maps[part] = found.numpy(), found_maps.numpy()
-    return logit, maps
+        others = (fold >= 0) & (fold != number)
+        yield Answers(seed, number, logit, maps, fold == number, others, has_zero=has_zero)
 
 
 def _described(one: FoldFigures) -> str:

@@ -1,6 +1,6 @@
 """What `heatline bench recipes` finds, as it stands in its files. To be read it needs no PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 import numpy as np
@@ -87,6 +87,11 @@ class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
         """The recipe with its overrides."""
         return " ".join([self.recipe, *self.overrides])
 
+    def only(self, folds: Collection[tuple[int, int]]) -> "RecipeResult":
+        """Of these seeds and folds."""
+        kept = [each for each in self.folds if (each.seed, each.fold) in folds]
+        return msgspec.structs.replace(self, folds=kept)
+
     def mean_and_spread(self, figure: str) -> tuple[float, float] | None:
         """Mean and standard deviation over folds and seeds; None where no fold has the figure."""
         values = [value for fold in self.folds if (value := getattr(fold, figure)) is not None]
@@ -128,11 +133,23 @@ def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]
             ["*target*", *(f"*{goals[figure]:g}*" if figure in goals else "" for figure in FIGURES), "", "", ""],
         ]
         parts += [f"## {name}", f"By {', '.join(sorted({one.truth for one in mine}))}.", _markdown(rows)]
+        if shared := shared_folds(mine):
+            of_shared = [_row(one.only(shared)) for one in mine]
+            named = ", ".join(f"seed {seed} fold {fold}" for seed, fold in sorted(shared))
+            parts.append(f"The same, of the folds that all of them have: {named}.")
+            parts.append(_markdown([*rows[:2], *of_shared]))
         if kinds := sorted({kind for one in mine for kind in one.hit_by_class()}):
             parts.append(_markdown([["defects hit", *kinds], ["---", *["---:"] * len(kinds)], *_by_class(mine, kinds)]))
         if verdicts := _verdicts(mine):
             parts.append(_markdown(verdicts))
     return "\n\n".join(parts) + "\n"
+
+
+def shared_folds(results: Sequence[RecipeResult]) -> set[tuple[int, int]]:
+    """Seeds and folds that all results have; none where all have the same, and nothing is to be left out."""
+    of_each = [{(fold.seed, fold.fold) for fold in one.folds} for one in results]
+    shared = set.intersection(*of_each)
+    return shared if any(each != shared for each in of_each) else set()
 
 
 def _row(one: RecipeResult) -> list[str]:

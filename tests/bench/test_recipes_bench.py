@@ -1,6 +1,8 @@
 """`heatline bench recipes`: real trainings of small pictures, judged by their masks, and what goes on after a kill."""
 
+import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,14 +10,18 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
+import timm
+import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from bench.command import bench as command
+from bench.recipes.anomalib_models import Peers
 from bench.recipes.bank import Bank, k_means, pooled
 from bench.recipes.judge import Answers, judge_fold
+from bench.recipes.one_fold import Fold
 from bench.recipes.recipes import Measurement, answers_of, read_recipe
-from bench.recipes.rows import FIGURES, FoldFigures, RecipeResult, Verdicts, tables
+from bench.recipes.rows import FIGURES, FoldFigures, RecipeResult, Verdicts, shared_folds, tables
 from bench.recipes.sets import SHIPPED, DataSet, read_sets
 from bench.recipes.truth import Truth
 from edge.errors import BenchError, ConfigError, InputError
@@ -25,6 +31,7 @@ from train.config import DenseRecipeConfig
 from train.dense.cross_validation import divide_groups
 from train.dense.out_of_fold import OutOfFold
 from train.readers.folder import read_folder
+from train.tiles import cut
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,7 +77,7 @@ def test_perfect_answers_have_perfect_figures(truth: Truth) -> None:
     assert -2 <= found.evidence_threshold <= found.score_threshold < 2
     assert found.pixel_ap is not None
     assert 0.5 < found.pixel_ap < 1  # a cell of 8 px is more than its defective pixels
-    assert judge_fold(truth, perfect(truth, range(6)), has_zero=False).study_f1 is None
+    assert judge_fold(truth, dataclasses.replace(perfect(truth, range(6)), has_zero=False)).study_f1 is None
 
 
 def test_maps_that_look_elsewhere_find_tiles_and_neither_pixels_nor_places(truth: Truth) -> None:
@@ -308,3 +315,105 @@ def test_cells_hold_all_channels_of_strides_8_and_16_over_the_same_pixels() -> N
     fine[0, 2:, :2, 1] = [[1, 2], [3, 6]]
     cells = pooled([np.ones((1, 8, 8, 3), np.float16), fine, coarse])
     np.testing.assert_array_equal(cells[0], [[0, 0, 0], [0, 0, 1], [0, 3, 2], [0, 0, 3]])
+
+
+def test_good_pictures_alone_train_and_all_masks_judge(data: Path, truth: Truth, tmp_path: Path) -> None:
+    overrides = [*DENSE, "recipe.folds=3", f"features.folder={tmp_path / 'features'}"]
+    places = (data, tmp_path / "work", tmp_path / "results")
+    found = Measurement(BLOBS, "good-only", overrides, *places, folds=[1]).measure([0])
+    assert [(fold.seed, fold.fold) for fold in found.folds] == [(0, 1)]
+    (links,) = (tmp_path / "work" / "blobs").glob("data_good_*")
+    recipe = compose(["data=.", *overrides]).recipe
+    assert isinstance(recipe, DenseRecipeConfig)
+    fold = Fold(0, 1, truth, divide_groups(truth.tiles, recipe, seed=0))
+    names = {
+        image.name for image, of in zip(truth.store.images, fold.trained, strict=True) if of and not image.defective
+    }
+    assert {file.name for file in (links / "images").iterdir()} == names
+    assert names
+
+
+ANOMALIB = """
+import json, sys
+from pathlib import Path
+import cv2, numpy as np
+job = json.loads(Path(sys.argv[1]).read_text())
+folder, scratch = Path(job["folder"]), Path(job["scratch"])
+print("too little memory" if job["model"] == "padim" else "trained", flush=True)
+assert job["model"] != "padim"
+good = np.mean([cv2.imread(str(file)).astype(float) for file in (folder / "good").iterdir()], axis=0)
+off = [np.abs(cv2.imread(str(folder / "asked" / name)) - good).mean(axis=2) for name in job["asked"]]
+maps = np.stack([cv2.resize(each, (8, 8), interpolation=cv2.INTER_AREA) for each in off]).astype(np.float16)
+np.savez(scratch / "answers.npz", logit=100 + maps.max(axis=(1, 2)).astype(np.float32), map=maps, seconds=1.5)
+told = {**job, "good": sorted(file.name for file in (folder / "good").iterdir())}
+Path(job["weights"]).with_name("told.json").write_text(json.dumps(told))
+"""
+"""In place of anomalib, which has an environment of its own: what differs from the mean good tile is a defect."""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Peers:
+    (tmp_path / "stand_in.py").write_text(ANOMALIB)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path / "stand_in.py"}" "$2"\n')
+    python.chmod(0o755)
+    return Peers(python, minutes=2)
+
+
+def test_anomalibs_models_see_good_tiles_of_other_folds_and_are_judged_alike(
+    data: Path, truth: Truth, tmp_path: Path, stand_in: Peers
+) -> None:
+    overrides = [*DENSE, "recipe.folds=3"]
+    places = (data, tmp_path / "work", tmp_path / "results")
+    one = Measurement(BLOBS, "supersimplenet", overrides, *places, folds=[0], peers=stand_in)
+    (figures,) = one.measure([0]).folds
+    assert one.measure([0]).name == "supersimplenet minutes=2 " + " ".join(
+        sorted(each for each in overrides if not each.startswith("trainer."))
+    )
+    told = json.loads((tmp_path / "work" / "blobs" / "told.json").read_text())
+    recipe = compose(["data=.", *overrides]).recipe
+    assert isinstance(recipe, DenseRecipeConfig)
+    fold = Fold(0, 0, truth, divide_groups(truth.tiles, recipe, seed=0))
+    of = truth.tiles.table.frame
+    assert told["good"] == [f"{row:06d}.png" for row in np.flatnonzero(truth.is_clean & fold.trained[of])]
+    assert told["asked"] == [f"{row:06d}.png" for row in np.flatnonzero((fold.tested | fold.calibrating)[of])]
+    tile = np.empty((64, 64, 3), np.uint8)
+    cut(truth.store, int(of[5]), int(truth.tiles.table.y[5]), int(truth.tiles.table.x[5]), tile)
+    kept = cv2.imread(str(tmp_path / "work" / "blobs" / "tiles" / "000005.png"))
+    np.testing.assert_array_equal(np.asarray(kept)[..., ::-1], tile)
+    assert set(torch.load(told["weights"], weights_only=True)) == set(
+        timm.create_model("tf_efficientnet_lite0").state_dict()
+    )
+    assert figures.study_f1 is None
+    assert figures.tile_ap_clear is not None
+    assert figures.tile_ap_clear > 0.9  # blobs are darker than all else
+    assert figures.evidence_threshold < 100 < figures.score_threshold  # two scales
+
+
+def test_what_anomalib_cannot_do_is_one_sentence(data: Path, tmp_path: Path, stand_in: Peers) -> None:
+    places = (data, tmp_path / "work", tmp_path / "results")
+    one = Measurement(BLOBS, "padim", [*DENSE, "recipe.folds=3"], *places, folds=[0], peers=stand_in)
+    with pytest.raises(BenchError, match=r"anomalib's padim ended with 1: its log ends with: .*AssertionError"):
+        one.measure([0])
+    with pytest.raises(BenchError, match="make it with `make peers-env`"):
+        dataclasses.replace(one, peers=Peers(tmp_path / "none", 2)).measure([0])
+    assert not list((tmp_path / "work" / "blobs").glob("tmp*"))
+
+
+def test_a_second_table_has_the_folds_that_all_recipes_have() -> None:
+    def result(recipe: str, hits: Sequence[float]) -> RecipeResult:
+        values = dict.fromkeys(FIGURES, 0.5)
+        more = {"frames": 1, "good_frames": 1, "score_threshold": 0.0, "evidence_threshold": 0.0, "hit_by_class": {}}
+        folds = [
+            FoldFigures(seed=0, fold=number, **{**values, "hit": hit}, **more)  # type: ignore[arg-type]
+            for number, hit in enumerate(hits)
+        ]
+        return RecipeResult(set="a", recipe=recipe, overrides=[], truth="masks", folds=folds, trainings=[])
+
+    of_all, of_one = result("heatline", [0.2, 0.8]), result("padim", [0.4])
+    assert shared_folds([of_all, of_one]) == {(0, 0)}
+    assert shared_folds([of_all, of_all]) == set()
+    text = tables([of_all, of_one], {})
+    assert "0.500 ± 0.30" in text
+    assert "| heatline | 0.500 ± 0.00 |" in text
+    assert "0.200 ± 0.00" in text.partition("of the folds that all of them have: seed 0 fold 0.")[2]

@@ -1,0 +1,160 @@
+"""anomalib's own models on the same folds, each trained on good tiles in the peers' environment."""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, get_args
+
+import cv2
+import msgspec
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+
+from bench.log_tail import log_tail
+from bench.recipes.judge import Answers
+from bench.recipes.one_fold import Fold, Say
+from bench.recipes.rows import Training
+from bench.recipes.truth import Truth
+from edge.errors import BenchError
+from train.compose import read_model
+from train.config import TrainConfig
+from train.files import write_whole
+from train.models.weights import load_pretrained
+from train.precision import choose_precision
+from train.tiles import cut
+
+AnomalibModel = Literal["patchcore", "padim", "supersimplenet"]
+MODELS: tuple[AnomalibModel, ...] = get_args(AnomalibModel)
+WORKER = Path(__file__).parent / "workers" / "anomalib_model.py"
+TRUNK = "tf_efficientnet_lite0"
+MOST_TILES = {"patchcore": 200, "padim": 1_000, "supersimplenet": 1_000}
+"""To train on. PatchCore looks at all cells to choose each of those that it keeps, so time grows with the square of them;
+PaDiM keeps all features in memory until the end."""
+
+
+@dataclass(frozen=True)
+class Peers:
+    """How anomalib's models are run."""
+
+    python: Path
+    """Of the environment that has anomalib."""
+    minutes: float
+    """Most that a training by gradients may take."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker reads."""
+
+    model: AnomalibModel
+    weights: str
+    folder: str
+    """Has `good`, with the tiles to train on, and `asked`."""
+    asked: list[str]
+    """Names of the tiles to answer."""
+    scratch: str
+    minutes: float
+    """Most that a training by gradients may take."""
+    precision: str
+    seed: int
+
+
+def train_anomalib(
+    fold: Fold, config: TrainConfig, model: AnomalibModel, work: Path, peers: Peers, say: Say
+) -> tuple[Answers, Training]:
+    """Train on good tiles of the other folds, and answer.
+
+    Args:
+        work: the data set's folder, where its tiles and the trunk's weights lie as files, and stay.
+    Raises:
+        BenchError: the worker failed, or there is no such environment.
+    """
+    if not peers.python.is_file():
+        raise BenchError(
+            f"{model} is run by {peers.python}, which is not there; make it with `make peers-env`, or name another one "
+            "with --peers-python"
+        )
+    truth, table = fold.truth, fold.truth.tiles.table
+    tiles = tile_files(truth, work / "tiles")
+    rng = np.random.default_rng((fold.seed, fold.number))
+    good = rng.permutation(np.flatnonzero(truth.is_clean & fold.trained[table.frame]))[: MOST_TILES[model]]
+    asked = np.flatnonzero((fold.tested | fold.calibrating)[table.frame])
+    if not len(good):
+        raise BenchError(f"fold {fold.number} leaves no good tile to train on; name another set with --set")
+    say(f"{model}: trains on {len(good)} good tiles, then answers {len(asked)}")
+    with TemporaryDirectory(dir=work) as name:
+        folder = Path(name)
+        (folder / "scratch").mkdir()
+        (folder / "good").mkdir()
+        for row in good.tolist():
+            (folder / "good" / f"{row:06d}.png").symlink_to((tiles / f"{row:06d}.png").absolute())
+        (folder / "asked").symlink_to(tiles.absolute())
+        job = Job(
+            model=model,
+            weights=str(_weights(work).absolute()),
+            folder=str(folder.absolute()),
+            asked=[f"{row:06d}.png" for row in asked.tolist()],
+            scratch=str((folder / "scratch").absolute()),
+            minutes=peers.minutes,
+            precision=choose_precision(config.trainer.precision, "cpu")[0],
+            seed=config.seed,
+        )
+        (folder / "job.json").write_bytes(msgspec.json.encode(job))
+        found = _run(peers.python, model, folder)
+    logit = np.zeros(len(table), np.float32)
+    maps = np.zeros((len(table), *found["map"].shape[1:]), np.float16)
+    logit[asked], maps[asked] = found["logit"], found["map"]
+    answers = Answers(
+        fold.seed, fold.number, logit, maps, fold.tested, fold.calibrating, has_zero=False, one_scale=False
+    )
+    return answers, Training(seed=fold.seed, fold=fold.number, seconds=float(found["seconds"]), tiles_per_s=None)
+
+
+def tile_files(truth: Truth, folder: Path) -> Path:
+    """All grid tiles as PNG, by their rows; written once."""
+    done = folder / "done"
+    if not done.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        tile = np.empty((truth.rule.tile_px, truth.rule.tile_px, 3), np.uint8)
+        table = truth.tiles.table
+        for row in range(len(table)):
+            cut(truth.store, int(table.frame[row]), int(table.y[row]), int(table.x[row]), tile)
+            if not cv2.imwrite(str(folder / f"{row:06d}.png"), tile[..., ::-1]):
+                raise BenchError(f"{folder} takes no more tiles; make room, or name another --work")
+        done.touch()
+    return folder
+
+
+def _weights(work: Path) -> Path:
+    """The ImageNet weights of the trunk under timm's names."""
+    file = work / f"{TRUNK}.pth"
+    if not file.exists():
+        network = timm.create_model(TRUNK, pretrained=False)
+        load_pretrained(network, read_model("efficientnet_lite0"))
+        write_whole(file, lambda place: torch.save(network.state_dict(), place))
+    return file
+
+
+def _run(python: Path, model: str, folder: Path) -> dict[str, NDArray[Any]]:
+    log = folder / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [str(python.absolute()), str(WORKER), str(folder / "job.json")],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+    answers = folder / "scratch" / "answers.npz"
+    if status or not answers.exists():
+        raise BenchError(f"anomalib's {model} ended with {status}: {log_tail(log)}")
+    with np.load(answers) as found:
+        return dict(found)
