@@ -68,6 +68,9 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
     help="Most that training supersimplenet may take, per fold.",
 )
 @click.option(
+    "--timed", is_flag=True, help="Time the graphs of anomalib's models beside ours; wants the machine for itself."
+)
+@click.option(
     "--work",
     type=click.Path(path_type=Path),
     default="runs/recipes",
@@ -93,6 +96,7 @@ def recipes(
     annotated: int | None,
     peers_python: Path,
     minutes: float,
+    timed: bool,
     work: Path,
     results: Path,
     as_json: bool,
@@ -108,6 +112,8 @@ def recipes(
     are added to what is there.
     """
     require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
+    if timed:
+        require_extra("export", "onnx", "onnxscript")
     from bench.recipes.anomalib_models import Peers
     from bench.recipes.recipes import Measurement, read_all
     from bench.recipes.rows import tables
@@ -121,7 +127,7 @@ def recipes(
     claim(results / TABLES)
     for one in read_sets(sets or SHIPPED, names):
         for recipe in recipes_:
-            peers = Peers(peers_python, minutes)
+            peers = Peers(peers_python, minutes, timed)
             Measurement(one, recipe, overrides, data, work, results, folds, annotated, peers, _say).measure(seeds)
     found = read_all(results)
     keep_picture(results / TABLES, tables(found, {one.name: one.targets for one in known}))

@@ -1,5 +1,6 @@
 """anomalib's own models on the same folds, each trained on good tiles in the peers' environment."""
 
+import math
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,11 @@ from bench.recipes.one_fold import Fold, Say
 from bench.recipes.rows import Training
 from bench.recipes.truth import Truth
 from edge.errors import BenchError
+from edge.inference.engine import OPENVINO_GRAPH
 from train.compose import read_model
 from train.config import TrainConfig
 from train.files import write_whole
+from train.models.build import build_model
 from train.models.weights import load_pretrained
 from train.precision import choose_precision
 from train.tiles import cut
@@ -31,7 +34,7 @@ MODELS: tuple[AnomalibModel, ...] = get_args(AnomalibModel)
 WORKER = Path(__file__).parent / "workers" / "anomalib_model.py"
 TRUNK = "tf_efficientnet_lite0"
 MOST_TILES = {"patchcore": 200, "padim": 1_000, "supersimplenet": 1_000}
-"""To train on. PatchCore looks at all cells to choose each of those that it keeps, so time grows with the square of them;
+"""To train on. PatchCore looks at all cells to choose each of those that it keeps: time grows with the square of them.
 PaDiM keeps all features in memory until the end."""
 
 
@@ -43,6 +46,8 @@ class Peers:
     """Of the environment that has anomalib."""
     minutes: float
     """Most that a training by gradients may take."""
+    timed: bool = False
+    """Whether their graphs are timed beside ours, which wants the machine for itself."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +64,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Most that a training by gradients may take."""
     precision: str
     seed: int
+    ours: str | None
+    """A graph of ours, to be timed beside theirs; None: nothing is timed."""
 
 
 def train_anomalib(
@@ -100,6 +107,7 @@ def train_anomalib(
             minutes=peers.minutes,
             precision=choose_precision(config.trainer.precision, "cpu")[0],
             seed=config.seed,
+            ours=str(_our_graph(config, work).absolute()) if peers.timed else None,
         )
         (folder / "job.json").write_bytes(msgspec.json.encode(job))
         found = _run(peers.python, model, folder)
@@ -109,7 +117,16 @@ def train_anomalib(
     answers = Answers(
         fold.seed, fold.number, logit, maps, fold.tested, fold.calibrating, has_zero=False, one_scale=False
     )
-    return answers, Training(seed=fold.seed, fold=fold.number, seconds=float(found["seconds"]), tiles_per_s=None)
+    speed = float(found["speed"])
+    training = Training(
+        seed=fold.seed,
+        fold=fold.number,
+        seconds=float(found["seconds"]),
+        tiles_per_s=None,
+        graph_mb=float(found["graph_bytes"]) / 1e6,
+        speed=None if math.isnan(speed) else speed,
+    )
+    return answers, training
 
 
 def tile_files(truth: Truth, folder: Path) -> Path:
@@ -134,6 +151,21 @@ def _weights(work: Path) -> Path:
         network = timm.create_model(TRUNK, pretrained=False)
         load_pretrained(network, read_model("efficientnet_lite0"))
         write_whole(file, lambda place: torch.save(network.state_dict(), place))
+    return file
+
+
+def _our_graph(config: TrainConfig, work: Path) -> Path:
+    """The recipe's model untrained, which takes as long as a trained one."""
+    from export.onnx_graph import to_graphs  # what only the timing needs is an extra of its own
+    from export.openvino_ir import to_ir
+
+    file = work / "ours" / OPENVINO_GRAPH
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        model, _ = build_model(config.model, config.tiles.tile_px)
+        graphs = to_graphs(model.eval(), config.tiles.tile_px)
+        for name, content in to_ir(graphs.for_openvino).files(OPENVINO_GRAPH).items():
+            (file.parent / name).write_bytes(content)
     return file
 
 

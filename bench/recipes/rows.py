@@ -68,6 +68,10 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     tiles_per_s: float | None
     """Of extracting features, or of training the whole network; None: all features were in the cache."""
+    graph_mb: float | None = None
+    """Of the exported graph; None: it was not exported."""
+    speed: float | None = None
+    """Tiles per second of the exported graph in OpenVINO over those of `heatline`'s; None: it was not timed."""
 
 
 class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,10 +131,10 @@ def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]
         mine = sorted((one for one in results if one.set == name), key=lambda one: one.name)
         goals = targets.get(name, {})
         rows = [
-            ["recipe", *FIGURES.values(), "folds", "seeds", "s"],
-            ["---", *["---:"] * (len(FIGURES) + 3)],
+            ["recipe", *FIGURES.values(), "folds", "seeds", "s", "MB", "speed"],
+            ["---", *["---:"] * (len(FIGURES) + 5)],
             *(_row(one) for one in mine),
-            ["*target*", *(f"*{goals[figure]:g}*" if figure in goals else "" for figure in FIGURES), "", "", ""],
+            ["*target*", *(f"*{goals[figure]:g}*" if figure in goals else "" for figure in FIGURES), *[""] * 5],
         ]
         parts += [f"## {name}", f"By {', '.join(sorted({one.truth for one in mine}))}.", _markdown(rows)]
         if shared := shared_folds(mine):
@@ -156,7 +160,11 @@ def _row(one: RecipeResult) -> list[str]:
     cells = [one.cell(figure) for figure in FIGURES]
     counts = [{getattr(fold, key) for fold in one.folds} for key in ("fold", "seed")]
     seconds = np.mean([each.seconds for each in one.trainings]) if one.trainings else 0
-    return [one.name, *cells, *(str(len(each)) for each in counts), f"{seconds:.0f}"]
+    more = [
+        [value for each in one.trainings if (value := getattr(each, key)) is not None] for key in ("graph_mb", "speed")
+    ]
+    measured = [f"{np.mean(values):.3g}" if values else "" for values in more]
+    return [one.name, *cells, *(str(len(each)) for each in counts), f"{seconds:.0f}", *measured]
 
 
 def _by_class(results: Sequence[RecipeResult], kinds: Sequence[str]) -> list[list[str]]:

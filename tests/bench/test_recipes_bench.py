@@ -344,7 +344,8 @@ assert job["model"] != "padim"
 good = np.mean([cv2.imread(str(file)).astype(float) for file in (folder / "good").iterdir()], axis=0)
 off = [np.abs(cv2.imread(str(folder / "asked" / name)) - good).mean(axis=2) for name in job["asked"]]
 maps = np.stack([cv2.resize(each, (8, 8), interpolation=cv2.INTER_AREA) for each in off]).astype(np.float16)
-np.savez(scratch / "answers.npz", logit=100 + maps.max(axis=(1, 2)).astype(np.float32), map=maps, seconds=1.5)
+logit, speed = 100 + maps.max(axis=(1, 2)).astype(np.float32), 0.25 if job["ours"] else np.nan
+np.savez(scratch / "answers.npz", logit=logit, map=maps, seconds=1.5, graph_bytes=2_500_000, speed=speed)
 told = {**job, "good": sorted(file.name for file in (folder / "good").iterdir())}
 Path(job["weights"]).with_name("told.json").write_text(json.dumps(told))
 """
@@ -388,6 +389,12 @@ def test_anomalibs_models_see_good_tiles_of_other_folds_and_are_judged_alike(
     assert figures.tile_ap_clear is not None
     assert figures.tile_ap_clear > 0.9  # blobs are darker than all else
     assert figures.evidence_threshold < 100 < figures.score_threshold  # two scales
+    assert told["ours"] is None
+    timed = dataclasses.replace(one, peers=dataclasses.replace(stand_in, timed=True), folds=[1]).measure([0])
+    assert [(each.graph_mb, each.speed) for each in timed.trainings] == [(2.5, None), (2.5, 0.25)]
+    assert Path(json.loads((tmp_path / "work" / "blobs" / "told.json").read_text())["ours"]).is_file()
+    row = next(line for line in tables([timed], {}).splitlines() if line.startswith("| supersimplenet"))
+    assert row.endswith("| 2 | 1 | 2 | 2.5 | 0.25 |")
 
 
 def test_what_anomalib_cannot_do_is_one_sentence(data: Path, tmp_path: Path, stand_in: Peers) -> None:
