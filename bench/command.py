@@ -15,19 +15,16 @@ from bench.commands.map_cost import map_cost
 from bench.commands.micro import micro
 from bench.commands.peers import peers
 from bench.commands.plausibility import plausibility
-from bench.commands.precisions import precisions
 from bench.commands.recipes import recipes
 from bench.commands.report import report
-from bench.commands.seams import seams
 from bench.commands.soak import soak
 from bench.commands.stages import stages
 from bench.commands.startup import startup
-from bench.commands.training import training
 from bench.commands.tune import tune
 
 COMMANDS = (
-    *(cameras, chaos, delivery, end_to_end, flops, hostile, map_cost, micro, peers, plausibility, precisions),
-    *(recipes, report, seams, soak, stages, startup, training, tune),
+    *(cameras, chaos, delivery, end_to_end, flops, hostile, map_cost, micro, peers, plausibility),
+    *(recipes, report, soak, stages, startup, tune),
 )
 
 

@@ -24,10 +24,7 @@ RECOGNISED: Mapping[str, tuple[str, ...]] = {
     "evaluation": ("told", "calibration", "truths"),
     "hostile": ("rounds", "messages_per_s"),
     "micro": ("benchmarks", "machine_info"),
-    "precisions": ("speeds", "bytes_of_graph"),
-    "seams": ("slides", "at_bundle_overlap"),
     "soak": ("runs", "highest_fps", "cut_short_by"),
-    "training": ("real_tiles_per_s", "random_tiles_per_s"),
 }
 """Kinds of files that do not say what they are, by keys that no other kind has."""
 Found = TypeVar("Found")

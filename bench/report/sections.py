@@ -15,7 +15,6 @@ from bench.report.kinds import (
     map_cost,
     others,
     peers,
-    precisions,
     recipes,
     soak,
     stages,
@@ -67,12 +66,6 @@ KINDS = (
         map_cost.blocks,
     ),
     Kind("flops", "Parameters and multiply-adds", "", flops.blocks),
-    Kind(
-        "precisions",
-        "Precisions",
-        "Speed of a bundle's precisions, in turns; what the gate says of them is in the file.",
-        precisions.blocks,
-    ),
     Kind("micro", "Parts by themselves", "", others.micro),
     Kind(
         "cameras",
@@ -86,14 +79,12 @@ KINDS = (
     Kind(
         "hostile", "Hostile messages", "What a frame costs under malformed messages and valid ones.", delivery.hostile
     ),
-    Kind("seams", "Seams", "Drawn defects slid across a seam between tiles.", others.seams),
     Kind(
         "recipes",
         "Recipes",
         "What each recipe finds in real data sets, by grouped cross-validation; docs/recipes.md defines the figures.",
         recipes.blocks,
     ),
-    Kind("training", "Training", "Real batches beside random tensors that are in memory.", others.training),
 )
 TARGETS = Section("targets", "Targets", "What the figures are to be, and what they are.")
 PLANE_AFTER = "peers"

@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from bench.machine import MachineKind
-from bench.precisions import PrecisionsBench
 from bench.report.content import Block, Column, Plot, shown, table
 from bench.report.files import Result
 from bench.report.kinds import map_cost
@@ -87,22 +86,13 @@ def decode(result: Result) -> list[Evaluation]:
 
 
 def latencies(result: Result) -> list[Latency]:
-    """In OpenVINO in f32, as evaluations are made in f32; one tile a request. None of other kinds than these two."""
-    if result.kind == "map-cost":
-        return [
-            Latency(row.model, row.method, row.cost.map_ms_per_tile.median, "random weights, OpenVINO f32", result)
-            for row in map_cost.decode(result)
-            if (row.way, row.engine, row.precision, row.batch) == ("graph", "openvino", "f32", 1) and row.cost
-        ]
-    bundles = result.decoded(PrecisionsBench) if result.kind == "precisions" else []
+    """In OpenVINO in f32, as evaluations are made in f32; one tile a request. None of other kinds than map-cost."""
+    if result.kind != "map-cost":
+        return []
     return [
-        Latency(
-            *(bundle.model, bundle.method, 1e3 / speed.tiles_per_s.median),
-            *(f"bundle {bundle.bundle}, OpenVINO f32", result),
-        )
-        for bundle in bundles
-        for speed in bundle.speeds
-        if (speed.precision, speed.batch) == ("f32", 1)
+        Latency(row.model, row.method, row.cost.map_ms_per_tile.median, "random weights, OpenVINO f32", result)
+        for row in map_cost.decode(result)
+        if (row.way, row.engine, row.precision, row.batch) == ("graph", "openvino", "f32", 1) and row.cost
     ]
 
 
@@ -135,7 +125,7 @@ def _why_not(one: Evaluation, result: Result, *, timed: bool) -> str:
             f"{what}, and is on no plane: it has no average precision of tiles on pictures that the others of its data "
             "were held to, or a file read later evaluates the same"
         )
-    return f"{what}, of which no latency is known beside it; measure it with heatline bench map-cost or precisions"
+    return f"{what}, of which no latency is known beside it; measure it with heatline bench map-cost"
 
 
 class Fold(NamedTuple):

@@ -1,42 +1,9 @@
 """Kinds whose figures a table says best."""
 
-import msgspec
-
 from bench.micro import Micro, benches
-from bench.report.content import Block, Column, Table, facts, shown, spread, table
+from bench.report.content import Block, Column, Table, facts, shown, table
 from bench.report.files import Result
-from bench.seams_rows import SeamsBench
-from bench.training_rows import TrainingThroughput
 from bench.tune.tune import Tune, to_facts
-
-
-def training(result: Result) -> list[Block]:
-    """Tiles per second on real batches and on random tensors."""
-    return [_training(one) for one in result.decoded(TrainingThroughput)]
-
-
-def _training(found: TrainingThroughput) -> Block:
-    told = {
-        "real batches": f"{spread(found.real_tiles_per_s)} tiles/s",
-        "random tensors": f"{spread(found.random_tiles_per_s)} tiles/s",
-        "real / random": spread(found.real_to_random),
-        "drawing a batch": f"{shown(found.drawing_ms_per_batch)} ms for {found.tiles_per_batch:.0f} tiles",
-        "on": f"{found.device} in {found.precision}",
-    }
-    figures = f"Median (lowest to highest) of {found.repetitions} repetitions of {found.steps} steps."
-    return Block(f"{found.model} on {found.data}", (figures,), tables=(facts(told),))
-
-
-def seams(result: Result) -> list[Block]:
-    """Defects slid across a seam."""
-    return [_seams(one) for one in result.decoded(SeamsBench)]
-
-
-def _seams(found: SeamsBench) -> Block:
-    narrow, wide = map(msgspec.structs.asdict, (found.at_bundle_overlap, found.at_defect_overlap))
-    rows = [(name.replace("_", " "), shown(narrow[name]), shown(wide[name])) for name in narrow]
-    columns = (Column("of all slides", True), "at the bundle's overlap", "at the defect's size")
-    return Block(f"{found.defects} defects, {found.bundle}", tables=(table(columns, rows),))
 
 
 def micro(result: Result) -> list[Block]:

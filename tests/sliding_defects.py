@@ -1,18 +1,17 @@
-"""What a seam between tiles does to a defect: a drawn one is slid across it, pixel by pixel.
+"""A drawn defect that is slid across the seam between two tiles, pixel by pixel.
 
 The board stays and the camera moves: windows two tiles wide are cut from a board so that the defect crosses the place
-where the tiles meet. What is looked at is the stitched heatmap's peak, and how far the highest logit falls where the
-seam cuts the defect in two.
+where the tiles meet.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.seams_rows import AtBoth, Slide
 from edge.bundle import Bundle
-from edge.errors import BenchError
 from edge.frames import Frame, Stamp
 from edge.geometry import Stitcher
 from edge.inference import Engine, open_engine
@@ -23,37 +22,35 @@ REACH_PX = 72
 """How far to both sides of the seam the defect's middle goes."""
 NEAR_PX = 64
 """How far from a defect its peak is looked for: farther than it may stray, nearer than other evidence mostly is."""
-TRIES = 200
 
 
-def slide_defects(bundle: Bundle, count: int, seed: int, *, step_px: int = 1) -> Iterator[AtBoth]:
-    """Slide `count` defects, each at the bundle's overlap and at an overlap of the defect's size.
+@dataclass(frozen=True)
+class Slide:
+    """One defect, slid across one seam."""
 
-    Args:
-        seed: of the boards.
-        step_px: between two positions.
-    Raises:
-        BenchError: too few of the boards' defects lie far enough from the border.
-    """
+    overlap_px: int
+    peak_off_px: float
+    """Farthest that the heatmap's peak near the defect was from its pixels, over all places, judged DEFECT or not."""
+    missed_share: float
+    """Of places at which no tile reached the score threshold."""
+
+
+def slide_defects(bundle: Bundle, defects: int, seed: int, *, step_px: int) -> Iterator[Slide]:
+    """Slide defects, each across a seam of the bundle's overlap and across one of the defect's own size."""
     manifest = bundle.manifest
-    tile_px = manifest.grid.tile_px
-    engine = open_engine("openvino", bundle.path, tile_px)
+    engine = open_engine("openvino", bundle.path, manifest.grid.tile_px)
     found = 0
-    for number in range(TRIES):
+    for number in count():
         board = draw_board((seed, number), flawless=False, defect_count=1)
         defect = board.defects[0]
-        if not _has_room(board, defect, tile_px):
+        if not _has_room(board, defect, manifest.grid.tile_px):
             continue
         left, top, right, bottom = defect.box_xyxy
-        size_px = max(right - left, bottom - top)
-        yield AtBoth(
-            at_bundle_overlap=_slide(board, defect, bundle, engine, manifest.grid.overlap_px, step_px),
-            at_defect_overlap=_slide(board, defect, bundle, engine, size_px, step_px),
-        )
+        for overlap_px in (manifest.grid.overlap_px, max(right - left, bottom - top)):
+            yield _slide(board, defect, bundle, engine, overlap_px, step_px)
         found += 1
-        if found == count:
+        if found == defects:
             return
-    raise BenchError(f"only {found} of {count} defects lie far enough from the border of {TRIES} boards; ask for fewer")
 
 
 def _slide(
@@ -73,9 +70,7 @@ def _slide(
         judgement = inspector.finish(pending)
         logits.append(judgement.score)
         off.append(_peak_off_px(judgement.heatmap, pending.stitcher, board.mask[window]))
-    missed = sum(logit < inspector.thresholds.score for logit in logits) / len(logits)
-    size_px = max(right - left, bottom - top)
-    return Slide(defect.kind, size_px, overlap_px, max(off), min(logits), max(logits), missed)
+    return Slide(overlap_px, max(off), sum(logit < inspector.thresholds.score for logit in logits) / len(logits))
 
 
 def _has_room(board: DrawnBoard, defect: DrawnDefect, tile_px: int) -> bool:
