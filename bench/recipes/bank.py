@@ -7,11 +7,9 @@ nearest prototype, a tile's logit the mean of its highest cells, over the same a
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,50 +24,10 @@ from train.dense.extraction import extracted
 from train.dense.out_of_fold import OutOfFold
 from train.models.build import build_model
 from train.models.dense import MAP_STRIDE, TOP_CELLS, DenseClassifier
+from train.models.prototypes import MOST_CELLS, Prototypes
 
-PROTOTYPES = 256
-ITERATIONS = 15
-MOST_CELLS = 40_000
-"""That whitening and prototypes come from."""
 BATCH = 64
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Bank:
-    """Prototypes of good cells."""
-
-    mean: Floats
-    """[c]"""
-    whitening: Floats
-    """[c, c]"""
-    prototypes: Floats
-    """[n, c], whitened."""
-
-    @classmethod
-    def of(cls, good: Floats, seed: int) -> "Bank":
-        """From features of good cells [n, c]."""
-        mean = good.mean(axis=0)
-        covariance = np.cov(good - mean, rowvar=False)
-        variance, axes = np.linalg.eigh(covariance + 1e-4 * np.trace(covariance) / len(mean) * np.eye(len(mean)))
-        whitening = (axes / np.sqrt(variance)).astype(np.float32)
-        return cls(mean, whitening, k_means((good - mean) @ whitening, PROTOTYPES, seed))
-
-    def distance(self, cells: NDArray[np.floating[Any]]) -> Floats:
-        """Of features [n, c] to the nearest prototype, [n], in standard deviations of good cells."""
-        nearest = _squares((cells - self.mean) @ self.whitening, self.prototypes).min(axis=1)
-        return np.asarray(np.sqrt(np.maximum(nearest, 0)))
-
-
-def k_means(points: Floats, count: int, seed: int) -> Floats:
-    """Centres [count, c] of points [n, c], by Lloyd's iterations; fewer where there are fewer points."""
-    centres = points[np.random.default_rng(seed).permutation(len(points))[:count]]
-    for _ in range(ITERATIONS):
-        nearest = _squares(points, centres).argmin(axis=1)
-        is_of = (nearest == np.arange(len(centres))[:, None]).astype(np.float32)
-        size = is_of.sum(axis=1, keepdims=True)
-        centres = np.where(size > 0, is_of @ points / np.maximum(size, 1), centres)
-    return centres
 
 
 def cross_validate_bank(
@@ -96,7 +54,9 @@ def cross_validate_bank(
             rng = np.random.default_rng((config.seed, number))
             good = rng.permutation(np.flatnonzero(truth.is_clean & (fold != number)))[:MOST_CELLS]
             drawn = rng.integers(count, size=(len(good), min(count, -(-MOST_CELLS // len(good)))))
-            bank = Bank.of(cells[good[:, None], drawn].reshape(-1, cells.shape[2]).astype(np.float32), config.seed)
+            bank = Prototypes.of(
+                cells[good[:, None], drawn].reshape(-1, cells.shape[2]).astype(np.float32), config.seed
+            )
             mine = np.flatnonzero(fold == number)
             for rows in np.array_split(mine, -(-len(mine) // BATCH)):
                 maps[rows] = bank.distance(cells[rows].reshape(-1, cells.shape[2])).reshape(-1, side, side)
@@ -141,9 +101,3 @@ def pooled(stages: Sequence[NDArray[np.float16]]) -> Floats:
         if (step := stage.shape[1] // side) <= 2
     ]
     return np.concatenate(parts, axis=3).reshape(len(stages[0]), side * side, -1)
-
-
-def _squares(points: NDArray[np.floating[Any]], centres: Floats) -> Floats:
-    """Squared distances [n, m]."""
-    square = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
-    return np.asarray(square, np.float32)

@@ -15,7 +15,7 @@ from bench.recipes.rows import Training
 from bench.recipes.sets import DataSet
 from bench.recipes.truth import Truth
 from edge.errors import BenchError
-from train.config import DenseRecipeConfig, TrainConfig
+from train.config import TrainConfig
 from train.dense.train import train_dense
 from train.fit import fit
 from train.run import RunFolder, load_run
@@ -98,13 +98,11 @@ def train_good_only(fold: Fold, config: TrainConfig, of: DataSet, work: Path, sa
         raise BenchError(f"{of.name} has no good pictures to train on; name another set with --set")
     data = of.good_only(images, work, f"seed{fold.seed}_fold{fold.number}")
     run = RunFolder(Path(f"{config.out}/fold{fold.number}"))
-    assert isinstance(config.recipe, DenseRecipeConfig), "the recipe heatline has it"
     config = msgspec.structs.replace(
         config,
         data=str(data),
         truth="labels",
         split=msgspec.structs.replace(config.split, group="group", pattern=None),
-        recipe=msgspec.structs.replace(config.recipe, folds=1),  # no fold of it could be judged
         out=str(run.folder),
     )
     if not (run.summary.exists() and run.read_summary().finished):

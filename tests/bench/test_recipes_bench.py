@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bench.command import bench as command
 from bench.recipes.anomalib_models import Peers
-from bench.recipes.bank import Bank, k_means, pooled
+from bench.recipes.bank import pooled
 from bench.recipes.judge import Answers, judge_fold
 from bench.recipes.one_fold import Fold
 from bench.recipes.recipes import Measurement, answers_of, read_recipe
@@ -286,28 +286,6 @@ def test_the_shipped_sets_can_be_read_and_chosen() -> None:
     assert [one.name for one in read_sets(SHIPPED, ["deeppcb", "bsdata"])] == ["bsdata", "deeppcb"]
     with pytest.raises(ConfigError, match="no data set 'magnetic'; it has magnetic_tile, "):
         read_sets(SHIPPED, ["magnetic"])
-
-
-def test_a_bank_measures_whitened_distances_to_the_nearest_prototype() -> None:
-    rng = np.random.default_rng(0)
-    good = (rng.normal(size=(3000, 4)) * [1, 9, 2, 3] @ np.linalg.qr(rng.normal(size=(4, 4)))[0] + 5).astype(np.float32)
-    bank = Bank.of(good, seed=0)
-    whitened = (good - bank.mean) @ bank.whitening
-    np.testing.assert_allclose(np.cov(whitened, rowvar=False), np.eye(4), atol=0.02)
-    some = good[:20] + 1
-    expected = [
-        min(np.linalg.norm((cell - bank.mean) @ bank.whitening - each) for each in bank.prototypes) for cell in some
-    ]
-    np.testing.assert_allclose(bank.distance(some), expected, rtol=1e-3)
-
-
-def test_k_means_finds_clusters_that_lie_apart() -> None:
-    rng = np.random.default_rng(1)
-    true = np.array([[0, 0], [9, 0], [0, 9]], np.float32)
-    points = (true.repeat(50, axis=0) + rng.normal(0, 0.1, (150, 2))).astype(np.float32)
-    spread = min(np.abs(k_means(points, 3, seed)[:, None] - true).sum(axis=2).min(axis=0).max() for seed in range(5))
-    assert spread < 0.2
-    assert len(k_means(points[:2], 3, 0)) == 2
 
 
 def test_cells_hold_all_channels_of_strides_8_and_16_over_the_same_pixels() -> None:

@@ -1,7 +1,7 @@
 """Grouped cross-validation: every tile is answered by a head that was not trained on its group."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from threading import Event
 
@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edge.bundle.pooling import pool
 from train.config import DenseRecipeConfig
 from train.dense.copies import Kind
-from train.dense.fit_head import HeadTraining, Network, answers
+from train.dense.fit_head import HeadTraining, Network, answers, distances
 from train.dense.folds import divide
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import Samples
 from train.dense.tiles import DenseTiles, Known
 from train.features.view import Features
-from train.models.dense import DenseClassifier, FineTuned, LaterStages
+from train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned, LaterStages
+from train.models.novelty import EVIDENCE_SHARE
 
 
 def divide_groups(tiles: DenseTiles, recipe: DenseRecipeConfig, seed: int) -> NDArray[np.int64]:
@@ -49,6 +51,9 @@ def cross_validate(
 ) -> OutOfFold | None:
     """Train a head without each fold, and one on everything, side by side on all processors.
 
+    Where nothing but good pictures is known, each head knows good cells too, and novelty is added to the maps of all by
+    one weight, which comes from what they say of their folds; where there is one fold, nothing could weigh it.
+
     Args:
         model: gets the head, and the later stages, that were trained on everything.
         samples, features: the grid tiles first.
@@ -75,6 +80,8 @@ def cross_validate(
         map=np.zeros((len(grid), *map_hw), np.float16),
     )
 
+    is_good_only = folds > 1 and bool((tiles.known == Known.GOOD).all())
+    distance = np.zeros(found.map.shape if is_good_only else 0, np.float16)
     stopping = Event()
 
     def step() -> None:
@@ -91,8 +98,12 @@ def cross_validate(
         if recipe.finetune_steps:
             network = networks[number] = FineTuned(LaterStages(model.trunk), heads[number])
             training.fine_tune(networks[number], step)
+        if is_good_only:
+            training.know_good(network)
         mine = grid[fold == number]
         if len(mine):
+            if is_good_only:
+                distance[mine] = distances(network, features, mine)
             parts = answers(network, features, mine, bf16=False)
             found.logit[mine] = np.concatenate([logits for logits, _ in parts])
             found.map[mine] = np.concatenate([maps for _, maps in parts])
@@ -101,8 +112,8 @@ def cross_validate(
     processors, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
     threads_each = max(1, processors // len(jobs))
     try:
-        with ThreadPoolExecutor(processors, "fold") as pool:
-            running = [pool.submit(train, number) for number in jobs]
+        with ThreadPoolExecutor(processors, "fold") as executor:
+            running = [executor.submit(train, number) for number in jobs]
             try:
                 for job in running:
                     job.result()
@@ -112,7 +123,21 @@ def cross_validate(
                     job.cancel()
     finally:
         torch.set_num_threads(threads)
+    if is_good_only:
+        _add_novelty(heads, found, distance)
     model.head = heads[folds]
     if folds in networks:
         networks[folds].stages.put_into(model.trunk)
     return found if folds > 1 else None
+
+
+def _add_novelty(heads: Sequence[DenseHead], found: OutOfFold, distance: NDArray[np.float16]) -> None:
+    """Weigh it by how much either part differs over good cells of other groups, in heads and in their answers."""
+    evidence = found.map.astype(np.float32)
+    offset, spread = float(distance.mean(dtype=np.float64)), float(distance.std(dtype=np.float64))
+    gain = float(evidence.std(dtype=np.float64)) / (EVIDENCE_SHARE * max(spread, 1e-6))
+    for head in heads:
+        assert head.novelty is not None, "all heads know good cells"
+        head.novelty.weigh(offset, gain)
+    found.map[:] = evidence + gain * (distance.astype(np.float32) - offset)
+    found.logit[:] = pool(found.map.astype(np.float32), TOP_CELLS)

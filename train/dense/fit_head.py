@@ -18,6 +18,8 @@ from train.dense.tiles import Known
 from train.features.view import Features
 from train.models.dense import TOP_CELLS, DenseHead, FineTuned
 from train.models.explained import pool
+from train.models.novelty import Novelty, cells_of
+from train.models.prototypes import MOST_CELLS, Prototypes
 from train.schedule import cosine
 
 BATCH = 64
@@ -94,6 +96,22 @@ class HeadTraining:
         steps = range(self._steps, self._steps + recipe.finetune_steps)
         self._run(network, optimiser, steps, on_step, "recipe.finetune_lr")
 
+    def know_good(self, network: Network) -> None:
+        """Have the head know good cells, of all that it was trained on; they add nothing to its map yet."""
+        rows = self._sampler.some_tiles(len(self._samples))
+        rng = np.random.default_rng(self._seed)
+        cells: list[NDArray[np.float32]] = []
+        with torch.no_grad():
+            for start in range(0, len(rows), BATCH):
+                found = cells_of(network.taps(stages_of(self._features, rows[start : start + BATCH])), network.strides)
+                flat = found.permute(0, 2, 3, 1).flatten(1, 2).numpy()
+                each = min(flat.shape[1], -(-MOST_CELLS // len(rows)))
+                cells += [tile[rng.permutation(len(tile))[:each]] for tile in flat]
+        good = np.concatenate(cells)
+        good = good[rng.permutation(len(good))[:MOST_CELLS]]
+        head = network.head if isinstance(network, FineTuned) else network
+        head.novelty = Novelty.of(Prototypes.of(good, self._seed))
+
     def _run(self, network: Network, optimiser: Optimizer, steps: range, on_step: OnStep, rate: str) -> None:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         schedule = LambdaLR(optimiser, lambda step: cosine(step, len(steps), self._recipe.warmup))
@@ -155,6 +173,18 @@ def stages_of(features: Features, rows: NDArray[np.int64], bf16: bool = False) -
     """Features [N, channels, h, w] of samples by index, their channels last in memory."""
     numbers = torch.bfloat16 if bf16 else torch.float32  # by way of float32: half the time of float16 to bfloat16
     return [torch.from_numpy(stage).float().to(numbers).permute(0, 3, 1, 2) for stage in features[rows]]
+
+
+def distances(network: Network, features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[n, h, w] of samples by index, to the prototypes of good cells that the head knows."""
+    head = network.head if isinstance(network, FineTuned) else network
+    assert head.novelty is not None, "the caller had it know good cells"
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(rows), BATCH):
+            taps = network.taps(stages_of(features, rows[start : start + BATCH]))
+            found.append(head.novelty.distance(taps, head.strides).numpy())
+    return np.concatenate(found)
 
 
 def answers(

@@ -8,7 +8,7 @@ away by what is good around it.
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -21,6 +21,7 @@ from train.config import CnnConfig
 from train.models.any_timm import create_network
 from train.models.depthwise import fix_depthwise_filters
 from train.models.explained import ExplainedClassifier, in_float32, pool
+from train.models.novelty import Novelty
 from train.models.weights import load_pretrained
 from train.provenance import Provenance
 
@@ -212,12 +213,18 @@ class DenseHead(nn.Module):
         self.floor: Tensor
         self.register_buffer("floor", torch.tensor(-4.0))
         """Of the map: below it, evidence fades, as no cell is much better than good."""
+        self.novelty: Novelty | None = None
+        """What is added for cells that are unlike good ones, where no defect was known."""
 
     def standardise(self, features: Sequence[Tensor]) -> None:
         """Take each channel's mean and deviation from features of some tiles, before the training."""
         for each, project in zip(features, self.projections, strict=True):
             assert isinstance(project, Projection)
             project.standardise(each)
+
+    def taps(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Features of all taps, as they come."""
+        return features
 
     def untrained(self) -> "DenseHead":
         """Another head for the same features."""
@@ -237,7 +244,8 @@ class DenseHead(nn.Module):
         hidden = self.dropout(self.norm(hidden).relu())
         hidden = (hidden + self.block(hidden).relu()).float()
         with in_float32(hidden.device):
-            return self.floor + softplus(self.out(hidden)[:, 0] - self.floor)
+            evidence = self.floor + softplus(self.out(hidden)[:, 0] - self.floor)
+        return evidence if self.novelty is None else evidence + self.novelty(features, self.strides)
 
 
 class FineTuned(nn.Module):
@@ -247,9 +255,18 @@ class FineTuned(nn.Module):
         super().__init__()
         self.stages, self.head = stages, head
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of each tap, input px per cell."""
+        return self.head.strides
+
+    def taps(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Features of all taps, of those of the first."""
+        return self.stages(features[0])  # type: ignore[no-any-return]
+
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """The map [N, h, w] of features, of which the first tap's are enough."""
-        return self.head(self.stages(features[0]))  # type: ignore[no-any-return]
+        return self.head(self.taps(features))  # type: ignore[no-any-return]
 
 
 class DenseClassifier(ExplainedClassifier):
@@ -274,6 +291,12 @@ class DenseClassifier(ExplainedClassifier):
         self.trunk, self.head, self.map_hw = trunk, head, map_hw
         self.shown_by = head.strides.index(STRIDES[-1])
         """Number of the first tap of stride 16: later ones tell other products apart less well."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As PyTorch's; where the state has prototypes of good cells, so has the head."""
+        if (prototypes := state_dict.get("head.novelty.prototypes")) is not None:
+            self.head.novelty = Novelty(prototypes.shape[1], prototypes.shape[0])
+        return super().load_state_dict(state_dict, strict, assign)
 
     def start_from(self, log_odds: float) -> None:
         nn.init.constant_(self.head.out.bias, log_odds)  # type: ignore[arg-type]

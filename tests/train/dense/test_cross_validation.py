@@ -222,3 +222,37 @@ def test_a_damaged_file_is_a_sentence_and_never_other_numbers(tmp_path: Path) ->
     file.unlink()
     with pytest.raises(InputError, match="cannot be read"):
         OutOfFold.read(file)
+
+
+def test_where_nothing_is_defective_novelty_is_added_to_the_maps_of_all(tmp_path: Path) -> None:
+    """It finds what no synthetic defect showed: cells whose late features are like none of the good ones'."""
+    groups = 5
+    tiles = tiles_of([Known.GOOD] * 4 * groups, np.repeat(np.arange(groups), 4).tolist())
+    drawn = squares(groups, 1)
+    samples = samples_of(
+        tiles,
+        np.zeros((4 * groups, 8, 8), np.float32),
+        [(4 * group, 4 * group, drawn[group]) for group in range(groups)],
+    )
+    stages = features_of(np.concatenate([np.zeros((4 * groups, 8, 8), np.float32), drawn]), 2)
+    features, model = stored(tmp_path, stages), untrained()
+    how = recipe_with(steps=12)
+    found = cross_validate(model, tiles, samples, features, how, 0, bf16=False)
+    assert found is not None
+    novelty = model.head.novelty
+    assert novelty is not None
+    assert novelty.gain > 0
+    all_rows = np.arange(4 * groups)
+    ((_, maps),) = answers(model.head, features, all_rows, bf16=False)
+    odd = [torch.from_numpy(np.moveaxis(stage[:1].astype(np.float32), 3, 1)) for stage in stages]
+    odd[2][:, :, 1, 2] += 3
+    with torch.no_grad():
+        changed = model.head(odd)[0].numpy()
+    assert changed[2:4, 4:6].min() > maps.max()
+    np.testing.assert_allclose(
+        found.logit, np.sort(found.map.astype(np.float32).reshape(20, -1))[:, -16:].mean(axis=1), rtol=1e-3
+    )
+
+    alone = untrained()
+    assert cross_validate(alone, tiles, samples, features, recipe_with(steps=12, folds=1), 0, bf16=False) is None
+    assert alone.head.novelty is None
