@@ -78,11 +78,14 @@ SPOILT: Mapping[str, Spoil] = {
     "half scale in a frame of the same size": lambda rgb, rng: _half_within(rgb),
 }
 OTHER_PRODUCT = "another product"
+AS_IT_IS = "good"
+BESIDE_PX = 10
+BESIDE = f"{BESIDE_PX} px beside"
 STILL_GOOD: Mapping[str, Spoil] = {
-    "good": lambda rgb, rng: rgb,
+    AS_IT_IS: lambda rgb, rng: rgb,
     "20 % brighter": lambda rgb, rng: _scaled(rgb, 1.2),
     "20 % darker": lambda rgb, rng: _scaled(rgb, 0.8),
-    "10 px beside": lambda rgb, rng: np.roll(rgb, (10, 10), (0, 1)),
+    BESIDE: lambda rgb, rng: np.roll(rgb, BESIDE_PX, (0, 1)),
     "defocused by 1 px": lambda rgb, rng: _blurred(rgb, rng, 1),
 }
 
@@ -146,10 +149,10 @@ class _Seen:
         for number, image in enumerate(images):
             rgb, rng = image.pixels(), np.random.default_rng(number)
             for kind, spoil in {**SPOILT, **STILL_GOOD}.items():
-                if kind == "good" or not image.defective:
+                if kind == AS_IT_IS or not image.defective:
                     self.of[kind].append(appearance_of(np.ascontiguousarray(spoil(rgb, rng)), grid, engine))
                 else:
-                    self.of[kind].append(self.of["good"][-1])  # never judged
+                    self.of[kind].append(self.of[AS_IT_IS][-1])  # never judged
 
 
 def _seen(
@@ -157,7 +160,7 @@ def _seen(
 ) -> _Seen:
     read = read_data(compose([f"data={one.pictures(data, work)}", f"truth={one.truth}", one.grouping]))
     good = [image for image in read.images if not image.defective]
-    chosen = [*_some(good, most), *_some([image for image in read.images if image.defective], most)]
+    chosen = [*choose_evenly(good, most), *choose_evenly([image for image in read.images if image.defective], most)]
     if not good:  # defects are in few of their tiles
         chosen = [_as_good(image) for image in chosen]
     say(f"{one.name}: {len(chosen)} frames, each in {len(SPOILT) + len(STILL_GOOD)} ways")
@@ -180,17 +183,17 @@ def _judged(name: str, known: Mapping[str, _Seen], seeds: Sequence[int]) -> SetR
             others = np.flatnonzero(fold != tested)
             others = others[np.linspace(0, len(others) - 1, min(len(others), MOST_FRAMES)).astype(int)]
             plausibility = know_product(
-                [seen.of["good"][place] for place in others], [str(seen.groups[place]) for place in others]
+                [seen.of[AS_IT_IS][place] for place in others], [str(seen.groups[place]) for place in others]
             )
             for place in np.flatnonzero(fold == tested).tolist():
                 if seen.defective[place]:
-                    count("defective", plausibility, seen.of["good"][place])
+                    count("defective", plausibility, seen.of[AS_IT_IS][place])
                     continue
                 for kind in (*SPOILT, *STILL_GOOD):
                     count(kind, plausibility, seen.of[kind][place])
             for other, theirs in known.items():
                 if other != name:
-                    for appearance in _some(theirs.of["good"], OTHERS):
+                    for appearance in choose_evenly(theirs.of[AS_IT_IS], OTHERS):
                         count(OTHER_PRODUCT, plausibility, appearance)
     found = {kind: Refused(kind, *pair) for kind, pair in counts.items()}
     return SetResult(
@@ -221,7 +224,8 @@ def _as_good(image: LabelledImage) -> LabelledImage:
     return LabelledImage(image.path, image.group, False, None)
 
 
-def _some(items: Sequence[T], most: int) -> list[T]:
+def choose_evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of them, in their order."""
     return [items[place] for place in np.linspace(0, len(items) - 1, min(len(items), most)).astype(int).tolist()]
 
 

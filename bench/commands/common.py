@@ -38,6 +38,13 @@ precision_option = click.option(
 out_option = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write what came of it there, as JSON."
 )
+data_option = click.option(
+    "--data", envvar="HEATLINE_DATA", required=True, type=click.Path(path_type=Path), help="Folder of all data sets."
+)
+sets_option = click.option(
+    "--sets", type=click.Path(path_type=Path), help="YAML: the data sets.  [default: bench/recipes/sets.yaml]"
+)
+set_option = click.option("--set", "names", multiple=True, help="One of them; may be repeated. Default: all.")
 
 
 def claim(*paths: Path | None) -> None:

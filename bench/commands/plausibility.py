@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import claim, keep, keep_picture
+from bench.commands.common import claim, data_option, keep, keep_picture, set_option, sets_option
 from bench.machine import machine
 from bench.result_file import new_report
 from edge.cli.extras import require_extra
@@ -14,13 +14,9 @@ EXAMPLE = "heatline bench plausibility --data data --set bsdata --set kolektorsd
 
 
 @click.command(epilog=f"Example: {EXAMPLE}")
-@click.option(
-    "--data", envvar="HEATLINE_DATA", required=True, type=click.Path(path_type=Path), help="Folder of all data sets."
-)
-@click.option(
-    "--sets", type=click.Path(path_type=Path), help="YAML: the data sets.  [default: bench/recipes/sets.yaml]"
-)
-@click.option("--set", "names", multiple=True, help="One of them; may be repeated. Default: all.")
+@data_option
+@sets_option
+@set_option
 @click.option(
     "--seed",
     "seeds",

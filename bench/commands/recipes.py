@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import claim, keep_picture
+from bench.commands.common import claim, data_option, keep_picture, set_option, sets_option
 from bench.commands.peers import PEERS_PYTHON
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_json
@@ -20,13 +20,9 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
 
 @click.command(epilog=f"Example: {EXAMPLE}")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option(
-    "--data", envvar="HEATLINE_DATA", required=True, type=click.Path(path_type=Path), help="Folder of all data sets."
-)
-@click.option(
-    "--sets", type=click.Path(path_type=Path), help="YAML: the data sets.  [default: bench/recipes/sets.yaml]"
-)
-@click.option("--set", "names", multiple=True, help="One of them; may be repeated. Default: all.")
+@data_option
+@sets_option
+@set_option
 @click.option(
     "--recipe",
     "recipes_",

@@ -16,10 +16,10 @@ from bench.recipes.bank import cross_validate_bank
 from bench.recipes.judge import Answers, judge_fold
 from bench.recipes.one_fold import Fold, Say, train_good_only, train_whole_network
 from bench.recipes.rows import FoldFigures, RecipeResult, Training
-from bench.recipes.sets import DataSet
+from bench.recipes.sets import DataSet, keys_of, that_change_figures
 from bench.recipes.truth import Truth
 from bench.result_file import new_report, read_result, write_result
-from edge.errors import BenchError, ConfigError
+from edge.errors import BenchError
 from train.compose import compose
 from train.config import DenseRecipeConfig, TrainConfig
 from train.dense.cross_validation import divide_groups
@@ -29,8 +29,6 @@ from train.run import RunFolder
 
 Recipe = Literal["heatline", "good-only", "finetune", "study", "bank"] | AnomalibModel
 RECIPES: tuple[Recipe, ...] = ("heatline", "good-only", "finetune", "study", "bank", *MODELS)
-NO_FIGURE = ("features.", "trainer.")
-"""Keys that begin so say where and on what a training runs."""
 TRAINED_AS_HEATLINE = ("bank", "good-only", *MODELS)
 """Whose configuration is that of the recipe `heatline`."""
 
@@ -65,7 +63,7 @@ class Measurement:
         few = [] if self.annotated is None else [f"annotated={self.annotated}"]
         if self.peers is not None and self.recipe == "supersimplenet":
             few.append(f"minutes={self.peers.minutes:g}")
-        return sorted([*few, *(item for item in self.overrides if not item.startswith(NO_FIGURE))])
+        return sorted([*few, *that_change_figures(self.overrides)])
 
     @property
     def name(self) -> str:
@@ -139,9 +137,7 @@ class Measurement:
         return compose([*self._set_overrides(), "recipe=heatline", *tiles])
 
     def _config(self, recipe: str, seed: int) -> TrainConfig:
-        said = {item.partition("=")[0] for item in self.overrides}
-        if taken := said & {"data", "out", "seed", "recipe", "resume", "split.val", "split.test"}:
-            raise ConfigError(f"the bench sets {min(taken)} itself; leave it out")
+        said = keys_of(self.overrides)
         own = [f"recipe={recipe}", f"seed={seed}", *self._set_overrides()]
         if self.annotated is not None:
             images = self.truth.store.images

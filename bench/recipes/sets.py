@@ -21,6 +21,10 @@ SHIPPED = Path(__file__).parent / "sets.yaml"
 GOOD = "good_"
 """Put before the names of good pictures that come from a folder of their own."""
 
+NO_FIGURE = ("features.", "trainer.")
+"""Keys that begin so say where and on what a training runs."""
+SET_BY_BENCH = {"data", "out", "seed", "recipe", "resume", "split.val", "split.test"}
+
 
 class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One of them; docs/recipes.md describes the keys."""
@@ -156,3 +160,20 @@ def read_sets(file: Path, names: Collection[str] = ()) -> list[DataSet]:
         if name not in known:
             raise ConfigError(f"{file} has no data set {name!r}; it has {', '.join(known)}, choose one of these")
     return [one for one in sets if not names or one.name in names]
+
+
+def keys_of(overrides: Sequence[str]) -> set[str]:
+    """Keys of overrides of a training.
+
+    Raises:
+        ConfigError: one of them is set by the bench.
+    """
+    keys = {item.partition("=")[0] for item in overrides}
+    if taken := keys & SET_BY_BENCH:
+        raise ConfigError(f"the bench sets {min(taken)} itself; leave it out")
+    return keys
+
+
+def that_change_figures(overrides: Sequence[str]) -> list[str]:
+    """Those of them that change what a training finds, sorted."""
+    return sorted(item for item in overrides if not item.startswith(NO_FIGURE))
