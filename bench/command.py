@@ -17,6 +17,7 @@ from bench.commands.peers import peers
 from bench.commands.plausibility import plausibility
 from bench.commands.recipes import recipes
 from bench.commands.report import report
+from bench.commands.robustness import robustness
 from bench.commands.soak import soak
 from bench.commands.stages import stages
 from bench.commands.startup import startup
@@ -24,7 +25,7 @@ from bench.commands.tune import tune
 
 COMMANDS = (
     *(cameras, chaos, delivery, end_to_end, flops, hostile, map_cost, micro, peers, plausibility),
-    *(recipes, report, soak, stages, startup, tune),
+    *(recipes, report, robustness, soak, stages, startup, tune),
 )
 
 

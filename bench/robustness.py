@@ -1,0 +1,277 @@
+"""How verdicts and regions hold where a frame is brighter, darker, out of focus or beside its place."""
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.plausibility import AS_IT_IS, BESIDE, BESIDE_PX, FOLDS, STILL_GOOD, Pixels, choose_evenly
+from bench.recipes.metrics import count_hit, label_defects
+from bench.recipes.sets import DataSet, keys_of
+from bench.result_file import read_result
+from edge.bundle import Bundle, open_proven_engine
+from edge.errors import BenchError
+from edge.frames import Frame, Stamp
+from edge.geometry.regions import found_cells
+from edge.inspection.inspector import Inspector
+from edge.inspection.verdict import Verdict
+from export.map_gate import overlaps
+from export.run_to_bundle import export_run
+from train.compose import compose
+from train.dense.folds import divide
+from train.dense.train import train_dense
+from train.readers import LabelledImage
+from train.run import RunFolder, load_run, read_data
+
+UNCHANGED = "unchanged"
+CHANGES = {UNCHANGED if kind == AS_IT_IS else kind: change for kind, change in STILL_GOOD.items()}
+FALSE_REJECT = 0.01
+"""As of `heatline export` by default."""
+Mask = NDArray[np.bool_]
+Say = Callable[[str], None]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What figures depend on, besides the set."""
+
+    seeds: list[int]
+    folds: list[int]
+    """That are left out and inspected, each by a bundle of the others."""
+    frames: int
+    """Most of each fold, good ones and defective ones."""
+    overrides: list[str]
+    """Of the training, sorted."""
+
+
+class ChangeFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Of frames that were changed in one way; docs/bundle.md defines the figures."""
+
+    change: str
+    frames: int
+    refused: int
+    good: int
+    """Frames with a verdict; `defective` too."""
+    rejected: int
+    defective: int
+    found: int
+    became_defect: int
+    became_good: int
+    overlaps: int
+    """Defective frames that are DEFECT both times."""
+    iou_median: float | None
+    iou_p5: float | None
+    defects: int
+    """Of defective frames with a verdict both times."""
+    hit_unchanged: int
+    hit: int
+
+
+class SetResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One data set."""
+
+    set: str
+    truth: str
+    settings: Settings
+    groups: int
+    """Left out, over all folds and seeds."""
+    changes: list[ChangeFigures]
+
+
+class RobustnessResult(msgspec.Struct, frozen=True):
+    """All sets that were measured so far."""
+
+    sets: list[SetResult]
+
+
+class Sighting(NamedTuple):
+    """What the line finds in a frame."""
+
+    verdict: Verdict
+    pixels: Mask
+    """Of its regions, bool [H, W], where they lie in the unchanged frame."""
+
+
+class Comparison(NamedTuple):
+    """One frame, unchanged and changed."""
+
+    defective: bool
+    before: Verdict
+    after: Verdict
+    iou: float | None
+    """Of regions; None: not DEFECT both times."""
+    defects: int
+    hit_before: int
+    hit: int
+
+
+def measure(one: DataSet, data: Path, work: Path, settings: Settings, overrides: Sequence[str], say: Say) -> SetResult:
+    """Train and export without each fold, and inspect the fold's frames as they are and changed.
+
+    Args:
+        data: folder of all data sets.
+        work: where links and, until it ends, runs and bundles may lie.
+        overrides: of the training; those of `settings` and others that change no figure.
+    Raises:
+        BenchError: there is no such fold.
+        ConfigError, InputError, WeightsError, TrainingError, ExportError, BundleError, EngineError: something cannot
+            be used.
+    """
+    said = keys_of(overrides)
+    own = [f"data={one.pictures(data, work)}", f"truth={one.truth}", one.grouping]
+    images = read_data(compose(own)).images
+    training = [*(item for item in own if item.partition("=")[0] not in said), *overrides]
+    compared: dict[str, list[Comparison]] = {change: [] for change in CHANGES}
+    groups = 0
+    work.mkdir(parents=True, exist_ok=True)
+    for seed, fold in itertools.product(settings.seeds, settings.folds):
+        left_out = _groups_of(images, seed, fold, one.name)
+        groups += len(left_out)
+        tested = [image for image in images if str(image.group) in left_out]
+        by_kind = ([image for image in tested if image.defective is kind] for kind in (False, True))
+        chosen = [image for kind in by_kind for image in choose_evenly(kind, settings.frames)]
+        say(f"{one.name}: seed {seed}, fold {fold}: training without {len(left_out)} groups")
+        with tempfile.TemporaryDirectory(dir=work) as scratch:
+            config = compose([*training, f"seed={seed}", "recipe=heatline"])
+            split = msgspec.structs.replace(config.split, test=[*left_out])
+            config = msgspec.structs.replace(config, split=split, out=f"{scratch}/run")
+            train_dense(config, RunFolder(Path(config.out)), say)
+            run, place = load_run(Path(config.out)), Path(scratch) / "bundle"
+            bundle = export_run(
+                run, place, name=one.name, version="1", false_reject=FALSE_REJECT, precisions=(), say=say
+            )
+            say(f"{one.name}: inspecting {len(chosen)} frames, each in {len(CHANGES)} ways")
+            _inspect(bundle, chosen, compared)
+    changes = [figures_of(change, found) for change, found in compared.items()]
+    return SetResult(set=one.name, truth=one.truth, settings=settings, groups=groups, changes=changes)
+
+
+def _groups_of(images: Sequence[LabelledImage], seed: int, fold: int, name: str) -> list[str]:
+    """Groups of a fold, where each fold gets about as many good frames and defective ones."""
+    groups, number = np.unique([str(image.group) for image in images], return_inverse=True)
+    defective = np.array([image.defective for image in images])
+    kinds = np.stack([kind for kind in (defective, ~defective) if kind.any()], axis=1).astype(np.float64)
+    fold_of = divide(number.astype(np.int64), kinds, min(FOLDS, len(groups)), seed)
+    if fold > fold_of.max():
+        raise BenchError(f"{name} has no fold {fold}; name one of 0 to {fold_of.max()}")
+    return [str(group) for group in groups[fold_of == fold]]
+
+
+def _inspect(bundle: Bundle, images: Sequence[LabelledImage], compared: dict[str, list[Comparison]]) -> None:
+    with contextlib.closing(open_proven_engine(bundle).engine) as engine:
+        inspector = Inspector(bundle.manifest, engine, plausibility=bundle.plausibility())
+        for number, image in enumerate(images):
+            rgb = image.pixels()
+            mask = image.mask((rgb.shape[0], rgb.shape[1]))
+            defects, _ = label_defects(np.zeros(rgb.shape[:2], np.bool_) if mask is None else mask)
+            unchanged = look(inspector, rgb)
+            for kind, change in CHANGES.items():
+                changed = np.ascontiguousarray(change(rgb, np.random.default_rng(number)))
+                seen = unchanged if kind == UNCHANGED else look(inspector, changed, BESIDE_PX if kind == BESIDE else 0)
+                compared[kind].append(compare(image.defective, defects, unchanged, seen))
+
+
+def look(inspector: Inspector, rgb: Pixels, beside_px: int = 0) -> Sighting:
+    """What a line finds in RGB uint8 [H, W, 3], which lies so far to the right of its place, and below it.
+
+    Raises:
+        EngineError: there is no usable answer for some tile.
+    """
+    pending = inspector.start(Frame(Stamp("bench", 1), rgb, "RGB8"))
+    judged, stitcher, thresholds = inspector.finish(pending), pending.stitcher, inspector.thresholds
+    defective = pending.logits.astype(np.float64) >= thresholds.score
+    cells = found_cells(judged.heatmap, stitcher, defective, thresholds.evidence)
+    verdict = judged.verdict if judged.implausible is None else "NO_VERDICT"
+    return Sighting(verdict, to_pixels(cells, judged.frame_hw, stitcher.cell_px, beside_px))
+
+
+def to_pixels(cells: Mask, frame_hw: tuple[int, int], cell_px: int, beside_px: int) -> Mask:
+    """Pixels [*frame_hw] of heatmap cells [h, w], moved back to where they lie in the unchanged frame.
+
+    What was moved beyond the right or the bottom came in on the other side, and goes back there.
+    """
+    pixels = cells.repeat(cell_px, axis=0).repeat(cell_px, axis=1)[: frame_hw[0], : frame_hw[1]]
+    return np.roll(pixels, -beside_px, (0, 1))
+
+
+def compare(defective: bool, defects: NDArray[np.int32], before: Sighting, after: Sighting) -> Comparison:
+    """Hold what is found in a changed frame to what is found in the same frame unchanged.
+
+    Args:
+        defects: of `label_defects`, [H, W].
+    """
+    both = before.verdict == after.verdict == "DEFECT"
+    iou = float(overlaps(before.pixels[None], after.pixels[None])[0]) if both else None
+    hit_before, hit = (count_hit(defects, each.pixels, 1) for each in (before, after))
+    return Comparison(defective, before.verdict, after.verdict, iou, int(defects.max()), hit_before, hit)
+
+
+def figures_of(change: str, compared: Sequence[Comparison]) -> ChangeFigures:
+    """Count over frames."""
+    judged = [one for one in compared if one.after != "NO_VERDICT"]
+    both = [one for one in judged if one.before != "NO_VERDICT"]
+    good, defective = ([one for one in judged if one.defective is kind] for kind in (False, True))
+    iou = [one.iou for one in both if one.defective and one.iou is not None]
+    marked = [one for one in both if one.defective]
+    return ChangeFigures(
+        change=change,
+        frames=len(compared),
+        refused=len(compared) - len(judged),
+        good=len(good),
+        rejected=sum(one.after == "DEFECT" for one in good),
+        defective=len(defective),
+        found=sum(one.after == "DEFECT" for one in defective),
+        became_defect=sum((one.before, one.after) == ("GOOD", "DEFECT") for one in both),
+        became_good=sum((one.before, one.after) == ("DEFECT", "GOOD") for one in both),
+        overlaps=len(iou),
+        iou_median=float(np.median(iou)) if iou else None,
+        iou_p5=float(np.quantile(iou, 0.05)) if iou else None,
+        defects=sum(one.defects for one in marked),
+        hit_unchanged=sum(one.hit_before for one in marked),
+        hit=sum(one.hit for one in marked),
+    )
+
+
+def read_robustness(file: Path) -> list[SetResult]:
+    """What a file holds so far; nothing where there is none.
+
+    Raises:
+        BenchError: it is no result of this bench.
+    """
+    try:
+        return msgspec.convert(read_result(file), RobustnessResult).sets if file.exists() else []
+    except msgspec.ValidationError as error:
+        raise BenchError(f"{file} is no result of heatline bench robustness ({error}); name another --out") from error
+
+
+ROWS: dict[str, Callable[[ChangeFigures], str]] = {
+    "refused as implausible": lambda one: _of(one.refused, one.frames),
+    "good frames rejected": lambda one: _of(one.rejected, one.good),
+    "defective frames found": lambda one: _of(one.found, one.defective),
+    "GOOD became DEFECT, DEFECT became GOOD": lambda one: f"{one.became_defect}, {one.became_good}",
+    "IoU of regions, median; 5th percentile": lambda one: (
+        f"{one.iou_median:.2f}; {one.iou_p5:.2f}" if one.overlaps else "-"
+    ),
+    "defects hit (in the same frames, unchanged)": lambda one: (
+        f"{_of(one.hit, one.defects)} ({one.hit_unchanged})" if one.defects else "-"
+    ),
+}
+
+
+def table(sets: Sequence[SetResult]) -> str:
+    """As Markdown: a row per figure and change, a column per set."""
+    rows = [["", *(one.set for one in sets)], ["---", *["---:"] * len(sets)]]
+    for figure, cell in ROWS.items():
+        rows.append([f"**{figure}**", *[""] * len(sets)])
+        rows += [[change, *(cell(one.changes[place]) for one in sets)] for place, change in enumerate(CHANGES)]
+    rows.append(["groups left out", *(str(one.groups) for one in sets)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _of(part: int, whole: int) -> str:
+    return f"{part} of {whole}" if whole else "-"

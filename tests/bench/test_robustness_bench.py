@@ -1,0 +1,217 @@
+"""`heatline bench robustness`: frames that are changed a little, on small pictures and by hand."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from bench.command import bench as command
+from bench.plausibility import BESIDE, BESIDE_PX
+from bench.recipes.metrics import label_defects
+from bench.recipes.sets import DataSet
+from bench.robustness import (
+    CHANGES,
+    UNCHANGED,
+    ChangeFigures,
+    Comparison,
+    SetResult,
+    Settings,
+    Sighting,
+    compare,
+    figures_of,
+    look,
+    read_robustness,
+    table,
+    to_pixels,
+)
+from edge.bundle import Bundle
+from edge.bundle.plausibility import Appearance, Vitals, know_product
+from edge.errors import BenchError, ConfigError
+from edge.inference import open_engine
+from edge.inspection.inspector import Inspector
+from tests.small_bundle import TILE, dark_square, white_frame
+from tests.train.blobs import draw_blobs
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = (
+    "tiles.tile_px=64", "recipe.steps=12", "recipe.folds=2", "recipe.jitter_px=20", "trainer.precision=32-true",
+    "recipe.copies={defective: 1, most: 20}",
+)  # fmt: skip
+
+
+def run(out: Path, *arguments: str) -> str:
+    """Of the data set `blobs` beside `out`; what was said meanwhile."""
+    sets = out.with_name("sets.yaml")
+    sets.write_bytes(msgspec.yaml.encode([DataSet(name="blobs", truth="masks", group="group")]))
+    places = {"--data": out.parent, "--sets": sets, "--work": out.with_name("work"), "--out": out}
+    said = [str(each) for pair in places.items() for each in pair]
+    done = CliRunner().invoke(command, ["robustness", *said, f"features.folder={out.parent}", *arguments])
+    if done.exception is not None:
+        raise done.exception
+    return done.stderr
+
+
+def test_a_fold_is_inspected_as_it_is_and_changed_by_a_bundle_of_the_others(tmp_path: Path) -> None:
+    draw_blobs(tmp_path / "blobs", per_group=2)  # four groups, so each fold is one: a good frame and two others
+    out = tmp_path / "found.json"
+    said = run(out, *SMALL)
+    assert "training without 1 groups" in said
+    assert "3 groups" in said, "of the training"
+    found = json.loads(out.read_text())
+    (one,) = found["sets"]
+    assert (found["bench"], one["set"], one["groups"]) == ("robustness", "blobs", 1)
+    changes = {each["change"]: each for each in one["changes"]}
+    assert list(changes) == list(CHANGES)
+    unchanged = changes[UNCHANGED]
+    assert (unchanged["frames"], unchanged["refused"], unchanged["good"], unchanged["defective"]) == (3, 0, 1, 2)
+    assert (unchanged["found"], unchanged["hit"], unchanged["iou_median"]) == (2, unchanged["defects"], 1)
+    assert 2 <= unchanged["defects"] <= 4, "two discs a frame, which may touch"
+    for each in changes.values():
+        assert (each["frames"], each["good"] + each["defective"]) == (3, 3 - each["refused"])
+    assert changes[BESIDE]["iou_median"] > 0.5, "regions are compared where they lie in the unchanged frame"
+    assert out.with_suffix(".md").read_text() == table(read_robustness(out))
+    assert not list((tmp_path / "work").glob("tmp*")), "runs and bundles"
+
+    before = out.read_bytes()
+    assert run(out, *SMALL) == "blobs is there\n"
+    assert out.read_bytes() == before
+    with pytest.raises(BenchError, match="blobs has no fold 4; name one of 0 to 3"):  # other settings: measured again
+        run(out, *SMALL, "--fold", "4")
+    with pytest.raises(ConfigError, match=r"the bench sets split\.test itself"):
+        run(out, "split.test=[a]")
+
+
+def cells(sides: tuple[int, int]) -> st.SearchStrategy[NDArray[np.bool_]]:
+    return arrays(np.bool_, sides)
+
+
+@st.composite
+def sightings(draw: st.DrawFn) -> tuple[tuple[int, int], NDArray[np.bool_], NDArray[np.bool_]]:
+    """A frame's height and width, and found cells of 4 px of it unchanged and changed, the first never empty."""
+    height, width = draw(st.integers(11, 30)), draw(st.integers(11, 30))
+    before, after = (draw(cells((-(-height // 4), -(-width // 4)))) for _ in range(2))
+    before[0, 0] = after[0, 0] = True
+    return (height, width), before, after
+
+
+def pixels_by_hand(found: NDArray[np.bool_], frame_hw: tuple[int, int], beside_px: int) -> set[tuple[int, int]]:
+    """The (y, x) in the unchanged frame of every pixel whose cell is found, one at a time."""
+    height, width = frame_hw
+    return {
+        ((y - beside_px) % height, (x - beside_px) % width)
+        for y in range(height)
+        for x in range(width)
+        if found[y // 4, x // 4]
+    }
+
+
+@given(sightings(), st.integers(0, 2**32 - 1))
+def test_regions_are_compared_pixel_by_pixel_where_they_lie_in_the_unchanged_frame(
+    drawn: tuple[tuple[int, int], NDArray[np.bool_], NDArray[np.bool_]], seed: int
+) -> None:
+    frame_hw, found_before, found_after = drawn
+    mask = np.random.default_rng(seed).random(frame_hw) < 0.4
+    labels, count = label_defects(mask)
+    before = Sighting("DEFECT", to_pixels(found_before, frame_hw, 4, 0))
+    after = Sighting("DEFECT", to_pixels(found_after, frame_hw, 4, BESIDE_PX))
+    one, other = pixels_by_hand(found_before, frame_hw, 0), pixels_by_hand(found_after, frame_hw, BESIDE_PX)
+    hits = [{int(labels[place]) for place in found} - {0} for found in (one, other)]
+    assert compare(True, labels, before, after) == Comparison(
+        True, "DEFECT", "DEFECT", len(one & other) / len(one | other), count, len(hits[0]), len(hits[1])
+    )
+
+
+def test_a_change_that_moves_a_frame_moves_it_as_regions_are_moved_back() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
+    moved = CHANGES[BESIDE](rgb, np.random.default_rng(0))
+    assert np.array_equal(moved[BESIDE_PX:, BESIDE_PX:], rgb[:-BESIDE_PX, :-BESIDE_PX])
+    assert np.array_equal(to_pixels(moved[..., 0] > 90, (20, 24), 1, BESIDE_PX), rgb[..., 0] > 90)
+
+
+def test_the_line_sees_a_square_where_it_was_though_the_frame_is_moved(bundle: Bundle) -> None:
+    frame = dark_square(white_frame(), 96, 304)
+    shown = [Appearance((500, 700), Vitals.of(each), None) for each in (frame, white_frame())]
+    engine = open_engine("openvino", bundle.path, TILE, threads=1)
+    inspector = Inspector(bundle.manifest, engine, plausibility=know_product(shown))
+    unchanged = look(inspector, frame)
+    moved = look(inspector, np.roll(frame, BESIDE_PX, (0, 1)), BESIDE_PX)
+    square = np.zeros(frame.shape[:2], np.bool_)
+    square[96:144, 304:352] = True
+    for seen in (unchanged, moved):
+        assert seen.verdict == "DEFECT"
+        assert (seen.pixels & square).sum() / (seen.pixels | square).sum() > 0.6  # map cells are of 16 px
+    assert look(inspector, white_frame()).verdict == "GOOD"
+    assert not look(inspector, white_frame()).pixels.any()
+    assert look(inspector, white_frame() * 0).verdict == "NO_VERDICT"
+    engine.close()
+
+
+def test_figures_count_frames_with_a_verdict_and_flips_of_those_with_two() -> None:
+    found = figures_of(
+        "darker",
+        [
+            Comparison(False, "GOOD", "GOOD", None, 0, 0, 0),
+            Comparison(False, "GOOD", "DEFECT", None, 0, 0, 0),
+            Comparison(False, "DEFECT", "DEFECT", 0.9, 0, 0, 0),  # a good one: its regions are not held to anything
+            Comparison(False, "DEFECT", "NO_VERDICT", None, 0, 0, 0),
+            Comparison(False, "NO_VERDICT", "DEFECT", None, 0, 0, 0),
+            Comparison(True, "DEFECT", "DEFECT", 0.8, 3, 3, 2),
+            Comparison(True, "DEFECT", "DEFECT", 0.6, 1, 1, 1),
+            Comparison(True, "DEFECT", "GOOD", None, 2, 1, 0),
+            Comparison(True, "NO_VERDICT", "DEFECT", None, 5, 5, 5),
+            Comparison(True, "DEFECT", "NO_VERDICT", None, 7, 7, 7),
+        ],
+    )
+    assert found == ChangeFigures(
+        change="darker",
+        frames=10,
+        refused=2,
+        good=4,
+        rejected=3,
+        defective=4,
+        found=3,
+        became_defect=1,
+        became_good=1,
+        overlaps=2,
+        iou_median=pytest.approx(0.7),
+        iou_p5=pytest.approx(0.61),
+        defects=6,
+        hit_unchanged=5,
+        hit=3,
+    )
+
+
+def test_the_table_has_a_row_per_figure_and_change_and_a_column_per_set() -> None:
+    none = figures_of("", [])
+    compared = [Comparison(True, "DEFECT", "DEFECT", 0.5, 4, 3, 2), Comparison(False, "GOOD", "DEFECT", None, 0, 0, 0)]
+    some = figures_of("", compared)
+    settings = Settings(seeds=[0], folds=[0], frames=40, overrides=[])
+    sets = [
+        SetResult(set=name, truth="masks", settings=settings, groups=groups, changes=[figures] * len(CHANGES))
+        for name, groups, figures in (("first", 7, some), ("second", 1, none))
+    ]
+    rows = table(sets).splitlines()
+    assert rows[0] == "|  | first | second |"
+    assert rows[rows.index("| **IoU of regions, median; 5th percentile** |  |  |") + 2] == (
+        "| 20 % brighter | 0.50; 0.50 | - |"
+    )
+    assert rows[rows.index("| **defects hit (in the same frames, unchanged)** |  |  |") + 1] == (
+        "| unchanged | 2 of 4 (3) | - |"
+    )
+    assert "| 20 % darker | 1, 0 | 0, 0 |" in rows
+    assert rows[-1] == "| groups left out | 7 | 1 |"
+
+
+def test_another_result_in_the_place_of_its_own_is_refused(tmp_path: Path) -> None:
+    assert read_robustness(tmp_path / "none.json") == []
+    (tmp_path / "other.json").write_text('{"bench": "plausibility", "sets": [{"set": "blobs", "seeds": [0]}]}')
+    with pytest.raises(BenchError, match="no result of heatline bench robustness"):
+        read_robustness(tmp_path / "other.json")
