@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 import torch
 
-from edge.bundle import open_bundle
+from edge.bundle import open_bundle, open_proven_engine
+from edge.frames import Frame, Stamp
 from edge.images import read_rgb
 from edge.inference import open_engine
 from edge.inference.engine import infer_features
+from edge.inspection.inspector import Inspector
 from tests.command import complaint, heatline
 from tests.train.blobs import GROUPS, draw_blobs, write_labels
 from train.compose import read_config
@@ -166,6 +168,33 @@ def test_the_bundle_inspects_pictures(bundle: Path, blobs: Path, tmp_path: Path)
     mask = cv2.imread(str(blobs / "masks" / "a_0.png"), cv2.IMREAD_GRAYSCALE)
     x, y = event["regions"][0]["peak_xy"]
     assert mask[max(0, y - 8) : y + 9, max(0, x - 8) : x + 9].any()
+
+
+def test_verdicts_and_discs_found_hold_where_light_focus_or_place_change_a_little(bundle: Path, blobs: Path) -> None:
+    """Of the pictures that taught it. What the changes do to real ones, docs/bundle.md#robustness measures."""
+    opened = open_bundle(bundle)
+    changes = {
+        "none": lambda rgb: rgb,
+        "brighter": lambda rgb: np.clip(rgb * 1.2, 0, 255),
+        "darker": lambda rgb: rgb * 0.8,
+        "beside": lambda rgb: np.roll(rgb, 10, (0, 1)),
+    }
+    with closing(open_proven_engine(opened, "openvino").engine) as engine:
+        inspector = Inspector(opened.manifest, engine, plausibility=opened.plausibility())
+        for path in sorted((blobs / "images").iterdir()):
+            rgb = read_rgb(path)
+            file = blobs / "masks" / path.name
+            mask = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) if file.exists() else np.zeros(rgb.shape[:2], np.uint8)
+            for change, apply in changes.items():
+                changed = np.ascontiguousarray(apply(rgb), np.uint8)
+                discs = np.roll(mask, 10, (0, 1)) if change == "beside" else mask
+                found = inspector.finish(inspector.start(Frame(Stamp("test", 1), changed, "RGB8")))
+                assert found.implausible is None, (path.name, change)
+                assert found.verdict == ("DEFECT" if mask.any() else "GOOD"), (path.name, change)
+                count, labels = cv2.connectedComponents(discs)
+                hit = {label for x0, y0, x1, y1 in (region.box_xyxy for region in found.regions)
+                       for label in np.unique(labels[y0:y1, x0:x1]).tolist()} - {0}  # fmt: skip
+                assert len(hit) == count - 1, (path.name, change)
 
 
 def test_the_bundle_knows_what_the_product_looks_like(
