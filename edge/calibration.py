@@ -11,6 +11,7 @@ from edge.binomial import CONFIDENCE, frames_to_show, upper_bound
 from edge.bundle.manifest import Calibration, ScoreBy
 from edge.errors import InputError
 from edge.student import prediction_bound
+from edge.text import format_count
 
 ENOUGH_BEYOND = 5
 """Frames that may reach the threshold, from which on their quantile is trusted."""
@@ -150,11 +151,14 @@ def describe_support(calibration: Calibration) -> str | None:
     if not share or bound is None or bound <= UNSUPPORTED * share:
         return None
     needed = frames_to_show(share, 0)
-    of_groups = "" if calibration.groups in (None, calibration.frames) else f" of {calibration.groups} groups"
-    frames = f"{calibration.frames} good frame{'s' * (calibration.frames > 1)}{of_groups}"
+    of_groups = (
+        "" if calibration.groups in (None, calibration.frames) else f" of {format_count(calibration.groups, 'group')}"
+    )
+    frames = f"{format_count(calibration.frames, 'good frame')}{of_groups}"
     return (
         f"{frames} cannot show a false-reject rate of {100 * share:.3g} %: with {CONFIDENCE:.0%} confidence it is at "
-        f"most {100 * bound:.3g} %; {needed} good frames of the line of which none reaches the threshold would show it "
+        f"most {100 * bound:.3g} %; {format_count(needed, 'good frame')} of the line of which none reaches the "
+        "threshold would show it "
         "(heatline calibrate)"
     )
 

@@ -23,6 +23,7 @@ from edge.frames import Frame, Stamp
 from edge.images import list_images, read_image
 from edge.inference import Engine
 from edge.inspection.inspector import Inspector, PendingFrame
+from edge.text import format_count, is_are
 from edge.two_samples import Difference, fisher_exact, mann_whitney
 
 BEYOND_CHANCE = 0.01
@@ -142,7 +143,8 @@ def against(
         [frame.highest_logit for frame in first_frames], [frame.highest_logit for frame in second_frames]
     )
     told = {
-        f"{second.rejected} of {second.frames} of its frames are rejected, against {first.rejected} of "
+        f"{second.rejected} of its {format_count(second.frames, 'frame')} {is_are(second.rejected)} rejected, against "
+        f"{first.rejected} of "
         f"{first.frames} (Fisher's exact test": counts,
         "its frames' highest logits rank otherwise (Mann-Whitney test": ranks,
     }

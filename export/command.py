@@ -6,7 +6,7 @@ from typing import Literal
 
 import click
 
-from edge.cli.calibrate import bound_in_words
+from edge.cli.calibrate import bound_in_words, count_frames
 from edge.cli.extras import require_extra
 from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json, progress_console
@@ -109,7 +109,7 @@ def export(
             "map checks": map_checks_in_words(manifest.map_checks),
             "score threshold": f"{calibration.score_threshold:.3f} logits",
             "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
-            "calibrated on": f"{calibration.frames} {calibration.frames_are}",
+            "calibrated on": count_frames(calibration.frames, calibration.frames_are),
             "false rejects": bound_in_words(calibration),
             **precision_facts(manifest),
             "size": f"{sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6:.1f} MB",

@@ -19,6 +19,7 @@ from edge.bundle.manifest import Grid
 from edge.errors import InputError
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import Engine, infer
+from edge.text import format_count
 from export.gate import TOLERANCE
 from train.readers import LabelledImage
 
@@ -135,7 +136,7 @@ def hold_tiles(
             keep, searched = found, searched + 1
         kept.append((cut[keep], logit[keep], maps[keep], find_regions(maps[keep])))
         tiles, with_region = tiles + int(keep.sum()), with_region + int(found.sum())
-    tiles_are = f"tiles of {whole} of the {len(images)} frames {are}"
+    tiles_are = f"tiles of {whole} of the {format_count(len(images), 'frame')} {are}"
     if searched:
         tiles_are += f", and those with a region of {searched} more"
     all_tiles, logit, maps, regions = (np.concatenate(column) for column in zip(*kept, strict=True))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge.bundle.manifest import MapCheck, MapChecks
 from edge.errors import ExportError
+from edge.text import format_count
 
 NEIGHBOURHOOD = 3
 WARN, REFUSE = 0.25, 0.5
@@ -46,7 +47,8 @@ def check_maps(maps: NDArray[np.float32], *, allow: bool = False) -> MapChecks:
     """
     if (count := effective_tiles(maps)) < ENOUGH_TILES:
         few = (
-            f"the map is not checked: {len(maps)} good tiles count as {count:.0f} that show evidence, expected at "
+            f"the map is not checked: {format_count(len(maps), 'good tile')} "
+            f"{'counts' if len(maps) == 1 else 'count'} as {count:.0f} that show evidence, expected at "
             f"least {ENOUGH_TILES}; validate on more good frames"
         )
         return MapChecks(len(maps), None, None, [few])

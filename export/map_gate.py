@@ -15,6 +15,7 @@ from edge.bundle.manifest import Agreement
 from edge.errors import EngineError
 from edge.inference import Engine, infer
 from edge.inference.engine import Precision
+from edge.text import format_count
 from export.held_tiles import HeldTiles
 
 LIMITS: dict[Precision, dict[str, float]] = {
@@ -53,7 +54,7 @@ def missed(precision: Precision, held: HeldTiles, figures: Sequence[Agreement]) 
     limits, tiles, found = LIMITS[precision], len(held.tiles), []
     flips = max(each.flips for each in figures)
     if flips > limits["flips"] * tiles:
-        found.append(f"{flips} of {tiles} verdicts flip, allowed are {limits['flips']:.1%}")
+        found.append(f"{flips} of {format_count(tiles, 'verdict')} flip, allowed are {limits['flips']:.1%}")
     for key, words in (
         ("iou_median", "regions overlap by {:.3f} at the median"),
         ("near_p5", "{:.3f} of the regions lie within a cell of each other at the 5th percentile"),

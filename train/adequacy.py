@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge.binomial import frames_to_show
 from edge.calibration import score_threshold
+from edge.text import format_count
 from edge.two_samples import fisher_exact
 from train.readers import LabelledImage
 
@@ -57,8 +58,9 @@ def describe_small_defects(
         )
     if ambiguous > MOST_AMBIGUOUS * (ambiguous + defective):
         said.append(
-            f"{ambiguous} of the {ambiguous + defective} tiles with a defect have at most {defective_share:.1%} of "
-            "their area defective: the recipe heatline counts them as defective, finetune does not train on them, and "
+            f"{ambiguous} of the {format_count(ambiguous + defective, 'tile')} with a defect "
+            f"{'has' if ambiguous == 1 else 'have'} at most {defective_share:.1%} of "
+            "the area defective: the recipe heatline counts them as defective, finetune does not train on them, and "
             "study counts them as good; use heatline, or a lower tiles.defective_share"
         )
     return said
@@ -118,7 +120,8 @@ def describe_carrying(
     return [
         f"a threshold does not carry to every group: set by the other groups, it would reject {worst}, all good, where "
         f"{share:.1%} was wanted; before the line is trusted with a new one (place, board, lot), calibrate with "
-        f"{frames_to_show(share, 0) if share else 'many'} good frames of it (heatline calibrate)"
+        f"{format_count(frames_to_show(share, 0), 'good frame') if share else 'many good frames'} of it (heatline "
+        "calibrate)"
     ]
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import InputError
-from edge.text import sayable
+from edge.text import format_count, sayable
 from train.file_names import find_scheme
 from train.near_identical import near_identical_pairs, thumbnail
 from train.readers import LabelledFolder, LabelledImage, read_folder
@@ -133,7 +133,7 @@ def _find_column(folder: Path, images: Sequence[LabelledImage]) -> tuple[str | N
     values = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values())) if name}
     counts = {name: len(set(column)) for name, column in values.items()}
     if "group" in values:
-        return "group", f"Groups are the column 'group' of labels.csv: {counts['group']} groups."
+        return "group", f"Groups are the column 'group' of labels.csv: {format_count(counts['group'], 'group')}."
     things = {
         name: counts[name]
         for name, column in values.items()
@@ -174,7 +174,8 @@ def _guess_groups(images: Sequence[LabelledImage]) -> tuple[str | None, dict[Pat
         are = scheme.part
         kinds = sorted(set(names))
         said = [
-            f"Groups are {scheme.part} ({sayable(', '.join(kinds[:3]))}, ...): {len(kinds)} groups. This is a guess: "
+            f"Groups are {scheme.part} ({sayable(', '.join(kinds[:3]))}, ...): {format_count(len(kinds), 'group')}. "
+            "This is a guess: "
             "that pictures of one thing have it in common. If not, use split.pattern or split.group."
         ]
     merged, like = _with_near_identical(images, [sayable(name) for name in names])

@@ -28,6 +28,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.text import format_count
+
 THUMBNAIL_PX = 32
 HIGH_PASS_SIGMA_PX = 4.0
 SAME_PICTURE = 0.995
@@ -110,7 +112,8 @@ def twins_in_words(count: int, picture: str, other: str, apart: str = "on anothe
         apart: where the other one of each pair lies.
     """
     return (
-        f"{count} pictures look nearly identical to one {apart}, as do {picture} and {other}; if they show the same "
+        f"{format_count(count, 'picture')} {'looks' if count == 1 else 'look'} nearly identical to one {apart}, as do "
+        f"{picture} and {other}; if they show the same "
         "thing, put them into one group"
     )
 

@@ -11,6 +11,7 @@ from rich.progress import track
 
 from edge.cli.output import progress_console
 from edge.errors import TrainingError
+from edge.text import format_count, is_are
 from train.config import TrainConfig
 from train.frames import FrameStore
 from train.near_identical import near_identical_across, twins_in_words
@@ -55,7 +56,8 @@ def prepare(config: TrainConfig, cache: Path, say: Callable[[str], None]) -> Pre
     unplaced = [frame for frame in range(len(store)) if store.is_unplaced(frame)]
     if unplaced:
         say(
-            f"{len(unplaced)} pictures are left out, as they are labelled defective and nothing says where, "
+            f"{format_count(len(unplaced), 'picture')} {is_are(len(unplaced))} left out: labelled defective, and "
+            "nothing says where, "
             f"first {store.images[unplaced[0]].path.name}"
         )
     tables = {
@@ -72,8 +74,10 @@ def prepare(config: TrainConfig, cache: Path, say: Callable[[str], None]) -> Pre
         say(_described(part, parts[part], count, labelled))
         if not count["defective"] or count["defective"] == len(tables[part]):
             raise TrainingError(
-                f"of the {len(tables[part])} tiles of the {part} groups ({_some(getattr(split, part))}) "
-                f"{count['defective']} are defective; each part needs both classes: name other groups in split.val "
+                f"of the {format_count(len(tables[part]), 'tile')} of the {part} groups "
+                f"({_some(getattr(split, part))}) "
+                f"{count['defective']} {is_are(count['defective'])} defective; each part needs both classes: name "
+                "other groups in split.val "
                 "and split.test"
             )
     if whole:
@@ -96,9 +100,9 @@ def _warn_of_twins(store: FrameStore, frames: dict[str, range], say: Callable[[s
 
 def _described(part: str, pictures: Sequence[LabelledImage], tiles: dict[str, int], labelled: str) -> str:
     defective = sum(image.defective for image in pictures)
-    said = f"{part}: {len(pictures)} pictures, {defective} of them defective; "
+    said = f"{part}: {format_count(len(pictures), 'picture')}, {defective} of them defective; "
     if labelled == "pictures":
-        return f"{said}{sum(tiles.values())} tiles"
+        return f"{said}{format_count(sum(tiles.values()), 'tile')}"
     share = tiles["defective"] / sum(tiles.values())
     return f"{said}tiles: " + ", ".join(f"{n} {kind}" for kind, n in tiles.items()) + f" ({share:.1%})"
 

@@ -44,7 +44,7 @@ def split_by_name(
         raise ConfigError("split.test is given and split.val is not; name a group that chooses the best checkpoint")
     rest = set(groups) - val_groups - test_groups
     if not rest:
-        raise ConfigError(f"split.val and split.test take all {len(groups)} groups; leave at least one to train on")
+        raise ConfigError(f"split.val and split.test take all groups ({len(groups)}); leave at least one to train on")
     return Split(*(tuple(sorted(part)) for part in (rest, val_groups, test_groups)))
 
 
@@ -77,8 +77,8 @@ def split_by_fractions(
     wanted = sum(share > 0 for share in fractions)
     if len(groups) < wanted:
         raise ConfigError(
-            f"there are {len(groups)} groups ({', '.join(sorted(groups))}) for {wanted} parts, and a group is never "
-            "cut in two; give more groups, or name them in split.val and split.test"
+            f"there are too few groups, {len(groups)} ({', '.join(sorted(groups))}) for {wanted} parts, and a group is "
+            "never cut in two; give more groups, or name them in split.val and split.test"
         )
     kinds = [[group for group in groups if (group in defective) == kind] for kind in (True, False)]
     if min(map(len, kinds)) < wanted:

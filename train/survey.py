@@ -18,7 +18,7 @@ from edge.errors import ConfigError, InputError
 from edge.geometry import TileGrid
 from edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from edge.images import SUFFIXES, read_image
-from edge.text import sayable
+from edge.text import format_count, sayable
 from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
 from train.discovery import Discovery, discover
 from train.near_identical import near_identical_across, thumbnail, twins_in_words
@@ -369,7 +369,8 @@ def _warnings(
     for name, part in (split or {}).items():
         if defective and part.groups and (not part.defective or (data.truth == LABELS_ONLY and not part.good)):
             warnings.append(
-                f"{name} has {part.good} good and {part.defective} defective pictures; choose groups with both kinds"
+                f"{name} has {part.good} good and {format_count(part.defective, 'defective picture')}; choose groups "
+                "with both kinds"
             )
     if twins:
         apart = "on another side of the split" if split else "of another group" if groups else "of the others"

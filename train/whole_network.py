@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProg
 from torch.utils.data import DataLoader, get_worker_info
 
 from edge.errors import ConfigError, TrainingError
+from edge.text import format_count
 from train.assemble import Assembly, assemble
 from train.batches import Steps
 from train.callbacks import MetricsTable, OrderlyStop, Stopwatch, read_metrics
@@ -190,7 +191,7 @@ def _plan(assembly: Assembly) -> str:
         else f"{share:.0%} of each batch is defective, and the loss corrects the odds for it "
         f"({assembly.training.shift:+.2f} logits)"
     )
-    return f"{budget.steps} steps, a validation every {budget.validate_every}; {balance}"
+    return f"{format_count(budget.steps, 'step')}, a validation every {budget.validate_every}; {balance}"
 
 
 def _found(run: RunFolder, config: TrainConfig, summary: RunSummary | None) -> None:

@@ -12,7 +12,7 @@ from edge.colour import PixelFormat
 from edge.errors import CameraError, InputError
 from edge.frames import BadFrame, Frame, Stamp
 from edge.images import list_images, read_image
-from edge.text import sayable
+from edge.text import format_count, sayable
 
 MOST_PRELOADED_BYTES = 4 << 30
 
@@ -39,7 +39,7 @@ class FolderCamera(FrameSource):
         if self._preload:
             self._read_all()
         return Opened(
-            found=f"{len(self._files)} pictures in {self._folder}",
+            found=f"{format_count(len(self._files), 'picture')} in {self._folder}",
             period_s=self._pace.period_s,
         )
 
@@ -63,7 +63,8 @@ class FolderCamera(FrameSource):
             held += 0 if isinstance(picture, InputError) else picture[0].nbytes
             if held > MOST_PRELOADED_BYTES:
                 raise CameraError(
-                    f"camera {self.name}: the first {number} of {len(self._files)} pictures in {self._folder} take "
+                    f"camera {self.name}: the first {number} of {format_count(len(self._files), 'picture')} in "
+                    f"{self._folder} take "
                     f"{held / 2**30:.1f} GiB, expected at most {MOST_PRELOADED_BYTES / 2**30:.0f}; show fewer, or "
                     "leave preload out"
                 )

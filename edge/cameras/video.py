@@ -10,6 +10,7 @@ from edge.cameras.pacing import Pace
 from edge.cameras.settings import VideoSettings
 from edge.errors import CameraError
 from edge.frames import BadFrame, Frame, Stamp
+from edge.text import format_count
 
 HIGHEST_RATE_FPS = 10000.0
 """Files that know no rate give one that cannot be."""
@@ -43,7 +44,7 @@ class VideoCamera(FrameSource):
             raise CameraError(f"camera {self.name}: {self._settings.path} does not say its frame rate; set rate_fps")
         self._pace = Pace(rate_fps)
         width, height = (int(capture.get(which)) for which in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-        frames = f"{self._announced} frames" if self._announced else "frames"
+        frames = format_count(self._announced, "frame") if self._announced else "frames"
         return Opened(
             found=f"{frames} of {width}x{height} px, BGR8, in {self._settings.path}, at {rate_fps:g} frames/s",
             period_s=self._pace.period_s,
@@ -110,7 +111,8 @@ class VideoCamera(FrameSource):
         return BadFrame(
             stamp,
             "unreadable",
-            f"{self._settings.path} announces {self._announced} frames, of which {unreadable} cannot be read after "
+            f"{self._settings.path} announces {format_count(self._announced, 'frame')}, of which {unreadable} cannot "
+            "be read after "
             f"frame {self._shown_of_loop - unreadable}; it is damaged or cut off, copy it again",
         )
 

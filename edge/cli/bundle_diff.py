@@ -18,6 +18,7 @@ from edge.cli.engine_options import engine_option
 from edge.cli.output import json_option, print_facts, print_json, visible
 from edge.cli.precision_words import attempts_in_words
 from edge.inference import EngineKind, infer, open_engine
+from edge.text import format_count
 
 SHA256 = re.compile("[0-9a-f]{64}")
 ATTEMPTS = re.compile(r"map_gate\.precisions\.(\w+)\.attempts")
@@ -132,7 +133,7 @@ def _shown(value: Any) -> str:
 def _facts(answers: AnswersDifference) -> Mapping[str, object]:
     flips = [answers.answers[tile] for tile in answers.flipped]
     facts: dict[str, object] = {
-        "verdicts that flip": f"{len(flips)} of {answers.tiles} tiles",
+        "verdicts that flip": f"{len(flips)} of {format_count(answers.tiles, 'tile')}",
         "largest logit difference": f"{answers.largest_logit_difference:.3g}",
         "map correlation": _correlation_in_words(answers),
     }

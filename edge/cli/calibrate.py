@@ -32,6 +32,7 @@ from edge.recalibration import (
     shift,
     write_recalibrated,
 )
+from edge.text import format_count
 
 FALSE_REJECT = 0.01
 UNLIKELY = 0.01
@@ -235,7 +236,8 @@ def _look_hot(frames: int, rejected_before: int, before: Calibration) -> list[st
     if not rejected_before or 1 - at_most(rejected_before - 1, frames, allowed) >= UNLIKELY:
         return []
     return [
-        f"the old thresholds reject {rejected_before} of these {frames} good frames, where {_percent(allowed)} were to "
+        f"the old thresholds reject {rejected_before} of these {format_count(frames, 'good frame')}, where "
+        f"{_percent(allowed)} were to "
         "be expected: look at them before this bundle is used, as a defective frame among them hides defects like it"
     ]
 
@@ -247,7 +249,8 @@ def _implausible(pictures: GoodPictures, objections: Sequence[str | None]) -> li
         return []
     file, words = refused[0]
     return [
-        f"{len(refused)} of {len(objections)} frames of the second shift would get no verdict, as {file}: {words}; "
+        f"{len(refused)} of {format_count(len(objections), 'frame')} of the second shift would get no verdict, as "
+        f"{file}: {words}; "
         "calibrate on both"
     ]
 
@@ -267,7 +270,8 @@ def _unlike(
     if refused:
         file, words = refused[0]
         said.append(
-            f"{len(refused)} of {len(appearances)} frames got no verdict before, as {file}: {words}; look at them, as "
+            f"{len(refused)} of {format_count(len(appearances), 'frame')} got no verdict before, as {file}: {words}; "
+            "look at them, as "
             "frames like them pass now"
         )
     was, is_now = before.plausible.distance, now.plausible.distance
@@ -299,7 +303,7 @@ def plausible_in_words(calibration: Calibration) -> str:
         if plausible.distance is None
         else f"features up to {plausible.distance:.3g} from the product's"
     )
-    return f"{size} px; {vitals}; {features}; by {plausible.frames} frames"
+    return f"{size} px; {vitals}; {features}; by {format_count(plausible.frames, 'frame')}"
 
 
 _SCORE_BY: Mapping[ScoreBy | None, str] = {
@@ -308,6 +312,15 @@ _SCORE_BY: Mapping[ScoreBy | None, str] = {
     "tail": ", by a normal distribution of their highest logits",
     "margin": ", with a margin to the defective frames",
 }
+
+
+def count_frames(count: int, frames_are: str) -> str:
+    """A count of frames and which they are, as `1 good frame of early`.
+
+    Args:
+        frames_are: in the plural, as a calibration keeps it.
+    """
+    return f"{count} {frames_are.replace('frames', 'frame', 1) if count == 1 else frames_are}"
 
 
 def rule_in_words(calibration: Calibration) -> str:
@@ -349,7 +362,9 @@ def _refuse_shared(pictures: GoodPictures, second: GoodPictures) -> list[str]:
         return []
     original, copy = found[0]
     return [
-        f"{len(found)} of {len(files)} pictures are copies of others, as {files[copy]} is of {files[original]}; a copy "
+        f"{len(found)} of {len(files)} pictures "
+        f"{'is a copy of another' if len(found) == 1 else 'are copies of others'}, as {files[copy]} is of "
+        f"{files[original]}; a copy "
         "shows nothing new and the bounds do not hold, leave it out"
     ]
 
@@ -381,7 +396,7 @@ def _facts(report: Report) -> dict[str, object]:
         "version": f"{report.version}, from {before.version}",
         "digest": report.digest or "none, this is a dry run",
         "signed by": "nobody, as it is another bundle now: heatline bundle sign",
-        "calibrated by": f"{rule_in_words(calibration)}, on {calibration.frames} {calibration.frames_are}",
+        "calibrated by": f"{rule_in_words(calibration)}, on {count_frames(calibration.frames, calibration.frames_are)}",
         "computed by": f"{report.engine} in {report.precision}",
         "score threshold": f"{calibration.score_threshold:.3f} logits, was {before.score_threshold:.3f}",
         "evidence threshold": f"{calibration.evidence_threshold:.3f} logits, was {before.evidence_threshold:.3f}",
@@ -394,7 +409,7 @@ def _facts(report: Report) -> dict[str, object]:
         facts["fell back"] = report.fell_back
     if report.second_shift is not None:
         second = report.second_shift
-        facts["second shift"] = f"{second.frames} {second.frames_are}"
+        facts["second shift"] = count_frames(second.frames, second.frames_are)
         facts["its false rejects"] = (
             f"{_outcome(second)}; with {_percent(CONFIDENCE)} confidence between {_percent(second.interval[0])} and "
             f"{_percent(second.interval[1])}"
@@ -410,7 +425,7 @@ def _facts(report: Report) -> dict[str, object]:
 def _support_in_words(calibration: Calibration, support: Support | None) -> str:
     bound = calibration.false_reject_at_most
     assert bound is not None
-    frames = f"{calibration.frames} good frame{'' if calibration.frames == 1 else 's'}"
+    frames = format_count(calibration.frames, "good frame")
     words = f"{frames}: with {_percent(CONFIDENCE)} confidence the false-reject rate is at most {_percent(bound)}"
     share = calibration.false_reject_per_frame
     if support is None or share is None:
@@ -418,7 +433,8 @@ def _support_in_words(calibration: Calibration, support: Support | None) -> str:
     if share == 0:
         return f"{words}; no number of frames shows that none is ever rejected"
     words += (
-        f"; to show {_percent(share)} takes {support.frames_with_none} frames of which none reaches the threshold, or "
+        f"; to show {_percent(share)} takes {format_count(support.frames_with_none or 0, 'frame')} of which none "
+        "reaches the threshold, or "
         f"{support.frames_with_one} with one"
     )
     if support.may_reach is not None:

@@ -23,6 +23,7 @@ from edge.errors import CameraError
 from edge.grab.grab import Grab
 from edge.grab.picture_saver import Saver
 from edge.grab.report import Report
+from edge.text import format_count
 
 POLL_SECONDS = 0.05
 
@@ -126,7 +127,9 @@ def grab(line: Path, count: int, name: str | None, out: Path, timeout_s: float, 
     else:
         for camera, grabbed in report.cameras.items():
             click.echo()
-            print_facts(f"camera {camera}: {grabbed.frames} of {count} frames", grab_facts(grabbed, out))
+            print_facts(
+                f"camera {camera}: {grabbed.frames} of {format_count(count, 'frame')}", grab_facts(grabbed, out)
+            )
     saver.check()
     if interruption.came:
         raise KeyboardInterrupt

@@ -22,6 +22,7 @@ from edge.inspection.inspector import Inspector
 from edge.inspection.setup import Setup
 from edge.service.line import OpenCamera, check_address, open_cameras
 from edge.service.preparing import Prepared, prepare
+from edge.text import format_count
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0
 
@@ -179,4 +180,5 @@ def _camera(each: OpenCamera, inspector: Inspector) -> dict[str, Any]:
 def _in_words(camera: dict[str, Any]) -> str:
     if "width" not in camera:
         return "{found}; waits for its {trigger} trigger".format(**camera)
-    return "{found}; first frame {width}x{height} px {pixel_format}, {tiles} tiles".format(**camera)
+    frame = "{found}; first frame {width}x{height} px {pixel_format}".format(**camera)
+    return f"{frame}, {format_count(camera['tiles'], 'tile')}"

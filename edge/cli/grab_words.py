@@ -4,6 +4,7 @@ from pathlib import Path
 
 from edge.geometry import TileGrid
 from edge.grab.report import Grabbed, Loss
+from edge.text import format_count, is_are
 
 ALWAYS_TOLD = "lost_by_camera", "incomplete"
 
@@ -40,7 +41,8 @@ def grab_facts(grabbed: Grabbed, out: Path) -> dict[str, object]:
     facts["saved"] = _saved_in_words(grabbed, out)
     if grabbed.area is not None:
         facts["area"] = (
-            f"{out / grabbed.area.file}: {grabbed.area.tiles_looked_at} of {grabbed.area.tiles} tiles are inspected, "
+            f"{out / grabbed.area.file}: {grabbed.area.tiles_looked_at} of {format_count(grabbed.area.tiles, 'tile')} "
+            f"{is_are(grabbed.area.tiles_looked_at)} inspected, "
             f"if the bundle's have the usual {TileGrid.tile_px} px"
         )
     return facts

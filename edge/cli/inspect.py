@@ -22,6 +22,7 @@ from edge.inspection.inspector import Inspector, PendingFrame
 from edge.inspection.outcome import Outcome, Unjudged, outcome_of
 from edge.inspection.setup import Setup
 from edge.service.reporter import Reporter
+from edge.text import format_count
 
 
 @click.command(epilog="Example: heatline inspect boards.bundle photos/ --out found/")
@@ -72,7 +73,7 @@ def inspect(
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); check the disk and the permissions") from error
     if unjudged:
-        raise InputError(f"{unjudged} of {len(files)} images got no verdict; each says why above")
+        raise InputError(f"{unjudged} of {format_count(len(files), 'image')} got no verdict; each says why above")
 
 
 def _outcomes(files: Iterable[Path], inspector: Inspector) -> Iterator[tuple[PendingFrame | BadFrame, Outcome]]:

@@ -20,6 +20,7 @@ from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
 from edge.delivery.messages import event_from
 from edge.errors import MessageError
+from edge.text import format_count
 
 FAULTS_SHOWN = 20
 SHOWN = "seq", "time", "topic", "frame", "part", "score", "regions", "what"
@@ -116,7 +117,7 @@ def show(line: str, count: int, after_seq: int | None, topics: tuple[str, ...], 
         "size": f"{shown.size_bytes / 2**20:.1f} MiB",
     }
     for topic, one in shown.topics.items():
-        facts[topic] = f"{one.events} events, the last was {one.last_seq}"
+        facts[topic] = f"{format_count(one.events, 'event')}, the last was {one.last_seq}"
     print_facts(str(path), facts)
     if records:
         click.echo()
@@ -214,7 +215,7 @@ def verify(line: str, as_json: bool) -> None:
     for fault in [] if as_json else found[:FAULTS_SHOWN]:
         click.echo(visible(fault))
     if found:
-        raise JournalDamagedError(f"{path} is damaged: {len(found)} faults, the first is: {found[0]}")
+        raise JournalDamagedError(f"{path} is damaged: {format_count(len(found), 'fault')}, the first is: {found[0]}")
     if not as_json:
-        events = f"{last - first + 1} events" if first else "no event"
+        events = format_count(last - first + 1, "event") if first else "no event"
         click.echo(f"{path} is whole: {events}, each as it was written")

@@ -5,6 +5,7 @@ from datetime import datetime
 from edge.cameras.state import CameraState
 from edge.delivery.messages import BundleName, Change, Consumer, Handshake, JournalState
 from edge.inspection.ledger import Account
+from edge.text import format_count, is_are
 
 
 def handshake_in_words(handshake: Handshake) -> str:
@@ -53,7 +54,9 @@ def journal_in_words(journal: JournalState) -> str:
     if journal.live_only is not None:
         said.append(f"NOT KEPT NOW ({journal.live_only})")
     if journal.unjournalled:
-        said.append(f"{journal.unjournalled} events of this run are not in it")
+        said.append(
+            f"{format_count(journal.unjournalled, 'event')} of this run {is_are(journal.unjournalled)} not in it"
+        )
     if journal.discarded:
         said.append(f"{journal.discarded} went before all durable consumers had them")
     return "; ".join(said)
@@ -67,8 +70,11 @@ def consumer_in_words(consumer: Consumer, journal: JournalState) -> str:
         there = "away" if seen is None else f"away, last heard of {local_time(seen, '%Y-%m-%d %H:%M:%S')}"
     gone = max(0, journal.first_seq - 1 - consumer.acked_seq) if journal.first_seq else 0
     behind = max(0, journal.last_seq - consumer.acked_seq - gone)
-    missed = f", and {gone} are gone: have it come, forget it (heatline follow --forget), or raise journal.keep_mib"
-    return f"{there}; {behind} events behind{missed if gone else ''}"
+    missed = (
+        f", and {gone} {is_are(gone)} gone: have it come, forget it (heatline follow --forget), or raise "
+        "journal.keep_mib"
+    )
+    return f"{there}; {format_count(behind, 'event')} behind{missed if gone else ''}"
 
 
 def local_time(at_ns: int, form: str) -> str:

@@ -5,12 +5,13 @@ from collections.abc import Iterable, Sequence
 from edge.bundle import Calibration, Manifest
 from edge.bundle.manifest import Agreement, Attempt, Gate, MapChecks, MapGate, PrecisionGate
 from edge.inference.engine import GRAPHS
+from edge.text import format_count
 
 
 def gate_in_words(gate: Gate) -> str:
     """How far f32 was from the model at the export."""
     figures = ", ".join(f"{what} {value:.1e}" for what, value in gate.largest_difference.items())
-    words = f"{figures} of the scale at most on {gate.tiles} golden tiles, allowed {gate.tolerance:.0e}"
+    words = f"{figures} of the scale at most on {format_count(gate.tiles, 'golden tile')}, allowed {gate.tolerance:.0e}"
     if not gate.map_rounding:
         return words
     return (
@@ -29,7 +30,7 @@ def map_checks_in_words(checks: MapChecks | None) -> str:
         for what, check in places.items()
         if check is not None
     ]
-    return "; ".join([*figures, f"on {checks.tiles} good tiles", *checks.warnings])
+    return "; ".join([*figures, f"on {format_count(checks.tiles, 'good tile')}", *checks.warnings])
 
 
 def precision_facts(manifest: Manifest) -> dict[str, str]:
@@ -78,7 +79,7 @@ def _agreement_in_words(agreement: Sequence[Agreement], tiles: int) -> str:
     if not agreement:
         return "not held to the model"
     return (
-        f"at worst {max(one.flips for one in agreement)} of {tiles} tiles flip, map correlation "
+        f"at worst {max(one.flips for one in agreement)} of {format_count(tiles, 'tile')} flip, map correlation "
         f"{_least(one.map_correlation for one in agreement)}, region IoU {_least(one.iou_median for one in agreement)} "
         f"(5th percentile {_least(one.iou_p5 for one in agreement)}, within a cell "
         f"{_least(one.near_p5 for one in agreement)})"

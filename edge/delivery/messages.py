@@ -15,6 +15,7 @@ from edge.errors import MessageError
 from edge.geometry import Region
 from edge.inspection.ledger import Account
 from edge.inspection.verdict import Verdict
+from edge.text import format_count
 
 SCHEMA_VERSION = 1
 """Counts up when an older reader could misread a message. Readers ignore fields that they do not know."""
@@ -364,7 +365,9 @@ def from_frames(parts: Sequence[bytes]) -> Message:
         MessageError: they are no message, or one of a newer schema version.
     """
     if len(parts) not in (2, 3):
-        raise MessageError(f"a message of {len(parts)} part(s) came, expected topic, header and at most one picture")
+        raise MessageError(
+            f"a message of {format_count(len(parts), 'part')} came, expected topic, header and at most one picture"
+        )
     event = event_from(parts[1])
     if parts[0] != event.topic.encode():
         raise MessageError(f"a message came under topic {parts[0][:80]!r}, its header belongs under {event.topic!r}")

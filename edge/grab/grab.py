@@ -18,6 +18,7 @@ from edge.grab.area_picture import area_picture
 from edge.grab.frame_tally import FrameTally
 from edge.grab.picture_saver import Saver
 from edge.grab.report import Area, Grabbed
+from edge.text import format_count
 
 TRIGGER_AGAIN_SECONDS = 0.25
 """After a trigger that brought no frame."""
@@ -93,7 +94,7 @@ class Grab:
             return None
         if self._refused is not None:
             return self._refused
-        came = f"camera {self.name}: {frames} of {self._asked} frames came"
+        came = f"camera {self.name}: {frames} of {format_count(self._asked, 'frame')} came"
         if self._stopping.is_set():
             return CameraError(f"{came} until it was stopped")
         if self._ended:
@@ -116,7 +117,8 @@ class Grab:
         ]
         if not_saved:
             warnings.append(
-                f"{not_saved} frames were counted and not saved, as they came faster than pictures can be "
+                f"{format_count(not_saved, 'frame')} {'was' if not_saved == 1 else 'were'} counted and not saved, as "
+                "frames came faster than pictures can be "
                 "written; ask for fewer with -n, or lower its rate"
             )
         try:

@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 
 from edge.inspection.ledger import Account
+from edge.text import format_count
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def _sentence(before: Account, now: Account, enough: float) -> str | None:
     if inspected >= enough * ended:
         return None
     (reason, _), *_ = lost.most_common(1)
-    return f"{inspected} of {ended} frames inspected ({reason})"
+    return f"{inspected} of {format_count(ended, 'frame')} inspected ({reason})"
 
 
 def _bins(account: Account) -> dict[str, int]:

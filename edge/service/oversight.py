@@ -15,6 +15,7 @@ from edge.service.heartbeat import Heartbeat
 from edge.service.losses import Losses
 from edge.service.systemd_notify import notify
 from edge.service.teller import Teller
+from edge.text import format_count
 
 STATUS_EVERY_SECONDS = 1.0
 PROBE_AFTER_SECONDS = 1.0
@@ -102,7 +103,7 @@ class Oversight:
             doing = "finishing the frames in flight"
         else:
             doing = "starting" if now.reason == "starting" else state.lower()
-        words = [doing, f"{count} event{'' if count == 1 else 's'}"]
+        words = [doing, format_count(count, "event")]
         if setup.product is not None:
             words.append(f"product {setup.product}")
         if why := [reason for reason in found if reason.word not in ("starting", "stopping")]:

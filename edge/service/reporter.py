@@ -27,7 +27,7 @@ from edge.inspection.outcome import Outcome
 from edge.inspection.setup import Setup
 from edge.inspection.verdict import Judgement
 from edge.service.aftermath import ToldLiveAlone
-from edge.text import sayable
+from edge.text import format_count, sayable
 
 NOT_NUMBERED = 0
 
@@ -116,7 +116,7 @@ class Reporter:
     def unrecorded(self, missing: ToldLiveAlone) -> Message:
         """The event of frames that the boot before told of live alone."""
         self.events += 1
-        how_many = "some frames" if missing.frames is None else f"{missing.frames} frames"
+        how_many = "some frames" if missing.frames is None else format_count(missing.frames, "frame")
         of = f"{how_many} of {', '.join(missing.cameras)}"
         return Message(
             JournalEvent(

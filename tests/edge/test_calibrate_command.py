@@ -142,7 +142,7 @@ def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path: Path, own: Bundle)
     assert (dry["written"], dry["digest"]) == (None, None)
     wet, _ = calibrated(own.path, good)
     assert {**dry, "written": 0, "digest": 0} == {**wet, "written": 0, "digest": 0}
-    assert "1 of 3 pictures are copies of others" in complaints
+    assert "1 of 3 pictures is a copy of another" in complaints
     assert "001.png" in wet["warnings"][0]
 
 

@@ -32,7 +32,7 @@ def test_a_median_defect_of_less_than_four_cells_is_small() -> None:
 def test_more_than_a_third_of_the_tiles_up_to_one_percent_is_many() -> None:
     assert said_of([900], 5, 10) == []
     (said,) = said_of([900], 6, 10)
-    assert said.startswith("6 of the 16 tiles with a defect have at most 1.0% of their area defective")
+    assert said.startswith("6 of the 16 tiles with a defect have at most 1.0% of the area defective")
 
 
 def images(good: int, defective: int) -> list[LabelledImage]:

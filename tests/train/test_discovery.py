@@ -145,7 +145,7 @@ def test_truth_and_mixture_and_the_lack_of_defects_are_said(tmp_path: Path) -> N
     (folder / "boxes" / "b_0.txt").write_text("1 1 5 5 1")
     assert discover(folder).assumptions[0] == (
         "Pictures are good or defective by labels.csv; where the defects are, by masks (boxes are there too and are "
-        "not used). 1 of 8 defective pictures have no defect marked (masks), first a_0.png: only their label is used."
+        "not used). 1 of 8 defective pictures has no defect marked (masks), first a_0.png: only the label is used."
     )
     tiles = sort_tiles(tmp_path / "tiles", count=3)
     assert discover(tiles).assumptions[0] == (

@@ -139,7 +139,7 @@ def test_a_picture_that_does_not_say_where_it_is_defective_counts_as_a_frame_onl
     assert (frame.defective_frames, frame.escaped_frames) == (4, 1)
     assert before.frame.auroc == 1
     assert frame.auroc == pytest.approx((3 + 0.5) / 4)  # it looks as the three good ones do
-    assert "1 of the 7 pictures do not say where they are defective" in run(bundle.path, "--data", data).stderr
+    assert "1 of the 7 pictures is only good or defective as a whole" in run(bundle.path, "--data", data).stderr
 
 
 def test_pictures_with_labels_only_are_judged_as_frames(tmp_path: Path, bundle: Bundle) -> None:

@@ -308,7 +308,7 @@ def test_pictures_that_mislead_are_reported(blobs: Path, tmp_path: Path) -> None
     write_labels(data, [(name, "defective" if bad else "good", name[0]) for name, bad in labels.items()])
     (data / "images" / "c_2.png").write_bytes((data / "images" / "b_2.png").read_bytes())
     fit(configured(data, tmp_path / "run", "recipe.steps=1"), say=said.append)
-    assert any("1 pictures are left out" in line and "a_2.png" in line for line in said)
+    assert any("1 picture is left out" in line and "a_2.png" in line for line in said)
     assert any("as do c_2.png (val) and b_2.png (train)" in line for line in said)
 
 

@@ -217,7 +217,7 @@ def test_a_defective_picture_without_annotation_is_known_by_its_label_in_a_mixtu
     assert read.images[0].mask((150, 200)) is None
     assert read.images[0].defective
     assert read.describe_mixture() == (
-        "2 of 8 defective pictures have no defect marked (masks), first a_0.png: only their label is used"
+        "2 of 8 defective pictures have no defect marked (masks), first a_0.png: only the label is used"
     )
     assert read_folder(draw_blobs(tmp_path / "whole"), mixed=True).describe_mixture() is None
     assert read_folder(folder, "labels", mixed=True).describe_mixture() is None

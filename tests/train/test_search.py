@@ -220,7 +220,7 @@ def test_trials_that_cannot_be_trained_count_and_end_the_search_with_advice(pict
     says = r"the (loss|sum of the validation logits) became (nan|inf|-inf) at step \d; lower the learning rate: .*"
     out = tmp_path / "search"
     hopeless = ("search.lr=[1e19,1e20]", "recipe.warmup=0")
-    with pytest.raises(TrainingError, match=rf"none of the 2 trials was completed \({says}\); search lower rates"):
+    with pytest.raises(TrainingError, match=rf"none of 2 trials was completed \({says}\); search lower rates"):
         search(words(pictures, out, "search.trials=2", *hopeless))
     assert states(out) == ["PRUNED", "PRUNED"]
     assert all(re.fullmatch(says, row["reason"]) for row in table_of(out))

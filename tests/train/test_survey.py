@@ -105,7 +105,7 @@ def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_counted(tmp_path
     assert (found.good, found.defective) == (3, 6)  # a_3, b_3, d_3; a_2, b_2, c_2, d_0, d_1, d_2
     assert found.sizes == [Size(200, 150, 9)]
     assert found.labels_only == 1
-    mixture = "defective pictures have no defect marked (masks), first b_2.png: only their label is used"
+    mixture = "defective pictures has no defect marked (masks), first b_2.png: only the label is used"
     assert f"1 of 9 {mixture}" in found.assumptions[0]  # before any picture is decoded
     assert f"1 of 6 {mixture}" in survey(folder, Asked(group_column="group")).warnings
 
@@ -153,7 +153,7 @@ def test_near_identical_pictures_on_both_sides_of_the_split_are_told(tmp_path: P
     assert (Path(twins.other).name, twins.other_part) == ("a_0.png", "train")
     found = survey(folder, Asked(val=["b"], test=["d"]))
     (told,) = (warning for warning in found.warnings if "nearly identical" in warning)
-    assert "1 pictures look nearly identical to one on another side of the split, as do d_2.png (test) and" in told
+    assert "1 picture looks nearly identical to one on another side of the split, as do d_2.png (test) and" in told
     assert survey(folder, Asked(val=["b"])).twins == []  # a and d both teach
 
 
@@ -172,12 +172,14 @@ def test_what_will_hinder_a_training_is_reported(tmp_path: Path) -> None:
 
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
     names = sorted(file.name for file in (folder / "images").iterdir())
-    assert warns([(name, "defective" if "_0" in name else "good", "x") for name in names], "1 groups (x) for 3 parts")
+    assert warns(
+        [(name, "defective" if "_0" in name else "good", "x") for name in names], "too few groups, 1 (x) for 3 parts"
+    )
     cv2.imwrite(str(folder / "masks" / "a_0.png"), np.zeros((150, 200), np.uint8))
     (folder / "masks" / "b_0.png").unlink()
     rows = [(name, "defective" if "_0" in name and "b" not in name else "good", name[0]) for name in names]
     assert warns(rows, "val has 2 good and 0 defective pictures", val=["b"])
-    assert warns(rows, "1 of 3 defective pictures have no defect marked (masks), first a_0.png", val=["b"])
+    assert warns(rows, "1 of 3 defective pictures has no defect marked (masks), first a_0.png", val=["b"])
     folder = draw_plain(tmp_path / "f", ("p.png", "q.png"))
     for label, says in (("good", "no picture is defective"), ("defective", "no picture is good")):
         assert warns([("p.png", label, "a"), ("q.png", label, "b")], says)
@@ -206,9 +208,9 @@ def test_the_command_prints_for_people_and_for_programs(tmp_path: Path) -> None:
     (folder / "images" / "a_0.png").write_bytes(b"no picture")
     text = show(str(folder), "--val", "b", "--test", "c,d", "--tile-px", "64")
     assert "11: 4 good, 7 defective" in text
-    assert "1 groups: 1 good, 2 defective pictures" in text
+    assert "1 group: 1 good, 2 defective pictures" in text
     assert f"unusable: {folder / 'images' / 'a_0.png'} is not a picture that can be decoded" in text
-    assert text.rstrip().endswith("1 files cannot be used")
+    assert text.rstrip().endswith("1 file cannot be used")
     told = json.loads(show(str(folder), "--json", "--fractions", "0.5,0.25,0.25", "--seed", "2"))
     assert (told["good"], told["defective"], told["groups"]["count"]) == (4, 7, 4)
     assert [file["file"] for file in told["unusable"]] == [str(folder / "images" / "a_0.png")]

@@ -12,6 +12,7 @@ from rich.progress import Progress, track
 from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.errors import InputError
 from edge.geometry.tiling import OVERLAP_PX, TILE_PX
+from edge.text import format_count, is_are
 from train.readers.folder import LABELS_ONLY, TRUTHS
 
 if TYPE_CHECKING:
@@ -68,7 +69,10 @@ def draw_boards(folder: Path, count: int, seed: int, size: str, defects: int | N
     if as_json:
         print_json({"folder": str(folder), "labels": str(labels), "boards": count, "seed": seed})
     else:
-        click.echo(f"{count} boards of seed {seed} are in {folder}; next: heatline train data={folder}")
+        click.echo(
+            f"{format_count(count, 'board')} of seed {seed} {is_are(count)} in {folder}; next: heatline train "
+            f"data={folder}"
+        )
 
 
 @data.command(epilog="Example: heatline data show pcb --group board --truth boxes --val 08 --test 10,12")
@@ -168,7 +172,8 @@ def _print(found: "Survey") -> None:
         facts["colours"] = ", ".join(f"{colour} ({count})" for colour, count in found.colours.items())
     if found.groups:
         facts["groups"] = (
-            f"{found.groups.count} by {found.groups_are}, of {found.groups.smallest} to {found.groups.largest} pictures"
+            f"{found.groups.count} by {found.groups_are}, of {found.groups.smallest} to "
+            f"{format_count(found.groups.largest, 'picture')}"
         )
     if found.classes:
         facts["classes"] = ", ".join(f"{name} ({count})" for name, count in found.classes.items())
@@ -179,7 +184,10 @@ def _print(found: "Survey") -> None:
             f"{total}: {clean} clean, {ambiguous} up to 1 % defective, {defective} over 1 %"
         )
     for name, part in (found.split or {}).items():
-        facts[name] = f"{part.groups} groups: {part.good} good, {part.defective} defective pictures"
+        facts[name] = (
+            f"{format_count(part.groups, 'group')}: {part.good} good, "
+            f"{format_count(part.defective, 'defective picture')}"
+        )
     print_facts(found.folder, facts)
     for assumption in found.assumptions:
         click.echo(f"assumed: {assumption}")
@@ -187,7 +195,9 @@ def _print(found: "Survey") -> None:
         click.echo(f"warning: {warning}")
     for file in found.unusable:
         click.echo(f"unusable: {file.why}")
-    click.echo(f"{len(found.unusable)} files cannot be used" if found.unusable else "all files can be used")
+    click.echo(
+        f"{format_count(len(found.unusable), 'file')} cannot be used" if found.unusable else "all files can be used"
+    )
 
 
 def _sizes_in_words(found: "Survey") -> str:

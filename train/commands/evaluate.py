@@ -16,6 +16,7 @@ from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.errors import InputError
 from edge.inference import EngineKind, Precision
+from edge.text import format_count, is_are
 from train.readers import LabelledImage
 from train.readers.folder import LABELS_ONLY, TRUTHS
 
@@ -180,7 +181,8 @@ def _written_whole(out: Path | None) -> Iterator[Path | None]:
 def _warn(path: Path, chosen: "Chosen") -> None:
     if chosen.taught:
         click.echo(
-            f"{chosen.taught} of the {len(chosen.pictures)} pictures are of groups that taught {path}: leave them out "
+            f"{chosen.taught} of the {format_count(len(chosen.pictures), 'picture')} {is_are(chosen.taught)} of groups "
+            f"that taught {path}: leave them out "
             "with --groups, or take --part test",
             err=True,
         )
@@ -201,8 +203,8 @@ def _show(path: Path, evaluation: "Evaluation") -> None:
         unplaced = each.figures.frame.unplaced
         if unplaced:
             click.echo(
-                f"{unplaced} of the {told.pictures} pictures do not say where they are defective: they count as frames "
-                "only",
+                f"{unplaced} of the {format_count(told.pictures, 'picture')} {is_are(unplaced)} "
+                "only good or defective as a whole, as nothing says where the defect is",
                 err=True,
             )
         click.echo(f"{path} on {told.data} ({told.part}), by {each.truth}")

@@ -10,6 +10,7 @@ import msgspec
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_facts, print_json
 from edge.errors import ConfigError
+from edge.text import format_count
 
 if TYPE_CHECKING:
     from train.run import RunSummary
@@ -117,7 +118,7 @@ def _verdicts(folder: Path) -> dict[str, str]:
     found = {}
     if defective:
         missed = sum(score < threshold for score in defective)
-        found["missed"] = f"{missed} of {len(defective)} defective pictures"
+        found["missed"] = f"{missed} of {format_count(len(defective), 'defective picture')}"
     if good:
-        found["rejected"] = f"{sum(score >= threshold for score in good)} of {len(good)} good pictures"
+        found["rejected"] = f"{sum(score >= threshold for score in good)} of {format_count(len(good), 'good picture')}"
     return found

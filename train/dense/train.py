@@ -15,6 +15,7 @@ from rich.progress import Progress, track
 
 from edge.cli.output import progress_console
 from edge.errors import TrainingError
+from edge.text import format_count
 from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
 from train.compose import write_config
 from train.config import DenseRecipeConfig, TrainConfig
@@ -80,11 +81,13 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
         Progress(console=progress_console(), transient=True) as progress,
         extracted(model, tile_px, painter, planned, config.features, say, progress) as found,
     ):
-        say(f"features of {len(tiles)} tiles and {len(planned) - len(tiles)} copies: {found}")
+        copied = len(planned) - len(tiles)
+        copies = f"{copied} {'copy' if copied == 1 else 'copies'}"
+        say(f"features of {format_count(len(tiles), 'tile')} and {copies}: {found}")
         samples = gather_samples(tiles, planned, painter)
         folds = int(divide_groups(tiles, recipe, config.seed).max()) + 1
         validated = f"each of {folds} folds and for the model" if folds > 1 else "the model, without a cross-validation"
-        say(f"{steps} steps for {validated}; precision {precision}: {reason}")
+        say(f"{format_count(steps, 'step')} for {validated}; precision {precision}: {reason}")
         training = progress.add_task("training", total=steps * (folds + 1 if folds > 1 else 1))
         lock = Lock()
 
@@ -174,7 +177,8 @@ def _described(images: list[LabelledImage], tiles: DenseTiles) -> str:
     parts += [f"{counts[Known.MASKED]} with masked defects"] if counts[Known.MASKED] else []
     parts += [f"{counts[Known.BOXED]} with boxed defects"] if counts[Known.BOXED] else []
     parts += [f"{counts[Known.BAGGED]} of pictures that are labelled as a whole"] if counts[Known.BAGGED] else []
-    return f"{len(images)} pictures in {len(tiles.groups)} groups, {defective} defective; tiles: {', '.join(parts)}"
+    said = f"{format_count(len(images), 'picture')} in {format_count(len(tiles.groups), 'group')}"
+    return f"{said}, {defective} defective; tiles: {', '.join(parts)}"
 
 
 def _warnings(store: FrameStore, images: list[LabelledImage], tiles: DenseTiles, rule: TileRule) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from edge.bundle import Calibration
 from edge.errors import InputError
 from edge.inference import EngineKind, Precision
-from edge.text import sayable
+from edge.text import format_count, is_are, sayable
 from train.evaluation.exhibits import FrameGallery, Gallery, draw_gallery, name_below
 from train.evaluation.figures import figures_of
 from train.evaluation.intervals import FEWEST_GROUPS, intervals
@@ -249,7 +249,8 @@ def _rests_on(chosen: Chosen) -> str:
         "train": "the training groups",
         ALL: "all frames",
     }
-    counted = [f"{len(chosen.groups):,} groups"] * chosen.grouped + [f"{len(chosen.pictures):,} frames"]
+    counted = [format_count(len(chosen.groups), "group", ",")] * chosen.grouped
+    counted.append(format_count(len(chosen.pictures), "frame", ","))
     return f"{parts.get(chosen.part, chosen.part)} of {chosen.folder.resolve().name} ({', '.join(counted)})"
 
 
@@ -260,7 +261,8 @@ def _warnings(chosen: Chosen, frames: Sequence[FrameAnswer], stand_ins: int, cal
         found.append("These frames trained the model: the figures say nothing of new parts.")
     elif chosen.taught:
         found.append(
-            f"{chosen.taught:,} of the {len(frames):,} frames are of groups that trained the model: the figures are "
+            f"{chosen.taught:,} of the {format_count(len(frames), 'frame', ',')} {is_are(chosen.taught)} of groups "
+            "that trained the model: the figures are "
             "better than new parts would give."
         )
     if not chosen.grouped:
@@ -273,7 +275,10 @@ def _warnings(chosen: Chosen, frames: Sequence[FrameAnswer], stand_ins: int, cal
     if not any(frame.defective for frame in frames):
         found.append("No frame is defective: nothing is known of misses.")
     if all(frame.defective for frame in frames):
-        instead = f"{stand_ins:,} defective frames stand in, without the tiles that show a defect"
+        instead = (
+            f"{format_count(stand_ins, 'defective frame', ',')} {'stands' if stand_ins == 1 else 'stand'} in, without "
+            "the tiles that show a defect"
+        )
         found.append(f"No frame is good: {instead if stand_ins else 'nothing is known of false rejects'}.")
     wanted, at_most = calibration.false_reject_per_frame, calibration.false_reject_at_most
     if wanted is not None and at_most is not None and at_most > max(LOOSE, 2 * wanted):
@@ -289,7 +294,7 @@ def _told(judged: Judged, chosen: Chosen) -> Told:
     steps, batch = summary.get("steps"), summary.get("batch")
     recipe = str(summary.get("recipe", "not known"))
     if steps is not None:
-        recipe += f", {steps} steps" + (f" of {batch}" if batch else "")
+        recipe += f", {format_count(steps, 'step')}" + (f" of {batch}" if batch else "")
     pictures = summary.get("labelled") == "pictures"
     return Told(
         name=judged.name,

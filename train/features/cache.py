@@ -20,6 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from edge.errors import TrainingError
+from edge.text import format_count
 
 FOLDER_KEY, LIMIT_KEY = "features.folder", "features.limit_gb"
 LIMIT_BYTES = 20 * 10**9
@@ -103,7 +104,10 @@ class FeatureCache:
                 elif whole is not None:
                     self._path(name).unlink(missing_ok=True)  # another training may have found it too
         if damaged := sum(whole is False for whole in found.values()):
-            self._say(f"the features of {damaged} tiles in {self.folder} are damaged, they are extracted again")
+            self._say(
+                f"the features of {format_count(damaged, 'tile')} in {self.folder} are damaged, they are extracted "
+                "again"
+            )
         return [key for name, key in names.items() if not found[name]]
 
     def write(self, keys: Sequence[bytes], stages: Sequence[NDArray[np.float16]]) -> None:
@@ -180,7 +184,8 @@ class FeatureCache:
         if own_bytes + others_bytes > self._limit_bytes:
             beside = f", those of other trainings that run now {_gb(others_bytes)}" if others_bytes else ""
             raise TrainingError(
-                f"the features of {len(needed)} tiles take {_gb(own_bytes)}{beside}, and {LIMIT_KEY} allows "
+                f"the features of {format_count(len(needed), 'tile')} take {_gb(own_bytes)}{beside}, and {LIMIT_KEY} "
+                "allows "
                 f"{_gb(self._limit_bytes)} in {self.folder}; raise {LIMIT_KEY}"
             )
         unused = []

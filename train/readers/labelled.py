@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge.errors import InputError
 from edge.images import read_rgb
-from edge.text import sayable
+from edge.text import format_count, sayable
 from train.readers.annotation import Annotation
 
 
@@ -131,6 +131,7 @@ class LabelledFolder:
         if not unmarked or all(image.labels_only for image in self.images):
             return None
         return (
-            f"{len(unmarked)} of {len(defective)} defective pictures have no defect marked ({self.truth}), first "
-            f"{unmarked[0].name}: only their label is used"
+            f"{len(unmarked)} of {format_count(len(defective), 'defective picture')} "
+            f"{'has' if len(unmarked) == 1 else 'have'} no defect marked ({self.truth}), first "
+            f"{unmarked[0].name}: only the label is used"
         )

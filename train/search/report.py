@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 from optuna.trial import FrozenTrial
 
+from edge.text import format_count
 from train.files import write_whole
 from train.search.parallel_coordinates import Line, draw
 from train.search.trials import best_of
@@ -118,7 +119,7 @@ def write_report(report: SearchReport, out: Path) -> list[Path]:
     write_whole(files[0], lambda path: _write_table(path, report.trials))
     if report.best is not None:
         best, lines = report.best, _lines(report)
-        text = draw(lines, f"{report.name}: {len(lines)} trials", report.objective.replace("_", " "))
+        text = draw(lines, f"{report.name}: {format_count(len(lines), 'trial')}", report.objective.replace("_", " "))
         files += [out / "best.yaml", out / "parallel_coordinates.svg"]
         write_whole(files[1], lambda path: path.write_bytes(msgspec.yaml.encode(best)))
         write_whole(files[2], lambda path: path.write_text(text, encoding="utf-8"))

@@ -16,6 +16,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from edge.errors import ConfigError, Interrupted, TrainingError
+from edge.text import format_count
 from train.compose import compose, with_recipe
 from train.config import TrainConfig
 from train.files import write_whole
@@ -83,7 +84,8 @@ def search(overrides: Sequence[str], say: Callable[[str], None] = logger.info) -
             with storage_at_work(url):
                 report = sitting.report()
             raise Interrupted(
-                f"stopped with {report.finished} of {asked.trials} trials finished; go on with the same command"
+                f"stopped with {report.finished} of {format_count(asked.trials, 'trial')} finished; go on with the "
+                "same command"
             ) from error
         with storage_at_work(url):
             report = sitting.report()
@@ -92,7 +94,7 @@ def search(overrides: Sequence[str], say: Callable[[str], None] = logger.info) -
     if report.best is None and not report.running:
         reason = next(row.reason for row in reversed(report.trials) if row.state == "pruned")
         raise TrainingError(
-            f"none of the {report.finished} trials was completed ({reason}); search lower rates, "
+            f"none of {format_count(report.finished, 'trial')} was completed ({reason}); search lower rates, "
             f"search.lr=[low,high], in another folder; {out / 'trials.csv'} lists them"
         )
     return report

@@ -10,6 +10,7 @@ import msgspec
 import optuna
 
 from edge.errors import ConfigError
+from edge.text import format_count
 from train.config import TrainConfig
 from train.run import read_data, split_data
 from train.search.config import SearchConfig
@@ -91,7 +92,7 @@ def _described_data(config: TrainConfig) -> str:
     for part, image in images:
         sizes = [_size(file) for file in (image.path, *image.truth_files)]
         digest.update(f"{part}|{image.group}|{image.path.name}|{image.defective}|{sizes}\n".encode())
-    return f"{len(images)} pictures with {data.truth} (digest {digest.hexdigest()[:12]})"
+    return f"{format_count(len(images), 'picture')} with {data.truth} (digest {digest.hexdigest()[:12]})"
 
 
 def _size(file: Path) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from edge.text import format_count
 from train.evaluation.report.rows import Read, Row
 
 NAMED = 6
@@ -29,9 +30,9 @@ class Under(NamedTuple):
 
     def __str__(self) -> str:
         if not self.groups:
-            return f"{self.part} ({self.pictures:,} pictures, no groups told)"
+            return f"{self.part} ({format_count(self.pictures, 'picture', ',')}, no groups told)"
         word = "group" if len(self.groups) == 1 else "groups"
-        return f"{word} {_listed(self.groups)} ({self.pictures:,} pictures)"
+        return f"{word} {_listed(self.groups)} ({format_count(self.pictures, 'picture', ',')})"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.text import format_count
 from train.evaluation.explorer import Explorer
 
 FIRST, SECOND = "#6c8ebf", "#d98032"
@@ -47,7 +48,8 @@ def scores(defective: NDArray[np.float64], good: NDArray[np.float64], explorer: 
         f'<path class="mark" d="M0,0V{2 * HALF}" transform="translate({x:.1f} 0)" stroke="currentColor" '
         'stroke-width="2" vector-effect="non-scaling-stroke"/>'
     )
-    described = f"{len(good):,} good frames above the axis, {len(defective):,} defective frames below it"
+    above, below = format_count(len(good), "good frame", ","), format_count(len(defective), "defective frame", ",")
+    described = f"{above} above the axis, {below} below it"
     return (
         f'<svg viewBox="0 0 {WIDTH} {2 * HALF}" preserveAspectRatio="none" role="img"><title>{escape(title)}</title>'
         f"<desc>{described}</desc>{''.join(parts)}</svg>"

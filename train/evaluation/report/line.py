@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 from markupsafe import Markup
 
+from edge.text import format_count
 from train.evaluation.explorer import Explorer, Interval, Scores, explore
 from train.evaluation.report import charts
 from train.evaluation.report.line_tables import percent
@@ -162,7 +163,11 @@ def _listed(row: Row, defective: bool, shifted: Shift, explorer: Explorer) -> li
 
 def _partly_missed(row: Row) -> list[Named]:
     found = [
-        (frame.hit - frame.defects, frame.image, f"{frame.defects - frame.hit} of {frame.defects} defects missed")
+        (
+            frame.hit - frame.defects,
+            frame.image,
+            f"{frame.defects - frame.hit} of {format_count(frame.defects, 'defect')} missed",
+        )
         for fold in row.folds
         for frame in fold.evaluation.frames
         if frame.defects is not None and frame.hit is not None and frame.hit < frame.defects

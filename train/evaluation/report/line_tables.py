@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from edge.text import format_count
 from train.evaluation.report.alike import unlike
 from train.evaluation.report.rows import Pictures, Row
 from train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, count, known_columns, number
@@ -35,7 +36,10 @@ def frames(pictures: Pictures, truth: str) -> Table:
     ]
     unplaced = max((row.count(truth, "frame.unplaced") or 0 for row in pictures.against(truth)), default=0)
     notes = (
-        *((f"{unplaced:,} frames count by their label only: nothing says where they are defective.",) * bool(unplaced)),
+        *(
+            (f"By the label only, as nothing says where the defect is: {format_count(unplaced, 'frame', ',')}.",)
+            * bool(unplaced)
+        ),
         *intervals_are(pictures, truth),
     )
     return known_columns(held(Table("Frames and defects", columns, tuple(lines), notes), pictures, truth))

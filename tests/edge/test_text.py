@@ -1,0 +1,36 @@
+"""Counts in sentences: one of a thing is singular."""
+
+import pytest
+
+from edge.cli.calibrate import count_frames
+from edge.cli.line_words import consumer_in_words
+from edge.delivery.messages import Consumer, JournalState
+from edge.inspection.ledger import Account
+from edge.service.losses import Losses
+from edge.text import format_count, is_are
+
+
+@pytest.mark.parametrize(
+    ("count", "says"), [(0, "0 frames are"), (1, "1 frame is"), (2, "2 frames are"), (1234, "1,234 frames are")]
+)
+def test_one_of_a_thing_is_singular(count: int, says: str) -> None:
+    assert f"{format_count(count, 'frame', ',')} {is_are(count)}" == says
+    assert format_count(count, "frame") == says.replace(",", "").rpartition(" ")[0]
+
+
+def test_frames_that_a_calibration_names_are_counted() -> None:
+    assert count_frames(1, "good frames of early") == "1 good frame of early"
+    assert count_frames(2, "good frames of early") == "2 good frames of early"
+
+
+def test_a_consumer_that_is_one_event_behind_is_told_so() -> None:
+    journal = JournalState(journal_id="j", first_seq=3, last_seq=3, unjournalled=1)
+    words = consumer_in_words(Consumer(acked_seq=1, connected=True), journal)
+    assert words.startswith("connected; 1 event behind, and 1 is gone:")
+
+
+def test_one_frame_that_was_lost_is_one_frame() -> None:
+    losses = Losses()
+    losses.look({"top": Account()}, 0.0)
+    (words,) = losses.look({"top": Account(1, failed={"implausible": 1})}, 1.0)
+    assert words == "camera top: 0 of 1 frame inspected (failed.implausible)"
