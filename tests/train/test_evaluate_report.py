@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from edge.bundle import Bundle, write_bundle
+from edge.bundle.manifest import Plausible
+from edge.bundle.plausibility import Appearance, Vitals, know_product
 from edge.errors import GeometryError, InputError
 from tests.command import complaint
 from tests.small_bundle import dark_square, white_frame
@@ -101,6 +103,51 @@ def test_every_frame_is_left_by_its_name_with_what_the_line_says_of_it(tmp_path:
     assert sum(frame.hit or 0 for frame in frames) == of.defects_hit
     assert sum(frame.false_regions or 0 for frame in frames) == of.false_regions
     assert evaluation.warnings == ["Too few groups: 3. With at least 10, the report says how certain its figures are."]
+
+
+def that_knows(plausible: Plausible, bundle: Bundle, path: Path) -> Bundle:
+    """The bundle, with what frames of its product look like."""
+    calibration = msgspec.structs.replace(bundle.manifest.calibration, plausible=plausible)
+    files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
+    return write_bundle(path, msgspec.structs.replace(bundle.manifest, calibration=calibration), files)
+
+
+def test_frames_that_do_not_show_the_product_are_counted_apart_and_in_no_figure(tmp_path: Path, bundle: Bundle) -> None:
+    """As the line, which gives them no verdict: one that was good and black, one that was defective."""
+    data = grouped(tmp_path / "data")
+    white = white_frame((224, 446))
+    seen = [Appearance((224, 446), Vitals.of(frame), None) for frame in (white, dark_square(white, 80, 80))]
+    knowing = that_knows(know_product(seen).plausible, bundle, tmp_path / "knowing")
+    for stem in ("a2", "b1"):
+        cv2.imwrite(str(data / "images" / f"{stem}.png"), white // 100)
+    done = run(knowing.path, "--data", data, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    evaluation = read_evaluation(tmp_path / "out" / "models" / "knowing")
+    refused = [(frame.image, frame.group, frame.defective) for frame in evaluation.implausible]
+    assert refused == [("images/a2.png", "a", False), ("images/b1.png", "b", True)]
+    assert all("brightness 2, expected" in frame.why for frame in evaluation.implausible)
+    assert [frame.image for frame in evaluation.frames] == [f"images/{stem}.png" for stem in ("a1", "b2", "c1", "c2")]
+    figures = evaluation.truths[0].figures
+    assert figures.tile is not None
+    assert (figures.frame.frames, figures.frame.good_frames, figures.frame.defective_frames) == (4, 2, 2)
+    assert (figures.frame.rejected_frames, figures.tile.tiles, evaluation.told.pictures) == (0, 8, 4)
+    assert evaluation.rests_on == "all frames of data (3 groups, 4 frames)"
+    assert evaluation.warnings[0].startswith("2 frames are not like the product (1 good, 1 defective): the line gives")
+    assert "no verdict: 2 of 6 frames (good 1, defective 1), counted in no figure" in done.stdout
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Frames without a verdict" in page
+    assert "images/b1.png <span>defective: it does not look like the product: brightness 2" in page
+    without = evaluate_model(bundle.path, Asked(data))
+    assert (len(without.frames), without.implausible) == (6, [])
+
+
+def test_where_no_frame_shows_the_product_there_is_no_figure(tmp_path: Path, bundle: Bundle) -> None:
+    other = know_product([Appearance((9, 9), Vitals(9, 9, 1), None)]).plausible
+    knowing = that_knows(other, bundle, tmp_path / "knowing")
+    done = run(knowing.path, "--data", grouped(tmp_path / "data"), "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    evaluation = read_evaluation(tmp_path / "out" / "models" / "knowing")
+    assert (len(evaluation.implausible), evaluation.frames, evaluation.truths[0].figures.tile) == (6, [], None)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from train.evaluation.judged import Track
     from train.evaluation.result import Evaluation
 
+NAMED = 10
+"""Frames without a verdict that are named on the screen; the report and --json name more."""
 EXAMPLES = """
 Example:
 
@@ -199,6 +201,17 @@ def _track(what: str) -> "Track":
 
 def _show(path: Path, evaluation: "Evaluation") -> None:
     told = evaluation.told
+    if evaluation.implausible:
+        defective = sum(frame.defective for frame in evaluation.implausible)
+        total = len(evaluation.implausible) + len(evaluation.frames)
+        facts = {frame.image: frame.why for frame in evaluation.implausible[:NAMED]}
+        if (more := len(evaluation.implausible) - NAMED) > 0:
+            facts["and"] = f"{more} more"
+        print_facts(
+            f"no verdict: {len(evaluation.implausible)} of {format_count(total, 'frame')} (good "
+            f"{len(evaluation.implausible) - defective}, defective {defective}), counted in no figure",
+            facts,
+        )
     for each in evaluation.truths:
         unplaced = each.figures.frame.unplaced
         if unplaced:

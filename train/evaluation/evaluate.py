@@ -1,7 +1,7 @@
 """From a run or a bundle and labelled pictures to an evaluation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,14 @@ from train.evaluation.figures import figures_of
 from train.evaluation.intervals import FEWEST_GROUPS, intervals
 from train.evaluation.judged import Judged, Track, open_judged
 from train.evaluation.observe import Observed, Picture, observe
-from train.evaluation.result import Evaluation, FrameAnswer, Told, TruthEvaluation, write_evaluation
+from train.evaluation.result import (
+    Evaluation,
+    FrameAnswer,
+    ImplausibleFrame,
+    Told,
+    TruthEvaluation,
+    write_evaluation,
+)
 from train.evaluation.sweep import Sweep, SweepTiles
 from train.readers import LabelledFolder, LabelledImage
 from train.readers.folder import LABELS_ONLY, truths_in
@@ -92,7 +99,12 @@ def evaluate_judged(judged: Judged, chosen: Chosen, folder: Path | None = None, 
     galleries = {truth: Gallery(len(chosen.groups)) for truth in chosen.truths}
     calibration = judged.settings.calibration
     frame_gallery = None if folder is None else FrameGallery(calibration, chosen.folder)
-    observed = observe(judged, chosen.pictures, galleries, sweep, track, frame_gallery)
+    observed, why = observe(judged, chosen.pictures, galleries, sweep, track, frame_gallery)
+    implausible = [
+        ImplausibleFrame(*_named(chosen, chosen.pictures[at]), chosen.pictures[at].any.defective, words)
+        for at, words in why.items()
+    ]
+    counted = replace(chosen, pictures=tuple(one for at, one in enumerate(chosen.pictures) if at not in why))
     truths = []
     for truth, found in observed.items():
         figures = partial(figures_of, found.tiles, found.frames, calibration.score_threshold, judged.cell_px)
@@ -110,17 +122,18 @@ def evaluate_judged(judged: Judged, chosen: Chosen, folder: Path | None = None, 
             )
         )
     first = next(iter(observed.values()))
-    frames = _frames(chosen, first)
+    frames = _frames(counted, first)
     stand_ins = [] if any(not frame.defective for frame in frames) else first.without_defects.tolist()
     evaluation = Evaluation(
-        told=_told(judged, chosen),
+        told=_told(judged, counted),
         calibration=calibration,
         truths=truths,
         frames=frames,
         exhibits=[] if folder is None or frame_gallery is None else frame_gallery.write(folder),
-        rests_on=_rests_on(chosen),
-        warnings=_warnings(chosen, frames, len(stand_ins), calibration),
+        rests_on=_rests_on(counted),
+        warnings=[*_no_verdict(implausible), *_warnings(chosen, frames, len(stand_ins), calibration)],
         good_stand_ins=stand_ins,
+        implausible=implausible,
     )
     if folder is not None:
         write_evaluation(evaluation, folder)
@@ -229,8 +242,7 @@ def _frames(chosen: Chosen, observed: Observed) -> list[FrameAnswer]:
         )
         answers.append(
             FrameAnswer(
-                image=name_below(chosen.folder, picture.any.path),
-                group=sayable(chosen.groups[picture.group]) if chosen.grouped else None,
+                *_named(chosen, picture),
                 defective=bool(of.defective[at]),
                 score=float(of.logit[at]),
                 defects=defects,
@@ -239,6 +251,26 @@ def _frames(chosen: Chosen, observed: Observed) -> list[FrameAnswer]:
             )
         )
     return answers
+
+
+def _named(chosen: Chosen, picture: Picture) -> tuple[str, str | None]:
+    """A picture's name and its group's."""
+    return (
+        name_below(chosen.folder, picture.any.path),
+        sayable(chosen.groups[picture.group]) if chosen.grouped else None,
+    )
+
+
+def _no_verdict(implausible: Sequence[ImplausibleFrame]) -> list[str]:
+    """That frames get no verdict, if any."""
+    if not implausible:
+        return []
+    defective = sum(frame.defective for frame in implausible)
+    return [
+        f"{format_count(len(implausible), 'frame', ',')} {is_are(len(implausible))} not like the product "
+        f"({len(implausible) - defective:,} good, {defective:,} defective): the line gives no verdict there, and no "
+        "figure counts them."
+    ]
 
 
 def _rests_on(chosen: Chosen) -> str:
@@ -261,8 +293,8 @@ def _warnings(chosen: Chosen, frames: Sequence[FrameAnswer], stand_ins: int, cal
         found.append("These frames trained the model: the figures say nothing of new parts.")
     elif chosen.taught:
         found.append(
-            f"{chosen.taught:,} of the {format_count(len(frames), 'frame', ',')} {is_are(chosen.taught)} of groups "
-            "that trained the model: the figures are "
+            f"{chosen.taught:,} of the {format_count(len(chosen.pictures), 'frame', ',')} "
+            f"{is_are(chosen.taught)} of groups that trained the model: the figures are "
             "better than new parts would give."
         )
     if not chosen.grouped:

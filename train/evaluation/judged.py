@@ -9,6 +9,7 @@ import msgspec
 
 from edge.bundle import Bundle, Calibration, open_bundle, open_proven_engine
 from edge.bundle.manifest import Grid, Map
+from edge.bundle.plausibility import Plausibility
 from edge.bundle.pooling import identity_of
 from edge.bundle.store import MANIFEST
 from edge.errors import InputError
@@ -50,6 +51,8 @@ class Judged:
     read: dict[str, Any]
     """How they were read, see `train.run.describe_reading`."""
     run: TrainedRun | None = None
+    plausibility: Plausibility | None = None
+    """What its frames must look like; None: it does not know, as no run does."""
 
     @property
     def name(self) -> str:
@@ -69,7 +72,7 @@ class Judged:
         return set(self.summary.get("groups", {}).get(part, []))
 
     def inspector(self) -> Inspector:
-        return Inspector(self.settings, self.engine)
+        return Inspector(self.settings, self.engine, plausibility=self.plausibility)
 
 
 def open_judged(
@@ -126,6 +129,7 @@ def _of_bundle(bundle: Bundle, kind: EngineKind, precision: Precision, overlap_p
         summary={**training, **told, "weights": manifest.provenance.get("weights", {})},
         data=None,
         read=told.get("read", {}),
+        plausibility=bundle.plausibility(),
     )
 
 

@@ -53,24 +53,31 @@ def observe(
     sweep: Sweep | None,
     track: Track,
     frame_gallery: FrameGallery | None = None,
-) -> dict[str, Observed]:
+) -> tuple[dict[str, Observed], dict[int, str]]:
     """Inspect all pictures; per truth, what figures are made of.
+
+    Pictures that the line would give no verdict, as they do not show the product, are in no figure and no gallery.
 
     Args:
         galleries: by truth, what picks tiles to be shown.
         sweep: of a ViT's run, all variants of its map.
         frame_gallery: picks frames to be shown, with their truth by the first of `galleries`.
+    Returns: by truth; and by their places in `pictures`, why pictures do not show the product.
     Raises:
         InputError: a picture or its truth cannot be used.
         EngineError: the engine has no usable answer.
     """
     inspector = judged.inspector()
     columns = {truth: _Columns(judged, inspector.thresholds) for truth in galleries}
+    implausible: dict[int, str] = {}
     tracked = track([picture.any for picture in pictures])
     for number, (picture, image) in enumerate(zip(pictures, tracked, strict=True), start=1):
         rgb = image.pixels()
         pending = inspector.start(Frame(Stamp("evaluate", number, image.path.name), rgb, "RGB8"))
         judgement = inspector.finish(pending)
+        if judgement.implausible is not None:
+            implausible[number - 1] = judgement.implausible
+            continue
         grid = pending.stitcher.grid
         placed: dict[str, NDArray[np.bool_]] = {}
         for truth, of_truth in picture.by_truth.items():
@@ -94,7 +101,7 @@ def observe(
             galleries[truth].see(_views(picture, grid, pixels, masks, pending))
         if sweep is not None:
             sweep.add(pixels, pending.logits, tile_masks, inside_hw)
-    return {truth: found.observed() for truth, found in columns.items()}
+    return {truth: found.observed() for truth, found in columns.items()}, implausible
 
 
 def cut_mask(mask: NDArray[np.bool_], grid: TileGrid) -> NDArray[np.bool_]:

@@ -58,6 +58,18 @@ class FrameAnswer(msgspec.Struct, frozen=True):
     false_regions: int | None = None
 
 
+class ImplausibleFrame(msgspec.Struct, frozen=True):
+    """A frame that the line gives no verdict, as it does not show the product."""
+
+    image: str
+    """Path below the folder of pictures."""
+    group: str | None
+    defective: bool
+    """By its label."""
+    why: str
+    """In words, with the numbers."""
+
+
 class TruthEvaluation(msgspec.Struct, frozen=True):
     """Against one truth."""
 
@@ -102,6 +114,7 @@ class Told(msgspec.Struct, frozen=True):
     """test, val, train, or which groups in words."""
     groups: list[str]
     pictures: int
+    """How many the figures are of: those that get a verdict."""
     lr: float | None = None
     """The highest learning rate."""
     val_loss: float | None = None
@@ -117,7 +130,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     calibration: Calibration
     truths: list[TruthEvaluation]
     frames: list[FrameAnswer]
-    """In the order of the pictures."""
+    """In the order of the pictures, without `implausible`."""
     exhibits: list[Exhibit]
     """Of whole frames, the worst of each kind first."""
     rests_on: str
@@ -127,6 +140,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     """Sentences that a reader must see before any figure."""
     good_stand_ins: list[float] = []
     """Where no frame is good: the scores of defective frames without the tiles that a truth touches, in their place."""
+    implausible: list[ImplausibleFrame] = []
+    """Frames that get no verdict; no figure counts them."""
     schema: int = SCHEMA
 
 

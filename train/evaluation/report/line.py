@@ -51,6 +51,9 @@ class LineView:
     partly_missed: list[Named]
     """Frames that are rejected while some of their defects are not found, the most missed first."""
     more_partly_missed: int
+    no_verdict: list[Named]
+    """Frames that do not show the product, with why."""
+    more_no_verdict: int
     pictures: dict[Kind, list[Picture]]
     """Of whole frames by `escaped` and `rejected`, of tiles by `missed` and `false`; the worst first."""
     scores: Markup
@@ -89,6 +92,11 @@ def line_view(row: Row, truth: str) -> LineView:
     defective, good = _scores(row, True, shifted), _scores(row, False, shifted)
     explorer = explore(defective, good, thresholds.pop() if is_one else 0.0)
     partly_missed = _partly_missed(row)
+    no_verdict = [
+        Named(frame.image, f"{'defective' if frame.defective else 'good'}: {frame.why}")
+        for fold in row.folds
+        for frame in fold.evaluation.implausible
+    ]
     kinds: tuple[Kind, ...] = ("escaped", "rejected", "missed", "false")
     return LineView(
         label=row.label,
@@ -102,6 +110,8 @@ def line_view(row: Row, truth: str) -> LineView:
         has_stand_ins=any(fold.evaluation.good_stand_ins for fold in row.folds),
         partly_missed=partly_missed[:NAMES],
         more_partly_missed=max(0, len(partly_missed) - NAMES),
+        no_verdict=no_verdict[:NAMES],
+        more_no_verdict=max(0, len(no_verdict) - NAMES),
         pictures={kind: _pictures(row, kind, truth, shifted, explorer) for kind in kinds},
         scores=Markup(charts.scores(defective.scores, good.scores, explorer, "Scores of the frames")),
         curve=Markup(charts.curve(explorer, "Misses against false rejects")) if len(defective) and len(good) else None,
