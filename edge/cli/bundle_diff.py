@@ -14,6 +14,7 @@ from rich.table import Table
 
 from edge.bundle import Bundle, GoldenTiles, open_bundle
 from edge.bundle.difference import Answers, AnswersDifference, Change, answers_difference, manifest_changes
+from edge.cli.calibrate import NOT_KNOWN, range_in_words
 from edge.cli.engine_options import engine_option
 from edge.cli.output import json_option, print_facts, print_json, visible
 from edge.cli.precision_words import attempts_in_words
@@ -22,6 +23,7 @@ from edge.text import format_count
 
 SHA256 = re.compile("[0-9a-f]{64}")
 ATTEMPTS = re.compile(r"map_gate\.precisions\.(\w+)\.attempts")
+PLAUSIBLE = re.compile(r"(?:.*\.)?plausible(?:\.(\w+))?")
 LONGEST_SHOWN = 120
 """Characters of a value for people; --json has all of it."""
 
@@ -57,7 +59,7 @@ def diff(a_path: Path, b_path: Path, kind: EngineKind, as_json: bool) -> None:
     console = Console()
     for section, found in {"signature": _signature_changes(a, b), **changes}.items():
         if found:
-            console.print(_table(section, _attempts_as_one(found, a, b)))
+            console.print(_table(section, [_plausible(each) for each in _attempts_as_one(found, a, b)]))
             console.print()
     if a.digest == b.digest:
         click.echo(f"{a_path} and {b_path} are the same bundle, digest {a.digest}")
@@ -108,6 +110,30 @@ def _attempts(bundle: Bundle, precision: str) -> str | UnsetType:
     if gate is None or precision not in gate.precisions:
         return UNSET
     return attempts_in_words(gate.precisions[precision].attempts, gate.tiles)
+
+
+def _plausible(change: Change) -> Change:
+    """With ranges of what frames must look like in words; any other change as it is."""
+    found = PLAUSIBLE.fullmatch(change.key)
+    return (
+        change if found is None else Change(change.key, *(_in_words(found[1], each) for each in (change.a, change.b)))
+    )
+
+
+def _in_words(name: str | None, value: Any) -> Any:
+    """A value of the manifest's `plausible`, by its name there, None: all of it. What is none stays as it is: what a
+    bundle's provenance says has no fixed form.
+    """
+    match name, value:
+        case None, None:
+            return NOT_KNOWN
+        case "distance", None:
+            return "features of tiles are not known"
+        case "distance", int() | float():
+            return f"up to {value:.3g}"
+        case _, [(int() | float()) as low, None | int() | float() as high]:
+            return range_in_words(low, high)
+    return value
 
 
 def _table(section: str, changes: Sequence[Change]) -> Table:

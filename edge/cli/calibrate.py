@@ -41,6 +41,8 @@ SMALLEST = 1e-6
 FAR_WIDER = 1.5
 """Times what was plausible before: more is warned of."""
 SUFFIX = ".bundle"
+NOT_KNOWN = "not known: every frame gets a verdict"
+"""Of what frames must look like."""
 
 
 class Support(msgspec.Struct, frozen=True):
@@ -285,19 +287,28 @@ def _unlike(
     return said
 
 
+def range_in_words(low: float, high: float | None) -> str:
+    """What is plausible from `low` to `high`; None: there is no highest.
+
+    >>> range_in_words(224, 224), range_in_words(60.04, 140.0), range_in_words(0.0512, None)
+    ('224', '60 to 140', '0.0512 or more')
+    """
+    if high is None:
+        return f"{_short(low)} or more"
+    return _short(low) if low == high else f"{_short(low)} to {_short(high)}"
+
+
+def _short(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:.3g}"
+
+
 def plausible_in_words(calibration: Calibration) -> str:
     """What frames must look like to get a verdict."""
     plausible = calibration.plausible
     if plausible is None:
-        return "not known: every frame gets a verdict"
-    size = " x ".join(
-        f"{low}" if low == high else f"{low} to {high}" for low, high in (plausible.width_px, plausible.height_px)
-    )
-    vitals = "; ".join(
-        f"{name} {low:.3g} {'or more' if high is None else f'to {high:.3g}'}"
-        for name in SLACK
-        for low, high in [getattr(plausible, name)]
-    )
+        return NOT_KNOWN
+    size = " x ".join(range_in_words(*px) for px in (plausible.width_px, plausible.height_px))
+    vitals = "; ".join(f"{name} {range_in_words(*getattr(plausible, name))}" for name in SLACK)
     features = (
         "features of tiles are not known"
         if plausible.distance is None
