@@ -184,7 +184,7 @@ class EventTable:
                 Text(_frame(event)),  # as Text: a name may hold brackets
                 Text(event.verdict, style=STYLES[event.verdict]),
                 "" if event.frame_score is None else f"{event.frame_score:.2f}",
-                Text(event.reason or str(len(event.regions) or "")),
+                Text(_reason(event) or str(len(event.regions) or "")),
                 f"{highest.peak_xy[0]},{highest.peak_xy[1]}" if highest else "",
                 f"{event.latency_ms:.0f}",
             )
@@ -224,6 +224,13 @@ def _status(event: StatusEvent) -> Text:
         how = "" if state is None else f" {camera_in_words(state)}"
         said.append(f"\n{camera}{how}: {account_in_words(account)}", style="not bold")
     return said
+
+
+def _reason(event: VerdictEvent) -> str | None:
+    """Why there is no verdict; of a frame that was taken and failed, with what was wrong with it."""
+    if event.reason is None or event.detail is None or not event.reason.startswith("failed."):
+        return event.reason
+    return f"{event.reason}: {event.detail}"
 
 
 def _frame(event: VerdictEvent) -> str:

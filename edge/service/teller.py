@@ -12,6 +12,7 @@ from edge.inspection.outcome import Outcome
 from edge.inspection.setup import Setup
 from edge.service.aftermath import ToldLiveAlone
 from edge.service.heartbeat import Heartbeat
+from edge.service.implausible_log import ImplausibleLog
 from edge.service.reporter import Reporter
 
 
@@ -26,6 +27,7 @@ class Teller:
     def __init__(self, reporter: Reporter, publisher: Publisher, heartbeat: Heartbeat, setup: Setup) -> None:
         self._reporter, self._publisher, self._heartbeat = reporter, publisher, heartbeat
         self._setup = setup
+        self._implausible = ImplausibleLog()
         self._recorder: FlightRecorder | None = None
         self._lock = threading.Lock()
 
@@ -53,6 +55,7 @@ class Teller:
 
         with self._lock:
             self._publisher.send(self._reporter.verdict(outcome), sent)
+            self._implausible.see(outcome)
 
     def probe(self) -> None:
         """A probe's end: it takes the way of an event, and is none."""

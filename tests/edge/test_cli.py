@@ -303,7 +303,11 @@ def test_watch_shows_people_a_table(address: str, publisher: Publisher) -> None:
         {"times": msgspec.structs.replace(good().times, captured_at_ns=10**30)},  # beyond all calendars
     ]
     goods = [good(seq=1, previous_seq=0), good(seq=7, previous_seq=5), *(good(seq=9, **what) for what in odd)]
-    others = [DEFECT, NO_VERDICT, LIVE_ONLY, CHANGE, REFUSED_CHANGE]
+    dark = good(
+        seq=10, previous_seq=9, verdict="NO_VERDICT", reason="failed.implausible",
+        detail="it does not look like the product: brightness 3, expected 60 to 140",
+    )  # fmt: skip
+    others = [dark, DEFECT, NO_VERDICT, LIVE_ONLY, CHANGE, REFUSED_CHANGE]
     assert isinstance(HANDSHAKE.event, StatusEvent)
     last = msgspec.structs.replace(HANDSHAKE.event, state="STOPPED")
     out = watched(publisher, address, *goods, *others, last)
@@ -311,6 +315,8 @@ def test_watch_shows_people_a_table(address: str, publisher: Publisher) -> None:
     for fact in (
         *("DEFECT", r"board-é\.png", "14,30", "NO_VERDICT", r"failed\.unreadable", "live_only", "the disk is full"),
         r"after 1 up to 5 +missed",
+        "failed.implausible: it does not look",
+        "brightness 3,",
         r"\[/nothing\] \[bold\]brackets",
         r"13 .*select +in force +product 4711, bundle boards 2026\.11 \(abababababab\)",
         r"14 .*reload +refused +boards\.bundle: model\.onnx was changed or damaged",

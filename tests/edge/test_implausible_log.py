@@ -1,0 +1,35 @@
+"""A person who reads the log sees why frames get no verdict, and no flood of it."""
+
+import logging
+
+import pytest
+
+from edge.frames import Stamp
+from edge.inspection.outcome import Outcome, Unjudged
+from edge.service.implausible_log import SECONDS_BETWEEN_LOGGED, ImplausibleLog
+
+
+def test_the_first_frame_is_logged_with_its_numbers_and_a_flood_of_them_rarely(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now_s = 100.0
+    log = ImplausibleLog(lambda: now_s)
+
+    def see(number: int, camera: str = "top", reason: str = "implausible") -> None:
+        why = f"it does not look like the product: brightness {number}, expected 60 to 140"
+        log.see(Outcome(Stamp(camera, number, "a\nb.png", number=number), unjudged=Unjudged("failed", reason, why)))
+
+    see(1, reason="unreadable")
+    for number in range(2, 7):
+        see(number)
+    see(1, camera="side")
+    now_s += SECONDS_BETWEEN_LOGGED
+    see(7)
+    see(8)
+    text = "no verdict, it does not look like the product: brightness"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"camera top: frame 2 (a\\nb.png): {text} 2, expected 60 to 140",
+        f"camera side: frame 1 (a\\nb.png): {text} 1, expected 60 to 140",
+        f"camera top: frame 7 (a\\nb.png), and 4 frames before it: {text} 7, expected 60 to 140",
+    ]
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
