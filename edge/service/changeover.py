@@ -200,7 +200,7 @@ class Changeover:
         except CameraError:
             self._retire(prepared)
             raise
-        logger.info("in force: %s", in_words(prepared))
+        logger.info("in force: %s%s", in_words(prepared), describe_plausibility(before, prepared))
         self._retire(before)
 
     def _refuse(self, change: Literal["reload", "select"], detail: str) -> None:
@@ -249,6 +249,18 @@ def in_words(prepared: Prepared) -> str:
         f"{of_product}{manifest.name} {manifest.version} ({setup.bundle.digest[:12]}) by {setup.proven.engine.name} in "
         f"{setup.proven.computes_in}, signed by {signer_in_words(setup.signed_by)}{tuned}"
     )
+
+
+def describe_plausibility(before: Prepared, now: Prepared) -> str:
+    """What a change does to frames that do not show the product, for the end of a sentence; nothing if that stays."""
+    was, is_now = (each.setup.inspector.plausibility is not None for each in (before, now))
+    if was == is_now:
+        return ""
+    if is_now:
+        return "; frames that do not look like the product get no verdict from now on"
+    known = now.setup.bundle.manifest.calibration.plausible is not None
+    why = "thresholds.check_plausibility says so" if known else "the bundle does not know what they look like"
+    return f"; every frame gets a verdict from now on, whatever it looks like, as {why}"
 
 
 def _require_known(now: LineConfig, wanted: LineConfig) -> None:

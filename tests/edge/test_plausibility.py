@@ -21,7 +21,8 @@ from edge.bundle.product_tiles import product_tiles_bytes, read_product_tiles
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
-from edge.service.preparing import prepare
+from edge.service.changeover import describe_plausibility
+from edge.service.preparing import Prepared, prepare
 from tests.command import heatline
 from tests.small_bundle import contents_of, manifest, white_frame
 
@@ -255,6 +256,30 @@ def test_check_says_what_is_checked_of_the_product_in_force(tmp_path: Path) -> N
     (tmp_path / "line.toml").write_text(LINE.format(keys="check_plausibility = false"))
     shown = heatline("check", tmp_path / "line.toml", env={"COLUMNS": "400"}).stdout
     assert "not checked, as thresholds.check_plausibility says" in shown
+
+
+def test_a_change_says_if_frames_that_do_not_show_the_product_get_a_verdict_from_now_on(tmp_path: Path) -> None:
+    white = white_frame((230, 240))
+    made = manifest()
+    known = know_product([Appearance((230, 240), Vitals.of(white), None)]).plausible
+    knowing = msgspec.structs.replace(made, calibration=msgspec.structs.replace(made.calibration, plausible=known))
+    write_bundle(tmp_path / "bundle", knowing, contents_of())
+    write_bundle(tmp_path / "unknowing", made, contents_of())
+
+    def prepared(keys: str, bundle: str = "bundle") -> Prepared:
+        text = LINE.format(keys=keys).replace('bundle = "bundle"', f'bundle = "{bundle}"')
+        (tmp_path / "line.toml").write_text(text)
+        return prepare(load_config(tmp_path / "line.toml").of_product("a"))
+
+    on, off, unknown = prepared(""), prepared("check_plausibility = false"), prepared("", "unknowing")
+    every = "every frame gets a verdict from now on, whatever it looks like, as"
+    assert describe_plausibility(on, off) == f"; {every} thresholds.check_plausibility says so"
+    assert describe_plausibility(on, unknown) == f"; {every} the bundle does not know what they look like"
+    for before in (off, unknown):
+        assert describe_plausibility(before, on) == (
+            "; frames that do not look like the product get no verdict from now on"
+        )
+    assert describe_plausibility(on, on) == describe_plausibility(off, unknown) == ""
 
 
 def test_a_line_gives_no_verdict_on_what_is_not_the_product_unless_it_is_told_to(tmp_path: Path) -> None:
