@@ -18,7 +18,6 @@ from edge.delivery.security.curve import fingerprint
 from edge.errors import CameraError, HeatlineError
 from edge.frames import Frame
 from edge.inspection.frame_rule import FrameRule
-from edge.inspection.inspector import Inspector
 from edge.inspection.setup import Setup
 from edge.service.line import OpenCamera, check_address, open_cameras
 from edge.service.preparing import Prepared, prepare
@@ -45,7 +44,7 @@ def check(line: Path, as_json: bool) -> None:
     for name, address in _addresses(config).items():
         check_address(name, address)
     with open_cameras(prepared.config.cameras, lambda _: None, all_must_open=True) as opened:
-        cameras = {name: _camera(each, setup.inspector) for name, each in opened.items()}
+        cameras = {name: _camera(each, setup) for name, each in opened.items()}
     manifest, proven = setup.bundle.manifest, setup.proven
     report: dict[str, Any] = {
         "line": line.stem,
@@ -157,28 +156,39 @@ def _product_in_words(told: dict[str, Any]) -> str:
     )
 
 
-def _camera(each: OpenCamera, inspector: Inspector) -> dict[str, Any]:
-    camera, settings = each.camera, each.camera.settings
+def _camera(each: OpenCamera, setup: Setup) -> dict[str, Any]:
+    """What a camera is and shows; its first frame is held to what frames of the product in force look like."""
+    camera, settings, inspector = each.camera, each.camera.settings, setup.inspector
     assert each.opened is not None
     about: dict[str, Any] = {"found": each.opened.found, "trigger": settings.triggered}
     if settings.triggered != "free":
         return about  # it shows nothing until it is triggered, and that is not ours to do
     frame = camera.grab(FIRST_FRAME_WITHIN_SECONDS)
-    if isinstance(frame, Frame):
-        checked = FrameRule(settings.size, settings.pixel_format).check(frame)
-        frame.release()
-        frame = checked
-    if not isinstance(frame, Frame):
-        why = "none came" if frame is None else frame.detail
+    checked = FrameRule(settings.size, settings.pixel_format).check(frame) if isinstance(frame, Frame) else frame
+    if not isinstance(checked, Frame):
+        if isinstance(frame, Frame):
+            frame.release()
+        why = "none came" if checked is None else checked.detail
         raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {why}")
-    height, width = frame.image.shape[:2]
+    height, width = checked.image.shape[:2]
     area = area_of(settings)
     tiles = len(inspector.stitcher((height, width), area).grid)
-    return about | {"width": width, "height": height, "pixel_format": frame.camera_format, "tiles": tiles}
+    implausible = None
+    if inspector.plausibility is not None:
+        implausible = inspector.finish(inspector.start(checked, area)).implausible
+    checked.release()
+    return about | {
+        "width": width,
+        "height": height,
+        "pixel_format": checked.camera_format,
+        "tiles": tiles,
+        "implausible": implausible,
+    }
 
 
 def _in_words(camera: dict[str, Any]) -> str:
     if "width" not in camera:
         return "{found}; waits for its {trigger} trigger".format(**camera)
     frame = "{found}; first frame {width}x{height} px {pixel_format}".format(**camera)
-    return f"{frame}, {format_count(camera['tiles'], 'tile')}"
+    words = f"{frame}, {format_count(camera['tiles'], 'tile')}"
+    return words if camera["implausible"] is None else f"{words}; IT WOULD GET NO VERDICT: {camera['implausible']}"

@@ -253,9 +253,14 @@ def test_check_says_what_is_checked_of_the_product_in_force(tmp_path: Path) -> N
     assert report["product"] == "b"
     assert report["plausible"]["height_px"] == [230, 230]
     assert report["other_products"]["a"]["plausible"] is None
+    refused = report["cameras"]["top"]["implausible"]
+    assert refused.startswith("it does not look like the product: height"), "a drawn frame is none of the product"
+    shown = heatline("check", tmp_path / "line.toml", env={"COLUMNS": "400"}).stdout
+    assert f"IT WOULD GET NO VERDICT: {refused}" in " ".join(shown.split())
     (tmp_path / "line.toml").write_text(LINE.format(keys="check_plausibility = false"))
     shown = heatline("check", tmp_path / "line.toml", env={"COLUMNS": "400"}).stdout
     assert "not checked, as thresholds.check_plausibility says" in shown
+    assert "NO VERDICT" not in shown
 
 
 def test_a_change_says_if_frames_that_do_not_show_the_product_get_a_verdict_from_now_on(tmp_path: Path) -> None:
