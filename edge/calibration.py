@@ -10,13 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 from edge.binomial import CONFIDENCE, frames_to_show, upper_bound
 from edge.bundle.manifest import Calibration, ScoreBy
 from edge.errors import InputError
-from edge.student import prediction_bound
+from edge.student import prediction_bound, prediction_bound_of_groups
 from edge.text import format_count
 
 ENOUGH_BEYOND = 5
 """Frames that may reach the threshold, from which on their quantile is trusted."""
 FEWEST_OF_TAIL = 8
-"""Good frames: the tail of a distribution whose deviation fewer show lies so high that no defect reaches it."""
+"""Good frames, or groups of them: the tail of a distribution whose deviation fewer show lies so high that no defect
+reaches it."""
 UNSUPPORTED = 3
 """Times the wanted share: a larger bound is warned of."""
 COLDEST_SHARE = 0.05
@@ -104,7 +105,9 @@ def pooled_threshold(frames: Sequence[GoodFrame]) -> float:
     return threshold(hottest, 1 - EVIDENCE_QUANTILE, sum(frame.cells for frame in frames))
 
 
-def score_threshold(good: Sequence[float], share: float, coldest: float | None = None) -> tuple[float, ScoreBy]:
+def score_threshold(
+    good: Sequence[float], share: float, coldest: float | None = None, groups: Sequence[str] | None = None
+) -> tuple[float, ScoreBy]:
     """Where the score threshold lies, and what set it.
 
     1. `quantile`: just above the highest good frames, of which `share` may reach it. Nothing ever lowers it, so a bound
@@ -113,12 +116,14 @@ def score_threshold(good: Sequence[float], share: float, coldest: float | None =
        good and defective belongs to neither.
     3. `tail`: where they are not known, of at least 8 frames of which so few may reach the quantile that it is one of
        the highest: the value that a next one exceeds with a chance of `share`, by a normal distribution
-       (`edge.student`), if it is higher.
+       (`edge.student`), if it is higher. Frames of one group are alike, so of at least 8 groups it is the value of a
+       frame of a new group, if that is higher still.
 
     Args:
         good: highest tile logit of each good frame.
         share: wanted share of them that is rejected, 0 <= share < 1.
         coldest: of `coldest_of` defective frames; None: none is known.
+        groups: of each good frame; None: they are not known.
     Raises:
         InputError: no good frame, or a value that is not finite.
     """
@@ -128,6 +133,11 @@ def score_threshold(good: Sequence[float], share: float, coldest: float | None =
     if may_reach(len(good), share) >= ENOUGH_BEYOND or len(good) < FEWEST_OF_TAIL or not 0 < share < 0.5:
         return quantile, "quantile"
     tail = prediction_bound([float(value) for value in good], share)
+    by_group: dict[str, list[float]] = {}
+    for group, value in zip(groups or (), good, strict=groups is not None):
+        by_group.setdefault(group, []).append(float(value))
+    if FEWEST_OF_TAIL <= len(by_group) < len(good):
+        tail = max(tail, prediction_bound_of_groups(by_group, share))
     return (tail, "tail") if tail > quantile else (quantile, "quantile")
 
 
@@ -195,9 +205,11 @@ def calibrate(
     """
     if not 0 <= false_reject < 1:
         raise InputError(f"a false-reject rate of {false_reject} makes no sense; expected 0 <= rate < 1")
-    score, score_by = score_threshold([frame.highest_logit for frame in frames], false_reject, coldest_defect)
-    names = {frame.group for frame in frames}
-    groups = None if None in names else len(names)
+    named = [frame.group for frame in frames if frame.group is not None]
+    groups = len(set(named)) if len(named) == len(frames) else None
+    score, score_by = score_threshold(
+        [frame.highest_logit for frame in frames], false_reject, coldest_defect, None if groups is None else named
+    )
     reach, independent = may_reach(len(frames), false_reject), groups or len(frames)
     if top_cells is None:
         evidence = threshold([frame.highest_evidence for frame in frames], false_reject)

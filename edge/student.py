@@ -1,7 +1,8 @@
 """Student's t distribution: where the next value lies of a normal distribution that few values show."""
 
 import math
-from statistics import fmean, stdev
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev, variance
 
 
 def at_most(t: float, degrees: int) -> float:
@@ -42,3 +43,26 @@ def prediction_bound(values: list[float], beyond: float) -> float:
     count = len(values)
     spread = stdev(values) * math.sqrt(1 + 1 / count)
     return fmean(values) + quantile(1 - beyond, count - 1) * spread
+
+
+def prediction_bound_of_groups(values: Mapping[str, Sequence[float]], beyond: float) -> float:
+    """What a value of a new group exceeds with a chance of about `beyond`, if values are normal in each group, with one
+    deviation, and the groups' means are normal too.
+
+    The variance of such a value about the mean of the k groups' means is that between groups, 1 + 1 / k times, and that
+    within a group. The variance of the groups' means has the first and, of a group of m values, 1 / m of the second;
+    so what is missing is added from within the groups. Student's t has k - 1 degrees of freedom, which errs on the high
+    side, as what comes from within has more.
+
+    Args:
+        values: of each group at least one; at least two groups.
+        beyond: above 0, at most 0.5.
+    """
+    groups = list(values.values())
+    means, count = [fmean(group) for group in groups], len(groups)
+    degrees = sum(len(group) - 1 for group in groups)
+    squares = sum((value - mean) ** 2 for group, mean in zip(groups, means, strict=True) for value in group)
+    within = squares / degrees if degrees else 0.0
+    missing = 1 - fmean(1 / len(group) for group in groups)
+    spread = math.sqrt((1 + 1 / count) * variance(means) + missing * within)
+    return fmean(means) + quantile(1 - beyond, count - 1) * spread

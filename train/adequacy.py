@@ -109,7 +109,7 @@ def describe_carrying(
         mine = of == name
         if count == 1 or mine.all():
             continue
-        others, _ = score_threshold(scores[~mine].tolist(), share, coldest_defect)
+        others, _ = score_threshold(scores[~mine].tolist(), share, coldest_defect, of[~mine].tolist())
         rejected, beside = int((scores[mine] >= others).sum()), int((scores[~mine] >= others).sum())
         more = fisher_exact(beside, len(of) - count, rejected, count)
         if more.second_is == "higher" and more.p < UNLIKELY / len(names):

@@ -293,7 +293,7 @@ def test_frames_of_one_group_count_once_in_the_bound_and_few_are_told_of() -> No
     frames = [replace(good_frame(float(number)), group=str(number // 5)) for number in range(200)]
     grouped, each = calibrate(frames, 0.01, "frames"), calibrate([replace(one, group=None) for one in frames], 0.01, "")
     assert (grouped.groups, each.groups) == (40, None)
-    assert grouped.score_threshold == each.score_threshold
+    assert grouped.score_threshold > each.score_threshold, "a new group lies farther off than a frame"
     assert each.false_reject_at_most == upper_bound(2, 200)
     assert grouped.false_reject_at_most == upper_bound(1, 40)
     told = describe_support(grouped)
@@ -301,3 +301,50 @@ def test_frames_of_one_group_count_once_in_the_bound_and_few_are_told_of() -> No
     assert told.startswith("200 good frames of 40 groups cannot show a false-reject rate of 1 %: with 95% confidence ")
     assert "299 good frames of the line" in told
     assert describe_support(calibrate([good_frame(float(number)) for number in range(400)], 0.01, "")) is None
+
+
+# Groups of frames that are alike.
+
+
+@given(
+    good=st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40),
+    share=st.sampled_from([0.0, 0.01, 0.05, 0.3]),
+    coldest=st.one_of(st.none(), st.floats(-30, 30, width=32)),
+    groups=st.integers(1, 40),
+)
+def test_groups_never_lower_the_score_threshold_and_change_nothing_where_each_frame_is_one(
+    good: list[float], share: float, coldest: float | None, groups: int
+) -> None:
+    alone = score_threshold(good, share, coldest)
+    assert score_threshold(good, share, coldest, [str(place) for place in range(len(good))]) == alone
+    assert score_threshold(good, share, coldest, [str(place % groups) for place in range(len(good))]) >= alone
+
+
+def test_of_groups_that_differ_the_share_of_a_new_one_is_kept() -> None:
+    """Without groups, three times as many frames of a new one are rejected as were wanted."""
+    draw, share, spread = np.random.default_rng(0), 0.02, math.hypot(3, 1)
+    groups = [str(number) for number, size in enumerate([1] * 6 + [30] * 4) for _ in range(size)]
+    rejected_by = {"alone": 0.0, "grouped": 0.0}
+    for _ in range(200):
+        means = draw.normal(0, 3, 10)
+        good = [float(means[int(group)] + draw.normal()) for group in groups]
+        for how, known in (("alone", None), ("grouped", groups)):
+            above = 1 - NormalDist(0, spread).cdf(score_threshold(good, share, None, known)[0])
+            rejected_by[how] += above / 200
+    assert rejected_by["grouped"] < share < 2.5 * share < rejected_by["alone"]
+
+
+def test_fewer_than_eight_groups_set_no_tail_of_their_own() -> None:
+    good, groups = [float(place // 4) for place in range(28)], [str(place // 4) for place in range(28)]
+    assert score_threshold(good, 0.01, None, groups) == score_threshold(good, 0.01)
+    good, groups = [*good, 7.0, 7.0], [*groups, "7", "7"]
+    assert score_threshold(good, 0.01, None, groups) > score_threshold(good, 0.01)
+
+
+def test_frames_that_say_their_groups_are_calibrated_by_them() -> None:
+    frames = [replace(good_frame(place // 3 + place % 3 / 10), group=str(place // 3)) for place in range(30)]
+    grouped, alone = (
+        calibrate(each, 0.01, "drawn") for each in (frames, [replace(frame, group=None) for frame in frames])
+    )
+    assert (grouped.score_by, grouped.groups, alone.groups) == ("tail", 10, None)
+    assert grouped.score_threshold > alone.score_threshold
