@@ -27,6 +27,8 @@ SAMPLED_PX = 1 << 16
 TILES_OF_FRAME = 16
 """Of a frame, whose features are used to know the product."""
 FOLDS = 5
+FEWEST_TO_STAND_OUT = 5
+"""Of fewer frames, nobody can tell which one is the odd one."""
 FEWEST_GROUPS = 3
 """With fewer groups of frames nothing is said of features."""
 RIDGE = 0.05
@@ -119,6 +121,11 @@ class Plausibility:
 
     def objection(self, appearance: Appearance) -> str | None:
         """Why a frame is not plausible, in words with its numbers; None where it is."""
+        found = self.deviations(appearance)
+        return f"it does not look like the product: {'; '.join(found)}" if found else None
+
+    def deviations(self, appearance: Appearance) -> list[str]:
+        """What of a frame is not plausible, each in words with its numbers."""
         wanted, vitals = self.plausible, appearance.vitals
         found = []
         for name, came, (low, high) in (
@@ -138,7 +145,7 @@ class Plausibility:
             distance = math.nan if features is None else self.tiles.distance(features)
             if not distance <= wanted.distance:  # what is not known is not plausible either
                 found.append(f"features {distance:.3g} from the product's, expected up to {wanted.distance:.3g}")
-        return f"it does not look like the product: {'; '.join(found)}" if found else None
+        return found
 
 
 def know_product(appearances: Sequence[Appearance], groups: Sequence[str] | None = None) -> Plausibility:
@@ -166,6 +173,35 @@ def know_product(appearances: Sequence[Appearance], groups: Sequence[str] | None
         ),
         tiles,
     )
+
+
+def outliers(appearances: Sequence[Appearance]) -> dict[int, str]:
+    """Frames that are implausible by all the others, by their places, and why in words; none of fewer than 5 frames.
+
+    Two frames that look alike are no outliers: each shows that the other is no accident.
+    """
+    if len(appearances) < FEWEST_TO_STAND_OUT:
+        return {}
+    ends = {  # no frame between the lowest and the highest can be one
+        end(range(len(appearances)), key=values.__getitem__) for values in _measures(appearances) for end in (min, max)
+    }
+    found = {}
+    for place in sorted(ends):
+        others = know_product([*appearances[:place], *appearances[place + 1 :]])
+        if deviations := others.deviations(appearances[place]):
+            found[place] = "; ".join(deviations)
+    return found
+
+
+def _measures(appearances: Sequence[Appearance]) -> list[list[float]]:
+    """All that frames are held to, each of every frame."""
+    found = [[getattr(each.vitals, name) for each in appearances] for name in SLACK]
+    found += [[float(each.frame_hw[axis]) for each in appearances] for axis in (0, 1)]
+    features = [each.features for each in map(Appearance.thinned, appearances) if each.features is not None]
+    if len(features) == len(appearances):
+        known = ProductTiles.of(np.concatenate(features))
+        found.append([known.distance(each) for each in features])
+    return found
 
 
 def _know_tiles(

@@ -11,7 +11,7 @@ from rich.progress import track
 from edge.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
 from edge.bundle import Calibration, open_bundle, open_proven_engine
 from edge.bundle.manifest import Rule, ScoreBy
-from edge.bundle.plausibility import SLACK, Appearance, Plausibility, know_product
+from edge.bundle.plausibility import SLACK, Appearance, Plausibility, know_product, outliers
 from edge.bundle.store import require_place
 from edge.calibration import calibrate as calibrate_by_share
 from edge.calibration import calibrate_by_the_study, describe_support, may_reach, rejected
@@ -163,6 +163,7 @@ def calibrate(
     inspector = Inspector(was, proven.engine)
 
     frames, appearances = pictures.run(inspector, _progress("good frames"))
+    warnings += _odd_ones(pictures, appearances)
     second_frames, second_appearances = second_pictures.run(inspector, _progress("second shift"))
     plausibility = know_product(appearances)
     frames_are = f"good frames of {pictures.names}"
@@ -241,6 +242,28 @@ def _look_hot(frames: int, rejected_before: int, before: Calibration) -> list[st
         f"the old thresholds reject {rejected_before} of these {format_count(frames, 'good frame')}, where "
         f"{_percent(allowed)} were to "
         "be expected: look at them before this bundle is used, as a defective frame among them hides defects like it"
+    ]
+
+
+def _odd_ones(pictures: GoodPictures, appearances: Sequence[Appearance]) -> list[str]:
+    """Warns of good frames that look like no other.
+
+    Raises:
+        InputError: it is a single one: what is plausible would rest on it.
+    """
+    found = outliers(appearances)
+    if not found:
+        return []
+    place, words = next(iter(found.items()))
+    file = pictures.files[place]
+    if len(found) == 1:
+        raise InputError(
+            f"{file} does not look like the other {format_count(len(appearances) - 1, 'good frame')}: {words}; remove "
+            "it, or if frames like it are to pass, add a second picture that looks like it"
+        )
+    return [
+        f"{len(found)} of {format_count(len(appearances), 'good frame')} look like no other, as {file}: {words}; look "
+        "at them, as frames like them pass now"
     ]
 
 

@@ -263,6 +263,25 @@ def test_what_cannot_be_calibrated_is_refused_and_nothing_is_written(tmp_path: P
     assert contents(tmp_path) == before
 
 
+def test_a_single_picture_that_looks_like_no_other_is_refused_by_its_name(tmp_path: Path, own: Bundle) -> None:
+    good = evenly(tmp_path / "good", 250, 240, 245, 230, 3)
+    before = contents(tmp_path)
+    for arguments in ([], ["--dry-run"], ["--rule", "study"]):
+        result = heatline("calibrate", own.path, good, *arguments)
+        assert (result.returncode, result.stdout) == (9, "")
+        assert complaint(result).endswith(
+            "004.png does not look like the other 4 good frames: brightness 3, expected 138 to 255; remove it, or if "
+            "frames like it are to pass, add a second picture that looks like it"
+        )
+        assert contents(tmp_path) == before
+    report, _ = calibrated(own.path, good, evenly(tmp_path / "dim", 4), "--dry-run")
+    assert report["calibration"]["plausible"]["brightness"][0] == pytest.approx(0.6 * 3, abs=0.1)
+    report, _ = calibrated(own.path, *sorted(good.iterdir())[:4], "--dry-run")
+    assert report["calibration"]["plausible"]["brightness"][0] == pytest.approx(0.6 * 230, abs=0.1)
+    _, complaints = calibrated(own.path, evenly(tmp_path / "odd", 100, 105, 110, 120, 3, 250), "--dry-run")
+    assert "2 of 6 good frames look like no other, as" in complaints
+
+
 def test_an_argument_that_makes_no_sense_is_exit_code_2(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250)
     for arguments, words in (

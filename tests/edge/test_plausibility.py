@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import open_bundle, open_proven_engine, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
-from edge.bundle.plausibility import RIDGE, Appearance, ProductTiles, Vitals, know_product, margin
+from edge.bundle.plausibility import RIDGE, Appearance, ProductTiles, Vitals, know_product, margin, outliers
 from edge.bundle.product_tiles import product_tiles_bytes, read_product_tiles
 from edge.config import load_config
 from edge.errors import BundleError
@@ -118,6 +118,27 @@ def test_a_defect_may_add_contrast_and_sharpness() -> None:
     holed = cv2.rectangle(white.copy(), (90, 90), (150, 150), (0, 0, 0), -1)
     known = know_product([Appearance((300, 300), Vitals.of(white), None)])
     assert known.objection(Appearance((300, 300), Vitals.of(holed), None)) is None
+
+
+def test_a_frame_stands_out_that_is_implausible_by_all_the_others() -> None:
+    own = frames(12)
+    assert outliers(own) == {}
+    dark = replace(own[0], vitals=Vitals(2, 20, 0.1))
+    bright = replace(own[0], vitals=Vitals(250, 20, 0.1))
+    small = replace(own[0], frame_hw=(200, 299))
+    assert outliers([*own[:7], dark, *own[7:]]) == {7: "brightness 2, expected 60 to 140"}
+    assert outliers([bright, *own]) == {0: "brightness 250, expected 60 to 140"}
+    assert outliers([*own, small]) == {12: "width 299 px, expected 300 px"}
+    assert own[0].features is not None
+    assert list(outliers([*own, replace(own[0], features=own[0].features + 40)])) == [12]
+    assert outliers([*own, dark, replace(dark, vitals=Vitals(3, 20, 0.1))]) == {}, "a second light"
+    assert list(outliers([*own, dark, bright])) == [12, 13]
+    assert outliers([*own[:3], dark]) == {}
+    assert list(outliers([*own[:4], dark])) == [4]
+
+
+def test_frames_of_one_product_seldom_stand_out() -> None:
+    assert sum(bool(outliers(frames(count, seed=seed))) for seed in range(10) for count in (5, 10, 40)) <= 1
 
 
 def test_few_frames_leave_features_out_and_more_of_them_narrow_the_margin() -> None:
