@@ -54,6 +54,12 @@ def _covered(rgb: Pixels, rng: np.random.Generator) -> Pixels:
     return _grain(0.12 * cv2.resize(shades, (width, height), interpolation=cv2.INTER_CUBIC), rng, 3)
 
 
+def _beside(rgb: Pixels, px: int) -> Pixels:
+    """Further right and lower; what comes in is mirrored, as an edge there would look like a defect."""
+    moved = cv2.copyMakeBorder(rgb, px, 0, px, 0, cv2.BORDER_REFLECT_101)
+    return np.asarray(moved[: rgb.shape[0], : rgb.shape[1]], np.uint8)
+
+
 def _half(rgb: Pixels) -> Pixels:
     size = max(1, rgb.shape[1] // 2), max(1, rgb.shape[0] // 2)
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
@@ -85,7 +91,7 @@ STILL_GOOD: Mapping[str, Spoil] = {
     AS_IT_IS: lambda rgb, rng: rgb,
     "20 % brighter": lambda rgb, rng: _scaled(rgb, 1.2),
     "20 % darker": lambda rgb, rng: _scaled(rgb, 0.8),
-    BESIDE: lambda rgb, rng: np.roll(rgb, BESIDE_PX, (0, 1)),
+    BESIDE: lambda rgb, rng: _beside(rgb, BESIDE_PX),
     "defocused by 1 px": lambda rgb, rng: _blurred(rgb, rng, 1),
 }
 

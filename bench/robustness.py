@@ -94,7 +94,8 @@ class Sighting(NamedTuple):
 
     verdict: Verdict
     pixels: Mask
-    """Of its regions, bool [H, W], where they lie in the unchanged frame."""
+    """Of its regions, bool [h, w], where they lie in the unchanged frame, without what has left it at the right and at
+    the bottom."""
 
 
 class Comparison(NamedTuple):
@@ -191,24 +192,24 @@ def look(inspector: Inspector, rgb: Pixels, beside_px: int = 0) -> Sighting:
 
 
 def to_pixels(cells: Mask, frame_hw: tuple[int, int], cell_px: int, beside_px: int) -> Mask:
-    """Pixels [*frame_hw] of heatmap cells [h, w], moved back to where they lie in the unchanged frame.
-
-    What was moved beyond the right or the bottom came in on the other side, and goes back there.
-    """
+    """Pixels of heatmap cells [h, w], moved back to where they lie in the unchanged frame: [H - beside, W - beside]."""
     pixels = cells.repeat(cell_px, axis=0).repeat(cell_px, axis=1)[: frame_hw[0], : frame_hw[1]]
-    return np.roll(pixels, -beside_px, (0, 1))
+    return pixels[beside_px:, beside_px:]
 
 
 def compare(defective: bool, defects: NDArray[np.int32], before: Sighting, after: Sighting) -> Comparison:
-    """Hold what is found in a changed frame to what is found in the same frame unchanged.
+    """Hold what is found in a changed frame to what is found in the same frame unchanged, as far as both show it.
 
     Args:
         defects: of `label_defects`, [H, W].
     """
+    seen = np.s_[: after.pixels.shape[0], : after.pixels.shape[1]]
+    before, defects = before._replace(pixels=before.pixels[seen]), defects[seen]
     both = before.verdict == after.verdict == "DEFECT"
     iou = float(overlaps(before.pixels[None], after.pixels[None])[0]) if both else None
     hit_before, hit = (count_hit(defects, each.pixels, 1) for each in (before, after))
-    return Comparison(defective, before.verdict, after.verdict, iou, int(defects.max()), hit_before, hit)
+    count = int(np.count_nonzero(np.unique(defects)))
+    return Comparison(defective, before.verdict, after.verdict, iou, count, hit_before, hit)
 
 
 def figures_of(change: str, compared: Sequence[Comparison]) -> ChangeFigures:
