@@ -205,7 +205,7 @@ def compare(defective: bool, defects: NDArray[np.int32], before: Sighting, after
     """
     seen = np.s_[: after.pixels.shape[0], : after.pixels.shape[1]]
     before, defects = before._replace(pixels=before.pixels[seen]), defects[seen]
-    both = before.verdict == after.verdict == "DEFECT"
+    both = before.verdict == after.verdict == "DEFECT" and bool((before.pixels | after.pixels).any())
     iou = float(overlaps(before.pixels[None], after.pixels[None])[0]) if both else None
     hit_before, hit = (count_hit(defects, each.pixels, 1) for each in (before, after))
     count = int(np.count_nonzero(np.unique(defects)))
