@@ -200,7 +200,7 @@ def test_people_are_told_in_words_and_a_camera_that_does_not_open_is_an_error_af
     assert rows[7].startswith("its clock  counted ")
     assert rows[8:12] == [
         "saved      5: grabbed/top-00001-1.png to top-00005-6.png",
-        "area       grabbed/top-area.png: 1 of 1 tiles are inspected, if the bundle's have the usual 224 px",
+        "area       grabbed/top-area.png: 1 of 1 tile is inspected, if the bundle's have the usual 224 px",
         "camera gone: 0 of 5 frames",
         f"problem  {sentence}",
     ]

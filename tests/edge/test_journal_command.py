@@ -20,6 +20,7 @@ from edge.delivery.journal.journal import Journal
 from edge.delivery.journal.reader import JournalReader, Page
 from edge.delivery.journal.rows import header_crc
 from edge.delivery.messages import Message
+from edge.text import format_count
 from tests.command import complaint, heatline
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.journals import LINE, Clocks, all_records, change, good, held, journalling, several
@@ -208,7 +209,7 @@ def test_verify_says_what_is_wrong(folder: Path, damage: Callable[[Path], None],
     found = json.loads(result.stdout)["faults"]
     assert [fault[: len(words)] for fault, words in zip(found, expected, strict=True)] == expected
     assert result.returncode == 19
-    assert f"{len(found)} faults, the first is: {expected[0]}" in complaint(result)
+    assert f"{format_count(len(found), 'fault')}, the first is: {expected[0]}" in complaint(result)
     assert expected[0] in run("verify", folder).stdout
 
 

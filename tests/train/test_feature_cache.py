@@ -219,7 +219,7 @@ def test_damaged_features_are_extracted_again(tmp_path: Path, damage: Callable[[
         assert len(missing) == 1
         cache.write(missing, features_of(missing))
         assert_holds(cache, keys)
-    assert said == [f"the features of 1 tiles in {tmp_path} are damaged, they are extracted again"]
+    assert said == [f"the features of 1 tile in {tmp_path} are damaged, they are extracted again"]
 
 
 def test_a_full_disk_is_a_sentence_and_keeps_what_is_there(tmp_path: Path) -> None:
