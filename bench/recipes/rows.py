@@ -91,6 +91,11 @@ class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
         """The recipe with its overrides."""
         return " ".join([self.recipe, *self.overrides])
 
+    @property
+    def has_folds_of_truth(self) -> bool:
+        """Whether its folds are those of the set's own truth."""
+        return not any(item.startswith(("truth=", "annotated=")) for item in self.overrides)
+
     def only(self, folds: Collection[tuple[int, int]]) -> "RecipeResult":
         """Of these seeds and folds."""
         kept = [each for each in self.folds if (each.seed, each.fold) in folds]
@@ -137,10 +142,11 @@ def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]
             ["*target*", *(f"*{goals[figure]:g}*" if figure in goals else "" for figure in FIGURES), *[""] * 5],
         ]
         parts += [f"## {name}", f"By {', '.join(sorted({one.truth for one in mine}))}.", _markdown(rows)]
-        if shared := shared_folds(mine):
-            of_shared = [_row(one.only(shared)) for one in mine]
+        alike = [one for one in mine if one.has_folds_of_truth]
+        if shared := shared_folds(alike):
+            of_shared = [_row(one.only(shared)) for one in alike]
             named = ", ".join(f"seed {seed} fold {fold}" for seed, fold in sorted(shared))
-            parts.append(f"The same, of the folds that all of them have: {named}.")
+            parts.append(f"Of the folds that all of these have: {named}.")
             parts.append(_markdown([*rows[:2], *of_shared]))
         if kinds := sorted({kind for one in mine for kind in one.hit_by_class()}):
             parts.append(_markdown([["defects hit", *kinds], ["---", *["---:"] * len(kinds)], *_by_class(mine, kinds)]))
@@ -150,9 +156,13 @@ def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]
 
 
 def shared_folds(results: Sequence[RecipeResult]) -> set[tuple[int, int]]:
-    """Seeds and folds that all results have; none where all have the same, and nothing is to be left out."""
+    """Seeds and folds that all results have; none where all have the same, and nothing is to be left out.
+
+    Args:
+        results: whose folds are divided alike: of those that are trained by other labels they are not.
+    """
     of_each = [{(fold.seed, fold.fold) for fold in one.folds} for one in results]
-    shared = set.intersection(*of_each)
+    shared = set.intersection(*of_each) if of_each else set()
     return shared if any(each != shared for each in of_each) else set()
 
 

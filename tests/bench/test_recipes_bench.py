@@ -398,7 +398,9 @@ def test_a_second_table_has_the_folds_that_all_recipes_have() -> None:
     of_all, of_one = result("heatline", [0.2, 0.8]), result("padim", [0.4])
     assert shared_folds([of_all, of_one]) == {(0, 0)}
     assert shared_folds([of_all, of_all]) == set()
-    text = tables([of_all, of_one], {})
+    by_labels = msgspec.structs.replace(of_one, recipe="heatline", overrides=["truth=labels"])  # has other folds
+    text = tables([of_all, of_one, by_labels], {})
+    assert text.count("| heatline truth=labels |") == 1
     assert "0.500 ± 0.30" in text
     assert "| heatline | 0.500 ± 0.00 |" in text
-    assert "0.200 ± 0.00" in text.partition("of the folds that all of them have: seed 0 fold 0.")[2]
+    assert "0.200 ± 0.00" in text.partition("Of the folds that all of these have: seed 0 fold 0.")[2]

@@ -26,6 +26,8 @@ BATCH = 64
 """Tiles at a time where there is no gradient."""
 STANDARDISE_BY = 128
 """Tiles that the mean and deviation of features are taken from."""
+KNOWN_BY_TILES = 2_000
+"""Good tiles that prototypes are taken from."""
 START, FLOOR = -2.0, -3.0
 """Of a map, in logits of a step, in which good and defective tiles are balanced: where cells start, and their floor."""
 HEAD_RATE = 3.0
@@ -98,7 +100,7 @@ class HeadTraining:
 
     def know_good(self, network: Network) -> None:
         """Have the head know good cells, of all that it was trained on; they add nothing to its map yet."""
-        rows = self._sampler.some_tiles(len(self._samples))
+        rows = self._sampler.some_tiles(KNOWN_BY_TILES)
         rng = np.random.default_rng(self._seed)
         cells: list[NDArray[np.float32]] = []
         with torch.no_grad():
