@@ -21,6 +21,7 @@ from edge.frames import Frame, Stamp
 from edge.geometry.regions import found_cells
 from edge.inspection.inspector import Inspector
 from edge.inspection.verdict import Verdict
+from edge.text import format_count
 from export.map_gate import overlaps
 from export.run_to_bundle import export_run
 from train.compose import compose
@@ -82,6 +83,10 @@ class SetResult(msgspec.Struct, frozen=True, kw_only=True):
     """Left out, over all folds and seeds."""
     changes: list[ChangeFigures]
 
+    def is_of(self, truth: str, settings: Settings) -> bool:
+        """Whether it is what would be measured again."""
+        return (self.truth, self.settings, [each.change for each in self.changes]) == (truth, settings, [*CHANGES])
+
 
 class RobustnessResult(msgspec.Struct, frozen=True):
     """All sets that were measured so far."""
@@ -136,7 +141,7 @@ def measure(one: DataSet, data: Path, work: Path, settings: Settings, overrides:
         tested = [image for image in images if str(image.group) in left_out]
         by_kind = ([image for image in tested if image.defective is kind] for kind in (False, True))
         chosen = [image for kind in by_kind for image in choose_evenly(kind, settings.frames)]
-        say(f"{one.name}: seed {seed}, fold {fold}: training without {len(left_out)} groups")
+        say(f"{one.name}: seed {seed}, fold {fold}: training without {format_count(len(left_out), 'group')}")
         with tempfile.TemporaryDirectory(dir=work) as scratch:
             config = compose([*training, f"seed={seed}", "recipe=heatline"])
             split = msgspec.structs.replace(config.split, test=[*left_out])
@@ -269,9 +274,13 @@ def table(sets: Sequence[SetResult]) -> str:
     rows = [["", *(one.set for one in sets)], ["---", *["---:"] * len(sets)]]
     for figure, cell in ROWS.items():
         rows.append([f"**{figure}**", *[""] * len(sets)])
-        rows += [[change, *(cell(one.changes[place]) for one in sets)] for place, change in enumerate(CHANGES)]
+        rows += [[change, *(cell(_figures(one, change)) for one in sets)] for change in CHANGES]
     rows.append(["groups left out", *(str(one.groups) for one in sets)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _figures(one: SetResult, change: str) -> ChangeFigures:
+    return next(each for each in one.changes if each.change == change)
 
 
 def _of(part: int, whole: int) -> str:

@@ -3,6 +3,7 @@
 import math
 import subprocess
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
@@ -21,8 +22,10 @@ from bench.recipes.rows import Training
 from bench.recipes.truth import Truth
 from edge.errors import BenchError
 from edge.inference.engine import OPENVINO_GRAPH
+from edge.text import format_count
 from train.compose import read_model
 from train.config import TrainConfig
+from train.dense.copies import picture_digests
 from train.files import write_whole
 from train.models.build import build_model
 from train.models.weights import load_pretrained
@@ -56,9 +59,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     model: AnomalibModel
     weights: str
     folder: str
-    """Has `good`, with the tiles to train on, and `asked`."""
-    asked: list[str]
+    """Has `good`, with the tiles to train on, and `requested`."""
+    requested: list[str]
     """Names of the tiles to answer."""
+    tile_px: int
     scratch: str
     minutes: float
     """Most that a training by gradients may take."""
@@ -84,44 +88,44 @@ def train_anomalib(
             "with --peers-python"
         )
     truth, table = fold.truth, fold.truth.tiles.table
-    tiles = tile_files(truth, work / "tiles")
+    tiles = tile_files(truth, work)
     rng = np.random.default_rng((fold.seed, fold.number))
     good = rng.permutation(np.flatnonzero(truth.is_clean & fold.trained[table.frame]))[: MOST_TILES[model]]
-    asked = np.flatnonzero((fold.tested | fold.calibrating)[table.frame])
+    requested = np.flatnonzero((fold.tested | fold.calibrating)[table.frame])
     if not len(good):
         raise BenchError(f"fold {fold.number} leaves no good tile to train on; name another set with --set")
-    say(f"{model}: trains on {len(good)} good tiles, then answers {len(asked)}")
+    say(f"{model}: trains on {format_count(len(good), 'good tile')}, then answers {len(requested)}")
     with TemporaryDirectory(dir=work) as name:
         folder = Path(name)
         (folder / "scratch").mkdir()
         (folder / "good").mkdir()
         for row in good.tolist():
             (folder / "good" / f"{row:06d}.png").symlink_to((tiles / f"{row:06d}.png").absolute())
-        (folder / "asked").symlink_to(tiles.absolute())
+        (folder / "requested").symlink_to(tiles.absolute())
         job = Job(
             model=model,
             weights=str(_weights(work).absolute()),
             folder=str(folder.absolute()),
-            asked=[f"{row:06d}.png" for row in asked.tolist()],
+            requested=[f"{row:06d}.png" for row in requested.tolist()],
+            tile_px=truth.rule.tile_px,
             scratch=str((folder / "scratch").absolute()),
             minutes=peers.minutes,
             precision=choose_precision(config.trainer.precision, "cpu")[0],
             seed=config.seed,
-            ours=str(_our_graph(config, work).absolute()) if peers.timed else None,
+            ours=str(_our_graph(config, folder).absolute()) if peers.timed else None,
         )
         (folder / "job.json").write_bytes(msgspec.json.encode(job))
         found = _run(peers.python, model, folder)
     logit = np.zeros(len(table), np.float32)
     maps = np.zeros((len(table), *found["map"].shape[1:]), np.float16)
-    logit[asked], maps[asked] = found["logit"], found["map"]
-    answers = Answers(
-        fold.seed, fold.number, logit, maps, fold.tested, fold.calibrating, has_zero=False, one_scale=False
-    )
+    logit[requested], maps[requested] = found["logit"], found["map"]
+    answers = fold.answered(logit, maps, knows_defects=False, one_scale=False)
     speed = float(found["speed"])
     training = Training(
         seed=fold.seed,
         fold=fold.number,
         seconds=float(found["seconds"]),
+        epochs=int(found["epochs"]),
         tiles_per_s=None,
         graph_mb=float(found["graph_bytes"]) / 1e6,
         speed=None if math.isnan(speed) else speed,
@@ -129,13 +133,17 @@ def train_anomalib(
     return answers, training
 
 
-def tile_files(truth: Truth, folder: Path) -> Path:
-    """All grid tiles as PNG, by their rows; written once."""
+def tile_files(truth: Truth, work: Path) -> Path:
+    """The folder of all grid tiles as PNG, by their rows; written once for the same pictures and tiles."""
+    table = truth.tiles.table
+    identity = sha256(f"{truth.rule.tile_px} {picture_digests(truth.store.images)}".encode())
+    for column in (table.frame, table.y, table.x):
+        identity.update(column.tobytes())
+    folder = work / f"tiles_{identity.hexdigest()[:12]}"
     done = folder / "done"
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
         tile = np.empty((truth.rule.tile_px, truth.rule.tile_px, 3), np.uint8)
-        table = truth.tiles.table
         for row in range(len(table)):
             cut(truth.store, int(table.frame[row]), int(table.y[row]), int(table.x[row]), tile)
             if not cv2.imwrite(str(folder / f"{row:06d}.png"), tile[..., ::-1]):
@@ -154,18 +162,17 @@ def _weights(work: Path) -> Path:
     return file
 
 
-def _our_graph(config: TrainConfig, work: Path) -> Path:
+def _our_graph(config: TrainConfig, folder: Path) -> Path:
     """The recipe's model untrained, which takes as long as a trained one."""
     from export.onnx_graph import to_graphs  # what only the timing needs is an extra of its own
     from export.openvino_ir import to_ir
 
-    file = work / "ours" / OPENVINO_GRAPH
-    if not file.exists():
-        file.parent.mkdir(exist_ok=True)
-        model, _ = build_model(config.model, config.tiles.tile_px)
-        graphs = to_graphs(model.eval(), config.tiles.tile_px)
-        for name, content in to_ir(graphs.for_openvino).files(OPENVINO_GRAPH).items():
-            (file.parent / name).write_bytes(content)
+    file = folder / "ours" / OPENVINO_GRAPH
+    file.parent.mkdir()
+    model, _ = build_model(config.model, config.tiles.tile_px)
+    graphs = to_graphs(model.eval(), config.tiles.tile_px)
+    for name, content in to_ir(graphs.for_openvino).files(OPENVINO_GRAPH).items():
+        (file.parent / name).write_bytes(content)
     return file
 
 

@@ -51,8 +51,9 @@ class Answers:
     """[frames]"""
     calibrating: NDArray[np.bool_]
     """[frames], that set thresholds; like those tested, the model was not trained on them."""
-    has_zero: bool = True
-    """Whether a logit of 0 means as likely good as defective, as the study's rule takes it."""
+    knows_defects: bool = True
+    """Whether defects were trained on. Otherwise a logit of 0 does not mean as likely good as defective, as the study's
+    rule takes it, and no defective frame sets a threshold."""
     one_scale: bool = True
     """Whether a tile's logit and the cells of its map are on one scale."""
 
@@ -78,7 +79,7 @@ def judge_fold(truth: Truth, answers: Answers) -> FoldFigures:
         tile_ap_clear=_tile_ap(truth, answers, rows[~truth.tiles.table.ambiguous[rows]]),
         picture_auroc=auroc(highest, truth.defective[frames], np.ones(len(frames))),
         pixel_ap=_pixel_ap(truth, answers, rows),
-        study_f1=_study_f1(truth, answers, rows) if answers.has_zero else None,
+        study_f1=_study_f1(truth, answers, rows) if answers.knows_defects else None,
         pointing=_share([distance == 0 for distance in pointing]),
         pointing_near=_share([distance <= NEAR_PX for distance in pointing]),
         hit=_ratio(sum(hit for _, hit, _ in hits), sum(count for _, _, count in hits)),
@@ -100,7 +101,7 @@ def _verdicts(line: "_Line", truth: Truth, answers: Answers, wanted: float) -> V
         [GoodFrame(line.score_of(frame), 0.0, 1, np.zeros(1, np.float32), truth.group_of(frame)) for frame in good],
         wanted,
         "out of fold",
-        coldest_defect=coldest_of([_highest(truth, answers, frame) for frame in calibrating if truth.defective[frame]]),
+        coldest_defect=_coldest_defect(truth, answers, calibrating) if answers.knows_defects else None,
     )
     assert found.false_reject_at_most is not None, "a share was wanted"
     scores = [line.score_of(frame) for frame in line.stand_ins(tested)]
@@ -114,6 +115,10 @@ def _verdicts(line: "_Line", truth: Truth, answers: Answers, wanted: float) -> V
         escaped=int((defective < found.score_threshold).sum()),
         escaped_oracle=int((defective < threshold(scores, wanted)).sum()) if scores else None,
     )
+
+
+def _coldest_defect(truth: Truth, answers: Answers, frames: Sequence[int]) -> float | None:
+    return coldest_of([_highest(truth, answers, frame) for frame in frames if truth.defective[frame]])
 
 
 def _highest(truth: Truth, answers: Answers, frame: int) -> float:

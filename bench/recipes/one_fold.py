@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench.recipes.judge import Answers
 from bench.recipes.rows import Training
-from bench.recipes.sets import DataSet
+from bench.recipes.sets import link_good
 from bench.recipes.truth import Truth
 from edge.errors import BenchError
 from train.config import TrainConfig
@@ -64,9 +64,25 @@ class Fold:
         names: list[str] = np.array(self.truth.tiles.groups)[self.fold_of == number].tolist()
         return names
 
-    def answered(self, logit: NDArray[np.float32], maps: NDArray[np.float16], *, one_scale: bool = True) -> Answers:
+    def answered(
+        self,
+        logit: NDArray[np.float32],
+        maps: NDArray[np.float16],
+        *,
+        knows_defects: bool = True,
+        one_scale: bool = True,
+    ) -> Answers:
         """What a model says, which was trained on the others."""
-        return Answers(self.seed, self.number, logit, maps, self.tested, self.calibrating, one_scale=one_scale)
+        return Answers(
+            self.seed,
+            self.number,
+            logit,
+            maps,
+            self.tested,
+            self.calibrating,
+            knows_defects=knows_defects,
+            one_scale=one_scale,
+        )
 
     @cached_property
     def _of_frame(self) -> NDArray[np.int64]:
@@ -83,7 +99,7 @@ def train_whole_network(fold: Fold, config: TrainConfig, say: Say) -> tuple[Answ
     return _answers(fold, fit(config, say))
 
 
-def train_good_only(fold: Fold, config: TrainConfig, of: DataSet, work: Path, say: Say) -> tuple[Answers, Training]:
+def train_good_only(fold: Fold, config: TrainConfig, say: Say) -> tuple[Answers, Training]:
     """`heatline` on nothing but good pictures.
 
     Raises:
@@ -95,8 +111,9 @@ def train_good_only(fold: Fold, config: TrainConfig, of: DataSet, work: Path, sa
         if trained and not image.defective
     ]
     if not images:
-        raise BenchError(f"{of.name} has no good pictures to train on; name another set with --set")
-    data = of.good_only(images, work, f"seed{fold.seed}_fold{fold.number}")
+        raise BenchError(f"{config.data} has no good pictures to train on; name another set with --set")
+    data = Path(f"{config.out}/fold{fold.number}_pictures")
+    link_good(images, data)
     run = RunFolder(Path(f"{config.out}/fold{fold.number}"))
     config = msgspec.structs.replace(
         config,
@@ -107,15 +124,15 @@ def train_good_only(fold: Fold, config: TrainConfig, of: DataSet, work: Path, sa
     )
     if not (run.summary.exists() and run.read_summary().finished):
         train_dense(config, run, say)
-    return _answers(fold, run)
+    return _answers(fold, run, knows_defects=False)
 
 
-def _answers(fold: Fold, run: RunFolder) -> tuple[Answers, Training]:
+def _answers(fold: Fold, run: RunFolder, *, knows_defects: bool = True) -> tuple[Answers, Training]:
     summary = run.read_summary()
     frames = np.flatnonzero(fold.tested | fold.calibrating)
     logit, maps = answer(load_run(run.folder).model, fold.truth, frames)
     training = Training(seed=fold.seed, fold=fold.number, seconds=summary.seconds, tiles_per_s=summary.tiles_per_s)
-    return fold.answered(logit, maps), training
+    return fold.answered(logit, maps, knows_defects=knows_defects), training
 
 
 def answer(

@@ -28,7 +28,6 @@ from train.dense.train import train_dense
 from train.run import RunFolder
 
 Recipe = Literal["heatline", "good-only", "finetune", "study", "bank"] | AnomalibModel
-RECIPES: tuple[Recipe, ...] = ("heatline", "good-only", "finetune", "study", "bank", *MODELS)
 TRAINED_AS_HEATLINE = ("bank", "good-only", *MODELS)
 """Whose configuration is that of the recipe `heatline`."""
 
@@ -104,7 +103,7 @@ class Measurement:
         elif self.recipe in ("heatline", "bank"):
             self.say(f"{self.of.name} {self.name}: seed {seed}: training")
             out_of_fold, training = self._bank(config) if self.recipe == "bank" else self._dense(config)
-            answers = answers_of(out_of_fold, self.truth, seed, has_zero=self.recipe != "bank")
+            answers = answers_of(out_of_fold, self.truth, seed, knows_defects=self.recipe != "bank")
             yield training, [judge_fold(self.truth, one) for one in answers if one.fold in left]
         else:
             for fold in left:
@@ -117,7 +116,7 @@ class Measurement:
             assert self.peers is not None, "the caller says how anomalib's models are run"
             return train_anomalib(fold, config, self.recipe, self.work / self.of.name, self.peers, self.say)
         if self.recipe == "good-only":
-            return train_good_only(fold, config, self.of, self.work, self.say)
+            return train_good_only(fold, config, self.say)
         return train_whole_network(fold, config, self.say)
 
     @cached_property
@@ -206,7 +205,7 @@ def read_all(results: Path) -> list[RecipeResult]:
     return [read_recipe(file) for file in sorted(results.glob("*/*.json"))]
 
 
-def answers_of(found: OutOfFold, truth: Truth, seed: int, *, has_zero: bool = True) -> Iterator[Answers]:
+def answers_of(found: OutOfFold, truth: Truth, seed: int, *, knows_defects: bool = True) -> Iterator[Answers]:
     """Fold by fold; all other folds set its thresholds. Frames that were not trained on or answered are in none.
 
     Raises:
@@ -222,7 +221,7 @@ def answers_of(found: OutOfFold, truth: Truth, seed: int, *, has_zero: bool = Tr
     logit[answered], maps[answered] = found.logit, found.map
     for number in np.unique(found.fold).tolist():
         others = (fold >= 0) & (fold != number)
-        yield Answers(seed, number, logit, maps, fold == number, others, has_zero=has_zero)
+        yield Answers(seed, number, logit, maps, fold == number, others, knows_defects=knows_defects)
 
 
 def _described(one: FoldFigures) -> str:

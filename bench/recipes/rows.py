@@ -18,6 +18,9 @@ FIGURES = {
 }
 """Names of figures and of their columns; docs/recipes.md defines them."""
 
+DIVIDE_OTHERWISE = ("truth=", "annotated=", "tiles.", "split.", "recipe.folds=", "recipe.synthetic=")
+"""Overrides that begin so may change which groups make a fold."""
+
 
 class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
     """What comes of the line's own score threshold on a fold that did not set it."""
@@ -68,6 +71,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     tiles_per_s: float | None
     """Of extracting features, or of training the whole network; None: all features were in the cache."""
+    epochs: int | None = None
+    """Of anomalib's models."""
     graph_mb: float | None = None
     """Of the exported graph; None: it was not exported."""
     speed: float | None = None
@@ -94,7 +99,7 @@ class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_folds_of_truth(self) -> bool:
         """Whether its folds are those of the set's own truth."""
-        return not any(item.startswith(("truth=", "annotated=")) for item in self.overrides)
+        return not any(item.startswith(DIVIDE_OTHERWISE) for item in self.overrides)
 
     def only(self, folds: Collection[tuple[int, int]]) -> "RecipeResult":
         """Of these seeds and folds."""
@@ -136,10 +141,10 @@ def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]
         mine = sorted((one for one in results if one.set == name), key=lambda one: one.name)
         goals = targets.get(name, {})
         rows = [
-            ["recipe", *FIGURES.values(), "folds", "seeds", "s", "MB", "speed"],
-            ["---", *["---:"] * (len(FIGURES) + 5)],
+            ["recipe", *FIGURES.values(), "folds", "seeds", "s"],
+            ["---", *["---:"] * (len(FIGURES) + 3)],
             *(_row(one) for one in mine),
-            ["*target*", *(f"*{goals[figure]:g}*" if figure in goals else "" for figure in FIGURES), *[""] * 5],
+            ["*target*", *(f"*{goals[figure]:g}*" if figure in goals else "" for figure in FIGURES), *[""] * 3],
         ]
         parts += [f"## {name}", f"By {', '.join(sorted({one.truth for one in mine}))}.", _markdown(rows)]
         alike = [one for one in mine if one.has_folds_of_truth]
@@ -152,6 +157,8 @@ def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]
             parts.append(_markdown([["defects hit", *kinds], ["---", *["---:"] * len(kinds)], *_by_class(mine, kinds)]))
         if verdicts := _verdicts(mine):
             parts.append(_markdown(verdicts))
+        if graphs := _graphs(mine):
+            parts.append(_markdown(graphs))
     return "\n\n".join(parts) + "\n"
 
 
@@ -170,11 +177,7 @@ def _row(one: RecipeResult) -> list[str]:
     cells = [one.cell(figure) for figure in FIGURES]
     counts = [{getattr(fold, key) for fold in one.folds} for key in ("fold", "seed")]
     seconds = np.mean([each.seconds for each in one.trainings]) if one.trainings else 0
-    more = [
-        [value for each in one.trainings if (value := getattr(each, key)) is not None] for key in ("graph_mb", "speed")
-    ]
-    measured = [f"{np.mean(values):.3g}" if values else "" for values in more]
-    return [one.name, *cells, *(str(len(each)) for each in counts), f"{seconds:.0f}", *measured]
+    return [one.name, *cells, *(str(len(each)) for each in counts), f"{seconds:.0f}"]
 
 
 def _by_class(results: Sequence[RecipeResult], kinds: Sequence[str]) -> list[list[str]]:
@@ -210,6 +213,20 @@ def _verdicts(results: Sequence[RecipeResult]) -> list[list[str]]:
             )
     head = ["verdicts", "good frames to be rejected", "rejected", "folds within the bound", "escaped", "by an oracle"]
     return [head, ["---", *["---:"] * 5], *rows] if rows else []
+
+
+def _graphs(results: Sequence[RecipeResult]) -> list[list[str]]:
+    """Of models of others that were exported."""
+    rows = []
+    for one in results:
+        known = [each for each in one.trainings if each.graph_mb is not None]
+        speeds = [each.speed for each in known if each.speed is not None]
+        if known:
+            size = np.mean([each.graph_mb for each in known if each.graph_mb is not None])
+            epochs = sorted({each.epochs for each in known if each.epochs is not None})
+            shown = f"{np.median(speeds):.2g}" if speeds else "-"
+            rows.append([one.name, ", ".join(map(str, epochs)), f"{size:.3g}", shown])
+    return [["graph", "epochs", "MB", "speed, heatline = 1"], ["---", *["---:"] * 3], *rows] if rows else []
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -119,17 +119,15 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         _write_labels(links, [("image", "label", "group"), *labels])
         return links
 
-    def good_only(self, images: Sequence[LabelledImage], work: Path, part: str) -> Path:
-        """A folder of links to good pictures, whose groups are known; `part` names it."""
-        links = work / self.name / f"data_good_{part}"
-        if not (links / "labels.csv").exists():
-            shutil.rmtree(links, ignore_errors=True)
-            (links / "images").mkdir(parents=True)
-            for image in images:
-                (links / "images" / image.path.name).symlink_to(image.path.resolve())
-            rows = [(image.path.name, "good", str(image.group)) for image in images]
-            _write_labels(links, [("image", "label", "group"), *rows])
-        return links
+
+def link_good(images: Sequence[LabelledImage], links: Path) -> None:
+    """Make a folder of links to good pictures, whose groups are known."""
+    shutil.rmtree(links, ignore_errors=True)
+    (links / "images").mkdir(parents=True)
+    for image in images:
+        (links / "images" / image.path.name).symlink_to(image.path.resolve())
+    rows = [(image.path.name, "good", str(image.group)) for image in images]
+    _write_labels(links, [("image", "label", "group"), *rows])
 
 
 def _write_labels(folder: Path, rows: Sequence[tuple[str, str, str]]) -> None:

@@ -182,8 +182,11 @@ def outliers(appearances: Sequence[Appearance]) -> dict[int, str]:
     """
     if len(appearances) < FEWEST_TO_STAND_OUT:
         return {}
-    ends = {  # no frame between the lowest and the highest can be one
-        end(range(len(appearances)), key=values.__getitem__) for values in _measures(appearances) for end in (min, max)
+    ends = {  # a frame between the lowest and the highest of all measures hardly can be one
+        end(range(len(appearances)), key=values.__getitem__)
+        for values in _measures(appearances)
+        if min(values) < max(values)
+        for end in (min, max)
     }
     found = {}
     for place in sorted(ends):

@@ -174,9 +174,11 @@ def _camera(each: OpenCamera, setup: Setup) -> dict[str, Any]:
     area = area_of(settings)
     tiles = len(inspector.stitcher((height, width), area).grid)
     implausible = None
-    if inspector.plausibility is not None:
-        implausible = inspector.finish(inspector.start(checked, area)).implausible
-    checked.release()
+    try:
+        if inspector.plausibility is not None:
+            implausible = inspector.finish(inspector.start(checked, area)).implausible
+    finally:
+        checked.release()
     return about | {
         "width": width,
         "height": height,

@@ -1,4 +1,4 @@
-"""Logs frames that do not show the product: whoever reads the log sees the numbers, and no flood of them."""
+"""Logs frames that do not show the product, with their numbers, and not too often."""
 
 import logging
 import time
@@ -23,8 +23,8 @@ class ImplausibleLog:
         self._logged_s: dict[str, float] = {}
         self._unlogged: dict[str, int] = {}
 
-    def see(self, outcome: Outcome) -> None:
-        """Take a frame's end; one that ends otherwise is none of this log's."""
+    def log(self, outcome: Outcome) -> None:
+        """Log the outcome of a frame if it is implausible."""
         unjudged, stamp = outcome.unjudged, outcome.stamp
         if unjudged is None or unjudged.reason != "implausible":
             return

@@ -55,7 +55,7 @@ class Teller:
 
         with self._lock:
             self._publisher.send(self._reporter.verdict(outcome), sent)
-            self._implausible.see(outcome)
+            self._implausible.log(outcome)
 
     def probe(self) -> None:
         """A probe's end: it takes the way of an event, and is none."""

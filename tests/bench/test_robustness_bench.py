@@ -63,7 +63,7 @@ def test_a_fold_is_inspected_as_it_is_and_changed_by_a_bundle_of_the_others(tmp_
     draw_blobs(tmp_path / "blobs", per_group=2)  # four groups, so each fold is one: a good frame and two others
     out = tmp_path / "found.json"
     said = run(out, *SMALL)
-    assert "training without 1 groups" in said
+    assert "training without 1 group\n" in said
     assert "3 groups" in said, "of the training"
     found = json.loads(out.read_text())
     (one,) = found["sets"]
@@ -200,9 +200,17 @@ def test_the_table_has_a_row_per_figure_and_change_and_a_column_per_set() -> Non
     some = figures_of("", compared)
     settings = Settings(seeds=[0], folds=[0], frames=40, overrides=[])
     sets = [
-        SetResult(set=name, truth="masks", settings=settings, groups=groups, changes=[figures] * len(CHANGES))
+        SetResult(
+            set=name,
+            truth="masks",
+            settings=settings,
+            groups=groups,
+            changes=[msgspec.structs.replace(figures, change=change) for change in CHANGES],
+        )
         for name, groups, figures in (("first", 7, some), ("second", 1, none))
     ]
+    assert sets[0].is_of("masks", settings)
+    assert not msgspec.structs.replace(sets[0], changes=sets[0].changes[1:]).is_of("masks", settings)
     rows = table(sets).splitlines()
     assert rows[0] == "|  | first | second |"
     assert rows[rows.index("| **IoU of regions, median; 5th percentile** |  |  |") + 2] == (

@@ -17,7 +17,7 @@ def test_the_first_frame_is_logged_with_its_numbers_and_a_flood_of_them_rarely(
 
     def see(number: int, camera: str = "top", reason: str = "implausible") -> None:
         why = f"it does not look like the product: brightness {number}, expected 60 to 140"
-        log.see(Outcome(Stamp(camera, number, "a\nb.png", number=number), unjudged=Unjudged("failed", reason, why)))
+        log.log(Outcome(Stamp(camera, number, "a\nb.png", number=number), unjudged=Unjudged("failed", reason, why)))
 
     see(1, reason="unreadable")
     for number in range(2, 7):

@@ -21,6 +21,9 @@ from train.features.view import Features
 from train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned, LaterStages
 from train.models.novelty import EVIDENCE_SHARE
 
+ROWS_AT_A_TIME = 1_000
+"""Of maps, in float32."""
+
 
 def divide_groups(tiles: DenseTiles, recipe: DenseRecipeConfig, seed: int) -> NDArray[np.int64]:
     """A fold of each group, so that each has about as many good and defective tiles, and pictures of either kind.
@@ -51,8 +54,8 @@ def cross_validate(
 ) -> OutOfFold | None:
     """Train a head without each fold, and one on everything, side by side on all processors.
 
-    Where nothing but good pictures is known, each head knows good cells too, and novelty is added to the maps of all by
-    one weight, which comes from what they say of their folds; where there is one fold, nothing could weigh it.
+    Where nothing but good pictures is known, each head gets prototypes of good cells, and novelty is added to the maps
+    of all by one weight, which comes from what they say of their folds; one fold alone could not weigh it.
 
     Args:
         model: gets the head, and the later stages, that were trained on everything.
@@ -99,7 +102,7 @@ def cross_validate(
             network = networks[number] = FineTuned(LaterStages(model.trunk), heads[number])
             training.fine_tune(networks[number], step)
         if is_good_only:
-            training.know_good(network)
+            training.fit_prototypes(network)
         mine = grid[fold == number]
         if len(mine):
             if is_good_only:
@@ -133,11 +136,12 @@ def cross_validate(
 
 def _add_novelty(heads: Sequence[DenseHead], found: OutOfFold, distance: NDArray[np.float16]) -> None:
     """Weigh it by how much either part differs over good cells of other groups, in heads and in their answers."""
-    evidence = found.map.astype(np.float32)
-    offset, spread = float(distance.mean(dtype=np.float64)), float(distance.std(dtype=np.float64))
-    gain = float(evidence.std(dtype=np.float64)) / (EVIDENCE_SHARE * max(spread, 1e-6))
+    spread = float(distance.std(dtype=np.float64))
+    offset, gain = float(distance.mean(dtype=np.float64)), float(found.map.std(dtype=np.float64))
+    gain /= EVIDENCE_SHARE * max(spread, 1e-6)
     for head in heads:
-        assert head.novelty is not None, "all heads know good cells"
+        assert head.novelty is not None, "all heads have prototypes"
         head.novelty.weigh(offset, gain)
-    found.map[:] = evidence + gain * (distance.astype(np.float32) - offset)
-    found.logit[:] = pool(found.map.astype(np.float32), TOP_CELLS)
+    for rows in np.array_split(np.arange(len(distance)), -(-len(distance) // ROWS_AT_A_TIME)):
+        maps = found.map[rows].astype(np.float32) + gain * (distance[rows].astype(np.float32) - offset)
+        found.map[rows], found.logit[rows] = maps, pool(maps, TOP_CELLS)

@@ -26,7 +26,7 @@ BATCH = 64
 """Tiles at a time where there is no gradient."""
 STANDARDISE_BY = 128
 """Tiles that the mean and deviation of features are taken from."""
-KNOWN_BY_TILES = 2_000
+PROTOTYPES_BY_TILES = 2_000
 """Good tiles that prototypes are taken from."""
 START, FLOOR = -2.0, -3.0
 """Of a map, in logits of a step, in which good and defective tiles are balanced: where cells start, and their floor."""
@@ -98,9 +98,9 @@ class HeadTraining:
         steps = range(self._steps, self._steps + recipe.finetune_steps)
         self._run(network, optimiser, steps, on_step, "recipe.finetune_lr")
 
-    def know_good(self, network: Network) -> None:
-        """Have the head know good cells, of all that it was trained on; they add nothing to its map yet."""
-        rows = self._sampler.some_tiles(KNOWN_BY_TILES)
+    def fit_prototypes(self, network: Network) -> None:
+        """Give the head prototypes of good cells that it was trained on; they add nothing to its map yet."""
+        rows = self._sampler.some_tiles(PROTOTYPES_BY_TILES)
         rng = np.random.default_rng(self._seed)
         cells: list[NDArray[np.float32]] = []
         with torch.no_grad():
@@ -178,9 +178,9 @@ def stages_of(features: Features, rows: NDArray[np.int64], bf16: bool = False) -
 
 
 def distances(network: Network, features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """[n, h, w] of samples by index, to the prototypes of good cells that the head knows."""
+    """[n, h, w] of samples by index, to the head's prototypes of good cells."""
     head = network.head if isinstance(network, FineTuned) else network
-    assert head.novelty is not None, "the caller had it know good cells"
+    assert head.novelty is not None, "the caller fitted prototypes"
     found = []
     with torch.no_grad():
         for start in range(0, len(rows), BATCH):

@@ -293,9 +293,9 @@ class DenseClassifier(ExplainedClassifier):
         """Number of the first tap of stride 16: later ones tell other products apart less well."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As PyTorch's; where the state has prototypes of good cells, so has the head."""
-        if (prototypes := state_dict.get("head.novelty.prototypes")) is not None:
-            self.head.novelty = Novelty(prototypes.shape[1], prototypes.shape[0])
+        """As PyTorch's; the head has prototypes of good cells where the state has them."""
+        prototypes = state_dict.get("head.novelty.prototypes")
+        self.head.novelty = None if prototypes is None else Novelty(prototypes.shape[1], prototypes.shape[0])
         return super().load_state_dict(state_dict, strict, assign)
 
     def start_from(self, log_odds: float) -> None:

@@ -1,6 +1,6 @@
 """One of anomalib's models: trained on good tiles, and asked of others. Runs in the peers' environment, not in ours.
 
-Told by a JSON file what to do (`bench.recipes.anomalib_models.Job`). Models are as anomalib sets them up by default but
+Reads its job from a JSON file (`bench.recipes.anomalib_models.Job`). Models are as anomalib sets them up by default but
 for the backbone, whose weights come from a file, and its means and deviations of pixels, which are those it was trained
 with.
 """
@@ -32,10 +32,9 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 BATCH = 16
 INPUT_PX = 256
 """What anomalib makes of each picture."""
-TILE_PX = 224
 BATCHES = (1, 8)
 """Tiles at once that are tried, where speed is measured."""
-TURNS, TURN_SECONDS = 7, 2.0
+ROUNDS, ROUND_SECONDS = 7, 2.0
 MAP_CELLS = 56
 """Of a map's side, as it is kept."""
 MOST_EPOCHS = 300
@@ -62,24 +61,26 @@ def main(job: dict[str, Any]) -> None:
         val_split_mode="none",
         seed=job["seed"],
     )
+    epochs = _epochs(model, data, job)
     engine = Engine(
         default_root_dir=scratch,
         precision=_precision(job),
         limit_val_batches=0,  # there is nothing to choose by
         logger=False,
-        **_length(model, data, job),
+        max_epochs=epochs,
     )
     engine.fit(model, datamodule=data)
     seconds = time.monotonic() - began
-    logit, maps = _ask(model, folder / "asked", job["asked"])
-    graph = _export(engine, model, scratch)
+    logit, maps = _ask(model, folder / "requested", job["requested"])
+    graph = _export(engine, model, scratch, job["tile_px"])
     np.savez(
         scratch / "answers.npz",
         logit=logit,
         map=maps,
         seconds=seconds,
+        epochs=epochs,
         graph_bytes=graph.stat().st_size + graph.with_suffix(".bin").stat().st_size,
-        speed=_speed(Path(job["ours"]), graph) if job["ours"] else np.nan,
+        speed=_speed(Path(job["ours"]), graph, job["tile_px"]) if job["ours"] else np.nan,
     )
 
 
@@ -104,10 +105,10 @@ def _precision(job: dict[str, Any]) -> str:
     return str(job["precision"]) if job["model"] == "supersimplenet" else "32-true"
 
 
-def _length(model: Any, data: Folder, job: dict[str, Any]) -> dict[str, Any]:
-    """How long it trains: as many epochs as fit into the time, where there is more than one."""
+def _epochs(model: Any, data: Folder, job: dict[str, Any]) -> int:
+    """As many as fit into the time; of what is not learned by gradients, one."""
     if job["model"] != "supersimplenet":
-        return {}
+        return 1
     data.setup()
     loader = data.train_dataloader()
     trial, batch = copy.deepcopy(model).train(), next(iter(loader))
@@ -120,7 +121,7 @@ def _length(model: Any, data: Folder, job: dict[str, Any]) -> dict[str, Any]:
     epochs = int(60 * job["minutes"] / ((time.monotonic() - began) * len(loader)))
     epochs = min(MOST_EPOCHS, max(1, epochs))
     print(f"{epochs} of {MOST_EPOCHS} epochs of {len(loader)} batches", flush=True)
-    return {"max_epochs": epochs}
+    return epochs
 
 
 def _ask(model: Any, folder: Path, names: list[str]) -> tuple[Any, Any]:
@@ -141,42 +142,42 @@ def _ask(model: Any, folder: Path, names: list[str]) -> tuple[Any, Any]:
     return np.concatenate(scores).astype(np.float32), np.concatenate(maps)
 
 
-def _export(engine: Engine, model: Any, folder: Path) -> Path:
+def _export(engine: Engine, model: Any, folder: Path, tile_px: int) -> Path:
     """As OpenVINO's IR, of pictures of the size of a tile."""
-    engine.export(model=model, export_type=ExportType.OPENVINO, export_root=folder, input_size=(TILE_PX, TILE_PX))
+    engine.export(model=model, export_type=ExportType.OPENVINO, export_root=folder, input_size=(tile_px, tile_px))
     (graph,) = folder.rglob("*.xml")
     return graph
 
 
-def _speed(ours: Path, theirs: Path) -> float:
-    """How many times as many tiles a second theirs infers as ours: the median of turns in alternation, each graph in
+def _speed(ours: Path, theirs: Path, tile_px: int) -> float:
+    """How many times as many tiles a second theirs infers as ours: the median of alternating rounds, each graph in
     the batch that is fastest for it. Not a number where OpenVINO does not run it.
     """
-    graphs = [found for path in (ours, theirs) if (found := _fastest(path)) is not None]
+    graphs = [found for path in (ours, theirs) if (found := _fastest(path, tile_px)) is not None]
     if len(graphs) < 2:
         return float("nan")
-    turns = []
-    for turn in range(TURNS):
+    ratios = []
+    for number in range(ROUNDS):
         seconds = [0.0, 0.0]
-        for which in (0, 1) if turn % 2 else (1, 0):
+        for which in (0, 1) if number % 2 else (1, 0):
             seconds[which] = _seconds_per_tile(*graphs[which])
-        turns.append(seconds[0] / seconds[1])
-    print(f"speed over ours: {min(turns):.3f} to {max(turns):.3f}", flush=True)
-    return float(np.median(turns))
+        ratios.append(seconds[0] / seconds[1])
+    print(f"speed over ours: {min(ratios):.3f} to {max(ratios):.3f}", flush=True)
+    return float(np.median(ratios))
 
 
-def _fastest(path: Path) -> tuple[Any, int] | None:
+def _fastest(path: Path, tile_px: int) -> tuple[Any, int] | None:
     """None: OpenVINO runs it in no batch."""
-    tried = [(compiled, batch) for batch in BATCHES if (compiled := _compiled(path, batch)) is not None]
+    tried = [(compiled, batch) for batch in BATCHES if (compiled := _compiled(path, batch, tile_px)) is not None]
     return min(tried, key=lambda each: _seconds_per_tile(*each), default=None)
 
 
-def _compiled(path: Path, batch: int) -> Any:
+def _compiled(path: Path, batch: int, tile_px: int) -> Any:
     """A queue of requests; None: the graph takes no such batch."""
     core = ov.Core()
     graph = core.read_model(path)
     (port,) = graph.inputs
-    shape = [batch, *(int(each.get_length()) if each.is_static else TILE_PX for each in list(port.partial_shape)[1:])]
+    shape = [batch, *(int(each.get_length()) if each.is_static else tile_px for each in list(port.partial_shape)[1:])]
     try:
         graph.reshape({port: shape})
         hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
@@ -191,7 +192,7 @@ def _compiled(path: Path, batch: int) -> Any:
 
 def _seconds_per_tile(queue: Any, batch: int) -> float:
     began, tiles = time.monotonic(), 0
-    while time.monotonic() - began < TURN_SECONDS:
+    while time.monotonic() - began < ROUND_SECONDS:
         queue.start_async()
         tiles += batch
     queue.wait_all()
@@ -201,6 +202,5 @@ def _seconds_per_tile(queue: Any, batch: int) -> float:
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    told = json.loads(Path(sys.argv[1]).read_text())
     print(f"anomalib {version('anomalib')}, torch {version('torch')}", flush=True)
-    main(told)
+    main(json.loads(Path(sys.argv[1]).read_text()))

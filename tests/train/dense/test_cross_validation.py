@@ -19,7 +19,7 @@ from train.dense.samples import Samples
 from train.dense.tiles import DenseTiles, Known
 from train.evaluation.ordering import auroc
 from train.features.view import Features
-from train.models.dense import DenseClassifier, DenseHead, Trunk
+from train.models.dense import DenseClassifier, DenseHead, FineTuned, LaterStages, Trunk
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -256,3 +256,15 @@ def test_where_nothing_is_defective_novelty_is_added_to_the_maps_of_all(tmp_path
     alone = untrained()
     assert cross_validate(alone, tiles, samples, features, recipe_with(steps=12, folds=1), 0, bf16=False) is None
     assert alone.head.novelty is None
+
+    tuned = untrained()
+    answered = cross_validate(tuned, tiles, samples, features, recipe_with(steps=4, finetune_steps=2), 0, bf16=False)
+    assert answered is not None
+    assert tuned.head.novelty is not None
+    expected = tuned.head(
+        LaterStages(tuned.trunk)(torch.from_numpy(np.moveaxis(stages[0][:3].astype(np.float32), 3, 1)))
+    )
+    fine = FineTuned(LaterStages(tuned.trunk), tuned.head).eval()
+    ((_, maps),) = answers(fine, features, np.arange(3), bf16=False)
+    np.testing.assert_allclose(maps, expected.detach().numpy(), rtol=1e-4, atol=1e-4)  # the trunk has the tuned stages
+    assert np.isfinite(answered.map.astype(np.float32)).all()
