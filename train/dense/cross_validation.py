@@ -101,15 +101,15 @@ def cross_validate(
         if recipe.finetune_steps:
             network = networks[number] = FineTuned(LaterStages(model.trunk), heads[number])
             training.fine_tune(networks[number], step)
-        if is_good_only:
-            training.fit_prototypes(network)
         mine = grid[fold == number]
         if len(mine):
-            if is_good_only:
-                distance[mine] = distances(network, features, mine)
             parts = answers(network, features, mine, bf16=False)
             found.logit[mine] = np.concatenate([logits for logits, _ in parts])
             found.map[mine] = np.concatenate([maps for _, maps in parts])
+        if is_good_only:
+            training.fit_prototypes(network)
+            if len(mine):
+                distance[mine] = distances(network, features, mine)
 
     jobs = range(folds + 1) if folds > 1 else [folds]
     processors, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
@@ -135,7 +135,12 @@ def cross_validate(
 
 
 def _add_novelty(heads: Sequence[DenseHead], found: OutOfFold, distance: NDArray[np.float16]) -> None:
-    """Weigh it by how much either part differs over good cells of other groups, in heads and in their answers."""
+    """Weigh it by how much either part differs over good cells of other groups, in heads and in their answers.
+
+    Args:
+        found: what heads say of their folds without novelty; gets it.
+        distance: [tiles, h, w], to the prototypes of the same heads.
+    """
     spread = float(distance.std(dtype=np.float64))
     offset, gain = float(distance.mean(dtype=np.float64)), float(found.map.std(dtype=np.float64))
     gain /= EVIDENCE_SHARE * max(spread, 1e-6)
