@@ -12,7 +12,6 @@ from bench.commands.end_to_end import end_to_end
 from bench.commands.flops import flops
 from bench.commands.hostile import hostile
 from bench.commands.map_cost import map_cost
-from bench.commands.micro import micro
 from bench.commands.peers import peers
 from bench.commands.plausibility import plausibility
 from bench.commands.recipes import recipes
@@ -24,7 +23,7 @@ from bench.commands.startup import startup
 from bench.commands.tune import tune
 
 COMMANDS = (
-    *(cameras, chaos, delivery, end_to_end, flops, hostile, map_cost, micro, peers, plausibility),
+    *(cameras, chaos, delivery, end_to_end, flops, hostile, map_cost, peers, plausibility),
     *(recipes, report, robustness, soak, stages, startup, tune),
 )
 

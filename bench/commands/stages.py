@@ -32,13 +32,6 @@ TILE_COUNTS = (9, 30, 60, 120, 240, 480)
     show_default=True,
     help="Per frame, to see what a tile costs; repeatable. 0: leave that out.",
 )
-@click.option("--rounds", type=click.IntRange(1, 1000), default=15, show_default=True, help="Of all stages in turns.")
-@click.option("--frames", type=click.IntRange(1, 1000), default=8, show_default=True, help="Per stage and round.")
-@click.option(
-    "--folder",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="To keep journals in meanwhile; default: that of temporary files.",
-)
 @out_option
 @json_option
 def stages(
@@ -46,15 +39,12 @@ def stages(
     precision: Precision,
     sizes: tuple[tuple[int, int], ...],
     tile_counts: tuple[int, ...],
-    rounds: int,
-    frames: int,
-    folder: Path | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Time each stage of a frame's way by itself, from the camera to a subscriber, with BUNDLE, or the demo's.
 
-    Says of each what it takes, moves and allocates, what the whole way takes beyond its stages, and what a tile costs
+    Says of each what it takes and moves, what the whole way takes beyond its stages, and what a tile costs
     in frames of few tiles and of many. Wants the machine for itself for minutes.
     """
     from bench.stages.stages import measure_stages, steps, to_facts
@@ -65,7 +55,7 @@ def stages(
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     # It draws itself only between two rounds: a thread of its own would be measured along.
     with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as progress:
-        task = progress.add_task("rounds", total=steps(sizes, counts, rounds))
+        task = progress.add_task("rounds", total=steps(sizes, counts))
 
         def done() -> None:
             progress.update(task, advance=1, refresh=True)
@@ -75,9 +65,6 @@ def stages(
             precision,
             sizes=sizes,
             tile_counts=counts,
-            rounds=rounds,
-            frames=frames,
-            folder=folder,
             say=lambda line: progress.console.print(line, markup=False, highlight=False, soft_wrap=True),
             done=done,
         )
