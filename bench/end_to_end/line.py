@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.end_to_end.requests import Expected
 from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
 from edge.delivery.messages import VerdictEvent
@@ -21,6 +20,33 @@ FROZEN_AFTER_FRAMES = 3
 NOTHING_COUNTS = "nothing that is measured on such a line counts, report this"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a line must say of its pictures."""
+
+    score_threshold: float
+    tolerance: float
+    """Logits by which a frame score may be off: other batches and streams round otherwise."""
+    tiles: int
+    """Of a frame."""
+    frame_hw: tuple[int, int]
+    scores: dict[str, float]
+    """Frame scores by the name of the picture, as events tell it."""
+    evidence: dict[str, float]
+    """The highest evidence of any region, of the pictures that are DEFECT, by their names."""
+    evidence_tolerance: float
+    """Logits by which that may be off."""
+    heatmap_hw: tuple[int, int]
+    """Cells."""
+    picture_bytes: int
+    """Of all of them, as they lie in a camera's memory."""
+
+    @property
+    def defective(self) -> float:
+        """Share of the pictures that are DEFECT."""
+        return sum(score >= self.score_threshold for score in self.scores.values()) / len(self.scores)
+
+
 @dataclass(frozen=True)
 class Scene:
     """What is run."""
@@ -31,8 +57,6 @@ class Scene:
     expected: Expected
     cameras: int
     waiting_frames: int
-    heatmaps: str
-    journal: bool
     engine: Keys
     """Of `[engine]`, beside the precision."""
 
@@ -72,12 +96,10 @@ def running(scene: Scene, rate_fps: float | None, *, waits: bool) -> Iterator["L
             scene.precision,
             cameras,
             thresholds={"score": scene.expected.score_threshold},
-            heatmaps=scene.heatmaps,
-            journal=scene.journal,
             engine=scene.engine,
         ) as line,
     ):
-        yield Line(line, scene.expected, scene.heatmaps)
+        yield Line(line, scene.expected)
         line.stop()
 
 
@@ -101,8 +123,8 @@ class Told:
 class Line:
     """What this process hears of it."""
 
-    def __init__(self, watched: WatchedLine, expected: Expected, heatmaps: str) -> None:
-        self.watched, self._expected, self._heatmaps = watched, expected, heatmaps
+    def __init__(self, watched: WatchedLine, expected: Expected) -> None:
+        self.watched, self._expected = watched, expected
 
     def next(self) -> Told | None:
         """The next verdict event, or None where none came within a moment.
@@ -157,9 +179,8 @@ class Line:
                     f"the service found evidence of {found:.4f} in {event.source}, and the same bundle by itself "
                     f"{evidence:.4f}; {NOTHING_COUNTS}"
                 )
-        carries = self._heatmaps == "always" or (self._heatmaps == "defect" and event.verdict == "DEFECT")
         hw = None if event.heatmap is None else event.heatmap.hw
-        if hw != (expected.heatmap_hw if carries else None):
+        if hw != (expected.heatmap_hw if event.verdict == "DEFECT" else None):
             raise BenchError(
                 f"the event of {event.source}, {event.verdict}, has a heatmap of {hw} cells, expected was one of "
                 f"{expected.heatmap_hw} where any; {NOTHING_COUNTS}"
