@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.classifier import Classifier
 from bench.flops_rows import Flops, Layer, MapAdds
 from bench.map_operations import rollout_operations
-from bench.torch_ways import Classifier
 from export.onnx_graph import rollout_of
 from train.config import CnnConfig, VitConfig
 from train.evaluation.report.published import STUDY_GFLOPS

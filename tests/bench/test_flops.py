@@ -10,11 +10,11 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+from bench.classifier import Classifier
 from bench.commands.flops import flops as command
 from bench.flops import FUSIONS, count
 from bench.flops_rows import Flops
 from bench.map_operations import rollout_operations
-from bench.torch_ways import Classifier
 from edge.errors import BenchError, ConfigError
 from export.rollout_graph import Rollout
 from train.compose import read_model
