@@ -1,9 +1,10 @@
 """A line whose cameras show pictures from memory, heard by this process; every event is held to what it must say."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -99,7 +100,7 @@ def running(scene: Scene, rate_fps: float | None, *, waits: bool) -> Iterator["L
             engine=scene.engine,
         ) as line,
     ):
-        yield Line(line, scene.expected)
+        yield Line(line, partial(require_as_expected, scene.expected))
         line.stop()
 
 
@@ -121,10 +122,14 @@ class Told:
 
 
 class Line:
-    """What this process hears of it."""
+    """What this process hears of it.
 
-    def __init__(self, watched: WatchedLine, expected: Expected) -> None:
-        self.watched, self._expected = watched, expected
+    Args:
+        check: raises a BenchError where an event does not say what it must.
+    """
+
+    def __init__(self, watched: WatchedLine, check: Callable[[VerdictEvent], None]) -> None:
+        self.watched, self._check = watched, check
 
     def next(self) -> Told | None:
         """The next verdict event, or None where none came within a moment.
@@ -158,33 +163,39 @@ class Line:
                 told.append(one)
         return told
 
-    def _check(self, event: VerdictEvent) -> None:
-        if event.reason is not None:
-            return
-        assert event.source is not None
-        assert event.frame_score is not None
-        expected, score = self._expected, self._expected.scores[event.source]
-        verdict = "DEFECT" if score >= expected.score_threshold else "GOOD"
-        # On the edge of the threshold, either verdict is right.
-        wrong = event.verdict != verdict and abs(score - expected.score_threshold) > expected.tolerance
-        if wrong or abs(event.frame_score - score) > expected.tolerance:
+
+def require_as_expected(expected: Expected, event: VerdictEvent) -> None:
+    """See that an event says of its picture what the same bundle says by itself.
+
+    Raises:
+        BenchError: it does not.
+    """
+    if event.reason is not None:
+        return
+    assert event.source is not None
+    assert event.frame_score is not None
+    score = expected.scores[event.source]
+    verdict = "DEFECT" if score >= expected.score_threshold else "GOOD"
+    # On the edge of the threshold, either verdict is right.
+    wrong = event.verdict != verdict and abs(score - expected.score_threshold) > expected.tolerance
+    if wrong or abs(event.frame_score - score) > expected.tolerance:
+        raise BenchError(
+            f"the service judged {event.source} {event.verdict} by {event.frame_score:.4f}, and the same bundle by "
+            f"itself {verdict} by {score:.4f}; {NOTHING_COUNTS}"
+        )
+    if event.verdict == "DEFECT" and (evidence := expected.evidence.get(event.source)) is not None:
+        found = event.regions[0].score if event.regions else float("nan")
+        if not abs(found - evidence) <= expected.evidence_tolerance:
             raise BenchError(
-                f"the service judged {event.source} {event.verdict} by {event.frame_score:.4f}, and the same bundle by "
-                f"itself {verdict} by {score:.4f}; {NOTHING_COUNTS}"
+                f"the service found evidence of {found:.4f} in {event.source}, and the same bundle by itself "
+                f"{evidence:.4f}; {NOTHING_COUNTS}"
             )
-        if event.verdict == "DEFECT" and (evidence := expected.evidence.get(event.source)) is not None:
-            found = event.regions[0].score if event.regions else float("nan")
-            if not abs(found - evidence) <= expected.evidence_tolerance:
-                raise BenchError(
-                    f"the service found evidence of {found:.4f} in {event.source}, and the same bundle by itself "
-                    f"{evidence:.4f}; {NOTHING_COUNTS}"
-                )
-        hw = None if event.heatmap is None else event.heatmap.hw
-        if hw != (expected.heatmap_hw if event.verdict == "DEFECT" else None):
-            raise BenchError(
-                f"the event of {event.source}, {event.verdict}, has a heatmap of {hw} cells, expected was one of "
-                f"{expected.heatmap_hw} where any; {NOTHING_COUNTS}"
-            )
+    hw = None if event.heatmap is None else event.heatmap.hw
+    if hw != (expected.heatmap_hw if event.verdict == "DEFECT" else None):
+        raise BenchError(
+            f"the event of {event.source}, {event.verdict}, has a heatmap of {hw} cells, expected was one of "
+            f"{expected.heatmap_hw} where any; {NOTHING_COUNTS}"
+        )
 
 
 def missed(told: Sequence[Told]) -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +32,7 @@ from bench.command import bench
 from bench.end_to_end.bare import Bare, Chosen, expect
 from bench.end_to_end.end_to_end import EndToEnd, Plan, measure_end_to_end
 from bench.end_to_end.latency import STEP, Latency
-from bench.end_to_end.line import Expected, Line, Scene, Told, missed, running
+from bench.end_to_end.line import Expected, Line, Scene, Told, missed, require_as_expected, running
 from bench.end_to_end.saturated import processor_of, taken_between
 from bench.end_to_end.window import settle, window_of
 from bench.engine_process import in_own_process
@@ -106,7 +107,7 @@ def test_a_real_line_is_heard_without_a_gap_and_held_to_its_pictures(scene: Scen
 
     def replay(**claimed: Any) -> None:
         watched: Any = SimpleNamespace(next=iter(heard).__next__)
-        line = Line(watched, replace(expected, **claimed))
+        line = Line(watched, partial(require_as_expected, replace(expected, **claimed)))
         assert all(line.next() is not None for _ in heard)
 
     expected = scene.expected
