@@ -19,9 +19,8 @@ from bench.flops_rows import Flops, FlopsBench, MapAdds
 from bench.machine import Machine
 from bench.map_cost.rows import Cost as MapCost
 from bench.map_cost.rows import MapCosts, Row
-from bench.peers.cannot import Cannot
 from bench.peers.peers import PeersBench, SystemSpeed
-from bench.peers.systems import ENGINE, OURS, SystemName
+from bench.peers.systems import ENGINE, OURS, Cannot, SystemName
 from bench.recipes.rows import FoldFigures, RecipeResult
 from bench.result_file import new_report, write_result
 from bench.spread import Spread

@@ -20,7 +20,7 @@ from bench.commands.peers import peers as command
 from bench.peers import expected
 from bench.peers.expected import Expected, Scale, TileAnswers, what_differs
 from bench.peers.net import as_anomalib_exports
-from bench.peers.peers import PeersBench, checked, faults, in_order, require_same_libraries
+from bench.peers.peers import PeersBench, checked, faults, require_same_libraries
 from bench.peers.prepare import Job, Prepared
 from bench.peers.systems import ENGINE, OURS, PEERS, SystemName
 from bench.peers.worker import Ready, Turn, Worker
@@ -98,12 +98,6 @@ def test_a_system_that_cannot_run_is_a_sentence(tmp_path: Path, monkeypatch: pyt
     ):
         with pytest.raises(BenchError, match=re.escape(words)), worker:
             worker.become_ready(lambda line: None)
-
-
-def test_all_have_a_turn_in_each_round_and_every_other_round_goes_back() -> None:
-    names: list[SystemName] = [ENGINE, OURS, "anomalib"]
-    order = [(0, names), (1, names[::-1]), (2, names)]
-    assert list(in_order(names, 3)) == [(number, name) for number, of in order for name in of]
 
 
 def test_systems_on_different_libraries_are_not_compared_but_a_build_for_processors_is_the_same_version() -> None:
