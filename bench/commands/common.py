@@ -1,13 +1,15 @@
 """What the subcommands of `heatline bench` share: what is measured, and what becomes of a result."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.result_file import require_writable, write_result, write_whole
-from edge.cli.output import json_option, print_facts, print_json
+from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.errors import BenchError
 
 SHIPPED_BUNDLE = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"
@@ -79,6 +81,23 @@ def number_option(name: str, plural: str, default: Sequence[int], help_: str) ->
         show_default=bool(default),
         help=f"{help_}; may be repeated.",
     )
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    """A bar of progress on a terminal, which draws itself only when one more is done: a thread of its own would be
+    measured along.
+
+    Yields:
+        What takes a line for people, and what is called after each.
+    """
+    columns, console = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()), progress_console()
+    with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield (
+            lambda line: progress.console.print(line, markup=False, highlight=False, soft_wrap=True),
+            lambda: progress.update(task, advance=1, refresh=True),
+        )
 
 
 def say(line: str) -> None:

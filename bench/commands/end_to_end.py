@@ -8,13 +8,13 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from bench.commands.common import bundle_argument, claim, deliver, keep, out_option, precision_option
+from bench.commands.common import bundle_argument, claim, deliver, keep, out_option, precision_option, say
 from bench.commands.frame_size import FrameSize
 from bench.machine import machine
 from bench.result_file import new_report
 from edge.bundle import open_bundle
 from edge.cli.finite_range import FiniteRange
-from edge.cli.output import json_option, progress_console
+from edge.cli.output import json_option
 from edge.errors import BenchError
 from edge.inference import Precision
 
@@ -73,7 +73,7 @@ def end_to_end(
     size_from = click.get_current_context().get_parameter_source("frame_hw")
     if pictures is not None and size_from is not ParameterSource.DEFAULT:
         raise click.UsageError("--size is for frames that are drawn; leave it out where --pictures are shown")
-    now, bundle, console = machine(), open_bundle(bundle_path), progress_console()
+    now, bundle = machine(), open_bundle(bundle_path)
     claim(out)
     plan = Plan(rate_fps=rate_fps, seconds=seconds, find_max=find_max, saturate=saturated, idle=idle, rounds=rounds)
     parts: list[EndToEnd] = []
@@ -93,7 +93,7 @@ def end_to_end(
             frame_hw=frame_hw,
             cameras=cameras,
             engine={} if batch is None else {"batch": batch},
-            say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+            say=say,
             keep=keep_part,
         )
     except Exception as error:

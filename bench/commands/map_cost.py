@@ -9,12 +9,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench.commands.common import claim, keep, out_option
+from bench.commands.common import claim, keep, out_option, say
 from bench.machine import machine
 from bench.result_file import new_report
 from edge.cli.extras import require_extra
 from edge.cli.finite_range import FiniteRange
-from edge.cli.output import json_option, print_facts, print_json, progress_console
+from edge.cli.output import json_option, print_facts, print_json
 from edge.errors import BenchError, ConfigError
 from edge.inference import EngineKind, Precision
 
@@ -88,7 +88,7 @@ def map_cost(
     from train.config import VitConfig
 
     claim(out)
-    now, console, threads = machine(), progress_console(), len(os.sched_getaffinity(0))
+    now, threads = machine(), len(os.sched_getaffinity(0))
     configs = {name: read_model(name) for name in names or model_names()}
     if (fusions or discard_ratios) and not any(isinstance(config, VitConfig) for config in configs.values()):
         raise ConfigError(
@@ -100,9 +100,7 @@ def map_cost(
     )
     settings = [setting for config in configs.values() for setting in plan(config, asked, threads=threads)]
     rows: list[Row] = []
-    for row in measured_rows(
-        settings, configs, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
-    ):
+    for row in measured_rows(settings, configs, say):
         rows.append(row)
         if out is not None:
             keep(out, new_report("map-cost", now, MapCosts(rows=rows)))

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.commands.common import claim, deliver, optional_bundle_argument, out_option, precision_option
+from bench.commands.common import claim, counting, deliver, optional_bundle_argument, out_option, precision_option
 from bench.commands.frame_size import FrameSize
 from bench.machine import machine
 from bench.result_file import new_report
 from edge.bundle import open_bundle
-from edge.cli.output import json_option, progress_console
+from edge.cli.output import json_option
 from edge.inference import Precision
 
 SIZES = ("640x480", "1920x1080", "2448x2048")
@@ -49,23 +48,9 @@ def stages(
     """
     from bench.stages.stages import measure_stages, steps, to_facts
 
-    now, bundle, console = machine(), open_bundle(bundle_path), progress_console()
+    now, bundle = machine(), open_bundle(bundle_path)
     claim(out)
     counts = tuple(filter(None, tile_counts))
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    # It draws itself only between two rounds: a thread of its own would be measured along.
-    with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as progress:
-        task = progress.add_task("rounds", total=steps(sizes, counts))
-
-        def done() -> None:
-            progress.update(task, advance=1, refresh=True)
-
-        found = measure_stages(
-            bundle,
-            precision,
-            sizes=sizes,
-            tile_counts=counts,
-            say=lambda line: progress.console.print(line, markup=False, highlight=False, soft_wrap=True),
-            done=done,
-        )
+    with counting("rounds", steps(sizes, counts)) as (say, done):
+        found = measure_stages(bundle, precision, sizes=sizes, tile_counts=counts, say=say, done=done)
     deliver("stages", new_report("stages", now, found), to_facts(found), out, as_json)
