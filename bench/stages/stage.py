@@ -16,8 +16,8 @@ from bench.spread import Spread
 from edge.errors import BenchError
 
 SETTLE_FRAMES = 3
-AT_REST_SECONDS = 0.05
-"""After a round, within its processor time: a library's threads may look for work for a while."""
+AT_REST_SECONDS = 0.01
+"""After a round, and of its processor time: a library's threads may look for work for a while."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,16 @@ class Recorder:
             made = stage.run()
             took = perf_counter() - began
             seconds.append((took if stage.seconds is None else stage.seconds(made)) / stage.frames)
+        rests_ns = time.thread_time_ns()
         time.sleep(AT_REST_SECONDS)
+        rests_ns = time.thread_time_ns() - rests_ns
         after = _Used.now(stage.helpers)
         stage.check(made)
         in_all = runs * stage.frames
         self._rounds.append(seconds)
-        self._used.append(_Used(*((late - early) / in_all for late, early in zip(after, before, strict=True))))
+        self._used.append(
+            _Used((after.cpu_ns - before.cpu_ns - rests_ns) / in_all, (after.page_faults - before.page_faults) / in_all)
+        )
         self._done()
 
     @property
