@@ -15,7 +15,7 @@ from bench.chaos.disk import SmallDisk, small_disk
 from bench.chaos.tcp_proxy import Link, Proxy
 from bench.chaos.truth import Kept
 from bench.chaos.witness import Witness
-from bench.watched_line import ALL_GOOD, Keys, toml_table
+from bench.watched_line import ALL_GOOD, Keys, write_line_file
 from edge.bundle import Bundle
 from edge.delivery.journal.reader import JournalReader
 from edge.inference import Precision
@@ -102,15 +102,14 @@ class Stage:
             }
             for camera in ("left", "right")
         ]
-        config.write_text(
-            toml_table("", {"bundle": str(self._bundle.path.absolute()), "allow_unsigned": True})
-            + "".join(toml_table("[[cameras]]", keys) for keys in cameras)
-            + toml_table("[engine]", {"precision": self._precision})
-            + toml_table("[thresholds]", ALL_GOOD)
-            + toml_table("[events]", {"bind": f"tcp://127.0.0.1:{self._events}", "heatmaps": "never"})
-            + toml_table("[commands]", {"bind": f"ipc://{folder}/commands"})  # without, nothing may wait for triggers
-            + toml_table("[journal]", {"bind": f"tcp://127.0.0.1:{self._journal}", "keep_mib": keep_mib})
-        )
+        tables: dict[str, Keys] = {
+            "engine": {"precision": self._precision},
+            "thresholds": ALL_GOOD,
+            "events": {"bind": f"tcp://127.0.0.1:{self._events}", "heatmaps": "never"},
+            "commands": {"bind": f"ipc://{folder}/commands"},  # without, nothing may wait for triggers
+            "journal": {"bind": f"tcp://127.0.0.1:{self._journal}", "keep_mib": keep_mib},
+        }
+        write_line_file(config, self._bundle.path, cameras, tables)
         return Actor(
             name,
             [*HEATLINE, "run", str(config)],
