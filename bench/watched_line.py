@@ -145,7 +145,7 @@ class RunningLine:
 
     def ask_to_stop(self) -> None:
         """Send SIGTERM; what it says until it has stopped is still to be heard."""
-        self.process.send_signal(signal.SIGTERM)
+        self.process.terminate()
 
     def await_exit(self) -> None:
         """Wait for the end of a service that has said STOPPED.
@@ -247,7 +247,7 @@ def run_line(
         BenchError: a process failed or did not end in time, or the line never said that it had stopped.
     """
     shutil.rmtree(received, ignore_errors=True)
-    watch = [*HEATLINE, "watch", address, "--save", received, "--timeout", str(SILENCE_SECONDS)]
+    watch: list[str | Path] = [*HEATLINE, "watch", address, "--save", received, "--timeout", str(SILENCE_SECONDS)]
     with WatchedProcess("the subscriber", watch, None) as watching, line_process(config, None) as service:
         watching.start()
         service.start()

@@ -14,7 +14,7 @@ from typing import Self
 from bench.log_tail import log_tail
 from edge.errors import BenchError
 
-HEATLINE = (sys.executable, "-m", "edge.cli.main")
+HEATLINE: Sequence[str | Path] = (sys.executable, "-m", "edge.cli.main")
 END_WITHIN_S = 30.0
 _OF_SYSTEMD = ("NOTIFY_SOCKET", "CACHE_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "WATCHDOG_USEC")
 """What systemd tells a service of its own, which no process of ours is."""
@@ -83,6 +83,10 @@ class WatchedProcess:
 
     def send_signal(self, number: signal.Signals) -> None:
         self._started().send_signal(number)
+
+    def terminate(self) -> None:
+        """SIGTERM; it still runs."""
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone; no harm where it has ended."""
