@@ -55,8 +55,10 @@ class Fault(msgspec.Struct, frozen=True):
     """Of a delay, s; of a throttle, bytes a second."""
 
     def __str__(self) -> str:
-        degree = "" if self.degree is None else f" {self.degree:.3g}"
-        return f"{self.at_s:6.2f} s  {self.target} {self.kind}{degree} for {self.for_s:.2f} s"
+        how = "" if self.kind == "reset" or self.kind.startswith("half-closed") else f" for {self.for_s:.2f} s"
+        if self.degree is not None:
+            how = f" ({self.degree:.3g} {'s' if self.kind == 'delayed' else 'bytes/s'}){how}"
+        return f"{self.at_s:6.2f} s  {self.target} {self.kind}{how}"
 
 
 def make_plan(
