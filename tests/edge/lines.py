@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-import bench.watched_line
+from bench import watched_line
 from bench.watched_line import POLL_SECONDS
 from bench.watched_process import WatchedProcess
 from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, Handshake, JournalEvent, StatusEvent, VerdictEvent
@@ -120,7 +120,7 @@ class RunningLine:
 
     def __init__(self, process: WatchedProcess, events: Subscriber) -> None:
         self.process = process
-        self._line = bench.watched_line.RunningLine(process, events)
+        self._line = watched_line.RunningLine(process, events)
         self.heard = Heard([], [], [])
 
     def next(self) -> Event:

@@ -40,8 +40,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-def run(name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Namespace, Bundle], Result]) -> None:
-    """Run an apparatus and end this process: 0 where it passed, 14 with a sentence where not, 130 where interrupted.
+def run(name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Namespace, Bundle], Result]) -> int:
+    """Run an apparatus; the exit code: 0 where it passed, 14 with a sentence where not, 130 where interrupted.
 
     SIGTERM and SIGHUP end it as Ctrl-C does, so that the processes, folders and disks that it made are gone.
     """
@@ -54,9 +54,10 @@ def run(name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Na
         deliver(name, new_report(name, now, found), facts, arguments.out, as_json=False, faults=faults)
     except HeatlineError as error:
         say(f"{name}: {error}")
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
+    return 0
 
 
 def say(line: str) -> None:

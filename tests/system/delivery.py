@@ -5,6 +5,7 @@ frames of a wrong size beside: they are reported as every frame is, and not insp
 """
 
 import os
+import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -329,7 +330,7 @@ def main() -> None:
     options.add_argument("--events", type=float, default=500.0, help="a second, at the least")
     options.add_argument("--seconds", type=float, default=20.0, help="of each window")
     options.add_argument("--folder", type=Path, help="to keep journals in; where temporary files are unless given")
-    run("delivery", options.parse_args(), _measure)
+    sys.exit(run("delivery", options.parse_args(), _measure))
 
 
 if __name__ == "__main__":

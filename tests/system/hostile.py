@@ -1,5 +1,6 @@
 """`make hostile`: what messages that are none take from inspection, beside as many that are valid (docs/chaos.md)."""
 
+import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -198,7 +199,7 @@ def main() -> None:
     options.add_argument("--rate", type=float, default=150.0, help="frames a second; fewer than it could inspect")
     options.add_argument("--seconds", type=float, default=10.0, help="of each window")
     options.add_argument("--rounds", type=int, default=8, help="of each kind of messages")
-    run("hostile", options.parse_args(), _measure)
+    sys.exit(run("hostile", options.parse_args(), _measure))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`make soak`: whether the service holds out. Does it grow, does it slow down, does it lose count? (docs/soak.md)"""
 
 import functools
+import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -365,7 +366,7 @@ def main() -> None:
     options = parser("Run the service for long: does it grow, does it slow down, does it lose count?")
     options.add_argument("--frames", type=int, default=100_000, help="as fast as it goes; 0: leave it out")
     options.add_argument("--minutes", type=float, default=30.0, help="at 90 %% of the highest rate; 0: leave it out")
-    run("soak", options.parse_args(), _measure)
+    sys.exit(run("soak", options.parse_args(), _measure))
 
 
 if __name__ == "__main__":

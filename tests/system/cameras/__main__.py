@@ -1,5 +1,6 @@
 """`make cameras`: what cameras cost a line, and how it takes their deaths (docs/cameras.md)."""
 
+import sys
 from argparse import Namespace
 
 from edge.bundle import Bundle
@@ -15,7 +16,13 @@ def _measure(_: Namespace, bundle: Bundle) -> Result:
 
 
 def main() -> None:
-    run("cameras", parser("How fast may cameras be, and how soon is a line over their deaths?").parse_args(), _measure)
+    sys.exit(
+        run(
+            "cameras",
+            parser("How fast may cameras be, and how soon is a line over their deaths?").parse_args(),
+            _measure,
+        )
+    )
 
 
 if __name__ == "__main__":

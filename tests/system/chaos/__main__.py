@@ -1,6 +1,7 @@
 """`make chaos`: whether delivery keeps its promises while processes, links and the disk fail (docs/chaos.md)."""
 
 import secrets
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def main() -> None:
     options.add_argument("--rate", type=float, default=200.0, help="frames a second")
     options.add_argument("--seed", type=int, help="of the faults; another one each time unless given")
     options.add_argument("--keep", type=Path, help="folder to copy all that was written to")
-    run("chaos", options.parse_args(), _measure)
+    sys.exit(run("chaos", options.parse_args(), _measure))
 
 
 if __name__ == "__main__":
