@@ -43,14 +43,21 @@ def report_style() -> Iterator[None]:
         yield
 
 
-def to_html(figure: Figure, caption: str) -> str:
-    """Write a figure as an HTML `<figure>` with an inline SVG: no link, no script, nothing to load."""
+@report_style()
+def to_svg(figure: Figure, label: str, *, is_stretched: bool = False) -> str:
+    """Write a figure as one `<svg>` element for an HTML page: no link, no script, nothing to load.
+
+    Args:
+        label: what screen readers read out.
+        is_stretched: whether the page may give it other proportions.
+    """
     data = io.StringIO()
     figure.savefig(data, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     content = re.sub(r"^.*?<svg\b[^>]*>", "", data.getvalue(), count=1, flags=re.DOTALL)
     width_in, height_in = figure.get_size_inches()
+    ratio = ' preserveAspectRatio="none"' if is_stretched else ""
     return (
-        f"<figure><figcaption>{escape(caption)}</figcaption>"
         f'<svg viewBox="0 0 {72 * width_in:g} {72 * height_in:g}" width="{PX_PER_IN * width_in:g}" '
-        f'height="{PX_PER_IN * height_in:g}" role="img" aria-label="{escape(caption)}">{content}</figure>'
+        f'height="{PX_PER_IN * height_in:g}"{ratio} role="img" aria-label="{escape(label)}">'
+        + content.replace("xlink:href=", "href=")  # of SVG 2, which needs no namespace
     )

@@ -1,12 +1,13 @@
 """The report's plots, by matplotlib. What a plot shows stands in a table too, for Markdown has no plots."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from bench.report.tables import shown
-from train.drawing import COLOURS, MARKERS, report_style, to_html
+from train.drawing import COLOURS, MARKERS, report_style, to_svg
 
 WIDTH_IN, BAR_IN, MARGIN_IN = 8.4, 0.32, 1.2
 LONGEST_NAME = 60
@@ -40,7 +41,7 @@ def bars(each: Mapping[str, tuple[float, Any]], title: str, unit: str, reference
     axes.margins(x=0.12, y=0.02)
     axes.set_xlabel(unit)
     axes.grid(visible=False, axis="y")
-    return to_html(figure, title)
+    return _captioned(figure, title)
 
 
 @report_style()
@@ -67,7 +68,7 @@ def stacks(each: Mapping[str, Mapping[str, float]], title: str, unit: str, witho
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(unit if panel is each else f"{unit}, without {without}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
-    return to_html(figure, title)
+    return _captioned(figure, title)
 
 
 @report_style()
@@ -92,7 +93,7 @@ def lines(
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    return to_html(figure, title)
+    return _captioned(figure, title)
 
 
 @report_style()
@@ -112,7 +113,11 @@ def cumulative(bins: Sequence[tuple[float, int]], marked: Mapping[str, tuple[flo
     axes.set_xlabel("ms from capture to event, at most")
     axes.set_ylabel("share of frames")
     axes.legend(loc="lower right")
-    return to_html(figure, title)
+    return _captioned(figure, title)
+
+
+def _captioned(figure: Figure, title: str) -> str:
+    return f"<figure><figcaption>{escape(title)}</figcaption>{to_svg(figure, title)}</figure>"
 
 
 def _cut(name: str) -> str:
