@@ -5,11 +5,11 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import escape
 from typing import Any
 
 import matplotlib as mpl
 from cycler import cycler
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#b5a000")
@@ -44,7 +44,7 @@ def report_style() -> Iterator[None]:
 
 
 @report_style()
-def to_svg(figure: Figure, label: str, *, is_stretched: bool = False) -> str:
+def to_svg(figure: Figure, label: str, *, is_stretched: bool = False) -> Markup:
     """Write a figure as one `<svg>` element for an HTML page: no link, no script, nothing to load.
 
     Args:
@@ -56,7 +56,7 @@ def to_svg(figure: Figure, label: str, *, is_stretched: bool = False) -> str:
     content = re.sub(r"^.*?<svg\b[^>]*>", "", data.getvalue(), count=1, flags=re.DOTALL)
     width_in, height_in = figure.get_size_inches()
     ratio = ' preserveAspectRatio="none"' if is_stretched else ""
-    return (
+    return Markup(
         f'<svg viewBox="0 0 {72 * width_in:g} {72 * height_in:g}" width="{PX_PER_IN * width_in:g}" '
         f'height="{PX_PER_IN * height_in:g}"{ratio} role="img" aria-label="{escape(label)}">'
         + content.replace("xlink:href=", "href=")  # of SVG 2, which needs no namespace

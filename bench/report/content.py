@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from bench.report.files import Result
 from bench.report.tables import Table
 
@@ -12,8 +14,7 @@ class Block:
 
     heading: str
     notes: tuple[str, ...]
-    plots: tuple[str, ...]
-    """HTML."""
+    plots: tuple[Markup, ...]
     tables: tuple[Table, ...]
     results: tuple[Result, ...]
     """Where it comes from."""

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from bench.report import plots
 from bench.report.tables import Record
 from bench.targets import COST_PER_TILE_WITHIN, READY_S
@@ -32,7 +34,7 @@ class Kind:
     heading: str = "{model} in {precision}"
     """With keys of the measurement."""
     notes: Callable[[Record], Iterable[str]] = lambda _: ()
-    plots: Callable[[Record], Iterable[str]] = lambda _: ()
+    plots: Callable[[Record], Iterable[Markup]] = lambda _: ()
     leave_out: tuple[str, ...] = ()
     """Keys that are not shown."""
     view: Callable[[Record], Record] = lambda one: one
@@ -46,7 +48,7 @@ def _end_to_end_notes(one: Record) -> Iterator[str]:
         yield f"This run is not whole, and nothing of it counts for a target: {ended}."
 
 
-def _end_to_end_plots(one: Record) -> Iterator[str]:
+def _end_to_end_plots(one: Record) -> Iterator[Markup]:
     if processor := one["saturated"] and one["saturated"].get("processor"):
         time_ms = {"inference": processor["inference_ms"], **processor["rest_ms"]}
         yield plots.stacks({"service": time_ms}, "Processor time of a frame", "ms of processor time", "inference")
@@ -56,7 +58,7 @@ def _end_to_end_plots(one: Record) -> Iterator[str]:
         yield plots.cumulative(latency["bins"], marked, "Latency from capture to event")
 
 
-def _stages_plots(one: Record) -> Iterator[str]:
+def _stages_plots(one: Record) -> Iterator[Markup]:
     frames: dict[str, dict[str, float]] = {}
     for row in one["rows"]:
         if row["stacked"]:
@@ -88,7 +90,7 @@ def _startup_view(one: Record) -> Record:
     return {**one, "imports_ms": imports[:FIRST_IMPORTS]}
 
 
-def _startup_plots(one: Record) -> Iterator[str]:
+def _startup_plots(one: Record) -> Iterator[Markup]:
     starts = {
         condition: {phase: taken["median"] for phase, taken in of["phases_s"].items()}
         for condition, of in one["conditions"].items()
@@ -97,13 +99,13 @@ def _startup_plots(one: Record) -> Iterator[str]:
         yield plots.stacks(starts, "Phases of a start", "s until the first verdict")
 
 
-def _peers_plots(one: Record) -> Iterator[str]:
+def _peers_plots(one: Record) -> Iterator[Markup]:
     shares = {row["name"]: (row["to_engine"], row["to_engine_spread"]) for row in one["systems"]}
     unit = "frames per second, of the engine alone"
     yield plots.bars(shares, f"Share of the engine: {one['model']}", unit, (1.0, "engine alone"))
 
 
-def _map_cost_plots(one: Record) -> Iterator[str]:
+def _map_cost_plots(one: Record) -> Iterator[Markup]:
     """A plot for each engine and precision."""
     ratios: dict[str, dict[str, tuple[float, Record]]] = {}
     for row in sorted(one["rows"], key=lambda row: (row["model"], row["way"], row["method"], row["batch"])):

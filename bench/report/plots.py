@@ -1,9 +1,9 @@
 """The report's plots, by matplotlib. What a plot shows stands in a table too, for Markdown has no plots."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from bench.report.tables import shown
@@ -15,7 +15,7 @@ LONGEST_NAME = 60
 
 
 @report_style()
-def bars(each: Mapping[str, tuple[float, Any]], title: str, unit: str, reference: tuple[float, str]) -> str:
+def bars(each: Mapping[str, tuple[float, Any]], title: str, unit: str, reference: tuple[float, str]) -> Markup:
     """Draw a bar per name, with a whisker from the lowest to the highest value.
 
     Args:
@@ -45,7 +45,7 @@ def bars(each: Mapping[str, tuple[float, Any]], title: str, unit: str, reference
 
 
 @report_style()
-def stacks(each: Mapping[str, Mapping[str, float]], title: str, unit: str, without: str | None = None) -> str:
+def stacks(each: Mapping[str, Mapping[str, float]], title: str, unit: str, without: str | None = None) -> Markup:
     """Draw a bar of segments per name, the sum behind it.
 
     Args:
@@ -74,7 +74,7 @@ def stacks(each: Mapping[str, Mapping[str, float]], title: str, unit: str, witho
 @report_style()
 def lines(
     each: Mapping[str, Sequence[tuple[float, float]]], title: str, across: str, up: str, band: tuple[float, float, str]
-) -> str:
+) -> Markup:
     """Draw points and lines through them, over an axis of doublings and from zero up.
 
     Args:
@@ -97,7 +97,7 @@ def lines(
 
 
 @report_style()
-def cumulative(bins: Sequence[tuple[float, int]], marked: Mapping[str, tuple[float, float]], title: str) -> str:
+def cumulative(bins: Sequence[tuple[float, int]], marked: Mapping[str, tuple[float, float]], title: str) -> Markup:
     """Draw which share of frames was no later.
 
     Args:
@@ -116,8 +116,8 @@ def cumulative(bins: Sequence[tuple[float, int]], marked: Mapping[str, tuple[flo
     return _captioned(figure, title)
 
 
-def _captioned(figure: Figure, title: str) -> str:
-    return f"<figure><figcaption>{escape(title)}</figcaption>{to_svg(figure, title)}</figure>"
+def _captioned(figure: Figure, title: str) -> Markup:
+    return Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(title, to_svg(figure, title))
 
 
 def _cut(name: str) -> str:

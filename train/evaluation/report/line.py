@@ -123,8 +123,8 @@ def line_view(row: Row, truth: str) -> LineView:
         no_verdict=no_verdict[:NAMES],
         more_no_verdict=max(0, len(no_verdict) - NAMES),
         pictures={kind: _pictures(row, kind, truth, shifted, explorer) for kind in kinds},
-        scores=Markup(to_svg(charts.scores(defective.scores, good.scores, explorer), scored, is_stretched=True)),
-        curve=Markup(to_svg(charts.curve(explorer), calibrated)) if len(defective) and len(good) else None,
+        scores=to_svg(charts.scores(defective.scores, good.scores, explorer), scored, is_stretched=True),
+        curve=to_svg(charts.curve(explorer), calibrated) if len(defective) and len(good) else None,
     )
 
 

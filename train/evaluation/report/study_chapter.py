@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from itertools import product
 
-from markupsafe import Markup
-
 from train.drawing import to_svg
 from train.evaluation.report import charts, rank_tables, study_tables
 from train.evaluation.report.alike import Compared, compared
@@ -108,7 +106,7 @@ def _pair(among: Compared, truth: str) -> Chart:
         charts.Bars(metric.name, full.figure(truth, metric.own), cut.figure(truth, metric.own)) for metric in BARS
     ]
     title = f"{full.label} against {cut.label}, {truth}"
-    return Chart(Markup(to_svg(charts.bars(groups, (full.label, cut.label)), title)), caption=among.warning)
+    return Chart(to_svg(charts.bars(groups, (full.label, cut.label)), title), caption=among.warning)
 
 
 def _sweeps(pictures: Sequence[Pictures]) -> Section:
@@ -127,9 +125,7 @@ def _sweeps(pictures: Sequence[Pictures]) -> Section:
                         why = "no tile is defective" if len(row.folds) == 1 else "not every fold has a defective tile"
                         block.notes.append(f"{name}: not known, as {why}.")
                     else:
-                        block.charts.append(
-                            Chart(Markup(to_svg(charts.heatmap(values, sweep.fusions, names, name), name)))
-                        )
+                        block.charts.append(Chart(to_svg(charts.heatmap(values, sweep.fusions, names, name), name)))
                 blocks.append(block)
     return Section(
         "sweeps",
