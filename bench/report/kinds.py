@@ -150,6 +150,20 @@ def _recipe_view(one: Record) -> Record:
     return {"": [row] if one["folds"] else []}
 
 
+def _plausibility_view(one: Record) -> Record:
+    return {
+        "": [
+            {"set": each["set"], **row}
+            for each in one["sets"]
+            for row in (*each["spoilt"], *each["still_good"], each["defective"])
+        ]
+    }
+
+
+def _robustness_view(one: Record) -> Record:
+    return {"": [{"set": each["set"], **row} for each in one["sets"] for row in each["changes"]]}
+
+
 def _evaluation_view(one: Record) -> Record:
     told = one["told"]
     return {
@@ -229,6 +243,20 @@ KINDS = (
         heading="{set}, by {truth}",
         view=_recipe_view,
         is_joined=True,
+    ),
+    Kind(
+        name="plausibility",
+        title="Frames that do not show the product",
+        told="How many frames of each kind are refused, by grouped cross-validation.",
+        heading="{model}",
+        view=_plausibility_view,
+    ),
+    Kind(
+        name="robustness",
+        title="Light, shift and defocus",
+        told="How verdicts and regions hold where pictures are changed.",
+        heading="All data sets",
+        view=_robustness_view,
     ),
     Kind(
         name="evaluation",

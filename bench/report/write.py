@@ -118,14 +118,15 @@ def _of_result(result: Result) -> tuple[list[Block], list[Found]]:
             "wrote it"
         )
     try:
-        blocks = [_block(kind, one, result) for one in result.measurements]
+        made = [_block(kind, one, result) for one in result.measurements]
         found = [each for one in result.measurements for each in _figures(one, result)]
     except UNUSABLE as error:
         raise BenchError(
             f"{result.file} is a result of {result.kind!r} but does not hold what one holds ({error!r}); it is damaged "
             "or of an older format: measure it again"
         ) from error
-    if not any(block.tables for block in blocks):
+    blocks = [block for block in made if block.tables]
+    if not blocks:
         raise BenchError(f"{result.file} is a result of {result.kind!r} in which nothing was measured")
     return blocks, found
 
