@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import bundle_option, claim, keep, keep_picture, precision_option
+from bench.commands.common import bundle_option, claim, keep, precision_option
 from bench.machine import machine
 from bench.result_file import new_report
 from edge.bundle import open_bundle
@@ -31,7 +31,7 @@ from edge.inference import Precision
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write all samples there, as JSON, and a picture of them beside it, as SVG.",
+    help="Write all samples there, as JSON.",
 )
 @json_option
 def soak(
@@ -48,9 +48,7 @@ def soak(
     Wants the machine for itself. Ctrl-C ends it in order, with what was seen until then. Ends with exit code 14 where
     the service does not hold out.
     """
-    from bench.soak.picture import draw
     from bench.soak.soak import (
-        TARGET_BYTES_PER_FRAME,
         faults,
         full_plan,
         measure_soak,
@@ -62,16 +60,14 @@ def soak(
 
     if not (quick or frames or minutes):
         raise click.UsageError("nothing is left to run; give --frames or --minutes")
-    now, bundle, picture = machine(), open_bundle(bundle_path), None if out is None else out.with_suffix(".svg")
-    claim(out, picture)
+    now, bundle = machine(), open_bundle(bundle_path)
+    claim(out)
     with SoakWatch(progress_console()) as watch:
         plan = quick_plan() if quick else full_plan(frames, minutes)
         found = measure_soak(bundle, precision, plan, show=watch.show)
     report = new_report("soak", now, found)
-    if out is not None and picture is not None:
+    if out is not None:
         keep(out, report)
-        names = [run_in_words(run.rate_fps) for run in found.runs]
-        keep_picture(picture, draw(found.runs, names, TARGET_BYTES_PER_FRAME))
     if as_json:
         print_json(report)
     else:
