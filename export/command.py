@@ -6,7 +6,7 @@ from typing import Literal
 
 import click
 
-from edge.cli.calibrate import bound_in_words, count_frames
+from edge.cli.calibration_text import count_frames, describe_bound
 from edge.cli.extras import require_extra
 from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json, progress_console
@@ -110,7 +110,7 @@ def export(
             "score threshold": f"{calibration.score_threshold:.3f} logits",
             "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
             "calibrated on": count_frames(calibration.frames, calibration.frames_are),
-            "false rejects": bound_in_words(calibration),
+            "false rejects": describe_bound(calibration),
             **precision_facts(manifest),
             "size": f"{sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6:.1f} MB",
         },

@@ -185,7 +185,15 @@ KEYS: list[tuple[Any, str, str | None, tuple[str, str] | None]] = [
     (TrainConfig, "docs/training.md", "## Keys", None),
 ]
 NOT_FIELDS = {"model", "recipe", "logger"}  # of a training: choices of a file each
+ONCE = {r"^tensors\.\w+": "tensors.*", r"^(calibration\.plausible_by_camera\.plausible)\..*": r"\1"}
+"""Keys that several tables of a manifest have are described once."""
 NOT_KEYS = re.compile(r"dropped\.|failed\.|verdict\.|status$")  # tables of reasons and topics
+
+
+def _documented_as(key: str) -> str:
+    for pattern, name in ONCE.items():
+        key = re.sub(pattern, name, key)
+    return key
 
 
 @pytest.mark.parametrize(("kind", "document", "heading", "defaults"), KEYS)
@@ -194,7 +202,7 @@ def test_every_key_is_documented_with_its_default(
 ) -> None:
     text = read(document)
     table = {key: cells for key, cells in rows(section(text, heading) if heading else text).items() if cells}
-    exist = {re.sub(r"^tensors\.\w+", "tensors.*", key): field for key, field in keys(kind)}
+    exist = {_documented_as(key): field for key, field in keys(kind)}
     if kind is LineFile:  # docs/cameras.md has the keys of cameras, kind by kind
         exist = {key: field for key, field in exist.items() if not key.startswith("cameras.")} | {"cameras": None}
     documented = {key for key in table if not NOT_KEYS.match(key)} - (NOT_FIELDS if kind is TrainConfig else set())

@@ -26,13 +26,11 @@ ROOT = Path(__file__).parents[2]
 
 WITHOUT_EXTRAS = """
 import sys
-extras = "torch timm lightning hydra torchmetrics optuna onnx onnxscript nncf jinja2 pytest".split()
+extras = "torch timm lightning hydra torchmetrics optuna onnx onnxscript nncf jinja2 matplotlib pytest".split()
 sys.modules.update(dict.fromkeys(extras))  # an import of one fails
 import bench.command, bench.tune.tune, bench.startup.startup, bench.stages.stages, bench.peers.peers
 from bench.machine import machine
-from bench.report.write import make_report
-from pathlib import Path
-print(machine()["affinity"], make_report([Path("bench/results")]).files)
+print(machine()["affinity"])
 """
 
 
@@ -41,8 +39,7 @@ def test_a_line_pc_needs_no_extra_and_only_cores_that_may_be_used_count() -> Non
     pinned = ["taskset", "-c", str(core), sys.executable, "-W", "error", "-c", WITHOUT_EXTRAS]
     result = subprocess.run(pinned, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    affinity, _, files = result.stdout.partition("] ")
-    assert (affinity, int(files) > 20) == (f"[{core}", True)
+    assert result.stdout == f"[{core}]\n"
 
 
 ENDED_BY_SIGTERM = """

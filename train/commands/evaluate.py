@@ -107,7 +107,7 @@ def evaluate(
     one page shows how many defective parts each would miss and how many good parts it would reject, which ones, and
     what another threshold would do.
     """
-    require_extra("train", "torch", "timm", "jinja2")
+    require_extra("train", "torch", "timm", "jinja2", "matplotlib")
     from train.evaluation.evaluate import Asked, choose, evaluate_judged, names_of
     from train.evaluation.judged import open_judged
 

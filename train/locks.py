@@ -1,6 +1,7 @@
-"""Several processes in one study's folder: each run is one process's at a time.
+"""File locks by which several processes share the folder of a study or a search.
 
-By file locks, as in `train.search.worker`: the kernel gives up those of a process that dies, however it dies.
+The kernel gives up the locks of a process when it dies, however it dies, so a process is alive if its lock is held: no
+process ids that come again, no waiting for a heartbeat.
 """
 
 import fcntl
@@ -27,7 +28,7 @@ def taken(file: Path, wait: bool = False) -> Iterator[bool]:
         lock = file.open("a")
     except OSError as error:
         raise TrainingError(
-            f"{file} cannot be written ({error.strerror}); make room, or choose another place with --out"
+            f"{file} cannot be written ({error.strerror}); make room, or choose another place"
         ) from error
     with lock:
         if wait:
