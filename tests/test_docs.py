@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench.cameras import full_plan
 from edge import errors
 from edge.bundle import Bundle, Manifest
 from edge.cameras import liveness, supervisor
@@ -56,6 +55,7 @@ from tests.edge.secured import Secured, free_port
 from tests.edge.spoken_line import SpokenLine, a_status
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD, NO_FRAME, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.small_bundle import TILE, answer
+from tests.system.cameras.measure import Plan as CamerasPlan
 from train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -436,7 +436,7 @@ def test_how_soon_a_fault_is_noticed_is_what_was_measured() -> None:
     lines = re.findall(r"^\| (pattern|GigE Vision), [^:]*: (.*?) \|.*?\| (.*) \| (.*) \|$", text, flags=re.MULTILINE)
     kinds = {"pattern": "pattern", "GigE Vision": "genicam"}
     documented = {(kinds[kind], fault): [noticed, again] for kind, fault, noticed, again in lines}
-    scenarios = full_plan(seconds=1, repeats=1).scenarios
+    scenarios = CamerasPlan().scenarios
     expected = {(one.load.kind, fault): ["-", "-"] for one in scenarios for fault in one.faults}
     if (ROOT / name).exists():
         for one in json.loads(read(name))["faults"]:

@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from bench.camera_rates import Tries
 from bench.end_to_end.bare_engine import BareEngine
 from bench.end_to_end.highest import Highest, find_highest_rate
 from bench.end_to_end.idle import Idle, measure_idle
@@ -18,6 +17,7 @@ from bench.end_to_end.saturated import Saturated, saturate
 from bench.end_to_end.window import Window, run_window
 from bench.engine_settings import Settings
 from bench.proven import require_engine_in
+from bench.rate_search import Tries
 from bench.targets import SHARE_OF_HIGHEST
 from bench.watched_line import Keys
 from edge.bundle import Bundle

@@ -7,12 +7,12 @@ from statistics import median
 import msgspec
 import numpy as np
 
-from bench.camera_rates import SETTLE_FRAMES
 from bench.end_to_end.bare_engine import BareEngine
 from bench.end_to_end.line import Scene, Told, missed, running
 from bench.end_to_end.requests import ChooseForFrames, OneFrame
 from bench.end_to_end.window import due_ns, settle
 from bench.engine_settings import Settings
+from bench.rate_search import SETTLE_FRAMES
 from bench.spread import Spread
 from edge.errors import BenchError
 

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from bench.camera_rates import SETTLE_SECONDS
 from bench.end_to_end.bare_engine import BareEngine
 from bench.end_to_end.line import Line, Scene, running
 from bench.end_to_end.requests import Saturate
 from bench.end_to_end.window import settle
 from bench.processes import ThreadTime, cpu_ns, thread_times
+from bench.rate_search import SETTLE_SECONDS
 from bench.spread import Spread
 from edge.errors import BenchError
 from edge.service.preparing import ENGINE_THREADS

@@ -19,7 +19,7 @@ from page import FrameOnPage, write_page
 from rich.console import Console
 from rich.progress import track
 
-from bench.line_run import run_line
+from bench.watched_line import run_line
 from edge.bundle import Manifest, open_bundle
 from edge.delivery.messages import StatusEvent, VerdictEvent
 from edge.errors import DemoError, HeatlineError

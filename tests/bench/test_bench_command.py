@@ -52,8 +52,8 @@ def measure(*_, **__):
         print(folder, flush=True)
         signal.raise_signal(signal.SIGTERM)
 
-import_module("bench.soak.soak").measure_soak = measure
-bench.main(["soak", "--quick"], standalone_mode=False)
+import_module("bench.startup.startup").measure_startup = measure
+bench.main(["startup"], standalone_mode=False)
 """
 
 
@@ -87,7 +87,7 @@ def test_a_result_is_read_as_it_was_written_also_through_a_link(tmp_path: Path, 
 def test_a_file_that_cannot_be_written_is_refused_before_the_measurement(tmp_path: Path) -> None:
     (tmp_path / ".a.json.new").mkdir()  # in the way of what is written before it takes the place of a.json
     for out in (tmp_path / "nowhere" / "a.json", tmp_path / "a.json", tmp_path / ("l" * 252)):
-        result = CliRunner().invoke(command, ["soak", "--quick", "--out", str(out)])
+        result = CliRunner().invoke(command, ["startup", "--out", str(out)])
         assert isinstance(result.exception, BenchError)
         assert f"{out} cannot be written" in str(result.exception)
         assert "name another file with --out" in str(result.exception)
@@ -119,7 +119,7 @@ def test_what_cannot_be_measured_is_refused_alike_before_anything_is_done(
         assert refused.output == "", "nothing was drawn or started"
     gone = ROOT / "nowhere" / "bundle"
     monkeypatch.setattr("bench.commands.common.SHIPPED_BUNDLE", gone)
-    result = CliRunner().invoke(command, ["soak", "--quick", "--bundle", str(gone)])
+    result = CliRunner().invoke(command, ["startup", str(gone)])
     assert "name a bundle" in str(result.exception)
 
 
