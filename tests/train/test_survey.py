@@ -227,7 +227,6 @@ def test_labels_and_classes_on_the_command_line(tmp_path: Path) -> None:
     assert "20: 10 good, 10 defective" in text
     assert "tiles: " not in text
     assert heatline("data", "show", folder, "--fractions", "all").returncode == 2
-    assert heatline("data", "draw-boards", tmp_path / "boards", "--size", "100x100").returncode == 2
 
 
 def test_a_contact_sheet_shows_defects_outlined_and_passes_over_what_cannot_be_used(tmp_path: Path) -> None:
