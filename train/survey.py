@@ -50,7 +50,6 @@ class Asked:
     fractions: Sequence[float] = (0.7, 0.1, 0.2)
     seed: int = 0
     tile_px: int = TILE_PX
-    overlap_px: int = OVERLAP_PX
 
     def read(self, folder: Path, on_unusable: OnUnusable, found: Discovery | None) -> LabelledFolder:
         """The pictures of a folder, as the default recipe can use them; errors as `list_folder`."""
@@ -142,7 +141,6 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     classes: dict[str, int]
     """Annotated objects of each class, whether it counts as a defect or not."""
     tile_px: int
-    overlap_px: int
     tiles: dict[str, int] | None
     """How many are clean, ambiguous (up to 1 % of them is defective) and defective; None: only labels are known."""
     split: dict[str, Part] | None
@@ -173,9 +171,7 @@ def survey(folder: Path, asked: Asked, track: Track = iter) -> Survey:
         track: wraps the pictures as they are decoded, to show how far that is.
     Raises:
         InputError: it is no folder of labelled pictures, or lacks the truth or class that was asked for.
-        GeometryError: an overlap that does not fit the tiles.
     """
-    TileGrid((asked.tile_px, asked.tile_px), asked.tile_px, asked.overlap_px)  # refused before the work, not after
     unusable: list[UnusableFile] = []
 
     def note(file: Path, error: InputError) -> None:
@@ -187,7 +183,7 @@ def survey(folder: Path, asked: Asked, track: Track = iter) -> Survey:
         note(file, InputError(f"{file} is no PNG, JPEG, BMP, TIFF or WebP; only these are read, and no subfolders"))
     for stem, annotation in data.strays.items():
         note(annotation.file, InputError(f"{annotation.file} marks {stem}, and there is no such picture"))
-    rule = TileRule(asked.tile_px, asked.overlap_px, DEFECTIVE_SHARE)
+    rule = TileRule(asked.tile_px, OVERLAP_PX, DEFECTIVE_SHARE)
     seen = _Seen()
     for image in track(data.images):
         try:
@@ -214,7 +210,6 @@ def survey(folder: Path, asked: Asked, track: Track = iter) -> Survey:
         groups=_count(groups),
         classes=dict(sorted(seen.classes.items(), key=lambda found: (-found[1], found[0]))),
         tile_px=asked.tile_px,
-        overlap_px=asked.overlap_px,
         tiles={kind: seen.tiles[kind] for kind in ("clean", "ambiguous", "defective")} if seen.tiles else None,
         split=parts,
         twins=twins,

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.errors import GeometryError, InputError
+from edge.errors import InputError
 from tests.command import heatline
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
 from train.contact_sheet import CAPTION_PX, OUTLINE_RGB, write_contact_sheet
@@ -193,8 +193,6 @@ def test_what_is_no_data_at_all_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(InputError, match="holds no picture"):
         survey(tmp_path, Asked())
-    with pytest.raises(GeometryError, match="an overlap of 64 px does not fit"):
-        survey(sort_tiles(tmp_path / "tiles"), Asked(tile_px=64, overlap_px=64))
 
 
 def show(*arguments: str) -> str:

@@ -8,7 +8,7 @@ import click
 from rich.progress import track
 
 from edge.cli.output import json_option, print_facts, print_json, progress_console
-from edge.geometry.tiling import OVERLAP_PX, TILE_PX
+from edge.geometry.tiling import TILE_PX
 from edge.text import format_count
 from train.readers.folder import LABELS_ONLY, TRUTHS
 
@@ -37,9 +37,6 @@ def data() -> None:
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the split by shares.")
 @click.option("--tile-px", type=click.IntRange(32, 4096), default=TILE_PX, show_default=True, help="Side of a tile.")
-@click.option(
-    "--overlap-px", type=click.IntRange(min=0), default=OVERLAP_PX, show_default=True, help="What neighbours share."
-)
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw some pictures and annotations, as a PNG.")
 @json_option
 def show(
@@ -53,7 +50,6 @@ def show(
     fractions: str,
     seed: int,
     tile_px: int,
-    overlap_px: int,
     picture: Path | None,
     as_json: bool,
 ) -> None:
@@ -74,7 +70,6 @@ def show(
         fractions=_shares(fractions),
         seed=seed,
         tile_px=tile_px,
-        overlap_px=overlap_px,
     )
     found = survey(folder, asked, _track)
     if picture is not None:

@@ -73,13 +73,6 @@ Example:
     help="Share of good frames that the thresholds of a run may reject; a bundle has its own thresholds.",
 )
 @click.option(
-    "--overlap-px",
-    "overlap_px",
-    type=click.IntRange(min=0),
-    help="What neighbouring tiles share, px; another value than the model's shows what seams cost.  [default: as "
-    "MODEL says]",
-)
-@click.option(
     "--study",
     is_flag=True,
     help="Add a chapter to the report: the study's tables, ranks and published figures beside these models.",
@@ -97,7 +90,6 @@ def evaluate(
     engine: EngineKind,
     precision: Precision,
     false_reject: float,
-    overlap_px: int | None,
     study: bool,
     as_json: bool,
 ) -> None:
@@ -127,7 +119,6 @@ def evaluate(
         engine=engine,
         precision=precision,
         false_reject=false_reject,
-        overlap_px=overlap_px,
     )
     names = names_of(models)
     evaluations = []
@@ -135,7 +126,7 @@ def evaluate(
         ready = []
         for path in models:  # all are opened first: what is wrong with the last is told before the first is run
             track = _track(f"validation frames of {path.name}")
-            judged = open_judged(path, engine, precision, false_reject, track, overlap_px)
+            judged = open_judged(path, engine, precision, false_reject, track)
             ready.append((path, judged, choose(judged, asked)))
         folders = {} if folder is None else {path: folder / "models" / name for path, name in names.items()}
         for path, judged, chosen in ready:

@@ -56,8 +56,6 @@ class Asked:
     """For bundles."""
     false_reject: float = 0.01
     """For runs, which have no thresholds of their own: the share of good frames that theirs may reject."""
-    overlap_px: int | None = None
-    """Of tiles; None: as the model says. Another one shows what seams cost."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def evaluate_model(path: Path, asked: Asked, folder: Path | None = None, track: 
         BundleError, TrainingError, ExportError, EngineError: the model cannot be used.
         InputError, TrainingError: `folder` cannot be written.
     """
-    judged = open_judged(path, asked.engine, asked.precision, asked.false_reject, track, asked.overlap_px)
+    judged = open_judged(path, asked.engine, asked.precision, asked.false_reject, track)
     return evaluate_judged(judged, choose(judged, asked), folder, track)
 
 
