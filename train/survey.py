@@ -5,7 +5,7 @@ that cannot be used. It ends early only where the folder as a whole, or what was
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,13 +22,12 @@ from edge.text import format_count, sayable
 from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
 from train.discovery import Discovery, discover
 from train.near_identical import near_identical_across, thumbnail, twins_in_words
+from train.progress import Track
 from train.readers import LabelledFolder, LabelledImage
 from train.readers.folder import LABELS, LABELS_ONLY, list_folder, truths_in
 from train.readers.unusable import OnUnusable
 from train.split import Split, split_by_fractions, split_by_name
 from train.tiles import DEFECTIVE_SHARE, TileRule
-
-Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
 
 _FORMATS: dict[PixelFormat, str] = {
     "Mono8": "grey", "Mono16": "16-bit grey", "BGR8": "colour", "BGRA8": "colour with alpha", "BGR16": "16-bit colour",

@@ -1,19 +1,17 @@
 """`heatline data`."""
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.progress import track
 
-from edge.cli.output import json_option, print_facts, print_json, progress_console
+from edge.cli.output import json_option, print_facts, print_json
 from edge.geometry.tiling import TILE_PX
 from edge.text import format_count
+from train.progress import tracked
 from train.readers.folder import LABELS_ONLY, TRUTHS
 
 if TYPE_CHECKING:
-    from train.readers import LabelledImage
     from train.survey import Survey
 
 
@@ -71,7 +69,7 @@ def show(
         seed=seed,
         tile_px=tile_px,
     )
-    found = survey(folder, asked, _track)
+    found = survey(folder, asked, tracked("pictures"))
     if picture is not None:
         images = asked.read(folder, lambda file, error: None, None).images  # the survey names what cannot be used
         write_contact_sheet(picture, images)
@@ -79,11 +77,6 @@ def show(
         print_json(found)
     else:
         _print(found)
-
-
-def _track(images: Sequence["LabelledImage"]) -> Iterable["LabelledImage"]:
-    console = progress_console()
-    return track(images, "pictures", console=console, disable=not console.is_terminal)
 
 
 def _names(text: str) -> list[str]:

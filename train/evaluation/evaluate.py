@@ -14,7 +14,7 @@ from edge.text import format_count, is_are, sayable
 from train.evaluation.exhibits import FrameGallery, Gallery, draw_gallery, name_below
 from train.evaluation.figures import figures_of
 from train.evaluation.intervals import FEWEST_GROUPS, intervals
-from train.evaluation.judged import Judged, Track, open_judged
+from train.evaluation.judged import Judged, open_judged
 from train.evaluation.observe import Observed, Picture, observe
 from train.evaluation.result import (
     Evaluation,
@@ -25,6 +25,7 @@ from train.evaluation.result import (
     write_evaluation,
 )
 from train.evaluation.sweep import Sweep, SweepTiles
+from train.progress import Track
 from train.readers import LabelledFolder, LabelledImage
 from train.readers.folder import LABELS_ONLY, truths_in
 from train.run import read_as

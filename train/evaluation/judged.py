@@ -1,6 +1,5 @@
 """What can be evaluated: the run of a training, through PyTorch, or a bundle, through the engine that will run it."""
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +16,9 @@ from edge.inference import Engine, EngineKind, Precision
 from edge.inspection.inspector import Inspector
 from train.compose import read_config
 from train.config import RecipeConfig, TrainConfig
-from train.readers import LabelledImage
+from train.progress import Track
 from train.run import RunFolder, RunSummary, TrainedRun, describe_reading, load_run
 from train.validation_frames import calibrate_on, run_over, smoothing_px, validation_frames
-
-Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
 
 
 @dataclass(frozen=True)
