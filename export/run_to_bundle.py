@@ -27,7 +27,7 @@ from export.openvino_ir import to_ir
 from export.precisions import PRECISIONS, Say, make_precisions
 from export.product import know_product_of
 from train.adequacy import describe_carrying
-from train.evaluation.torch_engine import TorchEngine
+from train.evaluation.engines import TorchEngine
 from train.models.dense import DenseClassifier
 from train.models.explained import ExplainedClassifier
 from train.models.vit import RolloutClassifier

@@ -16,6 +16,7 @@ from edge.inference import Engine, EngineKind, Precision
 from edge.inspection.inspector import Inspector
 from train.compose import read_config
 from train.config import RecipeConfig, TrainConfig
+from train.evaluation.engines import TorchEngine
 from train.progress import Track
 from train.run import RunFolder, RunSummary, TrainedRun, describe_reading, load_run
 from train.validation_frames import calibrate_on, run_over, smoothing_px, validation_frames
@@ -127,8 +128,6 @@ def _of_bundle(bundle: Bundle, kind: EngineKind, precision: Precision) -> Judged
 
 def judge_run(run: TrainedRun, false_reject: float, track: Track = iter) -> Judged:
     """As `open_judged`, of a run that is loaded."""
-    from train.evaluation.torch_engine import TorchEngine
-
     tiles, model = run.config.tiles, run.model
     engine = TorchEngine(model, tiles.tile_px)
     grid = Grid(
