@@ -53,8 +53,6 @@ class Discovery:
     """A key of `readers.folder.TRUTHS`, or `LABELS_ONLY`."""
     group_column: str | None
     """Groups are this column of `labels.csv`; None: they are `groups`."""
-    group_pattern: str | None
-    """What names things in the file name; near-identical pictures are in one group besides. None: nothing does."""
     groups: Mapping[Path, str] | None
     """Each picture's group by its path; None: they are `group_column`."""
     groups_are: str
@@ -95,9 +93,9 @@ def discover(folder: Path) -> Discovery:
     column, column_said = _find_column(folder, data.images)
     if column is not None:
         are = f"column {column!r} of labels.csv"
-        return Discovery(folder, data.truth, column, None, None, are, (*said, column_said))
-    pattern, groups, are, groups_said = _guess_groups(data.images)
-    return Discovery(folder, data.truth, None, pattern, groups, are, (*said, *groups_said))
+        return Discovery(folder, data.truth, column, None, are, (*said, column_said))
+    groups, are, groups_said = _guess_groups(data.images)
+    return Discovery(folder, data.truth, None, groups, are, (*said, *groups_said))
 
 
 def _pass_over(file: Path, error: InputError) -> None:
@@ -156,8 +154,8 @@ def _is_thing(column: str) -> bool:
     return word in THINGS or re.sub("(id|no|nr|number|num)$", "", word) in THINGS
 
 
-def _guess_groups(images: Sequence[LabelledImage]) -> tuple[str | None, dict[Path, str], str, list[str]]:
-    """Pattern, groups, where they come from, and what to say, where no column names groups."""
+def _guess_groups(images: Sequence[LabelledImage]) -> tuple[dict[Path, str], str, list[str]]:
+    """Groups, where they come from, and what to say, where no column names groups."""
     scheme = find_scheme([image.path.name for image in images])
     if scheme is None:
         names = [image.path.stem for image in images]
@@ -183,7 +181,7 @@ def _guess_groups(images: Sequence[LabelledImage]) -> tuple[str | None, dict[Pat
         are += ", near-identical pictures in one"
         said.append(like)
     groups = {image.path: group for image, group in zip(images, merged, strict=True)}
-    return None if scheme is None else scheme.pattern, groups, are, said
+    return groups, are, said
 
 
 def _with_near_identical(images: Sequence[LabelledImage], names: Sequence[str]) -> tuple[list[str], str | None]:
