@@ -166,10 +166,7 @@ def _guess_groups(images: Sequence[LabelledImage]) -> tuple[dict[Path, str], str
             "their column with split.group."
         ]
     else:
-        pattern = re.compile(scheme.pattern)
-        found = [pattern.search(image.path.name) for image in images]
-        names = [image.path.stem if match is None else match[1] for image, match in zip(images, found, strict=True)]
-        are = scheme.part
+        names, are = scheme.things, scheme.part
         kinds = sorted(set(names))
         said = [
             f"Groups are {scheme.part} ({sayable(', '.join(kinds[:3]))}, ...): {format_count(len(kinds), 'group')}. "
