@@ -106,5 +106,5 @@ def _described(part: str, pictures: Sequence[LabelledImage], tiles: dict[str, in
     return f"{said}tiles: " + ", ".join(f"{n} {kind}" for kind, n in tiles.items()) + f" ({share:.1%})"
 
 
-def _some(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

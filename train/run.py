@@ -115,11 +115,6 @@ class TrainedRun:
     model: "ExplainedClassifier"
     """With the weights of the best checkpoint, in evaluation mode."""
 
-    @property
-    def provenance(self) -> Provenance:
-        """Of the weights that the training started from."""
-        return self.summary.weights
-
 
 def load_run(folder: Path) -> TrainedRun:
     """The run in a folder.

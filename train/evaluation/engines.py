@@ -8,18 +8,16 @@ from edge.errors import EngineError
 from edge.inference.engine import Done, Engine, Failed, Fill
 from train.models.explained import ExplainedClassifier
 
-TILES_AT_ONCE = 16
-
 
 class TorchEngine(Engine):
     """PyTorch in float32, on the processor or where the model lies; answers before `submit` returns."""
 
     name = "torch"
+    batch = 16
 
-    def __init__(self, model: ExplainedClassifier, tile_px: int, batch: int = TILES_AT_ONCE) -> None:
-        self.batch = batch
+    def __init__(self, model: ExplainedClassifier, tile_px: int) -> None:
         self._model = model
-        self._tiles = np.zeros((batch, tile_px, tile_px, 3), np.uint8)
+        self._tiles = np.zeros((self.batch, tile_px, tile_px, 3), np.uint8)
 
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         try:
