@@ -60,18 +60,17 @@ class Discovery:
     assumptions: tuple[str, ...]
     """Sentences for people: what was assumed, on what evidence."""
 
-    def read(self, classes: Sequence[str] | None = None) -> LabelledFolder:
-        """The pictures in these groups, mixtures of annotations and labels and good pictures only included.
+    def read(self, classes: Sequence[str] | None = None, truth: str | None = None) -> LabelledFolder:
+        """The pictures in these groups, mixtures of annotations and labels included.
 
         Args:
             classes: which annotated classes are defects. Default all.
+            truth: instead of the one that was found.
         Raises:
             InputError: as `read_folder`.
         """
-        data = read_folder(
-            self.folder, self.truth, self.group_column or "group", classes=classes, mixed=True, good_only=True
-        )
-        return self.regroup(data)
+        group_column = self.group_column or "group"
+        return self.regroup(read_folder(self.folder, truth or self.truth, group_column, classes=classes, mixed=True))
 
     def regroup(self, data: LabelledFolder) -> LabelledFolder:
         """The pictures that were read of the folder in these groups."""
@@ -86,7 +85,7 @@ def discover(folder: Path) -> Discovery:
     Raises:
         InputError: it is no folder of labelled pictures.
     """
-    data = list_folder(folder, on_unusable=_pass_over, mixed=True, good_only=True)
+    data = list_folder(folder, on_unusable=_pass_over, mixed=True)
     said: tuple[str, ...] = (_describe_truth(data),)
     if not any(image.defective for image in data.images):
         said += ("No picture is defective: a training can only use synthetic defects on good pictures.",)

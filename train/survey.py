@@ -61,7 +61,6 @@ class Asked:
             self.classes,
             on_unusable,
             mixed=True,
-            good_only=True,
         )
         return data if found is None else found.regroup(data)
 

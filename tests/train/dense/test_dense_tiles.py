@@ -19,7 +19,7 @@ RULE = TileRule(tile_px=32, overlap_px=2, defective_share=0.01)
 
 
 def known_of(folder: Path, cache: Path, **how: object) -> tuple[FrameStore, DenseTiles]:
-    store = FrameStore.build(read_folder(folder, mixed=True, good_only=True, **how).images, cache)  # type: ignore[arg-type]
+    store = FrameStore.build(read_folder(folder, mixed=True, **how).images, cache)  # type: ignore[arg-type]
     return store, know_tiles(store, RULE)
 
 
