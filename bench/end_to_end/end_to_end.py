@@ -11,7 +11,7 @@ from bench.end_to_end.bare_engine import BareEngine
 from bench.end_to_end.highest import Highest, find_highest_rate
 from bench.end_to_end.idle import Idle, measure_idle
 from bench.end_to_end.line import Scene
-from bench.end_to_end.pictures import draw_pictures
+from bench.end_to_end.pictures import write_pictures
 from bench.end_to_end.requests import Choose, Job, Look
 from bench.end_to_end.saturated import Saturated, saturate
 from bench.end_to_end.window import Window, run_window
@@ -104,7 +104,7 @@ def measure_end_to_end(
     """Measure what the plan says, one after the other.
 
     Args:
-        pictures: folder of pictures to show, all of one size; None: boards are drawn, of size `frame_hw`.
+        pictures: folder of pictures to show, all of one size; None: of the bundle's golden tiles, of size `frame_hw`.
         defective: share of the pictures to be judged DEFECT.
         keep: is given what there is so far, to have it should the run not reach its end.
     Raises:
@@ -113,7 +113,7 @@ def measure_end_to_end(
             should.
     """
     require_engine_in(bundle, precision)
-    with _pictures(pictures, frame_hw, say) as folder:
+    with _pictures(pictures, bundle, frame_hw) as folder:
         job = Job(bundle=str(bundle.path), precision=precision, pictures=str(folder), defective=defective)
         with BareEngine(job) as bare:
             expected = bare.ask(Look()).expected
@@ -194,12 +194,12 @@ def _highest(scene: Scene, plan: Plan, found: EndToEnd, say: Callable[[str], Non
 
 
 @contextmanager
-def _pictures(given: Path | None, hw: tuple[int, int], say: Callable[[str], None]) -> Iterator[Path]:
+def _pictures(given: Path | None, bundle: Bundle, hw: tuple[int, int]) -> Iterator[Path]:
     if given is not None:
         yield given.absolute()
         return
     with TemporaryDirectory(prefix="heatline-bench-") as folder:
-        draw_pictures(Path(folder) / "pictures", hw, PICTURES, say)
+        write_pictures(Path(folder) / "pictures", bundle, hw, PICTURES)
         yield Path(folder) / "pictures"
 
 

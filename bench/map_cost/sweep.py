@@ -12,7 +12,7 @@ import msgspec
 from bench.map_cost.graphs import ModelGraphs
 from bench.map_cost.measure import measure
 from bench.map_cost.rows import Cost, MapCosts, Row, Setting, row_of, setting_of
-from bench.map_cost.tiles import board_tiles
+from bench.map_cost.tiles import drawn_tiles
 from bench.result_file import read_result
 from edge.errors import BenchError, HeatlineError
 from train.config import CnnConfig, VitConfig
@@ -110,7 +110,7 @@ def measurer(
         left_out: models that are not measured, each with the one whose graph it is.
         say: is told what is done.
     """
-    tiles = cache(partial(board_tiles, tile_px=tile_px))
+    tiles = cache(partial(drawn_tiles, tile_px=tile_px))
 
     @lru_cache(maxsize=1)
     def graphs(model: str) -> ModelGraphs:

@@ -1,57 +1,48 @@
-"""The camera: a slightly tilted view, uneven light, a soft lens, sensor noise and a little compression."""
-
-from dataclasses import dataclass
+"""The photograph: a slightly tilted view, uneven light, a soft lens, sensor noise and a little compression."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .design import Layer
 from .look import Picture, smooth_noise
 
 PLANE_MARGIN_PX = 32
 """How much the drawing plane reaches beyond the picture on each side, so that a tilted view stays filled."""
 
 
-@dataclass(frozen=True)
-class Camera:
-    """How one picture is taken; `view` [3, 3] takes plane pixels to picture pixels."""
+def photograph(
+    rng: np.random.Generator, size_hw: tuple[int, int], reflectance: Picture, labels: Layer
+) -> tuple[NDArray[np.uint8], Layer]:
+    """Take a picture of the drawing plane with a random camera.
 
-    size_hw: tuple[int, int]
-    view: NDArray[np.float64]
-    light: Picture
-    blur_px: float
-    shot_noise: float
-    read_noise: float
-    jpeg_quality: int | None
+    Args:
+        size_hw: height and width of the picture, px; the plane is larger by `PLANE_MARGIN_PX` on each side.
+        reflectance: of the plane, [h, w, 3].
+        labels: of the plane's pixels, [h, w].
 
-
-def draw_camera(rng: np.random.Generator, size_hw: tuple[int, int]) -> Camera:
-    """A random camera for pictures of `size_hw` pixels."""
-    return Camera(
-        size_hw=size_hw,
-        view=_draw_view(rng, size_hw),
-        light=_draw_light(rng, size_hw),
-        blur_px=float(rng.uniform(0.6, 1.2)),
-        shot_noise=float(rng.uniform(0.0002, 0.0008)),
-        read_noise=float(rng.uniform(0.003, 0.008)),
-        jpeg_quality=int(rng.integers(82, 96)) if rng.random() < 0.5 else None,
-    )
-
-
-def expose(rng: np.random.Generator, camera: Camera, reflectance: Picture) -> NDArray[np.uint8]:
-    """The photograph, uint8 RGB [H, W, 3], of a board's reflectance on the drawing plane."""
-    height, width = camera.size_hw
+    Returns:
+        The photograph, uint8 RGB [H, W, 3], and the labels as the camera sees them, [H, W].
+    """
+    height, width = size_hw
+    view = _draw_view(rng, size_hw)
+    light = _draw_light(rng, size_hw)
+    blur_px, shot_noise, read_noise = rng.uniform(0.6, 1.2), rng.uniform(0.0002, 0.0008), rng.uniform(0.003, 0.008)
+    jpeg_quality = int(rng.integers(82, 96)) if rng.random() < 0.5 else None
     seen = cv2.warpPerspective(
-        reflectance, camera.view, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        reflectance, view, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    seen = cv2.GaussianBlur(seen, (0, 0), camera.blur_px) * camera.light
+    seen = cv2.GaussianBlur(seen, (0, 0), blur_px) * light
     luminance = rng.standard_normal((height, width, 1), dtype=np.float32)
     chroma = rng.standard_normal((height // 2, width // 2, 3), dtype=np.float32)
     noise = luminance + 0.7 * cv2.resize(chroma, (width, height), interpolation=cv2.INTER_LINEAR)
     np.clip(seen, 0, 1, out=seen)
-    seen += noise * np.sqrt(camera.shot_noise * seen + camera.read_noise**2)
-    photo: NDArray[np.uint8] = np.clip(seen * 255 + 0.5, 0, 255).astype(np.uint8)
-    return photo if camera.jpeg_quality is None else _through_jpeg(photo, camera.jpeg_quality)
+    seen += noise * np.sqrt(shot_noise * seen + read_noise**2)
+    photo = np.clip(seen * 255 + 0.5, 0, 255).astype(np.uint8)
+    if jpeg_quality is not None:
+        photo = _through_jpeg(photo, jpeg_quality)
+    seen_labels = cv2.warpPerspective(labels, view, (width, height), flags=cv2.INTER_NEAREST)  # mixes no labels
+    return photo, np.asarray(seen_labels, np.uint8)
 
 
 def _through_jpeg(photo: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
@@ -62,14 +53,6 @@ def _through_jpeg(photo: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     if decoded is None:
         raise RuntimeError("OpenCV could not decode the JPEG it wrote")
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-
-
-def project_labels(camera: Camera, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A label map on the drawing plane as the camera sees it, without mixing labels."""
-    height, width = camera.size_hw
-    return cv2.warpPerspective(labels, camera.view, (width, height), flags=cv2.INTER_NEAREST).astype(
-        np.uint8, copy=False
-    )
 
 
 def _draw_view(rng: np.random.Generator, size_hw: tuple[int, int]) -> NDArray[np.float64]:

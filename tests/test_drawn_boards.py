@@ -1,6 +1,8 @@
-"""Drawn boards: exact masks, reproducible bytes, folders that can be resumed."""
+"""Drawn boards: exact masks, reproducible bytes, whole folders."""
 
 import csv
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -8,27 +10,28 @@ import cv2
 import numpy as np
 import pytest
 
-from train.boards import DEFECT_KINDS, DrawnBoard, draw_board, write_boards
+from examples.drawn_boards.boards import DEFECT_KINDS, DrawnBoard, draw_board, write_boards
 
+PROGRAM = Path(__file__).parents[1] / "examples" / "drawn_boards" / "draw.py"
 SIZE_HW = (640, 800)
 SEEDS = range(4)
 
 
 @cache
 def defective(seed: int) -> DrawnBoard:
-    return draw_board(seed, size_hw=SIZE_HW, flawless=False)
+    return draw_board(seed, size_hw=SIZE_HW)
 
 
 @cache
 def flawless(seed: int) -> DrawnBoard:
-    return draw_board(seed, size_hw=SIZE_HW, flawless=True)
+    return draw_board(seed, size_hw=SIZE_HW, defects=0)
 
 
 def test_the_same_seed_gives_the_same_bytes_on_any_number_of_threads() -> None:
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        again = draw_board(0, size_hw=SIZE_HW, flawless=False)
+        again = draw_board(0, size_hw=SIZE_HW)
     finally:
         cv2.setNumThreads(threads)
     assert again.image.tobytes() == defective(0).image.tobytes()
@@ -37,7 +40,7 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_threads() -> None:
 
 
 def test_different_seeds_give_different_boards() -> None:
-    boards = [flawless(0), flawless(1), draw_board((0, 1), size_hw=SIZE_HW, flawless=True)]
+    boards = [flawless(0), flawless(1), draw_board((0, 1), size_hw=SIZE_HW, defects=0)]
     assert len({board.image.tobytes() for board in boards}) == 3
     assert not any(board.mask.any() or board.defects for board in boards)
 
@@ -87,37 +90,29 @@ def test_all_six_kinds_occur() -> None:
 
 
 def test_the_number_of_defects_can_be_asked_for() -> None:
-    assert len(draw_board(2, size_hw=SIZE_HW, flawless=False, defect_count=1).defects) == 1
+    assert len(draw_board(2, size_hw=SIZE_HW, defects=1).defects) == 1
 
 
-def test_absurd_arguments_are_refused(tmp_path: Path) -> None:
+def test_absurd_arguments_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="447 x 800 px; expected at least 448"):
-        draw_board(0, size_hw=(447, 800), flawless=True)
-    with pytest.raises(ValueError, match="defect_count is 0"):
-        draw_board(0, flawless=False, defect_count=0)
-    with pytest.raises(ValueError, match="defect_count is 1 with flawless=True"):
-        draw_board(0, flawless=True, defect_count=1)
-    with pytest.raises(ValueError, match="count is -1"):
-        write_boards(tmp_path, -1, 0, workers=1)
-    with pytest.raises(ValueError, match="workers is 0"):
-        write_boards(tmp_path, 1, 0, workers=0)
+        write_boards(tmp_path / "boards", 1, 0, size_hw=(447, 800))
+    with pytest.raises(ValueError, match="count is 0"):
+        write_boards(tmp_path / "boards", 0, 0)
     with pytest.raises(ValueError, match="defects is -1"):
-        write_boards(tmp_path, 1, 0, defects=-1)
+        write_boards(tmp_path / "boards", 2, 0, defects=-1)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_boards_has_as_many_defects_each_as_are_asked_for(tmp_path: Path) -> None:
-    table = write_boards(tmp_path, 2, 5, size_hw=SIZE_HW, defects=6)
+    table = write_boards(tmp_path / "boards", 2, 5, size_hw=SIZE_HW, defects=6)
     with table.open() as file:
         good, defective = csv.DictReader(file)
     assert (good["label"], defective["label"]) == ("good", "defective")
     assert len(defective["defects"].split()) == 6
-    with pytest.raises(ValueError, match="holds boards of"):
-        write_boards(tmp_path, 2, 5, size_hw=SIZE_HW)
 
 
 def test_without_defects_all_boards_of_a_folder_are_flawless(tmp_path: Path) -> None:
-    with write_boards(tmp_path, 2, 5, size_hw=SIZE_HW, defects=0).open() as file:
+    with write_boards(tmp_path / "boards", 2, 5, size_hw=SIZE_HW, defects=0).open() as file:
         assert [row["label"] for row in csv.DictReader(file)] == ["good", "good"]
 
 
@@ -127,8 +122,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("boards")
-    write_boards(folder, 4, 7, size_hw=(448, 500), workers=1)
+    folder = tmp_path_factory.mktemp("drawn") / "boards"
+    write_boards(folder, 4, 7, size_hw=(448, 500))
     return folder
 
 
@@ -149,20 +144,31 @@ def test_labels_agree_with_masks(folder: Path) -> None:
         assert row["group"] == Path(row["image"]).stem
     drawn = cv2.imread(str(folder / "images" / "board_00001.png"))
     assert drawn is not None
-    assert np.array_equal(drawn[..., ::-1], draw_board((7, 1), size_hw=(448, 500), flawless=False).image)
+    assert np.array_equal(drawn[..., ::-1], draw_board((7, 1), size_hw=(448, 500)).image)
 
 
-def test_an_interrupted_folder_is_completed_by_a_pool_too(folder: Path) -> None:
+def test_a_pool_of_processes_draws_the_same_folder(folder: Path, tmp_path: Path) -> None:
+    write_boards(tmp_path / "boards", 4, 7, size_hw=(448, 500), workers=2)
+    assert contents(tmp_path / "boards") == contents(folder)
+
+
+def test_a_folder_that_exists_is_left_as_it_is(folder: Path) -> None:
     before = contents(folder)
-    for number in (1, 2):
-        (folder / "images" / f"board_{number:05d}.png").unlink()
-    (folder / "labels.csv").unlink()
-    progress: list[tuple[int, int]] = []
-    write_boards(folder, 4, 7, size_hw=(448, 500), workers=2, on_progress=lambda *done: progress.append(done))
-    assert progress == [(2, 4), (3, 4), (4, 4)]
+    with pytest.raises(FileExistsError, match="name a new folder"):
+        write_boards(folder, 4, 8, size_hw=(448, 500))
     assert contents(folder) == before
 
 
-def test_boards_of_another_seed_are_not_mixed_in(folder: Path) -> None:
-    with pytest.raises(ValueError, match="holds boards of"):
-        write_boards(folder, 4, 8, size_hw=(448, 500), workers=1)
+def test_the_program_draws_what_readme_shows(tmp_path: Path) -> None:
+    def draw(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, PROGRAM, *options], cwd=tmp_path, capture_output=True, text=True)
+
+    drawn = draw("boards", "--count", "1", "--seed", "1")
+    assert drawn.returncode == 0, drawn.stderr
+    assert "boards holds 1 boards of seed 1" in drawn.stdout
+    image = cv2.imread(str(tmp_path / "boards" / "images" / "board_00000.png"))
+    assert image is not None
+    assert image.shape == (1250, 1600, 3)
+    again = draw("boards", "--count", "1")
+    assert again.returncode == 2
+    assert "boards exists; name a new folder" in again.stderr

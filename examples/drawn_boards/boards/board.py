@@ -7,12 +7,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .camera import PLANE_MARGIN_PX, draw_camera, expose, project_labels
 from .defects import DefectKind, PlacedDefect, place_defects
 from .layers import Layers, rasterise
 from .layout import draw_design
 from .look import draw_look, paint
+from .photo import PLANE_MARGIN_PX, photograph
 
+SIZE_HW = 1250, 1600
 SMALLEST_SIDE_PX = 448
 _DEFECT_BORDER_PX = 2 * PLANE_MARGIN_PX + 8
 """Defects keep this far from the plane's edge, which is enough for the tilted view not to cut one."""
@@ -42,37 +43,38 @@ class DrawnBoard:
 def draw_board(
     seed: int | Sequence[int],
     *,
-    size_hw: tuple[int, int] = (1250, 1600),
-    flawless: bool,
-    defect_count: int | None = None,
+    size_hw: tuple[int, int] = SIZE_HW,
+    defects: int | None = None,
 ) -> DrawnBoard:
     """Draw the board of a seed; the same arguments give the same bytes.
 
-    `size_hw` is the picture's height and width in pixels. A defective board has 1 to 5 defects, or as many as
-    `defect_count` asks for; fewer if a small picture has no room for them, but at least one. The flawless board of a
-    seed is the same board, in the same light and noise, without the defects.
+    Args:
+        size_hw: height and width of the picture, px.
+        defects: how many the board has, fewer if a small picture has no room for them, but at least one; None: 1 to 5.
+            0: the same board as with None, in the same light and noise, without the defects.
 
-    Raises ValueError for a picture side below 448 px, for a `defect_count` below 1, and for one on a flawless board.
+    Raises:
+        ValueError: a side of the picture is below 448 px, or `defects` is negative.
     """
-    check_size(size_hw)
-    if defect_count is not None and (flawless or defect_count < 1):
+    if min(size_hw) < SMALLEST_SIDE_PX:
         raise ValueError(
-            f"defect_count is {defect_count} with flawless={flawless}; expected 1 or more on a defective board"
+            f"the picture is {size_hw[0]} x {size_hw[1]} px; expected at least {SMALLEST_SIDE_PX} px a side"
         )
+    if defects is not None and defects < 0:
+        raise ValueError(f"defects is {defects}; expected 0 or more")
     design_rng, defect_rng, look_rng, camera_rng = (
         np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)
     )
     plane_hw = size_hw[0] + 2 * PLANE_MARGIN_PX, size_hw[1] + 2 * PLANE_MARGIN_PX
-    count = int(defect_rng.integers(1, 6)) if defect_count is None else defect_count
+    count = defects or int(defect_rng.integers(1, 6))
     layers, placed = _populated_layers(design_rng, defect_rng, plane_hw, count)
-    if flawless:
+    if defects == 0:
         placed = ()
-    layers = apply_defects(layers, placed)
-    camera = draw_camera(camera_rng, size_hw)
+    layers = _with_defects(layers, placed)
     reflectance = paint(look_rng, draw_look(look_rng), layers)
-    numbers = project_labels(camera, _numbered(placed, plane_hw))
+    image, numbers = photograph(camera_rng, size_hw, reflectance, _numbered(placed, plane_hw))
     return DrawnBoard(
-        image=expose(camera_rng, camera, reflectance),
+        image=image,
         mask=numbers > 0,
         defects=tuple(_measured(defect.kind, numbers == i + 1) for i, defect in enumerate(placed)),
     )
@@ -92,15 +94,7 @@ def _populated_layers(
             return layers, placed
 
 
-def check_size(size_hw: tuple[int, int]) -> None:
-    """Raise ValueError unless a picture of `size_hw` pixels can hold a board."""
-    if min(size_hw) < SMALLEST_SIDE_PX:
-        raise ValueError(
-            f"the picture is {size_hw[0]} x {size_hw[1]} px; expected at least {SMALLEST_SIDE_PX} px a side"
-        )
-
-
-def apply_defects(layers: Layers, placed: Sequence[PlacedDefect]) -> Layers:
+def _with_defects(layers: Layers, placed: Sequence[PlacedDefect]) -> Layers:
     """The layers with every defect's pixels flipped in the layer it concerns."""
     copper, drill = layers.copper.copy(), layers.drill.copy()
     for defect in placed:

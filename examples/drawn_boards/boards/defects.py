@@ -6,7 +6,7 @@ result is what its name says: an open circuit really cuts a track, a short reall
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import cv2
 import numpy as np
@@ -16,14 +16,7 @@ from .design import Layer
 from .layers import Layers
 
 DefectKind = Literal["missing_hole", "mouse_bite", "open_circuit", "short", "spur", "spurious_copper"]
-DEFECT_KINDS: tuple[DefectKind, ...] = (
-    "missing_hole",
-    "mouse_bite",
-    "open_circuit",
-    "short",
-    "spur",
-    "spurious_copper",
-)
+DEFECT_KINDS: tuple[DefectKind, ...] = get_args(DefectKind)
 
 _WINDOW_PX = 100
 """Half the side of the window in which a defect is drawn."""
