@@ -6,8 +6,11 @@ PYTEST_ARGS ?=
 JOBS ?= 4
 # A file's tests share one process, as they share what takes long to make; those that boot and install begin first.
 PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
-SOAK_ARGS ?=
 CHAOS_ARGS ?=
+SOAK_ARGS ?=
+DELIVERY_ARGS ?=
+HOSTILE_ARGS ?=
+CAMERAS_ARGS ?=
 # For `make package`: a Python as on the line PC, and where the package is written to.
 TARGET_PYTHON ?= /usr/bin/python3
 OUT ?= dist
@@ -19,7 +22,7 @@ PACKAGE := pyproject.toml edge/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check format bench soak chaos schemas study demo-bundle package node-clients peers-env clean
+.PHONY: help demo test test-long check format bench chaos soak delivery hostile cameras schemas study demo-bundle package node-clients peers-env clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -48,11 +51,23 @@ format: .venv/.dev ## Format the code and mend what the linter can
 bench: .venv/.dev ## The micro-benches
 	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
 
-soak: .venv/.runtime ## The service for 100,000 frames and 30 minutes: does it grow? More options in SOAK_ARGS
-	@$(BIN)/heatline bench soak $(SOAK_ARGS)
+# Test apparatus: it kills, fills disks and takes the machine for itself. Options in CHAOS_ARGS, SOAK_ARGS and so on;
+# `--help` lists them.
 
-chaos: .venv/.runtime ## Kill, cut, delay and fill for a minute: is any event lost? Wants root; more options in CHAOS_ARGS
-	@$(BIN)/heatline bench chaos $(CHAOS_ARGS)
+chaos: .venv/.runtime ## Kill, cut, delay and fill for a minute: is any event lost? Wants root
+	@$(BIN)/python -m tests.system.chaos $(CHAOS_ARGS)
+
+soak: .venv/.runtime ## The service for 100,000 frames and 30 minutes: does it grow?
+	@$(BIN)/python -m tests.system.soak $(SOAK_ARGS)
+
+delivery: .venv/.runtime ## 500 events a second beside inspection: how late are they?
+	@$(BIN)/python -m tests.system.delivery $(DELIVERY_ARGS)
+
+hostile: .venv/.runtime ## Malformed messages on every socket: what does a frame cost meanwhile?
+	@$(BIN)/python -m tests.system.hostile $(HOSTILE_ARGS)
+
+cameras: .venv/.dev ## How fast cameras may be, and how soon a line is over their deaths
+	@$(BIN)/python -m tests.system.cameras $(CAMERAS_ARGS)
 
 schemas: .venv/.runtime ## Write the JSON Schemas of the events from their structs
 	@$(BIN)/python -m edge.delivery.schemas.generate

@@ -5,27 +5,19 @@ import sys
 
 import click
 
-from bench.commands.cameras import cameras
-from bench.commands.chaos import chaos
-from bench.commands.delivery import delivery
 from bench.commands.end_to_end import end_to_end
 from bench.commands.flops import flops
-from bench.commands.hostile import hostile
 from bench.commands.map_cost import map_cost
 from bench.commands.peers import peers
 from bench.commands.plausibility import plausibility
 from bench.commands.recipes import recipes
 from bench.commands.report import report
 from bench.commands.robustness import robustness
-from bench.commands.soak import soak
 from bench.commands.stages import stages
 from bench.commands.startup import startup
 from bench.commands.tune import tune
 
-COMMANDS = (
-    *(cameras, chaos, delivery, end_to_end, flops, hostile, map_cost, peers, plausibility),
-    *(recipes, report, robustness, soak, stages, startup, tune),
-)
+COMMANDS = (*(end_to_end, flops, map_cost, peers, plausibility, recipes, report, robustness, stages, startup, tune),)
 
 
 @click.group(epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")

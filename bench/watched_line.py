@@ -1,31 +1,32 @@
-"""The service as a line PC runs it, in a process of its own, and a subscriber to it in this one."""
+"""A line as a line PC runs it, in a process of its own, and a subscriber to it in this one."""
 
 import json
 import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
-from bench.log_tail import log_tail
+import msgspec
+
 from bench.processes import camera_processes
-from edge.delivery.messages import CountedEvent, Event, StatusEvent
+from bench.watched_process import HEATLINE, WatchedProcess
+from edge.delivery.messages import CountedEvent, Event, StatusEvent, VerdictEvent
 from edge.delivery.subscriber import Subscriber
-from edge.errors import BenchError
+from edge.errors import BenchError, EventsLostError
 from edge.inference import Precision
 
 POLL_SECONDS = 0.02
 """How long to wait for an event before looking at the clock again."""
 START_WITHIN_SECONDS = 60.0
 STOP_WITHIN_SECONDS = 30.0
+SILENCE_SECONDS = 30
 Keys = Mapping[str, str | int | float | Sequence[Any]]
 """Of a table of the configuration."""
 ALL_GOOD: Keys = {"score": 1e9, "check_plausibility": False}
@@ -40,12 +41,123 @@ class Heard:
     at_ns: int
 
 
-_ENDS_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
-"""A bench that is killed leaves no service behind, which would take its part of whatever is measured next."""
+def line_process(
+    config: Path, log: Path | None, *, env: Mapping[str, str] | None = None, options: Sequence[str] = ()
+) -> WatchedProcess:
+    """`heatline run`, to be started.
+
+    Args:
+        options: of Python.
+    """
+    python, *heatline = HEATLINE
+    return WatchedProcess("the service", [python, *options, *heatline, "run", config], log, env=env)
 
 
-class WatchedLine:
-    """`heatline run` on a configuration made for it. Running between `with` and its end.
+class RunningLine:
+    """A line's process, and what is heard of it.
+
+    Args:
+        process: of the line.
+        events: a subscriber to it; how long it waits is how long `next` does.
+    """
+
+    def __init__(self, process: WatchedProcess, events: Subscriber) -> None:
+        self.process, self._events = process, events
+        self._last_seq: int | None = None
+        self.not_heard = 0
+        """Events that were sent after the first one that came, and did not come."""
+        self.lost: list[EventsLostError] = []
+        """What the subscriber said of them."""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def camera_pids(self) -> list[int]:
+        """Of its cameras' processes, as they are now."""
+        return camera_processes(self.pid)
+
+    def require_cameras(self, pids: Sequence[int]) -> None:
+        """See that they are the cameras' processes still: one that came for another grabbed nothing meanwhile.
+
+        Raises:
+            BenchError: they are not.
+        """
+        if set(pids) != (now := set(self.camera_pids())):
+            raise BenchError(
+                f"{len(set(pids) - now)} of {len(pids)} cameras' processes ended while they were measured; nothing of "
+                f"it counts, measure again: {self.process.log_tail()}"
+            )
+
+    def next(self) -> Heard | None:
+        """The next event; None where none came within a moment.
+
+        Raises:
+            BenchError: the service has ended, and nothing more comes.
+        """
+        try:
+            message = self._events.receive()
+        except EventsLostError as error:
+            self.lost.append(error)
+            return None
+        if message is None:
+            self.process.require_running()
+            return None
+        heard = Heard(message.event, time.monotonic_ns())
+        if isinstance(heard.event, CountedEvent):
+            if self._last_seq is not None:
+                self.not_heard += heard.event.seq - self._last_seq - 1
+            self._last_seq = heard.event.seq
+        return heard
+
+    def until(self, wanted: Callable[[Event], bool], within_s: float, what: str) -> Event:
+        """The next event that is wanted.
+
+        Args:
+            what: is waited for, in words.
+        Raises:
+            BenchError: none came in time, or the service has ended.
+        """
+        give_up = time.monotonic() + within_s
+        while time.monotonic() < give_up:
+            if (heard := self.next()) is not None and wanted(heard.event):
+                return heard.event
+        raise BenchError(f"{what}: nothing of it was heard within {within_s:.0f} s; {self.process.log_tail()}")
+
+    def listen_for(self, seconds: float) -> None:
+        """Hear what comes, and pay no heed."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.next()
+
+    def stop(self) -> float:
+        """End it by SIGTERM; returns seconds until it said STOPPED, by its own stamp.
+
+        Raises:
+            BenchError: it did not in time, or ended with an error.
+        """
+        began_at_ns = time.time_ns()
+        self.ask_to_stop()
+        stopped = self.until(has_stopped, STOP_WITHIN_SECONDS, "the end after SIGTERM")
+        assert isinstance(stopped, StatusEvent)
+        self.await_exit()
+        return (stopped.at_ns - began_at_ns) / 1e9
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM; what it says until it has stopped is still to be heard."""
+        self.process.terminate()
+
+    def await_exit(self) -> None:
+        """Wait for the end of a service that has said STOPPED.
+
+        Raises:
+            BenchError: it did not end in time, or ended with an error.
+        """
+        self.process.require_success(STOP_WITHIN_SECONDS)
+
+
+class WatchedLine(RunningLine):
+    """A line whose configuration is written for it. Running between `with` and its end.
 
     Args:
         folder: where its configuration and its log are kept; empty.
@@ -72,8 +184,7 @@ class WatchedLine:
     ) -> None:
         self.address, self.commands_address = free_address(), f"ipc://{folder.absolute()}/commands"
         self.journal_address = free_address() if journal else None
-        self._log = folder / "log"
-        self._config = folder / "line.toml"
+        config = folder / "line.toml"
         events: Keys = {
             "bind": self.address,
             "wait_for_subscriber_s": START_WITHIN_SECONDS,
@@ -88,37 +199,11 @@ class WatchedLine:
         }
         if self.journal_address is not None:
             tables["journal"] = {"folder": str(folder.absolute()), "bind": self.journal_address}
-        write_line_file(self._config, bundle, cameras, tables)
-        self._events = self._listener()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log_file: IO[bytes] | None = None
-        self._last_seq: int | None = None
-        self.not_heard = 0
-        """Events that were sent after the first one that came, and did not come."""
+        write_line_file(config, bundle, cameras, tables)
+        super().__init__(line_process(config, folder / "log"), self._listener())
 
     def _listener(self) -> Subscriber:
         return Subscriber(self.address, timeout_s=POLL_SECONDS)
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None, "it is not running"
-        return self._process.pid
-
-    def camera_pids(self) -> list[int]:
-        """Of its cameras' processes, as they are now."""
-        return camera_processes(self.pid)
-
-    def require_cameras(self, pids: Sequence[int]) -> None:
-        """See that they are the cameras' processes still: one that came for another grabbed nothing meanwhile.
-
-        Raises:
-            BenchError: they are not.
-        """
-        if set(pids) != (now := set(self.camera_pids())):
-            raise BenchError(
-                f"{len(set(pids) - now)} of {len(pids)} cameras' processes ended while they were measured; nothing of "
-                f"it counts, measure again: {log_tail(self._log)}"
-            )
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -136,100 +221,50 @@ class WatchedLine:
             self._events.close()
             self._events, self._last_seq = self._listener(), None
 
-    def next(self) -> Heard | None:
-        """The next event; None where none came within a moment.
-
-        Raises:
-            BenchError: the service has ended.
-        """
-        message = self._events.receive()
-        if message is None:
-            if self._process is not None and self._process.poll() is not None:
-                raise BenchError(f"the service ended with exit code {self._process.returncode}: {log_tail(self._log)}")
-            return None
-        heard = Heard(message.event, time.monotonic_ns())
-        if isinstance(heard.event, CountedEvent):
-            if self._last_seq is not None:
-                self.not_heard += heard.event.seq - self._last_seq - 1
-            self._last_seq = heard.event.seq
-        return heard
-
-    def until(self, wanted: Callable[[Event], bool], within_s: float, what: str) -> Event:
-        """The next event that is wanted.
-
-        Args:
-            what: is waited for, in words.
-        Raises:
-            BenchError: none came in time, or the service has ended.
-        """
-        give_up = time.monotonic() + within_s
-        while time.monotonic() < give_up:
-            if (heard := self.next()) is not None and wanted(heard.event):
-                return heard.event
-        raise BenchError(f"{what}: nothing of it was heard within {within_s:.0f} s; {log_tail(self._log)}")
-
-    def listen_for(self, seconds: float) -> None:
-        """Hear what comes, and pay no heed."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            self.next()
-
-    def stop(self) -> float:
-        """End it by SIGTERM; returns seconds until it said STOPPED, by its own stamp.
-
-        Raises:
-            BenchError: it did not in time, or ended with an error.
-        """
-        assert self._process is not None, "it is not running"
-        began_at_ns = time.time_ns()
-        self.ask_to_stop()
-        stopped = self.until(
-            lambda event: isinstance(event, StatusEvent) and event.state == "STOPPED",
-            STOP_WITHIN_SECONDS,
-            "the end after SIGTERM",
-        )
-        assert isinstance(stopped, StatusEvent)
-        self.await_exit()
-        return (stopped.at_ns - began_at_ns) / 1e9
-
-    def ask_to_stop(self) -> None:
-        """Send SIGTERM; what it says until it has stopped is still to be heard."""
-        assert self._process is not None, "it is not running"
-        self._process.send_signal(signal.SIGTERM)
-
-    def await_exit(self) -> None:
-        """Wait for the end of a service that has said STOPPED.
-
-        Raises:
-            BenchError: it did not end in time, or ended with an error.
-        """
-        assert self._process is not None, "it is not running"
-        try:
-            code = self._process.wait(STOP_WITHIN_SECONDS)
-        except subprocess.TimeoutExpired as error:
-            raise BenchError(f"the service said STOPPED and went on for {STOP_WITHIN_SECONDS:.0f} s") from error
-        if code:
-            raise BenchError(f"the service ended with exit code {code}: {log_tail(self._log)}")
-
     def __enter__(self) -> Self:
-        self._log_file = self._log.open("wb")
-        self._process = subprocess.Popen(
-            [*_ENDS_WITH_US, sys.executable, "-m", "edge.cli.main", "run", str(self._config)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._log_file,
-        )
+        self.process.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._process is not None
-        assert self._log_file is not None
-        self._process.kill()  # no harm to one that has ended; its cameras end with it
-        self._process.wait()
-        self._log_file.close()
+        self.process.kill()  # its cameras end with it
         self._events.close()
+
+
+def run_line(
+    config: Path, address: str, received: Path, *, within_seconds: float
+) -> tuple[list[VerdictEvent], StatusEvent]:
+    """Run a line whose cameras come to an end, while `heatline watch` shows its events.
+
+    Args:
+        config: should wait for a subscriber, or the first events may be missed.
+        address: its `events.bind`.
+        received: folder for what the subscriber saves; replaced.
+    Returns:
+        Every verdict event, and the last status.
+    Raises:
+        BenchError: a process failed or did not end in time, or the line never said that it had stopped.
+    """
+    shutil.rmtree(received, ignore_errors=True)
+    watch: list[str | Path] = [*HEATLINE, "watch", address, "--save", received, "--timeout", str(SILENCE_SECONDS)]
+    with WatchedProcess("the subscriber", watch, None) as watching, line_process(config, None) as service:
+        watching.start()
+        service.start()
+        service.require_success(within_seconds)
+        watching.require_success()
+    lines = (received / "events.jsonl").read_bytes().splitlines()
+    events: list[Event] = [msgspec.json.decode(line, type=Event) for line in lines]
+    last = events[-1] if events else None
+    if last is None or not has_stopped(last):
+        raise BenchError("the line never said that it had stopped; see the output above")
+    assert isinstance(last, StatusEvent)
+    return [event for event in events if isinstance(event, VerdictEvent)], last
+
+
+def has_stopped(event: Event) -> bool:
+    """Whether it is a line's last one."""
+    return isinstance(event, StatusEvent) and event.state == "STOPPED"
 
 
 def free_address() -> str:
@@ -241,13 +276,13 @@ def free_address() -> str:
 def write_line_file(path: Path, bundle: Path, cameras: Sequence[Keys], tables: Mapping[str, Keys]) -> None:
     """The configuration of a line, whose bundle may be signed by nobody."""
     path.write_text(
-        toml_table("", {"bundle": str(bundle.absolute()), "allow_unsigned": True})
-        + "".join(toml_table("[[cameras]]", keys) for keys in cameras)
-        + "".join(toml_table(f"[{name}]", keys) for name, keys in tables.items())
+        _toml_table("", {"bundle": str(bundle.absolute()), "allow_unsigned": True})
+        + "".join(_toml_table("[[cameras]]", keys) for keys in cameras)
+        + "".join(_toml_table(f"[{name}]", keys) for name, keys in tables.items())
     )
 
 
-def toml_table(heading: str, keys: Keys) -> str:
+def _toml_table(heading: str, keys: Keys) -> str:
     """A table of TOML, whose text, numbers and booleans are written as in JSON."""
     return "\n".join([heading, *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]) + "\n\n"
 

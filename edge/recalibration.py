@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ import numpy as np
 from edge import __version__
 from edge.binomial import interval
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
-from edge.bundle.manifest import PRODUCT_TILES
+from edge.bundle.manifest import PRODUCT_TILES, CameraPlausible, product_tiles_of
 from edge.bundle.plausibility import Appearance, ProductTiles
 from edge.bundle.product_tiles import product_tiles_bytes
 from edge.calibration import GoodFrame, rejected
 from edge.errors import BundleError, EngineError, InputError
 from edge.frames import Frame, Stamp
+from edge.geometry import WHOLE_FRAME, AreaOfInterest
 from edge.images import list_images, read_image
 from edge.inference import Engine
 from edge.inspection.inspector import Inspector, PendingFrame
@@ -78,12 +79,17 @@ class GoodPictures:
         names = [path.resolve().name for path in paths]
         self.names = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
-    def run(self, inspector: Inspector, track: Track = iter) -> tuple[list[GoodFrame], list[Appearance]]:
+    def run(
+        self, inspector: Inspector, track: Track = iter, area: AreaOfInterest | None = None
+    ) -> tuple[list[GoodFrame], list[Appearance]]:
         """Every picture on the line's own way; while one is judged, the next is with the engine.
 
+        Args:
+            area: what of the pictures is looked at, their vitals too; None: all.
         Returns: what thresholds need of each, and what it looks like.
         Raises:
             InputError: a picture cannot be read.
+            GeometryError: nothing of a picture lies in the area.
             EngineError: the network gave no usable answer to one.
         """
         frames: list[GoodFrame] = []
@@ -91,7 +97,8 @@ class GoodPictures:
         ahead: PendingFrame | None = None
         for number, file in enumerate(track(self.files), start=1):
             image, pixel_format = read_image(file)
-            started = inspector.start(Frame(Stamp("calibrate", number, str(file)), image, pixel_format))
+            frame = Frame(Stamp("calibrate", number, str(file)), image, pixel_format)
+            started = inspector.start(frame, area or WHOLE_FRAME, vitals_of_area=area is not None)
             if ahead is not None:
                 frames.append(_finish(ahead, inspector))
                 appearances.append(ahead.appearance.thinned())
@@ -157,10 +164,13 @@ def against(
 
 
 def recalibrated(
-    parent: Bundle, calibration: Calibration, version: str, second: SecondShift | None, engine: Engine
+    parent: Bundle, calibration: Calibration, version: str, engine: Engine, came_of: Mapping[str, Any]
 ) -> Manifest:
-    """The manifest of the new bundle: the parent's, but for its thresholds, version and date, and one more record of
+    """The manifest of the new bundle: the parent's, but for its calibration, version and date, and one more record of
     how it came about.
+
+    Args:
+        came_of: what the record says besides, see `record_of_thresholds` and `record_of_camera`.
     """
     was = parent.manifest
     record: dict[str, Any] = {
@@ -173,17 +183,7 @@ def recalibrated(
         },
         "engine": engine.name,
         "precision": engine.precision,
-        "rule": calibration.rule,
-        "false_reject": calibration.false_reject_per_frame,
-        "evidence_quantile": calibration.evidence_quantile,
-        "plausible": None if calibration.plausible is None else msgspec.to_builtins(calibration.plausible),
-        "frames": calibration.frames,
-        "frames_are": calibration.frames_are,
-        "rejected": calibration.rejected,
-        "false_reject_at_most": calibration.false_reject_at_most,
-        "second_shift": None
-        if second is None
-        else {key: value for key, value in msgspec.structs.asdict(second).items() if key != "hottest"},
+        **came_of,
     }
     before = was.provenance.get("calibrations", [])
     return msgspec.structs.replace(
@@ -201,17 +201,43 @@ def recalibrated(
     )
 
 
-def write_recalibrated(target: Path, parent: Bundle, manifest: Manifest, tiles: ProductTiles | None) -> Bundle:
+def record_of_thresholds(calibration: Calibration, second: SecondShift | None) -> dict[str, Any]:
+    """Of thresholds and of what all frames must look like."""
+    return {
+        "rule": calibration.rule,
+        "false_reject": calibration.false_reject_per_frame,
+        "evidence_quantile": calibration.evidence_quantile,
+        "plausible": None if calibration.plausible is None else msgspec.to_builtins(calibration.plausible),
+        "frames": calibration.frames,
+        "frames_are": calibration.frames_are,
+        "rejected": calibration.rejected,
+        "false_reject_at_most": calibration.false_reject_at_most,
+        "second_shift": None
+        if second is None
+        else {key: value for key, value in msgspec.structs.asdict(second).items() if key != "hottest"},
+    }
+
+
+def record_of_camera(camera: str, plausible: CameraPlausible, frames_are: str) -> dict[str, Any]:
+    """Of what one camera's frames must look like."""
+    return {"camera": camera, **msgspec.to_builtins(plausible), "frames_are": frames_are}
+
+
+def write_recalibrated(
+    target: Path, parent: Bundle, manifest: Manifest, tiles: ProductTiles | None, camera: str | None = None
+) -> Bundle:
     """Write the new bundle, with the parent's files.
 
     Args:
         tiles: what the product's tiles look like now; None: it is not known.
+        camera: to which one; None: to all.
     Raises:
         BundleError: the place is taken or cannot be written, or a file is no longer what it was.
     """
-    files = {} if tiles is None else {PRODUCT_TILES: product_tiles_bytes(tiles)}
+    replaced = PRODUCT_TILES if camera is None else product_tiles_of(camera)
+    files = {} if tiles is None else {replaced: product_tiles_bytes(tiles)}
     for name, expected in parent.manifest.files.items():
-        if name == PRODUCT_TILES:
+        if name == replaced:
             continue
         try:
             files[name] = (parent.path / name).read_bytes()

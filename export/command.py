@@ -1,18 +1,17 @@
 """`heatline export`."""
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import click
 
-from edge.cli.calibrate import bound_in_words, count_frames
+from edge.cli.calibration_text import count_frames, describe_bound
 from edge.cli.extras import require_extra
 from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.cli.precision_words import gate_in_words, map_checks_in_words, precision_facts
 from edge.inference import Precision
-from train.readers import LabelledImage
+from train.progress import tracked
 
 
 @click.command(epilog="Example: heatline export runs/boards --to boards.bundle")
@@ -72,16 +71,9 @@ def export(
     allowed = [each for each in allow if each != "map"]
     if precisions and not set(allowed) <= set(precisions):
         raise click.UsageError("--allow names a precision that --precision leaves out; name it there too")
-    from rich.progress import track
-
     from export.precisions import PRECISIONS
     from export.run_to_bundle import export_run
     from train.run import load_run
-
-    console = progress_console()
-
-    def show(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:
-        return track(images, "validation frames", console=console, disable=not console.is_terminal)
 
     bundle = export_run(
         load_run(run),
@@ -93,8 +85,8 @@ def export(
         precisions=precisions or PRECISIONS,
         allow=allowed,
         allow_map="map" in allow,
-        track=show,
-        say=lambda line: console.print(line, style="dim", highlight=False, markup=False),
+        track=tracked("validation frames"),
+        say=lambda line: progress_console().print(line, style="dim", highlight=False, markup=False),
     )
     manifest = bundle.manifest
     if as_json:
@@ -110,7 +102,7 @@ def export(
             "score threshold": f"{calibration.score_threshold:.3f} logits",
             "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
             "calibrated on": count_frames(calibration.frames, calibration.frames_are),
-            "false rejects": bound_in_words(calibration),
+            "false rejects": describe_bound(calibration),
             **precision_facts(manifest),
             "size": f"{sum(file.stat().st_size for file in bundle.path.iterdir()) / 1e6:.1f} MB",
         },

@@ -6,7 +6,7 @@ its runs, tiles of half of the training groups are held. A model is quantised by
 quantisation is judged on never shaped it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from edge.geometry import Stitcher, TileGrid
 from edge.inference import Engine, infer
 from edge.text import format_count
 from export.gate import TOLERANCE
+from train.progress import Track
 from train.readers import LabelledImage
 
 ENOUGH_TILES, ENOUGH_WITH_REGION = 500, 200
@@ -97,9 +98,6 @@ class RegionFinder:
         for one, out in zip(maps, heatmaps, strict=True):
             out[:] = self._stitcher.stitch(one[None])
         return heatmaps
-
-
-Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
 
 
 def hold_tiles(

@@ -16,7 +16,7 @@ from edge.frames import Frame, Stamp
 from edge.geometry import Stitcher
 from edge.inference import Engine, open_engine
 from edge.inspection.inspector import Inspector
-from train.boards import DrawnBoard, DrawnDefect, draw_board
+from examples.drawn_boards.boards import DrawnBoard, DrawnDefect, draw_board
 
 REACH_PX = 72
 """How far to both sides of the seam the defect's middle goes."""
@@ -41,7 +41,7 @@ def slide_defects(bundle: Bundle, defects: int, seed: int, *, step_px: int) -> I
     engine = open_engine("openvino", bundle.path, manifest.grid.tile_px)
     found = 0
     for number in count():
-        board = draw_board((seed, number), flawless=False, defect_count=1)
+        board = draw_board((seed, number), defects=1)
         defect = board.defects[0]
         if not _has_room(board, defect, manifest.grid.tile_px):
             continue

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from examples.drawn_boards.boards import write_boards
 from tests.command import heatline
 from tests.edge.lines import Heard, running, write_line
 
@@ -56,16 +57,18 @@ def train_export_and_run(
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "training"),
+    ("count", "size_hw", "training"),
     [
         (4, (448, 448), FEW_COPIES),
-        pytest.param(8, (640, 480), (), marks=pytest.mark.long),
+        pytest.param(8, (480, 640), (), marks=pytest.mark.long),
     ],
     ids=["tiny", "as shipped"],
 )
-def test_drawn_boards(tmp_path: Path, address: str, count: int, size: tuple[int, int], training: Sequence[str]) -> None:
-    boards, (width, height) = tmp_path / "boards", size
-    told("data", "draw-boards", boards, "--count", str(count), "--seed", "3", "--size", f"{width}x{height}")
+def test_drawn_boards(
+    tmp_path: Path, address: str, count: int, size_hw: tuple[int, int], training: Sequence[str]
+) -> None:
+    boards = tmp_path / "boards"
+    write_boards(boards, count, seed=3, size_hw=size_hw)
     train_export_and_run(tmp_path, address, boards, boards / "images", training, ("--precision", "f32"))
     (evaluation,) = told("evaluate", tmp_path / "bundle", "--data", boards)["evaluations"]
     figures = evaluation["truths"][0]["figures"]
@@ -88,7 +91,7 @@ def test_real_boards(tmp_path: Path, address: str, real_data: Path) -> None:
 @pytest.mark.long
 def test_tile_sized_pictures_that_are_only_good_or_defective(tmp_path: Path, address: str) -> None:
     boards, data = tmp_path / "boards", tmp_path / "tiles"
-    told("data", "draw-boards", boards, "--count", "3", "--seed", "4", "--size", "448x448")
+    write_boards(boards, 3, seed=4, size_hw=(448, 448))
     cut_tiles(boards, data)
     train_export_and_run(tmp_path, address, data, data / "good", [])
 

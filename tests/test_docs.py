@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench.cameras import full_plan
 from edge import errors
 from edge.bundle import Bundle, Manifest
 from edge.cameras import liveness, supervisor
@@ -56,6 +55,7 @@ from tests.edge.secured import Secured, free_port
 from tests.edge.spoken_line import SpokenLine, a_status
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD, NO_FRAME, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.small_bundle import TILE, answer
+from tests.system.cameras.measure import Plan as CamerasPlan
 from train.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -185,7 +185,15 @@ KEYS: list[tuple[Any, str, str | None, tuple[str, str] | None]] = [
     (TrainConfig, "docs/training.md", "## Keys", None),
 ]
 NOT_FIELDS = {"model", "recipe", "logger"}  # of a training: choices of a file each
+ONCE = {r"^tensors\.\w+": "tensors.*", r"^(calibration\.plausible_by_camera\.plausible)\..*": r"\1"}
+"""Keys that several tables of a manifest have are described once."""
 NOT_KEYS = re.compile(r"dropped\.|failed\.|verdict\.|status$")  # tables of reasons and topics
+
+
+def _documented_as(key: str) -> str:
+    for pattern, name in ONCE.items():
+        key = re.sub(pattern, name, key)
+    return key
 
 
 @pytest.mark.parametrize(("kind", "document", "heading", "defaults"), KEYS)
@@ -194,7 +202,7 @@ def test_every_key_is_documented_with_its_default(
 ) -> None:
     text = read(document)
     table = {key: cells for key, cells in rows(section(text, heading) if heading else text).items() if cells}
-    exist = {re.sub(r"^tensors\.\w+", "tensors.*", key): field for key, field in keys(kind)}
+    exist = {_documented_as(key): field for key, field in keys(kind)}
     if kind is LineFile:  # docs/cameras.md has the keys of cameras, kind by kind
         exist = {key: field for key, field in exist.items() if not key.startswith("cameras.")} | {"cameras": None}
     documented = {key for key in table if not NOT_KEYS.match(key)} - (NOT_FIELDS if kind is TrainConfig else set())
@@ -428,7 +436,7 @@ def test_how_soon_a_fault_is_noticed_is_what_was_measured() -> None:
     lines = re.findall(r"^\| (pattern|GigE Vision), [^:]*: (.*?) \|.*?\| (.*) \| (.*) \|$", text, flags=re.MULTILINE)
     kinds = {"pattern": "pattern", "GigE Vision": "genicam"}
     documented = {(kinds[kind], fault): [noticed, again] for kind, fault, noticed, again in lines}
-    scenarios = full_plan(seconds=1, repeats=1).scenarios
+    scenarios = CamerasPlan().scenarios
     expected = {(one.load.kind, fault): ["-", "-"] for one in scenarios for fault in one.faults}
     if (ROOT / name).exists():
         for one in json.loads(read(name))["faults"]:

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ assert len(names) >= 30, "not all modules were found"
 for name in names:
     importlib.import_module(name)
 """
-DATA_COMMANDS = "import train.boards, train.commands.data, train.contact_sheet, train.survey"
+DATA_COMMANDS = "import examples.drawn_boards.boards, train.commands.data, train.contact_sheet, train.survey"
 START = "import edge.cli.main, edge.cli.run"
 DEFAULT_TRAINING = "import train.compose, train.fit"
 LIGHTNING = {"lightning", "torchmetrics"}
@@ -75,3 +76,9 @@ def test_a_package_imports_nothing_from_its_right_and_no_tests(package: str) -> 
     assert len(files) > 5
     wrong = {str(path.relative_to(ROOT)): imported_by(path) & forbidden for path in files}
     assert {path: names for path, names in wrong.items() if names} == {}
+
+
+def test_test_apparatus_is_not_installed() -> None:
+    """It kills processes and fills disks; it lies in tests/system, of which no package imports anything."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": PACKAGES}

@@ -1,6 +1,7 @@
 """Tiles as tensors, batch by batch."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +13,7 @@ from train.augment import augment
 from train.config import RecipeConfig
 from train.frames import FrameStore
 from train.sampling import BatchSampler
-from train.tiles import TileRule, TileTable, cut
-
-_TRIES = 8
-"""How often another offset is tried before a tile stays at its place in the grid."""
+from train.tiles import TileRule, TileTable, cut, move_tile
 
 
 class Batch(NamedTuple):
@@ -76,19 +74,9 @@ class TrainingBatches(IterableDataset[Batch]):
         The tile stays in its frame, and keeps its class by the exact count of defective px at the new place: a good
         tile must not creep over a defect, nor a defective one off it. So each batch holds the share it should.
         """
-        frame, y, x = int(self._table.frame[row]), int(self._table.y[row]), int(self._table.x[row])
-        reach, tile_px = self._recipe.jitter_px, self._rule.tile_px
-        (low_y, high_y), (low_x, high_x) = (
-            (max(0, start - reach), max(0, min(length - tile_px, start + reach)))
-            for start, length in zip((y, x), self._store.frame_hw(frame), strict=True)
-        )
-        if (low_y, low_x) == (high_y, high_x):
-            return y, x
-        for _ in range(_TRIES):
-            there = int(rng.integers(low_y, high_y + 1)), int(rng.integers(low_x, high_x + 1))
-            if self._keeps_class(row, self._store.defect_px(frame, *there, tile_px)):
-                return there
-        return y, x
+        frame, yx = int(self._table.frame[row]), (int(self._table.y[row]), int(self._table.x[row]))
+        reach_px = self._recipe.jitter_px
+        return move_tile(self._store, frame, yx, self._rule.tile_px, reach_px, rng, partial(self._keeps_class, row))
 
     def _keeps_class(self, row: int, defect_px: int) -> bool:
         defective = bool(self._rule.is_defective(np.array(defect_px)))

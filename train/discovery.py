@@ -53,8 +53,6 @@ class Discovery:
     """A key of `readers.folder.TRUTHS`, or `LABELS_ONLY`."""
     group_column: str | None
     """Groups are this column of `labels.csv`; None: they are `groups`."""
-    group_pattern: str | None
-    """What names things in the file name; near-identical pictures are in one group besides. None: nothing does."""
     groups: Mapping[Path, str] | None
     """Each picture's group by its path; None: they are `group_column`."""
     groups_are: str
@@ -62,18 +60,17 @@ class Discovery:
     assumptions: tuple[str, ...]
     """Sentences for people: what was assumed, on what evidence."""
 
-    def read(self, classes: Sequence[str] | None = None) -> LabelledFolder:
-        """The pictures in these groups, mixtures of annotations and labels and good pictures only included.
+    def read(self, classes: Sequence[str] | None = None, truth: str | None = None) -> LabelledFolder:
+        """The pictures in these groups, mixtures of annotations and labels included.
 
         Args:
             classes: which annotated classes are defects. Default all.
+            truth: instead of the one that was found.
         Raises:
             InputError: as `read_folder`.
         """
-        data = read_folder(
-            self.folder, self.truth, self.group_column or "group", classes=classes, mixed=True, good_only=True
-        )
-        return self.regroup(data)
+        group_column = self.group_column or "group"
+        return self.regroup(read_folder(self.folder, truth or self.truth, group_column, classes=classes, mixed=True))
 
     def regroup(self, data: LabelledFolder) -> LabelledFolder:
         """The pictures that were read of the folder in these groups."""
@@ -88,16 +85,16 @@ def discover(folder: Path) -> Discovery:
     Raises:
         InputError: it is no folder of labelled pictures.
     """
-    data = list_folder(folder, on_unusable=_pass_over, mixed=True, good_only=True)
+    data = list_folder(folder, on_unusable=_pass_over, mixed=True)
     said: tuple[str, ...] = (_describe_truth(data),)
     if not any(image.defective for image in data.images):
         said += ("No picture is defective: a training can only use synthetic defects on good pictures.",)
     column, column_said = _find_column(folder, data.images)
     if column is not None:
         are = f"column {column!r} of labels.csv"
-        return Discovery(folder, data.truth, column, None, None, are, (*said, column_said))
-    pattern, groups, are, groups_said = _guess_groups(data.images)
-    return Discovery(folder, data.truth, None, pattern, groups, are, (*said, *groups_said))
+        return Discovery(folder, data.truth, column, None, are, (*said, column_said))
+    groups, are, groups_said = _guess_groups(data.images)
+    return Discovery(folder, data.truth, None, groups, are, (*said, *groups_said))
 
 
 def _pass_over(file: Path, error: InputError) -> None:
@@ -156,8 +153,8 @@ def _is_thing(column: str) -> bool:
     return word in THINGS or re.sub("(id|no|nr|number|num)$", "", word) in THINGS
 
 
-def _guess_groups(images: Sequence[LabelledImage]) -> tuple[str | None, dict[Path, str], str, list[str]]:
-    """Pattern, groups, where they come from, and what to say, where no column names groups."""
+def _guess_groups(images: Sequence[LabelledImage]) -> tuple[dict[Path, str], str, list[str]]:
+    """Groups, where they come from, and what to say, where no column names groups."""
     scheme = find_scheme([image.path.name for image in images])
     if scheme is None:
         names = [image.path.stem for image in images]
@@ -168,10 +165,7 @@ def _guess_groups(images: Sequence[LabelledImage]) -> tuple[str | None, dict[Pat
             "their column with split.group."
         ]
     else:
-        pattern = re.compile(scheme.pattern)
-        found = [pattern.search(image.path.name) for image in images]
-        names = [image.path.stem if match is None else match[1] for image, match in zip(images, found, strict=True)]
-        are = scheme.part
+        names, are = scheme.things, scheme.part
         kinds = sorted(set(names))
         said = [
             f"Groups are {scheme.part} ({sayable(', '.join(kinds[:3]))}, ...): {format_count(len(kinds), 'group')}. "
@@ -183,7 +177,7 @@ def _guess_groups(images: Sequence[LabelledImage]) -> tuple[str | None, dict[Pat
         are += ", near-identical pictures in one"
         said.append(like)
     groups = {image.path: group for image, group in zip(images, merged, strict=True)}
-    return None if scheme is None else scheme.pattern, groups, are, said
+    return groups, are, said
 
 
 def _with_near_identical(images: Sequence[LabelledImage], names: Sequence[str]) -> tuple[list[str], str | None]:

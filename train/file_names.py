@@ -28,10 +28,10 @@ _SHORTEST_NUMBER = 4
 class NameScheme:
     """Where file names name a thing."""
 
-    pattern: str
-    """A regular expression whose first parenthesis finds it."""
+    things: list[str]
+    """What each of them names."""
     part: str
-    """The same in words."""
+    """Which part of them it is, in words."""
 
 
 def find_scheme(names: Sequence[str]) -> NameScheme | None:
@@ -44,17 +44,12 @@ def find_scheme(names: Sequence[str]) -> NameScheme | None:
         if any(_is_condition(token, place) for token in tokens):
             continue
         length = _thing_digits(words)
-        groups = {word[:length] for word in words}
-        if len(groups) < len(names):
-            return _scheme(place, length) if len(groups) >= FEWEST_GROUPS else None
+        things = [word[:length] for word in words]
+        if (groups := len(set(things))) < len(names):
+            part = f"part {place + 1} of the file name"
+            part = f"the first {length} characters of {part}" if length else part
+            return NameScheme(things, part) if groups >= FEWEST_GROUPS else None
     return None
-
-
-def _scheme(place: int, length: int | None) -> NameScheme:
-    before = f"(?:[^{SEPARATORS}]*[{SEPARATORS}]+){{{place}}}" if place else ""
-    pattern = f"^{before}([^{SEPARATORS}]{f'{{{length}}}' if length else '+'})"
-    part = f"part {place + 1} of the file name"
-    return NameScheme(pattern, f"the first {length} characters of {part}" if length else part)
 
 
 def _thing_digits(words: Sequence[str]) -> int | None:

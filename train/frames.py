@@ -7,7 +7,7 @@ pictures and labels are still the same files); a training that is done deletes i
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edge.errors import TrainingError
 from train.near_identical import THUMBNAIL_PX, thumbnail
+from train.progress import Track
 from train.readers import LabelledImage
 
 _PIXELS, _MASKS, _INDEX = "frames.u8", "masks.u8", "index.json"
@@ -60,7 +61,7 @@ class FrameStore:
         cls,
         images: Sequence[LabelledImage],
         folder: Path,
-        track: Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]] = iter,
+        track: Track = iter,
     ) -> Self:
         """Decode all pictures into `folder`, or take what an interrupted training left there.
 

@@ -1,20 +1,19 @@
 """From a configuration to what a training draws from: decoded frames, labelled tiles, and bags where only pictures are
 labelled."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-from rich.progress import track
 
-from edge.cli.output import progress_console
 from edge.errors import TrainingError
 from edge.text import format_count, is_are
 from train.config import TrainConfig
 from train.frames import FrameStore
 from train.near_identical import near_identical_across, twins_in_words
+from train.progress import tracked
 from train.readers import LabelledFolder, LabelledImage
 from train.run import read_data, split_data
 from train.split import Split
@@ -50,7 +49,7 @@ def prepare(config: TrainConfig, cache: Path, say: Callable[[str], None]) -> Pre
     data = read_data(config)
     split = split_data(config, data)
     parts = {part: split.images(data, part) for part in ("train", "val")}
-    store = FrameStore.build([*parts["train"], *parts["val"]], cache, _track)
+    store = FrameStore.build([*parts["train"], *parts["val"]], cache, tracked("decoding pictures"))
     rule = TileRule(**msgspec.structs.asdict(config.tiles))
     frames = {"train": range(len(parts["train"])), "val": range(len(parts["train"]), len(store))}
     unplaced = [frame for frame in range(len(store)) if store.is_unplaced(frame)]
@@ -107,9 +106,5 @@ def _described(part: str, pictures: Sequence[LabelledImage], tiles: dict[str, in
     return f"{said}tiles: " + ", ".join(f"{n} {kind}" for kind, n in tiles.items()) + f" ({share:.1%})"
 
 
-def _some(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _track(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:
-    return track(images, "decoding pictures", console=progress_console(), transient=True)
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -130,11 +130,6 @@ class TrainedRun:
     model: "ExplainedClassifier"
     """With the weights of the best checkpoint, in evaluation mode."""
 
-    @property
-    def provenance(self) -> Provenance:
-        """Of the weights that the training started from."""
-        return self.summary.weights
-
 
 def load_run(folder: Path) -> TrainedRun:
     """The run in a folder.
@@ -201,13 +196,9 @@ def read_as(reading: Mapping[str, Any], folder: Path, truth: str | None) -> Labe
     """
     classes = reading.get("classes") if truth == reading.get("truth") else None
     mixed, group = reading.get("mixed", False), reading.get("group") or "group"
-    if not reading.get("discover"):
-        return read_folder(folder, truth, group, reading.get("pattern"), classes, mixed=mixed, good_only=mixed)
-    found = discover(folder)
-    if truth in (None, found.truth):
-        return found.read(classes)
-    group = found.group_column or "group"
-    return found.regroup(read_folder(folder, truth, group, classes=classes, mixed=True, good_only=True))
+    if reading.get("discover"):
+        return discover(folder).read(classes, truth)
+    return read_folder(folder, truth, group, reading.get("pattern"), classes, mixed=mixed)
 
 
 def class_names(config: TrainConfig) -> list[str] | None:

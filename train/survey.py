@@ -5,7 +5,7 @@ that cannot be used. It ends early only where the folder as a whole, or what was
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,13 +22,12 @@ from edge.text import format_count, sayable
 from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
 from train.discovery import Discovery, discover
 from train.near_identical import near_identical_across, thumbnail, twins_in_words
+from train.progress import Track
 from train.readers import LabelledFolder, LabelledImage
 from train.readers.folder import LABELS, LABELS_ONLY, list_folder, truths_in
 from train.readers.unusable import OnUnusable
 from train.split import Split, split_by_fractions, split_by_name
 from train.tiles import DEFECTIVE_SHARE, TileRule
-
-Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
 
 _FORMATS: dict[PixelFormat, str] = {
     "Mono8": "grey", "Mono16": "16-bit grey", "BGR8": "colour", "BGRA8": "colour with alpha", "BGR16": "16-bit colour",
@@ -50,7 +49,6 @@ class Asked:
     fractions: Sequence[float] = (0.7, 0.1, 0.2)
     seed: int = 0
     tile_px: int = TILE_PX
-    overlap_px: int = OVERLAP_PX
 
     def read(self, folder: Path, on_unusable: OnUnusable, found: Discovery | None) -> LabelledFolder:
         """The pictures of a folder, as the default recipe can use them; errors as `list_folder`."""
@@ -63,7 +61,6 @@ class Asked:
             self.classes,
             on_unusable,
             mixed=True,
-            good_only=True,
         )
         return data if found is None else found.regroup(data)
 
@@ -142,7 +139,6 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     classes: dict[str, int]
     """Annotated objects of each class, whether it counts as a defect or not."""
     tile_px: int
-    overlap_px: int
     tiles: dict[str, int] | None
     """How many are clean, ambiguous (up to 1 % of them is defective) and defective; None: only labels are known."""
     split: dict[str, Part] | None
@@ -173,9 +169,7 @@ def survey(folder: Path, asked: Asked, track: Track = iter) -> Survey:
         track: wraps the pictures as they are decoded, to show how far that is.
     Raises:
         InputError: it is no folder of labelled pictures, or lacks the truth or class that was asked for.
-        GeometryError: an overlap that does not fit the tiles.
     """
-    TileGrid((asked.tile_px, asked.tile_px), asked.tile_px, asked.overlap_px)  # refused before the work, not after
     unusable: list[UnusableFile] = []
 
     def note(file: Path, error: InputError) -> None:
@@ -187,7 +181,7 @@ def survey(folder: Path, asked: Asked, track: Track = iter) -> Survey:
         note(file, InputError(f"{file} is no PNG, JPEG, BMP, TIFF or WebP; only these are read, and no subfolders"))
     for stem, annotation in data.strays.items():
         note(annotation.file, InputError(f"{annotation.file} marks {stem}, and there is no such picture"))
-    rule = TileRule(asked.tile_px, asked.overlap_px, DEFECTIVE_SHARE)
+    rule = TileRule(asked.tile_px, OVERLAP_PX, DEFECTIVE_SHARE)
     seen = _Seen()
     for image in track(data.images):
         try:
@@ -214,7 +208,6 @@ def survey(folder: Path, asked: Asked, track: Track = iter) -> Survey:
         groups=_count(groups),
         classes=dict(sorted(seen.classes.items(), key=lambda found: (-found[1], found[0]))),
         tile_px=asked.tile_px,
-        overlap_px=asked.overlap_px,
         tiles={kind: seen.tiles[kind] for kind in ("clean", "ambiguous", "defective")} if seen.tiles else None,
         split=parts,
         twins=twins,

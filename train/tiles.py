@@ -5,7 +5,7 @@ nothing are ambiguous: by the study's rule they are good, and evaluation counts 
 teach them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,9 @@ from train.frames import FrameStore
 
 DEFECTIVE_SHARE = 0.01
 """A tile is defective if more than this share of it is (the study's rule)."""
+
+_TRIES = 8
+"""How often another place is tried before a tile stays at its own."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,34 @@ def grid_tiles(store: FrameStore, frames: Iterable[int], rule: TileRule) -> Tile
         rows += [(frame, y, x, store.defect_px(frame, y, x, rule.tile_px)) for y, x in grid.origins_yx]
     frame_, y_, x_, defect_px = np.asarray(rows, np.int64).reshape(-1, 4).T
     return TileTable(frame_, y_, x_, defect_px, rule.is_defective(defect_px))
+
+
+def move_tile(
+    store: FrameStore,
+    frame: int,
+    yx: tuple[int, int],
+    tile_px: int,
+    reach_px: int,
+    rng: np.random.Generator,
+    may_be: Callable[[int], bool],
+) -> tuple[int, int]:
+    """Top left corner (y, x) of a tile that is moved at random, within its frame; of one that finds no place, its own.
+
+    Args:
+        reach_px: how far it may be moved each way.
+        may_be: whether it may lie where it covers so many defective px.
+    """
+    (low_y, high_y), (low_x, high_x) = (
+        (max(0, start - reach_px), max(0, min(length - tile_px, start + reach_px)))
+        for start, length in zip(yx, store.frame_hw(frame), strict=True)
+    )
+    if (low_y, low_x) == (high_y, high_x):
+        return yx
+    for _ in range(_TRIES):
+        there = int(rng.integers(low_y, high_y + 1)), int(rng.integers(low_x, high_x + 1))
+        if may_be(store.defect_px(frame, *there, tile_px)):
+            return there
+    return yx
 
 
 def cut(store: FrameStore, frame: int, y: int, x: int, out: NDArray[np.uint8]) -> None:

@@ -17,7 +17,7 @@ from edge.errors import InputError
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import Engine, infer
 from train.dense.out_of_fold import OutOfFold
-from train.evaluation.recorded_engine import RecordedEngine
+from train.evaluation.engines import RecordedEngine
 from train.readers import LabelledImage
 from train.run import RunFolder
 

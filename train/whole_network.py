@@ -10,7 +10,9 @@ from typing import Any
 
 import msgspec
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from torch.utils.data import DataLoader, get_worker_info
@@ -20,8 +22,8 @@ from edge.text import format_count
 from train.assemble import Assembly, assemble
 from train.batches import Steps
 from train.callbacks import MetricsTable, OrderlyStop, Stopwatch, read_metrics
-from train.checkpoints import WholeCheckpoints
 from train.config import TrainConfig
+from train.files import write_whole
 from train.loggers import close_logger, make_logger
 from train.models.build import build_model
 from train.precision import choose_precision
@@ -93,7 +95,7 @@ def train_whole_network(
         log_every_n_steps=1,
         use_distributed_sampler=False,  # batches are dealt out by `_steps`; validation is whole on each device
         enable_model_summary=False,
-        plugins=[WholeCheckpoints()],
+        plugins=[_WholeCheckpoints()],
         callbacks=[
             _StepsBar(console_kwargs={"stderr": True}),
             MetricsTable(run.metrics),
@@ -192,6 +194,15 @@ def _plan(assembly: Assembly) -> str:
         f"({assembly.training.shift:+.2f} logits)"
     )
     return f"{format_count(budget.steps, 'step')}, a validation every {budget.validate_every}; {balance}"
+
+
+class _WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are whole or not there: a full disk or a power cut in the midst of one leaves the one before."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        """Errors as `write_whole`."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
 
 
 class _StepsBar(RichProgressBar):

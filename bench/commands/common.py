@@ -26,14 +26,6 @@ optional_bundle_argument = click.argument(
     "bundle_path", metavar="[BUNDLE]", type=click.Path(path_type=Path), default=SHIPPED_BUNDLE, callback=_named
 )
 """The demo's where none is named."""
-bundle_option = click.option(
-    "--bundle",
-    "bundle_path",
-    type=click.Path(path_type=Path),
-    default=SHIPPED_BUNDLE,
-    callback=_named,
-    help="Default: the demo's, of a checkout.",
-)
 precision_option = click.option(
     "--precision", type=click.Choice(["f32", "bf16", "int8"]), default="f32", show_default=True
 )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     help="Of each camera; default: 80 % of the highest, where that is looked for.",
 )
 @click.option(
-    "--size", "frame_hw", type=FrameSize(), default="2448x2048", show_default=True, help="Of the frames that are drawn."
+    "--size", "frame_hw", type=FrameSize(), default="2448x2048", show_default=True, help="Of the frames that are made."
 )
 @click.option("--pictures", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Show these instead.")
 @click.option("--cameras", type=click.IntRange(1, 16), default=1, show_default=True, help="All alike.")
@@ -72,7 +72,7 @@ def end_to_end(
         raise click.UsageError("nothing is to be measured; give --fps, --find-max, --saturate or --idle")
     size_from = click.get_current_context().get_parameter_source("frame_hw")
     if pictures is not None and size_from is not ParameterSource.DEFAULT:
-        raise click.UsageError("--size is for frames that are drawn; leave it out where --pictures are shown")
+        raise click.UsageError("--size is for frames that are made; leave it out where --pictures are shown")
     now, bundle = machine(), open_bundle(bundle_path)
     claim(out)
     plan = Plan(rate_fps=rate_fps, seconds=seconds, find_max=find_max, saturate=saturated, idle=idle, rounds=rounds)

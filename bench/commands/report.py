@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_json, visible
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -21,11 +22,12 @@ RESULTS = Path(__file__).parents[1] / "results"
 )
 @json_option
 def report(paths: tuple[Path, ...], folder: Path, as_json: bool) -> None:
-    """Turn result files into one page with plots, and into Markdown.
+    """Turn result files into one page with plots, and into Markdown. Wants the extra `bench`.
 
     FILE is what a bench wrote with --out, or an evaluation.json of `heatline evaluate`; a FOLDER is searched for such
     files. Default: the results of a checkout. Files that cannot be used are named and left out.
     """
+    require_extra("bench", "jinja2", "matplotlib")
     from bench.report.write import make_report, write_report
 
     made = make_report(paths or (RESULTS,))

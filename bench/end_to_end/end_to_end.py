@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from bench.camera_rates import Tries
 from bench.end_to_end.highest import Highest, find_highest_rate
 from bench.end_to_end.idle import Idle, measure_idle
 from bench.end_to_end.line import Scene
-from bench.end_to_end.pictures import draw_pictures
+from bench.end_to_end.pictures import write_pictures
 from bench.end_to_end.saturated import Saturated, saturate
 from bench.end_to_end.window import Window, run_window
 from bench.engine_process import in_own_process
 from bench.engine_settings import Settings
+from bench.rate_search import Tries
 from bench.targets import SHARE_OF_HIGHEST
 from bench.watched_line import Keys
 from edge.bundle import Bundle
@@ -106,7 +106,7 @@ def measure_end_to_end(
     """Measure what the plan says, one after the other.
 
     Args:
-        pictures: folder of pictures to show, all of one size; None: boards are drawn, of size `frame_hw`.
+        pictures: folder of pictures to show, all of one size; None: of the bundle's golden tiles, of size `frame_hw`.
         engine: keys of that table of the line's, beside the precision.
         keep: is given what there is so far, to have it should the run not reach its end.
     Raises:
@@ -118,7 +118,7 @@ def measure_end_to_end(
         with in_own_process(_bare, bundle.path, precision) as bare:
             if pictures is None:
                 pictures = Path(folder) / "pictures"
-                draw_pictures(pictures, frame_hw, PICTURES, say)
+                write_pictures(pictures, bundle, frame_hw, PICTURES)
             pictures = pictures.absolute()
             expected = bare.look(pictures)
             scene = Scene(bundle, precision, pictures, expected, cameras, WAITING_FRAMES, engine)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from bench.camera_rates import Seen, Trial, Tries, find_highest, run_trial
 from bench.end_to_end.line import Scene, running
+from bench.rate_search import Seen, Trial, Tries, find_highest, run_trial
 
 FIRST_SHARE = 0.9
 """Of the bare engine's tiles: where the search begins."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from bench.camera_rates import SETTLE_FRAMES
 from bench.end_to_end.line import Scene, Told, missed, running
 from bench.end_to_end.window import due_ns, settle
 from bench.engine_settings import Settings
+from bench.rate_search import SETTLE_FRAMES
 from bench.spread import Spread
 from edge.errors import BenchError
 

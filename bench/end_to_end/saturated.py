@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from bench.camera_rates import SETTLE_SECONDS
 from bench.end_to_end.line import Line, Scene, running
 from bench.end_to_end.window import settle
 from bench.processes import ThreadTime, cpu_ns, thread_times
+from bench.rate_search import SETTLE_SECONDS
 from bench.spread import Spread
 from edge.errors import BenchError
 from edge.service.preparing import ENGINE_THREADS

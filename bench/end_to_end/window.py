@@ -7,11 +7,11 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 
-from bench.camera_rates import SETTLE_FRAMES, SETTLE_SECONDS
 from bench.end_to_end.latency import Latency
 from bench.end_to_end.line import Line, Scene, Told, missed, running
+from bench.process_tree import sample_tree
 from bench.processes import cpu_s
-from bench.soak.process_tree import sample_tree
+from bench.rate_search import SETTLE_FRAMES, SETTLE_SECONDS
 from edge.errors import BenchError
 
 FIRST_WITHIN_SECONDS = 120.0

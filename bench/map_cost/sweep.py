@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from bench.map_cost.graphs import ModelGraphs
 from bench.map_cost.measure import measure
 from bench.map_cost.rows import Row, Setting
+from bench.pictures import draw_shapes
 from edge.errors import HeatlineError
 from edge.geometry import TileGrid
 from edge.geometry.tiling import TILE_PX
 from edge.inference import EngineKind, Precision
-from train.boards import draw_board
 from train.config import CnnConfig, VitConfig
 from train.models.rollout import Fusion, method_of
 
@@ -94,14 +94,14 @@ def measured_rows(
 
     @lru_cache(maxsize=1)  # an export takes up to a minute, and serves all rows of a model
     def graphs(model: str, tile_px: int) -> ModelGraphs:
-        return ModelGraphs(configs[model], tile_px, board_tiles(SAMPLES, tile_px))
+        return ModelGraphs(configs[model], tile_px, drawn_tiles(SAMPLES, tile_px))
 
     for number, setting in enumerate(settings, 1):
         say(f"{number} of {len(settings)}: {setting.words}")
         at_utc, load = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), [round(one, 2) for one in os.getloadavg()]
         cost, not_done = None, None
         try:
-            tiles = board_tiles(setting.batch, setting.tile_px)
+            tiles = drawn_tiles(setting.batch, setting.tile_px)
             cost = measure(setting, graphs(setting.model, setting.tile_px), tiles, say)
         except HeatlineError as error:
             if len(settings) == 1:
@@ -111,10 +111,10 @@ def measured_rows(
 
 
 @cache
-def board_tiles(count: int, tile_px: int) -> NDArray[np.uint8]:
-    """Tiles of drawn boards that all is timed on: [count, tile, tile, 3]."""
-    image = draw_board((0, 0), flawless=False).image
-    grid = TileGrid((image.shape[0], image.shape[1]), tile_px, 2)
+def drawn_tiles(count: int, tile_px: int) -> NDArray[np.uint8]:
+    """Tiles of a drawn picture that all is timed on: [count, tile, tile, 3]."""
+    image = draw_shapes((1250, 1600), seed=0)
+    grid = TileGrid((1250, 1600), tile_px, 2)
     cut = np.empty((len(grid), tile_px, tile_px, 3), np.uint8)
     grid.cut(image, cut)
     return np.ascontiguousarray(np.resize(cut, (count, tile_px, tile_px, 3)))

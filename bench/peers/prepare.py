@@ -13,13 +13,12 @@ from bench.peers import expected
 from bench.peers.expected import Expected, Scale
 from bench.peers.net import as_anomalib_exports, build
 from bench.peers.systems import ENGINE, OURS, SystemName
+from bench.pictures import draw_shapes
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import Precision, open_engine
 from edge.inference.engine import GRAPHS
 from train.config import CnnConfig, VitConfig
 
-LEAST_BOARD_PX = 448
-"""Of a side of a drawn board."""
 SAMPLES = 160
 """Of a heatmap's longer side, to compare by."""
 HOT_SHARE = 0.001
@@ -85,7 +84,7 @@ def prepare(
     import torch
 
     say(f"drawing {frames} frames")
-    pictures = _draw(frames, grid.frame_hw)
+    pictures = np.stack([draw_shapes(grid.frame_hw, seed=number) for number in range(frames)])  # [frames, H, W, 3]
     np.save(folder / "frames.npy", pictures)
     tiles = np.empty((len(grid), grid.tile_px, grid.tile_px, 3), np.uint8)
     grid.cut(pictures[0], tiles)
@@ -137,16 +136,6 @@ def prepare(
     job_file = folder / "job.json"
     job_file.write_bytes(msgspec.json.encode(job))
     return Prepared(job, job_file, {name: answers[name]() for name in systems})
-
-
-def _draw(frames: int, hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """Boards with defects, each another one: RGB [frames, H, W, 3]."""
-    from train.boards import draw_board
-
-    height, width = hw
-    size_hw = max(height, LEAST_BOARD_PX), max(width, LEAST_BOARD_PX)
-    boards = (draw_board((0, number), size_hw=size_hw, flawless=False).image for number in range(frames))
-    return np.stack([board[:height, :width] for board in boards])
 
 
 def _between(values: NDArray[np.float32]) -> float:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from bench.report.content import Section, Table
-from bench.report.sources import Machines
+from bench.report.content import Section
+from bench.report.machines import Machines
+from bench.report.tables import Table
 
 
 def markdown(title: str, sections: Sequence[Section], machines: Machines, unusable: Sequence[str]) -> str:
@@ -12,17 +13,15 @@ def markdown(title: str, sections: Sequence[Section], machines: Machines, unusab
     for section in sections:
         parts += [f"## {plain(section.title)}", *filter(None, [plain(section.told)])]
         for block in section.blocks:
-            parts += [f"### {plain(block.heading)}", *(plain(sentence) for sentence in block.told)]
-            for one in block.tables:
-                parts += [*([f"**{plain(one.title)}**"] if one.title else []), _table(one)]
-            parts.append("\n".join(f"- {plain(one)}" for one in machines.sentences(block.results)))
+            parts += [f"### {plain(block.heading)}", *map(plain, block.notes), *map(_table, block.tables)]
+            parts.append("\n".join(f"- {plain(machines.source(one))}" for one in block.results))
     if unusable:
         parts += ["## Not in this report", "\n".join(f"- {plain(sentence)}" for sentence in unusable)]
     return "\n\n".join(parts) + "\n"
 
 
 def plain(text: str) -> str:
-    """Without what Markdown would take for its own; names come from users' files."""
+    """Escape what Markdown would take for its own; names come from users' files."""
     for sign in ("\\", "|", "*", "`", "<", "#"):
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.replace("](", "]\\(").split())
@@ -30,8 +29,9 @@ def plain(text: str) -> str:
 
 def _table(table: Table) -> str:
     lines = [
-        [plain(column.name) for column in table.columns],
-        ["---" if column.is_text else "---:" for column in table.columns],
+        [plain(column) for column in table.columns],
+        ["---" if is_text else "---:" for is_text in table.is_text],
         *([plain(cell) for cell in row] for row in table.rows),
     ]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    title = f"**{plain(table.title)}**\n\n" if table.title else ""
+    return title + "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,255 +1,124 @@
-"""The report's plots. Each prints its values, and tells its parts by shape, place or words beside colour."""
+"""The report's plots, by matplotlib. What a plot shows stands in a table too, for Markdown has no plots."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from bench.report.content import shown
-from bench.svg import (
-    CHARACTER_PX,
-    COLOURS,
-    DASHES,
-    MARKS,
-    Axis,
-    bar,
-    legend,
-    line,
-    mark,
-    ruler_below,
-    ruler_left,
-    stairs,
-    svg,
-    text,
-    whisker,
-)
+from markupsafe import Markup
+from matplotlib.figure import Figure
 
-WIDTH, RIGHT = 760, 24
-NARROW_PX = 6.7
-"""About the width of a character of the names beside bars, which hold few wide ones."""
-LONG = 4
-"""How often the highest latency must hold the lowest for an axis of doublings."""
-DARK = 105
-"""Luma of 255, below which white is read better than black."""
-QUIET, LOUD = COLOURS[0], COLOURS[5]
+from bench.report.tables import shown
+from train.drawing import COLOURS, MARKERS, report_style, to_svg
+
+WIDTH_IN, BAR_IN, MARGIN_IN = 8.4, 0.32, 1.2
+LONGEST_NAME = 60
+"""Characters of a bar's name that are shown."""
 
 
-class Distribution(NamedTuple):
-    """Of latencies."""
-
-    name: str
-    upper_ms: Sequence[float]
-    """Upper edges of bins, ascending; or single latencies."""
-    counts: Sequence[int]
-    marked: Sequence[tuple[str, float, float]]
-    """As ("p99", 0.99, 12.5): its name, which share of frames was no later, and ms."""
-
-
-def distributions(each: Sequence[Distribution], title: str) -> str:
-    """A panel for each, one below the other on one axis of milliseconds: the share of frames that were no later."""
-    left, right, top, tall, gap = 60, WIDTH - 160, 48, 130, 92
-    came = [[(upper, count) for upper, count in zip(one.upper_ms, one.counts, strict=True) if count] for one in each]
-    low = min(bins[0][0] for bins in came)
-    high = max(ms for one, bins in zip(each, came, strict=True) for ms in (bins[-1][0], *(ms for *_, ms in one.marked)))
-    x = (Axis.logarithmic if high > LONG * low else Axis.linear)(low, high, left, right)
-    parts: list[str] = []
-    for place, (one, bins) in enumerate(zip(each, came, strict=True)):
-        head = top + (tall + gap) * place
-        foot = head + tall
-        y = Axis.linear(0, 1, foot, head)
-        parts.append(text(left, head - 28, one.name, "start", is_bold=True))
-        parts += ruler_left(y, left, right, "share") + ruler_below(x, head, foot, "ms, at most")
-        total, until, points = sum(count for _, count in bins), 0, [(x.at(bins[0][0]), y.at(0))]
-        for upper, count in bins:
-            until += count
-            points.append((x.at(upper), y.at(until / total)))
-        parts.append(line(stairs(points), QUIET))
-        for number, (name, share, ms) in enumerate(one.marked):
-            shape, words_y = MARKS[number % len(MARKS)], head + 16 + 26 * number
-            parts.append(mark(shape, x.at(ms), y.at(share), LOUD))
-            parts.append(mark(shape, right + 26, words_y - 4, LOUD))
-            parts.append(text(right + 40, words_y, f"{name} {shown(ms)} ms", "start"))
-    said = "; ".join(
-        f"{one.name}: " + ", ".join(f"{name} {shown(ms)} ms" for name, _, ms in one.marked) for one in each
-    )
-    return svg(WIDTH, top + (tall + gap) * len(each) - 48, title, said, parts)
-
-
-class Bar(NamedTuple):
-    """One that lies, with what it was at the least and at the most."""
-
-    name: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    is_ours: bool = True
-    """Else of another colour, and its name says whose it is."""
-
-
-def bars(each: Sequence[Bar], title: str, unit: str, reference: tuple[float, str] | None = None) -> str:
-    """From zero to the right, values behind them.
+@report_style()
+def bars(each: Mapping[str, tuple[float, Any]], title: str, unit: str, reference: tuple[float, str]) -> Markup:
+    """Draw a bar per name, with a whisker from the lowest to the highest value.
 
     Args:
-        reference: a value that is drawn across all of them, and what it is.
+        each: by name the value and its spread, as a result file has one.
+        reference: a value that is drawn across all bars, and its name.
     """
-    left = min(370, 24 + NARROW_PX * max(len(one.name) for one in each))
-    right, top, tall = WIDTH - 150, 44, 24
-    ends = [one.value if one.high is None else one.high for one in each]
-    foot = top + tall * len(each) + 4
-    x = Axis.linear(0, max(*ends, reference[0] if reference else 0.0, 1e-9), left, right)
-    parts = ruler_below(x, top - 6, foot, unit)
-    for place, one in enumerate(each):
-        y = top + tall * place
-        parts.append(text(left - 8, y + 14, _cut(one.name, left - 16), "end"))
-        parts.append(bar(left, y + 2, x.at(one.value) - left, tall - 8, QUIET if one.is_ours else COLOURS[1]))
-        end, words = x.at(one.value), shown(one.value)
-        if one.low is not None and one.high is not None:
-            parts.append(whisker(x.at(one.low), x.at(one.high), y + tall / 2 - 2))
-            end, words = max(end, x.at(one.high)), f"{words} ({shown(one.low)} to {shown(one.high)})"
-        parts.append(text(end + 8, y + 14, words, "start"))
-    if reference is not None:
-        at = x.at(reference[0])
-        parts.append(
-            f'<path d="M{at:.1f},{top - 8}V{foot}" stroke="{LOUD}" stroke-width="1.5" stroke-dasharray="6 4"/>'
-        )
-        parts.append(text(at, top - 16, reference[1], fill=LOUD))
-    said = "; ".join(f"{one.name}: {shown(one.value)}" for one in each)
-    return svg(WIDTH, foot + 48, title, said, parts)
+    figure = Figure((WIDTH_IN, MARGIN_IN + BAR_IN * len(each)))
+    axes = figure.subplots()
+    names = [_cut(name) for name in each]
+    places = range(len(each))
+    values = [float(value) for value, _ in each.values()]
+    # The median of a ratio by rounds may lie a little beside the ratio of medians.
+    ends = [
+        (max(0.0, value - spread["lowest"]), max(0.0, spread["highest"] - value))
+        for value, (_, spread) in zip(values, each.values(), strict=True)
+    ]
+    drawn = axes.barh(places, values, xerr=[list(side) for side in zip(*ends, strict=True)], capsize=3)
+    axes.bar_label(drawn, [shown(value) for value in values], padding=4)
+    axes.axvline(reference[0], color=COLOURS[5], linestyle="--", label=reference[1])
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.margins(x=0.12, y=0.02)
+    axes.set_xlabel(unit)
+    axes.grid(visible=False, axis="y")
+    return _captioned(figure, title)
 
 
-class Stack(NamedTuple):
-    """A bar of several segments."""
-
-    name: str
-    segments: Sequence[tuple[str, float]]
-
-
-def stacks(each: Sequence[Stack], title: str, unit: str, names: Sequence[str]) -> str:
-    """A bar per stack, with the sum behind it; a segment's value stands in it where there is room.
+@report_style()
+def stacks(each: Mapping[str, Mapping[str, float]], title: str, unit: str, without: str | None = None) -> Markup:
+    """Draw a bar of segments per name, the sum behind it.
 
     Args:
-        names: of all segments that there may be: one has the same colour in every plot of the same names.
+        without: a segment that hides the others; a second panel is drawn without it.
     """
-    colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
-    left = 16 + CHARACTER_PX * max(len(one.name) for one in each)
-    right, tall = WIDTH - 90, 46
-    drawn = {name for one in each for name, _ in one.segments}
-    parts, below = legend(left, 22, [(colours[name], name) for name in names if name in drawn], WIDTH - RIGHT)
-    top = below + 24
-    foot = top + tall * len(each)
-    x = Axis.linear(0, max(sum(value for _, value in one.segments) for one in each), left, right)
-    parts += ruler_below(x, top - 6, foot, unit)
-    for place, one in enumerate(each):
-        y, until = top + tall * place, 0.0
-        parts.append(text(left - 8, y + 21, one.name, "end"))
-        for name, value in one.segments:
-            begin, until = x.at(until), until + value
-            # A px of the page between two segments tells them apart on paper, too.
-            parts.append(bar(begin, y + 4, max(x.at(until) - begin - 1, 0.3), tall - 18, colours[name]))
-            words = shown(value)
-            if x.at(until) - begin > CHARACTER_PX * len(words) + 6:
-                parts.append(text((begin + x.at(until)) / 2, y + 22, words, fill=_ink_on(colours[name])))
-        parts.append(text(x.at(until) + 8, y + 21, shown(until), "start", is_bold=True, kind="sum"))
-    said = "; ".join(
-        f"{one.name}: " + ", ".join(f"{name} {shown(value)}" for name, value in one.segments) for one in each
-    )
-    return svg(WIDTH, foot + 48, title, said, parts)
+    panels = [each]
+    if without is not None:
+        panels.append({name: {part: one for part, one in of.items() if part != without} for name, of in each.items()})
+    parts = list(dict.fromkeys(part for of in each.values() for part in of))
+    figure = Figure((WIDTH_IN, MARGIN_IN + (0.7 + 0.5 * len(each)) * len(panels)))
+    for axes, panel in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        sums = [0.0] * len(panel)
+        for number, part in enumerate(parts):
+            widths = [float(of.get(part, 0.0)) for of in panel.values()]
+            drawn = axes.barh(list(panel), widths, left=sums, color=COLOURS[number % len(COLOURS)], label=part)
+            sums = [so_far + width for so_far, width in zip(sums, widths, strict=True)]
+        axes.bar_label(drawn, [shown(one) for one in sums], padding=4)
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(unit if panel is each else f"{unit}, without {without}")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    return _captioned(figure, title)
 
 
-class Series(NamedTuple):
-    """Points that a line goes through."""
-
-    name: str
-    points: Sequence[tuple[float, float]]
-
-
-def series(
-    each: Sequence[Series], title: str, across: str, up: str, band: tuple[float, float, str] | None = None
-) -> str:
-    """Lines over an axis of doublings, from zero up, each value printed at its point.
+@report_style()
+def lines(
+    each: Mapping[str, Sequence[tuple[float, float]]], title: str, across: str, up: str, band: tuple[float, float, str]
+) -> Markup:
+    """Draw points and lines through them, over an axis of doublings and from zero up.
 
     Args:
         band: from where to where values may lie, and what it is.
     """
-    left, right, tall = 70, WIDTH - RIGHT - 20, 240
-    entries = [(COLOURS[place % len(COLOURS)], one.name) for place, one in enumerate(each)]
-    parts, below = legend(left, 22, [*entries, *([("#8c8c8c", band[2])] if band else [])], WIDTH - RIGHT)
-    top = below + 40
-    foot = top + tall
-    xs, ys = ([point[at] for one in each for point in one.points] for at in (0, 1))
-    x = Axis.logarithmic(min(xs), max(xs), left, right)
-    y = Axis.linear(0, max(*ys, band[1] if band else 0.0), foot, top)
-    if band is not None:
-        low, high = y.at(band[0]), y.at(band[1])
-        parts.append(
-            f'<rect x="{left}" y="{high:.1f}" width="{right - left}" height="{low - high:.1f}" fill="#8c8c8c" '
-            f'fill-opacity="0.25"/>'
-        )
-    parts += ruler_left(y, left, right, up) + ruler_below(x, top, foot, across)
-    for place, one in enumerate(each):
-        colour = COLOURS[place % len(COLOURS)]
-        points = [(x.at(value_x), y.at(value_y)) for value_x, value_y in one.points]
-        parts.append(line(points, colour, DASHES[place % len(DASHES)]))
-        for (at_x, at_y), (_, value) in zip(points, one.points, strict=True):
-            parts.append(mark(MARKS[place % len(MARKS)], at_x, at_y, colour, 4))
-            parts.append(text(at_x, at_y + (-9 if place % 2 == 0 else 19), shown(value)))
-    said = "; ".join(f"{one.name}: " + ", ".join(f"{shown(v)} at {shown(at)}" for at, v in one.points) for one in each)
-    return svg(WIDTH, foot + 48, title, said, parts)
+    figure = Figure((WIDTH_IN, 3.6))
+    axes = figure.subplots()
+    axes.axhspan(band[0], band[1], color=COLOURS[6], alpha=0.25, label=band[2])
+    for number, (name, points) in enumerate(each.items()):
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, marker=MARKERS[number % len(MARKERS)], linestyle=("-", "--")[number % 2], label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(xs, [shown(x) for x in xs])
+    axes.margins(y=0.1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return _captioned(figure, title)
 
 
-class Place(NamedTuple):
-    """Of a system on a plane."""
-
-    name: str
-    x: float
-    y: float
-    group: int
-    """Which shape and colour it has."""
-
-
-def plane(each: Sequence[Place], groups: Sequence[str], title: str, across: str, up: str) -> str:
-    """Names and values beside points; x by doublings, y from 0 to 1. Up and left is better.
+@report_style()
+def cumulative(bins: Sequence[tuple[float, int]], marked: Mapping[str, tuple[float, float]], title: str) -> Markup:
+    """Draw which share of frames was no later.
 
     Args:
-        groups: names by number.
+        bins: upper ends in ms, ascending, and frames in each.
+        marked: by name a share and its ms.
     """
-    left, right, top, tall = 70, WIDTH - RIGHT - 20, 74, 340
-    foot = top + tall
-    x = Axis.logarithmic(min(one.x for one in each), max(one.x for one in each), left, right)
-    y = Axis.linear(0, 1, foot, top, about=5)
-    parts = ruler_left(y, left, right, "") + ruler_below(x, top, foot, across)
-    parts.append(text(left - 40, top - 18, up, "start"))
-    at_x: float = left
-    for number, name in enumerate(groups):
-        parts.append(mark(MARKS[number % len(MARKS)], at_x + 6, 18, COLOURS[number % len(COLOURS)]))
-        parts.append(text(at_x + 18, 22, name, "start"))
-        at_x += 18 + CHARACTER_PX * len(name) + 22
-    taken: list[tuple[float, float, float, float]] = []
-    for one in sorted(each, key=lambda one: -one.y):
-        px, py = x.at(one.x), y.at(one.y)
-        parts.append(mark(MARKS[one.group % len(MARKS)], px, py, COLOURS[one.group % len(COLOURS)], 6))
-        words = f"{one.name} {shown(one.y)}"
-        width = CHARACTER_PX * len(words)
-        is_left = px + 12 + width > WIDTH
-        begin = px - 12 - width if is_left else px + 12
-        words_y = next(
-            words_y
-            for words_y in (py + 4 + 15 * (step // 2 + step % 2) * (-1) ** (step % 2 + 1) for step in range(200))
-            if not any(
-                abs(words_y - other) < 14 and begin < end and begin + width > start for start, end, other, _ in taken
-            )
-        )
-        taken.append((begin, begin + width, words_y, 0.0))
-        parts.append(text(px - 12 if is_left else px + 12, words_y, words, "end" if is_left else "start"))
-    said = "; ".join(f"{one.name}: {shown(one.y)} at {shown(one.x)}" for one in each)
-    return svg(WIDTH, foot + 48, title, said, parts)
+    figure = Figure((WIDTH_IN, 3.0))
+    axes = figure.subplots()
+    axes.ecdf([ms for ms, _ in bins], [count for _, count in bins])
+    for number, (name, (share, ms)) in enumerate(marked.items()):
+        shape = MARKERS[number % len(MARKERS)]
+        axes.plot([ms], [share], shape, color=COLOURS[5], label=f"{name} {shown(ms)} ms", clip_on=False)
+    axes.set_xlabel("ms from capture to event, at most")
+    axes.set_ylabel("share of frames")
+    axes.legend(loc="lower right")
+    return _captioned(figure, title)
 
 
-def _cut(name: str, px: float) -> str:
-    """As much of a name as there is room for."""
-    most = int(px / NARROW_PX)
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _captioned(figure: Figure, title: str) -> Markup:
+    return Markup("<figure><figcaption>{}</figcaption>{}</figure>").format(title, to_svg(figure, title))
 
 
-def _ink_on(colour: str) -> str:
-    """What is read on it: black, but on a dark one white."""
-    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    return "#fff" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < DARK else "#000"
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"

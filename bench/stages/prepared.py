@@ -1,11 +1,11 @@
 """A frame of one size and all that the stages make of it, made once before any of them is timed."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.pictures import golden_mosaic
 from edge.bundle import Bundle, ProvenEngine
 from edge.delivery.messages import Message
 from edge.frames import Frame, Stamp
@@ -78,14 +78,14 @@ class Prepared:
 
 
 def prepare(bundle: Bundle, proven: ProvenEngine, hw: tuple[int, int]) -> Prepared:
-    """Draw a frame and have the network look at it.
+    """Make a frame of golden tiles and have the network look at it.
 
     Args:
         hw: its height and width, px.
     Raises:
         EngineError: the engine failed.
     """
-    picture, manifest = _picture(hw), bundle.manifest
+    picture, manifest = golden_mosaic(bundle, hw, seed=0), bundle.manifest
 
     def setup(thresholds: Thresholds) -> Setup:
         inspector = Inspector(manifest, proven.engine, thresholds=thresholds)
@@ -123,16 +123,3 @@ def _thresholds(logits: NDArray[np.float32], heatmap: NDArray[np.float32], stitc
     hottest = np.argsort(logits)[-count:]
     cells = np.concatenate([heatmap[stitcher.tile_cells(int(tile))].ravel() for tile in hottest])
     return Thresholds(float(logits[hottest[0]]), float(np.quantile(cells, 1 - HOT_SHARE)))
-
-
-def _picture(hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """A drawn board with defects, over and over until the frame is full: RGB [H, W, 3]."""
-    board = _board()
-    return np.ascontiguousarray(board[np.arange(hw[0])[:, None] % board.shape[0], np.arange(hw[1]) % board.shape[1]])
-
-
-@lru_cache(maxsize=1)
-def _board() -> NDArray[np.uint8]:
-    from train.boards import draw_board
-
-    return draw_board((0, 0), flawless=False).image

@@ -1,9 +1,7 @@
 """One start of the service as systemd makes it, with its notifications stamped as they come."""
 
 import itertools
-import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -11,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from bench.log_tail import log_tail
 from bench.processes import cpu_s
-from bench.watched_line import Keys, free_address, write_line_file
+from bench.watched_line import POLL_SECONDS, Keys, RunningLine, free_address, line_process, write_line_file
+from bench.watched_process import WatchedProcess
 from edge.bundle import Bundle
 from edge.delivery.messages import VerdictEvent
 from edge.delivery.subscriber import Subscriber
@@ -27,7 +25,6 @@ SAID = ("loading the bundle", "compiling", "running the golden tiles", "opening 
 STATUS, READY = "STATUS=NOT_READY: ", "READY=1"
 WITHIN_SECONDS = 180.0
 ENDED_WITHIN_SECONDS = 60.0
-OF_SYSTEMD = ("NOTIFY_SOCKET", "CACHE_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "WATCHDOG_USEC")
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,29 +67,22 @@ class LineFile:
         """
         given = {} if cache is None else {"CACHE_DIRECTORY": str(cache)}
         address = self.folder / "notify"
-        address.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, self.log.open("wb") as log:
+        for left in (address, self.log):
+            left.unlink(missing_ok=True)
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
+            line_process(self.path, self.log, env={**given, "NOTIFY_SOCKET": str(address)}, options=options) as process,
+        ):
             notified.bind(str(address))
             notified.settimeout(0.1)
-            env = {name: value for name, value in os.environ.items() if name not in OF_SYSTEMD}
             began_s = time.monotonic()
-            process = subprocess.Popen(
-                [sys.executable, *options, "-m", "edge.cli.main", "run", str(self.path)],
-                env={**env, **given, "NOTIFY_SOCKET": str(address)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-            )
-            try:
-                said = self._until_ready(process, notified)
-                cpu_ready_s = cpu_s(process.pid)
-                # Closed as by a systemd that ends: one that does not read what comes would hold the service up.
-                notified.close()
-                verdict_s = self._first_verdict(process)
-                self._await_end(process)
-            finally:
-                process.kill()  # no harm to one that has ended
-                process.wait()
+            process.start()
+            said = _until_ready(process, notified)
+            cpu_ready_s = cpu_s(process.pid)
+            # Closed as by a systemd that ends: one that does not read what comes would hold the service up.
+            notified.close()
+            verdict_s = self._first_verdict(process)
+            process.require_success(ENDED_WITHIN_SECONDS)  # its camera has shown its last frame
         moments = [began_s, *(at_s for _, at_s in said), verdict_s]
         phases: dict[str, float] = {}
         for name, (from_s, to_s) in zip(
@@ -108,57 +98,39 @@ class LineFile:
             phases_s=phases,
         )
 
-    def _until_ready(self, process: subprocess.Popen[bytes], notified: socket.socket) -> list[tuple[str, float]]:
-        """What it said it does, and when, READY last."""
-        said: list[tuple[str, float]] = []
-        give_up_s = time.monotonic() + WITHIN_SECONDS
-        while not said or said[-1][0] != READY:
-            try:
-                words = notified.recv(4096).decode().split("\n")
-            except TimeoutError:
-                self._see_that_it_lives(process, give_up_s, READY)
-                continue
-            at_s = time.monotonic()
-            said += [(word.removeprefix(STATUS), at_s) for word in words if word == READY or word.startswith(STATUS)]
-        left_out = set(SAID) - {word for word, _ in said}
-        if left_out:
-            raise BenchError(
-                f"the service was READY without {', '.join(sorted(left_out))}; that is not its whole start"
-            )
-        return said
-
-    def _first_verdict(self, process: subprocess.Popen[bytes]) -> float:
+    def _first_verdict(self, process: WatchedProcess) -> float:
         """When it was heard, monotonic, s."""
-        give_up_s = time.monotonic() + WITHIN_SECONDS
-        with Subscriber(self.events, timeout_s=0.1) as events:
-            while True:
-                message = events.receive()
-                heard_s = time.monotonic()
-                if message is None or not isinstance(event := message.event, VerdictEvent):
-                    self._see_that_it_lives(process, give_up_s, "a verdict")
-                    continue
-                if (event.bundle.digest, event.precision) != (self.bundle.digest, self.precision):
-                    raise BenchError(f"the first verdict is by {event.bundle.name} in {event.precision}: {event}")
-                if event.verdict == "NO_VERDICT":
-                    raise BenchError(f"the first frame was not inspected: {event.reason}, {event.detail}")
-                return heard_s
+        with Subscriber(self.events, timeout_s=POLL_SECONDS) as events:
+            line = RunningLine(process, events)
+            event = line.until(lambda event: isinstance(event, VerdictEvent), WITHIN_SECONDS, "a verdict")
+            heard_s = time.monotonic()
+        assert isinstance(event, VerdictEvent)
+        if (event.bundle.digest, event.precision) != (self.bundle.digest, self.precision):
+            raise BenchError(f"the first verdict is by {event.bundle.name} in {event.precision}: {event}")
+        if event.verdict == "NO_VERDICT":
+            raise BenchError(f"the first frame was not inspected: {event.reason}, {event.detail}")
+        return heard_s
 
-    def _await_end(self, process: subprocess.Popen[bytes]) -> None:
-        """Its camera has shown its last frame."""
+
+def _until_ready(process: WatchedProcess, notified: socket.socket) -> list[tuple[str, float]]:
+    """What the service said it does, and when, READY last."""
+    said: list[tuple[str, float]] = []
+    give_up_s = time.monotonic() + WITHIN_SECONDS
+    while not said or said[-1][0] != READY:
         try:
-            code = process.wait(ENDED_WITHIN_SECONDS)
-        except subprocess.TimeoutExpired as error:
-            raise BenchError(
-                f"the service did not end within {ENDED_WITHIN_SECONDS:.0f} s of its last frame"
-            ) from error
-        if code:
-            raise BenchError(f"the service ended with exit code {code}: {log_tail(self.log)}")
-
-    def _see_that_it_lives(self, process: subprocess.Popen[bytes], give_up_s: float, what: str) -> None:
-        if (code := process.poll()) is not None:
-            raise BenchError(f"the service ended with exit code {code} before {what}: {log_tail(self.log)}")
-        if time.monotonic() > give_up_s:
-            raise BenchError(f"{what} did not come within {WITHIN_SECONDS:.0f} s: {log_tail(self.log)}")
+            words = notified.recv(4096).decode().split("\n")
+        except TimeoutError:
+            process.require_running()
+            if time.monotonic() > give_up_s:
+                late = f"{READY} did not come within {WITHIN_SECONDS:.0f} s"
+                raise BenchError(f"{late}: {process.log_tail()}") from None
+            continue
+        at_s = time.monotonic()
+        said += [(word.removeprefix(STATUS), at_s) for word in words if word == READY or word.startswith(STATUS)]
+    left_out = set(SAID) - {word for word, _ in said}
+    if left_out:
+        raise BenchError(f"the service was READY without {', '.join(sorted(left_out))}; that is not its whole start")
+    return said
 
 
 def import_times_ms(log: str) -> Mapping[str, float]:

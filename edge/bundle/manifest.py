@@ -11,7 +11,7 @@ from edge.errors import BundleError
 from edge.geometry.stitching import HEATMAP_CELL_PX
 from edge.inference.engine import GRAPHS, OPENVINO_GRAPH, Precision, weights_of
 
-SCHEMA = 5
+SCHEMA = 6
 """Counts up when an older reader could misread a bundle; readers refuse what is newer than they are."""
 FIRST_WITH_PRECISIONS = 3
 """Before it a tolerance said nothing of what a bundle has."""
@@ -31,6 +31,9 @@ ScoreBy = Literal["quantile", "tail", "margin"]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 PlainName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)]
 """A file name without a path: a manifest cannot point outside its bundle."""
+
+
+CameraName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,6 +108,15 @@ class Plausible(_Part, frozen=True):
     """Most, of the features of a frame's tiles from those of the product's; none: not known."""
 
 
+class CameraPlausible(_Part, frozen=True):
+    """What is plausible of one camera's frames, within its area of interest."""
+
+    plausible: Plausible
+    look_at: list[list[tuple[int, int]]]
+    look_away: list[list[tuple[int, int]]]
+    """The area's polygons, (x, y) in px: of another area the bounds say nothing."""
+
+
 class Calibration(_Part, frozen=True):
     """Thresholds in logits, and what they rest on."""
 
@@ -128,6 +140,8 @@ class Calibration(_Part, frozen=True):
     """Upper bound of the share of such frames that is rejected, with 95 % confidence (Clopper and Pearson)."""
     plausible: Plausible | None = None
     """None: a frame is judged whatever it shows, as before schema 5."""
+    plausible_by_camera: dict[CameraName, CameraPlausible] = {}
+    """Instead of `plausible`, for cameras that were calibrated by themselves; empty before schema 6."""
     groups: Annotated[int, Meta(ge=1)] | None = None
     """How many groups they are of, which the bound counts; none: each is one."""
     score_by: ScoreBy | None = None
@@ -289,6 +303,11 @@ class Manifest(_Part, frozen=True):
         return "its export did not try it" if gate is None or gate.reason is None else gate.reason
 
 
+def product_tiles_of(camera: str) -> str:
+    """The file of the features of the product's tiles as one camera sees them."""
+    return f"product_tiles.{camera}.npz"
+
+
 def decode_manifest(data: bytes, where: str) -> Manifest:
     """The manifest in `data`.
 
@@ -364,15 +383,14 @@ def _check_features(manifest: Manifest, where: str) -> None:
             f"{where} declares features as {tensor}, expected float32 of shape [null, 1 to {MOST_FEATURES}]; export it "
             "again"
         )
-    if (
-        plausible is not None
-        and plausible.distance is not None
-        and (tensor is None or PRODUCT_TILES not in manifest.files)
-    ):
-        raise BundleError(
-            f"{where} states a plausible distance of features, and has no {PRODUCT_TILES} or no features; export the "
-            "bundle again"
-        )
+    by_camera = manifest.calibration.plausible_by_camera
+    stated = {product_tiles_of(name): each.plausible for name, each in by_camera.items()}
+    for name, bounds in {**stated, PRODUCT_TILES: plausible}.items():
+        if bounds is not None and bounds.distance is not None and (tensor is None or name not in manifest.files):
+            raise BundleError(
+                f"{where} states a plausible distance of features, and has no {name} or no features; export the "
+                "bundle again"
+            )
 
 
 def _check_precisions(manifest: Manifest, where: str) -> None:

@@ -12,12 +12,13 @@ import msgspec
 
 from edge.bundle.golden import GoldenTiles
 from edge.bundle.keys import PrivateKey, PublicKey
-from edge.bundle.manifest import PRODUCT_TILES, Manifest, decode_manifest
+from edge.bundle.manifest import PRODUCT_TILES, Manifest, Plausible, decode_manifest, product_tiles_of
 from edge.bundle.plain_file import open_plain, read_plain
 from edge.bundle.plausibility import Plausibility
 from edge.bundle.product_tiles import read_product_tiles
 from edge.bundle.signature import SIGNATURE, read_signature, write_signature
 from edge.errors import BundleError
+from edge.geometry import AreaOfInterest
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision
 
 MANIFEST = "manifest.json"
@@ -57,12 +58,28 @@ class Bundle:
         Raises:
             BundleError: what it says does not fit the manifest.
         """
-        plausible, tensor = self.manifest.calibration.plausible, self.manifest.tensors.features
-        if plausible is None:
-            return None
+        plausible = self.manifest.calibration.plausible
+        return None if plausible is None else self._plausibility(plausible, PRODUCT_TILES)
+
+    def plausibility_by_camera(self) -> dict[str, tuple[AreaOfInterest, Plausibility]]:
+        """The same of cameras that were calibrated by themselves, each with the area that it holds for.
+
+        Raises:
+            BundleError: what it says does not fit the manifest.
+        """
+        return {
+            camera: (
+                AreaOfInterest.of(each.look_at, each.look_away),
+                self._plausibility(each.plausible, product_tiles_of(camera)),
+            )
+            for camera, each in self.manifest.calibration.plausible_by_camera.items()
+        }
+
+    def _plausibility(self, plausible: Plausible, file: str) -> Plausibility:
+        tensor = self.manifest.tensors.features
         if plausible.distance is None or tensor is None:
             return Plausibility(plausible)
-        return Plausibility(plausible, read_product_tiles(self.path / PRODUCT_TILES, int(tensor.shape[1] or 0)))
+        return Plausibility(plausible, read_product_tiles(self.path / file, int(tensor.shape[1] or 0)))
 
     def golden(self) -> GoldenTiles:
         """The tiles with known answers.
@@ -112,6 +129,7 @@ def open_bundle(path: Path) -> Bundle:
     bundle = Bundle(path, manifest, digest, signed_by)
     bundle.golden()
     bundle.plausibility()
+    bundle.plausibility_by_camera()
     return bundle
 
 

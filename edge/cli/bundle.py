@@ -8,7 +8,7 @@ from edge.bundle import open_bundle, open_proven_engine
 from edge.bundle.trusted import TRUSTED_KEYS, require_trusted, signer_in_words, signer_of
 from edge.cli.bundle_diff import diff
 from edge.cli.bundle_signing import keygen, sign, trust
-from edge.cli.calibrate import bound_in_words, count_frames, plausible_in_words, rule_in_words
+from edge.cli.calibration_text import count_frames, describe_bound, describe_plausible, describe_rule
 from edge.cli.engine_options import engine_option, precision_option
 from edge.cli.output import json_option, print_facts, print_json
 from edge.cli.precision_words import gate_in_words, map_checks_in_words, precision_facts
@@ -54,10 +54,14 @@ def show(bundle_path: Path, as_json: bool) -> None:
             f"colour {manifest.colour}",
             "score threshold": f"{calibration.score_threshold:.3f} logits",
             "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
-            "calibrated by": f"{rule_in_words(calibration)}, on "
+            "calibrated by": f"{describe_rule(calibration)}, on "
             f"{count_frames(calibration.frames, calibration.frames_are)}",
-            "a frame must be": plausible_in_words(calibration),
-            "false rejects": bound_in_words(calibration),
+            "a frame must be": describe_plausible(calibration.plausible),
+            **{
+                f"a frame of camera {name} must be": describe_plausible(each.plausible)
+                for name, each in calibration.plausible_by_camera.items()
+            },
+            "false rejects": describe_bound(calibration),
             "export gate": gate_in_words(manifest.gate),
             "map checks": map_checks_in_words(manifest.map_checks),
             **precision_facts(manifest),

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from edge.bundle import Bundle, GoldenTiles, open_bundle
 from edge.bundle.difference import Answers, AnswersDifference, Change, answers_difference, manifest_changes
-from edge.cli.calibrate import NOT_KNOWN, range_in_words
+from edge.cli.calibration_text import NOT_KNOWN, describe_range
 from edge.cli.engine_options import engine_option
 from edge.cli.output import json_option, print_facts, print_json, visible
 from edge.cli.precision_words import attempts_in_words
@@ -132,7 +132,7 @@ def _in_words(name: str | None, value: Any) -> Any:
         case "distance", int() | float():
             return f"up to {value:.3g}"
         case _, [(int() | float()) as low, None | int() | float() as high]:
-            return range_in_words(low, high)
+            return describe_range(low, high)
     return value
 
 

@@ -1,8 +1,9 @@
 """`heatline calibrate`."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 import msgspec
@@ -10,11 +11,12 @@ from rich.progress import track
 
 from edge.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
 from edge.bundle import Calibration, open_bundle, open_proven_engine
-from edge.bundle.manifest import Rule, ScoreBy
-from edge.bundle.plausibility import SLACK, Appearance, Plausibility, know_product, outliers
+from edge.bundle.manifest import Rule
+from edge.bundle.plausibility import Appearance, Plausibility, know_product, outliers
 from edge.bundle.store import require_place
 from edge.calibration import calibrate as calibrate_by_share
 from edge.calibration import calibrate_by_the_study, describe_support, may_reach, rejected
+from edge.cli.calibration_text import count_frames, describe_plausible, describe_rule, percent
 from edge.cli.engine_options import engine_option, precision_option
 from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json, progress_console
@@ -29,6 +31,7 @@ from edge.recalibration import (
     copies,
     counted_on,
     recalibrated,
+    record_of_thresholds,
     shift,
     write_recalibrated,
 )
@@ -41,8 +44,6 @@ SMALLEST = 1e-6
 FAR_WIDER = 1.5
 """Times what was plausible before: more is warned of."""
 SUFFIX = ".bundle"
-NOT_KNOWN = "not known: every frame gets a verdict"
-"""Of what frames must look like."""
 
 
 class Support(msgspec.Struct, frozen=True):
@@ -149,22 +150,13 @@ def calibrate(
     warnings = _refuse_shared(pictures, second_pictures)
     parent = open_bundle(bundle_path)
     was = parent.manifest
-    version = counted_on(was.version, "+cal") if version is None else version
-    if version.strip() in ("", was.version):
-        raise click.UsageError(
-            f"--version {version!r} tells the new bundle from none; name one other than {was.version!r}"
-        )
-    if not version.isprintable():
-        raise click.UsageError(f"--version {version!r} is no text of one line; events carry it, name a plain one")
-    target = target or _beside(bundle_path)
-    if not dry_run:
-        _refuse_place(target, bundle_path)
+    new = NewBundle.beside(bundle_path, was.version, target, version, dry_run=dry_run)
     proven = open_proven_engine(parent, kind, precision)
     inspector = Inspector(was, proven.engine)
 
-    frames, appearances = pictures.run(inspector, _progress("good frames"))
-    warnings += _odd_ones(pictures, appearances)
-    second_frames, second_appearances = second_pictures.run(inspector, _progress("second shift"))
+    frames, appearances = pictures.run(inspector, progress("good frames"))
+    warnings += odd_ones(pictures, appearances)
+    second_frames, second_appearances = second_pictures.run(inspector, progress("second shift"))
     plausibility = know_product(appearances)
     frames_are = f"good frames of {pictures.names}"
     share = FALSE_REJECT if false_reject is None else false_reject
@@ -179,7 +171,9 @@ def calibrate(
             coldest_defect=was.calibration.coldest_defect,
         )
     )
-    calibration = msgspec.structs.replace(calibration, plausible=plausibility.plausible)
+    calibration = msgspec.structs.replace(
+        calibration, plausible=plausibility.plausible, plausible_by_camera=was.calibration.plausible_by_camera
+    )
     first = shift(pictures, frames, calibration.score_threshold)
     second = None
     if second_frames:
@@ -192,12 +186,12 @@ def calibrate(
     if (few := describe_support(calibration)) is not None:
         warnings.append(few)
     warnings += _look_hot(len(frames), rejected(frames, was.calibration.score_threshold), was.calibration)
-    manifest = recalibrated(parent, calibration, version, second, proven.engine)
-    written = None if dry_run else write_recalibrated(target, parent, manifest, plausibility.tiles)
+    manifest = recalibrated(parent, calibration, new.version, proven.engine, record_of_thresholds(calibration, second))
+    written = None if dry_run else write_recalibrated(new.target, parent, manifest, plausibility.tiles)
     report = Report(
         written=None if written is None else str(written.path),
         digest=None if written is None else written.digest,
-        version=version,
+        version=new.version,
         engine=kind,
         precision=proven.engine.precision,
         fell_back=proven.fell_back,
@@ -219,18 +213,35 @@ def calibrate(
     if as_json:
         print_json(report)
     else:
-        print_facts(f"{target} {'would be' if dry_run else 'is'} written", _facts(report))
+        print_facts(f"{new.target} {'would be' if dry_run else 'is'} written", _facts(report))
 
 
-def _refuse_place(target: Path, bundle_path: Path) -> None:
-    """See that a new bundle can be written there, before any frame is run.
+class NewBundle(NamedTuple):
+    """Where a bundle that is calibrated again goes, and its version."""
 
-    Raises:
-        BundleError: it cannot.
-    """
-    if bundle_path.resolve() in target.resolve().parents:
-        raise BundleError(f"{target} lies in {bundle_path}, which stays as it is; name a folder beside it with --to")
-    require_place(target)
+    target: Path
+    version: str
+
+    @classmethod
+    def beside(cls, bundle: Path, was: str, target: Path | None, version: str | None, *, dry_run: bool) -> "NewBundle":
+        """As `--to` and `--version` say, else beside the old one, whose version was `was`. See that it can be written
+        there, before any frame is run.
+
+        Raises:
+            UsageError: the version is none.
+            BundleError: it cannot be written there.
+        """
+        version = counted_on(was, "+cal") if version is None else version
+        if version.strip() in ("", was):
+            raise click.UsageError(f"--version {version!r} tells the new bundle from none; name one other than {was!r}")
+        if not version.isprintable():
+            raise click.UsageError(f"--version {version!r} is no text of one line; events carry it, name a plain one")
+        target = target or _beside(bundle)
+        if not dry_run:
+            if bundle.resolve() in target.resolve().parents:
+                raise BundleError(f"{target} lies in {bundle}, which stays as it is; name a folder beside it with --to")
+            require_place(target)
+        return cls(target, version)
 
 
 def _look_hot(frames: int, rejected_before: int, before: Calibration) -> list[str]:
@@ -240,12 +251,12 @@ def _look_hot(frames: int, rejected_before: int, before: Calibration) -> list[st
         return []
     return [
         f"the old thresholds reject {rejected_before} of these {format_count(frames, 'good frame')}, where "
-        f"{_percent(allowed)} were to "
+        f"{percent(allowed)} were to "
         "be expected: look at them before this bundle is used, as a defective frame among them hides defects like it"
     ]
 
 
-def _odd_ones(pictures: GoodPictures, appearances: Sequence[Appearance]) -> list[str]:
+def odd_ones(pictures: GoodPictures, appearances: Sequence[Appearance]) -> list[str]:
     """Warns of good frames that look like no other.
 
     Raises:
@@ -310,74 +321,6 @@ def _unlike(
     return said
 
 
-def range_in_words(low: float, high: float | None) -> str:
-    """What is plausible from `low` to `high`; None: there is no highest.
-
-    >>> range_in_words(224, 224), range_in_words(60.04, 140.0), range_in_words(0.0512, None)
-    ('224', '60 to 140', '0.0512 or more')
-    """
-    if high is None:
-        return f"{_short(low)} or more"
-    return _short(low) if low == high else f"{_short(low)} to {_short(high)}"
-
-
-def _short(number: float) -> str:
-    return str(number) if isinstance(number, int) else f"{number:.3g}"
-
-
-def plausible_in_words(calibration: Calibration) -> str:
-    """What frames must look like to get a verdict."""
-    plausible = calibration.plausible
-    if plausible is None:
-        return NOT_KNOWN
-    size = " x ".join(range_in_words(*px) for px in (plausible.width_px, plausible.height_px))
-    vitals = "; ".join(f"{name} {range_in_words(*getattr(plausible, name))}" for name in SLACK)
-    features = (
-        "features of tiles are not known"
-        if plausible.distance is None
-        else f"features up to {plausible.distance:.3g} from the product's"
-    )
-    return f"{size} px; {vitals}; {features}; by {format_count(plausible.frames, 'frame')}"
-
-
-_SCORE_BY: Mapping[ScoreBy | None, str] = {
-    None: "",
-    "quantile": "",
-    "tail": ", by a normal distribution of their highest logits",
-    "margin": ", with a margin to the defective frames",
-}
-
-
-def count_frames(count: int, frames_are: str) -> str:
-    """A count of frames and which they are, as `1 good frame of early`.
-
-    Args:
-        frames_are: in the plural, as a calibration keeps it.
-    """
-    return f"{count} {frames_are.replace('frames', 'frame', 1) if count == 1 else frames_are}"
-
-
-def rule_in_words(calibration: Calibration) -> str:
-    """What set the thresholds."""
-    if calibration.false_reject_per_frame is None:
-        return f"{calibration.rule}: probability above 0.5"
-    share = _percent(calibration.false_reject_per_frame)
-    words = f"{calibration.rule}: {share} of good frames{_SCORE_BY[calibration.score_by]}"
-    if calibration.evidence_quantile is None:
-        return words
-    return f"{words}, evidence by the {_percent(calibration.evidence_quantile)} quantile of their heatmap cells"
-
-
-def bound_in_words(calibration: Calibration) -> str:
-    """What the frames say of the share of good frames that will be rejected."""
-    if calibration.rejected is None or calibration.false_reject_at_most is None:
-        return "not told by this bundle"
-    return (
-        f"{calibration.rejected} of {calibration.frames} of these frames; with {_percent(CONFIDENCE)} confidence "
-        f"at most {_percent(calibration.false_reject_at_most)} of such frames"
-    )
-
-
 def _refuse_shared(pictures: GoodPictures, second: GoodPictures) -> list[str]:
     """Warns of copies within a shift.
 
@@ -409,7 +352,7 @@ def _beside(bundle_path: Path) -> Path:
     return path.with_name(counted_on(path.name.removesuffix(suffix), "-cal") + suffix)
 
 
-def _progress(what: str) -> Callable[[Sequence[Path]], Iterable[Path]]:
+def progress(what: str) -> Callable[[Sequence[Path]], Iterable[Path]]:
     console = progress_console()
     return lambda files: track(files, what, console=console, disable=not (console.is_terminal and files))
 
@@ -430,11 +373,11 @@ def _facts(report: Report) -> dict[str, object]:
         "version": f"{report.version}, from {before.version}",
         "digest": report.digest or "none, this is a dry run",
         "signed by": "nobody, as it is another bundle now: heatline bundle sign",
-        "calibrated by": f"{rule_in_words(calibration)}, on {count_frames(calibration.frames, calibration.frames_are)}",
+        "calibrated by": f"{describe_rule(calibration)}, on {count_frames(calibration.frames, calibration.frames_are)}",
         "computed by": f"{report.engine} in {report.precision}",
         "score threshold": f"{calibration.score_threshold:.3f} logits, was {before.score_threshold:.3f}",
         "evidence threshold": f"{calibration.evidence_threshold:.3f} logits, was {before.evidence_threshold:.3f}",
-        "a frame must be": plausible_in_words(calibration),
+        "a frame must be": describe_plausible(calibration.plausible),
         "false rejects": f"{_outcome(first)}; by the old threshold {before.rejected}",
         "what they support": _support_in_words(calibration, report.support),
         "hottest": _hottest(first),
@@ -445,8 +388,8 @@ def _facts(report: Report) -> dict[str, object]:
         second = report.second_shift
         facts["second shift"] = count_frames(second.frames, second.frames_are)
         facts["its false rejects"] = (
-            f"{_outcome(second)}; with {_percent(CONFIDENCE)} confidence between {_percent(second.interval[0])} and "
-            f"{_percent(second.interval[1])}"
+            f"{_outcome(second)}; with {percent(CONFIDENCE)} confidence between {percent(second.interval[0])} and "
+            f"{percent(second.interval[1])}"
         )
         facts["beside the first"] = (
             f"{'differs' if second.differs else 'no difference beyond chance'}: p = {second.rejected_p:.2g} by "
@@ -460,14 +403,14 @@ def _support_in_words(calibration: Calibration, support: Support | None) -> str:
     bound = calibration.false_reject_at_most
     assert bound is not None
     frames = format_count(calibration.frames, "good frame")
-    words = f"{frames}: with {_percent(CONFIDENCE)} confidence the false-reject rate is at most {_percent(bound)}"
+    words = f"{frames}: with {percent(CONFIDENCE)} confidence the false-reject rate is at most {percent(bound)}"
     share = calibration.false_reject_per_frame
     if support is None or share is None:
         return words
     if share == 0:
         return f"{words}; no number of frames shows that none is ever rejected"
     words += (
-        f"; to show {_percent(share)} takes {format_count(support.frames_with_none or 0, 'frame')} of which none "
+        f"; to show {percent(share)} takes {format_count(support.frames_with_none or 0, 'frame')} of which none "
         "reaches the threshold, or "
         f"{support.frames_with_one} with one"
     )
@@ -490,13 +433,9 @@ def _share_for(count: int, frames: int) -> str:
 
 
 def _outcome(one: Shift) -> str:
-    return f"{one.rejected} of {one.frames}, {_percent(one.rejected_share)}"
+    return f"{one.rejected} of {one.frames}, {percent(one.rejected_share)}"
 
 
 def _hottest(one: Shift) -> str:
     frames = ", ".join(f"{frame.file} {frame.highest_logit:.3f}" for frame in one.hottest)
     return f"{frames}; look whether they are truly good"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"

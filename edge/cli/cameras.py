@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from edge.cameras.listing import Found, list_all
+from edge.cli.calibrate_camera import calibrate_camera
 from edge.cli.finite_range import FiniteRange
 from edge.cli.grab_words import grab_facts
 from edge.cli.output import json_option, print_facts, print_json, progress_console, visible
@@ -30,7 +31,10 @@ POLL_SECONDS = 0.05
 
 @click.group(epilog="Example: heatline cameras list && heatline cameras grab line.toml -n 10")
 def cameras() -> None:
-    """Look for cameras, and at what they send."""
+    """Look for cameras, look at what they send, and calibrate what it must look like."""
+
+
+cameras.add_command(calibrate_camera)
 
 
 @cameras.command("list", epilog="Example: heatline cameras list --interface enp3s0")

@@ -10,7 +10,7 @@ import msgspec
 from edge.bundle.manifest import Plausible
 from edge.bundle.trusted import signer_in_words
 from edge.cameras.looking import area_of
-from edge.cli.calibrate import plausible_in_words
+from edge.cli.calibration_text import describe_plausible
 from edge.cli.output import json_option, print_facts, print_json
 from edge.config import JournalConfig, LineConfig, load_config
 from edge.delivery.security.access import Access
@@ -62,6 +62,7 @@ def check(line: Path, as_json: bool) -> None:
         "score_threshold": setup.inspector.thresholds.score,
         "evidence_threshold": setup.inspector.thresholds.evidence,
         "plausible": _plausible(setup),
+        "plausible_by_camera": sorted(setup.inspector.plausibility_by_camera),
         "acting": config.acting,
         "other_products": others,
         "cameras": cameras,
@@ -81,7 +82,7 @@ def check(line: Path, as_json: bool) -> None:
     shown["bundle"] = f"{manifest.name} {manifest.version} ({setup.bundle.digest[:12]})"
     shown["engine_settings"] = f"{prepared.engine.settings}, as {prepared.engine.tuned_by or line} says"
     del shown["tuned_by"]
-    shown["plausible"] = _plausible_in_words(setup)
+    shown["plausible"] = _describe_plausible(setup)
     for name in ("commands", "product", "line_key", "not_tuned"):
         if shown[name] is None:
             del shown[name]
@@ -141,11 +142,12 @@ def _plausible(setup: Setup) -> Plausible | None:
     return None if setup.inspector.plausibility is None else setup.inspector.plausibility.plausible
 
 
-def _plausible_in_words(setup: Setup) -> str:
-    calibration = setup.bundle.manifest.calibration
-    if setup.inspector.plausibility is None and calibration.plausible is not None:
+def _describe_plausible(setup: Setup) -> str:
+    calibration, inspector = setup.bundle.manifest.calibration, setup.inspector
+    if inspector.plausibility is None and calibration.plausible is not None:
         return "not checked, as thresholds.check_plausibility says"
-    return plausible_in_words(calibration)
+    others = ", ".join(sorted(inspector.plausibility_by_camera))
+    return describe_plausible(calibration.plausible) + (f"; by its own bounds: camera {others}" if others else "")
 
 
 def _product_in_words(told: dict[str, Any]) -> str:
@@ -175,7 +177,7 @@ def _camera(each: OpenCamera, setup: Setup) -> dict[str, Any]:
     tiles = len(inspector.stitcher((height, width), area).grid)
     implausible = None
     try:
-        if inspector.plausibility is not None:
+        if inspector.plausibility is not None or camera.name in inspector.plausibility_by_camera:
             implausible = inspector.finish(inspector.start(checked, area)).implausible
     finally:
         checked.release()

@@ -31,6 +31,15 @@ class AreaOfInterest:
         """From any lists of polygons."""
         return cls(_frozen(look_at), _frozen(look_away))
 
+    def box(self, frame_hw: tuple[int, int]) -> tuple[slice, slice]:
+        """Rows and columns of the smallest rectangle that holds what is looked at of a frame, whatever is looked away
+        from.
+        """
+        if not self.look_at:
+            return slice(0, frame_hw[0]), slice(0, frame_hw[1])
+        x, y = zip(*(point for polygon in self.look_at for point in polygon), strict=True)
+        return slice(max(min(y), 0), max(max(y) + 1, 0)), slice(max(min(x), 0), max(max(x) + 1, 0))
+
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """The pixels that belong to it, bool [H, W]."""
         inside = np.full(frame_hw, not self.look_at, np.bool_)

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
@@ -108,6 +109,7 @@ class Inspector:
         overlap_px: overrides the bundle's overlap of tiles.
         thresholds: override the bundle's calibration.
         plausibility: what frames must look like; None: whatever they do.
+        plausibility_by_camera: the same within the area of interest, instead, of some cameras.
     """
 
     def __init__(
@@ -118,10 +120,12 @@ class Inspector:
         thresholds: Thresholds | None = None,
         overlap_px: int | None = None,
         plausibility: Plausibility | None = None,
+        plausibility_by_camera: Mapping[str, Plausibility] | None = None,
     ) -> None:
         calibration = settings.calibration
         self.thresholds = thresholds or Thresholds(calibration.score_threshold, calibration.evidence_threshold)
         self._engine, self.plausibility = engine, plausibility
+        self.plausibility_by_camera = plausibility_by_camera or {}
         grid, overlap = settings.grid, settings.grid.overlap_px if overlap_px is None else overlap_px
 
         # Bounded: a folder of pictures of every size must not fill the memory with stitchers. Yet more than a line has
@@ -133,7 +137,7 @@ class Inspector:
 
         self.stitcher = stitcher
 
-    def start(self, frame: Frame, area: AreaOfInterest = WHOLE_FRAME) -> PendingFrame:
+    def start(self, frame: Frame, area: AreaOfInterest = WHOLE_FRAME, *, vitals_of_area: bool = False) -> PendingFrame:
         """Cut a frame into tiles and hand them to the engine; returns as soon as the last is handed over.
 
         Where another thread finishes it, this one goes on to start frames, or to have the engine `collect`.
@@ -141,13 +145,17 @@ class Inspector:
         Args:
             area: what of the frame is to be inspected. Tiles wholly outside are neither cut nor inferred, and the
                 pending frame's `logits` and `maps` are of the others alone.
+            vitals_of_area: take the vitals of the area's box and not of the whole frame, as for cameras in
+                `plausibility_by_camera`.
         Raises:
             InputError: the image does not fit its pixel format.
             GeometryError: no pixel of the frame belongs to the area.
         """
         rgb = to_rgb(frame.image, frame.pixel_format)
         height, width = rgb.shape[:2]
-        pending = PendingFrame(frame, self.stitcher((height, width), area), Vitals.of(rgb))
+        boxed = vitals_of_area or frame.stamp.camera in self.plausibility_by_camera
+        stitcher = self.stitcher((height, width), area)
+        pending = PendingFrame(frame, stitcher, Vitals.of(rgb[area.box((height, width))] if boxed else rgb))
         grid = pending.stitcher.grid
         for first in range(0, len(grid), self._engine.batch):
             self._submit(rgb, grid, pending, first, min(self._engine.batch, len(grid) - first))
@@ -164,7 +172,8 @@ class Inspector:
             judgement = judge(pending.logits, pending.maps, pending.stitcher, self.thresholds)
         except ValueError as error:
             raise EngineError(f"frame {pending.frame.stamp.frame_id} cannot be judged: {error}") from error
-        if self.plausibility is None or (objection := self.plausibility.objection(pending.appearance)) is None:
+        known = self.plausibility_by_camera.get(pending.frame.stamp.camera, self.plausibility)
+        if known is None or (objection := known.objection(pending.appearance)) is None:
             return judgement
         return replace(judgement, implausible=objection)
 

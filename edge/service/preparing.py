@@ -2,16 +2,18 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge.bundle import Bundle, ProvenEngine, open_bundle, open_proven_engine
+from edge.bundle.plausibility import Plausibility
 from edge.bundle.trusted import require_trusted, signer_of
 from edge.cameras.looking import area_of
 from edge.config import LineConfig
 from edge.engine_config import EngineConfig
 from edge.errors import ConfigError, HeatlineError
+from edge.geometry import AreaOfInterest
 from edge.inspection.inspector import Inspector
 from edge.inspection.setup import Setup
 from edge.inspection.verdict import Thresholds
@@ -71,12 +73,15 @@ def prepare(
     else:
         # To write a compiled graph out holds up all threads: a line that inspects cannot have that.
         proven, engine = _open(bundle, engine, config.engine, say, cache_folder() if like is None else None)
+    areas = {camera.name: area_of(camera) for camera in config.cameras}
+    checked = config.thresholds.check_plausibility in (None, True)
     inspector = Inspector(
         bundle.manifest,
         proven.engine,
         thresholds=_thresholds(config, bundle),
         overlap_px=overlap,
-        plausibility=bundle.plausibility() if config.thresholds.check_plausibility in (None, True) else None,
+        plausibility=bundle.plausibility() if checked else None,
+        plausibility_by_camera=_plausibility_by_camera(bundle, areas) if checked else None,
     )
     if config.thresholds.check_plausibility and bundle.manifest.calibration.plausible is None:
         logger.warning(
@@ -90,11 +95,24 @@ def prepare(
         inspector,
         signed_by=signed_by,
         product=config.product,
-        areas={camera.name: area_of(camera) for camera in config.cameras},
+        areas=areas,
         acting=config.acting,
         heatmaps=config.events.heatmaps,
     )
     return Prepared(config, setup, engine, asked_for)
+
+
+def _plausibility_by_camera(bundle: Bundle, areas: Mapping[str, AreaOfInterest]) -> dict[str, Plausibility]:
+    """Of the line's cameras that were calibrated by themselves, with the area that they have now."""
+    known = bundle.plausibility_by_camera()
+    for camera in known.keys() & areas.keys():
+        if known[camera][0] != areas[camera]:
+            logger.warning(
+                "camera %s has another area of interest than when it was calibrated, so that it is held to what the "
+                "bundle knows of all cameras; calibrate it again: heatline calibrate --camera",
+                camera,
+            )
+    return {camera: one for camera, (area, one) in known.items() if areas.get(camera) == area}
 
 
 def cache_folder() -> Path | None:

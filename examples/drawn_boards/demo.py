@@ -15,16 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from boards import write_boards
 from page import FrameOnPage, write_page
 from rich.console import Console
-from rich.progress import track
 
-from bench.line_run import run_line
+from bench.watched_line import run_line
 from edge.bundle import Manifest, open_bundle
 from edge.delivery.messages import StatusEvent, VerdictEvent
 from edge.errors import DemoError, HeatlineError
 from edge.images import read_image
-from train.boards import write_boards
 from train.evaluation.scoring import score_frame
 
 HERE = Path(__file__).parent
@@ -84,7 +83,8 @@ def run(out: Path) -> None:
     console = Console()
     started = time.monotonic()
     manifest = open_bundle(BUNDLE).manifest
-    draw(out / "boards", console)
+    if not (out / "boards").exists():  # from an earlier run
+        write_boards(out / "boards", BOARDS, SEED, workers=os.cpu_count() or 1)
     drawn = time.monotonic()
     events, final = inspect(out)
     inspected = time.monotonic()
@@ -102,14 +102,6 @@ def run(out: Path) -> None:
     )
     if not all(each.kept for each in checks):
         raise DemoError("not every promise was kept; see above")
-
-
-def draw(folder: Path, console: Console) -> None:
-    """Draw the boards, if they are not there from an earlier run."""
-    steps = iter(track(range(BOARDS + 1), "drawing boards", console=console))
-    write_boards(folder, BOARDS, SEED, workers=os.cpu_count() or 1, on_progress=lambda _done, _count: next(steps, None))
-    for _ in steps:
-        pass
 
 
 def inspect(out: Path) -> tuple[list[VerdictEvent], StatusEvent]:

@@ -6,8 +6,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 work=${1:-runs/drawn-boards}
 bundle=${2:-$work/bundle}
 
-heatline data draw-boards "$work/boards" --count 240 --seed 1 --defects 16
-heatline data draw-boards "$work/good" --count 100 --seed 3 --defects 0
+[ -e "$work/boards" ] || python "$here/draw.py" "$work/boards" --count 240 --seed 1 --defects 16
+[ -e "$work/good" ] || python "$here/draw.py" "$work/good" --count 100 --seed 3 --defects 0
 if [ ! -e "$work/run/config.yaml" ]; then
     heatline train data="$work/boards" truth=masks out="$work/run" seed=1 recipe.folds=1 recipe.width=64 \
         recipe.steps=400 recipe.finetune_steps=1200 recipe.finetune_lr=0.0006 recipe.copies.most=0 \

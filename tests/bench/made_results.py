@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from bench.camera_rates import Trial
 from bench.end_to_end.end_to_end import EndToEnd
 from bench.end_to_end.highest import Highest
 from bench.end_to_end.idle import Idle
@@ -21,6 +20,7 @@ from bench.map_cost.rows import Cost as MapCost
 from bench.map_cost.rows import MapCosts, Row
 from bench.peers.peers import PeersBench, SystemSpeed
 from bench.peers.systems import ENGINE, OURS, Cannot, SystemName
+from bench.rate_search import Trial
 from bench.recipes.rows import FoldFigures, RecipeResult
 from bench.result_file import new_report, write_result
 from bench.spread import Spread

@@ -26,13 +26,11 @@ ROOT = Path(__file__).parents[2]
 
 WITHOUT_EXTRAS = """
 import sys
-extras = "torch timm lightning hydra torchmetrics optuna onnx onnxscript nncf jinja2 pytest".split()
+extras = "torch timm lightning hydra torchmetrics optuna onnx onnxscript nncf jinja2 matplotlib pytest".split()
 sys.modules.update(dict.fromkeys(extras))  # an import of one fails
 import bench.command, bench.tune.tune, bench.startup.startup, bench.stages.stages, bench.peers.peers
 from bench.machine import machine
-from bench.report.write import make_report
-from pathlib import Path
-print(machine()["affinity"], make_report([Path("bench/results")]).files)
+print(machine()["affinity"])
 """
 
 
@@ -41,8 +39,7 @@ def test_a_line_pc_needs_no_extra_and_only_cores_that_may_be_used_count() -> Non
     pinned = ["taskset", "-c", str(core), sys.executable, "-W", "error", "-c", WITHOUT_EXTRAS]
     result = subprocess.run(pinned, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    affinity, _, files = result.stdout.partition("] ")
-    assert (affinity, int(files) > 20) == (f"[{core}", True)
+    assert result.stdout == f"[{core}]\n"
 
 
 ENDED_BY_SIGTERM = """
@@ -55,8 +52,8 @@ def measure(*_, **__):
         print(folder, flush=True)
         signal.raise_signal(signal.SIGTERM)
 
-import_module("bench.soak.soak").measure_soak = measure
-bench.main(["soak", "--quick"], standalone_mode=False)
+import_module("bench.startup.startup").measure_startup = measure
+bench.main(["startup"], standalone_mode=False)
 """
 
 
@@ -90,7 +87,7 @@ def test_a_result_is_read_as_it_was_written_also_through_a_link(tmp_path: Path, 
 def test_a_file_that_cannot_be_written_is_refused_before_the_measurement(tmp_path: Path) -> None:
     (tmp_path / ".a.json.new").mkdir()  # in the way of what is written before it takes the place of a.json
     for out in (tmp_path / "nowhere" / "a.json", tmp_path / "a.json", tmp_path / ("l" * 252)):
-        result = CliRunner().invoke(command, ["soak", "--quick", "--out", str(out)])
+        result = CliRunner().invoke(command, ["startup", "--out", str(out)])
         assert isinstance(result.exception, BenchError)
         assert f"{out} cannot be written" in str(result.exception)
         assert "name another file with --out" in str(result.exception)
@@ -122,7 +119,7 @@ def test_what_cannot_be_measured_is_refused_alike_before_anything_is_done(
         assert refused.output == "", "nothing was drawn or started"
     gone = ROOT / "nowhere" / "bundle"
     monkeypatch.setattr("bench.commands.common.SHIPPED_BUNDLE", gone)
-    result = CliRunner().invoke(command, ["soak", "--quick", "--bundle", str(gone)])
+    result = CliRunner().invoke(command, ["startup", str(gone)])
     assert "name a bundle" in str(result.exception)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from bench.spread import Spread
 from bench.stages.inspecting import ReadyInputs, encode, judging, require_answers, stitch, tile, whole
@@ -28,12 +29,16 @@ HW = (210, 500)
 OVERLAP, CELL_PX = 2, 4
 
 
+def squares(bundle: Bundle, hw: tuple[int, int], seed: int) -> NDArray[np.uint8]:
+    """Dark squares, over and over until the frame is full."""
+    once = dark_square(dark_square(white_frame((250, 250)), 20, 30), 150, 90, side=20)
+    return np.ascontiguousarray(once[np.arange(hw[0])[:, None] % 250, np.arange(hw[1]) % 250])
+
+
 @pytest.fixture(scope="module")
 def prepared(bundle: Bundle) -> Iterator[Prepared]:
-    """Of dark squares, as a board takes a second to draw."""
     with pytest.MonkeyPatch.context() as patch:
-        white = white_frame((250, 250))
-        patch.setattr("bench.stages.prepared._board", lambda: dark_square(dark_square(white, 20, 30), 150, 90, side=20))
+        patch.setattr("bench.stages.prepared.golden_mosaic", squares)
         yield prepare(bundle, open_proven_engine(bundle), HW)
 
 

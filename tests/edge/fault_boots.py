@@ -6,6 +6,7 @@ import select
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from bench.watched_line import POLL_SECONDS
 from edge.delivery.journal.errors import JournalMissingError
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.messages import VerdictEvent
@@ -13,7 +14,7 @@ from edge.delivery.subscriber import Subscriber
 from edge.frames import Stamp
 from edge.inspection.flight_recorder import FILE_NAME, Told, last_run
 from tests.command import HEATLINE, WITHIN_SECONDS
-from tests.edge.lines import Heard, RunningLine, children, started
+from tests.edge.lines import Heard, RunningLine, children, line_started
 
 
 class Boots:
@@ -27,7 +28,7 @@ class Boots:
     @contextlib.contextmanager
     def boot(self, command: Sequence[str | Path] = (HEATLINE, "run")) -> Iterator[RunningLine]:
         """The line's next life. What is still on the wire of the one before comes first, and is kept with that one."""
-        with started(*command, self._line, env=self._env) as process:
+        with line_started(self._line, self._env, command) as process:
             run = RunningLine(process, self._events)
             first = run.until(lambda event: event.boot_id not in self.heard)
             self._sort(run)
@@ -47,7 +48,7 @@ class Boots:
 
 @contextlib.contextmanager
 def boots(line: Path, address: str, state: Path) -> Iterator[Boots]:
-    with Subscriber(address, timeout_s=WITHIN_SECONDS) as events:
+    with Subscriber(address, timeout_s=POLL_SECONDS) as events:
         yield Boots(events, line, {"STATE_DIRECTORY": str(state)})
 
 

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,10 +18,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import watched_line
+from bench.watched_line import POLL_SECONDS
+from bench.watched_process import WatchedProcess
 from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, Handshake, JournalEvent, StatusEvent, VerdictEvent
 from edge.delivery.security.curve import ClientKeys
 from edge.delivery.subscriber import Subscriber
-from edge.errors import EventsLostError
+from edge.errors import BenchError, EventsLostError
 from tests.command import HEATLINE, WITHIN_SECONDS, process_env
 from tests.small_bundle import dark_square, white_frame
 
@@ -112,22 +116,26 @@ class Heard:
 
 
 class RunningLine:
-    """A `heatline run` process and a subscriber to it."""
+    """A line that runs, and all that was heard of it; a test that waits in vain fails with its log."""
 
-    def __init__(self, process: subprocess.Popen[str], events: Subscriber) -> None:
-        self.process, self._events = process, events
+    def __init__(self, process: WatchedProcess, events: Subscriber) -> None:
+        self.process = process
+        self._line = watched_line.RunningLine(process, events)
         self.heard = Heard([], [], [])
 
     def next(self) -> Event:
-        while True:
+        give_up = time.monotonic() + WITHIN_SECONDS
+        heard = None
+        while heard is None:
+            assert time.monotonic() < give_up, f"nothing came any more\n{self._log()}"
             try:
-                message = self._events.receive()
-                break
-            except EventsLostError as error:
-                self.heard.lost.append(error)
-        assert message is not None, f"nothing came any more\n{self._log()}"
-        self.heard.add(message.event)
-        return message.event
+                heard = self._line.next()
+            except BenchError as error:
+                raise AssertionError(f"{error}\n{self._log()}") from error
+            self.heard.lost += self._line.lost
+            self._line.lost.clear()
+        self.heard.add(heard.event)
+        return heard.event
 
     def until(self, wanted: Callable[[Event], bool]) -> Any:
         """The next event that is wanted; whoever waits for one that does not come is cut off in the end."""
@@ -196,13 +204,13 @@ class RunningLine:
 
     def exit_code(self) -> int:
         """Its exit code; its log goes to standard error, which is shown where a test fails."""
-        _, log = self.process.communicate(timeout=WITHIN_SECONDS)
-        print(log, file=sys.stderr)
-        return self.process.returncode
+        code = self.process.wait(WITHIN_SECONDS)
+        print(self.process.log(), file=sys.stderr)
+        return code
 
     def _log(self) -> str:
         self.process.kill()
-        return self.process.communicate(timeout=WITHIN_SECONDS)[1]
+        return self.process.log()
 
 
 @contextlib.contextmanager
@@ -210,11 +218,21 @@ def running(
     line: Path, address: str, env: Mapping[str, str] | None = None, keys: ClientKeys | None = None
 ) -> Iterator[RunningLine]:
     """Run a line; whatever happens, its process is gone at the end."""
-    with (
-        Subscriber(address, timeout_s=WITHIN_SECONDS, keys=keys) as events,
-        started(HEATLINE, "run", line, env=env) as process,
-    ):
+    with Subscriber(address, timeout_s=POLL_SECONDS, keys=keys) as events, line_started(line, env=env) as process:
         yield RunningLine(process, events)
+
+
+@contextlib.contextmanager
+def line_started(
+    line: Path, env: Mapping[str, str] | None = None, command: Sequence[str | Path] = (HEATLINE, "run")
+) -> Iterator[WatchedProcess]:
+    """A line's process."""
+    with (
+        tempfile.NamedTemporaryFile(prefix="heatline-line-") as log,
+        WatchedProcess("the line", [*command, line], Path(log.name), env=process_env(env)) as process,
+    ):
+        process.start()
+        yield process
 
 
 @contextlib.contextmanager

@@ -94,3 +94,19 @@ def test_areas_of_the_same_polygons_are_one_key() -> None:
     from_tuples = AreaOfInterest((((0, 0), (2, 0), (2, 2)),), (((1, 1), (2, 1), (2, 2)),))
     assert {from_lists: "kept"}[from_tuples] == "kept"
     assert from_lists != AreaOfInterest.of(from_lists.look_away, from_lists.look_at)
+
+
+@given(POLYGONS, POLYGONS, FRAME_HW)
+def test_its_box_holds_every_pixel_that_belongs_to_it(
+    look_at: list[Polygon], look_away: list[Polygon], frame_hw: tuple[int, int]
+) -> None:
+    area = AreaOfInterest.of(look_at, look_away)
+    outside = area.mask(frame_hw)
+    outside[area.box(frame_hw)] = False
+    assert not outside.any()
+
+
+def test_its_box_is_no_larger_than_its_polygons() -> None:
+    area = AreaOfInterest.of([[(1, 1), (3, 2), (2, 2)], [(5, 0), (5, 0), (5, 0)]], [[(0, 0), (9, 0), (9, 9)]])
+    assert area.box((10, 10)) == (slice(0, 3), slice(1, 6))
+    assert WHOLE_FRAME.box((10, 20)) == (slice(0, 10), slice(0, 20))

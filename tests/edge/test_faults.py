@@ -244,8 +244,8 @@ def end(run: RunningLine) -> tuple[Heard, str]:
     """What was heard up to its end, of which no frame is lost, and its log."""
     run.process.send_signal(signal.SIGTERM)
     heard = run.until_stopped()
-    _, log = run.process.communicate(timeout=WITHIN_SECONDS)
-    assert run.process.returncode == 0, log
+    assert run.exit_code() == 0
+    log = run.process.log()
     assert_every_frame_has_its_event(heard, ["top"])
     assert {event.reason for event in heard.verdicts} <= {None, "dropped.stopped"}, "those that waited at the end"
     assert heard.alarms == []

@@ -217,8 +217,8 @@ def test_the_service_keeps_its_graph_where_systemd_says_and_starts_whatever_beco
     for _ in range(2):
         with running(line, address, env={"CACHE_DIRECTORY": str(folder)}) as run:
             assert [event.verdict for event in run.until_stopped().verdicts] == ["GOOD", "GOOD", "DEFECT"]
-            logs.append(run.process.communicate()[1])
-        assert run.process.returncode == 0
+            assert run.exit_code() == 0
+            logs.append(run.process.log())
         the_one(folder).write_bytes(forged(the_one(folder), os.urandom(1000)))
     assert "WARNING" not in logs[0]
     assert "a graph that was compiled before is of no use" in logs[1], "it was read, and the line started all the same"

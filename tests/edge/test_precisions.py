@@ -14,7 +14,7 @@ from edge.bundle import Bundle, open_bundle, open_proven_engine
 from edge.errors import BundleError, ConfigError, EngineError, PrecisionError
 from edge.inference import Precision, infer, open_engine, openvino_engine
 from export.openvino_ir import to_openvino
-from tests.command import WITHIN_SECONDS, complaint, heatline
+from tests.command import complaint, heatline
 from tests.edge.lines import notify_socket, running, small_frames, write_line, write_pictures
 from tests.small_bundle import (
     GAIN,
@@ -268,7 +268,8 @@ def test_a_running_line_says_that_it_computes_in_f32_instead(far_off: Bundle, tm
     with notify_socket(tmp_path) as systemd, running(line, address, env=systemd.env) as run:
         systemd.wait_for("READY=1")  # else the socket's queue may be full when it stops
         heard = run.until_stopped()
-        _, log = run.process.communicate(timeout=WITHIN_SECONDS)
+        run.exit_code()
+        log = run.process.log()
         status = systemd.rest()[-1]
     assert {event.precision for event in [*heard.verdicts, *heard.statuses]} == {"f32"}
     assert status == "STATUS=NOT_READY: stopped, 3 events, in f32 instead of int8"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge.cli.calibrate import count_frames
+from edge.cli.calibration_text import count_frames
 from edge.cli.line_words import consumer_in_words
 from edge.delivery.messages import Consumer, JournalState
 from edge.inspection.ledger import Account

@@ -18,12 +18,12 @@ from onnx import TensorProto, helper
 
 from edge.inference.devices import the_core
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
+from examples.drawn_boards.boards import draw_board
 from export.gate import TOLERANCE, pass_gate, torch_answers
 from export.onnx_graph import Graphs, to_graphs
 from export.openvino_ir import to_ir
 from export.threshold_graph import UNDER_BF16
 from tests.toy_vit import ToyViT
-from train.boards import draw_board
 from train.config import VitConfig
 from train.models.build import build_model
 from train.models.explained import ExplainedClassifier
@@ -65,7 +65,7 @@ def model(request: pytest.FixtureRequest) -> RolloutClassifier:
 @pytest.fixture(scope="module")
 def tiles(model: RolloutClassifier) -> NDArray[np.uint8]:
     side = tile_px(model)
-    board = draw_board((0, 0), flawless=False).image
+    board = draw_board((0, 0)).image
     cut = [board[y : y + side, x : x + side] for y in (0, 200, 400) for x in (0, 200, 400, 600, 800)]
     return np.stack([*cut, np.full((side, side, 3), 90, np.uint8)])
 

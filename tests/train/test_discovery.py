@@ -1,7 +1,6 @@
 """What is found of a folder without being asked, and what is said of it."""
 
 import csv
-import re
 import shutil
 from pathlib import Path
 
@@ -22,10 +21,7 @@ from train.file_names import find_scheme
 def groups_of(names: list[str]) -> list[str] | None:
 
     scheme = find_scheme(names)
-    if scheme is None:
-        return None
-    found = [re.search(scheme.pattern, name) for name in names]
-    return [match[1] for match in found if match is not None]
+    return None if scheme is None else scheme.things
 
 
 @pytest.mark.parametrize(

@@ -196,14 +196,6 @@ def test_a_tile_is_clean_where_no_truth_touches_it() -> None:
     assert clean_tiles([], 3).all()
 
 
-def test_another_overlap_cuts_other_tiles(tmp_path: Path, bundle: Bundle) -> None:
-    asked = (bundle.path, "--data", grouped(tmp_path / "data"))
-    tiles = [
-        reported(*asked, *options)["truths"][0]["figures"]["tile"]["tiles"] for options in ([], ["--overlap-px", "112"])
-    ]
-    assert tiles == [6 * 2, 6 * 3]
-
-
 @pytest.mark.parametrize(
     ("family", "logit", "pointing"), [("vit", -3.0, True), ("vit", 3.0, True), ("cnn", 3.0, True), ("cnn", -3.0, False)]
 )

@@ -11,7 +11,7 @@ import pytest
 from edge.bundle import Bundle, write_bundle
 from edge.bundle.manifest import Plausible
 from edge.bundle.plausibility import Appearance, Vitals, know_product
-from edge.errors import GeometryError, InputError
+from edge.errors import InputError
 from tests.command import complaint
 from tests.small_bundle import dark_square, white_frame
 from tests.train.placed_squares import PLACES, folder, grouped, many_groups, reported, run, taught
@@ -52,7 +52,6 @@ def test_a_part_is_the_groups_that_the_bundle_names(
         (["--groups", "a,z"], "has no picture of the group 'z'; it has a, b, c"),
         (["--group", "board"], "column 'board' of labels.csv"),
         (["--truth", "boxes"], "has no truth 'boxes'; it has masks, labels"),
-        (["--overlap-px", "224"], "an overlap of 224 px does not fit tiles of 224 px"),
     ],
 )
 def test_groups_that_cannot_be_had_are_refused_in_one_sentence(
@@ -60,7 +59,7 @@ def test_groups_that_cannot_be_had_are_refused_in_one_sentence(
 ) -> None:
     told = taught(tmp_path / "told", bundle, "other", train=["elsewhere"], val=[], test=["b", "z"])
     done = run(told.path, "--data", grouped(tmp_path / "data"), *options)
-    assert done.returncode in (2, InputError.exit_code, GeometryError.exit_code)
+    assert done.returncode in (2, InputError.exit_code)
     assert says in (done.stderr if done.returncode == 2 else complaint(done))
     assert done.stdout == ""
 

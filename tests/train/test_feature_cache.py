@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from edge.errors import TrainingError
 from tests.edge.fault_disks import small_disk
-from train.features.cache import FeatureCache, default_folder, key_of
-from train.features.view import Features
+from train.features.cache import FeatureCache, Features, default_folder, key_of
 
 SHAPES = ((4, 4, 3), (2, 2, 5))
 FILE_BYTES = 4096

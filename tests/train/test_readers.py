@@ -263,15 +263,15 @@ def test_good_pictures_alone_are_read_where_the_caller_can_do_without_others(tmp
         file.unlink()
     with pytest.raises(InputError, match="defective holds no picture"):
         read_folder(folder)
-    assert len(read_folder(folder, good_only=True).images) == 2
+    assert len(read_folder(folder, mixed=True).images) == 2
     (folder / "defective").rmdir()
-    assert [image.defective for image in read_folder(folder, good_only=True).images] == [False, False]
+    assert [image.defective for image in read_folder(folder, mixed=True).images] == [False, False]
     table = draw_plain(tmp_path / "f", ("p.png", "q.png"))
     write_labels(table, [("p.png", "good", "a"), ("q.png", "good", "b")])
-    assert read_folder(table, good_only=True).groups() == ["a", "b"]
+    assert read_folder(table, mixed=True).groups() == ["a", "b"]
     (folder / "good").rename(folder / "defective")
     with pytest.raises(InputError, match="only one class: good/ is missing"):
-        read_folder(folder, good_only=True)
+        read_folder(folder, mixed=True)
 
 
 def test_a_column_with_an_empty_cell_is_no_way_to_tell_groups(tmp_path: Path) -> None:

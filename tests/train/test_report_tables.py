@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import msgspec
 import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 
 from tests.train.evaluations import (
     RATIOS,
@@ -19,8 +20,9 @@ from tests.train.evaluations import (
     tile_figures,
     told,
 )
+from train.drawing import to_svg
 from train.evaluation.explorer import Scores, explore
-from train.evaluation.report import charts, line_tables, rank_tables, study_charts, study_tables
+from train.evaluation.report import charts, line_tables, rank_tables, study_tables
 from train.evaluation.report.alike import compared, unlike
 from train.evaluation.report.rows import Pictures, Read, rows_of
 from train.evaluation.report.table import Cell, Column, Line, Table, markdown
@@ -224,34 +226,35 @@ def test_counts_stand_with_their_share_and_its_interval() -> None:
 
 def test_charts_are_well_formed_and_show_their_values() -> None:
     values = [[0.125, 0.25], [0.5, 0.75]]
-    heatmap = study_charts.heatmap(values, ["min", "max"], ["0", "0.9"], "F1 <")
+    heatmap = to_svg(charts.heatmap(values, ["min", "max"], ["0", "0.9"], "F1 <"), "F1 <")
     assert [heatmap.count(f">{value:.3f}<") for line in values for value in line] == [1, 1, 1, 1]
-    groups = [study_charts.Bars("F1", 0.5, None), study_charts.Bars("<recall>", 0.2, 1.0)]
-    bars = study_charts.bars(groups, "a & b", ("full", "<cut>"))
-    equal = study_charts.heatmap([[0.5, 0.5]], ["min"], ["0", "0.9"], "F1")
+    groups = [charts.Bars("F1", 0.5, None), charts.Bars("<recall>", 0.2, 1.0)]
+    bars = to_svg(charts.bars(groups, ("full", "<cut>")), "a & b")
+    assert [bars.count(f">{shown}<") for shown in ("0.500", "-", "1.000")] == [1, 1, 1]
+    equal = to_svg(charts.heatmap([[0.5, 0.5]], ["min"], ["0", "0.9"], "F1"), "F1")
     found = explore(Scores(np.array([1.0])), Scores(np.array([])), 1.2)
-    single = charts.scores(np.array([1.0]), np.array([]), found, "<no good frames>")
+    single = to_svg(charts.scores(np.array([1.0]), np.array([]), found), "<no good frames>", is_stretched=True)
     for svg in (heatmap, bars, equal, single):
         assert ElementTree.fromstring(svg).get("role") == "img"
+        assert not re.search(r"https?://|<script|\bhref=\"[^#]", svg)
 
 
 def test_the_curve_has_a_corner_at_every_position() -> None:
     found = explore(Scores(np.array([1.0, 2.0])), Scores(np.array([0.0, 1.5])), 1.2)
-    (path,) = re.findall(r'<path d="([^"]+)" fill="none" stroke="#6c8ebf"', charts.curve(found, "t"))
-    corners = re.findall(r"V([\d.]+)H([\d.]+)", path)
-    left, top, side = charts.PLOT_LEFT, charts.PLOT_TOP, charts.PLOT_SIDE
-    met = [((float(x) - left) / side, 1 - (float(y) - top) / side) for y, x in corners]
-    expected = list(zip(found.rejected / 2, found.missed / 2, strict=True))[1:]
-    np.testing.assert_allclose(met, expected, atol=1e-3)
+    (axes,) = charts.curve(found).axes
+    line, dot = axes.lines
+    assert line.get_drawstyle() == "steps-pre", "between two positions it goes over the worse corner"
+    np.testing.assert_array_equal(line.get_xydata(), np.column_stack([found.rejected / 2, found.missed / 2]))
+    np.testing.assert_array_equal(dot.get_xydata(), [[found.rejected[found.start] / 2, found.missed[found.start] / 2]])
 
 
 def test_the_chart_of_scores_has_every_frame_in_its_place() -> None:
-    """Bars of good frames end at the axis, those of defective ones begin there; heights are roots of counts."""
+    """Bars of good frames stand on the axis, those of defective ones hang from it; heights are roots of counts."""
     found = explore(Scores(np.full(4, 3.0)), Scores(np.array([-3.0])), 0.0)
-    svg = charts.scores(np.full(4, 3.0), np.array([-3.0]), found, "t")
-    bars = re.findall(r'<rect x="([\d.]+)" y="([\d.]+)" width="[\d.]+" height="([\d.]+)"', svg)
-    (good_x, good_y, good_tall), (bad_x, bad_y, bad_tall) = [tuple(map(float, bar)) for bar in bars]
-    assert good_x < charts.WIDTH / 4
-    assert bad_x > charts.WIDTH * 3 / 4
-    assert good_y + good_tall == bad_y == charts.HALF
-    assert bad_tall == 2 * good_tall
+    (axes,) = charts.scores(np.full(4, 3.0), np.array([-3.0]), found).axes
+    assert axes.get_xlim() == (found.thresholds[0], found.thresholds[-1]), "along the slider"
+    good, bad = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
+    assert good.get_x() <= -3.0 <= good.get_x() + good.get_width() / 0.9
+    assert bad.get_x() <= 3.0 <= bad.get_x() + bad.get_width() / 0.9
+    assert (good.get_y(), bad.get_y()) == (0, 0)
+    assert (good.get_height(), bad.get_height()) == (0.5, -1)

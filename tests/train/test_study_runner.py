@@ -20,9 +20,9 @@ from tests.train.blobs import GROUPS
 from train.callbacks import read_metrics
 from train.compose import compose, read_config
 from train.evaluation.result import FILE, SCHEMA, read_evaluation
+from train.locks import is_taken, taken
 from train.run import RunFolder
 from train.sampling import BatchSampler
-from train.study.locks import is_taken, taken
 from train.study.plan import DEFAULT_PLAN, Plan, read_plan
 from train.study.progress import Progress, duration, lock_of, remaining
 from train.study.runner import Study, StudyStatus

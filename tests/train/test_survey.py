@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.errors import GeometryError, InputError
+from edge.errors import InputError
 from tests.command import heatline
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
 from train.contact_sheet import CAPTION_PX, OUTLINE_RGB, write_contact_sheet
@@ -193,8 +193,6 @@ def test_what_is_no_data_at_all_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(InputError, match="holds no picture"):
         survey(tmp_path, Asked())
-    with pytest.raises(GeometryError, match="an overlap of 64 px does not fit"):
-        survey(sort_tiles(tmp_path / "tiles"), Asked(tile_px=64, overlap_px=64))
 
 
 def show(*arguments: str) -> str:
@@ -227,7 +225,6 @@ def test_labels_and_classes_on_the_command_line(tmp_path: Path) -> None:
     assert "20: 10 good, 10 defective" in text
     assert "tiles: " not in text
     assert heatline("data", "show", folder, "--fractions", "all").returncode == 2
-    assert heatline("data", "draw-boards", tmp_path / "boards", "--size", "100x100").returncode == 2
 
 
 def test_a_contact_sheet_shows_defects_outlined_and_passes_over_what_cannot_be_used(tmp_path: Path) -> None:

@@ -1,78 +1,23 @@
 """`heatline data`."""
 
-import os
-import re
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.progress import Progress, track
 
-from edge.cli.output import json_option, print_facts, print_json, progress_console
-from edge.errors import InputError
-from edge.geometry.tiling import OVERLAP_PX, TILE_PX
-from edge.text import format_count, is_are
+from edge.cli.output import json_option, print_facts, print_json
+from edge.geometry.tiling import TILE_PX
+from edge.text import format_count
+from train.progress import tracked
 from train.readers.folder import LABELS_ONLY, TRUTHS
 
 if TYPE_CHECKING:
-    from train.readers import LabelledImage
     from train.survey import Survey
 
-LARGEST_SIDE_PX = 8192
 
-
-@click.group(epilog="Example: heatline data draw-boards boards --count 60 --seed 1")
+@click.group(epilog="Example: heatline data show boards")
 def data() -> None:
     """Pictures to train and test with."""
-
-
-@data.command(epilog="Example: heatline data draw-boards boards --count 60 --seed 1")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--count", type=click.IntRange(min=1), required=True, help="How many boards; every third is flawless.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed draws the same boards."
-)
-@click.option("--size", default="1600x1250", show_default=True, help="Width and height of each picture, px.")
-@click.option(
-    "--defects",
-    type=click.IntRange(min=0),
-    help="How many each defective board has, where it has room; 0: all boards are flawless. Default: 1 to 5.",
-)
-@json_option
-def draw_boards(folder: Path, count: int, seed: int, size: str, defects: int | None, as_json: bool) -> None:
-    """Draw circuit boards with and without defects into DIR: images/, masks/ and labels.csv.
-
-    Boards that are there already are kept, so a run that was interrupted can be started again.
-    """
-    from train.boards import write_boards
-
-    size_hw = _height_and_width(size)
-    try:
-        with Progress(console=progress_console()) as progress:
-            task = progress.add_task("drawing boards", total=count)
-            labels = write_boards(
-                folder,
-                count,
-                seed,
-                size_hw=size_hw,
-                defects=defects,
-                workers=len(os.sched_getaffinity(0)),
-                on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-            )
-    except ValueError as error:
-        raise InputError(f"{error}; name another folder, or the same --seed, --size and --defects") from error
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror}); check the disk and the permissions"
-        ) from error
-    if as_json:
-        print_json({"folder": str(folder), "labels": str(labels), "boards": count, "seed": seed})
-    else:
-        click.echo(
-            f"{format_count(count, 'board')} of seed {seed} {is_are(count)} in {folder}; next: heatline train "
-            f"data={folder}"
-        )
 
 
 @data.command(epilog="Example: heatline data show pcb --group board --truth boxes --val 08 --test 10,12")
@@ -90,9 +35,6 @@ def draw_boards(folder: Path, count: int, seed: int, size: str, defects: int | N
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the split by shares.")
 @click.option("--tile-px", type=click.IntRange(32, 4096), default=TILE_PX, show_default=True, help="Side of a tile.")
-@click.option(
-    "--overlap-px", type=click.IntRange(min=0), default=OVERLAP_PX, show_default=True, help="What neighbours share."
-)
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw some pictures and annotations, as a PNG.")
 @json_option
 def show(
@@ -106,7 +48,6 @@ def show(
     fractions: str,
     seed: int,
     tile_px: int,
-    overlap_px: int,
     picture: Path | None,
     as_json: bool,
 ) -> None:
@@ -127,9 +68,8 @@ def show(
         fractions=_shares(fractions),
         seed=seed,
         tile_px=tile_px,
-        overlap_px=overlap_px,
     )
-    found = survey(folder, asked, _track)
+    found = survey(folder, asked, tracked("pictures"))
     if picture is not None:
         images = asked.read(folder, lambda file, error: None, None).images  # the survey names what cannot be used
         write_contact_sheet(picture, images)
@@ -137,11 +77,6 @@ def show(
         print_json(found)
     else:
         _print(found)
-
-
-def _track(images: Sequence["LabelledImage"]) -> Iterable["LabelledImage"]:
-    console = progress_console()
-    return track(images, "pictures", console=console, disable=not console.is_terminal)
 
 
 def _names(text: str) -> list[str]:
@@ -209,24 +144,3 @@ def _sizes_in_words(found: "Survey") -> str:
         f"{len(found.sizes)} sizes from {min(widths)} to {max(widths)} px wide and {min(heights)} to {max(heights)} px "
         f"high, most often {common}"
     )
-
-
-def _height_and_width(size: str) -> tuple[int, int]:
-    """From WIDTHxHEIGHT.
-
-    Raises:
-        click.BadParameter: it is not of that form, or smaller than boards can be drawn.
-    """
-    from train.boards import check_size
-
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
-    if found is None or max(int(found[1]), int(found[2])) > LARGEST_SIDE_PX:
-        raise click.BadParameter(
-            f"{size!r} is no WIDTHxHEIGHT up to {LARGEST_SIDE_PX} px a side; expected e.g. 1600x1250"
-        )
-    width, height = int(found[1]), int(found[2])
-    try:
-        check_size((height, width))
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-    return height, width

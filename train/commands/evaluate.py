@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +13,15 @@ import msgspec
 from edge.cli.engine_options import precision_option
 from edge.cli.extras import require_extra
 from edge.cli.finite_range import FiniteRange
-from edge.cli.output import json_option, print_facts, print_json, progress_console
+from edge.cli.output import json_option, print_facts, print_json
 from edge.errors import InputError
 from edge.inference import EngineKind, Precision
 from edge.text import format_count, is_are
-from train.readers import LabelledImage
+from train.progress import tracked
 from train.readers.folder import LABELS_ONLY, TRUTHS
 
 if TYPE_CHECKING:
     from train.evaluation.evaluate import Chosen
-    from train.evaluation.judged import Track
     from train.evaluation.result import Evaluation
 
 NAMED = 10
@@ -73,13 +72,6 @@ Example:
     help="Share of good frames that the thresholds of a run may reject; a bundle has its own thresholds.",
 )
 @click.option(
-    "--overlap-px",
-    "overlap_px",
-    type=click.IntRange(min=0),
-    help="What neighbouring tiles share, px; another value than the model's shows what seams cost.  [default: as "
-    "MODEL says]",
-)
-@click.option(
     "--study",
     is_flag=True,
     help="Add a chapter to the report: the study's tables, ranks and published figures beside these models.",
@@ -97,7 +89,6 @@ def evaluate(
     engine: EngineKind,
     precision: Precision,
     false_reject: float,
-    overlap_px: int | None,
     study: bool,
     as_json: bool,
 ) -> None:
@@ -107,7 +98,7 @@ def evaluate(
     one page shows how many defective parts each would miss and how many good parts it would reject, which ones, and
     what another threshold would do.
     """
-    require_extra("train", "torch", "timm", "jinja2")
+    require_extra("train", "torch", "timm", "jinja2", "matplotlib")
     from train.evaluation.evaluate import Asked, choose, evaluate_judged, names_of
     from train.evaluation.judged import open_judged
 
@@ -127,20 +118,19 @@ def evaluate(
         engine=engine,
         precision=precision,
         false_reject=false_reject,
-        overlap_px=overlap_px,
     )
     names = names_of(models)
     evaluations = []
     with _written_whole(out) as folder:
         ready = []
         for path in models:  # all are opened first: what is wrong with the last is told before the first is run
-            track = _track(f"validation frames of {path.name}")
-            judged = open_judged(path, engine, precision, false_reject, track, overlap_px)
+            track = tracked(f"validation frames of {path.name}")
+            judged = open_judged(path, engine, precision, false_reject, track)
             ready.append((path, judged, choose(judged, asked)))
         folders = {} if folder is None else {path: folder / "models" / name for path, name in names.items()}
         for path, judged, chosen in ready:
             _warn(path, chosen)
-            evaluation = evaluate_judged(judged, chosen, folders.get(path), _track(f"frames for {path.name}"))
+            evaluation = evaluate_judged(judged, chosen, folders.get(path), tracked(f"frames for {path.name}"))
             evaluations.append(evaluation)
             if not as_json:
                 _show(path, evaluation)
@@ -188,15 +178,6 @@ def _warn(path: Path, chosen: "Chosen") -> None:
             "with --groups, or take --part test",
             err=True,
         )
-
-
-def _track(what: str) -> "Track":
-    from rich.progress import track
-
-    def show(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:
-        return track(images, what, console=progress_console(), disable=not progress_console().is_terminal)
-
-    return show
 
 
 def _show(path: Path, evaluation: "Evaluation") -> None:

@@ -39,7 +39,7 @@ def search(overrides: tuple[str, ...], as_json: bool) -> None:
     The same command, given again, goes on with a search that ended early; given twice at once, it shares out the
     trials. With search.storage, a database's URL, many machines share one search. --json prints all trials.
     """
-    require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics", "optuna")
+    require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics", "optuna", "matplotlib")
     from train.search.search import search as run_search
 
     console = progress_console()

@@ -57,7 +57,7 @@ def study(
     The same command, given again, goes on with what is not done, also after a kill; given twice at once, it shares out
     the runs. A run that fails is told, and the others go on; the exit code is then 11.
     """
-    require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
+    require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics", "jinja2", "matplotlib")
     from train.study.plan import DEFAULT_PLAN, read_plan
     from train.study.runner import Study
 

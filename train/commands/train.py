@@ -45,7 +45,7 @@ def train(overrides: tuple[str, ...], as_json: bool) -> None:
     a value in them. Ctrl-C stops in good order; resume=true goes on, by recipe=heatline with the features that were
     extracted. --json prints the run's summary.
     """
-    require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
+    require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics", "jinja2", "matplotlib")
     from train.compose import compose
     from train.fit import fit, leads_devices
 

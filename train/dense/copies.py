@@ -22,12 +22,10 @@ from train.features.cache import key_of
 from train.frames import FrameStore
 from train.readers import LabelledImage
 from train.synthetic import draw_defect, draw_shape, move, transplant
-from train.tiles import cut
+from train.tiles import cut, move_tile
 
 VERSION = 2
 """Of how copies are drawn: features of another version are not found in the cache."""
-_TRIES = 8
-"""How often another place is tried before a copy stays at its tile's."""
 
 
 class Kind(IntEnum):
@@ -129,19 +127,8 @@ def _place(
     """Top left corner (y, x) of a copy, px: in its frame, and with as much of the defects as its tile, or none."""
     frame, y, x = (int(column[row]) for column in (tiles.table.frame, tiles.table.y, tiles.table.x))
     own = int(tiles.table.defect_px[row])
-    (low_y, high_y), (low_x, high_x) = (
-        (max(0, start - reach), max(0, min(length - tile_px, start + reach)))
-        for start, length in zip((y, x), store.frame_hw(frame), strict=True)
-    )
-    if (low_y, low_x) == (high_y, high_x):
-        return y, x
-    least = 0.5 * own
-    for _ in range(_TRIES):
-        there = int(rng.integers(low_y, high_y + 1)), int(rng.integers(low_x, high_x + 1))
-        defect_px = store.defect_px(frame, *there, tile_px)
-        if (defect_px > least) if own else defect_px == 0:
-            return there
-    return y, x
+    may_be = (lambda defect_px: defect_px > 0.5 * own) if own else (lambda defect_px: defect_px == 0)
+    return move_tile(store, frame, (y, x), tile_px, reach, rng, may_be)
 
 
 class Painter:

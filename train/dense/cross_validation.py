@@ -17,7 +17,7 @@ from train.dense.folds import divide
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import Samples
 from train.dense.tiles import DenseTiles, Known
-from train.features.view import Features
+from train.features.cache import Features
 from train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned, LaterStages
 from train.models.novelty import EVIDENCE_SHARE
 

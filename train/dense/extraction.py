@@ -10,9 +10,8 @@ from rich.progress import Progress
 
 from train.config import FeaturesConfig
 from train.dense.copies import Painter, Sample
-from train.features.cache import FeatureCache, default_folder
+from train.features.cache import FeatureCache, Features, default_folder
 from train.features.extract import extract, feature_shapes
-from train.features.view import Features
 from train.models.dense import DenseClassifier, TileFeatures
 
 

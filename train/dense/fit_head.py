@@ -15,7 +15,7 @@ from train.config import DenseRecipeConfig
 from train.dense.objective import POSITIVE_WEIGHT, StepMaps, bag_numbers, loss_of
 from train.dense.samples import Draw, Sampler, Samples
 from train.dense.tiles import Known
-from train.features.view import Features
+from train.features.cache import Features
 from train.models.dense import TOP_CELLS, DenseHead, FineTuned
 from train.models.explained import pool
 from train.models.novelty import Novelty, cells_of

@@ -10,7 +10,7 @@ from edge.bundle import Calibration
 from train.adequacy import describe_carrying
 from train.dense.out_of_fold import OutOfFold
 from train.evaluation.evaluate import Asked, choose, evaluate_judged
-from train.evaluation.judged import Track, judge_run
+from train.evaluation.judged import judge_run
 from train.evaluation.ordering import auroc
 from train.evaluation.report.write import write_report
 from train.evaluation.result import FrameAnswer, write_evaluation
@@ -23,7 +23,7 @@ DISAGREE = 0.15
 """Folds whose AUROC over pictures differ by more are told of."""
 
 
-def write_run_report(run: TrainedRun, track: Track = iter) -> Path:
+def write_run_report(run: TrainedRun) -> Path:
     """Write `report/report.html` of a run that was cross-validated; returns where it is.
 
     Raises:
@@ -31,12 +31,12 @@ def write_run_report(run: TrainedRun, track: Track = iter) -> Path:
         TrainingError: the folder cannot be written.
     """
     folder = RunFolder(run.folder).report
-    judged = judge_run(run, FALSE_REJECT, track)
+    judged = judge_run(run, FALSE_REJECT)
     recorded = validation_frames(run).recorded
     assert recorded is not None, "the run was cross-validated"
     judged = replace(judged, engine=recorded, engine_is="answers out of fold")
     chosen = replace(choose(judged, Asked(truths=(run.data.truth,), part="train")), part="cross-validation", taught=0)
-    evaluation = evaluate_judged(judged, chosen, folder, track)
+    evaluation = evaluate_judged(judged, chosen, folder)
     folds = run.summary.folds
     evaluation = msgspec.structs.replace(
         evaluation,

@@ -1,6 +1,5 @@
 """What is known of each tile of a training: labels of pictures are enough, and all that says more is used."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -51,27 +50,16 @@ class DenseTiles:
         return self.of(Known.MASKED, Known.BOXED)
 
 
-def know_tiles(store: FrameStore, rule: TileRule, frames: Iterable[int] | None = None) -> DenseTiles:
-    """Cut frames into tiles, and say what is known of each.
+def know_tiles(store: FrameStore, rule: TileRule) -> DenseTiles:
+    """Cut all frames into tiles, and say what is known of each.
 
     Pictures that are labelled defective and mark nothing are bags, as those without an annotation are.
-
-    Args:
-        frames: default all of the store.
     """
-    chosen = range(len(store)) if frames is None else list(frames)
-    table = grid_tiles(store, chosen, rule)
-    images = store.images
-    bagged = np.zeros(len(images), np.bool_)
-    exact = np.zeros(len(images), np.bool_)
-    names = sorted({str(images[frame].group) for frame in chosen})
-    number = {name: place for place, name in enumerate(names)}
-    group = np.zeros(len(images), np.int64)
-    for frame in chosen:
-        image = images[frame]
-        bagged[frame] = image.defective and (image.labels_only or store.is_unplaced(frame))
-        exact[frame] = image.has_exact_mask()
-        group[frame] = number[str(image.group)]
+    frames, images = range(len(store)), store.images
+    table = grid_tiles(store, frames, rule)
+    bagged = np.array([images[at].defective and (images[at].labels_only or store.is_unplaced(at)) for at in frames])
+    exact = np.array([image.has_exact_mask() for image in images])
+    groups, group = np.unique([str(image.group) for image in images], return_inverse=True)
     marked = np.where(exact[table.frame], Known.MASKED, Known.BOXED)
     known = np.where(table.defect_px > 0, marked, Known.GOOD)
     known = np.where(bagged[table.frame], Known.BAGGED, known)
@@ -79,8 +67,8 @@ def know_tiles(store: FrameStore, rule: TileRule, frames: Iterable[int] | None =
         table,
         known.astype(np.int8),
         group[table.frame],
-        tuple(names),
-        tuple(images[frame].name_in_folder for frame in chosen),
+        tuple(groups.tolist()),
+        tuple(image.name_in_folder for image in images),
     )
 
 

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
@@ -11,7 +11,7 @@ from threading import Lock
 import msgspec
 import numpy as np
 import torch
-from rich.progress import Progress, track
+from rich.progress import Progress
 
 from edge.cli.output import progress_console
 from edge.text import format_count
@@ -30,6 +30,7 @@ from train.frames import FrameStore
 from train.models.build import build_model
 from train.models.dense import DenseClassifier, check_later_stages
 from train.precision import choose_precision
+from train.progress import tracked
 from train.readers import LabelledImage
 from train.run import RunFolder, RunSummary, read_data, split_data
 from train.tiles import TileRule
@@ -63,7 +64,7 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
     split = split_data(config, data)
     images = split.images(data, "train")
     run.begin(config)
-    store = FrameStore.build(images, run.cache, _track)
+    store = FrameStore.build(images, run.cache, tracked("decoding pictures"))
     rule = TileRule(**msgspec.structs.asdict(config.tiles))
     tiles = know_tiles(store, rule)
     if not config.discover and (mixture := data.describe_mixture()):  # what is discovered is described above
@@ -176,7 +177,3 @@ def _warnings(store: FrameStore, images: list[LabelledImage], tiles: DenseTiles,
         rule.defective_share,
     )
     return [f"warning: {line}" for line in (*small, *describe_few_groups(images))]
-
-
-def _track(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:
-    return track(images, "decoding pictures", console=progress_console(), transient=True)

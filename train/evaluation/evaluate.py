@@ -14,7 +14,7 @@ from edge.text import format_count, is_are, sayable
 from train.evaluation.exhibits import FrameGallery, Gallery, draw_gallery, name_below
 from train.evaluation.figures import figures_of
 from train.evaluation.intervals import FEWEST_GROUPS, intervals
-from train.evaluation.judged import Judged, Track, open_judged
+from train.evaluation.judged import Judged, open_judged
 from train.evaluation.observe import Observed, Picture, observe
 from train.evaluation.result import (
     Evaluation,
@@ -25,6 +25,7 @@ from train.evaluation.result import (
     write_evaluation,
 )
 from train.evaluation.sweep import Sweep, SweepTiles
+from train.progress import Track
 from train.readers import LabelledFolder, LabelledImage
 from train.readers.folder import LABELS_ONLY, truths_in
 from train.run import read_as
@@ -56,8 +57,6 @@ class Asked:
     """For bundles."""
     false_reject: float = 0.01
     """For runs, which have no thresholds of their own: the share of good frames that theirs may reject."""
-    overlap_px: int | None = None
-    """Of tiles; None: as the model says. Another one shows what seams cost."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def evaluate_model(path: Path, asked: Asked, folder: Path | None = None, track: 
         BundleError, TrainingError, ExportError, EngineError: the model cannot be used.
         InputError, TrainingError: `folder` cannot be written.
     """
-    judged = open_judged(path, asked.engine, asked.precision, asked.false_reject, track, asked.overlap_px)
+    judged = open_judged(path, asked.engine, asked.precision, asked.false_reject, track)
     return evaluate_judged(judged, choose(judged, asked), folder, track)
 
 

@@ -4,11 +4,13 @@ Collected while a pass goes on, so that no picture is read twice.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 import cv2
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -105,6 +107,10 @@ class Gallery:
                 self.false.offer(-view.logit, view.group, view.kept)
 
 
+_Drawn = tuple[Exhibit, NDArray[np.uint8]]
+"""What has no file yet, and its picture."""
+
+
 class FrameGallery:
     """Picks the defective frames of the lowest scores and the good ones of the highest while they pass.
 
@@ -127,7 +133,7 @@ class FrameGallery:
 
         def draw() -> _Drawn:
             picture = draw_frame(view, self._scale)
-            return _Drawn(kind, name_below(self._folder, view.path), None, score, picture, WHOLE_FRAME)
+            return Exhibit(kind, "", name_below(self._folder, view.path), None, score, WHOLE_FRAME), picture
 
         picked.offer(key, 0, draw)
 
@@ -138,17 +144,6 @@ class FrameGallery:
             InputError, TrainingError: the folder or a picture cannot be written.
         """
         return _write([*self._escaped.items(), *self._rejected.items()], "frame", folder)
-
-
-class _Drawn(NamedTuple):
-    """A picture that is not written yet; fields as of `Exhibit`."""
-
-    kind: Kind
-    image: str
-    tile_yx: tuple[int, int] | None
-    logit: float
-    picture: NDArray[np.uint8]
-    caption: str
 
 
 class _Lowest(Generic[T]):
@@ -233,16 +228,15 @@ def _write(drawn: Sequence[_Drawn], name: str, folder: Path) -> list[Exhibit]:
             f"{folder / 'pictures'} cannot be made ({error.strerror}); check the disk and the permissions"
         ) from error
     exhibits = []
-    for number, one in enumerate(drawn):
-        file = f"pictures/{name}-{number:02d}-{one.kind}.png"
-        data = png(one.picture)
-        write_whole(folder / file, lambda place, data=data: place.write_bytes(data))  # type: ignore[misc]
-        exhibits.append(Exhibit(one.kind, file, sayable(one.image), one.tile_yx, one.logit, one.caption))
+    for number, (exhibit, picture) in enumerate(drawn):
+        file = f"pictures/{name}-{number:02d}-{exhibit.kind}.png"
+        write_whole(folder / file, partial(Path.write_bytes, data=png(picture)))
+        exhibits.append(msgspec.structs.replace(exhibit, file=file))
     return exhibits
 
 
 def _of_tile(kind: Kind, view: TileView, picture: NDArray[np.uint8], caption: str) -> _Drawn:
-    return _Drawn(kind, view.image, view.yx, view.logit, picture, caption)
+    return Exhibit(kind, "", sayable(view.image), view.yx, view.logit, caption), picture
 
 
 def _scale_of(calibration: Calibration) -> ColourScale:

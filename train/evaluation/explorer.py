@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from train.evaluation.intervals import FEWEST_GROUPS, LEVEL, RESAMPLES, SEED
+from train.evaluation.intervals import ENDS, FEWEST_GROUPS, FEWEST_KNOWN, draw_groups
 
 POSITIONS = 250
 """At most so many steps span the scores."""
@@ -70,7 +70,7 @@ def explore(defective: Scores, good: Scores, chosen: float) -> Explorer:
     thresholds, start, digits = _positions(np.concatenate([defective.scores, good.scores]), chosen)
     names = sorted({*defective.groups, *good.groups})
     is_grouped = len(defective.groups) == len(defective) and len(good.groups) == len(good)
-    resamples = _resamples(len(names)) if is_grouped and len(names) >= FEWEST_GROUPS else None
+    resamples = draw_groups(len(names)).T if is_grouped and len(names) >= FEWEST_GROUPS else None
     missed, missed_interval = _below(thresholds, defective, names, resamples)
     passed, passed_interval = _below(thresholds, good, names, resamples)
     return Explorer(
@@ -100,12 +100,6 @@ def _round_step(least: float) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
 
 
-def _resamples(groups: int) -> NDArray[np.float64]:
-    """How often each resample draws each group, [groups, resamples]: those of `intervals`."""
-    rng = np.random.default_rng(SEED)
-    return rng.multinomial(groups, np.full(groups, 1 / groups), RESAMPLES).T.astype(np.float64)
-
-
 def _below(
     thresholds: NDArray[np.float64], frames: Scores, names: Sequence[str], resamples: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.int64], list[Interval]]:
@@ -121,8 +115,7 @@ def _below(
     total = below[-1] @ resamples  # the last threshold lies above all scores
     known = total > 0
     shares = (below @ resamples)[:, known] / total[known]
-    if known.sum() < 0.95 * RESAMPLES:
+    if known.sum() < FEWEST_KNOWN:
         return below.sum(axis=1), [None] * len(thresholds)
-    tail = (1 - LEVEL) / 2
-    ends = np.quantile(shares, [tail, 1 - tail], axis=1).T.tolist()
+    ends = np.quantile(shares, ENDS, axis=1).T.tolist()
     return below.sum(axis=1), [(low, high) if low < high else None for low, high in ends]

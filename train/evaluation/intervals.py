@@ -8,20 +8,24 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from train.evaluation.figures import Figures, Weights
 
 FEWEST_GROUPS = 10
 RESAMPLES = 1000
-LEVEL = 0.95
+FEWEST_KNOWN = 0.95 * RESAMPLES
+"""A figure that fewer of the resamples have, for want of a class, gets no interval."""
+_TAIL = (1 - 0.95) / 2
+ENDS = (_TAIL, 1 - _TAIL)
+"""Of a 95 % interval, as quantiles."""
 SEED = 0
 
 
 def intervals(figures: Callable[[Weights], Figures], groups: int) -> tuple[dict[str, tuple[float, float]], str]:
     """95 % intervals of all rates, by dotted name, and in words what they rest on.
 
-    A figure that cannot be had of more than a twentieth of the resamples, for want of a class, gets no interval.
-    Nor does one that is the same in all of them: none of four frames rejected is not sure to be none.
+    A figure that is the same in all resamples gets none: none of four frames rejected is not sure to be none.
 
     Args:
         figures: from weights [groups] to the figures.
@@ -31,19 +35,21 @@ def intervals(figures: Callable[[Weights], Figures], groups: int) -> tuple[dict[
         return {}, "no intervals: the pictures tell no groups, and only whole groups are independent"
     if groups < FEWEST_GROUPS:
         return {}, f"no intervals: a bootstrap needs at least {FEWEST_GROUPS} groups, and there are {groups}"
-    rng = np.random.default_rng(SEED)
     drawn: dict[str, list[float]] = {}
-    for weights in rng.multinomial(groups, np.full(groups, 1 / groups), RESAMPLES):
-        for name, value in rates(figures(weights.astype(np.float64))):
+    for weights in draw_groups(groups):
+        for name, value in rates(figures(weights)):
             drawn.setdefault(name, []).append(value)
-    tail = (1 - LEVEL) / 2
     ends = {
-        name: tuple(np.quantile(values, [tail, 1 - tail]).tolist())
-        for name, values in drawn.items()
-        if len(values) >= 0.95 * RESAMPLES
+        name: tuple(np.quantile(values, ENDS).tolist()) for name, values in drawn.items() if len(values) >= FEWEST_KNOWN
     }
     said = f"95 % intervals by a bootstrap over {groups} groups, {RESAMPLES} resamples, percentiles"
     return {name: (low, high) for name, (low, high) in ends.items() if low < high}, said
+
+
+def draw_groups(groups: int) -> NDArray[np.float64]:
+    """How often each resample draws each group, [resamples, groups]; always the same."""
+    drawn = np.random.default_rng(SEED).multinomial(groups, np.full(groups, 1 / groups), RESAMPLES)
+    return drawn.astype(np.float64)
 
 
 def rates(figures: Figures) -> Iterator[tuple[str, float]]:

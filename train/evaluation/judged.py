@@ -1,6 +1,5 @@
 """What can be evaluated: the run of a training, through PyTorch, or a bundle, through the engine that will run it."""
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +16,10 @@ from edge.inference import Engine, EngineKind, Precision
 from edge.inspection.inspector import Inspector
 from train.compose import read_config
 from train.config import RecipeConfig, TrainConfig
-from train.readers import LabelledImage
+from train.evaluation.engines import TorchEngine
+from train.progress import Track
 from train.run import RunFolder, RunSummary, TrainedRun, describe_reading, load_run
 from train.validation_frames import calibrate_on, run_over, smoothing_px, validation_frames
-
-Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,6 @@ def open_judged(
     precision: Precision = "f32",
     false_reject: float = 0.01,
     track: Track = iter,
-    overlap_px: int | None = None,
 ) -> Judged:
     """Open a run's folder or a bundle.
 
@@ -91,13 +88,12 @@ def open_judged(
         engine, precision: for a bundle.
         false_reject: wanted share of good frames that a run's thresholds may reject.
         track: wraps a run's validation frames, to show how far that is.
-        overlap_px: of tiles; None: as the model says.
     Raises:
         InputError: it is neither, or the pictures that taught a run are gone.
         BundleError, TrainingError, ExportError: it cannot be used.
     """
     if (path / MANIFEST).exists():
-        return _of_bundle(open_bundle(path), engine, precision, overlap_px)
+        return _of_bundle(open_bundle(path), engine, precision)
     if RunFolder(path).summary.exists():
         data = Path(read_config(RunFolder(path).config).data)
         if not data.is_dir():
@@ -105,17 +101,14 @@ def open_judged(
                 f"{path} was taught on {data}, which is no folder any more, and its thresholds come from there; put it "
                 "back, or evaluate a bundle of the run"
             )
-        return judge_run(load_run(path), false_reject, track, overlap_px)
+        return judge_run(load_run(path), false_reject, track)
     raise InputError(
         f"{path} is neither a run nor a bundle; name a folder that `heatline train` or `heatline export` wrote"
     )
 
 
-def _of_bundle(bundle: Bundle, kind: EngineKind, precision: Precision, overlap_px: int | None) -> Judged:
+def _of_bundle(bundle: Bundle, kind: EngineKind, precision: Precision) -> Judged:
     manifest = bundle.manifest
-    grid = manifest.grid
-    if overlap_px is not None:
-        grid = msgspec.structs.replace(grid, overlap_px=overlap_px)
     proven = open_proven_engine(bundle, kind, precision)
     told = manifest.provenance.get("data", {})
     training = manifest.provenance.get("training", {})
@@ -123,7 +116,7 @@ def _of_bundle(bundle: Bundle, kind: EngineKind, precision: Precision, overlap_p
         path=bundle.path,
         kind="bundle",
         model=manifest.model.name,
-        settings=Settings(grid, manifest.map, manifest.calibration),
+        settings=Settings(manifest.grid, manifest.map, manifest.calibration),
         engine=proven.engine,
         engine_is=f"{proven.engine.name} {proven.computes_in}",
         summary={**training, **told, "weights": manifest.provenance.get("weights", {})},
@@ -133,10 +126,8 @@ def _of_bundle(bundle: Bundle, kind: EngineKind, precision: Precision, overlap_p
     )
 
 
-def judge_run(run: TrainedRun, false_reject: float, track: Track = iter, overlap_px: int | None = None) -> Judged:
+def judge_run(run: TrainedRun, false_reject: float, track: Track = iter) -> Judged:
     """As `open_judged`, of a run that is loaded."""
-    from train.evaluation.torch_engine import TorchEngine
-
     tiles, model = run.config.tiles, run.model
     engine = TorchEngine(model, tiles.tile_px)
     grid = Grid(
@@ -148,8 +139,6 @@ def judge_run(run: TrainedRun, false_reject: float, track: Track = iter, overlap
     validation = run_over(
         track(frames.images), frames.recorded or engine, grid=grid, map_hw=model.map_hw, are=frames.are
     )
-    if overlap_px is not None:
-        grid = msgspec.structs.replace(grid, overlap_px=overlap_px)
     summary: RunSummary = run.summary
     return Judged(
         path=run.folder,

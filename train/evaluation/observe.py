@@ -13,11 +13,12 @@ from edge.inspection.inspector import PendingFrame
 from edge.inspection.verdict import Judgement, Thresholds
 from train.evaluation.exhibits import FrameGallery, FrameView, Gallery, TileView
 from train.evaluation.figures import FrameColumns, TileColumns
-from train.evaluation.judged import Judged, Track
+from train.evaluation.judged import Judged
 from train.evaluation.pixels import PixelCounts
 from train.evaluation.scoring import peak_distance_px, score_frame, share_on_truth
 from train.evaluation.study_rule import study_mask
 from train.evaluation.sweep import Sweep
+from train.progress import Track
 from train.readers import LabelledImage
 from train.tiles import DEFECTIVE_SHARE
 

@@ -62,7 +62,6 @@ class Sweep:
     Args:
         sweep_tiles: usually the `sweep` of a `RolloutClassifier` in evaluation mode.
         fusions, ratios: the variants.
-        device: where tiles are sent to be run.
     """
 
     def __init__(
@@ -70,9 +69,8 @@ class Sweep:
         sweep_tiles: SweepTiles,
         fusions: Sequence[Fusion] = FUSIONS,
         ratios: Sequence[float] = RATIOS,
-        device: str | torch.device = "cpu",
     ) -> None:
-        self._sweep_tiles, self._device = sweep_tiles, device
+        self._sweep_tiles = sweep_tiles
         self._fusions, self._ratios = tuple(fusions), tuple(ratios)
         variants = len(self._fusions) * len(self._ratios)
         self._tallies: defaultdict[str, _Tally] = defaultdict(lambda: _Tally(variants))
@@ -151,7 +149,7 @@ class Sweep:
         """Needed tiles by number, each with where the class token looked: [variants, h, w], nowhere negative."""
         for start in range(0, len(needed), BATCH):
             batch = needed[start : start + BATCH]
-            run = torch.from_numpy(tiles[batch]).to(self._device)
+            run = torch.from_numpy(tiles[batch])
             logits, maps = self._sweep_tiles(run, self._fusions, self._ratios)
             # A rollout times a negative logit is coldest where the class token looked most.
             looked = (maps * logits.sign()[:, None, None, None, None]).flatten(1, 2).cpu().numpy()

@@ -24,6 +24,8 @@ from edge.text import format_count
 
 FOLDER_KEY, LIMIT_KEY = "features.folder", "features.limit_gb"
 LIMIT_BYTES = 20 * 10**9
+IN_MEMORY_BYTES = 3 * 2**29
+"""1.5 GiB: some 5,500 tiles of EfficientNet-lite0."""
 _SUFFIX = ".f16"
 _CHECKSUM_BYTES = 8
 _NAME_BYTES = 16
@@ -260,6 +262,34 @@ class FeatureCache:
                 f"features cannot be stored in {self.folder} ({error.strerror or error}); make room there, or choose "
                 f"another folder with {FOLDER_KEY}; what was extracted stays"
             ) from error
+
+
+class Features:
+    """Reads rows of the cache by their index in `keys`; each only once if all of them fit `in_memory_bytes`."""
+
+    def __init__(self, cache: FeatureCache, keys: Sequence[bytes], *, in_memory_bytes: int = IN_MEMORY_BYTES) -> None:
+        self._cache, self._keys = cache, keys
+        self._rows: NDArray[np.uint8] | None = None
+        empty = cache.read_rows([])
+        if len(keys) * empty.shape[1] <= in_memory_bytes:
+            self._rows = np.empty((len(keys), empty.shape[1]), np.uint8)  # the kernel gives memory as rows are read
+        self._is_read = np.zeros(len(keys), np.bool_)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float16], ...]:
+        """Each stage float16 [n, h, w, c] of tiles by index.
+
+        Raises:
+            TrainingError: some are no longer in the cache.
+        """
+        if self._rows is None:
+            return self._cache.read([self._keys[row] for row in rows])
+        if len(new := np.unique(rows[~self._is_read[rows]])):
+            self._rows[new] = self._cache.read_rows([self._keys[row] for row in new])
+            self._is_read[new] = True
+        return self._cache.split(self._rows[rows])
 
 
 def _room(file_bytes: int) -> int:

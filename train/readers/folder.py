@@ -65,7 +65,6 @@ def read_folder(
     classes: Sequence[str] | None = None,
     *,
     mixed: bool = False,
-    good_only: bool = False,
 ) -> LabelledFolder:
     """What a folder holds; pictures are listed here and decoded when they are used.
 
@@ -76,15 +75,15 @@ def read_folder(
             group. With neither, in good / defective folders each file name (its stem) is a group of its own.
         classes: which annotated classes are defects; what others mark is good. Default all.
         mixed: whether the caller can use annotations for some defective pictures and the label for the others, which
-            are `labels_only` then: those without annotation, or whose annotation marks nothing.
-        good_only: whether the caller can do without defective pictures.
+            are `labels_only` then: those without annotation, or whose annotation marks nothing; and can do without any
+            defective picture.
     Raises:
         InputError: no such folder, no pictures, another layout, labels that do not fit the pictures, an unknown class,
             an annotation that is damaged, as far as it must be read; without `mixed`, a defective picture without
-            annotation; without `good_only`, no defective picture.
+            annotation, or no defective picture.
     """
-    read = list_folder(folder, truth, group_column, group_pattern, classes, mixed=mixed, good_only=good_only)
-    if not good_only and not any(image.defective for image in read.images):
+    read = list_folder(folder, truth, group_column, group_pattern, classes, mixed=mixed)
+    if not mixed and not any(image.defective for image in read.images):
         raise InputError(f"{folder} holds no defective picture; a classifier needs defects to learn from")
     if all(image.defective and image.labels_only for image in read.images):
         raise InputError(
@@ -103,7 +102,6 @@ def list_folder(
     on_unusable: OnUnusable = stop,
     *,
     mixed: bool = False,
-    good_only: bool = False,
 ) -> LabelledFolder:
     """As `read_folder`, of one class or of two.
 
@@ -123,7 +121,7 @@ def list_folder(
             f"{folder} has neither images/ nor good/ and defective/; put the pictures into images/ with {_places()} or "
             "labels.csv beside it, or sort them into good/ and defective/"
         )
-    return _Reader(folder, group_column, pattern, classes, mixed, good_only, on_unusable).read(truth)
+    return _Reader(folder, group_column, pattern, classes, mixed, on_unusable).read(truth)
 
 
 def truths_in(folder: Path) -> list[str]:
@@ -143,7 +141,6 @@ class _Reader:
     pattern: re.Pattern[str] | None
     classes: Sequence[str] | None
     mixed: bool
-    good_only: bool
     on_unusable: OnUnusable
 
     def read(self, truth: str | None) -> LabelledFolder:
@@ -193,7 +190,7 @@ class _Reader:
 
     def _sorted_pictures(self) -> list[Path]:
         """Those of good/, then those of defective/."""
-        labels = [label for label in LABELS if label == "good" or not self.good_only or self._has_defective()]
+        labels = [label for label in LABELS if label == "good" or not self.mixed or self._has_defective()]
         for label in labels:
             if not (self.folder / label).is_dir():
                 raise InputError(f"{self.folder} has only one class: {label}/ is missing; both must hold pictures")

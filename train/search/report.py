@@ -2,15 +2,15 @@
 
 import csv
 import shlex
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from edge.text import format_count
 from train.files import write_whole
-from train.search.parallel_coordinates import Line, draw
 from train.search.trials import best_of
 
 
@@ -109,7 +109,7 @@ def best_trial(trials: Sequence[FrozenTrial], objective: str, training: Sequence
     )
 
 
-def write_report(report: SearchReport, out: Path) -> list[Path]:
+def write_report(report: SearchReport, study: Study, out: Path) -> list[Path]:
     """Write `trials.csv`, and once a trial is complete `best.yaml` and `parallel_coordinates.svg`.
 
     Raises:
@@ -118,11 +118,10 @@ def write_report(report: SearchReport, out: Path) -> list[Path]:
     files = [out / "trials.csv"]
     write_whole(files[0], lambda path: _write_table(path, report.trials))
     if report.best is not None:
-        best, lines = report.best, _lines(report)
-        text = draw(lines, f"{report.name}: {format_count(len(lines), 'trial')}", report.objective.replace("_", " "))
+        best = report.best
         files += [out / "best.yaml", out / "parallel_coordinates.svg"]
         write_whole(files[1], lambda path: path.write_bytes(msgspec.yaml.encode(best)))
-        write_whole(files[2], lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(files[2], lambda path: _draw(path, study, report.objective))
     return files
 
 
@@ -133,11 +132,19 @@ def _write_table(file: Path, rows: Sequence[TrialRow]) -> None:
         table.writerows(msgspec.structs.asdict(row) for row in rows)
 
 
-def _lines(report: SearchReport) -> list[Line]:
-    best = None if report.best is None else report.best.trial
-    return [
-        Line(row.trial, row.lr, row.batch, row.value, is_pruned=row.state == "pruned", is_best=row.trial == best)
-        for row in report.trials
-        if row.state in ("complete", "pruned") and None not in (row.lr, row.batch, row.value)
-        if row.lr is not None and row.batch is not None and row.value is not None
-    ]
+def _draw(file: Path, study: Study, objective: str) -> None:
+    """Draw completed trials as in the study's figures 3.2 and 3.3: a line each across learning rate and batch size."""
+    import matplotlib as mpl
+    from matplotlib import pyplot
+    from optuna.visualization.matplotlib import plot_parallel_coordinate
+
+    # Optuna chooses a style of its own. No window is opened.
+    with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Attempting to set identical", UserWarning)  # all trials had the same value
+        axes = plot_parallel_coordinate(study, params=["lr", "batch"], target_name=objective.replace("_", " "))
+        axes.set_title(f"{study.study_name}: completed trials")
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        figure.set_size_inches(10, 5)  # narrower, the colour bar hides the ticks beside it
+        figure.savefig(file, format="svg", bbox_inches="tight")
+        pyplot.close(figure)

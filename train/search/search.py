@@ -142,7 +142,7 @@ class _Sitting:
                 best=best_trial(trials, self._asked.objective, self._training, out),
                 files=[],
             )
-            return msgspec.structs.replace(report, files=[str(file) for file in write_report(report, out)])
+            return msgspec.structs.replace(report, files=[str(file) for file in write_report(report, self._study, out)])
 
     def _keep_best(self, trials: Sequence[FrozenTrial]) -> None:
         """Delete the checkpoints of all trials that are done, but the best's."""

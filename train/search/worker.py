@@ -1,18 +1,16 @@
-"""The processes that work in one search's folder, told apart by file locks.
+"""The processes that work in one search's folder, each with a lock of its own.
 
-The kernel gives up the locks of a process when it dies, however it dies, so a worker is alive if its lock is held: no
-process ids that come again, no waiting for a heartbeat.
+Optuna's heartbeat is for other folders: it takes minutes to give up a trial, and a journal has none.
 """
 
-import fcntl
 import itertools
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
-from edge.errors import TrainingError
+from train.locks import taken
 
 
 class Worker:
@@ -31,24 +29,17 @@ class Worker:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._locks = folder / "workers"
+        self._life = ExitStack()
 
     def __enter__(self) -> Self:
-        try:
-            self._locks.mkdir(parents=True, exist_ok=True)
-            for self.number in itertools.count():
-                file = (self._locks / f"{self.number}.lock").open("a+")
-                if _try_lock(file):
-                    self._file = file
-                    break
-                file.close()
-        except OSError as error:
-            raise TrainingError(
-                f"{self.folder} cannot be written ({error.strerror}); make room, or choose another place with out="
-            ) from error
-        return self
+        for self.number in itertools.count():
+            if self._life.enter_context(taken(self._lock(self.number))):
+                return self
+            self._life.close()
+        raise AssertionError("there is always another number")
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        self._life.close()
 
     @property
     def cache(self) -> Path:
@@ -58,9 +49,7 @@ class Worker:
     def claim(self, trial: int) -> None:
         """Note, where others look once this process has died, which trial it is about to train."""
         self.claimed = trial
-        self._file.truncate(0)
-        self._file.write(str(trial))
-        self._file.flush()
+        self._lock(self.number).write_text(str(trial))
 
     def abandoned(self) -> set[int]:
         """The trials that dead workers of this folder were training, and this one's last: ask between trials."""
@@ -68,7 +57,7 @@ class Worker:
 
     def is_alone(self) -> bool:
         """Whether no other worker of this folder is alive."""
-        return len(list(self._idle())) == len(self._lock_files())
+        return len(list(self._idle())) == len(self._numbers())
 
     def clear_caches(self) -> None:
         """Delete the decoded frames of this worker and of dead ones."""
@@ -77,30 +66,22 @@ class Worker:
         with suppress(OSError):  # a living worker has its own in there
             (self.folder / "cache").rmdir()
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> AbstractContextManager[bool]:
         """Only one worker of the folder at a time is in here."""
-        with (self._locks / "writing").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return taken(self._locks / "writing", wait=True)
 
     def _cache_of(self, number: int) -> Path:
         return self.folder / "cache" / str(number)
 
-    def _lock_files(self) -> list[Path]:
-        return sorted(self._locks.glob("*.lock"))
+    def _lock(self, number: int) -> Path:
+        return self._locks / f"{number}.lock"
+
+    def _numbers(self) -> list[int]:
+        return sorted(int(path.stem) for path in self._locks.glob("*.lock"))
 
     def _idle(self) -> Iterator[tuple[int, str]]:
         """This worker's number and those of dead ones, each with its last claim; nobody takes a yielded one."""
-        for path in self._lock_files():
-            with path.open("r+") as file:
-                if int(path.stem) == self.number or _try_lock(file):
-                    yield int(path.stem), file.read()
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        for number in self._numbers():
+            with taken(self._lock(number)) as is_dead:
+                if is_dead or number == self.number:
+                    yield number, self._lock(number).read_text()

@@ -1,17 +1,15 @@
 """What a study makes of trained runs: evaluations, a report, and figures to keep."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import msgspec
-from rich.progress import track
 
-from edge.cli.output import progress_console
 from edge.errors import TrainingError
 from train.evaluation.result import read_evaluation
 from train.files import write_whole
-from train.readers import LabelledImage
+from train.progress import tracked
 
 Evaluate = Callable[[Path, Path, Path], object]
 """Takes a run's folder, its folder of pictures, and where `evaluation.json` shall lie."""
@@ -24,7 +22,7 @@ def evaluate_test_part(run: Path, data: Path, folder: Path) -> None:
     """Hold a run to all truths of the pictures that it never saw; errors as `evaluate_model`."""
     from train.evaluation.evaluate import Asked, evaluate_model
 
-    evaluate_model(run, Asked(data=data, part="test"), folder, _track)
+    evaluate_model(run, Asked(data=data, part="test"), folder, tracked("evaluating"))
 
 
 def write_study_report(folders: Sequence[Path], out: Path, title: str) -> None:
@@ -68,7 +66,3 @@ def keep_figures(evaluations: dict[str, Path], report: Path, results: Path) -> l
             ) from error
         write_whole(file, partial(Path.write_bytes, data=content))
     return list(kept)
-
-
-def _track(images: Sequence[LabelledImage]) -> Iterable[LabelledImage]:
-    return track(images, "evaluating", console=progress_console(), transient=True)

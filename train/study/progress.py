@@ -11,8 +11,8 @@ from edge.errors import HeatlineError
 from train.callbacks import read_metrics
 from train.compose import read_config
 from train.evaluation.result import FILE, SCHEMA
+from train.locks import is_taken
 from train.run import RunFolder, RunSummary
-from train.study.locks import is_taken
 from train.study.plan import Run
 
 State = Literal["to do", "half done", "done", "evaluated", "unlike the plan"]

@@ -16,7 +16,7 @@ import torch
 from edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError, WeightsError
 from train.compose import compose
 from train.fit import fit
-from train.study.locks import taken
+from train.locks import taken
 from train.study.outcome import Evaluate, WriteReport, evaluate_test_part, keep_figures, write_study_report
 from train.study.plan import AUTO, Plan, Run
 from train.study.progress import Progress, Remaining, evaluation_of, lock_of, look, remaining

@@ -17,8 +17,7 @@ from train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
 from train.dense.copies import Kind
 from train.dense.samples import Samples
 from train.dense.tiles import DenseTiles, Known
-from train.features.cache import FeatureCache, key_of
-from train.features.view import Features
+from train.features.cache import FeatureCache, Features, key_of
 from train.models.dense import DenseHead
 from train.tiles import TileTable
 

@@ -18,7 +18,7 @@ from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import Samples
 from train.dense.tiles import DenseTiles, Known
 from train.evaluation.ordering import auroc
-from train.features.view import Features
+from train.features.cache import Features
 from train.models.dense import DenseClassifier, DenseHead, FineTuned, LaterStages, Trunk
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -19,7 +19,7 @@ RULE = TileRule(tile_px=32, overlap_px=2, defective_share=0.01)
 
 
 def known_of(folder: Path, cache: Path, **how: object) -> tuple[FrameStore, DenseTiles]:
-    store = FrameStore.build(read_folder(folder, mixed=True, good_only=True, **how).images, cache)  # type: ignore[arg-type]
+    store = FrameStore.build(read_folder(folder, mixed=True, **how).images, cache)  # type: ignore[arg-type]
     return store, know_tiles(store, RULE)
 
 
@@ -85,17 +85,6 @@ def test_a_tile_with_one_defective_pixel_is_known_to_be_defective(tmp_path: Path
     cv2.imwrite(str(folder / "masks" / "a_0.png"), mask)
     _, tiles = known_of(folder, tmp_path / "cache")
     assert (tiles.known[0], tiles.table.defect_px[0], bool(tiles.table.ambiguous[0])) == (Known.MASKED, 1, True)
-
-
-def test_some_frames_make_up_tiles_of_their_own(tmp_path: Path) -> None:
-    store, tiles = known_of(write_pictures(tmp_path / "pictures"), tmp_path / "cache")
-    some = know_tiles(store, RULE, [5, 1])
-    assert some.groups == ("a", "b")
-    assert some.pictures == (store.images[5].name_in_folder, store.images[1].name_in_folder)
-    rows = np.concatenate([np.flatnonzero(tiles.table.frame == frame) for frame in (5, 1)])
-    assert np.array_equal(some.known, tiles.known[rows])
-    assert np.array_equal(some.group, tiles.group[rows])
-    assert know_tiles(store, RULE, [4]).groups == ("b",)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(32, 4), (64, 8), (24, 3)]), st.floats(0, 1))

@@ -15,7 +15,7 @@ from train.config import DenseRecipeConfig
 from train.dense.fit_head import HeadTraining, answers
 from train.dense.tiles import Known
 from train.evaluation.ordering import auroc
-from train.features.view import Features
+from train.features.cache import Features
 from train.models.dense import TOP_CELLS, DenseHead
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,106 +1,122 @@
-"""The line's charts: SVG of our own, in the colour of the text around them, for a light and a dark page.
-
-Each says in its title what it shows, and needs no script; the page's script moves the slider's mark along them.
-"""
+"""The report's charts, by matplotlib. The page's script moves the slider's marks over the first two."""
 
 from collections.abc import Sequence
-from xml.sax.saxutils import escape
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from edge.text import format_count
+from train.drawing import report_style
 from train.evaluation.explorer import Explorer
 
 FIRST, SECOND = "#6c8ebf", "#d98032"
 """Two hues that colour-blind eyes tell apart, also by their lightness: good and defective, full and cut."""
 BINS = 60
-WIDTH, HALF = 1000, 60
-"""Of the chart of scores: its width, and the height of each class, in units that the page stretches."""
-PLOT_LEFT, PLOT_TOP, PLOT_SIDE = 62, 14, 236
-"""Of the curve, px; the page's script needs them too."""
+LEAST_HEIGHT = 0.05
+"""Of a bar that stands for a single frame among many."""
+CURVE_BOX = (0.22, 0.17, 0.72, 0.78)
+"""Left, bottom, width and height of the curve's axes, as shares of its figure."""
 
 
-def scores(defective: NDArray[np.float64], good: NDArray[np.float64], explorer: Explorer, title: str) -> str:
-    """How many frames score what: good ones above the axis, defective ones below it, along the slider.
+@report_style()
+def scores(defective: NDArray[np.float64], good: NDArray[np.float64], explorer: Explorer) -> Figure:
+    """Draw how many frames score what: good ones above the axis, defective ones below it, along the slider.
 
-    Heights grow with the square root of the count, so that a single frame is seen beside a thousand. The mark is the
-    slider's position.
+    Heights grow with the square root of the count, so that a single frame is seen beside a thousand.
     """
-    last = len(explorer.thresholds) - 1
     edges = np.linspace(explorer.thresholds[0], explorer.thresholds[-1], BINS + 1)
     counts = [np.histogram(each, edges)[0] for each in (good, defective)]
     most = max(1, *(int(each.max()) for each in counts))
-    parts = []
-    for each, colour, sign in zip(counts, (FIRST, SECOND), (-1, 1), strict=True):
-        for at, count in enumerate(each.tolist()):
-            if count:
-                tall = max(3.0, (HALF - 4) * (count / most) ** 0.5)
-                top = HALF if sign > 0 else HALF - tall
-                x = WIDTH * at / BINS
-                size = f'width="{WIDTH / BINS - 2:.1f}" height="{tall:.1f}"'
-                parts.append(f'<rect x="{x + 1:.1f}" y="{top:.1f}" {size} fill="{colour}"/>')
-    parts.append(
-        f'<path d="M0,{HALF}H{WIDTH}" stroke="currentColor" stroke-opacity="0.4" vector-effect="non-scaling-stroke"/>'
-    )
-    x = WIDTH * explorer.start / last
-    parts.append(
-        f'<path class="mark" d="M0,0V{2 * HALF}" transform="translate({x:.1f} 0)" stroke="currentColor" '
-        'stroke-width="2" vector-effect="non-scaling-stroke"/>'
-    )
-    above, below = format_count(len(good), "good frame", ","), format_count(len(defective), "defective frame", ",")
-    described = f"{above} above the axis, {below} below it"
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {2 * HALF}" preserveAspectRatio="none" role="img"><title>{escape(title)}</title>'
-        f"<desc>{described}</desc>{''.join(parts)}</svg>"
-    )
+    figure = Figure((10, 1.2))
+    figure.set_layout_engine("none")
+    figure.patch.set_visible(False)  # the page's own ground, light or dark
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(-1, 1)
+    for each, colour, sign in zip(counts, (FIRST, SECOND), (1, -1), strict=True):
+        shown = each > 0
+        heights = np.maximum(LEAST_HEIGHT, np.sqrt(each[shown] / most))
+        axes.bar(edges[:-1][shown], sign * heights, 0.9 * (edges[1] - edges[0]), align="edge", color=colour)
+    axes.axhline(0, color="#888", linewidth=1)
+    return figure
 
 
-def curve(explorer: Explorer, title: str) -> str:
-    """Misses against false rejects, a corner for each position of the slider; the calibrated threshold is a dot."""
-    left, top, side = PLOT_LEFT, PLOT_TOP, PLOT_SIDE
+@report_style()
+def curve(explorer: Explorer) -> Figure:
+    """Draw misses against false rejects, a corner for each position of the slider, a dot for the calibrated one."""
     missed, rejected = explorer.missed / explorer.defective, explorer.rejected / explorer.good
-    points = [(left + side * x, top + side * (1 - y)) for x, y in zip(rejected.tolist(), missed.tolist(), strict=True)]
-    parts = []
-    for tick in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
-        x, y = left + side * tick, top + side * (1 - tick)
-        parts.append(f'<path d="M{x:g},{top}V{top + side}" stroke="currentColor" stroke-opacity="0.13"/>')
-        parts.append(f'<path d="M{left},{y:g}H{left + side}" stroke="currentColor" stroke-opacity="0.13"/>')
-        parts.append(text(x, top + side + 18, f"{100 * tick:g} %" if tick else "0"))
-        parts.append(text(left - 8, y + 4, f"{100 * tick:g} %" if tick else "0", "end"))
-    parts.append(text(left + side / 2, top + side + 40, "good frames rejected"))
-    turned = f'transform="rotate(-90 16 {top + side / 2:g})"'
-    parts.append(f'<text x="16" y="{top + side / 2:g}" text-anchor="middle" {turned}>defective frames missed</text>')
+    figure = Figure((3.6, 3.6))
+    figure.set_layout_engine("none")
+    axes = figure.add_axes(CURVE_BOX)
     # Between two positions nothing is known: the line goes over the worse corner.
-    path = f"M{points[0][0]:.1f},{points[0][1]:.1f}" + "".join(f"V{y:.1f}H{x:.1f}" for x, y in points[1:])
-    parts.append(f'<path d="{path}" fill="none" stroke="{FIRST}" stroke-width="2.5" stroke-linejoin="round"/>')
-    x, y = points[explorer.start]
-    parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{SECOND}" stroke="currentColor"/>')
-    parts.append(
-        f'<circle class="hand" cx="{x:.1f}" cy="{y:.1f}" r="9" fill="none" stroke="currentColor" stroke-width="2"/>'
+    axes.step(rejected, missed, where="pre", color=FIRST, linewidth=2.5, clip_on=False)
+    axes.plot(
+        [rejected[explorer.start]], [missed[explorer.start]], "o", color=SECOND, markeredgecolor="#333", clip_on=False
     )
-    at = explorer.start
-    described = (
-        f"at the calibrated {explorer.thresholds[at]:.2f}: {explorer.missed[at]} of {explorer.defective} missed, "
-        f"{explorer.rejected[at]} of {explorer.good} rejected"
-    )
-    return svg(left + side + 26, top + side + 54, title, described, parts)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="good frames rejected", ylabel="defective frames missed")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    return figure
 
 
-def svg(width: float, height: float, title: str, description: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" role="img" '
-        f'font-family="inherit" font-size="12.5" fill="currentColor"><title>{escape(title)}</title>'
-        f"<desc>{escape(description)}</desc>" + "".join(parts) + "</svg>"
-    )
+class Bars(NamedTuple):
+    """A group of two bars."""
+
+    name: str
+    full: float | None
+    cut: float | None
 
 
-def text(
-    x: float, y: float, text: str, anchor: str = "middle", weight: str = "normal", fill: str = "currentColor"
-) -> str:
-    bold = ' font-weight="600"' if weight == "bold" else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{fill}"{bold}>{escape(text)}</text>'
+@report_style()
+def bars(groups: Sequence[Bars], names: tuple[str, str]) -> Figure:
+    """Draw grouped bars from 0 to 1, values above them.
+
+    Args:
+        names: of the two models, in the legend.
+    """
+    figure = Figure((1.2 + 0.95 * len(groups), 3.0))
+    axes = figure.subplots()
+    places = np.arange(len(groups))
+    for name, values, offset, colour in (
+        (names[0], [group.full for group in groups], -0.2, FIRST),
+        (names[1], [group.cut for group in groups], 0.2, SECOND),
+    ):
+        drawn = axes.bar(places + offset, [value or 0.0 for value in values], 0.38, color=colour, label=name)
+        axes.bar_label(drawn, ["-" if value is None else f"{value:.3f}" for value in values], fontsize="small")
+    axes.set_xticks(places, [group.name for group in groups])
+    axes.set_ylim(0, 1.08)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    axes.grid(visible=False, axis="x")
+    return figure
 
 
-def said(value: float | None) -> str:
-    return "not known" if value is None else f"{value:.3f}"
+@report_style()
+def heatmap(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
+    """Draw a cell per value, its value in it, colours from the lowest to the highest value; the best is ringed.
+
+    Args:
+        values: [rows][columns].
+    """
+    figure = Figure((1.0 + 0.55 * len(columns), 1.1 + 0.4 * len(rows)))
+    axes = figure.subplots()
+    cells = np.array(values)
+    low, high = cells.min(), cells.max()
+    axes.pcolormesh(cells, cmap="viridis", vmin=low, vmax=high if high > low else low + 1)
+    for (y, x), value in np.ndenumerate(cells):
+        is_best = value == high > low
+        is_dark = high == low or value - low < 0.6 * (high - low)
+        ink = "white" if is_dark else "black"
+        axes.text(x + 0.5, y + 0.5, f"{value:.3f}", ha="center", va="center", size="small", color=ink)
+        if is_best:
+            axes.add_patch(Rectangle((x + 0.04, y + 0.04), 0.92, 0.92, fill=False, edgecolor="red", linewidth=2))
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    axes.invert_yaxis()
+    axes.set_xlabel("discard ratio")
+    axes.set_title(title)
+    axes.grid(visible=False)
+    return figure

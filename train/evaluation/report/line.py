@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from edge.text import format_count
+from train.drawing import to_svg
 from train.evaluation.explorer import Explorer, Interval, Scores, explore
 from train.evaluation.report import charts
 from train.evaluation.report.line_tables import percent
@@ -98,6 +99,15 @@ def line_view(row: Row, truth: str) -> LineView:
         for frame in fold.evaluation.implausible
     ]
     kinds: tuple[Kind, ...] = ("escaped", "rejected", "missed", "false")
+    scored = (
+        f"Scores of the frames: {format_count(len(good), 'good frame', ',')} above the axis, "
+        f"{format_count(len(defective), 'defective frame', ',')} below it"
+    )
+    at = explorer.start
+    calibrated = (
+        f"Misses against false rejects; at the calibrated {explorer.thresholds[at]:.2f}: {explorer.missed[at]} of "
+        f"{explorer.defective} missed, {explorer.rejected[at]} of {explorer.good} rejected"
+    )
     return LineView(
         label=row.label,
         rests_on=list(dict.fromkeys(fold.evaluation.rests_on for fold in row.folds)),
@@ -113,8 +123,8 @@ def line_view(row: Row, truth: str) -> LineView:
         no_verdict=no_verdict[:NAMES],
         more_no_verdict=max(0, len(no_verdict) - NAMES),
         pictures={kind: _pictures(row, kind, truth, shifted, explorer) for kind in kinds},
-        scores=Markup(charts.scores(defective.scores, good.scores, explorer, "Scores of the frames")),
-        curve=Markup(charts.curve(explorer, "Misses against false rejects")) if len(defective) and len(good) else None,
+        scores=to_svg(charts.scores(defective.scores, good.scores, explorer), scored, is_stretched=True),
+        curve=to_svg(charts.curve(explorer), calibrated) if len(defective) and len(good) else None,
     )
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from itertools import product
 
-from markupsafe import Markup
-
-from train.evaluation.report import rank_tables, study_charts, study_tables
+from train.drawing import to_svg
+from train.evaluation.report import charts, rank_tables, study_tables
 from train.evaluation.report.alike import Compared, compared
 from train.evaluation.report.metrics import STUDY_METRICS
 from train.evaluation.report.pictures import name_of, picture
@@ -104,10 +103,10 @@ def _full_against_cut(pictures: Sequence[Pictures]) -> Section:
 def _pair(among: Compared, truth: str) -> Chart:
     full, cut = among.rows
     groups = [
-        study_charts.Bars(metric.name, full.figure(truth, metric.own), cut.figure(truth, metric.own)) for metric in BARS
+        charts.Bars(metric.name, full.figure(truth, metric.own), cut.figure(truth, metric.own)) for metric in BARS
     ]
     title = f"{full.label} against {cut.label}, {truth}"
-    return Chart(Markup(study_charts.bars(groups, title, (full.label, cut.label))), caption=among.warning)
+    return Chart(to_svg(charts.bars(groups, (full.label, cut.label)), title), caption=among.warning)
 
 
 def _sweeps(pictures: Sequence[Pictures]) -> Section:
@@ -126,7 +125,7 @@ def _sweeps(pictures: Sequence[Pictures]) -> Section:
                         why = "no tile is defective" if len(row.folds) == 1 else "not every fold has a defective tile"
                         block.notes.append(f"{name}: not known, as {why}.")
                     else:
-                        block.charts.append(Chart(Markup(study_charts.heatmap(values, sweep.fusions, names, name))))
+                        block.charts.append(Chart(to_svg(charts.heatmap(values, sweep.fusions, names, name), name)))
                 blocks.append(block)
     return Section(
         "sweeps",

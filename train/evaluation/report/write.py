@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from edge.errors import InputError
-from train.evaluation.report import line_tables
+from train.evaluation.report import charts, line_tables
 from train.evaluation.report.line import line_view
-from train.evaluation.report.page import page
 from train.evaluation.report.rows import Pictures, Read, rows_of
 from train.evaluation.report.sections import Block, Section, as_markdown
 from train.evaluation.result import read_evaluation
@@ -52,7 +53,22 @@ def write_report(
 
         chapter = study_chapter.study_chapter(pictures)
         notes += study_chapter.NOTES
-    html = page(title, _intro(pictures), views, figures, chapter, notes)
+    environment = Environment(
+        loader=PackageLoader("train.evaluation.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = environment.get_template("report.html.jinja").render(
+        title=title,
+        intro=_intro(pictures),
+        views=views,
+        figures=figures,
+        study=chapter,
+        notes=notes,
+        curve_box=charts.CURVE_BOX,
+    )
     text = as_markdown(title, [figures, *chapter], notes)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -31,10 +31,10 @@ for (const part of document.querySelectorAll("[data-positions]")) {
     slider.value = at;
     slider.setAttribute("aria-valuetext",
       `${now.threshold}: ${missed} of ${positions.defective} missed, ${rejected} of ${positions.good} rejected`);
-    mark.setAttribute("transform", `translate(${(plot.width * at) / last} 0)`);
+    mark.style.left = `${(100 * at) / last}%`;
     if (hand) {
-      hand.setAttribute("cx", plot.left + plot.side * (rejected / positions.good));
-      hand.setAttribute("cy", plot.top + plot.side * (1 - missed / positions.defective));
+      hand.style.left = `${100 * (left + width * (rejected / positions.good))}%`;
+      hand.style.bottom = `${100 * (bottom + height * (missed / positions.defective))}%`;
     }
   };
   show(positions.start);

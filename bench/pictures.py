@@ -1,0 +1,36 @@
+"""Pictures that benches are timed on where none are given."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle import Bundle
+
+
+def golden_mosaic(bundle: Bundle, hw: tuple[int, int], seed: int, coldest: int | None = None) -> NDArray[np.uint8]:
+    """A frame as the bundle's product looks: its golden tiles side by side in random order, RGB [H, W, 3].
+
+    Args:
+        hw: height and width of the frame, px.
+        coldest: how many of the golden tiles it may show, those of the lowest logits; None: all.
+    """
+    golden, grid = bundle.golden(), bundle.manifest.grid
+    tiles = golden.tiles[np.argsort(golden.logit)[:coldest]]
+    pitch = grid.tile_px - grid.overlap_px  # so that a tile of the line shows one golden tile
+    rows, columns = (-(-side // pitch) for side in hw)
+    chosen = tiles[np.random.default_rng(seed).integers(len(tiles), size=(rows, columns)), :pitch, :pitch]
+    mosaic = chosen.transpose(0, 2, 1, 3, 4).reshape(rows * pitch, columns * pitch, 3)  # was [r, c, y, x, 3]
+    return np.ascontiguousarray(mosaic[: hw[0], : hw[1]])
+
+
+def draw_shapes(hw: tuple[int, int], seed: int) -> NDArray[np.uint8]:
+    """Discs and strokes in any colour under a little noise: edges of all sizes, as photographs have, RGB [H, W, 3]."""
+    random = np.random.default_rng(seed)
+    picture = np.full((*hw, 3), random.integers(0, 256, 3), np.uint8)
+    for _ in range(hw[0] * hw[1] // 2000):
+        (x, y), (dx, dy) = random.integers(0, hw[::-1]).tolist(), random.integers(-80, 81, 2).tolist()
+        colour = random.integers(0, 256, 3).tolist()
+        cv2.line(picture, (x, y), (x + dx, y + dy), colour, int(random.integers(2, 16)))
+        cv2.circle(picture, (x - dx, y - dy), int(random.integers(2, 24)), colour, -1)
+    noisy: NDArray[np.uint8] = np.clip(picture + random.integers(-8, 9, picture.shape), 0, 255).astype(np.uint8)
+    return noisy

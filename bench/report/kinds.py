@@ -1,0 +1,269 @@
+"""What a report shows of each kind of result file: an entry per kind. Tables need no word; plots are functions."""
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from bench.report import plots
+from bench.report.tables import Record
+from bench.targets import COST_PER_TILE_WITHIN, READY_S
+
+FIRST_IMPORTS = 8
+FOLD_FIGURES = {
+    "tile_ap": "tile AP, all",
+    "tile_ap_clear": "tile AP",
+    "picture_auroc": "picture AUROC",
+    "pixel_ap": "pixel AP",
+    "study_f1": "F1, study's rule",
+    "pointing": "pointing",
+    "pointing_near": "within 16 px",
+    "hit": "defects hit",
+    "rejected": "good frames rejected",
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Of result files, by the word in "bench". Each function gets one measurement of a file."""
+
+    name: str
+    title: str
+    told: str = ""
+    heading: str = "{model} in {precision}"
+    """With keys of the measurement."""
+    notes: Callable[[Record], Iterable[str]] = lambda _: ()
+    plots: Callable[[Record], Iterable[Markup]] = lambda _: ()
+    leave_out: tuple[str, ...] = ()
+    """Keys that are not shown."""
+    view: Callable[[Record], Record] = lambda one: one
+    """Makes what tables show."""
+    is_joined: bool = False
+    """Whether files with the same heading and machine become rows of the same table."""
+
+
+def _end_to_end_notes(one: Record) -> Iterator[str]:
+    if (ended := one.get("ended", "whole")) != "whole":
+        yield f"This run is not whole, and nothing of it counts for a target: {ended}."
+
+
+def _end_to_end_plots(one: Record) -> Iterator[Markup]:
+    if processor := one["saturated"] and one["saturated"].get("processor"):
+        time_ms = {"inference": processor["inference_ms"], **processor["rest_ms"]}
+        yield plots.stacks({"service": time_ms}, "Processor time of a frame", "ms of processor time", "inference")
+    if latency := one["window"] and one["window"]["latency"]:
+        shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "most": 1.0}
+        marked = {name: (share, latency[name]) for name, share in shares.items()}
+        yield plots.cumulative(latency["bins"], marked, "Latency from capture to event")
+
+
+def _stages_plots(one: Record) -> Iterator[Markup]:
+    frames: dict[str, dict[str, float]] = {}
+    for row in one["rows"]:
+        if row["stacked"]:
+            frames.setdefault(f"{row['size']}, {row['tiles']} tiles", {})[row["stage"]] = row["ms"]["median"]
+    if frames:
+        yield plots.stacks(frames, "Time per stage of a frame with defects", "ms per frame", "infer")
+    if costs := one["cost_per_tile"]:
+        ways = {"the whole way": "whole_ms_per_tile", "the engine by itself": "bare_ms_per_tile"}
+        drawn = {name: [(cost["tiles"], cost[key]["median"]) for cost in costs] for name, key in ways.items()}
+        cheapest = min(ms for _, ms in drawn["the whole way"])
+        limit = f"up to {COST_PER_TILE_WITHIN:.0%} above the cheapest"
+        band = (cheapest, cheapest * (1 + COST_PER_TILE_WITHIN), limit)
+        yield plots.lines(drawn, "What a tile costs", "tiles per frame", "ms per tile", band)
+
+
+def _stages_view(one: Record) -> Record:
+    """Have columns that tell what a row is of stand first."""
+    first = ("size", "tiles", "stage", "variant")
+    return {
+        key: [{**{name: row[name] for name in first if name in row}, **row} for row in value]
+        if key in ("rows", "whole")
+        else value
+        for key, value in one.items()
+    }
+
+
+def _startup_view(one: Record) -> Record:
+    imports = [{"library": name, "ms": ms} for name, ms in one["imports_ms"].items()]
+    return {**one, "imports_ms": imports[:FIRST_IMPORTS]}
+
+
+def _startup_plots(one: Record) -> Iterator[Markup]:
+    starts = {
+        condition: {phase: taken["median"] for phase, taken in of["phases_s"].items()}
+        for condition, of in one["conditions"].items()
+    }
+    if starts:
+        yield plots.stacks(starts, "Phases of a start", "s until the first verdict")
+
+
+def _peers_plots(one: Record) -> Iterator[Markup]:
+    shares = {row["name"]: (row["to_engine"], row["to_engine_spread"]) for row in one["systems"]}
+    unit = "frames per second, of the engine alone"
+    yield plots.bars(shares, f"Share of the engine: {one['model']}", unit, (1.0, "engine alone"))
+
+
+def _map_cost_plots(one: Record) -> Iterator[Markup]:
+    """A plot for each engine and precision."""
+    ratios: dict[str, dict[str, tuple[float, Record]]] = {}
+    for row in sorted(one["rows"], key=lambda row: (row["model"], row["way"], row["method"], row["batch"])):
+        if row["cost"]:
+            way = [row["way"]] if row["way"] not in ("graph", row["method"]) else []
+            name = " ".join([row["model"], row["method"], *way, *([f"by {row['batch']}"] if row["batch"] > 1 else [])])
+            of_engine = ratios.setdefault(f"{row['engine']}, {row['precision']}", {})
+            of_engine[name] = (row["cost"]["ratio"], row["cost"]["ratio_spread"])
+    for engine, each in ratios.items():
+        title = f"Map cost: {engine}"
+        yield plots.bars(each, title, "time with the map, of that without", (1.0, "classifier alone"))
+
+
+def _flops_view(one: Record) -> Record:
+    """Have maps stand in a table of their own."""
+    maps = [{"model": row["model"], **adds} for row in one["systems"] for adds in row["maps"]]
+    return {"systems": one["systems"], "what a map adds": maps}
+
+
+def _micro_view(one: Record) -> Record:
+    benches = [
+        {
+            "bench": row["name"].removeprefix("bench_"),
+            **{f"{name} ms": 1e3 * row["stats"][name] for name in ("median", "q1", "q3")},
+            "rounds": row["stats"]["rounds"],
+            "of": row["extra_info"],
+        }
+        for row in one["benchmarks"]
+    ]
+    return {"benches": benches, "compared with": one["compared_with"], "ratios": one["ratios"]}
+
+
+def _recipe_view(one: Record) -> Record:
+    row: dict[str, object] = {
+        "recipe": " ".join([one["recipe"], *one["overrides"]]),
+        "folds": len(one["folds"]),
+        "seeds": len({fold["seed"] for fold in one["folds"]}),
+    }
+    for figure, heading in FOLD_FIGURES.items():
+        values = [fold[figure] for fold in one["folds"] if fold[figure] is not None]
+        row[heading] = f"{statistics.fmean(values):.3f} ± {statistics.pstdev(values):.2f}" if values else None
+    return {"": [row] if one["folds"] else []}
+
+
+def _plausibility_view(one: Record) -> Record:
+    return {
+        "": [
+            {"set": each["set"], **row}
+            for each in one["sets"]
+            for row in (*each["spoilt"], *each["still_good"], each["defective"])
+        ]
+    }
+
+
+def _robustness_view(one: Record) -> Record:
+    return {"": [{"set": each["set"], **row} for each in one["sets"] for row in each["changes"]]}
+
+
+def _evaluation_view(one: Record) -> Record:
+    told = one["told"]
+    return {
+        "": [
+            {
+                "model": told["model"],
+                "map": told["method"],
+                "groups": told["groups"],
+                "by": truth["truth"],
+                "tile AP": truth["figures"]["tile"]["average_precision"],
+                "tile AUROC": truth["figures"]["tile"]["auroc"],
+            }
+            for truth in one["truths"]
+            if truth["figures"]["tile"] is not None
+        ]
+    }
+
+
+KINDS = (
+    Kind(
+        name="end-to-end",
+        title="From capture to event",
+        told="The real service, from paced cameras to a subscriber in another process, beside the bare engine.",
+        notes=_end_to_end_notes,
+        plots=_end_to_end_plots,
+    ),
+    Kind(
+        name="stages",
+        title="Time per stage",
+        told="Each stage by itself, per frame; the sum is no latency, as stages overlap. Medians (lowest to highest).",
+        plots=_stages_plots,
+        leave_out=("stacked", "allocated_bytes", "peak_bytes"),
+        view=_stages_view,
+    ),
+    Kind(
+        name="startup",
+        title="Start",
+        told="From the start of the process to READY and to the first verdict. Medians (lowest to highest). READY with "
+        f"a model cache is to take less than {READY_S:g} s.",
+        plots=_startup_plots,
+        view=_startup_view,
+    ),
+    Kind(
+        name="tune",
+        title="Settings for this machine",
+        told="What heatline bench tune tried and chose, and what that gains, measured again in turns.",
+        heading="{model}, {line}",
+    ),
+    Kind(
+        name="peers",
+        title="Beside others",
+        told="The same frames, network, precision and machine, in turns; the engine alone is the measure.",
+        plots=_peers_plots,
+        leave_out=("libraries",),
+    ),
+    Kind(
+        name="map-cost",
+        title="What a map costs",
+        told="Time of the graph with classifier and map over that of the same classifier alone, in turns.",
+        heading="Classifier and map",
+        plots=_map_cost_plots,
+        leave_out=("fusion", "discard_ratio", "tile_px", "threads", "rounds", "tiles", "at_utc", "load"),
+    ),
+    Kind(
+        name="flops",
+        title="Parameters and multiply-adds",
+        heading="One tile of {tile_px} px",
+        notes=lambda one: [one["units"], one["study"]],
+        view=_flops_view,
+    ),
+    Kind(name="micro", title="Parts by themselves", heading="Functions by themselves", view=_micro_view),
+    Kind(
+        name="recipes",
+        title="Recipes",
+        told="What each recipe finds in real data sets, by grouped cross-validation: mean ± deviation over folds and "
+        "seeds. docs/recipes.md defines the figures.",
+        heading="{set}, by {truth}",
+        view=_recipe_view,
+        is_joined=True,
+    ),
+    Kind(
+        name="plausibility",
+        title="Frames that do not show the product",
+        told="How many frames of each kind are refused, by grouped cross-validation.",
+        heading="{model}",
+        view=_plausibility_view,
+    ),
+    Kind(
+        name="robustness",
+        title="Light, shift and defocus",
+        told="How verdicts and regions hold where pictures are changed.",
+        heading="All data sets",
+        view=_robustness_view,
+    ),
+    Kind(
+        name="evaluation",
+        title="Evaluations",
+        told="How well trained models tell tiles apart, by heatline evaluate.",
+        heading="{told[data]}",
+        view=_evaluation_view,
+        is_joined=True,
+    ),
+)

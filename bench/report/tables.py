@@ -1,0 +1,129 @@
+"""Tables from what a result file holds: one way to print whatever values and records there are.
+
+Keys carry their units (`latency_p50_ms`), so they serve as headings.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Record = Mapping[str, Any]
+"""An object of a result file."""
+
+UNKNOWN = "-"
+FIGURE = re.compile(r"-?|-?[\d,]+(\.\d+)?( ± .*| \(.*\))?")
+"""A cell that is set to the right."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Values as they are printed."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    @property
+    def is_text(self) -> list[bool]:
+        """By column, whether it holds anything but figures."""
+        return [not all(FIGURE.fullmatch(row[place]) for row in self.rows) for place in range(len(self.columns))]
+
+    def without_empty_columns(self) -> "Table":
+        """The same without the columns in which no row has a value."""
+        kept = [place for place, cells in enumerate(zip(*self.rows, strict=True)) if set(cells) - {"", UNKNOWN}]
+        return Table(
+            self.title,
+            [self.columns[place] for place in kept],
+            [[row[place] for place in kept] for row in self.rows],
+        )
+
+
+def tables(record: Record, leave_out: Collection[str] = ()) -> list[Table]:
+    """Make a table of all single values, and one of each list of records, wherever it is.
+
+    Args:
+        leave_out: keys that are not shown.
+    """
+    facts: list[tuple[str, str]] = []
+    lists: list[Table] = []
+    for name, value in _values(record, leave_out):
+        if _is_list_of_records(value):
+            lists.append(rows(value, leave_out, name))
+        elif not isinstance(value, list) or (value and all(isinstance(one, str | int) for one in value)):
+            facts.append((name, cell(value)))
+    return [Table("", ("what", "found"), facts), *lists] if facts else lists
+
+
+def rows(records: Sequence[Record], leave_out: Collection[str] = (), title: str = "") -> Table:
+    """Make a row per record, with the columns of all. Lists of records inside records are left out."""
+    found = [
+        {name: cell(one) for name, one in _values(record, leave_out) if not _is_list_of_records(one)}
+        for record in records
+    ]
+    columns = list(dict.fromkeys(name for row in found for name in row))
+    return Table(title, columns, [[row.get(name, UNKNOWN) for name in columns] for row in found])
+
+
+def cell(value: object) -> str:
+    """Print a value of a result file.
+
+    >>> cell({"median": 2, "lowest": 1.5, "highest": 2.25}), cell([True, None, 0.12345]), cell({"streams": 2})
+    ('2 (1.50 to 2.25)', 'yes, -, 0.123', 'streams 2')
+    """
+    match value:
+        case None:
+            return UNKNOWN
+        case bool():
+            return "yes" if value else "no"
+        case int() | float():
+            return shown(value)
+        case {"median": median, "lowest": lowest, "highest": highest}:
+            return f"{cell(median)} ({cell(lowest)} to {cell(highest)})"
+        case dict():
+            return ", ".join(f"{name} {cell(one)}" for name, one in value.items()) or "none"
+        case list():
+            return ", ".join(map(cell, value)) or "none"
+        case _:
+            return str(value)
+
+
+def shown(value: float, digits: int = 3) -> str:
+    """Print a figure to so many digits at least, without a power of ten."""
+    if isinstance(value, int) or value == 0:
+        return f"{value:,.0f}"
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 9.999 to three digits is 10.0
+    return f"{value:,.{max(0, digits - 1 - exponent)}f}"
+
+
+def size(height: int, width: int) -> str:
+    """Print an extent, which result files hold as height and width."""
+    return f"{width}x{height}"
+
+
+def _values(record: Record, leave_out: Collection[str], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield names and values of a record and of the records inside it."""
+    for key, value in record.items():
+        name = before + key.replace("_", " ")
+        if key in leave_out:
+            continue
+        if key.endswith("_hw") and isinstance(value, list):
+            yield f"{name.removesuffix(' hw')} px", size(*value)
+        elif _is_by_name(value):
+            yield name, [{"name": one, **of} for one, of in value.items()]
+        elif isinstance(value, dict) and any(isinstance(one, dict | list) for one in value.values()):
+            yield from _values(value, leave_out, f"{name}: ")
+        else:
+            yield name, value
+
+
+def _is_by_name(value: object) -> bool:
+    """Whether it holds records of one form by name; figures with their spreads are no records."""
+    if not isinstance(value, dict) or not all(isinstance(one, dict) for one in value.values()):
+        return False
+    forms = {frozenset(one) for one in value.values()}
+    return len(forms) == 1 and len(min(forms)) > 3
+
+
+def _is_list_of_records(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)

@@ -1,1 +1,0 @@
-"""Does anything grow, run for long: memory, descriptors, threads, latency."""

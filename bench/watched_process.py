@@ -1,0 +1,165 @@
+"""A process that is killed, stopped, started again and waited for, and that is gone at the end whatever happens."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bench.log_tail import log_tail
+from edge.errors import BenchError
+
+HEATLINE: Sequence[str | Path] = (sys.executable, "-m", "edge.cli.main")
+END_WITHIN_S = 30.0
+_OF_SYSTEMD = ("NOTIFY_SOCKET", "CACHE_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "WATCHDOG_USEC")
+"""What systemd tells a service of its own, which no process of ours is."""
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") else ()
+"""Where this process is killed, the kernel kills that one too: it would take its part of what is measured next."""
+
+
+class WatchedProcess:
+    """Runs from `start` until it ends, is killed, or the `with` block ends.
+
+    Args:
+        name: in messages.
+        command: what it runs.
+        log: file to which each life appends what it writes; None: where this process writes.
+        env: beside this process's environment.
+        stdout: another file for what it writes to standard output.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        log: Path | None,
+        *,
+        env: Mapping[str, str] | None = None,
+        stdout: Path | None = None,
+    ) -> None:
+        self.name, self.command = name, command
+        self._log, self._stdout, self._env = log, stdout or log, env or {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_over = True
+        self.started_s = self.started_at_s = 0.0
+        """Monotonic, and since 1970."""
+
+    @property
+    def pid(self) -> int:
+        return self._started().pid
+
+    @property
+    def runs(self) -> bool:
+        """It was started, and has not been killed or seen to end. It may have ended by itself: see `check`."""
+        return not self._is_over
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self.started_s
+
+    def start(self) -> None:
+        assert not self.runs, f"{self.name} runs already"
+        log = None if self._log is None else self._log.open("ab")
+        stdout = None if self._stdout is None else self._stdout.open("ab")
+        try:
+            self._process = subprocess.Popen(
+                [*_DIES_WITH_US, *self.command],
+                env={name: value for name, value in os.environ.items() if name not in _OF_SYSTEMD} | dict(self._env),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=log,
+                start_new_session=True,  # a terminal's Ctrl-C is for this process, which ends that one
+            )
+        finally:
+            for file in filter(None, (log, stdout)):
+                file.close()
+        self._is_over = False
+        self.started_s, self.started_at_s = time.monotonic(), time.time()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self._started().send_signal(number)
+
+    def terminate(self) -> None:
+        """SIGTERM; it still runs."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone; no harm where it has ended."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._is_over = True
+
+    def pause(self) -> int:
+        """SIGSTOP; returns the id of the process for `resume`."""
+        self.send_signal(signal.SIGSTOP)
+        return self.pid
+
+    def resume(self, pid: int) -> None:
+        """SIGCONT, unless it is another process by now."""
+        if self.runs and self.pid == pid:
+            self.send_signal(signal.SIGCONT)
+
+    def check(self) -> str | None:
+        """Why it ended, where it ended by itself since it was last asked; it no longer runs then."""
+        if not self.runs or (code := self._started().poll()) is None:
+            return None
+        self._is_over = True
+        return f"{self.name} ended with exit code {code}: {self.log_tail()}"
+
+    def require_running(self) -> None:
+        """See that it has not ended.
+
+        Raises:
+            BenchError: it has.
+        """
+        if (code := self._started().poll()) is not None:
+            raise BenchError(f"{self.name} ended with exit code {code}: {self.log_tail()}")
+
+    def wait(self, within_s: float = END_WITHIN_S) -> int:
+        """Its exit code once it has ended.
+
+        Raises:
+            BenchError: it did not end in time.
+        """
+        try:
+            code = self._started().wait(within_s)
+        except subprocess.TimeoutExpired as error:
+            raise BenchError(f"{self.name} did not end within {within_s:.0f} s; {self.log_tail()}") from error
+        self._is_over = True
+        return code
+
+    def require_success(self, within_s: float = END_WITHIN_S) -> None:
+        """Wait for its end.
+
+        Raises:
+            BenchError: it did not end in time, or failed.
+        """
+        if code := self.wait(within_s):
+            raise BenchError(f"{self.name} ended with exit code {code}: {self.log_tail()}")
+
+    def log(self) -> str:
+        """All that it has written."""
+        assert self._log is not None, f"{self.name} writes where this process does"
+        return self._log.read_text(errors="replace")
+
+    def log_tail(self) -> str:
+        """The end of it, as part of a sentence."""
+        return "see above" if self._log is None else log_tail(self._log)
+
+    def _started(self) -> "subprocess.Popen[bytes]":
+        assert self._process is not None, f"{self.name} was not started"
+        return self._process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()

@@ -1,0 +1,122 @@
+"""`heatline cameras calibrate`: what the frames of one camera must look like."""
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from edge.bundle import open_bundle, open_proven_engine
+from edge.bundle.manifest import CameraPlausible
+from edge.bundle.plausibility import know_product
+from edge.cameras.looking import area_of
+from edge.cli.calibrate import NewBundle, odd_ones, progress
+from edge.cli.calibration_text import count_frames, describe_plausible
+from edge.cli.output import json_option, print_facts, print_json
+from edge.config import LineConfig, load_config
+from edge.errors import ConfigError
+from edge.geometry import AreaOfInterest
+from edge.inspection.inspector import Inspector
+from edge.recalibration import GoodPictures, recalibrated, record_of_camera, write_recalibrated
+from edge.text import format_count
+
+
+class Report(msgspec.Struct, frozen=True):
+    """All that the command says."""
+
+    written: str | None
+    """The new bundle; none: a dry run."""
+    digest: str | None
+    version: str
+    camera: str
+    plausible: CameraPlausible
+    frames_are: str
+    refused_by_bundle: int
+    """How many of the frames get no verdict by what the bundle knows of all cameras."""
+    warnings: list[str]
+
+
+@click.command("calibrate", epilog="Example: heatline cameras calibrate line.toml top good --to boards-line1.bundle")
+@click.argument("line", type=click.Path(path_type=Path))
+@click.argument("camera")
+@click.argument("good", metavar="GOOD_FRAMES...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--product", help="Whose bundle and area of interest. Default: the line's.")
+@click.option("--to", "target", type=click.Path(path_type=Path), help="New folder for the bundle. Default: beside it.")
+@click.option("--version", help="Version of the new bundle. Default: the old one with +cal1, +cal2 and so on.")
+@click.option("--dry-run", is_flag=True, help="Print everything, write nothing.")
+@json_option
+def calibrate_camera(
+    line: Path,
+    camera: str,
+    good: tuple[Path, ...],
+    product: str | None,
+    target: Path | None,
+    version: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Set what frames of CAMERA must look like from GOOD_FRAMES, pictures or folders of them, and write a new bundle.
+
+    Where the cameras of LINE differ in light, distance or view, each is held to its own frames, within its area of
+    interest. Thresholds stay as they are. Nobody has signed the new bundle.
+    """
+    config = load_config(line)
+    config = config.of_product(config.product if product is None else product)
+    area = _area(line, config, camera)
+    pictures = GoodPictures(good)
+    parent = open_bundle(config.bundle)
+    new = NewBundle.beside(config.bundle, parent.manifest.version, target, version, dry_run=dry_run)
+    proven = open_proven_engine(parent, config.engine.kind)
+    _, appearances = pictures.run(Inspector(parent.manifest, proven.engine), progress(f"frames of {camera}"), area)
+    warnings = odd_ones(pictures, appearances)
+    known = know_product(appearances)
+    if known.plausible.distance is None and parent.manifest.tensors.features is not None:
+        warnings.append("these frames are too few to know the product's features, so another product may pass")
+    everywhere = parent.plausibility()
+    refused = 0 if everywhere is None else sum(everywhere.objection(each) is not None for each in appearances)
+    plausible = CameraPlausible(
+        known.plausible,
+        [list(polygon) for polygon in area.look_at],
+        [list(polygon) for polygon in area.look_away],
+    )
+    was, frames_are = parent.manifest.calibration, f"good frames of {pictures.names}"
+    calibration = msgspec.structs.replace(was, plausible_by_camera={**was.plausible_by_camera, camera: plausible})
+    record = record_of_camera(camera, plausible, frames_are)
+    manifest = recalibrated(parent, calibration, new.version, proven.engine, record)
+    written = None if dry_run else write_recalibrated(new.target, parent, manifest, known.tiles, camera)
+    report = Report(
+        written=None if written is None else str(written.path),
+        digest=None if written is None else written.digest,
+        version=new.version,
+        camera=camera,
+        plausible=plausible,
+        frames_are=frames_are,
+        refused_by_bundle=refused,
+        warnings=warnings,
+    )
+    for words in warnings:
+        click.echo(f"warning: {words}", err=True)
+    if as_json:
+        print_json(report)
+        return
+    facts: dict[str, object] = {
+        "version": f"{new.version}, from {parent.manifest.version}",
+        "signed by": "nobody, as it is another bundle now: heatline bundle sign",
+        f"a frame of camera {camera} must be": describe_plausible(known.plausible),
+        "set by": count_frames(len(appearances), frames_are),
+    }
+    if refused:
+        facts["of these"] = f"{format_count(refused, 'frame')} got no verdict by what the bundle knows of all cameras"
+    print_facts(f"{new.target} {'would be' if dry_run else 'is'} written", facts)
+
+
+def _area(line: Path, config: LineConfig, name: str) -> AreaOfInterest:
+    """What of a camera's frames is looked at.
+
+    Raises:
+        ConfigError: the line has no camera of that name.
+    """
+    for camera in config.cameras:
+        if camera.name == name:
+            return area_of(camera)
+    names = ", ".join(camera.name for camera in config.cameras)
+    raise ConfigError(f"{line} has no camera {name!r}; it has {names}")

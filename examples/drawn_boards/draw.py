@@ -1,0 +1,37 @@
+"""Draws circuit boards with and without defects, as pictures, masks and labels to train on.
+
+python examples/drawn_boards/draw.py boards --count 60 --seed 1
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from boards import write_boards
+
+
+def main() -> None:
+    """Draw a folder of boards."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a new folder")
+    parser.add_argument("--count", type=int, required=True, help="how many boards; every third is flawless")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same boards; default: 0")
+    parser.add_argument(
+        "--defects",
+        type=int,
+        help="how many each defective board has, where it has room; 0: all boards are flawless; default: 1 to 5",
+    )
+    asked = parser.parse_args()
+    workers = len(os.sched_getaffinity(0))
+    try:
+        write_boards(asked.folder, asked.count, asked.seed, defects=asked.defects, workers=workers)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print(f"{asked.folder} holds {asked.count} boards of seed {asked.seed}; next: heatline train {asked.folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""`make cameras`: what cameras cost a line, and how it takes their deaths (docs/cameras.md)."""
+
+import sys
+from argparse import Namespace
+
+from edge.bundle import Bundle
+from tests.system.cameras.measure import Plan, measure_cameras
+from tests.system.command import Result, parser, run, say
+
+
+def _measure(_: Namespace, bundle: Bundle) -> Result:
+    found = measure_cameras(bundle, Plan(), say)
+    facts = {f"{rate.load}, {rate.way}": rate.fact for rate in found.rates}
+    facts |= {f"{times.load}, {times.fault}": times.fact for times in found.faults}
+    return Result(found, facts | {f"left out: {what}": why for what, why in found.left_out.items()}, [])
+
+
+def main() -> None:
+    sys.exit(
+        run(
+            "cameras",
+            parser("How fast may cameras be, and how soon is a line over their deaths?").parse_args(),
+            _measure,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

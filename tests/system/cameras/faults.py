@@ -1,0 +1,241 @@
+"""How long a line takes to notice that a camera is dead, and to inspect again: each fault made on purpose, with events'
+own stamps held against the moment of the deed.
+"""
+
+import contextlib
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from bench.spread import Spread
+from bench.watched_line import START_WITHIN_SECONDS, WatchedLine
+from edge.bundle import Bundle
+from edge.delivery.messages import AlarmEvent, Event, StatusEvent, VerdictEvent
+from edge.errors import BenchError
+from tests.edge.gv_cameras import AravisCamera
+from tests.system.cameras.rates import Load
+
+CAMERA = "cam0"
+FPS = 25.0
+STEADY_FRAMES = 8
+"""Inspected one after the other, before a fault is made."""
+NOTICED_WITHIN_SECONDS = 30.0
+BACK_WITHIN_SECONDS = 60.0
+ASKED_AFTER_SECONDS = 2.0
+"""A camera that waits for triggers is asked once a second from then on."""
+
+FaultName = Literal[
+    "camera process killed",
+    "camera process stopped",
+    "device without power",
+    "picture frozen",
+    "idle device without power",
+]
+OF_DEVICES: dict[FaultName, str] = {
+    "device without power": "the device is back",
+    "picture frozen": "the picture moves again",
+    "idle device without power": "the device is back",
+}
+"""From when on the recovery of these is counted; of the others from the deed. It ends with the event of the first frame
+that is inspected, of an idle camera with the alarm's end."""
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """One fault that was noticed, and got over."""
+
+    noticed_as: str
+    """The alarm's name."""
+    noticed_ms: float
+    """From the deed to the alarm."""
+    gone_ms: float | None
+    """How long the device was away after the alarm."""
+    recovered_ms: float
+
+
+class FaultTimes(msgspec.Struct, frozen=True, kw_only=True):
+    """One fault, made again and again."""
+
+    load: Load
+    fault: FaultName
+    noticed_ms: Spread
+    recovered_ms: Spread
+    recovery_since: str
+    samples: list[Sample]
+
+    @property
+    def fact(self) -> str:
+        """For people."""
+        noticed_as = ", ".join(sorted({sample.noticed_as for sample in self.samples}))
+        return (
+            f"noticed as {noticed_as} after {self.noticed_ms:.0f} ms, recovered after {self.recovered_ms:.0f} ms since "
+            f"{self.recovery_since}"
+        )
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """One camera at 25 frames a second, or one that waits for triggers, and what is done to it."""
+
+    load: Load
+    faults: tuple[FaultName, ...]
+    idle: bool = False
+
+
+def scenarios(pattern: Load, gige: Load) -> tuple[Scenario, ...]:
+    """All that is done to cameras."""
+    return (
+        Scenario(pattern, ("camera process killed", "camera process stopped")),
+        Scenario(gige, ("camera process killed", "camera process stopped", "device without power", "picture frozen")),
+        Scenario(gige, ("idle device without power",), idle=True),
+    )
+
+
+def measure_faults(
+    scenario: Scenario, bundle: Bundle, *, repeats: int, gone_s: Sequence[float], say: Callable[[str], None]
+) -> list[FaultTimes]:
+    """Make each fault in turn, over and over, on one running service.
+
+    Args:
+        gone_s: how long devices stay away after the alarm, one after the other: a camera that is gone is looked for at
+            longer and longer intervals, and may come back at any moment of one.
+    Raises:
+        BenchError: a fault was not noticed, or not got over, or a process did not do what it should.
+        MissingExtraError: the load needs a library that is not installed.
+    """
+    load, samples = scenario.load, {fault: list[Sample]() for fault in scenario.faults}
+    trigger = {"trigger": "software"} if scenario.idle else {}
+    with tempfile.TemporaryDirectory() as folder, load.device(FPS) as device:
+        keys = [{**each, **trigger} for each in load.keys(FPS, device)]
+        with WatchedLine(Path(folder), bundle.path, "f32", keys) as line:
+            for number in range(repeats):
+                for fault in scenario.faults:
+                    camera = _Camera(line, device, gone_s[number % len(gone_s)], number / repeats)
+                    samples[fault].append(sample := camera.suffers(fault))
+                    say(f"{load}, {fault}: {sample}")
+            line.stop()
+    return [
+        FaultTimes(
+            load=load,
+            fault=fault,
+            noticed_ms=Spread.of([one.noticed_ms for one in of]),
+            recovered_ms=Spread.of([one.recovered_ms for one in of]),
+            recovery_since=OF_DEVICES.get(fault, "the deed"),
+            samples=of,
+        )
+        for fault, of in samples.items()
+    ]
+
+
+@dataclass
+class _Camera:
+    """A line's one camera, and what can be done to it."""
+
+    line: WatchedLine
+    device: AravisCamera | None
+    gone_s: float
+    phase: float
+    """0 to 1: where in an interval to do it."""
+
+    def suffers(self, fault: FaultName) -> Sample:
+        """Make a fault once the camera is steady, end it once it is noticed, and wait until it is got over."""
+        idle = fault == "idle device without power"
+        if idle:
+            self._await_idle()
+        else:
+            for _ in range(STEADY_FRAMES):
+                self.line.until(_is_inspected, START_WITHIN_SECONDS, "frames that are inspected")
+        with self._process() as process:
+            done_ns = time.time_ns()
+            if fault in OF_DEVICES:
+                alarm = self._device_suffers(fault, done_ns)
+            else:
+                deed = signal.SIGKILL if fault == "camera process killed" else signal.SIGSTOP
+                signal.pidfd_send_signal(process, deed)
+                alarm = self._noticed(done_ns)
+            back_ns = time.time_ns() if fault in OF_DEVICES else None
+            recovered_ns = self._over_ns() if idle else self._inspected_ns(back_ns or alarm.at_ns)
+        return Sample(
+            noticed_as=alarm.alarm,
+            noticed_ms=(alarm.at_ns - done_ns) / 1e6,
+            gone_ms=None if back_ns is None else (back_ns - alarm.at_ns) / 1e6,
+            recovered_ms=(recovered_ns - (back_ns or done_ns)) / 1e6,
+        )
+
+    def _device_suffers(self, fault: FaultName, done_ns: int) -> AlarmEvent:
+        """Have the device itself fail until some time after the alarm."""
+        assert self.device is not None
+        if fault == "picture frozen":
+            self.device.freeze()
+            alarm = self._noticed(done_ns)
+            self.device.freeze(False)
+        else:
+            self.device.kill()
+            alarm = self._noticed(done_ns)
+            self.line.listen_for(self.gone_s)
+            self.device.start()
+        return alarm
+
+    @contextlib.contextmanager
+    def _process(self) -> Iterator[int]:
+        """A descriptor of the camera's process, which goes on at the end where it was stopped and nobody ended it."""
+        pids = self.line.camera_pids()
+        if len(pids) != 1:
+            raise BenchError(f"the line has {len(pids)} camera processes, expected one")
+        process = os.pidfd_open(pids[0])
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(process, signal.SIGCONT)
+            os.close(process)
+
+    def _await_idle(self) -> None:
+        self.line.until(
+            lambda event: isinstance(event, StatusEvent) and event.cameras[CAMERA].state == "IDLE",
+            START_WITHIN_SECONDS,
+            "a camera that waits for triggers",
+        )
+        self.line.listen_for(ASKED_AFTER_SECONDS + self.phase)
+
+    def _noticed(self, done_ns: int) -> AlarmEvent:
+        """The alarm of what was done then."""
+        alarm = self.line.until(
+            lambda event: isinstance(event, AlarmEvent) and event.active and event.at_ns >= done_ns,
+            NOTICED_WITHIN_SECONDS,
+            "an alarm",
+        )
+        assert isinstance(alarm, AlarmEvent)
+        return alarm
+
+    def _inspected_ns(self, after_ns: int) -> int:
+        """When the first frame's event went out that was captured after then and inspected."""
+        event = self.line.until(
+            lambda event: _is_inspected(event) and _captured_ns(event) > after_ns,
+            BACK_WITHIN_SECONDS,
+            "a frame that is inspected again",
+        )
+        assert isinstance(event, VerdictEvent)
+        return _captured_ns(event) + round(event.latency_ms * 1e6)
+
+    def _over_ns(self) -> int:
+        """When the alarm ended."""
+        alarm = self.line.until(
+            lambda event: isinstance(event, AlarmEvent) and not event.active, BACK_WITHIN_SECONDS, "the alarm's end"
+        )
+        assert isinstance(alarm, AlarmEvent)
+        return alarm.at_ns
+
+
+def _is_inspected(event: Event) -> bool:
+    return isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT"
+
+
+def _captured_ns(event: Event) -> int:
+    assert isinstance(event, VerdictEvent)
+    return event.times.captured_at_ns

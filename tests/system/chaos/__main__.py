@@ -1,0 +1,35 @@
+"""`make chaos`: whether delivery keeps its promises while processes, links and the disk fail (docs/chaos.md)."""
+
+import secrets
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from edge.bundle import Bundle
+from tests.system.chaos.result import faults, measure_chaos, to_facts
+from tests.system.command import Result, parser, run, say
+
+
+def _measure(arguments: Namespace, bundle: Bundle) -> Result:
+    found = measure_chaos(
+        bundle,
+        seed=secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed,
+        seconds=arguments.seconds,
+        rate_fps=arguments.rate,
+        say=say,
+        keep=arguments.keep,
+    )
+    return Result(found, to_facts(found), faults(found))
+
+
+def main() -> None:
+    options = parser("Kill a line and its clients, cut their links and fill its disk: is any event lost?")
+    options.add_argument("--seconds", type=float, default=60.0, help="for which faults go on, while the line is up")
+    options.add_argument("--rate", type=float, default=200.0, help="frames a second")
+    options.add_argument("--seed", type=int, help="of the faults; another one each time unless given")
+    options.add_argument("--keep", type=Path, help="folder to copy all that was written to")
+    sys.exit(run("chaos", options.parse_args(), _measure))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""What came of a run under faults: what each client got, every promise that was not kept, and how it is printed."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench.machine import commit
+from edge.bundle import Bundle
+from tests.system.chaos.check_clients import Durable, Live, check_bare, check_durable, check_live
+from tests.system.chaos.check_line import check_frames, check_journal, check_told, unheard_events
+from tests.system.chaos.clients import CLIENTS, Client, ClientPlan
+from tests.system.chaos.environment import Environment
+from tests.system.chaos.expected import Broken, Expected
+from tests.system.chaos.plan import DISK, Fault, kills_in, make_plan
+from tests.system.chaos.records import Got, head_of, read_record, whole_lines
+from tests.system.chaos.run import ChaosRun
+from tests.system.command import counts
+
+NEAR_ENOUGH = 0.95
+"""Of the rate that was asked for: each life of the line has a begin."""
+SHOWN = 20
+"""Broken promises that are printed one by one."""
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What was promised, and what came of it."""
+
+    durable: dict[str, Durable]
+    live: dict[str, Live]
+    line: list[Broken]
+    """Promises of the line and its journal."""
+
+    @property
+    def broken(self) -> list[Broken]:
+        """All promises that were not kept."""
+        of_clients: list[Durable | Live] = [*self.durable.values(), *self.live.values()]
+        return [*self.line, *(one for each in of_clients for one in each.broken)]
+
+
+class Chaos(Verified, frozen=True, kw_only=True):
+    """All that was seen."""
+
+    bundle: str
+    commit: str | None
+    """Of the code that ran. `-dirty` where files were changed since."""
+    seed: int
+    seconds: float
+    rate_fps: float
+    """That the cameras bring, together."""
+    plan: list[Fault]
+    kills: dict[str, int]
+    faults: dict[str, int]
+    boots: int
+    told_s: float
+    """For how long the line reported frames; it was down for the rest."""
+    events: int
+    """In the journal."""
+    events_per_s: float
+    """All events that there were, while it reported."""
+    live_only: int
+    """Events that no journal holds and somebody heard."""
+    unheard: int
+    """Events that no journal holds and nobody heard, as far as the journal says that there were any."""
+    full_disk_felt: bool | None
+    """Whether events went live only on it; null: no disk was filled."""
+    recorded_again_s: float | None
+    """After there was room again."""
+    drained_s: float
+    """Until every client had all, once the line took no frames any more."""
+    ended: list[str]
+    """Processes that ended by themselves."""
+
+
+def measure_chaos(
+    bundle: Bundle,
+    *,
+    seed: int,
+    seconds: float,
+    rate_fps: float,
+    say: Callable[[str], None],
+    clients: Sequence[ClientPlan] = CLIENTS,
+    plan: Sequence[Fault] | None = None,
+    keep: Path | None = None,
+) -> Chaos:
+    """Have everything fail that can, and check what every client got against the journal.
+
+    Args:
+        seconds: for which faults go on, by a clock that stands still while the line is down.
+        rate_fps: of the line's two cameras together.
+        plan: what is done; by default it is drawn from the seed.
+        keep: folder for all that was written, to look into.
+    Raises:
+        BenchError: the line does not start, does not report, or does not stop.
+    """
+    with Environment(bundle, clients, rate_fps, seconds, say) as environment:
+        if plan is None:
+            plan = make_plan(
+                seed,
+                seconds,
+                killable=[client.name for client in clients if client.killed],
+                stoppable=[client.name for client in clients if client.stopped],
+                links=list(environment.links),
+                has_disk=environment.disk is not None,
+            )
+        elif environment.disk is None:
+            plan = [fault for fault in plan if fault.target != DISK]
+        say(f"seed {seed}: {len(plan)} faults, {kills_in(plan)} kills among them")
+        run = ChaosRun(environment, say)
+        try:
+            expected = run.play(plan)
+            verified = verify(expected, run.clients, run.through)
+        finally:
+            if keep is not None:
+                environment.keep(keep)
+    events = sum(map(len, expected.journals.values()))
+    return Chaos(
+        **msgspec.structs.asdict(verified),
+        bundle=bundle.path.name,
+        commit=commit(),
+        seed=seed,
+        seconds=seconds,
+        rate_fps=rate_fps,
+        plan=list(plan),
+        kills=dict(run.kills),
+        faults=dict(run.faults),
+        boots=len(expected.boots),
+        told_s=run.clock_s,
+        events=events,
+        events_per_s=(events + len(expected.unjournalled)) / run.clock_s,
+        live_only=len(expected.unjournalled),
+        unheard=sum(unheard_events(expected).values()),
+        full_disk_felt=run.felt_full,
+        recorded_again_s=run.recorded_again_s,
+        drained_s=run.drained_s,
+        ended=run.ended,
+    )
+
+
+def verify(expected: Expected, clients: Mapping[str, Client], through: Mapping[str, int]) -> Verified:
+    """Check what each client got, and the line itself.
+
+    Args:
+        through: by journal, how far it counted when the clients were ended.
+    """
+    heard = [bytes(item.header) for client in clients.values() for item in _got(client, "Subscriber")]
+    known = Expected(expected.journals, [*expected.heard, *heard], expected.boots)
+    by_then = known.up_to(through)
+    durable: dict[str, Durable] = {}
+    live: dict[str, Live] = {}
+    for name, client in clients.items():
+        topics = client.plan.topics
+        if client.plan.durable:
+            found = check_durable(name, topics, client.headers(), by_then)
+            ages = [age for item in _got(client, "Follower") if (age := _age_s(item)) is not None]
+            durable[name] = msgspec.structs.replace(found, longest_lag_s=max(ages, default=None))
+        elif client.plan.kind == "Subscriber":
+            live[name] = check_live(name, topics, read_record(client.record), known)
+        else:
+            live[name] = check_bare(name, (line.decode() for line in whole_lines(client.record)), known)
+    line = [*known.broken, *check_journal(known), *check_frames(known, unheard_events(known)), *check_told(known)]
+    return Verified(durable=durable, live=live, line=line)
+
+
+def _got(client: Client, kind: str) -> Iterator[Got]:
+    """What a client of this kind got; nothing of one of another kind."""
+    if client.plan.kind == kind:
+        yield from (item for item in read_record(client.record) if isinstance(item, Got))
+
+
+def _age_s(item: Got) -> float | None:
+    """How old a frame's event was when it came; None of another event."""
+    captured_ns = head_of(item.header).times.get("captured_at_ns")
+    return (item.at_ns - captured_ns) / 1e9 if captured_ns else None
+
+
+def faults(found: Chaos) -> list[str]:
+    """What must not be, in words; none: every promise was kept."""
+    wrong = [*(f"{one.who}: {one.what} ({one.promise})" for one in found.broken), *found.ended]
+    if len(wrong) > SHOWN:
+        wrong = [*wrong[:SHOWN], f"and {len(wrong) - SHOWN} more"]
+    if found.full_disk_felt is False:
+        wrong.append("events were recorded on the disk that was full: nothing is known of what becomes of them then")
+    return wrong
+
+
+def to_facts(found: Chaos) -> dict[str, str]:
+    """Names and values, for people."""
+    slower = "" if found.events_per_s >= NEAR_ENOUGH * found.rate_fps else f", NOT {found.rate_fps:g} AS ASKED FOR"
+    recorded = f"{found.events} in the journal, {found.live_only} live only, {found.unheard} of those unheard"
+    facts = {
+        "seed": str(found.seed),
+        "kills": counts(found.kills),
+        "faults": counts(found.faults),
+        "the line": f"{found.boots} lives, reported frames for {found.told_s:.1f} s",
+        "events": f"{recorded}; {found.events_per_s:.0f} a second{slower}",
+        "caught up": f"{found.drained_s:.1f} s after the last frame",
+    }
+    if found.full_disk_felt is not None:
+        again = "" if found.recorded_again_s is None else f", recording again {found.recorded_again_s:.1f} s after it"
+        facts["full disk"] = ("noticed" if found.full_disk_felt else "NOT NOTICED") + again
+    for name, each in found.durable.items():
+        lag = "" if each.longest_lag_s is None else f", at most {each.longest_lag_s:.1f} s late"
+        facts[name] = f"{each.events} of {each.wanted}, {each.duplicates} came again{lag}"
+    for name, one in found.live.items():
+        beyond = f", and {one.beyond} live only, of a life that died meanwhile" if one.beyond else ""
+        facts[name] = f"{one.events}, {one.late} of them late; {one.missed} missed in {one.gaps} gaps{beyond}"
+    facts["promises"] = "all kept" if not faults(found) else f"{len(found.broken) + len(found.ended)} broken"
+    return facts

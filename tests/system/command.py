@@ -1,0 +1,74 @@
+"""The command line that all test apparatus shares: the bundle that is run, what is printed and written, how it ends.
+
+Apparatus kills processes, fills disks and takes the machine for itself. It lies here so that no line PC has it.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from bench.commands.common import SHIPPED_BUNDLE, claim, deliver
+from bench.machine import machine
+from bench.result_file import new_report
+from edge.bundle import Bundle, open_bundle
+from edge.errors import HeatlineError
+
+INTERRUPTED = 130
+
+
+class Result(NamedTuple):
+    """What came of a run."""
+
+    found: msgspec.Struct
+    """All of it, for the file."""
+    facts: Mapping[str, object]
+    """Names and values, for people."""
+    faults: Sequence[str]
+    """What must not be, one sentence each; none: it passed."""
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """With the options that all apparatus has."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="the bundle that the line runs")
+    made.add_argument("--out", type=Path, help="write the result there, as JSON")
+    return made
+
+
+def run(name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Namespace, Bundle], Result]) -> int:
+    """Run an apparatus; the exit code: 0 where it passed, 14 with a sentence where not, 130 where interrupted.
+
+    SIGTERM and SIGHUP end it as Ctrl-C does, so that the processes, folders and disks that it made are gone.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        now, bundle = machine(), open_bundle(arguments.bundle)
+        claim(arguments.out)
+        found, facts, faults = measure(arguments, bundle)
+        deliver(name, new_report(name, now, found), facts, arguments.out, as_json=False, faults=faults)
+    except HeatlineError as error:
+        say(f"{name}: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def say(line: str) -> None:
+    """Tell how far a run is."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def counts(of: Mapping[str, int]) -> str:
+    """Names and numbers in a sentence.
+
+    >>> counts({"GOOD": 7, "DEFECT": 1})
+    'GOOD 7, DEFECT 1'
+    """
+    return ", ".join(f"{name} {count}" for name, count in of.items()) or "none"

@@ -1,0 +1,373 @@
+"""`make soak`: whether the service holds out. Does it grow, does it slow down, does it lose count? (docs/soak.md)"""
+
+import functools
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from bench.machine import commit
+from bench.process_tree import TreeSample, sample_tree
+from bench.watched_line import Keys, WatchedLine
+from edge.bundle import Bundle
+from edge.delivery.messages import AlarmEvent, Event, StatusEvent, VerdictEvent
+from edge.errors import BenchError
+from edge.inspection.ledger import Account
+from tests.system.command import Result, counts, parser, run, say
+from tests.system.slope import Slope, slope
+
+TARGET_BYTES_PER_FRAME = 20.0
+"""For the upper bound: a line of ten frames a second then grows by less than 20 MB a day."""
+OTHERS = "where that is less, others came and went that share its libraries: run it on a machine that is quiet"
+SHARE_OF_HIGHEST = 0.9
+FRAMES_FOR_A_RATE = 5000
+"""To find the highest rate, where no other run shows it."""
+HIGHEST_FPS = 10_000.0
+ALL_DEFECTIVE: Keys = {"score": -1e9}
+"""With `heatmaps = "always"`, every frame goes the whole way: regions are looked for, and its heatmap is sent."""
+SAMPLE_EVERY_S = 1.0
+WARM_UP = 0.2
+"""Share of the samples that come first and count for no slope: caches fill, pools grow to what they need."""
+WAITING_FRAMES = 16
+"""So that a moment in which the machine does something else loses no frame of a rate that can be held."""
+SILENCE_SECONDS = 120.0
+SAYS = 10
+"""How often a run tells how far it is."""
+
+
+class Growth(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a quantity, from the first sample to the last."""
+
+    at_start: int
+    at_end: int
+    most: int
+
+    def __format__(self, spec: str) -> str:
+        """As they are, or in MB where `spec` is `MB`."""
+        start, end, most = (
+            (f"{value / 1e6:.2f} MB" if spec == "MB" else str(value)) for value in msgspec.structs.astuple(self)
+        )
+        return f"{start} at first, {end} at the end, at most {most}"
+
+
+class SoakRun(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen of one run."""
+
+    rate_fps: float | None
+    """None: as fast as frames are inspected."""
+    frames_planned: int
+    frames: int
+    """That were reported."""
+    took_s: float
+    """From the first frame's event to the last one's."""
+    verdicts: dict[str, int]
+    """Frames by verdict, those without one by the reason."""
+    events_missing: int
+    events_out_of_order: int
+    alarms: dict[str, int]
+    ledger: Account | None
+    ledger_balanced: bool
+    pss_slope: Slope | None
+    """Bytes a frame, of all processes together, after the warm-up; None: too few samples."""
+    own_slope: Slope | None
+    """Of what no file backs: others who come and go with the same libraries do not change it, as they do the PSS."""
+    growth: dict[str, Growth]
+    """Of each quantity that is sampled."""
+    latency_p99_ms: tuple[float, float] | None
+    """Of the first tenth of the frames and of the last, from capture to the hand-over to the publisher."""
+    samples: dict[str, list[int]]
+    """Columns: frames reported until then, and what was seen of the processes."""
+
+    @property
+    def name(self) -> str:
+        """Which run it is."""
+        if self.rate_fps is None:
+            return "as fast as it goes"
+        return f"at {self.rate_fps:.4g} frames/s, {100 * SHARE_OF_HIGHEST:.0f} % of the highest rate"
+
+
+class Soak(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was seen."""
+
+    bundle: str
+    commit: str | None
+    """Of the code that ran. `-dirty` where files were changed since."""
+    runs: list[SoakRun]
+    highest_fps: float
+    """At which it inspects frames that are always there."""
+    cut_short_by: str | None
+    """Why the second run failed; None: it did not."""
+
+
+class Tally:
+    """What became of every event of a line with one camera, from the first to the last."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        """That were reported."""
+        self.verdicts: Counter[str] = Counter()
+        """Frames by verdict, those without one by the reason."""
+        self.latencies_ms: list[float] = []
+        self.missing = 0
+        """Events that were sent and not heard."""
+        self.out_of_order = 0
+        """Events that came after a later one, or twice, or of another boot."""
+        self.alarms: Counter[str] = Counter()
+        self.account: Account | None = None
+        """As the last status event has it."""
+        self.stopped = False
+        self._unbalanced = 0
+        self._last_seq = 0
+        self._boot_id: str | None = None
+
+    def add(self, event: Event) -> None:
+        """The next event as it was heard."""
+        self._boot_id = self._boot_id or event.boot_id
+        if event.boot_id != self._boot_id:
+            self.out_of_order += 1
+            return
+        if isinstance(event, StatusEvent):
+            self._up_to(event.last_seq)
+            (self.account,) = event.ledger.values()
+            self._unbalanced += not self.account.balanced
+            self.stopped = event.state == "STOPPED"
+            return
+        if event.seq <= self._last_seq:
+            self.out_of_order += 1
+            return
+        self._up_to(event.seq - 1)
+        self._last_seq = event.seq
+        if isinstance(event, AlarmEvent):
+            self.alarms[event.alarm] += event.active
+        elif isinstance(event, VerdictEvent):
+            self.frames += event.frames
+            self.verdicts[event.reason or event.verdict] += event.frames
+            self.latencies_ms.append(event.latency_ms)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the account added up in each status, and at the end says what the events said."""
+        last, inspected = self.account, self.verdicts["GOOD"] + self.verdicts["DEFECT"]
+        if last is None or self._unbalanced or not self.stopped:
+            return False
+        return (last.captured, last.inspected, last.in_flight) == (self.frames, inspected, 0)
+
+    @property
+    def latency_p99_ms(self) -> tuple[float, float] | None:
+        """Of the first tenth of the frames and of the last; None where too few came to have tenths."""
+        if not (tenth := len(self.latencies_ms) // 10):
+            return None
+        first, last = self.latencies_ms[:tenth], self.latencies_ms[-tenth:]
+        return float(np.percentile(first, 99)), float(np.percentile(last, 99))
+
+    def _up_to(self, seq: int) -> None:
+        """All events up to this one have been sent before what has just come."""
+        self.missing += max(seq - self._last_seq, 0)
+        self._last_seq = max(seq, self._last_seq)
+
+
+class Samples:
+    """Of the processes, by the frame at which they were taken."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, list[int]] = {"frames": []}
+
+    def add(self, frames: int, sample: TreeSample) -> None:
+        self.columns["frames"].append(frames)
+        for name, value in msgspec.structs.asdict(sample).items():
+            self.columns.setdefault(name, []).append(value)
+
+    def slope(self, name: str) -> Slope | None:
+        """Of a column, after the warm-up."""
+        from_here = round(WARM_UP * len(self.columns["frames"]))
+        return slope(self.columns["frames"][from_here:], self.columns[name][from_here:])
+
+    def growth(self) -> dict[str, Growth]:
+        """Of each column, with the warm-up."""
+        return {
+            name: Growth(at_start=values[0], at_end=values[-1], most=max(values))
+            for name, values in self.columns.items()
+            if name != "frames"
+        }
+
+
+class _Look(NamedTuple):
+    """A sample that counts once it is known that the camera's process went on after it: the last ones may miss it."""
+
+    frames: int
+    sample: TreeSample
+    at_ns: int
+    """Monotonic."""
+
+    def is_followed_by(self, event: Event) -> bool:
+        """Whether it is of a frame that was taken later."""
+        return isinstance(event, VerdictEvent) and event.times.captured_monotonic_ns > self.at_ns
+
+
+def soak(
+    bundle: Bundle,
+    frames: int,
+    rate_fps: float | None,
+    *,
+    frame_hw: tuple[int, int],
+    sample_every_s: float,
+    say: Callable[[str], None],
+) -> SoakRun:
+    """Run a line with one camera until it has shown so many frames.
+
+    Args:
+        rate_fps: None: the camera waits for the inspection, so that every frame is inspected.
+    Raises:
+        BenchError: the service failed, reported no more frames, or ended before there was anything to say.
+    """
+    camera: Keys = {
+        "kind": "pattern",
+        "name": "cam0",
+        "draw_size": [frame_hw[1], frame_hw[0]],
+        "rate_fps": rate_fps or HIGHEST_FPS,
+        "frames": frames,
+        "on_overload": "drop_oldest" if rate_fps else "block",
+        "waiting_frames": WAITING_FRAMES,
+    }
+    tally, samples = Tally(), Samples()
+    look: _Look | None = None
+    began_s: float | None = None
+    due_s = last_s = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        WatchedLine(Path(folder), bundle.path, "f32", [camera], thresholds=ALL_DEFECTIVE, heatmaps="always") as line,
+    ):
+        while not tally.stopped:
+            heard, now_s, before = line.next(), time.monotonic(), tally.frames
+            if heard is not None:
+                tally.add(heard.event)
+                if look is not None and look.is_followed_by(heard.event):
+                    samples.add(look.frames, look.sample)
+                    look = None
+            if tally.frames > before:
+                began_s, last_s = began_s or now_s, now_s
+                if tally.frames * SAYS // frames > before * SAYS // frames:
+                    say(f"{tally.frames} of {frames} frames")
+            elif now_s > last_s + SILENCE_SECONDS:
+                raise BenchError(f"no frame was reported for {SILENCE_SECONDS:.0f} s, after {before} of {frames}")
+            if tally.frames and look is None and now_s >= due_s:
+                if (sample := sample_tree(line.pid)) is not None:
+                    look = _Look(tally.frames, sample, time.monotonic_ns())
+                due_s = now_s + sample_every_s
+        line.await_exit()
+    if began_s is None or not samples.columns["frames"]:
+        raise BenchError("the run ended before anything was seen of it; have it show more frames")
+    return SoakRun(
+        rate_fps=rate_fps,
+        frames_planned=frames,
+        frames=tally.frames,
+        took_s=last_s - began_s,
+        verdicts=dict(tally.verdicts),
+        events_missing=tally.missing,
+        events_out_of_order=tally.out_of_order,
+        alarms=dict(tally.alarms),
+        ledger=tally.account,
+        ledger_balanced=tally.balanced,
+        pss_slope=samples.slope("pss_bytes"),
+        own_slope=samples.slope("own_bytes"),
+        growth=samples.growth(),
+        latency_p99_ms=tally.latency_p99_ms,
+        samples=samples.columns,
+    )
+
+
+def measure_soak(
+    bundle: Bundle, frames: int, minutes: float, say: Callable[[str], None], *, sample_every_s: float = SAMPLE_EVERY_S
+) -> Soak:
+    """Run the service as fast as it goes, and then for long at a share of the rate that this was.
+
+    Frames are as large as one tile, so that the way of a frame costs as much as it can beside its inference.
+
+    Args:
+        frames: to inspect as fast as it goes; 0: only so many as show the highest rate.
+        minutes: of the second run; 0: leave it out.
+    """
+    tile_px = bundle.manifest.grid.tile_px
+    soaked = functools.partial(soak, bundle, frame_hw=(tile_px, tile_px), sample_every_s=sample_every_s, say=say)
+    fast = soaked(frames or FRAMES_FOR_A_RATE, None)
+    runs = [fast] if frames else []
+    highest_fps = fast.frames / fast.took_s
+    cut_short_by = None
+    if minutes:
+        rate_fps = SHARE_OF_HIGHEST * highest_fps
+        planned = max(round(rate_fps * 60 * minutes), 1)
+        try:
+            runs.append(soaked(planned, rate_fps))
+        except BenchError as error:  # what was seen before is worth keeping
+            cut_short_by = str(error)
+    name = bundle.path.name
+    return Soak(bundle=name, commit=commit(), runs=runs, highest_fps=highest_fps, cut_short_by=cut_short_by)
+
+
+def faults(run: SoakRun) -> Iterator[str]:
+    """What must not be, in words; none: the service held out for as long as it was looked at."""
+    if run.events_missing or run.events_out_of_order:
+        yield f"{run.events_missing} events were missing and {run.events_out_of_order} out of order"
+    if not run.ledger_balanced:
+        yield "the ledger did not add up to the events"
+    if run.alarms:
+        yield f"the camera died: {counts(run.alarms)}"
+    lost = {reason: count for reason, count in run.verdicts.items() if reason not in ("GOOD", "DEFECT")}
+    if lost and run.rate_fps is None:
+        yield f"frames were not inspected, though the camera waits: {counts(lost)}"
+    if run.pss_slope is not None and run.pss_slope.upper_95 > TARGET_BYTES_PER_FRAME:
+        own = "" if run.own_slope is None else f" (its own memory by {run.own_slope.upper_95:.1f}; {OTHERS})"
+        yield (
+            f"its PSS may grow by {run.pss_slope.upper_95:.1f} bytes a frame, the target is "
+            f"{TARGET_BYTES_PER_FRAME:g}{own}"
+        )
+
+
+def to_facts(run: SoakRun) -> dict[str, str]:
+    """Names and values, for people."""
+    latency = "too few frames to have tenths"
+    if run.latency_p99_ms is not None:
+        latency = "{:.1f} ms in the first tenth, {:.1f} ms in the last".format(*run.latency_p99_ms)
+    return {
+        "frames": f"{run.frames} of {run.frames_planned} in {run.took_s:.0f} s",
+        "verdicts": counts(run.verdicts),
+        "PSS": f"{_slope(run.pss_slope)}; {run.growth['pss_bytes']:MB}",
+        "of that its own": f"{_slope(run.own_slope)}; {run.growth['own_bytes']:MB}",
+        "pages of files": f"{run.growth['file_bytes']:MB}",
+        **{name: f"{run.growth[name]}" for name in ("descriptors", "threads", "processes")},
+        "latency p99": latency,
+        "events": f"{run.events_missing} missing, {run.events_out_of_order} out of order",
+        "ledger": "balanced" if run.ledger_balanced else f"not balanced: {run.ledger}",
+        "alarms": counts(run.alarms),
+    }
+
+
+def _slope(grows: Slope | None) -> str:
+    if grows is None:
+        return "too few samples to say how it grows"
+    return f"{grows.per_frame:+.2f} bytes a frame, at most {grows.upper_95:+.2f}"
+
+
+def _measure(arguments: Namespace, bundle: Bundle) -> Result:
+    found = measure_soak(bundle, arguments.frames, arguments.minutes, say)
+    facts = {f"{run.name}: {name}": value for run in found.runs for name, value in to_facts(run).items()}
+    wrong = [f"{run.name}: {fault}" for run in found.runs for fault in faults(run)]
+    return Result(found, facts, wrong if found.cut_short_by is None else [*wrong, found.cut_short_by])
+
+
+def main() -> None:
+    options = parser("Run the service for long: does it grow, does it slow down, does it lose count?")
+    options.add_argument("--frames", type=int, default=100_000, help="as fast as it goes; 0: leave it out")
+    options.add_argument("--minutes", type=float, default=30.0, help="at 90 %% of the highest rate; 0: leave it out")
+    sys.exit(run("soak", options.parse_args(), _measure))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""`make cameras`: its figures are those of real frames and faults, and all of it runs."""
+
+import os
+
+import msgspec
+import pytest
+
+from bench.processes import camera_processes
+from bench.rate_search import Tries
+from edge.bundle import Bundle
+from tests.edge.gv_cameras import need_aravis
+from tests.system.cameras import rates
+from tests.system.cameras.faults import Scenario, measure_faults, scenarios
+from tests.system.cameras.measure import Plan, measure_cameras
+from tests.system.cameras.rates import Load
+
+SMALL = Load("pattern", 1, (48, 64))
+QUICK = Plan(
+    tries=Tries(seconds=0.2, search_seconds=0.2, search=1, holds=1),
+    to_event=(),
+    camera_path=(),
+    scenarios=(),
+    repeats=1,
+    gone_s=(0.2,),
+)
+
+
+def quiet(_line: str) -> None:
+    pass
+
+
+def test_a_fault_is_timed_from_the_deed_to_the_alarm_and_to_the_next_inspected_frame(bundle: Bundle) -> None:
+    scenario = Scenario(SMALL, ("camera process killed",))
+    (found,) = measure_faults(scenario, bundle, repeats=2, gone_s=(0.0,), say=quiet)
+    assert [sample.noticed_as for sample in found.samples] == ["process", "process"]
+    assert all(0 < sample.noticed_ms < sample.recovered_ms for sample in found.samples)
+    assert found.noticed_ms.lowest == min(sample.noticed_ms for sample in found.samples)
+    assert found.recovery_since == "the deed"
+
+
+def test_a_rate_is_that_of_the_frames_that_came_and_no_camera_outlives_it(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(rates.FIRST_MEGAPIXELS_PER_S["camera path"], "pattern", 60 * 48 * 64 / 1e6)
+    (rate,) = measure_cameras(bundle, msgspec.structs.replace(QUICK, camera_path=(SMALL,)), quiet).rates
+    (trial,) = rate.tried  # on a machine that is busy with other things it may lose a frame
+    assert rate.held == ([trial] if trial.kept_up else [])
+    assert rate.rate_fps == (60 if trial.kept_up else None)
+    assert trial.asked_fps == 60
+    assert camera_processes(os.getpid()) == []
+
+
+@pytest.mark.long
+def test_all_of_it_runs(bundle: Bundle) -> None:
+    need_aravis()
+    gige, pattern = Load("genicam", 1, (240, 320)), Load("pattern", 4, (240, 320))
+    plan = msgspec.structs.replace(
+        QUICK, to_event=(gige, pattern), camera_path=(gige, SMALL), scenarios=scenarios(SMALL, gige)
+    )
+    found = measure_cameras(bundle, plan, print)
+    assert not found.left_out
+    assert (len(found.rates), len(found.faults)) == (4, 7)
+    assert set(found.rates[0].tried[0].cpu_ms_per_frame) <= {"service", "cameras"}
+    assert camera_processes(os.getpid()) == []

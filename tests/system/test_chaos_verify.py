@@ -1,0 +1,219 @@
+"""What judges a run under faults: it finds each kind of broken promise, and none in a run that kept them all."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from edge.delivery.messages import (
+    AlarmEvent,
+    BundleName,
+    CountedEvent,
+    JournalEvent,
+    Times,
+    VerdictEvent,
+    header_of,
+)
+from edge.delivery.numbering import Count
+from tests.system.chaos.check_clients import check_bare, check_durable, check_live
+from tests.system.chaos.check_line import check_frames, check_journal, check_told, unheard_events
+from tests.system.chaos.expected import Broken, Expected, Stored
+from tests.system.chaos.records import Began, Got, Item, Missed, head_of
+
+JOURNAL = "1234"
+EVERYTHING = ("",)
+
+
+def verdict(number: int, camera: str = "left", boot: str = "boot1", **changed: Any) -> VerdictEvent:
+    given: dict[str, Any] = {"verdict": "GOOD", "frames": 1, "frame_id": number, "reason": None, **changed}
+    last = given["frame_id"] + given["frames"] - 1 if given["frames"] > 1 else None
+    times = Times(captured_at_ns=1000 * int(boot[-1]) + number, captured_monotonic_ns=1)
+    return VerdictEvent(
+        boot_id=boot, seq=0, camera=camera, last_frame_id=last, frame_number=number, times=times, score_threshold=0,
+        evidence_threshold=0, precision="f32", bundle=BundleName(name="darkness", version="1", digest="0" * 64),
+        latency_ms=1, acting=True, **given,
+    )  # fmt: skip
+
+
+def crashed(number: int, boot: str, frame_id: int, **changed: Any) -> VerdictEvent:
+    """What a boot says of a frame that the one before it had in flight."""
+    of: dict[str, Any] = {"boot": boot, "frame_id": frame_id, "reason": "dropped.crashed", "verdict": "NO_VERDICT"}
+    return verdict(number, **of, **changed)
+
+
+def alarm() -> AlarmEvent:
+    return AlarmEvent(
+        boot_id="boot1", seq=0, at_ns=1, line="line", camera="left", alarm="silent", detail="", active=True,
+        began_at_ns=1, acting=True,
+    )  # fmt: skip
+
+
+def unrecorded(events: int, of_boot: str = "boot1", first_seq: int | None = None) -> JournalEvent:
+    """The journal's word of events that it does not hold: from which on, or after a kill only how many."""
+    known: dict[str, Any] = {} if first_seq is None else {"first_seq": first_seq, "last_seq": first_seq + events - 1}
+    return JournalEvent(
+        boot_id="boot3" if first_seq is None else "boot1", seq=0, at_ns=1, line="line", detail="", events=events,
+        what="unrecorded" if first_seq is None else "recording", of_boot=of_boot, **known,
+    )  # fmt: skip
+
+
+def counted(events: Sequence[CountedEvent], journal_id: str | None = JOURNAL) -> list[bytes]:
+    """Headers as a line sends them."""
+    count = Count(journal_id)
+    return [header_of(count.next(event)) for event in events]
+
+
+def stored_of(headers: Sequence[bytes]) -> list[Stored]:
+    return [Stored(head_of(header).seq, head_of(header).topic, header) for header in headers]
+
+
+def expected_of(headers: Sequence[bytes], heard: Sequence[bytes] = (), boots: Sequence[str] = ()) -> Expected:
+    return Expected({JOURNAL: stored_of(headers)}, heard, boots)
+
+
+def promises(broken: Sequence[Broken]) -> list[str]:
+    return [one.promise for one in broken]
+
+
+def got(headers: Sequence[bytes]) -> list[Item]:
+    return [Got(at_ns=0, header=msgspec.Raw(header)) for header in headers]
+
+
+def missed(topic: str, after_seq: int, through_seq: int, boot: str = "boot1") -> Missed:
+    return Missed(at_ns=0, journal_id=JOURNAL, boot_id=boot, topic=topic, after_seq=after_seq, through_seq=through_seq)
+
+
+# The rules, one by one. Of the journal: three verdicts of one camera and one of another.
+
+HEADERS = counted([verdict(1), verdict(2), verdict(3), verdict(1, "right")])
+A, B, C, RIGHT = HEADERS
+OTHER_BYTES = B.replace(b":2", b": 2")
+(FOREIGN,) = counted([verdict(7)], "5678")
+(UNJOURNALLED,) = counted([verdict(8)], None)
+KNOWS = missed("verdict.left.GOOD", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("came", "broken"),
+    [
+        ([A, B, C], []),
+        ([A, B, A, B, C], []),
+        ([A, C], ["lost"]),
+        ([A, C, B], ["order"]),
+        ([A, OTHER_BYTES, C], ["bytes", "lost"]),
+        ([A, B, OTHER_BYTES, C], ["bytes"]),
+        ([A, B, C, RIGHT], ["unasked"]),
+        ([A, B, C, FOREIGN, UNJOURNALLED, b"{"], ["unknown"] * 3),
+    ],
+)
+def test_a_durable_consumer_gets_all_of_its_topics_in_order(came: list[bytes], broken: list[str]) -> None:
+    found = check_durable("mes", ("verdict.left.",), came, expected_of(HEADERS))
+    assert promises(found.broken) == broken
+
+
+@pytest.mark.parametrize(
+    ("came", "broken"),
+    [
+        (got([A, B, C]), []),
+        ([*got([A]), KNOWS, *got([C])], []),
+        ([*got([A]), Began(at_ns=0), *got([C])], []),
+        (got([A, C]), ["gap"]),
+        ([*got([A, B]), KNOWS, *got([C])], ["gap"]),
+        (got([A, A, B, C]), ["order"]),
+        (got([A, C, B]), ["order"]),
+        (got([A, OTHER_BYTES, C]), ["bytes"]),
+        (got([A, B, C, RIGHT]), ["unasked"]),
+        (got([FOREIGN]), ["unknown"]),
+    ],
+)
+def test_a_live_subscriber_knows_what_it_missed(came: list[Item], broken: list[str]) -> None:
+    assert promises(check_live("screen", ("verdict.left.",), came, expected_of(HEADERS)).broken) == broken
+
+
+def test_a_subscriber_knows_of_a_boot_that_died_from_what_the_journal_says_of_it() -> None:
+    kept = counted([verdict(1), verdict(1, boot="boot3"), unrecorded(2, "boot2"), verdict(2, boot="boot3")])
+    unheld = counted([verdict(1, boot="boot2"), verdict(2, boot="boot2")], None)
+    expected = expected_of(kept, unheld, ["boot1", "boot2", "boot3"])
+    items = got(kept)
+    for came in (items, [*items[:2], missed("journal", 0, 3, "boot3"), items[3]]):
+        found = check_live("screen", EVERYTHING, came, expected)
+        assert (found.broken, found.beyond) == ([], 2)
+    silent = check_live("screen", EVERYTHING, [*items[:2], items[3]], expected)
+    assert any("a boot that died" in one.what for one in silent.broken)
+    assert check_live("lamp", ("verdict.left.",), [*items[:2], items[3]], expected).broken == [], "it cannot know"
+
+
+def test_the_documented_client_is_held_to_what_it_prints() -> None:
+    """Of eight verdicts the first two came before it, two it missed and said so, and one was live only."""
+    expected = expected_of(counted([*(verdict(number) for number in range(1, 9)), alarm()]))
+    said = ["3 left 3 GOOD", "4 left 4 GOOD", "missed: verdict.left.GOOD after 4 up to 6", "7 left 7 GOOD",
+            "1 left 99 GOOD", "8 left 8 GOOD", "9 alarm no frame came"]  # fmt: skip
+    found = check_bare("bare", said, expected)
+    assert (found.broken, found.events, found.gaps, found.missed) == ([], 5, 1, 2)
+    (silent,) = check_bare("bare", [line for line in said if "missed" not in line], expected).broken
+    assert silent.what == "2 events of verdict.left.GOOD did not come, and it does not know: 1234-5 to 6"
+
+
+STORED = stored_of(counted([verdict(1), verdict(2), alarm(), verdict(3)]))
+SHIFTED = msgspec.structs.replace(STORED[3], header=STORED[3].header.replace(b'"previous_seq":2', b'"previous_seq":1'))
+
+
+@pytest.mark.parametrize(
+    ("stored", "broken"),
+    [
+        (STORED, False),
+        (STORED[2:], False),  # retention takes the oldest
+        ([STORED[0], *STORED[2:]], True),
+        ([STORED[0], *STORED], True),
+        ([*STORED[:2], msgspec.structs.replace(STORED[2], topic="change"), STORED[3]], True),
+        ([*STORED[:2], msgspec.structs.replace(STORED[2], header=STORED[3].header), STORED[3]], True),
+        ([*STORED[:3], SHIFTED], True),
+    ],
+)
+def test_a_journal_counts_on_and_holds_what_it_says(stored: list[Stored], broken: bool) -> None:
+    assert set(promises(check_journal(Expected({JOURNAL: stored}, [])))) == ({"journal"} if broken else set())
+
+
+def test_what_is_sent_live_as_journalled_is_in_the_journal() -> None:
+    assert expected_of([A, B], [A, B]).broken == []
+    assert promises(expected_of([A], [A, B]).broken) == ["unknown"]
+    assert promises(expected_of([A, B], [OTHER_BYTES]).broken) == ["bytes"]
+
+
+FIVE = [verdict(number) for number in range(1, 6)]
+AGAIN = msgspec.structs.replace(verdict(1), boot_id="boot2", reason="dropped.crashed", verdict="NO_VERDICT")
+
+
+@pytest.mark.parametrize(
+    ("events", "heard", "broken"),
+    [
+        ([verdict(1), verdict(1, "right"), verdict(2, frames=5), verdict(7), crashed(1, "boot2", 8),
+          crashed(2, "boot2", 9, frames=2), verdict(4, boot="boot2", frame_id=1)], [], 0),
+        ([verdict(1), verdict(3)], [], 1),
+        ([verdict(2)], [], 1),
+        ([verdict(1), verdict(2), crashed(1, "boot2", 4)], [], 1),
+        ([verdict(1), AGAIN], [], 1),
+        ([verdict(1), msgspec.structs.replace(verdict(1), times=verdict(2).times)], [], 1),
+        # Live only: such frames count where they were heard, or where the journal says that there were some.
+        ([*FIVE[:1], unrecorded(3, first_seq=1), *FIVE[4:]], FIVE[1:4], 0),
+        ([*FIVE[:1], unrecorded(3), *FIVE[4:]], [], 0),
+        ([*FIVE[:1], *FIVE[4:]], [], 1),
+        ([*FIVE[:1], unrecorded(3, "boot7"), *FIVE[4:]], [], 1),
+        # In flight for all that the next boot knew, and nevertheless sent.
+        ([verdict(1), unrecorded(1), crashed(1, "boot3", 3)], [verdict(2), verdict(3)], 0),
+    ],
+)  # fmt: skip
+def test_each_frame_is_reported_once_over_all_boots(
+    events: list[CountedEvent], heard: list[CountedEvent], broken: int
+) -> None:
+    expected = expected_of(counted(events), counted(heard, None))
+    assert len(check_frames(expected, unheard_events(expected))) == broken
+
+
+def test_the_journal_says_how_many_events_it_does_not_hold() -> None:
+    unheld = counted([verdict(1), verdict(2, frames=3), alarm(), verdict(5)], None)
+    for enough in ([unrecorded(4, first_seq=1)], [unrecorded(5)], [unrecorded(2, first_seq=1), unrecorded(1)]):
+        assert check_told(expected_of(counted(enough), unheld)) == []
+    for too_few in ([unrecorded(3, first_seq=1)], [unrecorded(4)], [unrecorded(5, "boot7")], [verdict(4)]):
+        assert set(promises(check_told(expected_of(counted(too_few), unheld)))) == {"told"}

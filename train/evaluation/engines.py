@@ -1,0 +1,52 @@
+"""A trained model, and recorded answers, behind the line's engine interface, so that a run is judged as a bundle is."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edge.errors import EngineError
+from edge.inference.engine import Done, Engine, Failed, Fill
+from train.models.explained import ExplainedClassifier
+
+
+class TorchEngine(Engine):
+    """PyTorch in float32, on the processor or where the model lies; answers before `submit` returns."""
+
+    name = "torch"
+    batch = 16
+
+    def __init__(self, model: ExplainedClassifier, tile_px: int) -> None:
+        self._model = model
+        self._tiles = np.zeros((self.batch, tile_px, tile_px, 3), np.uint8)
+
+    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        try:
+            fill(self._tiles[:count])
+            device = next(self._model.parameters()).device
+            with torch.inference_mode():
+                logits, maps = self._model(torch.from_numpy(self._tiles[:count]).to(device))
+            done(logits.cpu().numpy(), maps.cpu().numpy())
+        except Exception as error:  # as every engine: whatever it was, it is told of these tiles
+            failed(error)
+
+
+class RecordedEngine(Engine):
+    """Gives recorded answers in their order, whatever the tiles show: they must be those that were recorded.
+
+    Args:
+        logits: [N], in the order in which tiles will be submitted.
+        maps: [N, h, w].
+    """
+
+    name = "recorded answers"
+    batch = 64
+
+    def __init__(self, logits: NDArray[np.float32], maps: NDArray[np.floating]) -> None:
+        self._logits, self._maps, self._next = logits, maps, 0
+
+    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        start, self._next = self._next, self._next + count
+        if self._next > len(self._logits):
+            failed(EngineError(f"{self._next} tiles were asked about, and {len(self._logits)} answers are recorded"))
+            return
+        done(self._logits[start : self._next], self._maps[start : self._next].astype(np.float32))
