@@ -73,9 +73,6 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     bytes_written: int
     page_faults: float
     """Pages that the kernel had to map meanwhile, in all processes that have a part in it: fresh memory, mostly."""
-    allocated_bytes: int | None = None
-    """For arrays, as files of before have it; it is not measured any more, as the next."""
-    allocations: int | None = None
 
 
 class Recorder:
