@@ -17,10 +17,10 @@ from typing import IO, Any, Self
 
 from bench.log_tail import log_tail
 from bench.processes import camera_processes
-from edge.delivery.messages import CountedEvent, Event, StatusEvent
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.subscriber import Subscriber
 from edge.errors import BenchError
 from edge.inference import Precision
+from edge.wire.events import CountedEvent, Event, StatusEvent
 
 POLL_SECONDS = 0.02
 """How long to wait for an event before looking at the clock again."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from edge.delivery.journal.journalling import Journalling
-from edge.delivery.messages import Message
 from edge.delivery.publisher import Publisher
+from edge.wire.events import Message
 from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, event, wait_until
 
 CLIENTS = Path(__file__).parents[1] / "examples" / "clients"

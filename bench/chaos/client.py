@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 
 from bench.chaos.records import Began, Got, Heard, Missed, Record
-from edge.delivery.durable.follower import Follower
-from edge.delivery.messages import StatusEvent, header_of
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.follower import Follower
+from edge.delivery.client.subscriber import Subscriber
 from edge.errors import EventsLostError
+from edge.wire.events import StatusEvent, header_of
 
 
 class Role(msgspec.Struct, frozen=True, kw_only=True):

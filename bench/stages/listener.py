@@ -11,8 +11,8 @@ import zlib
 
 import msgspec
 
-from edge.delivery.messages import Message, to_frames
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.subscriber import Subscriber
+from edge.wire.events import Message, to_frames
 
 
 class Heard(msgspec.Struct, frozen=True):

@@ -15,10 +15,10 @@ from bench.log_tail import log_tail
 from bench.processes import cpu_s
 from bench.watched_line import Keys, free_address, write_line_file
 from edge.bundle import Bundle
-from edge.delivery.messages import VerdictEvent
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.subscriber import Subscriber
 from edge.errors import BenchError
 from edge.inference import Precision
+from edge.wire.events import VerdictEvent
 
 BEFORE_THE_FIRST_WORD = "Python and imports"
 AFTER_READY = "subscriber and first frame"

@@ -12,10 +12,10 @@ from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.line_words import in_force_in_words
 from edge.cli.named_line import events_address, events_keys
 from edge.cli.output import visible
-from edge.delivery.messages import ChangeEvent, StatusEvent
-from edge.delivery.security.knocking import require_let_in, why_not_let_in
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.handshake_probe import require_let_in, why_not_let_in
+from edge.delivery.client.subscriber import Subscriber
 from edge.errors import AccessError, CommandRefusedError, ConfigError, DeliveryError
+from edge.wire.events import ChangeEvent, StatusEvent
 
 HEARD_WITHIN_SECONDS = 5.0
 """A line says how it is about once a second."""

@@ -18,11 +18,11 @@ from edge.cli.line_words import (
 )
 from edge.cli.named_line import events_address, events_keys, name_of
 from edge.cli.output import json_option, print_facts, print_json
-from edge.delivery.messages import HandshakeState, StatusEvent
+from edge.delivery.client.handshake_probe import require_let_in
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.security.curve import ClientKeys
-from edge.delivery.security.knocking import require_let_in
-from edge.delivery.subscriber import Subscriber
 from edge.errors import ConfigError
+from edge.wire.events import HandshakeState, StatusEvent
 
 EXIT_CODES: Mapping[HandshakeState, int] = {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}
 """Beside those of errors, so that a script can tell a line that is not ready from a command that failed."""

@@ -18,10 +18,10 @@ from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.line_words import account_in_words, camera_in_words, handshake_in_words, in_force_in_words, local_time
 from edge.cli.named_line import events_address, events_keys, replay_address, replay_keys
 from edge.cli.output import json_option, print_json
-from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, StatusEvent, VerdictEvent
-from edge.delivery.security.knocking import require_let_in
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.handshake_probe import require_let_in
+from edge.delivery.client.subscriber import Subscriber
 from edge.errors import EventsLostError, InputError, MessageError
+from edge.wire.events import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, StatusEvent, VerdictEvent
 
 ROWS_KEPT = 200
 LINES_BESIDE_ROWS = 8

@@ -5,7 +5,7 @@ welcome and status events tell.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from edge.delivery.messages import CountedEvent, Counts
+from edge.wire.events import CountedEvent, Counts
 
 COUNTS_KEPT = 16
 """A line that starts again and again without a journal begins a count each time."""

@@ -13,13 +13,13 @@ from typing import NamedTuple, Protocol
 
 import zmq
 
-from edge.delivery.heartbeats import notice_vanished_peers
-from edge.delivery.messages import Message, Welcome, header_of, to_frames, welcome_to_bytes
 from edge.delivery.security.access import Access
 from edge.delivery.security.socket_guard import SocketGuard
 from edge.delivery.security.subscriptions import Subscriptions
+from edge.delivery.sockets import notice_vanished_peers
 from edge.errors import DeliveryError
 from edge.named_thread import NamedThread
+from edge.wire.events import Message, Welcome, header_of, to_frames, welcome_to_bytes
 
 logger = logging.getLogger(__name__)
 

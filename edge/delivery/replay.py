@@ -7,22 +7,13 @@ from dataclasses import dataclass
 
 import zmq
 
-from edge.delivery.client_socket import client_socket, connect
-from edge.delivery.durable.following import (
-    LARGEST_WINDOW,
-    Batch,
-    Delivered,
-    Refused,
-    ReplayRequest,
-    events_of,
-    reply_from,
-    to_bytes,
-)
-from edge.delivery.heartbeats import notice_vanished_peers
-from edge.delivery.messages import LARGEST_PART_BYTES
-from edge.delivery.router import receive
+from edge.delivery.client.socket import client_socket, connect
 from edge.delivery.security.curve import ClientKeys
+from edge.delivery.sockets import notice_vanished_peers, receive
 from edge.errors import DeliveryError, JournalError, MessageError
+from edge.wire.events import LARGEST_PART_BYTES
+from edge.wire.following import LARGEST_WINDOW, Batch, Delivered, ReplayRequest, events_of, reply_from
+from edge.wire.requests import Refused, to_bytes
 
 ANSWER_WITHIN_SECONDS = 5.0
 MEANWHILE_EVERY_MS = 100

@@ -4,7 +4,7 @@
 sent: they are never written again.
 """
 
-from edge.delivery.durable.following import (
+from edge.wire.following import (
     AckRequest,
     Batch,
     Delivered,
@@ -13,13 +13,12 @@ from edge.delivery.durable.following import (
     ForgetRequest,
     Forgotten,
     Former,
-    Refused,
     ReplayRequest,
     Reply,
     Request,
     batch_parts,
-    to_bytes,
 )
+from edge.wire.requests import Refused, to_bytes
 from tests.edge.wire_examples import DATA, pack
 
 JOURNAL, FORMER = "5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f", "0123456789abcdef0123456789abcdef"

@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, Handshake, JournalEvent, StatusEvent, VerdictEvent
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.security.curve import ClientKeys
-from edge.delivery.subscriber import Subscriber
 from edge.errors import EventsLostError
+from edge.wire.events import AlarmEvent, ChangeEvent, Event, Handshake, JournalEvent, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, process_env
 from tests.small_bundle import dark_square, white_frame
 

@@ -18,10 +18,10 @@ import zmq
 
 from edge import __version__
 from edge.bundle import Bundle
-from edge.delivery.messages import BundleName, Event, Message, StatusEvent, VerdictEvent
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.curve import fingerprint, make_key_pair
 from edge.images import read_rgb
+from edge.wire.events import BundleName, Event, Message, StatusEvent, VerdictEvent
 from export.openvino_ir import to_openvino
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, heatline_process
 from tests.edge.lines import small_frames, started, write_line, write_pictures

@@ -17,7 +17,10 @@ import pytest
 
 from edge.delivery.durable.consumers import MOST_CONSUMERS
 from edge.delivery.durable.follow_server import BYTES_UNACKNOWLEDGED, REPLAYS_WAITING, FollowServer
-from edge.delivery.durable.following import (
+from edge.delivery.journal import reader
+from edge.delivery.journal.file import FILE_NAME as JOURNAL_FILE
+from edge.delivery.journal.journal import Journal
+from edge.wire.following import (
     AckRequest,
     Batch,
     Delivered,
@@ -26,13 +29,9 @@ from edge.delivery.durable.following import (
     ForgetRequest,
     Forgotten,
     Former,
-    Refused,
     ReplayRequest,
-    to_bytes,
 )
-from edge.delivery.journal import reader
-from edge.delivery.journal.file import FILE_NAME as JOURNAL_FILE
-from edge.delivery.journal.journal import Journal
+from edge.wire.requests import Refused, to_bytes
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.followed_line import (
     ALARM,
@@ -613,7 +612,7 @@ def test_a_fault_of_the_server_is_logged_once_and_the_others_are_served(
     events = line.add(GOOD)
     assert one.events(1) == events
     assert "boom" in caplog.text
-    assert len([record for record in caplog.records if record.name == "edge.delivery.durable.follow_server"]) == 1
+    assert len([record for record in caplog.records if record.name == "edge.delivery.router"]) == 1
 
 
 # Starting and stopping.

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.delivery.durable.following import (
-    SCHEMA_VERSION,
+from edge.errors import MessageError
+from edge.wire.events import AlarmEvent, VerdictEvent
+from edge.wire.following import (
     AckRequest,
     Batch,
     Delivered,
@@ -21,7 +22,6 @@ from edge.delivery.durable.following import (
     Forgotten,
     Former,
     Reason,
-    Refused,
     ReplayRequest,
     Reply,
     Request,
@@ -30,10 +30,8 @@ from edge.delivery.durable.following import (
     refusal,
     reply_from,
     request_from,
-    to_bytes,
 )
-from edge.delivery.messages import AlarmEvent, VerdictEvent
-from edge.errors import MessageError
+from edge.wire.requests import SCHEMA_VERSION, Refused, to_bytes
 from tests.edge.follow_examples import DATA, EVENTS, HEADERS, JOURNAL, PNG, REPLIES, REQUESTS, parts_of
 from tests.edge.wire_examples import unpack
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.delivery.gaps import COUNTS_KEPT, TOPICS_KEPT, Gap, Gaps
-from edge.delivery.messages import CountedEvent, Counts
 from edge.delivery.numbering import Count
+from edge.wire.events import CountedEvent, Counts
 from tests.edge.wire_examples import ALARM, DEFECT, GOOD
 
 

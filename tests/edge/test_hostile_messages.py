@@ -20,17 +20,14 @@ import msgspec
 import pytest
 import zmq
 
-from edge.delivery import commander, commands, connection, subscriber
-from edge.delivery.commander import Commander
-from edge.delivery.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest
-from edge.delivery.durable import follower, following
-from edge.delivery.durable.follower import Follower
-from edge.delivery.durable.following import AckRequest, Batch, FollowRequest, ForgetRequest, ReplayRequest
-from edge.delivery.messages import Counts, Message, StatusEvent, Welcome, header_of, to_frames, welcome_to_bytes
+from edge.delivery.client import commander, follower, subscriber
+from edge.delivery.client import socket as client_socket
+from edge.delivery.client.commander import Commander
+from edge.delivery.client.follower import Follower
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.replay import Replay
 from edge.delivery.security.access import Access
 from edge.delivery.security.socket_guard import ROLE_OF, SocketName
-from edge.delivery.subscriber import Subscriber
 from edge.errors import (
     AccessError,
     CommandRefusedError,
@@ -40,6 +37,11 @@ from edge.errors import (
     JournalError,
     MessageError,
 )
+from edge.wire import commands, following
+from edge.wire.commands import Announced, Selected, SelectRequest, Triggered, TriggerRequest
+from edge.wire.events import Counts, Message, StatusEvent, Welcome, header_of, to_frames, welcome_to_bytes
+from edge.wire.following import AckRequest, Batch, FollowRequest, ForgetRequest, ReplayRequest
+from edge.wire.requests import to_bytes
 from tests.edge import follow_examples, wire_examples
 from tests.edge.doors import DOORS, Follow
 from tests.edge.followed_line import BUNDLE, GOOD, event
@@ -103,17 +105,17 @@ def require_no_growth(count: int, feed: Callable[[int], None]) -> None:
 
 
 JOURNAL = follow_examples.JOURNAL
-TRIGGER = commands.to_bytes(TriggerRequest(request_id="r", camera="top", part_id="P-1"))
+TRIGGER = to_bytes(TriggerRequest(request_id="r", camera="top", part_id="P-1"))
 SAID: dict[SocketName, tuple[str, list[bytes]]] = {
     "events": (
         "SUB",
         [b"\x01verdict.top.DEFECT", b"\x00verdict.top.DEFECT", b"\x01", b'\x01{"type":"verdict"}'],
     ),
-    "commands": ("DEALER", [TRIGGER, commands.to_bytes(SelectRequest(request_id="é", product="4711"))]),
+    "commands": ("DEALER", [TRIGGER, to_bytes(SelectRequest(request_id="é", product="4711"))]),
     "journal": (
         "REQ",
         [
-            following.to_bytes(request)
+            to_bytes(request)
             for request in (
                 FollowRequest(name="evil", client="c", window=10, topics=("verdict.top",), heatmaps=True),
                 AckRequest(name="evil", journal_id=JOURNAL, seq=3),
@@ -282,8 +284,7 @@ def test_a_commander_takes_whatever_is_replied(count: int, address: str) -> None
     def answers(request: bytes) -> list[Parts]:
         request_id = msgspec.json.decode(request)["request_id"]
         turn, honest = (
-            commands.to_bytes(msgspec.structs.replace(reply, request_id=request_id))
-            for reply in (next(turns), replies[0])
+            to_bytes(msgspec.structs.replace(reply, request_id=request_id)) for reply in (next(turns), replies[0])
         )
         # Not one that is hung up on for its length: what comes after it shall come.
         while max(map(len, spoilt := spoiler.spoilt([turn]))) > commander.LONGEST_REPLY_BYTES:
@@ -323,7 +324,7 @@ def test_a_replay_takes_whatever_is_answered(count: int, address: str) -> None:
 
 FOLLOWING = following.Following(name="mes1", journal_id=JOURNAL, acked_seq=0, first_seq=1, last_seq=5, heartbeat_s=1.0)
 TOLD: list[Parts] = [
-    *([following.to_bytes(reply)] for reply in (FOLLOWING, msgspec.structs.replace(FOLLOWING, acked_seq=2))),
+    *([to_bytes(reply)] for reply in (FOLLOWING, msgspec.structs.replace(FOLLOWING, acked_seq=2))),
     *([batch(after_seq, through_seq) for after_seq, through_seq in ((0, 2), (0, 5), (2, 5), (5, 5), (0, 0))]),
     *(follow_examples.parts_of(reply) for reply in follow_examples.REPLIES.values()),
 ]
@@ -364,7 +365,7 @@ class HostileLine:
 
     def _begin(self) -> None:
         self._journal_id = f"{next(self._journals):032}"
-        self._send([following.to_bytes(FOLLOWING)])
+        self._send([to_bytes(FOLLOWING)])
 
     def _send(self, parts: Parts) -> None:
         of_this = [part.replace(JOURNAL.encode(), self._journal_id.encode()) for part in parts]
@@ -437,7 +438,7 @@ def test_a_client_outlasts_a_program_that_is_no_line_at_its_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """After some of what comes then, ZeroMQ connects no more by itself, for ever."""
-    monkeypatch.setattr(connection, "ANEW_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(client_socket, "RECONNECT_AFTER_SECONDS", 0.1)
     spoiler = Spoiler(SEED, PUBLISHED)
     with contextlib.ExitStack() as at_end:
         client = at_end.enter_context(ThreadPoolExecutor(1))
@@ -453,7 +454,7 @@ def test_a_client_outlasts_a_program_that_is_no_line_at_its_address(
 
 
 def test_a_part_that_is_too_long_does_not_end_listening_for_ever(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "ANEW_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(client_socket, "RECONNECT_AFTER_SECONDS", 0.1)
     monkeypatch.setattr(subscriber, "LARGEST_PART_BYTES", 1 << 16)
 
     def listen() -> Message | None:

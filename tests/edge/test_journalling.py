@@ -25,8 +25,8 @@ from edge.delivery.journal.journalling import LOOK_SECONDS, SECONDS_BETWEEN_DISC
 from edge.delivery.journal.outage import MOST_RETRY_SECONDS, RETRY_SECONDS, STEADY_SECONDS
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Progress
-from edge.delivery.messages import Consumer, Counts, JournalState, Message, StatusEvent
 from edge.errors import JournalError
+from edge.wire.events import Consumer, Counts, JournalState, Message, StatusEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.fault_disks import failing_disk, fill, frozen, make_read_only, make_writable, power_cut, small_disk
 from tests.edge.journals import (

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from edge.bundle import Bundle
-from edge.delivery.durable.follower import Follower
+from edge.delivery.client.follower import Follower
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.journal.reader import JournalReader
-from edge.delivery.messages import Event, JournalEvent, StatusEvent, VerdictEvent, event_from
-from edge.delivery.subscriber import Subscriber
+from edge.wire.events import Event, JournalEvent, StatusEvent, VerdictEvent, event_from
 from tests.command import WITHIN_SECONDS
 from tests.edge.fault_boots import boots, die
 from tests.edge.fault_disks import fill, small_disk

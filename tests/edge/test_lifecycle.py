@@ -13,10 +13,10 @@ import pytest
 
 from edge.bundle import Bundle
 from edge.config import load_config
-from edge.delivery.messages import StatusEvent
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.subscriber import Subscriber
 from edge.inspection.inspector import Inspector
 from edge.service.lifecycle import Service, obeying_signals
+from edge.wire.events import StatusEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.lines import small_frames, write_line, write_pictures
 

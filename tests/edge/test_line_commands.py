@@ -15,9 +15,9 @@ from typing import Any
 
 from edge.bundle import Bundle
 from edge.cli.status import EXIT_CODES
-from edge.delivery.messages import ChangeEvent, Event, VerdictEvent
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.security.curve import ClientKeys, read_key_pair
-from edge.delivery.subscriber import Subscriber
+from edge.wire.events import ChangeEvent, Event, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import running, started, write_line_with
 from tests.edge.secured import free_port, until

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.delivery import messages as wire
-from edge.delivery.messages import Event, Message, VerdictEvent, from_frames, to_frames
 from edge.errors import MessageError
-from edge.geometry import Region
+from edge.wire import events as wire
+from edge.wire.events import Event, Message, Region, VerdictEvent, from_frames, to_frames
 from tests.edge.wire_examples import (
     ALARM,
     CHANGE,

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 import zmq
 
-from edge.delivery.messages import Message, StatusEvent, VerdictEvent
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
 from edge.delivery.security.curve import KeyPair
-from edge.delivery.subscriber import Subscriber
 from edge.errors import AccessError, DeliveryError
+from edge.wire.events import Message, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.wire_examples import DEFECT, GOOD, STATUS
 

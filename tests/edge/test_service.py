@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from edge.bundle import Bundle
-from edge.delivery.messages import StatusEvent, VerdictEvent
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.subscriber import Subscriber
+from edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import (
     Heard,

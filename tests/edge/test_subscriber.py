@@ -8,14 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edge.delivery.client.follower import Follower
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.durable.follower import Follower
 from edge.delivery.journal.journal import Journal
-from edge.delivery.messages import Message, VerdictEvent
 from edge.delivery.publisher import Publisher
-from edge.delivery.subscriber import Subscriber
 from edge.errors import EventsLostError
+from edge.wire.events import Message, VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.journals import change, defect, good, journalling
 from tests.edge.wire_examples import ALARM, GOOD, HANDSHAKE

@@ -12,8 +12,16 @@ from pathlib import Path
 import zmq
 
 from edge.delivery.durable.consumers import MOST_CONSUMERS, Consumers
-from edge.delivery.durable.following import (
+from edge.delivery.durable.journal_watch import JournalWatch
+from edge.delivery.journal.reader import Page
+from edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
+from edge.delivery.security.access import Access
+from edge.delivery.sockets import notice_vanished_peers
+from edge.errors import JournalError
+from edge.wire.events import Consumer
+from edge.wire.following import (
     LARGEST_WINDOW,
+    PROTOCOL,
     AckRequest,
     Batch,
     Following,
@@ -22,20 +30,12 @@ from edge.delivery.durable.following import (
     Forgotten,
     Former,
     Reason,
-    Refused,
     ReplayRequest,
+    Request,
     batch_parts,
     refusal,
-    request_from,
-    to_bytes,
 )
-from edge.delivery.durable.journal_watch import JournalWatch
-from edge.delivery.heartbeats import notice_vanished_peers
-from edge.delivery.journal.reader import Page
-from edge.delivery.messages import Consumer
-from edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
-from edge.delivery.security.access import Access
-from edge.errors import JournalError
+from edge.wire.requests import Refused, to_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,6 @@ TICK_MS = 100
 """How often acknowledgements are written, and a consumer tried again that took nothing."""
 SUPERSEDED_KEPT = 16
 """Clients of a name that must not come back, as a newer one came."""
-SECONDS_BETWEEN_FAULTS_LOGGED = 10.0
 PASSES_AT_THE_END = 100
 
 
@@ -88,7 +87,7 @@ class _Session:
             self.unacknowledged_bytes -= self.unacknowledged.popleft()[1]
 
 
-class FollowServer(RouterServer):
+class FollowServer(RouterServer[Request]):
     """Sends events as far as consumers have room for them. When it is closed, it sends what is there by then.
 
     A consumer that reads nothing has at most `BYTES_UNACKNOWLEDGED` and one event on its way, and costs no more.
@@ -103,6 +102,7 @@ class FollowServer(RouterServer):
 
     thread_name = "follow"
     name = "journal"
+    protocol = PROTOCOL
     send_high_water_mark = SEND_HIGH_WATER_MARK
 
     def __init__(
@@ -123,7 +123,7 @@ class FollowServer(RouterServer):
         self._connected: frozenset[str] = frozenset()
         self._superseded: dict[str, deque[str]] = {}
         self._replays: deque[tuple[Route, ReplayRequest]] = deque()
-        self._fault_logged_s = self._wrote_s = float("-inf")
+        self._wrote_s = float("-inf")
 
     def wake(self) -> None:
         """Something was journalled. Any thread."""
@@ -163,14 +163,14 @@ class FollowServer(RouterServer):
             try:
                 more = self._turn(socket, woken)
             except Exception as error:  # a fault of ours must not end the others' service
-                self._log_fault(error)
+                self._log_fault("durable consumers could not be served", error)
                 more = False
         try:
             for _ in range(PASSES_AT_THE_END):
                 if not self._turn(socket, woken=True):
                     break
         except Exception as error:
-            self._log_fault(error)
+            self._log_fault("durable consumers could not be served", error)
         self._consumers.write()
         self._journal.close()
 
@@ -181,8 +181,8 @@ class FollowServer(RouterServer):
         if self._journal.look(at_once=woken):
             for session in list(self._sessions.values()):
                 self._begin(socket, session)
-        for route, payload in self._received(socket, REQUESTS_AT_ONCE):
-            self._take(socket, route, payload)
+        for route, request in self._requests(socket, REQUESTS_AT_ONCE):
+            self._take(socket, route, request)
         more = [self._push(socket, session) for session in list(self._sessions.values())]
         self._beat(socket)
         if self._replays:
@@ -195,14 +195,10 @@ class FollowServer(RouterServer):
 
     # Requests.
 
-    def _take(self, socket: zmq.Socket[bytes], route: Route, payload: bytes | None) -> None:
-        if payload is None:
-            self._refuse(socket, route, "malformed", "a message of too many parts came; send one JSON object")
-            return
-        request = request_from(payload)
+    def _take(self, socket: zmq.Socket[bytes], route: Route, request: Request | Refused) -> None:
         match request:
             case Refused():
-                self._send_refusal(socket, route, request)
+                self._send(socket, route, [to_bytes(request)])
             case FollowRequest():
                 self._follow(socket, route, request)
             case AckRequest():
@@ -448,21 +444,9 @@ class FollowServer(RouterServer):
     def _refuse(
         self, socket: zmq.Socket[bytes], route: Route, reason: Reason, detail: str, request_id: str | None = None
     ) -> None:
-        self._send_refusal(socket, route, refusal(reason, detail, request_id))
-
-    def _send_refusal(self, socket: zmq.Socket[bytes], route: Route, refused: Refused) -> None:
+        refused = refusal(reason, detail, request_id)
         self._count(refused)
         self._send(socket, route, [to_bytes(refused)])
-
-    def _count(self, refused: Refused) -> None:
-        self._access.refusals.note(self.name, refused.reason, refused.detail)
-
-    def _log_fault(self, error: Exception) -> None:
-        """Not every time: whoever can bring it about could fill the disk with it."""
-        now_s = time.monotonic()
-        if now_s - self._fault_logged_s >= SECONDS_BETWEEN_FAULTS_LOGGED:
-            self._fault_logged_s = now_s
-            logger.error("%s: durable consumers could not be served", self.address, exc_info=error)
 
 
 class _TooManyConsumersError(JournalError):

@@ -30,7 +30,10 @@ from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.retention import Discarded, Retention
 from edge.delivery.journal.rows import Progress, Record
 from edge.delivery.journal.wall_clock import WallClock
-from edge.delivery.messages import (
+from edge.delivery.numbering import Count
+from edge.errors import JournalError
+from edge.text import on_one_line, sayable
+from edge.wire.events import (
     Consumer,
     Counts,
     JournalEvent,
@@ -41,9 +44,6 @@ from edge.delivery.messages import (
     Welcome,
     header_of,
 )
-from edge.delivery.numbering import Count
-from edge.errors import JournalError
-from edge.text import on_one_line, sayable
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,14 @@ from typing import Any, NamedTuple, Self, TypeVar
 import msgspec
 import zmq
 
-from edge.delivery.asking import shortened
-from edge.delivery.client_socket import client_socket, connect
-from edge.delivery.durable.following import (
+from edge.delivery.client.handshake_probe import require_let_in
+from edge.delivery.client.socket import client_socket, connect
+from edge.delivery.security.curve import ClientKeys
+from edge.delivery.sockets import notice_vanished_peers, receive
+from edge.errors import AccessError, DeliveryError, EventsLostError, HeatlineError, MessageError
+from edge.text import on_one_line
+from edge.wire.events import LARGEST_PART_BYTES
+from edge.wire.following import (
     LARGEST_WINDOW,
     AckRequest,
     Batch,
@@ -23,19 +28,11 @@ from edge.delivery.durable.following import (
     FollowRequest,
     ForgetRequest,
     Forgotten,
-    Refused,
     Start,
     events_of,
     reply_from,
-    to_bytes,
 )
-from edge.delivery.heartbeats import notice_vanished_peers
-from edge.delivery.messages import LARGEST_PART_BYTES
-from edge.delivery.router import receive
-from edge.delivery.security.curve import ClientKeys
-from edge.delivery.security.knocking import require_let_in
-from edge.errors import AccessError, DeliveryError, EventsLostError, HeatlineError, MessageError
-from edge.text import on_one_line
+from edge.wire.requests import Refused, shortened, to_bytes
 
 logger = logging.getLogger(__name__)
 

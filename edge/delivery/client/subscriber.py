@@ -8,15 +8,13 @@ from typing import Self
 
 import zmq
 
-from edge.delivery.client_socket import client_socket, no_address
-from edge.delivery.connection import Connection
+from edge.delivery.client.socket import Connection, client_socket, no_address
 from edge.delivery.gaps import Gap, Gaps
-from edge.delivery.heartbeats import notice_vanished_peers
-from edge.delivery.messages import LARGEST_PART_BYTES, WELCOME, Message, StatusEvent, from_frames, welcome_from
 from edge.delivery.replay import Replay
-from edge.delivery.router import PARTS_KEPT, receive
 from edge.delivery.security.curve import ClientKeys
+from edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
 from edge.errors import DeliveryError, EventsLostError, JournalError, MessageError
+from edge.wire.events import LARGEST_PART_BYTES, WELCOME, Message, StatusEvent, from_frames, welcome_from
 
 SECONDS_BETWEEN_VAIN_REPLAYS = 10.0
 WELCOMES = WELCOME.decode().strip()

@@ -10,17 +10,28 @@ from typing import Literal
 
 import msgspec
 
-from edge.cameras.state import CameraState
 from edge.errors import MessageError
-from edge.geometry import Region
-from edge.inspection.ledger import Account
-from edge.inspection.verdict import Verdict
-from edge.text import format_count
 
 SCHEMA_VERSION = 1
 """Counts up when an older reader could misread a message. Readers ignore fields that they do not know."""
 LARGEST_PART_BYTES = 64 << 20
 """A client hangs up on who sends it a larger one."""
+
+Verdict = Literal["GOOD", "DEFECT", "NO_VERDICT"]
+
+
+class Region(msgspec.Struct, frozen=True):
+    """One defect area, in px of the frame."""
+
+    box_xyxy: tuple[int, int, int, int]
+    """Left, top, right, bottom; right and bottom are the first px outside."""
+    contour_xy: list[tuple[int, int]]
+    """Its outline, within one heatmap cell."""
+    area_px: int
+    peak_xy: tuple[int, int]
+    """Where its evidence is highest."""
+    score: float
+    """The evidence there, in logits."""
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +112,37 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
     @property
     def topic(self) -> str:
         return f"verdict.{self.camera}.{self.verdict}"
+
+
+class Account(msgspec.Struct, frozen=True):
+    """One camera's frames since boot."""
+
+    captured: int = 0
+    inspected: int = 0
+    dropped: dict[str, int] = {}
+    failed: dict[str, int] = {}
+    in_flight: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the bins add up to what was captured, and no frame is booked that never came."""
+        booked = self.inspected + sum(self.dropped.values()) + sum(self.failed.values())
+        return self.captured == booked + self.in_flight and self.in_flight >= 0
+
+
+class CameraState(msgspec.Struct, frozen=True, kw_only=True):
+    """How a camera is. IDLE: it waits for a trigger and answers when it is asked."""
+
+    state: Literal["OPENING", "LIVE", "IDLE", "DEAD", "ENDED"]
+    reason: str | None = None
+    """Why it is dead, one word."""
+    detail: str | None = None
+    since_at_ns: int
+    """UTC, ns since 1970."""
+    openings: int = 0
+    """How often it was opened since the start."""
+    counters: dict[str, int] = {}
+    """What its transport counted since it was opened, as far as it tells."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -365,9 +407,7 @@ def from_frames(parts: Sequence[bytes]) -> Message:
         MessageError: they are no message, or one of a newer schema version.
     """
     if len(parts) not in (2, 3):
-        raise MessageError(
-            f"a message of {format_count(len(parts), 'part')} came, expected topic, header and at most one picture"
-        )
+        raise MessageError(f"a message of {len(parts)} part(s) came, expected topic, header and at most one picture")
     event = event_from(parts[1])
     if parts[0] != event.topic.encode():
         raise MessageError(f"a message came under topic {parts[0][:80]!r}, its header belongs under {event.topic!r}")
