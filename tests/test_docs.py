@@ -48,7 +48,6 @@ from edge.wire.events import (
     Message,
     StatusEvent,
     VerdictEvent,
-    Welcome,
     from_frames,
 )
 from edge.wire.schemas.generate import FOLDER, schemas
@@ -182,7 +181,6 @@ KEYS: list[tuple[Any, str, str | None, tuple[str, str] | None]] = [
     (AlarmEvent, "docs/protocol.md", "## Alarm event", ("", "null")),
     (ChangeEvent, "docs/protocol.md", "## Change event", ("", "null")),
     (JournalEvent, "docs/protocol.md", "## Journal event", ("", "null")),
-    (Welcome, "docs/protocol.md", "## Welcome", ("", "null")),
     (TrainConfig, "docs/training.md", "## Keys", None),
 ]
 NOT_FIELDS = {"model", "recipe", "logger"}  # of a training: choices of a file each

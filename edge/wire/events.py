@@ -1,7 +1,6 @@
 """Messages on the wire: topic, JSON header, optional PNG. docs/protocol.md is the authority, schemas/ its JSON Schemas.
 
-Two functions are the whole border: `to_frames` turns a message into the parts that ZeroMQ sends, `from_frames` back;
-and two more for the welcome, which has one part.
+Two functions are the whole border: `to_frames` turns a message into the parts that ZeroMQ sends, `from_frames` back.
 """
 
 from collections.abc import Sequence
@@ -348,30 +347,18 @@ CountedEvent = VerdictEvent | AlarmEvent | ChangeEvent | JournalEvent
 """What has a `seq`, and is kept."""
 
 
-class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome", tag_field="type"):
-    """What a subscriber to `welcome` hears first, each time that it is connected: where the counts were then."""
-
-    schema_version: int = SCHEMA_VERSION
-    boot_id: str
-    line: str
-    counts: Counts
-
-
 @dataclass(frozen=True)
 class Message:
     """An event and, where asked for, the heatmap as PNG."""
 
     event: Event
     png: bytes | None = None
-    late: bool = False
-    """It was missed, and comes from the journal: its part has long gone by."""
     header: bytes | None = field(default=None, compare=False, repr=False)
     """The event as `header_of` has it, where that is known."""
 
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
-_welcome_decoder = msgspec.json.Decoder(Welcome)
 _version = msgspec.json.Decoder(msgspec.defstruct("_Version", [("schema_version", int)]))
 
 
@@ -415,28 +402,6 @@ def from_frames(parts: Sequence[bytes]) -> Message:
     if has_png != (len(parts) == 3):
         raise MessageError(f"a message of {len(parts)} parts came, its header announces {3 if has_png else 2}")
     return Message(event, parts[2] if len(parts) == 3 else None)
-
-
-WELCOME = b"welcome "
-"""What the only part of a welcome begins with: the topic under which it is subscribed to, and a space."""
-
-
-def welcome_to_bytes(welcome: Welcome) -> bytes:
-    """The one part of a welcome: ZeroMQ can send a joiner no more than one."""
-    return WELCOME + _encoder.encode(welcome)
-
-
-def welcome_from(part: bytes) -> Welcome:
-    """The welcome in this part.
-
-    Raises:
-        MessageError: it is none, or one of a newer schema version.
-    """
-    try:
-        _require_known_version(part[len(WELCOME) :])
-        return _welcome_decoder.decode(part[len(WELCOME) :])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MessageError(f"a message came that is no welcome: {error}") from error
 
 
 def _require_known_version(header: bytes) -> None:

@@ -75,27 +75,13 @@ class AckRequest(BareRequest, frozen=True, kw_only=True, tag="ack"):
     seq: Seq
 
 
-class ReplayRequest(IdentifiedRequest, frozen=True, kw_only=True, tag="replay"):
-    """Send one batch of the events after one up to another; of no consumer, and nothing is kept of it."""
-
-    journal_id: ShortText
-    after_seq: Seq
-    through_seq: Seq
-    topics: Topics = ("",)
-    heatmaps: bool = False
-
-    def __post_init__(self) -> None:
-        if self.through_seq < self.after_seq:
-            raise ValueError(f"Expected `int` >= {self.after_seq} - at `$.through_seq`")
-
-
 class ForgetRequest(IdentifiedRequest, frozen=True, kw_only=True, tag="forget"):
     """A consumer is no more: nothing is kept for it any longer."""
 
     name: Name
 
 
-Request = FollowRequest | AckRequest | ReplayRequest | ForgetRequest
+Request = FollowRequest | AckRequest | ForgetRequest
 
 
 class Former(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +113,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, tag="batch", tag_field="t
 
     schema_version: int = SCHEMA_VERSION
     request_id: str | None = None
+    """Always null: no request is answered by one batch any more."""
     journal_id: JournalId
     after_seq: Seq
     through_seq: Seq

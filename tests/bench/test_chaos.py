@@ -34,7 +34,7 @@ WITHIN_SECONDS = 60.0
 
 FEW = (
     Part(name="gateway", kind="Follower", killed=True),
-    Part(name="screen", kind="Subscriber", replay=True),
+    Part(name="screen", kind="Subscriber"),
 )
 
 

@@ -13,7 +13,6 @@ from edge.wire.following import (
     ForgetRequest,
     Forgotten,
     Former,
-    ReplayRequest,
     Reply,
     Request,
     batch_parts,
@@ -49,9 +48,6 @@ REQUESTS: dict[str, Request] = {
         start="next",
     ),
     "ack-v1.bin": AckRequest(name="mes1", journal_id=JOURNAL, seq=10),
-    "replay-v1.bin": ReplayRequest(
-        request_id="r1", journal_id=JOURNAL, after_seq=7, through_seq=2**53 + 1, topics=("verdict.",), heatmaps=True
-    ),
     "forget-v1.bin": ForgetRequest(request_id="r2", name="mes1"),
 }
 REPLIES: dict[str, Reply] = {

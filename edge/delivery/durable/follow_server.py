@@ -1,6 +1,4 @@
-"""Serves the journal to durable consumers, and to whoever reads some of it again. docs/durable.md says what goes over
-the wire.
-"""
+"""Serves the journal to durable consumers. docs/durable.md says what goes over the wire."""
 
 import logging
 import time
@@ -20,7 +18,6 @@ from edge.delivery.sockets import notice_vanished_peers
 from edge.errors import JournalError
 from edge.wire.events import Consumer
 from edge.wire.following import (
-    LARGEST_WINDOW,
     PROTOCOL,
     AckRequest,
     Batch,
@@ -30,7 +27,6 @@ from edge.wire.following import (
     Forgotten,
     Former,
     Reason,
-    ReplayRequest,
     Request,
     batch_parts,
     refusal,
@@ -45,8 +41,7 @@ BYTES_PER_BATCH = 1 << 20
 BYTES_UNACKNOWLEDGED = 4 << 20
 """A consumer that has so much on its way gets no more, whatever its window."""
 SEND_HIGH_WATER_MARK = 8
-"""Messages kept for a client that does not read. What is dropped is sent again, or asked for again."""
-REPLAYS_WAITING = 64
+"""Messages kept for a client that does not read. What is dropped is sent again."""
 TICK_MS = 100
 """How often acknowledgements are written, and a consumer tried again that took nothing."""
 SUPERSEDED_KEPT = 16
@@ -122,7 +117,6 @@ class FollowServer(RouterServer[Request]):
         self._sessions: dict[str, _Session] = {}
         self._connected: frozenset[str] = frozenset()
         self._superseded: dict[str, deque[str]] = {}
-        self._replays: deque[tuple[Route, ReplayRequest]] = deque()
         self._wrote_s = float("-inf")
 
     def wake(self) -> None:
@@ -185,13 +179,11 @@ class FollowServer(RouterServer[Request]):
             self._take(socket, route, request)
         more = [self._push(socket, session) for session in list(self._sessions.values())]
         self._beat(socket)
-        if self._replays:
-            self._replay(socket, *self._replays.popleft())
         now_s = time.monotonic()
         if now_s - self._wrote_s >= TICK_MS / 1000:
             self._consumers.write()
             self._wrote_s = now_s
-        return any(more) or bool(self._replays)
+        return any(more)
 
     # Requests.
 
@@ -205,11 +197,6 @@ class FollowServer(RouterServer[Request]):
                 self._acknowledge(socket, route, request)
             case ForgetRequest():
                 self._forget(socket, route, request)
-            case ReplayRequest() if len(self._replays) < REPLAYS_WAITING:
-                self._replays.append((route, request))
-            case ReplayRequest():
-                detail = f"{REPLAYS_WAITING} replays wait already; ask again"
-                self._refuse(socket, route, "busy", detail, request.request_id)
 
     def _follow(self, socket: zmq.Socket[bytes], route: Route, request: FollowRequest) -> None:
         name = request.name
@@ -327,26 +314,6 @@ class FollowServer(RouterServer[Request]):
         self._superseded.pop(name, None)
         self._send(socket, route, [to_bytes(Forgotten(request_id=request.request_id, name=name))])
 
-    def _replay(self, socket: zmq.Socket[bytes], route: Route, request: ReplayRequest) -> None:
-        journal = self._journal
-        if journal.journal_id not in (None, request.journal_id):
-            detail = f"the line's journal is {journal.journal_id} now, and events of another cannot be had"
-            self._refuse(socket, route, "other_journal", detail, request.request_id)
-            return
-        try:
-            page = journal.read(
-                request.after_seq,
-                through_seq=request.through_seq,
-                topics=request.topics,
-                at_most=LARGEST_WINDOW,
-                at_most_bytes=BYTES_PER_BATCH,
-                heatmaps=request.heatmaps,
-            )
-        except JournalError as error:
-            self._refuse(socket, route, "unavailable", f"{error}; ask again", request.request_id)
-            return
-        self._send(socket, route, self._batch(request.journal_id, request.after_seq, page, request.request_id))
-
     # Events.
 
     def _push(self, socket: zmq.Socket[bytes], session: _Session) -> bool:
@@ -382,9 +349,8 @@ class FollowServer(RouterServer[Request]):
         session.sent_s = time.monotonic()
         return session.read < self._journal.last_seq
 
-    def _batch(self, journal_id: str, after_seq: int, page: Page, request_id: str | None = None) -> list[bytes]:
+    def _batch(self, journal_id: str, after_seq: int, page: Page) -> list[bytes]:
         batch = Batch(
-            request_id=request_id,
             journal_id=journal_id,
             after_seq=after_seq,
             through_seq=page.through_seq,

@@ -41,7 +41,6 @@ from edge.wire.events import (
     Message,
     StatusEvent,
     VerdictEvent,
-    Welcome,
     header_of,
 )
 
@@ -198,10 +197,6 @@ class Journalling:
             told += self.commit([])
         self._publish()
         return told
-
-    def welcome(self) -> Welcome:
-        """Where the counts are. Any thread."""
-        return Welcome(boot_id=self._boot_id, line=self._line, counts=self._counts)
 
     def close(self) -> None:
         """Tell the journal what has not been told yet, and let go of it, if the disk answers."""

@@ -13,7 +13,6 @@ from edge.wire.events import (
     JournalEvent,
     StatusEvent,
     VerdictEvent,
-    Welcome,
 )
 
 FOLDER = Path(__file__).parent
@@ -27,7 +26,6 @@ def schemas() -> dict[str, bytes]:
         ("alarm", SCHEMA_VERSION, AlarmEvent),
         ("change", SCHEMA_VERSION, ChangeEvent),
         ("journal", SCHEMA_VERSION, JournalEvent),
-        ("welcome", SCHEMA_VERSION, Welcome),
         ("command-request", requests.SCHEMA_VERSION, commands.Request),
         ("command-reply", requests.SCHEMA_VERSION, commands.Reply),
         ("follow-request", requests.SCHEMA_VERSION, following.Request),
