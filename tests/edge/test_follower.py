@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from edge.delivery.client import follower
+from edge.delivery.client import acknowledgements, follower
 from edge.delivery.client.follower import Follower, forget
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.journal.reader import JournalReader
@@ -414,7 +414,7 @@ def test_after_silence_it_follows_again_as_the_same_client_and_logs_once(
 
 
 def test_acknowledgements_are_grouped(fake: tuple[FakeLine, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower, "SECONDS_BETWEEN_ACKS", 1e9)  # only the number of events counts
+    monkeypatch.setattr(acknowledgements, "SECONDS_BETWEEN_ACKS", 1e9)  # only the number of events counts
     line, address = fake
     with Follower(address, "mes1", timeout_s=WITHIN_SECONDS, window=100) as events:
         line.follow()
