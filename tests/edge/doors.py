@@ -14,7 +14,7 @@ from edge.delivery.security.access import Access
 from edge.delivery.security.socket_guard import SocketName
 from edge.wire.commands import Triggered
 from edge.wire.events import header_of
-from edge.wire.following import ForgetRequest
+from edge.wire.following import FollowRequest
 from edge.wire.requests import to_bytes
 from tests.edge.followed_line import GOOD, event
 from tests.edge.spoken_line import SpokenLine, a_status
@@ -79,7 +79,7 @@ class Follow:
         return journal_id
 
     def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
-        return _replies(client, to_bytes(ForgetRequest(name="nobody")), within_ms)
+        return _replies(client, to_bytes(FollowRequest(name="anybody", client="c")), within_ms)
 
     def close(self) -> None:
         self._server.close()

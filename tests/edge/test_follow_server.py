@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from edge.delivery.durable.consumers import MOST_CONSUMERS
-from edge.delivery.durable.follow_server import BYTES_UNACKNOWLEDGED, FollowServer
+from edge.delivery.durable.follow_server import FollowServer
+from edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
 from edge.delivery.journal import reader
 from edge.delivery.journal.file import FILE_NAME as JOURNAL_FILE
 from edge.delivery.journal.journal import Journal
@@ -320,7 +321,7 @@ def frozen(address: str) -> Iterator[None]:
 def test_a_consumer_that_stands_still_takes_little_memory_delays_nobody_and_is_noticed(line: FollowedLine) -> None:
     line.add(GOOD, png=b"a picture")
     with frozen(line.address):
-        session = line.server._sessions["frozen"]
+        subscription = line.server._subscriptions["frozen"]
         one = line.client()
         one.follow("other", window=1, heatmaps=True)
         reached = one.events(1)[0].seq
@@ -329,7 +330,7 @@ def test_a_consumer_that_stands_still_takes_little_memory_delays_nobody_and_is_n
             one.ack(reached)
             assert one.events(1) == [added]
             reached = added.seq
-            assert session.unacknowledged_bytes < BYTES_UNACKNOWLEDGED + (2 << 20)
+            assert subscription.unacknowledged_bytes < BYTES_UNACKNOWLEDGED + (2 << 20)
         assert line.acked("frozen") == 0
         line.wait_until_gone("frozen")
 
@@ -347,9 +348,9 @@ def test_a_consumer_that_reads_late_gets_all_in_order(tmp_path: Path) -> None:
             assert watcher.events(1) == [one]  # so it was sent by itself
             watcher.ack(one.seq)
             events.append(one)
-        session = line.server._sessions["late"]
-        assert session.full_s > 0, "its queue must become full, else this shows nothing"
-        assert session.read < events[-1].seq
+        subscription = line.server._subscriptions["late"]
+        assert subscription.full_s > 0, "its queue must become full, else this shows nothing"
+        assert subscription.scanned_through < events[-1].seq
         assert late.events(150) == events
 
 
