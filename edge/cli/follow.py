@@ -13,10 +13,10 @@ from edge.cli.follow_sinks import Command, Heatmaps, JsonLines, Sink, Standard
 from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.named_line import journal_address, journal_keys
 from edge.cli.output import visible
-from edge.delivery.durable.follower import Follower, forget
-from edge.delivery.durable.following import CONSUMER_NAME, LARGEST_WINDOW, Start
-from edge.delivery.security.knocking import require_let_in
+from edge.delivery.client.follower import Follower, forget
+from edge.delivery.client.handshake_probe import require_let_in
 from edge.errors import EventsLostError
+from edge.wire.following import CONSUMER_NAME, LARGEST_WINDOW, Start
 
 
 def _name(_: click.Context, __: click.Parameter, name: str) -> str:

@@ -108,28 +108,6 @@ def _journal_bound(line: str) -> str:
     return bound
 
 
-def replay_address(line: str) -> str | None:
-    """Where events can be had again; None: nowhere, or an address was given, which does not tell.
-
-    Raises:
-        ConfigError: its file cannot be used.
-    """
-    bound = None if is_address(line) else load_config(file_of(line)).journal.bind
-    return None if bound is None else _to_connect(bound)
-
-
-def replay_keys(line: str, files: KeyFiles) -> ClientKeys | None:
-    """By which keys to ask there; None: it takes none, or there is no such place.
-
-    Raises:
-        AccessError, ConfigError, UsageError: as in `events_keys`.
-    """
-    if is_address(line):
-        return _keys_of_address(files)
-    bound = load_config(file_of(line)).journal.bind
-    return None if bound is None or is_local(bound) else _keys_of_line(line, bound, files)
-
-
 def _keys_of_address(files: KeyFiles) -> ClientKeys | None:
     if files.own is None and files.line is None:
         return None

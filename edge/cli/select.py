@@ -7,7 +7,7 @@ from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.line_words import bundle_in_words
 from edge.cli.named_line import commands_address, commands_keys
 from edge.cli.output import json_option, print_json, visible
-from edge.delivery.commander import Commander
+from edge.delivery.client.commander import Commander
 
 
 @click.command(epilog="Example: heatline select line1 4711")

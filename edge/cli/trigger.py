@@ -6,8 +6,8 @@ from edge.cli.finite_range import FiniteRange
 from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.named_line import commands_address, commands_keys
 from edge.cli.output import json_option, print_json, visible
-from edge.delivery.commander import Commander
-from edge.delivery.commands import Announced, Triggered
+from edge.delivery.client.commander import Commander
+from edge.wire.commands import Announced, Triggered
 
 
 @click.command(epilog="Example: heatline trigger line1 top --part-id P-1")

@@ -13,8 +13,8 @@ import pytest
 
 from edge.cli import follow_sinks
 from edge.cli.named_line import journal_address
-from edge.delivery.durable.following import Delivered
 from edge.errors import ConfigError, DeliveryError, InputError
+from edge.wire.following import Delivered
 from tests.command import HEATLINE, complaint, heatline
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until

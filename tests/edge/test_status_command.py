@@ -12,7 +12,7 @@ import pytest
 from edge.cli import named_line
 from edge.cli.named_line import events_address, file_of, name_of
 from edge.cli.status import EXIT_CODES
-from edge.delivery.messages import Handshake, HandshakeState, StatusEvent
+from edge.wire.events import Handshake, HandshakeState, StatusEvent
 from tests.command import complaint, heatline
 from tests.edge.spoken_line import SpokenLine, a_status
 from tests.edge.wire_examples import JOURNAL_STATUS

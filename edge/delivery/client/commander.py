@@ -9,23 +9,13 @@ from typing import Self
 
 import zmq
 
-from edge.delivery.client_socket import client_socket, connect
-from edge.delivery.commands import (
-    Announced,
-    Refused,
-    Reply,
-    Request,
-    Selected,
-    SelectRequest,
-    Triggered,
-    TriggerRequest,
-    reply_from,
-    to_bytes,
-)
-from edge.delivery.router import PARTS_KEPT, receive
+from edge.delivery.client.handshake_probe import why_not_let_in
+from edge.delivery.client.socket import client_socket, connect
 from edge.delivery.security.curve import ClientKeys
-from edge.delivery.security.knocking import why_not_let_in
+from edge.delivery.sockets import PARTS_KEPT, receive
 from edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
+from edge.wire.commands import Announced, Reply, Request, Selected, SelectRequest, Triggered, TriggerRequest, reply_from
+from edge.wire.requests import Refused, to_bytes
 
 LONGEST_REPLY_BYTES = 65536
 
