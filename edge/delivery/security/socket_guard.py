@@ -11,12 +11,11 @@ from typing import Literal
 import zmq
 
 from edge.delivery.security import zap
-from edge.delivery.security.access import Access
-from edge.delivery.security.addresses import bind, is_local
+from edge.delivery.security.access import Access, is_local
 from edge.delivery.security.allow_list import Role
 from edge.delivery.security.curve import fingerprint
 from edge.delivery.security.handshakes import WATCHED, Handshakes
-from edge.delivery.sockets import monitor, monitor_event
+from edge.delivery.sockets import bind, monitor, monitor_event
 from edge.named_thread import NamedThread
 
 logger = logging.getLogger(__name__)
