@@ -10,7 +10,7 @@ import zmq
 from edge.cli.finite_range import FiniteRange
 from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.line_words import in_force_in_words
-from edge.cli.named_line import events_address, events_keys
+from edge.cli.named_line import endpoint_of
 from edge.cli.output import visible
 from edge.delivery.client.handshake_probe import require_let_in, why_not_let_in
 from edge.delivery.client.subscriber import Subscriber
@@ -46,7 +46,7 @@ def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) ->
     what was in force still is, and the command says why.
     """
     try:
-        address, keys = events_address(line), events_keys(line, key_files)
+        address, keys = endpoint_of(line, "events", key_files)
     except (AccessError, ConfigError) as error:
         if pid is not None:
             _tell(pid)  # so that the line says the same to all who listen

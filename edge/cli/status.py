@@ -16,7 +16,7 @@ from edge.cli.line_words import (
     consumer_in_words,
     journal_in_words,
 )
-from edge.cli.named_line import events_address, events_keys, name_of
+from edge.cli.named_line import endpoint_of, name_of
 from edge.cli.output import json_option, print_facts, print_json
 from edge.delivery.client.handshake_probe import require_let_in
 from edge.delivery.client.subscriber import Subscriber
@@ -59,7 +59,7 @@ def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> N
     18 NOT_READY, also where nothing was heard of the line.
     """
     try:
-        address, keys = events_address(line), events_keys(line, key_files)
+        address, keys = endpoint_of(line, "events", key_files)
     except ConfigError as error:
         raise ConfigError(
             f"{error}; or name the address of the line's events instead, e.g. tcp://127.0.0.1:5556"

@@ -17,7 +17,7 @@ from rich.text import Text
 from edge.cli.finite_range import FiniteRange
 from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.line_words import account_in_words, camera_in_words, handshake_in_words, in_force_in_words, local_time
-from edge.cli.named_line import events_address, events_keys
+from edge.cli.named_line import endpoint_of
 from edge.cli.output import json_option, print_json, visible
 from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.handshake_probe import require_let_in
@@ -61,7 +61,7 @@ def watch(
     Stops by itself when the line says that it has stopped.
     """
     table = EventTable()
-    address, keys = events_address(line), events_keys(line, key_files)
+    address, keys = endpoint_of(line, "events", key_files)
     require_let_in(address, keys, zmq.SUB)
     with (
         _Saver(save) as saver,

@@ -78,7 +78,7 @@ class CommandServer(RouterServer[Request]):
         try:
             self._handle(request, answer)
         except Exception as error:
-            self._log_fault(f"the request {request} failed", error)
+            self._faults.error("%s: the request %s failed", self.address, request, exc_info=error)
             answer(refusal("fault", "heatline failed at this request, which is a fault of its own; see the line's log"))
 
     def _answer(self, number: int, reply: Reply) -> None:

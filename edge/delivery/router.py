@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar, Generic
@@ -16,6 +15,7 @@ from edge.delivery.security.socket_guard import SocketGuard, SocketName
 from edge.delivery.sockets import PARTS_KEPT, receive_frames
 from edge.errors import DeliveryError
 from edge.named_thread import NamedThread
+from edge.rate_limited_log import RateLimitedLog
 from edge.wire.requests import Protocol, Refused, RequestT, refuse
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,6 @@ REQUESTS_AT_ONCE = 100
 """Taken in between two looks at what else is to be done, so that nobody who floods us with requests keeps that back."""
 LINGER_MS = 2000
 START_WITHIN_SECONDS = 5.0
-SECONDS_BETWEEN_FAULTS_LOGGED = 10.0
 TOO_MANY_PARTS = refuse("malformed", "a message of too many parts came; send one JSON object")
 
 Route = tuple[bytes, ...]
@@ -57,7 +56,7 @@ class RouterServer(ABC, Generic[RequestT]):
         self._wake: int | None = None
         self._bound = threading.Event()
         self._error: zmq.ZMQError | None = None
-        self._fault_logged_s = float("-inf")
+        self._faults = RateLimitedLog(logger)
         self._thread = NamedThread(self.thread_name, self._run)
 
     def start(self) -> None:
@@ -161,10 +160,3 @@ class RouterServer(ABC, Generic[RequestT]):
 
     def _count(self, refused: Refused) -> None:
         self._access.refusals.note(self.name, refused.reason, refused.detail)
-
-    def _log_fault(self, what: str, error: Exception) -> None:
-        """Log a fault of ours, but not every time: whoever can bring it about could fill the disk with it."""
-        now_s = time.monotonic()
-        if now_s - self._fault_logged_s >= SECONDS_BETWEEN_FAULTS_LOGGED:
-            self._fault_logged_s = now_s
-            logger.error("%s: %s", self.address, what, exc_info=error)

@@ -1,5 +1,8 @@
 """What the sockets of a line and of its clients have in common."""
 
+import contextlib
+import errno
+import socket as sockets
 import struct
 
 import zmq
@@ -21,6 +24,22 @@ def notice_vanished_peers(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, GONE_AFTER_MS)
     socket.setsockopt(zmq.HEARTBEAT_TTL, GONE_AFTER_MS)
+
+
+def bind(socket: zmq.Socket[bytes], address: str) -> None:
+    """Bind an address that nobody else is bound to.
+
+    For ipc, ZeroMQ would silently take the path away from whoever holds it: ask there first.
+
+    Raises:
+        ZMQError: it cannot be bound.
+    """
+    scheme, _, path = address.partition("://")
+    if scheme == "ipc":
+        with sockets.socket(sockets.AF_UNIX) as probe, contextlib.suppress(OSError):
+            probe.connect("\0" + path[1:] if path.startswith("@") else path)
+            raise zmq.ZMQError(errno.EADDRINUSE)
+    socket.bind(address)
 
 
 def monitor(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:

@@ -5,8 +5,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import zmq
@@ -14,7 +13,7 @@ import zmq
 from edge.delivery.client.acknowledgements import Acknowledgements
 from edge.delivery.client.event_buffer import EventBuffer, Lost
 from edge.delivery.client.handshake_probe import require_let_in
-from edge.delivery.client.socket import client_socket, connect
+from edge.delivery.client.socket import Client, client_socket, connect
 from edge.delivery.security.curve import ClientKeys
 from edge.delivery.sockets import notice_vanished_peers, receive
 from edge.errors import AccessError, DeliveryError, HeatlineError, MessageError
@@ -50,7 +49,7 @@ LINGER_MS = 1000
 R = TypeVar("R", FollowRequest, ForgetRequest)
 
 
-class Follower:
+class Follower(Client):
     """A DEALER socket as an iterator of events, from the first that the consumer has not acknowledged on, in order.
 
     Use it in the thread that made it:
@@ -170,14 +169,6 @@ class Follower:
             self._socket.close(LINGER_MS if self._buffer.journal_id is not None else 0)
             self._socket = None
         self._context.term()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _acknowledge(self, at_once: bool) -> None:
         """Tell the line what is done, unless more is soon to be told together with it."""

@@ -2,6 +2,9 @@
 
 import contextlib
 import time
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Self
 
 import zmq
 
@@ -58,6 +61,22 @@ def connect(socket: zmq.Socket[bytes], address: str, example: str) -> None:
 def no_address(address: str, error: zmq.ZMQError, example: str) -> DeliveryError:
     """What to say of an address that ZeroMQ does not take."""
     return DeliveryError(f"{address} is no address to connect to ({error.strerror}); expected e.g. {example}")
+
+
+class Client(ABC):
+    """What holds sockets, and is used in the thread that made it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the sockets; may be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class Connection:

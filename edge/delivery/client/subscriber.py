@@ -4,13 +4,11 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import zmq
 
 from edge.delivery.client.gap_detector import Gap, GapDetector
-from edge.delivery.client.socket import Connection, client_socket, no_address
+from edge.delivery.client.socket import Client, Connection, client_socket, no_address
 from edge.delivery.security.curve import ClientKeys
 from edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
 from edge.wire.events import LARGEST_PART_BYTES, Message, StatusEvent, from_frames
@@ -48,7 +46,7 @@ Notice = Gap | NewBoot | LineLost
 Heard = Message | Notice
 
 
-class Subscriber:
+class Subscriber(Client):
     """A SUB socket as an iterator of messages, and of notices of what it missed. It reconnects by itself.
 
     Use it in the thread that made it:
@@ -130,14 +128,6 @@ class Subscriber:
             self._connection.close()
         self._socket.close()
         self._context.term()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _note_silence(self) -> None:
         if self._silent_since_s is not None:

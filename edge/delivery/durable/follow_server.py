@@ -118,14 +118,14 @@ class FollowServer(RouterServer[Request]):
             try:
                 more = self._turn(socket, woken)
             except Exception as error:  # a fault of ours must not end the others' service
-                self._log_fault("durable consumers could not be served", error)
+                self._faults.error("%s: durable consumers could not be served", self.address, exc_info=error)
                 more = False
         try:
             for _ in range(PASSES_AT_THE_END):
                 if not self._turn(socket, woken=True):
                     break
         except Exception as error:
-            self._log_fault("durable consumers could not be served", error)
+            self._faults.error("%s: durable consumers could not be served", self.address, exc_info=error)
         self._consumers.write()
         self._journal.close()
 

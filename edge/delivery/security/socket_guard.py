@@ -11,13 +11,13 @@ from typing import Literal
 import zmq
 
 from edge.delivery.security import zap
-from edge.delivery.security.access import Access
-from edge.delivery.security.addresses import bind, is_local
+from edge.delivery.security.access import Access, is_local
 from edge.delivery.security.allow_list import Role
 from edge.delivery.security.curve import fingerprint
 from edge.delivery.security.handshakes import WATCHED, Handshakes
-from edge.delivery.sockets import monitor, monitor_event
+from edge.delivery.sockets import bind, monitor, monitor_event
 from edge.named_thread import NamedThread
+from edge.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ AS_OF_SECONDS = 0.1
 """Who connects is let in by a list that is no older; many who knock do not have the disk read for each."""
 UNBOUND_WITHIN_SECONDS = 5.0
 BIND_AGAIN_EVERY_SECONDS = 0.5
-SECONDS_BETWEEN_FAULTS_LOGGED = 10.0
 
 
 class SocketGuard:
@@ -59,7 +58,7 @@ class SocketGuard:
         self._revoked = threading.Event()
         self._unbound = threading.Event()
         self._bind_at_s: float | None = None
-        self._fault_logged_s = float("-inf")
+        self._faults = RateLimitedLog(logger)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_WITHIN_MS)
         socket.setsockopt(zmq.IPV6, "[" in address)
         questions = self._protect() if self.secured else None
@@ -155,7 +154,7 @@ class SocketGuard:
                 except zmq.ContextTerminated:
                     return
                 except Exception as error:  # without a guard, nobody could connect any more
-                    self._log_fault(error)
+                    self._faults.error("%s: its guard failed", self._name, exc_info=error)
         finally:
             for each in (reports, questions):
                 if each is not None:
@@ -197,12 +196,6 @@ class SocketGuard:
         if gone:
             self._let_in -= gone
             self._revoked.set()
-
-    def _log_fault(self, error: Exception) -> None:
-        now_s = time.monotonic()
-        if now_s - self._fault_logged_s >= SECONDS_BETWEEN_FAULTS_LOGGED:
-            self._fault_logged_s = now_s
-            logger.error("%s: its guard failed", self._name, exc_info=error)
 
 
 def _sender(part: zmq.Frame) -> bytes:
