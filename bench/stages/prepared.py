@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from bench.pictures import golden_mosaic
 from edge.bundle import Bundle, ProvenEngine
-from edge.delivery.messages import Message
 from edge.frames import Frame, Stamp
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import Engine
@@ -16,6 +15,7 @@ from edge.inspection.outcome import Outcome
 from edge.inspection.setup import Heatmaps, Setup
 from edge.inspection.verdict import Judgement, Thresholds
 from edge.service.reporter import Reporter
+from edge.wire.events import Message
 
 CAMERA = "bench"
 DEFECTIVE_SHARE = 0.1

@@ -11,7 +11,6 @@ from edge.bundle import open_bundle, open_proven_engine
 from edge.cli.engine_options import engine_option, precision_option
 from edge.cli.output import json_option, print_json
 from edge.colour import to_rgb
-from edge.delivery.messages import VerdictEvent
 from edge.delivery.numbering import Count
 from edge.errors import EngineError, InputError
 from edge.frames import BadFrame, Frame, Stamp
@@ -23,6 +22,7 @@ from edge.inspection.outcome import Outcome, Unjudged, outcome_of
 from edge.inspection.setup import Setup
 from edge.service.reporter import Reporter
 from edge.text import format_count
+from edge.wire.events import VerdictEvent
 
 
 @click.command(epilog="Example: heatline inspect boards.bundle photos/ --out found/")

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import msgspec
 
-from edge.delivery.messages import CountedEvent
+from edge.wire.events import CountedEvent
 
 T = TypeVar("T", bound=CountedEvent)
 

@@ -15,8 +15,6 @@ from msgspec.structs import asdict
 from edge.bundle.trusted import signer_in_words
 from edge.cameras.supervisor import SupervisedCamera
 from edge.config import LineConfig, load_config
-from edge.delivery import commands
-from edge.delivery.messages import Change
 from edge.errors import CameraError, ConfigError, DeliveryError, HeatlineError
 from edge.inspection.pipeline import Pipeline
 from edge.inspection.setup import Setup
@@ -28,6 +26,8 @@ from edge.service.reporter import bundle_name
 from edge.service.setting_anew import set_anew
 from edge.service.teller import Teller
 from edge.text import sayable
+from edge.wire import commands
+from edge.wire.events import Change
 
 logger = logging.getLogger(__name__)
 

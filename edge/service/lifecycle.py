@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from edge.config import LineConfig
-from edge.delivery.commands import CommandServer
+from edge.delivery.command_server import CommandServer
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
 from edge.errors import EngineError

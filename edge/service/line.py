@@ -12,7 +12,7 @@ from edge.cameras.base import Opened
 from edge.cameras.settings import CameraSettings
 from edge.cameras.state import CameraAlarm
 from edge.cameras.supervisor import SupervisedCamera
-from edge.delivery.security.addresses import bind
+from edge.delivery.sockets import bind
 from edge.errors import CameraError, DeliveryError
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Lane

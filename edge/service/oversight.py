@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 
 from edge.cameras.supervisor import SupervisedCamera
-from edge.delivery.messages import State
 from edge.inspection.ledger import Ledger
 from edge.inspection.pipeline import Pipeline
 from edge.service.changeover import Changeover
@@ -16,6 +15,7 @@ from edge.service.losses import Losses
 from edge.service.systemd_notify import notify
 from edge.service.teller import Teller
 from edge.text import format_count
+from edge.wire.events import State
 
 STATUS_EVERY_SECONDS = 1.0
 PROBE_AFTER_SECONDS = 1.0

@@ -6,7 +6,16 @@ import uuid
 from collections.abc import Mapping
 
 from edge.cameras.state import CameraAlarm, CameraState
-from edge.delivery.messages import (
+from edge.delivery.to_wire import account_to_wire, camera_to_wire, region_to_wire
+from edge.frames import Stamp
+from edge.heatmap_picture import png
+from edge.inspection.ledger import Account
+from edge.inspection.outcome import Outcome
+from edge.inspection.setup import Setup
+from edge.inspection.verdict import Judgement
+from edge.service.aftermath import ToldLiveAlone
+from edge.text import format_count, sayable
+from edge.wire.events import (
     AlarmEvent,
     BundleName,
     Change,
@@ -20,14 +29,6 @@ from edge.delivery.messages import (
     Times,
     VerdictEvent,
 )
-from edge.frames import Stamp
-from edge.heatmap_picture import png
-from edge.inspection.ledger import Account
-from edge.inspection.outcome import Outcome
-from edge.inspection.setup import Setup
-from edge.inspection.verdict import Judgement
-from edge.service.aftermath import ToldLiveAlone
-from edge.text import format_count, sayable
 
 NOT_NUMBERED = 0
 
@@ -68,7 +69,7 @@ class Reporter:
             precision=setup.proven.engine.precision,
             bundle=bundle_name(setup),
             product=setup.product,
-            regions=judgement.regions if judgement else [],
+            regions=[region_to_wire(region) for region in judgement.regions] if judgement else [],
             latency_ms=(time.monotonic_ns() - stamp.captured_monotonic_ns) / 1e6,
             acting=setup.acting,
             heatmap=heatmap,
@@ -149,8 +150,8 @@ class Reporter:
                 line=self.line,
                 state=state,
                 last_seq=NOT_NUMBERED,
-                ledger=dict(ledger),
-                cameras=dict(cameras),
+                ledger={camera: account_to_wire(account) for camera, account in ledger.items()},
+                cameras={camera: camera_to_wire(state) for camera, state in cameras.items()},
                 bundle=bundle_name(setup),
                 engine=setup.proven.engine.name,
                 precision=setup.proven.engine.precision,

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 from edge.cameras.supervisor import SupervisedCamera
 from edge.cameras.triggering import TriggerAnswer, TriggerRequest
-from edge.delivery import commands
 from edge.text import sayable
+from edge.wire import commands
 
 
 class RequestDesk:

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Mapping
 
 from edge.cameras.state import CameraAlarm, CameraState
-from edge.delivery.messages import Change, Handshake, State
 from edge.delivery.publisher import Publisher
 from edge.inspection.flight_recorder import FlightRecorder
 from edge.inspection.ledger import Ledger
@@ -14,6 +13,7 @@ from edge.service.aftermath import ToldLiveAlone
 from edge.service.heartbeat import Heartbeat
 from edge.service.implausible_log import ImplausibleLog
 from edge.service.reporter import Reporter
+from edge.wire.events import Change, Handshake, State
 
 
 class Teller:

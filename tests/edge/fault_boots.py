@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.watched_line import POLL_SECONDS
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.journal.errors import JournalMissingError
 from edge.delivery.journal.reader import JournalReader
-from edge.delivery.messages import VerdictEvent
-from edge.delivery.subscriber import Subscriber
 from edge.frames import Stamp
 from edge.inspection.flight_recorder import FILE_NAME, Told, last_run
+from edge.wire.events import VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.lines import Heard, RunningLine, children, line_started
 

@@ -12,7 +12,7 @@ from edge.delivery.journal.file import FILE_NAME
 from edge.delivery.journal.journalling import Journalling
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
-from edge.delivery.messages import CountedEvent, Event, JournalEvent, Message, StatusEvent, header_of
+from edge.wire.events import CountedEvent, Event, JournalEvent, Message, StatusEvent, header_of
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD
 
 LINE = "line1"

@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
 from edge.bundle import Bundle
 from edge.cameras.state import CameraAlarm, CameraState
-from edge.delivery.messages import Change, Handshake, Message, from_frames, to_frames
 from edge.delivery.publisher import AsTheyAre, Publisher
 from edge.frames import Frame, Stamp
 from edge.inference import Engine
@@ -21,6 +21,8 @@ from edge.inspection.setup import Heatmaps, Setup
 from edge.service.heartbeat import Heartbeat
 from edge.service.reporter import Reporter
 from edge.service.teller import Teller
+from edge.wire import events as events_on_wire
+from edge.wire.events import Change, Handshake, Message, from_frames, to_frames
 from tests.command import WITHIN_SECONDS
 from tests.edge.setups import setup_of
 from tests.small_bundle import dark_square, white_frame
@@ -67,7 +69,8 @@ def test_events_name_the_boot_and_the_product_and_have_no_number_yet(setup: Setu
     assert report.events == 4, "a status is not counted"
     assert {event.product for event in [*events, status]} == {"pcb-a"}
     assert {event.boot_id for event in [*events, status]} == {report.boot_id} != {Reporter("line1").boot_id}
-    assert (status.ledger, status.handshake, status.last_change, status.refused) == (ledger, STARTING, REFUSED, refused)
+    assert status.ledger == {"top": events_on_wire.Account(2, 1, {"overload": 1})}
+    assert (status.handshake, status.last_change, status.refused) == (STARTING, REFUSED, refused)
     change = events[2]
     assert (change.in_force, change.detail, change.at_ns) == (False, REFUSED.detail, REFUSED.at_ns)
 
@@ -107,7 +110,10 @@ def test_status_says_how_each_camera_is(setup: Setup, report: Reporter) -> None:
         "top": CameraState(state="LIVE", since_at_ns=1, openings=2, counters={"completed": 9}),
         "side": CameraState(state="DEAD", reason="open", detail="it is not there", since_at_ns=2),
     }
-    assert sent(report.status("RUNNING", {}, states, setup, STARTING, None, {})).cameras == states
+    told = sent(report.status("RUNNING", {}, states, setup, STARTING, None, {})).cameras
+    assert {name: msgspec.structs.asdict(state) for name, state in told.items()} == {
+        name: msgspec.structs.asdict(state) for name, state in states.items()
+    }
 
 
 @pytest.mark.parametrize("active", [True, False])

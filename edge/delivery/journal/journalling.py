@@ -30,7 +30,10 @@ from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.retention import Discarded, Retention
 from edge.delivery.journal.rows import Progress, Record
 from edge.delivery.journal.wall_clock import WallClock
-from edge.delivery.messages import (
+from edge.delivery.numbering import Count
+from edge.errors import JournalError
+from edge.text import on_one_line, sayable
+from edge.wire.events import (
     Consumer,
     Counts,
     JournalEvent,
@@ -38,12 +41,8 @@ from edge.delivery.messages import (
     Message,
     StatusEvent,
     VerdictEvent,
-    Welcome,
     header_of,
 )
-from edge.delivery.numbering import Count
-from edge.errors import JournalError
-from edge.text import on_one_line, sayable
 
 logger = logging.getLogger(__name__)
 
@@ -198,10 +197,6 @@ class Journalling:
             told += self.commit([])
         self._publish()
         return told
-
-    def welcome(self) -> Welcome:
-        """Where the counts are. Any thread."""
-        return Welcome(boot_id=self._boot_id, line=self._line, counts=self._counts)
 
     def close(self) -> None:
         """Tell the journal what has not been told yet, and let go of it, if the disk answers."""

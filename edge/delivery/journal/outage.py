@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from edge.delivery.journal.errors import JournalDamagedError
 from edge.delivery.journal.rows import Progress
-from edge.delivery.messages import Message, StatusEvent, VerdictEvent
 from edge.errors import JournalError
 from edge.text import sayable
+from edge.wire.events import Message, StatusEvent, VerdictEvent
 
 RETRY_SECONDS = 1.0
 """From one attempt to keep events again to the next."""
