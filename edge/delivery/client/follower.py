@@ -15,7 +15,7 @@ from edge.delivery.client.event_buffer import EventBuffer, Lost
 from edge.delivery.client.handshake_probe import require_let_in
 from edge.delivery.client.socket import Client, client_socket, connect
 from edge.delivery.security.curve import ClientKeys
-from edge.delivery.sockets import notice_vanished_peers, receive
+from edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
 from edge.errors import AccessError, DeliveryError, HeatlineError, MessageError
 from edge.text import on_one_line
 from edge.wire.events import LARGEST_PART_BYTES
@@ -293,7 +293,7 @@ def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | 
                 f"{address} did not reply within {timeout_s:g} s; is the line running, and is its journal.bind this "
                 "address?"
             )
-        reply = reply_from(socket.recv_multipart()[0])
+        reply = reply_from(receive(socket, PARTS_KEPT)[0])
     if isinstance(reply, Refused):
         raise DeliveryError(f"{address} refuses ({reply.reason}): {reply.detail}")
     if reply != Forgotten(request_id=request.request_id, name=name):
