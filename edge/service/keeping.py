@@ -9,6 +9,7 @@ from edge.config import JournalConfig
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.durable.follow_server import FollowServer
 from edge.delivery.journal.journalling import Journalling
+from edge.delivery.numbering import Numbering
 from edge.delivery.security.access import Access
 from edge.inspection.flight_recorder import Told
 from edge.service.reporter import Reporter
@@ -25,7 +26,7 @@ class Keeping:
         journalling: keeps them.
     """
 
-    def __init__(self, journalling: Journalling) -> None:
+    def __init__(self, journalling: Numbering) -> None:
         self.journalling = journalling
 
     def why_not(self) -> str | None:
@@ -60,10 +61,13 @@ def kept(config: JournalConfig, folder: Path | None, reporter: Reporter, access:
         logger.warning(
             "no events are kept, and none can be had at %s: there is no folder; set journal.folder", config.bind
         )
+    if folder is None:
+        yield Keeping(Numbering(reporter.line, reporter.boot_id))
+        return
     with contextlib.ExitStack() as at_end:
-        consumers = None if folder is None else at_end.enter_context(contextlib.closing(Consumers(folder)))
+        consumers = at_end.enter_context(contextlib.closing(Consumers(folder)))
         server = None
-        if folder is not None and consumers is not None and config.bind is not None:
+        if config.bind is not None:
             server = FollowServer(config.bind, folder, consumers, access=access)
         journalling = Journalling(
             reporter.line,
@@ -71,7 +75,7 @@ def kept(config: JournalConfig, folder: Path | None, reporter: Reporter, access:
             folder,
             config.keep_days * SECONDS_PER_DAY,
             config.keep_mib << 20,
-            (lambda _: {}) if consumers is None else consumers.acked,
+            consumers.acked,
             consumers=dict if server is None else server.states,
         )
         at_end.callback(journalling.close)

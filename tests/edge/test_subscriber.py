@@ -129,7 +129,7 @@ def test_no_event_is_heard_or_counts_as_sent_before_the_disk_has_it(
         order.append(what)
         went_ahead.set()
 
-    monkeypatch.setattr("edge.delivery.journal.journalling.DISK_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr("edge.delivery.journal.disk_file.DISK_SECONDS", WITHIN_SECONDS)
     with line.heard() as events:
         monkeypatch.setattr(Journal, "append", slow_append)
         line.publisher.send(good(number=1), lambda: happened("sent"))
@@ -171,7 +171,7 @@ def test_what_the_journal_does_not_hold_any_more_is_said_and_what_it_does_comes(
     with line.heard(line.served) as events:
         line.tell(*numbered(1))
         until(events, 1)
-        kept = line.keeping._journal
+        kept = line.keeping._file.journal
         assert kept is not None
         with line.cut_off() as journal:
             journal(*numbered(2, 3, 4, 5))
