@@ -31,7 +31,6 @@ from edge.text import sayable
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.05
 CLOSE_WITHIN_SECONDS = 2.0
 
 EXCHANGEABLE = {"look_at", "look_away", *SET_IN_THE_CAMERA}
@@ -198,10 +197,10 @@ class Changeover:
             with set_anew(self._cameras, before.config.cameras, prepared.config.cameras):
                 self._teller.exchange(told, prepared.setup, put_in_force)
         except CameraError:
-            self._retire(prepared)
+            if prepared.setup.proven is not before.setup.proven:
+                prepared.setup.proven.engine.close()
             raise
         logger.info("in force: %s%s", in_words(prepared), describe_plausibility(before, prepared))
-        self._retire(before)
 
     def _refuse(self, change: Literal["reload", "select"], detail: str) -> None:
         logger.error("%s refused, and what was in force still is: %s", change, detail)
@@ -218,18 +217,6 @@ class Changeover:
             if self.unremembered is None:
                 logger.error("%s cannot be written (%s): a restart may undo the selection", self._remember_in, error)
             self.unremembered = f"{self._remember_in} cannot be written: a restart may undo the selection"
-
-    def _retire(self, old: Prepared) -> None:
-        """Give back an engine's memory once no frame needs it."""
-        proven = old.setup.proven
-
-        def retire() -> None:
-            while self._pipeline.needs(proven):
-                time.sleep(POLL_SECONDS)
-            proven.engine.close()
-
-        if self._in_force.setup.proven is not proven:
-            NamedThread("retire", retire).start()
 
 
 def _why(error: Exception) -> str:

@@ -13,9 +13,9 @@ from edge.config import LineConfig
 from edge.engine_config import EngineConfig
 from edge.errors import ConfigError, HeatlineError
 from edge.inspection.inspector import Inspector
-from edge.inspection.setup import Setup
+from edge.inspection.setup import EngineUses, Setup
 from edge.inspection.verdict import Thresholds
-from edge.named_thread import threads_named
+from edge.named_thread import NamedThread, threads_named
 from edge.tuned import EngineInForce
 
 logger = logging.getLogger(__name__)
@@ -65,12 +65,14 @@ def prepare(
         logger.warning("%s", engine.not_tuned)
     asked_for = engine.settings
     if like is not None and like.setup.bundle.digest == bundle.digest and asked_for == like.asked_for:
-        proven, engine = like.setup.proven, like.engine
+        proven, uses, engine = like.setup.proven, like.setup.uses, like.engine
     elif like is not None and like.setup.bundle.digest == bundle.digest and asked_for == like.engine.settings:
-        proven = like.setup.proven
+        proven, uses = like.setup.proven, like.setup.uses
     else:
         # To write a compiled graph out holds up all threads: a line that inspects cannot have that.
         proven, engine = _open(bundle, engine, config.engine, say, cache_folder() if like is None else None)
+        # On a thread of its own: the last answers of an engine may take long, and no frame waits for them.
+        uses = EngineUses(unused=lambda: NamedThread("retire", proven.engine.close).start())
     inspector = Inspector(
         bundle.manifest,
         proven.engine,
@@ -93,6 +95,7 @@ def prepare(
         areas={camera.name: area_of(camera) for camera in config.cameras},
         acting=config.acting,
         heatmaps=config.events.heatmaps,
+        uses=uses,
     )
     return Prepared(config, setup, engine, asked_for)
 
