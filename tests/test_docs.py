@@ -384,7 +384,7 @@ def test_every_reason_of_the_handshake_is_documented_with_its_state_and_no_other
     table = rows(section(read("docs/protocol.md"), "## Handshake"))
     states = {state: table.pop(state)[0] for state in get_args(HandshakeState)}
     assert states == {state: str(code) for state, code in EXIT_CODES.items()}
-    named = re.findall(r'Reason\("(\w+)", "(\w+)"', read("edge/service/handshake.py"))
+    named = re.findall(r'Reason\("(\w+)", "(\w+)"', read("edge/service/readiness.py"))
     assert [(cells[0].strip("`"), reason) for reason, cells in table.items()] == named, "the gravest first"
 
 

@@ -10,7 +10,7 @@ from edge.delivery.security.addresses import is_local
 from edge.delivery.security.curve import ClientKeys, read_key_pair
 from edge.errors import AccessError, ConfigError
 from edge.key_files import public_half
-from edge.service.address_file import where_events_are
+from edge.service.systemd import published_address
 
 LINES = Path("/etc/heatline")
 """Where a service looks for NAME.toml."""
@@ -54,7 +54,7 @@ def events_keys(line: str, files: KeyFiles) -> ClientKeys | None:
 
 def _events_bound(line: str) -> str:
     file = file_of(line)
-    running_at = where_events_are(file.stem) if file.absolute().parent == LINES else None
+    running_at = published_address(file.stem) if file.absolute().parent == LINES else None
     return running_at or load_config(file).events.bind
 
 

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import msgspec
 
-from edge.delivery.journal.rows import Progress
 from edge.delivery.messages import CountedEvent, Counts, JournalState, Message, StatusEvent, Welcome
+from edge.frames import Watermark
 
 T = TypeVar("T", bound=CountedEvent)
 
@@ -46,7 +46,7 @@ class Numbering:
     """Whether there is a journal, be it one that cannot be used now."""
 
     def __init__(self, line: str, boot_id: str) -> None:
-        self.progress: Mapping[str, Progress] = {}
+        self.progress: Mapping[str, Watermark] = {}
         """By camera, how far its frames were told when this began, as the journal says."""
         self.since_ns: int | None = None
         """When the journal was made: UTC, ns since 1970; None where there is none, or it cannot be told."""

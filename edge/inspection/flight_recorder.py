@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge.frames import Stamp
+from edge.frames import Stamp, Watermark
+from edge.inspection.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,64 @@ class FlightRecorder:
             logger.info("%s is written again", self._path)
 
 
+class InFlightLog:
+    """Notes in a folder what is in flight, once the last run's frames are told. A folder that cannot be written at the
+    start may have room later. Threads as for `FlightRecorder`.
+
+    Args:
+        folder: None: nothing is noted.
+        ledger: whose frames these are: what it has booked is told.
+        boot_id: of this run.
+    """
+
+    def __init__(self, folder: Path | None, ledger: Ledger, boot_id: str) -> None:
+        self._folder, self._ledger, self._boot_id = folder, ledger, boot_id
+        self._recorder: FlightRecorder | None = None
+        self._failed = False
+
+    @property
+    def fault(self) -> str | None:
+        """Why nobody would know after a crash what was in flight, in words; None while it is noted."""
+        if self._recorder is not None:
+            return self._recorder.fault
+        return (
+            f"{self._folder} cannot be written: after a crash nobody knows what was in flight" if self._failed else None
+        )
+
+    def begin(self) -> None:
+        """Note what is in flight from now on; what the last run had noted is written over."""
+        if self._folder is None:
+            return
+        path = self._folder / FILE_NAME
+        told = {name: account.captured - account.in_flight for name, account in self._ledger.accounts().items()}
+        try:
+            self._recorder = FlightRecorder(path, told, self._boot_id)
+        except OSError as error:
+            if not self._failed:
+                logger.warning(
+                    "%s cannot be written (%s): after a crash nobody will know what was in flight", path, error
+                )
+            self._failed = True
+            return
+        if self._failed:
+            logger.info("%s can be written: what is in flight is noted from now on", self._folder)
+
+    def begin_again(self) -> None:
+        """Begin, where that failed: there may be room by now."""
+        if self._failed and self._recorder is None:
+            self.begin()
+
+    def announced(self, stamp: Stamp) -> None:
+        """A frame, or a run of them, was announced; it has its number."""
+        if self._recorder is not None:
+            self._recorder.announced(stamp)
+
+    def told(self, stamp: Stamp) -> None:
+        """The event of a frame, or of a run of them, is out."""
+        if self._recorder is not None:
+            self._recorder.told(stamp)
+
+
 def _write(fd: int, at: int, data: bytes) -> None:
     while data:
         written = os.pwrite(fd, data, at)
@@ -125,27 +184,19 @@ class _Noted:
 
 
 @dataclass(frozen=True)
-class Told:
-    """How far the frames of a camera were told of, by their numbers in a boot."""
-
-    boot_id: str
-    frame_number: int
-
-
-@dataclass(frozen=True)
 class LastRun:
     """What a record says of the run that wrote it."""
 
     in_flight: list[Stamp]
     """The frames that were announced and never told of, as few stamps as can say it; each part has its own. Their
     numbers are those of that run."""
-    told: dict[str, Told]
+    told: dict[str, Watermark]
     """Per camera, what was told of."""
     noted_at_ns: int = 0
     """When it was written last: UTC, ns since 1970; 0: there is none."""
 
 
-def last_run(path: Path, journalled: Mapping[str, Told] | None = None) -> LastRun:
+def last_run(path: Path, journalled: Mapping[str, Watermark] | None = None) -> LastRun:
     """What is known of an earlier run; a file that is not there, or is none of ours, tells of nothing.
 
     Args:
@@ -164,7 +215,7 @@ def last_run(path: Path, journalled: Mapping[str, Told] | None = None) -> LastRu
     for block in range(len(_MAGIC), len(data) - _CAMERA_BYTES + 1, _CAMERA_BYTES):
         name, announced, told, boot = _HEAD.unpack_from(data, block)
         camera, boot_id = (text.rstrip(b"\0").decode(errors="replace") for text in (name, boot))
-        run.told[camera] = Told(boot_id, told)
+        run.told[camera] = Watermark(boot_id, told)
         kept = (journalled or {}).get(camera)
         if kept is not None and kept.boot_id == boot_id:
             told = max(told, kept.frame_number)

@@ -21,7 +21,7 @@ from edge.frames import BadFrame, Frame, Stamp
 from edge.geometry.area_of_interest import WHOLE_FRAME
 from edge.inference import Engine
 from edge.inspection.docket import Docket
-from edge.inspection.flight_recorder import FlightRecorder
+from edge.inspection.flight_recorder import InFlightLog
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Handoff, Lane
 from edge.inspection.inspector import PendingFrame
@@ -74,6 +74,7 @@ class Pipeline:
         setup: what frames are inspected by until another one is put in force.
         report: takes each outcome, on one thread; those of one camera in the order of its frames.
         probed: hears on the same thread, after all that was reported before, that a probe was judged.
+        in_flight: notes each frame that was announced.
     """
 
     def __init__(
@@ -83,13 +84,14 @@ class Pipeline:
         ledger: Ledger,
         report: Callable[[Outcome], None],
         probed: Callable[[], None] = lambda: None,
+        in_flight: InFlightLog | None = None,
     ) -> None:
         self._cameras, self._ledger, self._report, self._probed = cameras, ledger, report, probed
         lanes = {name: camera.lane for name, camera in cameras.items()}
         self._grabbed: Handoff[Frame] = Handoff({**lanes, PROBE: Lane(1, "drop_newest")})
         self._started: queue.Queue[tuple[Setup, PendingFrame] | None] = queue.Queue(FRAMES_WITH_ENGINE)
         self._docket = Docket([*cameras, PROBE], FRAMES_WITH_ENGINE, setup)
-        self._recorder: FlightRecorder | None = None
+        self._in_flight = in_flight
         self._probes = 0
         self._probe_is_out = False
         self._begun = False
@@ -106,20 +108,11 @@ class Pipeline:
         for thread in reversed(self._stages):
             thread.start()
 
-    def begin(self, recorder: FlightRecorder | None = None) -> None:
-        """Take frames from the cameras.
-
-        Args:
-            recorder: notes what is in flight.
-        """
-        self._recorder = recorder
+    def begin(self) -> None:
+        """Take frames from the cameras."""
         for thread in self._grabbers:
             thread.start()
         self._begun = True
-
-    def note_in(self, recorder: FlightRecorder) -> None:
-        """Note there what is in flight, from the next frame on."""
-        self._recorder = recorder
 
     @property
     def ended(self) -> bool:
@@ -190,8 +183,8 @@ class Pipeline:
                 continue
             number = self._ledger.captured(name, item.stamp.frames)
             item = replace(item, stamp=item.stamp.numbered(number))
-            if self._recorder is not None:
-                self._recorder.announced(item.stamp)
+            if self._in_flight is not None:
+                self._in_flight.announced(item.stamp)
             self._docket.admit(item.stamp)
             if isinstance(item, Frame):
                 item = self._checked(item)

@@ -1,4 +1,4 @@
-"""A line's cameras, open and kept going, and its addresses."""
+"""The parts of a running line; its cameras, open and kept going; its addresses."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,16 +12,37 @@ from edge.cameras.base import Opened
 from edge.cameras.settings import CameraSettings
 from edge.cameras.state import CameraAlarm
 from edge.cameras.supervisor import SupervisedCamera
+from edge.delivery.numbering import Numbering
+from edge.delivery.publisher import Publisher
+from edge.delivery.security.access import Access
 from edge.delivery.security.addresses import bind
 from edge.errors import CameraError, DeliveryError
+from edge.inspection.flight_recorder import InFlightLog
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Lane
-from edge.inspection.pipeline import Camera
+from edge.inspection.ledger import Ledger
+from edge.inspection.pipeline import Camera, Pipeline
+from edge.service.events import EventEmitter
+from edge.service.readiness import Heartbeat
+from edge.service.systemd import RUNTIME_FOLDERS
 
 OPENED_AT_START_WITHIN_SECONDS = 5.0
 POLL_SECONDS = 0.05
-MADE_AT_START = "/run/heatline/"
-"""RuntimeDirectory= of systemd/heatline@.service."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a running line is made of."""
+
+    cameras: Mapping[str, SupervisedCamera]
+    pipeline: Pipeline
+    ledger: Ledger
+    in_flight: InFlightLog
+    events: EventEmitter
+    publisher: Publisher
+    journal: Numbering
+    access: Access
+    heartbeat: Heartbeat
 
 
 @dataclass(frozen=True)
@@ -99,7 +120,7 @@ def check_address(key: str, address: str) -> None:
         DeliveryError: it cannot be bound.
     """
     scheme, _, path = address.partition("://")
-    if scheme == "ipc" and path.startswith(MADE_AT_START) and not Path(path).parent.exists():
+    if scheme == "ipc" and path.startswith(f"{RUNTIME_FOLDERS}/") and not Path(path).parent.exists():
         return
     with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
         try:

@@ -11,7 +11,7 @@ from edge.delivery.journal.reader import JournalReader
 from edge.delivery.messages import VerdictEvent
 from edge.delivery.subscriber import Subscriber
 from edge.frames import Stamp
-from edge.inspection.flight_recorder import FILE_NAME, Told, last_run
+from edge.inspection.flight_recorder import FILE_NAME, last_run
 from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.lines import Heard, RunningLine, children, started
 
@@ -86,7 +86,7 @@ def in_flight(state: Path) -> list[Stamp]:
     """What a line that died left in its state folder: noted as in flight, and in no event of its journal."""
     try:
         with JournalReader.open(state) as reader:
-            journalled = {camera: Told(*how_far) for camera, how_far in reader.progress().items()}
+            journalled = reader.progress()
     except JournalMissingError:  # it died before it made one
         journalled = {}
     return last_run(state / FILE_NAME, journalled).in_flight

@@ -15,8 +15,8 @@ import pytest
 from edge.bundle import Bundle
 from edge.delivery.messages import StatusEvent, VerdictEvent
 from edge.delivery.publisher import SEND_HIGH_WATER_MARK
-from edge.frames import Stamp
-from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, Told, last_run
+from edge.frames import Stamp, Watermark
+from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, last_run
 from tests.command import WITHIN_SECONDS, complaint, heatline
 from tests.edge.fault_boots import assert_the_crash_is_told_first, boots, crashed, die, ids, in_flight
 from tests.edge.fault_disks import fail, failing_disk, fill, small_disk
@@ -268,7 +268,7 @@ def test_a_full_disk_keeps_no_frame_from_being_inspected_and_what_is_in_flight_i
         noted = last_run(state / FILE_NAME)
     assert f"{state / FILE_NAME} cannot be written ([Errno 28] {os.strerror(28)}" in log
     assert log.count(NOBODY_WILL_KNOW) == 1
-    assert noted.told == {"top": Told(heard.last.boot_id, heard.last.ledger["top"].captured)}
+    assert noted.told == {"top": Watermark(heard.last.boot_id, heard.last.ledger["top"].captured)}
     assert noted.in_flight == []
 
 

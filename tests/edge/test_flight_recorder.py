@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge.frames import Stamp
+from edge.frames import Stamp, Watermark
 from edge.inspection import flight_recorder
-from edge.inspection.flight_recorder import FlightRecorder, LastRun, Told, last_run
+from edge.inspection.flight_recorder import FlightRecorder, InFlightLog, LastRun, last_run
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
-from edge.service.aftermath import ToldLiveAlone, read_last_run, tell_of_the_last_run, told_live_alone
+from edge.service.recovery import Unjournalled, find_unjournalled, read_last_run, recover
 
 
 def frame(number: int, *, part_id: str | None = None, frames: int = 1, frame_id: int | None = 0) -> Stamp:
@@ -76,13 +76,22 @@ def test_more_than_the_file_holds_is_still_counted(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_and_a_camera_that_is_gone_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    nothing, told = LastRun([], {}), list[Outcome]()
-    assert tell_of_the_last_run(nothing, tmp_path / "nowhere", Ledger(["top"]), "b", told.append) is None
-    assert "nobody will know what was in flight" in caplog.text
-    assert tell_of_the_last_run(nothing, None, Ledger(["top"]), "b", told.append) is None
+    nothing, told, ledger = LastRun([], {}), list[Outcome](), Ledger(["top"])
+    nowhere = InFlightLog(tmp_path / "nowhere", ledger, "b")
+    recover(nothing, ledger, nowhere, told.append)
+    nowhere.begin_again()
+    assert caplog.text.count("nobody will know what was in flight") == 1, "not each time"
+    assert nowhere.fault == f"{tmp_path}/nowhere cannot be written: after a crash nobody knows what was in flight"
+    (tmp_path / "nowhere").mkdir()
+    nowhere.begin_again()
+    assert nowhere.fault is None, "there is room by now"
+    no_folder = InFlightLog(None, ledger, "b")
+    recover(nothing, ledger, no_folder, told.append)
+    no_folder.announced(frame(1))
+    assert no_folder.fault is None
     FlightRecorder(tmp_path / flight_recorder.FILE_NAME, {"top": 0}).announced(frame(1))
-    last = read_last_run(tmp_path, {})
-    assert tell_of_the_last_run(last, tmp_path, Ledger(["side"]), "b", told.append) is not None
+    other = Ledger(["side"])
+    recover(read_last_run(tmp_path, {}), other, InFlightLog(tmp_path, other, "b"), told.append)
     assert "camera top is gone" in caplog.text
     assert told == []
 
@@ -93,9 +102,9 @@ def test_a_frame_whose_event_is_in_the_journal_was_not_in_flight(tmp_path: Path)
     for number in range(1, 8):
         recorder.announced(frame(number))
     recorder.told(frame(2))
-    kept = {"top": Told("boot-1", 5), "side": Told("boot-1", 9)}
+    kept = {"top": Watermark("boot-1", 5), "side": Watermark("boot-1", 9)}
     assert again(last_run(tmp_path / "f", kept).in_flight) == [(6, 2, 1006, None)]
-    of_another_boot = {"top": Told("boot-0", 5)}
+    of_another_boot = {"top": Watermark("boot-0", 5)}
     assert again(last_run(tmp_path / "f", of_another_boot).in_flight) == [(3, 5, 1003, None)]
 
 
@@ -104,16 +113,16 @@ def test_what_a_run_told_of_and_the_journal_does_not_hold_is_counted(tmp_path: P
     recorder.announced(frame(1, frames=9))
     recorder.told(frame(1, frames=9))
     last = last_run(tmp_path / "f")
-    assert last.told["top"] == Told("boot-1", 9)
-    assert told_live_alone(last, {"top": Told("boot-1", 9)}) is None
-    assert told_live_alone(last, {"top": Told("boot-1", 7)}) == ToldLiveAlone("boot-1", ["top"], 2)
-    assert told_live_alone(last, {"top": Told("boot-0", 70)}) == ToldLiveAlone("boot-1", ["top"], None)
-    assert told_live_alone(last, {"side": Told("boot-0", 70)}) is None, "it told of no frame"
-    assert told_live_alone(last, {}) is None, "nobody knows of a journal"
-    assert told_live_alone(last, {}, last.noted_at_ns + 1) is None, "the journal is new"
-    found = told_live_alone(last, {}, last.noted_at_ns - 1)
-    assert found == ToldLiveAlone("boot-1", ["top"], 9), "it was there, and the death came before the first was kept"
-    assert told_live_alone(last, {"top": Told("boot-1", 9)}, last.noted_at_ns - 1) is None
+    assert last.told["top"] == Watermark("boot-1", 9)
+    assert find_unjournalled(last, {"top": Watermark("boot-1", 9)}) is None
+    assert find_unjournalled(last, {"top": Watermark("boot-1", 7)}) == Unjournalled("boot-1", ["top"], 2)
+    assert find_unjournalled(last, {"top": Watermark("boot-0", 70)}) == Unjournalled("boot-1", ["top"], None)
+    assert find_unjournalled(last, {"side": Watermark("boot-0", 70)}) is None, "it told of no frame"
+    assert find_unjournalled(last, {}) is None, "nobody knows of a journal"
+    assert find_unjournalled(last, {}, last.noted_at_ns + 1) is None, "the journal is new"
+    found = find_unjournalled(last, {}, last.noted_at_ns - 1)
+    assert found == Unjournalled("boot-1", ["top"], 9), "it was there, and the death came before the first was kept"
+    assert find_unjournalled(last, {"top": Watermark("boot-1", 9)}, last.noted_at_ns - 1) is None
 
 
 def test_what_was_in_flight_is_noted_until_its_events_are_sent(tmp_path: Path) -> None:
@@ -124,9 +133,8 @@ def test_what_was_in_flight_is_noted_until_its_events_are_sent(tmp_path: Path) -
     def until_sent() -> None:
         noted.append(last_run(tmp_path / flight_recorder.FILE_NAME).in_flight)
 
-    told: list[Outcome] = []
-    last = read_last_run(tmp_path, {})
-    assert tell_of_the_last_run(last, tmp_path, Ledger(["top"]), "b", told.append, until_sent) is not None
+    told, ledger = list[Outcome](), Ledger(["top"])
+    recover(read_last_run(tmp_path, {}), ledger, InFlightLog(tmp_path, ledger, "b"), told.append, until_sent)
     assert [outcome.stamp.frames for outcome in told] == [5]
     assert [again(stamps) for stamps in noted] == [[(1, 5, 1001, None)]]
     assert last_run(tmp_path / flight_recorder.FILE_NAME).in_flight == []

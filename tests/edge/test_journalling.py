@@ -26,10 +26,10 @@ from edge.delivery.journal.journal import Journal
 from edge.delivery.journal.journalling import Journalling
 from edge.delivery.journal.outage import MOST_RETRY_SECONDS, RETRY_SECONDS, STEADY_SECONDS
 from edge.delivery.journal.reader import JournalReader
-from edge.delivery.journal.rows import Progress
 from edge.delivery.messages import Consumer, Counts, JournalState, Message, StatusEvent
 from edge.delivery.numbering import Numbering
 from edge.errors import JournalError
+from edge.frames import Watermark
 from tests.command import WITHIN_SECONDS
 from tests.edge.fault_disks import failing_disk, fill, frozen, make_read_only, make_writable, power_cut, small_disk
 from tests.edge.journals import (
@@ -180,7 +180,7 @@ def test_how_far_frames_were_told_is_known_at_the_next_start(tmp_path: Path, clo
     for _ in range(2):
         with opened(tmp_path, clocks, keep_s=10) as journal:
             last = {"top": lost.frame_number + lost.frames - 1, "side": 9, "endless": 2**63 - 1}
-            assert journal.progress == {camera: Progress(boot_id, number) for camera, number in last.items()}
+            assert journal.progress == {camera: Watermark(boot_id, number) for camera, number in last.items()}
             journal.tend()  # the events go, and that stays
             assert held(tmp_path) == []
 
@@ -281,7 +281,7 @@ def test_a_disk_that_cannot_be_written_at_the_start_is_overcome(disk: Path, cloc
     spoil, mend = (fill, lambda _: (disk / "filler").unlink()) if how == "full" else (make_read_only, make_writable)
     spoil(disk)
     with opened(disk, clocks) as journal:
-        assert journal.progress == {"top": Progress(good().event.boot_id, 3)}
+        assert journal.progress == {"top": Watermark(good().event.boot_id, 3)}
         (said, *_) = of_journal(journal.commit([good()]))
         assert said.what == "live_only"
         assert ("make room on its disk" if how == "full" else "cannot be written") in said.detail

@@ -23,10 +23,11 @@ from edge.delivery.journal.outage import FaultLog, Outage, Retries, progress_of
 from edge.delivery.journal.own_events import OwnEvents
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.retention import Retention
-from edge.delivery.journal.rows import Progress, Record
+from edge.delivery.journal.rows import Record
 from edge.delivery.journal.wall_clock import WallClock
 from edge.delivery.messages import Consumer, JournalState, Message, StatusEvent, VerdictEvent, header_of
 from edge.delivery.numbering import Count, Numbering
+from edge.frames import Watermark
 from edge.text import on_one_line, sayable
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Journalling(Numbering):
     def _read_what_can_be(self, folder: Path) -> None:
         """A journal that cannot be written may say all the same how far it got."""
 
-        def read() -> tuple[int, Count, Mapping[str, Progress]]:
+        def read() -> tuple[int, Count, Mapping[str, Watermark]]:
             with JournalReader.open(folder) as reader:
                 first, last = reader.range()
                 return first, Count(reader.journal_id, reader.topics(), last), reader.progress()
@@ -162,7 +163,7 @@ class Journalling(Numbering):
 
     # Keeping.
 
-    def _keep(self, messages: Sequence[Message], progress: Mapping[str, Progress] | None = None) -> list[Message]:
+    def _keep(self, messages: Sequence[Message], progress: Mapping[str, Watermark] | None = None) -> list[Message]:
         """Keep events, after those of the journal's own that wait.
 
         Args:
@@ -191,7 +192,7 @@ class Journalling(Numbering):
             self._wake_all()
         return done
 
-    def _append(self, records: Sequence[Record], progress: Mapping[str, Progress]) -> None:
+    def _append(self, records: Sequence[Record], progress: Mapping[str, Watermark]) -> None:
         journal = self._file.in_use
         self._tried_seq = records[-1].seq
         try:

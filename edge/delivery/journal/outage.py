@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from edge.delivery.journal.errors import JournalDamagedError, JournalFailedError
-from edge.delivery.journal.rows import Progress
 from edge.delivery.messages import Message, StatusEvent, VerdictEvent
 from edge.errors import JournalError
+from edge.frames import Watermark
 from edge.text import sayable
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Outage:
     first_seq: int
     """Of the first event that goes out live only."""
     by_topic: Counter[str] = field(default_factory=Counter)
-    progress: dict[str, Progress] = field(default_factory=dict)
+    progress: dict[str, Watermark] = field(default_factory=dict)
     """By camera, how far its frames were told live only."""
     told: bool = False
     damaged: str | None = None
@@ -68,9 +68,9 @@ class Outage:
             self.first_seq, self.by_topic, self._tried = through_seq + 1, self.by_topic - by_topic, None
 
 
-def progress_of(event: VerdictEvent) -> Progress:
+def progress_of(event: VerdictEvent) -> Watermark:
     """How far a camera's frames are told with this event."""
-    return Progress(event.boot_id, min(event.frame_number + event.frames - 1, LARGEST))
+    return Watermark(event.boot_id, min(event.frame_number + event.frames - 1, LARGEST))
 
 
 class Retries:
