@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from bench.cameras import full_plan
 from edge import errors
 from edge.bundle import Bundle, Manifest
-from edge.cameras import liveness, supervisor
+from edge.cameras import liveness, restarts, supervisor
 from edge.cameras.frame_ids import MOST_LOST
 from edge.cameras.settings import CameraSettings, V4l2Settings
 from edge.cameras.state import State
@@ -411,7 +411,7 @@ def test_the_stated_times_and_limits_follow_from_the_constants() -> None:
         2 * liveness.ASK_EVERY_SECONDS + liveness.CAMERA_ANSWERS_WITHIN_SECONDS,  # it is not known whether it is there
         V4l2Settings(name="usb").opened_within_s,
         *(liveness.LEAST_SILENCE_SECONDS, liveness.FIRST_FRAME_WITHIN_SECONDS, liveness.CAMERA_ANSWERS_WITHIN_SECONDS),
-        *(supervisor.CLOSE_WITHIN_SECONDS, supervisor.FIRST_BACKOFF_SECONDS, supervisor.MOST_BACKOFF_SECONDS),
+        *(supervisor.CLOSE_WITHIN_SECONDS, restarts.FIRST_BACKOFF_SECONDS, restarts.MOST_BACKOFF_SECONDS),
     ):
         assert re.search(rf"\b{seconds:g} s\b", LIVENESS), seconds
     (busy,) = rows(section(read("docs/commands.md"), "### Refused"))["busy"][:1]

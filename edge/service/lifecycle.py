@@ -147,7 +147,7 @@ class Service:
         events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup)
         notify_starting("opening the cameras")
         opening = open_cameras(
-            prepared.config.cameras, events.alarm, all_must_open=False, stopping=lambda: self._stopping
+            prepared.config.cameras, events.alarm, ledger, all_must_open=False, stopping=lambda: self._stopping
         )
         opened = at_end.enter_context(opening)
         return Line(

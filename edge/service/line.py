@@ -57,6 +57,7 @@ class OpenCamera:
 def open_cameras(
     settings: Sequence[CameraSettings],
     tell: Callable[[CameraAlarm], None],
+    ledger: Ledger | None = None,
     *,
     all_must_open: bool,
     stopping: Callable[[], bool] = lambda: False,
@@ -65,13 +66,20 @@ def open_cameras(
 
     Args:
         tell: hears of their deaths and returns.
+        ledger: counts their frames; None: nobody does.
         all_must_open: whether all are waited for, and one that is down is an error; else only a file or a library that
             is not there is one, and a camera that takes long goes on opening.
         stopping: ends the wait.
     Raises:
         CameraError, MissingExtraError: one cannot be opened.
     """
-    cameras = [SupervisedCamera(each, tell) for each in settings]
+
+    def supervised(camera: CameraSettings) -> SupervisedCamera:
+        if ledger is None:
+            return SupervisedCamera(camera, tell)
+        return SupervisedCamera(camera, tell, lambda: ledger.accounts()[camera.name].captured)
+
+    cameras = list(map(supervised, settings))
 
     def opened(camera: SupervisedCamera) -> OpenCamera:
         must_open = all_must_open or camera.settings.replays
