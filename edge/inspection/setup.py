@@ -54,6 +54,7 @@ class Setup:
     """Whether ejectors may fire on its events."""
     heatmaps: Heatmaps = "never"
     uses: EngineUses = field(default_factory=EngineUses)
+    """Who needs its engine; the default closes none."""
 
     @cached_property
     def scale(self) -> ColourScale:
