@@ -15,7 +15,7 @@ from edge.config import LineConfig
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
 from edge.errors import EngineError
-from edge.inspection.flight_recorder import InFlightLog
+from edge.inspection.flight_recorder import FILE_NAME, InFlightLog, last_run
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
 from edge.inspection.pipeline import Pipeline
@@ -26,7 +26,7 @@ from edge.service.line import Line, open_cameras, pipeline_cameras
 from edge.service.loading import Prepared, describe, prepare
 from edge.service.product_memory import ProductMemory
 from edge.service.readiness import Heartbeat
-from edge.service.recovery import find_unjournalled, locked, read_last_run, recover
+from edge.service.recovery import find_unjournalled, locked, recover
 from edge.service.requests import RequestDesk, serve_requests
 from edge.service.status import StatusMonitor
 from edge.service.systemd import notify, notify_starting, publish_address, state_folder
@@ -143,7 +143,8 @@ class Service:
         at_end.callback(publisher.close)
         publish_address(publisher.address)
         ledger = Ledger([camera.name for camera in prepared.config.cameras])
-        in_flight, heartbeat = InFlightLog(folder, ledger, boot_id), Heartbeat()
+        in_flight = InFlightLog(None if folder is None else folder / FILE_NAME, ledger, boot_id)
+        heartbeat = Heartbeat()
         events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup)
         notify_starting("opening the cameras")
         opening = open_cameras(
@@ -183,7 +184,7 @@ class Service:
     def _recover(self, line: Line, status: StatusMonitor) -> None:
         """Tell what became of the last run's frames, and note what is in flight from now on."""
         journalled = line.journal.progress
-        run = read_last_run(self._state_folder, journalled)
+        run = last_run(line.in_flight.path, journalled)
         if (missing := find_unjournalled(run, journalled, line.journal.since_ns)) is not None:
             line.events.unjournalled(missing)
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from edge.delivery.journal.file import write_down
+
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "product"
@@ -80,17 +82,8 @@ def remember_product(folder: Path | None, product: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         new.rename(folder / FILE_NAME)
-        _write_down(folder)
+        write_down(folder)
     except OSError:
         with contextlib.suppress(OSError):
             new.unlink()
         raise
-
-
-def _write_down(folder: Path) -> None:
-    """Have a folder's entries outlive a power cut."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

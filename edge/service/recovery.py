@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge.errors import DeliveryError
 from edge.frames import Watermark
-from edge.inspection.flight_recorder import FILE_NAME, InFlightLog, LastRun, last_run
+from edge.inspection.flight_recorder import InFlightLog, LastRun
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome, Unjudged
 from edge.text import sayable
@@ -43,15 +43,6 @@ def locked(folder: Path | None) -> Iterator[None]:
                         "or end the other one"
                     ) from error
         yield
-
-
-def read_last_run(folder: Path | None, journalled: Mapping[str, Watermark]) -> LastRun:
-    """What is known of the last run.
-
-    Args:
-        journalled: per camera, how far its events are in the journal.
-    """
-    return LastRun([], {}) if folder is None else last_run(folder / FILE_NAME, journalled)
 
 
 @dataclass(frozen=True)

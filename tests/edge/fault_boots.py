@@ -11,7 +11,8 @@ from edge.delivery.journal.reader import JournalReader
 from edge.delivery.messages import VerdictEvent
 from edge.delivery.subscriber import Subscriber
 from edge.frames import Stamp
-from edge.inspection.flight_recorder import FILE_NAME, last_run
+from edge.inspection.flight_recorder import FILE_NAME, InFlightLog, last_run
+from edge.inspection.ledger import Ledger
 from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.lines import Heard, RunningLine, children, started
 
@@ -100,3 +101,14 @@ def ids(events: Sequence[VerdictEvent]) -> list[int]:
         told += range(event.frame_id, event.frame_id + event.frames)
         assert event.last_frame_id == (told[-1] if event.frames > 1 else None)
     return told
+
+
+def noting(path: Path, told: Mapping[str, int], boot_id: str = "") -> InFlightLog:
+    """Notes in a file what is in flight, where so many frames of each camera were told."""
+    ledger = Ledger(list(told))
+    for camera, frames in told.items():
+        ledger.captured(camera, frames)
+        ledger.dropped(camera, "overload", frames)
+    log = InFlightLog(path, ledger, boot_id)
+    log.begin()
+    return log

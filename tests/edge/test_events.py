@@ -118,7 +118,7 @@ def test_a_frame_is_noted_as_told_once_its_event_is_sent_and_an_exchange_is_told
 ) -> None:
     ledger, kept = Ledger(["top"]), Kept()
     publisher = Publisher(address, kept)
-    in_flight, in_force = InFlightLog(tmp_path, ledger, "boot"), list[int]()
+    in_flight, in_force = InFlightLog(tmp_path / FILE_NAME, ledger, "boot"), list[int]()
     in_flight.begin()
     stamp = Stamp("top", 1, number=ledger.captured("top"))
     in_flight.announced(stamp)
