@@ -55,7 +55,7 @@ chaos: .venv/.runtime ## Kill, cut, delay and fill for a minute: is any event lo
 	@$(BIN)/heatline bench chaos $(CHAOS_ARGS)
 
 schemas: .venv/.runtime ## Write the JSON Schemas of the events from their structs
-	@$(BIN)/python -m edge.delivery.schemas.generate
+	@$(BIN)/python -m edge.wire.schemas.generate
 
 study: ## Train, evaluate and report the study's table on the data in HEATLINE_DATA; goes on where it was ended
 	@test -n "$$HEATLINE_DATA" || { \

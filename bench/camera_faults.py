@@ -20,9 +20,9 @@ from bench.gige_device import GigeDevice
 from bench.spread import Spread
 from bench.watched_line import START_WITHIN_SECONDS, WatchedLine
 from edge.bundle import Bundle
-from edge.delivery.messages import AlarmEvent, Event, StatusEvent, VerdictEvent
 from edge.errors import BenchError
 from edge.inference import Precision
+from edge.wire.events import AlarmEvent, Event, StatusEvent, VerdictEvent
 
 CAMERA = "cam0"
 FPS = 25.0

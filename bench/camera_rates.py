@@ -32,11 +32,11 @@ from edge.cameras.pattern import pattern
 from edge.cameras.settings import CameraSettings
 from edge.cameras.supervisor import SupervisedCamera
 from edge.colour import to_rgb
-from edge.delivery.messages import VerdictEvent
 from edge.errors import BenchError
 from edge.frames import Frame
 from edge.geometry import TileGrid
 from edge.inference import Precision, infer
+from edge.wire.events import VerdictEvent
 
 PACKET_BYTES = 8000
 SETTLE_SECONDS = 0.5

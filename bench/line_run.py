@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from edge.delivery.messages import Event, StatusEvent, VerdictEvent
 from edge.errors import BenchError
+from edge.wire.events import Event, StatusEvent, VerdictEvent
 
 LAST_EVENT_WITHIN_SECONDS = 10
 SILENCE_SECONDS = 30

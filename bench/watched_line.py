@@ -17,10 +17,10 @@ from typing import IO, Any, Self
 
 from bench.log_tail import log_tail
 from bench.processes import camera_processes
-from edge.delivery.messages import CountedEvent, Event, StatusEvent
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.subscriber import Subscriber
 from edge.errors import BenchError
 from edge.inference import Precision
+from edge.wire.events import CountedEvent, Event, Message, StatusEvent
 
 POLL_SECONDS = 0.02
 """How long to wait for an event before looking at the clock again."""
@@ -143,7 +143,7 @@ class WatchedLine:
             BenchError: the service has ended.
         """
         message = self._events.receive()
-        if message is None:
+        if not isinstance(message, Message):
             if self._process is not None and self._process.poll() is not None:
                 raise BenchError(f"the service ended with exit code {self._process.returncode}: {log_tail(self._log)}")
             return None

@@ -31,9 +31,13 @@ from edge.cameras.triggering import FIRE_WITHIN_SECONDS
 from edge.cli.main import heatline
 from edge.cli.status import EXIT_CODES
 from edge.config import LineFile, load_config
-from edge.delivery.commands import CommandServer, Selected, refusal
-from edge.delivery.durable import following
-from edge.delivery.messages import (
+from edge.delivery.command_server import CommandServer
+from edge.delivery.publisher import Publisher
+from edge.delivery.security.curve import make_key_pair, read_public_key
+from edge.heatmap_picture import ColourScale, png
+from edge.wire import following
+from edge.wire.commands import Selected, refusal
+from edge.wire.events import (
     AlarmEvent,
     BundleName,
     ChangeEvent,
@@ -44,13 +48,9 @@ from edge.delivery.messages import (
     Message,
     StatusEvent,
     VerdictEvent,
-    Welcome,
     from_frames,
 )
-from edge.delivery.publisher import Publisher
-from edge.delivery.schemas.generate import FOLDER, schemas
-from edge.delivery.security.curve import make_key_pair, read_public_key
-from edge.heatmap_picture import ColourScale, png
+from edge.wire.schemas.generate import FOLDER, schemas
 from tests.edge.doors import Events
 from tests.edge.secured import Secured, free_port
 from tests.edge.spoken_line import SpokenLine, a_status
@@ -181,7 +181,6 @@ KEYS: list[tuple[Any, str, str | None, tuple[str, str] | None]] = [
     (AlarmEvent, "docs/protocol.md", "## Alarm event", ("", "null")),
     (ChangeEvent, "docs/protocol.md", "## Change event", ("", "null")),
     (JournalEvent, "docs/protocol.md", "## Journal event", ("", "null")),
-    (Welcome, "docs/protocol.md", "## Welcome", ("", "null")),
     (TrainConfig, "docs/training.md", "## Keys", None),
 ]
 NOT_FIELDS = {"model", "recipe", "logger"}  # of a training: choices of a file each

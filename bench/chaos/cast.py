@@ -36,8 +36,6 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     topics: tuple[str, ...] = ("",)
     slow: bool = False
     """It takes its time with some events."""
-    replay: bool = False
-    """It has what it missed replayed."""
     killed: bool = False
     """Whether it may be."""
     stopped: bool = False
@@ -60,7 +58,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def links(self) -> list[str]:
         """The sockets of the line to which it is connected."""
-        return [*(["events"] if not self.durable else []), *(["journal"] if self.durable or self.replay else [])]
+        return [*(["events"] if not self.durable else []), *(["journal"] if self.durable else [])]
 
     @property
     def link_names(self) -> list[str]:
@@ -73,7 +71,7 @@ CAST = (
     Part(name="gateway", kind="Follower", killed=True),
     Part(name="archive", kind="Follower", slow=True, killed=True),
     Part(name="cell", kind="Follower", killed=True, stopped=True),
-    Part(name="screen", kind="Subscriber", replay=True),
+    Part(name="screen", kind="Subscriber"),
     Part(name="counter", kind="Subscriber", stopped=True),
     Part(name="lamp", kind="Subscriber", topics=("verdict.right.", "alarm")),
     Part(name="bare", kind="client of protocol.md"),

@@ -49,7 +49,8 @@ class LiveFound(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: str
     topics: tuple[str, ...]
-    replay: bool
+    replay: bool = False
+    """In older results: it had what it missed replayed."""
     events: int
     gaps: int
     """That it told of."""
@@ -218,7 +219,6 @@ def judge(seen: Seen) -> tuple[dict[str, DurableFound], dict[str, LiveFound], li
             live[name] = LiveFound(
                 kind=part.kind,
                 topics=part.topics,
-                replay=part.replay,
                 events=heard_live.events,
                 gaps=heard_live.gaps,
                 missed=heard_live.missed,
@@ -278,8 +278,7 @@ def to_facts(found: Chaos) -> dict[str, str]:
         how = f"{one.kind}, slow" if one.slow else one.kind
         facts[name] = f"{how}: {one.events} of {one.wanted}, {one.duplicates} came again{lag}"
     for name, each in found.live.items():
-        how = f"{each.kind}, with replay" if each.replay else each.kind
-        facts[name] = f"{how}: {each.events}, {each.late} of them late; {each.missed} missed in {each.gaps} gaps"
+        facts[name] = f"{each.kind}: {each.events}; {each.missed} missed in {each.gaps} gaps"
         if each.beyond:
             facts[name] += f", and {each.beyond} live only, of a life that died meanwhile"
     facts["promises"] = "all kept" if not faults(found) else f"{len(found.broken) + len(found.ended)} broken"

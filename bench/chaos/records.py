@@ -9,7 +9,7 @@ from typing import Self
 
 import msgspec
 
-from edge.delivery.messages import Counts
+from edge.wire.events import Counts
 
 TAIL_BYTES = 1 << 20
 """Longer than any line."""

@@ -7,7 +7,7 @@ from typing import Self
 import zmq
 
 from bench.chaos.records import Head, head_of
-from edge.delivery.messages import StatusEvent, event_from
+from edge.wire.events import StatusEvent, event_from
 
 POLL_MS = 50
 

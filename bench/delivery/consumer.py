@@ -10,7 +10,7 @@ from array import array
 from contextlib import suppress
 from pathlib import Path
 
-from edge.delivery.durable.follower import Follower
+from edge.delivery.client.follower import Follower
 
 NAME = "bench"
 

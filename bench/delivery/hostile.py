@@ -20,9 +20,9 @@ from bench.soak.process_tree import sample_tree
 from bench.spread import Spread
 from bench.watched_line import START_WITHIN_SECONDS, Keys, WatchedLine
 from edge.bundle import Bundle
-from edge.delivery.messages import VerdictEvent
 from edge.errors import BenchError
 from edge.inference import Precision
+from edge.wire.events import VerdictEvent
 
 CAMERA = "cam0"
 SETTLE_S = 1.0

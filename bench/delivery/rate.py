@@ -24,9 +24,9 @@ from bench.machine import commit
 from bench.processes import cpu_s
 from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
-from edge.delivery.messages import Event, StatusEvent, VerdictEvent
 from edge.errors import BenchError
 from edge.inference import Precision
+from edge.wire.events import Event, StatusEvent, VerdictEvent
 
 SHARE_OF_HIGHEST = 0.8
 SETTLE_S = 3.0

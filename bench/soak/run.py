@@ -14,10 +14,9 @@ from bench.soak.slope import Slope, slope
 from bench.soak.tally import SoakTally
 from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
-from edge.delivery.messages import Event, VerdictEvent
 from edge.errors import BenchError
 from edge.inference import Precision
-from edge.inspection.ledger import Account
+from edge.wire.events import Account, Event, VerdictEvent
 
 ALL_DEFECTIVE: Keys = {"score": -1e9}
 HEATMAPS = "always"

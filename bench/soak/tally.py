@@ -3,8 +3,7 @@
 from collections import Counter
 
 from bench.soak.latency_tenths import LatencyTenths
-from edge.delivery.messages import AlarmEvent, Event, StatusEvent, VerdictEvent
-from edge.inspection.ledger import Account
+from edge.wire.events import Account, AlarmEvent, Event, StatusEvent, VerdictEvent
 
 
 class SoakTally:

@@ -5,8 +5,9 @@ import numpy as np
 
 from bench.stages.prepared import Prepared
 from bench.stages.stage import Moved, Stage
-from edge.delivery.messages import VerdictEvent, from_frames, to_frames
+from edge.delivery.to_wire import region_to_wire
 from edge.service.events import verdict_message
+from edge.wire.events import VerdictEvent, from_frames, to_frames
 
 
 class Encode(Stage):
@@ -33,8 +34,9 @@ class Encode(Stage):
         message = from_frames(parts)
         judgement, event = self._outcome.judgement, message.event
         assert judgement is not None
+        regions = [region_to_wire(region) for region in judgement.regions]
         self.require(
-            isinstance(event, VerdictEvent) and event.regions == judgement.regions and event.verdict == "DEFECT",
+            isinstance(event, VerdictEvent) and event.regions == regions and event.verdict == "DEFECT",
             "that the event tells the frame's verdict and regions",
         )
         self.require((message.png is not None) == self._heatmap, "that it carries its heatmap if it is to")

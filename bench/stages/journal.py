@@ -10,8 +10,8 @@ from bench.stages.stage import Moved, Stage
 from edge.delivery.journal.journalling import Journalling
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
-from edge.delivery.messages import CountedEvent, Message, header_of
 from edge.errors import BenchError
+from edge.wire.events import CountedEvent, Message, header_of
 
 GROUP = 32
 """Events that share a commit where many come; the publisher lets up to 256 do so."""

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle, ProvenEngine
-from edge.delivery.messages import Message
 from edge.frames import Frame, Stamp
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import Engine
@@ -16,6 +15,7 @@ from edge.inspection.outcome import Outcome
 from edge.inspection.setup import Heatmaps, Setup
 from edge.inspection.verdict import Judgement, Thresholds
 from edge.service.events import verdict_message
+from edge.wire.events import Message
 
 CAMERA = "bench"
 DEFECTIVE_SHARE = 0.1

@@ -11,9 +11,9 @@ from bench.stages.listener import Heard
 from bench.stages.prepared import Prepared
 from bench.stages.stage import Moved, Stage
 from bench.watched_line import free_address
-from edge.delivery.messages import Message, VerdictEvent
 from edge.delivery.publisher import Publisher
 from edge.errors import BenchError
+from edge.wire.events import Message, VerdictEvent
 
 WITHIN_SECONDS = 30.0
 

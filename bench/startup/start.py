@@ -15,10 +15,10 @@ from bench.log_tail import log_tail
 from bench.processes import cpu_s
 from bench.watched_line import Keys, free_address, write_line_file
 from edge.bundle import Bundle
-from edge.delivery.messages import VerdictEvent
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.subscriber import Subscriber
 from edge.errors import BenchError
 from edge.inference import Precision
+from edge.wire.events import Message, VerdictEvent
 
 BEFORE_THE_FIRST_WORD = "Python and imports"
 AFTER_READY = "subscriber and first frame"
@@ -134,7 +134,7 @@ class LineFile:
             while True:
                 message = events.receive()
                 heard_s = time.monotonic()
-                if message is None or not isinstance(event := message.event, VerdictEvent):
+                if not isinstance(message, Message) or not isinstance(event := message.event, VerdictEvent):
                     self._see_that_it_lives(process, give_up_s, "a verdict")
                     continue
                 if (event.bundle.digest, event.precision) != (self.bundle.digest, self.precision):

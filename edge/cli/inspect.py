@@ -12,7 +12,6 @@ from edge.bundle import open_bundle, open_proven_engine
 from edge.cli.engine_options import engine_option, precision_option
 from edge.cli.output import json_option, print_json
 from edge.colour import to_rgb
-from edge.delivery.messages import VerdictEvent
 from edge.delivery.numbering import Count
 from edge.errors import EngineError, InputError
 from edge.frames import BadFrame, Frame, Stamp
@@ -24,6 +23,7 @@ from edge.inspection.outcome import Outcome, Unjudged, outcome_of
 from edge.inspection.setup import Setup
 from edge.service.events import verdict_message
 from edge.text import format_count
+from edge.wire.events import VerdictEvent
 
 
 @click.command(epilog="Example: heatline inspect boards.bundle photos/ --out found/")

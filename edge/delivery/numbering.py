@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import msgspec
 
-from edge.delivery.messages import CountedEvent, Counts, JournalState, Message, StatusEvent, Welcome
 from edge.frames import Watermark
+from edge.wire.events import CountedEvent, Counts, JournalState, Message, StatusEvent
 
 T = TypeVar("T", bound=CountedEvent)
 
@@ -45,12 +45,11 @@ class Numbering:
     keeps = False
     """Whether there is a journal, be it one that cannot be used now."""
 
-    def __init__(self, line: str, boot_id: str) -> None:
+    def __init__(self) -> None:
         self.progress: Mapping[str, Watermark] = {}
         """By camera, how far its frames were told when this began, as the journal says."""
         self.since_ns: int | None = None
         """When the journal was made: UTC, ns since 1970; None where there is none, or it cannot be told."""
-        self._line, self._boot_id = line, boot_id
         self._live = Count(None)
         """Of this boot's events that no journal holds."""
         self._journalled = Count(None)
@@ -65,10 +64,6 @@ class Numbering:
     def tend(self) -> list[Message]:
         """Do what is due; what is to be sent of that."""
         return []
-
-    def welcome(self) -> Welcome:
-        """Where the counts are. Any thread."""
-        return Welcome(boot_id=self._boot_id, line=self._line, counts=self._counts)
 
     def counts(self) -> Counts:
         """How far events are counted. Any thread."""

@@ -8,7 +8,20 @@ import time
 from collections.abc import Callable, Mapping
 
 from edge.cameras.state import CameraAlarm, CameraState
-from edge.delivery.messages import (
+from edge.delivery.publisher import Publisher
+from edge.delivery.to_wire import account_to_wire, camera_to_wire, region_to_wire
+from edge.frames import Stamp
+from edge.heatmap_picture import png
+from edge.inspection.flight_recorder import InFlightLog
+from edge.inspection.ledger import Ledger
+from edge.inspection.outcome import Outcome
+from edge.inspection.setup import Setup
+from edge.inspection.verdict import Judgement
+from edge.service.drops import ImplausibleLog
+from edge.service.readiness import Heartbeat
+from edge.service.recovery import Unjournalled
+from edge.text import format_count, sayable
+from edge.wire.events import (
     AlarmEvent,
     BundleName,
     Change,
@@ -23,18 +36,6 @@ from edge.delivery.messages import (
     Times,
     VerdictEvent,
 )
-from edge.delivery.publisher import Publisher
-from edge.frames import Stamp
-from edge.heatmap_picture import png
-from edge.inspection.flight_recorder import InFlightLog
-from edge.inspection.ledger import Ledger
-from edge.inspection.outcome import Outcome
-from edge.inspection.setup import Setup
-from edge.inspection.verdict import Judgement
-from edge.service.drops import ImplausibleLog
-from edge.service.readiness import Heartbeat
-from edge.service.recovery import Unjournalled
-from edge.text import format_count, sayable
 
 NOT_NUMBERED = 0
 
@@ -150,8 +151,8 @@ class EventEmitter:
                 line=self._line,
                 state=state,
                 last_seq=NOT_NUMBERED,
-                ledger=ledger.accounts(),
-                cameras=dict(cameras),
+                ledger={camera: account_to_wire(account) for camera, account in ledger.accounts().items()},
+                cameras={camera: camera_to_wire(how) for camera, how in cameras.items()},
                 bundle=bundle_name(setup),
                 engine=setup.proven.engine.name,
                 precision=setup.proven.engine.precision,
@@ -211,7 +212,7 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
         precision=setup.proven.engine.precision,
         bundle=bundle_name(setup),
         product=setup.product,
-        regions=judgement.regions if judgement else [],
+        regions=[region_to_wire(region) for region in judgement.regions] if judgement else [],
         latency_ms=(time.monotonic_ns() - stamp.captured_monotonic_ns) / 1e6,
         acting=setup.acting,
         heatmap=heatmap,

@@ -37,7 +37,7 @@ def open_journal(
             logger.warning(
                 "no events are kept, and none can be had at %s: there is no folder; set journal.folder", config.bind
             )
-        yield Numbering(line, boot_id)
+        yield Numbering()
         return
     with contextlib.ExitStack() as at_end:
         consumers = at_end.enter_context(contextlib.closing(Consumers(folder)))

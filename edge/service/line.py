@@ -15,7 +15,7 @@ from edge.cameras.supervisor import SupervisedCamera
 from edge.delivery.numbering import Numbering
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
-from edge.delivery.security.addresses import bind
+from edge.delivery.sockets import bind
 from edge.errors import CameraError, DeliveryError
 from edge.inspection.flight_recorder import InFlightLog
 from edge.inspection.frame_rule import FrameRule

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from edge.cameras.state import CameraState
-from edge.delivery.messages import Handshake, HandshakeState, State
+from edge.wire.events import Handshake, HandshakeState, State
 
 STALLED_AFTER_SECONDS = 5.0
 """Nothing came out of the last stage for so long."""

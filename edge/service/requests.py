@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from edge.cameras.supervisor import SupervisedCamera
 from edge.cameras.triggering import TriggerAnswer, TriggerRequest
-from edge.delivery import commands
+from edge.delivery.command_server import Answer, CommandServer
 from edge.delivery.security.access import Access
 from edge.text import sayable
-
-Answer = Callable[[commands.Reply], None]
+from edge.wire import commands
 
 
 @contextlib.contextmanager
@@ -25,7 +24,7 @@ def serve_requests(address: str | None, desk: "RequestDesk", access: Access) -> 
     if address is None:
         yield
         return
-    server = commands.CommandServer(address, desk.handle, access)
+    server = CommandServer(address, desk.handle, access)
     server.start()
     try:
         yield

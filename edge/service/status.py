@@ -4,13 +4,13 @@ sends a probe the whole way where no frame comes.
 
 import time
 
-from edge.delivery.messages import State
 from edge.service.changeover import Changeover
 from edge.service.drops import DropMonitor
 from edge.service.line import Line
 from edge.service.readiness import Condition, Reason, handshake, in_words
 from edge.service.systemd import notify
 from edge.text import format_count
+from edge.wire.events import State
 
 STATUS_EVERY_SECONDS = 1.0
 PROBE_AFTER_SECONDS = 1.0

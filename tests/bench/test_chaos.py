@@ -25,7 +25,7 @@ from bench.chaos.records import Began, Got, Heard, Item, Record
 from bench.chaos.run import Seen
 from bench.chaos.truth import Broken, Kept, Truth
 from edge.bundle import Bundle
-from edge.delivery.messages import Counts
+from edge.wire.events import Counts
 from tests.command import HEATLINE
 
 WITHIN_SECONDS = 60.0
@@ -34,7 +34,7 @@ WITHIN_SECONDS = 60.0
 
 FEW = (
     Part(name="gateway", kind="Follower", killed=True),
-    Part(name="screen", kind="Subscriber", replay=True),
+    Part(name="screen", kind="Subscriber"),
 )
 
 

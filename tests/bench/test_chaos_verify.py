@@ -10,7 +10,8 @@ from bench.chaos.records import Began, Got, Item, Missed, head_of
 from bench.chaos.truth import Broken, Kept, Truth
 from bench.chaos.verify_clients import check_bare, check_durable, check_live
 from bench.chaos.verify_line import check_frames, check_journal, check_told, unheard_events
-from edge.delivery.messages import (
+from edge.delivery.numbering import Count
+from edge.wire.events import (
     AlarmEvent,
     BundleName,
     CountedEvent,
@@ -19,7 +20,6 @@ from edge.delivery.messages import (
     VerdictEvent,
     header_of,
 )
-from edge.delivery.numbering import Count
 
 JOURNAL = "1234"
 EVERYTHING = ("",)

@@ -24,8 +24,7 @@ from bench.soak.slope import BLOCKS, LEAST_PER_BLOCK, T_95, slope
 from bench.soak.soak import TARGET_BYTES_PER_FRAME, Plan, Soak, faults
 from bench.soak.tally import SoakTally
 from edge.bundle import Bundle
-from edge.delivery.messages import BundleName, Event, StatusEvent, VerdictEvent
-from edge.inspection.ledger import Account
+from edge.wire.events import Account, BundleName, Event, StatusEvent, VerdictEvent
 from tests.bench import made_results as made
 
 SMALL = Load("pattern", 1, (48, 64))

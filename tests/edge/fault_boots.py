@@ -6,13 +6,13 @@ import select
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.journal.errors import JournalMissingError
 from edge.delivery.journal.reader import JournalReader
-from edge.delivery.messages import VerdictEvent
-from edge.delivery.subscriber import Subscriber
 from edge.frames import Stamp
 from edge.inspection.flight_recorder import FILE_NAME, InFlightLog, last_run
 from edge.inspection.ledger import Ledger
+from edge.wire.events import VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.lines import Heard, RunningLine, children, started
 

@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, Handshake, JournalEvent, StatusEvent, VerdictEvent
+from edge.delivery.client.gap_detector import Gap
+from edge.delivery.client.subscriber import Notice, Subscriber
 from edge.delivery.security.curve import ClientKeys
-from edge.delivery.subscriber import Subscriber
-from edge.errors import EventsLostError
+from edge.wire.events import AlarmEvent, ChangeEvent, Event, Handshake, JournalEvent, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, process_env
 from tests.small_bundle import dark_square, white_frame
 
@@ -84,7 +84,7 @@ class Heard:
     alarms: list[AlarmEvent]
     changes: list[ChangeEvent] = field(default_factory=list)
     of_journal: list[JournalEvent] = field(default_factory=list)
-    lost: list[EventsLostError] = field(default_factory=list)
+    lost: list[Gap] = field(default_factory=list)
     """What the subscriber knows that it missed."""
     came: list[Event] = field(default_factory=list)
     """All events, in their order."""
@@ -119,12 +119,9 @@ class RunningLine:
         self.heard = Heard([], [], [])
 
     def next(self) -> Event:
-        while True:
-            try:
-                message = self._events.receive()
-                break
-            except EventsLostError as error:
-                self.heard.lost.append(error)
+        while isinstance(message := self._events.receive(), Notice):
+            if isinstance(message, Gap):
+                self.heard.lost.append(message)
         assert message is not None, f"nothing came any more\n{self._log()}"
         self.heard.add(message.event)
         return message.event

@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
 from edge.bundle import Bundle
 from edge.cameras.state import CameraAlarm, CameraState
-from edge.delivery.messages import Change, Handshake, Message, from_frames, to_frames
 from edge.delivery.publisher import AsTheyAre, Publisher
 from edge.frames import Frame, Stamp
 from edge.inference import Engine
 from edge.inspection.flight_recorder import FILE_NAME, InFlightLog, last_run
-from edge.inspection.ledger import Account, Ledger
+from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome, Unjudged
 from edge.inspection.setup import Heatmaps, Setup
 from edge.service.events import EventEmitter, verdict_message
 from edge.service.readiness import Heartbeat
+from edge.wire import events as events_on_wire
+from edge.wire.events import Change, Handshake, Message, from_frames, to_frames
 from tests.command import WITHIN_SECONDS
 from tests.edge.setups import setup_of
 from tests.small_bundle import dark_square, white_frame
@@ -107,7 +109,7 @@ def test_events_name_the_boot_and_the_product_and_have_no_number_yet(setup: Setu
     assert counted == [4, 4], "a status is not counted"
     assert {event.product for event in events} == {"pcb-a"}
     assert {event.boot_id for event in events} == {"boot"}
-    assert status.ledger == {"top": Account(2, 1, {"overload": 1})}
+    assert status.ledger == {"top": events_on_wire.Account(2, 1, {"overload": 1})}
     assert (status.handshake, status.last_change, status.refused) == (STARTING, REFUSED, refused)
     change = others[2]
     assert (change.in_force, change.detail, change.at_ns) == (False, REFUSED.detail, REFUSED.at_ns)
@@ -170,7 +172,9 @@ def test_status_says_how_each_camera_is(setup: Setup, address: str) -> None:
     (status,) = emitted(
         setup, address, lambda emitter: emitter.status("RUNNING", Ledger([]), states, STARTING, lambda: None, {})
     )
-    assert status.cameras == states
+    assert {name: msgspec.structs.asdict(state) for name, state in status.cameras.items()} == {
+        name: msgspec.structs.asdict(state) for name, state in states.items()
+    }
 
 
 @pytest.mark.parametrize("active", [True, False])

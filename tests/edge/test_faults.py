@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from edge.bundle import Bundle
-from edge.delivery.messages import StatusEvent, VerdictEvent
 from edge.delivery.publisher import SEND_HIGH_WATER_MARK
 from edge.frames import Stamp, Watermark
 from edge.inspection.flight_recorder import FILE_NAME, last_run
+from edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS, complaint, heatline
 from tests.edge.fault_boots import assert_the_crash_is_told_first, boots, crashed, die, ids, in_flight, noting
 from tests.edge.fault_disks import fail, failing_disk, fill, small_disk

@@ -19,8 +19,8 @@ from edge.delivery.journal.file import FILE_NAME, PAGE_BYTES
 from edge.delivery.journal.journal import Journal
 from edge.delivery.journal.reader import JournalReader, Page
 from edge.delivery.journal.rows import header_crc
-from edge.delivery.messages import Message
 from edge.text import format_count
+from edge.wire.events import Message
 from tests.command import complaint, heatline
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.journals import LINE, Clocks, all_records, change, good, held, journalling, several

@@ -26,10 +26,10 @@ from edge.delivery.journal.journal import Journal
 from edge.delivery.journal.journalling import Journalling
 from edge.delivery.journal.outage import MOST_RETRY_SECONDS, RETRY_SECONDS, STEADY_SECONDS
 from edge.delivery.journal.reader import JournalReader
-from edge.delivery.messages import Consumer, Counts, JournalState, Message, StatusEvent
 from edge.delivery.numbering import Numbering
 from edge.errors import JournalError
 from edge.frames import Watermark
+from edge.wire.events import Consumer, Counts, JournalState, Message, StatusEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.fault_disks import failing_disk, fill, frozen, make_read_only, make_writable, power_cut, small_disk
 from tests.edge.journals import (
@@ -138,12 +138,12 @@ def test_what_is_sent_outlives_a_power_cut(tmp_path: Path) -> None:
 
 
 def test_without_a_journal_each_boot_counts_for_itself_and_nothing_is_said_of_it() -> None:
-    numbering = Numbering(LINE, "boot")
+    numbering = Numbering()
     sent = numbering.commit([good(), STATUS, ALARM, good()]) + numbering.tend()
     assert numbers(sent) == [(None, 1, 0), (None, 2, 0), (None, 3, 1)]
     assert (numbering.state(), numbering.journal_id) == (None, None)
     counts = Counts(journal_id=None, unjournalled={"verdict.top.GOOD": 3, "alarm": 2})
-    assert numbering.counts() == numbering.welcome().counts == counts
+    assert numbering.counts() == counts
     (status,) = statuses(sent)
     assert (status.last_seq, status.journal_id, status.journal) == (1, None, None)
     assert status.counts == Counts(journal_id=None, unjournalled={"verdict.top.GOOD": 1})
@@ -162,9 +162,7 @@ def test_a_status_tells_the_counts_of_its_place_in_the_order_and_who_follows(tmp
         assert second.journal is not None
         assert (second.journal.first_seq, second.journal.last_seq, second.journal.live_only) == (1, 3, None)
         assert (second.journal.consumers, state_of(journal).consumers) == (followers, {})
-        welcome = journal.welcome()
-        assert journal.counts() == welcome.counts == second.counts
-        assert (welcome.boot_id, welcome.line) == ("boot", LINE)
+        assert journal.counts() == second.counts
 
 
 def test_how_far_frames_were_told_is_known_at_the_next_start(tmp_path: Path, clocks: Clocks) -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from edge.bundle import Bundle
 from edge.config import load_config
-from edge.delivery.messages import StatusEvent
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.subscriber import Subscriber
 from edge.inspection.inspector import Inspector
 from edge.service.lifecycle import Service, obeying_signals
+from edge.wire.events import Message, StatusEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.lines import small_frames, write_line, write_pictures
 
@@ -118,7 +118,7 @@ def test_a_stage_that_breaks_ends_the_service_with_its_error_and_a_last_status(
         last = None
         while last is None or last.state != "STOPPED":
             message = events.receive()
-            assert message is not None
+            assert isinstance(message, Message)
             last = message.event if isinstance(message.event, StatusEvent) else last
     assert [type(error) for error in caught] == [ZeroDivisionError]
     account = last.ledger["top"]

@@ -18,7 +18,6 @@ from edge.cameras import liveness, restarts, triggering
 from edge.cameras.base import EndOfFrames, Opened
 from edge.cameras.settings import FolderSettings, PatternSettings
 from edge.cameras.triggering import TriggerAnswer
-from edge.delivery import commands
 from edge.errors import CameraError
 from edge.frames import BadFrame, Frame, Stamp
 from edge.inspection.frame_rule import FrameRule
@@ -29,6 +28,8 @@ from edge.inspection.pipeline import Camera as PipelineCamera
 from edge.inspection.pipeline import Pipeline
 from edge.inspection.setup import Setup
 from edge.service.requests import RequestDesk
+from edge.wire import commands
+from edge.wire.requests import Refused
 from tests.edge.supervised import (
     WITHIN_SECONDS,
     Watched,
@@ -369,7 +370,7 @@ def test_a_client_that_names_no_camera_of_the_line_is_told_which_there_are() -> 
         desk = RequestDesk({"top": camera.camera}, lambda *_: pytest.fail("no product was asked for"))
         desk.handle(commands.TriggerRequest(camera="side", part_id="P-0"), said.append)
     (unknown,) = said
-    assert isinstance(unknown, commands.Refused)
+    assert isinstance(unknown, Refused)
     assert (unknown.reason, unknown.detail) == ("unknown_camera", "there is no camera 'side'; expected one of top")
 
 

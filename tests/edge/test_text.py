@@ -4,10 +4,10 @@ import pytest
 
 from edge.cli.calibrate import count_frames
 from edge.cli.line_words import consumer_in_words
-from edge.delivery.messages import Consumer, JournalState
 from edge.inspection.ledger import Account
 from edge.service.drops import DropMonitor
 from edge.text import format_count, is_are
+from edge.wire.events import Consumer, JournalState
 
 
 @pytest.mark.parametrize(

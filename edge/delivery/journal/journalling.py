@@ -25,10 +25,10 @@ from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.retention import Retention
 from edge.delivery.journal.rows import Record
 from edge.delivery.journal.wall_clock import WallClock
-from edge.delivery.messages import Consumer, JournalState, Message, StatusEvent, VerdictEvent, header_of
 from edge.delivery.numbering import Count, Numbering
 from edge.frames import Watermark
 from edge.text import on_one_line, sayable
+from edge.wire.events import Consumer, JournalState, Message, StatusEvent, VerdictEvent, header_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Journalling(Numbering):
         clock: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        super().__init__(line, boot_id)
+        super().__init__()
         self.wake: list[Callable[[], None]] = []
         """Called after each commit."""
         self._acked, self._consumers, self._clock, self._wall_ns = acked, consumers, clock, wall_ns

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from edge.delivery.journal.errors import JournalDamagedError, JournalFailedError
-from edge.delivery.messages import Message, StatusEvent, VerdictEvent
 from edge.errors import JournalError
 from edge.frames import Watermark
 from edge.text import sayable
+from edge.wire.events import Message, StatusEvent, VerdictEvent
 
 logger = logging.getLogger(__name__)
 

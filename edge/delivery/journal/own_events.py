@@ -6,9 +6,9 @@ import msgspec
 
 from edge.delivery.journal.discarding import Discarded
 from edge.delivery.journal.outage import Outage
-from edge.delivery.messages import JournalEvent
 from edge.errors import JournalError
 from edge.text import on_one_line, sayable
+from edge.wire.events import JournalEvent
 
 
 class OwnEvents:

@@ -1,7 +1,6 @@
 """Messages on the wire: topic, JSON header, optional PNG. docs/protocol.md is the authority, schemas/ its JSON Schemas.
 
-Two functions are the whole border: `to_frames` turns a message into the parts that ZeroMQ sends, `from_frames` back;
-and two more for the welcome, which has one part.
+Two functions are the whole border: `to_frames` turns a message into the parts that ZeroMQ sends, `from_frames` back.
 """
 
 from collections.abc import Sequence
@@ -10,17 +9,28 @@ from typing import Literal
 
 import msgspec
 
-from edge.cameras.state import CameraState
 from edge.errors import MessageError
-from edge.geometry import Region
-from edge.inspection.ledger import Account
-from edge.inspection.verdict import Verdict
-from edge.text import format_count
 
 SCHEMA_VERSION = 1
 """Counts up when an older reader could misread a message. Readers ignore fields that they do not know."""
 LARGEST_PART_BYTES = 64 << 20
 """A client hangs up on who sends it a larger one."""
+
+Verdict = Literal["GOOD", "DEFECT", "NO_VERDICT"]
+
+
+class Region(msgspec.Struct, frozen=True):
+    """One defect area, in px of the frame."""
+
+    box_xyxy: tuple[int, int, int, int]
+    """Left, top, right, bottom; right and bottom are the first px outside."""
+    contour_xy: list[tuple[int, int]]
+    """Its outline, within one heatmap cell."""
+    area_px: int
+    peak_xy: tuple[int, int]
+    """Where its evidence is highest."""
+    score: float
+    """The evidence there, in logits."""
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +111,37 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
     @property
     def topic(self) -> str:
         return f"verdict.{self.camera}.{self.verdict}"
+
+
+class Account(msgspec.Struct, frozen=True):
+    """One camera's frames since boot."""
+
+    captured: int = 0
+    inspected: int = 0
+    dropped: dict[str, int] = {}
+    failed: dict[str, int] = {}
+    in_flight: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether the bins add up to what was captured, and no frame is booked that never came."""
+        booked = self.inspected + sum(self.dropped.values()) + sum(self.failed.values())
+        return self.captured == booked + self.in_flight and self.in_flight >= 0
+
+
+class CameraState(msgspec.Struct, frozen=True, kw_only=True):
+    """How a camera is. IDLE: it waits for a trigger and answers when it is asked."""
+
+    state: Literal["OPENING", "LIVE", "IDLE", "DEAD", "ENDED"]
+    reason: str | None = None
+    """Why it is dead, one word."""
+    detail: str | None = None
+    since_at_ns: int
+    """UTC, ns since 1970."""
+    openings: int = 0
+    """How often it was opened since the start."""
+    counters: dict[str, int] = {}
+    """What its transport counted since it was opened, as far as it tells."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -306,30 +347,18 @@ CountedEvent = VerdictEvent | AlarmEvent | ChangeEvent | JournalEvent
 """What has a `seq`, and is kept."""
 
 
-class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome", tag_field="type"):
-    """What a subscriber to `welcome` hears first, each time that it is connected: where the counts were then."""
-
-    schema_version: int = SCHEMA_VERSION
-    boot_id: str
-    line: str
-    counts: Counts
-
-
 @dataclass(frozen=True)
 class Message:
     """An event and, where asked for, the heatmap as PNG."""
 
     event: Event
     png: bytes | None = None
-    late: bool = False
-    """It was missed, and comes from the journal: its part has long gone by."""
     header: bytes | None = field(default=None, compare=False, repr=False)
     """The event as `header_of` has it, where that is known."""
 
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Event)
-_welcome_decoder = msgspec.json.Decoder(Welcome)
 _version = msgspec.json.Decoder(msgspec.defstruct("_Version", [("schema_version", int)]))
 
 
@@ -365,9 +394,7 @@ def from_frames(parts: Sequence[bytes]) -> Message:
         MessageError: they are no message, or one of a newer schema version.
     """
     if len(parts) not in (2, 3):
-        raise MessageError(
-            f"a message of {format_count(len(parts), 'part')} came, expected topic, header and at most one picture"
-        )
+        raise MessageError(f"a message of {len(parts)} part(s) came, expected topic, header and at most one picture")
     event = event_from(parts[1])
     if parts[0] != event.topic.encode():
         raise MessageError(f"a message came under topic {parts[0][:80]!r}, its header belongs under {event.topic!r}")
@@ -375,28 +402,6 @@ def from_frames(parts: Sequence[bytes]) -> Message:
     if has_png != (len(parts) == 3):
         raise MessageError(f"a message of {len(parts)} parts came, its header announces {3 if has_png else 2}")
     return Message(event, parts[2] if len(parts) == 3 else None)
-
-
-WELCOME = b"welcome "
-"""What the only part of a welcome begins with: the topic under which it is subscribed to, and a space."""
-
-
-def welcome_to_bytes(welcome: Welcome) -> bytes:
-    """The one part of a welcome: ZeroMQ can send a joiner no more than one."""
-    return WELCOME + _encoder.encode(welcome)
-
-
-def welcome_from(part: bytes) -> Welcome:
-    """The welcome in this part.
-
-    Raises:
-        MessageError: it is none, or one of a newer schema version.
-    """
-    try:
-        _require_known_version(part[len(WELCOME) :])
-        return _welcome_decoder.decode(part[len(WELCOME) :])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MessageError(f"a message came that is no welcome: {error}") from error
 
 
 def _require_known_version(header: bytes) -> None:

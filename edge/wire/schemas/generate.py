@@ -5,16 +5,14 @@ from typing import Any
 
 import msgspec
 
-from edge.delivery import commands
-from edge.delivery.durable import following
-from edge.delivery.messages import (
+from edge.wire import commands, following, requests
+from edge.wire.events import (
     SCHEMA_VERSION,
     AlarmEvent,
     ChangeEvent,
     JournalEvent,
     StatusEvent,
     VerdictEvent,
-    Welcome,
 )
 
 FOLDER = Path(__file__).parent
@@ -28,11 +26,10 @@ def schemas() -> dict[str, bytes]:
         ("alarm", SCHEMA_VERSION, AlarmEvent),
         ("change", SCHEMA_VERSION, ChangeEvent),
         ("journal", SCHEMA_VERSION, JournalEvent),
-        ("welcome", SCHEMA_VERSION, Welcome),
-        ("command-request", commands.SCHEMA_VERSION, commands.Request),
-        ("command-reply", commands.SCHEMA_VERSION, commands.Reply),
-        ("follow-request", following.SCHEMA_VERSION, following.Request),
-        ("follow-reply", following.SCHEMA_VERSION, following.Reply),
+        ("command-request", requests.SCHEMA_VERSION, commands.Request),
+        ("command-reply", requests.SCHEMA_VERSION, commands.Reply),
+        ("follow-request", requests.SCHEMA_VERSION, following.Request),
+        ("follow-reply", requests.SCHEMA_VERSION, following.Reply),
     ]
     return {f"{name}-v{version}.json": _text(message) for name, version, message in messages}
 

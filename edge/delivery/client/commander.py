@@ -4,33 +4,21 @@ import contextlib
 import itertools
 import time
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
 
 import zmq
 
-from edge.delivery.client_socket import client_socket, connect
-from edge.delivery.commands import (
-    Announced,
-    Refused,
-    Reply,
-    Request,
-    Selected,
-    SelectRequest,
-    Triggered,
-    TriggerRequest,
-    reply_from,
-    to_bytes,
-)
-from edge.delivery.router import PARTS_KEPT, receive
+from edge.delivery.client.handshake_probe import why_not_let_in
+from edge.delivery.client.socket import Client, client_socket, connect
 from edge.delivery.security.curve import ClientKeys
-from edge.delivery.security.knocking import why_not_let_in
+from edge.delivery.sockets import PARTS_KEPT, receive
 from edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
+from edge.wire.commands import Announced, Reply, Request, Selected, SelectRequest, Triggered, TriggerRequest, reply_from
+from edge.wire.requests import Refused, to_bytes
 
 LONGEST_REPLY_BYTES = 65536
 
 
-class Commander:
+class Commander(Client):
     """A DEALER socket that asks one thing at a time. Use it in the thread that made it:
 
         with Commander("tcp://127.0.0.1:5557") as line:
@@ -93,14 +81,6 @@ class Commander:
         """Let go of the socket; may be called twice."""
         self._socket.close()
         self._context.term()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _connected(self) -> zmq.Socket[bytes]:
         socket = client_socket(self._context, zmq.DEALER, self._address, self._keys, LONGEST_REPLY_BYTES)

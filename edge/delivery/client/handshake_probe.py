@@ -1,17 +1,20 @@
-"""Why a line does not let a client in, as far as the client can see it."""
+"""Why a line does not let a client in, as far as the client can see it.
+
+ZeroMQ reconnects in silence when it is refused. A user must be told whether the key or the line is missing, and a
+durable consumer must end on the one and wait for the other.
+"""
 
 import socket as sockets
 
 import zmq
 
-from edge.delivery.happenings import read_happening
 from edge.delivery.security.curve import ClientKeys
+from edge.delivery.sockets import monitor, monitor_event
 from edge.errors import AccessError
 
 CONNECTED_WITHIN_SECONDS = 1.0
 ANSWERED_WITHIN_SECONDS = 5.0
 """A line hangs up on who is not allowed after 3 s at the latest."""
-_MONITOR = "inproc://knocking"
 _GREETING_BEGINS = b"\xff"
 """Of ZMTP: both sides send it at once."""
 _NOBODY_THERE = zmq.EVENT_CLOSED | zmq.EVENT_CONNECT_RETRIED
@@ -36,10 +39,7 @@ def why_not_let_in(address: str, keys: ClientKeys | None, socket_type: int) -> s
         socket.setsockopt(zmq.IPV6, "[" in address)
         if keys is not None:
             keys.apply(socket)
-        socket.monitor(_MONITOR, _OUTCOMES | zmq.EVENT_CONNECTED)
-        with context.socket(zmq.PAIR) as outcomes:
-            outcomes.setsockopt(zmq.RCVHWM, 0)
-            outcomes.connect(_MONITOR)
+        with monitor(socket, _OUTCOMES | zmq.EVENT_CONNECTED) as outcomes:
             try:
                 socket.connect(address)
             except zmq.ZMQError:  # no address; whoever wants to connect hears of it
@@ -95,5 +95,5 @@ def require_let_in(address: str, keys: ClientKeys | None, socket_type: int) -> N
 def _next(outcomes: zmq.Socket[bytes], within_s: float) -> int | None:
     if not outcomes.poll(round(within_s * 1000)):
         return None
-    happened, _ = read_happening(outcomes.recv_multipart())
-    return happened
+    event, _ = monitor_event(outcomes.recv_multipart())
+    return event

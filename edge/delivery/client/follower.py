@@ -4,17 +4,22 @@ import contextlib
 import logging
 import time
 import uuid
-from collections import deque
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import zmq
 
-from edge.delivery.asking import shortened
-from edge.delivery.client_socket import client_socket, connect
-from edge.delivery.durable.following import (
+from edge.delivery.client.acknowledgements import Acknowledgements
+from edge.delivery.client.event_buffer import EventBuffer, Lost
+from edge.delivery.client.handshake_probe import require_let_in
+from edge.delivery.client.socket import Client, client_socket, connect
+from edge.delivery.security.curve import ClientKeys
+from edge.delivery.sockets import notice_vanished_peers, receive
+from edge.errors import AccessError, DeliveryError, HeatlineError, MessageError
+from edge.text import on_one_line
+from edge.wire.events import LARGEST_PART_BYTES
+from edge.wire.following import (
     LARGEST_WINDOW,
     AckRequest,
     Batch,
@@ -23,19 +28,10 @@ from edge.delivery.durable.following import (
     FollowRequest,
     ForgetRequest,
     Forgotten,
-    Refused,
     Start,
-    events_of,
     reply_from,
-    to_bytes,
 )
-from edge.delivery.heartbeats import notice_vanished_peers
-from edge.delivery.messages import LARGEST_PART_BYTES
-from edge.delivery.router import receive
-from edge.delivery.security.curve import ClientKeys
-from edge.delivery.security.knocking import require_let_in
-from edge.errors import AccessError, DeliveryError, EventsLostError, HeatlineError, MessageError
-from edge.text import on_one_line
+from edge.wire.requests import Refused, shortened, to_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -45,26 +41,15 @@ HEARTBEAT_SECONDS = 1.0
 """Until the line has said its own."""
 SHORTEST_HEARTBEAT_SECONDS = 0.05
 """A line that says a shorter one would be taken for gone at once, and be followed again without a pause."""
-SECONDS_BETWEEN_ACKS = 0.1
 PAUSE_SECONDS = {"unavailable": 1.0, "busy": 1.0, "not_following": 0.1}
 """Refusals after which to follow again, and when."""
 LINGER_MS = 1000
 """For the last acknowledgement."""
-JOURNALS_KNOWN = 16
-
 
 R = TypeVar("R", FollowRequest, ForgetRequest)
 
 
-class _Lost(NamedTuple):
-    """What is said in place of events, and acknowledged like one."""
-
-    journal_id: str
-    seq: int
-    error: EventsLostError
-
-
-class Follower:
+class Follower(Client):
     """A DEALER socket as an iterator of events, from the first that the consumer has not acknowledged on, in order.
 
     Use it in the thread that made it:
@@ -116,23 +101,8 @@ class Follower:
             heatmaps=heatmaps,
             start=start,
         )
-        self._journal_id: str | None = None
-        """Of the journal that is followed now; None: the line has not answered yet."""
-        self._last: tuple[str, int] | None = None
-        """The journal that was followed last, and the newest event of it that was heard of."""
-        self._position = 0
-        """What comes next is after this event."""
-        self._ready: deque[Delivered | _Lost] = deque()
-        self._handed: dict[str, int] = {}
-        """By journal, the last event that was handed out."""
-        self._in_hand: Delivered | _Lost | None = None
-        self._done: tuple[str, int] | None = None
-        """What may be acknowledged."""
-        self._acked_seq = -1
-        """What was, on this connection."""
-        self._acked_s = 0.0
-        self._unacknowledged = 0
-        """Events that were done since."""
+        self._buffer = EventBuffer(name)
+        self._acks = Acknowledgements(window)
         self._heartbeat_s = HEARTBEAT_SECONDS
         self._heard_s = 0.0
         self._pause_until_s = 0.0
@@ -172,20 +142,23 @@ class Follower:
 
         Raises: as `receive`.
         """
-        self._finish_what_is_in_hand()
+        self._acks.finish()
         until_s = float("inf") if self._timeout_s is None else time.monotonic() + self._timeout_s
         while True:
-            batch = self._hand_out(at_most)
-            if batch:
-                self._acknowledge(at_once=False)
-                return batch
-            self._acknowledge(at_once=True)
-            if not self._take_next(until_s):
-                return []
+            taken = self._buffer.take(at_most)
+            events = [each for each in taken if isinstance(each, Delivered)]
+            if taken:
+                self._acks.handed_out(taken[-1].journal_id, taken[-1].seq, len(events))
+            for lost in taken:
+                if isinstance(lost, Lost):
+                    raise lost.error
+            self._acknowledge(at_once=not events)
+            if events or not self._take_next(until_s):
+                return events
 
     def acknowledge(self) -> None:
         """All that was handed out is done with, the last one too."""
-        self._finish_what_is_in_hand()
+        self._acks.finish()
         self._acknowledge(at_once=True)
 
     def close(self) -> None:
@@ -193,54 +166,20 @@ class Follower:
         if self._socket is not None:
             self._acknowledge(at_once=True)
             # A request that was not answered yet must not arrive late: it would supersede whoever follows next.
-            self._socket.close(LINGER_MS if self._journal_id is not None else 0)
+            self._socket.close(LINGER_MS if self._buffer.journal_id is not None else 0)
             self._socket = None
         self._context.term()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    # Handing out.
-
-    def _hand_out(self, at_most: int) -> list[Delivered]:
-        """What is ready, up to something that is said in its place."""
-        batch: list[Delivered] = []
-        while self._ready and len(batch) < at_most:
-            ready = self._ready[0]
-            if isinstance(ready, _Lost) and batch:
-                break
-            self._ready.popleft()
-            self._in_hand = ready
-            self._handed[ready.journal_id] = max(ready.seq, self._handed.get(ready.journal_id, 0))
-            if isinstance(ready, _Lost):
-                raise ready.error
-            batch.append(ready)
-            self._unacknowledged += 1
-        return batch
-
-    def _finish_what_is_in_hand(self) -> None:
-        if self._in_hand is not None:
-            self._done = self._in_hand.journal_id, self._in_hand.seq
-            self._in_hand = None
-
     def _acknowledge(self, at_once: bool) -> None:
         """Tell the line what is done, unless more is soon to be told together with it."""
-        if self._socket is None or self._done is None or self._done[0] != self._journal_id:
-            return
-        seq = min(self._done[1], self._position)  # after a new connection, those before come again first
-        now_s = time.monotonic()
-        soon = self._unacknowledged < self._request.window / 2 and now_s - self._acked_s < SECONDS_BETWEEN_ACKS
-        if seq <= self._acked_seq or (soon and not at_once):
+        journal_id = self._buffer.journal_id
+        seq = self._acks.due(journal_id, self._buffer.position, at_once)
+        if self._socket is None or journal_id is None or seq is None:
             return
         with contextlib.suppress(zmq.Again):  # told with the next one
-            ack = AckRequest(name=self._request.name, journal_id=self._journal_id, seq=seq)
+            ack = AckRequest(name=self._request.name, journal_id=journal_id, seq=seq)
             self._socket.send(to_bytes(ack), zmq.NOBLOCK)
-            self._acked_seq, self._acked_s, self._unacknowledged = seq, now_s, 0
+            self._acks.sent(seq)
 
     # What comes.
 
@@ -276,7 +215,7 @@ class Follower:
         if not self._silent:
             logger.warning("%s is silent; following again until it answers", self._address)
         self._silent = True
-        answered = self._journal_id is not None
+        answered = self._buffer.journal_id is not None
         self._drop()
         if not answered:
             try:
@@ -291,65 +230,19 @@ class Follower:
             case Following():
                 self._begin(reply)
             case Batch():
-                self._add(reply, parts)
+                self._buffer.add(reply, parts)
             case Refused():
                 self._refused(reply)
             case Forgotten():
                 raise MessageError(f"what came is no answer to a consumer that follows: {reply}")
 
     def _begin(self, following: Following) -> None:
-        if following.name != self._request.name:
-            raise MessageError(f"the line follows {following.name!r}, and {self._request.name!r} was asked for")
+        self._buffer.begin(following)
+        self._acks.begin(following.acked_seq if following.former is None else -1)
         if self._silent:
             logger.info("%s answers", self._address)
         self._silent = False
         self._heartbeat_s = max(following.heartbeat_s, SHORTEST_HEARTBEAT_SECONDS)
-        journal_id, acked_seq = following.journal_id, following.acked_seq
-        before = None if following.former is None else (following.former.journal_id, following.former.acked_seq)
-        if self._last is not None and self._last[0] != journal_id:
-            old = self._last[0]
-            waiting = [each.seq for each in self._ready if isinstance(each, Delivered) and each.journal_id == old]
-            before = old, max([self._handed.get(old, 0), *waiting])
-        if before is not None and journal_id not in self._handed:
-            self._ready.append(_Lost(journal_id, acked_seq, self._another_journal(journal_id, *before)))
-        self._handed.setdefault(journal_id, acked_seq)
-        if len(self._handed) > JOURNALS_KNOWN:
-            del self._handed[next(iter(self._handed))]
-        self._journal_id, self._position = journal_id, acked_seq
-        self._last = journal_id, following.last_seq
-        self._acked_seq = acked_seq if following.former is None else -1
-
-    def _another_journal(self, journal_id: str, before: str, after_seq: int) -> EventsLostError:
-        newest = self._last[1] if self._last is not None and self._last[0] == before else after_seq
-        return EventsLostError(
-            f"the line began another journal, {journal_id}: what {before} held after event {after_seq} cannot be had "
-            "any more",
-            journal_id=before,
-            after_seq=after_seq,
-            through_seq=max(newest, after_seq),
-        )
-
-    def _add(self, batch: Batch, parts: list[bytes]) -> None:
-        events = events_of(batch, parts)
-        if batch.journal_id != self._journal_id or batch.after_seq != self._position:
-            raise MessageError(
-                f"a batch after event {batch.journal_id}-{batch.after_seq} came, expected one after "
-                f"{self._journal_id}-{self._position}"
-            )
-        handed = self._handed[batch.journal_id]
-        if batch.lost_through is not None and batch.lost_through > handed:
-            after_seq = max(batch.after_seq, handed)
-            sentence = (
-                f"events after {after_seq} up to {batch.lost_through} of journal {batch.journal_id} were deleted "
-                f"before {self._request.name} had got them"
-            )
-            error = EventsLostError(
-                sentence, journal_id=batch.journal_id, after_seq=after_seq, through_seq=batch.lost_through
-            )
-            self._ready.append(_Lost(batch.journal_id, batch.lost_through, error))
-        self._ready.extend(event for event in events if event.seq > handed)
-        self._position = batch.through_seq
-        self._last = batch.journal_id, batch.last_seq
 
     def _refused(self, refused: Refused) -> None:
         if refused.reason == "other_journal":  # what was acknowledged before the line told of another one
@@ -379,7 +272,7 @@ class Follower:
         if self._socket is not None:
             self._socket.close(0)
             self._socket = None
-        self._journal_id = None
+        self._buffer.disconnected()
 
 
 def forget(address: str, name: str, timeout_s: float = 10.0, keys: ClientKeys | None = None) -> None:

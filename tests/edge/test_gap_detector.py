@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.delivery.gaps import COUNTS_KEPT, TOPICS_KEPT, Gap, Gaps
-from edge.delivery.messages import CountedEvent, Counts
+from edge.delivery.client.gap_detector import COUNTS_KEPT, TOPICS_KEPT, Gap, GapDetector
 from edge.delivery.numbering import Count
+from edge.wire.events import CountedEvent, Counts
 from tests.edge.wire_examples import ALARM, DEFECT, GOOD
 
 
@@ -73,7 +73,7 @@ def test_a_listener_knows_of_each_event_that_it_missed_and_of_no_other(
     line = Line()
     for step in before:  # nobody listens yet
         line.do(*step)
-    gaps, found = Gaps(prefixes), list[Gap]()
+    gaps, found = GapDetector(prefixes), list[Gap]()
     found += gaps.counts(line.counts, line.boot_id)
     assert found == [], "events before the join are no gap"
     heard, missed = list[CountedEvent](), list[CountedEvent]()
@@ -86,9 +86,7 @@ def test_a_listener_knows_of_each_event_that_it_missed_and_of_no_other(
         if kind == "missed":
             missed.append(event)
             continue
-        new, gap = gaps.event(event)
-        assert new
-        assert gaps.event(event) == (False, None), "the second time it is known"
+        gap = gaps.event(event)
         heard.append(event)
         if gap is not None:
             found.append(gap)
@@ -112,51 +110,66 @@ def numbered(seq: int, previous_seq: int | None, event: CountedEvent = GOOD_OF_T
 
 
 def test_without_counts_the_first_event_of_each_topic_is_no_gap() -> None:
-    gaps = Gaps([""])
-    assert gaps.event(numbered(7, 5)) == (True, None)
-    assert gaps.event(numbered(8, 6, ALARM.event)) == (True, None)
-    assert gaps.event(numbered(12, 10)) == (True, Gap("j", GOOD_OF_TOP.boot_id, "verdict.top.GOOD", 7, 10))
+    gaps = GapDetector([""])
+    assert gaps.event(numbered(7, 5)) is None
+    assert gaps.event(numbered(8, 6, ALARM.event)) is None
+    assert gaps.event(numbered(12, 10)) == Gap("j", GOOD_OF_TOP.boot_id, "verdict.top.GOOD", 7, 10)
+
+
+def test_what_was_counted_before_the_first_event_that_came_is_no_gap() -> None:
+    gaps = GapDetector([""])
+    assert gaps.event(numbered(7, 5)) is None
+    counts = Counts(journal_id="j", journalled={"verdict.top.GOOD": 7, "alarm": 3}, unjournalled={"alarm": 2})
+    assert gaps.counts(counts, GOOD_OF_TOP.boot_id) == []
+    assert gaps.event(numbered(9, 3, ALARM.event)) is None
+
+
+def test_what_was_counted_after_the_first_event_that_came_is_a_gap_even_of_a_topic_that_was_not_heard() -> None:
+    gaps = GapDetector([""])
+    assert gaps.event(numbered(7, 5)) is None
+    counts = Counts(journal_id="j", journalled={"verdict.top.GOOD": 7, "alarm": 9})
+    assert gaps.counts(counts, "another boot") == [Gap("j", "another boot", "alarm", 6, 9)]
 
 
 def test_a_line_that_counts_no_topics_has_no_gaps() -> None:
-    gaps = Gaps([""])
+    gaps = GapDetector([""])
     for seq in (3, 9, 9):
-        assert gaps.event(numbered(seq, None)) == (True, None)
+        assert gaps.event(numbered(seq, None)) is None
 
 
 def test_a_journal_that_could_not_be_read_when_we_joined_has_no_gaps_before_its_first_event() -> None:
-    gaps = Gaps([""])
+    gaps = GapDetector([""])
     assert gaps.counts(Counts(unjournalled={"alarm": 1}), "boot") == []
     assert gaps.counts(Counts(journal_id="j", journalled={"alarm": 70}, unjournalled={"alarm": 1}), "boot") == []
-    assert gaps.event(numbered(75, 70, ALARM.event)) == (True, None)
+    assert gaps.event(numbered(75, 70, ALARM.event)) is None
 
 
 def test_memory_is_bounded_over_boots_and_the_journal_in_use_is_remembered() -> None:
-    gaps = Gaps([""])
+    gaps = GapDetector([""])
     for boot in range(3 * COUNTS_KEPT):
         counts = Counts(journal_id="j", journalled={"verdict.top.GOOD": 1_000_000}, unjournalled={"alarm": 1})
         gaps.counts(counts, f"boot-{boot}")
-    assert len(gaps._heard) == COUNTS_KEPT
+    assert len(gaps._counts) == COUNTS_KEPT
     assert gaps.counts(Counts(journal_id="j", journalled={"verdict.top.GOOD": 1_000_000}), "another boot") == []
 
 
 def test_memory_is_bounded_over_topics() -> None:
-    gaps = Gaps([""])
+    gaps = GapDetector([""])
     gaps.counts(Counts(journal_id="j", journalled={}), "boot")
     for number in range(2 * TOPICS_KEPT):
         event = numbered(2, 1, camera=f"top{number}")
         gap = Gap("j", event.boot_id, event.topic, 0, 1) if number < TOPICS_KEPT else None
-        assert gaps.event(event) == (True, gap)
+        assert gaps.event(event) == gap
     topics = {f"of{number}": 9 for number in range(TOPICS_KEPT)}
-    assert all(gap.went_back for gap in gaps.counts(Counts(journal_id="j", journalled=topics), "boot"))
-    assert sum(len(count.topics) for count in gaps._heard.values()) == TOPICS_KEPT
+    assert gaps.counts(Counts(journal_id="j", journalled=topics), "boot") == []
+    assert sum(len(count.topics) for count in gaps._counts.values()) == TOPICS_KEPT
     first = numbered(4, 3, camera="top0")
-    assert gaps.event(first)[1] == Gap("j", first.boot_id, first.topic, 0, 3), "known topics stay known"
+    assert gaps.event(first) == Gap("j", first.boot_id, first.topic, 0, 3), "known topics stay known"
 
 
-def test_a_journal_that_went_back_is_a_gap_and_its_numbers_count_again() -> None:
-    gaps = Gaps(["verdict."])
+def test_the_numbers_of_a_journal_that_went_back_count_again() -> None:
+    gaps = GapDetector(["verdict."])
     gaps.counts(Counts(journal_id="j", journalled={"verdict.top.GOOD": 5000, "alarm": 4999}), "boot-1")
-    found = gaps.counts(Counts(journal_id="j", journalled={"verdict.top.GOOD": 100}), "boot-2")
-    assert found == [Gap("j", "boot-2", "verdict.top.GOOD", 100, 5000, went_back=True)]
-    assert gaps.event(numbered(101, 100)) == (True, None)
+    assert gaps.counts(Counts(journal_id="j", journalled={"verdict.top.GOOD": 100}), "boot-2") == []
+    assert gaps.event(numbered(101, 100)) is None
+    assert gaps.event(numbered(104, 103)) == Gap("j", GOOD_OF_TOP.boot_id, "verdict.top.GOOD", 101, 103)

@@ -1,7 +1,6 @@
 """What durable consumers and a line say to each other. docs/durable.md is the authority, schemas/ its JSON Schemas.
 
-`request_from` turns bytes into a request, `reply_from` the first part of a reply, `events_of` the other parts of a
-batch; `to_bytes` and `batch_parts` go back.
+A reply is one part, but a batch: its events follow as further parts, which `batch_parts` writes and `events_of` reads.
 """
 
 from collections.abc import Sequence
@@ -11,12 +10,20 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.delivery.asking import UNREADABLE, NoRequest, RequestId, reply_of, request_of, require_printable, shortened
-from edge.delivery.messages import Event, event_from
 from edge.errors import MessageError
-
-SCHEMA_VERSION = 1
-"""Counts up when an older line could misunderstand a request, or an older consumer a reply."""
+from edge.wire.events import Event, event_from
+from edge.wire.requests import (
+    SCHEMA_VERSION,
+    UNREADABLE,
+    BareRequest,
+    IdentifiedRequest,
+    Protocol,
+    Refused,
+    ShortText,
+    refuse,
+    require_printable,
+    to_bytes,
+)
 
 LARGEST_WINDOW = 1000
 CONSUMER_NAME = "^[A-Za-z0-9_.-]{1,64}$"
@@ -25,7 +32,6 @@ Seq = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Name = Annotated[str, Meta(pattern=CONSUMER_NAME)]
 JournalId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(?!\n)$")]
 """It becomes a part of file names."""
-ShortText = Annotated[str, Meta(min_length=1, max_length=64)]
 Topics = Annotated[tuple[Annotated[str, Meta(max_length=200)], ...], Meta(min_length=1, max_length=64)]
 Start = Literal["first", "next"]
 Reason = Literal[
@@ -43,15 +49,7 @@ Reason = Literal[
 """Why a request is refused. A reader must expect others: `Refused.reason` is any text."""
 
 
-class _Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
-    """What every request has."""
-
-    # Unknown fields are refused: a start or a topic under a misspelt name must not be lost in silence.
-
-    schema_version: int = SCHEMA_VERSION
-
-
-class FollowRequest(_Asked, frozen=True, kw_only=True, tag="follow"):
+class FollowRequest(BareRequest, frozen=True, kw_only=True, tag="follow"):
     """Send the consumer of this name all events after the last that it acknowledged, and go on."""
 
     name: Name
@@ -69,7 +67,7 @@ class FollowRequest(_Asked, frozen=True, kw_only=True, tag="follow"):
         require_printable(name=self.name, client=self.client)
 
 
-class AckRequest(_Asked, frozen=True, kw_only=True, tag="ack"):
+class AckRequest(BareRequest, frozen=True, kw_only=True, tag="ack"):
     """All events up to `seq` are done with. It is not answered."""
 
     name: Name
@@ -77,29 +75,13 @@ class AckRequest(_Asked, frozen=True, kw_only=True, tag="ack"):
     seq: Seq
 
 
-class ReplayRequest(_Asked, frozen=True, kw_only=True, tag="replay"):
-    """Send one batch of the events after one up to another; of no consumer, and nothing is kept of it."""
-
-    request_id: RequestId | None = None
-    journal_id: ShortText
-    after_seq: Seq
-    through_seq: Seq
-    topics: Topics = ("",)
-    heatmaps: bool = False
-
-    def __post_init__(self) -> None:
-        if self.through_seq < self.after_seq:
-            raise ValueError(f"Expected `int` >= {self.after_seq} - at `$.through_seq`")
-
-
-class ForgetRequest(_Asked, frozen=True, kw_only=True, tag="forget"):
+class ForgetRequest(IdentifiedRequest, frozen=True, kw_only=True, tag="forget"):
     """A consumer is no more: nothing is kept for it any longer."""
 
-    request_id: RequestId | None = None
     name: Name
 
 
-Request = FollowRequest | AckRequest | ReplayRequest | ForgetRequest
+Request = FollowRequest | AckRequest | ForgetRequest
 
 
 class Former(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +113,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, tag="batch", tag_field="t
 
     schema_version: int = SCHEMA_VERSION
     request_id: str | None = None
+    """Always null: no request is answered by one batch any more."""
     journal_id: JournalId
     after_seq: Seq
     through_seq: Seq
@@ -148,17 +131,6 @@ class Forgotten(msgspec.Struct, frozen=True, kw_only=True, tag="forgotten", tag_
     schema_version: int = SCHEMA_VERSION
     request_id: str | None = None
     name: str
-
-
-class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused", tag_field="type"):
-    """What was asked for is not done."""
-
-    schema_version: int = SCHEMA_VERSION
-    request_id: str | None = None
-    reason: str
-    """One word."""
-    detail: str
-    """The reason in words, for people."""
 
 
 Reply = Following | Batch | Forgotten | Refused
@@ -218,38 +190,16 @@ class _Numbered(msgspec.Struct):
     seq: Seq
 
 
-_encoder = msgspec.json.Encoder()
-_request: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
-_reply: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
 _numbered = msgspec.json.Decoder(_Numbered)
 _topical = msgspec.json.Decoder(_Topical)
+
+PROTOCOL: Protocol[Request, Reply] = Protocol(Request, Reply, "docs/durable.md")
+request_from, reply_from = PROTOCOL.request_from, PROTOCOL.reply_from
 
 
 def refusal(reason: Reason, detail: str, request_id: str | None = None) -> Refused:
     """The refusal of a request, for a reason that docs/durable.md has."""
-    return Refused(request_id=request_id, reason=reason, detail=shortened(detail))
-
-
-def to_bytes(message: Request | Reply) -> bytes:
-    """One JSON object in UTF-8, every field written."""
-    return _encoder.encode(message)
-
-
-def request_from(data: bytes) -> Request | Refused:
-    """The request in these bytes, or the refusal of what is none."""
-    found = request_of(data, _request, SCHEMA_VERSION, "docs/durable.md")
-    if isinstance(found, NoRequest):
-        return refusal(found.reason, found.detail, found.request_id)
-    return found
-
-
-def reply_from(part: bytes) -> Reply:
-    """The reply in a message's first part.
-
-    Raises:
-        MessageError: it is none, or one of a newer schema version.
-    """
-    return reply_of(part, _reply, SCHEMA_VERSION)
+    return refuse(reason, detail, request_id)
 
 
 def batch_parts(batch: Batch, events: Sequence[tuple[bytes, bytes | None]]) -> list[bytes]:
