@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from edge import errors
 from edge.bundle import Bundle, Manifest
-from edge.cameras import liveness, supervisor
+from edge.cameras import liveness, restarts, supervisor
 from edge.cameras.frame_ids import MOST_LOST
 from edge.cameras.settings import CameraSettings, V4l2Settings
 from edge.cameras.state import State
@@ -391,7 +391,7 @@ def test_every_reason_of_the_handshake_is_documented_with_its_state_and_no_other
     table = rows(section(read("docs/protocol.md"), "## Handshake"))
     states = {state: table.pop(state)[0] for state in get_args(HandshakeState)}
     assert states == {state: str(code) for state, code in EXIT_CODES.items()}
-    named = re.findall(r'Reason\("(\w+)", "(\w+)"', read("edge/service/handshake.py"))
+    named = re.findall(r'Reason\("(\w+)", "(\w+)"', read("edge/service/readiness.py"))
     assert [(cells[0].strip("`"), reason) for reason, cells in table.items()] == named, "the gravest first"
 
 
@@ -418,7 +418,7 @@ def test_the_stated_times_and_limits_follow_from_the_constants() -> None:
         2 * liveness.ASK_EVERY_SECONDS + liveness.CAMERA_ANSWERS_WITHIN_SECONDS,  # it is not known whether it is there
         V4l2Settings(name="usb").opened_within_s,
         *(liveness.LEAST_SILENCE_SECONDS, liveness.FIRST_FRAME_WITHIN_SECONDS, liveness.CAMERA_ANSWERS_WITHIN_SECONDS),
-        *(supervisor.CLOSE_WITHIN_SECONDS, supervisor.FIRST_BACKOFF_SECONDS, supervisor.MOST_BACKOFF_SECONDS),
+        *(supervisor.CLOSE_WITHIN_SECONDS, restarts.FIRST_BACKOFF_SECONDS, restarts.MOST_BACKOFF_SECONDS),
     ):
         assert re.search(rf"\b{seconds:g} s\b", LIVENESS), seconds
     (busy,) = rows(section(read("docs/commands.md"), "### Refused"))["busy"][:1]

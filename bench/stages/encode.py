@@ -6,7 +6,7 @@ import numpy as np
 from bench.stages.prepared import Prepared
 from bench.stages.stage import Moved, Stage
 from edge.delivery.to_wire import region_to_wire
-from edge.service.reporter import Reporter
+from edge.service.events import verdict_message
 from edge.wire.events import VerdictEvent, from_frames, to_frames
 
 
@@ -23,11 +23,10 @@ class Encode(Stage):
         self.variant = "heatmap" if heatmap else "no heatmap"
         self._prepared, self._heatmap = prepared, heatmap
         self._outcome = prepared.outcome("always" if heatmap else "never")
-        self._reporter = Reporter("bench")
         self.parts: list[bytes] = []
 
     def run(self) -> None:
-        self.parts = to_frames(self._reporter.verdict(self._outcome))
+        self.parts = to_frames(verdict_message("bench", self._outcome))
 
     def check(self) -> None:
         parts, self.parts = self.parts, []

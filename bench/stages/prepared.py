@@ -14,7 +14,7 @@ from edge.inspection.inspector import Inspector
 from edge.inspection.outcome import Outcome
 from edge.inspection.setup import Heatmaps, Setup
 from edge.inspection.verdict import Judgement, Thresholds
-from edge.service.reporter import Reporter
+from edge.service.events import verdict_message
 from edge.wire.events import Message
 
 CAMERA = "bench"
@@ -74,7 +74,7 @@ class Prepared:
 
     def message(self, heatmaps: Heatmaps) -> Message:
         """Its event."""
-        return Reporter("bench").verdict(self.outcome(heatmaps))
+        return verdict_message("bench", self.outcome(heatmaps))
 
 
 def prepare(bundle: Bundle, proven: ProvenEngine, hw: tuple[int, int]) -> Prepared:

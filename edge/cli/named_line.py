@@ -11,7 +11,7 @@ from edge.delivery.security.curve import ClientKeys, read_key_pair
 from edge.delivery.security.socket_guard import SocketName
 from edge.errors import AccessError, ConfigError
 from edge.key_files import public_half
-from edge.service.address_file import where_events_are
+from edge.service.systemd import published_address
 
 LINES = Path("/etc/heatline")
 """Where a service looks for NAME.toml."""
@@ -58,7 +58,7 @@ def _bound(line: str, socket: SocketName) -> str:
     """As its file says; the events of a line that runs as a service are where it bound them, whatever that says now."""
     file = file_of(line)
     if socket == "events":
-        running_at = where_events_are(file.stem) if file.absolute().parent == LINES else None
+        running_at = published_address(file.stem) if file.absolute().parent == LINES else None
         return running_at or load_config(file).events.bind
     config = load_config(file)
     bound = config.commands.bind if socket == "commands" else config.journal.bind

@@ -132,7 +132,7 @@ def test_no_event_is_heard_or_counts_as_sent_before_the_disk_has_it(
         order.append(what)
         went_ahead.set()
 
-    monkeypatch.setattr("edge.delivery.journal.journalling.DISK_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr("edge.delivery.journal.disk_file.DISK_SECONDS", WITHIN_SECONDS)
     with line.heard() as events:
         monkeypatch.setattr(Journal, "append", slow_append)
         line.publisher.send(good(number=1), lambda: happened("sent"))

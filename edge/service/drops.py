@@ -1,11 +1,13 @@
-"""Which cameras' frames are not being inspected: for whoever looks at a line that is busy and sees nothing."""
+"""Frames that get no verdict: for a person who looks at a line that is busy and sees nothing."""
 
 import logging
+import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from edge.inspection.ledger import Account
-from edge.text import format_count
+from edge.inspection.outcome import Outcome
+from edge.text import format_count, on_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -14,14 +16,16 @@ FEW = 0.9
 """A smaller share of frames inspected is worth a word."""
 ENOUGH = 0.98
 """From this share on it is over: near the limit it would begin and end all the time."""
+SECONDS_BETWEEN_LOGGED = 10.0
+"""Of one camera's frames that do not show the product."""
 
 
-class Losses:
+class DropMonitor:
     """Looks at the accounts, some times a second. Each camera's losses are logged when they begin and when they end."""
 
     def __init__(self) -> None:
         self._looks: deque[tuple[float, Mapping[str, Account]]] = deque()
-        self._told: set[str] = set()
+        self._dropping: set[str] = set()
 
     def look(self, accounts: Mapping[str, Account], now_s: float) -> list[str]:
         """What to say of the last seconds, one sentence per camera that loses frames.
@@ -35,12 +39,12 @@ class Losses:
         before = self._looks[0][1]
         said = []
         for camera, account in accounts.items():
-            enough = ENOUGH if camera in self._told else FEW
+            enough = ENOUGH if camera in self._dropping else FEW
             sentence = _sentence(before[camera], account, enough)
             if sentence is not None:
                 said.append(f"camera {camera}: {sentence}")
-            if (sentence is not None) != (camera in self._told):
-                self._told ^= {camera}
+            if (sentence is not None) != (camera in self._dropping):
+                self._dropping ^= {camera}
                 if sentence is not None:
                     logger.warning("camera %s: %s", camera, sentence)
                 else:
@@ -65,3 +69,28 @@ def _bins(account: Account) -> dict[str, int]:
         for kind, bins in (("dropped", account.dropped), ("failed", account.failed))
         for reason, count in bins.items()
     }
+
+
+class ImplausibleLog:
+    """Logs frames that do not show the product: a camera's first one at once, later ones at most every 10 s, with how
+    many there were. One thread at a time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._logged_s: dict[str, float] = {}
+        self._unlogged: dict[str, int] = {}
+
+    def log(self, outcome: Outcome) -> None:
+        """Log the outcome of a frame if it is implausible."""
+        unjudged, stamp = outcome.unjudged, outcome.stamp
+        if unjudged is None or unjudged.reason != "implausible":
+            return
+        now_s, camera = self._clock(), stamp.camera
+        count = self._unlogged[camera] = self._unlogged.get(camera, 0) + 1
+        if camera in self._logged_s and now_s - self._logged_s[camera] < SECONDS_BETWEEN_LOGGED:
+            return
+        frame = f"frame {stamp.number}" if stamp.source is None else f"frame {stamp.number} ({stamp.source})"
+        before = f", and {format_count(count - 1, 'frame')} before it" if count > 1 else ""
+        logger.warning("camera %s: %s%s: no verdict, %s", camera, on_one_line(frame), before, unjudged.detail)
+        self._logged_s[camera], self._unlogged[camera] = now_s, 0

@@ -1,23 +1,23 @@
 """From a line's configuration to what its frames are inspected by: everything loaded, verified and proven."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge.bundle import Bundle, ProvenEngine, open_bundle, open_proven_engine
 from edge.bundle.plausibility import Plausibility
-from edge.bundle.trusted import require_trusted, signer_of
+from edge.bundle.trusted import require_trusted, signer_in_words, signer_of
 from edge.cameras.looking import area_of
 from edge.config import LineConfig
 from edge.engine_config import EngineConfig
 from edge.errors import ConfigError, HeatlineError
 from edge.geometry import AreaOfInterest
 from edge.inspection.inspector import Inspector
-from edge.inspection.setup import Setup
+from edge.inspection.setup import EngineUses, Setup
 from edge.inspection.verdict import Thresholds
-from edge.named_thread import threads_named
+from edge.named_thread import NamedThread, threads_named
+from edge.service.systemd import cache_folder
 from edge.tuned import EngineInForce
 
 logger = logging.getLogger(__name__)
@@ -67,12 +67,14 @@ def prepare(
         logger.warning("%s", engine.not_tuned)
     asked_for = engine.settings
     if like is not None and like.setup.bundle.digest == bundle.digest and asked_for == like.asked_for:
-        proven, engine = like.setup.proven, like.engine
+        proven, uses, engine = like.setup.proven, like.setup.uses, like.engine
     elif like is not None and like.setup.bundle.digest == bundle.digest and asked_for == like.engine.settings:
-        proven = like.setup.proven
+        proven, uses = like.setup.proven, like.setup.uses
     else:
         # To write a compiled graph out holds up all threads: a line that inspects cannot have that.
         proven, engine = _open(bundle, engine, config.engine, say, cache_folder() if like is None else None)
+        # On a thread of its own: the last answers of an engine may take long, and no frame waits for them.
+        uses = EngineUses(unused=lambda: NamedThread("retire", proven.engine.close).start())
     areas = {camera.name: area_of(camera) for camera in config.cameras}
     checked = config.thresholds.check_plausibility in (None, True)
     inspector = Inspector(
@@ -98,6 +100,7 @@ def prepare(
         areas=areas,
         acting=config.acting,
         heatmaps=config.events.heatmaps,
+        uses=uses,
     )
     return Prepared(config, setup, engine, asked_for)
 
@@ -109,16 +112,10 @@ def _plausibility_by_camera(bundle: Bundle, areas: Mapping[str, AreaOfInterest])
         if known[camera][0] != areas[camera]:
             logger.warning(
                 "camera %s has another area of interest than when it was calibrated, so that it is held to what the "
-                "bundle knows of all cameras; calibrate it again: heatline calibrate --camera",
+                "bundle knows of all cameras; calibrate it again: heatline cameras calibrate",
                 camera,
             )
     return {camera: one for camera, (area, one) in known.items() if areas.get(camera) == area}
-
-
-def cache_folder() -> Path | None:
-    """Where the service may keep what can be made again, as systemd says (CacheDirectory); None: nowhere."""
-    named = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
-    return Path(named) if named else None
 
 
 def _open(
@@ -161,3 +158,27 @@ def _thresholds(config: LineConfig, bundle: Bundle) -> Thresholds:
         score=calibration.score_threshold if own.score is None else own.score,
         evidence=calibration.evidence_threshold if own.evidence is None else own.evidence,
     )
+
+
+def describe(prepared: Prepared) -> str:
+    """What frames are inspected by."""
+    setup, engine = prepared.setup, prepared.engine
+    manifest = setup.bundle.manifest
+    tuned = "" if engine.tuned_by is None else f", tuned by {engine.tuned_by}: {engine.settings}"
+    of_product = "" if setup.product is None else f"product {setup.product}, "
+    return (
+        f"{of_product}{manifest.name} {manifest.version} ({setup.bundle.digest[:12]}) by {setup.proven.engine.name} in "
+        f"{setup.proven.computes_in}, signed by {signer_in_words(setup.signed_by)}{tuned}"
+    )
+
+
+def describe_plausibility(before: Prepared, now: Prepared) -> str:
+    """What a change does to frames that do not show the product, for the end of a sentence; nothing if that stays."""
+    was, is_now = (each.setup.inspector.plausibility is not None for each in (before, now))
+    if was == is_now:
+        return ""
+    if is_now:
+        return "; frames that do not look like the product get no verdict from now on"
+    known = now.setup.bundle.manifest.calibration.plausible is not None
+    why = "thresholds.check_plausibility says so" if known else "the bundle does not know what they look like"
+    return f"; every frame gets a verdict from now on, whatever it looks like, as {why}"
