@@ -70,7 +70,7 @@ cameras: .venv/.dev ## How fast cameras may be, and how soon a line is over thei
 	@$(BIN)/python -m tests.system.cameras $(CAMERAS_ARGS)
 
 schemas: .venv/.runtime ## Write the JSON Schemas of the events from their structs
-	@$(BIN)/python -m edge.delivery.schemas.generate
+	@$(BIN)/python -m edge.wire.schemas.generate
 
 study: ## Train, evaluate and report the study's table on the data in HEATLINE_DATA; goes on where it was ended
 	@test -n "$$HEATLINE_DATA" || { \

@@ -17,10 +17,11 @@ import msgspec
 
 from bench.processes import camera_processes
 from bench.watched_process import HEATLINE, WatchedProcess
-from edge.delivery.messages import CountedEvent, Event, StatusEvent, VerdictEvent
-from edge.delivery.subscriber import Subscriber
-from edge.errors import BenchError, EventsLostError
+from edge.delivery.client.gap_detector import Gap
+from edge.delivery.client.subscriber import Subscriber
+from edge.errors import BenchError
 from edge.inference import Precision
+from edge.wire.events import CountedEvent, Event, Message, StatusEvent, VerdictEvent
 
 POLL_SECONDS = 0.02
 """How long to wait for an event before looking at the clock again."""
@@ -66,7 +67,7 @@ class RunningLine:
         self._last_seq: int | None = None
         self.not_heard = 0
         """Events that were sent after the first one that came, and did not come."""
-        self.lost: list[EventsLostError] = []
+        self.lost: list[Gap] = []
         """What the subscriber said of them."""
 
     @property
@@ -95,12 +96,10 @@ class RunningLine:
         Raises:
             BenchError: the service has ended, and nothing more comes.
         """
-        try:
-            message = self._events.receive()
-        except EventsLostError as error:
-            self.lost.append(error)
-            return None
-        if message is None:
+        message = self._events.receive()
+        if isinstance(message, Gap):
+            self.lost.append(message)
+        if not isinstance(message, Message):
             self.process.require_running()
             return None
         heard = Heard(message.event, time.monotonic_ns())

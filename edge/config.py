@@ -19,8 +19,7 @@ from edge.cameras.settings import (
     VideoSettings,
     to_path,
 )
-from edge.delivery.security.access import unprotected
-from edge.delivery.security.addresses import is_local
+from edge.delivery.security.access import is_local, unprotected
 from edge.engine_config import EngineConfig, check_engine
 from edge.errors import ConfigError
 from edge.products import ProductConfig, ThresholdsConfig, check_products, in_words

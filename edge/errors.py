@@ -117,14 +117,12 @@ class JournalError(HeatlineError):
 
 
 class EventsLostError(HeatlineError):
-    """Events that a listener missed. Listening goes on after it.
+    """Events that a durable consumer did not get, and never will. It may go on after it.
 
     Args:
         after_seq: the last event before.
         through_seq: the last one that may be missing.
-        journal_id: whose count that is; None: no journal held them.
-        boot_id: whose count it is where no journal held them.
-        topic: of which events were missed; None: of any that were asked for.
+        journal_id: whose count that is.
     """
 
     exit_code = 20
@@ -133,15 +131,12 @@ class EventsLostError(HeatlineError):
         self,
         sentence: str,
         *,
-        journal_id: str | None,
+        journal_id: str,
         after_seq: int,
         through_seq: int,
-        boot_id: str | None = None,
-        topic: str | None = None,
     ) -> None:
         super().__init__(sentence)
         self.journal_id, self.after_seq, self.through_seq = journal_id, after_seq, through_seq
-        self.boot_id, self.topic = boot_id, topic
 
 
 class AccessError(HeatlineError):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,14 @@ class Stamp:
             frames=self.frames + last.frames,
             last_frame_id=last.frame_id if last.last_frame_id is None else last.last_frame_id,
         )
+
+
+class Watermark(NamedTuple):
+    """How far a camera's frames were told of."""
+
+    boot_id: str
+    frame_number: int
+    """Of the last frame with an event, as that boot's ledger counts."""
 
 
 def _nothing() -> None:

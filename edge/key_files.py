@@ -5,8 +5,8 @@ import os
 import stat
 from pathlib import Path
 
-from edge.bundle.plain_file import open_plain
 from edge.errors import HeatlineError
+from edge.plain_file import open_plain
 
 LARGEST_KEY_FILE = 64 * 1024
 PUBLIC_SUFFIX = ".pub"

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from edge import errors
 from edge.bundle import Bundle, Manifest
-from edge.cameras import liveness, supervisor
+from edge.cameras import liveness, restarts, supervisor
 from edge.cameras.frame_ids import MOST_LOST
 from edge.cameras.settings import CameraSettings, V4l2Settings
 from edge.cameras.state import State
@@ -30,9 +30,13 @@ from edge.cameras.triggering import FIRE_WITHIN_SECONDS
 from edge.cli.main import heatline
 from edge.cli.status import EXIT_CODES
 from edge.config import LineFile, load_config
-from edge.delivery.commands import CommandServer, Selected, refusal
-from edge.delivery.durable import following
-from edge.delivery.messages import (
+from edge.delivery.command_server import CommandServer
+from edge.delivery.publisher import Publisher
+from edge.delivery.security.curve import make_key_pair, read_public_key
+from edge.heatmap_picture import ColourScale, png
+from edge.wire import following
+from edge.wire.commands import Selected, refusal
+from edge.wire.events import (
     AlarmEvent,
     BundleName,
     ChangeEvent,
@@ -43,13 +47,9 @@ from edge.delivery.messages import (
     Message,
     StatusEvent,
     VerdictEvent,
-    Welcome,
     from_frames,
 )
-from edge.delivery.publisher import Publisher
-from edge.delivery.schemas.generate import FOLDER, schemas
-from edge.delivery.security.curve import make_key_pair, read_public_key
-from edge.heatmap_picture import ColourScale, png
+from edge.wire.schemas.generate import FOLDER, schemas
 from tests.edge.doors import Events
 from tests.edge.secured import Secured, free_port
 from tests.edge.spoken_line import SpokenLine, a_status
@@ -181,7 +181,6 @@ KEYS: list[tuple[Any, str, str | None, tuple[str, str] | None]] = [
     (AlarmEvent, "docs/protocol.md", "## Alarm event", ("", "null")),
     (ChangeEvent, "docs/protocol.md", "## Change event", ("", "null")),
     (JournalEvent, "docs/protocol.md", "## Journal event", ("", "null")),
-    (Welcome, "docs/protocol.md", "## Welcome", ("", "null")),
     (TrainConfig, "docs/training.md", "## Keys", None),
 ]
 NOT_FIELDS = {"model", "recipe", "logger"}  # of a training: choices of a file each
@@ -392,7 +391,7 @@ def test_every_reason_of_the_handshake_is_documented_with_its_state_and_no_other
     table = rows(section(read("docs/protocol.md"), "## Handshake"))
     states = {state: table.pop(state)[0] for state in get_args(HandshakeState)}
     assert states == {state: str(code) for state, code in EXIT_CODES.items()}
-    named = re.findall(r'Reason\("(\w+)", "(\w+)"', read("edge/service/handshake.py"))
+    named = re.findall(r'Reason\("(\w+)", "(\w+)"', read("edge/service/readiness.py"))
     assert [(cells[0].strip("`"), reason) for reason, cells in table.items()] == named, "the gravest first"
 
 
@@ -419,7 +418,7 @@ def test_the_stated_times_and_limits_follow_from_the_constants() -> None:
         2 * liveness.ASK_EVERY_SECONDS + liveness.CAMERA_ANSWERS_WITHIN_SECONDS,  # it is not known whether it is there
         V4l2Settings(name="usb").opened_within_s,
         *(liveness.LEAST_SILENCE_SECONDS, liveness.FIRST_FRAME_WITHIN_SECONDS, liveness.CAMERA_ANSWERS_WITHIN_SECONDS),
-        *(supervisor.CLOSE_WITHIN_SECONDS, supervisor.FIRST_BACKOFF_SECONDS, supervisor.MOST_BACKOFF_SECONDS),
+        *(supervisor.CLOSE_WITHIN_SECONDS, restarts.FIRST_BACKOFF_SECONDS, restarts.MOST_BACKOFF_SECONDS),
     ):
         assert re.search(rf"\b{seconds:g} s\b", LIVENESS), seconds
     (busy,) = rows(section(read("docs/commands.md"), "### Refused"))["busy"][:1]

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from edge.delivery.journal.journalling import Journalling
-from edge.delivery.messages import Message
 from edge.delivery.publisher import Publisher
+from edge.wire.events import Message
 from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, event, wait_until
+from tests.edge.wire_examples import HANDSHAKE
 
 CLIENTS = Path(__file__).parents[1] / "examples" / "clients"
 SILENCE = "silence: nothing is inspected"
@@ -149,12 +150,15 @@ def test_a_live_client_shows_events_exactly_and_reports_silence_and_missed_event
         (line,) = client.prints(1)
         seq, topic, at_ns = line.split()
         assert (topic, at_ns) == (DEFECT, "1790000000123456789"), "an integer beyond 2^53"
+        publisher.send(Message(HANDSHAKE.event))
         publish(publisher, ALARM)
         assert client.prints(1)[0].split()[:2] == [str(int(seq) + 1), ALARM]
         first.close()
         with published(f"ipc://{tmp_path}/elsewhere", tmp_path) as elsewhere:
             publish(elsewhere, DEFECT, GOOD)
         with published(address, tmp_path) as publisher:
+            assert publisher.wait_for_subscriber(WITHIN_SECONDS)
+            publisher.send(Message(HANDSHAKE.event))
             assert set(client.prints(2)) == {
                 f"missed events of {DEFECT} after {seq} up to {int(seq) + 2}",
                 f"missed events of {GOOD} after {int(seq) - 1} up to {int(seq) + 3}",

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zmq.utils.monitor import parse_monitor_message
 
-from edge.delivery.happenings import read_happening
+from edge.delivery.sockets import monitor_event
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["edge", "train", "export", "bench"]
@@ -31,14 +31,23 @@ for name in names:
 DATA_COMMANDS = "import examples.drawn_boards.boards, train.commands.data, train.contact_sheet, train.survey"
 START = "import edge.cli.main, edge.cli.run"
 DEFAULT_TRAINING = "import train.compose, train.fit"
+CLIENT = "import edge.delivery.client"
+NOT_IN_A_CLIENT = {"numpy", "cv2", "asyncio", "rich", "click"}
+"""A client needs the protocol and ZeroMQ, nothing that inspects."""
 LIGHTNING = {"lightning", "torchmetrics"}
 """What only the recipes that train the whole network use: seconds of a training of a minute."""
 
 
 @pytest.mark.parametrize(
     ("code", "forbidden"),
-    [(IMPORT_ALL_OF_EDGE, FOREIGN), (DATA_COMMANDS, EXTRAS), (START, NOT_AT_START), (DEFAULT_TRAINING, LIGHTNING)],
-    ids=["all of edge", "commands for data", "start of a line", "training by the default recipe"],
+    [
+        (IMPORT_ALL_OF_EDGE, FOREIGN),
+        (DATA_COMMANDS, EXTRAS),
+        (START, NOT_AT_START),
+        (CLIENT, NOT_IN_A_CLIENT),
+        (DEFAULT_TRAINING, LIGHTNING),
+    ],
+    ids=["all of edge", "commands for data", "start of a line", "a client", "training by the default recipe"],
 )
 def test_nothing_is_imported_that_is_not_needed(code: str, forbidden: set[str]) -> None:
     what = 'import sys; print(*{name.partition(".")[0] for name in sys.modules})'
@@ -50,11 +59,11 @@ def test_nothing_is_imported_that_is_not_needed(code: str, forbidden: set[str]) 
 
 
 @given(event=st.sampled_from([1, 2, 4, 128, 256, 512, 1024, 4096, 16384]), value=st.integers(0, 2**28))
-def test_happenings_are_read_as_pyzmq_reads_them(event: int, value: int) -> None:
+def test_events_of_a_monitor_are_read_as_pyzmq_reads_them(event: int, value: int) -> None:
     """Its own reader imports asyncio."""
     parts = [event.to_bytes(2, sys.byteorder) + value.to_bytes(4, sys.byteorder), b"tcp://127.0.0.1:1"]
     expected = parse_monitor_message(parts)
-    assert read_happening(parts) == (int(expected["event"]), int(expected["value"]))
+    assert monitor_event(parts) == (int(expected["event"]), int(expected["value"]))
 
 
 def imported_by(path: Path) -> set[str]:
@@ -82,3 +91,26 @@ def test_test_apparatus_is_not_installed() -> None:
     """It kills processes and fills disks; it lies in tests/system, of which no package imports anything."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": PACKAGES}
+
+
+def modules_imported_by(path: Path) -> set[str]:
+    """Full names of the modules that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module))
+    return found
+
+
+def test_the_wire_is_a_leaf() -> None:
+    files = sorted((ROOT / "edge" / "wire").rglob("*.py"))
+    assert len(files) >= 5
+    for path in files:
+        of_others = {
+            name
+            for name in modules_imported_by(path)
+            if name.partition(".")[0] not in {*sys.stdlib_module_names, "msgspec"}
+        }
+        assert all(name == "edge.errors" or name.split(".")[:2] == ["edge", "wire"] for name in of_others), path

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 
 from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
-from edge.delivery.messages import VerdictEvent
 from edge.errors import BenchError
 from edge.inference import Precision
+from edge.wire.events import VerdictEvent
 
 NEXT_WITHIN_SECONDS = 60.0
 """A large network takes seconds for a frame."""

@@ -14,7 +14,7 @@ from bench.processes import ThreadTime, cpu_ns, thread_times
 from bench.rate_search import SETTLE_SECONDS
 from bench.spread import Spread
 from edge.errors import BenchError
-from edge.service.preparing import ENGINE_THREADS
+from edge.service.loading import ENGINE_THREADS
 
 if TYPE_CHECKING:
     from bench.end_to_end.bare import Bare

@@ -23,9 +23,9 @@ from edge.cameras.settings import PatternSettings
 from edge.colour import to_rgb
 from edge.delivery.journal.journalling import Journalling
 from edge.delivery.journal.reader import JournalReader
-from edge.delivery.messages import CountedEvent, Message, VerdictEvent, header_of, to_frames
 from edge.delivery.publisher import Publisher
 from edge.errors import BenchError
+from edge.wire.events import CountedEvent, Message, VerdictEvent, header_of, to_frames
 
 WITHIN_SECONDS = 30.0
 GROUP = 32

@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from bench.stages.prepared import Prepared
 from bench.stages.stage import Stage, require
-from edge.delivery.messages import VerdictEvent, from_frames, to_frames
+from edge.delivery.to_wire import region_to_wire
 from edge.errors import BenchError, EngineError
 from edge.geometry import Stitcher
 from edge.geometry.tiling import cut_tile
 from edge.inspection.verdict import Judgement, judge
-from edge.service.reporter import Reporter
+from edge.service.events import verdict_message
+from edge.wire.events import VerdictEvent, from_frames, to_frames
 
 CORES = len(os.sched_getaffinity(0))
 INPUTS = CORES + 1
@@ -200,18 +201,19 @@ def encode(prepared: Prepared, *, heatmap: bool) -> Stage:
     Args:
         heatmap: whether the event carries its heatmap.
     """
-    outcome, reporter = prepared.outcome("always" if heatmap else "never"), Reporter("bench")
+    outcome = prepared.outcome("always" if heatmap else "never")
     judgement = outcome.judgement
     assert judgement is not None
+    regions = [region_to_wire(region) for region in judgement.regions]
 
     def run() -> list[bytes]:
-        return to_frames(reporter.verdict(outcome))
+        return to_frames(verdict_message("bench", outcome))
 
     def check(parts: list[bytes]) -> None:
         message = from_frames(parts)
         event = message.event
         require(
-            isinstance(event, VerdictEvent) and event.regions == judgement.regions and event.verdict == "DEFECT",
+            isinstance(event, VerdictEvent) and event.regions == regions and event.verdict == "DEFECT",
             "that the event tells the frame's verdict and regions",
         )
         require((message.png is not None) == heatmap, "that it carries its heatmap if it is to")

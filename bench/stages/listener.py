@@ -11,8 +11,8 @@ import zlib
 
 import msgspec
 
-from edge.delivery.messages import Message, to_frames
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.subscriber import Subscriber
+from edge.wire.events import Message, to_frames
 
 
 class Heard(msgspec.Struct, frozen=True):
@@ -35,6 +35,8 @@ def main() -> None:
     threading.Thread(target=_end_with_input, daemon=True).start()
     with Subscriber(sys.argv[1], topics=["verdict."]) as events:
         for message in events:
+            if not isinstance(message, Message):
+                continue
             heard = Heard.of(message, time.monotonic_ns())
             sys.stdout.buffer.write(msgspec.json.encode(heard) + b"\n")
             sys.stdout.buffer.flush()

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from bench.pictures import golden_mosaic
 from edge.bundle import Bundle, ProvenEngine
-from edge.delivery.messages import Message
 from edge.frames import Frame, Stamp
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import Engine
@@ -15,7 +14,8 @@ from edge.inspection.inspector import Inspector
 from edge.inspection.outcome import Outcome
 from edge.inspection.setup import Heatmaps, Setup
 from edge.inspection.verdict import Judgement, Thresholds
-from edge.service.reporter import Reporter
+from edge.service.events import verdict_message
+from edge.wire.events import Message
 
 CAMERA = "bench"
 DEFECTIVE_SHARE = 0.1
@@ -74,7 +74,7 @@ class Prepared:
 
     def message(self, heatmaps: Heatmaps) -> Message:
         """Its event."""
-        return Reporter("bench").verdict(self.outcome(heatmaps))
+        return verdict_message("bench", self.outcome(heatmaps))
 
 
 def prepare(bundle: Bundle, proven: ProvenEngine, hw: tuple[int, int]) -> Prepared:

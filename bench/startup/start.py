@@ -13,10 +13,10 @@ from bench.processes import cpu_s
 from bench.watched_line import POLL_SECONDS, Keys, RunningLine, free_address, line_process, write_line_file
 from bench.watched_process import WatchedProcess
 from edge.bundle import Bundle
-from edge.delivery.messages import VerdictEvent
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.subscriber import Subscriber
 from edge.errors import BenchError
 from edge.inference import Precision
+from edge.wire.events import VerdictEvent
 
 BEFORE_THE_FIRST_WORD = "Python and imports"
 AFTER_READY = "subscriber and first frame"

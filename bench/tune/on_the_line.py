@@ -22,9 +22,9 @@ from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
 from edge.cameras.settings import CameraSettings
 from edge.config import LineConfig
-from edge.delivery.messages import VerdictEvent
 from edge.engine_config import EngineConfig
 from edge.errors import BenchError
+from edge.wire.events import VerdictEvent
 
 SETTLE_SECONDS = 1.0
 SETTLE_FRAMES = 3

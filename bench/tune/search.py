@@ -19,7 +19,7 @@ from edge.config import LineConfig
 from edge.engine_config import EngineConfig
 from edge.errors import EngineError
 from edge.inspection.setup import Setup
-from edge.service.preparing import prepare
+from edge.service.loading import prepare
 
 HEADROOM = 0.85
 """A rate is sustained at no more than this share of the highest."""

@@ -21,7 +21,7 @@ from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
 from edge.inspection.pipeline import Camera, Pipeline
 from edge.inspection.setup import Setup
-from edge.service.reporter import Reporter
+from edge.service.events import verdict_message
 
 SETTLE_FRAMES = 2
 """Of each camera, the first ones, which do not count: caches fill, and the first inference is slow."""
@@ -144,12 +144,12 @@ def _run(
     setup: Setup, shown: Sequence[Shown], frames: dict[str, int], answers: Answers, *, paced: bool
 ) -> list[_FrameEnd]:
     """Frames of all cameras, to the end of each frame's way."""
-    reporter, ends = Reporter("tune"), list[_FrameEnd]()
+    ends = list[_FrameEnd]()
     all_told = threading.Event()
     in_all = sum(frames.values())
 
     def report(outcome: Outcome) -> None:
-        reporter.verdict(outcome)  # the event, with its heatmap where it has one
+        verdict_message("tune", outcome)  # the event, with its heatmap where it has one
         stamp, judgement = outcome.stamp, outcome.judgement
         score = None if judgement is None else judgement.score
         now_ns = time.monotonic_ns()

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle.manifest import Manifest
-from edge.bundle.plain_file import open_plain
 from edge.bundle.pooling import pool, pooling_of
 from edge.bundle.stored_arrays import StoredArrays
 from edge.errors import BundleError
 from edge.inference.engine import Engine, infer, infer_features
+from edge.plain_file import open_plain
 
 MOST_TILES = 256
 MOST_BYTES = 2**30

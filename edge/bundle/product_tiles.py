@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.bundle.plain_file import open_plain
 from edge.bundle.plausibility import ProductTiles
 from edge.bundle.stored_arrays import StoredArrays
 from edge.errors import BundleError
+from edge.plain_file import open_plain
 
 
 def product_tiles_bytes(tiles: ProductTiles) -> bytes:

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from edge.bundle.keys import PrivateKey, PublicKey
-from edge.bundle.plain_file import read_plain
 from edge.errors import BundleError
+from edge.plain_file import read_plain
 
 SIGNATURE = "manifest.sig"
 LARGEST_SIGNATURE = 4096

@@ -13,13 +13,13 @@ import msgspec
 from edge.bundle.golden import GoldenTiles
 from edge.bundle.keys import PrivateKey, PublicKey
 from edge.bundle.manifest import PRODUCT_TILES, Manifest, Plausible, decode_manifest, product_tiles_of
-from edge.bundle.plain_file import open_plain, read_plain
 from edge.bundle.plausibility import Plausibility
 from edge.bundle.product_tiles import read_product_tiles
 from edge.bundle.signature import SIGNATURE, read_signature, write_signature
 from edge.errors import BundleError
 from edge.geometry import AreaOfInterest
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision
+from edge.plain_file import open_plain, read_plain
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"

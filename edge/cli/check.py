@@ -20,7 +20,7 @@ from edge.frames import Frame
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.setup import Setup
 from edge.service.line import OpenCamera, check_address, open_cameras
-from edge.service.preparing import Prepared, prepare
+from edge.service.loading import Prepared, prepare
 from edge.text import format_count
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0

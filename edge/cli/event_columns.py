@@ -6,7 +6,7 @@ docs/journal.md describes the columns. New ones come at the end.
 from datetime import UTC, datetime
 
 from edge.delivery.journal.rows import Record
-from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent, VerdictEvent
+from edge.wire.events import AlarmEvent, ChangeEvent, Event, JournalEvent, VerdictEvent
 
 Cell = str | int | float | None
 

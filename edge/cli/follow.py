@@ -11,12 +11,12 @@ import zmq
 from edge.cli.finite_range import FiniteRange
 from edge.cli.follow_sinks import Command, Heatmaps, JsonLines, Sink, Standard
 from edge.cli.key_options import KeyFiles, key_options
-from edge.cli.named_line import journal_address, journal_keys
+from edge.cli.named_line import endpoint_of
 from edge.cli.output import visible
-from edge.delivery.durable.follower import Follower, forget
-from edge.delivery.durable.following import CONSUMER_NAME, LARGEST_WINDOW, Start
-from edge.delivery.security.knocking import require_let_in
+from edge.delivery.client.follower import Follower, forget
+from edge.delivery.client.handshake_probe import require_let_in
 from edge.errors import EventsLostError
+from edge.wire.following import CONSUMER_NAME, Start
 
 
 def _name(_: click.Context, __: click.Parameter, name: str) -> str:
@@ -34,13 +34,6 @@ def _name(_: click.Context, __: click.Parameter, name: str) -> str:
 @click.option("--exec", "command", help="A command to run for each event, until it has succeeded.")
 @click.option("--jsonl", type=click.Path(path_type=Path), help="A file to add each event to, once.")
 @click.option("--heatmaps", type=click.Path(path_type=Path), help="Folder to keep heatmaps in (KEY.png).")
-@click.option(
-    "--window",
-    type=click.IntRange(1, LARGEST_WINDOW),
-    default=100,
-    show_default=True,
-    help="Events that may be on their way, unacknowledged.",
-)
 @click.option(
     "--from",
     "start",
@@ -60,7 +53,6 @@ def follow(
     command: str | None,
     jsonl: Path | None,
     heatmaps: Path | None,
-    window: int,
     start: Start,
     count: int | None,
     timeout_s: float | None,
@@ -81,7 +73,7 @@ def follow(
         raise click.UsageError("--exec and --jsonl exclude each other; follow under two names")
     if command is not None and not command.strip():
         raise click.UsageError("--exec names no command, which would take every event as done with")
-    address, keys = journal_address(line), journal_keys(line, key_files)
+    address, keys = endpoint_of(line, "journal", key_files)
     if to_forget:
         forget(address, name, keys=keys)
         click.echo(f"{name} is forgotten")
@@ -100,7 +92,6 @@ def follow(
                 address,
                 name,
                 topics=topics,
-                window=window,
                 heatmaps=pictures is not None,
                 start=start,
                 timeout_s=timeout_s,

@@ -15,9 +15,9 @@ import click
 import msgspec
 
 from edge.cli.output import visible
-from edge.delivery.durable.following import LARGEST_WINDOW, Delivered
 from edge.delivery.journal.file import write_down
 from edge.errors import InputError
+from edge.wire.following import LARGEST_WINDOW, Delivered
 
 AN_EVENT_BEGINS = b'{"type":"'
 LAST_LINE_LOOKED_FOR_BYTES = 64 << 10

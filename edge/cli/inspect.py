@@ -1,5 +1,6 @@
 """`heatline inspect`."""
 
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,6 @@ from edge.bundle import open_bundle, open_proven_engine
 from edge.cli.engine_options import engine_option, precision_option
 from edge.cli.output import json_option, print_json
 from edge.colour import to_rgb
-from edge.delivery.messages import VerdictEvent
 from edge.delivery.numbering import Count
 from edge.errors import EngineError, InputError
 from edge.frames import BadFrame, Frame, Stamp
@@ -21,8 +21,9 @@ from edge.inference import EngineKind, Precision
 from edge.inspection.inspector import Inspector, PendingFrame
 from edge.inspection.outcome import Outcome, Unjudged, outcome_of
 from edge.inspection.setup import Setup
-from edge.service.reporter import Reporter
+from edge.service.events import verdict_message
 from edge.text import format_count
+from edge.wire.events import VerdictEvent
 
 
 @click.command(epilog="Example: heatline inspect boards.bundle photos/ --out found/")
@@ -45,13 +46,13 @@ def inspect(
     proven = open_proven_engine(bundle, kind, precision)
     inspector = Inspector(bundle.manifest, proven.engine, plausibility=bundle.plausibility())
     setup = Setup(bundle, proven, inspector, acting=False)
-    reporter, count = Reporter("inspect"), Count(journal_id=None)
+    boot_id, count = uuid.uuid4().hex, Count(journal_id=None)
     unjudged = 0
     try:
         out.mkdir(parents=True, exist_ok=True)
         with (out / "verdicts.jsonl").open("wb") as lines:
             for pending, outcome in _outcomes(files, inspector):
-                event = reporter.verdict(replace(outcome, setup=setup)).event
+                event = verdict_message(boot_id, replace(outcome, setup=setup)).event
                 assert isinstance(event, VerdictEvent)
                 event = count.next(event)
                 lines.write(msgspec.json.encode(event) + b"\n")

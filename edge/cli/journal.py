@@ -18,9 +18,9 @@ from edge.delivery.journal.check import faults
 from edge.delivery.journal.errors import JournalDamagedError
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
-from edge.delivery.messages import event_from
 from edge.errors import MessageError
 from edge.text import format_count
+from edge.wire.events import event_from
 
 FAULTS_SHOWN = 20
 SHOWN = "seq", "time", "topic", "frame", "part", "score", "regions", "what"

@@ -17,8 +17,8 @@ from edge.cli.named_journal import journal_of, line_argument, seq_type, topic_op
 from edge.cli.output import progress_console, visible
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
-from edge.delivery.messages import event_from
 from edge.errors import EventsLostError, InputError, JournalError, MessageError
+from edge.wire.events import event_from
 
 Format = Literal["jsonl", "csv"]
 

@@ -2,10 +2,8 @@
 
 from datetime import datetime
 
-from edge.cameras.state import CameraState
-from edge.delivery.messages import BundleName, Change, Consumer, Handshake, JournalState
-from edge.inspection.ledger import Account
 from edge.text import format_count, is_are
+from edge.wire.events import Account, BundleName, CameraState, Change, Consumer, Handshake, JournalState
 
 
 def handshake_in_words(handshake: Handshake) -> str:

@@ -6,11 +6,12 @@ import click
 
 from edge.cli.key_options import KeyFiles
 from edge.config import load_config
-from edge.delivery.security.addresses import is_local
+from edge.delivery.security.access import is_local
 from edge.delivery.security.curve import ClientKeys, read_key_pair
+from edge.delivery.security.socket_guard import SocketName
 from edge.errors import AccessError, ConfigError
 from edge.key_files import public_half
-from edge.service.address_file import where_events_are
+from edge.service.systemd import published_address
 
 LINES = Path("/etc/heatline")
 """Where a service looks for NAME.toml."""
@@ -30,104 +31,41 @@ def file_of(line: str) -> Path:
     return Path(line) if "/" in line or line.endswith(".toml") else LINES / f"{line}.toml"
 
 
-def events_address(line: str) -> str:
-    """Where to listen to a line's events from its own machine.
-
-    Of a line that runs as a service, where they are, whatever its file says by now; else what its file says.
+def address_of(line: str, socket: SocketName) -> str:
+    """Where to connect to one of a line's sockets from its own machine.
 
     Raises:
-        ConfigError: its file cannot be used, and nothing else says it.
+        ConfigError: its file cannot be used, or names no address for that.
     """
-    return line if is_address(line) else _to_connect(_events_bound(line))
+    return line if is_address(line) else _to_connect(_bound(line, socket))
 
 
-def events_keys(line: str, files: KeyFiles) -> ClientKeys | None:
-    """By which keys to listen there; None: it takes none.
+def endpoint_of(line: str, socket: SocketName, files: KeyFiles) -> tuple[str, ClientKeys | None]:
+    """Where to connect to one of a line's sockets, and by which keys; None: it takes none.
 
     Raises:
         AccessError: a key cannot be used.
-        ConfigError: its file cannot be used.
+        ConfigError: the line's file cannot be used, or names no address for that.
         UsageError: the options do not fit.
     """
-    return _keys_of_address(files) if is_address(line) else _keys_of_line(line, _events_bound(line), files)
-
-
-def _events_bound(line: str) -> str:
-    file = file_of(line)
-    running_at = where_events_are(file.stem) if file.absolute().parent == LINES else None
-    return running_at or load_config(file).events.bind
-
-
-def commands_address(line: str) -> str:
-    """Where a line takes requests.
-
-    Raises:
-        ConfigError: its file cannot be used, or names no address for them.
-    """
-    return line if is_address(line) else _to_connect(_commands_bound(line))
-
-
-def commands_keys(line: str, files: KeyFiles) -> ClientKeys | None:
-    """By which keys to ask there; None: it takes none.
-
-    Raises:
-        AccessError, ConfigError, UsageError: as in `events_keys`.
-    """
-    return _keys_of_address(files) if is_address(line) else _keys_of_line(line, _commands_bound(line), files)
-
-
-def _commands_bound(line: str) -> str:
-    bound = load_config(file_of(line)).commands.bind
-    if bound is None:
-        raise ConfigError(f"line {name_of(line)} takes no requests; set commands.bind in {file_of(line)}")
-    return bound
-
-
-def journal_address(line: str) -> str:
-    """Where a line serves its journal.
-
-    Raises:
-        ConfigError: its file cannot be used, or names no address for it.
-    """
-    return line if is_address(line) else _to_connect(_journal_bound(line))
-
-
-def journal_keys(line: str, files: KeyFiles) -> ClientKeys | None:
-    """By which keys to follow there; None: it takes none.
-
-    Raises:
-        AccessError, ConfigError, UsageError: as in `events_keys`.
-    """
-    return _keys_of_address(files) if is_address(line) else _keys_of_line(line, _journal_bound(line), files)
-
-
-def _journal_bound(line: str) -> str:
-    bound = load_config(file_of(line)).journal.bind
-    if bound is None:
-        raise ConfigError(f"line {name_of(line)} serves its journal to nobody; set journal.bind in {file_of(line)}")
-    return bound
-
-
-def replay_address(line: str) -> str | None:
-    """Where events can be had again; None: nowhere, or an address was given, which does not tell.
-
-    Raises:
-        ConfigError: its file cannot be used.
-    """
-    bound = None if is_address(line) else load_config(file_of(line)).journal.bind
-    return None if bound is None else _to_connect(bound)
-
-
-def replay_keys(line: str, files: KeyFiles) -> ClientKeys | None:
-    """By which keys to ask there; None: it takes none, or there is no such place.
-
-    Raises:
-        AccessError, ConfigError, UsageError: as in `events_keys`.
-    """
     if is_address(line):
-        return _keys_of_address(files)
-    bound = load_config(file_of(line)).journal.bind
-    return None if bound is None or is_local(bound) else _keys_of_line(line, bound, files)
+        return line, _keys_of_address(files)
+    bound = _bound(line, socket)
+    return _to_connect(bound), _keys_of_line(line, bound, files)
+
+
+def _bound(line: str, socket: SocketName) -> str:
+    """As its file says; the events of a line that runs as a service are where it bound them, whatever that says now."""
+    file = file_of(line)
+    if socket == "events":
+        running_at = published_address(file.stem) if file.absolute().parent == LINES else None
+        return running_at or load_config(file).events.bind
+    config = load_config(file)
+    bound = config.commands.bind if socket == "commands" else config.journal.bind
+    if bound is None:
+        what = "takes no requests" if socket == "commands" else "serves its journal to nobody"
+        raise ConfigError(f"line {name_of(line)} {what}; set {socket}.bind in {file}")
+    return bound
 
 
 def _keys_of_address(files: KeyFiles) -> ClientKeys | None:

@@ -10,12 +10,12 @@ import zmq
 from edge.cli.finite_range import FiniteRange
 from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.line_words import in_force_in_words
-from edge.cli.named_line import events_address, events_keys
+from edge.cli.named_line import endpoint_of
 from edge.cli.output import visible
-from edge.delivery.messages import ChangeEvent, StatusEvent
-from edge.delivery.security.knocking import require_let_in, why_not_let_in
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.handshake_probe import require_let_in, why_not_let_in
+from edge.delivery.client.subscriber import Subscriber
 from edge.errors import AccessError, CommandRefusedError, ConfigError, DeliveryError
+from edge.wire.events import ChangeEvent, Message, StatusEvent
 
 HEARD_WITHIN_SECONDS = 5.0
 """A line says how it is about once a second."""
@@ -46,7 +46,7 @@ def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) ->
     what was in force still is, and the command says why.
     """
     try:
-        address, keys = events_address(line), events_keys(line, key_files)
+        address, keys = endpoint_of(line, "events", key_files)
     except (AccessError, ConfigError) as error:
         if pid is not None:
             _tell(pid)  # so that the line says the same to all who listen
@@ -103,9 +103,9 @@ def _first_status(events: Subscriber, timeout_s: float) -> StatusEvent | None:
     """The line's word that it is there: from then on nothing that it says is missed."""
     until_s = time.monotonic() + timeout_s
     while True:
-        message = events.receive()
-        if message is not None and isinstance(message.event, StatusEvent):
-            return message.event
+        heard = events.receive()
+        if isinstance(heard, Message) and isinstance(heard.event, StatusEvent):
+            return heard.event
         if time.monotonic() >= until_s:
             return None
 
@@ -113,8 +113,8 @@ def _first_status(events: Subscriber, timeout_s: float) -> StatusEvent | None:
 def _outcome(events: Subscriber, heard: StatusEvent, timeout_s: float) -> ChangeEvent:
     until_s = time.monotonic() + timeout_s
     while True:
-        message = events.receive()
-        event = None if message is None else message.event
+        came = events.receive()
+        event = came.event if isinstance(came, Message) else None
         if isinstance(event, ChangeEvent) and event.change == "reload":
             return event
         if isinstance(event, StatusEvent) and (event.state == "STOPPED" or event.boot_id != heard.boot_id):

@@ -5,9 +5,9 @@ import click
 from edge.cli.finite_range import FiniteRange
 from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.line_words import bundle_in_words
-from edge.cli.named_line import commands_address, commands_keys
+from edge.cli.named_line import endpoint_of
 from edge.cli.output import json_option, print_json, visible
-from edge.delivery.commander import Commander
+from edge.delivery.client.commander import Commander
 
 
 @click.command(epilog="Example: heatline select line1 4711")
@@ -31,7 +31,8 @@ def select(line: str, product: str, timeout_s: float, key_files: KeyFiles, as_js
     Its bundle is verified and warmed first, while frames are inspected as before. If that fails, what was in force
     still is.
     """
-    with Commander(commands_address(line), timeout_s, commands_keys(line, key_files)) as to_line:
+    address, keys = endpoint_of(line, "commands", key_files)
+    with Commander(address, timeout_s, keys) as to_line:
         reply = to_line.select(product)
     if as_json:
         print_json(reply)

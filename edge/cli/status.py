@@ -16,13 +16,13 @@ from edge.cli.line_words import (
     consumer_in_words,
     journal_in_words,
 )
-from edge.cli.named_line import events_address, events_keys, name_of
+from edge.cli.named_line import endpoint_of, name_of
 from edge.cli.output import json_option, print_facts, print_json
-from edge.delivery.messages import HandshakeState, StatusEvent
+from edge.delivery.client.handshake_probe import require_let_in
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.security.curve import ClientKeys
-from edge.delivery.security.knocking import require_let_in
-from edge.delivery.subscriber import Subscriber
 from edge.errors import ConfigError
+from edge.wire.events import HandshakeState, Message, StatusEvent
 
 EXIT_CODES: Mapping[HandshakeState, int] = {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}
 """Beside those of errors, so that a script can tell a line that is not ready from a command that failed."""
@@ -59,7 +59,7 @@ def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> N
     18 NOT_READY, also where nothing was heard of the line.
     """
     try:
-        address, keys = events_address(line), events_keys(line, key_files)
+        address, keys = endpoint_of(line, "events", key_files)
     except ConfigError as error:
         raise ConfigError(
             f"{error}; or name the address of the line's events instead, e.g. tcp://127.0.0.1:5556"
@@ -76,8 +76,8 @@ def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> N
 
 def _ask(address: str, timeout_s: float, keys: ClientKeys | None) -> Found:
     with Subscriber(address, topics=["status"], timeout_s=timeout_s, keys=keys) as events:
-        message = events.receive()
-    if message is None:
+        heard = next((heard for heard in events if isinstance(heard, Message)), None)
+    if heard is None:
         require_let_in(address, keys, zmq.SUB)
         return _not_ready(
             "unreachable",
@@ -85,7 +85,7 @@ def _ask(address: str, timeout_s: float, keys: ClientKeys | None) -> Found:
             "may this user connect to it?",
             address,
         )
-    event = message.event
+    event = heard.event
     assert isinstance(event, StatusEvent)  # nothing else has a topic that begins so
     if event.handshake is None:
         return _not_ready("unknown", "the line runs an older heatline that tells no state; update it", address, event)

@@ -4,10 +4,10 @@ import click
 
 from edge.cli.finite_range import FiniteRange
 from edge.cli.key_options import KeyFiles, key_options
-from edge.cli.named_line import commands_address, commands_keys
+from edge.cli.named_line import endpoint_of
 from edge.cli.output import json_option, print_json, visible
-from edge.delivery.commander import Commander
-from edge.delivery.commands import Announced, Triggered
+from edge.delivery.client.commander import Commander
+from edge.wire.commands import Announced, Triggered
 
 
 @click.command(epilog="Example: heatline trigger line1 top --part-id P-1")
@@ -31,7 +31,8 @@ def trigger(line: str, camera: str, part_id: str | None, timeout_s: float, key_f
 
     A camera with a hardware trigger takes it at the next trigger edge; until then the part id waits for it.
     """
-    with Commander(commands_address(line), timeout_s, commands_keys(line, key_files)) as to_line:
+    address, keys = endpoint_of(line, "commands", key_files)
+    with Commander(address, timeout_s, keys) as to_line:
         reply = to_line.trigger(camera, part_id)
     if as_json:
         print_json(reply)

@@ -1,5 +1,6 @@
 """`heatline watch`."""
 
+import time
 from collections import deque
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -16,12 +17,13 @@ from rich.text import Text
 from edge.cli.finite_range import FiniteRange
 from edge.cli.key_options import KeyFiles, key_options
 from edge.cli.line_words import account_in_words, camera_in_words, handshake_in_words, in_force_in_words, local_time
-from edge.cli.named_line import events_address, events_keys, replay_address, replay_keys
-from edge.cli.output import json_option, print_json
-from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, StatusEvent, VerdictEvent
-from edge.delivery.security.knocking import require_let_in
-from edge.delivery.subscriber import Subscriber
-from edge.errors import EventsLostError, InputError, MessageError
+from edge.cli.named_line import endpoint_of
+from edge.cli.output import json_option, print_json, visible
+from edge.delivery.client.gap_detector import Gap
+from edge.delivery.client.handshake_probe import require_let_in
+from edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Subscriber
+from edge.errors import InputError, MessageError
+from edge.wire.events import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, StatusEvent, VerdictEvent
 
 ROWS_KEPT = 200
 LINES_BESIDE_ROWS = 8
@@ -40,9 +42,6 @@ STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold 
 )
 @click.option("--count", type=click.IntRange(min=1), help="Stop after so many verdicts.")
 @click.option("--timeout", "timeout_s", type=FiniteRange(min=0), help="Stop when nothing came for so many seconds.")
-@click.option(
-    "--replay", help="Address of the line's journal, to have again what was missed; of a named line its file says it."
-)
 @click.option("--save", type=click.Path(path_type=Path), help="Folder to keep events.jsonl and heatmaps (SEQ.png) in.")
 @key_options
 @json_option
@@ -51,7 +50,6 @@ def watch(
     topics: tuple[str, ...],
     count: int | None,
     timeout_s: float | None,
-    replay: str | None,
     save: Path | None,
     key_files: KeyFiles,
     as_json: bool,
@@ -63,7 +61,7 @@ def watch(
     Stops by itself when the line says that it has stopped.
     """
     table = EventTable()
-    address, keys = events_address(line), events_keys(line, key_files)
+    address, keys = endpoint_of(line, "events", key_files)
     require_let_in(address, keys, zmq.SUB)
     with (
         _Saver(save) as saver,
@@ -71,34 +69,32 @@ def watch(
             address,
             topics={*topics, *ALWAYS_HEARD},
             timeout_s=SILENT_SECONDS if timeout_s is None and keys is not None else timeout_s,
-            replay=replay or replay_address(line),
             keys=keys,
-            replay_keys=keys if replay else replay_keys(line, key_files),
         ) as events,
         table.live(hidden=as_json) as live,
     ):
         verdicts = 0
         while True:
             try:
-                message = events.receive()
+                heard = events.receive()
             except MessageError as error:  # somebody else's message must not end the watch
                 click.echo(f"heatline: {error}", err=True)
                 continue
-            except EventsLostError as error:
-                if as_json:
-                    click.echo(f"heatline: {error}", err=True)
-                else:
-                    table.add_lost(error)
-                    live.update(table)
-                continue
-            if message is None:
+            if heard is None:
                 require_let_in(address, keys, zmq.SUB)  # its key may have been revoked
                 if timeout_s is None:
                     continue
                 return
-            event = message.event
+            if not isinstance(heard, Message):
+                if as_json:
+                    click.echo(f"heatline: {visible(str(heard))}", err=True)
+                else:
+                    table.add_notice(heard)
+                    live.update(table)
+                continue
+            event = heard.event
             if event.topic.startswith(topics):
-                saver.keep(message)
+                saver.keep(heard)
                 if as_json:
                     print_json(event)
             if not as_json:
@@ -190,10 +186,19 @@ class EventTable:
             )
         )
 
-    def add_lost(self, error: EventsLostError) -> None:
-        """Say what was missed."""
-        after = f"after {error.after_seq} up to {error.through_seq}"
-        self._rows.append((after, "", "", "", Text("missed", style="bold yellow"), *[""] * 4))
+    def add_notice(self, notice: Notice) -> None:
+        """Say what was missed, that the line was started again, or that it is silent."""
+        seq, detail = "", visible(str(notice))
+        match notice:
+            case Gap():
+                what, seq = "missed", f"after {notice.after_seq} up to {notice.through_seq}"
+                detail = visible(notice.topic)
+            case NewBoot():
+                what = "new boot"
+            case LineLost():
+                what = "silence"
+        row = Text(what, style="bold yellow"), "", Text(detail), "", ""
+        self._rows.append((seq, _clock(time.time_ns()), "", "", *row))
 
     def __rich_console__(self, console: Console, _options: ConsoleOptions) -> RenderResult:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -1,10 +1,5 @@
-"""Events to the PLC/MES, and commands from it. docs/protocol.md, durable.md and commands.md there are the authority.
+"""Events to the PLC/MES, and commands from it. docs/protocol.md, durable.md and commands.md are the authority.
 
-Three clients: `Subscriber` listens live, `Follower` gets every event once it is journalled, `Commander` asks.
+`client` is what connects to a line; the rest is the line's side: publisher, journal, and the servers of commands and of
+durable consumers. What both say to each other is `edge.wire`.
 """
-
-from edge.delivery.commander import Commander
-from edge.delivery.durable.follower import Follower
-from edge.delivery.subscriber import Subscriber
-
-__all__ = ["Commander", "Follower", "Subscriber"]

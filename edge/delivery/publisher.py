@@ -13,13 +13,13 @@ from typing import NamedTuple, Protocol
 
 import zmq
 
-from edge.delivery.heartbeats import notice_vanished_peers
-from edge.delivery.messages import Message, Welcome, header_of, to_frames, welcome_to_bytes
 from edge.delivery.security.access import Access
 from edge.delivery.security.socket_guard import SocketGuard
 from edge.delivery.security.subscriptions import Subscriptions
+from edge.delivery.sockets import notice_vanished_peers
 from edge.errors import DeliveryError
 from edge.named_thread import NamedThread
+from edge.wire.events import Message, header_of, to_frames
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +51,6 @@ class Keeping(Protocol):
     def tend(self) -> list[Message]:
         """See to what is kept; what is to be sent of that. Called some 20 times a second."""
 
-    def welcome(self) -> Welcome | None:
-        """Where the counts are now, for those who join."""
-
 
 class AsTheyAre:
     """Keeps nothing, and sends messages as they came."""
@@ -65,9 +62,6 @@ class AsTheyAre:
 
     def tend(self) -> list[Message]:
         return []
-
-    def welcome(self) -> Welcome | None:
-        return None
 
 
 class _HandedOver(NamedTuple):
@@ -94,7 +88,6 @@ class Publisher:
         self._listened_to = threading.Event()
         self._error: zmq.ZMQError | None = None
         self._committed_s = float("-inf")
-        self._welcome: Welcome | None = None
         self._thread = NamedThread("publish", self._run)
 
     def start(self) -> None:
@@ -159,7 +152,6 @@ class Publisher:
             subscriptions.set_up(socket)
             notice_vanished_peers(socket)
             try:
-                self._welcome_joiners(socket)
                 guard = SocketGuard(socket, self._access, "events", self.address)
                 guard.bind()
             except zmq.ZMQError as error:
@@ -184,7 +176,6 @@ class Publisher:
             outgoing = self._keeping.commit(messages) if messages else []
             for message in [*outgoing, *self._keeping.tend()]:
                 socket.send_multipart(to_frames(message))
-            self._welcome_joiners(socket)
             for each in group:
                 if each.sent is not None:
                     each.sent()
@@ -215,16 +206,6 @@ class Publisher:
                     return group, True
                 group.append(following)
         return group, False
-
-    def _welcome_joiners(self, socket: zmq.Socket[bytes]) -> None:
-        """Tell those who join from now on where the counts are.
-
-        After the messages that they count were sent: told before, a joiner would miss some and not know.
-        """
-        welcome = self._keeping.welcome()
-        if welcome is not None and welcome != self._welcome:
-            self._welcome = welcome
-            socket.setsockopt(zmq.XPUB_WELCOME_MSG, welcome_to_bytes(welcome))
 
 
 def _takes_verdicts(prefix: bytes) -> bool:

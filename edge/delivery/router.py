@@ -1,33 +1,38 @@
 """A ROUTER socket that takes requests, in a thread of its own that alone touches it."""
 
 import contextlib
+import logging
 import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar, Generic
 
 import zmq
 
 from edge.delivery.security.access import Access
 from edge.delivery.security.socket_guard import SocketGuard, SocketName
+from edge.delivery.sockets import PARTS_KEPT, receive_frames
 from edge.errors import DeliveryError
 from edge.named_thread import NamedThread
+from edge.rate_limited_log import RateLimitedLog
+from edge.wire.requests import Protocol, Refused, RequestT, refuse
+
+logger = logging.getLogger(__name__)
 
 LONGEST_REQUEST_BYTES = 65536
 """Who sends a longer one is hung up on by ZeroMQ, before it takes memory here."""
 REQUESTS_AT_ONCE = 100
 """Taken in between two looks at what else is to be done, so that nobody who floods us with requests keeps that back."""
-PARTS_KEPT = 4
-"""Of one message: the client, the delimiter, the request, and one more that shows that there are too many."""
 LINGER_MS = 2000
 START_WITHIN_SECONDS = 5.0
+TOO_MANY_PARTS = refuse("malformed", "a message of too many parts came; send one JSON object")
 
 Route = tuple[bytes, ...]
 """What a reply begins with: the client as the socket knows it and, where its request had one, the empty delimiter."""
 
 
-class RouterServer(ABC):
+class RouterServer(ABC, Generic[RequestT]):
     """Binds, serves until closed, and lets go.
 
     Args:
@@ -38,6 +43,7 @@ class RouterServer(ABC):
     thread_name: ClassVar[str]
     name: ClassVar[SocketName]
     """Which of the line's sockets it is: its table in the configuration."""
+    protocol: Protocol[RequestT, Any]
     send_high_water_mark: ClassVar[int]
     """Messages kept for a client that does not read."""
 
@@ -50,6 +56,7 @@ class RouterServer(ABC):
         self._wake: int | None = None
         self._bound = threading.Event()
         self._error: zmq.ZMQError | None = None
+        self._faults = RateLimitedLog(logger)
         self._thread = NamedThread(self.thread_name, self._run)
 
     def start(self) -> None:
@@ -130,8 +137,8 @@ class RouterServer(ABC):
             return True
         return False
 
-    def _received(self, socket: zmq.Socket[bytes], at_most: int) -> Iterator[tuple[Route, bytes | None]]:
-        """What has come, without waiting: who asked, and the request; None where the message has too many parts.
+    def _requests(self, socket: zmq.Socket[bytes], at_most: int) -> Iterator[tuple[Route, RequestT | Refused]]:
+        """What has come, without waiting: who asked, and the request, or the refusal of what is none, which is counted.
 
         A REQ socket puts an empty delimiter before its request, and wants it back before the reply; a DEALER may.
         """
@@ -145,24 +152,11 @@ class RouterServer(ABC):
                 continue
             client, *parts = (frame.bytes for frame in frames)
             delimiter = parts[:1] if len(parts) > 1 and not parts[0] else []
-            payload = parts[len(delimiter)] if len(parts) == len(delimiter) + 1 else None
-            yield (client, *delimiter), payload
+            whole = len(parts) == len(delimiter) + 1
+            request = self.protocol.request_from(parts[-1]) if whole else TOO_MANY_PARTS
+            if isinstance(request, Refused):
+                self._count(request)
+            yield (client, *delimiter), request
 
-
-def receive(socket: zmq.Socket[bytes], parts_kept: int) -> list[bytes]:
-    """The first parts of a message; the others are let go one by one, as there may be any number.
-
-    Raises:
-        Again: none has come.
-    """
-    return [frame.bytes for frame in receive_frames(socket, parts_kept)]
-
-
-def receive_frames(socket: zmq.Socket[bytes], parts_kept: int) -> list[zmq.Frame]:
-    """The same, with what ZeroMQ knows of who sent it."""
-    parts = [socket.recv(zmq.NOBLOCK, copy=False)]
-    while socket.getsockopt(zmq.RCVMORE):
-        part = socket.recv(copy=False)
-        if len(parts) < parts_kept:
-            parts.append(part)
-    return parts
+    def _count(self, refused: Refused) -> None:
+        self._access.refusals.note(self.name, refused.reason, refused.detail)

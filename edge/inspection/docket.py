@@ -1,5 +1,5 @@
 """The docket: every frame from its announcement until its event is out, each camera's in order, and what it is to be
-inspected by.
+inspected by. What is in force stands here as well: so a frame and its setup are booked under one lock.
 
 Whatever becomes of a frame is settled here, once. Events leave in the order of the camera's frames; frames one after
 the other that were lost for the same reason leave as one. At its deadline a frame that is not settled yet is settled as
@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from edge.bundle import ProvenEngine
 from edge.frames import Stamp
 from edge.inspection.outcome import Outcome, Unjudged
 from edge.inspection.setup import Setup
@@ -23,7 +22,7 @@ _TOO_LATE = Unjudged("dropped", "deadline", "there was no verdict by its deadlin
 @dataclass
 class _Entry:
     stamp: Stamp
-    setup: Setup | None
+    setup: Setup
     outcome: Outcome | None = None
 
 
@@ -33,9 +32,12 @@ class Docket:
     Args:
         cameras: their names.
         judged_waiting: how many judgements, which hold heatmaps, may wait to be taken.
+        setup: what frames are inspected by until another one is put in force.
     """
 
-    def __init__(self, cameras: Iterable[str], judged_waiting: int) -> None:
+    def __init__(self, cameras: Iterable[str], judged_waiting: int, setup: Setup) -> None:
+        self._setup = setup
+        setup.uses.acquire()
         self._entries: dict[str, deque[_Entry]] = {camera: deque() for camera in cameras}
         self._turn = deque(self._entries)
         self._open: dict[tuple[str, int], _Entry] = {}
@@ -43,28 +45,46 @@ class Docket:
         self._changed = threading.Condition()
         self._closed = False
 
-    def admit(self, stamp: Stamp, setup: Setup | None = None) -> None:
-        """A frame was announced, and is to be inspected by this. A camera's frames are admitted in the order of their
-        numbers.
+    @property
+    def setup(self) -> Setup:
+        """What is in force."""
+        return self._setup
+
+    def put_in_force(self, setup: Setup) -> None:
+        """Have frames that are admitted from now on inspected by this."""
+        with self._changed:
+            setup.uses.acquire()
+            self._setup, former = setup, self._setup
+            former.uses.release()
+
+    def admit(self, stamp: Stamp) -> None:
+        """A frame was announced, and is to be inspected by what is in force now.
+
+        A camera's frames are admitted in the order of their numbers.
         """
         with self._changed:
-            entry = _Entry(stamp, setup)
+            entry = _Entry(stamp, self._setup)
+            entry.setup.uses.acquire()
             self._entries[stamp.camera].append(entry)
             self._open[stamp.camera, stamp.number] = entry
             if stamp.due_monotonic_ns is not None:
                 self._changed.notify_all()  # it may be due before all others
 
-    def setup_of(self, stamp: Stamp) -> Setup | None:
-        """What a frame is to be inspected by; None where nobody waits for what becomes of it any more."""
+    def take_up(self, stamp: Stamp) -> Setup | None:
+        """What a frame is to be inspected by now: its engine is needed until it is `put_down`, whoever still waits for
+        the frame's event. None: it is too late, and its tiles would only delay others.
+        """
         with self._changed:
             entry = self._open.get((stamp.camera, stamp.number))
-            return None if entry is None else entry.setup
+            if entry is None:
+                return None
+            entry.setup.uses.acquire()
+            return entry.setup
 
-    def needs(self, proven: ProvenEngine) -> bool:
-        """Whether the event of some frame that is inspected by this engine is not given out yet."""
+    def put_down(self, setup: Setup) -> None:
+        """The engine does not work on that frame any more."""
         with self._changed:
-            entries = [entry for waiting in self._entries.values() for entry in waiting]
-            return any(entry.setup is not None and entry.setup.proven is proven for entry in entries)
+            setup.uses.release()
 
     def settle(self, outcome: Outcome) -> bool:
         """Say what became of a frame; waits for room where that is a judgement. False: it was too late to count."""
@@ -119,6 +139,7 @@ class Docket:
 
     def _pop(self, entries: deque[_Entry]) -> Outcome:
         entry = entries.popleft()
+        entry.setup.uses.release()
         assert entry.outcome is not None
         outcome = replace(entry.outcome, setup=entry.setup)
         if outcome.judgement is not None:
@@ -133,7 +154,7 @@ class Docket:
             and entries[0].setup is entry.setup
             and _same_loss(outcome, following)
         ):
-            entries.popleft()
+            entries.popleft().setup.uses.release()
             outcome = replace(outcome, stamp=outcome.stamp.through(following.stamp))
         return outcome
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge.frames import Stamp
+from edge.frames import Stamp, Watermark
+from edge.inspection.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -31,49 +32,61 @@ _SLOTS = 256
 _CAMERA_BYTES = _HEAD.size + _SLOTS * _SLOT.size
 
 
-class FlightRecorder:
-    """Notes each frame's announcement and the end of its way. Of one camera, one thread announces and one tells.
+class InFlightLog:
+    """Notes each frame's announcement and the end of its way, from `begin` on. Of one camera, one thread announces and
+    one tells.
 
-    A disk that cannot be written any more keeps no frame from being inspected: that is logged, and tried again with
-    every frame.
+    A disk that cannot be written keeps no frame from being inspected: that is logged, and tried again with every frame,
+    or by `begin_again` where it could not even begin.
 
     Args:
-        path: the file; what was in it is written over.
-        told: per camera, how many frames have been told of already.
-        boot_id: whose frames these are.
-    Raises:
-        OSError: it cannot be written.
+        path: the file; None: nothing is noted.
+        ledger: whose frames these are: what it has booked is told.
+        boot_id: of this run.
     """
 
-    def __init__(self, path: Path, told: Mapping[str, int], boot_id: str = "") -> None:
-        names = list(told)
-        size = len(_MAGIC) + len(names) * _CAMERA_BYTES
-        self._path = path
-        self._blocks = {name: len(_MAGIC) + index * _CAMERA_BYTES for index, name in enumerate(names)}
-        self._slots = dict.fromkeys(names, 0)
+    def __init__(self, path: Path | None, ledger: Ledger, boot_id: str) -> None:
+        self.path = path
+        self._ledger, self._boot_id = ledger, boot_id
+        self._blocks: dict[str, int] = {}
+        self._slots: dict[str, int] = {}
+        self._fd = -1
         self._fault: str | None = None
-        heads = [_HEAD.pack(name.encode(), told[name], told[name], boot_id.encode()) for name in names]
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            # A full disk must show now; one that fills later does no harm. The room that the last run's record takes
-            # is not given back meanwhile.
-            os.posix_fallocate(self._fd, 0, size)
-            # From its begin to its end, so that a death meanwhile leaves each camera's record as it was, or empty.
-            _write(self._fd, 0, _MAGIC + b"".join(head.ljust(_CAMERA_BYTES, b"\0") for head in heads))
-            os.ftruncate(self._fd, size)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, 0)  # it has been told of, and says nothing of this run
-            self.close()
-            raise
 
     @property
     def fault(self) -> str | None:
         """Why nobody would know after a crash what was in flight, in words; None while it is noted."""
         return self._fault
 
+    def begin(self) -> None:
+        """Note what is in flight from now on; what was in the file is written over."""
+        if self.path is None:
+            return
+        told = {name: account.captured - account.in_flight for name, account in self._ledger.accounts().items()}
+        self._blocks = {name: len(_MAGIC) + index * _CAMERA_BYTES for index, name in enumerate(told)}
+        self._slots = dict.fromkeys(told, 0)
+        heads = [_HEAD.pack(name.encode(), last, last, self._boot_id.encode()) for name, last in told.items()]
+        try:
+            self._fd = _written_over(self.path, b"".join(head.ljust(_CAMERA_BYTES, b"\0") for head in heads))
+        except OSError as error:
+            if self._fault is None:
+                nobody_knows = "after a crash nobody will know what was in flight"
+                logger.warning("%s cannot be written (%s): %s", self.path, error, nobody_knows)
+            self._fault = f"{self.path.parent} cannot be written: after a crash nobody knows what was in flight"
+            return
+        if self._fault is not None:
+            self._fault = None
+            logger.info("%s can be written: what is in flight is noted from now on", self.path.parent)
+
+    def begin_again(self) -> None:
+        """Begin, where that failed: there may be room by now."""
+        if self._fault is not None and self._fd < 0:
+            self.begin()
+
     def announced(self, stamp: Stamp) -> None:
         """A frame, or a run of them, was announced; it has its number."""
+        if self._fd < 0:
+            return
         block, slot = self._blocks[stamp.camera], self._slots[stamp.camera]
         self._slots[stamp.camera] = (slot + 1) % _SLOTS
         noted = _SLOT.pack(
@@ -89,11 +102,9 @@ class FlightRecorder:
 
     def told(self, stamp: Stamp) -> None:
         """The event of a frame, or of a run of them, is out."""
-        self._note((self._blocks[stamp.camera] + _TOLD_AT, _NUMBER.pack(stamp.number + stamp.frames - 1)))
-
-    def close(self) -> None:
-        os.close(self._fd)
-        self._fd = -1
+        if self._fd >= 0:
+            last = _NUMBER.pack(stamp.number + stamp.frames - 1)
+            self._note((self._blocks[stamp.camera] + _TOLD_AT, last))
 
     def _note(self, *writes: tuple[int, bytes]) -> None:
         try:
@@ -101,12 +112,34 @@ class FlightRecorder:
                 _write(self._fd, at, data)
         except OSError as error:
             if self._fault is None:
-                self._fault = f"{self._path} cannot be written ({error.strerror})"
+                self._fault = f"{self.path} cannot be written ({error.strerror})"
                 logger.error("%s: after a crash nobody will know what was in flight", self._fault)
             return
         if self._fault is not None:
             self._fault = None
-            logger.info("%s is written again", self._path)
+            logger.info("%s is written again", self.path)
+
+
+def _written_over(path: Path, blocks: bytes) -> int:
+    """A file with one block per camera, open; what was in it is gone.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        # A full disk must show now; one that fills later does no harm. The room that the last run's record takes is not
+        # given back meanwhile.
+        os.posix_fallocate(fd, 0, len(_MAGIC) + len(blocks))
+        # From its begin to its end, so that a death meanwhile leaves each camera's record as it was, or empty.
+        _write(fd, 0, _MAGIC + blocks)
+        os.ftruncate(fd, len(_MAGIC) + len(blocks))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)  # it has been told of, and says nothing of this run
+        os.close(fd)
+        raise
+    return fd
 
 
 def _write(fd: int, at: int, data: bytes) -> None:
@@ -125,27 +158,19 @@ class _Noted:
 
 
 @dataclass(frozen=True)
-class Told:
-    """How far the frames of a camera were told of, by their numbers in a boot."""
-
-    boot_id: str
-    frame_number: int
-
-
-@dataclass(frozen=True)
 class LastRun:
     """What a record says of the run that wrote it."""
 
     in_flight: list[Stamp]
     """The frames that were announced and never told of, as few stamps as can say it; each part has its own. Their
     numbers are those of that run."""
-    told: dict[str, Told]
+    told: dict[str, Watermark]
     """Per camera, what was told of."""
     noted_at_ns: int = 0
     """When it was written last: UTC, ns since 1970; 0: there is none."""
 
 
-def last_run(path: Path, journalled: Mapping[str, Told] | None = None) -> LastRun:
+def last_run(path: Path | None, journalled: Mapping[str, Watermark] | None = None) -> LastRun:
     """What is known of an earlier run; a file that is not there, or is none of ours, tells of nothing.
 
     Args:
@@ -153,6 +178,8 @@ def last_run(path: Path, journalled: Mapping[str, Told] | None = None) -> LastRu
             come before it was noted here.
     """
     run = LastRun([], {})
+    if path is None:
+        return run
     try:
         data, noted_at_ns = path.read_bytes(), path.stat().st_mtime_ns
     except OSError:
@@ -164,7 +191,7 @@ def last_run(path: Path, journalled: Mapping[str, Told] | None = None) -> LastRu
     for block in range(len(_MAGIC), len(data) - _CAMERA_BYTES + 1, _CAMERA_BYTES):
         name, announced, told, boot = _HEAD.unpack_from(data, block)
         camera, boot_id = (text.rstrip(b"\0").decode(errors="replace") for text in (name, boot))
-        run.told[camera] = Told(boot_id, told)
+        run.told[camera] = Watermark(boot_id, told)
         kept = (journalled or {}).get(camera)
         if kept is not None and kept.boot_id == boot_id:
             told = max(told, kept.frame_number)

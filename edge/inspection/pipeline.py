@@ -15,14 +15,13 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from edge.bundle import ProvenEngine
 from edge.cameras.base import EndOfFrames
 from edge.errors import EngineError, GeometryError, InputError
 from edge.frames import BadFrame, Frame, Stamp
 from edge.geometry.area_of_interest import WHOLE_FRAME
 from edge.inference import Engine
 from edge.inspection.docket import Docket
-from edge.inspection.flight_recorder import FlightRecorder
+from edge.inspection.flight_recorder import InFlightLog
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Handoff, Lane
 from edge.inspection.inspector import PendingFrame
@@ -75,6 +74,7 @@ class Pipeline:
         setup: what frames are inspected by until another one is put in force.
         report: takes each outcome, on one thread; those of one camera in the order of its frames.
         probed: hears on the same thread, after all that was reported before, that a probe was judged.
+        in_flight: notes each frame that was announced.
     """
 
     def __init__(
@@ -84,16 +84,14 @@ class Pipeline:
         ledger: Ledger,
         report: Callable[[Outcome], None],
         probed: Callable[[], None] = lambda: None,
+        in_flight: InFlightLog | None = None,
     ) -> None:
-        self._cameras, self._setup, self._ledger, self._report, self._probed = cameras, setup, ledger, report, probed
+        self._cameras, self._ledger, self._report, self._probed = cameras, ledger, report, probed
         lanes = {name: camera.lane for name, camera in cameras.items()}
         self._grabbed: Handoff[Frame] = Handoff({**lanes, PROBE: Lane(1, "drop_newest")})
         self._started: queue.Queue[tuple[Setup, PendingFrame] | None] = queue.Queue(FRAMES_WITH_ENGINE)
-        self._docket = Docket([*cameras, PROBE], FRAMES_WITH_ENGINE)
-        self._recorder: FlightRecorder | None = None
-        self._exchanging = threading.Lock()
-        self._at_work: list[ProvenEngine] = []
-        """The engine of each frame that is being handed to one, or is with one, whoever still waits for its event."""
+        self._docket = Docket([*cameras, PROBE], FRAMES_WITH_ENGINE, setup)
+        self._in_flight = in_flight
         self._probes = 0
         self._probe_is_out = False
         self._begun = False
@@ -110,20 +108,11 @@ class Pipeline:
         for thread in reversed(self._stages):
             thread.start()
 
-    def begin(self, recorder: FlightRecorder | None = None) -> None:
-        """Take frames from the cameras.
-
-        Args:
-            recorder: notes what is in flight.
-        """
-        self._recorder = recorder
+    def begin(self) -> None:
+        """Take frames from the cameras."""
         for thread in self._grabbers:
             thread.start()
         self._begun = True
-
-    def note_in(self, recorder: FlightRecorder) -> None:
-        """Note there what is in flight, from the next frame on."""
-        self._recorder = recorder
 
     @property
     def ended(self) -> bool:
@@ -133,30 +122,23 @@ class Pipeline:
     @property
     def setup(self) -> Setup:
         """What frames are inspected by that are taken from their camera now."""
-        return self._setup
+        return self._docket.setup
 
     def put_in_force(self, setup: Setup) -> None:
         """Inspect by this what is taken from its camera from now on; what was taken before is still inspected by the
         setup before.
         """
-        with self._exchanging:
-            self._setup = setup
-
-    def needs(self, proven: ProvenEngine) -> bool:
-        """Whether frames are, or are still to be, inspected by this engine."""
-        with self._exchanging:
-            at_work = self._setup.proven, *self._at_work
-            return any(each is proven for each in at_work) or self._docket.needs(proven)
+        self._docket.put_in_force(setup)
 
     def probe(self) -> None:
         """Send a tile the whole way from the hand-off on, unless one is on it already. One thread."""
         if self._probe_is_out:
             return
         self._probes += 1
-        side = self._setup.bundle.manifest.grid.tile_px
+        side = self.setup.bundle.manifest.grid.tile_px
         probe = Frame(Stamp(PROBE, None, number=self._probes), np.full((side, side), PROBE_GREY, np.uint8), "Mono8")
         self._probe_is_out = True
-        self._admit(probe.stamp)
+        self._docket.admit(probe.stamp)
         lost = self._grabbed.put(PROBE, probe)
         assert lost is None or self._grabbed.closed
 
@@ -201,9 +183,9 @@ class Pipeline:
                 continue
             number = self._ledger.captured(name, item.stamp.frames)
             item = replace(item, stamp=item.stamp.numbered(number))
-            if self._recorder is not None:
-                self._recorder.announced(item.stamp)
-            self._admit(item.stamp)
+            if self._in_flight is not None:
+                self._in_flight.announced(item.stamp)
+            self._docket.admit(item.stamp)
             if isinstance(item, Frame):
                 item = self._checked(item)
             if isinstance(item, BadFrame):
@@ -214,10 +196,6 @@ class Pipeline:
                 lost.release()
                 self._docket.settle(_dropped(lost, "stopped" if self._grabbed.closed else "overload"))
 
-    def _admit(self, stamp: Stamp) -> None:
-        with self._exchanging:  # else its engine could be found needless in between
-            self._docket.admit(stamp, self._setup)
-
     def _checked(self, frame: Frame) -> Frame | BadFrame:
         checked = self._cameras[frame.stamp.camera].rule.check(frame)
         if isinstance(checked, BadFrame):
@@ -227,7 +205,7 @@ class Pipeline:
     def _infer(self) -> None:
         engine: Engine | None = None
         while (frame := self._next_frame(engine)) is not None:
-            setup = self._take_up(frame)
+            setup = self._docket.take_up(frame.stamp)
             if setup is not None and setup.proven.engine is not engine:
                 if engine is not None:
                     engine.drain()  # else its last answers would lie there until a frame comes back to it
@@ -237,7 +215,7 @@ class Pipeline:
             if setup is None:
                 continue
             if pending is None:
-                self._put_down(setup)
+                self._docket.put_down(setup)
             else:
                 self._hand_on((setup, pending))
         if engine is not None:
@@ -257,18 +235,6 @@ class Pipeline:
             pass
         self._started.put(started)
 
-    def _take_up(self, frame: Frame) -> Setup | None:
-        """What a frame is to be inspected by; None where it is too late: its tiles would only delay others."""
-        with self._exchanging:
-            setup = self._docket.setup_of(frame.stamp)
-            if setup is not None:
-                self._at_work.append(setup.proven)
-            return setup
-
-    def _put_down(self, setup: Setup) -> None:
-        with self._exchanging:
-            self._at_work.remove(setup.proven)
-
     def _start(self, frame: Frame, setup: Setup) -> PendingFrame | None:
         try:
             return setup.inspector.start(frame, setup.areas.get(frame.stamp.camera, WHOLE_FRAME))
@@ -284,7 +250,7 @@ class Pipeline:
     def _judge(self) -> None:
         while (started := self._started.get()) is not None:
             self._docket.settle(_judged(*started))
-            self._put_down(started[0])
+            self._docket.put_down(started[0])
         self._docket.close()
 
     def _report_outcomes(self) -> None:

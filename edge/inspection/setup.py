@@ -1,6 +1,6 @@
 """What frames are inspected by, exchanged as one between two frames: a frame is never judged by parts of two setups."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -13,6 +13,28 @@ from edge.inspection.inspector import Inspector
 
 Heatmaps = Literal["never", "defect", "always"]
 """Which verdicts carry their heatmap."""
+
+
+class EngineUses:
+    """A reference count of an engine: of the setup in force, of frames whose event is not out, and of frames that the
+    engine works on. Setups of one engine share it. The docket alone counts, under its lock.
+
+    Args:
+        unused: called once nothing needs the engine any more, under that lock.
+    """
+
+    def __init__(self, unused: Callable[[], None] = lambda: None) -> None:
+        self._count, self._unused = 0, unused
+
+    def acquire(self) -> None:
+        """One more needs it."""
+        self._count += 1
+
+    def release(self) -> None:
+        """One of them needs it no more."""
+        self._count -= 1
+        if self._count == 0:
+            self._unused()
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +53,8 @@ class Setup:
     acting: bool = True
     """Whether ejectors may fire on its events."""
     heatmaps: Heatmaps = "never"
+    uses: EngineUses = field(default_factory=EngineUses)
+    """Who needs its engine; the default closes none."""
 
     @cached_property
     def scale(self) -> ColourScale:

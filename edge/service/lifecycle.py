@@ -1,43 +1,35 @@
-"""The service's life: startup, main loop, shutdown. The only place that touches signals."""
+"""The service's life: start, serve, shut down. The only place that touches signals."""
 
 import contextlib
 import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from edge.config import LineConfig
-from edge.delivery.commands import CommandServer
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
 from edge.errors import EngineError
-from edge.inspection.flight_recorder import FlightRecorder
+from edge.inspection.flight_recorder import FILE_NAME, InFlightLog, last_run
 from edge.inspection.ledger import Ledger
+from edge.inspection.outcome import Outcome
 from edge.inspection.pipeline import Pipeline
-from edge.service.address_file import tell_where_events_are
-from edge.service.aftermath import (
-    begin_to_note,
-    held,
-    read_last_run,
-    state_folder,
-    tell_of_the_last_run,
-    told_live_alone,
-)
-from edge.service.changeover import Changeover, in_words
-from edge.service.heartbeat import Heartbeat
-from edge.service.keeping import Keeping, kept
-from edge.service.line import OpenCamera, open_cameras, pipeline_cameras
-from edge.service.oversight import Oversight
-from edge.service.preparing import Prepared, prepare
-from edge.service.product_memory import remembered_product
-from edge.service.reporter import Reporter
-from edge.service.requests import RequestDesk
-from edge.service.systemd_notify import notify
-from edge.service.teller import Teller
+from edge.service.changeover import Changeover
+from edge.service.events import EventEmitter
+from edge.service.journal import open_journal
+from edge.service.line import Line, open_cameras, pipeline_cameras
+from edge.service.loading import Prepared, describe, prepare
+from edge.service.product_memory import ProductMemory
+from edge.service.readiness import Heartbeat
+from edge.service.recovery import find_unjournalled, locked, recover
+from edge.service.requests import RequestDesk, serve_requests
+from edge.service.status import StatusMonitor
+from edge.service.systemd import notify, notify_starting, publish_address, state_folder
 
 logger = logging.getLogger(__name__)
 
@@ -79,89 +71,99 @@ class Service:
         Raises:
             HeatlineError: it cannot start, or could not finish what it had grabbed.
         """
-        with held(self._state_folder):
-            self._run()
+        with contextlib.ExitStack() as at_end:
+            line, changeover = self._start(at_end)
+            status = StatusMonitor(line, changeover)
+            try:
+                self._serve(line, changeover, status)
+            finally:
+                in_time = self._shut_down(line, changeover, status)
+            line.pipeline.check()
+            if not in_time:
+                raise EngineError(
+                    f"the frames in flight were not finished within {STOP_WITHIN_SECONDS:.0f} s; see the log"
+                )
 
-    def _run(self) -> None:
-        _say_starting("loading the bundle")
+    def _start(self, at_end: contextlib.ExitStack) -> tuple[Line, Changeover]:
+        """Open all that the line needs; what is opened is closed at the end, the last first."""
+        config, folder = self._config, self._state_folder
+        at_end.enter_context(locked(folder))
+        notify_starting("loading the bundle")
         self._warn_of_missing_products()
-        selected, unremembered = self._selected_before()
-        prepared = prepare(self._config.of_product(selected or self._config.product), say=_say_starting)
-        reporter = Reporter(self._path.stem)
-        heartbeat = Heartbeat()
-        access = Access.read(self._config.security.key, self._config.security.allowed)
-        with kept(self._config.journal, self._state_folder, reporter, access) as keeping:
-            publisher = Publisher(self._config.events.bind, keeping.journalling, access)
-            publisher.start()
-            tell_where_events_are(publisher.address)
-            teller = Teller(reporter, publisher, heartbeat, prepared.setup)
-            _say_starting("opening the cameras")
-            try:
-                with open_cameras(
-                    prepared.config.cameras, teller.alarm, all_must_open=False, stopping=lambda: self._stopping
-                ) as cameras:
-                    self._inspect(
-                        prepared, selected, unremembered, teller, heartbeat, publisher, keeping, access, cameras
-                    )
-            finally:
-                publisher.close()
+        memory = ProductMemory(folder, [product.name for product in config.products], config.product)
+        prepared = prepare(config.of_product(memory.selected or config.product), say=notify_starting)
+        line = self._open_line(prepared, at_end)
+        changeover = Changeover(line, self._path, config, prepared, memory)
+        line.pipeline.start()
+        line.heartbeat.begin()
+        line.pipeline.probe()  # no part may come before something has gone the whole way
+        desk = RequestDesk(line.cameras, changeover.select)
+        at_end.enter_context(serve_requests(config.commands.bind, desk, line.access))
+        notify("READY=1")
+        logger.info("ready: %s, publishing on %s", describe(prepared), line.publisher.address)
+        return line, changeover
 
-    def _inspect(
-        self,
-        prepared: Prepared,
-        selected: str | None,
-        unremembered: str | None,
-        teller: Teller,
-        heartbeat: Heartbeat,
-        publisher: Publisher,
-        keeping: Keeping,
-        access: Access,
-        cameras: dict[str, OpenCamera],
-    ) -> None:
-        ledger = Ledger(list(cameras))
-        supervised = {name: each.camera for name, each in cameras.items()}
-        pipeline = Pipeline(pipeline_cameras(cameras), prepared.setup, ledger, teller.verdict, teller.probe)
-        changeover = Changeover(
-            self._path,
-            self._config,
-            prepared,
-            pipeline,
-            supervised,
-            teller,
-            selected=selected,
-            unremembered=unremembered,
-            remember_in=self._state_folder,
-            reloading=_tell_systemd_of_a_reload,
+    def _serve(self, line: Line, changeover: Changeover, status: StatusMonitor) -> None:
+        """Inspect until told to stop, or until no camera brings another frame."""
+        self._wait_for_subscriber(line, status)
+        self._recover(line, status)
+        line.pipeline.begin()
+        changeover.open()
+        self._main_loop(line, changeover, status)
+
+    def _main_loop(self, line: Line, changeover: Changeover, status: StatusMonitor) -> None:
+        while not self._stopping and not line.pipeline.ended:
+            status.look("RUNNING")
+            time.sleep(POLL_SECONDS)
+            line.pipeline.check()
+            if self._reload_wanted:
+                self._reload_wanted = False
+                if not changeover.reload():
+                    self._reload_wanted = True
+
+    def _shut_down(self, line: Line, changeover: Changeover, status: StatusMonitor) -> bool:
+        """Finish the frames in flight, and say that the line has stopped, also after a fault; whether all were finished
+        in time.
+        """
+        notify("STOPPING=1")
+        logger.info("stopping: %s", "it was told to" if self._stopping else "no camera brings another frame")
+        changeover.close()
+        status.begin_to_stop()
+        in_time = line.pipeline.stop(STOP_WITHIN_SECONDS, lambda: status.look("RUNNING"))
+        self.leaves_work_behind = not changeover.join()
+        status.say_stopped()
+        return in_time
+
+    def _open_line(self, prepared: Prepared, at_end: contextlib.ExitStack) -> Line:
+        config, folder, name, boot_id = self._config, self._state_folder, self._path.stem, uuid.uuid4().hex
+        access = Access.read(config.security.key, config.security.allowed)
+        journal = at_end.enter_context(open_journal(name, boot_id, config.journal, folder, access))
+        publisher = Publisher(config.events.bind, journal, access)
+        publisher.start()
+        at_end.callback(publisher.close)
+        publish_address(publisher.address)
+        ledger = Ledger([camera.name for camera in prepared.config.cameras])
+        in_flight = InFlightLog(None if folder is None else folder / FILE_NAME, ledger, boot_id)
+        heartbeat = Heartbeat()
+        events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup)
+        notify_starting("opening the cameras")
+        opening = open_cameras(
+            prepared.config.cameras, events.alarm, ledger, all_must_open=False, stopping=lambda: self._stopping
         )
-        oversight = Oversight(teller, heartbeat, ledger, supervised, pipeline, changeover)
-        oversight.unjournalled = keeping.why_not
-        oversight.refused = access.refusals.counts
-        pipeline.start()
-        heartbeat.begin()
-        pipeline.probe()  # no part may come before something has gone the whole way
-        with self._commands(RequestDesk(supervised, changeover.select), access):
-            notify("READY=1")
-            logger.info("ready: %s, publishing on %s", in_words(prepared), publisher.address)
-            try:
-                self._wait_for_subscriber(publisher, oversight)
-                recorder = self._tell_of_the_last_run(ledger, teller, pipeline, oversight, keeping)
-                for name, account in ledger.accounts().items():
-                    supervised[name].count_from(account.captured)
-                teller.note_in(recorder)
-                pipeline.begin(recorder)
-                changeover.open()
-                self._main_loop(pipeline, changeover, lambda: oversight.look("RUNNING"))
-            finally:
-                notify("STOPPING=1")
-                logger.info("stopping: %s", "it was told to" if self._stopping else "no camera brings another frame")
-                changeover.close()
-                oversight.begin_to_stop()
-                in_time = pipeline.stop(STOP_WITHIN_SECONDS, lambda: oversight.look("RUNNING"))
-                self.leaves_work_behind = not changeover.join()
-                oversight.say_stopped()  # also after a fault
-        pipeline.check()
-        if not in_time:
-            raise EngineError(f"the frames in flight were not finished within {STOP_WITHIN_SECONDS:.0f} s; see the log")
+        opened = at_end.enter_context(opening)
+        return Line(
+            cameras={camera: each.camera for camera, each in opened.items()},
+            pipeline=Pipeline(
+                pipeline_cameras(opened), prepared.setup, ledger, events.outcome, events.probe, in_flight
+            ),
+            ledger=ledger,
+            in_flight=in_flight,
+            events=events,
+            publisher=publisher,
+            journal=journal,
+            access=access,
+            heartbeat=heartbeat,
+        )
 
     def _warn_of_missing_products(self) -> None:
         """Better than at the changeover; `heatline check` proves all of them."""
@@ -169,109 +171,33 @@ class Service:
             if product.bundle is not None and not product.bundle.is_dir():
                 logger.warning("product %s cannot be selected: there is no folder %s", product.name, product.bundle)
 
-    def _selected_before(self) -> tuple[str | None, str | None]:
-        """The product that was selected before this start, if the file still has it; and why that is not known."""
-        names = [product.name for product in self._config.products]
-        if not names:
-            return None, None
-        try:
-            selected = remembered_product(self._state_folder)
-        except (OSError, UnicodeDecodeError) as error:
-            unknown = f"which product was selected before the start cannot be read ({error})"
-            logger.error("%s; %s is in force", unknown, self._config.product)
-            return None, unknown
-        if selected is None or selected in names:
-            return selected, None
-        logger.warning("product %r was selected, and the line has none of that name any more", selected)
-        return None, None
-
-    def _tell_of_the_last_run(
-        self, ledger: Ledger, teller: Teller, pipeline: Pipeline, oversight: Oversight, keeping: Keeping
-    ) -> FlightRecorder | None:
-        folder = self._state_folder
-        journalled = keeping.told()
-        run = read_last_run(folder, journalled)
-        if (missing := told_live_alone(run, journalled, keeping.since_ns)) is not None:
-            teller.unrecorded(missing)
-        recorder = tell_of_the_last_run(
-            run,
-            folder,
-            ledger,
-            teller.boot_id,
-            lambda outcome: teller.verdict(replace(outcome, setup=pipeline.setup)),
-            lambda: self._until_sent(teller, oversight),
-        )
-        if recorder is not None:
-            oversight.unrecorded = lambda: recorder.fault
-        elif folder is not None:
-            oversight.unrecorded = lambda: f"{folder} cannot be written: after a crash nobody knows what was in flight"
-            oversight.mend = lambda: self._note_again(folder, ledger, teller, pipeline, oversight)
-        return recorder
-
-    def _until_sent(self, teller: Teller, oversight: Oversight) -> None:
-        """Wait until what was told so far is kept and sent."""
-        sent = threading.Event()
-        teller.after_all(sent.set)
-        while not sent.wait(POLL_SECONDS) and not self._stopping:
-            oversight.look("STARTING")
-
-    def _note_again(
-        self, folder: Path, ledger: Ledger, teller: Teller, pipeline: Pipeline, oversight: Oversight
-    ) -> None:
-        """A disk on which nothing could be written at the start may have room by now."""
-        try:
-            recorder = begin_to_note(folder, ledger, teller.boot_id)
-        except OSError:
-            return
-        logger.info("%s can be written: what is in flight is noted from now on", folder)
-        teller.note_in(recorder)
-        pipeline.note_in(recorder)
-        oversight.unrecorded = lambda: recorder.fault
-        oversight.mend = lambda: None
-
-    @contextlib.contextmanager
-    def _commands(self, desk: RequestDesk, access: Access) -> Iterator[None]:
-        address = self._config.commands.bind
-        if address is None:
-            yield
-            return
-        server = CommandServer(address, desk.handle, access)
-        server.start()
-        try:
-            yield
-        finally:
-            server.close()
-
-    def _wait_for_subscriber(self, publisher: Publisher, oversight: Oversight) -> None:
-        oversight.look("STARTING")
+    def _wait_for_subscriber(self, line: Line, status: StatusMonitor) -> None:
+        status.look("STARTING")
         wait_s = self._config.events.wait_for_subscriber_s
         give_up = time.monotonic() + wait_s
-        while wait_s and not self._stopping and not publisher.wait_for_subscriber(POLL_SECONDS):
-            oversight.look("STARTING")
+        while wait_s and not self._stopping and not line.publisher.wait_for_subscriber(POLL_SECONDS):
+            status.look("STARTING")
             if time.monotonic() > give_up:
                 logger.warning("nobody subscribed within %g s; inspecting all the same", wait_s)
                 return
 
-    def _main_loop(self, pipeline: Pipeline, changeover: Changeover, look: Callable[[], None]) -> None:
-        while not self._stopping and not pipeline.ended:
-            look()
-            time.sleep(POLL_SECONDS)
-            pipeline.check()
-            if self._reload_wanted:
-                self._reload_wanted = False
-                if not changeover.reload():
-                    self._reload_wanted = True
+    def _recover(self, line: Line, status: StatusMonitor) -> None:
+        """Tell what became of the last run's frames, and note what is in flight from now on."""
+        journalled = line.journal.progress
+        run = last_run(line.in_flight.path, journalled)
+        if (missing := find_unjournalled(run, journalled, line.journal.since_ns)) is not None:
+            line.events.unjournalled(missing)
 
+        def emit(outcome: Outcome) -> None:
+            line.events.outcome(replace(outcome, setup=line.pipeline.setup))
 
-def _say_starting(doing: str) -> None:
-    notify(f"STATUS=NOT_READY: {doing}")
+        def until_sent() -> None:
+            sent = threading.Event()
+            line.events.call_after_all(sent.set)
+            while not sent.wait(POLL_SECONDS) and not self._stopping:
+                status.look("STARTING")
 
-
-def _tell_systemd_of_a_reload(begins: bool) -> None:
-    if begins:
-        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-    else:
-        notify("READY=1")
+        recover(run, line.ledger, line.in_flight, emit, until_sent)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A line's cameras, open and kept going, and its addresses."""
+"""The parts of a running line; its cameras, open and kept going; its addresses."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,16 +12,37 @@ from edge.cameras.base import Opened
 from edge.cameras.settings import CameraSettings
 from edge.cameras.state import CameraAlarm
 from edge.cameras.supervisor import SupervisedCamera
-from edge.delivery.security.addresses import bind
+from edge.delivery.numbering import Numbering
+from edge.delivery.publisher import Publisher
+from edge.delivery.security.access import Access
+from edge.delivery.sockets import bind
 from edge.errors import CameraError, DeliveryError
+from edge.inspection.flight_recorder import InFlightLog
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Lane
-from edge.inspection.pipeline import Camera
+from edge.inspection.ledger import Ledger
+from edge.inspection.pipeline import Camera, Pipeline
+from edge.service.events import EventEmitter
+from edge.service.readiness import Heartbeat
+from edge.service.systemd import RUNTIME_FOLDERS
 
 OPENED_AT_START_WITHIN_SECONDS = 5.0
 POLL_SECONDS = 0.05
-MADE_AT_START = "/run/heatline/"
-"""RuntimeDirectory= of systemd/heatline@.service."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a running line is made of."""
+
+    cameras: Mapping[str, SupervisedCamera]
+    pipeline: Pipeline
+    ledger: Ledger
+    in_flight: InFlightLog
+    events: EventEmitter
+    publisher: Publisher
+    journal: Numbering
+    access: Access
+    heartbeat: Heartbeat
 
 
 @dataclass(frozen=True)
@@ -36,6 +57,7 @@ class OpenCamera:
 def open_cameras(
     settings: Sequence[CameraSettings],
     tell: Callable[[CameraAlarm], None],
+    ledger: Ledger | None = None,
     *,
     all_must_open: bool,
     stopping: Callable[[], bool] = lambda: False,
@@ -44,13 +66,20 @@ def open_cameras(
 
     Args:
         tell: hears of their deaths and returns.
+        ledger: counts their frames; None: nobody does.
         all_must_open: whether all are waited for, and one that is down is an error; else only a file or a library that
             is not there is one, and a camera that takes long goes on opening.
         stopping: ends the wait.
     Raises:
         CameraError, MissingExtraError: one cannot be opened.
     """
-    cameras = [SupervisedCamera(each, tell) for each in settings]
+
+    def supervised(camera: CameraSettings) -> SupervisedCamera:
+        if ledger is None:
+            return SupervisedCamera(camera, tell)
+        return SupervisedCamera(camera, tell, lambda: ledger.accounts()[camera.name].captured)
+
+    cameras = list(map(supervised, settings))
 
     def opened(camera: SupervisedCamera) -> OpenCamera:
         must_open = all_must_open or camera.settings.replays
@@ -99,7 +128,7 @@ def check_address(key: str, address: str) -> None:
         DeliveryError: it cannot be bound.
     """
     scheme, _, path = address.partition("://")
-    if scheme == "ipc" and path.startswith(MADE_AT_START) and not Path(path).parent.exists():
+    if scheme == "ipc" and path.startswith(f"{RUNTIME_FOLDERS}/") and not Path(path).parent.exists():
         return
     with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
         try:

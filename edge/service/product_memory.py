@@ -1,10 +1,56 @@
 """Which product was selected last: a line that starts again after a fault must not inspect another one in silence."""
 
 import contextlib
+import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from edge.delivery.journal.file import write_down
+
+logger = logging.getLogger(__name__)
+
 FILE_NAME = "product"
+
+
+class ProductMemory:
+    """Keeps the selected product over restarts.
+
+    Args:
+        folder: None: nothing is kept.
+        names: the products that the line has.
+        otherwise: the product in force where none was selected.
+    """
+
+    def __init__(self, folder: Path | None, names: Sequence[str], otherwise: str | None) -> None:
+        self.selected: str | None = None
+        """The product that was selected, before the start as well; None where none ever was."""
+        self.fault: str | None = None
+        """Why the product in force will not be in force after a restart, in words; None: it will."""
+        self._folder = folder
+        if not names:
+            return
+        try:
+            selected = remembered_product(folder)
+        except (OSError, UnicodeDecodeError) as error:
+            self.fault = f"which product was selected before the start cannot be read ({error})"
+            logger.error("%s; %s is in force", self.fault, otherwise)
+            return
+        if selected is None or selected in names:
+            self.selected = selected
+        else:
+            logger.warning("product %r was selected, and the line has none of that name any more", selected)
+
+    def remember(self, product: str) -> None:
+        """Keep it; where it cannot be written, `fault` says so."""
+        self.selected = product
+        try:
+            remember_product(self._folder, product)
+            self.fault = None
+        except OSError as error:
+            if self.fault is None:
+                logger.error("%s cannot be written (%s): a restart may undo the selection", self._folder, error)
+            self.fault = f"{self._folder} cannot be written: a restart may undo the selection"
 
 
 def remembered_product(folder: Path | None) -> str | None:
@@ -36,17 +82,8 @@ def remember_product(folder: Path | None, product: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         new.rename(folder / FILE_NAME)
-        _write_down(folder)
+        write_down(folder)
     except OSError:
         with contextlib.suppress(OSError):
             new.unlink()
         raise
-
-
-def _write_down(folder: Path) -> None:
-    """Have a folder's entries outlive a power cut."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -4,26 +4,26 @@ import sys
 
 import zmq
 
-heard = {}  # the last event, by topic and count: a journal has a count, and what a boot tells without one has another
+heard, joined = {}, False  # the last event, by topic and count: that of a journal, or of a boot's other events
 with zmq.Context.instance().socket(zmq.SUB) as line:
     line.subscribe("")
     line.connect(sys.argv[1])
     while True:
         while not line.poll(3000):
             print("silence: nothing is inspected", flush=True)
-        first, *rest = line.recv_multipart()
-        topic, _, welcome = first.decode().partition(" ")
-        event = json.loads(rest[0] if rest else welcome)  # a welcome has one part
-        told, count = event.get("counts") or {}, event.get("journal_id") or event["boot_id"]
-        last = {(event["boot_id"], each): seq for each, seq in told.get("unjournalled", {}).items()}
-        last |= {(told["journal_id"], each): seq for each, seq in told.get("journalled", {}).items()}
+        topic, header, *_ = line.recv_multipart()
+        event, topic = json.loads(header), topic.decode()
         if "seq" in event:
-            last = {(count, topic): event["previous_seq"]}
-        heard = heard or last  # who joins has missed nothing
+            last = {(event["journal_id"] or event["boot_id"], topic): event["previous_seq"]}
+        else:  # a status
+            counts = event["counts"]
+            last = {(event["boot_id"], each): seq for each, seq in counts["unjournalled"].items()}
+            last |= {(counts["journal_id"], each): seq for each, seq in counts["journalled"].items()}
         for key, seq in last.items():
-            if seq > heard.get(key, 0):
-                print(f"missed events of {key[1]} after {heard.get(key, 0)} up to {seq}", flush=True)
-            heard[key] = max(seq, heard.get(key, 0))
+            known = heard.get(key, 0 if joined else seq)  # what the first status has counted was before us
+            if seq > known:
+                print(f"missed events of {key[1]} after {known} up to {seq}", flush=True)
+            heard[key] = event.get("seq", seq)
+        joined = joined or "counts" in event
         if "seq" in event:
-            heard[count, topic] = event["seq"]
             print(event["seq"], topic, event.get("times", {}).get("captured_at_ns", ""), flush=True)

@@ -21,9 +21,9 @@ from rich.console import Console
 
 from bench.watched_line import run_line
 from edge.bundle import Manifest, open_bundle
-from edge.delivery.messages import StatusEvent, VerdictEvent
 from edge.errors import DemoError, HeatlineError
 from edge.images import read_image
+from edge.wire.events import StatusEvent, VerdictEvent
 from train.evaluation.scoring import score_frame
 
 HERE = Path(__file__).parent

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle import Manifest
-from edge.delivery.messages import StatusEvent, VerdictEvent
 from edge.heatmap_picture import outline_regions, tint
 from edge.images import read_rgb
+from edge.wire.events import StatusEvent, VerdictEvent
 from train.evaluation.scoring import FrameScore
 
 SHOWN_WIDTH_PX = 640

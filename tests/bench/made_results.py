@@ -27,7 +27,7 @@ from bench.spread import Spread
 from bench.stages.stages import StageCost, StagesBench, WholeWay
 from bench.stages.tile_counts import TileCost
 from bench.startup.startup import Starts, StartUp
-from edge.delivery.messages import BundleName, Times, VerdictEvent
+from edge.wire.events import BundleName, Times, VerdictEvent
 
 MODEL = "mobilenetv3_large_d"
 

@@ -40,11 +40,11 @@ from bench.processes import ThreadTime, thread_times
 from bench.rate_search import Tries
 from bench.watched_line import Heard
 from edge.bundle import Bundle
-from edge.delivery.heartbeats import GONE_AFTER_MS
-from edge.delivery.messages import VerdictEvent
+from edge.delivery.sockets import GONE_AFTER_MS
 from edge.errors import BenchError, InputError
 from edge.inference import open_engine
 from edge.named_thread import NamedThread
+from edge.wire.events import VerdictEvent
 from tests.bench import made_results as made
 from tests.edge.followed_line import wait_until
 from tests.small_bundle import TILE, answer, dark_square, white_frame

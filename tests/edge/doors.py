@@ -6,14 +6,16 @@ from typing import Protocol
 
 import zmq
 
-from edge.delivery.commands import CommandServer, Triggered
+from edge.delivery.command_server import CommandServer
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.durable.following import ReplayRequest, to_bytes
 from edge.delivery.journal.journal import Journal, Record
-from edge.delivery.messages import header_of
 from edge.delivery.security.access import Access
 from edge.delivery.security.socket_guard import SocketName
+from edge.wire.commands import Triggered
+from edge.wire.events import header_of
+from edge.wire.following import FollowRequest
+from edge.wire.requests import to_bytes
 from tests.edge.followed_line import GOOD, event
 from tests.edge.spoken_line import SpokenLine, a_status
 
@@ -77,8 +79,7 @@ class Follow:
         return journal_id
 
     def serves(self, client: "zmq.Socket[bytes]", within_ms: int) -> bool:
-        nothing = ReplayRequest(journal_id=self.journal.journal_id, after_seq=0, through_seq=0)
-        return _replies(client, to_bytes(nothing), within_ms)
+        return _replies(client, to_bytes(FollowRequest(name="anybody", client="c")), within_ms)
 
     def close(self) -> None:
         self._server.close()

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.watched_line import POLL_SECONDS
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.journal.errors import JournalMissingError
 from edge.delivery.journal.reader import JournalReader
-from edge.delivery.messages import VerdictEvent
-from edge.delivery.subscriber import Subscriber
 from edge.frames import Stamp
-from edge.inspection.flight_recorder import FILE_NAME, Told, last_run
+from edge.inspection.flight_recorder import FILE_NAME, InFlightLog, last_run
+from edge.inspection.ledger import Ledger
+from edge.wire.events import VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.lines import Heard, RunningLine, children, line_started
 
@@ -87,7 +88,7 @@ def in_flight(state: Path) -> list[Stamp]:
     """What a line that died left in its state folder: noted as in flight, and in no event of its journal."""
     try:
         with JournalReader.open(state) as reader:
-            journalled = {camera: Told(*how_far) for camera, how_far in reader.progress().items()}
+            journalled = reader.progress()
     except JournalMissingError:  # it died before it made one
         journalled = {}
     return last_run(state / FILE_NAME, journalled).in_flight
@@ -101,3 +102,14 @@ def ids(events: Sequence[VerdictEvent]) -> list[int]:
         told += range(event.frame_id, event.frame_id + event.frames)
         assert event.last_frame_id == (told[-1] if event.frames > 1 else None)
     return told
+
+
+def noting(path: Path, told: Mapping[str, int], boot_id: str = "") -> InFlightLog:
+    """Notes in a file what is in flight, where so many frames of each camera were told."""
+    ledger = Ledger(list(told))
+    for camera, frames in told.items():
+        ledger.captured(camera, frames)
+        ledger.dropped(camera, "overload", frames)
+    log = InFlightLog(path, ledger, boot_id)
+    log.begin()
+    return log

@@ -4,7 +4,7 @@
 sent: they are never written again.
 """
 
-from edge.delivery.durable.following import (
+from edge.wire.following import (
     AckRequest,
     Batch,
     Delivered,
@@ -13,13 +13,11 @@ from edge.delivery.durable.following import (
     ForgetRequest,
     Forgotten,
     Former,
-    Refused,
-    ReplayRequest,
     Reply,
     Request,
     batch_parts,
-    to_bytes,
 )
+from edge.wire.requests import Refused, to_bytes
 from tests.edge.wire_examples import DATA, pack
 
 JOURNAL, FORMER = "5a6c2b7f7e2e4b0d9f0b6f1a3c4d5e6f", "0123456789abcdef0123456789abcdef"
@@ -50,9 +48,6 @@ REQUESTS: dict[str, Request] = {
         start="next",
     ),
     "ack-v1.bin": AckRequest(name="mes1", journal_id=JOURNAL, seq=10),
-    "replay-v1.bin": ReplayRequest(
-        request_id="r1", journal_id=JOURNAL, after_seq=7, through_seq=2**53 + 1, topics=("verdict.",), heatmaps=True
-    ),
     "forget-v1.bin": ForgetRequest(request_id="r2", name="mes1"),
 }
 REPLIES: dict[str, Reply] = {

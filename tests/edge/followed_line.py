@@ -10,23 +10,22 @@ import zmq
 
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.durable.following import (
+from edge.delivery.journal.journal import Journal
+from edge.delivery.journal.rows import Record
+from edge.delivery.security.access import Access
+from edge.wire.events import AlarmEvent, BundleName, CountedEvent, Times, VerdictEvent, header_of
+from edge.wire.following import (
     AckRequest,
     Batch,
     Delivered,
     Following,
     FollowRequest,
-    Refused,
     Reply,
     Request,
     events_of,
     reply_from,
-    to_bytes,
 )
-from edge.delivery.journal.journal import Journal
-from edge.delivery.journal.rows import Record
-from edge.delivery.messages import AlarmEvent, BundleName, CountedEvent, Times, VerdictEvent, header_of
-from edge.delivery.security.access import Access
+from edge.wire.requests import Refused, to_bytes
 
 WITHIN_SECONDS = 40.0
 """Bounds what would otherwise hang; never what is measured."""

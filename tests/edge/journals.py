@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -12,7 +13,8 @@ from edge.delivery.journal.file import FILE_NAME
 from edge.delivery.journal.journalling import Journalling
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
-from edge.delivery.messages import CountedEvent, Event, JournalEvent, Message, StatusEvent, header_of
+from edge.delivery.numbering import Numbering
+from edge.wire.events import CountedEvent, Event, JournalEvent, Message, StatusEvent, header_of
 from tests.edge.wire_examples import ALARM, CHANGE, DEFECT, GOOD
 
 LINE = "line1"
@@ -60,7 +62,10 @@ def journalling(
     boot_id: str = "boot",
     keep_s: float = LONG_S,
     keep_bytes: int = LARGE,
-) -> Journalling:
+) -> Any:
+    """A `Journalling`; without a folder, only a `Numbering`."""
+    if folder is None:
+        return Numbering()
     clocks = clocks or Clocks()
     given = {} if acked is None else acked
     clock, wall_ns = clocks.monotonic_s, clocks.wall_ns

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from bench import watched_line
 from bench.watched_line import POLL_SECONDS
 from bench.watched_process import WatchedProcess
-from edge.delivery.messages import AlarmEvent, ChangeEvent, Event, Handshake, JournalEvent, StatusEvent, VerdictEvent
+from edge.delivery.client.gap_detector import Gap
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.security.curve import ClientKeys
-from edge.delivery.subscriber import Subscriber
-from edge.errors import BenchError, EventsLostError
+from edge.errors import BenchError
+from edge.wire.events import AlarmEvent, ChangeEvent, Event, Handshake, JournalEvent, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, process_env
 from tests.small_bundle import dark_square, white_frame
 
@@ -88,7 +89,7 @@ class Heard:
     alarms: list[AlarmEvent]
     changes: list[ChangeEvent] = field(default_factory=list)
     of_journal: list[JournalEvent] = field(default_factory=list)
-    lost: list[EventsLostError] = field(default_factory=list)
+    lost: list[Gap] = field(default_factory=list)
     """What the subscriber knows that it missed."""
     came: list[Event] = field(default_factory=list)
     """All events, in their order."""

@@ -5,9 +5,9 @@ from typing import Any, Self
 
 import msgspec
 
-from edge.delivery.messages import ChangeEvent, Message, StatusEvent
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
+from edge.wire.events import ChangeEvent, Message, StatusEvent
 from tests.edge.wire_examples import CHANGE, HANDSHAKE
 
 SAID_EVERY_SECONDS = 0.01

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge.cameras import liveness, supervisor, triggering
+from edge.cameras import liveness, restarts, triggering
 from edge.cameras.base import EndOfFrames
 from edge.cameras.channel import Here
 from edge.cameras.pattern import frame_id_of, pattern
@@ -120,24 +120,25 @@ class Watched:
 
     Args:
         drawn: whether its frames are those of the pattern camera, whose pixels are known.
+        captured: how many frames of it the ledger has before.
     """
 
-    def __init__(self, settings: CameraSettings, *, drawn: bool = True) -> None:
+    def __init__(self, settings: CameraSettings, *, drawn: bool = True, captured: int = 0) -> None:
         self.alarms: list[CameraAlarm] = []
         self.seen: list[Seen] = []
         self.answers: dict[str | None, list[TriggerAnswer]] = {}
-        self.camera = SupervisedCamera(settings, self.alarms.append)
-        self._drawn, self._captured = drawn, 0
+        self.camera = SupervisedCamera(settings, self.alarms.append, lambda: self._captured)
+        self._drawn, self._captured = drawn, captured
 
     @property
     def pid(self) -> int:
-        assert self.camera._process is not None, "it is dead"
-        return self.camera._process.pid
+        assert self.camera._process.running is not None, "it is dead"
+        return self.camera._process.running.pid
 
     def until_unread(self, frames: int) -> None:
         """Until its process has sent so many frames, without taking any."""
-        assert self.camera._process is not None, "it is dead"
-        until_unread(self.camera._process.fileno(), frames)
+        assert self.camera._process.running is not None, "it is dead"
+        until_unread(self.camera._process.running.fileno(), frames)
 
     @property
     def frames(self) -> list[Seen]:
@@ -232,17 +233,19 @@ def shown_by(frame: Frame) -> int:
 
 def give_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A camera of this process may be as slow as a busy machine makes it, and is opened again without delay."""
-    monkeypatch.setattr(supervisor, "FIRST_BACKOFF_SECONDS", 0.02)
-    monkeypatch.setattr(supervisor, "MOST_BACKOFF_SECONDS", 0.1)
-    monkeypatch.setattr(supervisor, "ANSWER_WITHIN_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr(restarts, "FIRST_BACKOFF_SECONDS", 0.02)
+    monkeypatch.setattr(restarts, "MOST_BACKOFF_SECONDS", 0.1)
+    monkeypatch.setattr(restarts, "ANSWER_WITHIN_SECONDS", WITHIN_SECONDS)
     monkeypatch.setattr(liveness, "LEAST_SILENCE_SECONDS", WITHIN_SECONDS)
     monkeypatch.setattr(triggering, "FIRE_WITHIN_SECONDS", WITHIN_SECONDS)
 
 
 @contextlib.contextmanager
-def watched(settings: CameraSettings, *, drawn: bool = True, opened: bool = True) -> Iterator[Watched]:
+def watched(
+    settings: CameraSettings, *, drawn: bool = True, opened: bool = True, captured: int = 0
+) -> Iterator[Watched]:
     """A camera, opened where that is wanted, and closed whatever happens."""
-    camera = Watched(settings, drawn=drawn)
+    camera = Watched(settings, drawn=drawn, captured=captured)
     try:
         if opened:
             camera.camera.open()

@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import shutil
+import socket
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from zmq.utils import z85
 from edge.delivery.security import curve, zap
 from edge.delivery.security.access import Access
 from edge.delivery.security.allow_list import ROLES, allow, allowed_keys
-from edge.delivery.security.arrivals import Arrivals
+from edge.delivery.security.handshakes import Handshakes
 from edge.delivery.security.refusals import SECONDS_BETWEEN_LOGGED, Refusals
 from edge.errors import AccessError
 from tests.edge.secured import Secured
@@ -206,19 +207,17 @@ def test_what_is_no_question_of_zeromq_lets_nobody_in() -> None:
         assert (len(answer), answer[2], answer[4]) == (6, b"300", b"")
 
 
-# Arrivals.
+# Handshakes.
 
 
 def refusals_of(*events: tuple[int, int] | str) -> Counter[str]:
     counted: Counter[str] = Counter()
-    arrivals = Arrivals(lambda reason, _: counted.update([reason]))
+    handshakes = Handshakes(lambda reason, _: counted.update([reason]))
     for event in events:
-        if event == "not allowed":
-            arrivals.note_not_allowed()
-        elif event == "all gone":
-            arrivals.note_all_gone()
+        if event == "all gone":
+            handshakes.note_all_gone()
         else:
-            arrivals.note(*map(int, event))
+            handshakes.note(*map(int, event))
     return counted
 
 
@@ -232,6 +231,7 @@ def went(fd: int) -> tuple[int, int]:
 
 GOT_IN = (zmq.EVENT_HANDSHAKE_SUCCEEDED, 0)
 MISMATCH = (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, 0x11000002)
+NOT_ALLOWED = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, 300)
 GAVE_UP = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, 104)
 
 
@@ -242,15 +242,14 @@ GAVE_UP = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, 104)
         ([came(7), MISMATCH, went(7)], {"protocol": 1}),
         ([came(7), GAVE_UP, went(7)], {"handshake": 1}),
         ([came(7), went(7)], {"protocol": 1}),  # no ZeroMQ at all
-        ([came(7), "not allowed", went(7)], {}),  # told of when ZeroMQ asked
-        ([came(7), "not allowed", GAVE_UP, went(7)], {}),
+        ([came(7), NOT_ALLOWED, went(7)], {}),  # counted when ZeroMQ asked
         ([came(7), came(8), GOT_IN, went(8), went(7)], {"protocol": 1}),
         ([came(7), came(8), GOT_IN, GOT_IN, went(8), went(7)], {}),
         ([came(7), came(8), GOT_IN, GAVE_UP, went(8), went(7)], {"handshake": 1}),
         ([came(7), came(8), GOT_IN, went(7), went(8)], {"protocol": 1}),
         ([came(7), GOT_IN, MISMATCH, went(7), came(7), went(7)], {"protocol": 2}),  # one went wrong later
         ([came(7), "all gone", came(7), GOT_IN, went(7)], {}),
-        ([came(7), "not allowed", "all gone", came(8), went(8)], {"protocol": 1}),
+        ([came(7), NOT_ALLOWED, "all gone", came(8), went(8)], {"protocol": 1}),
         ([GOT_IN, went(3)], {}),
     ],
 )
@@ -276,11 +275,17 @@ def test_whatever_the_order_the_sums_are_right(data: st.DataObject) -> None:
     assert refused["protocol"] == kinds.count("garbage")
 
 
-def test_what_was_wrong_with_a_handshake_is_said_in_words() -> None:
+def test_what_was_wrong_with_a_handshake_is_said_in_words_and_by_whom() -> None:
     told: list[str] = []
-    arrivals = Arrivals(lambda _, detail: told.append(detail))
-    for value in (0x11000002, 0x10000000, 0x7FFFFFFF, 0):
-        arrivals.note(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, value)
+    handshakes = Handshakes(lambda _, detail: told.append(detail))
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        peer, _ = server.accept()
+        with peer:
+            for value in (0x11000002, 0x10000000, 0x7FFFFFFF, 0):
+                for event in (came(peer.fileno()), (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, value), went(peer.fileno())):
+                    handshakes.note(*event)
+            peer.getpeername()  # it was not closed
+    assert "from 127.0.0.1" in told[0]
     assert "mechanism mismatch" in told[0]
     assert len(told) == 4
 

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle
-from edge.cameras import supervisor
+from edge.cameras import restarts
 from edge.cameras.settings import GenicamSettings
-from edge.delivery.messages import AlarmEvent, Event, StatusEvent, VerdictEvent
+from edge.wire.events import AlarmEvent, Event, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.gv_cameras import AravisCamera, aravis_camera, cable, next_frame_id
 from tests.edge.lines import RunningLine, assert_every_frame_has_its_event, children, running, write_line_with
@@ -139,8 +139,8 @@ def test_a_gige_device_may_be_absent_at_the_start_and_lose_its_power_and_another
 def test_a_triggered_camera_that_waits_is_idle_and_one_that_answers_no_more_is_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervisor, "ASK_EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(supervisor, "MOST_BACKOFF_SECONDS", 0.25)
+    monkeypatch.setattr(restarts, "ASK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(restarts, "MOST_BACKOFF_SECONDS", 0.25)
     with aravis_camera(pictures=whites()) as device:
         settings = GenicamSettings(name="cam", address=device.address, trigger="software", trigger_timeout_ms=5000)
         with watched(settings, drawn=False) as camera:

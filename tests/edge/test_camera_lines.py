@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from edge.bundle import Bundle
 from edge.cameras import aravis
-from edge.delivery.commander import Commander
-from edge.delivery.commands import Announced, Triggered
-from edge.delivery.messages import StatusEvent, VerdictEvent
+from edge.delivery.client.commander import Commander
 from edge.errors import CommandRefusedError
+from edge.wire.commands import Announced, Triggered
+from edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge import gv_cameras
 from tests.edge.gv_cameras import aravis_camera, leased, loopback_has, need_aravis

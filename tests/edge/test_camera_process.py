@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from edge.cameras.base import Opened
 from edge.cameras.channel import Answer, Broken, Ended, Fired
-from edge.cameras.child import SPARE_SLOTS
-from edge.cameras.digest import digest
+from edge.cameras.child import SPARE_SLOTS, digest
 from edge.cameras.host import Arrived, CameraProcess, Died, News
 from edge.cameras.pattern import pattern
 from edge.cameras.settings import CameraSettings, FolderSettings, to_bytes

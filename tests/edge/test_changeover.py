@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from edge.bundle import Bundle
-from edge.delivery.commander import Commander
-from edge.delivery.messages import ChangeEvent, StatusEvent, VerdictEvent
+from edge.delivery.client.commander import Commander
 from edge.errors import CommandRefusedError
+from edge.wire.events import ChangeEvent, StatusEvent, VerdictEvent
 from tests.edge.gv_cameras import need_aravis, viva_camera
 from tests.edge.lines import Heard, RunningLine, assert_every_frame_has_its_event, running, write_line_with
 from tests.small_bundle import bundle_in

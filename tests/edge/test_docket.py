@@ -13,17 +13,19 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edge.frames import Stamp
 from edge.inspection.docket import Docket
 from edge.inspection.outcome import Outcome, Unjudged
+from edge.inspection.setup import EngineUses, Setup
 from edge.inspection.verdict import Judgement
 
 WITHIN_SECONDS = 20.0
 CAMERAS = ["top", "side", "back"]
 GOOD = Judgement("GOOD", (4, 4), -1.0, np.zeros((1, 1), np.float32), [])
 OVERLOAD = Unjudged("dropped", "overload", "too many")
+SETUP = Setup(None, None, None)  # type: ignore[arg-type]  # nothing is inspected here
 LOST = Unjudged("dropped", "lost_by_camera", "never arrived")
 BROKEN = Unjudged("failed", "engine", "no answer")
 
@@ -88,7 +90,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def docket_of(*outcomes: Outcome) -> Docket:
     """With outcomes that are settled in this order."""
-    docket = Docket(CAMERAS, 9)
+    docket = Docket(CAMERAS, 9, SETUP)
     for outcome in outcomes:
         docket.admit(outcome.stamp)
     for outcome in outcomes:
@@ -97,7 +99,7 @@ def docket_of(*outcomes: Outcome) -> Docket:
 
 
 def test_events_leave_in_the_order_of_the_frames_and_an_open_frame_holds_back_only_its_own_camera() -> None:
-    docket = Docket(CAMERAS, 9)
+    docket = Docket(CAMERAS, 9, SETUP)
     for each in (stamp(1), stamp(2), stamp(3), stamp(1, "side")):
         docket.admit(each)
     docket.settle(good(stamp(3)))
@@ -149,7 +151,7 @@ def test_a_camera_with_many_events_does_not_keep_back_anothers() -> None:
 
 
 def test_a_judgement_waits_for_room_and_word_of_a_loss_does_not() -> None:
-    docket, settled = Docket(CAMERAS, 1), list[bool]()
+    docket, settled = Docket(CAMERAS, 1, SETUP), list[bool]()
     for number in (1, 2, 3):
         docket.admit(stamp(number))
     docket.settle(good(stamp(1)))
@@ -162,7 +164,7 @@ def test_a_judgement_waits_for_room_and_word_of_a_loss_does_not() -> None:
 
 
 def test_closing_ends_a_wait_for_room_and_a_take_that_waits() -> None:
-    docket, taken = Docket(CAMERAS, 1), list[Outcome | None]()
+    docket, taken = Docket(CAMERAS, 1, SETUP), list[Outcome | None]()
     for number in (1, 2):
         docket.admit(stamp(number))
     docket.settle(good(stamp(1)))
@@ -170,7 +172,7 @@ def test_closing_ends_a_wait_for_room_and_a_take_that_waits() -> None:
     docket.close()
     assert ended(judge)
     assert [each.stamp.number for each in rest(docket)] == [1, 2]
-    docket = Docket(CAMERAS, 1)
+    docket = Docket(CAMERAS, 1, SETUP)
     docket.admit(stamp(1))
     taker = in_thread(lambda: taken.append(docket.take()))
     docket.close()
@@ -179,7 +181,7 @@ def test_closing_ends_a_wait_for_room_and_a_take_that_waits() -> None:
 
 
 def test_frames_of_one_camera_that_are_due_together_leave_as_one_run_whatever_another_waits_for(clock: Clock) -> None:
-    docket = Docket(CAMERAS, 9)
+    docket = Docket(CAMERAS, 9, SETUP)
     docket.admit(stamp(1))
     for number in range(1, 6):
         docket.admit(stamp(number, "side", due_ns=clock.now_ns + number))
@@ -193,7 +195,7 @@ def test_frames_of_one_camera_that_are_due_together_leave_as_one_run_whatever_an
 
 
 def test_a_judgement_that_waited_for_room_beyond_its_deadline_is_too_late(clock: Clock) -> None:
-    docket, settled = Docket(CAMERAS, 1), list[bool]()
+    docket, settled = Docket(CAMERAS, 1, SETUP), list[bool]()
     docket.admit(stamp(1))
     docket.admit(stamp(1, "side", due_ns=clock.now_ns + 10))
     docket.settle(good(stamp(1)))
@@ -206,7 +208,7 @@ def test_a_judgement_that_waited_for_room_beyond_its_deadline_is_too_late(clock:
 
 
 def test_a_take_that_waits_hears_of_a_frame_that_is_due_before_all_others_and_not_before_it_is() -> None:
-    docket, taken = Docket(CAMERAS, 9), list[tuple[Outcome | None, int]]()
+    docket, taken = Docket(CAMERAS, 9, SETUP), list[tuple[Outcome | None, int]]()
     docket.admit(stamp(1, due_ns=time.monotonic_ns() + 3600 * 10**9))
     taker = in_thread(lambda: taken.append((docket.take(), time.monotonic_ns())))
     due_ns = time.monotonic_ns() + 10_000_000
@@ -223,6 +225,7 @@ def test_a_take_that_waits_hears_of_a_frame_that_is_due_before_all_others_and_no
 @dataclass
 class Entry:
     stamp: Stamp
+    setup: Setup
     became: Outcome | None = None
 
 
@@ -233,7 +236,8 @@ class Desk(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.docket = Docket(CAMERAS, self.ROOM)
+        self.setups = [replace(SETUP, uses=EngineUses()) for _ in range(2)]
+        self.docket = Docket(CAMERAS, self.ROOM, self.setups[0])
         self.book: dict[str, deque[Entry]] = {camera: deque() for camera in CAMERAS}
         self.captured, self.told = Counter[str](), Counter[str]()
         self.now_ns, self.patch = 10**9, pytest.MonkeyPatch()
@@ -278,7 +282,7 @@ class Desk(RuleBasedStateMachine):
             part_id=f"P-{number}" if part else None,
             due_monotonic_ns=None if due_in_ns is None else self.now_ns + due_in_ns,
         )
-        self.book[camera].append(Entry(announced))
+        self.book[camera].append(Entry(announced, self.docket.setup))
         self.docket.admit(announced)
         assert is_open(self.docket, announced)
 
@@ -306,6 +310,16 @@ class Desk(RuleBasedStateMachine):
             entry = data.draw(st.sampled_from(settled))
             assert not self.docket.settle(lost(entry.stamp, BROKEN))
             assert not is_open(self.docket, entry.stamp)
+
+    @rule(which=st.sampled_from([0, 1]))
+    def exchange(self, which: int) -> None:
+        self.docket.put_in_force(self.setups[which])
+
+    @invariant()
+    def an_engine_is_counted_for_what_is_in_force_and_for_each_frame_whose_event_is_not_out(self) -> None:
+        for setup in self.setups:
+            frames = sum(entry.setup is setup for entries in self.book.values() for entry in entries)
+            assert setup.uses._count == frames + (self.docket.setup is setup)
 
     @rule(later_ns=st.integers(0, 200))
     def time_goes_by(self, later_ns: int) -> None:
@@ -364,7 +378,7 @@ test_whatever_the_order_events_of_each_camera_tile_its_frames = Desk.TestCase
 
 
 def test_with_all_stages_on_threads_every_frame_leaves_once_and_nothing_waits_for_ever() -> None:
-    each, docket = 400, Docket(CAMERAS, 1)
+    each, docket = 400, Docket(CAMERAS, 1, SETUP)
     begun: queue.Queue[Stamp | None] = queue.Queue(2)
     too_late, told = Counter[str](), list[Outcome]()
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from edge.bundle import Bundle
-from edge.delivery.messages import StatusEvent, VerdictEvent
 from edge.delivery.publisher import SEND_HIGH_WATER_MARK
-from edge.frames import Stamp
-from edge.inspection.flight_recorder import FILE_NAME, FlightRecorder, Told, last_run
+from edge.frames import Stamp, Watermark
+from edge.inspection.flight_recorder import FILE_NAME, last_run
+from edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS, complaint, heatline
-from tests.edge.fault_boots import assert_the_crash_is_told_first, boots, crashed, die, ids, in_flight
+from tests.edge.fault_boots import assert_the_crash_is_told_first, boots, crashed, die, ids, in_flight, noting
 from tests.edge.fault_disks import fail, failing_disk, fill, small_disk
 from tests.edge.fault_injection import Hang, LeapingClock
 from tests.edge.lines import (
@@ -268,15 +268,15 @@ def test_a_full_disk_keeps_no_frame_from_being_inspected_and_what_is_in_flight_i
         noted = last_run(state / FILE_NAME)
     assert f"{state / FILE_NAME} cannot be written ([Errno 28] {os.strerror(28)}" in log
     assert log.count(NOBODY_WILL_KNOW) == 1
-    assert noted.told == {"top": Told(heard.last.boot_id, heard.last.ledger["top"].captured)}
+    assert noted.told == {"top": Watermark(heard.last.boot_id, heard.last.ledger["top"].captured)}
     assert noted.in_flight == []
 
 
 def test_a_full_disk_that_still_holds_the_last_record_holds_the_next(tmp_path: Path) -> None:
     with small_disk(tmp_path / "state") as state:
-        FlightRecorder(state / FILE_NAME, {"top": 0}).announced(Stamp("top", 7, number=1))
+        noting(state / FILE_NAME, {"top": 0}).announced(Stamp("top", 7, number=1))
         fill(state)
-        recorder = FlightRecorder(state / FILE_NAME, {"top": 1})
+        recorder = noting(state / FILE_NAME, {"top": 1})
         recorder.announced(Stamp("top", 1, number=2))
         assert recorder.fault is None
         (stamp,) = last_run(state / FILE_NAME).in_flight

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge.frames import Stamp
+from edge.frames import Stamp, Watermark
 from edge.inspection import flight_recorder
-from edge.inspection.flight_recorder import FlightRecorder, LastRun, Told, last_run
+from edge.inspection.flight_recorder import InFlightLog, LastRun, last_run
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
-from edge.service.aftermath import ToldLiveAlone, read_last_run, tell_of_the_last_run, told_live_alone
+from edge.service.recovery import Unjournalled, find_unjournalled, recover
+from tests.edge.fault_boots import noting
 
 
 def frame(number: int, *, part_id: str | None = None, frames: int = 1, frame_id: int | None = 0) -> Stamp:
@@ -46,7 +47,7 @@ def test_no_file_or_one_that_is_none_of_ours_says_nothing(tmp_path: Path, data: 
 def test_whatever_was_announced_and_not_told_is_found_once(
     tmp_path: Path, begin: int, sizes: list[int], told: int, parts: set[int]
 ) -> None:
-    recorder = FlightRecorder(tmp_path / "f", {"side": 0, "top": begin})
+    recorder = noting(tmp_path / "f", {"side": 0, "top": begin})
     number, stamps = begin + 1, []
     for index, size in enumerate(sizes):
         part_id = f"P{index}" + "Ü" * 60 if index in parts else None
@@ -64,7 +65,7 @@ def test_whatever_was_announced_and_not_told_is_found_once(
 
 
 def test_more_than_the_file_holds_is_still_counted(tmp_path: Path) -> None:
-    recorder = FlightRecorder(tmp_path / "f", {"top": 0})
+    recorder = noting(tmp_path / "f", {"top": 0})
     many = flight_recorder._SLOTS + 10
     for number in range(1, many + 1):
         recorder.announced(frame(number))
@@ -76,60 +77,68 @@ def test_more_than_the_file_holds_is_still_counted(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_and_a_camera_that_is_gone_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    nothing, told = LastRun([], {}), list[Outcome]()
-    assert tell_of_the_last_run(nothing, tmp_path / "nowhere", Ledger(["top"]), "b", told.append) is None
-    assert "nobody will know what was in flight" in caplog.text
-    assert tell_of_the_last_run(nothing, None, Ledger(["top"]), "b", told.append) is None
-    FlightRecorder(tmp_path / flight_recorder.FILE_NAME, {"top": 0}).announced(frame(1))
-    last = read_last_run(tmp_path, {})
-    assert tell_of_the_last_run(last, tmp_path, Ledger(["side"]), "b", told.append) is not None
+    nothing, told, ledger = LastRun([], {}), list[Outcome](), Ledger(["top"])
+    nowhere = InFlightLog(tmp_path / "nowhere" / flight_recorder.FILE_NAME, ledger, "b")
+    recover(nothing, ledger, nowhere, told.append)
+    nowhere.begin_again()
+    assert caplog.text.count("nobody will know what was in flight") == 1, "not each time"
+    assert nowhere.fault == f"{tmp_path}/nowhere cannot be written: after a crash nobody knows what was in flight"
+    (tmp_path / "nowhere").mkdir()
+    nowhere.begin_again()
+    assert nowhere.fault is None, "there is room by now"
+    no_folder = InFlightLog(None, ledger, "b")
+    recover(nothing, ledger, no_folder, told.append)
+    no_folder.announced(frame(1))
+    assert no_folder.fault is None
+    noting(tmp_path / "f", {"top": 0}).announced(frame(1))
+    other = Ledger(["side"])
+    recover(last_run(tmp_path / "f"), other, InFlightLog(tmp_path / "f", other, "b"), told.append)
     assert "camera top is gone" in caplog.text
     assert told == []
 
 
 def test_a_frame_whose_event_is_in_the_journal_was_not_in_flight(tmp_path: Path) -> None:
     """The death came between the journal and the note of it here."""
-    recorder = FlightRecorder(tmp_path / "f", {"top": 0, "side": 0}, "boot-1")
+    recorder = noting(tmp_path / "f", {"top": 0, "side": 0}, "boot-1")
     for number in range(1, 8):
         recorder.announced(frame(number))
     recorder.told(frame(2))
-    kept = {"top": Told("boot-1", 5), "side": Told("boot-1", 9)}
+    kept = {"top": Watermark("boot-1", 5), "side": Watermark("boot-1", 9)}
     assert again(last_run(tmp_path / "f", kept).in_flight) == [(6, 2, 1006, None)]
-    of_another_boot = {"top": Told("boot-0", 5)}
+    of_another_boot = {"top": Watermark("boot-0", 5)}
     assert again(last_run(tmp_path / "f", of_another_boot).in_flight) == [(3, 5, 1003, None)]
 
 
 def test_what_a_run_told_of_and_the_journal_does_not_hold_is_counted(tmp_path: Path) -> None:
-    recorder = FlightRecorder(tmp_path / "f", {"top": 0, "side": 0, "new": 0}, "boot-1")
+    recorder = noting(tmp_path / "f", {"top": 0, "side": 0, "new": 0}, "boot-1")
     recorder.announced(frame(1, frames=9))
     recorder.told(frame(1, frames=9))
     last = last_run(tmp_path / "f")
-    assert last.told["top"] == Told("boot-1", 9)
-    assert told_live_alone(last, {"top": Told("boot-1", 9)}) is None
-    assert told_live_alone(last, {"top": Told("boot-1", 7)}) == ToldLiveAlone("boot-1", ["top"], 2)
-    assert told_live_alone(last, {"top": Told("boot-0", 70)}) == ToldLiveAlone("boot-1", ["top"], None)
-    assert told_live_alone(last, {"side": Told("boot-0", 70)}) is None, "it told of no frame"
-    assert told_live_alone(last, {}) is None, "nobody knows of a journal"
-    assert told_live_alone(last, {}, last.noted_at_ns + 1) is None, "the journal is new"
-    found = told_live_alone(last, {}, last.noted_at_ns - 1)
-    assert found == ToldLiveAlone("boot-1", ["top"], 9), "it was there, and the death came before the first was kept"
-    assert told_live_alone(last, {"top": Told("boot-1", 9)}, last.noted_at_ns - 1) is None
+    assert last.told["top"] == Watermark("boot-1", 9)
+    assert find_unjournalled(last, {"top": Watermark("boot-1", 9)}) is None
+    assert find_unjournalled(last, {"top": Watermark("boot-1", 7)}) == Unjournalled("boot-1", ["top"], 2)
+    assert find_unjournalled(last, {"top": Watermark("boot-0", 70)}) == Unjournalled("boot-1", ["top"], None)
+    assert find_unjournalled(last, {"side": Watermark("boot-0", 70)}) is None, "it told of no frame"
+    assert find_unjournalled(last, {}) is None, "nobody knows of a journal"
+    assert find_unjournalled(last, {}, last.noted_at_ns + 1) is None, "the journal is new"
+    found = find_unjournalled(last, {}, last.noted_at_ns - 1)
+    assert found == Unjournalled("boot-1", ["top"], 9), "it was there, and the death came before the first was kept"
+    assert find_unjournalled(last, {"top": Watermark("boot-1", 9)}, last.noted_at_ns - 1) is None
 
 
 def test_what_was_in_flight_is_noted_until_its_events_are_sent(tmp_path: Path) -> None:
     """A death before that tells of it once more, and not never."""
-    FlightRecorder(tmp_path / flight_recorder.FILE_NAME, {"top": 0}).announced(frame(1, frames=5))
+    noting(tmp_path / "f", {"top": 0}).announced(frame(1, frames=5))
     noted: list[list[Stamp]] = []
 
     def until_sent() -> None:
-        noted.append(last_run(tmp_path / flight_recorder.FILE_NAME).in_flight)
+        noted.append(last_run(tmp_path / "f").in_flight)
 
-    told: list[Outcome] = []
-    last = read_last_run(tmp_path, {})
-    assert tell_of_the_last_run(last, tmp_path, Ledger(["top"]), "b", told.append, until_sent) is not None
+    told, ledger = list[Outcome](), Ledger(["top"])
+    recover(last_run(tmp_path / "f"), ledger, InFlightLog(tmp_path / "f", ledger, "b"), told.append, until_sent)
     assert [outcome.stamp.frames for outcome in told] == [5]
     assert [again(stamps) for stamps in noted] == [[(1, 5, 1001, None)]]
-    assert last_run(tmp_path / flight_recorder.FILE_NAME).in_flight == []
+    assert last_run(tmp_path / "f").in_flight == []
 
 
 @pytest.mark.parametrize("before", [1, flight_recorder._SLOTS])
@@ -142,7 +151,7 @@ def test_a_death_between_the_two_writes_of_an_announcement_leaves_the_record_as_
         before: frames whose events are out; after so many as the file holds, an old note is written over.
     """
     path, write, found = tmp_path / "f", flight_recorder._write, list[list[tuple[int, int, int | None, str | None]]]()
-    recorder = FlightRecorder(path, {"top": 0})
+    recorder = noting(path, {"top": 0})
     for number in range(1, before + 2):
         recorder.announced(frame(number))
     recorder.told(frame(before))
@@ -159,7 +168,7 @@ def test_a_death_between_the_two_writes_of_an_announcement_leaves_the_record_as_
 
 def test_a_record_that_was_cut_off_kills_no_line(tmp_path: Path) -> None:
     """To a file that is mapped into memory, that is a bus error."""
-    recorder = FlightRecorder(tmp_path / "f", {"top": 0})
+    recorder = noting(tmp_path / "f", {"top": 0})
     recorder.announced(frame(1))
     os.truncate(tmp_path / "f", 0)
     recorder.announced(frame(2))
@@ -171,7 +180,7 @@ def test_a_record_that_was_cut_off_kills_no_line(tmp_path: Path) -> None:
 def test_a_record_that_can_be_written_again_is_one_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file system that took itself read-only stays so until it is mounted again, so its file is taken away here."""
     caplog.set_level("INFO")
-    recorder = FlightRecorder(tmp_path / "f", {"top": 0})
+    recorder = noting(tmp_path / "f", {"top": 0})
     for number in range(1, 4):
         recorder.announced(frame(number))
     real, recorder._fd = recorder._fd, os.open(tmp_path / "f", os.O_RDONLY)
@@ -185,18 +194,17 @@ def test_a_record_that_can_be_written_again_is_one_again(tmp_path: Path, caplog:
     recorder.told(frame(3))
     assert again(last_run(tmp_path / "f").in_flight) == [(4, 1, 1004, None)]
     assert "is written again" in caplog.text
-    recorder.close()
 
 
 def test_a_death_while_the_record_is_overwritten_leaves_that_of_each_camera_as_it_was_or_empty(tmp_path: Path) -> None:
     """The system writes page by page, so a death can leave so many new ones before the old."""
     cameras = [f"camera-{number}" for number in range(5)]
-    old = FlightRecorder(tmp_path / "old", dict.fromkeys(cameras, 0))
+    old = noting(tmp_path / "old", dict.fromkeys(cameras, 0))
     for camera in cameras:
         for number in range(1, 300):
             old.announced(Stamp(camera, number, number=number))
         old.told(Stamp(camera, 290, number=290))
-    FlightRecorder(tmp_path / "new", dict.fromkeys(cameras, 9))
+    noting(tmp_path / "new", dict.fromkeys(cameras, 9))
     before, after = (tmp_path / "old").read_bytes(), (tmp_path / "new").read_bytes()
     assert len(before) == len(after)
     cuts = range(0, len(before) + mmap.PAGESIZE, mmap.PAGESIZE)

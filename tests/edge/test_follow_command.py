@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from edge.cli import follow_sinks
-from edge.cli.named_line import journal_address
-from edge.delivery.durable.following import Delivered
+from edge.cli.named_line import address_of
 from edge.errors import ConfigError, DeliveryError, InputError
+from edge.wire.following import Delivered
 from tests.command import HEATLINE, complaint, heatline
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until
@@ -101,7 +101,7 @@ def test_a_file_gets_every_event_once_however_often_its_follower_is_killed(
     file.touch()
     events: list[Delivered] = []
     for kill in range(kills):
-        with following(line.address, "--jsonl", file, "--window", "10"):
+        with following(line.address, "--jsonl", file):
 
             def stored(at_least: int = 20 * kill + 1) -> bool:
                 count = file.read_bytes().count(b"\n")
@@ -334,7 +334,7 @@ def test_a_line_is_named_by_its_file(tmp_path: Path) -> None:
     text = 'bundle = "b"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "."\n'
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"line line1 serves its journal to nobody; set journal\.bind in"):
-        journal_address(str(file))
+        address_of(str(file), "journal")
     file.write_text(f'{text}[journal]\nbind = "tcp://127.0.0.1:5558"\n')
-    assert journal_address(str(file)) == "tcp://127.0.0.1:5558"
-    assert journal_address("ipc:///x") == "ipc:///x"
+    assert address_of(str(file), "journal") == "tcp://127.0.0.1:5558"
+    assert address_of("ipc:///x", "journal") == "ipc:///x"

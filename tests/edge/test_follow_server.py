@@ -11,35 +11,31 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from edge.delivery.durable.consumers import MOST_CONSUMERS
-from edge.delivery.durable.follow_server import BYTES_UNACKNOWLEDGED, REPLAYS_WAITING, FollowServer
-from edge.delivery.durable.following import (
+from edge.delivery.durable.follow_server import FollowServer
+from edge.delivery.durable.subscription import BYTES_UNACKNOWLEDGED
+from edge.delivery.journal import reader
+from edge.delivery.journal.file import FILE_NAME as JOURNAL_FILE
+from edge.delivery.journal.journal import Journal
+from edge.wire.following import (
     AckRequest,
-    Batch,
     Delivered,
     Following,
     FollowRequest,
     ForgetRequest,
     Forgotten,
     Former,
-    Refused,
-    ReplayRequest,
-    to_bytes,
 )
-from edge.delivery.journal import reader
-from edge.delivery.journal.file import FILE_NAME as JOURNAL_FILE
-from edge.delivery.journal.journal import Journal
+from edge.wire.requests import to_bytes
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.followed_line import (
     ALARM,
     DEFECT,
     GOOD,
     HEARTBEAT_SECONDS,
-    Client,
     FollowedLine,
 )
 
@@ -325,7 +321,7 @@ def frozen(address: str) -> Iterator[None]:
 def test_a_consumer_that_stands_still_takes_little_memory_delays_nobody_and_is_noticed(line: FollowedLine) -> None:
     line.add(GOOD, png=b"a picture")
     with frozen(line.address):
-        session = line.server._sessions["frozen"]
+        subscription = line.server._subscriptions["frozen"]
         one = line.client()
         one.follow("other", window=1, heatmaps=True)
         reached = one.events(1)[0].seq
@@ -334,7 +330,7 @@ def test_a_consumer_that_stands_still_takes_little_memory_delays_nobody_and_is_n
             one.ack(reached)
             assert one.events(1) == [added]
             reached = added.seq
-            assert session.unacknowledged_bytes < BYTES_UNACKNOWLEDGED + (2 << 20)
+            assert subscription.unacknowledged_bytes < BYTES_UNACKNOWLEDGED + (2 << 20)
         assert line.acked("frozen") == 0
         line.wait_until_gone("frozen")
 
@@ -352,9 +348,9 @@ def test_a_consumer_that_reads_late_gets_all_in_order(tmp_path: Path) -> None:
             assert watcher.events(1) == [one]  # so it was sent by itself
             watcher.ack(one.seq)
             events.append(one)
-        session = line.server._sessions["late"]
-        assert session.full_s > 0, "its queue must become full, else this shows nothing"
-        assert session.read < events[-1].seq
+        subscription = line.server._subscriptions["late"]
+        assert subscription.full_s > 0, "its queue must become full, else this shows nothing"
+        assert subscription.scanned_through < events[-1].seq
         assert late.events(150) == events
 
 
@@ -410,28 +406,20 @@ def test_without_a_journal_consumers_are_refused_until_there_is_one(line: Follow
     assert one.follow().journal_id == line.journal_id
 
 
-def test_while_the_journal_cannot_be_read_sessions_wait_and_replays_are_refused(
-    line: FollowedLine, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_while_the_journal_cannot_be_read_sessions_wait(line: FollowedLine, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     events = line.add(GOOD)
-    one, other = line.client(), line.client()
+    one = line.client()
     one.follow()
     assert one.events(1) == events
     path = line.folder / JOURNAL_FILE
     path.rename(path.with_name("elsewhere"))
     line.server.wake()
-    replay = ReplayRequest(request_id="r", journal_id=line.journal_id, after_seq=0, through_seq=1)
-    other.send(replay)
-    refused = other.refused()
-    assert (refused.request_id, refused.reason) == ("r", "unavailable")
     assert one.heartbeat().last_seq == 1
     assert line.client().follow("late").last_seq == 1, "the last known end is reported"
     path.with_name("elsewhere").rename(path)
     events += line.add(DEFECT)
     assert one.events(1) == events[1:]
-    other.send(replay)
-    assert other.events(1) == events[:1]
     logged = [record.levelname for record in caplog.records if record.name == "edge.delivery.durable.journal_watch"]
     assert logged == ["ERROR", "INFO"]
 
@@ -485,65 +473,6 @@ def test_on_a_full_disk_events_are_served_and_acknowledged_also_after_a_restart(
         assert new.events(20) == events
         line.wait_until_on_disk(mes1=20, new=0)
         assert line.consumers.fault is None
-
-
-# Replays.
-
-
-def replayed(client: Client, line: FollowedLine, after: int, through: int, **wanted: Any) -> tuple[Batch, list[Any]]:
-    client.send(
-        ReplayRequest(request_id="r", journal_id=line.journal_id, after_seq=after, through_seq=through, **wanted)
-    )
-    reply, events = client.receive()
-    assert isinstance(reply, Batch)
-    assert reply.request_id == "r"
-    return reply, events
-
-
-def test_anybody_can_replay_events(line: FollowedLine) -> None:
-    events = line.add(GOOD, DEFECT, ALARM, GOOD, DEFECT, png=b"picture")
-    bare = [Delivered(each.journal_id, each.seq, each.header) for each in events]
-    one = line.client()
-    assert replayed(one, line, 1, 4)[1] == bare[1:4]
-    assert replayed(one, line, 1, 4, heatmaps=True)[1] == events[1:4]
-    batch, came = replayed(one, line, 0, 5, topics=(DEFECT,))
-    assert (came, batch.through_seq) == ([bare[1], bare[4]], 5)
-    batch, came = replayed(one, line, 3, 2**60)
-    assert (came, batch.through_seq, batch.last_seq) == (bare[3:], 5, 5)
-    batch, came = replayed(one, line, 5, 5)
-    assert (came, batch.through_seq) == ([], 5)
-    line.journal.discard(2)
-    batch, came = replayed(one, line, 0, 4)
-    assert (came, batch.lost_through, batch.through_seq) == (bare[2:4], 2, 4)
-    assert line.consumers.positions() == {}, "a replay makes no consumer"
-    one.send(ReplayRequest(request_id="r", journal_id="b" * 32, after_seq=0, through_seq=1))
-    refused = one.refused()
-    assert (refused.request_id, refused.reason, line.journal_id in refused.detail) == ("r", "other_journal", True)
-
-
-def test_a_long_replay_takes_several_requests(line: FollowedLine) -> None:
-    events = line.add(*[GOOD] * 1500)
-    one = line.client()
-    batch, came = replayed(one, line, 0, 1500)
-    assert batch.through_seq == came[-1].seq < 1500
-    while len(came) < 1500:
-        came += replayed(one, line, came[-1].seq, 1500)[1]
-    assert came == events
-
-
-def test_too_many_replays_at_once_are_refused_and_consumers_are_served(line: FollowedLine) -> None:
-    events = line.add(*[GOOD] * 50)
-    greedy, one = line.client(), line.client()
-    one.follow()
-    assert one.events(50) == events
-    for _ in range(20 * REPLAYS_WAITING):
-        greedy.send(ReplayRequest(request_id="r", journal_id=line.journal_id, after_seq=0, through_seq=50))
-    later = line.add(DEFECT)
-    assert one.events(1) == later
-    kinds: set[Any] = set()
-    while kinds != {Batch, "busy"}:  # some of each may be dropped, as it did not read them in time
-        reply, _ = greedy.receive()
-        kinds.add(reply.reason if isinstance(reply, Refused) else type(reply))
 
 
 # Bad requests.
@@ -613,7 +542,7 @@ def test_a_fault_of_the_server_is_logged_once_and_the_others_are_served(
     events = line.add(GOOD)
     assert one.events(1) == events
     assert "boom" in caplog.text
-    assert len([record for record in caplog.records if record.name == "edge.delivery.durable.follow_server"]) == 1
+    assert len([record for record in caplog.records if record.name == "edge.delivery.router"]) == 1
 
 
 # Starting and stopping.

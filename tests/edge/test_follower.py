@@ -16,23 +16,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from edge.delivery.durable import follower
+from edge.delivery.client import acknowledgements, follower
+from edge.delivery.client.follower import Follower, forget
 from edge.delivery.durable.consumers import Consumers
-from edge.delivery.durable.follower import Follower, forget
-from edge.delivery.durable.following import (
+from edge.delivery.journal.reader import JournalReader
+from edge.errors import AccessError, DeliveryError, EventsLostError, MessageError
+from edge.wire.following import (
     AckRequest,
     Batch,
     Delivered,
     Following,
     FollowRequest,
-    Refused,
     batch_parts,
     refusal,
     request_from,
-    to_bytes,
 )
-from edge.delivery.journal.reader import JournalReader
-from edge.errors import AccessError, DeliveryError, EventsLostError, MessageError
+from edge.wire.requests import Refused, to_bytes
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until
 from tests.edge.secured import Port, Secured
 
@@ -379,7 +378,7 @@ def test_after_refusals_that_may_pass_it_follows_again_and_logs_once(
     with Follower(address, "mes1", timeout_s=WITHIN_SECONDS) as events:
         assert take(events, 1)[0].seq == 1
     answering.join()
-    assert len([record for record in caplog.records if record.name == "edge.delivery.durable.follower"]) == 1
+    assert len([record for record in caplog.records if record.name == "edge.delivery.client.follower"]) == 1
 
 
 def test_after_silence_it_follows_again_as_the_same_client_and_logs_once(
@@ -410,12 +409,12 @@ def test_after_silence_it_follows_again_as_the_same_client_and_logs_once(
     answering.join()
     assert len(names) == 1
     assert len(set(connections)) == len(connections) >= 4
-    logged = [record.levelname for record in caplog.records if record.name == "edge.delivery.durable.follower"]
+    logged = [record.levelname for record in caplog.records if record.name == "edge.delivery.client.follower"]
     assert logged == ["WARNING", "INFO"]
 
 
 def test_acknowledgements_are_grouped(fake: tuple[FakeLine, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower, "SECONDS_BETWEEN_ACKS", 1e9)  # only the number of events counts
+    monkeypatch.setattr(acknowledgements, "SECONDS_BETWEEN_ACKS", 1e9)  # only the number of events counts
     line, address = fake
     with Follower(address, "mes1", timeout_s=WITHIN_SECONDS, window=100) as events:
         line.follow()

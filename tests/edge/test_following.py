@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.delivery.durable.following import (
-    SCHEMA_VERSION,
+from edge.errors import MessageError
+from edge.wire.events import AlarmEvent, VerdictEvent
+from edge.wire.following import (
     AckRequest,
     Batch,
     Delivered,
@@ -21,8 +22,6 @@ from edge.delivery.durable.following import (
     Forgotten,
     Former,
     Reason,
-    Refused,
-    ReplayRequest,
     Reply,
     Request,
     batch_parts,
@@ -30,10 +29,8 @@ from edge.delivery.durable.following import (
     refusal,
     reply_from,
     request_from,
-    to_bytes,
 )
-from edge.delivery.messages import AlarmEvent, VerdictEvent
-from edge.errors import MessageError
+from edge.wire.requests import SCHEMA_VERSION, Refused, to_bytes
 from tests.edge.follow_examples import DATA, EVENTS, HEADERS, JOURNAL, PNG, REPLIES, REQUESTS, parts_of
 from tests.edge.wire_examples import unpack
 
@@ -91,10 +88,9 @@ def test_fields_and_reasons_that_a_later_line_adds_are_accepted_and_a_newer_vers
 
 # Other bytes.
 
-FOLLOW, ACK, REPLAY, FORGET = (
+FOLLOW, ACK, FORGET = (
     {"type": "follow", "schema_version": 1, "name": "mes1", "client": "c"},
     {"type": "ack", "schema_version": 1, "name": "mes1", "journal_id": "j", "seq": 7},
-    {"type": "replay", "schema_version": 1, "request_id": "r", "journal_id": "j", "after_seq": 1, "through_seq": 9},
     {"type": "forget", "schema_version": 1, "request_id": "r", "name": "mes1"},
 )
 REFUSED: list[tuple[bytes | dict[str, Any], str]] = [
@@ -119,14 +115,12 @@ REFUSED: list[tuple[bytes | dict[str, Any], str]] = [
     (FOLLOW | {"begin": "next"}, "unknown field `begin`"),
     (ACK | {"seq": -1}, "Expected `int` >= 0 - at `$.seq`"),
     (ACK | {"seq": 2**63}, "at `$.seq`"),
-    (REPLAY | {"through_seq": 0}, "Expected `int` >= 1 - at `$.through_seq`"),
+    (FORGET | {"type": "replay"}, "Invalid value 'replay'"),
 ]
 
 
 def test_bytes_that_are_no_request_are_refused_in_one_short_sentence() -> None:
-    assert not any(
-        isinstance(request_from(json.dumps(each).encode()), Refused) for each in (FOLLOW, ACK, REPLAY, FORGET)
-    )
+    assert not any(isinstance(request_from(json.dumps(each).encode()), Refused) for each in (FOLLOW, ACK, FORGET))
     for content, words in REFUSED:
         reply = request_from(content if isinstance(content, bytes) else json.dumps(content).encode())
         assert isinstance(reply, Refused)
@@ -139,7 +133,7 @@ def test_bytes_that_are_no_request_are_refused_in_one_short_sentence() -> None:
 
 def test_a_refusal_names_the_request_where_its_id_can_be_read() -> None:
     for request, reason, request_id in [
-        (REPLAY | {"x": 1}, "malformed", "r"),
+        (FORGET | {"x": 1}, "malformed", "r"),
         (FORGET | {"schema_version": 2, "type": "x"}, "version", "r"),
         (FOLLOW | {"x": 1}, "malformed", None),
     ]:
@@ -255,7 +249,7 @@ def section(heading: str) -> str:
 
 def test_every_field_and_reason_and_this_schema_version_are_documented() -> None:
     for heading, kind in [
-        ("Follow", FollowRequest), ("Acknowledge", AckRequest), ("Replay", ReplayRequest), ("Forget", ForgetRequest),
+        ("Follow", FollowRequest), ("Acknowledge", AckRequest), ("Forget", ForgetRequest),
         ("Following", Following), ("Batch", Batch), ("Forgotten", Forgotten), ("Refused", Refused),
     ]:  # fmt: skip
         rows = re.findall(r"^\| `([\w.]+)` \|([^|]*)\|([^|]*)\|[^|]+\|$", section(f"### {heading}"), flags=re.MULTILINE)
@@ -283,7 +277,7 @@ def test_the_worked_exchange_is_what_goes_over_the_wire() -> None:
         kinds.add(content["type"])
         if "boot_id" in content:  # an event, which documents may break into lines
             parts += [json.dumps(content).encode(), b""]
-        elif content["type"] in ("follow", "ack", "replay", "forget"):
+        elif content["type"] in ("follow", "ack", "forget"):
             request = request_from(text.encode())
             refused = request if isinstance(request, Refused) else None
             assert refused or to_bytes(request) == text.encode()
@@ -294,4 +288,4 @@ def test_the_worked_exchange_is_what_goes_over_the_wire() -> None:
             assert refused is None or reply == refused
             announced, parts = (reply, []) if isinstance(reply, Batch) else (None, [])
     assert announced is None
-    assert {"follow", "following", "batch", "ack", "alarm", "replay", "refused"} <= kinds
+    assert {"follow", "following", "batch", "ack", "alarm", "refused"} <= kinds

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from edge.cameras.state import CameraState, State
 from edge.inspection.ledger import Account
-from edge.service.handshake import STALLED_AFTER_SECONDS, handshake, reasons
-from edge.service.losses import WINDOW_SECONDS, Losses
+from edge.service.drops import WINDOW_SECONDS, DropMonitor
+from edge.service.readiness import STALLED_AFTER_SECONDS, Condition, handshake
 
 GRAVITY = ["NOT_READY", "BUSY", "DEGRADED"]
 
@@ -22,10 +22,10 @@ LIVE, DEAD, OPENING = camera("LIVE"), camera("DEAD", "silent"), camera("OPENING"
 
 
 def test_a_line_that_inspects_what_all_its_cameras_see_is_ready() -> None:
-    found = reasons("RUNNING", {"top": LIVE, "side": camera("IDLE")}, quiet_for_s=0.2)
+    found = Condition("RUNNING", {"top": LIVE, "side": camera("IDLE")}, 0.2).reasons()
     told = handshake(found, 7)
     assert (told.state, told.reason, told.detail, told.heartbeat) == ("READY", None, None, 7)
-    assert reasons("RUNNING", {"top": camera("ENDED")}, quiet_for_s=0.0) == [], "its last frame has come"
+    assert Condition("RUNNING", {"top": camera("ENDED")}, 0.0).reasons() == [], "its last frame has come"
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_is_wrong_is_told_in_a_word_and_a_sentence(
     wrong: dict[str, object], state: str, word: str, sentence: str
 ) -> None:
     given_: dict[str, object] = {"state": "RUNNING", "cameras": {"top": LIVE}, "quiet_for_s": 0.0, **wrong}
-    told = handshake(reasons(**given_), 0)  # type: ignore[arg-type]
+    told = handshake(Condition(**given_).reasons(), 0)  # type: ignore[arg-type]
     assert (told.state, told.reason, told.detail) == (state, word, sentence)
 
 
@@ -71,9 +71,9 @@ def test_the_gravest_reason_is_told_and_no_reason_is_left_out(
     losses: list[str],
     why: str | None,
 ) -> None:
-    found = reasons(
-        state, cameras, quiet_for_s=quiet_for_s, changing=changing, losses=losses, unrecorded=why  # type: ignore[arg-type]
-    )  # fmt: skip
+    found = Condition(
+        state, cameras, quiet_for_s, changing=changing, losses=losses, unrecorded=why  # type: ignore[arg-type]
+    ).reasons()  # fmt: skip
     told = handshake(found, 3)
     order = [GRAVITY.index(reason.state) for reason in found]
     assert order == sorted(order)
@@ -88,7 +88,7 @@ def test_the_gravest_reason_is_told_and_no_reason_is_left_out(
 
 
 def test_a_camera_whose_frames_are_lost_is_named_with_its_most_frequent_reason() -> None:
-    losses = Losses()
+    losses = DropMonitor()
     losses.look({"top": Account(), "side": Account()}, 0.0)
     top = Account(260, 1, {"deadline": 88, "overload": 171}, {}, 0)
     said = losses.look({"top": top, "side": Account(5, 5)}, 1.0)
@@ -96,7 +96,7 @@ def test_a_camera_whose_frames_are_lost_is_named_with_its_most_frequent_reason()
 
 
 def test_only_losses_of_the_last_seconds_count() -> None:
-    losses = Losses()
+    losses = DropMonitor()
     lost = Account(100, 0, {}, {"wrong_size": 100}, 0)
     losses.look({"top": Account()}, 0.0)
     assert losses.look({"top": lost}, 1.0) == ["camera top: 0 of 100 frames inspected (failed.wrong_size)"]
@@ -107,15 +107,15 @@ def test_only_losses_of_the_last_seconds_count() -> None:
 
 
 def test_frames_that_are_inspected_or_in_flight_are_not_lost() -> None:
-    losses = Losses()
+    losses = DropMonitor()
     for second in range(30):
         account = Account(captured=10 * second + 4, inspected=10 * second, in_flight=4)
         assert losses.look({"top": account}, float(second)) == []
 
 
 def test_a_loss_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "edge.service.losses")
-    losses = Losses()
+    caplog.set_level(logging.INFO, "edge.service.drops")
+    losses = DropMonitor()
     losses.look({"top": Account()}, 0.0)
     lost = Account(10, 0, {"overload": 10}, {}, 0)
     for second in (1.0, 2.0, 3.0):

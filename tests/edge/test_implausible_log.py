@@ -6,7 +6,7 @@ import pytest
 
 from edge.frames import Stamp
 from edge.inspection.outcome import Outcome, Unjudged
-from edge.service.implausible_log import SECONDS_BETWEEN_LOGGED, ImplausibleLog
+from edge.service.drops import SECONDS_BETWEEN_LOGGED, ImplausibleLog
 
 
 def test_the_first_frame_is_logged_with_its_numbers_and_a_flood_of_them_rarely(

@@ -27,7 +27,8 @@ from edge.delivery.journal.file import FILE_NAME, move_aside
 from edge.delivery.journal.journal import Gone, Journal
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.retention import Retention
-from edge.delivery.journal.rows import Progress, Record
+from edge.delivery.journal.rows import Record
+from edge.frames import Watermark
 from tests.command import WITHIN_SECONDS
 from tests.edge.fault_disks import fail, failing_disk, fill, make_read_only, make_writable, small_disk
 from tests.edge.journals import LINE, all_records, change
@@ -57,7 +58,7 @@ def found(folder: Path) -> list[Record]:
 
 
 def test_what_was_appended_is_there_after_opening_again(tmp_path: Path) -> None:
-    folder, progress = tmp_path / "not" / "there" / "yet", {"top": Progress("boot", 7)}
+    folder, progress = tmp_path / "not" / "there" / "yet", {"top": Watermark("boot", 7)}
     with opened(folder) as journal:
         journal_id = journal.journal_id
         assert (journal.first_seq, journal.last_seq, journal.topics, journal.progress) == (0, 0, {}, {})
@@ -90,14 +91,14 @@ def test_events_that_do_not_go_on_where_it_ends_are_refused(tmp_path: Path) -> N
 
 def test_what_was_counted_outlives_the_events(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
-        journal.append([record(1, "change"), *records(2, 9)], {"top": Progress("boot", 3)})
+        journal.append([record(1, "change"), *records(2, 9)], {"top": Watermark("boot", 3)})
         assert journal.discard(4) == Gone(1, 4, {"alarm": 3, "change": 1})
         assert journal.first_seq == 5
         assert journal.discard(9).by_topic == {"alarm": 5}
         assert (journal.first_seq, journal.last_seq) == (0, 9)
     with opened(tmp_path) as journal:
         assert (journal.first_seq, journal.last_seq) == (0, 9)
-        assert (journal.topics, journal.progress) == ({"alarm": 9, "change": 1}, {"top": Progress("boot", 3)})
+        assert (journal.topics, journal.progress) == ({"alarm": 9, "change": 1}, {"top": Watermark("boot", 3)})
         journal.append(records(10, 10), {})
         assert (journal.first_seq, journal.last_seq) == (10, 10)
 

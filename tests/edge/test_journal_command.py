@@ -19,8 +19,8 @@ from edge.delivery.journal.file import FILE_NAME, PAGE_BYTES
 from edge.delivery.journal.journal import Journal
 from edge.delivery.journal.reader import JournalReader, Page
 from edge.delivery.journal.rows import header_crc
-from edge.delivery.messages import Message
 from edge.text import format_count
+from edge.wire.events import Message
 from tests.command import complaint, heatline
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.journals import LINE, Clocks, all_records, change, good, held, journalling, several
@@ -229,19 +229,19 @@ def test_verify_finds_garbage_and_says_where_it_cannot_read_on(tmp_path: Path) -
 def test_verify_takes_nothing_for_missing_that_is_deleted_or_written_meanwhile(tmp_path: Path) -> None:
     journal = journalling(tmp_path, keep_s=100)
     journal.commit(several(4 * EVENTS_AT_ONCE))
-    assert journal._journal is not None
+    assert journal._file.journal is not None
     looked_at = []
 
     def went_on(done: int, of: int) -> None:
         looked_at.append((done, of))
-        journal._journal.discard(done + EVENTS_AT_ONCE // 2)
+        journal._file.journal.discard(done + EVENTS_AT_ONCE // 2)
         journal.commit(several(10))
 
     with JournalReader.open(tmp_path) as reader:
         assert list(faults(reader, went_on)) == []
         assert len(looked_at) > 2
         assert looked_at[-1][0] == looked_at[-1][1]
-        journal._journal.discard(10_000)
+        journal._file.journal.discard(10_000)
         assert list(faults(reader, lambda _done, _of: None)) == []
     journal.close()
 

@@ -17,16 +17,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from edge.delivery.journal.discarding import SECONDS_BETWEEN_DISCARDED_TOLD
+from edge.delivery.journal.disk_file import LOOK_SECONDS
 from edge.delivery.journal.disk_thread import DiskThread
 from edge.delivery.journal.errors import JournalFailedError, JournalForeignError, JournalHungError, JournalTooNewError
 from edge.delivery.journal.file import FILE_NAME, beside
 from edge.delivery.journal.journal import Journal
-from edge.delivery.journal.journalling import LOOK_SECONDS, SECONDS_BETWEEN_DISCARDED_TOLD, Journalling
+from edge.delivery.journal.journalling import Journalling
 from edge.delivery.journal.outage import MOST_RETRY_SECONDS, RETRY_SECONDS, STEADY_SECONDS
 from edge.delivery.journal.reader import JournalReader
-from edge.delivery.journal.rows import Progress
-from edge.delivery.messages import Consumer, Counts, JournalState, Message, StatusEvent
+from edge.delivery.numbering import Numbering
 from edge.errors import JournalError
+from edge.frames import Watermark
+from edge.wire.events import Consumer, Counts, JournalState, Message, StatusEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.fault_disks import failing_disk, fill, frozen, make_read_only, make_writable, power_cut, small_disk
 from tests.edge.journals import (
@@ -50,8 +53,8 @@ JOURNAL = "edge.delivery.journal"
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine is no disk that hangs; others who hold the file are not waited for; the clock is trusted."""
-    monkeypatch.setattr(f"{JOURNAL}.journalling.DISK_SECONDS", WITHIN_SECONDS)
-    monkeypatch.setattr(f"{JOURNAL}.journalling.ROOM_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr(f"{JOURNAL}.disk_file.DISK_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr(f"{JOURNAL}.discarding.ROOM_SECONDS", WITHIN_SECONDS)
     monkeypatch.setattr(f"{JOURNAL}.journal.BUSY_SECONDS", 0.0)
     monkeypatch.setattr(f"{JOURNAL}.wall_clock.AGREED_SECONDS", 0.0)
 
@@ -69,7 +72,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def opened(folder: Path | None, clocks: Clocks | None = None, *of: Any, **what: Any) -> Iterator[Journalling]:
+def opened(folder: Path, clocks: Clocks | None = None, *of: Any, **what: Any) -> Iterator[Journalling]:
     with contextlib.closing(journalling(folder, clocks, *of, **what)) as journal:
         yield journal
 
@@ -134,18 +137,16 @@ def test_what_is_sent_outlives_a_power_cut(tmp_path: Path) -> None:
         assert held(disk) == sent_as(sent)
 
 
-def test_without_a_journal_each_boot_counts_for_itself_and_nothing_is_said_of_it(tmp_path: Path) -> None:
-    for journal in (journalling(None), journalling(tmp_path / "kept", keep_bytes=0)):
-        sent = journal.commit([good(), STATUS, ALARM, good()]) + journal.tend()
-        assert numbers(sent) == [(None, 1, 0), (None, 2, 0), (None, 3, 1)]
-        assert (journal.state(), journal.journal_id) == (None, None)
-        counts = Counts(journal_id=None, unjournalled={"verdict.top.GOOD": 3, "alarm": 2})
-        assert journal.counts() == journal.welcome().counts == counts
-        (status,) = statuses(sent)
-        assert (status.last_seq, status.journal_id, status.journal) == (1, None, None)
-        assert status.counts == Counts(journal_id=None, unjournalled={"verdict.top.GOOD": 1})
-        journal.close()
-    assert not (tmp_path / "kept").exists()
+def test_without_a_journal_each_boot_counts_for_itself_and_nothing_is_said_of_it() -> None:
+    numbering = Numbering()
+    sent = numbering.commit([good(), STATUS, ALARM, good()]) + numbering.tend()
+    assert numbers(sent) == [(None, 1, 0), (None, 2, 0), (None, 3, 1)]
+    assert (numbering.state(), numbering.journal_id) == (None, None)
+    counts = Counts(journal_id=None, unjournalled={"verdict.top.GOOD": 3, "alarm": 2})
+    assert numbering.counts() == counts
+    (status,) = statuses(sent)
+    assert (status.last_seq, status.journal_id, status.journal) == (1, None, None)
+    assert status.counts == Counts(journal_id=None, unjournalled={"verdict.top.GOOD": 1})
 
 
 def test_a_status_tells_the_counts_of_its_place_in_the_order_and_who_follows(tmp_path: Path) -> None:
@@ -161,9 +162,7 @@ def test_a_status_tells_the_counts_of_its_place_in_the_order_and_who_follows(tmp
         assert second.journal is not None
         assert (second.journal.first_seq, second.journal.last_seq, second.journal.live_only) == (1, 3, None)
         assert (second.journal.consumers, state_of(journal).consumers) == (followers, {})
-        welcome = journal.welcome()
-        assert journal.counts() == welcome.counts == second.counts
-        assert (welcome.boot_id, welcome.line) == ("boot", LINE)
+        assert journal.counts() == second.counts
 
 
 def test_how_far_frames_were_told_is_known_at_the_next_start(tmp_path: Path, clocks: Clocks) -> None:
@@ -179,7 +178,7 @@ def test_how_far_frames_were_told_is_known_at_the_next_start(tmp_path: Path, clo
     for _ in range(2):
         with opened(tmp_path, clocks, keep_s=10) as journal:
             last = {"top": lost.frame_number + lost.frames - 1, "side": 9, "endless": 2**63 - 1}
-            assert journal.progress == {camera: Progress(boot_id, number) for camera, number in last.items()}
+            assert journal.progress == {camera: Watermark(boot_id, number) for camera, number in last.items()}
             journal.tend()  # the events go, and that stays
             assert held(tmp_path) == []
 
@@ -280,7 +279,7 @@ def test_a_disk_that_cannot_be_written_at_the_start_is_overcome(disk: Path, cloc
     spoil, mend = (fill, lambda _: (disk / "filler").unlink()) if how == "full" else (make_read_only, make_writable)
     spoil(disk)
     with opened(disk, clocks) as journal:
-        assert journal.progress == {"top": Progress(good().event.boot_id, 3)}
+        assert journal.progress == {"top": Watermark(good().event.boot_id, 3)}
         (said, *_) = of_journal(journal.commit([good()]))
         assert said.what == "live_only"
         assert ("make room on its disk" if how == "full" else "cannot be written") in said.detail
@@ -364,13 +363,13 @@ def wait_until_ended(disk: DiskThread) -> None:
 def not_answering(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The disk does not answer, and nobody waits for it."""
     with frozen(disk), monkeypatch.context() as patch:
-        patch.setattr(f"{JOURNAL}.journalling.DISK_SECONDS", 0.05)
-        patch.setattr(f"{JOURNAL}.journalling.DISK_SECONDS_AT_START", 0.05)
+        patch.setattr(f"{JOURNAL}.disk_file.DISK_SECONDS", 0.05)
+        patch.setattr(f"{JOURNAL}.disk_file.DISK_SECONDS_AT_START", 0.05)
         yield
 
 
 def wait_until_it_answers(journal: Journalling) -> None:
-    last = journal._disk._last
+    last = journal._file._disk._last
     assert last is not None
     assert last.returned.wait(WITHIN_SECONDS)
 
@@ -383,7 +382,7 @@ def test_a_disk_that_does_not_answer_holds_no_event_back_no_start_and_no_end(
             kept = journal.commit(several(5))
             with not_answering(disk, monkeypatch):
                 unkept = journal.commit(several(3))
-                assert journal._disk.busy
+                assert journal._file.busy
                 unkept += journal.commit([good("side")])
                 for _ in range(3):
                     assert tended(journal, clocks) == []
@@ -398,7 +397,7 @@ def test_a_disk_that_does_not_answer_holds_no_event_back_no_start_and_no_end(
             ended = journalling(disk, clocks)
             assert whats(ended.commit([good()])) == ["live_only"]
             ended.close()
-        wait_until_ended(ended._disk)  # it lets go of the file as soon as the disk answers
+        wait_until_ended(ended._file._disk)  # it lets go of the file as soon as the disk answers
         with not_answering(disk, monkeypatch):
             journal = journalling(disk, clocks)
             assert whats(journal.commit([good()])) == ["live_only"]
@@ -443,7 +442,7 @@ def test_a_callback_that_fails_keeps_no_event_back(
         journal.wake.append(fail_always)
         sent = journal.commit([good(), STATUS]) + journal.commit([good()])
         assert held(tmp_path) == sent_as(sent)
-        journal._acked = fail_always
+        journal._discarding._acked = fail_always
         unkept = tended(journal, clocks, 1000) + journal.commit([good()])
         assert ids(unkept) == {None}
     assert sum(record.exc_info is not None for record in caplog.records) == 2, "not each time"
@@ -479,8 +478,8 @@ def test_a_journal_that_is_damaged_at_the_start_is_moved_aside(disk: Path, clock
 def test_a_journal_that_is_damaged_under_a_running_line_gives_way(tmp_path: Path, clocks: Clocks) -> None:
     with opened(tmp_path, clocks, keep_s=1000) as journal:
         journal.commit(several(600, png_bytes=50_000))  # more than SQLite keeps in memory
-        assert journal._journal is not None
-        journal._journal.checkpoint()
+        assert journal._file.journal is not None
+        journal._file.journal.checkpoint()
         old_id = journal.journal_id
         for at in range(4096, (tmp_path / FILE_NAME).stat().st_size, 8192):
             overwrite(tmp_path / FILE_NAME, at)
@@ -772,11 +771,11 @@ class WhateverHappens(RuleBasedStateMachine):
     @rule(dies=st.booleans())
     def the_service_starts_again(self, dies: bool) -> None:
         """Start again, and take over what the end itself has still put into the journal."""
-        if dies and self.journal._journal is not None:  # nothing is written any more
-            self.journal._journal.close()
-            self.journal._journal = None
+        if dies and self.journal._file.journal is not None:  # nothing is written any more
+            self.journal._file.journal.close()
+            self.journal._file.journal = None
         if dies:
-            self.journal._disk.close(lambda: None, WITHIN_SECONDS)
+            self.journal._file._disk.close(lambda: None, WITHIN_SECONDS)
         else:
             self.journal.close()
         self.others.close()

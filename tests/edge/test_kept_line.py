@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from edge.bundle import Bundle
-from edge.delivery.durable.follower import Follower
+from edge.delivery.client.follower import Follower
+from edge.delivery.client.gap_detector import Gap
+from edge.delivery.client.subscriber import Heard, NewBoot, Subscriber
 from edge.delivery.journal.reader import JournalReader
-from edge.delivery.messages import Event, JournalEvent, StatusEvent, VerdictEvent, event_from
-from edge.delivery.subscriber import Subscriber
+from edge.wire.events import Event, JournalEvent, Message, StatusEvent, VerdictEvent, event_from
 from tests.command import WITHIN_SECONDS
 from tests.edge.fault_boots import boots, die
 from tests.edge.fault_disks import fill, small_disk
@@ -41,12 +42,21 @@ def says(event: Event, live_only: str | None) -> bool:
     return degraded and live_only in (event.journal.live_only or "")
 
 
+def is_verdict(heard: Heard) -> bool:
+    return isinstance(heard, Message) and isinstance(heard.event, VerdictEvent)
+
+
+def is_after(event: Event, seqs: list[int]) -> bool:
+    """Whether an event is among those that came, and did not."""
+    return not isinstance(event, StatusEvent) and seqs[0] < event.seq < seqs[-1] and event.seq not in seqs
+
+
 def is_of_journal(event: Event, what: str) -> bool:
     return isinstance(event, JournalEvent) and event.what == what
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.long)])
-def test_over_kill_9_seq_goes_on_and_neither_a_consumer_nor_a_listener_misses_an_event(
+def test_over_kill_9_seq_goes_on_a_consumer_misses_no_event_and_a_listener_knows_which(
     tmp_path: Path, bundle: Bundle, address: str, kills: int
 ) -> None:
     line, served = kept_line(tmp_path, bundle, address)
@@ -55,13 +65,13 @@ def test_over_kill_9_seq_goes_on_and_neither_a_consumer_nor_a_listener_misses_an
     got: list[bytes] = []
     with (
         boots(line, address, state) as lives,
-        Subscriber(address, timeout_s=WITHIN_SECONDS, replay=served) as listener,
+        Subscriber(address, timeout_s=WITHIN_SECONDS) as listener,
         contextlib.ExitStack() as at_end,
     ):
         for kill in range(kills):
             with lives.boot() as run:
                 if kill == 0:  # both read on after the last kill
-                    seqs = [next(m.event.seq for m in listener if isinstance(m.event, VerdictEvent))]
+                    seqs = [next(m.event.seq for m in listener if is_verdict(m))]
                     consumer = at_end.enter_context(Follower(served, "mes1", timeout_s=WITHIN_SECONDS))
                     got.append(next(iter(consumer)).header)
                 for _ in range(5):
@@ -73,16 +83,29 @@ def test_over_kill_9_seq_goes_on_and_neither_a_consumer_nor_a_listener_misses_an
                 got.append(delivered.header)
                 if delivered.seq >= last.seq:
                     break
-            missing = set(range(seqs[0] + 1, last.seq + 1))
-            while missing:  # each topic comes in order, and not all of them together
-                message = listener.receive()
-                assert message is not None, f"{missing} did not come"
-                if not isinstance(message.event, StatusEvent):
-                    seqs.append(message.event.seq)
-                    missing.discard(message.event.seq)
+            gaps, begun = list[Gap](), list[str]()
+            counted = 0
+            while counted < last.seq:  # by the next status it knows of all
+                match listener.receive():
+                    case Gap() as gap:
+                        gaps.append(gap)
+                    case NewBoot(boot_id):
+                        begun.append(boot_id)
+                    case Message(event=StatusEvent(last_seq=counted)):
+                        pass
+                    case Message(event=event):
+                        seqs.append(event.seq)
+                    case None:
+                        raise AssertionError(f"events after {seqs[-1]} did not come")
             run.end()
         boot_ids = list(lives.heard)
-    assert len(set(seqs)) == len(seqs), "none comes twice"
+    assert seqs == sorted(set(seqs)), "each comes once, in order"
+    assert begun == boot_ids[1:]
+    missed = {event.seq: event.topic for event in map(event_from, journalled(state)) if is_after(event, seqs)}
+    for seq, topic in missed.items():
+        assert any(gap.topic == topic and gap.after_seq < seq <= gap.through_seq for gap in gaps), f"{seq} {topic}"
+    for gap in gaps:
+        assert any(topic == gap.topic and gap.after_seq < seq <= gap.through_seq for seq, topic in missed.items())
     kept = journalled(state)
     assert got == kept[: len(got)], "each event as it was journalled"
     told = [event_from(header) for header in kept]

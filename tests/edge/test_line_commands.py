@@ -15,9 +15,9 @@ from typing import Any
 
 from edge.bundle import Bundle
 from edge.cli.status import EXIT_CODES
-from edge.delivery.messages import ChangeEvent, Event, VerdictEvent
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.security.curve import ClientKeys, read_key_pair
-from edge.delivery.subscriber import Subscriber
+from edge.wire.events import ChangeEvent, Event, Message, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import running, started, write_line_with
 from tests.edge.secured import free_port, until
@@ -42,7 +42,7 @@ def next_event(events: Subscriber, wanted: Callable[[Any], bool]) -> Event:
     """The next one that is wanted."""
     give_up = time.monotonic() + WITHIN_SECONDS
     for message in events:
-        if wanted(message.event):
+        if isinstance(message, Message) and wanted(message.event):
             return message.event
         assert time.monotonic() < give_up, "what was waited for did not come"
     raise AssertionError("nothing came any more")

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.delivery import messages as wire
-from edge.delivery.messages import Event, Message, VerdictEvent, from_frames, to_frames
 from edge.errors import MessageError
-from edge.geometry import Region
+from edge.wire import events as wire
+from edge.wire.events import Event, Message, Region, VerdictEvent, from_frames, to_frames
 from tests.edge.wire_examples import (
     ALARM,
     CHANGE,
@@ -60,31 +59,6 @@ def test_what_is_sent_is_what_is_received(event: Event, png: bytes) -> None:
     parts = to_frames(message)
     assert len(parts) == (3 if has_picture else 2)
     assert from_frames(parts) == message
-
-
-@given(values(wire.Welcome))
-def test_a_welcome_that_is_sent_is_what_is_received(welcome: wire.Welcome) -> None:
-    assert wire.welcome_from(wire.welcome_to_bytes(welcome)) == welcome
-
-
-WELCOME_V1 = (
-    b'welcome {"type":"welcome","schema_version":1,"boot_id":"b","line":"line1","counts":{"journal_id":"j",'
-    b'"journalled":{"alarm":9},"unjournalled":{}}}'
-)
-
-
-def test_a_welcome_of_schema_version_1_stays_readable_and_another_one_is_refused() -> None:
-    welcome = wire.Welcome(boot_id="b", line="line1", counts=wire.Counts(journal_id="j", journalled={"alarm": 9}))
-    assert wire.welcome_from(WELCOME_V1) == welcome
-    assert wire.welcome_to_bytes(welcome) == WELCOME_V1
-    assert wire.welcome_from(WELCOME_V1.replace(b'"boot_id"', b'"hint":{"x":1},"boot_id"')) == welcome
-    for part, complaint in (
-        (WELCOME_V1.replace(b'version":1', b'version":2'), "of schema version 2 came, this reader knows up to 1"),
-        (b"welcome {}", "that is no welcome"),
-        (b"welcome \xff", "that is no welcome"),
-    ):
-        with pytest.raises(MessageError, match=complaint):
-            wire.welcome_from(part)
 
 
 # Bytes that are kept.

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from edge.cameras.base import Opened
 from edge.cameras.liveness import Liveness
-from edge.cameras.parts import Part, Parts
 from edge.cameras.settings import PatternSettings
+from edge.cameras.triggering import Part, Parts
 from edge.frames import Stamp
 from tests.edge.supervised import drawn_camera, give_time, watched
 

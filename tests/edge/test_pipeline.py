@@ -21,7 +21,7 @@ from edge.inspection.inspector import Inspector, PendingFrame
 from edge.inspection.ledger import Account, Ledger
 from edge.inspection.outcome import Outcome
 from edge.inspection.pipeline import Camera, Pipeline
-from edge.inspection.setup import Setup
+from edge.inspection.setup import EngineUses, Setup
 from edge.inspection.verdict import Thresholds
 from tests.edge.secured import until
 from tests.edge.setups import setup_of
@@ -351,17 +351,40 @@ def test_an_engine_is_needed_by_a_frame_that_it_works_on_and_that_was_reported_a
     held, reported = Held(bundle, openvino, "start"), threading.Event()
     # The frame is due as soon as it is worked on.
     monkeypatch.setattr("edge.inspection.docket.time.monotonic_ns", lambda: 2 if held.begun.is_set() else 1)
-    before = setup_of(bundle, openvino, held)
+    unused = threading.Event()
+    before = replace(setup_of(bundle, openvino, held), uses=EngineUses(unused.set))
     source = Scripted("top", lambda stamp: good(replace(stamp, due_monotonic_ns=2)), ends=False)
     run = Run(before, source, report=lambda _: reported.set())
     run.start()
     assert held.begun.wait(WITHIN_SECONDS)
     assert reported.wait(WITHIN_SECONDS), "at its deadline"
     run.pipeline.put_in_force(setup_of(bundle, openvino))
-    assert run.pipeline.needs(before.proven)
+    assert not unused.is_set()
     held.goes_on.set()
     assert run.pipeline.stop(WITHIN_SECONDS)
-    assert not run.pipeline.needs(before.proven)
+    assert unused.is_set()
+
+
+def test_setups_of_one_engine_share_it_and_the_last_frame_of_the_last_of_them_lets_it_go(
+    bundle: Bundle, openvino: Engine
+) -> None:
+    unused = list[int]()
+    first = replace(setup_of(bundle, openvino), uses=EngineUses(lambda: unused.append(len(run.reported))))
+    second, other = replace(first, acting=False), setup_of(bundle, openvino)
+    run: Run
+
+    def exchange(setup: Setup) -> Grab:
+        def grab(stamp: Stamp) -> Frame:
+            run.pipeline.put_in_force(setup)
+            return good(stamp)
+
+        return grab
+
+    script = [good, exchange(second), good, good, exchange(other), good, good]
+    run = Run(first, Scripted("top", *script), lane=Lane(9, "block"))
+    assert run.to_the_end() == ["GOOD"] * 7
+    (before,) = unused
+    assert before >= 3, "the event of frame 4, the last of that engine, is about to be reported or was"
 
 
 def test_a_frame_that_does_not_show_the_product_gets_no_verdict_and_a_probe_does(

@@ -21,8 +21,7 @@ from edge.bundle.product_tiles import product_tiles_bytes, read_product_tiles
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
-from edge.service.changeover import describe_plausibility
-from edge.service.preparing import Prepared, prepare
+from edge.service.loading import Prepared, describe_plausibility, prepare
 from tests.command import heatline
 from tests.small_bundle import contents_of, manifest, white_frame
 

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 import zmq
 
-from edge.delivery.messages import Message, StatusEvent, VerdictEvent
+from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
 from edge.delivery.security.curve import KeyPair
-from edge.delivery.subscriber import Subscriber
 from edge.errors import AccessError, DeliveryError
+from edge.wire.events import Message, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.wire_examples import DEFECT, GOOD, STATUS
 
@@ -28,7 +28,7 @@ def seqs(events: Subscriber, count: int) -> list[int]:
     came: list[int] = []
     for _ in range(count):
         message = events.receive()
-        assert message is not None, f"only {len(came)} of {count} messages came"
+        assert isinstance(message, Message), f"only {len(came)} of {count} messages came"
         assert isinstance(message.event, VerdictEvent)
         came.append(message.event.seq)
     return came
@@ -86,9 +86,9 @@ def join(publisher: Publisher, *subscribers: Subscriber) -> None:
         caller.join()
     publisher.send(verdict(0, DEFECT))
     for subscriber in subscribers:
-        while (message := subscriber.receive()) is not None and isinstance(message.event, StatusEvent):
+        while isinstance(message := subscriber.receive(), Message) and isinstance(message.event, StatusEvent):
             pass
-        assert message is not None
+        assert isinstance(message, Message)
 
 
 def test_messages_arrive_in_order_and_whole_even_where_the_subscriber_came_first(

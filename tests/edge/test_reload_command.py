@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from edge.delivery.messages import StatusEvent
 from edge.errors import CommandRefusedError, ConfigError, DeliveryError, HeatlineError
+from edge.wire.events import StatusEvent
 from tests.command import complaint, heatline
 from tests.edge.spoken_line import SpokenLine, a_change, a_status
 

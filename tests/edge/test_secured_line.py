@@ -19,8 +19,9 @@ from zmq.utils.monitor import recv_monitor_message
 from edge.cli.reload import reload
 from edge.cli.status import status
 from edge.cli.watch import watch
-from edge.delivery.commander import Commander
-from edge.delivery.security import knocking, socket_guard, subscriptions
+from edge.delivery.client import handshake_probe
+from edge.delivery.client.commander import Commander
+from edge.delivery.security import socket_guard, subscriptions
 from edge.delivery.security.access import Access
 from edge.delivery.security.allow_list import ROLES
 from edge.delivery.security.curve import ClientKeys, make_key_pair, read_key_pair
@@ -343,7 +344,7 @@ def test_a_watch_whose_key_is_revoked_says_so_at_its_end(
 ) -> None:
     pair = read_key_pair(tmp_path / "mes.key")
     events.secured.allow(pair, "listen")
-    require_let_in = knocking.require_let_in
+    require_let_in = handshake_probe.require_let_in
     let_in: list[str] = []
 
     def then_revoke(address: str, keys: ClientKeys | None, socket_type: int) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from edge.bundle import Bundle
-from edge.delivery.messages import StatusEvent, VerdictEvent
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.subscriber import Subscriber
+from edge.wire.events import Message, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import (
     Heard,
@@ -244,11 +244,11 @@ def test_a_subscriber_to_the_state_is_not_the_one_that_is_waited_for(short: Path
         with Subscriber(address, topics=["status"], timeout_s=WITHIN_SECONDS) as states:
             for _ in range(2):
                 message = states.receive()
-                assert message is not None
+                assert isinstance(message, Message)
                 assert isinstance(message.event, StatusEvent)
                 assert message.event.state == "STARTING"
         with Subscriber(address, topics=["verdict.top."], timeout_s=WITHIN_SECONDS) as verdicts:
             message = verdicts.receive()
-            assert message is not None
+            assert isinstance(message, Message)
             assert isinstance(message.event, VerdictEvent)
             assert message.event.frame_number == 1

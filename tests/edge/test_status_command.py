@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from edge.cli import named_line
-from edge.cli.named_line import events_address, file_of, name_of
+from edge.cli.named_line import address_of, file_of, name_of
 from edge.cli.status import EXIT_CODES
-from edge.delivery.messages import Handshake, HandshakeState, StatusEvent
+from edge.wire.events import Handshake, HandshakeState, StatusEvent
 from tests.command import complaint, heatline
 from tests.edge.spoken_line import SpokenLine, a_status
 from tests.edge.wire_examples import JOURNAL_STATUS
@@ -121,7 +121,7 @@ def test_what_names_a_line() -> None:
     ):
         assert (file_of(line), name_of(line)) == (Path(file), name)
     for address in ("tcp://127.0.0.1:5556", "ipc:///run/heatline/line1/events"):
-        assert (events_address(address), name_of(address)) == (address, address)
+        assert (address_of(address, "events"), name_of(address)) == (address, address)
 
 
 def test_what_is_bound_at_every_address_is_reached_at_loopback(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_what_is_bound_at_every_address_is_reached_at_loopback(tmp_path: Path) -
     ):
         file = configured(tmp_path / "line1.toml", bound)
         file.write_text(f'{file.read_text()}[security]\nkey = "line.key"\n')
-        assert events_address(str(file)) == reached
+        assert address_of(str(file), "events") == reached
 
 
 def test_a_file_that_cannot_be_used_is_refused_with_the_way_around_it(tmp_path: Path) -> None:

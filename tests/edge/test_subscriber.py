@@ -1,4 +1,4 @@
-"""A live listener that misses events knows it and gets them from the journal. Real sockets, a real journal."""
+"""A live listener knows what it missed, that the line was started again, and that it is silent. Real sockets."""
 
 import contextlib
 import threading
@@ -8,14 +8,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edge.delivery.client.follower import Follower
+from edge.delivery.client.gap_detector import Gap
+from edge.delivery.client.subscriber import Heard, LineLost, NewBoot, Notice, Subscriber
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.durable.follower import Follower
 from edge.delivery.journal.journal import Journal
-from edge.delivery.messages import Message, VerdictEvent
 from edge.delivery.publisher import Publisher
-from edge.delivery.subscriber import Subscriber
 from edge.errors import EventsLostError
+from edge.wire.events import Message, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.journals import change, defect, good, journalling
 from tests.edge.wire_examples import ALARM, GOOD, HANDSHAKE
@@ -70,9 +71,9 @@ class Line:
             thread.join()
 
     @contextlib.contextmanager
-    def heard(self, replay: str | None = None, topic: str = "") -> Iterator[Subscriber]:
+    def heard(self, topic: str = "") -> Iterator[Subscriber]:
         """A listener that hears what is told from here on."""
-        with Subscriber(self.address, topics=[topic], timeout_s=WITHIN_SECONDS, replay=replay) as events:
+        with Subscriber(self.address, topics=[topic], timeout_s=WITHIN_SECONDS) as events:
             assert self.publisher.wait_for_subscriber(WITHIN_SECONDS)
             self.tell(Message(HANDSHAKE.event), defect(number=0))
             until(events, 0)
@@ -93,19 +94,21 @@ def line(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Line]:
     made.close()
 
 
-def next_of(events: Subscriber) -> Message:
-    message = events.receive()
-    assert message is not None, "nothing came any more"
-    return message
+def next_of(events: Subscriber) -> Heard:
+    heard = events.receive()
+    assert heard is not None, "nothing came any more"
+    return heard
 
 
-def until(events: Subscriber, frame_number: int) -> list[int]:
-    """The frame numbers that come, up to one."""
-    came: list[int] = []
+def until(events: Subscriber, frame_number: int) -> list[int | Notice]:
+    """The frame numbers that come, up to one, and what is said between them."""
+    came: list[int | Notice] = []
     while not came or came[-1] != frame_number:
-        event = next_of(events).event
-        if isinstance(event, VerdictEvent):
-            came.append(event.frame_number)
+        match next_of(events):
+            case Message(event=VerdictEvent(frame_number=number)):
+                came.append(number)
+            case Gap() | NewBoot() | LineLost() as notice:
+                came.append(notice)
     return came
 
 
@@ -129,7 +132,7 @@ def test_no_event_is_heard_or_counts_as_sent_before_the_disk_has_it(
         order.append(what)
         went_ahead.set()
 
-    monkeypatch.setattr("edge.delivery.journal.journalling.DISK_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr("edge.delivery.journal.disk_file.DISK_SECONDS", WITHIN_SECONDS)
     with line.heard() as events:
         monkeypatch.setattr(Journal, "append", slow_append)
         line.publisher.send(good(number=1), lambda: happened("sent"))
@@ -139,103 +142,113 @@ def test_no_event_is_heard_or_counts_as_sent_before_the_disk_has_it(
     assert (order[0], sorted(order[1:])) == ("on disk", ["heard", "sent"])
 
 
-def test_what_was_missed_while_cut_off_comes_from_the_journal_in_order(line: Line) -> None:
-    with line.heard(line.served) as events:
+def next_notice(events: Subscriber) -> Notice:
+    while isinstance(heard := next_of(events), Message):
+        assert isinstance(heard.event, StatusEvent)
+    return heard
+
+
+def gap(line: Line, topic: str, after_seq: int, through_seq: int) -> Gap:
+    return Gap(line.keeping.journal_id, GOOD.event.boot_id, topic, after_seq, through_seq)
+
+
+def test_what_was_missed_while_cut_off_is_said_by_the_next_status(line: Line) -> None:
+    with line.heard() as events:
         line.tell(*numbered(1, 2))
         assert until(events, 2) == [1, 2]
+        first = line.keeping.counts().journalled[GOOD.event.topic]
         with line.cut_off() as journal:
             journal(*numbered(3, 4), ALARM)
-            journal(*numbered(5), defect(number=6, png=b"a picture"))
-        came = [next_of(events) for _ in range(5)]  # as soon as it is connected again, before anything new is told
-        assert all(message.late for message in came)
-        assert [m.event.frame_number for m in came if m.event.topic == GOOD.event.topic] == [3, 4, 5]
-        assert [m.png for m in came if m.event.topic == DEFECTS] == [b"a picture"]
-        line.tell(*numbered(7))
-        live = next_of(events)
-        assert (live.event.frame_number, live.late) == (7, False)
+        with line.telling_its_status():
+            said = {next_notice(events) for _ in range(2)}
+        assert said == {gap(line, GOOD.event.topic, first, first + 2), gap(line, ALARM.event.topic, 0, first + 3)}
+        line.tell(*numbered(5))
+        assert until(events, 5) == [5], "it is said once"
 
 
-def test_a_listener_to_one_topic_misses_only_events_of_that_topic(line: Line) -> None:
+def test_what_was_missed_is_said_before_the_next_event_of_its_topic(line: Line) -> None:
+    with line.heard() as events:
+        line.tell(*numbered(1))
+        until(events, 1)
+        first = line.keeping.counts().journalled[GOOD.event.topic]
+        with line.cut_off() as journal:
+            journal(*numbered(2, 3))
+        while not line.publisher.wait_for_subscriber(0.05):
+            events._socket.poll(0)  # ZeroMQ subscribes again only as its socket is used
+        line.tell(*numbered(4))
+        assert until(events, 4) == [gap(line, GOOD.event.topic, first, first + 2), 4]
+
+
+def test_a_listener_to_one_topic_misses_only_events_of_that_topic_and_gets_no_status(line: Line) -> None:
     with line.heard(topic=DEFECTS) as events:
+        last = line.keeping.counts().journalled[DEFECTS]
         line.tell(*numbered(*range(2, 9)), defect(number=9))
         assert until(events, 9) == [9], "what it did not subscribe to is no gap"
         with line.cut_off() as journal:
             journal(*numbered(10, 11, 20), defect(number=21), *numbered(22))
-        with pytest.raises(EventsLostError, match="where the line serves its journal was not said"):
-            events.receive()
-        line.tell(defect(number=23))
-        assert until(events, 23) == [23], "it goes on after that"
-
-
-def test_what_the_journal_does_not_hold_any_more_is_said_and_what_it_does_comes(line: Line) -> None:
-    with line.heard(line.served) as events:
-        line.tell(*numbered(1))
-        until(events, 1)
-        kept = line.keeping._journal
-        assert kept is not None
-        with line.cut_off() as journal:
-            journal(*numbered(2, 3, 4, 5))
-            kept.discard(kept.last_seq - 2)
-        with pytest.raises(EventsLostError, match="does not hold them any more") as lost:
-            events.receive()
-        assert (lost.value.through_seq, lost.value.journal_id) == (kept.last_seq - 2, kept.journal_id)
-        assert until(events, 5) == [4, 5]
+        with line.telling_its_status():
+            assert next_of(events) == gap(line, DEFECTS, last + 8, last + 12)
+            line.tell(defect(number=23))
+            heard = next_of(events)
+        assert isinstance(heard, Message)
+        assert heard.event.topic == DEFECTS
 
 
 @pytest.mark.parametrize("line", [False], indirect=True)
-def test_what_no_journal_holds_is_said(line: Line) -> None:
+def test_what_was_missed_is_said_where_no_journal_holds_it(line: Line) -> None:
     with line.heard() as events:
         line.tell(*numbered(1))
         until(events, 1)
         with line.cut_off() as journal:
             journal(*numbered(2))
-        with pytest.raises(EventsLostError, match="no journal holds them") as lost:
-            events.receive()
-        assert (lost.value.journal_id, lost.value.after_seq, lost.value.through_seq) == (None, 2, 3)
+        with line.telling_its_status():
+            said = next_notice(events)
+        assert said == Gap(None, GOOD.event.boot_id, GOOD.event.topic, 2, 3)
 
 
-def test_a_listener_that_reads_too_slowly_gets_again_what_was_dropped_for_it(
+def test_a_listener_that_reads_too_slowly_knows_what_was_dropped_for_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """More than waits for one listener anywhere: in the line, in the system, in the listener."""
     monkeypatch.setattr("edge.delivery.publisher.SEND_HIGH_WATER_MARK", 10)
     monkeypatch.setattr("edge.delivery.publisher.SECONDS_BETWEEN_COMMITS", 0.0)
-    with contextlib.closing(Line(tmp_path, journal=True)) as line, line.heard(line.served) as events:
+    with contextlib.closing(Line(tmp_path, journal=True)) as line, line.heard() as events:
         count = 1500
+        before = line.keeping.counts().journalled[DEFECTS]
         padded = [msgspec.structs.replace(each.event, detail="x" * 2000) for each in numbered(*range(1, count + 1))]
         line.tell(*map(Message, padded))
+        accounted, missed = list[int](), 0
         with line.telling_its_status():  # one status may be dropped as well
-            assert until(events, count) == list(range(1, count + 1))
-        assert events._replay is not None
-        assert next(events._replay._ids) > 1, "some were dropped, and asked for again"
+            while len(accounted) < count:
+                match next_of(events):
+                    case Message(event=VerdictEvent(seq=seq)):
+                        accounted.append(seq - before)
+                    case Gap(after_seq=after_seq, through_seq=through_seq):
+                        missed += 1
+                        accounted += range(max(after_seq, before) + 1 - before, through_seq + 1 - before)
+        assert accounted == list(range(1, count + 1)), "each came or is known to be missing"
+        assert missed, "some were dropped"
 
 
-def test_missed_events_are_asked_for_as_they_are_read_and_not_kept_all_at_once(line: Line) -> None:
-    with line.heard(line.served) as events:
-        assert events._replay is not None
-        with line.cut_off() as journal:
-            journal(*numbered(*range(1, 1501)))
-        assert until(events, 1) == [1]
-        assert next(events._replay._ids) == 2, "one part of them was asked for"
-        assert until(events, 1500) == list(range(2, 1501))
-
-
-def test_a_journal_that_does_not_answer_holds_up_what_comes_live_no_more_than_once(
-    line: Line, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("edge.delivery.replay.ANSWER_WITHIN_SECONDS", 0.2)
-    with line.heard(f"{line.served}-nobody") as events:
-        with line.cut_off() as journal:
-            journal(good(number=1), defect(number=2))
-        whys = []
-        for _ in range(2):
-            with pytest.raises(EventsLostError) as lost:
-                events.receive()
-            whys.append(str(lost.value))
-        assert "is the line running, and is its journal.bind this address?" in whys[0]
-        assert "did not answer a moment ago" in whys[1]
-        line.tell(*numbered(3))
-        assert until(events, 3) == [3]
+@pytest.mark.parametrize("line", [False], indirect=True)
+def test_a_new_boot_and_silence_are_said_once(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.delivery.client.subscriber.SILENT_AFTER_SECONDS", 0.2)
+    monkeypatch.setattr("edge.delivery.client.subscriber.TEND_EVERY_MS", 20)
+    status = HANDSHAKE.event
+    with Subscriber(line.address, timeout_s=1.0) as events:
+        assert events.receive() is None, "a line that was never there is not lost"
+        assert line.publisher.wait_for_subscriber(WITHIN_SECONDS)
+        line.tell(Message(status))
+        assert isinstance(next_of(events), Message)
+        assert isinstance(next_of(events), LineLost)
+        assert events.receive() is None
+        line.tell(Message(msgspec.structs.replace(status, boot_id="another")))
+        assert next_of(events) == NewBoot("another", before=status.boot_id)
+        assert isinstance(next_of(events), Message)
+        assert isinstance(next_of(events), LineLost), "lost again"
+        line.tell(Message(msgspec.structs.replace(status, boot_id="another", state="STOPPED")))
+        assert isinstance(next_of(events), Message)
+        assert events.receive() is None, "a line that has stopped is not lost"
 
 
 def test_a_durable_consumer_that_meets_rot_goes_on_in_a_new_journal(line: Line, tmp_path: Path) -> None:

@@ -8,17 +8,16 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import cv2
 import numpy as np
 import pytest
 
-from edge.cameras import liveness, supervisor, triggering
+from edge.cameras import liveness, restarts, triggering
 from edge.cameras.base import EndOfFrames, Opened
 from edge.cameras.settings import FolderSettings, PatternSettings
 from edge.cameras.triggering import TriggerAnswer
-from edge.delivery import commands
 from edge.errors import CameraError
 from edge.frames import BadFrame, Frame, Stamp
 from edge.inspection.frame_rule import FrameRule
@@ -29,6 +28,8 @@ from edge.inspection.pipeline import Camera as PipelineCamera
 from edge.inspection.pipeline import Pipeline
 from edge.inspection.setup import Setup
 from edge.service.requests import RequestDesk
+from edge.wire import commands
+from edge.wire.requests import Refused
 from tests.edge.supervised import (
     WITHIN_SECONDS,
     Watched,
@@ -108,17 +109,17 @@ def test_one_that_is_not_there_is_told_once_and_tried_until_it_is(tmp_path: Path
 
 
 def test_a_process_that_takes_long_to_start_is_not_unresponsive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "ASK_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(supervisor, "ANSWER_WITHIN_SECONDS", 0.02)
+    monkeypatch.setattr(restarts, "ASK_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(restarts, "ANSWER_WITHIN_SECONDS", 0.02)
     with watched(drawn_camera(), opened=False) as camera:
         found: list[Opened | None] = []
         thread = in_thread(lambda: found.append(camera.camera.open()))
-        until(lambda: camera.camera._process is not None, "its start")
+        until(lambda: camera.camera._process.running is not None, "its start")
         pid = camera.pid
         stop(pid)
         wait_ns(time.monotonic_ns(), 0.1)
         assert thread.is_alive()
-        monkeypatch.setattr(supervisor, "ANSWER_WITHIN_SECONDS", WITHIN_SECONDS)
+        monkeypatch.setattr(restarts, "ANSWER_WITHIN_SECONDS", WITHIN_SECONDS)
         os.kill(pid, signal.SIGCONT)
         thread.join(WITHIN_SECONDS)
         assert camera.alarms == []
@@ -232,6 +233,13 @@ def test_a_trigger_while_another_waits_for_its_frame_is_refused_and_its_part_acc
         assert camera.said_to("P-3") == TriggerAnswer(frame_id=2, frame_number=4)
 
 
+def test_the_answer_to_a_trigger_names_the_ledgers_number_of_its_frame_also_after_frames_of_the_last_run() -> None:
+    with watched(part_camera(ignore_triggers=[2]), captured=7) as camera:
+        camera.triggered("P-1", "P-2", "P-3")
+        told = [camera.said_to(part_id).frame_number for part_id in ("P-1", "P-3")]
+        assert told == [seen.number for seen in camera.seen if seen.reason is None] == [8, 10]
+
+
 def test_until_a_frame_has_come_in_time_the_next_trigger_waits_twice_as_long() -> None:
     """A camera slower than its timeout would show each part under the next one's id, for ever."""
     with watched(part_camera(SHORT_MS, ignore_triggers=[1])) as camera:
@@ -275,8 +283,8 @@ def test_a_trigger_that_reaches_the_camera_s_process_too_late_is_not_fired(monke
 
 
 def test_a_dead_camera_refuses_and_the_part_is_accounted_for_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_BACKOFF_SECONDS", 3600.0)
-    monkeypatch.setattr(supervisor, "MOST_BACKOFF_SECONDS", 3600.0)
+    monkeypatch.setattr(restarts, "FIRST_BACKOFF_SECONDS", 3600.0)
+    monkeypatch.setattr(restarts, "MOST_BACKOFF_SECONDS", 3600.0)
     with watched(part_camera()) as camera:
         kill(camera)
         until_dead(camera)
@@ -362,7 +370,7 @@ def test_a_client_that_names_no_camera_of_the_line_is_told_which_there_are() -> 
         desk = RequestDesk({"top": camera.camera}, lambda *_: pytest.fail("no product was asked for"))
         desk.handle(commands.TriggerRequest(camera="side", part_id="P-0"), said.append)
     (unknown,) = said
-    assert isinstance(unknown, commands.Refused)
+    assert isinstance(unknown, Refused)
     assert (unknown.reason, unknown.detail) == ("unknown_camera", "there is no camera 'side'; expected one of top")
 
 
@@ -387,10 +395,10 @@ def test_a_line_that_does_not_grab_for_a_while_does_not_make_its_camera_unrespon
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with watched(drawn_camera(**EAGER)) as camera:
-        monkeypatch.setattr(supervisor, "ASK_EVERY_SECONDS", 0.01)
-        camera.until(lambda: camera.camera._asked_ns is not None, "a question")
+        monkeypatch.setattr(restarts, "ASK_EVERY_SECONDS", 0.01)
+        camera.until(lambda: camera.camera._process._asked_ns is not None, "a question")
         with monkeypatch.context() as quick:
-            quick.setattr(supervisor, "ANSWER_WITHIN_SECONDS", 0.1)
+            quick.setattr(restarts, "ANSWER_WITHIN_SECONDS", 0.1)
             camera.until_unread(3)
             wait_ns(time.monotonic_ns(), 0.2)
             camera.grab()
@@ -440,7 +448,7 @@ def test_interrupting_an_opening_ends_it() -> None:
     with watched(drawn_camera(), opened=False) as camera:
         opened: list[Opened | None] = []
         thread = in_thread(lambda: opened.append(camera.camera.open()))
-        until(lambda: camera.camera._process is not None, "its start")
+        until(lambda: camera.camera._process.running is not None, "its start")
         stop(camera.pid)  # so that it cannot be quicker than we are
         camera.camera.interrupt()
         thread.join(WITHIN_SECONDS)
@@ -514,7 +522,8 @@ class TimesOutAtTheStop:
 def test_a_grab_that_times_out_at_the_moment_of_the_stop_does_not_lose_what_is_told_after_it() -> None:
     source, reported, ledger = TimesOutAtTheStop(), list[Outcome](), Ledger(["top"])
     cameras = {"top": PipelineCamera(source, Lane(2, "block"), FrameRule())}
-    pipeline = Pipeline(cameras, cast(Setup, None), ledger, reported.append)  # no frame gets as far as a setup
+    setup = Setup(None, None, None)  # type: ignore[arg-type]  # no frame gets as far as that
+    pipeline = Pipeline(cameras, setup, ledger, reported.append)
     pipeline.start()
     pipeline.begin()
     assert source.waiting.wait(WITHIN_SECONDS)

@@ -4,10 +4,10 @@ import pytest
 
 from edge.cli.calibration_text import count_frames
 from edge.cli.line_words import consumer_in_words
-from edge.delivery.messages import Consumer, JournalState
 from edge.inspection.ledger import Account
-from edge.service.losses import Losses
+from edge.service.drops import DropMonitor
 from edge.text import format_count, is_are
+from edge.wire.events import Consumer, JournalState
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_a_consumer_that_is_one_event_behind_is_told_so() -> None:
 
 
 def test_one_frame_that_was_lost_is_one_frame() -> None:
-    losses = Losses()
+    losses = DropMonitor()
     losses.look({"top": Account()}, 0.0)
     (words,) = losses.look({"top": Account(1, failed={"implausible": 1})}, 1.0)
     assert words == "camera top: 0 of 1 frame inspected (failed.implausible)"

@@ -17,7 +17,7 @@ from edge.engine_config import EngineConfig
 from edge.errors import BundleError, ConfigError, EngineError
 from edge.inference.devices import devices, settings_on
 from edge.inference.opening import open_engine
-from edge.service.preparing import prepare
+from edge.service.loading import prepare
 from edge.tuned import MOST_KEPT, Tuned, made_with, read_tuned, tuned_file, write_tuned
 from tests.command import heatline
 from tests.edge.lines import running, write_line_with
@@ -232,7 +232,7 @@ def test_check_says_which_settings_are_in_force_and_where_from(line: Path, bundl
     result = heatline("check", line, "--json")
     report = json.loads(result.stdout)
     assert (report["engine_settings"]["batch"], report["tuned_by"]) == (0, None)
-    assert f"WARNING edge.service.preparing: {report['not_tuned']}" in result.stderr
+    assert f"WARNING edge.service.loading: {report['not_tuned']}" in result.stderr
 
 
 def test_the_service_infers_as_tuned_and_a_reload_reads_that_again(

@@ -24,7 +24,7 @@ from bench.processes import cpu_s
 from bench.watched_line import Keys, WatchedLine, has_stopped
 from bench.watched_process import WatchedProcess
 from edge.bundle import Bundle
-from edge.delivery.messages import VerdictEvent
+from edge.wire.events import VerdictEvent
 from tests.system.chaos.client import Role, client_command
 from tests.system.chaos.records import Got, head_of, read_record
 from tests.system.command import Result, counts, parser, run, say

@@ -17,8 +17,8 @@ from bench.processes import cpu_s
 from bench.spread import Spread
 from bench.watched_line import START_WITHIN_SECONDS, Keys, WatchedLine
 from edge.bundle import Bundle
-from edge.delivery.messages import VerdictEvent
 from edge.errors import BenchError
+from edge.wire.events import VerdictEvent
 from tests.system.command import Result, counts, parser, run, say
 from tests.system.hostile_messages import SocketName
 from tests.system.sender import Sender, What

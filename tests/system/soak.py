@@ -17,9 +17,8 @@ from bench.machine import commit
 from bench.process_tree import TreeSample, sample_tree
 from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
-from edge.delivery.messages import AlarmEvent, Event, StatusEvent, VerdictEvent
 from edge.errors import BenchError
-from edge.inspection.ledger import Account
+from edge.wire.events import Account, AlarmEvent, Event, StatusEvent, VerdictEvent
 from tests.system.command import Result, counts, parser, run, say
 from tests.system.slope import Slope, slope
 

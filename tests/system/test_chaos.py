@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from bench.watched_process import WatchedProcess
 from edge.bundle import Bundle
-from edge.delivery.messages import Counts
 from edge.errors import BenchError
+from edge.wire.events import Counts
 from tests.system.chaos.clients import CLIENTS, Client, ClientPlan
 from tests.system.chaos.expected import Broken, Expected, Stored
 from tests.system.chaos.plan import DISK, LINE, LINK_FAULTS, Fault, kills_in, make_plan
@@ -36,7 +36,7 @@ CHAOS = [sys.executable, "-m", "tests.system.chaos"]
 
 FEW = (
     ClientPlan(name="gateway", kind="Follower", killed=True),
-    ClientPlan(name="screen", kind="Subscriber", replay=True),
+    ClientPlan(name="screen", kind="Subscriber"),
 )
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge.delivery.messages import (
+from edge.delivery.numbering import Count
+from edge.wire.events import (
     AlarmEvent,
     BundleName,
     CountedEvent,
@@ -15,7 +16,6 @@ from edge.delivery.messages import (
     VerdictEvent,
     header_of,
 )
-from edge.delivery.numbering import Count
 from tests.system.chaos.check_clients import check_bare, check_durable, check_live
 from tests.system.chaos.check_line import check_frames, check_journal, check_told, unheard_events
 from tests.system.chaos.expected import Broken, Expected, Stored

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from bench.spread import Spread
 from edge.bundle import Bundle
-from edge.delivery import commands
-from edge.delivery.durable import following
+from edge.wire import commands, following
+from edge.wire.requests import Refused
 from tests.bench import made_results as made
 from tests.system import delivery
 from tests.system.chaos.records import Got, Record
@@ -101,8 +101,8 @@ def test_every_malformed_message_is_refused_for_what_it_is_and_no_valid_one(seed
         assert parts[0][:1] not in (b"\x00", b"\x01")
         assert len(parts) <= MOST_PARTS
     for read_request, refused, messages in (
-        (commands.request_from, commands.Refused, messages_of["commands"]),
-        (following.request_from, following.Refused, messages_of["journal"]),
+        (commands.request_from, Refused, messages_of["commands"]),
+        (following.request_from, Refused, messages_of["journal"]),
     ):
         of_one_part = [parts[0] for parts in messages if len(parts) == 1]
         assert len(of_one_part) > 100

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from bench import process_tree
 from bench.process_tree import TreeSample, sample_tree, tree
 from edge.bundle import Bundle
-from edge.delivery.messages import BundleName, Event, StatusEvent, VerdictEvent
-from edge.inspection.ledger import Account
+from edge.wire.events import Account, BundleName, Event, StatusEvent, VerdictEvent
 from tests.bench import made_results as made
 from tests.system.slope import BLOCKS, LEAST_PER_BLOCK, T_95, slope
 from tests.system.soak import TARGET_BYTES_PER_FRAME, Samples, SoakRun, Tally, faults, measure_soak, soak, to_facts

@@ -1,94 +1,49 @@
-"""Serves the journal to durable consumers, and to whoever reads some of it again. docs/durable.md says what goes over
-the wire.
-"""
+"""Serves the journal to durable consumers. docs/durable.md says what goes over the wire."""
 
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import zmq
 
 from edge.delivery.durable.consumers import MOST_CONSUMERS, Consumers
-from edge.delivery.durable.following import (
-    LARGEST_WINDOW,
+from edge.delivery.durable.journal_watch import JournalWatch
+from edge.delivery.durable.subscription import Subscription
+from edge.delivery.journal.reader import Page
+from edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
+from edge.delivery.security.access import Access
+from edge.delivery.sockets import notice_vanished_peers
+from edge.errors import JournalError
+from edge.wire.events import Consumer
+from edge.wire.following import (
+    PROTOCOL,
     AckRequest,
-    Batch,
     Following,
     FollowRequest,
     ForgetRequest,
     Forgotten,
     Former,
     Reason,
-    Refused,
-    ReplayRequest,
-    batch_parts,
+    Request,
     refusal,
-    request_from,
-    to_bytes,
 )
-from edge.delivery.durable.journal_watch import JournalWatch
-from edge.delivery.heartbeats import notice_vanished_peers
-from edge.delivery.journal.reader import Page
-from edge.delivery.messages import Consumer
-from edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
-from edge.delivery.security.access import Access
-from edge.errors import JournalError
+from edge.wire.requests import Refused, to_bytes
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 1.0
-BYTES_PER_BATCH = 1 << 20
-"""An event that is larger makes a batch of its own."""
-BYTES_UNACKNOWLEDGED = 4 << 20
-"""A consumer that has so much on its way gets no more, whatever its window."""
 SEND_HIGH_WATER_MARK = 8
-"""Messages kept for a client that does not read. What is dropped is sent again, or asked for again."""
-REPLAYS_WAITING = 64
+"""Messages kept for a client that does not read. What is dropped is sent again."""
 TICK_MS = 100
-"""How often acknowledgements are written, and a consumer tried again that took nothing."""
+"""How often acknowledgements are written."""
 SUPERSEDED_KEPT = 16
 """Clients of a name that must not come back, as a newer one came."""
-SECONDS_BETWEEN_FAULTS_LOGGED = 10.0
 PASSES_AT_THE_END = 100
 
 
-@dataclass
-class _Session:
-    """A consumer that is connected."""
-
-    route: Route
-    request: FollowRequest
-    journal_id: str = ""
-    told: int = 0
-    """The consumer knows that it has all up to here: the next batch is of what comes after."""
-    read: int = 0
-    """All that it wants up to here was sent."""
-    unacknowledged: deque[tuple[int, int]] = field(default_factory=deque)
-    """What was sent: up to which event, and how many bytes."""
-    unacknowledged_bytes: int = 0
-    sent_s: float = 0.0
-    full_s: float = float("-inf")
-    """When it last took nothing."""
-
-    def begin(self, journal_id: str, acked_seq: int) -> None:
-        """Start again after an event."""
-        self.journal_id, self.told, self.read = journal_id, acked_seq, acked_seq
-        self.unacknowledged.clear()
-        self.unacknowledged_bytes = 0
-
-    def note_sent(self, through_seq: int, size: int = 0) -> None:
-        self.unacknowledged.append((through_seq, size))
-        self.unacknowledged_bytes += size
-
-    def acknowledge(self, seq: int) -> None:
-        while self.unacknowledged and self.unacknowledged[0][0] <= seq:
-            self.unacknowledged_bytes -= self.unacknowledged.popleft()[1]
-
-
-class FollowServer(RouterServer):
+class FollowServer(RouterServer[Request]):
     """Sends events as far as consumers have room for them. When it is closed, it sends what is there by then.
 
     A consumer that reads nothing has at most `BYTES_UNACKNOWLEDGED` and one event on its way, and costs no more.
@@ -103,6 +58,7 @@ class FollowServer(RouterServer):
 
     thread_name = "follow"
     name = "journal"
+    protocol = PROTOCOL
     send_high_water_mark = SEND_HIGH_WATER_MARK
 
     def __init__(
@@ -119,11 +75,10 @@ class FollowServer(RouterServer):
         self.damaged: list[Callable[[str, str], None]] = []
         """Told, on the server's thread, the id of a journal that reads damaged, and why, in words."""
         self._journal = JournalWatch(folder, self.damaged)
-        self._sessions: dict[str, _Session] = {}
+        self._subscriptions: dict[str, Subscription] = {}
         self._connected: frozenset[str] = frozenset()
         self._superseded: dict[str, deque[str]] = {}
-        self._replays: deque[tuple[Route, ReplayRequest]] = deque()
-        self._fault_logged_s = self._wrote_s = float("-inf")
+        self._wrote_s = float("-inf")
 
     def wake(self) -> None:
         """Something was journalled. Any thread."""
@@ -163,14 +118,14 @@ class FollowServer(RouterServer):
             try:
                 more = self._turn(socket, woken)
             except Exception as error:  # a fault of ours must not end the others' service
-                self._log_fault(error)
+                self._faults.error("%s: durable consumers could not be served", self.address, exc_info=error)
                 more = False
         try:
             for _ in range(PASSES_AT_THE_END):
                 if not self._turn(socket, woken=True):
                     break
         except Exception as error:
-            self._log_fault(error)
+            self._faults.error("%s: durable consumers could not be served", self.address, exc_info=error)
         self._consumers.write()
         self._journal.close()
 
@@ -179,41 +134,30 @@ class FollowServer(RouterServer):
         assert self._guard is not None
         self._guard.tend()
         if self._journal.look(at_once=woken):
-            for session in list(self._sessions.values()):
-                self._begin(socket, session)
-        for route, payload in self._received(socket, REQUESTS_AT_ONCE):
-            self._take(socket, route, payload)
-        more = [self._push(socket, session) for session in list(self._sessions.values())]
+            for subscription in list(self._subscriptions.values()):
+                self._begin(socket, subscription)
+        for route, request in self._requests(socket, REQUESTS_AT_ONCE):
+            self._take(socket, route, request)
+        more = [self._push(socket, subscription) for subscription in list(self._subscriptions.values())]
         self._beat(socket)
-        if self._replays:
-            self._replay(socket, *self._replays.popleft())
         now_s = time.monotonic()
         if now_s - self._wrote_s >= TICK_MS / 1000:
             self._consumers.write()
             self._wrote_s = now_s
-        return any(more) or bool(self._replays)
+        return any(more)
 
     # Requests.
 
-    def _take(self, socket: zmq.Socket[bytes], route: Route, payload: bytes | None) -> None:
-        if payload is None:
-            self._refuse(socket, route, "malformed", "a message of too many parts came; send one JSON object")
-            return
-        request = request_from(payload)
+    def _take(self, socket: zmq.Socket[bytes], route: Route, request: Request | Refused) -> None:
         match request:
             case Refused():
-                self._send_refusal(socket, route, request)
+                self._send(socket, route, [to_bytes(request)])
             case FollowRequest():
                 self._follow(socket, route, request)
             case AckRequest():
                 self._acknowledge(socket, route, request)
             case ForgetRequest():
                 self._forget(socket, route, request)
-            case ReplayRequest() if len(self._replays) < REPLAYS_WAITING:
-                self._replays.append((route, request))
-            case ReplayRequest():
-                detail = f"{REPLAYS_WAITING} replays wait already; ask again"
-                self._refuse(socket, route, "busy", detail, request.request_id)
 
     def _follow(self, socket: zmq.Socket[bytes], route: Route, request: FollowRequest) -> None:
         name = request.name
@@ -228,19 +172,19 @@ class FollowServer(RouterServer):
         except JournalError as error:
             self._refuse(socket, route, "unavailable", f"{error}; follow again")
             return
-        before = self._sessions.pop(name, None)
+        before = self._subscriptions.pop(name, None)
         if before is not None and before.request.client != request.client:
             self._superseded.setdefault(name, deque(maxlen=SUPERSEDED_KEPT)).append(before.request.client)
             said = refusal("superseded", f"a newer client follows as {name}; only one can")
             if self._send(socket, before.route, [to_bytes(said)]):  # else it had gone
                 self._count(said)
-        other = self._session_of(route)
+        other = self._subscription_of(route)
         if other is not None:  # a socket follows under one name
             self._end(other)
-        self._sessions[name] = session = _Session(route, request)
-        self._connected = frozenset(self._sessions)
+        self._subscriptions[name] = subscription = Subscription(route, request)
+        self._connected = frozenset(self._subscriptions)
         self._consumers.seen(name)
-        self._begin(socket, session)
+        self._begin(socket, subscription)
 
     def _require_known(self, request: FollowRequest) -> None:
         """Register a consumer that is new.
@@ -263,9 +207,9 @@ class FollowServer(RouterServer):
         from_next = request.start == "next" and not self._consumers.lost_some
         self._consumers.register(request.name, journal.journal_id, journal.last_seq if from_next else first)
 
-    def _begin(self, socket: zmq.Socket[bytes], session: _Session) -> None:
+    def _begin(self, socket: zmq.Socket[bytes], subscription: Subscription) -> None:
         """Start a consumer after what it acknowledged."""
-        name, journal = session.request.name, self._journal
+        name, journal = subscription.request.name, self._journal
         assert journal.journal_id is not None
         position = self._consumers.positions()[name]
         acked_seq = position.in_journal(journal.journal_id)
@@ -276,11 +220,11 @@ class FollowServer(RouterServer):
             )  # fmt: skip
             acked_seq = journal.last_seq
             self._consumers.acknowledge(name, journal.journal_id, acked_seq)
-        session.begin(journal.journal_id, acked_seq)
+        subscription.begin(journal.journal_id, acked_seq)
         former = None
         if position.journal_id != journal.journal_id:
             former = Former(journal_id=position.journal_id, acked_seq=position.acked_seq)
-            session.note_sent(acked_seq)  # it is told again until it says that it knows
+            subscription.await_acknowledgement(acked_seq)
         following = Following(
             name=name,
             journal_id=journal.journal_id,
@@ -290,24 +234,24 @@ class FollowServer(RouterServer):
             heartbeat_s=self._heartbeat_s,
             former=former,
         )
-        if self._send(socket, session.route, [to_bytes(following)]):
-            session.sent_s = time.monotonic()
+        if self._send(socket, subscription.route, [to_bytes(following)]):
+            subscription.sent_s = time.monotonic()
         else:
-            self._end(session)
+            self._end(subscription)
 
     def _acknowledge(self, socket: zmq.Socket[bytes], route: Route, request: AckRequest) -> None:
-        session = self._session_of(route)
-        if session is None or session.request.name != request.name:
+        subscription = self._subscription_of(route)
+        if subscription is None or subscription.request.name != request.name:
             self._refuse(socket, route, "not_following", f"this client does not follow as {request.name}; follow first")
-        elif session.journal_id != request.journal_id:
-            detail = f"the line's journal is {session.journal_id} now; what was acknowledged is of another"
+        elif subscription.journal_id != request.journal_id:
+            detail = f"the line's journal is {subscription.journal_id} now; what was acknowledged is of another"
             self._refuse(socket, route, "other_journal", detail)
-        elif request.seq > session.told:
-            detail = f"event {request.seq} was acknowledged, and only those up to {session.told} were sent"
+        elif request.seq > subscription.sent_through:
+            detail = f"event {request.seq} was acknowledged, and only those up to {subscription.sent_through} were sent"
             self._refuse(socket, route, "not_sent", detail)
         else:
-            session.acknowledge(request.seq)
-            self._settle(session, request.seq if session.unacknowledged else session.read)
+            subscription.acknowledge(request.seq)
+            self._settle(subscription, request.seq if subscription.unacknowledged else subscription.scanned_through)
 
     def _forget(self, socket: zmq.Socket[bytes], route: Route, request: ForgetRequest) -> None:
         name = request.name
@@ -318,9 +262,9 @@ class FollowServer(RouterServer):
                 detail = f"there is no consumer {name}; {known}"
                 self._refuse(socket, route, "unknown_consumer", detail, request.request_id)
                 return
-            if name in self._sessions:
-                self._let_hear(socket, self._sessions[name])  # it may have gone
-            if name in self._sessions:
+            if name in self._subscriptions:
+                self._let_hear(socket, self._subscriptions[name])  # it may have gone
+            if name in self._subscriptions:
                 detail = f"a client follows as {name}; end it first"
                 self._refuse(socket, route, "busy", detail, request.request_id)
                 return
@@ -331,103 +275,57 @@ class FollowServer(RouterServer):
         self._superseded.pop(name, None)
         self._send(socket, route, [to_bytes(Forgotten(request_id=request.request_id, name=name))])
 
-    def _replay(self, socket: zmq.Socket[bytes], route: Route, request: ReplayRequest) -> None:
-        journal = self._journal
-        if journal.journal_id not in (None, request.journal_id):
-            detail = f"the line's journal is {journal.journal_id} now, and events of another cannot be had"
-            self._refuse(socket, route, "other_journal", detail, request.request_id)
-            return
-        try:
-            page = journal.read(
-                request.after_seq,
-                through_seq=request.through_seq,
-                topics=request.topics,
-                at_most=LARGEST_WINDOW,
-                at_most_bytes=BYTES_PER_BATCH,
-                heatmaps=request.heatmaps,
-            )
-        except JournalError as error:
-            self._refuse(socket, route, "unavailable", f"{error}; ask again", request.request_id)
-            return
-        self._send(socket, route, self._batch(request.journal_id, request.after_seq, page, request.request_id))
-
     # Events.
 
-    def _push(self, socket: zmq.Socket[bytes], session: _Session) -> bool:
+    def _push(self, socket: zmq.Socket[bytes], subscription: Subscription) -> bool:
         """Send a consumer what it has room for, at most one batch; whether there is more."""
-        room = session.request.window - len(session.unacknowledged)
-        bytes_left = BYTES_UNACKNOWLEDGED - session.unacknowledged_bytes
-        full = time.monotonic() < session.full_s + TICK_MS / 1000
-        if session.read >= self._journal.last_seq or room <= 0 or bytes_left <= 0 or full:
-            return False
         try:
-            page = self._journal.read(
-                session.read,
-                topics=session.request.topics,
-                at_most=room,
-                at_most_bytes=min(bytes_left, BYTES_PER_BATCH),
-                heatmaps=session.request.heatmaps,
-            )
+            page = subscription.next_page(self._journal)
         except JournalError:  # said, and tried again
             return False
-        if not page.records and page.lost_through is None:
-            session.read = page.through_seq
-            if not session.unacknowledged:
-                self._settle(session, session.read)
-            return session.read < self._journal.last_seq
-        if not self._send(socket, session.route, self._batch(session.journal_id, session.told, page)):
-            session.full_s = time.monotonic()
+        if page is None:
             return False
-        if page.lost_through is not None:
-            session.note_sent(page.lost_through)  # it is told again until it says that it knows
-        for record in page.records:
-            session.note_sent(record.seq, len(record.header) + len(record.heatmap or b""))
-        session.told = session.read = page.through_seq
-        session.sent_s = time.monotonic()
-        return session.read < self._journal.last_seq
-
-    def _batch(self, journal_id: str, after_seq: int, page: Page, request_id: str | None = None) -> list[bytes]:
-        batch = Batch(
-            request_id=request_id,
-            journal_id=journal_id,
-            after_seq=after_seq,
-            through_seq=page.through_seq,
-            last_seq=max(self._journal.last_seq, page.through_seq),
-            events=len(page.records),
-            lost_through=page.lost_through,
-        )
-        return batch_parts(batch, [(record.header, record.heatmap) for record in page.records])
+        if page.records or page.lost_through is not None:
+            if not self._send(socket, subscription.route, subscription.batch(page, self._journal.last_seq)):
+                subscription.full_s = time.monotonic()
+                return False
+            subscription.sent(page)
+        else:
+            subscription.scanned_through = page.through_seq
+            if not subscription.unacknowledged:
+                self._settle(subscription, subscription.scanned_through)
+        return subscription.scanned_through < self._journal.last_seq
 
     def _beat(self, socket: zmq.Socket[bytes]) -> None:
         """Let each consumer hear something, and notice who has gone."""
-        for session in list(self._sessions.values()):
-            if time.monotonic() - session.sent_s >= self._heartbeat_s:
-                self._let_hear(socket, session)
+        for subscription in list(self._subscriptions.values()):
+            if time.monotonic() - subscription.sent_s >= self._heartbeat_s:
+                self._let_hear(socket, subscription)
 
-    def _let_hear(self, socket: zmq.Socket[bytes], session: _Session) -> None:
-        nothing = Page([], session.read, None)
-        if self._send(socket, session.route, self._batch(session.journal_id, session.told, nothing)):
-            session.told = session.read
-        session.sent_s = time.monotonic()
+    def _let_hear(self, socket: zmq.Socket[bytes], subscription: Subscription) -> None:
+        nothing = Page([], subscription.scanned_through, None)
+        if self._send(socket, subscription.route, subscription.batch(nothing, self._journal.last_seq)):
+            subscription.sent_through = subscription.scanned_through
+        subscription.sent_s = time.monotonic()
 
-    def _settle(self, session: _Session, acked_seq: int) -> None:
+    def _settle(self, subscription: Subscription, acked_seq: int) -> None:
         """Keep how far a consumer has got: what its topics leave out is done with once nothing is on its way."""
-        name, journal_id = session.request.name, session.journal_id
+        name, journal_id = subscription.request.name, subscription.journal_id
         before = self._consumers.positions()[name].in_journal(journal_id)
         self._consumers.acknowledge(name, journal_id, max(acked_seq, before))
 
     # Sockets.
 
-    def _session_of(self, route: Route) -> _Session | None:
-        return next((each for each in self._sessions.values() if each.route[0] == route[0]), None)
+    def _subscription_of(self, route: Route) -> Subscription | None:
+        return next((each for each in self._subscriptions.values() if each.route[0] == route[0]), None)
 
-    def _end(self, session: _Session) -> None:
-        if self._sessions.get(session.request.name) is session:
-            del self._sessions[session.request.name]
-        self._connected = frozenset(self._sessions)
+    def _end(self, subscription: Subscription) -> None:
+        if self._subscriptions.get(subscription.request.name) is subscription:
+            del self._subscriptions[subscription.request.name]
+        self._connected = frozenset(self._subscriptions)
 
     def _send(self, socket: zmq.Socket[bytes], route: Route, parts: Sequence[bytes]) -> bool:
-        """Send something; whether the client took it. The session of one that has gone ends."""
+        """Send something; whether the client took it. The subscription of one that has gone ends."""
         try:
             try:
                 socket.send_multipart([*route, *parts], zmq.NOBLOCK)
@@ -439,30 +337,18 @@ class FollowServer(RouterServer):
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
-            session = self._session_of(route)
-            if session is not None:
-                self._end(session)
+            subscription = self._subscription_of(route)
+            if subscription is not None:
+                self._end(subscription)
             return False
         return True
 
     def _refuse(
         self, socket: zmq.Socket[bytes], route: Route, reason: Reason, detail: str, request_id: str | None = None
     ) -> None:
-        self._send_refusal(socket, route, refusal(reason, detail, request_id))
-
-    def _send_refusal(self, socket: zmq.Socket[bytes], route: Route, refused: Refused) -> None:
+        refused = refusal(reason, detail, request_id)
         self._count(refused)
         self._send(socket, route, [to_bytes(refused)])
-
-    def _count(self, refused: Refused) -> None:
-        self._access.refusals.note(self.name, refused.reason, refused.detail)
-
-    def _log_fault(self, error: Exception) -> None:
-        """Not every time: whoever can bring it about could fill the disk with it."""
-        now_s = time.monotonic()
-        if now_s - self._fault_logged_s >= SECONDS_BETWEEN_FAULTS_LOGGED:
-            self._fault_logged_s = now_s
-            logger.error("%s: durable consumers could not be served", self.address, exc_info=error)
 
 
 class _TooManyConsumersError(JournalError):

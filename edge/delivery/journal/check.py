@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from edge.delivery.journal.reader import JournalReader, StoredRecord
-from edge.delivery.messages import StatusEvent, VerdictEvent, event_from
 from edge.errors import MessageError
+from edge.wire.events import StatusEvent, VerdictEvent, event_from
 
 EVENTS_AT_ONCE = 100
 

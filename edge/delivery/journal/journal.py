@@ -23,7 +23,6 @@ from edge.delivery.journal.file_locks import holders
 from edge.delivery.journal.rows import (
     AT_NS,
     TOPIC,
-    Progress,
     Record,
     header_crc,
     heatmap_crc,
@@ -33,6 +32,7 @@ from edge.delivery.journal.rows import (
     sizes_in,
     topics_in,
 )
+from edge.frames import Watermark
 
 BUSY_SECONDS = 0.2
 """How long to wait for somebody else who holds the file."""
@@ -66,7 +66,7 @@ class Journal:
         self.first_seq = self.last_seq = 0
         self.topics: dict[str, int] = {}
         """Each topic's last seq; it outlives the event."""
-        self.progress: dict[str, Progress] = {}
+        self.progress: dict[str, Watermark] = {}
         """By camera; it outlives the event."""
         self.size_bytes = 0
         """Of its pages in use."""
@@ -138,7 +138,7 @@ class Journal:
             self.oldest_at_ns = oldest_at_ns_in(self._connection)
             self._require_whole()
 
-    def append(self, records: Sequence[Record], progress: Mapping[str, Progress]) -> None:
+    def append(self, records: Sequence[Record], progress: Mapping[str, Watermark]) -> None:
         """Keep events, all or none of them; they are on the disk when this returns.
 
         Args:

@@ -1,20 +1,24 @@
 """Times in which no journal takes events, and when it is tried again."""
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from edge.delivery.journal.errors import JournalDamagedError
-from edge.delivery.journal.rows import Progress
-from edge.delivery.messages import Message, StatusEvent, VerdictEvent
+from edge.delivery.journal.errors import JournalDamagedError, JournalFailedError
 from edge.errors import JournalError
+from edge.frames import Watermark
 from edge.text import sayable
+from edge.wire.events import Message, StatusEvent, VerdictEvent
+
+logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 """From one attempt to keep events again to the next."""
 STEADY_SECONDS = 10.0
 """A journal that fails again within this time after it came back is tried less and less often."""
 MOST_RETRY_SECONDS = 30.0
+SECONDS_BETWEEN_FAULTS_LOGGED = 10.0
 LARGEST = 2**63 - 1
 """What SQLite can keep."""
 
@@ -30,7 +34,7 @@ class Outage:
     first_seq: int
     """Of the first event that goes out live only."""
     by_topic: Counter[str] = field(default_factory=Counter)
-    progress: dict[str, Progress] = field(default_factory=dict)
+    progress: dict[str, Watermark] = field(default_factory=dict)
     """By camera, how far its frames were told live only."""
     told: bool = False
     damaged: str | None = None
@@ -64,9 +68,9 @@ class Outage:
             self.first_seq, self.by_topic, self._tried = through_seq + 1, self.by_topic - by_topic, None
 
 
-def progress_of(event: VerdictEvent) -> Progress:
+def progress_of(event: VerdictEvent) -> Watermark:
     """How far a camera's frames are told with this event."""
-    return Progress(event.boot_id, min(event.frame_number + event.frames - 1, LARGEST))
+    return Watermark(event.boot_id, min(event.frame_number + event.frames - 1, LARGEST))
 
 
 class Retries:
@@ -88,3 +92,29 @@ class Retries:
     def back(self, now_s: float) -> None:
         """Events are kept again."""
         self._back_at_s = now_s
+
+
+class FaultLog:
+    """Logs errors that are faults of ours, and not too often: they must not keep events back.
+
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._logged_s = float("-inf")
+
+    def as_journal_error(self, error: Exception) -> JournalError:
+        """An error as one of the journal's; any other is logged."""
+        if isinstance(error, JournalError):
+            return error
+        self.log(error)
+        return JournalFailedError(f"events could not be journalled ({type(error).__name__}: {error}); see the log")
+
+    def log(self, error: Exception) -> None:
+        """Log an error with its traceback."""
+        now_s = self._clock()
+        if now_s - self._logged_s >= SECONDS_BETWEEN_FAULTS_LOGGED:
+            self._logged_s = now_s
+            logger.error("an event could not be dealt with as it should be", exc_info=error)

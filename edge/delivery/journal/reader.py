@@ -21,7 +21,6 @@ from edge.delivery.journal.rows import (
     EVENT,
     HEATMAP,
     TOPIC,
-    Progress,
     Record,
     header_crc,
     heatmap_crc,
@@ -31,6 +30,7 @@ from edge.delivery.journal.rows import (
     topics_in,
 )
 from edge.errors import JournalError
+from edge.frames import Watermark
 
 BUSY_SECONDS = 5.0
 """How long to wait for somebody else who holds the file."""
@@ -176,7 +176,7 @@ class JournalReader:
         with self._snapshot():
             return topics_in(self._connection)
 
-    def progress(self) -> dict[str, Progress]:
+    def progress(self) -> dict[str, Watermark]:
         """How far each camera's frames were told.
 
         Raises:

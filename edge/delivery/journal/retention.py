@@ -1,7 +1,6 @@
 """Which events of a journal go, and when: by their age, and by the room that they take."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 from edge.delivery.journal.journal import Gone, Journal
 
@@ -82,23 +81,3 @@ def _through(events: Iterable[tuple[int, int, int]], too_much: int, at_least: in
             break
         through, freed = seq, freed + size
     return through
-
-
-@dataclass
-class Discarded:
-    """Events that went before every durable consumer had got them, and of which nobody has been told yet."""
-
-    first_seq: int
-    last_seq: int
-    """Some between them may have gone when everybody had them."""
-    since_s: float
-    events: int = 0
-    by_topic: dict[str, int] = field(default_factory=dict)
-    consumers: set[str] = field(default_factory=set)
-
-    def add(self, gone: Gone, consumers: Iterable[str]) -> None:
-        self.last_seq = gone.last_seq
-        self.events += gone.last_seq - gone.first_seq + 1
-        self.consumers.update(consumers)
-        for topic, events in gone.by_topic.items():
-            self.by_topic[topic] = self.by_topic.get(topic, 0) + events

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from edge.delivery.journal.errors import JournalDamagedError
 from edge.delivery.journal.file import PAGE_BYTES
+from edge.frames import Watermark
 
 # SQLite keeps whatever is written in a column, and rot may write anything: here it is of its kind all the same.
 AT_NS = "ifnull(CAST(at_ns AS INTEGER), 0)"
@@ -26,14 +27,6 @@ class Record(NamedTuple):
     header: bytes
     heatmap: bytes | None = None
     """The PNG; None where it has none, or it was not asked for."""
-
-
-class Progress(NamedTuple):
-    """How far a camera's frames were told."""
-
-    boot_id: str
-    frame_number: int
-    """Of the last frame with an event, as that boot's ledger counts."""
 
 
 def header_crc(record: Record) -> int:
@@ -70,10 +63,10 @@ def topics_in(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(_of_kinds(connection.execute("SELECT topic, last_seq FROM topics"), str, int))
 
 
-def progress_in(connection: sqlite3.Connection) -> dict[str, Progress]:
+def progress_in(connection: sqlite3.Connection) -> dict[str, Watermark]:
     """How far each camera's frames were told."""
     rows = connection.execute("SELECT camera, boot_id, frame_number FROM progress")
-    return {camera: Progress(boot_id, number) for camera, boot_id, number in _of_kinds(rows, str, str, int)}
+    return {camera: Watermark(boot_id, number) for camera, boot_id, number in _of_kinds(rows, str, str, int)}
 
 
 def _of_kinds(rows: Iterable[tuple[Any, ...]], *kinds: type) -> Iterator[tuple[Any, ...]]:

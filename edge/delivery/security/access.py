@@ -1,9 +1,9 @@
 """Who may connect to a line's sockets: this machine alone, or from anywhere whoever has a key that is allowed."""
 
+import ipaddress
 from pathlib import Path
 from typing import Self
 
-from edge.delivery.security.addresses import is_local
 from edge.delivery.security.allow_list import AllowList
 from edge.delivery.security.curve import KeyPair, read_key_pair
 from edge.delivery.security.refusals import Refusals
@@ -57,3 +57,19 @@ def unprotected(name: str, address: str) -> str:
         f'with heatline keys new {LINE_KEY} --owner heatline and set key = "{LINE_KEY}" under [security], or bind an '
         "address that this machine alone can reach, e.g. tcp://127.0.0.1:5556 or ipc:///run/heatline/NAME/socket"
     )
+
+
+def is_local(address: str) -> bool:
+    """Whether only this machine can reach an address: `ipc://`, or `tcp://` on loopback."""
+    scheme, _, rest = address.partition("://")
+    return scheme == "ipc" or (scheme == "tcp" and (_is_loopback(rest.rpartition(":")[0]) or _is_loopback(rest)))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        found = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return found in ipaddress.ip_network("127.0.0.0/8") if found.version == 4 else found == ipaddress.IPv6Address("::1")

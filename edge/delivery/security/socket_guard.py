@@ -10,14 +10,14 @@ from typing import Literal
 
 import zmq
 
-from edge.delivery.happenings import read_happening
 from edge.delivery.security import zap
-from edge.delivery.security.access import Access
-from edge.delivery.security.addresses import bind, is_local
+from edge.delivery.security.access import Access, is_local
 from edge.delivery.security.allow_list import Role
-from edge.delivery.security.arrivals import WATCHED, Arrivals
 from edge.delivery.security.curve import fingerprint
+from edge.delivery.security.handshakes import WATCHED, Handshakes
+from edge.delivery.sockets import bind, monitor, monitor_event
 from edge.named_thread import NamedThread
+from edge.rate_limited_log import RateLimitedLog
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,6 @@ AS_OF_SECONDS = 0.1
 """Who connects is let in by a list that is no older; many who knock do not have the disk read for each."""
 UNBOUND_WITHIN_SECONDS = 5.0
 BIND_AGAIN_EVERY_SECONDS = 0.5
-SECONDS_BETWEEN_FAULTS_LOGGED = 10.0
-_MONITOR = "inproc://door"
 
 
 class SocketGuard:
@@ -56,15 +54,15 @@ class SocketGuard:
         self._socket, self._access, self._name, self._address = socket, access, name, address
         self._role = ROLE_OF[name]
         self._let_in: set[bytes] = set()
-        self._arrivals = Arrivals(lambda reason, detail: access.refusals.note(name, reason, detail))
+        self._handshakes = Handshakes(lambda reason, detail: access.refusals.note(name, reason, detail))
         self._revoked = threading.Event()
         self._unbound = threading.Event()
         self._bind_at_s: float | None = None
-        self._fault_logged_s = float("-inf")
+        self._faults = RateLimitedLog(logger)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_WITHIN_MS)
         socket.setsockopt(zmq.IPV6, "[" in address)
         questions = self._protect() if self.secured else None
-        self._thread = NamedThread(f"guard {name}", self._watch, self._monitored(), questions)
+        self._thread = NamedThread(f"guard {name}", self._watch, monitor(socket, WATCHED | zmq.EVENT_CLOSED), questions)
         self._thread.start()
 
     def bind(self) -> None:
@@ -137,19 +135,11 @@ class SocketGuard:
         questions.bind(zap.ENDPOINT)
         return questions
 
-    def _monitored(self) -> zmq.Socket[bytes]:
-        """Where ZeroMQ says what happens to connections."""
-        self._socket.monitor(_MONITOR, WATCHED | zmq.EVENT_CLOSED)
-        happenings: zmq.Socket[bytes] = self._socket.context.socket(zmq.PAIR)
-        happenings.setsockopt(zmq.RCVHWM, 0)  # ZeroMQ would stand still where there is no room
-        happenings.connect(_MONITOR)
-        return happenings
-
     # The guard's own thread.
 
-    def _watch(self, happenings: zmq.Socket[bytes], questions: zmq.Socket[bytes] | None) -> None:
+    def _watch(self, reports: zmq.Socket[bytes], questions: zmq.Socket[bytes] | None) -> None:
         poller = zmq.Poller()
-        for each in (happenings, questions):
+        for each in (reports, questions):
             if each is not None:
                 poller.register(each, zmq.POLLIN)
         try:
@@ -158,15 +148,15 @@ class SocketGuard:
                     ready = dict(poller.poll(round(LOOK_EVERY_SECONDS * 1000)))
                     if questions is not None and questions in ready:
                         self._answer(questions)
-                    if happenings in ready:
-                        self._note(happenings)
+                    if reports in ready:
+                        self._note(reports)
                     self._look()
                 except zmq.ContextTerminated:
                     return
                 except Exception as error:  # without a guard, nobody could connect any more
-                    self._log_fault(error)
+                    self._faults.error("%s: its guard failed", self._name, exc_info=error)
         finally:
-            for each in (happenings, questions):
+            for each in (reports, questions):
                 if each is not None:
                     each.close(0)
 
@@ -183,19 +173,18 @@ class SocketGuard:
         if self._access.allow_list.allows(self._role, peer.key):
             self._let_in.add(peer.key)
             return True
-        self._arrivals.note_not_allowed()
         self._access.refusals.note(
             self._name, "auth", f"{_named(peer.key)} from {peer.address}, which is not allowed to {self._role}"
         )
         return False
 
-    def _note(self, happenings: zmq.Socket[bytes]) -> None:
-        happened, value = read_happening(happenings.recv_multipart())
-        if happened == zmq.EVENT_CLOSED:
-            self._arrivals.note_all_gone()
+    def _note(self, reports: zmq.Socket[bytes]) -> None:
+        event, value = monitor_event(reports.recv_multipart())
+        if event == zmq.EVENT_CLOSED:
+            self._handshakes.note_all_gone()
             self._unbound.set()
         else:
-            self._arrivals.note(happened, value)
+            self._handshakes.note(event, value)
 
     def _look(self) -> None:
         self._access.refusals.tend()
@@ -207,12 +196,6 @@ class SocketGuard:
         if gone:
             self._let_in -= gone
             self._revoked.set()
-
-    def _log_fault(self, error: Exception) -> None:
-        now_s = time.monotonic()
-        if now_s - self._fault_logged_s >= SECONDS_BETWEEN_FAULTS_LOGGED:
-            self._fault_logged_s = now_s
-            logger.error("%s: its guard failed", self._name, exc_info=error)
 
 
 def _sender(part: zmq.Frame) -> bytes:

@@ -10,7 +10,7 @@ let joined = false;
 // The line has counted up to an event: were those up to it heard?
 function reached(count, topic, seq) {
   const key = `${count} ${topic}`;
-  const known = heard.get(key) ?? (joined ? 0 : seq); // who joins has missed nothing
+  const known = heard.get(key) ?? (joined ? 0 : seq); // what the first status has counted was before us
   if (seq > known && topics.some((prefix) => topic.startsWith(prefix))) {
     console.log(`missed events of ${topic} after ${known} up to ${seq}`);
   }
@@ -18,7 +18,7 @@ function reached(count, topic, seq) {
 }
 
 const line = new Subscriber({ receiveTimeout: 3000, linger: 0 });
-line.subscribe(...new Set([...topics, "status", "welcome"]));
+line.subscribe(...new Set([...topics, "status"]));
 line.connect(address); // connects again by itself
 for (;;) {
   let parts;
@@ -29,8 +29,8 @@ for (;;) {
     console.log("silence: nothing is inspected");
     continue;
   }
-  const [topic] = parts[0].toString().split(" ", 1);
-  const event = parse(parts.length > 1 ? parts[1] : parts[0].subarray(topic.length + 1)); // a welcome has one part
+  const topic = parts[0].toString();
+  const event = parse(parts[1]);
   if (event.schema_version > 1) throw new Error("this client is too old for the line");
   for (const [each, seq] of Object.entries(event.counts?.unjournalled ?? {})) reached(event.boot_id, each, seq);
   for (const [each, seq] of Object.entries(event.counts?.journalled ?? {})) reached(event.counts.journal_id, each, seq);
@@ -40,5 +40,5 @@ for (;;) {
     heard.set(`${count} ${topic}`, event.seq);
     console.log(event.seq, topic, event.times?.captured_at_ns ?? "");
   }
-  joined = true;
+  joined ||= Boolean(event.counts);
 }

@@ -17,8 +17,8 @@ import msgspec
 from bench.spread import Spread
 from bench.watched_line import START_WITHIN_SECONDS, WatchedLine
 from edge.bundle import Bundle
-from edge.delivery.messages import AlarmEvent, Event, StatusEvent, VerdictEvent
 from edge.errors import BenchError
+from edge.wire.events import AlarmEvent, Event, StatusEvent, VerdictEvent
 from tests.edge.gv_cameras import AravisCamera
 from tests.system.cameras.rates import Load
 

@@ -20,9 +20,9 @@ from edge.cameras import aravis
 from edge.cameras.base import EndOfFrames
 from edge.cameras.settings import CameraSettings
 from edge.cameras.supervisor import SupervisedCamera
-from edge.delivery.messages import VerdictEvent
 from edge.errors import BenchError
 from edge.frames import Frame
+from edge.wire.events import VerdictEvent
 from tests.edge.gv_cameras import AravisCamera, aravis_camera, noise
 
 PACKET_BYTES = 8000

@@ -4,16 +4,18 @@ python -m tests.system.chaos.client ROLE       ROLE: a Role, in JSON
 """
 
 import contextlib
+import dataclasses
 import sys
 import time
 from pathlib import Path
 
 import msgspec
 
-from edge.delivery.durable.follower import Follower
-from edge.delivery.messages import StatusEvent, header_of
-from edge.delivery.subscriber import Subscriber
+from edge.delivery.client.follower import Follower
+from edge.delivery.client.gap_detector import Gap
+from edge.delivery.client.subscriber import Subscriber
 from edge.errors import EventsLostError
+from edge.wire.events import Counts, Message, StatusEvent, header_of
 from tests.system.chaos.records import Began, Got, Heard, Missed, Record
 
 SLOW_EVERY, SLOW_S = 20, 0.16
@@ -30,7 +32,7 @@ class Role(msgspec.Struct, frozen=True, kw_only=True):
     events: str | None = None
     """Where the line publishes: it listens live."""
     journal: str | None = None
-    """Where the line serves its journal: it follows or, listening live, has what it missed replayed."""
+    """Where the line serves its journal: it follows."""
     slow_until: str | None = None
     """It takes its time with some events until there is a file of this path."""
 
@@ -50,36 +52,30 @@ def follow(role: Role, record: Record) -> None:
                         slow = not Path(str(role.slow_until)).exists()
                     record.add(Got(at_ns=came_ns, header=msgspec.Raw(event.header)))
             except EventsLostError as lost:
-                record.add(_missed(lost))
+                record.add(
+                    Missed(
+                        at_ns=time.time_ns(),
+                        journal_id=lost.journal_id,
+                        boot_id=None,
+                        topic=None,
+                        after_seq=lost.after_seq,
+                        through_seq=lost.through_seq,
+                    )
+                )
 
 
 def listen(role: Role, record: Record) -> None:
     """Live."""
     assert role.events is not None
-    with Subscriber(role.events, topics=role.topics, replay=role.journal) as events:
-        while True:
-            try:
-                message = events.receive()
-            except EventsLostError as lost:
-                record.add(_missed(lost))
-                continue
-            assert message is not None
-            now_ns, event = time.time_ns(), message.event
-            if not isinstance(event, StatusEvent):
-                record.add(Got(at_ns=now_ns, header=msgspec.Raw(header_of(event))))
-            elif event.counts is not None:
-                record.add(Heard(at_ns=now_ns, boot_id=event.boot_id, counts=event.counts))
-
-
-def _missed(lost: EventsLostError) -> Missed:
-    return Missed(
-        at_ns=time.time_ns(),
-        journal_id=lost.journal_id,
-        boot_id=lost.boot_id,
-        topic=lost.topic,
-        after_seq=lost.after_seq,
-        through_seq=lost.through_seq,
-    )
+    with Subscriber(role.events, topics=role.topics) as events:
+        for heard in events:
+            match heard:
+                case Gap():
+                    record.add(Missed(at_ns=time.time_ns(), **dataclasses.asdict(heard)))
+                case Message(event=StatusEvent(counts=Counts() as counts) as event):
+                    record.add(Heard(at_ns=time.time_ns(), boot_id=event.boot_id, counts=counts))
+                case Message(event=event) if not isinstance(event, StatusEvent):
+                    record.add(Got(at_ns=time.time_ns(), header=msgspec.Raw(header_of(event))))
 
 
 def client_command(role: Role) -> list[str]:

@@ -26,8 +26,6 @@ class ClientPlan(msgspec.Struct, frozen=True, kw_only=True):
     topics: tuple[str, ...] = ("",)
     slow: bool = False
     """It takes its time with some events."""
-    replay: bool = False
-    """It has what it missed replayed."""
     killed: bool = False
     """Whether it may be."""
     stopped: bool = False
@@ -50,7 +48,7 @@ class ClientPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def sockets(self) -> list[str]:
         """Of the line, to which it is connected, each by a link."""
-        return [*(["events"] if not self.durable else []), *(["journal"] if self.durable or self.replay else [])]
+        return [*(["events"] if not self.durable else []), *(["journal"] if self.durable else [])]
 
     @property
     def links(self) -> list[str]:
@@ -64,7 +62,7 @@ CLIENTS = (
     ClientPlan(name="gateway", kind="Follower", killed=True),
     ClientPlan(name="archive", kind="Follower", slow=True, killed=True),
     ClientPlan(name="cell", kind="Follower", killed=True, stopped=True),
-    ClientPlan(name="screen", kind="Subscriber", replay=True),
+    ClientPlan(name="screen", kind="Subscriber"),
     ClientPlan(name="counter", kind="Subscriber", stopped=True),
     ClientPlan(name="lamp", kind="Subscriber", topics=("verdict.right.", "alarm")),
     ClientPlan(name="bare", kind="client of protocol.md"),

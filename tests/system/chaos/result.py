@@ -204,6 +204,6 @@ def to_facts(found: Chaos) -> dict[str, str]:
         facts[name] = f"{each.events} of {each.wanted}, {each.duplicates} came again{lag}"
     for name, one in found.live.items():
         beyond = f", and {one.beyond} live only, of a life that died meanwhile" if one.beyond else ""
-        facts[name] = f"{one.events}, {one.late} of them late; {one.missed} missed in {one.gaps} gaps{beyond}"
+        facts[name] = f"{one.events}; {one.missed} missed in {one.gaps} gaps{beyond}"
     facts["promises"] = "all kept" if not faults(found) else f"{len(found.broken) + len(found.ended)} broken"
     return facts

@@ -15,8 +15,6 @@ with zmq.Context() as context, context.socket(zmq.SUB) as socket:
     socket.setsockopt_string(zmq.SUBSCRIBE, "")
     socket.connect(address)
     while True:
-        _, *header = socket.recv_multipart()
-        if not header:  # the welcome
-            continue
-        sys.stdout.buffer.write(header[0] + b"\n")
+        _, header, *_ = socket.recv_multipart()
+        sys.stdout.buffer.write(header + b"\n")
         sys.stdout.buffer.flush()

@@ -1,0 +1,11 @@
+"""Clients of a line: `Subscriber` listens live, `Follower` gets every event that is journalled, `Commander` asks.
+
+They load ZeroMQ and msgspec, and nothing that inspects.
+"""
+
+from edge.delivery.client.commander import Commander
+from edge.delivery.client.follower import Follower
+from edge.delivery.client.gap_detector import Gap
+from edge.delivery.client.subscriber import LineLost, NewBoot, Subscriber
+
+__all__ = ["Commander", "Follower", "Gap", "LineLost", "NewBoot", "Subscriber"]

@@ -1,0 +1,140 @@
+"""Sends commands to a line."""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Iterator
+
+import zmq
+
+from edge.delivery.client.handshake_probe import why_not_let_in
+from edge.delivery.client.socket import Client, client_socket, connect
+from edge.delivery.security.curve import ClientKeys
+from edge.delivery.sockets import PARTS_KEPT, receive
+from edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
+from edge.wire.commands import Announced, Reply, Request, Selected, SelectRequest, Triggered, TriggerRequest, reply_from
+from edge.wire.requests import Refused, to_bytes
+
+LONGEST_REPLY_BYTES = 65536
+
+
+class Commander(Client):
+    """A DEALER socket that asks one thing at a time. Use it in the thread that made it:
+
+        with Commander("tcp://127.0.0.1:5557") as line:
+            line.trigger("top", part_id="P-1")
+
+    A request never waits for a line to come: fired late, it would be for another part.
+
+    Args:
+        address: what the line binds.
+        timeout_s: how long to wait for a reply; may be set between requests.
+        keys: to connect to a line from another machine.
+    Raises:
+        DeliveryError: the address is none.
+    """
+
+    def __init__(self, address: str, timeout_s: float = 10.0, keys: ClientKeys | None = None) -> None:
+        self.timeout_s = timeout_s
+        self._address, self._keys = address, keys
+        self._ids = itertools.count(1)
+        self._context = zmq.Context()
+        try:
+            self._socket = self._connected()
+        except DeliveryError:
+            self._context.term()
+            raise
+
+    def trigger(self, camera: str, part_id: str | None = None) -> Triggered | Announced:
+        """Have a frame of the next part taken; returns the frame, or word that the part id waits for the trigger edge.
+
+        Raises:
+            CommandRefusedError: the line refuses.
+            AccessError: the line does not let this client in.
+            DeliveryError: no line is there, or no reply came in time.
+            MessageError: what came is no reply.
+        """
+        with _refused_here():
+            request = TriggerRequest(request_id=str(next(self._ids)), camera=camera, part_id=part_id)
+        reply = self._granted(request)
+        if not isinstance(reply, Triggered | Announced):
+            raise MessageError(f"what came is no reply to a trigger: {reply}")
+        return reply
+
+    def select(self, product: str) -> Selected:
+        """Have a product put in force; returns once it is.
+
+        Raises:
+            CommandRefusedError: the line refuses, and what was in force still is.
+            AccessError: the line does not let this client in.
+            DeliveryError: no line is there, or no reply came in time.
+            MessageError: what came is no reply.
+        """
+        with _refused_here():
+            request = SelectRequest(request_id=str(next(self._ids)), product=product)
+        reply = self._granted(request)
+        if not isinstance(reply, Selected):
+            raise MessageError(f"what came is no reply to a selection: {reply}")
+        return reply
+
+    def close(self) -> None:
+        """Let go of the socket; may be called twice."""
+        self._socket.close()
+        self._context.term()
+
+    def _connected(self) -> zmq.Socket[bytes]:
+        socket = client_socket(self._context, zmq.DEALER, self._address, self._keys, LONGEST_REPLY_BYTES)
+        socket.setsockopt(zmq.IMMEDIATE, 1)  # what cannot be sent now is not sent later
+        connect(socket, self._address, "tcp://127.0.0.1:5557")
+        return socket
+
+    def _connect_anew(self) -> None:
+        self._socket.close()
+        self._socket = self._connected()
+
+    def _granted(self, request: Request) -> Triggered | Announced | Selected:
+        reply = self._ask(request)
+        if isinstance(reply, Refused):
+            raise CommandRefusedError(reply.reason, reply.detail)
+        return reply
+
+    def _ask(self, request: Request) -> Reply:
+        until_s = time.monotonic() + self.timeout_s
+        self._send(to_bytes(request), until_s)
+        while self._socket.poll(_ms_left(until_s)):
+            reply = reply_from(receive(self._socket, PARTS_KEPT)[-1])
+            if reply.request_id == request.request_id:
+                return reply
+        # A new connection: neither shall the request still go out, nor the reply to it be taken for the next one's.
+        self._connect_anew()
+        raise DeliveryError(
+            f"{self._address} did not reply within {self.timeout_s:g} s, and may have done what it was asked; "
+            "the line's events and its log say"
+        )
+
+    def _send(self, data: bytes, until_s: float) -> None:
+        while self._socket.poll(_ms_left(until_s), zmq.POLLOUT):
+            with contextlib.suppress(zmq.Again):  # the line has gone again in between
+                self._socket.send(data, zmq.NOBLOCK)
+                return
+        refused = why_not_let_in(self._address, self._keys, zmq.DEALER)
+        self._connect_anew()  # ZeroMQ may have given up
+        if refused is not None:
+            raise AccessError(f"{refused}; nothing was asked of it")
+        raise DeliveryError(
+            f"{self._address} was not reached within {self.timeout_s:g} s, and nothing was asked of it; "
+            "is the line running, and is its commands.bind this address?"
+        )
+
+
+@contextlib.contextmanager
+def _refused_here() -> Iterator[None]:
+    """What is no request is not sent: the line would say the same."""
+    try:
+        yield
+    except ValueError as error:
+        raise CommandRefusedError("malformed", str(error)) from error
+
+
+def _ms_left(until_s: float) -> int:
+    return max(0, round((until_s - time.monotonic()) * 1000))

@@ -1,0 +1,155 @@
+"""Listens to a line's events, live."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import zmq
+
+from edge.delivery.client.gap_detector import Gap, GapDetector
+from edge.delivery.client.socket import Client, Connection, client_socket, no_address
+from edge.delivery.security.curve import ClientKeys
+from edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
+from edge.wire.events import LARGEST_PART_BYTES, Message, StatusEvent, from_frames
+
+SILENT_AFTER_SECONDS = 3.0
+"""A line reports its status about once a second."""
+TEND_EVERY_MS = 500
+"""Of the connection, while nothing comes."""
+STATUS = "status"
+
+
+@dataclass(frozen=True)
+class NewBoot:
+    """The service was started again. What no journal holds of the boot before may be missing without a gap."""
+
+    boot_id: str
+    before: str
+
+    def __str__(self) -> str:
+        return f"the line was started again: boot {self.boot_id} follows {self.before}"
+
+
+@dataclass(frozen=True)
+class LineLost:
+    """Nothing came for so long: nothing is inspected, or the connection is gone. Said once, until something comes."""
+
+    silent_s: float
+
+    def __str__(self) -> str:
+        return f"nothing came for {self.silent_s:.0f} s: nothing is inspected, or the connection is gone"
+
+
+Notice = Gap | NewBoot | LineLost
+"""What a subscriber says of itself, in place of a message."""
+Heard = Message | Notice
+
+
+class Subscriber(Client):
+    """A SUB socket as an iterator of messages, and of notices of what it missed. It reconnects by itself.
+
+    Use it in the thread that made it:
+
+        with Subscriber("tcp://127.0.0.1:5556") as events:
+            for heard in events:
+                match heard:
+                    case Message():
+                        print(heard.event)
+                    case Gap() | NewBoot() | LineLost():
+                        print(heard)
+
+    Events that are missed, because the connection was down or this program was too slow, do not come again: who needs
+    all of them is a durable consumer (`Follower`).
+
+    Args:
+        address: where the line publishes.
+        topics: prefixes to listen to, e.g. `verdict.top.DEFECT`; default: all.
+        timeout_s: stop the iteration when nothing came for so long; None: wait for ever.
+        keys: to connect to a line from another machine.
+    Raises:
+        DeliveryError: the address is none.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        topics: Iterable[str] = ("",),
+        timeout_s: float | None = None,
+        keys: ClientKeys | None = None,
+    ) -> None:
+        topics = (topics,) if isinstance(topics, str) else tuple(topics)
+        self._wants_status = STATUS.startswith(topics)
+        self._gaps = GapDetector(topics)
+        self._ready: deque[Heard] = deque()
+        self._timeout_s = float("inf") if timeout_s is None else timeout_s
+        self._boot_id: str | None = None
+        self._silent_since_s: float | None = None
+        """Since when nothing came that should have; None: the line is lost, has stopped, or was not heard yet."""
+        self._context = zmq.Context()
+        self._socket = client_socket(self._context, zmq.SUB, address, keys, LARGEST_PART_BYTES)
+        notice_vanished_peers(self._socket)
+        for topic in {*topics, STATUS}:  # by statuses it knows what it missed, and that the line is there
+            self._socket.setsockopt_string(zmq.SUBSCRIBE, topic)
+        self._connection: Connection | None = None
+        try:
+            self._connection = Connection(self._socket, address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise no_address(address, error, "tcp://127.0.0.1:5556") from error
+
+    def __iter__(self) -> Iterator[Heard]:
+        while (heard := self.receive()) is not None:
+            yield heard
+
+    def receive(self) -> Heard | None:
+        """The next message or notice, or None when none came in time.
+
+        Raises:
+            MessageError: what came is no message of ours.
+        """
+        assert self._connection is not None
+        until_s = time.monotonic() + self._timeout_s
+        while not self._ready:
+            left_ms = max(0.0, (until_s - time.monotonic()) * 1000)
+            if self._socket.poll(int(min(left_ms, TEND_EVERY_MS))):
+                self._take(receive(self._socket, PARTS_KEPT))
+            else:
+                self._connection.tend()
+                self._note_silence()
+            if not self._ready and time.monotonic() >= until_s:
+                return None
+        return self._ready.popleft()
+
+    def close(self) -> None:
+        """Let go of the socket; may be called twice."""
+        if self._connection is not None:
+            self._connection.close()
+        self._socket.close()
+        self._context.term()
+
+    def _note_silence(self) -> None:
+        if self._silent_since_s is not None:
+            silent_s = time.monotonic() - self._silent_since_s
+            if silent_s >= SILENT_AFTER_SECONDS:
+                self._ready.append(LineLost(silent_s))
+                self._silent_since_s = None
+
+    def _take(self, parts: list[bytes]) -> None:
+        message = from_frames(parts)
+        event = message.event
+        self._silent_since_s = time.monotonic()
+        if self._boot_id not in (None, event.boot_id):
+            self._ready.append(NewBoot(event.boot_id, before=str(self._boot_id)))
+        self._boot_id = event.boot_id
+        if not isinstance(event, StatusEvent):
+            gap = self._gaps.event(event)
+            self._ready += [message] if gap is None else [gap, message]
+            return
+        if event.counts is not None:
+            self._ready += self._gaps.counts(event.counts, event.boot_id)
+        if self._wants_status:
+            self._ready.append(message)
+        if event.state == "STOPPED":  # what follows is silence, and no loss
+            self._silent_since_s = None

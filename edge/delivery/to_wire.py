@@ -1,0 +1,37 @@
+"""What the line knows, in the words of the protocol: so that renaming a field inside does not change the wire."""
+
+from edge.cameras.state import CameraState
+from edge.geometry import Region
+from edge.inspection.ledger import Account
+from edge.wire import events
+
+
+def region_to_wire(region: Region) -> events.Region:
+    return events.Region(
+        box_xyxy=region.box_xyxy,
+        contour_xy=region.contour_xy,
+        area_px=region.area_px,
+        peak_xy=region.peak_xy,
+        score=region.score,
+    )
+
+
+def account_to_wire(account: Account) -> events.Account:
+    return events.Account(
+        captured=account.captured,
+        inspected=account.inspected,
+        dropped=account.dropped,
+        failed=account.failed,
+        in_flight=account.in_flight,
+    )
+
+
+def camera_to_wire(camera: CameraState) -> events.CameraState:
+    return events.CameraState(
+        state=camera.state,
+        reason=camera.reason,
+        detail=camera.detail,
+        since_at_ns=camera.since_at_ns,
+        openings=camera.openings,
+        counters=camera.counters,
+    )

@@ -1,0 +1,250 @@
+"""From what happens on a line to its events: each is made and handed to the publisher under one lock, so that none
+overtakes another. The publisher numbers it, journals it and sends it.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from edge.cameras.state import CameraAlarm, CameraState
+from edge.delivery.publisher import Publisher
+from edge.delivery.to_wire import account_to_wire, camera_to_wire, region_to_wire
+from edge.frames import Stamp
+from edge.heatmap_picture import png
+from edge.inspection.flight_recorder import InFlightLog
+from edge.inspection.ledger import Ledger
+from edge.inspection.outcome import Outcome
+from edge.inspection.setup import Setup
+from edge.inspection.verdict import Judgement
+from edge.service.drops import ImplausibleLog
+from edge.service.readiness import Heartbeat
+from edge.service.recovery import Unjournalled
+from edge.text import format_count, sayable
+from edge.wire.events import (
+    AlarmEvent,
+    BundleName,
+    Change,
+    ChangeEvent,
+    Event,
+    Handshake,
+    HeatmapPng,
+    JournalEvent,
+    Message,
+    State,
+    StatusEvent,
+    Times,
+    VerdictEvent,
+)
+
+NOT_NUMBERED = 0
+
+
+class EventEmitter:
+    """Emits the events of one boot. Any thread.
+
+    Args:
+        heartbeat: beats as a verdict or a probe leaves the publisher.
+        in_flight: notes which frames' events are out.
+        setup: in force at first.
+    """
+
+    def __init__(
+        self,
+        line: str,
+        boot_id: str,
+        publisher: Publisher,
+        heartbeat: Heartbeat,
+        in_flight: InFlightLog,
+        setup: Setup,
+    ) -> None:
+        self.events = 0
+        """How many were emitted, statuses not counted."""
+        self._line, self._boot_id, self._publisher = line, boot_id, publisher
+        self._heartbeat, self._in_flight, self._setup = heartbeat, in_flight, setup
+        self._implausible = ImplausibleLog()
+        self._lock = threading.Lock()
+
+    def outcome(self, outcome: Outcome) -> None:
+        """A frame's end."""
+
+        def sent() -> None:
+            self._in_flight.told(outcome.stamp)
+            if outcome.judgement is not None:  # a frame that was not judged is no sign that inspection goes on
+                self._heartbeat.beat()
+
+        with self._lock:
+            self._send(verdict_message(self._boot_id, outcome), sent)
+            self._implausible.log(outcome)
+
+    def probe(self) -> None:
+        """A probe's end: it takes the way of an event, and is none."""
+        self.call_after_all(self._heartbeat.beat)
+
+    def call_after_all(self, sent: Callable[[], None]) -> None:
+        """Call back, on the publisher's thread, once all that was emitted so far is sent."""
+        with self._lock:
+            self._publisher.probe(sent)
+
+    def alarm(self, alarm: CameraAlarm) -> None:
+        """A camera's death or return."""
+        with self._lock:
+            event = AlarmEvent(
+                boot_id=self._boot_id,
+                seq=NOT_NUMBERED,
+                at_ns=time.time_ns(),
+                line=self._line,
+                camera=alarm.camera,
+                alarm=alarm.reason,
+                detail=alarm.detail,
+                active=alarm.active,
+                began_at_ns=alarm.began_at_ns,
+                acting=self._setup.acting,
+                product=self._setup.product,
+            )
+            self._send(Message(event))
+
+    def unjournalled(self, missing: Unjournalled) -> None:
+        """The journal does not hold all that the boot before told."""
+        how_many = "some frames" if missing.frames is None else format_count(missing.frames, "frame")
+        of = f"{how_many} of {', '.join(missing.cameras)}"
+        with self._lock:
+            event = JournalEvent(
+                boot_id=self._boot_id,
+                seq=NOT_NUMBERED,
+                at_ns=time.time_ns(),
+                line=self._line,
+                what="unrecorded",
+                detail=f"the boot before told of {of} in events that are not in the journal",
+                events=missing.frames,
+                of_boot=missing.boot_id,
+            )
+            self._send(Message(event))
+
+    def exchange(self, change: Change, setup: Setup, put_in_force: Callable[[], None]) -> None:
+        """Put another setup in force and tell of it: no event of a frame inspected by it comes before."""
+        with self._lock:
+            put_in_force()
+            self._setup = setup
+            self._send_change(change)
+
+    def refusal(self, change: Change) -> None:
+        """What was in force still is."""
+        with self._lock:
+            self._send_change(change)
+
+    def status(
+        self,
+        state: State,
+        ledger: Ledger,
+        cameras: Mapping[str, CameraState],
+        handshake: Handshake,
+        last_change: Callable[[], Change | None],
+        refused: Mapping[str, int],
+    ) -> None:
+        """How the line is; the account is taken after all events that it counts, and the last change as well."""
+        with self._lock:
+            setup = self._setup
+            event = StatusEvent(
+                boot_id=self._boot_id,
+                at_ns=time.time_ns(),
+                line=self._line,
+                state=state,
+                last_seq=NOT_NUMBERED,
+                ledger={camera: account_to_wire(account) for camera, account in ledger.accounts().items()},
+                cameras={camera: camera_to_wire(how) for camera, how in cameras.items()},
+                bundle=bundle_name(setup),
+                engine=setup.proven.engine.name,
+                precision=setup.proven.engine.precision,
+                acting=setup.acting,
+                product=setup.product,
+                pid=os.getpid(),
+                handshake=handshake,
+                last_change=last_change(),
+                refused=dict(refused),
+            )
+            self._send(Message(event))
+
+    def _send_change(self, change: Change) -> None:
+        event = ChangeEvent(
+            boot_id=self._boot_id,
+            seq=NOT_NUMBERED,
+            at_ns=change.at_ns,
+            line=self._line,
+            change=change.change,
+            in_force=change.in_force,
+            detail=change.detail,
+            product=self._setup.product,
+            bundle=bundle_name(self._setup),
+            acting=self._setup.acting,
+        )
+        self._send(Message(event))
+
+    def _send(self, message: Message, sent: Callable[[], None] | None = None) -> None:
+        event: Event = message.event
+        self.events += not isinstance(event, StatusEvent)
+        self._publisher.send(message, sent)
+
+
+def verdict_message(boot_id: str, outcome: Outcome) -> Message:
+    """The event of a frame's end, with its heatmap where the setup asks for one; it has no number yet."""
+    judgement, unjudged, stamp, setup = outcome.judgement, outcome.unjudged, outcome.stamp, outcome.setup
+    assert setup is not None
+    picture, heatmap = _heatmap(judgement, setup)
+    event = VerdictEvent(
+        boot_id=boot_id,
+        seq=NOT_NUMBERED,
+        camera=stamp.camera,
+        frame_id=stamp.frame_id,
+        last_frame_id=stamp.last_frame_id,
+        frame_number=stamp.number,
+        frames=stamp.frames,
+        source=None if stamp.source is None else sayable(stamp.source),
+        part_id=stamp.part_id,
+        times=_times(stamp),
+        frame_hw=judgement.frame_hw if judgement else None,
+        verdict=judgement.verdict if judgement else "NO_VERDICT",
+        reason=f"{unjudged.kind}.{unjudged.reason}" if unjudged else None,
+        detail=sayable(unjudged.detail) if unjudged else None,
+        frame_score=judgement.score if judgement else None,
+        score_threshold=setup.inspector.thresholds.score,
+        evidence_threshold=setup.inspector.thresholds.evidence,
+        precision=setup.proven.engine.precision,
+        bundle=bundle_name(setup),
+        product=setup.product,
+        regions=[region_to_wire(region) for region in judgement.regions] if judgement else [],
+        latency_ms=(time.monotonic_ns() - stamp.captured_monotonic_ns) / 1e6,
+        acting=setup.acting,
+        heatmap=heatmap,
+        chunks=dict(stamp.chunks),
+    )
+    return Message(event, picture)
+
+
+def bundle_name(setup: Setup) -> BundleName:
+    """The bundle of a setup, as events name it."""
+    manifest = setup.bundle.manifest
+    return BundleName(name=manifest.name, version=manifest.version, digest=setup.bundle.digest)
+
+
+def _heatmap(judgement: Judgement | None, setup: Setup) -> tuple[bytes | None, HeatmapPng | None]:
+    if judgement is None or setup.heatmaps == "never":
+        return None, None
+    if setup.heatmaps == "defect" and judgement.verdict == "GOOD":
+        return None, None
+    grey = setup.scale.grey(judgement.heatmap)
+    height, width = grey.shape
+    return png(grey), HeatmapPng(
+        hw=(height, width),
+        cell_px=setup.bundle.manifest.grid.heatmap_cell_px,
+        logit_at_0=setup.scale.low,
+        logit_at_255=setup.scale.high,
+    )
+
+
+def _times(stamp: Stamp) -> Times:
+    return Times(
+        captured_at_ns=stamp.captured_at_ns,
+        captured_monotonic_ns=stamp.captured_monotonic_ns,
+        camera_timestamp_ns=stamp.camera_timestamp_ns,
+    )

@@ -1,0 +1,62 @@
+"""A line's journal, and the server of those who follow it."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from edge.config import JournalConfig
+from edge.delivery.durable.consumers import Consumers
+from edge.delivery.durable.follow_server import FollowServer
+from edge.delivery.journal.journalling import Journalling
+from edge.delivery.numbering import Numbering
+from edge.delivery.security.access import Access
+
+logger = logging.getLogger(__name__)
+
+SECONDS_PER_DAY = 86400
+
+
+@contextlib.contextmanager
+def open_journal(
+    line: str, boot_id: str, config: JournalConfig, state_folder: Path | None, access: Access
+) -> Iterator[Numbering]:
+    """What numbers and keeps a line's events. Durable consumers are served as long as this lasts.
+
+    Args:
+        state_folder: where the journal is if the configuration names no folder; None: no events are kept then.
+        access: who may follow.
+    Raises:
+        AccessError: others can reach the address, and the line has no key to protect it with.
+        DeliveryError: the address for durable consumers cannot be bound.
+        JournalError: the journal is another line's, or of a newer heatline.
+    """
+    folder = None if config.keep_mib == 0 else config.folder or state_folder
+    if folder is None:
+        if config.bind is not None:
+            logger.warning(
+                "no events are kept, and none can be had at %s: there is no folder; set journal.folder", config.bind
+            )
+        yield Numbering()
+        return
+    with contextlib.ExitStack() as at_end:
+        consumers = at_end.enter_context(contextlib.closing(Consumers(folder)))
+        server = None
+        if config.bind is not None:
+            server = FollowServer(config.bind, folder, consumers, access=access)
+        journalling = Journalling(
+            line,
+            boot_id,
+            folder,
+            config.keep_days * SECONDS_PER_DAY,
+            config.keep_mib << 20,
+            consumers.acked,
+            consumers=dict if server is None else server.states,
+        )
+        at_end.callback(journalling.close)
+        if server is not None:
+            server.damaged.append(journalling.distrust)
+            server.start()
+            at_end.callback(server.close)
+            journalling.wake.append(server.wake)
+        yield journalling

@@ -1,0 +1,49 @@
+"""Writes the JSON Schemas of events, commands and the durable protocol from their structs: `make schemas`."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge.wire import commands, following, requests
+from edge.wire.events import (
+    SCHEMA_VERSION,
+    AlarmEvent,
+    ChangeEvent,
+    JournalEvent,
+    StatusEvent,
+    VerdictEvent,
+)
+
+FOLDER = Path(__file__).parent
+
+
+def schemas() -> dict[str, bytes]:
+    """Each schema's file name and text."""
+    messages: list[tuple[str, int, Any]] = [
+        ("verdict", SCHEMA_VERSION, VerdictEvent),
+        ("status", SCHEMA_VERSION, StatusEvent),
+        ("alarm", SCHEMA_VERSION, AlarmEvent),
+        ("change", SCHEMA_VERSION, ChangeEvent),
+        ("journal", SCHEMA_VERSION, JournalEvent),
+        ("command-request", requests.SCHEMA_VERSION, commands.Request),
+        ("command-reply", requests.SCHEMA_VERSION, commands.Reply),
+        ("follow-request", requests.SCHEMA_VERSION, following.Request),
+        ("follow-reply", requests.SCHEMA_VERSION, following.Reply),
+    ]
+    return {f"{name}-v{version}.json": _text(message) for name, version, message in messages}
+
+
+def _text(message: Any) -> bytes:
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(message)}
+    return msgspec.json.format(msgspec.json.encode(schema), indent=2) + b"\n"
+
+
+def main() -> None:
+    for name, text in schemas().items():
+        (FOLDER / name).write_bytes(text)
+        print(FOLDER / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""From outcomes to events: what a reader can check, pictures only where asked for."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+from edge.bundle import Bundle
+from edge.cameras.state import CameraAlarm, CameraState
+from edge.delivery.publisher import AsTheyAre, Publisher
+from edge.frames import Frame, Stamp
+from edge.inference import Engine
+from edge.inspection.flight_recorder import FILE_NAME, InFlightLog, last_run
+from edge.inspection.ledger import Ledger
+from edge.inspection.outcome import Outcome, Unjudged
+from edge.inspection.setup import Heatmaps, Setup
+from edge.service.events import EventEmitter, verdict_message
+from edge.service.readiness import Heartbeat
+from edge.wire import events as events_on_wire
+from edge.wire.events import Change, Handshake, Message, from_frames, to_frames
+from tests.command import WITHIN_SECONDS
+from tests.edge.setups import setup_of
+from tests.small_bundle import dark_square, white_frame
+
+UNJUDGED = Outcome(Stamp("top", 4, "x.png"), unjudged=Unjudged("dropped", "overload", "newer frames came"))
+REFUSED = Change(change="reload", in_force=False, detail="it is no TOML", at_ns=1_790_000_000_000_000_000)
+STARTING = Handshake(state="NOT_READY", reason="starting", detail="it is starting", heartbeat=0)
+DEATH = CameraAlarm("top", "silent", "no frame came for 0.5 s", True, 1_790_000_000_000_000_000)
+
+
+@pytest.fixture
+def setup(bundle: Bundle, openvino: Engine) -> Setup:
+    return setup_of(bundle, openvino, product="pcb-a")
+
+
+def outcome(setup: Setup, *, dark: bool) -> Outcome:
+    rgb = dark_square(white_frame(), 100, 300) if dark else white_frame()
+    frame = Frame(Stamp("top", 1, "1.png"), rgb, "RGB8")
+    return Outcome(frame.stamp, judgement=setup.inspector.finish(setup.inspector.start(frame)), setup=setup)
+
+
+def sent(message: Message) -> Any:
+    """The event as a subscriber reads it."""
+    assert from_frames(to_frames(message)) == message
+    return message.event
+
+
+def told(outcome: Outcome) -> Any:
+    """The event of a frame's end."""
+    return sent(verdict_message("boot", outcome))
+
+
+class Kept(AsTheyAre):
+    """Notes what passes on its way to the socket."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    def commit(self, messages: Sequence[Message]) -> list[Message]:
+        self.messages += messages
+        return super().commit(messages)
+
+
+@contextlib.contextmanager
+def emitting(setup: Setup, address: str, keeping: AsTheyAre, heartbeat: Heartbeat) -> Iterator[EventEmitter]:
+    """All that was emitted is sent at the end."""
+    publisher = Publisher(address, keeping)
+    publisher.start()
+    try:
+        yield EventEmitter("line1", "boot", publisher, heartbeat, InFlightLog(None, Ledger([]), "boot"), setup)
+    finally:
+        publisher.close()
+
+
+def emitted(setup: Setup, address: str, *emit: Callable[[EventEmitter], object]) -> list[Any]:
+    """The events that come of it."""
+    kept = Kept()
+    with emitting(setup, address, kept, Heartbeat()) as emitter:
+        for each in emit:
+            each(emitter)
+    return list(map(sent, kept.messages))
+
+
+def test_events_name_the_boot_and_the_product_and_have_no_number_yet(setup: Setup, address: str) -> None:
+    ledger, refused, counted = Ledger(["top"]), {"events.auth": 2}, list[int]()
+    for book in (ledger.captured, ledger.captured, ledger.inspected):
+        book("top")
+    ledger.dropped("top", "overload")
+    events = emitted(
+        setup,
+        address,
+        lambda emitter: emitter.outcome(replace(UNJUDGED, setup=setup)),
+        lambda emitter: emitter.alarm(DEATH),
+        lambda emitter: emitter.refusal(REFUSED),
+        lambda emitter: emitter.outcome(outcome(setup, dark=True)),
+        lambda emitter: counted.append(emitter.events),
+        lambda emitter: emitter.status("STOPPED", ledger, {}, STARTING, lambda: REFUSED, refused),
+        lambda emitter: counted.append(emitter.events),
+    )
+    *others, status = events
+    assert {event.seq for event in others} == {0}
+    assert counted == [4, 4], "a status is not counted"
+    assert {event.product for event in events} == {"pcb-a"}
+    assert {event.boot_id for event in events} == {"boot"}
+    assert status.ledger == {"top": events_on_wire.Account(2, 1, {"overload": 1})}
+    assert (status.handshake, status.last_change, status.refused) == (STARTING, REFUSED, refused)
+    change = others[2]
+    assert (change.in_force, change.detail, change.at_ns) == (False, REFUSED.detail, REFUSED.at_ns)
+
+
+def test_a_frame_is_noted_as_told_once_its_event_is_sent_and_an_exchange_is_told_as_what_is_in_force_then(
+    setup: Setup, address: str, tmp_path: Path
+) -> None:
+    ledger, kept = Ledger(["top"]), Kept()
+    publisher = Publisher(address, kept)
+    in_flight, in_force = InFlightLog(tmp_path / FILE_NAME, ledger, "boot"), list[int]()
+    in_flight.begin()
+    stamp = Stamp("top", 1, number=ledger.captured("top"))
+    in_flight.announced(stamp)
+    publisher.start()
+    emitter = EventEmitter("line1", "boot", publisher, Heartbeat(), in_flight, setup)
+    assert [each.number for each in last_run(tmp_path / FILE_NAME).in_flight] == [1]
+    emitter.outcome(replace(UNJUDGED, stamp=stamp, setup=setup))
+    other = replace(setup, product="pcb-b")
+    emitter.exchange(
+        Change(change="select", in_force=True, at_ns=REFUSED.at_ns), other, lambda: in_force.append(emitter.events)
+    )
+    emitter.alarm(DEATH)
+    publisher.close()
+    assert last_run(tmp_path / FILE_NAME).in_flight == []
+    assert in_force == [1], "put in force before it is told"
+    assert [sent(message).product for message in kept.messages] == ["pcb-a", "pcb-b", "pcb-b"]
+
+
+class HungJournal(AsTheyAre):
+    """Lets no message go before its disk answers."""
+
+    def __init__(self) -> None:
+        self.disk = threading.Event()
+
+    def commit(self, messages: Sequence[Message]) -> list[Message]:
+        assert self.disk.wait(WITHIN_SECONDS)
+        return super().commit(messages)
+
+
+def test_the_heart_beats_when_a_verdict_or_a_probe_has_left_the_publisher_and_not_before(
+    setup: Setup, address: str
+) -> None:
+    """Else a publisher that hangs would go on feeding systemd's watchdog."""
+    journal, heartbeat = HungJournal(), Heartbeat()
+    with emitting(setup, address, journal, heartbeat) as emitter:
+        emitter.outcome(outcome(setup, dark=False))
+        emitter.probe()
+        emitter.outcome(replace(UNJUDGED, setup=setup))
+        assert heartbeat.count == 0
+        journal.disk.set()
+    assert heartbeat.count == 2, "a frame that was not judged is no sign that inspection goes on"
+
+
+def test_status_says_how_each_camera_is(setup: Setup, address: str) -> None:
+    states = {
+        "top": CameraState(state="LIVE", since_at_ns=1, openings=2, counters={"completed": 9}),
+        "side": CameraState(state="DEAD", reason="open", detail="it is not there", since_at_ns=2),
+    }
+    (status,) = emitted(
+        setup, address, lambda emitter: emitter.status("RUNNING", Ledger([]), states, STARTING, lambda: None, {})
+    )
+    assert {name: msgspec.structs.asdict(state) for name, state in status.cameras.items()} == {
+        name: msgspec.structs.asdict(state) for name, state in states.items()
+    }
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_an_alarm_says_which_camera_what_and_since_when(setup: Setup, address: str, active: bool) -> None:
+    (event,) = emitted(setup, address, lambda emitter: emitter.alarm(replace(DEATH, active=active)))
+    assert (event.line, event.camera, event.alarm, event.detail) == ("line1", "top", DEATH.reason, DEATH.detail)
+    assert (event.active, event.began_at_ns, event.acting) == (active, DEATH.began_at_ns, True)
+
+
+def test_an_event_names_the_frames_the_part_and_what_the_camera_said_of_it(setup: Setup) -> None:
+    stamp = Stamp("top", 65534, last_frame_id=2, frames=4, number=131069, part_id="P-1", chunks={"ExposureTime": 800.0})
+    event = told(replace(UNJUDGED, stamp=stamp, setup=setup))
+    assert (event.frame_id, event.last_frame_id, event.frames, event.frame_number) == (65534, 2, 4, 131069)
+    assert (event.part_id, event.chunks) == ("P-1", {"ExposureTime": 800.0})
+    missed = Outcome(Stamp("top", None, part_id="P-1"), unjudged=Unjudged("dropped", "no_frame", "it was not heard"))
+    event = told(replace(missed, setup=setup))
+    assert (event.frame_id, event.part_id) == (None, "P-1")
+
+
+def test_a_frame_without_a_judgement_says_why_and_claims_nothing(setup: Setup) -> None:
+    event = told(replace(UNJUDGED, setup=replace(setup, heatmaps="always")))
+    assert (event.verdict, event.reason, event.detail) == ("NO_VERDICT", "dropped.overload", "newer frames came")
+    assert (event.frame_score, event.regions, event.heatmap) == (None, [], None)
+
+
+@pytest.mark.parametrize(
+    ("heatmaps", "good", "defect"), [("never", False, False), ("defect", False, True), ("always", True, True)]
+)
+def test_heatmaps_go_with_the_verdicts_that_were_asked_for(
+    setup: Setup, heatmaps: Heatmaps, good: bool, defect: bool
+) -> None:
+    setup = replace(setup, heatmaps=heatmaps)
+    came = [verdict_message("boot", outcome(setup, dark=dark)) for dark in (False, True)]
+    assert [message.png is not None for message in came] == [good, defect]
+    assert [sent(message).heatmap is not None for message in came] == [good, defect]
+
+
+def test_the_picture_holds_the_heatmap_between_the_two_values_it_names(setup: Setup, bundle: Bundle) -> None:
+    judged = outcome(replace(setup, heatmaps="always"), dark=True)
+    message = verdict_message("boot", judged)
+    assert message.png is not None
+    assert judged.judgement is not None
+    named, heatmap = sent(message).heatmap, judged.judgement.heatmap
+    grey = cv2.imdecode(np.frombuffer(message.png, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert grey is not None
+    assert grey.shape == named.hw == heatmap.shape
+    assert named.cell_px == bundle.manifest.grid.heatmap_cell_px
+    step = (named.logit_at_255 - named.logit_at_0) / 255
+    read = named.logit_at_0 + grey.astype(np.float64) * step
+    np.testing.assert_allclose(read, np.clip(heatmap, named.logit_at_0, named.logit_at_255), atol=step / 2 + 1e-3)
+    calibration = bundle.manifest.calibration
+    assert named.logit_at_0 == pytest.approx(calibration.background), "good frames look cold"
+    assert (named.logit_at_0 + named.logit_at_255) / 2 == pytest.approx(calibration.evidence_threshold)
+
+
+def test_a_name_that_is_no_text_is_sent_as_well_as_can_be(setup: Setup) -> None:
+    odd = Outcome(Stamp("top", 1, "a\udce9.png"), unjudged=Unjudged("failed", "unreadable", "/x/a\udce9.png is empty"))
+    assert told(replace(odd, setup=setup)).source == "a?.png"
