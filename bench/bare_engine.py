@@ -4,19 +4,23 @@ its own input, and nobody looks at an answer until it is asked for.
 
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from edge.errors import BenchError, PrecisionError, last_line
 from edge.inference import Precision
-from edge.inference.devices import the_core
 from edge.inference.engine import weights_of
 
+if TYPE_CHECKING:  # whoever imports this need not map its libraries: a bench that does makes a service look smaller
+    import openvino as ov
 
-def read_graph(path: Path) -> ov.Model:
+
+def read_graph(path: Path) -> "ov.Model":
     """An IR as it lies in a bundle."""
+    from edge.inference.devices import the_core
+
     return the_core().read_model(path, path.with_name(weights_of(path.name)))
 
 
@@ -32,8 +36,12 @@ class BareEngine:
     """
 
     def __init__(
-        self, model: ov.Model, precision: Precision, tiles: NDArray[np.uint8], *, threads: int, streams: int
+        self, model: "ov.Model", precision: Precision, tiles: NDArray[np.uint8], *, threads: int, streams: int
     ) -> None:
+        from openvino import AsyncInferQueue
+
+        from edge.inference.devices import the_core
+
         hint = "bf16" if precision == "bf16" else "f32"
         settings = {
             "PERFORMANCE_HINT": "THROUGHPUT",
@@ -50,7 +58,7 @@ class BareEngine:
         if computes_in != hint:  # it takes the hint, and says so only if it is asked
             raise PrecisionError(f"this processor has no {hint}, OpenVINO would compute in {computes_in} instead")
         self.batch, self.threads, self.streams = len(tiles), threads, streams
-        self._requests = ov.AsyncInferQueue(compiled, streams + 1)
+        self._requests = AsyncInferQueue(compiled, streams + 1)
         for request in self._requests:
             request.get_tensor("tiles").data[:] = tiles
 

@@ -3,8 +3,7 @@
 Grabbing begins with the trigger here, and publishing ends once word of the receipt is back.
 """
 
-from contextlib import closing
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -14,8 +13,8 @@ from bench.stages.stages import STAGES
 
 
 @pytest.mark.parametrize("name", STAGES)
-def bench_stage_5mp(benchmark: BenchmarkFixture, prepared: Prepared, name: str, tmp_path: Path) -> None:
-    with closing(STAGES[name](prepared, tmp_path)) as stage:
-        benchmark(stage.run)
-        stage.check()
+def bench_stage_5mp(benchmark: BenchmarkFixture, prepared: Prepared, name: str) -> None:
+    with ExitStack() as at_end:
+        stage = STAGES[name](prepared, at_end)
+        stage.check(benchmark(stage.run))
         benchmark.extra_info |= {"tiles": len(prepared.grid), "frames": stage.frames}

@@ -8,7 +8,6 @@ import click
 from bench.commands.end_to_end import end_to_end
 from bench.commands.flops import flops
 from bench.commands.map_cost import map_cost
-from bench.commands.micro import micro
 from bench.commands.peers import peers
 from bench.commands.plausibility import plausibility
 from bench.commands.recipes import recipes
@@ -18,9 +17,7 @@ from bench.commands.stages import stages
 from bench.commands.startup import startup
 from bench.commands.tune import tune
 
-COMMANDS = (
-    *(end_to_end, flops, map_cost, micro, peers, plausibility, recipes, report, robustness, stages, startup, tune),
-)
+COMMANDS = (*(end_to_end, flops, map_cost, peers, plausibility, recipes, report, robustness, stages, startup, tune),)
 
 
 @click.group(epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")

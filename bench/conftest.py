@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from bench.micro import identity, refusal
+from bench.machine import machine, machine_kind
 from bench.stages.prepared import Prepared, prepare
 from edge.bundle import Bundle, open_bundle
 from edge.bundle.proven_engine import open_proven_engine
@@ -27,15 +28,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_benchmark_generate_machine_info() -> dict[str, object]:
-    """Pytest-benchmark's own also has what differs from day to day, and asks a library that takes a second."""
-    return identity()
+    """What must agree for two runs to be of one machine, as JSON has it.
+
+    Pytest-benchmark's own also has what differs from day to day, and asks a library that takes a second.
+    """
+    kind: dict[str, object] = msgspec.json.decode(msgspec.json.encode(machine_kind(machine())._asdict()))
+    return kind
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_benchmark_compare_machine_info(machine_info: object, compared_benchmark: Mapping[str, Any]) -> None:
+def pytest_benchmark_compare_machine_info(
+    machine_info: Mapping[str, object], compared_benchmark: Mapping[str, Any]
+) -> None:
     """A comparison across machines is none: it is refused, and before anything is measured."""
-    if compared_benchmark["machine_info"] != machine_info:
-        raise pytest.UsageError(refusal("the saved run", compared_benchmark["machine_info"]))
+    other = compared_benchmark["machine_info"]
+    differ = [f"{key} {other.get(key)}, here {here}" for key, here in machine_info.items() if other.get(key) != here]
+    if differ:
+        raise pytest.UsageError(
+            f"the saved run was measured on another machine ({'; '.join(differ)}), and a comparison across machines "
+            "is none; measure here first, with --benchmark-autosave"
+        )
 
 
 @pytest.fixture(scope="session")

@@ -3,27 +3,13 @@
 import msgspec
 
 
-class Layer(msgspec.Struct, frozen=True, kw_only=True):
-    """One module, without those inside it."""
-
-    name: str
-    kinds: list[str]
-    """What is counted in it, as PyTorch calls it."""
-    output: list[int]
-    """Shape of what it gives for one tile; empty where that is no tensor."""
-    parameters: int
-    macs: int
-    """In the classifier alone."""
-    macs_with_map: int
-
-
 class MapAdds(msgspec.Struct, frozen=True, kw_only=True):
     """What a map adds to the classifier, per tile."""
 
     method: str
     macs: int
-    operations: dict[str, int] | None
-    """Of a rollout: all that an engine's graph does for it, multiply-adds as two (`bench.map_operations`)."""
+    operations: dict[str, int] | None = None
+    """Of a rollout in files of before: all that an engine's graph does for it, multiply-adds as two."""
 
 
 class Flops(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +29,6 @@ class Flops(msgspec.Struct, frozen=True, kw_only=True):
     maps: list[MapAdds]
     study_gflops: float | None
     """As Table 1.1 prints it: multiply-adds."""
-    layers: list[Layer] | None
 
 
 class FlopsBench(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,6 +26,8 @@ from train.readers import LabelledImage
 from train.run import read_data
 
 FOLDS = 5
+FRAMES = 60
+"""Most of each set, good ones and defective ones."""
 OTHERS = 20
 """Frames of each other set, as another product."""
 Pixels = NDArray[np.uint8]

@@ -32,6 +32,8 @@ from train.run import RunFolder, load_run, read_data
 
 UNCHANGED = "unchanged"
 CHANGES = {UNCHANGED if kind == AS_IT_IS else kind: change for kind, change in STILL_GOOD.items()}
+FRAMES = 40
+"""Most of a fold, good and defective ones."""
 FALSE_REJECT = 0.01
 """As of `heatline export` by default."""
 Mask = NDArray[np.bool_]

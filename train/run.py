@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from edge.errors import InputError, TrainingError
-from train.compose import read_config
+from train.compose import read_config, write_config
 from train.config import DenseRecipeConfig, TrainConfig
 from train.discovery import discover
 from train.files import write_whole
@@ -79,6 +79,21 @@ class RunFolder:
         self.cache = folder / "cache"
         self.out_of_fold = folder / "out_of_fold.npz"
         self.report = folder / "report"
+
+    def begin(self, config: TrainConfig) -> None:
+        """Make the folder and write what the training was told; what is resumed has that already.
+
+        Raises:
+            TrainingError: it cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(
+                f"{self.folder} cannot be written ({error.strerror}); make room, or choose another place with out="
+            ) from error
+        if not (config.resume and self.config.exists()):  # on a full disk it would be lost
+            write_whole(self.config, lambda file: write_config(config, file))
 
     def read_summary(self) -> RunSummary:
         """What came of the run.

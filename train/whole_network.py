@@ -17,12 +17,11 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from torch.utils.data import DataLoader, get_worker_info
 
-from edge.errors import ConfigError, TrainingError
+from edge.errors import ConfigError
 from edge.text import format_count
 from train.assemble import Assembly, assemble
 from train.batches import Steps
 from train.callbacks import MetricsTable, OrderlyStop, Stopwatch, read_metrics
-from train.compose import write_config
 from train.config import TrainConfig
 from train.files import write_whole
 from train.loggers import close_logger, make_logger
@@ -82,7 +81,9 @@ def train_whole_network(
     stopwatch = Stopwatch()
     stop = OrderlyStop(run.last, f"go on with: heatline train out={run.folder} resume=true")
     if leads:
-        _found(run, config, None if resumed else summary)
+        run.begin(config)
+        if not resumed:  # so that a training that is killed can be resumed: where its weights come from is known
+            run.write_summary(summary)
     trainer = _trainer(
         flags,
         deterministic=torch.cuda.is_available(),
@@ -193,20 +194,6 @@ def _plan(assembly: Assembly) -> str:
         f"({assembly.training.shift:+.2f} logits)"
     )
     return f"{format_count(budget.steps, 'step')}, a validation every {budget.validate_every}; {balance}"
-
-
-def _found(run: RunFolder, config: TrainConfig, summary: RunSummary | None) -> None:
-    """Begin a run's folder, so that a training that is killed can be resumed: where its weights come from is known."""
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(
-            f"{run.folder} cannot be written ({error.strerror}); make room, or choose another place with out="
-        ) from error
-    if not config.resume:  # what is resumed has its configuration, and on a full disk it would be lost
-        write_whole(run.config, lambda file: write_config(config, file))
-    if summary is not None:
-        run.write_summary(summary)
 
 
 class _WholeCheckpoints(TorchCheckpointIO):

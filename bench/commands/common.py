@@ -1,13 +1,15 @@
 """What the subcommands of `heatline bench` share: what is measured, and what becomes of a result."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.result_file import require_writable, write_result, write_whole
-from edge.cli.output import print_facts, print_json
+from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.errors import BenchError
 
 SHIPPED_BUNDLE = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"
@@ -30,13 +32,69 @@ precision_option = click.option(
 out_option = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write what came of it there, as JSON."
 )
-data_option = click.option(
-    "--data", envvar="HEATLINE_DATA", required=True, type=click.Path(path_type=Path), help="Folder of all data sets."
+_SETS_OPTIONS = (
+    click.option(
+        "--data",
+        envvar="HEATLINE_DATA",
+        required=True,
+        type=click.Path(path_type=Path),
+        help="Folder of all data sets.",
+    ),
+    click.option(
+        "--sets", type=click.Path(path_type=Path), help="YAML: the data sets.  [default: bench/recipes/sets.yaml]"
+    ),
+    click.option("--set", "names", multiple=True, help="One of them; may be repeated. Default: all."),
+    click.option(
+        "--work",
+        type=click.Path(path_type=Path),
+        default="runs/recipes",
+        show_default=True,
+        help="Folder of links, decoded frames, runs and bundles.",
+    ),
+    json_option,
 )
-sets_option = click.option(
-    "--sets", type=click.Path(path_type=Path), help="YAML: the data sets.  [default: bench/recipes/sets.yaml]"
-)
-set_option = click.option("--set", "names", multiple=True, help="One of them; may be repeated. Default: all.")
+
+
+def data_sets_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Which data sets a bench of recipes looks at, where it works, and how it answers."""
+    for option in reversed(_SETS_OPTIONS):
+        command = option(command)
+    return command
+
+
+def number_option(name: str, plural: str, default: Sequence[int], help_: str) -> Callable[..., Any]:
+    """Numbers from 0 on, as of seeds and folds, by an option that may be repeated."""
+    return click.option(
+        name,
+        plural,
+        type=click.IntRange(min=0),
+        multiple=True,
+        default=default,
+        show_default=bool(default),
+        help=f"{help_}; may be repeated.",
+    )
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    """A bar of progress on a terminal, which draws itself only when one more is done: a thread of its own would be
+    measured along.
+
+    Yields:
+        What takes a line for people, and what is called after each.
+    """
+    columns, console = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()), progress_console()
+    with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield (
+            lambda line: progress.console.print(line, markup=False, highlight=False, soft_wrap=True),
+            lambda: progress.update(task, advance=1, refresh=True),
+        )
+
+
+def say(line: str) -> None:
+    """How far it is, for people."""
+    click.echo(line, err=True)
 
 
 def claim(*paths: Path | None) -> None:

@@ -8,13 +8,13 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from bench.commands.common import bundle_argument, claim, deliver, keep, out_option, precision_option
+from bench.commands.common import bundle_argument, claim, deliver, keep, out_option, precision_option, say
 from bench.commands.frame_size import FrameSize
 from bench.machine import machine
 from bench.result_file import new_report
 from edge.bundle import open_bundle
 from edge.cli.finite_range import FiniteRange
-from edge.cli.output import json_option, progress_console
+from edge.cli.output import json_option
 from edge.errors import BenchError
 from edge.inference import Precision
 
@@ -37,27 +37,11 @@ if TYPE_CHECKING:
 @click.option("--pictures", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Show these instead.")
 @click.option("--cameras", type=click.IntRange(1, 16), default=1, show_default=True, help="All alike.")
 @click.option("--seconds", type=FiniteRange(1, 86_400), default=60.0, show_default=True, help="At that rate.")
-@click.option("--late-after-ms", type=FiniteRange(0, 3.6e6), help="What counts as late; default: two frame periods.")
 @click.option("--find-max", is_flag=True, help="Find the highest rate without drops.")
 @click.option("--saturate", "saturated", is_flag=True, help="Service over bare engine, with a frame always waiting.")
 @click.option("--idle", is_flag=True, help="One frame at a time, beside the bare engine's time for its tiles.")
-@click.option("--defective", type=FiniteRange(0, 1), default=0.125, show_default=True, help="Share of the frames.")
-@click.option(
-    "--heatmaps", type=click.Choice(["never", "defect", "always"]), default="defect", show_default=True,
-    help="Which events carry theirs.",
-)  # fmt: skip
-@click.option("--journal", is_flag=True, help="Keep one, and serve it.")
-@click.option("--waiting-frames", type=click.IntRange(1, 64), default=2, show_default=True, help="Of each camera.")
-@click.option("--threads", type=click.IntRange(0, 1024), default=0, help="As in the line's file; 0: its default.")
-@click.option("--streams", type=click.IntRange(0, 1024), default=0, help="The same.")
-@click.option("--batch", type=click.IntRange(0, 64), default=0, help="The same.")
 @click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="Of service and engine.")
-@click.option("--turn", "turn_s", type=FiniteRange(0.5, 600), default=6.0, show_default=True, help="Seconds of each.")
-@click.option(
-    "--quick",
-    is_flag=True,
-    help="Whether all of it runs, on small frames, however else it is set.",
-)
+@click.option("--batch", type=click.IntRange(1, 64), help="Tiles a request, as in the line's file.")
 @out_option
 @json_option
 def end_to_end(
@@ -68,20 +52,11 @@ def end_to_end(
     pictures: Path | None,
     cameras: int,
     seconds: float,
-    late_after_ms: float | None,
     find_max: bool,
     saturated: bool,
     idle: bool,
-    defective: float,
-    heatmaps: str,
-    journal: bool,
-    waiting_frames: int,
-    threads: int,
-    streams: int,
-    batch: int,
     rounds: int,
-    turn_s: float,
-    quick: bool,
+    batch: int | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -93,31 +68,14 @@ def end_to_end(
     """
     from bench.end_to_end.end_to_end import Plan, measure_end_to_end, to_facts
 
-    if rate_fps is None and not (find_max or saturated or idle or quick):
+    if rate_fps is None and not (find_max or saturated or idle):
         raise click.UsageError("nothing is to be measured; give --fps, --find-max, --saturate or --idle")
     size_from = click.get_current_context().get_parameter_source("frame_hw")
     if pictures is not None and size_from is not ParameterSource.DEFAULT:
         raise click.UsageError("--size is for frames that are made; leave it out where --pictures are shown")
-    now, bundle, console = machine(), open_bundle(bundle_path), progress_console()
+    now, bundle = machine(), open_bundle(bundle_path)
     claim(out)
-    plan = Plan(
-        rate_fps=rate_fps,
-        seconds=seconds,
-        late_after_ms=late_after_ms,
-        find_max=find_max,
-        saturate=saturated,
-        idle=idle,
-        rounds=rounds,
-        turn_seconds=turn_s,
-        idle_frames=20,
-        quick=False,
-    )
-    if quick:
-        plan = Plan(
-            rate_fps=2.0, seconds=2.0, late_after_ms=None, find_max=False, saturate=True, idle=True, rounds=1,
-            turn_seconds=0.5, idle_frames=3, quick=True,
-        )  # fmt: skip
-
+    plan = Plan(rate_fps=rate_fps, seconds=seconds, find_max=find_max, saturate=saturated, idle=idle, rounds=rounds)
     parts: list[EndToEnd] = []
 
     def keep_part(part: "EndToEnd") -> None:
@@ -126,21 +84,16 @@ def end_to_end(
             with contextlib.suppress(BenchError):  # said at the end, should there still be no room
                 keep(out, new_report("end-to-end", now, part))
 
-    given = {"threads": threads, "streams": streams, "batch": batch}
     try:
         found = measure_end_to_end(
             bundle,
             precision,
             plan,
             pictures=pictures,
-            frame_hw=(480, 640) if quick else frame_hw,
+            frame_hw=frame_hw,
             cameras=cameras,
-            waiting_frames=waiting_frames,
-            defective=defective,
-            heatmaps=heatmaps,
-            journal=journal,
-            engine={name: value for name, value in given.items() if value},
-            say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+            engine={} if batch is None else {"batch": batch},
+            say=say,
             keep=keep_part,
         )
     except Exception as error:

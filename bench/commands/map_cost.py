@@ -9,18 +9,17 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench.commands.common import claim, keep
+from bench.commands.common import claim, keep, out_option, say
 from bench.machine import machine
 from bench.result_file import new_report
 from edge.cli.extras import require_extra
 from edge.cli.finite_range import FiniteRange
-from edge.cli.output import json_option, print_facts, print_json, progress_console
-from edge.errors import ConfigError
-from edge.geometry.tiling import TILE_PX
-from edge.inference import Precision
+from edge.cli.output import json_option, print_facts, print_json
+from edge.errors import BenchError, ConfigError
+from edge.inference import EngineKind, Precision
 
 if TYPE_CHECKING:
-    from bench.map_cost.rows import Engine, Row
+    from bench.map_cost.rows import Row
     from train.models.rollout import Fusion
 
 WIDTH = 200
@@ -34,14 +33,28 @@ WIDTH = 200
     "--model",
     "names",
     multiple=True,
-    help="As `heatline models` shows them, or any of timm. Default: --all, of all with a name here.",
+    help="As `heatline models` shows them, or any of timm. Default: all with a name here.",
 )
 @click.option("--fusion", "fusions", type=click.Choice(["min", "mean", "max"]), multiple=True, help="Of a ViT's heads.")
 @click.option(
     "--discard-ratio", "discard_ratios", type=FiniteRange(0, 1, max_open=True), multiple=True, help="Of a ViT."
 )
-@click.option("--engine", "engines", type=click.Choice(["openvino", "onnxruntime", "pytorch"]), multiple=True)
-@click.option("--precision", "precisions", type=click.Choice(["f32", "bf16", "int8"]), multiple=True)
+@click.option(
+    "--engine",
+    "engines",
+    type=click.Choice(["openvino", "onnxruntime"]),
+    multiple=True,
+    default=("openvino",),
+    show_default=True,
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(["f32", "bf16", "int8"]),
+    multiple=True,
+    default=("f32",),
+    show_default=True,
+)
 @click.option(
     "--batch",
     "batches",
@@ -51,54 +64,31 @@ WIDTH = 200
     show_default=True,
     help="Tiles per request.",
 )
-@click.option(
-    "--all",
-    "everything",
-    is_flag=True,
-    help="Every fusion, discard ratio 0 and 0.9, every engine and precision, where none is named. Else the model's own "
-    "rollout, in openvino, in f32.",
-)
-@click.option("--tile-px", type=click.IntRange(16, 4096), default=TILE_PX, show_default=True, help="Side of a tile.")
-@click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True, help="Of all graphs in turns.")
-@click.option(
-    "--tiles", type=click.IntRange(min=1), help="Per graph and round; default: as many as take half a second."
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write each row there as soon as it is measured, as JSON. Rows that are there already are not measured again.",
-)
+@out_option
 @json_option
 def map_cost(
     names: Sequence[str],
     fusions: "Sequence[Fusion]",
     discard_ratios: Sequence[float],
-    engines: "Sequence[Engine]",
+    engines: Sequence[EngineKind],
     precisions: Sequence[Precision],
     batches: Sequence[int],
-    everything: bool,
-    tile_px: int,
-    rounds: int,
-    tiles: int | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Time classifier and map beside the same classifier alone, in turns, on all cores.
+    """Time classifier and map, one graph as on the line, beside the same classifier alone, in turns, on all cores.
 
-    Most options may be repeated: each model in each combination is a row. OpenVINO and ONNX Runtime run classifier and
-    map as one graph, as on the line. PyTorch runs them as others do: with hooks, and with pytorch-grad-cam. Networks
-    have random weights, which cost what trained ones do. Ctrl-C ends a sweep in order, with what was measured.
+    Options but the last two may be repeated: each model in each combination is a row, which --out has as soon as it is
+    measured. Networks have random weights, which cost what trained ones do.
     """
     require_extra("export", "torch", "timm", "onnx", "onnxscript", "nncf")
-    from bench.map_cost.plan import SAME_GRAPH, Asked, plan
     from bench.map_cost.rows import MapCosts
-    from bench.map_cost.sweep import BENCH, Sweep, measurer, rows_in
-    from bench.map_cost.watch import SweepWatch
+    from bench.map_cost.sweep import Asked, measured_rows, plan
     from train.compose import model_names, read_model
     from train.config import VitConfig
 
     claim(out)
-    now, console = machine(), progress_console()
+    now, threads = machine(), len(os.sched_getaffinity(0))
     configs = {name: read_model(name) for name in names or model_names()}
     if (fusions or discard_ratios) and not any(isinstance(config, VitConfig) for config in configs.values()):
         raise ConfigError(
@@ -106,45 +96,17 @@ def map_cost(
             "ViT"
         )
     asked = Asked(
-        fusions=fusions,
-        discard_ratios=discard_ratios,
-        engines=engines,
-        precisions=precisions,
-        batches=batches,
-        everything=everything or not names,
+        fusions=fusions, discard_ratios=discard_ratios, engines=engines, precisions=precisions, batches=batches
     )
-    left_out = {} if names else SAME_GRAPH
-    settings = [
-        setting
-        for name, config in configs.items()
-        for setting in plan(
-            config,
-            Asked() if name in left_out else asked,
-            tile_px=tile_px,
-            threads=len(os.sched_getaffinity(0)),
-            rounds=rounds,
-            tiles=tiles,
-        )
-    ]
-    sweep = Sweep(settings, rows_in(out, now) if out else [])
-
-    def save(rows: MapCosts) -> None:
+    settings = [setting for config in configs.values() for setting in plan(config, asked, threads=threads)]
+    rows: list[Row] = []
+    for row in measured_rows(settings, configs, say):
+        rows.append(row)
         if out is not None:
-            keep(out, new_report(BENCH, now, rows))
-
-    try:
-        with SweepWatch(console, len(sweep.missing)) as watch:
-            if sweep.rows:
-                watch.say(f"{len(sweep.rows)} of {len(settings)} rows are in {out} already, and not measured again")
-            for setting in sweep.run(measurer(configs, left_out, tile_px, watch.step), save):
-                watch.begin(setting.words)
-    except KeyboardInterrupt:
-        there = f"; they are in {out}, and the same command goes on there" if out else ""
-        click.echo(f"ended with {len(sweep.rows)} of {len(settings)} rows{there}", err=True)
-        if sweep.rows:
-            _deliver(new_report(BENCH, now, MapCosts(rows=sweep.rows)), sweep.rows, as_json)
-        raise
-    _deliver(new_report(BENCH, now, MapCosts(rows=sweep.rows)), sweep.rows, as_json)
+            keep(out, new_report("map-cost", now, MapCosts(rows=rows)))
+    if not any(row.cost for row in rows):
+        raise BenchError(f"none of {len(rows)} rows could be measured; the first: {rows[0].not_done}")
+    _deliver(new_report("map-cost", now, MapCosts(rows=rows)), rows, as_json)
 
 
 def _deliver(report: Mapping[str, Any], rows: "Sequence[Row]", as_json: bool) -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import claim, deliver, out_option, precision_option
+from bench.commands.common import claim, deliver, out_option, precision_option, say
 from bench.commands.frame_size import FrameSize
 from bench.machine import machine
 from bench.peers.systems import PEERS, SystemName
 from bench.result_file import new_report
 from edge.cli.extras import require_extra
-from edge.cli.output import json_option, progress_console
+from edge.cli.output import json_option
 from edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from edge.inference import Precision
 
@@ -63,7 +63,7 @@ def peers(
     from bench.peers.peers import faults, measure_peers, to_facts
     from train.compose import read_model
 
-    now, config, console = machine(), read_model(name), progress_console()
+    now, config = machine(), read_model(name)
     claim(out)
     found = measure_peers(
         config,
@@ -73,7 +73,7 @@ def peers(
         rounds=rounds,
         peers=peers,
         peers_python=peers_python,
-        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+        say=say,
         tile_px=TILE_PX,
         overlap_px=OVERLAP_PX,
     )

@@ -4,36 +4,18 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import claim, data_option, keep, keep_picture, set_option, sets_option
+from bench.commands.common import claim, data_sets_options, keep, keep_picture, number_option, say
 from bench.machine import machine
 from bench.result_file import new_report
 from edge.cli.extras import require_extra
-from edge.cli.output import json_option, print_json
+from edge.cli.output import print_json
 
 EXAMPLE = "heatline bench plausibility --data data --set bsdata --set kolektorsdd --seed 0"
 
 
 @click.command(epilog=f"Example: {EXAMPLE}")
-@data_option
-@sets_option
-@set_option
-@click.option(
-    "--seed",
-    "seeds",
-    type=click.IntRange(min=0),
-    multiple=True,
-    default=(0, 1, 2),
-    show_default=True,
-    help="Of the folds; may be repeated.",
-)
-@click.option(
-    "--frames",
-    type=click.IntRange(min=1),
-    default=60,
-    show_default=True,
-    help="Most of each set, good ones and defective ones.",
-)
-@click.option("--work", type=click.Path(path_type=Path), default="runs/recipes", show_default=True, help="For links.")
+@data_sets_options
+@number_option("--seed", "seeds", (0, 1, 2), "Of the folds")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -41,13 +23,11 @@ EXAMPLE = "heatline bench plausibility --data data --set bsdata --set kolektorsd
     show_default=True,
     help="Write what came of it there, and a table beside it.",
 )
-@json_option
 def plausibility(
     data: Path,
     sets: Path | None,
     names: tuple[str, ...],
     seeds: tuple[int, ...],
-    frames: int,
     work: Path,
     out: Path,
     as_json: bool,
@@ -58,15 +38,13 @@ def plausibility(
     are another product. Each is held against what the frames of the other groups look like, as a bundle does it.
     """
     require_extra("export", "torch", "timm", "hydra", "onnx", "onnxscript")
-    from bench.plausibility import measure, table
+    from bench.plausibility import FRAMES, measure, table
     from bench.recipes.sets import SHIPPED, read_sets
 
     beside = out.with_suffix(".md")
     claim(out, beside)
     described = machine()
-    result = measure(
-        read_sets(sets or SHIPPED, names), data, work, seeds, frames, lambda line: click.echo(line, err=True)
-    )
+    result = measure(read_sets(sets or SHIPPED, names), data, work, seeds, FRAMES, say)
     report = new_report("plausibility", described, result)
     keep(out, report)
     keep_picture(beside, table(result))

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import claim, data_option, keep_picture, set_option, sets_option
+from bench.commands.common import claim, data_sets_options, keep_picture, number_option, say
 from bench.commands.peers import PEERS_PYTHON
 from edge.cli.extras import require_extra
-from edge.cli.output import json_option, print_json
+from edge.cli.output import print_json
 from edge.errors import BenchError
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
 
 @click.command(epilog=f"Example: {EXAMPLE}")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@data_option
-@sets_option
-@set_option
+@data_sets_options
 @click.option(
     "--recipe",
     "recipes_",
@@ -32,18 +30,8 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
     show_default=True,
     help="May be repeated.",
 )
-@click.option(
-    "--seed",
-    "seeds",
-    type=click.IntRange(min=0),
-    multiple=True,
-    default=(0, 1, 2),
-    show_default=True,
-    help="May be repeated.",
-)
-@click.option(
-    "--fold", "folds", type=click.IntRange(min=0), multiple=True, help="Judge these folds only; may be repeated."
-)
+@number_option("--seed", "seeds", (0, 1, 2), "Of folds and training")
+@number_option("--fold", "folds", (), "Judge these folds only")
 @click.option(
     "--annotated",
     type=click.IntRange(min=1),
@@ -67,20 +55,12 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
     "--timed", is_flag=True, help="Time the graphs of anomalib's models beside ours; wants the machine for itself."
 )
 @click.option(
-    "--work",
-    type=click.Path(path_type=Path),
-    default="runs/recipes",
-    show_default=True,
-    help="Folder of decoded frames and of runs.",
-)
-@click.option(
     "--results",
     type=click.Path(path_type=Path),
     default="bench/results/recipes",
     show_default=True,
     help="Folder of figures, a file for each set, recipe and overrides, and of tables.md.",
 )
-@json_option
 def recipes(
     overrides: tuple[str, ...],
     data: Path,
@@ -124,14 +104,10 @@ def recipes(
     for one in read_sets(sets or SHIPPED, names):
         for recipe in recipes_:
             peers = Peers(peers_python, minutes, timed)
-            Measurement(one, recipe, overrides, data, work, results, folds, annotated, peers, _say).measure(seeds)
+            Measurement(one, recipe, overrides, data, work, results, folds, annotated, peers, say).measure(seeds)
     found = read_all(results)
     keep_picture(results / TABLES, tables(found, {one.name: one.targets for one in known}))
     if as_json:
         print_json({"tables": str(results / TABLES), "results": [f"{one.set}: {one.name}" for one in found]})
     else:
         click.echo(f"the tables of {len(found)} results are in {results / TABLES}")
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)

@@ -4,38 +4,28 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import claim, data_option, keep, keep_picture, set_option, sets_option
+from bench.commands.common import claim, data_sets_options, keep, keep_picture, number_option, say
 from bench.machine import machine
 from bench.result_file import new_report
 from edge.cli.extras import require_extra
-from edge.cli.output import json_option, print_json
+from edge.cli.output import print_json
 
 EXAMPLE = "heatline bench robustness --data data --set bsdata --set kolektorsdd"
 OUT = "bench/results/robustness.json"
-NATURAL, PLACE, FILE = click.IntRange(min=0), click.Path(path_type=Path), click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(epilog=f"Example: {EXAMPLE}")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@data_option
-@sets_option
-@set_option
+@data_sets_options
+@number_option("--seed", "seeds", (0,), "Of folds and training")
+@number_option("--fold", "folds", (0,), "Of five, to be inspected")
 @click.option(
-    "--seed", "seeds", type=NATURAL, multiple=True, default=(0,), show_default=True, help="Of folds and training."
-)
-@click.option(
-    "--fold", "folds", type=NATURAL, multiple=True, default=(0,), show_default=True, help="Of five, to be inspected."
-)
-@click.option(
-    "--frames",
-    type=click.IntRange(min=1),
-    default=40,
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=OUT,
     show_default=True,
-    help="Most of a fold, good and defective ones.",
+    help="For figures, and a table beside it.",
 )
-@click.option("--work", type=PLACE, default="runs/recipes", show_default=True, help="For links, runs and bundles.")
-@click.option("--out", type=FILE, default=OUT, show_default=True, help="For figures, and a table beside it.")
-@json_option
 def robustness(
     overrides: tuple[str, ...],
     data: Path,
@@ -43,7 +33,6 @@ def robustness(
     names: tuple[str, ...],
     seeds: tuple[int, ...],
     folds: tuple[int, ...],
-    frames: int,
     work: Path,
     out: Path,
     as_json: bool,
@@ -56,20 +45,20 @@ def robustness(
     """
     require_extra("export", "torch", "timm", "hydra", "onnx", "onnxscript")
     from bench.recipes.sets import SHIPPED, read_sets, that_change_figures
-    from bench.robustness import RobustnessResult, Settings, measure, read_robustness, table
+    from bench.robustness import FRAMES, RobustnessResult, Settings, measure, read_robustness, table
 
     beside = out.with_suffix(".md")
     claim(out, beside)
     asked = that_change_figures(overrides)
-    settings = Settings(seeds=sorted({*seeds}), folds=sorted({*folds}), frames=frames, overrides=asked)
+    settings = Settings(seeds=sorted({*seeds}), folds=sorted({*folds}), frames=FRAMES, overrides=asked)
     found, now = {one.set: one for one in read_robustness(out)}, machine()
     report = new_report("robustness", now, RobustnessResult([*found.values()]))
     for one in read_sets(sets or SHIPPED, names):
         known = found.get(one.name)
         if known is not None and known.is_of(one.truth, settings):
-            _say(f"{one.name} is there")
+            say(f"{one.name} is there")
             continue
-        found[one.name] = measure(one, data, work, settings, overrides, _say)
+        found[one.name] = measure(one, data, work, settings, overrides, say)
         report = new_report("robustness", now, RobustnessResult([*found.values()]))
         keep(out, report)
         keep_picture(beside, table([*found.values()]))
@@ -77,7 +66,3 @@ def robustness(
         print_json(report)
     else:
         click.echo(table([*found.values()]), nl=False)
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)

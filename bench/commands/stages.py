@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.commands.common import claim, deliver, optional_bundle_argument, out_option, precision_option
+from bench.commands.common import claim, counting, deliver, optional_bundle_argument, out_option, precision_option
 from bench.commands.frame_size import FrameSize
 from bench.machine import machine
 from bench.result_file import new_report
 from edge.bundle import open_bundle
-from edge.cli.output import json_option, progress_console
+from edge.cli.output import json_option
 from edge.inference import Precision
 
 SIZES = ("640x480", "1920x1080", "2448x2048")
@@ -32,13 +31,6 @@ TILE_COUNTS = (9, 30, 60, 120, 240, 480)
     show_default=True,
     help="Per frame, to see what a tile costs; repeatable. 0: leave that out.",
 )
-@click.option("--rounds", type=click.IntRange(1, 1000), default=15, show_default=True, help="Of all stages in turns.")
-@click.option("--frames", type=click.IntRange(1, 1000), default=8, show_default=True, help="Per stage and round.")
-@click.option(
-    "--folder",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="To keep journals in meanwhile; default: that of temporary files.",
-)
 @out_option
 @json_option
 def stages(
@@ -46,39 +38,19 @@ def stages(
     precision: Precision,
     sizes: tuple[tuple[int, int], ...],
     tile_counts: tuple[int, ...],
-    rounds: int,
-    frames: int,
-    folder: Path | None,
     out: Path | None,
     as_json: bool,
 ) -> None:
     """Time each stage of a frame's way by itself, from the camera to a subscriber, with BUNDLE, or the demo's.
 
-    Says of each what it takes, moves and allocates, what the whole way takes beyond its stages, and what a tile costs
+    Says of each what it takes and moves, what the whole way takes beyond its stages, and what a tile costs
     in frames of few tiles and of many. Wants the machine for itself for minutes.
     """
     from bench.stages.stages import measure_stages, steps, to_facts
 
-    now, bundle, console = machine(), open_bundle(bundle_path), progress_console()
+    now, bundle = machine(), open_bundle(bundle_path)
     claim(out)
     counts = tuple(filter(None, tile_counts))
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    # It draws itself only between two rounds: a thread of its own would be measured along.
-    with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as progress:
-        task = progress.add_task("rounds", total=steps(sizes, counts, rounds))
-
-        def done() -> None:
-            progress.update(task, advance=1, refresh=True)
-
-        found = measure_stages(
-            bundle,
-            precision,
-            sizes=sizes,
-            tile_counts=counts,
-            rounds=rounds,
-            frames=frames,
-            folder=folder,
-            say=lambda line: progress.console.print(line, markup=False, highlight=False, soft_wrap=True),
-            done=done,
-        )
+    with counting("rounds", steps(sizes, counts)) as (say, done):
+        found = measure_stages(bundle, precision, sizes=sizes, tile_counts=counts, say=say, done=done)
     deliver("stages", new_report("stages", now, found), to_facts(found), out, as_json)

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.commands.common import claim, deliver, optional_bundle_argument, out_option, precision_option
+from bench.commands.common import claim, counting, deliver, optional_bundle_argument, out_option, precision_option
 from bench.commands.frame_size import FrameSize
 from bench.machine import machine
 from bench.result_file import new_report
 from edge.bundle import open_bundle
-from edge.cli.output import json_option, progress_console
+from edge.cli.output import json_option
 from edge.inference import Precision
 
 
@@ -39,18 +38,9 @@ def startup(
     """
     from bench.startup.startup import measure_startup, starts_in_all, to_facts
 
-    now, bundle, console = machine(), open_bundle(bundle_path), progress_console()
+    now, bundle = machine(), open_bundle(bundle_path)
     claim(out)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    # It draws itself only between two starts: a thread of its own would be measured along.
-    with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as progress:
-        task = progress.add_task("starts", total=starts_in_all(repetitions))
-        found = measure_startup(
-            bundle,
-            precision,
-            frame_hw=frame_hw,
-            repetitions=repetitions,
-            done=lambda: progress.update(task, advance=1, refresh=True),
-        )
+    with counting("starts", starts_in_all(repetitions)) as (_, done):
+        found = measure_startup(bundle, precision, frame_hw=frame_hw, repetitions=repetitions, done=done)
     facts = to_facts(found, is_virtual=bool(now["is_virtual"]))
     deliver(f"start of {found.model}", new_report("startup", now, found), facts, out, as_json)

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import bundle_argument, claim, deliver, out_option
+from bench.commands.common import bundle_argument, claim, deliver, out_option, say
 from bench.commands.frame_size import FrameSize
 from bench.machine import machine
 from bench.result_file import new_report
 from edge.cli.finite_range import FiniteRange
-from edge.cli.output import json_option, progress_console
+from edge.cli.output import json_option
 from edge.inference import Precision
 
 
@@ -55,7 +55,7 @@ def tune(
     """
     from bench.tune.tune import measure_tune, to_facts
 
-    now, console = machine(), progress_console()
+    now = machine()
     claim(out)
     found = measure_tune(
         bundle_path,
@@ -65,6 +65,6 @@ def tune(
         rate_fps=rate_fps,
         seconds=seconds,
         dry_run=dry_run,
-        say=lambda words: console.print(words, markup=False, highlight=False, soft_wrap=True),
+        say=say,
     )
     deliver(f"engine of {line.stem}", new_report("tune", now, found), to_facts(found), out, as_json)

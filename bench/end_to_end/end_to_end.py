@@ -1,30 +1,38 @@
 """`heatline bench end-to-end`: what is measured, in which order, and what it comes to."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
-from bench.end_to_end.bare_engine import BareEngine
 from bench.end_to_end.highest import Highest, find_highest_rate
 from bench.end_to_end.idle import Idle, measure_idle
 from bench.end_to_end.line import Scene
 from bench.end_to_end.pictures import write_pictures
-from bench.end_to_end.requests import Choose, Job, Look
 from bench.end_to_end.saturated import Saturated, saturate
 from bench.end_to_end.window import Window, run_window
+from bench.engine_process import in_own_process
 from bench.engine_settings import Settings
-from bench.proven import require_engine_in
 from bench.rate_search import Tries
 from bench.targets import SHARE_OF_HIGHEST
 from bench.watched_line import Keys
 from edge.bundle import Bundle
 from edge.inference import Precision
 
+if TYPE_CHECKING:  # only the other process loads the engine
+    from bench.end_to_end.bare import Bare
+
 PICTURES = 8
+WAITING_FRAMES = 2
+"""Of each camera."""
 CHOOSE_SECONDS, CHOOSE_ROUNDS = 0.7, 3
+TURN_SECONDS = 6.0
+"""Of each turn of service and engine, and in which a rate is tried before it is held for longer."""
+IDLE_FRAMES = 20
+"""Of each round."""
 SEARCH_WINDOWS = 12
 HOLD_SECONDS = 60.0
 """Without a loss. Frames that wait hide for a while that others come faster: three of them, at three a second in a
@@ -40,15 +48,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """None: 80 % of the highest, where that is looked for; else no window is run at a rate."""
     seconds: float
     """Of the window."""
-    late_after_ms: float | None
     find_max: bool
     saturate: bool
     idle: bool
     rounds: int
-    turn_seconds: float
-    """Of each turn of service and engine, and in which a rate is tried before it is held for longer."""
-    idle_frames: int
-    quick: bool
+    """Of service and engine in turns."""
 
 
 class EndToEnd(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,12 +69,14 @@ class EndToEnd(msgspec.Struct, frozen=True, kw_only=True):
     pictures: int
     defective: float
     """Share of the pictures that are DEFECT."""
-    heatmaps: str
-    journal: bool
+    heatmaps: str = "defect"
+    """Which events carry theirs: of files of before it may be another."""
+    journal: bool = False
+    """Whether the line kept one, as it did in some files of before."""
     engine_settings: dict[str, str | int]
     """Of the service; what is left out is as it is by default."""
-    quick: bool
-    """Whether it was only to be seen that all of it runs."""
+    quick: bool = False
+    """Whether it was only to be seen that all of it runs, as in some files of before."""
     engine_alone: Settings | None = None
     """The fastest, with which the bare engine was kept busy."""
     engine_alone_tiles_per_s: float | None = None
@@ -93,10 +99,6 @@ def measure_end_to_end(
     pictures: Path | None,
     frame_hw: tuple[int, int],
     cameras: int,
-    waiting_frames: int,
-    defective: float,
-    heatmaps: str,
-    journal: bool,
     engine: Keys,
     say: Callable[[str], None],
     keep: Callable[[EndToEnd], None],
@@ -105,20 +107,21 @@ def measure_end_to_end(
 
     Args:
         pictures: folder of pictures to show, all of one size; None: of the bundle's golden tiles, of size `frame_hw`.
-        defective: share of the pictures to be judged DEFECT.
+        engine: keys of that table of the line's, beside the precision.
         keep: is given what there is so far, to have it should the run not reach its end.
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine, or lacks that precision.
         BenchError: it cannot be used in that precision; a picture cannot be read; or a process did not do what it
             should.
     """
-    require_engine_in(bundle, precision)
-    with _pictures(pictures, bundle, frame_hw) as folder:
-        job = Job(bundle=str(bundle.path), precision=precision, pictures=str(folder), defective=defective)
-        with BareEngine(job) as bare:
-            expected = bare.ask(Look()).expected
-            assert expected is not None
-            scene = Scene(bundle, precision, folder, expected, cameras, waiting_frames, heatmaps, journal, engine)
+    with TemporaryDirectory(prefix="heatline-bench-") as folder:
+        with in_own_process(_bare, bundle.path, precision) as bare:
+            if pictures is None:
+                pictures = Path(folder) / "pictures"
+                write_pictures(pictures, bundle, frame_hw, PICTURES)
+            pictures = pictures.absolute()
+            expected = bare.look(pictures)
+            scene = Scene(bundle, precision, pictures, expected, cameras, WAITING_FRAMES, engine)
             found = EndToEnd(
                 bundle=bundle.path.name,
                 model=bundle.manifest.model.name,
@@ -126,81 +129,61 @@ def measure_end_to_end(
                 precision=precision,
                 frame_hw=expected.frame_hw,
                 cameras=cameras,
-                waiting_frames=waiting_frames,
+                waiting_frames=WAITING_FRAMES,
                 tiles_per_frame=expected.tiles,
                 pictures=len(expected.scores),
                 defective=expected.defective,
-                heatmaps=heatmaps,
-                journal=journal,
                 engine_settings={name: value for name, value in engine.items() if isinstance(value, str | int)},
-                quick=plan.quick,
                 ended=INTERRUPTED,
             )
             keep(found)  # from here on, whatever lies there is of this run
-            found = _beside_the_bare_engine(scene, bare, plan, found, say, keep)
+            if plan.saturate or plan.find_max:
+                found = _choose(bare, scene, found, say)
+            if plan.saturate:
+                saturated = saturate(scene, bare, seconds=TURN_SECONDS, rounds=plan.rounds, say=say)
+                keep(found := replace(found, saturated=saturated))
+            if plan.idle:
+                idle = measure_idle(scene, bare, frames=IDLE_FRAMES, rounds=plan.rounds, say=say)
+                keep(found := replace(found, idle=idle))
         # From here on no other process maps the engine's libraries: the memory is the service's own.
         rate_fps = plan.rate_fps
         if plan.find_max:
-            found = msgspec.structs.replace(found, highest=_highest(scene, plan, found, say))
-            keep(found)
-            if rate_fps is None and found.highest is not None and found.highest.rate_fps is not None:
-                rate_fps = SHARE_OF_HIGHEST * found.highest.rate_fps
+            highest = _highest(scene, found, say)
+            keep(found := replace(found, highest=highest))
+            if rate_fps is None and highest.rate_fps is not None:
+                rate_fps = SHARE_OF_HIGHEST * highest.rate_fps
         if rate_fps is not None:
             say(f"{rate_fps:.3g} frames/s for {plan.seconds:g} s")
-            found = msgspec.structs.replace(
-                found, window=run_window(scene, rate_fps, plan.seconds, plan.late_after_ms, say=say)
-            )
-    return msgspec.structs.replace(found, ended=WHOLE)
+            found = replace(found, window=run_window(scene, rate_fps, plan.seconds))
+    return replace(found, ended=WHOLE)
 
 
-def _beside_the_bare_engine(
-    scene: Scene,
-    bare: BareEngine,
-    plan: Plan,
-    found: EndToEnd,
-    say: Callable[[str], None],
-    keep: Callable[[EndToEnd], None],
-) -> EndToEnd:
-    if plan.saturate or plan.find_max:
-        say("looking for the bare engine's best settings")
-        chosen = bare.ask(Choose(CHOOSE_SECONDS if not plan.quick else 0.01, CHOOSE_ROUNDS if not plan.quick else 1))
-        say(
-            f"the bare engine is fastest with {chosen.settings}: {chosen.tiles_per_s:.0f} tiles/s, "
-            f"{chosen.tiles_per_s / scene.tiles:.1f} frames/s"
-        )
-        found = msgspec.structs.replace(
-            found,
-            engine_alone=chosen.settings,
-            engine_alone_tiles_per_s=chosen.tiles_per_s,
-            engine_alone_tried=chosen.tried,
-        )
-    if plan.saturate:
-        saturated = saturate(scene, bare, seconds=plan.turn_seconds, rounds=plan.rounds, say=say)
-        found = msgspec.structs.replace(found, saturated=saturated)
-        keep(found)
-    if plan.idle:
-        idle = measure_idle(scene, bare, frames=plan.idle_frames, rounds=plan.rounds, say=say)
-        found = msgspec.structs.replace(found, idle=idle)
-        keep(found)
-    return found
+def _bare(bundle: Path, precision: Precision) -> "Bare":
+    from bench.end_to_end.bare import Bare
+
+    return Bare(bundle, precision)
 
 
-def _highest(scene: Scene, plan: Plan, found: EndToEnd, say: Callable[[str], None]) -> Highest:
+def _choose(bare: "Bare", scene: Scene, found: EndToEnd, say: Callable[[str], None]) -> EndToEnd:
+    say("looking for the bare engine's best settings")
+    chosen = bare.choose(CHOOSE_SECONDS, CHOOSE_ROUNDS)
+    say(
+        f"the bare engine is fastest with {chosen.settings}: {chosen.figure:.0f} tiles/s, "
+        f"{chosen.figure / scene.tiles:.1f} frames/s"
+    )
+    return replace(
+        found,
+        engine_alone=chosen.settings,
+        engine_alone_tiles_per_s=chosen.figure,
+        engine_alone_tried=chosen.tried,
+    )
+
+
+def _highest(scene: Scene, found: EndToEnd, say: Callable[[str], None]) -> Highest:
     saturated, bare_tiles_per_s = found.saturated, found.engine_alone_tiles_per_s
     assert bare_tiles_per_s is not None
-    hold_s = HOLD_SECONDS if not plan.quick else plan.turn_seconds
-    tries = Tries(seconds=hold_s, search_seconds=plan.turn_seconds, search=SEARCH_WINDOWS, holds=1)
+    tries = Tries(seconds=HOLD_SECONDS, search_seconds=TURN_SECONDS, search=SEARCH_WINDOWS, holds=1)
     return find_highest_rate(scene, saturated.engine_tiles_per_s.median if saturated else bare_tiles_per_s, tries, say)
-
-
-@contextmanager
-def _pictures(given: Path | None, bundle: Bundle, hw: tuple[int, int]) -> Iterator[Path]:
-    if given is not None:
-        yield given.absolute()
-        return
-    with TemporaryDirectory(prefix="heatline-bench-") as folder:
-        write_pictures(Path(folder) / "pictures", bundle, hw, PICTURES)
-        yield Path(folder) / "pictures"
 
 
 def to_facts(found: EndToEnd) -> dict[str, object]:

@@ -3,18 +3,20 @@
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from bench.end_to_end.bare_engine import BareEngine
 from bench.end_to_end.line import Scene, Told, missed, running
-from bench.end_to_end.requests import ChooseForFrames, OneFrame
 from bench.end_to_end.window import due_ns, settle
 from bench.engine_settings import Settings
 from bench.rate_search import SETTLE_FRAMES
 from bench.spread import Spread
 from edge.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.end_to_end.bare import Bare
 
 PERIOD_FRAMES = 4.0
 """From one frame to the next, in frames of the bare engine: one for the service, one for the engine, and as much rest,
@@ -48,7 +50,7 @@ class Idle(msgspec.Struct, frozen=True, kw_only=True):
     """Of all rounds: how steady each of them is by itself."""
 
 
-def measure_idle(scene: Scene, bare: BareEngine, *, frames: int, rounds: int, say: Callable[[str], None]) -> Idle:
+def measure_idle(scene: Scene, bare: "Bare", *, frames: int, rounds: int, say: Callable[[str], None]) -> Idle:
     """Have both do one frame after the other in turns, so that whatever else the machine does hits both alike.
 
     One camera, however many the scene has: its frame is the only one.
@@ -56,9 +58,8 @@ def measure_idle(scene: Scene, bare: BareEngine, *, frames: int, rounds: int, sa
     Raises:
         BenchError: hardly a frame came through, or the service judged a picture otherwise than it must.
     """
-    chosen = bare.ask(ChooseForFrames(CHOOSE_ROUNDS))
-    assert chosen.settings is not None
-    period_s = max(PERIOD_FRAMES * min(ms for _, ms in chosen.tried) / 1e3, LEAST_PERIOD_S)
+    chosen = bare.choose_for_frames(CHOOSE_ROUNDS)
+    period_s = max(PERIOD_FRAMES * chosen.figure / 1e3, LEAST_PERIOD_S)
     lost, crowded, service, engine, extra = 0, 0, list[float](), list[float](), list[float]()
     all_frames, all_alone = list[float](), list[float]()
     with running(replace(scene, cameras=1), 1 / period_s, waits=False) as line:
@@ -71,7 +72,7 @@ def measure_idle(scene: Scene, bare: BareEngine, *, frames: int, rounds: int, sa
             while len(alone_ms) < frames + settles:
                 told.append(one := line.wait())
                 if one.event.reason is None:
-                    alone_ms.append(bare.ask(OneFrame()).frame_ms)
+                    alone_ms.append(bare.frame_ms())
                 elif len(told) > LOST_AT_MOST * (frames + settles):
                     raise BenchError(f"on an idle service frame after frame is lost: {one.event.reason}")
             line.watched.require_cameras(cameras)

@@ -1,13 +1,13 @@
 """A line whose cameras show pictures from memory, heard by this process; every event is held to what it must say."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.end_to_end.requests import Expected
 from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
 from edge.errors import BenchError
@@ -21,6 +21,33 @@ FROZEN_AFTER_FRAMES = 3
 NOTHING_COUNTS = "nothing that is measured on such a line counts, report this"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a line must say of its pictures."""
+
+    score_threshold: float
+    tolerance: float
+    """Logits by which a frame score may be off: other batches and streams round otherwise."""
+    tiles: int
+    """Of a frame."""
+    frame_hw: tuple[int, int]
+    scores: dict[str, float]
+    """Frame scores by the name of the picture, as events tell it."""
+    evidence: dict[str, float]
+    """The highest evidence of any region, of the pictures that are DEFECT, by their names."""
+    evidence_tolerance: float
+    """Logits by which that may be off."""
+    heatmap_hw: tuple[int, int]
+    """Cells."""
+    picture_bytes: int
+    """Of all of them, as they lie in a camera's memory."""
+
+    @property
+    def defective(self) -> float:
+        """Share of the pictures that are DEFECT."""
+        return sum(score >= self.score_threshold for score in self.scores.values()) / len(self.scores)
+
+
 @dataclass(frozen=True)
 class Scene:
     """What is run."""
@@ -31,8 +58,6 @@ class Scene:
     expected: Expected
     cameras: int
     waiting_frames: int
-    heatmaps: str
-    journal: bool
     engine: Keys
     """Of `[engine]`, beside the precision."""
 
@@ -72,12 +97,10 @@ def running(scene: Scene, rate_fps: float | None, *, waits: bool) -> Iterator["L
             scene.precision,
             cameras,
             thresholds={"score": scene.expected.score_threshold},
-            heatmaps=scene.heatmaps,
-            journal=scene.journal,
             engine=scene.engine,
         ) as line,
     ):
-        yield Line(line, scene.expected, scene.heatmaps)
+        yield Line(line, partial(require_as_expected, scene.expected))
         line.stop()
 
 
@@ -99,10 +122,14 @@ class Told:
 
 
 class Line:
-    """What this process hears of it."""
+    """What this process hears of it.
 
-    def __init__(self, watched: WatchedLine, expected: Expected, heatmaps: str) -> None:
-        self.watched, self._expected, self._heatmaps = watched, expected, heatmaps
+    Args:
+        check: raises a BenchError where an event does not say what it must.
+    """
+
+    def __init__(self, watched: WatchedLine, check: Callable[[VerdictEvent], None]) -> None:
+        self.watched, self._check = watched, check
 
     def next(self) -> Told | None:
         """The next verdict event, or None where none came within a moment.
@@ -136,34 +163,39 @@ class Line:
                 told.append(one)
         return told
 
-    def _check(self, event: VerdictEvent) -> None:
-        if event.reason is not None:
-            return
-        assert event.source is not None
-        assert event.frame_score is not None
-        expected, score = self._expected, self._expected.scores[event.source]
-        verdict = "DEFECT" if score >= expected.score_threshold else "GOOD"
-        # On the edge of the threshold, either verdict is right.
-        wrong = event.verdict != verdict and abs(score - expected.score_threshold) > expected.tolerance
-        if wrong or abs(event.frame_score - score) > expected.tolerance:
+
+def require_as_expected(expected: Expected, event: VerdictEvent) -> None:
+    """See that an event says of its picture what the same bundle says by itself.
+
+    Raises:
+        BenchError: it does not.
+    """
+    if event.reason is not None:
+        return
+    assert event.source is not None
+    assert event.frame_score is not None
+    score = expected.scores[event.source]
+    verdict = "DEFECT" if score >= expected.score_threshold else "GOOD"
+    # On the edge of the threshold, either verdict is right.
+    wrong = event.verdict != verdict and abs(score - expected.score_threshold) > expected.tolerance
+    if wrong or abs(event.frame_score - score) > expected.tolerance:
+        raise BenchError(
+            f"the service judged {event.source} {event.verdict} by {event.frame_score:.4f}, and the same bundle by "
+            f"itself {verdict} by {score:.4f}; {NOTHING_COUNTS}"
+        )
+    if event.verdict == "DEFECT" and (evidence := expected.evidence.get(event.source)) is not None:
+        found = event.regions[0].score if event.regions else float("nan")
+        if not abs(found - evidence) <= expected.evidence_tolerance:
             raise BenchError(
-                f"the service judged {event.source} {event.verdict} by {event.frame_score:.4f}, and the same bundle by "
-                f"itself {verdict} by {score:.4f}; {NOTHING_COUNTS}"
+                f"the service found evidence of {found:.4f} in {event.source}, and the same bundle by itself "
+                f"{evidence:.4f}; {NOTHING_COUNTS}"
             )
-        if event.verdict == "DEFECT" and (evidence := expected.evidence.get(event.source)) is not None:
-            found = event.regions[0].score if event.regions else float("nan")
-            if not abs(found - evidence) <= expected.evidence_tolerance:
-                raise BenchError(
-                    f"the service found evidence of {found:.4f} in {event.source}, and the same bundle by itself "
-                    f"{evidence:.4f}; {NOTHING_COUNTS}"
-                )
-        carries = self._heatmaps == "always" or (self._heatmaps == "defect" and event.verdict == "DEFECT")
-        hw = None if event.heatmap is None else event.heatmap.hw
-        if hw != (expected.heatmap_hw if carries else None):
-            raise BenchError(
-                f"the event of {event.source}, {event.verdict}, has a heatmap of {hw} cells, expected was one of "
-                f"{expected.heatmap_hw} where any; {NOTHING_COUNTS}"
-            )
+    hw = None if event.heatmap is None else event.heatmap.hw
+    if hw != (expected.heatmap_hw if event.verdict == "DEFECT" else None):
+        raise BenchError(
+            f"the event of {event.source}, {event.verdict}, has a heatmap of {hw} cells, expected was one of "
+            f"{expected.heatmap_hw} where any; {NOTHING_COUNTS}"
+        )
 
 
 def missed(told: Sequence[Told]) -> int:

@@ -4,19 +4,20 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from bench.end_to_end.bare_engine import BareEngine
 from bench.end_to_end.line import Line, Scene, running
-from bench.end_to_end.requests import Saturate
 from bench.end_to_end.window import settle
 from bench.processes import ThreadTime, cpu_ns, thread_times
 from bench.rate_search import SETTLE_SECONDS
 from bench.spread import Spread
 from edge.errors import BenchError
 from edge.service.loading import ENGINE_THREADS
+
+if TYPE_CHECKING:
+    from bench.end_to_end.bare import Bare
 
 CAMERAS, OTHERS = "cameras", "others"
 MOST_TOLD = 6
@@ -58,7 +59,7 @@ class Saturated(msgspec.Struct, frozen=True, kw_only=True):
     """Where the CPU time goes; None where the kernel did not tell."""
 
 
-def saturate(scene: Scene, bare: BareEngine, *, seconds: float, rounds: int, say: Callable[[str], None]) -> Saturated:
+def saturate(scene: Scene, bare: "Bare", *, seconds: float, rounds: int, say: Callable[[str], None]) -> Saturated:
     """Run both in turns, the engine first and last; the service stands still while it is not its turn.
 
     Raises:
@@ -74,7 +75,7 @@ def saturate(scene: Scene, bare: BareEngine, *, seconds: float, rounds: int, say
 
         def engine_turn() -> float:
             with line.watched.paused():
-                return bare.ask(Saturate(seconds)).tiles_per_s
+                return bare.tiles_per_s(seconds)
 
         engine.append(engine_turn())
         for number in range(rounds):

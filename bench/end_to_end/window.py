@@ -14,9 +14,8 @@ from bench.processes import cpu_s
 from bench.rate_search import SETTLE_FRAMES, SETTLE_SECONDS
 from edge.errors import BenchError
 
-FIRST_WITHIN_SECONDS = 60.0
-LAST_WITHIN_SECONDS = 10.0
-SAY_EVERY_SECONDS = 20.0
+FIRST_WITHIN_SECONDS = 120.0
+LAST_WITHIN_SECONDS = 15.0
 LATE_AFTER_PERIODS = 2.0
 
 
@@ -56,26 +55,16 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Of that, the pictures that the cameras hold, all in each: a device's process holds none."""
 
 
-def run_window(
-    scene: Scene,
-    rate_fps: float,
-    seconds: float,
-    late_after_ms: float | None = None,
-    *,
-    say: Callable[[str], None] = lambda line: None,
-) -> Window:
-    """Start the line, let it settle, and follow every frame that is taken from then on.
+def run_window(scene: Scene, rate_fps: float, seconds: float) -> Window:
+    """Start the line, let it settle, and follow every frame that is taken from then on to its event.
 
-    Args:
-        late_after_ms: None: two frame periods.
     Raises:
         BenchError: the service failed, or judged a picture otherwise than it must.
     """
-    late_ms = LATE_AFTER_PERIODS * 1e3 / rate_fps if late_after_ms is None else late_after_ms
     with running(scene, rate_fps, waits=False) as line:
         began_ns = settle(line, scene.cameras) + round(max(SETTLE_SECONDS, SETTLE_FRAMES / rate_fps) * 1e9)
         line.hear_until(began_ns)
-        return follow(line, scene, rate_fps, began_ns, seconds, late_ms, say)
+        return _follow(line, scene, rate_fps, began_ns, seconds)
 
 
 def settle(line: Line, cameras: int) -> int:
@@ -94,45 +83,44 @@ def settle(line: Line, cameras: int) -> int:
     return time.monotonic_ns()
 
 
-def follow(
-    line: Line,
-    scene: Scene,
-    rate_fps: float,
-    began_ns: int,
-    seconds: float,
-    late_after_ms: float,
-    say: Callable[[str], None],
-) -> Window:
+def _follow(line: Line, scene: Scene, rate_fps: float, began_ns: int, seconds: float) -> Window:
     """All frames that are taken in a time that has just begun, until the last one's event is heard."""
     pids = {"service": [line.watched.pid], "cameras": line.watched.camera_pids()}
     before = {name: sum(map(cpu_s, of)) for name, of in pids.items()}
     ended_ns = began_ns + round(seconds * 1e9)
-    told: list[Told] = []
-    while (now_ns := time.monotonic_ns()) < ended_ns:
-        told += line.hear_until(min(now_ns + round(SAY_EVERY_SECONDS * 1e9), ended_ns))
-        if time.monotonic_ns() < ended_ns:
-            say(f"{(time.monotonic_ns() - began_ns) / 1e9:.0f} of {seconds:g} s: {len(told)} events")
+    told = line.hear_until(ended_ns)
     took_s = (time.monotonic_ns() - began_ns) / 1e9
     cpu = {name: (sum(map(cpu_s, of)) - before[name]) / took_s for name, of in pids.items()}
     line.watched.require_cameras(pids["cameras"])
     sample = sample_tree(line.watched.pid)
     assert sample is not None, "it was heard a moment ago"
-    over: set[str] = set()
-    give_up = time.monotonic() + LAST_WITHIN_SECONDS
-    while len(over) < scene.cameras and time.monotonic() < give_up:
-        if (one := line.next()) is not None:
-            told.append(one)
-            if one.captured_ns >= ended_ns:
-                over.add(one.event.camera)
-    if len(over) < scene.cameras:
-        raise BenchError(
-            f"{scene.cameras - len(over)} of {scene.cameras} cameras fell silent: of nothing that was taken after the "
-            f"window was heard within {LAST_WITHIN_SECONDS:.0f} s; try a lower --fps"
-        )
+    hear_to_the_end(line, told, scene.cameras, lambda one: one.captured_ns >= ended_ns)
     within = [one for one in told if began_ns <= one.captured_ns < ended_ns]
     memory = sample.pss_bytes / 1e6, (sample.own_bytes + sample.file_bytes) / 1e6
     pictures_mb = scene.cameras * scene.expected.picture_bytes / 1e6
-    return window_of(within, scene.cameras, rate_fps, seconds, late_after_ms, cpu, (*memory, pictures_mb))
+    return window_of(within, scene.cameras, rate_fps, seconds, cpu, (*memory, pictures_mb))
+
+
+def hear_to_the_end(line: Line, told: list[Told], cameras: int, is_after: Callable[[Told], bool]) -> None:
+    """Hear on until of each camera a frame was told of that is of after a time.
+
+    Args:
+        told: gets all that is heard.
+    Raises:
+        BenchError: from some camera nothing comes.
+    """
+    over: set[str] = set()
+    give_up = time.monotonic() + LAST_WITHIN_SECONDS
+    while len(over) < cameras:
+        if time.monotonic() > give_up:
+            raise BenchError(
+                f"{cameras - len(over)} of {cameras} cameras fell silent: of nothing that was taken after the window "
+                f"was heard within {LAST_WITHIN_SECONDS:.0f} s; try a lower --fps"
+            )
+        if (one := line.next()) is not None:
+            told.append(one)
+            if is_after(one):
+                over.add(one.event.camera)
 
 
 def window_of(
@@ -140,7 +128,6 @@ def window_of(
     cameras: int,
     rate_fps: float,
     seconds: float,
-    late_after_ms: float,
     cpu: dict[str, float],
     memory_mb: tuple[float, float, float],
 ) -> Window:
@@ -150,6 +137,7 @@ def window_of(
         told: all that were taken within the window.
         memory_mb: PSS, at most, pictures.
     """
+    late_after_ms = LATE_AFTER_PERIODS * 1e3 / rate_fps
     lost: dict[str, Counter[str]] = {"dropped": Counter(), "failed": Counter()}
     verdicts: Counter[str] = Counter()
     came: Counter[str] = Counter()

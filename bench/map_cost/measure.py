@@ -1,31 +1,88 @@
-"""One row: the same tiles with a map and without, in turns."""
+"""One row: the same tiles with a map and without, in turns.
+
+OpenVINO has a stream per core and one request more; ONNX Runtime has all cores on one request.
+"""
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.bare_engine import BareEngine
 from bench.map_cost.graphs import WITH_MAP, ModelGraphs
 from bench.map_cost.rows import Cost, Setting
-from bench.map_cost.runs import Answers, InOnnxRuntime, InOpenVino, InPyTorch, Timed, require_processor
 from bench.spread import Spread
-from bench.torch_ways import Eager, GradCam, grad_cam_is_missing, hooked, unlike_ours
 from bench.turns import SETTLE_BATCHES, in_turns
 from edge.bundle.pooling import identity_of, pool
-from edge.errors import BenchError
+from edge.errors import BenchError, PrecisionError
 from edge.inference import Precision
+from edge.inference.devices import the_core
 from edge.inference.opening import require_precision
-from train.models.explained import ExplainedClassifier
+from export.openvino_ir import Ir
 
 SECONDS_PER_TURN = 0.5
 OFF: dict[Precision, float] = {"f32": 2e-3, "bf16": 0.05, "int8": 0.05}
 """How far a map's mean may be from the logit, as a share of the map's highest value."""
 OFF_BY_A_DISCARD = 0.1
 """How far a map may be from PyTorch's in f32: which of two nearly equal entries go hangs on their last digits."""
+
+Answers = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+"""Logits [N], and maps [N, h, w] where there are any."""
+
+
+class Timed(Protocol):
+    """Infers that many batches, and returns when all are answered."""
+
+    def __call__(self, batches: int) -> None: ...
+
+    def answers(self) -> list[Answers]:
+        """To the last batch; of several requests, to that of each: whether they do what they are timed for."""
+
+
+class InOpenVino:
+    """Raises: BenchError: OpenVINO cannot run the graph. PrecisionError: the processor has no such precision."""
+
+    def __init__(self, ir: Ir, precision: Precision, tiles: NDArray[np.uint8], threads: int) -> None:
+        self._engine = BareEngine(ir.read(), precision, tiles, threads=threads, streams=threads)
+        self._engine.run(threads + 1)  # so that every request has an answer
+
+    def __call__(self, batches: int) -> None:
+        self._engine.run(batches)
+
+    def answers(self) -> list[Answers]:
+        return [(one["logit"], one.get("map")) for one in self._engine.answers()]
+
+
+class InOnnxRuntime:
+    """Raises: BenchError: ONNX Runtime cannot run the graph."""
+
+    def __init__(self, graph: bytes, tiles: NDArray[np.uint8], threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Idle threads spin by default: those of the graph that ran before, on the cores that this one needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no common base
+            raise BenchError(f"ONNX Runtime cannot run the graph: {error}") from error
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._tiles = tiles
+        self(1)
+
+    def __call__(self, batches: int) -> None:
+        for _ in range(batches):
+            self._last = self._session.run(None, {"tiles": self._tiles})
+
+    def answers(self) -> list[Answers]:
+        found = dict(zip(self._names, self._last, strict=True))
+        return [(found["logit"], found.get("map"))]
 
 
 def measure(setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], say: Callable[[str], None]) -> Cost:
@@ -36,11 +93,10 @@ def measure(setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], say
         say: is told what is done.
     Raises:
         PrecisionError, EngineError: the processor or the engine has no such precision.
-        BenchError: what would be timed is not installed, cannot run, or does not do its work.
+        BenchError: what would be timed cannot run, or does not do its work.
         ExportError: the model cannot be exported.
     """
-    if setting.engine == "pytorch":
-        return _in_pytorch(setting, graphs.model(setting), tiles, say)
+    assert setting.engine != "pytorch", "only rows of before are in it"
     require_precision(setting.engine, setting.precision)
     if setting.engine == "openvino":
         require_processor(setting.precision)
@@ -74,25 +130,6 @@ def measure(setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], say
         )
 
     return _checked(setting, runs, wrong, say)
-
-
-def _in_pytorch(
-    setting: Setting, model: ExplainedClassifier, tiles: NDArray[np.uint8], say: Callable[[str], None]
-) -> Cost:
-    if setting.precision != "f32":
-        raise BenchError(f"PyTorch is timed in f32 alone, and {setting.precision} was asked for; leave it out")
-    if setting.way == "grad-cam" and (missing := grad_cam_is_missing()):
-        raise BenchError(missing)
-    way = GradCam(model) if setting.way == "grad-cam" else hooked(model)
-    with _threads(setting.threads):
-        runs = {WITH_MAP: InPyTorch(way, tiles), "eager": InPyTorch(Eager(model), tiles)}
-
-        def wrong() -> str | None:
-            ((logits, maps),), ((alone, _),) = (run.answers() for run in runs.values())
-            assert maps is not None, "a way to maps gives some"
-            return unlike_ours(model, way, tiles, (logits, maps), alone)
-
-        return _checked(setting, runs, wrong, say)
 
 
 def _checked(
@@ -173,12 +210,13 @@ def unlike_the_model(
     return None
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Have torch use so many, meanwhile."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def require_processor(precision: Precision) -> None:
+    """See that OpenVINO computes in a precision here before anything is exported for it.
+
+    Raises:
+        PrecisionError: it does not.
+    """
+    if precision == "bf16" and "BF16" not in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise PrecisionError(
+            "this processor has no bf16, OpenVINO would compute in f32 instead; choose another --precision"
+        )

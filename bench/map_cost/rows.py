@@ -8,9 +8,8 @@ from bench.spread import Spread
 from edge.inference import EngineKind, Precision
 
 Way = Literal["graph", "hooks", "grad-cam"]
-"""Classifier and map as one graph, as the line runs them; or how others have a map of the same network in PyTorch
-(`bench.torch_ways`).
-"""
+"""Classifier and map as one graph, as the line runs them; in files of before also how others have a map of the same
+network in PyTorch, by hooks or by pytorch-grad-cam."""
 Engine = EngineKind | Literal["pytorch"]
 
 
@@ -31,8 +30,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     tile_px: int
     threads: int
     rounds: int
-    tiles: int | None
-    """Per graph and round, as they were asked for; None: as many as take half a second."""
+    tiles: int | None = None
+    """Per graph and round; None: as many as take half a second."""
 
     @property
     def words(self) -> str:
@@ -63,8 +62,8 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 class Row(Setting, frozen=True, kw_only=True):
     """A setting with its cost, or with why there is none."""
 
-    cost: Cost | None
-    not_done: str | None
+    cost: Cost | None = None
+    not_done: str | None = None
     at_utc: str | None = None
     """When it began; a file may hold rows of several days. None: that was not noted yet."""
     load: list[float] | None = None
@@ -75,19 +74,3 @@ class MapCosts(msgspec.Struct, frozen=True, kw_only=True):
     """What a result file holds beside its machine."""
 
     rows: list[Row]
-
-
-def row_of(
-    setting: Setting,
-    *,
-    cost: Cost | None = None,
-    not_done: str | None = None,
-    at_utc: str | None = None,
-    load: list[float] | None = None,
-) -> Row:
-    return Row(**msgspec.structs.asdict(setting), cost=cost, not_done=not_done, at_utc=at_utc, load=load)
-
-
-def setting_of(row: Row) -> Setting:
-    """What was asked for."""
-    return Setting(**{name: getattr(row, name) for name in Setting.__struct_fields__})

@@ -1,133 +1,120 @@
-"""All rows, one after the other; each is written as soon as it is there, and a sweep goes on where it was ended."""
+"""All rows, one after the other."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache, lru_cache, partial
-from pathlib import Path
-from typing import Any
+from functools import cache, lru_cache
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from bench.map_cost.graphs import ModelGraphs
 from bench.map_cost.measure import measure
-from bench.map_cost.rows import Cost, MapCosts, Row, Setting, row_of, setting_of
-from bench.map_cost.tiles import drawn_tiles
-from bench.result_file import read_result
-from edge.errors import BenchError, HeatlineError
+from bench.map_cost.rows import Row, Setting
+from bench.pictures import draw_shapes
+from edge.errors import HeatlineError
+from edge.geometry import TileGrid
+from edge.geometry.tiling import TILE_PX
+from edge.inference import EngineKind, Precision
 from train.config import CnnConfig, VitConfig
+from train.models.rollout import Fusion, method_of
 
-BENCH = "map-cost"
+ROUNDS = 15
+"""Of all graphs of a row in turns."""
 SAMPLES = 4
 """Tiles that int8's ranges are found with: what is measured is speed."""
-SAME_MACHINE = (
-    *("processor", "extensions", "governor", "cores", "affinity", "cpu_quota"),
-    *("python", "versions", "commit"),
-)
-"""What figures in one file must have in common."""
 
 
-def rows_in(path: Path, machine: Mapping[str, object]) -> list[Row]:
-    """The rows of a result file that were measured on this machine by this code, none where there is no file.
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What was named; of rollouts, nothing is the model's own."""
 
-    Raises:
-        BenchError: it is another file, or of another machine or commit.
-    """
-    if not path.is_file() or not path.stat().st_size:
-        return []
-    report = read_result(path)
-    try:
-        if report.get("bench") != BENCH:
-            raise msgspec.ValidationError(f"its bench is {report.get('bench')!r}")
-        rows = msgspec.convert(report.get("rows"), list[Row])
-        told = msgspec.convert(report.get("machine"), dict[str, Any])
-    except msgspec.ValidationError as error:
-        raise BenchError(
-            f"{path} holds no rows of `heatline bench {BENCH}` ({error}); name another file with --out, or remove it"
-        ) from error
-    here = msgspec.to_builtins(machine)
-    if other := [name for name in SAME_MACHINE if told.get(name) != here.get(name)]:
-        raise BenchError(
-            f"{path} was measured elsewhere ({', '.join(_difference(name, told, here) for name in other)}), and rows "
-            "of one file must be of one machine and one commit; name another file with --out, or remove it"
+    fusions: Sequence[Fusion] = ()
+    discard_ratios: Sequence[float] = ()
+    engines: Sequence[EngineKind] = ("openvino",)
+    precisions: Sequence[Precision] = ("f32",)
+    batches: Sequence[int] = (1,)
+
+
+def plan(
+    config: CnnConfig | VitConfig,
+    asked: Asked,
+    *,
+    threads: int,
+    tile_px: int = TILE_PX,
+    rounds: int = ROUNDS,
+    tiles: int | None = None,
+) -> list[Setting]:
+    """A model's rows, map by map."""
+    rows = [
+        Setting(
+            model=config.name,
+            method=method,
+            fusion=fusion,
+            discard_ratio=discard_ratio,
+            way="graph",
+            engine=engine,
+            precision=precision,
+            batch=batch,
+            tile_px=tile_px,
+            threads=threads,
+            rounds=rounds,
+            tiles=tiles,
         )
-    return rows
+        for method, fusion, discard_ratio in _maps(config, asked)
+        for engine in asked.engines
+        for precision in asked.precisions
+        for batch in asked.batches
+    ]
+    return list(dict.fromkeys(rows))
 
 
-class Sweep:
-    """The rows that are asked for, in their order, and all that are known.
-
-    Args:
-        known: rows of before. Those that could not be measured are tried again: an engine may be there now.
-    """
-
-    def __init__(self, settings: Sequence[Setting], known: Sequence[Row]) -> None:
-        self._settings = list(dict.fromkeys(settings))
-        self._rows = {setting_of(row): row for row in known if row.cost is not None}
-
-    @property
-    def missing(self) -> list[Setting]:
-        """What is still to be measured."""
-        return [setting for setting in self._settings if setting not in self._rows]
-
-    @property
-    def rows(self) -> list[Row]:
-        """Those that were asked for and are there."""
-        return [self._rows[setting] for setting in self._settings if setting in self._rows]
-
-    def run(self, measure: Callable[[Setting], Cost], keep: Callable[[MapCosts], None]) -> Iterator[Setting]:
-        """Tell each setting, measure it, and keep all rows that are known so far.
-
-        What cannot be measured is a row too, with the reason.
-
-        Raises:
-            BenchError: rows cannot be kept, or none could be measured.
-            HeatlineError: the one row that was asked for cannot be measured.
-        """
-        for setting in self.missing:
-            yield setting
-            at_utc = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            load = [round(one, 2) for one in os.getloadavg()]
-            try:
-                row = row_of(setting, cost=measure(setting), at_utc=at_utc, load=load)
-            except HeatlineError as error:
-                if len(self._settings) == 1:
-                    raise
-                row = row_of(setting, not_done=str(error), at_utc=at_utc, load=load)
-            self._rows[setting] = row
-            keep(MapCosts(rows=list(self._rows.values())))
-        if not any(row.cost for row in self.rows):
-            raise BenchError(f"none of {len(self.rows)} rows could be measured; the first: {self.rows[0].not_done}")
+def _maps(config: CnnConfig | VitConfig, asked: Asked) -> list[tuple[str, Fusion | None, float | None]]:
+    """Method, fusion and discard ratio of each."""
+    if isinstance(config, CnnConfig):
+        return [(config.head, None, None)]
+    return [
+        (method_of(fusion, ratio), fusion, ratio)
+        for fusion in asked.fusions or (config.fusion,)
+        for ratio in asked.discard_ratios or (config.discard_ratio,)
+    ]
 
 
-def measurer(
-    configs: Mapping[str, CnnConfig | VitConfig], left_out: Mapping[str, str], tile_px: int, say: Callable[[str], None]
-) -> Callable[[Setting], Cost]:
-    """What measures a setting. It keeps the graphs of one model at a time.
+def measured_rows(
+    settings: Sequence[Setting], configs: Mapping[str, CnnConfig | VitConfig], say: Callable[[str], None]
+) -> Iterator[Row]:
+    """Each row as soon as it is measured; what cannot be measured is a row too, with the reason.
 
     Args:
         configs: by the model's name.
-        left_out: models that are not measured, each with the one whose graph it is.
         say: is told what is done.
+    Raises:
+        HeatlineError: the one row that was asked for cannot be measured.
     """
-    tiles = cache(partial(drawn_tiles, tile_px=tile_px))
 
-    @lru_cache(maxsize=1)
-    def graphs(model: str) -> ModelGraphs:
-        return ModelGraphs(configs[model], tile_px, tiles(SAMPLES))
+    @lru_cache(maxsize=1)  # an export takes up to a minute, and serves all rows of a model
+    def graphs(model: str, tile_px: int) -> ModelGraphs:
+        return ModelGraphs(configs[model], tile_px, drawn_tiles(SAMPLES, tile_px))
 
-    def measured(setting: Setting) -> Cost:
-        if other := left_out.get(setting.model):
-            raise BenchError(f"it is the graph of {other}, and costs the same; --model {setting.model} measures it")
-        return measure(setting, graphs(setting.model), tiles(setting.batch), say)
+    for number, setting in enumerate(settings, 1):
+        say(f"{number} of {len(settings)}: {setting.words}")
+        at_utc, load = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), [round(one, 2) for one in os.getloadavg()]
+        cost, not_done = None, None
+        try:
+            tiles = drawn_tiles(setting.batch, setting.tile_px)
+            cost = measure(setting, graphs(setting.model, setting.tile_px), tiles, say)
+        except HeatlineError as error:
+            if len(settings) == 1:
+                raise
+            not_done = str(error)
+        yield Row(**msgspec.structs.asdict(setting), cost=cost, not_done=not_done, at_utc=at_utc, load=load)
 
-    return measured
 
-
-def _difference(name: str, told: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """What of a machine is another, in short."""
-    there, now = told.get(name), here.get(name)
-    if isinstance(there, dict) and isinstance(now, dict):
-        changed = [one for one in {**there, **now} if there.get(one) != now.get(one)]
-        return ", ".join(f"{one} {there.get(one)}, here {now.get(one)}" for one in changed)
-    return f"{name} {there}, here {now}"
+@cache
+def drawn_tiles(count: int, tile_px: int) -> NDArray[np.uint8]:
+    """Tiles of a drawn picture that all is timed on: [count, tile, tile, 3]."""
+    image = draw_shapes((1250, 1600), seed=0)
+    grid = TileGrid((1250, 1600), tile_px, 2)
+    cut = np.empty((len(grid), tile_px, tile_px, 3), np.uint8)
+    grid.cut(image, cut)
+    return np.ascontiguousarray(np.resize(cut, (count, tile_px, tile_px, 3)))

@@ -9,19 +9,19 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bench.peers.cannot import CANNOT, NOT_IN, Cannot
 from bench.peers.expected import OF_SPREAD, logits_off, what_differs
-from bench.peers.systems import ENGINE, OURS, SYSTEMS, System, SystemName
+from bench.peers.systems import ENGINE, NOT_IN, OURS, SYSTEMS, Cannot, System, SystemName
 from bench.peers.worker import Ready, Tried, Turn, Worker, in_words
 from bench.processes import cpu_ns
 from bench.spread import Spread
+from bench.turns import turns as in_turns
 from edge.errors import BenchError
 from edge.geometry import TileGrid
 from edge.inference import Precision
@@ -81,7 +81,7 @@ class PeersBench(msgspec.Struct, frozen=True, kw_only=True):
     """That each system may use: all cores."""
     systems: list[SystemSpeed]
     cannot: list[Cannot]
-    """What else claims tiles or maps, and why it is not here."""
+    """What was asked for and is not here, and why; docs/peers.md names what else claims tiles or maps."""
     others_cpu: float
     """Of one core, what all workers together took that were not in turn: the highest share of any turn."""
 
@@ -152,19 +152,9 @@ def measure_peers(
             _speed(system, ready[system.name], turns[system.name], rates, frames, len(grid), off[system.name])
             for system in systems
         ],
-        cannot=[
-            *(Cannot(system.name, "", NOT_IN[precision]) for system in chosen if system not in systems),
-            *CANNOT,
-        ],
+        cannot=[Cannot(system.name, "", NOT_IN[precision]) for system in chosen if system not in systems],
         others_cpu=others_cpu,
     )
-
-
-def in_order(names: Sequence[SystemName], rounds: int) -> Iterator[tuple[int, SystemName]]:
-    """Whose turn it is in which round: all in each, every other round the other way round."""
-    for number in range(rounds):
-        for name in names[:: -1 if number % 2 else 1]:
-            yield number, name
 
 
 def require_same_libraries(ready: Mapping[SystemName, Ready]) -> None:
@@ -238,15 +228,16 @@ def _in_turns(
     """All turns of each, how far logits were off at most, and what the others took of a core meanwhile at most."""
     turns: dict[SystemName, list[Turn]] = {name: [] for name in workers}
     off, others_cpu = dict.fromkeys(workers, 0.0), 0.0
-    for number, name in in_order(list(workers), rounds):
-        others = [worker.pid for other, worker in workers.items() if other != name]
-        time.sleep(SETTLE_SECONDS)
-        before = sum(map(cpu_ns, others))
-        turn = workers[name].turn()
-        others_cpu = max(others_cpu, (sum(map(cpu_ns, others)) - before) / 1e9 / turn.seconds)
-        off[name] = max(off[name], checked(name, turn, prepared))
-        turns[name].append(turn)
-        say(f"round {number + 1} of {rounds}: {name} {turn.seconds:.2f} s")
+    for number, order in enumerate(in_turns(workers, rounds), 1):
+        for name in order:
+            others = [worker.pid for other, worker in workers.items() if other != name]
+            time.sleep(SETTLE_SECONDS)
+            before = sum(map(cpu_ns, others))
+            turn = workers[name].turn()
+            others_cpu = max(others_cpu, (sum(map(cpu_ns, others)) - before) / 1e9 / turn.seconds)
+            off[name] = max(off[name], checked(name, turn, prepared))
+            turns[name].append(turn)
+            say(f"round {number} of {rounds}: {name} {turn.seconds:.2f} s")
     return turns, off, others_cpu
 
 

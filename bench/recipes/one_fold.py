@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench.recipes.judge import Answers
 from bench.recipes.rows import Training
-from bench.recipes.sets import link_good
+from bench.recipes.sets import LinkedPicture, link_folder
 from bench.recipes.truth import Truth
 from edge.errors import BenchError
 from train.config import TrainConfig
@@ -113,7 +113,7 @@ def train_good_only(fold: Fold, config: TrainConfig, say: Say) -> tuple[Answers,
     if not images:
         raise BenchError(f"{config.data} has no good pictures to train on; name another set with --set")
     data = Path(f"{config.out}/fold{fold.number}_pictures")
-    link_good(images, data)
+    link_folder(data, [LinkedPicture.of(image) for image in images])
     run = RunFolder(Path(f"{config.out}/fold{fold.number}"))
     config = msgspec.structs.replace(
         config,

@@ -3,9 +3,9 @@
 import csv
 import re
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from train.readers.folder import TRUTHS
 from train.readers.labelled import LabelledImage
 
 SHIPPED = Path(__file__).parent / "sets.yaml"
+LABELS = "labels.csv"
 GOOD = "good_"
 """Put before the names of good pictures that come from a folder of their own."""
 
@@ -66,24 +67,17 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return folder if self.good is None else self._linked(folder, work / self.name / "data")
 
     def _linked(self, folder: Path, links: Path) -> Path:
-        if (links / "labels.csv").exists():  # it comes last
+        if (links / LABELS).exists():  # it comes last
             return links
-        shutil.rmtree(links, ignore_errors=True)
-        (links / "images").mkdir(parents=True)
-        for form in TRUTHS[self.truth]:
-            if form.is_in(folder):
-                (links / form.subfolder).symlink_to((folder / form.subfolder).resolve())
-        rows = [("image", "label", "group")]
+        pictures = []
         for subfolder, prefix, label in (("images", "", "defective"), (str(self.good), GOOD, "good")):
             for path in list_images(folder / subfolder):
                 found = re.search(str(self.pattern), path.name)
                 if found is None or not found[1]:
                     raise InputError(f"the pattern {self.pattern} of {self.name} finds no group in {path}; mend it")
-                (links / "images" / f"{prefix}{path.name}").symlink_to(path.resolve())
-                rows.append((f"{prefix}{path.name}", label, found[1]))
-
-        _write_labels(links, rows)
-        return links
+                pictures.append(LinkedPicture(path, f"{prefix}{path.name}", label, found[1]))
+        truths = [form.subfolder for form in TRUTHS[self.truth] if form.is_in(folder)]
+        return link_folder(links, pictures, {name: folder / name for name in truths})
 
     def partly_annotated(self, images: Sequence[LabelledImage], count: int, seed: int, work: Path) -> Path:
         """A folder of links in which few pictures keep their annotation; of all, label and group are known.
@@ -103,39 +97,48 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 "leave --annotated away for all"
             )
         links = work / self.name / f"data_annotated{count}_seed{seed}"
-        if (links / "labels.csv").exists():
+        if (links / LABELS).exists():
             return links
-        shutil.rmtree(links, ignore_errors=True)
-        for name in ("images", form.subfolder):
-            (links / name).mkdir(parents=True)
-        for image in images:
-            (links / "images" / image.path.name).symlink_to(image.path.resolve())
+        truths: dict[str, Path] = {}
         for index in np.random.default_rng(seed).permutation(len(annotated))[:count].tolist():
             (file,) = annotated[index].truth_files
             if file.stem != annotated[index].path.stem:
                 raise ConfigError(f"{self.name} has all annotations in {file}; name a set with a file for each picture")
-            (links / form.subfolder / file.name).symlink_to(file.resolve())
-        labels = [(image.path.name, "defective" if image.defective else "good", str(image.group)) for image in images]
-        _write_labels(links, [("image", "label", "group"), *labels])
-        return links
+            truths[f"{form.subfolder}/{file.name}"] = file
+        return link_folder(links, [LinkedPicture.of(image) for image in images], truths)
 
 
-def link_good(images: Sequence[LabelledImage], links: Path) -> None:
-    """Make a folder of links to good pictures, whose groups are known."""
+class LinkedPicture(NamedTuple):
+    """A picture of a folder of links."""
+
+    path: Path
+    name: str
+    """Of the link."""
+    label: str
+    group: str
+
+    @classmethod
+    def of(cls, image: LabelledImage) -> "LinkedPicture":
+        return cls(image.path, image.path.name, "defective" if image.defective else "good", str(image.group))
+
+
+def link_folder(links: Path, pictures: Sequence[LinkedPicture], truths: Mapping[str, Path] = {}) -> Path:
+    """Make a folder of links to pictures, whose labels and groups its `labels.csv` has, whatever was there.
+
+    Args:
+        truths: files or folders of annotations, by the names of their links.
+    """
     shutil.rmtree(links, ignore_errors=True)
-    (links / "images").mkdir(parents=True)
-    for image in images:
-        (links / "images" / image.path.name).symlink_to(image.path.resolve())
-    rows = [(image.path.name, "good", str(image.group)) for image in images]
-    _write_labels(links, [("image", "label", "group"), *rows])
+    for name, path in {**{f"images/{one.name}": one.path for one in pictures}, **truths}.items():
+        (links / name).parent.mkdir(parents=True, exist_ok=True)
+        (links / name).symlink_to(path.resolve())
 
-
-def _write_labels(folder: Path, rows: Sequence[tuple[str, str, str]]) -> None:
     def write(place: Path) -> None:
         with place.open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
+            csv.writer(file).writerows([("image", "label", "group"), *(one[1:] for one in pictures)])
 
-    write_whole(folder / "labels.csv", write)
+    write_whole(links / LABELS, write)
+    return links
 
 
 def read_sets(file: Path, names: Collection[str] = ()) -> list[DataSet]:

@@ -125,19 +125,6 @@ def _flops_view(one: Record) -> Record:
     return {"systems": one["systems"], "what a map adds": maps}
 
 
-def _micro_view(one: Record) -> Record:
-    benches = [
-        {
-            "bench": row["name"].removeprefix("bench_"),
-            **{f"{name} ms": 1e3 * row["stats"][name] for name in ("median", "q1", "q3")},
-            "rounds": row["stats"]["rounds"],
-            "of": row["extra_info"],
-        }
-        for row in one["benchmarks"]
-    ]
-    return {"benches": benches, "compared with": one["compared_with"], "ratios": one["ratios"]}
-
-
 def _recipe_view(one: Record) -> Record:
     row: dict[str, object] = {
         "recipe": " ".join([one["recipe"], *one["overrides"]]),
@@ -234,7 +221,6 @@ KINDS = (
         notes=lambda one: [one["units"], one["study"]],
         view=_flops_view,
     ),
-    Kind(name="micro", title="Parts by themselves", heading="Functions by themselves", view=_micro_view),
     Kind(
         name="recipes",
         title="Recipes",

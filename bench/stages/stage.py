@@ -1,64 +1,146 @@
-"""A stage of a frame's way, all by itself, ready to be done over and over."""
+"""A stage of a frame's way, all by itself, ready to be done over and over; and what it costs."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
+import numpy as np
+
+from bench.processes import cpu_ns, page_faults
+from bench.spread import Spread
 from edge.errors import BenchError
 
-
-class Moved(NamedTuple):
-    """Bytes of what a stage is given and of what it makes; what it makes for itself in between is no part of it."""
-
-    read: int
-    written: int
+SETTLE_FRAMES = 3
+AT_REST_SECONDS = 0.01
+"""After a round, and of its processor time: a library's threads may look for work for a while."""
 
 
-class Stage(ABC):
-    """Holds what the stage needs until `close`."""
+@dataclass(frozen=True)
+class Stage:
+    """One way to do one stage of one frame, or of a group of events."""
 
     name: str
+    run: Callable[[], Any]
+    """Do it once, and return what was made."""
+    check: Callable[[Any], None]
+    """See that what the last run returned is all of its work.
+
+    Raises:
+        BenchError: it is not: its time would be no figure.
+    """
+    bytes_read: int
+    """Of what one run is given; what it makes for itself in between is no part of it."""
+    bytes_written: int
+    """Of what one run makes."""
     variant: str = ""
-    """Which of the ways to do it."""
+    """Which of the ways to do it; empty where there is but one."""
     frames: int = 1
     """That one run does, or events."""
     helpers: Sequence[int] = ()
     """Ids of other processes that do a part of it."""
-
-    @abstractmethod
-    def run(self) -> None:
-        """Do it once."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """See that the last run did all of its work; then there is none any more.
-
-        Raises:
-            BenchError: it did not: its time would be no figure.
-        """
-
-    @abstractmethod
-    def moved(self) -> Moved:
-        """What the last run moved, by the arrays and bytes themselves; not to be asked after `check`."""
-
-    def timed(self) -> float:
-        """Seconds of a run."""
-        began = perf_counter()
-        self.run()
-        return perf_counter() - began
-
-    def close(self) -> None:  # noqa: B027  (most stages hold nothing but memory)
-        """Let go of what it needs."""
-
-    def require(self, holds: bool, what: str) -> None:
-        """Raise where a run did not do its work.
-
-        Args:
-            what: must hold.
-        """
-        if not holds:
-            raise BenchError(f"{self}: {what} does not hold after a run, so its time says nothing; report this")
+    seconds: Callable[[Any], float] | None = None
+    """Of a run, by the stamps of what it returned; None: by a clock around it."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.variant})" if self.variant else self.name
+
+
+def require(holds: bool, what: str) -> None:
+    """Raise where a run did not do its work.
+
+    Args:
+        what: must hold.
+    """
+    if not holds:
+        raise BenchError(f"{what} does not hold after a run of a stage, so its time says nothing; report this")
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a stage, per frame or per event."""
+
+    ms: Spread
+    """Of the rounds' medians."""
+    p99_ms: float
+    """Of all runs."""
+    cpu_ms: float
+    """Processor time of all processes that have a part in it, also shortly after it is done: threads may spin."""
+    bytes_read: int
+    bytes_written: int
+    page_faults: float
+    """Pages that the kernel had to map meanwhile, in all processes that have a part in it: fresh memory, mostly."""
+
+
+class Recorder:
+    """Runs a stage in rounds, and notes what each of them cost.
+
+    Args:
+        done: called after each round.
+    """
+
+    def __init__(self, stage: Stage, done: Callable[[], None]) -> None:
+        self.stage, self._done = stage, done
+        self._rounds: list[list[float]] = []
+        """Seconds per frame, of each run."""
+        self._used: list[_Used] = []
+        """Per frame, of each round."""
+
+    def settle(self) -> None:
+        """A round of some frames that does not count."""
+        self(SETTLE_FRAMES)
+        self._rounds.clear()
+        self._used.clear()
+
+    def __call__(self, frames: int) -> None:
+        """A round of so many frames, or one run where that does more."""
+        stage, seconds = self.stage, list[float]()
+        runs = max(1, frames // stage.frames)
+        before = _Used.now(stage.helpers)
+        for _ in range(runs):
+            began = perf_counter()
+            made = stage.run()
+            took = perf_counter() - began
+            seconds.append((took if stage.seconds is None else stage.seconds(made)) / stage.frames)
+        rests_ns = time.thread_time_ns()
+        time.sleep(AT_REST_SECONDS)
+        rests_ns = time.thread_time_ns() - rests_ns
+        after = _Used.now(stage.helpers)
+        stage.check(made)
+        in_all = runs * stage.frames
+        self._rounds.append(seconds)
+        self._used.append(
+            _Used((after.cpu_ns - before.cpu_ns - rests_ns) / in_all, (after.page_faults - before.page_faults) / in_all)
+        )
+        self._done()
+
+    @property
+    def medians_ms(self) -> list[float]:
+        """Of the rounds, per frame."""
+        return [median(seconds) * 1e3 for seconds in self._rounds]
+
+    def cost(self) -> Cost:
+        """What came of all rounds."""
+        return Cost(
+            ms=Spread.of(self.medians_ms),
+            p99_ms=float(np.percentile(np.concatenate(self._rounds), 99)) * 1e3,
+            cpu_ms=median(one.cpu_ns for one in self._used) / 1e6,
+            bytes_read=round(self.stage.bytes_read / self.stage.frames),
+            bytes_written=round(self.stage.bytes_written / self.stage.frames),
+            page_faults=median(one.page_faults for one in self._used),
+        )
+
+
+class _Used(NamedTuple):
+    """By this process and some others since they began."""
+
+    cpu_ns: float
+    page_faults: float
+
+    @classmethod
+    def now(cls, others: Sequence[int]) -> "_Used":
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt + sum(map(page_faults, others))
+        return cls(time.process_time_ns() + sum(map(cpu_ns, others)), faults)

@@ -1,8 +1,8 @@
 """`heatline bench stages`: each stage of a frame's way by itself, beside the whole way, at several sizes."""
 
-import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -10,48 +10,43 @@ import msgspec
 from bench.file_system import file_system
 from bench.proven import engine_in
 from bench.spread import Spread
-from bench.stages.cost import Cost, Recorder
-from bench.stages.encode import Encode
-from bench.stages.grab import Grab
-from bench.stages.infer import Infer
-from bench.stages.journal import Journal
-from bench.stages.judge import Judge
+from bench.stages.delivering import grab, journal, publish
+from bench.stages.inspecting import encode, infer, judging, stitch, tile, whole
 from bench.stages.prepared import Prepared, prepare
-from bench.stages.publish import Publish
-from bench.stages.stage import Stage
-from bench.stages.stitch import Stitch
-from bench.stages.tile import Tile
+from bench.stages.stage import Cost, Recorder, Stage
 from bench.stages.tile_counts import TileCost, measure_tile_counts, spread_of_cost
-from bench.stages.whole import INSPECTED, Whole
 from bench.turns import turns
 from edge.bundle import Bundle
 from edge.inference import Precision
 
-STAGES: Mapping[str, Callable[[Prepared, Path | None], Stage]] = {
-    "grab": lambda prepared, _: Grab(prepared.hw),
-    "tile": lambda prepared, _: Tile(prepared),
-    "infer": lambda prepared, _: Infer(prepared),
-    "stitch": lambda prepared, _: Stitch(prepared),
-    "judge (good)": lambda prepared, _: Judge(prepared, defects=False),
-    "judge (defects)": lambda prepared, _: Judge(prepared, defects=True),
-    "encode (no heatmap)": lambda prepared, _: Encode(prepared, heatmap=False),
-    "encode (heatmap)": lambda prepared, _: Encode(prepared, heatmap=True),
-    "journal (one, no heatmap)": lambda prepared, folder: Journal(prepared, folder, heatmap=False, group=False),
-    "journal (one, heatmap)": lambda prepared, folder: Journal(prepared, folder, heatmap=True, group=False),
-    "journal (group, no heatmap)": lambda prepared, folder: Journal(prepared, folder, heatmap=False, group=True),
-    "journal (group, heatmap)": lambda prepared, folder: Journal(prepared, folder, heatmap=True, group=True),
-    "publish (no heatmap)": lambda prepared, _: Publish(prepared, heatmap=False),
-    "publish (heatmap)": lambda prepared, _: Publish(prepared, heatmap=True),
+STAGES: Mapping[str, Callable[[Prepared, ExitStack], Stage]] = {
+    "grab": grab,
+    "tile": lambda prepared, _: tile(prepared),
+    "infer": lambda prepared, _: infer(prepared),
+    "stitch": lambda prepared, _: stitch(prepared),
+    "judge (good)": lambda prepared, _: judging(prepared, defects=False),
+    "judge (defects)": lambda prepared, _: judging(prepared, defects=True),
+    "encode (no heatmap)": lambda prepared, _: encode(prepared, heatmap=False),
+    "encode (heatmap)": lambda prepared, _: encode(prepared, heatmap=True),
+    "journal (one, no heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=False, group=False),
+    "journal (one, heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=True, group=False),
+    "journal (group, no heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=False, group=True),
+    "journal (group, heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=True, group=True),
+    "publish (no heatmap)": lambda prepared, at_end: publish(prepared, at_end, heatmap=False),
+    "publish (heatmap)": lambda prepared, at_end: publish(prepared, at_end, heatmap=True),
 }
-"""By name and variant; each is made of what was prepared, and the folder in which a journal may be kept."""
+"""By name and variant; each is made of what was prepared, and says what is to be closed when it is over."""
+ROUNDS, FRAMES = 15, 8
+"""Of all stages in turns, and of each stage in a round."""
 STACKED = (
     *("grab", "tile", "infer", "stitch", "judge (defects)"),
     *("encode (heatmap)", "journal (one, heatmap)", "publish (heatmap)"),
 )
 """Those that one frame with defects goes through, from the camera to a subscriber."""
-
 WHOLE = ("good", "defects")
 """The ways of a frame through the inspector."""
+INSPECTED = ("tile", "infer", "stitch", "judge")
+"""The stages that these consist of."""
 
 
 class StageCost(Cost, frozen=True, kw_only=True):
@@ -108,9 +103,8 @@ def measure_stages(
     *,
     sizes: Sequence[tuple[int, int]],
     tile_counts: Sequence[int],
-    rounds: int,
-    frames: int,
-    folder: Path | None,
+    rounds: int = ROUNDS,
+    frames: int = FRAMES,
     say: Callable[[str], None],
     done: Callable[[], None],
 ) -> StagesBench:
@@ -118,8 +112,8 @@ def measure_stages(
 
     Args:
         sizes: of frames, height and width, px.
+        rounds: of all stages in turns.
         frames: per stage and round.
-        folder: where journals are kept meanwhile; None: where temporary files are.
         say: is told what is being measured.
         done: called after each stage's round, `steps` times in all.
     Raises:
@@ -128,19 +122,23 @@ def measure_stages(
     """
     proven = engine_in(bundle, precision)
     rows: list[StageCost] = []
-    whole: list[WholeWay] = []
+    ways: list[WholeWay] = []
     for hw in dict.fromkeys(sizes):
         prepared = prepare(bundle, proven, hw)
         say(f"{prepared.size}, {len(prepared.grid)} tiles: {rounds} rounds of {frames} frames of each stage")
-        with recorders(prepared, folder, done) as of_stages:
+        with ExitStack() as at_end:
+            of_stages = {name: Recorder(make(prepared, at_end), done) for name, make in STAGES.items()}
+            for variant in WHOLE:
+                way = whole(prepared, defects=variant == "defects")
+                of_stages[str(way)] = Recorder(way, done)
             for recorder in of_stages.values():
                 recorder.settle()
             for order in turns(of_stages, rounds):
                 for name in order:
                     of_stages[name](frames)
-            costs = {name: recorder.cost() for name, recorder in of_stages.items()}
-            rows += [_stage_cost(prepared, of_stages[name].stage, costs[name]) for name in STAGES]
-            whole += [_whole_way(prepared, of_stages, costs, variant) for variant in WHOLE]
+        costs = {name: recorder.cost() for name, recorder in of_stages.items()}
+        rows += [_stage_cost(prepared, of_stages[name].stage, costs[name]) for name in STAGES]
+        ways += [_whole_way(prepared, of_stages, costs, variant) for variant in WHOLE]
     if tile_counts:
         say(f"frames of {', '.join(map(str, tile_counts))} tiles: {_rounds_of_tiles(rounds)} rounds")
     cost_per_tile = measure_tile_counts(bundle, proven, tile_counts, _rounds_of_tiles(rounds), done)
@@ -152,15 +150,15 @@ def measure_stages(
         batch=proven.engine.batch,
         rounds=rounds,
         frames=frames,
-        journal_on=file_system(folder or Path(tempfile.gettempdir())),
+        journal_on=file_system(Path(tempfile.gettempdir())),
         rows=rows,
-        whole=whole,
+        whole=ways,
         cost_per_tile=cost_per_tile,
         cost_per_tile_spread=spread_of_cost(cost_per_tile),
     )
 
 
-def steps(sizes: Sequence[tuple[int, int]], tile_counts: Sequence[int], rounds: int) -> int:
+def steps(sizes: Sequence[tuple[int, int]], tile_counts: Sequence[int], rounds: int = ROUNDS) -> int:
     """How many rounds of a stage there are in all, with those that let things settle."""
     of_stages = len(dict.fromkeys(sizes)) * (len(STAGES) + len(WHOLE)) * (rounds + 1)
     return of_stages + len(dict.fromkeys(tile_counts)) * 2 * (_rounds_of_tiles(rounds) + 1)
@@ -169,21 +167,6 @@ def steps(sizes: Sequence[tuple[int, int]], tile_counts: Sequence[int], rounds: 
 def _rounds_of_tiles(rounds: int) -> int:
     """Half as many: a round of frames of many tiles takes long, and tells so much the more."""
     return -(-rounds // 2)
-
-
-@contextlib.contextmanager
-def recorders(prepared: Prepared, folder: Path | None, done: Callable[[], None]) -> Iterator[dict[str, Recorder]]:
-    """All stages and the whole way, ready to be timed in turns."""
-    with contextlib.ExitStack() as at_end:
-
-        def recorder(stage: Stage) -> Recorder:
-            at_end.callback(stage.close)
-            return Recorder(stage, done)
-
-        made = {name: recorder(make(prepared, folder)) for name, make in STAGES.items()}
-        yield made | {
-            f"whole ({variant})": recorder(Whole(prepared, defects=variant == "defects")) for variant in WHOLE
-        }
 
 
 def _stage_cost(prepared: Prepared, stage: Stage, cost: Cost) -> StageCost:
@@ -201,14 +184,13 @@ def _whole_way(
     prepared: Prepared, of_stages: Mapping[str, Recorder], costs: Mapping[str, Cost], variant: str
 ) -> WholeWay:
     name, parts = f"whole ({variant})", [f"judge ({variant})" if part == "judge" else part for part in INSPECTED]
-    stage, cost = of_stages[name].stage, costs[name]
-    assert isinstance(stage, Whole)
+    setup, cost = prepared.good if variant == "good" else prepared.defective, costs[name]
     together = [sum(of_round) for of_round in zip(*(of_stages[part].medians_ms for part in parts), strict=True)]
     return WholeWay(
         size=prepared.size,
         tiles=len(prepared.grid),
         variant=variant,
-        regions=stage.regions,
+        regions=len(prepared.judgement(setup).regions),
         stages_ms=sum(costs[part].ms.median for part in parts),
         hand_offs_ms=Spread.of([one - other for one, other in zip(of_stages[name].medians_ms, together, strict=True)]),
         hand_offs_cpu_ms=cost.cpu_ms - sum(costs[part].cpu_ms for part in parts),
@@ -243,16 +225,7 @@ def to_facts(found: StagesBench) -> dict[str, str]:
 
 
 def _in_words(cost: Cost) -> str:
-    return (
-        f"{cost.ms:.3f} ms, p99 {cost.p99_ms:.3f}; CPU {cost.cpu_ms:.3f} ms; {_arrays(cost)}, "
-        f"{cost.page_faults:.0f} page faults"
-    )
-
-
-def _arrays(cost: Cost) -> str:
-    if cost.allocations is None or cost.allocated_bytes is None:
-        return "arrays not known"
-    return f"{cost.allocations} arrays of {_mb(cost.allocated_bytes)}"
+    return f"{cost.ms:.3f} ms, p99 {cost.p99_ms:.3f}; CPU {cost.cpu_ms:.3f} ms; {cost.page_faults:.0f} page faults"
 
 
 def _mb(size: int) -> str:

@@ -1,31 +1,25 @@
 """What a tile costs in frames of few tiles and of many: the whole way, as in the pipeline, beside the engine alone."""
 
 import math
-import queue
-import threading
+import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from time import perf_counter
 
 import msgspec
 
+from bench.pipelined import inspect_pipelined
 from bench.spread import Spread
-from bench.stages.infer import BareEngine, require_answers
+from bench.stages.inspecting import ReadyInputs, require_answers, same
 from bench.stages.prepared import Prepared, prepare, size_of
-from bench.stages.rest import rest
-from bench.stages.whole import same
+from bench.stages.stage import AT_REST_SECONDS
 from bench.turns import turns
 from edge.bundle import Bundle, ProvenEngine
 from edge.errors import BenchError
-from edge.inspection.inspector import PendingFrame
-from edge.inspection.pipeline import FRAMES_WITH_ENGINE
-from edge.inspection.verdict import Judgement
 
 TILES_PER_RUN = 480
 """At least so many, in whole frames."""
 LEAST_FRAMES = 6
 """Of a run: before the first and after the last, nothing goes on beside them."""
-JUDGED_WITHIN_SECONDS = 600.0
 
 
 class TileCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,20 +49,18 @@ def measure_tile_counts(
         BenchError: a frame was not judged as it was before.
     """
     grid = bundle.manifest.grid
-    ways: dict[int, tuple[_Timed, _Timed]] = {}
-    for tiles in dict.fromkeys(counts):
-        prepared = prepare(bundle, proven, hw_of(tiles, grid.tile_px, grid.overlap_px))
-        assert len(prepared.grid) == tiles
-        whole = partial(_whole, expected=prepared.judgement(prepared.defective))
-        bare = partial(_bare, engine=BareEngine(prepared))
-        ways[tiles] = _Timed(prepared, whole, done), _Timed(prepared, bare, done)
-    timed = [one for both in ways.values() for one in both]
-    for one in timed:
-        one.settle()
-    for order in turns(timed, rounds):
-        for one in order:
-            one(TILES_PER_RUN)
-    return [_cost(*both) for both in ways.values()]
+    frames = [prepare(bundle, proven, hw_of(tiles, grid.tile_px, grid.overlap_px)) for tiles in dict.fromkeys(counts)]
+    pairs = [(_Way(prepared), _BareWay(prepared)) for prepared in frames]
+    ways = [way for pair in pairs for way in pair]
+    for way in ways:
+        way.run(1)
+        done()
+    for order in turns(ways, rounds):
+        for way in order:
+            time.sleep(AT_REST_SECONDS)
+            way.ms_per_tile.append(way.run(way.frames) * 1e3 / (way.frames * len(way.prepared.grid)))
+            done()
+    return [_cost(whole, bare) for whole, bare in pairs]
 
 
 def hw_of(tiles: int, tile_px: int, overlap_px: int) -> tuple[int, int]:
@@ -88,34 +80,45 @@ def spread_of_cost(costs: Sequence[TileCost]) -> float | None:
     return max(medians) / min(medians) - 1 if len(medians) > 1 else None
 
 
-class _Timed:
-    """A way to do frames in rounds; times itself, so that looking at what came of it costs nothing.
+class _Way:
+    """The whole way of frames of one size, two side by side."""
 
-    Args:
-        way: does so many frames, and returns the seconds that it took.
-    """
-
-    def __init__(self, prepared: Prepared, way: Callable[[Prepared, int], float], done: Callable[[], None]) -> None:
-        self.prepared, self._way, self._done = prepared, way, done
-        self.frames = 0
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.frames = max(LEAST_FRAMES, math.ceil(TILES_PER_RUN / len(prepared.grid)))
         self.ms_per_tile: list[float] = []
         """Of the rounds."""
+        self._expected = prepared.judgement(prepared.defective)
 
-    def settle(self) -> None:
-        """A frame that does not count."""
-        self._way(self.prepared, 1)
-        self._done()
-
-    def __call__(self, tiles: int) -> None:
-        """A round of so many tiles at the least."""
-        a_frame = len(self.prepared.grid)
-        self.frames = max(LEAST_FRAMES, math.ceil(tiles / a_frame))
-        rest()
-        self.ms_per_tile.append(self._way(self.prepared, self.frames) * 1e3 / (self.frames * a_frame))
-        self._done()
+    def run(self, frames: int) -> float:
+        """Seconds for so many frames; what came of them is looked at after the clock was stopped."""
+        prepared, inspector = self.prepared, self.prepared.defective.inspector
+        shown = (prepared.frame() for _ in range(frames))
+        began = perf_counter()
+        judged = inspect_pipelined(prepared.engine, inspector, shown, inspector.finish)
+        seconds = perf_counter() - began
+        if len(judged) != frames or not all(same(one, self._expected) for one in judged):
+            raise BenchError(f"not all of {frames} frames were judged as before, so their time says nothing; report it")
+        return seconds
 
 
-def _cost(whole: _Timed, bare: _Timed) -> TileCost:
+class _BareWay(_Way):
+    """The engine by itself on as many tiles."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        super().__init__(prepared)
+        self._ready = ReadyInputs(prepared)
+
+    def run(self, frames: int) -> float:
+        self._ready.refill()
+        began = perf_counter()
+        logits = self._ready.infer(frames * len(self.prepared.grid))
+        seconds = perf_counter() - began
+        require_answers(logits, self.prepared, frames)
+        return seconds
+
+
+def _cost(whole: _Way, bare: _Way) -> TileCost:
     pairs = zip(whole.ms_per_tile, bare.ms_per_tile, strict=True)
     return TileCost(
         tiles=len(whole.prepared.grid),
@@ -125,45 +128,3 @@ def _cost(whole: _Timed, bare: _Timed) -> TileCost:
         bare_ms_per_tile=Spread.of(bare.ms_per_tile),
         over_bare=Spread.of([one / other for one, other in pairs]),
     )
-
-
-def _whole(prepared: Prepared, frames: int, expected: Judgement) -> float:
-    """One thread hands frames to the engine and takes in its answers, while another judges, as in the pipeline."""
-    engine, inspector = prepared.engine, prepared.defective.inspector
-    started = queue.Queue[PendingFrame | None](FRAMES_WITH_ENGINE)
-    judged: list[Judgement] = []
-    faults: list[Exception] = []
-
-    def judge() -> None:
-        while (pending := started.get()) is not None:
-            try:
-                judged.append(inspector.finish(pending))
-            except Exception as error:  # raised by the thread that waits for this one
-                faults.append(error)
-
-    judging = threading.Thread(target=judge, name="judge", daemon=True)
-    began = perf_counter()
-    judging.start()
-    for _ in range(frames):
-        pending = inspector.start(prepared.frame())
-        while started.full() and engine.collect():
-            pass
-        started.put(pending)
-    engine.drain()
-    started.put(None)
-    judging.join(JUDGED_WITHIN_SECONDS)
-    seconds = perf_counter() - began
-    if faults:
-        raise faults[0]
-    if len(judged) != frames or not all(same(one, expected) for one in judged):
-        raise BenchError(f"of {frames} frames not all were judged as before, so their time says nothing; report this")
-    return seconds
-
-
-def _bare(prepared: Prepared, frames: int, engine: BareEngine) -> float:
-    engine.refill()
-    began = perf_counter()
-    engine.infer(frames * len(prepared.grid))
-    seconds = perf_counter() - began
-    require_answers(engine.logits, prepared, frames)
-    return seconds

@@ -4,9 +4,9 @@ With all that shares the cores with the engine on a line: cameras in processes o
 subscriber.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,11 +14,11 @@ import cv2
 import msgspec
 import numpy as np
 
-from bench.end_to_end.line import Told
-from bench.end_to_end.window import due_ns
-from bench.tune.answers import Answers
+from bench.end_to_end.line import Line, Told
+from bench.end_to_end.window import due_ns, hear_to_the_end, settle
 from bench.tune.shown import Shown
-from bench.watched_line import Heard, Keys, WatchedLine
+from bench.tune.trial import Answers
+from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
 from edge.cameras.settings import CameraSettings
 from edge.config import LineConfig
@@ -31,8 +31,6 @@ SETTLE_FRAMES = 3
 """Of each camera."""
 LEAST_FRAMES = 20
 """Of each camera, that count: of so many, the slowest one has no say in the 90th percentile."""
-FIRST_WITHIN_SECONDS = 120.0
-LAST_WITHIN_SECONDS = 15.0
 NEVER_FROZEN = 100_000
 """Frames are looked at for that as a real camera's are; that there is but one picture is no fault here."""
 
@@ -81,20 +79,39 @@ def on_the_line(
             journal=config.journal.keep_mib > 0,
             engine={key: value for key, value in _said(engine).items() if key != "precision"},
             tiles=_said(config.tiles),
-        ) as line:
-            hear = _Hearing(line, engine, answers, rates)
-            hear.until_all(due_from_ns=0, within_s=FIRST_WITHIN_SECONDS)
-            began_ns = time.monotonic_ns() + round(max(SETTLE_SECONDS, SETTLE_FRAMES / slowest_fps) * 1e9)
+        ) as watched:
+            line = Line(watched, partial(require_as_others, engine, answers))
+            settles_ns = round(max(SETTLE_SECONDS, SETTLE_FRAMES / slowest_fps) * 1e9)
+            began_ns = settle(line, len(shown)) + settles_ns
             ended_ns = began_ns + round(seconds * 1e9)
-            hear.until_ns(ended_ns)
-            hear.until_all(due_from_ns=ended_ns, within_s=LAST_WITHIN_SECONDS)
-            line.stop()
-        seen = came_of(hear.told, rates, began_ns, ended_ns, not_heard=line.not_heard)
+            told = line.hear_until(ended_ns)
+            hear_to_the_end(line, told, len(shown), lambda one: _due_ns(one, told, rates) >= ended_ns)
+            watched.stop()
+        seen = came_of(told, rates, began_ns, ended_ns, not_heard=watched.not_heard)
         if not seen.latencies_ms:
             raise BenchError(
                 f"with {engine} no frame was inspected within {seconds:g} s on a line; ask for a lower rate with --fps"
             )
         return seen
+
+
+def _due_ns(one: Told, told: Sequence[Told], rates: Mapping[str, float]) -> int:
+    """When the last frame of a camera that was told of was due."""
+    camera = one.event.camera
+    return due_ns([each for each in told if each.event.camera == camera], rates[camera])[-1]
+
+
+def require_as_others(engine: EngineConfig, answers: Answers, event: VerdictEvent) -> None:
+    """See that an event says of its frame what was said with other settings.
+
+    Raises:
+        BenchError: it does not.
+    """
+    if event.frame_score is None:
+        return
+    if event.precision != engine.precision:
+        raise BenchError(f"a line that was to use {engine} inspected in {event.precision}")
+    answers.check(engine.precision, [(event.camera, event.frame_score)])
 
 
 def came_of(
@@ -106,7 +123,7 @@ def came_of(
     would look fast.
 
     Args:
-        told: all that was heard, from the first frame on: the more stamps, the surer one of them was in time.
+        told: all that was heard, also from before: the more stamps, the surer one of them was in time.
         rates: of the cameras, frames a second.
         not_heard: events that did not come.
     """
@@ -121,44 +138,6 @@ def came_of(
             else:
                 lost += one.event.frames
     return OnTheLine(latencies_ms, lost, len(latencies_ms) / ((ended_ns - began_ns) / 1e9))
-
-
-class _Hearing:
-    """Verdict events as they are heard, each held to what it must say."""
-
-    def __init__(self, line: WatchedLine, engine: EngineConfig, answers: Answers, rates: Mapping[str, float]) -> None:
-        self._line, self._engine, self._answers, self._rates = line, engine, answers, rates
-        self.told: list[Told] = []
-
-    def until_ns(self, end_ns: int) -> None:
-        while time.monotonic_ns() < end_ns:
-            self._take(self._line.next())
-
-    def until_all(self, *, due_from_ns: int, within_s: float) -> None:
-        """Until a frame of each camera that was due at a moment or later has been told of."""
-        there = set[str]()
-        give_up_s = time.monotonic() + within_s
-        while there != set(self._rates):
-            if time.monotonic() > give_up_s:
-                missing = ", ".join(sorted(set(self._rates) - there))
-                raise BenchError(f"with {self._engine} nothing came of {missing} within {within_s:.0f} s on a line")
-            event = self._take(self._line.next())
-            if event is not None and self._last_due_ns(event.camera) >= due_from_ns:
-                there.add(event.camera)
-
-    def _last_due_ns(self, camera: str) -> int:
-        """When the last frame of a camera that was told of was due."""
-        return due_ns([one for one in self.told if one.event.camera == camera], self._rates[camera])[-1]
-
-    def _take(self, heard: Heard | None) -> VerdictEvent | None:
-        if heard is None or not isinstance(event := heard.event, VerdictEvent):
-            return None
-        if event.frame_score is not None:
-            if event.precision != self._engine.precision:
-                raise BenchError(f"a line that was to use {self._engine} inspected in {event.precision}")
-            self._answers.check(self._engine, [(event.camera, event.frame_score)])
-        self.told.append(Told(event, heard.at_ns))
-        return event
 
 
 def _camera(shown: Shown, settings: CameraSettings, folder: Path) -> Keys:

@@ -12,9 +12,8 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from bench.tune.answers import Answers
 from bench.tune.shown import Shown
-from bench.tune.trial import paced, rushed
+from bench.tune.trial import Answers, paced, rushed
 from edge.bundle.golden import GoldenTilesError
 from edge.config import LineConfig
 from edge.engine_config import EngineConfig
@@ -127,17 +126,14 @@ def look(one: Tried, setup: Setup, shown: Sequence[Shown], seconds: float, answe
     rush(one, setup, shown, seconds, answers)
     if not one.is_fast_enough:
         return
-    seen = paced(setup, shown, seconds)
-    answers.check(one.engine, seen.scores)
-    one.latencies_ms += seen.latencies_ms
-    one.lost += seen.lost
+    latencies_ms, lost = paced(setup, shown, seconds, answers)
+    one.latencies_ms += latencies_ms
+    one.lost += lost
 
 
 def rush(one: Tried, setup: Setup, shown: Sequence[Shown], seconds: float, answers: Answers) -> None:
     """Show frames to one candidate as fast as it goes, for half of that time."""
-    seen = rushed(setup, shown, seconds / 2)
-    answers.check(one.engine, seen.scores)
-    one.times_as_fast.append(seen.times_as_fast)
+    one.times_as_fast.append(rushed(setup, shown, seconds / 2, answers))
 
 
 def rank(tried: Sequence[Tried]) -> list[Tried]:

@@ -6,14 +6,15 @@ the sockets, comes in `on_the_line`.
 
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from bench.tune.shown import Shown
+from edge.bundle import Bundle
 from edge.cameras.base import EndOfFrames
 from edge.errors import BenchError
 from edge.frames import BadFrame, Frame, Stamp
+from edge.inference import Precision
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Lane
 from edge.inspection.ledger import Ledger
@@ -33,8 +34,75 @@ WITHIN_SECONDS = 120.0
 STOP_WITHIN_SECONDS = 15.0
 
 
-class Told(NamedTuple):
-    """A frame's end."""
+class Answers:
+    """What frames were judged by: settings that skip work would answer otherwise.
+
+    That is the first score of each camera's picture in each precision, to which all others are held.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._scale, self._tolerances = bundle.golden().scale("logit"), bundle.manifest.tolerances
+        self._scores: dict[tuple[Precision, str], float] = {}
+
+    def check(self, precision: Precision, scores: Iterable[tuple[str, float]]) -> None:
+        """See that scores are those of the others.
+
+        Args:
+            scores: each with its frame's camera.
+        Raises:
+            BenchError: one is not.
+        """
+        for camera, score in scores:
+            first = self._scores.setdefault((precision, camera), score)
+            # Both may be off as the golden tiles may be.
+            most = 2 * self._tolerances[precision] * max(self._scale, abs(first))
+            if not abs(score - first) <= most:
+                raise BenchError(
+                    f"with these settings the frame's score is {score:.4f}, with others in {precision} {first:.4f}; "
+                    "nothing can be said of what is that far off"
+                )
+
+
+def paced(setup: Setup, shown: Sequence[Shown], seconds: float, answers: Answers) -> tuple[list[float], int]:
+    """Show frames at their rates for so long, and for some frames at least.
+
+    Returns:
+        Latencies of those that were inspected, ms, and how many were not.
+    Raises:
+        BenchError: the pipeline does not end, or answers otherwise than with other settings.
+    """
+    frames = {one.camera: SETTLE_FRAMES + max(LEAST_FRAMES, round(one.rate_fps * seconds)) for one in shown}
+    ends = _run(setup, shown, frames, answers, paced=True)
+    counted = [one for one in ends if one.number > SETTLE_FRAMES]
+    latencies_ms = [(one.told_ns - one.due_ns) / 1e6 for one in counted if one.score is not None]
+    return latencies_ms, len(counted) - len(latencies_ms)
+
+
+def rushed(setup: Setup, shown: Sequence[Shown], seconds: float, answers: Answers) -> float:
+    """Show frames as fast as they go, with one always waiting: how many times as fast as is asked could they come?
+
+    Args:
+        seconds: about so long it takes, and some frames at least.
+    Raises:
+        BenchError: as above.
+    """
+    slowest_fps = min(one.rate_fps for one in shown)
+
+    def run(at_rate_s: float) -> float:
+        """Seconds for the frames that come within `at_rate_s` at the asked rates."""
+        frames = {one.camera: max(1, round(one.rate_fps * at_rate_s)) for one in shown}
+        began_ns = time.monotonic_ns()
+        ends = _run(setup, shown, frames, answers, paced=False)
+        return (max(one.told_ns for one in ends) - began_ns) / 1e9
+
+    few_s = 1 / slowest_fps
+    took_s = run(few_s)
+    many_s = max(LEAST_AT_ONCE / slowest_fps, few_s * seconds / took_s)
+    return many_s / run(many_s)
+
+
+class _FrameEnd(NamedTuple):
+    """The end of a frame's way."""
 
     camera: str
     number: int
@@ -44,74 +112,6 @@ class Told(NamedTuple):
     told_ns: int
     score: float | None
     """Its highest logit; None: it was not inspected."""
-
-
-@dataclass(frozen=True)
-class Paced:
-    """Frames at the rate that was asked for."""
-
-    latencies_ms: list[float]
-    lost: int
-    """Frames that were not inspected."""
-    scores: list[tuple[str, float]]
-    """Of all frames that were inspected, with their cameras."""
-
-
-@dataclass(frozen=True)
-class Rushed:
-    """Frames as fast as they go, with one always waiting."""
-
-    times_as_fast: float
-    """How many times as fast as is asked they could come."""
-    scores: list[tuple[str, float]]
-    """As above."""
-
-
-def paced(setup: Setup, shown: Sequence[Shown], seconds: float) -> Paced:
-    """Show frames at their rates for so long, and for some frames at least.
-
-    Raises:
-        BenchError: the pipeline does not end.
-    """
-    frames = {one.camera: SETTLE_FRAMES + max(LEAST_FRAMES, round(one.rate_fps * seconds)) for one in shown}
-    told = _run(setup, shown, frames, paced=True)
-    counted = [one for one in told if one.number > SETTLE_FRAMES]
-    inspected = [one for one in counted if one.score is not None]
-    return Paced(
-        latencies_ms=[(one.told_ns - one.due_ns) / 1e6 for one in inspected],
-        lost=len(counted) - len(inspected),
-        scores=_scores(told),
-    )
-
-
-def rushed(setup: Setup, shown: Sequence[Shown], seconds: float) -> Rushed:
-    """Show frames as fast as they go.
-
-    Args:
-        seconds: about so long it takes, and some frames at least.
-    Raises:
-        BenchError: the pipeline does not end.
-    """
-    slowest_fps = min(one.rate_fps for one in shown)
-
-    scores = list[tuple[str, float]]()
-
-    def run(at_rate_s: float) -> float:
-        """Seconds for the frames that come within `at_rate_s` at the asked rates."""
-        frames = {one.camera: max(1, round(one.rate_fps * at_rate_s)) for one in shown}
-        began_ns = time.monotonic_ns()
-        told = _run(setup, shown, frames, paced=False)
-        scores.extend(_scores(told))
-        return (max(one.told_ns for one in told) - began_ns) / 1e9
-
-    few_s = 1 / slowest_fps
-    took_s = run(few_s)
-    many_s = max(LEAST_AT_ONCE / slowest_fps, few_s * seconds / took_s)
-    return Rushed(many_s / run(many_s), scores)
-
-
-def _scores(told: Sequence[Told]) -> list[tuple[str, float]]:
-    return [(one.camera, one.score) for one in told if one.score is not None]
 
 
 class _Source:
@@ -140,9 +140,11 @@ class _Source:
         self._interrupted.set()
 
 
-def _run(setup: Setup, shown: Sequence[Shown], frames: dict[str, int], *, paced: bool) -> list[Told]:
+def _run(
+    setup: Setup, shown: Sequence[Shown], frames: dict[str, int], answers: Answers, *, paced: bool
+) -> list[_FrameEnd]:
     """Frames of all cameras, to the end of each frame's way."""
-    told = list[Told]()
+    ends = list[_FrameEnd]()
     all_told = threading.Event()
     in_all = sum(frames.values())
 
@@ -153,8 +155,8 @@ def _run(setup: Setup, shown: Sequence[Shown], frames: dict[str, int], *, paced:
         now_ns = time.monotonic_ns()
         # A run of frames that were dropped is told as one.
         for number in range(stamp.number, stamp.number + stamp.frames):
-            told.append(Told(stamp.camera, number, stamp.captured_monotonic_ns, now_ns, score))
-        if len(told) == in_all:
+            ends.append(_FrameEnd(stamp.camera, number, stamp.captured_monotonic_ns, now_ns, score))
+        if len(ends) == in_all:
             all_told.set()
 
     began_ns = time.monotonic_ns() if paced else None
@@ -170,8 +172,9 @@ def _run(setup: Setup, shown: Sequence[Shown], frames: dict[str, int], *, paced:
         while not all_told.wait(0.05):
             pipeline.check()
             if time.monotonic() > give_up_s:
-                raise BenchError(f"{in_all - len(told)} of {in_all} frames did not come through the pipeline in time")
+                raise BenchError(f"{in_all - len(ends)} of {in_all} frames did not come through the pipeline in time")
     finally:
         pipeline.stop(STOP_WITHIN_SECONDS)
     pipeline.check()
-    return told
+    answers.check(setup.proven.engine.precision, [(one.camera, one.score) for one in ends if one.score is not None])
+    return ends

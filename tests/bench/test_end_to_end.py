@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace, TracebackType
-from typing import Any, Self
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import msgspec
@@ -26,20 +28,20 @@ import bench.end_to_end.highest as highest_rate
 from bench.bare_engine import BareEngine as OpenVinoAlone
 from bench.bare_engine import read_graph, unlike
 from bench.command import bench
-from bench.end_to_end.end_to_end import EndToEnd
-from bench.end_to_end.expected import expect
+from bench.end_to_end.bare import Bare, Chosen, expect
+from bench.end_to_end.end_to_end import EndToEnd, Plan, measure_end_to_end
 from bench.end_to_end.latency import STEP, Latency
-from bench.end_to_end.line import Line, Scene, Told, missed, running
-from bench.end_to_end.requests import Answer, Choose, Expected, Job, Look, Request
+from bench.end_to_end.line import Expected, Line, Scene, Told, missed, require_as_expected, running
 from bench.end_to_end.saturated import processor_of, taken_between
 from bench.end_to_end.window import settle, window_of
+from bench.engine_process import in_own_process
 from bench.engine_settings import Settings
 from bench.processes import ThreadTime, thread_times
 from bench.rate_search import Tries
 from bench.watched_line import Heard
 from edge.bundle import Bundle
 from edge.delivery.sockets import GONE_AFTER_MS
-from edge.errors import BenchError
+from edge.errors import BenchError, InputError
 from edge.inference import open_engine
 from edge.named_thread import NamedThread
 from edge.wire.events import VerdictEvent
@@ -65,7 +67,7 @@ def expected_of(pictures: Path, bundle: Bundle, defective: float) -> Expected:
 
 @pytest.fixture(scope="module")
 def scene(bundle: Bundle, pictures: Path) -> Scene:
-    return Scene(bundle, "f32", pictures, expected_of(pictures, bundle, 0.25), 2, 2, "defect", False, {"threads": 1})
+    return Scene(bundle, "f32", pictures, expected_of(pictures, bundle, 0.25), 2, 2, {"threads": 1})
 
 
 # What a line must say.
@@ -103,9 +105,9 @@ def test_a_real_line_is_heard_without_a_gap_and_held_to_its_pictures(scene: Scen
     assert missed(seen) == 0
     assert all(one.at_ns > one.captured_ns for one in seen)
 
-    def replay(**claimed: object) -> None:
+    def replay(**claimed: Any) -> None:
         watched: Any = SimpleNamespace(next=iter(heard).__next__)
-        line = Line(watched, msgspec.structs.replace(expected, **claimed), scene.heatmaps)
+        line = Line(watched, partial(require_as_expected, replace(expected, **claimed)))
         assert all(line.next() is not None for _ in heard)
 
     expected = scene.expected
@@ -157,22 +159,22 @@ def test_frames_are_counted_once_by_what_became_of_them() -> None:
         *(told(number, ms=5.0 + number) for number in (1, 2, 3)),
         told(4, frames=3, reason="dropped.overload"),
         told(8, reason="failed.engine"),  # nothing was heard of 7
-        told(1, camera="cam1", ms=50.0),
+        told(1, camera="cam1", ms=250.0),  # more than two periods
         told(2, camera="cam1", ms=0.0),
     ]
-    window = window_of(of, 2, 10.0, 1.0, 20.0, {}, MEMORY_MB)
+    window = window_of(of, 2, 10.0, 1.0, {}, MEMORY_MB)
     assert (window.frames, window.inspected, window.unheard, window.late) == (10, 5, 1, 1)
     assert (window.dropped, window.failed) == ({"overload": 3}, {"engine": 1})
     assert window.verdicts == {"GOOD": 5, "NO_VERDICT": 4}
     assert window.came_fps == 2.0, "of the slower camera"
     assert window.latency is not None
     assert window.jitter_periods == pytest.approx((window.latency.p99 - window.latency.p50) * 10 / 1e3)
-    none = window_of([told(1, reason="dropped.overload")], 2, 10.0, 1.0, 20.0, {}, MEMORY_MB)
+    none = window_of([told(1, reason="dropped.overload")], 2, 10.0, 1.0, {}, MEMORY_MB)
     assert (none.latency, none.jitter_periods, none.inspected, none.came_fps) == (None, None, 0, 0.0)
 
 
 def test_latency_counts_from_when_a_frame_was_due_and_not_from_a_late_stamp() -> None:
-    window = window_of([told(1, ms=0.0), told(2, ms=40.0), told(3, ms=0.0)], 1, 10.0, 1.0, 20.0, {}, MEMORY_MB)
+    window = window_of([told(1, ms=0.0), told(2, ms=40.0), told(3, ms=0.0)], 1, 10.0, 1.0, {}, MEMORY_MB)
     assert window.latency is not None
     assert window.latency.most == pytest.approx(40.0)
     assert window.camera_late_p99_ms == pytest.approx(4.0, rel=0.03)
@@ -230,6 +232,35 @@ def test_a_bare_engine_that_answers_something_else_is_found_out(bundle: Bundle) 
     assert "its logits are off" in (unlike(engine, logits, 1e-3) or "")
 
 
+def wrong_at_once(path: Path) -> None:
+    raise BenchError(f"there is no bundle in {path}")
+
+
+def test_what_loads_the_engine_is_another_process_that_tells_of_its_errors_and_ends_with_this_one(
+    bundle: Bundle, pictures: Path
+) -> None:
+    with in_own_process(Bare, bundle.path, "f32") as bare:
+        assert bare.look(pictures, 0.25).tiles == 4
+        chosen = bare.choose(0.001, 1)
+        assert chosen.figure == dict(chosen.tried)[chosen.settings]
+        assert bare.tiles_per_s(0.001) > 0
+        assert bare.choose_for_frames(1).figure > 0
+        assert bare.frame_ms() > 0
+        with pytest.raises(InputError, match="picture"):
+            bare.look(bundle.path)
+    with pytest.raises(BenchError, match="there is no bundle in"), in_own_process(wrong_at_once, bundle.path):
+        pass
+    with in_own_process(Doomed) as doomed, pytest.raises(BenchError, match="process ended with -9"):
+        doomed.end()
+    loaded = "import sys, bench.commands.end_to_end, bench.end_to_end.end_to_end; sys.exit('openvino' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0, "a bench maps no engine itself"
+
+
+class Doomed:
+    def end(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 # Where the processor's time goes.
 
 
@@ -284,14 +315,11 @@ def run(bundle: Bundle, pictures: Path, *arguments: str | Path) -> Result:
     return CliRunner().invoke(bench, list(map(str, given)))
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--fps", "10", "--seconds", "1"], pytest.param(["--quick"], marks=pytest.mark.long)], ids=str
-)
 def test_a_real_run_follows_every_frame_and_its_file_is_its_struct(
-    arguments: list[str], bundle: Bundle, pictures: Path, tmp_path: Path
+    bundle: Bundle, pictures: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "end-to-end.json"
-    result = run(bundle, pictures, *arguments, "--out", out, "--json")
+    result = run(bundle, pictures, "--fps", "10", "--seconds", "1", "--out", out, "--json")
     assert result.exception is None, result.output
     report = json.loads(out.read_bytes())
     assert (report.pop("bench"), report.pop("machine")["cores"] >= 1) == ("end-to-end", True)
@@ -300,46 +328,48 @@ def test_a_real_run_follows_every_frame_and_its_file_is_its_struct(
     assert found.window is not None
     assert found.window.frames >= found.window.inspected > 0
     assert found.window.pss_mb > 10
-    assert found.quick == (arguments == ["--quick"])
-    if found.quick:
-        assert found.idle is not None
-        assert found.saturated is not None
-        assert found.saturated.service_over_engine > 0
-        assert (processor := found.saturated.processor) is not None
-        assert {"infer", "cameras"} <= set(processor.rest_ms)
-        assert processor.inference_ms > 0
-        assert 0 < processor.rest_share < 1
+
+
+@pytest.mark.long
+def test_the_service_is_measured_beside_the_engine_and_at_its_highest_rate(
+    bundle: Bundle, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (
+        *(("CHOOSE_SECONDS", 0.01), ("CHOOSE_ROUNDS", 1), ("TURN_SECONDS", 0.5), ("IDLE_FRAMES", 3)),
+        *(("SEARCH_WINDOWS", 2), ("HOLD_SECONDS", 0.5)),
+    ):
+        monkeypatch.setattr(measuring, name, value)
+    plan = Plan(rate_fps=None, seconds=1.0, find_max=True, saturate=True, idle=True, rounds=2)
+    found = measure_end_to_end(
+        bundle, "f32", plan, pictures=pictures, frame_hw=HW, cameras=1, engine={"batch": 2}, say=print,
+        keep=lambda part: None,
+    )  # fmt: skip
+    assert found.engine_settings == {"batch": 2}
+    assert found.idle is not None
+    assert found.highest is not None
+    assert (saturated := found.saturated) is not None
+    assert (len(saturated.engine_turns_tiles_per_s), len(saturated.service_turns_tiles_per_s)) == (3, 2)
+    assert saturated.service_over_engine > 0
+    assert (processor := saturated.processor) is not None
+    assert {"infer", "cameras"} <= set(processor.rest_ms)
+    assert processor.inference_ms > 0
+    assert 0 < processor.rest_share < 1
 
 
 def test_a_run_that_did_not_end_well_says_so_in_its_file(
     scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Bare:
-        def __init__(self, job: Job) -> None:
-            self.answers = {
-                Look: Answer(expected=scene.expected),
-                Choose: Answer(settings=Settings(1, 1), tiles_per_s=9),
-            }
-
-        def ask(self, request: Request) -> Answer:
-            return self.answers[type(request)]
-
-        def __enter__(self) -> Self:
-            return self
-
-        def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-            pass
-
+    bare = SimpleNamespace(look=lambda folder: scene.expected, choose=lambda *_: Chosen(Settings(1, 1), 9.0, []))
     out = tmp_path / "end-to-end.json"
 
     def fail(*_: object, **__: object) -> None:
         assert msgspec.json.decode(out.read_bytes())["ended"] == "interrupted"  # as a kill would leave it
         raise BenchError("the service judged 1.png GOOD, and it is DEFECT")
 
-    monkeypatch.setattr(measuring, "BareEngine", Bare)
+    monkeypatch.setattr(measuring, "in_own_process", lambda *_: nullcontext(bare))
     monkeypatch.setattr(measuring, "saturate", lambda *_, **__: made.end_to_end().saturated)
     monkeypatch.setattr(measuring, "measure_idle", fail)
-    result = run(scene.bundle, scene.pictures, "--quick", "--out", out)
+    result = run(scene.bundle, scene.pictures, "--saturate", "--idle", "--out", out)
     assert result.exception is not None
     report = json.loads(out.read_bytes())
     assert report["saturated"] is not None

@@ -10,27 +10,20 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+from bench.classifier import Classifier
 from bench.commands.flops import flops as command
-from bench.flops import FUSIONS, count
+from bench.flops import count, layer_table
 from bench.flops_rows import Flops
-from bench.map_operations import rollout_operations
-from bench.torch_ways import Classifier
 from edge.errors import BenchError, ConfigError
-from export.rollout_graph import Rollout
 from train.compose import read_model
 from train.config import CnnConfig, VitConfig
 from train.models.build import build_model
-from train.models.rollout import Fusion
 from train.models.size import size_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CNN = CnnConfig(name="small", timm="test_efficientnet", weights="none", stride=16)
 VIT = VitConfig(name="small", timm="test_vit", weights="none", fusion="max", discard_ratio=0.0)
-
-
-def counted(config: CnnConfig | VitConfig, tile_px: int, *discard_ratios: float) -> Flops:
-    return count(config, tile_px=tile_px, discard_ratios=discard_ratios, by_layer=True)
 
 
 def by_hand(config: CnnConfig | VitConfig, tile_px: int) -> dict[str, int]:
@@ -57,54 +50,24 @@ def by_hand(config: CnnConfig | VitConfig, tile_px: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(("config", "tile_px"), [(CNN, 96), (VIT, 64)], ids=["cnn", "vit"])
-def test_every_layer_is_counted_as_by_hand_and_layers_add_up(config: CnnConfig | VitConfig, tile_px: int) -> None:
-    found = counted(config, tile_px)
-    layers = found.layers
-    assert layers is not None
-    assert {layer.name: layer.macs for layer in layers if layer.macs} == by_hand(config, tile_px)
-    assert sum(layer.parameters for layer in layers) == found.parameters
-    assert sum(layer.macs for layer in layers) == found.macs
-    assert sum(layer.macs_with_map for layer in layers) == found.macs_with_map
+def test_multiply_adds_are_those_of_every_layer_by_hand(config: CnnConfig | VitConfig, tile_px: int) -> None:
+    found, layers = count(config, tile_px=tile_px), by_hand(config, tile_px)
+    assert found.macs == sum(layers.values())
     assert found.gflops == 2 * found.macs / 1e9
     assert found.gflops_with_map == 2 * found.macs_with_map / 1e9
+    table = layer_table(config, tile_px=tile_px)
+    assert all(f".{name.rpartition('.')[2]} " in table for name in layers)
 
 
 def test_a_map_adds_its_layer_once_per_further_cell_or_a_row_times_each_layers_matrix() -> None:
-    found = counted(CNN, 96)
+    found = count(CNN, tile_px=96)
     (added,) = found.maps
     channels = build_model(CNN, 96)[0].head.weight.shape[1]
     assert found.map_hw == (6, 6)
     assert added.macs == found.macs_with_map - found.macs == channels * (6 * 6 - 1)
-    found = counted(VIT, 64, 0.0, 0.9)
+    found = count(VIT, tile_px=64)
     tokens, layers = 1 + 4 * 4, 6
-    assert found.macs_with_map - found.macs == layers * tokens**2
-    assert [(of.method, of.macs) for of in found.maps] == [
-        (f"rollout-{fusion}{discard}", layers * tokens**2) for discard in ("", "-discard-0.9") for fusion in FUSIONS
-    ]
-
-
-@pytest.mark.parametrize(
-    ("fusion", "discard_ratio", "per_entry"),
-    [
-        # Two comparisons of three heads, a sum of rows, a product and a sum in the chain.
-        ("max", 0.0, {"openvino": 5, "openvino bf16": 5, "onnxruntime": 5}),
-        ("mean", 0.0, {"openvino": 6, "openvino bf16": 6, "onnxruntime": 6}),
-        # 30 digits (14) of a comparison and a sum; then what goes is compared and left out, and ties counted.
-        # ONNX Runtime: six counts of a comparison, a product and a sum; then three more and a sort.
-        ("min", 0.9, {"openvino": 5 + 60 + 4, "openvino bf16": 5 + 28 + 2, "onnxruntime": 5 + 18 + 4}),
-    ],
-)
-def test_operations_of_a_rollout_are_those_of_its_passes_over_the_matrices(
-    fusion: Fusion, discard_ratio: float, per_entry: dict[str, int]
-) -> None:
-    """Vectors are left out here: they are 1 in 197 of it."""
-    tokens, layers = 197, 12
-    of = {"fusion": fusion, "discard_ratio": discard_ratio}
-    rollout = Rollout(tokens=tokens, prefix_tokens=1, heads=3, map_hw=(14, 14), **of)  # type: ignore[arg-type]
-    found = rollout_operations(rollout, layers)
-    assert found.keys() == per_entry.keys()
-    for name, operations in found.items():
-        assert operations == pytest.approx(per_entry[name] * layers * tokens**2, rel=0.005)
+    assert [(of.method, of.macs) for of in found.maps] == [("rollout-max", layers * tokens**2)]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +82,7 @@ def test_operations_of_a_rollout_are_those_of_its_passes_over_the_matrices(
 def test_known_networks_have_their_published_counts(
     name: str, tile_px: int, of_the_head: int, published: float, within: float
 ) -> None:
-    found, size = counted(read_model(name), tile_px), size_of(read_model(name), tile_px)
+    found, size = count(read_model(name), tile_px=tile_px), size_of(read_model(name), tile_px)
     assert found.macs + of_the_head == pytest.approx(published, rel=within)
     # A ViT's head is no matrix product for `heatline models`, but a sum of products.
     head = 192 if name.startswith("vit") else 0
@@ -136,7 +99,8 @@ def test_the_command_gives_systems_and_machine_as_json_or_a_sentence(tmp_path: P
     assert (report["bench"], report["tile_px"]) == ("flops", 64)
     assert report["machine"]["processor"]
     (system,) = msgspec.convert(report["systems"], list[Flops])
-    assert (system.model, system.layers) == ("test_vit", None)
+    assert system.model == "test_vit"
+    assert "blocks.0.attn" in invoke("--model", "test_vit", "--tile-px", "64", "--layers")
     with pytest.raises(ConfigError, match="no multiple of the patches"):
         invoke("--model", "test_vit", "--tile-px", "65")
     with pytest.raises(BenchError, match="cannot be written"):

@@ -1,7 +1,6 @@
-"""`heatline bench map-cost`: what it plans, what it runs, what it divides by what, and where it goes on."""
+"""`heatline bench map-cost`: what it plans, what it runs, and what it divides by what."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,14 +13,10 @@ from numpy.typing import NDArray
 import bench.map_cost.measure as measure_module
 import bench.map_cost.sweep as sweep_module
 import bench.turns
-from bench.machine import machine
 from bench.map_cost.graphs import WITH_MAP, ModelGraphs
-from bench.map_cost.measure import measure, unlike_the_model
-from bench.map_cost.plan import Asked, plan
-from bench.map_cost.rows import Cost, MapCosts, Setting, row_of
-from bench.map_cost.runs import Answers
-from bench.map_cost.sweep import Sweep, rows_in
-from bench.result_file import new_report, write_result
+from bench.map_cost.measure import Answers, measure, unlike_the_model
+from bench.map_cost.rows import Cost, Setting
+from bench.map_cost.sweep import Asked, measured_rows, plan
 from bench.spread import Spread
 from edge.errors import BenchError, PrecisionError
 from edge.inference import Precision
@@ -77,19 +72,18 @@ def measured(graphs: Any, config: CnnConfig | VitConfig, **asked: Any) -> Cost:
 # What is planned.
 
 
-def test_rows_are_the_models_own_all_there_are_or_those_that_are_named() -> None:
+def test_rows_are_the_models_own_or_those_that_are_named() -> None:
     def rows(config: CnnConfig | VitConfig, **asked: Any) -> list[tuple[object, ...]]:
-        return [(row.method, row.way, row.engine, row.precision, row.batch) for row in planned(config, **asked)]
+        return [(row.method, row.engine, row.precision, row.batch) for row in planned(config, **asked)]
 
-    assert rows(VIT) == [("rollout-max-discard-0.5", "graph", "openvino", "f32", 1)]
-    assert rows(CNN, everything=True) == [
-        *(("cam", "graph", "openvino", precision, 1) for precision in ("f32", "bf16", "int8")),
-        ("cam", "graph", "onnxruntime", "f32", 1),
-        ("cam", "hooks", "pytorch", "f32", 1),
-        ("grad-cam", "grad-cam", "pytorch", "f32", 1),
+    assert rows(VIT) == [("rollout-max-discard-0.5", "openvino", "f32", 1)]
+    assert rows(CNN, engines=["openvino", "onnxruntime"], batches=[1, 8, 8]) == [
+        ("cam", engine, "f32", batch) for engine in ("openvino", "onnxruntime") for batch in (1, 8)
     ]
-    everything = planned(VIT, everything=True)
-    assert len(everything) == len(set(everything)) == 3 * 2 * 5 + 1, "each fusion and ratio, and Grad-CAM knows neither"
+    assert rows(VIT, fusions=["min", "mean"], discard_ratios=[0.0, 0.9]) == [
+        (method, "openvino", "f32", 1)
+        for method in ("rollout-min", "rollout-min-discard-0.9", "rollout-mean", "rollout-mean-discard-0.9")
+    ]
 
 
 # What is run.
@@ -107,12 +101,6 @@ def test_a_graph_with_a_map_is_timed_beside_the_fastest_without(
     assert found.ratio == pytest.approx(found.map_ms_per_tile.median / found.bare_ms_per_tile.median)
     assert found.map_tiles_per_s == pytest.approx(1e3 / found.map_ms_per_tile.median)
     assert 0 < found.ratio_spread.lowest <= found.ratio_spread.median <= found.ratio_spread.highest
-
-
-def test_the_ways_of_others_are_timed_beside_pytorch() -> None:
-    graphs = ModelGraphs(CNN, TILE_PX, tiles_of(2))
-    for setting in planned(CNN, engines=["pytorch"]):
-        assert measure(setting, graphs, tiles_of(1), quiet).bare == "eager"
 
 
 def test_each_is_run_in_every_round_and_the_fastest_bare_classifier_is_what_counts(
@@ -212,50 +200,27 @@ def test_what_skips_its_work_before_it_is_timed_or_meanwhile_ends_the_row(
 
 # A sweep.
 
-COST = Cost(
-    bare="pooling", tiles_per_round=4, ratio=1.5, ratio_spread=Spread(1.5, 1.4, 1.6), map_tiles_per_s=333.0,
-    map_ms_per_tile=Spread(3.0, 2.9, 3.1), bare_ms_per_tile=Spread(2.0, 1.9, 2.1),
-)  # fmt: skip
-SETTINGS = planned(CNN, everything=True)
 
+def test_what_cannot_be_measured_is_a_row_with_the_reason_unless_it_is_the_only_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cost = Cost(
+        bare="pooling", tiles_per_round=4, ratio=1.5, ratio_spread=Spread(1.5, 1.4, 1.6), map_tiles_per_s=333.0,
+        map_ms_per_tile=Spread(3.0, 2.9, 3.1), bare_ms_per_tile=Spread(2.0, 1.9, 2.1),
+    )  # fmt: skip
 
-def test_each_row_is_kept_as_soon_as_it_is_measured_and_none_is_measured_again() -> None:
-    kept: list[MapCosts] = []
-    asked: list[Setting] = []
-
-    def cost(setting: Setting) -> Cost:
-        asked.append(setting)
-        assert [len(each.rows) for each in kept] == list(range(1, len(asked)))
+    def measure_but_bf16(setting: Setting, *_: object) -> Cost:
         if setting.precision == "bf16":
             raise PrecisionError("this processor has no bf16")
-        return COST
+        return cost
 
-    first = Sweep(SETTINGS[:4], [])
-    assert list(first.run(cost, kept.append)) == SETTINGS[:4] == asked
-    assert [row.not_done for row in first.rows] == [None, "this processor has no bf16", None, None]
-    assert all(row.at_utc and len(row.load or []) == 3 for row in first.rows)
-
-    of_another = row_of(planned(CNN, batches=[8])[0], cost=COST)
-    second = Sweep(SETTINGS, [*first.rows, of_another])
-    told = list(second.run(lambda setting: COST, kept.append))
-    assert told == [SETTINGS[1], *SETTINGS[4:]], "what could not be measured is tried again"
-    assert [sweep_module.setting_of(row) for row in second.rows] == SETTINGS
-    assert of_another in kept[-1].rows, "rows of other sweeps stay in the file"
-
-
-def test_rows_come_back_from_the_file_unless_they_are_of_another_machine_or_version(tmp_path: Path) -> None:
-    def file_of(**changed: Any) -> Path:
-        write_result(tmp_path / "rows.json", new_report("map-cost", {**machine(), **changed}, MapCosts(rows=rows)))
-        return tmp_path / "rows.json"
-
-    rows = [row_of(SETTINGS[0], cost=COST), row_of(SETTINGS[1], not_done="no bf16")]
-    assert rows_in(file_of(), machine()) == rows
-    assert rows_in(tmp_path / "none.json", machine()) == []
-    for changed, words in (
-        ({"cores": 64}, "cores 64, here"),
-        ({"affinity": [77]}, r"affinity \[77\], here"),
-        ({"commit": "0123456789ab"}, "commit 0123456789ab, here .* of one machine and one commit; name another file"),
-        ({"versions": {**machine()["versions"], "openvino": "1.0"}}, "openvino 1.0, here 20"),  # type: ignore[dict-item]
-    ):
-        with pytest.raises(BenchError, match=words):
-            rows_in(file_of(**changed), machine())
+    monkeypatch.setattr(sweep_module, "measure", measure_but_bf16)
+    monkeypatch.setattr(sweep_module, "ModelGraphs", lambda *_: None)
+    settings, configs = planned(CNN, precisions=["f32", "bf16", "int8"]), {CNN.name: CNN}
+    rows = list(measured_rows(settings, configs, quiet))
+    assert [(row.precision, row.cost, row.not_done) for row in rows] == [
+        ("f32", cost, None), ("bf16", None, "this processor has no bf16"), ("int8", cost, None)
+    ]  # fmt: skip
+    assert all(row.at_utc and len(row.load or []) == 3 for row in rows)
+    with pytest.raises(PrecisionError):
+        list(measured_rows(settings[1:2], configs, quiet))

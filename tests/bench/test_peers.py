@@ -11,6 +11,7 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,10 +20,11 @@ from bench.commands.peers import peers as command
 from bench.peers import expected
 from bench.peers.expected import Expected, Scale, TileAnswers, what_differs
 from bench.peers.net import as_anomalib_exports
-from bench.peers.peers import PeersBench, checked, faults, in_order, require_same_libraries
+from bench.peers.peers import PeersBench, checked, faults, require_same_libraries
 from bench.peers.prepare import Job, Prepared
 from bench.peers.systems import ENGINE, OURS, PEERS, SystemName
 from bench.peers.worker import Ready, Turn, Worker
+from bench.peers.workers.grad_cam import GradCam
 from bench.peers.workers.serve import summary
 from bench.result_file import read_result
 from edge.errors import BenchError
@@ -32,6 +34,8 @@ from edge.inference.devices import the_core
 from export.openvino_ir import to_ir
 from tests import small_bundle
 from tests.bench import made_results as made
+from train.config import CnnConfig
+from train.models.build import build_model
 
 ROOT = Path(__file__).parents[2]
 TILE = small_bundle.TILE
@@ -94,12 +98,6 @@ def test_a_system_that_cannot_run_is_a_sentence(tmp_path: Path, monkeypatch: pyt
     ):
         with pytest.raises(BenchError, match=re.escape(words)), worker:
             worker.become_ready(lambda line: None)
-
-
-def test_all_have_a_turn_in_each_round_and_every_other_round_goes_back() -> None:
-    names: list[SystemName] = [ENGINE, OURS, "anomalib"]
-    order = [(0, names), (1, names[::-1]), (2, names)]
-    assert list(in_order(names, 3)) == [(number, name) for number, of in order for name in of]
 
 
 def test_systems_on_different_libraries_are_not_compared_but_a_build_for_processors_is_the_same_version() -> None:
@@ -269,6 +267,23 @@ def test_ours_and_the_engine_alone_answer_as_the_network_worked_out_by_hand(tmp_
         assert checked(name, turn, prepared) < 1e-3
         if name == OURS:
             assert turn.answers["defective"].tolist() == [False, True, False, True]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_grad_cam_of_a_cnn_is_its_map_up_to_scale_where_that_speaks_for_a_defect() -> None:
+    """Its weights are the head's, divided by the number of cells."""
+    torch.manual_seed(3)
+    model = build_model(CnnConfig(name="small", timm="test_efficientnet", weights="none", stride=16), 96)[0].eval()
+    tiles = np.random.default_rng(2).integers(0, 256, (3, 96, 96, 3), np.uint8)
+    logits, maps = GradCam(model)(tiles)
+    with torch.no_grad():
+        our_logits, our_maps = (one.numpy() for one in model(torch.from_numpy(tiles)))
+    bias = model.get_parameter("head.bias").item()
+    np.testing.assert_allclose(logits, our_logits, rtol=1e-4, atol=1e-6)
+    for found, one in zip(maps, our_maps, strict=True):
+        large = cv2.resize(np.maximum(one - bias, 0), (96, 96))
+        assert np.ptp(large) > 0
+        assert np.corrcoef(found.ravel(), large.ravel())[0, 1] > 0.99999
 
 
 @pytest.mark.long

@@ -1,10 +1,8 @@
 """`heatline bench stages`: each stage does what the line does, is found out where it does not, and counts its bytes."""
 
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -13,16 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bench.spread import Spread
-from bench.stages.cost import Recorder
-from bench.stages.infer import BareEngine, require_answers
-from bench.stages.judge import Judge
+from bench.stages.inspecting import ReadyInputs, encode, judging, require_answers, stitch, tile, whole
 from bench.stages.prepared import Prepared, prepare
-from bench.stages.stage import Moved, Stage
+from bench.stages.stage import Recorder, Stage
 from bench.stages.stages import STACKED, STAGES, measure_stages, steps, to_facts
-from bench.stages.stitch import Stitch
-from bench.stages.tile import Tile
 from bench.stages.tile_counts import hw_of
-from bench.stages.whole import Whole
 from edge.bundle import Bundle
 from edge.bundle.proven_engine import open_proven_engine
 from edge.errors import BenchError
@@ -53,138 +46,125 @@ def prepared(bundle: Bundle) -> Iterator[Prepared]:
 
 
 def test_tiles_heatmap_and_regions_are_those_of_the_whole_way(prepared: Prepared) -> None:
-    stage = Tile(prepared)
-    stage.run()
-    cut = [tile for _, _, tile in oracles.tiles_of(prepared.picture, TILE, OVERLAP)]
-    for place, tile in {number % len(stage.inputs): tile for number, tile in enumerate(cut)}.items():
-        assert np.array_equal(stage.inputs[place, 0], tile)
-    expected, stitch, judge = prepared.judgement(prepared.defective), Stitch(prepared), Judge(prepared, defects=True)
-    stitch.run()
-    judge.run()
-    assert stitch.heatmap is not None
-    assert np.array_equal(stitch.heatmap, expected.heatmap)
-    assert judge.judgement is not None
-    assert judge.judgement.regions == expected.regions
-    whole = Whole(prepared, defects=True)
-    whole.run()
-    whole.expected = prepared.judgement(prepared.good)
-    with pytest.raises(BenchError, match="that the frame is judged as it was before"):
-        whole.check()
+    inputs = tile(prepared).run()
+    cut = [each for _, _, each in oracles.tiles_of(prepared.picture, TILE, OVERLAP)]
+    for place, each in {number % len(inputs): each for number, each in enumerate(cut)}.items():
+        assert np.array_equal(inputs[place, 0], each)
+    expected = prepared.judgement(prepared.defective)
+    assert np.array_equal(stitch(prepared).run(), expected.heatmap)
+    assert judging(prepared, defects=True).run().regions == expected.regions
 
 
-def test_the_bare_engine_answers_for_tiles_of_the_frame_and_for_no_others(prepared: Prepared) -> None:
-    tiles = np.stack([tile for _, _, tile in oracles.tiles_of(prepared.picture, TILE, OVERLAP)])
+def test_the_engine_by_itself_answers_for_tiles_of_the_frame_and_for_no_others(prepared: Prepared) -> None:
+    tiles = np.stack([each for _, _, each in oracles.tiles_of(prepared.picture, TILE, OVERLAP)])
     logits, others = infer(prepared.engine, tiles)[0], np.full((8, TILE, TILE, 3), 255, np.uint8)
-    bare = BareEngine(prepared)
+    ready = ReadyInputs(prepared)
     infer(prepared.engine, others)
-    bare.infer(6)
-    assert all(np.isclose(one, logits).any() for one in bare.logits)
-    require_answers(bare.logits, prepared, frames=2)
+    found = ready.infer(6)
+    assert all(np.isclose(one, logits).any() for one in found)
+    require_answers(found, prepared, frames=2)
     with pytest.raises(BenchError, match="answered 6 tiles of 3"):
-        require_answers(bare.logits, prepared)
+        require_answers(found, prepared)
     with pytest.raises(BenchError, match="otherwise than it had for the same tiles"):
-        require_answers([*bare.logits[:2], logits[0] + 1], prepared)
+        require_answers([*found[:2], logits[0] + 1], prepared)
     infer(prepared.engine, others)  # others used its inputs
-    bare.refill()
-    bare.infer(6)
-    require_answers(bare.logits, prepared, frames=2)
+    ready.refill()
+    require_answers(ready.infer(6), prepared, frames=2)
 
 
 # What it moves, and whether it is found out.
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_moves_what_is_counted_by_hand_and_a_run_that_did_not_happen_is_found_out(
-    prepared: Prepared, name: str, tmp_path: Path
+def test_a_stage_moves_what_is_counted_by_hand_and_its_work_of_before_is_found_out(
+    prepared: Prepared, name: str
 ) -> None:
     height, width = HW
     tiles = len(oracles.starts(height, TILE, OVERLAP)) * len(oracles.starts(width, TILE, OVERLAP))
     cells, answers = -(-height // CELL_PX) * -(-width // CELL_PX), tiles * 4 * (1 + CELLS * CELLS)
     by_hand = {
-        "grab": Moved(height * width, height * width * 3),
-        "tile": Moved(tiles * height * TILE * 3, tiles * TILE * TILE * 3),
-        "infer": Moved(tiles * TILE * TILE * 3, answers),
-        "stitch": Moved(tiles * CELLS * CELLS * 4, cells * 4),
-        "judge (good)": Moved(answers, 0),
-        "judge (defects)": Moved(answers + cells * 4, 0),
+        "grab": (height * width, height * width * 3),
+        "tile": (tiles * height * TILE * 3, tiles * TILE * TILE * 3),
+        "infer": (tiles * TILE * TILE * 3, answers),
+        "stitch": (tiles * CELLS * CELLS * 4, cells * 4),
+        "judge (good)": (answers, 0),
+        "judge (defects)": (answers + cells * 4, 0),
     }
-    with closing(STAGES[name](prepared, tmp_path)) as stage:
-        assert stage.timed() > 0
-        assert stage.moved() == by_hand.get(name, stage.moved())
-        if name.startswith("publish"):
-            assert stage.moved().read == stage.moved().written > 0
-        stage.check()
-        with pytest.raises(BenchError):
-            stage.check()
-        stage.run()
-        stage.check()
+    with ExitStack() as at_end:
+        stage = STAGES[name](prepared, at_end)
+        moved = stage.bytes_read, stage.bytes_written
+        assert moved == by_hand.get(name, moved)
+        first = stage.run()
+        stage.check(first)
+        again = stage.run()
+        assert stage.seconds is None or stage.seconds(again) > 0
+        stage.check(again)
+        if name.startswith(("grab", "publish", "tile")):  # of the others, each run makes the same
+            with pytest.raises(BenchError, match="so its time says nothing"):
+                stage.check(first)
+
+
+def test_a_stage_that_makes_something_else_is_found_out(prepared: Prepared) -> None:
+    good, defects = (judging(prepared, defects=has_any) for has_any in (False, True))
+    with_map, without = (encode(prepared, heatmap=has_one) for has_one in (True, False))
+    for stage, made in (
+        (good, defects.run()),
+        (defects, good.run()),
+        (whole(prepared, defects=True), prepared.judgement(prepared.good)),
+        (stitch(prepared), prepared.heatmap + np.float32(1)),
+        (with_map, without.run()),
+        (without, with_map.run()),
+        (STAGES["infer"](prepared, ExitStack()), []),
+    ):
+        with pytest.raises(BenchError, match="says nothing"):
+            stage.check(made)
 
 
 # What it costs.
 
 
-SPIN_NS = 20_000_000
+class Made:
+    """A stage whose n-th run takes n ms per frame by its own stamps, and that makes the number of the run."""
 
+    def __init__(self, frames: int = 1) -> None:
+        self.runs, self.checked = 0, list[int]()
+        self.stage = Stage(
+            "made", self.run, self.checked.append, 4, 8, frames=frames, seconds=lambda number: 0.001 * number * frames
+        )
 
-def spin() -> None:
-    began_ns = time.thread_time_ns()
-    while time.thread_time_ns() - began_ns < SPIN_NS:
-        pass
-
-
-class Made(Stage):
-    """A stage whose n-th run takes n ms per frame, and leaves a thread behind that takes processor time."""
-
-    name = "made"
-
-    def __init__(self, frames: int = 1, *, spins: bool = False) -> None:
-        self.frames, self.checked, self.runs, self._spins = frames, 0, 0, spins
-        self._thread = threading.Thread(target=lambda: None)
-        self._thread.start()
-
-    def run(self) -> None:
+    def run(self) -> int:
         self.runs += 1
-        np.empty((2, 250))
-        if self._spins:
-            self._thread = threading.Thread(target=spin)
-            self._thread.start()
-
-    def timed(self) -> float:
-        self.run()
-        return 0.001 * self.runs * self.frames
-
-    def check(self) -> None:
-        assert not self._spins or not self._thread.is_alive(), "it is waited for"
-        self.checked += 1
-
-    def moved(self) -> Moved:
-        return Moved(1, 2)
+        return self.runs
 
 
 def test_a_cost_is_of_all_rounds_without_settling_and_per_frame() -> None:
-    stage, rounds = Made(), []
-    recorder = Recorder(stage, lambda: rounds.append(stage.runs))
+    made, rounds = Made(), list[int]()
+    recorder = Recorder(made.stage, lambda: rounds.append(made.runs))
     recorder.settle()
     for frames in (3, 2):
         recorder(frames)
-    assert (rounds, stage.checked) == ([3, 6, 8], 3)
+    assert rounds == made.checked == [3, 6, 8], "the last run of each round is looked at"
     cost = recorder.cost()
     assert cost.ms == pytest.approx(Spread(6.25, 5.0, 7.5))
     assert cost.p99_ms == pytest.approx(np.percentile([4, 5, 6, 7, 8], 99))
-    assert (cost.bytes_read, cost.bytes_written) == (1, 2)
-    assert (cost.allocations, cost.allocated_bytes) == (1, 4000)
-    assert 4000 <= cost.peak_bytes < 8000
+    assert (cost.bytes_read, cost.bytes_written) == (4, 8)
 
-    several = Recorder(Made(frames=4), lambda: None)
+    several = Recorder(Made(frames=4).stage, lambda: None)
     for _ in range(2):
         several(9)  # two whole runs of four frames
     assert several.cost().ms == pytest.approx(Spread(2.5, 1.5, 3.5))
-    assert several.cost().allocated_bytes == 1000
+    assert several.cost().bytes_written == 2
 
-    spinning = Recorder(Made(spins=True), lambda: None)
-    for _ in range(3):
-        spinning(2)
-    assert float(np.median([one.cpu_s for one in spinning.rounds])) >= SPIN_NS / 1e9
+
+def test_processor_time_is_that_of_the_runs_per_frame() -> None:
+    def spin() -> None:
+        began_ns = time.thread_time_ns()
+        while time.thread_time_ns() - began_ns < 20_000_000:
+            pass
+
+    recorder = Recorder(Stage("spins", spin, lambda _: None, 0, 0, frames=2), lambda: None)
+    recorder(6)
+    assert recorder.cost().cpu_ms >= 10.0
 
 
 # All of it.
@@ -200,11 +180,11 @@ def test_a_frame_is_made_that_has_so_many_tiles(tiles: int, tile_px: int, data: 
 
 
 @pytest.mark.usefixtures("prepared")
-def test_the_picture_of_a_frame_adds_up(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_picture_of_a_frame_adds_up(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.stages.tile_counts.TILES_PER_RUN", 15)
     told: list[None] = []
     found = measure_stages(
-        bundle, "f32", sizes=[HW], tile_counts=[2, 6], rounds=1, frames=2, folder=tmp_path, say=lambda line: None,
+        bundle, "f32", sizes=[HW], tile_counts=[2, 6], rounds=1, frames=2, say=lambda line: None,
         done=lambda: told.append(None),
     )  # fmt: skip
     assert len(told) == steps([HW], [2, 6], rounds=1)

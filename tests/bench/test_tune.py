@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,15 +15,13 @@ from hypothesis import strategies as st
 from bench.commands.tune import tune as command
 from bench.spread import Spread
 from bench.tune import search as searching
-from bench.tune.answers import Answers
 from bench.tune.candidates import candidates, spelled_out
 from bench.tune.on_the_line import LEAST_FRAMES as LEAST_ON_THE_LINE
-from bench.tune.on_the_line import OnTheLine, _Hearing, came_of, on_the_line
+from bench.tune.on_the_line import OnTheLine, came_of, on_the_line, require_as_others
 from bench.tune.search import Tried, opened, rank, search
 from bench.tune.shown import Shown, shown_by
-from bench.tune.trial import LEAST_FRAMES, paced, rushed
+from bench.tune.trial import LEAST_FRAMES, Answers, paced, rushed
 from bench.tune.tune import Comparison, Side, Tune, is_better, measure_tune
-from bench.watched_line import Heard
 from edge.bundle import Bundle
 from edge.config import LineConfig, load_config
 from edge.engine_config import EngineConfig
@@ -124,34 +123,39 @@ def test_frames_of_all_cameras_go_the_whole_way_and_the_first_ones_do_not_count(
     config, shown = shows(line_of(tmp_path, bundle, cameras), bundle)
     with opened(Tried(engine=EngineConfig(threads=1)), config) as setup:
         assert setup is not None
-        seen, fast = paced(setup, shown, 0.1), rushed(setup, shown, 0.01)
-        assert len(seen.latencies_ms) + seen.lost == 20 + 5
-        one = paced(setup, shown[:1], 0.0)
-        assert len(one.latencies_ms) + one.lost == LEAST_FRAMES
-        assert all(latency_ms > 0 for latency_ms in seen.latencies_ms)
-        assert fast.times_as_fast > 0
+        seen: list[tuple[str, float]] = []
+        answers: Any = SimpleNamespace(check=lambda _, scores: seen.extend(scores))
+        latencies_ms, lost = paced(setup, shown, 0.1, answers)
+        assert len(latencies_ms) + lost == 20 + 5
+        assert all(latency_ms > 0 for latency_ms in latencies_ms)
+        of_one, lost = paced(setup, shown[:1], 0.0, answers)
+        assert len(of_one) + lost == LEAST_FRAMES
+        assert rushed(setup, shown, 0.01, answers) > 0
         expected = {}
         for each in shown:
             pending = setup.inspector.start(Frame(Stamp(each.camera, 1, number=1), each.picture, "RGB8"))
             expected[each.camera] = setup.inspector.finish(pending).score
-        assert {camera for camera, _ in fast.scores} == {"a", "b"}
-        for camera, score in [*seen.scores, *fast.scores]:
+        assert {camera for camera, _ in seen} == {"a", "b"}
+        for camera, score in seen:
             assert score == pytest.approx(expected[camera], rel=1e-5)
 
 
 def test_settings_that_answer_otherwise_or_skip_work_are_found_out(line: Path, bundle: Bundle) -> None:
     answers = Answers(bundle)
-    answers.check(EngineConfig(), [("top", 1.0), ("side", 7.0)])
-    answers.check(EngineConfig(batch=8), [("top", 1.0 + 1e-6), ("side", 7.0)])
+    answers.check("f32", [("top", 1.0), ("side", 7.0)])
+    answers.check("f32", [("top", 1.0 + 1e-6), ("side", 7.0)])
     for wrong in (1.1, float("nan")):
         with pytest.raises(BenchError, match=r"the frame's score is .*, with others in f32 1\.0000"):
-            answers.check(EngineConfig(batch=4), [("top", 1.0), ("top", wrong)])
+            answers.check("f32", [("top", 1.0), ("top", wrong)])
     config, shown = shows(line, bundle)
     with pytest.raises(BenchError, match="the frame's score is"):
         search([Tried(engine=EngineConfig(threads=1))], config, shown, answers, seconds=SECONDS, say=lambda _: None)
-    on_a_line: Any = _Hearing(None, EngineConfig(threads=1), answers, {"side": 1.0})  # type: ignore[arg-type]
+    event = made.verdict(1, camera="side")
     with pytest.raises(BenchError, match="the frame's score is"):
-        on_a_line._take(Heard(made.verdict(1, camera="side"), 0))
+        require_as_others(EngineConfig(threads=1), answers, event)
+    with pytest.raises(BenchError, match="inspected in f32"):
+        require_as_others(EngineConfig(precision="int8"), answers, event)
+    require_as_others(EngineConfig(), answers, made.verdict(2, reason="dropped.overload", frame_score=None))
 
 
 def test_the_whole_service_runs_as_the_line_does_with_one_setting(tmp_path: Path, bundle: Bundle) -> None:
@@ -161,7 +165,7 @@ def test_the_whole_service_runs_as_the_line_does_with_one_setting(tmp_path: Path
     answers = Answers(bundle)
     with opened(Tried(engine=ONE), config) as setup:
         assert setup is not None
-        answers.check(ONE, rushed(setup, shown, 0.01).scores)
+        rushed(setup, shown, 0.01, answers)
     seen = on_the_line(ONE, config, bundle, shown, answers, seconds=0.0)
     in_all = LEAST_ON_THE_LINE * (1 + 50 / 25)
     assert 0 < len(seen.latencies_ms) + seen.lost <= in_all + 3

@@ -14,10 +14,8 @@ import torch
 from rich.progress import Progress
 
 from edge.cli.output import progress_console
-from edge.errors import TrainingError
 from edge.text import format_count
 from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
-from train.compose import write_config
 from train.config import DenseRecipeConfig, TrainConfig
 from train.dense.copies import Painter, grid_samples, picture_digests, plan_copies
 from train.dense.cross_validation import cross_validate, divide_groups
@@ -65,7 +63,7 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
     data = read_data(config)
     split = split_data(config, data)
     images = split.images(data, "train")
-    write_run(run, config)
+    run.begin(config)
     store = FrameStore.build(images, run.cache, tracked("decoding pictures"))
     rule = TileRule(**msgspec.structs.asdict(config.tiles))
     tiles = know_tiles(store, rule)
@@ -136,21 +134,6 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
         )
     )
     shutil.rmtree(run.cache)
-
-
-def write_run(run: RunFolder, config: TrainConfig) -> None:
-    """Begin a run's folder.
-
-    Raises:
-        TrainingError: it cannot be written.
-    """
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(
-            f"{run.folder} cannot be written ({error.strerror}); make room, or choose another place with out="
-        ) from error
-    write_whole(run.config, lambda file: write_config(config, file))
 
 
 def _figures(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:

@@ -6,8 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor
 
-from bench.torch_ways import GradCam
+from bench.classifier import Classifier
+from train.models.cnn import CamClassifier
+from train.models.explained import ExplainedClassifier
 
 LIBRARIES = ["grad-cam", "torch", "timm", "numpy"]
 
@@ -49,3 +54,35 @@ class System:
         now = perf_counter()
         self.laps[part] = self.laps.get(part, 0.0) + now - began
         return now
+
+
+class GradCam:
+    """`GradCAM` of pytorch-grad-cam as its README says: one object for all batches, logits from `cam.outputs`.
+
+    Its target is the CNN's last stage, or a ViT's `blocks[-1].norm1` with a `reshape_transform`. It goes forward and
+    back through the whole network. Of a CNN with such a head its map is ours, of a ViT it is another one.
+    """
+
+    def __init__(self, model: ExplainedClassifier) -> None:
+        self._classifier = Classifier(model)
+        map_hw = model.map_hw
+        if isinstance(model, CamClassifier):
+            self._cam = GradCAM(model=self._classifier, target_layers=[self._classifier.features])
+        else:
+            network = self._classifier.features
+            prefix: int = network.num_prefix_tokens
+
+            def as_picture(tokens: Tensor) -> Tensor:
+                """[N, tokens, width] as [N, width, h, w]."""
+                return tokens[:, prefix:].reshape(len(tokens), *map_hw, -1).permute(0, 3, 1, 2)
+
+            self._cam = GradCAM(
+                model=self._classifier, target_layers=[network.blocks[-1].norm1], reshape_transform=as_picture
+            )
+        self._target = ClassifierOutputTarget(0)
+
+    def __call__(self, tiles: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of tiles [N, H, W, 3] logits [N], and maps [N, H, W] from 0 to 1 without what speaks against a defect."""
+        maps = self._cam(input_tensor=self._classifier.images(tiles), targets=[self._target] * len(tiles))
+        logits: NDArray[np.float32] = self._cam.outputs[:, 0].detach().numpy()
+        return logits, maps

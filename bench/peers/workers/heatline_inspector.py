@@ -1,16 +1,14 @@
 """Ours: the line's own inspector. One frame's tiles are with the engine while the one before is judged."""
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.pipelined import inspect_pipelined
 from edge.bundle.manifest import Calibration, Grid, Map
 from edge.frames import Frame, Stamp
 from edge.inference import open_engine
 from edge.inspection.inspector import Inspector, PendingFrame
-from edge.inspection.pipeline import FRAMES_WITH_ENGINE
 
 LIBRARIES = ["heatline", "openvino", "numpy"]
 
@@ -58,20 +56,8 @@ class System:
         self._inspector = Inspector(_Settings(grid, Map("", tuple(job["map_hw"])), calibration), self._engine)
 
     def __call__(self, frames: Any) -> list[tuple[Any, Any, bool]]:
-        """As the line's pipeline does: this thread starts frames and takes in what the engine answers."""
-        answers = []
-        waiting: deque[Future[tuple[Any, Any, bool]]] = deque()
-        with ThreadPoolExecutor(1) as judge:
-            for number, image in enumerate(frames):
-                if len(waiting) == FRAMES_WITH_ENGINE:
-                    while not waiting[0].done() and self._engine.collect():
-                        pass
-                    answers.append(waiting.popleft().result())
-                pending = self._inspector.start(Frame(Stamp("bench", number), image, "RGB8"))
-                waiting.append(judge.submit(self._finish, pending))
-            self._engine.drain()
-            answers += [one.result() for one in waiting]
-        return answers
+        shown = (Frame(Stamp("bench", number), image, "RGB8") for number, image in enumerate(frames))
+        return inspect_pipelined(self._engine, self._inspector, shown, self._finish)
 
     def _finish(self, pending: PendingFrame) -> tuple[Any, Any, bool]:
         judgement = self._inspector.finish(pending)

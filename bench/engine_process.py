@@ -1,0 +1,92 @@
+"""A process of its own for whatever loads the engine.
+
+A bench that mapped the engine's libraries itself would make a service look smaller than it is, and keep their files in
+memory.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any, TypeVar, cast
+
+from edge.errors import BenchError, HeatlineError
+
+Made = TypeVar("Made")
+
+
+@contextmanager
+def in_own_process(make: Callable[..., Made], *arguments: object) -> Iterator[Made]:
+    """An object in another process: its methods are called here and run there, one at a time.
+
+    Args:
+        make: makes the object there; of a module, as it is pickled.
+    Raises:
+        HeatlineError: of `make`, and later of a method.
+        BenchError: the process has ended.
+    """
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, make, arguments), daemon=True)
+    process.start()
+    there.close()
+    try:
+        remote = _Remote(process, here)
+        remote.answer()
+        yield cast(Made, remote)
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+
+
+class _Remote:
+    """Stands for the object here."""
+
+    def __init__(self, process: SpawnProcess, connection: Connection) -> None:
+        self._process, self._connection = process, connection
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def call(*arguments: object) -> Any:
+            self._connection.send((method, arguments))
+            return self.answer()
+
+        return call
+
+    def answer(self) -> Any:
+        """What the last call came to."""
+        try:
+            answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._process.join()
+            code = self._process.exitcode
+            raise BenchError(
+                f"the bare engine's process ended with {code}; what it said is above, report this"
+            ) from error
+        if isinstance(answer, HeatlineError):
+            raise answer
+        return answer
+
+
+def _serve(bench: Connection, make: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+    """Make the object, and call its methods until the bench has gone, which may have been killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the bench, which ends this
+    os.dup2(2, 1)  # what a library prints is no result
+
+    def answered(call: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
+        try:
+            return call(*arguments)
+        except HeatlineError as error:
+            return error
+
+    made = answered(make, arguments)
+    bench.send(made if isinstance(made, HeatlineError) else None)
+    while True:
+        try:
+            method, arguments = bench.recv()
+        except EOFError:
+            return
+        bench.send(answered(getattr(made, method), arguments))

@@ -1,0 +1,35 @@
+"""Frames through the inspector as the line's pipeline does it: one is judged while the next ones are inferred."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from edge.frames import Frame
+from edge.inference import Engine
+from edge.inspection.inspector import Inspector, PendingFrame
+from edge.inspection.pipeline import FRAMES_WITH_ENGINE
+
+Found = TypeVar("Found")
+
+
+def inspect_pipelined(
+    engine: Engine, inspector: Inspector, frames: Iterable[Frame], finish: Callable[[PendingFrame], Found]
+) -> list[Found]:
+    """Start frames and take in what the engine answers, while another thread judges.
+
+    Args:
+        finish: ends a frame's way in that thread; what it returns is returned for each frame, in order.
+    """
+    found: list[Found] = []
+    waiting: deque[Future[Found]] = deque()
+    with ThreadPoolExecutor(1) as judge:
+        for frame in frames:
+            if len(waiting) == FRAMES_WITH_ENGINE:
+                while not waiting[0].done() and engine.collect():
+                    pass
+                found.append(waiting.popleft().result())
+            waiting.append(judge.submit(finish, inspector.start(frame)))
+        engine.drain()
+        found += [one.result() for one in waiting]
+    return found

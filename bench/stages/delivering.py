@@ -1,0 +1,234 @@
+"""The stages that leave this process: a camera's frame to here, an event to the disk, an event to a subscriber."""
+
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from bench.stages.listener import Heard
+from bench.stages.prepared import CAMERA, Prepared
+from bench.stages.stage import Stage, require
+from bench.watched_line import free_address
+from edge.cameras.base import Opened
+from edge.cameras.channel import Fired
+from edge.cameras.host import Arrived, CameraProcess
+from edge.cameras.pattern import pattern
+from edge.cameras.settings import PatternSettings
+from edge.colour import to_rgb
+from edge.delivery.journal.journalling import Journalling
+from edge.delivery.journal.reader import JournalReader
+from edge.delivery.publisher import Publisher
+from edge.errors import BenchError
+from edge.wire.events import CountedEvent, Message, VerdictEvent, header_of, to_frames
+
+WITHIN_SECONDS = 30.0
+GROUP = 32
+"""Events that share a commit where many come; the publisher lets up to 256 do so."""
+KEEP_BYTES = 4 << 30
+KEEP_SECONDS = 1e9
+
+
+def grab(prepared: Prepared, at_end: ExitStack) -> Stage:
+    """From a picture's capture in a camera's own process, through shared memory, to a frame in this one.
+
+    The camera is a triggered `pattern`, whose pictures are drawn beforehand. `run` lasts from its trigger. The pixels
+    are not looked at.
+
+    Raises:
+        BenchError: its process does not do as it should.
+    """
+    camera = _Camera(prepared.hw)
+    at_end.callback(camera.close)
+    camera.await_opened()
+
+    def check(arrived: Arrived) -> None:
+        frame_id = arrived.frame.stamp.frame_id
+        require(frame_id == camera.fired, "that the frame is the newest")
+        drawn = to_rgb(pattern(camera.fired, prepared.hw), "Mono8")
+        require(np.array_equal(arrived.frame.image, drawn), "that the frame's pixels are those of the camera's picture")
+
+    height, width = prepared.hw
+    return Stage(
+        "grab",
+        camera.shoot,
+        check,
+        bytes_read=height * width,
+        bytes_written=prepared.picture.nbytes,
+        helpers=(camera.pid,),
+        seconds=camera.seconds,
+    )
+
+
+class _Camera:
+    """A camera's process that takes a picture when it is told to."""
+
+    def __init__(self, hw: tuple[int, int]) -> None:
+        self._process = CameraProcess(
+            PatternSettings(name=CAMERA, draw_size=(hw[1], hw[0]), rate_fps=None, trigger="software")
+        )
+        self.pid = self._process.pid
+        self._poll = select.poll()
+        self._poll.register(self._process.fileno(), select.POLLIN)
+        self._arrived: Arrived | None = None
+        self._came_ns = 0
+        self.fired = 0
+
+    def await_opened(self) -> None:
+        while not isinstance(self._next(), Opened):
+            pass
+
+    def shoot(self) -> Arrived:
+        """Its next picture, which is there until the one after."""
+        if self._arrived is not None:
+            self._arrived.frame.release()
+        self.fired += 1
+        self._process.fire(self.fired, time.monotonic_ns() + round(WITHIN_SECONDS * 1e9))
+        while not isinstance(news := self._next(), Arrived):
+            pass
+        self._came_ns = time.monotonic_ns()
+        self._arrived = news
+        return news
+
+    def seconds(self, arrived: Arrived) -> float:
+        """From the capture of the last picture to its arrival here."""
+        return (self._came_ns - arrived.frame.stamp.captured_monotonic_ns) / 1e9
+
+    def close(self) -> None:
+        self._arrived = None
+        self._process.kill()
+
+    def _next(self) -> object:
+        give_up = time.monotonic() + WITHIN_SECONDS
+        while (news := self._process.receive()) is None:
+            if not self._poll.poll(max(give_up - time.monotonic(), 0) * 1e3):
+                raise BenchError(f"the camera's process said nothing for {WITHIN_SECONDS:.0f} s")
+        if isinstance(news, Fired) and news.error is not None:
+            raise BenchError(f"the camera did not take its trigger: {news.error}")
+        if not isinstance(news, Opened | Arrived | Fired):
+            raise BenchError(f"the camera's process said {news}, where a frame was expected")
+        return news
+
+
+def journal(prepared: Prepared, at_end: ExitStack, *, heatmap: bool, group: bool) -> Stage:
+    """The event of a frame with defects, numbered, kept and synced to the disk, as the publisher has it done.
+
+    The journal lies where temporary files do.
+
+    Args:
+        heatmap: whether the event carries its heatmap.
+        group: whether as many share a commit as do where many come; else it has one by itself.
+    Raises:
+        BenchError: the journal takes no events there.
+    """
+    frames, message = GROUP if group else 1, prepared.message("always" if heatmap else "never")
+    place = Path(at_end.enter_context(tempfile.TemporaryDirectory()))
+    journalling = Journalling("bench", "0" * 32, place, KEEP_SECONDS, KEEP_BYTES, lambda _: {})
+    at_end.callback(journalling.close)
+
+    def require_kept() -> None:
+        state = journalling.state()
+        if state is None or state.live_only is not None:
+            raise BenchError(f"the journal takes no events: {state and state.live_only}; name another place by TMPDIR")
+
+    journalling.tend()  # it keeps an event of its own first, that it was begun
+    require_kept()
+    reader = at_end.enter_context(JournalReader.open(place))
+
+    def check(kept: list[Message]) -> None:
+        require_kept()
+        require(len(kept) == frames, "that all its events were kept")
+        first = kept[0].event
+        assert isinstance(first, CountedEvent)
+        stored = reader.read(
+            first.seq - 1, through_seq=first.seq + frames - 1, at_most_bytes=sys.maxsize, heatmaps=True
+        ).records
+        require(
+            [record.header for record in stored] == [header_of(one.event) for one in kept]
+            and {record.heatmap for record in stored} == {message.png},
+            "that the journal holds what was to be kept",
+        )
+
+    # Of the events alone: SQLite writes whole pages, and each of them twice.
+    size = frames * (len(header_of(message.event)) + len(message.png or b""))
+    return Stage(
+        "journal",
+        lambda: journalling.commit([message] * frames),
+        check,
+        bytes_read=size,
+        bytes_written=size,
+        variant=f"{'group' if group else 'one'}, {'heatmap' if heatmap else 'no heatmap'}",
+        frames=frames,
+    )
+
+
+def publish(prepared: Prepared, at_end: ExitStack, *, heatmap: bool) -> Stage:
+    """From the hand-over to the publisher, over TCP, live, to a subscriber in another process that reads all of it.
+
+    `run` lasts until word of the receipt is back.
+
+    Args:
+        heatmap: whether the event carries its heatmap.
+    Raises:
+        BenchError: the subscriber's process does not do as it should.
+    """
+    way = _ToSubscriber(prepared.message("always" if heatmap else "never"))
+    at_end.callback(way.close)
+    way.await_subscriber()
+    size = sum(map(len, to_frames(way.sent)))
+    return Stage(
+        "publish",
+        way.send,
+        check=lambda heard: require(heard == Heard.of(way.sent, heard.at_ns), "that what was heard is what was sent"),
+        bytes_read=size,
+        bytes_written=size,
+        variant="heatmap" if heatmap else "no heatmap",
+        helpers=(way.pid,),
+        seconds=lambda heard: (heard.at_ns - way.sent_ns) / 1e9,
+    )
+
+
+class _ToSubscriber:
+    """A publisher, and a subscriber in a process of its own (`bench.stages.listener`)."""
+
+    def __init__(self, message: Message) -> None:
+        self.sent, self.sent_ns = message, 0
+        self._address = free_address()
+        self._publisher = Publisher(self._address)
+        self._publisher.start()
+        self._listener = subprocess.Popen(
+            [sys.executable, "-m", "bench.stages.listener", self._address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,  # Ctrl-C in a terminal is for this process alone
+        )
+        self.pid = self._listener.pid
+
+    def await_subscriber(self) -> None:
+        if not self._publisher.wait_for_subscriber(WITHIN_SECONDS):
+            raise BenchError(f"nobody subscribed to {self._address} within {WITHIN_SECONDS:.0f} s")
+
+    def send(self) -> Heard:
+        """The same event with the next number, and what was heard of it."""
+        event = self.sent.event
+        assert isinstance(event, VerdictEvent)
+        assert self._listener.stdout is not None
+        self.sent = Message(msgspec.structs.replace(event, seq=event.seq + 1), self.sent.png)
+        self.sent_ns = time.monotonic_ns()
+        self._publisher.send(self.sent)
+        if not select.select([self._listener.stdout], [], [], WITHIN_SECONDS)[0]:
+            raise BenchError(f"event {event.seq + 1} was not heard within {WITHIN_SECONDS:.0f} s")
+        line = self._listener.stdout.readline()
+        if not line:
+            raise BenchError(f"the subscriber ended with exit code {self._listener.wait()}; see its output above")
+        return msgspec.json.decode(line, type=Heard)
+
+    def close(self) -> None:
+        self._publisher.close()
+        self._listener.kill()
+        self._listener.communicate()
