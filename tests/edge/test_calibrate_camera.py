@@ -16,7 +16,7 @@ from edge.bundle.product_tiles import product_tiles_bytes
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
-from edge.service.preparing import prepare
+from edge.service.loading import prepare
 from tests.command import complaint, heatline
 from tests.edge.lines import write_pictures
 from tests.edge.test_plausibility import CHANNELS, frames
