@@ -54,7 +54,12 @@ class LineFile:
         camera: Keys = {"kind": "pattern", "name": "top", "draw_size": [width, height], "frames": 1}
         # The first frame is shown once somebody has subscribed, so that its event is not missed.
         events: Keys = {"bind": self.events, "wait_for_subscriber_s": WITHIN_SECONDS}
-        write_line_file(self.path, bundle.path, [camera], {"engine": {"precision": precision}, "events": events})
+        tables: dict[str, Keys] = {
+            "engine": {"precision": precision},
+            "thresholds": {"check_plausibility": False},  # the drawn frame does not show the bundle's product
+            "events": events,
+        }
+        write_line_file(self.path, bundle.path, [camera], tables)
 
     def start(self, cache: Path | None, *, options: Sequence[str] = ()) -> Start:
         """Start the service, and wait for its first verdict and its end.

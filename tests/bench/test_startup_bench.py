@@ -12,6 +12,7 @@ from bench.startup import startup as measuring
 from bench.startup.start import AFTER_READY, BEFORE_THE_FIRST_WORD, SAID, LineFile, Start
 from bench.startup.startup import IN_WORDS, measure_startup, starts_in_all
 from edge.bundle import Bundle
+from edge.config import load_config
 from edge.errors import BenchError
 
 HW = (240, 300)
@@ -21,6 +22,10 @@ PHASES = [BEFORE_THE_FIRST_WORD, *SAID, AFTER_READY]
 @pytest.fixture
 def line(tmp_path: Path, bundle: Bundle) -> LineFile:
     return LineFile(tmp_path, bundle, "f32", HW)
+
+
+def test_the_drawn_frame_is_judged_though_it_does_not_show_the_product(line: LineFile) -> None:
+    assert load_config(line.path).thresholds.check_plausibility is False
 
 
 def test_a_start_is_timed_phase_by_phase_in_the_services_own_words(line: LineFile) -> None:
