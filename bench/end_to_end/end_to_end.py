@@ -17,7 +17,6 @@ from bench.end_to_end.window import Window, run_window
 from bench.engine_process import in_own_process
 from bench.engine_settings import Settings
 from bench.rate_search import Tries
-from bench.targets import SHARE_OF_HIGHEST
 from bench.watched_line import Keys
 from edge.bundle import Bundle
 from edge.inference import Precision
@@ -34,6 +33,8 @@ TURN_SECONDS = 6.0
 IDLE_FRAMES = 20
 """Of each round."""
 SEARCH_WINDOWS = 12
+SHARE_OF_HIGHEST = 0.8
+"""Of the highest rate: that of the window where none is named."""
 HOLD_SECONDS = 60.0
 """Without a loss. Frames that wait hide for a while that others come faster: three of them, at three a second in a
 minute, a rate that is 2 % too high."""

@@ -14,7 +14,6 @@ import msgspec
 from bench.proven import require_engine_in
 from bench.spread import Spread
 from bench.startup.start import LineFile, Start, import_times_ms
-from bench.targets import READY_S
 from edge.bundle import Bundle
 from edge.errors import BenchError
 from edge.inference import Precision
@@ -31,7 +30,7 @@ IN_WORDS: Mapping[Condition, str] = {
 CacheUse = Literal["taken from", "left alone", "filled anew"]
 COLD: Sequence[Condition] = ("cold", "cold, cached")
 CACHED: Sequence[Condition] = ("cold, cached", "cached")
-"""Those that the target is for: a line PC at power-on, and a service that starts again."""
+"""A line PC at power-on, and a service that starts again."""
 
 
 class Starts(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,10 +195,4 @@ def to_facts(found: StartUp, *, is_virtual: bool = False) -> dict[str, object]:
     elif is_virtual:
         facts["cold"] = "this machine is virtual: its host may hold the files in memory still, so a real disk is slower"
     facts["imports"] = ", ".join(f"{name} {ms:.0f} ms" for name, ms in list(found.imports_ms.items())[:8])
-    for condition in CACHED:
-        if condition in found.conditions:
-            ready_s = found.conditions[condition].ready_s.median
-            facts[f"target, {condition}"] = (
-                f"READY within {READY_S:g} s, {IN_WORDS[condition]}: {'reached' if ready_s < READY_S else 'missed'}"
-            )
     return facts
