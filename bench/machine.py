@@ -128,6 +128,16 @@ def commit() -> str | None:
     return described.stdout.strip()
 
 
+def file_system(path: Path) -> str:
+    """Kind of the file system of a folder: how long a sync takes is the disk's, and one in memory has none."""
+    best, kind = "", "unknown"
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, place, found, *_ = line.split()
+        if str(path.resolve()).startswith(place) and len(place) >= len(best):
+            best, kind = place, found
+    return kind
+
+
 def _cpuinfo() -> dict[str, str]:
     """What the kernel says of the last core; a machine's cores are alike enough."""
     lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.file_system import file_system
+from bench.machine import file_system
 from bench.proven import engine_in
 from bench.spread import Spread
 from bench.stages.delivering import grab, journal, publish

@@ -9,10 +9,9 @@ import msgspec
 from bench.end_to_end.end_to_end import EndToEnd
 from bench.end_to_end.highest import Highest
 from bench.end_to_end.idle import Idle
-from bench.end_to_end.latency import Latency
 from bench.end_to_end.line import Told
 from bench.end_to_end.saturated import Processor, Saturated
-from bench.end_to_end.window import Window
+from bench.end_to_end.window import Latency, Window
 from bench.engine_settings import Settings
 from bench.flops_rows import Flops, FlopsBench, MapAdds
 from bench.machine import Machine
@@ -20,7 +19,6 @@ from bench.map_cost.rows import Cost as MapCost
 from bench.map_cost.rows import MapCosts, Row
 from bench.peers.peers import PeersBench, SystemSpeed
 from bench.peers.systems import ENGINE, OURS, Cannot, SystemName
-from bench.rate_search import Trial
 from bench.recipes.rows import FoldFigures, RecipeResult
 from bench.result_file import new_report, write_result
 from bench.spread import Spread
@@ -48,15 +46,19 @@ def a_machine(**changed: Any) -> dict[str, object]:
 
 
 def end_to_end() -> EndToEnd:
-    held = Trial(
-        asked_fps=14.5, seconds=6.0, came_fps=14.5, frames=87, lost={}, latency_p50_ms=64.25, latency_p99_ms=71.5,
-        latency_growth_ms=0.5, cpu_ms_per_frame={"service": 120.0}, kept_up=True,
+    window = Window(
+        rate_fps=11.6, seconds=300.0, frames=3480, came_fps=11.6, inspected=100, dropped={}, failed={}, unheard=0,
+        late=0, late_after_ms=172.0, latency=Latency(p50=32.5, p95=43.5, p99=44.5, most=44.75), latency_growth_ms=0.5,
+        camera_late_p99_ms=0.375, jitter_periods=0.141, verdicts={"GOOD": 88, "DEFECT": 12},
+        cpu_cores={"service": 1.61, "cameras": 0.04}, pss_mb=314.0, most_mb=402.0, pictures_mb=120.5,
     )  # fmt: skip
-    lossy = msgspec.structs.replace(held, asked_fps=15.5, lost={"dropped.overload": 1}, kept_up=False)
+    held = msgspec.structs.replace(window, rate_fps=14.5, came_fps=14.5)
+    lost = "lost: dropped.overload 1"
+    lossy = msgspec.structs.replace(held, rate_fps=15.5, dropped={"overload": 1}, not_kept_up=lost)
     return EndToEnd(
         bundle="m.bundle", model=MODEL, method="cam", precision="bf16", frame_hw=(2048, 2448), cameras=1,
-        waiting_frames=4, tiles_per_frame=120, pictures=8, defective=0.125, heatmaps="defect", journal=False,
-        engine_settings={}, quick=False, engine_alone=Settings(2, 1), engine_alone_tiles_per_s=1880.0,
+        waiting_frames=4, tiles_per_frame=120, pictures=8, defective=0.125,
+        engine_settings={}, engine_alone=Settings(2, 1), engine_alone_tiles_per_s=1880.0,
         engine_alone_tried=[(Settings(2, 1), 1880.0)],
         saturated=Saturated(
             seconds=6.0, service_tiles_per_s=spread(1820.0), service_frames_per_s=spread(15.2),
@@ -71,12 +73,7 @@ def end_to_end() -> EndToEnd:
         highest=Highest(
             rate_fps=14.5, share_of_bare=0.926, limited_by="lost: dropped.overload 1", held=[held], tried=[held, lossy]
         ),
-        window=Window(
-            rate_fps=11.6, seconds=300.0, frames=3480, came_fps=11.6, inspected=100, dropped={}, failed={}, unheard=0,
-            late=0, late_after_ms=172.0, latency=Latency.of([20.0 + 0.25 * number for number in range(100)]),
-            camera_late_p99_ms=0.375, jitter_periods=0.141, verdicts={"GOOD": 88, "DEFECT": 12},
-            cpu_cores={"service": 1.61, "cameras": 0.04}, pss_mb=314.0, most_mb=402.0, pictures_mb=120.5,
-        ),
+        window=window,
     )  # fmt: skip
 
 
