@@ -95,7 +95,7 @@ class _Way:
         prepared, inspector = self.prepared, self.prepared.defective.inspector
         shown = (prepared.frame() for _ in range(frames))
         began = perf_counter()
-        judged = inspect_pipelined(prepared.engine, inspector, shown, inspector.finish)
+        judged = inspect_pipelined(prepared.engine, inspector.start, shown, inspector.finish)
         seconds = perf_counter() - began
         if len(judged) != frames or not all(same(one, self._expected) for one in judged):
             raise BenchError(f"not all of {frames} frames were judged as before, so their time says nothing; report it")
