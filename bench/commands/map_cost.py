@@ -9,9 +9,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench.commands.common import claim, keep, out_option, say
+from bench.commands.common import out_option, say
 from bench.machine import machine
-from bench.result_file import new_report
+from bench.result_file import claim, keep, new_report
 from edge.cli.extras import require_extra
 from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import claim, counting, deliver, optional_bundle_argument, out_option, precision_option
-from bench.commands.frame_size import FrameSize
+from bench.commands.common import FrameSize, counting, deliver, optional_bundle_argument, out_option, precision_option
 from bench.machine import machine
-from bench.result_file import new_report
+from bench.result_file import claim, new_report
 from edge.bundle import open_bundle
 from edge.cli.output import json_option
 from edge.inference import Precision

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
+from bench.bare_engine import Settings
 from bench.end_to_end.highest import Highest, Tries, find_highest_rate
 from bench.end_to_end.idle import Idle, measure_idle
 from bench.end_to_end.line import Scene
 from bench.end_to_end.saturated import Saturated, saturate
 from bench.end_to_end.window import Window, run_window
 from bench.engine_process import in_own_process
-from bench.engine_settings import Settings
 from bench.pictures import write_pictures
 from bench.watched_line import Keys
 from edge.bundle import Bundle

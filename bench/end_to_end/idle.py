@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from bench.bare_engine import Settings
 from bench.end_to_end.line import SETTLE_FRAMES, Scene, Told, due_ns, missed, running
-from bench.engine_settings import Settings
 from bench.spread import Spread
 from edge.errors import BenchError
 

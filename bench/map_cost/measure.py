@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from bench.bare_engine import BareEngine
 from bench.map_cost.graphs import WITH_MAP, ModelGraphs
 from bench.map_cost.rows import Cost, Setting
-from bench.spread import Spread
-from bench.turns import SETTLE_BATCHES, in_turns
+from bench.spread import SETTLE_BATCHES, Spread, in_turns
 from edge.bundle.pooling import identity_of, pool
 from edge.errors import BenchError, PrecisionError
 from edge.inference import Precision

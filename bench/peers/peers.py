@@ -21,7 +21,7 @@ from bench.peers.systems import ENGINE, NOT_IN, OURS, SYSTEMS, Cannot, System, S
 from bench.peers.worker import Ready, Tried, Turn, Worker, in_words
 from bench.processes import cpu_ns
 from bench.spread import Spread
-from bench.turns import turns as in_turns
+from bench.spread import turns as in_turns
 from edge.errors import BenchError
 from edge.geometry import TileGrid
 from edge.inference import Precision

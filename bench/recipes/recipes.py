@@ -1,5 +1,6 @@
 """Each recipe by grouped cross-validation on a data set: trained, judged, and written down as it is done."""
 
+import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from bench.recipes.one_fold import Fold, Say, train_good_only, train_whole_netwo
 from bench.recipes.rows import FoldFigures, RecipeResult, Training
 from bench.recipes.sets import DataSet, keys_of, that_change_figures
 from bench.recipes.truth import Truth
-from bench.result_file import new_report, read_result, write_result
+from bench.result_file import keep, new_report, read_result
 from edge.errors import BenchError
 from train.compose import compose
 from train.config import DenseRecipeConfig, TrainConfig
@@ -179,13 +180,9 @@ class Measurement:
         return result
 
     def _write(self, result: RecipeResult) -> None:
-        try:
+        with contextlib.suppress(OSError):  # said by what writes into it
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_result(self.file, new_report("recipes", machine(), result))
-        except OSError as error:
-            raise BenchError(
-                f"{self.file} cannot be written ({error.strerror}); name another folder with --results"
-            ) from error
+        keep(self.file, new_report("recipes", machine(), result))
 
 
 def read_recipe(file: Path) -> RecipeResult:

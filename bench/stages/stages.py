@@ -7,15 +7,14 @@ from pathlib import Path
 
 import msgspec
 
+from bench.engine_process import engine_in
 from bench.machine import file_system
-from bench.proven import engine_in
-from bench.spread import Spread
+from bench.spread import Spread, turns
 from bench.stages.delivering import grab, journal, publish
 from bench.stages.inspecting import encode, infer, judging, stitch, tile, whole
 from bench.stages.prepared import Prepared, prepare
 from bench.stages.stage import Cost, Recorder, Stage
 from bench.stages.tile_counts import TileCost, measure_tile_counts, spread_of_cost
-from bench.turns import turns
 from edge.bundle import Bundle
 from edge.inference import Precision
 

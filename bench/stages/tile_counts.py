@@ -8,11 +8,10 @@ from time import perf_counter
 import msgspec
 
 from bench.pipelined import inspect_pipelined
-from bench.spread import Spread
+from bench.spread import Spread, turns
 from bench.stages.inspecting import ReadyInputs, require_answers, same
 from bench.stages.prepared import Prepared, prepare, size_of
 from bench.stages.stage import AT_REST_SECONDS
-from bench.turns import turns
 from edge.bundle import Bundle, ProvenEngine
 from edge.errors import BenchError
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from bench.proven import require_engine_in
+from bench.engine_process import require_engine_in
 from bench.spread import Spread
 from bench.startup.start import LineFile, Start, import_times_ms
 from edge.bundle import Bundle

@@ -6,21 +6,21 @@ from typing import Any
 
 import msgspec
 
+from bench.bare_engine import Settings
 from bench.end_to_end.end_to_end import EndToEnd
 from bench.end_to_end.highest import Highest
 from bench.end_to_end.idle import Idle
 from bench.end_to_end.line import Told
 from bench.end_to_end.saturated import Processor, Saturated
 from bench.end_to_end.window import Latency, Window
-from bench.engine_settings import Settings
-from bench.flops_rows import Flops, FlopsBench, MapAdds
+from bench.flops import Flops, FlopsBench, MapAdds
 from bench.machine import Machine
 from bench.map_cost.rows import Cost as MapCost
 from bench.map_cost.rows import MapCosts, Row
 from bench.peers.peers import PeersBench, SystemSpeed
 from bench.peers.systems import ENGINE, OURS, Cannot, SystemName
 from bench.recipes.rows import FoldFigures, RecipeResult
-from bench.result_file import new_report, write_result
+from bench.result_file import keep, new_report
 from bench.spread import Spread
 from bench.stages.stages import StageCost, StagesBench, WholeWay
 from bench.stages.tile_counts import TileCost
@@ -165,7 +165,7 @@ def map_costs(model: str = MODEL, ms: float = 1.25) -> MapCosts:
 def flops() -> FlopsBench:
     system = Flops(
         model=MODEL, timm="mobilenetv3_large_100", map_hw=(14, 14), parameters=790_000, macs=152_100_000, gflops=0.3042,
-        macs_with_map=152_150_000, gflops_with_map=0.3043, maps=[MapAdds(method="cam", macs=50_000, operations=None)],
+        macs_with_map=152_150_000, gflops_with_map=0.3043, maps=[MapAdds(method="cam", macs=50_000)],
         study_gflops=0.22,
     )  # fmt: skip
     return FlopsBench(tile_px=224, units="MACs are multiply-adds.", study="Table 1.1 prints them.", systems=[system])
@@ -219,7 +219,7 @@ def told(number: int, due_ms: float, late_ms: float, ms: float, reason: str | No
 def write(folder: Path, kind: str, found: msgspec.Struct | None = None, **of_machine: Any) -> Path:
     """A result file of this kind, by default the one made here, on `a_machine` or one that differs in something."""
     path = folder / f"{kind}.json"
-    write_result(path, new_report(kind, a_machine(**of_machine), MADE[kind] if found is None else found))
+    keep(path, new_report(kind, a_machine(**of_machine), MADE[kind] if found is None else found))
     return path
 
 

@@ -14,10 +14,9 @@ from click.testing import CliRunner
 
 import bench.machine
 from bench.command import bench as command
-from bench.commands.common import claim, keep
+from bench.engine_process import engine_in
 from bench.machine import Machine, machine
-from bench.proven import engine_in
-from bench.result_file import read_result
+from bench.result_file import claim, keep, read_result
 from edge.errors import BenchError, BundleError, HeatlineError
 from edge.inference import Precision
 from tests.small_bundle import bundle_in

@@ -23,7 +23,7 @@ from click.testing import CliRunner, Result
 import bench.end_to_end.end_to_end as measuring
 import bench.end_to_end.highest as highest_rate
 from bench.bare_engine import BareEngine as OpenVinoAlone
-from bench.bare_engine import read_graph, unlike
+from bench.bare_engine import Settings, read_graph, unlike
 from bench.command import bench
 from bench.end_to_end.bare import Bare, Chosen, expect
 from bench.end_to_end.end_to_end import EndToEnd, Plan, measure_end_to_end
@@ -32,7 +32,6 @@ from bench.end_to_end.line import Expected, Line, Scene, Told, missed, require_a
 from bench.end_to_end.saturated import processor_of, taken_between
 from bench.end_to_end.window import Window, window_of
 from bench.engine_process import in_own_process
-from bench.engine_settings import Settings
 from bench.processes import ThreadTime, thread_times
 from bench.watched_line import Heard
 from edge.bundle import Bundle

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import bench.map_cost.measure as measure_module
 import bench.map_cost.sweep as sweep_module
-import bench.turns
+import bench.spread
 from bench.map_cost.graphs import WITH_MAP, ModelGraphs
 from bench.map_cost.measure import Answers, measure, unlike_the_model
 from bench.map_cost.rows import Cost, Setting
@@ -121,7 +121,7 @@ def test_each_is_run_in_every_round_and_the_fastest_bare_classifier_is_what_coun
         def answers(self) -> list[Answers]:
             raise NotImplementedError
 
-    monkeypatch.setattr(bench.turns, "perf_counter", lambda: now_s)
+    monkeypatch.setattr(bench.spread, "perf_counter", lambda: now_s)
     monkeypatch.setattr(measure_module, "perf_counter", lambda: now_s)
     (setting,) = planned(VIT, batches=[2])
     costs = {WITH_MAP: 3.0, "fused attention": 2.0, "explicit attention": 2.5}
