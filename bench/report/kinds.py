@@ -84,12 +84,13 @@ def _peers_plots(one: Record) -> Iterator[Markup]:
 
 
 def _map_cost_plots(one: Record) -> Iterator[Markup]:
-    """A plot for each engine and precision."""
+    """A plot for each engine and precision; rows of before have PyTorch's ways to a map, too."""
     ratios: dict[str, dict[str, tuple[float, Record]]] = {}
-    for row in sorted(one["rows"], key=lambda row: (row["model"], row["way"], row["method"], row["batch"])):
+    for row in sorted(one["rows"], key=lambda row: (row["model"], row["method"], row["batch"])):
         if row["cost"]:
-            way = [row["way"]] if row["way"] not in ("graph", row["method"]) else []
-            name = " ".join([row["model"], row["method"], *way, *([f"by {row['batch']}"] if row["batch"] > 1 else [])])
+            way = row.get("way", "graph")
+            words = [row["model"], row["method"], *([] if way in ("graph", row["method"]) else [way])]
+            name = " ".join([*words, *([f"by {row['batch']}"] if row["batch"] > 1 else [])])
             of_engine = ratios.setdefault(f"{row['engine']}, {row['precision']}", {})
             of_engine[name] = (row["cost"]["ratio"], row["cost"]["ratio_spread"])
     for engine, each in ratios.items():

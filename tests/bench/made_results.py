@@ -15,8 +15,8 @@ from bench.end_to_end.saturated import Processor, Saturated
 from bench.end_to_end.window import Latency, Window
 from bench.flops import Flops, FlopsBench, MapAdds
 from bench.machine import Machine
-from bench.map_cost.rows import Cost as MapCost
-from bench.map_cost.rows import MapCosts, Row
+from bench.map_cost.plan import Cost as MapCost
+from bench.map_cost.plan import MapCosts, Row
 from bench.peers.peers import PeersBench, SystemSpeed
 from bench.peers.systems import ENGINE, OURS, Cannot, SystemName
 from bench.recipes.rows import FoldFigures, RecipeResult
@@ -146,20 +146,18 @@ def peers() -> PeersBench:
 
 
 def map_costs(model: str = MODEL, ms: float = 1.25) -> MapCosts:
-    def row(engine: Any, way: Any, ratio: float | None) -> Row:
+    def row(engine: Any, ratio: float | None) -> Row:
         cost = None if ratio is None else MapCost(
             bare="pooling", tiles_per_round=48, ratio=ratio, ratio_spread=spread(ratio),
             map_ms_per_tile=spread(ms * ratio), bare_ms_per_tile=spread(ms), map_tiles_per_s=1e3 / ms / ratio,
         )  # fmt: skip
         return Row(
-            model=model, method="cam", fusion=None, discard_ratio=None, way=way, engine=engine, precision="f32",
-            batch=1, tile_px=224, threads=2, rounds=15, tiles=48, cost=cost,
-            not_done=None if cost else "it is not installed",
+            model=model, method="cam", fusion=None, discard_ratio=None, engine=engine, precision="f32",
+            batch=1, tile_px=224, threads=2, rounds=15, cost=cost,
+            not_done=None if cost else "it is not installed", at_utc="2026-11-26T06:32:10Z", load=[0.25, 0.5, 0.75],
         )  # fmt: skip
 
-    return MapCosts(
-        rows=[row("openvino", "graph", 1.0), row("pytorch", "hooks", 1.5), row("pytorch", "grad-cam", None)]
-    )
+    return MapCosts(rows=[row("openvino", 1.0), row("onnxruntime", 1.5), row("onnxruntime", None)])
 
 
 def flops() -> FlopsBench:
