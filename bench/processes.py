@@ -55,12 +55,6 @@ def thread_times(pid: int) -> dict[int, ThreadTime]:
     return found
 
 
-def page_faults(pid: int) -> int:
-    """Pages that were mapped for a process without reading a disk, all its threads together; 0 where it is gone."""
-    fields = _fields(Path(f"/proc/{pid}"))
-    return int(fields[7]) if fields else 0
-
-
 def _parent(process: Path) -> int | None:
     fields = _fields(process)
     return int(fields[1]) if fields else None

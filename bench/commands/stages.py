@@ -42,8 +42,8 @@ def stages(
 ) -> None:
     """Time each stage of a frame's way by itself, from the camera to a subscriber, with BUNDLE, or the demo's.
 
-    Says of each what it takes and moves, what the whole way takes beyond its stages, and what a tile costs
-    in frames of few tiles and of many. Wants the machine for itself for minutes.
+    Says of each what it takes, what the whole way takes beyond its stages, and what a tile costs in frames of few
+    tiles and of many. Wants the machine for itself for minutes.
     """
     from bench.stages.stages import measure_stages, steps, to_facts
 

@@ -35,7 +35,7 @@ def startup(
     With its files on the disk and in memory, each with and without the graph as it was compiled before. Says where the
     time goes. Wants the machine for itself, and root to have files read from the disk.
     """
-    from bench.startup.startup import measure_startup, starts_in_all, to_facts
+    from bench.startup import measure_startup, starts_in_all, to_facts
 
     now, bundle = machine(), open_bundle(bundle_path)
     claim(out)

@@ -10,8 +10,6 @@ from bench.recipes.rows import FIGURES
 from bench.report import plots
 from bench.report.tables import Record
 
-FIRST_IMPORTS = 8
-
 
 @dataclass(frozen=True)
 class Kind:
@@ -61,11 +59,6 @@ def _stages_view(one: Record) -> Record:
         else value
         for key, value in one.items()
     }
-
-
-def _startup_view(one: Record) -> Record:
-    imports = [{"library": name, "ms": ms} for name, ms in one["imports_ms"].items()]
-    return {**one, "imports_ms": imports[:FIRST_IMPORTS]}
 
 
 def _startup_plots(one: Record) -> Iterator[Markup]:
@@ -169,7 +162,6 @@ KINDS = (
         title="Start",
         told="From the start of the process to READY and to the first verdict. Medians (lowest to highest).",
         plots=_startup_plots,
-        view=_startup_view,
     ),
     Kind(
         name="tune",

@@ -25,7 +25,7 @@ from edge.delivery.journal.journalling import Journalling
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.publisher import Publisher
 from edge.errors import BenchError
-from edge.wire.events import CountedEvent, Message, VerdictEvent, header_of, to_frames
+from edge.wire.events import CountedEvent, Message, VerdictEvent, header_of
 
 WITHIN_SECONDS = 30.0
 GROUP = 32
@@ -53,13 +53,10 @@ def grab(prepared: Prepared, at_end: ExitStack) -> Stage:
         drawn = to_rgb(pattern(camera.fired, prepared.hw), "Mono8")
         require(np.array_equal(arrived.frame.image, drawn), "that the frame's pixels are those of the camera's picture")
 
-    height, width = prepared.hw
     return Stage(
         "grab",
         camera.shoot,
         check,
-        bytes_read=height * width,
-        bytes_written=prepared.picture.nbytes,
         helpers=(camera.pid,),
         seconds=camera.seconds,
     )
@@ -154,14 +151,10 @@ def journal(prepared: Prepared, at_end: ExitStack, *, heatmap: bool, group: bool
             "that the journal holds what was to be kept",
         )
 
-    # Of the events alone: SQLite writes whole pages, and each of them twice.
-    size = frames * (len(header_of(message.event)) + len(message.png or b""))
     return Stage(
         "journal",
         lambda: journalling.commit([message] * frames),
         check,
-        bytes_read=size,
-        bytes_written=size,
         variant=f"{'group' if group else 'one'}, {'heatmap' if heatmap else 'no heatmap'}",
         frames=frames,
     )
@@ -180,13 +173,10 @@ def publish(prepared: Prepared, at_end: ExitStack, *, heatmap: bool) -> Stage:
     way = _ToSubscriber(prepared.message("always" if heatmap else "never"))
     at_end.callback(way.close)
     way.await_subscriber()
-    size = sum(map(len, to_frames(way.sent)))
     return Stage(
         "publish",
         way.send,
         check=lambda heard: require(heard == Heard.of(way.sent, heard.at_ns), "that what was heard is what was sent"),
-        bytes_read=size,
-        bytes_written=size,
         variant="heatmap" if heatmap else "no heatmap",
         helpers=(way.pid,),
         seconds=lambda heard: (heard.at_ns - way.sent_ns) / 1e9,

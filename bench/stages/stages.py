@@ -208,7 +208,7 @@ def to_facts(found: StagesBench) -> dict[str, str]:
     }
     for row in found.rows:
         name = f"{row.stage} ({row.variant})" if row.variant else row.stage
-        facts[f"{row.size}: {name}"] = f"{_in_words(row)}; reads {_mb(row.bytes_read)}, writes {_mb(row.bytes_written)}"
+        facts[f"{row.size}: {name}"] = _in_words(row)
     for way in found.whole:
         facts[f"{way.size}: whole ({way.variant})"] = (
             f"{_in_words(way)}; its stages {way.stages_ms:.2f} ms, hand-offs {way.hand_offs_ms:.2f} ms; "
@@ -224,8 +224,4 @@ def to_facts(found: StagesBench) -> dict[str, str]:
 
 
 def _in_words(cost: Cost) -> str:
-    return f"{cost.ms:.3f} ms, p99 {cost.p99_ms:.3f}; CPU {cost.cpu_ms:.3f} ms; {cost.page_faults:.0f} page faults"
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.3f} MB"
+    return f"{cost.ms:.3f} ms, p99 {cost.p99_ms:.3f}; CPU {cost.cpu_ms:.3f} ms"

@@ -24,7 +24,7 @@ from bench.result_file import keep, new_report
 from bench.spread import Spread
 from bench.stages.stages import StageCost, StagesBench, WholeWay
 from bench.stages.tile_counts import TileCost
-from bench.startup.startup import Starts, StartUp
+from bench.startup import Starts, StartUp
 from edge.wire.events import BundleName, Times, VerdictEvent
 
 MODEL = "mobilenetv3_large_d"
@@ -77,9 +77,7 @@ def end_to_end() -> EndToEnd:
     )  # fmt: skip
 
 
-COST: dict[str, Any] = {
-    "p99_ms": 3.5, "cpu_ms": 1.75, "bytes_read": 15_040_512, "bytes_written": 18_063_360, "page_faults": 2.5,
-}  # fmt: skip
+COST: dict[str, Any] = {"p99_ms": 3.5, "cpu_ms": 1.75}
 
 
 def stages() -> StagesBench:
@@ -121,7 +119,6 @@ def startup() -> StartUp:
     return StartUp(
         bundle="m.bundle", model=MODEL, precision="bf16", frame_hw=(2048, 2448), bytes_of_bundle=8_000_000,
         repetitions=10, conditions={"warm": starts(2.35), "cached": starts(1.45)}, why_not_cold="it takes root",
-        imports_ms={"edge": 310.5, "numpy": 92.25},
     )  # fmt: skip
 
 
