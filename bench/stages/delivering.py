@@ -28,8 +28,6 @@ from edge.errors import BenchError
 from edge.wire.events import CountedEvent, Message, VerdictEvent, header_of
 
 WITHIN_SECONDS = 30.0
-GROUP = 32
-"""Events that share a commit where many come; the publisher lets up to 256 do so."""
 KEEP_BYTES = 4 << 30
 KEEP_SECONDS = 1e9
 
@@ -112,18 +110,17 @@ class _Camera:
         return news
 
 
-def journal(prepared: Prepared, at_end: ExitStack, *, heatmap: bool, group: bool) -> Stage:
+def journal(prepared: Prepared, at_end: ExitStack, *, heatmap: bool) -> Stage:
     """The event of a frame with defects, numbered, kept and synced to the disk, as the publisher has it done.
 
     The journal lies where temporary files do.
 
     Args:
         heatmap: whether the event carries its heatmap.
-        group: whether as many share a commit as do where many come; else it has one by itself.
     Raises:
         BenchError: the journal takes no events there.
     """
-    frames, message = GROUP if group else 1, prepared.message("always" if heatmap else "never")
+    message = prepared.message("always" if heatmap else "never")
     place = Path(at_end.enter_context(tempfile.TemporaryDirectory()))
     journalling = Journalling("bench", "0" * 32, place, KEEP_SECONDS, KEEP_BYTES, lambda _: {})
     at_end.callback(journalling.close)
@@ -139,24 +136,19 @@ def journal(prepared: Prepared, at_end: ExitStack, *, heatmap: bool, group: bool
 
     def check(kept: list[Message]) -> None:
         require_kept()
-        require(len(kept) == frames, "that all its events were kept")
-        first = kept[0].event
-        assert isinstance(first, CountedEvent)
-        stored = reader.read(
-            first.seq - 1, through_seq=first.seq + frames - 1, at_most_bytes=sys.maxsize, heatmaps=True
-        ).records
+        event = kept[0].event
+        assert isinstance(event, CountedEvent)
+        stored = reader.read(event.seq - 1, through_seq=event.seq, at_most_bytes=sys.maxsize, heatmaps=True).records
         require(
-            [record.header for record in stored] == [header_of(one.event) for one in kept]
-            and {record.heatmap for record in stored} == {message.png},
+            [(record.header, record.heatmap) for record in stored] == [(header_of(event), message.png)],
             "that the journal holds what was to be kept",
         )
 
     return Stage(
         "journal",
-        lambda: journalling.commit([message] * frames),
+        lambda: journalling.commit([message]),
         check,
-        variant=f"{'group' if group else 'one'}, {'heatmap' if heatmap else 'no heatmap'}",
-        frames=frames,
+        variant="heatmap" if heatmap else "no heatmap",
     )
 
 

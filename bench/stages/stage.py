@@ -21,7 +21,7 @@ AT_REST_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Stage:
-    """One way to do one stage of one frame, or of a group of events."""
+    """One way to do one stage of one frame."""
 
     name: str
     run: Callable[[], Any]
@@ -34,8 +34,6 @@ class Stage:
     """
     variant: str = ""
     """Which of the ways to do it; empty where there is but one."""
-    frames: int = 1
-    """That one run does, or events."""
     helpers: Sequence[int] = ()
     """Ids of other processes that do a part of it."""
     seconds: Callable[[Any], float] | None = None
@@ -56,7 +54,7 @@ def require(holds: bool, what: str) -> None:
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a stage, per frame or per event."""
+    """Of a stage, per frame."""
 
     ms: Spread
     """Of the rounds' medians."""
@@ -76,7 +74,7 @@ class Recorder:
     def __init__(self, stage: Stage, done: Callable[[], None]) -> None:
         self.stage, self._done = stage, done
         self._rounds: list[list[float]] = []
-        """Seconds per frame, of each run."""
+        """Seconds of each run."""
         self._cpu_ns: list[float] = []
         """Processor time per frame, of each round."""
 
@@ -87,22 +85,21 @@ class Recorder:
         self._cpu_ns.clear()
 
     def __call__(self, frames: int) -> None:
-        """A round of so many frames, or one run where that does more."""
+        """A round of so many frames."""
         stage, seconds = self.stage, list[float]()
-        runs = max(1, frames // stage.frames)
         before_ns = _cpu_ns(stage.helpers)
-        for _ in range(runs):
+        for _ in range(frames):
             began = perf_counter()
             made = stage.run()
             took = perf_counter() - began
-            seconds.append((took if stage.seconds is None else stage.seconds(made)) / stage.frames)
+            seconds.append(took if stage.seconds is None else stage.seconds(made))
         rests_ns = time.thread_time_ns()
         time.sleep(AT_REST_SECONDS)
         rests_ns = time.thread_time_ns() - rests_ns
         after_ns = _cpu_ns(stage.helpers)
         stage.check(made)
         self._rounds.append(seconds)
-        self._cpu_ns.append((after_ns - before_ns - rests_ns) / (runs * stage.frames))
+        self._cpu_ns.append((after_ns - before_ns - rests_ns) / frames)
         self._done()
 
     @property

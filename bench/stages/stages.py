@@ -27,10 +27,8 @@ STAGES: Mapping[str, Callable[[Prepared, ExitStack], Stage]] = {
     "judge (defects)": lambda prepared, _: judging(prepared, defects=True),
     "encode (no heatmap)": lambda prepared, _: encode(prepared, heatmap=False),
     "encode (heatmap)": lambda prepared, _: encode(prepared, heatmap=True),
-    "journal (one, no heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=False, group=False),
-    "journal (one, heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=True, group=False),
-    "journal (group, no heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=False, group=True),
-    "journal (group, heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=True, group=True),
+    "journal (no heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=False),
+    "journal (heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=True),
     "publish (no heatmap)": lambda prepared, at_end: publish(prepared, at_end, heatmap=False),
     "publish (heatmap)": lambda prepared, at_end: publish(prepared, at_end, heatmap=True),
 }
@@ -39,7 +37,7 @@ ROUNDS, FRAMES = 15, 8
 """Of all stages in turns, and of each stage in a round."""
 STACKED = (
     *("grab", "tile", "infer", "stitch", "judge (defects)"),
-    *("encode (heatmap)", "journal (one, heatmap)", "publish (heatmap)"),
+    *("encode (heatmap)", "journal (heatmap)", "publish (heatmap)"),
 )
 """Those that one frame with defects goes through, from the camera to a subscriber."""
 WHOLE = ("good", "defects")

@@ -18,7 +18,7 @@ from bench.machine import Machine
 from bench.map_cost.plan import Cost as MapCost
 from bench.map_cost.plan import MapCosts, Row
 from bench.peers.peers import PeersBench, SystemSpeed
-from bench.peers.systems import ENGINE, OURS, Cannot, SystemName
+from bench.peers.systems import ENGINE, OURS, SystemName
 from bench.recipes.rows import FoldFigures, RecipeResult
 from bench.result_file import keep, new_report
 from bench.spread import Spread
@@ -138,7 +138,7 @@ def peers() -> PeersBench:
             )
             for name, share in SHARES.items()
         ],
-        cannot=[Cannot("a server's SDK", "2.0", "it needs a server")], others_cpu=0.0125,
+        others_cpu=0.0125,
     )  # fmt: skip
 
 
