@@ -25,7 +25,7 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
 @click.option(
     "--recipe",
     "recipes_",
-    type=click.Choice(["heatline", "good-only", "finetune", "study", "bank", "patchcore", "padim"]),
+    type=click.Choice(["heatline", "good-only", "finetune", "study", "bank", "patchcore", "padim", "supersimplenet"]),
     multiple=True,
     default=("heatline",),
     show_default=True,
@@ -46,6 +46,16 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
     help="Python that has anomalib. Default: that of `make peers-env`.",
 )
 @click.option(
+    "--minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    help="Most that training supersimplenet may take, per fold.",
+)
+@click.option(
+    "--timed", is_flag=True, help="Time the graphs of anomalib's models beside ours; wants the machine for itself."
+)
+@click.option(
     "--results",
     type=click.Path(path_type=Path),
     default="bench/results/recipes",
@@ -62,6 +72,8 @@ def recipes(
     folds: tuple[int, ...],
     annotated: int | None,
     peers_python: Path,
+    minutes: float,
+    timed: bool,
     work: Path,
     results: Path,
     as_json: bool,
@@ -69,14 +81,17 @@ def recipes(
     """Judge recipes by grouped cross-validation on data sets with masks, and write tables of all figures.
 
     heatline is cross-validated as `heatline train` does it; finetune, study, and heatline by good pictures only, are
-    trained once without each of the same folds. bank is a memory bank of good features; patchcore and padim
-    are anomalib's, on the same trunk. KEY=VALUE... are those of `heatline train`, for every recipe that
+    trained once without each of the same folds. bank is a memory bank of good features; patchcore, padim and
+    supersimplenet are anomalib's, on the same trunk. KEY=VALUE... are those of `heatline train`, for every recipe that
     is named; truth=labels trains by the labels of whole pictures and is judged by masks all the same.
 
     The same command, given again, goes on with what is not done, also after a kill; further seeds, folds and recipes
     are added to what is there.
     """
     require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics")
+    if timed:
+        require_extra("export", "onnx", "onnxscript")
+    from bench.recipes.anomalib_models import Peers
     from bench.recipes.recipes import Measurement, read_all
     from bench.recipes.rows import tables
     from bench.recipes.sets import SHIPPED, read_sets
@@ -89,7 +104,8 @@ def recipes(
     claim(results / TABLES)
     for one in read_sets(sets or SHIPPED, names):
         for recipe in recipes_:
-            Measurement(one, recipe, overrides, data, work, results, folds, annotated, peers_python, say).measure(seeds)
+            peers = Peers(peers_python, minutes, timed)
+            Measurement(one, recipe, overrides, data, work, results, folds, annotated, peers, say).measure(seeds)
     found = read_all(results)
     keep_text(results / TABLES, tables(found, {one.name: one.targets for one in known}))
     if as_json:

@@ -1,6 +1,8 @@
 """anomalib's own models on the same folds, each trained on good tiles in the peers' environment."""
 
+import math
 import subprocess
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,21 +21,36 @@ from bench.recipes.rows import Training
 from bench.recipes.truth import Truth
 from bench.watched_process import log_tail
 from edge.errors import BenchError
+from edge.inference.engine import OPENVINO_GRAPH
 from edge.text import format_count
 from train.compose import read_model
 from train.config import TrainConfig
 from train.dense.copies import picture_digests
 from train.files import write_whole
+from train.models.build import build_model
 from train.models.weights import load_pretrained
+from train.precision import choose_precision
 from train.tiles import cut
 
-AnomalibModel = Literal["patchcore", "padim"]
+AnomalibModel = Literal["patchcore", "padim", "supersimplenet"]
 MODELS: tuple[AnomalibModel, ...] = get_args(AnomalibModel)
 WORKER = Path(__file__).parent / "workers" / "anomalib_model.py"
 TRUNK = "tf_efficientnet_lite0"
-MOST_TILES = {"patchcore": 200, "padim": 1_000}
+MOST_TILES = {"patchcore": 200, "padim": 1_000, "supersimplenet": 1_000}
 """To train on. PatchCore looks at all cells to choose each of those that it keeps: time grows with the square of them.
 PaDiM keeps all features in memory until the end."""
+
+
+@dataclass(frozen=True)
+class Peers:
+    """How anomalib's models are run."""
+
+    python: Path
+    """Of the environment that has anomalib."""
+    minutes: float
+    """Most that a training by gradients may take."""
+    timed: bool = False
+    """Whether their graphs are timed beside ours, which wants the machine for itself."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,23 +64,27 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Names of the tiles to answer."""
     tile_px: int
     scratch: str
+    minutes: float
+    """Most that a training by gradients may take."""
+    precision: str
     seed: int
+    ours: str | None
+    """A graph of ours, to be timed beside theirs; None: nothing is timed."""
 
 
 def train_anomalib(
-    fold: Fold, config: TrainConfig, model: AnomalibModel, work: Path, python: Path, say: Say
+    fold: Fold, config: TrainConfig, model: AnomalibModel, work: Path, peers: Peers, say: Say
 ) -> tuple[Answers, Training]:
     """Train on good tiles of the other folds, and answer.
 
     Args:
         work: the data set's folder, where its tiles and the trunk's weights lie as files, and stay.
-        python: of the environment that has anomalib.
     Raises:
         BenchError: the worker failed, or there is no such environment.
     """
-    if not python.is_file():
+    if not peers.python.is_file():
         raise BenchError(
-            f"{model} is run by {python}, which is not there; make it with `make peers-env`, or name another one "
+            f"{model} is run by {peers.python}, which is not there; make it with `make peers-env`, or name another one "
             "with --peers-python"
         )
     truth, table = fold.truth, fold.truth.tiles.table
@@ -88,20 +109,26 @@ def train_anomalib(
             requested=[f"{row:06d}.png" for row in requested.tolist()],
             tile_px=truth.rule.tile_px,
             scratch=str((folder / "scratch").absolute()),
+            minutes=peers.minutes,
+            precision=choose_precision(config.trainer.precision, "cpu")[0],
             seed=config.seed,
+            ours=str(_our_graph(config, folder).absolute()) if peers.timed else None,
         )
         (folder / "job.json").write_bytes(msgspec.json.encode(job))
-        found = _run(python, model, folder)
+        found = _run(peers.python, model, folder)
     logit = np.zeros(len(table), np.float32)
     maps = np.zeros((len(table), *found["map"].shape[1:]), np.float16)
     logit[requested], maps[requested] = found["logit"], found["map"]
     answers = fold.answered(logit, maps, knows_defects=False, one_scale=False)
+    speed = float(found["speed"])
     training = Training(
         seed=fold.seed,
         fold=fold.number,
         seconds=float(found["seconds"]),
+        epochs=int(found["epochs"]),
         tiles_per_s=None,
         graph_mb=float(found["graph_bytes"]) / 1e6,
+        speed=None if math.isnan(speed) else speed,
     )
     return answers, training
 
@@ -132,6 +159,20 @@ def _weights(work: Path) -> Path:
         network = timm.create_model(TRUNK, pretrained=False)
         load_pretrained(network, read_model("efficientnet_lite0"))
         write_whole(file, lambda place: torch.save(network.state_dict(), place))
+    return file
+
+
+def _our_graph(config: TrainConfig, folder: Path) -> Path:
+    """The recipe's model untrained, which takes as long as a trained one."""
+    from export.onnx_graph import to_graphs  # what only the timing needs is an extra of its own
+    from export.openvino_ir import to_ir
+
+    file = folder / "ours" / OPENVINO_GRAPH
+    file.parent.mkdir()
+    model, _ = build_model(config.model, config.tiles.tile_px)
+    graphs = to_graphs(model.eval(), config.tiles.tile_px)
+    for name, content in to_ir(graphs.for_openvino).files(OPENVINO_GRAPH).items():
+        (file.parent / name).write_bytes(content)
     return file
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.machine import machine
-from bench.recipes.anomalib_models import MODELS, AnomalibModel, train_anomalib
+from bench.recipes.anomalib_models import MODELS, AnomalibModel, Peers, train_anomalib
 from bench.recipes.bank import cross_validate_bank
 from bench.recipes.judge import Answers, judge_fold
 from bench.recipes.one_fold import Fold, Say, train_good_only, train_whole_network
@@ -43,7 +43,7 @@ class Measurement:
         results: where figures are kept, and what is there is not measured again.
         folds: those to train and judge; none: all.
         annotated: how many defective pictures train by their annotation, the others by their label; None: all.
-        peers_python: of the environment that has anomalib; None: its models are not run.
+        peers: how anomalib's models are run; None: not.
     """
 
     of: DataSet
@@ -54,13 +54,15 @@ class Measurement:
     results: Path
     folds: Collection[int] = ()
     annotated: int | None = None
-    peers_python: Path | None = None
+    peers: Peers | None = None
     say: Say = lambda line: None
 
     @property
     def changes(self) -> list[str]:
         """What was asked for that changes figures."""
         few = [] if self.annotated is None else [f"annotated={self.annotated}"]
+        if self.peers is not None and self.recipe == "supersimplenet":
+            few.append(f"minutes={self.peers.minutes:g}")
         return sorted([*few, *that_change_figures(self.overrides)])
 
     @property
@@ -112,8 +114,8 @@ class Measurement:
 
     def _fold(self, config: TrainConfig, fold: Fold) -> tuple[Answers, Training]:
         if self.recipe in MODELS:
-            assert self.peers_python is not None, "the caller says what runs anomalib's models"
-            return train_anomalib(fold, config, self.recipe, self.work / self.of.name, self.peers_python, self.say)
+            assert self.peers is not None, "the caller says how anomalib's models are run"
+            return train_anomalib(fold, config, self.recipe, self.work / self.of.name, self.peers, self.say)
         if self.recipe == "good-only":
             return train_good_only(fold, config, self.say)
         return train_whole_network(fold, config, self.say)

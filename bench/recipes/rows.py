@@ -71,8 +71,12 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     tiles_per_s: float | None
     """Of extracting features, or of training the whole network; None: all features were in the cache."""
+    epochs: int | None = None
+    """Of anomalib's models."""
     graph_mb: float | None = None
     """Of the exported graph; None: it was not exported."""
+    speed: float | None = None
+    """Tiles per second of the exported graph in OpenVINO over those of `heatline`'s; None: it was not timed."""
 
 
 class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,9 +217,16 @@ def _verdicts(results: Sequence[RecipeResult]) -> list[list[str]]:
 
 def _graphs(results: Sequence[RecipeResult]) -> list[list[str]]:
     """Of models of others that were exported."""
-    sizes = {one.name: [each.graph_mb for each in one.trainings if each.graph_mb is not None] for one in results}
-    rows = [[name, f"{np.mean(mb):.3g}"] for name, mb in sizes.items() if mb]
-    return [["graph", "MB"], ["---", "---:"], *rows] if rows else []
+    rows = []
+    for one in results:
+        known = [each for each in one.trainings if each.graph_mb is not None]
+        speeds = [each.speed for each in known if each.speed is not None]
+        if known:
+            size = np.mean([each.graph_mb for each in known if each.graph_mb is not None])
+            epochs = sorted({each.epochs for each in known if each.epochs is not None})
+            shown = f"{np.median(speeds):.2g}" if speeds else "-"
+            rows.append([one.name, ", ".join(map(str, epochs)), f"{size:.3g}", shown])
+    return [["graph", "epochs", "MB", "speed, heatline = 1"], ["---", *["---:"] * 3], *rows] if rows else []
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from bench.command import bench as command
+from bench.recipes.anomalib_models import Peers
 from bench.recipes.bank import pooled
 from bench.recipes.judge import Answers, judge_fold
 from bench.recipes.one_fold import Fold
@@ -322,7 +323,8 @@ good = np.mean([cv2.imread(str(file)).astype(float) for file in (folder / "good"
 off = [np.abs(cv2.imread(str(folder / "requested" / name)) - good).mean(axis=2) for name in job["requested"]]
 maps = np.stack([cv2.resize(each, (8, 8), interpolation=cv2.INTER_AREA) for each in off]).astype(np.float16)
 logit = 100 + maps.max(axis=(1, 2)).astype(np.float32)
-np.savez(scratch / "answers.npz", logit=logit, map=maps, seconds=1.5, graph_bytes=2_500_000)
+speed = 0.25 if job["ours"] and Path(job["ours"]).is_file() else np.nan
+np.savez(scratch / "answers.npz", logit=logit, map=maps, seconds=1.5, epochs=3, graph_bytes=2_500_000, speed=speed)
 seen = {**job, "good": sorted(file.name for file in (folder / "good").iterdir())}
 Path(job["weights"]).with_name("seen.json").write_text(json.dumps(seen))
 """
@@ -330,21 +332,24 @@ Path(job["weights"]).with_name("seen.json").write_text(json.dumps(seen))
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path) -> Path:
+def stand_in(tmp_path: Path) -> Peers:
     (tmp_path / "stand_in.py").write_text(ANOMALIB)
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{tmp_path / "stand_in.py"}" "$2"\n')
     python.chmod(0o755)
-    return python
+    return Peers(python, minutes=2)
 
 
 def test_anomalibs_models_see_good_tiles_of_other_folds_and_are_judged_alike(
-    data: Path, truth: Truth, tmp_path: Path, stand_in: Path
+    data: Path, truth: Truth, tmp_path: Path, stand_in: Peers
 ) -> None:
     overrides = [*DENSE, "recipe.folds=3"]
     places = (data, tmp_path / "work", tmp_path / "results")
-    one = Measurement(BLOBS, "patchcore", overrides, *places, folds=[0], peers_python=stand_in)
+    one = Measurement(BLOBS, "supersimplenet", overrides, *places, folds=[0], peers=stand_in)
     (figures,) = one.measure([0]).folds
+    assert one.measure([0]).name == "supersimplenet minutes=2 " + " ".join(
+        sorted(each for each in overrides if not each.startswith("trainer."))
+    )
     job = json.loads((tmp_path / "work" / "blobs" / "seen.json").read_text())
     recipe = compose(["data=.", *overrides]).recipe
     assert isinstance(recipe, DenseRecipeConfig)
@@ -364,18 +369,20 @@ def test_anomalibs_models_see_good_tiles_of_other_folds_and_are_judged_alike(
     assert figures.tile_ap_clear is not None
     assert figures.tile_ap_clear > 0.9  # blobs are darker than all else
     assert figures.evidence_threshold < 100 < figures.score_threshold  # two scales
-    again = one.measure([0])
-    assert [each.graph_mb for each in again.trainings] == [2.5]
-    assert f"| {again.name} | 2.5 |" in tables([again], {}).splitlines()
+    assert job["ours"] is None
+    timed = dataclasses.replace(one, peers=dataclasses.replace(stand_in, timed=True), folds=[1]).measure([0])
+    assert [(each.graph_mb, each.speed) for each in timed.trainings] == [(2.5, None), (2.5, 0.25)]
+    assert [each.epochs for each in timed.trainings] == [3, 3]
+    assert f"| {timed.name} | 3 | 2.5 | 0.25 |" in tables([timed], {}).splitlines()
 
 
-def test_what_anomalib_cannot_do_is_one_sentence(data: Path, tmp_path: Path, stand_in: Path) -> None:
+def test_what_anomalib_cannot_do_is_one_sentence(data: Path, tmp_path: Path, stand_in: Peers) -> None:
     places = (data, tmp_path / "work", tmp_path / "results")
-    one = Measurement(BLOBS, "padim", [*DENSE, "recipe.folds=3"], *places, folds=[0], peers_python=stand_in)
+    one = Measurement(BLOBS, "padim", [*DENSE, "recipe.folds=3"], *places, folds=[0], peers=stand_in)
     with pytest.raises(BenchError, match=r"anomalib's padim ended with 1: its log ends with: .*AssertionError"):
         one.measure([0])
     with pytest.raises(BenchError, match="make it with `make peers-env`"):
-        dataclasses.replace(one, peers_python=tmp_path / "none").measure([0])
+        dataclasses.replace(one, peers=Peers(tmp_path / "none", 2)).measure([0])
     assert not list((tmp_path / "work" / "blobs").glob("tmp*"))
 
 
