@@ -11,7 +11,7 @@ from edge.binomial import CONFIDENCE, frames_to_show, upper_bound
 from edge.bundle.manifest import Calibration, ScoreBy
 from edge.errors import InputError
 from edge.student import prediction_bound, prediction_bound_of_groups
-from edge.text import format_count
+from edge.util.text import format_count
 
 ENOUGH_BEYOND = 5
 """Frames that may reach the threshold, from which on their quantile is trusted."""

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from edge.errors import HeatlineError
-from edge.plain_file import open_plain
+from edge.util.plain_file import open_plain
 
 LARGEST_KEY_FILE = 64 * 1024
 PUBLIC_SUFFIX = ".pub"

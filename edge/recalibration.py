@@ -24,8 +24,8 @@ from edge.geometry import WHOLE_FRAME, AreaOfInterest
 from edge.images import list_images, read_image
 from edge.inference import Engine
 from edge.inspection.inspector import Inspector, PendingFrame
-from edge.text import format_count, is_are
 from edge.two_samples import Difference, fisher_exact, mann_whitney
+from edge.util.text import format_count, is_are
 
 BEYOND_CHANCE = 0.01
 """Two shifts differ if a test's p-value lies below."""

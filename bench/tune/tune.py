@@ -20,9 +20,9 @@ from edge.config import LineConfig, engine_keys_set, load_config
 from edge.engine_config import EngineConfig
 from edge.errors import BenchError, BundleError
 from edge.inference import Precision
-from edge.processor import cores
 from edge.products import ThresholdsConfig
 from edge.tuned import Tuned, made_with, tuned_file, write_tuned
+from edge.util.processor import cores
 
 TURNS = 5
 """Of present and chosen settings. A difference counts that all of them show: by chance 1 in 32 would."""

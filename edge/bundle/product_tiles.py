@@ -8,7 +8,7 @@ import numpy as np
 from edge.bundle.plausibility import ProductTiles
 from edge.bundle.stored_arrays import StoredArrays
 from edge.errors import BundleError
-from edge.plain_file import open_plain
+from edge.util.plain_file import open_plain
 
 
 def product_tiles_bytes(tiles: ProductTiles) -> bytes:

@@ -4,8 +4,6 @@ It carries the public key that it fits, so that damage is noticed everywhere, al
 the key is trusted is another question, and never answered by what came with the bundle: see `trusted.py`.
 """
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +12,8 @@ from msgspec import Meta
 
 from edge.bundle.keys import PrivateKey, PublicKey
 from edge.errors import BundleError
-from edge.plain_file import read_plain
+from edge.util.atomic_file import replacing
+from edge.util.plain_file import read_plain
 
 SIGNATURE = "manifest.sig"
 LARGEST_SIGNATURE = 4096
@@ -68,16 +67,9 @@ def write_signature(folder: Path, digest: str, key: PrivateKey) -> None:
     """
     made = Signature("ed25519", key.public.raw.hex(), key.sign(_message(digest)).hex())
     try:
-        with tempfile.NamedTemporaryFile(prefix=f".{SIGNATURE}-", dir=folder, delete=False) as half:
-            try:
-                half.write(made.to_bytes())
-                half.flush()
-                os.fchmod(half.fileno(), 0o644)
-                os.fsync(half.fileno())
-                os.replace(half.name, folder / SIGNATURE)
-            except BaseException:
-                os.unlink(half.name)
-                raise
+        with replacing(folder / SIGNATURE, unique=True) as new:
+            new.write_bytes(made.to_bytes())
+            new.chmod(0o644)
     except OSError as error:
         raise BundleError(
             f"{folder / SIGNATURE} cannot be written ({error.strerror}); check the disk and the permissions"

@@ -19,7 +19,7 @@ from edge.bundle.signature import SIGNATURE, read_signature, write_signature
 from edge.errors import BundleError
 from edge.geometry import AreaOfInterest
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision
-from edge.plain_file import open_plain, read_plain
+from edge.util.plain_file import open_plain, read_plain
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"

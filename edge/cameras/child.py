@@ -40,8 +40,8 @@ from edge.cameras.settings import CameraSettings, from_bytes
 from edge.colour import to_rgb
 from edge.errors import CameraError, HeatlineError, InputError, MissingExtraError
 from edge.frames import BadFrame, Frame
-from edge.named_thread import NamedThread
-from edge.text import sayable
+from edge.util.text import sayable
+from edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 

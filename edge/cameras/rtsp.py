@@ -12,7 +12,7 @@ from edge.cameras.newest import Newest, Received
 from edge.cameras.settings import RtspSettings
 from edge.errors import CameraError, MissingExtraError, last_line
 from edge.frames import BadFrame, Frame, Stamp
-from edge.named_thread import NamedThread
+from edge.util.threads import NamedThread
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame

@@ -14,7 +14,7 @@ from edge.cameras.opencv import keep_quiet
 from edge.cameras.settings import V4l2Settings
 from edge.errors import CameraError, last_line
 from edge.frames import BadFrame, Frame, Stamp
-from edge.named_thread import NamedThread
+from edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from edge.cameras.pacing import Pace
 from edge.cameras.settings import VideoSettings
 from edge.errors import CameraError
 from edge.frames import BadFrame, Frame, Stamp
-from edge.text import format_count
+from edge.util.text import format_count
 
 HIGHEST_RATE_FPS = 10000.0
 """Files that know no rate give one that cannot be."""

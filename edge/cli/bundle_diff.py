@@ -19,7 +19,7 @@ from edge.cli.engine_options import engine_option
 from edge.cli.output import json_option, print_facts, print_json, visible
 from edge.cli.precision_words import attempts_in_words
 from edge.inference import EngineKind, infer, open_engine
-from edge.text import format_count
+from edge.util.text import format_count
 
 SHA256 = re.compile("[0-9a-f]{64}")
 ATTEMPTS = re.compile(r"map_gate\.precisions\.(\w+)\.attempts")

@@ -35,7 +35,7 @@ from edge.recalibration import (
     shift,
     write_recalibrated,
 )
-from edge.text import format_count
+from edge.util.text import format_count
 
 FALSE_REJECT = 0.01
 UNLIKELY = 0.01

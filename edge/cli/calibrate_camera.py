@@ -17,7 +17,7 @@ from edge.errors import ConfigError
 from edge.geometry import AreaOfInterest
 from edge.inspection.inspector import Inspector
 from edge.recalibration import GoodPictures, recalibrated, record_of_camera, write_recalibrated
-from edge.text import format_count
+from edge.util.text import format_count
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from edge.binomial import CONFIDENCE
 from edge.bundle import Calibration
 from edge.bundle.manifest import Plausible, ScoreBy
 from edge.bundle.plausibility import SLACK
-from edge.text import format_count
+from edge.util.text import format_count
 
 NOT_KNOWN = "not known: every frame gets a verdict"
 """Of what frames must look like."""

@@ -24,7 +24,7 @@ from edge.errors import CameraError
 from edge.grab.grab import Grab
 from edge.grab.picture_saver import Saver
 from edge.grab.report import Report
-from edge.text import format_count
+from edge.util.text import format_count
 
 POLL_SECONDS = 0.05
 

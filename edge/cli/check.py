@@ -21,7 +21,7 @@ from edge.inspection.frame_rule import FrameRule
 from edge.inspection.setup import Setup
 from edge.service.line import OpenCamera, check_address, open_cameras
 from edge.service.loading import Prepared, prepare
-from edge.text import format_count
+from edge.util.text import format_count
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0
 

@@ -1,7 +1,6 @@
 """Where `heatline follow` puts events: each has what it was given for good when `take` returns."""
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -15,8 +14,9 @@ import click
 import msgspec
 
 from edge.cli.output import visible
-from edge.delivery.journal.file import write_down
 from edge.errors import InputError
+from edge.util.atomic_file import replacing, sync_folder
+from edge.util.file_lock import open_locked
 from edge.wire.following import LARGEST_WINDOW, Delivered
 
 AN_EVENT_BEGINS = b'{"type":"'
@@ -61,18 +61,20 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with contextlib.ExitStack() as if_it_fails:
-            try:
-                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-                if_it_fails.callback(os.close, self._fd)
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                write_down(path.absolute().parent)
-                self._last = self._event_of(self._last_line())
-            except BlockingIOError as error:
-                raise InputError(f"{path} is being written by another follower; name another file") from error
-            except OSError as error:
+        try:
+            self._fd = open_locked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except BlockingIOError as error:
+            raise InputError(f"{path} is being written by another follower; name another file") from error
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            sync_folder(path.absolute().parent)
+            self._last = self._event_of(self._last_line())
+        except BaseException as error:
+            os.close(self._fd)
+            if isinstance(error, OSError):
                 raise self._unusable(error) from error
-            if_it_fails.pop_all()
+            raise
 
     def take(self, events: Sequence[Delivered]) -> None:
         new = [event for event in events if not self._has(event)]
@@ -240,21 +242,13 @@ class Heatmaps:
         Raises:
             InputError: one cannot be written.
         """
-        new = self._folder / "new.png"
         try:
             for event in events:
-                path = self.path_of(event)
-                if event.png is None or path is None:
-                    continue
-                with new.open("wb") as file:
-                    file.write(event.png)
-                    file.flush()
-                    os.fsync(file.fileno())
-                new.rename(path)
-            write_down(self._folder)
+                if event.png is not None and (path := self.path_of(event)) is not None:
+                    with replacing(path) as new:
+                        new.write_bytes(event.png)
+            sync_folder(self._folder)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                new.unlink()
             raise self._unusable(error) from error
 
     def _unusable(self, error: OSError) -> InputError:

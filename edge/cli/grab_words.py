@@ -4,7 +4,7 @@ from pathlib import Path
 
 from edge.geometry import TileGrid
 from edge.grab.report import Grabbed, Loss
-from edge.text import format_count, is_are
+from edge.util.text import format_count, is_are
 
 ALWAYS_TOLD = "lost_by_camera", "incomplete"
 

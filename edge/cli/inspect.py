@@ -22,7 +22,7 @@ from edge.inspection.inspector import Inspector, PendingFrame
 from edge.inspection.outcome import Outcome, Unjudged, outcome_of
 from edge.inspection.setup import Setup
 from edge.service.events import verdict_message
-from edge.text import format_count
+from edge.util.text import format_count
 from edge.wire.events import VerdictEvent
 
 

@@ -19,7 +19,7 @@ from edge.delivery.journal.errors import JournalDamagedError
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
 from edge.errors import MessageError
-from edge.text import format_count
+from edge.util.text import format_count
 from edge.wire.events import event_from
 
 FAULTS_SHOWN = 20

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from edge.cli.output import progress_console, visible
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
 from edge.errors import EventsLostError, InputError, JournalError, MessageError
+from edge.util.atomic_file import replacing
 from edge.wire.events import event_from
 
 Format = Literal["jsonl", "csv"]
@@ -122,16 +122,9 @@ def _written_to(out: Path | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        try:
-            with aside.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            aside.rename(out)
-        finally:
-            aside.unlink(missing_ok=True)
+        with replacing(out, unique=True) as new, new.open("xb") as file:
+            yield file
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error.strerror}); check the disk and the permissions") from error
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from edge.text import format_count, is_are
+from edge.util.text import format_count, is_are
 from edge.wire.events import Account, BundleName, CameraState, Change, Consumer, Handshake, JournalState
 
 

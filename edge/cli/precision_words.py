@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from edge.bundle import Calibration, Manifest
 from edge.bundle.manifest import Agreement, Attempt, Gate, MapChecks, MapGate, PrecisionGate
 from edge.inference.engine import GRAPHS
-from edge.text import format_count
+from edge.util.text import format_count
 
 
 def gate_in_words(gate: Gate) -> str:

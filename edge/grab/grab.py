@@ -18,7 +18,7 @@ from edge.grab.area_picture import area_picture
 from edge.grab.frame_tally import FrameTally
 from edge.grab.picture_saver import Saver
 from edge.grab.report import Area, Grabbed
-from edge.text import format_count
+from edge.util.text import format_count
 
 TRIGGER_AGAIN_SECONDS = 0.25
 """After a trigger that brought no frame."""

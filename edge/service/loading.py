@@ -16,9 +16,9 @@ from edge.geometry import AreaOfInterest
 from edge.inspection.inspector import Inspector
 from edge.inspection.setup import EngineUses, Setup
 from edge.inspection.verdict import Thresholds
-from edge.named_thread import NamedThread, threads_named
 from edge.service.systemd import cache_folder
 from edge.tuned import EngineInForce
+from edge.util.threads import NamedThread, threads_named
 
 logger = logging.getLogger(__name__)
 

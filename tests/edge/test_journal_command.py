@@ -19,7 +19,7 @@ from edge.delivery.journal.file import FILE_NAME, PAGE_BYTES
 from edge.delivery.journal.journal import Journal
 from edge.delivery.journal.reader import JournalReader, Page
 from edge.delivery.journal.rows import header_crc
-from edge.text import format_count
+from edge.util.text import format_count
 from edge.wire.events import Message
 from tests.command import complaint, heatline
 from tests.edge.fault_disks import fill, small_disk

@@ -6,7 +6,7 @@ from edge.cli.calibration_text import count_frames
 from edge.cli.line_words import consumer_in_words
 from edge.inspection.ledger import Account
 from edge.service.drops import DropMonitor
-from edge.text import format_count, is_are
+from edge.util.text import format_count, is_are
 from edge.wire.events import Consumer, JournalState
 
 

@@ -16,7 +16,7 @@ from edge.cli.finite_range import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json
 from edge.errors import InputError
 from edge.inference import EngineKind, Precision
-from edge.text import format_count, is_are
+from edge.util.text import format_count, is_are
 from train.progress import tracked
 from train.readers.folder import LABELS_ONLY, TRUTHS
 
