@@ -1,26 +1,23 @@
 """`heatline calibrate`."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import msgspec
-from rich.progress import track
 
 from edge.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
 from edge.bundle import Calibration, open_bundle, open_proven_engine
 from edge.bundle.manifest import Rule
-from edge.bundle.plausibility import Appearance, Plausibility, know_product, outliers
-from edge.bundle.store import require_place
+from edge.bundle.plausibility import Appearance, Plausibility, know_product
 from edge.calibration import calibrate as calibrate_by_share
 from edge.calibration import calibrate_by_the_study, describe_support, may_reach, rejected
-from edge.cli.calibration_text import count_frames, describe_plausible, describe_rule, percent
-from edge.cli.engine_options import engine_option, precision_option
-from edge.cli.finite_range import FiniteRange
-from edge.cli.output import json_option, print_facts, print_json, progress_console
-from edge.errors import BundleError, InputError
+from edge.cli.bundle_formatting import count_frames, describe_plausible, describe_rule, percent
+from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress
+from edge.cli.options import FiniteRange, engine_option, precision_option
+from edge.cli.output import json_option, print_report, print_warnings
+from edge.errors import InputError
 from edge.inference import EngineKind, Precision
 from edge.inspection.inspector import Inspector
 from edge.recalibration import (
@@ -29,11 +26,9 @@ from edge.recalibration import (
     Shift,
     against,
     copies,
-    counted_on,
     recalibrated,
     record_of_thresholds,
     shift,
-    write_recalibrated,
 )
 from edge.util.text import format_count
 
@@ -43,7 +38,6 @@ SMALLEST = 1e-6
 """Below it no number of frames that anyone could take shows anything."""
 FAR_WIDER = 1.5
 """Times what was plausible before: more is warned of."""
-SUFFIX = ".bundle"
 
 
 class Support(msgspec.Struct, frozen=True):
@@ -116,9 +110,7 @@ class Report(msgspec.Struct, frozen=True):
     type=FiniteRange(0, 1, max_open=True),
     help=f"Wanted share of good frames that are rejected. {FALSE_REJECT} unless given.",
 )
-@click.option("--to", "target", type=click.Path(path_type=Path), help="New folder for the bundle. Default: beside it.")
-@click.option("--version", help="Version of the new bundle. Default: the old one with +cal1, +cal2 and so on.")
-@click.option("--dry-run", is_flag=True, help="Print everything, write nothing.")
+@new_bundle_options
 @engine_option
 @precision_option
 @json_option
@@ -150,7 +142,7 @@ def calibrate(
     warnings = _refuse_shared(pictures, second_pictures)
     parent = open_bundle(bundle_path)
     was = parent.manifest
-    new = NewBundle.beside(bundle_path, was.version, target, version, dry_run=dry_run)
+    new = NewBundle.beside(bundle_path, was.version, target, version, dry_run)
     proven = open_proven_engine(parent, kind, precision)
     inspector = Inspector(was, proven.engine)
 
@@ -187,7 +179,7 @@ def calibrate(
         warnings.append(few)
     warnings += _look_hot(len(frames), rejected(frames, was.calibration.score_threshold), was.calibration)
     manifest = recalibrated(parent, calibration, new.version, proven.engine, record_of_thresholds(calibration, second))
-    written = None if dry_run else write_recalibrated(new.target, parent, manifest, plausibility.tiles)
+    written = new.write(parent, manifest, plausibility.tiles)
     report = Report(
         written=None if written is None else str(written.path),
         digest=None if written is None else written.digest,
@@ -208,40 +200,8 @@ def calibrate(
         ),
         warnings=warnings,
     )
-    for words in warnings:
-        click.echo(f"warning: {words}", err=True)
-    if as_json:
-        print_json(report)
-    else:
-        print_facts(f"{new.target} {'would be' if dry_run else 'is'} written", _facts(report))
-
-
-class NewBundle(NamedTuple):
-    """Where a bundle that is calibrated again goes, and its version."""
-
-    target: Path
-    version: str
-
-    @classmethod
-    def beside(cls, bundle: Path, was: str, target: Path | None, version: str | None, *, dry_run: bool) -> "NewBundle":
-        """As `--to` and `--version` say, else beside the old one, whose version was `was`. See that it can be written
-        there, before any frame is run.
-
-        Raises:
-            UsageError: the version is none.
-            BundleError: it cannot be written there.
-        """
-        version = counted_on(was, "+cal") if version is None else version
-        if version.strip() in ("", was):
-            raise click.UsageError(f"--version {version!r} tells the new bundle from none; name one other than {was!r}")
-        if not version.isprintable():
-            raise click.UsageError(f"--version {version!r} is no text of one line; events carry it, name a plain one")
-        target = target or _beside(bundle)
-        if not dry_run:
-            if bundle.resolve() in target.resolve().parents:
-                raise BundleError(f"{target} lies in {bundle}, which stays as it is; name a folder beside it with --to")
-            require_place(target)
-        return cls(target, version)
+    print_warnings(warnings)
+    print_report(report, as_json, new.title, _facts(report))
 
 
 def _look_hot(frames: int, rejected_before: int, before: Calibration) -> list[str]:
@@ -253,28 +213,6 @@ def _look_hot(frames: int, rejected_before: int, before: Calibration) -> list[st
         f"the old thresholds reject {rejected_before} of these {format_count(frames, 'good frame')}, where "
         f"{percent(allowed)} were to "
         "be expected: look at them before this bundle is used, as a defective frame among them hides defects like it"
-    ]
-
-
-def odd_ones(pictures: GoodPictures, appearances: Sequence[Appearance]) -> list[str]:
-    """Warns of good frames that look like no other.
-
-    Raises:
-        InputError: it is a single one: what is plausible would rest on it.
-    """
-    found = outliers(appearances)
-    if not found:
-        return []
-    place, words = next(iter(found.items()))
-    file = pictures.files[place]
-    if len(found) == 1:
-        raise InputError(
-            f"{file} does not look like the other {format_count(len(appearances) - 1, 'good frame')}: {words}; remove "
-            "it, or if frames like it are to pass, add a second picture that looks like it"
-        )
-    return [
-        f"{len(found)} of {format_count(len(appearances), 'good frame')} look like no other, as {file}: {words}; look "
-        "at them, as frames like them pass now"
     ]
 
 
@@ -344,17 +282,6 @@ def _refuse_shared(pictures: GoodPictures, second: GoodPictures) -> list[str]:
         f"{files[original]}; a copy "
         "shows nothing new and the bounds do not hold, leave it out"
     ]
-
-
-def _beside(bundle_path: Path) -> Path:
-    path = bundle_path if bundle_path.name not in ("", "..") else bundle_path.resolve()
-    suffix = SUFFIX if path.name.endswith(SUFFIX) else ""
-    return path.with_name(counted_on(path.name.removesuffix(suffix), "-cal") + suffix)
-
-
-def progress(what: str) -> Callable[[Sequence[Path]], Iterable[Path]]:
-    console = progress_console()
-    return lambda files: track(files, what, console=console, disable=not (console.is_terminal and files))
 
 
 def _support(frames: int, share: float) -> Support:

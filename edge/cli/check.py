@@ -10,7 +10,7 @@ import msgspec
 from edge.bundle.manifest import Plausible
 from edge.bundle.trusted import signer_in_words
 from edge.cameras.looking import area_of
-from edge.cli.calibration_text import describe_plausible
+from edge.cli.bundle_formatting import describe_plausible
 from edge.cli.output import json_option, print_facts, print_json
 from edge.config import JournalConfig, LineConfig, load_config
 from edge.delivery.security.access import Access

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from edge.bundle import open_bundle, open_proven_engine
-from edge.cli.engine_options import engine_option, precision_option
+from edge.cli.options import engine_option, precision_option
 from edge.cli.output import json_option, print_json
 from edge.colour import to_rgb
 from edge.delivery.numbering import Count

@@ -6,14 +6,14 @@ import click
 import msgspec
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from edge.cli.event_columns import COLUMNS, Cell, row_of
+from edge.cli.formatting import local_time
 from edge.cli.journal_export import export
-from edge.cli.line_words import local_time
-from edge.cli.named_journal import journal_of, line_argument, seq_type, topic_option
-from edge.cli.output import WIDE, json_option, print_facts, print_json, progress_console, visible
+from edge.cli.options import SEQ, topic_option
+from edge.cli.output import WIDE, json_option, print_facts, print_json, progress_bar, visible
+from edge.cli.target import journal_of
 from edge.delivery.journal.check import faults
 from edge.delivery.journal.errors import JournalDamagedError
 from edge.delivery.journal.reader import JournalReader
@@ -71,9 +71,9 @@ journal.add_command(export)
 
 
 @journal.command(epilog="Example: heatline journal show line1 -n 50 --topic verdict.top.DEFECT")
-@line_argument
+@click.argument("line")
 @click.option("-n", "count", type=click.IntRange(0, 100_000), default=10, show_default=True, help="Events to show.")
-@click.option("--after", "after_seq", type=seq_type, help="Show the first events after this one, and not the newest.")
+@click.option("--after", "after_seq", type=SEQ, help="Show the first events after this one, and not the newest.")
 @topic_option
 @json_option
 def show(line: str, count: int, after_seq: int | None, topics: tuple[str, ...], as_json: bool) -> None:
@@ -182,7 +182,7 @@ def _clock(at_ns: int) -> str:
 
 
 @journal.command(epilog="Example: heatline journal verify line1")
-@line_argument
+@click.argument("line")
 @json_option
 def verify(line: str, as_json: bool) -> None:
     """Read all of the journal of LINE and say what is wrong with it: its structure, gaps, and every event.
@@ -191,13 +191,8 @@ def verify(line: str, as_json: bool) -> None:
     reads the whole file: while the line runs, keep it for a quiet hour.
     """
     path = journal_of(line)
-    console = progress_console()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     found: list[str] = []
-    with (
-        JournalReader.open_file(path) as reader,
-        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-    ):
+    with JournalReader.open_file(path) as reader, progress_bar() as progress:
         first, last = reader.range()
         task = progress.add_task("structure", total=None)
 

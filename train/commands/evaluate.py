@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from edge.cli.engine_options import precision_option
 from edge.cli.extras import require_extra
-from edge.cli.finite_range import FiniteRange
+from edge.cli.options import FiniteRange, precision_option
 from edge.cli.output import json_option, print_facts, print_json
 from edge.errors import InputError
 from edge.inference import EngineKind, Precision
