@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from edge.cameras.listing import Found, list_all
+from edge.cameras.discovery import Found, list_all
 from edge.cli.calibrate_camera import calibrate_camera
 from edge.cli.cameras_grab import grab
 from edge.cli.output import json_option, print_json, print_warnings, visible

@@ -15,7 +15,7 @@ from edge.config import load_config
 from edge.errors import CameraError
 from edge.geometry import TileGrid
 from edge.grab.grab import Grab
-from edge.grab.picture_saver import Saver
+from edge.grab.pictures import Saver
 from edge.grab.report import Grabbed, Loss, Report
 from edge.util.text import format_count, is_are
 

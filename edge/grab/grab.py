@@ -14,10 +14,9 @@ from edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from edge.errors import CameraError, GeometryError, HeatlineError, MissingExtraError
 from edge.frames import BadFrame, Frame
 from edge.geometry import WHOLE_FRAME, TileGrid
-from edge.grab.area_picture import area_picture
-from edge.grab.frame_tally import FrameTally
-from edge.grab.picture_saver import Saver
+from edge.grab.pictures import Saver, area_picture
 from edge.grab.report import Area, Grabbed
+from edge.grab.tally import FrameTally
 from edge.util.text import format_count
 
 TRIGGER_AGAIN_SECONDS = 0.25
