@@ -22,10 +22,6 @@ UNSUPPORTED = 3
 """Times the wanted share: a larger bound is warned of."""
 COLDEST_SHARE = 0.05
 """Of defective frames, which are let lie below a margin."""
-JUST_ABOVE_EVEN = float(np.finfo(np.float32).tiny)
-"""The study's threshold, logits: the probability must exceed 0.5. The smallest number above 0 that is none of those
-which some processors take for 0.
-"""
 EVIDENCE_QUANTILE = 0.999
 """Of all heatmap cells of the good frames together, the share that lies below the evidence threshold of a top-mean."""
 HOTTEST_SHARE, HOTTEST_AT_LEAST = 0.02, 1000
@@ -228,27 +224,6 @@ def calibrate(
         evidence_quantile=None if top_cells is None else EVIDENCE_QUANTILE,
         score_by=score_by,
         coldest_defect=coldest_defect,
-    )
-
-
-def calibrate_by_the_study(frames: Sequence[GoodFrame], frames_are: str) -> Calibration:
-    """Both thresholds where the study had them, just above a probability of 0.5; the frames say what comes of it.
-
-    Raises:
-        InputError: no frame, or a value that is not finite.
-    """
-    count = len(_usable([frame.highest_logit for frame in frames]))
-    reach = rejected(frames, JUST_ABOVE_EVEN)
-    return Calibration(
-        score_threshold=JUST_ABOVE_EVEN,
-        evidence_threshold=JUST_ABOVE_EVEN,
-        background=_background(frames),
-        false_reject_per_frame=None,
-        frames=count,
-        frames_are=frames_are,
-        rule="study",
-        rejected=reach,
-        false_reject_at_most=upper_bound(reach, count),
     )
 
 

@@ -99,6 +99,16 @@ class LineConfig(LineFile, frozen=True):
     tuned: TunedEngines | None = None
     """None: there is no such file."""
 
+    @property
+    def addresses(self) -> dict[str, str]:
+        """All that the line binds, by their keys."""
+        bound = {
+            "events.bind": self.events.bind,
+            "commands.bind": self.commands.bind,
+            "journal.bind": self.journal.bind,
+        }
+        return {key: address for key, address in bound.items() if address is not None}
+
     def engine_for(self, digest: str) -> EngineInForce:
         """With which settings to inspect by the bundle of that digest."""
         return EngineInForce(self.engine) if self.tuned is None else self.tuned.in_force(self.engine, digest)
@@ -240,15 +250,8 @@ def _device(camera: CameraSettings) -> str | None:
 
 
 def _check_addresses(config: LineConfig) -> None:
-    bound = {
-        "events.bind": config.events.bind,
-        "commands.bind": config.commands.bind,
-        "journal.bind": config.journal.bind,
-    }
     taken: dict[str, str] = {}
-    for key, address in bound.items():
-        if address is None:
-            continue
+    for key, address in config.addresses.items():
         _check_address(key, address)
         if address in taken:
             raise ConfigError(f"{taken[address]} and {key} are both {address!r}; they must differ")

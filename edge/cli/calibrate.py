@@ -1,6 +1,5 @@
 """`heatline calibrate`."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +8,9 @@ import msgspec
 
 from edge.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
 from edge.bundle import Calibration, open_bundle, open_proven_engine
-from edge.bundle.manifest import Rule
 from edge.bundle.plausibility import Appearance, Plausibility, know_product
 from edge.calibration import calibrate as calibrate_by_share
-from edge.calibration import calibrate_by_the_study, describe_support, may_reach, rejected
+from edge.calibration import describe_support, may_reach, rejected
 from edge.cli.bundle_formatting import count_frames, describe_plausible, describe_rule, percent
 from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress
 from edge.cli.options import FiniteRange, engine_option, precision_option
@@ -78,8 +76,7 @@ class Report(msgspec.Struct, frozen=True):
     """Why not in what was asked for."""
     calibration: Calibration
     good_frames: Shift
-    support: Support | None
-    """None where the study's rule was asked for: it wants no share."""
+    support: Support
     second_shift: SecondShift | None
     before: Before
     warnings: list[str]
@@ -99,16 +96,11 @@ class Report(msgspec.Struct, frozen=True):
     help="Good frames of another shift, a file or a folder; may be given more than once. They set no threshold.",
 )
 @click.option(
-    "--rule",
-    type=click.Choice(["false-reject", "study"]),
-    default="false-reject",
-    show_default=True,
-    help="study: both thresholds just above a probability of 0.5.",
-)
-@click.option(
     "--false-reject",
     type=FiniteRange(0, 1, max_open=True),
-    help=f"Wanted share of good frames that are rejected. {FALSE_REJECT} unless given.",
+    default=FALSE_REJECT,
+    show_default=True,
+    help="Wanted share of good frames that are rejected.",
 )
 @new_bundle_options
 @engine_option
@@ -118,8 +110,7 @@ def calibrate(
     bundle_path: Path,
     good: tuple[Path, ...],
     second_paths: tuple[Path, ...],
-    rule: Rule,
-    false_reject: float | None,
+    false_reject: float,
     target: Path | None,
     version: str | None,
     dry_run: bool,
@@ -132,9 +123,7 @@ def calibrate(
     Says which false-reject rate the frames can support, and which frames to look at. BUNDLE stays as it is. Nobody has
     signed the new one.
     """
-    if rule == "study" and false_reject is not None:
-        raise click.UsageError("--rule study sets the thresholds by itself; leave --false-reject away")
-    if false_reject is not None and (math.isnan(false_reject) or 0 < false_reject < SMALLEST):  # a range lets it pass
+    if 0 < false_reject < SMALLEST:
         raise click.UsageError(
             f"--false-reject {false_reject} makes no sense; expected 0, or at least {SMALLEST} and below 1"
         )
@@ -151,17 +140,12 @@ def calibrate(
     second_frames, second_appearances = second_pictures.run(inspector, progress("second shift"))
     plausibility = know_product(appearances)
     frames_are = f"good frames of {pictures.names}"
-    share = FALSE_REJECT if false_reject is None else false_reject
-    calibration = (
-        calibrate_by_the_study(frames, frames_are)
-        if rule == "study"
-        else calibrate_by_share(
-            frames,
-            share,
-            frames_are,
-            top_cells=was.map.top_cells,
-            coldest_defect=was.calibration.coldest_defect,
-        )
+    calibration = calibrate_by_share(
+        frames,
+        false_reject,
+        frames_are,
+        top_cells=was.map.top_cells,
+        coldest_defect=was.calibration.coldest_defect,
     )
     calibration = msgspec.structs.replace(
         calibration, plausible=plausibility.plausible, plausible_by_camera=was.calibration.plausible_by_camera
@@ -189,7 +173,7 @@ def calibrate(
         fell_back=proven.fell_back,
         calibration=calibration,
         good_frames=first,
-        support=None if rule == "study" else _support(len(frames), share),
+        support=_support(len(frames), false_reject),
         second_shift=second,
         before=Before(
             version=was.version,
@@ -326,15 +310,13 @@ def _facts(report: Report) -> dict[str, object]:
     return facts
 
 
-def _support_in_words(calibration: Calibration, support: Support | None) -> str:
+def _support_in_words(calibration: Calibration, support: Support) -> str:
     bound = calibration.false_reject_at_most
     assert bound is not None
     frames = format_count(calibration.frames, "good frame")
     words = f"{frames}: with {percent(CONFIDENCE)} confidence the false-reject rate is at most {percent(bound)}"
     share = calibration.false_reject_per_frame
-    if support is None or share is None:
-        return words
-    if share == 0:
+    if not share:
         return f"{words}; no number of frames shows that none is ever rejected"
     words += (
         f"; to show {percent(share)} takes {format_count(support.frames_with_none or 0, 'frame')} of which none "

@@ -1,6 +1,6 @@
 """`heatline journal`: what a line's journal holds, and whether it is whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import click
 import msgspec
@@ -11,12 +11,12 @@ from rich.table import Table
 from edge.cli.event_columns import COLUMNS, Cell, row_of
 from edge.cli.formatting import local_time
 from edge.cli.journal_export import export
-from edge.cli.options import SEQ, topic_option
+from edge.cli.options import topic_option
 from edge.cli.output import WIDE, json_option, print_facts, print_json, progress_bar, visible
 from edge.cli.target import journal_of
 from edge.delivery.journal.check import faults
 from edge.delivery.journal.errors import JournalDamagedError
-from edge.delivery.journal.reader import JournalReader
+from edge.delivery.journal.reader import JournalReader, StoredRecord
 from edge.delivery.journal.rows import Record
 from edge.errors import MessageError
 from edge.util.text import format_count
@@ -73,10 +73,9 @@ journal.add_command(export)
 @journal.command(epilog="Example: heatline journal show line1 -n 50 --topic verdict.top.DEFECT")
 @click.argument("line")
 @click.option("-n", "count", type=click.IntRange(0, 100_000), default=10, show_default=True, help="Events to show.")
-@click.option("--after", "after_seq", type=SEQ, help="Show the first events after this one, and not the newest.")
 @topic_option
 @json_option
-def show(line: str, count: int, after_seq: int | None, topics: tuple[str, ...], as_json: bool) -> None:
+def show(line: str, count: int, topics: tuple[str, ...], as_json: bool) -> None:
     """Say what the journal of LINE holds, and show its newest events.
 
     LINE is a line's name, its TOML file, the journal's folder, or its file.
@@ -85,13 +84,7 @@ def show(line: str, count: int, after_seq: int | None, topics: tuple[str, ...], 
     with JournalReader.open_file(path) as reader:
         first, last = reader.range()
         events = reader.tally()
-        faults: dict[int, list[str]] = {}
-        if after_seq is None:
-            newest = reader.newest(count, topics)
-            records = [stored.record for stored in newest]
-            faults = {stored.record.seq: stored.faults(heatmap=False) for stored in newest}
-        else:
-            records = _following(reader, after_seq, count, topics)
+        newest = reader.newest(count, topics)
         shown = Shown(
             path=str(path),
             journal_id=reader.journal_id,
@@ -104,7 +97,7 @@ def show(line: str, count: int, after_seq: int | None, topics: tuple[str, ...], 
                 topic: Topic(events=events.get(topic, 0), last_seq=seq)
                 for topic, seq in sorted(reader.topics().items())
             },
-            events=[msgspec.Raw(record.header) for record in records],
+            events=[msgspec.Raw(stored.record.header) for stored in newest],
         )
     if as_json:
         print_json(shown)
@@ -119,30 +112,19 @@ def show(line: str, count: int, after_seq: int | None, topics: tuple[str, ...], 
     for topic, one in shown.topics.items():
         facts[topic] = f"{format_count(one.events, 'event')}, the last was {one.last_seq}"
     print_facts(str(path), facts)
-    if records:
+    if newest:
         click.echo()
-        _print_events(records, faults)
+        _print_events(newest)
 
 
-def _following(reader: JournalReader, after_seq: int, count: int, topics: tuple[str, ...]) -> list[Record]:
-    """The first events after one."""
-    records: list[Record] = []
-    last = reader.last_seq
-    while len(records) < count and after_seq < last:
-        page = reader.read(after_seq, topics=topics, at_most=count - len(records))
-        records += page.records
-        after_seq = page.through_seq
-    return records
-
-
-def _print_events(records: Sequence[Record], faults: Mapping[int, list[str]]) -> None:
+def _print_events(newest: Sequence[StoredRecord]) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in SHOWN:
         table.add_column(
             heading, justify="right" if heading in ("seq", "score", "regions") else "left", overflow="fold"
         )
-    for record in records:
-        table.add_row(*(visible(cell) for cell in _cells(record, faults.get(record.seq, []))))
+    for stored in newest:
+        table.add_row(*(visible(cell) for cell in _cells(stored.record, stored.faults(heatmap=False))))
     console = Console(markup=False)
     if not console.is_terminal:  # what is not read on a screen is searched, and must not be cut into lines
         console = Console(markup=False, width=WIDE)

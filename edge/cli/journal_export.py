@@ -11,7 +11,7 @@ from typing import BinaryIO, Literal
 import click
 
 from edge.cli.event_columns import COLUMNS, row_of
-from edge.cli.options import SEQ, topic_option
+from edge.cli.options import topic_option
 from edge.cli.output import progress_bar, visible
 from edge.cli.target import journal_of
 from edge.delivery.journal.reader import JournalReader
@@ -21,6 +21,7 @@ from edge.util.atomic_file import replacing
 from edge.wire.events import event_from
 
 Format = Literal["jsonl", "csv"]
+SEQ = click.IntRange(0, 2**63 - 1)
 
 
 @click.command(epilog="Example: heatline journal export line1 --format csv --topic verdict. --out verdicts.csv")

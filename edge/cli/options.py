@@ -35,9 +35,6 @@ topic_option = click.option(
     "--topic", "topics", multiple=True, default=("",), help="Topic prefix, e.g. verdict.top.DEFECT; may be repeated."
 )
 
-SEQ = click.IntRange(0, 2**63 - 1)
-"""The number of an event of a journal."""
-
 
 def reply_timeout_option(seconds: float, until: str) -> Callable[[Command], Command]:
     """Give a command that asks a line something the option `--timeout`.
