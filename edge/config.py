@@ -10,13 +10,13 @@ import msgspec
 from msgspec import Meta
 
 from edge.bundle.trusted import TRUSTED_KEYS
-from edge.cameras.looking import check_area
 from edge.cameras.settings import (
     CameraSettings,
     FolderSettings,
     GenicamSettings,
     V4l2Settings,
     VideoSettings,
+    check_area,
     to_path,
 )
 from edge.delivery.security.access import is_local, unprotected

@@ -16,7 +16,6 @@ from edge.binomial import interval
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, CameraPlausible, product_tiles_of
 from edge.bundle.plausibility import Appearance, ProductTiles
-from edge.bundle.product_tiles import product_tiles_bytes
 from edge.calibration import GoodFrame, rejected
 from edge.errors import BundleError, EngineError, InputError
 from edge.frames import Frame, Stamp
@@ -235,7 +234,7 @@ def write_recalibrated(
         BundleError: the place is taken or cannot be written, or a file is no longer what it was.
     """
     replaced = PRODUCT_TILES if camera is None else product_tiles_of(camera)
-    files = {} if tiles is None else {replaced: product_tiles_bytes(tiles)}
+    files = {} if tiles is None else {replaced: tiles.to_bytes()}
     for name, expected in parent.manifest.files.items():
         if name == replaced:
             continue

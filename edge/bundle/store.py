@@ -13,8 +13,7 @@ import msgspec
 from edge.bundle.golden import GoldenTiles
 from edge.bundle.keys import PrivateKey, PublicKey
 from edge.bundle.manifest import PRODUCT_TILES, Manifest, Plausible, decode_manifest, product_tiles_of
-from edge.bundle.plausibility import Plausibility
-from edge.bundle.product_tiles import read_product_tiles
+from edge.bundle.plausibility import Plausibility, ProductTiles
 from edge.bundle.signature import SIGNATURE, read_signature, write_signature
 from edge.errors import BundleError
 from edge.geometry import AreaOfInterest
@@ -79,7 +78,7 @@ class Bundle:
         tensor = self.manifest.tensors.features
         if plausible.distance is None or tensor is None:
             return Plausibility(plausible)
-        return Plausibility(plausible, read_product_tiles(self.path / file, int(tensor.shape[1] or 0)))
+        return Plausibility(plausible, ProductTiles.load(self.path / file, int(tensor.shape[1] or 0)))
 
     def golden(self) -> GoldenTiles:
         """The tiles with known answers.

@@ -8,7 +8,6 @@ import msgspec
 from edge.bundle import open_bundle, open_proven_engine
 from edge.bundle.manifest import CameraPlausible
 from edge.bundle.plausibility import know_product
-from edge.cameras.looking import area_of
 from edge.cli.bundle_formatting import count_frames, describe_plausible
 from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress
 from edge.cli.output import json_option, print_report, print_warnings
@@ -111,6 +110,6 @@ def _area(line: Path, config: LineConfig, name: str) -> AreaOfInterest:
     """
     for camera in config.cameras:
         if camera.name == name:
-            return area_of(camera)
+            return camera.area
     names = ", ".join(camera.name for camera in config.cameras)
     raise ConfigError(f"{line} has no camera {name!r}; it has {names}")

@@ -9,7 +9,6 @@ import msgspec
 
 from edge.bundle.manifest import Plausible
 from edge.bundle.trusted import signer_in_words
-from edge.cameras.looking import area_of
 from edge.cli.bundle_formatting import describe_plausible
 from edge.cli.formatting import describe_bundle
 from edge.cli.output import json_option, print_report
@@ -156,7 +155,7 @@ def _camera(each: OpenCamera, setup: Setup) -> dict[str, Any]:
         why = "none came" if checked is None else checked.detail
         raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {why}")
     height, width = checked.image.shape[:2]
-    area = area_of(settings)
+    area = settings.area
     tiles = len(inspector.stitcher((height, width), area).grid)
     implausible = None
     try:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable
 
 from edge.cameras.base import EndOfFrames, Opened
-from edge.cameras.looking import area_of
 from edge.cameras.settings import CameraSettings, GenicamSettings
 from edge.cameras.state import CameraAlarm
 from edge.cameras.supervisor import SupervisedCamera
@@ -151,7 +150,7 @@ class Grab:
         )
 
     def _draw_area(self) -> Area | None:
-        area, first = area_of(self._settings), self._tally.first
+        area, first = self._settings.area, self._tally.first
         if first is None or area == WHOLE_FRAME:
             return None
         # Tiles of the usual size: the bundle, which may have others, need not be there yet.

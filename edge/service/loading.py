@@ -8,7 +8,6 @@ from pathlib import Path
 from edge.bundle import Bundle, ProvenEngine, open_bundle, open_proven_engine
 from edge.bundle.plausibility import Plausibility
 from edge.bundle.trusted import require_trusted, signer_in_words, signer_of
-from edge.cameras.looking import area_of
 from edge.config import LineConfig
 from edge.engine_config import EngineConfig
 from edge.errors import ConfigError, HeatlineError
@@ -75,7 +74,7 @@ def prepare(
         proven, engine = _open(bundle, engine, config.engine, say, cache_folder() if like is None else None)
         # On a thread of its own: the last answers of an engine may take long, and no frame waits for them.
         uses = EngineUses(unused=lambda: NamedThread("retire", proven.engine.close).start())
-    areas = {camera.name: area_of(camera) for camera in config.cameras}
+    areas = {camera.name: camera.area for camera in config.cameras}
     checked = config.thresholds.check_plausibility in (None, True)
     inspector = Inspector(
         bundle.manifest,
