@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from edge.binomial import CONFIDENCE
 from edge.bundle import Calibration, Manifest
 from edge.bundle.manifest import Agreement, Attempt, Gate, MapChecks, MapGate, Plausible, PrecisionGate, ScoreBy
 from edge.bundle.plausibility import SLACK
+from edge.calibration.binomial import CONFIDENCE
 from edge.inference.engine import GRAPHS
 from edge.util.text import format_count
 

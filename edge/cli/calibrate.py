@@ -6,19 +6,12 @@ from pathlib import Path
 import click
 import msgspec
 
-from edge.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
 from edge.bundle import Calibration, open_bundle, open_proven_engine
 from edge.bundle.plausibility import Appearance, Plausibility, know_product
 from edge.calibration import calibrate as calibrate_by_share
 from edge.calibration import describe_support, may_reach, rejected
-from edge.cli.bundle_formatting import count_frames, describe_plausible, describe_rule, percent
-from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress
-from edge.cli.options import FiniteRange, engine_option, precision_option
-from edge.cli.output import json_option, print_report, print_warnings
-from edge.errors import InputError
-from edge.inference import EngineKind, Precision
-from edge.inspection.inspector import Inspector
-from edge.recalibration import (
+from edge.calibration.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
+from edge.calibration.recalibration import (
     GoodPictures,
     SecondShift,
     Shift,
@@ -28,6 +21,13 @@ from edge.recalibration import (
     record_of_thresholds,
     shift,
 )
+from edge.cli.bundle_formatting import count_frames, describe_plausible, describe_rule, percent
+from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress
+from edge.cli.options import FiniteRange, engine_option, precision_option
+from edge.cli.output import json_option, print_report, print_warnings
+from edge.errors import InputError
+from edge.inference import EngineKind, Precision
+from edge.inspection.inspector import Inspector
 from edge.util.text import format_count
 
 FALSE_REJECT = 0.01

@@ -8,6 +8,7 @@ import msgspec
 from edge.bundle import open_bundle, open_proven_engine
 from edge.bundle.manifest import CameraPlausible
 from edge.bundle.plausibility import know_product
+from edge.calibration.recalibration import GoodPictures, recalibrated, record_of_camera
 from edge.cli.bundle_formatting import count_frames, describe_plausible
 from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress
 from edge.cli.output import json_option, print_report, print_warnings
@@ -15,7 +16,6 @@ from edge.config import LineConfig, load_config
 from edge.errors import ConfigError
 from edge.geometry import AreaOfInterest
 from edge.inspection.inspector import Inspector
-from edge.recalibration import GoodPictures, recalibrated, record_of_camera
 from edge.util.text import format_count
 
 

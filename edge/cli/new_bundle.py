@@ -10,9 +10,9 @@ from rich.progress import track
 from edge.bundle import Bundle, Manifest
 from edge.bundle.plausibility import Appearance, ProductTiles, outliers
 from edge.bundle.store import require_place
+from edge.calibration.recalibration import GoodPictures, counted_on, write_recalibrated
 from edge.cli.output import progress_console
 from edge.errors import BundleError, InputError
-from edge.recalibration import GoodPictures, counted_on, write_recalibrated
 from edge.util.text import format_count
 
 SUFFIX = ".bundle"

@@ -9,14 +9,14 @@ from edge.bundle import Bundle, ProvenEngine, open_bundle, open_proven_engine
 from edge.bundle.plausibility import Plausibility
 from edge.bundle.trusted import require_trusted, signer_in_words, signer_of
 from edge.config import LineConfig
-from edge.engine_config import EngineConfig
+from edge.config.engine import EngineConfig
+from edge.config.tuned import EngineInForce
 from edge.errors import ConfigError, HeatlineError
 from edge.geometry import AreaOfInterest
 from edge.inspection.inspector import Inspector
 from edge.inspection.setup import EngineUses, Setup
 from edge.inspection.verdict import Thresholds
 from edge.service.systemd import cache_folder
-from edge.tuned import EngineInForce
 from edge.util.threads import NamedThread, threads_named
 
 logger = logging.getLogger(__name__)

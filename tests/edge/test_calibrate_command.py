@@ -11,14 +11,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge.binomial import interval, upper_bound
 from edge.bundle import SCHEMA, Bundle, open_bundle
 from edge.bundle.manifest import Plausible
 from edge.bundle.plausibility import Plausibility
+from edge.calibration.binomial import interval, upper_bound
+from edge.calibration.recalibration import GoodPictures
 from edge.cli.calibrate import _share_for, _unlike
 from edge.errors import EngineError
 from edge.inspection.inspector import Inspector
-from edge.recalibration import GoodPictures
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import started, write_pictures
 from tests.edge.test_inspector import NumpyEngine

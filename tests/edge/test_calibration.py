@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from edge.binomial import upper_bound
-from edge.calibration import (
+from edge.calibration.binomial import upper_bound
+from edge.calibration.thresholds import (
     EVIDENCE_QUANTILE,
     HOTTEST_AT_LEAST,
     GoodFrame,

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import asdict, replace
 
-from edge.engine_config import EngineConfig, check_engine
+from edge.config.engine import EngineConfig, check_engine
 from edge.errors import ConfigError
 from edge.util.atomic_file import replacing
 from edge.util.processor import cores, processor

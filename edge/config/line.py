@@ -19,11 +19,11 @@ from edge.cameras.settings import (
     check_area,
     to_path,
 )
+from edge.config.engine import EngineConfig, check_engine
+from edge.config.products import ProductConfig, ThresholdsConfig, check_products, in_words
+from edge.config.tuned import EngineInForce, TunedEngines, read_tuned, tuned_file
 from edge.delivery.security.access import is_local, unprotected
-from edge.engine_config import EngineConfig, check_engine
 from edge.errors import ConfigError
-from edge.products import ProductConfig, ThresholdsConfig, check_products, in_words
-from edge.tuned import EngineInForce, TunedEngines, read_tuned, tuned_file
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

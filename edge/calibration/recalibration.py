@@ -12,18 +12,18 @@ import msgspec
 import numpy as np
 
 from edge import __version__
-from edge.binomial import interval
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, CameraPlausible, product_tiles_of
 from edge.bundle.plausibility import Appearance, ProductTiles
 from edge.calibration import GoodFrame, rejected
+from edge.calibration.binomial import interval
+from edge.calibration.two_samples import Difference, fisher_exact, mann_whitney
 from edge.errors import BundleError, EngineError, InputError
 from edge.frames import Frame, Stamp
 from edge.geometry import WHOLE_FRAME, AreaOfInterest
 from edge.images import list_images, read_image
 from edge.inference import Engine
 from edge.inspection.inspector import Inspector, PendingFrame
-from edge.two_samples import Difference, fisher_exact, mann_whitney
 from edge.util.text import format_count, is_are
 
 BEYOND_CHANCE = 0.01

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edge.binomial import CONFIDENCE, frames_to_show, upper_bound
 from edge.bundle.manifest import Calibration, ScoreBy
+from edge.calibration.binomial import CONFIDENCE, frames_to_show, upper_bound
+from edge.calibration.student import prediction_bound, prediction_bound_of_groups
 from edge.errors import InputError
-from edge.student import prediction_bound, prediction_bound_of_groups
 from edge.util.text import format_count
 
 ENOUGH_BEYOND = 5
@@ -112,7 +112,7 @@ def score_threshold(
        good and defective belongs to neither.
     3. `tail`: where they are not known, of at least 8 frames of which so few may reach the quantile that it is one of
        the highest: the value that a next one exceeds with a chance of `share`, by a normal distribution
-       (`edge.student`), if it is higher. Frames of one group are alike, so of at least 8 groups it is the value of a
+       (`student`), if it is higher. Frames of one group are alike, so of at least 8 groups it is the value of a
        frame of a new group, if that is higher still.
 
     Args:
