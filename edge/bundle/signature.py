@@ -13,6 +13,7 @@ from msgspec import Meta
 from edge.bundle.keys import PrivateKey, PublicKey
 from edge.errors import BundleError
 from edge.util.atomic_file import replacing
+from edge.util.os_errors import writing
 from edge.util.plain_file import read_plain
 
 SIGNATURE = "manifest.sig"
@@ -66,14 +67,10 @@ def write_signature(folder: Path, digest: str, key: PrivateKey) -> None:
         BundleError: it cannot be written.
     """
     made = Signature("ed25519", key.public.raw.hex(), key.sign(_message(digest)).hex())
-    try:
-        with replacing(folder / SIGNATURE, unique=True) as new:
-            new.write_bytes(made.to_bytes())
-            new.chmod(0o644)
-    except OSError as error:
-        raise BundleError(
-            f"{folder / SIGNATURE} cannot be written ({error.strerror}); check the disk and the permissions"
-        ) from error
+    path = folder / SIGNATURE
+    with writing(path, BundleError), replacing(path, unique=True) as new:
+        new.write_bytes(made.to_bytes())
+        new.chmod(0o644)
 
 
 def _message(digest: str) -> bytes:

@@ -18,6 +18,7 @@ from edge.bundle.signature import SIGNATURE, read_signature, write_signature
 from edge.errors import BundleError
 from edge.geometry import AreaOfInterest
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision
+from edge.util.os_errors import writing
 from edge.util.plain_file import open_plain, read_plain
 
 MANIFEST = "manifest.json"
@@ -161,7 +162,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     manifest = msgspec.structs.replace(manifest, files=hashes)
     text = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
-    try:
+    with writing(path, BundleError):
         path.parent.mkdir(parents=True, exist_ok=True)
         half = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         try:
@@ -175,8 +176,6 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
             half.rename(path)
         finally:
             shutil.rmtree(half, ignore_errors=True)
-    except OSError as error:
-        raise BundleError(f"{path} cannot be written ({error.strerror}); check the disk and the permissions") from error
     return Bundle(path, opened.manifest, opened.digest)
 
 

@@ -18,7 +18,7 @@ from edge.cli.bundle_formatting import (
 )
 from edge.cli.bundle_signing import keygen, sign, trust
 from edge.cli.options import engine_option, precision_option
-from edge.cli.output import json_option, print_facts, print_json
+from edge.cli.output import json_option, print_facts, print_json, print_report
 from edge.inference import EngineKind, Precision
 
 BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
@@ -106,10 +106,7 @@ def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Pa
         "off_by": proven.differences,
         "allowed": opened.manifest.tolerances[engine.precision],
     }
-    if as_json:
-        print_json(report)
-    else:
-        shown = report | {"signed_by": signer_in_words(signer)}
-        if proven.fell_back is None:
-            del shown["fell_back"]
-        print_facts(f"{bundle_path} is whole and works on this machine in {proven.computes_in}", shown)
+    facts = report | {"signed_by": signer_in_words(signer)}
+    if proven.fell_back is None:
+        del facts["fell_back"]
+    print_report(report, as_json, f"{bundle_path} is whole and works on this machine in {proven.computes_in}", facts)

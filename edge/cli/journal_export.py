@@ -16,8 +16,9 @@ from edge.cli.output import progress_bar, visible
 from edge.cli.target import journal_of
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
-from edge.errors import EventsLostError, InputError, JournalError, MessageError
+from edge.errors import EventsLostError, JournalError, MessageError
 from edge.util.atomic_file import replacing
+from edge.util.os_errors import writing
 from edge.wire.events import event_from
 
 Format = Literal["jsonl", "csv"]
@@ -123,11 +124,8 @@ def _written_to(out: Path | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    try:
-        with replacing(out, unique=True) as new, new.open("xb") as file:
-            yield file
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); check the disk and the permissions") from error
+    with writing(out), replacing(out, unique=True) as new, new.open("xb") as file:
+        yield file
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from edge.cli.formatting import (
     describe_journal,
 )
 from edge.cli.options import FiniteRange
-from edge.cli.output import json_option, print_facts, print_json
+from edge.cli.output import json_option, print_report
 from edge.cli.target import KeyFiles, endpoint_of, key_options, name_of
 from edge.delivery.client.handshake_probe import require_let_in
 from edge.delivery.client.subscriber import Subscriber
@@ -64,12 +64,9 @@ def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> N
             f"{error}; or name the address of the line's events instead, e.g. tcp://127.0.0.1:5556"
         ) from error
     found = _ask(address, timeout_s, keys)
-    if as_json:
-        print_json(found)
-    else:
-        of = name_of(line) if found.status is None else found.status.line
-        reason = "" if found.reason is None else f" ({found.reason})"
-        print_facts(f"{of}: {found.state}{reason}", _facts(found))
+    of = name_of(line) if found.status is None else found.status.line
+    reason = "" if found.reason is None else f" ({found.reason})"
+    print_report(found, as_json, f"{of}: {found.state}{reason}", _facts(found))
     click.get_current_context().exit(EXIT_CODES[found.state])
 
 

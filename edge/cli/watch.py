@@ -21,7 +21,8 @@ from edge.cli.target import KeyFiles, endpoint_of, key_options
 from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.handshake_probe import require_let_in
 from edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Subscriber
-from edge.errors import InputError, MessageError
+from edge.errors import MessageError
+from edge.util.os_errors import writing
 from edge.wire.events import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, StatusEvent, VerdictEvent
 
 ROWS_KEPT = 200
@@ -111,30 +112,23 @@ class _Saver:
 
     def __enter__(self) -> Self:
         if self._folder is not None:
-            try:
+            with writing(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._lines = (self._folder / "events.jsonl").open("wb")
-            except OSError as error:
-                raise self._unwritable(error) from error
         return self
 
     def keep(self, message: Message) -> None:
         if self._folder is None or self._lines is None:
             return
-        try:
+        with writing(self._folder):
             self._lines.write(msgspec.json.encode(message.event) + b"\n")
             self._lines.flush()
             if message.png is not None and isinstance(message.event, VerdictEvent):
                 (self._folder / f"{message.event.seq:06d}.png").write_bytes(message.png)
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     def __exit__(self, *_: object) -> None:
         if self._lines is not None:
             self._lines.close()
-
-    def _unwritable(self, error: OSError) -> InputError:
-        return InputError(f"{self._folder} cannot be written ({error.strerror}); check the disk and the permissions")
 
 
 class EventTable:

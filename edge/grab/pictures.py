@@ -4,7 +4,6 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
 from edge.geometry import TileGrid
 from edge.heatmap_picture import png
+from edge.util.os_errors import writing
 
 MOST_WAITING_BYTES = 512 << 20
 """Of pictures that wait to be written, all cameras together."""
@@ -111,15 +110,8 @@ class Saver:
             self._waiting_bytes -= picture.nbytes
             self._room.notify_all()
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InputError(
-                f"{self._folder} cannot be written ({error.strerror}); check the disk and the permissions, or name "
-                "another folder with --out"
-            ) from error
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(self._folder, or_else=", or name another folder with --out")
 
 
 def _step_back() -> None:
