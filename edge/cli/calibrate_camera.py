@@ -16,7 +16,6 @@ from edge.config import LineConfig, load_config
 from edge.errors import ConfigError
 from edge.geometry import AreaOfInterest
 from edge.inspection.inspector import Inspector
-from edge.util.text import format_count
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -29,8 +28,6 @@ class Report(msgspec.Struct, frozen=True):
     camera: str
     plausible: CameraPlausible
     frames_are: str
-    refused_by_bundle: int
-    """How many of the frames get no verdict by what the bundle knows of all cameras."""
     warnings: list[str]
 
 
@@ -62,14 +59,16 @@ def calibrate_camera(
     pictures = GoodPictures(good)
     parent = open_bundle(config.bundle)
     new = NewBundle.beside(config.bundle, parent.manifest.version, target, version, dry_run)
-    proven = open_proven_engine(parent, config.engine.kind)
-    _, appearances = pictures.run(Inspector(parent.manifest, proven.engine), progress(f"frames of {camera}"), area)
+    settings = config.engine_for(parent.digest).settings
+    proven = open_proven_engine(parent, settings.kind, settings.precision, device=settings.device)
+    inspector = Inspector(parent.manifest, proven.engine, overlap_px=config.tiles.overlap_px)
+    _, appearances = pictures.run(inspector, progress(f"frames of {camera}"), area)
     warnings = odd_ones(pictures, appearances)
+    if proven.fell_back is not None:
+        warnings.append(proven.fell_back)
     known = know_product(appearances)
     if known.plausible.distance is None and parent.manifest.tensors.features is not None:
         warnings.append("these frames are too few to know the product's features, so another product may pass")
-    everywhere = parent.plausibility()
-    refused = 0 if everywhere is None else sum(everywhere.objection(each) is not None for each in appearances)
     plausible = CameraPlausible(
         known.plausible,
         [list(polygon) for polygon in area.look_at],
@@ -87,18 +86,15 @@ def calibrate_camera(
         camera=camera,
         plausible=plausible,
         frames_are=frames_are,
-        refused_by_bundle=refused,
         warnings=warnings,
     )
     print_warnings(warnings)
-    facts: dict[str, object] = {
+    facts = {
         "version": f"{new.version}, from {parent.manifest.version}",
         "signed by": "nobody, as it is another bundle now: heatline bundle sign",
         f"a frame of camera {camera} must be": describe_plausible(known.plausible),
-        "set by": count_frames(len(appearances), frames_are),
+        "set by": f"{count_frames(len(appearances), frames_are)}, in {proven.engine.precision}",
     }
-    if refused:
-        facts["of these"] = f"{format_count(refused, 'frame')} got no verdict by what the bundle knows of all cameras"
     print_report(report, as_json, new.title, facts)
 
 

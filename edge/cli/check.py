@@ -129,8 +129,9 @@ def _describe_plausible(setup: Setup) -> str:
     calibration, inspector = setup.bundle.manifest.calibration, setup.inspector
     if inspector.plausibility is None and calibration.plausible is not None:
         return "not checked, as thresholds.check_plausibility says"
-    others = ", ".join(sorted(inspector.plausibility_by_camera))
-    return describe_plausible(calibration.plausible) + (f"; by its own bounds: camera {others}" if others else "")
+    described = describe_plausible(calibration.plausible)
+    held = ", ".join(sorted(inspector.plausibility_by_camera))
+    return f"{described}; but of camera {held} by bounds of its own" if held else described
 
 
 def _describe_product(other: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from edge.bundle.plausibility import Appearance, Vitals, know_product
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
-from edge.service.loading import prepare
+from edge.service.loading import describe_plausibility, prepare
 from tests.command import complaint, heatline
 from tests.edge.lines import write_pictures
 from tests.edge.test_plausibility import CHANNELS, frames
@@ -102,6 +102,17 @@ def test_a_camera_is_held_to_its_own_frames_within_its_area(line: Path, caplog: 
     assert "a frame of camera dim must be" in shown
 
 
+def test_a_change_says_if_a_camera_is_held_to_bounds_of_its_own_from_now_on(line: Path) -> None:
+    heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--to", line.parent / "own")
+    before = prepare(load_config(line))
+    line.write_text(LINE.format(bundle="own", area=AREA))
+    own = prepare(load_config(line))
+    said = "; of camera dim, frames are held to bounds of their own from now on"
+    assert describe_plausibility(before, own) == said
+    assert describe_plausibility(own, before) == "; of camera dim, frames are not held to bounds of their own any more"
+    assert describe_plausibility(own, own) == ""
+
+
 def test_thresholds_that_are_set_again_leave_it_as_it_is(line: Path) -> None:
     heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--to", line.parent / "own")
     write_pictures(line.parent / "lit", {f"{seed}.png": textured(200, seed) for seed in range(6)})
@@ -117,7 +128,7 @@ def test_people_read_what_a_dry_run_would_do_and_nothing_is_written(line: Path) 
     assert told.returncode == 0, told.stderr
     assert "would be written" in told.stdout
     assert "a frame of camera dim must be" in told.stdout
-    assert "6 frames got no verdict by what the bundle knows of all cameras" in told.stdout
+    assert "6 good frames of good, in f32" in told.stdout
     assert sorted(path.name for path in line.parent.iterdir()) == ["all.bundle", "good", "line.toml"]
 
 

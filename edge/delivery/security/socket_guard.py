@@ -173,6 +173,7 @@ class SocketGuard:
         if self._access.allow_list.allows(self._role, peer.key):
             self._let_in.add(peer.key)
             return True
+        self._handshakes.note_not_allowed()
         self._access.refusals.note(
             self._name, "auth", f"{_named(peer.key)} from {peer.address}, which is not allowed to {self._role}"
         )
