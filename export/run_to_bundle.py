@@ -14,7 +14,6 @@ from edge import __version__
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, Grid, Map, MapChecks, Model, Tensor, Tensors
 from edge.bundle.pooling import identity_of
-from edge.bundle.product_tiles import product_tiles_bytes
 from edge.bundle.store import GOLDEN, require_place
 from edge.calibration import GoodFrame, describe_support
 from edge.inference import Precision, infer, open_engine
@@ -155,7 +154,7 @@ def export_run(
     )
     files = {**graphs, GOLDEN: golden.to_bytes()}
     if plausibility.tiles is not None:
-        files[PRODUCT_TILES] = product_tiles_bytes(plausibility.tiles)
+        files[PRODUCT_TILES] = plausibility.tiles.to_bytes()
     return write_bundle(target, manifest, files)
 
 

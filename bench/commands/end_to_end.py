@@ -13,7 +13,7 @@ from bench.commands.frame_size import FrameSize
 from bench.machine import machine
 from bench.result_file import new_report
 from edge.bundle import open_bundle
-from edge.cli.finite_range import FiniteRange
+from edge.cli.options import FiniteRange
 from edge.cli.output import json_option
 from edge.errors import BenchError
 from edge.inference import Precision

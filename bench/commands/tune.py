@@ -8,7 +8,7 @@ from bench.commands.common import bundle_argument, claim, deliver, out_option, s
 from bench.commands.frame_size import FrameSize
 from bench.machine import machine
 from bench.result_file import new_report
-from edge.cli.finite_range import FiniteRange
+from edge.cli.options import FiniteRange
 from edge.cli.output import json_option
 from edge.inference import Precision
 

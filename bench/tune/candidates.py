@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
-from edge.engine_config import EngineConfig
+from edge.config.engine import EngineConfig
 from edge.inference import Precision
 from edge.inference.engine import PROCESSOR
 from edge.inference.opening import PRECISIONS

@@ -8,15 +8,14 @@ import msgspec
 from edge.bundle import open_bundle, open_proven_engine
 from edge.bundle.manifest import CameraPlausible
 from edge.bundle.plausibility import know_product
-from edge.cameras.looking import area_of
-from edge.cli.calibrate import NewBundle, odd_ones, progress
-from edge.cli.calibration_text import count_frames, describe_plausible
-from edge.cli.output import json_option, print_facts, print_json
+from edge.calibration.recalibration import GoodPictures, recalibrated, record_of_camera
+from edge.cli.bundle_formatting import count_frames, describe_plausible
+from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress
+from edge.cli.output import json_option, print_report, print_warnings
 from edge.config import LineConfig, load_config
 from edge.errors import ConfigError
 from edge.geometry import AreaOfInterest
 from edge.inspection.inspector import Inspector
-from edge.recalibration import GoodPictures, recalibrated, record_of_camera, write_recalibrated
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -37,9 +36,7 @@ class Report(msgspec.Struct, frozen=True):
 @click.argument("camera")
 @click.argument("good", metavar="GOOD_FRAMES...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--product", help="Whose bundle and area of interest. Default: the line's.")
-@click.option("--to", "target", type=click.Path(path_type=Path), help="New folder for the bundle. Default: beside it.")
-@click.option("--version", help="Version of the new bundle. Default: the old one with +cal1, +cal2 and so on.")
-@click.option("--dry-run", is_flag=True, help="Print everything, write nothing.")
+@new_bundle_options
 @json_option
 def calibrate_camera(
     line: Path,
@@ -61,7 +58,7 @@ def calibrate_camera(
     area = _area(line, config, camera)
     pictures = GoodPictures(good)
     parent = open_bundle(config.bundle)
-    new = NewBundle.beside(config.bundle, parent.manifest.version, target, version, dry_run=dry_run)
+    new = NewBundle.beside(config.bundle, parent.manifest.version, target, version, dry_run)
     settings = config.engine_for(parent.digest).settings
     proven = open_proven_engine(parent, settings.kind, settings.precision, device=settings.device)
     inspector = Inspector(parent.manifest, proven.engine, overlap_px=config.tiles.overlap_px)
@@ -81,7 +78,7 @@ def calibrate_camera(
     calibration = msgspec.structs.replace(was, plausible_by_camera={**was.plausible_by_camera, camera: plausible})
     record = record_of_camera(camera, plausible, frames_are)
     manifest = recalibrated(parent, calibration, new.version, proven.engine, record)
-    written = None if dry_run else write_recalibrated(new.target, parent, manifest, known.tiles, camera)
+    written = new.write(parent, manifest, known.tiles, camera)
     report = Report(
         written=None if written is None else str(written.path),
         digest=None if written is None else written.digest,
@@ -91,18 +88,14 @@ def calibrate_camera(
         frames_are=frames_are,
         warnings=warnings,
     )
-    for words in warnings:
-        click.echo(f"warning: {words}", err=True)
-    if as_json:
-        print_json(report)
-        return
+    print_warnings(warnings)
     facts = {
         "version": f"{new.version}, from {parent.manifest.version}",
         "signed by": "nobody, as it is another bundle now: heatline bundle sign",
         f"a frame of camera {camera} must be": describe_plausible(known.plausible),
         "set by": f"{count_frames(len(appearances), frames_are)}, in {proven.engine.precision}",
     }
-    print_facts(f"{new.target} {'would be' if dry_run else 'is'} written", facts)
+    print_report(report, as_json, new.title, facts)
 
 
 def _area(line: Path, config: LineConfig, name: str) -> AreaOfInterest:
@@ -113,6 +106,6 @@ def _area(line: Path, config: LineConfig, name: str) -> AreaOfInterest:
     """
     for camera in config.cameras:
         if camera.name == name:
-            return area_of(camera)
+            return camera.area
     names = ", ".join(camera.name for camera in config.cameras)
     raise ConfigError(f"{line} has no camera {name!r}; it has {names}")

@@ -8,17 +8,16 @@ from pathlib import Path
 from edge.bundle import Bundle, ProvenEngine, open_bundle, open_proven_engine
 from edge.bundle.plausibility import Plausibility
 from edge.bundle.trusted import require_trusted, signer_in_words, signer_of
-from edge.cameras.looking import area_of
 from edge.config import LineConfig
-from edge.engine_config import EngineConfig
+from edge.config.engine import EngineConfig
+from edge.config.tuned import EngineInForce
 from edge.errors import ConfigError, HeatlineError
 from edge.geometry import AreaOfInterest
 from edge.inspection.inspector import Inspector
 from edge.inspection.setup import EngineUses, Setup
 from edge.inspection.verdict import Thresholds
-from edge.named_thread import NamedThread, threads_named
 from edge.service.systemd import cache_folder
-from edge.tuned import EngineInForce
+from edge.util.threads import NamedThread, threads_named
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ def prepare(
         # To write a compiled graph out holds up all threads: a line that inspects cannot have that.
         proven, engine = _open(bundle, engine, config.engine, say, cache_folder() if like is None else None)
         uses = EngineUses(unused=lambda: _retire(proven))
-    areas = {camera.name: area_of(camera) for camera in config.cameras}
+    areas = {camera.name: camera.area for camera in config.cameras}
     checked = config.thresholds.check_plausibility in (None, True)
     inspector = Inspector(
         bundle.manifest,

@@ -21,8 +21,9 @@ from edge.delivery.security import curve, zap
 from edge.delivery.security.access import Access
 from edge.delivery.security.allow_list import ROLES, allow, allowed_keys
 from edge.delivery.security.handshakes import Handshakes
-from edge.delivery.security.refusals import SECONDS_BETWEEN_LOGGED, Refusals
+from edge.delivery.security.refusals import Refusals
 from edge.errors import AccessError
+from edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED
 from tests.edge.secured import Secured
 
 KEY = z85.encode(bytes(range(32)))

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from edge.bundle import SCHEMA, open_bundle, write_bundle
 from edge.bundle.manifest import CameraPlausible, Tensor, product_tiles_of
 from edge.bundle.plausibility import Appearance, Vitals, know_product
-from edge.bundle.product_tiles import product_tiles_bytes
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
@@ -149,7 +148,7 @@ def test_a_bundle_keeps_the_features_that_each_camera_sees(tmp_path: Path) -> No
         calibration=msgspec.structs.replace(made.calibration, plausible_by_camera={"top": own}),
         tensors=msgspec.structs.replace(made.tensors, features=Tensor("features", "float32", [None, CHANNELS])),
     )
-    file = {product_tiles_of("top"): product_tiles_bytes(known.tiles)}
+    file = {product_tiles_of("top"): known.tiles.to_bytes()}
     write_bundle(tmp_path / "a", made, {**contents_of(), **file})
     _, kept = open_bundle(tmp_path / "a").plausibility_by_camera()["top"]
     for each in frames(20, seed=7):

@@ -16,8 +16,8 @@ from edge.delivery.security.allow_list import Role
 from edge.delivery.security.curve import fingerprint
 from edge.delivery.security.handshakes import WATCHED, Handshakes
 from edge.delivery.sockets import bind, monitor, monitor_event
-from edge.named_thread import NamedThread
-from edge.rate_limited_log import RateLimitedLog
+from edge.util.rate_limited_log import RateLimitedLog
+from edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 
