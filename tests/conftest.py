@@ -1,5 +1,6 @@
 """Shared fixtures. Everything is real and small; nothing is downloaded."""
 
+import gc
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from tests.small_bundle import small_bundle
 from tests.train.trained import blobs, trained_bundle, trained_run  # noqa: F401 (fixtures for all tests)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and hand that down
+
+gc.disable()  # until all tests are found: what imports make is kept, and searching it for garbage takes a third longer
 
 # Small tensors wait for a second thread longer than they work, and several test processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -97,6 +100,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[COLLECTED] = list(items)
     yield
     items.sort(key=lambda item: item.path.parent.name != "systemd")
+
+
+def pytest_collection_finish() -> None:
+    """A search for garbage leaves out the million objects that imports and collection made."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)
