@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import Bundle
 from tests.small_bundle import small_bundle
-from tests.train.trained import blobs, trained_bundle, trained_run  # noqa: F401 (fixtures for all tests)
+from tests.train.trained import blobs, tiny_trunk, trained_bundle, trained_run  # noqa: F401 (fixtures for all tests)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and hand that down
 

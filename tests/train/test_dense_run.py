@@ -15,7 +15,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import timm
 import torch
 
 from edge.bundle import open_bundle, open_proven_engine
@@ -38,32 +37,23 @@ from train.validation_frames import validation_frames
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-WEIGHTS = "trunk.pth"
-TRUNK = "test_efficientnet"
 SMALL = (
-    "tiles.tile_px=64", "recipe.steps=12", "recipe.folds=2", "recipe.jitter_px=20", "recipe.copies={defective: 1, most: 20}",
-    "trainer.precision=32-true",
+    "tiles.tile_px=64", "recipe.steps=12", "recipe.folds=2", "recipe.jitter_px=20",
+    "recipe.copies={defective: 1, most: 20}", "trainer.precision=32-true",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The feature cache of all trainings here, and the random weights of their trunk, the same for every seed."""
-    folder = tmp_path_factory.mktemp("features")
-    torch.manual_seed(0)
-    network = timm.create_model(TRUNK)
-    with torch.no_grad():  # features of the usual size, as batch normalisation makes them of what it has seen
-        for _ in range(20):
-            network(torch.randn(8, 3, 64, 64))
-    torch.save(network.state_dict(), folder / WEIGHTS)
-    return folder
+def tiny(tiny_trunk: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """What makes a training a small one; all here share a feature cache."""
+    return (*SMALL, *tiny_trunk, f"features.folder={tmp_path_factory.mktemp('features')}")
 
 
 @pytest.fixture(scope="module")
-def first(blobs: Path, features: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
+def first(blobs: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
     """A finished run, and what was said meanwhile."""
     out = tmp_path_factory.mktemp("dense") / "run"
-    return train(blobs, out, features)
+    return train(blobs, out, tiny)
 
 
 @pytest.fixture(scope="module")
@@ -87,19 +77,14 @@ def export(run: RunFolder, target: Path) -> Path:
     return target
 
 
-def cached(features: Path) -> tuple[str, ...]:
-    """What has a training take its trunk and features from there."""
-    return f"model={TRUNK}", f"model.weights={features / WEIGHTS}", f"features.folder={features}"
-
-
-def train(data: Path, out: Path, features: Path, *overrides: str) -> tuple[RunFolder, str]:
-    done = heatline("train", data, f"out={out}", *cached(features), *SMALL, *overrides)
+def train(data: Path, out: Path, tiny: tuple[str, ...], *overrides: str) -> tuple[RunFolder, str]:
+    done = heatline("train", data, f"out={out}", *tiny, *overrides)
     assert done.returncode == 0, done.stderr
     return RunFolder(out), " ".join(done.stderr.split())
 
 
-def summary_of(data: Path, folder: Path, features: Path, *overrides: str) -> tuple[RunSummary, str]:
-    run, said = train(data, folder / "run", features, *overrides)
+def summary_of(data: Path, folder: Path, tiny: tuple[str, ...], *overrides: str) -> tuple[RunSummary, str]:
+    run, said = train(data, folder / "run", tiny, *overrides)
     load_run(run.folder)
     return run.read_summary(), said
 
@@ -151,8 +136,8 @@ def test_answers_out_of_fold_are_of_every_tile_and_keep_groups_together(first: t
     assert run.summary.val["val_ap"] > 0.9
 
 
-def test_another_seed_extracts_nothing_again(blobs: Path, features: Path, first: object, tmp_path: Path) -> None:
-    summary, said = summary_of(blobs, tmp_path, features, "seed=7", "recipe.lr=0.005")
+def test_another_seed_extracts_nothing_again(blobs: Path, tiny: tuple[str, ...], first: object, tmp_path: Path) -> None:
+    summary, said = summary_of(blobs, tmp_path, tiny, "seed=7", "recipe.lr=0.005")
     assert "copies: all were in the cache" in said
     assert summary.tiles_per_s is None
 
@@ -268,10 +253,10 @@ def test_the_bundle_knows_what_the_product_looks_like(
 # Labels as they come.
 
 
-def test_labels_of_pictures_are_enough(blobs: Path, features: Path, tmp_path: Path) -> None:
+def test_labels_of_pictures_are_enough(blobs: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
     data = shutil.copytree(blobs, tmp_path / "blobs")
     shutil.rmtree(data / "masks")
-    summary, said = summary_of(data, tmp_path, features)
+    summary, said = summary_of(data, tmp_path, tiny)
     assert "nothing says where the defects are" in said
     assert "of pictures that are labelled as a whole" in said
     assert (summary.labelled, summary.truth) == ("pictures", "labels")
@@ -279,43 +264,45 @@ def test_labels_of_pictures_are_enough(blobs: Path, features: Path, tmp_path: Pa
 
 
 def test_masks_of_some_pictures_and_labels_of_the_others_are_trained_on_together(
-    blobs: Path, features: Path, tmp_path: Path
+    blobs: Path, tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
     data = shutil.copytree(blobs, tmp_path / "blobs")
     for mask in sorted((data / "masks").iterdir())[1:]:
         mask.unlink()
-    summary, said = summary_of(data, tmp_path, features)
+    summary, said = summary_of(data, tmp_path, tiny)
     assert " with masked defects, " in said
     assert " of pictures that are labelled as a whole" in said
     assert (summary.labelled, summary.truth) == ("tiles", "masks")
 
 
-def test_good_pictures_alone_are_trained_with_synthetic_defects(blobs: Path, features: Path, tmp_path: Path) -> None:
+def test_good_pictures_alone_are_trained_with_synthetic_defects(
+    blobs: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
     data = tmp_path / "line"
     (data / "good").mkdir(parents=True)
     for group in GROUPS:
         shutil.copy(blobs / "images" / f"{group}_2.png", data / "good")
-    summary, said = summary_of(data, tmp_path, features)
+    summary, said = summary_of(data, tmp_path, tiny)
     assert "No picture is defective: a training can only use synthetic defects on good pictures." in said
     assert summary.folds == 2
     assert summary.val == {}  # nothing to be told apart
     assert RunFolder(tmp_path / "run").report.joinpath("report.html").exists()
 
 
-def test_with_one_fold_nothing_is_cross_validated(blobs: Path, features: Path, tmp_path: Path) -> None:
-    summary, said = summary_of(blobs, tmp_path, features, "recipe.folds=1")
+def test_with_one_fold_nothing_is_cross_validated(blobs: Path, tiny: tuple[str, ...], tmp_path: Path) -> None:
+    summary, said = summary_of(blobs, tmp_path, tiny, "recipe.folds=1")
     assert (summary.finished, summary.folds) == (True, None)
     assert "12 steps for the model, without a cross-validation" in said
     assert not RunFolder(tmp_path / "run").out_of_fold.exists()
 
 
-def test_one_group_is_trained_on_and_is_not_cross_validated(features: Path, tmp_path: Path) -> None:
+def test_one_group_is_trained_on_and_is_not_cross_validated(tiny: tuple[str, ...], tmp_path: Path) -> None:
     data = draw_blobs(tmp_path / "blobs")
     rows = [
         (image.name, "good" if image.stem[-1] == "2" else "defective", "only") for image in (data / "images").iterdir()
     ]
     write_labels(data, sorted(rows))
-    run, _ = train(data, tmp_path / "run", features)
+    run, _ = train(data, tmp_path / "run", tiny)
     summary = run.read_summary()
     assert (summary.finished, summary.folds, summary.val) == (True, None, {})
     assert not run.out_of_fold.exists()
@@ -334,7 +321,7 @@ def test_one_group_is_trained_on_and_is_not_cross_validated(features: Path, tmp_
 
 @pytest.mark.parametrize("resumed_by", ["resume=true", "the same command"])
 def test_ctrl_c_leaves_nothing_that_looks_finished_and_the_training_can_be_resumed(
-    blobs: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumed_by: str
+    blobs: Path, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resumed_by: str
 ) -> None:
     draw = Sampler.draw
 
@@ -343,7 +330,7 @@ def test_ctrl_c_leaves_nothing_that_looks_finished_and_the_training_can_be_resum
             os.kill(os.getpid(), signal.SIGINT)
         return draw(self, step)
 
-    words = ("train", blobs, f"out={tmp_path / 'run'}", *cached(features), *SMALL)
+    words = ("train", blobs, f"out={tmp_path / 'run'}", *tiny)
     with monkeypatch.context() as patch:
         patch.setattr(Sampler, "draw", interrupt)
         stopped = heatline(*words)
