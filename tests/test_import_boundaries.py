@@ -59,7 +59,7 @@ def test_nothing_is_imported_that_is_not_needed(code: str, forbidden: set[str]) 
 
 
 def imported_at_once(path: Path) -> set[str]:
-    """Full names of the modules that a file imports as it is imported, not later, in a function; may hold more names."""
+    """Full names of what a file imports as it is imported, not later, in a function; names in modules among them."""
     found, nodes = set[str](), [*ast.parse(path.read_text(encoding="utf-8"), str(path)).body]
     while nodes:
         node = nodes.pop()
