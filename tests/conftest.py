@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # `ci` draws the same examples in every run; `make test-long` draws new ones, and more. No example is timed: a busy
 # machine is no failure.
 settings.register_profile(
-    "ci", max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    "ci", max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("long", settings.get_profile("ci"), max_examples=500, derandomize=False, print_blob=True)
 settings.load_profile("ci")
@@ -100,6 +101,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[COLLECTED] = list(items)
     yield
     items.sort(key=lambda item: item.path.parent.name != "systemd")
+
+
+EXPORTING = (
+    "tests/export/", "tests/test_chain.py", "tests/train/test_dense_run.py", "tests/train/test_evaluation_run.py",
+    "tests/train/test_novelty.py", "tests/bench/test_robustness_bench.py",
+)  # fmt: skip
+"""Files that export models: what that imports takes a process some seconds, so one process runs them all."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """As `--dist loadfile`, but for the files that export."""
+    from xdist.scheduler.loadfile import LoadFileScheduling
+
+    class OneProcessExports(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "exporting" if nodeid.startswith(EXPORTING) else super()._split_scope(nodeid)
+
+    return OneProcessExports(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:
