@@ -12,12 +12,11 @@ import torch
 from edge.errors import ExportError
 from edge.inference.devices import the_core
 from export.nodes import EXPLANATION
-from export.onnx_graph import Graphs, to_attention, to_bare_onnx, to_graphs, with_rollout
+from export.onnx_graph import Graphs, _name_the_explanation, to_attention, to_bare_onnx, to_graphs, with_rollout
 from export.openvino_ir import to_openvino
 from tests.toy_vit import ToyViT
 from train.config import CnnConfig
 from train.models.build import build_model
-from train.models.cnn import CamClassifier
 from train.models.explained import ExplainedClassifier
 from train.models.vit import RolloutClassifier
 
@@ -159,9 +158,7 @@ def test_the_bare_classifier_has_the_same_logits_and_no_map(
         np.testing.assert_allclose(logit, known, rtol=0, atol=1e-4 * np.abs(known).max())
 
 
-def test_a_head_that_is_not_found_ends_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_is_not_found_ends_the_export(graph: onnx.ModelProto) -> None:
     """Else it would be quantised with the features, and nobody would know."""
-    monkeypatch.setattr(CamClassifier, "explained_from", "head.called_otherwise")
-    config = CnnConfig(name="x", timm="test_efficientnet.r160_in1k", weights="none", stride=16)
     with pytest.raises(ExportError, match=r"has no head\.called_otherwise, .* install heatline\[export\] anew"):
-        to_graphs(build_model(config, TILE)[0].eval(), TILE)
+        _name_the_explanation(graph, "head.called_otherwise")
