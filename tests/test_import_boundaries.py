@@ -1,9 +1,12 @@
-"""Packages import one way: edge <- train <- export <- bench; the line PC needs no torch, a start only what it uses."""
+"""Packages import one way: edge <- train <- export <- bench, files in no circle. The line PC needs no torch, a
+start only what it uses.
+"""
 
 import ast
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -143,3 +146,28 @@ def test_the_wire_is_a_leaf() -> None:
             if name.partition(".")[0] not in {*sys.stdlib_module_names, "msgspec"}
         }
         assert all(name == "edge.errors" or name.split(".")[:2] == ["edge", "wire"] for name in of_others), path
+
+
+def files_imported_by(path: Path) -> set[Path]:
+    """Files of this project that a file imports, also within functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            places = [ROOT.joinpath(*parts[:count]) for count in range(len(parts), 0, -1)]
+            files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+            found |= set([file for file in files if file.exists()][:1])
+    return found - {path}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    order = list(TopologicalSorter({path: files_imported_by(path) for path in files}).static_order())
+    assert len(order) >= len(files) > 400
