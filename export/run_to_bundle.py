@@ -66,6 +66,8 @@ def export_run(
         BundleError: the target exists already or cannot be written.
     """
     require_place(target)
+    validating = validation_frames(run)
+    frames, others, frames_are = _divide(run, validating)
     model, tiles = run.model, run.config.tiles
     say("exporting classifier and map as one graph")
     exported = to_graphs(model, tiles.tile_px)
@@ -75,8 +77,6 @@ def export_run(
         overlap_px=tiles.overlap_px,
         smoothing_px=smoothing_px(model.map_hw, tiles.tile_px, smoothing_cells),
     )
-    validating = validation_frames(run)
-    frames, others, frames_are = _divide(run, validating)
     quantise_by = quantisation_tiles(others, grid) if "int8" in precisions else None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -48,7 +48,7 @@ LIGHTNING = {"lightning", "torchmetrics"}
         (DATA_COMMANDS, EXTRAS),
         (START, NOT_AT_START),
         (CLIENT, NOT_IN_A_CLIENT),
-        (DEFAULT_TRAINING, LIGHTNING),
+        pytest.param(DEFAULT_TRAINING, LIGHTNING, marks=pytest.mark.long),  # it imports torch
     ],
     ids=["all of edge", "commands for data", "start of a line", "a client", "training by the default recipe"],
 )
@@ -59,6 +59,35 @@ def test_nothing_is_imported_that_is_not_needed(code: str, forbidden: set[str]) 
     )
     assert result.returncode == 0, result.stderr
     assert set(result.stdout.split()) & forbidden == set()
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """Full names of what a file imports as it is imported, not later, in a function; names in modules among them."""
+    found, nodes = set[str](), [*ast.parse(path.read_text(encoding="utf-8"), str(path)).body]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif not isinstance(node, ast.FunctionDef) and not (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        ):
+            nodes += ast.iter_child_nodes(node)
+    return found
+
+
+def test_no_module_that_the_default_training_imports_names_lightning() -> None:
+    waiting, seen = {"train.compose", "train.fit"}, set[str]()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        folder = ROOT / name.replace(".", "/")
+        path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+        if path.is_file():
+            waiting |= {*imported_at_once(path), name.rpartition(".")[0]} - seen - {""}
+    assert {"torch", "timm", "train.dense.train"} <= seen
+    assert {name.partition(".")[0] for name in seen} & LIGHTNING == set()
 
 
 @given(event=st.sampled_from([1, 2, 4, 128, 256, 512, 1024, 4096, 16384]), value=st.integers(0, 2**28))
