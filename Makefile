@@ -32,6 +32,8 @@ demo: .venv/.runtime ## The main job on drawn boards, without torch; writes demo
 
 # Threads that wait for each other must not spin: other processes need the cores.
 test test-long: export OMP_WAIT_POLICY = PASSIVE
+# Hundreds of processes import the same modules: what one compiled, the others read.
+test test-long: export PYTHONDONTWRITEBYTECODE =
 
 test: .venv/.dev ## The tests, in JOBS processes; more options in PYTEST_ARGS
 	$(BIN)/python -m pytest $(PARALLEL) -m "not long" $(PYTEST_ARGS)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from edge.processor import processor
+from edge.util.processor import processor
 
 EXTENSIONS = (
     *("avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),

@@ -21,7 +21,7 @@ from edge.frames import Frame, Stamp
 from edge.geometry.regions import found_cells
 from edge.inspection.inspector import Inspector
 from edge.inspection.verdict import Verdict
-from edge.text import format_count
+from edge.util.text import format_count
 from export.map_gate import overlaps
 from export.run_to_bundle import export_run
 from train.compose import compose

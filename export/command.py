@@ -5,11 +5,10 @@ from typing import Literal
 
 import click
 
-from edge.cli.calibration_text import count_frames, describe_bound
+from edge.cli.bundle_formatting import count_frames, describe_bound, describe_gate, describe_map_checks, precision_facts
 from edge.cli.extras import require_extra
-from edge.cli.finite_range import FiniteRange
+from edge.cli.options import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json, progress_console
-from edge.cli.precision_words import gate_in_words, map_checks_in_words, precision_facts
 from edge.inference import Precision
 from train.progress import tracked
 
@@ -97,8 +96,8 @@ def export(
         f"{bundle.path} is written",
         {
             "digest": bundle.digest,
-            "export gate": gate_in_words(manifest.gate),
-            "map checks": map_checks_in_words(manifest.map_checks),
+            "export gate": describe_gate(manifest.gate),
+            "map checks": describe_map_checks(manifest.map_checks),
             "score threshold": f"{calibration.score_threshold:.3f} logits",
             "evidence threshold": f"{calibration.evidence_threshold:.3f} logits",
             "calibrated on": count_frames(calibration.frames, calibration.frames_are),

@@ -19,7 +19,7 @@ from edge.bundle.manifest import Grid
 from edge.errors import InputError
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import Engine, infer
-from edge.text import format_count
+from edge.util.text import format_count
 from export.gate import TOLERANCE
 from train.progress import Track
 from train.readers import LabelledImage

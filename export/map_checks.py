@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge.bundle.manifest import MapCheck, MapChecks
 from edge.errors import ExportError
-from edge.text import format_count
+from edge.util.text import format_count
 
 NEIGHBOURHOOD = 3
 WARN, REFUSE = 0.25, 0.5

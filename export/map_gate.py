@@ -15,7 +15,7 @@ from edge.bundle.manifest import Agreement
 from edge.errors import EngineError
 from edge.inference import Engine, infer
 from edge.inference.engine import Precision
-from edge.text import format_count
+from edge.util.text import format_count
 from export.held_tiles import HeldTiles
 
 LIMITS: dict[Precision, dict[str, float]] = {

@@ -14,7 +14,6 @@ from edge import __version__
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, Grid, Map, MapChecks, Model, Tensor, Tensors
 from edge.bundle.pooling import identity_of
-from edge.bundle.product_tiles import product_tiles_bytes
 from edge.bundle.store import GOLDEN, require_place
 from edge.calibration import GoodFrame, describe_support
 from edge.inference import Precision, infer, open_engine
@@ -67,6 +66,8 @@ def export_run(
         BundleError: the target exists already or cannot be written.
     """
     require_place(target)
+    validating = validation_frames(run)
+    frames, others, frames_are = _divide(run, validating)
     model, tiles = run.model, run.config.tiles
     say("exporting classifier and map as one graph")
     exported = to_graphs(model, tiles.tile_px)
@@ -76,8 +77,6 @@ def export_run(
         overlap_px=tiles.overlap_px,
         smoothing_px=smoothing_px(model.map_hw, tiles.tile_px, smoothing_cells),
     )
-    validating = validation_frames(run)
-    frames, others, frames_are = _divide(run, validating)
     quantise_by = quantisation_tiles(others, grid) if "int8" in precisions else None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -155,7 +154,7 @@ def export_run(
     )
     files = {**graphs, GOLDEN: golden.to_bytes()}
     if plausibility.tiles is not None:
-        files[PRODUCT_TILES] = product_tiles_bytes(plausibility.tiles)
+        files[PRODUCT_TILES] = plausibility.tiles.to_bytes()
     return write_bundle(target, manifest, files)
 
 

@@ -1,10 +1,12 @@
 """Shared fixtures. Everything is real and small; nothing is downloaded."""
 
+import gc
 import os
 import signal
 import socket
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,9 +16,11 @@ from numpy.typing import NDArray
 
 from edge.bundle import Bundle
 from tests.small_bundle import small_bundle
-from tests.train.trained import blobs, trained_bundle, trained_run  # noqa: F401 (fixtures for all tests)
+from tests.train.trained import blobs, tiny_trunk, trained_bundle, trained_run  # noqa: F401 (fixtures for all tests)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and hand that down
+
+gc.disable()  # until all tests are found: what imports make is kept, and searching it for garbage takes a third longer
 
 # Small tensors wait for a second thread longer than they work, and several test processes share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # `ci` draws the same examples in every run; `make test-long` draws new ones, and more. No example is timed: a busy
 # machine is no failure.
 settings.register_profile(
-    "ci", max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+    "ci", max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("long", settings.get_profile("ci"), max_examples=500, derandomize=False, print_blob=True)
 settings.load_profile("ci")
@@ -97,6 +101,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[COLLECTED] = list(items)
     yield
     items.sort(key=lambda item: item.path.parent.name != "systemd")
+
+
+EXPORTING = (
+    "tests/export/", "tests/test_chain.py", "tests/train/test_dense_run.py", "tests/train/test_evaluation_run.py",
+    "tests/train/test_novelty.py", "tests/bench/test_robustness_bench.py",
+)  # fmt: skip
+"""Files that export models: what that imports takes a process some seconds, so one process runs them all."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """As `--dist loadfile`, but for the files that export."""
+    from xdist.scheduler.loadfile import LoadFileScheduling
+
+    class OneProcessExports(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "exporting" if nodeid.startswith(EXPORTING) else super()._split_scope(nodeid)
+
+    return OneProcessExports(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_finish() -> None:
+    """A search for garbage leaves out the million objects that imports and collection made."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

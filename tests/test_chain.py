@@ -65,10 +65,16 @@ def train_export_and_run(
     ids=["tiny", "as shipped"],
 )
 def test_drawn_boards(
-    tmp_path: Path, address: str, count: int, size_hw: tuple[int, int], training: Sequence[str]
+    tmp_path: Path,
+    address: str,
+    tiny_trunk: tuple[str, str],
+    count: int,
+    size_hw: tuple[int, int],
+    training: Sequence[str],
 ) -> None:
     boards = tmp_path / "boards"
     write_boards(boards, count, seed=3, size_hw=size_hw)
+    training = (*training, *tiny_trunk) if training else training
     train_export_and_run(tmp_path, address, boards, boards / "images", training, ("--precision", "f32"))
     (evaluation,) = told("evaluate", tmp_path / "bundle", "--data", boards)["evaluations"]
     figures = evaluation["truths"][0]["figures"]

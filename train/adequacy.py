@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.binomial import frames_to_show
 from edge.calibration import score_threshold
-from edge.text import format_count
-from edge.two_samples import fisher_exact
+from edge.calibration.binomial import frames_to_show
+from edge.calibration.two_samples import fisher_exact
+from edge.util.text import format_count
 from train.readers import LabelledImage
 
 CELL_PX = 8

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import InputError
-from edge.text import format_count, sayable
+from edge.util.text import format_count, sayable
 from train.file_names import find_scheme
 from train.near_identical import near_identical_pairs, thumbnail
 from train.readers import LabelledFolder, LabelledImage, read_folder

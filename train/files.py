@@ -1,10 +1,10 @@
 """Files that are whole or not there: written beside their place, then moved onto it."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from edge.errors import TrainingError
+from edge.util.atomic_file import replacing
 
 
 def write_whole(file: Path, write: Callable[[Path], object]) -> None:
@@ -13,16 +13,11 @@ def write_whole(file: Path, write: Callable[[Path], object]) -> None:
     Raises:
         TrainingError: the disk is full, or cannot be written.
     """
-    beside = file.with_name(f".{file.name}.part")
     try:
-        write(beside)
-        with beside.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(beside, file)
+        with replacing(file) as new:
+            write(new)
     except (OSError, RuntimeError) as error:  # torch tells of a full disk in a RuntimeError
         reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
         raise TrainingError(
             f"{file} cannot be written ({reason}); what was there before is kept: make room, then go on"
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from edge.errors import TrainingError
-from edge.text import format_count, is_are
+from edge.util.text import format_count, is_are
 from train.config import TrainConfig
 from train.frames import FrameStore
 from train.near_identical import near_identical_across, twins_in_words

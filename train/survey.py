@@ -18,7 +18,7 @@ from edge.errors import ConfigError, InputError
 from edge.geometry import TileGrid
 from edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from edge.images import SUFFIXES, read_image
-from edge.text import format_count, sayable
+from edge.util.text import format_count, sayable
 from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
 from train.discovery import Discovery, discover
 from train.near_identical import near_identical_across, thumbnail, twins_in_words

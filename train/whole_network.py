@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProg
 from torch.utils.data import DataLoader, get_worker_info
 
 from edge.errors import ConfigError
-from edge.text import format_count
+from edge.util.text import format_count
 from train.assemble import Assembly, assemble
 from train.batches import Steps
 from train.callbacks import MetricsTable, OrderlyStop, Stopwatch, read_metrics

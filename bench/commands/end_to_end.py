@@ -12,7 +12,7 @@ from bench.commands.common import FrameSize, bundle_argument, deliver, out_optio
 from bench.machine import machine
 from bench.result_file import claim, keep, new_report
 from edge.bundle import open_bundle
-from edge.cli.finite_range import FiniteRange
+from edge.cli.options import FiniteRange
 from edge.cli.output import json_option
 from edge.errors import BenchError
 from edge.inference import Precision

@@ -13,7 +13,7 @@ from bench.commands.common import out_option, say
 from bench.machine import machine
 from bench.result_file import claim, keep, new_report
 from edge.cli.extras import require_extra
-from edge.cli.finite_range import FiniteRange
+from edge.cli.options import FiniteRange
 from edge.cli.output import json_option, print_json
 from edge.errors import BenchError, ConfigError
 from edge.inference import EngineKind, Precision

@@ -7,7 +7,7 @@ import click
 from bench.commands.common import FrameSize, bundle_argument, deliver, out_option, say
 from bench.machine import machine
 from bench.result_file import claim, new_report
-from edge.cli.finite_range import FiniteRange
+from edge.cli.options import FiniteRange
 from edge.cli.output import json_option
 from edge.inference import Precision
 

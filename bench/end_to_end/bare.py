@@ -25,7 +25,7 @@ from edge.images import list_images, read_image
 from edge.inference import Engine, Precision, infer
 from edge.inspection.inspector import Inspector
 from edge.inspection.verdict import Thresholds
-from edge.text import sayable
+from edge.util.text import sayable
 
 DEFECTIVE = 0.125
 """Share of the pictures that are to be judged DEFECT."""

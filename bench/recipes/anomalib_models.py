@@ -22,7 +22,7 @@ from bench.recipes.truth import Truth
 from bench.watched_process import log_tail
 from edge.errors import BenchError
 from edge.inference.engine import OPENVINO_GRAPH
-from edge.text import format_count
+from edge.util.text import format_count
 from train.compose import read_model
 from train.config import TrainConfig
 from train.dense.copies import picture_digests

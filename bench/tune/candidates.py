@@ -4,9 +4,10 @@ from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
-from edge.engine_config import EngineConfig
+from edge.config.engine import EngineConfig
 from edge.inference import Precision
-from edge.inference.opening import PRECISIONS, PROCESSOR
+from edge.inference.engine import PROCESSOR
+from edge.inference.opening import PRECISIONS
 
 BATCHES = (1, 2, 4, 8)
 BATCHES_ELSEWHERE = (1, 4, 8, 16)

@@ -21,7 +21,7 @@ from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
 from edge.cameras.settings import CameraSettings
 from edge.config import LineConfig
-from edge.engine_config import EngineConfig
+from edge.config.engine import EngineConfig
 from edge.errors import BenchError
 from edge.wire.events import VerdictEvent
 

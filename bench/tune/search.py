@@ -16,7 +16,7 @@ from bench.tune.shown import Shown
 from bench.tune.trial import Answers, Trial
 from edge.bundle.golden import GoldenTilesError
 from edge.config import LineConfig
-from edge.engine_config import EngineConfig
+from edge.config.engine import EngineConfig
 from edge.errors import EngineError
 from edge.inspection.setup import Setup
 from edge.service.loading import prepare

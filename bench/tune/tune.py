@@ -17,12 +17,12 @@ from bench.tune.shown import Shown, shown_by
 from bench.tune.trial import Answers
 from edge.bundle import Bundle, open_bundle
 from edge.config import LineConfig, engine_keys_set, load_config
-from edge.engine_config import EngineConfig
+from edge.config.engine import EngineConfig
+from edge.config.products import ThresholdsConfig
+from edge.config.tuned import Tuned, made_with, tuned_file, write_tuned
 from edge.errors import BenchError, BundleError
 from edge.inference import Precision
-from edge.processor import cores
-from edge.products import ThresholdsConfig
-from edge.tuned import Tuned, made_with, tuned_file, write_tuned
+from edge.util.processor import cores
 
 TURNS = 5
 """Of present and chosen settings. A difference counts that all of them show: by chance 1 in 32 would."""

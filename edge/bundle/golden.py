@@ -14,7 +14,7 @@ from edge.bundle.pooling import pool, pooling_of
 from edge.bundle.stored_arrays import StoredArrays
 from edge.errors import BundleError
 from edge.inference.engine import Engine, infer, infer_features
-from edge.plain_file import open_plain
+from edge.util.plain_file import open_plain
 
 MOST_TILES = 256
 MOST_BYTES = 2**30

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from edge.plain_file import open_plain
+from edge.util.plain_file import open_plain
 
 logger = logging.getLogger(__name__)
 

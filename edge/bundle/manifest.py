@@ -25,9 +25,10 @@ Cells = Annotated[int, Meta(gt=0, le=4096)]
 Finite = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Rule = Literal["false-reject", "study"]
-"""What sets the thresholds: a wanted share of good frames that may be rejected, or the study's probability of 0.5."""
+"""What sets the thresholds: a wanted share of good frames that may be rejected. The study's probability of 0.5 is that
+of bundles which were calibrated by an older heatline."""
 ScoreBy = Literal["quantile", "tail", "margin"]
-"""What set the score threshold for a wanted share, see `edge.calibration.score_threshold`."""
+"""What set the score threshold for a wanted share, see `edge.calibration.thresholds.score_threshold`."""
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 PlainName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z", max_length=100)]
 """A file name without a path: a manifest cannot point outside its bundle."""

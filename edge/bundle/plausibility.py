@@ -11,9 +11,11 @@ The highest distance that is plausible comes from frames whose own group was lef
 with few groups it is wider, as the next ones may lie beyond all that came so far.
 """
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -21,6 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle.manifest import Plausible
+from edge.bundle.stored_arrays import StoredArrays
+from edge.errors import BundleError
+from edge.util.plain_file import open_plain
 
 SAMPLED_PX = 1 << 16
 """Of a frame, that brightness, contrast and sharpness are taken from."""
@@ -104,6 +109,32 @@ class ProductTiles:
         variance, axes = np.linalg.eigh(correlation)
         whitening = axes / np.sqrt(np.maximum(variance, RIDGE)) / deviation[:, None]
         return cls(mean.astype(np.float32), whitening.astype(np.float32))
+
+    @classmethod
+    def load(cls, path: Path, channels: int) -> "ProductTiles":
+        """The features in a file. What they claim to be is looked at before memory is taken for them.
+
+        Raises:
+            BundleError: they are none, or of another number of channels.
+        """
+        expected = {"mean": (channels,), "whitening": (channels, channels)}
+        try:
+            with open_plain(path) as file, StoredArrays(file, at_most=4 * channels * (channels + 1)) as stored:
+                for name, shape in expected.items():
+                    if stored.shape(name) != shape or stored.dtype(name) != np.float32:
+                        raise ValueError(f"{name} of shape {stored.shape(name)}, expected float32 of shape {shape}")
+                found = cls(**{name: stored.read(name) for name in expected})
+        except Exception as error:  # zip, zlib, npy headers, memory: what a damaged file raises has no common base
+            raise BundleError(f"{path} holds no features of tiles ({error}); export the bundle again") from error
+        if not (np.isfinite(found.mean).all() and np.isfinite(found.whitening).all()):
+            raise BundleError(f"{path} holds numbers that are not finite; export the bundle again")
+        return found
+
+    def to_bytes(self) -> bytes:
+        """The contents of their file."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, mean=self.mean, whitening=self.whitening)
+        return buffer.getvalue()
 
     def distance(self, features: Floats) -> float:
         """Median of the distances of tiles [n, c], in standard deviations of the product's tiles."""

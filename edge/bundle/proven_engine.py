@@ -9,8 +9,8 @@ from edge.bundle.golden import GoldenTilesError, check_golden
 from edge.bundle.kept_graphs import KeptGraphs
 from edge.bundle.store import Bundle
 from edge.errors import BundleError, EngineError
-from edge.inference.engine import Engine, EngineKind, Precision
-from edge.inference.opening import PROCESSOR, open_engine, require_device, require_precision
+from edge.inference.engine import PROCESSOR, Engine, EngineKind, Precision
+from edge.inference.opening import open_engine, require_device, require_precision
 
 logger = logging.getLogger(__name__)
 

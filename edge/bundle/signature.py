@@ -4,8 +4,6 @@ It carries the public key that it fits, so that damage is noticed everywhere, al
 the key is trusted is another question, and never answered by what came with the bundle: see `trusted.py`.
 """
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +12,9 @@ from msgspec import Meta
 
 from edge.bundle.keys import PrivateKey, PublicKey
 from edge.errors import BundleError
-from edge.plain_file import read_plain
+from edge.util.atomic_file import replacing
+from edge.util.os_errors import writing
+from edge.util.plain_file import read_plain
 
 SIGNATURE = "manifest.sig"
 LARGEST_SIGNATURE = 4096
@@ -67,21 +67,10 @@ def write_signature(folder: Path, digest: str, key: PrivateKey) -> None:
         BundleError: it cannot be written.
     """
     made = Signature("ed25519", key.public.raw.hex(), key.sign(_message(digest)).hex())
-    try:
-        with tempfile.NamedTemporaryFile(prefix=f".{SIGNATURE}-", dir=folder, delete=False) as half:
-            try:
-                half.write(made.to_bytes())
-                half.flush()
-                os.fchmod(half.fileno(), 0o644)
-                os.fsync(half.fileno())
-                os.replace(half.name, folder / SIGNATURE)
-            except BaseException:
-                os.unlink(half.name)
-                raise
-    except OSError as error:
-        raise BundleError(
-            f"{folder / SIGNATURE} cannot be written ({error.strerror}); check the disk and the permissions"
-        ) from error
+    path = folder / SIGNATURE
+    with writing(path, BundleError), replacing(path, unique=True) as new:
+        new.write_bytes(made.to_bytes())
+        new.chmod(0o644)
 
 
 def _message(digest: str) -> bytes:

@@ -13,13 +13,13 @@ import msgspec
 from edge.bundle.golden import GoldenTiles
 from edge.bundle.keys import PrivateKey, PublicKey
 from edge.bundle.manifest import PRODUCT_TILES, Manifest, Plausible, decode_manifest, product_tiles_of
-from edge.bundle.plausibility import Plausibility
-from edge.bundle.product_tiles import read_product_tiles
+from edge.bundle.plausibility import Plausibility, ProductTiles
 from edge.bundle.signature import SIGNATURE, read_signature, write_signature
 from edge.errors import BundleError
 from edge.geometry import AreaOfInterest
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision
-from edge.plain_file import open_plain, read_plain
+from edge.util.os_errors import writing
+from edge.util.plain_file import open_plain, read_plain
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
@@ -79,7 +79,7 @@ class Bundle:
         tensor = self.manifest.tensors.features
         if plausible.distance is None or tensor is None:
             return Plausibility(plausible)
-        return Plausibility(plausible, read_product_tiles(self.path / file, int(tensor.shape[1] or 0)))
+        return Plausibility(plausible, ProductTiles.load(self.path / file, int(tensor.shape[1] or 0)))
 
     def golden(self) -> GoldenTiles:
         """The tiles with known answers.
@@ -162,7 +162,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     manifest = msgspec.structs.replace(manifest, files=hashes)
     text = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
-    try:
+    with writing(path, BundleError):
         path.parent.mkdir(parents=True, exist_ok=True)
         half = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         try:
@@ -176,8 +176,6 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
             half.rename(path)
         finally:
             shutil.rmtree(half, ignore_errors=True)
-    except OSError as error:
-        raise BundleError(f"{path} cannot be written ({error.strerror}); check the disk and the permissions") from error
     return Bundle(path, opened.manifest, opened.digest)
 
 

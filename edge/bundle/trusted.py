@@ -8,8 +8,7 @@ import msgspec
 from edge.bundle.keys import PublicKey, parse_public_key
 from edge.bundle.store import Bundle
 from edge.errors import BundleError
-from edge.key_files import read_trusted
-from edge.key_folder import files_in, name_of, put, require_name
+from edge.key_files import files_in, name_of, put, read_trusted, require_name
 
 TRUSTED_KEYS = Path("/etc/heatline/trusted")
 """Where a machine's trusted keys lie unless another folder is named."""

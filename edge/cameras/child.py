@@ -34,14 +34,22 @@ from edge.cameras.channel import (
     IsOpen,
     NewRing,
 )
-from edge.cameras.making import make_source
 from edge.cameras.ring import RingWriter
-from edge.cameras.settings import CameraSettings, from_bytes
+from edge.cameras.settings import (
+    CameraSettings,
+    FolderSettings,
+    GenicamSettings,
+    PatternSettings,
+    RtspSettings,
+    V4l2Settings,
+    VideoSettings,
+    from_bytes,
+)
 from edge.colour import to_rgb
 from edge.errors import CameraError, HeatlineError, InputError, MissingExtraError
 from edge.frames import BadFrame, Frame
-from edge.named_thread import NamedThread
-from edge.text import sayable
+from edge.util.text import sayable
+from edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +58,35 @@ SLOT_WITHIN_SECONDS = 0.25
 """A line that makes room by dropping what is oldest does so within a moment; then one that does not is overloaded."""
 SPARE_SLOTS = 3
 """Beside those for the frames that wait: one being written, one being cut into tiles, one on its way between."""
+
+
+def make_source(settings: CameraSettings) -> FrameSource:
+    """The camera that settings describe, not opened yet. Each kind's library is only loaded where it is used."""
+    match settings:
+        case FolderSettings():
+            from edge.cameras.folder import FolderCamera
+
+            return FolderCamera(settings)
+        case VideoSettings():
+            from edge.cameras.video import VideoCamera
+
+            return VideoCamera(settings)
+        case PatternSettings():
+            from edge.cameras.pattern import PatternCamera
+
+            return PatternCamera(settings)
+        case GenicamSettings():
+            from edge.cameras.genicam import GenicamCamera
+
+            return GenicamCamera(settings)
+        case V4l2Settings():
+            from edge.cameras.v4l2 import V4l2Camera
+
+            return V4l2Camera(settings)
+        case RtspSettings():
+            from edge.cameras.rtsp import RtspCamera
+
+            return RtspCamera(settings)
 
 
 class CameraServer:

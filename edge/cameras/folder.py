@@ -12,7 +12,7 @@ from edge.colour import PixelFormat
 from edge.errors import CameraError, InputError
 from edge.frames import BadFrame, Frame, Stamp
 from edge.images import list_images, read_image
-from edge.text import format_count, sayable
+from edge.util.text import format_count, sayable
 
 MOST_PRELOADED_BYTES = 4 << 30
 

@@ -1,13 +1,20 @@
 """The newest picture of a camera that sends without being asked; what it takes the place of is told, not forgotten."""
 
+import logging
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from edge.errors import CameraError
+from edge.errors import CameraError, last_line
 from edge.frames import BadFrame, Stamp
+from edge.util.threads import NamedThread
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+CLOSE_WITHIN_SECONDS = 1.0
+"""After that, a read that hangs is left to its own timeout."""
 
 
 @dataclass(frozen=True)
@@ -84,3 +91,43 @@ class Newest(Generic[T]):
     @property
     def _there(self) -> bool:
         return self._next is not None or self._newest is not None
+
+
+class Receiver(ABC, Generic[T]):
+    """The thread that receives pictures; it alone touches what they come from.
+
+    Args:
+        camera: its name.
+        where: what they come from, for people.
+        newest: takes them.
+    """
+
+    def __init__(self, camera: str, where: str, newest: Newest[T]) -> None:
+        self._camera, self._where, self._newest = camera, where, newest
+        self._stopped = False
+        self._thread = NamedThread(f"receive {camera}", self._run)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._thread.join(CLOSE_WITHIN_SECONDS)
+
+    @abstractmethod
+    def _receive(self) -> str:
+        """Receive until there is no more or it is stopped; why there is no more."""
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Close what they come from."""
+
+    def _run(self) -> None:
+        try:
+            reason = self._receive()
+        except Exception as error:
+            logger.exception("%s could not be received", self._where)
+            reason = f"broke off ({last_line(error)}); see the log"
+        finally:
+            self._let_go()
+        self._newest.end(f"camera {self._camera}: {self._where} {reason}")

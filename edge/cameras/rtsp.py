@@ -1,6 +1,5 @@
 """A network camera that speaks RTSP, through PyAV: every frame is decoded, and the newest one is shown."""
 
-import logging
 import re
 import time
 from typing import TYPE_CHECKING
@@ -8,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge.cameras.base import FrameSource, Opened
-from edge.cameras.newest import Newest, Received
+from edge.cameras.newest import Newest, Received, Receiver
 from edge.cameras.settings import RtspSettings
 from edge.errors import CameraError, MissingExtraError, last_line
 from edge.frames import BadFrame, Frame, Stamp
-from edge.named_thread import NamedThread
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -20,10 +18,6 @@ if TYPE_CHECKING:
     from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
-logger = logging.getLogger(__name__)
-
-CLOSE_WITHIN_SECONDS = 1.0
-"""After that, a read that hangs is left to its own timeout."""
 HIGHEST_RATE_FPS = 1000.0
 """Streams that know no rate may give that of their clock, 90000."""
 
@@ -39,7 +33,7 @@ class RtspCamera(FrameSource):
         super().__init__(settings.name)
         self._settings = settings
         self._newest: Newest[VideoFrame | None] = Newest()
-        self._receiver: _Receiver | None = None
+        self._receiver: _StreamReceiver | None = None
         self._reformatter: VideoReformatter | None = None
 
     def open(self) -> Opened:
@@ -71,7 +65,7 @@ class RtspCamera(FrameSource):
         stream = container.streams.video[0]
         stream.codec_context.options = {"flags": "low_delay"}
         self._reformatter = VideoReformatter()
-        self._receiver = _Receiver(self._settings, container, stream, self._newest)
+        self._receiver = _StreamReceiver(self._settings, container, stream, self._newest)
         self._receiver.start()
         rate_fps = stream.average_rate
         size = f"{stream.codec_context.width}x{stream.codec_context.height} px"
@@ -121,8 +115,8 @@ class RtspCamera(FrameSource):
         return f"{url} cannot be opened ({reason}); expected an RTSP server with a video stream; correct url"
 
 
-class _Receiver:
-    """The thread that receives and decodes; it alone touches the stream."""
+class _StreamReceiver(Receiver["VideoFrame | None"]):
+    """Receives and decodes a stream."""
 
     def __init__(
         self,
@@ -131,43 +125,30 @@ class _Receiver:
         stream: "VideoStream",
         newest: "Newest[VideoFrame | None]",
     ) -> None:
+        super().__init__(settings.name, _shown(settings.url), newest)
         self._settings = settings
         self._container, self._stream = container, stream
-        self._newest = newest
         self._decoded = 0
         self._damaged = False
-        self._stopped = False
-        self._thread = NamedThread(f"receive {settings.name}", self._run)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped = True
-        self._thread.join(CLOSE_WITHIN_SECONDS)
-
-    def _run(self) -> None:
-        import av
-
-        try:
-            reason = self._receive()
-        except av.error.ExitError:
-            reason = self._silent
-        except av.error.FFmpegError as error:
-            reason = f"broke off ({error.strerror or last_line(error)}); it must be opened again"
-        except Exception as error:
-            logger.exception("a stream could not be received")
-            reason = f"broke off ({last_line(error)}); see the log"
-        finally:
-            self._container.close()
-        self._newest.end(f"camera {self._settings.name}: {_shown(self._settings.url)} {reason}")
+    def _let_go(self) -> None:
+        self._container.close()
 
     @property
     def _silent(self) -> str:
         return f"sent nothing for {self._settings.read_within_s:g} s; check the camera and its cable"
 
     def _receive(self) -> str:
-        """Receive until there is no more; why there is not."""
+        import av
+
+        try:
+            return self._receive_packets()
+        except av.error.ExitError:
+            return self._silent
+        except av.error.FFmpegError as error:
+            return f"broke off ({error.strerror or last_line(error)}); it must be opened again"
+
+    def _receive_packets(self) -> str:
         packets = self._container.demux(self._stream)
         while not self._stopped:
             asked = time.monotonic()
@@ -196,7 +177,7 @@ class _Receiver:
 
     def _put(self, picture: "VideoFrame | None", timestamp_ns: int | None) -> None:
         self._decoded += 1
-        stamp = Stamp(self._settings.name, self._decoded, camera_timestamp_ns=timestamp_ns)
+        stamp = Stamp(self._camera, self._decoded, camera_timestamp_ns=timestamp_ns)
         self._newest.put(Received(stamp, picture))
 
 

@@ -7,6 +7,8 @@ import msgspec
 from msgspec import Meta
 
 from edge.colour import PixelFormat
+from edge.errors import ConfigError
+from edge.geometry.area_of_interest import AreaOfInterest
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 """Goes into topics, so it has no dots."""
@@ -42,6 +44,11 @@ class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     replays: ClassVar[bool] = False
     """Whether it shows files: a file that is not there is a mistake of the configuration and not a dead camera."""
+
+    @property
+    def area(self) -> AreaOfInterest:
+        """What of its frames is inspected."""
+        return AreaOfInterest.of(self.look_at, self.look_away)
 
     @property
     def triggered(self) -> Trigger:
@@ -177,6 +184,30 @@ class RtspSettings(_Camera, frozen=True, kw_only=True, tag="rtsp"):
 
 
 CameraSettings = FolderSettings | VideoSettings | PatternSettings | GenicamSettings | V4l2Settings | RtspSettings
+
+
+def check_area(camera: CameraSettings, where: str = "") -> None:
+    """See that its polygons leave something to inspect.
+
+    Args:
+        where: what else the sentence says of whose polygons these are.
+    Raises:
+        ConfigError: they leave nothing, or nobody knows of which size they are.
+    """
+    who = f"{where}camera {camera.name}"
+    if not (camera.look_at or camera.look_away):
+        return
+    if not isinstance(camera.size, tuple):
+        raise ConfigError(
+            f"{who} says where to look, but its size is {camera.size!r}; set size to the width and "
+            "height, px, in which its polygons count"
+        )
+    width, height = camera.size
+    if not camera.area.mask((height, width)).any():
+        raise ConfigError(
+            f"{who}: look_at and look_away leave nothing of {width}x{height} px to inspect; "
+            "check the polygons, (x, y) in px"
+        )
 
 
 def to_path(kind: type, value: object) -> Path:

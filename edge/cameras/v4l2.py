@@ -1,6 +1,5 @@
 """A V4L2 camera, e.g. a USB camera of the kind that computers have, through OpenCV."""
 
-import logging
 import os
 import stat
 
@@ -9,17 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.cameras.base import FrameSource, Opened
-from edge.cameras.newest import Newest, Received
-from edge.cameras.opencv import keep_quiet
+from edge.cameras.newest import Newest, Received, Receiver
 from edge.cameras.settings import V4l2Settings
-from edge.errors import CameraError, last_line
+from edge.cameras.video import keep_quiet
+from edge.errors import CameraError
 from edge.frames import BadFrame, Frame, Stamp
-from edge.named_thread import NamedThread
 
-logger = logging.getLogger(__name__)
-
-CLOSE_WITHIN_SECONDS = 1.0
-"""After that, a read that hangs is left to OpenCV's own timeout, 10 s."""
 BUFFERS = 4
 """Of the driver, emptied as fast as it fills them. With one, it would drop every frame that begins while another one is
 being converted, and OpenCV does not tell."""
@@ -39,7 +33,7 @@ class V4l2Camera(FrameSource):
         super().__init__(settings.name)
         self._settings = settings
         self._newest: Newest[NDArray[np.uint8]] = Newest()
-        self._reader: _Reader | None = None
+        self._reader: _DeviceReader | None = None
 
     def open(self) -> Opened:
         keep_quiet()
@@ -52,7 +46,7 @@ class V4l2Camera(FrameSource):
         except CameraError:
             capture.release()
             raise
-        self._reader = _Reader(self._settings, capture, self._newest)
+        self._reader = _DeviceReader(self._settings, capture, self._newest)
         self._reader.start()
         return found
 
@@ -123,42 +117,24 @@ class V4l2Camera(FrameSource):
         return CameraError(f"camera {self.name}: {self._settings.device} {what}")
 
 
-class _Reader:
-    """The thread that reads; it alone touches the device."""
+class _DeviceReader(Receiver[NDArray[np.uint8]]):
+    """Reads a device; OpenCV gives a read that hangs up after 10 s."""
 
     def __init__(self, settings: V4l2Settings, capture: cv2.VideoCapture, newest: Newest[NDArray[np.uint8]]) -> None:
-        self._settings = settings
+        super().__init__(settings.name, str(settings.device), newest)
         self._capture = capture
-        self._newest = newest
-        self._stopped = False
-        self._thread = NamedThread(f"read {settings.name}", self._run)
 
-    def start(self) -> None:
-        self._thread.start()
+    def _let_go(self) -> None:
+        self._capture.release()
 
-    def stop(self) -> None:
-        self._stopped = True
-        self._thread.join(CLOSE_WITHIN_SECONDS)
-
-    def _run(self) -> None:
-        try:
-            reason = self._read()
-        except Exception as error:
-            logger.exception("a device could not be read")
-            reason = f"cannot be read any more ({last_line(error)}); see the log"
-        finally:
-            self._capture.release()
-        self._newest.end(f"camera {self._settings.name}: {self._settings.device} {reason}")
-
-    def _read(self) -> str:
-        """Read until a read brings nothing; what is to be said then."""
+    def _receive(self) -> str:
         frame_id = 0
         while not self._stopped:
             read, image = self._capture.read()
             if not read:
                 return "brought no frame; was it unplugged, or does another program use it?"
             frame_id += 1
-            stamp = Stamp(self._settings.name, frame_id, camera_timestamp_ns=self._timestamp_ns())
+            stamp = Stamp(self._camera, frame_id, camera_timestamp_ns=self._timestamp_ns())
             self._newest.put(Received(stamp, np.asarray(image, np.uint8)))
         return "was closed"
 

@@ -1,19 +1,28 @@
 """A camera that shows a video file, through OpenCV."""
 
+import os
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.cameras.base import EndOfFrames, FrameSource, Opened
-from edge.cameras.opencv import keep_quiet
 from edge.cameras.pacing import Pace
 from edge.cameras.settings import VideoSettings
 from edge.errors import CameraError
 from edge.frames import BadFrame, Frame, Stamp
-from edge.text import format_count
+from edge.util.text import format_count
 
 HIGHEST_RATE_FPS = 10000.0
 """Files that know no rate give one that cannot be."""
+
+
+def keep_quiet() -> None:
+    """Have OpenCV and its FFmpeg write nothing to standard error: what goes wrong is told as an error of ours."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first capture of this process is opened
+    # OpenCV 5 has moved it.
+    set_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+    set_level(0)
 
 
 class VideoCamera(FrameSource):

@@ -7,11 +7,18 @@ import click
 from edge.bundle import open_bundle, open_proven_engine
 from edge.bundle.trusted import TRUSTED_KEYS, require_trusted, signer_in_words, signer_of
 from edge.cli.bundle_diff import diff
+from edge.cli.bundle_formatting import (
+    count_frames,
+    describe_bound,
+    describe_gate,
+    describe_map_checks,
+    describe_plausible,
+    describe_rule,
+    precision_facts,
+)
 from edge.cli.bundle_signing import keygen, sign, trust
-from edge.cli.calibration_text import count_frames, describe_bound, describe_plausible, describe_rule
-from edge.cli.engine_options import engine_option, precision_option
-from edge.cli.output import json_option, print_facts, print_json
-from edge.cli.precision_words import gate_in_words, map_checks_in_words, precision_facts
+from edge.cli.options import engine_option, precision_option
+from edge.cli.output import json_option, print_facts, print_json, print_report
 from edge.inference import EngineKind, Precision
 
 BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
@@ -62,8 +69,8 @@ def show(bundle_path: Path, as_json: bool) -> None:
                 for name, each in calibration.plausible_by_camera.items()
             },
             "false rejects": describe_bound(calibration),
-            "export gate": gate_in_words(manifest.gate),
-            "map checks": map_checks_in_words(manifest.map_checks),
+            "export gate": describe_gate(manifest.gate),
+            "map checks": describe_map_checks(manifest.map_checks),
             **precision_facts(manifest),
             "files": ", ".join(sorted(manifest.files)),
         },
@@ -99,10 +106,7 @@ def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Pa
         "off_by": proven.differences,
         "allowed": opened.manifest.tolerances[engine.precision],
     }
-    if as_json:
-        print_json(report)
-    else:
-        shown = report | {"signed_by": signer_in_words(signer)}
-        if proven.fell_back is None:
-            del shown["fell_back"]
-        print_facts(f"{bundle_path} is whole and works on this machine in {proven.computes_in}", shown)
+    facts = report | {"signed_by": signer_in_words(signer)}
+    if proven.fell_back is None:
+        del facts["fell_back"]
+    print_report(report, as_json, f"{bundle_path} is whole and works on this machine in {proven.computes_in}", facts)

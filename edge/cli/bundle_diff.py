@@ -14,12 +14,11 @@ from rich.table import Table
 
 from edge.bundle import Bundle, GoldenTiles, open_bundle
 from edge.bundle.difference import Answers, AnswersDifference, Change, answers_difference, manifest_changes
-from edge.cli.calibration_text import NOT_KNOWN, describe_range
-from edge.cli.engine_options import engine_option
+from edge.cli.bundle_formatting import NOT_KNOWN, describe_attempts, describe_range
+from edge.cli.options import engine_option
 from edge.cli.output import json_option, print_facts, print_json, visible
-from edge.cli.precision_words import attempts_in_words
 from edge.inference import EngineKind, infer, open_engine
-from edge.text import format_count
+from edge.util.text import format_count
 
 SHA256 = re.compile("[0-9a-f]{64}")
 ATTEMPTS = re.compile(r"map_gate\.precisions\.(\w+)\.attempts")
@@ -109,7 +108,7 @@ def _attempts(bundle: Bundle, precision: str) -> str | UnsetType:
     gate = bundle.manifest.map_gate
     if gate is None or precision not in gate.precisions:
         return UNSET
-    return attempts_in_words(gate.precisions[precision].attempts, gate.tiles)
+    return describe_attempts(gate.precisions[precision].attempts, gate.tiles)
 
 
 def _plausible(change: Change) -> Change:

@@ -7,8 +7,7 @@ import click
 from edge.bundle import open_bundle, sign_bundle
 from edge.bundle.keys import make_key, read_private_key, read_public_key
 from edge.bundle.trusted import TRUSTED_KEYS, TrustedKey, take_in, trusted_keys
-from edge.cli.output import json_option, print_facts, print_json
-from edge.key_files import public_half
+from edge.cli.output import json_option, print_made_key, print_report
 
 keys_option = click.option(
     "--keys",
@@ -29,16 +28,7 @@ def keygen(key_path: Path, as_json: bool) -> None:
     Neither file is ever overwritten. KEY has no password: keep it where bundles are made, and nowhere else.
     """
     public = make_key(key_path)
-    report = {
-        "private": str(key_path),
-        "public": str(public_half(key_path)),
-        "algorithm": "ed25519",
-        "fingerprint": public.fingerprint,
-    }
-    if as_json:
-        print_json(report)
-    else:
-        print_facts(f"{key_path} is made", report)
+    print_made_key(key_path, "ed25519", public.fingerprint, as_json)
 
 
 @click.command(epilog="Example: heatline bundle sign boards.bundle --key maker.key")
@@ -60,11 +50,8 @@ def sign(bundle_path: Path, key_path: Path, as_json: bool) -> None:
         "signed_by": key.public.fingerprint,
         "replaced": before,
     }
-    if as_json:
-        print_json(report)
-    else:
-        report["replaced"] = "nothing, it was not signed" if before is None else f"the signature by key {before}"
-        print_facts(f"{bundle_path} is signed", report)
+    replaced = "nothing, it was not signed" if before is None else f"the signature by key {before}"
+    print_report(report, as_json, f"{bundle_path} is signed", report | {"replaced": replaced})
 
 
 @click.command(epilog="Example: heatline bundle trust maker.key.pub --name maker")
@@ -82,17 +69,13 @@ def trust(key_path: Path | None, name: str | None, folder: Path, as_json: bool) 
         if name is not None:
             raise click.UsageError("--name names a key that is to be trusted; name its file too")
         listed = trusted_keys(folder)
-        if as_json:
-            print_json({"keys": [_told(each) for each in listed]})
-        else:
-            print_facts(f"{len(listed)} trusted in {folder}", {each.name: each.key.fingerprint for each in listed})
+        report = {"keys": [_told(each) for each in listed]}
+        facts = {each.name: each.key.fingerprint for each in listed}
+        print_report(report, as_json, f"{len(listed)} trusted in {folder}", facts)
         return
     key = read_public_key(key_path)
     taken = take_in(key, key_path.name.removesuffix(".pub") if name is None else name, folder)
-    if as_json:
-        print_json(_told(taken))
-    else:
-        print_facts(f"{key_path} is trusted", _told(taken))
+    print_report(_told(taken), as_json, f"{key_path} is trusted", _told(taken))
 
 
 def _told(trusted: TrustedKey) -> dict[str, str]:

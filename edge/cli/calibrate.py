@@ -1,41 +1,34 @@
 """`heatline calibrate`."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 import msgspec
-from rich.progress import track
 
-from edge.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
 from edge.bundle import Calibration, open_bundle, open_proven_engine
-from edge.bundle.manifest import Rule
-from edge.bundle.plausibility import Appearance, Plausibility, know_product, outliers
-from edge.bundle.store import require_place
+from edge.bundle.plausibility import Appearance, Plausibility, know_product
 from edge.calibration import calibrate as calibrate_by_share
-from edge.calibration import calibrate_by_the_study, describe_support, may_reach, rejected
-from edge.cli.calibration_text import count_frames, describe_plausible, describe_rule, percent
-from edge.cli.engine_options import engine_option, precision_option
-from edge.cli.finite_range import FiniteRange
-from edge.cli.output import json_option, print_facts, print_json, progress_console
-from edge.errors import BundleError, InputError
-from edge.inference import EngineKind, Precision
-from edge.inspection.inspector import Inspector
-from edge.recalibration import (
+from edge.calibration import describe_support, may_reach, rejected
+from edge.calibration.binomial import CONFIDENCE, at_most, frames_to_show, most_that_show
+from edge.calibration.recalibration import (
     GoodPictures,
     SecondShift,
     Shift,
     against,
     copies,
-    counted_on,
     recalibrated,
     record_of_thresholds,
     shift,
-    write_recalibrated,
 )
-from edge.text import format_count
+from edge.cli.bundle_formatting import count_frames, describe_plausible, describe_rule, percent
+from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress
+from edge.cli.options import FiniteRange, engine_option, precision_option
+from edge.cli.output import json_option, print_report, print_warnings
+from edge.errors import InputError
+from edge.inference import EngineKind, Precision
+from edge.inspection.inspector import Inspector
+from edge.util.text import format_count
 
 FALSE_REJECT = 0.01
 UNLIKELY = 0.01
@@ -43,7 +36,6 @@ SMALLEST = 1e-6
 """Below it no number of frames that anyone could take shows anything."""
 FAR_WIDER = 1.5
 """Times what was plausible before: more is warned of."""
-SUFFIX = ".bundle"
 
 
 class Support(msgspec.Struct, frozen=True):
@@ -84,8 +76,7 @@ class Report(msgspec.Struct, frozen=True):
     """Why not in what was asked for."""
     calibration: Calibration
     good_frames: Shift
-    support: Support | None
-    """None where the study's rule was asked for: it wants no share."""
+    support: Support
     second_shift: SecondShift | None
     before: Before
     warnings: list[str]
@@ -105,20 +96,13 @@ class Report(msgspec.Struct, frozen=True):
     help="Good frames of another shift, a file or a folder; may be given more than once. They set no threshold.",
 )
 @click.option(
-    "--rule",
-    type=click.Choice(["false-reject", "study"]),
-    default="false-reject",
-    show_default=True,
-    help="study: both thresholds just above a probability of 0.5.",
-)
-@click.option(
     "--false-reject",
     type=FiniteRange(0, 1, max_open=True),
-    help=f"Wanted share of good frames that are rejected. {FALSE_REJECT} unless given.",
+    default=FALSE_REJECT,
+    show_default=True,
+    help="Wanted share of good frames that are rejected.",
 )
-@click.option("--to", "target", type=click.Path(path_type=Path), help="New folder for the bundle. Default: beside it.")
-@click.option("--version", help="Version of the new bundle. Default: the old one with +cal1, +cal2 and so on.")
-@click.option("--dry-run", is_flag=True, help="Print everything, write nothing.")
+@new_bundle_options
 @engine_option
 @precision_option
 @json_option
@@ -126,8 +110,7 @@ def calibrate(
     bundle_path: Path,
     good: tuple[Path, ...],
     second_paths: tuple[Path, ...],
-    rule: Rule,
-    false_reject: float | None,
+    false_reject: float,
     target: Path | None,
     version: str | None,
     dry_run: bool,
@@ -140,9 +123,7 @@ def calibrate(
     Says which false-reject rate the frames can support, and which frames to look at. BUNDLE stays as it is. Nobody has
     signed the new one.
     """
-    if rule == "study" and false_reject is not None:
-        raise click.UsageError("--rule study sets the thresholds by itself; leave --false-reject away")
-    if false_reject is not None and (math.isnan(false_reject) or 0 < false_reject < SMALLEST):  # a range lets it pass
+    if 0 < false_reject < SMALLEST:
         raise click.UsageError(
             f"--false-reject {false_reject} makes no sense; expected 0, or at least {SMALLEST} and below 1"
         )
@@ -150,7 +131,7 @@ def calibrate(
     warnings = _refuse_shared(pictures, second_pictures)
     parent = open_bundle(bundle_path)
     was = parent.manifest
-    new = NewBundle.beside(bundle_path, was.version, target, version, dry_run=dry_run)
+    new = NewBundle.beside(bundle_path, was.version, target, version, dry_run)
     proven = open_proven_engine(parent, kind, precision)
     inspector = Inspector(was, proven.engine)
 
@@ -159,17 +140,12 @@ def calibrate(
     second_frames, second_appearances = second_pictures.run(inspector, progress("second shift"))
     plausibility = know_product(appearances)
     frames_are = f"good frames of {pictures.names}"
-    share = FALSE_REJECT if false_reject is None else false_reject
-    calibration = (
-        calibrate_by_the_study(frames, frames_are)
-        if rule == "study"
-        else calibrate_by_share(
-            frames,
-            share,
-            frames_are,
-            top_cells=was.map.top_cells,
-            coldest_defect=was.calibration.coldest_defect,
-        )
+    calibration = calibrate_by_share(
+        frames,
+        false_reject,
+        frames_are,
+        top_cells=was.map.top_cells,
+        coldest_defect=was.calibration.coldest_defect,
     )
     calibration = msgspec.structs.replace(
         calibration, plausible=plausibility.plausible, plausible_by_camera=was.calibration.plausible_by_camera
@@ -187,7 +163,7 @@ def calibrate(
         warnings.append(few)
     warnings += _look_hot(len(frames), rejected(frames, was.calibration.score_threshold), was.calibration)
     manifest = recalibrated(parent, calibration, new.version, proven.engine, record_of_thresholds(calibration, second))
-    written = None if dry_run else write_recalibrated(new.target, parent, manifest, plausibility.tiles)
+    written = new.write(parent, manifest, plausibility.tiles)
     report = Report(
         written=None if written is None else str(written.path),
         digest=None if written is None else written.digest,
@@ -197,7 +173,7 @@ def calibrate(
         fell_back=proven.fell_back,
         calibration=calibration,
         good_frames=first,
-        support=None if rule == "study" else _support(len(frames), share),
+        support=_support(len(frames), false_reject),
         second_shift=second,
         before=Before(
             version=was.version,
@@ -208,40 +184,8 @@ def calibrate(
         ),
         warnings=warnings,
     )
-    for words in warnings:
-        click.echo(f"warning: {words}", err=True)
-    if as_json:
-        print_json(report)
-    else:
-        print_facts(f"{new.target} {'would be' if dry_run else 'is'} written", _facts(report))
-
-
-class NewBundle(NamedTuple):
-    """Where a bundle that is calibrated again goes, and its version."""
-
-    target: Path
-    version: str
-
-    @classmethod
-    def beside(cls, bundle: Path, was: str, target: Path | None, version: str | None, *, dry_run: bool) -> "NewBundle":
-        """As `--to` and `--version` say, else beside the old one, whose version was `was`. See that it can be written
-        there, before any frame is run.
-
-        Raises:
-            UsageError: the version is none.
-            BundleError: it cannot be written there.
-        """
-        version = counted_on(was, "+cal") if version is None else version
-        if version.strip() in ("", was):
-            raise click.UsageError(f"--version {version!r} tells the new bundle from none; name one other than {was!r}")
-        if not version.isprintable():
-            raise click.UsageError(f"--version {version!r} is no text of one line; events carry it, name a plain one")
-        target = target or _beside(bundle)
-        if not dry_run:
-            if bundle.resolve() in target.resolve().parents:
-                raise BundleError(f"{target} lies in {bundle}, which stays as it is; name a folder beside it with --to")
-            require_place(target)
-        return cls(target, version)
+    print_warnings(warnings)
+    print_report(report, as_json, new.title, _facts(report))
 
 
 def _look_hot(frames: int, rejected_before: int, before: Calibration) -> list[str]:
@@ -253,28 +197,6 @@ def _look_hot(frames: int, rejected_before: int, before: Calibration) -> list[st
         f"the old thresholds reject {rejected_before} of these {format_count(frames, 'good frame')}, where "
         f"{percent(allowed)} were to "
         "be expected: look at them before this bundle is used, as a defective frame among them hides defects like it"
-    ]
-
-
-def odd_ones(pictures: GoodPictures, appearances: Sequence[Appearance]) -> list[str]:
-    """Warns of good frames that look like no other.
-
-    Raises:
-        InputError: it is a single one: what is plausible would rest on it.
-    """
-    found = outliers(appearances)
-    if not found:
-        return []
-    place, words = next(iter(found.items()))
-    file = pictures.files[place]
-    if len(found) == 1:
-        raise InputError(
-            f"{file} does not look like the other {format_count(len(appearances) - 1, 'good frame')}: {words}; remove "
-            "it, or if frames like it are to pass, add a second picture that looks like it"
-        )
-    return [
-        f"{len(found)} of {format_count(len(appearances), 'good frame')} look like no other, as {file}: {words}; look "
-        "at them, as frames like them pass now"
     ]
 
 
@@ -346,17 +268,6 @@ def _refuse_shared(pictures: GoodPictures, second: GoodPictures) -> list[str]:
     ]
 
 
-def _beside(bundle_path: Path) -> Path:
-    path = bundle_path if bundle_path.name not in ("", "..") else bundle_path.resolve()
-    suffix = SUFFIX if path.name.endswith(SUFFIX) else ""
-    return path.with_name(counted_on(path.name.removesuffix(suffix), "-cal") + suffix)
-
-
-def progress(what: str) -> Callable[[Sequence[Path]], Iterable[Path]]:
-    console = progress_console()
-    return lambda files: track(files, what, console=console, disable=not (console.is_terminal and files))
-
-
 def _support(frames: int, share: float) -> Support:
     return Support(
         confidence=CONFIDENCE,
@@ -399,15 +310,13 @@ def _facts(report: Report) -> dict[str, object]:
     return facts
 
 
-def _support_in_words(calibration: Calibration, support: Support | None) -> str:
+def _support_in_words(calibration: Calibration, support: Support) -> str:
     bound = calibration.false_reject_at_most
     assert bound is not None
     frames = format_count(calibration.frames, "good frame")
     words = f"{frames}: with {percent(CONFIDENCE)} confidence the false-reject rate is at most {percent(bound)}"
     share = calibration.false_reject_per_frame
-    if support is None or share is None:
-        return words
-    if share == 0:
+    if not share:
         return f"{words}; no number of frames shows that none is ever rejected"
     words += (
         f"; to show {percent(share)} takes {format_count(support.frames_with_none or 0, 'frame')} of which none "

@@ -8,16 +8,14 @@ import msgspec
 from edge.bundle import open_bundle, open_proven_engine
 from edge.bundle.manifest import CameraPlausible
 from edge.bundle.plausibility import know_product
-from edge.cameras.looking import area_of
-from edge.cli.calibrate import NewBundle, odd_ones, progress
-from edge.cli.calibration_text import count_frames, describe_plausible
-from edge.cli.output import json_option, print_facts, print_json
+from edge.calibration.recalibration import GoodPictures, recalibrated, record_of_camera
+from edge.cli.bundle_formatting import count_frames, describe_plausible
+from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress
+from edge.cli.output import json_option, print_report, print_warnings
 from edge.config import LineConfig, load_config
 from edge.errors import ConfigError
 from edge.geometry import AreaOfInterest
 from edge.inspection.inspector import Inspector
-from edge.recalibration import GoodPictures, recalibrated, record_of_camera, write_recalibrated
-from edge.text import format_count
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -30,8 +28,6 @@ class Report(msgspec.Struct, frozen=True):
     camera: str
     plausible: CameraPlausible
     frames_are: str
-    refused_by_bundle: int
-    """How many of the frames get no verdict by what the bundle knows of all cameras."""
     warnings: list[str]
 
 
@@ -40,9 +36,7 @@ class Report(msgspec.Struct, frozen=True):
 @click.argument("camera")
 @click.argument("good", metavar="GOOD_FRAMES...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--product", help="Whose bundle and area of interest. Default: the line's.")
-@click.option("--to", "target", type=click.Path(path_type=Path), help="New folder for the bundle. Default: beside it.")
-@click.option("--version", help="Version of the new bundle. Default: the old one with +cal1, +cal2 and so on.")
-@click.option("--dry-run", is_flag=True, help="Print everything, write nothing.")
+@new_bundle_options
 @json_option
 def calibrate_camera(
     line: Path,
@@ -64,15 +58,17 @@ def calibrate_camera(
     area = _area(line, config, camera)
     pictures = GoodPictures(good)
     parent = open_bundle(config.bundle)
-    new = NewBundle.beside(config.bundle, parent.manifest.version, target, version, dry_run=dry_run)
-    proven = open_proven_engine(parent, config.engine.kind)
-    _, appearances = pictures.run(Inspector(parent.manifest, proven.engine), progress(f"frames of {camera}"), area)
+    new = NewBundle.beside(config.bundle, parent.manifest.version, target, version, dry_run)
+    settings = config.engine_for(parent.digest).settings
+    proven = open_proven_engine(parent, settings.kind, settings.precision, device=settings.device)
+    inspector = Inspector(parent.manifest, proven.engine, overlap_px=config.tiles.overlap_px)
+    _, appearances = pictures.run(inspector, progress(f"frames of {camera}"), area)
     warnings = odd_ones(pictures, appearances)
+    if proven.fell_back is not None:
+        warnings.append(proven.fell_back)
     known = know_product(appearances)
     if known.plausible.distance is None and parent.manifest.tensors.features is not None:
         warnings.append("these frames are too few to know the product's features, so another product may pass")
-    everywhere = parent.plausibility()
-    refused = 0 if everywhere is None else sum(everywhere.objection(each) is not None for each in appearances)
     plausible = CameraPlausible(
         known.plausible,
         [list(polygon) for polygon in area.look_at],
@@ -82,7 +78,7 @@ def calibrate_camera(
     calibration = msgspec.structs.replace(was, plausible_by_camera={**was.plausible_by_camera, camera: plausible})
     record = record_of_camera(camera, plausible, frames_are)
     manifest = recalibrated(parent, calibration, new.version, proven.engine, record)
-    written = None if dry_run else write_recalibrated(new.target, parent, manifest, known.tiles, camera)
+    written = new.write(parent, manifest, known.tiles, camera)
     report = Report(
         written=None if written is None else str(written.path),
         digest=None if written is None else written.digest,
@@ -90,23 +86,16 @@ def calibrate_camera(
         camera=camera,
         plausible=plausible,
         frames_are=frames_are,
-        refused_by_bundle=refused,
         warnings=warnings,
     )
-    for words in warnings:
-        click.echo(f"warning: {words}", err=True)
-    if as_json:
-        print_json(report)
-        return
-    facts: dict[str, object] = {
+    print_warnings(warnings)
+    facts = {
         "version": f"{new.version}, from {parent.manifest.version}",
         "signed by": "nobody, as it is another bundle now: heatline bundle sign",
         f"a frame of camera {camera} must be": describe_plausible(known.plausible),
-        "set by": count_frames(len(appearances), frames_are),
+        "set by": f"{count_frames(len(appearances), frames_are)}, in {proven.engine.precision}",
     }
-    if refused:
-        facts["of these"] = f"{format_count(refused, 'frame')} got no verdict by what the bundle knows of all cameras"
-    print_facts(f"{new.target} {'would be' if dry_run else 'is'} written", facts)
+    print_report(report, as_json, new.title, facts)
 
 
 def _area(line: Path, config: LineConfig, name: str) -> AreaOfInterest:
@@ -117,6 +106,6 @@ def _area(line: Path, config: LineConfig, name: str) -> AreaOfInterest:
     """
     for camera in config.cameras:
         if camera.name == name:
-            return area_of(camera)
+            return camera.area
     names = ", ".join(camera.name for camera in config.cameras)
     raise ConfigError(f"{line} has no camera {name!r}; it has {names}")

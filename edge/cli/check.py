@@ -9,9 +9,9 @@ import msgspec
 
 from edge.bundle.manifest import Plausible
 from edge.bundle.trusted import signer_in_words
-from edge.cameras.looking import area_of
-from edge.cli.calibration_text import describe_plausible
-from edge.cli.output import json_option, print_facts, print_json
+from edge.cli.bundle_formatting import describe_plausible
+from edge.cli.formatting import describe_bundle
+from edge.cli.output import json_option, print_report
 from edge.config import JournalConfig, LineConfig, load_config
 from edge.delivery.security.access import Access
 from edge.delivery.security.curve import fingerprint
@@ -19,9 +19,10 @@ from edge.errors import CameraError, HeatlineError
 from edge.frames import Frame
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.setup import Setup
+from edge.service.events import bundle_name
 from edge.service.line import OpenCamera, check_address, open_cameras
 from edge.service.loading import Prepared, prepare
-from edge.text import format_count
+from edge.util.text import format_count
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0
 
@@ -41,21 +42,21 @@ def check(line: Path, as_json: bool) -> None:
     others = _others(config, prepared)
     setup = prepared.setup
     access = Access.read(config.security.key, config.security.allowed)
-    for name, address in _addresses(config).items():
+    for name, address in config.addresses.items():
         check_address(name, address)
     with open_cameras(prepared.config.cameras, lambda _: None, all_must_open=True) as opened:
         cameras = {name: _camera(each, setup) for name, each in opened.items()}
-    manifest, proven = setup.bundle.manifest, setup.proven
+    proven, engine = setup.proven, prepared.engine
     report: dict[str, Any] = {
         "line": line.stem,
         "product": config.product,
-        "bundle": {"name": manifest.name, "version": manifest.version, "digest": setup.bundle.digest},
+        "bundle": bundle_name(setup),
         "signed_by": setup.signed_by,
-        "model": manifest.model.name,
+        "model": setup.bundle.manifest.model.name,
         "engine": proven.engine.name,
-        "engine_settings": msgspec.structs.asdict(prepared.engine.settings),
-        "tuned_by": prepared.engine.tuned_by,
-        "not_tuned": prepared.engine.not_tuned,
+        "engine_settings": msgspec.structs.asdict(engine.settings),
+        "tuned_by": engine.tuned_by,
+        "not_tuned": engine.not_tuned,
         "precision": proven.engine.precision,
         "fell_back": proven.fell_back,
         "golden_tiles_off_by": proven.differences,
@@ -75,40 +76,23 @@ def check(line: Path, as_json: bool) -> None:
         },
         "line_key": None if access.key is None else fingerprint(access.key.public),
     }
-    if as_json:
-        print_json(report)
-        return
-    shown = {name: value for name, value in report.items() if name not in ("cameras", "other_products")}
-    shown["bundle"] = f"{manifest.name} {manifest.version} ({setup.bundle.digest[:12]})"
-    shown["engine_settings"] = f"{prepared.engine.settings}, as {prepared.engine.tuned_by or line} says"
-    del shown["tuned_by"]
-    shown["plausible"] = _describe_plausible(setup)
-    for name in ("commands", "product", "line_key", "not_tuned"):
-        if shown[name] is None:
-            del shown[name]
-    shown["journal"] = _journal_in_words(config.journal)
-    shown["signed_by"] = signer_in_words(setup.signed_by)
-    shown["golden_tiles_off_by"] = ", ".join(
-        f"{name} {difference:.1e}" for name, difference in proven.differences.items()
-    )
-    shown |= {f"product {name}": _product_in_words(other) for name, other in others.items()}
-    shown |= {f"camera {name}": _in_words(camera) for name, camera in cameras.items()}
-    if proven.fell_back is None:
-        del shown["fell_back"]
-    print_facts(f"{line} can be run in {proven.computes_in}", shown)
-
-
-def _addresses(config: LineConfig) -> dict[str, str]:
-    """All that the line will bind, by their keys."""
-    bound = {
-        "events.bind": config.events.bind,
-        "commands.bind": config.commands.bind,
-        "journal.bind": config.journal.bind,
+    facts = report | {
+        "bundle": describe_bundle(report["bundle"]),
+        "signed_by": signer_in_words(setup.signed_by),
+        "engine_settings": f"{engine.settings}, as {engine.tuned_by or line} says",
+        "golden_tiles_off_by": ", ".join(f"{name} {off_by:.1e}" for name, off_by in proven.differences.items()),
+        "plausible": _describe_plausible(setup),
+        "journal": _describe_journal(config.journal),
+        **{f"product {name}": _describe_product(other) for name, other in others.items()},
+        **{f"camera {name}": _describe_camera(camera) for name, camera in cameras.items()},
     }
-    return {name: address for name, address in bound.items() if address is not None}
+    for name in ("cameras", "other_products", "tuned_by"):
+        del facts[name]
+    known = {name: value for name, value in facts.items() if value is not None}
+    print_report(report, as_json, f"{line} can be run in {proven.computes_in}", known)
 
 
-def _journal_in_words(config: JournalConfig) -> str:
+def _describe_journal(config: JournalConfig) -> str:
     if not config.keep_mib:
         return "nothing is kept"
     kept = "in the service's state folder" if config.folder is None else f"in {config.folder}"
@@ -117,24 +101,23 @@ def _journal_in_words(config: JournalConfig) -> str:
 
 def _others(config: LineConfig, first: Prepared) -> dict[str, Any]:
     """What the products are inspected by that are not in force at first, all proven as well."""
-    told = {}
+    found = {}
     for name in [product.name for product in config.products if product.name != config.product]:
         try:
             setup = prepare(config.of_product(name), like=first).setup
         except HeatlineError as error:
             raise type(error)(f"product {name}: {error}") from error
-        manifest, thresholds = setup.bundle.manifest, setup.inspector.thresholds
-        told[name] = {
-            "bundle": {"name": manifest.name, "version": manifest.version, "digest": setup.bundle.digest},
+        found[name] = {
+            "bundle": bundle_name(setup),
             "signed_by": setup.signed_by,
             "precision": setup.proven.computes_in,
-            "score_threshold": thresholds.score,
-            "evidence_threshold": thresholds.evidence,
+            "score_threshold": setup.inspector.thresholds.score,
+            "evidence_threshold": setup.inspector.thresholds.evidence,
             "plausible": _plausible(setup),
         }
         if setup.proven is not first.setup.proven:
             setup.proven.engine.close()
-    return told
+    return found
 
 
 def _plausible(setup: Setup) -> Plausible | None:
@@ -146,15 +129,15 @@ def _describe_plausible(setup: Setup) -> str:
     calibration, inspector = setup.bundle.manifest.calibration, setup.inspector
     if inspector.plausibility is None and calibration.plausible is not None:
         return "not checked, as thresholds.check_plausibility says"
-    others = ", ".join(sorted(inspector.plausibility_by_camera))
-    return describe_plausible(calibration.plausible) + (f"; by its own bounds: camera {others}" if others else "")
+    described = describe_plausible(calibration.plausible)
+    held = ", ".join(sorted(inspector.plausibility_by_camera))
+    return f"{described}; but of camera {held} by bounds of its own" if held else described
 
 
-def _product_in_words(told: dict[str, Any]) -> str:
-    bundle = told["bundle"]
+def _describe_product(other: dict[str, Any]) -> str:
     return (
-        f"{bundle['name']} {bundle['version']} ({bundle['digest'][:12]}) in {told['precision']}, "
-        f"score_threshold {told['score_threshold']}, evidence_threshold {told['evidence_threshold']}"
+        f"{describe_bundle(other['bundle'])} in {other['precision']}, "
+        f"score_threshold {other['score_threshold']}, evidence_threshold {other['evidence_threshold']}"
     )
 
 
@@ -173,7 +156,7 @@ def _camera(each: OpenCamera, setup: Setup) -> dict[str, Any]:
         why = "none came" if checked is None else checked.detail
         raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {why}")
     height, width = checked.image.shape[:2]
-    area = area_of(settings)
+    area = settings.area
     tiles = len(inspector.stitcher((height, width), area).grid)
     implausible = None
     try:
@@ -190,7 +173,7 @@ def _camera(each: OpenCamera, setup: Setup) -> dict[str, Any]:
     }
 
 
-def _in_words(camera: dict[str, Any]) -> str:
+def _describe_camera(camera: dict[str, Any]) -> str:
     if "width" not in camera:
         return "{found}; waits for its {trigger} trigger".format(**camera)
     frame = "{found}; first frame {width}x{height} px {pixel_format}".format(**camera)

@@ -8,11 +8,10 @@ from pathlib import Path
 import click
 import zmq
 
-from edge.cli.finite_range import FiniteRange
 from edge.cli.follow_sinks import Command, Heatmaps, JsonLines, Sink, Standard
-from edge.cli.key_options import KeyFiles, key_options
-from edge.cli.named_line import endpoint_of
+from edge.cli.options import FiniteRange, topic_option
 from edge.cli.output import visible
+from edge.cli.target import KeyFiles, endpoint_of, key_options
 from edge.delivery.client.follower import Follower, forget
 from edge.delivery.client.handshake_probe import require_let_in
 from edge.errors import EventsLostError
@@ -28,9 +27,7 @@ def _name(_: click.Context, __: click.Parameter, name: str) -> str:
 @click.command(epilog="Example: heatline follow line1 --name mes1 --jsonl events.jsonl")
 @click.argument("line")
 @click.option("--name", required=True, callback=_name, help="The consumer's name: the line keeps how far it has got.")
-@click.option(
-    "--topic", "topics", multiple=True, default=("",), help="Topic prefix, e.g. verdict.top.DEFECT; may be repeated."
-)
+@topic_option
 @click.option("--exec", "command", help="A command to run for each event, until it has succeeded.")
 @click.option("--jsonl", type=click.Path(path_type=Path), help="A file to add each event to, once.")
 @click.option("--heatmaps", type=click.Path(path_type=Path), help="Folder to keep heatmaps in (KEY.png).")

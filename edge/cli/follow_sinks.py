@@ -1,7 +1,6 @@
 """Where `heatline follow` puts events: each has what it was given for good when `take` returns."""
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -15,8 +14,10 @@ import click
 import msgspec
 
 from edge.cli.output import visible
-from edge.delivery.journal.file import write_down
 from edge.errors import InputError
+from edge.util.atomic_file import replacing, sync_folder
+from edge.util.file_lock import open_locked
+from edge.util.os_errors import writing
 from edge.wire.following import LARGEST_WINDOW, Delivered
 
 AN_EVENT_BEGINS = b'{"type":"'
@@ -61,35 +62,33 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with contextlib.ExitStack() as if_it_fails:
+        with writing(path):
             try:
-                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-                if_it_fails.callback(os.close, self._fd)
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                write_down(path.absolute().parent)
-                self._last = self._event_of(self._last_line())
+                self._fd = open_locked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             except BlockingIOError as error:
                 raise InputError(f"{path} is being written by another follower; name another file") from error
-            except OSError as error:
-                raise self._unusable(error) from error
-            if_it_fails.pop_all()
+            try:
+                sync_folder(path.absolute().parent)
+                self._last = self._event_of(self._last_line())
+            except BaseException:
+                os.close(self._fd)
+                raise
 
     def take(self, events: Sequence[Delivered]) -> None:
         new = [event for event in events if not self._has(event)]
         if not new:
             return
         size = os.fstat(self._fd).st_size
-        try:
-            left = memoryview(b"".join(map(_line, new)))
-            while left:
-                left = left[os.write(self._fd, left) :]
-            os.fsync(self._fd)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, size)
-            if isinstance(error, OSError):
-                raise self._unusable(error) from error
-            raise
+        with writing(self._path):
+            try:
+                left = memoryview(b"".join(map(_line, new)))
+                while left:
+                    left = left[os.write(self._fd, left) :]
+                os.fsync(self._fd)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, size)
+                raise
         self._last = new[-1].journal_id, new[-1].seq
 
     def close(self) -> None:
@@ -125,9 +124,6 @@ class JsonLines:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(f"{self._path} ends in a line that is no event of a journal; name another file") from error
         return known.journal_id, known.seq
-
-    def _unusable(self, error: OSError) -> InputError:
-        return InputError(f"{self._path} cannot be written ({error.strerror}); check the disk and the permissions")
 
 
 class _Known(msgspec.Struct):
@@ -225,10 +221,8 @@ class Heatmaps:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        try:
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unusable(error) from error
 
     def path_of(self, event: Delivered) -> Path | None:
         """Where an event's picture is; None: it has none."""
@@ -240,25 +234,12 @@ class Heatmaps:
         Raises:
             InputError: one cannot be written.
         """
-        new = self._folder / "new.png"
-        try:
+        with writing(self._folder):
             for event in events:
-                path = self.path_of(event)
-                if event.png is None or path is None:
-                    continue
-                with new.open("wb") as file:
-                    file.write(event.png)
-                    file.flush()
-                    os.fsync(file.fileno())
-                new.rename(path)
-            write_down(self._folder)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                new.unlink()
-            raise self._unusable(error) from error
-
-    def _unusable(self, error: OSError) -> InputError:
-        return InputError(f"{self._folder} cannot be written ({error.strerror}); check the disk and the permissions")
+                if event.png is not None and (path := self.path_of(event)) is not None:
+                    with replacing(path) as new:
+                        new.write_bytes(event.png)
+            sync_folder(self._folder)
 
 
 def _line(event: Delivered) -> bytes:

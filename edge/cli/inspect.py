@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from edge.bundle import open_bundle, open_proven_engine
-from edge.cli.engine_options import engine_option, precision_option
+from edge.cli.options import engine_option, precision_option
 from edge.cli.output import json_option, print_json
 from edge.colour import to_rgb
 from edge.delivery.numbering import Count
@@ -22,7 +22,8 @@ from edge.inspection.inspector import Inspector, PendingFrame
 from edge.inspection.outcome import Outcome, Unjudged, outcome_of
 from edge.inspection.setup import Setup
 from edge.service.events import verdict_message
-from edge.text import format_count
+from edge.util.os_errors import writing
+from edge.util.text import format_count
 from edge.wire.events import VerdictEvent
 
 
@@ -48,7 +49,7 @@ def inspect(
     setup = Setup(bundle, proven, inspector, acting=False)
     boot_id, count = uuid.uuid4().hex, Count(journal_id=None)
     unjudged = 0
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with (out / "verdicts.jsonl").open("wb") as lines:
             for pending, outcome in _outcomes(files, inspector):
@@ -69,10 +70,6 @@ def inspect(
                 else:
                     unjudged += 1
                 print_json(event) if as_json else click.echo(_sentence(event))
-    except BrokenPipeError:  # whoever reads our output has gone; not the folder's fault
-        raise
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); check the disk and the permissions") from error
     if unjudged:
         raise InputError(f"{unjudged} of {format_count(len(files), 'image')} got no verdict; each says why above")
 

@@ -1,25 +1,25 @@
 """`heatline journal`: what a line's journal holds, and whether it is whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import click
 import msgspec
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from edge.cli.event_columns import COLUMNS, Cell, row_of
+from edge.cli.formatting import local_time
 from edge.cli.journal_export import export
-from edge.cli.line_words import local_time
-from edge.cli.named_journal import journal_of, line_argument, seq_type, topic_option
-from edge.cli.output import WIDE, json_option, print_facts, print_json, progress_console, visible
+from edge.cli.options import topic_option
+from edge.cli.output import WIDE, json_option, print_facts, print_json, progress_bar, visible
+from edge.cli.target import journal_of
 from edge.delivery.journal.check import faults
 from edge.delivery.journal.errors import JournalDamagedError
-from edge.delivery.journal.reader import JournalReader
+from edge.delivery.journal.reader import JournalReader, StoredRecord
 from edge.delivery.journal.rows import Record
 from edge.errors import MessageError
-from edge.text import format_count
+from edge.util.text import format_count
 from edge.wire.events import event_from
 
 FAULTS_SHOWN = 20
@@ -71,12 +71,11 @@ journal.add_command(export)
 
 
 @journal.command(epilog="Example: heatline journal show line1 -n 50 --topic verdict.top.DEFECT")
-@line_argument
+@click.argument("line")
 @click.option("-n", "count", type=click.IntRange(0, 100_000), default=10, show_default=True, help="Events to show.")
-@click.option("--after", "after_seq", type=seq_type, help="Show the first events after this one, and not the newest.")
 @topic_option
 @json_option
-def show(line: str, count: int, after_seq: int | None, topics: tuple[str, ...], as_json: bool) -> None:
+def show(line: str, count: int, topics: tuple[str, ...], as_json: bool) -> None:
     """Say what the journal of LINE holds, and show its newest events.
 
     LINE is a line's name, its TOML file, the journal's folder, or its file.
@@ -85,13 +84,7 @@ def show(line: str, count: int, after_seq: int | None, topics: tuple[str, ...], 
     with JournalReader.open_file(path) as reader:
         first, last = reader.range()
         events = reader.tally()
-        faults: dict[int, list[str]] = {}
-        if after_seq is None:
-            newest = reader.newest(count, topics)
-            records = [stored.record for stored in newest]
-            faults = {stored.record.seq: stored.faults(heatmap=False) for stored in newest}
-        else:
-            records = _following(reader, after_seq, count, topics)
+        newest = reader.newest(count, topics)
         shown = Shown(
             path=str(path),
             journal_id=reader.journal_id,
@@ -104,7 +97,7 @@ def show(line: str, count: int, after_seq: int | None, topics: tuple[str, ...], 
                 topic: Topic(events=events.get(topic, 0), last_seq=seq)
                 for topic, seq in sorted(reader.topics().items())
             },
-            events=[msgspec.Raw(record.header) for record in records],
+            events=[msgspec.Raw(stored.record.header) for stored in newest],
         )
     if as_json:
         print_json(shown)
@@ -119,30 +112,19 @@ def show(line: str, count: int, after_seq: int | None, topics: tuple[str, ...], 
     for topic, one in shown.topics.items():
         facts[topic] = f"{format_count(one.events, 'event')}, the last was {one.last_seq}"
     print_facts(str(path), facts)
-    if records:
+    if newest:
         click.echo()
-        _print_events(records, faults)
+        _print_events(newest)
 
 
-def _following(reader: JournalReader, after_seq: int, count: int, topics: tuple[str, ...]) -> list[Record]:
-    """The first events after one."""
-    records: list[Record] = []
-    last = reader.last_seq
-    while len(records) < count and after_seq < last:
-        page = reader.read(after_seq, topics=topics, at_most=count - len(records))
-        records += page.records
-        after_seq = page.through_seq
-    return records
-
-
-def _print_events(records: Sequence[Record], faults: Mapping[int, list[str]]) -> None:
+def _print_events(newest: Sequence[StoredRecord]) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in SHOWN:
         table.add_column(
             heading, justify="right" if heading in ("seq", "score", "regions") else "left", overflow="fold"
         )
-    for record in records:
-        table.add_row(*(visible(cell) for cell in _cells(record, faults.get(record.seq, []))))
+    for stored in newest:
+        table.add_row(*(visible(cell) for cell in _cells(stored.record, stored.faults(heatmap=False))))
     console = Console(markup=False)
     if not console.is_terminal:  # what is not read on a screen is searched, and must not be cut into lines
         console = Console(markup=False, width=WIDE)
@@ -182,7 +164,7 @@ def _clock(at_ns: int) -> str:
 
 
 @journal.command(epilog="Example: heatline journal verify line1")
-@line_argument
+@click.argument("line")
 @json_option
 def verify(line: str, as_json: bool) -> None:
     """Read all of the journal of LINE and say what is wrong with it: its structure, gaps, and every event.
@@ -191,13 +173,8 @@ def verify(line: str, as_json: bool) -> None:
     reads the whole file: while the line runs, keep it for a quiet hour.
     """
     path = journal_of(line)
-    console = progress_console()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     found: list[str] = []
-    with (
-        JournalReader.open_file(path) as reader,
-        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-    ):
+    with JournalReader.open_file(path) as reader, progress_bar() as progress:
         first, last = reader.range()
         task = progress.add_task("structure", total=None)
 

@@ -3,28 +3,30 @@
 import contextlib
 import csv
 import io
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from edge.cli.event_columns import COLUMNS, row_of
-from edge.cli.named_journal import journal_of, line_argument, seq_type, topic_option
-from edge.cli.output import progress_console, visible
+from edge.cli.options import topic_option
+from edge.cli.output import progress_bar, visible
+from edge.cli.target import journal_of
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
-from edge.errors import EventsLostError, InputError, JournalError, MessageError
+from edge.errors import EventsLostError, JournalError, MessageError
+from edge.util.atomic_file import replacing
+from edge.util.os_errors import writing
 from edge.wire.events import event_from
 
 Format = Literal["jsonl", "csv"]
+SEQ = click.IntRange(0, 2**63 - 1)
 
 
 @click.command(epilog="Example: heatline journal export line1 --format csv --topic verdict. --out verdicts.csv")
-@line_argument
+@click.argument("line")
 @click.option(
     "--format",
     "form",
@@ -34,8 +36,8 @@ Format = Literal["jsonl", "csv"]
     help="jsonl: every event's header as it was journalled, one per line. csv: the columns of docs/journal.md.",
 )
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. Default: standard output.")
-@click.option("--after", "after_seq", type=seq_type, help="Only events after this one. Default: from the oldest.")
-@click.option("--through", "through_seq", type=seq_type, help="Only events up to this one. Default: to the newest.")
+@click.option("--after", "after_seq", type=SEQ, help="Only events after this one. Default: from the oldest.")
+@click.option("--through", "through_seq", type=SEQ, help="Only events up to this one. Default: to the newest.")
 @topic_option
 def export(
     line: str,
@@ -122,25 +124,13 @@ def _written_to(out: Path | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        try:
-            with aside.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            aside.rename(out)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); check the disk and the permissions") from error
+    with writing(out), replacing(out, unique=True) as new, new.open("xb") as file:
+        yield file
 
 
 @contextlib.contextmanager
 def _progress(begin: int, end: int, out: Path | None) -> Iterator[Callable[[int], None]]:
     """Shows how far it is, on a terminal that the events do not go to."""
-    console = progress_console()
-    columns = TextColumn("events"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=console, disable=out is None or not console.is_terminal) as progress:
-        task = progress.add_task("", total=max(0, end - begin))
+    with progress_bar(hidden=out is None) as progress:
+        task = progress.add_task("events", total=max(0, end - begin))
         yield lambda done: progress.update(task, completed=done)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from edge.cli.output import json_option, print_facts, print_json
+from edge.cli.output import json_option, print_json, print_made_key, print_report
 from edge.delivery.security.allow_list import ALLOWED_KEYS, ROLES, Role, allow, allowed_keys, revoke
 from edge.delivery.security.curve import fingerprint, make_key_pair, read_public_key
 from edge.errors import AccessError
-from edge.key_files import PUBLIC_SUFFIX, public_half
+from edge.key_files import PUBLIC_SUFFIX
 
 allowed_option = click.option(
     "--allowed",
@@ -39,16 +39,7 @@ def new(key_path: Path, owner: str | None, as_json: bool) -> None:
     Neither file is ever overwritten. KEY has no password: keep it where it is used, and nowhere else.
     """
     pair = make_key_pair(key_path, None if owner is None else _uid_of(owner))
-    report = {
-        "private": str(key_path),
-        "public": str(public_half(key_path)),
-        "algorithm": "curve25519",
-        "fingerprint": fingerprint(pair.public),
-    }
-    if as_json:
-        print_json(report)
-    else:
-        print_facts(f"{key_path} is made", report)
+    print_made_key(key_path, "curve25519", fingerprint(pair.public), as_json)
 
 
 @keys.command("list", epilog="Example: heatline keys list")
@@ -60,12 +51,9 @@ def list_keys(folder: Path, as_json: bool) -> None:
     for role in ROLES:
         for each in allowed_keys(folder, role):
             found.setdefault((each.name, fingerprint(each.key)), []).append(role)
-    if as_json:
-        listed = [{"name": name, "fingerprint": key, "roles": roles} for (name, key), roles in sorted(found.items())]
-        print_json({"keys": listed})
-    else:
-        facts = {f"{name} ({', '.join(roles)})": key for (name, key), roles in sorted(found.items())}
-        print_facts(f"{len(found)} allowed in {folder}", facts)
+    listed = [{"name": name, "fingerprint": key, "roles": roles} for (name, key), roles in sorted(found.items())]
+    facts = {f"{name} ({', '.join(roles)})": key for (name, key), roles in sorted(found.items())}
+    print_report({"keys": listed}, as_json, f"{len(found)} allowed in {folder}", facts)
 
 
 @keys.command("allow", epilog="Example: heatline keys allow mes.key.pub --role listen --role follow")
@@ -95,10 +83,8 @@ def allow_key(key_path: Path, roles: tuple[Role, ...], name: str | None, folder:
         "roles": list(roles),
         "files": [str(each.path) for each in allowed],
     }
-    if as_json:
-        print_json(report)
-    else:
-        print_facts(f"{key_path} is allowed", report | {name: ", ".join(report[name]) for name in ("roles", "files")})
+    facts = report | {name: ", ".join(report[name]) for name in ("roles", "files")}
+    print_report(report, as_json, f"{key_path} is allowed", facts)
 
 
 @keys.command("revoke", epilog="Example: heatline keys revoke mes")

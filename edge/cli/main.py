@@ -10,8 +10,7 @@ from typing import Any, TextIO
 import click
 
 from edge import __version__
-from edge.cli.leaving import leave_at_once
-from edge.cli.output import ReaderHasGoneError, replace_standard_streams, visible
+from edge.cli.output import ReaderHasGoneError, leave_at_once, replace_standard_streams, visible
 from edge.errors import HeatlineError
 
 INTERRUPTED = 130

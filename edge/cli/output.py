@@ -1,20 +1,22 @@
-"""What commands share: examples in their help, and reports for people or for programs."""
+"""What commands print, for people or for programs, and how their process ends."""
 
 import contextlib
 import io
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 import msgspec
 
 from edge.errors import InputError
+from edge.key_files import public_half
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+    from rich.progress import Progress
 
 WIDE = 10_000
 """Characters: more than a fact has."""
@@ -97,6 +99,15 @@ def progress_console() -> "Console":
     return Console(stderr=True)
 
 
+def progress_bar(*, hidden: bool = False) -> "Progress":
+    """How many of how many things are done, shown on standard error where that is a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = progress_console()
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    return Progress(*columns, console=console, disable=hidden or not console.is_terminal)
+
+
 def print_json(value: object) -> None:
     """One JSON object on one line of standard output, at once."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
@@ -125,3 +136,40 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
     # What is not read on a screen is searched, and must not be cut into lines.
     console = Console() if sys.stdout.isatty() else Console(width=WIDE)
     console.print(table)
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """One line each on standard error."""
+    for words in warnings:
+        click.echo(f"warning: {visible(words)}", err=True)
+
+
+def print_report(report: object, as_json: bool, title: str, facts: Mapping[str, object]) -> None:
+    """Print what a command found: all of it as JSON, or facts for people."""
+    if as_json:
+        print_json(report)
+    else:
+        print_facts(title, facts)
+
+
+def print_made_key(path: Path, algorithm: str, fingerprint: str, as_json: bool) -> None:
+    """Say that a key was made, whose private half is at a path."""
+    report = {
+        "private": str(path),
+        "public": str(public_half(path)),
+        "algorithm": algorithm,
+        "fingerprint": fingerprint,
+    }
+    print_report(report, as_json, f"{path} is made", report)
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """End the process, as a command may have stopped while an engine was still at work.
+
+    The interpreter's own way out trips over the engine's threads as they answer, and aborts. All that a command had to
+    put in order, it has.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, InputError, ReaderHasGoneError):  # it takes no more, which is said already
+            stream.flush()
+    os._exit(code)

@@ -7,11 +7,10 @@ import time
 import click
 import zmq
 
-from edge.cli.finite_range import FiniteRange
-from edge.cli.key_options import KeyFiles, key_options
-from edge.cli.line_words import in_force_in_words
-from edge.cli.named_line import endpoint_of
+from edge.cli.formatting import describe_in_force
+from edge.cli.options import reply_timeout_option
 from edge.cli.output import visible
+from edge.cli.target import KeyFiles, endpoint_of, key_options
 from edge.delivery.client.handshake_probe import require_let_in, why_not_let_in
 from edge.delivery.client.subscriber import Subscriber
 from edge.errors import AccessError, CommandRefusedError, ConfigError, DeliveryError
@@ -30,14 +29,7 @@ LOOK_AT_THE_CLOCK_EVERY_SECONDS = 0.5
     envvar="MAINPID",
     help="The line's process; default: $MAINPID, else as the line says.",
 )
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=FiniteRange(min=0, max=3600),
-    default=60.0,
-    show_default=True,
-    help="Seconds to wait for what becomes of it.",
-)
+@reply_timeout_option(60.0, "for what becomes of it")
 @key_options
 def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) -> None:
     """Have a running line read its file again, and wait until that is in force or refused.
@@ -69,7 +61,7 @@ def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) ->
         change = _outcome(events, heard, timeout_s)
     if not change.in_force:
         raise CommandRefusedError(None, change.detail or "the line's log says why")
-    click.echo(visible(f"{change.line}: in force is {in_force_in_words(change.product, change.bundle)}"))
+    click.echo(visible(f"{change.line}: in force is {describe_in_force(change.product, change.bundle)}"))
 
 
 def _whose(heard: StatusEvent | None, pid: int | None, address: str) -> int:

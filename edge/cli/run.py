@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from edge.cli.leaving import leave_at_once
+from edge.cli.output import leave_at_once
 from edge.config import load_config
 from edge.service.lifecycle import Service, obeying_signals
 

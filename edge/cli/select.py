@@ -2,25 +2,17 @@
 
 import click
 
-from edge.cli.finite_range import FiniteRange
-from edge.cli.key_options import KeyFiles, key_options
-from edge.cli.line_words import bundle_in_words
-from edge.cli.named_line import endpoint_of
+from edge.cli.formatting import describe_bundle
+from edge.cli.options import reply_timeout_option
 from edge.cli.output import json_option, print_json, visible
+from edge.cli.target import KeyFiles, endpoint_of, key_options
 from edge.delivery.client.commander import Commander
 
 
 @click.command(epilog="Example: heatline select line1 4711")
 @click.argument("line")
 @click.argument("product")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=FiniteRange(min=0, max=3600),
-    default=60.0,
-    show_default=True,
-    help="Seconds to wait until it is in force.",
-)
+@reply_timeout_option(60.0, "until it is in force")
 @key_options
 @json_option
 def select(line: str, product: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> None:
@@ -37,4 +29,4 @@ def select(line: str, product: str, timeout_s: float, key_files: KeyFiles, as_js
     if as_json:
         print_json(reply)
     else:
-        click.echo(visible(f"product {reply.product} is in force, with bundle {bundle_in_words(reply.bundle)}"))
+        click.echo(visible(f"product {reply.product} is in force, with bundle {describe_bundle(reply.bundle)}"))

@@ -6,18 +6,17 @@ import click
 import msgspec
 import zmq
 
-from edge.cli.finite_range import FiniteRange
-from edge.cli.key_options import KeyFiles, key_options
-from edge.cli.line_words import (
-    account_in_words,
-    bundle_in_words,
-    camera_in_words,
-    change_in_words,
-    consumer_in_words,
-    journal_in_words,
+from edge.cli.formatting import (
+    describe_account,
+    describe_bundle,
+    describe_camera,
+    describe_change,
+    describe_consumer,
+    describe_journal,
 )
-from edge.cli.named_line import endpoint_of, name_of
-from edge.cli.output import json_option, print_facts, print_json
+from edge.cli.options import FiniteRange
+from edge.cli.output import json_option, print_report
+from edge.cli.target import KeyFiles, endpoint_of, key_options, name_of
 from edge.delivery.client.handshake_probe import require_let_in
 from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.security.curve import ClientKeys
@@ -65,12 +64,9 @@ def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> N
             f"{error}; or name the address of the line's events instead, e.g. tcp://127.0.0.1:5556"
         ) from error
     found = _ask(address, timeout_s, keys)
-    if as_json:
-        print_json(found)
-    else:
-        of = name_of(line) if found.status is None else found.status.line
-        reason = "" if found.reason is None else f" ({found.reason})"
-        print_facts(f"{of}: {found.state}{reason}", _facts(found))
+    of = name_of(line) if found.status is None else found.status.line
+    reason = "" if found.reason is None else f" ({found.reason})"
+    print_report(found, as_json, f"{of}: {found.state}{reason}", _facts(found))
     click.get_current_context().exit(EXIT_CODES[found.state])
 
 
@@ -105,23 +101,23 @@ def _facts(found: Found) -> dict[str, object]:
         return facts
     if event.product is not None:
         facts["product"] = event.product
-    facts["bundle"] = bundle_in_words(event.bundle)
+    facts["bundle"] = describe_bundle(event.bundle)
     facts["engine"] = f"{event.engine} in {event.precision}"
     facts["acting"] = "yes" if event.acting else "no: nobody's ejector may fire"
     if found.heartbeat is not None:
         facts["heartbeat"] = found.heartbeat
     for camera, account in event.ledger.items():
         state = event.cameras.get(camera)
-        how = "" if state is None else f"{camera_in_words(state)}; "
-        facts[f"camera {camera}"] = how + account_in_words(account)
+        how = "" if state is None else f"{describe_camera(state)}; "
+        facts[f"camera {camera}"] = how + describe_account(account)
     if event.journal is not None:
-        facts["journal"] = journal_in_words(event.journal)
+        facts["journal"] = describe_journal(event.journal)
         facts |= {
-            f"consumer {name}": consumer_in_words(consumer, event.journal)
+            f"consumer {name}": describe_consumer(consumer, event.journal)
             for name, consumer in event.journal.consumers.items()
         }
     if event.refused:
         facts["refused"] = ", ".join(f"{count} {what}" for what, count in event.refused.items())
     if event.last_change is not None:
-        facts["last change"] = change_in_words(event.last_change)
+        facts["last change"] = describe_change(event.last_change)
     return facts

@@ -2,10 +2,9 @@
 
 import click
 
-from edge.cli.finite_range import FiniteRange
-from edge.cli.key_options import KeyFiles, key_options
-from edge.cli.named_line import endpoint_of
+from edge.cli.options import reply_timeout_option
 from edge.cli.output import json_option, print_json, visible
+from edge.cli.target import KeyFiles, endpoint_of, key_options
 from edge.delivery.client.commander import Commander
 from edge.wire.commands import Announced, Triggered
 
@@ -14,14 +13,7 @@ from edge.wire.commands import Announced, Triggered
 @click.argument("line")
 @click.argument("camera")
 @click.option("--part-id", help="The part that the frame will show: 1 to 64 printable characters.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=FiniteRange(min=0, max=3600),
-    default=10.0,
-    show_default=True,
-    help="Seconds to wait for the reply.",
-)
+@reply_timeout_option(10.0, "for the reply")
 @key_options
 @json_option
 def trigger(line: str, camera: str, part_id: str | None, timeout_s: float, key_files: KeyFiles, as_json: bool) -> None:

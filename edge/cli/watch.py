@@ -14,15 +14,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from edge.cli.finite_range import FiniteRange
-from edge.cli.key_options import KeyFiles, key_options
-from edge.cli.line_words import account_in_words, camera_in_words, handshake_in_words, in_force_in_words, local_time
-from edge.cli.named_line import endpoint_of
+from edge.cli.formatting import describe_account, describe_camera, describe_handshake, describe_in_force, local_time
+from edge.cli.options import FiniteRange, topic_option
 from edge.cli.output import json_option, print_json, visible
+from edge.cli.target import KeyFiles, endpoint_of, key_options
 from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.handshake_probe import require_let_in
 from edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Subscriber
-from edge.errors import InputError, MessageError
+from edge.errors import MessageError
+from edge.util.os_errors import writing
 from edge.wire.events import AlarmEvent, ChangeEvent, Event, JournalEvent, Message, StatusEvent, VerdictEvent
 
 ROWS_KEPT = 200
@@ -37,9 +37,7 @@ STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold 
 
 @click.command(epilog="Example: heatline watch line1")
 @click.argument("line")
-@click.option(
-    "--topic", "topics", multiple=True, default=("",), help="Topic prefix, e.g. verdict.top.DEFECT; may be repeated."
-)
+@topic_option
 @click.option("--count", type=click.IntRange(min=1), help="Stop after so many verdicts.")
 @click.option("--timeout", "timeout_s", type=FiniteRange(min=0), help="Stop when nothing came for so many seconds.")
 @click.option("--save", type=click.Path(path_type=Path), help="Folder to keep events.jsonl and heatmaps (SEQ.png) in.")
@@ -114,30 +112,23 @@ class _Saver:
 
     def __enter__(self) -> Self:
         if self._folder is not None:
-            try:
+            with writing(self._folder):
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._lines = (self._folder / "events.jsonl").open("wb")
-            except OSError as error:
-                raise self._unwritable(error) from error
         return self
 
     def keep(self, message: Message) -> None:
         if self._folder is None or self._lines is None:
             return
-        try:
+        with writing(self._folder):
             self._lines.write(msgspec.json.encode(message.event) + b"\n")
             self._lines.flush()
             if message.png is not None and isinstance(message.event, VerdictEvent):
                 (self._folder / f"{message.event.seq:06d}.png").write_bytes(message.png)
-        except OSError as error:
-            raise self._unwritable(error) from error
 
     def __exit__(self, *_: object) -> None:
         if self._lines is not None:
             self._lines.close()
-
-    def _unwritable(self, error: OSError) -> InputError:
-        return InputError(f"{self._folder} cannot be written ({error.strerror}); check the disk and the permissions")
 
 
 class EventTable:
@@ -162,7 +153,7 @@ class EventTable:
             return
         if isinstance(event, ChangeEvent):
             what = Text("in force", style="bold green") if event.in_force else Text("refused", style="bold red")
-            said = in_force_in_words(event.product, event.bundle) if event.in_force else event.detail or ""
+            said = describe_in_force(event.product, event.bundle) if event.in_force else event.detail or ""
             self._rows.append((str(event.seq), _clock(event.at_ns), "", event.change, what, "", Text(said), "", ""))
             return
         if isinstance(event, JournalEvent):
@@ -219,15 +210,15 @@ def _status(event: StatusEvent) -> Text:
     """The line, whether the next part may come, what is in force, and each camera's frames."""
     said = Text(f"{event.line}: {event.state}", style="bold")
     if event.handshake is not None:
-        said.append(", ").append(handshake_in_words(event.handshake), style=STATE_STYLES[event.handshake.state])
+        said.append(", ").append(describe_handshake(event.handshake), style=STATE_STYLES[event.handshake.state])
     if event.product is not None:
         said.append(f", product {event.product}")
     if event.handshake is not None and event.handshake.detail is not None:
         said.append(f"\n{event.handshake.detail}", style="not bold")
     for camera, account in event.ledger.items():
         state = event.cameras.get(camera)
-        how = "" if state is None else f" {camera_in_words(state)}"
-        said.append(f"\n{camera}{how}: {account_in_words(account)}", style="not bold")
+        how = "" if state is None else f" {describe_camera(state)}"
+        said.append(f"\n{camera}{how}: {describe_account(account)}", style="not bold")
     return said
 
 

@@ -18,7 +18,7 @@ from edge.delivery.security.socket_guard import SocketGuard
 from edge.delivery.security.subscriptions import Subscriptions
 from edge.delivery.sockets import notice_vanished_peers
 from edge.errors import DeliveryError
-from edge.named_thread import NamedThread
+from edge.util.threads import NamedThread
 from edge.wire.events import Message, header_of, to_frames
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from edge.delivery.security.access import Access
 from edge.delivery.security.socket_guard import SocketGuard, SocketName
 from edge.delivery.sockets import PARTS_KEPT, receive_frames
 from edge.errors import DeliveryError
-from edge.named_thread import NamedThread
-from edge.rate_limited_log import RateLimitedLog
+from edge.util.rate_limited_log import RateLimitedLog
+from edge.util.threads import NamedThread
 from edge.wire.requests import Protocol, Refused, RequestT, refuse
 
 logger = logging.getLogger(__name__)

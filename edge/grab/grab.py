@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable
 
 from edge.cameras.base import EndOfFrames, Opened
-from edge.cameras.looking import area_of
 from edge.cameras.settings import CameraSettings, GenicamSettings
 from edge.cameras.state import CameraAlarm
 from edge.cameras.supervisor import SupervisedCamera
@@ -14,11 +13,10 @@ from edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from edge.errors import CameraError, GeometryError, HeatlineError, MissingExtraError
 from edge.frames import BadFrame, Frame
 from edge.geometry import WHOLE_FRAME, TileGrid
-from edge.grab.area_picture import area_picture
-from edge.grab.frame_tally import FrameTally
-from edge.grab.picture_saver import Saver
+from edge.grab.pictures import Saver, area_picture
 from edge.grab.report import Area, Grabbed
-from edge.text import format_count
+from edge.grab.tally import FrameTally
+from edge.util.text import format_count
 
 TRIGGER_AGAIN_SECONDS = 0.25
 """After a trigger that brought no frame."""
@@ -152,7 +150,7 @@ class Grab:
         )
 
     def _draw_area(self) -> Area | None:
-        area, first = area_of(self._settings), self._tally.first
+        area, first = self._settings.area, self._tally.first
         if first is None or area == WHOLE_FRAME:
             return None
         # Tiles of the usual size: the bundle, which may have others, need not be there yet.

@@ -4,7 +4,13 @@ import msgspec
 
 from edge.cameras.settings import Trigger
 from edge.colour import PixelFormat
-from edge.grab.arrivals import Clock
+
+
+class Clock(msgspec.Struct, frozen=True):
+    """How long it took from the first frame to the last, by the camera's clock and by the host's, ms."""
+
+    camera_ms: float
+    host_ms: float
 
 
 class Loss(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from functools import cache
 import openvino as ov
 
 from edge.errors import EngineError
-from edge.inference.opening import PROCESSOR
+from edge.inference.engine import PROCESSOR
 
 _SS_DISABLE = 2
 

@@ -35,6 +35,9 @@ ANSWER_WITHIN_SECONDS = 60.0
 NEVER_ANSWERED: list[object] = []
 """Requests that were given up, and may be at work for ever: to forget one is to wait for its end."""
 
+PROCESSOR = "CPU"
+"""The device that every machine has, and ONNX Runtime's only one."""
+
 FEATURES = "features"
 """The output that not every graph has."""
 

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edge.errors import EngineError
-from edge.inference.engine import GRAPHS, Engine, EngineKind, Keeper, Precision
+from edge.inference.engine import GRAPHS, PROCESSOR, Engine, EngineKind, Keeper, Precision
 
 PRECISIONS: Mapping[EngineKind, tuple[Precision, ...]] = {"openvino": ("f32", "bf16", "int8"), "onnxruntime": ("f32",)}
 """What each kind can compute in, if the processor can."""
-PROCESSOR = "CPU"
-"""The device that every machine has, and ONNX Runtime's only one."""
 
 
 def open_engine(

@@ -24,6 +24,7 @@ from edge.inference.engine import (
     FEATURES,
     NEVER_ANSWERED,
     OPENVINO_GRAPH,
+    PROCESSOR,
     Done,
     Engine,
     EngineKind,
@@ -33,7 +34,6 @@ from edge.inference.engine import (
     Precision,
     weights_of,
 )
-from edge.inference.opening import PROCESSOR
 
 logger = logging.getLogger(__name__)
 

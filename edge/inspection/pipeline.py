@@ -28,7 +28,7 @@ from edge.inspection.inspector import PendingFrame
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome, Unjudged, outcome_of
 from edge.inspection.setup import Setup
-from edge.named_thread import NamedThread
+from edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 

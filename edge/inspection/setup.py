@@ -16,11 +16,12 @@ Heatmaps = Literal["never", "defect", "always"]
 
 
 class EngineUses:
-    """A reference count of an engine: of the setup in force, of frames whose event is not out, and of frames that the
-    engine works on. Setups of one engine share it. The docket alone counts, under its lock.
+    """A reference count of an engine: of the setup in force, of frames whose outcome was not taken yet, and of frames
+    that the engine works on. Setups of one engine share it. The docket alone counts, under its lock.
 
     Args:
-        unused: called once nothing needs the engine any more, under that lock.
+        unused: called once nothing needs the engine any more, under that lock; it must not raise. Whoever took an
+            outcome still reads the engine's name and precision, which a closed engine keeps.
     """
 
     def __init__(self, unused: Callable[[], None] = lambda: None) -> None:

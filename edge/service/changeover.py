@@ -13,14 +13,14 @@ from typing import Literal
 from edge.config import LineConfig, load_config
 from edge.delivery.command_server import Answer
 from edge.errors import CameraError, ConfigError, DeliveryError, HeatlineError
-from edge.named_thread import NamedThread
 from edge.service.events import bundle_name
 from edge.service.line import Line
 from edge.service.loading import Prepared, describe, describe_plausibility, prepare
 from edge.service.product_memory import ProductMemory
 from edge.service.reconfigure import reconfigure, require_exchangeable, require_known
 from edge.service.systemd import notify, notify_reloading
-from edge.text import sayable
+from edge.util.text import sayable
+from edge.util.threads import NamedThread
 from edge.wire import commands
 from edge.wire.events import Change
 

@@ -2,12 +2,13 @@
 
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 
 from edge.inspection.ledger import Account
 from edge.inspection.outcome import Outcome
-from edge.text import format_count, on_one_line
+from edge.util.rate_limited_log import RateLimit
+from edge.util.text import format_count, on_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -16,8 +17,6 @@ FEW = 0.9
 """A smaller share of frames inspected is worth a word."""
 ENOUGH = 0.98
 """From this share on it is over: near the limit it would begin and end all the time."""
-SECONDS_BETWEEN_LOGGED = 10.0
-"""Of one camera's frames that do not show the product."""
 
 
 class DropMonitor:
@@ -77,20 +76,19 @@ class ImplausibleLog:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._logged_s: dict[str, float] = {}
-        self._unlogged: dict[str, int] = {}
+        self._limits: defaultdict[str, RateLimit] = defaultdict(lambda: RateLimit(clock))
+        """By camera."""
 
     def log(self, outcome: Outcome) -> None:
         """Log the outcome of a frame if it is implausible."""
         unjudged, stamp = outcome.unjudged, outcome.stamp
         if unjudged is None or unjudged.reason != "implausible":
             return
-        now_s, camera = self._clock(), stamp.camera
-        count = self._unlogged[camera] = self._unlogged.get(camera, 0) + 1
-        if camera in self._logged_s and now_s - self._logged_s[camera] < SECONDS_BETWEEN_LOGGED:
+        limit = self._limits[stamp.camera]
+        limit.add()
+        count = limit.due()
+        if not count:
             return
         frame = f"frame {stamp.number}" if stamp.source is None else f"frame {stamp.number} ({stamp.source})"
         before = f", and {format_count(count - 1, 'frame')} before it" if count > 1 else ""
-        logger.warning("camera %s: %s%s: no verdict, %s", camera, on_one_line(frame), before, unjudged.detail)
-        self._logged_s[camera], self._unlogged[camera] = now_s, 0
+        logger.warning("camera %s: %s%s: no verdict, %s", stamp.camera, on_one_line(frame), before, unjudged.detail)

@@ -20,7 +20,7 @@ from edge.inspection.verdict import Judgement
 from edge.service.drops import ImplausibleLog
 from edge.service.readiness import Heartbeat
 from edge.service.recovery import Unjournalled
-from edge.text import format_count, sayable
+from edge.util.text import format_count, sayable
 from edge.wire.events import (
     AlarmEvent,
     BundleName,

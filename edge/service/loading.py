@@ -8,17 +8,16 @@ from pathlib import Path
 from edge.bundle import Bundle, ProvenEngine, open_bundle, open_proven_engine
 from edge.bundle.plausibility import Plausibility
 from edge.bundle.trusted import require_trusted, signer_in_words, signer_of
-from edge.cameras.looking import area_of
 from edge.config import LineConfig
-from edge.engine_config import EngineConfig
+from edge.config.engine import EngineConfig
+from edge.config.tuned import EngineInForce
 from edge.errors import ConfigError, HeatlineError
 from edge.geometry import AreaOfInterest
 from edge.inspection.inspector import Inspector
 from edge.inspection.setup import EngineUses, Setup
 from edge.inspection.verdict import Thresholds
-from edge.named_thread import NamedThread, threads_named
 from edge.service.systemd import cache_folder
-from edge.tuned import EngineInForce
+from edge.util.threads import NamedThread, threads_named
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +72,8 @@ def prepare(
     else:
         # To write a compiled graph out holds up all threads: a line that inspects cannot have that.
         proven, engine = _open(bundle, engine, config.engine, say, cache_folder() if like is None else None)
-        # On a thread of its own: the last answers of an engine may take long, and no frame waits for them.
-        uses = EngineUses(unused=lambda: NamedThread("retire", proven.engine.close).start())
-    areas = {camera.name: area_of(camera) for camera in config.cameras}
+        uses = EngineUses(unused=lambda: _retire(proven))
+    areas = {camera.name: camera.area for camera in config.cameras}
     checked = config.thresholds.check_plausibility in (None, True)
     inspector = Inspector(
         bundle.manifest,
@@ -85,11 +83,13 @@ def prepare(
         plausibility=bundle.plausibility() if checked else None,
         plausibility_by_camera=_plausibility_by_camera(bundle, areas) if checked else None,
     )
-    if config.thresholds.check_plausibility and bundle.manifest.calibration.plausible is None:
+    if config.thresholds.check_plausibility and inspector.plausibility is None:
+        held = ", ".join(sorted(inspector.plausibility_by_camera))
         logger.warning(
-            "%s does not know what its product looks like, so every frame gets a verdict; calibrate it: heatline "
+            "%s does not know what its product looks like, so every frame %sgets a verdict; calibrate it: heatline "
             "calibrate",
             config.bundle,
+            f"but those of camera {held} " if held else "",
         )
     setup = Setup(
         bundle,
@@ -116,6 +116,14 @@ def _plausibility_by_camera(bundle: Bundle, areas: Mapping[str, AreaOfInterest])
                 camera,
             )
     return {camera: one for camera, (area, one) in known.items() if areas.get(camera) == area}
+
+
+def _retire(proven: ProvenEngine) -> None:
+    """Close an engine on a thread of its own: its last answers may take long, and no frame waits for them."""
+    try:
+        NamedThread("retire", proven.engine.close).start()
+    except RuntimeError as error:
+        logger.error("an engine that nothing uses any more stays open: %s", error)
 
 
 def _open(
@@ -174,11 +182,17 @@ def describe(prepared: Prepared) -> str:
 
 def describe_plausibility(before: Prepared, now: Prepared) -> str:
     """What a change does to frames that do not show the product, for the end of a sentence; nothing if that stays."""
-    was, is_now = (each.setup.inspector.plausibility is not None for each in (before, now))
-    if was == is_now:
-        return ""
-    if is_now:
-        return "; frames that do not look like the product get no verdict from now on"
-    known = now.setup.bundle.manifest.calibration.plausible is not None
-    why = "thresholds.check_plausibility says so" if known else "the bundle does not know what they look like"
-    return f"; every frame gets a verdict from now on, whatever it looks like, as {why}"
+    was, is_now = (each.setup.inspector for each in (before, now))
+    if (was.plausibility is None) == (is_now.plausibility is None):
+        said = ""
+    elif is_now.plausibility is not None:
+        said = "; frames that do not look like the product get no verdict from now on"
+    else:
+        known = now.setup.bundle.manifest.calibration.plausible is not None
+        why = "thresholds.check_plausibility says so" if known else "the bundle does not know what they look like"
+        said = f"; every frame gets a verdict from now on, whatever it looks like, as {why}"
+    if own := sorted(is_now.plausibility_by_camera.keys() - was.plausibility_by_camera.keys()):
+        said += f"; of camera {', '.join(own)}, frames are held to bounds of their own from now on"
+    if lost := sorted(was.plausibility_by_camera.keys() - is_now.plausibility_by_camera.keys()):
+        said += f"; of camera {', '.join(lost)}, frames are not held to bounds of their own any more"
+    return said

@@ -1,12 +1,10 @@
 """Which product was selected last: a line that starts again after a fault must not inspect another one in silence."""
 
-import contextlib
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.delivery.journal.file import write_down
+from edge.util.atomic_file import replacing, sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -75,15 +73,6 @@ def remember_product(folder: Path | None, product: str) -> None:
     """
     if folder is None:
         return
-    new = folder / f"{FILE_NAME}.new"
-    try:
-        with new.open("w", encoding="utf-8") as file:
-            file.write(product)
-            file.flush()
-            os.fsync(file.fileno())
-        new.rename(folder / FILE_NAME)
-        write_down(folder)
-    except OSError:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
+    with replacing(folder / FILE_NAME) as new:
+        new.write_text(product, encoding="utf-8")
+    sync_folder(folder)

@@ -14,8 +14,8 @@ from msgspec.structs import asdict
 from edge.cameras.settings import CameraSettings
 from edge.cameras.supervisor import SupervisedCamera
 from edge.config import LineConfig
+from edge.config.products import SET_IN_THE_CAMERA
 from edge.errors import CameraError, ConfigError
-from edge.products import SET_IN_THE_CAMERA
 
 EXCHANGEABLE = {"look_at", "look_away", *SET_IN_THE_CAMERA}
 """Keys of cameras that need no restart."""

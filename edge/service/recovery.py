@@ -1,7 +1,6 @@
 """After a death: what was in flight then is told first, and what is in flight now is noted for the next time."""
 
 import contextlib
-import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,8 @@ from edge.frames import Watermark
 from edge.inspection.flight_recorder import InFlightLog, LastRun
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome, Unjudged
-from edge.text import sayable
+from edge.util.file_lock import open_locked
+from edge.util.text import sayable
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +32,9 @@ def locked(folder: Path | None) -> Iterator[None]:
         if folder is not None:
             # One that cannot be opened has nothing to be kept from others; that nothing can be kept is said later.
             with contextlib.suppress(OSError):
-                # The folder itself is locked: that needs no room on a disk, and no right to write.
-                fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                at_end.callback(os.close, fd)
                 try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # The folder itself is locked: that needs no room on a disk, and no right to write.
+                    at_end.callback(os.close, open_locked(folder, os.O_RDONLY | os.O_DIRECTORY))
                 except BlockingIOError as error:
                     raise DeliveryError(
                         f"{folder} belongs to another line that is running; give each line its own STATE_DIRECTORY, "

@@ -7,7 +7,7 @@ from edge.cameras.supervisor import SupervisedCamera
 from edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from edge.delivery.command_server import Answer, CommandServer
 from edge.delivery.security.access import Access
-from edge.text import sayable
+from edge.util.text import sayable
 from edge.wire import commands
 
 

@@ -9,7 +9,7 @@ from edge.service.drops import DropMonitor
 from edge.service.line import Line
 from edge.service.readiness import Condition, Reason, handshake, in_words
 from edge.service.systemd import notify
-from edge.text import format_count
+from edge.util.text import format_count
 from edge.wire.events import State
 
 STATUS_EVERY_SECONDS = 1.0

@@ -10,6 +10,10 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 SEND_WITHIN_SECONDS = 0.2
+LINES = Path("/etc/heatline")
+"""Where the service of line NAME looks for NAME.toml."""
+STATE_FOLDERS = Path("/var/lib/heatline")
+"""StateDirectory= of systemd/heatline@.service: one per line in it, with its journal where its file names no other."""
 RUNTIME_FOLDERS = Path("/run/heatline")
 """RuntimeDirectory= of systemd/heatline@.service: one per line in it, gone once the service is."""
 ADDRESS_FILE = "events"

@@ -4,7 +4,7 @@ import sys
 
 import zmq
 
-heard, joined = {}, False  # the last event, by topic and count: that of a journal, or of a boot's other events
+since, heard, joined = {}, {}, False  # by count, of a journal or a boot: what was before us, and the last of each topic
 with zmq.Context.instance().socket(zmq.SUB) as line:
     line.subscribe("")
     line.connect(sys.argv[1])
@@ -14,16 +14,17 @@ with zmq.Context.instance().socket(zmq.SUB) as line:
         topic, header, *_ = line.recv_multipart()
         event, topic = json.loads(header), topic.decode()
         if "seq" in event:
-            last = {(event["journal_id"] or event["boot_id"], topic): event["previous_seq"]}
+            counted = {event["journal_id"] or event["boot_id"]: {topic: event["previous_seq"]}}
         else:  # a status
             counts = event["counts"]
-            last = {(event["boot_id"], each): seq for each, seq in counts["unjournalled"].items()}
-            last |= {(counts["journal_id"], each): seq for each, seq in counts["journalled"].items()}
-        for key, seq in last.items():
-            known = heard.get(key, 0 if joined else seq)  # what the first status has counted was before us
-            if seq > known:
-                print(f"missed events of {key[1]} after {known} up to {seq}", flush=True)
-            heard[key] = event.get("seq", seq)
+            counted = {event["boot_id"]: counts["unjournalled"], counts["journal_id"]: counts["journalled"]}
+        for count, topics in counted.items():
+            since.setdefault(count, 0 if joined else max([event.get("seq", 1) - 1, *topics.values()]))
+            for each, seq in topics.items():
+                known = heard.get((count, each), since[count])
+                if seq > known:
+                    print(f"missed events of {each} after {known} up to {seq}", flush=True)
+                heard[count, each] = event.get("seq", seq)
         joined = joined or "counts" in event
         if "seq" in event:
             print(event["seq"], topic, event.get("times", {}).get("captured_at_ns", ""), flush=True)

@@ -38,7 +38,7 @@ from edge.bundle import Bundle
 from edge.delivery.sockets import GONE_AFTER_MS
 from edge.errors import BenchError, InputError
 from edge.inference import open_engine
-from edge.named_thread import NamedThread
+from edge.util.threads import NamedThread
 from edge.wire.events import VerdictEvent
 from tests.bench import made_results as made
 from tests.edge.followed_line import wait_until

@@ -24,7 +24,6 @@ from bench.peers.peers import PeersBench, checked, faults, require_same_librarie
 from bench.peers.prepare import Job, Prepared
 from bench.peers.systems import ENGINE, OURS, PEERS, SystemName
 from bench.peers.worker import Ready, Turn, Worker
-from bench.peers.workers.grad_cam import GradCam
 from bench.peers.workers.serve import summary
 from bench.result_file import read_result
 from edge.errors import BenchError
@@ -271,6 +270,8 @@ def test_ours_and_the_engine_alone_answer_as_the_network_worked_out_by_hand(tmp_
 @pytest.mark.usefixtures("one_thread")
 def test_grad_cam_of_a_cnn_is_its_map_up_to_scale_where_that_speaks_for_a_defect() -> None:
     """Its weights are the head's, divided by the number of cells."""
+    from bench.peers.workers.grad_cam import GradCam  # imports SciPy, scikit-learn and Matplotlib: only here
+
     torch.manual_seed(3)
     model = build_model(CnnConfig(name="small", timm="test_efficientnet", weights="none", stride=16), 96)[0].eval()
     tiles = np.random.default_rng(2).integers(0, 256, (3, 96, 96, 3), np.uint8)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-
 from bench.end_to_end.pictures import write_pictures
+
 from bench.pictures import draw_shapes, golden_mosaic
 from edge.bundle import Bundle
 from edge.geometry import TileGrid

@@ -36,9 +36,23 @@ from train.tiles import cut
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BLOBS = DataSet(name="blobs", truth="masks", group="group", targets={"hit": 0.9})
-TILES = ("model=efficientnet_lite0", "tiles.tile_px=64", "trainer.precision=32-true")
+TILES = ("tiles.tile_px=64", "trainer.precision=32-true")
 DENSE = (*TILES, "recipe.steps=10", "recipe.folds=2", "recipe.jitter_px=20", "recipe.copies={defective: 1, most: 10}")
-WHOLE = (*TILES, "model.weights=none", "recipe.steps=2", "recipe.validate_every=2", "recipe.batch=4")
+WHOLE = (
+    *TILES,
+    "model=test_efficientnet",
+    "model.stride=16",
+    "model.weights=none",
+    "recipe.steps=2",
+    "recipe.validate_every=2",
+    "recipe.batch=4",
+)
+
+
+@pytest.fixture(scope="module")
+def dense(tiny_trunk: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """What makes a training of the recipe `heatline` a small one; all here share a feature cache."""
+    return (*DENSE, *tiny_trunk, f"features.folder={tmp_path_factory.mktemp('features')}")
 
 
 @pytest.fixture(scope="module")
@@ -147,48 +161,49 @@ def test_out_of_fold_answers_are_matched_to_pictures_by_name(truth: Truth) -> No
         next(answers_of(OutOfFold(np.array(names), found.fold, logit[1:], maps[1:]), truth, seed=3))
 
 
-def test_each_recipe_is_measured_once_and_more_is_added(data: Path, truth: Truth, tmp_path: Path) -> None:
+def test_each_recipe_is_measured_once_and_more_is_added(
+    data: Path, truth: Truth, tmp_path: Path, dense: tuple[str, ...]
+) -> None:
     said: list[str] = []
 
     def measure(recipe: str, seeds: Sequence[int], overrides: Sequence[str], **more: object) -> dict[str, object]:
-        overrides = [*overrides, f"features.folder={tmp_path / 'features'}"]
         places = (data, tmp_path / "work", tmp_path / "results")
         one = Measurement(BLOBS, recipe, overrides, *places, say=said.append, **more)  # type: ignore[arg-type]
         found = one.measure(seeds)
         assert read_recipe(one.file) == found
         return {"file": one.file, "folds": [(fold.seed, fold.fold) for fold in found.folds], "found": found}
 
-    dense = measure("heatline", [0], DENSE)
-    assert dense["folds"] == [(0, 0), (0, 1)]
-    before = Path(str(dense["file"])).read_bytes()
-    assert measure("heatline", [0], DENSE)["folds"] == dense["folds"]
-    assert Path(str(dense["file"])).read_bytes() == before
+    ours = measure("heatline", [0], dense)
+    assert ours["folds"] == [(0, 0), (0, 1)]
+    before = Path(str(ours["file"])).read_bytes()
+    assert measure("heatline", [0], dense)["folds"] == ours["folds"]
+    assert Path(str(ours["file"])).read_bytes() == before
     assert said[-1].endswith("seed 0 is there")
 
-    run = OutOfFold.read(tmp_path / "work" / "blobs" / Path(str(dense["file"])).stem / "seed0" / "out_of_fold.npz")
-    recipe = compose(["data=.", *DENSE]).recipe
+    run = OutOfFold.read(tmp_path / "work" / "blobs" / Path(str(ours["file"])).stem / "seed0" / "out_of_fold.npz")
+    recipe = compose(["data=.", *dense]).recipe
     assert isinstance(recipe, DenseRecipeConfig)
     _, first = np.unique(truth.tiles.table.frame, return_index=True)
     divided = divide_groups(truth.tiles, recipe, seed=0)  # as bank, finetune and study are
     np.testing.assert_array_equal(run.fold, divided[truth.tiles.group[first]])
 
-    labels = measure("heatline", [0], [*DENSE, "truth=labels"])
-    assert labels["file"] != dense["file"]
-    bank = measure("bank", [0], DENSE)
+    labels = measure("heatline", [0], [*dense, "truth=labels"])
+    assert labels["file"] != ours["file"]
+    bank = measure("bank", [0], dense)
     assert all(fold.study_f1 is None for fold in bank["found"].folds)  # type: ignore[attr-defined]
-    count = [fold.frames for fold in dense["found"].folds]  # type: ignore[attr-defined]
+    count = [fold.frames for fold in ours["found"].folds]  # type: ignore[attr-defined]
     assert [fold.frames for fold in bank["found"].folds] == count  # type: ignore[attr-defined]
 
     assert measure("finetune", [0], WHOLE, folds=[1])["folds"] == [(0, 1)]
     assert measure("finetune", [0], WHOLE, folds=[1])["folds"] == [(0, 1)]
 
 
-def test_what_is_done_before_an_interruption_stays(data: Path, tmp_path: Path) -> None:
+def test_what_is_done_before_an_interruption_stays(data: Path, tmp_path: Path, dense: tuple[str, ...]) -> None:
     def end(line: str) -> None:
         if "seed 2: training" in line:
             raise KeyboardInterrupt
 
-    overrides = [*DENSE, f"features.folder={tmp_path / 'features'}"]
+    overrides = [*dense]
     places = (data, tmp_path / "work", tmp_path / "results")
     one = Measurement(BLOBS, "bank", overrides, *places, say=end)
     with pytest.raises(KeyboardInterrupt):
@@ -200,24 +215,25 @@ def test_what_is_done_before_an_interruption_stays(data: Path, tmp_path: Path) -
     assert {fold.seed for fold in found.folds} == {1, 2}
 
 
-def test_the_command_writes_files_and_tables_and_refuses_what_it_sets_itself(data: Path, tmp_path: Path) -> None:
+def test_the_command_writes_files_and_tables_and_refuses_what_it_sets_itself(
+    data: Path, tmp_path: Path, dense: tuple[str, ...]
+) -> None:
     sets = tmp_path / "sets.yaml"
     sets.write_bytes(msgspec.yaml.encode([BLOBS]))
 
     def run(*overrides: str) -> str:
         places = {"--data": data, "--sets": sets, "--work": tmp_path / "work", "--results": tmp_path / "results"}
         arguments = [*(str(each) for pair in places.items() for each in pair), "--recipe", "bank", "--seed", "0"]
-        features = f"features.folder={tmp_path / 'features'}"
-        done = CliRunner().invoke(command, ["recipes", *arguments, features, *overrides, "--json"])
+        done = CliRunner().invoke(command, ["recipes", *arguments, *overrides, "--json"])
         if done.exception is not None:
             raise done.exception
         return done.stdout
 
-    kept = json.loads(run(*DENSE))
+    kept = json.loads(run(*dense))
     assert [one.split()[:2] for one in kept["results"]] == [["blobs:", "bank"]]
     assert "*0.9*" in Path(kept["tables"]).read_text()
     with pytest.raises(ConfigError, match="the bench sets seed itself"):
-        run(*DENSE, "seed=3")
+        run(*dense, "seed=3")
 
 
 def test_good_pictures_of_a_folder_of_their_own_are_linked_beside_the_others(tmp_path: Path) -> None:
@@ -258,8 +274,8 @@ def test_few_annotated_pictures_leave_the_labels_of_the_others(data: Path, truth
         read(99, 0)
 
 
-def test_few_annotated_pictures_train_and_all_masks_judge(data: Path, tmp_path: Path) -> None:
-    overrides = [*DENSE, f"features.folder={tmp_path / 'features'}"]
+def test_few_annotated_pictures_train_and_all_masks_judge(data: Path, tmp_path: Path, dense: tuple[str, ...]) -> None:
+    overrides = [*dense]
     places = (data, tmp_path / "work", tmp_path / "results")
     found = Measurement(BLOBS, "heatline", overrides, *places, annotated=2).measure([0])
     assert found.name.split()[:2] == ["heatline", "annotated=2"]
@@ -295,8 +311,10 @@ def test_cells_hold_all_channels_of_strides_8_and_16_over_the_same_pixels() -> N
     np.testing.assert_array_equal(cells[0], [[0, 0, 0], [0, 0, 1], [0, 3, 2], [0, 0, 3]])
 
 
-def test_good_pictures_alone_train_and_all_masks_judge(data: Path, truth: Truth, tmp_path: Path) -> None:
-    overrides = [*DENSE, "recipe.folds=3", f"features.folder={tmp_path / 'features'}"]
+def test_good_pictures_alone_train_and_all_masks_judge(
+    data: Path, truth: Truth, tmp_path: Path, dense: tuple[str, ...]
+) -> None:
+    overrides = [*dense, "recipe.folds=3"]
     places = (data, tmp_path / "work", tmp_path / "results")
     found = Measurement(BLOBS, "good-only", overrides, *places, folds=[1]).measure([0])
     assert [(fold.seed, fold.fold) for fold in found.folds] == [(0, 1)]
@@ -341,14 +359,14 @@ def stand_in(tmp_path: Path) -> Peers:
 
 
 def test_anomalibs_models_see_good_tiles_of_other_folds_and_are_judged_alike(
-    data: Path, truth: Truth, tmp_path: Path, stand_in: Peers
+    data: Path, truth: Truth, tmp_path: Path, dense: tuple[str, ...], stand_in: Peers
 ) -> None:
-    overrides = [*DENSE, "recipe.folds=3"]
+    overrides = [*dense, "recipe.folds=3"]
     places = (data, tmp_path / "work", tmp_path / "results")
     one = Measurement(BLOBS, "supersimplenet", overrides, *places, folds=[0], peers=stand_in)
     (figures,) = one.measure([0]).folds
     assert one.measure([0]).name == "supersimplenet minutes=2 " + " ".join(
-        sorted(each for each in overrides if not each.startswith("trainer."))
+        sorted(each for each in overrides if not each.startswith(("trainer.", "features.")))
     )
     job = json.loads((tmp_path / "work" / "blobs" / "seen.json").read_text())
     recipe = compose(["data=.", *overrides]).recipe
@@ -376,9 +394,11 @@ def test_anomalibs_models_see_good_tiles_of_other_folds_and_are_judged_alike(
     assert f"| {timed.name} | 3 | 2.5 | 0.25 |" in tables([timed], {}).splitlines()
 
 
-def test_what_anomalib_cannot_do_is_one_sentence(data: Path, tmp_path: Path, stand_in: Peers) -> None:
+def test_what_anomalib_cannot_do_is_one_sentence(
+    data: Path, tmp_path: Path, dense: tuple[str, ...], stand_in: Peers
+) -> None:
     places = (data, tmp_path / "work", tmp_path / "results")
-    one = Measurement(BLOBS, "padim", [*DENSE, "recipe.folds=3"], *places, folds=[0], peers=stand_in)
+    one = Measurement(BLOBS, "padim", [*dense, "recipe.folds=3"], *places, folds=[0], peers=stand_in)
     with pytest.raises(BenchError, match=r"anomalib's padim ended with 1: its log ends with: .*AssertionError"):
         one.measure([0])
     with pytest.raises(BenchError, match="make it with `make peers-env`"):

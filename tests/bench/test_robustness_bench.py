@@ -59,10 +59,13 @@ def run(out: Path, *arguments: str) -> str:
     return done.stderr
 
 
-def test_a_fold_is_inspected_as_it_is_and_changed_by_a_bundle_of_the_others(tmp_path: Path) -> None:
+def test_a_fold_is_inspected_as_it_is_and_changed_by_a_bundle_of_the_others(
+    tmp_path: Path, tiny_trunk: tuple[str, str]
+) -> None:
+    small = (*SMALL, *tiny_trunk)
     draw_blobs(tmp_path / "blobs", per_group=2)  # four groups, so each fold is one: a good frame and two others
     out = tmp_path / "found.json"
-    said = run(out, *SMALL)
+    said = run(out, *small)
     assert "training without 1 group\n" in said
     assert "3 groups" in said, "of the training"
     found = json.loads(out.read_text())
@@ -81,10 +84,10 @@ def test_a_fold_is_inspected_as_it_is_and_changed_by_a_bundle_of_the_others(tmp_
     assert not list((tmp_path / "work").glob("tmp*")), "runs and bundles"
 
     before = out.read_bytes()
-    assert run(out, *SMALL) == "blobs is there\n"
+    assert run(out, *small) == "blobs is there\n"
     assert out.read_bytes() == before
     with pytest.raises(BenchError, match="blobs has no fold 4; name one of 0 to 3"):  # other settings: measured again
-        run(out, *SMALL, "--fold", "4")
+        run(out, *small, "--fold", "4")
     with pytest.raises(ConfigError, match=r"the bench sets split\.test itself"):
         run(out, "split.test=[a]")
 

@@ -23,10 +23,10 @@ from bench.tune.trial import LEAST_FRAMES, Answers, Trial
 from bench.tune.tune import Comparison, Side, Tune, is_better, measure_tune
 from edge.bundle import Bundle
 from edge.config import LineConfig, load_config
-from edge.engine_config import EngineConfig
+from edge.config.engine import EngineConfig
+from edge.config.tuned import Tuned, made_with, read_tuned, tuned_file, write_tuned
 from edge.errors import BenchError, ConfigError
 from edge.frames import Frame, Stamp
-from edge.tuned import Tuned, made_with, read_tuned, tuned_file, write_tuned
 from tests.bench import made_results as made
 from tests.edge.lines import write_line_with
 from tests.small_bundle import bundle_in

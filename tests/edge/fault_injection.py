@@ -36,6 +36,17 @@ if any(os.path.basename(argument) == "heatline" for argument in sys.orig_argv): 
 """
 
 
+def at_start(folder: Path, code: str) -> Mapping[str, str]:
+    """The environment of a Python that runs `code` when it starts, and else imports what this one would.
+
+    Args:
+        folder: a new one.
+    """
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))}
+
+
 class Hang:
     """Hangs a line's stage while it is told to.
 
@@ -45,11 +56,9 @@ class Hang:
     """
 
     def __init__(self, folder: Path, stage: str) -> None:
-        folder.mkdir()
         self._hung = folder / "hung"
         code = _CODE.replace("{name!r}", repr(STAGES[stage])).replace("{hung!r}", repr(str(self._hung)))
-        (folder / "sitecustomize.py").write_text(code)
-        self.env: Mapping[str, str] = {"PYTHONPATH": str(folder)}
+        self.env = at_start(folder, code)
 
     @contextlib.contextmanager
     def hung(self) -> Iterator[None]:

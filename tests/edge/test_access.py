@@ -21,8 +21,9 @@ from edge.delivery.security import curve, zap
 from edge.delivery.security.access import Access
 from edge.delivery.security.allow_list import ROLES, allow, allowed_keys
 from edge.delivery.security.handshakes import Handshakes
-from edge.delivery.security.refusals import SECONDS_BETWEEN_LOGGED, Refusals
+from edge.delivery.security.refusals import Refusals
 from edge.errors import AccessError
+from edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED
 from tests.edge.secured import Secured
 
 KEY = z85.encode(bytes(range(32)))
@@ -214,7 +215,9 @@ def refusals_of(*events: tuple[int, int] | str) -> Counter[str]:
     counted: Counter[str] = Counter()
     handshakes = Handshakes(lambda reason, _: counted.update([reason]))
     for event in events:
-        if event == "all gone":
+        if event == "not allowed":
+            handshakes.note_not_allowed()
+        elif event == "all gone":
             handshakes.note_all_gone()
         else:
             handshakes.note(*map(int, event))
@@ -231,7 +234,6 @@ def went(fd: int) -> tuple[int, int]:
 
 GOT_IN = (zmq.EVENT_HANDSHAKE_SUCCEEDED, 0)
 MISMATCH = (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, 0x11000002)
-NOT_ALLOWED = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, 300)
 GAVE_UP = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, 104)
 
 
@@ -242,14 +244,15 @@ GAVE_UP = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, 104)
         ([came(7), MISMATCH, went(7)], {"protocol": 1}),
         ([came(7), GAVE_UP, went(7)], {"handshake": 1}),
         ([came(7), went(7)], {"protocol": 1}),  # no ZeroMQ at all
-        ([came(7), NOT_ALLOWED, went(7)], {}),  # counted when ZeroMQ asked
+        ([came(7), "not allowed", went(7)], {}),  # counted when ZeroMQ asked
+        ([came(7), "not allowed", GAVE_UP, went(7)], {}),
         ([came(7), came(8), GOT_IN, went(8), went(7)], {"protocol": 1}),
         ([came(7), came(8), GOT_IN, GOT_IN, went(8), went(7)], {}),
         ([came(7), came(8), GOT_IN, GAVE_UP, went(8), went(7)], {"handshake": 1}),
         ([came(7), came(8), GOT_IN, went(7), went(8)], {"protocol": 1}),
         ([came(7), GOT_IN, MISMATCH, went(7), came(7), went(7)], {"protocol": 2}),  # one went wrong later
         ([came(7), "all gone", came(7), GOT_IN, went(7)], {}),
-        ([came(7), NOT_ALLOWED, "all gone", came(8), went(8)], {"protocol": 1}),
+        ([came(7), "not allowed", "all gone", came(8), went(8)], {"protocol": 1}),
         ([GOT_IN, went(3)], {}),
     ],
 )
@@ -273,6 +276,27 @@ def test_whatever_the_order_the_sums_are_right(data: st.DataObject) -> None:
     refused = refusals_of(*events, *(went(fd) for fd, kind in enumerate(kinds) if kind == "gets in"))
     assert refused["handshake"] == kinds.count("gives up")
     assert refused["protocol"] == kinds.count("garbage")
+
+
+def test_a_scan_is_counted_as_it_ends_and_nobody_who_may_be_innocent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.delivery.security.handshakes._peer_address", lambda fd: f"10.0.0.{fd}")
+    told: list[str] = []
+    handshakes = Handshakes(lambda _, detail: told.append(detail))
+
+    def note(*events: tuple[int, int]) -> list[str]:
+        told.clear()
+        for event in events:
+            handshakes.note(*event)
+        return told
+
+    assert not note(came(7), GOT_IN)
+    (scan,) = note(came(8), went(8))
+    assert "from 10.0.0.8 " in scan
+    assert not note(went(7))
+    (one_of_two,) = note(came(7), came(8), GOT_IN, went(7))
+    assert "from an unknown address " in one_of_two
+    (mismatch,) = note(came(9), MISMATCH, went(9))
+    assert "from 10.0.0.9 " in mismatch
 
 
 def test_what_was_wrong_with_a_handshake_is_said_in_words_and_by_whom() -> None:

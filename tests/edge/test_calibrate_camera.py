@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from edge.bundle import SCHEMA, open_bundle, write_bundle
 from edge.bundle.manifest import CameraPlausible, Tensor, product_tiles_of
 from edge.bundle.plausibility import Appearance, Vitals, know_product
-from edge.bundle.product_tiles import product_tiles_bytes
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
-from edge.service.loading import prepare
+from edge.service.loading import describe_plausibility, prepare
 from tests.command import complaint, heatline
 from tests.edge.lines import write_pictures
 from tests.edge.test_plausibility import CHANNELS, frames
@@ -103,6 +102,17 @@ def test_a_camera_is_held_to_its_own_frames_within_its_area(line: Path, caplog: 
     assert "a frame of camera dim must be" in shown
 
 
+def test_a_change_says_if_a_camera_is_held_to_bounds_of_its_own_from_now_on(line: Path) -> None:
+    heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--to", line.parent / "own")
+    before = prepare(load_config(line))
+    line.write_text(LINE.format(bundle="own", area=AREA))
+    own = prepare(load_config(line))
+    said = "; of camera dim, frames are held to bounds of their own from now on"
+    assert describe_plausibility(before, own) == said
+    assert describe_plausibility(own, before) == "; of camera dim, frames are not held to bounds of their own any more"
+    assert describe_plausibility(own, own) == ""
+
+
 def test_thresholds_that_are_set_again_leave_it_as_it_is(line: Path) -> None:
     heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--to", line.parent / "own")
     write_pictures(line.parent / "lit", {f"{seed}.png": textured(200, seed) for seed in range(6)})
@@ -118,7 +128,7 @@ def test_people_read_what_a_dry_run_would_do_and_nothing_is_written(line: Path) 
     assert told.returncode == 0, told.stderr
     assert "would be written" in told.stdout
     assert "a frame of camera dim must be" in told.stdout
-    assert "6 frames got no verdict by what the bundle knows of all cameras" in told.stdout
+    assert "6 good frames of good, in f32" in told.stdout
     assert sorted(path.name for path in line.parent.iterdir()) == ["all.bundle", "good", "line.toml"]
 
 
@@ -138,7 +148,7 @@ def test_a_bundle_keeps_the_features_that_each_camera_sees(tmp_path: Path) -> No
         calibration=msgspec.structs.replace(made.calibration, plausible_by_camera={"top": own}),
         tensors=msgspec.structs.replace(made.tensors, features=Tensor("features", "float32", [None, CHANNELS])),
     )
-    file = {product_tiles_of("top"): product_tiles_bytes(known.tiles)}
+    file = {product_tiles_of("top"): known.tiles.to_bytes()}
     write_bundle(tmp_path / "a", made, {**contents_of(), **file})
     _, kept = open_bundle(tmp_path / "a").plausibility_by_camera()["top"]
     for each in frames(20, seed=7):

@@ -11,14 +11,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge.binomial import interval, upper_bound
 from edge.bundle import SCHEMA, Bundle, open_bundle
 from edge.bundle.manifest import Plausible
 from edge.bundle.plausibility import Plausibility
+from edge.calibration.binomial import interval, upper_bound
+from edge.calibration.recalibration import GoodPictures
 from edge.cli.calibrate import _share_for, _unlike
 from edge.errors import EngineError
 from edge.inspection.inspector import Inspector
-from edge.recalibration import GoodPictures
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.lines import started, write_pictures
 from tests.edge.test_inspector import NumpyEngine
@@ -146,17 +146,6 @@ def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path: Path, own: Bundle)
     assert "001.png" in wet["warnings"][0]
 
 
-def test_the_studys_rule_is_there_by_name(tmp_path: Path, own: Bundle) -> None:
-    good = evenly(tmp_path / "good", 255, 240, 254, 230)
-    report, _ = calibrated(own.path, good, "--rule", "study", "--to", tmp_path / "new")
-    calibration = open_bundle(tmp_path / "new").manifest.calibration
-    assert (calibration.rule, calibration.false_reject_per_frame) == ("study", None)
-    assert 0 < calibration.score_threshold == calibration.evidence_threshold < 1e-37
-    assert (calibration.rejected, calibration.false_reject_at_most) == (2, upper_bound(2, 4))
-    assert report["good_frames"]["interval"] == list(interval(2, 4))
-    assert "study: probability above 0.5" in shown("bundle", "show", tmp_path / "new")
-
-
 @pytest.mark.parametrize(
     ("pooling", "evidence", "quantile", "words"),
     [
@@ -179,8 +168,6 @@ def test_the_evidence_threshold_follows_from_the_pooling(
     assert record["evidence_quantile"] == manifest.calibration.evidence_quantile == quantile
     described = shown("bundle", "show", tmp_path / "new")
     assert f"false-reject: 0 % of good frames{words}, on 2 good frames of cold, hot" in described
-    report, _ = calibrated(own.path, cold, "--rule", "study", "--dry-run")
-    assert report["calibration"]["evidence_quantile"] is None
 
 
 def test_frames_of_several_sizes_and_single_files_can_be_mixed(tmp_path: Path, own: Bundle) -> None:
@@ -266,7 +253,7 @@ def test_what_cannot_be_calibrated_is_refused_and_nothing_is_written(tmp_path: P
 def test_a_single_picture_that_looks_like_no_other_is_refused_by_its_name(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250, 240, 245, 230, 3)
     before = contents(tmp_path)
-    for arguments in ([], ["--dry-run"], ["--rule", "study"]):
+    for arguments in ([], ["--dry-run"]):
         result = heatline("calibrate", own.path, good, *arguments)
         assert (result.returncode, result.stdout) == (9, "")
         assert complaint(result).endswith(
@@ -289,8 +276,7 @@ def test_an_argument_that_makes_no_sense_is_exit_code_2(tmp_path: Path, own: Bun
         (["--false-reject", "1"], "0<=x<1"),
         (["--version", "1"], "'1'"),
         (["--version", "a\nb"], "no text of one line"),
-        (["--rule", "x"], "'x'"),
-        (["--rule", "study", "--false-reject", "0.1"], "leave --false-reject away"),
+        (["--false-reject", "1e-7"], "at least 1e-06"),
     ):
         result = heatline("calibrate", own.path, good, *arguments)
         assert (result.returncode, result.stdout) == (2, "")

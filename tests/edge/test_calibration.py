@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from edge.binomial import upper_bound
-from edge.calibration import (
+from edge.calibration.binomial import upper_bound
+from edge.calibration.thresholds import (
     EVIDENCE_QUANTILE,
     HOTTEST_AT_LEAST,
-    JUST_ABOVE_EVEN,
     GoodFrame,
     calibrate,
-    calibrate_by_the_study,
     coldest_of,
     describe_support,
     may_reach,
@@ -98,7 +96,7 @@ def test_what_makes_no_sense_is_refused() -> None:
         with pytest.raises(InputError, match="finite"):
             threshold([1.0, value, 2.0], 0.5)
         with pytest.raises(InputError, match="finite"):
-            calibrate_by_the_study([good_frame(value)], "one")
+            calibrate([good_frame(value)], 0.5, "one")
 
 
 def test_both_thresholds_come_from_the_same_share_of_the_same_frames() -> None:
@@ -218,15 +216,6 @@ def test_ties_leave_the_bound_that_of_as_many_as_may_reach_it() -> None:
     came = calibrate([good_frame(2)] * 5 + [good_frame(1)] * 5, 0.3, "ties")
     assert came.rejected == 0
     assert came.false_reject_at_most == upper_bound(3, 10) > upper_bound(0, 10)
-
-
-def test_the_studys_rule_sets_both_thresholds_just_above_even() -> None:
-    frames = [good_frame(logit, 1.0, 0.5) for logit in (-1.0, 0.0, 1e-30, 3.0)]
-    came = calibrate_by_the_study(frames, "four")
-    assert came.score_threshold == came.evidence_threshold == JUST_ABOVE_EVEN
-    assert 0 < np.float32(JUST_ABOVE_EVEN) == JUST_ABOVE_EVEN < 1e-37, "in single precision too"
-    assert (came.rule, came.false_reject_per_frame, came.rejected) == ("study", None, 2), "0 itself does not exceed 0.5"
-    assert came.false_reject_at_most == upper_bound(2, 4)
 
 
 # Few frames, and a gap to defective ones.

@@ -20,16 +20,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.cameras import aravis
-from edge.cameras.listing import video_devices
+from edge.cameras.discovery import video_devices
 from edge.cameras.pattern import pattern
 from edge.cameras.settings import FolderSettings, PatternSettings
 from edge.errors import CameraError, InputError
 from edge.frames import Stamp
 from edge.geometry import AreaOfInterest, TileGrid
-from edge.grab.area_picture import AREA_RGB, SHADE, TILE_RGB, area_picture
-from edge.grab.arrivals import Arrivals
 from edge.grab.grab import Grab
-from edge.grab.picture_saver import Saver
+from edge.grab.pictures import AREA_RGB, SHADE, TILE_RGB, Saver, area_picture
+from edge.grab.tally import Arrivals
 from edge.images import read_image, read_rgb
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
 from tests.edge.gv_cameras import aravis_camera, noise

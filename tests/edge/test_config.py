@@ -6,7 +6,7 @@ import pytest
 
 from edge.cameras.settings import FolderSettings, PatternSettings, from_bytes, to_bytes
 from edge.config import EventsConfig, LineConfig, ThresholdsConfig, TilesConfig, load_config
-from edge.engine_config import EngineConfig
+from edge.config.engine import EngineConfig
 from edge.errors import ConfigError
 
 SMALLEST = 'bundle = "b"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "frames"\n'

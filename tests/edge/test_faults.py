@@ -20,7 +20,7 @@ from edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS, complaint, heatline
 from tests.edge.fault_boots import assert_the_crash_is_told_first, boots, crashed, die, ids, in_flight, noting
 from tests.edge.fault_disks import fail, failing_disk, fill, small_disk
-from tests.edge.fault_injection import Hang, LeapingClock
+from tests.edge.fault_injection import Hang, LeapingClock, at_start
 from tests.edge.lines import (
     Heard,
     NotifySocket,
@@ -166,14 +166,13 @@ def test_a_line_forks_for_nobody_and_asks_for_no_host(
 
     A fork of a process of many threads may hang for ever, and it holds the line's port and its state folder.
     """
-    seen, watcher = tmp_path / "seen", tmp_path / "watcher"
-    watcher.mkdir()
+    seen = tmp_path / "seen"
     seen.touch()
-    (watcher / "sitecustomize.py").write_text(WATCHING.replace("{seen!r}", repr(str(seen))))
+    watched = at_start(tmp_path / "watcher", WATCHING.replace("{seen!r}", repr(str(seen))))
     write_pictures(tmp_path / "frames", small_frames(3))
     line = write_line(tmp_path, bundle.path, address, {"top": 'path = "frames"'}, f'[engine]\nkind = "{engine}"')
     # What marks a machine that builds software would keep some libraries quiet.
-    env = {"PYTHONPATH": str(watcher), "CI": "", "TF_BUILD": "", "JENKINS_URL": ""}
+    env = {**watched, "CI": "", "TF_BUILD": "", "JENKINS_URL": ""}
     with running(line, address, env=env) as run:
         run.until_stopped()
         assert run.exit_code() == 0

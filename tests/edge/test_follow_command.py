@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge.cli import follow_sinks
-from edge.cli.named_line import address_of
+from edge.cli.target import KeyFiles, endpoint_of
 from edge.errors import ConfigError, DeliveryError, InputError
 from edge.wire.following import Delivered
 from tests.command import HEATLINE, complaint, heatline
@@ -334,7 +334,7 @@ def test_a_line_is_named_by_its_file(tmp_path: Path) -> None:
     text = 'bundle = "b"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "."\n'
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"line line1 serves its journal to nobody; set journal\.bind in"):
-        address_of(str(file), "journal")
+        endpoint_of(str(file), "journal", KeyFiles())
     file.write_text(f'{text}[journal]\nbind = "tcp://127.0.0.1:5558"\n')
-    assert address_of(str(file), "journal") == "tcp://127.0.0.1:5558"
-    assert address_of("ipc:///x", "journal") == "ipc:///x"
+    assert endpoint_of(str(file), "journal", KeyFiles()) == ("tcp://127.0.0.1:5558", None)
+    assert endpoint_of("ipc:///x", "journal", KeyFiles()) == ("ipc:///x", None)

@@ -6,7 +6,8 @@ import pytest
 
 from edge.frames import Stamp
 from edge.inspection.outcome import Outcome, Unjudged
-from edge.service.drops import SECONDS_BETWEEN_LOGGED, ImplausibleLog
+from edge.service.drops import ImplausibleLog
+from edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED
 
 
 def test_the_first_frame_is_logged_with_its_numbers_and_a_flood_of_them_rarely(

@@ -1,6 +1,7 @@
 """A real line and its journal: what its events say of it, over kills, and over a disk that fills."""
 
 import contextlib
+import threading
 from pathlib import Path
 
 import pytest
@@ -42,13 +43,30 @@ def says(event: Event, live_only: str | None) -> bool:
     return degraded and live_only in (event.journal.live_only or "")
 
 
-def is_verdict(heard: Heard) -> bool:
-    return isinstance(heard, Message) and isinstance(heard.event, VerdictEvent)
+class Listener(threading.Thread):
+    """A live subscriber that reads all the time, as ZeroMQ subscribes again only while it is used."""
 
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self._address = address
+        self.heard: list[Heard] = []
+        self.heard_verdict = threading.Event()
+        self.counted = 0
+        """As the newest status says."""
+        self.until: int | None = None
+        """The last event that a status must have counted."""
 
-def is_after(event: Event, seqs: list[int]) -> bool:
-    """Whether an event is among those that came, and did not."""
-    return not isinstance(event, StatusEvent) and seqs[0] < event.seq < seqs[-1] and event.seq not in seqs
+    def run(self) -> None:
+        with Subscriber(self._address, timeout_s=WITHIN_SECONDS) as subscriber:
+            for heard in subscriber:
+                match heard:
+                    case Message(event=StatusEvent(last_seq=last_seq)):
+                        self.counted = last_seq
+                        if self.until is not None and self.counted >= self.until:
+                            return
+                    case Message(event=VerdictEvent()):
+                        self.heard_verdict.set()
+                self.heard.append(heard)
 
 
 def is_of_journal(event: Event, what: str) -> bool:
@@ -63,15 +81,16 @@ def test_over_kill_9_seq_goes_on_a_consumer_misses_no_event_and_a_listener_knows
     state = tmp_path / "state"
     state.mkdir()
     got: list[bytes] = []
+    listener = Listener(address)
     with (
         boots(line, address, state) as lives,
-        Subscriber(address, timeout_s=WITHIN_SECONDS) as listener,
         contextlib.ExitStack() as at_end,
     ):
+        listener.start()
         for kill in range(kills):
             with lives.boot() as run:
-                if kill == 0:  # both read on after the last kill
-                    seqs = [next(m.event.seq for m in listener if is_verdict(m))]
+                if kill == 0:
+                    assert listener.heard_verdict.wait(WITHIN_SECONDS)
                     consumer = at_end.enter_context(Follower(served, "mes1", timeout_s=WITHIN_SECONDS))
                     got.append(next(iter(consumer)).header)
                 for _ in range(5):
@@ -83,25 +102,20 @@ def test_over_kill_9_seq_goes_on_a_consumer_misses_no_event_and_a_listener_knows
                 got.append(delivered.header)
                 if delivered.seq >= last.seq:
                     break
-            gaps, begun = list[Gap](), list[str]()
-            counted = 0
-            while counted < last.seq:  # by the next status it knows of all
-                match listener.receive():
-                    case Gap() as gap:
-                        gaps.append(gap)
-                    case NewBoot(boot_id):
-                        begun.append(boot_id)
-                    case Message(event=StatusEvent(last_seq=counted)):
-                        pass
-                    case Message(event=event):
-                        seqs.append(event.seq)
-                    case None:
-                        raise AssertionError(f"events after {seqs[-1]} did not come")
+            listener.until = last.seq  # by the next status it knows of all
+            listener.join()
             run.end()
         boot_ids = list(lives.heard)
+    assert listener.counted >= last.seq, "it heard of all"
+    seqs = [m.event.seq for m in listener.heard if isinstance(m, Message) and not isinstance(m.event, StatusEvent)]
+    gaps = [gap for gap in listener.heard if isinstance(gap, Gap)]
     assert seqs == sorted(set(seqs)), "each comes once, in order"
-    assert begun == boot_ids[1:]
-    missed = {event.seq: event.topic for event in map(event_from, journalled(state)) if is_after(event, seqs)}
+    assert [new.boot_id for new in listener.heard if isinstance(new, NewBoot)] == boot_ids[1:]
+    missed = {
+        event.seq: event.topic
+        for event in map(event_from, journalled(state))
+        if not isinstance(event, StatusEvent) and seqs[0] < event.seq <= listener.counted and event.seq not in seqs
+    }
     for seq, topic in missed.items():
         assert any(gap.topic == topic and gap.after_seq < seq <= gap.through_seq for gap in gaps), f"{seq} {topic}"
     for gap in gaps:

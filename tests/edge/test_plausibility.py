@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from edge.bundle import open_bundle, open_proven_engine, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
 from edge.bundle.plausibility import RIDGE, Appearance, ProductTiles, Vitals, know_product, margin, outliers
-from edge.bundle.product_tiles import product_tiles_bytes, read_product_tiles
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
@@ -196,7 +195,7 @@ def bundle_with(folder: Path, plausible: Plausible, files: dict[str, bytes], cha
 def test_a_bundle_keeps_it_and_is_refused_where_it_does_not_fit(tmp_path: Path) -> None:
     known = know_product(frames(40))
     assert known.tiles is not None
-    file = {PRODUCT_TILES: product_tiles_bytes(known.tiles)}
+    file = {PRODUCT_TILES: known.tiles.to_bytes()}
     bundle_with(tmp_path / "a", known.plausible, file, (None, CHANNELS))
     kept = open_bundle(tmp_path / "a").plausibility()
     assert kept is not None
@@ -211,21 +210,21 @@ def test_a_bundle_keeps_it_and_is_refused_where_it_does_not_fit(tmp_path: Path) 
     assert not any((tmp_path / name).exists() for name in "bcd")
 
 
-WHOLE = product_tiles_bytes(ProductTiles.of(np.eye(4, dtype=np.float32)))
+WHOLE = ProductTiles.of(np.eye(4, dtype=np.float32)).to_bytes()
 
 
 @pytest.mark.parametrize("data", [b"", b"no archive", WHOLE[:-9]], ids=["empty", "no archive", "cut off"])
 def test_a_damaged_file_is_refused_in_a_sentence(tmp_path: Path, data: bytes) -> None:
     (tmp_path / PRODUCT_TILES).write_bytes(data)
     with pytest.raises(BundleError, match="holds no features of tiles"):
-        read_product_tiles(tmp_path / PRODUCT_TILES, 4)
+        ProductTiles.load(tmp_path / PRODUCT_TILES, 4)
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     tiles = ProductTiles(np.zeros(4, np.float32), np.full((4, 4), np.inf, np.float32))
-    (tmp_path / PRODUCT_TILES).write_bytes(product_tiles_bytes(tiles))
+    (tmp_path / PRODUCT_TILES).write_bytes(tiles.to_bytes())
     with pytest.raises(BundleError, match="not finite"):
-        read_product_tiles(tmp_path / PRODUCT_TILES, 4)
+        ProductTiles.load(tmp_path / PRODUCT_TILES, 4)
 
 
 # On the line.
@@ -234,7 +233,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 def test_a_graph_that_gives_no_features_where_some_are_declared_is_refused(tmp_path: Path) -> None:
     known = know_product(frames(40))
     assert known.tiles is not None
-    file = {PRODUCT_TILES: product_tiles_bytes(known.tiles)}
+    file = {PRODUCT_TILES: known.tiles.to_bytes()}
     bundle_with(tmp_path / "a", known.plausible, file, (None, CHANNELS))
     with pytest.raises(BundleError, match=r"gives openvino features of shape none, the manifest declares \(1, 6\)"):
         open_proven_engine(open_bundle(tmp_path / "a"), "openvino", "f32")

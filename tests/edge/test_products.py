@@ -143,7 +143,7 @@ def test_without_a_folder_nothing_is_kept_and_what_cannot_be_written_leaves_what
     remember_product(None, "a")
     assert remembered_product(None) is None
     remember_product(tmp_path, "a")
-    (tmp_path / "product.new").mkdir()
+    (tmp_path / ".product.new").mkdir()
     with pytest.raises(OSError, match="directory"):
         remember_product(tmp_path, "b")
     assert remembered_product(tmp_path) == "a"

@@ -9,9 +9,10 @@ from typing import get_args
 import msgspec
 import pytest
 
-from edge.cli import named_line
-from edge.cli.named_line import address_of, file_of, name_of
+from edge.cli import target
 from edge.cli.status import EXIT_CODES
+from edge.cli.target import KeyFiles, endpoint_of, file_of, name_of
+from edge.delivery.security.curve import make_key_pair
 from edge.wire.events import Handshake, HandshakeState, StatusEvent
 from tests.command import complaint, heatline
 from tests.edge.spoken_line import SpokenLine, a_status
@@ -106,7 +107,7 @@ def test_a_detail_of_control_characters_is_shown_and_not_obeyed(address: str) ->
 def test_a_line_is_found_by_its_file_and_by_its_name(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(named_line, "LINES", tmp_path)
+    monkeypatch.setattr(target, "LINES", tmp_path)
     file = configured(tmp_path / "line1.toml", address)
     with SpokenLine(address, handshake("READY")):
         assert ask(file).returncode == ask("line1").returncode == 0
@@ -121,10 +122,11 @@ def test_what_names_a_line() -> None:
     ):
         assert (file_of(line), name_of(line)) == (Path(file), name)
     for address in ("tcp://127.0.0.1:5556", "ipc:///run/heatline/line1/events"):
-        assert (address_of(address, "events"), name_of(address)) == (address, address)
+        assert (endpoint_of(address, "events", KeyFiles()), name_of(address)) == ((address, None), address)
 
 
 def test_what_is_bound_at_every_address_is_reached_at_loopback(tmp_path: Path) -> None:
+    make_key_pair(tmp_path / "line.key")
     for bound, reached in (
         ("tcp://*:5556", "tcp://127.0.0.1:5556"),
         ("tcp://0.0.0.0:5556", "tcp://127.0.0.1:5556"),
@@ -133,7 +135,7 @@ def test_what_is_bound_at_every_address_is_reached_at_loopback(tmp_path: Path) -
     ):
         file = configured(tmp_path / "line1.toml", bound)
         file.write_text(f'{file.read_text()}[security]\nkey = "line.key"\n')
-        assert address_of(str(file), "events") == reached
+        assert endpoint_of(str(file), "events", KeyFiles())[0] == reached
 
 
 def test_a_file_that_cannot_be_used_is_refused_with_the_way_around_it(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm, t
 
-from edge.student import at_most, prediction_bound, prediction_bound_of_groups, quantile
+from edge.calibration.student import at_most, prediction_bound, prediction_bound_of_groups, quantile
 
 DEGREES = st.integers(1, 2000)
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from edge.cli.calibration_text import count_frames
-from edge.cli.line_words import consumer_in_words
+from edge.cli.bundle_formatting import count_frames
+from edge.cli.formatting import describe_consumer
 from edge.inspection.ledger import Account
 from edge.service.drops import DropMonitor
-from edge.text import format_count, is_are
+from edge.util.text import format_count, is_are
 from edge.wire.events import Consumer, JournalState
 
 
@@ -25,7 +25,7 @@ def test_frames_that_a_calibration_names_are_counted() -> None:
 
 def test_a_consumer_that_is_one_event_behind_is_told_so() -> None:
     journal = JournalState(journal_id="j", first_seq=3, last_seq=3, unjournalled=1)
-    words = consumer_in_words(Consumer(acked_seq=1, connected=True), journal)
+    words = describe_consumer(Consumer(acked_seq=1, connected=True), journal)
     assert words.startswith("connected; 1 event behind, and 1 is gone:")
 
 

@@ -13,12 +13,12 @@ from msgspec.structs import replace
 
 from edge.bundle import Bundle
 from edge.config import engine_keys_set, load_config
-from edge.engine_config import EngineConfig
+from edge.config.engine import EngineConfig
+from edge.config.tuned import MOST_KEPT, Tuned, made_with, read_tuned, tuned_file, write_tuned
 from edge.errors import BundleError, ConfigError, EngineError
 from edge.inference.devices import devices, settings_on
 from edge.inference.opening import open_engine
 from edge.service.loading import prepare
-from edge.tuned import MOST_KEPT, Tuned, made_with, read_tuned, tuned_file, write_tuned
 from tests.command import heatline
 from tests.edge.lines import running, write_line_with
 from tests.small_bundle import TILE

@@ -178,7 +178,7 @@ def test_a_read_that_fails_is_a_camera_error_after_the_frames_before_it(device: 
 def test_a_grab_times_out_and_can_be_interrupted_and_the_camera_closed_while_the_read_hangs(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.cameras.v4l2.CLOSE_WITHIN_SECONDS", 0.05)
+    monkeypatch.setattr("edge.cameras.newest.CLOSE_WITHIN_SECONDS", 0.05)
     camera, came = camera_on(), list[object]()
     camera.open()
     assert camera.grab(0.0) is None

@@ -12,13 +12,13 @@ import torch
 from edge.errors import ExportError
 from edge.inference.devices import the_core
 from export.nodes import EXPLANATION
-from export.onnx_graph import Graphs, to_attention, to_bare_onnx, to_graphs
+from export.onnx_graph import Graphs, _name_the_explanation, to_attention, to_bare_onnx, to_graphs, with_rollout
 from export.openvino_ir import to_openvino
 from tests.toy_vit import ToyViT
 from train.config import CnnConfig
 from train.models.build import build_model
-from train.models.cnn import CamClassifier
 from train.models.explained import ExplainedClassifier
+from train.models.vit import RolloutClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +42,16 @@ def model(request: pytest.FixtureRequest) -> ExplainedClassifier:
 
 
 @pytest.fixture(scope="module")
-def graphs(model: ExplainedClassifier) -> Graphs:
+def attention(model: ExplainedClassifier) -> onnx.ModelProto | None:
+    """A ViT's graph up to the attention of its layers, which `to_graphs` starts from."""
+    return to_attention(model, TILE) if isinstance(model, RolloutClassifier) else None
+
+
+@pytest.fixture(scope="module")
+def graphs(model: ExplainedClassifier, attention: onnx.ModelProto | None) -> Graphs:
+    if attention is not None:
+        assert isinstance(model, RolloutClassifier)
+        return with_rollout(attention, model)
     return to_graphs(model, TILE)
 
 
@@ -133,13 +142,15 @@ def test_the_ir_needs_the_map_first_and_finds_outputs_by_name(graphs: Graphs, tm
         assert read.input("tiles").element_type == openvino.Type.u8
 
 
-def test_the_bare_classifier_has_the_same_logits_and_no_map(model: ExplainedClassifier) -> None:
+def test_the_bare_classifier_has_the_same_logits_and_no_map(
+    model: ExplainedClassifier, attention: onnx.ModelProto | None
+) -> None:
     tiles = np.random.default_rng(3).integers(0, 256, (2, TILE, TILE, 3), np.uint8)
     with torch.inference_mode():
         known = model(torch.from_numpy(tiles))[0].numpy()
     graphs = [to_bare_onnx(model, TILE)]
-    if isinstance(model, ToyViT):
-        graphs.append(to_attention(model, TILE).SerializeToString())
+    if attention is not None:
+        graphs.append(attention.SerializeToString())
     for graph in graphs:
         session = onnxruntime.InferenceSession(graph)
         assert [output.name for output in session.get_outputs()] == ["logit"]
@@ -147,9 +158,7 @@ def test_the_bare_classifier_has_the_same_logits_and_no_map(model: ExplainedClas
         np.testing.assert_allclose(logit, known, rtol=0, atol=1e-4 * np.abs(known).max())
 
 
-def test_a_head_that_is_not_found_ends_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_is_not_found_ends_the_export(graph: onnx.ModelProto) -> None:
     """Else it would be quantised with the features, and nobody would know."""
-    monkeypatch.setattr(CamClassifier, "explained_from", "head.called_otherwise")
-    config = CnnConfig(name="x", timm="test_efficientnet.r160_in1k", weights="none", stride=16)
     with pytest.raises(ExportError, match=r"has no head\.called_otherwise, .* install heatline\[export\] anew"):
-        to_graphs(build_model(config, TILE)[0].eval(), TILE)
+        _name_the_explanation(graph, "head.called_otherwise")

@@ -50,7 +50,7 @@ HAS_BF16 = "BF16" in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 def model(request: pytest.FixtureRequest) -> ExplainedClassifier:
     torch.manual_seed(0)
     if request.param == "cnn":
-        config = CnnConfig(name="x", timm="mobilenetv3_small_050.lamb_in1k", weights="none", stride=16)
+        config = CnnConfig(name="x", timm="test_efficientnet.r160_in1k", weights="none", stride=16)
         return build_model(config, TILE)[0].eval()
     vit = ToyViT(tile_px=TILE)
     vit.discard_ratio = 0.5

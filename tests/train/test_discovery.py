@@ -170,13 +170,14 @@ def test_groups_of_real_sets_are_found(real_data: Path, name: str, column: str, 
     assert len(found.read().groups()) == groups
 
 
+@pytest.mark.long
 def test_boards_of_deeppcb_are_found_in_its_file_names(real_data: Path) -> None:
     assert set(discover(real_data / "deeppcb").read().groups()) == {
         "00041", "12000", "12100", "12300", "13000", "20085", "44000", "50600", "77000", "90100", "92000",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["kolektorsdd", "hripcb_subset"])
+@pytest.mark.parametrize("name", ["kolektorsdd", pytest.param("hripcb_subset", marks=pytest.mark.long)])
 def test_without_its_table_no_board_or_item_is_cut_in_two(real_data: Path, tmp_path: Path, name: str) -> None:
     column = {"kolektorsdd": "item", "hripcb_subset": "board"}[name]
     with (real_data / name / "labels.csv").open() as file:

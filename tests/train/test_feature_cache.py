@@ -175,7 +175,7 @@ def test_two_trainings_that_write_the_same_features_both_read_them(tmp_path: Pat
 
 
 def test_a_training_that_is_killed_while_it_writes_leaves_only_whole_features(tmp_path: Path) -> None:
-    code = "with cache_in(Path(sys.argv[1]), tiles=10**6) as cache:\n    keys = keys_of(*range(10**5))\n"
+    code = "with cache_in(Path(sys.argv[1]), tiles=10**6) as cache:\n    keys = keys_of(*range(10**4))\n"
     code += "    cache.missing(keys)\n    for i, key in enumerate(keys):\n"
     code += "        cache.write([key], features_of([key]))\n        print(i, flush=True)"
     for round_ in range(3):

@@ -153,7 +153,7 @@ from pathlib import Path
 from tests.train.test_feature_extraction import *
 with cache_in(Path(sys.argv[1])) as cache:
     try:
-        tiles = [(key(number), filler(number)) for number in range(100_000)]
+        tiles = [(key(number), filler(number)) for number in range(30_000)]
         extract(TRUNK, tiles, cache, tile_px=TILE_PX, progress=lambda done, total: print(done, flush=True))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -168,7 +168,7 @@ with cache_in(Path(sys.argv[1])) as cache:
     assert (process.returncode, err) == (130, "")
     done = max((int(line) for line in out.splitlines()), default=BATCH)
     with cache_in(tmp_path) as cache:
-        missing = set(cache.missing([key(number) for number in range(100_000)]))
-        there = [number for number in range(100_000) if key(number) not in missing]
-        assert done <= len(there) < 100_000
+        missing = set(cache.missing([key(number) for number in range(30_000)]))
+        there = [number for number in range(30_000) if key(number) not in missing]
+        assert done <= len(there) < 30_000
         assert_features_of_torch(cache, there[:BATCH] + there[-BATCH:])

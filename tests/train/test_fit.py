@@ -247,7 +247,7 @@ def test_a_finished_run_is_neither_overwritten_nor_trained_again(run: RunFolder,
 
 def test_the_loss_falls_and_blobs_are_found(blobs: Path, tmp_path: Path) -> None:
     overrides = (
-        "model=efficientnet_lite0_d", "model.weights=imagenet", "recipe.steps=30", "recipe.validate_every=10",
+        "model=efficientnet_lite0_d", "model.weights=imagenet", "recipe.steps=16", "recipe.validate_every=8",
         "recipe.lr=0.003",
     )  # fmt: skip
     run = fit(configured(blobs, tmp_path / "run", *overrides))

@@ -37,3 +37,19 @@ def trained_bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) 
     done = heatline("export", trained_run, "--to", bundle, "--precision", "f32", "--json")
     assert done.returncode == 0, done.stderr
     return bundle
+
+
+@pytest.fixture(scope="session")
+def tiny_trunk(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """What gives a training a tiny trunk: its weights are random, and the same for every seed, as shipped ones are."""
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    network = timm.create_model("test_efficientnet")
+    with torch.no_grad():  # until batch normalisation knows what it sees
+        for _ in range(20):
+            network(torch.randn(8, 3, 64, 64))
+    file = tmp_path_factory.mktemp("trunk") / "test_efficientnet.pth"
+    torch.save(network.state_dict(), file)
+    return "model=test_efficientnet", f"model.weights={file}"

@@ -7,7 +7,7 @@ import click
 
 from edge.cli.output import json_option, print_facts, print_json
 from edge.geometry.tiling import TILE_PX
-from edge.text import format_count
+from edge.util.text import format_count
 from train.progress import tracked
 from train.readers.folder import LABELS_ONLY, TRUTHS
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from edge.cli.engine_options import precision_option
 from edge.cli.extras import require_extra
-from edge.cli.finite_range import FiniteRange
+from edge.cli.options import FiniteRange, precision_option
 from edge.cli.output import json_option, print_facts, print_json
 from edge.errors import InputError
 from edge.inference import EngineKind, Precision
-from edge.text import format_count, is_are
+from edge.util.os_errors import writing
+from edge.util.text import format_count, is_are
 from train.progress import tracked
 from train.readers.folder import LABELS_ONLY, TRUTHS
 
@@ -156,7 +156,7 @@ def _written_whole(out: Path | None) -> Iterator[Path | None]:
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already and is not empty; name a new folder with --out")
-    try:
+    with writing(out):
         place = out.absolute()
         place.parent.mkdir(parents=True, exist_ok=True)
         half = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
@@ -166,8 +166,6 @@ def _written_whole(out: Path | None) -> Iterator[Path | None]:
             half.rename(place)  # onto an empty folder, too
         finally:
             shutil.rmtree(half, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written ({error.strerror}); check the disk and the permissions") from error
 
 
 def _warn(path: Path, chosen: "Chosen") -> None:

@@ -10,7 +10,7 @@ import msgspec
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_facts, print_json
 from edge.errors import ConfigError
-from edge.text import format_count
+from edge.util.text import format_count
 
 if TYPE_CHECKING:
     from train.run import RunSummary

@@ -14,7 +14,7 @@ import torch
 from rich.progress import Progress
 
 from edge.cli.output import progress_console
-from edge.text import format_count
+from edge.util.text import format_count
 from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
 from train.config import DenseRecipeConfig, TrainConfig
 from train.dense.copies import Painter, grid_samples, picture_digests, plan_copies

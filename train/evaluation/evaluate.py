@@ -10,7 +10,7 @@ import numpy as np
 from edge.bundle import Calibration
 from edge.errors import InputError
 from edge.inference import EngineKind, Precision
-from edge.text import format_count, is_are, sayable
+from edge.util.text import format_count, is_are, sayable
 from train.evaluation.exhibits import FrameGallery, Gallery, draw_gallery, name_below
 from train.evaluation.figures import figures_of
 from train.evaluation.intervals import FEWEST_GROUPS, intervals

@@ -18,7 +18,7 @@ from edge.bundle import Calibration
 from edge.errors import InputError
 from edge.heatmap_picture import ColourScale, overlay, png, tint
 from edge.inspection.verdict import Judgement, Thresholds
-from edge.text import sayable
+from edge.util.text import sayable
 from train.evaluation.result import Exhibit, Kind
 from train.evaluation.study_rule import study_mask
 from train.evaluation.sweep import FUSIONS, SweepTiles

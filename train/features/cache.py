@@ -20,7 +20,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from edge.errors import TrainingError
-from edge.text import format_count
+from edge.util.text import format_count
 
 FOLDER_KEY, LIMIT_KEY = "features.folder", "features.limit_gb"
 LIMIT_BYTES = 20 * 10**9

@@ -19,7 +19,7 @@ from torch import nn
 
 from edge.errors import TrainingError, last_line
 from edge.inference.devices import settings_on, the_core
-from edge.inference.opening import PROCESSOR
+from edge.inference.engine import PROCESSOR
 from train.features.cache import FeatureCache
 
 BATCH = 8

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from edge.errors import InputError
 from edge.images import SUFFIXES, list_images
-from edge.text import sayable
+from edge.util.text import sayable
 from train.readers import coco, deeppcb, labelme, mask_png, voc
 from train.readers.annotation import Annotation
 from train.readers.labelled import LabelledFolder, LabelledImage

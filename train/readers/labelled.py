@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge.errors import InputError
 from edge.images import read_rgb
-from edge.text import format_count, sayable
+from edge.util.text import format_count, sayable
 from train.readers.annotation import Annotation
 
 

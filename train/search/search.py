@@ -16,7 +16,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from edge.errors import ConfigError, Interrupted, TrainingError
-from edge.text import format_count
+from edge.util.text import format_count
 from train.compose import compose, with_recipe
 from train.config import TrainConfig
 from train.files import write_whole

@@ -10,7 +10,7 @@ import msgspec
 import optuna
 
 from edge.errors import ConfigError
-from edge.text import format_count
+from edge.util.text import format_count
 from train.config import TrainConfig
 from train.run import read_data, split_data
 from train.search.config import SearchConfig

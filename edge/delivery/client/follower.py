@@ -17,7 +17,7 @@ from edge.delivery.client.socket import Client, client_socket, connect
 from edge.delivery.security.curve import ClientKeys
 from edge.delivery.sockets import PARTS_KEPT, notice_vanished_peers, receive
 from edge.errors import AccessError, DeliveryError, HeatlineError, MessageError
-from edge.text import on_one_line
+from edge.util.text import on_one_line
 from edge.wire.events import LARGEST_PART_BYTES
 from edge.wire.following import (
     LARGEST_WINDOW,

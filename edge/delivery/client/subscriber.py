@@ -65,7 +65,7 @@ class Subscriber(Client):
     Args:
         address: where the line publishes.
         topics: prefixes to listen to, e.g. `verdict.top.DEFECT`; default: all.
-        timeout_s: stop the iteration when nothing came for so long; None: wait for ever.
+        timeout_s: stop the iteration when nothing came for so long, `LineLost` not counted; None: wait for ever.
         keys: to connect to a line from another machine.
     Raises:
         DeliveryError: the address is none.
@@ -87,6 +87,8 @@ class Subscriber(Client):
         self._boot_id: str | None = None
         self._silent_since_s: float | None = None
         """Since when nothing came that should have; None: the line is lost, has stopped, or was not heard yet."""
+        self._until_s: float | None = None
+        """When it has been waited for long enough; None: from the next call on."""
         self._context = zmq.Context()
         self._socket = client_socket(self._context, zmq.SUB, address, keys, LARGEST_PART_BYTES)
         notice_vanished_peers(self._socket)
@@ -110,7 +112,8 @@ class Subscriber(Client):
             MessageError: what came is no message of ours.
         """
         assert self._connection is not None
-        until_s = time.monotonic() + self._timeout_s
+        until_s = time.monotonic() + self._timeout_s if self._until_s is None else self._until_s
+        self._until_s = None
         while not self._ready:
             left_ms = max(0.0, (until_s - time.monotonic()) * 1000)
             if self._socket.poll(int(min(left_ms, TEND_EVERY_MS))):
@@ -120,7 +123,10 @@ class Subscriber(Client):
                 self._note_silence()
             if not self._ready and time.monotonic() >= until_s:
                 return None
-        return self._ready.popleft()
+        heard = self._ready.popleft()
+        if isinstance(heard, LineLost):
+            self._until_s = until_s
+        return heard
 
     def close(self) -> None:
         """Let go of the socket; may be called twice."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge.delivery.journal.errors import JournalDamagedError, JournalTooNewError, kind_of
-from edge.delivery.journal.file import write_down
 from edge.errors import JournalError
+from edge.util.atomic_file import sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -245,7 +245,7 @@ class Consumers:
         for end in ("-journal", ""):
             with contextlib.suppress(FileNotFoundError):
                 Path(f"{self._path}{end}").rename(f"{self._aside}{end}")
-        write_down(self._path.parent)
+        sync_folder(self._path.parent)
         known = "they are in memory" if self._known else "who comes again starts with the first event that is kept"
         logger.error("%s; it was moved to %s, and %s", damaged, self._aside, known)
 

@@ -127,7 +127,7 @@ class DiskFile:
         try:
             self.run(journal.close)
         except Exception as error:
-            logger.warning("%s", error)
+            logger.warning("%s", error, exc_info=None if isinstance(error, JournalError) else error)
 
     def move_aside(self) -> str:
         """Give the file another name; returns it."""

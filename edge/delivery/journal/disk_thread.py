@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from edge.delivery.journal.errors import JournalHungError
-from edge.named_thread import NamedThread
+from edge.util.threads import NamedThread
 
 T = TypeVar("T")
 

@@ -5,7 +5,6 @@ all the locks on that file, SQLite's too.
 """
 
 import contextlib
-import os
 import re
 import sqlite3
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge.delivery.journal.errors import JournalDamagedError, JournalTooNewError, kind_of
+from edge.util.atomic_file import sync_folder
 
 FILE_NAME = "journal.db"
 SCHEMA_VERSION = 1
@@ -75,7 +75,7 @@ def make(path: Path, line: str) -> None:
             with contextlib.suppress(OSError):
                 leftover.unlink()
         raise
-    write_down(path.parent)
+    sync_folder(path.parent)
 
 
 class Head(NamedTuple):
@@ -130,7 +130,7 @@ def move_aside(path: Path) -> Path:
         for old, new in zip(beside(path), beside(aside), strict=True):
             with contextlib.suppress(FileNotFoundError):
                 old.rename(new)
-        write_down(path.parent)
+        sync_folder(path.parent)
         for gone in numbers[: len(numbers) + 1 - DAMAGED_KEPT]:
             for file in beside(path.with_name(f"{numbered}{gone}")):
                 file.unlink(missing_ok=True)
@@ -157,12 +157,3 @@ def identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def write_down(folder: Path) -> None:
-    """Have a folder's entries outlive a power cut."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -4,7 +4,6 @@ One `Journal` writes. Any number of readers (`edge.delivery.journal.reader`), in
 """
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,6 @@ from edge.delivery.journal.errors import (
     kind_of,
 )
 from edge.delivery.journal.file import FILE_NAME, PAGE_BYTES, beside, head_of, identity, make, move_aside
-from edge.delivery.journal.file_locks import holders
 from edge.delivery.journal.rows import (
     AT_NS,
     TOPIC,
@@ -33,6 +31,7 @@ from edge.delivery.journal.rows import (
     topics_in,
 )
 from edge.frames import Watermark
+from edge.util.file_lock import holders, open_locked
 
 BUSY_SECONDS = 0.2
 """How long to wait for somebody else who holds the file."""
@@ -357,15 +356,12 @@ def _hold(folder: Path) -> int:
         JournalForeignError: another line has it.
         OSError: it cannot be held.
     """
-    lock = os.open(folder / "journal.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return open_locked(folder / "journal.lock", os.O_RDONLY | os.O_CREAT)
     except BlockingIOError as error:
-        os.close(lock)
         raise JournalForeignError(
             f"{folder / FILE_NAME} is another line's that is running; give each line its own journal.folder"
         ) from error
-    return lock
 
 
 def _identities(path: Path) -> list[tuple[int, int] | None]:

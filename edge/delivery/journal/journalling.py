@@ -27,7 +27,7 @@ from edge.delivery.journal.rows import Record
 from edge.delivery.journal.wall_clock import WallClock
 from edge.delivery.numbering import Count, Numbering
 from edge.frames import Watermark
-from edge.text import on_one_line, sayable
+from edge.util.text import on_one_line, sayable
 from edge.wire.events import Consumer, JournalState, Message, StatusEvent, VerdictEvent, header_of
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from edge.delivery.journal.errors import JournalDamagedError, JournalFailedError
 from edge.errors import JournalError
 from edge.frames import Watermark
-from edge.text import sayable
+from edge.util.rate_limited_log import RateLimitedLog
+from edge.util.text import sayable
 from edge.wire.events import Message, StatusEvent, VerdictEvent
 
 logger = logging.getLogger(__name__)
@@ -18,7 +19,6 @@ RETRY_SECONDS = 1.0
 STEADY_SECONDS = 10.0
 """A journal that fails again within this time after it came back is tried less and less often."""
 MOST_RETRY_SECONDS = 30.0
-SECONDS_BETWEEN_FAULTS_LOGGED = 10.0
 LARGEST = 2**63 - 1
 """What SQLite can keep."""
 
@@ -102,8 +102,7 @@ class FaultLog:
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._logged_s = float("-inf")
+        self._log = RateLimitedLog(logger, clock)
 
     def as_journal_error(self, error: Exception) -> JournalError:
         """An error as one of the journal's; any other is logged."""
@@ -114,7 +113,4 @@ class FaultLog:
 
     def log(self, error: Exception) -> None:
         """Log an error with its traceback."""
-        now_s = self._clock()
-        if now_s - self._logged_s >= SECONDS_BETWEEN_FAULTS_LOGGED:
-            self._logged_s = now_s
-            logger.error("an event could not be dealt with as it should be", exc_info=error)
+        self._log.error("an event could not be dealt with as it should be", exc_info=error)

@@ -7,7 +7,7 @@ import msgspec
 from edge.delivery.journal.discarding import Discarded
 from edge.delivery.journal.outage import Outage
 from edge.errors import JournalError
-from edge.text import on_one_line, sayable
+from edge.util.text import on_one_line, sayable
 from edge.wire.events import JournalEvent
 
 

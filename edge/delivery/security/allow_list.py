@@ -14,8 +14,7 @@ from typing import Literal, get_args
 
 from edge.delivery.security.curve import parse_public_key, to_file
 from edge.errors import AccessError
-from edge.key_files import PUBLIC_SUFFIX, read_trusted
-from edge.key_folder import files_in, name_of, put, require_name
+from edge.key_files import PUBLIC_SUFFIX, files_in, name_of, put, read_trusted, require_name
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from zmq.utils import z85
 
 from edge.errors import AccessError
 from edge.key_files import LARGEST_KEY_FILE, PUBLIC_SUFFIX, read_private, write_pair
-from edge.plain_file import read_plain
+from edge.util.plain_file import read_plain
 
 KEY_BYTES = 32
 MADE_BY = "heatline keys new"

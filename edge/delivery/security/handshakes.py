@@ -11,18 +11,18 @@ WATCHED = (
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_DISCONNECTED
 )
 """What must be noted of a socket, all of it and in order."""
+UNKNOWN = "an unknown address"
 
 
 class Handshakes:
     """Makes refusals of what ZeroMQ reports of connections.
 
-    It reports that a handshake failed, and next the end of that connection. Of a connection that speaks no ZeroMQ at
-    all it reports the end only, and never which connection got through. So those show when more connections have ended
-    than got through: some are counted late, none twice.
+    It never reports which connection got through, and of one that speaks no ZeroMQ only that it ended. But each comes
+    and ends once, so the sums are right if the newest that waits is taken to be the one that got through, and another
+    one if that fails later. Where several waited, the address of one that ends is left out: it may have got through.
 
     Args:
         refused: hears of each refusal: a reason and a detail, as in `Refusals.note`.
@@ -32,35 +32,55 @@ class Handshakes:
         self._refused = refused
         self._addresses: dict[int, str] = {}
         """By the descriptor of each connection that is open."""
-        self._known = 0
-        """Open connections that got through, or whose key was refused, which is counted elsewhere."""
-        self._failed: tuple[int, int] | None = None
+        self._waiting: dict[int, bool] = {}
+        """Those that have not got through, the newest last, and whether that is certain."""
+        self._not_allowed = 0
+        """How many of them showed a key that is not allowed: these are counted elsewhere, and end soon."""
+        self._failed_with: tuple[int, int] | None = None
         """What was wrong with the connection that ends next."""
+
+    def note_not_allowed(self) -> None:
+        """A connection showed a key that is not allowed."""
+        self._not_allowed += 1
 
     def note(self, event: int, value: int) -> None:
         """Something of `WATCHED` happened."""
         match event:
             case zmq.EVENT_ACCEPTED:
                 self._addresses[value] = _peer_address(value)
-            case zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                self._known += 1
+                self._waiting[value] = True
+            case zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._one_got_through()
             case zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-                self._failed = event, value
+                self._failed_with = event, value
             case zmq.EVENT_DISCONNECTED:
-                address = self._addresses.pop(value, "an unknown address")
-                if self._failed is not None:
-                    self._refuse(address, *self._failed)
-                    self._failed = None
-                elif self._known:
-                    self._known -= 1
-                else:
-                    self._refuse(address, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, None)
-                self._known = min(self._known, len(self._addresses))  # one of them may be what failed, later on
+                self._ended(value)
 
     def note_all_gone(self) -> None:
         """All connections were ended."""
         self._addresses.clear()
-        self._known, self._failed = 0, None
+        self._waiting.clear()
+        self._not_allowed, self._failed_with = 0, None
+
+    def _ended(self, descriptor: int) -> None:
+        address = self._addresses.pop(descriptor, UNKNOWN)
+        is_certain = self._waiting.pop(descriptor, None)
+        failed, self._failed_with = self._failed_with, None
+        if failed is not None and is_certain is None:
+            self._one_got_through()  # and not this one
+        if failed is None and is_certain is None:
+            return
+        if (failed is None or failed[0] == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL) and self._not_allowed:
+            self._not_allowed -= 1
+        elif failed is not None:
+            self._refuse(address, *failed)
+        else:
+            self._refuse(address if is_certain else UNKNOWN, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, None)
+
+    def _one_got_through(self) -> None:
+        if self._waiting:
+            self._waiting.popitem()
+            self._waiting = dict.fromkeys(self._waiting, False)
 
     def _refuse(self, address: str, event: int, value: int | None) -> None:
         if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
@@ -87,11 +107,11 @@ def _peer_address(descriptor: int) -> str:
     try:
         connection = sockets.socket(fileno=descriptor)
     except OSError:
-        return "an unknown address"
+        return UNKNOWN
     try:
         peer = connection.getpeername()
     except OSError:
-        return "an unknown address"
+        return UNKNOWN
     finally:
         connection.detach()  # it stays ZeroMQ's
     return str(peer[0]) if isinstance(peer, tuple) else "this machine"

@@ -6,18 +6,16 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from edge.text import on_one_line
+from edge.util.rate_limited_log import RateLimit
+from edge.util.text import on_one_line
 
 logger = logging.getLogger(__name__)
-
-SECONDS_BETWEEN_LOGGED = 10.0
 
 
 @dataclass
 class _Tally:
+    limit: RateLimit
     count: int = 0
-    unlogged: int = 0
-    logged_s: float = float("-inf")
     detail: str = ""
 
 
@@ -44,9 +42,9 @@ class Refusals:
             detail: in words, for the log.
         """
         with self._lock:
-            tally = self._tallies.setdefault(f"{socket}.{reason}", _Tally())
+            tally = self._tallies.setdefault(f"{socket}.{reason}", _Tally(RateLimit(self._clock)))
             tally.count += 1
-            tally.unlogged += 1
+            tally.limit.add()
             tally.detail = on_one_line(detail)
             self._log_what_is_due()
 
@@ -61,9 +59,7 @@ class Refusals:
             return {name: tally.count for name, tally in self._tallies.items()}
 
     def _log_what_is_due(self) -> None:
-        now_s = self._clock()
         for name, tally in self._tallies.items():
-            if tally.unlogged and now_s - tally.logged_s >= SECONDS_BETWEEN_LOGGED:
-                times = f"{tally.unlogged} times, the last time: " if tally.unlogged > 1 else ""
+            if count := tally.limit.due():
+                times = f"{count} times, the last time: " if count > 1 else ""
                 logger.warning("refused (%s): %s%s", name, times, tally.detail)
-                tally.unlogged, tally.logged_s = 0, now_s

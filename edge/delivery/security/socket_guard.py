@@ -16,8 +16,8 @@ from edge.delivery.security.allow_list import Role
 from edge.delivery.security.curve import fingerprint
 from edge.delivery.security.handshakes import WATCHED, Handshakes
 from edge.delivery.sockets import bind, monitor, monitor_event
-from edge.named_thread import NamedThread
-from edge.rate_limited_log import RateLimitedLog
+from edge.util.rate_limited_log import RateLimitedLog
+from edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +173,7 @@ class SocketGuard:
         if self._access.allow_list.allows(self._role, peer.key):
             self._let_in.add(peer.key)
             return True
+        self._handshakes.note_not_allowed()
         self._access.refusals.note(
             self._name, "auth", f"{_named(peer.key)} from {peer.address}, which is not allowed to {self._role}"
         )

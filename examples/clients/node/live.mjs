@@ -5,16 +5,20 @@ import { parse } from "./exact.mjs";
 const [address, ...named] = process.argv.slice(2);
 const topics = named.length ? named : [""];
 const heard = new Map(); // the last event, by count and topic: a journal has a count, what a boot tells without one too
+const since = new Map(); // by count: what was counted before we joined, and is not missed
 let joined = false;
 
-// The line has counted up to an event: were those up to it heard?
-function reached(count, topic, seq) {
-  const key = `${count} ${topic}`;
-  const known = heard.get(key) ?? (joined ? 0 : seq); // what the first status has counted was before us
-  if (seq > known && topics.some((prefix) => topic.startsWith(prefix))) {
-    console.log(`missed events of ${topic} after ${known} up to ${seq}`);
+// The line has counted topics up to an event each: were those up to it heard?
+function reached(count, counted, before = 0) {
+  if (!since.has(count)) since.set(count, joined ? 0 : Math.max(before, ...Object.values(counted)));
+  for (const [topic, seq] of Object.entries(counted)) {
+    const key = `${count} ${topic}`;
+    const known = heard.get(key) ?? since.get(count);
+    if (seq > known && topics.some((prefix) => topic.startsWith(prefix))) {
+      console.log(`missed events of ${topic} after ${known} up to ${seq}`);
+    }
+    heard.set(key, Math.max(seq, known));
   }
-  heard.set(key, Math.max(seq, known));
 }
 
 const line = new Subscriber({ receiveTimeout: 3000, linger: 0 });
@@ -32,11 +36,13 @@ for (;;) {
   const topic = parts[0].toString();
   const event = parse(parts[1]);
   if (event.schema_version > 1) throw new Error("this client is too old for the line");
-  for (const [each, seq] of Object.entries(event.counts?.unjournalled ?? {})) reached(event.boot_id, each, seq);
-  for (const [each, seq] of Object.entries(event.counts?.journalled ?? {})) reached(event.counts.journal_id, each, seq);
+  if (event.counts) {
+    reached(event.boot_id, event.counts.unjournalled);
+    reached(event.counts.journal_id, event.counts.journalled);
+  }
   if (event.seq !== undefined) {
     const count = event.journal_id ?? event.boot_id;
-    reached(count, topic, event.previous_seq);
+    reached(count, { [topic]: event.previous_seq }, event.seq - 1);
     heard.set(`${count} ${topic}`, event.seq);
     console.log(event.seq, topic, event.times?.captured_at_ns ?? "");
   }

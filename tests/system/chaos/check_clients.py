@@ -72,8 +72,6 @@ class Live(msgspec.Struct, kw_only=True):
     """That it told of."""
     missed: int = 0
     """Events in them, as far as they are known."""
-    late: int = 0
-    """Events that came after younger ones of other topics: a gap had been closed with them."""
     beyond: int = 0
     """Events that no journal holds, of a boot that died while it had no contact, and it does not listen to what tells
     that there were such."""
@@ -112,8 +110,8 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expecte
     """How far it was told of."""
     covered: dict[_Topic, set[int]] = defaultdict(set)
     """What came, or is known to be missing."""
-    youngest: dict[_Topic, int] = {}
-    youngest_of_all: dict[str, int] = {}
+    youngest: dict[str, int] = {}
+    """By count."""
     boots: set[str] = set()
     for item in life:
         match item:
@@ -129,17 +127,15 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expecte
                     say("unasked", f"{head.key} came, of {head.topic}")
                 if head.seq in covered[key]:
                     say("order", f"{head.key} came again, or after it had been given up")
-                elif head.seq < youngest.get(key, 0):
-                    say("order", f"{head.key} of {head.topic} came after {youngest[key]}")
+                elif head.seq < youngest.get(head.count, 0):
+                    say("order", f"{head.key} of {head.topic} came after {youngest[head.count]}")
                 boots.add(head.boot_id)
                 if not knows_counts:
                     first.setdefault(head.count, head.seq - 1)
                 covered[key].add(head.seq)
-                youngest[key] = max(youngest.get(key, 0), head.seq)
+                youngest[head.count] = max(youngest.get(head.count, 0), head.seq)
                 known[key] = max(known.get(key, 0), head.seq)
                 found.events += 1
-                found.late += head.seq < youngest_of_all.get(head.count, 0)
-                youngest_of_all[head.count] = max(youngest_of_all.get(head.count, 0), head.seq)
             case Heard():
                 boots.add(item.boot_id)
                 for count, lasts in _counts(item).items():

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from edge.text import format_count
+from edge.util.text import format_count
 from train.evaluation.report.rows import Read, Row
 
 NAMED = 6

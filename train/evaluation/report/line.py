@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from markupsafe import Markup
 
-from edge.text import format_count
+from edge.util.text import format_count
 from train.drawing import to_svg
 from train.evaluation.explorer import Explorer, Interval, Scores, explore
 from train.evaluation.report import charts

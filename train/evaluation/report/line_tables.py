@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from edge.text import format_count
+from edge.util.text import format_count
 from train.evaluation.report.alike import unlike
 from train.evaluation.report.rows import Pictures, Row
 from train.evaluation.report.table import UNKNOWN, Cell, Column, Line, Table, count, known_columns, number

@@ -2,37 +2,37 @@
 
 from datetime import datetime
 
-from edge.text import format_count, is_are
+from edge.util.text import format_count, is_are
 from edge.wire.events import Account, BundleName, CameraState, Change, Consumer, Handshake, JournalState
 
 
-def handshake_in_words(handshake: Handshake) -> str:
+def describe_handshake(handshake: Handshake) -> str:
     """The state, and the reason if there is one."""
     return handshake.state if handshake.reason is None else f"{handshake.state} ({handshake.reason})"
 
 
-def bundle_in_words(bundle: BundleName) -> str:
+def describe_bundle(bundle: BundleName) -> str:
     return f"{bundle.name} {bundle.version} ({bundle.digest[:12]})"
 
 
-def in_force_in_words(product: str | None, bundle: BundleName) -> str:
+def describe_in_force(product: str | None, bundle: BundleName) -> str:
     """What frames are inspected as, and with."""
     named = "" if product is None else f"product {product}, "
-    return f"{named}bundle {bundle_in_words(bundle)}"
+    return f"{named}bundle {describe_bundle(bundle)}"
 
 
-def change_in_words(change: Change) -> str:
+def describe_change(change: Change) -> str:
     at = local_time(change.at_ns, "%Y-%m-%d %H:%M:%S")
     if change.in_force:
         return f"{change.change}, in force since {at}"
     return f"{change.change}, refused at {at}: {change.detail}"
 
 
-def camera_in_words(state: CameraState) -> str:
+def describe_camera(state: CameraState) -> str:
     return state.state if state.reason is None else f"{state.state} ({state.reason})"
 
 
-def account_in_words(account: Account) -> str:
+def describe_account(account: Account) -> str:
     """What became of a camera's frames, as a sum."""
     return (
         f"captured {account.captured} = inspected {account.inspected} + dropped {sum(account.dropped.values())} "
@@ -40,7 +40,7 @@ def account_in_words(account: Account) -> str:
     )
 
 
-def journal_in_words(journal: JournalState) -> str:
+def describe_journal(journal: JournalState) -> str:
     """What the journal holds, and whether it goes on."""
     if journal.journal_id is None:
         held = "it cannot be read"
@@ -60,7 +60,7 @@ def journal_in_words(journal: JournalState) -> str:
     return "; ".join(said)
 
 
-def consumer_in_words(consumer: Consumer, journal: JournalState) -> str:
+def describe_consumer(consumer: Consumer, journal: JournalState) -> str:
     """How far a durable consumer has got, and when it was last heard of."""
     there = "connected"
     if not consumer.connected:

@@ -4,19 +4,23 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import InputError
+from edge.geometry import TileGrid
 from edge.heatmap_picture import png
+from edge.util.os_errors import writing
 
 MOST_WAITING_BYTES = 512 << 20
 """Of pictures that wait to be written, all cameras together."""
 WRITERS = 4
+AREA_RGB, TILE_RGB = (255, 220, 0), (0, 200, 255)
+SHADE = 3
+"""What no tile looks at is drawn so many times darker."""
 
 
 class Saver:
@@ -106,17 +110,31 @@ class Saver:
             self._waiting_bytes -= picture.nbytes
             self._room.notify_all()
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InputError(
-                f"{self._folder} cannot be written ({error.strerror}); check the disk and the permissions, or name "
-                "another folder with --out"
-            ) from error
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(self._folder, or_else=", or name another folder with --out")
 
 
 def _step_back() -> None:
     """Have this thread work when no other one wants to: a frame that waits for the processor is lost."""
     os.setpriority(os.PRIO_PROCESS, 0, 19)  # on Linux a thread has a priority of its own
+
+
+def area_picture(frame: NDArray[np.uint8], grid: TileGrid) -> NDArray[np.uint8]:
+    """A frame with the area of interest outlined and the tiles that are inspected framed, the rest in shade.
+
+    Args:
+        frame: grey [H, W] or RGB [H, W, 3], of the grid's size.
+    Returns: RGB [H, W, 3].
+    """
+    picture = np.array(cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB) if frame.ndim == 2 else frame, np.uint8)
+    side, thick = grid.tile_px, max(2, round(max(grid.frame_hw) / 600))
+    in_shade = np.ones(grid.frame_hw, np.bool_)
+    for y, x in grid.origins_yx:
+        in_shade[y : y + side, x : x + side] = False
+    picture[in_shade] //= SHADE
+    for y, x in grid.origins_yx:
+        cv2.rectangle(picture, (x, y), (x + side - 1, y + side - 1), TILE_RGB, max(1, thick // 2))
+    mask = grid.area.mask(grid.frame_hw).astype(np.uint8)
+    outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(picture, outlines, -1, AREA_RGB, thick)
+    return picture

@@ -6,8 +6,8 @@ import msgspec
 from msgspec import Meta
 
 from edge.errors import ConfigError
-from edge.inference.engine import EngineKind, Precision
-from edge.inference.opening import PRECISIONS, PROCESSOR
+from edge.inference.engine import PROCESSOR, EngineKind, Precision
+from edge.inference.opening import PRECISIONS
 
 Device = Annotated[str, Meta(pattern=r"^(CPU|GPU(\.[0-9]{1,2})?|NPU)\Z")]
 """As OpenVINO names it. Not AUTO and its like, which change over after the golden tiles as well."""

@@ -17,9 +17,10 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import asdict, replace
 
-from edge.engine_config import EngineConfig, check_engine
+from edge.config.engine import EngineConfig, check_engine
 from edge.errors import ConfigError
-from edge.processor import cores, processor
+from edge.util.atomic_file import replacing
+from edge.util.processor import cores, processor
 
 SUFFIX = ".tuned.toml"
 WRITTEN_BY = "heatline bench tune"
@@ -151,18 +152,11 @@ def write_tuned(line: Path, tuned: Tuned) -> Path:
         f"# Written by {WRITTEN_BY}, for what the line's own file leaves open under [engine]; docs/tune.md.\n"
         + "".join(f"\n{_to_toml(each)}" for each in [*others[1 - MOST_KEPT :], tuned])
     )
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.copymode(line, beside)
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
+        shutil.copymode(line, new)
         if os.geteuid() == 0:
-            shutil.chown(beside, line.stat().st_uid, line.stat().st_gid)
-        beside.rename(path)
-    finally:
-        beside.unlink(missing_ok=True)
+            shutil.chown(new, line.stat().st_uid, line.stat().st_gid)
     return path
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge.bundle import Bundle
-from edge.named_thread import NamedThread, threads_named
+from edge.util.threads import NamedThread, threads_named
 from tests.command import WITHIN_SECONDS
 from tests.edge.lines import RunningLine, running, small_frames, write_line, write_pictures
 

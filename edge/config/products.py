@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from edge.cameras.looking import check_area
-from edge.cameras.settings import CameraSettings, Name, Polygon
+from edge.cameras.settings import CameraSettings, Name, Polygon, check_area
 from edge.errors import ConfigError
 
 Logit = Annotated[float, Meta(ge=-1e9, le=1e9)]

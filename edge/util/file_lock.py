@@ -1,7 +1,24 @@
-"""Who holds locks on a file."""
+"""Locks on files. The kernel gives them up when their process dies, however it dies."""
 
+import fcntl
 import os
 from pathlib import Path
+
+
+def open_locked(path: Path, flags: int, mode: int = 0o640) -> int:
+    """Open a file, or a folder, and keep other processes from locking it while the descriptor is open.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+        OSError: it cannot be opened.
+    """
+    fd = os.open(path, flags | os.O_CLOEXEC, mode)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def holders(path: Path) -> list[int]:

@@ -10,20 +10,20 @@ import msgspec
 from msgspec import Meta
 
 from edge.bundle.trusted import TRUSTED_KEYS
-from edge.cameras.looking import check_area
 from edge.cameras.settings import (
     CameraSettings,
     FolderSettings,
     GenicamSettings,
     V4l2Settings,
     VideoSettings,
+    check_area,
     to_path,
 )
+from edge.config.engine import EngineConfig, check_engine
+from edge.config.products import ProductConfig, ThresholdsConfig, check_products, in_words
+from edge.config.tuned import EngineInForce, TunedEngines, read_tuned, tuned_file
 from edge.delivery.security.access import is_local, unprotected
-from edge.engine_config import EngineConfig, check_engine
 from edge.errors import ConfigError
-from edge.products import ProductConfig, ThresholdsConfig, check_products, in_words
-from edge.tuned import EngineInForce, TunedEngines, read_tuned, tuned_file
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,6 +98,16 @@ class LineConfig(LineFile, frozen=True):
 
     tuned: TunedEngines | None = None
     """None: there is no such file."""
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """All that the line binds, by their keys."""
+        bound = {
+            "events.bind": self.events.bind,
+            "commands.bind": self.commands.bind,
+            "journal.bind": self.journal.bind,
+        }
+        return {key: address for key, address in bound.items() if address is not None}
 
     def engine_for(self, digest: str) -> EngineInForce:
         """With which settings to inspect by the bundle of that digest."""
@@ -240,15 +250,8 @@ def _device(camera: CameraSettings) -> str | None:
 
 
 def _check_addresses(config: LineConfig) -> None:
-    bound = {
-        "events.bind": config.events.bind,
-        "commands.bind": config.commands.bind,
-        "journal.bind": config.journal.bind,
-    }
     taken: dict[str, str] = {}
-    for key, address in bound.items():
-        if address is None:
-            continue
+    for key, address in config.addresses.items():
         _check_address(key, address)
         if address in taken:
             raise ConfigError(f"{taken[address]} and {key} are both {address!r}; they must differ")

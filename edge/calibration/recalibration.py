@@ -12,20 +12,19 @@ import msgspec
 import numpy as np
 
 from edge import __version__
-from edge.binomial import interval
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, CameraPlausible, product_tiles_of
 from edge.bundle.plausibility import Appearance, ProductTiles
-from edge.bundle.product_tiles import product_tiles_bytes
 from edge.calibration import GoodFrame, rejected
+from edge.calibration.binomial import interval
+from edge.calibration.two_samples import Difference, fisher_exact, mann_whitney
 from edge.errors import BundleError, EngineError, InputError
 from edge.frames import Frame, Stamp
 from edge.geometry import WHOLE_FRAME, AreaOfInterest
 from edge.images import list_images, read_image
 from edge.inference import Engine
 from edge.inspection.inspector import Inspector, PendingFrame
-from edge.text import format_count, is_are
-from edge.two_samples import Difference, fisher_exact, mann_whitney
+from edge.util.text import format_count, is_are
 
 BEYOND_CHANCE = 0.01
 """Two shifts differ if a test's p-value lies below."""
@@ -235,7 +234,7 @@ def write_recalibrated(
         BundleError: the place is taken or cannot be written, or a file is no longer what it was.
     """
     replaced = PRODUCT_TILES if camera is None else product_tiles_of(camera)
-    files = {} if tiles is None else {replaced: product_tiles_bytes(tiles)}
+    files = {} if tiles is None else {replaced: tiles.to_bytes()}
     for name, expected in parent.manifest.files.items():
         if name == replaced:
             continue

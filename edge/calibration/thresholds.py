@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from edge.binomial import CONFIDENCE, frames_to_show, upper_bound
 from edge.bundle.manifest import Calibration, ScoreBy
+from edge.calibration.binomial import CONFIDENCE, frames_to_show, upper_bound
+from edge.calibration.student import prediction_bound, prediction_bound_of_groups
 from edge.errors import InputError
-from edge.student import prediction_bound, prediction_bound_of_groups
-from edge.text import format_count
+from edge.util.text import format_count
 
 ENOUGH_BEYOND = 5
 """Frames that may reach the threshold, from which on their quantile is trusted."""
@@ -22,10 +22,6 @@ UNSUPPORTED = 3
 """Times the wanted share: a larger bound is warned of."""
 COLDEST_SHARE = 0.05
 """Of defective frames, which are let lie below a margin."""
-JUST_ABOVE_EVEN = float(np.finfo(np.float32).tiny)
-"""The study's threshold, logits: the probability must exceed 0.5. The smallest number above 0 that is none of those
-which some processors take for 0.
-"""
 EVIDENCE_QUANTILE = 0.999
 """Of all heatmap cells of the good frames together, the share that lies below the evidence threshold of a top-mean."""
 HOTTEST_SHARE, HOTTEST_AT_LEAST = 0.02, 1000
@@ -116,7 +112,7 @@ def score_threshold(
        good and defective belongs to neither.
     3. `tail`: where they are not known, of at least 8 frames of which so few may reach the quantile that it is one of
        the highest: the value that a next one exceeds with a chance of `share`, by a normal distribution
-       (`edge.student`), if it is higher. Frames of one group are alike, so of at least 8 groups it is the value of a
+       (`student`), if it is higher. Frames of one group are alike, so of at least 8 groups it is the value of a
        frame of a new group, if that is higher still.
 
     Args:
@@ -228,27 +224,6 @@ def calibrate(
         evidence_quantile=None if top_cells is None else EVIDENCE_QUANTILE,
         score_by=score_by,
         coldest_defect=coldest_defect,
-    )
-
-
-def calibrate_by_the_study(frames: Sequence[GoodFrame], frames_are: str) -> Calibration:
-    """Both thresholds where the study had them, just above a probability of 0.5; the frames say what comes of it.
-
-    Raises:
-        InputError: no frame, or a value that is not finite.
-    """
-    count = len(_usable([frame.highest_logit for frame in frames]))
-    reach = rejected(frames, JUST_ABOVE_EVEN)
-    return Calibration(
-        score_threshold=JUST_ABOVE_EVEN,
-        evidence_threshold=JUST_ABOVE_EVEN,
-        background=_background(frames),
-        false_reject_per_frame=None,
-        frames=count,
-        frames_are=frames_are,
-        rule="study",
-        rejected=reach,
-        false_reject_at_most=upper_bound(reach, count),
     )
 
 

@@ -49,27 +49,27 @@ def upper_bound(count: int, n: int, confidence: float = CONFIDENCE) -> float:
     return high
 
 
-def interval(count: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def interval(count: int, n: int) -> tuple[float, float]:
     """The two-sided interval: half of what may go wrong on either side."""
-    one_sided = (1.0 + confidence) / 2
+    one_sided = (1.0 + CONFIDENCE) / 2
     return 1.0 - upper_bound(n - count, n, one_sided), upper_bound(count, n, one_sided)
 
 
-def frames_to_show(share: float, count: int, confidence: float = CONFIDENCE) -> int:
+def frames_to_show(share: float, count: int) -> int:
     """The fewest frames that show a share > 0 if `count` of them reach the threshold: their upper bound is at most it.
 
     >>> frames_to_show(0.01, 0), frames_to_show(0.01, 1)
     (299, 473)
     """
     candidates = range(count + 1, sys.maxsize)
-    return candidates[bisect.bisect_left(candidates, confidence - 1.0, key=lambda n: -at_most(count, n, share))]
+    return candidates[bisect.bisect_left(candidates, CONFIDENCE - 1.0, key=lambda n: -at_most(count, n, share))]
 
 
-def most_that_show(share: float, n: int, confidence: float = CONFIDENCE) -> int | None:
+def most_that_show(share: float, n: int) -> int | None:
     """The most of `n` frames that may reach the threshold if the frames are to show a share; none: not even 0 do.
 
     >>> most_that_show(0.01, 1000), most_that_show(0.01, 298)
     (4, None)
     """
-    most = bisect.bisect_right(range(n), 1.0 - confidence, key=lambda count: at_most(count, n, share)) - 1
+    most = bisect.bisect_right(range(n), 1.0 - CONFIDENCE, key=lambda count: at_most(count, n, share)) - 1
     return None if most < 0 else most

@@ -1,43 +1,58 @@
-"""What the LINE of a command names: a line, its file, or the address of its events."""
+"""What the LINE of a command means: a line, its file, the address of one of its sockets, or its journal."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 
-from edge.cli.key_options import KeyFiles
 from edge.config import load_config
+from edge.delivery.journal.file import FILE_NAME
 from edge.delivery.security.access import is_local
 from edge.delivery.security.curve import ClientKeys, read_key_pair
 from edge.delivery.security.socket_guard import SocketName
 from edge.errors import AccessError, ConfigError
 from edge.key_files import public_half
-from edge.service.systemd import published_address
-
-LINES = Path("/etc/heatline")
-"""Where a service looks for NAME.toml."""
+from edge.service.systemd import LINES, STATE_FOLDERS, published_address
 
 
-def is_address(line: str) -> bool:
-    return "://" in line
+class KeyFiles(NamedTuple):
+    """The keys that were named on the command line; None: none."""
+
+    own: Path | None = None
+    line: Path | None = None
+
+
+def key_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options `--key` and `--line-key`, and its function their files as `key_files`."""
+
+    @click.option(
+        "--key",
+        "own_key",
+        type=click.Path(path_type=Path),
+        help="Your private key, where the line takes keys. Of a line of this PC the default is the line's own.",
+    )
+    @click.option(
+        "--line-key",
+        type=click.Path(path_type=Path),
+        help="The line's public key, where LINE is an address that takes keys.",
+    )
+    @functools.wraps(command)
+    def with_keys(*arguments: Any, own_key: Path | None, line_key: Path | None, **options: Any) -> Any:
+        return command(*arguments, key_files=KeyFiles(own_key, line_key), **options)
+
+    return with_keys
 
 
 def name_of(line: str) -> str:
     """A line's name as its service has it; an address has none and stays."""
-    return line if is_address(line) else file_of(line).stem
+    return line if _is_address(line) else file_of(line).stem
 
 
 def file_of(line: str) -> Path:
     """The file of a line that is named by its name or by its file."""
     return Path(line) if "/" in line or line.endswith(".toml") else LINES / f"{line}.toml"
-
-
-def address_of(line: str, socket: SocketName) -> str:
-    """Where to connect to one of a line's sockets from its own machine.
-
-    Raises:
-        ConfigError: its file cannot be used, or names no address for that.
-    """
-    return line if is_address(line) else _to_connect(_bound(line, socket))
 
 
 def endpoint_of(line: str, socket: SocketName, files: KeyFiles) -> tuple[str, ClientKeys | None]:
@@ -48,10 +63,33 @@ def endpoint_of(line: str, socket: SocketName, files: KeyFiles) -> tuple[str, Cl
         ConfigError: the line's file cannot be used, or names no address for that.
         UsageError: the options do not fit.
     """
-    if is_address(line):
+    if _is_address(line):
         return line, _keys_of_address(files)
     bound = _bound(line, socket)
     return _to_connect(bound), _keys_of_line(line, bound, files)
+
+
+def journal_of(line: str) -> Path:
+    """The journal of a line that is named by its name or its file; or of a folder, or a file, as it is named.
+
+    Raises:
+        ConfigError: the line's file cannot be used, or what was named is neither.
+    """
+    if _is_address(line):
+        raise ConfigError(f"{line} is an address, and a journal is a file; name the line, its TOML file, or the folder")
+    named = Path(line)
+    if line.endswith(".toml") or (not named.exists() and (LINES / f"{line}.toml").exists()):
+        folder = load_config(file_of(line)).journal.folder
+        return (folder or STATE_FOLDERS / name_of(line)) / FILE_NAME
+    if named.is_dir():
+        return named / FILE_NAME
+    if named.exists() or "/" in line:
+        return named
+    return STATE_FOLDERS / line / FILE_NAME
+
+
+def _is_address(line: str) -> bool:
+    return "://" in line
 
 
 def _bound(line: str, socket: SocketName) -> str:
@@ -64,7 +102,7 @@ def _bound(line: str, socket: SocketName) -> str:
     bound = config.commands.bind if socket == "commands" else config.journal.bind
     if bound is None:
         what = "takes no requests" if socket == "commands" else "serves its journal to nobody"
-        raise ConfigError(f"line {name_of(line)} {what}; set {socket}.bind in {file}")
+        raise ConfigError(f"line {file.stem} {what}; set {socket}.bind in {file}")
     return bound
 
 

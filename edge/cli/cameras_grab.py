@@ -1,0 +1,183 @@
+"""`heatline cameras grab`: what a line's cameras really send."""
+
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from edge.cli.options import FiniteRange
+from edge.cli.output import json_option, print_facts, print_json, print_warnings, progress_bar
+from edge.config import load_config
+from edge.errors import CameraError
+from edge.geometry import TileGrid
+from edge.grab.grab import Grab
+from edge.grab.pictures import Saver
+from edge.grab.report import Grabbed, Loss, Report
+from edge.util.text import format_count, is_are
+
+POLL_SECONDS = 0.05
+ALWAYS_TOLD = "lost_by_camera", "incomplete"
+
+
+@click.command(epilog="Example: heatline cameras grab line.toml -n 100 --camera top --out first-look")
+@click.argument("line", type=click.Path(path_type=Path))
+@click.option("-n", "count", type=click.IntRange(1, 99_999), default=10, show_default=True, help="Frames per camera.")
+@click.option("--camera", "name", help="The only camera to grab from. Default: all, side by side.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("grabbed"),
+    show_default=True,
+    help="Folder for the pictures. What is in it stays.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=FiniteRange(min=0, max=86400, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds from when a camera is open until it is given up.",
+)
+@json_option
+def grab(line: Path, count: int, name: str | None, out: Path, timeout_s: float, as_json: bool) -> None:
+    """Take frames from the cameras of LINE, save them, and print rate, jitter and losses. Needs no bundle.
+
+    Saves CAMERA-NUMBER-FRAMEID.png as the line sees it: grey for Mono formats, else RGB. Bayer is saved demosaiced, and
+    deeper formats keep their highest 8 bits. Where the line says where to look, CAMERA-area.png shows it. Software
+    triggers are fired, hardware triggers are waited for.
+    """
+    settings = load_config(line).cameras
+    chosen = [one for one in settings if name in (None, one.name)]
+    if not chosen:
+        raise click.UsageError(f"{line} has no camera {name}; it has {', '.join(one.name for one in settings)}")
+    with (
+        _Interruption() as interruption,
+        Saver(out) as saver,
+        progress_bar() as progress,
+    ):
+        grabs = [
+            Grab(
+                one,
+                count,
+                timeout_s,
+                saver,
+                counted=partial(progress.advance, progress.add_task(one.name, total=count)),
+                say=partial(click.echo, err=True),
+            )
+            for one in chosen
+        ]
+        _run(grabs, lambda: interruption.came or saver.failed)
+    report = Report(str(out), {one.name: one.report() for one in grabs})
+    for camera, grabbed in report.cameras.items():
+        print_warnings(f"camera {camera}: {words}" for words in grabbed.warnings)
+    if as_json:
+        print_json(report)
+    else:
+        for camera, grabbed in report.cameras.items():
+            click.echo()
+            print_facts(f"camera {camera}: {grabbed.frames} of {format_count(count, 'frame')}", _facts(grabbed, out))
+    saver.check()
+    if interruption.came:
+        raise KeyboardInterrupt
+    errors = [error for one in grabs if (error := one.error()) is not None]
+    if errors:
+        raise errors[0] if len(errors) == 1 else CameraError("; ".join(map(str, errors)))
+
+
+def _run(grabs: Sequence[Grab], stop: Callable[[], bool]) -> None:
+    """Grab from all side by side, until they have ended or are to stop."""
+    with ThreadPoolExecutor(len(grabs)) as side_by_side:
+        left = running = {side_by_side.submit(one.run) for one in grabs}
+        while left:
+            done, left = wait(left, POLL_SECONDS, FIRST_EXCEPTION)
+            if stop() or any(one.exception() for one in done):
+                for one in grabs:
+                    one.stop()
+                break
+    for future in running:
+        future.result()
+
+
+class _Interruption:
+    """Ctrl-C ends a grab in order, with what it has; a second one ends the command there and then."""
+
+    came = False
+
+    def __enter__(self) -> "_Interruption":
+        self._before = signal.signal(signal.SIGINT, self._first)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _first(self, _number: int, _frame: FrameType | None) -> None:
+        self.came = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _facts(grabbed: Grabbed, out: Path) -> dict[str, object]:
+    """One fact on each thing that is known of it.
+
+    Args:
+        out: the folder of its pictures.
+    """
+    facts: dict[str, object] = {}
+    if grabbed.problem is not None:
+        facts["problem"] = grabbed.problem
+    if grabbed.found is None:
+        return facts
+    facts["found"] = grabbed.found
+    facts["frames"] = (
+        ", ".join(f"{one.frames} of {one.width}x{one.height} px {one.pixel_format}" for one in grabbed.formats)
+        or "none"
+    )
+    facts["rate"] = _describe_rate(grabbed)
+    if grabbed.jitter_ms is not None:
+        facts["jitter"] = (
+            f"{grabbed.jitter_ms:.3f} ms standard deviation, {grabbed.worst_jitter_ms:.3f} ms at worst, by arrival here"
+        )
+    facts["losses"] = _describe_losses(grabbed)
+    facts["identical"] = f"{grabbed.identical} the same as the one before to the last bit"
+    if grabbed.died:
+        facts["died"] = "; ".join(grabbed.died)
+    if grabbed.counters:
+        facts["counters"] = ", ".join(f"{name} {count}" for name, count in grabbed.counters.items())
+    if grabbed.clock is not None:
+        facts["its clock"] = f"counted {grabbed.clock.camera_ms:.3f} ms, {grabbed.clock.host_ms:.3f} ms passed here"
+    facts["saved"] = _describe_saved(grabbed, out)
+    if grabbed.area is not None:
+        facts["area"] = (
+            f"{out / grabbed.area.file}: {grabbed.area.tiles_looked_at} of {format_count(grabbed.area.tiles, 'tile')} "
+            f"{is_are(grabbed.area.tiles_looked_at)} inspected, "
+            f"if the bundle's have the usual {TileGrid.tile_px} px"
+        )
+    return facts
+
+
+def _describe_rate(grabbed: Grabbed) -> str:
+    rate = "unknown" if grabbed.rate_fps is None else f"{grabbed.rate_fps:.4g} frames/s"
+    if grabbed.trigger != "free":
+        return f"{rate}, by {grabbed.trigger} trigger"
+    return f"{rate}, set to {'no rate' if grabbed.rate_set_fps is None else f'{grabbed.rate_set_fps:.4g}'}"
+
+
+def _describe_losses(grabbed: Grabbed) -> str:
+    none = {reason: Loss(0, "") for reason in ALWAYS_TOLD if grabbed.ids_show_gaps}
+    words = [
+        f"{reason} {one.frames}" + f": {one.detail}" * bool(one.frames)
+        for reason, one in (none | grabbed.losses).items()
+    ]
+    if not grabbed.ids_show_gaps:
+        words.append("its frame ids show no gaps, so what the camera itself loses is not seen")
+    return "; ".join(words)
+
+
+def _describe_saved(grabbed: Grabbed, out: Path) -> str:
+    if not grabbed.saved:
+        return "none"
+    first, last = grabbed.saved[0], grabbed.saved[-1]
+    return f"{len(grabbed.saved)}: {out / first}" + (f" to {last}" if last != first else "")

@@ -1,0 +1,49 @@
+"""A file is whole or not there, and what was there before stays until it is."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edge.util.atomic_file import replacing
+
+
+@pytest.mark.parametrize("unique", [False, True])
+def test_what_was_there_stays_until_the_new_file_is_whole(tmp_path: Path, unique: bool) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with replacing(path, unique=unique) as new:
+        new.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("interruption", [OSError, KeyboardInterrupt])
+def test_half_a_file_is_not_left_behind(tmp_path: Path, interruption: type[BaseException]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with replacing(path) as new:
+            new.write_text("half")
+            raise interruption
+
+    with pytest.raises(interruption):
+        write_half()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_file_that_was_never_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "a.txt"):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_several_may_write_at_once_each_beside_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with replacing(path) as one, replacing(path, unique=True) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert path.read_text() == "one"

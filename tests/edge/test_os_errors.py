@@ -1,0 +1,24 @@
+"""What the system refuses becomes a sentence; what is not the file's fault stays what it is."""
+
+from pathlib import Path
+
+import pytest
+
+from edge.errors import BundleError, InputError
+from edge.util.os_errors import writing
+
+
+def test_a_file_that_cannot_be_written_is_named_with_the_reason_and_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "gone" / "a.txt"
+    with pytest.raises(InputError) as said, writing(path):
+        path.write_text("a")
+    sentence = f"{path} cannot be written (No such file or directory); check the disk and the permissions"
+    assert str(said.value) == sentence
+    with pytest.raises(BundleError) as said_else, writing(path, BundleError, or_else=", or name another"):
+        path.write_text("a")
+    assert str(said_else.value) == f"{sentence}, or name another"
+
+
+def test_a_reader_that_has_gone_is_not_the_files_fault() -> None:
+    with pytest.raises(BrokenPipeError), writing(Path("a.txt")):
+        raise BrokenPipeError
