@@ -22,7 +22,7 @@ PACKAGE := pyproject.toml edge/__init__.py
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-long check format chaos soak delivery hostile cameras schemas study demo-bundle package node-clients peers-env clean
+.PHONY: help demo test test-long check format bench chaos soak delivery hostile cameras schemas study demo-bundle package node-clients peers-env clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ check: .venv/.dev ## Lint, format and types
 format: .venv/.dev ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+bench: .venv/.dev ## The micro-benches
+	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
 
 # Test apparatus: it kills, fills disks and takes the machine for itself. Options in CHAOS_ARGS, SOAK_ARGS and so on;
 # `--help` lists them.
@@ -88,7 +91,7 @@ node-clients: examples/clients/node/node_modules/.made ## What the example clien
 peers-env: .venv-peers/.made ## What `heatline bench peers` times ours beside, in .venv-peers; some GB
 
 clean: ## Delete all that make makes: .venv, demo-out, caches
-	rm -rf examples/clients/node/node_modules .venv .venv-peers demo-out bench-report build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf examples/clients/node/node_modules .venv .venv-peers demo-out bench-report build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find bench edge examples export tests train -type d -name __pycache__ -prune -exec rm -rf {} +
 
 examples/clients/node/node_modules/.made: examples/clients/node/package.json examples/clients/node/package-lock.json

@@ -1,0 +1,19 @@
+"""A frame's tiles through each engine, in f32."""
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from edge.bundle import Bundle
+from edge.inference import EngineKind, infer, open_engine
+
+TILES = 48
+
+
+@pytest.mark.parametrize(("kind", "batch"), [("openvino", 1), ("openvino", 8), ("onnxruntime", 1), ("onnxruntime", 8)])
+def bench_infer_48_tiles(benchmark: BenchmarkFixture, bundle: Bundle, kind: EngineKind, batch: int) -> None:
+    tile_px = bundle.manifest.grid.tile_px
+    engine = open_engine(kind, bundle.path, tile_px, batch=batch)
+    tiles = np.random.default_rng(0).integers(0, 256, (TILES, tile_px, tile_px, 3), np.uint8)
+    benchmark.extra_info |= {"tiles": TILES, "model": bundle.manifest.model.name, "precision": engine.precision}
+    benchmark.pedantic(infer, (engine, tiles), rounds=10, warmup_rounds=2)  # type: ignore[no-untyped-call]

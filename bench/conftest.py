@@ -1,0 +1,61 @@
+"""What the micro-benches share: a bundle, a 5 MP frame, and the machine that they are compared on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench.machine import machine, machine_kind
+from bench.stages.prepared import Prepared, prepare
+from edge.bundle import Bundle, open_bundle
+from edge.bundle.proven_engine import open_proven_engine
+
+SHIPPED = Path(__file__).parents[1] / "examples" / "drawn_boards" / "bundle"
+FRAME_HW = (2048, 2448)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bundle", type=Path, default=SHIPPED, help="bundle to bench; default: the demo's")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    folder = Path(config.getoption("benchmark_storage").removeprefix("file://"))
+    if config.getoption("benchmark_compare") is True and not any(folder.rglob("*.json")):
+        raise pytest.UsageError(f"no run is kept in {folder} to compare with; keep one with --benchmark-autosave")
+
+
+def pytest_benchmark_generate_machine_info() -> dict[str, object]:
+    """What must agree for two runs to be of one machine, as JSON has it.
+
+    Pytest-benchmark's own also has what differs from day to day, and asks a library that takes a second.
+    """
+    kind: dict[str, object] = msgspec.json.decode(msgspec.json.encode(machine_kind(machine())._asdict()))
+    return kind
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_benchmark_compare_machine_info(
+    machine_info: Mapping[str, object], compared_benchmark: Mapping[str, Any]
+) -> None:
+    """A comparison across machines is none: it is refused, and before anything is measured."""
+    other = compared_benchmark["machine_info"]
+    differ = [f"{key} {other.get(key)}, here {here}" for key, here in machine_info.items() if other.get(key) != here]
+    if differ:
+        raise pytest.UsageError(
+            f"the saved run was measured on another machine ({'; '.join(differ)}), and a comparison across machines "
+            "is none; measure here first, with --benchmark-autosave"
+        )
+
+
+@pytest.fixture(scope="session")
+def bundle(request: pytest.FixtureRequest) -> Bundle:
+    return open_bundle(request.config.getoption("--bundle"))
+
+
+@pytest.fixture(scope="session")
+def prepared(bundle: Bundle) -> Prepared:
+    """A frame of 2448x2048 px: 120 tiles of 224."""
+    return prepare(bundle, open_proven_engine(bundle), FRAME_HW)

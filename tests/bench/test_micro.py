@@ -1,0 +1,43 @@
+"""The micro-benches that `make bench` runs: that each runs, and that they are compared on one machine only."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.conftest import pytest_benchmark_compare_machine_info, pytest_benchmark_generate_machine_info
+from bench.stages.stages import STAGES
+from edge.bundle import Bundle
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_run_of_another_machine_is_refused() -> None:
+    here = pytest_benchmark_generate_machine_info()
+    pytest_benchmark_compare_machine_info(here, {"machine_info": here})
+    for key, other in (("processor", "Another"), ("cores", 99)):
+        with pytest.raises(pytest.UsageError, match=rf"another machine \({key} {other}, here .*measure here first"):
+            pytest_benchmark_compare_machine_info(here, {"machine_info": here | {key: other}})
+
+
+@pytest.mark.long
+def test_all_benches_run_and_are_compared_with_a_run_that_was_kept(bundle: Bundle, tmp_path: Path) -> None:
+    """One round of each: whether it runs, not how fast."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    kept = tmp_path / "kept.json"
+
+    def run(*options: str) -> str:
+        once = ["--benchmark-only", "--benchmark-max-time=0.001", "--benchmark-min-rounds=1"]
+        command = [sys.executable, "-m", "pytest", "bench", f"--bundle={bundle.path}", *once, *options]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=env)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    run(f"--benchmark-json={kept}")
+    names = {bench["name"] for bench in json.loads(kept.read_bytes())["benchmarks"]}
+    assert names >= {f"bench_stage_5mp[{name}]" for name in STAGES} | {"bench_encode", "bench_decode"}
+    assert names >= {f"bench_infer_48_tiles[{kind}-8]" for kind in ("openvino", "onnxruntime")}
+    assert "bench_encode" in run("-k", "code", f"--benchmark-compare={kept}")
