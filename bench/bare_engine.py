@@ -6,6 +6,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +16,8 @@ from edge.inference.engine import weights_of
 
 if TYPE_CHECKING:  # whoever imports this need not map its libraries: a bench that does makes a service look smaller
     import openvino as ov
+
+BATCHES = (1, 2, 4, 8, 16, 32)
 
 
 def read_graph(path: Path) -> "ov.Model":
@@ -105,3 +108,24 @@ def unlike(engine: BareEngine, expected: NDArray[np.float32], tolerance: float) 
         if not off <= allowed:
             return f"its logits are off by {off:.4g}, allowed are {allowed:.4g}"
     return None
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How an engine is used."""
+
+    streams: int
+    batch: int
+    """Tiles per request."""
+
+    def __str__(self) -> str:
+        return f"{self.streams} streams of {self.batch} tiles"
+
+
+def all_settings(cores: int) -> list[Settings]:
+    """Those that are tried: a stream per core, one for two, or one; tiles one by one, or up to 32 at once.
+
+    >>> [(each.streams, each.batch) for each in all_settings(2)][:7]
+    [(2, 1), (2, 2), (2, 4), (2, 8), (2, 16), (2, 32), (1, 1)]
+    """
+    streams = dict.fromkeys((cores, max(1, cores // 2), 1))
+    return [Settings(each, batch) for each in streams for batch in BATCHES]

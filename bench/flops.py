@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.classifier import Classifier
-from bench.flops_rows import Flops, MapAdds
 from train.config import CnnConfig, VitConfig
 from train.evaluation.report.published import STUDY_GFLOPS
 from train.models.build import build_model
@@ -27,6 +26,41 @@ STUDY = (
     "model's native resolution (EfficientNetV2-S: 384 px) and with 1000 classes. ViT-tiny and DeiT-tiny are one graph, "
     "and yet differ there: 1.25 GMACs with the products of queries, keys and values, 1.08 without."
 )
+
+
+class MapAdds(msgspec.Struct, frozen=True, kw_only=True):
+    """What a map adds to the classifier, per tile."""
+
+    method: str
+    macs: int
+
+
+class Flops(msgspec.Struct, frozen=True, kw_only=True):
+    """One system, one tile."""
+
+    model: str
+    timm: str
+    map_hw: tuple[int, int]
+    parameters: int
+    """The same with a map and without: a map has none of its own."""
+    macs: int
+    """Of the classifier alone."""
+    gflops: float
+    macs_with_map: int
+    """The same for every fusion and discard ratio: neither is a product."""
+    gflops_with_map: float
+    maps: list[MapAdds]
+    study_gflops: float | None
+    """As Table 1.1 prints it: multiply-adds."""
+
+
+class FlopsBench(msgspec.Struct, frozen=True, kw_only=True):
+    """All systems."""
+
+    tile_px: int
+    units: str
+    study: str
+    systems: list[Flops]
 
 
 def count(config: CnnConfig | VitConfig, *, tile_px: int) -> Flops:

@@ -18,11 +18,6 @@ EXTENSIONS = (
     *("amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve"),
 )
 """Flags of x86 and ARM that decide how fast a processor infers, and in which precisions."""
-DECIDING = (
-    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_bf16", "amx_int8"),
-    *("asimd", "i8mm", "bf16", "sve"),
-)
-"""Those of them that result files of every format name: machines are told apart by these."""
 LIBRARIES = (
     *("heatline", "openvino", "onnxruntime", "numpy", "opencv-python-headless", "pyzmq", "msgspec"),
     *("torch", "timm", "nncf", "grad-cam"),
@@ -104,18 +99,14 @@ def machine() -> dict[str, object]:
     )
 
 
-def machine_kind(told: Mapping[str, Any]) -> MachineKind:
-    """Of what a machine says of itself, in any format that result files had."""
-    extensions, processor = told.get("extensions"), _text(told.get("processor"))
-    if processor is not None and not isinstance(extensions, list):  # they stood behind the name once
-        processor, _, words = processor.partition(", ")
-        extensions = words.split()
-    known, cores, quota = extensions if isinstance(extensions, list) else [], told.get("cores"), told.get("cpu_quota")
+def machine_kind(machine: Mapping[str, Any]) -> MachineKind:
+    """Of what a result file says of its machine; it may hold anything."""
+    extensions, cores, quota = machine.get("extensions"), machine.get("cores"), machine.get("cpu_quota")
     return MachineKind(
-        processor,
-        tuple(name for name in DECIDING if name in known),
+        _text(machine.get("processor")),
+        tuple(map(str, extensions)) if isinstance(extensions, list) else (),
         cores if isinstance(cores, int) else None,
-        _text(told.get("governor")),
+        _text(machine.get("governor")),
         float(quota) if isinstance(quota, int | float) else None,
     )
 
@@ -135,6 +126,16 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return described.stdout.strip()
+
+
+def file_system(path: Path) -> str:
+    """Kind of the file system of a folder: how long a sync takes is the disk's, and one in memory has none."""
+    best, kind = "", "unknown"
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, place, found, *_ = line.split()
+        if str(path.resolve()).startswith(place) and len(place) >= len(best):
+            best, kind = place, found
+    return kind
 
 
 def _cpuinfo() -> dict[str, str]:

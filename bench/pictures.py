@@ -1,5 +1,7 @@
 """Pictures that benches are timed on where none are given."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,21 @@ def golden_mosaic(bundle: Bundle, hw: tuple[int, int], seed: int, coldest: int |
     chosen = tiles[np.random.default_rng(seed).integers(len(tiles), size=(rows, columns)), :pitch, :pitch]
     mosaic = chosen.transpose(0, 2, 1, 3, 4).reshape(rows * pitch, columns * pitch, 3)  # was [r, c, y, x, 3]
     return np.ascontiguousarray(mosaic[: hw[0], : hw[1]])
+
+
+def write_pictures(folder: Path, bundle: Bundle, hw: tuple[int, int], count: int) -> None:
+    """Write frames of the bundle's golden tiles, from good ones to hot ones.
+
+    Args:
+        folder: to be made.
+        hw: height and width of the frames, px.
+    """
+    folder.mkdir()
+    tiles = len(bundle.golden().tiles)
+    for number in range(count):
+        frame = golden_mosaic(bundle, hw, seed=number, coldest=max(1, (number + 1) * tiles // count))
+        moved = np.roll(frame, 8 * number, axis=1)  # the same picture twice would be told as a frozen camera
+        cv2.imwrite(str(folder / f"{number:03}.bmp"), np.ascontiguousarray(moved[..., ::-1]))
 
 
 def draw_shapes(hw: tuple[int, int], seed: int) -> NDArray[np.uint8]:

@@ -7,18 +7,22 @@ from typing import TypeVar
 
 from edge.frames import Frame
 from edge.inference import Engine
-from edge.inspection.inspector import Inspector, PendingFrame
+from edge.inspection.inspector import PendingFrame
 from edge.inspection.pipeline import FRAMES_WITH_ENGINE
 
 Found = TypeVar("Found")
 
 
 def inspect_pipelined(
-    engine: Engine, inspector: Inspector, frames: Iterable[Frame], finish: Callable[[PendingFrame], Found]
+    engine: Engine,
+    start: Callable[[Frame], PendingFrame],
+    frames: Iterable[Frame],
+    finish: Callable[[PendingFrame], Found],
 ) -> list[Found]:
     """Start frames and take in what the engine answers, while another thread judges.
 
     Args:
+        start: `Inspector.start`, or what calls it.
         finish: ends a frame's way in that thread; what it returns is returned for each frame, in order.
     """
     found: list[Found] = []
@@ -29,7 +33,7 @@ def inspect_pipelined(
                 while not waiting[0].done() and engine.collect():
                     pass
                 found.append(waiting.popleft().result())
-            waiting.append(judge.submit(finish, inspector.start(frame)))
+            waiting.append(judge.submit(finish, start(frame)))
         engine.drain()
         found += [one.result() for one in waiting]
     return found

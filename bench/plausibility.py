@@ -166,7 +166,7 @@ class _Seen:
 def _seen(
     one: DataSet, data: Path, work: Path, most: int, engine: Engine, grid: Grid, say: Callable[[str], None]
 ) -> _Seen:
-    read = read_data(compose([f"data={one.pictures(data, work)}", f"truth={one.truth}", one.grouping]))
+    read = read_data(compose(one.overrides(data, work)))
     good = [image for image in read.images if not image.defective]
     chosen = [*choose_evenly(good, most), *choose_evenly([image for image in read.images if image.defective], most)]
     if not good:  # defects are in few of their tiles

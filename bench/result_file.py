@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,68 +22,60 @@ def new_report(bench: str, machine: Mapping[str, object], found: msgspec.Struct)
     return {"bench": bench, "machine": dict(machine), **msgspec.structs.asdict(found)}
 
 
-def write_result(path: Path, report: Mapping[str, Any]) -> None:
+def claim(*paths: Path | None) -> None:
+    """See now that results can be written there, and not after minutes. What is there stays, and nothing else is left.
+
+    Raises:
+        BenchError: one cannot.
+    """
+    for path in filter(None, paths):
+        if path.exists():  # one that must not be written is not to be replaced either
+            _write(path, lambda place: place.open("ab").close(), beside=False)
+        _write(path, lambda place: place.open("ab").close(), replaces=False)
+
+
+def keep(path: Path, report: Mapping[str, Any]) -> None:
     """Write a result whole or not at all.
 
     Raises:
-        OSError: it cannot be written.
+        BenchError: it cannot be written.
     """
-    write_whole(path, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    keep_text(path, msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n")
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; where a link stands, the file that it names.
+def keep_text(path: Path, text: str) -> None:
+    """Write what was made of a result, as `keep` does."""
+    _write(path, lambda place: place.write_bytes(text.encode()))
 
+
+def _write(path: Path, write: Callable[[Path], object], *, beside: bool = True, replaces: bool = True) -> None:
+    """Write a file beside its place and move it there; where a link stands, the file that it names.
+
+    Args:
+        beside: or into the place itself, as into a device or a pipe.
+        replaces: whether what was written is moved to its place.
     Raises:
-        OSError: it cannot be written.
+        BenchError: it cannot be written.
     """
-    if _is_written_in_place(path):
-        path.write_bytes(data)
-        return
-    path, beside = _places(path)
     try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    finally:
-        _remove(beside)
-
-
-def require_writable(path: Path) -> None:
-    """See that `write_whole` can write a file. What is there stays, and nothing else is left.
-
-    Raises:
-        OSError: it cannot.
-    """
-    if _is_written_in_place(path):
-        path.open("ab").close()
-        return
-    path, beside = _places(path)
-    if path.exists():  # one that must not be written is not to be replaced either
-        path.open("ab").close()
-    try:
-        beside.open("ab").close()
-    finally:
-        _remove(beside)
-
-
-def _is_written_in_place(path: Path) -> bool:
-    """A device, a pipe."""
-    return path.exists() and not path.is_file()
-
-
-def _places(path: Path) -> tuple[Path, Path]:
-    """Where a file lies in truth, and where it lies until it is whole."""
-    path = Path(os.path.realpath(path))  # `Path.resolve` trips over links that go in circles
-    return path, path.with_name(f".{path.name}.new")
-
-
-def _remove(beside: Path) -> None:
-    with contextlib.suppress(OSError):  # it could not even be made, which is told already
-        beside.unlink()
+        if not beside or (path.exists() and not path.is_file()):
+            write(path)
+            return
+        place = Path(os.path.realpath(path))  # `Path.resolve` trips over links that go in circles
+        part = place.with_name(f".{place.name}.new")
+        try:
+            write(part)
+            if replaces:
+                os.replace(part, place)
+        finally:
+            with contextlib.suppress(OSError):  # it could not even be made, which is told already
+                part.unlink()
+    except OSError as error:
+        raise BenchError(f"{path} cannot be written ({error.strerror}); name another file with --out") from error
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """What `write_result` wrote.
+    """What `keep` wrote.
 
     Raises:
         BenchError: it cannot be read, or is no result.

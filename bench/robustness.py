@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bench.plausibility import AS_IT_IS, BESIDE, BESIDE_PX, FOLDS, STILL_GOOD, Pixels, choose_evenly
 from bench.recipes.metrics import count_hit, label_defects
-from bench.recipes.sets import DataSet, keys_of
+from bench.recipes.sets import DataSet, unless_set
 from bench.result_file import read_result
 from edge.bundle import Bundle, open_proven_engine
 from edge.errors import BenchError
@@ -130,10 +130,9 @@ def measure(one: DataSet, data: Path, work: Path, settings: Settings, overrides:
         ConfigError, InputError, WeightsError, TrainingError, ExportError, BundleError, EngineError: something cannot
             be used.
     """
-    said = keys_of(overrides)
-    own = [f"data={one.pictures(data, work)}", f"truth={one.truth}", one.grouping]
+    own = one.overrides(data, work)
+    training = unless_set(own, overrides)
     images = read_data(compose(own)).images
-    training = [*(item for item in own if item.partition("=")[0] not in said), *overrides]
     compared: dict[str, list[Comparison]] = {change: [] for change in CHANGES}
     groups = 0
     work.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,17 @@
-"""One figure, measured several times."""
+"""Figures that are measured several times: what came of it, and in which order."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from time import perf_counter
+from typing import TypeVar
 
 import msgspec
+
+SETTLE_BATCHES = 3
+
+Name = TypeVar("Name")
+Run = Callable[[int], None]
+"""Infers that many batches, and returns when all are answered."""
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -19,3 +27,27 @@ class Spread(msgspec.Struct, frozen=True):
 
     def __format__(self, spec: str) -> str:
         return f"{self.median:{spec}} ({self.lowest:{spec}} to {self.highest:{spec}})"
+
+
+def turns(names: Iterable[Name], rounds: int) -> Iterator[list[Name]]:
+    """The order of each round: every other one the other way round, so that what grows or wears off favours nobody.
+
+    >>> list(turns("ab", 3))
+    [['b', 'a'], ['a', 'b'], ['b', 'a']]
+    """
+    order = list(names)
+    for number in range(rounds):
+        yield order[:: 1 if number % 2 else -1]
+
+
+def in_turns(runs: Mapping[Name, Run], rounds: int, batches: int) -> dict[Name, list[float]]:
+    """Seconds of each run in each round, after one of a few batches that lets things settle."""
+    for run in runs.values():
+        run(SETTLE_BATCHES)
+    seconds: dict[Name, list[float]] = {name: [] for name in runs}
+    for order in turns(runs, rounds):
+        for name in order:
+            began = perf_counter()
+            runs[name](batches)
+            seconds[name].append(perf_counter() - began)
+    return seconds

@@ -42,16 +42,9 @@ class Heard:
     at_ns: int
 
 
-def line_process(
-    config: Path, log: Path | None, *, env: Mapping[str, str] | None = None, options: Sequence[str] = ()
-) -> WatchedProcess:
-    """`heatline run`, to be started.
-
-    Args:
-        options: of Python.
-    """
-    python, *heatline = HEATLINE
-    return WatchedProcess("the service", [python, *options, *heatline, "run", config], log, env=env)
+def line_process(config: Path, log: Path | None, *, env: Mapping[str, str] | None = None) -> WatchedProcess:
+    """`heatline run`, to be started."""
+    return WatchedProcess("the service", [*HEATLINE, "run", config], log, env=env)
 
 
 class RunningLine:

@@ -1,5 +1,6 @@
 """A process that is killed, stopped, started again and waited for, and that is gone at the end whatever happens."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -11,11 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bench.log_tail import log_tail
 from edge.errors import BenchError
 
 HEATLINE: Sequence[str | Path] = (sys.executable, "-m", "edge.cli.main")
 END_WITHIN_S = 30.0
+LINES_TOLD = 3
 _OF_SYSTEMD = ("NOTIFY_SOCKET", "CACHE_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "WATCHDOG_USEC")
 """What systemd tells a service of its own, which no process of ours is."""
 _DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") else ()
@@ -163,3 +164,11 @@ class WatchedProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.kill()
+
+
+def log_tail(log: Path) -> str:
+    """Its last lines, in words."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError):  # it never came to write one
+        lines = log.read_text(errors="replace").splitlines()[-LINES_TOLD:]
+    return f"its log ends with: {'; '.join(lines)}" if lines else "its log is empty"

@@ -1,5 +1,6 @@
 """What the subcommands of `heatline bench` share: what is measured, and what becomes of a result."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,11 +9,29 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.result_file import require_writable, write_result, write_whole
+from bench.result_file import keep
 from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.errors import BenchError
 
 SHIPPED_BUNDLE = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"
+
+
+MOST_PX = 8192
+
+
+class FrameSize(click.ParamType[tuple[int, int]]):
+    """As `2448x2048`, width by height; gives (height, width)."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", value)
+        width, height = map(int, sides.groups()) if sides else (0, 0)
+        if not (0 < width <= MOST_PX and 0 < height <= MOST_PX):
+            self.fail(f"{value} is no size; expected width and height in px, each up to {MOST_PX}, as 2448x2048")
+        return height, width
 
 
 def _named(context: click.Context, parameter: click.Parameter, path: Path) -> Path:
@@ -97,43 +116,6 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def claim(*paths: Path | None) -> None:
-    """See now that results can be written there, and not after minutes. What is there stays.
-
-    Raises:
-        BenchError: one cannot.
-    """
-    for path in filter(None, paths):
-        try:
-            require_writable(path)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-
-
-def keep(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a result.
-
-    Raises:
-        BenchError: it cannot be written.
-    """
-    try:
-        write_result(path, report)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def keep_picture(path: Path, picture: str) -> None:
-    """Write what was drawn of a result.
-
-    Raises:
-        BenchError: it cannot be written.
-    """
-    try:
-        write_whole(path, picture.encode())
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
 def deliver(
     title: str,
     report: Mapping[str, Any],
@@ -161,7 +143,3 @@ def deliver(
             print_facts(title, facts)
     if faults:
         raise BenchError("; ".join(faults))
-
-
-def _unwritable(path: Path, error: OSError) -> BenchError:
-    return BenchError(f"{path} cannot be written ({error.strerror}); name another file with --out")

@@ -8,10 +8,9 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from bench.commands.common import bundle_argument, claim, deliver, keep, out_option, precision_option, say
-from bench.commands.frame_size import FrameSize
+from bench.commands.common import FrameSize, bundle_argument, deliver, out_option, precision_option, say
 from bench.machine import machine
-from bench.result_file import new_report
+from bench.result_file import claim, keep, new_report
 from edge.bundle import open_bundle
 from edge.cli.options import FiniteRange
 from edge.cli.output import json_option

@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.commands.common import claim, keep, out_option
+from bench.commands.common import out_option
 from bench.machine import machine
-from bench.result_file import new_report
+from bench.result_file import claim, keep, new_report
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_json, progress_console
 from edge.geometry.tiling import TILE_PX
 
 if TYPE_CHECKING:
-    from bench.flops_rows import FlopsBench
+    from bench.flops import FlopsBench
 
 WIDTH = 160
 """More than a table has: a narrow terminal breaks its lines, and no name is cut."""
@@ -46,8 +46,7 @@ def flops(
     Nothing is computed, and no weights are needed. The study's Table 1.1 stands beside it.
     """
     require_extra("train", "torch", "timm")
-    from bench.flops import STUDY, UNITS, count, layer_table
-    from bench.flops_rows import FlopsBench
+    from bench.flops import STUDY, UNITS, FlopsBench, count, layer_table
     from train.compose import model_names, read_model
 
     claim(out)

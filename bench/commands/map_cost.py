@@ -1,25 +1,25 @@
 """`heatline bench map-cost`."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from bench.commands.common import claim, keep, out_option, say
+from bench.commands.common import out_option, say
 from bench.machine import machine
-from bench.result_file import new_report
+from bench.result_file import claim, keep, new_report
 from edge.cli.extras import require_extra
 from edge.cli.options import FiniteRange
-from edge.cli.output import json_option, print_facts, print_json
+from edge.cli.output import json_option, print_json
 from edge.errors import BenchError, ConfigError
 from edge.inference import EngineKind, Precision
 
 if TYPE_CHECKING:
-    from bench.map_cost.rows import Row
+    from bench.map_cost.plan import Row
     from train.models.rollout import Fusion
 
 WIDTH = 200
@@ -82,23 +82,32 @@ def map_cost(
     measured. Networks have random weights, which cost what trained ones do.
     """
     require_extra("export", "torch", "timm", "onnx", "onnxscript", "nncf")
-    from bench.map_cost.rows import MapCosts
-    from bench.map_cost.sweep import Asked, measured_rows, plan
+    from bench.map_cost.measure import measured_rows
+    from bench.map_cost.plan import MapCosts, plan
     from train.compose import model_names, read_model
     from train.config import VitConfig
 
     claim(out)
-    now, threads = machine(), len(os.sched_getaffinity(0))
+    now = machine()
     configs = {name: read_model(name) for name in names or model_names()}
     if (fusions or discard_ratios) and not any(isinstance(config, VitConfig) for config in configs.values()):
         raise ConfigError(
             f"{', '.join(configs)} is a cnn, and --fusion and --discard-ratio are a ViT's; leave them out, or name a "
             "ViT"
         )
-    asked = Asked(
-        fusions=fusions, discard_ratios=discard_ratios, engines=engines, precisions=precisions, batches=batches
-    )
-    settings = [setting for config in configs.values() for setting in plan(config, asked, threads=threads)]
+    settings = [
+        setting
+        for config in configs.values()
+        for setting in plan(
+            config,
+            threads=len(os.sched_getaffinity(0)),
+            fusions=fusions,
+            discard_ratios=discard_ratios,
+            engines=engines,
+            precisions=precisions,
+            batches=batches,
+        )
+    ]
     rows: list[Row] = []
     for row in measured_rows(settings, configs, say):
         rows.append(row)
@@ -106,23 +115,8 @@ def map_cost(
             keep(out, new_report("map-cost", now, MapCosts(rows=rows)))
     if not any(row.cost for row in rows):
         raise BenchError(f"none of {len(rows)} rows could be measured; the first: {rows[0].not_done}")
-    _deliver(new_report("map-cost", now, MapCosts(rows=rows)), rows, as_json)
-
-
-def _deliver(report: Mapping[str, Any], rows: "Sequence[Row]", as_json: bool) -> None:
     if as_json:
-        print_json(report)
-    elif len(rows) == 1 and (cost := rows[0].cost):
-        print_facts(
-            rows[0].words,
-            {
-                "figures": f"median (lowest to highest) of {rows[0].rounds} rounds of {cost.tiles_per_round} tiles",
-                "ratio": f"{cost.ratio:.3f} of medians; by rounds {cost.ratio_spread:.3f}",
-                "classifier and map": f"{cost.map_ms_per_tile:.2f} ms per tile",
-                "classifier alone": f"{cost.bare_ms_per_tile:.2f} ms per tile, with {cost.bare}",
-                "threads": rows[0].threads,
-            },
-        )
+        print_json(new_report("map-cost", now, MapCosts(rows=rows)))
     else:
         _print(rows)
 
@@ -142,10 +136,9 @@ def _print(rows: "Sequence[Row]") -> None:
     table.add_column("alone is", no_wrap=True)
     for row in rows:
         if (cost := row.cost) is not None:
-            engine = row.engine if row.way == "graph" else f"{row.engine}, {row.way}"
             ms = (f"{one.median:.2f}" for one in (cost.map_ms_per_tile, cost.bare_ms_per_tile))
             ratios = (f"{cost.ratio:.3f}", f"{cost.ratio_spread:.3f}")
-            table.add_row(row.model, row.method, engine, row.precision, str(row.batch), *ratios, *ms, cost.bare)
+            table.add_row(row.model, row.method, row.engine, row.precision, str(row.batch), *ratios, *ms, cost.bare)
     console = Console(width=WIDTH)
     console.print(table)
     not_done: dict[str, list[str]] = {}

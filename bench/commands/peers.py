@@ -4,11 +4,10 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import claim, deliver, out_option, precision_option, say
-from bench.commands.frame_size import FrameSize
+from bench.commands.common import FrameSize, deliver, out_option, precision_option, say
 from bench.machine import machine
 from bench.peers.systems import PEERS, SystemName
-from bench.result_file import new_report
+from bench.result_file import claim, new_report
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option
 from edge.geometry.tiling import OVERLAP_PX, TILE_PX

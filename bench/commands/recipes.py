@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import claim, data_sets_options, keep_picture, number_option, say
+from bench.commands.common import data_sets_options, number_option, say
 from bench.commands.peers import PEERS_PYTHON
+from bench.result_file import claim, keep_text
 from edge.cli.extras import require_extra
 from edge.cli.output import print_json
 from edge.errors import BenchError
@@ -106,7 +107,7 @@ def recipes(
             peers = Peers(peers_python, minutes, timed)
             Measurement(one, recipe, overrides, data, work, results, folds, annotated, peers, say).measure(seeds)
     found = read_all(results)
-    keep_picture(results / TABLES, tables(found, {one.name: one.targets for one in known}))
+    keep_text(results / TABLES, tables(found, {one.name: one.targets for one in known}))
     if as_json:
         print_json({"tables": str(results / TABLES), "results": [f"{one.set}: {one.name}" for one in found]})
     else:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import claim, data_sets_options, keep, keep_picture, number_option, say
+from bench.commands.common import data_sets_options, number_option, say
 from bench.machine import machine
-from bench.result_file import new_report
+from bench.result_file import claim, keep, keep_text, new_report
 from edge.cli.extras import require_extra
 from edge.cli.output import print_json
 
@@ -61,7 +61,7 @@ def robustness(
         found[one.name] = measure(one, data, work, settings, overrides, say)
         report = new_report("robustness", now, RobustnessResult([*found.values()]))
         keep(out, report)
-        keep_picture(beside, table([*found.values()]))
+        keep_text(beside, table([*found.values()]))
     if as_json:
         print_json(report)
     else:

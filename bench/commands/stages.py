@@ -4,10 +4,9 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import claim, counting, deliver, optional_bundle_argument, out_option, precision_option
-from bench.commands.frame_size import FrameSize
+from bench.commands.common import FrameSize, counting, deliver, optional_bundle_argument, out_option, precision_option
 from bench.machine import machine
-from bench.result_file import new_report
+from bench.result_file import claim, new_report
 from edge.bundle import open_bundle
 from edge.cli.output import json_option
 from edge.inference import Precision
@@ -43,8 +42,8 @@ def stages(
 ) -> None:
     """Time each stage of a frame's way by itself, from the camera to a subscriber, with BUNDLE, or the demo's.
 
-    Says of each what it takes and moves, what the whole way takes beyond its stages, and what a tile costs
-    in frames of few tiles and of many. Wants the machine for itself for minutes.
+    Says of each what it takes, what the whole way takes beyond its stages, and what a tile costs in frames of few
+    tiles and of many. Wants the machine for itself for minutes.
     """
     from bench.stages.stages import measure_stages, steps, to_facts
 

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import claim, counting, deliver, optional_bundle_argument, out_option, precision_option
-from bench.commands.frame_size import FrameSize
+from bench.commands.common import FrameSize, counting, deliver, optional_bundle_argument, out_option, precision_option
 from bench.machine import machine
-from bench.result_file import new_report
+from bench.result_file import claim, new_report
 from edge.bundle import open_bundle
 from edge.cli.output import json_option
 from edge.inference import Precision
@@ -36,7 +35,7 @@ def startup(
     With its files on the disk and in memory, each with and without the graph as it was compiled before. Says where the
     time goes. Wants the machine for itself, and root to have files read from the disk.
     """
-    from bench.startup.startup import measure_startup, starts_in_all, to_facts
+    from bench.startup import measure_startup, starts_in_all, to_facts
 
     now, bundle = machine(), open_bundle(bundle_path)
     claim(out)

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import bundle_argument, claim, deliver, out_option, say
-from bench.commands.frame_size import FrameSize
+from bench.commands.common import FrameSize, bundle_argument, deliver, out_option, say
 from bench.machine import machine
-from bench.result_file import new_report
+from bench.result_file import claim, new_report
 from edge.cli.options import FiniteRange
 from edge.cli.output import json_option
 from edge.inference import Precision

@@ -13,10 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.bare_engine import BareEngine, read_graph, unlike
+from bench.bare_engine import BareEngine, Settings, all_settings, read_graph, unlike
 from bench.end_to_end.line import Expected
-from bench.engine_settings import Settings, all_settings
-from bench.proven import engine_in
+from bench.engine_process import engine_in
 from edge.bundle import Bundle, open_bundle
 from edge.colour import to_rgb
 from edge.errors import BenchError, InputError

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import replace
 
-from bench.end_to_end.highest import Highest, find_highest_rate
+from bench.bare_engine import Settings
+from bench.end_to_end.highest import Highest, Tries, find_highest_rate
 from bench.end_to_end.idle import Idle, measure_idle
 from bench.end_to_end.line import Scene
-from bench.end_to_end.pictures import write_pictures
 from bench.end_to_end.saturated import Saturated, saturate
 from bench.end_to_end.window import Window, run_window
 from bench.engine_process import in_own_process
-from bench.engine_settings import Settings
-from bench.rate_search import Tries
-from bench.targets import SHARE_OF_HIGHEST
+from bench.pictures import write_pictures
 from bench.watched_line import Keys
 from edge.bundle import Bundle
 from edge.inference import Precision
@@ -34,6 +32,8 @@ TURN_SECONDS = 6.0
 IDLE_FRAMES = 20
 """Of each round."""
 SEARCH_WINDOWS = 12
+SHARE_OF_HIGHEST = 0.8
+"""Of the highest rate: that of the window where none is named."""
 HOLD_SECONDS = 60.0
 """Without a loss. Frames that wait hide for a while that others come faster: three of them, at three a second in a
 minute, a rate that is 2 % too high."""
@@ -69,14 +69,8 @@ class EndToEnd(msgspec.Struct, frozen=True, kw_only=True):
     pictures: int
     defective: float
     """Share of the pictures that are DEFECT."""
-    heatmaps: str = "defect"
-    """Which events carry theirs: of files of before it may be another."""
-    journal: bool = False
-    """Whether the line kept one, as it did in some files of before."""
     engine_settings: dict[str, str | int]
     """Of the service; what is left out is as it is by default."""
-    quick: bool = False
-    """Whether it was only to be seen that all of it runs, as in some files of before."""
     engine_alone: Settings | None = None
     """The fastest, with which the bare engine was kept busy."""
     engine_alone_tiles_per_s: float | None = None
@@ -191,7 +185,7 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
     height, width = found.frame_hw
     facts: dict[str, object] = {
         "frames": f"{width}x{height} px, {found.tiles_per_frame} tiles, {found.cameras} camera(s); "
-        f"{found.defective:.0%} DEFECT, heatmaps {found.heatmaps}, {'a' if found.journal else 'no'} journal",
+        f"{found.defective:.0%} DEFECT",
     }
     if found.engine_alone is not None:
         facts["bare engine"] = (

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from bench.end_to_end.line import Scene, Told, missed, running
-from bench.end_to_end.window import due_ns, settle
-from bench.engine_settings import Settings
-from bench.rate_search import SETTLE_FRAMES
+from bench.bare_engine import Settings
+from bench.end_to_end.line import SETTLE_FRAMES, Scene, Told, due_ns, missed, running
 from bench.spread import Spread
 from edge.errors import BenchError
 
@@ -63,7 +61,7 @@ def measure_idle(scene: Scene, bare: "Bare", *, frames: int, rounds: int, say: C
     lost, crowded, service, engine, extra = 0, 0, list[float](), list[float](), list[float]()
     all_frames, all_alone = list[float](), list[float]()
     with running(replace(scene, cameras=1), 1 / period_s, waits=False) as line:
-        settle(line, 1)
+        line.settle(1)
         cameras = line.watched.camera_pids()
         for number in range(rounds):
             told: list[Told] = []

@@ -14,8 +14,13 @@ from edge.errors import BenchError
 from edge.inference import Precision
 from edge.wire.events import VerdictEvent
 
+FIRST_WITHIN_SECONDS = 120.0
 NEXT_WITHIN_SECONDS = 60.0
 """A large network takes seconds for a frame."""
+LAST_WITHIN_SECONDS = 15.0
+SETTLE_SECONDS = 0.5
+"""The first frames wait while the rest of the service starts: what becomes of them is no matter of rate."""
+SETTLE_FRAMES = 3
 FROZEN_AFTER_FRAMES = 3
 """As for real cameras: their frames are looked at for that."""
 NOTHING_COUNTS = "nothing that is measured on such a line counts, report this"
@@ -163,6 +168,44 @@ class Line:
                 told.append(one)
         return told
 
+    def settle(self, cameras: int) -> int:
+        """Wait until a frame of every camera has come through; when the last of them was heard of, monotonic ns.
+
+        Raises:
+            BenchError: from some camera nothing comes, or as of `next`.
+        """
+        there: set[str] = set()
+        give_up = time.monotonic() + FIRST_WITHIN_SECONDS
+        while len(there) < cameras:
+            if time.monotonic() > give_up:
+                raise BenchError(
+                    f"frames of {len(there)} of {cameras} cameras came within {FIRST_WITHIN_SECONDS:.0f} s"
+                )
+            if (told := self.next()) is not None and told.event.reason is None:
+                there.add(told.event.camera)
+        return time.monotonic_ns()
+
+    def hear_to_the_end(self, told: list[Told], cameras: int, is_after: Callable[[Told], bool]) -> None:
+        """Hear on until of each camera a frame was told of that is of after a time.
+
+        Args:
+            told: gets all that is heard.
+        Raises:
+            BenchError: from some camera nothing comes, or as of `next`.
+        """
+        over: set[str] = set()
+        give_up = time.monotonic() + LAST_WITHIN_SECONDS
+        while len(over) < cameras:
+            if time.monotonic() > give_up:
+                raise BenchError(
+                    f"{cameras - len(over)} of {cameras} cameras fell silent: of nothing that was taken after the "
+                    f"window was heard within {LAST_WITHIN_SECONDS:.0f} s; try a lower --fps"
+                )
+            if (one := self.next()) is not None:
+                told.append(one)
+                if is_after(one):
+                    over.add(one.event.camera)
+
 
 def require_as_expected(expected: Expected, event: VerdictEvent) -> None:
     """See that an event says of its picture what the same bundle says by itself.
@@ -207,3 +250,17 @@ def missed(told: Sequence[Told]) -> int:
             missing += 0 if last is None else event.frame_number - last
             last = event.frame_number + event.frames
     return missing
+
+
+def due_ns(told: Sequence[Told], rate_fps: float) -> list[int]:
+    """When each frame was due: on the grid of its camera, laid so that no stamp is too early.
+
+    A camera's process that gets no processor stamps its frame late. Counted from the stamp, that frame would look fast.
+    """
+    period_ns = 1e9 / rate_fps
+    on_grid = [one.captured_ns - one.number * period_ns for one in told]
+    begins = {
+        camera: min(start for one, start in zip(told, on_grid, strict=True) if one.event.camera == camera)
+        for camera in {one.event.camera for one in told}
+    }
+    return [round(begins[one.event.camera] + one.number * period_ns) for one in told]

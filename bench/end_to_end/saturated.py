@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from bench.end_to_end.line import Line, Scene, running
-from bench.end_to_end.window import settle
+from bench.end_to_end.line import SETTLE_SECONDS, Line, Scene, running
 from bench.processes import ThreadTime, cpu_ns, thread_times
-from bench.rate_search import SETTLE_SECONDS
 from bench.spread import Spread
 from edge.errors import BenchError
 from edge.service.loading import ENGINE_THREADS
@@ -70,7 +68,7 @@ def saturate(scene: Scene, bare: "Bare", *, seconds: float, rounds: int, say: Ca
     cpu: dict[str, list[float]] = {"service": [], CAMERAS: []}
     threads: list[dict[str, float]] = []
     with running(scene, None, waits=True) as line:
-        settle(line, scene.cameras)
+        line.settle(scene.cameras)
         line.hear_until(time.monotonic_ns() + round(SETTLE_SECONDS * 1e9))
 
         def engine_turn() -> float:

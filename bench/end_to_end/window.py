@@ -2,28 +2,37 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
 
 import msgspec
 import numpy as np
 
-from bench.end_to_end.latency import Latency
-from bench.end_to_end.line import Line, Scene, Told, missed, running
-from bench.process_tree import sample_tree
-from bench.processes import cpu_s
-from bench.rate_search import SETTLE_FRAMES, SETTLE_SECONDS
-from edge.errors import BenchError
+from bench.end_to_end.line import SETTLE_FRAMES, SETTLE_SECONDS, Line, Scene, Told, due_ns, missed, running
+from bench.processes import cpu_s, sample_tree
 
-FIRST_WITHIN_SECONDS = 120.0
-LAST_WITHIN_SECONDS = 15.0
 LATE_AFTER_PERIODS = 2.0
+NEAR_ENOUGH = 0.98
+"""Of the frames that were to come: a camera may round its rate."""
+MOST_GROWTH = 0.03
+"""By how much of the time that passes frames may become later: more is a queue that grows."""
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Of many frames, ms."""
+
+    p50: float
+    p95: float
+    p99: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"p50 {self.p50:.1f} ms, p95 {self.p95:.1f}, p99 {self.p99:.1f}, at most {self.most:.1f}"
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
     """What came of the frames that were taken within a time, all cameras together."""
 
-    rate_fps: float | None
-    """Of each camera; None: a frame is there whenever there is room for it."""
+    rate_fps: float
+    """Of each camera."""
     seconds: float
     frames: int
     """That were taken."""
@@ -36,9 +45,13 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Frames that no event was heard of."""
     late: int
     """Inspected frames whose event came later than `late_after_ms`."""
-    late_after_ms: float | None
+    late_after_ms: float
     latency: Latency | None
     """Of the inspected ones, from when the frame was due; None: there were none."""
+    latency_growth_ms: float | None = None
+    """By how much the window's last quarter was later than its first."""
+    not_kept_up: str | None = None
+    """Why the rate was not kept up with; None: it was."""
     camera_late_p99_ms: float | None
     """How much later than it was due a frame got its stamp: cameras that are processes of the same machine wait for the
     processor as well."""
@@ -62,25 +75,9 @@ def run_window(scene: Scene, rate_fps: float, seconds: float) -> Window:
         BenchError: the service failed, or judged a picture otherwise than it must.
     """
     with running(scene, rate_fps, waits=False) as line:
-        began_ns = settle(line, scene.cameras) + round(max(SETTLE_SECONDS, SETTLE_FRAMES / rate_fps) * 1e9)
+        began_ns = line.settle(scene.cameras) + round(max(SETTLE_SECONDS, SETTLE_FRAMES / rate_fps) * 1e9)
         line.hear_until(began_ns)
         return _follow(line, scene, rate_fps, began_ns, seconds)
-
-
-def settle(line: Line, cameras: int) -> int:
-    """Wait until a frame of every camera has come through; when the last of them was heard of, monotonic ns.
-
-    Raises:
-        BenchError: from some camera nothing comes.
-    """
-    there: set[str] = set()
-    give_up = time.monotonic() + FIRST_WITHIN_SECONDS
-    while len(there) < cameras:
-        if time.monotonic() > give_up:
-            raise BenchError(f"frames of {len(there)} of {cameras} cameras came within {FIRST_WITHIN_SECONDS:.0f} s")
-        if (told := line.next()) is not None and told.event.reason is None:
-            there.add(told.event.camera)
-    return time.monotonic_ns()
 
 
 def _follow(line: Line, scene: Scene, rate_fps: float, began_ns: int, seconds: float) -> Window:
@@ -94,33 +91,11 @@ def _follow(line: Line, scene: Scene, rate_fps: float, began_ns: int, seconds: f
     line.watched.require_cameras(pids["cameras"])
     sample = sample_tree(line.watched.pid)
     assert sample is not None, "it was heard a moment ago"
-    hear_to_the_end(line, told, scene.cameras, lambda one: one.captured_ns >= ended_ns)
+    line.hear_to_the_end(told, scene.cameras, lambda one: one.captured_ns >= ended_ns)
     within = [one for one in told if began_ns <= one.captured_ns < ended_ns]
     memory = sample.pss_bytes / 1e6, (sample.own_bytes + sample.file_bytes) / 1e6
     pictures_mb = scene.cameras * scene.expected.picture_bytes / 1e6
     return window_of(within, scene.cameras, rate_fps, seconds, cpu, (*memory, pictures_mb))
-
-
-def hear_to_the_end(line: Line, told: list[Told], cameras: int, is_after: Callable[[Told], bool]) -> None:
-    """Hear on until of each camera a frame was told of that is of after a time.
-
-    Args:
-        told: gets all that is heard.
-    Raises:
-        BenchError: from some camera nothing comes.
-    """
-    over: set[str] = set()
-    give_up = time.monotonic() + LAST_WITHIN_SECONDS
-    while len(over) < cameras:
-        if time.monotonic() > give_up:
-            raise BenchError(
-                f"{cameras - len(over)} of {cameras} cameras fell silent: of nothing that was taken after the window "
-                f"was heard within {LAST_WITHIN_SECONDS:.0f} s; try a lower --fps"
-            )
-        if (one := line.next()) is not None:
-            told.append(one)
-            if is_after(one):
-                over.add(one.event.camera)
 
 
 def window_of(
@@ -141,34 +116,48 @@ def window_of(
     lost: dict[str, Counter[str]] = {"dropped": Counter(), "failed": Counter()}
     verdicts: Counter[str] = Counter()
     came: Counter[str] = Counter()
-    inspected: list[Told] = []
     for one in told:
         verdicts[one.event.verdict] += one.event.frames
         came[one.event.camera] += one.event.frames
-        if one.event.reason is None:
-            inspected.append(one)
-        else:
+        if one.event.reason is not None:
             kind, _, reason = one.event.reason.partition(".")
             lost[kind][reason] += one.event.frames
-    dues = due_ns(told, rate_fps)
-    latencies = [(one.at_ns - due) / 1e6 for one, due in zip(told, dues, strict=True) if one.event.reason is None]
-    camera_late = [(one.captured_ns - due) / 1e6 for one, due in zip(told, dues, strict=True)]
-    latency = Latency.of(latencies) if latencies else None
-    unheard = missed(told)
+    timed = sorted(zip(told, due_ns(told, rate_fps), strict=True), key=lambda each: each[1])
+    late_ms = [(one.at_ns - due) / 1e6 for one, due in timed if one.event.reason is None]
+    latency = None
+    if late_ms:
+        p50, p95, p99, most = np.percentile(late_ms, (50, 95, 99, 100)).tolist()
+        latency = Latency(p50=p50, p95=p95, p99=p99, most=most)
+    quarter = len(late_ms) // 4
+    growth_ms = float(np.median(late_ms[-quarter:]) - np.median(late_ms[:quarter])) if quarter else None
+    fewest, unheard = min(came.values()) if len(came) == cameras else 0, missed(told)
+    not_kept_up = None
+    gone = [f"{kind}.{reason} {count}" for kind, of in lost.items() for reason, count in of.items()]
+    if gone or unheard:
+        not_kept_up = "lost: " + ", ".join([*gone, *([f"unheard {unheard}"] if unheard else [])])
+    elif fewest + 1 < NEAR_ENOUGH * rate_fps * seconds:  # whether the window's ends fell before or after one is chance
+        not_kept_up = f"cameras came at {fewest / seconds:.1f}/s"
+    # From the middle of the first quarter to that of the last, three quarters of the time pass.
+    elif growth_ms is None or growth_ms > MOST_GROWTH * 0.75 * seconds * 1e3 + 0.25 * 1e3 / rate_fps:
+        not_kept_up = f"frames came later and later, by {growth_ms or 0:.0f} ms"
     pss_mb, most_mb, pictures_mb = memory_mb
     return Window(
         rate_fps=rate_fps,
         seconds=seconds,
         frames=came.total() + unheard,
-        came_fps=min(came.values()) / seconds if len(came) == cameras else 0.0,
-        inspected=len(inspected),
+        came_fps=fewest / seconds,
+        inspected=len(late_ms),
         dropped=dict(lost["dropped"]),
         failed=dict(lost["failed"]),
         unheard=unheard,
-        late=sum(one > late_after_ms for one in latencies),
+        late=sum(one > late_after_ms for one in late_ms),
         late_after_ms=late_after_ms,
         latency=latency,
-        camera_late_p99_ms=float(np.percentile(camera_late, 99)) if camera_late else None,
+        latency_growth_ms=growth_ms,
+        not_kept_up=not_kept_up,
+        camera_late_p99_ms=float(np.percentile([(one.captured_ns - due) / 1e6 for one, due in timed], 99))
+        if timed
+        else None,
         jitter_periods=None if latency is None else (latency.p99 - latency.p50) * rate_fps / 1e3,
         verdicts=dict(verdicts),
         cpu_cores=cpu,
@@ -176,17 +165,3 @@ def window_of(
         most_mb=most_mb,
         pictures_mb=pictures_mb,
     )
-
-
-def due_ns(told: list[Told], rate_fps: float) -> list[int]:
-    """When each frame was due: on the grid of its camera, laid so that no stamp is too early.
-
-    A camera's process that gets no processor stamps its frame late. Counted from the stamp, that frame would look fast.
-    """
-    period_ns = 1e9 / rate_fps
-    on_grid = [one.captured_ns - one.number * period_ns for one in told]
-    begins = {
-        camera: min(start for one, start in zip(told, on_grid, strict=True) if one.event.camera == camera)
-        for camera in {one.event.camera for one in told}
-    }
-    return [round(begins[one.event.camera] + one.number * period_ns) for one in told]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from bench.map_cost.rows import Setting
+from bench.map_cost.plan import Setting
 from edge.inference import Precision
 from export.onnx_graph import Graphs, to_attention, to_bare_onnx, to_graphs, with_rollout
 from export.openvino_ir import Ir, to_ir

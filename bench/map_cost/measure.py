@@ -1,30 +1,37 @@
-"""One row: the same tiles with a map and without, in turns.
+"""The rows, one after the other: the same tiles with a map and without, in turns.
 
 OpenVINO has a stream per core and one request more; ONNX Runtime has all cores on one request.
 """
 
+import os
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache, lru_cache
 from time import perf_counter
-from typing import Protocol
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from bench.bare_engine import BareEngine
 from bench.map_cost.graphs import WITH_MAP, ModelGraphs
-from bench.map_cost.rows import Cost, Setting
-from bench.spread import Spread
-from bench.turns import SETTLE_BATCHES, in_turns
+from bench.map_cost.plan import Cost, Row, Setting
+from bench.pictures import draw_shapes
+from bench.spread import SETTLE_BATCHES, Spread, in_turns
 from edge.bundle.pooling import identity_of, pool
-from edge.errors import BenchError, PrecisionError
+from edge.errors import BenchError, HeatlineError, PrecisionError
+from edge.geometry import TileGrid
 from edge.inference import Precision
 from edge.inference.devices import the_core
 from edge.inference.opening import require_precision
 from export.openvino_ir import Ir
+from train.config import CnnConfig, VitConfig
 
 SECONDS_PER_TURN = 0.5
+SAMPLES = 4
+"""Tiles that int8's ranges are found with: what is measured is speed."""
 OFF: dict[Precision, float] = {"f32": 2e-3, "bf16": 0.05, "int8": 0.05}
 """How far a map's mean may be from the logit, as a share of the map's highest value."""
 OFF_BY_A_DISCARD = 0.1
@@ -32,15 +39,6 @@ OFF_BY_A_DISCARD = 0.1
 
 Answers = tuple[NDArray[np.float32], NDArray[np.float32] | None]
 """Logits [N], and maps [N, h, w] where there are any."""
-
-
-class Timed(Protocol):
-    """Infers that many batches, and returns when all are answered."""
-
-    def __call__(self, batches: int) -> None: ...
-
-    def answers(self) -> list[Answers]:
-        """To the last batch; of several requests, to that of each: whether they do what they are timed for."""
 
 
 class InOpenVino:
@@ -85,6 +83,49 @@ class InOnnxRuntime:
         return [(found["logit"], found.get("map"))]
 
 
+Timed = InOpenVino | InOnnxRuntime
+
+
+def measured_rows(
+    settings: Sequence[Setting], configs: Mapping[str, CnnConfig | VitConfig], say: Callable[[str], None]
+) -> Iterator[Row]:
+    """Each row as soon as it is measured; what cannot be measured is a row too, with the reason.
+
+    Args:
+        configs: by the model's name.
+        say: is told what is done.
+    Raises:
+        HeatlineError: the one row that was asked for cannot be measured.
+    """
+
+    @lru_cache(maxsize=1)  # an export takes up to a minute, and serves all rows of a model
+    def graphs(model: str, tile_px: int) -> ModelGraphs:
+        return ModelGraphs(configs[model], tile_px, drawn_tiles(SAMPLES, tile_px))
+
+    for number, setting in enumerate(settings, 1):
+        say(f"{number} of {len(settings)}: {setting.words}")
+        at_utc, load = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), [round(one, 2) for one in os.getloadavg()]
+        cost, not_done = None, None
+        try:
+            tiles = drawn_tiles(setting.batch, setting.tile_px)
+            cost = measure(setting, graphs(setting.model, setting.tile_px), tiles, say)
+        except HeatlineError as error:
+            if len(settings) == 1:
+                raise
+            not_done = str(error)
+        yield Row(**msgspec.structs.asdict(setting), cost=cost, not_done=not_done, at_utc=at_utc, load=load)
+
+
+@cache
+def drawn_tiles(count: int, tile_px: int) -> NDArray[np.uint8]:
+    """Tiles of a drawn picture that all is timed on: [count, tile, tile, 3]."""
+    image = draw_shapes((1250, 1600), seed=0)
+    grid = TileGrid((1250, 1600), tile_px, 2)
+    cut = np.empty((len(grid), tile_px, tile_px, 3), np.uint8)
+    grid.cut(image, cut)
+    return np.ascontiguousarray(np.resize(cut, (count, tile_px, tile_px, 3)))
+
+
 def measure(setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], say: Callable[[str], None]) -> Cost:
     """Time one row.
 
@@ -96,7 +137,6 @@ def measure(setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], say
         BenchError: what would be timed cannot run, or does not do its work.
         ExportError: the model cannot be exported.
     """
-    assert setting.engine != "pytorch", "only rows of before are in it"
     require_precision(setting.engine, setting.precision)
     if setting.engine == "openvino":
         require_processor(setting.precision)
@@ -114,29 +154,17 @@ def measure(setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], say
     with torch.inference_mode():
         logits, maps = (one.numpy() for one in model(torch.from_numpy(tiles)))
 
-    def check(name: str, answers: Answers) -> str | None:
-        has_map, top_cells = name == WITH_MAP, model.top_cells
-        return unlike_the_model(logits, maps, answers, setting, has_map=has_map, top_cells=top_cells)
-
     def wrong() -> str | None:
-        return next(
-            (
-                f"{fault} ({name})"
-                for name, run in runs.items()
-                for answers in run.answers()
-                if (fault := check(name, answers))
-            ),
-            None,
-        )
+        for name, run in runs.items():
+            for answers in run.answers():
+                fault = unlike_the_model(
+                    logits, maps, answers, setting, has_map=name == WITH_MAP, top_cells=model.top_cells
+                )
+                if fault is not None:
+                    return f"{fault} ({name})"
+        return None
 
-    return _checked(setting, runs, wrong, say)
-
-
-def _checked(
-    setting: Setting, runs: Mapping[str, Timed], wrong: Callable[[], str | None], say: Callable[[str], None]
-) -> Cost:
-    """Time what does its work: before the turns, for it to be known at once, and in those that were timed."""
-    if fault := wrong():
+    if fault := wrong():  # known at once, and not after the turns
         raise BenchError(f"{setting.words}: not timed, as {fault}")
     cost = _timed(setting, runs, say)
     if fault := wrong():
@@ -146,7 +174,7 @@ def _checked(
 
 def _timed(setting: Setting, runs: Mapping[str, Timed], say: Callable[[str], None]) -> Cost:
     bare = [name for name in runs if name != WITH_MAP]
-    batches = max(1, setting.tiles // setting.batch) if setting.tiles else _batches_in_a_turn(runs[bare[0]])
+    batches = _batches_in_a_turn(runs[bare[0]])
     say(f"timing {', '.join(runs)} in turns, {setting.rounds} rounds")
     seconds = in_turns(runs, setting.rounds, batches)
     count = batches * setting.batch

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.peers.expected import OF_SPREAD, logits_off, what_differs
-from bench.peers.systems import ENGINE, NOT_IN, OURS, SYSTEMS, Cannot, System, SystemName
+from bench.peers.systems import ENGINE, OURS, SYSTEMS, System, SystemName
 from bench.peers.worker import Ready, Tried, Turn, Worker, in_words
 from bench.processes import cpu_ns
 from bench.spread import Spread
-from bench.turns import turns as in_turns
+from bench.spread import turns as in_turns
 from edge.errors import BenchError
 from edge.geometry import TileGrid
 from edge.inference import Precision
@@ -80,8 +80,6 @@ class PeersBench(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     """That each system may use: all cores."""
     systems: list[SystemSpeed]
-    cannot: list[Cannot]
-    """What was asked for and is not here, and why; docs/peers.md names what else claims tiles or maps."""
     others_cpu: float
     """Of one core, what all workers together took that were not in turn: the highest share of any turn."""
 
@@ -113,6 +111,9 @@ def measure_peers(
 
     chosen = [system for system in SYSTEMS if system.name in (ENGINE, OURS, *peers)]
     systems = [system for system in chosen if precision in system.precisions]
+    for system in chosen:
+        if system not in systems:
+            say(f"{system.name} cannot compute in {precision}, and is left out: docs/peers.md has the reason")
     if min(frame_hw) < tile_px:
         raise BenchError(
             f"--size is {frame_hw[1]}x{frame_hw[0]}, smaller than a tile of {tile_px} px, which anomalib cannot cut; "
@@ -152,7 +153,6 @@ def measure_peers(
             _speed(system, ready[system.name], turns[system.name], rates, frames, len(grid), off[system.name])
             for system in systems
         ],
-        cannot=[Cannot(system.name, "", NOT_IN[precision]) for system in chosen if system not in systems],
         others_cpu=others_cpu,
     )
 
@@ -182,7 +182,6 @@ def to_facts(found: PeersBench) -> dict[str, object]:
         "figures": f"median (lowest to highest) of {found.rounds} rounds of {found.frames} frames of "
         f"{found.tiles_per_frame} tiles, on {found.threads} threads",
         **{one.name: _in_a_line(one) for one in found.systems},
-        **{f"not {one.name} {one.version}".strip(): one.reason for one in found.cannot},
         "the others meanwhile": f"took {found.others_cpu:.3f} of a core at most",
     }
 

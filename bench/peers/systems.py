@@ -1,10 +1,7 @@
 """What is compared."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
-
-import msgspec
 
 from edge.inference import Precision
 
@@ -51,19 +48,3 @@ SYSTEMS = (
     ),
 )
 PEERS = tuple(system.name for system in SYSTEMS[2:])
-
-
-class Cannot(msgspec.Struct, frozen=True):
-    """One that is not timed."""
-
-    name: str
-    version: str
-    """That was looked at."""
-    reason: str
-
-
-NOT_IN: Mapping[Precision, str] = {
-    "int8": "PyTorch's int8 layers have no gradients, which Grad-CAM is made of; its figure is that in f32",
-    "bf16": "it takes activations and gradients through numpy, which has no bf16; its figure is that in f32",
-}
-"""Why a system that is not for a precision is not timed in it."""

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.log_tail import log_tail
+from bench.watched_process import log_tail
 from edge.errors import BenchError
 
 SERVE = Path(__file__).parent / "workers" / "serve.py"

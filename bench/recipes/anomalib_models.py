@@ -15,11 +15,11 @@ import timm
 import torch
 from numpy.typing import NDArray
 
-from bench.log_tail import log_tail
 from bench.recipes.judge import Answers
 from bench.recipes.one_fold import Fold, Say
 from bench.recipes.rows import Training
 from bench.recipes.truth import Truth
+from bench.watched_process import log_tail
 from edge.errors import BenchError
 from edge.inference.engine import OPENVINO_GRAPH
 from edge.util.text import format_count

@@ -1,5 +1,6 @@
 """Each recipe by grouped cross-validation on a data set: trained, judged, and written down as it is done."""
 
+import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +17,9 @@ from bench.recipes.bank import cross_validate_bank
 from bench.recipes.judge import Answers, judge_fold
 from bench.recipes.one_fold import Fold, Say, train_good_only, train_whole_network
 from bench.recipes.rows import FoldFigures, RecipeResult, Training
-from bench.recipes.sets import DataSet, keys_of, that_change_figures
+from bench.recipes.sets import DataSet, that_change_figures, unless_set
 from bench.recipes.truth import Truth
-from bench.result_file import new_report, read_result, write_result
+from bench.result_file import keep, new_report, read_result
 from edge.errors import BenchError
 from train.compose import compose
 from train.config import DenseRecipeConfig, TrainConfig
@@ -133,11 +134,10 @@ class Measurement:
     def _own_config(self) -> TrainConfig:
         """The recipe `heatline` by the set's truth, in the same tiles."""
         tiles = [item for item in self.overrides if item.startswith("tiles.")]
-        return compose([*self._set_overrides(), "recipe=heatline", *tiles])
+        return compose([*self.of.overrides(self.data, self.work), "recipe=heatline", *tiles])
 
     def _config(self, recipe: str, seed: int) -> TrainConfig:
-        said = keys_of(self.overrides)
-        own = [f"recipe={recipe}", f"seed={seed}", *self._set_overrides()]
+        own = [f"recipe={recipe}", f"seed={seed}", *self.of.overrides(self.data, self.work)]
         if self.annotated is not None:
             images = self.truth.store.images
             own[2:] = [
@@ -145,12 +145,9 @@ class Measurement:
                 f"truth={self.of.truth}",
                 "split.group=group",
             ]
-        config = compose([*(item for item in own if item.partition("=")[0] not in said), *self.overrides])
+        config = compose(unless_set(own, self.overrides))
         out = self.work / self.of.name / self.name / f"seed{seed}"
         return msgspec.structs.replace(config, out=str(out))
-
-    def _set_overrides(self) -> list[str]:
-        return [f"data={self.of.pictures(self.data, self.work)}", f"truth={self.of.truth}", self.of.grouping]
 
     def _dense(self, config: TrainConfig) -> tuple[OutOfFold, Training]:
         run = RunFolder(Path(config.out))
@@ -179,13 +176,9 @@ class Measurement:
         return result
 
     def _write(self, result: RecipeResult) -> None:
-        try:
+        with contextlib.suppress(OSError):  # said by what writes into it
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_result(self.file, new_report("recipes", machine(), result))
-        except OSError as error:
-            raise BenchError(
-                f"{self.file} cannot be written ({error.strerror}); name another folder with --results"
-            ) from error
+        keep(self.file, new_report("recipes", machine(), result))
 
 
 def read_recipe(file: Path) -> RecipeResult:

@@ -52,6 +52,10 @@ class DataSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             return "split.group=group"
         return f"split.group={self.group}" if self.pattern is None else f"split.pattern={self.pattern}"
 
+    def overrides(self, data: Path, work: Path) -> list[str]:
+        """How `heatline train` reads the set; arguments and errors as `pictures`."""
+        return [f"data={self.pictures(data, work)}", f"truth={self.truth}", self.grouping]
+
     def pictures(self, data: Path, work: Path) -> Path:
         """The folder to train on: the set's own, or one of links with its good pictures beside the defective ones.
 
@@ -173,6 +177,16 @@ def keys_of(overrides: Sequence[str]) -> set[str]:
     if taken := keys & SET_BY_BENCH:
         raise ConfigError(f"the bench sets {min(taken)} itself; leave it out")
     return keys
+
+
+def unless_set(own: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Overrides of a bench's own, but for keys that others set, and these.
+
+    Raises:
+        ConfigError: as `keys_of`.
+    """
+    taken = keys_of(overrides)
+    return [*(item for item in own if item.partition("=")[0] not in taken), *overrides]
 
 
 def that_change_figures(overrides: Sequence[str]) -> list[str]:

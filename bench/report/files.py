@@ -1,33 +1,30 @@
-"""Result files: found, read, and told apart by what they are and where they were measured.
+"""Result files: found, read, and told apart by what they are and where they were measured."""
 
-A file says in "bench" what it is; an evaluation is known by what it holds. One file may hold measurements of several
-machines; here they part, as nothing of two machines may stand in one plot.
-"""
-
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.machine import MachineKind, machine_kind
+from bench.report.tables import Table, cell
 from bench.result_file import read_result
 from edge.errors import BenchError, InputError
 
-Measurement = Mapping[str, Any]
 EVALUATION = ("told", "calibration", "truths")
 """Keys that only an `evaluation.json` has."""
+NOT_TOLD = "not told"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one file says of one kind of machine."""
+    """What one file says."""
 
     file: str
     kind: str
     machine: Mapping[str, Any]
-    """Of the first measurement, as the file has it; empty where it has none."""
-    measurements: tuple[Measurement, ...]
-    """Most files hold one."""
+    """Empty where the file has none."""
+    content: Mapping[str, Any]
 
     @property
     def machine_kind(self) -> MachineKind:
@@ -50,37 +47,61 @@ def find(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def read(file: Path) -> list[Result]:
-    """Read a file into a result for each kind of machine that it was measured on.
+def read(file: Path) -> Result:
+    """Read a result; a file says in "bench" what it is, an evaluation is known by what it holds.
 
     Raises:
-        BenchError: it cannot be read, or is of no kind that is known.
+        BenchError: it cannot be read, or is no result.
     """
     content = read_result(file)
-    measurements = [content] if "machine" in content else _several(content) or [content]
-    kind = content.get("bench") or measurements[0].get("bench")
+    kind = content.get("bench")
     if kind is None and all(key in content for key in EVALUATION):
         kind = "evaluation"
     if not isinstance(kind, str):
         raise BenchError(f"{file} is no result of a bench that this report knows, or one of an older format")
-    of_machines: dict[MachineKind, list[Measurement]] = {}
-    for one in measurements:
-        of_machines.setdefault(machine_kind(_machine(one)), []).append(one)
-    return [Result(_named(file), kind, _machine(ones[0]), tuple(ones)) for ones in of_machines.values()]
+    whole, here, machine = file.resolve(), Path.cwd(), content.get("machine")
+    name = str(whole.relative_to(here) if whole.is_relative_to(here) else file)
+    return Result(name, kind, machine if isinstance(machine, dict) else {}, content)
 
 
-def _named(file: Path) -> str:
-    """Name a file as shortly as possible: from the current folder, where the file is below that."""
-    whole, here = file.resolve(), Path.cwd()
-    return str(whole.relative_to(here) if whole.is_relative_to(here) else file)
+class Machines:
+    """Letters for kinds of machines, in the order in which results name them."""
 
+    def __init__(self, results: Sequence[Result]) -> None:
+        self._machines = {result.machine_kind: result.machine for result in results if result.machine}
 
-def _several(content: Mapping[str, Any]) -> list[Measurement]:
-    """Take the measurements of a file that each have a machine of their own."""
-    lists = [value for value in content.values() if isinstance(value, list) and value]
-    return next((ones for ones in lists if all(isinstance(one, dict) and "machine" in one for one in ones)), [])
+    def name(self, kind: MachineKind) -> str:
+        """As `machine A`."""
+        place = list(self._machines).index(kind)
+        letters = string.ascii_uppercase
+        return "machine " + (letters[place // 26 - 1] if place >= 26 else "") + letters[place % 26]
 
+    def table(self) -> Table:
+        """What each is."""
+        columns = ("machine", "processor", "vector extensions", "cores", "governor", "memory, MB", "virtual", "kernel")
+        rows = [
+            (
+                self.name(kind).removeprefix("machine "),
+                kind.processor or NOT_TOLD,
+                ", ".join(kind.extensions) or "none",
+                cell(kind.cores) + ("" if kind.cpu_quota is None else f", of {kind.cpu_quota:g} the time"),
+                kind.governor or NOT_TOLD,
+                *(cell(machine.get(key)) for key in ("memory_mb", "is_virtual", "kernel")),
+            )
+            for kind, machine in self._machines.items()
+        ]
+        return Table("", columns, rows)
 
-def _machine(content: Measurement) -> Mapping[str, Any]:
-    told = content.get("machine")
-    return told if isinstance(told, dict) else {}
+    def source(self, result: Result) -> str:
+        """A sentence on where a result comes from: file, machine, commit, time, load, libraries."""
+        machine, versions, load = result.machine, result.machine.get("versions"), result.machine.get("load")
+        if not machine:
+            return f"{result.file}: no machine told"
+        facts = [
+            self.name(result.machine_kind),
+            f"commit {machine.get('commit') or NOT_TOLD}",
+            str(machine.get("at_utc") or "time not told"),
+            *([f"load {cell(load[0])}"] if isinstance(load, list) and load else []),
+            *(f"{name} {version}" for name, version in (versions.items() if isinstance(versions, dict) else ())),
+        ]
+        return f"{result.file}: {', '.join(facts)}"

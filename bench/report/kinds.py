@@ -6,22 +6,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from bench.recipes.rows import FIGURES
 from bench.report import plots
 from bench.report.tables import Record
-from bench.targets import COST_PER_TILE_WITHIN, READY_S
-
-FIRST_IMPORTS = 8
-FOLD_FIGURES = {
-    "tile_ap": "tile AP, all",
-    "tile_ap_clear": "tile AP",
-    "picture_auroc": "picture AUROC",
-    "pixel_ap": "pixel AP",
-    "study_f1": "F1, study's rule",
-    "pointing": "pointing",
-    "pointing_near": "within 16 px",
-    "hit": "defects hit",
-    "rejected": "good frames rejected",
-}
 
 
 @dataclass(frozen=True)
@@ -45,17 +32,13 @@ class Kind:
 
 def _end_to_end_notes(one: Record) -> Iterator[str]:
     if (ended := one.get("ended", "whole")) != "whole":
-        yield f"This run is not whole, and nothing of it counts for a target: {ended}."
+        yield f"This run is not whole, and nothing of it counts: {ended}."
 
 
 def _end_to_end_plots(one: Record) -> Iterator[Markup]:
     if processor := one["saturated"] and one["saturated"].get("processor"):
         time_ms = {"inference": processor["inference_ms"], **processor["rest_ms"]}
         yield plots.stacks({"service": time_ms}, "Processor time of a frame", "ms of processor time", "inference")
-    if latency := one["window"] and one["window"]["latency"]:
-        shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "most": 1.0}
-        marked = {name: (share, latency[name]) for name, share in shares.items()}
-        yield plots.cumulative(latency["bins"], marked, "Latency from capture to event")
 
 
 def _stages_plots(one: Record) -> Iterator[Markup]:
@@ -65,13 +48,6 @@ def _stages_plots(one: Record) -> Iterator[Markup]:
             frames.setdefault(f"{row['size']}, {row['tiles']} tiles", {})[row["stage"]] = row["ms"]["median"]
     if frames:
         yield plots.stacks(frames, "Time per stage of a frame with defects", "ms per frame", "infer")
-    if costs := one["cost_per_tile"]:
-        ways = {"the whole way": "whole_ms_per_tile", "the engine by itself": "bare_ms_per_tile"}
-        drawn = {name: [(cost["tiles"], cost[key]["median"]) for cost in costs] for name, key in ways.items()}
-        cheapest = min(ms for _, ms in drawn["the whole way"])
-        limit = f"up to {COST_PER_TILE_WITHIN:.0%} above the cheapest"
-        band = (cheapest, cheapest * (1 + COST_PER_TILE_WITHIN), limit)
-        yield plots.lines(drawn, "What a tile costs", "tiles per frame", "ms per tile", band)
 
 
 def _stages_view(one: Record) -> Record:
@@ -83,11 +59,6 @@ def _stages_view(one: Record) -> Record:
         else value
         for key, value in one.items()
     }
-
-
-def _startup_view(one: Record) -> Record:
-    imports = [{"library": name, "ms": ms} for name, ms in one["imports_ms"].items()]
-    return {**one, "imports_ms": imports[:FIRST_IMPORTS]}
 
 
 def _startup_plots(one: Record) -> Iterator[Markup]:
@@ -106,12 +77,13 @@ def _peers_plots(one: Record) -> Iterator[Markup]:
 
 
 def _map_cost_plots(one: Record) -> Iterator[Markup]:
-    """A plot for each engine and precision."""
+    """A plot for each engine and precision; rows of before have PyTorch's ways to a map, too."""
     ratios: dict[str, dict[str, tuple[float, Record]]] = {}
-    for row in sorted(one["rows"], key=lambda row: (row["model"], row["way"], row["method"], row["batch"])):
+    for row in sorted(one["rows"], key=lambda row: (row["model"], row["method"], row["batch"])):
         if row["cost"]:
-            way = [row["way"]] if row["way"] not in ("graph", row["method"]) else []
-            name = " ".join([row["model"], row["method"], *way, *([f"by {row['batch']}"] if row["batch"] > 1 else [])])
+            way = row.get("way", "graph")
+            words = [row["model"], row["method"], *([] if way in ("graph", row["method"]) else [way])]
+            name = " ".join([*words, *([f"by {row['batch']}"] if row["batch"] > 1 else [])])
             of_engine = ratios.setdefault(f"{row['engine']}, {row['precision']}", {})
             of_engine[name] = (row["cost"]["ratio"], row["cost"]["ratio_spread"])
     for engine, each in ratios.items():
@@ -131,7 +103,7 @@ def _recipe_view(one: Record) -> Record:
         "folds": len(one["folds"]),
         "seeds": len({fold["seed"] for fold in one["folds"]}),
     }
-    for figure, heading in FOLD_FIGURES.items():
+    for figure, heading in FIGURES.items():
         values = [fold[figure] for fold in one["folds"] if fold[figure] is not None]
         row[heading] = f"{statistics.fmean(values):.3f} ± {statistics.pstdev(values):.2f}" if values else None
     return {"": [row] if one["folds"] else []}
@@ -188,10 +160,8 @@ KINDS = (
     Kind(
         name="startup",
         title="Start",
-        told="From the start of the process to READY and to the first verdict. Medians (lowest to highest). READY with "
-        f"a model cache is to take less than {READY_S:g} s.",
+        told="From the start of the process to READY and to the first verdict. Medians (lowest to highest).",
         plots=_startup_plots,
-        view=_startup_view,
     ),
     Kind(
         name="tune",

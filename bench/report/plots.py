@@ -1,13 +1,13 @@
 """The report's plots, by matplotlib. What a plot shows stands in a table too, for Markdown has no plots."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from bench.report.tables import shown
-from train.drawing import COLOURS, MARKERS, report_style, to_svg
+from train.drawing import COLOURS, report_style, to_svg
 
 WIDTH_IN, BAR_IN, MARGIN_IN = 8.4, 0.32, 1.2
 LONGEST_NAME = 60
@@ -68,51 +68,6 @@ def stacks(each: Mapping[str, Mapping[str, float]], title: str, unit: str, witho
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(unit if panel is each else f"{unit}, without {without}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
-    return _captioned(figure, title)
-
-
-@report_style()
-def lines(
-    each: Mapping[str, Sequence[tuple[float, float]]], title: str, across: str, up: str, band: tuple[float, float, str]
-) -> Markup:
-    """Draw points and lines through them, over an axis of doublings and from zero up.
-
-    Args:
-        band: from where to where values may lie, and what it is.
-    """
-    figure = Figure((WIDTH_IN, 3.6))
-    axes = figure.subplots()
-    axes.axhspan(band[0], band[1], color=COLOURS[6], alpha=0.25, label=band[2])
-    for number, (name, points) in enumerate(each.items()):
-        xs, ys = zip(*points, strict=True)
-        axes.plot(xs, ys, marker=MARKERS[number % len(MARKERS)], linestyle=("-", "--")[number % 2], label=name)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(xs, [shown(x) for x in xs])
-    axes.margins(y=0.1)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    return _captioned(figure, title)
-
-
-@report_style()
-def cumulative(bins: Sequence[tuple[float, int]], marked: Mapping[str, tuple[float, float]], title: str) -> Markup:
-    """Draw which share of frames was no later.
-
-    Args:
-        bins: upper ends in ms, ascending, and frames in each.
-        marked: by name a share and its ms.
-    """
-    figure = Figure((WIDTH_IN, 3.0))
-    axes = figure.subplots()
-    axes.ecdf([ms for ms, _ in bins], [count for _, count in bins])
-    for number, (name, (share, ms)) in enumerate(marked.items()):
-        shape = MARKERS[number % len(MARKERS)]
-        axes.plot([ms], [share], shape, color=COLOURS[5], label=f"{name} {shown(ms)} ms", clip_on=False)
-    axes.set_xlabel("ms from capture to event, at most")
-    axes.set_ylabel("share of frames")
-    axes.legend(loc="lower right")
     return _captioned(figure, title)
 
 

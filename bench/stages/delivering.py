@@ -25,11 +25,9 @@ from edge.delivery.journal.journalling import Journalling
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.publisher import Publisher
 from edge.errors import BenchError
-from edge.wire.events import CountedEvent, Message, VerdictEvent, header_of, to_frames
+from edge.wire.events import CountedEvent, Message, VerdictEvent, header_of
 
 WITHIN_SECONDS = 30.0
-GROUP = 32
-"""Events that share a commit where many come; the publisher lets up to 256 do so."""
 KEEP_BYTES = 4 << 30
 KEEP_SECONDS = 1e9
 
@@ -53,13 +51,10 @@ def grab(prepared: Prepared, at_end: ExitStack) -> Stage:
         drawn = to_rgb(pattern(camera.fired, prepared.hw), "Mono8")
         require(np.array_equal(arrived.frame.image, drawn), "that the frame's pixels are those of the camera's picture")
 
-    height, width = prepared.hw
     return Stage(
         "grab",
         camera.shoot,
         check,
-        bytes_read=height * width,
-        bytes_written=prepared.picture.nbytes,
         helpers=(camera.pid,),
         seconds=camera.seconds,
     )
@@ -115,18 +110,17 @@ class _Camera:
         return news
 
 
-def journal(prepared: Prepared, at_end: ExitStack, *, heatmap: bool, group: bool) -> Stage:
+def journal(prepared: Prepared, at_end: ExitStack, *, heatmap: bool) -> Stage:
     """The event of a frame with defects, numbered, kept and synced to the disk, as the publisher has it done.
 
     The journal lies where temporary files do.
 
     Args:
         heatmap: whether the event carries its heatmap.
-        group: whether as many share a commit as do where many come; else it has one by itself.
     Raises:
         BenchError: the journal takes no events there.
     """
-    frames, message = GROUP if group else 1, prepared.message("always" if heatmap else "never")
+    message = prepared.message("always" if heatmap else "never")
     place = Path(at_end.enter_context(tempfile.TemporaryDirectory()))
     journalling = Journalling("bench", "0" * 32, place, KEEP_SECONDS, KEEP_BYTES, lambda _: {})
     at_end.callback(journalling.close)
@@ -142,28 +136,19 @@ def journal(prepared: Prepared, at_end: ExitStack, *, heatmap: bool, group: bool
 
     def check(kept: list[Message]) -> None:
         require_kept()
-        require(len(kept) == frames, "that all its events were kept")
-        first = kept[0].event
-        assert isinstance(first, CountedEvent)
-        stored = reader.read(
-            first.seq - 1, through_seq=first.seq + frames - 1, at_most_bytes=sys.maxsize, heatmaps=True
-        ).records
+        event = kept[0].event
+        assert isinstance(event, CountedEvent)
+        stored = reader.read(event.seq - 1, through_seq=event.seq, at_most_bytes=sys.maxsize, heatmaps=True).records
         require(
-            [record.header for record in stored] == [header_of(one.event) for one in kept]
-            and {record.heatmap for record in stored} == {message.png},
+            [(record.header, record.heatmap) for record in stored] == [(header_of(event), message.png)],
             "that the journal holds what was to be kept",
         )
 
-    # Of the events alone: SQLite writes whole pages, and each of them twice.
-    size = frames * (len(header_of(message.event)) + len(message.png or b""))
     return Stage(
         "journal",
-        lambda: journalling.commit([message] * frames),
+        lambda: journalling.commit([message]),
         check,
-        bytes_read=size,
-        bytes_written=size,
-        variant=f"{'group' if group else 'one'}, {'heatmap' if heatmap else 'no heatmap'}",
-        frames=frames,
+        variant="heatmap" if heatmap else "no heatmap",
     )
 
 
@@ -180,13 +165,10 @@ def publish(prepared: Prepared, at_end: ExitStack, *, heatmap: bool) -> Stage:
     way = _ToSubscriber(prepared.message("always" if heatmap else "never"))
     at_end.callback(way.close)
     way.await_subscriber()
-    size = sum(map(len, to_frames(way.sent)))
     return Stage(
         "publish",
         way.send,
         check=lambda heard: require(heard == Heard.of(way.sent, heard.at_ns), "that what was heard is what was sent"),
-        bytes_read=size,
-        bytes_written=size,
         variant="heatmap" if heatmap else "no heatmap",
         helpers=(way.pid,),
         seconds=lambda heard: (heard.at_ns - way.sent_ns) / 1e9,

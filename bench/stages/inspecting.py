@@ -46,10 +46,7 @@ def tile(prepared: Prepared) -> Stage:
                 require(np.array_equal(cut[number % INPUTS, place], expected), "that all tiles were cut")
         cut[:] = 0  # the next run has to write them anew
 
-    height, width = grid.frame_hw
-    # Of a frame that is lower or narrower than a tile, there is no more to read.
-    read = tiles * min(side, height) * min(side, width) * RGB
-    return Stage("tile", run, check, read, tiles * side * side * RGB)
+    return Stage("tile", run, check)
 
 
 class ReadyInputs:
@@ -100,13 +97,11 @@ class ReadyInputs:
 
 def infer(prepared: Prepared) -> Stage:
     """The engine by itself on as many tiles as the frame has, which are tiles of the frame."""
-    ready, tiles, side = ReadyInputs(prepared), len(prepared.grid), prepared.grid.tile_px
+    ready, tiles = ReadyInputs(prepared), len(prepared.grid)
     return Stage(
         "infer",
         run=lambda: ready.infer(tiles),
         check=lambda logits: require_answers(logits, prepared),
-        bytes_read=tiles * side * side * RGB,
-        bytes_written=prepared.logits.nbytes + prepared.maps.nbytes,
     )
 
 
@@ -132,8 +127,6 @@ def stitch(prepared: Prepared) -> Stage:
         "stitch",
         run=lambda: prepared.stitcher.stitch(prepared.maps),
         check=lambda found: require(np.array_equal(found, prepared.heatmap), "that the heatmap is that of the frame"),
-        bytes_read=prepared.maps.nbytes,
-        bytes_written=prepared.heatmap.nbytes,
     )
 
 
@@ -166,8 +159,6 @@ def judging(prepared: Prepared, *, defects: bool) -> Stage:
         "judge",
         run=lambda: judge(prepared.logits, prepared.maps, stitched, thresholds),
         check=check,
-        bytes_read=prepared.logits.nbytes + prepared.maps.nbytes + (prepared.heatmap.nbytes if defects else 0),
-        bytes_written=0,
         variant="defects" if defects else "good",
     )
 
@@ -184,8 +175,6 @@ def whole(prepared: Prepared, *, defects: bool) -> Stage:
         "whole",
         run=lambda: prepared.judgement(setup),
         check=lambda found: require(same(found, expected), "that the frame is judged as it was before"),
-        bytes_read=prepared.picture.nbytes,
-        bytes_written=prepared.heatmap.nbytes,
         variant="defects" if defects else "good",
     )
 
@@ -226,7 +215,5 @@ def encode(prepared: Prepared, *, heatmap: bool) -> Stage:
         "encode",
         run,
         check,
-        bytes_read=judgement.heatmap.nbytes if heatmap else 0,
-        bytes_written=sum(map(len, run())),
         variant="heatmap" if heatmap else "no heatmap",
     )

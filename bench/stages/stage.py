@@ -1,17 +1,16 @@
 """A stage of a frame's way, all by itself, ready to be done over and over; and what it costs."""
 
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from bench.processes import cpu_ns, page_faults
+from bench.processes import cpu_ns
 from bench.spread import Spread
 from edge.errors import BenchError
 
@@ -22,7 +21,7 @@ AT_REST_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Stage:
-    """One way to do one stage of one frame, or of a group of events."""
+    """One way to do one stage of one frame."""
 
     name: str
     run: Callable[[], Any]
@@ -33,14 +32,8 @@ class Stage:
     Raises:
         BenchError: it is not: its time would be no figure.
     """
-    bytes_read: int
-    """Of what one run is given; what it makes for itself in between is no part of it."""
-    bytes_written: int
-    """Of what one run makes."""
     variant: str = ""
     """Which of the ways to do it; empty where there is but one."""
-    frames: int = 1
-    """That one run does, or events."""
     helpers: Sequence[int] = ()
     """Ids of other processes that do a part of it."""
     seconds: Callable[[Any], float] | None = None
@@ -61,7 +54,7 @@ def require(holds: bool, what: str) -> None:
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a stage, per frame or per event."""
+    """Of a stage, per frame."""
 
     ms: Spread
     """Of the rounds' medians."""
@@ -69,10 +62,6 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """Of all runs."""
     cpu_ms: float
     """Processor time of all processes that have a part in it, also shortly after it is done: threads may spin."""
-    bytes_read: int
-    bytes_written: int
-    page_faults: float
-    """Pages that the kernel had to map meanwhile, in all processes that have a part in it: fresh memory, mostly."""
 
 
 class Recorder:
@@ -85,36 +74,32 @@ class Recorder:
     def __init__(self, stage: Stage, done: Callable[[], None]) -> None:
         self.stage, self._done = stage, done
         self._rounds: list[list[float]] = []
-        """Seconds per frame, of each run."""
-        self._used: list[_Used] = []
-        """Per frame, of each round."""
+        """Seconds of each run."""
+        self._cpu_ns: list[float] = []
+        """Processor time per frame, of each round."""
 
     def settle(self) -> None:
         """A round of some frames that does not count."""
         self(SETTLE_FRAMES)
         self._rounds.clear()
-        self._used.clear()
+        self._cpu_ns.clear()
 
     def __call__(self, frames: int) -> None:
-        """A round of so many frames, or one run where that does more."""
+        """A round of so many frames."""
         stage, seconds = self.stage, list[float]()
-        runs = max(1, frames // stage.frames)
-        before = _Used.now(stage.helpers)
-        for _ in range(runs):
+        before_ns = _cpu_ns(stage.helpers)
+        for _ in range(frames):
             began = perf_counter()
             made = stage.run()
             took = perf_counter() - began
-            seconds.append((took if stage.seconds is None else stage.seconds(made)) / stage.frames)
+            seconds.append(took if stage.seconds is None else stage.seconds(made))
         rests_ns = time.thread_time_ns()
         time.sleep(AT_REST_SECONDS)
         rests_ns = time.thread_time_ns() - rests_ns
-        after = _Used.now(stage.helpers)
+        after_ns = _cpu_ns(stage.helpers)
         stage.check(made)
-        in_all = runs * stage.frames
         self._rounds.append(seconds)
-        self._used.append(
-            _Used((after.cpu_ns - before.cpu_ns - rests_ns) / in_all, (after.page_faults - before.page_faults) / in_all)
-        )
+        self._cpu_ns.append((after_ns - before_ns - rests_ns) / frames)
         self._done()
 
     @property
@@ -127,20 +112,10 @@ class Recorder:
         return Cost(
             ms=Spread.of(self.medians_ms),
             p99_ms=float(np.percentile(np.concatenate(self._rounds), 99)) * 1e3,
-            cpu_ms=median(one.cpu_ns for one in self._used) / 1e6,
-            bytes_read=round(self.stage.bytes_read / self.stage.frames),
-            bytes_written=round(self.stage.bytes_written / self.stage.frames),
-            page_faults=median(one.page_faults for one in self._used),
+            cpu_ms=median(self._cpu_ns) / 1e6,
         )
 
 
-class _Used(NamedTuple):
-    """By this process and some others since they began."""
-
-    cpu_ns: float
-    page_faults: float
-
-    @classmethod
-    def now(cls, others: Sequence[int]) -> "_Used":
-        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt + sum(map(page_faults, others))
-        return cls(time.process_time_ns() + sum(map(cpu_ns, others)), faults)
+def _cpu_ns(others: Sequence[int]) -> int:
+    """Of this process and some others since they began."""
+    return time.process_time_ns() + sum(map(cpu_ns, others))

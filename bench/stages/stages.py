@@ -7,15 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from bench.file_system import file_system
-from bench.proven import engine_in
-from bench.spread import Spread
+from bench.engine_process import engine_in
+from bench.machine import file_system
+from bench.spread import Spread, turns
 from bench.stages.delivering import grab, journal, publish
 from bench.stages.inspecting import encode, infer, judging, stitch, tile, whole
 from bench.stages.prepared import Prepared, prepare
 from bench.stages.stage import Cost, Recorder, Stage
 from bench.stages.tile_counts import TileCost, measure_tile_counts, spread_of_cost
-from bench.turns import turns
 from edge.bundle import Bundle
 from edge.inference import Precision
 
@@ -28,10 +27,8 @@ STAGES: Mapping[str, Callable[[Prepared, ExitStack], Stage]] = {
     "judge (defects)": lambda prepared, _: judging(prepared, defects=True),
     "encode (no heatmap)": lambda prepared, _: encode(prepared, heatmap=False),
     "encode (heatmap)": lambda prepared, _: encode(prepared, heatmap=True),
-    "journal (one, no heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=False, group=False),
-    "journal (one, heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=True, group=False),
-    "journal (group, no heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=False, group=True),
-    "journal (group, heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=True, group=True),
+    "journal (no heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=False),
+    "journal (heatmap)": lambda prepared, at_end: journal(prepared, at_end, heatmap=True),
     "publish (no heatmap)": lambda prepared, at_end: publish(prepared, at_end, heatmap=False),
     "publish (heatmap)": lambda prepared, at_end: publish(prepared, at_end, heatmap=True),
 }
@@ -40,7 +37,7 @@ ROUNDS, FRAMES = 15, 8
 """Of all stages in turns, and of each stage in a round."""
 STACKED = (
     *("grab", "tile", "infer", "stitch", "judge (defects)"),
-    *("encode (heatmap)", "journal (one, heatmap)", "publish (heatmap)"),
+    *("encode (heatmap)", "journal (heatmap)", "publish (heatmap)"),
 )
 """Those that one frame with defects goes through, from the camera to a subscriber."""
 WHOLE = ("good", "defects")
@@ -209,7 +206,7 @@ def to_facts(found: StagesBench) -> dict[str, str]:
     }
     for row in found.rows:
         name = f"{row.stage} ({row.variant})" if row.variant else row.stage
-        facts[f"{row.size}: {name}"] = f"{_in_words(row)}; reads {_mb(row.bytes_read)}, writes {_mb(row.bytes_written)}"
+        facts[f"{row.size}: {name}"] = _in_words(row)
     for way in found.whole:
         facts[f"{way.size}: whole ({way.variant})"] = (
             f"{_in_words(way)}; its stages {way.stages_ms:.2f} ms, hand-offs {way.hand_offs_ms:.2f} ms; "
@@ -225,8 +222,4 @@ def to_facts(found: StagesBench) -> dict[str, str]:
 
 
 def _in_words(cost: Cost) -> str:
-    return f"{cost.ms:.3f} ms, p99 {cost.p99_ms:.3f}; CPU {cost.cpu_ms:.3f} ms; {cost.page_faults:.0f} page faults"
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.3f} MB"
+    return f"{cost.ms:.3f} ms, p99 {cost.p99_ms:.3f}; CPU {cost.cpu_ms:.3f} ms"

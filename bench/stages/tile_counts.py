@@ -8,11 +8,10 @@ from time import perf_counter
 import msgspec
 
 from bench.pipelined import inspect_pipelined
-from bench.spread import Spread
+from bench.spread import Spread, turns
 from bench.stages.inspecting import ReadyInputs, require_answers, same
 from bench.stages.prepared import Prepared, prepare, size_of
 from bench.stages.stage import AT_REST_SECONDS
-from bench.turns import turns
 from edge.bundle import Bundle, ProvenEngine
 from edge.errors import BenchError
 
@@ -95,7 +94,7 @@ class _Way:
         prepared, inspector = self.prepared, self.prepared.defective.inspector
         shown = (prepared.frame() for _ in range(frames))
         began = perf_counter()
-        judged = inspect_pipelined(prepared.engine, inspector, shown, inspector.finish)
+        judged = inspect_pipelined(prepared.engine, inspector.start, shown, inspector.finish)
         seconds = perf_counter() - began
         if len(judged) != frames or not all(same(one, self._expected) for one in judged):
             raise BenchError(f"not all of {frames} frames were judged as before, so their time says nothing; report it")

@@ -14,8 +14,7 @@ import cv2
 import msgspec
 import numpy as np
 
-from bench.end_to_end.line import Line, Told
-from bench.end_to_end.window import due_ns, hear_to_the_end, settle
+from bench.end_to_end.line import Line, Told, due_ns
 from bench.tune.shown import Shown
 from bench.tune.trial import Answers
 from bench.watched_line import Keys, WatchedLine
@@ -82,10 +81,10 @@ def on_the_line(
         ) as watched:
             line = Line(watched, partial(require_as_others, engine, answers))
             settles_ns = round(max(SETTLE_SECONDS, SETTLE_FRAMES / slowest_fps) * 1e9)
-            began_ns = settle(line, len(shown)) + settles_ns
+            began_ns = line.settle(len(shown)) + settles_ns
             ended_ns = began_ns + round(seconds * 1e9)
             told = line.hear_until(ended_ns)
-            hear_to_the_end(line, told, len(shown), lambda one: _due_ns(one, told, rates) >= ended_ns)
+            line.hear_to_the_end(told, len(shown), lambda one: _due_ns(one, told, rates) >= ended_ns)
             watched.stop()
         seen = came_of(told, rates, began_ns, ended_ns, not_heard=watched.not_heard)
         if not seen.latencies_ms:

@@ -13,7 +13,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from bench.tune.shown import Shown
-from bench.tune.trial import Answers, paced, rushed
+from bench.tune.trial import Answers, Trial
 from edge.bundle.golden import GoldenTilesError
 from edge.config import LineConfig
 from edge.config.engine import EngineConfig
@@ -39,9 +39,7 @@ class Tried(msgspec.Struct, kw_only=True):
     times_as_fast: list[float] = []
     """Of the asked rate: highest rate, in each round."""
     latencies_ms: list[float] = []
-    """Of all frames, at the asked rate."""
-    lost: int = 0
-    """Frames that were not inspected at the asked rate, in all rounds."""
+    """Of all frames that were shown one at a time."""
     left_out: str | None = None
     """Why it cannot be used on this machine."""
 
@@ -51,17 +49,12 @@ class Tried(msgspec.Struct, kw_only=True):
         return float(np.median(self.times_as_fast)) if self.times_as_fast else 0.0
 
     @property
-    def is_fast_enough(self) -> bool:
+    def sustains(self) -> bool:
         """Whether the asked rate leaves headroom to the highest."""
         return self.fastest * HEADROOM >= 1
 
-    @property
-    def sustains(self) -> bool:
-        """Whether it keeps up with the asked rate, with headroom."""
-        return not self.lost and self.is_fast_enough
-
     def latency_ms(self, percentile: float = RANKED_AT) -> float:
-        """Of a frame; infinite where none was inspected at the asked rate."""
+        """Of a frame by itself; infinite where none was shown so."""
         return float(np.percentile(self.latencies_ms, percentile)) if self.latencies_ms else math.inf
 
     def in_words(self) -> str:
@@ -71,7 +64,7 @@ class Tried(msgspec.Struct, kw_only=True):
         words = [f"{self.fastest:.2f} times the rate"]
         if self.latencies_ms:
             words = [f"p50 {self.latency_ms(50):.1f} ms, p90 {self.latency_ms(90):.1f} ms", *words]
-        return ", ".join(words + ([f"frames lost: {self.lost}"] if self.lost else []))
+        return ", ".join(words)
 
 
 def search(
@@ -101,7 +94,7 @@ def search(
         if one.left_out is None:
             with opened(one, config) as setup:
                 if setup is not None:
-                    rush(one, setup, shown, seconds, answers)
+                    one.times_as_fast.append(Trial(setup, shown, answers).times_as_fast(seconds / 2))
         if one.left_out is not None:
             refused[of_its_kind] = one.left_out
         say(f"  {one.engine}: {one.in_words()}")
@@ -109,31 +102,19 @@ def search(
     best = max((one.fastest for one in left), default=0.0)
     left = [one for place, one in enumerate(left) if place < ENOUGH or one.fastest >= FAR_BEHIND * best]
     while len(left) > 1:
-        say(f"{len(left)} settings: how late are frames at the asked rate, where they keep up with it?")
+        say(f"{len(left)} settings: how long does a frame take, where they keep up with the rate?")
         for one in left:
             with opened(one, config) as setup:
                 if setup is not None:
-                    look(one, setup, shown, seconds, answers)
+                    trial = Trial(setup, shown, answers)
+                    one.times_as_fast.append(trial.times_as_fast(seconds / 2))
+                    if one.sustains:
+                        one.latencies_ms += trial.alone_ms(seconds)
             say(f"  {one.engine}: {one.in_words()}")
         left = rank([one for one in left if one.left_out is None])
         left = left[: math.ceil(len(left) / 2)][::-1]
         seconds *= 2
     return left[0] if left else None
-
-
-def look(one: Tried, setup: Setup, shown: Sequence[Shown], seconds: float, answers: Answers) -> None:
-    """Show frames to one candidate as fast as it goes, and at the asked rate if it can keep up with that at all."""
-    rush(one, setup, shown, seconds, answers)
-    if not one.is_fast_enough:
-        return
-    latencies_ms, lost = paced(setup, shown, seconds, answers)
-    one.latencies_ms += latencies_ms
-    one.lost += lost
-
-
-def rush(one: Tried, setup: Setup, shown: Sequence[Shown], seconds: float, answers: Answers) -> None:
-    """Show frames to one candidate as fast as it goes, for half of that time."""
-    one.times_as_fast.append(rushed(setup, shown, seconds / 2, answers))
 
 
 def rank(tried: Sequence[Tried]) -> list[Tried]:

@@ -9,12 +9,12 @@ import numpy as np
 from msgspec.structs import replace
 
 from bench.spread import Spread
+from bench.spread import turns as in_order
 from bench.tune.candidates import candidates, spelled_out
 from bench.tune.on_the_line import OnTheLine, on_the_line
 from bench.tune.search import RANKED_AT, Tried, opened, search
 from bench.tune.shown import Shown, shown_by
 from bench.tune.trial import Answers
-from bench.turns import turns as in_order
 from edge.bundle import Bundle, open_bundle
 from edge.config import LineConfig, engine_keys_set, load_config
 from edge.config.engine import EngineConfig

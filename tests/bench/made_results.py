@@ -6,27 +6,25 @@ from typing import Any
 
 import msgspec
 
+from bench.bare_engine import Settings
 from bench.end_to_end.end_to_end import EndToEnd
 from bench.end_to_end.highest import Highest
 from bench.end_to_end.idle import Idle
-from bench.end_to_end.latency import Latency
 from bench.end_to_end.line import Told
 from bench.end_to_end.saturated import Processor, Saturated
-from bench.end_to_end.window import Window
-from bench.engine_settings import Settings
-from bench.flops_rows import Flops, FlopsBench, MapAdds
+from bench.end_to_end.window import Latency, Window
+from bench.flops import Flops, FlopsBench, MapAdds
 from bench.machine import Machine
-from bench.map_cost.rows import Cost as MapCost
-from bench.map_cost.rows import MapCosts, Row
+from bench.map_cost.plan import Cost as MapCost
+from bench.map_cost.plan import MapCosts, Row
 from bench.peers.peers import PeersBench, SystemSpeed
-from bench.peers.systems import ENGINE, OURS, Cannot, SystemName
-from bench.rate_search import Trial
+from bench.peers.systems import ENGINE, OURS, SystemName
 from bench.recipes.rows import FoldFigures, RecipeResult
-from bench.result_file import new_report, write_result
+from bench.result_file import keep, new_report
 from bench.spread import Spread
 from bench.stages.stages import StageCost, StagesBench, WholeWay
 from bench.stages.tile_counts import TileCost
-from bench.startup.startup import Starts, StartUp
+from bench.startup import Starts, StartUp
 from edge.wire.events import BundleName, Times, VerdictEvent
 
 MODEL = "mobilenetv3_large_d"
@@ -48,15 +46,19 @@ def a_machine(**changed: Any) -> dict[str, object]:
 
 
 def end_to_end() -> EndToEnd:
-    held = Trial(
-        asked_fps=14.5, seconds=6.0, came_fps=14.5, frames=87, lost={}, latency_p50_ms=64.25, latency_p99_ms=71.5,
-        latency_growth_ms=0.5, cpu_ms_per_frame={"service": 120.0}, kept_up=True,
+    window = Window(
+        rate_fps=11.6, seconds=300.0, frames=3480, came_fps=11.6, inspected=100, dropped={}, failed={}, unheard=0,
+        late=0, late_after_ms=172.0, latency=Latency(p50=32.5, p95=43.5, p99=44.5, most=44.75), latency_growth_ms=0.5,
+        camera_late_p99_ms=0.375, jitter_periods=0.141, verdicts={"GOOD": 88, "DEFECT": 12},
+        cpu_cores={"service": 1.61, "cameras": 0.04}, pss_mb=314.0, most_mb=402.0, pictures_mb=120.5,
     )  # fmt: skip
-    lossy = msgspec.structs.replace(held, asked_fps=15.5, lost={"dropped.overload": 1}, kept_up=False)
+    held = msgspec.structs.replace(window, rate_fps=14.5, came_fps=14.5)
+    lost = "lost: dropped.overload 1"
+    lossy = msgspec.structs.replace(held, rate_fps=15.5, dropped={"overload": 1}, not_kept_up=lost)
     return EndToEnd(
         bundle="m.bundle", model=MODEL, method="cam", precision="bf16", frame_hw=(2048, 2448), cameras=1,
-        waiting_frames=4, tiles_per_frame=120, pictures=8, defective=0.125, heatmaps="defect", journal=False,
-        engine_settings={}, quick=False, engine_alone=Settings(2, 1), engine_alone_tiles_per_s=1880.0,
+        waiting_frames=4, tiles_per_frame=120, pictures=8, defective=0.125,
+        engine_settings={}, engine_alone=Settings(2, 1), engine_alone_tiles_per_s=1880.0,
         engine_alone_tried=[(Settings(2, 1), 1880.0)],
         saturated=Saturated(
             seconds=6.0, service_tiles_per_s=spread(1820.0), service_frames_per_s=spread(15.2),
@@ -71,18 +73,11 @@ def end_to_end() -> EndToEnd:
         highest=Highest(
             rate_fps=14.5, share_of_bare=0.926, limited_by="lost: dropped.overload 1", held=[held], tried=[held, lossy]
         ),
-        window=Window(
-            rate_fps=11.6, seconds=300.0, frames=3480, came_fps=11.6, inspected=100, dropped={}, failed={}, unheard=0,
-            late=0, late_after_ms=172.0, latency=Latency.of([20.0 + 0.25 * number for number in range(100)]),
-            camera_late_p99_ms=0.375, jitter_periods=0.141, verdicts={"GOOD": 88, "DEFECT": 12},
-            cpu_cores={"service": 1.61, "cameras": 0.04}, pss_mb=314.0, most_mb=402.0, pictures_mb=120.5,
-        ),
+        window=window,
     )  # fmt: skip
 
 
-COST: dict[str, Any] = {
-    "p99_ms": 3.5, "cpu_ms": 1.75, "bytes_read": 15_040_512, "bytes_written": 18_063_360, "page_faults": 2.5,
-}  # fmt: skip
+COST: dict[str, Any] = {"p99_ms": 3.5, "cpu_ms": 1.75}
 
 
 def stages() -> StagesBench:
@@ -124,7 +119,6 @@ def startup() -> StartUp:
     return StartUp(
         bundle="m.bundle", model=MODEL, precision="bf16", frame_hw=(2048, 2448), bytes_of_bundle=8_000_000,
         repetitions=10, conditions={"warm": starts(2.35), "cached": starts(1.45)}, why_not_cold="it takes root",
-        imports_ms={"edge": 310.5, "numpy": 92.25},
     )  # fmt: skip
 
 
@@ -144,31 +138,29 @@ def peers() -> PeersBench:
             )
             for name, share in SHARES.items()
         ],
-        cannot=[Cannot("a server's SDK", "2.0", "it needs a server")], others_cpu=0.0125,
+        others_cpu=0.0125,
     )  # fmt: skip
 
 
 def map_costs(model: str = MODEL, ms: float = 1.25) -> MapCosts:
-    def row(engine: Any, way: Any, ratio: float | None) -> Row:
+    def row(engine: Any, ratio: float | None) -> Row:
         cost = None if ratio is None else MapCost(
             bare="pooling", tiles_per_round=48, ratio=ratio, ratio_spread=spread(ratio),
             map_ms_per_tile=spread(ms * ratio), bare_ms_per_tile=spread(ms), map_tiles_per_s=1e3 / ms / ratio,
         )  # fmt: skip
         return Row(
-            model=model, method="cam", fusion=None, discard_ratio=None, way=way, engine=engine, precision="f32",
-            batch=1, tile_px=224, threads=2, rounds=15, tiles=48, cost=cost,
-            not_done=None if cost else "it is not installed",
+            model=model, method="cam", fusion=None, discard_ratio=None, engine=engine, precision="f32",
+            batch=1, tile_px=224, threads=2, rounds=15, cost=cost,
+            not_done=None if cost else "it is not installed", at_utc="2026-11-26T06:32:10Z", load=[0.25, 0.5, 0.75],
         )  # fmt: skip
 
-    return MapCosts(
-        rows=[row("openvino", "graph", 1.0), row("pytorch", "hooks", 1.5), row("pytorch", "grad-cam", None)]
-    )
+    return MapCosts(rows=[row("openvino", 1.0), row("onnxruntime", 1.5), row("onnxruntime", None)])
 
 
 def flops() -> FlopsBench:
     system = Flops(
         model=MODEL, timm="mobilenetv3_large_100", map_hw=(14, 14), parameters=790_000, macs=152_100_000, gflops=0.3042,
-        macs_with_map=152_150_000, gflops_with_map=0.3043, maps=[MapAdds(method="cam", macs=50_000, operations=None)],
+        macs_with_map=152_150_000, gflops_with_map=0.3043, maps=[MapAdds(method="cam", macs=50_000)],
         study_gflops=0.22,
     )  # fmt: skip
     return FlopsBench(tile_px=224, units="MACs are multiply-adds.", study="Table 1.1 prints them.", systems=[system])
@@ -222,7 +214,7 @@ def told(number: int, due_ms: float, late_ms: float, ms: float, reason: str | No
 def write(folder: Path, kind: str, found: msgspec.Struct | None = None, **of_machine: Any) -> Path:
     """A result file of this kind, by default the one made here, on `a_machine` or one that differs in something."""
     path = folder / f"{kind}.json"
-    write_result(path, new_report(kind, a_machine(**of_machine), MADE[kind] if found is None else found))
+    keep(path, new_report(kind, a_machine(**of_machine), MADE[kind] if found is None else found))
     return path
 
 

@@ -14,10 +14,9 @@ from click.testing import CliRunner
 
 import bench.machine
 from bench.command import bench as command
-from bench.commands.common import claim, keep
+from bench.engine_process import engine_in
 from bench.machine import Machine, machine
-from bench.proven import engine_in
-from bench.result_file import read_result
+from bench.result_file import claim, keep, read_result
 from edge.errors import BenchError, BundleError, HeatlineError
 from edge.inference import Precision
 from tests.small_bundle import bundle_in
@@ -28,7 +27,7 @@ WITHOUT_EXTRAS = """
 import sys
 extras = "torch timm lightning hydra torchmetrics optuna onnx onnxscript nncf jinja2 matplotlib pytest".split()
 sys.modules.update(dict.fromkeys(extras))  # an import of one fails
-import bench.command, bench.tune.tune, bench.startup.startup, bench.stages.stages, bench.peers.peers
+import bench.command, bench.tune.tune, bench.startup, bench.stages.stages, bench.peers.peers
 from bench.machine import machine
 print(machine()["affinity"])
 """
@@ -52,7 +51,7 @@ def measure(*_, **__):
         print(folder, flush=True)
         signal.raise_signal(signal.SIGTERM)
 
-import_module("bench.startup.startup").measure_startup = measure
+import_module("bench.startup").measure_startup = measure
 bench.main(["startup"], standalone_mode=False)
 """
 

@@ -7,8 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,24 +19,20 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
-from hypothesis import strategies as st
 
 import bench.end_to_end.end_to_end as measuring
 import bench.end_to_end.highest as highest_rate
 from bench.bare_engine import BareEngine as OpenVinoAlone
-from bench.bare_engine import read_graph, unlike
+from bench.bare_engine import Settings, read_graph, unlike
 from bench.command import bench
 from bench.end_to_end.bare import Bare, Chosen, expect
 from bench.end_to_end.end_to_end import EndToEnd, Plan, measure_end_to_end
-from bench.end_to_end.latency import STEP, Latency
+from bench.end_to_end.highest import Tries
 from bench.end_to_end.line import Expected, Line, Scene, Told, missed, require_as_expected, running
 from bench.end_to_end.saturated import processor_of, taken_between
-from bench.end_to_end.window import settle, window_of
+from bench.end_to_end.window import Window, window_of
 from bench.engine_process import in_own_process
-from bench.engine_settings import Settings
 from bench.processes import ThreadTime, thread_times
-from bench.rate_search import Tries
 from bench.watched_line import Heard
 from edge.bundle import Bundle
 from edge.delivery.sockets import GONE_AFTER_MS
@@ -87,7 +82,7 @@ def test_a_real_line_is_heard_without_a_gap_and_held_to_its_pictures(scene: Scen
     """Also after it stood still; ZeroMQ hangs up on who does so for long, and its clock cannot be set."""
     heard: list[Heard] = []
     with running(scene, None, waits=True) as line:
-        settle(line, scene.cameras)
+        line.settle(scene.cameras)
         with line.watched.paused():
             time.sleep(stood_still_s)
         seen = [line.wait() for _ in range(60)]
@@ -180,40 +175,48 @@ def test_latency_counts_from_when_a_frame_was_due_and_not_from_a_late_stamp() ->
     assert window.camera_late_p99_ms == pytest.approx(4.0, rel=0.03)
 
 
-@given(st.lists(st.floats(0.01, 1e5), min_size=1, max_size=200))
-def test_percentiles_and_bins_are_those_of_the_frames(ms: list[float]) -> None:
-    latency = Latency.of(ms)
-    assert [latency.p50, latency.p95, latency.p99, latency.most] == pytest.approx(np.percentile(ms, [50, 95, 99, 100]))
-    below = 0.0
-    for upper, count in latency.bins:
-        lowest = max(below, upper / STEP)
-        assert count == sum(lowest * (1 + 1e-9) < one <= upper * (1 + 1e-9) for one in ms)
-        below = upper / STEP
-    assert sum(count for _, count in latency.bins) == len(ms)
+def at_rate(count: int, later_ms: float = 0.0, **changed: Any) -> list[Told]:
+    """A camera at 100 frames a second, each frame later by so much than the one before."""
+    return [made.told(i, 10.0 * i, 0.0, 5.0 + i * later_ms, camera="cam0", **changed) for i in range(count)]
 
 
-def test_the_highest_rate_is_a_share_of_the_engine_and_unheard_events_count_as_lost(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("of", "cameras", "why_not"),
+    [
+        (at_rate(100), 1, None),
+        (at_rate(99), 1, None),  # the window's ends may fall before or after a frame
+        (at_rate(90), 1, "cameras came at 90.0/s"),
+        (at_rate(200), 2, "cameras came at 0.0/s"),  # nothing came of the other one
+        (at_rate(100, later_ms=0.2), 1, None),  # 2 % of the time
+        (at_rate(100, later_ms=0.5), 1, "frames came later and later, by 38 ms"),
+        ([*at_rate(99), told(99, reason="dropped.overload")], 1, "lost: dropped.overload 1"),
+        ([one for one in at_rate(100) if one.number != 50], 1, "lost: unheard 1"),
+    ],
+)
+def test_a_rate_is_kept_up_with_if_all_frames_came_and_none_later_than_the_ones_before(
+    of: list[Told], cameras: int, why_not: str | None
 ) -> None:
+    assert window_of(of, cameras, 100.0, 1.0, {}, MEMORY_MB).not_kept_up == why_not
+
+
+def test_the_highest_rate_is_a_share_of_the_engine(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two cameras, by an engine that does two frames of each a second."""
-    (trial,) = made.end_to_end().highest.held  # type: ignore[union-attr]
+    window = made.end_to_end().window
+    assert window is not None
 
-    @contextmanager
-    def line(_scene: Scene, rate_fps: float, **_: object) -> Iterator[SimpleNamespace]:
-        unheard = 3 if rate_fps > 2.0 else 0
-        yield SimpleNamespace(watched=SimpleNamespace(require_cameras=lambda pids: None, not_heard=unheard))
+    def run_window(_scene: Scene, rate_fps: float, seconds: float) -> Window:
+        why = "lost: unheard 3" if rate_fps > 2.0 else None
+        return msgspec.structs.replace(window, rate_fps=rate_fps, seconds=seconds, not_kept_up=why)
 
-    monkeypatch.setattr(highest_rate, "running", line)
-    monkeypatch.setattr(
-        highest_rate, "run_trial", lambda _look, _cameras, fps, *_: msgspec.structs.replace(trial, asked_fps=fps)
-    )
+    monkeypatch.setattr(highest_rate, "run_window", run_window)
     tries = Tries(seconds=0.5, search_seconds=0.5, search=4, holds=1)
     found = highest_rate.find_highest_rate(scene, 2.0 * 2 * scene.tiles, tries, lambda _: None)
-    assert found.tried[0].asked_fps == pytest.approx(1.8)
+    assert found.tried[0].rate_fps == pytest.approx(1.8)
+    assert found.tried[0].seconds == pytest.approx(highest_rate.LEAST_FRAMES / 1.8), "long enough for some frames"
     assert found.rate_fps is not None
     assert 1.8 <= found.rate_fps <= 2.0
     assert found.share_of_bare == pytest.approx(found.rate_fps / 2.0)
-    assert [one.lost for one in found.tried if not one.kept_up][-1] == {"not heard": 3}
+    assert found.limited_by == "lost: unheard 3"
 
 
 # The bare engine.

@@ -12,8 +12,7 @@ from torch import nn
 
 from bench.classifier import Classifier
 from bench.commands.flops import flops as command
-from bench.flops import count, layer_table
-from bench.flops_rows import Flops
+from bench.flops import Flops, count, layer_table
 from edge.errors import BenchError, ConfigError
 from train.compose import read_model
 from train.config import CnnConfig, VitConfig

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import numpy as np
 import openvino
 import pytest
@@ -11,12 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 import bench.map_cost.measure as measure_module
-import bench.map_cost.sweep as sweep_module
-import bench.turns
+import bench.spread
 from bench.map_cost.graphs import WITH_MAP, ModelGraphs
-from bench.map_cost.measure import Answers, measure, unlike_the_model
-from bench.map_cost.rows import Cost, Setting
-from bench.map_cost.sweep import Asked, measured_rows, plan
+from bench.map_cost.measure import Answers, measure, measured_rows, unlike_the_model
+from bench.map_cost.plan import Cost, Setting, plan
 from bench.spread import Spread
 from edge.errors import BenchError, PrecisionError
 from edge.inference import Precision
@@ -40,7 +37,7 @@ def quiet(_line: str) -> None:
 
 
 def planned(config: CnnConfig | VitConfig, **asked: Any) -> list[Setting]:
-    return plan(config, Asked(**asked), tile_px=TILE_PX, threads=1, rounds=3, tiles=5)
+    return plan(config, tile_px=TILE_PX, threads=1, rounds=3, **asked)
 
 
 class _Small:
@@ -92,12 +89,13 @@ def test_rows_are_the_models_own_or_those_that_are_named() -> None:
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 @pytest.mark.parametrize("config", [None, *(pytest.param(one, marks=pytest.mark.long) for one in (CNN, VIT))], ids=str)
 def test_a_graph_with_a_map_is_timed_beside_the_fastest_without(
-    config: CnnConfig | VitConfig | None, engine: str
+    config: CnnConfig | VitConfig | None, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(measure_module, "SECONDS_PER_TURN", 1e-6)
     graphs: Any = Darkness() if config is None else ModelGraphs(config, TILE_PX, tiles_of(2))
     found = measured(graphs, config or CNN, engines=[engine], batches=[2])
     assert found.bare in ("pooling", "fused attention", "explicit attention")
-    assert found.tiles_per_round == 4, "whole batches"
+    assert found.tiles_per_round == 2, "whole batches"
     assert found.ratio == pytest.approx(found.map_ms_per_tile.median / found.bare_ms_per_tile.median)
     assert found.map_tiles_per_s == pytest.approx(1e3 / found.map_ms_per_tile.median)
     assert 0 < found.ratio_spread.lowest <= found.ratio_spread.median <= found.ratio_spread.highest
@@ -121,20 +119,21 @@ def test_each_is_run_in_every_round_and_the_fastest_bare_classifier_is_what_coun
         def answers(self) -> list[Answers]:
             raise NotImplementedError
 
-    monkeypatch.setattr(bench.turns, "perf_counter", lambda: now_s)
+    monkeypatch.setattr(bench.spread, "perf_counter", lambda: now_s)
     monkeypatch.setattr(measure_module, "perf_counter", lambda: now_s)
     (setting,) = planned(VIT, batches=[2])
     costs = {WITH_MAP: 3.0, "fused attention": 2.0, "explicit attention": 2.5}
-    found = measure_module._timed(setting, {name: Charged(name, seconds) for name, seconds in costs.items()}, quiet)
-    timed = order[3:]  # after all have settled
+    charged: Any = {name: Charged(name, seconds) for name, seconds in costs.items()}
+    found = measure_module._timed(setting, charged, quiet)
+    timed = order[2 + 3 :]  # after it was seen how long a turn is, and all have settled
     forth = ["explicit attention", "fused attention", WITH_MAP]
     assert [name for name, _ in timed[:6]] == [*forth, *forth[::-1]]
-    assert {batches for _, batches in timed} == {2}  # 5 tiles in batches of 2
-    assert (found.bare, found.tiles_per_round) == ("fused attention", 4)
+    assert {batches for _, batches in timed} == {1}, "a batch takes longer than a turn should"
+    assert (found.bare, found.tiles_per_round) == ("fused attention", 2)
     assert found.ratio == pytest.approx(1.5)
     assert found.map_ms_per_tile.median == pytest.approx(1500)
-    quick = {name: Charged(name, seconds / 100) for name, seconds in costs.items()}
-    found = measure_module._timed(msgspec.structs.replace(setting, tiles=None), quick, quiet)
+    quick: Any = {name: Charged(name, seconds / 100) for name, seconds in costs.items()}
+    found = measure_module._timed(setting, quick, quiet)
     assert found.tiles_per_round == 2 * 25, "half a second of what takes 20 ms per batch"
 
 
@@ -214,8 +213,8 @@ def test_what_cannot_be_measured_is_a_row_with_the_reason_unless_it_is_the_only_
             raise PrecisionError("this processor has no bf16")
         return cost
 
-    monkeypatch.setattr(sweep_module, "measure", measure_but_bf16)
-    monkeypatch.setattr(sweep_module, "ModelGraphs", lambda *_: None)
+    monkeypatch.setattr(measure_module, "measure", measure_but_bf16)
+    monkeypatch.setattr(measure_module, "ModelGraphs", lambda *_: None)
     settings, configs = planned(CNN, precisions=["f32", "bf16", "int8"]), {CNN.name: CNN}
     rows = list(measured_rows(settings, configs, quiet))
     assert [(row.precision, row.cost, row.not_done) for row in rows] == [

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.end_to_end.pictures import write_pictures
-from bench.pictures import draw_shapes, golden_mosaic
+from bench.pictures import draw_shapes, golden_mosaic, write_pictures
 from edge.bundle import Bundle
 from edge.geometry import TileGrid
 from edge.images import list_images, read_rgb

@@ -1,4 +1,4 @@
-"""`heatline bench report`: its figures are those of its files, held to the targets, never of two machines at once."""
+"""`heatline bench report`: its figures are those of its files, never of two machines at once."""
 
 import html
 import json
@@ -69,8 +69,8 @@ def test_every_kind_shows_its_figures_in_the_columns_that_they_belong_to(all_mad
     """A row of each kind, worked out by hand from `made_results`."""
     rows: Mapping[tuple[str, str], Mapping[str, str]] = {
         ("Time per stage", "480"): {"whole ms per tile": "0.594 (0.535 to 0.683)"},
-        ("Time per stage", "2448x2048"): {"tiles": "120", "ms": "0.625 (0.562 to 0.719)", "bytes read": "15,040,512"},
-        ("From capture to event", "15.5"): {"came fps": "14.5", "latency p50 ms": "64.2", "lost": "dropped.overload 1"},
+        ("Time per stage", "2448x2048"): {"tiles": "120", "ms": "0.625 (0.562 to 0.719)"},
+        ("From capture to event", "15.5"): {"came fps": "14.5", "not kept up": "lost: dropped.overload 1"},
         ("From capture to event", "saturated: service over engine"): {"found": "0.968"},
         ("Start", "cached"): {"ready s": "1.45 (1.30 to 1.67)", "ready to warm": "0.600 (0.540 to 0.690)"},
         ("Beside others", "grad-cam"): {"to engine": "0.0800", "ours to it": "12.1"},
@@ -82,56 +82,6 @@ def test_every_kind_shows_its_figures_in_the_columns_that_they_belong_to(all_mad
     for (section, first), expected in rows.items():
         row = rows_of(all_made, section, first)[0]
         assert expected.items() <= row.items(), f"{section}: {row}"
-
-
-def test_every_target_is_held_against_its_figure(all_made: Report) -> None:
-    rows = rows_of(all_made, "Targets")
-    assert [(row["target"], row["found"], row["reached"]) for row in rows] == [
-        ("at least 0.95", "0.968", "yes"),
-        ("at least 0.98", "-", "not measured"),
-        ("at most 5", "7.00", "no"),
-        ("under 0.25", "0.141", "yes"),
-        ("at least 10", "12.1", "yes"),
-        ("over 1", "2.20", "yes"),
-        ("at most 10", "12.7", "no"),
-        ("under 2", "1.45", "yes"),
-        ("under 400", "314", "yes"),
-    ]
-    assert Path(rows[0]["file"]).name == "end-to-end.json"
-
-
-RUN, PEERS, COSTS = made.end_to_end(), made.peers(), made.stages().cost_per_tile
-OVER, JITTER, BEST = "service over engine", "p99 - p50", "share of the engine"
-WITHOUT = [one for one in PEERS.systems if one.name not in ("anomalib", "grad-cam")]
-
-
-@pytest.mark.parametrize(
-    ("kind", "found", "what", "other"),
-    [
-        ("end-to-end", replaced(RUN, precision="f32"), OVER, "f32"),
-        ("end-to-end", replaced(RUN, frame_hw=(1080, 1920)), OVER, "1920x1080 px"),
-        ("end-to-end", replaced(RUN, quick=True), OVER, "--quick"),
-        ("end-to-end", replaced(RUN, ended="a verdict was wrong"), "PSS", "the run failed"),
-        ("end-to-end", replaced(RUN, model="resnet18"), "PSS", "resnet18"),
-        ("end-to-end", replaced(RUN, cameras=2), "PSS", "2 cameras"),
-        ("end-to-end", replaced(RUN, journal=True), "latency of a frame on an idle", "a journal"),
-        ("end-to-end", replaced(RUN, highest=None), JITTER, "the highest rate is not in the file"),
-        ("end-to-end", replaced(RUN, window=replaced(RUN.window, seconds=20.0)), JITTER, "20 s"),
-        ("end-to-end", replaced(RUN, window=replaced(RUN.window, unheard=1)), JITTER, "1 frames lost"),
-        ("stages", replaced(made.stages(), cost_per_tile=COSTS[:2]), "dearest tile", "9 to 120 tiles"),
-        ("peers", replaced(PEERS, others_cpu=0.0625), BEST, "systems without a turn took 0.0625 of a core"),
-        ("peers", replaced(PEERS, precision="int8", systems=WITHOUT), BEST, "without anomalib"),  # Grad-CAM has no int8
-    ],
-)
-def test_a_figure_of_other_conditions_reaches_nothing(
-    tmp_path: Path, kind: str, found: Any, what: str, other: str
-) -> None:
-    made.write(tmp_path, kind, found)
-    (row, *_) = rows_of(make_report([tmp_path]), "Targets", what)
-    assert (row["reached"], row["found"] != "-") == (f"other conditions: {other}", True)
-    made.write(tmp_path, kind, cores=4)
-    (row, *_) = rows_of(make_report([tmp_path]), "Targets", what)
-    assert row["reached"] == "other conditions: 4 cores"
 
 
 def test_nothing_of_two_machines_stands_in_one_plot_or_table(tmp_path: Path) -> None:
@@ -151,16 +101,11 @@ def test_nothing_of_two_machines_stands_in_one_plot_or_table(tmp_path: Path) -> 
 
 def test_machines_differ_by_what_decides_how_fast_they_are(tmp_path: Path) -> None:
     def kind(**changed: Any) -> object:
-        return read(made.write(tmp_path, "peers", **changed))[0].machine_kind
+        return read(made.write(tmp_path, "peers", **changed)).machine_kind
 
     assert kind() == kind(load=[9.0, 9.0, 9.0], commit="abc", at_utc="later", versions={})
     for changed in ({"processor": "other"}, {"extensions": ["avx2"]}, {"cores": 4}, {"governor": "powersave"}):
         assert kind() != kind(**changed)
-    one = json.loads(made.write(tmp_path, "startup").read_text())
-    runs = [one, one, {**one, "machine": made.a_machine(cores=64)}]
-    (tmp_path / "startup.json").write_text(json.dumps({"bench": "startup", "runs": runs}))
-    found = read(tmp_path / "startup.json")
-    assert [(each.machine_kind.cores, len(each.measurements)) for each in found] == [(2, 2), (64, 1)]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`heatline bench stages`: each stage does what the line does, is found out where it does not, and counts its bytes."""
+"""`heatline bench stages`: each stage does what the line does, and is found out where it does not."""
 
 import time
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from edge.errors import BenchError
 from edge.geometry import TileGrid
 from edge.inference import infer
 from tests import oracles
-from tests.small_bundle import CELLS, TILE, dark_square, white_frame
+from tests.small_bundle import TILE, dark_square, white_frame
 
 HW = (210, 500)
 """Lower than a tile, so that some of each tile is padding; three tiles."""
@@ -72,28 +72,13 @@ def test_the_engine_by_itself_answers_for_tiles_of_the_frame_and_for_no_others(p
     require_answers(ready.infer(6), prepared, frames=2)
 
 
-# What it moves, and whether it is found out.
+# Whether it is found out.
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_moves_what_is_counted_by_hand_and_its_work_of_before_is_found_out(
-    prepared: Prepared, name: str
-) -> None:
-    height, width = HW
-    tiles = len(oracles.starts(height, TILE, OVERLAP)) * len(oracles.starts(width, TILE, OVERLAP))
-    cells, answers = -(-height // CELL_PX) * -(-width // CELL_PX), tiles * 4 * (1 + CELLS * CELLS)
-    by_hand = {
-        "grab": (height * width, height * width * 3),
-        "tile": (tiles * height * TILE * 3, tiles * TILE * TILE * 3),
-        "infer": (tiles * TILE * TILE * 3, answers),
-        "stitch": (tiles * CELLS * CELLS * 4, cells * 4),
-        "judge (good)": (answers, 0),
-        "judge (defects)": (answers + cells * 4, 0),
-    }
+def test_a_stage_does_its_work_and_its_work_of_before_is_found_out(prepared: Prepared, name: str) -> None:
     with ExitStack() as at_end:
         stage = STAGES[name](prepared, at_end)
-        moved = stage.bytes_read, stage.bytes_written
-        assert moved == by_hand.get(name, moved)
         first = stage.run()
         stage.check(first)
         again = stage.run()
@@ -126,11 +111,9 @@ def test_a_stage_that_makes_something_else_is_found_out(prepared: Prepared) -> N
 class Made:
     """A stage whose n-th run takes n ms per frame by its own stamps, and that makes the number of the run."""
 
-    def __init__(self, frames: int = 1) -> None:
+    def __init__(self) -> None:
         self.runs, self.checked = 0, list[int]()
-        self.stage = Stage(
-            "made", self.run, self.checked.append, 4, 8, frames=frames, seconds=lambda number: 0.001 * number * frames
-        )
+        self.stage = Stage("made", self.run, self.checked.append, seconds=lambda number: 0.001 * number)
 
     def run(self) -> int:
         self.runs += 1
@@ -147,13 +130,6 @@ def test_a_cost_is_of_all_rounds_without_settling_and_per_frame() -> None:
     cost = recorder.cost()
     assert cost.ms == pytest.approx(Spread(6.25, 5.0, 7.5))
     assert cost.p99_ms == pytest.approx(np.percentile([4, 5, 6, 7, 8], 99))
-    assert (cost.bytes_read, cost.bytes_written) == (4, 8)
-
-    several = Recorder(Made(frames=4).stage, lambda: None)
-    for _ in range(2):
-        several(9)  # two whole runs of four frames
-    assert several.cost().ms == pytest.approx(Spread(2.5, 1.5, 3.5))
-    assert several.cost().bytes_written == 2
 
 
 def test_processor_time_is_that_of_the_runs_per_frame() -> None:
@@ -162,9 +138,9 @@ def test_processor_time_is_that_of_the_runs_per_frame() -> None:
         while time.thread_time_ns() - began_ns < 20_000_000:
             pass
 
-    recorder = Recorder(Stage("spins", spin, lambda _: None, 0, 0, frames=2), lambda: None)
+    recorder = Recorder(Stage("spins", spin, lambda _: None), lambda: None)
     recorder(6)
-    assert recorder.cost().cpu_ms >= 10.0
+    assert recorder.cost().cpu_ms >= 20.0
 
 
 # All of it.

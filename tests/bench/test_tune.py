@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 
 from bench.commands.tune import tune as command
 from bench.spread import Spread
-from bench.tune import search as searching
 from bench.tune.candidates import candidates, spelled_out
 from bench.tune.on_the_line import LEAST_FRAMES as LEAST_ON_THE_LINE
 from bench.tune.on_the_line import OnTheLine, came_of, on_the_line, require_as_others
 from bench.tune.search import Tried, opened, rank, search
 from bench.tune.shown import Shown, shown_by
-from bench.tune.trial import LEAST_FRAMES, Answers, paced, rushed
+from bench.tune.trial import LEAST_FRAMES, Answers, Trial
 from bench.tune.tune import Comparison, Side, Tune, is_better, measure_tune
 from edge.bundle import Bundle
 from edge.config import LineConfig, load_config
@@ -71,17 +70,22 @@ def tuned(bundle: Bundle, line: Path, **keys: Any) -> Tune:
 def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[[EngineConfig], None]:
     """Have frames come as if one setting was the best: nothing but the clock differs from a real search."""
     best: list[EngineConfig] = []
-    rush = searching.rush
+    times_as_fast = Trial.times_as_fast
 
     def latency_ms(of: EngineConfig) -> float:
         return 1.0 if of == best[-1] else 2.0 + of.batch
 
-    def rushes(one: Tried, *rest: Any) -> None:
-        rush(one, *rest)
-        one.times_as_fast[:] = [9.0]
+    def fast(trial: Trial, seconds: float) -> float:
+        times_as_fast(trial, seconds)  # for its answers
+        return 9.0
 
-    monkeypatch.setattr(searching, "rush", rushes)
-    monkeypatch.setattr(searching, "look", lambda one, *_: one.latencies_ms.append(latency_ms(one.engine)))
+    def alone_ms(trial: Trial, _seconds: float) -> list[float]:
+        engine = trial._setup.proven.engine
+        settings = (engine.precision, engine.batch)
+        return [1.0 if settings == (best[-1].precision, best[-1].batch) else 2.0 + engine.batch]
+
+    monkeypatch.setattr(Trial, "times_as_fast", fast)
+    monkeypatch.setattr(Trial, "alone_ms", alone_ms)
     monkeypatch.setattr("bench.tune.tune.on_the_line", lambda one, *_, **__: OnTheLine([latency_ms(one)], 0, 9.0))
     return best.append
 
@@ -118,24 +122,26 @@ def test_what_the_lines_file_sets_stays_and_no_candidate_comes_twice(
 # Trials.
 
 
-def test_frames_of_all_cameras_go_the_whole_way_and_the_first_ones_do_not_count(tmp_path: Path, bundle: Bundle) -> None:
+def test_frames_of_all_cameras_are_inspected_and_held_to_their_own_score(tmp_path: Path, bundle: Bundle) -> None:
     cameras = {"a": CAMERA, "b": {**CAMERA, "rate_fps": 50, "draw_size": [64, 64]}}
     config, shown = shows(line_of(tmp_path, bundle, cameras), bundle)
     with opened(Tried(engine=EngineConfig(threads=1)), config) as setup:
         assert setup is not None
         seen: list[tuple[str, float]] = []
         answers: Any = SimpleNamespace(check=lambda _, scores: seen.extend(scores))
-        latencies_ms, lost = paced(setup, shown, 0.1, answers)
-        assert len(latencies_ms) + lost == 20 + 5
+        trial = Trial(setup, shown, answers)
+        latencies_ms = trial.alone_ms(0.0)
+        assert len(latencies_ms) == 2 * LEAST_FRAMES
+        assert len(seen) == 2 + 2 * LEAST_FRAMES, "the first ones do not count"
         assert all(latency_ms > 0 for latency_ms in latencies_ms)
-        of_one, lost = paced(setup, shown[:1], 0.0, answers)
-        assert len(of_one) + lost == LEAST_FRAMES
-        assert rushed(setup, shown, 0.01, answers) > 0
+        seen.clear()
+        assert trial.times_as_fast(0.0) > 0
+        counts = [sum(camera == name for camera, _ in seen) for name in ("a", "b")]
+        assert counts[0] == 4 * counts[1], "as their rates are"
         expected = {}
         for each in shown:
             pending = setup.inspector.start(Frame(Stamp(each.camera, 1, number=1), each.picture, "RGB8"))
             expected[each.camera] = setup.inspector.finish(pending).score
-        assert {camera for camera, _ in seen} == {"a", "b"}
         for camera, score in seen:
             assert score == pytest.approx(expected[camera], rel=1e-5)
 
@@ -165,7 +171,7 @@ def test_the_whole_service_runs_as_the_line_does_with_one_setting(tmp_path: Path
     answers = Answers(bundle)
     with opened(Tried(engine=ONE), config) as setup:
         assert setup is not None
-        rushed(setup, shown, 0.01, answers)
+        Trial(setup, shown, answers).times_as_fast(0.01)
     seen = on_the_line(ONE, config, bundle, shown, answers, seconds=0.0)
     in_all = LEAST_ON_THE_LINE * (1 + 50 / 25)
     assert 0 < len(seen.latencies_ms) + seen.lost <= in_all + 3
@@ -190,15 +196,14 @@ def test_a_latency_counts_from_when_the_frame_was_due_and_lost_frames_have_none(
 
 
 def test_the_best_sustains_the_rate_with_headroom_then_is_soonest_then_has_fewer_threads() -> None:
-    def tried(latency_ms: float, fastest: float, lost: int = 0, **engine: int) -> Tried:
+    def tried(latency_ms: float, fastest: float, **engine: int) -> Tried:
         of = EngineConfig(**engine)  # type: ignore[arg-type]
-        return Tried(engine=of, latencies_ms=[latency_ms] * 4, times_as_fast=[fastest], lost=lost)
+        return Tried(engine=of, latencies_ms=[latency_ms] * 4, times_as_fast=[fastest])
 
     soonest, alike, later = tried(10.0, 2.0, threads=4), tried(10.2, 1.5, threads=2), tried(12.0, 3.0, threads=1)
-    lossy = tried(1.0, 3.0, lost=1, threads=1, batch=2)
     without_headroom, slow = tried(1.0, 1.1, threads=1, batch=4), tried(1.0, 0.5, threads=1, batch=8)
-    everything = [slow, later, without_headroom, soonest, lossy, alike]
-    assert rank(everything) == [alike, soonest, later, lossy, without_headroom, slow]
+    everything = [slow, later, without_headroom, soonest, alike]
+    assert rank(everything) == [alike, soonest, later, without_headroom, slow]
 
 
 @pytest.mark.parametrize(

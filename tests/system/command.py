@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from bench.commands.common import SHIPPED_BUNDLE, claim, deliver
+from bench.commands.common import SHIPPED_BUNDLE, deliver
 from bench.machine import machine
-from bench.result_file import new_report
+from bench.result_file import claim, new_report
 from edge.bundle import Bundle, open_bundle
 from edge.errors import HeatlineError
 

@@ -18,8 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.file_system import file_system
-from bench.machine import commit
+from bench.machine import commit, file_system
 from bench.processes import cpu_s
 from bench.watched_line import Keys, WatchedLine, has_stopped
 from bench.watched_process import WatchedProcess

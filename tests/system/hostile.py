@@ -12,8 +12,7 @@ from statistics import median
 import msgspec
 
 from bench.machine import commit
-from bench.process_tree import sample_tree
-from bench.processes import cpu_s
+from bench.processes import cpu_s, sample_tree
 from bench.spread import Spread
 from bench.watched_line import START_WITHIN_SECONDS, Keys, WatchedLine
 from edge.bundle import Bundle

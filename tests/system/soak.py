@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from bench.machine import commit
-from bench.process_tree import TreeSample, sample_tree
+from bench.processes import TreeSample, sample_tree
 from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
 from edge.errors import BenchError

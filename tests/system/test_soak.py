@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench import process_tree
-from bench.process_tree import TreeSample, sample_tree, tree
+from bench import processes
+from bench.processes import TreeSample, sample_tree, tree
 from edge.bundle import Bundle
 from edge.wire.events import Account, BundleName, Event, StatusEvent, VerdictEvent
 from tests.bench import made_results as made
@@ -179,7 +179,7 @@ def test_a_process_that_ends_while_it_is_looked_at_is_left_out(monkeypatch: pyte
     with subprocess.Popen(["sleep", "1000"]) as ending:
         ending.kill()
         os.waitid(os.P_PID, ending.pid, os.WEXITED | os.WNOWAIT)  # it stays as a zombie
-        monkeypatch.setattr(process_tree, "_rollup", lambda _: {"Pss": 1, "Pss_Anon": 1, "Pss_Shmem": 0})
+        monkeypatch.setattr(processes, "_rollup", lambda _: {"Pss": 1, "Pss_Anon": 1, "Pss_Shmem": 0})
         assert sample_tree(ending.pid) is None
 
 

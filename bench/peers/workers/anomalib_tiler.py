@@ -59,9 +59,6 @@ class System:
     def __call__(self, frames: Any) -> list[tuple[Any, Any, bool]]:
         return [self._inspect(frame) for frame in frames]
 
-    def close(self) -> None:
-        """Nothing but memory is held."""
-
     def _inspect(self, frame: NDArray[np.uint8]) -> tuple[Any, Any, bool]:
         began = perf_counter()
         image = torch.from_numpy(frame).permute(2, 0, 1).float() / 255

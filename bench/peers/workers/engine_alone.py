@@ -34,6 +34,3 @@ class System:
         """Of each request the logits of the first frame's first tiles, which are all that it is given."""
         self._engine.run(len(frames) * math.ceil(self._tiles / self._batch))
         return [(answer["logit"], None, False) for answer in self._engine.answers()]
-
-    def close(self) -> None:
-        """Nothing but memory is held."""

@@ -32,9 +32,6 @@ class System:
     def __call__(self, frames: Any) -> list[tuple[Any, Any, bool]]:
         return [self._inspect(frame) for frame in frames]
 
-    def close(self) -> None:
-        """Nothing but memory is held."""
-
     def _inspect(self, frame: NDArray[np.uint8]) -> tuple[Any, Any, bool]:
         began, side = perf_counter(), self._side
         tiles = np.stack([frame[y : y + side, x : x + side] for y, x in self._origins])

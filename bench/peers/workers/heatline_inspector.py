@@ -57,7 +57,7 @@ class System:
 
     def __call__(self, frames: Any) -> list[tuple[Any, Any, bool]]:
         shown = (Frame(Stamp("bench", number), image, "RGB8") for number, image in enumerate(frames))
-        return inspect_pipelined(self._engine, self._inspector, shown, self._finish)
+        return inspect_pipelined(self._engine, self._inspector.start, shown, self._finish)
 
     def _finish(self, pending: PendingFrame) -> tuple[Any, Any, bool]:
         judgement = self._inspector.finish(pending)

@@ -81,9 +81,6 @@ class System:
     def __call__(self, frames: Any) -> list[tuple[Any, Any, bool]]:
         return [self._inspect(frame) for frame in frames]
 
-    def close(self) -> None:
-        """Nothing but memory is held."""
-
     def _inspect(self, frame: NDArray[np.uint8]) -> tuple[Any, Any, bool]:
         began = perf_counter()
         scores, heatmap, defective = self._tiler(frame)

@@ -8,7 +8,7 @@ MODULE, beside this file, has
     settings(job)     the settings to choose from
     System(job, one)  made with one of them; called with frames [n, H, W, 3] it returns an answer for each: logits
                       [tiles], heatmap [h, w] or None, and whether the frame is defective. In `laps` it counts the
-                      seconds of its parts, until they are cleared. `close` ends it.
+                      seconds of its parts, until they are cleared. `close` ends it, if it has one.
 
 JOB is a file of JSON (`bench.peers.prepare.Job`). On standard output come `{"trying": settings}` for each that is
 tried, `{"ready": ...}` with the one that was fastest, and then, for each line `{"answers": FILE}` that is read, the
@@ -79,7 +79,6 @@ def summary(answers: list[tuple[Any, Any, bool]], sample_px: int) -> dict[str, N
         found["hw"] = np.array([heatmap.shape for heatmap in heatmaps])
         found["samples"] = np.stack([heatmap[::sample_px, ::sample_px] for heatmap in heatmaps])
         found["peaks_yx"] = np.array(peaks)
-        found["peaks"] = np.array([heatmap[peak] for heatmap, peak in zip(heatmaps, peaks, strict=True)])
     return found
 
 
@@ -95,7 +94,7 @@ def _fastest(
         if seconds < LONG_SECONDS:
             seconds = min(seconds, _seconds(system, frames))  # the first one warmed it
         tried.append({"settings": one, "frames_per_s": len(frames) / seconds, "turns": 0})
-        system.close()
+        _close(system)
         del system
         gc.collect()
     tried.sort(key=_rate, reverse=True)
@@ -114,8 +113,13 @@ def _fastest(
     best = max(range(len(systems)), key=lambda number: _rate(finalists[number]))
     for number, system in enumerate(systems):
         if number != best:
-            system.close()
+            _close(system)
     return systems[best], [*sorted(finalists, key=_rate, reverse=True), *rest]
+
+
+def _close(system: Any) -> None:
+    if hasattr(system, "close"):
+        system.close()
 
 
 def _rate(tried: dict[str, Any]) -> float:

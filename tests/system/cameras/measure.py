@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from bench.end_to_end.highest import Tries
 from bench.machine import commit
-from bench.rate_search import Tries
 from edge.bundle import Bundle
 from edge.errors import BenchError, CameraError, MissingExtraError
 from tests.system.cameras.faults import FaultTimes, Scenario, measure_faults, scenarios

@@ -11,8 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from bench.end_to_end.highest import Tries, find_highest, limit_above
 from bench.processes import camera_processes
-from bench.rate_search import Seen, Trial, Tries, find_highest, run_trial
 from bench.spread import Spread
 from bench.watched_line import POLL_SECONDS, Keys, WatchedLine
 from edge.bundle import Bundle
@@ -24,6 +24,7 @@ from edge.errors import BenchError
 from edge.frames import Frame
 from edge.wire.events import VerdictEvent
 from tests.edge.gv_cameras import AravisCamera, aravis_camera, noise
+from tests.system.cameras.trial import Seen, Trial, run_trial
 
 PACKET_BYTES = 8000
 PICTURES = 4
@@ -121,14 +122,13 @@ def measure_rate(load: Load, way: Way, bundle: Bundle, tries: Tries, say: Callab
         held, tried = find_highest(
             attempt, first_fps, HIGHEST_FPS[load.kind], tries, lambda line: say(f"{load}, {way}: {line}")
         )
-    rate_fps = held[0].asked_fps if held else None
-    missed = [trial for trial in tried if not trial.kept_up and trial.asked_fps >= (rate_fps or 0)]
+    rate_fps = held[0].rate_fps if held else None
     p99_ms = [trial.latency_p99_ms for trial in held if trial.latency_p99_ms is not None]
     return Rate(
         load=load,
         way=way,
         rate_fps=rate_fps,
-        limited_by=min(missed, key=lambda trial: trial.asked_fps).why_not if missed else None,
+        limited_by=limit_above(rate_fps, tried),
         latency_p99_ms=Spread.of(p99_ms) if p99_ms else None,
         cpu_ms_per_frame={
             of: Spread.of([trial.cpu_ms_per_frame[of] for trial in held])
@@ -153,7 +153,8 @@ def _through_service(cameras: list[Keys], bundle: Bundle, rate_fps: float, secon
             look, len(cameras), rate_fps, seconds, lambda: {"service": [line.pid], "cameras": line.camera_pids()}
         )
         if line.not_heard:
-            trial = msgspec.structs.replace(trial, lost=trial.lost | {"not heard": line.not_heard}, kept_up=False)
+            lost = trial.lost | {"not heard": line.not_heard}
+            trial = msgspec.structs.replace(trial, lost=lost, not_kept_up=f"events not heard: {line.not_heard}")
         line.stop()
     return trial
 

@@ -1,10 +1,8 @@
-"""The highest frame rate at which no frame is lost.
+"""Cameras run at one rate: every frame that is taken within a window, and whether the rate was kept up with.
 
-A rate is tried by running cameras at it and looking at every frame that was taken within a window. It is kept up with
-if each of them came, was inspected and was heard of, and the last ones no later after their capture than the first.
+It is if each frame came, was inspected and was heard of, and the last ones no later after their capture than the first.
 """
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,47 +11,21 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from bench.end_to_end.highest import LEAST_FRAMES
+from bench.end_to_end.line import SETTLE_FRAMES, SETTLE_SECONDS
+from bench.end_to_end.window import MOST_GROWTH, NEAR_ENOUGH
 from bench.processes import cpu_s
 from edge.errors import BenchError
 
-SETTLE_SECONDS = 0.5
-"""The first frames wait while the rest of the service starts: what becomes of them is no matter of rate."""
-SETTLE_FRAMES = 3
-LEAST_FRAMES = 16
-"""Of each camera in a window: of fewer, too many may wait unseen in the buffers of a line that does not keep up."""
 FIRST_WITHIN_SECONDS = 60.0
 LAST_WITHIN_SECONDS = 10.0
 """After a window: a line that keeps up is not so late."""
-NEAR_ENOUGH = 0.98
-"""Of the frames that were to come: a camera may round its rate."""
-MOST_GROWTH = 0.03
-"""By how much of the time that passes frames may become later: more is a queue that grows."""
-STEP = 1.36
-"""From one rate to the next until one is kept up with and one is not; halved twice, they lie within 8 %."""
-WITHIN = 1.08
-STEP_DOWN = 1.05
-"""From a rate that was kept up with once and not again."""
-TRIES_TO_HOLD = 8
-"""Beside those that are wanted."""
-
-
-class Tries(msgspec.Struct, frozen=True, kw_only=True):
-    """How much is tried."""
-
-    seconds: float
-    """Length of the windows in which a rate is held."""
-    search_seconds: float
-    """Of those in which it is looked for."""
-    search: int
-    """Most windows to look for it in."""
-    holds: int
-    """Windows in which the rate must be kept up with."""
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """Cameras run at one rate, and every frame that was taken within a window. CPU times are of that window too."""
 
-    asked_fps: float
+    rate_fps: float
     """Of each camera."""
     seconds: float
     """Length of the window; of one in which a frame was lost, up to then."""
@@ -70,74 +42,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """By how much the window's last quarter was later than its first."""
     cpu_ms_per_frame: dict[str, float]
     """By whose it is: of the service and of its cameras' processes, for example."""
-    kept_up: bool
-    stopped_ms: float | None = None
-    """From SIGTERM until the service said STOPPED."""
-
-    @property
-    def why_not(self) -> str:
-        """Why it was not kept up with, in words."""
-        if self.lost:
-            return "lost: " + ", ".join(f"{reason} {count}" for reason, count in self.lost.items())
-        if self.came_fps < NEAR_ENOUGH * self.asked_fps:
-            return f"cameras came at {self.came_fps:.1f}/s"
-        return f"frames came later and later, by {self.latency_growth_ms or 0:.0f} ms"
-
-
-# Looking for the rate.
-
-
-def find_highest(
-    attempt: Callable[[float, float], Trial],
-    first_fps: float,
-    most_fps: float,
-    tries: Tries,
-    say: Callable[[str], None],
-) -> tuple[list[Trial], list[Trial]]:
-    """Look for the highest rate that is kept up with, then hold it.
-
-    Args:
-        attempt: runs at a rate, for so many seconds.
-        first_fps: where to begin.
-        most_fps: highest rate that there is.
-    Returns:
-        the trials at the rate that was held, none where there was no such rate; and all trials in their order.
-    """
-    tried: list[Trial] = []
-    kept = missed = None  # the highest rate that was kept up with, and the lowest above it that was not
-    rate_fps = first_fps
-
-    def run(rate_fps: float, seconds: float) -> Trial:
-        tried.append(attempt(rate_fps, seconds))
-        say(f"{rate_fps:g} frames/s: {'kept up' if tried[-1].kept_up else tried[-1].why_not}")
-        return tried[-1]
-
-    while len(tried) < tries.search:
-        rate_fps = min(float(f"{rate_fps:.3g}"), most_fps)
-        if run(rate_fps, tries.search_seconds).kept_up:
-            kept = rate_fps
-        else:
-            missed = rate_fps
-        if kept == most_fps or (kept and missed and missed / kept <= WITHIN):
-            break
-        rate_fps = math.sqrt(kept * missed) if kept and missed else kept * STEP if kept else rate_fps / STEP
-    if kept is None:
-        return [], tried
-    # A search of windows as long as those of holding has held the rate once.
-    as_long = tries.search_seconds >= tries.seconds
-    held = [trial for trial in tried if trial.asked_fps == kept and trial.kept_up and as_long]
-    for _ in range(tries.holds + TRIES_TO_HOLD):
-        if len(held) >= tries.holds:
-            return held, tried
-        trial = run(kept, tries.seconds)
-        if trial.kept_up:
-            held.append(trial)
-        else:
-            held, kept = [], float(f"{kept / STEP_DOWN:.3g}")
-    return (held if len(held) >= tries.holds else []), tried
-
-
-# One trial.
+    not_kept_up: str | None
+    """Why the rate was not kept up with; None: it was."""
 
 
 class Seen(NamedTuple):
@@ -236,10 +142,15 @@ def trial_of(
     growth_ms = float(np.median(latencies[-quarter:]) - np.median(latencies[:quarter])) if quarter else None
     # From the middle of the first quarter to that of the last, three quarters of the time pass.
     growth_allowed_ms = MOST_GROWTH * 0.75 * seconds * 1e3 + 0.25 * 1e3 / rate_fps
-    # Whether the window's ends fell before or after a frame is chance.
-    all_came = fewest + 1 >= NEAR_ENOUGH * rate_fps * seconds
+    not_kept_up = None
+    if lost:
+        not_kept_up = "lost: " + ", ".join(f"{reason} {count}" for reason, count in lost.items())
+    elif fewest + 1 < NEAR_ENOUGH * rate_fps * seconds:  # whether the window's ends fell before or after one is chance
+        not_kept_up = f"cameras came at {fewest / seconds:.1f}/s"
+    elif growth_ms is None or growth_ms > growth_allowed_ms:
+        not_kept_up = f"frames came later and later, by {growth_ms or 0:.0f} ms"
     return Trial(
-        asked_fps=rate_fps,
+        rate_fps=rate_fps,
         seconds=seconds,
         came_fps=fewest / seconds,
         frames=len(seen),
@@ -248,7 +159,7 @@ def trial_of(
         latency_p99_ms=float(np.percentile(latencies, 99)) if seen else None,
         latency_growth_ms=growth_ms,
         cpu_ms_per_frame={of: taken * 1e3 / len(seen) for of, taken in cpu.items()} if seen else {},
-        kept_up=not lost and all_came and growth_ms is not None and growth_ms <= growth_allowed_ms,
+        not_kept_up=not_kept_up,
     )
 
 

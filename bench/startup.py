@@ -1,8 +1,13 @@
-"""`heatline bench startup`: where a start's time goes, with files in memory or on the disk, with and without the cache
-of compiled graphs.
+"""`heatline bench startup`: from the start of the service's process to READY, and to the first verdict.
+
+Where that time goes, with files in memory or on the disk, with and without the cache of compiled graphs. The service is
+started as systemd does it, with its notifications stamped as they come.
 """
 
+import itertools
 import os
+import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,14 +16,24 @@ from typing import Literal
 
 import msgspec
 
-from bench.proven import require_engine_in
+from bench.engine_process import require_engine_in
+from bench.processes import cpu_s
 from bench.spread import Spread
-from bench.startup.start import LineFile, Start, import_times_ms
-from bench.targets import READY_S
+from bench.watched_line import POLL_SECONDS, Keys, RunningLine, free_address, line_process, write_line_file
+from bench.watched_process import WatchedProcess
 from edge.bundle import Bundle
+from edge.delivery.client.subscriber import Subscriber
 from edge.errors import BenchError
 from edge.inference import Precision
+from edge.wire.events import VerdictEvent
 
+BEFORE_THE_FIRST_WORD = "Python and imports"
+AFTER_READY = "subscriber and first frame"
+SAID = ("loading the bundle", "compiling", "running the golden tiles", "opening the cameras")
+"""What a service does before it is ready, in its own words. One that leaves something out is not what is timed."""
+STATUS, READY = "STATUS=NOT_READY: ", "READY=1"
+WITHIN_SECONDS = 180.0
+ENDED_WITHIN_SECONDS = 60.0
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 Condition = Literal["cold", "cold, cached", "warm", "cached"]
 """Cold: files on the disk, as after power-on; else in memory. Cached: with the graph as it was compiled before."""
@@ -31,7 +46,19 @@ IN_WORDS: Mapping[Condition, str] = {
 CacheUse = Literal["taken from", "left alone", "filled anew"]
 COLD: Sequence[Condition] = ("cold", "cold, cached")
 CACHED: Sequence[Condition] = ("cold, cached", "cached")
-"""Those that the target is for: a line PC at power-on, and a service that starts again."""
+"""A line PC at power-on, and a service that starts again."""
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen of one, from the start of its process, s."""
+
+    ready_s: float
+    first_verdict_s: float
+    """Until a subscriber that connected once it was READY had it."""
+    cpu_ready_s: float
+    """Processor time that the service had taken by READY, beside that of its cameras' processes."""
+    phases_s: dict[str, float]
+    """What it did one after the other, in its own words; they add up to `first_verdict_s`."""
 
 
 class Starts(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,8 +86,104 @@ class StartUp(msgspec.Struct, frozen=True, kw_only=True):
     conditions: dict[Condition, Starts]
     why_not_cold: str | None
     """Why files could not be had from the disk; None: they were."""
-    imports_ms: dict[str, float]
-    """Up to READY in one start that was warm, by library, each without what it imports of others."""
+
+
+class LineFile:
+    """A line of one drawn camera that shows one frame, whose file is written for it.
+
+    Args:
+        folder: an empty one.
+    """
+
+    def __init__(self, folder: Path, bundle: Bundle, precision: Precision, frame_hw: tuple[int, int]) -> None:
+        self.folder, self.bundle, self.precision = folder, bundle, precision
+        self.events = free_address()
+        self.path, self.log = folder / "line.toml", folder / "log"
+        height, width = frame_hw
+        camera: Keys = {"kind": "pattern", "name": "top", "draw_size": [width, height], "frames": 1}
+        # The first frame is shown once somebody has subscribed, so that its event is not missed.
+        events: Keys = {"bind": self.events, "wait_for_subscriber_s": WITHIN_SECONDS}
+        tables: dict[str, Keys] = {
+            "engine": {"precision": precision},
+            "thresholds": {"check_plausibility": False},  # the drawn frame does not show the bundle's product
+            "events": events,
+        }
+        write_line_file(self.path, bundle.path, [camera], tables)
+
+    def start(self, cache: Path | None) -> Start:
+        """Start the service, and wait for its first verdict and its end.
+
+        Args:
+            cache: the folder that it may keep compiled graphs in; None: it has none.
+        Raises:
+            BenchError: it did not do what it should.
+        """
+        given = {} if cache is None else {"CACHE_DIRECTORY": str(cache)}
+        address = self.folder / "notify"
+        for left in (address, self.log):
+            left.unlink(missing_ok=True)
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified,
+            line_process(self.path, self.log, env={**given, "NOTIFY_SOCKET": str(address)}) as process,
+        ):
+            notified.bind(str(address))
+            notified.settimeout(0.1)
+            began_s = time.monotonic()
+            process.start()
+            said = _until_ready(process, notified)
+            cpu_ready_s = cpu_s(process.pid)
+            # Closed as by a systemd that ends: one that does not read what comes would hold the service up.
+            notified.close()
+            verdict_s = self._first_verdict(process)
+            process.require_success(ENDED_WITHIN_SECONDS)  # its camera has shown its last frame
+        moments = [began_s, *(at_s for _, at_s in said), verdict_s]
+        phases: dict[str, float] = {}
+        for name, (from_s, to_s) in zip(
+            [BEFORE_THE_FIRST_WORD, *(word for word, _ in said[:-1]), AFTER_READY],
+            itertools.pairwise(moments),
+            strict=True,
+        ):
+            phases[name] = phases.get(name, 0.0) + to_s - from_s
+        return Start(
+            ready_s=said[-1][1] - began_s,
+            first_verdict_s=verdict_s - began_s,
+            cpu_ready_s=cpu_ready_s,
+            phases_s=phases,
+        )
+
+    def _first_verdict(self, process: WatchedProcess) -> float:
+        """When it was heard, monotonic, s."""
+        with Subscriber(self.events, timeout_s=POLL_SECONDS) as events:
+            line = RunningLine(process, events)
+            event = line.until(lambda event: isinstance(event, VerdictEvent), WITHIN_SECONDS, "a verdict")
+            heard_s = time.monotonic()
+        assert isinstance(event, VerdictEvent)
+        if (event.bundle.digest, event.precision) != (self.bundle.digest, self.precision):
+            raise BenchError(f"the first verdict is by {event.bundle.name} in {event.precision}: {event}")
+        if event.verdict == "NO_VERDICT":
+            raise BenchError(f"the first frame was not inspected: {event.reason}, {event.detail}")
+        return heard_s
+
+
+def _until_ready(process: WatchedProcess, notified: socket.socket) -> list[tuple[str, float]]:
+    """What the service said it does, and when, READY last."""
+    said: list[tuple[str, float]] = []
+    give_up_s = time.monotonic() + WITHIN_SECONDS
+    while not said or said[-1][0] != READY:
+        try:
+            words = notified.recv(4096).decode().split("\n")
+        except TimeoutError:
+            process.require_running()
+            if time.monotonic() > give_up_s:
+                late = f"{READY} did not come within {WITHIN_SECONDS:.0f} s"
+                raise BenchError(f"{late}: {process.log_tail()}") from None
+            continue
+        at_s = time.monotonic()
+        said += [(word.removeprefix(STATUS), at_s) for word in words if word == READY or word.startswith(STATUS)]
+    left_out = set(SAID) - {word for word, _ in said}
+    if left_out:
+        raise BenchError(f"the service was READY without {', '.join(sorted(left_out))}; that is not its whole start")
+    return said
 
 
 def measure_startup(
@@ -99,9 +222,6 @@ def measure_startup(
                             f"{came}, expected {expected}; report this"
                         )
                 done()
-        line.start(None, options=["-X", "importtime"])
-        done()
-        imports = import_times_ms(line.log.read_text(errors="replace"))
     return StartUp(
         bundle=bundle.path.name,
         model=bundle.manifest.model.name,
@@ -113,13 +233,12 @@ def measure_startup(
             condition: _starts(starts[condition], starts["warm"]) for condition in IN_WORDS if condition in starts
         },
         why_not_cold=why_not_cold,
-        imports_ms=dict(imports),
     )
 
 
 def starts_in_all(repetitions: int) -> int:
     """At most, for a bar of progress."""
-    return len(IN_WORDS) * repetitions + 2
+    return len(IN_WORDS) * repetitions + 1
 
 
 def _turn(number: int, *, cold: bool) -> list[Condition]:
@@ -195,11 +314,4 @@ def to_facts(found: StartUp, *, is_virtual: bool = False) -> dict[str, object]:
         facts["cold"] = f"not measured: {found.why_not_cold}"
     elif is_virtual:
         facts["cold"] = "this machine is virtual: its host may hold the files in memory still, so a real disk is slower"
-    facts["imports"] = ", ".join(f"{name} {ms:.0f} ms" for name, ms in list(found.imports_ms.items())[:8])
-    for condition in CACHED:
-        if condition in found.conditions:
-            ready_s = found.conditions[condition].ready_s.median
-            facts[f"target, {condition}"] = (
-                f"READY within {READY_S:g} s, {IN_WORDS[condition]}: {'reached' if ready_s < READY_S else 'missed'}"
-            )
     return facts

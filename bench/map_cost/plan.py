@@ -1,0 +1,119 @@
+"""Which rows are measured, and what came of each."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from bench.spread import Spread
+from edge.geometry.tiling import TILE_PX
+from edge.inference import EngineKind, Precision
+from train.config import CnnConfig, VitConfig
+from train.models.rollout import Fusion, method_of
+
+ROUNDS = 15
+"""Of all graphs of a row in turns."""
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One row, before it is measured."""
+
+    model: str
+    method: str
+    """The map, as a manifest calls it: `cam`, `rollout-max-discard-0.9`."""
+    fusion: str | None
+    """Of a ViT's heads; None where the map has none, as `discard_ratio`."""
+    discard_ratio: float | None
+    engine: EngineKind
+    precision: Precision
+    batch: int
+    """Tiles per request."""
+    tile_px: int
+    threads: int
+    rounds: int
+
+    @property
+    def words(self) -> str:
+        """For people, in one line."""
+        return f"{self.model}, {self.method}: {self.engine}, {self.precision}, batches of {self.batch}"
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What one row came to."""
+
+    bare: str
+    """What the classifier alone was: the fastest of its kind."""
+    tiles_per_round: int
+    """Of each, in whole batches."""
+    ratio: float
+    """Median time with a map over that of the classifier alone."""
+    ratio_spread: Spread
+    """Of the same ratio round by round."""
+    map_ms_per_tile: Spread
+    """Of classifier and map."""
+    bare_ms_per_tile: Spread
+    map_tiles_per_s: float
+    """At the median."""
+
+
+class Row(Setting, frozen=True, kw_only=True):
+    """A setting with its cost, or with why there is none."""
+
+    cost: Cost | None = None
+    not_done: str | None = None
+    at_utc: str
+    """When it began; a file may hold rows of several days."""
+    load: list[float]
+    """Mean number of processes that ran or waited then, over 1, 5 and 15 minutes."""
+
+
+class MapCosts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a result file holds beside its machine."""
+
+    rows: list[Row]
+
+
+def plan(
+    config: CnnConfig | VitConfig,
+    *,
+    threads: int,
+    fusions: Sequence[Fusion] = (),
+    discard_ratios: Sequence[float] = (),
+    engines: Sequence[EngineKind] = ("openvino",),
+    precisions: Sequence[Precision] = ("f32",),
+    batches: Sequence[int] = (1,),
+    tile_px: int = TILE_PX,
+    rounds: int = ROUNDS,
+) -> list[Setting]:
+    """A model's rows, map by map.
+
+    Args:
+        fusions, discard_ratios: of a ViT's rollouts; none: the model's own.
+    """
+    maps: list[tuple[str, Fusion | None, float | None]] = (
+        [(config.head, None, None)]
+        if isinstance(config, CnnConfig)
+        else [
+            (method_of(fusion, ratio), fusion, ratio)
+            for fusion in fusions or (config.fusion,)
+            for ratio in discard_ratios or (config.discard_ratio,)
+        ]
+    )
+    rows = [
+        Setting(
+            model=config.name,
+            method=method,
+            fusion=fusion,
+            discard_ratio=discard_ratio,
+            engine=engine,
+            precision=precision,
+            batch=batch,
+            tile_px=tile_px,
+            threads=threads,
+            rounds=rounds,
+        )
+        for method, fusion, discard_ratio in maps
+        for engine in engines
+        for precision in precisions
+        for batch in batches
+    ]
+    return list(dict.fromkeys(rows))
