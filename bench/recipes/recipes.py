@@ -1,6 +1,7 @@
 """Each recipe by grouped cross-validation on a data set: trained, judged, and written down as it is done."""
 
 import contextlib
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,8 @@ from train.run import RunFolder
 Recipe = Literal["heatline", "good-only", "finetune", "study", "bank"] | AnomalibModel
 TRAINED_AS_HEATLINE = ("bank", "good-only", *MODELS)
 """Whose configuration is that of the recipe `heatline`."""
+LONGEST_NAME = 200
+"""Characters; file systems take 255, endings included."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,12 @@ class Measurement:
 
     @property
     def name(self) -> str:
-        """Of its file and folder, below that of the set."""
+        """Of its file and folder, below that of the set; cut short where no file system takes it."""
         plain = ",".join([self.recipe, *self.changes])
-        return "".join(letter if letter.isalnum() or letter in "._=,-" else "_" for letter in plain)
+        name = "".join(letter if letter.isalnum() or letter in "._=,-" else "_" for letter in plain)
+        if len(name) <= LONGEST_NAME:
+            return name
+        return f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
     @property
     def file(self) -> Path:
