@@ -61,10 +61,12 @@ def fit(
             if _lacks_report(run):
                 say(f"report: {write_run_report(load_run(run.folder))}")
         except KeyboardInterrupt as error:
-            raise Interrupted(
-                "stopped, and goes on with the features that it extracted; "
+            again = (
                 f"go on with: heatline train out={run.folder} resume=true"
-            ) from error
+                if run.config.exists()
+                else "give the same command again"
+            )
+            raise Interrupted(f"stopped, and goes on with the features that it extracted; {again}") from error
         return run
 
     from train.whole_network import train_whole_network  # Lightning takes seconds to import

@@ -22,7 +22,7 @@ from edge.calibration.recalibration import (
     shift,
 )
 from edge.cli.bundle_formatting import count_frames, describe_plausible, describe_rule, percent
-from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress
+from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress, widened
 from edge.cli.options import FiniteRange, engine_option, precision_option
 from edge.cli.output import json_option, print_report, print_warnings
 from edge.errors import InputError
@@ -34,8 +34,6 @@ FALSE_REJECT = 0.01
 UNLIKELY = 0.01
 SMALLEST = 1e-6
 """Below it no number of frames that anyone could take shows anything."""
-FAR_WIDER = 1.5
-"""Times what was plausible before: more is warned of."""
 
 
 class Support(msgspec.Struct, frozen=True):
@@ -232,15 +230,7 @@ def _unlike(
             "look at them, as "
             "frames like them pass now"
         )
-    was, is_now = before.plausible.distance, now.plausible.distance
-    if was is not None and is_now is not None and is_now > FAR_WIDER * was:
-        said.append(
-            f"features may lie {is_now:.3g} from the product's now, where {was:.3g} was the most: frames are few, or "
-            "some do not show the product, and others may pass for it; give more, and leave those out"
-        )
-    if before.plausible.distance is not None and now.plausible.distance is None:
-        said.append("these frames are too few to know the product's features, so another product may pass; give more")
-    return said
+    return said + widened(before, now)
 
 
 def _refuse_shared(pictures: GoodPictures, second: GoodPictures) -> list[str]:

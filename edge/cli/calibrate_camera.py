@@ -10,7 +10,7 @@ from edge.bundle.manifest import CameraPlausible
 from edge.bundle.plausibility import know_product
 from edge.calibration.recalibration import GoodPictures, recalibrated, record_of_camera
 from edge.cli.bundle_formatting import count_frames, describe_plausible
-from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress
+from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progress, widened
 from edge.cli.output import json_option, print_report, print_warnings
 from edge.config import LineConfig, load_config
 from edge.errors import ConfigError
@@ -67,8 +67,8 @@ def calibrate_camera(
     if proven.fell_back is not None:
         warnings.append(proven.fell_back)
     known = know_product(appearances)
-    if known.plausible.distance is None and parent.manifest.tensors.features is not None:
-        warnings.append("these frames are too few to know the product's features, so another product may pass")
+    everywhere = parent.plausibility()
+    warnings += [] if everywhere is None else widened(everywhere, known)
     plausible = CameraPlausible(
         known.plausible,
         [list(polygon) for polygon in area.look_at],

@@ -95,7 +95,9 @@ def check(line: Path, as_json: bool) -> None:
 def _describe_journal(config: JournalConfig) -> str:
     if not config.keep_mib:
         return "nothing is kept"
-    kept = "in the service's state folder" if config.folder is None else f"in {config.folder}"
+    kept = (
+        "in the state folder of a service; nowhere if run by hand" if config.folder is None else f"in {config.folder}"
+    )
     return kept if config.bind is None else f"{kept}, had at {config.bind}"
 
 

@@ -121,10 +121,11 @@ def _as_csv(cells: "tuple[str, ...] | list[str | int | float | None]") -> bytes:
 def _written_to(out: Path | None) -> Iterator[BinaryIO]:
     """A file that gets its name when all is in it, and is not there otherwise; or standard output."""
     if out is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        with writing(Path("standard output")):
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
         return
-    with writing(out), replacing(out, unique=True) as new, new.open("xb") as file:
+    with writing(out), replacing(out, unique=True) as new, new.open("wb") as file:
         yield file
 
 

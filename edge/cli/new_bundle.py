@@ -8,7 +8,7 @@ import click
 from rich.progress import track
 
 from edge.bundle import Bundle, Manifest
-from edge.bundle.plausibility import Appearance, ProductTiles, outliers
+from edge.bundle.plausibility import Appearance, Plausibility, ProductTiles, outliers
 from edge.bundle.store import require_place
 from edge.calibration.recalibration import GoodPictures, counted_on, write_recalibrated
 from edge.cli.output import progress_console
@@ -16,6 +16,8 @@ from edge.errors import BundleError, InputError
 from edge.util.text import format_count
 
 SUFFIX = ".bundle"
+FAR_WIDER = 1.5
+"""Times what was plausible before: more is warned of."""
 
 
 def new_bundle_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,3 +108,18 @@ def _beside(bundle_path: Path) -> Path:
     path = bundle_path if bundle_path.name not in ("", "..") else bundle_path.resolve()
     suffix = SUFFIX if path.name.endswith(SUFFIX) else ""
     return path.with_name(counted_on(path.name.removesuffix(suffix), "-cal") + suffix)
+
+
+def widened(before: Plausibility, now: Plausibility) -> list[str]:
+    """Warns of good frames by which features may be much farther from the product's, or anywhere."""
+    was, is_now = before.plausible.distance, now.plausible.distance
+    if was is None:
+        return []
+    if is_now is None:
+        return ["these frames are too few to know the product's features, so another product may pass; give more"]
+    if is_now <= FAR_WIDER * was:
+        return []
+    return [
+        f"features may lie {is_now:.3g} from the product's now, where {was:.3g} was the most: frames are few, or "
+        "some do not show the product, and others may pass for it; give more, and leave those out"
+    ]

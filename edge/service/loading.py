@@ -177,6 +177,7 @@ def describe(prepared: Prepared) -> str:
     return (
         f"{of_product}{manifest.name} {manifest.version} ({setup.bundle.digest[:12]}) by {setup.proven.engine.name} in "
         f"{setup.proven.computes_in}, signed by {signer_in_words(setup.signed_by)}{tuned}"
+        f"{'' if setup.acting else ', not acting'}"
     )
 
 

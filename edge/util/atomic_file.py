@@ -10,6 +10,8 @@ from pathlib import Path
 def replacing(path: Path, *, unique: bool = False) -> Iterator[Path]:
     """Give a path to write to, whose file takes the place of `path` at the end of the context.
 
+    Of a link, the file that it names is replaced. What is no file, as a device or a pipe, is written to itself.
+
     Its data are on the disk by then. If anything fails, what was at `path` stays, and nothing else is left. The new
     name itself outlives a power cut only after `sync_folder`.
 
@@ -18,6 +20,10 @@ def replacing(path: Path, *, unique: bool = False) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = Path(os.path.realpath(path))  # `Path.resolve` trips over links that go in circles
     new = path.with_name(f".{path.name}.{os.getpid() if unique else 'new'}")
     try:
         yield new

@@ -30,7 +30,7 @@ def main() -> None:
         parser.error(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
-    print(f"{asked.folder} holds {asked.count} boards of seed {asked.seed}; next: heatline train {asked.folder}")
+    print(f"{asked.folder} holds {asked.count} boards of seed {asked.seed}")
 
 
 if __name__ == "__main__":

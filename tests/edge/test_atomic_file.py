@@ -47,3 +47,22 @@ def test_several_may_write_at_once_each_beside_the_others(tmp_path: Path) -> Non
         one.write_text("one")
         other.write_text("other")
     assert path.read_text() == "one"
+
+
+def test_of_a_link_the_file_that_it_names_is_replaced_and_what_is_no_file_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    with replacing(tmp_path / "link") as new:
+        new.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with replacing(tmp_path / "pipe") as new:
+            new.write_text("through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -19,9 +20,10 @@ from edge.delivery.journal.file import FILE_NAME, PAGE_BYTES
 from edge.delivery.journal.journal import Journal
 from edge.delivery.journal.reader import JournalReader, Page
 from edge.delivery.journal.rows import header_crc
+from edge.errors import InputError
 from edge.util.text import format_count
 from edge.wire.events import Message
-from tests.command import complaint, heatline
+from tests.command import HEATLINE, complaint, heatline, process_env
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.journals import LINE, Clocks, all_records, change, good, held, journalling, several
 
@@ -257,6 +259,22 @@ def test_json_lines_are_the_headers_as_they_were_journalled(tmp_path: Path, fold
     assert exported(folder, "--out", out) == ""
     assert out.read_bytes() == lines(headers(folder))
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [out.name]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_standard_output_that_takes_no_more_is_one_sentence(folder: Path, form: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [HEATLINE, "journal", "export", str(folder), "--format", form],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=process_env({}),
+        )
+    assert ended.returncode == InputError.exit_code
+    assert ended.stderr.startswith("heatline: standard output cannot be written (No space left on device)")
+    assert ended.stderr.count("\n") == 1
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
