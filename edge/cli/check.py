@@ -86,7 +86,7 @@ def check(line: Path, as_json: bool) -> None:
         **{f"product {name}": _describe_product(other) for name, other in others.items()},
         **{f"camera {name}": _describe_camera(camera) for name, camera in cameras.items()},
     }
-    for name in ("cameras", "other_products", "tuned_by"):
+    for name in ("cameras", "other_products", "plausible_by_camera", "tuned_by"):
         del facts[name]
     known = {name: value for name, value in facts.items() if value is not None}
     print_report(report, as_json, f"{line} can be run in {proven.computes_in}", known)

@@ -12,7 +12,7 @@ from edge.cli.event_columns import COLUMNS, Cell, row_of
 from edge.cli.formatting import local_time
 from edge.cli.journal_export import export
 from edge.cli.options import topic_option
-from edge.cli.output import WIDE, json_option, print_facts, print_json, progress_bar, visible
+from edge.cli.output import json_option, print_facts, print_json, progress_bar, visible
 from edge.cli.target import journal_of
 from edge.delivery.journal.check import faults
 from edge.delivery.journal.errors import JournalDamagedError
@@ -24,6 +24,8 @@ from edge.wire.events import event_from
 
 FAULTS_SHOWN = 20
 SHOWN = "seq", "time", "topic", "frame", "part", "score", "regions", "what"
+WIDE = 10_000
+"""Characters: more than a fact has."""
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):

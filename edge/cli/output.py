@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-WIDE = 10_000
-"""Characters: more than a fact has."""
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else on standard output.")
 
 
@@ -121,6 +118,13 @@ def visible(text: str) -> str:
 
 def print_facts(title: str, facts: Mapping[str, object]) -> None:
     """Names and values, for people."""
+    if not facts or not sys.stdout.isatty():  # what is not read on a screen is searched: it is not cut into lines
+        width = max((len(visible(name)) for name in facts), default=0)
+        click.echo(visible(title))
+        for name, value in facts.items():
+            text = visible(str(value)).replace("\n", "\n" + " " * (width + 2))
+            click.echo(f"{visible(name):<{width}}  {text}")
+        return
     from rich.console import Console  # not above: a line starts the sooner without
     from rich.markup import escape
     from rich.table import Table
@@ -130,12 +134,7 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(*(escape(visible(str(text))) for text in (name, value)))  # a path or a group may look like markup
-    if not facts:  # there is nothing to be as wide as
-        click.echo(visible(title))
-        return
-    # What is not read on a screen is searched, and must not be cut into lines.
-    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
-    console.print(table)
+    Console().print(table)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

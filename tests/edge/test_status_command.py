@@ -87,7 +87,7 @@ def test_a_line_that_is_not_there_or_says_no_state_is_not_ready(address: str) ->
     assert (result.returncode, report["state"], report["reason"]) == (18, "NOT_READY", "unreachable")
     assert (report["heartbeat"], report["status"]) == (None, None)
     shown = ask(address, timeout_s=0.05).stdout
-    assert shown.startswith(f"{address}: NOT_READY (unreachable) ")
+    assert shown.startswith(f"{address}: NOT_READY (unreachable)\n")
     assert "is the line running" in shown
     with SpokenLine(address, a_status(handshake=None)):  # of an older version
         result = ask(address, "--json")
