@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from edge.errors import BenchError
+from edge.util.text import encode_json
 
 
 def new_report(bench: str, machine: Mapping[str, object], found: msgspec.Struct) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def keep(path: Path, report: Mapping[str, Any]) -> None:
     Raises:
         BenchError: it cannot be written.
     """
-    keep_text(path, msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n")
+    keep_text(path, msgspec.json.format(encode_json(report), indent=1).decode() + "\n")
 
 
 def keep_text(path: Path, text: str) -> None:

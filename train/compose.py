@@ -8,6 +8,7 @@ import msgspec
 
 from edge.errors import ConfigError
 from train.config import CnnConfig, Part, RecipeConfig, TrainConfig, VitConfig
+from train.yaml_text import decode_yaml, encode_yaml
 
 DENSE = "_dense"
 _TEXTS = ("data", "out", "split.group", "split.pattern", "model.weights", "features.folder")
@@ -40,7 +41,7 @@ def with_recipe(overrides: Sequence[str], name: str) -> list[str]:
 
 
 def write_config(config: TrainConfig, file: Path) -> None:
-    file.write_bytes(msgspec.yaml.encode(config))
+    file.write_bytes(encode_yaml(config))
 
 
 def read_config(file: Path) -> TrainConfig:
@@ -50,8 +51,8 @@ def read_config(file: Path) -> TrainConfig:
         ConfigError: no such file, or not of this version of heatline.
     """
     try:
-        values = msgspec.yaml.decode(file.read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
+        values = decode_yaml(file.read_bytes(), dict[str, Any])
+    except (OSError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{file} cannot be read ({error}); name the folder of a run of `heatline train`") from error
     return _convert(values, str(file))
 

@@ -1,5 +1,6 @@
 """What a line's configuration says of its cameras, kind by kind. docs/cameras.md describes every key."""
 
+import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -217,14 +218,14 @@ def to_path(kind: type, value: object) -> Path:
     raise ValueError(f"Expected a path, got {value!r}")  # msgspec adds which key it is
 
 
-_decoder: msgspec.json.Decoder[CameraSettings] = msgspec.json.Decoder(CameraSettings, dec_hook=to_path)
-
-
 def to_bytes(settings: CameraSettings) -> bytes:
-    """Settings as they cross to the camera's process."""
-    return msgspec.json.encode(settings, enc_hook=str)
+    """Settings as they cross to the camera's process: MessagePack, which takes paths that are not UTF-8 as bytes."""
+    return msgspec.msgpack.encode(settings, enc_hook=os.fsencode)
 
 
 def from_bytes(data: bytes) -> CameraSettings:
     """The settings in these bytes."""
-    return _decoder.decode(data)
+    settings: CameraSettings = msgspec.msgpack.decode(
+        data, type=CameraSettings, dec_hook=lambda _kind, path: Path(os.fsdecode(path))
+    )
+    return settings

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
-import msgspec
 
 from edge.errors import InputError
 from edge.key_files import public_half
+from edge.util.text import encode_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,17 +61,18 @@ class StandardError(io.TextIOWrapper):
 
 def replace_standard_streams() -> None:
     """Replace Python's own streams by `StandardOutput` and `StandardError`."""
-    sys.stdout = _instead(sys.stdout, StandardOutput)
-    sys.stderr = _instead(sys.stderr, StandardError)
+    # A file's name that is no text goes out as the bytes that it has.
+    sys.stdout = _instead(sys.stdout, StandardOutput, "surrogateescape")
+    sys.stderr = _instead(sys.stderr, StandardError, "backslashreplace")
 
 
-def _instead(stream: TextIO, kind: type[io.TextIOWrapper]) -> TextIO:
+def _instead(stream: TextIO, kind: type[io.TextIOWrapper], errors: str) -> TextIO:
     if type(stream) is not io.TextIOWrapper:  # none where it was closed; another one where a test looks on
         return stream
     return kind(
         stream.buffer,
         stream.encoding,
-        stream.errors,
+        errors,
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )
@@ -107,7 +108,7 @@ def progress_bar(*, hidden: bool = False) -> "Progress":
 
 def print_json(value: object) -> None:
     """One JSON object on one line of standard output, at once."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.write(encode_json(value).decode() + "\n")
     sys.stdout.flush()
 
 
