@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from edge.errors import ConfigError
+from edge.util.validation import describe_misfit
 from train.config import CnnConfig, Part, RecipeConfig, TrainConfig, VitConfig
 from train.yaml_text import decode_yaml, encode_yaml
 
@@ -252,7 +253,9 @@ def _convert(values: dict[str, Any], where: str) -> TrainConfig:
     try:
         return msgspec.convert(values, TrainConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where} does not fit the configuration: {error}") from error
+        raise ConfigError(
+            f"{where} does not fit the configuration: {describe_misfit(error, values, TrainConfig)}"
+        ) from error
 
 
 def _resumed(values: dict[str, Any], overrides: Sequence[str]) -> TrainConfig:

@@ -11,7 +11,9 @@ from edge.colour import PixelFormat
 from edge.errors import ConfigError
 from edge.geometry.area_of_interest import AreaOfInterest
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+Name = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="1 to 64 letters, digits, hyphens and underscores")
+]
 """Goes into topics, so it has no dots."""
 Size = Annotated[int, Meta(ge=1, le=65535)]
 Px = Annotated[int, Meta(ge=0, le=65535)]
@@ -171,7 +173,7 @@ class V4l2Settings(_Camera, frozen=True, kw_only=True, tag="v4l2"):
 class RtspSettings(_Camera, frozen=True, kw_only=True, tag="rtsp"):
     """A network camera that speaks RTSP, through PyAV."""
 
-    url: Annotated[str, Meta(pattern="^rtsps?://.+")]
+    url: Annotated[str, Meta(pattern="^rtsps?://.+", description="rtsp://... or rtsps://...")]
     transport: Literal["tcp", "udp"] = "tcp"
     open_within_s: Annotated[float, Meta(gt=0, le=600)] = 5.0
     read_within_s: Annotated[float, Meta(gt=0, le=600)] = 1.5
