@@ -1,5 +1,6 @@
 """The `heatline` command as people and programs use it; real processes where pipes, signals and exits matter."""
 
+import contextlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import zmq
 
 from edge import __version__
 from edge.bundle import Bundle
+from edge.delivery.journal.journal import Journal
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.curve import fingerprint, make_key_pair
 from edge.images import read_rgb
@@ -115,6 +117,38 @@ def test_check_says_beforehand_on_what_run_would_fail(tmp_path: Path, line: Path
     key.chmod(0o640)
     sentences = {complaint(heatline(command, line)) for command in ("check", "run")}
     assert (len(sentences), f"chmod 600 {key}" in sentences.pop()) == (1, True)
+
+
+def test_check_looks_at_the_place_of_the_journal_and_writes_nothing_there(tmp_path: Path, line: Path) -> None:
+    before = line.read_text()
+    (tmp_path / "file").write_text("")
+    Journal.open(tmp_path / "other", "line2").close()
+    with contextlib.closing(Journal.open(tmp_path / "held", "line")):
+        for folder, code, words in (
+            ("file", 19, "is no folder; set journal.folder to one"),
+            ("file/below", 19, "is no folder; set journal.folder to one"),
+            ("other", 19, "is the journal of line line2, not of line"),
+            ("held", 7, "is another line's that is running; give each line its own journal.folder"),
+        ):
+            line.write_text(f'{before}\n[journal]\nfolder = "{folder}"')
+            result = heatline("check", line)
+            assert (result.returncode, words in complaint(result)) == (code, True), result.stderr
+            if folder in ("other", "held"):
+                assert (heatline("run", line).returncode, folder) == (code, folder)
+    files = sorted(tmp_path.rglob("*"))
+    line.write_text(f'{before}\n[journal]\nfolder = "new/journal"\nkeep_mib = {1 << 20}')
+    (warning,) = one_object(heatline("check", line, "--json").stdout)["warnings"]
+    assert "MiB of events" in warning
+    assert warning.endswith("and journal.keep_mib is 1048576; make room, or set less")
+    assert sorted(tmp_path.rglob("*")) == files
+
+
+def test_check_warns_of_a_threshold_that_no_golden_tile_reaches_or_all_do(line: Path) -> None:
+    before = line.read_text()
+    for score, words in (("1e9", "would be GOOD, so that defects may pass"), ("-1e9", "would be DEFECT")):
+        line.write_text(f"{before}\n[thresholds]\nscore = {score}")
+        result = heatline("check", line)
+        assert (result.returncode, words in result.stderr) == (0, True), result.stderr
 
 
 def test_check_says_where_events_are_kept_and_by_which_key_it_is_known(tmp_path: Path, line: Path) -> None:
