@@ -22,6 +22,7 @@ from edge.inspection.inspector import Inspector, PendingFrame
 from edge.inspection.outcome import Outcome, Unjudged, outcome_of
 from edge.inspection.setup import Setup
 from edge.service.events import verdict_message
+from edge.util.atomic_file import replacing
 from edge.util.os_errors import writing
 from edge.util.text import format_count
 from edge.wire.events import VerdictEvent
@@ -30,7 +31,9 @@ from edge.wire.events import VerdictEvent
 @click.command(epilog="Example: heatline inspect boards.bundle photos/ --out found/")
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for pictures and verdicts.jsonl.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="New folder for pictures and verdicts.jsonl."
+)
 @engine_option
 @precision_option
 @json_option
@@ -50,7 +53,7 @@ def inspect(
     boot_id, count = uuid.uuid4().hex, Count(journal_id=None)
     unjudged = 0
     with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+        _make_empty(out)
         with (out / "verdicts.jsonl").open("wb") as lines:
             for pending, outcome in _outcomes(files, inspector):
                 event = verdict_message(boot_id, replace(outcome, setup=setup)).event
@@ -66,12 +69,27 @@ def inspect(
                         outcome.judgement.regions,
                         setup.scale,
                     )
-                    (out / f"{event.frame_id:05d}_{Path(str(event.source)).stem}.png").write_bytes(png(picture))
+                    with replacing(out / f"{event.frame_id:05d}_{Path(str(event.source)).stem}.png") as new:
+                        new.write_bytes(png(picture))
                 else:
                     unjudged += 1
                 print_json(event) if as_json else click.echo(_sentence(event))
     if unjudged:
         raise InputError(f"{unjudged} of {format_count(len(files), 'image')} got no verdict; each says why above")
+
+
+def _make_empty(out: Path) -> None:
+    """Make a folder for pictures and verdicts that belong together.
+
+    Raises:
+        InputError: something is in it.
+        OSError: it cannot be made.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise InputError(
+            f"{out} is not empty, and its files would be mixed with new ones; name a new folder with --out"
+        )
 
 
 def _outcomes(files: Iterable[Path], inspector: Inspector) -> Iterator[tuple[PendingFrame | BadFrame, Outcome]]:

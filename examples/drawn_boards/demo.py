@@ -23,6 +23,7 @@ from bench.watched_line import run_line
 from edge.bundle import Manifest, open_bundle
 from edge.errors import DemoError, HeatlineError
 from edge.images import read_image
+from edge.util.os_errors import writing
 from edge.wire.events import StatusEvent, VerdictEvent
 from train.evaluation.scoring import score_frame
 
@@ -90,7 +91,8 @@ def run(out: Path) -> None:
     inspected = time.monotonic()
     frames = [score(out, event, manifest) for event in events]
     checks = check(frames, final)
-    page = write_page(out / "index.html", frames, final, [(c.promise, c.came, c.kept) for c in checks], manifest)
+    with writing(out):
+        page = write_page(out / "index.html", frames, final, [(c.promise, c.came, c.kept) for c in checks], manifest)
     for each in checks:
         console.print(
             f"  [{'green]kept ' if each.kept else 'red]BROKEN'}[/]  {each.promise}: {each.came}", highlight=False
@@ -108,7 +110,8 @@ def inspect(out: Path) -> tuple[list[VerdictEvent], StatusEvent]:
     """Run service and subscriber, each in a process of its own: every verdict that the subscriber got, and the end."""
     address = f"tcp://127.0.0.1:{free_port()}"
     line = out / "line.toml"
-    line.write_text(LINE.format(bundle=json.dumps(str(BUNDLE.resolve())), address=address))
+    with writing(line):
+        line.write_text(LINE.format(bundle=json.dumps(str(BUNDLE.resolve())), address=address))
     return run_line(line, address, out / "received", within_seconds=SERVICE_WITHIN_SECONDS)
 
 

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import re
+import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -219,6 +221,7 @@ def test_a_bad_bundle_is_refused_wherever_it_is_used(tmp_path: Path, bundle: Bun
 def inspected(bundle: Bundle, folder: Path, *more: str | Path, images: Path | None = None) -> Run:
     """Of `folder/frames` into `folder/out`."""
     wanted = [folder / "frames", *([images] if images else [])]
+    shutil.rmtree(folder / "out", ignore_errors=True)
     return heatline("inspect", bundle.path, *wanted, "--out", folder / "out", *more)
 
 
@@ -283,9 +286,27 @@ def test_inspect_of_nothing_or_into_a_place_that_cannot_be_is_an_error(tmp_path:
     nothing = inspected(bundle, tmp_path)
     assert (nothing.returncode, "holds no picture" in complaint(nothing)) == (9, True)
     write_pictures(tmp_path / "frames", small_frames(1))
-    (tmp_path / "out").write_text("in the way")
-    nowhere = inspected(bundle, tmp_path)
-    assert (nowhere.returncode, "cannot be written" in complaint(nowhere)) == (9, True)
+    (tmp_path / "file").write_text("in the way")
+    for out, words in (("file", "cannot be written"), ("frames", "is not empty")):
+        nowhere = heatline("inspect", bundle.path, tmp_path / "frames", "--out", tmp_path / out)
+        assert (nowhere.returncode, words in complaint(nowhere)) == (9, True)
+    assert [file.name for file in (tmp_path / "frames").iterdir()] == ["001.png"]
+
+
+def test_a_picture_for_which_there_is_no_room_leaves_no_part_of_it(tmp_path: Path, bundle: Bundle) -> None:
+    write_pictures(tmp_path / "frames", small_frames(3))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    whole = inspected(bundle, tmp_path)
+    sizes = {file.name: file.stat().st_size for file in (tmp_path / "out").glob("*.png")}
+    assert (whole.returncode, len(sizes)) == (0, 3)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(sizes.values()) - 1, before[1]))
+    try:
+        full = inspected(bundle, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (full.returncode, "cannot be written (File too large)" in complaint(full)) == (9, True)
+    for file in (tmp_path / "out").glob("*.png"):
+        assert file.stat().st_size == sizes[file.name]
 
 
 # watch
