@@ -18,9 +18,11 @@ import msgspec
 import numpy as np
 import pytest
 import zmq
+from rich.console import Console
 
 from edge import __version__
 from edge.bundle import Bundle
+from edge.cli.watch import HEADINGS, EventTable
 from edge.delivery.journal.journal import Journal
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.curve import fingerprint, make_key_pair
@@ -380,6 +382,26 @@ def test_watch_shows_people_a_table(address: str, publisher: Publisher) -> None:
         r"side DEAD \(open\): captured 0 = inspected 0",
     ):
         assert re.search(fact, out), f"{fact}\n{out}"
+
+
+def test_watch_wraps_no_row_in_a_narrow_terminal_and_leaves_out_what_says_least() -> None:
+    dark = good(
+        seq=123456, verdict="NO_VERDICT", reason="failed.implausible", source="board_00017_of_the_late_shift.png",
+        detail="it does not look like the product: brightness 3, expected 60 to 140",
+    )  # fmt: skip
+    for width, headings in ((200, HEADINGS), (80, ("seq", "time", "camera", "frame", "verdict", "regions"))):
+        table, console = EventTable(), Console(width=width, height=40, force_terminal=True, color_system=None)
+        for event in (good(seq=123455), dark, DEFECT.event, CHANGE, LIVE_ONLY):
+            table.add(event.event if isinstance(event, Message) else event)
+        with console.capture() as shown:
+            console.print(table)
+        rows = [row.rstrip() for row in shown.get().splitlines() if row.strip()]
+        assert tuple(rows[0].split()) == tuple(" ".join(headings).split())
+        assert len(rows) == 2 + 5 + 1, "heading, rule, five events and what is below"
+        assert max(map(len, rows)) <= width
+        assert "NO_VERDICT" in rows[3]
+        assert "failed.implausible: it" in rows[3]
+        assert ("brightness 3, expected 60 to 140" in rows[3]) is (width == 200)
 
 
 def test_watch_stops_after_so_many_verdicts_or_when_nothing_comes(address: str, publisher: Publisher) -> None:
