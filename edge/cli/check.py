@@ -9,7 +9,7 @@ import msgspec
 
 from edge.bundle.manifest import Plausible
 from edge.bundle.trusted import signer_in_words
-from edge.cli.bundle_formatting import describe_plausible
+from edge.cli.bundle_formatting import describe_differences, describe_plausible
 from edge.cli.formatting import describe_bundle
 from edge.cli.output import json_option, print_report, print_warnings
 from edge.config import JournalConfig, LineConfig, load_config
@@ -84,7 +84,7 @@ def check(line: Path, as_json: bool) -> None:
         "bundle": describe_bundle(report["bundle"]),
         "signed_by": signer_in_words(setup.signed_by),
         "engine_settings": f"{engine.settings}, as {engine.tuned_by or line} says",
-        "golden_tiles_off_by": ", ".join(f"{name} {off_by:.1e}" for name, off_by in proven.differences.items()),
+        "golden_tiles_off_by": describe_differences(proven.differences),
         "plausible": _describe_plausible(setup),
         "journal": _describe_journal(config.journal),
         **{f"product {name}": _describe_product(other) for name, other in others.items()},

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+WIDTH_OF_FILES = 10_000
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else on standard output.")
 
 
@@ -136,6 +137,13 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
     for name, value in facts.items():
         table.add_row(*(escape(visible(str(text))) for text in (name, value)))  # a path or a group may look like markup
     Console().print(table)
+
+
+def table_console(*, markup: bool = True, quiet: bool = False) -> "Console":
+    """Where tables are printed: what is not read on a screen is searched, and must not be cut into lines."""
+    from rich.console import Console
+
+    return Console(markup=markup, quiet=quiet, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

@@ -1,6 +1,5 @@
 """`heatline watch`."""
 
-import sys
 import time
 from collections import deque
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.text import Text
 from edge.cli.fitted_table import fitted_table
 from edge.cli.formatting import describe_account, describe_camera, describe_handshake, describe_in_force, local_time
 from edge.cli.options import FiniteRange, topic_option
-from edge.cli.output import json_option, print_json, visible
+from edge.cli.output import json_option, print_json, table_console, visible
 from edge.cli.target import KeyFiles, endpoint_of, key_options
 from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.handshake_probe import require_let_in
@@ -37,7 +36,6 @@ GO_FIRST = "peak x,y", "ms", "score", "seq"
 """Of a narrow terminal: what stays says when, where, what and why."""
 MAY_BE_CUT = {"regions": 24, "frame": 12}
 """Sentences and file names, to so many characters; the log and --json have all of them."""
-WIDTH_OF_FILES = 1000
 STYLES = {"GOOD": "green", "DEFECT": "bold red", "NO_VERDICT": "bold yellow"}
 STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold yellow", "NOT_READY": "bold red"}
 
@@ -147,8 +145,7 @@ class EventTable:
 
     def live(self, hidden: bool) -> Live:
         """A live display of it; hidden, nothing is drawn."""
-        width = None if sys.stdout.isatty() else WIDTH_OF_FILES
-        return Live(self, console=Console(quiet=hidden, width=width), refresh_per_second=8)
+        return Live(self, console=table_console(quiet=hidden), refresh_per_second=8)
 
     def add(self, event: Event) -> None:
         """Take one more event in."""

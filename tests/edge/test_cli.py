@@ -187,7 +187,9 @@ def test_bundle_verify_runs_the_golden_tiles(bundle: Bundle) -> None:
         report = one_object(result.stdout)
         assert (report["engine"], report["golden_tiles"], report["digest"]) == (kind, 4, bundle.digest)
         assert all(share <= report["allowed"] for share in report["off_by"].values())
-    assert "works on this machine" in " ".join(heatline("bundle", "verify", bundle.path, env=WIDE).stdout.split())
+    shown = " ".join(heatline("bundle", "verify", bundle.path, env=WIDE).stdout.split())
+    assert "works on this machine" in shown
+    assert re.search(r" off_by logit \S+, map \S+ allowed ", shown)
 
 
 def test_bundle_verify_refuses_where_golden_tiles_come_out_otherwise(bundle: Bundle, tmp_path: Path) -> None:
