@@ -64,7 +64,7 @@ def main() -> None:
     log_to(sys.stderr)
     replace_standard_streams()
     code = run()
-    if code or _engine_never_answered():
+    if (code and _engine_was_loaded()) or _engine_never_answered():
         leave_at_once(code)
     sys.exit(code)
 
@@ -99,6 +99,12 @@ def log_to(stream: TextIO) -> logging.Handler:
     logging.getLogger().addHandler(handler)
     logging.getLogger("edge").setLevel(logging.INFO)
     return handler
+
+
+def _engine_was_loaded() -> bool:
+    """Whether an engine may be at work still; without one, the interpreter's own way out removes temporary folders."""
+    devices = sys.modules.get("edge.inference.devices")
+    return "onnxruntime" in sys.modules or (devices is not None and devices.the_core.cache_info().currsize > 0)
 
 
 def _engine_never_answered() -> bool:

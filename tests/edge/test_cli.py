@@ -470,6 +470,16 @@ def test_a_reader_that_has_gone_ends_a_report_without_a_word(bundle: Bundle) -> 
         assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_a_command_that_fails_leaves_no_temporary_folder(tmp_path: Path) -> None:
+    """Libraries make some as they are imported, and have them removed at the end."""
+    fails = "import sys, tempfile; from edge.cli.main import main; made = tempfile.TemporaryDirectory(); main()"
+    (tmp_path / "tmp").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", fails, "check", "none.toml"], env={**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    )
+    assert (done.returncode, list((tmp_path / "tmp").iterdir())) == (3, [])
+
+
 WITHOUT_TORCH = """
 import sys
 
