@@ -115,6 +115,7 @@ def test_a_run_says_what_it_assumed_and_leaves_config_checkpoint_answers_and_rep
     assert "Groups are the column 'group' of labels.csv: 4 groups." in said
     assert "warning: only 4 groups have a good picture" in said
     assert "12 steps for each of 2 folds and for the model" in said
+    assert re.findall(r"(\d+) of 36 steps are done", said)[::9] == ["4", "36"], "as no terminal shows a bar"
     assert f"report: {run.report / 'report.html'}" in said
     summary, config = run.read_summary(), read_config(run.config)
     assert (summary.finished, summary.folds, summary.labelled, summary.truth) == (True, 2, "tiles", "masks")
