@@ -64,7 +64,7 @@ def main() -> None:
     log_to(sys.stderr)
     replace_standard_streams()
     code = run()
-    if (code and _engine_was_loaded()) or _engine_never_answered():
+    if (code and (_engine_was_loaded() or not _takes_all(sys.stdout))) or _engine_never_answered():
         leave_at_once(code)
     sys.exit(code)
 
@@ -99,6 +99,15 @@ def log_to(stream: TextIO) -> logging.Handler:
     logging.getLogger().addHandler(handler)
     logging.getLogger("edge").setLevel(logging.INFO)
     return handler
+
+
+def _takes_all(stream: TextIO) -> bool:
+    """Whether a stream can be flushed: the interpreter's own way out would say again that it cannot."""
+    try:
+        stream.flush()
+    except (OSError, HeatlineError, ReaderHasGoneError):
+        return False
+    return True
 
 
 def _engine_was_loaded() -> bool:

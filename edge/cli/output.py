@@ -67,8 +67,10 @@ def replace_standard_streams() -> None:
     sys.stderr = _instead(sys.stderr, StandardError, "backslashreplace")
 
 
-def _instead(stream: TextIO, kind: type[io.TextIOWrapper], errors: str) -> TextIO:
-    if type(stream) is not io.TextIOWrapper:  # none where it was closed; another one where a test looks on
+def _instead(stream: TextIO | None, kind: type[io.TextIOWrapper], errors: str) -> TextIO:
+    if stream is None:  # it was closed by whoever started us
+        return open(os.devnull, "w")
+    if type(stream) is not io.TextIOWrapper:  # another one where a test looks on
         return stream
     return kind(
         stream.buffer,

@@ -470,6 +470,13 @@ def test_a_reader_that_has_gone_ends_a_report_without_a_word(bundle: Bundle) -> 
         assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_a_closed_standard_output_is_no_fault(bundle: Bundle) -> None:
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", HEATLINE, "bundle", "show", bundle.path], stderr=subprocess.PIPE
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_command_that_fails_leaves_no_temporary_folder(tmp_path: Path) -> None:
     """Libraries make some as they are imported, and have them removed at the end."""
     fails = "import sys, tempfile; from edge.cli.main import main; made = tempfile.TemporaryDirectory(); main()"
