@@ -11,7 +11,7 @@ from edge.cameras.pacing import Pace
 from edge.cameras.settings import VideoSettings
 from edge.errors import CameraError
 from edge.frames import BadFrame, Frame, Stamp
-from edge.util.text import format_count, sayable
+from edge.util.text import format_count, utf8_safe
 
 HIGHEST_RATE_FPS = 10000.0
 """Files that know no rate give one that cannot be."""
@@ -86,7 +86,7 @@ class VideoCamera(FrameSource):
         try:
             with path.open("rb") as file:
                 name = str(path.absolute())
-                if sayable(name) != name:  # OpenCV dies of it
+                if utf8_safe(name) != name:  # OpenCV dies of it
                     name = f"/proc/self/fd/{file.fileno()}"
                 capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
         except OSError as error:

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from edge.bundle.manifest import Plausible
-from edge.bundle.trusted import signer_in_words
+from edge.bundle.trusted import describe_signer
 from edge.cli.bundle_formatting import describe_differences, describe_plausible
 from edge.cli.formatting import describe_bundle
 from edge.cli.output import json_option, print_report, print_warnings
@@ -24,7 +24,7 @@ from edge.service.events import bundle_name
 from edge.service.line import OpenCamera, check_address, open_cameras
 from edge.service.loading import Prepared, prepare
 from edge.service.systemd import state_folder
-from edge.util.text import format_count, sayable
+from edge.util.text import format_count, utf8_safe
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0
 
@@ -49,20 +49,20 @@ def check(line: Path, as_json: bool) -> None:
     warnings = [*_check_journal(line, config.journal), *_extreme_thresholds(config, setup)]
     with open_cameras(prepared.config.cameras, lambda _: None, all_must_open=True) as opened:
         cameras = {name: _camera(each, setup) for name, each in opened.items()}
-    proven, engine = setup.proven, prepared.engine
+    verified, engine = setup.verified, prepared.engine
     report: dict[str, Any] = {
         "line": line.stem,
         "product": config.product,
         "bundle": bundle_name(setup),
         "signed_by": setup.signed_by,
         "model": setup.bundle.manifest.model.name,
-        "engine": proven.engine.name,
+        "engine": verified.engine.name,
         "engine_settings": msgspec.structs.asdict(engine.settings),
         "tuned_by": engine.tuned_by,
         "not_tuned": engine.not_tuned,
-        "precision": proven.engine.precision,
-        "fell_back": proven.fell_back,
-        "golden_tiles_off_by": proven.differences,
+        "precision": verified.engine.precision,
+        "fell_back": verified.fell_back,
+        "golden_tiles_off_by": verified.differences,
         "score_threshold": setup.inspector.thresholds.score,
         "evidence_threshold": setup.inspector.thresholds.evidence,
         "plausible": _plausible(setup),
@@ -75,16 +75,16 @@ def check(line: Path, as_json: bool) -> None:
         "journal": {
             "address": config.journal.bind,
             "folder": None if config.journal.folder is None else str(config.journal.folder),
-            "kept": config.journal.keep_mib > 0,
+            "kept": config.journal.retain_mib > 0,
         },
         "warnings": warnings,
         "line_key": None if access.key is None else fingerprint(access.key.public),
     }
     facts = report | {
         "bundle": describe_bundle(report["bundle"]),
-        "signed_by": signer_in_words(setup.signed_by),
+        "signed_by": describe_signer(setup.signed_by),
         "engine_settings": f"{engine.settings}, as {engine.tuned_by or line} says",
-        "golden_tiles_off_by": describe_differences(proven.differences),
+        "golden_tiles_off_by": describe_differences(verified.differences),
         "plausible": _describe_plausible(setup),
         "journal": _describe_journal(config.journal),
         **{f"product {name}": _describe_product(other) for name, other in others.items()},
@@ -94,7 +94,7 @@ def check(line: Path, as_json: bool) -> None:
         del facts[name]
     known = {name: value for name, value in facts.items() if value is not None}
     print_warnings(warnings)
-    print_report(report, as_json, f"{line} can be run in {proven.computes_in}", known)
+    print_report(report, as_json, f"{line} can be run in {verified.computes_in}", known)
 
 
 def _check_journal(line: Path, config: JournalConfig) -> list[str]:
@@ -104,9 +104,9 @@ def _check_journal(line: Path, config: JournalConfig) -> list[str]:
         JournalError: the journal cannot be kept there.
     """
     folder = config.folder or state_folder()
-    if folder is None or not config.keep_mib:
+    if folder is None or not config.retain_mib:
         return []
-    warning = check_place(folder, sayable(line.stem), config.keep_mib << 20)
+    warning = check_place(folder, utf8_safe(line.stem), config.retain_mib << 20)
     return [] if warning is None else [warning]
 
 
@@ -127,7 +127,7 @@ def _extreme_thresholds(config: LineConfig, setup: Setup) -> list[str]:
 
 
 def _describe_journal(config: JournalConfig) -> str:
-    if not config.keep_mib:
+    if not config.retain_mib:
         return "nothing is kept"
     kept = (
         "in the state folder of a service; nowhere if run by hand" if config.folder is None else f"in {config.folder}"
@@ -136,7 +136,7 @@ def _describe_journal(config: JournalConfig) -> str:
 
 
 def _others(config: LineConfig, first: Prepared) -> dict[str, Any]:
-    """What the products are inspected by that are not in force at first, all proven as well."""
+    """What the products are inspected by that are not in force at first, all verified as well."""
     found = {}
     for name in [product.name for product in config.products if product.name != config.product]:
         try:
@@ -146,13 +146,13 @@ def _others(config: LineConfig, first: Prepared) -> dict[str, Any]:
         found[name] = {
             "bundle": bundle_name(setup),
             "signed_by": setup.signed_by,
-            "precision": setup.proven.computes_in,
+            "precision": setup.verified.computes_in,
             "score_threshold": setup.inspector.thresholds.score,
             "evidence_threshold": setup.inspector.thresholds.evidence,
             "plausible": _plausible(setup),
         }
-        if setup.proven is not first.setup.proven:
-            setup.proven.engine.close()
+        if setup.verified is not first.setup.verified:
+            setup.verified.engine.close()
     return found
 
 

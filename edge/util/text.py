@@ -5,7 +5,7 @@ from typing import Any, Literal
 import msgspec
 
 
-def sayable(text: str) -> str:
+def utf8_safe(text: str) -> str:
     """Text with `?` for what UTF-8 cannot say: a file's name may hold bytes that are no text."""
     return text.encode("utf-8", "replace").decode()
 
@@ -24,10 +24,10 @@ def encode_json(value: object, order: Literal["deterministic"] | None = None) ->
 
 
 def _sayable_strings(value: Any) -> Any:
-    """The same value with every string of it, at any depth, `sayable`."""
+    """The same value with every string of it, at any depth, `utf8_safe`."""
     match value:
         case str():
-            return sayable(value)
+            return utf8_safe(value)
         case dict():
             return {_sayable_strings(key): _sayable_strings(item) for key, item in value.items()}
         case list() | tuple():

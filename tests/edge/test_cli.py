@@ -140,10 +140,10 @@ def test_check_looks_at_the_place_of_the_journal_and_writes_nothing_there(tmp_pa
             if folder in ("other", "held"):
                 assert (heatline("run", line).returncode, folder) == (code, folder)
     files = sorted(tmp_path.rglob("*"))
-    line.write_text(f'{before}\n[journal]\nfolder = "new/journal"\nkeep_mib = {1 << 20}')
+    line.write_text(f'{before}\n[journal]\nfolder = "new/journal"\nretain_mib = {1 << 20}')
     (warning,) = one_object(heatline("check", line, "--json").stdout)["warnings"]
     assert "MiB of events" in warning
-    assert warning.endswith("and journal.keep_mib is 1048576; make room, or set less")
+    assert warning.endswith("and journal.retain_mib is 1048576; make room, or set less")
     assert sorted(tmp_path.rglob("*")) == files
 
 

@@ -49,7 +49,7 @@ def check_place(folder: Path, line: str, budget_bytes: int) -> str | None:
         raise kind_of(error, path) from error
     if room < budget_bytes:
         return (
-            f"there is room for {room / MIB:.1f} MiB of events in {folder}, and journal.keep_mib is "
+            f"there is room for {room / MIB:.1f} MiB of events in {folder}, and journal.retain_mib is "
             f"{budget_bytes / MIB:.0f}; make room, or set less"
         )
     return None
