@@ -11,8 +11,9 @@ from edge.util.text import format_count
 from train.drawing import to_svg
 from train.evaluation.explorer import Explorer, Interval, Scores, explore
 from train.evaluation.report import charts
+from train.evaluation.report.embedding import Picture
 from train.evaluation.report.line_tables import percent
-from train.evaluation.report.pictures import Picture, picture
+from train.evaluation.report.pictures import picture
 from train.evaluation.report.rows import Read, Row
 from train.evaluation.result import Kind
 
