@@ -40,7 +40,7 @@ class Cell:
     @property
     def aspect(self) -> float:
         """Width over height."""
-        return self.pixels.shape[1] / self.pixels.shape[0]
+        return float(self.pixels.shape[1] / self.pixels.shape[0])
 
 
 def write_contact_sheet(file: Path, images: Sequence[LabelledImage]) -> None:
