@@ -92,6 +92,6 @@ def draw_outlines(
         contours: each [points, 2] or [points, 1, 2], x and y in px.
         thick: width of the line in `rgb`, px.
     """
-    kind = cv2.LINE_AA if thick > 1 else cv2.LINE_8
+    kind = cv2.LINE_AA if thick > 2 else cv2.LINE_8
     for colour, width in ((DARK_RGB, thick + 2 * max(1, thick // 2)), (rgb, thick)):
         cv2.polylines(picture, contours, isClosed=True, color=colour, thickness=width, lineType=kind)
