@@ -210,7 +210,7 @@ def draw_frame(view: FrameView, scale: ColourScale) -> NDArray[np.uint8]:
     Each is at most `FRAME_PX` long.
     """
     height, width = view.pixels.shape[:2]
-    thick = max(2, round(max(height, width) / 400))
+    thick = max(2, round(max(height, width) / 200))
     truth = view.pixels if view.truth is None else _outlined(view.pixels, view.truth, TRUTH_RGB, thick)
     heat = overlay(view.pixels, view.judgement.heatmap, view.cell_px, view.judgement.regions, scale)
     shrink = min(1.0, FRAME_PX / max(height, width))
