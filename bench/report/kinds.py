@@ -40,9 +40,9 @@ def _end_to_end_headlines(one: Record) -> Iterator[str]:
             f"{shown(saturated['service_frames_per_s']['median'])} frames/s at most, "
             f"{shown(saturated['service_over_engine'])} of what the engine does alone"
         )
-    if highest := one["highest"]:
+    if highest := one.get("highest"):
         yield f"no frame lost at {shown(highest['rate_fps'])} frames/s"
-    if window := one["window"]:
+    if window := one.get("window"):
         dropped = sum(window["dropped"].values()) + sum(window["failed"].values())
         yield (
             f"{shown(window['latency']['p50'])} ms from capture to event (median; 99 %: "
@@ -63,7 +63,7 @@ def _end_to_end_plots(one: Record) -> Iterator[Markup]:
 
 
 def _stages_headlines(one: Record) -> Iterator[str]:
-    for row in one["whole"]:
+    for row in one.get("whole", ()):
         if row["variant"] == "defects":
             yield f"{row['size']}, {row['tiles']} tiles: {shown(row['ms']['median'])} ms for a frame with defects"
 
@@ -103,7 +103,7 @@ def _startup_plots(one: Record) -> Iterator[Markup]:
 
 
 def _tune_headlines(one: Record) -> Iterator[str]:
-    if comparison := one["comparison"]:
+    if comparison := one.get("comparison"):
         yield f"{shown(comparison['latency_p50']['median'])} of the median latency before, with the settings chosen"
 
 
