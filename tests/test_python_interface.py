@@ -166,6 +166,11 @@ def test_what_is_no_picture_is_refused_in_one_sentence(
 def test_missing_folders_and_a_closed_inspector_are_refused_in_one_sentence(bundle: Bundle, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     assert "is no bundle" in one_sentence(lambda: heatline.open_bundle(gone), heatline.BundleError)
+    unknown = one_sentence(
+        lambda: heatline.open_bundle(bundle.path, engine="tensorrt"),  # type: ignore[arg-type]
+        heatline.EngineError,
+    )
+    assert "there is no engine 'tensorrt'; expected openvino or onnxruntime" in unknown
     with heatline.open_bundle(bundle.path) as inspector:
         assert "is not a folder" in one_sentence(lambda: inspector.inspect_all(gone), heatline.InputError)
         begun = inspector.inspect_all([DEFECTIVE, DEFECTIVE])

@@ -33,8 +33,8 @@ class BundleInspector:
 
     A picture is an array or a file. Arrays are RGB uint8 [H, W, 3], unless `pixel_format` names another format by its
     GenICam name: `BGR8` for OpenCV's arrays [H, W, 3], `Mono8` for grey ones [H, W]. A picture may have any size: it is
-    cut into tiles, and their maps are stitched, as on the line. It is not copied: who overwrites an array draws what
-    `InspectionResult.overlay` shows.
+    cut into tiles, and their maps are stitched, as on the line. An array is not copied: if you overwrite it, the
+    result's overlay shows the new pixels.
 
     Args:
         bundle: verified.
