@@ -33,4 +33,4 @@ def open_bundle(
     from edge import bundle, offline  # they load NumPy, OpenCV and the engine
 
     verified = bundle.open_bundle(Path(path))
-    return offline.BundleInspector(verified, bundle.open_proven_engine(verified, engine, precision))
+    return offline.BundleInspector(verified, bundle.open_verified_engine(verified, engine, precision))

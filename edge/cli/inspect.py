@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from edge.bundle import open_bundle, open_proven_engine
+from edge.bundle import open_bundle, open_verified_engine
 from edge.cli.options import engine_option, precision_option
 from edge.cli.output import json_option, print_json
 from edge.errors import InputError
@@ -34,7 +34,7 @@ def inspect(
     """
     files = [file for path in images for file in (list_images(path) if path.is_dir() else [path])]
     bundle = open_bundle(bundle_path)
-    inspector = BundleInspector(bundle, open_proven_engine(bundle, kind, precision))
+    inspector = BundleInspector(bundle, open_verified_engine(bundle, kind, precision))
     unjudged = 0
     with inspector, writing(out):
         out.mkdir(parents=True, exist_ok=True)

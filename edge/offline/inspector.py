@@ -11,7 +11,7 @@ from typing import Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle, ProvenEngine
+from edge.bundle import Bundle, VerifiedEngine
 from edge.colour import PIXEL_FORMATS, PixelFormat
 from edge.delivery.numbering import Count
 from edge.errors import EngineError, InputError
@@ -38,12 +38,12 @@ class BundleInspector:
 
     Args:
         bundle: verified.
-        proven: its engine.
+        verified: its engine.
     """
 
-    def __init__(self, bundle: Bundle, proven: ProvenEngine) -> None:
-        inspector = Inspector(bundle.manifest, proven.engine, plausibility=bundle.plausibility())
-        self._setup = Setup(bundle, proven, inspector, acting=False)
+    def __init__(self, bundle: Bundle, verified: VerifiedEngine) -> None:
+        inspector = Inspector(bundle.manifest, verified.engine, plausibility=bundle.plausibility())
+        self._setup = Setup(bundle, verified, inspector, acting=False)
         self._boot_id, self._count = uuid.uuid4().hex, Count(journal_id=None)
         self._pictures, self._closed = 0, False
 
@@ -56,7 +56,7 @@ class BundleInspector:
     @property
     def precision(self) -> str:
         """What the engine computes in: f32, bf16 or int8. It is f32 where this machine does not support the other."""
-        return self._setup.proven.engine.precision
+        return self._setup.verified.engine.precision
 
     def inspect(self, picture: Picture, *, pixel_format: PixelFormat = "RGB8") -> InspectionResult:
         """Inspect one picture.
@@ -99,7 +99,7 @@ class BundleInspector:
         """Release the engine; may be called twice."""
         if not self._closed:
             self._closed = True
-            self._setup.proven.engine.close()
+            self._setup.verified.engine.close()
 
     def __enter__(self) -> Self:
         return self
