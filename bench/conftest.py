@@ -10,7 +10,7 @@ import pytest
 from bench.machine import machine, machine_kind
 from bench.stages.prepared import Prepared, prepare
 from edge.bundle import Bundle, open_bundle
-from edge.bundle.proven_engine import open_proven_engine
+from edge.bundle.verified_engine import open_verified_engine
 
 SHIPPED = Path(__file__).parents[1] / "examples" / "drawn_boards" / "bundle"
 FRAME_HW = (2048, 2448)
@@ -58,4 +58,4 @@ def bundle(request: pytest.FixtureRequest) -> Bundle:
 @pytest.fixture(scope="session")
 def prepared(bundle: Bundle) -> Prepared:
     """A frame of 2448x2048 px: 120 tiles of 224."""
-    return prepare(bundle, open_proven_engine(bundle), FRAME_HW)
+    return prepare(bundle, open_verified_engine(bundle), FRAME_HW)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from edge.bundle import Bundle, open_bundle
-from edge.bundle.proven_engine import ProvenEngine, open_proven_engine
+from edge.bundle.verified_engine import VerifiedEngine, open_verified_engine
 from edge.errors import BenchError, HeatlineError
 from edge.inference import Precision
 
@@ -97,21 +97,21 @@ def _serve(bench: Connection, make: Callable[..., Any], arguments: tuple[object,
         bench.send(answered(getattr(made, method), arguments))
 
 
-def engine_in(bundle: Bundle, precision: Precision, *, batch: int = 0) -> ProvenEngine:
-    """OpenVINO's, proven on this machine; a line would fall back to f32, a bench must not.
+def engine_in(bundle: Bundle, precision: Precision, *, batch: int = 0) -> VerifiedEngine:
+    """OpenVINO's, verified on this machine; a line would fall back to f32, a bench must not.
 
     Args:
-        batch: as in `open_proven_engine`.
+        batch: as in `open_verified_engine`.
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine.
         BenchError: nor in that precision.
     """
-    proven = open_proven_engine(bundle, "openvino", precision, batch=batch)
-    if proven.fell_back is not None:
-        proven.engine.close()
-        reason = proven.fell_back.partition(";")[0]  # what it advises is for whoever sets up a line
+    verified = open_verified_engine(bundle, "openvino", precision, batch=batch)
+    if verified.fell_back is not None:
+        verified.engine.close()
+        reason = verified.fell_back.partition(";")[0]  # what it advises is for whoever sets up a line
         raise BenchError(f"{precision} cannot be timed on this machine: {reason}; choose another --precision")
-    return proven
+    return verified
 
 
 def require_engine_in(bundle: Bundle, precision: Precision) -> None:

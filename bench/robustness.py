@@ -15,7 +15,7 @@ from bench.plausibility import AS_IT_IS, BESIDE, BESIDE_PX, FOLDS, STILL_GOOD, P
 from bench.recipes.metrics import count_hit, label_defects
 from bench.recipes.sets import DataSet, unless_set
 from bench.result_file import read_result
-from edge.bundle import Bundle, open_proven_engine
+from edge.bundle import Bundle, open_verified_engine
 from edge.errors import BenchError
 from edge.frames import Frame, Stamp
 from edge.geometry.regions import found_cells
@@ -170,7 +170,7 @@ def _groups_of(images: Sequence[LabelledImage], seed: int, fold: int, name: str)
 
 
 def _inspect(bundle: Bundle, images: Sequence[LabelledImage], compared: dict[str, list[Comparison]]) -> None:
-    with contextlib.closing(open_proven_engine(bundle).engine) as engine:
+    with contextlib.closing(open_verified_engine(bundle).engine) as engine:
         inspector = Inspector(bundle.manifest, engine, plausibility=bundle.plausibility())
         for number, image in enumerate(images):
             rgb = image.pixels()

@@ -58,7 +58,7 @@ def export(
     allow: tuple[Precision | Literal["map"], ...],
     as_json: bool,
 ) -> None:
-    """Turn RUN, the folder of a training, into a bundle: one graph with classifier and map, proven and calibrated.
+    """Turn RUN, the folder of a training, into a bundle: one graph with classifier and map, verified and calibrated.
 
     Each precision is held to the model itself on tiles of the validation groups, or of half of the training groups
     where none are kept for validation (recipe heatline): verdicts, maps and regions. One that fails is left out of the

@@ -16,7 +16,7 @@ from edge.errors import EngineError
 from edge.inference import Engine, infer
 from edge.inference.engine import Precision
 from edge.util.text import format_count
-from export.held_tiles import HeldTiles
+from export.validation_tiles import ValidationTiles
 
 LIMITS: dict[Precision, dict[str, float]] = {
     "f32": {"flips": 0.005, "iou_median": 0.99, "near_p5": 0.95},
@@ -26,7 +26,7 @@ LIMITS: dict[Precision, dict[str, float]] = {
 """Largest share of tiles whose verdict flips, and least overlap of regions; docs/precisions.md defends them."""
 
 
-def agreement(held: HeldTiles, engine: Engine) -> Agreement:
+def agreement(held: ValidationTiles, engine: Engine) -> Agreement:
     """How far an engine's answers are from the model's.
 
     Raises:
@@ -49,7 +49,7 @@ def agreement(held: HeldTiles, engine: Engine) -> Agreement:
     )
 
 
-def missed(precision: Precision, held: HeldTiles, figures: Sequence[Agreement]) -> list[str]:
+def missed(precision: Precision, held: ValidationTiles, figures: Sequence[Agreement]) -> list[str]:
     """The limits that the worst batch size misses, in words."""
     limits, tiles, found = LIMITS[precision], len(held.tiles), []
     flips = max(each.flips for each in figures)

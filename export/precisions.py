@@ -19,11 +19,11 @@ from edge.bundle.manifest import Agreement, Attempt, MapGate, PrecisionGate
 from edge.errors import EngineError, ExportError, PrecisionError
 from edge.inference import Engine, Precision, infer, open_engine
 from edge.inference.engine import GRAPHS, OPENVINO_GRAPH
-from export.held_tiles import HeldTiles
 from export.layers_in_f32 import first_layers, in_f32_under_bf16, output_layer
 from export.map_gate import LIMITS, agreement, missed
 from export.openvino_ir import Ir
 from export.quantise import WAYS, quantise
+from export.validation_tiles import ValidationTiles
 
 BATCHES = (1, 8)
 """What OpenVINO is given on the line unless it is told otherwise, and a batch as other engines like it."""
@@ -59,7 +59,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluatedModel:
     """What became of a precision."""
 
     gate: PrecisionGate
@@ -71,7 +71,7 @@ class Judged:
 class Precisions:
     """What became of all of them."""
 
-    judged: Mapping[Precision, Judged]
+    judged: Mapping[Precision, EvaluatedModel]
     """f32 is always there."""
 
     @property
@@ -91,7 +91,7 @@ class Precisions:
             if one.made is not None and precision != "f32"
         }
 
-    def gate(self, held: HeldTiles) -> MapGate:
+    def gate(self, held: ValidationTiles) -> MapGate:
         """What the manifest tells."""
         return MapGate(
             tiles=len(held.tiles),
@@ -108,7 +108,7 @@ class Precisions:
 def make_precisions(
     f32: Ir,
     for_bf16: Callable[[], Ir] | None,
-    held: HeldTiles,
+    held: ValidationTiles,
     golden: GoldenTiles,
     *,
     precisions: Collection[Precision],
@@ -128,7 +128,7 @@ def make_precisions(
         ExportError: f32 cannot be run. What it misses here is told and does not keep it out: its own gate is stricter,
             and on few tiles rounding alone moves cells and verdicts that lie on a threshold.
     """
-    judged: dict[Precision, Judged] = {}
+    judged: dict[Precision, EvaluatedModel] = {}
     if "int8" in precisions and quantise_by is not None:
         say("quantising")
         candidates = int8_candidates(f32, quantise_by, transformer=transformer)
@@ -169,12 +169,12 @@ def int8_candidates(f32: Ir, tiles: NDArray[np.uint8], *, transformer: bool) -> 
 def judge(
     precision: Precision,
     candidates: Iterable[Candidate],
-    held: HeldTiles,
+    held: ValidationTiles,
     golden: GoldenTiles,
     *,
     allow: bool = False,
     say: Say = lambda line: None,
-) -> Judged:
+) -> EvaluatedModel:
     """Take the first candidate that passes; with `allow` the last that could be run, though it failed.
 
     Args:
@@ -199,7 +199,7 @@ def judge(
         attempt = Attempt(candidate.how, figures, found)
         say(f"{precision}, {candidate.how}: {'; '.join(found) or 'passed'}")
         if made is not None and not found:
-            return Judged(PrecisionGate(made.graph, None, [*failed, attempt]), made)
+            return EvaluatedModel(PrecisionGate(made.graph, None, [*failed, attempt]), made)
         failed.append(attempt)
         if made is not None:
             runs = made, attempt
@@ -208,13 +208,13 @@ def judge(
     if allow and runs is not None:
         made, attempt = runs
         others = [each for each in failed if each is not attempt]
-        return Judged(PrecisionGate(made.graph, "; ".join(attempt.missed), [*others, attempt]), made)
+        return EvaluatedModel(PrecisionGate(made.graph, "; ".join(attempt.missed), [*others, attempt]), made)
     failed.sort(key=lambda attempt: bool(attempt.agreement))  # what could be run says more than what could not
-    return Judged(PrecisionGate(None, "; ".join(failed[-1].missed), failed), None)
+    return EvaluatedModel(PrecisionGate(None, "; ".join(failed[-1].missed), failed), None)
 
 
 def _hold(
-    precision: Precision, candidate: Candidate, held: HeldTiles, golden: GoldenTiles
+    precision: Precision, candidate: Candidate, held: ValidationTiles, golden: GoldenTiles
 ) -> tuple[Made | None, list[Agreement]]:
     """How a candidate agrees with the model; and what it would be in a bundle, unless golden tiles forbid it.
 

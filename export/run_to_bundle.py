@@ -19,12 +19,12 @@ from edge.calibration import GoodFrame, describe_support
 from edge.inference import Precision, infer, open_engine
 from edge.inference.engine import FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
-from export.held_tiles import divide_by_group, good_tiles, hold_tiles, quantisation_tiles
 from export.map_checks import check_maps, turned
 from export.onnx_graph import to_graphs
 from export.openvino_ir import to_ir
 from export.precisions import PRECISIONS, Say, make_precisions
 from export.product import know_product_of
+from export.validation_tiles import divide_by_group, good_tiles, hold_tiles, quantisation_tiles
 from train.adequacy import describe_carrying
 from train.evaluation.engines import TorchEngine
 from train.models.dense import DenseClassifier

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs heatline from the folder that this script lies in, without a network. A version gets a folder of its own in
-# /opt/heatline, and is put in force only once it has proven to work on this machine; until then nothing has changed.
+# /opt/heatline, and is put in force only once it has verified to work on this machine; until then nothing has changed.
 set -eu
 umask 022 # the service must be able to read what root makes here
 unset PYTHONHOME PYTHONPATH
@@ -85,7 +85,7 @@ unchanged=${unchanged:-nothing has changed}
 
 # Whether all of it works, on this processor, with these libraries: every package is there, and both engines answer the
 # golden tiles of a bundle.
-proven() {
+verified() {
   [ "$("$1/bin/heatline" --version)" = "heatline, version $version" ] &&
     "$1/bin/python" -I "$pip" --isolated check &&
     "$1/bin/python" -I -c 'import av' &&
@@ -104,7 +104,7 @@ count=1
 while [ -e "$root/$name" ]; do
   made=$root/$name/share/heatline/SHA256SUMS
   if [ -f "$made" ]; then
-    if cmp -s SHA256SUMS "$made" && proven "$root/$name" >"$log" 2>&1; then
+    if cmp -s SHA256SUMS "$made" && verified "$root/$name" >"$log" 2>&1; then
       echo "This package is installed already, as $name, and works."
       break
     fi
@@ -128,7 +128,7 @@ if [ ! -e "$root/$name" ]; then
   "$making/bin/python" -I "$pip" --isolated --disable-pip-version-check --quiet install \
     --no-index --find-links wheels --no-cache-dir --require-hashes --requirement requirements.txt >"$log" 2>&1 ||
     fail "pip cannot install the wheels: $(grep -m 1 ERROR "$log" || tail -n 1 "$log"); $unchanged"
-  proven "$making" >"$log" 2>&1 ||
+  verified "$making" >"$log" 2>&1 ||
     fail "heatline $version does not work on this machine: $(tail -n 1 "$log"); $unchanged"
   mkdir -p "$making/share"
   cp -r share "$making/share/heatline"

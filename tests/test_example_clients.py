@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.delivery.journal.journalling import Journalling
+from edge.delivery.journal.journal_writer import JournalWriter
 from edge.delivery.publisher import Publisher
 from edge.wire.events import Message
 from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, event, wait_until
@@ -121,14 +121,14 @@ def test_a_durable_client_gets_every_event_and_reports_what_is_lost(tmp_path: Pa
 @contextlib.contextmanager
 def published(address: str, folder: Path) -> Iterator[Publisher]:
     """A line's events, journalled and sent."""
-    journalling = Journalling("line1", BOOT, folder, 1e9, 1 << 30, lambda _: {})
-    publisher = Publisher(address, journalling)
+    writer = JournalWriter("line1", BOOT, folder, 1e9, 1 << 30, lambda _: {})
+    publisher = Publisher(address, writer)
     publisher.start()
     try:
         yield publisher
     finally:
         publisher.close()
-        journalling.close()
+        writer.close()
 
 
 def publish(publisher: Publisher, *topics: str, png: bytes | None = None) -> None:

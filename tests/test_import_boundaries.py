@@ -31,7 +31,7 @@ assert len(names) >= 30, "not all modules were found"
 for name in names:
     importlib.import_module(name)
 """
-DATA_COMMANDS = "import examples.drawn_boards.boards, train.commands.data, train.contact_sheet, train.survey"
+DATA_COMMANDS = "import examples.drawn_boards.boards, train.commands.data, train.contact_sheet, train.summary"
 START = "import edge.cli.main, edge.cli.run"
 DEFAULT_TRAINING = "import train.compose, train.fit"
 CLIENT = "import edge.delivery.client"

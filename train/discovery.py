@@ -6,7 +6,7 @@ Pictures of one thing must stay in one group, or a model is tested on what it ha
 2. the part of the file name that names a thing (see `file_names`);
 3. each picture by itself.
 
-Where groups are guessed (2 and 3), near-identical pictures are put into one group besides. All that is assumed is said.
+Where groups are guessed (2 and 3), near-duplicate pictures are put into one group besides. All that is assumed is said.
 """
 
 import re
@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import InputError
-from edge.util.text import format_count, sayable
+from edge.util.text import format_count, utf8_safe
 from train.file_names import find_scheme
-from train.near_identical import near_identical_pairs, thumbnail
+from train.near_duplicates import near_duplicates_pairs, thumbnail
 from train.readers import LabelledFolder, LabelledImage, read_folder
 from train.readers.folder import LABELS_ONLY, list_folder, truths_in
 from train.readers.labels_csv import read_labels
@@ -41,7 +41,7 @@ ENOUGH_GROUPS = 10
 """Of several columns, the one with the fewest groups is taken, but not with fewer than these."""
 
 ALIKE_BY_PLACE = 0.5
-"""If more than this share of all pictures is near-identical in one chain, the camera's fixed view is what is alike."""
+"""If more than this share of all pictures is near-duplicate in one chain, the camera's fixed view is what is alike."""
 
 
 @dataclass(frozen=True)
@@ -168,24 +168,24 @@ def _guess_groups(images: Sequence[LabelledImage]) -> tuple[dict[Path, str], str
         names, are = scheme.things, scheme.part
         kinds = sorted(set(names))
         said = [
-            f"Groups are {scheme.part} ({sayable(', '.join(kinds[:3]))}, ...): {format_count(len(kinds), 'group')}. "
+            f"Groups are {scheme.part} ({utf8_safe(', '.join(kinds[:3]))}, ...): {format_count(len(kinds), 'group')}. "
             "This is a guess: "
             "that pictures of one thing have it in common. If not, use split.pattern or split.group."
         ]
-    merged, like = _with_near_identical(images, [sayable(name) for name in names])
+    merged, like = _with_near_duplicates(images, [utf8_safe(name) for name in names])
     if like:
-        are += ", near-identical pictures in one"
+        are += ", near-duplicate pictures in one"
         said.append(like)
     groups = {image.path: group for image, group in zip(images, merged, strict=True)}
     return groups, are, said
 
 
-def _with_near_identical(images: Sequence[LabelledImage], names: Sequence[str]) -> tuple[list[str], str | None]:
-    """Group names in which near-identical pictures share one, and what to say if that changes anything."""
+def _with_near_duplicates(images: Sequence[LabelledImage], names: Sequence[str]) -> tuple[list[str], str | None]:
+    """Group names in which near-duplicate pictures share one, and what to say if that changes anything."""
     with ThreadPoolExecutor(len(sched_getaffinity(0))) as threads:  # decoding holds no lock
         seen = list(threads.map(_thumbnail, images))
     looked = [number for number, one in enumerate(seen) if one is not None]
-    pairs = near_identical_pairs(np.array([one for one in seen if one is not None]))
+    pairs = near_duplicates_pairs(np.array([one for one in seen if one is not None]))
     chains = _joined(range(len(looked)), pairs)
     longest = max(Counter(chains).values(), default=0)
     if longest > max(2, ALIKE_BY_PLACE * len(looked)):
@@ -201,7 +201,7 @@ def _with_near_identical(images: Sequence[LabelledImage], names: Sequence[str]) 
     count = len(set(groups))
     if count == len(order):
         return groups, None
-    return groups, f"Near-identical pictures are put into one group: {len(order)} groups become {count}."
+    return groups, f"Near-duplicate pictures are put into one group: {len(order)} groups become {count}."
 
 
 def _thumbnail(image: LabelledImage) -> NDArray[np.uint8] | None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import TrainingError
-from train.near_identical import THUMBNAIL_PX, thumbnail
+from train.near_duplicates import THUMBNAIL_PX, thumbnail
 from train.progress import Track
 from train.readers import LabelledImage
 
@@ -33,7 +33,7 @@ class _Entry(msgspec.Struct, frozen=True):
     mask_at: int | None
     """None: no pixel of it is defective, or only its label is known."""
     thumbnail: bytes
-    """See `near_identical.thumbnail`."""
+    """See `near_duplicates.thumbnail`."""
 
 
 class _Index(msgspec.Struct, frozen=True):
@@ -105,7 +105,7 @@ class FrameStore:
         return view
 
     def thumbnails(self, frames: Sequence[int]) -> NDArray[np.uint8]:
-        """Of those frames [n, 32, 32], as `near_identical.thumbnail` makes them; made once, when they are decoded."""
+        """Of those frames [n, 32, 32], as `near_duplicates.thumbnail` makes them; made once, when they are decoded."""
         joined = b"".join(self._entries[frame].thumbnail for frame in frames)
         return np.frombuffer(joined, np.uint8).reshape(-1, THUMBNAIL_PX, THUMBNAIL_PX)
 

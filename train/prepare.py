@@ -12,7 +12,7 @@ from edge.errors import TrainingError
 from edge.util.text import format_count, is_are
 from train.config import TrainConfig
 from train.frames import FrameStore
-from train.near_identical import near_identical_across, twins_in_words
+from train.near_duplicates import describe_near_duplicates, near_duplicates_across
 from train.progress import tracked
 from train.readers import LabelledFolder, LabelledImage
 from train.run import read_data, split_data
@@ -86,15 +86,15 @@ def prepare(config: TrainConfig, cache: Path, say: Callable[[str], None]) -> Pre
 
 
 def _warn_of_twins(store: FrameStore, frames: dict[str, range], say: Callable[[str], None]) -> None:
-    """Tell of near-identical pictures on both sides: what validates would have taught already."""
-    pairs = near_identical_across({part: store.thumbnails(numbers) for part, numbers in frames.items()})
+    """Tell of near-duplicate pictures on both sides: what validates would have taught already."""
+    pairs = near_duplicates_across({part: store.thumbnails(numbers) for part, numbers in frames.items()})
     if pairs:
         first = pairs[0]
         picture, twin = (
             store.images[frames[part][number]].path.name
             for part, number in ((first.part, first.number), (first.other_part, first.other_number))
         )
-        say(twins_in_words(len(pairs), f"{picture} ({first.part})", f"{twin} ({first.other_part})"))
+        say(describe_near_duplicates(len(pairs), f"{picture} ({first.part})", f"{twin} ({first.other_part})"))
 
 
 def _described(part: str, pictures: Sequence[LabelledImage], tiles: dict[str, int], labelled: str) -> str:

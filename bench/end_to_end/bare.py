@@ -25,7 +25,7 @@ from edge.images import list_images, read_image
 from edge.inference import Engine, Precision, infer
 from edge.inspection.inspector import Inspector
 from edge.inspection.verdict import Thresholds
-from edge.util.text import sayable
+from edge.util.text import utf8_safe
 
 DEFECTIVE = 0.125
 """Share of the pictures that are to be judged DEFECT."""
@@ -87,7 +87,7 @@ class Bare:
     def __init__(self, path: Path, precision: Precision) -> None:
         logging.disable()  # of a fall back it would warn beside the sentence that says it
         self._bundle, self._precision = open_bundle(path), precision
-        self._proven = engine_in(self._bundle, precision)
+        self._verified = engine_in(self._bundle, precision)
         self._all: list[_Alone] = []
         self._tiles = 0
 
@@ -97,7 +97,7 @@ class Bare:
         Args:
             defective: as in `expect`, as are errors.
         """
-        engine = self._proven.engine
+        engine = self._verified.engine
         expected = expect(pictures, self._bundle, self._precision, engine, defective)
         self._tiles = expected.tiles
         tiles = _first_tiles(pictures, self._bundle)
@@ -169,7 +169,7 @@ def expect(folder: Path, bundle: Bundle, precision: Precision, engine: Engine, d
     """
     evidence_threshold = bundle.manifest.calibration.evidence_threshold
     inspector = Inspector(bundle.manifest, engine, thresholds=Thresholds(0.0, evidence_threshold))
-    frames = {sayable(path.name): Frame(Stamp("expected", 1), *read_image(path)) for path in list_images(folder)}
+    frames = {utf8_safe(path.name): Frame(Stamp("expected", 1), *read_image(path)) for path in list_images(folder)}
     sizes = {(frame.image.shape[0], frame.image.shape[1]) for frame in frames.values()}
     if len(sizes) > 1:
         raise BenchError(f"{folder} holds pictures of several sizes; expected one size, as a camera has")

@@ -21,7 +21,7 @@ from edge.cameras.host import Arrived, CameraProcess
 from edge.cameras.pattern import pattern
 from edge.cameras.settings import PatternSettings
 from edge.colour import to_rgb
-from edge.delivery.journal.journalling import Journalling
+from edge.delivery.journal.journal_writer import JournalWriter
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.publisher import Publisher
 from edge.errors import BenchError
@@ -122,15 +122,15 @@ def journal(prepared: Prepared, at_end: ExitStack, *, heatmap: bool) -> Stage:
     """
     message = prepared.message("always" if heatmap else "never")
     place = Path(at_end.enter_context(tempfile.TemporaryDirectory()))
-    journalling = Journalling("bench", "0" * 32, place, KEEP_SECONDS, KEEP_BYTES, lambda _: {})
-    at_end.callback(journalling.close)
+    writer = JournalWriter("bench", "0" * 32, place, KEEP_SECONDS, KEEP_BYTES, lambda _: {})
+    at_end.callback(writer.close)
 
     def require_kept() -> None:
-        state = journalling.state()
+        state = writer.state()
         if state is None or state.live_only is not None:
             raise BenchError(f"the journal takes no events: {state and state.live_only}; name another place by TMPDIR")
 
-    journalling.tend()  # it keeps an event of its own first, that it was begun
+    writer.tend()  # it keeps an event of its own first, that it was begun
     require_kept()
     reader = at_end.enter_context(JournalReader.open(place))
 
@@ -146,7 +146,7 @@ def journal(prepared: Prepared, at_end: ExitStack, *, heatmap: bool) -> Stage:
 
     return Stage(
         "journal",
-        lambda: journalling.commit([message]),
+        lambda: writer.commit([message]),
         check,
         variant="heatmap" if heatmap else "no heatmap",
     )

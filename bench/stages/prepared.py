@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.pictures import golden_mosaic
-from edge.bundle import Bundle, ProvenEngine
+from edge.bundle import Bundle, VerifiedEngine
 from edge.frames import Frame, Stamp
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import Engine
@@ -32,7 +32,7 @@ class Prepared:
     """
 
     bundle: Bundle
-    proven: ProvenEngine
+    verified: VerifiedEngine
     picture: NDArray[np.uint8]
     """RGB [H, W, 3]."""
     stitcher: Stitcher
@@ -44,7 +44,7 @@ class Prepared:
 
     @property
     def engine(self) -> Engine:
-        return self.proven.engine
+        return self.verified.engine
 
     @property
     def grid(self) -> TileGrid:
@@ -77,7 +77,7 @@ class Prepared:
         return verdict_message("bench", self.outcome(heatmaps))
 
 
-def prepare(bundle: Bundle, proven: ProvenEngine, hw: tuple[int, int]) -> Prepared:
+def prepare(bundle: Bundle, verified: VerifiedEngine, hw: tuple[int, int]) -> Prepared:
     """Make a frame of golden tiles and have the network look at it.
 
     Args:
@@ -88,8 +88,8 @@ def prepare(bundle: Bundle, proven: ProvenEngine, hw: tuple[int, int]) -> Prepar
     picture, manifest = golden_mosaic(bundle, hw, seed=0), bundle.manifest
 
     def setup(thresholds: Thresholds) -> Setup:
-        inspector = Inspector(manifest, proven.engine, thresholds=thresholds)
-        return Setup(bundle, proven, inspector, acting=False)
+        inspector = Inspector(manifest, verified.engine, thresholds=thresholds)
+        return Setup(bundle, verified, inspector, acting=False)
 
     looking = setup(Thresholds(np.inf, np.inf)).inspector
     pending = looking.start(Frame(Stamp(CAMERA, 1, number=1), picture, "RGB8"))
@@ -97,7 +97,7 @@ def prepare(bundle: Bundle, proven: ProvenEngine, hw: tuple[int, int]) -> Prepar
     defects = _thresholds(pending.logits, heatmap, pending.stitcher)
     return Prepared(
         bundle,
-        proven,
+        verified,
         picture,
         pending.stitcher,
         pending.logits,

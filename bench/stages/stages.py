@@ -117,11 +117,11 @@ def measure_stages(
         BundleError, EngineError: the bundle cannot be used on this machine.
         BenchError: nor in that precision; or a stage did not do its work.
     """
-    proven = engine_in(bundle, precision)
+    verified = engine_in(bundle, precision)
     rows: list[StageCost] = []
     ways: list[WholeWay] = []
     for hw in dict.fromkeys(sizes):
-        prepared = prepare(bundle, proven, hw)
+        prepared = prepare(bundle, verified, hw)
         say(f"{prepared.size}, {len(prepared.grid)} tiles: {rounds} rounds of {frames} frames of each stage")
         with ExitStack() as at_end:
             of_stages = {name: Recorder(make(prepared, at_end), done) for name, make in STAGES.items()}
@@ -138,13 +138,13 @@ def measure_stages(
         ways += [_whole_way(prepared, of_stages, costs, variant) for variant in WHOLE]
     if tile_counts:
         say(f"frames of {', '.join(map(str, tile_counts))} tiles: {_rounds_of_tiles(rounds)} rounds")
-    cost_per_tile = measure_tile_counts(bundle, proven, tile_counts, _rounds_of_tiles(rounds), done)
+    cost_per_tile = measure_tile_counts(bundle, verified, tile_counts, _rounds_of_tiles(rounds), done)
     return StagesBench(
         bundle=bundle.path.name,
         model=bundle.manifest.model.name,
         precision=precision,
-        engine=proven.engine.name,
-        batch=proven.engine.batch,
+        engine=verified.engine.name,
+        batch=verified.engine.batch,
         rounds=rounds,
         frames=frames,
         journal_on=file_system(Path(tempfile.gettempdir())),

@@ -12,7 +12,7 @@ from bench.spread import Spread, turns
 from bench.stages.inspecting import ReadyInputs, require_answers, same
 from bench.stages.prepared import Prepared, prepare, size_of
 from bench.stages.stage import AT_REST_SECONDS
-from edge.bundle import Bundle, ProvenEngine
+from edge.bundle import Bundle, VerifiedEngine
 from edge.errors import BenchError
 
 TILES_PER_RUN = 480
@@ -37,7 +37,7 @@ class TileCost(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_tile_counts(
-    bundle: Bundle, proven: ProvenEngine, counts: Sequence[int], rounds: int, done: Callable[[], None]
+    bundle: Bundle, verified: VerifiedEngine, counts: Sequence[int], rounds: int, done: Callable[[], None]
 ) -> list[TileCost]:
     """Time frames of all these numbers of tiles in turns.
 
@@ -48,7 +48,7 @@ def measure_tile_counts(
         BenchError: a frame was not judged as it was before.
     """
     grid = bundle.manifest.grid
-    frames = [prepare(bundle, proven, hw_of(tiles, grid.tile_px, grid.overlap_px)) for tiles in dict.fromkeys(counts)]
+    frames = [prepare(bundle, verified, hw_of(tiles, grid.tile_px, grid.overlap_px)) for tiles in dict.fromkeys(counts)]
     pairs = [(_Way(prepared), _BareWay(prepared)) for prepared in frames]
     ways = [way for pair in pairs for way in pair]
     for way in ways:

@@ -75,7 +75,7 @@ def on_the_line(
             cameras,
             thresholds=_said(config.thresholds),
             heatmaps=config.events.heatmaps,
-            journal=config.journal.keep_mib > 0,
+            journal=config.journal.retain_mib > 0,
             engine={key: value for key, value in _said(engine).items() if key != "precision"},
             tiles=_said(config.tiles),
         ) as watched:
@@ -155,8 +155,8 @@ def _camera(shown: Shown, settings: CameraSettings, folder: Path) -> Keys:
         "on_overload": "drop_oldest",
         "waiting_frames": settings.waiting_frames,
         "frozen_after_frames": NEVER_FROZEN,
-        "look_at": settings.look_at,
-        "look_away": settings.look_away,
+        "roi": settings.roi,
+        "exclude": settings.exclude,
     }
 
 

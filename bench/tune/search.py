@@ -131,7 +131,7 @@ def rank(tried: Sequence[Tried]) -> list[Tried]:
 
 @contextmanager
 def opened(one: Tried, config: LineConfig) -> Iterator[Setup | None]:
-    """All that frames are inspected by, compiled and proven as the line does it; None where that cannot be.
+    """All that frames are inspected by, compiled and verified as the line does it; None where that cannot be.
 
     Raises:
         BundleError, ConfigError: the bundle cannot be used at all.
@@ -143,10 +143,10 @@ def opened(one: Tried, config: LineConfig) -> Iterator[Setup | None]:
         yield None
         return
     try:
-        if setup.proven.fell_back is not None:
-            one.left_out = setup.proven.fell_back
+        if setup.verified.fell_back is not None:
+            one.left_out = setup.verified.fell_back
             yield None
         else:
             yield setup
     finally:
-        setup.proven.engine.close()
+        setup.verified.engine.close()

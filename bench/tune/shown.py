@@ -83,7 +83,7 @@ def _size(camera: CameraSettings, asked_hw: tuple[int, int] | None) -> tuple[int
             told = width, height
     if asked_hw is None:
         return None if told is None else (told[1], told[0])
-    if (camera.look_at or camera.look_away) and told != asked_hw[::-1]:
+    if (camera.roi or camera.exclude) and told != asked_hw[::-1]:
         raise BenchError(
             f"camera {camera.name} says where to look in frames of {camera.size}, and --size asks for "
             f"{asked_hw[1]}x{asked_hw[0]}; leave --size out"

@@ -12,7 +12,7 @@ from bench.tune.shown import Shown
 from edge.bundle import Bundle
 from edge.errors import BenchError
 from edge.frames import Frame, Stamp
-from edge.geometry.area_of_interest import WHOLE_FRAME
+from edge.geometry.region_of_interest import WHOLE_FRAME
 from edge.inference import Precision
 from edge.inspection.inspector import PendingFrame
 from edge.inspection.setup import Setup
@@ -113,5 +113,5 @@ class Trial:
             return pending.frame.stamp.camera, setup.inspector.finish(pending).score
 
         frames = (Frame(Stamp(one.camera, 1, number=1), one.picture, "RGB8") for one in shown)
-        engine = setup.proven.engine
+        engine = setup.verified.engine
         self._answers.check(engine.precision, inspect_pipelined(engine, start, frames, finish))

@@ -2,8 +2,8 @@
 
 from edge.bundle.golden import GoldenTiles, check_golden
 from edge.bundle.manifest import SCHEMA, Calibration, Manifest
-from edge.bundle.proven_engine import ProvenEngine, open_proven_engine
 from edge.bundle.store import Bundle, open_bundle, sign_bundle, write_bundle
+from edge.bundle.verified_engine import VerifiedEngine, open_verified_engine
 
 __all__ = [
     "SCHEMA",
@@ -11,10 +11,10 @@ __all__ = [
     "Calibration",
     "GoldenTiles",
     "Manifest",
-    "ProvenEngine",
+    "VerifiedEngine",
     "check_golden",
     "open_bundle",
-    "open_proven_engine",
+    "open_verified_engine",
     "sign_bundle",
     "write_bundle",
 ]

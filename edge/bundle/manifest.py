@@ -110,11 +110,11 @@ class Plausible(_Part, frozen=True):
 
 
 class CameraPlausible(_Part, frozen=True):
-    """What is plausible of one camera's frames, within its area of interest."""
+    """What is plausible of one camera's frames, within its region of interest."""
 
     plausible: Plausible
-    look_at: list[list[tuple[int, int]]]
-    look_away: list[list[tuple[int, int]]]
+    roi: list[list[tuple[int, int]]]
+    exclude: list[list[tuple[int, int]]]
     """The area's polygons, (x, y) in px: of another area the bounds say nothing."""
 
 
@@ -170,7 +170,7 @@ class Gate(_Part, frozen=True):
 
 
 class Agreement(_Part, frozen=True):
-    """How far one precision is from the model itself over the held tiles, in batches of one size."""
+    """How far one precision is from the model itself over the validation tiles, in batches of one size."""
 
     batch: Positive
     logit_difference: Annotated[float, Meta(ge=0, le=1e9)]

@@ -16,7 +16,7 @@ from edge.bundle.manifest import PRODUCT_TILES, Manifest, Plausible, decode_mani
 from edge.bundle.plausibility import Plausibility, ProductTiles
 from edge.bundle.signature import SIGNATURE, read_signature, write_signature
 from edge.errors import BundleError
-from edge.geometry import AreaOfInterest
+from edge.geometry import RegionOfInterest
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision
 from edge.util.os_errors import writing
 from edge.util.plain_file import open_plain, read_plain
@@ -61,7 +61,7 @@ class Bundle:
         plausible = self.manifest.calibration.plausible
         return None if plausible is None else self._plausibility(plausible, PRODUCT_TILES)
 
-    def plausibility_by_camera(self) -> dict[str, tuple[AreaOfInterest, Plausibility]]:
+    def plausibility_by_camera(self) -> dict[str, tuple[RegionOfInterest, Plausibility]]:
         """The same of cameras that were calibrated by themselves, each with the area that it holds for.
 
         Raises:
@@ -69,7 +69,7 @@ class Bundle:
         """
         return {
             camera: (
-                AreaOfInterest.of(each.look_at, each.look_away),
+                RegionOfInterest.of(each.roi, each.exclude),
                 self._plausibility(each.plausible, product_tiles_of(camera)),
             )
             for camera, each in self.manifest.calibration.plausible_by_camera.items()

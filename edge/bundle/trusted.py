@@ -90,7 +90,7 @@ def require_trusted(bundle: Bundle, folder: Path) -> Signer:
     return signer
 
 
-def signer_in_words(signer: Signer | None) -> str:
+def describe_signer(signer: Signer | None) -> str:
     """Who signed, for people."""
     if signer is None:
         return "nobody"

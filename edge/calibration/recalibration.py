@@ -20,7 +20,7 @@ from edge.calibration.binomial import interval
 from edge.calibration.two_samples import Difference, fisher_exact, mann_whitney
 from edge.errors import BundleError, EngineError, InputError
 from edge.frames import Frame, Stamp
-from edge.geometry import WHOLE_FRAME, AreaOfInterest
+from edge.geometry import WHOLE_FRAME, RegionOfInterest
 from edge.images import list_images, read_image
 from edge.inference import Engine
 from edge.inspection.inspector import Inspector, PendingFrame
@@ -79,7 +79,7 @@ class GoodPictures:
         self.names = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
     def run(
-        self, inspector: Inspector, track: Track = iter, area: AreaOfInterest | None = None
+        self, inspector: Inspector, track: Track = iter, area: RegionOfInterest | None = None
     ) -> tuple[list[GoodFrame], list[Appearance]]:
         """Every picture on the line's own way; while one is judged, the next is with the engine.
 

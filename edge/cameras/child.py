@@ -48,7 +48,7 @@ from edge.cameras.settings import (
 from edge.colour import to_rgb
 from edge.errors import CameraError, HeatlineError, InputError, MissingExtraError
 from edge.frames import BadFrame, Frame
-from edge.util.text import sayable
+from edge.util.text import utf8_safe
 from edge.util.threads import NamedThread
 
 logger = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class CameraServer:
         except EndOfFrames:
             self._line.send(Ended())
         except HeatlineError as error:
-            self._line.send(Broken(sayable(str(error)), isinstance(error, MissingExtraError)))
+            self._line.send(Broken(utf8_safe(str(error)), isinstance(error, MissingExtraError)))
         finally:
             self._source.close()
 
@@ -143,7 +143,7 @@ class CameraServer:
         self._line.send(Here(frame.stamp, slot, (height, width), frame.pixel_format, told))
 
     def _refuse(self, bad: BadFrame) -> None:
-        self._line.send(Bad(bad.stamp, bad.reason, sayable(bad.detail), bad.kind == "dropped"))
+        self._line.send(Bad(bad.stamp, bad.reason, utf8_safe(bad.detail), bad.kind == "dropped"))
 
     def _take_slot(self, frame_bytes: int) -> int | None:
         """A free slot, in a new ring where the frame is larger than those before; None where there is none."""
@@ -198,7 +198,7 @@ class CameraServer:
         try:
             self._source.trigger()
         except CameraError as error:
-            return sayable(str(error))
+            return utf8_safe(str(error))
         return None
 
 

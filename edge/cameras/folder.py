@@ -12,7 +12,7 @@ from edge.colour import PixelFormat
 from edge.errors import CameraError, InputError
 from edge.frames import BadFrame, Frame, Stamp
 from edge.images import list_images, read_image
-from edge.util.text import format_count, sayable
+from edge.util.text import format_count, utf8_safe
 
 MOST_PRELOADED_BYTES = 4 << 30
 
@@ -50,7 +50,7 @@ class FolderCamera(FrameSource):
             return None
         path = self._files[self._shown % len(self._files)]
         self._shown += 1
-        stamp = Stamp(self.name, self._shown, sayable(path.name))
+        stamp = Stamp(self.name, self._shown, utf8_safe(path.name))
         picture = self._read.get(path) or _picture(path)
         if isinstance(picture, InputError):
             return BadFrame(stamp, "unreadable", str(picture))

@@ -72,7 +72,7 @@ class CameraProcess:
                     pass_fds=[child.fileno()],
                     process_group=0,  # Ctrl-C in a terminal is for the line alone
                 )
-            line.send(to_bytes(msgspec.structs.replace(settings, look_at=[], look_away=[])))  # the line's own business
+            line.send(to_bytes(msgspec.structs.replace(settings, roi=[], exclude=[])))  # the line's own business
         except BaseException:
             line.close()
             raise

@@ -97,7 +97,7 @@ class Liveness:
 
     def silence(self, now_ns: int) -> Fault | None:
         """Whether it has been silent for too long; a camera that waits for triggers and one that replays may be."""
-        if self._settings.triggered != "free" or self._settings.replays:
+        if self._settings.triggered != "free" or self._settings.is_file_source:
             return None
         if self._last_frame_ns is None:
             waited, limit = now_ns - self._opened_ns, self._first_frame_within_ns()

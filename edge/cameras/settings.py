@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from edge.colour import PixelFormat
 from edge.errors import ConfigError
-from edge.geometry.area_of_interest import AreaOfInterest
+from edge.geometry.region_of_interest import RegionOfInterest
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 """Goes into topics, so it has no dots."""
@@ -35,20 +35,20 @@ class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     on_overload: Policy = "drop_oldest"
     waiting_frames: Annotated[int, Meta(ge=1, le=64)] = 2
     deadline_ms: Milliseconds | None = None
-    look_at: list[Polygon] = []
+    roi: list[Polygon] = []
     """Polygons in px (x, y); none: the whole frame."""
-    look_away: list[Polygon] = []
+    exclude: list[Polygon] = []
     silent_after_periods: Annotated[float, Meta(ge=2, le=10000)] = 5.0
     frozen_after_frames: FrameCount = 3
     stale_after_ms: Milliseconds = 1000.0
 
-    replays: ClassVar[bool] = False
+    is_file_source: ClassVar[bool] = False
     """Whether it shows files: a file that is not there is a mistake of the configuration and not a dead camera."""
 
     @property
-    def area(self) -> AreaOfInterest:
+    def area(self) -> RegionOfInterest:
         """What of its frames is inspected."""
-        return AreaOfInterest.of(self.look_at, self.look_away)
+        return RegionOfInterest.of(self.roi, self.exclude)
 
     @property
     def triggered(self) -> Trigger:
@@ -94,7 +94,7 @@ class FolderSettings(_Camera, frozen=True, kw_only=True, tag="folder"):
     on_overload: Policy = "block"
     frozen_after_frames: FrameCount = 0
 
-    replays: ClassVar[bool] = True
+    is_file_source: ClassVar[bool] = True
 
     @property
     def opened_within_s(self) -> float:
@@ -111,7 +111,7 @@ class VideoSettings(_Camera, frozen=True, kw_only=True, tag="video"):
     on_overload: Policy = "block"
     frozen_after_frames: FrameCount = 0
 
-    replays: ClassVar[bool] = True
+    is_file_source: ClassVar[bool] = True
 
 
 class PatternSettings(_Triggerable, frozen=True, kw_only=True, tag="pattern"):
@@ -195,7 +195,7 @@ def check_area(camera: CameraSettings, where: str = "") -> None:
         ConfigError: they leave nothing, or nobody knows of which size they are.
     """
     who = f"{where}camera {camera.name}"
-    if not (camera.look_at or camera.look_away):
+    if not (camera.roi or camera.exclude):
         return
     if not isinstance(camera.size, tuple):
         raise ConfigError(
@@ -205,8 +205,7 @@ def check_area(camera: CameraSettings, where: str = "") -> None:
     width, height = camera.size
     if not camera.area.mask((height, width)).any():
         raise ConfigError(
-            f"{who}: look_at and look_away leave nothing of {width}x{height} px to inspect; "
-            "check the polygons, (x, y) in px"
+            f"{who}: roi and exclude leave nothing of {width}x{height} px to inspect; check the polygons, (x, y) in px"
         )
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from edge.bundle import open_bundle, open_proven_engine
-from edge.bundle.trusted import TRUSTED_KEYS, require_trusted, signer_in_words, signer_of
+from edge.bundle import open_bundle, open_verified_engine
+from edge.bundle.trusted import TRUSTED_KEYS, describe_signer, require_trusted, signer_of
 from edge.cli.bundle_diff import diff
 from edge.cli.bundle_formatting import (
     count_frames,
@@ -92,8 +92,8 @@ def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Pa
     """Verify every file of BUNDLE and its signature, if it has one, and run its golden tiles on this machine."""
     opened = open_bundle(bundle_path)
     signer = signer_of(opened, TRUSTED_KEYS) if folder is None else require_trusted(opened, folder)
-    proven = open_proven_engine(opened, kind, precision)
-    engine = proven.engine
+    verified = open_verified_engine(opened, kind, precision)
+    engine = verified.engine
     report: dict[str, object] = {
         "name": opened.manifest.name,
         "version": opened.manifest.version,
@@ -101,12 +101,12 @@ def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Pa
         "signed_by": signer,
         "engine": engine.name,
         "precision": engine.precision,
-        "fell_back": proven.fell_back,
+        "fell_back": verified.fell_back,
         "golden_tiles": len(opened.golden().tiles),
-        "off_by": proven.differences,
+        "off_by": verified.differences,
         "allowed": opened.manifest.tolerances[engine.precision],
     }
-    facts = report | {"signed_by": signer_in_words(signer)}
-    if proven.fell_back is None:
+    facts = report | {"signed_by": describe_signer(signer)}
+    if verified.fell_back is None:
         del facts["fell_back"]
-    print_report(report, as_json, f"{bundle_path} is whole and works on this machine in {proven.computes_in}", facts)
+    print_report(report, as_json, f"{bundle_path} is whole and works on this machine in {verified.computes_in}", facts)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from edge.bundle import Calibration, open_bundle, open_proven_engine
+from edge.bundle import Calibration, open_bundle, open_verified_engine
 from edge.bundle.plausibility import Appearance, Plausibility, know_product
 from edge.calibration import calibrate as calibrate_by_share
 from edge.calibration import describe_support, may_reach, rejected
@@ -130,8 +130,8 @@ def calibrate(
     parent = open_bundle(bundle_path)
     was = parent.manifest
     new = NewBundle.beside(bundle_path, was.version, target, version, dry_run)
-    proven = open_proven_engine(parent, kind, precision)
-    inspector = Inspector(was, proven.engine)
+    verified = open_verified_engine(parent, kind, precision)
+    inspector = Inspector(was, verified.engine)
 
     frames, appearances = pictures.run(inspector, progress("good frames"))
     warnings += odd_ones(pictures, appearances)
@@ -160,15 +160,17 @@ def calibrate(
     if (few := describe_support(calibration)) is not None:
         warnings.append(few)
     warnings += _look_hot(len(frames), rejected(frames, was.calibration.score_threshold), was.calibration)
-    manifest = recalibrated(parent, calibration, new.version, proven.engine, record_of_thresholds(calibration, second))
+    manifest = recalibrated(
+        parent, calibration, new.version, verified.engine, record_of_thresholds(calibration, second)
+    )
     written = new.write(parent, manifest, plausibility.tiles)
     report = Report(
         written=None if written is None else str(written.path),
         digest=None if written is None else written.digest,
         version=new.version,
         engine=kind,
-        precision=proven.engine.precision,
-        fell_back=proven.fell_back,
+        precision=verified.engine.precision,
+        fell_back=verified.fell_back,
         calibration=calibration,
         good_frames=first,
         support=_support(len(frames), false_reject),

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from edge.bundle import open_bundle, open_proven_engine
+from edge.bundle import open_bundle, open_verified_engine
 from edge.bundle.manifest import CameraPlausible
 from edge.bundle.plausibility import know_product
 from edge.calibration.recalibration import GoodPictures, recalibrated, record_of_camera
@@ -14,7 +14,7 @@ from edge.cli.new_bundle import NewBundle, new_bundle_options, odd_ones, progres
 from edge.cli.output import json_option, print_report, print_warnings
 from edge.config import LineConfig, load_config
 from edge.errors import ConfigError
-from edge.geometry import AreaOfInterest
+from edge.geometry import RegionOfInterest
 from edge.inspection.inspector import Inspector
 
 
@@ -35,7 +35,7 @@ class Report(msgspec.Struct, frozen=True):
 @click.argument("line", type=click.Path(path_type=Path))
 @click.argument("camera")
 @click.argument("good", metavar="GOOD_FRAMES...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--product", help="Whose bundle and area of interest. Default: the line's.")
+@click.option("--product", help="Whose bundle and region of interest. Default: the line's.")
 @new_bundle_options
 @json_option
 def calibrate_camera(
@@ -60,24 +60,24 @@ def calibrate_camera(
     parent = open_bundle(config.bundle)
     new = NewBundle.beside(config.bundle, parent.manifest.version, target, version, dry_run)
     settings = config.engine_for(parent.digest).settings
-    proven = open_proven_engine(parent, settings.kind, settings.precision, device=settings.device)
-    inspector = Inspector(parent.manifest, proven.engine, overlap_px=config.tiles.overlap_px)
+    verified = open_verified_engine(parent, settings.kind, settings.precision, device=settings.device)
+    inspector = Inspector(parent.manifest, verified.engine, overlap_px=config.tiles.overlap_px)
     _, appearances = pictures.run(inspector, progress(f"frames of {camera}"), area)
     warnings = odd_ones(pictures, appearances)
-    if proven.fell_back is not None:
-        warnings.append(proven.fell_back)
+    if verified.fell_back is not None:
+        warnings.append(verified.fell_back)
     known = know_product(appearances)
     everywhere = parent.plausibility()
     warnings += [] if everywhere is None else widened(everywhere, known)
     plausible = CameraPlausible(
         known.plausible,
-        [list(polygon) for polygon in area.look_at],
-        [list(polygon) for polygon in area.look_away],
+        [list(polygon) for polygon in area.roi],
+        [list(polygon) for polygon in area.exclude],
     )
     was, frames_are = parent.manifest.calibration, f"good frames of {pictures.names}"
     calibration = msgspec.structs.replace(was, plausible_by_camera={**was.plausible_by_camera, camera: plausible})
     record = record_of_camera(camera, plausible, frames_are)
-    manifest = recalibrated(parent, calibration, new.version, proven.engine, record)
+    manifest = recalibrated(parent, calibration, new.version, verified.engine, record)
     written = new.write(parent, manifest, known.tiles, camera)
     report = Report(
         written=None if written is None else str(written.path),
@@ -93,12 +93,12 @@ def calibrate_camera(
         "version": f"{new.version}, from {parent.manifest.version}",
         "signed by": "nobody, as it is another bundle now: heatline bundle sign",
         f"a frame of camera {camera} must be": describe_plausible(known.plausible),
-        "set by": f"{count_frames(len(appearances), frames_are)}, in {proven.engine.precision}",
+        "set by": f"{count_frames(len(appearances), frames_are)}, in {verified.engine.precision}",
     }
     print_report(report, as_json, new.title, facts)
 
 
-def _area(line: Path, config: LineConfig, name: str) -> AreaOfInterest:
+def _area(line: Path, config: LineConfig, name: str) -> RegionOfInterest:
     """What of a camera's frames is looked at.
 
     Raises:

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from edge.bundle.manifest import Plausible
-from edge.bundle.trusted import signer_in_words
+from edge.bundle.trusted import describe_signer
 from edge.cli.bundle_formatting import describe_plausible
 from edge.cli.formatting import describe_bundle
 from edge.cli.output import json_option, print_report
@@ -46,20 +46,20 @@ def check(line: Path, as_json: bool) -> None:
         check_address(name, address)
     with open_cameras(prepared.config.cameras, lambda _: None, all_must_open=True) as opened:
         cameras = {name: _camera(each, setup) for name, each in opened.items()}
-    proven, engine = setup.proven, prepared.engine
+    verified, engine = setup.verified, prepared.engine
     report: dict[str, Any] = {
         "line": line.stem,
         "product": config.product,
         "bundle": bundle_name(setup),
         "signed_by": setup.signed_by,
         "model": setup.bundle.manifest.model.name,
-        "engine": proven.engine.name,
+        "engine": verified.engine.name,
         "engine_settings": msgspec.structs.asdict(engine.settings),
         "tuned_by": engine.tuned_by,
         "not_tuned": engine.not_tuned,
-        "precision": proven.engine.precision,
-        "fell_back": proven.fell_back,
-        "golden_tiles_off_by": proven.differences,
+        "precision": verified.engine.precision,
+        "fell_back": verified.fell_back,
+        "golden_tiles_off_by": verified.differences,
         "score_threshold": setup.inspector.thresholds.score,
         "evidence_threshold": setup.inspector.thresholds.evidence,
         "plausible": _plausible(setup),
@@ -72,15 +72,15 @@ def check(line: Path, as_json: bool) -> None:
         "journal": {
             "address": config.journal.bind,
             "folder": None if config.journal.folder is None else str(config.journal.folder),
-            "kept": config.journal.keep_mib > 0,
+            "kept": config.journal.retain_mib > 0,
         },
         "line_key": None if access.key is None else fingerprint(access.key.public),
     }
     facts = report | {
         "bundle": describe_bundle(report["bundle"]),
-        "signed_by": signer_in_words(setup.signed_by),
+        "signed_by": describe_signer(setup.signed_by),
         "engine_settings": f"{engine.settings}, as {engine.tuned_by or line} says",
-        "golden_tiles_off_by": ", ".join(f"{name} {off_by:.1e}" for name, off_by in proven.differences.items()),
+        "golden_tiles_off_by": ", ".join(f"{name} {off_by:.1e}" for name, off_by in verified.differences.items()),
         "plausible": _describe_plausible(setup),
         "journal": _describe_journal(config.journal),
         **{f"product {name}": _describe_product(other) for name, other in others.items()},
@@ -89,11 +89,11 @@ def check(line: Path, as_json: bool) -> None:
     for name in ("cameras", "other_products", "plausible_by_camera", "tuned_by"):
         del facts[name]
     known = {name: value for name, value in facts.items() if value is not None}
-    print_report(report, as_json, f"{line} can be run in {proven.computes_in}", known)
+    print_report(report, as_json, f"{line} can be run in {verified.computes_in}", known)
 
 
 def _describe_journal(config: JournalConfig) -> str:
-    if not config.keep_mib:
+    if not config.retain_mib:
         return "nothing is kept"
     kept = (
         "in the state folder of a service; nowhere if run by hand" if config.folder is None else f"in {config.folder}"
@@ -102,7 +102,7 @@ def _describe_journal(config: JournalConfig) -> str:
 
 
 def _others(config: LineConfig, first: Prepared) -> dict[str, Any]:
-    """What the products are inspected by that are not in force at first, all proven as well."""
+    """What the products are inspected by that are not in force at first, all verified as well."""
     found = {}
     for name in [product.name for product in config.products if product.name != config.product]:
         try:
@@ -112,13 +112,13 @@ def _others(config: LineConfig, first: Prepared) -> dict[str, Any]:
         found[name] = {
             "bundle": bundle_name(setup),
             "signed_by": setup.signed_by,
-            "precision": setup.proven.computes_in,
+            "precision": setup.verified.computes_in,
             "score_threshold": setup.inspector.thresholds.score,
             "evidence_threshold": setup.inspector.thresholds.evidence,
             "plausible": _plausible(setup),
         }
-        if setup.proven is not first.setup.proven:
-            setup.proven.engine.close()
+        if setup.verified is not first.setup.verified:
+            setup.verified.engine.close()
     return found
 
 

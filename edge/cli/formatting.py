@@ -70,7 +70,7 @@ def describe_consumer(consumer: Consumer, journal: JournalState) -> str:
     behind = max(0, journal.last_seq - consumer.acked_seq - gone)
     missed = (
         f", and {gone} {is_are(gone)} gone: have it come, forget it (heatline follow --forget), or raise "
-        "journal.keep_mib"
+        "journal.retain_mib"
     )
     return f"{there}; {format_count(behind, 'event')} behind{missed if gone else ''}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from edge.bundle import open_bundle, open_proven_engine
+from edge.bundle import open_bundle, open_verified_engine
 from edge.cli.options import engine_option, precision_option
 from edge.cli.output import json_option, print_json
 from edge.colour import to_rgb
@@ -44,9 +44,9 @@ def inspect(
     """
     files = [file for path in images for file in (list_images(path) if path.is_dir() else [path])]
     bundle = open_bundle(bundle_path)
-    proven = open_proven_engine(bundle, kind, precision)
-    inspector = Inspector(bundle.manifest, proven.engine, plausibility=bundle.plausibility())
-    setup = Setup(bundle, proven, inspector, acting=False)
+    verified = open_verified_engine(bundle, kind, precision)
+    inspector = Inspector(bundle.manifest, verified.engine, plausibility=bundle.plausibility())
+    setup = Setup(bundle, verified, inspector, acting=False)
     boot_id, count = uuid.uuid4().hex, Count(journal_id=None)
     unjudged = 0
     with writing(out):

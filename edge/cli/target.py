@@ -10,8 +10,8 @@ import click
 from edge.config import load_config
 from edge.delivery.journal.file import FILE_NAME
 from edge.delivery.security.access import is_local
+from edge.delivery.security.authenticator import SocketName
 from edge.delivery.security.curve import ClientKeys, read_key_pair
-from edge.delivery.security.socket_guard import SocketName
 from edge.errors import AccessError, ConfigError
 from edge.key_files import public_half
 from edge.service.systemd import LINES, STATE_FOLDERS, published_address

@@ -58,8 +58,8 @@ class JournalConfig(_Table, frozen=True):
     """None: the state folder that systemd gives the service; without one, nothing is kept."""
     bind: Annotated[str, Meta(pattern="^(tcp|ipc)://.+")] | None = None
     """None: nowhere."""
-    keep_days: Annotated[float, Meta(gt=0, le=36500)] = 30.0
-    keep_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
+    retain_days: Annotated[float, Meta(gt=0, le=36500)] = 30.0
+    retain_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
     """0: nothing is kept."""
 
 

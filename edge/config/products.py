@@ -36,8 +36,8 @@ class ProductCamera(_Table, frozen=True):
     """What a product has otherwise than its line says of a camera; none: as the line says."""
 
     name: Name
-    look_at: list[Polygon] | None = None
-    look_away: list[Polygon] | None = None
+    roi: list[Polygon] | None = None
+    exclude: list[Polygon] | None = None
     exposure_us: Annotated[float, Meta(gt=0, le=1e8)] | None = None
     gain_db: Annotated[float, Meta(ge=-100, le=100)] | None = None
     exposure: Annotated[float, Meta(ge=-1e9, le=1e9)] | None = None

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import zmq
 
 from edge.delivery.security.access import Access
-from edge.delivery.security.socket_guard import SocketGuard
+from edge.delivery.security.authenticator import Authenticator
 from edge.delivery.security.subscriptions import Subscriptions
 from edge.delivery.sockets import notice_vanished_peers
 from edge.errors import DeliveryError
@@ -145,14 +145,14 @@ class Publisher:
         context = zmq.Context()
         socket = context.socket(zmq.XPUB)
         subscriptions = Subscriptions()
-        guard: SocketGuard | None = None
+        guard: Authenticator | None = None
         try:
             socket.setsockopt(zmq.LINGER, LINGER_MS)
             socket.setsockopt(zmq.SNDHWM, SEND_HIGH_WATER_MARK)
             subscriptions.set_up(socket)
             notice_vanished_peers(socket)
             try:
-                guard = SocketGuard(socket, self._access, "events", self.address)
+                guard = Authenticator(socket, self._access, "events", self.address)
                 guard.bind()
             except zmq.ZMQError as error:
                 self._error = error
@@ -166,7 +166,7 @@ class Publisher:
             if guard is not None:
                 guard.join()
 
-    def _publish(self, socket: zmq.Socket[bytes], guard: SocketGuard, subscriptions: Subscriptions) -> None:
+    def _publish(self, socket: zmq.Socket[bytes], guard: Authenticator, subscriptions: Subscriptions) -> None:
         closing = False
         while not closing:
             guard.tend()
@@ -180,13 +180,15 @@ class Publisher:
                 if each.sent is not None:
                     each.sent()
 
-    def _take_subscriptions(self, socket: zmq.Socket[bytes], guard: SocketGuard, subscriptions: Subscriptions) -> None:
+    def _take_subscriptions(
+        self, socket: zmq.Socket[bytes], guard: Authenticator, subscriptions: Subscriptions
+    ) -> None:
         for prefix in subscriptions.taken(socket):
             if _takes_verdicts(prefix):
                 self._listened_to.set()
         if (why := subscriptions.too_many) is not None:
             self._access.refusals.note("events", "subscriptions", f"{why}; hanging up on all")
-            guard.hang_up()
+            guard.disconnect_all()
             subscriptions.begin_again()
 
     def _next_group(self) -> tuple[list[_HandedOver], bool]:

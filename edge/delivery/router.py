@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic
 import zmq
 
 from edge.delivery.security.access import Access
-from edge.delivery.security.socket_guard import SocketGuard, SocketName
+from edge.delivery.security.authenticator import Authenticator, SocketName
 from edge.delivery.sockets import PARTS_KEPT, receive_frames
 from edge.errors import DeliveryError
 from edge.util.rate_limited_log import RateLimitedLog
@@ -50,7 +50,7 @@ class RouterServer(ABC, Generic[RequestT]):
     def __init__(self, address: str, access: Access | None = None) -> None:
         self.address = address
         self._access = access or Access()
-        self._guard: SocketGuard | None = None
+        self._guard: Authenticator | None = None
         self._lock = threading.Lock()
         self._closing = False
         self._wake: int | None = None
@@ -97,7 +97,7 @@ class RouterServer(ABC, Generic[RequestT]):
         try:
             try:
                 self._set_up(socket)
-                self._guard = SocketGuard(socket, self._access, self.name, self.address)
+                self._guard = Authenticator(socket, self._access, self.name, self.address)
                 self._guard.bind()
             except zmq.ZMQError as error:
                 self._error = error
@@ -148,7 +148,7 @@ class RouterServer(ABC, Generic[RequestT]):
                 frames = receive_frames(socket, PARTS_KEPT)
             except zmq.Again:
                 return
-            if not self._guard.admits(frames[-1]):
+            if not self._guard.authorizes(frames[-1]):
                 continue
             client, *parts = (frame.bytes for frame in frames)
             delimiter = parts[:1] if len(parts) > 1 and not parts[0] else []

@@ -30,7 +30,7 @@ def find_regions(
     """The regions of a frame, highest score first.
 
     They are the connected (8 neighbours) areas of the heatmap that reach the evidence threshold, looked for only in
-    defective tiles, in all of each: also where a tile reaches beyond the area of interest. A defective tile without
+    defective tiles, in all of each: also where a tile reaches beyond the region of interest. A defective tile without
     such an area gets one at its peak: no frame is DEFECT without a place.
 
     Args:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import GeometryError
-from edge.geometry.area_of_interest import WHOLE_FRAME, AreaOfInterest
+from edge.geometry.region_of_interest import WHOLE_FRAME, RegionOfInterest
 
 TILE_PX = 224
 OVERLAP_PX = 2
@@ -32,7 +32,7 @@ def tile_origins(length_px: int, tile_px: int, overlap_px: int) -> list[int]:
 class TileGrid:
     """The tiles of a frame of one size that are looked at, numbered row by row.
 
-    A tile is looked at if one of its pixels belongs to the area of interest, and then it is inspected whole. So what
+    A tile is looked at if one of its pixels belongs to the region of interest, and then it is inspected whole. So what
     the area leaves out can cause a false reject where it shares a tile with the part, but never an escape: all tiles
     that show any of the area are inspected, just as without an area. The other tiles are not in the grid: they have no
     number, and are neither cut nor inferred.
@@ -50,7 +50,7 @@ class TileGrid:
     frame_hw: tuple[int, int]
     tile_px: int = TILE_PX
     overlap_px: int = OVERLAP_PX
-    area: AreaOfInterest = WHOLE_FRAME
+    area: RegionOfInterest = WHOLE_FRAME
 
     def __post_init__(self) -> None:
         if min(self.frame_hw) < 1:
@@ -64,7 +64,7 @@ class TileGrid:
             height, width = self.frame_hw
             raise GeometryError(
                 f"no pixel of a frame of {width}x{height} px is to be looked at; expected polygons of [x, y] in px of "
-                "the frame: draw look_at into it, and have look_away leave some of it"
+                "the frame: draw roi into it, and have exclude leave some of it"
             )
 
     @cached_property

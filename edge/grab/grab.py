@@ -105,7 +105,7 @@ class Grab:
         return CameraError(f"{came}; give it longer with --timeout, or look at what was lost")
 
     def report(self) -> Grabbed:
-        """What came. Draws the area of interest."""
+        """What came. Draws the region of interest."""
         tally, opened = self._tally, self._opened
         not_saved = self._frames - len(self._handed_over)
         warnings = [

@@ -120,7 +120,7 @@ def _step_back() -> None:
 
 
 def area_picture(frame: NDArray[np.uint8], grid: TileGrid) -> NDArray[np.uint8]:
-    """A frame with the area of interest outlined and the tiles that are inspected framed, the rest in shade.
+    """A frame with the region of interest outlined and the tiles that are inspected framed, the rest in shade.
 
     Args:
         frame: grey [H, W] or RGB [H, W, 3], of the grid's size.

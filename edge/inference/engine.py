@@ -103,7 +103,7 @@ class Engine(ABC):
     def close(self) -> None:  # noqa: B027  (most engines need none)
         """Give back its memory, once all that was submitted is answered; it cannot be used any more."""
 
-    def proven(self) -> None:  # noqa: B027  (most engines keep nothing)
+    def verified(self) -> None:  # noqa: B027  (most engines keep nothing)
         """Word that its golden tiles came out right: what it compiled may be used again."""
 
 

@@ -127,7 +127,7 @@ class OpenVinoEngine(Engine):
         self._idle.clear()
         del self._compiled  # whoever still knows this engine does not keep its graph
 
-    def proven(self) -> None:
+    def verified(self) -> None:
         if self._keeper is not None:
             self._keeper.keep(self._how, lambda: bytes(self._compiled.export_model().getvalue()))
 

@@ -16,7 +16,7 @@ from edge.bundle.plausibility import Appearance, Plausibility, Vitals
 from edge.colour import to_rgb
 from edge.errors import EngineError
 from edge.frames import Frame
-from edge.geometry import WHOLE_FRAME, AreaOfInterest, Stitcher, TileGrid
+from edge.geometry import WHOLE_FRAME, RegionOfInterest, Stitcher, TileGrid
 from edge.inference import Engine
 from edge.inference.engine import ANSWER_WITHIN_SECONDS
 from edge.inspection.verdict import Judgement, Thresholds, judge
@@ -109,7 +109,7 @@ class Inspector:
         overlap_px: overrides the bundle's overlap of tiles.
         thresholds: override the bundle's calibration.
         plausibility: what frames must look like; None: whatever they do.
-        plausibility_by_camera: the same within the area of interest, instead, of some cameras.
+        plausibility_by_camera: the same within the region of interest, instead, of some cameras.
     """
 
     def __init__(
@@ -131,13 +131,15 @@ class Inspector:
         # Bounded: a folder of pictures of every size must not fill the memory with stitchers. Yet more than a line has
         # cameras, each with its own area.
         @lru_cache(maxsize=32)
-        def stitcher(frame_hw: tuple[int, int], area: AreaOfInterest = WHOLE_FRAME) -> Stitcher:
+        def stitcher(frame_hw: tuple[int, int], area: RegionOfInterest = WHOLE_FRAME) -> Stitcher:
             tiles = TileGrid(frame_hw, grid.tile_px, overlap, area)
             return Stitcher(tiles, settings.map.hw, grid.heatmap_cell_px, grid.smoothing_px)
 
         self.stitcher = stitcher
 
-    def start(self, frame: Frame, area: AreaOfInterest = WHOLE_FRAME, *, vitals_of_area: bool = False) -> PendingFrame:
+    def start(
+        self, frame: Frame, area: RegionOfInterest = WHOLE_FRAME, *, vitals_of_area: bool = False
+    ) -> PendingFrame:
         """Cut a frame into tiles and hand them to the engine; returns as soon as the last is handed over.
 
         Where another thread finishes it, this one goes on to start frames, or to have the engine `collect`.

@@ -16,7 +16,7 @@ class Outcome:
     judgement: Judgement | None = None
     unjudged: "Unjudged | None" = None
     setup: Setup | None = field(default=None, compare=False)
-    """What the frame was, or was to be, inspected by; the docket adds it."""
+    """What the frame was, or was to be, inspected by; the reorder buffer adds it."""
 
 
 def outcome_of(stamp: Stamp, judgement: Judgement) -> Outcome:

@@ -1,8 +1,8 @@
 """A frame's way through the line PC: grab, tile and infer, stitch and judge, report, each on a thread of its own.
 
-Every hand-off is bounded. Whatever happens to a frame, it is settled in the docket and leaves through `report`, and
-only there it is booked. A probe goes the same way from the hand-off on, and is booked nowhere: that it arrives shows
-that every stage works while no camera brings anything.
+Every hand-off is bounded. The reorder buffer gets one outcome for each frame. The frame leaves through `report`, which
+alone counts it in the ledger. A probe goes the same way from the hand-off on and is not counted: its arrival shows that
+every stage works while no camera sends a frame.
 """
 
 import logging
@@ -18,15 +18,15 @@ import numpy as np
 from edge.cameras.base import EndOfFrames
 from edge.errors import EngineError, GeometryError, InputError
 from edge.frames import BadFrame, Frame, Stamp
-from edge.geometry.area_of_interest import WHOLE_FRAME
+from edge.geometry.region_of_interest import WHOLE_FRAME
 from edge.inference import Engine
-from edge.inspection.docket import Docket
-from edge.inspection.flight_recorder import InFlightLog
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Handoff, Lane
+from edge.inspection.in_flight_log import InFlightLog
 from edge.inspection.inspector import PendingFrame
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome, Unjudged, outcome_of
+from edge.inspection.reorder_buffer import ReorderBuffer
 from edge.inspection.setup import Setup
 from edge.util.threads import NamedThread
 
@@ -90,7 +90,7 @@ class Pipeline:
         lanes = {name: camera.lane for name, camera in cameras.items()}
         self._grabbed: Handoff[Frame] = Handoff({**lanes, PROBE: Lane(1, "drop_newest")})
         self._started: queue.Queue[tuple[Setup, PendingFrame] | None] = queue.Queue(FRAMES_WITH_ENGINE)
-        self._docket = Docket([*cameras, PROBE], FRAMES_WITH_ENGINE, setup)
+        self._reorder_buffer = ReorderBuffer([*cameras, PROBE], FRAMES_WITH_ENGINE, setup)
         self._in_flight = in_flight
         self._probes = 0
         self._probe_is_out = False
@@ -122,13 +122,13 @@ class Pipeline:
     @property
     def setup(self) -> Setup:
         """What frames are inspected by that are taken from their camera now."""
-        return self._docket.setup
+        return self._reorder_buffer.setup
 
     def put_in_force(self, setup: Setup) -> None:
         """Inspect by this what is taken from its camera from now on; what was taken before is still inspected by the
         setup before.
         """
-        self._docket.put_in_force(setup)
+        self._reorder_buffer.activate(setup)
 
     def probe(self) -> None:
         """Send a tile the whole way from the hand-off on, unless one is on it already. One thread."""
@@ -138,7 +138,7 @@ class Pipeline:
         side = self.setup.bundle.manifest.grid.tile_px
         probe = Frame(Stamp(PROBE, None, number=self._probes), np.full((side, side), PROBE_GREY, np.uint8), "Mono8")
         self._probe_is_out = True
-        self._docket.admit(probe.stamp)
+        self._reorder_buffer.register(probe.stamp)
         lost = self._grabbed.put(PROBE, probe)
         assert lost is None or self._grabbed.closed
 
@@ -168,7 +168,7 @@ class Pipeline:
     def _give_up_what_waits(self) -> None:
         while (frame := self._grabbed.get()) is not None:
             frame.release()
-            self._docket.settle(_dropped(frame, "stopped"))
+            self._reorder_buffer.complete(_dropped(frame, "stopped"))
 
     # Stages, in the order of a frame's way.
 
@@ -185,16 +185,16 @@ class Pipeline:
             item = replace(item, stamp=item.stamp.numbered(number))
             if self._in_flight is not None:
                 self._in_flight.announced(item.stamp)
-            self._docket.admit(item.stamp)
+            self._reorder_buffer.register(item.stamp)
             if isinstance(item, Frame):
                 item = self._checked(item)
             if isinstance(item, BadFrame):
-                self._docket.settle(_unjudged(item))
+                self._reorder_buffer.complete(_unjudged(item))
                 continue
             lost = self._grabbed.put(name, item)
             if lost is not None:
                 lost.release()
-                self._docket.settle(_dropped(lost, "stopped" if self._grabbed.closed else "overload"))
+                self._reorder_buffer.complete(_dropped(lost, "stopped" if self._grabbed.closed else "overload"))
 
     def _checked(self, frame: Frame) -> Frame | BadFrame:
         checked = self._cameras[frame.stamp.camera].rule.check(frame)
@@ -205,17 +205,17 @@ class Pipeline:
     def _infer(self) -> None:
         engine: Engine | None = None
         while (frame := self._next_frame(engine)) is not None:
-            setup = self._docket.take_up(frame.stamp)
-            if setup is not None and setup.proven.engine is not engine:
+            setup = self._reorder_buffer.acquire_setup(frame.stamp)
+            if setup is not None and setup.verified.engine is not engine:
                 if engine is not None:
                     engine.drain()  # else its last answers would lie there until a frame comes back to it
-                engine = setup.proven.engine
+                engine = setup.verified.engine
             pending = None if setup is None else self._start(frame, setup)
             frame.release()
             if setup is None:
                 continue
             if pending is None:
-                self._docket.put_down(setup)
+                self._reorder_buffer.release_setup(setup)
             else:
                 self._hand_on((setup, pending))
         if engine is not None:
@@ -230,7 +230,7 @@ class Pipeline:
 
     def _hand_on(self, started: tuple[Setup, PendingFrame]) -> None:
         """Wait for room; meanwhile take in what the engine answers, or those who make room might wait for that."""
-        engine = started[0].proven.engine
+        engine = started[0].verified.engine
         while self._started.full() and engine.collect():
             pass
         self._started.put(started)
@@ -244,17 +244,17 @@ class Pipeline:
             reason, detail = "wrong_colour", str(error)
         except EngineError as error:
             reason, detail = "engine", str(error)
-        self._docket.settle(_unjudged(BadFrame(frame.stamp, reason, detail)))
+        self._reorder_buffer.complete(_unjudged(BadFrame(frame.stamp, reason, detail)))
         return None
 
     def _judge(self) -> None:
         while (started := self._started.get()) is not None:
-            self._docket.settle(_judged(*started))
-            self._docket.put_down(started[0])
-        self._docket.close()
+            self._reorder_buffer.complete(_judged(*started))
+            self._reorder_buffer.release_setup(started[0])
+        self._reorder_buffer.close()
 
     def _report_outcomes(self) -> None:
-        while (outcome := self._docket.take()) is not None:
+        while (outcome := self._reorder_buffer.pop()) is not None:
             if outcome.stamp.camera == PROBE:
                 self._report_probe(outcome)
                 continue

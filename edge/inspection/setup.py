@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from edge.bundle import Bundle, ProvenEngine
+from edge.bundle import Bundle, VerifiedEngine
 from edge.bundle.trusted import Signer
-from edge.geometry.area_of_interest import AreaOfInterest
+from edge.geometry.region_of_interest import RegionOfInterest
 from edge.heatmap_picture import ColourScale
 from edge.inspection.inspector import Inspector
 
@@ -17,7 +17,7 @@ Heatmaps = Literal["never", "defect", "always"]
 
 class EngineUses:
     """A reference count of an engine: of the setup in force, of frames whose outcome was not taken yet, and of frames
-    that the engine works on. Setups of one engine share it. The docket alone counts, under its lock.
+    that the engine works on. Setups of one engine share it. The reorder buffer alone counts, under its lock.
 
     Args:
         unused: called once nothing needs the engine any more, under that lock; it must not raise. Whoever took an
@@ -40,16 +40,16 @@ class EngineUses:
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """One product's bundle, engine and settings, all of them proven on this machine."""
+    """One product's bundle, engine and settings, all of them verified on this machine."""
 
     bundle: Bundle
-    proven: ProvenEngine
+    verified: VerifiedEngine
     inspector: Inspector
     signed_by: Signer | None = None
     """None where nobody signed and the configuration allows that."""
     product: str | None = None
     """None on a line that knows no products."""
-    areas: Mapping[str, AreaOfInterest] = field(default_factory=dict)
+    areas: Mapping[str, RegionOfInterest] = field(default_factory=dict)
     """Where to look, by camera; the whole frame where there is none."""
     acting: bool = True
     """Whether ejectors may fire on its events."""

@@ -19,7 +19,7 @@ from edge.service.loading import Prepared, describe, describe_plausibility, prep
 from edge.service.product_memory import ProductMemory
 from edge.service.reconfigure import reconfigure, require_exchangeable, require_known
 from edge.service.systemd import notify, notify_reloading
-from edge.util.text import sayable
+from edge.util.text import utf8_safe
 from edge.util.threads import NamedThread
 from edge.wire import commands
 from edge.wire.events import Change
@@ -61,7 +61,7 @@ class Changeover:
         try:
             self._config.of_product(product)
         except ConfigError as error:
-            answer(commands.refusal("unknown_product", sayable(str(error))))
+            answer(commands.refusal("unknown_product", utf8_safe(str(error))))
             return
         if self._begin(f"product {product}", lambda: self._select(product, answer)):
             return
@@ -173,8 +173,8 @@ class Changeover:
             with reconfigure(self._line.cameras, before.config.cameras, prepared.config.cameras):
                 self._line.events.exchange(told, prepared.setup, put_in_force)
         except CameraError:
-            if prepared.setup.proven is not before.setup.proven:
-                prepared.setup.proven.engine.close()
+            if prepared.setup.verified is not before.setup.verified:
+                prepared.setup.verified.engine.close()
             raise
         logger.info("in force: %s%s", describe(prepared), describe_plausibility(before, prepared))
 
@@ -187,6 +187,6 @@ class Changeover:
 
 def _why(error: Exception) -> str:
     if isinstance(error, HeatlineError):
-        return sayable(str(error))
+        return utf8_safe(str(error))
     logger.error("a change failed, which is a fault of heatline", exc_info=error)
     return f"heatline failed at it, which is a fault of its own ({type(error).__name__}); see the line's log"

@@ -12,7 +12,7 @@ from edge.delivery.publisher import Publisher
 from edge.delivery.to_wire import account_to_wire, camera_to_wire, region_to_wire
 from edge.frames import Stamp
 from edge.heatmap_picture import png
-from edge.inspection.flight_recorder import InFlightLog
+from edge.inspection.in_flight_log import InFlightLog
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
 from edge.inspection.setup import Setup
@@ -20,7 +20,7 @@ from edge.inspection.verdict import Judgement
 from edge.service.drops import ImplausibleLog
 from edge.service.readiness import Heartbeat
 from edge.service.recovery import Unjournalled
-from edge.util.text import format_count, sayable
+from edge.util.text import format_count, utf8_safe
 from edge.wire.events import (
     AlarmEvent,
     BundleName,
@@ -154,8 +154,8 @@ class EventEmitter:
                 ledger={camera: account_to_wire(account) for camera, account in ledger.accounts().items()},
                 cameras={camera: camera_to_wire(how) for camera, how in cameras.items()},
                 bundle=bundle_name(setup),
-                engine=setup.proven.engine.name,
-                precision=setup.proven.engine.precision,
+                engine=setup.verified.engine.name,
+                precision=setup.verified.engine.precision,
                 acting=setup.acting,
                 product=setup.product,
                 pid=os.getpid(),
@@ -199,17 +199,17 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
         last_frame_id=stamp.last_frame_id,
         frame_number=stamp.number,
         frames=stamp.frames,
-        source=None if stamp.source is None else sayable(stamp.source),
+        source=None if stamp.source is None else utf8_safe(stamp.source),
         part_id=stamp.part_id,
         times=_times(stamp),
         frame_hw=judgement.frame_hw if judgement else None,
         verdict=judgement.verdict if judgement else "NO_VERDICT",
         reason=f"{unjudged.kind}.{unjudged.reason}" if unjudged else None,
-        detail=sayable(unjudged.detail) if unjudged else None,
+        detail=utf8_safe(unjudged.detail) if unjudged else None,
         frame_score=judgement.score if judgement else None,
         score_threshold=setup.inspector.thresholds.score,
         evidence_threshold=setup.inspector.thresholds.evidence,
-        precision=setup.proven.engine.precision,
+        precision=setup.verified.engine.precision,
         bundle=bundle_name(setup),
         product=setup.product,
         regions=[region_to_wire(region) for region in judgement.regions] if judgement else [],

@@ -8,7 +8,7 @@ from pathlib import Path
 from edge.config import JournalConfig
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.durable.follow_server import FollowServer
-from edge.delivery.journal.journalling import Journalling
+from edge.delivery.journal.journal_writer import JournalWriter
 from edge.delivery.numbering import Numbering
 from edge.delivery.security.access import Access
 
@@ -31,7 +31,7 @@ def open_journal(
         DeliveryError: the address for durable consumers cannot be bound.
         JournalError: the journal is another line's, or of a newer heatline.
     """
-    folder = None if config.keep_mib == 0 else config.folder or state_folder
+    folder = None if config.retain_mib == 0 else config.folder or state_folder
     if folder is None:
         if config.bind is not None:
             logger.warning(
@@ -44,19 +44,19 @@ def open_journal(
         server = None
         if config.bind is not None:
             server = FollowServer(config.bind, folder, consumers, access=access)
-        journalling = Journalling(
+        writer = JournalWriter(
             line,
             boot_id,
             folder,
-            config.keep_days * SECONDS_PER_DAY,
-            config.keep_mib << 20,
+            config.retain_days * SECONDS_PER_DAY,
+            config.retain_mib << 20,
             consumers.acked,
             consumers=dict if server is None else server.states,
         )
-        at_end.callback(journalling.close)
+        at_end.callback(writer.close)
         if server is not None:
-            server.damaged.append(journalling.distrust)
+            server.damaged.append(writer.distrust)
             server.start()
             at_end.callback(server.close)
-            journalling.wake.append(server.wake)
-        yield journalling
+            writer.wake.append(server.wake)
+        yield writer

@@ -17,9 +17,9 @@ from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
 from edge.delivery.sockets import bind
 from edge.errors import CameraError, DeliveryError
-from edge.inspection.flight_recorder import InFlightLog
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Lane
+from edge.inspection.in_flight_log import InFlightLog
 from edge.inspection.ledger import Ledger
 from edge.inspection.pipeline import Camera, Pipeline
 from edge.service.events import EventEmitter
@@ -82,7 +82,7 @@ def open_cameras(
     cameras = list(map(supervised, settings))
 
     def opened(camera: SupervisedCamera) -> OpenCamera:
-        must_open = all_must_open or camera.settings.replays
+        must_open = all_must_open or camera.settings.is_file_source
         try:
             return OpenCamera(camera, camera.open(None if must_open else OPENED_AT_START_WITHIN_SECONDS))
         except CameraError:

@@ -1,18 +1,18 @@
-"""From a line's configuration to what its frames are inspected by: everything loaded, verified and proven."""
+"""From a line's configuration to what its frames are inspected by: everything loaded, verified and verified."""
 
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.bundle import Bundle, ProvenEngine, open_bundle, open_proven_engine
+from edge.bundle import Bundle, VerifiedEngine, open_bundle, open_verified_engine
 from edge.bundle.plausibility import Plausibility
-from edge.bundle.trusted import require_trusted, signer_in_words, signer_of
+from edge.bundle.trusted import describe_signer, require_trusted, signer_of
 from edge.config import LineConfig
 from edge.config.engine import EngineConfig
 from edge.config.tuned import EngineInForce
 from edge.errors import ConfigError, HeatlineError
-from edge.geometry import AreaOfInterest
+from edge.geometry import RegionOfInterest
 from edge.inspection.inspector import Inspector
 from edge.inspection.setup import EngineUses, Setup
 from edge.inspection.verdict import Thresholds
@@ -66,18 +66,18 @@ def prepare(
         logger.warning("%s", engine.not_tuned)
     asked_for = engine.settings
     if like is not None and like.setup.bundle.digest == bundle.digest and asked_for == like.asked_for:
-        proven, uses, engine = like.setup.proven, like.setup.uses, like.engine
+        verified, uses, engine = like.setup.verified, like.setup.uses, like.engine
     elif like is not None and like.setup.bundle.digest == bundle.digest and asked_for == like.engine.settings:
-        proven, uses = like.setup.proven, like.setup.uses
+        verified, uses = like.setup.verified, like.setup.uses
     else:
         # To write a compiled graph out holds up all threads: a line that inspects cannot have that.
-        proven, engine = _open(bundle, engine, config.engine, say, cache_folder() if like is None else None)
-        uses = EngineUses(unused=lambda: _retire(proven))
+        verified, engine = _open(bundle, engine, config.engine, say, cache_folder() if like is None else None)
+        uses = EngineUses(unused=lambda: _retire(verified))
     areas = {camera.name: camera.area for camera in config.cameras}
     checked = config.thresholds.check_plausibility in (None, True)
     inspector = Inspector(
         bundle.manifest,
-        proven.engine,
+        verified.engine,
         thresholds=_thresholds(config, bundle),
         overlap_px=overlap,
         plausibility=bundle.plausibility() if checked else None,
@@ -93,7 +93,7 @@ def prepare(
         )
     setup = Setup(
         bundle,
-        proven,
+        verified,
         inspector,
         signed_by=signed_by,
         product=config.product,
@@ -105,30 +105,30 @@ def prepare(
     return Prepared(config, setup, engine, asked_for)
 
 
-def _plausibility_by_camera(bundle: Bundle, areas: Mapping[str, AreaOfInterest]) -> dict[str, Plausibility]:
+def _plausibility_by_camera(bundle: Bundle, areas: Mapping[str, RegionOfInterest]) -> dict[str, Plausibility]:
     """Of the line's cameras that were calibrated by themselves, with the area that they have now."""
     known = bundle.plausibility_by_camera()
     for camera in known.keys() & areas.keys():
         if known[camera][0] != areas[camera]:
             logger.warning(
-                "camera %s has another area of interest than when it was calibrated, so that it is held to what the "
+                "camera %s has another region of interest than when it was calibrated, so that it is held to what the "
                 "bundle knows of all cameras; calibrate it again: heatline cameras calibrate",
                 camera,
             )
     return {camera: one for camera, (area, one) in known.items() if areas.get(camera) == area}
 
 
-def _retire(proven: ProvenEngine) -> None:
+def _retire(verified: VerifiedEngine) -> None:
     """Close an engine on a thread of its own: its last answers may take long, and no frame waits for them."""
     try:
-        NamedThread("retire", proven.engine.close).start()
+        NamedThread("retire", verified.engine.close).start()
     except RuntimeError as error:
         logger.error("an engine that nothing uses any more stays open: %s", error)
 
 
 def _open(
     bundle: Bundle, engine: EngineInForce, own: EngineConfig, say: Callable[[str], None], cache: Path | None
-) -> tuple[ProvenEngine, EngineInForce]:
+) -> tuple[VerifiedEngine, EngineInForce]:
     """An engine for a bundle. What was tuned must keep no line from starting: without it, the line's own settings are
     used.
 
@@ -136,18 +136,18 @@ def _open(
         own: those.
     """
     try:
-        return _proven(bundle, engine.settings, say, cache), engine
+        return _verified(bundle, engine.settings, say, cache), engine
     except HeatlineError as error:
         if engine.tuned_by is None:
             raise
         without = EngineInForce(own, not_tuned=f"{engine.tuned_by} is not used: {error}")
         logger.warning("%s", without.not_tuned)
-    return _proven(bundle, own, say, cache), without
+    return _verified(bundle, own, say, cache), without
 
 
-def _proven(bundle: Bundle, settings: EngineConfig, say: Callable[[str], None], cache: Path | None) -> ProvenEngine:
+def _verified(bundle: Bundle, settings: EngineConfig, say: Callable[[str], None], cache: Path | None) -> VerifiedEngine:
     with threads_named(ENGINE_THREADS):
-        return open_proven_engine(
+        return open_verified_engine(
             bundle,
             settings.kind,
             settings.precision,
@@ -175,8 +175,8 @@ def describe(prepared: Prepared) -> str:
     tuned = "" if engine.tuned_by is None else f", tuned by {engine.tuned_by}: {engine.settings}"
     of_product = "" if setup.product is None else f"product {setup.product}, "
     return (
-        f"{of_product}{manifest.name} {manifest.version} ({setup.bundle.digest[:12]}) by {setup.proven.engine.name} in "
-        f"{setup.proven.computes_in}, signed by {signer_in_words(setup.signed_by)}{tuned}"
+        f"{of_product}{manifest.name} {manifest.version} ({setup.bundle.digest[:12]}) by {setup.verified.engine.name} "
+        f"in {setup.verified.computes_in}, signed by {describe_signer(setup.signed_by)}{tuned}"
         f"{'' if setup.acting else ', not acting'}"
     )
 

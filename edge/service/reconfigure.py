@@ -17,7 +17,7 @@ from edge.config import LineConfig
 from edge.config.products import SET_IN_THE_CAMERA
 from edge.errors import CameraError, ConfigError
 
-EXCHANGEABLE = {"look_at", "look_away", *SET_IN_THE_CAMERA}
+EXCHANGEABLE = {"roi", "exclude", *SET_IN_THE_CAMERA}
 """Keys of cameras that need no restart."""
 
 HELD_AT_MOST_SECONDS = 60.0

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from edge.errors import DeliveryError
 from edge.frames import Watermark
-from edge.inspection.flight_recorder import InFlightLog, LastRun
+from edge.inspection.in_flight_log import InFlightLog, PreviousRun
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome, Unjudged
 from edge.util.file_lock import open_locked
-from edge.util.text import sayable
+from edge.util.text import utf8_safe
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Unjournalled:
 
 
 def find_unjournalled(
-    run: LastRun, journalled: Mapping[str, Watermark], since_ns: int | None = None
+    run: PreviousRun, journalled: Mapping[str, Watermark], since_ns: int | None = None
 ) -> Unjournalled | None:
     """What the last run told of and the journal does not hold.
 
@@ -87,7 +87,7 @@ def find_unjournalled(
 
 
 def recover(
-    run: LastRun,
+    run: PreviousRun,
     ledger: Ledger,
     in_flight: InFlightLog,
     emit: Callable[[Outcome], None],
@@ -103,7 +103,7 @@ def recover(
     cameras = ledger.accounts()
     for stamp in run.in_flight:
         if stamp.camera not in cameras:
-            logger.error("camera %s is gone, with %d frames that were in flight", sayable(stamp.camera), stamp.frames)
+            logger.error("camera %s is gone, with %d frames that were in flight", utf8_safe(stamp.camera), stamp.frames)
             continue
         number = ledger.captured(stamp.camera, stamp.frames)
         emit(Outcome(stamp.numbered(number), unjudged=_CRASHED))

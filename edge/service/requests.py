@@ -7,7 +7,7 @@ from edge.cameras.supervisor import SupervisedCamera
 from edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from edge.delivery.command_server import Answer, CommandServer
 from edge.delivery.security.access import Access
-from edge.util.text import sayable
+from edge.util.text import utf8_safe
 from edge.wire import commands
 
 
@@ -58,7 +58,7 @@ class RequestDesk:
 
 def _reply(request: commands.TriggerRequest, said: TriggerAnswer) -> commands.Reply:
     if said.refused is not None:
-        return commands.refusal(said.refused, sayable(said.detail))
+        return commands.refusal(said.refused, utf8_safe(said.detail))
     if said.frame_id is None:
         return commands.Announced(camera=request.camera, part_id=request.part_id)
     return commands.Triggered(

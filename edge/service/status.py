@@ -73,7 +73,7 @@ class StatusMonitor:
         notify(*fed, f"STATUS={now.state}: {self._describe(state, found)}")
 
     def _condition(self, state: State, beats: int) -> Condition:
-        line, proven = self._line, self._line.pipeline.setup.proven
+        line, verified = self._line, self._line.pipeline.setup.verified
         journal = line.journal.state()
         return Condition(
             state,
@@ -83,7 +83,7 @@ class StatusMonitor:
             stopping=self._stopping,
             changing=self._changeover.changing,
             losses=self._losses,
-            fell_back=None if proven.fell_back is None else proven.computes_in,
+            fell_back=None if verified.fell_back is None else verified.computes_in,
             unjournalled=None if journal is None else journal.live_only,
             unrecorded=line.in_flight.fault,
             unremembered=self._changeover.unremembered,

@@ -1,4 +1,4 @@
-"""This machine's processor: what is proven or measured on one need not hold on another."""
+"""This machine's processor: what is verified or measured on one need not hold on another."""
 
 import os
 import platform

@@ -1,7 +1,7 @@
 """Text that can be said in UTF-8 and shown, and counts with their nouns."""
 
 
-def sayable(text: str) -> str:
+def utf8_safe(text: str) -> str:
     """Text with `?` for what UTF-8 cannot say: a file's name may hold bytes that are no text."""
     return text.encode("utf-8", "replace").decode()
 

@@ -20,7 +20,7 @@ from edge.frames import Frame, Stamp
 from edge.heatmap_picture import ColourScale, tint
 from edge.inference import open_engine
 from edge.inspection.inspector import Inspector
-from train.evaluation.exhibits import FOUND_RGB, TRUTH_RGB, TileView
+from train.evaluation.gallery import FOUND_RGB, TRUTH_RGB, TileView
 from train.evaluation.observe import cut_mask
 from train.evaluation.pixels import PixelCounts
 from train.evaluation.scoring import peak_distance_px

@@ -17,7 +17,7 @@ from bench.stages.stage import Recorder, Stage
 from bench.stages.stages import STACKED, STAGES, measure_stages, steps, to_facts
 from bench.stages.tile_counts import hw_of
 from edge.bundle import Bundle
-from edge.bundle.proven_engine import open_proven_engine
+from edge.bundle.verified_engine import open_verified_engine
 from edge.errors import BenchError
 from edge.geometry import TileGrid
 from edge.inference import infer
@@ -39,7 +39,7 @@ def squares(bundle: Bundle, hw: tuple[int, int], seed: int) -> NDArray[np.uint8]
 def prepared(bundle: Bundle) -> Iterator[Prepared]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bench.stages.prepared.golden_mosaic", squares)
-        yield prepare(bundle, open_proven_engine(bundle), HW)
+        yield prepare(bundle, open_verified_engine(bundle), HW)
 
 
 # What each stage does.

@@ -80,7 +80,7 @@ def prefer(monkeypatch: pytest.MonkeyPatch) -> Callable[[EngineConfig], None]:
         return 9.0
 
     def alone_ms(trial: Trial, _seconds: float) -> list[float]:
-        engine = trial._setup.proven.engine
+        engine = trial._setup.verified.engine
         settings = (engine.precision, engine.batch)
         return [1.0 if settings == (best[-1].precision, best[-1].batch) else 2.0 + engine.batch]
 
@@ -165,7 +165,7 @@ def test_settings_that_answer_otherwise_or_skip_work_are_found_out(line: Path, b
 
 
 def test_the_whole_service_runs_as_the_line_does_with_one_setting(tmp_path: Path, bundle: Bundle) -> None:
-    area = {"size": [300, 240], "look_at": [[[0, 0], [200, 0], [200, 200]]]}
+    area = {"size": [300, 240], "roi": [[[0, 0], [200, 0], [200, 200]]]}
     cameras = {"a": {**CAMERA, **area, "rate_fps": 50}, "b": {**CAMERA, "rate_fps": 25, "draw_size": [64, 80]}}
     config, shown = shows(line_of(tmp_path, bundle, cameras, f"{FEW}\n[tiles]\noverlap_px = 8"), bundle)
     answers = Answers(bundle)

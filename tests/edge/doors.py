@@ -11,7 +11,7 @@ from edge.delivery.durable.consumers import Consumers
 from edge.delivery.durable.follow_server import FollowServer
 from edge.delivery.journal.journal import Journal, Record
 from edge.delivery.security.access import Access
-from edge.delivery.security.socket_guard import SocketName
+from edge.delivery.security.authenticator import SocketName
 from edge.wire.commands import Triggered
 from edge.wire.events import header_of
 from edge.wire.following import FollowRequest

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from edge.delivery.journal.file import FILE_NAME
-from edge.delivery.journal.journalling import Journalling
+from edge.delivery.journal.journal_writer import JournalWriter
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.journal.rows import Record
 from edge.delivery.numbering import Numbering
@@ -63,13 +63,13 @@ def journalling(
     keep_s: float = LONG_S,
     keep_bytes: int = LARGE,
 ) -> Any:
-    """A `Journalling`; without a folder, only a `Numbering`."""
+    """A `JournalWriter`; without a folder, only a `Numbering`."""
     if folder is None:
         return Numbering()
     clocks = clocks or Clocks()
     given = {} if acked is None else acked
     clock, wall_ns = clocks.monotonic_s, clocks.wall_ns
-    return Journalling(LINE, boot_id, folder, keep_s, keep_bytes, lambda _: dict(given), clock=clock, wall_ns=wall_ns)
+    return JournalWriter(LINE, boot_id, folder, keep_s, keep_bytes, lambda _: dict(given), clock=clock, wall_ns=wall_ns)
 
 
 def counted(messages: Sequence[Message]) -> list[CountedEvent]:

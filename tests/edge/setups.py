@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from edge.bundle import Bundle, ProvenEngine
-from edge.geometry import AreaOfInterest
+from edge.bundle import Bundle, VerifiedEngine
+from edge.geometry import RegionOfInterest
 from edge.inference import Engine
 from edge.inspection.inspector import Inspector
 from edge.inspection.setup import Heatmaps, Setup
@@ -17,14 +17,14 @@ def setup_of(
     *,
     product: str | None = None,
     thresholds: Thresholds | None = None,
-    areas: Mapping[str, AreaOfInterest] | None = None,
+    areas: Mapping[str, RegionOfInterest] | None = None,
     acting: bool = True,
     heatmaps: Heatmaps = "never",
 ) -> Setup:
     """A setup on an engine that is running already."""
     return Setup(
         bundle,
-        ProvenEngine(engine, {}, engine.precision),
+        VerifiedEngine(engine, {}, engine.precision),
         inspector or Inspector(bundle.manifest, engine, thresholds=thresholds),
         product=product,
         areas=areas or {},

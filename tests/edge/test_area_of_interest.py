@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge.geometry import WHOLE_FRAME, AreaOfInterest
+from edge.geometry import WHOLE_FRAME, RegionOfInterest
 
 Polygon = list[tuple[int, int]]
 FRAME_HW = st.tuples(st.integers(1, 14), st.integers(1, 14))
@@ -39,11 +39,11 @@ def belongs(x: int, y: int, polygon: Polygon) -> bool:
     return above % 2 == 1
 
 
-def slow_mask(look_at: list[Polygon], look_away: list[Polygon], frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
+def slow_mask(roi: list[Polygon], exclude: list[Polygon], frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
     mask = np.zeros(frame_hw, bool)
     for y, x in np.ndindex(frame_hw):
-        seen = not look_at or any(belongs(x, y, polygon) for polygon in look_at)
-        mask[y, x] = seen and not any(belongs(x, y, polygon) for polygon in look_away)
+        seen = not roi or any(belongs(x, y, polygon) for polygon in roi)
+        mask[y, x] = seen and not any(belongs(x, y, polygon) for polygon in exclude)
     return mask
 
 
@@ -67,46 +67,46 @@ def drawn(mask: NDArray[np.bool_]) -> list[str]:
     ],
 )
 def test_the_pixels_of_a_polygon_are(polygon: Polygon, expected: list[str]) -> None:
-    assert drawn(AreaOfInterest.of([polygon]).mask((5, 6))) == expected
-    assert drawn(~AreaOfInterest.of((), [polygon]).mask((5, 6))) == expected
+    assert drawn(RegionOfInterest.of([polygon]).mask((5, 6))) == expected
+    assert drawn(~RegionOfInterest.of((), [polygon]).mask((5, 6))) == expected
 
 
-@given(look_at=POLYGONS, look_away=POLYGONS, frame_hw=FRAME_HW, first=st.integers(0, 6))
+@given(roi=POLYGONS, exclude=POLYGONS, frame_hw=FRAME_HW, first=st.integers(0, 6))
 def test_an_area_is_what_testing_each_pixel_by_itself_finds(
-    look_at: list[Polygon], look_away: list[Polygon], frame_hw: tuple[int, int], first: int
+    roi: list[Polygon], exclude: list[Polygon], frame_hw: tuple[int, int], first: int
 ) -> None:
     """Wherever a polygon begins, and whichever way round it goes."""
-    expected = slow_mask(look_at, look_away, frame_hw)
-    np.testing.assert_array_equal(AreaOfInterest.of(look_at, look_away).mask(frame_hw), expected)
-    turned = [(polygon[first:] + polygon[:first])[::-1] for polygon in look_at]
-    np.testing.assert_array_equal(AreaOfInterest.of(turned, look_away).mask(frame_hw), expected)
+    expected = slow_mask(roi, exclude, frame_hw)
+    np.testing.assert_array_equal(RegionOfInterest.of(roi, exclude).mask(frame_hw), expected)
+    turned = [(polygon[first:] + polygon[:first])[::-1] for polygon in roi]
+    np.testing.assert_array_equal(RegionOfInterest.of(turned, exclude).mask(frame_hw), expected)
 
 
 def test_looking_away_wins_over_looking_at_and_without_polygons_the_area_is_the_whole_frame() -> None:
     square, dot = [(0, 0), (2, 0), (2, 2), (0, 2)], [(1, 1)] * 3
-    assert drawn(AreaOfInterest.of([square, dot], [dot]).mask((4, 4))) == ["###.", "#.#.", "###.", "...."]
+    assert drawn(RegionOfInterest.of([square, dot], [dot]).mask((4, 4))) == ["###.", "#.#.", "###.", "...."]
     assert WHOLE_FRAME.mask((3, 4)).all()
-    assert AreaOfInterest.of([], []) == WHOLE_FRAME
+    assert RegionOfInterest.of([], []) == WHOLE_FRAME
 
 
 def test_areas_of_the_same_polygons_are_one_key() -> None:
-    from_lists = AreaOfInterest.of([[(0, 0), (2, 0), (2, 2)]], [[(1, 1), (2, 1), (2, 2)]])
-    from_tuples = AreaOfInterest((((0, 0), (2, 0), (2, 2)),), (((1, 1), (2, 1), (2, 2)),))
+    from_lists = RegionOfInterest.of([[(0, 0), (2, 0), (2, 2)]], [[(1, 1), (2, 1), (2, 2)]])
+    from_tuples = RegionOfInterest((((0, 0), (2, 0), (2, 2)),), (((1, 1), (2, 1), (2, 2)),))
     assert {from_lists: "kept"}[from_tuples] == "kept"
-    assert from_lists != AreaOfInterest.of(from_lists.look_away, from_lists.look_at)
+    assert from_lists != RegionOfInterest.of(from_lists.exclude, from_lists.roi)
 
 
 @given(POLYGONS, POLYGONS, FRAME_HW)
 def test_its_box_holds_every_pixel_that_belongs_to_it(
-    look_at: list[Polygon], look_away: list[Polygon], frame_hw: tuple[int, int]
+    roi: list[Polygon], exclude: list[Polygon], frame_hw: tuple[int, int]
 ) -> None:
-    area = AreaOfInterest.of(look_at, look_away)
+    area = RegionOfInterest.of(roi, exclude)
     outside = area.mask(frame_hw)
     outside[area.box(frame_hw)] = False
     assert not outside.any()
 
 
 def test_its_box_is_no_larger_than_its_polygons() -> None:
-    area = AreaOfInterest.of([[(1, 1), (3, 2), (2, 2)], [(5, 0), (5, 0), (5, 0)]], [[(0, 0), (9, 0), (9, 9)]])
+    area = RegionOfInterest.of([[(1, 1), (3, 2), (2, 2)], [(5, 0), (5, 0), (5, 0)]], [[(0, 0), (9, 0), (9, 9)]])
     assert area.box((10, 10)) == (slice(0, 3), slice(1, 6))
     assert WHOLE_FRAME.box((10, 20)) == (slice(0, 10), slice(0, 20))

@@ -1,4 +1,4 @@
-"""`heatline cameras calibrate`: each camera is held to its own frames, within its own area of interest."""
+"""`heatline cameras calibrate`: each camera is held to its own frames, within its own region of interest."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ def textured(level: int, seed: int) -> NDArray[np.uint8]:
 
 
 def half_lit(level: int, seed: int) -> NDArray[np.uint8]:
-    """The same, its left half white: light that comes in beside the area of interest."""
+    """The same, its left half white: light that comes in beside the region of interest."""
     picture = textured(level, seed)
     picture[:, :120] = 255
     return picture
@@ -96,7 +96,7 @@ def test_a_camera_is_held_to_its_own_frames_within_its_area(line: Path, caplog: 
     with caplog.at_level(logging.WARNING):
         line.write_text(LINE.format(bundle="own", area=""))
         assert "brightness" in (refused(line, "dim", textured(60, 9)) or ""), "the area is another: as of all cameras"
-    assert "camera dim has another area of interest than when it was calibrated" in caplog.text
+    assert "camera dim has another region of interest than when it was calibrated" in caplog.text
 
     shown = heatline("bundle", "show", line.parent / "own", env={"COLUMNS": "400"}).stdout
     assert "a frame of camera dim must be" in shown

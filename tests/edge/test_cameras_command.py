@@ -25,7 +25,7 @@ from edge.cameras.pattern import pattern
 from edge.cameras.settings import FolderSettings, PatternSettings
 from edge.errors import CameraError, InputError
 from edge.frames import Stamp
-from edge.geometry import AreaOfInterest, TileGrid
+from edge.geometry import RegionOfInterest, TileGrid
 from edge.grab.grab import Grab
 from edge.grab.pictures import AREA_RGB, SHADE, TILE_RGB, Saver, area_picture
 from edge.grab.tally import Arrivals
@@ -385,7 +385,7 @@ def test_the_area_is_drawn_into_the_first_frame(tmp_path: Path) -> None:
 
 def test_a_colour_frame_keeps_its_colours_and_what_is_looked_away_from_is_outlined_too() -> None:
     (frame,) = noise(1, 224, 224, 3)
-    area = AreaOfInterest.of([], [[(50, 50), (100, 50), (100, 100), (50, 100)]])
+    area = RegionOfInterest.of([], [[(50, 50), (100, 50), (100, 100), (50, 100)]])
     picture = area_picture(frame.astype(np.uint8), TileGrid((224, 224), area=area))
     np.testing.assert_array_equal(picture[60:90, 60:90], frame[60:90, 60:90])
     assert tuple(picture[75, 49]) == tuple(picture[75, 101]) == AREA_RGB

@@ -216,8 +216,8 @@ def test_every_kind_of_camera_can_be_configured_and_crosses_to_its_process(tmp_p
         ("pattern", "draw_size = [65535, 10]", "<= 8192"),  # each picture would take gigabytes
         ("rtsp", 'url = "http://10.0.0.7/"', "matching regex"),
         ("folder", 'path = "f"\ndeadline_ms = 5.0', 'a deadline and on_overload = "block"'),
-        ("pattern", "look_at = [[[0, 0], [9, 9]]]", "length >= 3"),  # a line is no polygon
-        ("pattern", "look_at = [[[0, 0], [9, 0], [9, 9]]]", "set size to the width and height"),
+        ("pattern", "roi = [[[0, 0], [9, 9]]]", "length >= 3"),  # a line is no polygon
+        ("pattern", "roi = [[[0, 0], [9, 0], [9, 9]]]", "set size to the width and height"),
         ("pattern", "size = [8, 8]\nlook_away = [[[0, 0], [9, 0], [9, 9], [0, 9]]]", "leave nothing of 8x8 px"),
     ],
 )

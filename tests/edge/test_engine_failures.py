@@ -104,15 +104,15 @@ def test_a_process_may_end_while_openvino_is_at_work() -> None:
 CLOSED_ON_ANOTHER_THREAD = """
 import os, signal, sys, threading, weakref
 from pathlib import Path
-from edge.bundle import open_bundle, open_proven_engine
+from edge.bundle import open_bundle, open_verified_engine
 
 signal.signal(signal.SIGHUP, lambda *_: print("heard"))
 bundle = open_bundle(Path(sys.argv[1]))
 for _ in range(3):
-    proven = open_proven_engine(bundle)
-    graph = weakref.ref(proven.engine._compiled)
-    retiring = threading.Thread(target=lambda engine: engine.close(), args=(proven.engine,))
-    del proven
+    verified = open_verified_engine(bundle)
+    graph = weakref.ref(verified.engine._compiled)
+    retiring = threading.Thread(target=lambda engine: engine.close(), args=(verified.engine,))
+    del verified
     retiring.start()
     retiring.join()
     del retiring

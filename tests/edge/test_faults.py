@@ -15,7 +15,7 @@ import pytest
 from edge.bundle import Bundle
 from edge.delivery.publisher import SEND_HIGH_WATER_MARK
 from edge.frames import Stamp, Watermark
-from edge.inspection.flight_recorder import FILE_NAME, last_run
+from edge.inspection.in_flight_log import FILE_NAME, previous_run
 from edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS, complaint, heatline
 from tests.edge.fault_boots import assert_the_crash_is_told_first, boots, crashed, die, ids, in_flight, noting
@@ -259,12 +259,12 @@ def test_a_full_disk_keeps_no_frame_from_being_inspected_and_what_is_in_flight_i
         with running(line, address, env={"STATE_DIRECTORY": str(state)}) as run:
             run.until_inspected_frames(5)
             run.until_handshake("DEGRADED", "unjournalled")
-            assert last_run(state / FILE_NAME).told == {}
+            assert previous_run(state / FILE_NAME).told == {}
             filler.unlink()
             run.until_handshake("READY")
             run.until_inspected_frames(1)
             heard, log = end(run)
-        noted = last_run(state / FILE_NAME)
+        noted = previous_run(state / FILE_NAME)
     assert f"{state / FILE_NAME} cannot be written ([Errno 28] {os.strerror(28)}" in log
     assert log.count(NOBODY_WILL_KNOW) == 1
     assert noted.told == {"top": Watermark(heard.last.boot_id, heard.last.ledger["top"].captured)}
@@ -278,7 +278,7 @@ def test_a_full_disk_that_still_holds_the_last_record_holds_the_next(tmp_path: P
         recorder = noting(state / FILE_NAME, {"top": 1})
         recorder.announced(Stamp("top", 1, number=2))
         assert recorder.fault is None
-        (stamp,) = last_run(state / FILE_NAME).in_flight
+        (stamp,) = previous_run(state / FILE_NAME).in_flight
         assert (stamp.number, stamp.frame_id) == (2, 1)
 
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge.frames import Stamp, Watermark
-from edge.inspection import flight_recorder
-from edge.inspection.flight_recorder import InFlightLog, LastRun, last_run
+from edge.inspection import in_flight_log
+from edge.inspection.in_flight_log import InFlightLog, PreviousRun, previous_run
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
 from edge.service.recovery import Unjournalled, find_unjournalled, recover
@@ -34,7 +34,7 @@ def again(stamps: list[Stamp]) -> list[tuple[int, int, int | None, str | None]]:
 def test_no_file_or_one_that_is_none_of_ours_says_nothing(tmp_path: Path, data: bytes | None) -> None:
     if data is not None:
         (tmp_path / "f").write_bytes(data)
-    assert last_run(tmp_path / "f").in_flight == []
+    assert previous_run(tmp_path / "f").in_flight == []
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -56,7 +56,7 @@ def test_whatever_was_announced_and_not_told_is_found_once(
         number += stamps[-1].frames
     for stamp in stamps[:told]:
         recorder.told(stamp)
-    found = last_run(tmp_path / "f").in_flight
+    found = previous_run(tmp_path / "f").in_flight
     expected = [n for stamp in stamps[told:] for n in range(stamp.number, stamp.number + stamp.frames)]
     assert [n for stamp in found for n in range(stamp.number, stamp.number + stamp.frames)] == expected
     assert [stamp.part_id for stamp in found if stamp.part_id] == [s.part_id for s in stamps[told:] if s.part_id]
@@ -66,10 +66,10 @@ def test_whatever_was_announced_and_not_told_is_found_once(
 
 def test_more_than_the_file_holds_is_still_counted(tmp_path: Path) -> None:
     recorder = noting(tmp_path / "f", {"top": 0})
-    many = flight_recorder._SLOTS + 10
+    many = in_flight_log._SLOTS + 10
     for number in range(1, many + 1):
         recorder.announced(frame(number))
-    first, rest = last_run(tmp_path / "f").in_flight
+    first, rest = previous_run(tmp_path / "f").in_flight
     assert (first.number, first.frames, first.frame_id) == (1, 10, None)
     assert (rest.number, rest.frames, rest.frame_id, rest.last_frame_id) == (11, many - 10, 1011, 1000 + many)
 
@@ -77,8 +77,8 @@ def test_more_than_the_file_holds_is_still_counted(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_and_a_camera_that_is_gone_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    nothing, told, ledger = LastRun([], {}), list[Outcome](), Ledger(["top"])
-    nowhere = InFlightLog(tmp_path / "nowhere" / flight_recorder.FILE_NAME, ledger, "b")
+    nothing, told, ledger = PreviousRun([], {}), list[Outcome](), Ledger(["top"])
+    nowhere = InFlightLog(tmp_path / "nowhere" / in_flight_log.FILE_NAME, ledger, "b")
     recover(nothing, ledger, nowhere, told.append)
     nowhere.begin_again()
     assert caplog.text.count("nobody will know what was in flight") == 1, "not each time"
@@ -92,7 +92,7 @@ def test_a_place_that_cannot_be_written_and_a_camera_that_is_gone_are_logged(
     assert no_folder.fault is None
     noting(tmp_path / "f", {"top": 0}).announced(frame(1))
     other = Ledger(["side"])
-    recover(last_run(tmp_path / "f"), other, InFlightLog(tmp_path / "f", other, "b"), told.append)
+    recover(previous_run(tmp_path / "f"), other, InFlightLog(tmp_path / "f", other, "b"), told.append)
     assert "camera top is gone" in caplog.text
     assert told == []
 
@@ -104,16 +104,16 @@ def test_a_frame_whose_event_is_in_the_journal_was_not_in_flight(tmp_path: Path)
         recorder.announced(frame(number))
     recorder.told(frame(2))
     kept = {"top": Watermark("boot-1", 5), "side": Watermark("boot-1", 9)}
-    assert again(last_run(tmp_path / "f", kept).in_flight) == [(6, 2, 1006, None)]
+    assert again(previous_run(tmp_path / "f", kept).in_flight) == [(6, 2, 1006, None)]
     of_another_boot = {"top": Watermark("boot-0", 5)}
-    assert again(last_run(tmp_path / "f", of_another_boot).in_flight) == [(3, 5, 1003, None)]
+    assert again(previous_run(tmp_path / "f", of_another_boot).in_flight) == [(3, 5, 1003, None)]
 
 
 def test_what_a_run_told_of_and_the_journal_does_not_hold_is_counted(tmp_path: Path) -> None:
     recorder = noting(tmp_path / "f", {"top": 0, "side": 0, "new": 0}, "boot-1")
     recorder.announced(frame(1, frames=9))
     recorder.told(frame(1, frames=9))
-    last = last_run(tmp_path / "f")
+    last = previous_run(tmp_path / "f")
     assert last.told["top"] == Watermark("boot-1", 9)
     assert find_unjournalled(last, {"top": Watermark("boot-1", 9)}) is None
     assert find_unjournalled(last, {"top": Watermark("boot-1", 7)}) == Unjournalled("boot-1", ["top"], 2)
@@ -132,16 +132,16 @@ def test_what_was_in_flight_is_noted_until_its_events_are_sent(tmp_path: Path) -
     noted: list[list[Stamp]] = []
 
     def until_sent() -> None:
-        noted.append(last_run(tmp_path / "f").in_flight)
+        noted.append(previous_run(tmp_path / "f").in_flight)
 
     told, ledger = list[Outcome](), Ledger(["top"])
-    recover(last_run(tmp_path / "f"), ledger, InFlightLog(tmp_path / "f", ledger, "b"), told.append, until_sent)
+    recover(previous_run(tmp_path / "f"), ledger, InFlightLog(tmp_path / "f", ledger, "b"), told.append, until_sent)
     assert [outcome.stamp.frames for outcome in told] == [5]
     assert [again(stamps) for stamps in noted] == [[(1, 5, 1001, None)]]
-    assert last_run(tmp_path / "f").in_flight == []
+    assert previous_run(tmp_path / "f").in_flight == []
 
 
-@pytest.mark.parametrize("before", [1, flight_recorder._SLOTS])
+@pytest.mark.parametrize("before", [1, in_flight_log._SLOTS])
 def test_a_death_between_the_two_writes_of_an_announcement_leaves_the_record_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
 ) -> None:
@@ -150,7 +150,7 @@ def test_a_death_between_the_two_writes_of_an_announcement_leaves_the_record_as_
     Args:
         before: frames whose events are out; after so many as the file holds, an old note is written over.
     """
-    path, write, found = tmp_path / "f", flight_recorder._write, list[list[tuple[int, int, int | None, str | None]]]()
+    path, write, found = tmp_path / "f", in_flight_log._write, list[list[tuple[int, int, int | None, str | None]]]()
     recorder = noting(path, {"top": 0})
     for number in range(1, before + 2):
         recorder.announced(frame(number))
@@ -158,9 +158,9 @@ def test_a_death_between_the_two_writes_of_an_announcement_leaves_the_record_as_
 
     def and_look(fd: int, at: int, data: bytes) -> None:
         write(fd, at, data)
-        found.append(again(last_run(path).in_flight))
+        found.append(again(previous_run(path).in_flight))
 
-    monkeypatch.setattr(flight_recorder, "_write", and_look)
+    monkeypatch.setattr(in_flight_log, "_write", and_look)
     recorder.announced(frame(before + 2, part_id="P"))
     one = (before + 1, 1, before + 1001, None)
     assert found == [[one], [one, (before + 2, 1, before + 1002, "P")]]
@@ -174,7 +174,7 @@ def test_a_record_that_was_cut_off_kills_no_line(tmp_path: Path) -> None:
     recorder.announced(frame(2))
     recorder.told(frame(1))
     assert recorder.fault is None
-    assert last_run(tmp_path / "f").in_flight == []
+    assert previous_run(tmp_path / "f").in_flight == []
 
 
 def test_a_record_that_can_be_written_again_is_one_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -192,7 +192,7 @@ def test_a_record_that_can_be_written_again_is_one_again(tmp_path: Path, caplog:
     recorder._fd = real
     recorder.announced(frame(4))
     recorder.told(frame(3))
-    assert again(last_run(tmp_path / "f").in_flight) == [(4, 1, 1004, None)]
+    assert again(previous_run(tmp_path / "f").in_flight) == [(4, 1, 1004, None)]
     assert "is written again" in caplog.text
 
 
@@ -211,7 +211,7 @@ def test_a_death_while_the_record_is_overwritten_leaves_that_of_each_camera_as_i
     left = []
     for cut in cuts:
         (tmp_path / "cut").write_bytes(after[:cut] + before[cut:])
-        found = last_run(tmp_path / "cut").in_flight
+        found = previous_run(tmp_path / "cut").in_flight
         assert all((stamp.number, stamp.frames, stamp.frame_id) == (291, 9, 291) for stamp in found)
         left.append([stamp.camera for stamp in found])
     assert left[0] == cameras

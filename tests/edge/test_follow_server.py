@@ -420,7 +420,7 @@ def test_while_the_journal_cannot_be_read_sessions_wait(line: FollowedLine, capl
     path.with_name("elsewhere").rename(path)
     events += line.add(DEFECT)
     assert one.events(1) == events[1:]
-    logged = [record.levelname for record in caplog.records if record.name == "edge.delivery.durable.journal_watch"]
+    logged = [record.levelname for record in caplog.records if record.name == "edge.delivery.durable.journal_tail"]
     assert logged == ["ERROR", "INFO"]
 
 

@@ -26,7 +26,7 @@ from edge.delivery.client.commander import Commander
 from edge.delivery.client.follower import Follower
 from edge.delivery.client.subscriber import Heard, Subscriber
 from edge.delivery.security.access import Access
-from edge.delivery.security.socket_guard import ROLE_OF, SocketName
+from edge.delivery.security.authenticator import ROLE_OF, SocketName
 from edge.errors import (
     AccessError,
     CommandRefusedError,

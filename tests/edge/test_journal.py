@@ -277,7 +277,7 @@ def test_a_disk_that_fails_under_it_is_no_damage(tmp_path: Path) -> None:
 
 def test_beyond_its_most_bytes_it_is_full(tmp_path: Path) -> None:
     with opened(tmp_path, most_bytes=100_000) as journal:
-        assert "set a larger journal.keep_mib" in append_until_full(journal)
+        assert "set a larger journal.retain_mib" in append_until_full(journal)
         last = journal.last_seq
         journal.discard(last // 2)
         journal.append(records(last + 1, last + 5), {})

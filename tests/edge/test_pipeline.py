@@ -13,7 +13,7 @@ from edge.bundle.plausibility import Appearance, Vitals, know_product
 from edge.cameras.base import EndOfFrames
 from edge.errors import EngineError
 from edge.frames import BadFrame, Frame, Stamp
-from edge.geometry.area_of_interest import WHOLE_FRAME, AreaOfInterest
+from edge.geometry.region_of_interest import WHOLE_FRAME, RegionOfInterest
 from edge.inference import Engine
 from edge.inspection.frame_rule import FrameRule
 from edge.inspection.handoff import Lane
@@ -123,7 +123,7 @@ class Held(Inspector):
         super().__init__(bundle.manifest, engine)
         self._at, self.begun, self.goes_on = at, threading.Event(), threading.Event()
 
-    def start(self, frame: Frame, area: AreaOfInterest = WHOLE_FRAME) -> PendingFrame:
+    def start(self, frame: Frame, area: RegionOfInterest = WHOLE_FRAME) -> PendingFrame:
         self._hold("start")
         return super().start(frame, area)
 
@@ -173,7 +173,7 @@ def test_an_engine_that_fails_costs_a_frame_its_verdict_and_no_other(bundle: Bun
                 raise EngineError("the engine failed")
             return judgement
 
-        def start(self, frame: Frame, area: AreaOfInterest = WHOLE_FRAME) -> PendingFrame:
+        def start(self, frame: Frame, area: RegionOfInterest = WHOLE_FRAME) -> PendingFrame:
             if frame.stamp.frame_id == 4:
                 raise EngineError("no answer")
             return super().start(frame, area)
@@ -350,7 +350,7 @@ def test_an_engine_is_needed_by_a_frame_that_it_works_on_and_that_was_reported_a
 ) -> None:
     held, reported = Held(bundle, openvino, "start"), threading.Event()
     # The frame is due as soon as it is worked on.
-    monkeypatch.setattr("edge.inspection.docket.time.monotonic_ns", lambda: 2 if held.begun.is_set() else 1)
+    monkeypatch.setattr("edge.inspection.reorder_buffer.time.monotonic_ns", lambda: 2 if held.begun.is_set() else 1)
     unused = threading.Event()
     before = replace(setup_of(bundle, openvino, held), uses=EngineUses(unused.set))
     source = Scripted("top", lambda stamp: good(replace(stamp, due_monotonic_ns=2)), ends=False)

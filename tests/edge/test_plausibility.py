@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from edge.bundle import open_bundle, open_proven_engine, write_bundle
+from edge.bundle import open_bundle, open_verified_engine, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
 from edge.bundle.plausibility import RIDGE, Appearance, ProductTiles, Vitals, know_product, margin, outliers
 from edge.config import load_config
@@ -236,7 +236,7 @@ def test_a_graph_that_gives_no_features_where_some_are_declared_is_refused(tmp_p
     file = {PRODUCT_TILES: known.tiles.to_bytes()}
     bundle_with(tmp_path / "a", known.plausible, file, (None, CHANNELS))
     with pytest.raises(BundleError, match=r"gives openvino features of shape none, the manifest declares \(1, 6\)"):
-        open_proven_engine(open_bundle(tmp_path / "a"), "openvino", "f32")
+        open_verified_engine(open_bundle(tmp_path / "a"), "openvino", "f32")
 
 
 LINE = """

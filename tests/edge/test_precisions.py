@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.bundle import Bundle, open_bundle, open_proven_engine
+from edge.bundle import Bundle, open_bundle, open_verified_engine
 from edge.errors import BundleError, ConfigError, EngineError, PrecisionError
 from edge.inference import Precision, infer, open_engine, openvino_engine
 from export.openvino_ir import to_openvino
@@ -64,7 +64,7 @@ def folder(all_three: Bundle, tmp_path: Path) -> Path:
 
 
 def asked_for(bundle: Bundle, precision: Precision) -> Any:
-    return open_proven_engine(bundle, "openvino", precision, threads=1)
+    return open_verified_engine(bundle, "openvino", precision, threads=1)
 
 
 # What a manifest may say.
@@ -126,12 +126,12 @@ def test_bundles_of_older_schemas_have_f32_alone(bundle: Bundle, tmp_path: Path)
 def test_a_precision_that_passes_is_used_without_a_word(
     all_three: Bundle, precision: Precision, caplog: pytest.LogCaptureFixture
 ) -> None:
-    proven = asked_for(all_three, precision)
-    assert (proven.engine.precision, proven.fell_back, proven.computes_in) == (precision, None, precision)
-    assert max(proven.differences.values()) <= all_three.manifest.tolerances[precision]
-    assert (proven.differences["map"] > 0.005) == (precision == "int8"), "int8 is its own graph, f32 the model's"
+    verified = asked_for(all_three, precision)
+    assert (verified.engine.precision, verified.fell_back, verified.computes_in) == (precision, None, precision)
+    assert max(verified.differences.values()) <= all_three.manifest.tolerances[precision]
+    assert (verified.differences["map"] > 0.005) == (precision == "int8"), "int8 is its own graph, f32 the model's"
     if precision == "f32":
-        assert max(proven.differences.values()) < 1e-5, "also on a processor that likes bf16"
+        assert max(verified.differences.values()) < 1e-5, "also on a processor that likes bf16"
     assert not caplog.records
 
 
@@ -154,8 +154,8 @@ def test_an_engine_is_not_called_bf16_where_the_processor_computes_in_f32(
     monkeypatch.setattr(openvino_engine, "_effective_precision", lambda _: "f32")  # as processors without bf16 say
     with pytest.raises(PrecisionError, match="this processor has no bf16, OpenVINO would compute in f32 instead"):
         open_engine("openvino", all_three.path, TILE, precision="bf16", threads=1)
-    proven = asked_for(all_three, "bf16")
-    assert (proven.engine.precision, proven.computes_in) == ("f32", "f32 instead of bf16")
+    verified = asked_for(all_three, "bf16")
+    assert (verified.engine.precision, verified.computes_in) == ("f32", "f32 instead of bf16")
     assert "f32 is used instead of bf16: this processor has no bf16" in caplog.text
     assert asked_for(all_three, "int8").engine.precision == "int8", "whose unquantised parts are f32 anyway"
 
@@ -173,7 +173,7 @@ def test_what_was_let_in_though_it_fails_the_gate_is_warned_of_whenever_it_is_us
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_onnx_runtime_has_f32_alone_and_does_not_fall_back(all_three: Bundle, precision: Precision) -> None:
     with pytest.raises(EngineError, match=f"onnxruntime was asked for {precision}, it computes in f32 alone"):
-        open_proven_engine(all_three, "onnxruntime", precision)
+        open_verified_engine(all_three, "onnxruntime", precision)
 
 
 # What happens where a precision cannot be used.
@@ -183,24 +183,24 @@ def test_onnx_runtime_has_f32_alone_and_does_not_fall_back(all_three: Bundle, pr
 def test_outside_its_tolerance_f32_is_used_instead_loudly(
     far_off: Bundle, precision: Precision, caplog: pytest.LogCaptureFixture
 ) -> None:
-    proven = asked_for(far_off, precision)
-    assert (proven.engine.precision, proven.asked_for) == ("f32", precision)
-    assert max(proven.differences.values()) <= 1e-4, "they are f32's"
-    assert TILES.differences(*infer(proven.engine, TILES.tiles)) == proven.differences
+    verified = asked_for(far_off, precision)
+    assert (verified.engine.precision, verified.asked_for) == ("f32", precision)
+    assert max(verified.differences.values()) <= 1e-4, "they are f32's"
+    assert TILES.differences(*infer(verified.engine, TILES.tiles)) == verified.differences
     (record,) = caplog.records
-    assert (record.levelno, record.getMessage()) == (logging.WARNING, proven.fell_back)
-    assert proven.fell_back.startswith(f"f32 is used instead of {precision}: ")
-    assert "\n" not in proven.fell_back
+    assert (record.levelno, record.getMessage()) == (logging.WARNING, verified.fell_back)
+    assert verified.fell_back.startswith(f"f32 is used instead of {precision}: ")
+    assert "\n" not in verified.fell_back
     if precision == "int8":
-        assert "int8 is off by 1.0e+00 of the scale in logit" in proven.fell_back
-        assert "allowed is 5.0e-02; int8 must not be used here" in proven.fell_back
+        assert "int8 is off by 1.0e+00 of the scale in logit" in verified.fell_back
+        assert "allowed is 5.0e-02; int8 must not be used here" in verified.fell_back
 
 
 def test_a_graph_that_cannot_be_compiled_falls_back_too_and_one_of_another_shape_refuses_the_bundle(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    proven = asked_for(open_bundle(put(folder, {INT8_GRAPH: b"no graph"})), "int8")
-    assert proven.engine.precision == "f32"
+    verified = asked_for(open_bundle(put(folder, {INT8_GRAPH: b"no graph"})), "int8")
+    assert verified.engine.precision == "f32"
     assert f"OpenVINO cannot use {folder / INT8_GRAPH}" in caplog.text
     coarse = {name.replace("f32", "int8"): data for name, data in to_openvino(graph_with(map_cells=7)).items()}
     with pytest.raises(BundleError, match=r"maps of shape \(4, 7, 7\)"):
@@ -251,7 +251,7 @@ def test_every_command_says_what_it_computes_in(
             assert (report["fell_back"], complaints) == (None, "")
         else:
             assert report["fell_back"].startswith("f32 is used instead of int8: ")
-            assert f"WARNING edge.bundle.proven_engine: {report['fell_back']}" in complaints
+            assert f"WARNING edge.bundle.verified_engine: {report['fell_back']}" in complaints
             assert "can be run in f32 instead of int8" in shown("check", line)
         report, _ = reported("bundle", "verify", used.path, "--precision", "int8")
         assert (report["precision"], report["allowed"]) == (came, TOLERANCES[came])  # type: ignore[index]
@@ -274,7 +274,7 @@ def test_a_running_line_says_that_it_computes_in_f32_instead(far_off: Bundle, tm
     assert {event.precision for event in [*heard.verdicts, *heard.statuses]} == {"f32"}
     assert status == "STATUS=NOT_READY: stopped, 3 events, in f32 instead of int8"
     assert " by openvino in f32 instead of int8, signed by nobody" in log
-    assert "WARNING edge.bundle.proven_engine: f32 is used instead of int8: " in log
+    assert "WARNING edge.bundle.verified_engine: f32 is used instead of int8: " in log
 
 
 def test_a_line_is_refused_that_asks_for_a_precision_that_it_cannot_have(

@@ -24,7 +24,7 @@ exposure_us = 800.0
 [[cameras]]
 kind = "pattern"
 name = "side"
-look_at = [[[0, 0], [9, 0], [9, 9]]]
+roi = [[[0, 0], [9, 0], [9, 9]]]
 size = [640, 480]
 
 [thresholds]
@@ -57,11 +57,11 @@ bundle = "b.bundle"
 [[products.cameras]]
 name = "top"
 exposure_us = 400.0
-look_away = [[[0, 0], [9, 0], [9, 9]]]
+exclude = [[[0, 0], [9, 0], [9, 9]]]
 
 [[products.cameras]]
 name = "side"
-look_at = []
+roi = []
 
 [[products]]
 name = "c"
@@ -76,8 +76,8 @@ thresholds = { score = 4.0 }
     tops = [each.cameras[0] for each in (a, b, c)]
     assert all(isinstance(top, GenicamSettings) for top in tops)
     assert [getattr(top, "exposure_us", None) for top in tops] == [800.0, 400.0, 800.0]
-    assert [len(top.look_away) for top in tops] == [0, 1, 0]
-    assert [len(each.cameras[1].look_at) for each in (a, b, c)] == [1, 0, 1]
+    assert [len(top.exclude) for top in tops] == [0, 1, 0]
+    assert [len(each.cameras[1].roi) for each in (a, b, c)] == [1, 0, 1]
 
 
 def test_a_line_without_products_has_one_configuration_and_no_name_for_it(tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_a_line_without_products_has_one_configuration_and_no_name_for_it(tmp_pa
             "product b sets exposure_us of camera side, and cameras of kind 'pattern' have none",
         ),
         (
-            f'[[products]]\nname = "b"\ncameras = [{{ name = "top", look_away = {ALL_OF_IT} }}]\n',
-            "product b, camera top: look_at and look_away leave nothing",
+            f'[[products]]\nname = "b"\ncameras = [{{ name = "top", exclude = {ALL_OF_IT} }}]\n',
+            "product b, camera top: roi and exclude leave nothing",
         ),
         (
             '[[products]]\nname = "b"\ncameras = [{ name = "top", gain_db = 3.0 }]\n',

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from edge.geometry import AreaOfInterest, Region, Stitcher, TileGrid, find_regions
+from edge.geometry import Region, RegionOfInterest, Stitcher, TileGrid, find_regions
 from tests.oracles import components
 
 EVIDENCE = 5.0
@@ -23,8 +23,8 @@ def frames(draw: st.DrawFn) -> tuple[Stitcher, NDArray[np.float32], NDArray[np.b
     hw = draw(st.tuples(st.integers(1, 50), st.integers(1, 50)))
     tile = draw(st.integers(8, 24))
     point = st.tuples(st.integers(0, hw[1] - 1), st.integers(0, hw[0] - 1))
-    look_at = draw(st.lists(st.lists(point, min_size=1, max_size=4), max_size=2))
-    grid = TileGrid(hw, tile, draw(st.integers(0, tile - 1)) // 2, AreaOfInterest.of(look_at))
+    roi = draw(st.lists(st.lists(point, min_size=1, max_size=4), max_size=2))
+    grid = TileGrid(hw, tile, draw(st.integers(0, tile - 1)) // 2, RegionOfInterest.of(roi))
     stitcher = Stitcher(grid, (2, 2), draw(st.integers(1, 5)))
     values = st.sampled_from([0.0, 1.0, 4.5, 5.0, 6.0, 7.25, 9.0])
     heatmap = draw(

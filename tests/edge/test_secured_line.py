@@ -21,11 +21,11 @@ from edge.cli.status import status
 from edge.cli.watch import watch
 from edge.delivery.client import handshake_probe
 from edge.delivery.client.commander import Commander
-from edge.delivery.security import socket_guard, subscriptions
+from edge.delivery.security import authenticator, subscriptions
 from edge.delivery.security.access import Access
 from edge.delivery.security.allow_list import ROLES
+from edge.delivery.security.authenticator import ROLE_OF, Authenticator, SocketName
 from edge.delivery.security.curve import ClientKeys, make_key_pair, read_key_pair
-from edge.delivery.security.socket_guard import ROLE_OF, SocketGuard, SocketName
 from edge.errors import AccessError
 from tests.edge.doors import DOORS, Events
 from tests.edge.secured import WITHIN_MS, WITHIN_SECONDS, Secured, connected, free_port, nothing_left_open, until
@@ -36,8 +36,8 @@ SOON = "--timeout", "0.3"
 @pytest.fixture(autouse=True)
 def _nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A list is read for each client that connects: else one who was allowed a moment ago is turned away once."""
-    monkeypatch.setattr(socket_guard, "AS_OF_SECONDS", 0.0)
-    monkeypatch.setattr(socket_guard, "LOOK_EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(authenticator, "AS_OF_SECONDS", 0.0)
+    monkeypatch.setattr(authenticator, "LOOK_EVERY_SECONDS", 0.1)
 
 
 class Guarded:
@@ -145,7 +145,7 @@ def test_bytes_that_are_no_handshake_are_counted_and_harm_nobody(opened: Guarded
 def test_a_client_that_does_not_finish_the_handshake_is_hung_up_on(
     name: SocketName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(socket_guard, "HANDSHAKE_WITHIN_MS", 500)
+    monkeypatch.setattr(authenticator, "HANDSHAKE_WITHIN_MS", 500)
     with contextlib.ExitStack() as at_end:
         opened = at_end.enter_context(contextlib.closing(Guarded(name, tmp_path)))
         address = "127.0.0.1", opened.port.number
@@ -202,13 +202,13 @@ def test_a_guard_that_does_not_answer_lets_nobody_in(tmp_path: Path, monkeypatch
     """Unless it is set otherwise, ZeroMQ lets in everybody where nobody answers its question."""
     secured, port = Secured(tmp_path), free_port()
 
-    def ends(_: SocketGuard, *sockets: "zmq.Socket[bytes]") -> None:
+    def ends(_: Authenticator, *sockets: "zmq.Socket[bytes]") -> None:
         for each in sockets:
             each.close(0)
 
-    monkeypatch.setattr(SocketGuard, "_watch", ends)
+    monkeypatch.setattr(Authenticator, "_watch", ends)
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-        guard = SocketGuard(router, secured.access(), "commands", port.bound)
+        guard = Authenticator(router, secured.access(), "commands", port.bound)
         guard.join()
         router.disable_monitor()
         guard.bind()
@@ -283,7 +283,7 @@ def test_a_subscription_that_is_too_long_is_hung_up_on(address: str, tmp_path: P
 
 
 def test_a_commander_that_is_not_let_in_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket_guard, "HANDSHAKE_WITHIN_MS", 500)
+    monkeypatch.setattr(authenticator, "HANDSHAKE_WITHIN_MS", 500)
     with contextlib.closing(Guarded("commands", tmp_path)) as opened:
         own = opened.keys.own
         for keys, words in [
@@ -303,7 +303,7 @@ def test_a_commander_that_is_not_let_in_says_so(tmp_path: Path, monkeypatch: pyt
 @pytest.fixture
 def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
     """Only the socket of events. The key `mes.key` is allowed to do something else."""
-    monkeypatch.setattr(socket_guard, "HANDSHAKE_WITHIN_MS", 300)
+    monkeypatch.setattr(authenticator, "HANDSHAKE_WITHIN_MS", 300)
     with contextlib.closing(Guarded("events", tmp_path)) as guarded:
         guarded.secured.allow(make_key_pair(tmp_path / "mes.key"), "follow")
         yield guarded

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import GeometryError
-from edge.geometry import AreaOfInterest, TileGrid
+from edge.geometry import RegionOfInterest, TileGrid
 from edge.geometry.tiling import tile_origins
 from tests.oracles import starts, tiles_of
 
@@ -50,20 +50,20 @@ def test_tiles_start_where_the_slow_walk_puts_them_and_leave_no_gap(length: int,
 @given(
     hw=IMAGE_HW,
     sizes=SMALL_TILE_AND_OVERLAP,
-    look_at=POLYGONS,
-    look_away=POLYGONS,
+    roi=POLYGONS,
+    exclude=POLYGONS,
     channels=st.sampled_from([1, 3]),
     batch=st.integers(1, 7),
 )
 def test_the_tiles_that_show_any_of_the_area_hold_what_the_slow_cut_holds(
     hw: tuple[int, int],
     sizes: tuple[int, int],
-    look_at: list[Polygon],
-    look_away: list[Polygon],
+    roi: list[Polygon],
+    exclude: list[Polygon],
     channels: int,
     batch: int,
 ) -> None:
-    area, (tile, overlap) = AreaOfInterest.of(look_at, look_away), sizes
+    area, (tile, overlap) = RegionOfInterest.of(roi, exclude), sizes
     image = np.random.default_rng(1).integers(0, 256, (*hw, channels), np.uint8)
     before, mask = image.copy(), area.mask(hw)
     expected = [

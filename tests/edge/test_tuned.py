@@ -154,12 +154,12 @@ def test_it_is_not_used_where_the_lines_file_sets_what_it_was_not_measured_for(
 def test_a_bundle_is_prepared_as_tuned(line: Path, bundle: Bundle) -> None:
     write_tuned(line, tuned(bundle.digest))
     prepared = prepare(load_config(line))
-    assert (prepared.engine.settings, prepared.setup.proven.engine.batch) == (BEST, 2)
+    assert (prepared.engine.settings, prepared.setup.verified.engine.batch) == (BEST, 2)
     again = prepare(load_config(line), like=prepared)
-    assert again.setup.proven is prepared.setup.proven, "nothing of it changed"
+    assert again.setup.verified is prepared.setup.verified, "nothing of it changed"
     write_tuned(line, tuned(bundle.digest, replace(BEST, batch=1)))
     changed = prepare(load_config(line), like=prepared)
-    assert (changed.setup.proven is prepared.setup.proven, changed.setup.proven.engine.batch) == (False, 1)
+    assert (changed.setup.verified is prepared.setup.verified, changed.setup.verified.engine.batch) == (False, 1)
 
 
 def test_what_was_tuned_and_cannot_be_used_any_more_keeps_no_line_from_starting(
@@ -169,7 +169,7 @@ def test_what_was_tuned_and_cannot_be_used_any_more_keeps_no_line_from_starting(
     write_tuned(line, tuned(bundle.digest, replace(BEST, device="GPU.7")))
     prepared = prepare(load_config(line))
     assert (prepared.engine.settings, prepared.engine.tuned_by) == (EngineConfig(), None)
-    assert prepared.setup.proven.fell_back is None
+    assert prepared.setup.verified.fell_back is None
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (logging.WARNING, prepared.engine.not_tuned)
     assert "line.tuned.toml is not used: engine.device is GPU.7, OpenVINO finds" in record.getMessage()

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from edge.bundle.manifest import Agreement, Grid
 from edge.errors import EngineError
 from edge.inference.engine import Done, Engine, Failed, Fill
-from export.held_tiles import HeldTiles, RegionFinder
 from export.map_gate import agreement, missed, nearness, overlaps
+from export.validation_tiles import RegionFinder, ValidationTiles
 
 TILE, CELLS = 32, 4
 TWO_REGIONS = st.integers(1, 5).flatmap(
@@ -40,11 +40,13 @@ class Answers(Engine):
     def drain(self) -> None: ...
 
 
-def held_tiles(maps: NDArray[np.float32], score_threshold: float = 0.0, evidence_threshold: float = 2.0) -> HeldTiles:
+def validation_tiles(
+    maps: NDArray[np.float32], score_threshold: float = 0.0, evidence_threshold: float = 2.0
+) -> ValidationTiles:
     tiles = np.zeros((len(maps), TILE, TILE, 3), np.uint8)
     tiles[:, 0, 0, 0] = np.arange(len(maps))
     find = RegionFinder(GRID, (CELLS, CELLS), evidence_threshold, float(np.abs(maps).max()))
-    return HeldTiles(tiles, maps.mean(axis=(1, 2)), maps, find(maps), "drawn", score_threshold, find)
+    return ValidationTiles(tiles, maps.mean(axis=(1, 2)), maps, find(maps), "drawn", score_threshold, find)
 
 
 def some_maps(count: int = 12, seed: int = 0) -> NDArray[np.float32]:
@@ -82,7 +84,7 @@ def test_a_region_of_one_cell_that_becomes_two_is_where_it_was_and_one_that_vani
 
 
 def test_the_model_itself_agrees_with_itself() -> None:
-    held = held_tiles(some_maps())
+    held = validation_tiles(some_maps())
     assert 0 < held.with_region.sum() < len(held.tiles)
     same = agreement(held, Answers(held.logit, held.map, batch=5))
     assert same == Agreement(5, 0.0, 0, pytest.approx(1.0), 1.0, 1.0, 1.0)
@@ -90,7 +92,7 @@ def test_the_model_itself_agrees_with_itself() -> None:
 
 
 def test_figures_are_those_of_plain_loops() -> None:
-    held = held_tiles(some_maps(40), score_threshold=1.0)
+    held = validation_tiles(some_maps(40), score_threshold=1.0)
     maps = held.map + np.random.default_rng(1).normal(0, 0.7, held.map.shape).astype(np.float32)
     logit = maps.mean(axis=(1, 2))
     came = agreement(held, Answers(logit, maps))
@@ -106,7 +108,7 @@ def test_figures_are_those_of_plain_loops() -> None:
 
 
 def test_without_any_region_there_is_no_overlap_to_miss() -> None:
-    held = held_tiles(some_maps(), evidence_threshold=1e6)
+    held = validation_tiles(some_maps(), evidence_threshold=1e6)
     came = agreement(held, Answers(held.logit, held.map))
     assert came.iou_median is None
     assert came.iou_p5 is None
@@ -128,7 +130,7 @@ def test_a_region_is_what_the_line_would_draw() -> None:
 @pytest.mark.parametrize("output", ["logit", "map"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_no_number_does_not_count_as_an_answer(output: str, value: float) -> None:
-    held = held_tiles(some_maps())
+    held = validation_tiles(some_maps())
     answers = {"logit": held.logit.copy(), "map": held.map.copy()}
     answers[output][3] = value
     with pytest.raises(EngineError, match="no number"):
@@ -139,14 +141,14 @@ def test_what_is_no_number_does_not_count_as_an_answer(output: str, value: float
     ("tiles", "flips", "passes"), [(199, 1, False), (200, 1, True), (600, 3, True), (600, 4, False)]
 )
 def test_half_a_percent_of_verdicts_may_flip(tiles: int, flips: int, passes: bool) -> None:
-    held = dataclasses.replace(held_tiles(some_maps()), tiles=np.zeros((tiles, 1, 1, 3), np.uint8))
+    held = dataclasses.replace(validation_tiles(some_maps()), tiles=np.zeros((tiles, 1, 1, 3), np.uint8))
     figures = [Agreement(1, 0.0, 0, 1.0, 1.0, 1.0, 1.0), Agreement(8, 0.0, flips, 1.0, 1.0, 1.0, 1.0)]
     assert (missed("int8", held, figures) == []) is passes
 
 
 def test_a_tile_on_the_threshold_is_not_a_flip() -> None:
     """The threshold lies on the logit of a tile: rounding alone decides which side the model is on."""
-    held = held_tiles(some_maps())
+    held = validation_tiles(some_maps())
     held = dataclasses.replace(held, score_threshold=float(held.logit[4]))
     assert list(np.flatnonzero(~held.settled)) == [4]
     off = held.logit.copy()
@@ -160,8 +162,8 @@ def test_a_region_that_is_only_on_the_threshold_is_not_compared() -> None:
     """The evidence threshold lies on the peak of a tile: rounding alone decides whether it has a region."""
     maps = np.zeros((3, CELLS, CELLS), np.float32)
     maps[:2, 1, 2] = 10.0, 20.0
-    peak = float(held_tiles(maps).find_regions._heatmaps(maps)[0].max())
-    held = held_tiles(maps, evidence_threshold=peak)
+    peak = float(validation_tiles(maps).find_regions._heatmaps(maps)[0].max())
+    held = validation_tiles(maps, evidence_threshold=peak)
     assert list(held.regions.any(axis=(1, 2))) == [True, True, False]
     assert list(held.with_region) == [False, True, False]
     off = maps * np.array([1 - 1e-6, 1, 1], np.float32)[:, None, None]
@@ -176,7 +178,7 @@ def test_a_region_that_is_only_on_the_threshold_is_not_compared() -> None:
     ],
 )
 def test_the_worst_batch_size_counts(median: float, near: float, words: str) -> None:
-    held = held_tiles(some_maps())
+    held = validation_tiles(some_maps())
     figures = [Agreement(1, 0.0, 0, 1.0, median, 0.5, near), Agreement(8, 0.0, 0, 1.0, 1.0, 1.0, 1.0)]
     (said,) = missed("int8", held, figures)
     assert words in said

@@ -16,7 +16,6 @@ from edge.inference.devices import the_core
 from export import map_gate
 from export import precisions as precisions_module
 from export.gate import torch_answers
-from export.held_tiles import HeldTiles, RegionFinder
 from export.layers_in_f32 import LAYERS, first_layers, in_f32_under_bf16, is_explanation, last_layers, output_layer
 from export.onnx_graph import Graphs, to_graphs
 from export.openvino_ir import Ir, to_ir
@@ -32,6 +31,7 @@ from export.precisions import (
     make_precisions,
 )
 from export.quantise import WAYS, Quantisation, quantise
+from export.validation_tiles import RegionFinder, ValidationTiles
 from tests.toy_vit import ToyViT
 from train.config import CnnConfig
 from train.models.build import build_model
@@ -63,14 +63,14 @@ def golden(model: ExplainedClassifier) -> GoldenTiles:
 
 
 @pytest.fixture(scope="module")
-def held(golden: GoldenTiles) -> HeldTiles:
+def held(golden: GoldenTiles) -> ValidationTiles:
     """Half the tiles are defective."""
     find = RegionFinder(
         GRID, (golden.map.shape[1], golden.map.shape[2]), float(np.median(golden.map)), golden.scale("map")
     )
     regions, middle = find(golden.map), float(np.median(golden.logit))
     assert regions.any()
-    return HeldTiles(golden.tiles, golden.logit, golden.map, regions, "drawn", middle, find)
+    return ValidationTiles(golden.tiles, golden.logit, golden.map, regions, "drawn", middle, find)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def answers(ir: Ir, precision: str) -> list[NDArray[np.float32]]:
     return [found["logit"], found["map"]]
 
 
-def made(f32: Ir, graphs: Graphs, held: HeldTiles, golden: GoldenTiles, **options: Any) -> Precisions:
+def made(f32: Ir, graphs: Graphs, held: ValidationTiles, golden: GoldenTiles, **options: Any) -> Precisions:
     asked: dict[str, Any] = {"precisions": PRECISIONS, "allow": (), "transformer": False, "say": lambda line: None}
     for_bf16 = None if graphs.for_openvino_bf16 == graphs.for_openvino else lambda: to_ir(graphs.for_openvino_bf16)
     return make_precisions(f32, for_bf16, held, golden, quantise_by=TILES, **{**asked, **options})
@@ -182,7 +182,7 @@ def test_the_note_on_layers_means_nothing_to_f32(f32: Ir) -> None:
 
 
 def test_what_passes_is_in_the_bundle_with_its_figures(
-    f32: Ir, graphs: Graphs, held: HeldTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
+    f32: Ir, graphs: Graphs, held: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits(monkeypatch, flips=1.0, iou=0.0)
     precisions = made(f32, graphs, held, golden)
@@ -198,7 +198,7 @@ def test_what_passes_is_in_the_bundle_with_its_figures(
 
 
 def test_what_fails_is_left_out_after_every_way_was_tried(
-    f32: Ir, graphs: Graphs, held: HeldTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
+    f32: Ir, graphs: Graphs, held: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits(monkeypatch, flips=1.0, iou=1.5)
     monkeypatch.setattr(precisions_module, "WAYS", WAYS[:2])
@@ -215,7 +215,7 @@ def test_what_fails_is_left_out_after_every_way_was_tried(
 
 
 def test_what_fails_is_let_in_where_that_is_allowed_and_says_what_it_misses(
-    f32: Ir, graphs: Graphs, held: HeldTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
+    f32: Ir, graphs: Graphs, held: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits(monkeypatch, flips=1.0, iou=1.5)
     monkeypatch.setattr(precisions_module, "WAYS", WAYS[:1])
@@ -227,7 +227,9 @@ def test_what_fails_is_let_in_where_that_is_allowed_and_says_what_it_misses(
     assert "model_int8.xml" in precisions.files
 
 
-def test_f32_stays_and_tells_what_it_misses(f32: Ir, graphs: Graphs, held: HeldTiles, golden: GoldenTiles) -> None:
+def test_f32_stays_and_tells_what_it_misses(
+    f32: Ir, graphs: Graphs, held: ValidationTiles, golden: GoldenTiles
+) -> None:
     """Its own gate is stricter than this one."""
     other = dataclasses.replace(held, logit=-held.logit + 2 * held.score_threshold)
     gate = made(f32, graphs, other, golden, precisions=[]).gate(other).precisions["f32"]
@@ -236,13 +238,15 @@ def test_f32_stays_and_tells_what_it_misses(f32: Ir, graphs: Graphs, held: HeldT
     assert "verdicts flip" in gate.reason
 
 
-def test_f32_that_cannot_be_run_ends_the_export(f32: Ir, graphs: Graphs, held: HeldTiles, golden: GoldenTiles) -> None:
+def test_f32_that_cannot_be_run_ends_the_export(
+    f32: Ir, graphs: Graphs, held: ValidationTiles, golden: GoldenTiles
+) -> None:
     with pytest.raises(ExportError, match="f32 cannot be run"):
         made(Ir(f32.xml, b""), graphs, held, golden, precisions=[])
 
 
 def test_a_graph_that_cannot_be_run_counts_as_an_attempt_and_is_never_let_in(
-    f32: Ir, held: HeldTiles, golden: GoldenTiles
+    f32: Ir, held: ValidationTiles, golden: GoldenTiles
 ) -> None:
     broken = Candidate("broken", lambda: Ir(f32.xml, b""), "model_int8.xml")
     whole = Candidate("whole", lambda: f32, "model_int8.xml")
@@ -256,7 +260,7 @@ def test_a_graph_that_cannot_be_run_counts_as_an_attempt_and_is_never_let_in(
     assert mended.made.tolerance == LEAST_TOLERANCE
 
 
-def test_the_last_way_that_could_be_run_is_what_is_allowed(f32: Ir, held: HeldTiles, golden: GoldenTiles) -> None:
+def test_the_last_way_that_could_be_run_is_what_is_allowed(f32: Ir, held: ValidationTiles, golden: GoldenTiles) -> None:
     other = dataclasses.replace(held, logit=-held.logit + 2 * held.score_threshold)
     ways = [Candidate(how, partial(Ir, f32.xml, weights), "model_int8.xml")
             for how, weights in (("first", f32.weights), ("second", f32.weights), ("broken", b""))]  # fmt: skip
@@ -267,7 +271,7 @@ def test_the_last_way_that_could_be_run_is_what_is_allowed(f32: Ir, held: HeldTi
 
 
 def test_what_is_left_out_says_what_the_last_way_that_could_be_run_misses(
-    f32: Ir, held: HeldTiles, golden: GoldenTiles
+    f32: Ir, held: ValidationTiles, golden: GoldenTiles
 ) -> None:
     other = dataclasses.replace(held, logit=-held.logit + 2 * held.score_threshold)
     ways = [Candidate(how, partial(Ir, f32.xml, weights), "model_int8.xml")
@@ -278,7 +282,7 @@ def test_what_is_left_out_says_what_the_last_way_that_could_be_run_misses(
     assert "verdicts flip" in (judged.gate.reason or "")
 
 
-def test_a_way_that_nncf_cannot_go_counts_as_an_attempt(f32: Ir, held: HeldTiles, golden: GoldenTiles) -> None:
+def test_a_way_that_nncf_cannot_go_counts_as_an_attempt(f32: Ir, held: ValidationTiles, golden: GoldenTiles) -> None:
     too_small = TILES[:2, : TILE // 2, : TILE // 2]
     with pytest.raises(ExportError, match="NNCF cannot quantise this model"):
         quantise(f32, too_small, WAYS[0], transformer=False)
@@ -289,7 +293,7 @@ def test_a_way_that_nncf_cannot_go_counts_as_an_attempt(f32: Ir, held: HeldTiles
 
 
 def test_what_the_processor_has_not_is_tried_once_and_said_to_be_the_exports_machine(
-    f32: Ir, held: HeldTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
+    f32: Ir, held: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PrecisionError("this processor has no bf16")
@@ -305,7 +309,7 @@ def test_what_the_processor_has_not_is_tried_once_and_said_to_be_the_exports_mac
 @pytest.mark.parametrize("factor", [1e3, np.nan])
 @pytest.mark.parametrize("output", ["logit", "map"])
 def test_nothing_lets_in_what_is_off_by_half_the_scale_and_the_next_way_is_tried(
-    f32: Ir, held: HeldTiles, golden: GoldenTiles, output: str, factor: float
+    f32: Ir, held: ValidationTiles, golden: GoldenTiles, output: str, factor: float
 ) -> None:
     """A tolerance as large as the scale would let anything pass on the line, an answer of zeros too."""
     far = dataclasses.replace(golden, **{output: np.float32(factor) * getattr(golden, output)})

@@ -9,7 +9,7 @@ import numpy as np
 
 from edge.bundle import Calibration
 from train.evaluation.figures import Figures, FrameFigures, RuleFigures, TileFigures
-from train.evaluation.result import Evaluation, Exhibit, FrameAnswer, Told, TruthEvaluation, write_evaluation
+from train.evaluation.result import Evaluation, FrameAnswer, GalleryItem, Told, TruthEvaluation, write_evaluation
 from train.evaluation.sweep import SweepFigures
 
 FUSIONS, RATIOS = ["min", "mean", "max"], [0.0, 0.2, 0.6, 0.8, 0.9]
@@ -69,12 +69,12 @@ def evaluation(
     frame: FrameFigures | None = None,
     truths: tuple[str, ...] = ("masks",),
     intervals: dict[str, tuple[float, float]] | None = None,
-    exhibits: list[Exhibit] | None = None,
+    gallery: list[GalleryItem] | None = None,
     frames: list[FrameAnswer] | None = None,
     seed: int = 0,
     **known: Any,
 ) -> Evaluation:
-    of_frames = [one for one in exhibits or [] if one.tile_yx is None]
+    of_frames = [one for one in gallery or [] if one.tile_yx is None]
     figures = Figures(
         tile or tile_figures(), study or rule_figures(), line or rule_figures(0.7, 0.6), frame or frame_figures()
     )
@@ -85,14 +85,14 @@ def evaluation(
             intervals=intervals or {},
             intervals_are="no intervals: a bootstrap needs at least 10 groups, and there are 2",
             sweep=sweep_figures(seed) if of.family == "vit" else None,
-            exhibits=[one for one in exhibits or [] if one.tile_yx is not None],
+            gallery=[one for one in gallery or [] if one.tile_yx is not None],
         )
         for truth in truths
     ]
     calibration = Calibration(0.7, 5.5, -6.0, 0.05, 36, "good frames of the validation groups")
     values: dict[str, Any] = {
         "frames": answers(seed, groups=of.groups) if frames is None else frames,
-        "exhibits": of_frames,
+        "gallery": of_frames,
         "rests_on": "the test groups (2 groups, 60 frames)",
     }
     return Evaluation(of, calibration, against, **(values | known))
@@ -116,16 +116,16 @@ def answers(seed: int = 0, defective: int = 20, good: int = 40, groups: Sequence
     ]
 
 
-def exhibits_of(of: Told, tiles: int = 3) -> list[Exhibit]:
+def exhibits_of(of: Told, tiles: int = 3) -> list[GalleryItem]:
     """Three frames, examples and failures of a kind, and of a ViT its fusions and ratios; files are named, not made."""
     whole = [
-        Exhibit(kind, f"{kind}-{at}.png", f"board-{at:02}.jpg", None, 3.5 - 2 * at, "frame; heatmap")  # type: ignore[arg-type]
+        GalleryItem(kind, f"{kind}-{at}.png", f"board-{at:02}.jpg", None, 3.5 - 2 * at, "frame; heatmap")  # type: ignore[arg-type]
         for kind in ("escaped", "rejected")
         for at in range(tiles)
     ]
     kinds = ["example", "missed", "false", *(("fusions", "ratios") if of.family == "vit" else ())]
     return whole + [
-        Exhibit(kind, f"{kind}-{at}.png", f"board-{at:02}.jpg", (222 * at, 444), 3.5 - 2 * at, "tile, truth, map")  # type: ignore[arg-type]
+        GalleryItem(kind, f"{kind}-{at}.png", f"board-{at:02}.jpg", (222 * at, 444), 3.5 - 2 * at, "tile, truth, map")  # type: ignore[arg-type]
         for kind in kinds
         for at in range(tiles)
     ]
@@ -136,6 +136,6 @@ def write(what: Evaluation, folder: Path, with_pictures: bool = True) -> Path:
     folder.mkdir(parents=True)
     write_evaluation(what, folder)
     if with_pictures:
-        for exhibit in [*what.exhibits, *(one for truth in what.truths for one in truth.exhibits)]:
-            cv2.imwrite(str(folder / exhibit.file), np.full((8, 24, 3), 90, np.uint8))
+        for item in [*what.gallery, *(one for truth in what.truths for one in truth.gallery)]:
+            cv2.imwrite(str(folder / item.file), np.full((8, 24, 3), 90, np.uint8))
     return folder

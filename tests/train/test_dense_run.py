@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from edge.bundle import open_bundle, open_proven_engine
+from edge.bundle import open_bundle, open_verified_engine
 from edge.frames import Frame, Stamp
 from edge.images import read_rgb
 from edge.inference import open_engine
@@ -202,7 +202,7 @@ def test_verdicts_and_discs_found_hold_where_light_or_place_change_a_little(
         "darker": lambda rgb: rgb * 0.8,
         "beside": lambda rgb: cv2.copyMakeBorder(rgb, 10, 0, 10, 0, cv2.BORDER_REFLECT_101)[: len(rgb), : rgb.shape[1]],
     }
-    with closing(open_proven_engine(opened, "openvino").engine) as engine:
+    with closing(open_verified_engine(opened, "openvino").engine) as engine:
         inspector = Inspector(opened.manifest, engine, plausibility=opened.plausibility())
         for path in sorted((blobs / "images").iterdir()):
             rgb = read_rgb(path)

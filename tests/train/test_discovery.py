@@ -8,10 +8,10 @@ import cv2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.train.test_near_duplicates import again, scene
 
 from edge.errors import InputError
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
-from tests.train.test_near_identical import again, scene
 from train.discovery import discover
 from train.file_names import find_scheme
 
@@ -102,7 +102,7 @@ def test_of_several_columns_the_coarsest_with_enough_groups_is_taken(tmp_path: P
     assert found.read().groups() == sorted({str(n) for n in range(12)})
 
 
-def test_near_identical_pictures_are_one_group_where_nothing_names_groups(tmp_path: Path) -> None:
+def test_near_duplicates_pictures_are_one_group_where_nothing_names_groups(tmp_path: Path) -> None:
     folder = table(tmp_path, camera=list("abcdef"))
     cv2.imwrite(str(folder / "images" / "pe.png"), again(scene(1, (300, 400))))
     cv2.imwrite(str(folder / "images" / "pb.png"), scene(1, (300, 400)))
@@ -110,7 +110,7 @@ def test_near_identical_pictures_are_one_group_where_nothing_names_groups(tmp_pa
     found = discover(folder)
     assert found.read().groups() == ["pa", "pb", "pc", "pd", "pf"]
     assert found.assumptions[1].startswith("Each picture is a group of its own, as neither")
-    assert found.assumptions[2] == "Near-identical pictures are put into one group: 6 groups become 5."
+    assert found.assumptions[2] == "Near-duplicate pictures are put into one group: 6 groups become 5."
 
 
 def test_pictures_that_all_look_alike_are_not_taken_for_one_thing(tmp_path: Path) -> None:

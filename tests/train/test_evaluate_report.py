@@ -197,15 +197,15 @@ def test_an_evaluation_is_left_with_its_pictures_where_a_folder_is_named(tmp_pat
     data = grouped(tmp_path / "data")
     left = evaluate_model(bundle.path, Asked(data), tmp_path / "out")
     assert read_evaluation(tmp_path / "out") == left
-    exhibits = left.truths[0].exhibits
-    assert [one.image for one in exhibits if one.kind == "missed"] == [f"{stem}.png" for stem in PLACES]
-    assert [(one.kind, one.image) for one in left.exhibits if one.kind == "rejected"] == [
+    gallery = left.truths[0].gallery
+    assert [one.image for one in gallery if one.kind == "missed"] == [f"{stem}.png" for stem in PLACES]
+    assert [(one.kind, one.image) for one in left.gallery if one.kind == "rejected"] == [
         ("rejected", f"images/{stem}.png") for stem in ("a2", "c1", "c2")
     ]
-    assert {one.image for one in left.exhibits if one.kind == "escaped"} == {f"images/{stem}.png" for stem in PLACES}
-    assert all((tmp_path / "out" / one.file).is_file() for one in [*exhibits, *left.exhibits])
+    assert {one.image for one in left.gallery if one.kind == "escaped"} == {f"images/{stem}.png" for stem in PLACES}
+    assert all((tmp_path / "out" / one.file).is_file() for one in [*gallery, *left.gallery])
     nowhere = evaluate_model(bundle.path, Asked(data))
-    assert (nowhere.truths[0].exhibits, nowhere.truths[0].figures) == ([], left.truths[0].figures)
+    assert (nowhere.truths[0].gallery, nowhere.truths[0].figures) == ([], left.truths[0].figures)
     (tmp_path / "out" / "evaluation.json").write_text('{"schema": 2}')
     with pytest.raises(InputError, match=r"evaluation\.json cannot be read .* evaluate again"):
         read_evaluation(tmp_path / "out")

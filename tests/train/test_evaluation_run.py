@@ -25,7 +25,7 @@ from tests.command import heatline
 from tests.train.blobs import sort_tiles
 from tests.train.trained import NAMED_SPLIT, SMALL
 from train.evaluation.evaluate import Asked, evaluate_model
-from train.evaluation.judged import open_judged
+from train.evaluation.evaluated import open_model
 from train.evaluation.observe import line_mask
 from train.evaluation.result import Evaluation
 
@@ -50,8 +50,8 @@ def evaluated(model: Path, asked: Asked, left: Path) -> Evaluation:
     """With all its pictures left in a folder."""
     evaluation = evaluate_model(model, asked, left)
     (found,) = evaluation.truths
-    assert found.exhibits
-    assert all((left / one.file).is_file() for one in found.exhibits)
+    assert found.gallery
+    assert all((left / one.file).is_file() for one in found.gallery)
     return evaluation
 
 
@@ -104,10 +104,10 @@ def test_a_sweep_is_of_vits_runs_and_has_the_runs_own_map_among_its_variants(
 ) -> None:
     of_cnn = evaluated(trained_run, Asked(), tmp_path / "cnn").truths[0]
     assert of_cnn.sweep is None
-    assert {one.kind for one in of_cnn.exhibits} == {"example", "missed", "false"}
+    assert {one.kind for one in of_cnn.gallery} == {"example", "missed", "false"}
     evaluation = evaluated(vit_run, Asked(part="all"), tmp_path / "vit")
     (found,) = evaluation.truths
-    assert {one.kind for one in found.exhibits} == {"example", "missed", "false", "fusions", "ratios"}
+    assert {one.kind for one in found.gallery} == {"example", "missed", "false", "fusions", "ratios"}
     assert found.sweep is not None
     assert found.figures.study is not None
     assert found.figures.tile is not None
@@ -133,11 +133,11 @@ def test_a_run_is_evaluated_on_its_own_test_groups_where_nothing_is_asked(traine
 
 def test_the_share_of_good_frames_to_reject_is_for_runs(trained_run: Path, trained_bundle: Path) -> None:
     """One good frame: all of it, or none."""
-    strict, lax = (open_judged(trained_run, false_reject=share).settings.calibration for share in (0.0, 0.5))
+    strict, lax = (open_model(trained_run, false_reject=share).settings.calibration for share in (0.0, 0.5))
     assert (strict.false_reject_per_frame, lax.false_reject_per_frame) == (0.0, 0.5)
     assert strict.frames == lax.frames == 1
     own = open_bundle(trained_bundle).manifest.calibration
-    assert open_judged(trained_bundle, false_reject=0.5).settings.calibration == own
+    assert open_model(trained_bundle, false_reject=0.5).settings.calibration == own
 
 
 def test_a_run_whose_pictures_are_gone_says_so_in_one_sentence(blobs: Path, trained_run: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_run_trained_on_labels_is_evaluated_by_frames(tmp_path: Path) -> None:
     run = trained_vit(data, tmp_path / "run", "split.fractions=[0.4,0.3,0.3]")
     evaluation = evaluate_model(run, Asked(), tmp_path / "left")
     (found,) = evaluation.truths
-    assert (found.truth, found.sweep, found.exhibits, found.figures.tile) == ("labels", None, [], None)
+    assert (found.truth, found.sweep, found.gallery, found.figures.tile) == ("labels", None, [], None)
     assert (evaluation.told.taught_by, evaluation.told.part) == ("labels", "test")
     assert found.figures.frame.frames == found.figures.frame.unplaced == len(evaluation.told.groups)
     assert (tmp_path / "left" / "evaluation.json").is_file()

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from train.near_identical import near_identical_across, thumbnail
+from train.near_duplicates import near_duplicates_across, thumbnail
 
 Rgb = NDArray[np.uint8]
 
@@ -34,7 +34,7 @@ def thumbnails(*pictures: Rgb) -> NDArray[np.uint8]:
 
 
 def found(**parts: NDArray[np.uint8]) -> list[tuple[str, int, str, int]]:
-    return [(pair.part, pair.number, pair.other_part, pair.other_number) for pair in near_identical_across(parts)]
+    return [(pair.part, pair.number, pair.other_part, pair.other_number) for pair in near_duplicates_across(parts)]
 
 
 def test_a_picture_taken_again_is_found_in_another_part() -> None:
@@ -48,7 +48,7 @@ def test_a_picture_taken_again_is_found_in_another_part() -> None:
 
 def test_within_a_part_and_of_blank_pictures_nothing_is_said() -> None:
     assert found(train=thumbnails(scene(1), again(scene(1))), val=thumbnails(scene(2))) == []
-    assert near_identical_across({}) == []
+    assert near_duplicates_across({}) == []
     assert found(train=thumbnails(scene(1))) == []
     blank = np.full((50, 50, 3), 200, np.uint8)
     assert found(train=thumbnails(blank, scene(1)), test=thumbnails(blank)) == []
@@ -65,7 +65,7 @@ def test_parts_in_one_place_before_one_camera_are_not_taken_for_one_part() -> No
 
 def test_the_best_of_several_is_named_and_the_most_alike_pair_comes_first() -> None:
     train = thumbnails(again(scene(1), 0.5, 60, 20), scene(1), *(scene(seed) for seed in range(2, 30)))
-    pairs = near_identical_across({"train": train, "test": thumbnails(again(scene(2)), scene(1))})
+    pairs = near_duplicates_across({"train": train, "test": thumbnails(again(scene(2)), scene(1))})
     assert [(pair.number, pair.other_number) for pair in pairs] == [(1, 1), (0, 2)]
     assert pairs[0].likeness > pairs[1].likeness
     np.testing.assert_allclose(pairs[0].likeness, 1, atol=1e-4)

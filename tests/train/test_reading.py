@@ -7,11 +7,11 @@ from pathlib import Path
 import cv2
 import msgspec
 import pytest
+from tests.train.test_near_duplicates import again, scene
 
 from edge.bundle import Bundle, write_bundle
 from tests.train.blobs import draw_blobs, write_labels
 from tests.train.placed_squares import grouped
-from tests.train.test_near_identical import again, scene
 from train.compose import compose
 from train.evaluation.evaluate import Asked, evaluate_model
 from train.readers import LabelledImage

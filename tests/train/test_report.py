@@ -37,7 +37,7 @@ def whole() -> list[Evaluation]:
         told("vit", "vit_tiny_patch16_224"),
         told("v2_d", "efficientnetv2_s_d", data="magnetic_tile"),
     ]
-    return [evaluation(one, exhibits=exhibits_of(one), seed=at) for at, one in enumerate(tolds)]
+    return [evaluation(one, gallery=exhibits_of(one), seed=at) for at, one in enumerate(tolds)]
 
 
 def test_the_page_loads_nothing_and_shows_the_figures_of_the_tables(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_frames_and_tiles_on_the_wrong_side_of_the_threshold_of_their_fold_are_s
     folds = []
     for group, threshold in zip("ab", thresholds, strict=False):
         of = told("v2", groups=[group])
-        made = evaluation(of, exhibits=exhibits_of(of))
+        made = evaluation(of, gallery=exhibits_of(of))
         calibration = msgspec.structs.replace(made.calibration, score_threshold=threshold)
         folds.append(msgspec.structs.replace(made, calibration=calibration))
     pictures = [item for item in Page(report(tmp_path, *folds)[0]).items if item.tag == "figure" and not item.is_hidden]
@@ -203,9 +203,9 @@ def test_frames_and_tiles_on_the_wrong_side_of_the_threshold_of_their_fold_are_s
 def test_names_from_users_files_are_shown_and_not_run(tmp_path: Path) -> None:
     nasty = "<script>alert(1)</script>|x\"' onload=alert(1)"
     one = told(nasty, data=nasty, part=nasty, groups=[nasty], recipe=nasty, path=nasty, engine=nasty)
-    exhibits = [msgspec.structs.replace(exhibit, image=nasty, caption=nasty) for exhibit in exhibits_of(one, 1)]
+    gallery = [msgspec.structs.replace(item, image=nasty, caption=nasty) for item in exhibits_of(one, 1)]
     frames = [FrameAnswer(nasty, nasty, is_bad, 1.0, 2, 1, 0) for is_bad in (True, False)]
-    made = evaluation(one, exhibits=exhibits, truths=(nasty,), frames=frames, warnings=[nasty], rests_on=nasty)
+    made = evaluation(one, gallery=gallery, truths=(nasty,), frames=frames, warnings=[nasty], rests_on=nasty)
     folder = write(made, tmp_path / "in")
     page, text = write_report([folder], tmp_path / "out", nasty, study=True)
     assert Page(page.read_text()).tags.count("script") == 2  # the page's own
@@ -219,7 +219,7 @@ def test_what_is_no_picture_in_the_evaluations_folder_is_not_shown(tmp_path: Pat
     """One lies elsewhere, one is text, one is empty, and one is not there."""
     one = told("v2")
     kinds = exhibits_of(one, 2)[:4]
-    folder = write(evaluation(one, exhibits=kinds), tmp_path / "in")
+    folder = write(evaluation(one, gallery=kinds), tmp_path / "in")
     (folder / kinds[0].file).rename(tmp_path / "elsewhere.png")
     (folder / kinds[0].file).symlink_to(tmp_path / "elsewhere.png")
     (folder / kinds[1].file).write_text("no picture")

@@ -375,16 +375,16 @@ def test_figures_are_copied_without_pictures_and_without_places(data: Path, tmp_
     kept = msgspec.json.decode((results / f"{FIRST}.json").read_bytes())
     assert str(tmp_path) not in json.dumps(kept)
     whole = read_evaluation(out / FIRST / "evaluation")
-    assert any(truth.exhibits for truth in whole.truths)
+    assert any(truth.gallery for truth in whole.truths)
     assert (whole.told.part, [truth.truth for truth in whole.truths]) == ("test", ["masks"])
     assert len(whole.told.groups) == 1
     assert set(whole.told.groups) < set(GROUPS)
     expected = msgspec.to_builtins(whole)
     expected["told"]["path"] = FIRST
-    assert expected["exhibits"]
-    expected["exhibits"] = []
+    assert expected["gallery"]
+    expected["gallery"] = []
     for truth in expected["truths"]:
-        truth["exhibits"] = []
+        truth["gallery"] = []
     assert kept == json.loads(json.dumps(expected))
     tables = (results / "tables.md").read_text()
     assert tables == (out / "report" / "tables.md").read_text()

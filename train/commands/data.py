@@ -12,7 +12,7 @@ from train.progress import tracked
 from train.readers.folder import LABELS_ONLY, TRUTHS
 
 if TYPE_CHECKING:
-    from train.survey import Survey
+    from train.summary import FolderSummary
 
 
 @click.group(epilog="Example: heatline data show boards")
@@ -56,7 +56,7 @@ def show(
     Options mean what they mean to a training: truth, split.group, split.pattern and so on.
     """
     from train.contact_sheet import write_contact_sheet
-    from train.survey import Asked, survey
+    from train.summary import Asked, summarise_folder
 
     asked = Asked(
         truth=truth,
@@ -69,7 +69,7 @@ def show(
         seed=seed,
         tile_px=tile_px,
     )
-    found = survey(folder, asked, tracked("pictures"))
+    found = summarise_folder(folder, asked, tracked("pictures"))
     if picture is not None:
         images = asked.read(folder, lambda file, error: None, None).images  # the survey names what cannot be used
         write_contact_sheet(picture, images)
@@ -90,7 +90,7 @@ def _shares(text: str) -> list[float]:
         raise click.BadParameter(f"{text!r} are no shares; expected e.g. 0.7,0.1,0.2") from error
 
 
-def _print(found: "Survey") -> None:
+def _print(found: "FolderSummary") -> None:
     """A survey, for people."""
     others = [truth for truth in found.truths if truth != found.truth]
     facts: dict[str, object] = {
@@ -135,7 +135,7 @@ def _print(found: "Survey") -> None:
     )
 
 
-def _sizes_in_words(found: "Survey") -> str:
+def _sizes_in_words(found: "FolderSummary") -> str:
     widths, heights = [size.width for size in found.sizes], [size.height for size in found.sizes]
     common = ", ".join(f"{size.width}x{size.height} ({size.pictures})" for size in found.sizes[:3])
     if len(found.sizes) == 1:

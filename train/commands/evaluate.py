@@ -100,7 +100,7 @@ def evaluate(
     """
     require_extra("train", "torch", "timm", "jinja2", "matplotlib")
     from train.evaluation.evaluate import Asked, choose, evaluate_judged, names_of
-    from train.evaluation.judged import open_judged
+    from train.evaluation.evaluated import open_model
 
     if groups is not None and part is not None:
         raise click.UsageError("--groups and --part both say which groups; leave one away")
@@ -125,7 +125,7 @@ def evaluate(
         ready = []
         for path in models:  # all are opened first: what is wrong with the last is told before the first is run
             track = tracked(f"validation frames of {path.name}")
-            judged = open_judged(path, engine, precision, false_reject, track)
+            judged = open_model(path, engine, precision, false_reject, track)
             ready.append((path, judged, choose(judged, asked)))
         folders = {} if folder is None else {path: folder / "models" / name for path, name in names.items()}
         for path, judged, chosen in ready:

@@ -10,7 +10,7 @@ from edge.bundle import Calibration
 from train.adequacy import describe_carrying
 from train.dense.out_of_fold import OutOfFold
 from train.evaluation.evaluate import Asked, choose, evaluate_judged
-from train.evaluation.judged import judge_run
+from train.evaluation.evaluated import judge_run
 from train.evaluation.ordering import auroc
 from train.evaluation.report.write import write_report
 from train.evaluation.result import FrameAnswer, write_evaluation

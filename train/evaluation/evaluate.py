@@ -10,11 +10,11 @@ import numpy as np
 from edge.bundle import Calibration
 from edge.errors import InputError
 from edge.inference import EngineKind, Precision
-from edge.util.text import format_count, is_are, sayable
-from train.evaluation.exhibits import FrameGallery, Gallery, draw_gallery, name_below
+from edge.util.text import format_count, is_are, utf8_safe
+from train.evaluation.evaluated import EvaluatedModel, open_model
 from train.evaluation.figures import figures_of
+from train.evaluation.gallery import FrameGallery, Gallery, draw_gallery, name_below
 from train.evaluation.intervals import FEWEST_GROUPS, intervals
-from train.evaluation.judged import Judged, open_judged
 from train.evaluation.observe import Observed, Picture, observe
 from train.evaluation.result import (
     Evaluation,
@@ -87,11 +87,13 @@ def evaluate_model(path: Path, asked: Asked, folder: Path | None = None, track: 
         BundleError, TrainingError, ExportError, EngineError: the model cannot be used.
         InputError, TrainingError: `folder` cannot be written.
     """
-    judged = open_judged(path, asked.engine, asked.precision, asked.false_reject, track)
+    judged = open_model(path, asked.engine, asked.precision, asked.false_reject, track)
     return evaluate_judged(judged, choose(judged, asked), folder, track)
 
 
-def evaluate_judged(judged: Judged, chosen: Chosen, folder: Path | None = None, track: Track = iter) -> Evaluation:
+def evaluate_judged(
+    judged: EvaluatedModel, chosen: Chosen, folder: Path | None = None, track: Track = iter
+) -> Evaluation:
     """As `evaluate_model`, with what was opened and chosen."""
     sweep_tiles = _sweep_of(judged)
     sweep = None if sweep_tiles is None else Sweep(sweep_tiles)
@@ -115,7 +117,7 @@ def evaluate_judged(judged: Judged, chosen: Chosen, folder: Path | None = None, 
                 intervals=sure,
                 intervals_are=sure_by,
                 sweep=sweep.figures(truth) if sweep is not None and found.frames.placed.any() else None,
-                exhibits=[]
+                gallery=[]
                 if folder is None
                 else draw_gallery(galleries[truth], truth, calibration, sweep_tiles, folder),
             )
@@ -128,7 +130,7 @@ def evaluate_judged(judged: Judged, chosen: Chosen, folder: Path | None = None, 
         calibration=calibration,
         truths=truths,
         frames=frames,
-        exhibits=[] if folder is None or frame_gallery is None else frame_gallery.write(folder),
+        gallery=[] if folder is None or frame_gallery is None else frame_gallery.write(folder),
         rests_on=_rests_on(counted),
         warnings=[*_no_verdict(implausible), *_warnings(chosen, frames, len(stand_ins), calibration)],
         good_stand_ins=stand_ins,
@@ -139,7 +141,7 @@ def evaluate_judged(judged: Judged, chosen: Chosen, folder: Path | None = None, 
     return evaluation
 
 
-def choose(judged: Judged, asked: Asked) -> Chosen:
+def choose(judged: EvaluatedModel, asked: Asked) -> Chosen:
     """The pictures that are asked for, with all their truths.
 
     Raises:
@@ -166,12 +168,12 @@ def choose(judged: Judged, asked: Asked) -> Chosen:
     return Chosen(folder, names, pictures, groups, grouped, part, 0 if part == "train" else taught)
 
 
-def _same_data(judged: Judged, folder: LabelledFolder) -> bool:
+def _same_data(judged: EvaluatedModel, folder: LabelledFolder) -> bool:
     """Whether a folder is, by its name, the one that taught the model."""
     return bool(judged.summary.get("data") == folder.folder.resolve().name)
 
 
-def _read(folder: Path, truth: str, asked: Asked, judged: Judged) -> LabelledFolder:
+def _read(folder: Path, truth: str, asked: Asked, judged: EvaluatedModel) -> LabelledFolder:
     """The folder, read as the model's own data was where nothing else is said."""
     reading = judged.read
     if asked.column is not None or asked.pattern is not None:
@@ -179,7 +181,7 @@ def _read(folder: Path, truth: str, asked: Asked, judged: Judged) -> LabelledFol
     return read_as(reading, folder, truth)
 
 
-def _select(judged: Judged, asked: Asked, labelled: LabelledFolder) -> tuple[list[LabelledImage], str]:
+def _select(judged: EvaluatedModel, asked: Asked, labelled: LabelledFolder) -> tuple[list[LabelledImage], str]:
     """The pictures asked for, and which they are in words."""
     if asked.column is not None:
         labelled.groups()  # a column that was named must be there, though no group of it may be asked for
@@ -196,7 +198,7 @@ def _select(judged: Judged, asked: Asked, labelled: LabelledFolder) -> tuple[lis
     return _of_part(asked.part, judged, labelled), asked.part
 
 
-def _of_part(part: str, judged: Judged, labelled: LabelledFolder) -> list[LabelledImage]:
+def _of_part(part: str, judged: EvaluatedModel, labelled: LabelledFolder) -> list[LabelledImage]:
     """The pictures of all groups that the model names for a part."""
     wanted = judged.groups(part)
     if not wanted:
@@ -220,7 +222,7 @@ def _of_groups(wanted: set[str], labelled: LabelledFolder) -> list[LabelledImage
     return images
 
 
-def _sweep_of(judged: Judged) -> SweepTiles | None:
+def _sweep_of(judged: EvaluatedModel) -> SweepTiles | None:
     """What gives all rollouts of a ViT's run."""
     if judged.run is None or judged.family != "vit":
         return None
@@ -256,7 +258,7 @@ def _named(chosen: Chosen, picture: Picture) -> tuple[str, str | None]:
     """A picture's name and its group's."""
     return (
         name_below(chosen.folder, picture.any.path),
-        sayable(chosen.groups[picture.group]) if chosen.grouped else None,
+        utf8_safe(chosen.groups[picture.group]) if chosen.grouped else None,
     )
 
 
@@ -320,7 +322,7 @@ def _warnings(chosen: Chosen, frames: Sequence[FrameAnswer], stand_ins: int, cal
     return found
 
 
-def _told(judged: Judged, chosen: Chosen) -> Told:
+def _told(judged: EvaluatedModel, chosen: Chosen) -> Told:
     summary = judged.summary
     steps, batch = summary.get("steps"), summary.get("batch")
     recipe = str(summary.get("recipe", "not known"))
@@ -343,7 +345,7 @@ def _told(judged: Judged, chosen: Chosen) -> Told:
         taught_by="labels of whole pictures" if pictures else str(summary.get("truth", "not known")),
         data=chosen.folder.resolve().name,
         part=chosen.part,
-        groups=[sayable(group) for group in chosen.groups] if chosen.grouped else [],
+        groups=[utf8_safe(group) for group in chosen.groups] if chosen.grouped else [],
         pictures=len(chosen.pictures),
         lr=summary.get("lr"),
         val_loss=summary.get("val", {}).get("val_loss"),

@@ -122,7 +122,7 @@ class FrameColumns:
     """The highest of its tiles."""
     defective: NDArray[np.bool_]
     rejected: NDArray[np.bool_]
-    """Judged DEFECT."""
+    """EvaluatedModel DEFECT."""
     placed: NDArray[np.bool_]
     defects: NDArray[np.int64]
     """Three counts of placed frames, 0 of others."""

@@ -11,9 +11,9 @@ from edge.geometry import TileGrid
 from edge.geometry.regions import found_cells
 from edge.inspection.inspector import PendingFrame
 from edge.inspection.verdict import Judgement, Thresholds
-from train.evaluation.exhibits import FrameGallery, FrameView, Gallery, TileView
+from train.evaluation.evaluated import EvaluatedModel
 from train.evaluation.figures import FrameColumns, TileColumns
-from train.evaluation.judged import Judged
+from train.evaluation.gallery import FrameGallery, FrameView, Gallery, TileView
 from train.evaluation.pixels import PixelCounts
 from train.evaluation.scoring import peak_distance_px, score_frame, share_on_truth
 from train.evaluation.study_rule import study_mask
@@ -48,7 +48,7 @@ class Observed:
 
 
 def observe(
-    judged: Judged,
+    judged: EvaluatedModel,
     pictures: Sequence[Picture],
     galleries: Mapping[str, Gallery],
     sweep: Sweep | None,
@@ -165,7 +165,7 @@ def _views(
 class _Columns:
     """Columns while they grow."""
 
-    def __init__(self, judged: Judged, thresholds: Thresholds) -> None:
+    def __init__(self, judged: EvaluatedModel, thresholds: Thresholds) -> None:
         self._is_rollout = judged.family == "vit"
         self._thresholds = thresholds
         self._cell_px = judged.cell_px

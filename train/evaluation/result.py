@@ -17,7 +17,7 @@ FILE = "evaluation.json"
 Kind = Literal["escaped", "rejected", "example", "missed", "false", "fusions", "ratios"]
 
 
-class Exhibit(msgspec.Struct, frozen=True):
+class GalleryItem(msgspec.Struct, frozen=True):
     """A picture for the report, a file beside `evaluation.json`.
 
     `escaped` and `rejected` show a whole frame twice: with its truth outlined, and under its heatmap. `example`,
@@ -82,7 +82,7 @@ class TruthEvaluation(msgspec.Struct, frozen=True):
     """In words: over how many groups, or why there are none."""
     sweep: SweepFigures | None
     """Of ViTs evaluated from their run: all fusions and discard ratios."""
-    exhibits: list[Exhibit]
+    gallery: list[GalleryItem]
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -131,7 +131,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     truths: list[TruthEvaluation]
     frames: list[FrameAnswer]
     """In the order of the pictures, without `implausible`."""
-    exhibits: list[Exhibit]
+    gallery: list[GalleryItem]
     """Of whole frames, the worst of each kind first."""
     rests_on: str
     """What the figures rest on, as `the test groups (5 groups, 12 frames)`, or `5-fold cross-validation over 38

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from edge.errors import InputError
 from edge.images import SUFFIXES, list_images
-from edge.util.text import sayable
+from edge.util.text import utf8_safe
 from train.readers import coco, deeppcb, labelme, mask_png, voc
 from train.readers.annotation import Annotation
 from train.readers.labelled import LabelledFolder, LabelledImage
@@ -284,13 +284,13 @@ class _Reader:
     def _group_of(self, path: Path, otherwise: str | None) -> str | None:
         """What the pattern finds in its name; without a pattern, `otherwise`."""
         if self.pattern is None:
-            return sayable(otherwise) if otherwise else None
+            return utf8_safe(otherwise) if otherwise else None
         found = self.pattern.search(path.name)
         if found is None or not found[1]:
             raise InputError(
                 f"the group pattern {self.pattern.pattern!r} finds no group in the file name {path.name}; mend it"
             )
-        return sayable(found[1])
+        return utf8_safe(found[1])
 
     def _groups_are(self, is_sorted: bool, rows: Mapping[str, dict[str, str]] | None) -> str:
         if self.pattern:

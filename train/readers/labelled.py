@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge.errors import InputError
 from edge.images import read_rgb
-from edge.util.text import format_count, sayable
+from edge.util.text import format_count, utf8_safe
 from train.readers.annotation import Annotation
 
 
@@ -29,12 +29,12 @@ class LabelledImage:
     @property
     def name(self) -> str:
         """Its file name, with `?` for bytes that are no UTF-8: to be shown, and not to find the file."""
-        return sayable(self.path.name)
+        return utf8_safe(self.path.name)
 
     @property
     def name_in_folder(self) -> str:
         """Its name with the subfolder that it lies in: no other picture of the folder has it."""
-        return f"{sayable(self.path.parent.name)}/{self.name}"
+        return f"{utf8_safe(self.path.parent.name)}/{self.name}"
 
     @property
     def truth_files(self) -> tuple[Path, ...]:

@@ -51,8 +51,8 @@ def keep_figures(evaluations: dict[str, Path], report: Path, results: Path) -> l
         plain = msgspec.structs.replace(
             read,
             told=msgspec.structs.replace(read.told, path=name),
-            truths=[msgspec.structs.replace(truth, exhibits=[]) for truth in read.truths],
-            exhibits=[],
+            truths=[msgspec.structs.replace(truth, gallery=[]) for truth in read.truths],
+            gallery=[],
         )
         kept[results / f"{name}.json"] = msgspec.json.format(msgspec.json.encode(plain)) + b"\n"
     if (report / TABLES).exists():

@@ -9,7 +9,7 @@ from pathlib import Path
 import zmq
 
 from edge.delivery.durable.consumers import MOST_CONSUMERS, Consumers
-from edge.delivery.durable.journal_watch import JournalWatch
+from edge.delivery.durable.journal_tail import JournalTail
 from edge.delivery.durable.subscription import Subscription
 from edge.delivery.journal.reader import Page
 from edge.delivery.router import REQUESTS_AT_ONCE, Route, RouterServer
@@ -74,7 +74,7 @@ class FollowServer(RouterServer[Request]):
         self._heartbeat_s = heartbeat_s
         self.damaged: list[Callable[[str, str], None]] = []
         """Told, on the server's thread, the id of a journal that reads damaged, and why, in words."""
-        self._journal = JournalWatch(folder, self.damaged)
+        self._journal = JournalTail(folder, self.damaged)
         self._subscriptions: dict[str, Subscription] = {}
         self._connected: frozenset[str] = frozenset()
         self._superseded: dict[str, deque[str]] = {}

@@ -4,7 +4,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from edge.delivery.durable.journal_watch import JournalWatch
+from edge.delivery.durable.journal_tail import JournalTail
 from edge.delivery.journal.reader import Page
 from edge.delivery.router import Route
 from edge.wire.following import Batch, FollowRequest, batch_parts
@@ -41,7 +41,7 @@ class Subscription:
         self.unacknowledged.clear()
         self.unacknowledged_bytes = 0
 
-    def next_page(self, journal: JournalWatch) -> Page | None:
+    def next_page(self, journal: JournalTail) -> Page | None:
         """What comes next of the journal, as far as there is room for it; None where there is nothing or no room.
 
         Raises:

@@ -338,7 +338,7 @@ class Journal:
                 if isinstance(said, JournalFullError) and self._has_no_budget_for(of_bytes):
                     said = JournalFullError(
                         f"{self.path} has all the room that the line may give it: more comes than can be deleted "
-                        "meanwhile; set a larger journal.keep_mib, or have fewer heatmaps sent"
+                        "meanwhile; set a larger journal.retain_mib, or have fewer heatmaps sent"
                     )
                 raise said from error
             raise

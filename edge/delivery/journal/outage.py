@@ -9,7 +9,7 @@ from edge.delivery.journal.errors import JournalDamagedError, JournalFailedError
 from edge.errors import JournalError
 from edge.frames import Watermark
 from edge.util.rate_limited_log import RateLimitedLog
-from edge.util.text import sayable
+from edge.util.text import utf8_safe
 from edge.wire.events import Message, StatusEvent, VerdictEvent
 
 logger = logging.getLogger(__name__)
@@ -47,9 +47,9 @@ class Outage:
         """These go out live only."""
         for event in (message.event for message in messages):
             if not isinstance(event, StatusEvent):
-                self.by_topic[sayable(event.topic)] += 1
+                self.by_topic[utf8_safe(event.topic)] += 1
             if isinstance(event, VerdictEvent):
-                self.progress[sayable(event.camera)] = progress_of(event)
+                self.progress[utf8_safe(event.camera)] = progress_of(event)
 
     def failed(self, error: JournalError, now_s: float) -> None:
         """It is not over."""

@@ -7,7 +7,7 @@ import msgspec
 from edge.delivery.journal.discarding import Discarded
 from edge.delivery.journal.outage import Outage
 from edge.errors import JournalError
-from edge.util.text import on_one_line, sayable
+from edge.util.text import on_one_line, utf8_safe
 from edge.wire.events import JournalEvent
 
 
@@ -65,6 +65,6 @@ class OwnEvents:
             at_ns=self._wall_ns(),
             line=self._line,
             what=what,
-            detail=on_one_line(sayable(detail)),  # an error may name what is no text
+            detail=on_one_line(utf8_safe(detail)),  # an error may name what is no text
         )
         return msgspec.structs.replace(event, **fields)

@@ -86,7 +86,7 @@ class Environment:
                 "engine": {"precision": "f32"},
                 "thresholds": ALL_GOOD,
                 "events": {"bind": f"tcp://127.0.0.1:{ports['events']}", "heatmaps": "never"},
-                "journal": {"bind": f"tcp://127.0.0.1:{ports['journal']}", "keep_mib": disk_mib // 2},
+                "journal": {"bind": f"tcp://127.0.0.1:{ports['journal']}", "retain_mib": disk_mib // 2},
             }
             camera: Keys = {"kind": "pattern", "draw_size": [64, 48], "rate_fps": rate_fps / 2, "waiting_frames": 16}
             self.line = begun.enter_context(self._line("line", bundle, {**camera, "trigger": "free"}, tables))

@@ -201,8 +201,8 @@ def _pictures(row: Row, kind: Kind, truth: str, shifted: Shift, explorer: Explor
     found = []
     for fold in row.folds:
         against = fold.against(truth)
-        exhibits = [*fold.evaluation.exhibits, *(against.exhibits if against else ())]
-        found += [(shifted(fold, one.logit), fold, one) for one in exhibits if one.kind == kind]
+        gallery = [*fold.evaluation.gallery, *(against.gallery if against else ())]
+        found += [(shifted(fold, one.logit), fold, one) for one in gallery if one.kind == kind]
     is_missed = kind in ("escaped", "missed")
     ordered = sorted(found, key=lambda one: one[0] if is_missed else -one[0])
-    return [picture(fold.folder, exhibit, explorer.at(score), explorer.digits) for score, fold, exhibit in ordered]
+    return [picture(fold.folder, item, explorer.at(score), explorer.digits) for score, fold, item in ordered]

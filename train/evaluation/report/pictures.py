@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from train.evaluation.result import Exhibit
+from train.evaluation.result import GalleryItem
 
 JPEG_QUALITY = 85
 
@@ -28,23 +28,23 @@ class Picture:
     """The slider's first position that calls it GOOD; None where it does not follow the slider."""
 
 
-def picture(folder: Path, exhibit: Exhibit, at: int | None = None, digits: int = 2) -> Picture:
-    """An exhibit of an evaluation.
+def picture(folder: Path, item: GalleryItem, at: int | None = None, digits: int = 2) -> Picture:
+    """An item of an evaluation.
 
     Args:
         folder: of the evaluation; no file outside it is read.
         at: the slider's first position that calls it GOOD.
         digits: of its score.
     """
-    kind = "score" if exhibit.tile_yx is None else "logit"
-    caption = f"{kind} {exhibit.logit:.{digits}f}"
-    return Picture(_embedded(folder, exhibit.file), name_of(exhibit), caption, exhibit.caption, at)
+    kind = "score" if item.tile_yx is None else "logit"
+    caption = f"{kind} {item.logit:.{digits}f}"
+    return Picture(_embedded(folder, item.file), name_of(item), caption, item.caption, at)
 
 
-def name_of(exhibit: Exhibit) -> str:
-    if exhibit.tile_yx is None:
-        return exhibit.image
-    return f"{exhibit.image}, tile at y {exhibit.tile_yx[0]}, x {exhibit.tile_yx[1]}"
+def name_of(item: GalleryItem) -> str:
+    if item.tile_yx is None:
+        return item.image
+    return f"{item.image}, tile at y {item.tile_yx[0]}, x {item.tile_yx[1]}"
 
 
 def _embedded(folder: Path, name: str) -> str | None:

@@ -14,7 +14,7 @@ from statistics import mean
 
 import msgspec
 
-from train.evaluation.result import Evaluation, Exhibit, Told, TruthEvaluation
+from train.evaluation.result import Evaluation, GalleryItem, Told, TruthEvaluation
 from train.evaluation.sweep import SweepFigures
 
 SHARES = ("precision", "recall", "f1", "jaccard", "accuracy", "pointing", "pointing_gated", "weighting")
@@ -105,14 +105,14 @@ class Row:
         }
         return msgspec.structs.replace(first, **tables)
 
-    def exhibits(self, truth: str, kind: str) -> list[tuple[Path, Exhibit]]:
+    def gallery(self, truth: str, kind: str) -> list[tuple[Path, GalleryItem]]:
         """Pictures of a kind, each with the folder that it lies in."""
         return [
-            (fold.folder, exhibit)
+            (fold.folder, item)
             for fold in self.folds
             if (found := fold.against(truth)) is not None
-            for exhibit in found.exhibits
-            if exhibit.kind == kind
+            for item in found.gallery
+            if item.kind == kind
         ]
 
     def _values(self, truth: str, name: str) -> list[float | None]:

@@ -140,9 +140,9 @@ def _examples(pictures: Sequence[Pictures]) -> Section:
     blocks = []
     for its in pictures:
         for truth in its.truths:
-            rows = [row for row in its.against(truth) if row.exhibits(truth, "example")]
+            rows = [row for row in its.against(truth) if row.gallery(truth, "example")]
             shown = [
-                {name_of(one): picture(folder, one) for folder, one in row.exhibits(truth, "example")} for row in rows
+                {name_of(one): picture(folder, one) for folder, one in row.gallery(truth, "example")} for row in rows
             ]
             tiles = sorted({tile for pictures_of in shown for tile in pictures_of})
             if tiles:
@@ -162,9 +162,9 @@ def _examples(pictures: Sequence[Pictures]) -> Section:
 
 def _variants(pictures: Sequence[Pictures], kind: str, title: str, intro: str) -> Section:
     blocks = [
-        Block(f"{row.label}, {its.data}", strip=[picture(folder, one) for folder, one in row.exhibits(truth, kind)])
+        Block(f"{row.label}, {its.data}", strip=[picture(folder, one) for folder, one in row.gallery(truth, kind)])
         for its in pictures
         for row in its.rows
-        for truth in [one for one in its.truths if row.exhibits(one, kind)][:1]  # no truth is drawn in them
+        for truth in [one for one in its.truths if row.gallery(one, kind)][:1]  # no truth is drawn in them
     ]
     return Section(kind, title, intro, blocks)

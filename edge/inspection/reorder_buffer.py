@@ -1,9 +1,9 @@
-"""The docket: every frame from its announcement until its event is out, each camera's in order, and what it is to be
-inspected by. What is in force stands here as well: so a frame and its setup are booked under one lock.
+"""Puts outcomes back into the order of frames, and holds the setup that each frame is inspected by.
 
-Whatever becomes of a frame is settled here, once. Events leave in the order of the camera's frames; frames one after
-the other that were lost for the same reason leave as one. At its deadline a frame that is not settled yet is settled as
-`dropped[deadline]`, and what is found out about it later counts no more.
+A frame is registered when its camera announces it. It gets exactly one outcome, and leaves once all earlier frames of
+its camera have left. Consecutive frames that were lost for the same reason leave as one outcome. A frame without an
+outcome at its deadline becomes `dropped[deadline]`; a later outcome for it is ignored. One lock protects the frames and
+the active setup, so that each frame has one setup.
 """
 
 import threading
@@ -26,7 +26,7 @@ class _Entry:
     outcome: Outcome | None = None
 
 
-class Docket:
+class ReorderBuffer:
     """Any thread admits and settles; one thread takes.
 
     Args:
@@ -50,14 +50,14 @@ class Docket:
         """What is in force."""
         return self._setup
 
-    def put_in_force(self, setup: Setup) -> None:
+    def activate(self, setup: Setup) -> None:
         """Have frames that are admitted from now on inspected by this."""
         with self._changed:
             setup.uses.acquire()
             self._setup, former = setup, self._setup
             former.uses.release()
 
-    def admit(self, stamp: Stamp) -> None:
+    def register(self, stamp: Stamp) -> None:
         """A frame was announced, and is to be inspected by what is in force now.
 
         A camera's frames are admitted in the order of their numbers.
@@ -70,7 +70,7 @@ class Docket:
             if stamp.due_monotonic_ns is not None:
                 self._changed.notify_all()  # it may be due before all others
 
-    def take_up(self, stamp: Stamp) -> Setup | None:
+    def acquire_setup(self, stamp: Stamp) -> Setup | None:
         """What a frame is to be inspected by now: its engine is needed until it is `put_down`, whoever still waits for
         the frame's event. None: it is too late, and its tiles would only delay others.
         """
@@ -81,12 +81,12 @@ class Docket:
             entry.setup.uses.acquire()
             return entry.setup
 
-    def put_down(self, setup: Setup) -> None:
+    def release_setup(self, setup: Setup) -> None:
         """The engine does not work on that frame any more."""
         with self._changed:
             setup.uses.release()
 
-    def settle(self, outcome: Outcome) -> bool:
+    def complete(self, outcome: Outcome) -> bool:
         """Say what became of a frame; waits for room where that is a judgement. False: it was too late to count."""
         key = outcome.stamp.camera, outcome.stamp.number
         with self._changed:
@@ -103,7 +103,7 @@ class Docket:
             entry.outcome = outcome
             return True
 
-    def take(self) -> Outcome | None:
+    def pop(self) -> Outcome | None:
         """The next outcome to tell; waits for one; None once closed and nothing settled is left."""
         with self._changed:
             while True:

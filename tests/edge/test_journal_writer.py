@@ -23,7 +23,7 @@ from edge.delivery.journal.disk_thread import DiskThread
 from edge.delivery.journal.errors import JournalFailedError, JournalForeignError, JournalHungError, JournalTooNewError
 from edge.delivery.journal.file import FILE_NAME, beside
 from edge.delivery.journal.journal import Journal
-from edge.delivery.journal.journalling import Journalling
+from edge.delivery.journal.journal_writer import JournalWriter
 from edge.delivery.journal.outage import MOST_RETRY_SECONDS, RETRY_SECONDS, STEADY_SECONDS
 from edge.delivery.journal.reader import JournalReader
 from edge.delivery.numbering import Numbering
@@ -72,7 +72,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, clocks: Clocks | None = None, *of: Any, **what: Any) -> Iterator[Journalling]:
+def opened(folder: Path, clocks: Clocks | None = None, *of: Any, **what: Any) -> Iterator[JournalWriter]:
     with contextlib.closing(journalling(folder, clocks, *of, **what)) as journal:
         yield journal
 
@@ -85,13 +85,13 @@ def somebody_writing(folder: Path) -> Iterator[None]:
         yield
 
 
-def tended(journal: Journalling, clocks: Clocks, after_s: float = RETRY_SECONDS) -> list[Message]:
+def tended(journal: JournalWriter, clocks: Clocks, after_s: float = RETRY_SECONDS) -> list[Message]:
     """What is sent as it is tended that much later."""
     clocks.now_s += after_s
     return journal.tend()
 
 
-def state_of(journal: Journalling) -> JournalState:
+def state_of(journal: JournalWriter) -> JournalState:
     state = journal.state()
     assert state is not None
     return state
@@ -252,7 +252,7 @@ def test_a_journal_that_fails_again_and_again_is_tried_less_and_less_often(tmp_p
 def test_what_is_free_in_the_journal_is_used_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{JOURNAL}.journal.WAL_BYTES", 1 << 20)  # less than SQLite would use by itself
 
-    def run(journal: Journalling, groups: int) -> None:
+    def run(journal: JournalWriter, groups: int) -> None:
         for _ in range(groups):
             assert None not in ids(journal.commit(several(20, png_bytes=2000)))
             journal.tend()
@@ -368,7 +368,7 @@ def not_answering(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         yield
 
 
-def wait_until_it_answers(journal: Journalling) -> None:
+def wait_until_it_answers(journal: JournalWriter) -> None:
     last = journal._file._disk._last
     assert last is not None
     assert last.returned.wait(WITHIN_SECONDS)
@@ -544,7 +544,7 @@ def test_a_journal_older_than_what_was_acknowledged_is_never_numbered_on(tmp_pat
         old_id = journal.journal_id
     for acked, goes_on in ({"mes1": 6}, True), ({"mes1": 9, "mes2": 2}, False):
         given = {old_id: acked}
-        journal = Journalling(LINE, "boot", tmp_path, 100.0, 1 << 20, lambda of, given=given: given.get(of, {}))
+        journal = JournalWriter(LINE, "boot", tmp_path, 100.0, 1 << 20, lambda of, given=given: given.get(of, {}))
         with contextlib.closing(journal):
             assert (journal.journal_id == old_id) is goes_on
             assert whats(journal.commit([good()])) == ([] if goes_on else ["begun"])
@@ -596,7 +596,7 @@ def test_a_journal_of_a_newer_heatline_or_of_another_line_keeps_a_line_from_star
 # Retention.
 
 
-def tend_until_quiet(journal: Journalling, folder: Path) -> list[Message]:
+def tend_until_quiet(journal: JournalWriter, folder: Path) -> list[Message]:
     """Tend until nothing goes any more."""
     told: list[Message] = []
     while True:

@@ -16,7 +16,7 @@ from edge.bundle import Calibration
 from edge.errors import InputError, TrainingError
 from edge.images import read_rgb
 from edge.inspection.verdict import Judgement
-from train.evaluation.exhibits import (
+from train.evaluation.gallery import (
     FOUND_RGB,
     FRAME_PX,
     GAP_PX,
@@ -119,15 +119,15 @@ def filled() -> Gallery:
 
 
 def test_exhibits_are_pictures_beside_the_evaluation_with_what_they_show(tmp_path: Path) -> None:
-    exhibits = draw_gallery(filled(), "boxes", CALIBRATION, None, tmp_path)
-    assert [one.kind for one in exhibits] == ["example"] * 3 + ["missed"] * 2 + ["false"] * 2
+    gallery = draw_gallery(filled(), "boxes", CALIBRATION, None, tmp_path)
+    assert [one.kind for one in gallery] == ["example"] * 3 + ["missed"] * 2 + ["false"] * 2
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")) == sorted(
-        one.file for one in exhibits
+        one.file for one in gallery
     )
-    assert all(one.file.startswith("pictures/boxes-") for one in exhibits)
-    assert [one.caption for one in exhibits] == [TRIPTYCH] * 3 + [LINE_TRIPTYCH] * 4
-    assert [(one.image, one.logit) for one in exhibits if one.kind == "false"] == [("b.png", 5.0), ("b.png", 3.0)]
-    picture = read_rgb(tmp_path / exhibits[0].file)
+    assert all(one.file.startswith("pictures/boxes-") for one in gallery)
+    assert [one.caption for one in gallery] == [TRIPTYCH] * 3 + [LINE_TRIPTYCH] * 4
+    assert [(one.image, one.logit) for one in gallery if one.kind == "false"] == [("b.png", 5.0), ("b.png", 3.0)]
+    picture = read_rgb(tmp_path / gallery[0].file)
     assert picture.shape == (TILE, 3 * TILE + 2 * GAP_PX, 3)
     tile, truth, heat = (picture[:, start : start + TILE] for start in range(0, 3 * (TILE + GAP_PX), TILE + GAP_PX))
     assert (tile == 90).all()
@@ -138,7 +138,7 @@ def test_exhibits_are_pictures_beside_the_evaluation_with_what_they_show(tmp_pat
     assert (heat == FOUND_RGB).all(axis=2).any()  # a logit above 0 has a mask by the study's rule
     assert heat[24, 40, 0] > 150  # hot where its map is
     cold = draw_gallery(filled(), "boxes", CALIBRATION, None, tmp_path / "again")
-    assert [one.file for one in cold] == [one.file for one in exhibits]
+    assert [one.file for one in cold] == [one.file for one in gallery]
 
 
 def test_a_tile_that_is_called_good_has_nothing_outlined_in_its_map(tmp_path: Path) -> None:
@@ -177,12 +177,12 @@ def test_frames_of_the_lowest_and_of_the_highest_scores_are_shown_the_worst_firs
     gallery = FrameGallery(CALIBRATION, Path("data"), size=3)
     for number, (score, defective) in enumerate(seen):
         gallery.see(frame(f"below/{number}.png", float(score), defective=defective))
-    exhibits = gallery.write(tmp_path_factory.mktemp("frames"))
+    written = gallery.write(tmp_path_factory.mktemp("frames"))
     for kind, sign, is_bad in (("escaped", 1, True), ("rejected", -1, False)):
         expected = sorted(sign * score for score, defective in seen if defective is is_bad)[:3]
-        assert [sign * one.logit for one in exhibits if one.kind == kind] == expected
-    assert all(one.tile_yx is None and seen[int(Path(one.image).stem)][0] == one.logit for one in exhibits)
-    assert all(one.image.startswith("below/") for one in exhibits)
+        assert [sign * one.logit for one in written if one.kind == kind] == expected
+    assert all(one.tile_yx is None and seen[int(Path(one.image).stem)][0] == one.logit for one in written)
+    assert all(one.image.startswith("below/") for one in written)
 
 
 def test_a_frame_is_shown_with_its_truth_and_under_its_heatmap(tmp_path: Path) -> None:
@@ -224,14 +224,14 @@ def test_two_examples_of_a_vit_show_its_rollouts_by_fusion_and_by_ratio(tmp_path
                 maps[0, row, column, row, column] = -1  # of a negative logit: coldest where it looked
         return torch.tensor([-2.0]), maps
 
-    exhibits = draw_gallery(filled(), "masks", CALIBRATION, sweep, tmp_path)
-    rollouts = [one for one in exhibits if one.kind in ("fusions", "ratios")]
+    gallery = draw_gallery(filled(), "masks", CALIBRATION, sweep, tmp_path)
+    rollouts = [one for one in gallery if one.kind in ("fusions", "ratios")]
     assert [one.kind for one in rollouts] == ["fusions", "ratios"] * 2
     assert asked == [((1, TILE, TILE, 3), ("min", "mean", "max"), (0.0, 0.2, 0.6, 0.8))] * 2
     assert rollouts[0].caption == "truth; min, mean, max fusion at discard ratio 0.8, each on its own scale"
     assert rollouts[1].caption == "truth; mean fusion at discard ratios 0, 0.2, 0.6, 0.8, each on its own scale"
-    for exhibit, cells in ((rollouts[0], [(0, 3), (1, 3), (2, 3)]), (rollouts[1], [(1, 0), (1, 1), (1, 2), (1, 3)])):
-        picture = read_rgb(tmp_path / exhibit.file)
+    for item, cells in ((rollouts[0], [(0, 3), (1, 3), (2, 3)]), (rollouts[1], [(1, 0), (1, 1), (1, 2), (1, 3)])):
+        picture = read_rgb(tmp_path / item.file)
         assert picture.shape[1] == (len(cells) + 1) * (TILE + GAP_PX) - GAP_PX
         for number, (row, column) in enumerate(cells, start=1):
             square = picture[:, number * (TILE + GAP_PX) :][:, :TILE].astype(int)

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_TRIES = 1.0
 
 
-class JournalWatch:
+class JournalTail:
     """Reads the journal of a folder for as long as it is used, by one thread.
 
     Args:

@@ -12,8 +12,8 @@ import numpy as np
 import openvino as ov
 import pytest
 
-from edge.bundle import Bundle, ProvenEngine, open_proven_engine
-from edge.bundle.kept_graphs import KEPT, MARK, MOST_KEPT, TRIED, KeptGraphs
+from edge.bundle import Bundle, VerifiedEngine, open_verified_engine
+from edge.bundle.compiled_model_cache import KEPT, MARK, MOST_KEPT, TRIED, CompiledModelCache
 from edge.inference import infer
 from edge.inference.devices import the_core
 from tests.edge.lines import running, small_frames, write_line, write_pictures
@@ -41,12 +41,12 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return came
 
 
-def proven(bundle: Bundle, folder: Path | None, **settings: int) -> ProvenEngine:
-    return open_proven_engine(bundle, cache=folder, **{"threads": 1, **settings})
+def verified(bundle: Bundle, folder: Path | None, **settings: int) -> VerifiedEngine:
+    return open_verified_engine(bundle, cache=folder, **{"threads": 1, **settings})
 
 
 def opened_and_closed(bundle: Bundle, folder: Path, **settings: int) -> None:
-    proven(bundle, folder, **settings).engine.close()
+    verified(bundle, folder, **settings).engine.close()
 
 
 def the_one(folder: Path) -> Path:
@@ -57,7 +57,7 @@ def the_one(folder: Path) -> Path:
 
 @pytest.fixture
 def kept(bundle: Bundle, folder: Path, compiled: list[int]) -> Path:
-    """The file of a graph that was compiled, proven and kept."""
+    """The file of a graph that was compiled, verified and kept."""
     opened_and_closed(bundle, folder)
     compiled.clear()
     return the_one(folder)
@@ -67,9 +67,9 @@ def test_a_graph_is_compiled_once_and_answers_the_same_from_then_on(
     bundle: Bundle, folder: Path, compiled: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     tiles = bundle.golden().tiles
-    engines = [proven(bundle, folder) for _ in range(3)]
+    engines = [verified(bundle, folder) for _ in range(3)]
     assert len(compiled) == 1
-    without = proven(bundle, None)
+    without = verified(bundle, None)
     expected = infer(without.engine, tiles)
     for one in engines:
         for came, known in zip(infer(one.engine, tiles), expected, strict=True):
@@ -86,7 +86,7 @@ def test_each_bundle_precision_and_setting_has_its_own(tmp_path: Path, folder: P
     for _ in range(2):
         for bundle in (both, other):
             for how in (one, one | {"precision": "int8"}):
-                assert open_proven_engine(bundle, cache=folder, **how).fell_back is None
+                assert open_verified_engine(bundle, cache=folder, **how).fell_back is None
         for how in (one | {"batch": 2}, {"threads": 2}, {"threads": 2, "streams": 1}):
             opened_and_closed(both, folder, **how)
     assert len(compiled) == len(list(folder.iterdir())) == 7
@@ -145,7 +145,7 @@ def test_one_that_answers_otherwise_fails_its_golden_tiles_and_is_compiled_again
     graph = bytes(core.compile_model(model, "CPU", {"NUM_STREAMS": 1}).export_model().getvalue())
     kept.write_bytes(forged(kept, graph))
     compiled.clear()
-    found = proven(bundle, folder)
+    found = verified(bundle, folder)
     assert (len(compiled), max(found.differences.values()) < 1e-4) == (1, True)
     assert "of no use: on this machine openvino in f32 is off by" in caplog.text
 
@@ -176,9 +176,9 @@ def test_one_that_brought_the_process_down_is_not_tried_again(
     bundle: Bundle, folder: Path, kept: Path, compiled: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("edge.bundle.proven_engine.check_golden", lambda *_: sys.exit())
+        patched.setattr("edge.bundle.verified_engine.check_golden", lambda *_: sys.exit())
         with pytest.raises(SystemExit):
-            proven(bundle, folder)
+            verified(bundle, folder)
     assert [path.suffix for path in folder.iterdir()] == [TRIED]
     opened_and_closed(bundle, folder)
     assert (len(compiled), the_one(folder)) == (1, kept)
@@ -186,7 +186,7 @@ def test_one_that_brought_the_process_down_is_not_tried_again(
 
 
 def test_those_that_were_not_used_for_longest_go(folder: Path) -> None:
-    graphs = KeptGraphs(folder, "digest")
+    graphs = CompiledModelCache(folder, "digest")
     for number in range(MOST_KEPT):
         graphs.keep(f"{number}", lambda number=number: bytes([number]))
     oldest, *others = files = sorted(folder.iterdir())
@@ -196,7 +196,7 @@ def test_those_that_were_not_used_for_longest_go(folder: Path) -> None:
     graphs.keep("one more", lambda: b"one more")
     there = {path for path in folder.iterdir() if path.suffix == KEPT}
     assert (oldest in there, set(others) <= there, len(there)) == (False, True, MOST_KEPT)
-    assert KeptGraphs(folder, "digest").take("one more") == b"one more"
+    assert CompiledModelCache(folder, "digest").take("one more") == b"one more"
 
 
 def test_a_folder_that_cannot_be_used_keeps_no_line_from_starting(
@@ -204,7 +204,7 @@ def test_a_folder_that_cannot_be_used_keeps_no_line_from_starting(
 ) -> None:
     (tmp_path / "file").touch()
     for name in ("file", "nowhere"):
-        assert proven(bundle, tmp_path / name).fell_back is None
+        assert verified(bundle, tmp_path / name).fell_back is None
     assert sum("cannot be kept in" in record.getMessage() for record in caplog.records) == 2
 
 

@@ -11,46 +11,46 @@ Point = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class AreaOfInterest:
-    """The union of `look_at` less the union of `look_away`, for frames of any size.
+class RegionOfInterest:
+    """The union of `roi` less the union of `exclude`, for frames of any size.
 
     A pixel belongs to a polygon if the point (x, y) of its column x and row y lies in it or on its border. So
     (0, 0), (223, 0), (223, 223), (0, 223) are the corners of the first 224 x 224 px. Where a polygon crosses itself,
     the even-odd rule says what lies in it. What sticks out of the frame is cut off.
 
     Args:
-        look_at: polygons; none: the whole frame.
-        look_away: polygons; they win.
+        roi: polygons; none: the whole frame.
+        exclude: polygons; they win.
     """
 
-    look_at: tuple[tuple[Point, ...], ...] = ()
-    look_away: tuple[tuple[Point, ...], ...] = ()
+    roi: tuple[tuple[Point, ...], ...] = ()
+    exclude: tuple[tuple[Point, ...], ...] = ()
 
     @classmethod
-    def of(cls, look_at: Iterable[Iterable[Point]] = (), look_away: Iterable[Iterable[Point]] = ()) -> "AreaOfInterest":
+    def of(cls, roi: Iterable[Iterable[Point]] = (), exclude: Iterable[Iterable[Point]] = ()) -> "RegionOfInterest":
         """From any lists of polygons."""
-        return cls(_frozen(look_at), _frozen(look_away))
+        return cls(_frozen(roi), _frozen(exclude))
 
     def box(self, frame_hw: tuple[int, int]) -> tuple[slice, slice]:
         """Rows and columns of the smallest rectangle that holds what is looked at of a frame, whatever is looked away
         from.
         """
-        if not self.look_at:
+        if not self.roi:
             return slice(0, frame_hw[0]), slice(0, frame_hw[1])
-        x, y = zip(*(point for polygon in self.look_at for point in polygon), strict=True)
+        x, y = zip(*(point for polygon in self.roi for point in polygon), strict=True)
         return slice(max(min(y), 0), max(max(y) + 1, 0)), slice(max(min(x), 0), max(max(x) + 1, 0))
 
     def mask(self, frame_hw: tuple[int, int]) -> NDArray[np.bool_]:
         """The pixels that belong to it, bool [H, W]."""
-        inside = np.full(frame_hw, not self.look_at, np.bool_)
-        for polygon in self.look_at:
+        inside = np.full(frame_hw, not self.roi, np.bool_)
+        for polygon in self.roi:
             inside |= _pixels(polygon, frame_hw)
-        for polygon in self.look_away:
+        for polygon in self.exclude:
             inside &= ~_pixels(polygon, frame_hw)
         return inside
 
 
-WHOLE_FRAME = AreaOfInterest()
+WHOLE_FRAME = RegionOfInterest()
 
 
 def _frozen(polygons: Iterable[Iterable[Point]]) -> tuple[tuple[Point, ...], ...]:

@@ -33,7 +33,7 @@ UNBOUND_WITHIN_SECONDS = 5.0
 BIND_AGAIN_EVERY_SECONDS = 0.5
 
 
-class SocketGuard:
+class Authenticator:
     """Guards one socket, which is the only one that its context has bound.
 
     It is made before the socket is bound, and used, by the thread whose the socket is. It answers ZeroMQ's questions
@@ -73,7 +73,7 @@ class SocketGuard:
         """
         bind(self._socket, self._address)
 
-    def admits(self, part: zmq.Frame) -> bool:
+    def authorizes(self, part: zmq.Frame) -> bool:
         """Whether who sent a message may still send one; refused and counted here if not."""
         if not self.secured:
             return True
@@ -88,11 +88,11 @@ class SocketGuard:
         if self._revoked.is_set():
             self._revoked.clear()
             logger.info("%s: a key is not allowed any more; hanging up on all, the others come back", self._name)
-            self.hang_up()
+            self.disconnect_all()
         elif self._bind_at_s is not None and time.monotonic() >= self._bind_at_s:
             self._bind_again()
 
-    def hang_up(self) -> None:
+    def disconnect_all(self) -> None:
         """End all connections at once, and open the door again. Who is allowed comes back by itself.
 
         What waits to be sent or to be read is let go.

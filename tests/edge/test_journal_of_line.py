@@ -138,7 +138,7 @@ def test_over_kill_9_seq_goes_on_a_consumer_misses_no_event_and_a_listener_knows
 def test_a_disk_that_fills_makes_a_line_go_on_live_only_and_say_so_until_there_is_room(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
-    line, served = kept_line(tmp_path, bundle, address, "keep_mib = 1\n")
+    line, served = kept_line(tmp_path, bundle, address, "retain_mib = 1\n")
     with small_disk(tmp_path / "state", mib=4) as state:
         with (
             running(line, address, env={"STATE_DIRECTORY": str(state)}) as run,

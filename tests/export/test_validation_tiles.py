@@ -14,8 +14,8 @@ from edge.bundle import Calibration
 from edge.bundle.manifest import Grid
 from edge.errors import InputError
 from edge.inference.engine import Done, Engine, Failed, Fill
-from export import held_tiles
-from export.held_tiles import cut_frame, divide_by_group, good_tiles, hold_tiles, quantisation_tiles
+from export import validation_tiles
+from export.validation_tiles import cut_frame, divide_by_group, good_tiles, hold_tiles, quantisation_tiles
 from tests.train.blobs import draw_blobs
 from train.readers import LabelledImage, read_folder
 
@@ -72,8 +72,8 @@ def test_beyond_enough_only_tiles_with_a_region_are_kept(
 ) -> None:
     everything = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
     wanted = int(everything.with_region.sum()) - 2
-    monkeypatch.setattr(held_tiles, "ENOUGH_TILES", 20)
-    monkeypatch.setattr(held_tiles, "ENOUGH_WITH_REGION", wanted)
+    monkeypatch.setattr(validation_tiles, "ENOUGH_TILES", 20)
+    monkeypatch.setattr(validation_tiles, "ENOUGH_WITH_REGION", wanted)
     held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
     assert held.with_region.sum() >= wanted
     assert held.with_region[24:].all()  # two frames of twelve tiles are the first twenty
@@ -83,8 +83,8 @@ def test_beyond_enough_only_tiles_with_a_region_are_kept(
 
 
 def test_enough_of_both_ends_the_search(images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held_tiles, "ENOUGH_TILES", 20)
-    monkeypatch.setattr(held_tiles, "ENOUGH_WITH_REGION", 0)
+    monkeypatch.setattr(validation_tiles, "ENOUGH_TILES", 20)
+    monkeypatch.setattr(validation_tiles, "ENOUGH_WITH_REGION", 0)
     held = hold_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
     assert (len(held.tiles), held.tiles_are) == (24, f"tiles of 2 of the {len(images)} frames of the validation groups")
 
@@ -102,7 +102,7 @@ def test_good_tiles_come_from_good_frames_and_from_clean_places_of_others_where_
     assert (stand_ins.mean(axis=3).min(axis=(1, 2)) > 80).all()  # a blob is darker than any noise
     unknown = [dataclasses.replace(image, labels_only=True) for image in defective]
     assert good_tiles(unknown, GRID).shape == good_tiles([], GRID).shape == (0, 64, 64, 3)
-    monkeypatch.setattr(held_tiles, "GOOD_TILES", len(good) + 1)
+    monkeypatch.setattr(validation_tiles, "GOOD_TILES", len(good) + 1)
     assert len(good_tiles(images, GRID)) == len(good) + 1
 
 
@@ -143,6 +143,6 @@ def test_without_training_images_nothing_can_be_quantised() -> None:
 def test_quantisation_takes_no_more_tiles_than_it_needs(
     images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(held_tiles, "QUANTISATION_TILES", len(images) + 1)
+    monkeypatch.setattr(validation_tiles, "QUANTISATION_TILES", len(images) + 1)
     tiles = quantisation_tiles(images, GRID)
     assert len(tiles) == len(images) + 1

@@ -1,4 +1,4 @@
-"""The docket: every frame's event leaves once, in order, in time, whatever is settled when."""
+"""The reorder buffer: every frame's event leaves once, in order, in time, whatever is settled when."""
 
 import queue
 import random
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edge.frames import Stamp
-from edge.inspection.docket import Docket
 from edge.inspection.outcome import Outcome, Unjudged
+from edge.inspection.reorder_buffer import ReorderBuffer
 from edge.inspection.setup import EngineUses, Setup
 from edge.inspection.verdict import Judgement
 
@@ -30,9 +30,9 @@ LOST = Unjudged("dropped", "lost_by_camera", "never arrived")
 BROKEN = Unjudged("failed", "engine", "no answer")
 
 
-def is_open(docket: Docket, stamp: Stamp) -> bool:
+def is_open(reorder_buffer: ReorderBuffer, stamp: Stamp) -> bool:
     """Whether anybody still waits for what becomes of a frame."""
-    return (stamp.camera, stamp.number) in docket._open
+    return (stamp.camera, stamp.number) in reorder_buffer._open
 
 
 def stamp(
@@ -66,11 +66,11 @@ def ended(thread: threading.Thread) -> bool:
     return not thread.is_alive()
 
 
-def rest(docket: Docket) -> list[Outcome]:
+def rest(reorder_buffer: ReorderBuffer) -> list[Outcome]:
     """All that is left, after closing."""
-    docket.close()
+    reorder_buffer.close()
     outcomes = []
-    while (outcome := docket.take()) is not None:
+    while (outcome := reorder_buffer.pop()) is not None:
         outcomes.append(outcome)
     return outcomes
 
@@ -80,7 +80,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_ns = 10**9
-        monkeypatch.setattr("edge.inspection.docket.time.monotonic_ns", lambda: self.now_ns)
+        monkeypatch.setattr("edge.inspection.reorder_buffer.time.monotonic_ns", lambda: self.now_ns)
 
 
 @pytest.fixture
@@ -88,40 +88,40 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def docket_of(*outcomes: Outcome) -> Docket:
+def reorder_buffer_of(*outcomes: Outcome) -> ReorderBuffer:
     """With outcomes that are settled in this order."""
-    docket = Docket(CAMERAS, 9, SETUP)
+    reorder_buffer = ReorderBuffer(CAMERAS, 9, SETUP)
     for outcome in outcomes:
-        docket.admit(outcome.stamp)
+        reorder_buffer.register(outcome.stamp)
     for outcome in outcomes:
-        docket.settle(outcome)
-    return docket
+        reorder_buffer.complete(outcome)
+    return reorder_buffer
 
 
 def test_events_leave_in_the_order_of_the_frames_and_an_open_frame_holds_back_only_its_own_camera() -> None:
-    docket = Docket(CAMERAS, 9, SETUP)
+    reorder_buffer = ReorderBuffer(CAMERAS, 9, SETUP)
     for each in (stamp(1), stamp(2), stamp(3), stamp(1, "side")):
-        docket.admit(each)
-    docket.settle(good(stamp(3)))
-    docket.settle(good(stamp(1, "side")))
-    outcome = docket.take()
+        reorder_buffer.register(each)
+    reorder_buffer.complete(good(stamp(3)))
+    reorder_buffer.complete(good(stamp(1, "side")))
+    outcome = reorder_buffer.pop()
     assert outcome is not None
     assert outcome.stamp.camera == "side"
-    docket.settle(lost(stamp(2)))
-    docket.settle(good(stamp(1)))
-    assert not docket.settle(lost(stamp(1), BROKEN)), "only the first word of a frame counts"
-    assert not docket.settle(good(stamp(4))), "it was never announced"
-    assert [reason(each) for each in rest(docket)] == ["GOOD", "dropped.overload", "GOOD"]
+    reorder_buffer.complete(lost(stamp(2)))
+    reorder_buffer.complete(good(stamp(1)))
+    assert not reorder_buffer.complete(lost(stamp(1), BROKEN)), "only the first word of a frame counts"
+    assert not reorder_buffer.complete(good(stamp(4))), "it was never announced"
+    assert [reason(each) for each in rest(reorder_buffer)] == ["GOOD", "dropped.overload", "GOOD"]
 
 
 def test_frames_that_were_lost_one_after_the_other_leave_as_one_run_that_names_no_other_frame() -> None:
     runs = [stamp(1), replace(stamp(2), frames=3, last_frame_id=4), replace(stamp(5), frames=2, last_frame_id=6)]
-    (outcome,) = rest(docket_of(*map(lost, runs)))
+    (outcome,) = rest(reorder_buffer_of(*map(lost, runs)))
     told = outcome.stamp
     assert (told.number, told.frames, told.frame_id, told.last_frame_id) == (1, 6, 1, 6)
     for next_id in (1, 5, 7):  # ids begin again, one comes twice, one is left out
         stamps = [stamp(1, frame_id=4), stamp(2, frame_id=5), stamp(3, frame_id=next_id)]
-        left = [each.stamp for each in rest(docket_of(*map(lost, stamps)))]
+        left = [each.stamp for each in rest(reorder_buffer_of(*map(lost, stamps)))]
         ids = [(each.frame_id, each.last_frame_id, each.frames) for each in left]
         assert ids == [(4, 5, 2), (next_id, None, 1)]
 
@@ -141,78 +141,80 @@ def test_frames_that_were_lost_one_after_the_other_leave_as_one_run_that_names_n
     ],
 )
 def test_what_is_not_the_same_loss_leaves_by_itself(one: Outcome, other: Outcome) -> None:
-    assert rest(docket_of(one, other)) == [one, other]
+    assert rest(reorder_buffer_of(one, other)) == [one, other]
 
 
 def test_a_camera_with_many_events_does_not_keep_back_anothers() -> None:
-    docket = docket_of(*(lost(stamp(n, part_id=f"P-{n}")) for n in range(1, 101)), lost(stamp(1, "side")))
-    first = [docket.take() for _ in range(4)]
+    reorder_buffer = reorder_buffer_of(
+        *(lost(stamp(n, part_id=f"P-{n}")) for n in range(1, 101)), lost(stamp(1, "side"))
+    )
+    first = [reorder_buffer.pop() for _ in range(4)]
     assert "side" in {each.stamp.camera for each in first if each}
 
 
 def test_a_judgement_waits_for_room_and_word_of_a_loss_does_not() -> None:
-    docket, settled = Docket(CAMERAS, 1, SETUP), list[bool]()
+    reorder_buffer, settled = ReorderBuffer(CAMERAS, 1, SETUP), list[bool]()
     for number in (1, 2, 3):
-        docket.admit(stamp(number))
-    docket.settle(good(stamp(1)))
-    docket.settle(lost(stamp(3)))
-    judge = in_thread(lambda: settled.append(docket.settle(good(stamp(2)))))
-    assert reason(docket.take()) == "GOOD"
+        reorder_buffer.register(stamp(number))
+    reorder_buffer.complete(good(stamp(1)))
+    reorder_buffer.complete(lost(stamp(3)))
+    judge = in_thread(lambda: settled.append(reorder_buffer.complete(good(stamp(2)))))
+    assert reason(reorder_buffer.pop()) == "GOOD"
     assert ended(judge)
     assert settled == [True]
-    assert [reason(each) for each in rest(docket)] == ["GOOD", "dropped.overload"]
+    assert [reason(each) for each in rest(reorder_buffer)] == ["GOOD", "dropped.overload"]
 
 
 def test_closing_ends_a_wait_for_room_and_a_take_that_waits() -> None:
-    docket, taken = Docket(CAMERAS, 1, SETUP), list[Outcome | None]()
+    reorder_buffer, taken = ReorderBuffer(CAMERAS, 1, SETUP), list[Outcome | None]()
     for number in (1, 2):
-        docket.admit(stamp(number))
-    docket.settle(good(stamp(1)))
-    judge = in_thread(lambda: docket.settle(good(stamp(2))))
-    docket.close()
+        reorder_buffer.register(stamp(number))
+    reorder_buffer.complete(good(stamp(1)))
+    judge = in_thread(lambda: reorder_buffer.complete(good(stamp(2))))
+    reorder_buffer.close()
     assert ended(judge)
-    assert [each.stamp.number for each in rest(docket)] == [1, 2]
-    docket = Docket(CAMERAS, 1, SETUP)
-    docket.admit(stamp(1))
-    taker = in_thread(lambda: taken.append(docket.take()))
-    docket.close()
+    assert [each.stamp.number for each in rest(reorder_buffer)] == [1, 2]
+    reorder_buffer = ReorderBuffer(CAMERAS, 1, SETUP)
+    reorder_buffer.register(stamp(1))
+    taker = in_thread(lambda: taken.append(reorder_buffer.pop()))
+    reorder_buffer.close()
     assert ended(taker)
     assert taken == [None]
 
 
 def test_frames_of_one_camera_that_are_due_together_leave_as_one_run_whatever_another_waits_for(clock: Clock) -> None:
-    docket = Docket(CAMERAS, 9, SETUP)
-    docket.admit(stamp(1))
+    reorder_buffer = ReorderBuffer(CAMERAS, 9, SETUP)
+    reorder_buffer.register(stamp(1))
     for number in range(1, 6):
-        docket.admit(stamp(number, "side", due_ns=clock.now_ns + number))
+        reorder_buffer.register(stamp(number, "side", due_ns=clock.now_ns + number))
     clock.now_ns += 3
-    assert not docket.settle(good(stamp(3, "side"))), "it is too late"
-    assert docket.settle(good(stamp(4, "side")))
+    assert not reorder_buffer.complete(good(stamp(3, "side"))), "it is too late"
+    assert reorder_buffer.complete(good(stamp(4, "side")))
     clock.now_ns += 2
-    assert not docket.settle(good(stamp(5, "side"))), "it is too late"
-    told = [(each.stamp.camera, each.stamp.number, each.stamp.frames, reason(each)) for each in rest(docket)]
+    assert not reorder_buffer.complete(good(stamp(5, "side"))), "it is too late"
+    told = [(each.stamp.camera, each.stamp.number, each.stamp.frames, reason(each)) for each in rest(reorder_buffer)]
     assert told == [("side", 1, 3, "dropped.deadline"), ("side", 4, 1, "GOOD"), ("side", 5, 1, "dropped.deadline")]
 
 
 def test_a_judgement_that_waited_for_room_beyond_its_deadline_is_too_late(clock: Clock) -> None:
-    docket, settled = Docket(CAMERAS, 1, SETUP), list[bool]()
-    docket.admit(stamp(1))
-    docket.admit(stamp(1, "side", due_ns=clock.now_ns + 10))
-    docket.settle(good(stamp(1)))
-    judge = in_thread(lambda: settled.append(docket.settle(good(stamp(1, "side")))))
+    reorder_buffer, settled = ReorderBuffer(CAMERAS, 1, SETUP), list[bool]()
+    reorder_buffer.register(stamp(1))
+    reorder_buffer.register(stamp(1, "side", due_ns=clock.now_ns + 10))
+    reorder_buffer.complete(good(stamp(1)))
+    judge = in_thread(lambda: settled.append(reorder_buffer.complete(good(stamp(1, "side")))))
     clock.now_ns += 10
-    assert reason(docket.take()) == "GOOD"
+    assert reason(reorder_buffer.pop()) == "GOOD"
     assert ended(judge)
     assert settled == [False]
-    assert [reason(each) for each in rest(docket)] == ["dropped.deadline"]
+    assert [reason(each) for each in rest(reorder_buffer)] == ["dropped.deadline"]
 
 
 def test_a_take_that_waits_hears_of_a_frame_that_is_due_before_all_others_and_not_before_it_is() -> None:
-    docket, taken = Docket(CAMERAS, 9, SETUP), list[tuple[Outcome | None, int]]()
-    docket.admit(stamp(1, due_ns=time.monotonic_ns() + 3600 * 10**9))
-    taker = in_thread(lambda: taken.append((docket.take(), time.monotonic_ns())))
+    reorder_buffer, taken = ReorderBuffer(CAMERAS, 9, SETUP), list[tuple[Outcome | None, int]]()
+    reorder_buffer.register(stamp(1, due_ns=time.monotonic_ns() + 3600 * 10**9))
+    taker = in_thread(lambda: taken.append((reorder_buffer.pop(), time.monotonic_ns())))
     due_ns = time.monotonic_ns() + 10_000_000
-    docket.admit(stamp(1, "side", due_ns=due_ns))
+    reorder_buffer.register(stamp(1, "side", due_ns=due_ns))
     assert ended(taker)
     ((outcome, at_ns),) = taken
     assert outcome is not None
@@ -237,12 +239,12 @@ class Desk(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.setups = [replace(SETUP, uses=EngineUses()) for _ in range(2)]
-        self.docket = Docket(CAMERAS, self.ROOM, self.setups[0])
+        self.reorder_buffer = ReorderBuffer(CAMERAS, self.ROOM, self.setups[0])
         self.book: dict[str, deque[Entry]] = {camera: deque() for camera in CAMERAS}
         self.captured, self.told = Counter[str](), Counter[str]()
         self.now_ns, self.patch = 10**9, pytest.MonkeyPatch()
-        self.patch.setattr("edge.inspection.docket.time.monotonic_ns", lambda: self.now_ns)
-        self.patch.setattr(self.docket._changed, "wait", self.must_not_wait)
+        self.patch.setattr("edge.inspection.reorder_buffer.time.monotonic_ns", lambda: self.now_ns)
+        self.patch.setattr(self.reorder_buffer._changed, "wait", self.must_not_wait)
 
     @staticmethod
     def must_not_wait(_timeout: float | None = None) -> None:
@@ -282,16 +284,16 @@ class Desk(RuleBasedStateMachine):
             part_id=f"P-{number}" if part else None,
             due_monotonic_ns=None if due_in_ns is None else self.now_ns + due_in_ns,
         )
-        self.book[camera].append(Entry(announced, self.docket.setup))
-        self.docket.admit(announced)
-        assert is_open(self.docket, announced)
+        self.book[camera].append(Entry(announced, self.reorder_buffer.setup))
+        self.reorder_buffer.register(announced)
+        assert is_open(self.reorder_buffer, announced)
 
     @precondition(lambda self: self.open_entries())
     @rule(data=st.data(), unjudged=st.sampled_from([OVERLOAD, LOST, BROKEN]))
     def lose(self, data: st.DataObject, unjudged: Unjudged) -> None:
         entry = data.draw(st.sampled_from(self.open_entries()))
         entry.became = lost(entry.stamp, unjudged)
-        assert self.docket.settle(entry.became)
+        assert self.reorder_buffer.complete(entry.became)
 
     @precondition(lambda self: self.open_entries())
     @rule(data=st.data())
@@ -301,25 +303,25 @@ class Desk(RuleBasedStateMachine):
             return  # it would wait
         entry = data.draw(st.sampled_from(self.open_entries()))
         entry.became = good(entry.stamp)
-        assert self.docket.settle(entry.became)
+        assert self.reorder_buffer.complete(entry.became)
 
     @rule(data=st.data())
     def settle_again(self, data: st.DataObject) -> None:
         settled = [entry for entries in self.book.values() for entry in entries if entry.became]
         if settled:
             entry = data.draw(st.sampled_from(settled))
-            assert not self.docket.settle(lost(entry.stamp, BROKEN))
-            assert not is_open(self.docket, entry.stamp)
+            assert not self.reorder_buffer.complete(lost(entry.stamp, BROKEN))
+            assert not is_open(self.reorder_buffer, entry.stamp)
 
     @rule(which=st.sampled_from([0, 1]))
     def exchange(self, which: int) -> None:
-        self.docket.put_in_force(self.setups[which])
+        self.reorder_buffer.activate(self.setups[which])
 
     @invariant()
     def an_engine_is_counted_for_what_is_in_force_and_for_each_frame_whose_event_is_not_out(self) -> None:
         for setup in self.setups:
             frames = sum(entry.setup is setup for entries in self.book.values() for entry in entries)
-            assert setup.uses._count == frames + (self.docket.setup is setup)
+            assert setup.uses._count == frames + (self.reorder_buffer.setup is setup)
 
     @rule(later_ns=st.integers(0, 200))
     def time_goes_by(self, later_ns: int) -> None:
@@ -328,7 +330,7 @@ class Desk(RuleBasedStateMachine):
     @precondition(lambda self: self.ready())
     @rule()
     def take(self) -> None:
-        outcome = self.docket.take()
+        outcome = self.reorder_buffer.pop()
         assert outcome is not None
         self.check(outcome)
 
@@ -362,8 +364,8 @@ class Desk(RuleBasedStateMachine):
         try:
             for entry in self.open_entries():
                 entry.became = lost(entry.stamp)
-                assert self.docket.settle(entry.became)
-            for outcome in rest(self.docket):
+                assert self.reorder_buffer.complete(entry.became)
+            for outcome in rest(self.reorder_buffer):
                 self.check(outcome)
             assert self.told == self.captured, "every frame's event has left"
         finally:
@@ -378,7 +380,7 @@ test_whatever_the_order_events_of_each_camera_tile_its_frames = Desk.TestCase
 
 
 def test_with_all_stages_on_threads_every_frame_leaves_once_and_nothing_waits_for_ever() -> None:
-    each, docket = 400, Docket(CAMERAS, 1, SETUP)
+    each, reorder_buffer = 400, ReorderBuffer(CAMERAS, 1, SETUP)
     begun: queue.Queue[Stamp | None] = queue.Queue(2)
     too_late, told = Counter[str](), list[Outcome]()
 
@@ -389,20 +391,20 @@ def test_with_all_stages_on_threads_every_frame_leaves_once_and_nothing_waits_fo
             announced = stamp(
                 number, camera, due_ns=due_in_ns if due_in_ns is None else time.monotonic_ns() + due_in_ns
             )
-            docket.admit(announced)
+            reorder_buffer.register(announced)
             if chance.random() < 0.3:
-                too_late[camera] += not docket.settle(lost(announced))
+                too_late[camera] += not reorder_buffer.complete(lost(announced))
             else:
                 begun.put(announced)
 
     def judge() -> None:
         while (announced := begun.get()) is not None:
             outcome = lost(announced, BROKEN) if announced.number % 10 == 0 else good(announced)
-            too_late[announced.camera] += not docket.settle(outcome)
-        docket.close()
+            too_late[announced.camera] += not reorder_buffer.complete(outcome)
+        reorder_buffer.close()
 
     def report() -> None:
-        while (outcome := docket.take()) is not None:
+        while (outcome := reorder_buffer.pop()) is not None:
             told.append(outcome)
 
     stages, cameras = [in_thread(judge), in_thread(report)], [in_thread(partial(show, camera)) for camera in CAMERAS]

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from edge.bundle import Bundle, Calibration, open_bundle, open_proven_engine
+from edge.bundle import Bundle, Calibration, open_bundle, open_verified_engine
 from edge.bundle.manifest import Grid, Map
 from edge.bundle.plausibility import Plausibility
 from edge.bundle.pooling import identity_of
@@ -32,7 +32,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluatedModel:
     """One model, ready to be asked."""
 
     path: Path
@@ -73,13 +73,13 @@ class Judged:
         return Inspector(self.settings, self.engine, plausibility=self.plausibility)
 
 
-def open_judged(
+def open_model(
     path: Path,
     engine: EngineKind = "openvino",
     precision: Precision = "f32",
     false_reject: float = 0.01,
     track: Track = iter,
-) -> Judged:
+) -> EvaluatedModel:
     """Open a run's folder or a bundle.
 
     A run has no thresholds yet: it gets those that its export would set, from its validation frames.
@@ -107,18 +107,18 @@ def open_judged(
     )
 
 
-def _of_bundle(bundle: Bundle, kind: EngineKind, precision: Precision) -> Judged:
+def _of_bundle(bundle: Bundle, kind: EngineKind, precision: Precision) -> EvaluatedModel:
     manifest = bundle.manifest
-    proven = open_proven_engine(bundle, kind, precision)
+    verified = open_verified_engine(bundle, kind, precision)
     told = manifest.provenance.get("data", {})
     training = manifest.provenance.get("training", {})
-    return Judged(
+    return EvaluatedModel(
         path=bundle.path,
         kind="bundle",
         model=manifest.model.name,
         settings=Settings(manifest.grid, manifest.map, manifest.calibration),
-        engine=proven.engine,
-        engine_is=f"{proven.engine.name} {proven.computes_in}",
+        engine=verified.engine,
+        engine_is=f"{verified.engine.name} {verified.computes_in}",
         summary={**training, **told, "weights": manifest.provenance.get("weights", {})},
         data=None,
         read=told.get("read", {}),
@@ -126,8 +126,8 @@ def _of_bundle(bundle: Bundle, kind: EngineKind, precision: Precision) -> Judged
     )
 
 
-def judge_run(run: TrainedRun, false_reject: float, track: Track = iter) -> Judged:
-    """As `open_judged`, of a run that is loaded."""
+def judge_run(run: TrainedRun, false_reject: float, track: Track = iter) -> EvaluatedModel:
+    """As `open_model`, of a run that is loaded."""
     tiles, model = run.config.tiles, run.model
     engine = TorchEngine(model, tiles.tile_px)
     grid = Grid(
@@ -140,7 +140,7 @@ def judge_run(run: TrainedRun, false_reject: float, track: Track = iter) -> Judg
         track(frames.images), frames.recorded or engine, grid=grid, map_hw=model.map_hw, are=frames.are
     )
     summary: RunSummary = run.summary
-    return Judged(
+    return EvaluatedModel(
         path=run.folder,
         kind="run",
         model=run.config.model.name,

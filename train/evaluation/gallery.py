@@ -18,8 +18,8 @@ from edge.bundle import Calibration
 from edge.errors import InputError
 from edge.heatmap_picture import ColourScale, overlay, png, tint
 from edge.inspection.verdict import Judgement, Thresholds
-from edge.util.text import sayable
-from train.evaluation.result import Exhibit, Kind
+from edge.util.text import utf8_safe
+from train.evaluation.result import GalleryItem, Kind
 from train.evaluation.study_rule import study_mask
 from train.evaluation.sweep import FUSIONS, SweepTiles
 from train.files import write_whole
@@ -65,7 +65,7 @@ class TileView(NamedTuple):
     @property
     def lot(self) -> float:
         """0..1, by its name alone, so that all models draw the same tiles."""
-        return int.from_bytes(sha256(sayable(f"{self.image}:{self.yx}").encode()).digest()[:6]) / 2**48
+        return int.from_bytes(sha256(utf8_safe(f"{self.image}:{self.yx}").encode()).digest()[:6]) / 2**48
 
     def kept(self) -> "TileView":
         """A copy that does not hold its frame's arrays."""
@@ -107,7 +107,7 @@ class Gallery:
                 self.false.offer(-view.logit, view.group, view.kept)
 
 
-_Drawn = tuple[Exhibit, NDArray[np.uint8]]
+_Drawn = tuple[GalleryItem, NDArray[np.uint8]]
 """What has no file yet, and its picture."""
 
 
@@ -133,11 +133,11 @@ class FrameGallery:
 
         def draw() -> _Drawn:
             picture = draw_frame(view, self._scale)
-            return Exhibit(kind, "", name_below(self._folder, view.path), None, score, WHOLE_FRAME), picture
+            return GalleryItem(kind, "", name_below(self._folder, view.path), None, score, WHOLE_FRAME), picture
 
         picked.offer(key, 0, draw)
 
-    def write(self, folder: Path) -> list[Exhibit]:
+    def write(self, folder: Path) -> list[GalleryItem]:
         """Write the pictures into `folder`/pictures, and list them, the worst of each kind first.
 
         Raises:
@@ -175,7 +175,7 @@ class _Lowest(Generic[T]):
 
 def draw_gallery(
     gallery: Gallery, truth: str, calibration: Calibration, sweep: SweepTiles | None, folder: Path
-) -> list[Exhibit]:
+) -> list[GalleryItem]:
     """Write the pictures of a gallery into `folder`/pictures, and list them.
 
     Args:
@@ -201,7 +201,7 @@ def draw_gallery(
 def name_below(folder: Path, path: Path) -> str:
     """What a report calls a picture: its path below the folder of pictures, or its name where it lies elsewhere."""
     name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
-    return sayable(name)
+    return utf8_safe(name)
 
 
 def draw_frame(view: FrameView, scale: ColourScale) -> NDArray[np.uint8]:
@@ -219,7 +219,7 @@ def draw_frame(view: FrameView, scale: ColourScale) -> NDArray[np.uint8]:
     return _joined(both, axis=0 if width > 1.4 * height else 1)
 
 
-def _write(drawn: Sequence[_Drawn], name: str, folder: Path) -> list[Exhibit]:
+def _write(drawn: Sequence[_Drawn], name: str, folder: Path) -> list[GalleryItem]:
     """Write pictures into `folder`/pictures, their files named by `name` and their number."""
     try:
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
@@ -227,16 +227,16 @@ def _write(drawn: Sequence[_Drawn], name: str, folder: Path) -> list[Exhibit]:
         raise InputError(
             f"{folder / 'pictures'} cannot be made ({error.strerror}); check the disk and the permissions"
         ) from error
-    exhibits = []
-    for number, (exhibit, picture) in enumerate(drawn):
-        file = f"pictures/{name}-{number:02d}-{exhibit.kind}.png"
+    gallery = []
+    for number, (item, picture) in enumerate(drawn):
+        file = f"pictures/{name}-{number:02d}-{item.kind}.png"
         write_whole(folder / file, partial(Path.write_bytes, data=png(picture)))
-        exhibits.append(msgspec.structs.replace(exhibit, file=file))
-    return exhibits
+        gallery.append(msgspec.structs.replace(item, file=file))
+    return gallery
 
 
 def _of_tile(kind: Kind, view: TileView, picture: NDArray[np.uint8], caption: str) -> _Drawn:
-    return Exhibit(kind, "", sayable(view.image), view.yx, view.logit, caption), picture
+    return GalleryItem(kind, "", utf8_safe(view.image), view.yx, view.logit, caption), picture
 
 
 def _scale_of(calibration: Calibration) -> ColourScale:

@@ -1,7 +1,7 @@
 """Pictures that show nearly the same thing and lie on both sides of a split, where they flatter the model.
 
 A picture is compared by a thumbnail from which light and shade are taken (a high-pass filter), as it may have been
-taken again under another exposure. Two are near-identical if their thumbnails correlate by `SAME_PICTURE`, or if they
+taken again under another exposure. Two are near-duplicate if their thumbnails correlate by `SAME_PICTURE`, or if they
 still do by `SAME_THING` once the mean of all thumbnails is taken off: a fixed camera sees every part at one place and
 in one light, and what all pictures share says nothing of two of them.
 
@@ -56,8 +56,8 @@ def thumbnail(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(grey, (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def near_identical_across(thumbnails: Mapping[str, NDArray[np.uint8]]) -> list[Pair]:
-    """For each picture, the one most like it in an earlier part, if they are near-identical; the most alike first.
+def near_duplicates_across(thumbnails: Mapping[str, NDArray[np.uint8]]) -> list[Pair]:
+    """For each picture, the one most like it in an earlier part, if they are near-duplicate; the most alike first.
 
     Args:
         thumbnails: of each part, uint8 [n, 32, 32], as `thumbnail` makes them; e.g. of train, val and test.
@@ -87,8 +87,8 @@ def near_identical_across(thumbnails: Mapping[str, NDArray[np.uint8]]) -> list[P
     return sorted(pairs, key=lambda pair: -pair.likeness)
 
 
-def near_identical_pairs(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int]]:
-    """All pairs of near-identical pictures, the lower number first.
+def near_duplicates_pairs(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    """All pairs of near-duplicate pictures, the lower number first.
 
     Args:
         thumbnails: uint8 [n, 32, 32], as `thumbnail` makes them.
@@ -103,8 +103,8 @@ def near_identical_pairs(thumbnails: NDArray[np.uint8]) -> list[tuple[int, int]]
     ]
 
 
-def twins_in_words(count: int, picture: str, other: str, apart: str = "on another side of the split") -> str:
-    """What to say of near-identical pictures.
+def describe_near_duplicates(count: int, picture: str, other: str, apart: str = "on another side of the split") -> str:
+    """What to say of near-duplicate pictures.
 
     Args:
         count: how many pairs there are.
@@ -119,7 +119,7 @@ def twins_in_words(count: int, picture: str, other: str, apart: str = "on anothe
 
 
 def _alike(thumbnails: NDArray[np.uint8]) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.bool_]]]:
-    """Block by block: which rows, their likeness to all pictures [rows, n], and whether they are near-identical."""
+    """Block by block: which rows, their likeness to all pictures [rows, n], and whether they are near-duplicate."""
     structure = _unit(_high_pass(thumbnails))
     blank = ~structure.any(axis=1, keepdims=True)
     own = _unit(np.where(blank, 0, structure - structure.mean(axis=0)))

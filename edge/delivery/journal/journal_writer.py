@@ -27,13 +27,13 @@ from edge.delivery.journal.rows import Record
 from edge.delivery.journal.wall_clock import WallClock
 from edge.delivery.numbering import Count, Numbering
 from edge.frames import Watermark
-from edge.util.text import on_one_line, sayable
+from edge.util.text import on_one_line, utf8_safe
 from edge.wire.events import Consumer, JournalState, Message, StatusEvent, VerdictEvent, header_of
 
 logger = logging.getLogger(__name__)
 
 
-class Journalling(Numbering):
+class JournalWriter(Numbering):
     """Numbers the events of a boot, keeps them, and completes its statuses. One thread calls it, except where a method
     says otherwise.
 
@@ -348,7 +348,7 @@ class Journalling(Numbering):
             first_seq=self._file.first_seq or begins,
             last_seq=journalled.last_seq,
             size_bytes=self._file.size_bytes,
-            live_only=None if self._outage is None else on_one_line(sayable(str(self._outage.error))),
+            live_only=None if self._outage is None else on_one_line(utf8_safe(str(self._outage.error))),
             unjournalled=self._live.last_seq,
             discarded=self._discarding.events,
             consumers=dict(consumers or {}),

@@ -18,10 +18,10 @@ from edge.errors import ConfigError, InputError
 from edge.geometry import TileGrid
 from edge.geometry.tiling import OVERLAP_PX, TILE_PX
 from edge.images import SUFFIXES, read_image
-from edge.util.text import format_count, sayable
+from edge.util.text import format_count, utf8_safe
 from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
 from train.discovery import Discovery, discover
-from train.near_identical import near_identical_across, thumbnail, twins_in_words
+from train.near_duplicates import describe_near_duplicates, near_duplicates_across, thumbnail
 from train.progress import Track
 from train.readers import LabelledFolder, LabelledImage
 from train.readers.folder import LABELS, LABELS_ONLY, list_folder, truths_in
@@ -115,7 +115,7 @@ class UnusableFile(msgspec.Struct, frozen=True):
     why: str
 
 
-class Survey(msgspec.Struct, frozen=True, kw_only=True):
+class FolderSummary(msgspec.Struct, frozen=True, kw_only=True):
     """All that was understood. Pictures that cannot be used are in none of the counts."""
 
     folder: str
@@ -144,7 +144,7 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     split: dict[str, Part] | None
     """Train, val and test; None: groups cannot be divided so."""
     twins: list[Twins]
-    """Near-identical pictures in different parts; without a split in different groups, or any, if there are none."""
+    """Near-duplicate pictures in different parts; without a split in different groups, or any, if there are none."""
     warnings: list[str]
     unusable: list[UnusableFile]
 
@@ -162,7 +162,7 @@ class _Seen:
     areas_px: list[int] = field(default_factory=list)
 
 
-def survey(folder: Path, asked: Asked, track: Track = iter) -> Survey:
+def summarise_folder(folder: Path, asked: Asked, track: Track = iter) -> FolderSummary:
     """Decode all pictures of a folder and say what they are.
 
     Args:
@@ -173,7 +173,7 @@ def survey(folder: Path, asked: Asked, track: Track = iter) -> Survey:
     unusable: list[UnusableFile] = []
 
     def note(file: Path, error: InputError) -> None:
-        unusable.append(UnusableFile(sayable(str(file)), sayable(str(error))))
+        unusable.append(UnusableFile(utf8_safe(str(file)), utf8_safe(str(error))))
 
     found = asked.discover(folder)
     data = asked.read(folder, note, found)
@@ -194,24 +194,24 @@ def survey(folder: Path, asked: Asked, track: Track = iter) -> Survey:
     parts = None if split is None else _parts(usable, split)
     twins = _twins(usable, np.array(seen.thumbnails), groups, split)
     defective = sum(image.defective for image in seen.images)
-    return Survey(
-        folder=sayable(str(folder)),
+    return FolderSummary(
+        folder=utf8_safe(str(folder)),
         truth=data.truth,
         truths=truths_in(folder),
         good=len(seen.images) - defective,
         defective=defective,
-        assumptions=[] if found is None else [sayable(sentence) for sentence in found.assumptions],
+        assumptions=[] if found is None else [utf8_safe(sentence) for sentence in found.assumptions],
         labels_only=sum(image.defective and image.labels_only for image in seen.images),
         sizes=[Size(width, height, count) for (height, width), count in seen.sizes.most_common()],
         colours=dict(seen.colours.most_common()),
-        groups_are=sayable(data.groups_are),
+        groups_are=utf8_safe(data.groups_are),
         groups=_count(groups),
         classes=dict(sorted(seen.classes.items(), key=lambda found: (-found[1], found[0]))),
         tile_px=asked.tile_px,
         tiles={kind: seen.tiles[kind] for kind in ("clean", "ambiguous", "defective")} if seen.tiles else None,
         split=parts,
         twins=twins,
-        warnings=[sayable(text) for text in _warnings(usable, asked, seen, groups, parts, why_no_split, twins)],
+        warnings=[utf8_safe(text) for text in _warnings(usable, asked, seen, groups, parts, why_no_split, twins)],
         unusable=unusable,
     )
 
@@ -312,12 +312,12 @@ def _twins(
     for number, image in enumerate(data.images):
         group = image.name if groups is None else str(image.group)
         members.setdefault(group if split is None else side_of[group], []).append(number)
-    pairs = near_identical_across({part: thumbnails[numbers] for part, numbers in members.items() if numbers})
+    pairs = near_duplicates_across({part: thumbnails[numbers] for part, numbers in members.items() if numbers})
     return [
         Twins(
-            sayable(str(data.images[members[pair.part][pair.number]].path)),
+            utf8_safe(str(data.images[members[pair.part][pair.number]].path)),
             pair.part,
-            sayable(str(data.images[members[pair.other_part][pair.other_number]].path)),
+            utf8_safe(str(data.images[members[pair.other_part][pair.other_number]].path)),
             pair.other_part,
             round(pair.likeness, 3),
         )
@@ -372,5 +372,5 @@ def _warnings(
             f"{Path(file).name} ({part})" if groups else Path(file).name
             for file, part in ((first.picture, first.part), (first.other, first.other_part))
         )
-        warnings.append(twins_in_words(len(twins), picture, other, apart))
+        warnings.append(describe_near_duplicates(len(twins), picture, other, apart))
     return warnings

@@ -1,12 +1,12 @@
-"""The engine that a bundle is used with: opened in the precision that is wanted, and proven on this machine."""
+"""The engine that a bundle is used with: opened in the precision that is wanted, and verified on this machine."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.bundle.compiled_model_cache import CompiledModelCache
 from edge.bundle.golden import GoldenTilesError, check_golden
-from edge.bundle.kept_graphs import KeptGraphs
 from edge.bundle.store import Bundle
 from edge.errors import BundleError, EngineError
 from edge.inference.engine import PROCESSOR, Engine, EngineKind, Precision
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ProvenEngine:
+class VerifiedEngine:
     """An engine whose golden tiles came out as they should. `engine.precision` is what it truly computes in."""
 
     engine: Engine
@@ -32,7 +32,7 @@ class ProvenEngine:
         return self.engine.precision + ("" if self.fell_back is None else f" instead of {self.asked_for}")
 
 
-def open_proven_engine(
+def open_verified_engine(
     bundle: Bundle,
     kind: EngineKind = "openvino",
     precision: Precision = "f32",
@@ -43,7 +43,7 @@ def open_proven_engine(
     batch: int = 0,
     cache: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> ProvenEngine:
+) -> VerifiedEngine:
     """Compile a bundle's graph for a precision and run its golden tiles.
 
     Where this machine cannot compute in bf16 or int8, or answers otherwise than the bundle allows for it, f32 is used
@@ -64,7 +64,7 @@ def open_proven_engine(
 
     def prove(precision: Precision) -> tuple[Engine, dict[str, float]]:
         graph = bundle.graph_for(precision)
-        keeper = None if cache is None else KeptGraphs(cache, bundle.digest)
+        keeper = None if cache is None else CompiledModelCache(cache, bundle.digest)
         try:
             say("compiling")
             engine = open_engine(
@@ -90,18 +90,18 @@ def open_proven_engine(
                 raise
             logger.warning("a graph that was compiled before is of no use: %s", error)
             return prove(precision)  # which compiles: that graph has been taken out
-        engine.proven()
+        engine.verified()
         return engine, differences
 
     if precision == "f32":
-        return ProvenEngine(*prove("f32"), "f32")
+        return VerifiedEngine(*prove("f32"), "f32")
     try:
-        proven = ProvenEngine(*prove(precision), precision)
+        verified = VerifiedEngine(*prove(precision), precision)
     except (EngineError, GoldenTilesError) as error:
         fell_back = f"f32 is used instead of {precision}: {error}"
     else:
         if (fails := manifest.fails(precision)) is not None:
             logger.warning("%s was let into %s though it fails the map gate: %s", precision, bundle.path, fails)
-        return proven
+        return verified
     logger.warning("%s", fell_back)
-    return ProvenEngine(*prove("f32"), precision, fell_back)
+    return VerifiedEngine(*prove("f32"), precision, fell_back)

@@ -25,7 +25,7 @@ MOST_KEPT = 8
 WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-class KeptGraphs:
+class CompiledModelCache:
     """Those that were made of one bundle, in a folder that they may share with those of others. One thread at a time.
 
     Args:
@@ -39,7 +39,7 @@ class KeptGraphs:
 
     @property
     def gave(self) -> bool:
-        """Whether one was taken that is not proven yet."""
+        """Whether one was taken that is not verified yet."""
         return bool(self._taken)
 
     def take(self, how: str) -> bytes | None:
@@ -48,7 +48,7 @@ class KeptGraphs:
         kept, tried = self._folder / f"{key}{KEPT}", self._folder / f"{key}{TRIED}"
         try:
             if tried.exists():
-                logger.warning("%s was tried before and did not come through, so it is compiled anew", kept)
+                logger.warning("%s was tried before and did not come through, so it is compiled again", kept)
                 tried.unlink()
                 return None
             kept.rename(tried)
@@ -56,7 +56,7 @@ class KeptGraphs:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            logger.warning("the compiled graph %s is not used (%s), it is compiled anew", kept, error)
+            logger.warning("the compiled graph %s is not used (%s), it is compiled again", kept, error)
             with contextlib.suppress(OSError):
                 tried.unlink()
             return None
@@ -64,7 +64,7 @@ class KeptGraphs:
         return graph
 
     def keep(self, how: str, graph: Callable[[], bytes]) -> None:
-        """Have a graph for the next time, now that it is proven. One that was taken goes back as the very file.
+        """Have a graph for the next time, now that it is verified. One that was taken goes back as the very file.
 
         Args:
             graph: makes the bytes of one that was not taken from here.

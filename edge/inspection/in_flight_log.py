@@ -158,7 +158,7 @@ class _Noted:
 
 
 @dataclass(frozen=True)
-class LastRun:
+class PreviousRun:
     """What a record says of the run that wrote it."""
 
     in_flight: list[Stamp]
@@ -170,14 +170,14 @@ class LastRun:
     """When it was written last: UTC, ns since 1970; 0: there is none."""
 
 
-def last_run(path: Path | None, journalled: Mapping[str, Watermark] | None = None) -> LastRun:
+def previous_run(path: Path | None, journalled: Mapping[str, Watermark] | None = None) -> PreviousRun:
     """What is known of an earlier run; a file that is not there, or is none of ours, tells of nothing.
 
     Args:
         journalled: per camera, how far its events are in the journal: an event may have been kept and the death have
             come before it was noted here.
     """
-    run = LastRun([], {})
+    run = PreviousRun([], {})
     if path is None:
         return run
     try:

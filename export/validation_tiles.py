@@ -32,7 +32,7 @@ QUANTISATION_TILES = 300
 
 
 @dataclass(frozen=True)
-class HeldTiles:
+class ValidationTiles:
     """Tiles, what the model itself says of them in f32, and what that means by the bundle's thresholds."""
 
     tiles: NDArray[np.uint8]
@@ -109,7 +109,7 @@ def hold_tiles(
     scale: float,
     track: Track = iter,
     are: str = "of the validation groups",
-) -> HeldTiles:
+) -> ValidationTiles:
     """Tiles of the images, until there are enough: all of the first frames, and of later ones those with a region.
 
     Args:
@@ -138,7 +138,7 @@ def hold_tiles(
     if searched:
         tiles_are += f", and those with a region of {searched} more"
     all_tiles, logit, maps, regions = (np.concatenate(column) for column in zip(*kept, strict=True))
-    return HeldTiles(all_tiles, logit, maps, regions, tiles_are, calibration.score_threshold, find_regions)
+    return ValidationTiles(all_tiles, logit, maps, regions, tiles_are, calibration.score_threshold, find_regions)
 
 
 def divide_by_group(
