@@ -21,7 +21,7 @@ from tests.edge.lines import write_pictures
 from tests.edge.test_plausibility import CHANNELS, frames
 from tests.small_bundle import contents_of, manifest
 
-AREA = "size = [240, 230]\nlook_at = [[[120, 0], [239, 0], [239, 229], [120, 229]]]"
+AREA = "size = [240, 230]\nroi = [[[120, 0], [239, 0], [239, 229], [120, 229]]]"
 LINE = """
 bundle = "{bundle}"
 allow_unsigned = true

@@ -161,7 +161,7 @@ def test_a_camera_that_freezes_is_told_to_have_died_and_is_grabbed_on(tmp_path: 
 
 
 def test_frames_that_the_line_would_refuse_are_saved_and_warned_of(tmp_path: Path) -> None:
-    told = grabbed(line(tmp_path, top=pattern_camera("size = [5, 12]\nlook_at = [[[0, 8], [4, 8], [4, 11]]]")), "-n", 2)
+    told = grabbed(line(tmp_path, top=pattern_camera("size = [5, 12]\nroi = [[[0, 8], [4, 8], [4, 11]]]")), "-n", 2)
     assert files(told.out) == ["top-00001-1.png", "top-00002-2.png"]
     refused, area = told.top["warnings"]
     assert refused == (
@@ -175,7 +175,7 @@ def test_frames_that_the_line_would_refuse_are_saved_and_warned_of(tmp_path: Pat
 def test_people_are_told_in_words_and_a_camera_that_does_not_open_is_an_error_after_the_others(tmp_path: Path) -> None:
     config = line(
         tmp_path,
-        top=pattern_camera("lose_frames = [2]\nsize = [12, 5]\nlook_at = [[[0, 0], [3, 0], [3, 3]]]"),
+        top=pattern_camera("lose_frames = [2]\nsize = [12, 5]\nroi = [[[0, 0], [3, 0], [3, 3]]]"),
         gone=folder_camera(tmp_path / "nowhere"),
         absent='kind = "v4l2"\ndevice = "/dev/no-such-device"',
     )
@@ -371,7 +371,7 @@ def test_the_cameras_clock_is_held_against_the_hosts_since_it_was_opened() -> No
 
 
 def test_the_area_is_drawn_into_the_first_frame(tmp_path: Path) -> None:
-    size = "size = [600, 300]\ndraw_size = [600, 300]\nlook_at = [[[300, 30], [340, 30], [340, 60], [300, 60]]]"
+    size = "size = [600, 300]\ndraw_size = [600, 300]\nroi = [[[300, 30], [340, 30], [340, 60], [300, 60]]]"
     told = grabbed(line(tmp_path, top=f'kind = "pattern"\nrate_fps = 500\n{size}'), "-n", 1)
     assert told.top["area"] == {"file": "top-area.png", "tiles_looked_at": 1, "tiles": 6}
     picture, frame = read_rgb(told.out / "top-area.png"), pattern(1, (300, 600))

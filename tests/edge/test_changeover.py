@@ -186,7 +186,7 @@ def test_a_reload_puts_in_force_what_the_file_says_and_whatever_nonsense_it_says
             ('name = "top"', 'name = "rear"', "the cameras were top and are rear now; restart the line"),
             (str(bundle.path), "/nowhere", "/nowhere"),
             (address, "tcp://127.0.0.1:1", f"events.bind was '{address}'"),
-            ("[commands]", "[journal]\nkeep_days = 1.5\n\n[commands]", "journal.retain_days was 30.0 and is 1.5 now"),
+            ("[commands]", "[journal]\nretain_days = 1.5\n\n[commands]", "journal.retain_days was 30.0 and is 1.5 now"),
             ("[commands]", f'[security]\nkey = "{key}"\n\n[commands]', f"security.key was None and is '{key}'"),
             ("rate_fps = 40", "rate_fps = 20", "rate_fps of camera top changed; restart the line"),
             ("[[cameras]]", "[[nonsense", "is not valid TOML"),

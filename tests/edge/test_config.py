@@ -218,7 +218,7 @@ def test_every_kind_of_camera_can_be_configured_and_crosses_to_its_process(tmp_p
         ("folder", 'path = "f"\ndeadline_ms = 5.0', 'a deadline and on_overload = "block"'),
         ("pattern", "roi = [[[0, 0], [9, 9]]]", "length >= 3"),  # a line is no polygon
         ("pattern", "roi = [[[0, 0], [9, 0], [9, 9]]]", "set size to the width and height"),
-        ("pattern", "size = [8, 8]\nlook_away = [[[0, 0], [9, 0], [9, 9], [0, 9]]]", "leave nothing of 8x8 px"),
+        ("pattern", "size = [8, 8]\nexclude = [[[0, 0], [9, 0], [9, 9], [0, 9]]]", "leave nothing of 8x8 px"),
     ],
 )
 def test_a_camera_is_refused_that_says(tmp_path: Path, kind: str, keys: str, words: str) -> None:
