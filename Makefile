@@ -92,7 +92,7 @@ peers-env: .venv-peers/.made ## What `heatline bench peers` times ours beside, i
 
 clean: ## Delete all that make makes: .venv, demo-out, caches
 	rm -rf examples/clients/node/node_modules .venv .venv-peers demo-out bench-report build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find bench edge examples export tests train -type d -name __pycache__ -prune -exec rm -rf {} +
+	find bench edge examples export heatline tests train -type d -name __pycache__ -prune -exec rm -rf {} +
 
 examples/clients/node/node_modules/.made: examples/clients/node/package.json examples/clients/node/package-lock.json
 	@cd examples/clients/node && npm ci --ignore-scripts --no-audit --no-fund --silent

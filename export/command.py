@@ -6,7 +6,7 @@ from typing import Literal
 import click
 
 from edge.cli.bundle_formatting import count_frames, describe_bound, describe_gate, describe_map_checks, precision_facts
-from edge.cli.extras import require_extra
+from edge.cli.extras import EXPORT, require_extra
 from edge.cli.options import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.inference import Precision
@@ -67,7 +67,7 @@ def export(
     as PyTorch does, if the logit is not the pooling of the map that the bundle states, or if the map of good tiles is
     stuck to one place or drawn to the border.
     """
-    require_extra("export", "torch", "timm", "onnx", "onnxscript", "nncf")
+    require_extra("export", *EXPORT)
     allowed = [each for each in allow if each != "map"]
     if precisions and not set(allowed) <= set(precisions):
         raise click.UsageError("--allow names a precision that --precision leaves out; name it there too")
