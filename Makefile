@@ -92,7 +92,7 @@ peers-env: .venv-peers/.made ## What `heatline bench peers` times ours beside, i
 
 clean: ## Delete all that make makes: .venv, demo-out, caches
 	rm -rf examples/clients/node/node_modules .venv .venv-peers demo-out bench-report build dist .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find bench edge examples export tests train -type d -name __pycache__ -prune -exec rm -rf {} +
+	find bench edge examples export heatline tests train -type d -name __pycache__ -prune -exec rm -rf {} +
 
 examples/clients/node/node_modules/.made: examples/clients/node/package.json examples/clients/node/package-lock.json
 	@cd examples/clients/node && npm ci --ignore-scripts --no-audit --no-fund --silent
@@ -112,7 +112,7 @@ examples/clients/node/node_modules/.made: examples/clients/node/package.json exa
 
 .venv/.runtime: $(PACKAGE) | .venv/.made
 	@echo "installing heatline into .venv"
-	@$(PIP) -e .
+	@$(PIP) -e '.[demo]'
 	@touch $@
 
 .venv/.dev: $(PACKAGE) .venv/.runtime

@@ -56,7 +56,7 @@ def to_rgb(
     if image.ndim not in (2, 3) or came != channels or image.dtype != depth or image.size == 0:
         raise InputError(
             f"an array of shape {image.shape} and type {image.dtype} is no {pixel_format} image: expected "
-            f"{channels} channel(s) of {np.dtype(depth).name}; set the camera's pixel_format to what it sends"
+            f"{channels} channel(s) of {np.dtype(depth).name}; set pixel_format to the format of the pixels"
         )
     if pixel_format in _BAYER and min(image.shape[:2]) < 3:
         raise InputError(

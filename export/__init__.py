@@ -1,1 +1,1 @@
-"""Turns a trained run into a bundle: one graph with classifier and map, verified to agree with the model it came from."""
+"""Turns a trained run into a bundle: classifier and map in one graph, verified against the model it came from."""

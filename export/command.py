@@ -6,7 +6,7 @@ from typing import Literal
 import click
 
 from edge.cli.bundle_formatting import count_frames, describe_bound, describe_gate, describe_map_checks, precision_facts
-from edge.cli.extras import require_extra
+from edge.cli.extras import EXPORT, require_extra
 from edge.cli.options import FiniteRange
 from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.inference import Precision
@@ -58,15 +58,16 @@ def export(
     allow: tuple[Precision | Literal["map"], ...],
     as_json: bool,
 ) -> None:
-    """Turn RUN, the folder of a training, into a bundle: one graph with classifier and map, verified and calibrated.
+    """Turn RUN, the folder of a training, into a bundle for a line.
 
+    A bundle is one graph with classifier and map, verified and calibrated.
     Each precision is held to the model itself on tiles of the validation groups, or of half of the training groups
     where none are kept for validation (recipe heatline): verdicts, maps and regions. One that fails is left out of the
     bundle, with the reason. The export fails if ONNX Runtime or OpenVINO do not answer in f32
     as PyTorch does, if the logit is not the pooling of the map that the bundle states, or if the map of good tiles is
     stuck to one place or drawn to the border.
     """
-    require_extra("export", "torch", "timm", "onnx", "onnxscript", "nncf")
+    require_extra("export", *EXPORT)
     allowed = [each for each in allow if each != "map"]
     if precisions and not set(allowed) <= set(precisions):
         raise click.UsageError("--allow names a precision that --precision leaves out; name it there too")

@@ -122,7 +122,7 @@ def test_a_durable_client_gets_every_event_and_reports_what_is_lost(tmp_path: Pa
 def published(address: str, folder: Path) -> Iterator[Publisher]:
     """A line's events, journalled and sent."""
     writer = JournalWriter("line1", BOOT, folder, 1e9, 1 << 30, lambda _: {})
-    publisher = Publisher(address, journalling)
+    publisher = Publisher(address, writer)
     publisher.start()
     try:
         yield publisher

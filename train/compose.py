@@ -41,6 +41,14 @@ def with_recipe(overrides: Sequence[str], name: str) -> list[str]:
     return [*overrides] if chosen else [f"recipe={name}", *overrides]
 
 
+def with_folder(overrides: Sequence[str], folder: str) -> list[str]:
+    """Overrides that train on a folder of pictures; truth and groups are found in it unless they say what these are."""
+    said = any(
+        item.partition("=")[0] in ("truth", "discover", "split.group", "split.pattern", "resume") for item in overrides
+    )
+    return [f"data={folder}", *([] if said else ["discover=true"]), *overrides]
+
+
 def write_config(config: TrainConfig, file: Path) -> None:
     file.write_bytes(encode_yaml(config))
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from bench.commands.common import out_option, say
 from bench.machine import machine
 from bench.result_file import claim, keep, new_report
-from edge.cli.extras import require_extra
+from edge.cli.extras import EXPORT, require_extra
 from edge.cli.options import FiniteRange
 from edge.cli.output import json_option, print_json
 from edge.errors import BenchError, ConfigError
@@ -81,7 +81,7 @@ def map_cost(
     Options but the last two may be repeated: each model in each combination is a row, which --out has as soon as it is
     measured. Networks have random weights, which cost what trained ones do.
     """
-    require_extra("export", "torch", "timm", "onnx", "onnxscript", "nncf")
+    require_extra("export", *EXPORT)
     from bench.map_cost.measure import measured_rows
     from bench.map_cost.plan import MapCosts, plan
     from train.compose import model_names, read_model

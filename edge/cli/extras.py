@@ -1,8 +1,13 @@
-"""Commands that need an extra say so in one line where it is missing."""
+"""What needs an extra says so in one sentence where the extra is missing."""
 
 import importlib.util
 
 from edge.errors import MissingExtraError
+
+TRAINING = "torch", "timm", "lightning", "hydra", "torchmetrics", "jinja2", "matplotlib"
+"""Modules of the extra `train` that a training imports."""
+EXPORT = "torch", "timm", "onnx", "onnxscript", "nncf"
+"""Modules of the extra `export` that an export imports."""
 
 
 def require_extra(extra: str, *modules: str) -> None:
@@ -13,9 +18,7 @@ def require_extra(extra: str, *modules: str) -> None:
     """
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        raise MissingExtraError(
-            f"this command needs {' and '.join(missing)}, not installed here; {how_to_install(extra)}"
-        )
+        raise MissingExtraError(f"this needs {' and '.join(missing)}, not installed here; {how_to_install(extra)}")
 
 
 def how_to_install(extra: str) -> str:

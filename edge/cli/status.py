@@ -18,10 +18,10 @@ from edge.cli.options import FiniteRange
 from edge.cli.output import json_option, print_report
 from edge.cli.target import KeyFiles, endpoint_of, key_options, name_of
 from edge.delivery.client.handshake_probe import require_let_in
-from edge.delivery.client.subscriber import Subscriber
+from edge.delivery.client.subscriber import next_status
 from edge.delivery.security.curve import ClientKeys
 from edge.errors import ConfigError
-from edge.wire.events import HandshakeState, Message, StatusEvent
+from edge.wire.events import HandshakeState, StatusEvent
 
 EXIT_CODES: Mapping[HandshakeState, int] = {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}
 """Beside those of errors, so that a script can tell a line that is not ready from a command that failed."""
@@ -52,8 +52,9 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 @key_options
 @json_option
 def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> None:
-    """Say whether the next part may come: READY, BUSY, DEGRADED or NOT_READY, and why.
+    """Say whether LINE is ready for the next part, and why not.
 
+    The state is READY, BUSY, DEGRADED or NOT_READY.
     LINE is a line's name, its TOML file, or the address of its events. Exit codes: 0 READY, 16 BUSY, 17 DEGRADED,
     18 NOT_READY, also where nothing was heard of the line.
     """
@@ -71,9 +72,8 @@ def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> N
 
 
 def _ask(address: str, timeout_s: float, keys: ClientKeys | None) -> Found:
-    with Subscriber(address, topics=["status"], timeout_s=timeout_s, keys=keys) as events:
-        heard = next((heard for heard in events if isinstance(heard, Message)), None)
-    if heard is None:
+    event = next_status(address, timeout_s, keys)
+    if event is None:
         require_let_in(address, keys, zmq.SUB)
         return _not_ready(
             "unreachable",
@@ -81,8 +81,6 @@ def _ask(address: str, timeout_s: float, keys: ClientKeys | None) -> Found:
             "may this user connect to it?",
             address,
         )
-    event = heard.event
-    assert isinstance(event, StatusEvent)  # nothing else has a topic that begins so
     if event.handshake is None:
         return _not_ready("unknown", "the line runs an older heatline that tells no state; update it", address, event)
     return Found(**msgspec.structs.asdict(event.handshake), address=address, status=event)

@@ -68,8 +68,10 @@ def require_precision(kind: EngineKind, precision: Precision) -> None:
     """See that engines of a kind can compute in a precision, on whatever processor.
 
     Raises:
-        EngineError: they cannot.
+        EngineError: they cannot, or there is no such kind.
     """
+    if kind not in PRECISIONS:
+        raise EngineError(f"there is no engine {kind!r}; expected {' or '.join(PRECISIONS)}")
     if precision not in PRECISIONS[kind]:
         raise EngineError(
             f"{kind} was asked for {precision}, it computes in {' or '.join(PRECISIONS[kind])} alone; choose another "

@@ -1,8 +1,8 @@
 """A frame's way through the line PC: grab, tile and infer, stitch and judge, report, each on a thread of its own.
 
-Every hand-off is bounded. Whatever happens to a frame, it is settled in the reorder buffer and leaves through `report`, and
-only there it is booked. A probe goes the same way from the hand-off on, and is booked nowhere: that it arrives shows
-that every stage works while no camera brings anything.
+Every hand-off is bounded. The reorder buffer gets one outcome for each frame. The frame leaves through `report`, which
+alone counts it in the ledger. A probe goes the same way from the hand-off on and is not counted: its arrival shows that
+every stage works while no camera sends a frame.
 """
 
 import logging

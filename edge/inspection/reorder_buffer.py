@@ -1,9 +1,9 @@
-"""The reorder buffer: every frame from its announcement until its event is out, each camera's in order, and what it is to be
-inspected by. What is in force stands here as well: so a frame and its setup are booked under one lock.
+"""Puts outcomes back into the order of frames, and holds the setup that each frame is inspected by.
 
-Whatever becomes of a frame is settled here, once. Events leave in the order of the camera's frames; frames one after
-the other that were lost for the same reason leave as one. At its deadline a frame that is not settled yet is settled as
-`dropped[deadline]`, and what is found out about it later counts no more.
+A frame is registered when its camera announces it. It gets exactly one outcome, and leaves once all earlier frames of
+its camera have left. Consecutive frames that were lost for the same reason leave as one outcome. A frame without an
+outcome at its deadline becomes `dropped[deadline]`; a later outcome for it is ignored. One lock protects the frames and
+the active setup, so that each frame has one setup.
 """
 
 import threading

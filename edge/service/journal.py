@@ -58,5 +58,5 @@ def open_journal(
             server.damaged.append(writer.distrust)
             server.start()
             at_end.callback(server.close)
-            journalling.wake.append(server.wake)
+            writer.wake.append(server.wake)
         yield writer

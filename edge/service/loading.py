@@ -175,8 +175,8 @@ def describe(prepared: Prepared) -> str:
     tuned = "" if engine.tuned_by is None else f", tuned by {engine.tuned_by}: {engine.settings}"
     of_product = "" if setup.product is None else f"product {setup.product}, "
     return (
-        f"{of_product}{manifest.name} {manifest.version} ({setup.bundle.digest[:12]}) by {setup.verified.engine.name} in "
-        f"{setup.verified.computes_in}, signed by {describe_signer(setup.signed_by)}{tuned}"
+        f"{of_product}{manifest.name} {manifest.version} ({setup.bundle.digest[:12]}) by {setup.verified.engine.name} "
+        f"in {setup.verified.computes_in}, signed by {describe_signer(setup.signed_by)}{tuned}"
         f"{'' if setup.acting else ', not acting'}"
     )
 

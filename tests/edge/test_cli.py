@@ -64,9 +64,21 @@ def line(tmp_path: Path, bundle: Bundle, address: str) -> Path:
 def test_help_lists_every_command_and_the_version_is_the_packages() -> None:
     result = heatline("--help")
     assert result.returncode == 0
-    listed = re.findall(r"^  ([a-z]+) ", result.stdout.partition("Commands:")[2], re.MULTILINE)
-    assert listed == sorted(OWN + JOINED)
+    listed = re.findall(r"^  ([a-z]+) ", result.stdout.partition("Train a model:")[2], re.MULTILINE)
+    assert sorted(listed) == sorted(OWN + JOINED)
+    assert "Other commands" not in result.stdout, "every command has its section"
     assert heatline("--version").stdout.strip() == f"heatline, version {__version__}"
+
+
+@pytest.mark.parametrize("group", ["", "bench", "bundle", "cameras", "data", "journal", "keys"])
+def test_help_says_a_whole_sentence_of_each_command_on_a_narrow_terminal(group: str) -> None:
+    text = heatline(*([group] if group else []), "--help", env={"COLUMNS": "80"}).stdout
+    assert "..." not in text.partition("[ARGS]...")[2]
+    assert max(map(len, text.splitlines())) <= 80
+    commands = text.partition("--help ")[2].partition("Example:")[0]
+    rows = re.split(r"^  (?=[a-z])", commands, flags=re.MULTILINE)[1:]
+    assert all(" ".join(row.split("\n\n")[0].split()).endswith(".") for row in rows)
+    assert rows
 
 
 def test_a_wrong_command_line_is_exit_code_2_and_a_wrong_address_7_without_a_traceback() -> None:
@@ -499,19 +511,26 @@ class Hides:
         return getattr(self.finder, name)
 
 sys.meta_path[:] = [Hides(finder) for finder in sys.meta_path]
+import heatline
 from edge.cli.main import run
-print("codes", *[run(command.split("|")) for command in sys.argv[1:]], file=sys.stderr)
+codes = [run(command.split("|")) for command in sys.argv[1:]]
+for call in (lambda: heatline.train("boards", out="runs/boards"), lambda: heatline.export("runs/boards", to="b")):
+    try:
+        call()
+    except heatline.MissingExtraError as error:
+        print(f"heatline: {error}", file=sys.stderr)
+print("codes", *codes, file=sys.stderr)
 """
 
 
-def test_without_extras_help_and_check_work_and_other_commands_say_what_to_install(line: Path) -> None:
+def test_without_extras_help_and_check_work_and_commands_and_functions_say_what_to_install(line: Path) -> None:
     commands = ["--help", f"check|{line}", "train|data=boards", "export|runs/boards|--to|b"]
     result = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, *commands], capture_output=True, text=True, timeout=60, check=True
     )
     *said, codes = result.stderr.splitlines()
     assert codes == "codes 0 0 10 10"
-    for extra, sentence in zip(("train", "export"), said, strict=True):
+    for extra, sentence in zip(("train", "export") * 2, said, strict=True):
         assert sentence.startswith("heatline: ")
         assert f"pip install -e '.[{extra}]'" in sentence
         assert "torch" in sentence

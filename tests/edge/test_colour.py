@@ -82,7 +82,7 @@ def test_every_format_has_its_example_here() -> None:
 def test_an_array_that_does_not_fit_its_format_is_refused(
     pixel_format: PixelFormat, shape: tuple[int, ...], dtype: type[np.uint8], words: str
 ) -> None:
-    with pytest.raises(InputError, match="set the camera's pixel_format") as caught:
+    with pytest.raises(InputError, match="set pixel_format") as caught:
         to_rgb(np.zeros(shape, dtype), pixel_format)
     assert words in str(caught.value)
 

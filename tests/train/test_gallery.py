@@ -134,7 +134,10 @@ def test_exhibits_are_pictures_beside_the_evaluation_with_what_they_show(tmp_pat
     outline = (truth == TRUTH_RGB).all(axis=2)
     assert outline[16:32, [32, 47]].all()
     assert outline[[16, 31], 32:48].all()
-    assert (truth[~outline] == 90).all()
+    assert (truth[20:28, 37:43] == 90).all(), "the defect itself is not covered"
+    assert set(np.unique(truth[~outline])) == {0, 90}, (
+        "a dark line lies below the outline, so that it shows on any ground"
+    )
     assert (heat == FOUND_RGB).all(axis=2).any()  # a logit above 0 has a mask by the study's rule
     assert heat[24, 40, 0] > 150  # hot where its map is
     cold = draw_gallery(filled(), "boxes", CALIBRATION, None, tmp_path / "again")
@@ -177,12 +180,12 @@ def test_frames_of_the_lowest_and_of_the_highest_scores_are_shown_the_worst_firs
     gallery = FrameGallery(CALIBRATION, Path("data"), size=3)
     for number, (score, defective) in enumerate(seen):
         gallery.see(frame(f"below/{number}.png", float(score), defective=defective))
-    gallery = gallery.write(tmp_path_factory.mktemp("frames"))
+    written = gallery.write(tmp_path_factory.mktemp("frames"))
     for kind, sign, is_bad in (("escaped", 1, True), ("rejected", -1, False)):
         expected = sorted(sign * score for score, defective in seen if defective is is_bad)[:3]
-        assert [sign * one.logit for one in gallery if one.kind == kind] == expected
-    assert all(one.tile_yx is None and seen[int(Path(one.image).stem)][0] == one.logit for one in gallery)
-    assert all(one.image.startswith("below/") for one in gallery)
+        assert [sign * one.logit for one in written if one.kind == kind] == expected
+    assert all(one.tile_yx is None and seen[int(Path(one.image).stem)][0] == one.logit for one in written)
+    assert all(one.image.startswith("below/") for one in written)
 
 
 def test_a_frame_is_shown_with_its_truth_and_under_its_heatmap(tmp_path: Path) -> None:

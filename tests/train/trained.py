@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import heatline
+import heatline
 from tests.train.blobs import draw_blobs
 
 SMALL = (
@@ -23,20 +23,16 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
-    """The folder of the finished run that `heatline train` leaves. Tests that change it copy it."""
+    """The folder of a finished run, trained from Python. Tests that change it copy it."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    done = heatline("train", f"data={blobs}", f"out={out}", *SMALL, *NAMED_SPLIT, "--json")
-    assert done.returncode == 0, done.stderr
+    assert heatline.train(blobs, "discover=false", *SMALL, *NAMED_SPLIT, out=out) == out
     return out
 
 
 @pytest.fixture(scope="session")
 def trained_bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run's bundle, as `heatline export` makes it, of f32 only. Tests that change it copy it."""
-    bundle = tmp_path_factory.mktemp("exported") / "blobs"
-    done = heatline("export", trained_run, "--to", bundle, "--precision", "f32", "--json")
-    assert done.returncode == 0, done.stderr
-    return bundle
+    """The run's bundle of f32 only, exported from Python. Tests that change it copy it."""
+    return heatline.export(trained_run, to=tmp_path_factory.mktemp("exported") / "blobs", precisions=["f32"])
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from edge.cli.extras import require_extra
+from edge.cli.extras import TRAINING, require_extra
 from edge.cli.output import json_option, print_json, progress_console
 from edge.errors import TrainingError
 
@@ -49,7 +49,7 @@ def study(
     only_status: bool,
     as_json: bool,
 ) -> None:
-    """Train, evaluate and report a whole table: every model of a plan on every fold of its data sets.
+    """Train, evaluate and report every model of a plan on every fold.
 
     DATA is the folder that holds the data sets; where it is not given, the environment variable HEATLINE_DATA names it.
     A data set that is not there is left out.
@@ -57,7 +57,7 @@ def study(
     The same command, given again, goes on with what is not done, also after a kill; given twice at once, it shares out
     the runs. A run that fails is told, and the others go on; the exit code is then 11.
     """
-    require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics", "jinja2", "matplotlib")
+    require_extra("train", *TRAINING)
     from train.study.plan import DEFAULT_PLAN, read_plan
     from train.study.runner import Study
 

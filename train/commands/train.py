@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from edge.cli.extras import require_extra
+from edge.cli.extras import TRAINING, require_extra
 from edge.cli.output import json_option, print_facts, print_json
 from edge.errors import ConfigError
 from edge.util.text import format_count
@@ -45,7 +45,7 @@ def train(overrides: tuple[str, ...], as_json: bool) -> None:
     a value in them. Ctrl-C stops in good order; resume=true goes on, by recipe=heatline with the features that were
     extracted. --json prints the run's summary.
     """
-    require_extra("train", "torch", "timm", "lightning", "hydra", "torchmetrics", "jinja2", "matplotlib")
+    require_extra("train", *TRAINING)
     from train.compose import compose
 
     config = compose(_with_folder(overrides))  # before torch is imported: what is wrong is said at once
@@ -62,7 +62,7 @@ def train(overrides: tuple[str, ...], as_json: bool) -> None:
 
 
 def _with_folder(overrides: Sequence[str]) -> list[str]:
-    """A word without `=` is the folder of pictures; where nothing is said of truth and groups, they are found in it.
+    """A word without `=` is the folder of pictures.
 
     Raises:
         ConfigError: there are several.
@@ -72,11 +72,9 @@ def _with_folder(overrides: Sequence[str]) -> list[str]:
         return list(overrides)
     if len(folders) > 1 or any(item.startswith("data=") for item in overrides):
         raise ConfigError(f"{' '.join(overrides)!r} names several folders of pictures; train on one of them")
-    rest = [item for item in overrides if "=" in item]
-    said = any(
-        item.partition("=")[0] in ("truth", "discover", "split.group", "split.pattern", "resume") for item in rest
-    )
-    return [f"data={folders[0]}", *([] if said else ["discover=true"]), *rest]
+    from train.compose import with_folder
+
+    return with_folder([item for item in overrides if "=" in item], folders[0])
 
 
 def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:

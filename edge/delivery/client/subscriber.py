@@ -159,3 +159,17 @@ class Subscriber(Client):
             self._ready.append(message)
         if event.state == "STOPPED":  # what follows is silence, and no loss
             self._silent_since_s = None
+
+
+def next_status(address: str, timeout_s: float, keys: ClientKeys | None = None) -> StatusEvent | None:
+    """The next status of a line, or None when none came in time; it comes about once a second.
+
+    Raises:
+        DeliveryError: the address is none.
+        MessageError: what came is no message of ours.
+    """
+    with Subscriber(address, topics=[STATUS], timeout_s=timeout_s, keys=keys) as events:
+        for heard in events:
+            if isinstance(heard, Message) and isinstance(heard.event, StatusEvent):
+                return heard.event
+    return None

@@ -8,7 +8,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).parents[3]
 LINE_PCS_PYTHON = "/usr/bin/python3"
-SOURCES = "pyproject.toml", "README.md", "LICENSE", "edge", "train", "export", "bench"
+SOURCES = "pyproject.toml", "README.md", "LICENSE", "edge", "train", "export", "bench", "heatline"
 NEXT_VERSION = "99.0.0"
 
 

@@ -1,0 +1,178 @@
+"""Inspects pictures with one bundle, as a line does: the same tiles, engine, stitching and verdict rule."""
+
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle import Bundle, VerifiedEngine
+from edge.colour import PIXEL_FORMATS, PixelFormat
+from edge.delivery.numbering import Count
+from edge.errors import EngineError, InputError
+from edge.frames import BadFrame, Frame, Stamp
+from edge.images import list_images, read_image
+from edge.inspection.inspector import Inspector, PendingFrame
+from edge.inspection.outcome import Outcome, Unjudged, outcome_of
+from edge.inspection.setup import Setup
+from edge.offline.result import InspectionResult
+from edge.service.events import verdict_message
+from edge.wire.events import BundleName, VerdictEvent
+
+Picture: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16] | str | os.PathLike[str]
+"""An array of pixels, or the path of a picture."""
+
+
+class BundleInspector:
+    """Inspects pictures with one bundle. Use it in the thread that made it; `close` releases the engine's memory.
+
+    A picture is an array or a file. Arrays are RGB uint8 [H, W, 3], unless `pixel_format` names another format by its
+    GenICam name: `BGR8` for OpenCV's arrays [H, W, 3], `Mono8` for grey ones [H, W]. A picture may have any size: it is
+    cut into tiles, and their maps are stitched, as on the line. An array is not copied: if you overwrite it, the
+    result's overlay shows the new pixels.
+
+    Args:
+        bundle: verified.
+        verified: its engine.
+    """
+
+    def __init__(self, bundle: Bundle, verified: VerifiedEngine) -> None:
+        inspector = Inspector(bundle.manifest, verified.engine, plausibility=bundle.plausibility())
+        self._setup = Setup(bundle, verified, inspector, acting=False)
+        self._boot_id, self._count = uuid.uuid4().hex, Count(journal_id=None)
+        self._pictures, self._closed = 0, False
+
+    @property
+    def bundle(self) -> BundleName:
+        """Name, version and digest of the bundle."""
+        manifest = self._setup.bundle.manifest
+        return BundleName(name=manifest.name, version=manifest.version, digest=self._setup.bundle.digest)
+
+    @property
+    def precision(self) -> str:
+        """What the engine computes in: f32, bf16 or int8. It is f32 where this machine does not support the other."""
+        return self._setup.verified.engine.precision
+
+    def inspect(self, picture: Picture, *, pixel_format: PixelFormat = "RGB8") -> InspectionResult:
+        """Inspect one picture.
+
+            result = inspector.inspect(cv2.imread("board.png"), pixel_format="BGR8")
+            print(result.verdict, result.score)
+
+        Args:
+            pixel_format: of an array; a file says its own.
+        Raises:
+            InputError: the file cannot be read, or the array does not fit its pixel format.
+            EngineError: the inspector is closed.
+        """
+        (result,) = self._results([self._frame(picture, pixel_format)])
+        return result
+
+    def inspect_all(
+        self, pictures: Iterable[Picture] | str | os.PathLike[str], *, pixel_format: PixelFormat = "RGB8"
+    ) -> Iterator[InspectionResult]:
+        """Inspect many pictures, one result each, in order. While one is judged, the next is with the engine.
+
+            for result in inspector.inspect_all("photos"):
+                print(result)
+
+        A file that cannot be read gives NO_VERDICT and does not end the iteration.
+
+        Args:
+            pictures: arrays or files, e.g. an array [N, H, W, 3]; or a folder, whose pictures come by name.
+            pixel_format: of arrays; a file says its own.
+        Raises:
+            InputError: there is no such folder, or no picture in it; an array does not fit its pixel format.
+            EngineError: the inspector is closed.
+        """
+        self._require_open()
+        if isinstance(pictures, str | os.PathLike):
+            pictures = list_images(Path(pictures))
+        return self._results(self._frame_or_bad_frame(picture, pixel_format) for picture in pictures)
+
+    def close(self) -> None:
+        """Release the engine; may be called twice."""
+        if not self._closed:
+            self._closed = True
+            self._setup.verified.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        bundle = self.bundle
+        return f"<{type(self).__name__} {bundle.name} {bundle.version} in {self.precision}>"
+
+    # From a picture to its result.
+
+    def _frame_or_bad_frame(self, picture: Picture, pixel_format: PixelFormat) -> Frame | BadFrame:
+        if not isinstance(picture, str | os.PathLike):
+            return self._frame(picture, pixel_format)
+        try:
+            return self._frame(picture, pixel_format)
+        except InputError as error:
+            return BadFrame(self._stamp(str(picture)), "unreadable", str(error))
+
+    def _frame(self, picture: Picture, pixel_format: PixelFormat) -> Frame:
+        self._require_open()
+        if isinstance(picture, str | os.PathLike):
+            image, pixel_format = read_image(Path(picture))
+            return Frame(self._stamp(str(picture)), image, pixel_format)
+        if not isinstance(picture, np.ndarray):
+            raise InputError(
+                f"a {type(picture).__name__} came as a picture, expected a NumPy array or the path of a file; "
+                "convert it with numpy.asarray"
+            )
+        if pixel_format not in PIXEL_FORMATS:
+            raise InputError(f"there is no pixel_format {pixel_format!r}; expected one of {', '.join(PIXEL_FORMATS)}")
+        return Frame(self._stamp(None), picture, pixel_format)
+
+    def _stamp(self, source: str | None) -> Stamp:
+        self._pictures += 1
+        return Stamp("inspect", self._pictures, source)
+
+    def _results(self, frames: Iterable[Frame | BadFrame]) -> Iterator[InspectionResult]:
+        ahead: PendingFrame | BadFrame | None = None
+        for frame in frames:
+            started = frame if isinstance(frame, BadFrame) else self._setup.inspector.start(frame)
+            if ahead is not None:
+                yield self._finish(ahead)
+            ahead = started
+        if ahead is not None:
+            yield self._finish(ahead)
+
+    def _finish(self, started: PendingFrame | BadFrame) -> InspectionResult:
+        self._require_open()
+        outcome = self._outcome(started)
+        event = verdict_message(self._boot_id, replace(outcome, setup=self._setup)).event
+        assert isinstance(event, VerdictEvent)
+        return InspectionResult(
+            self._count.next(event),
+            outcome.judgement,
+            self._setup.bundle.manifest.grid.heatmap_cell_px,
+            started.frame if isinstance(started, PendingFrame) else None,
+            self._setup.scale,
+        )
+
+    def _outcome(self, started: PendingFrame | BadFrame) -> Outcome:
+        if isinstance(started, BadFrame):
+            return Outcome(started.stamp, unjudged=Unjudged("failed", started.reason, started.detail))
+        try:
+            judgement = self._setup.inspector.finish(started)
+        except EngineError as error:
+            return Outcome(started.frame.stamp, unjudged=Unjudged("failed", "engine", str(error)))
+        return outcome_of(started.frame.stamp, judgement)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise EngineError("this inspector is closed; open the bundle again")

@@ -1,0 +1,121 @@
+"""The result of one picture that was inspected without a line."""
+
+import base64
+import html
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.colour import to_rgb
+from edge.errors import InputError
+from edge.frames import Frame
+from edge.heatmap_picture import ColourScale, overlay
+from edge.inspection.verdict import Judgement
+from edge.wire.events import Region, Verdict, VerdictEvent
+
+LARGEST_SHOWN_PX = 800
+"""Longer side of the picture that a notebook shows."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class InspectionResult:
+    """What a bundle found in one picture.
+
+        result = inspector.inspect("board.png")
+        if result.verdict == "DEFECT":
+            for region in result.regions:
+                print(region.box_xyxy, region.area_px, region.score)
+
+    A notebook shows it as a picture with its verdict.
+    """
+
+    event: VerdictEvent
+    """What a line would publish for this picture: verdict, thresholds, precision, bundle, times."""
+    judgement: Judgement | None
+    """As the verdict rule made it. None for NO_VERDICT."""
+    cell_px: int
+    """Side of a heatmap cell, px of the picture. Cell (i, j) begins at row `i * cell_px`, column `j * cell_px`."""
+    frame: Frame | None
+    """The pixels as they came. None: the file could not be read."""
+    scale: ColourScale
+    """The colours of the heatmap: the same for all pictures of a bundle."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """GOOD, DEFECT or NO_VERDICT. NO_VERDICT never means good: the picture was not judged, `reason` says why."""
+        return self.event.verdict
+
+    @property
+    def reason(self) -> str | None:
+        """Why there is no verdict, e.g. `failed.implausible` (docs/protocol.md lists all). None for GOOD and DEFECT."""
+        return self.event.reason
+
+    @property
+    def detail(self) -> str | None:
+        """The reason in words. None for GOOD and DEFECT."""
+        return self.event.detail
+
+    @property
+    def score(self) -> float | None:
+        """The highest logit of all tiles; DEFECT from `event.score_threshold` on. None for NO_VERDICT."""
+        return self.event.frame_score
+
+    @property
+    def heatmap(self) -> NDArray[np.float32] | None:
+        """The evidence of a defect at each place: logits [H, W], one per cell. None for NO_VERDICT."""
+        return None if self.judgement is None else self.judgement.heatmap
+
+    @property
+    def regions(self) -> list[Region]:
+        """The defect areas, in px of the picture, the highest score first. Empty for GOOD and NO_VERDICT."""
+        return self.event.regions
+
+    @property
+    def picture(self) -> NDArray[np.uint8]:
+        """The picture: RGB uint8 [H, W, 3].
+
+        Raises:
+            InputError: the file could not be read.
+        """
+        if self.frame is None:
+            raise InputError(f"there is no picture: {self.detail}")
+        return to_rgb(self.frame.image, self.frame.pixel_format)
+
+    def overlay(self) -> NDArray[np.uint8]:
+        """The picture under its heatmap, with the outline and the peak of each region: RGB uint8 [H, W, 3].
+
+            cv2.imwrite("overlay.png", cv2.cvtColor(result.overlay(), cv2.COLOR_RGB2BGR))
+
+        Raises:
+            InputError: there is no verdict, so nothing to draw.
+        """
+        if self.judgement is None:
+            raise InputError(f"there is no heatmap to draw, as there is no verdict: {self.detail}")
+        return overlay(self.picture, self.judgement.heatmap, self.cell_px, self.judgement.regions, self.scale)
+
+    def __str__(self) -> str:
+        event = self.event
+        what = event.verdict if event.source is None else f"{event.verdict:<11} {event.source}"
+        if event.frame_score is None:
+            return f"{what}: {event.detail}"
+        places = "; ".join(f"({each.peak_xy[0]}, {each.peak_xy[1]}) {each.score:.1f}" for each in event.regions[:5])
+        more = f" and {len(event.regions) - 5} more" if len(event.regions) > 5 else ""
+        score = f"score {event.frame_score:.2f}, threshold {event.score_threshold:.2f}"
+        return f"{what}: {score}" + (f"; regions at {places}{more}" if places else "")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        text = f"<p>{html.escape(str(self))}</p>"
+        if self.frame is None:
+            return text
+        shown = self.picture if self.judgement is None else self.overlay()
+        ratio = min(1.0, LARGEST_SHOWN_PX / max(shown.shape[:2]))
+        small_wh = [max(1, round(side * ratio)) for side in shown.shape[1::-1]]
+        small = cv2.cvtColor(cv2.resize(shown, small_wh, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
+        jpeg = base64.b64encode(cv2.imencode(".jpg", small)[1].tobytes()).decode()
+        return f'<img src="data:image/jpeg;base64,{jpeg}">{text}'

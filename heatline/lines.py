@@ -1,0 +1,154 @@
+"""Hear a line's events, ask for its status, and send it a trigger.
+
+An address is where the line binds its events, its journal or its command socket, e.g. tcp://192.168.1.5:5556. A line on
+another machine may take keys: then `key` is the file of your private key, and `line_key` of the line's public one
+(docs/security.md).
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import zmq
+
+from edge.delivery.client import Commander, Follower, Subscriber
+from edge.delivery.client.handshake_probe import require_let_in
+from edge.delivery.client.subscriber import next_status
+from edge.delivery.security.curve import ClientKeys
+from edge.errors import AccessError, DeliveryError
+from edge.wire.commands import Announced, Triggered
+from edge.wire.events import StatusEvent
+from edge.wire.following import Start
+
+KeyFile = str | os.PathLike[str] | None
+
+
+def subscribe(
+    address: str,
+    *,
+    topics: Iterable[str] = ("",),
+    timeout_s: float | None = None,
+    key: KeyFile = None,
+    line_key: KeyFile = None,
+) -> Subscriber:
+    """Listen to a line's events, live.
+
+    What is iterated over are messages, and in between notices of what was missed: `Gap`, `NewBoot`, `LineLost`.
+
+        with heatline.subscribe("tcp://127.0.0.1:5556", topics=["verdict."]) as events:
+            for heard in events:
+                if isinstance(heard, heatline.Message):
+                    print(heard.event)
+
+    Args:
+        address: the line's `events.bind`.
+        topics: prefixes, e.g. `verdict.top.DEFECT`; default: all.
+        timeout_s: seconds without a message after which the iteration ends. None: never.
+    Raises:
+        DeliveryError: the address is none.
+        AccessError: a key cannot be used, or the line does not let this client in.
+    """
+    keys = _read_keys(key, line_key)
+    require_let_in(address, keys, zmq.SUB)
+    return Subscriber(address, topics=topics, timeout_s=timeout_s, keys=keys)
+
+
+def follow(
+    address: str,
+    name: str,
+    *,
+    topics: Iterable[str] = ("",),
+    heatmaps: bool = False,
+    start: Start = "first",
+    timeout_s: float | None = None,
+    key: KeyFile = None,
+    line_key: KeyFile = None,
+) -> Follower:
+    """Get every event of a line's journal, in order, as a durable consumer: none is lost while this program is down.
+
+    An event is acknowledged when the next one is asked for. One that was not acknowledged comes again, to the next
+    follower of that name, under the same `key`.
+
+        with heatline.follow("tcp://127.0.0.1:5558", "mes1") as events:
+            for delivered in events:
+                store(delivered.key, delivered.event)
+
+    Args:
+        address: the line's `journal.bind`.
+        name: of the consumer; the line remembers how far it is.
+        topics: prefixes, e.g. `verdict.top.DEFECT`; default: all.
+        heatmaps: whether events bring theirs, as PNG in `delivered.png`.
+        start: where a new name begins: with the `first` event in the journal, or with the `next` one.
+        timeout_s: seconds without an event after which the iteration ends. None: never.
+    Raises:
+        DeliveryError: the address is none, or no consumer can have that name.
+        AccessError: a key cannot be used. The iteration raises it too, where the line does not let this client in.
+        EventsLostError: from the iteration: events are gone for good. Iterate again to go on after them.
+    """
+    return Follower(
+        address,
+        name,
+        topics=topics,
+        heatmaps=heatmaps,
+        start=start,
+        timeout_s=timeout_s,
+        keys=_read_keys(key, line_key),
+    )
+
+
+def status(address: str, *, timeout_s: float = 3.0, key: KeyFile = None, line_key: KeyFile = None) -> StatusEvent:
+    """Ask a line how it is.
+
+        print(heatline.status("tcp://127.0.0.1:5556").handshake)
+
+    Args:
+        address: the line's `events.bind`.
+        timeout_s: how long to wait for its status, which comes about once a second.
+    Raises:
+        DeliveryError: no status came in time: nothing is inspected, or the address is wrong.
+        AccessError: a key cannot be used, or the line does not let this client in.
+    """
+    keys = _read_keys(key, line_key)
+    event = next_status(address, timeout_s, keys)
+    if event is None:
+        require_let_in(address, keys, zmq.SUB)
+        raise DeliveryError(
+            f"no status came from {address} within {timeout_s:g} s; is the line running, and is this its events.bind?"
+        )
+    return event
+
+
+def trigger(
+    address: str,
+    camera: str,
+    part_id: str | None = None,
+    *,
+    timeout_s: float = 10.0,
+    key: KeyFile = None,
+    line_key: KeyFile = None,
+) -> Triggered | Announced:
+    """Have a camera take a frame now, and say of which part.
+
+        frame = heatline.trigger("tcp://127.0.0.1:5557", "top", part_id="P-1")
+
+    Args:
+        address: the line's `commands.bind`.
+        part_id: 1 to 64 printable characters; the frame's events carry it.
+        timeout_s: how long to wait for the reply.
+    Returns:
+        `Triggered` with the frame's number, or `Announced`: the part id waits for the camera's hardware trigger.
+    Raises:
+        CommandRefusedError: the line refuses, and says why.
+        DeliveryError: no line is there, or no reply came in time.
+        AccessError: a key cannot be used, or the line does not let this client in.
+    """
+    with Commander(address, timeout_s, _read_keys(key, line_key)) as line:
+        return line.trigger(camera, part_id)
+
+
+def _read_keys(key: KeyFile, line_key: KeyFile) -> ClientKeys | None:
+    if key is None and line_key is None:
+        return None
+    if key is None or line_key is None:
+        raise AccessError("key and line_key go together: the files of your private key and of the line's public one")
+    return ClientKeys.read(Path(key), Path(line_key))

@@ -1,0 +1,84 @@
+"""Train and export, as the commands do. They need the extras `train` and `export`."""
+
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Literal
+
+
+def train(
+    folder: str | os.PathLike[str],
+    *settings: str,
+    out: str | os.PathLike[str],
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Train a classifier on a folder of labelled pictures, cross-validate it and write a report.
+
+        run = heatline.train("boards", "recipe.folds=3", out="runs/boards")
+
+    Args:
+        folder: labels and groups are found in it, as by `heatline train FOLDER`.
+        settings: `KEY=VALUE`, as for the command; docs/training.md lists the keys.
+        out: a new folder for the run; with the setting `resume=true`, that of a run which goes on.
+        say: called with each line of progress.
+    Returns:
+        The run's folder: `run.json` has its figures, `report/index.html` the report.
+    Raises:
+        MissingExtraError: the extra `train` is not installed; the message says how to install it.
+        ConfigError, InputError, WeightsError, TrainingError: settings, pictures, weights or the training itself.
+        Interrupted: Ctrl-C; the training can go on.
+    """
+    from edge.cli.extras import TRAINING, require_extra
+
+    require_extra("train", *TRAINING)
+    from train.compose import compose, with_folder
+    from train.fit import fit
+
+    return fit(compose(with_folder([f"out={out}", *settings], str(folder))), say=say).folder
+
+
+def export(
+    run: str | os.PathLike[str],
+    *,
+    to: str | os.PathLike[str],
+    name: str | None = None,
+    version: str = "1",
+    false_reject: float = 0.01,
+    precisions: Collection[Literal["f32", "bf16", "int8"]] = ("f32", "bf16", "int8"),
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Turn a training's folder into a bundle: one graph with classifier and map, verified and calibrated.
+
+        bundle = heatline.export("runs/boards", to="boards.bundle")
+
+    Args:
+        to: the new bundle's folder.
+        name: the bundle's name; default: the folder's.
+        false_reject: share of good frames that the thresholds may reject, 0 to 1.
+        precisions: to try; f32 is always made, one that fails its gate is left out.
+        say: called with each line of progress.
+    Returns:
+        The bundle's folder.
+    Raises:
+        MissingExtraError: the extra `export` is not installed; the message says how to install it.
+        InputError, TrainingError: the folder is no run, or an unfinished one.
+        ExportError: the graph does not answer as the model does.
+        BundleError: the bundle's folder exists already, or cannot be written.
+    """
+    from edge.cli.extras import EXPORT, require_extra
+
+    require_extra("export", *EXPORT)
+    from export.run_to_bundle import export_run
+    from train.run import load_run
+
+    target = Path(to)
+    bundle = export_run(
+        load_run(Path(run)),
+        target,
+        name=name or target.stem,
+        version=version,
+        false_reject=false_reject,
+        precisions=precisions,
+        say=say,
+    )
+    return bundle.path

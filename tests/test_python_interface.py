@@ -1,0 +1,307 @@
+"""`import heatline`: results are those of the command and of a real line, examples run, and misuse is one sentence."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import chdir
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+
+import edge.errors
+import heatline
+from edge.bundle import Bundle
+from edge.delivery.security.curve import make_key_pair
+from edge.images import read_rgb
+from examples.drawn_boards.boards import draw_board
+from tests import command
+from tests.conftest import write_picture
+from tests.edge.lines import line_started, small_frames, write_line_with, write_pictures
+from tests.edge.secured import Secured, free_port
+from tests.edge.spoken_line import SpokenLine, a_status
+from tests.small_bundle import dark_square, white_frame
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "examples" / "drawn_boards" / "bundle"
+WITHIN_SECONDS = command.WITHIN_SECONDS
+DEFECTIVE = dark_square(white_frame((230, 300)), 40, 60)
+"""Larger than a tile."""
+
+
+@pytest.fixture(scope="module")
+def inspector(bundle: Bundle) -> Iterator[heatline.BundleInspector]:
+    with heatline.open_bundle(bundle.path) as inspector:
+        yield inspector
+
+
+def blocks(document: str, heading: str) -> list[str]:
+    """The examples in Python below a heading."""
+    section = (ROOT / document).read_text().split(f"\n{heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"^```python\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
+
+
+def same(event: heatline.VerdictEvent) -> heatline.VerdictEvent:
+    """What two inspections of the same picture must agree on."""
+    times = msgspec.structs.replace(event.times, captured_at_ns=0, captured_monotonic_ns=0)
+    return msgspec.structs.replace(event, boot_id="", times=times, latency_ms=0.0)
+
+
+def test_every_name_is_there_and_every_error_is_the_familys() -> None:
+    for name in heatline.__all__:
+        found = getattr(heatline, name)
+        if name.endswith("Error"):
+            assert found is getattr(edge.errors, name)
+    with pytest.raises(AttributeError, match="no attribute 'inspect_everything'"):
+        heatline.inspect_everything  # noqa: B018
+
+
+# Inspecting.
+
+
+def test_the_readme_inspects_a_board_as_the_command_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks("README.md", "## From Python")
+    assert len([line for line in example.splitlines() if line]) == 4
+    (tmp_path / "boards.bundle").symlink_to(SHIPPED)
+    file = write_picture(tmp_path / "new-boards" / "images" / "board_00000.png", draw_board((2, 0)).image)
+    shown: dict[str, Any] = {}
+    with chdir(tmp_path):
+        exec(example, shown)
+        told = command.heatline("inspect", SHIPPED, file.relative_to(tmp_path), "--out", "found", "--json")
+    event = msgspec.json.decode(told.stdout, type=heatline.VerdictEvent)
+    result = shown["result"]
+    assert same(result.event) == same(event)
+    assert (result.verdict, bool(result.regions)) == ("DEFECT", True)
+    assert capsys.readouterr().out == f"DEFECT {event.frame_score} {[each.box_xyxy for each in event.regions]}\n"
+    np.testing.assert_array_equal(result.overlay(), read_rgb(tmp_path / "found" / "00001_board_00000.png"))
+    assert result.heatmap.shape == tuple(-(-side // result.cell_px) for side in result.picture.shape[:2])
+    assert result.heatmap.max() == max(region.score for region in result.regions)
+
+
+@pytest.mark.parametrize(
+    ("picture", "pixel_format"),
+    [
+        (DEFECTIVE, "RGB8"),
+        (DEFECTIVE[..., ::-1], "BGR8"),  # a view with a negative stride
+        (np.asfortranarray(DEFECTIVE), "RGB8"),
+        (DEFECTIVE[..., 0], "Mono8"),
+        (DEFECTIVE[..., 0].astype(np.uint16) << 4, "Mono12"),
+    ],
+)
+def test_an_array_of_any_format_and_layout_is_the_same_picture(
+    inspector: heatline.BundleInspector, picture: Any, pixel_format: Any
+) -> None:
+    result = inspector.inspect(picture, pixel_format=pixel_format)
+    expected = inspector.inspect(DEFECTIVE)
+    assert (result.verdict, result.score, result.regions) == ("DEFECT", expected.score, expected.regions)
+    np.testing.assert_array_equal(result.overlay(), expected.overlay())
+
+
+def test_many_pictures_come_as_a_folder_as_files_or_as_an_array(
+    inspector: heatline.BundleInspector, tmp_path: Path
+) -> None:
+    folder = write_pictures(tmp_path / "frames", small_frames(3))
+    files = sorted(folder.iterdir())
+    arrays = np.stack([*small_frames(3).values()])
+    for pictures in (folder, str(folder), files, arrays):
+        assert [result.verdict for result in inspector.inspect_all(pictures)] == ["GOOD", "GOOD", "DEFECT"]
+    results = [*inspector.inspect_all([files[2], tmp_path / "gone.png", str(files[0])])]
+    assert [result.verdict for result in results] == ["DEFECT", "NO_VERDICT", "GOOD"]
+    gone = results[1]
+    assert (gone.reason, gone.score, gone.heatmap, gone.regions) == ("failed.unreadable", None, None, [])
+    assert "gone.png cannot be read" in str(gone)
+    for draw in (gone.overlay, lambda: gone.picture):
+        with pytest.raises(heatline.InputError, match=r"gone\.png cannot be read"):
+            draw()
+
+
+def test_a_notebook_shows_picture_and_verdict(inspector: heatline.BundleInspector, tmp_path: Path) -> None:
+    file = write_picture(tmp_path / "a<b.png", dark_square(white_frame((900, 1200)), 40, 60))
+    shown = inspector.inspect(file)._repr_html_()
+    assert re.match(r'<img src="data:image/jpeg;base64,[\w+/=]{1000,}"><p>DEFECT .*a&lt;b\.png: score .*</p>$', shown)
+    (gone,) = inspector.inspect_all([tmp_path / "gone.png"])
+    assert gone._repr_html_().startswith("<p>NO_VERDICT")
+
+
+def test_another_product_gets_no_verdict_and_the_reason() -> None:
+    with heatline.open_bundle(SHIPPED) as inspector:
+        assert repr(inspector) == f"<BundleInspector {inspector.bundle.name} {inspector.bundle.version} in f32>"
+        black = inspector.inspect(np.zeros((1252, 1600, 3), np.uint8))
+    assert (black.verdict, black.reason, black.score) == ("NO_VERDICT", "failed.implausible", None)
+    assert "does not look like the product" in str(black.detail)
+    assert black._repr_html_().startswith("<img")
+
+
+def one_sentence(call: Callable[[], object], kind: type[Exception]) -> str:
+    with pytest.raises(kind) as caught:
+        call()
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("picture", "pixel_format", "says"),
+    [
+        (DEFECTIVE[..., 0], "RGB8", "expected 3 channel(s) of uint8"),
+        (DEFECTIVE.astype(np.float32), "RGB8", "type float32"),
+        (DEFECTIVE[None], "RGB8", "shape (1, 230, 300, 3)"),
+        (DEFECTIVE[:0], "RGB8", "shape (0, 300, 3)"),
+        (DEFECTIVE, "BGR", "there is no pixel_format 'BGR'; expected one of Mono8,"),
+        (DEFECTIVE.tolist(), "RGB8", "a list came as a picture"),
+        ("gone.png", "RGB8", "gone.png cannot be read"),
+        (__file__, "RGB8", "is not a picture"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_one_sentence(
+    inspector: heatline.BundleInspector, picture: Any, pixel_format: Any, says: str
+) -> None:
+    assert says in one_sentence(lambda: inspector.inspect(picture, pixel_format=pixel_format), heatline.InputError)
+
+
+def test_missing_folders_and_a_closed_inspector_are_refused_in_one_sentence(bundle: Bundle, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    assert "is no bundle" in one_sentence(lambda: heatline.open_bundle(gone), heatline.BundleError)
+    unknown = one_sentence(
+        lambda: heatline.open_bundle(bundle.path, engine="tensorrt"),  # type: ignore[arg-type]
+        heatline.EngineError,
+    )
+    assert "there is no engine 'tensorrt'; expected openvino or onnxruntime" in unknown
+    with heatline.open_bundle(bundle.path) as inspector:
+        assert "is not a folder" in one_sentence(lambda: inspector.inspect_all(gone), heatline.InputError)
+        begun = inspector.inspect_all([DEFECTIVE, DEFECTIVE])
+        assert next(begun).verdict == "DEFECT"
+    inspector.close()
+    for call in (lambda: inspector.inspect(DEFECTIVE), lambda: inspector.inspect_all([]), lambda: next(begun)):
+        assert "is closed" in one_sentence(call, heatline.EngineError)
+
+
+# A line.
+
+
+class Line(NamedTuple):
+    """A line that runs, and its addresses."""
+
+    folder: Path
+    events: str
+    journal: str
+    commands: str
+
+
+@pytest.fixture
+def line(tmp_path: Path, bundle: Bundle, address: str) -> Iterator[Line]:
+    """It shows three pictures over and over, and waits for triggers at another camera."""
+    write_pictures(tmp_path / "frames", small_frames(3))
+    addresses = Line(tmp_path, address, f"ipc://{tmp_path}/journal", f"ipc://{tmp_path}/commands")
+    cameras = {
+        "top": {"kind": "folder", "path": str(tmp_path / "frames"), "rate_fps": 20.0, "loop": True},
+        "side": {"kind": "pattern", "draw_size": [64, 48], "trigger": "software", "on_overload": "block"},
+    }
+    journal = f'[journal]\nfolder = "{tmp_path}"\nbind = "{addresses.journal}"'
+    tables = f'{journal}\n[commands]\nbind = "{addresses.commands}"'
+    file = write_line_with(tmp_path, bundle.path, address, cameras, tables)
+    with line_started(file):
+        yield addresses
+
+
+def verdicts(heard: Any) -> Iterator[heatline.VerdictEvent]:
+    """The verdicts on pictures, of messages or of what was delivered."""
+    for each in heard:
+        assert isinstance(each, heatline.Message | heatline.Delivered)
+        if isinstance(each.event, heatline.VerdictEvent) and each.event.verdict != "NO_VERDICT":
+            yield each.event
+
+
+def test_a_lines_verdicts_are_the_inspectors_and_the_examples_of_a_line_run(
+    line: Line, inspector: heatline.BundleInspector, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = {result.event.source: result.event for result in inspector.inspect_all(line.folder / "frames")}
+    with heatline.subscribe(line.events, topics=["verdict.top"], timeout_s=WITHIN_SECONDS) as events:
+        live = [*islice(verdicts(events), 3)]
+    with heatline.follow(line.journal, "mes0", topics=["verdict.top"], timeout_s=WITHIN_SECONDS) as followed:
+        journalled = takewhile(lambda event: event.seq <= live[-1].seq, verdicts(followed))
+        assert [*journalled][-3:] == live
+    for event in live:
+        own = expected[str(line.folder / "frames" / str(event.source))]
+        for field in ("verdict", "frame_score", "regions", "score_threshold", "evidence_threshold", "bundle"):
+            assert getattr(event, field) == getattr(own, field)
+    assert {event.verdict for event in live} == {"GOOD", "DEFECT"}
+
+    bound = dict(zip(("tcp://127.0.0.1:5556", "tcp://127.0.0.1:5558", "tcp://127.0.0.1:5557"), line[1:], strict=True))
+    examples = blocks("docs/python.md", "## Listen to a line")
+    assert len(examples) == 3
+    capsys.readouterr()
+    for example in examples:
+        for documented, real in bound.items():
+            example = example.replace(documented, real)
+        exec(example, {})
+    found, *followed_lines, status, frame = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"top \d+ DEFECT None", found)
+    assert [row.split()[1] for row in followed_lines][-1] == "DEFECT"
+    assert re.match(r"line Handshake\(state='(READY|DEGRADED)'", status), "a busy machine may not keep up"
+    assert "camera='side'" in frame
+    assert "part_id='P-1'" in frame
+
+
+def test_a_line_that_is_not_there_or_refuses_is_one_sentence(tmp_path: Path) -> None:
+    nobody = f"ipc://{tmp_path}/nobody"
+    said = one_sentence(lambda: heatline.status(nobody, timeout_s=0.05), heatline.DeliveryError)
+    assert f"no status came from {nobody} within 0.05 s" in said
+    said = one_sentence(lambda: heatline.trigger(nobody, "top", timeout_s=0.05), heatline.DeliveryError)
+    assert "was not reached" in said
+    said = one_sentence(lambda: heatline.subscribe("line1"), heatline.DeliveryError)
+    assert "line1 is no address" in said
+    assert "no line would take that" in one_sentence(lambda: heatline.follow(nobody, "MES 1"), heatline.DeliveryError)
+    half = one_sentence(lambda: heatline.subscribe(nobody, key=tmp_path / "mes.key"), heatline.AccessError)
+    assert "key and line_key go together" in half
+
+
+def test_a_line_that_takes_keys_lets_in_who_is_allowed(tmp_path: Path) -> None:
+    secured, port = Secured(tmp_path), free_port()
+    secured.allow(make_key_pair(tmp_path / "mes.key"), "listen")
+    keys = {"key": tmp_path / "mes.key", "line_key": tmp_path / "line.key.pub"}
+    with SpokenLine(port.bound, a_status(line="line7"), secured.access()):
+        assert heatline.status(port.reached, timeout_s=WITHIN_SECONDS, **keys).line == "line7"
+        assert "it takes keys" in one_sentence(lambda: heatline.subscribe(port.reached), heatline.AccessError)
+
+
+# Examples.
+
+
+def test_the_example_of_inspecting_runs(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks("docs/python.md", "## Inspect pictures")
+    (tmp_path / "boards.bundle").symlink_to(bundle.path)
+    pictures = {f"board_0000{number}.png": DEFECTIVE for number in range(2)}
+    write_pictures(tmp_path / "new-boards" / "images", pictures)
+    with chdir(tmp_path):
+        exec(example, {})
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows if row.startswith("DEFECT")] == ["DEFECT"] * 4
+    assert cv2.imread(str(tmp_path / "overlay.png")).shape == DEFECTIVE.shape
+
+
+def test_the_example_of_training_calls_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it calls is run by the tests of training and export, which share one run and its bundle."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    def note(name: str) -> Callable[..., Path]:
+        signature = inspect.signature(getattr(heatline, name))
+
+        def called(*given: Any, **named: Any) -> Path:
+            calls.append((name, signature.bind(*given, **named).arguments))
+            return Path(named.get("out", "bundle"))
+
+        return called
+
+    for name in ("train", "export"):
+        monkeypatch.setattr(heatline, name, note(name))
+    (example,) = blocks("docs/python.md", "## Train and export")
+    exec(example, {})
+    assert calls == [
+        ("train", {"folder": "boards", "settings": ("recipe.folds=3",), "out": "runs/boards"}),
+        ("export", {"run": Path("runs/boards"), "to": "boards.bundle"}),
+    ]
