@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.errors import ConfigError, Interrupted
+from edge.util.text import utf8_safe
 from train.config import DenseRecipeConfig, TrainConfig
 from train.dense.report import write_run_report
 from train.dense.train import train_dense
@@ -33,7 +34,8 @@ def fit(
         callbacks: Lightning's, that look on or end the training of a whole network early.
         cache: where its decoded frames lie, and stay; default: in the run's folder until it is finished.
     Raises:
-        ConfigError: the folder already holds a run and `resume` is not set, or `config.out` is a file or the data;
+        ConfigError: the folder already holds a run and `resume` is not set, or `config.out` is a file, the data or
+            a folder with other things;
             Lightning does not take the flags of `config.trainer`.
         InputError, WeightsError, TrainingError: data, weights or the training itself cannot be used.
         Interrupted: Ctrl-C; the training can be resumed.
@@ -48,6 +50,10 @@ def fit(
     elif run.config.exists() and not config.resume:
         raise ConfigError(
             f"{run.folder} already holds a run; go on with resume=true, or choose another folder with out="
+        )
+    elif (foreign := run.foreign_entry()) is not None:
+        raise ConfigError(
+            f"out={run.folder} holds {utf8_safe(foreign)!r}, which no training wrote; name a new or an empty folder"
         )
     finished = leads and run.summary.exists() and run.read_summary().finished
     if finished and not _lacks_report(run):

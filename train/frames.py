@@ -6,7 +6,6 @@ pictures and labels are still the same files); a training that is done deletes i
 """
 
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha256
@@ -22,7 +21,8 @@ from train.near_duplicates import THUMBNAIL_PX, thumbnail
 from train.progress import Track
 from train.readers import LabelledImage
 
-_PIXELS, _MASKS, _INDEX = "frames.u8", "masks.u8", "index.json"
+FILES = _PIXELS, _MASKS, _INDEX = "frames.u8", "masks.u8", "index.json"
+"""Of a folder of decoded frames."""
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -78,13 +78,13 @@ class FrameStore:
                 index = msgspec.json.decode(index_file.read_bytes(), type=_Index)
                 if index.fingerprint == fingerprint:
                     return cls(folder, images, index)
-        shutil.rmtree(folder, ignore_errors=True)
+        delete_frames(folder)
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             index = _Index(fingerprint, _decode(track(images), folder))
             index_file.write_bytes(msgspec.json.encode(index))  # last: a cache without it is not whole
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            delete_frames(folder)
             raise TrainingError(
                 f"frames cannot be decoded into {folder} ({error.strerror}); it needs 3 to 4 bytes per px of all "
                 "pictures: make room, or choose another disk with out="
@@ -143,6 +143,14 @@ class FrameStore:
         part = mask[y : y + tile_px, x : x + tile_px]
         beyond = [(0, tile_px - length) for length in part.shape]
         return np.pad(part, beyond, mode="edge")
+
+
+def delete_frames(folder: Path) -> None:
+    """Delete the decoded frames in a folder, and the folder if it holds nothing else."""
+    with suppress(OSError):  # it holds other files too, or is not there
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _decode(images: Iterable[LabelledImage], folder: Path) -> list[_Entry]:

@@ -26,6 +26,7 @@ from train.compose import read_config, write_config
 from train.config import DenseRecipeConfig, TrainConfig
 from train.discovery import discover
 from train.files import write_whole
+from train.frames import FILES
 from train.provenance import Provenance
 from train.readers import LabelledFolder, read_folder
 from train.split import Split, split_by_fractions, split_by_name
@@ -95,6 +96,19 @@ class RunFolder:
             ) from error
         if not (config.resume and self.config.exists()):  # on a full disk it would be lost
             write_whole(self.config, lambda file: write_config(config, file))
+
+    def foreign_entry(self) -> str | None:
+        """The name of a file or folder that no training wrote, if the folder is none of a run; None: there is none.
+
+        A training that was stopped while it decoded pictures has left only these.
+        """
+        if self.config.exists() or not self.folder.exists():
+            return None
+        entries = [*self.folder.iterdir()]
+        if self.cache.is_dir():
+            entries = [entry for entry in entries if entry != self.cache]
+            entries += [entry for entry in self.cache.iterdir() if entry.name not in FILES]
+        return min((str(entry.relative_to(self.folder)) for entry in entries), default=None)
 
     def read_summary(self) -> RunSummary:
         """What came of the run.

@@ -1,7 +1,6 @@
 """The recipes `finetune` and `study`: from a configuration to a run's folder, by Lightning."""
 
 import logging
-import shutil
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from train.batches import Steps
 from train.callbacks import MetricsTable, OrderlyStop, Stopwatch, read_metrics
 from train.config import TrainConfig
 from train.files import write_whole
+from train.frames import delete_frames
 from train.loggers import close_logger, make_logger
 from train.models.build import build_model
 from train.precision import choose_precision
@@ -141,7 +141,7 @@ def train_whole_network(
                 )
             )
     if leads and cache is None:
-        shutil.rmtree(run.cache)
+        delete_frames(run.cache)
 
 
 def _trainer(flags: dict[str, Any], **more: Any) -> Trainer:

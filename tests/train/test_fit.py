@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -295,6 +296,37 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence_and_leaves_no_run(
     assert says in str(raised.value).replace("trainer.", "")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run" / "config.yaml").exists()  # so the mended command can be given again
+
+
+@pytest.mark.parametrize("recipe", ["heatline", "finetune"])
+@pytest.mark.parametrize(
+    ("name", "foreign"), [("cache/notes.txt", "cache/notes.txt"), ("report/report.html", "report"), ("tex", "tex")]
+)
+def test_a_folder_of_other_things_is_refused_and_left_as_it_was(
+    blobs: Path, tmp_path: Path, recipe: str, name: str, foreign: str
+) -> None:
+    own = tmp_path / "mine" / name
+    own.parent.mkdir(parents=True)
+    own.write_text("years of work")
+    with pytest.raises(ConfigError, match=re.escape(f"mine holds '{foreign}', which no training wrote")):
+        fit(compose([f"data={blobs}", f"out={tmp_path / 'mine'}", f"recipe={recipe}"]))
+    assert [path.name for path in own.parent.iterdir()] == [own.name]
+
+
+def test_decoded_frames_of_a_stopped_training_are_no_obstacle(
+    run: RunFolder, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("train.whole_network.assemble", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(configured(blobs, out))
+    assert [path.name for path in out.iterdir()] == ["cache"]
+    assert_same_weights(fit(configured(blobs, out)), run)
+    assert not (out / "cache").exists()
 
 
 def test_pictures_that_mislead_are_reported(blobs: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from train.augment import augment
 from train.batches import EvaluationBatches, TrainingBatches
 from train.compose import compose
 from train.config import AugmentConfig, RecipeConfig
-from train.frames import FrameStore
+from train.frames import FrameStore, delete_frames
 from train.readers import LabelledImage, read_folder
 from train.readers.mask_png import MaskPng
 from train.sampling import BatchSampler
@@ -122,6 +122,16 @@ def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(tmp_path: Path, mo
     with pytest.raises(TrainingError, match=r"No space left on device.*make room"):
         FrameStore.build(images, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+def test_decoding_deletes_no_file_that_is_not_its_own(tmp_path: Path) -> None:
+    images = read_folder(draw_blobs(tmp_path / "blobs", per_group=1)).images
+    (tmp_path / "cache" / "letters").mkdir(parents=True)
+    (tmp_path / "cache" / "notes.txt").write_text("mine")
+    (tmp_path / "cache" / "frames.u8").write_bytes(b"torn")
+    FrameStore.build(images, tmp_path / "cache")
+    delete_frames(tmp_path / "cache")
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["letters", "notes.txt"]
 
 
 def test_a_defective_picture_whose_mask_is_empty_is_known_as_such(tmp_path: Path) -> None:

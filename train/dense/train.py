@@ -1,7 +1,6 @@
 """The recipe `heatline`: from a configuration to a run's folder."""
 
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -26,7 +25,7 @@ from train.dense.tiles import DenseTiles, Known, know_tiles
 from train.discovery import discover
 from train.evaluation.ordering import auroc, average_precision
 from train.files import write_whole
-from train.frames import FrameStore
+from train.frames import FrameStore, delete_frames
 from train.models.build import build_model
 from train.models.dense import DenseClassifier, check_later_stages
 from train.precision import choose_precision
@@ -140,7 +139,7 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
             folds=None if out_of_fold is None else int(out_of_fold.fold.max()) + 1,
         )
     )
-    shutil.rmtree(run.cache)
+    delete_frames(run.cache)
 
 
 def _figures(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:

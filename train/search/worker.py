@@ -4,12 +4,12 @@ Optuna's heartbeat is for other folders: it takes minutes to give up a trial, an
 """
 
 import itertools
-import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
+from train.frames import delete_frames
 from train.locks import taken
 
 
@@ -62,7 +62,7 @@ class Worker:
     def clear_caches(self) -> None:
         """Delete the decoded frames of this worker and of dead ones."""
         for number, _ in self._idle():
-            shutil.rmtree(self._cache_of(number), ignore_errors=True)
+            delete_frames(self._cache_of(number))
         with suppress(OSError):  # a living worker has its own in there
             (self.folder / "cache").rmdir()
 
