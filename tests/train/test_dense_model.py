@@ -56,6 +56,15 @@ def test_features_are_those_of_strides_4_8_and_16_and_the_map_is_of_stride_8(
     assert logits.item() == pytest.approx(highest.mean(), abs=1e-5)
 
 
+def test_networks_of_another_structure_share_no_features() -> None:
+    """Their weights have the same names and, from the same seed, the same values; padding and epsilon differ."""
+    one, other = built("efficientnet_b0", 32), built("tf_efficientnet_b0", 32)
+    state = other.trunk.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in one.trunk.state_dict().items())
+    assert TileFeatures(one, 32).identity == TileFeatures(built("efficientnet_b0", 32), 32).identity
+    assert TileFeatures(one, 32).identity != TileFeatures(other, 32).identity
+
+
 def test_the_head_on_extracted_features_gives_what_the_model_gives() -> None:
     model = built()
     with torch.no_grad():

@@ -353,12 +353,12 @@ def dense_classifier(config: CnnConfig, tile_px: int) -> tuple[DenseClassifier, 
         names = [name for _, name in stages]
         if before := _stage_before(network, names[-1]):
             names.insert(-1, before)
+        trunk = Trunk(network.eval(), names)
         with torch.no_grad():
-            features = Trunk(network.eval(), names)(sample)
-            if before and features[-2].shape[2:] != features[-1].shape[2:]:  # it is of a finer stride
-                names.remove(before)
-            trunk = Trunk(network, names)
-            features = trunk(sample)
+            features = list(trunk(sample))
+        if before and features[-2].shape[2:] != features[-1].shape[2:]:  # it is of a finer stride
+            trunk.taps = (*trunk.taps[:-2], trunk.taps[-1])
+            del features[-2]
     except Exception as error:  # an unusual network ends in whatever it trips over
         raise ConfigError(
             f"{config.timm} cannot be cut at stride {STRIDES[-1]} and run on tiles of {tile_px} px "
@@ -412,8 +412,10 @@ def _stage_before(network: nn.Module, name: str) -> str | None:
 
 
 def _digest(model: DenseClassifier, tile_px: int) -> str:
-    digest = sha256(f"{tile_px}".encode())
-    state = {**model.trunk.state_dict(), "mean": model._mean, "std": model._std}
+    trunk = model.trunk
+    # Networks of other strides, padding or epsilons may have weights of the same names and values.
+    digest = sha256(f"{tile_px} {trunk.taps} {trunk}".encode())
+    state = {**trunk.state_dict(), "mean": model._mean, "std": model._std}
     for name, tensor in state.items():
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
