@@ -20,6 +20,7 @@ from edge.errors import TrainingError
 from train.near_duplicates import THUMBNAIL_PX, thumbnail
 from train.progress import Track
 from train.readers import LabelledImage
+from train.readers.shapes import MarkedObjects
 
 FILES = _PIXELS, _MASKS, _INDEX = "frames.u8", "masks.u8", "index.json"
 """Of a folder of decoded frames."""
@@ -170,11 +171,14 @@ def _decode(images: Iterable[LabelledImage], folder: Path) -> list[_Entry]:
 
 
 def _fingerprint(images: Sequence[LabelledImage]) -> str:
-    """Of all files that the cache rests on: path, size, time of change, label."""
+    """Of all that the cache rests on: path, size and time of change of each file, and how its labels are read."""
     digest = sha256()
     for image in images:
+        annotation = image.annotation
+        classes = annotation.classes if isinstance(annotation, MarkedObjects) else None
+        read = (image.defective, image.labels_only, type(annotation).__name__, classes and sorted(classes))
         for file in (image.path, *image.truth_files):
             stat = os.stat(file)
-            line = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{image.defective}\n"
+            line = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{read}\n"
             digest.update(line.encode(errors="surrogateescape"))  # a file's name may be no UTF-8
     return digest.hexdigest()

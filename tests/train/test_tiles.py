@@ -1,5 +1,6 @@
 """Frames in the cache, their tiles, the label rule, and what training does with a tile before it is learnt from."""
 
+import json
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from edge.errors import InputError, TrainingError
 from edge.geometry import TileGrid
-from tests.train.blobs import draw_blobs, sort_tiles
+from tests.train.blobs import draw_blobs, draw_plain, sort_tiles
 from train.augment import augment
 from train.batches import EvaluationBatches, TrainingBatches
 from train.compose import compose
@@ -110,6 +111,26 @@ def test_the_cache_is_used_again_only_while_pictures_and_labels_are_the_same(tmp
     images[0].path.write_bytes(images[0].path.read_bytes()[:2000])
     with pytest.raises(InputError, match=r"a_0.png ends before its picture does"):
         FrameStore.build(images, tmp_path / "cache")
+
+
+def test_the_cache_is_of_the_classes_that_count_as_defects(tmp_path: Path) -> None:
+    draw_plain(tmp_path, ("p.png",))
+    (tmp_path / "labelme").mkdir()
+    shapes = [
+        {"label": label, "shape_type": "polygon", "points": [[x, 2], [x + 6, 2], [x, 9]]}
+        for label, x in (("pit", 2), ("scratch", 20))
+    ]
+    (tmp_path / "labelme" / "p.json").write_text(json.dumps({"shapes": shapes}))
+
+    def mask_of(classes: list[str] | None) -> NDArray[np.bool_] | None:
+        images = read_folder(tmp_path, "polygons", classes=classes).images
+        return FrameStore.build(images, tmp_path / "cache").mask(0)
+
+    pits, scratches, all_defects = mask_of(["pit"]), mask_of(["scratch"]), mask_of(None)
+    assert pits is not None
+    assert scratches is not None
+    assert not (pits & scratches).any()
+    assert np.array_equal(pits | scratches, np.asarray(all_defects))
 
 
 def test_a_full_disk_is_told_in_a_sentence_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
