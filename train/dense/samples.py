@@ -101,9 +101,10 @@ class Sampler:
                 "no tile of the training is known to be good, and a map is trained on what is good; add good pictures, "
                 "or annotations that say which part of the defective ones is"
             )
-        if not len(self._located[0]) + len(self._bags) and not recipe.synthetic:
+        if not len(self._located[0]) + len(self._bags) and not recipe.synthetic * sum(map(len, self._synthetic)):
+            key = "copies.most" if recipe.synthetic else "synthetic"
             raise TrainingError(
-                "there is no defective picture, and recipe.synthetic is 0; add defective pictures, or let the recipe "
+                f"there is no defective picture, and recipe.{key} is 0; add defective pictures, or let the recipe "
                 "draw synthetic defects"
             )
         self._bag_share = min(1.0, len(self._bags) / max(1, len(self._located[0])))

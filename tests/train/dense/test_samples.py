@@ -126,4 +126,7 @@ def test_without_a_good_tile_or_any_positive_it_says_so_in_a_sentence() -> None:
     with pytest.raises(TrainingError, match=r"^there is no defective picture, and recipe.synthetic is 0; add "):
         Sampler(good, np.ones(1, np.bool_), recipe_with(synthetic=0), 0)
     Sampler(good, np.ones(1, np.bool_), recipe_with(), 0)
+    uncopied = samples_of(tiles_of([Known.GOOD], [0]), np.zeros((1, 1, 1)))
+    with pytest.raises(TrainingError, match=r"^there is no defective picture, and recipe.copies.most is 0; add "):
+        Sampler(uncopied, np.ones(1, np.bool_), recipe_with(), 0)
     assert good.log_odds is None
