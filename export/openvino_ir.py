@@ -1,15 +1,29 @@
 """The OpenVINO IR, made from the ONNX graph."""
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import openvino as ov
 from openvino.passes import ConstantFolding, Manager
 
-from edge.errors import ExportError, last_line
+from edge.errors import BundleError, ExportError, last_line
 from edge.inference.devices import the_core
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, weights_of
+from edge.util.os_errors import writing
+
+
+@contextlib.contextmanager
+def writing_graph(folder: Path) -> Iterator[None]:
+    """Blame the disk, and not the model, if a graph cannot be written into a temporary folder.
+
+    Raises:
+        BundleError: it cannot be written.
+    """
+    with writing(folder, BundleError, or_else=", or set TMPDIR to a folder on another disk"):
+        yield
 
 
 @dataclass(frozen=True)
@@ -21,10 +35,14 @@ class Ir:
 
     @classmethod
     def of(cls, model: ov.Model) -> "Ir":
-        """As `openvino.save_model` writes it, nothing compressed."""
+        """As `openvino.save_model` writes it, nothing compressed; errors as `writing_graph`."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.xml"
-            ov.save_model(model, path, compress_to_fp16=False)
+            with writing_graph(Path(folder)):
+                try:
+                    ov.save_model(model, path, compress_to_fp16=False)
+                except RuntimeError as error:  # OpenVINO's error where a file cannot grow
+                    raise OSError(None, last_line(error)) from error
             return cls(path.read_bytes(), path.with_suffix(".bin").read_bytes())
 
     def read(self) -> ov.Model:
@@ -48,10 +66,12 @@ def to_ir(onnx_graph: bytes) -> Ir:
 
     Raises:
         ExportError: OpenVINO cannot read the graph.
+        BundleError: the temporary folder cannot be written.
     """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / ONNX_GRAPH
-        source.write_bytes(onnx_graph)
+        with writing_graph(source.parent):
+            source.write_bytes(onnx_graph)
         try:
             read = the_core().read_model(source)
             results = sorted(read.get_results(), key=lambda result: "map" not in result.output(0).get_names())

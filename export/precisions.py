@@ -21,7 +21,7 @@ from edge.inference import Engine, Precision, infer, open_engine
 from edge.inference.engine import GRAPHS, OPENVINO_GRAPH
 from export.layers_in_f32 import first_layers, in_f32_under_bf16, output_layer
 from export.map_gate import LIMITS, agreement, missed
-from export.openvino_ir import Ir
+from export.openvino_ir import Ir, writing_graph
 from export.quantise import WAYS, quantise
 from export.validation_tiles import ValidationTiles
 
@@ -224,8 +224,9 @@ def _hold(
     ir = candidate.make()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for name, data in ir.files(candidate.graph).items():
-            (folder / name).write_bytes(data)
+        with writing_graph(folder):
+            for name, data in ir.files(candidate.graph).items():
+                (folder / name).write_bytes(data)
 
         def opened(batch: int) -> "contextlib.closing[Engine]":
             return contextlib.closing(

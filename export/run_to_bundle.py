@@ -21,7 +21,7 @@ from edge.inference.engine import FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
 from export.gate import TOLERANCE, pass_gate, torch_answers
 from export.map_checks import check_maps, turned
 from export.onnx_graph import to_graphs
-from export.openvino_ir import to_ir
+from export.openvino_ir import to_ir, writing_graph
 from export.precisions import PRECISIONS, Say, make_precisions
 from export.product import know_product_of
 from export.validation_tiles import divide_by_group, good_tiles, hold_tiles, quantisation_tiles
@@ -63,7 +63,7 @@ def export_run(
     Raises:
         ExportError: a graph does not agree with the model, its map is stuck or drawn to the border, or there is nothing
             to calibrate on.
-        BundleError: the target exists already or cannot be written.
+        BundleError: the target exists already, or it or the temporary folder cannot be written.
     """
     require_place(target)
     if not run.summary.finished:
@@ -207,8 +207,9 @@ def _check_maps(model: ExplainedClassifier, folder: Path, tiles: NDArray[np.uint
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
+    with writing_graph(folder):
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
 
 
 def _provenance(run: TrainedRun) -> dict[str, object]:

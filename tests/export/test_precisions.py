@@ -1,7 +1,10 @@
 """Precisions of small models: made, held to the model, let in or left out."""
 
 import dataclasses
+import resource
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import GoldenTiles
 from edge.bundle.manifest import Grid
-from edge.errors import ExportError, PrecisionError
+from edge.errors import BundleError, ExportError, PrecisionError
 from edge.inference.devices import the_core
 from export import map_gate
 from export import precisions as precisions_module
@@ -31,6 +34,7 @@ from export.precisions import (
     make_precisions,
 )
 from export.quantise import WAYS, Quantisation, quantise
+from export.run_to_bundle import _write
 from export.validation_tiles import RegionFinder, ValidationTiles
 from tests.toy_vit import ToyViT
 from train.config import CnnConfig
@@ -102,6 +106,27 @@ def limits(monkeypatch: pytest.MonkeyPatch, flips: float, iou: float) -> None:
     monkeypatch.setattr(precisions_module, "MOST_TOLERANCE", 100.0)
     for precision in ("bf16", "int8"):
         monkeypatch.setitem(map_gate.LIMITS, precision, {"flips": flips, "iou_median": iou, "near_p5": iou})
+
+
+@pytest.mark.parametrize("make", ["the ONNX graph", "the IR", "the files of the bundle"])
+def test_a_full_temporary_disk_is_not_blamed_on_the_model(
+    f32: Ir, graphs: Graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: str
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    model, (_, hard) = f32.read(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = {
+        "the ONNX graph": lambda: to_ir(graphs.for_openvino),
+        "the IR": lambda: Ir.of(model),
+        "the files of the bundle": lambda: _write(tmp_path, f32.files("model_f32.xml")),
+    }
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # files may not grow: to a write, what a full disk is
+    try:
+        with pytest.raises(BundleError) as full:
+            write[make]()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert str(full.value).startswith(str(tmp_path))
+    assert "check the disk and the permissions, or set TMPDIR to a folder on another disk" in str(full.value)
 
 
 def test_the_explanation_is_kept_out_of_quantisation(f32: Ir, model: ExplainedClassifier) -> None:
