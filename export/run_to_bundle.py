@@ -222,7 +222,10 @@ def _provenance(run: TrainedRun) -> dict[str, object]:
         },
         "weights": summary["weights"],
         "training": {
-            **{key: summary[key] for key in ("recipe", "steps", "best_step", "val", "precision", "versions")},
+            **{
+                key: summary[key]
+                for key in ("recipe", "finished", "steps", "best_step", "val", "precision", "versions")
+            },
             "seed": config.seed,
         },
     }

@@ -90,6 +90,7 @@ def test_the_manifest_says_what_it_is_and_where_it_comes_from(
     assert manifest.provenance["data"]["groups"] == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
     assert manifest.provenance["weights"]["source"] == "random"
     assert manifest.provenance["training"]["steps"] == 6
+    assert manifest.provenance["training"]["finished"] is True
     assert manifest.calibration.frames == 1
     assert "good frames" in manifest.calibration.frames_are
     assert max(manifest.gate.largest_difference.values()) <= manifest.gate.tolerance
