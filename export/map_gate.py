@@ -19,11 +19,16 @@ from edge.util.text import format_count
 from export.validation_tiles import ValidationTiles
 
 LIMITS: dict[Precision, dict[str, float]] = {
-    "f32": {"flips": 0.005, "iou_median": 0.99, "near_p5": 0.95},
-    "bf16": {"flips": 0.005, "iou_median": 0.97, "near_p5": 0.95},
-    "int8": {"flips": 0.005, "iou_median": 0.90, "near_p5": 0.90},
+    "f32": {"flips": 0.005, "iou_median": 0.99, "near_p5": 0.95, "map_correlation": 0.9999},
+    "bf16": {"flips": 0.005, "iou_median": 0.97, "near_p5": 0.95, "map_correlation": 0.999},
+    "int8": {"flips": 0.005, "iou_median": 0.90, "near_p5": 0.90, "map_correlation": 0.99},
 }
-"""Largest share of tiles whose verdict flips, and least overlap of regions; docs/precisions.md defends them."""
+"""Largest share of tiles whose verdict flips, least overlap of regions, and least correlation of the maps where no tile
+has a region; docs/precisions.md defends them."""
+NO_REGION = (
+    "no validation tile has a region, so the gate compares no regions: it holds each precision to the correlation of "
+    "the maps instead; validate on more defective frames"
+)
 
 
 def agreement(held: ValidationTiles, engine: Engine) -> Agreement:
@@ -62,6 +67,14 @@ def missed(precision: Precision, held: ValidationTiles, figures: Sequence[Agreem
         values = [value for each in figures if (value := getattr(each, key)) is not None]
         if values and min(values) < limits[key]:
             found.append(f"{words.format(min(values))}, expected at least {limits[key]:g}")
+    if not held.with_region.any():
+        # Maps that are the same everywhere have no correlation.
+        least = min(0.0 if each.map_correlation is None else each.map_correlation for each in figures)
+        if least < limits["map_correlation"]:
+            found.append(
+                f"no tile has a region, and the maps correlate by {least:.4f}, expected at least "
+                f"{limits['map_correlation']:g}"
+            )
     return found
 
 

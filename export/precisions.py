@@ -20,7 +20,7 @@ from edge.errors import EngineError, ExportError, PrecisionError
 from edge.inference import Engine, Precision, infer, open_engine
 from edge.inference.engine import GRAPHS, OPENVINO_GRAPH
 from export.layers_in_f32 import first_layers, in_f32_under_bf16, output_layer
-from export.map_gate import LIMITS, agreement, missed
+from export.map_gate import LIMITS, NO_REGION, agreement, missed
 from export.openvino_ir import Ir, writing_graph
 from export.quantise import WAYS, quantise
 from export.validation_tiles import ValidationTiles
@@ -129,6 +129,8 @@ def make_precisions(
             and on few tiles rounding alone moves cells and verdicts that lie on a threshold.
     """
     judged: dict[Precision, EvaluatedModel] = {}
+    if not held.with_region.any():
+        say(f"warning: {NO_REGION}")
     if "int8" in precisions and quantise_by is not None:
         say("quantising")
         candidates = int8_candidates(f32, quantise_by, transformer=transformer)

@@ -1,6 +1,7 @@
 """What the gate counts, held against plain loops, and what it lets through."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -107,13 +108,18 @@ def test_figures_are_those_of_plain_loops() -> None:
     assert came.near_p5 == pytest.approx(np.quantile([near_by_loops(a, b) for a, b in found], 0.05))
 
 
-def test_without_any_region_there_is_no_overlap_to_miss() -> None:
+def test_without_any_region_the_maps_are_held_to_their_correlation() -> None:
     held = validation_tiles(some_maps(), evidence_threshold=1e6)
     came = agreement(held, Answers(held.logit, held.map))
     assert came.iou_median is None
     assert came.iou_p5 is None
     assert came.near_p5 is None
     assert missed("bf16", held, [came]) == []
+    noisy = held.map + np.random.default_rng(1).normal(0, 0.7, held.map.shape).astype(np.float32)
+    (said,) = missed("int8", held, [came, agreement(held, Answers(held.logit, noisy))])
+    assert re.fullmatch(r"no tile has a region, and the maps correlate by 0\.9\d+, expected at least 0\.99", said)
+    (said,) = missed("int8", held, [agreement(held, Answers(held.logit, np.ones_like(held.map)))])
+    assert "correlate by 0.0000" in said
 
 
 def test_a_region_is_what_the_line_would_draw() -> None:

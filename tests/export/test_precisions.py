@@ -263,6 +263,15 @@ def test_f32_stays_and_tells_what_it_misses(
     assert "verdicts flip" in gate.reason
 
 
+def test_tiles_without_a_region_are_warned_of(
+    f32: Ir, graphs: Graphs, held: ValidationTiles, golden: GoldenTiles
+) -> None:
+    find = RegionFinder(GRID, (held.map.shape[1], held.map.shape[2]), 1e6, golden.scale("map"))
+    said: list[str] = []
+    made(f32, graphs, dataclasses.replace(held, find_regions=find), golden, precisions=[], say=said.append)
+    assert said[0].startswith("warning: no validation tile has a region, ")
+
+
 def test_f32_that_cannot_be_run_ends_the_export(
     f32: Ir, graphs: Graphs, held: ValidationTiles, golden: GoldenTiles
 ) -> None:
