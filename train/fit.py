@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.errors import ConfigError, Interrupted
+from edge.errors import ConfigError, InputError, Interrupted
 from edge.util.text import utf8_safe
 from train.config import DenseRecipeConfig, TrainConfig
 from train.dense.report import write_run_report
 from train.dense.train import train_dense
 from train.evaluation.report.write import PAGE
+from train.evaluation.result import read_evaluation
 from train.run import RunFolder, load_run
 
 if TYPE_CHECKING:
@@ -82,8 +83,14 @@ def fit(
 
 
 def _lacks_report(run: RunFolder) -> bool:
-    """Whether a cross-validated run was stopped before its report was written."""
-    return run.out_of_fold.exists() and not (run.report / PAGE).exists()
+    """Whether a cross-validated run has no report, as it was stopped before, or one that this version cannot read."""
+    if not run.out_of_fold.exists():
+        return False
+    try:
+        read_evaluation(run.report)
+    except InputError:
+        return True
+    return not (run.report / PAGE).exists()
 
 
 def leads_devices() -> bool:

@@ -385,6 +385,19 @@ def test_a_run_whose_report_was_interrupted_writes_it_where_it_is_resumed(
     assert "is already finished" in heatline(*words).stderr
 
 
+@pytest.mark.parametrize("report", ['{"schema": 2}', "torn"])
+def test_a_report_that_cannot_be_read_is_written_again_where_the_run_is_resumed(
+    first: tuple[RunFolder, str], tmp_path: Path, report: str
+) -> None:
+    run = RunFolder(shutil.copytree(first[0].folder, tmp_path / "run"))
+    expected = read_evaluation(run.report)
+    (run.report / "evaluation.json").write_text(report)
+    resumed = heatline("train", f"out={run.folder}", "resume=true")
+    assert resumed.returncode == 0, resumed.stderr
+    assert read_evaluation(run.report).frames == expected.frames
+    assert "missed" in resumed.stdout
+
+
 def test_pictures_that_came_since_the_training_are_refused_at_export(
     blobs: Path, first: tuple[RunFolder, str], tmp_path: Path
 ) -> None:

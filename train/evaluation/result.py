@@ -12,7 +12,7 @@ from train.evaluation.figures import Figures
 from train.evaluation.sweep import SweepFigures
 from train.files import write_whole
 
-SCHEMA = 2
+SCHEMA = 3
 FILE = "evaluation.json"
 
 Kind = Literal["escaped", "rejected", "example", "missed", "false", "fusions", "ratios"]
