@@ -63,10 +63,9 @@ def fit(
 
     if isinstance(config.recipe, DenseRecipeConfig):
         try:
-            if not finished:
-                train_dense(config, run, say)
+            data = None if finished else train_dense(config, run, say)
             if _lacks_report(run):
-                say(f"report: {write_run_report(load_run(run.folder))}")
+                say(f"report: {write_run_report(load_run(run.folder, data))}")
         except KeyboardInterrupt as error:
             again = (
                 f"go on with: heatline train out={run.folder} resume=true"

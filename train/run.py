@@ -24,7 +24,7 @@ from edge.errors import InputError, TrainingError
 from edge.util.text import encode_json
 from train.compose import read_config, write_config
 from train.config import DenseRecipeConfig, TrainConfig
-from train.discovery import discover
+from train.discovery import Discovery, discover
 from train.files import write_whole
 from train.frames import FILES
 from train.provenance import Provenance
@@ -146,9 +146,11 @@ class TrainedRun:
     """With the weights of the best checkpoint, in evaluation mode."""
 
 
-def load_run(folder: Path) -> TrainedRun:
+def load_run(folder: Path, data: LabelledFolder | None = None) -> TrainedRun:
     """The run in a folder.
 
+    Args:
+        data: its pictures, if they are read already.
     Raises:
         InputError: it is no run, or its pictures are gone.
         TrainingError: it has no best checkpoint yet, or that is damaged.
@@ -177,12 +179,12 @@ def load_run(folder: Path) -> TrainedRun:
         reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
         raise TrainingError(f"{run.best} cannot be loaded ({reason}); delete {folder} and train again") from error
     split = Split(*(tuple(summary.groups[part]) for part in ("train", "val", "test")))
-    return TrainedRun(folder, config, summary, read_data(config), split, model.eval())
+    return TrainedRun(folder, config, summary, data or read_data(config), split, model.eval())
 
 
-def read_data(config: TrainConfig) -> LabelledFolder:
-    """The labelled pictures that a configuration names; errors as `read_folder`."""
-    return read_as(describe_reading(config, config.truth), Path(config.data), config.truth)
+def read_data(config: TrainConfig, found: Discovery | None = None) -> LabelledFolder:
+    """The labelled pictures that a configuration names; arguments and errors as `read_as`."""
+    return read_as(describe_reading(config, config.truth), Path(config.data), config.truth, found)
 
 
 def describe_reading(config: TrainConfig, truth: str | None) -> dict[str, Any]:
@@ -201,18 +203,21 @@ def describe_reading(config: TrainConfig, truth: str | None) -> dict[str, Any]:
     }
 
 
-def read_as(reading: Mapping[str, Any], folder: Path, truth: str | None) -> LabelledFolder:
+def read_as(
+    reading: Mapping[str, Any], folder: Path, truth: str | None, found: Discovery | None = None
+) -> LabelledFolder:
     """A folder, read as a run reads its own; errors as `read_folder`.
 
     Discovered groups are found again: the same pictures are in the same groups.
 
     Args:
         reading: of `describe_reading`; where a key is missing, a folder is read as `read_folder` does.
+        found: what was discovered in the folder, if that is known already.
     """
     classes = reading.get("classes") if truth == reading.get("truth") else None
     mixed, group = reading.get("mixed", False), reading.get("group") or "group"
     if reading.get("discover"):
-        return discover(folder).read(classes, truth)
+        return (found or discover(folder)).read(classes, truth)
     return read_folder(folder, truth, group, reading.get("pattern"), classes, mixed=mixed)
 
 

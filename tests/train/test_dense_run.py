@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from edge.inference import open_engine
 from edge.inference.engine import infer_features
 from edge.inspection.inspector import Inspector
 from tests.command import complaint, heatline
-from tests.train.blobs import GROUPS, draw_blobs, write_labels
+from tests.train.blobs import GROUPS, draw_blobs, sort_tiles, write_labels
 from train.compose import compose, read_config
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import Sampler
@@ -33,6 +34,7 @@ from train.evaluation.result import read_evaluation
 from train.fit import fit
 from train.frames import FrameStore
 from train.models.dense import DenseClassifier
+from train.readers import LabelledImage, read_folder
 from train.run import RunFolder, RunSummary, load_run
 from train.tiles import TileRule, grid_tiles
 from train.validation_frames import validation_frames
@@ -383,6 +385,23 @@ def test_a_run_whose_report_was_interrupted_writes_it_where_it_is_resumed(
     assert (run.report / "report.html").exists()
     assert run.best.stat().st_mtime_ns == before  # nothing was trained again
     assert "is already finished" in heatline(*words).stderr
+
+
+def test_a_training_guesses_groups_once_and_decodes_each_picture_a_few_times(
+    tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To guess its group, to train, to set thresholds, for the answers of the report, and for a picture in it."""
+    data, decoded, pixels = sort_tiles(tmp_path / "tiles", 6), Counter[str](), LabelledImage.pixels
+
+    def counted(image: LabelledImage) -> np.ndarray:
+        decoded.update([image.name])
+        return pixels(image)
+
+    monkeypatch.setattr(LabelledImage, "pixels", counted)
+    run = fit(compose([f"data={data}", "discover=true", f"out={tmp_path / 'run'}", *tiny]))
+    assert read_evaluation(run.report).frames
+    assert set(decoded) == {image.name for image in read_folder(data).images}
+    assert max(decoded.values()) <= 4, decoded
 
 
 @pytest.mark.parametrize("report", ['{"schema": 2}', "torn"])

@@ -30,7 +30,7 @@ from train.models.build import build_model
 from train.models.dense import DenseClassifier, check_later_stages
 from train.precision import choose_precision
 from train.progress import tracked
-from train.readers import LabelledImage
+from train.readers import LabelledFolder, LabelledImage
 from train.run import RunFolder, RunSummary, read_data, split_data
 from train.tiles import TileRule
 
@@ -40,11 +40,13 @@ SAID_TIMES = 10
 """How often a training says how far it is where no terminal shows a bar."""
 
 
-def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
+def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> LabelledFolder:
     """Extract features, cross-validate, and train the head that is used on all groups but those of the test.
 
     What is interrupted starts again, and finds its features in the cache.
 
+    Returns:
+        The pictures, as they were read.
     Raises:
         ConfigError, InputError, WeightsError, TrainingError, DivergedError: something cannot be used.
     """
@@ -58,10 +60,10 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
     if recipe.finetune_steps:
         check_later_stages(model, tile_px)
     precision, reason = choose_precision(config.trainer.precision, "cpu")
-    if config.discover:
-        for line in discover(Path(config.data)).assumptions:
-            say(line)
-    data = read_data(config)
+    found_in_folder = discover(Path(config.data)) if config.discover else None
+    for line in found_in_folder.assumptions if found_in_folder else ():
+        say(line)
+    data = read_data(config, found_in_folder)
     split = split_data(config, data)
     images = split.images(data, "train")
     run.begin(config)
@@ -140,6 +142,7 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
         )
     )
     delete_frames(run.cache)
+    return data
 
 
 def _figures(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:

@@ -178,6 +178,10 @@ def _read(folder: Path, truth: str, asked: Asked, judged: EvaluatedModel) -> Lab
     reading = judged.read
     if asked.column is not None or asked.pattern is not None:
         reading = {**reading, "group": asked.column, "pattern": asked.pattern, "discover": False}
+    elif judged.run is not None:
+        own = judged.run.data
+        if truth == own.truth and folder.resolve() == own.folder.resolve():
+            return own
     return read_as(reading, folder, truth)
 
 
