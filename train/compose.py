@@ -14,6 +14,10 @@ from train.yaml_text import decode_yaml, encode_yaml
 DENSE = "_dense"
 _TEXTS = ("data", "out", "split.group", "split.pattern", "model.weights", "features.folder")
 """Keys whose values are taken as they are written."""
+_HELPERS = {"recipe.width": "model.width", "recipe.fractions": "split.fractions"}
+"""Keys of recipes whose values go to other keys."""
+_PRECISIONS = ("auto", "32-true", "bf16-mixed")
+"""That a dense head can be trained in."""
 
 
 def compose(overrides: Sequence[str]) -> TrainConfig:
@@ -110,6 +114,9 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    for named in map(_key_of, overrides):
+        if named.split(".")[0] == "hydra":  # Hydra would take it, and nothing would come of it
+            raise _no_such_key(named)
     for choice in (item.removeprefix("model=").strip("'\"") for item in overrides if item.startswith("model=")):
         if choice not in _choices("model"):
             ConfigStore.instance().store(group="model", name=choice, node=msgspec.to_builtins(read_model(choice)))
@@ -129,13 +136,13 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         choice, group = wrong[0] if wrong else ("a choice", "recipe")
         raise ConfigError(f"{choice} is none of the choices: {', '.join(_choices(group))}") from error
     except (HydraException, OmegaConfBaseException) as error:
-        keys = [item.split("=")[0].lstrip("+") for item in overrides]
+        keys = [_key_of(item) for item in overrides]
         key = next((key for key in keys if not _exists(key)), None)
         if key is None:
             reason = str(error.__cause__ or error).splitlines()[0]
             _refuse_key_of_another_kind(keys, reason)
             raise ConfigError(f"{' '.join(overrides)!r} cannot be understood: {reason}") from error
-        raise ConfigError(f"there is no key {key!r}; {_what_exists(key)}") from error
+        raise _no_such_key(key) from error
     return values
 
 
@@ -176,6 +183,11 @@ def _refuse_what_has_no_effect(values: dict[str, Any]) -> None:
             )
     if recipe["kind"] != "dense":
         return
+    if (precision := values["trainer"]["precision"]) not in _PRECISIONS:
+        raise ConfigError(
+            f"recipe={recipe['name']} cannot train in trainer.precision={precision}; expected one of "
+            f"{', '.join(_PRECISIONS)}"
+        )
     runs_on = {
         "logger": (values["logger"]["name"], ("csv",)),
         "trainer.accelerator": (values["trainer"]["accelerator"], ("auto", "cpu")),
@@ -249,6 +261,15 @@ def _exists(key: str) -> bool:
     return _fields(key) is not None
 
 
+def _key_of(override: str) -> str:
+    """The key of an override, without Hydra's signs that add or delete one."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _no_such_key(key: str) -> ConfigError:
+    return ConfigError(f"there is no key {key!r}; {_what_exists(key)}")
+
+
 def _what_exists(key: str) -> str:
     above = key.rpartition(".")[0]
     while not _exists(above):
@@ -275,7 +296,11 @@ def _resumed(values: dict[str, Any], overrides: Sequence[str]) -> TrainConfig:
     if values["data"] is not None:
         values["data"] = str(Path(str(values["data"])).resolve())
     saved = msgspec.to_builtins(read_config(file))
-    for key in (item.split("=")[0] for item in overrides):
+    for item in overrides:
+        key = _key_of(item)
+        key = _HELPERS.get(key, key)
+        if not _exists(key):
+            raise _no_such_key(key)
         came, was = _lookup(values, key), _lookup(saved, key)
         if key not in ("out", "resume") and came != was:
             raise ConfigError(
@@ -288,5 +313,5 @@ def _resumed(values: dict[str, Any], overrides: Sequence[str]) -> TrainConfig:
 def _lookup(values: Any, key: str) -> Any:
     """The value of a dotted key; of `model` and `recipe`, which choice it is."""
     for name in key.split("."):
-        values = values[name]
+        values = values.get(name)
     return values["name"] if key in ("model", "recipe", "logger") else values

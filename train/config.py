@@ -8,6 +8,7 @@ from msgspec import Meta
 from edge.errors import ConfigError
 
 Natural = Annotated[int, Meta(ge=0)]
+Seed = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Strength = Annotated[float, Meta(ge=0, le=1)]
@@ -206,7 +207,8 @@ class TrainerConfig(Part, frozen=True, kw_only=True):
     devices: int | str | list[int]
     """How many, "auto", or which."""
     precision: str
-    """"auto": bf16-mixed where the machine multiplies bf16 itself, else 32-true. Or any of Lightning's."""
+    """"auto": bf16-mixed where the machine multiplies bf16 itself, else 32-true. Or one of these; a recipe that trains
+    the whole network takes any of Lightning's."""
     workers: Natural
     """Processes that cut and augment batches; 0: the training itself does."""
 
@@ -232,7 +234,7 @@ class TrainConfig(Part, frozen=True, kw_only=True):
     classes: list[str | int | float] | None
     """Annotated classes that are defects; None: all."""
     out: str
-    seed: Natural
+    seed: Seed
     resume: bool
     split: SplitConfig
     tiles: TilesConfig

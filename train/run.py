@@ -29,7 +29,7 @@ from train.files import write_whole
 from train.frames import FILES
 from train.provenance import Provenance
 from train.readers import LabelledFolder, read_folder
-from train.split import Split, split_by_fractions, split_by_name
+from train.split import Split, check_fractions, split_by_fractions, split_by_name
 
 if TYPE_CHECKING:
     from train.models.explained import ExplainedClassifier
@@ -246,6 +246,7 @@ def _split_off_the_test(config: TrainConfig, groups: list[str], defective: set[s
     if split.val or split.test:
         named = split_by_name(groups, split.val, split.test, needs_val=False)
     elif split.fractions[-1:] == [0.0]:
+        check_fractions(split.fractions, needs_val=False)
         return Split(tuple(groups), (), ())
     else:
         named = split_by_fractions(groups, split.fractions, config.seed, defective, needs_val=False)

@@ -68,12 +68,7 @@ def split_by_fractions(
     Raises:
         ConfigError: fractions that are no shares, or too few groups.
     """
-    needed = 2 if needs_val else 1
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or min(fractions[:needed]) == 0:
-        expected = "the first two above 0, e.g. [0.7,0.1,0.2]" if needs_val else "the first above 0, e.g. [0.8,0,0.2]"
-        raise ConfigError(
-            f"split.fractions is {list(fractions)}; expected three shares (train, val, test) that sum to 1, {expected}"
-        )
+    check_fractions(fractions, needs_val=needs_val)
     wanted = sum(share > 0 for share in fractions)
     if len(groups) < wanted:
         raise ConfigError(
@@ -85,6 +80,17 @@ def split_by_fractions(
         kinds = [list(groups)]
     drawn = [_draw(kind, fractions, seed) for kind in kinds]
     return Split(*(tuple(sorted(group for parts in drawn for group in parts[part])) for part in range(3)))
+
+
+def check_fractions(fractions: Sequence[float], *, needs_val: bool) -> None:
+    """Refuse fractions that are no shares of train, val and test; arguments and errors as `split_by_fractions`."""
+    needed = 2 if needs_val else 1
+    are_shares = len(fractions) == 3 and min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-6  # false of nan
+    if not are_shares or min(fractions[:needed]) == 0:
+        expected = "the first two above 0, e.g. [0.7,0.1,0.2]" if needs_val else "the first above 0, e.g. [0.8,0,0.2]"
+        raise ConfigError(
+            f"split.fractions is {list(fractions)}; expected three shares (train, val, test) that sum to 1, {expected}"
+        )
 
 
 def _draw(groups: Sequence[str], fractions: Sequence[float], seed: int) -> tuple[list[str], list[str], list[str]]:

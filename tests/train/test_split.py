@@ -1,5 +1,7 @@
 """A group lies on one side of a split, whole."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,7 +72,15 @@ def test_a_split_by_name_that_makes_no_sense_is_refused(
 
 
 def test_fractions_that_are_no_shares_and_too_few_groups_are_refused() -> None:
-    for fractions in ([0.7, 0.3], [0.7, 0.2, 0.2], [1.2, -0.1, -0.1], [0.8, 0.0, 0.2], []):
+    for fractions in (
+        [0.7, 0.3],
+        [0.7, 0.2, 0.2],
+        [1.2, -0.1, -0.1],
+        [0.8, 0.0, 0.2],
+        [math.nan, 0.5, 0.5],
+        [0.5, math.nan, 0.5],
+        [],
+    ):
         with pytest.raises(ConfigError, match="expected three shares"):
             split_by_fractions(BOARDS, fractions, 0)
     with pytest.raises(ConfigError, match="there are too few groups, 2"):

@@ -52,6 +52,9 @@ def test_paths_and_patterns_are_taken_as_they_are_written(text: str) -> None:
         ([], "data is missing; name the folder of pictures: data=FOLDER"),
         (["data=x", "recipe.stepz=3"], "there is no key 'recipe.stepz'; recipe has name, epochs, steps, "),
         (["data=x", "colour=red"], "there is no key 'colour'; there are data, discover, truth, classes, out, seed,"),
+        (["data=x", "hydra.verbose=true"], "there is no key 'hydra.verbose'; there are data, discover,"),
+        (["data=x", f"seed={2**32}"], "seed is 4294967296; expected a whole number"),
+        (["data=x", f"seed={2**70}"], "seed"),
         (["data=x", "+foo=1"], "it has a key foo, which does not exist; expected one of data, "),
         (["data=x", "model=resnet18", "recipe=mine"], "recipe=mine is none of the choices: finetune, heatline, study"),
         (["data=x", "recipe.steps=many", "recipe=finetune"], "recipe.steps is 'many'; expected a whole number of at l"),
@@ -80,6 +83,10 @@ def test_paths_and_patterns_are_taken_as_they_are_written(text: str) -> None:
         (["data=x", "trainer.accelerator=gpu"], "trainer.accelerator=gpu has no effect on recipe=heatline"),
         (["data=x", "trainer.devices=2"], "trainer.devices=2 has no effect on recipe=heatline"),
         (["data=x", "trainer.workers=4"], "expected trainer.workers=0: leave it out, or choose recipe=finetune"),
+        (
+            ["data=x", "trainer.precision=16-true"],
+            "recipe=heatline cannot train in trainer.precision=16-true; expected ",
+        ),
         (["data=x", "discover=true", "split.group=board"], "split.group=board came with discover=true, which finds"),
         (["data=x", "discover=true", "split.pattern=^(.)"], "split.pattern=^(.) came with discover=true"),
         (["data=x", "split.val=[08"], "cannot be understood"),
@@ -106,11 +113,24 @@ def test_a_resumed_run_takes_everything_from_its_own_file_and_refuses_to_be_chan
     write_config(started, run / "config.yaml")
     expected = msgspec.structs.replace(started, resume=True)
     assert compose([f"out={run}", "resume=true"]) == expected
-    again = ["data=pictures", "model=efficientnet_lite0", "recipe.steps=50", f"out={run}", "resume=true"]
+    again = [
+        "data=pictures",
+        "model=efficientnet_lite0",
+        "recipe.steps=50",
+        "recipe.width=32",
+        f"out={run}",
+        "resume=true",
+    ]
     assert compose(again) == expected
     for change, says in (
         ("recipe.steps=60", "recipe.steps is 60 and was 50"),
         ("data=elsewhere", "data is .*elsewhere and was .*pictures"),
+        ("recipe.width=16", "model.width is 16 and was 32"),
+        ("recipe.fractions=[0.8,0,0.2]", r"split.fractions is \[0.8, 0, 0.2\] and was \[1.0, 0.0, 0.0\]"),
+        ("+foo=1", "there is no key 'foo'; there are data, "),
+        ("++recipe.foo=1", "there is no key 'recipe.foo'"),
+        ("~seed", "seed is None and was 3"),
+        ("hydra.verbose=true", "there is no key 'hydra.verbose'"),
         ("model=mobilenetv3_large", "model is mobilenetv3_large_dense and was efficientnet_lite0_dense when"),
     ):
         with pytest.raises(ConfigError, match=says):
