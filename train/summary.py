@@ -46,7 +46,8 @@ class Asked:
     classes: Sequence[str] | None = None
     val: Sequence[str] = ()
     test: Sequence[str] = ()
-    fractions: Sequence[float] = (0.7, 0.1, 0.2)
+    fractions: Sequence[float] | None = None
+    """None: no split where no group is named, as the default recipe cross-validates all groups."""
     seed: int = 0
     tile_px: int = TILE_PX
 
@@ -287,6 +288,8 @@ def _split(groups: Counter[str] | None, with_defects: set[str], asked: Asked) ->
     try:
         if asked.val or asked.test:
             return split_by_name(names, asked.val, asked.test), None
+        if asked.fractions is None:
+            return None, None
         return split_by_fractions(names, asked.fractions, asked.seed, with_defects), None
     except ConfigError as error:
         return None, str(error)

@@ -52,6 +52,19 @@ def test_a_sound_folder_is_told_in_full(tmp_path: Path) -> None:
     assert found.assumptions[1] == "Groups are the column 'group' of labels.csv: 4 groups."
 
 
+def test_a_split_is_shown_only_where_one_is_asked_for(tmp_path: Path) -> None:
+    """The default recipe cross-validates all groups, so near-duplicates count wherever two groups have them."""
+    folder = draw_blobs(tmp_path / "blobs", per_group=1)
+    shutil.copy(folder / "images" / "a_1.png", folder / "images" / "b_1.png")
+    found = summarise_folder(folder, Asked())
+    assert found.split is None
+    assert [(twins.part, twins.other_part) for twins in found.twins] == [("b", "a")]
+    assert any("of another group, as do b_1.png (b) and a_1.png (a)" in warning for warning in found.warnings)
+    assert "\nval " not in show(str(folder))
+    assert "\nval " in show(str(folder), "--fractions", "0.5,0.25,0.25")
+    assert "split.fractions is [nan, 0.5, 0.5]; expected three shares" in show(str(folder), "--fractions", "nan,.5,.5")
+
+
 def test_the_split_is_the_one_that_training_draws(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
     for group in "abcd":  # every group has its own number of pictures, so that counts tell them apart
@@ -177,9 +190,8 @@ def test_without_groups_all_pictures_are_compared_and_the_lack_is_reported(tmp_p
 def test_what_will_hinder_a_training_is_reported(tmp_path: Path) -> None:
     def warns(rows: list[tuple[str, str, str]], says: str, val: Sequence[str] = ()) -> bool:
         write_labels(folder, rows)
-        return any(
-            says in warning for warning in summarise_folder(folder, Asked(group_column="group", val=val)).warnings
-        )
+        asked = Asked(group_column="group", val=val, fractions=(0.7, 0.1, 0.2))
+        return any(says in warning for warning in summarise_folder(folder, asked).warnings)
 
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
     names = sorted(file.name for file in (folder / "images").iterdir())

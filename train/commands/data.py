@@ -31,9 +31,7 @@ def data() -> None:
 @click.option("--classes", help="Which annotated classes are defects, with commas between them; default: all.")
 @click.option("--val", default="", help="Groups for validation, with commas between them.")
 @click.option("--test", default="", help="Groups for the test, likewise.")
-@click.option(
-    "--fractions", default="0.7,0.1,0.2", show_default=True, help="Shares for train, val, test where none is named."
-)
+@click.option("--fractions", help="Shares for train, val and test, e.g. 0.7,0.1,0.2.  [default: no split]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the split by shares.")
 @click.option("--tile-px", type=click.IntRange(32, 4096), default=TILE_PX, show_default=True, help="Side of a tile.")
 @click.option("--picture", type=click.Path(path_type=Path), help="Also draw some pictures and annotations, as a PNG.")
@@ -46,7 +44,7 @@ def show(
     classes: str | None,
     val: str,
     test: str,
-    fractions: str,
+    fractions: str | None,
     seed: int,
     tile_px: int,
     picture: Path | None,
@@ -67,7 +65,7 @@ def show(
         classes=None if classes is None else _names(classes),
         val=_names(val),
         test=_names(test),
-        fractions=_shares(fractions),
+        fractions=None if fractions is None else _shares(fractions),
         seed=seed,
         tile_px=tile_px,
     )
