@@ -12,7 +12,7 @@ from edge.bundle import Bundle, write_bundle
 from edge.bundle.manifest import Plausible
 from edge.bundle.plausibility import Appearance, Vitals, know_product
 from edge.errors import InputError
-from tests.command import complaint
+from tests.command import complaint, heatline
 from tests.small_bundle import dark_square, white_frame
 from tests.train.placed_squares import PLACES, folder, grouped, many_groups, reported, run, taught
 from train.evaluation.evaluate import Asked, evaluate_model, names_of
@@ -28,7 +28,7 @@ def test_a_part_is_the_groups_that_the_bundle_names(
     test, by_default = reported(*asked, "--part", "test"), reported(*asked)
     assert test == by_default
     assert (test["told"]["part"], test["told"]["groups"], test["told"]["pictures"]) == ("test", ["b"], 2)
-    assert test["truths"] == reported(*asked, "--groups", "b")["truths"]
+    assert test["truths"] == reported(*asked, "--groups", " b ")["truths"]
     assert test["truths"][0]["figures"]["frame"]["defective_frames"] == 2
     assert reported(*asked, "--part", "all")["told"]["pictures"] == 6
     assert run(*asked, "--part", "train", "--json").stderr == ""  # who asks for them knows
@@ -69,6 +69,9 @@ def test_what_is_no_model_or_no_folder_is_refused_in_one_sentence(tmp_path: Path
     for path in (tmp_path / "empty", tmp_path / "nowhere"):
         with pytest.raises(InputError, match="is neither a run nor a bundle; name a folder that `heatline train`"):
             evaluate_model(path, Asked(tmp_path))
+    (tmp_path / "empty" / "config.yaml").touch()
+    with pytest.raises(InputError, match=r"empty is not finished; go on with: heatline train out=.*empty resume=true"):
+        evaluate_model(tmp_path / "empty", Asked(tmp_path))
     with pytest.raises(InputError, match="nowhere is not a folder"):
         evaluate_model(bundle.path, Asked(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="does not tell where its pictures lie; name a folder with --data"):
@@ -225,6 +228,11 @@ def test_several_models_are_reported_in_a_folder_that_must_be_new(tmp_path: Path
     assert run(bundle.path, "--data", data, "--out", tmp_path / "study", "--study").returncode == 0
     assert "Beside the study" in (tmp_path / "study" / "report.html").read_text()
     assert "--study adds a chapter to the report; name its folder" in run(bundle.path, "--study").stderr
+    (tmp_path / "empty").mkdir()
+    before = (tmp_path / "empty").stat().st_ino
+    assert heatline("evaluate", bundle.path, "--data", data, "--out", ".", cwd=tmp_path / "empty").returncode == 0
+    assert (tmp_path / "empty").stat().st_ino == before, "the working directory is still the same"
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["models", "report.html", "tables.md"]
     (tmp_path / "file").write_text("")
     for place, says in (
         (out, "report exists already and is not empty; name a new folder with --out"),

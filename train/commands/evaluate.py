@@ -113,7 +113,7 @@ def evaluate(
         data=data,
         truths=truths or None,
         part=part,
-        groups=None if groups is None else tuple(groups.split(",")),
+        groups=None if groups is None else tuple(name.strip() for name in groups.split(",")),
         column=column,
         pattern=pattern,
         engine=engine,
@@ -158,13 +158,17 @@ def _written_whole(out: Path | None) -> Iterator[Path | None]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already and is not empty; name a new folder with --out")
     with writing(out):
-        place = out.absolute()
+        place, is_new = out.absolute(), not out.exists()
         place.parent.mkdir(parents=True, exist_ok=True)
-        half = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        half = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent if is_new else place))
         try:
             yield half
             half.chmod(0o755)
-            half.rename(place)  # onto an empty folder, too
+            if is_new:
+                half.rename(place)
+            else:  # an empty folder stays what it is: it may be the working directory
+                for entry in half.iterdir():
+                    entry.rename(place / entry.name)
         finally:
             shutil.rmtree(half, ignore_errors=True)
 

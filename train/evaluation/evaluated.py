@@ -94,7 +94,8 @@ def open_model(
     """
     if (path / MANIFEST).exists():
         return _of_bundle(open_bundle(path), engine, precision)
-    if RunFolder(path).summary.exists():
+    if RunFolder(path).config.exists():
+        RunFolder(path).read_summary()  # or how to go on with an interrupted training
         data = Path(read_config(RunFolder(path).config).data)
         if not data.is_dir():
             raise InputError(
