@@ -1,6 +1,8 @@
 """The eight models, others of timm by name, and `heatline models`."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -246,3 +248,10 @@ def test_the_command_refuses_what_a_training_would_refuse(name: str) -> None:
     shown = heatline("models", name)
     assert shown.returncode == ConfigError.exit_code
     assert name in complaint(shown)
+
+
+def test_models_are_imported_without_wandb_which_can_be_imported_later() -> None:
+    """It leaves folders among the temporary files."""
+    lines = "import sys, train.models.build; print('wandb' in sys.modules); import wandb; print(wandb.__name__)"
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "wandb"]
