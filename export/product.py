@@ -33,6 +33,4 @@ def appearance_of(rgb: NDArray[np.uint8], grid: Grid, engine: Engine) -> Appeara
     """Of RGB uint8 [H, W, 3]."""
     frame_hw = (rgb.shape[0], rgb.shape[1])
     places = TileGrid(frame_hw, grid.tile_px, grid.overlap_px)
-    tiles = np.empty((len(places), grid.tile_px, grid.tile_px, 3), np.uint8)
-    places.cut(rgb, tiles)
-    return Appearance(frame_hw, Vitals.of(rgb), infer_features(engine, tiles))
+    return Appearance(frame_hw, Vitals.of(rgb), infer_features(engine, places.tiles(rgb)))

@@ -211,10 +211,7 @@ def cut_frame(image: LabelledImage, grid: Grid) -> NDArray[np.uint8]:
 
 def _cut(pixels: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
     """All tiles [N, tile, tile, C] of pixels [H, W, C]."""
-    places = TileGrid((pixels.shape[0], pixels.shape[1]), grid.tile_px, grid.overlap_px)
-    tiles = np.empty((len(places), grid.tile_px, grid.tile_px, pixels.shape[2]), np.uint8)
-    places.cut(pixels, tiles)
-    return tiles
+    return TileGrid((pixels.shape[0], pixels.shape[1]), grid.tile_px, grid.overlap_px).tiles(pixels)
 
 
 def _shuffled(images: Sequence[LabelledImage]) -> list[LabelledImage]:

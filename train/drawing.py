@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#b5a000")
 """Okabe and Ito's hues, which colour-blind readers can tell apart, without black and with a yellow that shows on
 white."""
-MARKERS = ("o", "s", "^", "D")
 STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,

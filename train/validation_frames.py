@@ -124,8 +124,7 @@ def run_over(
         rgb = image.pixels()
         frame_hw = (rgb.shape[0], rgb.shape[1])
         places = TileGrid(frame_hw, grid.tile_px, grid.overlap_px)
-        tiles = np.empty((len(places), grid.tile_px, grid.tile_px, 3), np.uint8)
-        places.cut(rgb, tiles)
+        tiles = places.tiles(rgb)
         logits, maps = infer(engine, tiles)
         if image.defective:
             defective.append(float(logits.max()))

@@ -107,6 +107,12 @@ class TileGrid:
         for tile, (y, x) in zip(out, self.origins_yx[first : first + len(out)], strict=True):
             cut_tile(image, y, x, tile)
 
+    def tiles(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return all tiles [n, tile_px, tile_px, C] of an image [H, W, C]; errors as `cut`."""
+        tiles = np.empty((len(self), self.tile_px, self.tile_px, image.shape[2]), np.uint8)
+        self.cut(image, tiles)
+        return tiles
+
 
 def cut_tile(image: NDArray[np.uint8], y: int, x: int, out: NDArray[np.uint8]) -> None:
     """Copy one tile, whose top left corner is (y, x), into `out` [tile, tile, C].

@@ -20,6 +20,7 @@ from edge.heatmap_picture import ColourScale, draw_outlines, overlay, png, tint
 from edge.inspection.verdict import Judgement, Thresholds
 from edge.util.text import utf8_safe
 from train.evaluation.result import GalleryItem, Kind
+from train.evaluation.scoring import enlarged
 from train.evaluation.study_rule import study_mask
 from train.evaluation.sweep import FUSIONS, SweepTiles
 from train.files import write_whole
@@ -190,7 +191,7 @@ def draw_gallery(
     failures: list[tuple[Kind, list[TileView]]] = [("missed", gallery.missed.items()), ("false", gallery.false.items())]
     for kind, views in failures:
         for view in views:
-            picture = _triptych(view, scale, _enlarged(view) >= calibration.evidence_threshold)
+            picture = _triptych(view, scale, enlarged(view.map, len(view.pixels)) >= calibration.evidence_threshold)
             drawn.append(_of_tile(kind, view, picture, LINE_TRIPTYCH))
     if sweep is not None:
         for view in examples[:ROLLOUTS_OF]:
@@ -247,13 +248,8 @@ def _by_study(view: TileView) -> NDArray[np.bool_]:
     return study_mask(view.map, view.logit, len(view.pixels))
 
 
-def _enlarged(view: TileView) -> NDArray[np.float32]:
-    tile_px = len(view.pixels)
-    return np.asarray(cv2.resize(view.map, (tile_px, tile_px), interpolation=cv2.INTER_LINEAR), np.float32)
-
-
 def _triptych(view: TileView, scale: ColourScale, found: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    heat = tint(view.pixels, scale.grey(_enlarged(view)), 1)
+    heat = tint(view.pixels, scale.grey(enlarged(view.map, len(view.pixels))), 1)
     return _joined([view.pixels, _outlined(view.pixels, view.truth, TRUTH_RGB), _outlined(heat, found, FOUND_RGB)])
 
 
@@ -286,9 +282,9 @@ def _rollouts(view: TileView, sweep: SweepTiles) -> Iterator[tuple[Kind, NDArray
 
 def _relative(pixels: NDArray[np.uint8], tile_map: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The tile under its map, from the map's lowest to its highest value: how a rollout is usually shown."""
-    enlarged = cv2.resize(tile_map, pixels.shape[:2], interpolation=cv2.INTER_LINEAR)
-    scale = ColourScale(float(enlarged.min()), float(max(enlarged.max(), enlarged.min() + 1e-12)))
-    return tint(pixels, scale.grey(np.asarray(enlarged, np.float32)), 1)
+    large = enlarged(tile_map, len(pixels))
+    scale = ColourScale(float(large.min()), float(max(large.max(), large.min() + 1e-12)))
+    return tint(pixels, scale.grey(large), 1)
 
 
 def _outlined(

@@ -96,8 +96,7 @@ def observe(
             continue
         inside_hw = min(grid.tile_px, grid.frame_hw[0]), min(grid.tile_px, grid.frame_hw[1])
         _add_tiles({truth: columns[truth] for truth in placed}, picture, pending, tile_masks, inside_hw)
-        pixels = np.empty((len(grid), grid.tile_px, grid.tile_px, 3), np.uint8)
-        grid.cut(rgb, pixels)
+        pixels = grid.tiles(rgb)
         for truth, masks in tile_masks.items():
             galleries[truth].see(_views(picture, grid, pixels, masks, pending))
         if sweep is not None:
