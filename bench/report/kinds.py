@@ -197,13 +197,13 @@ def _robustness_view(one: Record) -> Record:
 
 
 def _evaluation_view(one: Record) -> Record:
-    told = one["told"]
+    subject = one["subject"]
     return {
         "": [
             {
-                "model": told["model"],
-                "map": told["method"],
-                "groups": told["groups"],
+                "model": subject["model"],
+                "map": subject["method"],
+                "groups": subject["groups"],
                 "by": truth["truth"],
                 "tile AP": truth["figures"]["tile"]["average_precision"],
                 "tile AUROC": truth["figures"]["tile"]["auroc"],
@@ -299,7 +299,7 @@ KINDS = (
         name="evaluation",
         title="Evaluations",
         told="How well trained models tell tiles apart, by heatline evaluate.",
-        heading="{told[data]}",
+        heading="{subject[data]}",
         view=_evaluation_view,
         is_joined=True,
     ),

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.evaluation.explorer import POSITIONS, Explorer, Scores, explore
-from train.evaluation.figures import FrameColumns, TileColumns, figures_of
-from train.evaluation.intervals import intervals
+from train.evaluation.figures import FrameColumns, TileColumns, compute_figures
+from train.evaluation.intervals import compute_intervals
 
 LOGITS = st.one_of(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.floats(-20, 20, width=32), st.floats(-1e6, 1e6))
 """Some are equal."""
@@ -80,7 +80,7 @@ def test_at_the_calibrated_threshold_intervals_are_those_of_the_frames_figures(c
     frames = columns(scores, defective, chosen, groups=12)
     none = np.zeros(0, np.int64)
     tiles = TileColumns(none, none.astype(np.float64), none > 0, none * 1.0, none * 1.0, none.reshape(0, 4))
-    sure, _ = intervals(lambda weights: figures_of(tiles, frames, chosen, 16.0, weights), 12)
+    sure, _ = compute_intervals(lambda weights: compute_figures(tiles, frames, chosen, 16.0, weights), 12)
     names = tuple(f"{at % 12:02}" for at in range(60))
     found = explored(list(zip(scores, defective, strict=True)), chosen, names)
     for mine, name in ((found.missed_interval, "escape_rate"), (found.rejected_interval, "false_reject_rate")):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train.evaluation.figures import Figures, FrameColumns, TileColumns, figures_of
+from train.evaluation.figures import Figures, FrameColumns, TileColumns, compute_figures
 from train.evaluation.ordering import auroc, average_precision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -127,7 +127,7 @@ def frame_columns(rows: list[Any]) -> FrameColumns:
 
 def figures(tiles: list[Any], frames: list[Any], weights: list[int] | None = None) -> Figures:
     weight = np.ones(4) if weights is None else np.array(weights, np.float64)
-    return figures_of(tile_columns(tiles), frame_columns(frames), THRESHOLD, CELL, weight)
+    return compute_figures(tile_columns(tiles), frame_columns(frames), THRESHOLD, CELL, weight)
 
 
 def flat(found: Figures) -> Mapping[str, Any]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from train.evaluation.figures import FrameColumns, TileColumns, figures_of
-from train.evaluation.intervals import RESAMPLES, SEED, intervals, rates
+from train.evaluation.figures import FrameColumns, TileColumns, compute_figures
+from train.evaluation.intervals import RESAMPLES, SEED, compute_intervals, rates
 
 NO_TILES = TileColumns(
     group=np.zeros(0, np.int64),
@@ -38,7 +38,7 @@ def frames(
 
 
 def of(columns: FrameColumns, groups: int) -> tuple[dict[str, tuple[float, float]], str]:
-    return intervals(partial(figures_of, NO_TILES, columns, 0.0, 16.0), groups)
+    return compute_intervals(partial(compute_figures, NO_TILES, columns, 0.0, 16.0), groups)
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -89,7 +89,7 @@ def draws(groups: int) -> NDArray[np.int64]:
 @pytest.mark.parametrize(
     ("groups", "says"),
     [
-        (0, "the pictures tell no groups, and only whole groups are independent"),
+        (0, "the pictures have no groups, and only whole groups are independent"),
         (1, "a bootstrap needs at least 10 groups, and there are 1"),
         (9, "a bootstrap needs at least 10 groups, and there are 9"),
     ],
@@ -121,7 +121,7 @@ def test_figures_of_pixels_have_no_interval_where_few_groups_say_where_they_are_
 
 
 def test_rates_are_all_figures_but_counts_and_unknown_ones() -> None:
-    known = dict(rates(figures_of(NO_TILES, frames([0, 0], [1.0, -1.0], [True, False]), 0.0, 16.0, np.ones(1))))
+    known = dict(rates(compute_figures(NO_TILES, frames([0, 0], [1.0, -1.0], [True, False]), 0.0, 16.0, np.ones(1))))
     assert known == {
         "frame.escape_rate": 0.0, "frame.false_reject_rate": 0.0, "frame.average_precision": 1.0, "frame.auroc": 1.0,
     }  # fmt: skip
