@@ -9,6 +9,7 @@ HeatlineError
 │   └── PrecisionError       a precision that this processor does not compute in
 ├── DeliveryError        7   an address that cannot be bound or reached, or a state folder that another line holds
 ├── MessageError         8   bytes on the wire that are no message of ours
+│   └── SchemaVersionError   a message of another schema version
 ├── InputError           9   a picture, mask, label, folder or standard output that cannot be used
 │   └── GeometryError        a frame or grid size that makes no sense
 ├── MissingExtraError   10   a command or a camera whose extra or system library is not installed
@@ -63,6 +64,10 @@ class DeliveryError(HeatlineError):
 
 class MessageError(HeatlineError):
     exit_code = 8
+
+
+class SchemaVersionError(MessageError):
+    pass
 
 
 class InputError(HeatlineError):

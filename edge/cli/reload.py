@@ -59,7 +59,7 @@ def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) ->
                 f"{address}; if its events.bind was changed, restart the line; its log says more"
             )
         change = _outcome(events, heard, timeout_s)
-    if not change.in_force:
+    if not change.applied:
         raise CommandRefusedError(None, change.detail or "the line's log says why")
     click.echo(visible(f"{change.line}: in force is {describe_in_force(change.product, change.bundle)}"))
 
@@ -72,10 +72,6 @@ def _whose(heard: StatusEvent | None, pid: int | None, address: str) -> int:
                 f"nothing was heard from {address}, and nothing was told to reload; is the line running?"
             )
         return pid
-    if heard.handshake is None:
-        raise DeliveryError(
-            f"line {heard.line} runs an older heatline, which would end when told to reload; restart it instead"
-        )
     if pid not in (None, heard.pid):
         raise DeliveryError(f"process {pid} is not line {heard.line}'s, which is {heard.pid}; leave out --pid")
     return heard.pid

@@ -80,8 +80,6 @@ def _ask(address: str, timeout_s: float, keys: ClientKeys | None) -> Found:
             "may this user connect to it?",
             address,
         )
-    if event.handshake is None:
-        return _not_ready("unknown", "the line runs an older heatline that tells no state; update it", address, event)
     return Found(**msgspec.structs.asdict(event.handshake), address=address, status=event)
 
 

@@ -152,12 +152,12 @@ class EventTable:
             self._status = _status(event)
             return
         if isinstance(event, ChangeEvent):
-            what = Text("in force", style="bold green") if event.in_force else Text("refused", style="bold red")
-            said = describe_in_force(event.product, event.bundle) if event.in_force else event.detail or ""
+            what = Text("in force", style="bold green") if event.applied else Text("refused", style="bold red")
+            said = describe_in_force(event.product, event.bundle) if event.applied else event.detail or ""
             self._rows.append((str(event.seq), _clock(event.at_ns), "", event.change, what, "", Text(said), "", ""))
             return
         if isinstance(event, JournalEvent):
-            what = Text(event.what, style="bold green" if event.what in ("begun", "recording") else "bold red")
+            what = Text(event.kind, style="bold green" if event.kind in ("begun", "recording") else "bold red")
             self._rows.append(
                 (str(event.seq), _clock(event.at_ns), "", "journal", what, "", Text(event.detail), "", "")
             )
@@ -209,11 +209,10 @@ class EventTable:
 def _status(event: StatusEvent) -> Text:
     """The line, whether the next part may come, what is in force, and each camera's frames."""
     said = Text(f"{event.line}: {event.state}", style="bold")
-    if event.handshake is not None:
-        said.append(", ").append(describe_handshake(event.handshake), style=STATE_STYLES[event.handshake.state])
+    said.append(", ").append(describe_handshake(event.handshake), style=STATE_STYLES[event.handshake.state])
     if event.product is not None:
         said.append(f", product {event.product}")
-    if event.handshake is not None and event.handshake.detail is not None:
+    if event.handshake.detail is not None:
         said.append(f"\n{event.handshake.detail}", style="not bold")
     for camera, account in event.ledger.items():
         state = event.cameras.get(camera)

@@ -9,10 +9,11 @@ from typing import Literal
 
 import msgspec
 
-from edge.errors import MessageError
+from edge.errors import MessageError, SchemaVersionError
 
-SCHEMA_VERSION = 1
-"""Counts up when an older reader could misread a message. Readers ignore fields that they do not know."""
+SCHEMA_VERSION = 2
+"""Counts up when a reader of the version before could misread a message. A reader refuses all other versions, and
+ignores fields that it does not know."""
 LARGEST_PART_BYTES = 64 << 20
 """A client hangs up on who sends it a larger one."""
 
@@ -72,7 +73,7 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
     """The camera's own number, which may wrap and begin again; null where no frame came."""
     last_frame_id: int | None = None
     """Of a run of frames, the last one's."""
-    frame_number: int = 0
+    frame_number: int
     """The ledger's number of the frame, of a run the first one's: 1, 2, 3, ... per camera and boot."""
     frames: int = 1
     """How many frames this event stands for."""
@@ -97,8 +98,8 @@ class VerdictEvent(msgspec.Struct, frozen=True, kw_only=True, tag="verdict", tag
     """What the frame was inspected as, where the line has products."""
     journal_id: str | None = None
     """The journal that holds it and counts `seq`; null: none does, and `seq` counts such events of the boot."""
-    previous_seq: int | None = None
-    """`seq` of the event before it under its topic and in the same count, 0 if none; null from older lines."""
+    previous_seq: int
+    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
     regions: list[Region] = []
     latency_ms: float
     """From capture to the hand-over to the publisher."""
@@ -205,8 +206,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the last reload or selection of a product."""
 
     change: Literal["reload", "select"]
-    in_force: bool
-    """False: it was refused, and what had been in force still is."""
+    applied: bool
+    """False: it was refused, and the setup before it is still in use."""
     detail: str | None = None
     """Why it was refused, in words."""
     at_ns: int
@@ -225,23 +226,21 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     last_seq: int
     """The last event's seq, statuses not counted; 0 before the first."""
     ledger: dict[str, Account]
-    cameras: dict[str, CameraState] = {}
+    cameras: dict[str, CameraState]
     bundle: BundleName
     engine: str
     precision: str
     acting: bool
     product: str | None = None
     """The product in force."""
-    pid: int = 0
-    """Of the service's process."""
-    handshake: Handshake | None = None
-    """None from lines of an older version."""
+    pid: int
+    """Process id of the service."""
+    handshake: Handshake
     last_change: Change | None = None
     """None before the first."""
     journal_id: str | None = None
     """The journal that `last_seq` counts in; null: it counts this boot's events that no journal holds."""
-    counts: Counts | None = None
-    """None from lines of an older version."""
+    counts: Counts
     journal: JournalState | None = None
     """None where the line keeps no journal."""
     refused: dict[str, int] = {}
@@ -273,8 +272,8 @@ class AlarmEvent(msgspec.Struct, frozen=True, kw_only=True, tag="alarm", tag_fie
     product: str | None = None
     """The product in force."""
     journal_id: str | None = None
-    previous_seq: int | None = None
-    """`seq` of the event before it under its topic and in the same count, 0 if none; null from older lines."""
+    previous_seq: int
+    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
 
     @property
     def topic(self) -> str:
@@ -291,8 +290,8 @@ class ChangeEvent(msgspec.Struct, frozen=True, kw_only=True, tag="change", tag_f
     """UTC, ns since 1970."""
     line: str
     change: Literal["reload", "select"]
-    in_force: bool
-    """False: it was refused, and what had been in force still is."""
+    applied: bool
+    """False: it was refused, and the setup before it is still in use."""
     detail: str | None = None
     """Why it was refused, in words."""
     product: str | None
@@ -301,8 +300,8 @@ class ChangeEvent(msgspec.Struct, frozen=True, kw_only=True, tag="change", tag_f
     """The bundle in force now."""
     acting: bool
     journal_id: str | None = None
-    previous_seq: int | None = None
-    """`seq` of the event before it under its topic and in the same count, 0 if none; null from older lines."""
+    previous_seq: int
+    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
 
     @property
     def topic(self) -> str:
@@ -316,12 +315,12 @@ class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, tag="journal", tag
     boot_id: str
     seq: int
     journal_id: str | None = None
-    previous_seq: int | None = None
-    """`seq` of the event before it under its topic and in the same count, 0 if none; null from older lines."""
+    previous_seq: int
+    """`seq` of the event before it under its topic and in the same count; 0 if there is none."""
     at_ns: int
     """UTC, ns since 1970."""
     line: str
-    what: str
+    kind: str
     """`begun`: a new journal. `live_only`: from now on events are not kept. `recording`: they are again. `unrecorded`:
     the boot before told events that were not kept. `discarded`: events went that a durable consumer had not got."""
     detail: str
@@ -371,7 +370,8 @@ def event_from(header: bytes) -> Event:
     """The event in a header.
 
     Raises:
-        MessageError: it is none, or one of a newer schema version.
+        SchemaVersionError: it is of another schema version.
+        MessageError: it is not an event.
     """
     try:
         _require_known_version(header)
@@ -391,7 +391,7 @@ def from_frames(parts: Sequence[bytes]) -> Message:
     """The message in these parts.
 
     Raises:
-        MessageError: they are no message, or one of a newer schema version.
+        MessageError: they are not a message of this schema version.
     """
     if len(parts) not in (2, 3):
         raise MessageError(f"a message of {len(parts)} part(s) came, expected topic, header and at most one picture")
@@ -406,7 +406,8 @@ def from_frames(parts: Sequence[bytes]) -> Message:
 
 def _require_known_version(header: bytes) -> None:
     version = _version.decode(header).schema_version  # type: ignore[attr-defined]
-    if version > SCHEMA_VERSION:
-        raise MessageError(
-            f"a message of schema version {version} came, this reader knows up to {SCHEMA_VERSION}; update heatline"
+    if version != SCHEMA_VERSION:
+        side = "this reader" if version > SCHEMA_VERSION else "the line that sent it"
+        raise SchemaVersionError(
+            f"an event of schema version {version} came, this reader knows version {SCHEMA_VERSION}; update {side}"
         )

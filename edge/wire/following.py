@@ -112,8 +112,6 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, tag="batch", tag_field="t
     """All events after `after_seq` up to `through_seq` that were asked for. Header and heatmap of each follow."""
 
     schema_version: int = SCHEMA_VERSION
-    request_id: str | None = None
-    """Always null: no request is answered by one batch any more."""
     journal_id: JournalId
     after_seq: Seq
     through_seq: Seq
@@ -154,10 +152,11 @@ class Delivered:
 
     @property
     def event(self) -> Event:
-        """The event in words of this version.
+        """The event, decoded.
 
         Raises:
-            MessageError: it is of a newer version, or of a type that this one does not know.
+            SchemaVersionError: it is of another schema version.
+            MessageError: it is of an unknown type.
         """
         return event_from(self.header)
 

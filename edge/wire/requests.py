@@ -6,10 +6,11 @@ from typing import Annotated, Any, Generic, TypeVar
 import msgspec
 from msgspec import Meta
 
-from edge.errors import MessageError
+from edge.errors import MessageError, SchemaVersionError
 
-SCHEMA_VERSION = 1
-"""Counts up when an older line could misunderstand a request, or an older client a reply."""
+SCHEMA_VERSION = 2
+"""Counts up when a line of the version before could misunderstand a request, or such a client a reply. Line and client
+refuse all other versions."""
 LONGEST_DETAIL = 300
 """Characters: a refusal does not repeat all of a long request."""
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -82,11 +83,11 @@ class Protocol(Generic[RequestT, ReplyT]):
         """The request in these bytes, or the refusal of what is none."""
         try:
             version = _envelope.decode(data).schema_version
-            if version <= SCHEMA_VERSION:
+            if version == SCHEMA_VERSION:
                 return self._requests.decode(data)
-            reason = "version"
+            reason, side = "version", "the line" if version > SCHEMA_VERSION else "the client"
             detail = (
-                f"a request of schema version {version} came, this line knows up to {SCHEMA_VERSION}; update heatline"
+                f"a request of schema version {version} came, this line knows version {SCHEMA_VERSION}; update {side}"
             )
         except UNREADABLE as error:
             reason, detail = "malformed", f"what came is no request ({error}); {self._document} says what is"
@@ -96,14 +97,15 @@ class Protocol(Generic[RequestT, ReplyT]):
         """The reply in these bytes.
 
         Raises:
-            MessageError: they are none, or one of a newer schema version.
+            MessageError: they are not a reply of this schema version.
         """
         try:
             version = _envelope.decode(data).schema_version
-            if version > SCHEMA_VERSION:
-                raise MessageError(
-                    f"a reply of schema version {version} came, this client knows up to {SCHEMA_VERSION}; "
-                    "update heatline"
+            if version != SCHEMA_VERSION:
+                side = "this client" if version > SCHEMA_VERSION else "the line"
+                raise SchemaVersionError(
+                    f"a reply of schema version {version} came, this client knows version {SCHEMA_VERSION}; "
+                    f"update {side}"
                 )
             return self._replies.decode(data)
         except UNREADABLE as error:

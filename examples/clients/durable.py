@@ -7,7 +7,7 @@ import uuid
 import zmq
 
 address, name = sys.argv[1:]
-who = {"schema_version": 1, "name": name}
+who = {"schema_version": 2, "name": name}
 follow = {"type": "follow", "client": uuid.uuid4().hex, **who}
 while True:  # on a new connection, as the line was silent for three heartbeats
     with zmq.Context.instance().socket(zmq.DEALER) as line:
@@ -19,7 +19,7 @@ while True:  # on a new connection, as the line was silent for three heartbeats
             reply = json.loads(said)
             if reply.get("reason") in ("not_following", "other_journal", "unavailable", "busy"):
                 continue  # silence comes after it, and it is followed again
-            if reply["type"] == "refused" or reply["schema_version"] > 1:
+            if reply["type"] == "refused" or reply["schema_version"] != 2:
                 sys.exit(said.decode())
             if reply.get("lost_through") or reply.get("former"):
                 print("LOST", said.decode(), file=sys.stderr, flush=True)

@@ -30,7 +30,7 @@ from tests.edge.setups import setup_of
 from tests.small_bundle import dark_square, white_frame
 
 UNJUDGED = Outcome(Stamp("top", 4, "x.png"), unjudged=Unjudged("dropped", "overload", "newer frames came"))
-REFUSED = Change(change="reload", in_force=False, detail="it is no TOML", at_ns=1_790_000_000_000_000_000)
+REFUSED = Change(change="reload", applied=False, detail="it is no TOML", at_ns=1_790_000_000_000_000_000)
 STARTING = Handshake(state="NOT_READY", reason="starting", detail="it is starting", heartbeat=0)
 DEATH = CameraAlarm("top", "silent", "no frame came for 0.5 s", True, 1_790_000_000_000_000_000)
 
@@ -112,7 +112,7 @@ def test_events_name_the_boot_and_the_product_and_have_no_number_yet(setup: Setu
     assert status.ledger == {"top": events_on_wire.Account(2, 1, {"overload": 1})}
     assert (status.handshake, status.last_change, status.refused) == (STARTING, REFUSED, refused)
     change = others[2]
-    assert (change.in_force, change.detail, change.at_ns) == (False, REFUSED.detail, REFUSED.at_ns)
+    assert (change.applied, change.detail, change.at_ns) == (False, REFUSED.detail, REFUSED.at_ns)
 
 
 def test_a_frame_is_noted_as_told_once_its_event_is_sent_and_an_exchange_is_told_as_what_is_in_force_then(
@@ -130,7 +130,7 @@ def test_a_frame_is_noted_as_told_once_its_event_is_sent_and_an_exchange_is_told
     emitter.outcome(replace(UNJUDGED, stamp=stamp, setup=setup))
     other = replace(setup, product="pcb-b")
     emitter.exchange(
-        Change(change="select", in_force=True, at_ns=REFUSED.at_ns), other, lambda: in_force.append(emitter.events)
+        Change(change="select", applied=True, at_ns=REFUSED.at_ns), other, lambda: in_force.append(emitter.events)
     )
     emitter.alarm(DEATH)
     publisher.close()

@@ -294,7 +294,7 @@ import zmq
 
 socket = zmq.Context().socket(zmq.DEALER)
 socket.connect(sys.argv[1])
-request = {"type": "follow", "schema_version": 1, "name": "frozen", "client": "f", "window": 1000, "heatmaps": True}
+request = {"type": "follow", "schema_version": 2, "name": "frozen", "client": "f", "window": 1000, "heatmaps": True}
 socket.send_json(request)
 while len(socket.recv_multipart()) < 3:
     pass
@@ -505,7 +505,7 @@ def test_bytes_that_are_no_request_are_refused_counted_and_logged_now_and_then(
     line: FollowedLine, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = line.client()
-    one.send(b'{"type":"follow","schema_version":2,"name":"mes1","client":"c"}')
+    one.send(b'{"type":"follow","schema_version":3,"name":"mes1","client":"c"}')
     assert one.refused().reason == "version"
     for parts in ([b""], [b"x"] * 2, [b"x"] * 10_000, *[[b'{"type":"\x1b[2J"}']] * 200):
         one.socket.send_multipart(parts)

@@ -321,8 +321,9 @@ def fake(tmp_path: Path) -> Iterator[tuple[FakeLine, str]]:
 
 VIOLATIONS = [
     ([b"nonsense"], "no reply of a line"),
-    ([b'{"type":"following","schema_version":2}'], "update heatline"),
-    ([b'{"type":"forgotten","schema_version":1,"name":"mes1"}'], "no answer to a consumer that follows"),
+    ([b'{"type":"following","schema_version":3}'], "update this client"),
+    ([b'{"type":"following","schema_version":1}'], "update the line"),
+    ([b'{"type":"forgotten","schema_version":2,"name":"mes1"}'], "no answer to a consumer that follows"),
     ([to_bytes(following(name="mes2"))], "follows 'mes2', and 'mes1' was asked for"),
     (batch_of(1, [2]), "after event j-1 came, expected one after j-0"),
     (batch_of(0, [], journal_id="k"), "after event k-0 came, expected one after j-0"),

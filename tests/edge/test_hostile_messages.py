@@ -297,13 +297,10 @@ def test_a_commander_takes_whatever_is_replied(count: int, address: str) -> None
     assert min(line.outcomes[kind] for kind in ("MessageError", "CommandRefusedError", "Triggered")) > count / 100
 
 
-def batch(after_seq: int, through_seq: int, request_id: str | None = None) -> Parts:
+def batch(after_seq: int, through_seq: int) -> Parts:
     """All events of a journal of five after one of them up to another."""
     events = [(header_of(event(seq, GOOD, JOURNAL)), b"png") for seq in range(after_seq + 1, through_seq + 1)]
-    told = Batch(
-        request_id=request_id, journal_id=JOURNAL, after_seq=after_seq, through_seq=through_seq, last_seq=5,
-        events=len(events),
-    )  # fmt: skip
+    told = Batch(journal_id=JOURNAL, after_seq=after_seq, through_seq=through_seq, last_seq=5, events=len(events))
     return following.batch_parts(told, events)
 
 

@@ -110,7 +110,7 @@ def statuses(messages: list[Message]) -> list[StatusEvent]:
 
 
 def whats(messages: list[Message]) -> list[str]:
-    return [event.what for event in of_journal(messages)]
+    return [event.kind for event in of_journal(messages)]
 
 
 # Numbers.
@@ -125,7 +125,7 @@ def test_numbers_go_on_over_boots_and_each_names_the_one_before_under_its_topic(
         assert ids(first + second) == {journal.journal_id}
     expected = [(1, 0), (2, 0), (3, 0), (4, 2), (5, 4), (6, 3), (7, 5), (8, 0), (9, 0)]
     assert [(seq, before) for _, seq, before in numbers(first + second)] == expected
-    assert [(event.what, event.boot_id) for event in of_journal(first + second)] == [("begun", "first")]
+    assert [(event.kind, event.boot_id) for event in of_journal(first + second)] == [("begun", "first")]
 
 
 def test_what_is_sent_outlives_a_power_cut(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_what_cannot_be_kept_counts_by_boot_and_the_journal_says_later_what_it_l
     )
     assert numbers(again) == [(journal.journal_id, 4, 1), (journal.journal_id, 5, 3)]
     (said,) = of_journal(again)
-    assert (said.what, said.events, said.of_boot, said.first_seq, said.last_seq) == ("recording", 4, "boot", 1, 4)
+    assert (said.kind, said.events, said.of_boot, said.first_seq, said.last_seq) == ("recording", 4, "boot", 1, 4)
     assert said.by_topic == {"journal": 1, "verdict.top.GOOD": 1, "alarm": 1, "verdict.side.GOOD": 1}
 
 
@@ -281,7 +281,7 @@ def test_a_disk_that_cannot_be_written_at_the_start_is_overcome(disk: Path, cloc
     with opened(disk, clocks) as journal:
         assert journal.progress == {"top": Watermark(good().event.boot_id, 3)}
         (said, *_) = of_journal(journal.commit([good()]))
-        assert said.what == "live_only"
+        assert said.kind == "live_only"
         assert ("make room on its disk" if how == "full" else "cannot be written") in said.detail
         assert journal.counts().journalled == {"journal": 1, "verdict.top.GOOD": 2}
         assert ids(kept) == {state_of(journal).journal_id}
@@ -315,7 +315,7 @@ def test_what_was_kept_although_it_failed_is_written_again(
             unkept = journal.commit(several(3))
         assert ids(unkept) == {None}
         again = tended(journal, clocks)
-        assert [(event.what, event.seq, event.events) for event in of_journal(again)] == [("recording", 10, 4)]
+        assert [(event.kind, event.seq, event.events) for event in of_journal(again)] == [("recording", 10, 4)]
         assert [topic for _, topic, *_ in held(folder)[6:9]] == [event.topic for event in counted(unkept)[1:]]
         assert held(folder)[:6] == sent_as(kept)
         # What the disk had not written may only be in its memory: it is in the file itself by now.
@@ -334,7 +334,7 @@ def test_what_waited_is_told_once_though_that_seemed_to_fail(
             journal.commit([good()])
         tended(journal, clocks)
     said = of_journal([Message(event) for event in events_in(tmp_path)])
-    assert [(event.what, event.events) for event in said] == [("begun", None), ("recording", 2), ("recording", 1)]
+    assert [(event.kind, event.events) for event in said] == [("begun", None), ("recording", 2), ("recording", 1)]
 
 
 # Disks that do not answer.
@@ -390,7 +390,7 @@ def test_a_disk_that_does_not_answer_holds_no_event_back_no_start_and_no_end(
             wait_until_it_answers(journal)
             again = tended(journal, clocks) + journal.commit(several(5))
         assert ids(unkept) == {None}
-        assert [(event.what, event.seq, event.events) for event in of_journal(again)] == [("recording", 10, 5)]
+        assert [(event.kind, event.seq, event.events) for event in of_journal(again)] == [("recording", 10, 5)]
         # The late call kept three of them.
         assert [topic for _, topic, *_ in held(disk)[6:9]] == [event.topic for event in counted(unkept)[1:4]]
         with not_answering(disk, monkeypatch):
@@ -469,7 +469,7 @@ def test_a_journal_that_is_damaged_at_the_start_is_moved_aside(disk: Path, clock
         sent = tended(journal, clocks) + journal.commit(several(3))
         assert held(disk) == sent_as(sent)
         assert journal.journal_id != old_id
-    assert [(event.what, event.seq) for event in of_journal(sent)] == [("begun", 1), ("recording", 2)]
+    assert [(event.kind, event.seq) for event in of_journal(sent)] == [("begun", 1), ("recording", 2)]
     assert "is damaged" in of_journal(sent)[0].detail
     assert "journal.db.damaged-1" in of_journal(sent)[0].detail
     assert (disk / "journal.db.damaged-1").exists()
@@ -519,7 +519,7 @@ def test_another_journal_in_its_place_that_has_events_already_is_told(tmp_path: 
         told = tended(journal, clocks, LOOK_SECONDS) + journal.commit([good()])
         assert held(tmp_path / "state")[6:] == sent_as(told)
     (begun,) = of_journal(told)
-    assert (begun.what, begun.seq, begun.journal_id) == ("begun", 7, other_id)
+    assert (begun.kind, begun.seq, begun.journal_id) == ("begun", 7, other_id)
     assert f"in the place of journal {old_id} is one that was begun before" in begun.detail
 
 
@@ -651,7 +651,7 @@ def test_only_the_budget_deletes_what_was_not_acknowledged_and_says_so(tmp_path:
         assert state.size_bytes <= 1 << 20
         assert 0 < state.discarded == state.first_seq - 1 - 10
         told += tended(journal, clocks, SECONDS_BETWEEN_DISCARDED_TOLD)
-    discarded = [event for event in of_journal(told) if event.what == "discarded"]
+    discarded = [event for event in of_journal(told) if event.kind == "discarded"]
     assert 1 <= len(discarded) <= 2, "30 chunks and more, in less than 10 s"
     reached = 10
     for event in discarded:
@@ -667,7 +667,7 @@ def test_what_was_discarded_is_told_at_the_end_at_the_latest(tmp_path: Path) -> 
         journal.commit(several(2000))
         journal.tend()
     (*_, last) = events_in(tmp_path)
-    assert (last.what, last.last_seq) == ("discarded", state_of(journal).discarded)  # type: ignore[union-attr]
+    assert (last.kind, last.last_seq) == ("discarded", state_of(journal).discarded)  # type: ignore[union-attr]
 
 
 def test_a_wall_clock_that_leaps_deletes_nothing(
@@ -783,7 +783,7 @@ class WhateverHappens(RuleBasedStateMachine):
         known = self.counts[self.journal.journal_id]
         for event in events_in(self.folder):
             if event.seq > len(known):  # type: ignore[union-attr]
-                assert event.what in ("begun", "discarded")  # type: ignore[union-attr]
+                assert event.kind in ("begun", "discarded")  # type: ignore[union-attr]
                 known.append(Message(event))
 
     @rule(how=st.sampled_from(["deleted", "damaged"]))
@@ -811,14 +811,14 @@ class WhateverHappens(RuleBasedStateMachine):
                 assert (event.seq, event.previous_seq) == (len(count) + 1, before[-1] if before else 0)
                 count.append(message)
         for event in of_journal(sent):
-            if event.what == "recording":
+            if event.kind == "recording":
                 lacking = self.counts[None][self.accounted_for :]
                 assert event.events == len(lacking)
                 assert event.by_topic == Counter(message.event.topic for message in lacking)
                 if lacking:
                     assert (event.first_seq, event.last_seq) == (self.accounted_for + 1, len(self.counts[None]))
                 self.accounted_for = len(self.counts[None])
-            if event.what == "discarded":
+            if event.kind == "discarded":
                 self.discarded_told += event.events or 0
 
     def held_against_retention(self, step: Callable[[], list[Message]]) -> list[Message]:

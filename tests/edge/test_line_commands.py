@@ -80,22 +80,22 @@ def test_a_line_says_how_it_is_changes_over_and_reloads(tmp_path: Path, bundle: 
         assert report["status"]["product"] == "4711"
 
         assert "product 4712 is in force" in typed("select", commands, "4712")
-        assert next_change(events).in_force
+        assert next_change(events).applied
         next_event(events, lambda event: event.product == "4712")
         for product, reason in (("4713", "unknown_product"), ("9", "unusable")):
             refused = heatline("select", commands, product)
             assert refused.returncode == REFUSED
             assert f"the line refuses ({reason})" in complaint(refused)
         change = next_change(events)
-        assert (change.in_force, change.product) == (False, "4712")
+        assert (change.applied, change.product) == (False, "4712")
 
         env = {"MAINPID": str(service.pid)}
         assert "in force is product 4712" in heatline("reload", file, env=env).stdout
-        next_event(events, lambda event: isinstance(event, ChangeEvent) and event.in_force)
+        next_event(events, lambda event: isinstance(event, ChangeEvent) and event.applied)
         file.write_text("nonsense")
         assert heatline("reload", file, env=env).returncode == 3
         change = next_change(events)
-        assert (change.change, change.in_force) == ("reload", False)
+        assert (change.change, change.applied) == ("reload", False)
 
         os.kill(service.pid, signal.SIGTERM)
         assert service.wait(WITHIN_SECONDS) == 0

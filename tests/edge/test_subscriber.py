@@ -263,6 +263,6 @@ def test_a_durable_consumer_that_meets_rot_goes_on_in_a_new_journal(line: Line, 
             consumer.receive()
         assert (lost.value.journal_id, lost.value.after_seq) == (old_id, 49)
         begun = next(iter(consumer))
-        assert (begun.journal_id, begun.seq, begun.event.what) == (line.keeping.journal_id, 1, "begun")
+        assert (begun.journal_id, begun.seq, begun.event.kind) == (line.keeping.journal_id, 1, "begun")
         assert "event 50: its header" in begun.event.detail
     assert (tmp_path / "state" / "journal.db.damaged-1").exists()

@@ -84,6 +84,6 @@ def test_all_parts_of_a_line_have_theirs_also_after_a_reload(tmp_path: Path, bun
     with running(line, address) as run:
         run.until(lambda _: named(run))
         line.write_text(line.read_text() + "streams = 1\nthreads = 2\n")
-        assert run.reload().in_force
+        assert run.reload().applied
         run.until(lambda _: named(run))
         run.end()

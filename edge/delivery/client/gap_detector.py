@@ -45,8 +45,6 @@ class GapDetector:
     def event(self, event: CountedEvent) -> Gap | None:
         """An event came: what was missed before it."""
         previous = event.previous_seq
-        if previous is None:  # of an older line, which reports nothing that gaps could be seen by
-            return None
         count = self._count(event.journal_id, event.boot_id, event.seq - 1)
         known = count.known(event.topic, previous)
         count.note(event.topic, event.seq)

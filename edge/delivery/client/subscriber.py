@@ -153,8 +153,7 @@ class Subscriber(Client):
             gap = self._gaps.event(event)
             self._ready += [message] if gap is None else [gap, message]
             return
-        if event.counts is not None:
-            self._ready += self._gaps.counts(event.counts, event.boot_id)
+        self._ready += self._gaps.counts(event.counts, event.boot_id)
         if self._wants_status:
             self._ready.append(message)
         if event.state == "STOPPED":  # what follows is silence, and no loss

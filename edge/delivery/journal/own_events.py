@@ -58,13 +58,14 @@ class OwnEvents:
             consumers=names,
         )
 
-    def _event(self, what: str, detail: str, **fields: object) -> JournalEvent:
+    def _event(self, kind: str, detail: str, **fields: object) -> JournalEvent:
         event = JournalEvent(
             boot_id=self._boot_id,
             seq=0,
+            previous_seq=0,
             at_ns=self._wall_ns(),
             line=self._line,
-            what=what,
+            kind=kind,
             detail=on_one_line(utf8_safe(detail)),  # an error may name what is no text
         )
         return msgspec.structs.replace(event, **fields)

@@ -4,7 +4,7 @@ import { Dealer } from "zeromq";
 import { parse } from "./exact.mjs";
 
 const [address, name, ...topics] = process.argv.slice(2);
-const who = { schema_version: 1, name };
+const who = { schema_version: 2, name };
 const follow = { type: "follow", client: randomUUID(), topics: topics.length ? topics : [""], ...who };
 const PASSING = ["not_following", "other_journal", "unavailable", "busy"]; // silence comes after it: follow again then
 const stored = new Map(); // by journal: the last event that is; those that come again are left out
@@ -24,7 +24,7 @@ for (;;) {
 
 async function take(line, [said, ...events]) {
   const reply = parse(said);
-  if (reply.schema_version > 1 || (reply.type === "refused" && !PASSING.includes(reply.reason))) {
+  if (reply.schema_version !== 2 || (reply.type === "refused" && !PASSING.includes(reply.reason))) {
     console.error(`${said}`);
     process.exit(1);
   }
