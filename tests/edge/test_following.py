@@ -207,7 +207,7 @@ def test_events_of_later_types_and_versions_are_passed_on_unread() -> None:
     assert (event.header, event.key, event.topic) == (header, "j-1", "weather")
     with pytest.raises(MessageError, match="update this reader"):
         _ = event.event
-    with pytest.raises(MessageError, match="j-1 does not say what it is"):
+    with pytest.raises(MessageError, match="the header of event j-1 has no topic"):
         _ = Delivered("j", 1, b'{"journal_id":"j","seq":1}').topic
 
 
@@ -218,10 +218,10 @@ WRONG: list[tuple[Batch, list[bytes], str]] = [
     (batch(after_seq=8), PARTS, "event .*-8 came after 8"),
     (batch(journal_id="other"), PARTS, "event .*-8 came"),
     (batch(after_seq=12), PARTS, "a batch after 12 up to 11"),
-    (batch(lost_through=7), PARTS, "those up to 7 are gone"),
-    (batch(lost_through=12), PARTS, "those up to 12 are gone"),
+    (batch(lost_through=7), PARTS, "whose lost_through is 7"),
+    (batch(lost_through=12), PARTS, "whose lost_through is 12"),
     (batch(), [b"", HEADERS[0], b"", HEADERS[0], b""], "event .*-8 came after 8"),
-    (batch(), [b"", b"{}", b"", HEADERS[0], b""], "no event"),
+    (batch(), [b"", b"{}", b"", HEADERS[0], b""], "not an event"),
 ]
 
 

@@ -140,7 +140,7 @@ def test_show_shows_the_events_that_are_asked_for_and_goes_on_past_what_cannot_b
     change(folder, "UPDATE events SET header = ? WHERE seq = 20", b'{"type": "\xff')
     result = run("show", folder)
     assert result.returncode == 0
-    assert "header is no event" in result.stdout
+    assert "header is not an event" in result.stdout
 
 
 # Verifying.
@@ -187,13 +187,16 @@ OTHER_TOPIC = [
 NO_END = ["events 21 to 21 are missing", "topic change is said to end with event 21, and the last one found is event"]
 TOO_EARLY = ["topic alarm is said to end with event 15, and event 20 is of it"]
 DAMAGES: list[tuple[Callable[[Path], None], list[str]]] = [
-    (rot(b'{"type"', b'"type"'), ["event 9: a message came whose header is no event: "]),
+    (rot(b'{"type"', b'"type"'), ["event 9: a message came whose header is not an event: "]),
     (NO_HEATMAP, ["event 8: its heatmap is missing, and its header says otherwise"]),
     (rot(b'"seq":9', b'"seq":8'), ["event 9: its header says that it is event 8 of journal"]),
     (sql(f"UPDATE journal SET journal_id = '{OTHER_ID}'"), [f"event {n}: its header says that" for n in range(1, 22)]),
     (sql("UPDATE events SET topic = 'change' WHERE seq = 15"), OTHER_TOPIC),
     (rot(b'"previous_seq":10', b'"previous_seq":9', 15), [f"event 15: its header names event 9 {BEFORE_IT} 10"]),
-    (rot(b'"previous_seq":10', b'"previous_seq":null', 15), ["event 15: a message came whose header is no event: "]),
+    (
+        rot(b'"previous_seq":10', b'"previous_seq":null', 15),
+        ["event 15: a message came whose header is not an event: "],
+    ),
     (
         sql("DELETE FROM events WHERE seq IN (7, 8, 12)"),
         ["events 7 to 8 are missing", "events 12 to 12 are missing"],

@@ -148,14 +148,14 @@ REFUSED: list[tuple[list[bytes], str]] = [
     ([], "message of 0 part"),
     ([b"status"], "message of 1 part"),
     ([*to_frames(DEFECT), b"more"], "message of 4 part"),
-    ([b"status", b""], "is no event"),
-    ([b"status", b"[]"], "is no event"),
+    ([b"status", b""], "is not an event"),
+    ([b"status", b"[]"], "is not an event"),
     ([b"status", b"{}"], "missing required field `schema_version`"),
     ([b"status", b'{"schema_version": 2}'], "missing required field `type`"),
     ([b"status", b'{"schema_version": 2, "type": "torque"}'], "Invalid value 'torque'"),
     ([b"status", b'{"schema_version": "1"}'], "Expected `int`"),
-    ([b"status", b'{"schema_version": 2, "type": "status", "line": "\xff"}'], "is no event"),
-    ([b"status", b'{"schema_version": 2, "x": ' + b"[" * 100_000], "is no event"),  # deeper than any reader goes
+    ([b"status", b'{"schema_version": 2, "type": "status", "line": "\xff"}'], "is not an event"),
+    ([b"status", b'{"schema_version": 2, "x": ' + b"[" * 100_000], "is not an event"),  # deeper than any reader goes
     (
         changed(STATUS, lambda h: h.update(schema_version=1)),
         "1 came, this reader knows version 2; update the line",
