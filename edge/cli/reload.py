@@ -11,7 +11,7 @@ from edge.cli.formatting import describe_in_force
 from edge.cli.options import reply_timeout_option
 from edge.cli.output import visible
 from edge.cli.target import KeyFiles, endpoint_of, key_options
-from edge.delivery.client.handshake_probe import require_let_in, why_not_let_in
+from edge.delivery.client.handshake_probe import describe_refusal, require_authorized
 from edge.delivery.client.subscriber import Subscriber
 from edge.errors import AccessError, CommandRefusedError, ConfigError, DeliveryError
 from edge.wire.events import ChangeEvent, Message, StatusEvent
@@ -48,11 +48,11 @@ def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) ->
     ) as events:
         heard = _first_status(events, min(timeout_s, HEARD_WITHIN_SECONDS))
         if heard is None and pid is None:
-            require_let_in(address, keys, zmq.SUB)
+            require_authorized(address, keys, zmq.SUB)
         pid = _whose(heard, pid, address)
         _tell(pid)
         if heard is None:
-            if (refused := why_not_let_in(address, keys, zmq.SUB)) is not None:
+            if (refused := describe_refusal(address, keys, zmq.SUB)) is not None:
                 raise AccessError(f"process {pid} was told to reload, and what became of it is not known, as {refused}")
             raise DeliveryError(
                 f"process {pid} was told to reload, and what became of it is not known, as nothing was heard from "

@@ -19,7 +19,7 @@ from edge.cli.options import FiniteRange, topic_option
 from edge.cli.output import json_option, print_json, visible
 from edge.cli.target import KeyFiles, endpoint_of, key_options
 from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.handshake_probe import require_let_in
+from edge.delivery.client.handshake_probe import require_authorized
 from edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Subscriber
 from edge.errors import MessageError
 from edge.util.os_errors import writing
@@ -60,7 +60,7 @@ def watch(
     """
     table = EventTable()
     address, keys = endpoint_of(line, "events", key_files)
-    require_let_in(address, keys, zmq.SUB)
+    require_authorized(address, keys, zmq.SUB)
     with (
         _Saver(save) as saver,
         Subscriber(
@@ -79,7 +79,7 @@ def watch(
                 click.echo(f"heatline: {error}", err=True)
                 continue
             if heard is None:
-                require_let_in(address, keys, zmq.SUB)  # its key may have been revoked
+                require_authorized(address, keys, zmq.SUB)  # its key may have been revoked
                 if timeout_s is None:
                     continue
                 return

@@ -325,8 +325,8 @@ class JournalEvent(msgspec.Struct, frozen=True, kw_only=True, tag="journal", tag
     line: str
     kind: str
     """`begun`: a new journal. `live_only`: from now on events are not journalled. `recording`: events are journalled
-    again. `unrecorded`: the boot before sent events that are not in the journal. `discarded`: events were deleted before
-    a durable consumer acknowledged them."""
+    again. `unrecorded`: the boot before sent events that are not in the journal. `discarded`: events were deleted
+    before a durable consumer acknowledged them."""
     detail: str
     events: int | None = None
     """Number of events concerned; null if unknown."""

@@ -70,7 +70,7 @@ def test_a_wrong_command_line_is_exit_code_2_and_a_wrong_address_7_without_a_tra
         assert "Error:" in result.stderr
         assert "Traceback" not in result.stderr
     result = heatline("watch", "smoke://signals")
-    assert (result.returncode, "is no address to connect to" in complaint(result)) == (7, True)
+    assert (result.returncode, "is not an address to connect to" in complaint(result)) == (7, True)
 
 
 # check

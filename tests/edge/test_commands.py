@@ -479,9 +479,9 @@ def test_a_reply_to_something_else_is_a_message_error(line: Line) -> None:
     other: list[Reply] = [Triggered(camera="top", frame_id=1, frame_number=1), Selected(product="1", bundle=BUNDLE)]
     line.serve(lambda _, answer: answer(other.pop(0)))
     commander = line.commander()
-    with pytest.raises(MessageError, match="no reply to a selection"):
+    with pytest.raises(MessageError, match="not a reply to a selection"):
         commander.select("4711")
-    with pytest.raises(MessageError, match="no reply to a trigger"):
+    with pytest.raises(MessageError, match="not a reply to a trigger"):
         commander.trigger("top")
 
 
@@ -505,7 +505,7 @@ def test_a_late_reply_is_not_taken_for_the_next_one(line: Line, desk: Desk) -> N
         desk.answer_next()
         connected.result()
         commander.timeout_s = 0.05
-        with pytest.raises(DeliveryError, match="may have done what it was asked"):
+        with pytest.raises(DeliveryError, match="may have executed the command"):
             commander.trigger("top", "P-1")
         commander.timeout_s = WITHIN_SECONDS
         asking = thread.submit(commander.trigger, "top", "P-2")
@@ -516,7 +516,7 @@ def test_a_late_reply_is_not_taken_for_the_next_one(line: Line, desk: Desk) -> N
 
 def test_a_commander_of_an_address_that_is_none_is_a_delivery_error() -> None:
     for bad in ("tcp://127.0.0.1", "smoke://signals"):
-        with pytest.raises(DeliveryError, match="is no address to connect to"):
+        with pytest.raises(DeliveryError, match="is not an address to connect to"):
             Commander(bad)
 
 

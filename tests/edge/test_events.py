@@ -14,7 +14,7 @@ import pytest
 
 from edge.bundle import Bundle
 from edge.cameras.state import CameraAlarm, CameraState
-from edge.delivery.publisher import AsTheyAre, Publisher
+from edge.delivery.publisher import NoJournal, Publisher
 from edge.frames import Frame, Stamp
 from edge.inference import Engine
 from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, previous_run
@@ -57,7 +57,7 @@ def told(outcome: Outcome) -> Any:
     return sent(verdict_message("boot", outcome))
 
 
-class Kept(AsTheyAre):
+class Kept(NoJournal):
     """Notes what passes on its way to the socket."""
 
     def __init__(self) -> None:
@@ -69,9 +69,9 @@ class Kept(AsTheyAre):
 
 
 @contextlib.contextmanager
-def emitting(setup: Setup, address: str, keeping: AsTheyAre, heartbeat: Heartbeat) -> Iterator[EventEmitter]:
+def emitting(setup: Setup, address: str, journal: NoJournal, heartbeat: Heartbeat) -> Iterator[EventEmitter]:
     """All that was emitted is sent at the end."""
-    publisher = Publisher(address, keeping)
+    publisher = Publisher(address, journal)
     publisher.start()
     try:
         yield EventEmitter("line1", "boot", publisher, heartbeat, InFlightLog(None, Ledger([]), "boot"), setup)
@@ -139,7 +139,7 @@ def test_a_frame_is_noted_as_told_once_its_event_is_sent_and_an_exchange_is_told
     assert [sent(message).product for message in kept.messages] == ["pcb-a", "pcb-b", "pcb-b"]
 
 
-class HungJournal(AsTheyAre):
+class HungJournal(NoJournal):
     """Lets no message go before its disk answers."""
 
     def __init__(self) -> None:

@@ -179,7 +179,7 @@ NO_HEATMAP = sql("UPDATE events SET heatmap = NULL, heatmap_crc = NULL WHERE seq
 BEFORE_IT = "as the one before it under its topic, and that is event"
 OTHER_TOPIC = [
     "event 15: its header, its topic or its time is not what was written (its checksum differs)",
-    "event 15: it is kept under topic change, and belongs under alarm",
+    "event 15: it is stored under topic change, and belongs under alarm",
     f"event 15: its header names event 10 {BEFORE_IT} 11",
     f"event 16: its header names event 11 {BEFORE_IT} 15",
     f"event 20: its header names event 15 {BEFORE_IT} 10",

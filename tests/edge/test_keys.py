@@ -284,13 +284,13 @@ def test_a_key_that_was_taken_in_is_trusted_by_its_name(public: signing.PublicKe
 def test_a_name_stands_for_one_key(public: signing.PublicKey, trusted: Path, tmp_path: Path) -> None:
     take_in(public, "maker", trusted)
     other = signing.make_key(tmp_path / "other")
-    assert "has another key that is called 'maker'" in SIGNING.refusal(take_in, other, "maker", trusted)
+    assert "has another key with the name 'maker'" in SIGNING.refusal(take_in, other, "maker", trusted)
     assert [each.name for each in trusted_keys(trusted)] == ["maker"]
 
 
 def test_a_name_that_leads_elsewhere_is_refused(public: signing.PublicKey, trusted: Path) -> None:
     for name in ("", "..", ".hidden", "a/b", "../maker", "/etc/maker", "a\n", "a\0", "x" * 65, "-x"):
-        assert "is no name for a key" in SIGNING.refusal(take_in, public, name, trusted)
+        assert "is not a name for a key" in SIGNING.refusal(take_in, public, name, trusted)
     assert not trusted.exists()
 
 

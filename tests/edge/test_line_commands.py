@@ -136,7 +136,7 @@ def test_a_line_that_others_can_reach_says_what_to_type_and_then_serves_a_key_wh
     file.write_text(f"{file.read_text()}\n{table}\n{key}\n".replace("wait_for_subscriber_s = 60\n", ""))
     nobody = heatline("check", file)
     assert nobody.returncode == NOT_LET_IN
-    (words,) = as_told(complaint(nobody), "let one in with heatline (.*)")
+    (words,) = as_told(complaint(nobody), "allow one with heatline (.*)")
     typed("keys", "new", mes)
     typed(*shlex.split(words))
 
@@ -167,7 +167,7 @@ def test_a_line_that_others_can_reach_says_what_to_type_and_then_serves_a_key_wh
         service.until_inspected()
         assert heatline("status", file).returncode in STATES, "on the line's own machine nothing more is needed"
         for asked in (listen, trigger, follow):
-            assert "hung up: it takes keys" in refusal(*asked)
+            assert "closed the connection: it requires keys" in refusal(*asked)
         assert heatline("status", events, *options).returncode in STATES
         assert served(*listen)["type"] in ("verdict", "status", "alarm")
         assert "your key is not allowed there" in refusal(*trigger, *options)

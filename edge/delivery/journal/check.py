@@ -29,15 +29,15 @@ def faults(
     topics = reader.topics()
     first, last = reader.range()
     reached: dict[str, int] = {}
-    """Of each topic, the last event."""
+    """By topic, the last event that was read."""
     before: dict[str, int] = {}
-    """The same, since the last gap: who names an event in a gap may be right."""
+    """By topic, the last event since the last gap. An event may rightly name one that is in a gap."""
     begin = first
     after = first - 1 if first else last
     while after < last:
         stored = reader.stored(after, last, EVENTS_AT_ONCE)
         gone = min(stored.first_seq - 1, last) if stored.first_seq else last
-        if gone > after:  # what retention deleted meanwhile is not missing
+        if gone > after:  # events that retention deleted meanwhile are not missing
             after, before, begin = gone, {}, gone + 1
         for each in stored.records:
             record = each.record
@@ -55,11 +55,11 @@ def faults(
 
 
 def _of_topics(reader: JournalReader, before: dict[str, int], reached: dict[str, int]) -> Iterator[str]:
-    """Whether each topic ends where the journal says.
+    """Yield a sentence for each topic whose last event differs from the journal's table.
 
     Args:
-        before: where each ended as the looking began.
-        reached: the last event of each that was found.
+        before: the table at the start of the verification.
+        reached: the last event of each topic that was found.
     """
     first, _ = reader.range()
     for topic, seq in before.items():
@@ -79,10 +79,10 @@ def _of_event(
     begin: int,
     on_other_version: Callable[[SchemaVersionError], None],
 ) -> Iterator[str]:
-    """What is wrong with one event.
+    """Yield a sentence for each fault of an event.
 
     Args:
-        previous: the event before it of its topic; None: that is not known, and was before `begin`.
+        previous: the event before it of the same topic; None: unknown, it was before `begin`.
     """
     record = stored.record
     yield from stored.faults()
@@ -95,12 +95,12 @@ def _of_event(
         yield str(error)
         return
     if isinstance(event, StatusEvent):
-        yield "it is a status, which no journal keeps"
+        yield "it is a status, which is never journalled"
         return
     if (event.seq, event.journal_id) != (record.seq, journal_id):
         yield f"its header says that it is event {event.seq} of journal {event.journal_id}"
     if event.topic != record.topic:
-        yield f"it is kept under topic {record.topic}, and belongs under {event.topic}"
+        yield f"it is stored under topic {record.topic}, and belongs under {event.topic}"
     named = event.previous_seq
     if named >= begin if previous is None else named != previous:
         found = "none that is here" if previous is None else f"event {previous}"
