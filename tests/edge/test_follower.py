@@ -239,7 +239,7 @@ def test_a_replaced_journal_is_reported_once_to_each_follower_until_it_is_acknow
     (line.folder / "elsewhere").rename(line.folder / "consumers.db")
     line.start()
     for _ in range(2):
-        with follow(line, "later") as later, pytest.raises(EventsLostError, match=f"what {former} held after event 2"):
+        with follow(line, "later") as later, pytest.raises(EventsLostError, match=f"events of {former} after event 2"):
             later.receive()
     with follow(line, "later") as later:
         with pytest.raises(EventsLostError):
