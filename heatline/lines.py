@@ -36,9 +36,9 @@ def subscribe(
     The iterator yields messages, and between them notices of what was missed: `Gap`, `NewBoot`, `LineLost`.
 
         with heatline.subscribe("tcp://127.0.0.1:5556", topics=["verdict."]) as events:
-            for heard in events:
-                if isinstance(heard, heatline.Message):
-                    print(heard.event)
+            for received in events:
+                if isinstance(received, heatline.Message):
+                    print(received.event)
 
     Args:
         address: the line's `events.bind`.

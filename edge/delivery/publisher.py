@@ -186,8 +186,8 @@ class Publisher:
         for prefix in subscriptions.taken(socket):
             if _takes_verdicts(prefix):
                 self._listened_to.set()
-        if (why := subscriptions.too_many) is not None:
-            self._access.refusals.note("events", "subscriptions", f"{why}; all subscribers are disconnected")
+        if (reason := subscriptions.too_many) is not None:
+            self._access.refusals.note("events", "subscriptions", f"{reason}; all subscribers are disconnected")
             authenticator.disconnect_all()
             subscriptions.begin_again()
 

@@ -24,7 +24,7 @@ from edge.delivery.client import commander, follower, subscriber
 from edge.delivery.client import socket as client_socket
 from edge.delivery.client.commander import Commander
 from edge.delivery.client.follower import Follower
-from edge.delivery.client.subscriber import Heard, Subscriber
+from edge.delivery.client.subscriber import Received, Subscriber
 from edge.delivery.security.access import Access
 from edge.delivery.security.authenticator import ROLE_OF, SocketName
 from edge.errors import (
@@ -439,7 +439,7 @@ def test_a_part_that_is_too_long_does_not_end_listening_for_ever(address: str, m
     monkeypatch.setattr(client_socket, "RECONNECT_AFTER_SECONDS", 0.1)
     monkeypatch.setattr(subscriber, "LARGEST_PART_BYTES", 1 << 16)
 
-    def listen() -> Heard | None:
+    def listen() -> Received | None:
         with Subscriber(address, timeout_s=WITHIN_SECONDS) as events:
             return events.receive()
 

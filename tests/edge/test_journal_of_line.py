@@ -10,7 +10,7 @@ import pytest
 from edge.bundle import Bundle
 from edge.delivery.client.follower import Follower
 from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.subscriber import Heard, NewBoot, Subscriber
+from edge.delivery.client.subscriber import NewBoot, Received, Subscriber
 from edge.delivery.journal.reader import JournalReader
 from edge.errors import MessageError
 from edge.wire.events import Event, JournalEvent, Message, StatusEvent, VerdictEvent, event_from
@@ -52,7 +52,7 @@ class Listener(threading.Thread):
     def __init__(self, address: str) -> None:
         super().__init__()
         self._address = address
-        self.heard: list[Heard] = []
+        self.heard: list[Received] = []
         self.heard_verdict = threading.Event()
         self.counted = 0
         """As the newest status says."""

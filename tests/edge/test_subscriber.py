@@ -10,7 +10,7 @@ import pytest
 
 from edge.delivery.client.follower import Follower
 from edge.delivery.client.gap_detector import Gap
-from edge.delivery.client.subscriber import Heard, LineLost, NewBoot, Notice, Subscriber
+from edge.delivery.client.subscriber import LineLost, NewBoot, Notice, Received, Subscriber
 from edge.delivery.durable.consumers import Consumers
 from edge.delivery.durable.follow_server import FollowServer
 from edge.delivery.journal.journal import Journal
@@ -94,7 +94,7 @@ def line(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Line]:
     made.close()
 
 
-def next_of(events: Subscriber) -> Heard:
+def next_of(events: Subscriber) -> Received:
     heard = events.receive()
     assert heard is not None, "nothing came any more"
     return heard

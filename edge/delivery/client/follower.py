@@ -253,8 +253,8 @@ class Follower(Client):
             )
             raise self._ended
         if not self._silent:
-            said = on_one_line(shortened(f"({refused.reason}): {refused.detail}"))
-            logger.warning("%s refuses %s; following again", self._address, said)
+            refusal = on_one_line(shortened(f"({refused.reason}): {refused.detail}"))
+            logger.warning("%s refuses %s; following again", self._address, refusal)
         self._silent = True
         self._drop()
         self._pause_until_s = time.monotonic() + PAUSE_SECONDS[refused.reason]

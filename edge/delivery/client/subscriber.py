@@ -43,7 +43,7 @@ class LineLost:
 
 Notice = Gap | NewBoot | LineLost
 """What a subscriber reports itself, between the messages."""
-Heard = Message | Notice
+Received = Message | Notice
 
 
 class Subscriber(Client):
@@ -52,12 +52,12 @@ class Subscriber(Client):
     Use it in the thread that created it:
 
         with Subscriber("tcp://127.0.0.1:5556") as events:
-            for heard in events:
-                match heard:
+            for received in events:
+                match received:
                     case Message():
-                        print(heard.event)
+                        print(received.event)
                     case Gap() | NewBoot() | LineLost():
-                        print(heard)
+                        print(received)
 
     Events that are missed, because the connection was down or this program was too slow, do not come again. A program
     that needs all events is a durable consumer (`Follower`).
@@ -82,7 +82,7 @@ class Subscriber(Client):
         topics = (topics,) if isinstance(topics, str) else tuple(topics)
         self._wants_status = STATUS.startswith(topics)
         self._gaps = GapDetector(topics)
-        self._ready: deque[Heard] = deque()
+        self._ready: deque[Received] = deque()
         self._timeout_s = float("inf") if timeout_s is None else timeout_s
         self._boot_id: str | None = None
         self._silent_since_s: float | None = None
@@ -101,11 +101,11 @@ class Subscriber(Client):
             self.close()
             raise no_address(address, error, "tcp://127.0.0.1:5556") from error
 
-    def __iter__(self) -> Iterator[Heard]:
-        while (heard := self.receive()) is not None:
-            yield heard
+    def __iter__(self) -> Iterator[Received]:
+        while (received := self.receive()) is not None:
+            yield received
 
-    def receive(self) -> Heard | None:
+    def receive(self) -> Received | None:
         """Return the next message or notice, or None if none came in time.
 
         Raises:
@@ -123,10 +123,10 @@ class Subscriber(Client):
                 self._note_silence()
             if not self._ready and time.monotonic() >= until_s:
                 return None
-        heard = self._ready.popleft()
-        if isinstance(heard, LineLost):
+        received = self._ready.popleft()
+        if isinstance(received, LineLost):
             self._until_s = until_s
-        return heard
+        return received
 
     def close(self) -> None:
         """Close the socket; may be called twice."""
@@ -168,7 +168,7 @@ def next_status(address: str, timeout_s: float, keys: ClientKeys | None = None) 
         MessageError: the message is not valid.
     """
     with Subscriber(address, topics=[STATUS], timeout_s=timeout_s, keys=keys) as events:
-        for heard in events:
-            if isinstance(heard, Message) and isinstance(heard.event, StatusEvent):
-                return heard.event
+        for received in events:
+            if isinstance(received, Message) and isinstance(received.event, StatusEvent):
+                return received.event
     return None

@@ -171,7 +171,7 @@ class Consumers:
         self._try_again_s, self._closing = 0.0, True
         self.write()
         with self._writing:
-            self._let_go()
+            self._close_file()
 
     # The following methods are called with `_writing` held.
 
@@ -229,16 +229,16 @@ class Consumers:
         """Close the file if it was deleted or replaced, so that it is created again."""
         if self._connection is not None and _identity(self._path) != self._file:
             logger.warning("%s was deleted or replaced while it was in use; it is written again", self._path)
-            self._let_go()
+            self._close_file()
 
     def _failed(self, error: sqlite3.Error | OSError | JournalError) -> JournalError:
-        said = error if isinstance(error, JournalError) else kind_of(error, self._path)
-        self._let_go()  # SQLite remembers that an open file was read-only; and a damaged file is replaced
+        journal_error = error if isinstance(error, JournalError) else kind_of(error, self._path)
+        self._close_file()  # SQLite remembers that an open file was read-only; and a damaged file is replaced
         if self.fault is None:
-            logger.error("the acknowledgements of durable consumers cannot be stored; trying again: %s", said)
-        self.fault = str(said)
+            logger.error("the acknowledgements of durable consumers cannot be stored; trying again: %s", journal_error)
+        self.fault = str(journal_error)
         self._try_again_s = time.monotonic() + SECONDS_BETWEEN_TRIES
-        return said
+        return journal_error
 
     def _move_aside(self, damaged: JournalDamagedError) -> None:
         # The -journal file first: SQLite would take it for the new file's.
@@ -251,7 +251,7 @@ class Consumers:
         )
         logger.error("%s; it was moved to %s, and %s", damaged, self._aside, known)
 
-    def _let_go(self) -> None:
+    def _close_file(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None

@@ -175,9 +175,9 @@ class FollowServer(RouterServer[Request]):
         before = self._subscriptions.pop(name, None)
         if before is not None and before.request.client != request.client:
             self._superseded.setdefault(name, deque(maxlen=SUPERSEDED_KEPT)).append(before.request.client)
-            said = refusal("superseded", f"a newer client follows as {name}; only one can")
-            if self._send(socket, before.route, [to_bytes(said)]):  # otherwise the client had gone
-                self._count(said)
+            superseded = refusal("superseded", f"a newer client follows as {name}; only one can")
+            if self._send(socket, before.route, [to_bytes(superseded)]):  # otherwise the client had gone
+                self._count(superseded)
         other = self._subscription_of(route)
         if other is not None:  # a socket follows under one name only
             self._end(other)

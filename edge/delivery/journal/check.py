@@ -36,9 +36,9 @@ def faults(
     after = first - 1 if first else last
     while after < last:
         stored = reader.stored(after, last, EVENTS_AT_ONCE)
-        gone = min(stored.first_seq - 1, last) if stored.first_seq else last
-        if gone > after:  # events that retention deleted meanwhile are not missing
-            after, before, begin = gone, {}, gone + 1
+        deleted_through = min(stored.first_seq - 1, last) if stored.first_seq else last
+        if deleted_through > after:  # events that retention deleted meanwhile are not missing
+            after, before, begin = deleted_through, {}, deleted_through + 1
         for each in stored.records:
             record = each.record
             if record.seq > after + 1:

@@ -27,11 +27,11 @@ class Discarded:
     by_topic: dict[str, int] = field(default_factory=dict)
     consumers: set[str] = field(default_factory=set)
 
-    def add(self, gone: Deleted, consumers: Iterable[str]) -> None:
-        self.last_seq = gone.last_seq
-        self.events += gone.last_seq - gone.first_seq + 1
+    def add(self, deleted: Deleted, consumers: Iterable[str]) -> None:
+        self.last_seq = deleted.last_seq
+        self.events += deleted.last_seq - deleted.first_seq + 1
         self.consumers.update(consumers)
-        for topic, events in gone.by_topic.items():
+        for topic, events in deleted.by_topic.items():
             self.by_topic[topic] = self.by_topic.get(topic, 0) + events
 
 
@@ -82,11 +82,11 @@ class Discarding:
                 journal.checkpoint()
                 return self._retention.discard_some(journal, acked, now_ns)
 
-        gone = self._file.run(discard)
-        if gone is None:
+        deleted = self._file.run(discard)
+        if deleted is None:
             self._age_at_s = now_s + LOOK_SECONDS
             return False
-        self._note(gone, acked)
+        self._note(deleted, acked)
         self._file.note_size()
         return True
 
@@ -104,9 +104,9 @@ class Discarding:
             pass
         self._file.run(journal.reload_state)
 
-    def note(self, gone: Deleted) -> None:
+    def note(self, deleted: Deleted) -> None:
         """Record events that were deleted although the deletion seemed to fail."""
-        self._note(gone, self._acked(self._file.in_use.journal_id))
+        self._note(deleted, self._acked(self._file.in_use.journal_id))
 
     def forget(self) -> None:
         """Drop the unreported events: another journal is in use now."""
@@ -131,10 +131,10 @@ class Discarding:
         long = now_s - discarded.since_s >= SECONDS_BETWEEN_DISCARDED_TOLD
         return self.report() if quiet or long else None
 
-    def _note(self, gone: Deleted, acked: Mapping[str, int]) -> None:
-        missed = [name for name, seq in acked.items() if seq < gone.last_seq]
+    def _note(self, deleted: Deleted, acked: Mapping[str, int]) -> None:
+        missed = [name for name, seq in acked.items() if seq < deleted.last_seq]
         if missed:
             if self._unreported is None:
-                self._unreported = Discarded(gone.first_seq, gone.last_seq, self._clock())
-            self._unreported.add(gone, missed)
-            self.events += gone.last_seq - gone.first_seq + 1
+                self._unreported = Discarded(deleted.first_seq, deleted.last_seq, self._clock())
+            self._unreported.add(deleted, missed)
+            self.events += deleted.last_seq - deleted.first_seq + 1

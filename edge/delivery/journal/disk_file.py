@@ -89,9 +89,9 @@ class DiskFile:
         self.first_seq = journal.first_seq
         self.size_bytes = journal.size_bytes + max(0, journal.wal_bytes - WAL_KEPT_BYTES)
 
-    def distrust(self, journal_id: str, why: str) -> None:
+    def distrust(self, journal_id: str, reason: str) -> None:
         """Make the next `check` fail if this journal is in use: a reader found it damaged. Any thread."""
-        self._doubt = journal_id, why
+        self._doubt = journal_id, reason
 
     def check(self, now_s: float) -> None:
         """Require that the journal's file is unchanged in identity. The disk is asked once a second.
@@ -116,7 +116,7 @@ class DiskFile:
             self._wal_is_large = True
             logger.warning("%s", self.run(journal.describe_blocking_reader))
 
-    def let_go_after(self, fault: JournalError) -> None:
+    def close_after(self, fault: JournalError) -> None:
         """Close the file after a fault.
 
         It stays open if the disk is full, since opening takes room that may be missing, or if the disk does not answer.
@@ -149,14 +149,14 @@ class DiskFile:
         self.journal = self._opened = None
 
     def _open_or_begin(self) -> None:
-        why = None
+        reason = None
         try:
             journal = self._open_if_none_is_missing()
         except JournalDamagedError as error:
             logger.error("%s", error)
-            why = f"{error}; it is {move_aside(self.path).name} now"
+            reason = f"{error}; it is {move_aside(self.path).name} now"
             journal = self._open_if_none_is_missing()
-        self._opened = journal, why
+        self._opened = journal, reason
 
     def _open_if_none_is_missing(self) -> Journal:
         """Open the journal.

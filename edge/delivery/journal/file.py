@@ -131,8 +131,8 @@ def move_aside(path: Path) -> Path:
             with contextlib.suppress(FileNotFoundError):
                 old.rename(new)
         sync_folder(path.parent)
-        for gone in numbers[: len(numbers) + 1 - DAMAGED_KEPT]:
-            for file in database_files(path.with_name(f"{numbered}{gone}")):
+        for oldest in numbers[: len(numbers) + 1 - DAMAGED_KEPT]:
+            for file in database_files(path.with_name(f"{numbered}{oldest}")):
                 file.unlink(missing_ok=True)
     except OSError as error:
         raise kind_of(error, path) from error

@@ -209,11 +209,11 @@ class Journal:
             first_seq, _ = range_in(self._connection)
             oldest_at_ns = oldest_at_ns_in(self._connection)
             sizes = sizes_in(self._connection)
-        gone = Deleted(self.first_seq, min(through_seq, self.last_seq), by_topic)
+        deleted = Deleted(self.first_seq, min(through_seq, self.last_seq), by_topic)
         self.first_seq, self.oldest_at_ns = first_seq, oldest_at_ns
         self._note_wal()
         self.size_bytes, self.file_bytes = sizes
-        return gone
+        return deleted
 
     def checkpoint(self) -> bool:
         """Write the -wal file's pages into the database, so that the -wal file is used again from its start.
@@ -335,13 +335,13 @@ class Journal:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
-                said = kind_of(error, self.path)
-                if isinstance(said, JournalFullError) and self._has_no_budget_for(of_bytes):
-                    said = JournalFullError(
+                journal_error = kind_of(error, self.path)
+                if isinstance(journal_error, JournalFullError) and self._has_no_budget_for(of_bytes):
+                    journal_error = JournalFullError(
                         f"{self.path} has all the room that the line may give it: more comes than can be deleted "
                         "meanwhile; set a larger journal.retain_mib, or have fewer heatmaps sent"
                     )
-                raise said from error
+                raise journal_error from error
             raise
 
     def _has_no_budget_for(self, of_bytes: int) -> bool:

@@ -154,9 +154,9 @@ class JournalWriter(Numbering):
     def state(self) -> JournalState | None:
         return self._state
 
-    def distrust(self, journal_id: str, why: str) -> None:
+    def distrust(self, journal_id: str, reason: str) -> None:
         """Move this journal aside and begin a new one, if it is in use: a reader found it damaged. Any thread."""
-        self._file.distrust(journal_id, why)
+        self._file.distrust(journal_id, reason)
 
     # Storing events.
 
@@ -227,7 +227,7 @@ class JournalWriter(Numbering):
         wait_s = self._retries.next_wait_s(now_s)
         retry_at_s = now_s if at_once else now_s + wait_s
         self._outage = Outage(fault, retry_at_s, wait_s, self._live.last_seq + 1, damaged=damaged)
-        self._file.let_go_after(fault)
+        self._file.close_after(fault)
         logger.error("events are not journalled from now on: %s", fault)
 
     def _recover(self, outage: Outage) -> list[Message]:
@@ -237,10 +237,10 @@ class JournalWriter(Numbering):
         now_s = self._clock()
         try:
             if outage.damaged is not None:
-                outage.why_anew = f"{outage.damaged}; it is {self._file.move_aside()} now"
+                outage.new_journal_reason = f"{outage.damaged}; it is {self._file.move_aside()} now"
                 outage.damaged = None
             if self._file.journal is None:
-                journal = self._open(outage.why_anew)
+                journal = self._open(outage.new_journal_reason)
                 # The disk may have lost pages that it reported as written, so all pages are written again.
                 self._file.run(journal.checkpoint)
             else:
@@ -250,7 +250,7 @@ class JournalWriter(Numbering):
             done = self._store([Message(self._own.recording(outage, self._live.last_seq))], outage.progress)
         except Exception as error:
             fault = self._faults.as_journal_error(error)
-            self._file.let_go_after(fault)
+            self._file.close_after(fault)
             if type(fault) is not type(outage.error):
                 logger.error("events still cannot be journalled: %s", fault)
             outage.failed(fault, now_s)
@@ -270,7 +270,7 @@ class JournalWriter(Numbering):
             self._file.check(self._clock())
         except JournalReplacedError as error:
             logger.error("%s", error)
-            self._file.let_go_after(error)
+            self._file.close_after(error)
             self._open(str(error))
         more = self._discarding.discard_some()
         self._report_discarded(self._discarding.report_if_due(quiet=not more))
@@ -282,26 +282,26 @@ class JournalWriter(Numbering):
 
     # Opening the journal.
 
-    def _open(self, why: str | None = None) -> Journal:
+    def _open(self, reason: str | None = None) -> Journal:
         """Open the journal, or a new one in place of a damaged one.
 
         Args:
-            why: reason why there is no journal, if it is known.
+            reason: why there is no journal, if that is known.
         Raises:
             JournalError: no journal can be opened.
         """
-        journal, why_anew = self._file.open()
+        journal, new_journal_reason = self._file.open()
         former_id = self._journalled.journal_id
         if journal.journal_id != former_id:
             self._own.waiting = []  # they belong to another journal
             self._discarding.forget()
         self._take_over(journal)
         if journal.last_seq == 0:
-            self._own.waiting = [self._own.begun(why_anew or why or "there was no journal")]
+            self._own.waiting = [self._own.begun(new_journal_reason or reason or "there was no journal")]
         elif former_id not in (None, journal.journal_id):
             begun = self._own.begun(
-                f"{f'{why}; ' if why else ''}journal {journal.journal_id}, begun earlier, replaces journal {former_id} "
-                f"and continues after event {journal.last_seq}"
+                f"{f'{reason}; ' if reason else ''}journal {journal.journal_id}, begun earlier, replaces journal "
+                f"{former_id} and continues after event {journal.last_seq}"
             )
             self._own.waiting = [begun]
         return journal

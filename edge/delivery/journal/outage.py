@@ -39,7 +39,7 @@ class Outage:
     reported: bool = False
     damaged: str | None = None
     """Why the journal's file must be moved aside first; None: it must not."""
-    why_anew: str | None = None
+    new_journal_reason: str | None = None
     """Why a new journal is begun, if one is."""
     _tried: tuple[int, Counter[str]] | None = None
 

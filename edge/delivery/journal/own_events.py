@@ -19,9 +19,9 @@ class OwnEvents:
         """Events to commit before all others."""
         self._line, self._boot_id, self._wall_ns = line, boot_id, wall_ns
 
-    def begun(self, why: str) -> JournalEvent:
+    def begun(self, reason: str) -> JournalEvent:
         """A new journal begins."""
-        return self._event("begun", why)
+        return self._event("begun", reason)
 
     def live_only(self, error: JournalError) -> JournalEvent:
         """From now on events are not journalled."""
@@ -44,17 +44,17 @@ class OwnEvents:
             last_seq=last_seq if events else None,
         )
 
-    def discarded(self, gone: Discarded) -> JournalEvent:
+    def discarded(self, discarded: Discarded) -> JournalEvent:
         """Events were deleted before every durable consumer got them."""
-        names = sorted(gone.consumers)
+        names = sorted(discarded.consumers)
         return self._event(
             "discarded",
-            f"events {gone.first_seq} to {gone.last_seq} were deleted to make room; "
+            f"events {discarded.first_seq} to {discarded.last_seq} were deleted to make room; "
             f"{', '.join(names)} did not get all of them",
-            events=gone.events,
-            by_topic=gone.by_topic,
-            first_seq=gone.first_seq,
-            last_seq=gone.last_seq,
+            events=discarded.events,
+            by_topic=discarded.by_topic,
+            first_seq=discarded.first_seq,
+            last_seq=discarded.last_seq,
             consumers=names,
         )
 

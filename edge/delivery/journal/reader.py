@@ -299,14 +299,14 @@ class JournalReader:
         self._connection.set_progress_handler(lambda: 0, 10_000)  # lets Python handle Ctrl-C
         try:
             with self._snapshot():
-                said = self._connection.execute(f"PRAGMA integrity_check({at_most})").fetchall()
+                rows = self._connection.execute(f"PRAGMA integrity_check({at_most})").fetchall()
         except JournalError as error:
             if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
                 raise KeyboardInterrupt from error
             raise
         finally:
             self._connection.set_progress_handler(None, 0)
-        return [line for (text,) in said if text != "ok" for line in text.splitlines()]
+        return [line for (text,) in rows if text != "ok" for line in text.splitlines()]
 
     def close(self) -> None:
         """Close the file."""

@@ -195,9 +195,9 @@ class Authenticator:
             return
         allow_list = self._access.allow_list
         allow_list.refresh(LOOK_EVERY_SECONDS / 2)
-        gone = {key for key in self._authorized if not allow_list.allows(self._role, key)}
-        if gone:
-            self._authorized -= gone
+        revoked = {key for key in self._authorized if not allow_list.allows(self._role, key)}
+        if revoked:
+            self._authorized -= revoked
             self._revoked.set()
 
 

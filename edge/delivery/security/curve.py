@@ -79,7 +79,7 @@ def make_key_pair(path: Path, owner_uid: int | None = None) -> KeyPair:
 
 def to_file(public: bytes) -> bytes:
     """Return the content of a public key's file."""
-    return _FILE.format(half="public", what="It may be told to everybody.", public=public.decode()).encode()
+    return _FILE.format(half="public", what="This half is public.", public=public.decode()).encode()
 
 
 def read_key_pair(path: Path) -> KeyPair:
@@ -133,7 +133,7 @@ def fingerprint(public: bytes) -> str:
 
 
 def _written(public: bytes, secret: bytes) -> bytes:
-    what = "Keep it to yourself: whoever has it can pass for its owner."
+    what = "Keep this half secret: its holder can pretend to be its owner."
     text = _FILE.format(half="secret", what=what, public=public.decode()) + _SECRET.format(secret=secret.decode())
     return text.encode()
 

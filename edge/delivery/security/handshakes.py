@@ -85,8 +85,8 @@ class Handshakes:
 
     def _refuse(self, address: str, event: int, value: int | None) -> None:
         if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            why = os.strerror(value or 0)
-            self._refused("handshake", f"a connection from {address} ended before its handshake was complete ({why})")
+            cause = os.strerror(value or 0)
+            self._refused("handshake", f"a connection from {address} ended before its handshake was complete ({cause})")
             return
         what = "no ZeroMQ" if value is None else _protocol_error(value)
         self._refused(

@@ -35,14 +35,14 @@ class Subscriptions:
             if not socket.poll(0):
                 self._without_a_pause = 0
                 return
-            said = socket.recv()
+            message = socket.recv()
             self._without_a_pause += 1
-            if said[:1] == b"\x01":
+            if message[:1] == b"\x01":
                 # Unsubscriptions are not subtracted: ZeroMQ reports them also while another client has the prefix.
-                if (prefix := hash(said)) not in self._prefixes:
+                if (prefix := hash(message)) not in self._prefixes:
                     self._prefixes.add(prefix)
-                    self._prefix_bytes += len(said)
-                yield said[1:]
+                    self._prefix_bytes += len(message)
+                yield message[1:]
 
     @property
     def too_many(self) -> str | None:
