@@ -119,7 +119,7 @@ def test_pictures_that_all_look_alike_are_not_taken_for_one_thing(tmp_path: Path
         shutil.copy(folder / "images" / "pa.png", folder / "images" / f"p{name}.png")
     found = discover(folder)
     assert len(found.read().groups()) == 6
-    assert found.assumptions[2].startswith("6 of 6 pictures look nearly identical, so that likeness does not say")
+    assert found.assumptions[2].startswith("6 of 6 pictures look nearly identical, so similarity does not show")
 
 
 def test_groups_by_file_names_are_said_to_be_a_guess(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_truth_and_mixture_and_the_lack_of_defects_are_said(tmp_path: Path) -> N
     (folder / "boxes").mkdir()
     (folder / "boxes" / "b_0.txt").write_text("1 1 5 5 1")
     assert discover(folder).assumptions[0] == (
-        "Pictures are good or defective by labels.csv; where the defects are, by masks (boxes are there too and are "
+        "Pictures are good or defective by labels.csv; where the defects are, by masks (boxes exist too and are "
         "not used). 1 of 8 defective pictures has no defect marked (masks), first a_0.png: only the label is used."
     )
     tiles = sort_tiles(tmp_path / "tiles", count=3)
