@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 def fit(
     config: TrainConfig,
-    say: Callable[[str], None] = logger.info,
+    report_line: Callable[[str], None] = logger.info,
     callbacks: "Sequence[Callback]" = (),
     cache: Path | None = None,
 ) -> RunFolder:
@@ -29,7 +29,7 @@ def fit(
 
     Args:
         config: all there is to say.
-        say: takes lines for people.
+        report_line: takes lines for people.
         callbacks: Lightning's, that look on or end the training of a whole network early.
         cache: where its decoded frames lie, and stay; default: in the run's folder until it is finished.
     Raises:
@@ -44,22 +44,22 @@ def fit(
             f"out={run.folder} is {'a file' if run.folder.is_file() else 'the data'}; name a folder for it"
         )
     if not leads:
-        say = logger.debug
+        report_line = logger.debug
     elif run.config.exists() and not config.resume:
         raise ConfigError(
             f"{run.folder} already holds a run; go on with resume=true, or choose another folder with out="
         )
     finished = leads and run.summary.exists() and run.read_summary().finished
     if finished and not _lacks_report(run):
-        say(f"{run.folder} is already finished")
+        report_line(f"{run.folder} is already finished")
         return run
 
     if isinstance(config.recipe, DenseRecipeConfig):
         try:
             if not finished:
-                train_dense(config, run, say)
+                train_dense(config, run, report_line)
             if _lacks_report(run):
-                say(f"report: {write_run_report(load_run(run.folder))}")
+                report_line(f"report: {write_run_report(load_run(run.folder))}")
         except KeyboardInterrupt as error:
             again = (
                 f"go on with: heatline train out={run.folder} resume=true"
@@ -71,7 +71,7 @@ def fit(
 
     from train.whole_network import train_whole_network  # Lightning takes seconds to import
 
-    train_whole_network(config, run, say, callbacks, cache, leads=leads)
+    train_whole_network(config, run, report_line, callbacks, cache, leads=leads)
     return run
 
 

@@ -180,7 +180,7 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
     data = options.read(folder, note, discovery)
     for file in _find_other_files(folder):
         note(file, InputError(f"{file} is no PNG, JPEG, BMP, TIFF or WebP; only these are read, and no subfolders"))
-    for stem, annotation in data.strays.items():
+    for stem, annotation in data.unmatched.items():
         note(annotation.file, InputError(f"{annotation.file} marks {stem}, and there is no such picture"))
     rule = TileRule(options.tile_px, OVERLAP_PX, DEFECTIVE_SHARE)
     inspected = _Inspected()
@@ -189,7 +189,7 @@ def summarise_folder(folder: Path, options: ReadingOptions, track: Track = iter)
             _inspect(image, rule, inspected)
         except InputError as error:
             note(image.path, error)
-    usable = LabelledFolder(data.folder, data.truth, tuple(inspected.images), data.groups_are, data.strays)
+    usable = LabelledFolder(data.folder, data.truth, tuple(inspected.images), data.groups_are, data.unmatched)
     groups = _count_groups(usable)
     split, why_no_split = _draw_split(groups, data.groups_with_defects(), options)
     parts = None if split is None else _count_parts(usable, split)

@@ -34,7 +34,7 @@ from train.run import RunFolder, RunSummary
 def train_whole_network(
     config: TrainConfig,
     run: RunFolder,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     callbacks: Sequence[Callback],
     cache: Path | None,
     *,
@@ -55,10 +55,10 @@ def train_whole_network(
     precision, reason = choose_precision(config.trainer.precision, config.trainer.accelerator)
     flags = {"accelerator": config.trainer.accelerator, "devices": config.trainer.devices, "precision": precision}
     devices = _trainer(flags, logger=False, barebones=True).world_size  # or a sentence, before any work is done
-    prepared = prepare(config, cache or run.cache, say)
+    prepared = prepare(config, cache or run.cache, report_line)
     assembly = assemble(config, prepared, model, devices)
-    say(f"precision {precision}: {reason}")
-    say(_plan(assembly))
+    report_line(f"precision {precision}: {reason}")
+    report_line(_plan(assembly))
 
     summary = RunSummary(
         finished=False,

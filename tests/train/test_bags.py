@@ -196,7 +196,7 @@ def test_a_multiple_instance_training_that_was_interrupted_ends_as_if_it_had_not
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    whole = fit(configured(pictures, tmp_path / "whole"), say=said.append)
+    whole = fit(configured(pictures, tmp_path / "whole"), report_line=said.append)
     assert (whole.read_summary().truth, whole.read_summary().labelled) == ("labels", "pictures")
     assert any("multiple-instance" in line for line in said)
     assert "train: 8 pictures, 6 of them defective; 96 tiles" in said

@@ -44,7 +44,7 @@ def cache_in(
     folder: Path, *, tiles: int = 1000, identity: str = "trunk", said: list[str] | None = None
 ) -> FeatureCache:
     said = [] if said is None else said
-    return FeatureCache(folder, identity, SHAPES, limit_bytes=tiles * FILE_BYTES, say=said.append)
+    return FeatureCache(folder, identity, SHAPES, limit_bytes=tiles * FILE_BYTES, report_line=said.append)
 
 
 def fill(cache: FeatureCache, keys: Sequence[bytes]) -> None:
@@ -88,7 +88,7 @@ def test_another_trunk_or_another_size_of_tiles_has_features_of_its_own(
     keys = keys_of(1, 2)
     with cache_in(tmp_path) as one:
         fill(one, keys)
-    with FeatureCache(tmp_path, *other, say=pytest.fail) as cache:
+    with FeatureCache(tmp_path, *other, report_line=pytest.fail) as cache:
         assert cache.missing(keys) == keys
 
 
@@ -245,7 +245,7 @@ def test_memory_stays_bounded_however_many_tiles_there_are(tmp_path: Path) -> No
     code = """
 import resource
 shape = (64, 64, 8)  # 64 KiB a tile
-with FeatureCache(Path(sys.argv[1]), 'trunk', [shape], say=print) as cache:
+with FeatureCache(Path(sys.argv[1]), 'trunk', [shape], report_line=print) as cache:
     keys, block = keys_of(*range(2000)), np.zeros((8, *shape), np.float16)
     features = Features(cache, keys, in_memory_bytes=2**20)
     cache.missing(keys)

@@ -60,7 +60,7 @@ def filler(number: int) -> Callable[[NDArray[np.uint8]], None]:
 
 
 def cache_in(folder: Path) -> FeatureCache:
-    return FeatureCache(folder, TRUNK.identity, feature_shapes(TRUNK, TILE_PX), say=pytest.fail)
+    return FeatureCache(folder, TRUNK.identity, feature_shapes(TRUNK, TILE_PX), report_line=pytest.fail)
 
 
 def assert_features_of_torch(cache: FeatureCache, numbers: list[int]) -> None:

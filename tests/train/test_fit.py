@@ -300,14 +300,14 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence_and_leaves_no_run(
 def test_pictures_that_mislead_are_reported(blobs: Path, tmp_path: Path) -> None:
     """A defective picture whose mask is empty, and a picture on both sides of the split."""
     said: list[str] = []
-    fit(configured(blobs, tmp_path / "sound", "recipe.steps=1"), say=said.append)
+    fit(configured(blobs, tmp_path / "sound", "recipe.steps=1"), report_line=said.append)
     assert not any("nearly identical" in line or "left out" in line for line in said)
     data = draw_blobs(tmp_path / "blobs")
     cv2.imwrite(str(data / "masks" / "a_2.png"), np.zeros((150, 200), np.uint8))
     labels = {f"{group}_{n}.png": n < 2 or group == "a" for group in "abcd" for n in range(3)}
     write_labels(data, [(name, "defective" if bad else "good", name[0]) for name, bad in labels.items()])
     (data / "images" / "c_2.png").write_bytes((data / "images" / "b_2.png").read_bytes())
-    fit(configured(data, tmp_path / "run", "recipe.steps=1"), say=said.append)
+    fit(configured(data, tmp_path / "run", "recipe.steps=1"), report_line=said.append)
     assert any("1 picture is left out" in line and "a_2.png" in line for line in said)
     assert any("as do c_2.png (val) and b_2.png (train)" in line for line in said)
 

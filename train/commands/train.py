@@ -49,7 +49,7 @@ def train(overrides: tuple[str, ...], as_json: bool) -> None:
     from train.compose import compose
     from train.fit import fit, leads_devices
 
-    run = fit(compose(_with_folder(overrides)), say=lambda line: click.echo(line, err=True))
+    run = fit(compose(_with_folder(overrides)), report_line=lambda line: click.echo(line, err=True))
     if not leads_devices():
         return
     summary = run.read_summary()

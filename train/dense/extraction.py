@@ -42,13 +42,13 @@ def extracted(
     painter: Painter,
     samples: Sequence[Sample],
     config: FeaturesConfig,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     progress: Progress | None = None,
 ) -> Iterator[Extracted]:
     """Extract what the cache lacks; none of it is deleted while the context lasts.
 
     Args:
-        say: gets a sentence about damaged features.
+        report_line: gets a sentence about damaged features.
         progress: gets a task while features are extracted.
     Raises:
         TrainingError: the trunk cannot be used, or the features not be stored.
@@ -64,7 +64,9 @@ def extracted(
         if progress is not None and task is not None:
             progress.update(task, completed=done, total=total)
 
-    with FeatureCache(folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=limit, say=say) as cache:
+    with FeatureCache(
+        folder, trunk.identity, feature_shapes(trunk, tile_px), limit_bytes=limit, report_line=report_line
+    ) as cache:
         began = time.monotonic()
         count = extract(trunk, zip(keys, fills, strict=True), cache, tile_px=tile_px, progress=advance)
         took = time.monotonic() - began

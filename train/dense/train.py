@@ -36,10 +36,10 @@ from train.run import RunFolder, RunSummary, read_data, split_data
 from train.tiles import TileRule
 
 logger = logging.getLogger(__name__)
-Say = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 
-def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
+def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) -> None:
     """Extract features, cross-validate, and train the head that is used on all groups but those of the test.
 
     What is interrupted starts again, and finds its features in the cache.
@@ -59,7 +59,7 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
     precision, reason = choose_precision(config.trainer.precision, "cpu")
     if config.discover:
         for line in discover(Path(config.data)).assumptions:
-            say(line)
+            report_line(line)
     data = read_data(config)
     split = split_data(config, data)
     images = split.images(data, "train")
@@ -68,9 +68,9 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
     rule = TileRule(**msgspec.structs.asdict(config.tiles))
     tiles = know_tiles(store, rule)
     if not config.discover and (mixture := data.describe_mixture()):  # what is discovered is described above
-        say(mixture)
+        report_line(mixture)
     for line in [_described(images, tiles), *_warnings(store, images, tiles, rule)]:
-        say(line)
+        report_line(line)
 
     steps = recipe.steps_for(len(tiles)) + recipe.finetune_steps
     digests = picture_digests(images)
@@ -78,15 +78,15 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
     planned = [*grid_samples(tiles), *plan_copies(tiles, store, digests, recipe, tile_px)]
     with (
         Progress(console=progress_console(), transient=True) as progress,
-        extracted(model, tile_px, painter, planned, config.features, say, progress) as found,
+        extracted(model, tile_px, painter, planned, config.features, report_line, progress) as found,
     ):
         copied = len(planned) - len(tiles)
         copies = f"{copied} {'copy' if copied == 1 else 'copies'}"
-        say(f"features of {format_count(len(tiles), 'tile')} and {copies}: {found}")
+        report_line(f"features of {format_count(len(tiles), 'tile')} and {copies}: {found}")
         samples = gather_samples(tiles, planned, painter)
         folds = int(divide_groups(tiles, recipe, config.seed).max()) + 1
         validated = f"each of {folds} folds and for the model" if folds > 1 else "the model, without a cross-validation"
-        say(f"{format_count(steps, 'step')} for {validated}; precision {precision}: {reason}")
+        report_line(f"{format_count(steps, 'step')} for {validated}; precision {precision}: {reason}")
         training = progress.add_task("training", total=steps * (folds + 1 if folds > 1 else 1))
         lock = Lock()
 

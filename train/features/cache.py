@@ -56,7 +56,7 @@ class FeatureCache:
         identity: of the trunk: other features have another one.
         shapes: [h, w, c] of each stage.
         limit_bytes: what all files in the folder may take together, whatever their trunk.
-        say: gets a sentence about what was damaged.
+        report_line: gets a sentence about what was damaged.
     Raises:
         TrainingError: the folder cannot be written.
     """
@@ -68,10 +68,10 @@ class FeatureCache:
         shapes: Sequence[tuple[int, int, int]],
         *,
         limit_bytes: int = LIMIT_BYTES,
-        say: Callable[[str], object],
+        report_line: Callable[[str], object],
     ) -> None:
         self.folder, self.shapes = folder, tuple(shapes)
-        self._identity, self._limit_bytes, self._say = repr((identity, self.shapes)), limit_bytes, say
+        self._identity, self._limit_bytes, self._report_line = repr((identity, self.shapes)), limit_bytes, report_line
         self.row_bytes = sum(2 * math.prod(shape) for shape in self.shapes)
         self._file_bytes = _room(self.row_bytes + _CHECKSUM_BYTES)
         self._names: set[bytes] = set()
@@ -106,7 +106,7 @@ class FeatureCache:
                 elif whole is not None:
                     self._path(name).unlink(missing_ok=True)  # another training may have found it too
         if damaged := sum(whole is False for whole in found.values()):
-            self._say(
+            self._report_line(
                 f"the features of {format_count(damaged, 'tile')} in {self.folder} are damaged, they are extracted "
                 "again"
             )

@@ -97,7 +97,7 @@ def samples_of(
 def stored(folder: Path, stages: Sequence[NDArray[np.float16]]) -> Features:
     """Features [n, h, w, c] of each stage, read from a cache."""
     keys = [key_of(number) for number in range(len(stages[0]))]
-    with FeatureCache(folder, "small", [stage.shape[1:] for stage in stages], say=pytest.fail) as cache:
+    with FeatureCache(folder, "small", [stage.shape[1:] for stage in stages], report_line=pytest.fail) as cache:
         cache.missing(keys)
         cache.write(keys, stages)
         features = Features(cache, keys)
