@@ -25,7 +25,7 @@ from edge.inference.engine import OPENVINO_GRAPH
 from edge.util.text import format_count
 from train.compose import read_model
 from train.config import TrainConfig
-from train.dense.copies import picture_digests
+from train.dense.copies import digest_pictures
 from train.files import write_whole
 from train.models.build import build_model
 from train.models.weights import load_pretrained
@@ -136,7 +136,7 @@ def train_anomalib(
 def tile_files(truth: Truth, work: Path) -> Path:
     """The folder of all grid tiles as PNG, by their rows; written once for the same pictures and tiles."""
     table = truth.tiles.table
-    identity = sha256(f"{truth.rule.tile_px} {picture_digests(truth.store.images)}".encode())
+    identity = sha256(f"{truth.rule.tile_px} {digest_pictures(truth.store.images)}".encode())
     for column in (table.frame, table.y, table.x):
         identity.update(column.tobytes())
     folder = work / f"tiles_{identity.hexdigest()[:12]}"

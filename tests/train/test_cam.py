@@ -18,7 +18,7 @@ from train.config import CnnConfig
 from train.models.build import build_model
 from train.models.cnn import CamClassifier
 from train.models.explained import ExplainedClassifier
-from train.models.weights import timm_names_of_lite
+from train.models.weights import rename_lite_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -136,7 +136,7 @@ def lite0_state() -> dict[str, Tensor]:
 
 def test_the_package_fills_every_weight_of_the_network_and_is_remembered() -> None:
     network = timm.create_model("tf_efficientnet_lite0")
-    renamed = timm_names_of_lite(lite0_state(), network)
+    renamed = rename_lite_weights(lite0_state(), network)
     assert renamed.keys() == network.state_dict().keys()
     model, provenance = build_model(LITE0_D, 64)
     assert isinstance(model, CamClassifier)
@@ -150,7 +150,7 @@ def test_the_package_fills_every_weight_of_the_network_and_is_remembered() -> No
 @torch.no_grad()
 def test_under_timms_names_the_weights_compute_what_they_did_under_their_own() -> None:
     network = timm.create_model("tf_efficientnet_lite0").eval()
-    network.load_state_dict(timm_names_of_lite(lite0_state(), network))
+    network.load_state_dict(rename_lite_weights(lite0_state(), network))
     images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(network(images), efficientnet_lite0(images, lite0_state()), rtol=1e-4, atol=1e-4)
 
@@ -204,7 +204,7 @@ def test_weights_that_only_the_hub_has_are_an_error_where_it_cannot_be_reached(
     config = CnnConfig(name="x", timm="test_efficientnet.r160_in1k", stride=16, weights="imagenet")
     with pytest.raises(WeightsError) as raised:
         build_model(config, 64)
-    assert "cannot be had from timm/test_efficientnet.r160_in1k on the Hugging Face hub" in str(raised.value)
+    assert "cannot be downloaded from timm/test_efficientnet.r160_in1k on the Hugging Face hub" in str(raised.value)
     assert "model.weights=FILE, or none for a random start" in str(raised.value)
     with pytest.raises(WeightsError, match="timm knows no pretrained weights"):
         build_model(CnnConfig(name="x", timm="efficientnet_b6", stride=16, weights="imagenet"), 64)

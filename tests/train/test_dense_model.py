@@ -184,7 +184,7 @@ def test_trained_later_stages_are_put_into_the_trunk() -> None:
         features = model.features(tiles(2))
         for parameter in stages.parameters():
             parameter += 0.01
-        stages.eval().put_into(model.trunk)
+        stages.eval().copy_to(model.trunk)
         for found, expected in zip(model.features(tiles(2)), stages(features[0]), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from export.onnx_graph import to_graphs
 from tests.train.test_dense_model import built, tiles
-from train.models.novelty import NEAREST, Novelty, cells_of
+from train.models.novelty import NEAREST, Novelty, concatenate_cells
 from train.models.prototypes import Prototypes, k_means
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -57,7 +57,7 @@ def test_a_head_adds_the_distance_of_each_cell_of_stride_16(seed: int, gain: flo
 
     novelty = Novelty.of(known)
     stages = [torch.from_numpy(each).float() for each in features]
-    np.testing.assert_allclose(cells_of(stages, (4, 8, 16)), cells, rtol=1e-5)
+    np.testing.assert_allclose(concatenate_cells(stages, (4, 8, 16)), cells, rtol=1e-5)
     assert (novelty(stages, (4, 8, 16)) == 0).all()  # before it is weighed
     novelty.weigh(offset, gain)
     found = novelty(stages, (4, 8, 16)).numpy()
@@ -70,7 +70,7 @@ def test_a_model_with_novelty_is_loaded_and_exported_as_it_is() -> None:
     model = built()
     with torch.no_grad():
         features = model.features(tiles(8))
-        cells = cells_of(features, model.head.strides).permute(0, 2, 3, 1).flatten(0, 2).numpy()
+        cells = concatenate_cells(features, model.head.strides).permute(0, 2, 3, 1).flatten(0, 2).numpy()
         plain = model(tiles(3))[1]
         model.head.novelty = Novelty.of(Prototypes.of(cells, 0))
         torch.testing.assert_close(model(tiles(3))[1], plain)

@@ -239,7 +239,7 @@ def test_weights_are_loaded_at_the_native_size_and_then_fitted_to_the_tiles(tmp_
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("vit_medium_patch16_gap_256", r"answers from its pooled patches \(global_pool 'avg'\)"),
+        ("vit_medium_patch16_gap_256", r"classifies by pooled patches \(global_pool 'avg'\)"),
         ("vit_small_patch16_18x2_224", "its blocks are ParallelThingsBlock"),
         ("vit_tiny_r_s16_p8_224", "its tokens come from a HybridEmbed"),
         ("resnet18", "it is a ResNet, not timm's VisionTransformer"),

@@ -351,7 +351,7 @@ def test_without_imagenet_weights_a_model_starts_at_random_in_all_its_runs(data:
     assert work(Study(plan(LEFT_OUT), data, out, ["*/[ab]/*"]), said).failed == {}
     (loud,) = [line for line in said if "RANDOM START" in line]
     assert loud.startswith("blobs/a/test_efficientnet: RANDOM START, and so will all runs of test_efficientnet: ")
-    assert "cannot be had from timm/" in loud
+    assert "cannot be downloaded from timm/" in loud
     for fold in "ab":
         run = RunFolder(out / "blobs" / fold / "test_efficientnet")
         assert read_config(run.config).model.weights == "none"

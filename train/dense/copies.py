@@ -60,7 +60,7 @@ def grid_samples(tiles: DenseTiles) -> list[Sample]:
     return [Sample(row, Kind.TILE, place, 0) for row, place in enumerate(places)]
 
 
-def picture_digests(images: Iterable[LabelledImage]) -> list[str]:
+def digest_pictures(images: Iterable[LabelledImage]) -> list[str]:
     """Of each picture's content, SHA-256."""
     return [sha256(image.path.read_bytes()).hexdigest() for image in images]
 

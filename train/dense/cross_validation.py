@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from edge.bundle.pooling import pool
 from train.config import DenseRecipeConfig
 from train.dense.copies import Kind
-from train.dense.fit_head import HeadTraining, Network, answers, distances
-from train.dense.folds import divide
+from train.dense.fit_head import HeadTraining, Network, predict, prototype_distances
+from train.dense.folds import assign_folds
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import Samples
 from train.dense.tiles import DenseTiles, Known
@@ -34,7 +34,7 @@ def divide_groups(tiles: DenseTiles, recipe: DenseRecipeConfig, seed: int) -> ND
     bagged, good = tiles.known == Known.BAGGED, tiles.known == Known.GOOD
     defective = np.isin(tiles.known, (Known.MASKED, Known.BOXED))
     weight = np.stack([defective, bagged, good], axis=1).astype(np.float64)
-    fold_of = divide(tiles.group, weight[:, weight.any(axis=0)], min(recipe.folds, len(tiles.groups)), seed)
+    fold_of = assign_folds(tiles.group, weight[:, weight.any(axis=0)], min(recipe.folds, len(tiles.groups)), seed)
     needed = [good] if recipe.synthetic else [good, ~good]
     if any(len(np.unique(fold_of[tiles.group[kind]])) < 2 for kind in needed):
         return np.zeros_like(fold_of)
@@ -103,13 +103,13 @@ def cross_validate(
             training.fine_tune(networks[number], step)
         mine = grid[fold == number]
         if len(mine):
-            parts = answers(network, features, mine, bf16=False)
+            parts = predict(network, features, mine, bf16=False)
             found.logit[mine] = np.concatenate([logits for logits, _ in parts])
             found.map[mine] = np.concatenate([maps for _, maps in parts])
         if is_good_only:
             training.fit_prototypes(network)
             if len(mine):
-                distance[mine] = distances(network, features, mine)
+                distance[mine] = prototype_distances(network, features, mine)
 
     jobs = range(folds + 1) if folds > 1 else [folds]
     processors, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
@@ -130,7 +130,7 @@ def cross_validate(
         _add_novelty(heads, found, distance)
     model.head = heads[folds]
     if folds in networks:
-        networks[folds].stages.put_into(model.trunk)
+        networks[folds].stages.copy_to(model.trunk)
     return found if folds > 1 else None
 
 

@@ -36,7 +36,7 @@ class Extracted:
 
 
 @contextmanager
-def extracted(
+def extract_features(
     model: DenseClassifier,
     tile_px: int,
     painter: Painter,

@@ -12,13 +12,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from edge.errors import DivergedError
 from train.config import DenseRecipeConfig
-from train.dense.objective import POSITIVE_WEIGHT, StepMaps, bag_numbers, loss_of
+from train.dense.objective import POSITIVE_WEIGHT, StepMaps, bag_numbers, step_loss
 from train.dense.samples import Draw, Sampler, Samples
 from train.dense.tiles import Known
 from train.features.cache import Features
 from train.models.dense import TOP_CELLS, DenseHead, FineTuned
 from train.models.explained import pool
-from train.models.novelty import Novelty, cells_of
+from train.models.novelty import Novelty, concatenate_cells
 from train.models.prototypes import MOST_CELLS, Prototypes
 from train.schedule import cosine
 
@@ -84,7 +84,7 @@ class HeadTraining:
         recipe = self._recipe
         torch.nn.init.constant_(head.out.bias, START - self._shift)  # type: ignore[arg-type]
         head.floor.fill_(FLOOR - self._shift)
-        head.standardise(stages_of(self._features, self._sampler.some_tiles(STANDARDISE_BY)))
+        head.standardise(load_stages(self._features, self._sampler.choose_tiles(STANDARDISE_BY)))
         head.dropout.generator = torch.Generator().manual_seed(self._seed)
         optimiser = AdamW(head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         self._run(head, optimiser, range(self._steps), on_step, "recipe.lr")
@@ -100,12 +100,14 @@ class HeadTraining:
 
     def fit_prototypes(self, network: Network) -> None:
         """Give the head prototypes of good cells that it was trained on; they add nothing to its map yet."""
-        rows = self._sampler.some_tiles(PROTOTYPES_BY_TILES)
+        rows = self._sampler.choose_tiles(PROTOTYPES_BY_TILES)
         rng = np.random.default_rng(self._seed)
         cells: list[NDArray[np.float32]] = []
         with torch.no_grad():
             for start in range(0, len(rows), BATCH):
-                found = cells_of(network.taps(stages_of(self._features, rows[start : start + BATCH])), network.strides)
+                found = concatenate_cells(
+                    network.taps(load_stages(self._features, rows[start : start + BATCH])), network.strides
+                )
                 flat = found.permute(0, 2, 3, 1).flatten(1, 2).numpy()
                 each = min(flat.shape[1], -(-MOST_CELLS // len(rows)))
                 cells += [tile[rng.permutation(len(tile))[:each]] for tile in flat]
@@ -119,7 +121,7 @@ class HeadTraining:
         schedule = LambdaLR(optimiser, lambda step: cosine(step, len(steps), self._recipe.warmup))
         network.train()
         for step in steps:
-            loss = loss_of(self._maps(network, self._sampler.draw(step), step), self._shift, TOP_CELLS)
+            loss = step_loss(self._maps(network, self._sampler.draw(step), step), self._shift, TOP_CELLS)
             if not torch.isfinite(loss):
                 raise DivergedError(f"the loss became {loss.item()} at step {step}; lower the learning rate: {rate}")
             optimiser.zero_grad()
@@ -154,7 +156,7 @@ class HeadTraining:
         if len(bag) <= most:
             return bag
         network.eval()
-        logits = np.concatenate([logit for logit, _ in answers(network, self._features, bag, self._bf16)])
+        logits = np.concatenate([logit for logit, _ in predict(network, self._features, bag, self._bf16)])
         network.train()
         order = bag[np.argsort(-logits, kind="stable")]
         hot = order[: most - most // 2]
@@ -168,28 +170,28 @@ class HeadTraining:
 def forward(network: Network, features: Features, rows: NDArray[np.int64], bf16: bool) -> Tensor:
     """Maps float32 [N, h, w] of samples by index."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        return network(stages_of(features, rows, bf16))  # type: ignore[no-any-return]
+        return network(load_stages(features, rows, bf16))  # type: ignore[no-any-return]
 
 
-def stages_of(features: Features, rows: NDArray[np.int64], bf16: bool = False) -> list[Tensor]:
+def load_stages(features: Features, rows: NDArray[np.int64], bf16: bool = False) -> list[Tensor]:
     """Features [N, channels, h, w] of samples by index, their channels last in memory."""
     numbers = torch.bfloat16 if bf16 else torch.float32  # by way of float32: half the time of float16 to bfloat16
     return [torch.from_numpy(stage).float().to(numbers).permute(0, 3, 1, 2) for stage in features[rows]]
 
 
-def distances(network: Network, features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def prototype_distances(network: Network, features: Features, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """[n, h, w] of samples by index, to the head's prototypes of good cells."""
     head = network.head if isinstance(network, FineTuned) else network
     assert head.novelty is not None, "the caller fitted prototypes"
     found = []
     with torch.no_grad():
         for start in range(0, len(rows), BATCH):
-            taps = network.taps(stages_of(features, rows[start : start + BATCH]))
+            taps = network.taps(load_stages(features, rows[start : start + BATCH]))
             found.append(head.novelty.distance(taps, head.strides).numpy())
     return np.concatenate(found)
 
 
-def answers(
+def predict(
     network: Network, features: Features, rows: NDArray[np.int64], bf16: bool
 ) -> Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Logits [n] and maps [n, h, w] of samples by index, batch by batch, without a gradient."""

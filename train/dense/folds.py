@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def divide(group: NDArray[np.int64], weight: NDArray[np.float64], folds: int, seed: int) -> NDArray[np.int64]:
+def assign_folds(group: NDArray[np.int64], weight: NDArray[np.float64], folds: int, seed: int) -> NDArray[np.int64]:
     """A fold for each group, so that every fold has about as much of everything.
 
     Groups are taken in the order of their weights, the rarest kind of weight first, and each goes to the fold that has

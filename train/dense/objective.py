@@ -33,7 +33,7 @@ class StepMaps(NamedTuple):
     bags: int
 
 
-def loss_of(maps: StepMaps, shift: float, top_cells: int | None) -> Tensor:
+def step_loss(maps: StepMaps, shift: float, top_cells: int | None) -> Tensor:
     """The loss of a step: of tiles, of the cells of good tiles, and of the cells around known defects.
 
     Args:

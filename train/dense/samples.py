@@ -124,7 +124,7 @@ class Sampler:
             bags=[self._bags[bag] for bag in bags],
         )
 
-    def some_tiles(self, count: int) -> NDArray[np.int64]:
+    def choose_tiles(self, count: int) -> NDArray[np.int64]:
         """Grid tiles that may be drawn, at most so many."""
         tiles = np.concatenate([self._located[0], self._good[0], *self._bags])
         return np.sort(np.random.default_rng(self._seed).permutation(tiles)[:count])

@@ -50,7 +50,7 @@ class DenseTiles:
         return self.of(Known.MASKED, Known.BOXED)
 
 
-def know_tiles(store: FrameStore, rule: TileRule) -> DenseTiles:
+def label_tiles(store: FrameStore, rule: TileRule) -> DenseTiles:
     """Cut all frames into tiles, and say what is known of each.
 
     Pictures that are labelled defective and mark nothing are bags, as those without an annotation are.

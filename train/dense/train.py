@@ -17,12 +17,12 @@ from edge.cli.output import progress_console
 from edge.util.text import format_count
 from train.adequacy import defect_areas, describe_few_groups, describe_small_defects
 from train.config import DenseRecipeConfig, TrainConfig
-from train.dense.copies import Painter, grid_samples, picture_digests, plan_copies
+from train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
 from train.dense.cross_validation import cross_validate, divide_groups
-from train.dense.extraction import extracted
+from train.dense.extraction import extract_features
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import gather_samples
-from train.dense.tiles import DenseTiles, Known, know_tiles
+from train.dense.tiles import DenseTiles, Known, label_tiles
 from train.discovery import discover
 from train.evaluation.ordering import auroc, average_precision
 from train.files import write_whole
@@ -66,19 +66,19 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     run.begin(config)
     store = FrameStore.build(images, run.cache, tracked("decoding pictures"))
     rule = TileRule(**msgspec.structs.asdict(config.tiles))
-    tiles = know_tiles(store, rule)
+    tiles = label_tiles(store, rule)
     if not config.discover and (mixture := data.describe_mixture()):  # what is discovered is described above
         report_line(mixture)
     for line in [_described(images, tiles), *_warnings(store, images, tiles, rule)]:
         report_line(line)
 
     steps = recipe.steps_for(len(tiles)) + recipe.finetune_steps
-    digests = picture_digests(images)
+    digests = digest_pictures(images)
     painter = Painter(store, tiles, digests, recipe.augment, tile_px, model.map_hw[0])
     planned = [*grid_samples(tiles), *plan_copies(tiles, store, digests, recipe, tile_px)]
     with (
         Progress(console=progress_console(), transient=True) as progress,
-        extracted(model, tile_px, painter, planned, config.features, report_line, progress) as found,
+        extract_features(model, tile_px, painter, planned, config.features, report_line, progress) as found,
     ):
         copied = len(planned) - len(tiles)
         copies = f"{copied} {'copy' if copied == 1 else 'copies'}"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tests.train.dense.small import PLAIN, recipe_with, write_pictures
 from train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
 from train.dense.copies import Kind, Painter, Sample, plan_copies
-from train.dense.tiles import DenseTiles, Known, know_tiles
+from train.dense.tiles import DenseTiles, Known, label_tiles
 from train.frames import FrameStore
 from train.readers import read_folder
 from train.tiles import TileRule
@@ -33,7 +33,7 @@ class Pictures:
     def __init__(self, folder: Path) -> None:
         images = read_folder(write_pictures(folder / "pictures"), mixed=True).images
         self.store = FrameStore.build(images, folder / "cache")
-        self.tiles = know_tiles(self.store, RULE)
+        self.tiles = label_tiles(self.store, RULE)
         self.digests = [image.name for image in images]
         self.plan = self.planned()
 
@@ -139,7 +139,7 @@ def test_a_frame_of_one_tile_is_not_moved(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "pictures", (TILE_PX * 3, TILE_PX * 3))
     store = FrameStore.build(read_folder(folder, mixed=True).images, tmp_path / "cache")
     large = TileRule(tile_px=128, overlap_px=2, defective_share=0.01)  # larger than the frame
-    tiles = know_tiles(store, large)
+    tiles = label_tiles(store, large)
     digests = [str(number) for number in range(len(store))]
     assert {sample.yx for sample in plan_copies(tiles, store, digests, recipe_with(), 128)} == {(0, 0)}
 

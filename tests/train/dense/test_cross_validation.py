@@ -13,7 +13,7 @@ from edge.errors import InputError, TrainingError
 from tests.train.dense.small import CHANNELS, features_of, new_head, recipe_with, samples_of, squares, stored, tiles_of
 from train.dense import cross_validation
 from train.dense.cross_validation import cross_validate, divide_groups
-from train.dense.fit_head import HeadTraining, answers
+from train.dense.fit_head import HeadTraining, predict
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import Samples
 from train.dense.tiles import DenseTiles, Known
@@ -85,10 +85,10 @@ def test_no_head_is_asked_about_a_group_that_it_was_trained_on(task: Task, monke
     def watched(head: DenseHead, features: Features, rows: NDArray[np.int64], bf16: bool) -> Any:
         assert not trained_on[id(head)][task.tiles.group[rows]].any()
         asked.extend(rows.tolist())
-        return answers(head, features, rows, bf16)
+        return predict(head, features, rows, bf16)
 
     monkeypatch.setattr(cross_validation, "HeadTraining", Watched)
-    monkeypatch.setattr(cross_validation, "answers", watched)
+    monkeypatch.setattr(cross_validation, "predict", watched)
     found = task.validate(untrained(), steps=2)
     assert found is not None
     assert sorted(asked) == list(range(len(task.tiles)))
@@ -115,7 +115,7 @@ def test_what_can_only_be_memorised_is_not_known_out_of_fold(tmp_path: Path) -> 
     recipe = recipe_with(steps=60, folds=4, located=16, good=16)
     found = cross_validate(model, tiles, samples, features, recipe, 0, bf16=False)
     assert found is not None
-    [(memorised, _)] = answers(model.head, features, np.arange(64), bf16=False)
+    [(memorised, _)] = predict(model.head, features, np.arange(64), bf16=False)
     assert known_by(memorised, defective) > 0.95
     assert known_by(found.logit, defective) < 0.75
 
@@ -243,7 +243,7 @@ def test_where_nothing_is_defective_novelty_is_added_to_the_maps_of_all(tmp_path
     assert novelty is not None
     assert novelty.gain > 0
     all_rows = np.arange(4 * groups)
-    ((_, maps),) = answers(model.head, features, all_rows, bf16=False)
+    ((_, maps),) = predict(model.head, features, all_rows, bf16=False)
     odd = [torch.from_numpy(np.moveaxis(stage[:1].astype(np.float32), 3, 1)) for stage in stages]
     odd[2][:, :, 1, 2] += 3
     with torch.no_grad():
@@ -265,6 +265,6 @@ def test_where_nothing_is_defective_novelty_is_added_to_the_maps_of_all(tmp_path
         LaterStages(tuned.trunk)(torch.from_numpy(np.moveaxis(stages[0][:3].astype(np.float32), 3, 1)))
     )
     fine = FineTuned(LaterStages(tuned.trunk), tuned.head).eval()
-    ((_, maps),) = answers(fine, features, np.arange(3), bf16=False)
+    ((_, maps),) = predict(fine, features, np.arange(3), bf16=False)
     np.testing.assert_allclose(maps, expected.detach().numpy(), rtol=1e-4, atol=1e-4)  # the trunk has the tuned stages
     assert np.isfinite(answered.map.astype(np.float32)).all()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.train.blobs import draw_blobs, sort_tiles
 from tests.train.dense.small import write_pictures
-from train.dense.tiles import DenseTiles, Known, defective_share, know_tiles
+from train.dense.tiles import DenseTiles, Known, defective_share, label_tiles
 from train.frames import FrameStore
 from train.readers import read_folder
 from train.tiles import TileRule
@@ -20,7 +20,7 @@ RULE = TileRule(tile_px=32, overlap_px=2, defective_share=0.01)
 
 def known_of(folder: Path, cache: Path, **how: object) -> tuple[FrameStore, DenseTiles]:
     store = FrameStore.build(read_folder(folder, mixed=True, **how).images, cache)  # type: ignore[arg-type]
-    return store, know_tiles(store, RULE)
+    return store, label_tiles(store, RULE)
 
 
 def by_picture(store: FrameStore, tiles: DenseTiles) -> dict[str, set[Known]]:
@@ -65,7 +65,7 @@ def test_a_defective_picture_whose_mask_is_empty_is_a_bag(tmp_path: Path) -> Non
     for mixed in (True, False):  # both as one that is only labelled, and as one whose annotation marks nothing
         store = FrameStore.build(read_folder(folder, mixed=mixed).images, tmp_path / f"cache-{mixed}")
         assert store.is_unplaced(1) is not mixed
-        assert by_picture(store, know_tiles(store, RULE))["a_labelled"] == {Known.BAGGED}
+        assert by_picture(store, label_tiles(store, RULE))["a_labelled"] == {Known.BAGGED}
 
 
 def test_of_good_pictures_every_tile_is_good(tmp_path: Path) -> None:

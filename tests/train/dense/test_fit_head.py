@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge.errors import DivergedError
 from tests.train.dense.small import features_of, new_head, recipe_with, samples_of, squares, stored, tiles_of
 from train.config import DenseRecipeConfig
-from train.dense.fit_head import HeadTraining, answers
+from train.dense.fit_head import HeadTraining, predict
 from train.dense.tiles import Known
 from train.evaluation.ordering import auroc
 from train.features.cache import Features
@@ -56,7 +56,7 @@ class Task:
         return head
 
     def maps(self, head: DenseHead) -> NDArray[np.float32]:
-        return np.concatenate([maps for _, maps in answers(head, self.features, self.tested, bf16=False)])
+        return np.concatenate([maps for _, maps in predict(head, self.features, self.tested, bf16=False)])
 
 
 def masked(folder: Path) -> Task:
@@ -169,7 +169,7 @@ def test_answers_are_the_maps_and_the_means_of_their_highest_cells_in_order(tmp_
     task, head = masked(tmp_path), new_head().eval()
     rows = np.array([5, 3, 40, 3])
     logits, maps = (
-        np.concatenate(parts) for parts in zip(*answers(head, task.features, rows, bf16=False), strict=True)
+        np.concatenate(parts) for parts in zip(*predict(head, task.features, rows, bf16=False), strict=True)
     )
     stages = [torch.from_numpy(stage).float().permute(0, 3, 1, 2) for stage in task.features[rows]]
     with torch.no_grad():
@@ -183,5 +183,5 @@ def test_a_trained_head_gives_the_odds_of_tiles_as_they_come(tmp_path: Path) -> 
     task = Task(tmp_path, known, np.zeros((64, 8, 8), np.float32))
     task.samples.share[:4] = 1  # boxes of the whole tile
     head = task.train(recipe_with(located=2, good=16))
-    logits = np.concatenate([logits for logits, _ in answers(head, task.features, task.tested[16:], bf16=False)])
+    logits = np.concatenate([logits for logits, _ in predict(head, task.features, task.tested[16:], bf16=False)])
     assert np.median(logits) < np.log((4 + 16) / (60 + 16))  # those that are tested with are tiles too

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from train.dense.objective import StepMaps, bag_numbers, loss_of
+from train.dense.objective import StepMaps, bag_numbers, step_loss
 
 CELLS, TOP = 5, 4
 Array = NDArray[np.float64]
@@ -74,7 +74,7 @@ def test_the_loss_is_that_of_the_formula(
     seed: int, located: int, good: int, synthetic: int, sizes: list[int], shift: float
 ) -> None:
     parts, exact = drawn(seed, located, good, synthetic, sizes)
-    loss = loss_of(step(parts, sizes, exact), shift, TOP)
+    loss = step_loss(step(parts, sizes, exact), shift, TOP)
     assert float(loss) == pytest.approx(expected(parts, sizes, exact, shift), rel=1e-6)
 
 
@@ -83,7 +83,7 @@ def gradients(sizes: list[int], exact: NDArray[np.bool_]) -> tuple[dict[str, Arr
     maps = step(parts, sizes, exact)
     for name in ("located", "good", "synthetic", "bagged"):
         getattr(maps, name).requires_grad_()
-    loss_of(maps, -0.5, TOP).backward()
+    step_loss(maps, -0.5, TOP).backward()
     found: dict[str, Array] = {}
     for name in ("located", "good", "synthetic", "bagged"):
         if (grad := getattr(maps, name).grad) is not None:  # no bags, no gradient
