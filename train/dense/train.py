@@ -1,4 +1,4 @@
-"""The recipe `heatline`: from a configuration to a run's folder."""
+"""Trains by the recipe `heatline`: from a configuration to a run's folder."""
 
 import logging
 import shutil
@@ -40,10 +40,12 @@ ReportLine = Callable[[str], None]
 
 
 def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) -> None:
-    """Extract features, cross-validate, and train the head that is used on all groups but those of the test.
+    """Extract features, cross-validate, and train the final head on all groups except the test groups.
 
-    What is interrupted starts again, and finds its features in the cache.
+    An interrupted training starts again, and finds its features in the cache.
 
+    Args:
+        report_line: gets lines about the training, for people.
     Raises:
         ConfigError, InputError, WeightsError, TrainingError, DivergedError: something cannot be used.
     """
@@ -67,9 +69,9 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     store = FrameStore.build(images, run.cache, tracked("decoding pictures"))
     rule = TileRule(**msgspec.structs.asdict(config.tiles))
     tiles = label_tiles(store, rule)
-    if not config.discover and (mixture := data.describe_mixture()):  # what is discovered is described above
+    if not config.discover and (mixture := data.describe_mixture()):  # the assumptions above include it
         report_line(mixture)
-    for line in [_described(images, tiles), *_warnings(store, images, tiles, rule)]:
+    for line in [_describe_tiles(images, tiles), *_find_warnings(store, images, tiles, rule)]:
         report_line(line)
 
     steps = recipe.steps_for(len(tiles)) + recipe.finetune_steps
@@ -78,11 +80,11 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     planned = [*grid_samples(tiles), *plan_copies(tiles, store, digests, recipe, tile_px)]
     with (
         Progress(console=progress_console(), transient=True) as progress,
-        extract_features(model, tile_px, painter, planned, config.features, report_line, progress) as found,
+        extract_features(model, tile_px, painter, planned, config.features, report_line, progress) as extracted,
     ):
         copied = len(planned) - len(tiles)
         copies = f"{copied} {'copy' if copied == 1 else 'copies'}"
-        report_line(f"features of {format_count(len(tiles), 'tile')} and {copies}: {found}")
+        report_line(f"features of {format_count(len(tiles), 'tile')} and {copies}: {extracted}")
         samples = gather_samples(tiles, planned, painter)
         folds = int(divide_groups(tiles, recipe, config.seed).max()) + 1
         validated = f"each of {folds} folds and for the model" if folds > 1 else "the model, without a cross-validation"
@@ -98,7 +100,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             model,
             tiles,
             samples,
-            found.features,
+            extracted.features,
             recipe,
             config.seed,
             bf16=precision.startswith("bf16"),
@@ -119,7 +121,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             recipe=recipe.name,
             steps=steps,
             best_step=steps,
-            val={} if out_of_fold is None else _figures(tiles, out_of_fold),
+            val={} if out_of_fold is None else _measure(tiles, out_of_fold),
             data=data.name,
             truth=data.truth,
             groups={part: list(getattr(split, part)) for part in ("train", "val", "test")},
@@ -127,7 +129,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             tiles={"train": tiles.table.counts()},
             weights=weights,
             precision=precision,
-            tiles_per_s=found.tiles_per_s,
+            tiles_per_s=extracted.tiles_per_s,
             seconds=time.monotonic() - started,
             versions={name: version(name) for name in ("heatline", "torch", "openvino", "timm")},
             folds=None if out_of_fold is None else int(out_of_fold.fold.max()) + 1,
@@ -136,8 +138,8 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
     shutil.rmtree(run.cache)
 
 
-def _figures(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:
-    """How well out-of-fold logits tell tiles and pictures apart, as far as both kinds are known."""
+def _measure(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:
+    """Measure how well out-of-fold logits separate tiles and pictures; leave out figures that lack a class."""
     logit, ones = out_of_fold.logit.astype(np.float64), np.ones(len(tiles))
     placed = np.isin(tiles.known, (Known.GOOD, Known.MASKED, Known.BOXED))
     clear = placed & ~tiles.table.ambiguous
@@ -146,26 +148,26 @@ def _figures(tiles: DenseTiles, out_of_fold: OutOfFold) -> dict[str, float]:
     np.maximum.at(highest, number, logit)
     defective = np.zeros(len(frames), np.bool_)
     np.logical_or.at(defective, number, tiles.known != Known.GOOD)
-    found = {
+    figures = {
         "val_ap": average_precision(logit[clear], tiles.table.defective[clear], ones[clear]),
         "val_auroc": auroc(logit[clear], tiles.table.defective[clear], ones[clear]),
         "val_picture_auroc": auroc(highest, defective, np.ones(len(frames))),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
-def _described(images: list[LabelledImage], tiles: DenseTiles) -> str:
+def _describe_tiles(images: list[LabelledImage], tiles: DenseTiles) -> str:
     defective = sum(image.defective for image in images)
     counts = {known: len(tiles.of(known)) for known in Known}
     parts = [f"{counts[Known.GOOD]} good"]
     parts += [f"{counts[Known.MASKED]} with masked defects"] if counts[Known.MASKED] else []
     parts += [f"{counts[Known.BOXED]} with boxed defects"] if counts[Known.BOXED] else []
     parts += [f"{counts[Known.BAGGED]} of pictures that are labelled as a whole"] if counts[Known.BAGGED] else []
-    said = f"{format_count(len(images), 'picture')} in {format_count(len(tiles.groups), 'group')}"
-    return f"{said}, {defective} defective; tiles: {', '.join(parts)}"
+    pictures = f"{format_count(len(images), 'picture')} in {format_count(len(tiles.groups), 'group')}"
+    return f"{pictures}, {defective} defective; tiles: {', '.join(parts)}"
 
 
-def _warnings(store: FrameStore, images: list[LabelledImage], tiles: DenseTiles, rule: TileRule) -> list[str]:
+def _find_warnings(store: FrameStore, images: list[LabelledImage], tiles: DenseTiles, rule: TileRule) -> list[str]:
     masks = (store.mask(frame) for frame in range(len(images)))
     areas = [area for mask in masks if mask is not None for area in defect_areas(mask)]
     placed = tiles.known != Known.BAGGED
