@@ -25,7 +25,7 @@ from export.openvino_ir import to_ir
 from export.precisions import PRECISIONS, Say, make_precisions
 from export.product import know_product_of
 from export.validation_tiles import divide_by_group, good_tiles, hold_tiles, quantisation_tiles
-from train.adequacy import describe_carrying
+from train.adequacy import describe_threshold_transfer
 from train.evaluation.engines import TorchEngine
 from train.models.dense import DenseClassifier
 from train.models.explained import ExplainedClassifier
@@ -33,7 +33,7 @@ from train.models.vit import RolloutClassifier
 from train.progress import Track
 from train.readers import LabelledImage
 from train.run import TrainedRun, describe_reading
-from train.validation_frames import ValidationFrames, calibrate_on, run_over, smoothing_px, validation_frames
+from train.validation_frames import ValidationFrames, calibrate_on, run_validation, smoothing_px, validation_frames
 
 
 def export_run(
@@ -82,7 +82,7 @@ def export_run(
         folder = Path(scratch)
         _write(folder, {ONNX_GRAPH: exported.onnx, **f32.files(OPENVINO_GRAPH)})
         with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
-            validation = run_over(
+            validation = run_validation(
                 track(validating.images),
                 validating.recorded or engine,
                 grid=grid,
@@ -175,7 +175,7 @@ def _warnings(calibration: Calibration, good: Sequence[GoodFrame], are_new: bool
         are_new: whether the answering model was not trained on these frames.
     """
     few = describe_support(calibration)
-    carrying = describe_carrying(
+    carrying = describe_threshold_transfer(
         [frame.highest_logit for frame in good],
         [frame.group for frame in good],
         calibration.false_reject_per_frame or 0.0,

@@ -1,4 +1,4 @@
-"""Some pictures of a folder side by side, their annotations outlined: for people who would rather look than read."""
+"""The contact sheet: pictures of a folder side by side, with their annotations outlined."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,17 +18,17 @@ OUTLINE_RGB = (255, 40, 40)
 
 
 def write_contact_sheet(file: Path, images: Sequence[LabelledImage]) -> None:
-    """Write eight defective pictures and eight good ones, from all over the folder, as a PNG.
+    """Write a PNG of eight defective and eight good pictures, evenly chosen from the folder.
 
     Args:
-        images: those that cannot be used are passed over.
+        images: pictures that cannot be used are skipped.
     Raises:
-        InputError: none can be used, or the file cannot be written.
+        InputError: no picture can be used, or the file cannot be written.
     """
-    defective = _row_of([image for image in images if image.defective])
-    good = _row_of([image for image in images if not image.defective])
+    defective = _draw_cells([image for image in images if image.defective])
+    good = _draw_cells([image for image in images if not image.defective])
     if not defective and not good:
-        raise InputError(f"{file} would be empty, as no picture can be used; mend the folder first")
+        raise InputError(f"{file} would be empty, as no picture can be used; correct the folder first")
     sheet = np.concatenate([_grid(cells) for cells in (defective, good) if cells])
     try:
         file.write_bytes(cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())
@@ -36,22 +36,22 @@ def write_contact_sheet(file: Path, images: Sequence[LabelledImage]) -> None:
         raise InputError(f"{file} cannot be written ({error.strerror}); name another file") from error
 
 
-def _row_of(images: Sequence[LabelledImage]) -> list[NDArray[np.uint8]]:
-    """Cells of pictures that lie evenly over the list, and of the next one where one cannot be used."""
+def _draw_cells(images: Sequence[LabelledImage]) -> list[NDArray[np.uint8]]:
+    """Draw the cells of pictures that are evenly spaced in the list; the next picture replaces an unusable one."""
     wanted = min(COLUMNS * ROWS_EACH, len(images))
     cells = []
     for part in np.array_split(np.arange(len(images)), max(wanted, 1)):
         for number in part:
             try:
                 cells.append(_cell(images[number]))
-            except InputError:  # the survey tells of it
+            except InputError:  # the folder's summary reports it
                 continue
             break
     return cells
 
 
 def _cell(image: LabelledImage) -> NDArray[np.uint8]:
-    """One picture with outlines and a caption, RGB uint8 [at most CELL_PX + CAPTION_PX, CELL_PX, 3]."""
+    """Draw one picture with outlines and a caption, RGB uint8 [at most CELL_PX + CAPTION_PX, CELL_PX, 3]."""
     pixels = image.pixels()
     height, width = pixels.shape[:2]
     mask = image.mask((height, width))
@@ -59,7 +59,7 @@ def _cell(image: LabelledImage) -> NDArray[np.uint8]:
     size = max(round(width * scale), 1), max(round(height * scale), 1)
     shown = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
     if mask is not None:
-        # Enlarged first: a defect that is smaller than a px here must not vanish, nor hide under its outline.
+        # Dilate before shrinking: a defect smaller than a px of the cell must not vanish, nor hide under its outline.
         reach = np.ones((2 * round(3 / scale) + 1,) * 2, np.uint8)
         grown = cv2.resize(cv2.dilate(mask.view(np.uint8), reach), size, interpolation=cv2.INTER_NEAREST)
         outlines, _ = cv2.findContours(grown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
@@ -73,7 +73,7 @@ def _cell(image: LabelledImage) -> NDArray[np.uint8]:
 
 
 def _grid(cells: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Cells in rows of `COLUMNS`, black where there are none left."""
+    """Arrange cells in rows of `COLUMNS`; missing cells are black."""
     rows = []
     for start in range(0, len(cells), COLUMNS):
         row = cells[start : start + COLUMNS]

@@ -82,7 +82,7 @@ def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]
             )
     if as_bags:
         report_line("only whole pictures are labelled: each is trained on as a bag of its tiles (multiple-instance)")
-    train = tables["train"].without_ambiguous() if config.finetune.skip_ambiguous else tables["train"]
+    train = tables["train"].drop_ambiguous() if config.finetune.skip_ambiguous else tables["train"]
     return Prepared(data, split, store, rule, labelled, train, tables["val"], counts)
 
 

@@ -26,7 +26,7 @@ from edge.util.text import format_count
 from train.compose import read_model
 from train.config import TrainConfig
 from train.dense.copies import digest_pictures
-from train.files import write_whole
+from train.files import write_atomically
 from train.models.build import build_model
 from train.models.weights import load_pretrained
 from train.precision import choose_precision
@@ -158,7 +158,7 @@ def _weights(work: Path) -> Path:
     if not file.exists():
         network = timm.create_model(TRUNK, pretrained=False)
         load_pretrained(network, read_model("efficientnet_lite0"))
-        write_whole(file, lambda place: torch.save(network.state_dict(), place))
+        write_atomically(file, lambda place: torch.save(network.state_dict(), place))
     return file
 
 

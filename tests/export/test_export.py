@@ -26,7 +26,7 @@ from tests.train.blobs import draw_blobs
 from train.models.explained import ExplainedClassifier
 from train.readers import read_folder
 from train.run import TrainedRun, load_run
-from train.validation_frames import run_over
+from train.validation_frames import run_validation
 
 TILE = 64
 ENGINES: tuple[EngineKind, ...] = ("openvino", "onnxruntime")
@@ -148,7 +148,7 @@ def test_frames_without_their_defective_tiles_stand_in_where_no_frame_is_good(
     manifest = exported.manifest
     engine = open_engine("openvino", exported.path, TILE)
     defective = [image for image in run.split.images(run.data, "val") if image.defective]
-    found = run_over(defective, engine, grid=manifest.grid, map_hw=manifest.map.hw)
+    found = run_validation(defective, engine, grid=manifest.grid, map_hw=manifest.map.hw)
     assert "without their defective tiles" in found.frames_are
     assert len(found.good_frames) == len(defective) == 2
     tiles = np.concatenate([clean_tiles(image.pixels(), image.mask((150, 200))) for image in defective])
@@ -170,7 +170,7 @@ def test_validation_frames_that_are_defective_throughout_are_refused(
     images = [image for image in read_folder(data).images if image.defective]
     engine = open_engine("openvino", exported.path, TILE)
     with pytest.raises(InputError, match="no tile without a defect"):
-        run_over(images, engine, grid=exported.manifest.grid, map_hw=exported.manifest.map.hw)
+        run_validation(images, engine, grid=exported.manifest.grid, map_hw=exported.manifest.map.hw)
 
 
 class Inconsistent(ToyViT):

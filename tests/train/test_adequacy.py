@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.adequacy import defect_areas, describe_carrying, describe_few_groups, describe_small_defects
+from train.adequacy import defect_areas, describe_few_groups, describe_small_defects, describe_threshold_transfer
 from train.readers import LabelledImage
 
 
@@ -62,17 +62,19 @@ def test_a_group_that_the_others_would_reject_is_named_with_what_to_do() -> None
     rng = np.random.default_rng(0)
     groups = [str(number // 10) for number in range(100)]
     even = rng.normal(size=100)
-    assert describe_carrying(even.tolist(), groups, 0.01) == []
+    assert describe_threshold_transfer(even.tolist(), groups, 0.01) == []
     hot = np.where(np.array(groups) == "7", even + 8, even)
-    (said,) = describe_carrying(hot.tolist(), groups, 0.01)
+    (said,) = describe_threshold_transfer(hot.tolist(), groups, 0.01)
     assert "it would reject 10 of 10 of 7, all good, where 1.0% was wanted" in said
     assert "calibrate with 299 good frames of it" in said
-    assert describe_carrying(hot.tolist(), groups, 0.01, coldest_defect=30.0) == []  # the margin has room for it
-    assert describe_carrying(even.tolist(), ["one"] * 100, 0.01) == []
+    assert (
+        describe_threshold_transfer(hot.tolist(), groups, 0.01, coldest_defect=30.0) == []
+    )  # the margin has room for it
+    assert describe_threshold_transfer(even.tolist(), ["one"] * 100, 0.01) == []
 
 
 def test_groups_that_are_alike_are_seldom_told_of() -> None:
     rng = np.random.default_rng(1)
     groups = ["a"] * 7 + ["b"] * 20
-    told = sum(bool(describe_carrying(rng.normal(size=27).tolist(), groups, 0.01)) for _ in range(400))
+    told = sum(bool(describe_threshold_transfer(rng.normal(size=27).tolist(), groups, 0.01)) for _ in range(400))
     assert told <= 8

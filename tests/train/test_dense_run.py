@@ -335,7 +335,7 @@ def test_ctrl_c_leaves_nothing_that_looks_finished_and_the_training_can_be_resum
         patch.setattr(Sampler, "draw", interrupt)
         stopped = heatline(*words)
     assert stopped.returncode == 130
-    assert f"go on with: heatline train out={tmp_path / 'run'} resume=true" in complaint(stopped)
+    assert f"resume it with: heatline train out={tmp_path / 'run'} resume=true" in complaint(stopped)
     refused = heatline("export", tmp_path / "run", "--to", tmp_path / "bundle")
     assert refused.returncode == 9
     assert "is not finished" in complaint(refused)
@@ -361,7 +361,7 @@ def test_a_run_whose_report_was_interrupted_writes_it_where_it_is_resumed(
         patch.setattr("train.fit.write_run_report", interrupt)
         stopped = heatline(*words)
     assert stopped.returncode == 130
-    assert f"go on with: heatline train out={run.folder} resume=true" in complaint(stopped)
+    assert f"resume it with: heatline train out={run.folder} resume=true" in complaint(stopped)
     before = run.best.stat().st_mtime_ns
     resumed = heatline(*words)
     assert f"report: {run.report / 'report.html'}" in " ".join(resumed.stderr.split())

@@ -139,7 +139,7 @@ def test_more_than_the_limit_is_refused_before_anything_is_computed_or_deleted(t
     with cache_in(tmp_path, tiles=10) as cache:
         with pytest.raises(TrainingError, match=r"features of 11 tiles take .* allows .*; raise features\.limit_gb"):
             cache.missing(keys_of(*range(11)))
-        with pytest.raises(ValueError, match="without room"):
+        with pytest.raises(ValueError, match="was not reserved"):
             cache.write(keys_of(10), features_of(keys_of(10)))
         assert not cache.missing(keys_of(*range(10)))
 
@@ -154,7 +154,7 @@ def test_what_another_training_needs_is_not_deleted_while_it_runs(tmp_path: Path
     with other, cache_in(tmp_path, tiles=10) as cache:
         assert other.stdout is not None
         assert other.stdout.readline() == "ready\n"
-        with pytest.raises(TrainingError, match="those of other trainings that run now"):
+        with pytest.raises(TrainingError, match="those of other running trainings"):
             cache.missing(theirs)
         fill(cache, theirs[:4])
         assert not cache.missing(ours)

@@ -168,7 +168,7 @@ def interrupt(by: str, step: int, out: Path, overrides: list[str]) -> None:
             with pytest.raises(RuntimeError, match="crash"):
                 fit(compose(overrides))
         else:
-            with pytest.raises(Interrupted, match=f"go on with: heatline train out={out} resume=true$") as stopped:
+            with pytest.raises(Interrupted, match=f"resume it with: heatline train out={out} resume=true$") as stopped:
                 fit(compose(overrides))
             assert stopped.value.exit_code == 130
 
@@ -218,7 +218,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_there_and_no_step_of_the_tr
     monkeypatch.setattr(MetricsTable, "on_validation_end", and_then_the_disk_is_full)
     out = tmp_path / "run"
     try:
-        with pytest.raises(TrainingError, match=r"cannot be written .*what was there before is kept") as full:
+        with pytest.raises(TrainingError, match=r"cannot be written .*its previous content is unchanged") as full:
             fit(configured(blobs, out, "recipe.validate_every=2"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
@@ -236,7 +236,7 @@ def test_a_finished_run_is_neither_overwritten_nor_trained_again(run: RunFolder,
     before = run.last.stat().st_mtime_ns
     again = heatline("train", f"data={blobs}", f"out={run.folder}", *SMALL, *NAMED_SPLIT)
     assert again.returncode == ConfigError.exit_code
-    assert "already holds a run; go on with resume=true, or choose another folder" in complaint(again)
+    assert "already holds a run; continue it with resume=true, or choose another folder" in complaint(again)
     resumed = heatline("train", f"out={run.folder}", "resume=true", "--json")
     assert resumed.returncode == 0
     assert json.loads(resumed.stdout) == {"run": str(run.folder)} | msgspec.to_builtins(run.read_summary())

@@ -86,7 +86,7 @@ def test_every_grid_tile_has_the_count_of_its_part_of_the_mask(store: FrameStore
         assert mask[y : y + 64, x : x + 64].sum() == defect_px
     assert table.counts()["defective"] == table.defective.sum() > 20
     assert sum(table.counts().values()) == len(table)
-    assert table.without_ambiguous().counts() == {**table.counts(), "ambiguous": 0}
+    assert table.drop_ambiguous().counts() == {**table.counts(), "ambiguous": 0}
 
 
 def test_the_cache_is_used_again_only_while_pictures_and_labels_are_the_same(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_all_tiles_of_a_picture_that_is_labelled_as_a_whole_share_its_label(tmp_
 def test_a_jittered_tile_keeps_its_class_by_the_exact_count_at_its_new_place(
     store: FrameStore, table: TileTable, recipe: RecipeConfig
 ) -> None:
-    tiles = table.without_ambiguous()
+    tiles = table.drop_ambiguous()
     batches = TrainingBatches(store, tiles, RULE, BatchSampler(tiles.defective, 8, 0.25, 0), recipe, list)
     moved = 0
     for row in range(len(tiles)):
@@ -161,7 +161,7 @@ def test_a_jittered_tile_keeps_its_class_by_the_exact_count_at_its_new_place(
 
 def test_a_batch_depends_on_seed_and_step_alone(store: FrameStore, table: TileTable, recipe: RecipeConfig) -> None:
     def batches(seed: int, first_step: int = 0) -> TrainingBatches:
-        tiles = table.without_ambiguous()
+        tiles = table.drop_ambiguous()
         sampler = BatchSampler(tiles.defective, 8, 0.25, seed)
         return TrainingBatches(store, tiles, RULE, sampler, recipe, lambda: range(first_step, 5))
 

@@ -47,10 +47,10 @@ def train(overrides: tuple[str, ...], as_json: bool) -> None:
     """
     require_extra("train", *TRAINING)
     from train.compose import compose
-    from train.fit import fit, leads_devices
+    from train.fit import fit, is_main_process
 
     run = fit(compose(_with_folder(overrides)), report_line=lambda line: click.echo(line, err=True))
-    if not leads_devices():
+    if not is_main_process():
         return
     summary = run.read_summary()
     if as_json:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import InputError
-from train.files import write_whole
+from train.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class OutOfFold:
     """[N, h, w], map of each grid tile, in logits."""
 
     def write(self, file: Path) -> None:
-        """Write the file; errors as `write_whole`."""
+        """Write the file; errors as `write_atomically`."""
 
         def write(path: Path) -> None:
             with path.open("wb") as opened:
                 np.savez(opened, frames=self.frames, fold=self.fold, logit=self.logit, map=self.map)
 
-        write_whole(file, write)
+        write_atomically(file, write)
 
     @classmethod
     def read(cls, file: Path) -> "OutOfFold":

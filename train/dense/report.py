@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from edge.bundle import Calibration
-from train.adequacy import describe_carrying
+from train.adequacy import describe_threshold_transfer
 from train.dense.out_of_fold import OutOfFold
 from train.evaluation.evaluate import Asked, choose, evaluate_judged
 from train.evaluation.evaluated import judge_run
@@ -45,7 +45,9 @@ def write_run_report(run: TrainedRun) -> Path:
         warnings=[
             *evaluation.warnings,
             _describe_threshold(evaluation.calibration),
-            *describe_carrying(*_good_scores(evaluation.frames), FALSE_REJECT, evaluation.calibration.coldest_defect),
+            *describe_threshold_transfer(
+                *_good_scores(evaluation.frames), FALSE_REJECT, evaluation.calibration.coldest_defect
+            ),
             *_describe_disagreement(OutOfFold.read(RunFolder(run.folder).out_of_fold), evaluation.frames),
         ],
     )

@@ -25,7 +25,7 @@ from train.dense.samples import gather_samples
 from train.dense.tiles import DenseTiles, Known, label_tiles
 from train.discovery import discover
 from train.evaluation.ordering import auroc, average_precision
-from train.files import write_whole
+from train.files import write_atomically
 from train.frames import FrameStore
 from train.models.build import build_model
 from train.models.dense import DenseClassifier, check_later_stages
@@ -110,7 +110,7 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         out_of_fold.write(run.out_of_fold)
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
     run.checkpoints.mkdir(exist_ok=True)
-    write_whole(
+    write_atomically(
         run.best,
         lambda file: torch.save({"state_dict": state, "global_step": steps}, file),
     )
