@@ -1,4 +1,4 @@
-"""`heatline data show`: what a folder is understood to hold, and everything in it that cannot be used."""
+"""`heatline data show`: the summary of a folder, and the files that cannot be used."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def box(folder: Path, stem: str, name: str = "spur", xmax: int = 20) -> None:
     (folder / "annotations" / f"{stem}.xml").write_text(VOC.format(name=name, xmax=xmax))
 
 
-def test_a_sound_folder_is_told_in_full(tmp_path: Path) -> None:
+def test_a_sound_folder_is_summarised_completely(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=2)
     found = summarise_folder(folder, ReadingOptions(fractions=(0.5, 0.25, 0.25), seed=3, tile_px=64))
     assert (found.truth, found.truths, found.good, found.defective) == ("masks", ["masks", "labels"], 4, 8)
@@ -45,7 +45,7 @@ def test_a_sound_folder_is_told_in_full(tmp_path: Path) -> None:
 
 def test_the_split_is_the_one_that_training_draws(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=1)
-    for group in "abcd":  # every group has its own number of pictures, so that counts tell them apart
+    for group in "abcd":  # groups differ in their number of pictures, so that counts identify them
         for copy in range(1 + ord(group) - ord("a")):
             shutil.copy(folder / "images" / f"{group}_1.png", folder / "images" / f"{group}_9{copy}.png")
     rows = [
@@ -63,7 +63,7 @@ def test_the_split_is_the_one_that_training_draws(tmp_path: Path) -> None:
     assert named == {"train": Part(1, 5, 1), "val": Part(1, 2, 1), "test": Part(2, 7, 2)}
 
 
-def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_counted(tmp_path: Path) -> None:
+def test_every_unusable_file_is_listed_and_the_rest_is_counted(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=3)
     images, masks = folder / "images", folder / "masks"
     (images / "a_0.png").write_bytes((images / "a_0.png").read_bytes()[:900])
@@ -110,7 +110,7 @@ def test_every_file_that_cannot_be_used_is_told_and_the_rest_is_counted(tmp_path
     assert f"1 of 6 {mixture}" in summarise_folder(folder, ReadingOptions(group_column="group")).warnings
 
 
-def test_classes_are_counted_and_one_without_objects_is_told(tmp_path: Path) -> None:
+def test_classes_are_counted_and_one_without_objects_gives_a_warning(tmp_path: Path) -> None:
     folder = draw_plain(tmp_path, ("p.png", "q.png"))
     (folder / "boxes").mkdir()
     (folder / "boxes" / "p.txt").write_text("1 1 9 9 1\n1 1 9 9 1\n20 20 25 25 4\n")
@@ -136,36 +136,36 @@ def test_colour_formats_are_reported_as_they_are_stored(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def with_twin(folder: Path) -> Path:
-    """A good picture of group d that is one of group a, darker."""
+def with_near_duplicate(folder: Path) -> Path:
+    """Add a darker copy of a picture of group a as a good picture of group d."""
     original = cv2.imread(str(folder / "images" / "a_0.png"))
     assert original is not None
-    smooth = cv2.GaussianBlur(original, (0, 0), 6)  # noise alone has no structure to know it by
+    smooth = cv2.GaussianBlur(original, (0, 0), 6)  # noise has no structure to compare
     cv2.imwrite(str(folder / "images" / "a_0.png"), smooth)
     cv2.imwrite(str(folder / "images" / "d_2.png"), (smooth * 0.8).astype(np.uint8))
     return folder
 
 
-def test_near_duplicates_pictures_on_both_sides_of_the_split_are_told(tmp_path: Path) -> None:
-    folder = with_twin(draw_blobs(tmp_path / "blobs", per_group=2))
-    (twins,) = summarise_folder(folder, ReadingOptions(val=["b"], test=["d"])).near_duplicates
-    assert (Path(twins.picture).name, twins.part) == ("d_2.png", "test")
-    assert (Path(twins.other).name, twins.other_part) == ("a_0.png", "train")
+def test_near_duplicate_pictures_across_the_split_are_reported(tmp_path: Path) -> None:
+    folder = with_near_duplicate(draw_blobs(tmp_path / "blobs", per_group=2))
+    (pair,) = summarise_folder(folder, ReadingOptions(val=["b"], test=["d"])).near_duplicates
+    assert (Path(pair.picture).name, pair.part) == ("d_2.png", "test")
+    assert (Path(pair.other).name, pair.other_part) == ("a_0.png", "train")
     found = summarise_folder(folder, ReadingOptions(val=["b"], test=["d"]))
-    (told,) = (warning for warning in found.warnings if "nearly identical" in warning)
-    assert "1 picture looks nearly identical to one in another part of the split, as do d_2.png (test) and" in told
-    assert summarise_folder(folder, ReadingOptions(val=["b"])).near_duplicates == []  # a and d both teach
+    (line,) = (warning for warning in found.warnings if "nearly identical" in warning)
+    assert "1 picture looks nearly identical to one in another part of the split, as do d_2.png (test) and" in line
+    assert summarise_folder(folder, ReadingOptions(val=["b"])).near_duplicates == []  # a and d both train
 
 
 def test_without_groups_all_pictures_are_compared_and_the_lack_is_reported(tmp_path: Path) -> None:
-    folder = with_twin(draw_blobs(tmp_path / "blobs", per_group=2))
+    folder = with_near_duplicate(draw_blobs(tmp_path / "blobs", per_group=2))
     found = summarise_folder(folder, ReadingOptions(group_column="board"))
     assert (found.groups, found.split, len(found.near_duplicates)) == (None, None, 1)
     assert any("groups are not known: they were looked for in column 'board'" in w for w in found.warnings)
     assert any("nearly identical to one of the others" in warning for warning in found.warnings)
 
 
-def test_what_will_hinder_a_training_is_reported(tmp_path: Path) -> None:
+def test_problems_for_a_training_are_reported(tmp_path: Path) -> None:
     def warns(rows: list[tuple[str, str, str]], says: str, val: Sequence[str] = ()) -> bool:
         write_labels(folder, rows)
         return any(
@@ -188,7 +188,7 @@ def test_what_will_hinder_a_training_is_reported(tmp_path: Path) -> None:
         assert warns([("p.png", label, "a"), ("q.png", label, "b")], says)
 
 
-def test_what_is_no_data_at_all_is_refused(tmp_path: Path) -> None:
+def test_folders_without_labelled_pictures_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a folder"):
         summarise_folder(tmp_path / "nowhere", ReadingOptions())
     with pytest.raises(InputError, match="neither images/ nor"):
@@ -212,9 +212,9 @@ def test_the_command_prints_for_people_and_for_programs(tmp_path: Path) -> None:
     assert "1 group: 1 good, 2 defective pictures" in text
     assert f"unusable: {folder / 'images' / 'a_0.png'} is not a picture that can be decoded" in text
     assert text.rstrip().endswith("1 file cannot be used")
-    told = json.loads(show(str(folder), "--json", "--fractions", "0.5,0.25,0.25", "--seed", "2"))
-    assert (told["good"], told["defective"], told["groups"]["count"]) == (4, 7, 4)
-    assert [file["file"] for file in told["unusable"]] == [str(folder / "images" / "a_0.png")]
+    summary = json.loads(show(str(folder), "--json", "--fractions", "0.5,0.25,0.25", "--seed", "2"))
+    assert (summary["good"], summary["defective"], summary["groups"]["count"]) == (4, 7, 4)
+    assert [file["file"] for file in summary["unusable"]] == [str(folder / "images" / "a_0.png")]
 
 
 def test_labels_and_classes_on_the_command_line(tmp_path: Path) -> None:
@@ -230,14 +230,15 @@ def test_labels_and_classes_on_the_command_line(tmp_path: Path) -> None:
     assert heatline("data", "show", folder, "--fractions", "all").returncode == 2
 
 
-def test_a_contact_sheet_shows_defects_outlined_and_passes_over_what_cannot_be_used(tmp_path: Path) -> None:
+def test_a_contact_sheet_outlines_defects_and_skips_unusable_pictures(tmp_path: Path) -> None:
     folder = draw_blobs(tmp_path / "blobs", per_group=2)
     (folder / "images" / "a_0.png").write_bytes(b"no picture")
     show(str(folder), "--picture", str(tmp_path / "sheet.png"))
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet is not None
-    height = 300 + CAPTION_PX  # of a picture of 150x200 px that is shown 400 px wide
-    assert sheet.shape == (3 * height, 4 * 400, 3)  # two rows of defective ones, the second of three, and one of good
+    height = 300 + CAPTION_PX  # a picture of 150x200 px is drawn 400 px wide
+    # Seven defective pictures in two rows, then a row of good ones.
+    assert sheet.shape == (3 * height, 4 * 400, 3)
     red = (sheet == OUTLINE_RGB[::-1]).all(axis=2)
     cells = red.reshape(3, height, 4, 400).any(axis=(1, 3))
     assert cells.ravel().tolist() == [True] * 7 + [False] * 5
@@ -256,7 +257,7 @@ def test_a_contact_sheet_shows_defects_outlined_and_passes_over_what_cannot_be_u
         ),
     ],
 )
-def test_real_pictures_have_the_tiles_that_are_known(
+def test_real_pictures_have_the_known_number_of_tiles(
     real_data: Path, folder: str, asked: ReadingOptions, shares: list[float]
 ) -> None:
     found = summarise_folder(real_data / folder, asked)
@@ -271,9 +272,9 @@ def test_names_that_are_no_utf8_are_shown_with_question_marks(tmp_path: Path) ->
         os.rename(folder / label / f"{label[0]}00.png", os.fsencode(folder / label) + b"/\xff\xe4_%d.png" % number)
     (folder / "good" / "\udcff.txt").write_text("")
     (folder / "good" / "\udcfe.png").write_bytes(b"no picture")
-    told = json.loads(show(str(folder), "--json", "--picture", str(tmp_path / "sheet.png")))
-    assert (told["good"], told["defective"]) == (3, 3)
-    assert sorted(Path(file["file"]).name for file in told["unusable"]) == ["?.png", "?.txt"]
+    summary = json.loads(show(str(folder), "--json", "--picture", str(tmp_path / "sheet.png")))
+    assert (summary["good"], summary["defective"]) == (3, 3)
+    assert sorted(Path(file["file"]).name for file in summary["unusable"]) == ["?.png", "?.txt"]
     assert cv2.imread(str(tmp_path / "sheet.png")) is not None
     assert "?.txt is no PNG" in show(str(folder), "--pattern", "(.)")
     data = discover(folder).read()

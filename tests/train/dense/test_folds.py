@@ -1,4 +1,4 @@
-"""Folds of a cross-validation: no group is cut, and each fold has its part of everything."""
+"""Folds of a cross-validation: no group is divided, and each fold has its share of every kind."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_every_group_is_in_one_fold_and_no_fold_stays_empty(seed: int, groups: i
     assert fold_of.shape == (groups,)
     assert set(fold_of.tolist()) == set(range(min(groups, folds)))
     assert np.array_equal(fold_of, assign_folds(group, weight, folds, seed))
-    order = rng.permutation(len(group))  # only what is in a group counts, not where it stands
+    order = rng.permutation(len(group))  # the order of samples does not matter
     assert np.array_equal(fold_of, assign_folds(group[order], weight[order], folds, seed))
 
 
@@ -43,7 +43,7 @@ def test_folds_of_equal_groups_differ_by_one_group_at_most(seed: int, groups: in
 
 @given(seeds, st.integers(5, 60), st.integers(2, 8))
 def test_no_fold_exceeds_another_by_more_than_the_largest_group(seed: int, groups: int, folds: int) -> None:
-    """The bound of a greedy division of one kind."""
+    """The bound of a greedy assignment of one kind."""
     sizes = np.random.default_rng(seed).integers(1, 100, groups)
     fold_of = assign_folds(np.repeat(np.arange(groups), sizes), np.ones((sizes.sum(), 1)), folds, seed)
     load = np.bincount(fold_of, sizes, minlength=folds)
