@@ -123,9 +123,9 @@ class RecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="finet
     defective_share_of_batch: Share | None
     """Defective share of each batch; None: tiles come in their natural proportion."""
     jitter_px: Natural
-    """Tiles are taken up to so far from their place in the grid."""
+    """Highest distance of a tile from its place in the grid."""
     skip_ambiguous: bool
-    """Whether tiles that are defective, but not enough to be called so, are left out of training."""
+    """Whether training leaves out ambiguous tiles: those with too few defective px to be defective."""
     augment: AugmentConfig
 
     def __post_init__(self) -> None:
@@ -212,7 +212,7 @@ class TrainerConfig(Part, frozen=True, kw_only=True):
 
 
 class LoggerConfig(Part, frozen=True, kw_only=True):
-    """Where metrics go besides `metrics.csv`."""
+    """The logger for metrics, in addition to `metrics.csv`."""
 
     name: Literal["csv", "wandb"]
     project: str

@@ -111,7 +111,7 @@ def _describe_truth(data: LabelledFolder) -> str:
     )
     label = f"Pictures are good or defective by {source}"
     if truth == LABELS_ONLY:
-        unmarked = "; nothing says where the defects are" if any(image.defective for image in data.images) else ""
+        unmarked = "; no annotation marks the defects" if any(image.defective for image in data.images) else ""
         return f"{label}{unmarked}."
     others = [other for other in truths_in(folder) if other not in (truth, LABELS_ONLY)]
     also = f" ({', '.join(others)} exist too and are not used)" if others else ""

@@ -56,9 +56,8 @@ def prepare(config: TrainConfig, cache: Path, report_line: Callable[[str], None]
     unplaced = [frame for frame in range(len(store)) if store.is_unplaced(frame)]
     if unplaced:
         report_line(
-            f"{format_count(len(unplaced), 'picture')} {is_are(len(unplaced))} left out: labelled defective, and "
-            "nothing says where, "
-            f"first {store.images[unplaced[0]].path.name}"
+            f"{format_count(len(unplaced), 'picture')} {is_are(len(unplaced))} left out: labelled defective "
+            f"without a marked defect, first {store.images[unplaced[0]].path.name}"
         )
     tables = {
         part: grid_tiles(store, (frame for frame in numbers if not store.is_unplaced(frame)), rule)

@@ -32,7 +32,7 @@ def draw_shape(rng: np.random.Generator, side: int) -> tuple[Field, NDArray[np.b
     thin = kind == "crack"
     soft = cv2.GaussianBlur(hard, (0, 0), rng.uniform(0.4, 0.9 if thin else 1.8)) if rng.random() < 0.8 else hard
     if thin:
-        soft = soft / soft.max()  # a blur takes the contrast of a line of 1 px
+        soft = soft / soft.max()  # a blur lowers the contrast of a line of 1 px
     return np.asarray(soft, np.float32), hard > (0.25 if thin else 0.5)
 
 

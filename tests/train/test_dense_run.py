@@ -257,7 +257,7 @@ def test_labels_of_pictures_are_enough(blobs: Path, tiny: tuple[str, ...], tmp_p
     data = shutil.copytree(blobs, tmp_path / "blobs")
     shutil.rmtree(data / "masks")
     summary, output = summary_of(data, tmp_path, tiny)
-    assert "nothing says where the defects are" in output
+    assert "no annotation marks the defects" in output
     assert "of pictures that are labelled as a whole" in output
     assert (summary.labelled, summary.truth) == ("pictures", "labels")
     assert "val_picture_auroc" in summary.val

@@ -145,7 +145,7 @@ def test_truth_mixture_and_the_lack_of_defects_are_reported(tmp_path: Path) -> N
     )
     tiles = sort_tiles(tmp_path / "tiles", count=3)
     assert discover(tiles).assumptions[0] == (
-        "Pictures are good or defective by the folders good/ and defective/; nothing says where the defects are."
+        "Pictures are good or defective by the folders good/ and defective/; no annotation marks the defects."
     )
     shutil.rmtree(tiles / "defective")
     found = discover(tiles)

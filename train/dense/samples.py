@@ -100,8 +100,8 @@ class Sampler:
         self._bags = [bagged[samples.frame[bagged] == frame] for frame in np.unique(samples.frame[bagged])]
         if not len(self._good[0]):
             raise TrainingError(
-                "no tile of the training is known to be good, and a map is trained on what is good; add good pictures, "
-                "or annotations that say which part of the defective ones is"
+                "no tile of the training is known to be good, and the map needs good tiles; add good pictures, "
+                "or annotations that show which part of the defective ones is good"
             )
         if not len(self._located[0]) + len(self._bags) and not recipe.synthetic:
             raise TrainingError(
