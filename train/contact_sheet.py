@@ -93,7 +93,7 @@ def _cell(image: LabelledImage) -> Cell:
 
 
 def _window(hw: tuple[int, int], mask: NDArray[np.bool_] | None) -> tuple[int, int, int, int]:
-    """Return top, left, bottom and right of the part to show: all, or the part of a long picture around its annotations."""
+    """Return top, left, bottom and right of the shown part: all, or of a long picture around its annotations."""
     ends = []
     for axis in (0, 1):
         size = hw[axis]
