@@ -11,7 +11,7 @@ from edge.delivery.client.subscriber import Subscriber
 from edge.delivery.journal.errors import JournalMissingError
 from edge.delivery.journal.reader import JournalReader
 from edge.frames import Stamp
-from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, previous_run
+from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from edge.inspection.ledger import Ledger
 from edge.wire.events import VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS
@@ -91,7 +91,7 @@ def in_flight(state: Path) -> list[Stamp]:
             journalled = reader.progress()
     except JournalMissingError:  # it died before it made one
         journalled = {}
-    return previous_run(state / FILE_NAME, journalled).in_flight
+    return read_previous_run(state / FILE_NAME, journalled).in_flight
 
 
 def ids(events: Sequence[VerdictEvent]) -> list[int]:

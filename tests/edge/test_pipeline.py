@@ -317,7 +317,7 @@ def test_a_probe_that_was_not_judged_is_no_sign_of_life_and_another_one_is_sent_
     run = Run(setup_of(bundle, openvino, fails), Scripted("top", ends=False))
     run.start()
     run.pipeline.probe()
-    until(lambda: not run.pipeline._probe_is_out)
+    until(lambda: not run.pipeline._probe_pending)
     assert fails.begun.is_set()
     assert not run.probed.is_set()
     run.pipeline.probe()
@@ -337,7 +337,7 @@ def test_each_frame_is_inspected_by_what_was_in_force_when_it_was_taken(bundle: 
     run: Run
 
     def exchange(stamp: Stamp) -> Frame:
-        run.pipeline.put_in_force(after)
+        run.pipeline.activate(after)
         return defective(stamp)
 
     run = Run(before, Scripted("top", *[defective] * 4, exchange, *[defective] * 4), lane=Lane(9, "block"))
@@ -358,7 +358,7 @@ def test_an_engine_is_needed_by_a_frame_that_it_works_on_and_that_was_reported_a
     run.start()
     assert held.begun.wait(WITHIN_SECONDS)
     assert reported.wait(WITHIN_SECONDS), "at its deadline"
-    run.pipeline.put_in_force(setup_of(bundle, openvino))
+    run.pipeline.activate(setup_of(bundle, openvino))
     assert not unused.is_set()
     held.goes_on.set()
     assert run.pipeline.stop(WITHIN_SECONDS)
@@ -375,7 +375,7 @@ def test_setups_of_one_engine_share_it_and_the_last_frame_of_the_last_of_them_le
 
     def exchange(setup: Setup) -> Grab:
         def grab(stamp: Stamp) -> Frame:
-            run.pipeline.put_in_force(setup)
+            run.pipeline.activate(setup)
             return good(stamp)
 
         return grab
