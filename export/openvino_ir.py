@@ -8,7 +8,7 @@ import openvino as ov
 from openvino.passes import ConstantFolding, Manager
 
 from edge.errors import ExportError, last_line
-from edge.inference.devices import the_core
+from edge.inference.devices import shared_core
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, weights_of
 
 
@@ -28,7 +28,7 @@ class Ir:
             return cls(path.read_bytes(), path.with_suffix(".bin").read_bytes())
 
     def read(self) -> ov.Model:
-        return the_core().read_model(self.xml, self.weights)
+        return shared_core().read_model(self.xml, self.weights)
 
     def files(self, graph: str) -> dict[str, bytes]:
         """Contents by file name, for a graph named so."""
@@ -53,7 +53,7 @@ def to_ir(onnx_graph: bytes) -> Ir:
         source = Path(folder) / ONNX_GRAPH
         source.write_bytes(onnx_graph)
         try:
-            read = the_core().read_model(source)
+            read = shared_core().read_model(source)
             results = sorted(read.get_results(), key=lambda result: "map" not in result.output(0).get_names())
             model = ov.Model(results, read.get_parameters(), read.friendly_name)
             folding = Manager()  # else each bias hangs on a subgraph of shapes, and NNCF takes it for an activation

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import ExportError, last_line
-from edge.inference.devices import give_up_stack_for_signals
+from edge.inference.devices import disable_signal_stack
 from export.layers_in_f32 import OUTPUTS, first_layers, last_layers
 from export.nodes import EXPLANATION
 from export.openvino_ir import Ir
@@ -94,5 +94,5 @@ def quantise(ir: Ir, tiles: NDArray[np.uint8], way: Quantisation, *, transformer
     except Exception as error:  # NNCF's and OpenVINO's have no common base
         raise ExportError(f"NNCF cannot quantise this model ({last_line(error)})") from error
     finally:
-        give_up_stack_for_signals()  # it had many cores
+        disable_signal_stack()  # it had many cores
     return Ir.of(quantised)

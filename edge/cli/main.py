@@ -104,7 +104,7 @@ def log_to(stream: TextIO) -> logging.Handler:
 def _engine_never_answered() -> bool:
     """Whether a request was given up, for whose end the interpreter's own way out would wait."""
     engine = sys.modules.get("edge.inference.engine")
-    return engine is not None and bool(engine.NEVER_ANSWERED)
+    return engine is not None and bool(engine.ABANDONED_REQUESTS)
 
 
 if __name__ == "__main__":

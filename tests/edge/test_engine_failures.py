@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from edge.bundle import Bundle
 from edge.errors import EngineError
 from edge.inference import EngineKind, infer, open_engine
-from edge.inference.engine import NEVER_ANSWERED, ONNX_GRAPH
-from edge.inference.openvino_engine import TILES_AT_ONE_GO, OpenVinoEngine, _Request
+from edge.inference.engine import ABANDONED_REQUESTS, ONNX_GRAPH
+from edge.inference.openvino_engine import TILES_PER_WAKEUP, OpenVinoEngine, _Request
 from export.openvino_ir import to_openvino
 from tests.command import WITHIN_SECONDS
 
@@ -139,7 +139,7 @@ def test_a_request_that_hangs_holds_nobody_up_once_it_is_given_up(monkeypatch: p
     assert (answered, [str(error) for error in failed]) == ([], ["OpenVINO did not answer within 0 s"])
     assert not given_up.wait_for(0), "it was waited for, or is too quick for this test"
     engine.close()
-    assert NEVER_ANSWERED.pop()._request.wait_for(600_000)  # so that this process can end
+    assert ABANDONED_REQUESTS.pop()._request.wait_for(600_000)  # so that this process can end
 
 
 class SlowRequest:
@@ -195,12 +195,12 @@ def test_a_request_that_has_ended_is_used_again_before_an_older_one_that_has_not
 
 def test_some_requests_are_let_end_before_the_next_is_filled(folder: Path) -> None:
     ended: list[str] = []
-    fakes = Fakes(folder, *(SlowRequest(ended, str(number)) for number in range(TILES_AT_ONE_GO + 2)))
-    fakes.submit(TILES_AT_ONE_GO + 3)
-    assert ended == [str(TILES_AT_ONE_GO - 1)]
-    assert fakes.answered == [TILES_AT_ONE_GO - 1]
+    fakes = Fakes(folder, *(SlowRequest(ended, str(number)) for number in range(TILES_PER_WAKEUP + 2)))
+    fakes.submit(TILES_PER_WAKEUP + 3)
+    assert ended == [str(TILES_PER_WAKEUP - 1)]
+    assert fakes.answered == [TILES_PER_WAKEUP - 1]
     fakes.engine.drain()
-    assert sorted(fakes.answered) == list(range(TILES_AT_ONE_GO + 3))
+    assert sorted(fakes.answered) == list(range(TILES_PER_WAKEUP + 3))
 
 
 def test_a_request_that_is_never_answered_fails_and_is_not_used_again(
@@ -214,7 +214,7 @@ def test_a_request_that_is_never_answered_fails_and_is_not_used_again(
     assert fakes.answered == [0, 2, 3, 4]
     assert fakes.failed == ["OpenVINO did not answer within 0 s"]
     assert len(fakes.engine._idle) == 1
-    assert NEVER_ANSWERED.pop()._request.name == "b"
+    assert ABANDONED_REQUESTS.pop()._request.name == "b"
 
 
 def test_an_engine_none_of_whose_requests_is_answered_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,4 +226,4 @@ def test_an_engine_none_of_whose_requests_is_answered_says_so(folder: Path, monk
     with pytest.raises(EngineError, match="to any request"):
         fakes.submit()
     assert len(fakes.failed) == 1
-    NEVER_ANSWERED.clear()
+    ABANDONED_REQUESTS.clear()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edge.errors import ExportError
-from edge.inference.devices import the_core
+from edge.inference.devices import shared_core
 from export.nodes import EXPLANATION
 from export.onnx_graph import Graphs, _name_the_explanation, to_attention, to_bare_onnx, to_graphs, with_rollout
 from export.openvino_ir import to_openvino
@@ -106,7 +106,7 @@ def test_stock_engines_load_it_and_agree(graphs: Graphs, model: ExplainedClassif
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     answers = [onnxruntime.InferenceSession(graphs.onnx, options).run(["logit", "map"], {"tiles": tiles})]
-    core = the_core()
+    core = shared_core()
     for data in {graphs.onnx, graphs.for_openvino}:
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
         answered = core.compile_model(core.read_model(data), "CPU", settings)(tiles)
@@ -137,7 +137,7 @@ def test_the_ir_needs_the_map_first_and_finds_outputs_by_name(graphs: Graphs, tm
         folder.mkdir()
         for name, data in to_openvino(graph).items():
             (folder / name).write_bytes(data)
-        read = the_core().read_model(folder / "model_f32.xml")
+        read = shared_core().read_model(folder / "model_f32.xml")
         assert [sorted(output.get_names())[0] for output in read.outputs] == ["map", "logit"]
         assert read.input("tiles").element_type == openvino.Type.u8
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge.bundle import GoldenTiles
 from edge.bundle.manifest import Grid
 from edge.errors import ExportError, PrecisionError
-from edge.inference.devices import the_core
+from edge.inference.devices import shared_core
 from export import map_gate
 from export import precisions as precisions_module
 from export.gate import torch_answers
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TILE = 64
 TILES = np.random.default_rng(3).integers(0, 256, (16, TILE, TILE, 3), np.uint8)
 GRID = Grid(tile_px=TILE, smoothing_px=4.0)
-HAS_BF16 = "BF16" in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture(scope="module", params=["cnn", pytest.param("vit", marks=pytest.mark.long)])
@@ -87,7 +87,7 @@ def answers(ir: Ir, precision: str) -> list[NDArray[np.float32]]:
     """Logit and map."""
     model = ir.read()
     model.reshape({"tiles": list(TILES.shape)})
-    found = the_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})({"tiles": TILES})
+    found = shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})({"tiles": TILES})
     return [found["logit"], found["map"]]
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from edge.inference.devices import the_core
+from edge.inference.devices import shared_core
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
 from examples.drawn_boards.boards import draw_board
 from export.gate import TOLERANCE, pass_gate, torch_answers
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TOY_PX, REAL_PX = 64, 224
 RATIOS = {"toy": 0.5, "real": 0.9}
 """To be discarded: of 17 tokens and two layers, 0.9 would leave patches without any."""
-HAS_BF16 = "BF16" in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 Floats = NDArray[np.float32]
 Gone = Callable[[Floats, int], NDArray[np.bool_ | np.int64]]
 
@@ -101,7 +101,7 @@ def answered(graphs: Graphs, tiles: NDArray[np.uint8]) -> Iterator[tuple[str, Fl
 
 
 def in_openvino(graph: bytes, hint: str, tiles: NDArray[np.uint8]) -> tuple[Floats, Floats, list[Floats]]:
-    core = the_core()
+    core = shared_core()
     explained, names = with_attention(graph)
     read = core.read_model(explained.SerializeToString())
     found = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": hint})({"tiles": tiles})

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, checker, helper
 
-from edge.inference.devices import the_core
+from edge.inference.devices import shared_core
 from export import onnxruntime_rollout, openvino_rollout
 from export.nodes import Nodes
 from export.onnx_graph import OPSET
@@ -90,7 +90,7 @@ def in_onnxruntime(graph: ModelProto) -> onnxruntime.InferenceSession:
 
 
 def in_openvino(graph: ModelProto) -> Run:
-    core = the_core()
+    core = shared_core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(core.read_model(graph.SerializeToString()), "CPU", settings)
     return lambda layers: np.array(compiled(fed(layers))[0])
