@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle.manifest import Grid
-from edge.bundle.plausibility import Appearance, Plausibility, Vitals, know_product
+from edge.bundle.plausibility import Appearance, Plausibility, Vitals, fit_plausibility
 from edge.geometry import TileGrid
 from edge.inference import Engine
 from edge.inference.engine import infer_features
@@ -26,7 +26,7 @@ def know_product_of(images: Sequence[LabelledImage], grid: Grid, engine: Engine)
     spread = np.linspace(0, len(images) - 1, min(len(images), MOST_FRAMES)).astype(int).tolist()
     chosen = [images[place] for place in spread]
     groups = [image.group or image.name for image in chosen]
-    return know_product([appearance_of(image.pixels(), grid, engine) for image in chosen], groups)
+    return fit_plausibility([appearance_of(image.pixels(), grid, engine) for image in chosen], groups)
 
 
 def appearance_of(rgb: NDArray[np.uint8], grid: Grid, engine: Engine) -> Appearance:

@@ -14,7 +14,7 @@ from edge import __version__
 from edge.bundle import SCHEMA, Bundle, Calibration, Manifest, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, Grid, Map, MapChecks, Model, Tensor, Tensors
 from edge.bundle.pooling import identity_of
-from edge.bundle.store import GOLDEN, require_place
+from edge.bundle.store import GOLDEN, require_new_folder
 from edge.calibration import GoodFrame, describe_support
 from edge.inference import Precision, infer, open_engine
 from edge.inference.engine import FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
@@ -65,7 +65,7 @@ def export_run(
             to calibrate on.
         BundleError: the target exists already or cannot be written.
     """
-    require_place(target)
+    require_new_folder(target)
     validating = validation_frames(run)
     frames, others, frames_are = _divide(run, validating)
     model, tiles = run.model, run.config.tiles

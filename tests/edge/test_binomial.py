@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge.calibration.binomial import at_most, frames_to_show, interval, most_that_show, upper_bound
+from edge.calibration.binomial import cdf, frames_to_show, interval, most_that_show, upper_bound
 
 
 def exact_tail(count: int, n: int, share: float | Fraction) -> Fraction:
@@ -20,7 +20,7 @@ def exact_tail(count: int, n: int, share: float | Fraction) -> Fraction:
 @example(n=3, count=2, share=1.0)
 @given(n=st.integers(1, 40), count=st.integers(-1, 41), share=st.floats(0, 1))
 def test_the_tail_is_the_sum_of_its_terms(n: int, count: int, share: float) -> None:
-    assert at_most(count, n, share) == pytest.approx(float(exact_tail(min(count, n), n, share)), rel=1e-10, abs=1e-13)
+    assert cdf(count, n, share) == pytest.approx(float(exact_tail(min(count, n), n, share)), rel=1e-10, abs=1e-13)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
@@ -28,7 +28,7 @@ def test_the_tail_of_many_frames_is_the_sum_of_its_terms(share: float) -> None:
     n = 500
     for count in (0, 1, 5, n // 2, n - 1):
         exact = exact_tail(count, n, Fraction(share).limit_denominator(1000))  # short, or the sums take a minute
-        assert at_most(count, n, share) == pytest.approx(float(exact), rel=1e-9, abs=1e-13)
+        assert cdf(count, n, share) == pytest.approx(float(exact), rel=1e-9, abs=1e-13)
 
 
 @given(n=st.integers(1, 40), data=st.data())

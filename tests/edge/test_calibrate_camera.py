@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import SCHEMA, open_bundle, write_bundle
 from edge.bundle.manifest import CameraPlausible, Tensor, product_tiles_of
-from edge.bundle.plausibility import Appearance, Vitals, know_product
+from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
@@ -54,7 +54,7 @@ def half_lit(level: int, seed: int) -> NDArray[np.uint8]:
 def line(tmp_path: Path) -> Path:
     """A line whose bundle knows bright frames alone, and whose dim camera looks at the right half."""
     made = manifest()
-    known = know_product([Appearance((230, 240), Vitals.of(textured(200, seed)), None) for seed in range(3)])
+    known = fit_plausibility([Appearance((230, 240), Vitals.of(textured(200, seed)), None) for seed in range(3)])
     made = msgspec.structs.replace(
         made, calibration=msgspec.structs.replace(made.calibration, plausible=known.plausible)
     )
@@ -139,7 +139,7 @@ def test_a_camera_that_the_line_has_not_is_refused(line: Path) -> None:
 
 
 def test_a_bundle_keeps_the_features_that_each_camera_sees(tmp_path: Path) -> None:
-    known = know_product(frames(40))
+    known = fit_plausibility(frames(40))
     assert known.tiles is not None
     own = CameraPlausible(known.plausible, [], [])
     made = manifest()

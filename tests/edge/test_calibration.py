@@ -18,8 +18,8 @@ from edge.calibration.thresholds import (
     GoodFrame,
     calibrate,
     coldest_of,
+    count_allowed_rejects,
     describe_support,
-    may_reach,
     pooled_threshold,
     score_threshold,
     threshold,
@@ -237,7 +237,7 @@ def test_the_score_threshold_is_never_lower_than_the_quantile(
         assert coldest is not None
         assert quantile < found < coldest
         assert sum(value < found for value in defective) <= 0.05 * len(defective)
-    if may_reach(len(good), share) >= 5 and not defective:
+    if count_allowed_rejects(len(good), share) >= 5 and not defective:
         assert (found, by) == (quantile, "quantile")
 
 

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from zmq.utils import z85
 
 from edge.bundle import keys as signing
-from edge.bundle.trusted import take_in, trusted_keys
+from edge.bundle.trusted import trust_key, trusted_keys
 from edge.delivery.security import curve
 from edge.errors import AccessError, BundleError, HeatlineError
 from edge.key_files import LARGEST_KEY_FILE, public_half
@@ -271,38 +271,38 @@ def test_a_key_that_was_taken_in_is_trusted_by_its_name(public: signing.PublicKe
     assert trusted_keys(trusted) == []
     before = os.umask(umask)
     try:
-        taken = take_in(public, "maker", trusted)
+        taken = trust_key(public, "maker", trusted)
     finally:
         os.umask(before)
     assert taken.path == trusted / "maker.pub"
     assert (mode(trusted), mode(taken.path)) == (0o755, 0o644), "the service is another user"
-    assert take_in(public, "another-name", trusted) == taken, "it is there already"
+    assert trust_key(public, "another-name", trusted) == taken, "it is there already"
     (trusted / "README").write_text("whose keys these are")
     assert trusted_keys(trusted) == [taken]
 
 
 def test_a_name_stands_for_one_key(public: signing.PublicKey, trusted: Path, tmp_path: Path) -> None:
-    take_in(public, "maker", trusted)
+    trust_key(public, "maker", trusted)
     other = signing.make_key(tmp_path / "other")
-    assert "has another key that is called 'maker'" in SIGNING.refusal(take_in, other, "maker", trusted)
+    assert "has another key that is called 'maker'" in SIGNING.refusal(trust_key, other, "maker", trusted)
     assert [each.name for each in trusted_keys(trusted)] == ["maker"]
 
 
 def test_a_name_that_leads_elsewhere_is_refused(public: signing.PublicKey, trusted: Path) -> None:
     for name in ("", "..", ".hidden", "a/b", "../maker", "/etc/maker", "a\n", "a\0", "x" * 65, "-x"):
-        assert "is no name for a key" in SIGNING.refusal(take_in, public, name, trusted)
+        assert "is no name for a key" in SIGNING.refusal(trust_key, public, name, trusted)
     assert not trusted.exists()
 
 
 def test_trusted_keys_that_others_can_write_are_refused(public: signing.PublicKey, trusted: Path) -> None:
-    taken = take_in(public, "maker", trusted)
+    taken = trust_key(public, "maker", trusted)
     for path, tight, loose_modes in ((trusted, 0o755, (0o775, 0o757, 0o1777)), (taken.path, 0o644, (0o664, 0o646))):
         for loose in loose_modes:
             path.chmod(loose)
             sentence = SIGNING.refusal(trusted_keys, trusted)
             assert f"{path} can be written by others (mode {loose:04o})" in sentence
             assert "chmod go-w" in sentence
-            assert "can be written by others" in SIGNING.refusal(take_in, public, "again", trusted)
+            assert "can be written by others" in SIGNING.refusal(trust_key, public, "again", trusted)
         path.chmod(tight)
     assert trusted_keys(trusted) == [taken]
 
@@ -322,7 +322,7 @@ def test_a_folder_above_that_others_can_write_is_refused_unless_it_is_sticky(tmp
 def test_trusted_keys_that_belong_to_another_user_are_refused(
     public: signing.PublicKey, trusted: Path, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_in(public, "maker", trusted)
+    trust_key(public, "maker", trusted)
     if os.geteuid() == 0:
         os.chown(tmp_path / what, 4242, -1)
         owner = 4242

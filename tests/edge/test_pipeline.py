@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edge.bundle import Bundle
-from edge.bundle.plausibility import Appearance, Vitals, know_product
+from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
 from edge.cameras.base import EndOfFrames
 from edge.errors import EngineError
 from edge.frames import BadFrame, Frame, Stamp
@@ -390,7 +390,7 @@ def test_setups_of_one_engine_share_it_and_the_last_frame_of_the_last_of_them_le
 def test_a_frame_that_does_not_show_the_product_gets_no_verdict_and_a_probe_does(
     bundle: Bundle, openvino: Engine
 ) -> None:
-    known = know_product([Appearance(WHITE.shape[:2], Vitals.of(WHITE), None)])  # type: ignore[arg-type]
+    known = fit_plausibility([Appearance(WHITE.shape[:2], Vitals.of(WHITE), None)])  # type: ignore[arg-type]
     inspector = Inspector(bundle.manifest, openvino, plausibility=known)
 
     def black(stamp: Stamp) -> Frame:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import open_bundle, open_verified_engine, write_bundle
 from edge.bundle.manifest import PRODUCT_TILES, Plausible, Tensor
-from edge.bundle.plausibility import RIDGE, Appearance, ProductTiles, Vitals, know_product, margin, outliers
+from edge.bundle.plausibility import RIDGE, Appearance, ProductTiles, Vitals, find_outliers, fit_plausibility, margin
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
@@ -79,7 +79,7 @@ def test_the_distance_is_that_of_mahalanobis() -> None:
 
 
 def test_frames_like_those_before_are_plausible_and_others_are_told_apart_in_words() -> None:
-    known = know_product(frames(40))
+    known = fit_plausibility(frames(40))
     assert [known.objection(each) for each in frames(200, seed=1)] == [None] * 200
     (one,) = frames(1, seed=2)
     assert one.features is not None
@@ -101,7 +101,7 @@ def test_frames_like_those_before_are_plausible_and_others_are_told_apart_in_wor
 
 
 def test_a_defect_in_some_tiles_is_no_other_product() -> None:
-    known = know_product(frames(40))
+    known = fit_plausibility(frames(40))
     (one,) = frames(1, seed=3)
     assert one.features is not None
     features = one.features.copy()
@@ -114,37 +114,37 @@ def test_a_defect_in_some_tiles_is_no_other_product() -> None:
 def test_a_defect_may_add_contrast_and_sharpness() -> None:
     white = np.full((300, 300, 3), 240, np.uint8)
     holed = cv2.rectangle(white.copy(), (90, 90), (150, 150), (0, 0, 0), -1)
-    known = know_product([Appearance((300, 300), Vitals.of(white), None)])
+    known = fit_plausibility([Appearance((300, 300), Vitals.of(white), None)])
     assert known.objection(Appearance((300, 300), Vitals.of(holed), None)) is None
 
 
 def test_a_frame_stands_out_that_is_implausible_by_all_the_others() -> None:
     own = frames(12)
-    assert outliers(own) == {}
+    assert find_outliers(own) == {}
     dark = replace(own[0], vitals=Vitals(2, 20, 0.1))
     bright = replace(own[0], vitals=Vitals(250, 20, 0.1))
     small = replace(own[0], frame_hw=(200, 299))
-    assert outliers([*own[:7], dark, *own[7:]]) == {7: "brightness 2, expected 60 to 140"}
-    assert outliers([bright, *own]) == {0: "brightness 250, expected 60 to 140"}
-    assert outliers([*own, small]) == {12: "width 299 px, expected 300 px"}
+    assert find_outliers([*own[:7], dark, *own[7:]]) == {7: "brightness 2, expected 60 to 140"}
+    assert find_outliers([bright, *own]) == {0: "brightness 250, expected 60 to 140"}
+    assert find_outliers([*own, small]) == {12: "width 299 px, expected 300 px"}
     assert own[0].features is not None
-    assert list(outliers([*own, replace(own[0], features=own[0].features + 40)])) == [12]
-    assert outliers([*own, dark, replace(dark, vitals=Vitals(3, 20, 0.1))]) == {}, "a second light"
-    assert list(outliers([*own, dark, bright])) == [12, 13]
-    assert outliers([*own[:3], dark]) == {}
-    assert list(outliers([*own[:4], dark])) == [4]
+    assert list(find_outliers([*own, replace(own[0], features=own[0].features + 40)])) == [12]
+    assert find_outliers([*own, dark, replace(dark, vitals=Vitals(3, 20, 0.1))]) == {}, "a second light"
+    assert list(find_outliers([*own, dark, bright])) == [12, 13]
+    assert find_outliers([*own[:3], dark]) == {}
+    assert list(find_outliers([*own[:4], dark])) == [4]
 
 
 def test_frames_of_one_product_seldom_stand_out() -> None:
-    assert sum(bool(outliers(frames(count, seed=seed))) for seed in range(10) for count in (5, 10, 40)) <= 1
+    assert sum(bool(find_outliers(frames(count, seed=seed))) for seed in range(10) for count in (5, 10, 40)) <= 1
 
 
 def test_few_frames_leave_features_out_and_more_of_them_narrow_the_margin() -> None:
-    assert know_product(frames(2)).plausible.distance is None
-    assert know_product(frames(20), groups=["a", "b"] * 10).plausible.distance is None
-    assert know_product([replace(each, features=None) for each in frames(40)]).tiles is None
+    assert fit_plausibility(frames(2)).plausible.distance is None
+    assert fit_plausibility(frames(20), groups=["a", "b"] * 10).plausible.distance is None
+    assert fit_plausibility([replace(each, features=None) for each in frames(40)]).tiles is None
     assert margin(4) > margin(100) > 1
-    few, many = know_product(frames(5)).plausible, know_product(frames(100)).plausible
+    few, many = fit_plausibility(frames(5)).plausible, fit_plausibility(frames(100)).plausible
     assert few.distance is not None
     assert many.distance is not None
     assert few.distance > many.distance
@@ -153,7 +153,7 @@ def test_few_frames_leave_features_out_and_more_of_them_narrow_the_margin() -> N
 def test_frames_that_are_identical_but_for_one_have_a_distance_that_a_manifest_takes() -> None:
     same = replace(frames(1)[0], features=np.ones((1, CHANNELS), np.float32))
     other = replace(same, features=np.full((1, CHANNELS), 5, np.float32))
-    found = know_product([*[same] * 5, other]).plausible.distance
+    found = fit_plausibility([*[same] * 5, other]).plausible.distance
     assert found is not None
     assert 0 < found <= 1e6
 
@@ -162,15 +162,15 @@ def test_a_sample_of_the_tiles_knows_the_product_as_well() -> None:
     many = frames(30, tiles=100)
     thinned = [each.thinned() for each in many]
     assert {None if each.features is None else each.features.shape for each in thinned} == {(16, CHANNELS)}
-    known = know_product(thinned)
+    known = fit_plausibility(thinned)
     assert [known.objection(each) for each in frames(50, tiles=100, seed=9)] == [None] * 50
 
 
 def test_a_group_of_another_look_widens_what_is_plausible_by_being_left_out() -> None:
     """Frames of one group share a look that the others do not show: each of them is judged without all of them."""
     own, other = frames(20), [replace(each, features=each.features + 4) for each in frames(4, seed=5)]  # type: ignore[operator]
-    together = know_product([*own, *other], [*map(str, range(20)), *["x"] * 4]).plausible.distance
-    apart = know_product([*own, *other], [*map(str, range(20)), *"xyzw"]).plausible.distance
+    together = fit_plausibility([*own, *other], [*map(str, range(20)), *["x"] * 4]).plausible.distance
+    apart = fit_plausibility([*own, *other], [*map(str, range(20)), *"xyzw"]).plausible.distance
     assert together is not None
     assert apart is not None
     assert together > apart
@@ -178,7 +178,7 @@ def test_a_group_of_another_look_widens_what_is_plausible_by_being_left_out() ->
 
 def test_frames_of_several_sizes_leave_some_room() -> None:
     sizes = [replace(each, frame_hw=(200, 300 + 10 * number)) for number, each in enumerate(frames(5))]
-    plausible = know_product(sizes).plausible
+    plausible = fit_plausibility(sizes).plausible
     assert (plausible.height_px, plausible.width_px) == ((200, 200), (240, 408))
 
 
@@ -193,7 +193,7 @@ def bundle_with(folder: Path, plausible: Plausible, files: dict[str, bytes], cha
 
 
 def test_a_bundle_keeps_it_and_is_refused_where_it_does_not_fit(tmp_path: Path) -> None:
-    known = know_product(frames(40))
+    known = fit_plausibility(frames(40))
     assert known.tiles is not None
     file = {PRODUCT_TILES: known.tiles.to_bytes()}
     bundle_with(tmp_path / "a", known.plausible, file, (None, CHANNELS))
@@ -231,7 +231,7 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_graph_that_gives_no_features_where_some_are_declared_is_refused(tmp_path: Path) -> None:
-    known = know_product(frames(40))
+    known = fit_plausibility(frames(40))
     assert known.tiles is not None
     file = {PRODUCT_TILES: known.tiles.to_bytes()}
     bundle_with(tmp_path / "a", known.plausible, file, (None, CHANNELS))
@@ -262,7 +262,7 @@ thresholds = {{ check_plausibility = true }}
 def test_check_says_what_is_checked_of_the_product_in_force(tmp_path: Path) -> None:
     white = white_frame((230, 240))
     made = manifest()
-    known = know_product([Appearance((230, 240), Vitals.of(white), None)]).plausible
+    known = fit_plausibility([Appearance((230, 240), Vitals.of(white), None)]).plausible
     made = msgspec.structs.replace(made, calibration=msgspec.structs.replace(made.calibration, plausible=known))
     write_bundle(tmp_path / "bundle", made, contents_of())
     (tmp_path / "line.toml").write_text(LINE.format(keys="check_plausibility = false").replace('"a"', '"b"', 1))
@@ -285,7 +285,7 @@ def test_check_says_what_is_checked_of_the_product_in_force(tmp_path: Path) -> N
 def test_a_change_says_if_frames_that_do_not_show_the_product_get_a_verdict_from_now_on(tmp_path: Path) -> None:
     white = white_frame((230, 240))
     made = manifest()
-    known = know_product([Appearance((230, 240), Vitals.of(white), None)]).plausible
+    known = fit_plausibility([Appearance((230, 240), Vitals.of(white), None)]).plausible
     knowing = msgspec.structs.replace(made, calibration=msgspec.structs.replace(made.calibration, plausible=known))
     write_bundle(tmp_path / "bundle", knowing, contents_of())
     write_bundle(tmp_path / "unknowing", made, contents_of())
@@ -309,7 +309,7 @@ def test_a_change_says_if_frames_that_do_not_show_the_product_get_a_verdict_from
 def test_a_line_gives_no_verdict_on_what_is_not_the_product_unless_it_is_told_to(tmp_path: Path) -> None:
     white = white_frame((230, 240))
     made = manifest()
-    known = know_product([Appearance((230, 240), Vitals.of(white), None)]).plausible
+    known = fit_plausibility([Appearance((230, 240), Vitals.of(white), None)]).plausible
     made = msgspec.structs.replace(made, calibration=msgspec.structs.replace(made.calibration, plausible=known))
     write_bundle(tmp_path / "bundle", made, contents_of())
     black, like, found = Frame(Stamp("top", 1), white * 0, "RGB8"), None, {}

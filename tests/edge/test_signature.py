@@ -14,7 +14,7 @@ from edge.bundle import Bundle, open_bundle, sign_bundle
 from edge.bundle.keys import PrivateKey, make_key, read_private_key
 from edge.bundle.signature import DOMAIN, SIGNATURE, read_signature
 from edge.bundle.store import MANIFEST, REQUIRED
-from edge.bundle.trusted import Signer, require_trusted, signer_of, take_in
+from edge.bundle.trusted import Signer, require_trusted, signer_of, trust_key
 from edge.errors import BundleError
 from tests.command import complaint, heatline
 from tests.edge.lines import small_frames, write_line, write_pictures
@@ -49,7 +49,7 @@ def signed(original: Bundle, tmp_path: Path) -> Bundle:
 @pytest.fixture
 def trusted(tmp_path: Path, private: PrivateKey) -> Path:
     """A folder that trusts the signer."""
-    take_in(private.public, "maker", tmp_path / "keys")
+    trust_key(private.public, "maker", tmp_path / "keys")
     return tmp_path / "keys"
 
 
@@ -71,7 +71,7 @@ def test_a_signed_bundle_says_by_which_key_and_an_unsigned_one_that_nobody_signe
     assert SIGNATURE not in opened.manifest.files
     made = json.loads((original.path / SIGNATURE).read_text())
     assert set(made) == {"algorithm", "key", "signature"}
-    assert private.public.fits(bytes.fromhex(made["signature"]), DOMAIN + bytes.fromhex(original.digest))
+    assert private.public.verifies(bytes.fromhex(made["signature"]), DOMAIN + bytes.fromhex(original.digest))
     assert open_bundle(bundle.path).signed_by is None
     assert signer_of(bundle, tmp_path) is None
 
@@ -161,7 +161,7 @@ def test_trust_comes_from_the_folder_of_keys_alone(
     key = private.public.fingerprint
     assert signer_of(original, trusted) == require_trusted(original, trusted) == Signer(key, "maker")
     make_key(tmp_path / "other")
-    take_in(read_private_key(tmp_path / "other").public, "other", tmp_path / "others")
+    trust_key(read_private_key(tmp_path / "other").public, "other", tmp_path / "others")
     assert signer_of(original, tmp_path / "others") == Signer(key, None)
     with pytest.raises(BundleError, match=f"{key}.*heatline bundle trust"):
         require_trusted(original, tmp_path / "others")
@@ -195,7 +195,7 @@ def test_a_line_takes_what_a_trusted_key_signed_or_anything_where_it_allows_that
 def test_a_line_refuses_what_no_trusted_key_signed(
     tmp_path: Path, bundle: Bundle, signed: Bundle, private: PrivateKey, trusted: Path, address: str, command: str
 ) -> None:
-    take_in(private.public, "maker", tmp_path / "loose")
+    trust_key(private.public, "maker", tmp_path / "loose")
     (tmp_path / "loose").chmod(0o777)
     edited = edit_manifest(copy_of(signed, tmp_path / "edited"), lambda m: m.update(name="brightness"))
     for path, trust, words in (

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm, t
 
-from edge.calibration.student import at_most, prediction_bound, prediction_bound_of_groups, quantile
+from edge.calibration.student import cdf, prediction_bound, prediction_bound_of_groups, quantile
 
 DEGREES = st.integers(1, 2000)
 
 
 @given(st.floats(-50, 50), DEGREES)
 def test_the_distribution_is_that_of_scipy(value: float, degrees: int) -> None:
-    assert at_most(value, degrees) == pytest.approx(t.cdf(value, degrees), abs=1e-10)
+    assert cdf(value, degrees) == pytest.approx(t.cdf(value, degrees), abs=1e-10)
 
 
 @given(st.floats(0.5, 0.9999), DEGREES)

@@ -63,7 +63,7 @@ def test_a_checkpoint_that_is_none(run: Path, tmp_path: Path, content: bytes) ->
 def test_a_place_where_nothing_can_be_written_is_refused_before_the_work(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     target = tmp_path / "file" / "bundle"
-    refused(run, target, 4, f"nothing can be made in {tmp_path / 'file'} (Not a directory)")
+    refused(run, target, 4, f"{tmp_path / 'file'} does not accept new files (Not a directory)")
 
 
 @pytest.mark.parametrize(
