@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge.bundle.manifest import MapCheck
 from edge.errors import ExportError
-from export.map_checks import ENOUGH_TILES, border, check_maps, effective_tiles, stuck, turned
+from export.map_checks import ENOUGH_TILES, border, check_maps, effective_tiles, reorient, stuck
 
 SEED = st.integers(0, 2**32 - 1)
 CELLS = st.sampled_from([7, 14, 28])
@@ -44,7 +44,7 @@ def test_one_cell_that_is_always_hot_is_refused(seed: int, cells: int, place: tu
     with pytest.raises(ExportError) as caught:
         check_maps(maps)
     assert "the map is stuck: 100% of the peaks on 100 good tiles lie in the same 3x3 cells" in str(caught.value)
-    assert str(caught.value).endswith("or let it in by --allow map")
+    assert str(caught.value).endswith("or allow it with --allow map")
     assert "\n" not in str(caught.value)
 
 
@@ -58,7 +58,7 @@ def test_what_is_refused_can_be_let_in_and_the_checks_keep_it(seed: int, cells: 
     ]  # fmt: skip
     assert share(checks.stuck) == 1
     assert share(checks.border) == pytest.approx(1, abs=1e-3)
-    assert all(warning.endswith("; --allow map let it in") for warning in checks.warnings)
+    assert all(warning.endswith("; --allow map allowed it") for warning in checks.warnings)
 
 
 @given(seed=SEED, cells=CELLS)
@@ -145,9 +145,9 @@ def test_cells_that_are_equally_hot_share_the_peak() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 8, 19])
-def test_tiles_are_turned_in_all_the_ways_a_square_can_lie(count: int) -> None:
+def test_tiles_are_reoriented_in_all_the_ways_a_square_can_lie(count: int) -> None:
     tile = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
-    lying = turned(np.repeat(tile[None], count, axis=0))
+    lying = reorient(np.repeat(tile[None], count, axis=0))
     assert lying.shape == (count, 4, 4, 3)
     assert len({one.tobytes() for one in lying}) == min(count, 8)
     assert all(sorted(one[..., 0].ravel()) == sorted(tile[..., 0].ravel()) for one in lying)
@@ -155,9 +155,9 @@ def test_tiles_are_turned_in_all_the_ways_a_square_can_lie(count: int) -> None:
 
 
 def test_parts_that_always_lie_in_the_same_place_are_no_stuck_map() -> None:
-    """A map that shows the brightest cell, of tiles that are all bright in the same cell: turned, they are not."""
+    """The map shows the brightest cell. The tiles are all bright in the same cell, but not once they are reoriented."""
     tiles = np.random.default_rng(6).integers(0, 99, (80, 14, 14, 3), np.uint8)
     tiles[:, 2, 9] = 255
     with pytest.raises(ExportError, match=SHARED_3X3):
         check_maps(tiles[..., 0].astype(np.float32))
-    assert check_maps(turned(tiles)[..., 0].astype(np.float32)).warnings == []
+    assert check_maps(reorient(tiles)[..., 0].astype(np.float32)).warnings == []

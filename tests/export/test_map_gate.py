@@ -1,4 +1,4 @@
-"""What the gate counts, held against plain loops, and what it lets through."""
+"""The map gate: its figures equal those of plain loops, and its limits decide what passes."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edge.bundle.manifest import Agreement, Grid
 from edge.errors import EngineError
 from edge.inference.engine import Done, Engine, Failed, Fill
-from export.map_gate import agreement, missed, nearness, overlaps
+from export.map_gate import describe_missed_limits, measure_agreement, nearness, overlaps
 from export.validation_tiles import RegionFinder, ValidationTiles
 
 TILE, CELLS = 32, 4
@@ -84,36 +84,36 @@ def test_a_region_of_one_cell_that_becomes_two_is_where_it_was_and_one_that_vani
 
 
 def test_the_model_itself_agrees_with_itself() -> None:
-    held = validation_tiles(some_maps())
-    assert 0 < held.with_region.sum() < len(held.tiles)
-    same = agreement(held, Answers(held.logit, held.map, batch=5))
+    validation = validation_tiles(some_maps())
+    assert 0 < validation.with_region.sum() < len(validation.tiles)
+    same = measure_agreement(validation, Answers(validation.logit, validation.map, batch=5))
     assert same == Agreement(5, 0.0, 0, pytest.approx(1.0), 1.0, 1.0, 1.0)
-    assert missed("f32", held, [same]) == []
+    assert describe_missed_limits("f32", validation, [same]) == []
 
 
 def test_figures_are_those_of_plain_loops() -> None:
-    held = validation_tiles(some_maps(40), score_threshold=1.0)
-    maps = held.map + np.random.default_rng(1).normal(0, 0.7, held.map.shape).astype(np.float32)
+    validation = validation_tiles(some_maps(40), score_threshold=1.0)
+    maps = validation.map + np.random.default_rng(1).normal(0, 0.7, validation.map.shape).astype(np.float32)
     logit = maps.mean(axis=(1, 2))
-    came = agreement(held, Answers(logit, maps))
-    flips = sum((a >= 1.0) != (b >= 1.0) for a, b in zip(logit, held.logit, strict=True))
-    found = [(a, b) for a, b in zip(held.regions, held.find_regions(maps), strict=True) if a.any()]
+    came = measure_agreement(validation, Answers(logit, maps))
+    flips = sum((a >= 1.0) != (b >= 1.0) for a, b in zip(logit, validation.logit, strict=True))
+    found = [(a, b) for a, b in zip(validation.regions, validation.find_regions(maps), strict=True) if a.any()]
     shares = sorted((a & b).sum() / (a | b).sum() for a, b in found)
-    assert (came.flips, came.logit_difference) == (flips, pytest.approx(max(abs(logit - held.logit))))
+    assert (came.flips, came.logit_difference) == (flips, pytest.approx(max(abs(logit - validation.logit))))
     assert flips > 0
-    assert came.map_correlation == pytest.approx(np.corrcoef(held.map.ravel(), maps.ravel())[0, 1], abs=1e-6)
+    assert came.map_correlation == pytest.approx(np.corrcoef(validation.map.ravel(), maps.ravel())[0, 1], abs=1e-6)
     assert came.iou_median == pytest.approx(np.median(shares))
     assert came.iou_p5 == pytest.approx(np.quantile(shares, 0.05))
     assert came.near_p5 == pytest.approx(np.quantile([near_by_loops(a, b) for a, b in found], 0.05))
 
 
 def test_without_any_region_there_is_no_overlap_to_miss() -> None:
-    held = validation_tiles(some_maps(), evidence_threshold=1e6)
-    came = agreement(held, Answers(held.logit, held.map))
+    validation = validation_tiles(some_maps(), evidence_threshold=1e6)
+    came = measure_agreement(validation, Answers(validation.logit, validation.map))
     assert came.iou_median is None
     assert came.iou_p5 is None
     assert came.near_p5 is None
-    assert missed("bf16", held, [came]) == []
+    assert describe_missed_limits("bf16", validation, [came]) == []
 
 
 def test_a_region_is_what_the_line_would_draw() -> None:
@@ -130,32 +130,32 @@ def test_a_region_is_what_the_line_would_draw() -> None:
 @pytest.mark.parametrize("output", ["logit", "map"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_no_number_does_not_count_as_an_answer(output: str, value: float) -> None:
-    held = validation_tiles(some_maps())
-    answers = {"logit": held.logit.copy(), "map": held.map.copy()}
+    validation = validation_tiles(some_maps())
+    answers = {"logit": validation.logit.copy(), "map": validation.map.copy()}
     answers[output][3] = value
-    with pytest.raises(EngineError, match="no number"):
-        agreement(held, Answers(answers["logit"], answers["map"]))
+    with pytest.raises(EngineError, match="not finite"):
+        measure_agreement(validation, Answers(answers["logit"], answers["map"]))
 
 
 @pytest.mark.parametrize(
     ("tiles", "flips", "passes"), [(199, 1, False), (200, 1, True), (600, 3, True), (600, 4, False)]
 )
 def test_half_a_percent_of_verdicts_may_flip(tiles: int, flips: int, passes: bool) -> None:
-    held = dataclasses.replace(validation_tiles(some_maps()), tiles=np.zeros((tiles, 1, 1, 3), np.uint8))
+    validation = dataclasses.replace(validation_tiles(some_maps()), tiles=np.zeros((tiles, 1, 1, 3), np.uint8))
     figures = [Agreement(1, 0.0, 0, 1.0, 1.0, 1.0, 1.0), Agreement(8, 0.0, flips, 1.0, 1.0, 1.0, 1.0)]
-    assert (missed("int8", held, figures) == []) is passes
+    assert (describe_missed_limits("int8", validation, figures) == []) is passes
 
 
 def test_a_tile_on_the_threshold_is_not_a_flip() -> None:
     """The threshold lies on the logit of a tile: rounding alone decides which side the model is on."""
-    held = validation_tiles(some_maps())
-    held = dataclasses.replace(held, score_threshold=float(held.logit[4]))
-    assert list(np.flatnonzero(~held.settled)) == [4]
-    off = held.logit.copy()
+    validation = validation_tiles(some_maps())
+    validation = dataclasses.replace(validation, score_threshold=float(validation.logit[4]))
+    assert list(np.flatnonzero(~validation.settled)) == [4]
+    off = validation.logit.copy()
     off[4] -= 1e-5
-    assert agreement(held, Answers(off, held.map)).flips == 0
-    off[5] = held.score_threshold + np.sign(held.score_threshold - off[5])
-    assert agreement(held, Answers(off, held.map)).flips == 1
+    assert measure_agreement(validation, Answers(off, validation.map)).flips == 0
+    off[5] = validation.score_threshold + np.sign(validation.score_threshold - off[5])
+    assert measure_agreement(validation, Answers(off, validation.map)).flips == 1
 
 
 def test_a_region_that_is_only_on_the_threshold_is_not_compared() -> None:
@@ -163,11 +163,11 @@ def test_a_region_that_is_only_on_the_threshold_is_not_compared() -> None:
     maps = np.zeros((3, CELLS, CELLS), np.float32)
     maps[:2, 1, 2] = 10.0, 20.0
     peak = float(validation_tiles(maps).find_regions._heatmaps(maps)[0].max())
-    held = validation_tiles(maps, evidence_threshold=peak)
-    assert list(held.regions.any(axis=(1, 2))) == [True, True, False]
-    assert list(held.with_region) == [False, True, False]
+    validation = validation_tiles(maps, evidence_threshold=peak)
+    assert list(validation.regions.any(axis=(1, 2))) == [True, True, False]
+    assert list(validation.with_region) == [False, True, False]
     off = maps * np.array([1 - 1e-6, 1, 1], np.float32)[:, None, None]
-    assert agreement(held, Answers(held.logit, off)).near_p5 == 1.0
+    assert measure_agreement(validation, Answers(validation.logit, off)).near_p5 == 1.0
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_region_that_is_only_on_the_threshold_is_not_compared() -> None:
     ],
 )
 def test_the_worst_batch_size_counts(median: float, near: float, words: str) -> None:
-    held = validation_tiles(some_maps())
+    validation = validation_tiles(some_maps())
     figures = [Agreement(1, 0.0, 0, 1.0, median, 0.5, near), Agreement(8, 0.0, 0, 1.0, 1.0, 1.0, 1.0)]
-    (said,) = missed("int8", held, figures)
+    (said,) = describe_missed_limits("int8", validation, figures)
     assert words in said

@@ -160,5 +160,5 @@ def test_the_bare_classifier_has_the_same_logits_and_no_map(
 
 def test_a_head_that_is_not_found_ends_the_export(graph: onnx.ModelProto) -> None:
     """Else it would be quantised with the features, and nobody would know."""
-    with pytest.raises(ExportError, match=r"has no head\.called_otherwise, .* install heatline\[export\] anew"):
-        _name_the_explanation(graph, "head.called_otherwise")
+    with pytest.raises(ExportError, match=r"has no head\.renamed, .* install heatline\[export\] again"):
+        _name_the_explanation(graph, "head.renamed")
