@@ -70,7 +70,9 @@ def refused(line: Path, camera: str, picture: NDArray[np.uint8]) -> str | None:
     return setup.inspector.finish(pending).implausible
 
 
-def test_a_camera_is_held_to_its_own_frames_within_its_area(line: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_camera_has_its_own_ranges_within_its_region_of_interest(
+    line: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     told = heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--to", line.parent / "own", "--json")
     assert told.returncode == 0, told.stderr
     report = json.loads(told.stdout)
@@ -102,7 +104,7 @@ def test_a_camera_is_held_to_its_own_frames_within_its_area(line: Path, caplog: 
     assert "a frame of camera dim must be" in shown
 
 
-def test_a_change_says_if_a_camera_is_held_to_bounds_of_its_own_from_now_on(line: Path) -> None:
+def test_a_changeover_logs_whether_a_camera_has_its_own_ranges(line: Path) -> None:
     heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--to", line.parent / "own")
     before = prepare(load_config(line))
     line.write_text(LINE.format(bundle="own", area=AREA))
@@ -113,7 +115,7 @@ def test_a_change_says_if_a_camera_is_held_to_bounds_of_its_own_from_now_on(line
     assert describe_plausibility(own, own) == ""
 
 
-def test_thresholds_that_are_set_again_leave_it_as_it_is(line: Path) -> None:
+def test_new_thresholds_leave_the_cameras_ranges_unchanged(line: Path) -> None:
     heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--to", line.parent / "own")
     write_pictures(line.parent / "lit", {f"{seed}.png": textured(200, seed) for seed in range(6)})
     again = heatline("calibrate", line.parent / "own", line.parent / "lit", "--to", line.parent / "again")
@@ -123,7 +125,7 @@ def test_thresholds_that_are_set_again_leave_it_as_it_is(line: Path) -> None:
     assert now.score_threshold != own.score_threshold
 
 
-def test_people_read_what_a_dry_run_would_do_and_nothing_is_written(line: Path) -> None:
+def test_a_dry_run_describes_the_result_and_writes_nothing(line: Path) -> None:
     told = heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--dry-run", env={"COLUMNS": "400"})
     assert told.returncode == 0, told.stderr
     assert "would be written" in told.stdout
@@ -132,13 +134,13 @@ def test_people_read_what_a_dry_run_would_do_and_nothing_is_written(line: Path) 
     assert sorted(path.name for path in line.parent.iterdir()) == ["all.bundle", "good", "line.toml"]
 
 
-def test_a_camera_that_the_line_has_not_is_refused(line: Path) -> None:
+def test_an_unknown_camera_is_refused(line: Path) -> None:
     told = heatline("cameras", "calibrate", line, "side", line.parent / "good")
     assert told.returncode == 3
     assert complaint(told).endswith("line.toml has no camera 'side'; it has bright, dim")
 
 
-def test_a_bundle_keeps_the_features_that_each_camera_sees(tmp_path: Path) -> None:
+def test_a_bundle_stores_the_product_tiles_of_each_camera(tmp_path: Path) -> None:
     known = fit_plausibility(frames(40))
     assert known.tiles is not None
     own = CameraPlausible(known.plausible, [], [])

@@ -59,7 +59,7 @@ def own(bundle: Bundle, tmp_path: Path) -> Bundle:
     return open_bundle(copy_of(bundle, tmp_path / "dark.bundle"))
 
 
-def test_a_new_bundle_has_new_thresholds_and_all_else_of_the_old_one(tmp_path: Path, own: Bundle) -> None:
+def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundle) -> None:
     before = contents(own.path)
     good = evenly(tmp_path / "good", 250, 240, 245, 230)
     report, complaints = calibrated(own.path, good, "--false-reject", "0.25")
@@ -96,7 +96,7 @@ def test_a_new_bundle_has_new_thresholds_and_all_else_of_the_old_one(tmp_path: P
     assert (complaints.count("\n"), len(again["warnings"])) == (1, 1)  # of few frames
 
 
-def test_a_bundle_of_schema_1_can_be_calibrated_and_keeps_what_it_told(tmp_path: Path, own: Bundle) -> None:
+def test_a_bundle_of_schema_1_can_be_calibrated(tmp_path: Path, own: Bundle) -> None:
     def older(content: dict[str, Any]) -> None:
         content["schema"], content["provenance"] = 1, {"data": {"data": "boards"}}
         content["tolerances"]["int8"] = 0.05  # in that schema it did not say what the bundle has
@@ -112,7 +112,7 @@ def test_a_bundle_of_schema_1_can_be_calibrated_and_keeps_what_it_told(tmp_path:
     assert list(new.tolerances) == ["f32"]
 
 
-def test_people_read_what_so_few_frames_support(tmp_path: Path, own: Bundle) -> None:
+def test_the_report_states_what_few_frames_show(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250)
     words = shown("calibrate", own.path, good, "--dry-run")
     assert "1 good frame: with 95 % confidence the false-reject rate is at most 95 %" in words
@@ -129,12 +129,12 @@ def test_people_read_what_so_few_frames_support(tmp_path: Path, own: Bundle) -> 
 
 
 @pytest.mark.parametrize(("count", "frames", "share"), [(0, 299, "0"), (4, 1000, "0.004"), (1, 473, "0.003")])
-def test_the_share_that_is_advised_allows_just_so_many(count: int, frames: int, share: str) -> None:
+def test_the_advised_share_allows_exactly_the_stated_number(count: int, frames: int, share: str) -> None:
     assert _share_for(count, frames) == share
     assert int(float(_share_for(count, frames)) * frames + 1e-9) == count
 
 
-def test_a_dry_run_says_the_same_and_writes_nothing(tmp_path: Path, own: Bundle) -> None:
+def test_a_dry_run_prints_the_same_and_writes_nothing(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250, 250, 240)
     before = contents(tmp_path)
     dry, complaints = calibrated(own.path, good, "--dry-run")
@@ -181,7 +181,7 @@ def test_frames_of_several_sizes_and_single_files_can_be_mixed(tmp_path: Path, o
 # A second shift.
 
 
-def test_a_hotter_second_shift_is_noticed_and_sets_no_threshold(tmp_path: Path, own: Bundle) -> None:
+def test_a_hotter_second_shift_causes_a_warning_and_sets_no_threshold(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "early", *range(241, 255))
     late = evenly(tmp_path / "late", *range(221, 235), hw=(224, 224))
     alone, _ = calibrated(own.path, good, "--dry-run")
@@ -201,9 +201,7 @@ def test_a_hotter_second_shift_is_noticed_and_sets_no_threshold(tmp_path: Path, 
     assert (record["second_shift"]["rejected"], record["second_shift"]["differs"]) == (14, second["differs"])
 
 
-def test_a_colder_second_shift_is_noticed_by_ranks_alone_and_an_equal_one_raises_no_warning(
-    tmp_path: Path, own: Bundle
-) -> None:
+def test_ranks_detect_a_colder_second_shift_and_an_equal_one_passes(tmp_path: Path, own: Bundle) -> None:
     good, late = evenly(tmp_path / "early", *range(221, 235)), evenly(tmp_path / "late", *range(241, 255))
     report, complaints = calibrated(own.path, good, "--second-shift", late, "--dry-run")
     assert report["second_shift"]["rejected_p"] == 1.0
@@ -223,7 +221,7 @@ def test_a_colder_second_shift_is_noticed_by_ranks_alone_and_an_equal_one_raises
 # What is refused, and then nothing is written.
 
 
-def test_what_cannot_be_calibrated_is_refused_and_nothing_is_written(tmp_path: Path, own: Bundle) -> None:
+def test_invalid_input_is_refused_and_nothing_is_written(tmp_path: Path, own: Bundle) -> None:
     good, bad, empty = evenly(tmp_path / "good", 250, 240), evenly(tmp_path / "bad", 230), tmp_path / "empty"
     (bad / "bad.png").write_bytes(b"\x89PNG")  # an error only where the frames are read
     empty.mkdir()
@@ -250,7 +248,7 @@ def test_what_cannot_be_calibrated_is_refused_and_nothing_is_written(tmp_path: P
     assert contents(tmp_path) == before
 
 
-def test_a_single_picture_that_looks_like_no_other_is_refused_by_its_name(tmp_path: Path, own: Bundle) -> None:
+def test_a_single_outlier_is_refused_by_name(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250, 240, 245, 230, 3)
     before = contents(tmp_path)
     for arguments in ([], ["--dry-run"]):
@@ -269,7 +267,7 @@ def test_a_single_picture_that_looks_like_no_other_is_refused_by_its_name(tmp_pa
     assert "2 of 6 good frames look like no other, as" in complaints
 
 
-def test_an_argument_that_makes_no_sense_is_exit_code_2(tmp_path: Path, own: Bundle) -> None:
+def test_an_invalid_argument_is_exit_code_2(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250)
     for arguments, words in (
         (["--false-reject", "nan"], "nan"),
@@ -283,7 +281,7 @@ def test_an_argument_that_makes_no_sense_is_exit_code_2(tmp_path: Path, own: Bun
         assert words in result.stderr
 
 
-def test_a_network_that_answers_no_numbers_is_refused_with_the_pictures_name(tmp_path: Path, own: Bundle) -> None:
+def test_answers_that_are_not_finite_are_refused_with_the_pictures_name(tmp_path: Path, own: Bundle) -> None:
     class NanEngine(NumpyEngine):
         def submit(self, count: int, fill: Any, done: Any, failed: Any) -> None:
             done(np.full(count, np.nan, np.float32), np.zeros((count, CELLS, CELLS), np.float32))
@@ -314,7 +312,7 @@ def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle) -> None:
 # What is known of the bundle besides.
 
 
-def test_a_gap_to_defective_frames_that_the_bundle_knows_is_shared_on_the_line_too(tmp_path: Path, own: Bundle) -> None:
+def test_calibration_on_the_line_uses_the_bundles_coldest_defect(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250, 245)
     edit_manifest(own.path, lambda content: content["calibration"].update(coldest_defect=40.0))
     report, _ = calibrated(own.path, good)
@@ -326,7 +324,7 @@ def test_a_gap_to_defective_frames_that_the_bundle_knows_is_shared_on_the_line_t
     assert "with a margin to the defective frames" in shown("bundle", "show", tmp_path / "dark-cal1.bundle")
 
 
-def test_good_frames_that_got_no_verdict_before_are_named(tmp_path: Path, own: Bundle) -> None:
+def test_good_frames_that_had_no_verdict_before_are_listed(tmp_path: Path, own: Bundle) -> None:
     calibrated(own.path, evenly(tmp_path / "good", 250, 240))
     report, complaints = calibrated(
         tmp_path / "dark-cal1.bundle", evenly(tmp_path / "more", 250, 90), "--to", tmp_path / "new"
@@ -335,7 +333,7 @@ def test_good_frames_that_got_no_verdict_before_are_named(tmp_path: Path, own: B
     assert "brightness 90, expected" in complaints
 
 
-def test_frames_that_widen_what_features_may_be_are_warned_of() -> None:
+def test_frames_that_widen_the_features_range_cause_a_warning() -> None:
     plausible = Plausible(
         frames=9, height_px=(9, 9), width_px=(9, 9), brightness=(0, 255), contrast=(0, None), sharpness=(0, None),
         distance=2.0,

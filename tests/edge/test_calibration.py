@@ -63,12 +63,14 @@ def with_heatmaps(*heatmaps: NDArray[np.float32], logit: float = 1e6) -> list[Go
         ([1.0, 2.0], math.nextafter(1.0, 0.0), 1.0),  # the largest share that there is
     ],
 )
-def test_the_threshold_lies_just_above(highest: list[float], rate: float, just_above: float) -> None:
+def test_the_threshold_lies_just_above_the_next_highest_value(
+    highest: list[float], rate: float, just_above: float
+) -> None:
     assert threshold(highest, rate) == math.nextafter(just_above, math.inf)
 
 
 @given(highest=HIGHEST, rate=RATE)
-def test_at_most_the_wanted_share_reaches_it_and_it_is_the_lowest_such(highest: list[float], rate: float) -> None:
+def test_the_threshold_is_the_lowest_that_at_most_the_share_reaches(highest: list[float], rate: float) -> None:
     came = threshold(highest, rate)
     allowed = math.floor(rate * len(highest) + 1e-9)
     assert sum(value >= came for value in highest) <= allowed
@@ -77,7 +79,7 @@ def test_at_most_the_wanted_share_reaches_it_and_it_is_the_lowest_such(highest: 
 
 
 @given(highest=HIGHEST)
-def test_frames_that_set_the_threshold_are_judged_good_by_it(highest: list[float]) -> None:
+def test_frames_just_below_the_threshold_are_judged_good(highest: list[float]) -> None:
     """Calibration and verdict agree to the last bit, though the one works in float64 and the other gets float32."""
     stitcher = Stitcher(TileGrid((16, 16), 16, 0), (1, 1))
     limits = Thresholds(threshold(highest, 0.0), 0.0)
@@ -86,7 +88,7 @@ def test_frames_that_set_the_threshold_are_judged_good_by_it(highest: list[float
         assert judge(logits, logits.reshape(1, 1, 1), stitcher, limits).verdict == "GOOD"
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_invalid_values_are_refused() -> None:
     for rate in (-0.01, 1.0, math.nan):
         with pytest.raises(InputError, match="makes no sense"):
             calibrate([good_frame(1)], rate, "frames")
@@ -99,7 +101,7 @@ def test_what_makes_no_sense_is_refused() -> None:
             calibrate([good_frame(value)], 0.5, "one")
 
 
-def test_both_thresholds_come_from_the_same_share_of_the_same_frames() -> None:
+def test_both_thresholds_use_the_same_share_of_the_same_frames() -> None:
     frames = [good_frame(i, 10 * i, i % 3) for i in range(30)]
     came = calibrate(frames, 0.2, "thirty frames")
     assert came.score_threshold == math.nextafter(23.0, math.inf)
@@ -108,7 +110,7 @@ def test_both_thresholds_come_from_the_same_share_of_the_same_frames() -> None:
     assert (came.frames, came.frames_are, came.false_reject_per_frame) == (30, "thirty frames", 0.2)
 
 
-def test_a_good_frame_is_summed_up_by_its_highest_values_and_its_median() -> None:
+def test_a_good_frame_stores_its_highest_values_and_its_median() -> None:
     heatmap = np.array([[1, 2, np.nan], [3, 9, np.nan]], np.float32)
     frame = GoodFrame.of(np.array([-3, 4], np.float32), heatmap)
     assert (frame.highest_logit, frame.highest_evidence, frame.median_evidence, frame.cells) == (4.0, 9.0, 2.5, 4)
@@ -135,7 +137,7 @@ def test_the_cells_of_all_frames_together_set_the_evidence_threshold_of_a_top_me
     uncovered=st.floats(0, 0.9),
     spread=st.floats(0, 1),
 )
-def test_frames_that_are_stored_in_part_give_the_same_where_none_of_them_has_most_of_the_hottest_cells(
+def test_stored_cells_give_the_exact_threshold_unless_one_frame_dominates(
     seed: int, frames: int, side: int, uncovered: float, spread: float
 ) -> None:
     """Against whole heatmaps; what a frame stores is exact as long as more of its cells do not reach the threshold."""
@@ -155,13 +157,13 @@ def test_frames_that_are_stored_in_part_give_the_same_where_none_of_them_has_mos
     assert (stored == np.minimum(cells, np.maximum(np.ceil(0.02 * cells), HOTTEST_AT_LEAST))).all()
 
 
-def test_a_frame_that_is_hot_all_over_counts_with_a_fiftieth_of_its_cells() -> None:
+def test_a_frame_that_is_hot_everywhere_counts_with_two_percent_of_its_cells() -> None:
     cold, hot = np.zeros((300, 300), np.float32), np.full((300, 300), 9, np.float32)
     for colds, just_above in ((18, 9.0), (19, 0.0)):  # the 2 % of the hot one are 0.1 % of 20 frames
         assert pooled_threshold(with_heatmaps(*[cold] * colds, hot)) == math.nextafter(just_above, math.inf)
 
 
-def test_what_is_stored_of_a_frame_holds_no_whole_heatmap_in_memory() -> None:
+def test_a_stored_frame_does_not_retain_its_heatmap() -> None:
     (frame,) = with_heatmaps(np.zeros((300, 300), np.float32))
     assert frame.hottest.base is None
     assert frame.hottest.nbytes == 4 * 1800
@@ -177,7 +179,7 @@ def test_the_evidence_threshold_of_a_top_mean_is_never_above_the_score_threshold
     assert came.evidence_threshold == min(came.score_threshold, pooled_threshold(frames))
 
 
-def test_cells_that_are_no_numbers_set_no_threshold() -> None:
+def test_cells_that_are_not_finite_set_no_threshold() -> None:
     for heatmap in (np.full((3, 3), np.nan, np.float32), np.array([[1, np.inf]], np.float32)):
         for top_cells in (None, TOP_CELLS):
             with pytest.raises(InputError, match="finite"):
@@ -193,7 +195,9 @@ def test_cells_that_are_no_numbers_set_no_threshold() -> None:
     ("frames", "rate", "reach", "bound"),
     [(1, 0.01, 0, 0.95), (100, 0.01, 0, 0.0466), (600, 0.01, 6, 0.01962), (299, 0.0, 0, 0.00997)],
 )
-def test_a_calibration_says_how_many_reach_it_and_the_bound(frames: int, rate: float, reach: int, bound: float) -> None:
+def test_a_calibration_states_the_rejected_frames_and_the_bound(
+    frames: int, rate: float, reach: int, bound: float
+) -> None:
     came = calibrate([good_frame(i, i) for i in range(frames)], rate, "frames")
     assert (came.rule, came.rejected) == ("false-reject", reach)
     assert came.false_reject_at_most == pytest.approx(bound, rel=4e-3)
@@ -212,7 +216,7 @@ def test_the_true_rate_exceeds_the_bound_in_at_most_one_of_twenty_cases(frames: 
     assert least <= exceeded <= most, "100 of 2000, give or take three standard deviations; fewer where a tail is set"
 
 
-def test_ties_leave_the_bound_that_of_as_many_as_may_reach_it() -> None:
+def test_ties_do_not_change_the_bound() -> None:
     came = calibrate([good_frame(2)] * 5 + [good_frame(1)] * 5, 0.3, "ties")
     assert came.rejected == 0
     assert came.false_reject_at_most == upper_bound(3, 10) > upper_bound(0, 10)
@@ -248,7 +252,7 @@ def test_a_shift_of_all_logits_shifts_the_score_threshold(good: list[float], sha
     assert moved == pytest.approx(score_threshold(good, share)[0] + by, abs=1e-3)
 
 
-def test_of_few_frames_a_normal_tail_rejects_what_was_asked_for() -> None:
+def test_for_few_frames_a_normal_tail_rejects_the_wanted_share() -> None:
     """On average over many draws of 12 frames, by a normal distribution; the quantile rejects 1 in 13."""
     rng = np.random.default_rng(0)
     rejected_by = {"tail": 0.0, "quantile": 0.0}
@@ -260,7 +264,7 @@ def test_of_few_frames_a_normal_tail_rejects_what_was_asked_for() -> None:
     assert rejected_by["quantile"] / 4000 == pytest.approx(1 / 13, abs=0.006)
 
 
-def test_a_gap_to_defective_frames_is_shared() -> None:
+def test_the_threshold_lies_in_the_middle_of_a_gap_to_defects() -> None:
     good = [-3.0, -2.0, -1.0, -2.0, -2.5, -3.0, -2.5, -1.5]
     assert score_threshold(good, 0.01)[1] == "tail"
     assert score_threshold(good[:7], 0.01) == (threshold(good[:7], 0.01), "quantile")
@@ -269,7 +273,7 @@ def test_a_gap_to_defective_frames_is_shared() -> None:
     assert score_threshold(good, 0.01, -2.0) == (threshold(good, 0.01), "quantile")
 
 
-def test_of_few_defective_frames_the_coldest_counts() -> None:
+def test_the_coldest_of_few_defective_frames_counts() -> None:
     assert coldest_of([]) is None
     assert coldest_of([40.0, 0.5]) == 0.5
     assert coldest_of([20.0] * 9 + [-0.9]) == -0.9
@@ -278,7 +282,7 @@ def test_of_few_defective_frames_the_coldest_counts() -> None:
         coldest_of([math.nan])
 
 
-def test_frames_of_one_group_count_once_in_the_bound_and_few_are_told_of() -> None:
+def test_groups_count_once_in_the_bound_and_few_groups_cause_a_warning() -> None:
     frames = [replace(good_frame(float(number)), group=str(number // 5)) for number in range(200)]
     grouped, each = calibrate(frames, 0.01, "frames"), calibrate([replace(one, group=None) for one in frames], 0.01, "")
     assert (grouped.groups, each.groups) == (40, None)
@@ -301,7 +305,7 @@ def test_frames_of_one_group_count_once_in_the_bound_and_few_are_told_of() -> No
     coldest=st.one_of(st.none(), st.floats(-30, 30, width=32)),
     groups=st.integers(1, 40),
 )
-def test_groups_never_lower_the_score_threshold_and_change_nothing_where_each_frame_is_one(
+def test_groups_never_lower_the_score_threshold(
     good: list[float], share: float, coldest: float | None, groups: int
 ) -> None:
     alone = score_threshold(good, share, coldest)
@@ -309,7 +313,7 @@ def test_groups_never_lower_the_score_threshold_and_change_nothing_where_each_fr
     assert score_threshold(good, share, coldest, [str(place % groups) for place in range(len(good))]) >= alone
 
 
-def test_of_groups_that_differ_the_share_of_a_new_one_is_kept() -> None:
+def test_for_groups_that_differ_a_new_group_has_the_wanted_share() -> None:
     """Without groups, three times as many frames of a new one are rejected as were wanted."""
     draw, share, spread = np.random.default_rng(0), 0.02, math.hypot(3, 1)
     groups = [str(number) for number, size in enumerate([1] * 6 + [30] * 4) for _ in range(size)]
@@ -323,14 +327,14 @@ def test_of_groups_that_differ_the_share_of_a_new_one_is_kept() -> None:
     assert rejected_by["grouped"] < share < 2.5 * share < rejected_by["alone"]
 
 
-def test_fewer_than_eight_groups_set_no_tail_of_their_own() -> None:
+def test_fewer_than_eight_groups_set_no_tail() -> None:
     good, groups = [float(place // 4) for place in range(28)], [str(place // 4) for place in range(28)]
     assert score_threshold(good, 0.01, None, groups) == score_threshold(good, 0.01)
     good, groups = [*good, 7.0, 7.0], [*groups, "7", "7"]
     assert score_threshold(good, 0.01, None, groups) > score_threshold(good, 0.01)
 
 
-def test_frames_that_say_their_groups_are_calibrated_by_them() -> None:
+def test_frames_with_groups_are_calibrated_by_groups() -> None:
     frames = [replace(good_frame(place // 3 + place % 3 / 10), group=str(place // 3)) for place in range(30)]
     grouped, alone = (
         calibrate(each, 0.01, "drawn") for each in (frames, [replace(frame, group=None) for frame in frames])

@@ -59,7 +59,7 @@ def test_every_change_is_in_its_section_with_both_values() -> None:
     assert sections == {"bundle": 1, "model": 4, "calibration": 2, "gate": 2, "provenance": 3}
 
 
-def test_what_is_nested_beyond_all_sense_counts_as_one_value() -> None:
+def test_deeply_nested_keys_count_as_one_value() -> None:
     deep: dict[str, Any] = {}
     for _ in range(900):
         deep = {"a": deep}
@@ -80,7 +80,7 @@ def answers(logit: list[float], threshold: float = 0.0, gain: float = 1.0) -> An
     return Answers(np.array(logit, np.float32), maps, threshold)
 
 
-def test_verdicts_flip_where_one_threshold_is_reached_and_the_other_is_not() -> None:
+def test_a_verdict_flips_if_only_one_threshold_is_reached() -> None:
     found = answers_difference(answers([-1.0, 0.0, 2.0, 3.0]), answers([-1.5, 0.5, 1.0, 3.0], threshold=1.0))
     verdicts = [(each.a, each.b) for each in found.answers]
     assert verdicts == [("GOOD", "GOOD"), ("DEFECT", "GOOD"), ("DEFECT", "DEFECT"), ("DEFECT", "DEFECT")]
@@ -89,7 +89,7 @@ def test_verdicts_flip_where_one_threshold_is_reached_and_the_other_is_not() -> 
     assert ([each.a for each in found.answers], found.flipped) == (["NO_VERDICT", "NO_VERDICT"], [0, 1])
 
 
-def test_maps_correlate_whatever_their_scale_unless_they_cannot_be_compared() -> None:
+def test_maps_of_any_scale_correlate_unless_they_cannot_be_compared() -> None:
     a = answers([1.0, 1.0])
     upside_down = Answers(a.logit, a.map[:, ::-1], 0.0)
     expected = np.corrcoef(a.map.ravel(), upside_down.map.ravel())[0, 1]
@@ -127,7 +127,7 @@ def other(tmp_path: Path) -> Bundle:
 
 
 @pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])
-def test_diff_tells_what_changed_and_which_verdicts_flip(bundle: Bundle, other: Bundle, kind: str) -> None:
+def test_diff_lists_changes_and_flipped_verdicts(bundle: Bundle, other: Bundle, kind: str) -> None:
     report, text = compared(bundle.path, other.path, "--engine", kind)
     assert (report["a"]["digest"], report["b"]["digest"], report["same"]) == (bundle.digest, other.digest, False)
     assert {"key": "version", "a": "1", "b": "2"} in report["changes"]["bundle"]
@@ -150,7 +150,7 @@ def test_diff_tells_what_changed_and_which_verdicts_flip(bundle: Bundle, other: 
         assert words not in text, "only what changed"
 
 
-def test_what_frames_must_look_like_is_compared_in_words(bundle: Bundle, tmp_path: Path) -> None:
+def test_diff_describes_changes_of_the_plausible_appearance(bundle: Bundle, tmp_path: Path) -> None:
     def knowing(path: Path, *, size: tuple[int, int], distance: float | None, provenance: Any) -> Bundle:
         plausible = Plausible(
             frames=9, height_px=size, width_px=(2448, 2448), brightness=(60.04, 140.0), contrast=(10.0, None),
@@ -179,7 +179,7 @@ def test_what_frames_must_look_like_is_compared_in_words(bundle: Bundle, tmp_pat
     assert ranges["calibration.plausible.height_px"] == [2000, 2050], "programs get the numbers"
 
 
-def test_the_same_bundle_is_reported_as_the_same_and_a_new_signature_beside_it(bundle: Bundle, tmp_path: Path) -> None:
+def test_equal_bundles_and_a_new_signature_are_reported(bundle: Bundle, tmp_path: Path) -> None:
     report, text = compared(bundle.path, bundle.path)
     assert (report["same"], report["changes"]) == (True, {})
     assert report["golden_tiles_of_b"]["flipped"] == []
@@ -193,7 +193,7 @@ def test_the_same_bundle_is_reported_as_the_same_and_a_new_signature_beside_it(b
         assert words in text
 
 
-def test_a_bundle_of_other_tiles_is_compared_by_what_it_says(bundle: Bundle, tmp_path: Path) -> None:
+def test_bundles_with_different_tile_sizes_are_compared_by_manifest(bundle: Bundle, tmp_path: Path) -> None:
     half, was, golden, onnx_graph = TILE // 2, manifest(), golden_tiles(), graph()
     tensors = changed(was.tensors, tiles=Tensor("tiles", "uint8", [None, half, half, 3]))
     tiles = GoldenTiles(golden.tiles[:, :half, :half], golden.logit, golden.map)
@@ -205,7 +205,7 @@ def test_a_bundle_of_other_tiles_is_compared_by_what_it_says(bundle: Bundle, tmp
     assert "A takes tiles of 224 px and these are 112 px" in " ".join(text.split())
 
 
-def test_diff_verifies_both(bundle: Bundle, tmp_path: Path) -> None:
+def test_diff_verifies_both_bundles(bundle: Bundle, tmp_path: Path) -> None:
     damaged = copy_of(bundle, tmp_path / "b")
     (damaged / ONNX_GRAPH).write_bytes(b"")
     for pair in ((bundle.path, damaged), (damaged, bundle.path)):

@@ -71,9 +71,7 @@ def bright(count: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize(("kind", "batch"), [("openvino", 1), ("openvino", 2), ("onnxruntime", 8)])
-def test_a_tile_on_which_the_graph_fails_is_an_engine_error_and_the_next_tiles_are_fine(
-    folder: Path, kind: EngineKind, batch: int
-) -> None:
+def test_a_failed_tile_is_an_engine_error_and_later_tiles_succeed(folder: Path, kind: EngineKind, batch: int) -> None:
     engine = open_engine(kind, folder, SIDE, threads=1, batch=batch)
     one_black, all_black = bright(4), np.zeros((4, SIDE, SIDE, 3), np.uint8)
     one_black[2, 0, 0] = 0
@@ -121,13 +119,13 @@ for _ in range(3):
 """
 
 
-def test_an_engine_that_is_closed_gives_back_its_memory_and_leaves_the_process_alive(bundle: Bundle) -> None:
+def test_closing_an_engine_frees_its_memory(bundle: Bundle) -> None:
     """OpenVINO gives the thread that loads it a stack for signals, and takes it back: SIGSEGV at the next signal."""
     ended = in_python(CLOSED_ON_ANOTHER_THREAD, bundle.path)
     assert (ended.returncode, ended.stdout) == (0, "heard\n" * 3), ended.stderr
 
 
-def test_a_request_that_hangs_holds_nobody_up_once_it_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_abandoned_request_delays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """To let go of a request is to wait for it: one that was given up must be kept."""
     monkeypatch.setattr("edge.inference.openvino_engine.ANSWER_WITHIN_SECONDS", 0.001)
     monkeypatch.setattr("edge.inference.openvino_engine.WAIT_STEP_MS", 1)
@@ -182,7 +180,7 @@ class Fakes:
         self.submitted += tiles
 
 
-def test_a_request_that_has_ended_is_used_again_before_an_older_one_that_has_not(folder: Path) -> None:
+def test_an_ended_request_is_reused_before_an_older_pending_one(folder: Path) -> None:
     ended: list[str] = []
     fakes = Fakes(folder, SlowRequest(ended, "a"), SlowRequest(ended, "b"))
     fakes.submit(2)
@@ -193,7 +191,7 @@ def test_a_request_that_has_ended_is_used_again_before_an_older_one_that_has_not
     assert fakes.answered == [1, 0, 2]
 
 
-def test_some_requests_are_let_end_before_the_next_is_filled(folder: Path) -> None:
+def test_several_requests_end_before_the_next_is_filled(folder: Path) -> None:
     ended: list[str] = []
     fakes = Fakes(folder, *(SlowRequest(ended, str(number)) for number in range(TILES_PER_WAKEUP + 2)))
     fakes.submit(TILES_PER_WAKEUP + 3)
@@ -203,9 +201,7 @@ def test_some_requests_are_let_end_before_the_next_is_filled(folder: Path) -> No
     assert sorted(fakes.answered) == list(range(TILES_PER_WAKEUP + 3))
 
 
-def test_a_request_that_is_never_answered_fails_and_is_not_used_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unanswered_request_fails_and_is_not_reused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge.inference.openvino_engine.ANSWER_WITHIN_SECONDS", 0.001)
     ended: list[str] = []
     fakes = Fakes(folder, SlowRequest(ended, "a"), SlowRequest(ended, "b", never=True))
@@ -217,7 +213,7 @@ def test_a_request_that_is_never_answered_fails_and_is_not_used_again(
     assert ABANDONED_REQUESTS.pop()._request.name == "b"
 
 
-def test_an_engine_none_of_whose_requests_is_answered_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_without_any_answer_raises_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes = Fakes(folder, SlowRequest([], "a", never=True))
     fakes.submit()
     assert fakes.engine.collect(0.002), "a moment later it is still under way"

@@ -33,7 +33,7 @@ def again(stamps: list[Stamp]) -> list[tuple[int, int, int | None, str | None]]:
 @pytest.mark.parametrize(
     "data", [None, b"", b"something else", b"heatline in-flight 2\n", b"heatline in-flight 2\nshort"]
 )
-def test_no_file_or_one_that_is_none_of_ours_says_nothing(tmp_path: Path, data: bytes | None) -> None:
+def test_a_missing_or_foreign_file_gives_no_frames(tmp_path: Path, data: bytes | None) -> None:
     if data is not None:
         (tmp_path / "f").write_bytes(data)
     assert read_previous_run(tmp_path / "f").in_flight == []
@@ -46,7 +46,7 @@ def test_no_file_or_one_that_is_none_of_ours_says_nothing(tmp_path: Path, data: 
     told=st.integers(0, 40),
     parts=st.sets(st.integers(0, 39)),
 )
-def test_whatever_was_announced_and_not_told_is_found_once(
+def test_announced_frames_that_were_not_reported_are_found_once(
     tmp_path: Path, begin: int, sizes: list[int], told: int, parts: set[int]
 ) -> None:
     recorder = noting(tmp_path / "f", {"side": 0, "top": begin})
@@ -66,7 +66,7 @@ def test_whatever_was_announced_and_not_told_is_found_once(
     assert all(stamp.last_frame_id in (None, stamp.number + stamp.frames + 999) for stamp in found)
 
 
-def test_more_than_the_file_holds_is_still_counted(tmp_path: Path) -> None:
+def test_more_frames_than_the_file_has_slots_are_still_counted(tmp_path: Path) -> None:
     recorder = noting(tmp_path / "f", {"top": 0})
     many = in_flight_log._SLOTS + 10
     for number in range(1, many + 1):
@@ -76,9 +76,7 @@ def test_more_than_the_file_holds_is_still_counted(tmp_path: Path) -> None:
     assert (rest.number, rest.frames, rest.frame_id, rest.last_frame_id) == (11, many - 10, 1011, 1000 + many)
 
 
-def test_a_place_that_cannot_be_written_and_a_camera_that_is_gone_are_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unwritable_folder_and_a_missing_camera_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     nothing, told, ledger = PreviousRun([], {}), list[Outcome](), Ledger(["top"])
     nowhere = InFlightLog(tmp_path / "nowhere" / in_flight_log.FILE_NAME, ledger, "b")
     recover(nothing, ledger, nowhere, told.append)
@@ -111,7 +109,7 @@ def test_a_frame_whose_event_is_in_the_journal_was_not_in_flight(tmp_path: Path)
     assert again(read_previous_run(tmp_path / "f", of_another_boot).in_flight) == [(3, 5, 1003, None)]
 
 
-def test_what_a_run_told_of_and_the_journal_does_not_hold_is_counted(tmp_path: Path) -> None:
+def test_reported_frames_that_the_journal_lacks_are_counted(tmp_path: Path) -> None:
     recorder = noting(tmp_path / "f", {"top": 0, "side": 0, "new": 0}, "boot-1")
     recorder.announced(frame(1, frames=9))
     recorder.reported(frame(1, frames=9))
@@ -128,7 +126,7 @@ def test_what_a_run_told_of_and_the_journal_does_not_hold_is_counted(tmp_path: P
     assert find_unjournalled(last, {"top": Watermark("boot-1", 9)}, last.written_at_ns - 1) is None
 
 
-def test_what_was_in_flight_is_noted_until_its_events_are_sent(tmp_path: Path) -> None:
+def test_the_log_remains_until_the_recovered_events_are_sent(tmp_path: Path) -> None:
     """A death before that tells of it once more, and not never."""
     noting(tmp_path / "f", {"top": 0}).announced(frame(1, frames=5))
     noted: list[list[Stamp]] = []
@@ -146,7 +144,7 @@ def test_what_was_in_flight_is_noted_until_its_events_are_sent(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("before", [1, in_flight_log._SLOTS])
-def test_a_death_between_the_two_writes_of_an_announcement_leaves_the_record_as_it_was(
+def test_a_crash_between_the_two_writes_leaves_the_log_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
 ) -> None:
     """The number comes last: with the number alone, a frame would be counted whose id and part are not known.
@@ -170,7 +168,7 @@ def test_a_death_between_the_two_writes_of_an_announcement_leaves_the_record_as_
     assert found == [[one], [one, (before + 2, 1, before + 1002, "P")]]
 
 
-def test_a_record_that_was_cut_off_kills_no_line(tmp_path: Path) -> None:
+def test_a_truncated_log_does_not_end_the_line(tmp_path: Path) -> None:
     """To a file that is mapped into memory, that is a bus error."""
     recorder = noting(tmp_path / "f", {"top": 0})
     recorder.announced(frame(1))
@@ -181,7 +179,7 @@ def test_a_record_that_was_cut_off_kills_no_line(tmp_path: Path) -> None:
     assert read_previous_run(tmp_path / "f").in_flight == []
 
 
-def test_a_record_that_can_be_written_again_is_one_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_that_becomes_writable_again_is_used_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A file system that took itself read-only stays so until it is mounted again, so its file is taken away here."""
     caplog.set_level("INFO")
     recorder = noting(tmp_path / "f", {"top": 0})
@@ -200,7 +198,7 @@ def test_a_record_that_can_be_written_again_is_one_again(tmp_path: Path, caplog:
     assert "is written again" in caplog.text
 
 
-def test_a_death_while_the_record_is_overwritten_leaves_that_of_each_camera_as_it_was_or_empty(tmp_path: Path) -> None:
+def test_a_crash_during_overwriting_leaves_each_block_unchanged_or_empty(tmp_path: Path) -> None:
     """The system writes page by page, so a death can leave so many new ones before the old."""
     cameras = [f"camera-{number}" for number in range(5)]
     old = noting(tmp_path / "old", dict.fromkeys(cameras, 0))

@@ -30,13 +30,13 @@ def outcomes(rule: FrameRule, *frames: Frame) -> list[str]:
         ((8, 6), "first", [frame(9, 9, "RGB8"), frame(8, 6)], ["wrong_size", "passes"]),
     ],
 )
-def test_frames_pass_or_fail(
+def test_frames_with_the_expected_size_and_format_pass(
     size: FrameSize, pixel_format: FrameFormat, frames: list[Frame], expected: list[str]
 ) -> None:
     assert outcomes(FrameRule(size, pixel_format), *frames) == expected
 
 
-def test_a_refusal_says_what_came_and_what_was_expected() -> None:
+def test_a_refusal_states_the_actual_and_the_expected_value() -> None:
     sent = frame(8, 6)
     for rule, detail in [
         (FrameRule((640, 480)), "8x6 px came, 640x480 px expected"),

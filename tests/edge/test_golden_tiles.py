@@ -53,7 +53,7 @@ def rounding(*by: float, dtype: Any = np.float32) -> bytes:
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_right_golden_tiles_come_back_however_numpy_wrote_them(folder: Path, order: Any) -> None:
+def test_golden_tiles_are_read_in_every_form_that_numpy_writes(folder: Path, order: Any) -> None:
     data = npz(tiles=np.asarray(RIGHT.tiles, order=order), map=np.asarray(RIGHT.map, order=order))
     came = open_bundle(put(folder, {GOLDEN: data})).golden()
     assert came.map_rounding is None
@@ -61,7 +61,7 @@ def test_right_golden_tiles_come_back_however_numpy_wrote_them(folder: Path, ord
         np.testing.assert_array_equal(getattr(came, name), getattr(RIGHT, name))
 
 
-def test_what_rounding_may_move_maps_by_comes_back_as_it_was(folder: Path) -> None:
+def test_map_rounding_is_read_as_it_was_written(folder: Path) -> None:
     came = open_bundle(put(folder, {GOLDEN: rounding(0, 0.5, 0, 1.5)})).golden()
     assert came.map_rounding is not None
     assert came.map_rounding.tolist() == [0, 0.5, 0, 1.5]
@@ -133,9 +133,7 @@ REFUSED: list[tuple[Callable[[], bytes], str]] = [
 
 
 @pytest.mark.parametrize(("data", "words"), REFUSED, ids=range(len(REFUSED)))
-def test_golden_tiles_that_claim_what_is_not_so_are_refused(
-    folder: Path, data: Callable[[], bytes], words: str
-) -> None:
+def test_golden_tiles_with_wrong_claims_are_refused(folder: Path, data: Callable[[], bytes], words: str) -> None:
     sentence = refusal(put(folder, {GOLDEN: data()}))
     assert words in sentence
     assert GOLDEN in sentence
@@ -156,7 +154,7 @@ for folder in sys.argv[1:]:
 """
 
 
-def test_a_claim_of_gigabytes_is_refused_where_there_is_no_such_memory(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_claim_of_gigabytes_is_refused_without_allocating_memory(bundle: Bundle, tmp_path: Path) -> None:
     folders = [
         put(copy_of(bundle, tmp_path / name), {GOLDEN: archive(members)}) for name, (members, _) in TOO_MUCH.items()
     ]
@@ -181,7 +179,7 @@ def test_more_golden_tiles_than_any_bundle_needs_are_refused(tmp_path: Path) -> 
 
 
 @given(place=st.integers(0, 10**9), value=st.integers(1, 255), length=st.integers(1, 40))
-def test_golden_tiles_damaged_before_the_manifest_was_made_are_refused_or_whole(
+def test_damaged_golden_tiles_are_refused_or_complete(
     tmp_path_factory: pytest.TempPathFactory, place: int, value: int, length: int
 ) -> None:
     few = GoldenTiles(RIGHT.tiles[:1], RIGHT.logit[:1], RIGHT.map[:1])
@@ -207,7 +205,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return made
 
 
-def test_right_golden_tiles_pass(bundle: Bundle, engine: Engine) -> None:
+def test_correct_golden_tiles_pass(bundle: Bundle, engine: Engine) -> None:
     off = check_golden(bundle.golden(), engine, bundle.manifest)
     assert set(off) == {"logit", "map"}
     assert all(0 <= share <= 1e-4 for share in off.values())
@@ -226,7 +224,7 @@ def test_right_golden_tiles_pass(bundle: Bundle, engine: Engine) -> None:
         (lambda g: dataclasses.replace(g, logit=np.append(g.logit[:3], 0).astype(np.float32)), "in logit"),  # the last
     ],
 )
-def test_a_bundle_that_answers_otherwise_on_this_machine_is_refused(
+def test_a_bundle_with_other_answers_on_this_machine_is_refused(
     bundle: Bundle, engine: Engine, change: Callable[[GoldenTiles], GoldenTiles], words: str
 ) -> None:
     with pytest.raises(BundleError, match="must not be used here") as caught:
@@ -235,9 +233,7 @@ def test_a_bundle_that_answers_otherwise_on_this_machine_is_refused(
     assert engine.name in str(caught.value)
 
 
-def test_a_logit_that_is_another_pooling_of_its_map_than_the_manifest_states_is_refused(
-    bundle: Bundle, engine: Engine
-) -> None:
+def test_a_logit_that_contradicts_the_manifests_pooling_is_refused(bundle: Bundle, engine: Engine) -> None:
     other = msgspec.structs.replace(bundle.manifest.map, identity="top-mean(map, 16) == logit")
     with pytest.raises(BundleError, match=r"in top-mean\(map, 16\) - logit on the golden tiles, .* must not be used"):
         check_golden(bundle.golden(), engine, msgspec.structs.replace(bundle.manifest, map=other))

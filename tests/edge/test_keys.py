@@ -106,9 +106,7 @@ def written(path: Path, data: bytes) -> Path:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
-def test_a_new_key_is_for_its_owner_only_and_its_public_half_for_everybody(
-    kind: Kind, tmp_path: Path, umask: int
-) -> None:
+def test_only_the_owner_can_read_a_new_private_key(kind: Kind, tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         kind.make(tmp_path / "k")
@@ -121,21 +119,21 @@ def test_a_new_key_is_for_its_owner_only_and_its_public_half_for_everybody(
 
 
 @pytest.mark.parametrize("taken", ["k", "k.pub"])
-def test_a_key_never_takes_the_place_of_another_file(kind: Kind, tmp_path: Path, taken: str) -> None:
+def test_a_new_key_never_overwrites_a_file(kind: Kind, tmp_path: Path, taken: str) -> None:
     (tmp_path / taken).write_text("mine")
     assert f"{tmp_path / taken} exists already" in kind.refusal(kind.make, tmp_path / "k")
     assert [path.name for path in tmp_path.iterdir()] == [taken]
     assert (tmp_path / taken).read_text() == "mine"
 
 
-def test_a_key_is_written_to_no_other_place(kind: Kind, tmp_path: Path) -> None:
+def test_a_key_is_not_written_through_a_link(kind: Kind, tmp_path: Path) -> None:
     (tmp_path / "k").symlink_to(tmp_path / "elsewhere")
     assert "exists already" in kind.refusal(kind.make, tmp_path / "k")
     assert not (tmp_path / "elsewhere").exists()
     assert "cannot be written (No such file or directory)" in kind.refusal(kind.make, tmp_path / "no" / "k")
 
 
-def test_other_programs_read_our_keys_and_we_read_those_of_pyzmq(tmp_path: Path) -> None:
+def test_keys_are_exchanged_with_cryptography_and_pyzmq(tmp_path: Path) -> None:
     signing.make_key(tmp_path / "maker")
     private = load_pem_private_key((tmp_path / "maker").read_bytes(), None)
     assert isinstance(private, Ed25519PrivateKey)
@@ -155,7 +153,7 @@ def test_other_programs_read_our_keys_and_we_read_those_of_pyzmq(tmp_path: Path)
 # Reading.
 
 
-def test_a_private_key_is_read_only_where_nobody_else_may_use_its_file(kind: Kind, key: Path) -> None:
+def test_a_private_key_that_others_can_access_is_refused(kind: Kind, key: Path) -> None:
     for loose in LOOSE:
         key.chmod(loose)
         sentence = kind.refusal(kind.read_private, key)
@@ -201,7 +199,7 @@ def test_a_file_that_holds_no_public_key_is_refused(kind: Kind, tmp_path: Path) 
         assert words in kind.refusal(kind.read_public, written(tmp_path / "k.pub", data))
 
 
-def test_neither_half_and_neither_kind_is_taken_for_the_other(kind: Kind, key: Path, tmp_path: Path) -> None:
+def test_keys_of_another_half_or_kind_are_refused(kind: Kind, key: Path, tmp_path: Path) -> None:
     public_half(key).chmod(0o600)
     no_private = "holds a public key and no private one" if kind is CURVE else kind.no_private
     assert no_private in kind.refusal(kind.read_private, public_half(key))
@@ -218,7 +216,7 @@ def test_a_file_of_two_private_keys_is_refused(tmp_path: Path) -> None:
     assert "holds a public key and no private one" in CURVE.refusal(curve.read_key_pair, path)
 
 
-def test_a_key_that_is_no_plain_file_is_refused_at_once(kind: Kind, key: Path, tmp_path: Path) -> None:
+def test_a_key_that_is_not_a_plain_file_is_refused_at_once(kind: Kind, key: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(key)
     for path, words in [
@@ -243,7 +241,7 @@ def is_taken_by_zeromq(key: bytes) -> bool:
 
 @given(st.binary(min_size=32, max_size=32).map(z85.encode) | st.text("09azAZ.-#@%~", min_size=39, max_size=40))
 @example("#" * 40)  # each five characters stand for more than 32 bits can hold
-def test_what_zeromq_takes_for_a_key_is_read_as_one_and_nothing_else_is(text: str | bytes) -> None:
+def test_exactly_the_keys_that_zeromq_accepts_are_read(text: str | bytes) -> None:
     value = text.encode() if isinstance(text, str) else text
     data = b'curve\n    public-key = "%b"\n' % value
     if is_taken_by_zeromq(value):
@@ -267,7 +265,7 @@ def trusted(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_a_key_that_was_taken_in_is_trusted_by_its_name(public: signing.PublicKey, trusted: Path, umask: int) -> None:
+def test_a_key_is_trusted_under_its_name(public: signing.PublicKey, trusted: Path, umask: int) -> None:
     assert trusted_keys(trusted) == []
     before = os.umask(umask)
     try:
@@ -281,14 +279,14 @@ def test_a_key_that_was_taken_in_is_trusted_by_its_name(public: signing.PublicKe
     assert trusted_keys(trusted) == [taken]
 
 
-def test_a_name_stands_for_one_key(public: signing.PublicKey, trusted: Path, tmp_path: Path) -> None:
+def test_a_name_belongs_to_one_key(public: signing.PublicKey, trusted: Path, tmp_path: Path) -> None:
     trust_key(public, "maker", trusted)
     other = signing.make_key(tmp_path / "other")
     assert "has another key that is called 'maker'" in SIGNING.refusal(trust_key, other, "maker", trusted)
     assert [each.name for each in trusted_keys(trusted)] == ["maker"]
 
 
-def test_a_name_that_leads_elsewhere_is_refused(public: signing.PublicKey, trusted: Path) -> None:
+def test_a_name_with_a_path_is_refused(public: signing.PublicKey, trusted: Path) -> None:
     for name in ("", "..", ".hidden", "a/b", "../maker", "/etc/maker", "a\n", "a\0", "x" * 65, "-x"):
         assert "is no name for a key" in SIGNING.refusal(trust_key, public, name, trusted)
     assert not trusted.exists()
@@ -307,7 +305,7 @@ def test_trusted_keys_that_others_can_write_are_refused(public: signing.PublicKe
     assert trusted_keys(trusted) == [taken]
 
 
-def test_a_folder_above_that_others_can_write_is_refused_unless_it_is_sticky(tmp_path: Path) -> None:
+def test_a_parent_folder_that_others_can_write_is_refused_unless_it_is_sticky(tmp_path: Path) -> None:
     above = tmp_path / "above"
     (above / "keys").mkdir(parents=True)
     (tmp_path / "link").symlink_to(above / "keys")
@@ -332,7 +330,7 @@ def test_trusted_keys_that_belong_to_another_user_are_refused(
     assert f"belongs to user {owner}" in SIGNING.refusal(trusted_keys, trusted)
 
 
-def test_a_file_among_the_trusted_that_is_no_key_is_refused(trusted: Path) -> None:
+def test_a_file_in_the_trusted_folder_that_is_no_key_is_refused(trusted: Path) -> None:
     trusted.mkdir()
     (trusted / "maker.pub").write_text("none")
     assert f"{trusted / 'maker.pub'} holds no ed25519 public key" in SIGNING.refusal(trusted_keys, trusted)

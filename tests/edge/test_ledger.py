@@ -61,7 +61,7 @@ BookKeeping.TestCase.settings = settings(stateful_step_count=30)
 test_any_sequence_of_bookings_balances = BookKeeping.TestCase
 
 
-def test_a_look_while_threads_book_is_balanced_and_runs_of_frames_get_numbers_that_tile() -> None:
+def test_accounts_balance_while_threads_book_and_frame_numbers_have_no_gaps() -> None:
     ledger, looks, runs = Ledger(CAMERAS), [], list[tuple[str, int, int]]()  # list.append is atomic
     rounds, booking = 1000, threading.Event()
 
@@ -92,7 +92,7 @@ def test_a_look_while_threads_book_is_balanced_and_runs_of_frames_get_numbers_th
             reached += frames
 
 
-def test_what_is_booked_and_never_came_shows_as_an_account_that_does_not_balance() -> None:
+def test_an_account_with_more_booked_than_captured_frames_is_not_balanced() -> None:
     ledger = Ledger(["top"])
     ledger.captured("top", 2)
     ledger.dropped("top", "overload", 3)
@@ -101,7 +101,7 @@ def test_what_is_booked_and_never_came_shows_as_an_account_that_does_not_balance
     assert not account.balanced
 
 
-def test_an_unknown_camera_is_a_fault_and_an_account_that_was_handed_out_does_not_change() -> None:
+def test_an_unknown_camera_is_an_error_and_a_returned_account_does_not_change() -> None:
     ledger = Ledger(["top"])
     before = ledger.accounts()
     with pytest.raises(KeyError):
@@ -112,7 +112,7 @@ def test_an_unknown_camera_is_a_fault_and_an_account_that_was_handed_out_does_no
     assert list(ledger.accounts()) == ["top"]
 
 
-def test_an_account_balances_if_and_only_if_each_frame_that_came_is_in_one_bin() -> None:
+def test_an_account_balances_only_if_each_captured_frame_is_in_one_bin() -> None:
     for balanced in (
         Account(),  # nothing came yet
         Account(3, 1, {"overload": 1}, {"engine": 1}, 0),  # one in each bin

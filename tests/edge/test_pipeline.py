@@ -137,14 +137,14 @@ class Held(Inspector):
             assert self.goes_on.wait(WITHIN_SECONDS)
 
 
-def test_frames_are_reported_in_order_and_the_account_balances(setup: Setup) -> None:
+def test_frames_are_reported_in_order_and_the_ledger_balances(setup: Setup) -> None:
     run = Run(setup, Scripted("top", good, defective, good, good, defective))
     assert run.to_the_end() == ["GOOD", "DEFECT", "GOOD", "GOOD", "DEFECT"]
     assert [outcome.stamp.frame_id for outcome in run.reported] == [1, 2, 3, 4, 5]
     assert run.ledger.accounts() == {"top": Account(captured=5, inspected=5)}
 
 
-def test_what_comes_instead_of_a_frame_is_reported_with_its_reason(setup: Setup) -> None:
+def test_a_bad_frame_is_reported_with_its_reason(setup: Setup) -> None:
     run = Run(
         setup,
         Scripted(
@@ -165,7 +165,7 @@ def test_what_comes_instead_of_a_frame_is_reported_with_its_reason(setup: Setup)
     assert account == Account(7, 2, {}, {"unreadable": 1, "wrong_size": 1, "wrong_colour": 3}, 0)
 
 
-def test_an_engine_that_fails_costs_a_frame_its_verdict_and_no_other(bundle: Bundle, openvino: Engine) -> None:
+def test_an_engine_failure_affects_only_one_frames_verdict(bundle: Bundle, openvino: Engine) -> None:
     class Fails(Inspector):
         def finish(self, pending: PendingFrame) -> Any:
             judgement = super().finish(pending)
@@ -183,7 +183,7 @@ def test_an_engine_that_fails_costs_a_frame_its_verdict_and_no_other(bundle: Bun
     assert run.ledger.accounts()["top"].failed == {"engine": 2}
 
 
-def test_a_camera_that_hangs_at_the_stop_does_not_cost_the_frames_it_brought(setup: Setup) -> None:
+def test_frames_of_a_camera_that_hangs_at_the_stop_are_still_reported(setup: Setup) -> None:
     source = Scripted("top", good, defective, good, stuck=True)
     run = Run(setup, source)
     run.start()
@@ -196,7 +196,7 @@ def test_a_camera_that_hangs_at_the_stop_does_not_cost_the_frames_it_brought(set
     assert run.ledger.accounts() == {"top": Account(captured=3, inspected=3)}
 
 
-def test_frames_that_cannot_be_inspected_within_the_time_to_stop_are_reported_as_stopped(
+def test_frames_not_inspected_before_the_stops_deadline_are_reported_as_stopped(
     bundle: Bundle, openvino: Engine
 ) -> None:
     source, held = Scripted("top", *[good] * 4, ends=False), Held(bundle, openvino, "start")
@@ -219,7 +219,7 @@ def test_frames_that_cannot_be_inspected_within_the_time_to_stop_are_reported_as
     assert run.ledger.accounts() == {"top": Account(4, 1, {"stopped": 3})}
 
 
-def test_a_camera_faster_than_inspection_has_each_dropped_frame_reported(setup: Setup) -> None:
+def test_each_dropped_frame_of_a_fast_camera_is_reported(setup: Setup) -> None:
     run = Run(setup, Scripted("top", *[good] * 200), lane=Lane(1, "drop_oldest"))
     words = run.to_the_end()
     told = 0
@@ -240,7 +240,7 @@ def boom(*_: object) -> Any:
 
 
 @pytest.mark.parametrize("stage", ["grab", "infer", "judge", "report"])
-def test_a_stage_that_breaks_ends_the_pipeline_with_its_error(
+def test_an_error_in_a_stage_ends_the_pipeline(
     bundle: Bundle, openvino: Engine, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inspector = Inspector(bundle.manifest, openvino)
@@ -260,7 +260,7 @@ def test_a_stage_that_breaks_ends_the_pipeline_with_its_error(
     assert set(account.dropped) <= {"stopped"}
 
 
-def test_the_end_of_one_camera_ends_no_other_and_stopping_interrupts_one_that_waits(setup: Setup) -> None:
+def test_the_end_of_one_camera_does_not_end_another_and_a_stop_does(setup: Setup) -> None:
     short, long = Scripted("short", good), Scripted("long", *[good, defective] * 5, ends=False)
     run = Run(setup, short, long)
     run.start()
@@ -275,7 +275,7 @@ def test_the_end_of_one_camera_ends_no_other_and_stopping_interrupts_one_that_wa
 # Probes.
 
 
-def test_a_probe_goes_the_whole_way_and_is_booked_nowhere(setup: Setup) -> None:
+def test_a_probe_passes_all_stages_and_is_not_booked(setup: Setup) -> None:
     run = Run(setup, Scripted("top", good, ends=False))
     run.pipeline.start()
     run.pipeline.probe()
@@ -286,9 +286,7 @@ def test_a_probe_goes_the_whole_way_and_is_booked_nowhere(setup: Setup) -> None:
     assert set(run.ledger.accounts()) == {"top"}
 
 
-def test_one_probe_at_a_time_is_on_its_way_and_none_comes_back_from_a_stage_that_hangs(
-    bundle: Bundle, openvino: Engine
-) -> None:
+def test_only_one_probe_is_pending_and_a_hung_stage_returns_none(bundle: Bundle, openvino: Engine) -> None:
     held = Held(bundle, openvino, "finish")
     run = Run(setup_of(bundle, openvino, held), Scripted("top", ends=False))
     run.start()
@@ -301,9 +299,7 @@ def test_one_probe_at_a_time_is_on_its_way_and_none_comes_back_from_a_stage_that
     assert run.pipeline._probes == 1
 
 
-def test_a_probe_that_was_not_judged_is_no_sign_of_life_and_another_one_is_sent_after_it(
-    bundle: Bundle, openvino: Engine
-) -> None:
+def test_a_failed_probe_is_not_a_sign_of_life_and_another_follows(bundle: Bundle, openvino: Engine) -> None:
     class FailsOnce(Held):
         def finish(self, pending: PendingFrame) -> Any:
             again = self.begun.is_set()
@@ -330,7 +326,7 @@ def test_a_probe_that_was_not_judged_is_no_sign_of_life_and_another_one_is_sent_
 # Another setup in force.
 
 
-def test_each_frame_is_inspected_by_what_was_in_force_when_it_was_taken(bundle: Bundle, openvino: Engine) -> None:
+def test_each_frame_is_inspected_by_the_setup_active_at_its_capture(bundle: Bundle, openvino: Engine) -> None:
     """Frames in flight at the exchange keep theirs, however late they are judged."""
     before = setup_of(bundle, openvino, product="before")
     after = setup_of(bundle, openvino, product="after", thresholds=Thresholds(1e6, 1e6))
@@ -345,7 +341,7 @@ def test_each_frame_is_inspected_by_what_was_in_force_when_it_was_taken(bundle: 
     assert [outcome.setup.product for outcome in run.reported if outcome.setup] == ["before"] * 4 + ["after"] * 5
 
 
-def test_an_engine_is_needed_by_a_frame_that_it_works_on_and_that_was_reported_at_its_deadline(
+def test_an_engine_stays_open_while_it_works_on_an_expired_frame(
     bundle: Bundle, openvino: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, reported = Held(bundle, openvino, "start"), threading.Event()
@@ -365,9 +361,7 @@ def test_an_engine_is_needed_by_a_frame_that_it_works_on_and_that_was_reported_a
     assert unused.is_set()
 
 
-def test_setups_of_one_engine_share_it_and_the_last_frame_of_the_last_of_them_lets_it_go(
-    bundle: Bundle, openvino: Engine
-) -> None:
+def test_an_engine_closes_after_the_last_frame_of_its_last_setup(bundle: Bundle, openvino: Engine) -> None:
     unused = list[int]()
     first = replace(setup_of(bundle, openvino), uses=EngineUses(lambda: unused.append(len(run.reported))))
     second, other = replace(first, acting=False), setup_of(bundle, openvino)

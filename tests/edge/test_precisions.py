@@ -70,7 +70,7 @@ def asked_for(bundle: Bundle, precision: Precision) -> Any:
 # What a manifest may say.
 
 
-def test_a_bundle_says_which_precisions_it_has_and_why_not_the_others(all_three: Bundle, f32_alone: Bundle) -> None:
+def test_a_bundle_states_its_precisions_and_why_others_are_missing(all_three: Bundle, f32_alone: Bundle) -> None:
     graphs = {each: all_three.manifest.graph_for(each) for each in all_three.manifest.precisions}
     assert graphs == {"f32": "model_f32.xml", "bf16": "model_f32.xml", "int8": INT8_GRAPH}
     assert f32_alone.manifest.precisions == ("f32",)
@@ -100,13 +100,13 @@ HOSTILE: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "words"), HOSTILE)
-def test_a_manifest_is_refused_whose_precisions_are_not_all_there(
+def test_a_manifest_with_an_incomplete_precision_is_refused(
     folder: Path, change: Callable[[dict[str, Any]], Any], words: str
 ) -> None:
     assert words in refusal(edit_manifest(folder, change))
 
 
-def test_bundles_of_older_schemas_have_f32_alone(bundle: Bundle, tmp_path: Path) -> None:
+def test_bundles_of_older_schemas_have_only_f32(bundle: Bundle, tmp_path: Path) -> None:
     def older(manifest: dict[str, Any]) -> None:
         manifest["schema"] = 2
         manifest["tolerances"]["int8"] = 0.1  # in that schema it did not say what the bundle has
@@ -123,7 +123,7 @@ def test_bundles_of_older_schemas_have_f32_alone(bundle: Bundle, tmp_path: Path)
 
 
 @pytest.mark.parametrize("precision", ["f32", "int8"])
-def test_a_precision_that_passes_is_used_without_a_word(
+def test_a_precision_that_passes_is_used_without_a_warning(
     all_three: Bundle, precision: Precision, caplog: pytest.LogCaptureFixture
 ) -> None:
     verified = asked_for(all_three, precision)
@@ -148,7 +148,7 @@ def test_bf16_is_really_bf16_or_refused(all_three: Bundle) -> None:
     assert 1e-4 < off["map"] < 0.02, "numbers were rounded to 8 bits"
 
 
-def test_an_engine_is_not_called_bf16_where_the_processor_computes_in_f32(
+def test_an_engine_that_computes_in_f32_is_not_reported_as_bf16(
     all_three: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(openvino_engine, "_effective_precision", lambda _: "f32")  # as processors without bf16 say
@@ -160,7 +160,7 @@ def test_an_engine_is_not_called_bf16_where_the_processor_computes_in_f32(
     assert asked_for(all_three, "int8").engine.precision == "int8", "whose unquantised parts are f32 anyway"
 
 
-def test_what_was_let_in_though_it_fails_the_gate_is_warned_of_whenever_it_is_used(
+def test_each_use_of_an_allowed_precision_that_fails_the_gate_warns(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened = open_bundle(edit_manifest(folder, lambda m: gate_of(m, "int8").update(reason="3 of 40 verdicts flip")))
@@ -171,7 +171,7 @@ def test_what_was_let_in_though_it_fails_the_gate_is_warned_of_whenever_it_is_us
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_onnx_runtime_has_f32_alone_and_does_not_fall_back(all_three: Bundle, precision: Precision) -> None:
+def test_onnx_runtime_has_only_f32_and_does_not_fall_back(all_three: Bundle, precision: Precision) -> None:
     with pytest.raises(EngineError, match=f"onnxruntime cannot compute in {precision}, only in f32"):
         open_verified_engine(all_three, "onnxruntime", precision)
 
@@ -180,7 +180,7 @@ def test_onnx_runtime_has_f32_alone_and_does_not_fall_back(all_three: Bundle, pr
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_outside_its_tolerance_f32_is_used_instead_loudly(
+def test_outside_its_tolerance_f32_is_used_with_a_warning(
     far_off: Bundle, precision: Precision, caplog: pytest.LogCaptureFixture
 ) -> None:
     verified = asked_for(far_off, precision)
@@ -196,7 +196,7 @@ def test_outside_its_tolerance_f32_is_used_instead_loudly(
         assert "allowed is 5.0e-02; int8 must not be used here" in verified.fell_back
 
 
-def test_a_graph_that_cannot_be_compiled_falls_back_too_and_one_of_another_shape_refuses_the_bundle(
+def test_a_broken_graph_falls_back_and_a_graph_of_another_shape_is_refused(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     verified = asked_for(open_bundle(put(folder, {INT8_GRAPH: b"no graph"})), "int8")
@@ -207,7 +207,7 @@ def test_a_graph_that_cannot_be_compiled_falls_back_too_and_one_of_another_shape
         asked_for(open_bundle(put(folder, coarse)), "int8")
 
 
-def test_nothing_is_left_to_fall_back_to_where_f32_is_off_too(far_off: Bundle, tmp_path: Path) -> None:
+def test_a_bundle_is_refused_if_f32_exceeds_its_tolerance_too(far_off: Bundle, tmp_path: Path) -> None:
     wrong = {name.replace("int8", "f32"): data for name, data in int8_of_gain(3 * GAIN).items()}
     opened = open_bundle(put(copy_of(far_off, tmp_path / "b"), wrong))
     for precision in ("f32", "int8"):
@@ -239,9 +239,7 @@ def shown(*arguments: str | Path) -> str:
     return heatline(*arguments, env=WIDE).stdout
 
 
-def test_every_command_says_what_it_computes_in(
-    all_three: Bundle, far_off: Bundle, tmp_path: Path, address: str
-) -> None:
+def test_every_command_reports_its_precision(all_three: Bundle, far_off: Bundle, tmp_path: Path, address: str) -> None:
     frames = write_pictures(tmp_path / "frames", small_frames(1))
     for used, came in ((all_three, "int8"), (far_off, "f32")):
         line = write_line(tmp_path, used.path, address, FRAMES, INT8)
@@ -262,7 +260,7 @@ def test_every_command_says_what_it_computes_in(
     assert "works on this machine in f32 instead of int8" in verified
 
 
-def test_a_running_line_says_that_it_computes_in_f32_instead(far_off: Bundle, tmp_path: Path, address: str) -> None:
+def test_a_running_line_reports_its_fallback_to_f32(far_off: Bundle, tmp_path: Path, address: str) -> None:
     write_pictures(tmp_path / "frames", small_frames(3))
     line = write_line(tmp_path, far_off.path, address, FRAMES, INT8)
     with notify_socket(tmp_path) as systemd, running(line, address, env=systemd.env) as run:
@@ -277,9 +275,7 @@ def test_a_running_line_says_that_it_computes_in_f32_instead(far_off: Bundle, tm
     assert "WARNING edge.bundle.verified_engine: f32 is used instead of int8: " in log
 
 
-def test_a_line_is_refused_that_asks_for_a_precision_that_it_cannot_have(
-    f32_alone: Bundle, tmp_path: Path, address: str
-) -> None:
+def test_a_line_with_an_unavailable_precision_is_refused(f32_alone: Bundle, tmp_path: Path, address: str) -> None:
     write_pictures(tmp_path / "frames", small_frames(1))
     line = write_line(tmp_path, f32_alone.path, address, FRAMES, INT8)
     for command in ("check", "run"):
@@ -292,7 +288,7 @@ def test_a_line_is_refused_that_asks_for_a_precision_that_it_cannot_have(
     assert "engine.precision is 'int8', onnxruntime computes in f32 alone; set engine.kind" in complaint(result)
 
 
-def test_show_tells_what_became_of_each_precision(all_three: Bundle, f32_alone: Bundle) -> None:
+def test_show_lists_the_result_for_each_precision(all_three: Bundle, f32_alone: Bundle) -> None:
     text = shown("bundle", "show", all_three.path)
     assert re.search(
         r"int8 +shipped as model_int8.xml; as it is: at worst 3 of 40 tiles flip, map correlation 0.9800, region IoU "
@@ -305,7 +301,7 @@ def test_show_tells_what_became_of_each_precision(all_three: Bundle, f32_alone: 
     assert re.search(f"int8 +left out: {LEFT_OUT}; all of it: at worst 3 of 40 tiles flip", text)
 
 
-def test_show_does_not_stumble_over_figures_that_are_not_there(folder: Path) -> None:
+def test_show_works_without_optional_figures(folder: Path) -> None:
     def fewer(manifest: dict[str, Any]) -> None:
         gate_of(manifest, "bf16")["attempts"][0]["agreement"] = []
         for each in gate_of(manifest, "int8")["attempts"][0]["agreement"]:
@@ -322,7 +318,7 @@ def test_diff_has_one_row_for_all_attempts_of_a_precision(all_three: Bundle, f32
     assert re.search(r"int8\.attempts +all of it: at worst 3 of 40 .* as it is: at worst 3 of 40", text)
 
 
-def test_a_calibration_says_what_it_computed_in_and_keeps_the_gate_with_its_own_thresholds(
+def test_a_calibration_records_its_precision_and_retains_the_gate(
     all_three: Bundle, far_off: Bundle, tmp_path: Path
 ) -> None:
     good = write_pictures(tmp_path / "good", {"a.png": np.full((230, 300, 3), 250, np.uint8)})

@@ -98,7 +98,7 @@ def reorder_buffer_of(*outcomes: Outcome) -> ReorderBuffer:
     return reorder_buffer
 
 
-def test_events_leave_in_the_order_of_the_frames_and_an_open_frame_holds_back_only_its_own_camera() -> None:
+def test_events_leave_in_frame_order_and_cameras_do_not_wait_for_each_other() -> None:
     reorder_buffer = ReorderBuffer(CAMERAS, 9, SETUP)
     for each in (stamp(1), stamp(2), stamp(3), stamp(1, "side")):
         reorder_buffer.register(each)
@@ -114,7 +114,7 @@ def test_events_leave_in_the_order_of_the_frames_and_an_open_frame_holds_back_on
     assert [reason(each) for each in rest(reorder_buffer)] == ["GOOD", "dropped.overload", "GOOD"]
 
 
-def test_frames_that_were_lost_one_after_the_other_leave_as_one_run_that_names_no_other_frame() -> None:
+def test_consecutive_lost_frames_leave_as_one_run() -> None:
     runs = [stamp(1), replace(stamp(2), frames=3, last_frame_id=4), replace(stamp(5), frames=2, last_frame_id=6)]
     (outcome,) = rest(reorder_buffer_of(*map(lost, runs)))
     told = outcome.stamp
@@ -140,11 +140,11 @@ def test_frames_that_were_lost_one_after_the_other_leave_as_one_run_that_names_n
         (good(stamp(1)), good(stamp(2))),
     ],
 )
-def test_what_is_not_the_same_loss_leaves_by_itself(one: Outcome, other: Outcome) -> None:
+def test_different_losses_leave_separately(one: Outcome, other: Outcome) -> None:
     assert rest(reorder_buffer_of(one, other)) == [one, other]
 
 
-def test_a_camera_with_many_events_does_not_keep_back_anothers() -> None:
+def test_a_camera_with_many_events_does_not_delay_another() -> None:
     reorder_buffer = reorder_buffer_of(
         *(lost(stamp(n, part_id=f"P-{n}")) for n in range(1, 101)), lost(stamp(1, "side"))
     )
@@ -152,7 +152,7 @@ def test_a_camera_with_many_events_does_not_keep_back_anothers() -> None:
     assert "side" in {each.stamp.camera for each in first if each}
 
 
-def test_a_judgement_waits_for_room_and_word_of_a_loss_does_not() -> None:
+def test_a_judgement_waits_for_room_and_a_loss_does_not() -> None:
     reorder_buffer, settled = ReorderBuffer(CAMERAS, 1, SETUP), list[bool]()
     for number in (1, 2, 3):
         reorder_buffer.register(stamp(number))
@@ -165,7 +165,7 @@ def test_a_judgement_waits_for_room_and_word_of_a_loss_does_not() -> None:
     assert [reason(each) for each in rest(reorder_buffer)] == ["GOOD", "dropped.overload"]
 
 
-def test_closing_ends_a_wait_for_room_and_a_take_that_waits() -> None:
+def test_closing_ends_a_waiting_complete_and_a_waiting_pop() -> None:
     reorder_buffer, taken = ReorderBuffer(CAMERAS, 1, SETUP), list[Outcome | None]()
     for number in (1, 2):
         reorder_buffer.register(stamp(number))
@@ -182,7 +182,7 @@ def test_closing_ends_a_wait_for_room_and_a_take_that_waits() -> None:
     assert taken == [None]
 
 
-def test_frames_of_one_camera_that_are_due_together_leave_as_one_run_whatever_another_waits_for(clock: Clock) -> None:
+def test_frames_that_expire_together_leave_as_one_run(clock: Clock) -> None:
     reorder_buffer = ReorderBuffer(CAMERAS, 9, SETUP)
     reorder_buffer.register(stamp(1))
     for number in range(1, 6):
@@ -196,7 +196,7 @@ def test_frames_of_one_camera_that_are_due_together_leave_as_one_run_whatever_an
     assert told == [("side", 1, 3, "dropped.deadline"), ("side", 4, 1, "GOOD"), ("side", 5, 1, "dropped.deadline")]
 
 
-def test_a_judgement_that_waited_for_room_beyond_its_deadline_is_too_late(clock: Clock) -> None:
+def test_a_judgement_that_waits_beyond_its_deadline_is_too_late(clock: Clock) -> None:
     reorder_buffer, settled = ReorderBuffer(CAMERAS, 1, SETUP), list[bool]()
     reorder_buffer.register(stamp(1))
     reorder_buffer.register(stamp(1, "side", due_ns=clock.now_ns + 10))
@@ -209,7 +209,7 @@ def test_a_judgement_that_waited_for_room_beyond_its_deadline_is_too_late(clock:
     assert [reason(each) for each in rest(reorder_buffer)] == ["dropped.deadline"]
 
 
-def test_a_take_that_waits_hears_of_a_frame_that_is_due_before_all_others_and_not_before_it_is() -> None:
+def test_a_waiting_pop_wakes_at_the_earliest_deadline() -> None:
     reorder_buffer, taken = ReorderBuffer(CAMERAS, 9, SETUP), list[tuple[Outcome | None, int]]()
     reorder_buffer.register(stamp(1, due_ns=time.monotonic_ns() + 3600 * 10**9))
     taker = in_thread(lambda: taken.append((reorder_buffer.pop(), time.monotonic_ns())))
@@ -373,13 +373,13 @@ class Desk(RuleBasedStateMachine):
 
 
 Desk.TestCase.settings = settings(stateful_step_count=40)
-test_whatever_the_order_events_of_each_camera_tile_its_frames = Desk.TestCase
+test_events_of_each_camera_cover_its_frames_in_any_order_of_calls = Desk.TestCase
 
 
 # Threads.
 
 
-def test_with_all_stages_on_threads_every_frame_leaves_once_and_nothing_waits_for_ever() -> None:
+def test_with_all_stages_on_threads_every_frame_leaves_once() -> None:
     each, reorder_buffer = 400, ReorderBuffer(CAMERAS, 1, SETUP)
     begun: queue.Queue[Stamp | None] = queue.Queue(2)
     too_late, told = Counter[str](), list[Outcome]()

@@ -62,7 +62,7 @@ def one_object(text: str) -> dict[str, Any]:
 # What is right.
 
 
-def test_a_signed_bundle_says_by_which_key_and_an_unsigned_one_that_nobody_signed(
+def test_a_signed_bundle_states_its_key_and_an_unsigned_one_states_none(
     original: Bundle, private: PrivateKey, bundle: Bundle, tmp_path: Path
 ) -> None:
     opened = open_bundle(original.path)
@@ -76,9 +76,7 @@ def test_a_signed_bundle_says_by_which_key_and_an_unsigned_one_that_nobody_signe
     assert signer_of(bundle, tmp_path) is None
 
 
-def test_a_new_signature_takes_the_place_of_the_old_one_and_everybody_may_read_it(
-    signed: Bundle, tmp_path: Path
-) -> None:
+def test_a_new_signature_replaces_the_old_one_and_is_readable_by_all(signed: Bundle, tmp_path: Path) -> None:
     make_key(tmp_path / "other")
     other = read_private_key(tmp_path / "other")
     before = os.umask(0o077)
@@ -91,7 +89,7 @@ def test_a_new_signature_takes_the_place_of_the_old_one_and_everybody_may_read_i
     assert (signed.path / SIGNATURE).stat().st_mode & 0o777 == 0o644
 
 
-def test_a_signature_that_cannot_be_written_leaves_what_is_there(signed: Bundle, private: PrivateKey) -> None:
+def test_a_failed_write_leaves_the_old_signature_unchanged(signed: Bundle, private: PrivateKey) -> None:
     (signed.path / SIGNATURE).unlink()
     (signed.path / SIGNATURE).mkdir()
     with pytest.raises(BundleError, match="cannot be written"):
@@ -103,7 +101,7 @@ def test_a_signature_that_cannot_be_written_leaves_what_is_there(signed: Bundle,
 
 
 @given(data=st.data())
-def test_a_changed_byte_of_manifest_or_signature_is_always_refused(
+def test_a_changed_byte_of_manifest_or_signature_is_refused(
     original: Bundle, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     """An unsigned manifest that is changed may be another bundle; a signed one may not."""
@@ -116,9 +114,7 @@ def test_a_changed_byte_of_manifest_or_signature_is_always_refused(
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_in_place_of_a_signature_are_refused_and_nothing_else_happens(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes
-) -> None:
+def test_random_bytes_as_a_signature_are_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     folder = tmp_path_factory.mktemp("odd")
     (folder / SIGNATURE).write_bytes(data)
     with pytest.raises(BundleError, match="is no signature of a bundle"):
@@ -136,7 +132,7 @@ def test_a_manifest_edited_to_match_an_edited_graph_is_refused_by_its_signature(
     assert private.public.fingerprint in sentence
 
 
-def test_a_signature_that_says_what_cannot_be_is_refused(signed: Bundle) -> None:
+def test_an_invalid_signature_file_is_refused(signed: Bundle) -> None:
     right = json.loads((signed.path / SIGNATURE).read_text())
     for change, words in (
         ({"algorithm": "none"}, "Invalid enum value 'none'"),
@@ -155,7 +151,7 @@ def test_a_signature_that_says_what_cannot_be_is_refused(signed: Bundle) -> None
 # Whom to trust.
 
 
-def test_trust_comes_from_the_folder_of_keys_alone(
+def test_only_the_folder_of_trusted_keys_decides_trust(
     original: Bundle, bundle: Bundle, private: PrivateKey, trusted: Path, tmp_path: Path
 ) -> None:
     key = private.public.fingerprint
@@ -177,7 +173,7 @@ def line_of(folder: Path, bundle: Path, address: str, trust: str) -> Path:
     return write_line(folder, bundle, address, {"top": 'path = "frames"'}, trust=trust)
 
 
-def test_a_line_takes_what_a_trusted_key_signed_or_anything_where_it_allows_that(
+def test_a_line_accepts_bundles_of_trusted_keys_or_unsigned_ones_if_allowed(
     tmp_path: Path, bundle: Bundle, signed: Bundle, private: PrivateKey, trusted: Path, address: str
 ) -> None:
     key, allowing = private.public.fingerprint, 'allow_unsigned = true\ntrusted_keys = "none"'
@@ -192,7 +188,7 @@ def test_a_line_takes_what_a_trusted_key_signed_or_anything_where_it_allows_that
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
-def test_a_line_refuses_what_no_trusted_key_signed(
+def test_a_line_refuses_a_bundle_that_no_trusted_key_signed(
     tmp_path: Path, bundle: Bundle, signed: Bundle, private: PrivateKey, trusted: Path, address: str, command: str
 ) -> None:
     trust_key(private.public, "maker", tmp_path / "loose")
@@ -213,7 +209,7 @@ def test_a_line_refuses_what_no_trusted_key_signed(
 # The commands.
 
 
-def test_from_a_new_key_to_a_trusted_bundle(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_new_key_signs_a_bundle_that_a_machine_then_trusts(bundle: Bundle, tmp_path: Path) -> None:
     """Each command is run twice, for programs and for people."""
     copy_of(bundle, tmp_path / "b")
 
@@ -239,7 +235,7 @@ def test_from_a_new_key_to_a_trusted_bundle(bundle: Bundle, tmp_path: Path) -> N
     assert bundle_command("show", "b", people=f"key {fingerprint}")["signed_by"] == fingerprint
 
 
-def test_verify_refuses_by_named_keys_and_only_reports_without(
+def test_verify_refuses_untrusted_bundles_only_if_a_folder_is_named(
     tmp_path: Path, bundle: Bundle, signed: Bundle, private: PrivateKey
 ) -> None:
     for path, by, words in (
@@ -254,9 +250,7 @@ def test_verify_refuses_by_named_keys_and_only_reports_without(
         assert words in complaint(refused)
 
 
-def test_what_must_not_be_signed_or_trusted_is_refused_and_nothing_is_written(
-    tmp_path: Path, bundle: Bundle, key: Path
-) -> None:
+def test_invalid_bundles_and_keys_are_not_signed_or_trusted(tmp_path: Path, bundle: Bundle, key: Path) -> None:
     before = key.read_bytes()
     shutil.copy(key, tmp_path / "loose")
     (tmp_path / "loose").chmod(0o640)
@@ -277,7 +271,7 @@ def test_what_must_not_be_signed_or_trusted_is_refused_and_nothing_is_written(
     assert key.read_bytes() == before
 
 
-def test_a_bundle_that_was_calibrated_again_is_signed_by_nobody(tmp_path: Path, signed: Bundle) -> None:
+def test_a_recalibrated_bundle_is_not_signed(tmp_path: Path, signed: Bundle) -> None:
     good = write_pictures(tmp_path / "good", small_frames(2))
     result = heatline("calibrate", signed.path, good, "--to", tmp_path / "new", env=WIDE)
     assert "nobody, as it is another bundle now" in result.stdout

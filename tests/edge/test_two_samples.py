@@ -30,9 +30,7 @@ def test_fisher_is_twice_the_smaller_tail_of_all_tables_with_the_same_sums(
 
 
 @pytest.mark.parametrize(("first_n", "second_n", "may"), [(5, 5, 0), (6, 4, 1), (4, 6, 2)])
-def test_fisher_claims_no_more_than_is_so_where_the_first_sample_set_the_threshold(
-    first_n: int, second_n: int, may: int
-) -> None:
+def test_fisher_is_valid_if_the_first_sample_set_the_threshold(first_n: int, second_n: int, may: int) -> None:
     """All orders of the pooled frames are equally likely; the threshold is just above the (may + 1)-th of the first."""
     orders = list(itertools.combinations(range(first_n + second_n), first_n))  # places of the first, hottest is 0
     above = [places[may] - may for places in orders]  # how many of the second lie above it
@@ -68,12 +66,12 @@ def test_the_rank_test_is_close_to_the_enumeration_of_all_splits(values: list[in
     assert mann_whitney(values[:5], values[5:]).p == pytest.approx(exact_ranks(values[:5], values[5:]), abs=0.03)
 
 
-def test_the_rank_test_is_close_to_the_enumeration_where_values_tie() -> None:
+def test_the_rank_test_is_close_to_the_enumeration_with_ties() -> None:
     first, second = [1, 2, 2, 3, 4, 4], [2, 4, 5, 5, 6, 6]
     assert mann_whitney(first, second).p == pytest.approx(exact_ranks(first, second), abs=0.03)
 
 
-def test_of_small_samples_that_lie_wholly_apart_the_rank_test_claims_less_than_the_enumeration() -> None:
+def test_for_separate_small_samples_the_rank_test_is_conservative() -> None:
     for m, n in ((1, 1), (1, 9), (4, 6), (7, 7)):
         came = mann_whitney(list(range(m)), list(range(100, 100 + n)))
         exact = min(1.0, 2 / comb(m + n, n))
@@ -81,7 +79,7 @@ def test_of_small_samples_that_lie_wholly_apart_the_rank_test_claims_less_than_t
         assert came.p >= exact or (exact >= 0.01 and came.p >= 0.01)
 
 
-def test_the_rank_test_knows_the_side_and_that_no_difference_is_none() -> None:
+def test_the_rank_test_returns_the_side_and_finds_no_difference_in_equal_samples() -> None:
     hotter, colder = mann_whitney([1, 2, 3] * 5, [7, 8, 9] * 5), mann_whitney([7, 8, 9] * 5, [1, 2, 3] * 5)
     assert (hotter.second_is, colder.second_is) == ("higher", "lower")
     assert hotter.p == colder.p < 1e-5

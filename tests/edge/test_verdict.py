@@ -27,7 +27,7 @@ def maps_of(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     maps=arrays(np.float32, (TILES, 4, 4), elements=st.floats(-100, 100, width=32)),
     thresholds=THRESHOLDS,
 )
-def test_defect_if_and_only_if_a_tile_reaches_the_threshold_and_good_has_no_region(
+def test_a_frame_is_a_defect_only_if_a_tile_reaches_the_threshold(
     logits: NDArray[np.float32], maps: NDArray[np.float32], thresholds: Thresholds
 ) -> None:
     judgement = judge(logits, maps, STITCHER, thresholds)
@@ -51,14 +51,14 @@ def test_defect_if_and_only_if_a_tile_reaches_the_threshold_and_good_has_no_regi
         (0.7, 0.7, "GOOD"),  # float32(0.7) lies below 0.7
     ],
 )
-def test_the_threshold_is_met_exactly(logit: float, threshold: float, verdict: str) -> None:
+def test_a_logit_equal_to_the_threshold_is_a_defect(logit: float, threshold: float, verdict: str) -> None:
     logits = np.full(TILES, -50, np.float32)
     logits[1] = logit
     assert judge(logits, maps_of(logits), STITCHER, Thresholds(threshold, 0.0)).verdict == verdict
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_refused_and_never_good(value: float) -> None:
+def test_answers_that_are_not_finite_are_refused(value: float) -> None:
     logits = np.full(TILES, -5, np.float32)
     maps = maps_of(logits).copy()
     maps[2, 1, 3] = value

@@ -60,7 +60,7 @@ def exported(run: TrainedRun, model: ExplainedClassifier, tmp_path_factory: pyte
 
 @pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.parametrize("batch", [1, 4])
-def test_the_exported_graph_answers_as_the_model_on_tiles_it_never_saw(
+def test_the_exported_graph_answers_as_the_model_on_new_tiles(
     exported: Bundle, model: ExplainedClassifier, kind: EngineKind, batch: int
 ) -> None:
     tiles = np.random.default_rng(1).integers(0, 256, (9, TILE, TILE, 3), np.uint8)
@@ -74,12 +74,12 @@ def test_the_exported_graph_answers_as_the_model_on_tiles_it_never_saw(
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_its_golden_tiles_pass_on_both_engines(exported: Bundle, kind: EngineKind) -> None:
+def test_the_golden_tiles_pass_on_both_engines(exported: Bundle, kind: EngineKind) -> None:
     differences = check_golden(exported.golden(), open_engine(kind, exported.path, TILE), exported.manifest)
     assert max(differences.values()) <= exported.manifest.tolerances["f32"]
 
 
-def test_the_manifest_says_what_it_is_and_where_it_comes_from(
+def test_the_manifest_states_model_and_provenance(
     exported: Bundle, model: ExplainedClassifier, run: TrainedRun
 ) -> None:
     manifest = exported.manifest
@@ -95,14 +95,14 @@ def test_the_manifest_says_what_it_is_and_where_it_comes_from(
     assert max(manifest.gate.largest_difference.values()) <= manifest.gate.tolerance
 
 
-def test_the_manifest_tells_that_twelve_good_tiles_are_too_few_to_check_the_map(exported: Bundle) -> None:
+def test_the_manifest_states_that_twelve_good_tiles_are_too_few(exported: Bundle) -> None:
     checks = exported.manifest.map_checks
     assert checks is not None
     assert (checks.tiles, checks.stuck, checks.border) == (12, None, None)
     assert "12 good tiles count as" in checks.warnings[0]
 
 
-def test_the_manifest_tells_what_each_precision_was_held_to_and_how_it_fared(exported: Bundle, run: TrainedRun) -> None:
+def test_the_manifest_states_limits_and_results_of_each_precision(exported: Bundle, run: TrainedRun) -> None:
     manifest, frames = exported.manifest, run.split.images(run.data, "val")
     gate = manifest.map_gate
     assert gate is not None
@@ -116,9 +116,7 @@ def test_the_manifest_tells_what_each_precision_was_held_to_and_how_it_fared(exp
         assert one.graph is None or (exported.path / one.graph).exists()
 
 
-def test_no_good_validation_frame_is_rejected_where_no_false_reject_is_wanted(
-    exported: Bundle, run: TrainedRun
-) -> None:
+def test_with_false_reject_0_no_good_validation_frame_is_rejected(exported: Bundle, run: TrainedRun) -> None:
     inspector = Inspector(exported.manifest, open_engine("openvino", exported.path, TILE))
     good = [image for image in run.split.images(run.data, "val") if not image.defective]
     assert good
@@ -142,9 +140,7 @@ def test_the_onnx_graph_is_valid_and_takes_any_number_of_tiles(exported: Bundle)
     assert [output.name for output in graph.graph.output] == ["logit", "map"]
 
 
-def test_frames_without_their_defective_tiles_stand_in_where_no_frame_is_good(
-    exported: Bundle, run: TrainedRun
-) -> None:
+def test_without_good_frames_the_clean_tiles_of_defective_frames_are_used(exported: Bundle, run: TrainedRun) -> None:
     manifest = exported.manifest
     engine = open_engine("openvino", exported.path, TILE)
     defective = [image for image in run.split.images(run.data, "val") if image.defective]
@@ -163,9 +159,7 @@ def clean_tiles(rgb: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return np.stack([rgb[y : y + TILE, x : x + TILE] for y, x in corners if not mask[y : y + TILE, x : x + TILE].any()])
 
 
-def test_validation_frames_that_are_defective_throughout_are_refused(
-    exported: Bundle, run: TrainedRun, tmp_path: Path
-) -> None:
+def test_entirely_defective_validation_frames_are_refused(exported: Bundle, run: TrainedRun, tmp_path: Path) -> None:
     data = draw_blobs(tmp_path / "blobs", frame_hw=(60, 60), per_group=1)
     images = [image for image in read_folder(data).images if image.defective]
     engine = open_engine("openvino", exported.path, TILE)

@@ -28,7 +28,7 @@ def share(check: MapCheck | None) -> float:
 
 
 @given(seed=SEED, cells=CELLS)
-def test_peaks_anywhere_pass_without_a_warning(seed: int, cells: int) -> None:
+def test_random_peaks_pass_without_a_warning(seed: int, cells: int) -> None:
     checks = check_maps(noise(seed, cells))
     assert checks.warnings == []
     assert checks.tiles == 100
@@ -49,7 +49,7 @@ def test_one_cell_that_is_always_hot_is_refused(seed: int, cells: int, place: tu
 
 
 @given(seed=SEED, cells=CELLS)
-def test_what_is_refused_can_be_let_in_and_the_checks_keep_it(seed: int, cells: int) -> None:
+def test_a_refused_map_can_be_allowed_and_the_checks_record_it(seed: int, cells: int) -> None:
     maps = noise(seed, cells)
     maps[:, 0, cells // 2] += 1e6
     checks = check_maps(maps, allow=True)
@@ -71,7 +71,7 @@ def test_a_hot_border_is_refused(seed: int, cells: int) -> None:
 
 
 @pytest.mark.parametrize(("share_of_tiles", "fate"), [(0.15, "passes"), (0.45, "warns"), (0.75, "refused")])
-def test_what_is_between_warns_and_says_what_was_expected(share_of_tiles: float, fate: str) -> None:
+def test_a_share_between_the_limits_causes_a_warning(share_of_tiles: float, fate: str) -> None:
     maps, places = noise(0, 28, 200), np.random.default_rng(1).integers(1, 27, (200, 2))
     places[: int(200 * share_of_tiles)] = 10, 17
     maps[np.arange(200), *places.T] += 20
@@ -85,7 +85,7 @@ def test_what_is_between_warns_and_says_what_was_expected(share_of_tiles: float,
 
 
 @given(seed=SEED, cells=CELLS)
-def test_figures_are_those_of_a_count_by_hand(seed: int, cells: int) -> None:
+def test_figures_equal_those_of_a_count_by_hand(seed: int, cells: int) -> None:
     maps = noise(seed, cells, 20)
     peaks, over, outside = np.zeros((cells, cells)), 0.0, 0.0
     for one in maps.astype(float):
@@ -102,7 +102,7 @@ def test_figures_are_those_of_a_count_by_hand(seed: int, cells: int) -> None:
 
 
 @given(seed=SEED, scale=st.floats(0.01, 100), shift=st.floats(-50, 50))
-def test_only_what_stands_out_counts(seed: int, scale: float, shift: float) -> None:
+def test_only_evidence_above_the_median_counts(seed: int, scale: float, shift: float) -> None:
     """One bias, or one gain, of all maps changes nothing."""
     maps = noise(seed, 14, 60)
     other = (maps * scale + shift).astype(np.float32)
@@ -120,7 +120,7 @@ def test_blank_tiles_whose_flat_maps_all_peak_in_the_same_cell_are_not_a_stuck_m
     assert effective_tiles(maps) == pytest.approx(100, abs=15)
 
 
-def test_maps_that_are_the_same_everywhere_or_too_few_are_not_judged() -> None:
+def test_constant_maps_and_too_few_maps_are_not_checked() -> None:
     few = noise(4, 14, ENOUGH_TILES - 1)
     few[:, 3, 3] += 20
     for maps in (few, np.full((99, 14, 14), -3, np.float32), np.empty((0, 14, 14), np.float32)):
@@ -137,7 +137,7 @@ def test_a_place_that_is_most_of_a_coarse_map_is_not_checked(cells: int, checked
     assert [name for name in ("stuck", "border") if getattr(checks, name) is not None] == checked.split()
 
 
-def test_cells_that_are_equally_hot_share_the_peak() -> None:
+def test_equally_hot_cells_share_the_peak() -> None:
     maps = np.zeros((60, 7, 7), np.float32)
     maps[:, [0, 6], [0, 6]] = 1
     assert share(stuck(maps)) == 0.5
@@ -145,7 +145,7 @@ def test_cells_that_are_equally_hot_share_the_peak() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 8, 19])
-def test_tiles_are_reoriented_in_all_the_ways_a_square_can_lie(count: int) -> None:
+def test_tiles_are_reoriented_in_all_eight_orientations(count: int) -> None:
     tile = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3)
     lying = reorient(np.repeat(tile[None], count, axis=0))
     assert lying.shape == (count, 4, 4, 3)

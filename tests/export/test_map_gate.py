@@ -54,7 +54,7 @@ def some_maps(count: int = 12, seed: int = 0) -> NDArray[np.float32]:
 
 
 @given(TWO_REGIONS)
-def test_overlaps_are_those_of_sets_of_cells(case: tuple[NDArray[np.bool_], NDArray[np.bool_], int]) -> None:
+def test_overlaps_equal_those_of_sets_of_cells(case: tuple[NDArray[np.bool_], NDArray[np.bool_], int]) -> None:
     reference, found, cell = case
     reference.reshape(len(reference), -1)[:, cell] = True
     for one, other, came in zip(reference, found, overlaps(reference, found), strict=True):
@@ -63,7 +63,7 @@ def test_overlaps_are_those_of_sets_of_cells(case: tuple[NDArray[np.bool_], NDAr
 
 
 @given(TWO_REGIONS)
-def test_near_are_cells_beside_those_of_the_other(case: tuple[NDArray[np.bool_], NDArray[np.bool_], int]) -> None:
+def test_neighbouring_cells_count_as_near(case: tuple[NDArray[np.bool_], NDArray[np.bool_], int]) -> None:
     reference, found, cell = case
     reference.reshape(len(reference), -1)[:, cell] = True
     for one, other, came in zip(reference, found, nearness(reference, found), strict=True):
@@ -76,14 +76,14 @@ def near_by_loops(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return sum(near) / len(near)
 
 
-def test_a_region_of_one_cell_that_becomes_two_is_where_it_was_and_one_that_vanishes_is_not() -> None:
+def test_a_region_that_grows_by_a_cell_is_near() -> None:
     regions = np.zeros((3, 4, 4), np.bool_)
     regions[0, 1, 1] = regions[1, 1, 1] = regions[1, 1, 2] = True
     assert list(nearness(regions[:1], regions[1:2])) == [1.0]
     assert list(nearness(regions[:1], regions[2:])) == [0.0]
 
 
-def test_the_model_itself_agrees_with_itself() -> None:
+def test_the_model_agrees_with_itself() -> None:
     validation = validation_tiles(some_maps())
     assert 0 < validation.with_region.sum() < len(validation.tiles)
     same = measure_agreement(validation, Answers(validation.logit, validation.map, batch=5))
@@ -91,7 +91,7 @@ def test_the_model_itself_agrees_with_itself() -> None:
     assert describe_missed_limits("f32", validation, [same]) == []
 
 
-def test_figures_are_those_of_plain_loops() -> None:
+def test_figures_equal_those_of_plain_loops() -> None:
     validation = validation_tiles(some_maps(40), score_threshold=1.0)
     maps = validation.map + np.random.default_rng(1).normal(0, 0.7, validation.map.shape).astype(np.float32)
     logit = maps.mean(axis=(1, 2))
@@ -107,7 +107,7 @@ def test_figures_are_those_of_plain_loops() -> None:
     assert came.near_p5 == pytest.approx(np.quantile([near_by_loops(a, b) for a, b in found], 0.05))
 
 
-def test_without_any_region_there_is_no_overlap_to_miss() -> None:
+def test_without_regions_no_overlap_limit_is_missed() -> None:
     validation = validation_tiles(some_maps(), evidence_threshold=1e6)
     came = measure_agreement(validation, Answers(validation.logit, validation.map))
     assert came.iou_median is None
@@ -116,7 +116,7 @@ def test_without_any_region_there_is_no_overlap_to_miss() -> None:
     assert describe_missed_limits("bf16", validation, [came]) == []
 
 
-def test_a_region_is_what_the_line_would_draw() -> None:
+def test_a_region_equals_that_of_the_line() -> None:
     """Cold but for one cell: the smoothed peak lies there, and less than half of it is as warm as its middle."""
     maps = np.zeros((1, CELLS, CELLS), np.float32)
     maps[0, 1, 2] = 10.0
@@ -129,7 +129,7 @@ def test_a_region_is_what_the_line_would_draw() -> None:
 
 @pytest.mark.parametrize("output", ["logit", "map"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_number_does_not_count_as_an_answer(output: str, value: float) -> None:
+def test_an_answer_that_is_not_finite_is_an_error(output: str, value: float) -> None:
     validation = validation_tiles(some_maps())
     answers = {"logit": validation.logit.copy(), "map": validation.map.copy()}
     answers[output][3] = value

@@ -60,11 +60,11 @@ def graph(graphs: Graphs) -> onnx.ModelProto:
     return onnx.load_from_string(graphs.onnx)
 
 
-def test_exported_twice_it_is_the_same_bytes(graphs: Graphs, model: ExplainedClassifier) -> None:
+def test_two_exports_give_the_same_bytes(graphs: Graphs, model: ExplainedClassifier) -> None:
     assert to_graphs(model, TILE) == graphs
 
 
-def test_engines_have_graphs_of_their_own_only_where_it_pays(graphs: Graphs, model: ExplainedClassifier) -> None:
+def test_engines_have_separate_graphs_only_for_rollouts(graphs: Graphs, model: ExplainedClassifier) -> None:
     assert (graphs.onnx == graphs.for_openvino) == (not isinstance(model, ToyViT))
     assert (graphs.for_openvino == graphs.for_openvino_bf16) == (not getattr(model, "discard_ratio", 0))
 
@@ -82,7 +82,7 @@ def test_inputs_outputs_and_metadata_are_named_and_described(
     }
 
 
-def test_what_only_the_map_needs_is_named_so(graph: onnx.ModelProto, model: ExplainedClassifier) -> None:
+def test_nodes_that_only_the_map_needs_have_the_prefix(graph: onnx.ModelProto, model: ExplainedClassifier) -> None:
     """Without the nodes of that name, a ViT still has its logit, and a CNN its features."""
     makers = {output: node for node in graph.graph.node for output in node.output}
     explaining = {node.name for node in graph.graph.node if node.name.startswith(EXPLANATION)}
@@ -101,7 +101,7 @@ def test_what_only_the_map_needs_is_named_so(graph: onnx.ModelProto, model: Expl
         assert sum(node.op_type == "Conv" for node in graph.graph.node if node.name in explaining) == 1  # the head
 
 
-def test_stock_engines_load_it_and_agree(graphs: Graphs, model: ExplainedClassifier) -> None:
+def test_stock_engines_load_the_graph_and_agree(graphs: Graphs, model: ExplainedClassifier) -> None:
     tiles = np.random.default_rng(2).integers(0, 256, (3, TILE, TILE, 3), np.uint8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -131,7 +131,7 @@ def test_the_logit_of_each_tile_is_the_pooling_of_its_map_in_any_batch(
         np.testing.assert_allclose(alone, logit[number : number + 1], rtol=0, atol=1e-4 * np.abs(logit).max())
 
 
-def test_the_ir_needs_the_map_first_and_finds_outputs_by_name(graphs: Graphs, tmp_path: Path) -> None:
+def test_the_ir_has_the_map_as_its_first_output(graphs: Graphs, tmp_path: Path) -> None:
     for number, graph in enumerate({graphs.for_openvino, graphs.for_openvino_bf16}):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -158,7 +158,7 @@ def test_the_bare_classifier_has_the_same_logits_and_no_map(
         np.testing.assert_allclose(logit, known, rtol=0, atol=1e-4 * np.abs(known).max())
 
 
-def test_a_head_that_is_not_found_ends_the_export(graph: onnx.ModelProto) -> None:
+def test_a_missing_head_ends_the_export(graph: onnx.ModelProto) -> None:
     """Else it would be quantised with the features, and nobody would know."""
     with pytest.raises(ExportError, match=r"has no head\.renamed, .* install heatline\[export\] again"):
         _name_the_explanation(graph, "head.renamed")

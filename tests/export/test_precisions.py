@@ -104,7 +104,7 @@ def limits(monkeypatch: pytest.MonkeyPatch, flips: float, iou: float) -> None:
         monkeypatch.setitem(map_gate.LIMITS, precision, {"flips": flips, "iou_median": iou, "near_p5": iou})
 
 
-def test_the_explanation_is_kept_out_of_quantisation(f32: Ir, model: ExplainedClassifier) -> None:
+def test_the_explanation_is_not_quantised(f32: Ir, model: ExplainedClassifier) -> None:
     quantised = quantise(f32, TILES[:4], Quantisation(), transformer=isinstance(model, RolloutClassifier)).read()
     rounding = [each for each in quantised.get_ordered_ops() if each.get_type_name() == "FakeQuantize"]
     assert rounding
@@ -128,7 +128,7 @@ def test_layers_that_stay_in_f32_are_not_quantised(f32: Ir) -> None:
     assert quantised_layers(0.0) > quantised_layers(0.5) > 0
 
 
-def test_quantising_tells_nobody(f32: Ir) -> None:
+def test_quantisation_sends_no_telemetry(f32: Ir) -> None:
     """NNCF reports to its makers unless it is told where it runs; then it takes a stand-in that reports nothing."""
     quantise(f32, TILES[:2], Quantisation(), transformer=False)
     from nncf.telemetry import telemetry
@@ -138,7 +138,7 @@ def test_quantising_tells_nobody(f32: Ir) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_first_and_last_layers_are_so_many_from_either_end(f32: Ir, share: float) -> None:
+def test_first_and_last_layers_have_the_requested_share(f32: Ir, share: float) -> None:
     model = f32.read()
     layers = [
         each.get_friendly_name()
@@ -153,7 +153,7 @@ def test_first_and_last_layers_are_so_many_from_either_end(f32: Ir, share: float
     assert not {name for name in (first | last) & computed if is_explanation(name)}
 
 
-def test_of_the_output_layer_come_logit_and_map(f32: Ir) -> None:
+def test_logit_and_map_depend_on_the_output_layer(f32: Ir) -> None:
     model = f32.read()
     last = set(output_layer(model))
     assert {"logit", "map"} <= last
@@ -161,7 +161,7 @@ def test_of_the_output_layer_come_logit_and_map(f32: Ir) -> None:
     assert [each.get_friendly_name() in last for each in computed] == [False] * (len(computed) - 1) + [True]
 
 
-def test_layers_noted_to_be_in_f32_are_hardly_rounded_under_bf16(f32: Ir) -> None:
+def test_layers_marked_as_f32_are_hardly_rounded_under_bf16(f32: Ir) -> None:
     """OpenVINO loses the note on some operations that it fuses; of all layers, few are left in bf16."""
     exact, rounded = answers(f32, "f32")[1], answers(f32, "bf16")[1]
     if not HAS_BF16:
@@ -173,7 +173,7 @@ def test_layers_noted_to_be_in_f32_are_hardly_rounded_under_bf16(f32: Ir) -> Non
     assert 1e-4 * scale < 3 * np.abs(noted - exact).max() < np.abs(rounded - exact).max()
 
 
-def test_the_note_on_layers_means_nothing_to_f32(f32: Ir) -> None:
+def test_the_marks_on_layers_do_not_change_f32(f32: Ir) -> None:
     noted = in_f32_under_bf16(f32, first_layers(f32.read(), 0.5))
     assert noted.weights == f32.weights
     assert noted.xml != f32.xml
@@ -181,7 +181,7 @@ def test_the_note_on_layers_means_nothing_to_f32(f32: Ir) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_what_passes_is_in_the_bundle_with_its_figures(
+def test_a_precision_that_passes_enters_the_bundle_with_its_figures(
     f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits(monkeypatch, flips=1.0, iou=0.0)
@@ -197,7 +197,7 @@ def test_what_passes_is_in_the_bundle_with_its_figures(
     assert gate.limits["int8"]["flips"] == 1.0
 
 
-def test_what_fails_is_left_out_after_every_way_was_tried(
+def test_a_precision_that_fails_every_variant_is_left_out(
     f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits(monkeypatch, flips=1.0, iou=1.5)
@@ -217,7 +217,7 @@ def test_what_fails_is_left_out_after_every_way_was_tried(
     assert precisions.files["model_f32.xml"] == f32.xml
 
 
-def test_what_fails_is_let_in_where_that_is_allowed_and_says_what_it_misses(
+def test_an_allowed_precision_that_fails_records_the_missed_limits(
     f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits(monkeypatch, flips=1.0, iou=1.5)
@@ -230,7 +230,7 @@ def test_what_fails_is_let_in_where_that_is_allowed_and_says_what_it_misses(
     assert "model_int8.xml" in precisions.files
 
 
-def test_f32_stays_and_tells_what_it_misses(
+def test_f32_remains_and_records_the_missed_limits(
     f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles
 ) -> None:
     """Its own gate is stricter than this one."""
@@ -248,7 +248,7 @@ def test_f32_that_cannot_be_run_ends_the_export(
         made(Ir(f32.xml, b""), graphs, validation, golden, precisions=[])
 
 
-def test_a_graph_that_cannot_be_run_counts_as_an_attempt_and_is_never_let_in(
+def test_a_graph_that_cannot_run_is_a_failed_attempt_and_never_allowed(
     f32: Ir, validation: ValidationTiles, golden: GoldenTiles
 ) -> None:
     broken = Candidate("broken", lambda: Ir(f32.xml, b""), "model_int8.xml")
@@ -263,9 +263,7 @@ def test_a_graph_that_cannot_be_run_counts_as_an_attempt_and_is_never_let_in(
     assert mended.made.tolerance == LEAST_TOLERANCE
 
 
-def test_the_last_way_that_could_be_run_is_what_is_allowed(
-    f32: Ir, validation: ValidationTiles, golden: GoldenTiles
-) -> None:
+def test_the_last_variant_that_runs_is_allowed(f32: Ir, validation: ValidationTiles, golden: GoldenTiles) -> None:
     other = dataclasses.replace(validation, logit=-validation.logit + 2 * validation.score_threshold)
     ways = [Candidate(how, partial(Ir, f32.xml, weights), "model_int8.xml")
             for how, weights in (("first", f32.weights), ("second", f32.weights), ("broken", b""))]  # fmt: skip
@@ -275,7 +273,7 @@ def test_the_last_way_that_could_be_run_is_what_is_allowed(
     assert "verdicts flip" in (evaluated.gate.reason or "")
 
 
-def test_what_is_left_out_says_what_the_last_way_that_could_be_run_misses(
+def test_the_reason_is_that_of_the_last_variant_that_runs(
     f32: Ir, validation: ValidationTiles, golden: GoldenTiles
 ) -> None:
     other = dataclasses.replace(validation, logit=-validation.logit + 2 * validation.score_threshold)
@@ -287,7 +285,7 @@ def test_what_is_left_out_says_what_the_last_way_that_could_be_run_misses(
     assert "verdicts flip" in (evaluated.gate.reason or "")
 
 
-def test_a_way_that_nncf_cannot_go_counts_as_an_attempt(
+def test_a_variant_that_nncf_cannot_make_is_a_failed_attempt(
     f32: Ir, validation: ValidationTiles, golden: GoldenTiles
 ) -> None:
     too_small = TILES[:2, : TILE // 2, : TILE // 2]
@@ -299,7 +297,7 @@ def test_a_way_that_nncf_cannot_go_counts_as_an_attempt(
     assert "NNCF cannot" in (gone.gate.reason or "")
 
 
-def test_what_the_processor_has_not_is_tried_once_and_said_to_be_the_exports_machine(
+def test_a_precision_that_the_machine_lacks_is_tried_once(
     f32: Ir, validation: ValidationTiles, golden: GoldenTiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -315,7 +313,7 @@ def test_what_the_processor_has_not_is_tried_once_and_said_to_be_the_exports_mac
 
 @pytest.mark.parametrize("factor", [1e3, np.nan])
 @pytest.mark.parametrize("output", ["logit", "map"])
-def test_nothing_lets_in_what_is_off_by_half_the_scale_and_the_next_way_is_tried(
+def test_a_difference_of_half_the_scale_is_never_allowed(
     f32: Ir, validation: ValidationTiles, golden: GoldenTiles, output: str, factor: float
 ) -> None:
     """A tolerance as large as the scale would let anything pass on the line, an answer of zeros too."""

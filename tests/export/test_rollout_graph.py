@@ -137,7 +137,7 @@ def relevance(attention: list[Floats], model: RolloutClassifier, gone: Gone = fi
     return np.asarray(row[1:] / row[1:].mean())
 
 
-def test_given_the_same_attention_the_map_is_that_of_a_sort_under_bf16_too(
+def test_with_the_same_attention_the_map_equals_that_of_a_sort(
     model: RolloutClassifier, graphs: Graphs, tiles: NDArray[np.uint8]
 ) -> None:
     for who, logit, maps, attention in answered(graphs, tiles):
@@ -149,7 +149,7 @@ def test_given_the_same_attention_the_map_is_that_of_a_sort_under_bf16_too(
 
 
 @pytest.mark.parametrize("hint", ["f32", "bf16"] if HAS_BF16 else ["f32"])
-def test_the_graph_for_bf16_keeps_all_that_share_the_first_bits_of_the_lowest_to_keep(
+def test_the_bf16_graph_retains_all_entries_with_the_thresholds_first_bits(
     model: RolloutClassifier, graphs: Graphs, tiles: NDArray[np.uint8], hint: str
 ) -> None:
     logit, maps, attention = in_openvino(graphs.for_openvino_bf16, hint, tiles)
@@ -159,7 +159,7 @@ def test_the_graph_for_bf16_keeps_all_that_share_the_first_bits_of_the_lowest_to
         assert np.abs(came - known).max() <= 1e-4 * known.max(), tile
 
 
-def test_the_gate_lets_it_through_and_counts_what_rounding_moves_apart(
+def test_a_rollout_passes_the_gate_with_its_map_rounding(
     model: RolloutClassifier, graphs: Graphs, tiles: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     (tmp_path / ONNX_GRAPH).write_bytes(graphs.onnx)

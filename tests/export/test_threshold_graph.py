@@ -138,20 +138,20 @@ def matrices(tokens: int) -> st.SearchStrategy[Matrices]:
 
 @by_size
 @given(data=st.data())
-def test_brackets_keep_what_a_sort_keeps(tokens: int, discarded: int, data: st.DataObject) -> None:
+def test_brackets_retain_the_same_entries_as_a_sort(tokens: int, discarded: int, data: st.DataObject) -> None:
     layers = data.draw(matrices(tokens))
     assert_same(brackets(tokens, discarded)(layers), row_by_sorting(layers, discarded))
 
 
 @by_size
 @given(data=st.data())
-def test_counting_keeps_what_a_sort_keeps(tokens: int, discarded: int, data: st.DataObject) -> None:
+def test_counting_retains_the_same_entries_as_a_sort(tokens: int, discarded: int, data: st.DataObject) -> None:
     layers = data.draw(matrices(tokens))
     assert_same(counting(tokens, discarded)(layers), row_by_sorting(layers, discarded))
 
 
 @given(data=st.data())
-def test_a_coarse_threshold_keeps_all_that_share_its_bits(data: st.DataObject) -> None:
+def test_a_coarse_threshold_retains_all_entries_with_its_bits(data: st.DataObject) -> None:
     layers = data.draw(matrices(9))
     assert_same(coarse_counting(9, 40)(layers), row_by_truncating(layers, 40, UNDER_BF16.mantissa))
 
@@ -163,21 +163,21 @@ def attention(tokens: int, tiles: int, sharpness: float) -> Matrices:
 
 
 @pytest.mark.parametrize("discarded", [50, 1250, 2400])
-def test_attention_like_that_of_a_classifier(discarded: int) -> None:
+def test_realistic_attention_gives_the_result_of_a_sort(discarded: int) -> None:
     layers = np.concatenate([attention(50, 2, 0.1), attention(50, 2, 3.0)], axis=1)
     known = row_by_sorting(layers, discarded)
     for run in (brackets, brackets_in_openvino, counting):
         assert_same(run(50, discarded)(layers), known)
 
 
-def test_layers_in_several_groups_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_in_several_groups_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_rollout, "LAYERS_AT_ONCE", 1)
     layers = attention(9, 2, 1.0)
     apart = in_openvino(graph_of(openvino_rollout.class_token_row, 9, 40))
     assert_same(apart(layers), row_by_sorting(layers, 40))
 
 
-def test_another_engine_orders_ties_in_its_own_way_and_keeps_the_same() -> None:
+def test_another_order_of_ties_gives_the_same_result() -> None:
     layers = np.round(attention(9, 3, 1.0) * 16) / 16
     assert_same(brackets_in_openvino(9, 40)(layers), row_by_sorting(layers, 40))
 
@@ -203,7 +203,7 @@ def test_a_misleading_sample_makes_a_longer_sort_and_the_same_result() -> None:
 
 @pytest.mark.parametrize("powers_of_ten", [(-18, -9), (-30, -20), (-36, 0)])
 @pytest.mark.parametrize("discarded", [100, 1250, 2400])
-def test_attention_as_faint_as_can_be_counts_in_the_map(discarded: int, powers_of_ten: tuple[int, int]) -> None:
+def test_very_faint_attention_counts_in_the_map(discarded: int, powers_of_ten: tuple[int, int]) -> None:
     """A map is what is left of the patches, however little; float32 begins to lose digits at 1e-38."""
     powers = np.random.default_rng(1).uniform(*powers_of_ten, (LAYERS, 2, 50, 50))
     layers = (10.0**powers).astype(np.float32)

@@ -58,7 +58,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[LabelledImage]:
     return list(read_folder(draw_blobs(tmp_path_factory.mktemp("selected") / "blobs", per_group=5)).images)
 
 
-def test_all_there_are_where_they_are_few(images: list[LabelledImage]) -> None:
+def test_all_tiles_are_selected_if_there_are_few(images: list[LabelledImage]) -> None:
     selected = select_validation_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
     assert len(selected.tiles) == len(images) * 12
     assert selected.tiles_are == f"tiles of {len(images)} of the {len(images)} frames of the validation groups"
@@ -67,7 +67,7 @@ def test_all_there_are_where_they_are_few(images: list[LabelledImage]) -> None:
     np.testing.assert_array_equal(selected.regions, selected.find_regions(selected.map))
 
 
-def test_beyond_enough_only_tiles_with_a_region_are_kept(
+def test_after_enough_tiles_only_those_with_a_region_are_selected(
     images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = select_validation_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
@@ -94,7 +94,7 @@ def test_enough_of_both_ends_the_search(images: list[LabelledImage], monkeypatch
     )
 
 
-def test_good_tiles_come_from_good_frames_and_from_clean_places_of_others_where_there_is_none(
+def test_good_tiles_come_from_good_frames_or_clean_parts_of_defective_ones(
     images: list[LabelledImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = [image for image in images if not image.defective]
@@ -112,7 +112,7 @@ def test_good_tiles_come_from_good_frames_and_from_clean_places_of_others_where_
 
 
 @given(groups=st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30))
-def test_no_group_is_both_held_and_quantised_by(groups: list[tuple[int, bool]]) -> None:
+def test_no_group_gives_both_validation_tiles_and_quantisation_samples(groups: list[tuple[int, bool]]) -> None:
     frames = [picture(number, str(group), defective) for number, (group, defective) in enumerate(groups)]
     selected, others, are = divide_by_group(frames)
     if len(frames) == 1:
@@ -134,7 +134,7 @@ def test_both_halves_get_good_and_defective_groups() -> None:
         assert (len(half), sum(frame.defective for frame in half)) == (10, 2)
 
 
-def test_quantisation_tiles_come_from_all_frames_and_are_the_same_each_time(images: list[LabelledImage]) -> None:
+def test_quantisation_tiles_come_from_all_frames_and_are_reproducible(images: list[LabelledImage]) -> None:
     tiles = quantisation_tiles(images, GRID)
     assert tiles.shape == (len(images) * 12, 64, 64, 3)  # 300 were wanted
     np.testing.assert_array_equal(tiles, quantisation_tiles(images, GRID))
