@@ -1,4 +1,4 @@
-"""Binomial bounds, held to sums of exact fractions and to what is known in closed form."""
+"""Binomial bounds, compared with sums of exact fractions and closed forms."""
 
 import math
 from fractions import Fraction
@@ -27,7 +27,9 @@ def test_the_cdf_is_the_sum_of_its_terms(n: int, count: int, share: float) -> No
 def test_the_cdf_of_many_frames_is_the_sum_of_its_terms(share: float) -> None:
     n = 500
     for count in (0, 1, 5, n // 2, n - 1):
-        exact = exact_tail(count, n, Fraction(share).limit_denominator(1000))  # short, or the sums take a minute
+        exact = exact_tail(
+            count, n, Fraction(share).limit_denominator(1000)
+        )  # a short fraction, otherwise the sums take a minute
         assert cdf(count, n, share) == pytest.approx(float(exact), rel=1e-9, abs=1e-13)
 
 

@@ -1,4 +1,4 @@
-"""Bundles: written whole or not at all; a bundle that is wrong in any way is refused in one sentence."""
+"""Bundles are written atomically, and every fault is refused in one sentence."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ Change = Callable[[dict[str, Any]], Any]
 
 @pytest.fixture
 def folder(bundle: Bundle, tmp_path: Path) -> Path:
-    """A copy of the small bundle, to be spoilt."""
+    """A copy of the small bundle, which the test damages."""
     return copy_of(bundle, tmp_path / "b")
 
 
@@ -80,7 +80,7 @@ def test_a_changed_byte_in_any_file_is_noticed(
     if name != MANIFEST:
         assert name in refusal(folder)
         return
-    # A manifest has no checksum of its own: what it says now is refused, or it is another bundle by its digest.
+    # A manifest has no checksum of its own: a change is refused, or gives another digest.
     try:
         assert open_bundle(folder).digest != bundle.digest
     except BundleError as error:
@@ -97,7 +97,7 @@ def test_a_path_without_a_manifest_is_not_a_bundle(tmp_path: Path) -> None:
 def test_a_huge_manifest_or_signature_is_not_read(folder: Path) -> None:
     for name, largest in ((SIGNATURE, LARGEST_SIGNATURE), (MANIFEST, LARGEST_MANIFEST)):
         with (folder / name).open("ab") as file:
-            file.truncate(2 * 1024**3)  # sparse: it takes no room
+            file.truncate(2 * 1024**3)  # sparse: it uses no disk space
         assert f"it is larger than {largest:,} bytes" in refusal(folder)
         (folder / name).unlink()
 
@@ -121,7 +121,7 @@ def test_a_special_file_is_refused_at_once(folder: Path, name: str) -> None:
         assert f"it is {words}, expected a plain file" in sentence
 
 
-# What a manifest may not say.
+# Invalid manifests.
 
 
 def test_an_invalid_manifest_is_refused() -> None:
@@ -131,7 +131,7 @@ def test_an_invalid_manifest_is_refused() -> None:
         (b"[]", "Expected `object`"),
         (b"{}", "missing required field `schema`"),
         (b'{"schema": 1}', "missing required field `name`"),
-        (b'{"schema": 1, "provenance": ' + b"[" * 100_000, "no bundle manifest"),  # deeper than any reader goes
+        (b'{"schema": 1, "provenance": ' + b"[" * 100_000, "no bundle manifest"),  # deeper than the reader's limit
     ):
         with pytest.raises(BundleError, match=words):
             decode_manifest(content, "here")
@@ -149,7 +149,7 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
     "grid.overlap_px": [-1, 10**9],
     "grid.heatmap_cell_px": [0, 10**9],
     "grid.smoothing_px": [-1, 1e9],
-    "tolerances.f32": [0, 2],  # 2 would allow anything
+    "tolerances.f32": [0, 2],  # 2 would allow any answer
     "calibration.score_threshold": [None, 1e300, "1"],  # null is JSON's NaN
     "calibration.evidence_threshold": [-1e300],
     "calibration.false_reject_per_frame": [1, -0.1],
@@ -234,7 +234,7 @@ def test_an_existing_folder_is_never_overwritten(bundle: Bundle, tmp_path: Path)
 
 def test_a_bundle_that_could_not_be_opened_is_never_written(bundle: Bundle, tmp_path: Path) -> None:
     right, files = manifest(), parts_of(bundle)
-    nan = msgspec.structs.replace(right.calibration, score_threshold=float("nan"))  # which JSON has not
+    nan = msgspec.structs.replace(right.calibration, score_threshold=float("nan"))  # JSON has no NaN
     without = {name: data for name, data in files.items() if name != GOLDEN}
     for described, parts in (
         (right, without),

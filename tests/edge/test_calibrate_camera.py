@@ -1,4 +1,4 @@
-"""`heatline cameras calibrate`: each camera is held to its own frames, within its own region of interest."""
+"""`heatline cameras calibrate`: each camera has its own ranges, within its region of interest."""
 
 import json
 import logging
@@ -38,13 +38,13 @@ name = "dim"
 
 
 def textured(level: int, seed: int) -> NDArray[np.uint8]:
-    """Grey with noise, as a camera shows it: RGB [230, 240, 3]."""
+    """A grey frame with noise: RGB [230, 240, 3]."""
     noise = np.random.default_rng(seed).integers(-8, 9, (230, 240, 1))
     return np.clip(level + noise, 0, 255).astype(np.uint8).repeat(3, axis=2)
 
 
 def half_lit(level: int, seed: int) -> NDArray[np.uint8]:
-    """The same, its left half white: light that comes in beside the region of interest."""
+    """The same with a white left half: light outside the region of interest."""
     picture = textured(level, seed)
     picture[:, :120] = 255
     return picture
@@ -52,7 +52,7 @@ def half_lit(level: int, seed: int) -> NDArray[np.uint8]:
 
 @pytest.fixture
 def line(tmp_path: Path) -> Path:
-    """A line whose bundle knows bright frames alone, and whose dim camera looks at the right half."""
+    """A line whose bundle knows only bright frames, and whose dim camera inspects the right half."""
     made = manifest()
     known = fit_plausibility([Appearance((230, 240), Vitals.of(textured(200, seed)), None) for seed in range(3)])
     made = msgspec.structs.replace(

@@ -1,4 +1,4 @@
-"""`heatline calibrate` as a line engineer uses it: real pictures, real engines, a new bundle or none."""
+"""`heatline calibrate` with real pictures and real engines: it writes a new bundle, or refuses and writes nothing."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ from tests.small_bundle import BIAS, CELLS, GAIN, copy_of, edit_manifest
 
 
 def evenly(folder: Path, *values: int, hw: tuple[int, int] = (230, 300)) -> Path:
-    """Pictures of one grey each: the highest logit of each is known."""
+    """Pictures of one grey value each, so that the highest logit is known."""
     pictures = {f"{place:03d}.png": np.full((*hw, 3), value, np.uint8) for place, value in enumerate(values)}
     return write_pictures(folder, pictures)
 
@@ -55,7 +55,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def own(bundle: Bundle, tmp_path: Path) -> Bundle:
-    """A bundle beside which there is room for another."""
+    """A bundle in a folder of its own, where another can be written."""
     return open_bundle(copy_of(bundle, tmp_path / "dark.bundle"))
 
 
@@ -93,13 +93,13 @@ def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundl
     assert (again["written"], again["before"]["rejected"]) == (str(tmp_path / "dark-cal2.bundle"), 1)
     provenance = open_bundle(tmp_path / "dark-cal2.bundle").manifest.provenance
     assert [each["parent"]["version"] for each in provenance["calibrations"]] == ["1", "1+cal1"]
-    assert (complaints.count("\n"), len(again["warnings"])) == (1, 1)  # of few frames
+    assert (complaints.count("\n"), len(again["warnings"])) == (1, 1)  # about few frames
 
 
 def test_a_bundle_of_schema_1_can_be_calibrated(tmp_path: Path, own: Bundle) -> None:
     def older(content: dict[str, Any]) -> None:
         content["schema"], content["provenance"] = 1, {"data": {"data": "boards"}}
-        content["tolerances"]["int8"] = 0.05  # in that schema it did not say what the bundle has
+        content["tolerances"]["int8"] = 0.05  # in that schema, tolerances did not name the precisions
         for key in ("rule", "rejected", "false_reject_at_most"):
             del content["calibration"][key]
 
@@ -150,14 +150,14 @@ def test_a_dry_run_prints_the_same_and_writes_nothing(tmp_path: Path, own: Bundl
     ("pooling", "evidence", "quantile", "words"),
     [
         ("mean(map)", 230, None, ""),
-        # all cells of a map, so that it is true of this bundle
+        # all cells of a map, so that the identity holds for this bundle
         ("top-mean(map, 196)", 250, 0.999, ", evidence by the 99.9 % quantile of their heatmap cells"),
     ],
 )
 def test_the_evidence_threshold_follows_from_the_pooling(
     tmp_path: Path, own: Bundle, pooling: str, evidence: int, quantile: float | None, words: str
 ) -> None:
-    """Of a mean the one hot frame sets both thresholds; of a top-mean its four cells are too few among 10,000."""
+    """With a mean, the one hot frame sets both thresholds; with a top-mean, its four cells of 10,000 are too few."""
     edit_manifest(own.path, lambda content: content["map"].update(identity=f"{pooling} == logit"))
     cold, hot = evenly(tmp_path / "cold", 250, hw=(800, 800)), evenly(tmp_path / "hot", 230, hw=(16, 16))
     calibrated(own.path, cold, hot, "--false-reject", "0", "--to", tmp_path / "new")
@@ -194,8 +194,8 @@ def test_a_hotter_second_shift_causes_a_warning_and_sets_no_threshold(tmp_path: 
     assert second["highest_logits_p"] < 0.01
     assert (
         len(second["differs"]) == len(report["warnings"]) - 3 == 2
-    )  # of few frames, of no verdict and of the old thresholds
-    assert "14 of 14 frames of the second shift would get no verdict, as" in complaints  # they have another size
+    )  # about few frames, missing verdicts and the old thresholds
+    assert "14 of 14 frames of the second shift would get no verdict, as" in complaints  # its frames have another size
     assert complaints.count("the second shift is hotter than the first by more than chance") == 2
     (record,) = open_bundle(tmp_path / "dark-cal1.bundle").manifest.provenance["calibrations"]
     assert (record["second_shift"]["rejected"], record["second_shift"]["differs"]) == (14, second["differs"])
@@ -205,7 +205,7 @@ def test_ranks_detect_a_colder_second_shift_and_an_equal_one_passes(tmp_path: Pa
     good, late = evenly(tmp_path / "early", *range(221, 235)), evenly(tmp_path / "late", *range(241, 255))
     report, complaints = calibrated(own.path, good, "--second-shift", late, "--dry-run")
     assert report["second_shift"]["rejected_p"] == 1.0
-    assert complaints.count("\n") == 3  # one is of few frames, one of the old thresholds
+    assert complaints.count("\n") == 3  # one is about few frames, one about the old thresholds
     assert "colder" in complaints
     assert "Mann-Whitney" in complaints
     good, late = evenly(tmp_path / "even", *range(220, 254, 2)), evenly(tmp_path / "odd", *range(221, 255, 2))
@@ -218,12 +218,12 @@ def test_ranks_detect_a_colder_second_shift_and_an_equal_one_passes(tmp_path: Pa
     assert "no difference beyond chance" in shown("calibrate", own.path, good, "--second-shift", late, "--dry-run")
 
 
-# What is refused, and then nothing is written.
+# Refusals, which write nothing.
 
 
 def test_invalid_input_is_refused_and_nothing_is_written(tmp_path: Path, own: Bundle) -> None:
     good, bad, empty = evenly(tmp_path / "good", 250, 240), evenly(tmp_path / "bad", 230), tmp_path / "empty"
-    (bad / "bad.png").write_bytes(b"\x89PNG")  # an error only where the frames are read
+    (bad / "bad.png").write_bytes(b"\x89PNG")  # an error only when the frames are read
     empty.mkdir()
     copy, nowhere = evenly(tmp_path / "copy", 240), tmp_path / "nowhere.bundle"
     cases: list[tuple[int, list[str | Path], str]] = [
@@ -292,14 +292,14 @@ def test_answers_that_are_not_finite_are_refused_with_the_pictures_name(tmp_path
 
 
 def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle) -> None:
-    """It waits for its third picture, a pipe, when the signal comes; then it gets that one, and a hundred are to go."""
+    """The signal comes while the command reads its third picture from a pipe; a hundred pictures remain."""
     good, later = evenly(tmp_path / "good", 250, 240), evenly(tmp_path / "later", *range(100, 200), hw=(9, 9))
     before = contents(tmp_path)
     os.mkfifo(tmp_path / "pipe.png")
     with started(HEATLINE, "calibrate", own.path, good, tmp_path / "pipe.png", later) as process:
         pipe = os.open(tmp_path / "pipe.png", os.O_WRONLY)  # returns once the command reads it
         process.send_signal(signal.SIGINT)
-        with contextlib.suppress(BrokenPipeError):  # it has gone
+        with contextlib.suppress(BrokenPipeError):  # the command has ended
             os.write(pipe, (good / "000.png").read_bytes())
         os.close(pipe)
         _, log = process.communicate(timeout=WITHIN_SECONDS)
@@ -309,7 +309,7 @@ def test_ctrl_c_writes_nothing(tmp_path: Path, own: Bundle) -> None:
     assert contents(tmp_path) == before
 
 
-# What is known of the bundle besides.
+# Other facts about the bundle.
 
 
 def test_calibration_on_the_line_uses_the_bundles_coldest_defect(tmp_path: Path, own: Bundle) -> None:

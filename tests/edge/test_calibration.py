@@ -40,12 +40,12 @@ HEATMAPS = st.lists(
 
 
 def good_frame(logit: float, evidence: float = 0.0, median: float = 0.0) -> GoodFrame:
-    """A frame with one cell of that evidence."""
+    """A frame with one cell, which has this evidence."""
     return GoodFrame(logit, median, 1, np.array([evidence], np.float32))
 
 
 def with_heatmaps(*heatmaps: NDArray[np.float32], logit: float = 1e6) -> list[GoodFrame]:
-    """Frames of those heatmaps; the score threshold lies above them all."""
+    """Frames with these heatmaps; the score threshold lies above all of them."""
     return [GoodFrame.of(np.array([logit], np.float32), heatmap) for heatmap in heatmaps]
 
 
@@ -56,11 +56,11 @@ def with_heatmaps(*heatmaps: NDArray[np.float32], logit: float = 1e6) -> list[Go
         ([1.0, 2.0, 3.0, 4.0], 0.49, 3.0),  # rounded down: never more than wanted
         ([1.0, 2.0, 3.0, 4.0], 0.0, 4.0),  # none
         ([5.0], 0.9, 5.0),  # one frame
-        ([2.0, 2.0, 2.0, 1.0], 0.25, 2.0),  # three of the same: none of them may reach it, else all do
+        ([2.0, 2.0, 2.0, 1.0], 0.25, 2.0),  # three are equal: if one reached the threshold, all would
         (HUNDRED, 0.01, 98.0),
         (HUNDRED, 0.07, 92.0),  # 0.07 * 100 is 7.000000000000001
         (HUNDRED, 0.29, 70.0),  # and 0.29 * 100 is 28.999999999999996
-        ([1.0, 2.0], math.nextafter(1.0, 0.0), 1.0),  # the largest share that there is
+        ([1.0, 2.0], math.nextafter(1.0, 0.0), 1.0),  # the largest possible share
     ],
 )
 def test_the_threshold_lies_just_above_the_next_highest_value(
@@ -80,7 +80,7 @@ def test_the_threshold_is_the_lowest_that_at_most_the_share_reaches(highest: lis
 
 @given(highest=HIGHEST)
 def test_frames_just_below_the_threshold_are_judged_good(highest: list[float]) -> None:
-    """Calibration and verdict agree to the last bit, though the one works in float64 and the other gets float32."""
+    """Calibration in float64 and the verdict on float32 agree to the last bit."""
     stitcher = Stitcher(TileGrid((16, 16), 16, 0), (1, 1))
     limits = Thresholds(threshold(highest, 0.0), 0.0)
     for value in highest:
@@ -116,14 +116,14 @@ def test_a_good_frame_stores_its_highest_values_and_its_median() -> None:
     assert (frame.highest_logit, frame.highest_evidence, frame.median_evidence, frame.cells) == (4.0, 9.0, 2.5, 4)
 
 
-# The evidence threshold where the logit is the mean of the highest cells.
+# The evidence threshold if the logit is the mean of the highest cells.
 
 
 @given(heatmaps=HEATMAPS)
 def test_the_cells_of_all_frames_together_set_the_evidence_threshold_of_a_top_mean(
     heatmaps: list[NDArray[np.float32]],
 ) -> None:
-    """By numpy's own quantile; every heatmap here is small enough to be stored whole."""
+    """Compared with numpy's quantile; each heatmap is small enough to be stored completely."""
     cells = np.concatenate([heatmap.ravel() for heatmap in heatmaps]).astype(np.float64)
     came = calibrate(with_heatmaps(*heatmaps), 0.0, "drawn", top_cells=TOP_CELLS)
     assert came.evidence_threshold == np.nextafter(np.quantile(cells, 0.999, method="inverted_cdf"), np.inf)
@@ -140,7 +140,7 @@ def test_the_cells_of_all_frames_together_set_the_evidence_threshold_of_a_top_me
 def test_stored_cells_give_the_exact_threshold_unless_one_frame_dominates(
     seed: int, frames: int, side: int, uncovered: float, spread: float
 ) -> None:
-    """Against whole heatmaps; what a frame stores is exact as long as more of its cells do not reach the threshold."""
+    """Compared with complete heatmaps. The result is exact if no more cells reach the threshold than are stored."""
     draw = np.random.default_rng(seed)
     heatmaps = (draw.normal(size=(frames, side, side)) + draw.normal(size=(frames, 1, 1)) * spread).astype(np.float32)
     heatmaps[draw.random(heatmaps.shape) < uncovered] = np.nan
@@ -159,7 +159,7 @@ def test_stored_cells_give_the_exact_threshold_unless_one_frame_dominates(
 
 def test_a_frame_that_is_hot_everywhere_counts_with_two_percent_of_its_cells() -> None:
     cold, hot = np.zeros((300, 300), np.float32), np.full((300, 300), 9, np.float32)
-    for colds, just_above in ((18, 9.0), (19, 0.0)):  # the 2 % of the hot one are 0.1 % of 20 frames
+    for colds, just_above in ((18, 9.0), (19, 0.0)):  # 2 % of the hot frame are 0.1 % of 20 frames
         assert pooled_threshold(with_heatmaps(*[cold] * colds, hot)) == math.nextafter(just_above, math.inf)
 
 
@@ -188,7 +188,7 @@ def test_cells_that_are_not_finite_set_no_threshold() -> None:
         pooled_threshold([])
 
 
-# What a calibration says of the true rate.
+# The bound of the true rate.
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_calibration_states_the_rejected_frames_and_the_bound(
 
 @pytest.mark.parametrize(("frames", "least", "most"), [(120, 70, 130), (60, 0, 130)], ids=["quantile", "tail"])
 def test_the_true_rate_exceeds_the_bound_in_at_most_one_of_twenty_cases(frames: int, least: int, most: int) -> None:
-    """Logits are drawn, thresholds set, and the true rate is known: the share of the distribution above it."""
+    """Logits are drawn from a known distribution, so the true rate of each threshold is known."""
     draw = np.random.default_rng(11)
     exceeded = 0
     for _ in range(2000):
@@ -222,7 +222,7 @@ def test_ties_do_not_change_the_bound() -> None:
     assert came.false_reject_at_most == upper_bound(3, 10) > upper_bound(0, 10)
 
 
-# Few frames, and a gap to defective ones.
+# Few frames, and a gap to defective frames.
 
 SCORES = st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=60)
 
@@ -253,7 +253,7 @@ def test_a_shift_of_all_logits_shifts_the_score_threshold(good: list[float], sha
 
 
 def test_for_few_frames_a_normal_tail_rejects_the_wanted_share() -> None:
-    """On average over many draws of 12 frames, by a normal distribution; the quantile rejects 1 in 13."""
+    """The average over many draws of 12 normal values; the quantile alone rejects 1 in 13."""
     rng = np.random.default_rng(0)
     rejected_by = {"tail": 0.0, "quantile": 0.0}
     for _ in range(4000):
@@ -314,7 +314,7 @@ def test_groups_never_lower_the_score_threshold(
 
 
 def test_for_groups_that_differ_a_new_group_has_the_wanted_share() -> None:
-    """Without groups, three times as many frames of a new one are rejected as were wanted."""
+    """Without groups, three times the wanted share of a new group's frames is rejected."""
     draw, share, spread = np.random.default_rng(0), 0.02, math.hypot(3, 1)
     groups = [str(number) for number, size in enumerate([1] * 6 + [30] * 4) for _ in range(size)]
     rejected_by = {"alone": 0.0, "grouped": 0.0}

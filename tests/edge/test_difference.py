@@ -1,4 +1,4 @@
-"""What changed from one bundle to another: every key, and every verdict on the new one's golden tiles."""
+"""The differences of two bundles: every key, and every verdict on the second bundle's golden tiles."""
 
 import json
 import re
@@ -68,7 +68,7 @@ def test_deeply_nested_keys_count_as_one_value() -> None:
 
 
 def test_every_key_of_a_manifest_has_a_section() -> None:
-    """A key without one is listed among the bundle's own names, where nobody looks for it."""
+    """A key without a section would be listed in the first one, where nobody expects it."""
     assert sorted(top for tops in SECTIONS.values() for top in tops) == sorted(Manifest.__struct_fields__)
 
 
@@ -105,7 +105,7 @@ def test_maps_of_any_scale_correlate_unless_they_cannot_be_compared() -> None:
 
 
 def compared(*arguments: str | Path) -> tuple[dict[str, Any], str]:
-    """For programs, and for people."""
+    """The output for programs, and the output for people."""
     as_json = heatline("bundle", "diff", *arguments, "--json")
     shown = heatline("bundle", "diff", *arguments, env={"COLUMNS": "200"})
     assert as_json.returncode == shown.returncode == 0, as_json.stderr
@@ -116,7 +116,7 @@ def compared(*arguments: str | Path) -> tuple[dict[str, Any], str]:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Bundle:
-    """Of another gain and threshold: its golden tiles have half the evidence, and one is flawless."""
+    """A bundle with another gain and threshold: its golden tiles have half the evidence, and one has none."""
     onnx_graph = graph(GAIN / 2)
     tiles = golden_tiles().tiles.copy()
     tiles[2] = 250

@@ -1,4 +1,4 @@
-"""A graph that fails while it runs, on some tiles only: both engines say so for these and go on with the next."""
+"""A graph that fails on some tiles: both engines report these and go on with the next."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def in_python(program: str, bundle: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A graph that splits its rows into 7 and 9, but, where a pixel is black, into 8 and 9, which is one too many."""
+    """A graph that splits its rows into 7 and 9; for a black pixel into 8 and 9, which is one row too many."""
     nodes = [
         helper.make_node("Cast", ["tiles"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMin", ["float"], ["darkest"], keepdims=0),
@@ -75,7 +75,7 @@ def test_a_failed_tile_is_an_engine_error_and_later_tiles_succeed(folder: Path, 
     engine = open_engine(kind, folder, SIDE, threads=1, batch=batch)
     one_black, all_black = bright(4), np.zeros((4, SIDE, SIDE, 3), np.uint8)
     one_black[2, 0, 0] = 0
-    for black in (one_black, all_black, all_black):  # more failures than there are requests
+    for black in (one_black, all_black, all_black):  # more failures than the engine has requests
         np.testing.assert_allclose(infer(engine, bright(4))[0], 18, rtol=1e-5)
         with pytest.raises(EngineError, match=kind):
             infer(engine, black)
@@ -94,8 +94,8 @@ for _ in list(engine._idle):
 
 
 def test_a_process_may_end_while_openvino_is_at_work() -> None:
-    """An answer that finds Python ended must not take it down by SIGABRT."""
-    ended = in_python(ENDS_AT_WORK, REAL_BUNDLE)  # takes some time to answer
+    """An answer that comes after Python has ended must not cause a SIGABRT."""
+    ended = in_python(ENDS_AT_WORK, REAL_BUNDLE)  # it needs some time to answer
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
@@ -120,16 +120,16 @@ for _ in range(3):
 
 
 def test_closing_an_engine_frees_its_memory(bundle: Bundle) -> None:
-    """OpenVINO gives the thread that loads it a stack for signals, and takes it back: SIGSEGV at the next signal."""
+    """OpenVINO unmaps the signal stack of the thread that loaded it, which could cause a SIGSEGV at the next signal."""
     ended = in_python(CLOSED_ON_ANOTHER_THREAD, bundle.path)
     assert (ended.returncode, ended.stdout) == (0, "heard\n" * 3), ended.stderr
 
 
 def test_an_abandoned_request_delays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To let go of a request is to wait for it: one that was given up must be kept."""
+    """The destructor of a request waits for it, so an abandoned request must stay in memory."""
     monkeypatch.setattr("edge.inference.openvino_engine.ANSWER_WITHIN_SECONDS", 0.001)
     monkeypatch.setattr("edge.inference.openvino_engine.WAIT_STEP_MS", 1)
-    engine = OpenVinoEngine(REAL_BUNDLE, 224, threads=1, batch=64)  # takes most of a second
+    engine = OpenVinoEngine(REAL_BUNDLE, 224, threads=1, batch=64)  # a request takes most of a second
     answered, failed = [], []
     engine.submit(64, lambda tiles: None, lambda *_: answered.append(1), failed.append)
     given_up = engine._at_work[0]._request
@@ -141,7 +141,7 @@ def test_an_abandoned_request_delays_nothing(monkeypatch: pytest.MonkeyPatch) ->
 
 
 class SlowRequest:
-    """Of OpenVINO, but it ends when it is waited for or when its name is in `ended`, or never."""
+    """A stand-in for OpenVINO's request. It ends when it is waited for, when its name is in `ended`, or never."""
 
     def __init__(self, ended: list[str], name: str, *, never: bool = False) -> None:
         self.ended, self.name, self.never = ended, name, never
@@ -151,7 +151,7 @@ class SlowRequest:
         return type("Tensor", (), {"data": np.zeros(shape, np.uint8 if name == "tiles" else np.float32)})
 
     def start_async(self) -> None:
-        """Its end is decided elsewhere."""
+        """Start nothing: the test decides when the request ends."""
 
     def wait_for(self, milliseconds: int) -> bool:
         if self.never:
@@ -162,7 +162,7 @@ class SlowRequest:
 
 
 class Fakes:
-    """An engine with these requests in place of OpenVINO's, and what it says of each tile, by number."""
+    """An engine with these requests instead of OpenVINO's, and its answers by tile number."""
 
     def __init__(self, folder: Path, *requests: SlowRequest) -> None:
         self.engine = OpenVinoEngine(folder, SIDE, threads=1)

@@ -18,7 +18,7 @@ from edge.frames import Stamp, Watermark
 from edge.inspection.in_flight_log import FILE_NAME, read_previous_run
 from edge.wire.events import StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS, complaint, heatline
-from tests.edge.fault_boots import assert_the_crash_is_told_first, boots, crashed, die, ids, in_flight, noting
+from tests.edge.fault_boots import assert_the_crash_is_told_first, begin_log, boots, crashed, die, ids, in_flight
 from tests.edge.fault_disks import fail, failing_disk, fill, small_disk
 from tests.edge.fault_injection import Hang, LeapingClock, at_start
 from tests.edge.lines import (
@@ -273,9 +273,9 @@ def test_a_full_disk_keeps_no_frame_from_being_inspected_and_what_is_in_flight_i
 
 def test_a_full_disk_that_still_holds_the_last_record_holds_the_next(tmp_path: Path) -> None:
     with small_disk(tmp_path / "state") as state:
-        noting(state / FILE_NAME, {"top": 0}).announced(Stamp("top", 7, number=1))
+        begin_log(state / FILE_NAME, {"top": 0}).announced(Stamp("top", 7, number=1))
         fill(state)
-        recorder = noting(state / FILE_NAME, {"top": 1})
+        recorder = begin_log(state / FILE_NAME, {"top": 1})
         recorder.announced(Stamp("top", 1, number=2))
         assert recorder.fault is None
         (stamp,) = read_previous_run(state / FILE_NAME).in_flight

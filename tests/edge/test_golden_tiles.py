@@ -1,4 +1,4 @@
-"""Golden tiles: read as they were written, refused where they claim what is not so, and run before a bundle is used."""
+"""Golden tiles: reading them, refusing wrong claims, and running them before a bundle is used."""
 
 import dataclasses
 import io
@@ -29,11 +29,11 @@ MEGABYTE = 2**20
 
 @pytest.fixture
 def folder(bundle: Bundle, tmp_path: Path) -> Path:
-    """A copy of the small bundle, to be spoilt."""
+    """A copy of the small bundle, which the test damages."""
     return copy_of(bundle, tmp_path / "b")
 
 
-# How they are stored.
+# Storage.
 
 
 def npz(**arrays: Any) -> bytes:
@@ -69,19 +69,19 @@ def test_map_rounding_is_read_as_it_was_written(folder: Path) -> None:
 
 
 def header(shape: tuple[int, ...], descr: str, version: bytes = b"\x01\x00", length: int | None = None) -> bytes:
-    """The beginning of an .npy file, whatever follows it."""
+    """The header of an .npy file."""
     text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape!r}, }}\n".encode()
     size = struct.pack("<H" if version == b"\x01\x00" else "<I", len(text) if length is None else length)
     return b"\x93NUMPY" + version + size + text
 
 
 Member = bytes | tuple[bytes, int]
-"""Bytes, and how many zeros follow them: made when they are packed, as they would be gigabytes."""
+"""Bytes, and the number of zeros after them. The zeros are made during packing, as they may be gigabytes."""
 LOGIT, MAP, TILES = npy(RIGHT.logit), npy(RIGHT.map), npy(RIGHT.tiles)
 
 
 def archive(members: Mapping[str, Member], method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """The right members but for these."""
+    """An archive of the correct members, except these."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as packed:
         for name, member in ({"tiles": TILES, "logit": LOGIT, "map": MAP} | dict(members)).items():
@@ -94,7 +94,7 @@ def archive(members: Mapping[str, Member], method: int = zipfile.ZIP_DEFLATED) -
 
 
 TWO_GB = 2**31 // (TILE * TILE * 3) + 1
-"""The number of tiles that are more than 2 GB."""
+"""The smallest number of tiles of more than 2 GB."""
 TOO_MUCH: Mapping[str, tuple[Mapping[str, Member], str]] = {
     "claim": ({"tiles": header((TWO_GB, TILE, TILE, 3), "|u1")}, "claims 14,267 tiles"),
     "bomb": ({"logit": (LOGIT, 160 * MEGABYTE)}, "has not the 16 bytes"),
@@ -105,26 +105,26 @@ TOO_MUCH: Mapping[str, tuple[Mapping[str, Member], str]] = {
 }
 REFUSED: list[tuple[Callable[[], bytes], str]] = [
     (lambda: b"", "holds no golden tiles"),
-    (lambda: npy(RIGHT.tiles), "holds no golden tiles"),  # one array, no archive
+    (lambda: npy(RIGHT.tiles), "holds no golden tiles"),  # an array, not an archive
     (lambda: npz(map=np.array([{}])), "holds no golden tiles"),  # a pickle
     (lambda: npz(tiles=RIGHT.tiles[:0], logit=RIGHT.logit[:0], map=RIGHT.map[:0]), "has tiles of shape"),  # none
     (lambda: npz(tiles=RIGHT.tiles[:, :7]), "has tiles of shape"),
     (lambda: npz(tiles=RIGHT.tiles.astype(np.float32)), "type float32"),
-    (lambda: npz(logit=RIGHT.logit[:3]), "has logit of shape"),  # one answer too few
+    (lambda: npz(logit=RIGHT.logit[:3]), "has logit of shape"),  # one answer is missing
     (lambda: npz(logit=RIGHT.logit.astype(np.float64)), "type float64"),
     (lambda: npz(map=RIGHT.map[:, :7, :7]), "has map of shape"),
-    (lambda: npz(tiles=np.array(1)), "tiles"),  # no list of tiles
-    (lambda: rounding(0, 0, 0), "has map_rounding of shape (3,)"),  # one tile's is missing
+    (lambda: npz(tiles=np.array(1)), "tiles"),  # a scalar
+    (lambda: rounding(0, 0, 0), "has map_rounding of shape (3,)"),  # the value of one tile is missing
     (lambda: rounding(0, 0, 0, 0, dtype=np.float64), "type float64"),
-    (lambda: rounding(*[1e6] * 4), "1.0e+06 logits, expected 0 to 0.5 of"),  # any map would do
+    (lambda: rounding(*[1e6] * 4), "1.0e+06 logits, expected 0 to 0.5 of"),  # any map would pass
     (lambda: rounding(0, -1, 0, 0), "of -1.0e+00 to 0.0e+00 logits"),
     (lambda: rounding(0, 0, np.nan, 0), "map_rounding of nan to nan logits"),
     (lambda: archive({"tiles": header((2**62, TILE, TILE, 3), "|u1")}), "claims 4,611,686,"),
     (lambda: archive({"tiles": header((4, 2**31), "|u1")}), "has tiles of shape (4, 2147483648)"),
     (lambda: archive({"map": header((4, 2**15, 2**14), "<f4")}), "has map of shape"),
     (lambda: archive({"tiles": header((-4, TILE, TILE, 3), "|u1")}), "holds no golden tiles"),
-    (lambda: archive({"map": header((4, CELLS, CELLS), "<f4")}), "has not the 3,136 bytes"),  # none follow
-    (lambda: archive({"map": MAP + bytes(10**6)}), "has not the 3,136 bytes"),  # more follow
+    (lambda: archive({"map": header((4, CELLS, CELLS), "<f4")}), "has not the 3,136 bytes"),  # no data follows
+    (lambda: archive({"map": MAP + bytes(10**6)}), "has not the 3,136 bytes"),  # too much data follows
     (lambda: archive({"map": header((4, CELLS, CELLS), ">f4")}), "type >f4"),
     (lambda: archive({"tiles": b"\x93NUMPY\x09\x09" + bytes(99)}), "holds no golden tiles"),
     (lambda: archive({}, zipfile.ZIP_LZMA), "expected stored or deflated"),
@@ -196,7 +196,7 @@ def test_damaged_golden_tiles_are_refused_or_complete(
         np.testing.assert_array_equal(getattr(came, name), getattr(few, name))
 
 
-# What an engine answers on this machine.
+# An engine's answers on this machine.
 
 
 @pytest.fixture(params=["openvino", "onnxruntime"])
@@ -217,8 +217,11 @@ def test_correct_golden_tiles_pass(bundle: Bundle, engine: Engine) -> None:
         (lambda g: dataclasses.replace(g, logit=g.logit * np.float32(1.01)), "in logit"),
         (lambda g: dataclasses.replace(g, map=g.map + np.float32(0.5)), "in map"),
         (lambda g: dataclasses.replace(g, map=g.map[:, ::-1]), "in map"),  # upside down
-        (lambda g: dataclasses.replace(g, map=g.map.swapaxes(1, 2)), "in map"),  # on its side
-        (lambda g: dataclasses.replace(g, tiles=np.roll(g.tiles, 1, axis=0)), "in logit"),  # of the tile before
+        (lambda g: dataclasses.replace(g, map=g.map.swapaxes(1, 2)), "in map"),  # transposed
+        (
+            lambda g: dataclasses.replace(g, tiles=np.roll(g.tiles, 1, axis=0)),
+            "in logit",
+        ),  # each answer is that of the previous tile
         (lambda g: dataclasses.replace(g, tiles=g.tiles // 2), "in logit"),  # tiles of another exposure
         (lambda g: dataclasses.replace(g, logit=np.full_like(g.logit, np.nan)), "in logit"),
         (lambda g: dataclasses.replace(g, logit=np.append(g.logit[:3], 0).astype(np.float32)), "in logit"),  # the last

@@ -1,4 +1,4 @@
-"""The bounded hand-off: its three policies, turns between lanes, closing, and real threads."""
+"""The bounded hand-off: its three policies, the order of lanes, closing, and real threads."""
 
 import threading
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def ended(thread: threading.Thread) -> bool:
 
 
 def drained(handoff: Handoff[int]) -> list[int]:
-    """All that waits; the hand-off is closed before."""
+    """Close the hand-off and return all waiting items."""
     handoff.close()
     items: list[int] = []
     while (item := handoff.get()) is not None:

@@ -1,4 +1,4 @@
-"""A person who reads the log sees why frames get no verdict, and no flood of it."""
+"""The log shows why frames get no verdict, at a limited rate."""
 
 import logging
 

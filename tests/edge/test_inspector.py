@@ -34,7 +34,7 @@ def tiles(count: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 class NumpyEngine(Engine):
-    """Answers with numpy in the order that is asked for, keeps the tiles, and may fail on black ones."""
+    """An engine that answers by numpy in a given order, stores the tiles, and may fail on black ones."""
 
     name: EngineKind = "onnxruntime"
 
@@ -68,8 +68,8 @@ def test_a_tiles_answer_equals_the_oracles_for_any_neighbours_and_position(
     bundle: Bundle, kind: EngineKind, batch: int
 ) -> None:
     engine = open_engine(kind, bundle.path, TILE, threads=1, batch=batch)
-    shown, order = tiles(7), np.random.default_rng(1).permutation(7)  # no multiple of the batch
-    shown[1] = 0  # of what an earlier request left in the engine's input, nothing may show
+    shown, order = tiles(7), np.random.default_rng(1).permutation(7)  # not a multiple of the batch
+    shown[1] = 0  # the answer must not depend on earlier data in the engine's input
     logits, maps = answer(shown)
     alone = [infer(engine, shown[i : i + 1]) for i in range(7)]
     for came_logits, came_maps, at in [
@@ -84,7 +84,7 @@ def test_a_tiles_answer_equals_the_oracles_for_any_neighbours_and_position(
 FRAMES = {
     "white": (white_frame(), []),
     "square": (dark_square(white_frame(), 100, 300), [(324, 124)]),
-    "on a seam": (dark_square(white_frame(), 200, 210), [(234, 224)]),  # one place, though more than one tile sees it
+    "on a seam": (dark_square(white_frame(), 200, 210), [(234, 224)]),  # one region, although several tiles contain it
     "in the corner": (dark_square(white_frame(), 452, 652), [(676, 476)]),
     "two": (dark_square(dark_square(white_frame(), 10, 10), 400, 500), [(34, 34), (524, 424)]),
     "smaller than a tile": (dark_square(white_frame((100, 90)), 20, 20), [(44, 44)]),
@@ -172,7 +172,7 @@ def test_tiles_that_cannot_be_filled_fail_and_later_tiles_are_inferred(
     def done(_logits: NDArray[np.float32], _maps: NDArray[np.float32]) -> None:
         raise AssertionError("there is nothing to answer")
 
-    for _ in range(6):  # more often than there are requests
+    for _ in range(6):  # more than the number of requests
         engine.submit(1, fill, done, errors.append)
     engine.drain()
     assert [str(error) for error in errors] == ["no pixels"] * 6
@@ -188,7 +188,7 @@ def test_overridden_thresholds_and_overlap_are_used(bundle: Bundle, openvino: En
 
 # Frames of 500 x 700 px have tiles at 0, 222 and 276 down, at 0, 222, 444 and 476 across.
 PART = RegionOfInterest.of([[(20, 20), (380, 20), (380, 180), (20, 180)]])
-"""In the first two tiles of the first row alone."""
+"""A region that touches only the first two tiles of the first row."""
 
 
 def test_tiles_outside_the_region_of_interest_are_neither_cut_nor_inferred(bundle: Bundle) -> None:

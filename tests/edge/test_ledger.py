@@ -1,4 +1,4 @@
-"""The frame ledger: balanced at every look, whatever was booked, also while threads book."""
+"""The frame ledger: its accounts always balance, also while threads book."""
 
 import threading
 
@@ -13,7 +13,7 @@ CAMERAS = ["top", "side"]
 
 
 class BookKeeping(RuleBasedStateMachine):
-    """Any order of captures and ends that frames can take, beside a book kept by hand."""
+    """Captures and bookings in any order, compared with a reference ledger."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,13 +114,13 @@ def test_an_unknown_camera_is_an_error_and_a_returned_account_does_not_change() 
 
 def test_an_account_balances_only_if_each_captured_frame_is_in_one_bin() -> None:
     for balanced in (
-        Account(),  # nothing came yet
+        Account(),  # no frame was captured yet
         Account(3, 1, {"overload": 1}, {"engine": 1}, 0),  # one in each bin
-        Account(3, 1, {"overload": 1}, {}, 1),  # one is still on its way
+        Account(3, 1, {"overload": 1}, {}, 1),  # one is in flight
     ):
         assert balanced.balanced
     for wrong in (
-        Account(3, 3, {}, {}, 1),  # more booked than came
+        Account(3, 3, {}, {}, 1),  # more booked than captured
         Account(3, 1, {"overload": 1}, {}, 0),  # one is lost
         Account(0, 1, {}, {}, -1),  # booked and never captured
     ):

@@ -1,4 +1,4 @@
-"""The stages together, in this process: whatever happens to a frame, it is reported; a stage that breaks ends all."""
+"""All stages in this process: every frame is reported, and an error in a stage ends the pipeline."""
 
 import threading
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def defective(stamp: Stamp) -> Frame:
 
 
 class Scripted:
-    """A camera that does what a list says, then ends, or waits until it is interrupted, or hangs until it is let go."""
+    """A camera that follows a script, then ends, waits until it is interrupted, or hangs until `let_go` is set."""
 
     def __init__(self, name: str, *script: Grab, ends: bool = True, stuck: bool = False) -> None:
         self.name, self._script, self._ends, self._frame_id = name, list(script), ends, 0
@@ -67,7 +67,7 @@ class Scripted:
 
 
 class Run:
-    """A pipeline over scripted cameras, with all that it reported."""
+    """A pipeline with scripted cameras, and its reported outcomes."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Run:
         )
 
     def to_the_end(self) -> list[str]:
-        """Run until the cameras end and all is reported; the outcomes in words."""
+        """Run until the cameras end and everything is reported. Return the outcomes as text."""
         self.start()
         for thread in self.pipeline._grabbers:
             thread.join(WITHIN_SECONDS)
@@ -117,7 +117,7 @@ def setup(bundle: Bundle, openvino: Engine) -> Setup:
 
 
 class Held(Inspector):
-    """Holds every frame at `start` or at `finish` until it may go on."""
+    """Holds every frame at `start` or at `finish` until `goes_on` is set."""
 
     def __init__(self, bundle: Bundle, engine: Engine, at: str) -> None:
         super().__init__(bundle.manifest, engine)
@@ -150,11 +150,11 @@ def test_a_bad_frame_is_reported_with_its_reason(setup: Setup) -> None:
         Scripted(
             "top",
             good,
-            lambda _: None,  # brings nothing, which is no frame
+            lambda _: None,  # returns None, which is no frame
             lambda stamp: BadFrame(stamp, "unreadable", "cut off"),
             lambda stamp: Frame(stamp, WHITE[:100], "RGB8"),
             lambda stamp: Frame(stamp, WHITE[..., 0], "Mono8"),
-            lambda stamp: Frame(stamp, WHITE[..., 0], "RGB8"),  # says colour, brings grey
+            lambda stamp: Frame(stamp, WHITE[..., 0], "RGB8"),  # a grey image with a colour format
             lambda stamp: Frame(stamp, WHITE.astype(np.uint16), "RGB8"),
             good,
         ),
@@ -189,7 +189,7 @@ def test_frames_of_a_camera_that_hangs_at_the_stop_are_still_reported(setup: Set
     run.start()
     assert source.shown_all.wait(WITHIN_SECONDS)
     try:
-        assert not run.pipeline.stop(1.5)  # not all ended in time, and it says so
+        assert not run.pipeline.stop(1.5)  # not all stages ended in time
     finally:
         source.let_go.set()
     assert run.words() == ["GOOD", "DEFECT", "GOOD"]
@@ -253,10 +253,10 @@ def test_an_error_in_a_stage_ends_the_pipeline(
     broken.join(WITHIN_SECONDS)
     with pytest.raises(ZeroDivisionError, match="boom"):
         run.pipeline.check()
-    run.pipeline.stop(60.0)  # comes back after a moment: this test would be cut off by its runner otherwise
+    run.pipeline.stop(60.0)  # returns soon, otherwise the test would time out
     (account,) = run.ledger.accounts().values()
     assert account.balanced
-    # With a dead stage before it, a frame that waited for room is handed back at the stop.
+    # After a dead stage, a frame that waits for room is returned at the stop.
     assert set(account.dropped) <= {"stopped"}
 
 
@@ -323,11 +323,11 @@ def test_a_failed_probe_is_not_a_sign_of_life_and_another_follows(bundle: Bundle
     assert run.reported == []
 
 
-# Another setup in force.
+# Exchange of the setup.
 
 
 def test_each_frame_is_inspected_by_the_setup_active_at_its_capture(bundle: Bundle, openvino: Engine) -> None:
-    """Frames in flight at the exchange keep theirs, however late they are judged."""
+    """Frames in flight at the exchange are judged by their own setup, even much later."""
     before = setup_of(bundle, openvino, product="before")
     after = setup_of(bundle, openvino, product="after", thresholds=Thresholds(1e6, 1e6))
     run: Run
@@ -345,7 +345,7 @@ def test_an_engine_stays_open_while_it_works_on_an_expired_frame(
     bundle: Bundle, openvino: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, reported = Held(bundle, openvino, "start"), threading.Event()
-    # The frame is due as soon as it is worked on.
+    # The deadline passes while the engine works on the frame.
     monkeypatch.setattr("edge.inspection.reorder_buffer.time.monotonic_ns", lambda: 2 if held.begun.is_set() else 1)
     unused = threading.Event()
     before = replace(setup_of(bundle, openvino, held), uses=EngineUses(unused.set))

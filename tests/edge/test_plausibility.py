@@ -1,4 +1,4 @@
-"""Whether a frame shows the product: by numbers held against other ways to have them, and on the line."""
+"""Plausibility of frames: the measures equal independent computations, and a line uses them."""
 
 import json
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ GREY = Vitals(100, 20, 0.1)
 
 
 def frames(count: int, tiles: int = 9, seed: int = 0) -> list[Appearance]:
-    """Of a product whose features hang together."""
+    """Appearances of a product with correlated features."""
     rng = np.random.default_rng(seed)
     mixed = np.random.default_rng(99).normal(size=(CHANNELS, CHANNELS))
     return [
@@ -167,7 +167,7 @@ def test_a_sample_of_the_tiles_describes_the_product_as_well() -> None:
 
 
 def test_a_left_out_group_with_another_appearance_widens_the_range() -> None:
-    """Frames of one group share a look that the others do not show: each of them is judged without all of them."""
+    """Frames of one group share an appearance that others lack: each is judged without the whole group."""
     own, other = frames(20), [replace(each, features=each.features + 4) for each in frames(4, seed=5)]  # type: ignore[operator]
     together = fit_plausibility([*own, *other], [*map(str, range(20)), *["x"] * 4]).plausible.distance
     apart = fit_plausibility([*own, *other], [*map(str, range(20)), *"xyzw"]).plausible.distance
@@ -322,7 +322,7 @@ def test_a_line_gives_implausible_frames_no_verdict_unless_the_check_is_off(tmp_
     assert found == {
         ("", "a"): True,
         ("", "b"): True,
-        ("check_plausibility = false", "a"): False,  # the product says nothing of it
+        ("check_plausibility = false", "a"): False,  # the product does not set it
         ("check_plausibility = false", "b"): True,
         ("check_plausibility = true", "a"): True,
         ("check_plausibility = true", "b"): True,

@@ -1,4 +1,4 @@
-"""Precisions: what a manifest may say of them, what an engine really computes in, and what replaces an unusable one."""
+"""Precisions: valid manifests, the precision that an engine really uses, and the fallback to f32."""
 
 import json
 import logging
@@ -40,26 +40,26 @@ INT8 = '[engine]\nprecision = "int8"\nthreads = 1'
 
 @pytest.fixture(scope="session")
 def all_three(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """f32, bf16 and an int8 that is off by 1 % of the scale, as it may be."""
+    """A bundle with f32, bf16 and an int8 that differs by 1 % of the scale, which is allowed."""
     return bundle_in(tmp_path_factory.mktemp("precisions") / "all")
 
 
 @pytest.fixture(scope="session")
 def far_off(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Its int8 answers with twice the evidence, and its bf16 may be off by no more than its f32."""
+    """A bundle whose int8 answers with twice the evidence, and whose bf16 has the tolerance of f32."""
     path = tmp_path_factory.mktemp("precisions") / "far"
     return bundle_in(path, int8_gain=2 * GAIN, tolerances={**TOLERANCES, "bf16": 1e-6})
 
 
 @pytest.fixture(scope="session")
 def f32_alone(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """bf16 and int8 did not pass the gate."""
+    """A bundle whose bf16 and int8 did not pass the gate."""
     return bundle_in(tmp_path_factory.mktemp("precisions") / "f32", ["f32"])
 
 
 @pytest.fixture
 def folder(all_three: Bundle, tmp_path: Path) -> Path:
-    """A copy of the bundle in all three, to be spoilt."""
+    """A copy of the bundle with all three precisions, which the test damages."""
     return copy_of(all_three, tmp_path / "b")
 
 
@@ -67,7 +67,7 @@ def asked_for(bundle: Bundle, precision: Precision) -> Any:
     return open_verified_engine(bundle, "openvino", precision, threads=1)
 
 
-# What a manifest may say.
+# Manifests.
 
 
 def test_a_bundle_states_its_precisions_and_why_others_are_missing(all_three: Bundle, f32_alone: Bundle) -> None:
@@ -109,7 +109,7 @@ def test_a_manifest_with_an_incomplete_precision_is_refused(
 def test_bundles_of_older_schemas_have_only_f32(bundle: Bundle, tmp_path: Path) -> None:
     def older(manifest: dict[str, Any]) -> None:
         manifest["schema"] = 2
-        manifest["tolerances"]["int8"] = 0.1  # in that schema it did not say what the bundle has
+        manifest["tolerances"]["int8"] = 0.1  # in that schema, tolerances did not name the precisions
         del manifest["map_gate"]
 
     opened = open_bundle(edit_manifest(copy_of(bundle, tmp_path / "b"), older))
@@ -119,7 +119,7 @@ def test_bundles_of_older_schemas_have_only_f32(bundle: Bundle, tmp_path: Path) 
         asked_for(opened, "int8")
 
 
-# What an engine really computes in.
+# The precision that an engine really uses.
 
 
 @pytest.mark.parametrize("precision", ["f32", "int8"])
@@ -151,7 +151,7 @@ def test_bf16_is_really_bf16_or_refused(all_three: Bundle) -> None:
 def test_an_engine_that_computes_in_f32_is_not_reported_as_bf16(
     all_three: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(openvino_engine, "_effective_precision", lambda _: "f32")  # as processors without bf16 say
+    monkeypatch.setattr(openvino_engine, "_effective_precision", lambda _: "f32")  # as on processors without bf16
     with pytest.raises(PrecisionError, match="this processor has no bf16, OpenVINO would compute in f32 instead"):
         open_engine("openvino", all_three.path, TILE, precision="bf16", threads=1)
     verified = asked_for(all_three, "bf16")
@@ -176,7 +176,7 @@ def test_onnx_runtime_has_only_f32_and_does_not_fall_back(all_three: Bundle, pre
         open_verified_engine(all_three, "onnxruntime", precision)
 
 
-# What happens where a precision cannot be used.
+# Fallback.
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
@@ -264,7 +264,7 @@ def test_a_running_line_reports_its_fallback_to_f32(far_off: Bundle, tmp_path: P
     write_pictures(tmp_path / "frames", small_frames(3))
     line = write_line(tmp_path, far_off.path, address, FRAMES, INT8)
     with notify_socket(tmp_path) as systemd, running(line, address, env=systemd.env) as run:
-        systemd.wait_for("READY=1")  # else the socket's queue may be full when it stops
+        systemd.wait_for("READY=1")  # otherwise the socket's queue may be full at the stop
         heard = run.until_stopped()
         run.exit_code()
         log = run.process.log()

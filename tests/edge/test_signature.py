@@ -1,4 +1,4 @@
-"""Signatures: any change is noticed, the machine alone says whom to trust, and a line runs nothing that it may not."""
+"""Signatures: every change is noticed, only the machine decides trust, and a line refuses untrusted bundles."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def one_object(text: str) -> dict[str, Any]:
     return value
 
 
-# What is right.
+# Valid signatures.
 
 
 def test_a_signed_bundle_states_its_key_and_an_unsigned_one_states_none(
@@ -97,14 +97,14 @@ def test_a_failed_write_leaves_the_old_signature_unchanged(signed: Bundle, priva
     assert sorted(path.name for path in signed.path.iterdir()) == sorted([*REQUIRED, MANIFEST, SIGNATURE])
 
 
-# What is changed.
+# Changed files.
 
 
 @given(data=st.data())
 def test_a_changed_byte_of_manifest_or_signature_is_refused(
     original: Bundle, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """An unsigned manifest that is changed may be another bundle; a signed one may not."""
+    """A changed unsigned manifest may be a valid other bundle; a changed signed one is refused."""
     name = data.draw(st.sampled_from([MANIFEST, SIGNATURE]))
     content = bytearray((original.path / name).read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
@@ -148,7 +148,7 @@ def test_an_invalid_signature_file_is_refused(signed: Bundle) -> None:
         assert words in refusal(signed.path)
 
 
-# Whom to trust.
+# Trust.
 
 
 def test_only_the_folder_of_trusted_keys_decides_trust(
@@ -198,7 +198,7 @@ def test_a_line_refuses_a_bundle_that_no_trusted_key_signed(
         (bundle.path, 'trusted_keys = "keys"', "is not signed"),
         (signed.path, 'trusted_keys = "none"', f"which is not in {tmp_path / 'none'}"),
         (signed.path, 'trusted_keys = "loose"', "can be written by others"),
-        (signed.path, "", "/etc/heatline/trusted"),  # by default nobody is trusted
+        (signed.path, "", "/etc/heatline/trusted"),  # by default no key is trusted
         (edited, "allow_unsigned = true", "does not fit the manifest.json beside it"),
     ):
         result = heatline(command, line_of(tmp_path, path, address, trust))

@@ -1,4 +1,4 @@
-"""Student's t, held against SciPy's."""
+"""Student's t, compared with SciPy's."""
 
 import pytest
 from hypothesis import given
@@ -33,6 +33,6 @@ def test_if_each_value_is_a_group_the_bound_equals_that_of_values(values: list[f
 
 
 def test_the_missing_variance_within_groups_is_added() -> None:
-    """The means 1 and 5 have variance 8, half of a group's own variance 2 among it; the other half is missing."""
+    """The means 1 and 5 have variance 8, which contains half of a group's own variance 2; the other half is added."""
     found = prediction_bound_of_groups({"a": [0.0, 2.0], "b": [4.0, 6.0]}, 0.1)
     assert found == pytest.approx(3 + t.ppf(0.9, 1) * (1.5 * 8 + 0.5 * 2) ** 0.5)

@@ -1,4 +1,4 @@
-"""Tests of two samples, held to the enumeration of all that could have come."""
+"""Tests of two samples, compared with an enumeration of all outcomes."""
 
 import itertools
 from fractions import Fraction
@@ -32,8 +32,10 @@ def test_fisher_is_twice_the_smaller_tail_of_all_tables_with_the_same_sums(
 @pytest.mark.parametrize(("first_n", "second_n", "may"), [(5, 5, 0), (6, 4, 1), (4, 6, 2)])
 def test_fisher_is_valid_if_the_first_sample_set_the_threshold(first_n: int, second_n: int, may: int) -> None:
     """All orders of the pooled frames are equally likely; the threshold is just above the (may + 1)-th of the first."""
-    orders = list(itertools.combinations(range(first_n + second_n), first_n))  # places of the first, hottest is 0
-    above = [places[may] - may for places in orders]  # how many of the second lie above it
+    orders = list(
+        itertools.combinations(range(first_n + second_n), first_n)
+    )  # ranks of the first sample, the hottest is 0
+    above = [places[may] - may for places in orders]  # how many of the second sample lie above the threshold
     for second in range(second_n + 1):
         claimed = fisher_exact(may, first_n, second, second_n)
         as_many = sum(k >= second for k in above) / len(orders)
@@ -45,7 +47,7 @@ def test_fisher_is_valid_if_the_first_sample_set_the_threshold(first_n: int, sec
 
 
 def exact_ranks(first: list[int], second: list[int]) -> float:
-    """Twice the smaller tail of the second sample's wins, over all ways to tell the two apart."""
+    """Twice the smaller tail of the second sample's wins, over all splits into two samples."""
 
     def wins(above: list[int], below: list[int]) -> float:
         return sum((a > b) + 0.5 * (a == b) for a in above for b in below)

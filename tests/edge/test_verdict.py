@@ -35,7 +35,7 @@ def test_a_frame_is_a_defect_only_if_a_tile_reaches_the_threshold(
     assert judgement.verdict == ("DEFECT" if reached else "GOOD")
     assert bool(judgement.regions) is reached
     assert judgement.score == max(float(logit) for logit in logits)
-    # The numbers in the event are enough to check the verdict.
+    # The published numbers must be enough to check the verdict.
     assert (judgement.score >= thresholds.score) is (judgement.verdict == "DEFECT")
     assert judgement.heatmap.shape == STITCHER.heatmap_hw
 
@@ -43,10 +43,10 @@ def test_a_frame_is_a_defect_only_if_a_tile_reaches_the_threshold(
 @pytest.mark.parametrize(
     ("logit", "threshold", "verdict"),
     [
-        (3.0, 3.0, "DEFECT"),  # exactly at it
+        (3.0, 3.0, "DEFECT"),  # equal
         (3.0, math.nextafter(3.0, -math.inf), "DEFECT"),
-        (3.0, math.nextafter(3.0, math.inf), "GOOD"),  # a hair below: float32 does not have that hair
-        (-0.0, 0.0, "DEFECT"),  # no hair at all
+        (3.0, math.nextafter(3.0, math.inf), "GOOD"),  # just below; float32 cannot represent the difference
+        (-0.0, 0.0, "DEFECT"),  # equal: -0.0 and 0.0
         (0.1, 0.1, "DEFECT"),  # float32(0.1) lies above 0.1
         (0.7, 0.7, "GOOD"),  # float32(0.7) lies below 0.7
     ],

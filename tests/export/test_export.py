@@ -1,4 +1,4 @@
-"""From a trained run to a bundle that answers as the model does."""
+"""The export of a trained run: the bundle answers as the model does."""
 
 import copy
 import dataclasses
@@ -51,7 +51,7 @@ def model(run: TrainedRun, request: pytest.FixtureRequest) -> ExplainedClassifie
 
 @pytest.fixture(scope="module")
 def exported(run: TrainedRun, model: ExplainedClassifier, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """In all precisions; of a ViT in f32, as its graph is slow to quantise, and of the CNN's double too."""
+    """Bundles in all precisions; only f32 for the ViT, as its graph is slow to quantise, and for the second CNN."""
     target = tmp_path_factory.mktemp("bundles") / "blobs"
     precisions: Sequence[Precision] = ["f32"] if isinstance(model, ToyViT) or model.top_cells else PRECISIONS
     of_model = dataclasses.replace(run, model=model)
@@ -123,16 +123,16 @@ def test_with_false_reject_0_no_good_validation_frame_is_rejected(exported: Bund
     for image in good:
         judgement = inspector.finish(inspector.start(Frame(Stamp("top", 1), image.pixels(), "RGB8")))
         assert judgement.verdict == "GOOD"
-        if exported.manifest.map.top_cells is None:  # else the cells of all good frames together set it
+        if exported.manifest.map.top_cells is None:  # otherwise the cells of all good frames together set it
             assert float(judgement.heatmap.max()) < exported.manifest.calibration.evidence_threshold
-        # ... and the threshold lies right above: the frame's highest tile is what it was set by.
+        # ... and the threshold lies just above, as the frame's highest tile set it.
         assert judgement.score == pytest.approx(exported.manifest.calibration.score_threshold, abs=1e-4)
 
 
 def test_the_onnx_graph_is_valid_and_takes_any_number_of_tiles(exported: Bundle) -> None:
     graph = onnx.load(exported.path / ONNX_GRAPH)
     onnx.checker.check_model(graph, full_check=True)
-    assert str(Path(__file__).parents[2]).encode() not in graph.SerializeToString()  # nothing of the maker's machine
+    assert str(Path(__file__).parents[2]).encode() not in graph.SerializeToString()  # no path of the exporting machine
     (tiles,) = graph.graph.input
     assert tiles.name == "tiles"
     assert tiles.type.tensor_type.elem_type == onnx.TensorProto.UINT8
@@ -153,7 +153,7 @@ def test_without_good_frames_the_clean_tiles_of_defective_frames_are_used(export
 
 
 def clean_tiles(rgb: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """The tiles of a picture of 150x200 px that hold no defective pixel, by hand."""
+    """The tiles of a picture of 150x200 px without a defective pixel, worked out by hand."""
     assert mask is not None
     corners = [(y, x) for y in (0, 62, 86) for x in (0, 62, 124, 136)]
     return np.stack([rgb[y : y + TILE, x : x + TILE] for y, x in corners if not mask[y : y + TILE, x : x + TILE].any()])
@@ -168,7 +168,7 @@ def test_entirely_defective_validation_frames_are_refused(exported: Bundle, run:
 
 
 class Inconsistent(ToyViT):
-    """Its logit is not the mean of its map."""
+    """A model whose logit is not the mean of its map."""
 
     def forward(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
         logit, maps = super().forward(tiles)

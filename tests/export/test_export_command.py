@@ -1,4 +1,4 @@
-"""`heatline export` as a user runs it."""
+"""`heatline export` on the command line."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.train.trained import NAMED_SPLIT, SMALL
 
 @pytest.fixture(scope="module", params=["cnn", pytest.param("vit", marks=pytest.mark.long)])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that all tests share, or that of a ViT with a discard ratio: its graph is large, and slow to quantise."""
+    """The run that all tests share, or that of a ViT with a discard ratio, whose graph is slow to quantise."""
     if request.param == "cnn":
         return Path(request.getfixturevalue("trained_run"))
     out = tmp_path_factory.mktemp("vit") / "run"

@@ -1,4 +1,4 @@
-"""What `heatline export` refuses, each in one sentence and with its exit code."""
+"""Refusals of `heatline export`, each with one sentence and its exit code."""
 
 import shutil
 import zipfile
@@ -14,7 +14,7 @@ from tests.command import complaint, heatline
 
 @pytest.fixture
 def run(trained_run: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """A copy of the run, which the test damages."""
     return Path(shutil.copytree(trained_run, tmp_path / "run"))
 
 
@@ -43,7 +43,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(run: Path, tmp_path: Pa
 
 
 def test_a_damaged_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
-    """torch would load it, and the gate would hold the graph to what came of it."""
+    """torch would load it, and the gate would compare the graph with the damaged model."""
     best = run / "checkpoints" / "best.ckpt"
     with zipfile.ZipFile(best) as archive:
         largest = max(archive.infolist(), key=lambda entry: entry.file_size)
@@ -67,15 +67,15 @@ def test_an_unwritable_folder_is_refused_before_the_work(run: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--smoothing", "nan"], "nan is no finite number"),
         (["--false-reject", "nan"], "nan is no finite number"),
         (["--precision", "int8", "--allow", "bf16"], "--allow names a precision that --precision leaves out"),
     ],
 )
-def test_an_invalid_option_is_refused(run: Path, tmp_path: Path, options: list[str], says: str) -> None:
-    refused(run, tmp_path / "bundle", 2, says, options=options)
+def test_an_invalid_option_is_refused(run: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    refused(run, tmp_path / "bundle", 2, message, options=options)
 
 
 def test_a_checkpoint_with_code_in_it_is_not_run(run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The gate lets through what agrees with the model, and nothing else."""
+"""The gate passes only graphs that agree with the model."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -33,11 +33,11 @@ def test_graphs_that_agree_pass_with_their_figures(graphs: Path) -> None:
 
 
 def test_map_rounding_is_subtracted_and_reported(graphs: Path) -> None:
-    """Of one tile; the others' maps, and its own logit, are held as ever."""
+    """Rounding may move one tile's map; its logit and the other maps are checked as usual."""
     golden = golden_tiles()
     scale = float(np.abs(golden.map).max())
     maps = golden.map.copy()
-    maps[2, 0, :2] += np.array([0.01, -0.01], np.float32) * scale  # its mean stays the logit
+    maps[2, 0, :2] += np.array([0.01, -0.01], np.float32) * scale  # the mean remains equal to the logit
     rounding = np.array([0, 0, 0.0101, 0], np.float32) * scale
     passed = pass_gate(dataclasses.replace(golden, map=maps, map_rounding=rounding), graphs)
     assert passed.map_rounding == pytest.approx(0.0101, rel=1e-3)

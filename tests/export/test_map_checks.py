@@ -1,4 +1,4 @@
-"""A map that is hot in one place whatever a tile shows is found; one that follows what tiles show is not."""
+"""The checks find a map that is hot in one place whatever tiles show, and pass a map that depends on the tiles."""
 
 from itertools import product
 
@@ -18,7 +18,7 @@ SHARED_3X3, OUTERMOST = "the map is stuck: .* lie in the same 3x3 cells", "the m
 
 
 def noise(seed: int, cells: int, tiles: int = 100) -> NDArray[np.float32]:
-    """Cold maps with peaks anywhere."""
+    """Cold maps with peaks at random places."""
     return np.random.default_rng(seed).normal(-6, 1, (tiles, cells, cells)).astype(np.float32)
 
 
@@ -103,7 +103,7 @@ def test_figures_equal_those_of_a_count_by_hand(seed: int, cells: int) -> None:
 
 @given(seed=SEED, scale=st.floats(0.01, 100), shift=st.floats(-50, 50))
 def test_only_evidence_above_the_median_counts(seed: int, scale: float, shift: float) -> None:
-    """One bias, or one gain, of all maps changes nothing."""
+    """A bias or a gain of all maps changes nothing."""
     maps = noise(seed, 14, 60)
     other = (maps * scale + shift).astype(np.float32)
     assume(np.ptp(other) > 1e-2 * np.abs(other).max())
@@ -151,7 +151,7 @@ def test_tiles_are_reoriented_in_all_eight_orientations(count: int) -> None:
     assert lying.shape == (count, 4, 4, 3)
     assert len({one.tobytes() for one in lying}) == min(count, 8)
     assert all(sorted(one[..., 0].ravel()) == sorted(tile[..., 0].ravel()) for one in lying)
-    assert all((one[..., 1] == one[..., 0] + 1).all() for one in lying)  # colours stay
+    assert all((one[..., 1] == one[..., 0] + 1).all() for one in lying)  # colours do not change
 
 
 def test_parts_that_always_lie_in_the_same_place_are_no_stuck_map() -> None:

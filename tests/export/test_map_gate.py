@@ -19,12 +19,12 @@ TILE, CELLS = 32, 4
 TWO_REGIONS = st.integers(1, 5).flatmap(
     lambda n: st.tuples(arrays(np.bool_, (n, 3, 4)), arrays(np.bool_, (n, 3, 4)), st.integers(0, 11))
 )
-"""Regions of n tiles twice, and a cell that the first always hold."""
+"""Two sets of regions of n tiles, and a cell that is always in the first."""
 GRID = Grid(tile_px=TILE, heatmap_cell_px=4, smoothing_px=4.0)
 
 
 class Answers(Engine):
-    """An engine that reads its answer off the tile: each has its number in its first pixel."""
+    """An engine that finds its answer by the tile's number, which is in the first pixel."""
 
     name = "answers"
 
@@ -117,7 +117,7 @@ def test_without_regions_no_overlap_limit_is_missed() -> None:
 
 
 def test_a_region_equals_that_of_the_line() -> None:
-    """Cold but for one cell: the smoothed peak lies there, and less than half of it is as warm as its middle."""
+    """A map with one hot cell: the smoothed peak lies there, and less than half of it is as hot as its centre."""
     maps = np.zeros((1, CELLS, CELLS), np.float32)
     maps[0, 1, 2] = 10.0
     find = RegionFinder(GRID, (CELLS, CELLS), 2.0, 10.0)
@@ -147,7 +147,7 @@ def test_half_a_percent_of_verdicts_may_flip(tiles: int, flips: int, passes: boo
 
 
 def test_a_tile_on_the_threshold_is_not_a_flip() -> None:
-    """The threshold lies on the logit of a tile: rounding alone decides which side the model is on."""
+    """The threshold equals the logit of a tile: rounding alone decides the model's verdict."""
     validation = validation_tiles(some_maps())
     validation = dataclasses.replace(validation, score_threshold=float(validation.logit[4]))
     assert list(np.flatnonzero(~validation.settled)) == [4]
@@ -159,7 +159,7 @@ def test_a_tile_on_the_threshold_is_not_a_flip() -> None:
 
 
 def test_a_region_that_is_only_on_the_threshold_is_not_compared() -> None:
-    """The evidence threshold lies on the peak of a tile: rounding alone decides whether it has a region."""
+    """The evidence threshold equals the peak of a tile: rounding alone decides whether it has a region."""
     maps = np.zeros((3, CELLS, CELLS), np.float32)
     maps[:2, 1, 2] = 10.0, 20.0
     peak = float(validation_tiles(maps).find_regions._heatmaps(maps)[0].max())

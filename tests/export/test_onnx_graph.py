@@ -1,4 +1,4 @@
-"""One graph, for stock tools: what it is called, what it says of itself, and that it is the same bytes each time."""
+"""The exported graph: names, metadata, reproducible bytes, and stock engines."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def model(request: pytest.FixtureRequest) -> ExplainedClassifier:
 
 @pytest.fixture(scope="module")
 def attention(model: ExplainedClassifier) -> onnx.ModelProto | None:
-    """A ViT's graph up to the attention of its layers, which `to_graphs` starts from."""
+    """A ViT's graph up to the attention of its layers, which is the start of `to_graphs`."""
     return to_attention(model, TILE) if isinstance(model, RolloutClassifier) else None
 
 
@@ -83,7 +83,7 @@ def test_inputs_outputs_and_metadata_are_named_and_described(
 
 
 def test_nodes_that_only_the_map_needs_have_the_prefix(graph: onnx.ModelProto, model: ExplainedClassifier) -> None:
-    """Without the nodes of that name, a ViT still has its logit, and a CNN its features."""
+    """Without the nodes with the prefix, a ViT still has its logit, and a CNN its features."""
     makers = {output: node for node in graph.graph.node for output in node.output}
     explaining = {node.name for node in graph.graph.node if node.name.startswith(EXPLANATION)}
     assert explaining
@@ -159,6 +159,6 @@ def test_the_bare_classifier_has_the_same_logits_and_no_map(
 
 
 def test_a_missing_head_ends_the_export(graph: onnx.ModelProto) -> None:
-    """Else it would be quantised with the features, and nobody would know."""
+    """Otherwise the explanation would silently be quantised with the features."""
     with pytest.raises(ExportError, match=r"has no head\.renamed, .* install heatline\[export\] again"):
         _name_the_explanation(graph, "head.renamed")

@@ -64,7 +64,7 @@ def golden(model: ExplainedClassifier) -> GoldenTiles:
 
 @pytest.fixture(scope="module")
 def validation(golden: GoldenTiles) -> ValidationTiles:
-    """Half the tiles are defective."""
+    """Validation tiles, half of which are defective."""
     find = RegionFinder(
         GRID, (golden.map.shape[1], golden.map.shape[2]), float(np.median(golden.map)), golden.scale("map")
     )
@@ -84,7 +84,7 @@ def f32(graphs: Graphs) -> Ir:
 
 
 def answers(ir: Ir, precision: str) -> list[NDArray[np.float32]]:
-    """Logit and map."""
+    """Return logit and map of the test's tiles."""
     model = ir.read()
     model.reshape({"tiles": list(TILES.shape)})
     found = shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision})({"tiles": TILES})
@@ -98,7 +98,7 @@ def made(f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTil
 
 
 def limits(monkeypatch: pytest.MonkeyPatch, flips: float, iou: float) -> None:
-    """These, and none on golden tiles: on untaught models int8 is far off."""
+    """Set these limits, and none on golden tiles: on untrained models int8 differs much."""
     monkeypatch.setattr(precisions_module, "MOST_TOLERANCE", 100.0)
     for precision in ("bf16", "int8"):
         monkeypatch.setitem(map_gate.LIMITS, precision, {"flips": flips, "iou_median": iou, "near_p5": iou})
@@ -129,7 +129,7 @@ def test_layers_that_stay_in_f32_are_not_quantised(f32: Ir) -> None:
 
 
 def test_quantisation_sends_no_telemetry(f32: Ir) -> None:
-    """NNCF reports to its makers unless it is told where it runs; then it takes a stand-in that reports nothing."""
+    """NNCF sends telemetry by default; with the environment variable it uses a stub that sends nothing."""
     quantise(f32, TILES[:2], Quantisation(), transformer=False)
     from nncf.telemetry import telemetry
     from nncf.telemetry.wrapper import NNCFTelemetryStub
@@ -162,7 +162,7 @@ def test_logit_and_map_depend_on_the_output_layer(f32: Ir) -> None:
 
 
 def test_layers_marked_as_f32_are_hardly_rounded_under_bf16(f32: Ir) -> None:
-    """OpenVINO loses the note on some operations that it fuses; of all layers, few are left in bf16."""
+    """OpenVINO loses the mark on some operations that it fuses, so a few layers remain in bf16."""
     exact, rounded = answers(f32, "f32")[1], answers(f32, "bf16")[1]
     if not HAS_BF16:
         np.testing.assert_array_equal(rounded, exact)
@@ -233,7 +233,7 @@ def test_an_allowed_precision_that_fails_records_the_missed_limits(
 def test_f32_remains_and_records_the_missed_limits(
     f32: Ir, graphs: Graphs, validation: ValidationTiles, golden: GoldenTiles
 ) -> None:
-    """Its own gate is stricter than this one."""
+    """The separate gate of f32 is stricter than this one."""
     other = dataclasses.replace(validation, logit=-validation.logit + 2 * validation.score_threshold)
     gate = made(f32, graphs, other, golden, precisions=[]).gate(other).precisions["f32"]
     assert gate.graph == "model_f32.xml"
@@ -316,7 +316,7 @@ def test_a_precision_that_the_machine_lacks_is_tried_once(
 def test_a_difference_of_half_the_scale_is_never_allowed(
     f32: Ir, validation: ValidationTiles, golden: GoldenTiles, output: str, factor: float
 ) -> None:
-    """A tolerance as large as the scale would let anything pass on the line, an answer of zeros too."""
+    """With a tolerance as large as the scale, every answer would pass on the line, even zeros."""
     far = dataclasses.replace(golden, **{output: np.float32(factor) * getattr(golden, output)})
     ways = [Candidate(how, lambda: f32, "model_int8.xml") for how in ("first", "second")]
     evaluated = evaluate_candidates("int8", ways, validation, far, allow=True)

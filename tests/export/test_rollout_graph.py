@@ -1,4 +1,4 @@
-"""The whole rollout in each engine, held to a sort of its own attention, on boards and on tiles of one grey.
+"""The complete rollout in each engine, compared with a sort of its own attention, on boards and on uniform tiles.
 
 Of a toy ViT, and of a ViT-tiny as it is: 197 tokens, twelve layers, three heads.
 """
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 TOY_PX, REAL_PX = 64, 224
 RATIOS = {"toy": 0.5, "real": 0.9}
-"""To be discarded: of 17 tokens and two layers, 0.9 would leave patches without any."""
+"""The discard ratio: with 17 tokens and two layers, 0.9 would leave patches without attention."""
 HAS_BF16 = "BF16" in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 Floats = NDArray[np.float32]
 Gone = Callable[[Floats, int], NDArray[np.bool_ | np.int64]]
@@ -58,7 +58,7 @@ def model(request: pytest.FixtureRequest) -> RolloutClassifier:
     model.fusion, model.discard_ratio = fusion, RATIOS[size]
     with torch.no_grad():
         for block in model.network.blocks:
-            block.attn.qkv.weight *= 4.0  # trained attention is not even
+            block.attn.qkv.weight *= 4.0  # trained attention is not uniform
     return model.eval()
 
 
@@ -80,7 +80,7 @@ def tile_px(model: RolloutClassifier) -> int:
 
 
 def with_attention(graph: bytes) -> tuple[onnx.ModelProto, list[str]]:
-    """The graph, which also outputs the attention that its map is made of, and the names of these outputs."""
+    """The graph with its attention as further outputs, and the names of these outputs."""
     model = onnx.load_from_string(graph)
     made = {output for node in model.graph.node for output in node.output}
     names = [name for layer in range(len(made)) if (name := f"attention_{layer}") in made]
@@ -91,7 +91,7 @@ def with_attention(graph: bytes) -> tuple[onnx.ModelProto, list[str]]:
 
 
 def answered(graphs: Graphs, tiles: NDArray[np.uint8]) -> Iterator[tuple[str, Floats, Floats, list[Floats]]]:
-    """Who, logit, map, and the attention that the map is made of."""
+    """Each engine's name, logit, map, and the attention that gives the map."""
     graph, names = with_attention(graphs.onnx)
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     logit, maps, *attention = session.run(["logit", "map", *names], {"tiles": tiles})
@@ -116,7 +116,7 @@ def fused(attention: Floats, fusion: str) -> Floats:
 
 
 def first_go(entries: Floats, discarded: int) -> NDArray[np.bool_ | np.int64]:
-    """Which entries go: of equal ones the first."""
+    """The discarded entries: among equal entries the first."""
     return np.argsort(entries, kind="stable")[:discarded]
 
 

@@ -1,4 +1,4 @@
-"""The discard in both engines' graphs, held to a sort: which entries stay shows in the row of the class token."""
+"""The discard in both engines' graphs, compared with a sort by the resulting row of the class token."""
 
 import math
 from collections.abc import Callable
@@ -32,7 +32,7 @@ by_size = pytest.mark.parametrize(("tokens", "discarded"), SIZES)
 
 
 def row_by_sorting(layers: Matrices, discarded: int) -> NDArray[np.float64]:
-    """What the graphs must give: of equal entries the first go."""
+    """The expected result: among equal entries the first are discarded."""
 
     def without_lowest(entries: NDArray[np.float32]) -> None:
         entries[np.argsort(entries, kind="stable")[:discarded]] = 0
@@ -41,7 +41,7 @@ def row_by_sorting(layers: Matrices, discarded: int) -> NDArray[np.float64]:
 
 
 def row_by_truncating(layers: Matrices, discarded: int, mantissa_bits: int) -> NDArray[np.float64]:
-    """What a coarse threshold must give: all stay that share its exponent and first mantissa bits."""
+    """The expected result of a coarse threshold: all entries with its exponent and first mantissa bits remain."""
 
     def without_lower(entries: NDArray[np.float32]) -> None:
         key = entries.view(np.uint32) >> (23 - mantissa_bits)
@@ -197,14 +197,14 @@ def test_a_misleading_sample_makes_a_longer_sort_and_the_same_result() -> None:
 
     assert sorted_entries(attention(tokens, 1, 1.0)) < 60
     spread = (10.0 ** np.random.default_rng(0).uniform(-28, 0, (LAYERS, 1, tokens * tokens))).astype(np.float32)
-    spread[:, :, 2::4] = 1.0  # all that the sample sees
+    spread[:, :, 2::4] = 1.0  # the only entries in the sample
     assert sorted_entries(spread.reshape(LAYERS, 1, tokens, tokens)) > 500
 
 
 @pytest.mark.parametrize("powers_of_ten", [(-18, -9), (-30, -20), (-36, 0)])
 @pytest.mark.parametrize("discarded", [100, 1250, 2400])
 def test_very_faint_attention_counts_in_the_map(discarded: int, powers_of_ten: tuple[int, int]) -> None:
-    """A map is what is left of the patches, however little; float32 begins to lose digits at 1e-38."""
+    """The map comes from the remaining patches, however small; float32 begins to lose digits at 1e-38."""
     powers = np.random.default_rng(1).uniform(*powers_of_ten, (LAYERS, 2, 50, 50))
     layers = (10.0**powers).astype(np.float32)
     known = row_by_sorting(layers, discarded)[:, 1:]

@@ -1,4 +1,4 @@
-"""Which tiles precisions are selected to, and which they are quantised by."""
+"""The selection of validation tiles, good tiles and quantisation samples."""
 
 import dataclasses
 import re
@@ -31,7 +31,7 @@ CALIBRATION = Calibration(
 
 
 class Darkness(Engine):
-    """Evidence is how dark a quarter of the tile is."""
+    """A model whose evidence is the darkness of each quarter of the tile."""
 
     name = "darkness"
     batch = 4
@@ -76,7 +76,7 @@ def test_after_enough_tiles_only_those_with_a_region_are_selected(
     monkeypatch.setattr(validation_tiles, "ENOUGH_WITH_REGION", wanted)
     selected = select_validation_tiles(images, Darkness(), GRID, (2, 2), CALIBRATION, 1.0)
     assert selected.with_region.sum() >= wanted
-    assert selected.with_region[24:].all()  # two frames of twelve tiles are the first twenty
+    assert selected.with_region[24:].all()  # the first twenty tiles come from two frames of twelve tiles
     assert re.search(
         r"^tiles of 2 of the \d+ frames .* groups, and those with a region of \d+ more$", selected.tiles_are
     )
@@ -104,7 +104,7 @@ def test_good_tiles_come_from_good_frames_or_clean_parts_of_defective_ones(
     defective = [image for image in images if image.defective]
     stand_ins = good_tiles(defective, GRID)
     assert 0 < len(stand_ins) < 12 * len(defective)
-    assert (stand_ins.mean(axis=3).min(axis=(1, 2)) > 80).all()  # a blob is darker than any noise
+    assert (stand_ins.mean(axis=3).min(axis=(1, 2)) > 80).all()  # a blob is darker than the noise
     unknown = [dataclasses.replace(image, labels_only=True) for image in defective]
     assert good_tiles(unknown, GRID).shape == good_tiles([], GRID).shape == (0, 64, 64, 3)
     monkeypatch.setattr(validation_tiles, "GOOD_TILES", len(good) + 1)
