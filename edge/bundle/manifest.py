@@ -300,7 +300,7 @@ class Manifest(_Part, frozen=True):
     def why_without(self, precision: Precision) -> str:
         """Return why the bundle does not have a precision."""
         if self.map_gate is None:
-            return "it was exported in f32 alone"
+            return "it was exported in f32 only"
         gate = self.map_gate.precisions.get(precision)
         return "its export did not try it" if gate is None or gate.reason is None else gate.reason
 

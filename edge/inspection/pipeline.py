@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 GRAB_TIMEOUT_SECONDS = 0.5
 AFTER_FAULT_SECONDS = 1.0
-LOOK_AROUND_EVERY_SECONDS = 0.05
-LOOK_FOR_FRAMES_EVERY_SECONDS = 0.002
+JOIN_STEP_SECONDS = 0.05
+FRAME_POLL_SECONDS = 0.002
 FRAMES_WITH_ENGINE = 2
 """How many frames may be with the engine or wait to be judged: one to infer, one to judge."""
 PROBE = ""
@@ -223,7 +223,7 @@ class Pipeline:
 
     def _next_frame(self, engine: Engine | None) -> Frame | None:
         """Wait for the next frame and return it. Collect the engine's answers meanwhile."""
-        while engine is not None and not self._grabbed.waiting() and engine.collect(LOOK_FOR_FRAMES_EVERY_SECONDS):
+        while engine is not None and not self._grabbed.waiting() and engine.collect(FRAME_POLL_SECONDS):
             pass
         return self._grabbed.get()
 
@@ -307,9 +307,9 @@ def _unjudged(bad: BadFrame) -> Outcome:
     return Outcome(bad.stamp, unjudged=Unjudged(bad.kind, bad.reason, bad.detail))
 
 
-def _join(threads: Sequence[threading.Thread], give_up: float, meanwhile: Callable[[], None]) -> bool:
+def _join(threads: Sequence[threading.Thread], deadline: float, meanwhile: Callable[[], None]) -> bool:
     for thread in threads:
-        while thread.is_alive() and (left_s := give_up - time.monotonic()) > 0:
-            thread.join(min(left_s, LOOK_AROUND_EVERY_SECONDS))
+        while thread.is_alive() and (left_s := deadline - time.monotonic()) > 0:
+            thread.join(min(left_s, JOIN_STEP_SECONDS))
             meanwhile()
     return not any(thread.is_alive() for thread in threads)

@@ -113,19 +113,19 @@ def a_link_out(path: Path) -> None:
 @pytest.mark.parametrize("name", [*REQUIRED, MANIFEST, SIGNATURE])
 def test_a_special_file_is_refused_at_once(folder: Path, name: str) -> None:
     kinds = {a_pipe: "a pipe", a_link_out: "a symbolic link", Path.mkdir: "a folder"}
-    for become, words in kinds.items():
+    for become, message in kinds.items():
         (folder / name).unlink(missing_ok=True)
         become(folder / name)
         sentence = refusal(folder)
         assert name in sentence
-        assert f"it is {words}, expected a plain file" in sentence
+        assert f"it is {message}, expected a plain file" in sentence
 
 
 # Invalid manifests.
 
 
 def test_an_invalid_manifest_is_refused() -> None:
-    for content, words in (
+    for content, message in (
         (b"hello", "no bundle manifest"),
         (b'{"schema": 1, "name": "\xff"}', "no bundle manifest"),  # not UTF-8
         (b"[]", "Expected `object`"),
@@ -133,7 +133,7 @@ def test_an_invalid_manifest_is_refused() -> None:
         (b'{"schema": 1}', "missing required field `name`"),
         (b'{"schema": 1, "provenance": ' + b"[" * 100_000, "no bundle manifest"),  # deeper than the reader's limit
     ):
-        with pytest.raises(BundleError, match=words):
+        with pytest.raises(BundleError, match=message):
             decode_manifest(content, "here")
 
 
@@ -185,7 +185,7 @@ def a_map_of(*hw: int) -> Change:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda m: m.update(schema=SCHEMA + 1, new_key=1), "install a newer heatline"),  # from the future
         (lambda m: m.update(new_key=1), "unknown field `new_key`"),
@@ -208,8 +208,8 @@ def a_map_of(*hw: int) -> Change:
         (lambda m: m["tolerances"].pop("f32"), "no tolerance for f32"),
     ],
 )
-def test_a_manifest_that_contradicts_itself_is_refused(folder: Path, change: Change, words: str) -> None:
-    assert words in refusal(edit_manifest(folder, change))
+def test_a_manifest_that_contradicts_itself_is_refused(folder: Path, change: Change, message: str) -> None:
+    assert message in refusal(edit_manifest(folder, change))
 
 
 # Writing.

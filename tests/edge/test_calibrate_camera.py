@@ -73,9 +73,9 @@ def refused(line: Path, camera: str, picture: NDArray[np.uint8]) -> str | None:
 def test_a_camera_has_its_own_ranges_within_its_region_of_interest(
     line: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--to", line.parent / "own", "--json")
-    assert told.returncode == 0, told.stderr
-    report = json.loads(told.stdout)
+    result = heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--to", line.parent / "own", "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
     was, now = open_bundle(line.parent / "all.bundle").manifest, open_bundle(line.parent / "own").manifest
     assert report["digest"] == open_bundle(line.parent / "own").digest
     low, high = report["plausible"]["plausible"]["brightness"]
@@ -109,8 +109,8 @@ def test_a_changeover_logs_whether_a_camera_has_its_own_ranges(line: Path) -> No
     before = prepare(load_config(line))
     line.write_text(LINE.format(bundle="own", area=AREA))
     own = prepare(load_config(line))
-    said = "; of camera dim, frames are held to bounds of their own from now on"
-    assert describe_plausibility(before, own) == said
+    expected = "; of camera dim, frames are held to bounds of their own from now on"
+    assert describe_plausibility(before, own) == expected
     assert describe_plausibility(own, before) == "; of camera dim, frames are not held to bounds of their own any more"
     assert describe_plausibility(own, own) == ""
 
@@ -126,18 +126,18 @@ def test_new_thresholds_leave_the_cameras_ranges_unchanged(line: Path) -> None:
 
 
 def test_a_dry_run_describes_the_result_and_writes_nothing(line: Path) -> None:
-    told = heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--dry-run", env={"COLUMNS": "400"})
-    assert told.returncode == 0, told.stderr
-    assert "would be written" in told.stdout
-    assert "a frame of camera dim must be" in told.stdout
-    assert "6 good frames of good, in f32" in told.stdout
+    result = heatline("cameras", "calibrate", line, "dim", line.parent / "good", "--dry-run", env={"COLUMNS": "400"})
+    assert result.returncode == 0, result.stderr
+    assert "would be written" in result.stdout
+    assert "a frame of camera dim must be" in result.stdout
+    assert "6 good frames of good, in f32" in result.stdout
     assert sorted(path.name for path in line.parent.iterdir()) == ["all.bundle", "good", "line.toml"]
 
 
 def test_an_unknown_camera_is_refused(line: Path) -> None:
-    told = heatline("cameras", "calibrate", line, "side", line.parent / "good")
-    assert told.returncode == 3
-    assert complaint(told).endswith("line.toml has no camera 'side'; it has bright, dim")
+    result = heatline("cameras", "calibrate", line, "side", line.parent / "good")
+    assert result.returncode == 3
+    assert complaint(result).endswith("line.toml has no camera 'side'; it has bright, dim")
 
 
 def test_a_bundle_stores_the_product_tiles_of_each_camera(tmp_path: Path) -> None:
@@ -152,8 +152,8 @@ def test_a_bundle_stores_the_product_tiles_of_each_camera(tmp_path: Path) -> Non
     )
     file = {product_tiles_of("top"): known.tiles.to_bytes()}
     write_bundle(tmp_path / "a", made, {**contents_of(), **file})
-    _, kept = open_bundle(tmp_path / "a").plausibility_by_camera()["top"]
+    _, opened = open_bundle(tmp_path / "a").plausibility_by_camera()["top"]
     for each in frames(20, seed=7):
-        assert kept.objection(each) == known.objection(each)
+        assert opened.objection(each) == known.objection(each)
     with pytest.raises(BundleError, match=r"has no product_tiles\.top\.npz"):
         write_bundle(tmp_path / "b", made, contents_of())

@@ -86,9 +86,9 @@ def test_a_new_bundle_differs_only_in_its_calibration(tmp_path: Path, own: Bundl
     assert report["before"]["rejected"] == 4, "all were defective before"
     inspected = heatline("inspect", new.path, good, "--out", tmp_path / "out", "--json").stdout.splitlines()
     assert [json.loads(row)["verdict"] for row in inspected] == ["GOOD", "GOOD", "GOOD", "DEFECT"]
-    words = shown("bundle", "show", new.path)
-    assert "false-reject: 25 % of good frames, on 4 good frames of good" in words
-    assert "1 of 4 of these frames; with 95 % confidence at most 75.1 % of such frames" in words
+    output = shown("bundle", "show", new.path)
+    assert "false-reject: 25 % of good frames, on 4 good frames of good" in output
+    assert "1 of 4 of these frames; with 95 % confidence at most 75.1 % of such frames" in output
     again, complaints = calibrated(new.path, good, "--false-reject", "0.25")
     assert (again["written"], again["before"]["rejected"]) == (str(tmp_path / "dark-cal2.bundle"), 1)
     provenance = open_bundle(tmp_path / "dark-cal2.bundle").manifest.provenance
@@ -114,18 +114,18 @@ def test_a_bundle_of_schema_1_can_be_calibrated(tmp_path: Path, own: Bundle) -> 
 
 def test_the_report_states_what_few_frames_show(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250)
-    words = shown("calibrate", own.path, good, "--dry-run")
-    assert "1 good frame: with 95 % confidence the false-reject rate is at most 95 %" in words
-    assert "to show 1 % takes 299 frames of which none reaches the threshold, or 473 with one" in words
-    assert "beyond these frames, the threshold is above the highest of all" in words
-    assert "000.png" in words
+    output = shown("calibrate", own.path, good, "--dry-run")
+    assert "1 good frame: with 95 % confidence the false-reject rate is at most 95 %" in output
+    assert "to show 1 % takes 299 frames of which none reaches the threshold, or 473 with one" in output
+    assert "beyond these frames, the threshold is above the highest of all" in output
+    assert "000.png" in output
     report, _ = calibrated(own.path, good, "--false-reject", "0", "--dry-run")
     assert report["support"] == {
         "confidence": 0.95, "beyond_the_frames": False, "frames_with_none": None, "frames_with_one": None,
         "may_reach": None,
     }  # fmt: skip
-    words = shown("calibrate", own.path, good, "--false-reject", "0", "--dry-run")
-    assert "no number of frames shows that none is ever rejected" in words
+    output = shown("calibrate", own.path, good, "--false-reject", "0", "--dry-run")
+    assert "no number of frames shows that none is ever rejected" in output
 
 
 @pytest.mark.parametrize(("count", "frames", "share"), [(0, 299, "0"), (4, 1000, "0.004"), (1, 473, "0.003")])
@@ -147,7 +147,7 @@ def test_a_dry_run_prints_the_same_and_writes_nothing(tmp_path: Path, own: Bundl
 
 
 @pytest.mark.parametrize(
-    ("pooling", "evidence", "quantile", "words"),
+    ("pooling", "evidence", "quantile", "message"),
     [
         ("mean(map)", 230, None, ""),
         # all cells of a map, so that the identity holds for this bundle
@@ -155,7 +155,7 @@ def test_a_dry_run_prints_the_same_and_writes_nothing(tmp_path: Path, own: Bundl
     ],
 )
 def test_the_evidence_threshold_follows_from_the_pooling(
-    tmp_path: Path, own: Bundle, pooling: str, evidence: int, quantile: float | None, words: str
+    tmp_path: Path, own: Bundle, pooling: str, evidence: int, quantile: float | None, message: str
 ) -> None:
     """With a mean, the one hot frame sets both thresholds; with a top-mean, its four cells of 10,000 are too few."""
     edit_manifest(own.path, lambda content: content["map"].update(identity=f"{pooling} == logit"))
@@ -167,7 +167,7 @@ def test_the_evidence_threshold_follows_from_the_pooling(
     (record,) = manifest.provenance["calibrations"]
     assert record["evidence_quantile"] == manifest.calibration.evidence_quantile == quantile
     described = shown("bundle", "show", tmp_path / "new")
-    assert f"false-reject: 0 % of good frames{words}, on 2 good frames of cold, hot" in described
+    assert f"false-reject: 0 % of good frames{message}, on 2 good frames of cold, hot" in described
 
 
 def test_frames_of_several_sizes_and_single_files_can_be_mixed(tmp_path: Path, own: Bundle) -> None:
@@ -239,10 +239,10 @@ def test_invalid_input_is_refused_and_nothing_is_written(tmp_path: Path, own: Bu
         (4, [own.path, bad, "--to", own.path], "never overwritten"),
     ]
     before = contents(tmp_path)
-    for code, arguments, words in cases:
+    for code, arguments, message in cases:
         result = heatline("calibrate", *arguments)
         assert (result.returncode, result.stdout) == (code, ""), arguments
-        assert words in complaint(result)
+        assert message in complaint(result)
     (tmp_path / "dark-cal1.bundle").mkdir()
     assert "dark-cal1.bundle" in complaint(heatline("calibrate", own.path, good))
     assert contents(tmp_path) == before
@@ -269,7 +269,7 @@ def test_a_single_outlier_is_refused_by_name(tmp_path: Path, own: Bundle) -> Non
 
 def test_an_invalid_argument_is_exit_code_2(tmp_path: Path, own: Bundle) -> None:
     good = evenly(tmp_path / "good", 250)
-    for arguments, words in (
+    for arguments, message in (
         (["--false-reject", "nan"], "nan"),
         (["--false-reject", "1"], "0<=x<1"),
         (["--version", "1"], "'1'"),
@@ -278,7 +278,7 @@ def test_an_invalid_argument_is_exit_code_2(tmp_path: Path, own: Bundle) -> None
     ):
         result = heatline("calibrate", own.path, good, *arguments)
         assert (result.returncode, result.stdout) == (2, "")
-        assert words in result.stderr
+        assert message in result.stderr
 
 
 def test_answers_that_are_not_finite_are_refused_with_the_pictures_name(tmp_path: Path, own: Bundle) -> None:
@@ -329,7 +329,7 @@ def test_good_frames_that_had_no_verdict_before_are_listed(tmp_path: Path, own: 
     report, complaints = calibrated(
         tmp_path / "dark-cal1.bundle", evenly(tmp_path / "more", 250, 90), "--to", tmp_path / "new"
     )
-    assert any("1 of 2 frames got no verdict before" in words for words in report["warnings"])
+    assert any("1 of 2 frames got no verdict before" in message for message in report["warnings"])
     assert "brightness 90, expected" in complaints
 
 
@@ -340,8 +340,8 @@ def test_frames_that_widen_the_features_range_cause_a_warning() -> None:
     )  # fmt: skip
     pictures = GoodPictures([])
     before, wider = Plausibility(plausible), Plausibility(msgspec.structs.replace(plausible, distance=3.1))
-    (said,) = _unlike(pictures, [], before, wider)
-    assert said.startswith("features may lie 3.1 from the product's now, where 2 was the most")
+    (warning,) = _unlike(pictures, [], before, wider)
+    assert warning.startswith("features may lie 3.1 from the product's now, where 2 was the most")
     assert _unlike(pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=2.9))) == []
-    (said,) = _unlike(pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=None)))
-    assert "too few to know the product's features" in said
+    (warning,) = _unlike(pictures, [], before, Plausibility(msgspec.structs.replace(plausible, distance=None)))
+    assert "too few to know the product's features" in warning

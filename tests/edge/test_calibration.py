@@ -147,12 +147,12 @@ def test_stored_cells_give_the_exact_threshold_unless_one_frame_dominates(
     heatmaps[:, 0, 0] = 0
     covered = heatmaps[~np.isnan(heatmaps)].astype(np.float64)
     expected = np.nextafter(np.quantile(covered, 0.999, method="inverted_cdf"), np.inf)
-    kept = with_heatmaps(*heatmaps)
-    stored = np.array([len(frame.hottest) for frame in kept])
-    came = pooled_threshold(kept)
+    frames_stored = with_heatmaps(*heatmaps)
+    stored = np.array([len(frame.hottest) for frame in frames_stored])
+    came = pooled_threshold(frames_stored)
     reaching = (heatmaps >= np.nextafter(expected, -np.inf)).sum(axis=(1, 2))
     assert (came == expected) if (reaching <= stored).all() else (came <= expected)
-    cells = np.array([frame.cells for frame in kept])
+    cells = np.array([frame.cells for frame in frames_stored])
     assert cells.sum() == len(covered)
     assert (stored == np.minimum(cells, np.maximum(np.ceil(0.02 * cells), HOTTEST_AT_LEAST))).all()
 
@@ -289,10 +289,12 @@ def test_groups_count_once_in_the_bound_and_few_groups_cause_a_warning() -> None
     assert grouped.score_threshold > each.score_threshold, "a new group lies farther off than a frame"
     assert each.false_reject_at_most == upper_bound(2, 200)
     assert grouped.false_reject_at_most == upper_bound(1, 40)
-    told = describe_support(grouped)
-    assert told is not None
-    assert told.startswith("200 good frames of 40 groups cannot show a false-reject rate of 1 %: with 95% confidence ")
-    assert "299 good frames of the line" in told
+    warning = describe_support(grouped)
+    assert warning is not None
+    assert warning.startswith(
+        "200 good frames of 40 groups cannot show a false-reject rate of 1 %: with 95% confidence "
+    )
+    assert "299 good frames of the line" in warning
     assert describe_support(calibrate([good_frame(float(number)) for number in range(400)], 0.01, "")) is None
 
 

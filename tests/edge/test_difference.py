@@ -142,12 +142,12 @@ def test_diff_lists_changes_and_flipped_verdicts(bundle: Bundle, other: Bundle, 
     assert 2 in came["flipped"]
     assert came["largest_logit_difference"] == pytest.approx(abs(of_a - of_b).max(), abs=1e-2)
     assert came["map_correlation"] == pytest.approx(1, abs=1e-6)
-    for words in ("calibration.score_threshold", "-1.0", "22.5", "verdicts that flip", "of 4 tiles", "DEFECT ("):
-        assert words in text
+    for pattern in ("calibration.score_threshold", "-1.0", "22.5", "verdicts that flip", "of 4 tiles", "DEFECT ("):
+        assert pattern in text
     for section in ("bundle", "model", "calibration", "golden tiles of B"):
         assert f"\n{section}" in f"\n{text}"
-    for words in ("provenance", "tolerances", "grid", "signature"):
-        assert words not in text, "only what changed"
+    for pattern in ("provenance", "tolerances", "grid", "signature"):
+        assert pattern not in text, "only what changed"
 
 
 def test_diff_describes_changes_of_the_plausible_appearance(bundle: Bundle, tmp_path: Path) -> None:
@@ -156,21 +156,21 @@ def test_diff_describes_changes_of_the_plausible_appearance(bundle: Bundle, tmp_
             frames=9, height_px=size, width_px=(2448, 2448), brightness=(60.04, 140.0), contrast=(10.0, None),
             sharpness=(0.0512, None), distance=distance,
         )  # fmt: skip
-        told = changed(bundle.manifest, provenance={"calibrations": [{"plausible": provenance}]})
-        told = changed(told, calibration=changed(told.calibration, plausible=plausible))
-        return write_bundle(path, told, {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files})
+        edited = changed(bundle.manifest, provenance={"calibrations": [{"plausible": provenance}]})
+        edited = changed(edited, calibration=changed(edited.calibration, plausible=plausible))
+        return write_bundle(path, edited, {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files})
 
     a = knowing(tmp_path / "a", size=(2048, 2048), distance=None, provenance={"contrast": ["x", 1], "distance": "far"})
     b = knowing(tmp_path / "b", size=(2000, 2050), distance=None, provenance={"contrast": [1.23456, None]})
     _, text = compared(bundle.path, a.path)
-    for words in (
+    for pattern in (
         "plausible +not known: every frame gets a verdict +-",
         "brightness +- +60 to 140",
         "width_px +- +2448",
     ):
-        assert re.search(words, text), f"{words}\n{text}"
-    for words in ("contrast +- +10 or more", "distance +- +features of tiles are not known"):
-        assert re.search(words, text), f"{words}\n{text}"
+        assert re.search(pattern, text), f"{pattern}\n{text}"
+    for pattern in ("contrast +- +10 or more", "distance +- +features of tiles are not known"):
+        assert re.search(pattern, text), f"{pattern}\n{text}"
     report, text = compared(a.path, b.path)
     assert re.search("calibration.plausible.height_px +2048 +2000 to 2050", text), text
     assert re.search(r'plausible\.contrast +\["x",1\] +1\.23 or more', text), text
@@ -189,8 +189,8 @@ def test_equal_bundles_and_a_new_signature_are_reported(bundle: Bundle, tmp_path
     signed = sign_bundle(open_bundle(copy_of(bundle, tmp_path / "b")), read_private_key(tmp_path / "k"))
     report, text = compared(bundle.path, signed.path)
     assert report["b"]["signed_by"] is not None
-    for words in ("are the same bundle", "signed_by", "nobody"):
-        assert words in text
+    for pattern in ("are the same bundle", "signed_by", "nobody"):
+        assert pattern in text
 
 
 def test_bundles_with_different_tile_sizes_are_compared_by_manifest(bundle: Bundle, tmp_path: Path) -> None:

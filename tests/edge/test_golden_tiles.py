@@ -132,10 +132,10 @@ REFUSED: list[tuple[Callable[[], bytes], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("data", "words"), REFUSED, ids=range(len(REFUSED)))
-def test_golden_tiles_with_wrong_claims_are_refused(folder: Path, data: Callable[[], bytes], words: str) -> None:
+@pytest.mark.parametrize(("data", "message"), REFUSED, ids=range(len(REFUSED)))
+def test_golden_tiles_with_wrong_claims_are_refused(folder: Path, data: Callable[[], bytes], message: str) -> None:
     sentence = refusal(put(folder, {GOLDEN: data()}))
-    assert words in sentence
+    assert message in sentence
     assert GOLDEN in sentence
 
 
@@ -163,7 +163,7 @@ def test_a_claim_of_gigabytes_is_refused_without_allocating_memory(bundle: Bundl
     )
     sentences = result.stdout.splitlines()
     assert len(sentences) == len(TOO_MUCH), result.stderr
-    assert all(words in sentence for sentence, (_, words) in zip(sentences, TOO_MUCH.values(), strict=True))
+    assert all(message in sentence for sentence, (_, message) in zip(sentences, TOO_MUCH.values(), strict=True))
 
 
 def test_more_golden_tiles_than_any_bundle_needs_are_refused(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_correct_golden_tiles_pass(bundle: Bundle, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda g: dataclasses.replace(g, logit=g.logit * np.float32(1.01)), "in logit"),
         (lambda g: dataclasses.replace(g, map=g.map + np.float32(0.5)), "in map"),
@@ -228,11 +228,11 @@ def test_correct_golden_tiles_pass(bundle: Bundle, engine: Engine) -> None:
     ],
 )
 def test_a_bundle_with_other_answers_on_this_machine_is_refused(
-    bundle: Bundle, engine: Engine, change: Callable[[GoldenTiles], GoldenTiles], words: str
+    bundle: Bundle, engine: Engine, change: Callable[[GoldenTiles], GoldenTiles], message: str
 ) -> None:
     with pytest.raises(BundleError, match="must not be used here") as caught:
         check_golden(change(golden_tiles()), engine, bundle.manifest)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert engine.name in str(caught.value)
 
 

@@ -88,26 +88,26 @@ def test_after_closing_waiting_items_still_leave_and_new_ones_are_refused(lane: 
 )
 def test_every_item_leaves_or_is_returned_exactly_once(capacity: int, steps: list[str]) -> None:
     handoff = Handoff[int]({"old": Lane(capacity, "drop_oldest"), "new": Lane(capacity, "drop_newest")})
-    kept: dict[str, list[int]] = {"old": [], "new": []}
+    expected: dict[str, list[int]] = {"old": [], "new": []}
     put, out = 0, list[int]()
     for step in steps:
         if step == "get":
             if handoff.waiting():
                 item = handoff.get()
-                assert item in {items[0] for items in kept.values() if items}, "the oldest of a lane"
+                assert item in {items[0] for items in expected.values() if items}, "the oldest of a lane"
                 out.append(item)
-                kept = {lane: [each for each in items if each != item] for lane, items in kept.items()}
+                expected = {lane: [each for each in items if each != item] for lane, items in expected.items()}
             continue
         put += 1
         lane = step.removeprefix("put ")
         lost = handoff.put(lane, put)
-        kept[lane].append(put)
-        if len(kept[lane]) > capacity:
-            assert lost == kept[lane].pop(0 if lane == "old" else -1)
+        expected[lane].append(put)
+        if len(expected[lane]) > capacity:
+            assert lost == expected[lane].pop(0 if lane == "old" else -1)
             out.append(lost)
         else:
             assert lost is None
-        assert handoff.waiting() == sum(map(len, kept.values()))
+        assert handoff.waiting() == sum(map(len, expected.values()))
     assert sorted(out + drained(handoff)) == list(range(1, put + 1))
 
 

@@ -41,7 +41,7 @@ LOOSE = (0o640, 0o604, 0o620, 0o602, 0o610, 0o777)
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """One kind of keys: how they are made and read, and what is said of a file that holds none."""
+    """One kind of keys: how they are made and read, and the refusal of a file without one."""
 
     make: Callable[[Path], Any]
     read_private: Callable[[Path], Any]
@@ -190,13 +190,13 @@ def test_a_file_that_holds_no_private_key_is_refused(kind: Kind, key: Path, tmp_
 def test_a_file_that_holds_no_public_key_is_refused(kind: Kind, tmp_path: Path) -> None:
     public = generate_private_key(SECP256R1()).public_key()
     of_a_curve = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    for data, words in [
+    for data, message in [
         *((data, kind.no_public) for data in (b"", b"ssh-ed25519 AAAA maker", b"-----BEGIN PUBLIC KEY-----\n")),
         (of_a_curve, kind.no_public),
         (b"#" * (LARGEST_KEY_FILE + 1), "it is larger than 65,536 bytes"),
         (with_password(), "holds a private key, which stays with its owner"),
     ]:
-        assert words in kind.refusal(kind.read_public, written(tmp_path / "k.pub", data))
+        assert message in kind.refusal(kind.read_public, written(tmp_path / "k.pub", data))
 
 
 def test_keys_of_another_half_or_kind_are_refused(kind: Kind, key: Path, tmp_path: Path) -> None:
@@ -219,15 +219,15 @@ def test_a_file_of_two_private_keys_is_refused(tmp_path: Path) -> None:
 def test_a_key_that_is_not_a_plain_file_is_refused_at_once(kind: Kind, key: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(key)
-    for path, words in [
+    for path, message in [
         (tmp_path / "none", "No such file or directory"),
         (tmp_path / "pipe", "it is a pipe, expected a plain file"),
         (tmp_path, "it is a folder, expected a plain file"),
         (tmp_path / "link", "it is a symbolic link, expected a plain file"),
         (Path("/dev/null"), "it is a device, expected a plain file"),
     ]:
-        assert words in kind.refusal(kind.read_private, path)
-        assert words in kind.refusal(kind.read_public, path)
+        assert message in kind.refusal(kind.read_private, path)
+        assert message in kind.refusal(kind.read_public, path)
 
 
 def is_taken_by_zeromq(key: bytes) -> bool:

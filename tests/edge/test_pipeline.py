@@ -86,7 +86,7 @@ class Run:
             self.probed.set,
         )
 
-    def to_the_end(self) -> list[str]:
+    def run_to_the_end(self) -> list[str]:
         """Run until the cameras end and everything is reported. Return the outcomes as text."""
         self.start()
         for thread in self.pipeline._grabbers:
@@ -94,13 +94,13 @@ class Run:
         assert self.pipeline.ended
         assert self.pipeline.stop(WITHIN_SECONDS)
         self.pipeline.check()
-        return self.words()
+        return self.describe_outcomes()
 
     def start(self) -> None:
         self.pipeline.start()
         self.pipeline.begin()
 
-    def words(self) -> list[str]:
+    def describe_outcomes(self) -> list[str]:
         return [
             outcome.judgement.verdict
             if outcome.judgement
@@ -116,12 +116,12 @@ def setup(bundle: Bundle, openvino: Engine) -> Setup:
     return setup_of(bundle, openvino)
 
 
-class Held(Inspector):
-    """Holds every frame at `start` or at `finish` until `goes_on` is set."""
+class HeldInspector(Inspector):
+    """Holds every frame at `start` or at `finish` until `released` is set."""
 
     def __init__(self, bundle: Bundle, engine: Engine, at: str) -> None:
         super().__init__(bundle.manifest, engine)
-        self._at, self.begun, self.goes_on = at, threading.Event(), threading.Event()
+        self._at, self.begun, self.released = at, threading.Event(), threading.Event()
 
     def start(self, frame: Frame, area: RegionOfInterest = WHOLE_FRAME) -> PendingFrame:
         self._hold("start")
@@ -134,12 +134,12 @@ class Held(Inspector):
     def _hold(self, at: str) -> None:
         if at == self._at:
             self.begun.set()
-            assert self.goes_on.wait(WITHIN_SECONDS)
+            assert self.released.wait(WITHIN_SECONDS)
 
 
 def test_frames_are_reported_in_order_and_the_ledger_balances(setup: Setup) -> None:
     run = Run(setup, Scripted("top", good, defective, good, good, defective))
-    assert run.to_the_end() == ["GOOD", "DEFECT", "GOOD", "GOOD", "DEFECT"]
+    assert run.run_to_the_end() == ["GOOD", "DEFECT", "GOOD", "GOOD", "DEFECT"]
     assert [outcome.stamp.frame_id for outcome in run.reported] == [1, 2, 3, 4, 5]
     assert run.ledger.accounts() == {"top": Account(captured=5, inspected=5)}
 
@@ -160,7 +160,7 @@ def test_a_bad_frame_is_reported_with_its_reason(setup: Setup) -> None:
         ),
     )
     expected = ["GOOD", "failed.unreadable", "failed.wrong_size", *["failed.wrong_colour"] * 3, "GOOD"]
-    assert run.to_the_end() == expected
+    assert run.run_to_the_end() == expected
     (account,) = run.ledger.accounts().values()
     assert account == Account(7, 2, {}, {"unreadable": 1, "wrong_size": 1, "wrong_colour": 3}, 0)
 
@@ -179,7 +179,7 @@ def test_an_engine_failure_affects_only_one_frames_verdict(bundle: Bundle, openv
             return super().start(frame, area)
 
     run = Run(setup_of(bundle, openvino, Fails(bundle.manifest, openvino)), Scripted("top", *[good] * 5))
-    assert run.to_the_end() == ["GOOD", "failed.engine", "GOOD", "failed.engine", "GOOD"]
+    assert run.run_to_the_end() == ["GOOD", "failed.engine", "GOOD", "failed.engine", "GOOD"]
     assert run.ledger.accounts()["top"].failed == {"engine": 2}
 
 
@@ -192,14 +192,14 @@ def test_frames_of_a_camera_that_hangs_at_the_stop_are_still_reported(setup: Set
         assert not run.pipeline.stop(1.5)  # not all stages ended in time
     finally:
         source.let_go.set()
-    assert run.words() == ["GOOD", "DEFECT", "GOOD"]
+    assert run.describe_outcomes() == ["GOOD", "DEFECT", "GOOD"]
     assert run.ledger.accounts() == {"top": Account(captured=3, inspected=3)}
 
 
 def test_frames_not_inspected_before_the_stops_deadline_are_reported_as_stopped(
     bundle: Bundle, openvino: Engine
 ) -> None:
-    source, held = Scripted("top", *[good] * 4, ends=False), Held(bundle, openvino, "start")
+    source, held = Scripted("top", *[good] * 4, ends=False), HeldInspector(bundle, openvino, "start")
     run = Run(setup_of(bundle, openvino, held), source, lane=Lane(9, "block"))
     run.start()
     assert source.shown_all.wait(WITHIN_SECONDS)
@@ -207,28 +207,28 @@ def test_frames_not_inspected_before_the_stops_deadline_are_reported_as_stopped(
 
     def go_on_once_all_are_given_up() -> None:
         if not run.pipeline._grabbed.waiting():
-            held.goes_on.set()
+            held.released.set()
 
     run.pipeline.stop(0.3, go_on_once_all_are_given_up)
-    held.goes_on.set()
+    held.released.set()
     for stage in run.pipeline._stages:
         stage.join(WITHIN_SECONDS)
     run.pipeline.check()
     assert [(outcome.stamp.frame_id, outcome.stamp.frames) for outcome in run.reported] == [(1, 1), (2, 3)]
-    assert run.words() == ["GOOD", "dropped.stopped"]
+    assert run.describe_outcomes() == ["GOOD", "dropped.stopped"]
     assert run.ledger.accounts() == {"top": Account(4, 1, {"stopped": 3})}
 
 
 def test_each_dropped_frame_of_a_fast_camera_is_reported(setup: Setup) -> None:
     run = Run(setup, Scripted("top", *[good] * 200), lane=Lane(1, "drop_oldest"))
-    words = run.to_the_end()
-    told = 0
+    outcomes = run.run_to_the_end()
+    reported = 0
     for outcome in run.reported:
-        assert outcome.stamp.frame_id == outcome.stamp.number == told + 1, "in order, and none left out"
-        told += outcome.stamp.frames
-        assert outcome.stamp.last_frame_id in (None, told)
-    assert told == 200
-    judged = words.count("GOOD")
+        assert outcome.stamp.frame_id == outcome.stamp.number == reported + 1, "in order and without gaps"
+        reported += outcome.stamp.frames
+        assert outcome.stamp.last_frame_id in (None, reported)
+    assert reported == 200
+    judged = outcomes.count("GOOD")
     dropped = sum(outcome.stamp.frames for outcome in run.reported if outcome.unjudged)
     assert dropped > 0, "a camera that shows 200 frames at once outruns every engine"
     assert judged > 0
@@ -287,20 +287,20 @@ def test_a_probe_passes_all_stages_and_is_not_booked(setup: Setup) -> None:
 
 
 def test_only_one_probe_is_pending_and_a_hung_stage_returns_none(bundle: Bundle, openvino: Engine) -> None:
-    held = Held(bundle, openvino, "finish")
+    held = HeldInspector(bundle, openvino, "finish")
     run = Run(setup_of(bundle, openvino, held), Scripted("top", ends=False))
     run.start()
     for _ in range(5):
         run.pipeline.probe()
     assert not run.probed.is_set()
-    held.goes_on.set()
+    held.released.set()
     assert run.probed.wait(WITHIN_SECONDS)
     assert run.pipeline.stop(WITHIN_SECONDS)
     assert run.pipeline._probes == 1
 
 
 def test_a_failed_probe_is_not_a_sign_of_life_and_another_follows(bundle: Bundle, openvino: Engine) -> None:
-    class FailsOnce(Held):
+    class FailsOnce(HeldInspector):
         def finish(self, pending: PendingFrame) -> Any:
             again = self.begun.is_set()
             answer = super().finish(pending)
@@ -309,7 +309,7 @@ def test_a_failed_probe_is_not_a_sign_of_life_and_another_follows(bundle: Bundle
             raise EngineError("it answers nothing that can be used")
 
     fails = FailsOnce(bundle, openvino, "finish")
-    fails.goes_on.set()
+    fails.released.set()
     run = Run(setup_of(bundle, openvino, fails), Scripted("top", ends=False))
     run.start()
     run.pipeline.probe()
@@ -337,14 +337,14 @@ def test_each_frame_is_inspected_by_the_setup_active_at_its_capture(bundle: Bund
         return defective(stamp)
 
     run = Run(before, Scripted("top", *[defective] * 4, exchange, *[defective] * 4), lane=Lane(9, "block"))
-    assert run.to_the_end() == ["DEFECT"] * 4 + ["GOOD"] * 5
+    assert run.run_to_the_end() == ["DEFECT"] * 4 + ["GOOD"] * 5
     assert [outcome.setup.product for outcome in run.reported if outcome.setup] == ["before"] * 4 + ["after"] * 5
 
 
 def test_an_engine_stays_open_while_it_works_on_an_expired_frame(
     bundle: Bundle, openvino: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held, reported = Held(bundle, openvino, "start"), threading.Event()
+    held, reported = HeldInspector(bundle, openvino, "start"), threading.Event()
     # The deadline passes while the engine works on the frame.
     monkeypatch.setattr("edge.inspection.reorder_buffer.time.monotonic_ns", lambda: 2 if held.begun.is_set() else 1)
     unused = threading.Event()
@@ -356,7 +356,7 @@ def test_an_engine_stays_open_while_it_works_on_an_expired_frame(
     assert reported.wait(WITHIN_SECONDS), "at its deadline"
     run.pipeline.activate(setup_of(bundle, openvino))
     assert not unused.is_set()
-    held.goes_on.set()
+    held.released.set()
     assert run.pipeline.stop(WITHIN_SECONDS)
     assert unused.is_set()
 
@@ -376,7 +376,7 @@ def test_an_engine_closes_after_the_last_frame_of_its_last_setup(bundle: Bundle,
 
     script = [good, exchange(second), good, good, exchange(other), good, good]
     run = Run(first, Scripted("top", *script), lane=Lane(9, "block"))
-    assert run.to_the_end() == ["GOOD"] * 7
+    assert run.run_to_the_end() == ["GOOD"] * 7
     (before,) = unused
     assert before >= 3, "the event of frame 4, the last of that engine, is about to be reported or was"
 
@@ -397,7 +397,7 @@ def test_a_frame_that_does_not_show_the_product_gets_no_verdict_and_a_probe_does
     until(lambda: len(run.reported) == 3)
     assert run.pipeline.stop(WITHIN_SECONDS)
     run.pipeline.check()
-    assert run.words() == ["GOOD", "failed.implausible", "DEFECT"]
+    assert run.describe_outcomes() == ["GOOD", "failed.implausible", "DEFECT"]
     assert run.ledger.accounts()["top"] == Account(3, inspected=2, failed={"implausible": 1})
     unjudged = run.reported[1].unjudged
     assert unjudged is not None

@@ -197,10 +197,10 @@ def test_a_bundle_stores_product_tiles_and_is_refused_if_they_do_not_fit(tmp_pat
     assert known.tiles is not None
     file = {PRODUCT_TILES: known.tiles.to_bytes()}
     bundle_with(tmp_path / "a", known.plausible, file, (None, CHANNELS))
-    kept = open_bundle(tmp_path / "a").plausibility()
-    assert kept is not None
+    opened = open_bundle(tmp_path / "a").plausibility()
+    assert opened is not None
     for each in frames(20, seed=7):
-        assert kept.objection(each) == known.objection(each)
+        assert opened.objection(each) == known.objection(each)
     with pytest.raises(BundleError, match=f"has no {PRODUCT_TILES}"):
         bundle_with(tmp_path / "b", known.plausible, {}, (None, CHANNELS))
     with pytest.raises(BundleError, match="expected float32 of shape"):

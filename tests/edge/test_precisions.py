@@ -63,7 +63,7 @@ def folder(all_three: Bundle, tmp_path: Path) -> Path:
     return copy_of(all_three, tmp_path / "b")
 
 
-def asked_for(bundle: Bundle, precision: Precision) -> Any:
+def open_precision(bundle: Bundle, precision: Precision) -> Any:
     return open_verified_engine(bundle, "openvino", precision, threads=1)
 
 
@@ -76,7 +76,7 @@ def test_a_bundle_states_its_precisions_and_why_others_are_missing(all_three: Bu
     assert f32_alone.manifest.precisions == ("f32",)
     assert f32_alone.manifest.why_without("int8") == LEFT_OUT
     with pytest.raises(BundleError, match=re.escape(f"has no bf16 ({LEFT_OUT}); choose f32, or export the bundle")):
-        asked_for(f32_alone, "bf16")
+        open_precision(f32_alone, "bf16")
 
 
 def gate_of(manifest: dict[str, Any], precision: str) -> dict[str, Any]:
@@ -99,11 +99,11 @@ HOSTILE: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "words"), HOSTILE)
+@pytest.mark.parametrize(("change", "message"), HOSTILE)
 def test_a_manifest_with_an_incomplete_precision_is_refused(
-    folder: Path, change: Callable[[dict[str, Any]], Any], words: str
+    folder: Path, change: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
-    assert words in refusal(edit_manifest(folder, change))
+    assert message in refusal(edit_manifest(folder, change))
 
 
 def test_bundles_of_older_schemas_have_only_f32(bundle: Bundle, tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ def test_bundles_of_older_schemas_have_only_f32(bundle: Bundle, tmp_path: Path) 
 
     opened = open_bundle(edit_manifest(copy_of(bundle, tmp_path / "b"), older))
     assert opened.manifest.precisions == ("f32",)
-    assert asked_for(opened, "f32").engine.precision == "f32"
-    with pytest.raises(BundleError, match=r"has no int8 \(it was exported in f32 alone\); choose f32, or export"):
-        asked_for(opened, "int8")
+    assert open_precision(opened, "f32").engine.precision == "f32"
+    with pytest.raises(BundleError, match=r"has no int8 \(it was exported in f32 only\); choose f32, or export"):
+        open_precision(opened, "int8")
 
 
 # The precision that an engine really uses.
@@ -126,7 +126,7 @@ def test_bundles_of_older_schemas_have_only_f32(bundle: Bundle, tmp_path: Path) 
 def test_a_precision_that_passes_is_used_without_a_warning(
     all_three: Bundle, precision: Precision, caplog: pytest.LogCaptureFixture
 ) -> None:
-    verified = asked_for(all_three, precision)
+    verified = open_precision(all_three, precision)
     assert (verified.engine.precision, verified.fell_back, verified.computes_in) == (precision, None, precision)
     assert max(verified.differences.values()) <= all_three.manifest.tolerances[precision]
     assert (verified.differences["map"] > 0.005) == (precision == "int8"), "int8 is its own graph, f32 the model's"
@@ -154,19 +154,19 @@ def test_an_engine_that_computes_in_f32_is_not_reported_as_bf16(
     monkeypatch.setattr(openvino_engine, "_effective_precision", lambda _: "f32")  # as on processors without bf16
     with pytest.raises(PrecisionError, match="this processor has no bf16, OpenVINO would compute in f32 instead"):
         open_engine("openvino", all_three.path, TILE, precision="bf16", threads=1)
-    verified = asked_for(all_three, "bf16")
+    verified = open_precision(all_three, "bf16")
     assert (verified.engine.precision, verified.computes_in) == ("f32", "f32 instead of bf16")
     assert "f32 is used instead of bf16: this processor has no bf16" in caplog.text
-    assert asked_for(all_three, "int8").engine.precision == "int8", "whose unquantised parts are f32 anyway"
+    assert open_precision(all_three, "int8").engine.precision == "int8", "whose unquantised parts are f32 anyway"
 
 
 def test_each_use_of_an_allowed_precision_that_fails_the_gate_warns(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     opened = open_bundle(edit_manifest(folder, lambda m: gate_of(m, "int8").update(reason="3 of 40 verdicts flip")))
-    asked_for(opened, "f32")
+    open_precision(opened, "f32")
     assert not caplog.records
-    asked_for(opened, "int8")
+    open_precision(opened, "int8")
     assert f"int8 is in {folder} although it fails the map gate: 3 of 40 verdicts flip" in caplog.text
 
 
@@ -183,7 +183,7 @@ def test_onnx_runtime_has_only_f32_and_does_not_fall_back(all_three: Bundle, pre
 def test_outside_its_tolerance_f32_is_used_with_a_warning(
     far_off: Bundle, precision: Precision, caplog: pytest.LogCaptureFixture
 ) -> None:
-    verified = asked_for(far_off, precision)
+    verified = open_precision(far_off, precision)
     assert (verified.engine.precision, verified.requested) == ("f32", precision)
     assert max(verified.differences.values()) <= 1e-4, "they are f32's"
     assert TILES.differences(*infer(verified.engine, TILES.tiles)) == verified.differences
@@ -199,12 +199,12 @@ def test_outside_its_tolerance_f32_is_used_with_a_warning(
 def test_a_broken_graph_falls_back_and_a_graph_of_another_shape_is_refused(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    verified = asked_for(open_bundle(put(folder, {INT8_GRAPH: b"no graph"})), "int8")
+    verified = open_precision(open_bundle(put(folder, {INT8_GRAPH: b"no graph"})), "int8")
     assert verified.engine.precision == "f32"
     assert f"OpenVINO cannot use {folder / INT8_GRAPH}" in caplog.text
     coarse = {name.replace("f32", "int8"): data for name, data in to_openvino(graph_with(map_cells=7)).items()}
     with pytest.raises(BundleError, match=r"maps of shape \(4, 7, 7\)"):
-        asked_for(open_bundle(put(folder, coarse)), "int8")
+        open_precision(open_bundle(put(folder, coarse)), "int8")
 
 
 def test_a_bundle_is_refused_if_f32_exceeds_its_tolerance_too(far_off: Bundle, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_bundle_is_refused_if_f32_exceeds_its_tolerance_too(far_off: Bundle, t
     opened = open_bundle(put(copy_of(far_off, tmp_path / "b"), wrong))
     for precision in ("f32", "int8"):
         with pytest.raises(BundleError, match=r"in f32 is off by .*; this bundle must not be used here"):
-            asked_for(opened, precision)  # type: ignore[arg-type]
+            open_precision(opened, precision)  # type: ignore[arg-type]
 
 
 def test_a_graph_that_the_manifest_does_not_name_is_not_used(f32_alone: Bundle, folder: Path, tmp_path: Path) -> None:
@@ -221,8 +221,8 @@ def test_a_graph_that_the_manifest_does_not_name_is_not_used(f32_alone: Bundle, 
         (without / name).write_bytes(data)
         (folder / name.replace("int8", "bf16")).write_bytes(data)
     with pytest.raises(BundleError, match="has no int8"):
-        asked_for(open_bundle(without), "int8")
-    assert max(asked_for(open_bundle(folder), "bf16").differences.values()) < 0.02
+        open_precision(open_bundle(without), "int8")
+    assert max(open_precision(open_bundle(folder), "bf16").differences.values()) < 0.02
 
 
 # Commands.
@@ -331,7 +331,7 @@ def test_a_calibration_records_its_precision_and_retains_the_gate(
         assert (new.map_gate, new.tolerances, new.files) == (old.map_gate, old.tolerances, old.files)
         (record,) = new.provenance["calibrations"]
         assert (record["engine"], record["precision"]) == ("openvino", came)
-        assert asked_for(open_bundle(target), "int8").engine.precision == came
+        assert open_precision(open_bundle(target), "int8").engine.precision == came
     assert "evidence threshold 20.000, which were those of the export and are others now" in shown(
         "bundle", "show", tmp_path / "int8"
     )

@@ -134,7 +134,7 @@ def test_a_manifest_edited_to_match_an_edited_graph_is_refused_by_its_signature(
 
 def test_an_invalid_signature_file_is_refused(signed: Bundle) -> None:
     right = json.loads((signed.path / SIGNATURE).read_text())
-    for change, words in (
+    for change, message in (
         ({"algorithm": "none"}, "Invalid enum value 'none'"),
         ({"trusted": True}, "unknown field `trusted`"),
         ({"signature": None}, "`$.signature`"),
@@ -145,7 +145,7 @@ def test_an_invalid_signature_file_is_refused(signed: Bundle) -> None:
         ({"key": right["key"] + "\n"}, "matching regex"),
     ):
         (signed.path / SIGNATURE).write_text(json.dumps(right | change, indent=2) + "\n")
-        assert words in refusal(signed.path)
+        assert message in refusal(signed.path)
 
 
 # Trust.
@@ -194,7 +194,7 @@ def test_a_line_refuses_a_bundle_that_no_trusted_key_signed(
     trust_key(private.public, "maker", tmp_path / "loose")
     (tmp_path / "loose").chmod(0o777)
     edited = edit_manifest(copy_of(signed, tmp_path / "edited"), lambda m: m.update(name="brightness"))
-    for path, trust, words in (
+    for path, trust, message in (
         (bundle.path, 'trusted_keys = "keys"', "is not signed"),
         (signed.path, 'trusted_keys = "none"', f"which is not in {tmp_path / 'none'}"),
         (signed.path, 'trusted_keys = "loose"', "can be written by others"),
@@ -203,7 +203,7 @@ def test_a_line_refuses_a_bundle_that_no_trusted_key_signed(
     ):
         result = heatline(command, line_of(tmp_path, path, address, trust))
         assert (result.returncode, result.stdout) == (4, "")
-        assert words in complaint(result)
+        assert message in complaint(result)
 
 
 # The commands.
@@ -238,7 +238,7 @@ def test_a_new_key_signs_a_bundle_that_a_machine_then_trusts(bundle: Bundle, tmp
 def test_verify_refuses_untrusted_bundles_only_if_a_folder_is_named(
     tmp_path: Path, bundle: Bundle, signed: Bundle, private: PrivateKey
 ) -> None:
-    for path, by, words in (
+    for path, by, message in (
         (signed.path, {"key": private.public.fingerprint, "trusted_as": None}, "which is not in"),
         (bundle.path, None, "is not signed"),
     ):
@@ -247,7 +247,7 @@ def test_verify_refuses_untrusted_bundles_only_if_a_folder_is_named(
         assert one_object(reported.stdout)["signed_by"] == by
         refused = heatline("bundle", "verify", path, "--keys", tmp_path / "none", "--json")
         assert (refused.returncode, refused.stdout) == (4, "")
-        assert words in complaint(refused)
+        assert message in complaint(refused)
 
 
 def test_invalid_bundles_and_keys_are_not_signed_or_trusted(tmp_path: Path, bundle: Bundle, key: Path) -> None:
@@ -262,10 +262,10 @@ def test_invalid_bundles_and_keys_are_not_signed_or_trusted(tmp_path: Path, bund
         (["keygen", key], "never overwritten"),
         (["trust", key, "--keys", tmp_path / "keys"], "holds a private key"),
     ]
-    for command, words in commands:
+    for command, message in commands:
         result = heatline("bundle", *command)
         assert (result.returncode, result.stdout) == (4, "")
-        assert words in complaint(result)
+        assert message in complaint(result)
     assert not list(tmp_path.rglob(SIGNATURE))
     assert not (tmp_path / "keys").exists()
     assert key.read_bytes() == before

@@ -171,14 +171,14 @@ def test_a_region_that_is_only_on_the_threshold_is_not_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("median", "near", "words"),
+    ("median", "near", "message"),
     [
         (0.8, 0.95, "regions overlap by 0.800 at the median, expected at least 0.9"),
         (0.95, 0.5, "0.500 of the regions lie within a cell of each other at the 5th percentile"),
     ],
 )
-def test_the_worst_batch_size_counts(median: float, near: float, words: str) -> None:
+def test_the_worst_batch_size_counts(median: float, near: float, message: str) -> None:
     validation = validation_tiles(some_maps())
     figures = [Agreement(1, 0.0, 0, 1.0, median, 0.5, near), Agreement(8, 0.0, 0, 1.0, 1.0, 1.0, 1.0)]
-    (said,) = describe_missed_limits("int8", validation, figures)
-    assert words in said
+    (limit,) = describe_missed_limits("int8", validation, figures)
+    assert message in limit

@@ -202,8 +202,8 @@ def test_a_precision_that_fails_every_variant_is_left_out(
 ) -> None:
     limits(monkeypatch, flips=1.0, iou=1.5)
     monkeypatch.setattr(precisions_module, "VARIANTS", VARIANTS[:2])
-    said: list[str] = []
-    precisions = made(f32, graphs, validation, golden, say=said.append)
+    lines: list[str] = []
+    precisions = made(f32, graphs, validation, golden, say=lines.append)
     assert set(precisions.files) == {"model_f32.xml", "model_f32.bin"}
     assert precisions.tolerances == {}
     int8 = precisions.gate(validation).precisions["int8"]
@@ -213,7 +213,7 @@ def test_a_precision_that_fails_every_variant_is_left_out(
     )
     assert int8.reason is not None
     assert "expected at least 1.5" in int8.reason
-    assert any(line.startswith("int8, ") and int8.reason in line for line in said)
+    assert any(line.startswith("int8, ") and int8.reason in line for line in lines)
     assert precisions.files["model_f32.xml"] == f32.xml
 
 
@@ -304,11 +304,13 @@ def test_a_precision_that_the_machine_lacks_is_tried_once(
         raise PrecisionError("this processor has no bf16")
 
     monkeypatch.setattr(precisions_module, "open_engine", refuse)
-    said: list[str] = []
-    evaluated = evaluate_candidates("bf16", bf16_candidates(f32, None), validation, golden, allow=True, say=said.append)
+    lines: list[str] = []
+    evaluated = evaluate_candidates(
+        "bf16", bf16_candidates(f32, None), validation, golden, allow=True, say=lines.append
+    )
     assert (evaluated.gate.graph, len(evaluated.gate.attempts)) == (None, 1)
     assert evaluated.gate.reason == "the machine of the export has no bf16"
-    assert said == [f"bf16, {evaluated.gate.attempts[0].how}: {evaluated.gate.reason}"]
+    assert lines == [f"bf16, {evaluated.gate.attempts[0].how}: {evaluated.gate.reason}"]
 
 
 @pytest.mark.parametrize("factor", [1e3, np.nan])
