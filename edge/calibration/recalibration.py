@@ -65,7 +65,8 @@ class SecondShift(Shift, frozen=True):
 
 
 class GoodPictures:
-    """The pictures of one shift. `files` is sorted by name; `names` lists their folders and files without their paths.
+    """The pictures of one shift. `files` lists them, those of a folder by name; `names` describes where they come from,
+    without paths.
 
     Args:
         paths: files, and folders of files.
