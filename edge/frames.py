@@ -38,16 +38,16 @@ class Stamp:
     chunks: Mapping[str, float] = field(default_factory=dict)
     """What the camera says of this frame itself, by the name of its chunk."""
 
-    def goes_on_with(self, other: "Stamp") -> bool:
+    def is_followed_by(self, other: "Stamp") -> bool:
         """Whether the other's frame ids go on where this one's end; 16-bit ids begin again at 1."""
         last = self.frame_id if self.last_frame_id is None else self.last_frame_id
         return last is not None and other.frame_id in (last + 1, 1 if last == 65535 else last + 1)
 
-    def numbered(self, number: int) -> "Stamp":
+    def with_number(self, number: int) -> "Stamp":
         """The same, with its number in the ledger."""
         return replace(self, number=number)
 
-    def through(self, last: "Stamp") -> "Stamp":
+    def extended_to(self, last: "Stamp") -> "Stamp":
         """The run of frames from this one, or from this run, through the one or the run that comes right after."""
         return replace(
             self,

@@ -48,7 +48,7 @@ class Stitcher:
         tiles_y, tiles_x = zip(*grid.origins_yx, strict=True)
         self._rows = _Axis(self.centres_y, grid.rows_y, tiles_y, grid.tile_px, map_hw[0], smoothing_px)
         self._columns = _Axis(self.centres_x, grid.columns_x, tiles_x, grid.tile_px, map_hw[1], smoothing_px)
-        self._weight = None if grid.looks_everywhere else self._weight_of(np.ones(len(grid), np.bool_))
+        self._weight = None if grid.covers_whole_frame else self._weight_of(np.ones(len(grid), np.bool_))
 
     @property
     def heatmap_hw(self) -> tuple[int, int]:

@@ -87,7 +87,7 @@ class TileGrid:
         return tuple((y, x) for y, x in origins if mask[y : y + side, x : x + side].any())
 
     @property
-    def looks_everywhere(self) -> bool:
+    def covers_whole_frame(self) -> bool:
         """Whether all tiles of the frame are looked at."""
         return len(self) == len(self.rows_y) * len(self.columns_x)
 

@@ -13,7 +13,7 @@ from edge.cameras.triggering import TriggerAnswer, TriggerRequest
 from edge.errors import CameraError, GeometryError, HeatlineError, MissingExtraError
 from edge.frames import BadFrame, Frame
 from edge.geometry import WHOLE_FRAME, TileGrid
-from edge.grab.pictures import Saver, area_picture
+from edge.grab.pictures import PictureWriter, area_picture
 from edge.grab.report import Area, Grabbed
 from edge.grab.tally import FrameTally
 from edge.util.text import format_count
@@ -40,7 +40,7 @@ class Grab:
         settings: CameraSettings,
         asked: int,
         timeout_s: float,
-        saver: Saver,
+        saver: PictureWriter,
         *,
         counted: Callable[[], None],
         say: Callable[[str], None],
@@ -150,7 +150,7 @@ class Grab:
         )
 
     def _draw_area(self) -> Area | None:
-        area, first = self._settings.area, self._tally.first
+        area, first = self._settings.region_of_interest, self._tally.first
         if first is None or area == WHOLE_FRAME:
             return None
         # Tiles of the usual size: the bundle, which may have others, need not be there yet.

@@ -15,7 +15,7 @@ from edge.geometry import TileGrid
 from edge.heatmap_picture import png
 from edge.util.os_errors import writing
 
-MOST_WAITING_BYTES = 512 << 20
+MAX_WAITING_BYTES = 512 << 20
 """Of pictures that wait to be written, all cameras together."""
 WRITERS = 4
 AREA_RGB, TILE_RGB = (255, 220, 0), (0, 200, 255)
@@ -23,7 +23,7 @@ SHADE = 3
 """What no tile looks at is drawn so many times darker."""
 
 
-class Saver:
+class PictureWriter:
     """Writes pictures, grey [H, W] or RGB [H, W, 3], on threads of its own.
 
     Nothing is written any more once something could not be.
@@ -35,7 +35,7 @@ class Saver:
         InputError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, most_bytes: int = MOST_WAITING_BYTES) -> None:
+    def __init__(self, folder: Path, most_bytes: int = MAX_WAITING_BYTES) -> None:
         self._folder, self._most_bytes = folder, most_bytes
         self._room = threading.Condition()
         self._waiting_bytes = 0
@@ -50,7 +50,7 @@ class Saver:
             """The files that were there before."""
         self._threads = ThreadPoolExecutor(WRITERS, initializer=_step_back)
 
-    def __enter__(self) -> "Saver":
+    def __enter__(self) -> "PictureWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -219,8 +219,8 @@ def _stamps(camera: str, announced: int, told: int, noted: list[_Noted]) -> list
             stamps.append(_stamp(camera, _Noted(reached + 1, missing, None, each.captured_at_ns, None)))
         stamp = _stamp(camera, each)
         last = stamps[-1] if stamps else None
-        if last is not None and last.part_id is stamp.part_id is None and last.goes_on_with(stamp):
-            stamps[-1] = last.through(stamp)
+        if last is not None and last.part_id is stamp.part_id is None and last.is_followed_by(stamp):
+            stamps[-1] = last.extended_to(stamp)
         else:
             stamps.append(stamp)
         reached = max(reached, each.number + each.frames - 1)

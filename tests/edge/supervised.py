@@ -19,7 +19,7 @@ import pytest
 
 from edge.cameras import liveness, restarts, triggering
 from edge.cameras.base import EndOfFrames
-from edge.cameras.channel import Here
+from edge.cameras.channel import FrameReady
 from edge.cameras.pattern import frame_id_of, pattern
 from edge.cameras.settings import CameraSettings, PatternSettings
 from edge.cameras.state import CameraAlarm
@@ -30,7 +30,7 @@ from edge.frames import BadFrame, Frame, Stamp
 WITHIN_SECONDS = 60.0
 """Bounds what would otherwise hang; never what is measured."""
 
-_FRAME_BYTES = len(msgspec.msgpack.encode(Here(Stamp("top", 1), 0, (5, 12), "Mono8", None)))
+_FRAME_BYTES = len(msgspec.msgpack.encode(FrameReady(Stamp("top", 1), 0, (5, 12), "Mono8", None)))
 """Of word of a frame; a time or a digest more makes less than a tenth of it."""
 
 
@@ -234,9 +234,9 @@ def shown_by(frame: Frame) -> int:
 def give_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A camera of this process may be as slow as a busy machine makes it, and is opened again without delay."""
     monkeypatch.setattr(restarts, "FIRST_BACKOFF_SECONDS", 0.02)
-    monkeypatch.setattr(restarts, "MOST_BACKOFF_SECONDS", 0.1)
+    monkeypatch.setattr(restarts, "MAX_BACKOFF_SECONDS", 0.1)
     monkeypatch.setattr(restarts, "ANSWER_WITHIN_SECONDS", WITHIN_SECONDS)
-    monkeypatch.setattr(liveness, "LEAST_SILENCE_SECONDS", WITHIN_SECONDS)
+    monkeypatch.setattr(liveness, "MIN_SILENCE_SECONDS", WITHIN_SECONDS)
     monkeypatch.setattr(triggering, "FIRE_WITHIN_SECONDS", WITHIN_SECONDS)
 
 

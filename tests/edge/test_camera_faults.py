@@ -140,7 +140,7 @@ def test_a_triggered_camera_that_waits_is_idle_and_one_that_answers_no_more_is_d
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(restarts, "ASK_EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(restarts, "MOST_BACKOFF_SECONDS", 0.25)
+    monkeypatch.setattr(restarts, "MAX_BACKOFF_SECONDS", 0.25)
     with aravis_camera(pictures=whites()) as device:
         settings = GenicamSettings(name="cam", address=device.address, trigger="software", trigger_timeout_ms=5000)
         with watched(settings, drawn=False) as camera:

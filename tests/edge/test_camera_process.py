@@ -17,9 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edge.cameras.base import Opened
-from edge.cameras.channel import Answer, Broken, Ended, Fired
+from edge.cameras.channel import Broken, Ended, HealthReply, TriggerResult
 from edge.cameras.child import SPARE_SLOTS, digest
-from edge.cameras.host import Arrived, CameraProcess, Died, News
+from edge.cameras.host import CameraProcess, ProcessDied, ProcessMessage, ReceivedFrame
 from edge.cameras.pattern import pattern
 from edge.cameras.settings import CameraSettings, FolderSettings, to_bytes
 from edge.frames import BadFrame, Frame
@@ -35,7 +35,7 @@ class Running:
     def __init__(self, settings: CameraSettings) -> None:
         self.process = CameraProcess(settings)
 
-    def next(self) -> News:
+    def next(self) -> ProcessMessage:
         """What it says next; waits for it."""
         give_up = time.monotonic() + WITHIN_SECONDS
         poll = select.poll()
@@ -50,9 +50,9 @@ class Running:
         assert isinstance(news, Opened), news
         return news
 
-    def arrived(self) -> Arrived:
+    def arrived(self) -> ReceivedFrame:
         news = self.next()
-        assert isinstance(news, Arrived), news
+        assert isinstance(news, ReceivedFrame), news
         return news
 
     def frames(self, count: int) -> list[Frame]:
@@ -74,8 +74,8 @@ def eager_camera(**keys: object) -> CameraSettings:
     return drawn_camera(rate_fps=None, on_overload="block", **keys)
 
 
-def shown(said: list[News]) -> list[int]:
-    return [shown_by(news.frame) for news in said if isinstance(news, Arrived)]
+def shown(said: list[ProcessMessage]) -> list[int]:
+    return [shown_by(news.frame) for news in said if isinstance(news, ReceivedFrame)]
 
 
 def with_three_frames_in_the_socket(camera: Running) -> list[Frame]:
@@ -179,9 +179,9 @@ def test_a_held_frame_is_never_overwritten_and_frames_without_a_slot_are_announc
             frame.release()
         for frame_id in range(SLOTS + 3, 30):
             news = camera.next()
-            stamp = news.frame.stamp if isinstance(news, Arrived) else news.stamp  # type: ignore[union-attr]
+            stamp = news.frame.stamp if isinstance(news, ReceivedFrame) else news.stamp  # type: ignore[union-attr]
             assert stamp.frame_id == frame_id, "none is lost in silence"
-            if isinstance(news, Arrived):
+            if isinstance(news, ReceivedFrame):
                 assert shown_by(news.frame) == frame_id
                 news.frame.release()
         assert [shown_by(frame) for frame in (kept[0], *kept[3:])] == [1, 4, 5]
@@ -192,7 +192,7 @@ def test_a_camera_that_may_wait_does_so_until_a_slot_is_free_and_loses_nothing()
         camera.opened()
         kept = camera.frames(SLOTS)
         camera.process.ask(camera=False)
-        assert camera.next() == Answer(None, {}), "it waits for a slot, and answers meanwhile"
+        assert camera.next() == HealthReply(None, {}), "it waits for a slot, and answers meanwhile"
         assert camera.process.receive() is None
         assert [shown_by(frame) for frame in kept] == [1, 2, 3, 4, 5]
         for frame_id in range(SLOTS + 1, 31):
@@ -217,11 +217,11 @@ def test_it_says_whether_the_camera_is_there_and_a_trigger_is_confirmed_and_brin
             os.kill(camera.process.pid, number)
         for asked, answers in ((False, None), (True, True)):
             camera.process.ask(camera=asked)
-            assert camera.next() == Answer(answers, {})
+            assert camera.next() == HealthReply(answers, {})
         for frame_id in (1, 2):
             camera.process.fire(frame_id, time.monotonic_ns() + 60 * 10**9)
             said = [camera.next(), camera.next()]
-            assert Fired(frame_id, None) in said
+            assert TriggerResult(frame_id, None) in said
             assert shown(said) == [frame_id]
 
 
@@ -231,7 +231,7 @@ def test_a_trigger_that_is_not_possible_is_answered_with_why() -> None:
         camera.arrived()
         camera.process.fire(7, time.monotonic_ns() + 60 * 10**9)
         news = camera.next()
-        assert isinstance(news, Fired)
+        assert isinstance(news, TriggerResult)
         assert news.error is not None
         assert "runs freely" in news.error
 
@@ -281,7 +281,7 @@ def test_when_it_is_killed_all_that_it_had_announced_comes_first_and_then_how_it
         camera.process._process.wait()
         said = [camera.next() for _ in range(4)]
         assert shown(said) == [6, 7, 8]
-        assert said[3] == Died("its process was ended by SIGKILL")
+        assert said[3] == ProcessDied("its process was ended by SIGKILL")
         assert camera.next() == said[3], "and so whenever it is asked"
 
 

@@ -27,7 +27,7 @@ from edge.errors import CameraError, InputError
 from edge.frames import Stamp
 from edge.geometry import RegionOfInterest, TileGrid
 from edge.grab.grab import Grab
-from edge.grab.pictures import AREA_RGB, SHADE, TILE_RGB, Saver, area_picture
+from edge.grab.pictures import AREA_RGB, SHADE, TILE_RGB, PictureWriter, area_picture
 from edge.grab.tally import Arrivals
 from edge.images import read_image, read_rgb
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
@@ -277,9 +277,9 @@ def test_ctrl_c_ends_it_with_what_it_has(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def slow_disk(out: Path) -> Iterator[Saver]:
+def slow_disk(out: Path) -> Iterator[PictureWriter]:
     """A disk that takes a second picture once the first has been read out of a pipe; no other one may wait."""
-    with Saver(out, most_bytes=1) as saver:
+    with PictureWriter(out, most_bytes=1) as saver:
         os.mkfifo(out / "top-00001-1.png")
         yield saver
 

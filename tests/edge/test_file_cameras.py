@@ -119,7 +119,7 @@ def test_a_folder_that_is_missing_or_empty_is_a_camera_error(tmp_path: Path) -> 
 
 def test_a_preloaded_folder_is_shown_from_memory_up_to_a_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as small:
-        small.setattr("edge.cameras.folder.MOST_PRELOADED_BYTES", 2 * 4 * 6 * 3)
+        small.setattr("edge.cameras.folder.MAX_PRELOADED_BYTES", 2 * 4 * 6 * 3)
         with pytest.raises(CameraError, match=r"the first 3 of 3 pictures .* show fewer"):
             folder_camera(folder, preload=True)
     (folder / "2.png").write_bytes(b"no picture")
@@ -211,7 +211,7 @@ def test_the_frames_that_a_cut_off_file_lacks_are_told_before_its_end(video: Pat
     assert (bad.reason, bad.kind) == ("unreadable", "failed")
     assert (bad.stamp.frame_id, bad.stamp.last_frame_id, bad.stamp.frames) == (3, 5, 3)
     assert bad.stamp.source == "belt.avi"
-    assert "announces 5 frames, of which 3 cannot be read after frame 2" in bad.detail
+    assert "states 5 frames, of which 3 cannot be read after frame 2" in bad.detail
     assert_over(camera)
 
 

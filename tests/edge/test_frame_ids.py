@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.cameras.frame_ids import MOST_LOST, FrameIds, Gap
+from edge.cameras.frame_ids import MAX_LOST_FRAMES, FrameIds, Gap
 
 HIGHEST = 65535
 
@@ -49,12 +49,12 @@ def test_an_id_that_comes_twice_or_runs_back_also_over_the_wrap_is_no_gap_but_an
 def test_farther_than_half_the_circle_of_16_bits_is_no_loss_but_another_count(highest: int | None) -> None:
     ids = FrameIds(highest)
     ids.next(30000)
-    gap = ids.next(30000 + MOST_LOST)
+    gap = ids.next(30000 + MAX_LOST_FRAMES)
     assert gap is not None
-    assert gap.ids == list(range(30001, 30000 + MOST_LOST))
+    assert gap.ids == list(range(30001, 30000 + MAX_LOST_FRAMES))
     assert len(gap.ids) == 32766
     with pytest.raises(ValueError, match="came after"):
-        ids.next((30000 + 2 * MOST_LOST + 1 - 1) % HIGHEST + 1 if highest else 30000 + 2 * MOST_LOST + 1)
+        ids.next((30000 + 2 * MAX_LOST_FRAMES + 1 - 1) % HIGHEST + 1 if highest else 30000 + 2 * MAX_LOST_FRAMES + 1)
 
 
 def test_after_ids_ran_back_gaps_are_counted_from_where_they_went_on() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from edge.cameras import aravis, genicam
 from edge.cameras.base import Opened
-from edge.cameras.discovery import find_camera, list_cameras
+from edge.cameras.discovery import list_cameras, resolve_address
 from edge.cameras.genicam import GenicamCamera
 from edge.cameras.settings import GenicamSettings
 from edge.errors import CameraError, MissingExtraError
@@ -148,7 +148,7 @@ def test_settings_reach_the_camera_and_what_is_found_is_told_in_words_and_number
         highest_frame_id=65535,
         ids_show_gaps=True,
         period_s=1 / 125,
-        can_be_asked=True,
+        can_be_polled=True,
     )
     with opened(device.address, **keys) as camera:
         handle = camera._camera
@@ -301,12 +301,12 @@ def test_packets_of_no_frame_are_passed_over_unless_there_is_nothing_else(device
         assert camera.grab(0.1) is None
         camera.trigger()
         grab_frame(camera)
-        for _ in range(genicam.MOST_STRAYS - 1):
+        for _ in range(genicam.MAX_STRAY_BUFFERS - 1):
             strays.send(bytes(1000))
             assert camera.grab(0.01) is None
         for _ in range(4):
             strays.send(bytes(1000))
-        assert "sends something that is no picture" in str(fails_in_the_end(camera))
+        assert "sends payloads that are no pictures" in str(fails_in_the_end(camera))
 
 
 # Chunks.
@@ -358,7 +358,7 @@ def test_a_camera_whose_power_is_cut_falls_silent_and_can_be_opened_when_it_is_b
                 pass
             assert not camera.answers()
             device.start()
-            assert "no longer obeys" in str(fails_in_the_end(camera))  # it is another one now, which nobody controls
+            assert "control of it was lost" in str(fails_in_the_end(camera))  # restarted: nobody controls it
         with opened(device.address) as camera:
             frame = grab_frame(camera)
             np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
@@ -370,7 +370,7 @@ def test_a_camera_that_somebody_else_controls_is_not_opened_and_control_that_is_
             opening(device.ip)
         grab_frame(camera)
         device.revoke_control()
-        assert "another application took control" in str(fails_in_the_end(camera))
+        assert "another application controls it" in str(fails_in_the_end(camera))
         assert not camera.answers()
 
 
@@ -419,7 +419,7 @@ def test_opening_again_and_again_leaves_nothing_behind(device: AravisCamera, tim
         ({"pixel_format": "BGR8"}, "no pixel format BGR8; it offers .*Mono8.*RGB8"),
         ({"region": (1, 0, 64, 48)}, "region .* does not suit it: x \\+ width may be 1 to 64 px"),
         ({"trigger": "hardware"}, "no trigger source Line1; it offers Line0, Software"),
-        ({"chunks": ["ExposureTime"]}, "no chunk ExposureTime that is a number; it offers none at all"),
+        ({"chunks": ["ExposureTime"]}, "no chunk ExposureTime that is a number; it offers none"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -447,22 +447,22 @@ def test_a_camera_is_found_by_broadcast_and_opened_by_serial_number_or_id(device
     assert (found.protocol, found.id) == ("GigE Vision", f"Aravis-Fake-{device.serial}")
     with opened(found.id, interface="lo") as camera:
         grab_frame(camera)
-    assert find_camera(device.serial, "lo") == device.address
-    assert find_camera("localhost", "lo") == "127.0.0.1", "a name that no camera has may be a host's"
+    assert resolve_address(device.serial, "lo") == device.address
+    assert resolve_address("localhost", "lo") == "127.0.0.1", "a name that no camera has may be a host's"
     with pytest.raises(CameraError, match=r"no camera with serial number or id 'no such' answers on .* lo .*list"):
-        find_camera("no such", "lo")
+        resolve_address("no such", "lo")
 
 
 IN_A_NETWORK_OF_ITS_OWN = """
-from edge.cameras.discovery import find_camera
+from edge.cameras.discovery import resolve_address
 from edge.errors import CameraError
 from tests.edge.gv_cameras import aravis_camera
 
 with aravis_camera():
-    print(find_camera(None))
+    print(resolve_address(None))
     with aravis_camera():
         try:
-            find_camera(None)
+            resolve_address(None)
         except CameraError as error:
             print(error)
 """

@@ -10,7 +10,7 @@ from edge.cameras.base import Opened
 from edge.cameras.frame_ids import Gap
 from edge.cameras.liveness import (
     FIRST_FRAME_WITHIN_SECONDS,
-    LEAST_SILENCE_SECONDS,
+    MIN_SILENCE_SECONDS,
     MISSED_TRIGGERS,
     STILL_CLOCK_FRAMES,
     Fault,
@@ -44,10 +44,10 @@ class Watched:
             captured_monotonic_ns=round(at_ms * MS),
             camera_timestamp_ns=None if taken_ms is None else round(taken_ms * MS),
         )
-        return self.liveness.frame(stamp, self.frame_id if digest is None else digest, round(at_ms * MS))
+        return self.liveness.check_frame(stamp, self.frame_id if digest is None else digest, round(at_ms * MS))
 
     def silent(self, at_ms: float) -> bool:
-        fault = self.liveness.silence(round(at_ms * MS))
+        fault = self.liveness.check_silence(round(at_ms * MS))
         assert fault is None or fault.reason == "silent"
         return fault is not None
 
@@ -65,14 +65,14 @@ def test_a_camera_that_told_its_period_is_silent_after_so_many_periods_and_not_b
         assert camera.frame(at_ms) is None
     assert not camera.silent(4500 + 2000)
     assert camera.silent(4500 + 2001)
-    fault = camera.liveness.silence(4500 * MS + 2500 * MS)
+    fault = camera.liveness.check_silence(4500 * MS + 2500 * MS)
     assert fault == Fault("silent", "no frame came for 2.5 s, 2.0 s were expected at most")
 
 
 @pytest.mark.parametrize(
     ("period_s", "frames", "limit_s"),
     [
-        (0.001, 1, LEAST_SILENCE_SECONDS),
+        (0.001, 1, MIN_SILENCE_SECONDS),
         (0.1, 0, FIRST_FRAME_WITHIN_SECONDS),
         (60, 0, 5 * 60),  # a slow camera's first frame may take longer still
     ],
@@ -83,7 +83,7 @@ def test_a_fast_camera_is_given_the_least_time_and_the_first_frame_longer(
     camera = Watched(Opened(found="", period_s=period_s))
     for _ in range(frames):
         camera.frame(0)
-    camera.liveness.held_up(60 * SECOND)  # the line itself was busy: that is no silence of the camera
+    camera.liveness.extend_deadlines(60 * SECOND)  # the line itself was busy: that is no silence of the camera
     assert not camera.silent(60e3 + limit_s * 1e3)
     assert camera.silent(60e3 + limit_s * 1e3 + 1)
 
@@ -105,7 +105,7 @@ def test_a_camera_that_keeps_its_period_is_never_silent_and_one_that_stops_is_in
         # Of a slow camera that does not tell its period, nobody can know it before some frames have come.
         assert not camera.silent(at_ms) or (not told and period_ms > FIRST_FRAME_WITHIN_SECONDS * 1e3 / 1.1)
         camera.frame(at_ms)
-    limit_ms = max(periods * period_ms, LEAST_SILENCE_SECONDS * 1e3)
+    limit_ms = max(periods * period_ms, MIN_SILENCE_SECONDS * 1e3)
     assert not camera.silent(at_ms + 0.85 * limit_ms)
     assert camera.silent(at_ms + 1.15 * limit_ms)
 
@@ -130,7 +130,7 @@ def test_a_camera_that_waits_for_triggers_and_one_that_shows_files_may_be_silent
     for settings_ in (FolderSettings(name="top", path="."), VideoSettings(name="top", path="v.mp4")):  # type: ignore[arg-type]
         liveness = Liveness(settings_)
         liveness.begin(Opened(found="", period_s=0.1), 0)
-        assert liveness.silence(10**18) is None
+        assert liveness.check_silence(10**18) is None
 
 
 def test_silence_is_counted_anew_from_each_opening() -> None:
@@ -146,7 +146,7 @@ def test_a_line_that_holds_a_camera_up_does_not_learn_too_short_a_period() -> No
     camera, at_ms = Watched(silent_after_periods=5), 0.0
     for _ in range(20):  # one frame a second, and the line has time for the next after 0.9 s
         camera.frame(at_ms)
-        camera.liveness.held_up(900 * MS)
+        camera.liveness.extend_deadlines(900 * MS)
         at_ms += 1000
     camera.frame(at_ms)
     assert not camera.silent(at_ms + 1000), "as soon as the line is quicker, it waits a whole period"
@@ -160,7 +160,7 @@ def test_a_frame_without_pixels_does_not_thaw_a_picture() -> None:
     camera.frame(0, digest=7)
     camera.frame(1, digest=7)
     lost = Stamp("top", 3, captured_monotonic_ns=2 * MS)
-    assert camera.liveness.frame(lost, None, 2 * MS) is None
+    assert camera.liveness.check_frame(lost, None, 2 * MS) is None
     assert reason(camera.frame(3, digest=7)) == "frozen"
 
 
@@ -227,9 +227,11 @@ def test_a_frame_was_taken_as_much_before_its_arrival_as_it_is_older_than_the_fa
 def test_triggers_one_after_the_other_that_bring_no_frame_are_silence_and_a_frame_in_between_forgives_them() -> None:
     camera = Watched(trigger="software")
     for n in range(3):
-        assert [camera.liveness.missed_trigger() for _ in range(MISSED_TRIGGERS - 1)] == [None] * (MISSED_TRIGGERS - 1)
+        assert [camera.liveness.record_missed_trigger() for _ in range(MISSED_TRIGGERS - 1)] == [None] * (
+            MISSED_TRIGGERS - 1
+        )
         camera.frame(n)
-    missed = [reason(camera.liveness.missed_trigger()) for _ in range(MISSED_TRIGGERS)]
+    missed = [reason(camera.liveness.record_missed_trigger()) for _ in range(MISSED_TRIGGERS)]
     assert missed == [None] * (MISSED_TRIGGERS - 1) + ["silent"]
 
 

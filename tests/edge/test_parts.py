@@ -9,43 +9,43 @@ from hypothesis import strategies as st
 from edge.cameras.base import Opened
 from edge.cameras.liveness import Liveness
 from edge.cameras.settings import PatternSettings
-from edge.cameras.triggering import Part, Parts
+from edge.cameras.triggering import ExpectedPart, ExpectedParts
 from edge.frames import Stamp
 from tests.edge.supervised import drawn_camera, give_time, watched
 
 MS = 1_000_000
 
 
-def part(part_id: str, expected_ns: int, until_ns: int = 10**12) -> Part:
-    return Part(part_id, expected_ns, until_ns)
+def part(part_id: str, expected_ns: int, give_up_ns: int = 10**12) -> ExpectedPart:
+    return ExpectedPart(part_id, expected_ns, give_up_ns)
 
 
 def test_a_frame_shows_the_part_that_was_expected_last_when_it_was_taken_and_passes_over_those_before() -> None:
-    parts = Parts()
+    parts = ExpectedParts()
     a, b, c = part("a", 10), part("b", 20), part("c", 30)
     for each in (a, b, c):
         parts.expect(each)
-    assert parts.frame(9) == (None, [])
+    assert parts.match_frame(9) == (None, [])
     assert len(parts) == 3, "their own frames may still come"
-    assert parts.frame(19) == (a, [])  # it arrives when the others are expected already
-    assert parts.frame(30) == (c, [b])
+    assert parts.match_frame(19) == (a, [])  # it arrives when the others are expected already
+    assert parts.match_frame(30) == (c, [b])
     assert len(parts) == 0
 
 
 def test_a_part_waits_until_its_time_is_over_and_not_longer() -> None:
-    parts = Parts()
+    parts = ExpectedParts()
     a, b = part("a", 10, 110), part("b", 20, 120)
     parts.expect(a)
     parts.expect(b)
-    assert (parts.next_until_ns, len(parts)) == (110, 2)
-    assert parts.expired(109) == []
-    assert parts.expired(110) == [a]
-    assert parts.frame(115) == (b, [])
-    assert (parts.next_until_ns, len(parts), parts.expired(10**12)) == (None, 0, [])
+    assert (parts.next_give_up_ns, len(parts)) == (110, 2)
+    assert parts.pop_expired(109) == []
+    assert parts.pop_expired(110) == [a]
+    assert parts.match_frame(115) == (b, [])
+    assert (parts.next_give_up_ns, len(parts), parts.pop_expired(10**12)) == (None, 0, [])
     parts.expect(a)
     parts.expect(b)
-    assert parts.all() == [a, b], "all are let go at once"
-    assert (parts.all(), parts.frame(50)) == ([], (None, []))
+    assert parts.pop_all() == [a, b], "all are let go at once"
+    assert (parts.pop_all(), parts.match_frame(50)) == ([], (None, []))
 
 
 # A line of parts, each with its trigger, of which any may be lost.
@@ -94,19 +94,19 @@ def in_order_of_time(line: list[Passage]) -> Events:
 def test_whatever_is_lost_a_frame_shows_the_part_whose_trigger_was_the_last_before_it_or_none(
     line: list[Passage], within_ns: int
 ) -> None:
-    parts, shown, ended = Parts(), dict[int, str | None](), list[str | None]()
+    parts, shown, ended = ExpectedParts(), dict[int, str | None](), list[str | None]()
     given_up: dict[str | None, int] = {}
     for at_ns, _, what, n in in_order_of_time(line):
-        for each in parts.expired(at_ns):
+        for each in parts.pop_expired(at_ns):
             ended.append(each.part_id)
             given_up[each.part_id] = at_ns
         if what == "announced":
             parts.expect(part(str(n), at_ns, at_ns + within_ns))
             continue
-        shows, passed = parts.frame(line[n].taken_ns)
+        shows, passed = parts.match_frame(line[n].taken_ns)
         shown[n] = shows.part_id if shows else None
         ended += [each.part_id for each in [*passed, *([shows] if shows else [])]]
-    ended += [each.part_id for each in parts.all()]
+    ended += [each.part_id for each in parts.pop_all()]
 
     announced = [str(n) for n, passage in enumerate(line) if passage.announced_ns is not None]
     assert sorted(map(str, ended)) == sorted(announced), "every part ends exactly once"
@@ -141,12 +141,12 @@ def _frame(passage: Passage) -> tuple[int, int | None]:
 
 def shown_parts(line: list[Passage]) -> dict[int, str | None]:
     """By frame, where parts wait for long."""
-    parts, shown = Parts(), dict[int, str | None]()
+    parts, shown = ExpectedParts(), dict[int, str | None]()
     for at_ns, _, what, n in in_order_of_time(line):
         if what == "announced":
             parts.expect(part(str(n), at_ns))
         else:
-            found, _passed = parts.frame(line[n].taken_ns)
+            found, _passed = parts.match_frame(line[n].taken_ns)
             shown[n] = found.part_id if found else None
     return shown
 
@@ -158,7 +158,7 @@ class Station:
     """A camera whose clock says exactly when frames were taken, and a line that hears of them later. Times in ms."""
 
     def __init__(self) -> None:
-        self.liveness, self.parts = Liveness(PatternSettings(name="top", trigger="software")), Parts()
+        self.liveness, self.parts = Liveness(PatternSettings(name="top", trigger="software")), ExpectedParts()
         self.liveness.begin(Opened(found=""), 0)
 
     def expect(self, part_id: str, at_ms: int, within_ms: int = 1000) -> None:
@@ -166,12 +166,12 @@ class Station:
 
     def frame(self, taken_ms: int, arrived_ms: int) -> str | None:
         """A frame arrives; the part that it is given."""
-        self.parts.expired(arrived_ms * MS)
+        self.parts.pop_expired(arrived_ms * MS)
         stamp = Stamp(
             "top", 1, camera_timestamp_ns=(taken_ms + 5000) * MS, captured_monotonic_ns=arrived_ms * MS
         )  # 5 s: the clocks do not agree
-        self.liveness.frame(stamp, None, arrived_ms * MS)
-        found, _passed = self.parts.frame(self.liveness.taken_ns)
+        self.liveness.check_frame(stamp, None, arrived_ms * MS)
+        found, _passed = self.parts.match_frame(self.liveness.taken_ns)
         return found.part_id if found else None
 
 

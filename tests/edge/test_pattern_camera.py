@@ -82,7 +82,7 @@ def test_opening_says_what_to_expect_and_starts_the_cameras_own_clock() -> None:
     found = camera.open()
     assert "320x200 px" in found.found
     assert (found.highest_frame_id, found.ids_show_gaps, found.period_s) == (65535, True, 0.01)
-    assert found.can_be_asked
+    assert found.can_be_polled
     assert PatternCamera(PatternSettings(name="top", trigger="software")).open().period_s is None
     first, second = (grabbed(camera).stamp.camera_timestamp_ns or -1 for _ in range(2))
     assert 0 <= first <= second <= time.monotonic_ns() - before

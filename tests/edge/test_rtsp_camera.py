@@ -249,9 +249,12 @@ def answering(reply: bytes) -> Iterator[str]:
     [
         (
             b"RTSP/1.0 401 Unauthorized\r\nCSeq: N\r\n\r\n",
-            "wants a user and password that it knows; set url to rtsp://",
+            "expects a valid user and password; set url to rtsp://",
         ),
-        (b"RTSP/1.0 404 Not Found\r\nCSeq: N\r\n\r\n", "is not a stream that the camera has .*404.*; correct the path"),
+        (
+            b"RTSP/1.0 404 Not Found\r\nCSeq: N\r\n\r\n",
+            "names a stream that the camera does not have .*404.*; correct the path",
+        ),
         (b"RTSP/1.0 503 Service Unavailable\r\nCSeq: N\r\n\r\n", "cannot be opened .*5XX.*; expected an RTSP server"),
     ],
     ids=["401", "404", "503"],

@@ -29,7 +29,7 @@ class Answer:
 def changed(camera: Watched, settings: CameraSettings, *, keep_frames: bool = True) -> Answer:
     """Change its settings and grab until it answers."""
     answer = Answer(camera)
-    camera.camera.change(settings, answer, keep_frames=keep_frames)
+    camera.camera.reconfigure(settings, answer, keep_frames=keep_frames)
     camera.until(lambda: bool(answer.said))
     return answer
 
@@ -98,8 +98,8 @@ def test_a_part_that_waits_for_its_frame_is_given_up_and_the_next_is_taken() -> 
 def test_a_change_that_meets_the_end_is_refused() -> None:
     with watched(OLD) as camera:
         pending, late = Answer(camera), Answer(camera)
-        camera.camera.change(NEW, pending)
+        camera.camera.reconfigure(NEW, pending)
         camera.camera.interrupt()
         camera.to_the_end()
-        camera.camera.change(NEW, late)
+        camera.camera.reconfigure(NEW, late)
         assert pending.said == late.said == ["the line is stopping"]

@@ -273,9 +273,9 @@ def test_a_trigger_that_reaches_the_camera_s_process_too_late_is_not_fired(monke
         with monkeypatch.context() as quick:
             quick.setattr(triggering, "FIRE_WITHIN_SECONDS", 0.1)
             camera.trigger("late")
-            asked_ns = time.monotonic_ns()
+            requested_ns = time.monotonic_ns()
             camera.grab()  # it is sent, and not read
-            wait_ns(asked_ns, 0.1)
+            wait_ns(requested_ns, 0.1)
         os.kill(camera.pid, signal.SIGCONT)
         camera.until(lambda: camera.answered("late"))
         camera.triggered("P-3")
@@ -284,7 +284,7 @@ def test_a_trigger_that_reaches_the_camera_s_process_too_late_is_not_fired(monke
 
 def test_a_dead_camera_refuses_and_the_part_is_accounted_for_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restarts, "FIRST_BACKOFF_SECONDS", 3600.0)
-    monkeypatch.setattr(restarts, "MOST_BACKOFF_SECONDS", 3600.0)
+    monkeypatch.setattr(restarts, "MAX_BACKOFF_SECONDS", 3600.0)
     with watched(part_camera()) as camera:
         kill(camera)
         until_dead(camera)
@@ -382,7 +382,7 @@ def test_a_line_that_does_not_grab_for_a_while_does_not_make_its_camera_silent(m
         camera.until_frames(5)
         camera.until_unread(5)
         with monkeypatch.context() as quick:
-            quick.setattr(liveness, "LEAST_SILENCE_SECONDS", 0.1)
+            quick.setattr(liveness, "MIN_SILENCE_SECONDS", 0.1)
             wait_ns(time.monotonic_ns(), 0.2)
             assert camera.grab() is not None
         camera.until_frames(10)
@@ -396,7 +396,7 @@ def test_a_line_that_does_not_grab_for_a_while_does_not_make_its_camera_unrespon
 ) -> None:
     with watched(drawn_camera(**EAGER)) as camera:
         monkeypatch.setattr(restarts, "ASK_EVERY_SECONDS", 0.01)
-        camera.until(lambda: camera.camera._process._asked_ns is not None, "a question")
+        camera.until(lambda: camera.camera._process._requested_ns is not None, "a question")
         with monkeypatch.context() as quick:
             quick.setattr(restarts, "ANSWER_WITHIN_SECONDS", 0.1)
             camera.until_unread(3)

@@ -77,7 +77,7 @@ def test_the_tiles_that_show_any_of_the_area_hold_what_the_slow_cut_holds(
         return
     grid = TileGrid(hw, tile, overlap, area)
     assert list(grid.origins_yx) == [(y, x) for y, x, _ in expected], "row by row"
-    assert grid.looks_everywhere is (len(grid) == len(grid.rows_y) * len(grid.columns_x))
+    assert grid.covers_whole_frame is (len(grid) == len(grid.rows_y) * len(grid.columns_x))
     for first in range(0, len(grid), batch):
         out = np.zeros((min(batch, len(grid) - first), tile, tile, channels), np.uint8)
         grid.cut(image, out, first)

@@ -102,7 +102,7 @@ def test_a_device_that_the_system_does_not_open_is_told_with_its_reason(monkeypa
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("edge.cameras.v4l2.os.open", refuse)  # root may open everything
-    with pytest.raises(CameraError, match=r"/dev/null cannot be opened \(Permission denied\); .* in the group"):
+    with pytest.raises(CameraError, match=r"/dev/null cannot be opened \(Permission denied\); .* to the group"):
         camera_on().open()
 
 
