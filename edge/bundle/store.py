@@ -69,7 +69,7 @@ class Bundle:
         """
         return {
             camera: (
-                RegionOfInterest.of(each.roi, each.exclude),
+                RegionOfInterest.from_polygons(each.roi, each.exclude),
                 self._plausibility(each.plausible, product_tiles_of(camera)),
             )
             for camera, each in self.manifest.calibration.plausible_by_camera.items()

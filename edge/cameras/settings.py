@@ -48,7 +48,7 @@ class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def region_of_interest(self) -> RegionOfInterest:
         """The region of the frames that is inspected."""
-        return RegionOfInterest.of(self.roi, self.exclude)
+        return RegionOfInterest.from_polygons(self.roi, self.exclude)
 
     @property
     def triggered(self) -> Trigger:

@@ -65,8 +65,8 @@ def grab(line: Path, count: int, name: str | None, out: Path, timeout_s: float, 
                 count,
                 timeout_s,
                 saver,
-                counted=partial(progress.advance, progress.add_task(one.name, total=count)),
-                say=partial(click.echo, err=True),
+                on_frame=partial(progress.advance, progress.add_task(one.name, total=count)),
+                print_line=partial(click.echo, err=True),
             )
             for one in chosen
         ]

@@ -60,4 +60,4 @@ class Setup:
     @cached_property
     def scale(self) -> ColourScale:
         """The colours of its heatmaps."""
-        return ColourScale.of(self.bundle.manifest.calibration, self.inspector.thresholds)
+        return ColourScale.from_calibration(self.bundle.manifest.calibration, self.inspector.thresholds)

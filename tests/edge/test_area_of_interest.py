@@ -67,8 +67,8 @@ def drawn(mask: NDArray[np.bool_]) -> list[str]:
     ],
 )
 def test_the_pixels_of_a_polygon_are(polygon: Polygon, expected: list[str]) -> None:
-    assert drawn(RegionOfInterest.of([polygon]).mask((5, 6))) == expected
-    assert drawn(~RegionOfInterest.of((), [polygon]).mask((5, 6))) == expected
+    assert drawn(RegionOfInterest.from_polygons([polygon]).mask((5, 6))) == expected
+    assert drawn(~RegionOfInterest.from_polygons((), [polygon]).mask((5, 6))) == expected
 
 
 @given(roi=POLYGONS, exclude=POLYGONS, frame_hw=FRAME_HW, first=st.integers(0, 6))
@@ -77,36 +77,38 @@ def test_an_area_is_what_testing_each_pixel_by_itself_finds(
 ) -> None:
     """Wherever a polygon begins, and whichever way round it goes."""
     expected = slow_mask(roi, exclude, frame_hw)
-    np.testing.assert_array_equal(RegionOfInterest.of(roi, exclude).mask(frame_hw), expected)
+    np.testing.assert_array_equal(RegionOfInterest.from_polygons(roi, exclude).mask(frame_hw), expected)
     turned = [(polygon[first:] + polygon[:first])[::-1] for polygon in roi]
-    np.testing.assert_array_equal(RegionOfInterest.of(turned, exclude).mask(frame_hw), expected)
+    np.testing.assert_array_equal(RegionOfInterest.from_polygons(turned, exclude).mask(frame_hw), expected)
 
 
 def test_looking_away_wins_over_looking_at_and_without_polygons_the_area_is_the_whole_frame() -> None:
     square, dot = [(0, 0), (2, 0), (2, 2), (0, 2)], [(1, 1)] * 3
-    assert drawn(RegionOfInterest.of([square, dot], [dot]).mask((4, 4))) == ["###.", "#.#.", "###.", "...."]
+    assert drawn(RegionOfInterest.from_polygons([square, dot], [dot]).mask((4, 4))) == ["###.", "#.#.", "###.", "...."]
     assert WHOLE_FRAME.mask((3, 4)).all()
-    assert RegionOfInterest.of([], []) == WHOLE_FRAME
+    assert RegionOfInterest.from_polygons([], []) == WHOLE_FRAME
 
 
 def test_areas_of_the_same_polygons_are_one_key() -> None:
-    from_lists = RegionOfInterest.of([[(0, 0), (2, 0), (2, 2)]], [[(1, 1), (2, 1), (2, 2)]])
+    from_lists = RegionOfInterest.from_polygons([[(0, 0), (2, 0), (2, 2)]], [[(1, 1), (2, 1), (2, 2)]])
     from_tuples = RegionOfInterest((((0, 0), (2, 0), (2, 2)),), (((1, 1), (2, 1), (2, 2)),))
     assert {from_lists: "kept"}[from_tuples] == "kept"
-    assert from_lists != RegionOfInterest.of(from_lists.exclude, from_lists.roi)
+    assert from_lists != RegionOfInterest.from_polygons(from_lists.exclude, from_lists.roi)
 
 
 @given(POLYGONS, POLYGONS, FRAME_HW)
 def test_its_box_holds_every_pixel_that_belongs_to_it(
     roi: list[Polygon], exclude: list[Polygon], frame_hw: tuple[int, int]
 ) -> None:
-    area = RegionOfInterest.of(roi, exclude)
+    area = RegionOfInterest.from_polygons(roi, exclude)
     outside = area.mask(frame_hw)
     outside[area.box(frame_hw)] = False
     assert not outside.any()
 
 
 def test_its_box_is_no_larger_than_its_polygons() -> None:
-    area = RegionOfInterest.of([[(1, 1), (3, 2), (2, 2)], [(5, 0), (5, 0), (5, 0)]], [[(0, 0), (9, 0), (9, 9)]])
+    area = RegionOfInterest.from_polygons(
+        [[(1, 1), (3, 2), (2, 2)], [(5, 0), (5, 0), (5, 0)]], [[(0, 0), (9, 0), (9, 9)]]
+    )
     assert area.box((10, 10)) == (slice(0, 3), slice(1, 6))
     assert WHOLE_FRAME.box((10, 20)) == (slice(0, 10), slice(0, 20))

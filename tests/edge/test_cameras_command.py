@@ -27,7 +27,7 @@ from edge.errors import CameraError, InputError
 from edge.frames import Stamp
 from edge.geometry import RegionOfInterest, TileGrid
 from edge.grab.grab import Grab
-from edge.grab.pictures import AREA_RGB, SHADE, TILE_RGB, PictureWriter, area_picture
+from edge.grab.pictures import REGION_RGB, SHADE, TILE_RGB, PictureWriter, draw_region
 from edge.grab.tally import Arrivals
 from edge.images import read_image, read_rgb
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline
@@ -168,7 +168,7 @@ def test_frames_that_the_line_would_refuse_are_saved_and_warned_of(tmp_path: Pat
         "the line would refuse 2 of these frames (wrong_size): 12x5 px came, 5x12 px expected; "
         "see size and pixel_format"
     )
-    assert area.startswith("no pixel of a frame of 12x5 px is to be looked at")
+    assert area.startswith("no pixel of a frame of 12x5 px is in the region of interest")
     assert f"warning: camera top: {refused}\n" in told.result.stderr
 
 
@@ -279,15 +279,15 @@ def test_ctrl_c_ends_it_with_what_it_has(tmp_path: Path) -> None:
 @contextlib.contextmanager
 def slow_disk(out: Path) -> Iterator[PictureWriter]:
     """A disk that takes a second picture once the first has been read out of a pipe; no other one may wait."""
-    with PictureWriter(out, most_bytes=1) as saver:
+    with PictureWriter(out, max_waiting_bytes=1) as writer:
         os.mkfifo(out / "top-00001-1.png")
-        yield saver
+        yield writer
 
 
 def test_frames_that_the_disk_cannot_follow_are_counted_and_not_saved(tmp_path: Path) -> None:
     settings = PatternSettings(name="top", draw_size=(12, 5), rate_fps=500)
-    with slow_disk(tmp_path) as saver:
-        grab = Grab(settings, 4, WITHIN_SECONDS, saver, counted=lambda: None, say=print)
+    with slow_disk(tmp_path) as writer:
+        grab = Grab(settings, 4, WITHIN_SECONDS, writer, on_frame=lambda: None, print_line=print)
         grab.run()
         (tmp_path / "top-00001-1.png").read_bytes()
     report = grab.report()
@@ -299,9 +299,9 @@ def test_a_camera_that_may_wait_for_the_line_waits_for_the_disk(tmp_path: Path) 
     counted = threading.Semaphore(0)
     (picture,) = noise(1, 4, 4)
     pictures = write_pictures(tmp_path / "in", {f"{n}.png": picture for n in range(3)})  # type: ignore[misc]
-    with slow_disk(tmp_path / "out") as saver:
+    with slow_disk(tmp_path / "out") as writer:
         settings = FolderSettings(name="top", path=pictures)
-        grab = Grab(settings, 3, WITHIN_SECONDS, saver, counted=lambda: counted.release(), say=print)
+        grab = Grab(settings, 3, WITHIN_SECONDS, writer, on_frame=lambda: counted.release(), print_line=print)
         running = threading.Thread(target=grab.run)
         running.start()
         assert counted.acquire(timeout=WITHIN_SECONDS)
@@ -333,7 +333,7 @@ def stamps(arrived_ms: Sequence[int], camera_ms: Sequence[int | None] | None = N
 def test_rate_and_jitter_are_those_of_the_intervals(intervals_ms: list[int]) -> None:
     arrivals = Arrivals()
     for stamp in stamps([5 + sum(intervals_ms[:n]) for n in range(len(intervals_ms) + 1)]):
-        arrivals.frame(stamp)
+        arrivals.add(stamp)
     mean = statistics.mean(intervals_ms)
     assert arrivals.rate_fps == pytest.approx(1000 / mean)
     assert arrivals.clock is None
@@ -347,10 +347,10 @@ def test_rate_and_jitter_are_those_of_the_intervals(intervals_ms: list[int]) -> 
 def test_the_time_in_which_a_frame_was_lost_is_no_jitter() -> None:
     arrivals = Arrivals()
     for stamp in stamps([0, 10, 22]):
-        arrivals.frame(stamp)
-    arrivals.lost()
+        arrivals.add(stamp)
+    arrivals.record_loss()
     for stamp in stamps([100, 109]):
-        arrivals.frame(stamp)
+        arrivals.add(stamp)
     assert arrivals.jitter_ms == pytest.approx((statistics.pstdev([10, 12, 9]), 12 - 31 / 3))
     assert arrivals.rate_fps == pytest.approx(4 / 0.109)
 
@@ -358,10 +358,10 @@ def test_the_time_in_which_a_frame_was_lost_is_no_jitter() -> None:
 def test_the_cameras_clock_is_held_against_the_hosts_since_it_was_opened() -> None:
     arrivals = Arrivals()
     for stamp in stamps([0, 10], [7000, 7010]):
-        arrivals.frame(stamp)
-    arrivals.began_anew()
+        arrivals.add(stamp)
+    arrivals.restart()
     for stamp in stamps([1000, 1100, 1200], [50, None, 249]):
-        arrivals.frame(stamp)
+        arrivals.add(stamp)
     clock = arrivals.clock
     assert clock is not None
     assert (clock.camera_ms, clock.host_ms) == (199, 200)
@@ -379,16 +379,16 @@ def test_the_area_is_drawn_into_the_first_frame(tmp_path: Path) -> None:
     inside, outside = np.s_[70:220, 230:440], np.s_[:, 450:]
     np.testing.assert_array_equal(picture[inside], np.dstack([frame[inside]] * 3))
     np.testing.assert_array_equal(picture[outside], np.dstack([frame[outside] // SHADE] * 3))
-    assert tuple(picture[30, 300]) == tuple(picture[60, 320]) == AREA_RGB
+    assert tuple(picture[30, 300]) == tuple(picture[60, 320]) == REGION_RGB
     assert tuple(picture[0, 222]) == tuple(picture[223, 445]) == TILE_RGB
 
 
 def test_a_colour_frame_keeps_its_colours_and_what_is_looked_away_from_is_outlined_too() -> None:
     (frame,) = noise(1, 224, 224, 3)
-    area = RegionOfInterest.of([], [[(50, 50), (100, 50), (100, 100), (50, 100)]])
-    picture = area_picture(frame.astype(np.uint8), TileGrid((224, 224), area=area))
+    area = RegionOfInterest.from_polygons([], [[(50, 50), (100, 50), (100, 100), (50, 100)]])
+    picture = draw_region(frame.astype(np.uint8), TileGrid((224, 224), region_of_interest=area))
     np.testing.assert_array_equal(picture[60:90, 60:90], frame[60:90, 60:90])
-    assert tuple(picture[75, 49]) == tuple(picture[75, 101]) == AREA_RGB
+    assert tuple(picture[75, 49]) == tuple(picture[75, 101]) == REGION_RGB
 
 
 # A GigE Vision camera.

@@ -24,7 +24,7 @@ def frames(draw: st.DrawFn) -> tuple[Stitcher, NDArray[np.float32], NDArray[np.b
     tile = draw(st.integers(8, 24))
     point = st.tuples(st.integers(0, hw[1] - 1), st.integers(0, hw[0] - 1))
     roi = draw(st.lists(st.lists(point, min_size=1, max_size=4), max_size=2))
-    grid = TileGrid(hw, tile, draw(st.integers(0, tile - 1)) // 2, RegionOfInterest.of(roi))
+    grid = TileGrid(hw, tile, draw(st.integers(0, tile - 1)) // 2, RegionOfInterest.from_polygons(roi))
     stitcher = Stitcher(grid, (2, 2), draw(st.integers(1, 5)))
     values = st.sampled_from([0.0, 1.0, 4.5, 5.0, 6.0, 7.25, 9.0])
     heatmap = draw(

@@ -30,7 +30,7 @@ def slow(stitcher: Stitcher, maps: NDArray[np.float32]) -> NDArray[np.float64]:
 def grid_of(hw: tuple[int, int], sizes: tuple[int, int], corners: list[tuple[int, int]]) -> TileGrid:
     """A grid with an area that lies in the frame."""
     polygons = [[(x % hw[1], y % hw[0]) for x, y in corners]] if corners else []
-    return TileGrid(hw, *sizes, RegionOfInterest.of(polygons))
+    return TileGrid(hw, *sizes, RegionOfInterest.from_polygons(polygons))
 
 
 def covered(stitcher: Stitcher) -> NDArray[np.bool_]:
@@ -168,7 +168,10 @@ def test_cells_that_no_present_tile_covers_are_nan_and_the_others_come_only_from
 
 
 def test_maps_of_another_shape_are_refused() -> None:
-    whole, part = TileGrid((400, 400)), TileGrid((400, 400), area=RegionOfInterest.of([[(0, 0), (9, 0), (9, 9)]]))
+    whole, part = (
+        TileGrid((400, 400)),
+        TileGrid((400, 400), region_of_interest=RegionOfInterest.from_polygons([[(0, 0), (9, 0), (9, 9)]])),
+    )
     for grid, tiles, shapes in [
         (whole, 4, [(3, 7, 7), (4, 7, 8), (4, 8, 7), (4, 7)]),
         (part, 1, [(4, 7, 7)]),  # of the whole frame
@@ -206,7 +209,9 @@ def test_tiles_that_are_not_in_the_grid_count_as_tiles_that_are_not_present(
 
 def test_between_two_areas_far_apart_nobody_looked() -> None:
     corner, width = [(0, 0), (9, 0), (9, 9)], 200  # wider apart than the bands in which cells are mixed
-    grid = TileGrid((20, width), 16, 2, RegionOfInterest.of([corner, [(width - 1 - x, y) for x, y in corner]]))
+    grid = TileGrid(
+        (20, width), 16, 2, RegionOfInterest.from_polygons([corner, [(width - 1 - x, y) for x, y in corner]])
+    )
     stitcher = Stitcher(grid, (3, 3), 1)
     assert not covered(stitcher)[:, 60:140].any()
     maps = random_maps(stitcher)
@@ -237,7 +242,7 @@ def test_smoothing_is_the_gaussian_mean_of_the_plain_heatmap(
 
 def test_smoothing_takes_nothing_from_where_nobody_looked() -> None:
     """The Gaussian mean over what the tiles that are looked at say, each cell by how much they say of it."""
-    grid = TileGrid((40, 56), 16, 2, RegionOfInterest.of([[(20, 4), (40, 4), (20, 30)]]))
+    grid = TileGrid((40, 56), 16, 2, RegionOfInterest.from_polygons([[(20, 4), (40, 4), (20, 30)]]))
     assert 2 < len(grid) < len(without_area(grid))
     stitcher = Stitcher(grid, (4, 4), smoothing_px=6.0)
     centres = stitcher.centres_y.tolist(), stitcher.centres_x.tolist()

@@ -63,7 +63,7 @@ def test_the_tiles_that_show_any_of_the_area_hold_what_the_slow_cut_holds(
     channels: int,
     batch: int,
 ) -> None:
-    area, (tile, overlap) = RegionOfInterest.of(roi, exclude), sizes
+    area, (tile, overlap) = RegionOfInterest.from_polygons(roi, exclude), sizes
     image = np.random.default_rng(1).integers(0, 256, (*hw, channels), np.uint8)
     before, mask = image.copy(), area.mask(hw)
     expected = [
@@ -72,7 +72,9 @@ def test_the_tiles_that_show_any_of_the_area_hold_what_the_slow_cut_holds(
         if any(mask[row, column] for row, column in np.ndindex(hw) if 0 <= row - y < tile and 0 <= column - x < tile)
     ]
     if not expected:
-        with pytest.raises(GeometryError, match=f"no pixel of a frame of {hw[1]}x{hw[0]} px is to be looked at"):
+        with pytest.raises(
+            GeometryError, match=f"no pixel of a frame of {hw[1]}x{hw[0]} px is in the region of interest"
+        ):
             TileGrid(hw, tile, overlap, area)
         return
     grid = TileGrid(hw, tile, overlap, area)
