@@ -72,7 +72,7 @@ def test_the_pixels_of_a_polygon_are(polygon: Polygon, expected: list[str]) -> N
 
 
 @given(roi=POLYGONS, exclude=POLYGONS, frame_hw=FRAME_HW, first=st.integers(0, 6))
-def test_an_area_is_what_testing_each_pixel_by_itself_finds(
+def test_a_region_equals_a_test_of_each_single_pixel(
     roi: list[Polygon], exclude: list[Polygon], frame_hw: tuple[int, int], first: int
 ) -> None:
     """Wherever a polygon begins, and whichever way round it goes."""
@@ -82,14 +82,14 @@ def test_an_area_is_what_testing_each_pixel_by_itself_finds(
     np.testing.assert_array_equal(RegionOfInterest.from_polygons(turned, exclude).mask(frame_hw), expected)
 
 
-def test_looking_away_wins_over_looking_at_and_without_polygons_the_area_is_the_whole_frame() -> None:
+def test_exclude_takes_precedence_and_without_polygons_the_region_is_the_whole_frame() -> None:
     square, dot = [(0, 0), (2, 0), (2, 2), (0, 2)], [(1, 1)] * 3
     assert drawn(RegionOfInterest.from_polygons([square, dot], [dot]).mask((4, 4))) == ["###.", "#.#.", "###.", "...."]
     assert WHOLE_FRAME.mask((3, 4)).all()
     assert RegionOfInterest.from_polygons([], []) == WHOLE_FRAME
 
 
-def test_areas_of_the_same_polygons_are_one_key() -> None:
+def test_regions_of_equal_polygons_are_one_key() -> None:
     from_lists = RegionOfInterest.from_polygons([[(0, 0), (2, 0), (2, 2)]], [[(1, 1), (2, 1), (2, 2)]])
     from_tuples = RegionOfInterest((((0, 0), (2, 0), (2, 2)),), (((1, 1), (2, 1), (2, 2)),))
     assert {from_lists: "kept"}[from_tuples] == "kept"
@@ -97,7 +97,7 @@ def test_areas_of_the_same_polygons_are_one_key() -> None:
 
 
 @given(POLYGONS, POLYGONS, FRAME_HW)
-def test_its_box_holds_every_pixel_that_belongs_to_it(
+def test_the_box_contains_every_pixel_of_the_region(
     roi: list[Polygon], exclude: list[Polygon], frame_hw: tuple[int, int]
 ) -> None:
     area = RegionOfInterest.from_polygons(roi, exclude)
@@ -106,7 +106,7 @@ def test_its_box_holds_every_pixel_that_belongs_to_it(
     assert not outside.any()
 
 
-def test_its_box_is_no_larger_than_its_polygons() -> None:
+def test_the_box_is_not_larger_than_the_polygons() -> None:
     area = RegionOfInterest.from_polygons(
         [[(1, 1), (3, 2), (2, 2)], [(5, 0), (5, 0), (5, 0)]], [[(0, 0), (9, 0), (9, 9)]]
     )

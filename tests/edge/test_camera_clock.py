@@ -46,7 +46,7 @@ def by_definition(offsets: list[int], arrived: list[int]) -> list[float]:
 @given(
     frames=st.lists(st.tuples(st.integers(1, 100 * SECOND), st.integers(-(10**12), 10**12)), min_size=1, max_size=30),
 )
-def test_whatever_the_clocks_say_an_age_is_never_negative_and_is_as_defined(frames: list[tuple[int, int]]) -> None:
+def test_an_age_is_never_negative_and_follows_its_definition(frames: list[tuple[int, int]]) -> None:
     clock, arrived_ns = CameraClock(), 0
     offsets, arrived, ages = list[int](), list[int](), list[int]()
     for after_ns, offset in frames:
@@ -64,7 +64,7 @@ def test_whatever_the_clocks_say_an_age_is_never_negative_and_is_as_defined(fram
     drift_ppm=st.integers(-200, 200),
     clock_ns=st.sampled_from([0, -(10**15), SINCE_1970]),
 )
-def test_no_frame_is_called_older_than_it_is_however_the_clocks_drift(
+def test_drift_never_makes_a_frame_older_than_it_is(
     frames: list[tuple[int, int]], drift_ppm: int, clock_ns: int
 ) -> None:
     camera, taken_ns, arrived_ns, least_ns = Simulated(drift_ppm, clock_ns), 0, 0, None
@@ -97,7 +97,7 @@ def test_drift_is_not_mistaken_for_age_at_ten_thousand_frames_a_second() -> None
 
 
 @pytest.mark.parametrize("drift_ppm", [-200, 200])
-def test_frames_that_begin_to_lag_at_once_are_as_old_as_they_lag(drift_ppm: int) -> None:
+def test_a_sudden_lag_is_the_age_of_its_frames(drift_ppm: int) -> None:
     camera, lag_ns = Simulated(drift_ppm), 2 * SECOND
     for taken_ns in hours_of_frames(0.1, SECOND // 10):
         assert camera.age_ns(taken_ns, 5_000_000) <= 1000
@@ -116,7 +116,7 @@ def test_a_lag_that_grows_faster_than_clocks_drift_is_noticed(drift_ppm: int) ->
     assert true_ns * (1 - 700 / 2000) * 0.99 <= age_ns <= true_ns
 
 
-def test_one_frame_that_came_faster_makes_those_after_it_older() -> None:
+def test_a_faster_frame_makes_later_frames_older() -> None:
     camera = Simulated()
     assert camera.age_ns(0, 50_000_000) == 0, "of the first frame nobody can tell"
     assert camera.age_ns(SECOND, 50_000_000) <= 50_000

@@ -73,7 +73,7 @@ def memories_of_frames(pid: int) -> int:
 
 
 @pytest.mark.parametrize("deaths", [3, pytest.param(20, marks=pytest.mark.long)])
-def test_a_camera_process_that_is_killed_or_hangs_is_started_again_and_leaves_nothing_behind(
+def test_a_killed_or_hanging_camera_process_is_restarted_without_leftovers(
     tmp_path: Path, bundle: Bundle, address: str, deaths: int
 ) -> None:
     """The line is being commissioned, which all its events say."""
@@ -106,7 +106,7 @@ def test_a_camera_process_that_is_killed_or_hangs_is_started_again_and_leaves_no
 
 
 @pytest.mark.parametrize("frames", [40, pytest.param(200, marks=pytest.mark.long)])
-def test_a_gige_device_may_be_absent_at_the_start_and_lose_its_power_and_another_camera_goes_on(
+def test_a_missing_gige_device_does_not_stop_another_camera(
     tmp_path: Path, bundle: Bundle, address: str, frames: int
 ) -> None:
     """Seconds go by until a device that is gone is let go of: frames of the other camera would be lost by waiting.
@@ -136,7 +136,7 @@ def test_a_gige_device_may_be_absent_at_the_start_and_lose_its_power_and_another
     assert all(event.verdict != "NO_VERDICT" for event in heard.of("lives") if event.reason != "dropped.stopped")
 
 
-def test_a_triggered_camera_that_waits_is_idle_and_one_that_answers_no_more_is_dead(
+def test_a_waiting_triggered_camera_is_idle_and_one_without_answer_is_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(restarts, "ASK_EVERY_SECONDS", 0.05)
@@ -163,9 +163,7 @@ def test_a_triggered_camera_that_waits_is_idle_and_one_that_answers_no_more_is_d
     ]  # fmt: skip
 
 
-def test_a_cable_loses_packets_and_each_damaged_frame_is_told_and_is_pulled_until_it_is_plugged_in_again(
-    tmp_path: Path, bundle: Bundle, address: str
-) -> None:
+def test_damaged_frames_and_a_pulled_cable_are_reported(tmp_path: Path, bundle: Bundle, address: str) -> None:
     with cable() as wire, aravis_camera(wire.address, whites(), netns=wire.netns) as device:
         camera = genicam(device, **SILENT, on_overload="block", buffers=128)  # nothing is lost but on the cable
         line = write_line_with(tmp_path, bundle.path, address, {"cam": camera})
@@ -234,9 +232,7 @@ WRONGS = {
 }
 
 
-def test_whatever_a_camera_sends_wrong_is_told_once_and_never_judged_and_the_line_inspects_again(
-    tmp_path: Path, bundle: Bundle, address: str
-) -> None:
+def test_wrong_frames_raise_one_alarm_and_are_never_judged(tmp_path: Path, bundle: Bundle, address: str) -> None:
     with aravis_camera(pictures=whites()) as device:
         camera = genicam(device, frozen_after_frames=5, stale_after_ms=2000, waiting_frames=16)
         line = write_line_with(tmp_path, bundle.path, address, {"cam": camera})
@@ -269,7 +265,7 @@ def test_whatever_a_camera_sends_wrong_is_told_once_and_never_judged_and_the_lin
 # RTSP.
 
 
-def test_an_rtsp_server_that_hangs_and_one_that_dies_are_found_dead_and_opened_again(
+def test_an_rtsp_server_that_hangs_or_dies_is_dead_and_opened_again(
     tmp_path: Path, bundle: Bundle, address: str
 ) -> None:
     pytest.importorskip("av", reason="av is not installed")

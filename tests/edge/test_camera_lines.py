@@ -41,7 +41,7 @@ def score_of_grey(value: int) -> object:
 # Several cameras, one engine.
 
 
-def test_a_fast_camera_starves_no_slow_one(tmp_path: Path, bundle: Bundle, address: str) -> None:
+def test_a_fast_camera_does_not_starve_a_slow_one(tmp_path: Path, bundle: Bundle, address: str) -> None:
     size = {"kind": "pattern", "draw_size": [260, 260]}
     slow_camera = {**size, "rate_fps": 2, "frames": 5, "waiting_frames": 3}  # fewer than come while the fast one runs
     cameras = {"fast": {**size, "rate_fps": 150, "frames": 300}, "slow": slow_camera}
@@ -135,7 +135,7 @@ TRIGGERED = {"trigger": "software", "trigger_timeout_ms": 1500, "on_overload": "
 
 @MANY
 @pytest.mark.parametrize("what", ["ignore_triggers", "lose_frames"])
-def test_one_that_is_lost_costs_its_own_part_the_verdict_and_shifts_no_other(
+def test_a_lost_frame_costs_its_own_part_the_verdict_and_shifts_no_other(
     tmp_path: Path, bundle: Bundle, address: str, commands: str, what: str, count: int
 ) -> None:
     camera = {"kind": "pattern", "draw_size": [64, 48], **TRIGGERED, what: [LOST]}
@@ -153,7 +153,7 @@ def test_one_that_is_lost_costs_its_own_part_the_verdict_and_shifts_no_other(
 
 
 @MANY
-def test_each_part_has_the_verdict_on_its_own_pixels_also_after_a_frame_is_lost_and_ids_begin_again(
+def test_each_part_has_the_verdict_on_its_own_pixels_after_losses_and_restarts(
     tmp_path: Path, bundle: Bundle, address: str, commands: str, count: int
 ) -> None:
     """A GigE Vision camera whose picture changes from part to part, and whose packets are all lost for one of them."""
@@ -219,7 +219,7 @@ def wired_camera() -> Iterator[WiredCamera]:
 
 
 @MANY
-def test_a_part_that_is_announced_is_that_of_the_next_edge_whatever_edges_and_frames_are_lost(
+def test_an_announced_part_belongs_to_the_next_edge_despite_losses(
     tmp_path: Path, bundle: Bundle, address: str, commands: str, wired_camera: WiredCamera, count: int
 ) -> None:
     no_edge, no_frame, edge_too_many = 3, 5, 7
@@ -279,7 +279,7 @@ def trigger_until_a_frame_comes(commands: str, camera: str) -> Triggered:
     raise AssertionError(f"no trigger brought a frame: {reason}")
 
 
-def test_a_verdict_that_is_late_is_told_as_none_at_the_deadline_under_its_part_and_its_frame(
+def test_a_late_verdict_becomes_no_verdict_at_the_deadline(
     tmp_path: Path, bundle: Bundle, address: str, commands: str
 ) -> None:
     drawn = {"kind": "pattern", "draw_size": [300, 300]}

@@ -91,7 +91,7 @@ def with_three_frames_in_the_socket(camera: Running) -> list[Frame]:
 # Pixels.
 
 
-def test_drawn_pictures_cross_to_the_last_byte_with_all_that_is_known_of_them() -> None:
+def test_simulated_pictures_arrive_to_the_last_byte_with_their_stamps() -> None:
     before_ns = time.monotonic_ns()
     with running(drawn_camera(draw_size=(13, 7), first_frame_id=65534, frames=4, rate_fps=100)) as camera:
         assert camera.opened().highest_frame_id == 65535
@@ -129,7 +129,7 @@ def written(folder: Path, images: dict[str, NDArray[np.uint8] | NDArray[np.uint1
     return folder
 
 
-def test_pictures_of_every_format_cross_as_the_rgb_that_they_show(tmp_path: Path) -> None:
+def test_pictures_of_every_format_arrive_as_rgb(tmp_path: Path) -> None:
     folder = written(tmp_path / "f", {name: image for name, (image, _, _) in pictures().items()})
     (folder / "5.png").write_bytes(b"no picture")
     with running(FolderSettings(name="top", path=folder, waiting_frames=5)) as camera:
@@ -146,7 +146,7 @@ def test_pictures_of_every_format_cross_as_the_rgb_that_they_show(tmp_path: Path
         assert camera.next() == Ended()
 
 
-def test_a_frame_larger_than_all_before_gets_new_memory_and_those_before_stay_as_they_were(tmp_path: Path) -> None:
+def test_a_larger_frame_gets_new_memory_and_earlier_frames_stay_valid(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     sizes = [(4, 4), (4, 4), (50, 60), (3, 3), (50, 60), (300, 200), (300, 201), (2, 2)]
     images = {f"{n}.png": rng.integers(0, 256, (*hw, 3), np.uint8) for n, hw in enumerate(sizes, 1)}
@@ -165,7 +165,7 @@ def test_a_frame_larger_than_all_before_gets_new_memory_and_those_before_stay_as
 # Slots.
 
 
-def test_a_held_frame_is_never_overwritten_and_frames_without_a_slot_are_announced_as_dropped() -> None:
+def test_a_held_frame_is_never_overwritten_and_frames_without_a_slot_are_dropped() -> None:
     with running(drawn_camera(rate_fps=100, draw_size=(64, 48))) as camera:
         camera.opened()
         kept = camera.frames(SLOTS)
@@ -187,7 +187,7 @@ def test_a_held_frame_is_never_overwritten_and_frames_without_a_slot_are_announc
         assert [shown_by(frame) for frame in (kept[0], *kept[3:])] == [1, 4, 5]
 
 
-def test_a_camera_that_may_wait_does_so_until_a_slot_is_free_and_loses_nothing() -> None:
+def test_a_blocking_camera_waits_for_a_slot_and_loses_nothing() -> None:
     with running(eager_camera(frames=30)) as camera:
         camera.opened()
         kept = camera.frames(SLOTS)
@@ -209,7 +209,7 @@ def test_a_camera_that_may_wait_does_so_until_a_slot_is_free_and_loses_nothing()
 # What can be asked of it.
 
 
-def test_it_says_whether_the_camera_is_there_and_a_trigger_is_confirmed_and_brings_a_frame() -> None:
+def test_health_requests_get_replies_and_triggers_get_results_and_frames() -> None:
     """And a signal for the terminal's foreground does not end it before its line does."""
     with running(drawn_camera(trigger="software")) as camera:
         camera.opened()
@@ -225,7 +225,7 @@ def test_it_says_whether_the_camera_is_there_and_a_trigger_is_confirmed_and_brin
             assert shown(said) == [frame_id]
 
 
-def test_a_trigger_that_is_not_possible_is_answered_with_why() -> None:
+def test_an_impossible_trigger_is_answered_with_the_reason() -> None:
     with running(drawn_camera(rate_fps=0.001)) as camera:
         camera.opened()
         camera.arrived()
@@ -239,7 +239,7 @@ def test_a_trigger_that_is_not_possible_is_answered_with_why() -> None:
 # How it ends.
 
 
-def test_a_camera_that_cannot_be_opened_says_why_and_its_process_ends(tmp_path: Path) -> None:
+def test_a_camera_that_cannot_be_opened_reports_the_reason_and_its_process_ends(tmp_path: Path) -> None:
     with running(FolderSettings(name="top", path=tmp_path / "none")) as camera:
         news = camera.next()
         assert isinstance(news, Broken)
@@ -247,7 +247,7 @@ def test_a_camera_that_cannot_be_opened_says_why_and_its_process_ends(tmp_path: 
         assert camera.process.close(WITHIN_SECONDS) == []
 
 
-def test_asked_to_close_it_ends_by_itself_and_what_it_had_announced_is_handed_over() -> None:
+def test_a_closed_process_ends_by_itself_and_delivers_its_last_messages() -> None:
     with running(eager_camera()) as camera:
         with_three_frames_in_the_socket(camera)
         process = camera.process._process
@@ -259,7 +259,7 @@ def test_asked_to_close_it_ends_by_itself_and_what_it_had_announced_is_handed_ov
         assert waited in ([(9, "stopped")], [])
 
 
-def test_one_that_does_not_close_in_time_is_killed_and_what_it_had_announced_is_handed_over() -> None:
+def test_a_process_that_does_not_close_in_time_is_killed_and_loses_no_message() -> None:
     with running(eager_camera()) as camera:
         with_three_frames_in_the_socket(camera)
         stop(camera.process.pid)
@@ -270,7 +270,7 @@ def test_one_that_does_not_close_in_time_is_killed_and_what_it_had_announced_is_
 
 
 @pytest.mark.parametrize("read_all", [True, False])
-def test_when_it_is_killed_all_that_it_had_announced_comes_first_and_then_how_it_ended(read_all: bool) -> None:
+def test_a_killed_process_delivers_its_last_messages_and_then_its_end(read_all: bool) -> None:
     """Also where it was killed before it read everything: then its socket is reset."""
     with running(eager_camera()) as camera:
         kept = with_three_frames_in_the_socket(camera)
@@ -308,7 +308,7 @@ sys.stdin.read()
     [({"trigger": "software"}, 1), ({"rate_fps": None, "on_overload": "block"}, 3), ({"rate_fps": 1000}, 3)],
     ids=["waiting for a trigger", "waiting for a slot", "sending"],
 )
-def test_when_its_line_is_killed_it_ends_by_itself(keys: dict[str, object], read: int) -> None:
+def test_a_camera_process_ends_when_its_line_is_killed(keys: dict[str, object], read: int) -> None:
     command = [sys.executable, "-c", LINE, to_bytes(drawn_camera(**keys)).decode(), str(read)]
     line = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -332,7 +332,7 @@ def test_when_its_line_is_killed_it_ends_by_itself(keys: dict[str, object], read
 
 
 @pytest.mark.parametrize("openings", [4, pytest.param(20, marks=pytest.mark.long)])
-def test_openings_with_every_kind_of_end_leave_nothing_behind(openings: int) -> None:
+def test_openings_with_every_kind_of_end_leave_no_resources_behind(openings: int) -> None:
     gc.collect()
     before = held()
     kept: list[Frame] = []

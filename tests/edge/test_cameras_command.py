@@ -91,7 +91,7 @@ def files(folder: Path) -> list[str]:
 # Grab: pictures.
 
 
-def test_every_camera_is_grabbed_and_its_frames_are_saved_to_the_pixel_and_numbers_count_on(tmp_path: Path) -> None:
+def test_frames_of_every_camera_are_saved_exactly_and_numbers_continue(tmp_path: Path) -> None:
     config = line(tmp_path, top=pattern_camera("first_frame_id = 65533"), **{"top-1": pattern_camera()})
     told = grabbed(config, "-n", 6)
     for name, ids in {"top": [65533, 65534, 65535, 1, 2, 3], "top-1": [1, 2, 3, 4, 5, 6]}.items():
@@ -111,7 +111,7 @@ def test_every_camera_is_grabbed_and_its_frames_are_saved_to_the_pixel_and_numbe
     assert len(files(told.out)) == 13
 
 
-def test_each_format_is_saved_and_what_is_unreadable_or_the_same_as_the_one_before_is_counted(tmp_path: Path) -> None:
+def test_each_format_is_saved_and_unreadable_and_identical_frames_are_counted(tmp_path: Path) -> None:
     """Colour as RGB, grey as grey, deep grey by its highest 8 bits."""
     colour, grey, deep = noise(1, 7, 9, 3)[0], noise(1, 7, 9)[0], noise(1, 7, 9, dtype=np.uint16)[0]
     same_first_row = np.vstack([grey[:1], 255 - grey[1:]])
@@ -133,7 +133,7 @@ def test_each_format_is_saved_and_what_is_unreadable_or_the_same_as_the_one_befo
 # Grab: what is told.
 
 
-def test_a_frame_that_the_camera_lost_is_told_and_does_not_count(tmp_path: Path) -> None:
+def test_a_frame_that_the_camera_lost_is_reported_and_not_counted(tmp_path: Path) -> None:
     told = grabbed(line(tmp_path, top=pattern_camera("lose_frames = [2, 3, 5]")), "-n", 4)
     assert told.frame_ids == [1, 4, 6, 7]
     assert told.top["jitter_ms"] is None, "only 6 and 7 came one after the other"
@@ -142,7 +142,7 @@ def test_a_frame_that_the_camera_lost_is_told_and_does_not_count(tmp_path: Path)
     }
 
 
-def test_software_triggers_are_fired_one_by_one_and_one_without_a_frame_is_told(tmp_path: Path) -> None:
+def test_software_triggers_are_sent_one_by_one_and_missing_frames_are_reported(tmp_path: Path) -> None:
     keys = 'trigger = "software"\nignore_triggers = [2]\ntrigger_timeout_ms = 400'
     told = grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3)
     assert (told.top["trigger"], told.top["frames"], told.top["rate_set_fps"]) == ("software", 3, None)
@@ -150,7 +150,7 @@ def test_software_triggers_are_fired_one_by_one_and_one_without_a_frame_is_told(
     assert {reason: loss["frames"] for reason, loss in told.top["losses"].items()} == {"no_frame": 1}
 
 
-def test_a_camera_that_freezes_is_told_to_have_died_and_is_grabbed_on(tmp_path: Path) -> None:
+def test_a_frozen_camera_is_reported_as_dead_and_the_grab_continues(tmp_path: Path) -> None:
     told = grabbed(line(tmp_path, top=pattern_camera("freeze_at = 2")), "-n", 8)
     # It shows the pictures 1, 2, 2, 2, the next one is a fault, and it is opened anew.
     assert told.frame_ids == [1, 2, 3, 4, 1, 2, 3, 4]
@@ -160,7 +160,7 @@ def test_a_camera_that_freezes_is_told_to_have_died_and_is_grabbed_on(tmp_path: 
     assert died.startswith("frozen: more than 3 frames one after the other were identical")
 
 
-def test_frames_that_the_line_would_refuse_are_saved_and_warned_of(tmp_path: Path) -> None:
+def test_frames_that_the_line_would_refuse_are_saved_with_a_warning(tmp_path: Path) -> None:
     told = grabbed(line(tmp_path, top=pattern_camera("size = [5, 12]\nroi = [[[0, 8], [4, 8], [4, 11]]]")), "-n", 2)
     assert files(told.out) == ["top-00001-1.png", "top-00002-2.png"]
     refused, area = told.top["warnings"]
@@ -172,7 +172,7 @@ def test_frames_that_the_line_would_refuse_are_saved_and_warned_of(tmp_path: Pat
     assert f"warning: camera top: {refused}\n" in told.result.stderr
 
 
-def test_people_are_told_in_words_and_a_camera_that_does_not_open_is_an_error_after_the_others(tmp_path: Path) -> None:
+def test_the_printed_report_ends_with_the_error_of_a_camera_that_does_not_open(tmp_path: Path) -> None:
     config = line(
         tmp_path,
         top=pattern_camera("lose_frames = [2]\nsize = [12, 5]\nroi = [[[0, 0], [3, 0], [3, 3]]]"),
@@ -208,7 +208,7 @@ def test_people_are_told_in_words_and_a_camera_that_does_not_open_is_an_error_af
 # Grab: what ends it.
 
 
-def test_a_camera_that_is_too_slow_is_given_up_at_the_timeout(tmp_path: Path) -> None:
+def test_a_slow_camera_ends_at_the_timeout(tmp_path: Path) -> None:
     keys = 'trigger = "software"\nignore_triggers = [1]\ntrigger_timeout_ms = 60000'
     told = Grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3, "--timeout", "0.2")
     sentence = told.failed(CameraError)
@@ -216,13 +216,13 @@ def test_a_camera_that_is_too_slow_is_given_up_at_the_timeout(tmp_path: Path) ->
     assert (told.top["problem"], told.top["saved"]) == (sentence, [])
 
 
-def test_a_camera_that_has_no_more_frames_is_told_so(tmp_path: Path) -> None:
+def test_a_camera_without_more_frames_is_reported(tmp_path: Path) -> None:
     told = Grabbed(line(tmp_path, top=pattern_camera("frames = 2")))
     assert told.failed(CameraError).startswith("camera top: 2 of 10 frames came, then it had no more; ")
     assert len(told.top["saved"]) == 2
 
 
-def test_a_camera_that_is_not_in_the_line_or_a_folder_that_cannot_be_written_is_found_before_any_is_opened(
+def test_an_unknown_camera_or_unwritable_folder_is_refused_before_cameras_are_opened(
     tmp_path: Path,
 ) -> None:
     config = line(tmp_path, gone=folder_camera(tmp_path / "nowhere"))
@@ -235,7 +235,7 @@ def test_a_camera_that_is_not_in_the_line_or_a_folder_that_cannot_be_written_is_
     assert "cannot be written (Not a directory); check the disk" in complaint(result)
 
 
-def test_a_disk_that_is_full_ends_the_grab_with_what_was_written(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_grab_and_keeps_what_was_written(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "top-00002-2.png").symlink_to("/dev/full")
@@ -253,7 +253,7 @@ def opened(pipe: Path) -> Iterator[BinaryIO]:
         yield reader
 
 
-def test_ctrl_c_ends_it_with_what_it_has(tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_grab_with_the_frames_so_far(tmp_path: Path) -> None:
     """Its first picture goes into a pipe: once that is being written, the signal comes."""
     out = tmp_path / "out"
     out.mkdir()
@@ -284,7 +284,7 @@ def slow_disk(out: Path) -> Iterator[PictureWriter]:
         yield writer
 
 
-def test_frames_that_the_disk_cannot_follow_are_counted_and_not_saved(tmp_path: Path) -> None:
+def test_frames_that_come_too_fast_for_the_disk_are_counted_and_not_saved(tmp_path: Path) -> None:
     settings = PatternSettings(name="top", draw_size=(12, 5), rate_fps=500)
     with slow_disk(tmp_path) as writer:
         grab = Grab(settings, 4, WITHIN_SECONDS, writer, on_frame=lambda: None, print_line=print)
@@ -295,7 +295,7 @@ def test_frames_that_the_disk_cannot_follow_are_counted_and_not_saved(tmp_path: 
     assert report.warnings[0].startswith("3 frames were counted and not saved")
 
 
-def test_a_camera_that_may_wait_for_the_line_waits_for_the_disk(tmp_path: Path) -> None:
+def test_a_blocking_camera_waits_for_the_disk(tmp_path: Path) -> None:
     counted = threading.Semaphore(0)
     (picture,) = noise(1, 4, 4)
     pictures = write_pictures(tmp_path / "in", {f"{n}.png": picture for n in range(3)})  # type: ignore[misc]
@@ -344,7 +344,7 @@ def test_rate_and_jitter_are_those_of_the_intervals(intervals_ms: list[int]) -> 
         assert arrivals.jitter_ms == pytest.approx((statistics.pstdev(intervals_ms), worst), abs=1e-9)
 
 
-def test_the_time_in_which_a_frame_was_lost_is_no_jitter() -> None:
+def test_intervals_with_a_lost_frame_do_not_count_as_jitter() -> None:
     arrivals = Arrivals()
     for stamp in stamps([0, 10, 22]):
         arrivals.add(stamp)
@@ -355,7 +355,7 @@ def test_the_time_in_which_a_frame_was_lost_is_no_jitter() -> None:
     assert arrivals.rate_fps == pytest.approx(4 / 0.109)
 
 
-def test_the_cameras_clock_is_held_against_the_hosts_since_it_was_opened() -> None:
+def test_the_cameras_clock_is_compared_with_the_hosts_since_the_opening() -> None:
     arrivals = Arrivals()
     for stamp in stamps([0, 10], [7000, 7010]):
         arrivals.add(stamp)
@@ -370,7 +370,7 @@ def test_the_cameras_clock_is_held_against_the_hosts_since_it_was_opened() -> No
 # Grab: where the line looks.
 
 
-def test_the_area_is_drawn_into_the_first_frame(tmp_path: Path) -> None:
+def test_the_region_of_interest_is_drawn_into_the_first_frame(tmp_path: Path) -> None:
     size = "size = [600, 300]\ndraw_size = [600, 300]\nroi = [[[300, 30], [340, 30], [340, 60], [300, 60]]]"
     told = grabbed(line(tmp_path, top=f'kind = "pattern"\nrate_fps = 500\n{size}'), "-n", 1)
     assert told.top["area"] == {"file": "top-area.png", "tiles_looked_at": 1, "tiles": 6}
@@ -383,7 +383,7 @@ def test_the_area_is_drawn_into_the_first_frame(tmp_path: Path) -> None:
     assert tuple(picture[0, 222]) == tuple(picture[223, 445]) == TILE_RGB
 
 
-def test_a_colour_frame_keeps_its_colours_and_what_is_looked_away_from_is_outlined_too() -> None:
+def test_a_colour_frame_keeps_its_colours_and_excluded_areas_are_outlined() -> None:
     (frame,) = noise(1, 224, 224, 3)
     area = RegionOfInterest.from_polygons([], [[(50, 50), (100, 50), (100, 100), (50, 100)]])
     picture = draw_region(frame.astype(np.uint8), TileGrid((224, 224), region_of_interest=area))
@@ -394,7 +394,7 @@ def test_a_colour_frame_keeps_its_colours_and_what_is_looked_away_from_is_outlin
 # A GigE Vision camera.
 
 
-def test_a_gige_camera_is_grabbed_with_what_its_transport_counted_and_edges_are_waited_for(tmp_path: Path) -> None:
+def test_a_grab_of_a_gige_camera_reports_counters_and_waits_for_edges(tmp_path: Path) -> None:
     with aravis_camera(rate_fps=100) as device:
         keys = f'kind = "genicam"\naddress = "{device.address}"\non_overload = "block"'
         told = grabbed(line(tmp_path, top=keys), "-n", 5)
@@ -450,7 +450,7 @@ def test_video_devices_are_listed_by_number_with_their_names(tmp_path: Path) -> 
     assert video_devices(tmp_path / "none", about) == []
 
 
-def test_without_aravis_video_devices_are_listed_and_one_sentence_says_what_is_missing(
+def test_without_aravis_video_devices_are_listed_and_the_missing_library_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(aravis, "LIBRARY", "libaravis-0.8.so.999")

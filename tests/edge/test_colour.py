@@ -33,7 +33,7 @@ PIXELS: list[tuple[PixelFormat, Any, tuple[int, int, int]]] = [
 
 
 @pytest.mark.parametrize(("pixel_format", "pixel", "rgb"), PIXELS)
-def test_a_pixel_becomes(pixel_format: PixelFormat, pixel: Any, rgb: tuple[int, int, int]) -> None:
+def test_a_pixel_is_converted_to(pixel_format: PixelFormat, pixel: Any, rgb: tuple[int, int, int]) -> None:
     came = to_rgb(np.broadcast_to(pixel, (3, 5, *np.shape(pixel))).copy(), pixel_format)
     assert (came.dtype, came.shape) == (U8, (3, 5, 3))
     assert (came == rgb).all()
@@ -48,7 +48,7 @@ MOSAICS: dict[PixelFormat, list[list[int]]] = {
 
 
 @pytest.mark.parametrize("pixel_format", MOSAICS)
-def test_a_mosaic_of_one_colour_is_that_colour_to_its_borders(pixel_format: PixelFormat) -> None:
+def test_a_mosaic_of_one_colour_has_that_colour_up_to_its_borders(pixel_format: PixelFormat) -> None:
     for height, width in ((6, 8), (5, 7), (3, 3)):
         mosaic = np.tile(np.array(MOSAICS[pixel_format], U8), (4, 4))[:height, :width].copy()
         came = to_rgb(mosaic, pixel_format)
@@ -59,7 +59,7 @@ def test_a_mosaic_of_one_colour_is_that_colour_to_its_borders(pixel_format: Pixe
             to_rgb(np.full(hw, 200, U8), pixel_format)
 
 
-def test_every_format_has_its_example_here() -> None:
+def test_every_format_has_an_example() -> None:
     assert {pixel_format for pixel_format, *_ in PIXELS} | MOSAICS.keys() == set(PIXEL_FORMATS)
 
 
@@ -94,7 +94,7 @@ Unpack = Callable[[NDArray[np.uint8]], NDArray[np.uint16]]
 
 @pytest.mark.parametrize(("unpack", "bits"), [(unpack_mono10p, 10), (unpack_mono12p, 12)])
 @given(st.data())
-def test_pixels_are_so_many_bits_of_one_long_number(unpack: Unpack, bits: int, data: st.DataObject) -> None:
+def test_packed_pixels_equal_bits_of_one_long_integer(unpack: Unpack, bits: int, data: st.DataObject) -> None:
     groups = data.draw(st.integers(1, 10))
     pixels = data.draw(st.lists(st.integers(0, (1 << bits) - 1), min_size=4 * groups, max_size=4 * groups))
     number = sum(pixel << (bits * index) for index, pixel in enumerate(pixels))

@@ -125,7 +125,7 @@ def test_frames_arrive_byte_for_byte_as_the_camera_sent_them(pixel_format: str, 
 
 
 @pytest.mark.usefixtures("plain_sockets")
-def test_plain_sockets_which_all_may_open_hand_over_the_same() -> None:
+def test_unprivileged_sockets_deliver_the_same_frames() -> None:
     with (
         aravis_camera(pictures=noise(3, 240, 320), rate_fps=20) as device,
         opened(device.address, packet_bytes=8000) as camera,
@@ -141,7 +141,7 @@ def test_plain_sockets_which_all_may_open_hand_over_the_same() -> None:
         assert whole >= 6
 
 
-def test_settings_reach_the_camera_and_what_is_found_is_told_in_words_and_numbers(device: AravisCamera) -> None:
+def test_settings_reach_the_camera_and_its_properties_are_reported(device: AravisCamera) -> None:
     keys: dict[str, Any] = {"exposure_us": 1234, "gain_db": 4, "rate_fps": 125, "packet_bytes": 2000}
     assert opening(device.address, **keys) == Opened(
         found=f"Aravis Fake {device.serial} at {device.address}, 64x48 Mono8, packets of 2000 bytes, 125 frames/s",
@@ -158,7 +158,7 @@ def test_settings_reach_the_camera_and_what_is_found_is_told_in_words_and_number
         assert aravis.camera_get_packet_size(handle) == 2000
 
 
-def test_a_frame_is_stamped_with_both_clocks_at_its_arrival_and_with_the_cameras_own(device: AravisCamera) -> None:
+def test_a_frame_has_timestamps_of_both_host_clocks_and_of_the_camera(device: AravisCamera) -> None:
     with opened(device.address, rate_fps=FAST) as camera:
         grab(camera)
         began_ns, began_monotonic_ns = time.time_ns(), time.monotonic_ns()
@@ -172,7 +172,7 @@ def test_a_frame_is_stamped_with_both_clocks_at_its_arrival_and_with_the_cameras
     assert first.camera_timestamp_ns < second.camera_timestamp_ns
 
 
-def test_an_image_is_not_copied_and_stays_while_other_frames_arrive(device: AravisCamera) -> None:
+def test_an_image_is_not_copied_and_stays_valid_while_other_frames_arrive(device: AravisCamera) -> None:
     with opened(device.address, buffers=3, rate_fps=FAST) as camera:
         frame = grab_frame(camera)
         until = time.monotonic() + SOON_S
@@ -183,7 +183,7 @@ def test_an_image_is_not_copied_and_stays_while_other_frames_arrive(device: Arav
     np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
 
 
-def test_a_region_of_the_sensor_is_what_it_would_be_in_the_whole_picture() -> None:
+def test_a_region_of_the_sensor_equals_that_part_of_the_full_picture() -> None:
     with (
         aravis_camera(pictures=noise(3, 60, 80), rate_fps=FAST) as device,
         opened(device.address, region=(7, 11, 33, 17)) as camera,
@@ -203,7 +203,7 @@ def test_packed_formats_are_unpacked_to_16_bits(sent: str, becomes: str) -> None
     assert frame.image.max() < 1 << int(becomes.removeprefix("Mono"))
 
 
-def test_a_pixel_format_is_set_by_what_it_becomes_and_packed_lines_that_end_within_a_byte_are_refused() -> None:
+def test_packed_formats_are_chosen_and_lines_that_end_within_a_byte_are_refused() -> None:
     with viva_camera(width=50, height=40) as device, opened(device.ip, pixel_format="Mono16") as camera:
         frame = grab_frame(camera)
     assert (frame.pixel_format, frame.image.dtype) == ("Mono16", np.uint16)
@@ -217,7 +217,7 @@ def test_a_pixel_format_is_set_by_what_it_becomes_and_packed_lines_that_end_with
 # Triggers.
 
 
-def test_a_software_trigger_takes_one_frame_and_no_other_comes() -> None:
+def test_a_software_trigger_takes_exactly_one_frame() -> None:
     with aravis_camera() as device, opened(device.address, trigger="software") as camera:
         device.trigger_rate(FAST)
         assert camera.grab(0.1) is None
@@ -227,7 +227,7 @@ def test_a_software_trigger_takes_one_frame_and_no_other_comes() -> None:
             assert camera.grab(0.03) is None
 
 
-def test_with_a_hardware_trigger_no_frame_comes_by_itself_and_none_is_triggered(device: AravisCamera) -> None:
+def test_with_a_hardware_trigger_no_frame_comes_without_an_edge(device: AravisCamera) -> None:
     assert opening(device.address, trigger="hardware", trigger_line="Line0").period_s is None
     with opened(device.address, trigger="hardware", trigger_line="Line0") as camera:
         assert camera.grab(0.1) is None
@@ -239,7 +239,7 @@ def test_with_a_hardware_trigger_no_frame_comes_by_itself_and_none_is_triggered(
 # Losses.
 
 
-def test_lost_packets_are_asked_for_again() -> None:
+def test_lost_packets_are_requested_again() -> None:
     with viva_camera(width=320, height=240, drop_packets=[(2, 3), (4, 0)]) as device, opened(device.ip) as camera:
         assert [grab_frame(camera).stamp.frame_id for _ in range(5)] == [1, 2, 3, 4, 5]
         counted = camera.counters()
@@ -248,7 +248,7 @@ def test_lost_packets_are_asked_for_again() -> None:
 
 
 @pytest.mark.parametrize(("camera_resends", "we_ask"), [(False, True), (True, False)])
-def test_a_frame_with_lost_packets_is_told_under_its_own_id_and_with_the_buffer_that_is_too_small(
+def test_a_frame_with_lost_packets_is_reported_with_its_id_and_advice(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, camera_resends: bool, we_ask: bool
 ) -> None:
     """Also one whose first packet is lost, with which its id and its times would have come."""
@@ -292,7 +292,7 @@ def test_lost_frames_do_not_use_up_the_buffers() -> None:
 
 
 @pytest.mark.usefixtures("plain_sockets")
-def test_packets_of_no_frame_are_passed_over_unless_there_is_nothing_else(device: AravisCamera) -> None:
+def test_stray_packets_are_ignored_unless_nothing_else_comes(device: AravisCamera) -> None:
     """A packet that tried the packet size may come late; all packets of a camera that sends video are such."""
     port_of = aravis.Function[int]("arv_gv_stream_get_port", ctypes.c_uint16, ctypes.c_void_p, fails=False)
     with opened(device.address, trigger="software") as camera, socket.socket(type=socket.SOCK_DGRAM) as strays:
@@ -312,7 +312,7 @@ def test_packets_of_no_frame_are_passed_over_unless_there_is_nothing_else(device
 # Chunks.
 
 
-def test_chunks_go_with_every_frame_and_the_image_is_the_image_alone() -> None:
+def test_chunks_come_with_every_frame_and_stay_out_of_the_image() -> None:
     with viva_camera(width=64, height=48) as device:
         for chunks in ({"ExposureTime": 2345.0}, {}):
             with opened(device.ip, chunks=list(chunks), exposure_us=2345) as camera:
@@ -323,7 +323,7 @@ def test_chunks_go_with_every_frame_and_the_image_is_the_image_alone() -> None:
 # What changes in mid-run.
 
 
-def test_a_frame_that_changed_is_what_it_says_and_after_one_that_outgrew_its_buffer_the_camera_is_opened_anew() -> None:
+def test_changed_frames_are_accepted_unless_they_outgrow_their_buffer() -> None:
     """The library calls such a frame complete, though it cut it off."""
     with aravis_camera(pictures=noise(2, 90, 90), rate_fps=FAST) as device:
         device.resize(60, 40)
@@ -348,7 +348,7 @@ def test_a_frame_that_changed_is_what_it_says_and_after_one_that_outgrew_its_buf
 # The end of a camera.
 
 
-def test_a_camera_whose_power_is_cut_falls_silent_and_can_be_opened_when_it_is_back() -> None:
+def test_a_camera_without_power_is_silent_and_can_be_opened_afterwards() -> None:
     with aravis_camera(rate_fps=FAST) as device:
         with opened(device.address) as camera:
             grab_frame(camera)
@@ -364,7 +364,7 @@ def test_a_camera_whose_power_is_cut_falls_silent_and_can_be_opened_when_it_is_b
             np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
 
 
-def test_a_camera_that_somebody_else_controls_is_not_opened_and_control_that_is_taken_away_ends_the_frames() -> None:
+def test_a_camera_under_foreign_control_is_refused_and_lost_control_ends_the_frames() -> None:
     with viva_camera(width=64, height=48) as device, opened(device.ip) as camera:
         with pytest.raises(CameraError, match=r"camera cam at 127.* another application controls it, and only one can"):
             opening(device.ip)
@@ -374,7 +374,7 @@ def test_a_camera_that_somebody_else_controls_is_not_opened_and_control_that_is_
         assert not camera.answers()
 
 
-def test_while_a_thread_waits_for_a_frame_the_camera_is_asked_and_counted_and_an_interruption_ends_the_wait() -> None:
+def test_a_camera_can_be_polled_and_interrupted_while_a_thread_waits_for_a_frame() -> None:
     with aravis_camera() as device, opened(device.address, trigger="software") as camera:
         waiting = in_thread(lambda: camera.grab(1000.0))
         assert camera.answers()
@@ -391,7 +391,7 @@ def test_while_a_thread_waits_for_a_frame_the_camera_is_asked_and_counted_and_an
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.long)])
-def test_opening_again_and_again_leaves_nothing_behind(device: AravisCamera, times: int) -> None:
+def test_repeated_openings_leave_no_resources_behind(device: AravisCamera, times: int) -> None:
     def threads() -> int:
         """The library's too."""
         return len(list(Path("/proc/self/task").iterdir()))
@@ -423,14 +423,14 @@ def test_opening_again_and_again_leaves_nothing_behind(device: AravisCamera, tim
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_a_camera_does_not_accept_is_refused_with_what_it_offers(
+def test_settings_that_a_camera_does_not_accept_are_refused_with_its_range(
     device: AravisCamera, keys: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(CameraError, match=f"^camera cam at {device.address}: .*{sentence}"):
         opening(device.address, **keys)
 
 
-def test_on_the_second_camera_a_rate_can_be_set_after_a_trigger_switched_rates_off_and_chunks_have_names() -> None:
+def test_the_second_camera_accepts_a_rate_after_a_trigger_and_named_chunks() -> None:
     with viva_camera(width=64, height=48) as device:
         assert opening(device.ip, trigger="software").period_s is None
         assert opening(device.ip, rate_fps=50).period_s == pytest.approx(1 / 50)
@@ -468,7 +468,7 @@ with aravis_camera():
 """
 
 
-def test_without_an_address_the_only_camera_is_meant() -> None:
+def test_without_an_address_the_only_camera_is_chosen() -> None:
     need_aravis()
     network = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
     try:
@@ -482,7 +482,7 @@ def test_without_an_address_the_only_camera_is_meant() -> None:
     assert "exactly one camera was expected on USB or any network interface and 2 answered (Aravis Fake HL" in of_two
 
 
-def test_a_missing_library_is_one_sentence_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_reported_with_the_package_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aravis, "LIBRARY", "libaravis-0.8.so.999")
     for ask in (list_cameras, GenicamCamera(settings("127.0.0.1")).open):
         with pytest.raises(
@@ -491,7 +491,7 @@ def test_a_missing_library_is_one_sentence_that_says_what_to_install(monkeypatch
             ask()
 
 
-def test_a_library_that_is_too_old_is_told_from_one_that_is_missing() -> None:
+def test_an_old_library_has_another_message_than_a_missing_one() -> None:
     need_aravis()
     with pytest.raises(CameraError, match=r"too old: it has no arv_made_up; install Aravis"):
         aravis.Function[None]("arv_made_up", None, fails=False)()

@@ -43,9 +43,7 @@ TWO_COLOURS = chunk(b"PLTE", b"\x0a\x14\x1e\xc8\x64\x32")
     ],
     ids=["grey-8", "grey-16", "colour-8", "colour-16", "alpha", "palette", "one-bit"],
 )
-def test_a_png_written_by_hand_is_read_as_it_was_written(
-    tmp_path: Path, data: bytes, pixel_format: str, rgb: list[list[int]]
-) -> None:
+def test_a_handmade_png_is_read_exactly(tmp_path: Path, data: bytes, pixel_format: str, rgb: list[list[int]]) -> None:
     path = tmp_path / "hand.png"
     path.write_bytes(data)
     assert read_image(path)[1] == pixel_format
@@ -60,7 +58,7 @@ def encoded(suffix: str, image: NDArray[np.uint8], *options: int) -> bytes:
     return cv2.imencode(suffix, image, options)[1].tobytes()
 
 
-def test_a_jpeg_is_read_as_the_colours_it_shows(tmp_path: Path) -> None:
+def test_a_jpeg_is_read_with_its_colours(tmp_path: Path) -> None:
     path = tmp_path / "picture.jpg"
     path.write_bytes(encoded(".jpg", np.full((64, 64, 3), (30, 120, 220), np.uint8)))  # orange in BGR
     assert read_image(path)[1] == "BGR8"
@@ -70,7 +68,7 @@ def test_a_jpeg_is_read_as_the_colours_it_shows(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_rgb(path), 99, atol=1)
 
 
-def test_a_rotation_tag_turns_nothing(tmp_path: Path) -> None:
+def test_a_rotation_tag_is_ignored(tmp_path: Path) -> None:
     """Training and line must see the sensor's own rows; a tag would turn only some of the pictures."""
     jpeg = encoded(".jpg", noise((20, 50)))
     # Big-endian TIFF with one tag: Orientation, one SHORT, 6 = turned by a quarter.
@@ -151,7 +149,7 @@ NO_PICTURES: list[tuple[bytes, str]] = [
 ]
 
 
-def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_picture_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     for data, words in [(None, "cannot be read"), *NO_PICTURES]:
         if data is not None:
@@ -164,14 +162,14 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\x00", b"RIFF"]))
-def test_no_bytes_do_more_than_be_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes, magic: bytes) -> None:
+def test_arbitrary_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes, magic: bytes) -> None:
     path = tmp_path_factory.mktemp("bytes") / "x.png"
     path.write_bytes(magic + data)
     with pytest.raises(InputError):
         read_image(path)
 
 
-def test_pictures_of_a_folder_come_by_name_and_nothing_else_comes(tmp_path: Path) -> None:
+def test_only_pictures_of_a_folder_are_listed_by_name(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "c.tiff", "notes.txt", ".hidden", "d.png.part", "e.webp"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "z.png").mkdir()

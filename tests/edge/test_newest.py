@@ -37,7 +37,7 @@ def test_a_picture_is_taken_once_and_one_that_was_replaced_is_no_run() -> None:
     assert (run.stamp.frame_id, run.stamp.last_frame_id, run.stamp.frames) == (2, None, 1)
 
 
-def test_pictures_that_were_replaced_are_told_as_one_run_before_the_newest() -> None:
+def test_replaced_pictures_are_reported_as_one_run_before_the_newest() -> None:
     newest = NewestPicture[str]()
     put(newest, 1, 2, 3, 4)
     run = newest.take(0.0)
@@ -49,7 +49,7 @@ def test_pictures_that_were_replaced_are_told_as_one_run_before_the_newest() -> 
     assert taken(newest) == ("ReceivedPicture", 4, 1)
 
 
-def test_a_taker_who_is_always_too_slow_sees_every_other_time_a_picture() -> None:
+def test_a_slow_reader_gets_a_picture_every_second_time() -> None:
     newest = NewestPicture[str]()
     seen = []
     for frame_id in range(1, 13, 2):
@@ -63,7 +63,7 @@ def test_a_taker_who_is_always_too_slow_sees_every_other_time_a_picture() -> Non
 
 
 @given(steps=st.lists(st.integers(0, 3), max_size=40))
-def test_every_picture_comes_once_itself_or_in_a_run_and_in_order(steps: list[int]) -> None:
+def test_every_picture_comes_once_in_order_itself_or_in_a_run(steps: list[int]) -> None:
     """Each step puts so many pictures and takes once."""
     newest, accounted, last = NewestPicture[str](), list[int](), 0
     for count in steps + [0] * 4:
@@ -78,7 +78,7 @@ def test_every_picture_comes_once_itself_or_in_a_run_and_in_order(steps: list[in
     assert accounted == list(range(1, last + 1))
 
 
-def test_what_is_there_can_be_taken_after_the_end_and_then_the_reason_is_told_every_time() -> None:
+def test_a_stored_picture_can_be_taken_after_the_end_and_then_the_reason_follows() -> None:
     newest = NewestPicture[str]()
     put(newest, 1, 2)
     newest.end("camera side: it was unplugged")

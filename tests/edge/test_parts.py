@@ -20,7 +20,7 @@ def part(part_id: str, expected_ns: int, give_up_ns: int = 10**12) -> ExpectedPa
     return ExpectedPart(part_id, expected_ns, give_up_ns)
 
 
-def test_a_frame_shows_the_part_that_was_expected_last_when_it_was_taken_and_passes_over_those_before() -> None:
+def test_a_frame_shows_the_part_that_was_expected_last_when_it_was_taken() -> None:
     parts = ExpectedParts()
     a, b, c = part("a", 10), part("b", 20), part("c", 30)
     for each in (a, b, c):
@@ -32,7 +32,7 @@ def test_a_frame_shows_the_part_that_was_expected_last_when_it_was_taken_and_pas
     assert len(parts) == 0
 
 
-def test_a_part_waits_until_its_time_is_over_and_not_longer() -> None:
+def test_a_part_waits_exactly_until_its_time_limit() -> None:
     parts = ExpectedParts()
     a, b = part("a", 10, 110), part("b", 20, 120)
     parts.expect(a)
@@ -91,7 +91,7 @@ def in_order_of_time(line: list[Passage]) -> Events:
 
 
 @given(line=passages(), within_ns=st.integers(20, 1000))
-def test_whatever_is_lost_a_frame_shows_the_part_whose_trigger_was_the_last_before_it_or_none(
+def test_despite_losses_a_frame_shows_the_part_of_the_last_trigger_before_it(
     line: list[Passage], within_ns: int
 ) -> None:
     parts, shown, ended = ExpectedParts(), dict[int, str | None](), list[str | None]()
@@ -125,7 +125,7 @@ def test_whatever_is_lost_a_frame_shows_the_part_whose_trigger_was_the_last_befo
 
 
 @given(line=passages(), lost=st.integers(0, 14))
-def test_to_lose_one_frame_more_changes_the_part_of_no_other_frame(line: list[Passage], lost: int) -> None:
+def test_one_more_lost_frame_changes_the_part_of_no_other_frame(line: list[Passage], lost: int) -> None:
     heard = [Passage(p.taken_ns if p.announced_ns is None else p.announced_ns, *_frame(p)) for p in line]
     before = shown_parts(heard)
     lost %= len(heard)
@@ -175,7 +175,7 @@ class Station:
         return found.part_id if found else None
 
 
-def test_a_frame_that_is_late_once_keeps_its_part_though_the_next_is_expected_already() -> None:
+def test_a_single_late_frame_keeps_its_part() -> None:
     station = Station()
     for n in range(10):
         station.expect(f"P-{n}", 100 * n)
@@ -186,7 +186,7 @@ def test_a_frame_that_is_late_once_keeps_its_part_though_the_next_is_expected_al
     assert station.frame(1105, 1151) == "next"
 
 
-def test_parts_that_are_announced_once_the_frame_before_has_arrived_do_not_shift() -> None:
+def test_parts_that_are_announced_after_the_previous_frame_do_not_shift() -> None:
     station, shown = Station(), []
     station.expect("P-0", 0)
     for n in range(20):  # exposure, read-out and transport of a frame together take 40 ms
@@ -218,7 +218,7 @@ def what_a_camera_does(count: int, ignore: list[int], lose: list[int]) -> list[i
 
 
 @pytest.mark.parametrize("count", [14, pytest.param(110, marks=pytest.mark.long)])
-def test_of_triggers_and_frames_that_are_lost_side_by_side_every_other_part_has_its_own(count: int) -> None:
+def test_lost_triggers_and_frames_do_not_shift_other_parts(count: int) -> None:
     keys = {"ignore_triggers": [3, 9], "lose_frames": [5, 8]}
     brought = what_a_camera_does(count, keys["ignore_triggers"], keys["lose_frames"])
     assert [n for n, frame_id in enumerate(brought, 1) if frame_id is None] == [3, 6, 9, 10]

@@ -56,7 +56,7 @@ def peak_cell(region: Region, stitcher: Stitcher) -> tuple[int, int]:
 
 
 @given(frames())
-def test_regions_are_the_areas_that_flooding_finds_and_no_defective_tile_is_without_one(
+def test_regions_equal_a_flood_fill_and_every_defective_tile_has_one(
     case: tuple[Stitcher, NDArray[np.float32], NDArray[np.bool_]],
 ) -> None:
     stitcher, heatmap, defective = case
@@ -135,7 +135,7 @@ def test_only_defective_tiles_have_regions_and_a_defect_across_a_seam_is_one() -
         assert [region.box_xyxy for region in regions] == boxes
 
 
-def test_a_defective_tile_that_stays_below_the_evidence_threshold_gets_its_peak_beside_a_strong_defect() -> None:
+def test_a_weak_defective_tile_gets_its_peak_next_to_a_strong_defect() -> None:
     stitcher = grid_of_two()
     heatmap = heatmap_with(stitcher, (np.s_[7:8, 9:10], 1.0), (np.s_[7:8, 100:101], 50.0))
     strong, weak = find_regions(heatmap, stitcher, np.array([True, True]), EVIDENCE)
@@ -153,7 +153,7 @@ def test_cells_that_touch_at_a_corner_are_one_region_with_one_outline() -> None:
     assert mask[22, 22] == 1, "the outline leaves out the second cell"
 
 
-def test_evidence_at_the_threshold_counts_and_a_hair_below_it_does_not() -> None:
+def test_evidence_at_the_threshold_counts_and_the_next_lower_value_does_not() -> None:
     """Also for a threshold that float32 cannot hold: rounded to float32 it would sink onto that very value."""
     stitcher = grid_of_two()
     heatmap = heatmap_with(

@@ -71,7 +71,7 @@ def last_words(camera: RtspCamera) -> str:
         return str(error)
 
 
-def test_frames_come_as_they_were_sent_with_ids_and_the_cameras_clock(server: RtspServer) -> None:
+def test_frames_arrive_as_sent_with_ids_and_the_cameras_clock(server: RtspServer) -> None:
     camera = camera_at(server.url("raw"))
     found = camera.open()
     assert found.found == f"rawvideo stream of {WIDTH}x{HEIGHT} px, shown as RGB8, from {server.url('raw')}"
@@ -92,7 +92,7 @@ def test_frames_come_as_they_were_sent_with_ids_and_the_cameras_clock(server: Rt
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
-def test_an_encoded_stream_comes_over_either_transport(server: RtspServer, transport: str) -> None:
+def test_an_encoded_stream_arrives_over_either_transport(server: RtspServer, transport: str) -> None:
     with opened(server.url("h264"), transport=transport) as camera:
         for frame in frames(camera, 3):
             np.testing.assert_allclose(frame.image.mean((0, 1)), (RED, GREEN, BLUE), atol=4)
@@ -101,7 +101,7 @@ def test_an_encoded_stream_comes_over_either_transport(server: RtspServer, trans
 # Servers that freeze, die and come back.
 
 
-def test_a_frozen_server_is_told_can_be_closed_and_does_not_answer_again(server: RtspServer) -> None:
+def test_a_frozen_server_is_reported_and_can_be_closed(server: RtspServer) -> None:
     with opened(server.url("h264"), read_within_s=1.0) as camera:
         frames(camera, 2)
         server.freeze()
@@ -115,7 +115,7 @@ def test_a_frozen_server_is_told_can_be_closed_and_does_not_answer_again(server:
         camera_at(server.url("h264"), open_within_s=0.3).open()
 
 
-def test_interrupting_ends_a_grab_at_once_though_the_server_is_frozen_and_the_read_waits(server: RtspServer) -> None:
+def test_interrupting_ends_a_grab_at_once_even_if_the_server_is_frozen(server: RtspServer) -> None:
     camera = camera_at(server.url("raw"), read_within_s=300.0)
     camera.open()
     frames(camera, 1)
@@ -130,7 +130,7 @@ def test_interrupting_ends_a_grab_at_once_though_the_server_is_frozen_and_the_re
     camera.close()  # returns, though the read has minutes left
 
 
-def test_a_killed_server_is_told_and_once_it_is_back_the_camera_opens_again(server: RtspServer) -> None:
+def test_a_killed_server_is_reported_and_opens_again_after_its_return(server: RtspServer) -> None:
     with opened(server.url("raw")) as camera:
         frames(camera, 2)
         server.kill()
@@ -208,7 +208,7 @@ class Damage:
         return packet if self.seen != self.nth else packet[: 13 + int((len(packet) - 13) * self.kept)]
 
 
-def test_a_damaged_frame_and_those_made_from_it_are_unreadable_and_the_next_are_fine(server: RtspServer) -> None:
+def test_a_damaged_frame_and_those_that_depend_on_it_are_unreadable(server: RtspServer) -> None:
     with relay(server.port, Damage(3, kept=0.1)) as port, opened(f"rtsp://127.0.0.1:{port}/h264") as camera:
         seen = [grabbed(camera)]
         while not (isinstance(seen[-1], Frame) and any(map(unreadable, seen))):
@@ -265,7 +265,7 @@ def test_a_server_that_refuses_is_a_camera_error_that_shows_no_password(reply: b
     assert "secret" not in str(caught.value)
 
 
-def test_a_camera_that_does_not_answer_is_told_apart_from_one_that_refuses() -> None:
+def test_a_camera_without_answer_has_another_message_than_one_that_refuses() -> None:
     with socket.socket() as holder:  # bound and not listening: it refuses
         holder.bind(("127.0.0.1", 0))
         url = f"rtsp://127.0.0.1:{holder.getsockname()[1]}/cam"

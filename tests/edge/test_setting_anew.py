@@ -34,7 +34,7 @@ def changed(camera: Watched, settings: CameraSettings, *, keep_frames: bool = Tr
     return answer
 
 
-def test_frames_that_were_announced_come_before_and_all_after_are_of_the_new_settings() -> None:
+def test_announced_frames_come_first_and_all_later_ones_have_the_new_settings() -> None:
     with watched(OLD) as camera:
         camera.until_frames(3)
         camera.until_unread(3)
@@ -52,7 +52,7 @@ def test_frames_that_were_announced_come_before_and_all_after_are_of_the_new_set
         assert camera.camera.state().openings == 2
 
 
-def test_frames_of_settings_that_were_refused_can_be_left_out_and_are_told() -> None:
+def test_frames_of_refused_settings_can_be_dropped_and_are_reported() -> None:
     with watched(OLD) as camera:
         camera.until_frames(1)
         camera.until_unread(3)
@@ -63,7 +63,7 @@ def test_frames_of_settings_that_were_refused_can_be_left_out_and_are_told() -> 
         assert old == list(range(1, len(old) + 1))
 
 
-def test_settings_that_a_camera_cannot_be_opened_with_are_refused_and_the_former_bring_it_back() -> None:
+def test_settings_that_fail_to_open_are_refused_and_the_former_ones_work_again() -> None:
     with watched(OLD) as camera:
         camera.until_frames(1)
         refused, back = changed(camera, NOWHERE), changed(camera, OLD)
@@ -84,7 +84,7 @@ def test_a_dead_camera_is_opened_with_the_new_settings_when_it_can_be() -> None:
         assert camera.ids()[0] == NEW_IDS_FROM
 
 
-def test_a_part_that_waits_for_its_frame_is_given_up_and_the_next_is_taken() -> None:
+def test_a_waiting_part_is_reported_at_a_reconfiguration_and_the_next_one_works() -> None:
     triggered = {"trigger": "software", "trigger_timeout_ms": 60_000}
     with watched(drawn_camera(**triggered, ignore_triggers=[1])) as camera:
         camera.trigger("P-1")
@@ -95,7 +95,7 @@ def test_a_part_that_waits_for_its_frame_is_given_up_and_the_next_is_taken() -> 
         assert [(seen.stamp.part_id, seen.reason) for seen in camera.seen] == [("P-1", "no_frame"), ("P-2", None)]
 
 
-def test_a_change_that_meets_the_end_is_refused() -> None:
+def test_a_reconfiguration_at_the_end_is_refused() -> None:
     with watched(OLD) as camera:
         pending, late = Answer(camera), Answer(camera)
         camera.camera.reconfigure(NEW, pending)

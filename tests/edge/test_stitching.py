@@ -72,7 +72,7 @@ def slow_total_and_weight(
         ((40, 70), 3, (3, 5), 1),  # so many cells that they are mixed in bands, the last of them narrower
     ],
 )
-def test_the_heatmap_is_the_slow_one(
+def test_the_heatmap_equals_the_oracle(
     frame_hw: tuple[int, int], overlap: int, map_hw: tuple[int, int], cell: int
 ) -> None:
     stitcher = Stitcher(TileGrid(frame_hw, 16, overlap), map_hw, cell)
@@ -81,7 +81,7 @@ def test_the_heatmap_is_the_slow_one(
 
 
 @given(hw=HW, sizes=SIZES, corners=CORNERS, map_hw=MAP_HW, cell=st.integers(2, 4), seed=st.integers(0, 99))
-def test_each_cell_is_the_slow_mean_over_the_tiles_that_are_looked_at(
+def test_each_cell_equals_the_oracles_mean_over_inspected_tiles(
     hw: tuple[int, int],
     sizes: tuple[int, int],
     corners: list[tuple[int, int]],
@@ -155,7 +155,7 @@ def test_a_linear_ramp_is_reproduced_in_the_interior() -> None:
 
 
 @pytest.mark.parametrize("smoothing_px", [0.0, 8.0])
-def test_cells_that_no_present_tile_covers_are_nan_and_the_others_come_only_from_present_tiles(
+def test_cells_without_a_present_tile_are_nan_and_others_use_present_tiles_only(
     smoothing_px: float,
 ) -> None:
     stitcher = Stitcher(TileGrid((224, 440), 224, 8), (7, 7), smoothing_px=smoothing_px)  # two tiles that share 8 px
@@ -197,7 +197,7 @@ def test_the_cells_of_a_tile_are_those_whose_centres_lie_in_it(
 
 
 @given(hw=HW, sizes=SIZES, corners=CORNERS, cell=st.integers(1, 4), smoothing=st.sampled_from([0.0, 2.0, 9.0]))
-def test_tiles_that_are_not_in_the_grid_count_as_tiles_that_are_not_present(
+def test_tiles_outside_the_grid_count_as_absent_tiles(
     hw: tuple[int, int], sizes: tuple[int, int], corners: list[tuple[int, int]], cell: int, smoothing: float
 ) -> None:
     part = Stitcher(grid_of(hw, sizes, corners), (3, 3), cell, smoothing)
@@ -207,7 +207,7 @@ def test_tiles_that_are_not_in_the_grid_count_as_tiles_that_are_not_present(
     np.testing.assert_allclose(part.stitch(maps), whole.stitch(spread(part.grid, maps), present), atol=1e-4)
 
 
-def test_between_two_areas_far_apart_nobody_looked() -> None:
+def test_cells_between_two_distant_areas_are_nan() -> None:
     corner, width = [(0, 0), (9, 0), (9, 9)], 200  # wider apart than the bands in which cells are mixed
     grid = TileGrid(
         (20, width), 16, 2, RegionOfInterest.from_polygons([corner, [(width - 1 - x, y) for x, y in corner]])
@@ -240,7 +240,7 @@ def test_smoothing_is_the_gaussian_mean_of_the_plain_heatmap(
     np.testing.assert_allclose(stitcher.stitch(maps), smoothed(slow(stitcher, maps), centres, deviation), atol=1e-4)
 
 
-def test_smoothing_takes_nothing_from_where_nobody_looked() -> None:
+def test_smoothing_uses_inspected_cells_only() -> None:
     """The Gaussian mean over what the tiles that are looked at say, each cell by how much they say of it."""
     grid = TileGrid((40, 56), 16, 2, RegionOfInterest.from_polygons([[(20, 4), (40, 4), (20, 30)]]))
     assert 2 < len(grid) < len(without_area(grid))

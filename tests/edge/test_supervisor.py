@@ -75,7 +75,7 @@ def until_back(camera: Watched) -> None:
 # Opening.
 
 
-def test_it_is_live_once_it_is_open_and_idle_if_it_waits_for_triggers() -> None:
+def test_an_open_camera_is_live_or_idle_if_it_waits_for_triggers() -> None:
     for trigger, state in (("free", "LIVE"), ("software", "IDLE")):
         with watched(drawn_camera(trigger=trigger), opened=False) as camera:
             assert camera.camera.state().state == "OPENING"
@@ -91,7 +91,7 @@ def pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_one_that_is_not_there_is_told_once_and_tried_until_it_is(tmp_path: Path) -> None:
+def test_a_missing_camera_is_reported_once_and_opened_when_it_appears(tmp_path: Path) -> None:
     with watched(FolderSettings(name="top", path=tmp_path / "f"), drawn=False, opened=False) as camera:
         with pytest.raises(CameraError, match=r"^camera top: .*is not a folder"):
             camera.camera.open()
@@ -129,7 +129,7 @@ def test_a_process_that_takes_long_to_start_is_not_unresponsive(monkeypatch: pyt
 # Frames and their account.
 
 
-def test_frames_that_its_ids_leave_out_are_named_across_the_wrap() -> None:
+def test_frames_missing_by_id_are_reported_across_the_wrap() -> None:
     with watched(drawn_camera(**EAGER, frames=12, lose_frames=[3, 4, 5, 9], first_frame_id=65532)) as camera:
         camera.to_the_end()
         assert camera.ids() == [65532, 65533, 65534, 65535, 1, 2, 3, 4, 5, 6, 7, 8]
@@ -161,7 +161,7 @@ def test_deadlines_count_from_the_capture_or_from_the_trigger() -> None:
 # Death and return.
 
 
-def test_a_killed_process_is_told_once_replaced_and_told_once_more_when_frames_come_again() -> None:
+def test_a_killed_process_is_replaced_and_its_death_and_recovery_reported_once() -> None:
     with watched(drawn_camera(rate_fps=100, draw_size=(64, 48))) as camera:
         camera.until_frames(3)
         pid = camera.pid
@@ -178,7 +178,7 @@ def test_a_killed_process_is_told_once_replaced_and_told_once_more_when_frames_c
         assert all(seen.shows == seen.stamp.frame_id for seen in camera.frames)
 
 
-def test_what_a_killed_process_had_announced_is_all_accounted_for() -> None:
+def test_all_frames_that_a_killed_process_announced_are_accounted_for() -> None:
     with watched(drawn_camera(**EAGER, draw_size=(64, 48))) as camera:
         camera.until_frames(3)
         camera.until_unread(5)
@@ -188,7 +188,7 @@ def test_what_a_killed_process_had_announced_is_all_accounted_for() -> None:
         assert {seen.reason for seen in camera.bad} <= {"process"}
 
 
-def test_the_alarm_that_is_over_is_the_one_that_began(tmp_path: Path) -> None:
+def test_the_end_of_an_alarm_has_the_reason_of_its_start(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "f", 3)
     with watched(FolderSettings(name="top", path=folder, loop=True, rate_fps=50), drawn=False) as camera:
         camera.until_frames(1)
@@ -200,7 +200,7 @@ def test_the_alarm_that_is_over_is_the_one_that_began(tmp_path: Path) -> None:
         assert camera.states == [("process", True), ("process", False)]
 
 
-def test_a_camera_that_begins_with_the_same_picture_each_time_is_not_frozen_for_ever() -> None:
+def test_a_camera_that_starts_with_the_same_picture_recovers_from_frozen() -> None:
     with watched(part_camera(frozen_after_frames=1)) as camera:
         camera.triggered("P-1")
         kill(camera)
@@ -212,13 +212,13 @@ def test_a_camera_that_begins_with_the_same_picture_each_time_is_not_frozen_for_
 # Triggers.
 
 
-def test_a_camera_that_runs_freely_takes_no_trigger() -> None:
+def test_a_camera_that_runs_freely_refuses_triggers() -> None:
     with watched(drawn_camera()) as camera:
         camera.trigger("P-1")
         assert camera.said_to("P-1") == TriggerAnswer(refused="not_triggered", detail="camera top runs freely")
 
 
-def test_a_trigger_while_another_waits_for_its_frame_is_refused_and_its_part_accounted_for() -> None:
+def test_a_trigger_while_another_waits_is_refused_and_its_part_reported() -> None:
     with watched(part_camera(SHORT_MS, ignore_triggers=[2])) as camera:
         camera.triggered("P-0")
         camera.trigger("P-1")
@@ -233,7 +233,7 @@ def test_a_trigger_while_another_waits_for_its_frame_is_refused_and_its_part_acc
         assert camera.said_to("P-3") == TriggerAnswer(frame_id=2, frame_number=4)
 
 
-def test_the_answer_to_a_trigger_names_the_ledgers_number_of_its_frame_also_after_frames_of_the_last_run() -> None:
+def test_the_answer_to_a_trigger_has_the_ledgers_number_of_its_frame() -> None:
     with watched(part_camera(ignore_triggers=[2]), captured=7) as camera:
         camera.triggered("P-1", "P-2", "P-3")
         told = [camera.said_to(part_id).frame_number for part_id in ("P-1", "P-3")]
@@ -252,7 +252,7 @@ def test_until_a_frame_has_come_in_time_the_next_trigger_waits_twice_as_long() -
         assert [camera.said_to(f"P-{n}").refused for n in (1, 2, 3)] == ["no_frame", "busy", None]
 
 
-def test_a_trigger_that_cannot_be_fired_at_once_is_not_fired_for_what_comes_later(
+def test_a_trigger_that_cannot_be_sent_at_once_is_not_sent_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with watched(part_camera()) as camera:
@@ -266,7 +266,7 @@ def test_a_trigger_that_cannot_be_fired_at_once_is_not_fired_for_what_comes_late
         assert camera.said_to("P-1").refused == "busy"
 
 
-def test_a_trigger_that_reaches_the_camera_s_process_too_late_is_not_fired(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trigger_that_reaches_the_process_too_late_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     with watched(part_camera()) as camera:
         camera.triggered("P-1")
         stop(camera.pid)
@@ -282,7 +282,7 @@ def test_a_trigger_that_reaches_the_camera_s_process_too_late_is_not_fired(monke
         assert camera.parts == [("P-1", None, 1), ("late", "no_frame", None), ("P-3", None, 2)]
 
 
-def test_a_dead_camera_refuses_and_the_part_is_accounted_for_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_camera_refuses_a_trigger_and_the_part_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restarts, "FIRST_BACKOFF_SECONDS", 3600.0)
     monkeypatch.setattr(restarts, "MAX_BACKOFF_SECONDS", 3600.0)
     with watched(part_camera()) as camera:
@@ -295,7 +295,7 @@ def test_a_dead_camera_refuses_and_the_part_is_accounted_for_all_the_same(monkey
         assert camera.states == [("process", True)]
 
 
-def test_a_part_whose_camera_dies_under_it_is_told_and_none_of_those_after_it_shifts() -> None:
+def test_a_part_whose_camera_dies_is_reported_and_later_parts_do_not_shift() -> None:
     with watched(part_camera(ignore_triggers=[2])) as camera:
         camera.triggered("P-1")
         camera.trigger("P-2")
@@ -309,7 +309,7 @@ def test_a_part_whose_camera_dies_under_it_is_told_and_none_of_those_after_it_sh
         assert camera.said_to("P-3") == TriggerAnswer(frame_id=1, frame_number=3), "the ledger's number goes on"
 
 
-def test_triggers_one_after_the_other_that_bring_no_frame_are_a_dead_camera() -> None:
+def test_consecutive_triggers_without_a_frame_mean_a_dead_camera() -> None:
     with watched(part_camera(SHORT_MS, ignore_triggers=[2, 3, 4])) as camera:
         camera.triggered("P-1", "P-2", "P-3", "P-4")
         camera.until(lambda: camera.camera.state().openings == 2, "its opening")
@@ -339,7 +339,7 @@ def announce(camera: Watched, part_id: str) -> int:
     return time.monotonic_ns()
 
 
-def test_with_hardware_triggers_a_part_is_announced_at_once_and_shown_by_the_next_frame_that_is_taken() -> None:
+def test_a_part_of_a_hardware_trigger_is_shown_by_the_next_frame() -> None:
     with watched(edges()) as camera:
         for n in range(1, 4):
             camera.until_frames(1 + n % 2)
@@ -353,7 +353,7 @@ def test_with_hardware_triggers_a_part_is_announced_at_once_and_shown_by_the_nex
         assert camera.bad == []
 
 
-def test_a_part_that_is_announced_while_the_line_is_busy_is_shown_by_the_frame_that_is_taken_next() -> None:
+def test_a_part_announced_while_the_line_is_busy_is_shown_by_the_next_frame() -> None:
     with watched(edges()) as camera:
         camera.until_frames(1)
         camera.trigger("P-1")
@@ -364,7 +364,7 @@ def test_a_part_that_is_announced_while_the_line_is_busy_is_shown_by_the_frame_t
         assert [seen.stamp.part_id for seen in after] == ["P-1", *[None] * (len(after) - 1)]
 
 
-def test_a_client_that_names_no_camera_of_the_line_is_told_which_there_are() -> None:
+def test_an_unknown_camera_is_refused_with_the_names_of_the_cameras() -> None:
     said: list[commands.Reply] = []
     with watched(part_camera(), opened=False) as camera:
         desk = RequestDesk({"top": camera.camera}, lambda *_: pytest.fail("no product was asked for"))
@@ -419,7 +419,7 @@ def trigger_and_do_not_take(camera: Watched, part_id: str) -> int:
     return triggered_ns
 
 
-def test_a_frame_that_came_in_time_keeps_its_part_though_the_line_took_it_late() -> None:
+def test_a_frame_in_time_keeps_its_part_even_if_the_line_reads_it_late() -> None:
     with watched(part_camera(SHORT_MS)) as camera:
         triggered_ns = trigger_and_do_not_take(camera, "P-1")
         wait_ns(triggered_ns, 1.05 * SHORT_MS / 1e3)
@@ -427,7 +427,7 @@ def test_a_frame_that_came_in_time_keeps_its_part_though_the_line_took_it_late()
         assert camera.parts == [("P-1", None, 1)]
 
 
-def test_a_part_whose_frame_had_come_when_its_camera_died_is_told_once_with_its_frame() -> None:
+def test_a_part_whose_frame_came_before_the_cameras_death_is_reported_once() -> None:
     with watched(edges(freeze_at=1, frozen_after_frames=1)) as camera:
         camera.until_frames(1)
         camera.until_unread(1)  # the one for which it will be dead
@@ -444,7 +444,7 @@ def test_a_part_whose_frame_had_come_when_its_camera_died_is_told_once_with_its_
 # Stopping.
 
 
-def test_interrupting_an_opening_ends_it() -> None:
+def test_interrupting_ends_an_opening() -> None:
     with watched(drawn_camera(), opened=False) as camera:
         opened: list[Opened | None] = []
         thread = in_thread(lambda: opened.append(camera.camera.open()))
@@ -457,7 +457,7 @@ def test_interrupting_an_opening_ends_it() -> None:
         assert camera.alarms == []
 
 
-def test_interrupting_ends_a_grab_that_waits_and_there_is_no_more() -> None:
+def test_interrupting_ends_a_waiting_grab_and_all_later_ones() -> None:
     with watched(part_camera()) as camera:
         came: list[object] = []
 
@@ -478,7 +478,7 @@ def test_interrupting_ends_a_grab_that_waits_and_there_is_no_more() -> None:
         assert camera.alarms == []
 
 
-def test_all_frames_that_were_announced_or_lost_among_them_are_told_before_the_end() -> None:
+def test_all_announced_and_lost_frames_are_reported_before_the_end() -> None:
     with watched(drawn_camera(**EAGER, lose_frames=[7, 8])) as camera:
         camera.until_frames(4)
         camera.until_unread(5)
@@ -491,7 +491,7 @@ def test_all_frames_that_were_announced_or_lost_among_them_are_told_before_the_e
         assert camera.ids() == list(range(1, len(camera.ids()) + 1))
 
 
-def test_a_part_whose_frame_had_come_at_the_end_is_told_once_with_its_frame() -> None:
+def test_a_part_whose_frame_came_before_the_end_is_reported_once() -> None:
     with watched(part_camera()) as camera:
         trigger_and_do_not_take(camera, "P-1")
         camera.camera.interrupt()
@@ -519,7 +519,7 @@ class TimesOutAtTheStop:
         self.interrupted.set()
 
 
-def test_a_grab_that_times_out_at_the_moment_of_the_stop_does_not_lose_what_is_told_after_it() -> None:
+def test_a_timeout_at_the_moment_of_the_stop_loses_no_frame() -> None:
     source, reported, ledger = TimesOutAtTheStop(), list[Outcome](), Ledger(["top"])
     cameras = {"top": PipelineCamera(source, Lane(2, "block"), FrameRule())}
     setup = Setup(None, None, None)  # type: ignore[arg-type]  # no frame gets as far as that
@@ -532,7 +532,7 @@ def test_a_grab_that_times_out_at_the_moment_of_the_stop_does_not_lose_what_is_t
     assert ledger.accounts()["top"] == Account(captured=1, dropped={"stopped": 1})
 
 
-def test_parts_that_wait_at_the_end_are_told_and_triggers_that_wait_are_refused() -> None:
+def test_at_the_end_waiting_parts_are_reported_and_waiting_triggers_refused() -> None:
     with watched(part_camera(ignore_triggers=[1])) as camera:
         camera.trigger("P-1")
         assert camera.grab() is None, "it is fired, and not heard"
@@ -544,7 +544,7 @@ def test_parts_that_wait_at_the_end_are_told_and_triggers_that_wait_are_refused(
         assert [camera.said_to(part_id).refused for part_id in ("P-1", "P-2")] == ["no_frame", "stopping"]
 
 
-def test_a_camera_that_has_shown_all_it_had_refuses_triggers_and_forgets_no_part() -> None:
+def test_an_ended_camera_refuses_triggers_and_reports_every_part() -> None:
     with watched(part_camera(frames=1)) as camera:
         camera.triggered("P-1")
         camera.trigger("P-2")  # that it has ended lies in the socket, or will

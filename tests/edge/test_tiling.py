@@ -39,7 +39,7 @@ def test_tiles_start_at(length: int, tile: int, overlap: int, expected: list[int
 
 
 @given(length=st.integers(1, 4000), sizes=TILE_AND_OVERLAP)
-def test_tiles_start_where_the_slow_walk_puts_them_and_leave_no_gap(length: int, sizes: tuple[int, int]) -> None:
+def test_tiles_start_where_the_oracle_starts_them_and_leave_no_gap(length: int, sizes: tuple[int, int]) -> None:
     tile, overlap = sizes
     origins = tile_origins(length, tile, overlap)
     assert origins == starts(length, tile, overlap)
@@ -55,7 +55,7 @@ def test_tiles_start_where_the_slow_walk_puts_them_and_leave_no_gap(length: int,
     channels=st.sampled_from([1, 3]),
     batch=st.integers(1, 7),
 )
-def test_the_tiles_that_show_any_of_the_area_hold_what_the_slow_cut_holds(
+def test_tiles_of_a_region_of_interest_equal_the_oracles_tiles(
     hw: tuple[int, int],
     sizes: tuple[int, int],
     roi: list[Polygon],
@@ -95,7 +95,7 @@ def test_a_frame_smaller_than_a_tile_is_padded_by_repeating_its_border() -> None
     assert out[0, :, :, 0].tolist() == [[1, 2, 2, 2], [3, 4, 4, 4], [3, 4, 4, 4], [3, 4, 4, 4]]
 
 
-def test_a_grid_that_makes_no_sense_is_refused() -> None:
+def test_an_impossible_grid_is_refused() -> None:
     for frame_hw, tile, overlap, words in [
         ((0, 10), 4, 0, "at least 1x1"),
         ((10, -1), 4, 0, "at least 1x1"),
@@ -107,7 +107,7 @@ def test_a_grid_that_makes_no_sense_is_refused() -> None:
             TileGrid(frame_hw, tile, overlap)
 
 
-def test_an_image_and_room_that_do_not_fit_the_grid_are_refused() -> None:
+def test_an_image_or_output_that_does_not_fit_the_grid_is_refused() -> None:
     for hw in ((10, 11), (11, 10), (20, 20)):
         with pytest.raises(GeometryError, match="the grid was made for"):
             TileGrid((10, 10), 4, 0).cut(np.zeros((*hw, 3), np.uint8), np.zeros((9, 4, 4, 3), np.uint8))

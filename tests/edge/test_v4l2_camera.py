@@ -85,7 +85,7 @@ def camera_on(path: str | Path = "/dev/null", **keys: object) -> V4l2Camera:
 # Without a device.
 
 
-def test_what_is_no_video_device_or_not_there_is_a_camera_error(tmp_path: Path) -> None:
+def test_a_missing_device_or_a_file_that_is_none_is_a_camera_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no device")
     for path, said in {
         tmp_path / "video0": r"/video0 is not there; is the camera plugged in\? Set device",
@@ -97,7 +97,7 @@ def test_what_is_no_video_device_or_not_there_is_a_camera_error(tmp_path: Path) 
             camera_on(path).open()
 
 
-def test_a_device_that_the_system_does_not_open_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_the_system_does_not_open_is_reported_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
@@ -109,7 +109,7 @@ def test_a_device_that_the_system_does_not_open_is_told_with_its_reason(monkeypa
 # With the stand-in.
 
 
-def test_the_driver_is_asked_for_what_is_set_and_what_it_took_is_told(device: Device) -> None:
+def test_settings_are_requested_from_the_driver_and_its_values_reported(device: Device) -> None:
     found = camera_on(frame_size=(1280, 720), fourcc="MJPG", rate_fps=15.0, exposure=100.0).open()
     assert found.found == "/dev/null: 1280x720 px, MJPG shown as BGR8, 15 frames/s"
     assert found.period_s == pytest.approx(1 / 15)
@@ -122,7 +122,7 @@ def test_the_driver_is_asked_for_what_is_set_and_what_it_took_is_told(device: De
     device.take(None)
 
 
-def test_what_is_not_set_is_left_as_the_driver_has_it(device: Device) -> None:
+def test_settings_that_are_left_out_keep_the_drivers_values(device: Device) -> None:
     device.has[cv2.CAP_PROP_FPS] = -1.0
     found = camera_on().open()
     assert found.found == "/dev/null: 640x480 px, YUYV shown as BGR8"
@@ -139,7 +139,7 @@ def test_what_is_not_set_is_left_as_the_driver_has_it(device: Device) -> None:
         ({"gain": 12.0}, "does not take gain = 12; leave gain out"),
     ],
 )
-def test_what_the_driver_refuses_is_a_camera_error_and_the_device_is_let_go(
+def test_a_setting_that_the_driver_refuses_is_an_error_and_closes_the_device(
     device: Device, keys: dict[str, object], said: str
 ) -> None:
     with pytest.raises(CameraError, match=f"^camera usb: /dev/null {said}"):
@@ -175,7 +175,7 @@ def test_a_read_that_fails_is_a_camera_error_after_the_frames_before_it(device: 
     assert device.released.wait(WITHIN_SECONDS)
 
 
-def test_a_grab_times_out_and_can_be_interrupted_and_the_camera_closed_while_the_read_hangs(
+def test_a_camera_can_be_interrupted_and_closed_while_its_read_hangs(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edge.cameras.newest.CLOSE_WITHIN_SECONDS", 0.05)
