@@ -1,4 +1,4 @@
-"""Which pixels belong to an area: held to a slow test of each pixel by itself, in exact arithmetic."""
+"""Pixels of a region of interest, against a slow test of each single pixel in exact arithmetic."""
 
 import itertools
 from fractions import Fraction
@@ -29,7 +29,7 @@ def lies_on(point: tuple[int, int], start: tuple[int, int], end: tuple[int, int]
 
 
 def belongs(x: int, y: int, polygon: Polygon) -> bool:
-    """On an edge, or looking up from there one meets an odd number of edges."""
+    """Return whether a point is on an edge, or has an odd number of edges above it."""
     if any(lies_on((x, y), start, end) for start, end in edges(polygon)):
         return True
     above = 0
@@ -60,10 +60,13 @@ def drawn(mask: NDArray[np.bool_]) -> list[str]:
         ([(0, 0), (3, 1), (0, 1)], ["#.....", "####..", "......", "......", "......"]),  # an edge between pixels
         ([(0, 0), (2, 2), (4, 0), (4, 4), (0, 4)], ["#...#.", "##.##.", "#####.", "#####.", "#####."]),  # a notch
         ([(0, 0), (4, 4), (4, 0), (0, 4)], ["#...#.", "##.##.", "#####.", "##.##.", "#...#."]),  # crosses itself
-        ([(4, 2), (9, 0), (9, 4)], ["......", "......", "....##", "......", "......"]),  # sticks out to the right
-        ([(1, 1), (4, 1), (2, 1)], ["......", ".####.", "......", "......", "......"]),  # no more than a line
-        ([(2, 3), (2, 3), (2, 3)], ["......", "......", "......", "..#...", "......"]),  # no more than a point
-        ([(6, 0), (9, 0), (9, 4)], ["......"] * 5),  # beside the frame
+        (
+            [(4, 2), (9, 0), (9, 4)],
+            ["......", "......", "....##", "......", "......"],
+        ),  # extends to the right
+        ([(1, 1), (4, 1), (2, 1)], ["......", ".####.", "......", "......", "......"]),  # only a line
+        ([(2, 3), (2, 3), (2, 3)], ["......", "......", "......", "..#...", "......"]),  # only a point
+        ([(6, 0), (9, 0), (9, 4)], ["......"] * 5),  # outside the frame
     ],
 )
 def test_the_pixels_of_a_polygon_are(polygon: Polygon, expected: list[str]) -> None:
@@ -75,7 +78,7 @@ def test_the_pixels_of_a_polygon_are(polygon: Polygon, expected: list[str]) -> N
 def test_a_region_equals_a_test_of_each_single_pixel(
     roi: list[Polygon], exclude: list[Polygon], frame_hw: tuple[int, int], first: int
 ) -> None:
-    """Wherever a polygon begins, and whichever way round it goes."""
+    """A polygon may begin at any corner and go in either direction."""
     expected = slow_mask(roi, exclude, frame_hw)
     np.testing.assert_array_equal(RegionOfInterest.from_polygons(roi, exclude).mask(frame_hw), expected)
     turned = [(polygon[first:] + polygon[:first])[::-1] for polygon in roi]

@@ -1,4 +1,4 @@
-"""A file is whole or not there, and what was there before stays until it is."""
+"""A new file replaces the old one only when it is complete."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How old frames are, by simulated cameras whose clocks, drifts and transport times are known exactly."""
+"""Ages of frames from simulated cameras with exactly known clocks, drifts and transport times."""
 
 from collections.abc import Iterable
 
@@ -11,15 +11,15 @@ from edge.cameras.camera_clock import SKEW, CameraClock
 
 SECOND = 1_000_000_000
 SINCE_1970 = 1_764_000_000 * SECOND
-"""What a camera that keeps UTC (PTP) counts from: its clock is 55 years ahead of a host that was booted just now."""
+"""Offset of a camera with UTC (PTP): its clock is 55 years ahead of a host that was booted just now."""
 
 
 class Simulated:
     """A camera whose frames take a known time to arrive.
 
     Args:
-        drift_ppm: how much faster than the host's its clock runs.
-        clock_ns: what it shows when the host's shows 0.
+        drift_ppm: how much faster its clock runs than the host's.
+        clock_ns: its clock when the host's clock is 0.
     """
 
     def __init__(self, drift_ppm: float = 0.0, clock_ns: int = 0) -> None:
@@ -27,14 +27,14 @@ class Simulated:
         self._clock = CameraClock()
 
     def age_ns(self, taken_ns: int, transport_ns: int) -> int:
-        ran_off_ns = taken_ns * round(self._drift_ppm * 1000) // 10**9  # in whole numbers: no rounding of ours
+        ran_off_ns = taken_ns * round(self._drift_ppm * 1000) // 10**9  # in integers, without rounding
         return self._clock.age_ns(self._clock_ns + taken_ns + ran_off_ns, taken_ns + transport_ns)
 
 
 def by_definition(offsets: list[int], arrived: list[int]) -> list[float]:
-    """Every frame's offset, less the least that any frame until then had, raised by what clocks can drift since.
+    """Return every frame's offset minus the minimum of all offsets so far, each raised by the possible drift since.
 
-    The closed form of what the clock computes frame by frame.
+    This is the closed form of what the clock computes frame by frame.
     """
     ages = []
     for n, (offset, at) in enumerate(zip(offsets, arrived, strict=True)):

@@ -1,4 +1,4 @@
-"""What goes wrong with cameras, with the real part each time: the line says so, lives, and inspects again."""
+"""Faults of cameras, with real parts: the line reports each fault, survives it, and inspects again."""
 
 import os
 import signal
@@ -23,14 +23,14 @@ from tests.small_bundle import TILE, answer
 
 
 def whites() -> list[NDArray[np.uint8]]:
-    """Three pictures that differ and are all GOOD."""
+    """Three different pictures that are all GOOD."""
     return [np.full((TILE, TILE), value, np.uint8) for value in (255, 254, 253)]
 
 
 PATIENT = {"silent_after_periods": 500}
-"""20 s at 25 frames a second: a busy machine may well stand still for a while, and is not silent for that."""
+"""20 s at 25 frames per second: a busy machine may pause without an alarm."""
 SILENT = {"silent_after_periods": 50}
-"""2 s, where a camera that stops is to be found silent."""
+"""2 s, for tests in which a camera must become silent."""
 PATTERN = {"kind": "pattern", "draw_size": [TILE, TILE], "rate_fps": 25, **PATIENT}
 
 
@@ -58,7 +58,7 @@ def until_failed(run: RunningLine, reason: str) -> None:
 
 
 def resources(pid: int) -> dict[str, int]:
-    """What a process holds, without its frames."""
+    """Return the open descriptors of a process, without those of frames."""
     process = Path(f"/proc/{pid}")
     return {
         "descriptors": len(list((process / "fd").iterdir())),
@@ -68,7 +68,7 @@ def resources(pid: int) -> dict[str, int]:
 
 
 def memories_of_frames(pid: int) -> int:
-    """Of how many camera processes, running or gone, a process holds the memory."""
+    """Return of how many camera processes, running or dead, a process holds the memory."""
     return Path(f"/proc/{pid}/maps").read_text().count("memfd:heatline-frames")
 
 
@@ -76,7 +76,7 @@ def memories_of_frames(pid: int) -> int:
 def test_a_killed_or_hanging_camera_process_is_restarted_without_leftovers(
     tmp_path: Path, bundle: Bundle, address: str, deaths: int
 ) -> None:
-    """The line is being commissioned, which all its events say."""
+    """The line is in commissioning, as all its events state."""
     line = write_line_with(tmp_path, bundle.path, address, {"cam": PATTERN}, top="acting = false")
     with running(line, address) as run:
         run.until_inspected()
@@ -90,9 +90,9 @@ def test_a_killed_or_hanging_camera_process_is_restarted_without_leftovers(
             for _ in range(2):  # each process begins with the same picture: a third one in a row would be frozen
                 run.until_inspected()
             held.append(resources(run.process.pid))
-        # The last frames of the two processes before may still be referred to; the memory of three is a leak.
+        # The last frames of the two previous processes may still be referenced; the memory of three is a leak.
         run.until(lambda _: memories_of_frames(run.process.pid) <= 3)
-        # At the end nothing more than at an earlier look: each may see a descriptor that is open for a moment.
+        # Compare with several earlier counts: each may include a descriptor that is open for a moment.
         run.until(lambda _: all(resources(run.process.pid)[name] <= held[0][name] for name in held[0]))
         heard = run.end()
     assert_every_frame_has_its_event(heard, ["cam"])
@@ -109,10 +109,10 @@ def test_a_killed_or_hanging_camera_process_is_restarted_without_leftovers(
 def test_a_missing_gige_device_does_not_stop_another_camera(
     tmp_path: Path, bundle: Bundle, address: str, frames: int
 ) -> None:
-    """Seconds go by until a device that is gone is let go of: frames of the other camera would be lost by waiting.
+    """Closing a missing device takes seconds: if the line waited, frames of the other camera would be lost.
 
     Args:
-        frames: that the other camera brings in each absence.
+        frames: number of frames of the other camera during each absence.
     """
     with aravis_camera(pictures=whites()) as device:
         device.kill()
@@ -165,7 +165,7 @@ def test_a_waiting_triggered_camera_is_idle_and_one_without_answer_is_dead(
 
 def test_damaged_frames_and_a_pulled_cable_are_reported(tmp_path: Path, bundle: Bundle, address: str) -> None:
     with cable() as wire, aravis_camera(wire.address, whites(), netns=wire.netns) as device:
-        camera = genicam(device, **SILENT, on_overload="block", buffers=128)  # nothing is lost but on the cable
+        camera = genicam(device, **SILENT, on_overload="block", buffers=128)  # only the cable may lose frames
         line = write_line_with(tmp_path, bundle.path, address, {"cam": camera})
         with running(line, address) as run:
             run.until_inspected()
@@ -205,11 +205,11 @@ def test_damaged_frames_and_a_pulled_cable_are_reported(tmp_path: Path, bundle: 
 
 
 class Wrong(NamedTuple):
-    """What a camera does wrong, the reason of its frames meanwhile, and what the line says of it."""
+    """A wrong behaviour of a camera, the reason of its frames, and the alarm of the line."""
 
     begin: Callable[[AravisCamera], None]
     end: Callable[[AravisCamera], None] | None
-    """None: it is over by itself with the frame that shows it."""
+    """None: it ends by itself with the frame that shows it."""
     reason: str
     alarm: str | None
 

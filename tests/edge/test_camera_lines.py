@@ -22,7 +22,7 @@ from tests.edge.lines import Heard, RunningLine, assert_every_frame_has_its_even
 from tests.small_bundle import TILE, answer
 
 MANY_TILES = "[tiles]\noverlap_px = 221\n\n[engine]\nthreads = 1"
-"""Hundreds of tiles in a small frame: inspection takes long, and nothing else does."""
+"""Hundreds of tiles in a small frame: only inspection takes long."""
 
 
 @pytest.fixture
@@ -43,7 +43,12 @@ def score_of_grey(value: int) -> object:
 
 def test_a_fast_camera_does_not_starve_a_slow_one(tmp_path: Path, bundle: Bundle, address: str) -> None:
     size = {"kind": "pattern", "draw_size": [260, 260]}
-    slow_camera = {**size, "rate_fps": 2, "frames": 5, "waiting_frames": 3}  # fewer than come while the fast one runs
+    slow_camera = {
+        **size,
+        "rate_fps": 2,
+        "frames": 5,
+        "waiting_frames": 3,
+    }  # fewer than the fast one needs time for
     cameras = {"fast": {**size, "rate_fps": 150, "frames": 300}, "slow": slow_camera}
     line = write_line_with(tmp_path, bundle.path, address, cameras, f'heatmaps = "never"\n\n{MANY_TILES}')
     with running(line, address) as run:
@@ -62,7 +67,7 @@ def test_a_fast_camera_does_not_starve_a_slow_one(tmp_path: Path, bundle: Bundle
 LOST = 4
 """The number of the part whose trigger or frame is lost."""
 MANY = pytest.mark.parametrize("count", [12, pytest.param(110, marks=pytest.mark.long)])
-"""Parts, of which all after the lost one could be shifted."""
+"""Number of parts; all after the lost one could be shifted."""
 
 
 TOO_LATE = "too late"
@@ -75,7 +80,7 @@ def names(count: int) -> list[str]:
 def trigger_parts(
     commands: str, camera: str, count: int, before: Callable[[int], None] = lambda number: None
 ) -> dict[str, Triggered | str]:
-    """Trigger every part's frame, one after the other; the replies, of those that were refused the reason.
+    """Trigger the frame of every part in turn; return the replies, or the reasons of refusals.
 
     Args:
         before: called with each part's number before its trigger.
@@ -87,7 +92,7 @@ def trigger_parts(
             try:
                 reply = line.trigger(camera, part)
             except CommandRefusedError as refused:
-                # A machine that is too busy to fire a trigger at once does not fire it.
+                # A busy machine that cannot send a trigger at once does not send it.
                 replies[part] = TOO_LATE if "in time" in str(refused) else refused.reason
             else:
                 assert isinstance(reply, Triggered)
@@ -97,7 +102,7 @@ def trigger_parts(
 
 
 def until_told(run: RunningLine, part: str | None) -> None:
-    """Wait for the event of a part, or of a frame that shows none."""
+    """Wait for the event of a part, or of a frame without a part."""
     run.until(lambda event: isinstance(event, VerdictEvent) and event.part_id == part)
 
 
@@ -108,10 +113,10 @@ def events_of_parts(heard: Heard) -> list[VerdictEvent]:
 def assert_one_part_has_no_verdict_and_every_other_its_own(
     heard: Heard, replies: dict[str, Triggered | str]
 ) -> list[VerdictEvent]:
-    """The reply and the event of each part name the same frame; ids after the one that was lost do not shift.
+    """Check that reply and event of each part name the same frame, and that ids after the lost one do not shift.
 
     Returns:
-        the events of the parts whose triggers were fired.
+        the events of the parts whose triggers were sent.
     """
     assert_every_frame_has_its_event(heard, ["top"])
     events = events_of_parts(heard)
@@ -146,7 +151,7 @@ def test_a_lost_frame_costs_its_own_part_the_verdict_and_shifts_no_other(
         replies = trigger_parts(commands, "top", count)
         heard = run.end()
     events = assert_one_part_has_no_verdict_and_every_other_its_own(heard, replies)
-    # No frame was taken where the trigger was not heard; one that was lost leaves its id out.
+    # An ignored trigger takes no frame; a lost frame leaves a gap in the ids.
     skipped = what == "lose_frames"
     expected = [*range(1, LOST), None, *range(LOST + skipped, len(events) + skipped)]
     assert [event.frame_id for event in events] == expected
@@ -163,7 +168,7 @@ def test_each_part_has_the_verdict_on_its_own_pixels_after_losses_and_restarts(
 
     with aravis_camera(pictures=[grey(255)]) as device:
         device.trigger_rate(200.0)
-        device.leave_out(128)  # from its first id on: so the ids begin again at 1 among these parts
+        device.leave_out(128)  # from its first id on, so that the ids wrap among these parts
 
         def before(number: int) -> None:
             device.lose_packets(1.0 if number == LOST else 0.0)
@@ -189,9 +194,9 @@ def test_each_part_has_the_verdict_on_its_own_pixels_after_losses_and_restarts(
 class WiredCamera:
     """Aravis' device in this process, with a wire to its trigger line.
 
-    It knows no hardware trigger: with Line0 for a source it takes no frame. So, once it has been opened, it is switched
-    over to its software trigger behind the host's back, and fired on its own side: to the host, a frame comes that it
-    did not ask for.
+    It has no hardware trigger: with the source Line0 it takes no frame. So after its opening it is switched to its
+    software trigger without the host's knowledge, and triggered on its own side: the host gets a frame without a
+    request.
     """
 
     SOURCE, FIRE, SOFTWARE = 0x304, 0x30C, 1
@@ -264,7 +269,7 @@ def test_an_announced_part_belongs_to_the_next_edge_despite_losses(
 
 
 def trigger_until_a_frame_comes(commands: str, camera: str) -> Triggered:
-    """Trigger part after part; a machine that is too busy to have a frame taken by the deadline refuses."""
+    """Trigger the parts in turn; a busy machine that cannot take a frame by the deadline refuses."""
     give_up = time.monotonic() + WITHIN_SECONDS
     numbers, reason = itertools.count(1), None
     with Commander(commands, timeout_s=WITHIN_SECONDS) as line:

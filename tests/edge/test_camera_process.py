@@ -1,4 +1,4 @@
-"""A camera in a process of its own: pixels to the last byte, slots that nobody overwrites, and ends of every kind."""
+"""A camera in a process of its own: exact pixels, slots that are not overwritten, and every kind of end."""
 
 import contextlib
 import gc
@@ -26,17 +26,17 @@ from edge.frames import BadFrame, Frame
 from tests.edge.supervised import WITHIN_SECONDS, drawn_camera, held, in_thread, mappings, shown_by, stop, until_unread
 
 SLOTS = 2 + SPARE_SLOTS
-"""Frames that can be held of a camera of which two may wait."""
+"""Slots of a camera of which two frames may wait."""
 
 
 class Running:
-    """A camera's process, and what it says."""
+    """A camera's process and its messages."""
 
     def __init__(self, settings: CameraSettings) -> None:
         self.process = CameraProcess(settings)
 
     def next(self) -> ProcessMessage:
-        """What it says next; waits for it."""
+        """Wait for the next message, and return it."""
         give_up = time.monotonic() + WITHIN_SECONDS
         poll = select.poll()
         poll.register(self.process.fileno(), select.POLLIN)
@@ -56,7 +56,7 @@ class Running:
         return news
 
     def frames(self, count: int) -> list[Frame]:
-        """The next frames, which are all held."""
+        """Return the next frames without releasing any."""
         return [self.arrived().frame for _ in range(count)]
 
 
@@ -70,7 +70,7 @@ def running(settings: CameraSettings) -> Iterator[Running]:
 
 
 def eager_camera(**keys: object) -> CameraSettings:
-    """One that takes frames as fast as it can, and waits for a slot."""
+    """Settings of a camera that takes frames as fast as possible, and blocks for a slot."""
     return drawn_camera(rate_fps=None, on_overload="block", **keys)
 
 
@@ -79,7 +79,7 @@ def shown(said: list[ProcessMessage]) -> list[int]:
 
 
 def with_three_frames_in_the_socket(camera: Running) -> list[Frame]:
-    """Frames 6, 7 and 8 have been sent and not been read, and the camera has read all that it was told. Those kept."""
+    """Wait until frames 6, 7 and 8 are sent and unread and the camera has read all messages; return the held frames."""
     camera.opened()
     kept = camera.frames(SLOTS)
     for frame in kept[:3]:
@@ -110,7 +110,7 @@ def test_simulated_pictures_arrive_to_the_last_byte_with_their_stamps() -> None:
 
 
 def pictures() -> dict[str, tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.uint8], str]]:
-    """By file name: what is written, in OpenCV's order of channels; the RGB that it shows; its format."""
+    """By file name: the array to write, in OpenCV's order of channels; its RGB; its format."""
     rng = np.random.default_rng(3)
     grey, colour, alpha = (rng.integers(0, 256, shape, np.uint8) for shape in ((9, 14), (9, 14, 3), (9, 14, 4)))
     colour16 = rng.integers(0, 65536, (9, 14, 3), np.uint16)
@@ -174,7 +174,7 @@ def test_a_held_frame_is_never_overwritten_and_frames_without_a_slot_are_dropped
             assert isinstance(bad, BadFrame)
             assert (bad.stamp.frame_id, bad.reason, bad.kind) == (frame_id, "overload", "dropped")
         assert [shown_by(frame) for frame in kept] == list(range(1, SLOTS + 1))
-        # Two slots go round, the others are held.
+        # Two slots are used in turn, the others are held.
         for frame in kept[1:3]:
             frame.release()
         for frame_id in range(SLOTS + 3, 30):
@@ -206,11 +206,11 @@ def test_a_blocking_camera_waits_for_a_slot_and_loses_nothing() -> None:
         assert shown_by(frame) == frame.stamp.frame_id
 
 
-# What can be asked of it.
+# Requests.
 
 
 def test_health_requests_get_replies_and_triggers_get_results_and_frames() -> None:
-    """And a signal for the terminal's foreground does not end it before its line does."""
+    """A signal for the terminal's foreground does not end the process before its line does."""
     with running(drawn_camera(trigger="software")) as camera:
         camera.opened()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -236,7 +236,7 @@ def test_an_impossible_trigger_is_answered_with_the_reason() -> None:
         assert "runs freely" in news.error
 
 
-# How it ends.
+# Ends.
 
 
 def test_a_camera_that_cannot_be_opened_reports_the_reason_and_its_process_ends(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_closed_process_ends_by_itself_and_delivers_its_last_messages() -> Non
         said = camera.process.close(WITHIN_SECONDS)
         assert process.returncode == 0, "nobody killed it"
         assert shown(said[:3]) == [6, 7, 8]
-        # One more may have waited for a slot: that was lost by the stop and not by overload.
+        # One more frame may have waited for a slot: the stop dropped it, not an overload.
         waited = [(news.stamp.frame_id, news.reason) for news in said[3:] if isinstance(news, BadFrame)]
         assert waited in ([(9, "stopped")], [])
 
@@ -271,12 +271,12 @@ def test_a_process_that_does_not_close_in_time_is_killed_and_loses_no_message() 
 
 @pytest.mark.parametrize("read_all", [True, False])
 def test_a_killed_process_delivers_its_last_messages_and_then_its_end(read_all: bool) -> None:
-    """Also where it was killed before it read everything: then its socket is reset."""
+    """The process may be killed with unread messages, which resets its socket."""
     with running(eager_camera()) as camera:
         kept = with_three_frames_in_the_socket(camera)
         if not read_all:
             stop(camera.process.pid)
-            kept[0].release()  # nobody reads this
+            kept[0].release()  # never read
         os.kill(camera.process.pid, signal.SIGKILL)
         camera.process._process.wait()
         said = [camera.next() for _ in range(4)]
@@ -300,7 +300,7 @@ for _ in range(int(sys.argv[2])):
 print(camera.pid, flush=True)
 sys.stdin.read()
 """
-"""A line that reads so much from its camera and then nothing any more."""
+"""A line that reads this much from its camera and then stops reading."""
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_a_camera_process_ends_when_its_line_is_killed(keys: dict[str, object], 
         line.communicate()
 
 
-# What it leaves behind: nothing.
+# Leftovers: none.
 
 
 @pytest.mark.parametrize("openings", [4, pytest.param(20, marks=pytest.mark.long)])
@@ -352,7 +352,7 @@ def test_openings_with_every_kind_of_end_leave_no_resources_behind(openings: int
                 while camera.next() != Ended():
                     pass
                 camera.process.kill()
-        kept.append(first)  # a frame may still be looked at when its camera is gone
+        kept.append(first)  # a frame stays valid when its camera is gone
         second.release()
     assert all(shown_by(frame) == 1 for frame in kept)
     del camera, first, second

@@ -1,4 +1,4 @@
-"""`heatline cameras`: real cameras grabbed as a line's configuration says, and what is told of them."""
+"""`heatline cameras`: grabs from real cameras as a line's configuration states, and their reports."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ HW = (5, 12)
 
 
 def line(folder: Path, **keys: str) -> Path:
-    """A line of cameras, kind and own keys by name; its bundle is not there."""
+    """Write a line with cameras, kind and own keys by name; its bundle is missing."""
     tables = [f'[[cameras]]\nname = "{name}"\n{own}' for name, own in keys.items()]
     path = folder / "line.toml"
     path.write_text("\n".join(['bundle = "none.bundle"', *tables]))
@@ -54,7 +54,7 @@ def folder_camera(path: Path) -> str:
 
 
 class Grabbed:
-    """What a grab into `out` beside the configuration told in JSON, and why it was none, if so."""
+    """A grab into `out` next to the configuration: its JSON report and its error."""
 
     def __init__(self, config: Path, *arguments: str | int | Path) -> None:
         self.out = config.parent / "out"
@@ -63,7 +63,7 @@ class Grabbed:
 
     @property
     def top(self) -> dict[str, Any]:
-        """What it told of a camera of this name."""
+        """Report of the camera `top`."""
         found: dict[str, Any] = self.cameras["top"]
         return found
 
@@ -72,13 +72,13 @@ class Grabbed:
         return [int(name.removesuffix(".png").split("-")[-1]) for name in self.top["saved"]]
 
     def failed(self, error: type[CameraError | InputError]) -> str:
-        """The sentence with which it ended."""
+        """Return the error message of the grab."""
         assert self.result.returncode == error.exit_code
         return complaint(self.result).removeprefix("heatline: ")
 
 
 def grabbed(config: Path, *arguments: str | int | Path) -> Grabbed:
-    """A grab that goes well."""
+    """Run a grab that succeeds."""
     told = Grabbed(config, *arguments)
     assert told.result.returncode == 0, told.result.stderr
     return told
@@ -112,7 +112,7 @@ def test_frames_of_every_camera_are_saved_exactly_and_numbers_continue(tmp_path:
 
 
 def test_each_format_is_saved_and_unreadable_and_identical_frames_are_counted(tmp_path: Path) -> None:
-    """Colour as RGB, grey as grey, deep grey by its highest 8 bits."""
+    """Colour is saved as RGB, grey as grey, deep grey by its highest 8 bits."""
     colour, grey, deep = noise(1, 7, 9, 3)[0], noise(1, 7, 9)[0], noise(1, 7, 9, dtype=np.uint16)[0]
     same_first_row = np.vstack([grey[:1], 255 - grey[1:]])
     shown = {"1.png": colour, "2.png": grey, "3.png": grey, "5.png": same_first_row, "6.png": deep}
@@ -130,7 +130,7 @@ def test_each_format_is_saved_and_unreadable_and_identical_frames_are_counted(tm
     assert told.top["identical"] == 1
 
 
-# Grab: what is told.
+# Grab: the report.
 
 
 def test_a_frame_that_the_camera_lost_is_reported_and_not_counted(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_software_triggers_are_sent_one_by_one_and_missing_frames_are_reported(t
 
 def test_a_frozen_camera_is_reported_as_dead_and_the_grab_continues(tmp_path: Path) -> None:
     told = grabbed(line(tmp_path, top=pattern_camera("freeze_at = 2")), "-n", 8)
-    # It shows the pictures 1, 2, 2, 2, the next one is a fault, and it is opened anew.
+    # It shows the pictures 1, 2, 2, 2; the next one is a fault, and the camera is opened again.
     assert told.frame_ids == [1, 2, 3, 4, 1, 2, 3, 4]
     assert told.top["identical"] == 4
     assert told.top["losses"]["frozen"]["frames"] >= 1
@@ -205,7 +205,7 @@ def test_the_printed_report_ends_with_the_error_of_a_camera_that_does_not_open(t
     ]
 
 
-# Grab: what ends it.
+# Grab: its end.
 
 
 def test_a_slow_camera_ends_at_the_timeout(tmp_path: Path) -> None:
@@ -247,14 +247,14 @@ def test_a_full_disk_ends_the_grab_and_keeps_what_was_written(tmp_path: Path) ->
 
 @contextlib.contextmanager
 def opened(pipe: Path) -> Iterator[BinaryIO]:
-    """The reading end of a pipe, once something has been written to it."""
+    """Wait until something was written to a pipe; return its reading end."""
     with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
         assert select.select([reader], [], [], WITHIN_SECONDS)[0], "nothing was written"
         yield reader
 
 
 def test_ctrl_c_ends_the_grab_with_the_frames_so_far(tmp_path: Path) -> None:
-    """Its first picture goes into a pipe: once that is being written, the signal comes."""
+    """The first picture goes into a pipe: the signal comes while it is written."""
     out = tmp_path / "out"
     out.mkdir()
     os.mkfifo(out / "top-00001-1.png")
@@ -278,7 +278,7 @@ def test_ctrl_c_ends_the_grab_with_the_frames_so_far(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def slow_disk(out: Path) -> Iterator[PictureWriter]:
-    """A disk that takes a second picture once the first has been read out of a pipe; no other one may wait."""
+    """A writer that writes a second picture after the first was read from a pipe; no other one may wait."""
     with PictureWriter(out, max_waiting_bytes=1) as writer:
         os.mkfifo(out / "top-00001-1.png")
         yield writer
@@ -305,7 +305,7 @@ def test_a_blocking_camera_waits_for_the_disk(tmp_path: Path) -> None:
         running = threading.Thread(target=grab.run)
         running.start()
         assert counted.acquire(timeout=WITHIN_SECONDS)
-        running.join(0.2)  # one that does not wait has ended by then
+        running.join(0.2)  # a camera that does not block has ended by then
         assert running.is_alive()
         (tmp_path / "out" / "top-00001-1.png").read_bytes()
         running.join(WITHIN_SECONDS)
@@ -367,7 +367,7 @@ def test_the_cameras_clock_is_compared_with_the_hosts_since_the_opening() -> Non
     assert (clock.camera_ms, clock.host_ms) == (199, 200)
 
 
-# Grab: where the line looks.
+# Grab: the region of interest.
 
 
 def test_the_region_of_interest_is_drawn_into_the_first_frame(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_the_region_of_interest_is_drawn_into_the_first_frame(tmp_path: Path) ->
     told = grabbed(line(tmp_path, top=f'kind = "pattern"\nrate_fps = 500\n{size}'), "-n", 1)
     assert told.top["area"] == {"file": "top-area.png", "tiles_looked_at": 1, "tiles": 6}
     picture, frame = read_rgb(told.out / "top-area.png"), pattern(1, (300, 600))
-    # Tiles of 224 px lie at x 0, 222, 376 and y 0, 76: only the one at (222, 0) shows some of the area.
+    # Tiles of 224 px lie at x 0, 222, 376 and y 0, 76: only the one at (222, 0) shows some of the region.
     inside, outside = np.s_[70:220, 230:440], np.s_[:, 450:]
     np.testing.assert_array_equal(picture[inside], np.dstack([frame[inside]] * 3))
     np.testing.assert_array_equal(picture[outside], np.dstack([frame[outside] // SHADE] * 3))
@@ -418,7 +418,7 @@ def test_a_grab_of_a_gige_camera_reports_counters_and_waits_for_edges(tmp_path: 
 
 
 def listed(*arguments: str) -> CompletedProcess[str]:
-    """What cameras there are, of those on loopback and this machine's own."""
+    """Return the cameras found on loopback and on this machine."""
     result = heatline("cameras", "list", "--interface", "lo", *arguments)
     assert result.returncode == 0, result.stderr
     return result

@@ -1,4 +1,4 @@
-"""Every camera format against values worked out by hand, and packed pixels against bits counted one by one."""
+"""Every camera format against values computed by hand, and packed pixels against single bits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,17 +18,17 @@ U8, U16, F32 = np.uint8, np.uint16, np.float32
 
 
 PIXELS: list[tuple[PixelFormat, Any, tuple[int, int, int]]] = [
-    ("Mono8", U8(77), (77, 77, 77)),  # grey in all three
+    ("Mono8", U8(77), (77, 77, 77)),  # grey in all channels
     ("Mono10", U16(1023), (255, 255, 255)),  # the highest 8 of 10 bits
     ("Mono10", U16(515), (128, 128, 128)),  # 515 / 4, rounded down
-    ("Mono10", U16(4000), (255, 255, 255)),  # more than 10 bits can hold: white, not wrapped round
+    ("Mono10", U16(4000), (255, 255, 255)),  # more than 10 bits can hold: white, no overflow
     ("Mono12", U16(1616), (101, 101, 101)),  # 1616 / 16
     ("Mono12", U16(65535), (255, 255, 255)),
     ("Mono16", U16(0x1234), (0x12, 0x12, 0x12)),  # the highest 8 of 16 bits
-    ("RGB8", np.array([1, 2, 3], U8), (1, 2, 3)),  # as it is
-    ("BGR8", np.array([1, 2, 3], U8), (3, 2, 1)),  # turned round
+    ("RGB8", np.array([1, 2, 3], U8), (1, 2, 3)),  # unchanged
+    ("BGR8", np.array([1, 2, 3], U8), (3, 2, 1)),  # channels reversed
     ("BGRA8", np.array([1, 2, 3, 0], U8), (3, 2, 1)),  # transparent or not: alpha is dropped
-    ("BGR16", np.array([0x0102, 0x0304, 0xFFFF], U16), (0xFF, 0x03, 0x01)),  # turned round, highest 8 bits
+    ("BGR16", np.array([0x0102, 0x0304, 0xFFFF], U16), (0xFF, 0x03, 0x01)),  # channels reversed, highest 8 bits
 ]
 
 
@@ -75,7 +75,7 @@ def test_every_format_has_an_example() -> None:
         ("RGB8", (4, 4, 3), F32, "of uint8"),
         ("BayerRG8", (4, 4, 3), U8, "expected 1 channel"),
         ("RGB8", (0, 4, 3), U8, "is no RGB8 image"),  # without a pixel
-        ("Mono8", (4,), U8, "is no Mono8 image"),  # a line
+        ("Mono8", (4,), U8, "is no Mono8 image"),  # a single line
         ("RGB8", (1, 4, 4, 3), U8, "is no RGB8 image"),  # a stack of images
     ],
 )

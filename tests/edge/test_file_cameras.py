@@ -1,4 +1,4 @@
-"""Cameras that show files: a folder's pictures or a video's frames, at a rate, once or looped, each accounted for."""
+"""File cameras: pictures of a folder or frames of a video, at a rate, once or in a loop, all accounted for."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from tests.edge.lines import write_pictures
 from tests.edge.supervised import WITHIN_SECONDS, in_thread
 
 ENDLESS = 10000.0
-"""A rate at which nothing waits."""
+"""A rate without waits."""
 
 
 def grabbed(camera: FrameSource) -> Frame:
@@ -30,7 +30,7 @@ def grabbed(camera: FrameSource) -> Frame:
 
 
 def shown(camera: FrameSource, count: int) -> list[tuple[str, int | None, int]]:
-    """What comes: its kind, its first id and how many frames it stands for."""
+    """Return of each item: its type, its first id and its number of frames."""
     came = [camera.grab(WITHIN_SECONDS) for _ in range(count)]
     return [(type(one).__name__, one.stamp.frame_id, one.stamp.frames) for one in came if one is not None]
 
@@ -46,7 +46,7 @@ def assert_over(camera: FrameSource) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures, each of its own grey."""
+    """Three pictures of different grey."""
     return write_pictures(tmp_path / "f", {f"{i}.png": np.full((4, 6, 3), 40 * i, np.uint8) for i in (1, 2, 3)})
 
 
@@ -73,7 +73,7 @@ def test_a_loop_over_a_folder_continues_its_frame_ids(folder: Path) -> None:
 
 
 def test_the_time_of_capture_is_before_the_picture_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latency counts from capture: reading and decoding are part of it."""
+    """Latency counts from capture, so it includes reading and decoding."""
     read_at: list[int] = []
 
     def noting_when(path: Path) -> object:
@@ -184,7 +184,7 @@ def test_a_video_has_the_files_rate_unless_it_is_configured(video: Path) -> None
 
 
 def chunks(video: Path) -> list[slice]:
-    """Where each frame's JPEG lies in an AVI file."""
+    """Return the position of each frame's JPEG in an AVI file."""
     data, found = video.read_bytes(), list[slice]()
     at = data.index(b"movi")
     while (at := data.find(b"00dc", at)) >= 0 and len(found) < 5:
@@ -194,7 +194,7 @@ def chunks(video: Path) -> list[slice]:
 
 
 def spoil(video: Path, *frames: int) -> None:
-    """Frames, counted from 1, that are no pictures any more."""
+    """Destroy the pictures of these frames, counted from 1."""
     data = bytearray(video.read_bytes())
     for frame in frames:
         where = chunks(video)[frame - 1]

@@ -1,4 +1,4 @@
-"""Which frames are missing between two frame ids, beside an oracle that walks the circle of ids step by step."""
+"""Missing frames between two frame ids, against an oracle that counts id by id."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ HIGHEST = 65535
 
 
 def walk(after: int, steps: int, highest: int | None) -> list[int]:
-    """The ids that follow one, found by counting as a camera does: 1 comes after the highest, and 0 never."""
+    """Return the ids after one, counted as a camera counts: 1 follows the highest, and 0 never comes."""
     ids = []
     for _ in range(steps):
         after = 1 if after == highest else after + 1
@@ -70,7 +70,7 @@ def test_after_ids_ran_back_gaps_are_counted_from_the_new_id() -> None:
         (7, 8, None),
         (7, 9, Gap([8])),
         (65534, 65535, None),
-        (65535, 1, None),  # 0 is left out by GigE Vision and is no lost frame
+        (65535, 1, None),  # GigE Vision skips 0, which is no lost frame
         (65535, 2, Gap([1])),
         (65534, 1, Gap([65535])),
         (65533, 3, Gap([65534, 65535, 1, 2])),

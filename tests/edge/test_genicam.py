@@ -32,21 +32,21 @@ from tests.edge.gv_cameras import (
 from tests.edge.supervised import held, in_thread, until
 
 FAST = 200.0
-"""Frames a second: tests need not wait for frames."""
+"""Frames per second, so that tests do not wait for frames."""
 SOON_S = 60.0
-"""Longer than anything takes that is waited for."""
+"""Longer than any wait should take."""
 
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[AravisCamera]:
-    """A camera for tests that leave it as it was, but for what every opening sets."""
+    """A camera for tests that change only what every opening sets."""
     with aravis_camera(rate_fps=FAST) as camera:
         yield camera
 
 
 @pytest.fixture
 def plain_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No packet sockets, which only root may open."""
+    """Disable packet sockets, which only root may open."""
     create_stream = aravis.camera_create_stream
     set_options = aravis.Function[None](
         "arv_camera_gv_set_stream_options", None, ctypes.c_void_p, ctypes.c_int, fails=False
@@ -74,7 +74,7 @@ def opened(address: str | None, **keys: Any) -> Iterator[GenicamCamera]:
 
 
 def opening(address: str | None, **keys: Any) -> Opened:
-    """What is found; closed again."""
+    """Open a camera, close it, and return what `open` reported."""
     camera = GenicamCamera(settings(address, **keys))
     try:
         return camera.open()
@@ -95,7 +95,7 @@ def grab_frame(camera: GenicamCamera) -> Frame:
 
 
 def fails_in_the_end(camera: GenicamCamera) -> CameraError:
-    """Grab until it fails."""
+    """Grab until an error, and return it."""
     until = time.monotonic() + SOON_S
     while time.monotonic() < until:
         try:
@@ -133,7 +133,7 @@ def test_unprivileged_sockets_deliver_the_same_frames() -> None:
         whole = 0
         for _ in range(12):
             item = grab(camera)
-            if isinstance(item, BadFrame):  # what a busy machine does not fetch in time overflows a plain socket
+            if isinstance(item, BadFrame):  # a plain socket overflows on a busy machine
                 assert "missing-packets" in item.detail
             else:
                 np.testing.assert_array_equal(item.image, device.picture(item.stamp.frame_id))
@@ -176,7 +176,7 @@ def test_an_image_is_not_copied_and_stays_valid_while_other_frames_arrive(device
     with opened(device.address, buffers=3, rate_fps=FAST) as camera:
         frame = grab_frame(camera)
         until = time.monotonic() + SOON_S
-        while camera.counters()["underruns"] == 0 and time.monotonic() < until:  # all other buffers are full
+        while camera.counters()["underruns"] == 0 and time.monotonic() < until:  # fills all other buffers
             time.sleep(0.01)
         assert not frame.image.flags.owndata
         np.testing.assert_array_equal(frame.image, device.picture(frame.stamp.frame_id))
@@ -244,14 +244,14 @@ def test_lost_packets_are_requested_again() -> None:
         assert [grab_frame(camera).stamp.frame_id for _ in range(5)] == [1, 2, 3, 4, 5]
         counted = camera.counters()
     assert (counted["completed"], counted["failures"]) == (5, 0)
-    assert counted["resend_requests"] >= counted["resent_packets"] >= 2  # on a busy machine it is asked again
+    assert counted["resend_requests"] >= counted["resent_packets"] >= 2  # a busy machine may need several requests
 
 
 @pytest.mark.parametrize(("camera_resends", "we_ask"), [(False, True), (True, False)])
 def test_a_frame_with_lost_packets_is_reported_with_its_id_and_advice(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, camera_resends: bool, we_ask: bool
 ) -> None:
-    """Also one whose first packet is lost, with which its id and its times would have come."""
+    """The frame may lose its first packet, which holds its id and its times."""
     granted = tmp_path / "rmem_max"
     granted.write_text("212992\n")
     monkeypatch.setattr(genicam, "HIGHEST_SOCKET_BUFFER", granted)
@@ -293,7 +293,7 @@ def test_lost_frames_do_not_use_up_the_buffers() -> None:
 
 @pytest.mark.usefixtures("plain_sockets")
 def test_stray_packets_are_ignored_unless_nothing_else_comes(device: AravisCamera) -> None:
-    """A packet that tried the packet size may come late; all packets of a camera that sends video are such."""
+    """A test packet may come late; a camera that sends compressed video sends no other packets."""
     port_of = aravis.Function[int]("arv_gv_stream_get_port", ctypes.c_uint16, ctypes.c_void_p, fails=False)
     with opened(device.address, trigger="software") as camera, socket.socket(type=socket.SOCK_DGRAM) as strays:
         strays.connect(("127.0.0.1", port_of(camera._stream)))
@@ -320,11 +320,11 @@ def test_chunks_come_with_every_frame_and_stay_out_of_the_image() -> None:
                 assert (frame.stamp.chunks, frame.image.shape) == (chunks, (48, 64))
 
 
-# What changes in mid-run.
+# Changes in mid-run.
 
 
 def test_changed_frames_are_accepted_unless_they_outgrow_their_buffer() -> None:
-    """The library calls such a frame complete, though it cut it off."""
+    """The library reports a truncated frame as complete."""
     with aravis_camera(pictures=noise(2, 90, 90), rate_fps=FAST) as device:
         device.resize(60, 40)
         with opened(device.address) as camera:
@@ -393,7 +393,7 @@ def test_a_camera_can_be_polled_and_interrupted_while_a_thread_waits_for_a_frame
 @pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.long)])
 def test_repeated_openings_leave_no_resources_behind(device: AravisCamera, times: int) -> None:
     def threads() -> int:
-        """The library's too."""
+        """No resource of the library stays either."""
         return len(list(Path("/proc/self/task").iterdir()))
 
     opening(device.address)
@@ -438,7 +438,7 @@ def test_the_second_camera_accepts_a_rate_after_a_trigger_and_named_chunks() -> 
             opening(device.ip, chunks=["ImageInfo"])
 
 
-# Which cameras there are.
+# Discovery.
 
 
 def test_a_camera_is_found_by_broadcast_and_opened_by_serial_number_or_id(device: AravisCamera) -> None:

@@ -1,4 +1,4 @@
-"""Pictures from disk: whole ones as they are, broken ones refused. Files are real; some are written byte by byte."""
+"""Pictures from disk: complete ones are read exactly, broken ones refused. Some files are written byte by byte."""
 
 import struct
 import zlib
@@ -16,7 +16,7 @@ from edge.images import list_images, read_image, read_rgb
 
 
 def png_file(width: int, height: int, depth: int, kind: int, rows: bytes, extra: bytes = b"") -> bytes:
-    """A PNG by hand; `rows` with a filter byte before each, `extra` between header and pixels."""
+    """Return a handmade PNG; `rows` with a filter byte before each, `extra` between header and pixels."""
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
     parts = [chunk(b"IHDR", header), extra, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
@@ -69,9 +69,9 @@ def test_a_jpeg_is_read_with_its_colours(tmp_path: Path) -> None:
 
 
 def test_a_rotation_tag_is_ignored(tmp_path: Path) -> None:
-    """Training and line must see the sensor's own rows; a tag would turn only some of the pictures."""
+    """Training and line need the sensor's own rows; a tag would rotate only some pictures."""
     jpeg = encoded(".jpg", noise((20, 50)))
-    # Big-endian TIFF with one tag: Orientation, one SHORT, 6 = turned by a quarter.
+    # Big-endian TIFF with one tag: Orientation, one SHORT, 6 = rotated by 90 degrees.
     exif = b"Exif\x00\x00MM" + struct.pack(">HIHHHIHHI", 42, 8, 1, 0x0112, 3, 1, 6, 0, 0)
     path = tmp_path / "turned.jpg"
     path.write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:])
@@ -108,14 +108,14 @@ def test_a_picture_cut_off_anywhere_is_refused(
     path = tmp_path_factory.mktemp("cut") / name
     path.write_bytes(whole)
     read_image(path)
-    for kept in (int(len(whole) * share), len(whole) - 1 - int(40 * share)):  # anywhere, and by its last bytes alone
+    for kept in (int(len(whole) * share), len(whole) - 1 - int(40 * share)):  # anywhere, and only its last bytes
         path.write_bytes(whole[:kept])
         with pytest.raises(InputError, match=name):
             read_image(path)
 
 
 def test_a_jpeg_cut_off_behind_its_thumbnail_is_refused(tmp_path: Path) -> None:
-    """The thumbnail in the header ends as a whole picture does."""
+    """The thumbnail in the header ends as a complete picture does."""
     thumbnail = encoded(".jpg", np.full((16, 16, 3), 200, np.uint8))
     jpeg = encoded(".jpg", noise())
     segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 8) + b"Exif\x00\x00" + thumbnail
@@ -141,8 +141,8 @@ def test_a_png_with_a_damaged_byte_is_refused(tmp_path: Path) -> None:
 NO_PICTURES: list[tuple[bytes, str]] = [
     (b"", "not a picture"),
     (b"hello, I am a letter", "not a picture"),
-    (b"\xff\xd8\xff\xd9", "not a picture"),  # a JPEG of nothing but its markers
-    (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), "picture"),  # a PNG of nothing
+    (b"\xff\xd8\xff\xd9", "not a picture"),  # a JPEG with markers only
+    (b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b""), "picture"),  # an empty PNG
     (png_file(0, 0, 8, GREY, b""), "picture"),  # without a pixel
     (png_file(900_000, 900_000, 8, GREY, b"\x00"), "decoded"),  # a terapixel
     (png_file(1, 1, 16, ALPHA, b"\x00" + b"\x01\x00" * 4), "has 4 channel(s) of uint16"),

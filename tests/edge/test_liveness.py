@@ -1,4 +1,4 @@
-"""Whether a camera is alive, told from what came and when: no camera and no waiting, times are given."""
+"""Liveness from frames and their times: without a camera, on a simulated clock."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ SECOND = 1_000_000_000
 
 
 class Watched:
-    """A camera that is watched on a clock of our own, in ms since it was opened."""
+    """A camera on a simulated clock, in ms since it was opened."""
 
     def __init__(self, opened: Opened | None = None, **keys: object) -> None:
         self.liveness = Liveness(PatternSettings(name="top", **keys))  # type: ignore[arg-type]
@@ -35,8 +35,7 @@ class Watched:
         self.liveness.begin(opened, round(at_ms * MS))
 
     def frame(self, at_ms: float, digest: int | None = None, taken_ms: float | None = None) -> Fault | None:
-        """A frame arrives; what the camera's clock said when it was taken. Other pictures than before where no digest
-        is given."""
+        """Deliver a frame, with the camera's clock when it was taken. Without a digest, its picture is new."""
         self.frame_id += 1
         stamp = Stamp(
             "top",
@@ -83,7 +82,7 @@ def test_a_fast_camera_has_a_minimum_limit_and_the_first_frame_a_longer_one(
     camera = Watched(Opened(found="", period_s=period_s))
     for _ in range(frames):
         camera.frame(0)
-    camera.liveness.extend_deadlines(60 * SECOND)  # the line itself was busy: that is no silence of the camera
+    camera.liveness.extend_deadlines(60 * SECOND)  # a busy line is no silence of the camera
     assert not camera.silent(60e3 + limit_s * 1e3)
     assert camera.silent(60e3 + limit_s * 1e3 + 1)
 
@@ -102,7 +101,7 @@ def test_only_a_camera_that_stops_is_silent_within_the_stated_time(
     at_ms = 0.0
     for _ in range(frames):
         at_ms += period_ms * data.draw(st.floats(0.9, 1.1))
-        # Of a slow camera that does not tell its period, nobody can know it before some frames have come.
+        # The period of a slow camera that does not state it is unknown before some frames have come.
         assert not camera.silent(at_ms) or (not told and period_ms > FIRST_FRAME_WITHIN_SECONDS * 1e3 / 1.1)
         camera.frame(at_ms)
     limit_ms = max(periods * period_ms, MIN_SILENCE_SECONDS * 1e3)
@@ -217,7 +216,7 @@ def test_the_time_of_a_frame_is_its_arrival_minus_its_age() -> None:
     for at_ms, taken_ms in ((20, 0), (120, 100), (280, 200)):
         camera.frame(at_ms, taken_ms=taken_ms)
     assert camera.liveness.taken_ns == pytest.approx(220 * MS, abs=0.2 * MS)
-    camera.frame(323)  # a camera without a clock: when it arrived
+    camera.frame(323)  # a camera without a clock: the time of arrival
     assert camera.liveness.taken_ns == 323 * MS
 
 

@@ -1,4 +1,4 @@
-"""The newest picture, and word of those it took the place of: none vanishes, and a slow taker still sees pictures."""
+"""The newest picture, and reports of replaced ones: none vanishes, and a slow reader still gets pictures."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def put(newest: NewestPicture[str], *frame_ids: int) -> None:
 
 
 def taken(newest: NewestPicture[str]) -> tuple[str, int | None, int]:
-    """What is taken: its kind, its first frame id and how many frames it stands for."""
+    """Take an item; return its type, its first frame id and its number of frames."""
     one = newest.take(0.0)
     assert one is not None
     return type(one).__name__, one.stamp.frame_id, one.stamp.frames
@@ -64,7 +64,7 @@ def test_a_slow_reader_gets_a_picture_every_second_time() -> None:
 
 @given(steps=st.lists(st.integers(0, 3), max_size=40))
 def test_every_picture_comes_once_in_order_itself_or_in_a_run(steps: list[int]) -> None:
-    """Each step puts so many pictures and takes once."""
+    """Each step puts this many pictures and takes once."""
     newest, accounted, last = NewestPicture[str](), list[int](), 0
     for count in steps + [0] * 4:
         put(newest, *range(last + 1, last + 1 + count))

@@ -1,4 +1,4 @@
-"""What the system refuses becomes a sentence; what is not the file's fault stays what it is."""
+"""Errors of the system become errors of this package, except a broken pipe."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which part a frame shows: no part id ever shifts, whatever frames and triggers are lost."""
+"""The part that a frame shows: no part id shifts, even if frames and triggers are lost."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ def test_a_frame_shows_the_part_that_was_expected_last_when_it_was_taken() -> No
         parts.expect(each)
     assert parts.match_frame(9) == (None, [])
     assert len(parts) == 3, "their own frames may still come"
-    assert parts.match_frame(19) == (a, [])  # it arrives when the others are expected already
+    assert parts.match_frame(19) == (a, [])  # it arrives after the others are expected
     assert parts.match_frame(30) == (c, [b])
     assert len(parts) == 0
 
@@ -48,15 +48,15 @@ def test_a_part_waits_exactly_until_its_time_limit() -> None:
     assert (parts.pop_all(), parts.match_frame(50)) == ([], (None, []))
 
 
-# A line of parts, each with its trigger, of which any may be lost.
+# A simulated line of parts, each with a trigger that may be lost.
 
 
 @dataclass(frozen=True)
 class Passage:
-    """What happened to one part on its way past the camera, ns."""
+    """Times of one part on its way past the camera, ns."""
 
     announced_ns: int | None
-    """None: the trigger was lost before it came to us."""
+    """None: the trigger was lost before it reached the line."""
     taken_ns: int
     arrived_ns: int | None
     """None: the frame was lost."""
@@ -64,7 +64,7 @@ class Passage:
 
 @st.composite
 def passages(draw: st.DrawFn) -> list[Passage]:
-    """Parts one after the other. Each is announced, then comes by; its frame arrives any time later, in order."""
+    """A sequence of parts. Each is announced, then passes; its frame arrives any time later, in order."""
     line, at_ns, arrived_ns = [], 0, 0
     for _ in range(draw(st.integers(1, 15))):
         announced_ns = at_ns + draw(st.integers(1, 50))
@@ -80,7 +80,7 @@ Events = list[tuple[int, int, str, int]]
 
 
 def in_order_of_time(line: list[Passage]) -> Events:
-    """(when, rank, what, whose): what reaches the line when; an announcement before a frame of the same moment."""
+    """Return (time, rank, event, part) of all events at the line; announcements precede frames of the same moment."""
     events: Events = []
     for n, passage in enumerate(line):
         if passage.announced_ns is not None:
@@ -117,7 +117,7 @@ def test_despite_losses_a_frame_shows_the_part_of_the_last_trigger_before_it(
         if last is None:
             assert part_id is None
             continue
-        # Frames are taken and arrive in order, so that an earlier one may have had the same last trigger before it.
+        # Frames are taken and arrive in order, so an earlier frame may have the same last trigger.
         another = any(line[m].taken_ns >= last[0] for m in shown if m < n)
         assert arrived_ns is not None
         too_late = last[0] + within_ns <= arrived_ns
@@ -140,7 +140,7 @@ def _frame(passage: Passage) -> tuple[int, int | None]:
 
 
 def shown_parts(line: list[Passage]) -> dict[int, str | None]:
-    """By frame, where parts wait for long."""
+    """Return the part of each frame, with a long time limit."""
     parts, shown = ExpectedParts(), dict[int, str | None]()
     for at_ns, _, what, n in in_order_of_time(line):
         if what == "announced":
@@ -151,11 +151,11 @@ def shown_parts(line: list[Passage]) -> dict[int, str | None]:
     return shown
 
 
-# When a frame was taken is itself only known from a camera's clock.
+# The time of a frame is only known from the camera's clock.
 
 
 class Station:
-    """A camera whose clock says exactly when frames were taken, and a line that hears of them later. Times in ms."""
+    """A camera whose clock states exactly when frames were taken, and a line that gets them later. Times in ms."""
 
     def __init__(self) -> None:
         self.liveness, self.parts = Liveness(PatternSettings(name="top", trigger="software")), ExpectedParts()
@@ -165,11 +165,11 @@ class Station:
         self.parts.expect(part(part_id, at_ms * MS, (at_ms + within_ms) * MS))
 
     def frame(self, taken_ms: int, arrived_ms: int) -> str | None:
-        """A frame arrives; the part that it is given."""
+        """Deliver a frame; return its part."""
         self.parts.pop_expired(arrived_ms * MS)
         stamp = Stamp(
             "top", 1, camera_timestamp_ns=(taken_ms + 5000) * MS, captured_monotonic_ns=arrived_ms * MS
-        )  # 5 s: the clocks do not agree
+        )  # 5 s: the clocks differ
         self.liveness.check_frame(stamp, None, arrived_ms * MS)
         found, _passed = self.parts.match_frame(self.liveness.taken_ns)
         return found.part_id if found else None
@@ -189,14 +189,14 @@ def test_a_single_late_frame_keeps_its_part() -> None:
 def test_parts_that_are_announced_after_the_previous_frame_do_not_shift() -> None:
     station, shown = Station(), []
     station.expect("P-0", 0)
-    for n in range(20):  # exposure, read-out and transport of a frame together take 40 ms
+    for n in range(20):  # exposure, read-out and transport of a frame take 40 ms in total
         edge_ms = 100 * n + 50
         shown.append(station.frame(taken_ms=edge_ms, arrived_ms=edge_ms + 40))
         station.expect(f"P-{n + 1}", edge_ms + 41)
     assert shown == [f"P-{n}" for n in range(20)]
 
 
-# The same through a camera in its process.
+# The same rules with a camera in its process.
 
 
 @pytest.fixture(autouse=True)
@@ -205,7 +205,7 @@ def _give_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def what_a_camera_does(count: int, ignore: list[int], lose: list[int]) -> list[int | None]:
-    """The frame id that each trigger brings, by the words of docs and settings alone."""
+    """Return the frame id of each trigger, from the settings and the documentation only."""
     brought: list[int | None] = []
     taken = 0
     for trigger in range(1, count + 1):

@@ -1,5 +1,5 @@
-"""The pattern camera: pixels that tell frame id and position, frames that are lost or frozen on purpose, triggers; and
-the pace that it shares with cameras that show files."""
+"""The pattern camera: pixels with frame id and position, frames that are lost or frozen on purpose, triggers; and the
+pace that it shares with file cameras."""
 
 import threading
 import time
@@ -35,7 +35,7 @@ def ids(camera: PatternCamera, count: int) -> list[int | None]:
 
 
 def drawn_pixel_by_pixel(frame_id: int, hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """The formula of docs/cameras.md, without any of the camera's code."""
+    """Compute the formula of docs/cameras.md without the camera's code."""
     height, width = hw
     pixels = []
     for i in range(height * width):
@@ -92,7 +92,7 @@ def test_opening_reports_properties_and_starts_the_cameras_clock() -> None:
 
 
 class Clock:
-    """A monotonic clock that only waiting moves on."""
+    """A monotonic clock that only waits advance."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, camera: PatternCamera) -> None:
         self.now = 1000.0
@@ -114,7 +114,7 @@ def test_frames_are_due_at_the_rate_and_a_late_consumer_catches_up(monkeypatch: 
     for _ in range(6):
         grabbed(camera)
         taken_at.append(clock.now - 1000)
-        clock.now += 0.6 if len(taken_at) == 2 else 0.1  # once it takes longer than two frames
+        clock.now += 0.6 if len(taken_at) == 2 else 0.1  # once, longer than two frames
     assert taken_at == pytest.approx([0, 0.25, 0.85, 0.95, 1.05, 1.25])
 
 
@@ -122,7 +122,7 @@ def test_a_grab_times_out_while_no_frame_is_due_and_skips_none(monkeypatch: pyte
     camera = opened(rate_fps=0.1, lose_frames=[2])
     clock = Clock(monkeypatch, camera)
     assert ids(camera, 1) == [1]
-    assert [camera.grab(3.0) for _ in range(6)] == [None] * 6  # a grab that meets the lost frame waits no longer
+    assert [camera.grab(3.0) for _ in range(6)] == [None] * 6  # a lost frame does not extend the wait of a grab
     assert clock.now == pytest.approx(1018)
     assert grabbed(camera).stamp.frame_id == 3
     assert clock.now == pytest.approx(1020)

@@ -1,4 +1,4 @@
-"""What comes again and again is logged at once, and then in sums."""
+"""Repeated faults are logged at once, and then as sums."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Frames in shared memory: slots that never touch, memory that outlives its writer and leaves nothing behind."""
+"""Frames in shared memory: slots that do not overlap, and memory that outlives its writer and leaves nothing behind."""
 
 import fcntl
 import gc

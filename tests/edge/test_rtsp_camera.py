@@ -1,4 +1,4 @@
-"""The RTSP camera: the newest frame of a real server's stream, losses told, and a sentence for each way it can fail."""
+"""The RTSP camera: the newest frame of a real server's stream, reported losses, and a message for each failure."""
 
 import contextlib
 import socket
@@ -16,7 +16,7 @@ from tests.edge.rtsp_server import BLUE, FPS, GREEN, HEIGHT, RED, WIDTH, RtspSer
 from tests.edge.supervised import WITHIN_SECONDS, held, in_thread
 
 PATIENT = {"open_within_s": WITHIN_SECONDS, "read_within_s": WITHIN_SECONDS}
-"""On a busy machine a server that is well may be slow."""
+"""Long, as a healthy server may be slow on a busy machine."""
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def grabbed(camera: RtspCamera) -> Frame | BadFrame:
 
 
 def frames(camera: RtspCamera, count: int) -> list[Frame]:
-    """So many frames; on a busy machine some are replaced, which is told, in between."""
+    """Return this many frames; on a busy machine some in between are replaced and reported."""
     found = list[Frame]()
     while len(found) < count:
         one = grabbed(camera)
@@ -63,7 +63,7 @@ def frames(camera: RtspCamera, count: int) -> list[Frame]:
 
 
 def last_words(camera: RtspCamera) -> str:
-    """Why there are no more frames."""
+    """Return why no more frames come."""
     try:
         while True:
             grabbed(camera)
@@ -121,7 +121,7 @@ def test_interrupting_ends_a_grab_at_once_even_if_the_server_is_frozen(server: R
     frames(camera, 1)
     server.freeze()
     while camera.grab(0.2) is not None:
-        pass  # what was on its way
+        pass  # frames on their way
     came = list[object]()
     thread = in_thread(lambda: came.append(camera.grab(3600.0)))
     camera.interrupt()
@@ -153,12 +153,12 @@ def test_reconnects_leave_no_thread_and_no_descriptor_behind(server: RtspServer,
     assert held() - before == set()
 
 
-# Damage on the way.
+# Damage in transit.
 
 
 @contextlib.contextmanager
 def relay(to_port: int, passed_on: Callable[[bytes], bytes]) -> Iterator[int]:
-    """A port that passes an RTSP conversation on; what it does to each RTP packet is given."""
+    """A port that relays an RTSP connection, with a function that may change each RTP packet."""
 
     def run() -> None:
         down, _ = listener.accept()
@@ -190,13 +190,13 @@ def relay(to_port: int, passed_on: Callable[[bytes], bytes]) -> Iterator[int]:
 
 
 KEY_FRAME = 5
-"""The type of the H.264 unit that holds one."""
+"""Type of the H.264 unit of a key frame."""
 GROUP = 5
-"""Every so many frames there is one."""
+"""Interval between key frames, in frames."""
 
 
 class Damage:
-    """Cuts the end off the n-th key frame, once a camera has seen some."""
+    """Cuts off the end of the n-th key frame, after a camera has decoded some."""
 
     def __init__(self, nth: int, kept: float) -> None:
         self.nth, self.kept, self.seen = nth, kept, 0
@@ -229,7 +229,7 @@ def unreadable(one: Frame | BadFrame) -> bool:
 
 @contextlib.contextmanager
 def answering(reply: bytes) -> Iterator[str]:
-    """The URL of a server that answers whatever it is asked with one reply."""
+    """Run a server that gives the same reply to all requests; return its URL."""
 
     def run() -> None:
         connection, _ = listener.accept()

@@ -1,4 +1,4 @@
-"""A camera is closed and opened with other settings while it runs: no frame that it announced is lost."""
+"""A running camera is reconfigured: it is closed and opened with other settings, and loses no announced frame."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from edge.inspection.pipeline import GRAB_TIMEOUT_SECONDS
 from tests.edge.supervised import Watched, drawn_camera, watched
 
 NEW_IDS_FROM = 1000
-# A busy machine's camera may be silent for a moment: only a minute of silence is an alarm here.
+# A camera may be silent for a moment on a busy machine: only a minute of silence is an alarm here.
 PATIENT = {"rate_fps": 100, "silent_after_periods": 6000}
 OLD, NEW = drawn_camera(**PATIENT), drawn_camera(**PATIENT, first_frame_id=NEW_IDS_FROM)
 NOWHERE = FolderSettings(name="top", path=Path("/nowhere"))
 
 
 class Answer:
-    """What a change says, and how many frames had been brought by then."""
+    """The result of a reconfiguration, and the number of frames before it."""
 
     def __init__(self, camera: Watched) -> None:
         self._camera = camera
@@ -27,7 +27,7 @@ class Answer:
 
 
 def changed(camera: Watched, settings: CameraSettings, *, keep_frames: bool = True) -> Answer:
-    """Change its settings and grab until it answers."""
+    """Reconfigure the camera, and grab until the result comes."""
     answer = Answer(camera)
     camera.camera.reconfigure(settings, answer, keep_frames=keep_frames)
     camera.until(lambda: bool(answer.said))
@@ -46,7 +46,7 @@ def test_announced_frames_come_first_and_all_later_ones_have_the_new_settings() 
         assert ids == [*range(1, len(old) + 1), *range(NEW_IDS_FROM, NEW_IDS_FROM + len(new))]
         assert len(old) >= 6
         assert all(i < NEW_IDS_FROM for i in answer.ids_before)
-        # Where this machine was too slow to read one in time, there was no room for it, and that is told.
+        # If this machine was too slow to read a frame in time, the frame is reported as dropped.
         assert {(seen.kind, seen.reason) for seen in camera.bad} <= {("dropped", "stopped")}
         assert camera.alarms == []
         assert camera.camera.state().openings == 2

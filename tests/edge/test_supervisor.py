@@ -1,5 +1,5 @@
-"""A camera that is kept going, in its real process, which is killed, stopped and held up: nothing that it announced is
-lost, and each fault is told once."""
+"""A supervised camera in its real process, which is killed, stopped and delayed: no announced frame is lost, and each
+fault is reported once."""
 
 import contextlib
 import os
@@ -49,11 +49,11 @@ def _give_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 LONG_MS = WITHIN_SECONDS * 1000
-"""Of a part that is not to be given up."""
+"""Time limit of a part whose frame must come."""
 SHORT_MS = 400.0
-"""Of a part that is to be given up: a machine that is busy must bring the others' frames in less."""
+"""Time limit of a part without a frame: a busy machine must deliver the others' frames in less."""
 EAGER = {"rate_fps": None, "on_overload": "block"}
-"""Of a camera that takes frames as fast as it can, and waits for a slot."""
+"""Settings of a camera that takes frames as fast as possible, and blocks for a slot."""
 
 
 def part_camera(timeout_ms: float = LONG_MS, **keys: object) -> PatternSettings:
@@ -241,7 +241,7 @@ def test_the_answer_to_a_trigger_has_the_ledgers_number_of_its_frame() -> None:
 
 
 def test_until_a_frame_has_come_in_time_the_next_trigger_waits_twice_as_long() -> None:
-    """A camera slower than its timeout would show each part under the next one's id, for ever."""
+    """A camera slower than its timeout would always show each part under the next one's id."""
     with watched(part_camera(SHORT_MS, ignore_triggers=[1])) as camera:
         camera.triggered("P-1")
         given_up_ns = time.monotonic_ns()
@@ -274,7 +274,7 @@ def test_a_trigger_that_reaches_the_process_too_late_is_not_sent(monkeypatch: py
             quick.setattr(triggering, "FIRE_WITHIN_SECONDS", 0.1)
             camera.trigger("late")
             requested_ns = time.monotonic_ns()
-            camera.grab()  # it is sent, and not read
+            camera.grab()  # sent, but not read
             wait_ns(requested_ns, 0.1)
         os.kill(camera.pid, signal.SIGCONT)
         camera.until(lambda: camera.answered("late"))
@@ -320,7 +320,7 @@ def test_consecutive_triggers_without_a_frame_mean_a_dead_camera() -> None:
 
 
 class Edges(PatternSettings, frozen=True, kw_only=True, tag="pattern"):
-    """A camera that takes a frame at every edge that it is given from elsewhere, here by a clock of its own."""
+    """A camera that takes a frame at every external edge, here of its own clock."""
 
     @property
     def triggered(self) -> Literal["hardware"]:
@@ -332,7 +332,7 @@ def edges(**keys: object) -> Edges:
 
 
 def announce(camera: Watched, part_id: str) -> int:
-    """Announce a part; when it surely was."""
+    """Announce a part; return a time after the announcement."""
     camera.trigger(part_id)
     camera.until(lambda: camera.answered(part_id))
     assert camera.said_to(part_id) == TriggerAnswer()
@@ -374,7 +374,7 @@ def test_an_unknown_camera_is_refused_with_the_names_of_the_cameras() -> None:
     assert (unknown.reason, unknown.detail) == ("unknown_camera", "there is no camera 'side'; expected one of top")
 
 
-# A line that is held up.
+# A line that pauses.
 
 
 def test_a_line_that_does_not_grab_for_a_while_does_not_make_its_camera_silent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,8 +408,8 @@ def test_a_line_that_does_not_grab_for_a_while_does_not_make_its_camera_unrespon
 
 
 def trigger_and_do_not_take(camera: Watched, part_id: str) -> int:
-    """Trigger a frame, which then lies in the socket; when it was triggered."""
-    stop(camera.pid)  # so that the frame is not taken as soon as the trigger is sent
+    """Trigger a frame, which then waits in the socket; return the time of the trigger."""
+    stop(camera.pid)  # so that the line does not read the frame at once
     camera.trigger(part_id)
     triggered_ns = time.monotonic_ns()
     assert camera.grab(0.0) is None
@@ -430,7 +430,7 @@ def test_a_frame_in_time_keeps_its_part_even_if_the_line_reads_it_late() -> None
 def test_a_part_whose_frame_came_before_the_cameras_death_is_reported_once() -> None:
     with watched(edges(freeze_at=1, frozen_after_frames=1)) as camera:
         camera.until_frames(1)
-        camera.until_unread(1)  # the one for which it will be dead
+        camera.until_unread(1)  # the frame that shows the fault
         camera.trigger("P-1")
         camera.until_unread(4)
         until_dead(camera)
@@ -449,7 +449,7 @@ def test_interrupting_ends_an_opening() -> None:
         opened: list[Opened | None] = []
         thread = in_thread(lambda: opened.append(camera.camera.open()))
         until(lambda: camera.camera._process.running is not None, "its start")
-        stop(camera.pid)  # so that it cannot be quicker than we are
+        stop(camera.pid)  # so that it cannot be faster than the test
         camera.camera.interrupt()
         thread.join(WITHIN_SECONDS)
         assert opened == [None]
@@ -502,7 +502,7 @@ def test_a_part_whose_frame_came_before_the_end_is_reported_once() -> None:
 
 
 class TimesOutAtTheStop:
-    """A source that has nothing at the very moment of the stop, and then tells of what had been announced."""
+    """A source that has nothing at the moment of the stop, and then reports the announced frames."""
 
     def __init__(self) -> None:
         self.waiting, self.interrupted = threading.Event(), threading.Event()
@@ -547,7 +547,7 @@ def test_at_the_end_waiting_parts_are_reported_and_waiting_triggers_refused() ->
 def test_an_ended_camera_refuses_triggers_and_reports_every_part() -> None:
     with watched(part_camera(frames=1)) as camera:
         camera.triggered("P-1")
-        camera.trigger("P-2")  # that it has ended lies in the socket, or will
+        camera.trigger("P-2")  # its end is in the socket, or soon will be
         camera.to_the_end()
         assert camera.parts == [("P-1", None, 1), ("P-2", "no_frame", None)]
         assert camera.said_to("P-2").refused in ("no_frame", "camera_dead"), "its end came after, or before"

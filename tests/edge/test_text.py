@@ -1,4 +1,4 @@
-"""Counts in sentences: one of a thing is singular."""
+"""Counts in sentences: a count of one is singular."""
 
 import pytest
 

@@ -27,7 +27,7 @@ def known_to_kernel_of_this_thread() -> bytes:
 
 @contextlib.contextmanager
 def at_work(make: Callable[[Callable[..., None]], threading.Thread]) -> Iterator[threading.Thread]:
-    """A thread that has begun its work, and ends it at the end."""
+    """Run a thread that has begun its work, and ends with the context."""
     begun, go_on = threading.Event(), threading.Event()
 
     def work(*_: object) -> None:
@@ -77,7 +77,7 @@ def test_all_threads_of_a_line_have_names_also_after_a_reload(tmp_path: Path, bu
     parts = {b"grab top", b"infer", b"judge", b"report", b"publish", b"journal", b"commands", b"engine"}
 
     def named(run: RunningLine) -> bool:
-        """Some threads take their names only once they run; none of the new engine's keeps that of the changeover."""
+        """Some threads set their names after their start; none of the new engine's keeps that of the changeover."""
         names = known_to_kernel(run.process.pid)
         return parts <= set(names) and names.count(b"changeover") <= 1
 

@@ -1,4 +1,4 @@
-"""Where tiles lie and what they hold: tables to check by eye, then properties for all sizes."""
+"""Positions and pixels of tiles: tables to check by eye, then properties for all sizes."""
 
 import itertools
 
@@ -24,11 +24,11 @@ Polygon = list[tuple[int, int]]
     ("length", "tile", "overlap", "expected"),
     [
         (256, 256, 0, [0]),  # exactly one tile
-        (512, 256, 0, [0, 256]),  # two tiles side by side
+        (512, 256, 0, [0, 256]),  # two adjacent tiles
         (512, 256, 64, [0, 192, 256]),  # last tile moved back
         (448, 256, 64, [0, 192]),  # the overlap fits exactly: nothing is moved
         (257, 256, 64, [0, 1]),  # one px too many: a second tile, nearly on the first
-        (100, 256, 64, [0]),  # shorter than a tile: one tile that sticks out
+        (100, 256, 64, [0]),  # shorter than a tile: one tile that extends beyond the frame
         (5, 1, 0, [0, 1, 2, 3, 4]),  # tiles of one px
         (6, 3, 2, [0, 1, 2, 3]),  # the largest overlap steps px by px
         (447, 224, 2, [0, 222, 223]),  # the default tile and overlap
@@ -111,5 +111,5 @@ def test_an_image_or_output_that_does_not_fit_the_grid_is_refused() -> None:
     for hw in ((10, 11), (11, 10), (20, 20)):
         with pytest.raises(GeometryError, match="the grid was made for"):
             TileGrid((10, 10), 4, 0).cut(np.zeros((*hw, 3), np.uint8), np.zeros((9, 4, 4, 3), np.uint8))
-    with pytest.raises(ValueError, match="zip"):  # more room than tiles would keep old pixels
+    with pytest.raises(ValueError, match="zip"):  # an output larger than the tiles would keep old pixels
         TileGrid((4, 4), 4, 0).cut(np.zeros((4, 4, 3), np.uint8), np.zeros((2, 4, 4, 3), np.uint8))

@@ -1,4 +1,4 @@
-"""The V4L2 camera. What needs no device is real; a device is played by a stand-in for OpenCV's capture of one."""
+"""The V4L2 camera. Tests without a device are real; a stand-in for OpenCV's capture simulates a device."""
 
 import threading
 from pathlib import Path
@@ -17,7 +17,7 @@ MJPG, YUYV = cv2.VideoWriter.fourcc(*"MJPG"), cv2.VideoWriter.fourcc(*"YUYV")
 
 
 class Device:
-    """A camera of two sizes, as OpenCV shows one: it falls back to what it has, and gives a frame when told to."""
+    """Simulates OpenCV's capture of a camera with two sizes: it falls back to these, and shows frames on request."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, float]] = []
@@ -65,7 +65,7 @@ class Device:
         self.released.set()
 
     def take(self, *at_ms: float | None) -> None:
-        """Give frames with these timestamps; None: a read that fails."""
+        """Show frames with these timestamps; None: a read that fails."""
         with self._frames:
             self._ready += at_ms
             self._frames.notify_all()
@@ -150,7 +150,7 @@ def test_a_setting_that_the_driver_refuses_is_an_error_and_closes_the_device(
 def test_frames_have_ids_and_the_drivers_clock(device: Device) -> None:
     camera = camera_on()
     camera.open()
-    for frame_id, at_ms in enumerate((5000.25, 5033.5, 5033.5), 1):  # the last one comes again, as after a timeout
+    for frame_id, at_ms in enumerate((5000.25, 5033.5, 5033.5), 1):  # the last frame repeats, as after a timeout
         device.take(at_ms)
         frame = camera.grab(WITHIN_SECONDS)
         assert isinstance(frame, Frame)
@@ -187,6 +187,6 @@ def test_a_camera_can_be_interrupted_and_closed_while_its_read_hangs(
     thread.join(WITHIN_SECONDS)
     assert came == [None]
     camera.close()
-    assert not device.released.is_set()  # by nobody but the thread that reads
+    assert not device.released.is_set()  # only by the thread that reads
     device.take(1.0)
     assert device.released.wait(WITHIN_SECONDS)
