@@ -176,7 +176,7 @@ class Watched:
         """Grab until a condition holds."""
         give_up = time.monotonic() + WITHIN_SECONDS
         while not done():
-            assert time.monotonic() < give_up, f"{what} did not happen; came: {self.seen[-5:]}, told: {self.alarms}"
+            assert time.monotonic() < give_up, f"{what} did not happen; came: {self.seen[-5:]}, alarms: {self.alarms}"
             self.grab()
 
     def until_frames(self, count: int) -> None:
@@ -200,13 +200,13 @@ class Watched:
 
     def trigger(self, part_id: str | None) -> None:
         """Request a frame; its answer goes to `answers`."""
-        said = self.answers.setdefault(part_id, [])
-        self.camera.trigger(TriggerRequest(part_id, said.append))
+        answers = self.answers.setdefault(part_id, [])
+        self.camera.trigger(TriggerRequest(part_id, answers.append))
 
     def answered(self, part_id: str | None) -> bool:
         return bool(self.answers[part_id])
 
-    def said_to(self, part_id: str | None) -> TriggerAnswer:
+    def answer_to(self, part_id: str | None) -> TriggerAnswer:
         """Return the only answer."""
         (answer,) = self.answers[part_id]
         return answer

@@ -94,12 +94,12 @@ def test_a_killed_or_hanging_camera_process_is_restarted_without_leftovers(
         run.until(lambda _: memories_of_frames(run.process.pid) <= 3)
         # Compare with several earlier counts: each may include a descriptor that is open for a moment.
         run.until(lambda _: all(resources(run.process.pid)[name] <= held[0][name] for name in held[0]))
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["cam"])
-    assert "SIGKILL" in heard.alarms[0].detail
-    assert len(heard.alarms) == 2 * deaths
-    assert heard.last.cameras["cam"].openings == deaths + 1
-    assert {event.acting for event in [*heard.verdicts, *heard.alarms, *heard.statuses]} == {False}
+        received = run.end()
+    assert_every_frame_has_its_event(received, ["cam"])
+    assert "SIGKILL" in received.alarms[0].detail
+    assert len(received.alarms) == 2 * deaths
+    assert received.last.cameras["cam"].openings == deaths + 1
+    assert {event.acting for event in [*received.verdicts, *received.alarms, *received.statuses]} == {False}
 
 
 # GigE Vision: the device and its cable.
@@ -128,12 +128,12 @@ def test_a_missing_gige_device_does_not_stop_another_camera(
                 device.start()
                 came_back(run)
                 assert run.until_inspected("dies").verdict == "GOOD"
-            heard = run.end()
-    assert_every_frame_has_its_event(heard, ["dies", "lives"])
-    assert [alarm.camera for alarm in heard.alarms] == ["dies"] * 4
-    assert "it cannot be opened" in heard.alarms[0].detail
-    assert "check its power, cable and IP address" in heard.alarms[0].detail
-    assert all(event.verdict != "NO_VERDICT" for event in heard.of("lives") if event.reason != "dropped.stopped")
+            received = run.end()
+    assert_every_frame_has_its_event(received, ["dies", "lives"])
+    assert [alarm.camera for alarm in received.alarms] == ["dies"] * 4
+    assert "it cannot be opened" in received.alarms[0].detail
+    assert "check its power, cable and IP address" in received.alarms[0].detail
+    assert all(event.verdict != "NO_VERDICT" for event in received.of("lives") if event.reason != "dropped.stopped")
 
 
 def test_a_waiting_triggered_camera_is_idle_and_one_without_answer_is_dead(
@@ -157,7 +157,7 @@ def test_a_waiting_triggered_camera_is_idle_and_one_without_answer_is_dead(
             camera.trigger("last")
             camera.until_frames(1)
     assert camera.states == [("unreachable", True), ("unreachable", False)]
-    assert camera.said_to("in vain").refused == "camera_dead"
+    assert camera.answer_to("in vain").refused == "camera_dead"
     assert [(seen.stamp.part_id, seen.reason) for seen in camera.seen] == [
         ("first", None), ("in vain", "no_frame"), ("last", None)
     ]  # fmt: skip
@@ -185,10 +185,10 @@ def test_damaged_frames_and_a_pulled_cable_are_reported(tmp_path: Path, bundle: 
             wire.plug()
             over = came_back(run)
             assert run.until_inspected().verdict == "GOOD"
-            heard = run.end()
-    assert_every_frame_has_its_event(heard, ["cam"])
+            received = run.end()
+    assert_every_frame_has_its_event(received, ["cam"])
     assert alarm.alarm == "silent"
-    assert heard.alarms == [alarm, over]
+    assert received.alarms == [alarm, over]
     expected = before[0].frame_id
     for event in before:
         assert event.frame_id == expected is not None, f"{event} came where {expected} was to come"
@@ -254,12 +254,12 @@ def test_wrong_frames_raise_one_alarm_and_are_never_judged(tmp_path: Path, bundl
                     wrong.end(device)
                 run.until(good_again)
                 verdicts, alarms = run.heard.verdicts[verdicts_before:], run.heard.alarms[alarms_before:]
-                told = [(wrong.alarm, True), (wrong.alarm, False)] if wrong.alarm else []
-                assert [(alarm.alarm, alarm.active) for alarm in alarms] == told, name
+                expected = [(wrong.alarm, True), (wrong.alarm, False)] if wrong.alarm else []
+                assert [(alarm.alarm, alarm.active) for alarm in alarms] == expected, name
                 bad = [n for n, event in enumerate(verdicts) if event.reason == f"failed.{wrong.reason}"]
                 assert {event.verdict for event in verdicts[bad[0] : bad[-1] + 1]} == {"NO_VERDICT"}, name
-            heard = run.end()
-    assert_every_frame_has_its_event(heard, ["cam"])
+            received = run.end()
+    assert_every_frame_has_its_event(received, ["cam"])
 
 
 # RTSP.
@@ -284,7 +284,7 @@ def test_an_rtsp_server_that_hangs_or_dies_is_dead_and_opened_again(
             server.start()
             back = came_back(run)
             run.until_inspected()
-            heard = run.end()
-    assert_every_frame_has_its_event(heard, ["cam"])
-    assert heard.alarms == [hung, went, killed, back]
+            received = run.end()
+    assert_every_frame_has_its_event(received, ["cam"])
+    assert received.alarms == [hung, went, killed, back]
     assert (hung.alarm, killed.alarm) == ("broken", "broken")

@@ -52,10 +52,10 @@ def test_a_fast_camera_does_not_starve_a_slow_one(tmp_path: Path, bundle: Bundle
     cameras = {"fast": {**size, "rate_fps": 150, "frames": 300}, "slow": slow_camera}
     line = write_line_with(tmp_path, bundle.path, address, cameras, f'heatmaps = "never"\n\n{MANY_TILES}')
     with running(line, address) as run:
-        heard = run.until_stopped()
+        received = run.until_stopped()
         assert run.exit_code() == 0
-    assert_every_frame_has_its_event(heard, ["fast", "slow"])
-    fast, slow = heard.last.ledger["fast"], heard.last.ledger["slow"]
+    assert_every_frame_has_its_event(received, ["fast", "slow"])
+    fast, slow = received.last.ledger["fast"], received.last.ledger["slow"]
     assert (slow.inspected, slow.dropped, slow.failed) == (5, {}, {})
     assert fast.captured == 300
     assert set(fast.dropped) == {"overload"}
@@ -106,20 +106,20 @@ def until_told(run: RunningLine, part: str | None) -> None:
     run.until(lambda event: isinstance(event, VerdictEvent) and event.part_id == part)
 
 
-def events_of_parts(heard: Heard) -> list[VerdictEvent]:
-    return [event for event in heard.verdicts if event.part_id is not None]
+def events_of_parts(received: Heard) -> list[VerdictEvent]:
+    return [event for event in received.verdicts if event.part_id is not None]
 
 
 def assert_one_part_has_no_verdict_and_every_other_its_own(
-    heard: Heard, replies: dict[str, Triggered | str]
+    received: Heard, replies: dict[str, Triggered | str]
 ) -> list[VerdictEvent]:
     """Check that reply and event of each part name the same frame, and that ids after the lost one do not shift.
 
     Returns:
         the events of the parts whose triggers were sent.
     """
-    assert_every_frame_has_its_event(heard, ["top"])
-    events = events_of_parts(heard)
+    assert_every_frame_has_its_event(received, ["top"])
+    events = events_of_parts(received)
     assert [event.part_id for event in events] == list(replies), "each part has one event, and they are in order"
     events = [event for event in events if replies[str(event.part_id)] != TOO_LATE]
     for number, event in enumerate(events, start=1):
@@ -130,8 +130,8 @@ def assert_one_part_has_no_verdict_and_every_other_its_own(
             assert isinstance(reply, Triggered), f"{event.part_id}: {reply}"
             assert event.verdict != "NO_VERDICT"
             assert (reply.frame_id, reply.frame_number) == (event.frame_id, event.frame_number)
-    assert heard.last.ledger["top"].captured == len(replies), "every trigger is accounted for, and nothing else"
-    assert heard.alarms == []
+    assert received.last.ledger["top"].captured == len(replies), "every trigger is accounted for, and nothing else"
+    assert received.alarms == []
     return events
 
 
@@ -149,8 +149,8 @@ def test_a_lost_frame_costs_its_own_part_the_verdict_and_shifts_no_other(
     with running(line, address) as run:
         run.next()
         replies = trigger_parts(commands, "top", count)
-        heard = run.end()
-    events = assert_one_part_has_no_verdict_and_every_other_its_own(heard, replies)
+        received = run.end()
+    events = assert_one_part_has_no_verdict_and_every_other_its_own(received, replies)
     # An ignored trigger takes no frame; a lost frame leaves a gap in the ids.
     skipped = what == "lose_frames"
     expected = [*range(1, LOST), None, *range(LOST + skipped, len(events) + skipped)]
@@ -180,8 +180,8 @@ def test_each_part_has_the_verdict_on_its_own_pixels_after_losses_and_restarts(
         with running(line, address) as run:
             run.next()
             replies = trigger_parts(commands, "top", count, before)
-            heard = run.end()
-    events = assert_one_part_has_no_verdict_and_every_other_its_own(heard, replies)
+            received = run.end()
+    events = assert_one_part_has_no_verdict_and_every_other_its_own(received, replies)
     for event in events:
         if event.verdict != "NO_VERDICT":
             assert event.frame_score == score_of_grey(shown(int(str(event.part_id)[1:]))), event.part_id
@@ -248,9 +248,9 @@ def test_an_announced_part_belongs_to_the_next_edge_despite_losses(
                 wired_camera.show(254)
                 wired_camera.edge()
                 until_told(run, None)
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, ["top"])
-    events = events_of_parts(heard)
+        received = run.end()
+    assert_every_frame_has_its_event(received, ["top"])
+    events = events_of_parts(received)
     assert [event.part_id for event in events] == names(count)
     for number, event in enumerate(events, start=1):
         if number in (no_edge, no_frame):
@@ -260,9 +260,9 @@ def test_an_announced_part_belongs_to_the_next_edge_despite_losses(
     assert events[no_edge - 1].reason == "dropped.no_frame"
     assert events[no_frame - 1].reason == "dropped.lost_by_camera"
     assert events[no_frame - 1].frame_id == (events[no_frame].frame_id or 0) - 1
-    (of_no_part,) = [event for event in heard.verdicts if event.part_id is None]
+    (of_no_part,) = [event for event in received.verdicts if event.part_id is None]
     assert of_no_part.frame_score == score_of_grey(254)
-    assert heard.alarms == []
+    assert received.alarms == []
 
 
 # Deadlines.
@@ -300,12 +300,12 @@ def test_a_late_verdict_becomes_no_verdict_at_the_deadline(
         reply = trigger_until_a_frame_comes(commands, "parts")
         until_told(run, reply.part_id)
         run.until(lambda event: isinstance(event, StatusEvent) and event.ledger["in_time"].inspected == 1)
-        heard = run.end()
-    assert_every_frame_has_its_event(heard, list(cameras))
-    assert heard.last.ledger["late"].dropped == {"deadline": 2}
-    (of_part,) = [event for event in heard.of("parts") if event.part_id == reply.part_id]
-    for event in [*heard.of("late"), of_part]:
+        received = run.end()
+    assert_every_frame_has_its_event(received, list(cameras))
+    assert received.last.ledger["late"].dropped == {"deadline": 2}
+    (of_part,) = [event for event in received.of("parts") if event.part_id == reply.part_id]
+    for event in [*received.of("late"), of_part]:
         assert (event.verdict, event.reason, event.frame_score) == ("NO_VERDICT", "dropped.deadline", None)
     assert (of_part.frame_id, of_part.frame_number) == (reply.frame_id, reply.frame_number)
-    assert {event.verdict for event in heard.of("parts")} == {"NO_VERDICT"}
-    assert all(event.latency_ms >= 2 for event in heard.of("late"))
+    assert {event.verdict for event in received.of("parts")} == {"NO_VERDICT"}
+    assert all(event.latency_ms >= 2 for event in received.of("late"))

@@ -40,20 +40,20 @@ class Running:
         give_up = time.monotonic() + WITHIN_SECONDS
         poll = select.poll()
         poll.register(self.process.fileno(), select.POLLIN)
-        while (news := self.process.receive()) is None:
+        while (message := self.process.receive()) is None:
             assert time.monotonic() < give_up, "it says nothing"
             poll.poll(1000)
-        return news
+        return message
 
     def opened(self) -> Opened:
-        news = self.next()
-        assert isinstance(news, Opened), news
-        return news
+        message = self.next()
+        assert isinstance(message, Opened), message
+        return message
 
     def arrived(self) -> ReceivedFrame:
-        news = self.next()
-        assert isinstance(news, ReceivedFrame), news
-        return news
+        message = self.next()
+        assert isinstance(message, ReceivedFrame), message
+        return message
 
     def frames(self, count: int) -> list[Frame]:
         """Return the next frames without releasing any."""
@@ -74,8 +74,8 @@ def eager_camera(**keys: object) -> CameraSettings:
     return drawn_camera(rate_fps=None, on_overload="block", **keys)
 
 
-def shown(said: list[ProcessMessage]) -> list[int]:
-    return [shown_by(news.frame) for news in said if isinstance(news, ReceivedFrame)]
+def shown(messages: list[ProcessMessage]) -> list[int]:
+    return [shown_by(message.frame) for message in messages if isinstance(message, ReceivedFrame)]
 
 
 def with_three_frames_in_the_socket(camera: Running) -> list[Frame]:
@@ -178,12 +178,12 @@ def test_a_held_frame_is_never_overwritten_and_frames_without_a_slot_are_dropped
         for frame in kept[1:3]:
             frame.release()
         for frame_id in range(SLOTS + 3, 30):
-            news = camera.next()
-            stamp = news.frame.stamp if isinstance(news, ReceivedFrame) else news.stamp  # type: ignore[union-attr]
+            message = camera.next()
+            stamp = message.frame.stamp if isinstance(message, ReceivedFrame) else message.stamp  # type: ignore[union-attr]
             assert stamp.frame_id == frame_id, "none is lost in silence"
-            if isinstance(news, ReceivedFrame):
-                assert shown_by(news.frame) == frame_id
-                news.frame.release()
+            if isinstance(message, ReceivedFrame):
+                assert shown_by(message.frame) == frame_id
+                message.frame.release()
         assert [shown_by(frame) for frame in (kept[0], *kept[3:])] == [1, 4, 5]
 
 
@@ -220,9 +220,9 @@ def test_health_requests_get_replies_and_triggers_get_results_and_frames() -> No
             assert camera.next() == HealthReply(answers, {})
         for frame_id in (1, 2):
             camera.process.fire(frame_id, time.monotonic_ns() + 60 * 10**9)
-            said = [camera.next(), camera.next()]
-            assert TriggerResult(frame_id, None) in said
-            assert shown(said) == [frame_id]
+            messages = [camera.next(), camera.next()]
+            assert TriggerResult(frame_id, None) in messages
+            assert shown(messages) == [frame_id]
 
 
 def test_an_impossible_trigger_is_answered_with_the_reason() -> None:
@@ -230,10 +230,10 @@ def test_an_impossible_trigger_is_answered_with_the_reason() -> None:
         camera.opened()
         camera.arrived()
         camera.process.fire(7, time.monotonic_ns() + 60 * 10**9)
-        news = camera.next()
-        assert isinstance(news, TriggerResult)
-        assert news.error is not None
-        assert "runs freely" in news.error
+        message = camera.next()
+        assert isinstance(message, TriggerResult)
+        assert message.error is not None
+        assert "runs freely" in message.error
 
 
 # Ends.
@@ -241,9 +241,9 @@ def test_an_impossible_trigger_is_answered_with_the_reason() -> None:
 
 def test_a_camera_that_cannot_be_opened_reports_the_reason_and_its_process_ends(tmp_path: Path) -> None:
     with running(FolderSettings(name="top", path=tmp_path / "none")) as camera:
-        news = camera.next()
-        assert isinstance(news, Broken)
-        assert "none is not a folder" in news.error
+        message = camera.next()
+        assert isinstance(message, Broken)
+        assert "none is not a folder" in message.error
         assert camera.process.close(WITHIN_SECONDS) == []
 
 
@@ -251,11 +251,11 @@ def test_a_closed_process_ends_by_itself_and_delivers_its_last_messages() -> Non
     with running(eager_camera()) as camera:
         with_three_frames_in_the_socket(camera)
         process = camera.process._process
-        said = camera.process.close(WITHIN_SECONDS)
+        messages = camera.process.close(WITHIN_SECONDS)
         assert process.returncode == 0, "nobody killed it"
-        assert shown(said[:3]) == [6, 7, 8]
+        assert shown(messages[:3]) == [6, 7, 8]
         # One more frame may have waited for a slot: the stop dropped it, not an overload.
-        waited = [(news.stamp.frame_id, news.reason) for news in said[3:] if isinstance(news, BadFrame)]
+        waited = [(message.stamp.frame_id, message.reason) for message in messages[3:] if isinstance(message, BadFrame)]
         assert waited in ([(9, "stopped")], [])
 
 
@@ -264,9 +264,9 @@ def test_a_process_that_does_not_close_in_time_is_killed_and_loses_no_message() 
         with_three_frames_in_the_socket(camera)
         stop(camera.process.pid)
         process = camera.process._process
-        said = camera.process.close(0.05)
+        messages = camera.process.close(0.05)
         assert process.returncode == -signal.SIGKILL
-        assert shown(said) == [6, 7, 8]
+        assert shown(messages) == [6, 7, 8]
 
 
 @pytest.mark.parametrize("read_all", [True, False])
@@ -279,10 +279,10 @@ def test_a_killed_process_delivers_its_last_messages_and_then_its_end(read_all: 
             kept[0].release()  # never read
         os.kill(camera.process.pid, signal.SIGKILL)
         camera.process._process.wait()
-        said = [camera.next() for _ in range(4)]
-        assert shown(said) == [6, 7, 8]
-        assert said[3] == ProcessDied("its process was ended by SIGKILL")
-        assert camera.next() == said[3], "and so whenever it is asked"
+        messages = [camera.next() for _ in range(4)]
+        assert shown(messages) == [6, 7, 8]
+        assert messages[3] == ProcessDied("its process was ended by SIGKILL")
+        assert camera.next() == messages[3], "and so whenever it is asked"
 
 
 LINE = """
@@ -293,10 +293,10 @@ camera = CameraProcess(from_bytes(sys.argv[1].encode()))
 poll = select.poll()
 poll.register(camera.fileno(), select.POLLIN)
 for _ in range(int(sys.argv[2])):
-    news = None
-    while news is None:
+    message = None
+    while message is None:
         poll.poll()
-        news = camera.receive()
+        message = camera.receive()
 print(camera.pid, flush=True)
 sys.stdin.read()
 """

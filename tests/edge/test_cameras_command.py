@@ -79,9 +79,9 @@ class Grabbed:
 
 def grabbed(config: Path, *arguments: str | int | Path) -> Grabbed:
     """Run a grab that succeeds."""
-    told = Grabbed(config, *arguments)
-    assert told.result.returncode == 0, told.result.stderr
-    return told
+    outcome = Grabbed(config, *arguments)
+    assert outcome.result.returncode == 0, outcome.result.stderr
+    return outcome
 
 
 def files(folder: Path) -> list[str]:
@@ -93,12 +93,12 @@ def files(folder: Path) -> list[str]:
 
 def test_frames_of_every_camera_are_saved_exactly_and_numbers_continue(tmp_path: Path) -> None:
     config = line(tmp_path, top=pattern_camera("first_frame_id = 65533"), **{"top-1": pattern_camera()})
-    told = grabbed(config, "-n", 6)
+    outcome = grabbed(config, "-n", 6)
     for name, ids in {"top": [65533, 65534, 65535, 1, 2, 3], "top-1": [1, 2, 3, 4, 5, 6]}.items():
-        one = told.cameras[name]
+        one = outcome.cameras[name]
         assert one["saved"] == [f"{name}-{n:05d}-{frame_id}.png" for n, frame_id in enumerate(ids, start=1)]
         for file, frame_id in zip(one["saved"], ids, strict=True):
-            image, pixel_format = read_image(told.out / file)
+            image, pixel_format = read_image(outcome.out / file)
             assert pixel_format == "Mono8"
             np.testing.assert_array_equal(image, pattern(frame_id, HW))
         assert (one["frames"], one["asked"], one["problem"]) == (6, 6, None)
@@ -108,7 +108,7 @@ def test_frames_of_every_camera_are_saved_exactly_and_numbers_continue(tmp_path:
         assert (one["losses"], one["identical"], one["not_saved"]) == ({}, 0, 0)
     again = grabbed(config, "-n", 1, "--camera", "top")
     assert again.top["saved"] == ["top-00007-65533.png"]
-    assert len(files(told.out)) == 13
+    assert len(files(outcome.out)) == 13
 
 
 def test_each_format_is_saved_and_unreadable_and_identical_frames_are_counted(tmp_path: Path) -> None:
@@ -118,58 +118,58 @@ def test_each_format_is_saved_and_unreadable_and_identical_frames_are_counted(tm
     shown = {"1.png": colour, "2.png": grey, "3.png": grey, "5.png": same_first_row, "6.png": deep}
     pictures = write_pictures(tmp_path / "in", shown)  # type: ignore[arg-type]
     (pictures / "4.png").write_bytes(b"no picture")
-    told = grabbed(line(tmp_path, top=folder_camera(pictures)), "-n", 5)
-    first, second, *_, last = (told.out / name for name in told.top["saved"])
+    outcome = grabbed(line(tmp_path, top=folder_camera(pictures)), "-n", 5)
+    first, second, *_, last = (outcome.out / name for name in outcome.top["saved"])
     np.testing.assert_array_equal(read_rgb(first), colour)
     np.testing.assert_array_equal(read_image(second)[0], grey)
     np.testing.assert_array_equal(read_image(last)[0], deep // 256)
-    assert [one["pixel_format"] for one in told.top["formats"]] == ["BGR8", "Mono8", "Mono16"]
-    assert (told.top["frames"], told.top["losses"]["unreadable"]["frames"]) == (5, 1)
-    assert "4.png is not a picture" in told.top["losses"]["unreadable"]["detail"]
-    assert not told.top["ids_show_gaps"]
-    assert told.top["identical"] == 1
+    assert [one["pixel_format"] for one in outcome.top["formats"]] == ["BGR8", "Mono8", "Mono16"]
+    assert (outcome.top["frames"], outcome.top["losses"]["unreadable"]["frames"]) == (5, 1)
+    assert "4.png is not a picture" in outcome.top["losses"]["unreadable"]["detail"]
+    assert not outcome.top["ids_show_gaps"]
+    assert outcome.top["identical"] == 1
 
 
 # Grab: the report.
 
 
 def test_a_frame_that_the_camera_lost_is_reported_and_not_counted(tmp_path: Path) -> None:
-    told = grabbed(line(tmp_path, top=pattern_camera("lose_frames = [2, 3, 5]")), "-n", 4)
-    assert told.frame_ids == [1, 4, 6, 7]
-    assert told.top["jitter_ms"] is None, "only 6 and 7 came one after the other"
-    assert told.top["losses"] == {
+    outcome = grabbed(line(tmp_path, top=pattern_camera("lose_frames = [2, 3, 5]")), "-n", 4)
+    assert outcome.frame_ids == [1, 4, 6, 7]
+    assert outcome.top["jitter_ms"] is None, "only 6 and 7 came one after the other"
+    assert outcome.top["losses"] == {
         "lost_by_camera": {"frames": 3, "detail": "the camera counted it and it never arrived"}
     }
 
 
 def test_software_triggers_are_sent_one_by_one_and_missing_frames_are_reported(tmp_path: Path) -> None:
     keys = 'trigger = "software"\nignore_triggers = [2]\ntrigger_timeout_ms = 400'
-    told = grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3)
-    assert (told.top["trigger"], told.top["frames"], told.top["rate_set_fps"]) == ("software", 3, None)
-    assert told.frame_ids == [1, 2, 3]
-    assert {reason: loss["frames"] for reason, loss in told.top["losses"].items()} == {"no_frame": 1}
+    outcome = grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3)
+    assert (outcome.top["trigger"], outcome.top["frames"], outcome.top["rate_set_fps"]) == ("software", 3, None)
+    assert outcome.frame_ids == [1, 2, 3]
+    assert {reason: loss["frames"] for reason, loss in outcome.top["losses"].items()} == {"no_frame": 1}
 
 
 def test_a_frozen_camera_is_reported_as_dead_and_the_grab_continues(tmp_path: Path) -> None:
-    told = grabbed(line(tmp_path, top=pattern_camera("freeze_at = 2")), "-n", 8)
+    outcome = grabbed(line(tmp_path, top=pattern_camera("freeze_at = 2")), "-n", 8)
     # It shows the pictures 1, 2, 2, 2; the next one is a fault, and the camera is opened again.
-    assert told.frame_ids == [1, 2, 3, 4, 1, 2, 3, 4]
-    assert told.top["identical"] == 4
-    assert told.top["losses"]["frozen"]["frames"] >= 1
-    (died,) = told.top["died"]
+    assert outcome.frame_ids == [1, 2, 3, 4, 1, 2, 3, 4]
+    assert outcome.top["identical"] == 4
+    assert outcome.top["losses"]["frozen"]["frames"] >= 1
+    (died,) = outcome.top["died"]
     assert died.startswith("frozen: more than 3 frames one after the other were identical")
 
 
 def test_frames_that_the_line_would_refuse_are_saved_with_a_warning(tmp_path: Path) -> None:
-    told = grabbed(line(tmp_path, top=pattern_camera("size = [5, 12]\nroi = [[[0, 8], [4, 8], [4, 11]]]")), "-n", 2)
-    assert files(told.out) == ["top-00001-1.png", "top-00002-2.png"]
-    refused, area = told.top["warnings"]
+    outcome = grabbed(line(tmp_path, top=pattern_camera("size = [5, 12]\nroi = [[[0, 8], [4, 8], [4, 11]]]")), "-n", 2)
+    assert files(outcome.out) == ["top-00001-1.png", "top-00002-2.png"]
+    refused, area = outcome.top["warnings"]
     assert refused == (
         "the line would refuse 2 of these frames (wrong_size): 12x5 px came, 5x12 px expected; "
         "see size and pixel_format"
     )
     assert area.startswith("no pixel of a frame of 12x5 px is in the region of interest")
-    assert f"warning: camera top: {refused}\n" in told.result.stderr
+    assert f"warning: camera top: {refused}\n" in outcome.result.stderr
 
 
 def test_the_printed_report_ends_with_the_error_of_a_camera_that_does_not_open(tmp_path: Path) -> None:
@@ -210,16 +210,16 @@ def test_the_printed_report_ends_with_the_error_of_a_camera_that_does_not_open(t
 
 def test_a_slow_camera_ends_at_the_timeout(tmp_path: Path) -> None:
     keys = 'trigger = "software"\nignore_triggers = [1]\ntrigger_timeout_ms = 60000'
-    told = Grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3, "--timeout", "0.2")
-    sentence = told.failed(CameraError)
+    outcome = Grabbed(line(tmp_path, top=pattern_camera(keys)), "-n", 3, "--timeout", "0.2")
+    sentence = outcome.failed(CameraError)
     assert sentence.startswith("camera top: 0 of 3 frames came within 0.2 s; ")
-    assert (told.top["problem"], told.top["saved"]) == (sentence, [])
+    assert (outcome.top["problem"], outcome.top["saved"]) == (sentence, [])
 
 
 def test_a_camera_without_more_frames_is_reported(tmp_path: Path) -> None:
-    told = Grabbed(line(tmp_path, top=pattern_camera("frames = 2")))
-    assert told.failed(CameraError).startswith("camera top: 2 of 10 frames came, then it had no more; ")
-    assert len(told.top["saved"]) == 2
+    outcome = Grabbed(line(tmp_path, top=pattern_camera("frames = 2")))
+    assert outcome.failed(CameraError).startswith("camera top: 2 of 10 frames came, then it had no more; ")
+    assert len(outcome.top["saved"]) == 2
 
 
 def test_an_unknown_camera_or_unwritable_folder_is_refused_before_cameras_are_opened(
@@ -239,10 +239,10 @@ def test_a_full_disk_ends_the_grab_and_keeps_what_was_written(tmp_path: Path) ->
     out = tmp_path / "out"
     out.mkdir()
     (out / "top-00002-2.png").symlink_to("/dev/full")
-    told = Grabbed(line(tmp_path, top=pattern_camera()), "-n", 99999)
-    assert told.failed(InputError).startswith(f"{out} cannot be written (No space left on device); ")
-    assert "until it was stopped" in told.top["problem"]
-    assert told.top["saved"] == files(out)
+    outcome = Grabbed(line(tmp_path, top=pattern_camera()), "-n", 99999)
+    assert outcome.failed(InputError).startswith(f"{out} cannot be written (No space left on device); ")
+    assert "until it was stopped" in outcome.top["problem"]
+    assert outcome.top["saved"] == files(out)
 
 
 @contextlib.contextmanager
@@ -263,11 +263,11 @@ def test_ctrl_c_ends_the_grab_with_the_frames_so_far(tmp_path: Path) -> None:
         with opened(out / "top-00001-1.png") as pipe:
             process.send_signal(signal.SIGINT)
             written = pipe.read()
-        told, log = process.communicate(timeout=WITHIN_SECONDS)
+        stdout, log = process.communicate(timeout=WITHIN_SECONDS)
     assert (process.returncode, log.splitlines()[-1]) == (130, "heatline: interrupted")
     first = cv2.imdecode(np.frombuffer(written, np.uint8), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(first, pattern(1, HW))
-    top = json.loads(told)["cameras"]["top"]
+    top = json.loads(stdout)["cameras"]["top"]
     assert 1 <= top["frames"] < 99999
     assert top["saved"] == files(out)
     assert top["problem"] == f"camera top: {top['frames']} of 99999 frames came until it was stopped"
@@ -372,9 +372,9 @@ def test_the_cameras_clock_is_compared_with_the_hosts_since_the_opening() -> Non
 
 def test_the_region_of_interest_is_drawn_into_the_first_frame(tmp_path: Path) -> None:
     size = "size = [600, 300]\ndraw_size = [600, 300]\nroi = [[[300, 30], [340, 30], [340, 60], [300, 60]]]"
-    told = grabbed(line(tmp_path, top=f'kind = "pattern"\nrate_fps = 500\n{size}'), "-n", 1)
-    assert told.top["area"] == {"file": "top-area.png", "tiles_looked_at": 1, "tiles": 6}
-    picture, frame = read_rgb(told.out / "top-area.png"), pattern(1, (300, 600))
+    outcome = grabbed(line(tmp_path, top=f'kind = "pattern"\nrate_fps = 500\n{size}'), "-n", 1)
+    assert outcome.top["area"] == {"file": "top-area.png", "tiles_looked_at": 1, "tiles": 6}
+    picture, frame = read_rgb(outcome.out / "top-area.png"), pattern(1, (300, 600))
     # Tiles of 224 px lie at x 0, 222, 376 and y 0, 76: only the one at (222, 0) shows some of the region.
     inside, outside = np.s_[70:220, 230:440], np.s_[:, 450:]
     np.testing.assert_array_equal(picture[inside], np.dstack([frame[inside]] * 3))
@@ -397,16 +397,16 @@ def test_a_colour_frame_keeps_its_colours_and_excluded_areas_are_outlined() -> N
 def test_a_grab_of_a_gige_camera_reports_counters_and_waits_for_edges(tmp_path: Path) -> None:
     with aravis_camera(rate_fps=100) as device:
         keys = f'kind = "genicam"\naddress = "{device.address}"\non_overload = "block"'
-        told = grabbed(line(tmp_path, top=keys), "-n", 5)
+        outcome = grabbed(line(tmp_path, top=keys), "-n", 5)
         edges = line(tmp_path, top=f'{keys}\ntrigger = "hardware"\ntrigger_line = "Line0"')
         waited = heatline("cameras", "grab", edges, "--timeout", "0.2", cwd=tmp_path)
-    assert told.top["frames"] == 5
-    for name, frame_id in zip(told.top["saved"], told.frame_ids, strict=True):
-        np.testing.assert_array_equal(read_image(told.out / name)[0], device.picture(frame_id))
-    assert told.top["counters"]["completed"] >= 5
-    assert told.top["counters"]["received_packets"] > told.top["counters"]["completed"]
-    assert told.top["clock"]["camera_ms"] > 0
-    assert told.top["rate_set_fps"] == pytest.approx(100)
+    assert outcome.top["frames"] == 5
+    for name, frame_id in zip(outcome.top["saved"], outcome.frame_ids, strict=True):
+        np.testing.assert_array_equal(read_image(outcome.out / name)[0], device.picture(frame_id))
+    assert outcome.top["counters"]["completed"] >= 5
+    assert outcome.top["counters"]["received_packets"] > outcome.top["counters"]["completed"]
+    assert outcome.top["clock"]["camera_ms"] > 0
+    assert outcome.top["rate_set_fps"] == pytest.approx(100)
     assert waited.returncode == CameraError.exit_code
     assert "camera top waits for edges on its Line0\n" in waited.stderr
     sentence = "camera top: 0 of 10 frames came within 0.2 s; check that the trigger's edges reach its Line0"

@@ -102,11 +102,11 @@ def test_an_unreadable_or_missing_picture_is_a_bad_frame_and_the_next_is_fine(fo
     (folder / "1.png").write_bytes(b"no picture")
     camera = folder_camera(folder)
     (folder / "2.png").unlink()
-    for n, said in ((1, "1.png"), (2, "No such file")):
+    for n, detail in ((1, "1.png"), (2, "No such file")):
         bad = camera.grab(1.0)
         assert isinstance(bad, BadFrame)
         assert (bad.stamp.frame_id, bad.stamp.source, bad.reason) == (n, f"{n}.png", "unreadable")
-        assert said in bad.detail
+        assert detail in bad.detail
     assert grabbed(camera).stamp.frame_id == 3
 
 

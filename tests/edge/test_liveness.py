@@ -89,20 +89,20 @@ def test_a_fast_camera_has_a_minimum_limit_and_the_first_frame_a_longer_one(
 
 @given(
     period_ms=st.floats(1, 60e3),
-    told=st.booleans(),
+    stated=st.booleans(),
     periods=st.floats(2, 100),
     frames=st.integers(5, 40),
     data=st.data(),
 )
 def test_only_a_camera_that_stops_is_silent_within_the_stated_time(
-    period_ms: float, told: bool, periods: float, frames: int, data: st.DataObject
+    period_ms: float, stated: bool, periods: float, frames: int, data: st.DataObject
 ) -> None:
-    camera = Watched(Opened(found="", period_s=period_ms / 1e3 if told else None), silent_after_periods=periods)
+    camera = Watched(Opened(found="", period_s=period_ms / 1e3 if stated else None), silent_after_periods=periods)
     at_ms = 0.0
     for _ in range(frames):
         at_ms += period_ms * data.draw(st.floats(0.9, 1.1))
         # The period of a slow camera that does not state it is unknown before some frames have come.
-        assert not camera.silent(at_ms) or (not told and period_ms > FIRST_FRAME_WITHIN_SECONDS * 1e3 / 1.1)
+        assert not camera.silent(at_ms) or (not stated and period_ms > FIRST_FRAME_WITHIN_SECONDS * 1e3 / 1.1)
         camera.frame(at_ms)
     limit_ms = max(periods * period_ms, MIN_SILENCE_SECONDS * 1e3)
     assert not camera.silent(at_ms + 0.85 * limit_ms)

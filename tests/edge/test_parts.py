@@ -70,8 +70,11 @@ def passages(draw: st.DrawFn) -> list[Passage]:
         announced_ns = at_ns + draw(st.integers(1, 50))
         taken_ns = announced_ns + draw(st.integers(0, 50))
         arrived_ns = max(arrived_ns, taken_ns + draw(st.integers(0, 300)))
-        heard, came = draw(st.booleans()) or draw(st.booleans()), draw(st.booleans()) or draw(st.booleans())
-        line.append(Passage(announced_ns if heard else None, taken_ns, arrived_ns if came else None))
+        is_announced, is_delivered = (
+            draw(st.booleans()) or draw(st.booleans()),
+            draw(st.booleans()) or draw(st.booleans()),
+        )
+        line.append(Passage(announced_ns if is_announced else None, taken_ns, arrived_ns if is_delivered else None))
         at_ns = taken_ns
     return line
 
@@ -126,11 +129,11 @@ def test_despite_losses_a_frame_shows_the_part_of_the_last_trigger_before_it(
 
 @given(line=passages(), lost=st.integers(0, 14))
 def test_one_more_lost_frame_changes_the_part_of_no_other_frame(line: list[Passage], lost: int) -> None:
-    heard = [Passage(p.taken_ns if p.announced_ns is None else p.announced_ns, *_frame(p)) for p in line]
-    before = shown_parts(heard)
-    lost %= len(heard)
-    heard[lost] = Passage(heard[lost].announced_ns, heard[lost].taken_ns, None)
-    after = shown_parts(heard)
+    passages = [Passage(p.taken_ns if p.announced_ns is None else p.announced_ns, *_frame(p)) for p in line]
+    before = shown_parts(passages)
+    lost %= len(passages)
+    passages[lost] = Passage(passages[lost].announced_ns, passages[lost].taken_ns, None)
+    after = shown_parts(passages)
     assert after == {n: part_id for n, part_id in before.items() if n != lost}
     assert all(part_id == str(n) for n, part_id in after.items()), "each its own"
 

@@ -245,7 +245,7 @@ def answering(reply: bytes) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(
-    ("reply", "said"),
+    ("reply", "message"),
     [
         (
             b"RTSP/1.0 401 Unauthorized\r\nCSeq: N\r\n\r\n",
@@ -259,8 +259,11 @@ def answering(reply: bytes) -> Iterator[str]:
     ],
     ids=["401", "404", "503"],
 )
-def test_a_server_that_refuses_is_a_camera_error_that_shows_no_password(reply: bytes, said: str) -> None:
-    with answering(reply) as url, pytest.raises(CameraError, match=f"camera side: rtsp://127.*/cam {said}") as caught:
+def test_a_server_that_refuses_is_a_camera_error_that_shows_no_password(reply: bytes, message: str) -> None:
+    with (
+        answering(reply) as url,
+        pytest.raises(CameraError, match=f"camera side: rtsp://127.*/cam {message}") as caught,
+    ):
         camera_at(url).open()
     assert "secret" not in str(caught.value)
 

@@ -18,11 +18,11 @@ class Answer:
 
     def __init__(self, camera: Watched) -> None:
         self._camera = camera
-        self.said: list[str | None] = []
+        self.errors: list[str | None] = []
         self.ids_before: list[int] = []
 
     def __call__(self, error: str | None) -> None:
-        self.said.append(error)
+        self.errors.append(error)
         self.ids_before = self._camera.ids()
 
 
@@ -30,7 +30,7 @@ def changed(camera: Watched, settings: CameraSettings, *, keep_frames: bool = Tr
     """Reconfigure the camera, and grab until the result comes."""
     answer = Answer(camera)
     camera.camera.reconfigure(settings, answer, keep_frames=keep_frames)
-    camera.until(lambda: bool(answer.said))
+    camera.until(lambda: bool(answer.errors))
     return answer
 
 
@@ -42,7 +42,7 @@ def test_announced_frames_come_first_and_all_later_ones_have_the_new_settings() 
         camera.until_frames(3)
         ids = camera.ids()
         old, new = [i for i in ids if i < NEW_IDS_FROM], [i for i in ids if i >= NEW_IDS_FROM]
-        assert answer.said == [None]
+        assert answer.errors == [None]
         assert ids == [*range(1, len(old) + 1), *range(NEW_IDS_FROM, NEW_IDS_FROM + len(new))]
         assert len(old) >= 6
         assert all(i < NEW_IDS_FROM for i in answer.ids_before)
@@ -68,10 +68,10 @@ def test_settings_that_fail_to_open_are_refused_and_the_former_ones_work_again()
         camera.until_frames(1)
         refused, back = changed(camera, NOWHERE), changed(camera, OLD)
         camera.until_frames(2)
-        (why,) = refused.said
-        assert why is not None
-        assert "/nowhere" in why
-        assert back.said == [None]
+        (error,) = refused.errors
+        assert error is not None
+        assert "/nowhere" in error
+        assert back.errors == [None]
         assert camera.states == [("open", True), ("open", False)]
 
 
@@ -80,7 +80,7 @@ def test_a_dead_camera_is_opened_with_the_new_settings_when_it_can_be() -> None:
         camera.until(lambda: bool(camera.alarms))
         answer = changed(camera, NEW)
         camera.until_frames(1)
-        assert answer.said == [None], "nobody waits for a dead camera"
+        assert answer.errors == [None], "nobody waits for a dead camera"
         assert camera.ids()[0] == NEW_IDS_FROM
 
 
@@ -102,4 +102,4 @@ def test_a_reconfiguration_at_the_end_is_refused() -> None:
         camera.camera.interrupt()
         camera.to_the_end()
         camera.camera.reconfigure(NEW, late)
-        assert pending.said == late.said == ["the line is stopping"]
+        assert pending.errors == late.errors == ["the line is stopping"]

@@ -215,29 +215,29 @@ def test_a_camera_that_starts_with_the_same_picture_recovers_from_frozen() -> No
 def test_a_camera_that_runs_freely_refuses_triggers() -> None:
     with watched(drawn_camera()) as camera:
         camera.trigger("P-1")
-        assert camera.said_to("P-1") == TriggerAnswer(refused="not_triggered", detail="camera top runs freely")
+        assert camera.answer_to("P-1") == TriggerAnswer(refused="not_triggered", detail="camera top runs freely")
 
 
 def test_a_trigger_while_another_waits_is_refused_and_its_part_reported() -> None:
     with watched(part_camera(SHORT_MS, ignore_triggers=[2])) as camera:
         camera.triggered("P-0")
         camera.trigger("P-1")
-        assert camera.grab() is None, "it is fired, and not heard"
+        assert camera.grab() is None, "sent, and ignored"
         camera.trigger("P-2")
         camera.until(lambda: camera.answered("P-1"))
         camera.triggered("P-3")
         assert camera.parts == [
             ("P-0", None, 1), ("P-2", "no_frame", None), ("P-1", "no_frame", None), ("P-3", None, 2)
         ]  # fmt: skip
-        assert [camera.said_to(f"P-{n}").refused for n in (1, 2)] == ["no_frame", "busy"]
-        assert camera.said_to("P-3") == TriggerAnswer(frame_id=2, frame_number=4)
+        assert [camera.answer_to(f"P-{n}").refused for n in (1, 2)] == ["no_frame", "busy"]
+        assert camera.answer_to("P-3") == TriggerAnswer(frame_id=2, frame_number=4)
 
 
 def test_the_answer_to_a_trigger_has_the_ledgers_number_of_its_frame() -> None:
     with watched(part_camera(ignore_triggers=[2]), captured=7) as camera:
         camera.triggered("P-1", "P-2", "P-3")
-        told = [camera.said_to(part_id).frame_number for part_id in ("P-1", "P-3")]
-        assert told == [seen.number for seen in camera.seen if seen.reason is None] == [8, 10]
+        numbers = [camera.answer_to(part_id).frame_number for part_id in ("P-1", "P-3")]
+        assert numbers == [seen.number for seen in camera.seen if seen.reason is None] == [8, 10]
 
 
 def test_until_a_frame_has_come_in_time_the_next_trigger_waits_twice_as_long() -> None:
@@ -249,7 +249,7 @@ def test_until_a_frame_has_come_in_time_the_next_trigger_waits_twice_as_long() -
         wait_ns(given_up_ns, 1.2 * SHORT_MS / 1e3)
         camera.triggered("P-3")
         assert camera.parts == [("P-1", "no_frame", None), ("P-2", "no_frame", None), ("P-3", None, 1)]
-        assert [camera.said_to(f"P-{n}").refused for n in (1, 2, 3)] == ["no_frame", "busy", None]
+        assert [camera.answer_to(f"P-{n}").refused for n in (1, 2, 3)] == ["no_frame", "busy", None]
 
 
 def test_a_trigger_that_cannot_be_sent_at_once_is_not_sent_later(
@@ -263,7 +263,7 @@ def test_a_trigger_that_cannot_be_sent_at_once_is_not_sent_later(
             camera.until(lambda: len(camera.seen) == 1)
         camera.triggered("P-2")
         assert camera.parts == [("P-1", "no_frame", None), ("P-2", None, 1)], "nothing was fired before"
-        assert camera.said_to("P-1").refused == "busy"
+        assert camera.answer_to("P-1").refused == "busy"
 
 
 def test_a_trigger_that_reaches_the_process_too_late_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +291,7 @@ def test_a_dead_camera_refuses_a_trigger_and_the_part_is_reported(monkeypatch: p
         camera.triggered("P-1", "P-2")
         assert camera.parts == [("P-1", "no_frame", None), ("P-2", "no_frame", None)]
         assert {(seen.kind, seen.stamp.frame_id) for seen in camera.seen} == {("dropped", None)}
-        assert {camera.said_to(part_id).refused for part_id in ("P-1", "P-2")} == {"camera_dead"}
+        assert {camera.answer_to(part_id).refused for part_id in ("P-1", "P-2")} == {"camera_dead"}
         assert camera.states == [("process", True)]
 
 
@@ -299,14 +299,14 @@ def test_a_part_whose_camera_dies_is_reported_and_later_parts_do_not_shift() -> 
     with watched(part_camera(ignore_triggers=[2])) as camera:
         camera.triggered("P-1")
         camera.trigger("P-2")
-        assert camera.grab() is None, "the second is fired, and not heard"
+        assert camera.grab() is None, "the second is sent, and ignored"
         kill(camera)
         until_back(camera)
         camera.triggered("P-3")
         assert camera.parts == [("P-1", None, 1), ("P-2", "no_frame", None), ("P-3", None, 1)]
-        assert camera.said_to("P-2").refused in ("no_frame", "camera_dead"), "its end came after, or before"
+        assert camera.answer_to("P-2").refused in ("no_frame", "camera_dead"), "its end came after, or before"
         assert "the camera is dead" in camera.seen[1].detail
-        assert camera.said_to("P-3") == TriggerAnswer(frame_id=1, frame_number=3), "the ledger's number goes on"
+        assert camera.answer_to("P-3") == TriggerAnswer(frame_id=1, frame_number=3), "the ledger's number goes on"
 
 
 def test_consecutive_triggers_without_a_frame_mean_a_dead_camera() -> None:
@@ -335,7 +335,7 @@ def announce(camera: Watched, part_id: str) -> int:
     """Announce a part; return a time after the announcement."""
     camera.trigger(part_id)
     camera.until(lambda: camera.answered(part_id))
-    assert camera.said_to(part_id) == TriggerAnswer()
+    assert camera.answer_to(part_id) == TriggerAnswer()
     return time.monotonic_ns()
 
 
@@ -365,11 +365,11 @@ def test_a_part_announced_while_the_line_is_busy_is_shown_by_the_next_frame() ->
 
 
 def test_an_unknown_camera_is_refused_with_the_names_of_the_cameras() -> None:
-    said: list[commands.Reply] = []
+    replies: list[commands.Reply] = []
     with watched(part_camera(), opened=False) as camera:
         desk = RequestDesk({"top": camera.camera}, lambda *_: pytest.fail("no product was asked for"))
-        desk.handle(commands.TriggerRequest(camera="side", part_id="P-0"), said.append)
-    (unknown,) = said
+        desk.handle(commands.TriggerRequest(camera="side", part_id="P-0"), replies.append)
+    (unknown,) = replies
     assert isinstance(unknown, Refused)
     assert (unknown.reason, unknown.detail) == ("unknown_camera", "there is no camera 'side'; expected one of top")
 
@@ -437,8 +437,8 @@ def test_a_part_whose_frame_came_before_the_cameras_death_is_reported_once() -> 
         while camera.grab(0.001) is not None:
             pass
         assert len(camera.ids()) >= 5
-        (told,) = [seen for seen in camera.seen if seen.stamp.part_id == "P-1"]
-        assert (told.reason, told.kind, told.stamp.frame_id is None) == ("frozen", "failed", False)
+        (reported,) = [seen for seen in camera.seen if seen.stamp.part_id == "P-1"]
+        assert (reported.reason, reported.kind, reported.stamp.frame_id is None) == ("frozen", "failed", False)
 
 
 # Stopping.
@@ -474,7 +474,7 @@ def test_interrupting_ends_a_waiting_grab_and_all_later_ones() -> None:
             with pytest.raises(EndOfFrames):
                 camera.camera.grab(1.0)
         camera.trigger("P-1")
-        assert camera.said_to("P-1").refused == "stopping"
+        assert camera.answer_to("P-1").refused == "stopping"
         assert camera.alarms == []
 
 
@@ -484,9 +484,9 @@ def test_all_announced_and_lost_frames_are_reported_before_the_end() -> None:
         camera.until_unread(5)
         camera.camera.interrupt()
         last = camera.to_the_end()
-        told = [(seen.stamp.frame_id, seen.stamp.frames, seen.reason) for seen in last[:6]]
+        reported = [(seen.stamp.frame_id, seen.stamp.frames, seen.reason) for seen in last[:6]]
         stopped = [(frame_id, 1, "stopped") for frame_id in (5, 6, 9, 10, 11)]
-        assert told == [*stopped[:2], (7, 2, "lost_by_camera"), *stopped[2:]], "all that its slots held"
+        assert reported == [*stopped[:2], (7, 2, "lost_by_camera"), *stopped[2:]], "all that its slots held"
         assert {seen.kind for seen in last} == {"dropped"}
         assert camera.ids() == list(range(1, len(camera.ids()) + 1))
 
@@ -535,13 +535,13 @@ def test_a_timeout_at_the_moment_of_the_stop_loses_no_frame() -> None:
 def test_at_the_end_waiting_parts_are_reported_and_waiting_triggers_refused() -> None:
     with watched(part_camera(ignore_triggers=[1])) as camera:
         camera.trigger("P-1")
-        assert camera.grab() is None, "it is fired, and not heard"
+        assert camera.grab() is None, "sent, and ignored"
         camera.trigger("P-2")
         camera.camera.interrupt()
         camera.to_the_end()
         assert camera.parts == [("P-1", "no_frame", None)]
         assert camera.bad[0].kind == "dropped"
-        assert [camera.said_to(part_id).refused for part_id in ("P-1", "P-2")] == ["no_frame", "stopping"]
+        assert [camera.answer_to(part_id).refused for part_id in ("P-1", "P-2")] == ["no_frame", "stopping"]
 
 
 def test_an_ended_camera_refuses_triggers_and_reports_every_part() -> None:
@@ -550,7 +550,7 @@ def test_an_ended_camera_refuses_triggers_and_reports_every_part() -> None:
         camera.trigger("P-2")  # its end is in the socket, or soon will be
         camera.to_the_end()
         assert camera.parts == [("P-1", None, 1), ("P-2", "no_frame", None)]
-        assert camera.said_to("P-2").refused in ("no_frame", "camera_dead"), "its end came after, or before"
+        assert camera.answer_to("P-2").refused in ("no_frame", "camera_dead"), "its end came after, or before"
         camera.trigger("P-3")
-        assert camera.said_to("P-3").refused == "camera_dead"
+        assert camera.answer_to("P-3").refused == "camera_dead"
         assert camera.alarms == []

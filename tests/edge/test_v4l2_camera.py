@@ -87,13 +87,13 @@ def camera_on(path: str | Path = "/dev/null", **keys: object) -> V4l2Camera:
 
 def test_a_missing_device_or_a_file_that_is_none_is_a_camera_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no device")
-    for path, said in {
+    for path, message in {
         tmp_path / "video0": r"/video0 is not there; is the camera plugged in\? Set device",
         tmp_path: r" is no device; set device to one of /dev/video\*",
         tmp_path / "file": r"/file is no device; set device to one of /dev/video\*",
         Path("/dev/null"): "/dev/null is no video device that captures, or another",
     }.items():
-        with pytest.raises(CameraError, match=f"^camera usb: .*{said}"):
+        with pytest.raises(CameraError, match=f"^camera usb: .*{message}"):
             camera_on(path).open()
 
 
@@ -132,7 +132,7 @@ def test_settings_that_are_left_out_keep_the_drivers_values(device: Device) -> N
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"frame_size": (1000, 1000)}, "took 1280x720 px when asked for 1000x1000 px; set frame_size to what"),
         ({"fourcc": "H264"}, "took YUYV when asked for H264; set fourcc to what"),
@@ -140,9 +140,9 @@ def test_settings_that_are_left_out_keep_the_drivers_values(device: Device) -> N
     ],
 )
 def test_a_setting_that_the_driver_refuses_is_an_error_and_closes_the_device(
-    device: Device, keys: dict[str, object], said: str
+    device: Device, keys: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(CameraError, match=f"^camera usb: /dev/null {said}"):
+    with pytest.raises(CameraError, match=f"^camera usb: /dev/null {message}"):
         camera_on(**keys).open()
     assert device.released.is_set()
 
