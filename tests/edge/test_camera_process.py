@@ -191,7 +191,7 @@ def test_a_blocking_camera_waits_for_a_slot_and_loses_nothing() -> None:
     with running(eager_camera(frames=30)) as camera:
         camera.opened()
         kept = camera.frames(SLOTS)
-        camera.process.ask(camera=False)
+        camera.process.request_health(camera=False)
         assert camera.next() == HealthReply(None, {}), "it waits for a slot, and answers meanwhile"
         assert camera.process.receive() is None
         assert [shown_by(frame) for frame in kept] == [1, 2, 3, 4, 5]
@@ -216,7 +216,7 @@ def test_health_requests_get_replies_and_triggers_get_results_and_frames() -> No
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(camera.process.pid, number)
         for asked, answers in ((False, None), (True, True)):
-            camera.process.ask(camera=asked)
+            camera.process.request_health(camera=asked)
             assert camera.next() == HealthReply(answers, {})
         for frame_id in (1, 2):
             camera.process.fire(frame_id, time.monotonic_ns() + 60 * 10**9)
