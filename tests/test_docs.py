@@ -24,7 +24,7 @@ from edge import errors
 from edge.bundle import Bundle, Manifest
 from edge.cameras import liveness, restarts, supervisor
 from edge.cameras.frame_ids import MAX_LOST_FRAMES
-from edge.cameras.settings import CameraSettings, V4l2Settings
+from edge.cameras.settings import CameraSettings, FolderSettings, V4l2Settings
 from edge.cameras.state import State
 from edge.cameras.triggering import FIRE_WITHIN_SECONDS
 from edge.cli.main import heatline
@@ -128,7 +128,7 @@ def test_no_command_is_documented_that_does_not_exist() -> None:
 
 
 def test_every_exit_code_is_documented() -> None:
-    table = re.findall(r"^\| (\d+) \| (.*?) \|", section(read("README.md"), "## Exit codes"), flags=re.MULTILINE)
+    table = re.findall(r"^\| (\d+) \| (.*?) \|", read("docs/exit-codes.md"), flags=re.MULTILINE)
     documented = {(int(code), name) for code, names in table for name in re.findall(r"`(\w+)`", names)}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and kind is not errors.HeatlineError]
     exist = {(kind.exit_code, kind.__name__) for kind in kinds if issubclass(kind, errors.HeatlineError)}
@@ -300,6 +300,17 @@ def test_the_example_configurations_can_be_read(tmp_path: Path) -> None:
         for example in blocks(read(name), "toml"):
             file.write_text(f'bundle = "boards.bundle"\n{example}')
             assert len(load_config(file).cameras) == 1
+
+
+def test_the_tours_line_is_shown_before_it_is_used_and_runs_until_it_is_stopped(tmp_path: Path) -> None:
+    tour = section(read("README.md"), "## The tour")
+    (shown,) = blocks(tour, "toml")
+    assert tour.index(shown) < tour.index(" line.toml")
+    (tmp_path / "line.toml").write_text(shown)
+    config = load_config(tmp_path / "line.toml")
+    assert all(camera.loop for camera in config.cameras if isinstance(camera, FolderSettings))
+    assert config.journal.bind is not None, "`follow` would want it"
+    assert config.journal.folder is not None
 
 
 def test_the_graph_runs_without_heatline_as_bundle_md_shows(bundle: Bundle, tmp_path: Path) -> None:

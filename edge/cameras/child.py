@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 
+import msgspec
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
@@ -105,7 +106,8 @@ class CameraServer:
         """Open the camera, grab until the end, and close it."""
         NamedThread("obey", self._obey).start()
         try:
-            self._line.send(CameraOpened(self._source.open()))
+            opened = self._source.open()
+            self._line.send(CameraOpened(msgspec.structs.replace(opened, found=utf8_safe(opened.found))))
             self._grab()
         except EndOfFrames:
             self._line.send(Ended())
@@ -209,7 +211,10 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     end = socket.socket(fileno=int(sys.argv[1]))
-    settings = from_bytes(end.recv(1 << 20))
+    first = end.recv(1 << 20)
+    if not first:  # the line has ended
+        return
+    settings = from_bytes(first)
     with contextlib.suppress(ConnectionError):  # the line has ended
         CameraServer(settings, CameraSocket(end)).run()
 

@@ -1,5 +1,6 @@
 """Camera settings of a line's configuration, one struct per kind. docs/cameras.md describes every key."""
 
+import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -10,7 +11,9 @@ from edge.colour import PixelFormat
 from edge.errors import ConfigError
 from edge.geometry.region_of_interest import RegionOfInterest
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
+Name = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="1 to 64 letters, digits, hyphens and underscores")
+]
 """Part of topics, so it has no dots."""
 Size = Annotated[int, Meta(ge=1, le=65535)]
 Px = Annotated[int, Meta(ge=0, le=65535)]
@@ -170,7 +173,7 @@ class V4l2Settings(_Camera, frozen=True, kw_only=True, tag="v4l2"):
 class RtspSettings(_Camera, frozen=True, kw_only=True, tag="rtsp"):
     """A network camera that sends RTSP, through PyAV."""
 
-    url: Annotated[str, Meta(pattern="^rtsps?://.+")]
+    url: Annotated[str, Meta(pattern="^rtsps?://.+", description="rtsp://... or rtsps://...")]
     transport: Literal["tcp", "udp"] = "tcp"
     open_within_s: Annotated[float, Meta(gt=0, le=600)] = 5.0
     read_within_s: Annotated[float, Meta(gt=0, le=600)] = 1.5
@@ -217,14 +220,14 @@ def to_path(kind: type, value: object) -> Path:
     raise ValueError(f"Expected a path, got {value!r}")  # msgspec adds the key
 
 
-_decoder: msgspec.json.Decoder[CameraSettings] = msgspec.json.Decoder(CameraSettings, dec_hook=to_path)
-
-
 def to_bytes(settings: CameraSettings) -> bytes:
-    """Encode settings for the camera's process."""
-    return msgspec.json.encode(settings, enc_hook=str)
+    """Encode settings for the camera's process: MessagePack, which takes paths that are not UTF-8 as bytes."""
+    return msgspec.msgpack.encode(settings, enc_hook=os.fsencode)
 
 
 def from_bytes(data: bytes) -> CameraSettings:
     """Decode settings that `to_bytes` encoded."""
-    return _decoder.decode(data)
+    settings: CameraSettings = msgspec.msgpack.decode(
+        data, type=CameraSettings, dec_hook=lambda _kind, path: Path(os.fsdecode(path))
+    )
+    return settings

@@ -11,7 +11,7 @@ from edge.cameras.pacing import Pace
 from edge.cameras.settings import VideoSettings
 from edge.errors import CameraError
 from edge.frames import BadFrame, Frame, Stamp
-from edge.util.text import format_count
+from edge.util.text import format_count, utf8_safe
 
 HIGHEST_RATE_FPS = 10000.0
 """A file without a frame rate may state an impossible one."""
@@ -85,12 +85,15 @@ class VideoCamera(FrameSource):
     def _open_file(self) -> cv2.VideoCapture:
         path = self._settings.path
         try:
-            path.open("rb").close()
+            with path.open("rb") as file:
+                name = str(path.absolute())
+                if utf8_safe(name) != name:  # OpenCV dies of it
+                    name = f"/proc/self/fd/{file.fileno()}"
+                capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
         except OSError as error:
             raise CameraError(
                 f"camera {self.name}: {path} cannot be read ({error.strerror}); check the path and its permissions"
             ) from error
-        capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
         if not capture.isOpened():
             raise CameraError(
                 f"camera {self.name}: {path} is no video that can be read; expected a whole file that FFmpeg supports, "

@@ -1,9 +1,39 @@
 """Makes text safe to encode and to show, and formats counts with their nouns."""
 
+from typing import Any, Literal
+
+import msgspec
+
 
 def utf8_safe(text: str) -> str:
     """Replace what UTF-8 cannot encode by `?`: a file's name may hold bytes that are no text."""
     return text.encode("utf-8", "replace").decode()
+
+
+def encode_json(value: object, order: Literal["deterministic"] | None = None) -> bytes:
+    """Encode as JSON in UTF-8, with `?` for what UTF-8 cannot say, as in file names.
+
+    >>> encode_json({"file": "caf\\udce9.png"})
+    b'{"file":"caf?.png"}'
+    """
+    try:
+        return msgspec.json.encode(value, order=order)
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(value, enc_hook=msgspec.json.decode)  # of `msgspec.Raw`, which holds JSON
+        return msgspec.json.encode(_sayable_strings(plain), order=order)
+
+
+def _sayable_strings(value: Any) -> Any:
+    """The same value with every string of it, at any depth, `utf8_safe`."""
+    match value:
+        case str():
+            return utf8_safe(value)
+        case dict():
+            return {_sayable_strings(key): _sayable_strings(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_sayable_strings(item) for item in value]
+        case _:
+            return value
 
 
 def on_one_line(text: str) -> str:

@@ -289,7 +289,7 @@ LINE = """
 import select, sys
 from edge.cameras.host import CameraProcess
 from edge.cameras.settings import from_bytes
-camera = CameraProcess(from_bytes(sys.argv[1].encode()))
+camera = CameraProcess(from_bytes(bytes.fromhex(sys.argv[1])))
 poll = select.poll()
 poll.register(camera.fileno(), select.POLLIN)
 for _ in range(int(sys.argv[2])):
@@ -309,7 +309,7 @@ sys.stdin.read()
     ids=["waiting for a trigger", "waiting for a slot", "sending"],
 )
 def test_a_camera_process_ends_when_its_line_is_killed(keys: dict[str, object], read: int) -> None:
-    command = [sys.executable, "-c", LINE, to_bytes(drawn_camera(**keys)).decode(), str(read)]
+    command = [sys.executable, "-c", LINE, to_bytes(drawn_camera(**keys)).hex(), str(read)]
     line = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert line.stdout is not None

@@ -107,7 +107,7 @@ def test_maps_correlate_whatever_their_scale_unless_they_cannot_be_compared() ->
 def compared(*arguments: str | Path) -> tuple[dict[str, Any], str]:
     """For programs, and for people."""
     as_json = heatline("bundle", "diff", *arguments, "--json")
-    shown = heatline("bundle", "diff", *arguments, env={"COLUMNS": "200"})
+    shown = heatline("bundle", "diff", *arguments)
     assert as_json.returncode == shown.returncode == 0, as_json.stderr
     report = json.loads(as_json.stdout)
     assert isinstance(report, dict)
