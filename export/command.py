@@ -58,8 +58,9 @@ def export(
     allow: tuple[Precision | Literal["map"], ...],
     as_json: bool,
 ) -> None:
-    """Export RUN, the folder of a training, as a bundle: one graph with classifier and map, verified and calibrated.
+    """Export RUN, the folder of a training, as a bundle for a line.
 
+    A bundle is one graph with classifier and map, verified and calibrated.
     Each precision is compared with the model itself on tiles of the validation groups, or of half of the training
     groups if there are no validation groups (recipe heatline): verdicts, maps and regions. A precision that fails is
     left out of the bundle, with the reason. The export fails if ONNX Runtime or OpenVINO in f32 answers differently

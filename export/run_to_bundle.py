@@ -66,6 +66,11 @@ def export_run(
         BundleError: the target exists already or cannot be written.
     """
     require_new_folder(target)
+    if not run.summary.finished:
+        say(
+            f"warning: the training in {run.folder} was stopped at step {run.summary.steps}, before its end; to "
+            f"continue it: heatline train out={run.folder} resume=true"
+        )
     validating = validation_frames(run)
     frames, others, frames_are = _divide(run, validating)
     model, tiles = run.model, run.config.tiles

@@ -7,7 +7,9 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 
 from edge.errors import ConfigError
+from edge.util.validation import describe_misfit
 from train.config import CnnConfig, Part, RecipeConfig, TrainConfig, VitConfig
+from train.yaml_text import decode_yaml, encode_yaml
 
 DENSE = "_dense"
 _TEXTS = ("data", "out", "split.group", "split.pattern", "model.weights", "features.folder")
@@ -48,7 +50,7 @@ def with_folder(overrides: Sequence[str], folder: str) -> list[str]:
 
 
 def write_config(config: TrainConfig, file: Path) -> None:
-    file.write_bytes(msgspec.yaml.encode(config))
+    file.write_bytes(encode_yaml(config))
 
 
 def read_config(file: Path) -> TrainConfig:
@@ -58,8 +60,8 @@ def read_config(file: Path) -> TrainConfig:
         ConfigError: no such file, or not of this version of heatline.
     """
     try:
-        values = msgspec.yaml.decode(file.read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
+        values = decode_yaml(file.read_bytes(), dict[str, Any])
+    except (OSError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{file} cannot be read ({error}); name the folder of a run of `heatline train`") from error
     return _convert(values, str(file))
 
@@ -259,7 +261,9 @@ def _convert(values: dict[str, Any], where: str) -> TrainConfig:
     try:
         return msgspec.convert(values, TrainConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where} does not fit the configuration: {error}") from error
+        raise ConfigError(
+            f"{where} does not fit the configuration: {describe_misfit(error, values, TrainConfig)}"
+        ) from error
 
 
 def _resumed(values: dict[str, Any], overrides: Sequence[str]) -> TrainConfig:

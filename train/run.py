@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from edge.errors import InputError, TrainingError
+from edge.util.text import encode_json
 from train.compose import read_config, write_config
 from train.config import DenseRecipeConfig, TrainConfig
 from train.discovery import discover
@@ -114,7 +115,7 @@ class RunFolder:
             ) from error
 
     def write_summary(self, summary: RunSummary) -> None:
-        text = msgspec.json.format(msgspec.json.encode(summary)) + b"\n"
+        text = msgspec.json.format(encode_json(summary)) + b"\n"
         write_whole(self.summary, lambda file: file.write_bytes(text))
 
 

@@ -20,6 +20,7 @@ from edge.geometry import RegionOfInterest
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, Precision
 from edge.util.os_errors import writing
 from edge.util.plain_file import open_plain, read_plain
+from edge.util.text import encode_json
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
@@ -69,7 +70,7 @@ class Bundle:
         """
         return {
             camera: (
-                RegionOfInterest.of(each.roi, each.exclude),
+                RegionOfInterest.from_polygons(each.roi, each.exclude),
                 self._plausibility(each.plausible, product_tiles_of(camera)),
             )
             for camera, each in self.manifest.calibration.plausible_by_camera.items()
@@ -161,7 +162,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         raise BundleError(f"{path} exists already; bundles are never overwritten, name a new folder")
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     manifest = msgspec.structs.replace(manifest, files=hashes)
-    text = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
+    text = msgspec.json.format(encode_json(manifest, order="deterministic"), indent=2) + b"\n"
     with writing(path, BundleError):
         path.parent.mkdir(parents=True, exist_ok=True)
         half = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))

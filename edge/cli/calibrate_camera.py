@@ -106,6 +106,6 @@ def _area(line: Path, config: LineConfig, name: str) -> RegionOfInterest:
     """
     for camera in config.cameras:
         if camera.name == name:
-            return camera.area
+            return camera.region_of_interest
     names = ", ".join(camera.name for camera in config.cameras)
     raise ConfigError(f"{line} has no camera {name!r}; it has {names}")

@@ -220,8 +220,8 @@ def _stamps(camera: str, announced: int, reported: int, records: list[_Record]) 
             stamps.append(_stamp(camera, _Record(reached + 1, missing, None, record.captured_at_ns, None)))
         stamp = _stamp(camera, record)
         last = stamps[-1] if stamps else None
-        if last is not None and last.part_id is stamp.part_id is None and last.goes_on_with(stamp):
-            stamps[-1] = last.through(stamp)
+        if last is not None and last.part_id is stamp.part_id is None and last.is_followed_by(stamp):
+            stamps[-1] = last.extended_to(stamp)
         else:
             stamps.append(stamp)
         reached = max(reached, record.number + record.frames - 1)

@@ -181,7 +181,7 @@ class Pipeline:
             if item is None:
                 continue
             number = self._ledger.captured(name, item.stamp.frames)
-            item = replace(item, stamp=item.stamp.numbered(number))
+            item = replace(item, stamp=item.stamp.with_number(number))
             if self._in_flight is not None:
                 self._in_flight.announced(item.stamp)
             self._reorder_buffer.register(item.stamp)

@@ -156,7 +156,7 @@ class ReorderBuffer:
             and _same_loss(outcome, following)
         ):
             entries.popleft().setup.uses.release()
-            outcome = replace(outcome, stamp=outcome.stamp.through(following.stamp))
+            outcome = replace(outcome, stamp=outcome.stamp.extended_to(following.stamp))
         return outcome
 
 
@@ -171,5 +171,5 @@ def _same_loss(one: Outcome, other: Outcome) -> bool:
         and other.unjudged is not None
         and one.unjudged == other.unjudged
         and all(stamp.part_id is None and stamp.source is None for stamp in (one.stamp, other.stamp))
-        and one.stamp.goes_on_with(other.stamp)
+        and one.stamp.is_followed_by(other.stamp)
     )

@@ -61,4 +61,4 @@ class Setup:
     @cached_property
     def scale(self) -> ColourScale:
         """The colour scale of its heatmaps."""
-        return ColourScale.of(self.bundle.manifest.calibration, self.inspector.thresholds)
+        return ColourScale.from_calibration(self.bundle.manifest.calibration, self.inspector.thresholds)

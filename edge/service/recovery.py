@@ -106,7 +106,7 @@ def recover(
             logger.error("camera %s is gone, with %d frames that were in flight", utf8_safe(stamp.camera), stamp.frames)
             continue
         number = ledger.captured(stamp.camera, stamp.frames)
-        emit(Outcome(stamp.numbered(number), unjudged=_CRASHED))
+        emit(Outcome(stamp.with_number(number), unjudged=_CRASHED))
         ledger.dropped(stamp.camera, _CRASHED.reason, stamp.frames)
     if run.in_flight:
         until_sent()

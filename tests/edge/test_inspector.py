@@ -116,7 +116,8 @@ def test_both_engines_and_the_oracle_find_a_black_square_at_its_place(
 @pytest.mark.parametrize("batch", [1, 5, 100])
 @pytest.mark.parametrize("last_first", [False, True])
 @pytest.mark.parametrize(
-    "area", [WHOLE_FRAME, RegionOfInterest.of([[(0, 0), (699, 0), (0, 499)]], [[(0, 0), (100, 0), (0, 100)]])]
+    "area",
+    [WHOLE_FRAME, RegionOfInterest.from_polygons([[(0, 0), (699, 0), (0, 499)]], [[(0, 0), (100, 0), (0, 100)]])],
 )
 def test_the_order_of_answers_and_the_batch_change_nothing(
     bundle: Bundle, batch: int, last_first: bool, area: RegionOfInterest
@@ -187,7 +188,7 @@ def test_overridden_thresholds_and_overlap_are_used(bundle: Bundle, openvino: En
 
 
 # Frames of 500 x 700 px have tiles at 0, 222 and 276 down, at 0, 222, 444 and 476 across.
-PART = RegionOfInterest.of([[(20, 20), (380, 20), (380, 180), (20, 180)]])
+PART = RegionOfInterest.from_polygons([[(20, 20), (380, 20), (380, 180), (20, 180)]])
 """A region that touches only the first two tiles of the first row."""
 
 
@@ -210,7 +211,10 @@ def test_only_tiles_in_the_region_of_interest_decide_verdict_and_regions(
     inspector, frame = Inspector(bundle.manifest, NumpyEngine(4)), white_frame()
     for y, x in squares:
         frame = dark_square(frame, y, x)
-    whole, part = inspector.start(frame_of(frame)), inspector.start(frame_of(frame), RegionOfInterest.of([corners]))
+    whole, part = (
+        inspector.start(frame_of(frame)),
+        inspector.start(frame_of(frame), RegionOfInterest.from_polygons([corners])),
+    )
     grid, judgement = part.stitcher.grid, inspector.finish(part)
     logits = dict(zip(whole.stitcher.grid.origins_yx, whole.logits, strict=True))
     assert part.logits.tolist() == [logits[origin] for origin in grid.origins_yx]
@@ -225,7 +229,7 @@ def test_only_tiles_in_the_region_of_interest_decide_verdict_and_regions(
 
 def test_concurrent_frames_with_different_regions_of_interest_do_not_mix(bundle: Bundle, openvino: Engine) -> None:
     inspector = Inspector(bundle.manifest, openvino)
-    other = RegionOfInterest.of([[(500, 400), (650, 400), (650, 480)]])
+    other = RegionOfInterest.from_polygons([[(500, 400), (650, 400), (650, 480)]])
     pending = [inspector.start(frame_of(TWO), area) for area in (PART, other, WHOLE_FRAME, PART)]
     peaks = [[region.peak_xy[0] for region in inspector.finish(one).regions] for one in reversed(pending)][::-1]
     assert [sorted(x > 444 for x in found) for found in peaks] == [[False], [True], [False, True], [False]]
@@ -236,8 +240,8 @@ def test_an_outside_region_and_a_wrong_pixel_format_are_refused_before_inference
 ) -> None:
     engine = NumpyEngine()
     inspector = Inspector(bundle.manifest, engine)
-    beside = RegionOfInterest.of([[(700, 0), (900, 0), (900, 400)]])
-    with pytest.raises(GeometryError, match="no pixel of a frame of 700x500 px is to be looked at"):
+    beside = RegionOfInterest.from_polygons([[(700, 0), (900, 0), (900, 400)]])
+    with pytest.raises(GeometryError, match="no pixel of a frame of 700x500 px is in the region of interest"):
         inspector.start(frame_of(white_frame()), beside)
     with pytest.raises(InputError):
         inspector.start(Frame(Stamp("test", 1), np.zeros((10, 10), np.uint8), "BGR8"))

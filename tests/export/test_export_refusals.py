@@ -9,7 +9,10 @@ import msgspec
 import pytest
 import torch
 
+from edge.errors import Interrupted
+from export.run_to_bundle import export_run
 from tests.command import complaint, heatline
+from train.run import load_run
 
 
 @pytest.fixture
@@ -100,3 +103,19 @@ def test_a_configuration_of_another_version_is_refused(run: Path, tmp_path: Path
     with (run / "config.yaml").open("a") as config:
         config.write("colour: true\n")
     refused(run, tmp_path / "bundle", 3, "config.yaml", "colour")
+
+
+def test_a_run_that_was_stopped_is_exported_with_a_warning(run: Path, tmp_path: Path) -> None:
+    summary = msgspec.json.decode((run / "run.json").read_bytes())
+    (run / "run.json").write_bytes(msgspec.json.encode(summary | {"finished": False}))
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        export_run(load_run(run), tmp_path / "bundle", name="b", version="1", false_reject=0.01, say=say)
+    assert said[0].startswith(
+        f"warning: the training in {run} was stopped at step 6, before its end; to go on with it: "
+    )

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from edge.bundle import open_bundle, open_verified_engine
+from edge.errors import Interrupted
 from edge.frames import Frame, Stamp
 from edge.images import read_rgb
 from edge.inference import open_engine
@@ -25,10 +26,11 @@ from edge.inference.engine import infer_features
 from edge.inspection.inspector import Inspector
 from tests.command import complaint, heatline
 from tests.train.blobs import GROUPS, draw_blobs, write_labels
-from train.compose import read_config
+from train.compose import compose, read_config
 from train.dense.out_of_fold import OutOfFold
 from train.dense.samples import Sampler
 from train.evaluation.result import read_evaluation
+from train.fit import fit
 from train.frames import FrameStore
 from train.models.dense import DenseClassifier
 from train.run import RunFolder, RunSummary, load_run
@@ -113,6 +115,7 @@ def test_a_run_says_what_it_assumed_and_leaves_config_checkpoint_answers_and_rep
     assert "Groups are the column 'group' of labels.csv: 4 groups." in said
     assert "warning: only 4 groups have a good picture" in said
     assert "12 steps for each of 2 folds and for the model" in said
+    assert re.findall(r"(\d+) of 36 steps are done", said)[::9] == ["4", "36"], "as no terminal shows a bar"
     assert f"report: {run.report / 'report.html'}" in said
     summary, config = run.read_summary(), read_config(run.config)
     assert (summary.finished, summary.folds, summary.labelled, summary.truth) == (True, 2, "tiles", "masks")
@@ -346,6 +349,18 @@ def test_ctrl_c_leaves_nothing_that_looks_finished_and_the_training_can_be_resum
     assert resumed.returncode == 0, resumed.stderr
     assert "all were in the cache" in " ".join(resumed.stderr.split())
     assert RunFolder(tmp_path / "run").read_summary().finished
+
+
+def test_ctrl_c_before_the_folder_is_made_does_not_advise_to_resume_it(
+    blobs: Path, tiny: tuple[str, ...], tmp_path: Path
+) -> None:
+    def ctrl_c(_line: str) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted, match="the features that it extracted; give the same command again"):
+        fit(compose([f"data={blobs}", "discover=true", f"out={out}", *tiny]), say=ctrl_c)
+    assert not out.exists()
 
 
 def test_a_run_whose_report_was_interrupted_writes_it_where_it_is_resumed(

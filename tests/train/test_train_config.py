@@ -52,9 +52,9 @@ def test_paths_and_patterns_are_taken_as_they_are_written(text: str) -> None:
         ([], "data is missing; name the folder of pictures: data=FOLDER"),
         (["data=x", "recipe.stepz=3"], "there is no key 'recipe.stepz'; recipe has name, epochs, steps, "),
         (["data=x", "colour=red"], "there is no key 'colour'; there are data, discover, truth, classes, out, seed,"),
-        (["data=x", "+foo=1"], "unknown field `foo`"),
+        (["data=x", "+foo=1"], "it has a key foo, which does not exist; expected one of data, "),
         (["data=x", "model=resnet18", "recipe=mine"], "recipe=mine is none of the choices: finetune, heatline, study"),
-        (["data=x", "recipe.steps=many", "recipe=finetune"], "Expected `int | null`, got `str` - at `$.recipe.steps`"),
+        (["data=x", "recipe.steps=many", "recipe=finetune"], "recipe.steps is 'many'; expected a whole number of at l"),
         (
             ["data=x", "recipe=finetune", "recipe.epochs=2", "recipe.steps=5"],
             "leave one of them out, or set it to null",
@@ -119,7 +119,7 @@ def test_a_resumed_run_takes_everything_from_its_own_file_and_refuses_to_be_chan
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("data: pictures\n")
-    with pytest.raises(ConfigError, match=r"config.yaml does not fit the configuration: .*missing required field"):
+    with pytest.raises(ConfigError, match=r"config.yaml does not fit the configuration: .* has no key "):
         read_config(tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_config(tmp_path / "nowhere.yaml")

@@ -47,9 +47,11 @@ def train(overrides: tuple[str, ...], as_json: bool) -> None:
     """
     require_extra("train", *TRAINING)
     from train.compose import compose
+
+    config = compose(_with_folder(overrides))  # before torch is imported: what is wrong is said at once
     from train.fit import fit, leads_devices
 
-    run = fit(compose(_with_folder(overrides)), say=lambda line: click.echo(line, err=True))
+    run = fit(config, say=lambda line: click.echo(line, err=True))
     if not leads_devices():
         return
     summary = run.read_summary()

@@ -37,6 +37,8 @@ from train.tiles import TileRule
 
 logger = logging.getLogger(__name__)
 Say = Callable[[str], None]
+SAID_TIMES = 10
+"""How often a training says how far it is where no terminal shows a bar."""
 
 
 def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
@@ -87,12 +89,17 @@ def train_dense(config: TrainConfig, run: RunFolder, say: Say) -> None:
         folds = int(divide_groups(tiles, recipe, config.seed).max()) + 1
         validated = f"each of {folds} folds and for the model" if folds > 1 else "the model, without a cross-validation"
         say(f"{format_count(steps, 'step')} for {validated}; precision {precision}: {reason}")
-        training = progress.add_task("training", total=steps * (folds + 1 if folds > 1 else 1))
+        total, done = steps * (folds + 1 if folds > 1 else 1), 0
+        training = progress.add_task("training", total=total)
         lock = Lock()
 
         def on_step() -> None:
+            nonlocal done
             with lock:
                 progress.advance(training)
+                done += 1
+                if not progress.console.is_terminal and done * SAID_TIMES // total > (done - 1) * SAID_TIMES // total:
+                    say(f"{done} of {total} steps are done")
 
         out_of_fold = cross_validate(
             model,

@@ -74,8 +74,8 @@ def write_report(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be made ({error.strerror}); name another folder for the report") from error
-    write_whole(out / PAGE, lambda place: place.write_text(html, encoding="utf-8"))
-    write_whole(out / TABLES, lambda place: place.write_text(text, encoding="utf-8"))
+    write_whole(out / PAGE, lambda place: place.write_text(html, encoding="utf-8", errors="replace"))
+    write_whole(out / TABLES, lambda place: place.write_text(text, encoding="utf-8", errors="replace"))
     return out / PAGE, out / TABLES
 
 
