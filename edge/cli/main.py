@@ -130,7 +130,7 @@ def _engine_was_loaded() -> bool:
 def _engine_never_answered() -> bool:
     """Whether a request was given up, for whose end the interpreter's own way out would wait."""
     engine = sys.modules.get("edge.inference.engine")
-    return engine is not None and bool(engine.NEVER_ANSWERED)
+    return engine is not None and bool(engine.ABANDONED_REQUESTS)
 
 
 if __name__ == "__main__":

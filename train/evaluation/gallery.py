@@ -240,7 +240,9 @@ def _of_tile(kind: Kind, view: TileView, picture: NDArray[np.uint8], caption: st
 
 
 def _scale_of(calibration: Calibration) -> ColourScale:
-    return ColourScale.of(calibration, Thresholds(calibration.score_threshold, calibration.evidence_threshold))
+    return ColourScale.from_calibration(
+        calibration, Thresholds(calibration.score_threshold, calibration.evidence_threshold)
+    )
 
 
 def _by_study(view: TileView) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from openvino.preprocess import PrePostProcessor
 from torch import nn
 
 from edge.errors import TrainingError, last_line
-from edge.inference.devices import settings_on, the_core
+from edge.inference.devices import settings_on, shared_core
 from edge.inference.engine import PROCESSOR
 from train.features.cache import FeatureCache
 
@@ -54,7 +54,7 @@ def compile_trunk(trunk: nn.Module, tile_px: int) -> ov.CompiledModel:
             steps.output(stage).model().set_layout(ov.Layout("NCHW"))
             steps.output(stage).tensor().set_layout(ov.Layout("NHWC")).set_element_type(ov.Type.f16)
         settings = settings_on(PROCESSOR, "f32", threads=len(os.sched_getaffinity(0)), streams=0)
-        return the_core().compile_model(steps.build(), PROCESSOR, settings)
+        return shared_core().compile_model(steps.build(), PROCESSOR, settings)
     except Exception as error:  # OpConversionFailure among others, which is no RuntimeError
         raise TrainingError(f"OpenVINO cannot use the trunk of this model: {last_line(error)}") from error
 

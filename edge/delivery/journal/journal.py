@@ -32,7 +32,7 @@ from edge.delivery.journal.rows import (
     topics_in,
 )
 from edge.frames import Watermark
-from edge.util.file_lock import holders, open_locked
+from edge.util.file_lock import lock_holders, open_locked
 
 BUSY_SECONDS = 0.2
 """How long to wait for somebody else who holds the file."""
@@ -243,7 +243,7 @@ class Journal:
 
     def in_the_way(self) -> str:
         """What has grown beside the file, and who keeps it from getting small."""
-        others = ", ".join(map(str, holders(beside(self.path)[2])))
+        others = ", ".join(map(str, lock_holders(beside(self.path)[2])))
         who = f"process {others} reads" if others else "somebody reads"
         return (
             f"{beside(self.path)[1].name} beside it has grown to {self.wal_bytes >> 20} MiB, as {who} it in one go and "
