@@ -16,13 +16,14 @@ from bench.commands.robustness import robustness
 from bench.commands.stages import stages
 from bench.commands.startup import startup
 from bench.commands.tune import tune
+from edge.cli.group import CommandGroup
 
 COMMANDS = (*(end_to_end, flops, map_cost, peers, plausibility, recipes, report, robustness, stages, startup, tune),)
 
 
-@click.group(epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")
+@click.group(cls=CommandGroup, epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")
 def bench() -> None:
-    """Measure on this machine: whether a line keeps up, what each stage costs, and what others take for the same."""
+    """Measure speed and accuracy on this machine."""
     # Who ends a bench by `kill` or `timeout`, or closes its terminal, wants no processes and folders left either.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:

@@ -9,6 +9,11 @@ from typing import Any
 import msgspec
 
 from edge.errors import BenchError
+from edge.util.text import encode_json
+
+
+class NotAResultError(BenchError):
+    """A file is whole, but holds no result of a bench that is known here."""
 
 
 def new_report(bench: str, machine: Mapping[str, object], found: msgspec.Struct) -> dict[str, Any]:
@@ -40,7 +45,7 @@ def keep(path: Path, report: Mapping[str, Any]) -> None:
     Raises:
         BenchError: it cannot be written.
     """
-    keep_text(path, msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n")
+    keep_text(path, msgspec.json.format(encode_json(report), indent=1).decode() + "\n")
 
 
 def keep_text(path: Path, text: str) -> None:
@@ -78,7 +83,8 @@ def read_result(path: Path) -> dict[str, Any]:
     """What `keep` wrote.
 
     Raises:
-        BenchError: it cannot be read, or is no result.
+        NotAResultError: it holds JSON of another kind.
+        BenchError: it cannot be read.
     """
     try:
         report = msgspec.json.decode(path.read_bytes())
@@ -87,5 +93,5 @@ def read_result(path: Path) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BenchError(f"{path} is not JSON ({error}); name a result of heatline bench") from error
     if not isinstance(report, dict):
-        raise BenchError(f"{path} holds {type(report).__name__}, a result of heatline bench is an object")
+        raise NotAResultError(f"{path} holds {type(report).__name__}, a result of heatline bench is an object")
     return report

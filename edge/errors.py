@@ -7,7 +7,8 @@ HeatlineError
 ├── CameraError          5   a camera that cannot be opened
 ├── EngineError          6   an inference engine that does not start or does not answer
 │   └── PrecisionError       a precision that this processor does not compute in
-├── DeliveryError        7   an address that cannot be bound or reached, or a state folder that another line uses
+├── DeliveryError        7   an address that cannot be bound or reached, or a state folder or journal that another
+│                            running line uses
 ├── MessageError         8   bytes on the wire that are not a valid message
 │   └── SchemaVersionError   a message of another schema version
 ├── InputError           9   a picture, mask, label, folder or standard output that cannot be used

@@ -1,4 +1,4 @@
-"""Heatmaps for eyes: on one colour scale for all frames of a bundle, so that a good frame looks cold."""
+"""Draws heatmaps, on one colour scale for all frames of a bundle, so that a good frame looks cold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,33 +12,34 @@ from edge.geometry import Region
 from edge.inspection.verdict import Thresholds
 
 OUTLINE_RGB = (255, 255, 255)
-MOST_COVER = 0.75
+DARK_RGB = (0, 0, 0)
+MAX_COVER = 0.75
 
 
 @dataclass(frozen=True)
 class ColourScale:
-    """Linear between two values, clipped beyond them, both in logits."""
+    """A linear scale between two logits, clipped beyond them."""
 
     low: float
     high: float
 
     @classmethod
-    def of(cls, calibration: Calibration, thresholds: Thresholds) -> "ColourScale":
-        """From the good frames' background to as far above the evidence threshold: the threshold is mid-scale."""
+    def from_calibration(cls, calibration: Calibration, thresholds: Thresholds) -> "ColourScale":
+        """Return the scale that starts at the good frames' background and has the evidence threshold in its middle."""
         reach = max(thresholds.evidence - calibration.background, 1e-3)
         return cls(thresholds.evidence - reach, thresholds.evidence + reach)
 
     def grey(self, heatmap: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """The heatmap as uint8: 0 at `low`, 255 at `high`, and 0 where it is NaN because nobody looked."""
+        """Return the heatmap as uint8: 0 at `low`, 255 at `high`, and 0 where no tile was inspected (NaN)."""
         share = (heatmap - self.low) / (self.high - self.low)
         share[np.isnan(share)] = 0
         grey: NDArray[np.uint8] = np.round(np.clip(share, 0, 1) * 255).astype(np.uint8)
         return grey
 
 
-def png(grey: NDArray[np.uint8]) -> bytes:
-    """A picture, grey [H, W] or RGB [H, W, 3], as PNG."""
-    data = grey if grey.ndim == 2 else cv2.cvtColor(grey, cv2.COLOR_RGB2BGR)
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """Encode a picture, grey [H, W] or RGB [H, W, 3], as PNG."""
+    data = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".png", data)[1].tobytes()
 
 
@@ -49,12 +50,12 @@ def overlay(
     regions: Sequence[Region],
     scale: ColourScale,
 ) -> NDArray[np.uint8]:
-    """The frame under its heatmap, regions outlined: RGB uint8 [H, W, 3]."""
+    """Return the frame with its heatmap and the outlines of its regions: RGB uint8 [H, W, 3]."""
     return outline_regions(tint(rgb, scale.grey(heatmap), cell_px), regions)
 
 
 def tint(rgb: NDArray[np.uint8], grey: NDArray[np.uint8], cell_px: int) -> NDArray[np.uint8]:
-    """The frame, tinted by its heatmap: cold places keep the frame's own look; colour and cover grow with the evidence.
+    """Return the frame tinted by its heatmap: cold places stay as they are; colour and cover grow with the evidence.
 
     Args:
         rgb: [H, W, 3].
@@ -62,21 +63,35 @@ def tint(rgb: NDArray[np.uint8], grey: NDArray[np.uint8], cell_px: int) -> NDArr
         cell_px: side of a cell, px of the frame.
     """
     height, width = rgb.shape[:2]
-    # Enlarged by whole cells, then cut: the last cells may stick out of the frame.
+    # Enlarge whole cells, then crop: the last cells may extend beyond the frame.
     full_wh = (grey.shape[1] * cell_px, grey.shape[0] * cell_px)
     share = cv2.resize(grey, full_wh, interpolation=cv2.INTER_LINEAR)[:height, :width]
     heat = cv2.cvtColor(cv2.applyColorMap(share, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
-    cover = (share.astype(np.float32) / 255 * MOST_COVER)[..., None]
+    cover = (share.astype(np.float32) / 255 * MAX_COVER)[..., None]
     tinted: NDArray[np.uint8] = (rgb * (1 - cover) + heat * cover).astype(np.uint8)
     return tinted
 
 
 def outline_regions(rgb: NDArray[np.uint8], regions: Sequence[Region]) -> NDArray[np.uint8]:
-    """A copy of the frame with the outline and the peak of each region."""
+    """Return a copy of the frame with the outline and the peak of each region."""
     picture = np.ascontiguousarray(rgb.copy())
     thick = max(2, round(max(rgb.shape[:2]) / 600))
+    draw_outlines(picture, [np.array(region.contour_xy, np.int32) for region in regions], OUTLINE_RGB, thick)
     for region in regions:
-        contour = np.array(region.contour_xy, np.int32)
-        cv2.polylines(picture, [contour], isClosed=True, color=OUTLINE_RGB, thickness=thick, lineType=cv2.LINE_AA)
         cv2.drawMarker(picture, region.peak_xy, OUTLINE_RGB, cv2.MARKER_CROSS, 6 * thick, thick)
     return picture
+
+
+def draw_outlines(
+    picture: NDArray[np.uint8], contours: Sequence[NDArray[np.int32]], rgb: tuple[int, int, int], thick: int
+) -> None:
+    """Draw closed contours into a picture, each over a wider dark line, so that it shows on any ground.
+
+    Args:
+        picture: RGB [H, W, 3], changed in place.
+        contours: each [points, 2] or [points, 1, 2], x and y in px.
+        thick: width of the line in `rgb`, px.
+    """
+    kind = cv2.LINE_AA if thick > 2 else cv2.LINE_8
+    for colour, width in ((DARK_RGB, thick + 2 * max(1, thick // 2)), (rgb, thick)):
+        cv2.polylines(picture, contours, isClosed=True, color=colour, thickness=width, lineType=kind)

@@ -10,6 +10,7 @@ from edge.cli.bundle_diff import diff
 from edge.cli.bundle_formatting import (
     count_frames,
     describe_bound,
+    describe_differences,
     describe_gate,
     describe_map_checks,
     describe_plausible,
@@ -17,6 +18,7 @@ from edge.cli.bundle_formatting import (
     precision_facts,
 )
 from edge.cli.bundle_signing import keygen, sign, trust
+from edge.cli.group import CommandGroup
 from edge.cli.options import engine_option, precision_option
 from edge.cli.output import json_option, print_facts, print_json, print_report
 from edge.inference import EngineKind, Precision
@@ -24,9 +26,9 @@ from edge.inference import EngineKind, Precision
 BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 
 
-@click.group(epilog="Example: heatline bundle verify boards.bundle")
+@click.group(cls=CommandGroup, epilog="Example: heatline bundle verify boards.bundle")
 def bundle() -> None:
-    """Look into bundles, compare them, sign them."""
+    """Show, verify, compare and sign bundles."""
 
 
 for _command in (diff, keygen, sign, trust):
@@ -106,7 +108,7 @@ def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Pa
         "off_by": verified.differences,
         "allowed": opened.manifest.tolerances[engine.precision],
     }
-    facts = report | {"signed_by": describe_signer(signer)}
+    facts = report | {"signed_by": describe_signer(signer), "off_by": describe_differences(verified.differences)}
     if verified.fell_back is None:
         del facts["fell_back"]
     print_report(report, as_json, f"{bundle_path} is whole and works on this machine in {verified.computes_in}", facts)

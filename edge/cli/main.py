@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import click
 
 from edge import __version__
+from edge.cli.group import CommandGroup
 from edge.cli.output import ReaderHasGoneError, leave_at_once, replace_standard_streams, visible
 from edge.errors import HeatlineError
 
@@ -21,7 +22,16 @@ COMMANDS = (
 """Each in the module of its name, which is imported only when it is asked for: a line starts the sooner."""
 
 
-class HeatlineGroup(click.Group):
+SECTIONS = {
+    "Train a model": ("data", "train", "search", "study", "evaluate", "models", "export"),
+    "Set up a line": ("cameras", "bundle", "inspect", "calibrate", "keys", "check"),
+    "Run a line": ("run", "status", "watch", "follow", "trigger", "select", "reload", "journal"),
+    "Measure": ("bench",),
+}
+"""Commands by the headings of the help; those of other packages too, by their names alone."""
+
+
+class HeatlineGroup(CommandGroup):
     """A group that other packages add to, through the entry-point group `heatline.commands`."""
 
     def invoke(self, context: click.Context) -> Any:
@@ -51,6 +61,7 @@ class HeatlineGroup(click.Group):
 
 @click.group(
     cls=HeatlineGroup,
+    sections=SECTIONS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Example: heatline check line.toml && heatline run line.toml",
 )
@@ -64,7 +75,7 @@ def main() -> None:
     log_to(sys.stderr)
     replace_standard_streams()
     code = run()
-    if code or _engine_never_answered():
+    if (code and (_engine_was_loaded() or not _takes_all(sys.stdout))) or _engine_never_answered():
         leave_at_once(code)
     sys.exit(code)
 
@@ -101,10 +112,25 @@ def log_to(stream: TextIO) -> logging.Handler:
     return handler
 
 
+def _takes_all(stream: TextIO) -> bool:
+    """Whether a stream can be flushed: the interpreter's own way out would say again that it cannot."""
+    try:
+        stream.flush()
+    except (OSError, HeatlineError, ReaderHasGoneError):
+        return False
+    return True
+
+
+def _engine_was_loaded() -> bool:
+    """Whether an engine may be at work still; without one, the interpreter's own way out removes temporary folders."""
+    devices = sys.modules.get("edge.inference.devices")
+    return "onnxruntime" in sys.modules or (devices is not None and devices.the_core.cache_info().currsize > 0)
+
+
 def _engine_never_answered() -> bool:
     """Whether a request was given up, for whose end the interpreter's own way out would wait."""
     engine = sys.modules.get("edge.inference.engine")
-    return engine is not None and bool(engine.NEVER_ANSWERED)
+    return engine is not None and bool(engine.ABANDONED_REQUESTS)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from edge.delivery.journal.errors import (
     JournalDamagedError,
     JournalForeignError,
     JournalFullError,
+    JournalHeldError,
     JournalReplacedError,
     kind_of,
 )
@@ -31,7 +32,7 @@ from edge.delivery.journal.rows import (
     topics_in,
 )
 from edge.frames import Watermark
-from edge.util.file_lock import holders, open_locked
+from edge.util.file_lock import lock_holders, open_locked
 
 BUSY_SECONDS = 0.2
 """How long to wait for another process that has locked the file."""
@@ -92,7 +93,7 @@ class Journal:
         with contextlib.ExitStack() as if_it_fails:
             try:
                 folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-                lock = _hold(folder)
+                lock = hold(folder, os.O_RDONLY | os.O_CREAT)
                 if_it_fails.callback(os.close, lock)
                 if not path.exists():
                     if any(file.exists() for file in database_files(path)):
@@ -110,10 +111,7 @@ class Journal:
                 journal._prepare()
                 journal.reload_state()
                 if journal.line != line:
-                    raise JournalForeignError(
-                        f"{path} is the journal of line {journal.line}, not of {line}; give each line its own "
-                        "journal.folder"
-                    )
+                    raise JournalForeignError.of(path, journal.line, line)
                 journal._take_room()
                 journal._note_wal()
                 journal._files = _identities(path)
@@ -247,7 +245,7 @@ class Journal:
     def describe_blocking_reader(self) -> str:
         """Return a sentence about the size of the -wal file and the process that keeps it from shrinking."""
         wal, shared_memory = database_files(self.path)[1:]
-        others = ", ".join(map(str, holders(shared_memory)))
+        others = ", ".join(map(str, lock_holders(shared_memory)))
         return (
             f"{wal.name} has grown to {self.wal_bytes >> 20} MiB, because "
             f"{f'process {others}' if others else 'a process'} keeps a read transaction open; end that reader"
@@ -350,17 +348,19 @@ class Journal:
         return self._most_bytes is not None and self.size_bytes + needed > self._most_bytes
 
 
-def _hold(folder: Path) -> int:
+def hold(folder: Path, flags: int) -> int:
     """Lock the journal of a folder against other lines, for as long as the returned descriptor is open.
 
+    Args:
+        flags: with which the file is opened that is locked.
     Raises:
-        JournalForeignError: another line holds the lock.
+        JournalHeldError: another line holds the lock.
         OSError: the lock cannot be taken.
     """
     try:
-        return open_locked(folder / "journal.lock", os.O_RDONLY | os.O_CREAT)
+        return open_locked(folder / "journal.lock", flags)
     except BlockingIOError as error:
-        raise JournalForeignError(
+        raise JournalHeldError(
             f"{folder / FILE_NAME} is in use by another running line; give each line its own journal.folder"
         ) from error
 

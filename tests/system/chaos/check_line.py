@@ -149,7 +149,7 @@ def _told_as_not_held(expected: Expected) -> dict[str, _NotHeld]:
         if head.seq in of_boot.numbers:
             of_boot.numbers_heard += 1
         elif head.type == "verdict":
-            # Killed between telling and noting that it had told, it tells of these again, as of frames in flight.
+            # Killed between telling and begin_log that it had told, it tells of these again, as of frames in flight.
             again = (told_by.get(head.boot_id, ""), head.camera, head.frame_id) in crashed
             of_boot.frames_heard += 0 if again else head.frames
     return told
