@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from edge import errors
 from edge.bundle import Bundle, Manifest
 from edge.cameras import liveness, restarts, supervisor
-from edge.cameras.frame_ids import MOST_LOST
+from edge.cameras.frame_ids import MAX_LOST_FRAMES
 from edge.cameras.settings import CameraSettings, FolderSettings, V4l2Settings
 from edge.cameras.state import State
 from edge.cameras.triggering import FIRE_WITHIN_SECONDS
@@ -128,7 +128,7 @@ def test_no_command_is_documented_that_does_not_exist() -> None:
 
 
 def test_every_exit_code_is_documented() -> None:
-    table = re.findall(r"^\| (\d+) \| (.*?) \|", section(read("README.md"), "## Exit codes"), flags=re.MULTILINE)
+    table = re.findall(r"^\| (\d+) \| (.*?) \|", read("docs/exit-codes.md"), flags=re.MULTILINE)
     documented = {(int(code), name) for code, names in table for name in re.findall(r"`(\w+)`", names)}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and kind is not errors.HeatlineError]
     exist = {(kind.exit_code, kind.__name__) for kind in kinds if issubclass(kind, errors.HeatlineError)}
@@ -386,7 +386,7 @@ def reasons() -> set[str]:
     """Every reason of a NO_VERDICT, `KIND.REASON`; a dead camera's frames fail for what is wrong with it."""
     return {
         *(f"failed.{alarm}" for alarm in alarms()),
-        *(f"dropped.{reason}" for given in calls("_let_go") for reason in texts(given[0])),
+        *(f"dropped.{reason}" for given in calls("_close_process") for reason in texts(given[0])),
         *(f"dropped.{reason}" for given in calls("_dropped") for reason in texts(given[1])),
         *(f"{kind}.{reason}" for given in calls("Unjudged") for kind in texts(given[0]) for reason in texts(given[1])),
         *(
@@ -428,15 +428,15 @@ def test_the_stated_times_and_limits_follow_from_the_constants() -> None:
         liveness.ASK_EVERY_SECONDS + liveness.ANSWER_WITHIN_SECONDS,  # its process hangs
         2 * liveness.ASK_EVERY_SECONDS + liveness.CAMERA_ANSWERS_WITHIN_SECONDS,  # it is not known whether it is there
         V4l2Settings(name="usb").opened_within_s,
-        *(liveness.LEAST_SILENCE_SECONDS, liveness.FIRST_FRAME_WITHIN_SECONDS, liveness.CAMERA_ANSWERS_WITHIN_SECONDS),
-        *(supervisor.CLOSE_WITHIN_SECONDS, restarts.FIRST_BACKOFF_SECONDS, restarts.MOST_BACKOFF_SECONDS),
+        *(liveness.MIN_SILENCE_SECONDS, liveness.FIRST_FRAME_WITHIN_SECONDS, liveness.CAMERA_ANSWERS_WITHIN_SECONDS),
+        *(supervisor.CLOSE_WITHIN_SECONDS, restarts.FIRST_BACKOFF_SECONDS, restarts.MAX_BACKOFF_SECONDS),
     ):
         assert re.search(rf"\b{seconds:g} s\b", LIVENESS), seconds
     (busy,) = rows(section(read("docs/commands.md"), "### Refused"))["busy"][:1]
     assert f"within {FIRE_WITHIN_SECONDS:g} s" in busy
     assert f"{FIRE_WITHIN_SECONDS:g} s." in section(read("docs/cameras.md"), "## Triggers and parts")
-    assert f"more than {MOST_LOST}" in LIVENESS
-    assert f"more than {MOST_LOST}" in rows(read("docs/protocol.md"))["failed.frame_ids"][0]
+    assert f"more than {MAX_LOST_FRAMES}" in LIVENESS
+    assert f"more than {MAX_LOST_FRAMES}" in rows(read("docs/protocol.md"))["failed.frame_ids"][0]
 
 
 def test_how_soon_a_fault_is_noticed_is_what_was_measured() -> None:

@@ -56,7 +56,7 @@ def main() -> None:
         ("the mask is many times the defect", min(found, key=lambda tile: counts(tile).precision)),
         ("the peak lies beside the defect", max(found, key=lambda tile: peak_distance_px(tile.map, tile.truth))),
     ]
-    scale = ColourScale.of(bundle.manifest.calibration, inspector.thresholds)
+    scale = ColourScale.from_calibration(bundle.manifest.calibration, inspector.thresholds)
     drawn = [row(f"{name}: logit {tile.logit:+.1f}", tile, scale) for name, tile in rows]
     columns = [np.concatenate(drawn[start::2], axis=0) for start in (0, 1)]
     height = max(len(column) for column in columns)

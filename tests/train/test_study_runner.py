@@ -20,7 +20,7 @@ from tests.train.blobs import GROUPS
 from train.callbacks import read_metrics
 from train.compose import compose, read_config
 from train.evaluation.result import FILE, SCHEMA, read_evaluation
-from train.locks import is_taken, taken
+from train.locks import is_locked, lock_file
 from train.run import RunFolder
 from train.sampling import BatchSampler
 from train.study.plan import DEFAULT_PLAN, Plan, read_plan
@@ -325,8 +325,8 @@ def test_a_run_with_other_settings_is_reported_and_not_changed(data: Path, finis
 def test_a_run_that_another_process_works_on_is_skipped(data: Path, tmp_path: Path) -> None:
     study = Study(plan(), data, tmp_path / "study", [SECOND])
     lock = lock_path(study.runs[0], tmp_path / "study")
-    assert not is_taken(lock)
-    with taken(lock) as ours:
+    assert not is_locked(lock)
+    with lock_file(lock) as ours:
         assert ours
         lines: list[str] = []
         (run,) = work(study, lines).runs
@@ -353,7 +353,7 @@ def test_without_imagenet_weights_a_model_starts_at_random_in_all_its_runs(data:
     assert work(Study(plan(LEFT_OUT), data, out, ["*/[ab]/*"]), lines).failed == {}
     (warning,) = [line for line in lines if "RANDOM START" in line]
     assert warning.startswith("blobs/a/test_efficientnet: RANDOM START, as will be all runs of test_efficientnet: ")
-    assert "cannot be had from timm/" in warning
+    assert "cannot be downloaded from timm/" in warning
     for fold in "ab":
         run = RunFolder(out / "blobs" / fold / "test_efficientnet")
         assert read_config(run.config).model.weights == "none"

@@ -22,7 +22,7 @@ from edge.util.text import utf8_safe
 from train.evaluation.result import GalleryItem, Kind
 from train.evaluation.study_rule import study_mask
 from train.evaluation.sweep import FUSIONS, SweepTiles
-from train.files import write_whole
+from train.files import write_atomically
 
 T = TypeVar("T")
 
@@ -234,7 +234,7 @@ def _write(drawn: Sequence[_Drawn], name: str, folder: Path) -> list[GalleryItem
     gallery = []
     for number, (item, picture) in enumerate(drawn):
         file = f"pictures/{name}-{number:02d}-{item.kind}.png"
-        write_whole(folder / file, partial(Path.write_bytes, data=png(picture)))
+        write_atomically(folder / file, partial(Path.write_bytes, data=png(picture)))
         gallery.append(msgspec.structs.replace(item, file=file))
     return gallery
 
@@ -244,7 +244,9 @@ def _tile_item(kind: Kind, view: TileView, picture: NDArray[np.uint8], caption: 
 
 
 def _colour_scale(calibration: Calibration) -> ColourScale:
-    return ColourScale.of(calibration, Thresholds(calibration.score_threshold, calibration.evidence_threshold))
+    return ColourScale.from_calibration(
+        calibration, Thresholds(calibration.score_threshold, calibration.evidence_threshold)
+    )
 
 
 def _study_mask(view: TileView) -> NDArray[np.bool_]:

@@ -70,7 +70,7 @@ class Objective:
         recipe = msgspec.structs.replace(self._config.finetune, batch=batch, lr=lr, select=self._search.objective)
         config = msgspec.structs.replace(self._config, recipe=recipe, out=str(folder))
         try:
-            fit(config, say=self._report_data, callbacks=[validations], cache=self._worker.cache)
+            fit(config, report_line=self._report_data, callbacks=[validations], cache=self._worker.cache)
         except (DivergedError, torch.OutOfMemoryError) as error:  # another learning rate or batch size may work
             raise _prune_untrainable(trial, str(error).splitlines()[0]) from error
         self._report_data = _ignore_line  # the data are the same for all trials

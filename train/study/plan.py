@@ -27,11 +27,11 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 Positive = Annotated[int, Meta(ge=1)]
 
 
-class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _PlanStruct(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pass
 
 
-class Budget(_Part, frozen=True, kw_only=True):
+class Budget(_PlanStruct, frozen=True, kw_only=True):
     """Budget of every training."""
 
     steps: Positive
@@ -41,7 +41,7 @@ class Budget(_Part, frozen=True, kw_only=True):
     """Steps between validations."""
 
 
-class StudyModel(_Part, frozen=True, kw_only=True):
+class StudyModel(_PlanStruct, frozen=True, kw_only=True):
     """A model, by its name in `heatline train`."""
 
     name: Name
@@ -49,7 +49,7 @@ class StudyModel(_Part, frozen=True, kw_only=True):
     """A value of `model.weights`, or "auto": ImageNet weights if they can be downloaded, else a random start."""
 
 
-class StudyData(_Part, frozen=True, kw_only=True):
+class StudyData(_PlanStruct, frozen=True, kw_only=True):
     """A data set, and its split."""
 
     name: Name
@@ -90,7 +90,7 @@ class StudyData(_Part, frozen=True, kw_only=True):
         return chosen | {"split.val": [validating], "split.test": [fold]}
 
 
-class Plan(_Part, frozen=True, kw_only=True):
+class Plan(_PlanStruct, frozen=True, kw_only=True):
     """Plan of a study."""
 
     budget: Budget

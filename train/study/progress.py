@@ -11,7 +11,7 @@ from edge.errors import HeatlineError
 from train.callbacks import read_metrics
 from train.compose import read_config
 from train.evaluation.result import FILE, SCHEMA
-from train.locks import is_taken
+from train.locks import is_locked
 from train.run import RunFolder, RunSummary
 from train.study.plan import Run
 
@@ -86,7 +86,7 @@ def read_progress(run: Run, out: Path) -> Progress:
     """Read the progress of a run. Another run in its folder is `unlike the plan`."""
     folder = RunFolder(out / run.name)
     progress = Progress(
-        run=run.name, model=run.model.name, state="to do", of_steps=run.steps, at_work=is_taken(lock_path(run, out))
+        run=run.name, model=run.model.name, state="to do", of_steps=run.steps, at_work=is_locked(lock_path(run, out))
     )
     if not folder.config.exists():
         return progress

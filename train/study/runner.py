@@ -16,7 +16,7 @@ import torch
 from edge.errors import ConfigError, HeatlineError, InputError, Interrupted, TrainingError, WeightsError
 from train.compose import compose
 from train.fit import fit
-from train.locks import taken
+from train.locks import lock_file
 from train.study.outcome import Evaluate, WriteReport, copy_figures, evaluate_test_part, write_study_report
 from train.study.plan import AUTO, Plan, Run
 from train.study.progress import Progress, Remaining, estimate_remaining, evaluation_folder, lock_path, read_progress
@@ -113,7 +113,7 @@ class Study:
         self, run: Run, report_line: Callable[[str], None], evaluate: Evaluate, failed: dict[str, str]
     ) -> bool:
         """Train and evaluate a run as far as it needs; false if another process works on it."""
-        with taken(lock_path(run, self._out)) as ours:
+        with lock_file(lock_path(run, self._out)) as ours:
             if not ours:
                 return False
             before = read_progress(run, self._out)
@@ -167,7 +167,7 @@ class Study:
     def _report(self, results: Path | None, report: WriteReport) -> Path | None:
         """Report on all evaluated runs of the plan, including those that are not selected."""
         folder = self._out / "report"
-        with taken(self._out / "locks" / "report.lock", wait=True):
+        with lock_file(self._out / "locks" / "report.lock", wait=True):
             done = [run for run in self._all if read_progress(run, self._out).state == "evaluated"]
             evaluations = {run.name: evaluation_folder(run, self._out) for run in done}
             if not evaluations:

@@ -133,9 +133,9 @@ def _told_as_not_held(expected: Expected) -> dict[str, _NotHeld]:
     heads = [head_of(stored.header) for records in expected.journals.values() for stored in records]
     told_by: dict[str, str] = {}
     for head in heads:
-        if head.what == "recording" and head.first_seq is not None and head.last_seq is not None:
+        if head.kind == "recording" and head.first_seq is not None and head.last_seq is not None:
             told[head.of_boot or head.boot_id].numbers |= set(range(head.first_seq, head.last_seq + 1))
-        elif head.what == "unrecorded" and head.of_boot is not None:
+        elif head.kind == "unrecorded" and head.of_boot is not None:
             told[head.of_boot].frames += head.events or 0
             told_by[head.of_boot] = head.boot_id
     crashed = {
@@ -149,7 +149,7 @@ def _told_as_not_held(expected: Expected) -> dict[str, _NotHeld]:
         if head.seq in of_boot.numbers:
             of_boot.numbers_heard += 1
         elif head.type == "verdict":
-            # Killed between telling and noting that it had told, it tells of these again, as of frames in flight.
+            # Killed between telling and begin_log that it had told, it tells of these again, as of frames in flight.
             again = (told_by.get(head.boot_id, ""), head.camera, head.frame_id) in crashed
             of_boot.frames_heard += 0 if again else head.frames
     return told

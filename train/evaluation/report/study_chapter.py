@@ -39,14 +39,17 @@ NOTES = (
 )
 
 
-def study_chapter(pictures: Sequence[PictureSet]) -> list[Section]:
+def study_chapter(picture_sets: Sequence[PictureSet]) -> list[Section]:
     """Return all sections with content. Ranks need several rows."""
-    each = [(its, truth) for its in pictures for truth in its.truths]
-    several = [(its, truth) for its, truth in each if len(its.rows_with(truth)) > 1]
+    each = [(pictures, truth) for pictures in picture_sets for truth in pictures.truths]
+    several = [(pictures, truth) for pictures, truth in each if len(pictures.rows_with(truth)) > 1]
     published_ranks = [rank_tables.published_ranks(data) for data in STUDY_DATA]
     ranks = [
-        Block(f"{its.data}, {truth}", tables=[rank_tables.study_ranks(its, truth), rank_tables.agreement(its, truth)])
-        for its, truth in several
+        Block(
+            f"{pictures.data}, {truth}",
+            tables=[rank_tables.study_ranks(pictures, truth), rank_tables.agreement(pictures, truth)],
+        )
+        for pictures, truth in several
     ]
     if ranks:
         ranks.append(Block("Published, and recomputed from the published values", tables=published_ranks))
@@ -55,23 +58,26 @@ def study_chapter(pictures: Sequence[PictureSet]) -> list[Section]:
             "study-trainings",
             "Trainings, beside its Tables 3.2 and 3.3",
             "Our trainings; below each, the best trials of the same model in the study.",
-            [Block(its.data, tables=[study_tables.trials(its)]) for its in pictures],
+            [Block(pictures.data, tables=[study_tables.trials(pictures)]) for pictures in picture_sets],
         ),
         Section(
             "study-maps",
             "Maps by the study's rule",
             "Our figures; below each, the study's figures of the same model on its own data.",
-            [Block(f"{its.data}, {truth}", tables=[study_tables.maps(its, truth)]) for its, truth in each],
+            [
+                Block(f"{pictures.data}, {truth}", tables=[study_tables.maps(pictures, truth)])
+                for pictures, truth in each
+            ],
         ),
         Section("study-ranks", "Ranks", "The lowest mean rank wins, as in the study.", ranks),
-        _full_against_cut(pictures),
-        _sweeps(pictures),
-        _examples(pictures),
+        _full_against_cut(picture_sets),
+        _sweeps(picture_sets),
+        _examples(picture_sets),
         _variants(
-            pictures, "fusions", "Maps over fusions", "Fusion by min, mean and max, as in the study's Fig. 3.11."
+            picture_sets, "fusions", "Maps over fusions", "Fusion by min, mean and max, as in the study's Fig. 3.11."
         ),
         _variants(
-            pictures,
+            picture_sets,
             "ratios",
             "Maps over discard ratios",
             "Mean fusion at several discard ratios, as in the study's Fig. 3.12.",
@@ -80,12 +86,12 @@ def study_chapter(pictures: Sequence[PictureSet]) -> list[Section]:
     return [section for section in sections if section.blocks]
 
 
-def _full_against_cut(pictures: Sequence[PictureSet]) -> Section:
+def _full_against_cut(picture_sets: Sequence[PictureSet]) -> Section:
     blocks = []
-    for its in pictures:
-        for truth in its.truths:
-            rows = [row for row in its.rows_with(truth) if row.subject.family == "cnn"]
-            block = Block(f"{its.data}, {truth}")
+    for pictures in picture_sets:
+        for truth in pictures.truths:
+            rows = [row for row in pictures.rows_with(truth) if row.subject.family == "cnn"]
+            block = Block(f"{pictures.data}, {truth}")
             for base in dict.fromkeys(row.subject.model.removesuffix("_d") for row in rows):
                 fulls, cuts = ([row for row in rows if row.subject.model == name] for name in (base, f"{base}_d"))
                 if not fulls or not cuts:
@@ -97,7 +103,7 @@ def _full_against_cut(pictures: Sequence[PictureSet]) -> Section:
                         block.charts.append(_bar_chart(common, truth))
                     else:
                         block.notes.append(common.warning)
-            if rows and len(its.rows_with(truth)) > 1:
+            if rows and len(pictures.rows_with(truth)) > 1:
                 blocks.append(block)
     return Section(
         "bars",
@@ -118,16 +124,16 @@ def _bar_chart(common: Comparison, truth: str) -> Chart:
     return Chart(to_svg(charts.bars(groups, (full.label, cut.label)), title), caption=common.warning)
 
 
-def _sweeps(pictures: Sequence[PictureSet]) -> Section:
+def _sweeps(picture_sets: Sequence[PictureSet]) -> Section:
     blocks = []
-    for its in pictures:
-        for truth in its.truths:
-            for row in its.rows_with(truth):
+    for pictures in picture_sets:
+        for truth in pictures.truths:
+            for row in pictures.rows_with(truth):
                 sweep = row.sweep(truth)
                 if sweep is None:
                     continue
                 names = [f"{ratio:g}" for ratio in sweep.ratios]
-                block = Block(f"{row.label}, {its.data}, {truth}")
+                block = Block(f"{row.label}, {pictures.data}, {truth}")
                 for table, name in SWEPT.items():
                     values = getattr(sweep, table)
                     if any(value is None for line in values for value in line):
@@ -147,11 +153,11 @@ def _sweeps(pictures: Sequence[PictureSet]) -> Section:
     )
 
 
-def _examples(pictures: Sequence[PictureSet]) -> Section:
+def _examples(picture_sets: Sequence[PictureSet]) -> Section:
     blocks = []
-    for its in pictures:
-        for truth in its.truths:
-            rows = [row for row in its.rows_with(truth) if row.gallery(truth, "example")]
+    for pictures in picture_sets:
+        for truth in pictures.truths:
+            rows = [row for row in pictures.rows_with(truth) if row.gallery(truth, "example")]
             shown = [
                 {item_name(item): embed_item(folder, item) for folder, item in row.gallery(truth, "example")}
                 for row in rows
@@ -162,7 +168,7 @@ def _examples(pictures: Sequence[PictureSet]) -> Section:
                     [row.label for row in rows],
                     [(name, [pictures_of.get(name) for pictures_of in shown]) for name in tiles],
                 )
-                blocks.append(Block(f"{its.data}, {truth}", pictures=table))
+                blocks.append(Block(f"{pictures.data}, {truth}", pictures=table))
     return Section(
         "examples",
         "Tile, truth, map",
@@ -172,11 +178,14 @@ def _examples(pictures: Sequence[PictureSet]) -> Section:
     )
 
 
-def _variants(pictures: Sequence[PictureSet], kind: str, title: str, intro: str) -> Section:
+def _variants(picture_sets: Sequence[PictureSet], kind: str, title: str, intro: str) -> Section:
     blocks = [
-        Block(f"{row.label}, {its.data}", strip=[embed_item(folder, item) for folder, item in row.gallery(truth, kind)])
-        for its in pictures
-        for row in its.rows
-        for truth in [each for each in its.truths if row.gallery(each, kind)][:1]  # of one truth only
+        Block(
+            f"{row.label}, {pictures.data}",
+            strip=[embed_item(folder, item) for folder, item in row.gallery(truth, kind)],
+        )
+        for pictures in picture_sets
+        for row in pictures.rows
+        for truth in [each for each in pictures.truths if row.gallery(each, kind)][:1]  # of one truth only
     ]
     return Section(kind, title, intro, blocks)

@@ -11,7 +11,7 @@ from train.evaluation.report.line import make_line_view
 from train.evaluation.report.rows import PictureSet, StoredEvaluation, make_rows
 from train.evaluation.report.sections import Block, Section, as_markdown
 from train.evaluation.result import read_evaluation
-from train.files import write_whole
+from train.files import write_atomically
 
 PAGE, TABLES = "report.html", "tables.md"
 NOTES = (
@@ -47,13 +47,17 @@ def write_report(
         raise InputError(
             "no evaluation was named, and a report needs at least one; name folders with an evaluation.json"
         )
-    pictures = make_rows([StoredEvaluation(read_evaluation(folder), folder) for folder in folders])
-    views = [make_line_view(row, its.truths[0] if its.truths else "") for its in pictures for row in its.rows]
-    figures, chapter, notes = _figures(pictures), [], list(NOTES)
+    picture_sets = make_rows([StoredEvaluation(read_evaluation(folder), folder) for folder in folders])
+    views = [
+        make_line_view(row, pictures.truths[0] if pictures.truths else "")
+        for pictures in picture_sets
+        for row in pictures.rows
+    ]
+    figures, chapter, notes = _figures(picture_sets), [], list(NOTES)
     if study:
         from train.evaluation.report import study_chapter
 
-        chapter = study_chapter.study_chapter(pictures)
+        chapter = study_chapter.study_chapter(picture_sets)
         notes += study_chapter.NOTES
     environment = Environment(
         loader=PackageLoader("train.evaluation.report"),
@@ -64,7 +68,7 @@ def write_report(
     )
     html = environment.get_template("report.html.jinja").render(
         title=title,
-        intro=_intro(pictures),
+        intro=_intro(picture_sets),
         views=views,
         figures=figures,
         study=chapter,
@@ -76,30 +80,30 @@ def write_report(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{out} cannot be made ({error.strerror}); name another folder for the report") from error
-    write_whole(out / PAGE, lambda place: place.write_text(html, encoding="utf-8", errors="replace"))
-    write_whole(out / TABLES, lambda place: place.write_text(text, encoding="utf-8", errors="replace"))
+    write_atomically(out / PAGE, lambda place: place.write_text(html, encoding="utf-8", errors="replace"))
+    write_atomically(out / TABLES, lambda place: place.write_text(text, encoding="utf-8", errors="replace"))
     return out / PAGE, out / TABLES
 
 
-def _figures(pictures: Sequence[PictureSet]) -> Section:
+def _figures(picture_sets: Sequence[PictureSet]) -> Section:
     """Return the section of the line's figures, by every truth."""
     blocks = []
-    for its in pictures:
-        for truth in its.truths:
-            tables = [line_tables.frames(its, truth)]
-            if any(row.count(truth, "tile.tiles") for row in its.rows_with(truth)):
-                tables.append(line_tables.tiles(its, truth))
-            if (folds := line_tables.folds(its, truth)) is not None:
+    for pictures in picture_sets:
+        for truth in pictures.truths:
+            tables = [line_tables.frames(pictures, truth)]
+            if any(row.count(truth, "tile.tiles") for row in pictures.rows_with(truth)):
+                tables.append(line_tables.tiles(pictures, truth))
+            if (folds := line_tables.folds(pictures, truth)) is not None:
                 tables.append(folds)
-            blocks.append(Block(f"{its.data}, by {truth}", tables=tables))
-        blocks.append(Block(f"{its.data}: thresholds", tables=[line_tables.thresholds(its)]))
+            blocks.append(Block(f"{pictures.data}, by {truth}", tables=tables))
+        blocks.append(Block(f"{pictures.data}: thresholds", tables=[line_tables.thresholds(pictures)]))
     return Section("figures", "The line's figures", "At the calibrated thresholds.", blocks)
 
 
-def _intro(pictures: Sequence[PictureSet]) -> str:
+def _intro(picture_sets: Sequence[PictureSet]) -> str:
     """Describe the models and the data in one line."""
-    rows = [row for its in pictures for row in its.rows]
-    data = ", ".join(its.data for its in pictures)
+    rows = [row for pictures in picture_sets for row in pictures.rows]
+    data = ", ".join(pictures.data for pictures in picture_sets)
     if len(rows) > 1:
         return f"{len(rows):,} models on {data}"
     subject = rows[0].subject
