@@ -99,6 +99,11 @@ def machine() -> dict[str, object]:
     )
 
 
+def without_flags(machine: Mapping[str, object]) -> dict[str, object]:
+    """Return what a row of a result holds of its machine: all but the long `flags`, whose essence is `extensions`."""
+    return {name: value for name, value in machine.items() if name != "flags"}
+
+
 def machine_kind(machine: Mapping[str, Any]) -> MachineKind:
     """Of what a result file says of its machine; it may hold anything."""
     extensions, cores, quota = machine.get("extensions"), machine.get("cores"), machine.get("cpu_quota")
@@ -129,11 +134,11 @@ def commit() -> str | None:
 
 
 def file_system(path: Path) -> str:
-    """Kind of the file system of a folder: how long a sync takes is the disk's, and one in memory has none."""
-    best, kind = "", "unknown"
+    """Return the kind of the file system of a folder, on which the duration of a sync depends."""
+    best, kind, folder = "", "unknown", path.resolve()
     for line in Path("/proc/mounts").read_text().splitlines():
         _, place, found, *_ = line.split()
-        if str(path.resolve()).startswith(place) and len(place) >= len(best):
+        if folder.is_relative_to(place) and len(place) >= len(best):
             best, kind = place, found
     return kind
 

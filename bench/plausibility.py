@@ -12,9 +12,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.markdown import markdown_table
 from bench.recipes.sets import DataSet
 from edge.bundle.manifest import Grid
 from edge.bundle.plausibility import Appearance, Plausibility, know_product
+from edge.errors import BenchError
 from edge.inference import Engine, open_engine
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
 from export.onnx_graph import to_graphs
@@ -140,10 +142,14 @@ def measure(
         seeds: of the folds.
         most: of the frames of each set, good ones and defective ones.
     Raises:
+        BenchError: a set has one group.
         InputError, WeightsError, ExportError, EngineError: something cannot be used.
     """
+    images = {one.name: read_data(compose(one.overrides(data, work))).images for one in sets}
+    for name, of_set in images.items():  # before anything takes minutes
+        require_groups(name, of_set)
     with _engine() as (engine, grid):
-        known = {one.name: _seen(one, data, work, most, engine, grid, say) for one in sets}
+        known = {name: _seen(name, of_set, most, engine, grid, say) for name, of_set in images.items()}
     return PlausibilityResult("efficientnet_lite0", [_judged(name, known, seeds) for name in known])
 
 
@@ -163,15 +169,32 @@ class _Seen:
                     self.of[kind].append(self.of[AS_IT_IS][-1])  # never judged
 
 
+def require_groups(name: str, images: Sequence[LabelledImage]) -> None:
+    """Check that a set can be divided.
+
+    Raises:
+        BenchError: its images are all of one group.
+    """
+    if len({image.group or image.name for image in images}) < 2:
+        raise BenchError(
+            f"{name} has pictures of one group, expected two at least, as each is tested by the others; name another "
+            "set with --set"
+        )
+
+
 def _seen(
-    one: DataSet, data: Path, work: Path, most: int, engine: Engine, grid: Grid, say: Callable[[str], None]
+    name: str,
+    images: Sequence[LabelledImage],
+    most: int,
+    engine: Engine,
+    grid: Grid,
+    say: Callable[[str], None],
 ) -> _Seen:
-    read = read_data(compose(one.overrides(data, work)))
-    good = [image for image in read.images if not image.defective]
-    chosen = [*choose_evenly(good, most), *choose_evenly([image for image in read.images if image.defective], most)]
+    good = [image for image in images if not image.defective]
+    chosen = [*choose_evenly(good, most), *choose_evenly([image for image in images if image.defective], most)]
     if not good:  # defects are in few of their tiles
         chosen = [_as_good(image) for image in chosen]
-    say(f"{one.name}: {len(chosen)} frames, each in {len(SPOILT) + len(STILL_GOOD)} ways")
+    say(f"{name}: {len(chosen)} frames, each in {len(SPOILT) + len(STILL_GOOD)} variants")
     return _Seen(chosen, engine, grid)
 
 
@@ -240,7 +263,7 @@ def choose_evenly(items: Sequence[T], most: int) -> list[T]:
 def table(result: PlausibilityResult) -> str:
     """As Markdown: a row per kind, a column per set."""
     names = [one.set for one in result.sets]
-    rows = [["refused", *names], ["---", *["---:"] * len(names)]]
+    rows = [["refused", *names]]
     for label, kinds in (
         ("**should be**", [*SPOILT, OTHER_PRODUCT]),
         ("**should not be**", [*STILL_GOOD, "defective"]),
@@ -249,7 +272,7 @@ def table(result: PlausibilityResult) -> str:
         for kind in kinds:
             rows.append([kind, *(_share(one, kind) for one in result.sets)])
     rows.append(["groups, frames", *(f"{one.groups}, {one.frames}" for one in result.sets)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    return markdown_table(rows)
 
 
 def _share(one: SetResult, kind: str) -> str:

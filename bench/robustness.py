@@ -5,13 +5,24 @@ import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.plausibility import AS_IT_IS, BESIDE, BESIDE_PX, FOLDS, STILL_GOOD, Pixels, choose_evenly
+from bench.machine import without_flags
+from bench.markdown import markdown_table
+from bench.plausibility import (
+    AS_IT_IS,
+    BESIDE,
+    BESIDE_PX,
+    FOLDS,
+    STILL_GOOD,
+    Pixels,
+    choose_evenly,
+    require_groups,
+)
 from bench.recipes.metrics import count_hit, label_defects
 from bench.recipes.sets import DataSet, unless_set
 from bench.result_file import read_result
@@ -84,6 +95,8 @@ class SetResult(msgspec.Struct, frozen=True, kw_only=True):
     groups: int
     """Left out, over all folds and seeds."""
     changes: list[ChangeFigures]
+    machine: dict[str, Any] = {}
+    """Machine and commit that measured the set; fields of `bench.machine.Machine`, without `flags`."""
 
     def is_of(self, truth: str, settings: Settings) -> bool:
         """Whether it is what would be measured again."""
@@ -91,9 +104,22 @@ class SetResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RobustnessResult(msgspec.Struct, frozen=True):
-    """All sets that were measured so far."""
+    """Sets that were measured so far, one of each name and settings."""
 
     sets: list[SetResult]
+
+    def has(self, name: str, truth: str, settings: Settings) -> bool:
+        """Return whether a set was measured by this truth and these settings."""
+        return any(one.set == name and one.is_of(truth, settings) for one in self.sets)
+
+    def plus(self, result: SetResult) -> "RobustnessResult":
+        """Add a set; it replaces the one of its name and settings."""
+        others = [one for one in self.sets if (one.set, one.settings) != (result.set, result.settings)]
+        return RobustnessResult([*others, result])
+
+    def by(self, settings: Settings) -> list[SetResult]:
+        """Return the sets that were measured by these settings."""
+        return [one for one in self.sets if one.settings == settings]
 
 
 class Sighting(NamedTuple):
@@ -126,13 +152,14 @@ def measure(one: DataSet, data: Path, work: Path, settings: Settings, overrides:
         work: where links and, until it ends, runs and bundles may lie.
         overrides: of the training; those of `settings` and others that change no figure.
     Raises:
-        BenchError: there is no such fold.
+        BenchError: there is no such fold, or the set has one group.
         ConfigError, InputError, WeightsError, TrainingError, ExportError, BundleError, EngineError: something cannot
             be used.
     """
     own = one.overrides(data, work)
     training = unless_set(own, overrides)
     images = read_data(compose(own)).images
+    require_groups(one.name, images)
     compared: dict[str, list[Comparison]] = {change: [] for change in CHANGES}
     groups = 0
     work.mkdir(parents=True, exist_ok=True)
@@ -152,7 +179,7 @@ def measure(one: DataSet, data: Path, work: Path, settings: Settings, overrides:
             bundle = export_run(
                 run, place, name=one.name, version="1", false_reject=FALSE_REJECT, precisions=(), say=say
             )
-            say(f"{one.name}: inspecting {len(chosen)} frames, each in {len(CHANGES)} ways")
+            say(f"{one.name}: inspecting {len(chosen)} frames, each in {len(CHANGES)} variants")
             _inspect(bundle, chosen, compared)
     changes = [figures_of(change, found) for change, found in compared.items()]
     return SetResult(set=one.name, truth=one.truth, settings=settings, groups=groups, changes=changes)
@@ -245,13 +272,19 @@ def figures_of(change: str, compared: Sequence[Comparison]) -> ChangeFigures:
 
 
 def read_robustness(file: Path) -> list[SetResult]:
-    """What a file holds so far; nothing where there is none.
+    """Read the sets that a file holds so far; none where there is no file.
 
     Raises:
         BenchError: it is no result of this bench.
     """
+    if not file.exists():
+        return []
+    report = read_result(file)
+    machine = report.get("machine")
     try:
-        return msgspec.convert(read_result(file), RobustnessResult).sets if file.exists() else []
+        sets = msgspec.convert(report, RobustnessResult).sets
+        of_file = without_flags(machine) if isinstance(machine, dict) else {}
+        return [one if one.machine else msgspec.structs.replace(one, machine=of_file) for one in sets]
     except msgspec.ValidationError as error:
         raise BenchError(f"{file} is no result of heatline bench robustness ({error}); name another --out") from error
 
@@ -272,16 +305,17 @@ ROWS: dict[str, Callable[[ChangeFigures], str]] = {
 
 def table(sets: Sequence[SetResult]) -> str:
     """As Markdown: a row per figure and change, a column per set."""
-    rows = [["", *(one.set for one in sets)], ["---", *["---:"] * len(sets)]]
+    rows = [["", *(one.set for one in sets)]]
     for figure, cell in ROWS.items():
         rows.append([f"**{figure}**", *[""] * len(sets)])
-        rows += [[change, *(cell(_figures(one, change)) for one in sets)] for change in CHANGES]
+        rows += [[change, *(_cell(cell, one, change) for one in sets)] for change in CHANGES]
     rows.append(["groups left out", *(str(one.groups) for one in sets)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+    return markdown_table(rows)
 
 
-def _figures(one: SetResult, change: str) -> ChangeFigures:
-    return next(each for each in one.changes if each.change == change)
+def _cell(cell: Callable[[ChangeFigures], str], one: SetResult, change: str) -> str:
+    """A set that an older version measured lacks changes that were added since."""
+    return next((cell(each) for each in one.changes if each.change == change), "-")
 
 
 def _of(part: int, whole: int) -> str:

@@ -9,13 +9,12 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bench.result_file import keep
+from bench.result_file import keep, keep_text
 from edge.cli.output import json_option, print_facts, print_json, progress_console
 from edge.errors import BenchError
 
 SHIPPED_BUNDLE = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"
-
-
+TABLE = ".md"
 MOST_PX = 8192
 
 
@@ -25,8 +24,6 @@ class FrameSize(click.ParamType[tuple[int, int]]):
     name = "WxH"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
         sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", value)
         width, height = map(int, sides.groups()) if sides else (0, 0)
         if not (0 < width <= MOST_PX and 0 < height <= MOST_PX):
@@ -50,6 +47,20 @@ precision_option = click.option(
 )
 out_option = click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write what came of it there, as JSON."
+)
+
+
+def _no_table(context: click.Context, parameter: click.Parameter, out: Path | None) -> Path | None:
+    if out is not None and out.suffix == TABLE:
+        raise click.BadParameter(f"{out} is where the table goes; name a file that ends in .json")
+    return out
+
+
+out_with_table_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    callback=_no_table,
+    help=f"Write the figures there, as JSON, and their table into the file of that name that ends in {TABLE}.",
 )
 _SETS_OPTIONS = (
     click.option(
@@ -124,22 +135,44 @@ def deliver(
     as_json: bool,
     faults: Sequence[str] = (),
 ) -> None:
-    """Say what came of a bench, and keep it where that is wanted.
+    """Write and print a result whose text for people is a list of facts.
 
     Args:
         report: of `new_report`.
-        facts: the same for people.
-        faults: what is not as it must be.
+        facts: names and values, for people.
+        faults: what must not be, one sentence each.
     Raises:
         BenchError: there are faults, or the file cannot be written.
     """
+    write_and_print(report, lambda: print_facts(title, facts), out, as_json)
+    if faults:
+        raise BenchError("; ".join(faults))
+
+
+def write_and_print(
+    report: Mapping[str, Any],
+    print_text: Callable[[], None],
+    out: Path | None,
+    as_json: bool,
+    *,
+    table: str | None = None,
+) -> None:
+    """Write a result, and print it in any case: a full disk loses no measurement.
+
+    Args:
+        report: of `new_report`.
+        print_text: prints the result for people.
+        table: of the result, written into the file of the name of `out` that ends in .md.
+    Raises:
+        BenchError: a file cannot be written.
+    """
     try:
-        if out is not None:  # first: whoever reads what is said may have gone, or have no room
+        if out is not None:  # first, as standard output may be closed or full
             keep(out, report)
-    finally:  # a full disk loses no measurement either
+            if table is not None:
+                keep_text(out.with_suffix(TABLE), table)
+    finally:
         if as_json:
             print_json(report)
         else:
-            print_facts(title, facts)
-    if faults:
-        raise BenchError("; ".join(faults))
+            print_text()

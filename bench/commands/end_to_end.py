@@ -69,8 +69,15 @@ def end_to_end(
 
     if rate_fps is None and not (find_max or saturated or idle):
         raise click.UsageError("nothing is to be measured; give --fps, --find-max, --saturate or --idle")
-    size_from = click.get_current_context().get_parameter_source("frame_hw")
-    if pictures is not None and size_from is not ParameterSource.DEFAULT:
+
+    def is_given(option: str) -> bool:
+        return click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT
+
+    if is_given("rounds") and not (saturated or idle):
+        raise click.UsageError("--rounds counts for --saturate and --idle; give one of them, or leave it out")
+    if is_given("seconds") and rate_fps is None and not find_max:
+        raise click.UsageError("--seconds counts for --fps and --find-max; give one of them, or leave it out")
+    if pictures is not None and is_given("frame_hw"):
         raise click.UsageError("--size is for frames that are made; leave it out where --pictures are shown")
     now, bundle = machine(), open_bundle(bundle_path)
     claim(out)

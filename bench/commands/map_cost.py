@@ -1,5 +1,6 @@
 """`heatline bench map-cost`."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench.commands.common import out_option, say
+from bench.commands.common import out_option, say, write_and_print
 from bench.machine import machine
 from bench.result_file import claim, keep, new_report
 from edge.cli.extras import EXPORT, require_extra
 from edge.cli.options import FiniteRange
-from edge.cli.output import json_option, print_json
+from edge.cli.output import json_option
 from edge.errors import BenchError, ConfigError
 from edge.inference import EngineKind, Precision
 
@@ -112,13 +113,11 @@ def map_cost(
     for row in measured_rows(settings, configs, say):
         rows.append(row)
         if out is not None:
-            keep(out, new_report("map-cost", now, MapCosts(rows=rows)))
+            with contextlib.suppress(BenchError):  # raised at the end, should there still be no room
+                keep(out, new_report("map-cost", now, MapCosts(rows=rows)))
     if not any(row.cost for row in rows):
         raise BenchError(f"none of {len(rows)} rows could be measured; the first: {rows[0].not_done}")
-    if as_json:
-        print_json(new_report("map-cost", now, MapCosts(rows=rows)))
-    else:
-        _print(rows)
+    write_and_print(new_report("map-cost", now, MapCosts(rows=rows)), lambda: _print(rows), out, as_json)
 
 
 def _print(rows: "Sequence[Row]") -> None:

@@ -7,7 +7,7 @@ import click
 
 from bench.commands.common import data_sets_options, number_option, say
 from bench.commands.peers import PEERS_PYTHON
-from bench.result_file import claim, keep_text
+from bench.result_file import RESULTS, claim, keep_text
 from edge.cli.extras import require_extra
 from edge.cli.output import print_json
 from edge.errors import BenchError
@@ -56,7 +56,7 @@ EXAMPLE = "heatline bench recipes --data data --set kolektorsdd --recipe heatlin
     "--timed", is_flag=True, help="Time the graphs of anomalib's models beside ours; wants the machine for itself."
 )
 @click.option(
-    "--results",
+    RESULTS,
     type=click.Path(path_type=Path),
     default="bench/results/recipes",
     show_default=True,
@@ -100,14 +100,15 @@ def recipes(
     try:
         results.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BenchError(f"{results} cannot be made ({error.strerror}); name another folder with --results") from error
-    claim(results / TABLES)
+        raise BenchError(f"{results} cannot be made ({error.strerror}); name another folder with {RESULTS}") from error
+    claim(results / TABLES, option=RESULTS)
     for one in read_sets(sets or SHIPPED, names):
         for recipe in recipes_:
             peers = Peers(peers_python, minutes, timed)
             Measurement(one, recipe, overrides, data, work, results, folds, annotated, peers, say).measure(seeds)
     found = read_all(results)
-    keep_text(results / TABLES, tables(found, {one.name: one.targets for one in known}))
+    text = tables(found, {one.name: one.targets for one in known})
+    keep_text(results / TABLES, text, option=RESULTS)
     if as_json:
         print_json({"tables": str(results / TABLES), "results": [f"{one.set}: {one.name}" for one in found]})
     else:

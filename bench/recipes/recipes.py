@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.machine import machine
+from bench.machine import machine, without_flags
 from bench.recipes.anomalib_models import MODELS, AnomalibModel, Peers, train_anomalib
 from bench.recipes.bank import cross_validate_bank
 from bench.recipes.judge import Answers, judge_fold
@@ -20,7 +20,7 @@ from bench.recipes.one_fold import Fold, Say, train_good_only, train_whole_netwo
 from bench.recipes.rows import FoldFigures, RecipeResult, Training
 from bench.recipes.sets import DataSet, that_change_figures, unless_set
 from bench.recipes.truth import Truth
-from bench.result_file import keep, new_report, read_result
+from bench.result_file import RESULTS, keep, new_report, read_result
 from edge.errors import BenchError
 from train.compose import compose
 from train.config import DenseRecipeConfig, TrainConfig
@@ -85,7 +85,7 @@ class Measurement:
         """Train and judge what is not in the file yet, and write each part there as it is done.
 
         Raises:
-            BenchError: the file is of something else, or cannot be written.
+            BenchError: the file is of something else, or cannot be written; or the set has no such fold.
             ConfigError, InputError, WeightsError, TrainingError, DivergedError: as training.
             Interrupted: Ctrl-C; the same call goes on.
         """
@@ -94,6 +94,7 @@ class Measurement:
             for training, figures in self._parts(seed, {one.fold for one in result.folds if one.seed == seed}):
                 for one in figures:
                     self.say(f"{self.of.name} {result.name}: seed {seed}, fold {one.fold}: {_described(one)}")
+                training = msgspec.structs.replace(training, machine=without_flags(machine()))
                 result = msgspec.structs.replace(
                     result, folds=[*result.folds, *figures], trainings=[*result.trainings, training]
                 )
@@ -104,6 +105,8 @@ class Measurement:
         """What is not done of a seed: all folds in one, or, of recipes that train one at a time, each."""
         config = self._config("heatline" if self.recipe in TRAINED_AS_HEATLINE else self.recipe, seed)
         fold_of = self._fold_of(config)
+        if unknown := sorted(set(self.folds) - set(fold_of.tolist())):
+            raise BenchError(f"{self.of.name} has no fold {unknown[0]}; name one of 0 to {fold_of.max()}")
         left = [each for each in sorted(set(fold_of.tolist()) - done) if not self.folds or each in self.folds]
         if not left:
             self.say(f"{self.of.name} {self.name}: seed {seed} is there")
@@ -184,7 +187,7 @@ class Measurement:
     def _write(self, result: RecipeResult) -> None:
         with contextlib.suppress(OSError):  # said by what writes into it
             self.file.parent.mkdir(parents=True, exist_ok=True)
-        keep(self.file, new_report("recipes", machine(), result))
+        keep(self.file, new_report("recipes", machine(), result), option=RESULTS)
 
 
 def read_recipe(file: Path) -> RecipeResult:

@@ -1,9 +1,12 @@
 """What `heatline bench recipes` finds, as it stands in its files. To be read it needs no PyTorch."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
+
+from bench.markdown import markdown_table
 
 FIGURES = {
     "tile_ap": "tile AP, all",
@@ -77,6 +80,9 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     """Of the exported graph; None: it was not exported."""
     speed: float | None = None
     """Tiles per second of the exported graph in OpenVINO over those of `heatline`'s; None: it was not timed."""
+    machine: dict[str, Any] = {}
+    """Machine and commit that trained and evaluated; fields of `bench.machine.Machine`, without `flags`. Empty in
+    results of before the field was added."""
 
 
 class RecipeResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,23 +148,22 @@ def tables(results: Sequence[RecipeResult], targets: dict[str, dict[str, float]]
         goals = targets.get(name, {})
         rows = [
             ["recipe", *FIGURES.values(), "folds", "seeds", "s"],
-            ["---", *["---:"] * (len(FIGURES) + 3)],
             *(_row(one) for one in mine),
             ["*target*", *(f"*{goals[figure]:g}*" if figure in goals else "" for figure in FIGURES), *[""] * 3],
         ]
-        parts += [f"## {name}", f"By {', '.join(sorted({one.truth for one in mine}))}.", _markdown(rows)]
+        parts += [f"## {name}", f"By {', '.join(sorted({one.truth for one in mine}))}.", _table(rows)]
         alike = [one for one in mine if one.has_folds_of_truth]
         if shared := shared_folds(alike):
             of_shared = [_row(one.only(shared)) for one in alike]
             named = ", ".join(f"seed {seed} fold {fold}" for seed, fold in sorted(shared))
             parts.append(f"Of the folds that all of these have: {named}.")
-            parts.append(_markdown([*rows[:2], *of_shared]))
+            parts.append(_table([rows[0], *of_shared]))
         if kinds := sorted({kind for one in mine for kind in one.hit_by_class()}):
-            parts.append(_markdown([["defects hit", *kinds], ["---", *["---:"] * len(kinds)], *_by_class(mine, kinds)]))
+            parts.append(_table([["defects hit", *kinds], *_by_class(mine, kinds)]))
         if verdicts := _verdicts(mine):
-            parts.append(_markdown(verdicts))
+            parts.append(_table(verdicts))
         if graphs := _graphs(mine):
-            parts.append(_markdown(graphs))
+            parts.append(_table(graphs))
     return "\n\n".join(parts) + "\n"
 
 
@@ -212,7 +217,7 @@ def _verdicts(results: Sequence[RecipeResult]) -> list[list[str]]:
                 ]
             )
     head = ["verdicts", "good frames to be rejected", "rejected", "folds within the bound", "escaped", "by an oracle"]
-    return [head, ["---", *["---:"] * 5], *rows] if rows else []
+    return [head, *rows] if rows else []
 
 
 def _graphs(results: Sequence[RecipeResult]) -> list[list[str]]:
@@ -226,8 +231,8 @@ def _graphs(results: Sequence[RecipeResult]) -> list[list[str]]:
             epochs = sorted({each.epochs for each in known if each.epochs is not None})
             shown = f"{np.median(speeds):.2g}" if speeds else "-"
             rows.append([one.name, ", ".join(map(str, epochs)), f"{size:.3g}", shown])
-    return [["graph", "epochs", "MB", "speed, heatline = 1"], ["---", *["---:"] * 3], *rows] if rows else []
+    return [["graph", "epochs", "MB", "speed, heatline = 1"], *rows] if rows else []
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return markdown_table(rows).rstrip("\n")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -231,9 +232,16 @@ def test_the_command_writes_files_and_tables_and_refuses_what_it_sets_itself(
 
     kept = json.loads(run(*dense))
     assert [one.split()[:2] for one in kept["results"]] == [["blobs:", "bank"]]
+    (file,) = (tmp_path / "results").glob("blobs/*.json")
+    assert [one.machine["cores"] for one in read_recipe(file).trainings] == [len(os.sched_getaffinity(0))]
     assert "*0.9*" in Path(kept["tables"]).read_text()
     with pytest.raises(ConfigError, match="the bench sets seed itself"):
         run(*dense, "seed=3")
+    with pytest.raises(BenchError, match="blobs has no fold 9; name one of 0 to 1"):
+        run(*dense, "--fold", "9")
+    (tmp_path / "results" / ".tables.md.new").mkdir()  # in the way of what is written first
+    with pytest.raises(BenchError, match="name another file with --results"):
+        run(*dense)
 
 
 def test_good_pictures_of_a_folder_of_their_own_are_linked_beside_the_others(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+import bench.robustness as robustness
 from bench.command import bench as command
 from bench.plausibility import BESIDE, BESIDE_PX
 from bench.recipes.metrics import label_defects
@@ -224,6 +225,29 @@ def test_the_table_has_a_row_per_figure_and_change_and_a_column_per_set() -> Non
     )
     assert "| 20 % darker | 1, 0 | 0, 0 |" in rows
     assert rows[-1] == "| groups left out | 7 | 1 |"
+
+
+def test_results_by_other_settings_stay_and_keep_their_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(one: DataSet, data: Path, work: Path, settings: Settings, *_: object) -> SetResult:
+        changes = [msgspec.structs.replace(figures_of("", []), change=change) for change in [*CHANGES][:-1]]
+        return SetResult(set=one.name, truth=one.truth, settings=settings, groups=settings.seeds[0], changes=changes)
+
+    monkeypatch.setattr(robustness, "measure", measure)
+    out = tmp_path / "found.json"
+    for seed, cores in ((7, 2), (5, 4)):
+        monkeypatch.setattr("bench.commands.robustness.machine", lambda cores=cores: {"cores": cores, "flags": "fpu"})
+        run(out, "--seed", str(seed))
+        assert out.with_suffix(".md").read_text().splitlines()[-1] == f"| groups left out | {seed} |"
+    found = json.loads(out.read_text())
+    assert [(one["groups"], one["machine"]) for one in found["sets"]] == [(7, {"cores": 2}), (5, {"cores": 4})]
+
+    for one in found["sets"]:  # as of an older version
+        del one["machine"]
+    out.write_text(json.dumps(found))
+    assert [one.machine for one in read_robustness(out)] == [{"cores": 4}, {"cores": 4}]
+    assert table(read_robustness(out)).splitlines()[len(CHANGES) + 2] == f"| {[*CHANGES][-1]} | - | - |"
 
 
 def test_another_result_in_the_place_of_its_own_is_refused(tmp_path: Path) -> None:
