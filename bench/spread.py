@@ -6,6 +6,8 @@ from time import perf_counter
 from typing import TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 SETTLE_BATCHES = 3
 
@@ -27,6 +29,24 @@ class Spread(msgspec.Struct, frozen=True):
 
     def __format__(self, spec: str) -> str:
         return f"{self.median:{spec}} ({self.lowest:{spec}} to {self.highest:{spec}})"
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """Of many frames or events, ms."""
+
+    p50: float
+    p95: float
+    p99: float
+    most: float
+
+    @classmethod
+    def of(cls, latencies_ms: Sequence[float] | NDArray[np.float64]) -> "Latency":
+        """Return the percentiles of some latencies, ms."""
+        p50, p95, p99, most = np.percentile(latencies_ms, (50, 95, 99, 100)).tolist()
+        return cls(p50=p50, p95=p95, p99=p99, most=most)
+
+    def __str__(self) -> str:
+        return f"p50 {self.p50:.1f} ms, p95 {self.p95:.1f}, p99 {self.p99:.1f}, at most {self.most:.1f}"
 
 
 def turns(names: Iterable[Name], rounds: int) -> Iterator[list[Name]]:

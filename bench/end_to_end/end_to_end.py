@@ -220,7 +220,7 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
         )
     if (window := found.window) is not None:
         facts |= {
-            "keeps up": _keeps_up(window),
+            "keeps up": keeps_up(window),
             "at a rate": f"{window.rate_fps:.3g} frames/s of each camera for {window.seconds:g} s",
             "what came of them": f"{window.frames} taken, {window.inspected} inspected, "
             f"{sum(window.dropped.values())} dropped, "
@@ -236,10 +236,10 @@ def to_facts(found: EndToEnd) -> dict[str, object]:
     return facts
 
 
-def _keeps_up(window: Window) -> str:
-    if window.inspected == window.frames and not window.late:
-        return "yes: every frame was inspected, none late"
-    return (
-        f"no: {window.inspected} of {window.frames} frames were inspected within {window.seconds:g} s, {window.late} "
-        "of them late"
-    )
+def keeps_up(window: Window) -> str:
+    """Answer with the reason; a frame that is late is one that the line's consumers may not wait for."""
+    if window.not_kept_up is not None:
+        return f"no: {window.not_kept_up}"
+    if window.late:
+        return f"no: {window.late} of {window.inspected} frames came later than {window.late_after_ms:.0f} ms"
+    return "yes: every frame was inspected, none late"

@@ -17,7 +17,8 @@ from edge.wire.events import VerdictEvent
 FIRST_WITHIN_SECONDS = 120.0
 NEXT_WITHIN_SECONDS = 60.0
 """A large network takes seconds for a frame."""
-LAST_WITHIN_SECONDS = 15.0
+LAST_WITHIN_SECONDS, LAST_WITHIN_PERIODS = 15.0, 3.0
+"""Whichever is longer, from the end of a window until a frame that was captured after it is reported."""
 SETTLE_SECONDS = 0.5
 """The first frames wait while the rest of the service starts: what becomes of them is no matter of rate."""
 SETTLE_FRAMES = 3
@@ -185,26 +186,39 @@ class Line:
                 there.add(told.event.camera)
         return time.monotonic_ns()
 
-    def hear_to_the_end(self, told: list[Told], cameras: int, is_after: Callable[[Told], bool]) -> None:
+    def hear_to_the_end(
+        self, told: list[Told], cameras: int, slowest_fps: float, is_after: Callable[[Told], bool]
+    ) -> None:
         """Hear on until of each camera a frame was told of that is of after a time.
 
         Args:
             told: gets all that is heard.
+            slowest_fps: rate of the slowest camera.
         Raises:
             BenchError: from some camera nothing comes, or as of `next`.
         """
         over: set[str] = set()
-        give_up = time.monotonic() + LAST_WITHIN_SECONDS
+        within_s = last_within_s(slowest_fps)
+        give_up = time.monotonic() + within_s
         while len(over) < cameras:
             if time.monotonic() > give_up:
                 raise BenchError(
-                    f"{cameras - len(over)} of {cameras} cameras fell silent: of nothing that was taken after the "
-                    f"window was heard within {LAST_WITHIN_SECONDS:.0f} s; try a lower --fps"
+                    f"{cameras - len(over)} of {cameras} cameras fell silent: no frame that was captured after the "
+                    f"window was reported within {within_s:.0f} s; {self.watched.process.log_tail()}"
                 )
             if (one := self.next()) is not None:
                 told.append(one)
                 if is_after(one):
                     over.add(one.event.camera)
+
+
+def last_within_s(rate_fps: float) -> float:
+    """Return how long to wait after a window for the next frame of a camera.
+
+    >>> last_within_s(25.0), last_within_s(0.01)
+    (15.0, 300.0)
+    """
+    return max(LAST_WITHIN_SECONDS, LAST_WITHIN_PERIODS / rate_fps)
 
 
 def require_as_expected(expected: Expected, event: VerdictEvent) -> None:

@@ -6,26 +6,12 @@ from collections import Counter
 import msgspec
 import numpy as np
 
+from bench.end_to_end.kept_up import latency_growth_ms, why_not_kept_up
 from bench.end_to_end.line import SETTLE_FRAMES, SETTLE_SECONDS, Line, Scene, Told, due_ns, missed, running
 from bench.processes import cpu_s, sample_tree
+from bench.spread import Latency
 
 LATE_AFTER_PERIODS = 2.0
-NEAR_ENOUGH = 0.98
-"""Of the frames that were to come: a camera may round its rate."""
-MOST_GROWTH = 0.03
-"""By how much of the time that passes frames may become later: more is a queue that grows."""
-
-
-class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """Of many frames, ms."""
-
-    p50: float
-    p95: float
-    p99: float
-    most: float
-
-    def __str__(self) -> str:
-        return f"p50 {self.p50:.1f} ms, p95 {self.p95:.1f}, p99 {self.p99:.1f}, at most {self.most:.1f}"
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +77,7 @@ def _follow(line: Line, scene: Scene, rate_fps: float, began_ns: int, seconds: f
     line.watched.require_cameras(pids["cameras"])
     sample = sample_tree(line.watched.pid)
     assert sample is not None, "it was heard a moment ago"
-    line.hear_to_the_end(told, scene.cameras, lambda one: one.captured_ns >= ended_ns)
+    line.hear_to_the_end(told, scene.cameras, rate_fps, lambda one: one.captured_ns >= ended_ns)
     within = [one for one in told if began_ns <= one.captured_ns < ended_ns]
     memory = sample.pss_bytes / 1e6, (sample.own_bytes + sample.file_bytes) / 1e6
     pictures_mb = scene.cameras * scene.expected.picture_bytes / 1e6
@@ -124,22 +110,17 @@ def window_of(
             lost[kind][reason] += one.event.frames
     timed = sorted(zip(told, due_ns(told, rate_fps), strict=True), key=lambda each: each[1])
     late_ms = [(one.at_ns - due) / 1e6 for one, due in timed if one.event.reason is None]
-    latency = None
-    if late_ms:
-        p50, p95, p99, most = np.percentile(late_ms, (50, 95, 99, 100)).tolist()
-        latency = Latency(p50=p50, p95=p95, p99=p99, most=most)
-    quarter = len(late_ms) // 4
-    growth_ms = float(np.median(late_ms[-quarter:]) - np.median(late_ms[:quarter])) if quarter else None
+    latency = Latency.of(late_ms) if late_ms else None
+    growth_ms = latency_growth_ms(late_ms)
     fewest, unheard = min(came.values()) if len(came) == cameras else 0, missed(told)
-    not_kept_up = None
-    gone = [f"{kind}.{reason} {count}" for kind, of in lost.items() for reason, count in of.items()]
-    if gone or unheard:
-        not_kept_up = "lost: " + ", ".join([*gone, *([f"unheard {unheard}"] if unheard else [])])
-    elif fewest + 1 < NEAR_ENOUGH * rate_fps * seconds:  # whether the window's ends fell before or after one is chance
-        not_kept_up = f"cameras came at {fewest / seconds:.1f}/s"
-    # From the middle of the first quarter to that of the last, three quarters of the time pass.
-    elif growth_ms is None or growth_ms > MOST_GROWTH * 0.75 * seconds * 1e3 + 0.25 * 1e3 / rate_fps:
-        not_kept_up = f"frames came later and later, by {growth_ms or 0:.0f} ms"
+    gone = {f"{kind}.{reason}": count for kind, of in lost.items() for reason, count in of.items()}
+    not_kept_up = why_not_kept_up(
+        rate_fps=rate_fps,
+        seconds=seconds,
+        fewest=fewest,
+        lost=gone | ({"unheard": unheard} if unheard else {}),
+        growth_ms=growth_ms,
+    )
     pss_mb, most_mb, pictures_mb = memory_mb
     return Window(
         rate_fps=rate_fps,

@@ -84,7 +84,7 @@ def on_the_line(
             began_ns = line.settle(len(shown)) + settles_ns
             ended_ns = began_ns + round(seconds * 1e9)
             told = line.hear_until(ended_ns)
-            line.hear_to_the_end(told, len(shown), lambda one: _due_ns(one, told, rates) >= ended_ns)
+            line.hear_to_the_end(told, len(shown), slowest_fps, lambda one: _due_ns(one, told, rates) >= ended_ns)
             watched.stop()
         seen = came_of(told, rates, began_ns, ended_ns, not_heard=watched.not_heard)
         if not seen.latencies_ms:

@@ -12,7 +12,7 @@ from bench.end_to_end.highest import Highest
 from bench.end_to_end.idle import Idle
 from bench.end_to_end.line import Told
 from bench.end_to_end.saturated import Processor, Saturated
-from bench.end_to_end.window import Latency, Window
+from bench.end_to_end.window import Window
 from bench.flops import Flops, FlopsBench, MapAdds
 from bench.machine import Machine
 from bench.map_cost.plan import Cost as MapCost
@@ -21,7 +21,7 @@ from bench.peers.peers import PeersBench, SystemSpeed
 from bench.peers.systems import ENGINE, OURS, SystemName
 from bench.recipes.rows import FoldFigures, RecipeResult
 from bench.result_file import keep, new_report
-from bench.spread import Spread
+from bench.spread import Latency, Spread
 from bench.stages.stages import StageCost, StagesBench, WholeWay
 from bench.stages.tile_counts import TileCost
 from bench.startup import Starts, StartUp

@@ -22,11 +22,12 @@ from click.testing import CliRunner, Result
 
 import bench.end_to_end.end_to_end as measuring
 import bench.end_to_end.highest as highest_rate
+import bench.end_to_end.line as line_module
 from bench.bare_engine import BareEngine as OpenVinoAlone
 from bench.bare_engine import Settings, read_graph, unlike
 from bench.command import bench
 from bench.end_to_end.bare import Bare, Chosen, expect
-from bench.end_to_end.end_to_end import EndToEnd, Plan, measure_end_to_end
+from bench.end_to_end.end_to_end import EndToEnd, Plan, keeps_up, measure_end_to_end
 from bench.end_to_end.highest import Tries
 from bench.end_to_end.line import Expected, Line, Scene, Told, missed, require_as_expected, running
 from bench.end_to_end.saturated import processor_of, taken_between
@@ -189,6 +190,7 @@ def at_rate(count: int, later_ms: float = 0.0, **changed: Any) -> list[Told]:
         (at_rate(200), 2, "cameras came at 0.0/s"),  # nothing came of the other one
         (at_rate(100, later_ms=0.2), 1, None),  # 2 % of the time
         (at_rate(100, later_ms=0.5), 1, "frames came later and later, by 38 ms"),
+        (at_rate(3), 1, "cameras came at 3.0/s"),
         ([*at_rate(99), told(99, reason="dropped.overload")], 1, "lost: dropped.overload 1"),
         ([one for one in at_rate(100) if one.number != 50], 1, "lost: unheard 1"),
     ],
@@ -197,6 +199,24 @@ def test_a_rate_is_kept_up_with_if_all_frames_came_and_none_later_than_the_ones_
     of: list[Told], cameras: int, why_not: str | None
 ) -> None:
     assert window_of(of, cameras, 100.0, 1.0, {}, MEMORY_MB).not_kept_up == why_not
+
+
+def test_too_few_frames_are_a_reason_of_their_own_and_the_answer_is_that_of_the_rule() -> None:
+    few = window_of(at_rate(3), 1, 100.0, 0.03, {}, MEMORY_MB)
+    assert few.inspected == few.frames == 3
+    assert keeps_up(few) == "no: too few frames to see whether they came later and later; it takes 4"
+    kept_up = window_of(at_rate(100), 1, 100.0, 1.0, {}, MEMORY_MB)
+    assert keeps_up(kept_up) == "yes: every frame was inspected, none late"
+    late = msgspec.structs.replace(kept_up, late=2)
+    assert keeps_up(late) == "no: 2 of 100 frames came later than 20 ms"
+
+
+def test_a_camera_that_falls_silent_after_a_window_is_waited_for_by_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_module, "LAST_WITHIN_SECONDS", 0.0)
+    watched: Any = SimpleNamespace(next=lambda: None, process=SimpleNamespace(log_tail=lambda: "its log is empty"))
+    silent = r"1 of 1 cameras fell silent: .* within 0 s; its log is empty"
+    with pytest.raises(BenchError, match=silent):
+        Line(watched, lambda event: None).hear_to_the_end([], 1, 1000.0, lambda one: True)
 
 
 def test_the_highest_rate_is_a_share_of_the_engine(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bench.machine import commit, file_system
 from bench.processes import cpu_s
+from bench.spread import Latency
 from bench.watched_line import Keys, WatchedLine, has_stopped
 from bench.watched_process import WatchedProcess
 from edge.bundle import Bundle
@@ -42,23 +43,6 @@ MOST_GROWTH_MS = 100.0
 NEAR_ENOUGH = 0.98
 
 
-class Times(msgspec.Struct, frozen=True):
-    """Of many events, ms."""
-
-    p50: float
-    p95: float
-    p99: float
-    most: float
-
-    @classmethod
-    def of(cls, nanoseconds: Sequence[int] | NDArray[np.int64]) -> "Times":
-        p50, p95, p99, most = np.percentile(np.asarray(nanoseconds) / 1e6, (50, 95, 99, 100)).tolist()
-        return cls(p50, p95, p99, most)
-
-    def __str__(self) -> str:
-        return f"p50 {self.p50:.1f} ms, p95 {self.p95:.1f}, p99 {self.p99:.1f}, at most {self.most:.1f}"
-
-
 class Window(msgspec.Struct, frozen=True, kw_only=True):
     """A time in which all events were looked at."""
 
@@ -75,13 +59,13 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     """Events that were sent and not heard live."""
     not_followed: int
     """Events that were heard live as journalled and did not come to the durable consumer."""
-    live: Times
+    live: Latency
     """From capture to receipt by a live subscriber."""
-    told: Times
+    told: Latency
     """From the hand-over to the publisher to receipt by a live subscriber."""
-    durable: Times | None
+    durable: Latency | None
     """From capture to receipt by the durable consumer."""
-    added: Times | None
+    added: Latency | None
     """From receipt by the live subscriber to receipt by the durable consumer, of the same event."""
     added_growth_ms: float | None
     """By how much that was more in the window's last quarter than in its first, at the median."""
@@ -237,7 +221,7 @@ def window_of(
         missing = int(np.count_nonzero(~there))
         at_ns = np.array([followed[event.seq] for event, _ in heard if event.seq in followed], np.int64)
         if len(at_ns):
-            durable, added = Times.of(at_ns - captured[there]), Times.of(at_ns - live[there])
+            durable, added = latency_of(at_ns - captured[there]), latency_of(at_ns - live[there])
             lag_ms = (at_ns - live[there]) / 1e6
             quarter = max(len(lag_ms) // 4, 1)
             growth_ms = float(np.median(lag_ms[-quarter:]) - np.median(lag_ms[:quarter]))
@@ -250,13 +234,18 @@ def window_of(
         verdicts=dict(verdicts),
         not_heard=not_heard,
         not_followed=missing,
-        live=Times.of(live - captured),
-        told=Times.of(live - handed_over),
+        live=latency_of(live - captured),
+        told=latency_of(live - handed_over),
         durable=durable,
         added=added,
         added_growth_ms=growth_ms,
         cpu=cpu,
     )
+
+
+def latency_of(nanoseconds: NDArray[np.int64]) -> Latency:
+    """Return the percentiles of some times."""
+    return Latency.of(nanoseconds / 1e6)
 
 
 @contextmanager
@@ -313,8 +302,9 @@ def to_facts(found: Delivery) -> dict[str, str]:
     return facts
 
 
-def _medians(times: Sequence[Times]) -> str:
-    return str(Times(*np.median([msgspec.structs.astuple(one) for one in times], axis=0).tolist()))
+def _medians(latencies: Sequence[Latency]) -> str:
+    p50, p95, p99, most = np.median([msgspec.structs.astuple(one) for one in latencies], axis=0).tolist()
+    return str(Latency(p50=p50, p95=p95, p99=p99, most=most))
 
 
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.spread import Spread
+from bench.spread import Latency, Spread
 from edge.bundle import Bundle
 from edge.wire import commands, following
 from edge.wire.requests import Refused
 from tests.bench import made_results as made
 from tests.system import delivery
 from tests.system.chaos.records import Got, Record
-from tests.system.delivery import MOST_GROWTH_MS, Delivery, Times, Window, came_at, measure_delivery, window_of
+from tests.system.delivery import MOST_GROWTH_MS, Delivery, Window, came_at, latency_of, measure_delivery, window_of
 from tests.system.delivery import faults as delivery_faults
 from tests.system.hostile import Hostile, Round, measure_hostile
 from tests.system.hostile import faults as hostile_faults
@@ -29,7 +29,7 @@ MS = 1_000_000
 
 def test_each_event_is_timed_from_capture_from_hand_over_and_from_live_to_durable(tmp_path: Path) -> None:
     values = [int(value) for value in np.random.default_rng(1).permutation(101) * MS]
-    assert Times.of(values) == Times(50, 95, 99, 100)
+    assert latency_of(np.array(values)) == Latency(p50=50, p95=95, p99=99, most=100)
     heard = [(made.verdict(seq, 10 * seq, latency_ms=4), (10 * seq + 6) * MS) for seq in range(1, 9)]
     followed = {seq: (10 * seq + 6 + (1 if seq <= 4 else 3)) * MS for seq in range(1, 9) if seq != 5}
     window = window_of(heard, followed, 2.0, 3, {"service": 1.5})
@@ -62,7 +62,7 @@ def test_each_event_is_timed_from_capture_from_hand_over_and_from_live_to_durabl
     ],
 )
 def test_a_rate_that_is_not_sustained_is_a_fault(changes: dict[str, Any], words: str | None) -> None:
-    times = Times(1, 2, 3, 4)
+    times = Latency(p50=1, p95=2, p99=3, most=4)
     window = Window(
         journal=True, seconds=10, events=5000, events_per_s=500, inspected_per_s=400,
         verdicts={"GOOD": 4000, "failed.wrong_size": 1000}, not_heard=0, not_followed=0, live=times, told=times,
