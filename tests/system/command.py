@@ -4,11 +4,13 @@ Apparatus kills processes, fills disks and takes the machine for itself. It lies
 """
 
 import argparse
+import contextlib
+import math
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,6 +21,7 @@ from edge.bundle import Bundle, open_bundle
 from edge.errors import HeatlineError
 
 INTERRUPTED = 130
+Number = TypeVar("Number", int, float)
 
 
 class Result(NamedTuple):
@@ -38,6 +41,24 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--bundle", type=Path, default=SHIPPED_BUNDLE, help="the bundle that the line runs")
     made.add_argument("--out", type=Path, help="write the result there, as JSON")
     return made
+
+
+def positive(kind: type[Number], *, or_zero: bool = False) -> Callable[[str], Number]:
+    """Return a reader of an option's number, which is finite.
+
+    Args:
+        kind: int or float.
+        or_zero: whether it may be 0.
+    """
+
+    def read(text: str) -> Number:
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if math.isfinite(value) and (value > 0 or (or_zero and value == 0)):
+                return value
+        raise argparse.ArgumentTypeError(f"{text} is no {kind.__name__} {'from 0 on' if or_zero else 'above 0'}")
+
+    return read
 
 
 def run(name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Namespace, Bundle], Result]) -> int:

@@ -24,10 +24,11 @@ from bench.spread import Latency
 from bench.watched_line import Keys, WatchedLine, has_stopped
 from bench.watched_process import WatchedProcess
 from edge.bundle import Bundle
+from edge.errors import BenchError
 from edge.wire.events import VerdictEvent
 from tests.system.chaos.client import Role, client_command
 from tests.system.chaos.records import Got, head_of, read_record
-from tests.system.command import Result, counts, parser, run, say
+from tests.system.command import Result, counts, parser, positive, run, say
 
 SHARE_OF_HIGHEST = 0.8
 REPETITIONS = 3
@@ -207,7 +208,11 @@ def window_of(
     Args:
         heard: events and when they came live, monotonic ns.
         followed: when events came to the durable consumer, by seq; None: there was none.
+    Raises:
+        BenchError: no event came.
     """
+    if not heard:
+        raise BenchError(f"no event came within a window of {seconds:g} s; give --seconds more")
     verdicts: Counter[str] = Counter()
     for event, _ in heard:
         verdicts[event.reason or event.verdict] += event.frames
@@ -316,8 +321,8 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
 
 def main() -> None:
     options = parser("How late are events, live and durable, at a high rate and beside inspection?")
-    options.add_argument("--events", type=float, default=500.0, help="a second, at the least")
-    options.add_argument("--seconds", type=float, default=20.0, help="of each window")
+    options.add_argument("--events", type=positive(float, or_zero=True), default=500.0, help="a second, at the least")
+    options.add_argument("--seconds", type=positive(float), default=20.0, help="of each window")
     options.add_argument("--folder", type=Path, help="to keep journals in; where temporary files are unless given")
     sys.exit(run("delivery", options.parse_args(), _measure))
 

@@ -5,7 +5,7 @@ import tempfile
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -18,7 +18,7 @@ from bench.watched_line import START_WITHIN_SECONDS, Keys, WatchedLine
 from edge.bundle import Bundle
 from edge.errors import BenchError
 from edge.wire.events import VerdictEvent
-from tests.system.command import Result, counts, parser, run, say
+from tests.system.command import Result, counts, parser, positive, run, say
 from tests.system.hostile_messages import SocketName
 from tests.system.sender import Sender, What
 
@@ -28,6 +28,8 @@ MESSAGES_PER_S = 300.0
 SETTLE_S = 1.0
 TARGET_RATIO = 1.05
 NEAR_ENOUGH = 0.95
+MOST_PSS_GROWTH_BYTES = 16 << 20
+"""By which the service's memory may grow over all rounds: some 2,700 messages a second, none of which it keeps."""
 KINDS: tuple[What, ...] = ("nothing", "valid", "malformed")
 
 
@@ -152,12 +154,28 @@ def _cpu_ms(rounds: list[Round], what: What) -> list[float]:
     return [each.cpu_ms_per_frame for each in rounds if each.what == what]
 
 
+def _lost(rounds: Sequence[Round]) -> Counter[str]:
+    """Frames without a verdict in all rounds, by the reason."""
+    lost: Counter[str] = Counter()
+    for one in rounds:
+        lost.update(one.lost)
+    return lost
+
+
 def faults(found: Hostile) -> list[str]:
     """What must not be, in words."""
     wrong = []
     if found.ratio > TARGET_RATIO:
         wrong.append(
             f"a frame costs {found.ratio:.3f} times the CPU under malformed messages, the target is {TARGET_RATIO}"
+        )
+    if lost := _lost(found.rounds):
+        wrong.append(f"frames were lost: {counts(lost)}")
+    before, after = found.pss_bytes
+    if after - before > MOST_PSS_GROWTH_BYTES:
+        wrong.append(
+            f"its PSS grew by {(after - before) / 1e6:.1f} MB over all rounds, allowed are "
+            f"{MOST_PSS_GROWTH_BYTES / 1e6:.1f} MB"
         )
     for each in found.rounds:
         wanted = found.messages_per_s * each.seconds * NEAR_ENOUGH
@@ -182,6 +200,7 @@ def to_facts(found: Hostile) -> dict[str, str]:
     return {
         **facts,
         "replies to malformed": counts(replies),
+        "frames lost": counts(_lost(found.rounds)),
         "PSS": f"{before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after",
     }
 
@@ -195,9 +214,11 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
 
 def main() -> None:
     options = parser("Send a line malformed messages, in turns with valid ones and none: what does a frame cost?")
-    options.add_argument("--rate", type=float, default=150.0, help="frames a second; fewer than it could inspect")
-    options.add_argument("--seconds", type=float, default=10.0, help="of each window")
-    options.add_argument("--rounds", type=int, default=8, help="of each kind of messages")
+    options.add_argument(
+        "--rate", type=positive(float), default=150.0, help="frames a second, fewer than it could inspect"
+    )
+    options.add_argument("--seconds", type=positive(float), default=10.0, help="of each window")
+    options.add_argument("--rounds", type=positive(int), default=8, help="of each kind of messages")
     sys.exit(run("hostile", options.parse_args(), _measure))
 
 

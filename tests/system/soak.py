@@ -19,7 +19,7 @@ from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
 from edge.errors import BenchError
 from edge.wire.events import Account, AlarmEvent, Event, StatusEvent, VerdictEvent
-from tests.system.command import Result, counts, parser, run, say
+from tests.system.command import Result, counts, parser, positive, run, say
 from tests.system.slope import Slope, slope
 
 TARGET_BYTES_PER_FRAME = 20.0
@@ -363,8 +363,12 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
 
 def main() -> None:
     options = parser("Run the service for long: does it grow, does it slow down, does it lose count?")
-    options.add_argument("--frames", type=int, default=100_000, help="as fast as it goes; 0: leave it out")
-    options.add_argument("--minutes", type=float, default=30.0, help="at 90 %% of the highest rate; 0: leave it out")
+    options.add_argument(
+        "--frames", type=positive(int, or_zero=True), default=100_000, help="at the highest rate; 0: leave it out"
+    )
+    options.add_argument(
+        "--minutes", type=positive(float, or_zero=True), default=30.0, help="at 90 %% of that; 0: leave it out"
+    )
     sys.exit(run("soak", options.parse_args(), _measure))
 
 

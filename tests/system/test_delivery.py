@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bench.spread import Latency, Spread
 from edge.bundle import Bundle
+from edge.errors import BenchError
 from edge.wire import commands, following
 from edge.wire.requests import Refused
 from tests.bench import made_results as made
@@ -20,8 +21,9 @@ from tests.system import delivery
 from tests.system.chaos.records import Got, Record
 from tests.system.delivery import MOST_GROWTH_MS, Delivery, Window, came_at, latency_of, measure_delivery, window_of
 from tests.system.delivery import faults as delivery_faults
-from tests.system.hostile import Hostile, Round, measure_hostile
+from tests.system.hostile import MOST_PSS_GROWTH_BYTES, Hostile, Round, measure_hostile
 from tests.system.hostile import faults as hostile_faults
+from tests.system.hostile import to_facts as hostile_facts
 from tests.system.hostile_messages import MOST_PARTS, malformed_messages, valid_messages
 
 MS = 1_000_000
@@ -40,6 +42,8 @@ def test_each_event_is_timed_from_capture_from_hand_over_and_from_live_to_durabl
     assert window.added is not None
     assert (window.added.p50, window.added.most, window.durable.most) == (1, 3, 9)
     assert (window.not_heard, window.not_followed, window.added_growth_ms) == (3, 1, 2)
+    with pytest.raises(BenchError, match="no event came within a window"):
+        window_of([], None, 1.0, 0, {})
     without = window_of(heard, None, 1.0, 0, {})
     assert (without.journal, without.durable, without.added, without.not_followed) == (False, None, None, 0)
     with contextlib.closing(Record(tmp_path / "record")) as record:
@@ -116,20 +120,25 @@ def test_every_malformed_message_is_refused_for_what_it_is_and_no_valid_one(seed
     assert isinstance(following.request_from(valid["journal"][0][0]), following.AckRequest)
 
 
-def test_malformed_messages_that_cost_more_than_valid_ones_and_a_slow_sender_are_faults() -> None:
-    def hostile(ratio: float, sent: int) -> Hostile:
+def test_messages_that_cost_time_frames_or_memory_and_a_slow_sender_are_faults() -> None:
+    def hostile(ratio: float, sent: int, lost: dict[str, int] | None = None, grown_bytes: int = 1) -> Hostile:
         one = Round(
-            what="malformed", seconds=10, frames=1000, lost={}, cpu_ms_per_frame=8, replies={},
+            what="malformed", seconds=10, frames=1000, lost=lost or {}, cpu_ms_per_frame=8, replies={},
             sent={"events": sent, "commands": 3000, "journal": 3000},
         )  # fmt: skip
         rounds = [msgspec.structs.replace(one, what=what) for what in ("nothing", "valid", "malformed")]
         return Hostile(
             bundle="b", commit=None, rate_fps=100, messages_per_s=300, rounds=rounds,
-            ratio=ratio, ratio_spread=Spread(ratio, ratio, ratio), pss_bytes=(1, 2),
+            ratio=ratio, ratio_spread=Spread(ratio, ratio, ratio), pss_bytes=(1, 1 + grown_bytes),
         )  # fmt: skip
 
     assert hostile_faults(hostile(1.05, 3000)) == []
     assert "1.060 times the CPU" in hostile_faults(hostile(1.06, 3000))[0]
+    lossy = hostile(1.0, 3000, {"dropped.overload": 2})
+    assert hostile_faults(lossy) == ["frames were lost: dropped.overload 6"]
+    assert hostile_facts(lossy)["frames lost"] == "dropped.overload 6"
+    assert hostile_faults(hostile(1.0, 3000, grown_bytes=MOST_PSS_GROWTH_BYTES)) == []
+    assert "its PSS grew by 20.0 MB" in hostile_faults(hostile(1.0, 3000, grown_bytes=20_000_000))[0]
     assert hostile_faults(hostile(1.0, 2000)) == [
         f"only 2000 {what} messages were sent in 10.0 s" for what in ("valid", "malformed")
     ]

@@ -240,4 +240,7 @@ def test_the_second_run_is_at_a_share_of_the_rate_of_the_first(bundle: Bundle) -
     assert fast.rate_fps is None
     assert paced.rate_fps == pytest.approx(0.9 * found.highest_fps)
     assert found.cut_short_by is None
-    assert all(to_facts(run) for run in found.runs)
+    for run in found.runs:
+        facts = to_facts(run)
+        assert facts["frames"].startswith(f"{run.frames} of {run.frames_planned} in ")
+        assert (facts["ledger"], facts["alarms"]) == ("balanced", "none")

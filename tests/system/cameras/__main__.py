@@ -4,7 +4,7 @@ import sys
 from argparse import Namespace
 
 from edge.bundle import Bundle
-from tests.system.cameras.measure import Plan, measure_cameras
+from tests.system.cameras.measure import Plan, faults, measure_cameras
 from tests.system.command import Result, parser, run, say
 
 
@@ -12,7 +12,9 @@ def _measure(_: Namespace, bundle: Bundle) -> Result:
     found = measure_cameras(bundle, Plan(), say)
     facts = {f"{rate.load}, {rate.way}": rate.fact for rate in found.rates}
     facts |= {f"{times.load}, {times.fault}": times.fact for times in found.faults}
-    return Result(found, facts | {f"left out: {what}": why for what, why in found.left_out.items()}, [])
+    facts |= {f"left out: {what}": why for what, why in found.left_out.items()}
+    facts |= {f"failed: {what}": why for what, why in found.failed.items()}
+    return Result(found, facts, faults(found))
 
 
 def main() -> None:

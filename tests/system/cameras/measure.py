@@ -37,24 +37,33 @@ class Cameras(msgspec.Struct, frozen=True, kw_only=True):
     rates: list[Rate]
     faults: list[FaultTimes]
     left_out: dict[str, str]
-    """What could not be measured, and why."""
+    """Measurements that need a library that is not installed, with the reason."""
+    failed: dict[str, str] = {}
+    """Measurements that failed, with the reason."""
 
 
 def measure_cameras(bundle: Bundle, plan: Plan, say: Callable[[str], None]) -> Cameras:
-    """Measure one thing after the other. What cannot be measured is left out, with the reason.
+    """Measure one thing after the other, also after one that failed.
 
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine.
     """
-    found = Cameras(bundle=bundle.path.name, commit=commit(), plan=plan, rates=[], faults=[], left_out={})
+    left_out: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    found = Cameras(
+        bundle=bundle.path.name, commit=commit(), plan=plan, rates=[], faults=[], left_out=left_out, failed=failed
+    )
 
     @contextlib.contextmanager
     def if_possible(load: Load, what: str) -> Iterator[None]:
         try:
             yield
-        except (BenchError, CameraError, MissingExtraError) as error:
-            found.left_out[f"{load}, {what}"] = str(error)
+        except MissingExtraError as error:
+            left_out[f"{load}, {what}"] = str(error)
             say(f"left out: {load}, {what}: {error}")
+        except (BenchError, CameraError) as error:
+            failed[f"{load}, {what}"] = str(error)
+            say(f"failed: {load}, {what}: {error}")
 
     for load in plan.to_event:
         with if_possible(load, "to event"):
@@ -66,3 +75,8 @@ def measure_cameras(bundle: Bundle, plan: Plan, say: Callable[[str], None]) -> C
         with if_possible(scenario.load, ", ".join(scenario.faults)):
             found.faults.extend(measure_faults(scenario, bundle, repeats=plan.repeats, gone_s=plan.gone_s, say=say))
     return found
+
+
+def faults(found: Cameras) -> list[str]:
+    """Return what must not be, one sentence each."""
+    return [f"{what}: {why}" for what, why in found.failed.items()]
