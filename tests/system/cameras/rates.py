@@ -35,7 +35,7 @@ FIRST_MEGAPIXELS_PER_S: dict[str, dict[str, float]] = {
     "to event": {"genicam": 20.0, "pattern": 12.0},
     "camera path": {"genicam": 400.0, "pattern": 1500.0},
 }
-"""Where the search begins, all cameras together: near what two cores held (bench/results/cameras.json)."""
+"""Where the search begins, all cameras together: near what two cores held (results/cameras.json)."""
 
 Way = Literal["to event", "camera path"]
 
