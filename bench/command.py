@@ -17,7 +17,19 @@ from bench.commands.stages import stages
 from bench.commands.startup import startup
 from bench.commands.tune import tune
 
-COMMANDS = (*(end_to_end, flops, map_cost, peers, plausibility, recipes, report, robustness, stages, startup, tune),)
+COMMANDS = (
+    end_to_end,
+    flops,
+    map_cost,
+    peers,
+    plausibility,
+    recipes,
+    report,
+    robustness,
+    stages,
+    startup,
+    tune,
+)
 
 
 @click.group(epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")
@@ -29,5 +41,5 @@ def bench() -> None:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
-for _command in COMMANDS:
-    bench.add_command(_command)
+for each in COMMANDS:
+    bench.add_command(each)

@@ -7,17 +7,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench.commands.common import SHIPPED_BUNDLE
 from bench.machine import machine, machine_kind
 from bench.stages.prepared import Prepared, prepare
 from edge.bundle import Bundle, open_bundle
 from edge.bundle.verified_engine import open_verified_engine
 
-SHIPPED = Path(__file__).parents[1] / "examples" / "drawn_boards" / "bundle"
 FRAME_HW = (2048, 2448)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--bundle", type=Path, default=SHIPPED, help="bundle to bench; default: the demo's")
+    parser.addoption("--bundle", type=Path, default=SHIPPED_BUNDLE, help="bundle to bench; default: the demo's")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -28,18 +28,13 @@ STUDY = (
 )
 
 
-class MapAdds(msgspec.Struct, frozen=True, kw_only=True):
-    """What a map adds to the classifier, per tile."""
-
-    method: str
-    macs: int
-
-
 class Flops(msgspec.Struct, frozen=True, kw_only=True):
     """One system, one tile."""
 
     model: str
     timm: str
+    method: str
+    """Of its map."""
     map_hw: tuple[int, int]
     parameters: int
     """The same with a map and without: a map has none of its own."""
@@ -49,7 +44,6 @@ class Flops(msgspec.Struct, frozen=True, kw_only=True):
     macs_with_map: int
     """The same for every fusion and discard ratio: neither is a product."""
     gflops_with_map: float
-    maps: list[MapAdds]
     study_gflops: float | None
     """As Table 1.1 prints it: multiply-adds."""
 
@@ -79,13 +73,13 @@ def count(config: CnnConfig | VitConfig, *, tile_px: int) -> Flops:
     return Flops(
         model=config.name,
         timm=config.timm,
+        method=model.method,
         map_hw=model.map_hw,
         parameters=sum(weight.numel() for weight in model.parameters()),
         macs=alone,
         gflops=2 * alone / 1e9,
         macs_with_map=with_map,
         gflops_with_map=2 * with_map / 1e9,
-        maps=[MapAdds(method=model.method, macs=with_map - alone)],
         study_gflops=STUDY_GFLOPS.get(config.name),
     )
 

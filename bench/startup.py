@@ -46,7 +46,7 @@ IN_WORDS: Mapping[Condition, str] = {
 CacheUse = Literal["taken from", "left alone", "filled anew"]
 COLD: Sequence[Condition] = ("cold", "cold, cached")
 CACHED: Sequence[Condition] = ("cold, cached", "cached")
-"""A line PC at power-on, and a service that starts again."""
+"""Starts with the model cache: of a line PC at power-on, and of a service that starts again."""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):

@@ -26,14 +26,12 @@ from edge.errors import BenchError
 from edge.geometry import TileGrid
 from edge.inference import Precision
 
-if TYPE_CHECKING:  # a report reads what was found where nothing of them is installed
+if TYPE_CHECKING:  # they import PyTorch
     from bench.peers.prepare import Prepared
     from train.config import CnnConfig, VitConfig
 
 BATCHES = (1, 4, 8, 16, 32)
 """Tiles at once that a system is tried with, where its interface lets one choose."""
-
-
 SETTLE_SECONDS = 0.25
 """Before a turn: threads of the one before still look for work for a while, on the cores of the next one."""
 MOST_BY_OTHERS = 0.05

@@ -77,24 +77,17 @@ def _peers_plots(one: Record) -> Iterator[Markup]:
 
 
 def _map_cost_plots(one: Record) -> Iterator[Markup]:
-    """A plot for each engine and precision; rows of before have PyTorch's ways to a map, too."""
+    """Draw a plot for each engine and precision."""
     ratios: dict[str, dict[str, tuple[float, Record]]] = {}
     for row in sorted(one["rows"], key=lambda row: (row["model"], row["method"], row["batch"])):
         if row["cost"]:
-            way = row.get("way", "graph")
-            words = [row["model"], row["method"], *([] if way in ("graph", row["method"]) else [way])]
-            name = " ".join([*words, *([f"by {row['batch']}"] if row["batch"] > 1 else [])])
+            batch = f" by {row['batch']}" if row["batch"] > 1 else ""
+            name = f"{row['model']} {row['method']}{batch}"
             of_engine = ratios.setdefault(f"{row['engine']}, {row['precision']}", {})
             of_engine[name] = (row["cost"]["ratio"], row["cost"]["ratio_spread"])
     for engine, each in ratios.items():
         title = f"Map cost: {engine}"
         yield plots.bars(each, title, "time with the map, of that without", (1.0, "classifier alone"))
-
-
-def _flops_view(one: Record) -> Record:
-    """Have maps stand in a table of their own."""
-    maps = [{"model": row["model"], **adds} for row in one["systems"] for adds in row["maps"]]
-    return {"systems": one["systems"], "what a map adds": maps}
 
 
 def _recipe_view(one: Record) -> Record:
@@ -189,7 +182,6 @@ KINDS = (
         title="Parameters and multiply-adds",
         heading="One tile of {tile_px} px",
         notes=lambda one: [one["units"], one["study"]],
-        view=_flops_view,
     ),
     Kind(
         name="recipes",
