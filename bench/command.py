@@ -35,7 +35,7 @@ COMMANDS = (
 @click.group(epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")
 def bench() -> None:
     """Measure on this machine: whether a line keeps up, what each stage costs, and what others take for the same."""
-    # Who ends a bench by `kill` or `timeout`, or closes its terminal, wants no processes and folders left either.
+    # A bench that `kill`, `timeout` or a closed terminal ends must leave no process and no folder.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, lambda number, _: sys.exit(128 + number))

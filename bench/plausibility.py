@@ -130,7 +130,7 @@ class PlausibilityResult(msgspec.Struct, frozen=True):
 
 
 def measure(
-    sets: Sequence[DataSet], data: Path, work: Path, seeds: Sequence[int], most: int, say: Callable[[str], None]
+    sets: Sequence[DataSet], data: Path, work: Path, seeds: Sequence[int], most: int, report_line: Callable[[str], None]
 ) -> PlausibilityResult:
     """Refuse and let pass, by grouped cross-validation.
 
@@ -149,7 +149,7 @@ def measure(
     for name, of_set in images.items():  # before anything takes minutes
         require_groups(name, of_set)
     with _engine() as (engine, grid):
-        known = {name: _seen(name, of_set, most, engine, grid, say) for name, of_set in images.items()}
+        known = {name: _seen(name, of_set, most, engine, grid, report_line) for name, of_set in images.items()}
     return PlausibilityResult("efficientnet_lite0", [_judged(name, known, seeds) for name in known])
 
 
@@ -188,13 +188,13 @@ def _seen(
     most: int,
     engine: Engine,
     grid: Grid,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
 ) -> _Seen:
     good = [image for image in images if not image.defective]
     chosen = [*choose_evenly(good, most), *choose_evenly([image for image in images if image.defective], most)]
     if not good:  # defects are in few of their tiles
         chosen = [_as_good(image) for image in chosen]
-    say(f"{name}: {len(chosen)} frames, each in {len(SPOILT) + len(STILL_GOOD)} variants")
+    report_line(f"{name}: {len(chosen)} frames, each in {len(SPOILT) + len(STILL_GOOD)} variants")
     return _Seen(chosen, engine, grid)
 
 

@@ -48,7 +48,7 @@ FRAMES = 40
 FALSE_REJECT = 0.01
 """As of `heatline export` by default."""
 Mask = NDArray[np.bool_]
-Say = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +144,9 @@ class Comparison(NamedTuple):
     hit: int
 
 
-def measure(one: DataSet, data: Path, work: Path, settings: Settings, overrides: Sequence[str], say: Say) -> SetResult:
+def measure(
+    one: DataSet, data: Path, work: Path, settings: Settings, overrides: Sequence[str], report_line: ReportLine
+) -> SetResult:
     """Train and export without each fold, and inspect the fold's frames as they are and changed.
 
     Args:
@@ -169,17 +171,17 @@ def measure(one: DataSet, data: Path, work: Path, settings: Settings, overrides:
         tested = [image for image in images if str(image.group) in left_out]
         by_kind = ([image for image in tested if image.defective is kind] for kind in (False, True))
         chosen = [image for kind in by_kind for image in choose_evenly(kind, settings.frames)]
-        say(f"{one.name}: seed {seed}, fold {fold}: training without {format_count(len(left_out), 'group')}")
+        report_line(f"{one.name}: seed {seed}, fold {fold}: training without {format_count(len(left_out), 'group')}")
         with tempfile.TemporaryDirectory(dir=work) as scratch:
             config = compose([*training, f"seed={seed}", "recipe=heatline"])
             split = msgspec.structs.replace(config.split, test=[*left_out])
             config = msgspec.structs.replace(config, split=split, out=f"{scratch}/run")
-            train_dense(config, RunFolder(Path(config.out)), say)
+            train_dense(config, RunFolder(Path(config.out)), report_line)
             run, place = load_run(Path(config.out)), Path(scratch) / "bundle"
             bundle = export_run(
-                run, place, name=one.name, version="1", false_reject=FALSE_REJECT, precisions=(), say=say
+                run, place, name=one.name, version="1", false_reject=FALSE_REJECT, precisions=(), say=report_line
             )
-            say(f"{one.name}: inspecting {len(chosen)} frames, each in {len(CHANGES)} variants")
+            report_line(f"{one.name}: inspecting {len(chosen)} frames, each in {len(CHANGES)} variants")
             _inspect(bundle, chosen, compared)
     changes = [figures_of(change, found) for change, found in compared.items()]
     return SetResult(set=one.name, truth=one.truth, settings=settings, groups=groups, changes=changes)

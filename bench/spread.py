@@ -1,4 +1,4 @@
-"""Figures that are measured several times: what came of it, and in which order."""
+"""Repeated measurements: their order, their spread, and the percentiles of latencies."""
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,11 +13,11 @@ SETTLE_BATCHES = 3
 
 Name = TypeVar("Name")
 Run = Callable[[int], None]
-"""Infers that many batches, and returns when all are answered."""
+"""Infers a number of batches, and returns when all are answered."""
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """Of one figure over all repetitions."""
+    """Median and extremes of one figure over all repetitions."""
 
     median: float
     lowest: float
@@ -32,7 +32,7 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """Of many frames or events, ms."""
+    """Percentiles of the latencies of many frames or events, ms."""
 
     p50: float
     p95: float
@@ -49,10 +49,10 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
         return f"p50 {self.p50:.1f} ms, p95 {self.p95:.1f}, p99 {self.p99:.1f}, at most {self.most:.1f}"
 
 
-def turns(names: Iterable[Name], rounds: int) -> Iterator[list[Name]]:
-    """The order of each round: every other one the other way round, so that what grows or wears off favours nobody.
+def interleaved(names: Iterable[Name], rounds: int) -> Iterator[list[Name]]:
+    """Yield the order of each round; every other round is reversed, so that drift favours none.
 
-    >>> list(turns("ab", 3))
+    >>> list(interleaved("ab", 3))
     [['b', 'a'], ['a', 'b'], ['b', 'a']]
     """
     order = list(names)
@@ -60,12 +60,12 @@ def turns(names: Iterable[Name], rounds: int) -> Iterator[list[Name]]:
         yield order[:: 1 if number % 2 else -1]
 
 
-def in_turns(runs: Mapping[Name, Run], rounds: int, batches: int) -> dict[Name, list[float]]:
-    """Seconds of each run in each round, after one of a few batches that lets things settle."""
+def time_interleaved(runs: Mapping[Name, Run], rounds: int, batches: int) -> dict[Name, list[float]]:
+    """Return the seconds of each run in each round, after a few batches of each as a warm-up."""
     for run in runs.values():
         run(SETTLE_BATCHES)
     seconds: dict[Name, list[float]] = {name: [] for name in runs}
-    for order in turns(runs, rounds):
+    for order in interleaved(runs, rounds):
         for name in order:
             began = perf_counter()
             runs[name](batches)

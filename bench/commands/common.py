@@ -1,4 +1,4 @@
-"""What the subcommands of `heatline bench` share: what is measured, and what becomes of a result."""
+"""Options and output that the subcommands of `heatline bench` share."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ MOST_PX = 8192
 
 
 class FrameSize(click.ParamType[tuple[int, int]]):
-    """As `2448x2048`, width by height; gives (height, width)."""
+    """A size in px as `2448x2048`, width by height; converted to (height, width)."""
 
     name = "WxH"
 
@@ -31,22 +31,26 @@ class FrameSize(click.ParamType[tuple[int, int]]):
         return height, width
 
 
-def _named(context: click.Context, parameter: click.Parameter, path: Path) -> Path:
+def _require_demo(context: click.Context, parameter: click.Parameter, path: Path) -> Path:
     if path == SHIPPED_BUNDLE and not path.is_dir():
-        raise BenchError("the demo's bundle comes with a checkout of heatline alone; name a bundle")
+        raise BenchError("only a checkout of heatline has the demo's bundle; name a bundle")
     return path
 
 
 bundle_argument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 optional_bundle_argument = click.argument(
-    "bundle_path", metavar="[BUNDLE]", type=click.Path(path_type=Path), default=SHIPPED_BUNDLE, callback=_named
+    "bundle_path",
+    metavar="[BUNDLE]",
+    type=click.Path(path_type=Path),
+    default=SHIPPED_BUNDLE,
+    callback=_require_demo,
 )
-"""The demo's where none is named."""
+"""The demo's bundle if none is named."""
 precision_option = click.option(
     "--precision", type=click.Choice(["f32", "bf16", "int8"]), default="f32", show_default=True
 )
 out_option = click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write what came of it there, as JSON."
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Write the result there, as JSON."
 )
 
 
@@ -86,14 +90,14 @@ _SETS_OPTIONS = (
 
 
 def data_sets_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Which data sets a bench of recipes looks at, where it works, and how it answers."""
+    """Add the options of a bench that reads data sets: which sets, the working folder, and JSON."""
     for option in reversed(_SETS_OPTIONS):
         command = option(command)
     return command
 
 
 def number_option(name: str, plural: str, default: Sequence[int], help_: str) -> Callable[..., Any]:
-    """Numbers from 0 on, as of seeds and folds, by an option that may be repeated."""
+    """Return an option for numbers from 0 on, as of seeds and folds, that may be repeated."""
     return click.option(
         name,
         plural,
@@ -107,11 +111,12 @@ def number_option(name: str, plural: str, default: Sequence[int], help_: str) ->
 
 @contextmanager
 def counting(what: str, total: int) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    """A bar of progress on a terminal, which draws itself only when one more is done: a thread of its own would be
-    measured along.
+    """Show a bar of progress on a terminal.
+
+    The bar is drawn only after each step: a thread that draws it would be measured too.
 
     Yields:
-        What takes a line for people, and what is called after each.
+        A function that prints a line above the bar, and one to call after each step.
     """
     columns, console = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()), progress_console()
     with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as progress:
@@ -122,8 +127,8 @@ def counting(what: str, total: int) -> Iterator[tuple[Callable[[str], None], Cal
         )
 
 
-def say(line: str) -> None:
-    """How far it is, for people."""
+def report_line(line: str) -> None:
+    """Print a line of progress on standard error."""
     click.echo(line, err=True)
 
 

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench.commands.common import out_option, say, write_and_print
+from bench.commands.common import out_option, report_line, write_and_print
 from bench.machine import machine
 from bench.result_file import claim, keep, new_report
 from edge.cli.extras import EXPORT, require_extra
@@ -110,7 +110,7 @@ def map_cost(
         )
     ]
     rows: list[Row] = []
-    for row in measured_rows(settings, configs, say):
+    for row in measured_rows(settings, configs, report_line):
         rows.append(row)
         if out is not None:
             with contextlib.suppress(BenchError):  # raised at the end, should there still be no room

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import FrameSize, deliver, out_option, precision_option, say
+from bench.commands.common import FrameSize, deliver, out_option, precision_option, report_line
 from bench.machine import machine
 from bench.peers.systems import PEERS, SystemName
 from bench.result_file import claim, new_report
@@ -72,7 +72,7 @@ def peers(
         rounds=rounds,
         peers=peers,
         peers_python=peers_python,
-        say=say,
+        report_line=report_line,
         tile_px=TILE_PX,
         overlap_px=OVERLAP_PX,
     )

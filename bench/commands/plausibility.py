@@ -9,7 +9,7 @@ from bench.commands.common import (
     data_sets_options,
     number_option,
     out_with_table_option,
-    say,
+    report_line,
     write_and_print,
 )
 from bench.machine import machine
@@ -44,7 +44,7 @@ def plausibility(
     if out is not None:
         claim(out, out.with_suffix(TABLE))
     now = machine()
-    result = measure(read_sets(sets or SHIPPED, names), data, work, seeds, FRAMES, say)
+    result = measure(read_sets(sets or SHIPPED, names), data, work, seeds, FRAMES, report_line)
     text = table(result)
     report = new_report("plausibility", now, result)
     write_and_print(report, lambda: click.echo(text, nl=False), out, as_json, table=text)

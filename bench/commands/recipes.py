@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.commands.common import data_sets_options, number_option, say
+from bench.commands.common import data_sets_options, number_option, report_line
 from bench.commands.peers import PEERS_PYTHON
 from bench.result_file import RESULTS, claim, keep_text
 from edge.cli.extras import require_extra
@@ -105,7 +105,9 @@ def recipes(
     for one in read_sets(sets or SHIPPED, names):
         for recipe in recipes_:
             peers = Peers(peers_python, minutes, timed)
-            Measurement(one, recipe, overrides, data, work, results, folds, annotated, peers, say).measure(seeds)
+            Measurement(one, recipe, overrides, data, work, results, folds, annotated, peers, report_line).measure(
+                seeds
+            )
     found = read_all(results)
     text = tables(found, {one.name: one.targets for one in known})
     keep_text(results / TABLES, text, option=RESULTS)

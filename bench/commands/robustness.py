@@ -11,7 +11,7 @@ from bench.commands.common import (
     data_sets_options,
     number_option,
     out_with_table_option,
-    say,
+    report_line,
     write_and_print,
 )
 from bench.machine import machine, without_flags
@@ -59,9 +59,9 @@ def robustness(
     found = stored = RobustnessResult([] if out is None else read_robustness(out))
     for one in read_sets(sets or SHIPPED, names):
         if found.has(one.name, one.truth, settings):
-            say(f"{one.name} is there")
+            report_line(f"{one.name} is there")
             continue
-        result = measure(one, data, work, settings, overrides, say)
+        result = measure(one, data, work, settings, overrides, report_line)
         found = found.plus(msgspec.structs.replace(result, machine=without_flags(now)))
         if out is not None:
             with contextlib.suppress(BenchError):  # raised at the end, should there still be no room

@@ -50,6 +50,6 @@ def stages(
     now, bundle = machine(), open_bundle(bundle_path)
     claim(out)
     counts = tuple(filter(None, tile_counts))
-    with counting("rounds", steps(sizes, counts)) as (say, done):
-        found = measure_stages(bundle, precision, sizes=sizes, tile_counts=counts, say=say, done=done)
+    with counting("rounds", steps(sizes, counts)) as (report_line, done):
+        found = measure_stages(bundle, precision, sizes=sizes, tile_counts=counts, report_line=report_line, done=done)
     deliver("stages", new_report("stages", now, found), to_facts(found), out, as_json)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import FrameSize, bundle_argument, deliver, out_option, say
+from bench.commands.common import FrameSize, bundle_argument, deliver, out_option, report_line
 from bench.machine import machine
 from bench.result_file import claim, new_report
 from edge.cli.options import FiniteRange
@@ -64,6 +64,6 @@ def tune(
         rate_fps=rate_fps,
         seconds=seconds,
         dry_run=dry_run,
-        say=say,
+        report_line=report_line,
     )
     deliver(f"engine of {line.stem}", new_report("tune", now, found), to_facts(found), out, as_json)

@@ -19,7 +19,7 @@ from bench.bare_engine import BareEngine
 from bench.map_cost.graphs import WITH_MAP, ModelGraphs
 from bench.map_cost.plan import Cost, Row, Setting
 from bench.pictures import draw_shapes
-from bench.spread import SETTLE_BATCHES, Spread, in_turns
+from bench.spread import SETTLE_BATCHES, Spread, time_interleaved
 from edge.bundle.pooling import identity_of, pool
 from edge.errors import BenchError, HeatlineError, PrecisionError
 from edge.geometry import TileGrid
@@ -87,13 +87,13 @@ Timed = InOpenVino | InOnnxRuntime
 
 
 def measured_rows(
-    settings: Sequence[Setting], configs: Mapping[str, CnnConfig | VitConfig], say: Callable[[str], None]
+    settings: Sequence[Setting], configs: Mapping[str, CnnConfig | VitConfig], report_line: Callable[[str], None]
 ) -> Iterator[Row]:
     """Each row as soon as it is measured; what cannot be measured is a row too, with the reason.
 
     Args:
         configs: by the model's name.
-        say: is told what is done.
+        report_line: takes a line of progress.
     Raises:
         HeatlineError: the one row that was asked for cannot be measured.
     """
@@ -103,12 +103,12 @@ def measured_rows(
         return ModelGraphs(configs[model], tile_px, drawn_tiles(SAMPLES, tile_px))
 
     for number, setting in enumerate(settings, 1):
-        say(f"{number} of {len(settings)}: {setting.words}")
+        report_line(f"{number} of {len(settings)}: {setting.words}")
         at_utc, load = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), [round(one, 2) for one in os.getloadavg()]
         cost, not_done = None, None
         try:
             tiles = drawn_tiles(setting.batch, setting.tile_px)
-            cost = measure(setting, graphs(setting.model, setting.tile_px), tiles, say)
+            cost = measure(setting, graphs(setting.model, setting.tile_px), tiles, report_line)
         except HeatlineError as error:
             if len(settings) == 1:
                 raise
@@ -126,12 +126,14 @@ def drawn_tiles(count: int, tile_px: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.resize(cut, (count, tile_px, tile_px, 3)))
 
 
-def measure(setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], say: Callable[[str], None]) -> Cost:
+def measure(
+    setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], report_line: Callable[[str], None]
+) -> Cost:
     """Time one row.
 
     Args:
         tiles: uint8 [batch, tile, tile, 3].
-        say: is told what is done.
+        report_line: takes a line of progress.
     Raises:
         PrecisionError, EngineError: the processor or the engine has no such precision.
         BenchError: what would be timed cannot run, or does not do its work.
@@ -140,9 +142,9 @@ def measure(setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], say
     require_precision(setting.engine, setting.precision)
     if setting.engine == "openvino":
         require_processor(setting.precision)
-    say("exporting")
+    report_line("exporting")
     exported = graphs.onnx(setting)
-    say("compiling")
+    report_line("compiling")
     runs: dict[str, Timed] = {}
     for name, graph in exported.items():
         if setting.engine == "openvino":
@@ -166,17 +168,17 @@ def measure(setting: Setting, graphs: ModelGraphs, tiles: NDArray[np.uint8], say
 
     if fault := wrong():  # known at once, and not after the turns
         raise BenchError(f"{setting.words}: not timed, as {fault}")
-    cost = _timed(setting, runs, say)
+    cost = _timed(setting, runs, report_line)
     if fault := wrong():
         raise BenchError(f"{setting.words}: its time counts for nothing, as after the turns {fault}")
     return cost
 
 
-def _timed(setting: Setting, runs: Mapping[str, Timed], say: Callable[[str], None]) -> Cost:
+def _timed(setting: Setting, runs: Mapping[str, Timed], report_line: Callable[[str], None]) -> Cost:
     bare = [name for name in runs if name != WITH_MAP]
     batches = _batches_in_a_turn(runs[bare[0]])
-    say(f"timing {', '.join(runs)} in turns, {setting.rounds} rounds")
-    seconds = in_turns(runs, setting.rounds, batches)
+    report_line(f"timing {', '.join(runs)} in turns, {setting.rounds} rounds")
+    seconds = time_interleaved(runs, setting.rounds, batches)
     count = batches * setting.batch
     per_tile = {name: [one / count for one in of] for name, of in seconds.items()}
     with_map = per_tile[WITH_MAP]

@@ -20,8 +20,7 @@ from bench.peers.expected import OF_SPREAD, logits_off, what_differs
 from bench.peers.systems import ENGINE, OURS, SYSTEMS, System, SystemName
 from bench.peers.worker import Ready, Tried, Turn, Worker, in_words
 from bench.processes import cpu_ns
-from bench.spread import Spread
-from bench.spread import turns as in_turns
+from bench.spread import Spread, interleaved
 from edge.errors import BenchError
 from edge.geometry import TileGrid
 from edge.inference import Precision
@@ -91,7 +90,7 @@ def measure_peers(
     rounds: int,
     peers: Sequence[SystemName],
     peers_python: Path,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     tile_px: int,
     overlap_px: int,
     batches: Sequence[int] = BATCHES,
@@ -111,7 +110,7 @@ def measure_peers(
     systems = [system for system in chosen if precision in system.precisions]
     for system in chosen:
         if system not in systems:
-            say(f"{system.name} cannot compute in {precision}, and is left out: docs/peers.md has the reason")
+            report_line(f"{system.name} cannot compute in {precision}, and is left out: docs/peers.md has the reason")
     if min(frame_hw) < tile_px:
         raise BenchError(
             f"--size is {frame_hw[1]}x{frame_hw[0]}, smaller than a tile of {tile_px} px, which anomalib cannot cut; "
@@ -129,15 +128,15 @@ def measure_peers(
             frames=frames,
             systems=[system.name for system in systems],
             batches=batches,
-            say=say,
+            report_line=report_line,
         )
         workers, ready = {}, {}
         for system in systems:
             worker = Worker(system.name, pythons[system.name], system.module, prepared.job_file, folder)
             workers[system.name] = stack.enter_context(worker)
-            ready[system.name] = worker.become_ready(say)
+            ready[system.name] = worker.become_ready(report_line)
         require_same_libraries(ready)
-        turns, off, others_cpu = _in_turns(workers, rounds, prepared, say)
+        turns, off, others_cpu = _run_rounds(workers, rounds, prepared, report_line)
     rates = {name: [frames / turn.seconds for turn in of] for name, of in turns.items()}
     return PeersBench(
         model=config.name,
@@ -219,13 +218,13 @@ def _python(system: System, peers_python: Path) -> Path:
     return peers_python.absolute()
 
 
-def _in_turns(
-    workers: Mapping[SystemName, Worker], rounds: int, prepared: "Prepared", say: Callable[[str], None]
+def _run_rounds(
+    workers: Mapping[SystemName, Worker], rounds: int, prepared: "Prepared", report_line: Callable[[str], None]
 ) -> tuple[dict[SystemName, list[Turn]], dict[SystemName, float], float]:
     """All turns of each, how far logits were off at most, and what the others took of a core meanwhile at most."""
     turns: dict[SystemName, list[Turn]] = {name: [] for name in workers}
     off, others_cpu = dict.fromkeys(workers, 0.0), 0.0
-    for number, order in enumerate(in_turns(workers, rounds), 1):
+    for number, order in enumerate(interleaved(workers, rounds), 1):
         for name in order:
             others = [worker.pid for other, worker in workers.items() if other != name]
             time.sleep(SETTLE_SECONDS)
@@ -234,7 +233,7 @@ def _in_turns(
             others_cpu = max(others_cpu, (sum(map(cpu_ns, others)) - before) / 1e9 / turn.seconds)
             off[name] = max(off[name], checked(name, turn, prepared))
             turns[name].append(turn)
-            say(f"round {number} of {rounds}: {name} {turn.seconds:.2f} s")
+            report_line(f"round {number} of {rounds}: {name} {turn.seconds:.2f} s")
     return turns, off, others_cpu
 
 

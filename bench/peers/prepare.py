@@ -71,7 +71,7 @@ def prepare(
     frames: int,
     systems: Sequence[SystemName],
     batches: Sequence[int],
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
 ) -> Prepared:
     """Draw the frames, make the network, and work out the answers.
 
@@ -83,17 +83,17 @@ def prepare(
     """
     import torch
 
-    say(f"drawing {frames} frames")
+    report_line(f"drawing {frames} frames")
     pictures = np.stack([draw_shapes(grid.frame_hw, seed=number) for number in range(frames)])  # [frames, H, W, 3]
     np.save(folder / "frames.npy", pictures)
     tiles = np.empty((len(grid), grid.tile_px, grid.tile_px, 3), np.uint8)
     grid.cut(pictures[0], tiles)
-    say(f"exporting {config.name} in {precision}")
+    report_line(f"exporting {config.name} in {precision}")
     model, ir = build(config, precision, tiles, grid.tile_px)
     graph = GRAPHS[precision][0]
     _write(folder, ir.files(graph))
     torch.save(model, folder / TORCH_MODEL)
-    say("working out what must be answered")
+    report_line("working out what must be answered")
     engine = open_engine("openvino", folder, grid.tile_px, precision=precision, graph=graph)
     ours, padded = expected.on_our_grid(engine, pictures, grid), expected.on_padded_grid(engine, pictures, grid)
     engine.close()

@@ -80,16 +80,16 @@ class Worker:
         assert self._process is not None, "it is not running"
         return self._process.pid
 
-    def become_ready(self, say: Callable[[str], None]) -> Ready:
+    def become_ready(self, report_line: Callable[[str], None]) -> Ready:
         """Wait until it has chosen its settings and is warm.
 
         Args:
-            say: hears of the settings that it tries next.
+            report_line: takes a line of progress.
         Raises:
             BenchError: it failed, or took too long.
         """
         while "ready" not in (reply := self._reply()):
-            say(f"{self.name}: trying {in_words(reply['trying'])}")
+            report_line(f"{self.name}: trying {in_words(reply['trying'])}")
         return msgspec.convert(reply["ready"], Ready)
 
     def turn(self) -> Turn:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.recipes.judge import Answers
-from bench.recipes.one_fold import Fold, Say
+from bench.recipes.one_fold import Fold, ReportLine
 from bench.recipes.rows import Training
 from bench.recipes.truth import Truth
 from bench.watched_process import log_tail
@@ -73,7 +73,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def train_anomalib(
-    fold: Fold, config: TrainConfig, model: AnomalibModel, work: Path, peers: Peers, say: Say
+    fold: Fold, config: TrainConfig, model: AnomalibModel, work: Path, peers: Peers, report_line: ReportLine
 ) -> tuple[Answers, Training]:
     """Train on good tiles of the other folds, and answer.
 
@@ -94,7 +94,7 @@ def train_anomalib(
     requested = np.flatnonzero((fold.tested | fold.calibrating)[table.frame])
     if not len(good):
         raise BenchError(f"fold {fold.number} leaves no good tile to train on; name another set with --set")
-    say(f"{model}: trains on {format_count(len(good), 'good tile')}, then answers {len(requested)}")
+    report_line(f"{model}: trains on {format_count(len(good), 'good tile')}, then answers {len(requested)}")
     with TemporaryDirectory(dir=work) as name:
         folder = Path(name)
         (folder / "scratch").mkdir()

@@ -31,7 +31,7 @@ Floats = NDArray[np.float32]
 
 
 def cross_validate_bank(
-    config: TrainConfig, truth: Truth, work: Path, say: Callable[[str], None]
+    config: TrainConfig, truth: Truth, work: Path, report_line: Callable[[str], None]
 ) -> tuple[OutOfFold, Training]:
     """Answer every fold by a bank of the good tiles of the others.
 
@@ -46,7 +46,7 @@ def cross_validate_bank(
     began, tiles = monotonic(), truth.tiles
     fold_of = divide_groups(tiles, recipe, config.seed)
     fold = fold_of[tiles.group]
-    with _cells(config, recipe, truth, work, say) as (cells, tiles_per_s):
+    with _cells(config, recipe, truth, work, report_line) as (cells, tiles_per_s):
         count = cells.shape[1]
         side, top_cells = round(count**0.5), max(1, TOP_CELLS * count // (config.tiles.tile_px // MAP_STRIDE) ** 2)
         maps = np.zeros((len(tiles), side, side), np.float32)
@@ -67,7 +67,7 @@ def cross_validate_bank(
 
 @contextmanager
 def _cells(
-    config: TrainConfig, recipe: DenseRecipeConfig, truth: Truth, work: Path, say: Callable[[str], None]
+    config: TrainConfig, recipe: DenseRecipeConfig, truth: Truth, work: Path, report_line: Callable[[str], None]
 ) -> Iterator[tuple[NDArray[np.float16], float | None]]:
     """Features [tiles, cells, c] of all grid tiles, and how many were extracted per second; None: all were cached."""
     tiles, tile_px = truth.tiles, config.tiles.tile_px
@@ -77,7 +77,7 @@ def _cells(
     painter = Painter(truth.store, tiles, digests, recipe.augment, tile_px, model.map_hw[0])
     samples = grid_samples(tiles)
     with (
-        extracted(model.eval(), tile_px, painter, samples, config.features, say) as found,
+        extracted(model.eval(), tile_px, painter, samples, config.features, report_line) as found,
         TemporaryDirectory(dir=work) as temporary,
     ):
         all_cells = None

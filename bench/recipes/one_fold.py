@@ -22,7 +22,7 @@ from train.run import RunFolder, load_run
 from train.tiles import cut
 
 BATCH = 16
-Say = Callable[[str], None]
+ReportLine = Callable[[str], None]
 Flags = NDArray[np.bool_]
 
 
@@ -91,15 +91,15 @@ class Fold:
         return of_frame
 
 
-def train_whole_network(fold: Fold, config: TrainConfig, say: Say) -> tuple[Answers, Training]:
+def train_whole_network(fold: Fold, config: TrainConfig, report_line: ReportLine) -> tuple[Answers, Training]:
     """`finetune` or `study`; the next fold chooses the checkpoint besides."""
     split = msgspec.structs.replace(config.split, val=fold.groups(fold.following), test=fold.groups(fold.number))
     out = f"{config.out}/fold{fold.number}"
     config = msgspec.structs.replace(config, split=split, out=out, resume=RunFolder(Path(out)).config.exists())
-    return _answers(fold, fit(config, say))
+    return _answers(fold, fit(config, report_line))
 
 
-def train_good_only(fold: Fold, config: TrainConfig, say: Say) -> tuple[Answers, Training]:
+def train_good_only(fold: Fold, config: TrainConfig, report_line: ReportLine) -> tuple[Answers, Training]:
     """`heatline` on nothing but good pictures.
 
     Raises:
@@ -123,7 +123,7 @@ def train_good_only(fold: Fold, config: TrainConfig, say: Say) -> tuple[Answers,
         out=str(run.folder),
     )
     if not (run.summary.exists() and run.read_summary().finished):
-        train_dense(config, run, say)
+        train_dense(config, run, report_line)
     return _answers(fold, run, knows_defects=False)
 
 

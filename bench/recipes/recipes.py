@@ -16,7 +16,7 @@ from bench.machine import machine, without_flags
 from bench.recipes.anomalib_models import MODELS, AnomalibModel, Peers, train_anomalib
 from bench.recipes.bank import cross_validate_bank
 from bench.recipes.judge import Answers, judge_fold
-from bench.recipes.one_fold import Fold, Say, train_good_only, train_whole_network
+from bench.recipes.one_fold import Fold, ReportLine, train_good_only, train_whole_network
 from bench.recipes.rows import FoldFigures, RecipeResult, Training
 from bench.recipes.sets import DataSet, that_change_figures, unless_set
 from bench.recipes.truth import Truth
@@ -58,7 +58,7 @@ class Measurement:
     folds: Collection[int] = ()
     annotated: int | None = None
     peers: Peers | None = None
-    say: Say = lambda line: None
+    report_line: ReportLine = lambda line: None
 
     @property
     def changes(self) -> list[str]:
@@ -93,7 +93,7 @@ class Measurement:
         for seed in seeds:
             for training, figures in self._parts(seed, {one.fold for one in result.folds if one.seed == seed}):
                 for one in figures:
-                    self.say(f"{self.of.name} {result.name}: seed {seed}, fold {one.fold}: {_described(one)}")
+                    self.report_line(f"{self.of.name} {result.name}: seed {seed}, fold {one.fold}: {_described(one)}")
                 training = msgspec.structs.replace(training, machine=without_flags(machine()))
                 result = msgspec.structs.replace(
                     result, folds=[*result.folds, *figures], trainings=[*result.trainings, training]
@@ -109,25 +109,25 @@ class Measurement:
             raise BenchError(f"{self.of.name} has no fold {unknown[0]}; name one of 0 to {fold_of.max()}")
         left = [each for each in sorted(set(fold_of.tolist()) - done) if not self.folds or each in self.folds]
         if not left:
-            self.say(f"{self.of.name} {self.name}: seed {seed} is there")
+            self.report_line(f"{self.of.name} {self.name}: seed {seed} is there")
         elif self.recipe in ("heatline", "bank"):
-            self.say(f"{self.of.name} {self.name}: seed {seed}: training")
+            self.report_line(f"{self.of.name} {self.name}: seed {seed}: training")
             out_of_fold, training = self._bank(config) if self.recipe == "bank" else self._dense(config)
             answers = answers_of(out_of_fold, self.truth, seed, knows_defects=self.recipe != "bank")
             yield training, [judge_fold(self.truth, one) for one in answers if one.fold in left]
         else:
             for fold in left:
-                self.say(f"{self.of.name} {self.name}: seed {seed}, fold {fold}: training")
+                self.report_line(f"{self.of.name} {self.name}: seed {seed}, fold {fold}: training")
                 one, training = self._fold(config, Fold(seed, fold, self.truth, fold_of))
                 yield training, [judge_fold(self.truth, one)]
 
     def _fold(self, config: TrainConfig, fold: Fold) -> tuple[Answers, Training]:
         if self.recipe in MODELS:
             assert self.peers is not None, "the caller says how anomalib's models are run"
-            return train_anomalib(fold, config, self.recipe, self.work / self.of.name, self.peers, self.say)
+            return train_anomalib(fold, config, self.recipe, self.work / self.of.name, self.peers, self.report_line)
         if self.recipe == "good-only":
-            return train_good_only(fold, config, self.say)
-        return train_whole_network(fold, config, self.say)
+            return train_good_only(fold, config, self.report_line)
+        return train_whole_network(fold, config, self.report_line)
 
     @cached_property
     def truth(self) -> Truth:
@@ -161,7 +161,7 @@ class Measurement:
     def _dense(self, config: TrainConfig) -> tuple[OutOfFold, Training]:
         run = RunFolder(Path(config.out))
         if not (run.summary.exists() and run.read_summary().finished):
-            train_dense(config, run, self.say)
+            train_dense(config, run, self.report_line)
         summary = run.read_summary()
         if not run.out_of_fold.exists():
             raise BenchError(f"{self.of.name} was not cross-validated, as its groups make one fold; name another set")
@@ -169,7 +169,7 @@ class Measurement:
         return OutOfFold.read(run.out_of_fold), training
 
     def _bank(self, config: TrainConfig) -> tuple[OutOfFold, Training]:
-        return cross_validate_bank(config, self.truth, self.work, self.say)
+        return cross_validate_bank(config, self.truth, self.work, self.report_line)
 
     def _read(self) -> RecipeResult:
         empty = RecipeResult(

@@ -9,7 +9,7 @@ import msgspec
 
 from bench.engine_process import engine_in
 from bench.machine import file_system
-from bench.spread import Spread, turns
+from bench.spread import Spread, interleaved
 from bench.stages.delivering import grab, journal, publish
 from bench.stages.inspecting import encode, infer, judging, stitch, tile, whole
 from bench.stages.prepared import Prepared, prepare
@@ -102,7 +102,7 @@ def measure_stages(
     tile_counts: Sequence[int],
     rounds: int = ROUNDS,
     frames: int = FRAMES,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     done: Callable[[], None],
 ) -> StagesBench:
     """Time the stages in turns, one size after the other, then frames of several numbers of tiles.
@@ -111,7 +111,7 @@ def measure_stages(
         sizes: of frames, height and width, px.
         rounds: of all stages in turns.
         frames: per stage and round.
-        say: is told what is being measured.
+        report_line: takes a line of progress.
         done: called after each stage's round, `steps` times in all.
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine.
@@ -122,7 +122,7 @@ def measure_stages(
     ways: list[WholeWay] = []
     for hw in dict.fromkeys(sizes):
         prepared = prepare(bundle, verified, hw)
-        say(f"{prepared.size}, {len(prepared.grid)} tiles: {rounds} rounds of {frames} frames of each stage")
+        report_line(f"{prepared.size}, {len(prepared.grid)} tiles: {rounds} rounds of {frames} frames of each stage")
         with ExitStack() as at_end:
             of_stages = {name: Recorder(make(prepared, at_end), done) for name, make in STAGES.items()}
             for variant in WHOLE:
@@ -130,14 +130,14 @@ def measure_stages(
                 of_stages[str(way)] = Recorder(way, done)
             for recorder in of_stages.values():
                 recorder.settle()
-            for order in turns(of_stages, rounds):
+            for order in interleaved(of_stages, rounds):
                 for name in order:
                     of_stages[name](frames)
         costs = {name: recorder.cost() for name, recorder in of_stages.items()}
         rows += [_stage_cost(prepared, of_stages[name].stage, costs[name]) for name in STAGES]
         ways += [_whole_way(prepared, of_stages, costs, variant) for variant in WHOLE]
     if tile_counts:
-        say(f"frames of {', '.join(map(str, tile_counts))} tiles: {_rounds_of_tiles(rounds)} rounds")
+        report_line(f"frames of {', '.join(map(str, tile_counts))} tiles: {_rounds_of_tiles(rounds)} rounds")
     cost_per_tile = measure_tile_counts(bundle, verified, tile_counts, _rounds_of_tiles(rounds), done)
     return StagesBench(
         bundle=bundle.path.name,

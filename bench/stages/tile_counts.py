@@ -8,7 +8,7 @@ from time import perf_counter
 import msgspec
 
 from bench.pipelined import inspect_pipelined
-from bench.spread import Spread, turns
+from bench.spread import Spread, interleaved
 from bench.stages.inspecting import ReadyInputs, require_answers, same
 from bench.stages.prepared import Prepared, prepare, size_of
 from bench.stages.stage import AT_REST_SECONDS
@@ -54,7 +54,7 @@ def measure_tile_counts(
     for way in ways:
         way.run(1)
         done()
-    for order in turns(ways, rounds):
+    for order in interleaved(ways, rounds):
         for way in order:
             time.sleep(AT_REST_SECONDS)
             way.ms_per_tile.append(way.run(way.frames) * 1e3 / (way.frames * len(way.prepared.grid)))

@@ -14,7 +14,7 @@ import cv2
 import msgspec
 import numpy as np
 
-from bench.end_to_end.line import Line, Told, due_ns
+from bench.end_to_end.line import Line, ReceivedVerdict, due_ns
 from bench.tune.shown import Shown
 from bench.tune.trial import Answers
 from bench.watched_line import Keys, WatchedLine
@@ -83,10 +83,10 @@ def on_the_line(
             settles_ns = round(max(SETTLE_SECONDS, SETTLE_FRAMES / slowest_fps) * 1e9)
             began_ns = line.settle(len(shown)) + settles_ns
             ended_ns = began_ns + round(seconds * 1e9)
-            told = line.hear_until(ended_ns)
-            line.hear_to_the_end(told, len(shown), slowest_fps, lambda one: _due_ns(one, told, rates) >= ended_ns)
+            told = line.receive_until(ended_ns)
+            line.receive_past(told, len(shown), slowest_fps, lambda one: _due_ns(one, told, rates) >= ended_ns)
             watched.stop()
-        seen = came_of(told, rates, began_ns, ended_ns, not_heard=watched.not_heard)
+        seen = came_of(told, rates, began_ns, ended_ns, not_heard=watched.not_received)
         if not seen.latencies_ms:
             raise BenchError(
                 f"with {engine} no frame was inspected within {seconds:g} s on a line; ask for a lower rate with --fps"
@@ -94,7 +94,7 @@ def on_the_line(
         return seen
 
 
-def _due_ns(one: Told, told: Sequence[Told], rates: Mapping[str, float]) -> int:
+def _due_ns(one: ReceivedVerdict, told: Sequence[ReceivedVerdict], rates: Mapping[str, float]) -> int:
     """When the last frame of a camera that was told of was due."""
     camera = one.event.camera
     return due_ns([each for each in told if each.event.camera == camera], rates[camera])[-1]
@@ -114,7 +114,7 @@ def require_as_others(engine: EngineConfig, answers: Answers, event: VerdictEven
 
 
 def came_of(
-    told: Sequence[Told], rates: Mapping[str, float], began_ns: int, ended_ns: int, *, not_heard: int
+    told: Sequence[ReceivedVerdict], rates: Mapping[str, float], began_ns: int, ended_ns: int, *, not_heard: int
 ) -> OnTheLine:
     """What came of the frames that were due within a time.
 

@@ -74,7 +74,7 @@ def search(
     answers: Answers,
     *,
     seconds: float,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
 ) -> Tried | None:
     """The best of the candidates, each of which is filled in; None: none can be used.
 
@@ -85,7 +85,7 @@ def search(
         BenchError: settings that compute in the same precision do not answer the same.
     """
     left = list(tried)
-    say(f"{len(left)} settings: how fast is each at the most?")
+    report_line(f"{len(left)} settings: how fast is each at the most?")
     refused: dict[tuple[str, str, str], str] = {}
     for one in left:
         of_its_kind = one.engine.kind, one.engine.device, one.engine.precision
@@ -97,12 +97,12 @@ def search(
                     one.times_as_fast.append(Trial(setup, shown, answers).times_as_fast(seconds / 2))
         if one.left_out is not None:
             refused[of_its_kind] = one.left_out
-        say(f"  {one.engine}: {one.in_words()}")
+        report_line(f"  {one.engine}: {one.in_words()}")
     left = sorted((one for one in left if one.left_out is None), key=lambda one: -one.fastest)
     best = max((one.fastest for one in left), default=0.0)
     left = [one for place, one in enumerate(left) if place < ENOUGH or one.fastest >= FAR_BEHIND * best]
     while len(left) > 1:
-        say(f"{len(left)} settings: how long does a frame take, where they keep up with the rate?")
+        report_line(f"{len(left)} settings: how long does a frame take, where they keep up with the rate?")
         for one in left:
             with opened(one, config) as setup:
                 if setup is not None:
@@ -110,7 +110,7 @@ def search(
                     one.times_as_fast.append(trial.times_as_fast(seconds / 2))
                     if one.sustains:
                         one.latencies_ms += trial.alone_ms(seconds)
-            say(f"  {one.engine}: {one.in_words()}")
+            report_line(f"  {one.engine}: {one.in_words()}")
         left = rank([one for one in left if one.left_out is None])
         left = left[: math.ceil(len(left) / 2)][::-1]
         seconds *= 2

@@ -8,8 +8,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from bench.spread import Spread
-from bench.spread import turns as in_order
+from bench.spread import Spread, interleaved
 from bench.tune.candidates import candidates, spelled_out
 from bench.tune.on_the_line import OnTheLine, on_the_line
 from bench.tune.search import RANKED_AT, Tried, opened, search
@@ -96,7 +95,7 @@ def measure_tune(
     seconds: float,
     dry_run: bool,
     turns: int = TURNS,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
 ) -> Tune:
     """Find the best settings for a bundle with the frames of a line, and write them beside the line's file.
 
@@ -116,7 +115,7 @@ def measure_tune(
     in_force = config.engine_for(bundle.digest)
     present = spelled_out(in_force.settings, cores())
     if in_force.not_tuned is not None:
-        say(in_force.not_tuned)
+        report_line(in_force.not_tuned)
     own = engine_keys_set(line)
     if precisions and "precision" in own and set(precisions) != {present.precision}:
         raise BenchError(
@@ -152,16 +151,24 @@ def measure_tune(
     ]
     if present not in [one.engine for one in tried]:
         tried.append(now)
-    say(f"{', '.join(map(str, shown))}; at most {most_tiles} tiles; {cores()} cores; now: {present}")
+    report_line(f"{', '.join(map(str, shown))}; at most {most_tiles} tiles; {cores()} cores; now: {present}")
     answers = Answers(bundle)
-    best = search(tried, config, shown, answers, seconds=seconds, say=say)
+    best = search(tried, config, shown, answers, seconds=seconds, report_line=report_line)
     assert best is not None, "the present settings can be used"
     comparison = None
     chosen, why = present, "the search came to the present settings"
     if best.engine != present:
-        say(f"present settings and {best.engine}, each in the whole service, in turns")
+        report_line(f"present settings and {best.engine}, each in the whole service, in turns")
         comparison = compare(
-            present, best.engine, config, bundle, shown, answers, seconds=TURN_SECONDS * seconds, turns=turns, say=say
+            present,
+            best.engine,
+            config,
+            bundle,
+            shown,
+            answers,
+            seconds=TURN_SECONDS * seconds,
+            turns=turns,
+            report_line=report_line,
         )
         better, why = is_better(comparison)
         if better:
@@ -197,7 +204,7 @@ def compare(
     *,
     seconds: float,
     turns: int,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
 ) -> Comparison:
     """Both in turns, each in a service that is started for it.
 
@@ -205,10 +212,10 @@ def compare(
         BenchError: they do not answer the same, or the service failed with one.
     """
     seen: dict[EngineConfig, list[OnTheLine]] = {present: [], chosen: []}
-    for number, order in enumerate(in_order(seen, turns), 1):
+    for number, order in enumerate(interleaved(seen, turns), 1):
         for engine in order:
             seen[engine].append(on_the_line(engine, config, bundle, shown, answers, seconds=seconds))
-        say(f"  turn {number} of {turns}: " + "; ".join(_in_words(each[-1]) for each in seen.values()))
+        report_line(f"  turn {number} of {turns}: " + "; ".join(_in_words(each[-1]) for each in seen.values()))
     pairs = list(zip(seen[present], seen[chosen], strict=True))
 
     def ratio(of: Callable[[OnTheLine], float]) -> Spread:

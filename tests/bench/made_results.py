@@ -10,7 +10,7 @@ from bench.bare_engine import Settings
 from bench.end_to_end.end_to_end import EndToEnd
 from bench.end_to_end.highest import Highest
 from bench.end_to_end.idle import Idle
-from bench.end_to_end.line import Told
+from bench.end_to_end.line import ReceivedVerdict
 from bench.end_to_end.saturated import Processor, Saturated
 from bench.end_to_end.window import Window
 from bench.flops import Flops, FlopsBench
@@ -205,9 +205,11 @@ def verdict(number: int, captured_ms: float = 0.0, reason: str | None = None, **
     return msgspec.structs.replace(event, **changed)
 
 
-def told(number: int, due_ms: float, late_ms: float, ms: float, reason: str | None = None, **changed: Any) -> Told:
+def told(
+    number: int, due_ms: float, late_ms: float, ms: float, reason: str | None = None, **changed: Any
+) -> ReceivedVerdict:
     """A frame that was stamped so late, and heard of so long after it was due."""
-    return Told(verdict(number, due_ms + late_ms, reason, **changed), round((due_ms + ms) * 1e6))
+    return ReceivedVerdict(verdict(number, due_ms + late_ms, reason, **changed), round((due_ms + ms) * 1e6))
 
 
 def write(folder: Path, kind: str, found: msgspec.Struct | None = None, **of_machine: Any) -> Path:

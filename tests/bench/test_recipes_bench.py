@@ -169,7 +169,7 @@ def test_each_recipe_is_measured_once_and_more_is_added(
 
     def measure(recipe: str, seeds: Sequence[int], overrides: Sequence[str], **more: object) -> dict[str, object]:
         places = (data, tmp_path / "work", tmp_path / "results")
-        one = Measurement(BLOBS, recipe, overrides, *places, say=said.append, **more)  # type: ignore[arg-type]
+        one = Measurement(BLOBS, recipe, overrides, *places, report_line=said.append, **more)  # type: ignore[arg-type]
         found = one.measure(seeds)
         assert read_recipe(one.file) == found
         return {"file": one.file, "folds": [(fold.seed, fold.fold) for fold in found.folds], "found": found}
@@ -206,7 +206,7 @@ def test_what_is_done_before_an_interruption_stays(data: Path, tmp_path: Path, d
 
     overrides = [*dense]
     places = (data, tmp_path / "work", tmp_path / "results")
-    one = Measurement(BLOBS, "bank", overrides, *places, say=end)
+    one = Measurement(BLOBS, "bank", overrides, *places, report_line=end)
     with pytest.raises(KeyboardInterrupt):
         one.measure([1, 2])
     kept = read_recipe(one.file)

@@ -160,7 +160,7 @@ def test_the_picture_of_a_frame_adds_up(bundle: Bundle, monkeypatch: pytest.Monk
     monkeypatch.setattr("bench.stages.tile_counts.TILES_PER_RUN", 15)
     told: list[None] = []
     found = measure_stages(
-        bundle, "f32", sizes=[HW], tile_counts=[2, 6], rounds=1, frames=2, say=lambda line: None,
+        bundle, "f32", sizes=[HW], tile_counts=[2, 6], rounds=1, frames=2, report_line=lambda line: None,
         done=lambda: told.append(None),
     )  # fmt: skip
     assert len(told) == steps([HW], [2, 6], rounds=1)

@@ -63,7 +63,7 @@ def shows(line: Path, bundle: Bundle) -> tuple[LineConfig, list[Shown]]:
 
 def tuned(bundle: Bundle, line: Path, **keys: Any) -> Tune:
     given: dict[str, Any] = {"precisions": (), "frame_hw": None, "rate_fps": None, "dry_run": False, "turns": 2}
-    return measure_tune(bundle.path, line, **{**given, "seconds": SECONDS, "say": lambda _: None, **keys})
+    return measure_tune(bundle.path, line, **{**given, "seconds": SECONDS, "report_line": lambda _: None, **keys})
 
 
 @pytest.fixture
@@ -155,7 +155,9 @@ def test_settings_that_answer_otherwise_or_skip_work_are_found_out(line: Path, b
             answers.check("f32", [("top", 1.0), ("top", wrong)])
     config, shown = shows(line, bundle)
     with pytest.raises(BenchError, match="the frame's score is"):
-        search([Tried(engine=EngineConfig(threads=1))], config, shown, answers, seconds=SECONDS, say=lambda _: None)
+        search(
+            [Tried(engine=EngineConfig(threads=1))], config, shown, answers, seconds=SECONDS, report_line=lambda _: None
+        )
     event = made.verdict(1, camera="side")
     with pytest.raises(BenchError, match="the frame's score is"):
         require_as_others(EngineConfig(threads=1), answers, event)

@@ -74,14 +74,14 @@ def run(name: str, arguments: argparse.Namespace, measure: Callable[[argparse.Na
         found, facts, faults = measure(arguments, bundle)
         deliver(name, new_report(name, now, found), facts, arguments.out, as_json=False, faults=faults)
     except HeatlineError as error:
-        say(f"{name}: {error}")
+        report_line(f"{name}: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
 
 
-def say(line: str) -> None:
+def report_line(line: str) -> None:
     """Tell how far a run is."""
     print(line, file=sys.stderr, flush=True)
 

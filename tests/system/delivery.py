@@ -28,7 +28,7 @@ from edge.errors import BenchError
 from edge.wire.events import VerdictEvent
 from tests.system.chaos.client import Role, client_command
 from tests.system.chaos.records import Got, head_of, read_record
-from tests.system.command import Result, counts, parser, positive, run, say
+from tests.system.command import Result, counts, parser, positive, report_line, run
 
 SHARE_OF_HIGHEST = 0.8
 REPETITIONS = 3
@@ -102,7 +102,7 @@ def measure_delivery(
     events_per_s: float,
     seconds: float,
     folder: Path | None,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     repetitions: int = REPETITIONS,
 ) -> Delivery:
     """Find the highest rate, then run the line at a share of it, in turns with a journal and without.
@@ -117,7 +117,9 @@ def measure_delivery(
     highest_fps = _highest_fps(bundle)
     inspected_fps = SHARE_OF_HIGHEST * highest_fps
     refused_fps = max(events_per_s - inspected_fps, 0.0)
-    say(f"{highest_fps:.0f} frames/s at most; {inspected_fps:.0f} are inspected, {refused_fps:.0f} have a wrong size")
+    report_line(
+        f"{highest_fps:.0f} frames/s at most; {inspected_fps:.0f} are inspected, {refused_fps:.0f} have a wrong size"
+    )
     cameras = [_camera("inspected", bundle, inspected_fps)]
     if refused_fps:
         cameras.append({**_camera("refused", bundle, refused_fps), "size": [1, 1]})
@@ -125,7 +127,7 @@ def measure_delivery(
     for number in range(repetitions):
         for journal in (True, False) if number % 2 == 0 else (False, True):
             windows.append(window := _window(bundle, cameras, seconds, journal, folder))
-            say(f"{window.name}: {window.events_per_s:.0f} events/s, live {window.live}")
+            report_line(f"{window.name}: {window.events_per_s:.0f} events/s, live {window.live}")
     return Delivery(
         bundle=bundle.path.name,
         commit=commit(),
@@ -168,11 +170,11 @@ def _window(bundle: Bundle, cameras: Sequence[Keys], seconds: float, journal: bo
             if journal:
                 following.start()
             line.until(lambda event: isinstance(event, VerdictEvent), FIRST_WITHIN_S, "the first event")
-            line.listen_for(SETTLE_S)
+            line.receive_for(SETTLE_S)
             of = {"service": [line.pid], "cameras": line.camera_pids(), "live listener": [os.getpid()]}
             if journal:
                 of["durable consumer"] = [following.pid]
-            not_heard_before, began_ns, cpu_before = line.not_heard, time.monotonic_ns(), _cpu(of)
+            not_heard_before, began_ns, cpu_before = line.not_received, time.monotonic_ns(), _cpu(of)
             ended_ns = began_ns + round(seconds * 1e9)
             while time.monotonic_ns() < ended_ns:
                 if (one := line.next()) is not None and isinstance(one.event, VerdictEvent):
@@ -180,7 +182,7 @@ def _window(bundle: Bundle, cameras: Sequence[Keys], seconds: float, journal: bo
             took_s = (time.monotonic_ns() - began_ns) / 1e9
             cpu = {name: (taken - cpu_before[name]) / took_s for name, taken in _cpu(of).items()}
             line.stop()  # a durable consumer is given what there is before it ends
-            not_heard = line.not_heard - not_heard_before
+            not_heard = line.not_received - not_heard_before
             if journal:
                 following.require_running()
             return window_of(heard, came_at(record) if journal else None, took_s, not_heard, cpu)
@@ -314,7 +316,11 @@ def _medians(latencies: Sequence[Latency]) -> str:
 
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
     found = measure_delivery(
-        bundle, events_per_s=arguments.events, seconds=arguments.seconds, folder=arguments.folder, say=say
+        bundle,
+        events_per_s=arguments.events,
+        seconds=arguments.seconds,
+        folder=arguments.folder,
+        report_line=report_line,
     )
     return Result(found, to_facts(found), faults(found))
 

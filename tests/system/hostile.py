@@ -18,7 +18,7 @@ from bench.watched_line import START_WITHIN_SECONDS, Keys, WatchedLine
 from edge.bundle import Bundle
 from edge.errors import BenchError
 from edge.wire.events import VerdictEvent
-from tests.system.command import Result, counts, parser, positive, run, say
+from tests.system.command import Result, counts, parser, positive, report_line, run
 from tests.system.hostile_messages import SocketName
 from tests.system.sender import Sender, What
 
@@ -71,7 +71,7 @@ def measure_hostile(
     rate_fps: float,
     seconds: float,
     rounds: int,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     messages_per_s: float = MESSAGES_PER_S,
 ) -> Hostile:
     """Run a line, and send it nothing, valid messages and malformed ones in turns, on each of its sockets that read.
@@ -90,7 +90,7 @@ def measure_hostile(
         WatchedLine(Path(folder), bundle.path, "f32", [camera], journal=True) as line,
     ):
         line.until(_is_inspected, START_WITHIN_SECONDS, "the first frame")
-        line.listen_for(SETTLE_S)
+        line.receive_for(SETTLE_S)
         assert line.journal_address is not None
         addresses: dict[SocketName, str] = {
             "events": line.address,
@@ -102,7 +102,7 @@ def measure_hostile(
             for what in KINDS[:: 1 if number % 2 else -1]:
                 with Sender(what, messages_per_s, number, CAMERA, addresses) as sender:
                     found.append(one := _round(line, what, sender, seconds))
-                say(f"{what}: {one.cpu_ms_per_frame:.3f} ms of CPU per frame, {sum(one.sent.values())} sent")
+                report_line(f"{what}: {one.cpu_ms_per_frame:.3f} ms of CPU per frame, {sum(one.sent.values())} sent")
         pss_after = _pss_bytes(line)
         line.stop()
     valid, malformed = _cpu_ms(found, "valid"), _cpu_ms(found, "malformed")
@@ -121,7 +121,7 @@ def measure_hostile(
 def _round(line: WatchedLine, what: What, sender: Sender, seconds: float) -> Round:
     """One window; the sender is there before it and after."""
     verdicts: Counter[str] = Counter()
-    line.listen_for(SETTLE_S)
+    line.receive_for(SETTLE_S)
     began_s, before_s = time.monotonic(), cpu_s(line.pid)
     while time.monotonic() < began_s + seconds:
         if (heard := line.next()) is not None and isinstance(heard.event, VerdictEvent):
@@ -207,7 +207,7 @@ def to_facts(found: Hostile) -> dict[str, str]:
 
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
     found = measure_hostile(
-        bundle, rate_fps=arguments.rate, seconds=arguments.seconds, rounds=arguments.rounds, say=say
+        bundle, rate_fps=arguments.rate, seconds=arguments.seconds, rounds=arguments.rounds, report_line=report_line
     )
     return Result(found, to_facts(found), faults(found))
 

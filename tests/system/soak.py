@@ -19,7 +19,7 @@ from bench.watched_line import Keys, WatchedLine
 from edge.bundle import Bundle
 from edge.errors import BenchError
 from edge.wire.events import Account, AlarmEvent, Event, StatusEvent, VerdictEvent
-from tests.system.command import Result, counts, parser, positive, run, say
+from tests.system.command import Result, counts, parser, positive, report_line, run
 from tests.system.slope import Slope, slope
 
 TARGET_BYTES_PER_FRAME = 20.0
@@ -217,7 +217,7 @@ def soak(
     *,
     frame_hw: tuple[int, int],
     sample_every_s: float,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
 ) -> SoakRun:
     """Run a line with one camera until it has shown so many frames.
 
@@ -253,7 +253,7 @@ def soak(
             if tally.frames > before:
                 began_s, last_s = began_s or now_s, now_s
                 if tally.frames * SAYS // frames > before * SAYS // frames:
-                    say(f"{tally.frames} of {frames} frames")
+                    report_line(f"{tally.frames} of {frames} frames")
             elif now_s > last_s + SILENCE_SECONDS:
                 raise BenchError(f"no frame was reported for {SILENCE_SECONDS:.0f} s, after {before} of {frames}")
             if tally.frames and look is None and now_s >= due_s:
@@ -283,7 +283,12 @@ def soak(
 
 
 def measure_soak(
-    bundle: Bundle, frames: int, minutes: float, say: Callable[[str], None], *, sample_every_s: float = SAMPLE_EVERY_S
+    bundle: Bundle,
+    frames: int,
+    minutes: float,
+    report_line: Callable[[str], None],
+    *,
+    sample_every_s: float = SAMPLE_EVERY_S,
 ) -> Soak:
     """Run the service as fast as it goes, and then for long at a share of the rate that this was.
 
@@ -294,7 +299,9 @@ def measure_soak(
         minutes: of the second run; 0: leave it out.
     """
     tile_px = bundle.manifest.grid.tile_px
-    soaked = functools.partial(soak, bundle, frame_hw=(tile_px, tile_px), sample_every_s=sample_every_s, say=say)
+    soaked = functools.partial(
+        soak, bundle, frame_hw=(tile_px, tile_px), sample_every_s=sample_every_s, report_line=report_line
+    )
     fast = soaked(frames or FRAMES_FOR_A_RATE, None)
     runs = [fast] if frames else []
     highest_fps = fast.frames / fast.took_s
@@ -355,7 +362,7 @@ def _slope(grows: Slope | None) -> str:
 
 
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
-    found = measure_soak(bundle, arguments.frames, arguments.minutes, say)
+    found = measure_soak(bundle, arguments.frames, arguments.minutes, report_line)
     facts = {f"{run.name}: {name}": value for run in found.runs for name, value in to_facts(run).items()}
     wrong = [f"{run.name}: {fault}" for run in found.runs for fault in faults(run)]
     return Result(found, facts, wrong if found.cut_short_by is None else [*wrong, found.cut_short_by])

@@ -34,7 +34,7 @@ def quiet(_line: str) -> None:
 
 def test_a_fault_is_timed_from_the_deed_to_the_alarm_and_to_the_next_inspected_frame(bundle: Bundle) -> None:
     scenario = Scenario(SMALL, ("camera process killed",))
-    (found,) = measure_faults(scenario, bundle, repeats=2, gone_s=(0.0,), say=quiet)
+    (found,) = measure_faults(scenario, bundle, repeats=2, gone_s=(0.0,), report_line=quiet)
     assert [sample.noticed_as for sample in found.samples] == ["process", "process"]
     assert all(0 < sample.noticed_ms < sample.recovered_ms for sample in found.samples)
     assert found.noticed_ms.lowest == min(sample.noticed_ms for sample in found.samples)

@@ -48,7 +48,7 @@ def test_under_a_kill_a_cut_link_and_a_full_disk_a_few_clients_lose_nothing(bund
         Fault(0.3, "killed", LINE, 0.0),
     ]
     said: list[str] = []
-    found = measure_chaos(bundle, seed=1, seconds=0.4, rate_fps=50, say=said.append, clients=FEW, plan=plan)
+    found = measure_chaos(bundle, seed=1, seconds=0.4, rate_fps=50, report_line=said.append, clients=FEW, plan=plan)
     assert faults(found) == []
     assert found.kills == {"line": 1, "clients": 1}
     has_disk = found.full_disk_felt is not None

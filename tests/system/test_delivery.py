@@ -87,7 +87,7 @@ def test_events_are_timed_through_a_real_line_with_a_journal_and_without(
     for name, value in (("FRAMES_FOR_A_RATE", 50), ("SHARE_OF_HIGHEST", 0.1), ("SETTLE_S", 0.5)):
         monkeypatch.setattr(delivery, name, value)
     options: dict[str, Any] = {"events_per_s": 0, "seconds": 1, "repetitions": 1, "folder": None}
-    kept, bare = measure_delivery(bundle, **options, say=lambda line: None).windows
+    kept, bare = measure_delivery(bundle, **options, report_line=lambda line: None).windows
     assert (kept.journal, bare.journal) == (True, False)
     assert min(kept.events, bare.events) > 0
     assert kept.not_followed == 0
@@ -147,7 +147,7 @@ def test_messages_that_cost_time_frames_or_memory_and_a_slow_sender_are_faults()
 @pytest.mark.long
 def test_a_real_line_refuses_what_is_malformed_and_inspects_on(bundle: Bundle) -> None:
     options: dict[str, Any] = {"rate_fps": 20, "messages_per_s": 50, "seconds": 1, "rounds": 1}
-    found = measure_hostile(bundle, **options, say=lambda _line: None)
+    found = measure_hostile(bundle, **options, report_line=lambda _line: None)
     by_what = {each.what: each for each in found.rounds}
     assert all(each.frames > 0 for each in found.rounds)
     assert by_what["nothing"].sent == {}

@@ -189,7 +189,7 @@ def test_a_process_that_ends_while_it_is_looked_at_is_left_out(monkeypatch: pyte
 @pytest.fixture(scope="module", params=[600, pytest.param(5000, marks=pytest.mark.long)])
 def run(bundle: Bundle, request: pytest.FixtureRequest) -> SoakRun:
     """Of the real service, short."""
-    return soak(bundle, request.param, None, frame_hw=(48, 64), sample_every_s=0.005, say=lambda _: None)
+    return soak(bundle, request.param, None, frame_hw=(48, 64), sample_every_s=0.005, report_line=lambda _: None)
 
 
 def test_a_short_run_loses_nothing_and_opens_no_descriptor_thread_or_process(run: SoakRun) -> None:

@@ -46,24 +46,24 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints is no reply
 
-    def say(**reply: object) -> None:
+    def send_reply(**reply: object) -> None:
         replies.write(json.dumps(reply) + "\n")
 
     try:
         module, job = importlib.import_module(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
         frames = np.load(job["frames"])
-        system, tried = _fastest(module, job, frames, say)
+        system, tried = _fastest(module, job, frames, send_reply)
         libraries = {name: version(name) for name in module.LIBRARIES}
-        say(ready={"settings": tried[0]["settings"], "tried": tried, "libraries": libraries})
+        send_reply(ready={"settings": tried[0]["settings"], "tried": tried, "libraries": libraries})
         for line in sys.stdin:
             system.laps.clear()
             began = perf_counter()
             answers = system(frames)
             seconds = perf_counter() - began
             np.savez(json.loads(line)["answers"], allow_pickle=False, **summary(answers, job["sample_px"]))
-            say(seconds=seconds, laps=dict(system.laps))
+            send_reply(seconds=seconds, laps=dict(system.laps))
     except Exception as error:
-        say(error=f"{type(error).__name__}: {' '.join(str(error).split())}")
+        send_reply(error=f"{type(error).__name__}: {' '.join(str(error).split())}")
         raise
 
 
@@ -83,12 +83,12 @@ def summary(answers: list[tuple[Any, Any, bool]], sample_px: int) -> dict[str, N
 
 
 def _fastest(
-    module: Any, job: dict[str, Any], frames: NDArray[np.uint8], say: Callable[..., None]
+    module: Any, job: dict[str, Any], frames: NDArray[np.uint8], send_reply: Callable[..., None]
 ) -> tuple[Any, list[dict[str, Any]]]:
     """The system in the settings that are fastest, warm; and all that were tried, these first."""
     tried: list[dict[str, Any]] = []
     for one in module.settings(job):
-        say(trying=one)
+        send_reply(trying=one)
         system = module.System(job, one)
         seconds = _seconds(system, frames)
         if seconds < LONG_SECONDS:
@@ -106,7 +106,7 @@ def _fastest(
     while len(taken[0]) < TURNS and sum(map(sum, taken)) < SECONDS_OF_TURNS:
         order = range(len(systems))[:: -1 if len(taken[0]) % 2 else 1]
         for number in order:
-            say(trying=finalists[number]["settings"])
+            send_reply(trying=finalists[number]["settings"])
             taken[number].append(_seconds(systems[number], frames))
     for one, of in zip(finalists, taken, strict=True):
         one.update(frames_per_s=len(frames) / statistics.median(of), turns=len(of))

@@ -5,11 +5,11 @@ from argparse import Namespace
 
 from edge.bundle import Bundle
 from tests.system.cameras.measure import Plan, faults, measure_cameras
-from tests.system.command import Result, parser, run, say
+from tests.system.command import Result, parser, report_line, run
 
 
 def _measure(_: Namespace, bundle: Bundle) -> Result:
-    found = measure_cameras(bundle, Plan(), say)
+    found = measure_cameras(bundle, Plan(), report_line)
     facts = {f"{rate.load}, {rate.way}": rate.fact for rate in found.rates}
     facts |= {f"{times.load}, {times.fault}": times.fact for times in found.faults}
     facts |= {f"left out: {what}": why for what, why in found.left_out.items()}

@@ -42,7 +42,7 @@ class Cameras(msgspec.Struct, frozen=True, kw_only=True):
     """Measurements that failed, with the reason."""
 
 
-def measure_cameras(bundle: Bundle, plan: Plan, say: Callable[[str], None]) -> Cameras:
+def measure_cameras(bundle: Bundle, plan: Plan, report_line: Callable[[str], None]) -> Cameras:
     """Measure one thing after the other, also after one that failed.
 
     Raises:
@@ -60,20 +60,22 @@ def measure_cameras(bundle: Bundle, plan: Plan, say: Callable[[str], None]) -> C
             yield
         except MissingExtraError as error:
             left_out[f"{load}, {what}"] = str(error)
-            say(f"left out: {load}, {what}: {error}")
+            report_line(f"left out: {load}, {what}: {error}")
         except (BenchError, CameraError) as error:
             failed[f"{load}, {what}"] = str(error)
-            say(f"failed: {load}, {what}: {error}")
+            report_line(f"failed: {load}, {what}: {error}")
 
     for load in plan.to_event:
         with if_possible(load, "to event"):
-            found.rates.append(measure_rate(load, "to event", bundle, plan.tries, say))
+            found.rates.append(measure_rate(load, "to event", bundle, plan.tries, report_line))
     for load in plan.camera_path:
         with if_possible(load, "camera path"):
-            found.rates.append(measure_rate(load, "camera path", bundle, plan.tries, say))
+            found.rates.append(measure_rate(load, "camera path", bundle, plan.tries, report_line))
     for scenario in plan.scenarios:
         with if_possible(scenario.load, ", ".join(scenario.faults)):
-            found.faults.extend(measure_faults(scenario, bundle, repeats=plan.repeats, gone_s=plan.gone_s, say=say))
+            found.faults.extend(
+                measure_faults(scenario, bundle, repeats=plan.repeats, gone_s=plan.gone_s, report_line=report_line)
+            )
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge.bundle import Bundle
 from tests.system.chaos.result import faults, measure_chaos, to_facts
-from tests.system.command import Result, parser, positive, run, say
+from tests.system.command import Result, parser, positive, report_line, run
 
 
 def _measure(arguments: Namespace, bundle: Bundle) -> Result:
@@ -16,7 +16,7 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
         seed=secrets.randbelow(1_000_000) if arguments.seed is None else arguments.seed,
         seconds=arguments.seconds,
         rate_fps=arguments.rate,
-        say=say,
+        report_line=report_line,
         keep=arguments.keep,
     )
     return Result(found, to_facts(found), faults(found))

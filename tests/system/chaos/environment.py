@@ -56,11 +56,16 @@ class Environment:
     Args:
         rate_fps: of all cameras together.
         seconds: for which faults go on.
-        say: is told what is done.
+        report_line: takes a line of progress.
     """
 
     def __init__(
-        self, bundle: Bundle, clients: Sequence[ClientPlan], rate_fps: float, seconds: float, say: Callable[[str], None]
+        self,
+        bundle: Bundle,
+        clients: Sequence[ClientPlan],
+        rate_fps: float,
+        seconds: float,
+        report_line: Callable[[str], None],
     ) -> None:
         self.seconds = seconds
         with ExitStack() as begun:
@@ -68,7 +73,7 @@ class Environment:
             disk_mib = max(LEAST_DISK_MIB, round(2 * rate_fps * seconds * BYTES_PER_EVENT / 2**20))
             disk = self._folder / "disk"
             disk.mkdir()
-            self.disk = _mounted(disk, disk_mib, begun, say)
+            self.disk = _mounted(disk, disk_mib, begun, report_line)
             self.state = disk / "state"
             self.state.mkdir()
             ports = {"events": _free_port(), "journal": _free_port()}
@@ -130,14 +135,14 @@ class Environment:
         return found
 
 
-def _mounted(place: Path, mib: int, begun: ExitStack, say: Callable[[str], None]) -> SmallDisk | None:
+def _mounted(place: Path, mib: int, begun: ExitStack, report_line: Callable[[str], None]) -> SmallDisk | None:
     """A disk of so many MiB until `begun` ends; None where none can be mounted, which is said."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "heatline-chaos", str(place)]
     try:
         subprocess.run(mount, text=True, capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         why = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
-        say(f"NO DISK CAN BE MOUNTED HERE, SO NONE IS FILLED: {why}")
+        report_line(f"NO DISK CAN BE MOUNTED HERE, SO NONE IS FILLED: {why}")
         return None
     assert os.path.ismount(place)
     begun.callback(subprocess.run, ["umount", "--lazy", str(place)], capture_output=True, check=False)

@@ -78,7 +78,7 @@ def measure_chaos(
     seed: int,
     seconds: float,
     rate_fps: float,
-    say: Callable[[str], None],
+    report_line: Callable[[str], None],
     clients: Sequence[ClientPlan] = CLIENTS,
     plan: Sequence[Fault] | None = None,
     keep: Path | None = None,
@@ -93,7 +93,7 @@ def measure_chaos(
     Raises:
         BenchError: the line does not start, does not report, or does not stop.
     """
-    with Environment(bundle, clients, rate_fps, seconds, say) as environment:
+    with Environment(bundle, clients, rate_fps, seconds, report_line) as environment:
         if plan is None:
             plan = make_plan(
                 seed,
@@ -105,8 +105,8 @@ def measure_chaos(
             )
         elif environment.disk is None:
             plan = [fault for fault in plan if fault.target != DISK]
-        say(f"seed {seed}: {len(plan)} faults, {kills_in(plan)} kills among them")
-        run = ChaosRun(environment, say)
+        report_line(f"seed {seed}: {len(plan)} faults, {kills_in(plan)} kills among them")
+        run = ChaosRun(environment, report_line)
         try:
             expected = run.play(plan)
             verified = verify(expected, run.clients, run.through)

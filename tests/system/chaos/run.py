@@ -30,11 +30,11 @@ class ChaosRun:
     """A run, as far as it is.
 
     Args:
-        say: is told what is done.
+        report_line: takes a line of progress.
     """
 
-    def __init__(self, environment: Environment, say: Callable[[str], None]) -> None:
-        self._environment, self._say = environment, say
+    def __init__(self, environment: Environment, report_line: Callable[[str], None]) -> None:
+        self._environment, self._report_line = environment, report_line
         self._line, self._reference, self.clients = environment.line, environment.reference, environment.clients
         self.clock_s = 0.0
         """For how long the line reported frames: it stands still while the line is down."""
@@ -99,12 +99,12 @@ class ChaosRun:
                 if fault.at_s <= self.clock_s and self._is_ready(fault):
                     due.remove(fault)
                     self.faults[fault.kind] += 1
-                    self._say(str(fault))
+                    self._report_line(str(fault))
                     self._begin(fault)
 
     def _recover(self) -> None:
         """No fault any more: all links healed, all clients and the line there, events recorded."""
-        self._say(f"{self.clock_s:6.2f} s  no more faults")
+        self._report_line(f"{self.clock_s:6.2f} s  no more faults")
         while self._later or self._filled_for_s is not None:
             self._later = [(0.0, end) for _, end in self._later]
             self._tick()
@@ -126,7 +126,7 @@ class ChaosRun:
         began_s = time.monotonic()
         while waiting := self._waiting():
             if time.monotonic() > began_s + CATCHES_UP_WITHIN_S:
-                self._say(f"after {CATCHES_UP_WITHIN_S:.0f} s, not all had caught up: {', '.join(waiting)}")
+                self._report_line(f"after {CATCHES_UP_WITHIN_S:.0f} s, not all had caught up: {', '.join(waiting)}")
                 break
             time.sleep(10 * TICK_S)
             self._supervise()
@@ -187,7 +187,7 @@ class ChaosRun:
             if client.plan.ends_with_the_line and not self._line.runs:
                 continue
             if (wrong := client.process.check()) is not None:
-                self._say(wrong)
+                self._report_line(wrong)
                 self.ended.append(wrong)
                 self._at(AGAIN_AFTER_S, client.process.start)
         if (wrong := self._line.check()) is not None:
@@ -254,11 +254,11 @@ class ChaosRun:
             disk.fill()
             if not self.felt_full and self._live_only:
                 self.felt_full, self._filled_s = True, now_s
-                self._say(f"{self.clock_s:6.2f} s  events are live only: {self._reference.live_only}")
+                self._report_line(f"{self.clock_s:6.2f} s  events are live only: {self._reference.live_only}")
             if now_s > self._filled_s + (self._filled_for_s if self.felt_full else FELT_WITHIN_S):
                 disk.free()
                 self._filled_for_s, self._freed_s = None, now_s
-                self._say(f"{self.clock_s:6.2f} s  the disk has room again")
+                self._report_line(f"{self.clock_s:6.2f} s  the disk has room again")
         elif self._freed_s is not None and not self._live_only and self._reports:
             self.recorded_again_s, self._freed_s = now_s - self._freed_s, None
 
