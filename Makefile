@@ -112,7 +112,7 @@ examples/clients/node/node_modules/.made: examples/clients/node/package.json exa
 
 .venv/.runtime: $(PACKAGE) | .venv/.made
 	@echo "installing heatline into .venv"
-	@$(PIP) -e .
+	@$(PIP) -e '.[demo]'
 	@touch $@
 
 .venv/.dev: $(PACKAGE) .venv/.runtime

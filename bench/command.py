@@ -16,6 +16,7 @@ from bench.commands.robustness import robustness
 from bench.commands.stages import stages
 from bench.commands.startup import startup
 from bench.commands.tune import tune
+from edge.cli.group import CommandGroup
 
 COMMANDS = (
     end_to_end,
@@ -32,9 +33,9 @@ COMMANDS = (
 )
 
 
-@click.group(epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")
+@click.group(cls=CommandGroup, epilog="Example: heatline bench end-to-end boards.bundle --find-max --saturate")
 def bench() -> None:
-    """Measure on this machine: whether a line keeps up, what each stage costs, and what others take for the same."""
+    """Measure speed and accuracy on this machine."""
     # A bench that `kill`, `timeout` or a closed terminal ends must leave no process and no folder.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:

@@ -13,6 +13,10 @@ from edge.util.atomic_file import replacing
 OUT, RESULTS = "--out", "--results"
 
 
+class NotAResultError(BenchError):
+    """A file holds JSON that is no result of a bench that this report shows."""
+
+
 def new_report(bench: str, machine: Mapping[str, object], found: msgspec.Struct) -> dict[str, Any]:
     """Return what a result file holds.
 
@@ -74,7 +78,8 @@ def read_result(path: Path) -> dict[str, Any]:
     """Read what `keep` wrote.
 
     Raises:
-        BenchError: it cannot be read, or is no result.
+        NotAResultError: it holds JSON of another kind.
+        BenchError: it cannot be read.
     """
     try:
         report = msgspec.json.decode(path.read_bytes())
@@ -83,5 +88,5 @@ def read_result(path: Path) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BenchError(f"{path} is not JSON ({error}); name a result of heatline bench") from error
     if not isinstance(report, dict):
-        raise BenchError(f"{path} holds {type(report).__name__}, a result of heatline bench is an object")
+        raise NotAResultError(f"{path} holds {type(report).__name__}, a result of heatline bench is an object")
     return report

@@ -12,6 +12,7 @@ from edge.geometry import Region
 from edge.inspection.verdict import Thresholds
 
 OUTLINE_RGB = (255, 255, 255)
+DARK_RGB = (0, 0, 0)
 MOST_COVER = 0.75
 
 
@@ -75,8 +76,22 @@ def outline_regions(rgb: NDArray[np.uint8], regions: Sequence[Region]) -> NDArra
     """A copy of the frame with the outline and the peak of each region."""
     picture = np.ascontiguousarray(rgb.copy())
     thick = max(2, round(max(rgb.shape[:2]) / 600))
+    draw_outlines(picture, [np.array(region.contour_xy, np.int32) for region in regions], OUTLINE_RGB, thick)
     for region in regions:
-        contour = np.array(region.contour_xy, np.int32)
-        cv2.polylines(picture, [contour], isClosed=True, color=OUTLINE_RGB, thickness=thick, lineType=cv2.LINE_AA)
         cv2.drawMarker(picture, region.peak_xy, OUTLINE_RGB, cv2.MARKER_CROSS, 6 * thick, thick)
     return picture
+
+
+def draw_outlines(
+    picture: NDArray[np.uint8], contours: Sequence[NDArray[np.int32]], rgb: tuple[int, int, int], thick: int
+) -> None:
+    """Draw closed contours into a picture, each over a wider dark line, so that it shows on any ground.
+
+    Args:
+        picture: RGB [H, W, 3], changed in place.
+        contours: each [points, 2] or [points, 1, 2], x and y in px.
+        thick: width of the line in `rgb`, px.
+    """
+    kind = cv2.LINE_AA if thick > 2 else cv2.LINE_8
+    for colour, width in ((DARK_RGB, thick + 2 * max(1, thick // 2)), (rgb, thick)):
+        cv2.polylines(picture, contours, isClosed=True, color=colour, thickness=width, lineType=kind)

@@ -58,8 +58,9 @@ def export(
     allow: tuple[Precision | Literal["map"], ...],
     as_json: bool,
 ) -> None:
-    """Turn RUN, the folder of a training, into a bundle: one graph with classifier and map, verified and calibrated.
+    """Turn RUN, the folder of a training, into a bundle for a line.
 
+    A bundle is one graph with classifier and map, verified and calibrated.
     Each precision is held to the model itself on tiles of the validation groups, or of half of the training groups
     where none are kept for validation (recipe heatline): verdicts, maps and regions. One that fails is left out of the
     bundle, with the reason. The export fails if ONNX Runtime or OpenVINO do not answer in f32

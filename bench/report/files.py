@@ -8,8 +8,8 @@ from typing import Any
 
 from bench.machine import MachineKind, machine_kind
 from bench.report.tables import Table, cell
-from bench.result_file import read_result
-from edge.errors import BenchError, InputError
+from bench.result_file import NotAResultError, read_result
+from edge.errors import InputError
 
 EVALUATION = ("told", "calibration", "truths")
 """Keys that only an `evaluation.json` has."""
@@ -51,14 +51,15 @@ def read(file: Path) -> Result:
     """Read a result; a file says in "bench" what it is, an evaluation is known by what it holds.
 
     Raises:
-        BenchError: it cannot be read, or is no result.
+        NotAResultError: it holds JSON of another kind.
+        BenchError: it cannot be read.
     """
     content = read_result(file)
     kind = content.get("bench")
     if kind is None and all(key in content for key in EVALUATION):
         kind = "evaluation"
     if not isinstance(kind, str):
-        raise BenchError(f"{file} is no result of a bench that this report knows, or one of an older format")
+        raise NotAResultError(f"{file} is no result of a bench that this report knows, or one of an older format")
     whole, here, machine = file.resolve(), Path.cwd(), content.get("machine")
     name = str(whole.relative_to(here) if whole.is_relative_to(here) else file)
     return Result(name, kind, machine if isinstance(machine, dict) else {}, content)
@@ -75,6 +76,10 @@ class Machines:
         place = list(self._machines).index(kind)
         letters = string.ascii_uppercase
         return "machine " + (letters[place // 26 - 1] if place >= 26 else "") + letters[place % 26]
+
+    def of(self, result: Result) -> str:
+        """The name of the machine that a result is of."""
+        return self.name(result.machine_kind) if result.machine else "a machine that the file does not name"
 
     def table(self) -> Table:
         """What each is."""

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from bench.recipes.rows import FIGURES
 from bench.report import plots
-from bench.report.tables import Record
+from bench.report.tables import Record, shown
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Kind:
     told: str = ""
     heading: str = "{model} in {precision}"
     """With keys of the measurement."""
+    headlines: Callable[[Record], Iterable[str]] = lambda _: ()
+    """The main figures, each in a few words, for the head of the report."""
     notes: Callable[[Record], Iterable[str]] = lambda _: ()
     plots: Callable[[Record], Iterable[Markup]] = lambda _: ()
     leave_out: tuple[str, ...] = ()
@@ -28,6 +30,25 @@ class Kind:
     """Makes what tables show."""
     is_joined: bool = False
     """Whether files with the same heading and machine become rows of the same table."""
+
+
+def _end_to_end_headlines(one: Record) -> Iterator[str]:
+    if one.get("ended", "whole") != "whole":
+        return
+    if saturated := one["saturated"]:
+        yield (
+            f"{shown(saturated['service_frames_per_s']['median'])} frames/s at most, "
+            f"{shown(saturated['service_over_engine'])} of what the engine does alone"
+        )
+    if highest := one.get("highest"):
+        yield f"no frame lost at {shown(highest['rate_fps'])} frames/s"
+    if window := one.get("window"):
+        dropped = sum(window["dropped"].values()) + sum(window["failed"].values())
+        yield (
+            f"{shown(window['latency']['p50'])} ms from capture to event (median; 99 %: "
+            f"{shown(window['latency']['p99'])} ms) at {shown(window['rate_fps'])} frames/s, {dropped:,} of "
+            f"{window['frames']:,} frames dropped or failed"
+        )
 
 
 def _end_to_end_notes(one: Record) -> Iterator[str]:
@@ -39,6 +60,12 @@ def _end_to_end_plots(one: Record) -> Iterator[Markup]:
     if processor := one["saturated"] and one["saturated"].get("processor"):
         time_ms = {"inference": processor["inference_ms"], **processor["rest_ms"]}
         yield plots.stacks({"service": time_ms}, "Processor time of a frame", "ms of processor time", "inference")
+
+
+def _stages_headlines(one: Record) -> Iterator[str]:
+    for row in one.get("whole", ()):
+        if row["variant"] == "defects":
+            yield f"{row['size']}, {row['tiles']} tiles: {shown(row['ms']['median'])} ms for a frame with defects"
 
 
 def _stages_plots(one: Record) -> Iterator[Markup]:
@@ -61,6 +88,11 @@ def _stages_view(one: Record) -> Record:
     }
 
 
+def _startup_headlines(one: Record) -> Iterator[str]:
+    for condition, of in one["conditions"].items():
+        yield f"{condition}: READY after {shown(of['ready_s']['median'])} s"
+
+
 def _startup_plots(one: Record) -> Iterator[Markup]:
     starts = {
         condition: {phase: taken["median"] for phase, taken in of["phases_s"].items()}
@@ -70,10 +102,33 @@ def _startup_plots(one: Record) -> Iterator[Markup]:
         yield plots.stacks(starts, "Phases of a start", "s until the first verdict")
 
 
+def _tune_headlines(one: Record) -> Iterator[str]:
+    if comparison := one.get("comparison"):
+        yield f"{shown(comparison['latency_p50']['median'])} of the median latency before, with the settings chosen"
+
+
+def _peers_headlines(one: Record) -> Iterator[str]:
+    for row in one["systems"]:
+        if row["name"] != "engine alone":
+            yield f"{row['name']}: {shown(row['to_engine'])} of the frames/s of the engine alone"
+
+
 def _peers_plots(one: Record) -> Iterator[Markup]:
     shares = {row["name"]: (row["to_engine"], row["to_engine_spread"]) for row in one["systems"]}
     unit = "frames per second, of the engine alone"
     yield plots.bars(shares, f"Share of the engine: {one['model']}", unit, (1.0, "engine alone"))
+
+
+def _map_cost_headlines(one: Record) -> Iterator[str]:
+    """By families of methods, of the engine that lines use."""
+    ratios: dict[str, list[float]] = {}
+    for row in one["rows"]:
+        if row["cost"] and row["engine"] == "openvino":
+            family = row["method"].partition("-")[0]
+            ratios.setdefault(f"{family} in {row['precision']}", []).append(row["cost"]["ratio"])
+    for name, each in sorted(ratios.items()):
+        ends = " to ".join(dict.fromkeys(shown(end) for end in (min(each), max(each))))
+        yield f"{name}: {ends} times the time of the classifier alone"
 
 
 def _map_cost_plots(one: Record) -> Iterator[Markup]:
@@ -100,6 +155,24 @@ def _recipe_view(one: Record) -> Record:
         values = [fold[figure] for fold in one["folds"] if fold[figure] is not None]
         row[heading] = f"{statistics.fmean(values):.3f} ± {statistics.pstdev(values):.2f}" if values else None
     return {"": [row] if one["folds"] else []}
+
+
+def _recipe_headlines(one: Record) -> Iterator[str]:
+    """Of the default recipe as it is."""
+    hits = [fold["hit"] for fold in one["folds"] if fold["hit"] is not None]
+    if one["recipe"] == "heatline" and not one["overrides"] and hits:
+        yield f"recipe heatline: {shown(statistics.fmean(hits))} of the defects hit"
+
+
+def _plausibility_headlines(one: Record) -> Iterator[str]:
+    for each in one["sets"]:
+        spoilt = each["spoilt"]
+        refused, frames = (sum(row[key] for row in spoilt) for key in ("refused", "frames"))
+        good = next(row for row in each["still_good"] if row["kind"] == "good")
+        yield (
+            f"{each['set']}: {refused:,} of {frames:,} frames without the product refused, {good['refused']:,} of "
+            f"{good['frames']:,} good ones"
+        )
 
 
 def _plausibility_view(one: Record) -> Record:
@@ -141,6 +214,7 @@ KINDS = (
         told="The real service, from paced cameras to a subscriber in another process, beside the bare engine.",
         notes=_end_to_end_notes,
         plots=_end_to_end_plots,
+        headlines=_end_to_end_headlines,
     ),
     Kind(
         name="stages",
@@ -149,18 +223,21 @@ KINDS = (
         plots=_stages_plots,
         leave_out=("stacked", "allocated_bytes", "peak_bytes"),
         view=_stages_view,
+        headlines=_stages_headlines,
     ),
     Kind(
         name="startup",
         title="Start",
         told="From the start of the process to READY and to the first verdict. Medians (lowest to highest).",
         plots=_startup_plots,
+        headlines=_startup_headlines,
     ),
     Kind(
         name="tune",
         title="Settings for this machine",
         told="What heatline bench tune tried and chose, and what that gains, measured again in turns.",
         heading="{model}, {line}",
+        headlines=_tune_headlines,
     ),
     Kind(
         name="peers",
@@ -168,6 +245,7 @@ KINDS = (
         told="The same frames, network, precision and machine, in turns; the engine alone is the measure.",
         plots=_peers_plots,
         leave_out=("libraries",),
+        headlines=_peers_headlines,
     ),
     Kind(
         name="map-cost",
@@ -176,6 +254,7 @@ KINDS = (
         heading="Classifier and map",
         plots=_map_cost_plots,
         leave_out=("fusion", "discard_ratio", "tile_px", "threads", "rounds", "tiles", "at_utc", "load"),
+        headlines=_map_cost_headlines,
     ),
     Kind(
         name="flops",
@@ -191,6 +270,7 @@ KINDS = (
         heading="{set}, by {truth}",
         view=_recipe_view,
         is_joined=True,
+        headlines=_recipe_headlines,
     ),
     Kind(
         name="plausibility",
@@ -198,6 +278,7 @@ KINDS = (
         told="How many frames of each kind are refused, by grouped cross-validation.",
         heading="{model}",
         view=_plausibility_view,
+        headlines=_plausibility_headlines,
     ),
     Kind(
         name="robustness",

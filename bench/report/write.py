@@ -11,7 +11,9 @@ from markupsafe import Markup
 from bench.report.files import Machines, Result, find, read
 from bench.report.kinds import KINDS, Kind
 from bench.report.tables import Table, tables
+from bench.result_file import NotAResultError
 from edge.errors import BenchError
+from edge.util.text import format_count
 
 PAGE, TABLES = "report.html", "report.md"
 UNUSABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
@@ -28,7 +30,7 @@ class Report(NamedTuple):
     files: int
     """That were used."""
     unusable: list[str]
-    """A sentence for each file that was not."""
+    """A sentence for each file that was not, and one for all that are no result of a bench shown here."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Block:
     """What stands below one heading, all of it of one machine."""
 
     heading: str
+    headlines: tuple[str, ...]
+    """Its main figures."""
     notes: tuple[str, ...]
     plots: tuple[Markup, ...]
     tables: tuple[Table, ...]
@@ -63,13 +67,20 @@ def make_report(paths: Sequence[Path], title: str = "heatline bench") -> Report:
         named = ", ".join(map(str, paths))
         raise BenchError(f"there is no result file in {named}; write some with heatline bench ... --out FILE")
     blocks: dict[str, list[Block]] = {kind.name: [] for kind in KINDS}
-    unusable: list[str] = []
+    unusable, not_shown = list[str](), list[str]()
     for file in files:
         try:
             result = read(file)
             blocks.get(result.kind, []).append(_block(result))
+        except NotAResultError:
+            not_shown.append(file.name)
         except BenchError as error:
             unusable.append(str(error))
+    if not_shown:
+        unusable.append(
+            f"{format_count(len(not_shown), 'file')} of other measurements, for which there is no section: "
+            f"{', '.join(not_shown)}"
+        )
     sections = [Section(kind, _joined(kind, blocks[kind.name])) for kind in KINDS if blocks[kind.name]]
     if not sections:
         raise BenchError(f"nothing can be shown: {'; '.join(unusable)}")
@@ -82,6 +93,7 @@ def make_report(paths: Sequence[Path], title: str = "heatline bench") -> Report:
         lstrip_blocks=True,
     )
     environment.filters["plain"] = plain
+    environment.globals["format_count"] = format_count
     page, markdown = (
         environment.get_template(f"{name}.jinja").render(
             title=title, sections=sections, machines=Machines(used), unusable=unusable
@@ -117,18 +129,26 @@ def _block(result: Result) -> Block:
     """Make what a result shows.
 
     Raises:
-        BenchError: it is of no kind that is known, is damaged, or nothing was measured.
+        NotAResultError: it is of no kind that is known.
+        BenchError: it is damaged, or nothing was measured.
     """
     kind = next((kind for kind in KINDS if kind.name == result.kind), None)
     if kind is None:
-        raise BenchError(
+        raise NotAResultError(
             f"{result.file} is a result of {result.kind!r}, which this report does not show; use the heatline that "
             "wrote it"
         )
     one = result.content
     try:
         shown = tuple(tables(kind.view(one), ("bench", "machine", *kind.leave_out)))
-        block = Block(kind.heading.format(**one), tuple(kind.notes(one)), tuple(kind.plots(one)), shown, (result,))
+        block = Block(
+            kind.heading.format(**one),
+            tuple(kind.headlines(one)),
+            tuple(kind.notes(one)),
+            tuple(kind.plots(one)),
+            shown,
+            (result,),
+        )
     except UNUSABLE as error:
         raise BenchError(
             f"{result.file} is a result of {result.kind!r} but does not hold what one holds ({error!r}); it is damaged "
@@ -149,6 +169,7 @@ def _joined(kind: Kind, blocks: Sequence[Block]) -> list[Block]:
     return [
         Block(
             of[0].heading,
+            tuple(headline for block in of for headline in block.headlines),
             of[0].notes,
             tuple(plot for block in of for plot in block.plots),
             tuple(

@@ -17,6 +17,7 @@ from edge.cli.bundle_formatting import (
     precision_facts,
 )
 from edge.cli.bundle_signing import keygen, sign, trust
+from edge.cli.group import CommandGroup
 from edge.cli.options import engine_option, precision_option
 from edge.cli.output import json_option, print_facts, print_json, print_report
 from edge.inference import EngineKind, Precision
@@ -24,9 +25,9 @@ from edge.inference import EngineKind, Precision
 BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 
 
-@click.group(epilog="Example: heatline bundle verify boards.bundle")
+@click.group(cls=CommandGroup, epilog="Example: heatline bundle verify boards.bundle")
 def bundle() -> None:
-    """Look into bundles, compare them, sign them."""
+    """Show, verify, compare and sign bundles."""
 
 
 for _command in (diff, keygen, sign, trust):

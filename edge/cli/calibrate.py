@@ -116,8 +116,9 @@ def calibrate(
     precision: Precision,
     as_json: bool,
 ) -> None:
-    """Set the thresholds of BUNDLE anew from GOOD_FRAMES, pictures or folders of them, and write a new bundle.
+    """Write a copy of BUNDLE with thresholds set from GOOD_FRAMES.
 
+    GOOD_FRAMES are pictures of good parts, or folders of them.
     Says which false-reject rate the frames can support, and which frames to look at. BUNDLE stays as it is. Nobody has
     signed the new one.
     """

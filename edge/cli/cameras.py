@@ -11,12 +11,13 @@ from rich.table import Table
 from edge.cameras.discovery import Found, list_all
 from edge.cli.calibrate_camera import calibrate_camera
 from edge.cli.cameras_grab import grab
+from edge.cli.group import CommandGroup
 from edge.cli.output import json_option, print_json, print_warnings, visible
 
 
-@click.group(epilog="Example: heatline cameras list && heatline cameras grab line.toml -n 10")
+@click.group(cls=CommandGroup, epilog="Example: heatline cameras list && heatline cameras grab line.toml -n 10")
 def cameras() -> None:
-    """Look for cameras, look at what they send, and calibrate what it must look like."""
+    """Find cameras, grab frames, and set what frames must look like."""
 
 
 cameras.add_command(calibrate_camera)

@@ -56,8 +56,9 @@ def follow(
     to_forget: bool,
     key_files: KeyFiles,
 ) -> None:
-    """Get every event of LINE, from the first that was not acknowledged under this name on, whatever ends meanwhile.
+    """Get every event of LINE, also those of an outage.
 
+    Begins with the first that was not acknowledged under this name, whatever ended meanwhile.
     LINE is a line's name, its TOML file, or the address at which it serves its journal.
 
     Prints one event per line, as JSON. With --jsonl, adds them to a file, each once, and acknowledges what is on the

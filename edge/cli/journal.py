@@ -10,6 +10,7 @@ from rich.table import Table
 
 from edge.cli.event_columns import COLUMNS, Cell, row_of
 from edge.cli.formatting import local_time
+from edge.cli.group import CommandGroup
 from edge.cli.journal_export import export
 from edge.cli.options import topic_option
 from edge.cli.output import json_option, print_facts, print_json, progress_bar, visible
@@ -61,11 +62,11 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     faults: list[str]
 
 
-@click.group(epilog="Example: heatline journal show line1")
+@click.group(cls=CommandGroup, epilog="Example: heatline journal show line1")
 def journal() -> None:
-    """Look into a line's journal: what the line told, kept on its own disk.
+    """Read, verify and export the journal of a line's events.
 
-    Also while the line runs, and on a disk that is full or read-only.
+    It lies on the line's own disk. Also works while the line runs, and on a disk that is full or read-only.
     """
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from edge.cli.group import CommandGroup
 from edge.cli.output import json_option, print_json, print_made_key, print_report
 from edge.delivery.security.allow_list import ALLOWED_KEYS, ROLES, Role, allow, allowed_keys, revoke
 from edge.delivery.security.curve import fingerprint, make_key_pair, read_public_key
@@ -21,9 +22,9 @@ allowed_option = click.option(
 )
 
 
-@click.group(epilog="Example: heatline keys allow mes.key.pub --role follow")
+@click.group(cls=CommandGroup, epilog="Example: heatline keys allow mes.key.pub --role follow")
 def keys() -> None:
-    """Keys of lines and of their clients, and who is allowed what.
+    """Make keys of lines and clients, and say who may connect.
 
     Needed where an address of a line can be reached from other machines.
     """

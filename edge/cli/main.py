@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import click
 
 from edge import __version__
+from edge.cli.group import CommandGroup
 from edge.cli.output import ReaderHasGoneError, leave_at_once, replace_standard_streams, visible
 from edge.errors import HeatlineError
 
@@ -21,7 +22,16 @@ COMMANDS = (
 """Each in the module of its name, which is imported only when it is asked for: a line starts the sooner."""
 
 
-class HeatlineGroup(click.Group):
+SECTIONS = {
+    "Train a model": ("data", "train", "search", "study", "evaluate", "models", "export"),
+    "Set up a line": ("cameras", "bundle", "inspect", "calibrate", "keys", "check"),
+    "Run a line": ("run", "status", "watch", "follow", "trigger", "select", "reload", "journal"),
+    "Measure": ("bench",),
+}
+"""Commands by the headings of the help; those of other packages too, by their names alone."""
+
+
+class HeatlineGroup(CommandGroup):
     """A group that other packages add to, through the entry-point group `heatline.commands`."""
 
     def invoke(self, context: click.Context) -> Any:
@@ -51,6 +61,7 @@ class HeatlineGroup(click.Group):
 
 @click.group(
     cls=HeatlineGroup,
+    sections=SECTIONS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Example: heatline check line.toml && heatline run line.toml",
 )

@@ -32,8 +32,9 @@ LOOK_AT_THE_CLOCK_EVERY_SECONDS = 0.5
 @reply_timeout_option(60.0, "for what becomes of it")
 @key_options
 def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) -> None:
-    """Have a running line read its file again, and wait until that is in force or refused.
+    """Have a running line read its file again.
 
+    Waits until the file is in force or refused.
     LINE is a line's name, its TOML file, or the address of its events. If the file or what it names cannot be used,
     what was in force still is, and the command says why.
     """

@@ -12,7 +12,7 @@ from edge.service.lifecycle import Service, obeying_signals
 @click.command(epilog="Example: heatline run /etc/heatline/line1.toml")
 @click.argument("line", type=click.Path(path_type=Path))
 def run(line: Path) -> None:
-    """Inspect as LINE, a TOML file, says: the service, in the foreground.
+    """Run the inspection service that LINE, a TOML file, describes.
 
     Ends when every camera has shown its last frame, or at SIGTERM or Ctrl-C once the frames in flight are published.
     SIGHUP has it read LINE again: what cannot be put in force is refused, and all stays as it was.

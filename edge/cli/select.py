@@ -16,7 +16,7 @@ from edge.delivery.client.commander import Commander
 @key_options
 @json_option
 def select(line: str, product: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> None:
-    """Put PRODUCT in force at LINE; ends once it is.
+    """Activate PRODUCT at LINE, and wait until it is active.
 
     LINE is a line's name, its TOML file, or the address at which it takes requests.
 

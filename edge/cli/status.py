@@ -52,8 +52,9 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 @key_options
 @json_option
 def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> None:
-    """Say whether the next part may come: READY, BUSY, DEGRADED or NOT_READY, and why.
+    """Say whether LINE is ready for the next part, and why not.
 
+    The state is READY, BUSY, DEGRADED or NOT_READY.
     LINE is a line's name, its TOML file, or the address of its events. Exit codes: 0 READY, 16 BUSY, 17 DEGRADED,
     18 NOT_READY, also where nothing was heard of the line.
     """

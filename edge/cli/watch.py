@@ -52,8 +52,9 @@ def watch(
     key_files: KeyFiles,
     as_json: bool,
 ) -> None:
-    """Show LINE's events as they come, the newest at the bottom; with --json, every event's header, one per line.
+    """Show LINE's events as they come.
 
+    The newest is at the bottom; with --json, every event's header, one per line.
     LINE is a line's name, its TOML file, or the address of its events.
 
     Stops by itself when the line says that it has stopped.

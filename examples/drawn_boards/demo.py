@@ -1,8 +1,8 @@
 """The main job on this machine, in under a minute: drawn boards, the service, a subscriber, and a page to look at.
 
 Draws boards that training never saw, runs the service on them with the bundle that lies beside this file, lets a
-subscriber in another process show every event, and holds what was found against what was drawn. Fails unless all of it
-is as promised.
+subscriber in another process show every event, and compares what was found with what was drawn. Fails unless all its
+checks pass.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from boards import write_boards
-from page import FrameOnPage, write_page
+from page import BoardOnPage, write_page
 from rich.console import Console
 
 from bench.watched_line import run_line
@@ -24,7 +24,7 @@ from edge.bundle import Manifest, open_bundle
 from edge.errors import DemoError, HeatlineError
 from edge.images import read_image
 from edge.wire.events import StatusEvent, VerdictEvent
-from train.evaluation.scoring import score_frame
+from train.evaluation.scoring import match_regions
 
 HERE = Path(__file__).parent
 BUNDLE = HERE / "bundle"
@@ -52,15 +52,15 @@ wait_for_subscriber_s = 20
 
 @dataclass(frozen=True)
 class Check:
-    """One thing the demo promises."""
+    """One thing that the demo checks."""
 
-    promise: str
-    came: str
-    kept: bool
+    what: str
+    measured: str
+    passed: bool
 
 
 def main() -> None:
-    """Run the demo; exit code 0 only if every promise is kept."""
+    """Run the demo; exit code 0 only if every check passes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for everything the demo makes")
     out: Path = parser.parse_args().out
@@ -77,7 +77,7 @@ def run(out: Path) -> None:
     """Draw, inspect, score, write the page.
 
     Raises:
-        DemoError: a promise is not kept.
+        DemoError: a check fails.
         BenchError: a process failed.
     """
     console = Console()
@@ -88,20 +88,20 @@ def run(out: Path) -> None:
     drawn = time.monotonic()
     events, final = inspect(out)
     inspected = time.monotonic()
-    frames = [score(out, event, manifest) for event in events]
-    checks = check(frames, final)
-    page = write_page(out / "index.html", frames, final, [(c.promise, c.came, c.kept) for c in checks], manifest)
+    boards = [compare(out, event, manifest) for event in events]
+    checks = check(boards, final)
+    page = write_page(out / "index.html", boards, final, [(c.what, c.measured, c.passed) for c in checks], manifest)
     for each in checks:
         console.print(
-            f"  [{'green]kept ' if each.kept else 'red]BROKEN'}[/]  {each.promise}: {each.came}", highlight=False
+            f"  [{'green]passed' if each.passed else 'red]FAILED'}[/]  {each.what}: {each.measured}", highlight=False
         )
     console.print(
-        f"\n{len(frames)} boards: drawn in {drawn - started:.0f} s, inspected in {inspected - drawn:.0f} s, "
+        f"\n{len(boards)} boards: drawn in {drawn - started:.0f} s, inspected in {inspected - drawn:.0f} s, "
         f"{time.monotonic() - started:.0f} s in all\nlook at {page}",
         highlight=False,
     )
-    if not all(each.kept for each in checks):
-        raise DemoError("not every promise was kept; see above")
+    if not all(each.passed for each in checks):
+        raise DemoError("not every check passed; see above")
 
 
 def inspect(out: Path) -> tuple[list[VerdictEvent], StatusEvent]:
@@ -112,21 +112,22 @@ def inspect(out: Path) -> tuple[list[VerdictEvent], StatusEvent]:
     return run_line(line, address, out / "received", within_seconds=SERVICE_WITHIN_SECONDS)
 
 
-def score(out: Path, event: VerdictEvent, manifest: Manifest) -> FrameOnPage:
-    """One event beside what was drawn."""
+def compare(out: Path, event: VerdictEvent, manifest: Manifest) -> BoardOnPage:
+    """Compare one event with the defects that were drawn."""
     image = out / "boards" / "images" / str(event.source)
     mask = read_image(out / "boards" / "masks" / str(event.source))[0] > 0
     map_cell_px = manifest.grid.tile_px / min(manifest.map.hw)
     heatmap = out / "received" / f"{event.seq:06d}.png"
-    return FrameOnPage(event, image, heatmap, np.asarray(mask), score_frame(event.regions, mask, map_cell_px))
+    return BoardOnPage(event, image, heatmap, match_regions(event.regions, np.asarray(mask), map_cell_px))
 
 
-def check(frames: list[FrameOnPage], final: StatusEvent) -> list[Check]:
-    """Hold the frames and the ledger to what the demo promises."""
+def check(boards: list[BoardOnPage], final: StatusEvent) -> list[Check]:
+    """Check the events and the counts of frames."""
     account = final.ledger["top"]
-    sources = [frame.event.source for frame in frames]
-    defective = [frame.score for frame in frames if frame.score.defects]
-    flawless = [frame.event for frame in frames if not frame.score.defects]
+    sources = [board.event.source for board in boards]
+    scores = [board.matches.score for board in boards]
+    defective = [score for score in scores if score.defects]
+    flawless = [board.event for board in boards if not board.matches.score.defects]
     defects, hit = sum(score.defects for score in defective), sum(score.hit for score in defective)
     good = sum(event.verdict == "GOOD" for event in flawless)
     false_regions = sum(score.false_regions for score in defective) / max(len(defective), 1)
@@ -135,14 +136,14 @@ def check(frames: list[FrameOnPage], final: StatusEvent) -> list[Check]:
             "every frame has its event", f"{len(set(sources))} of {BOARDS}", len(set(sources)) == len(sources) == BOARDS
         ),
         Check(
-            "the ledger balances",
+            "every captured frame is accounted for",
             f"captured {account.captured} = inspected {account.inspected} + dropped {sum(account.dropped.values())} "
             f"+ failed {sum(account.failed.values())} + in flight {account.in_flight}",
             account.balanced and account.in_flight == 0 and account.inspected == BOARDS,
         ),
-        Check("at least 90 % of the defects are hit", f"{hit} of {defects}", hit >= 0.9 * defects > 0),
+        Check("at least 90 % of the defects are found", f"{hit} of {defects}", hit >= 0.9 * defects > 0),
         Check(
-            "at least 90 % of the flawless boards are GOOD",
+            "at least 90 % of the boards without defects are GOOD",
             f"{good} of {len(flawless)}",
             good >= 0.9 * len(flawless) > 0,
         ),

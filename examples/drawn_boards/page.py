@@ -1,122 +1,160 @@
-"""One HTML page with everything in it: per frame the picture, its heatmap with the regions found, and the true
-defects.
-"""
+"""The demo's page: per board the picture, its heatmap with the regions found, and the true defects; one file."""
 
-import base64
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from edge.bundle import Manifest
-from edge.heatmap_picture import outline_regions, tint
+from edge.geometry import Region
+from edge.heatmap_picture import OUTLINE_RGB, ColourScale, draw_outlines, outline_regions, tint
 from edge.images import read_rgb
+from edge.inspection.verdict import Thresholds
+from edge.util.text import format_count
 from edge.wire.events import StatusEvent, VerdictEvent
-from train.evaluation.scoring import FrameScore
+from train.evaluation.report.embedding import Picture, jpeg_uri
+from train.evaluation.report.legend import Legend, Outline, make_legend
+from train.evaluation.scoring import Matches
 
-SHOWN_WIDTH_PX = 640
-TRUE_RGB = (255, 220, 0)
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 2000px; padding: 0 1.5rem; color: #1b1f24; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin: 0 0 .3rem; }
-table { border-collapse: collapse; margin: 1rem 0 2rem; } td, th { padding: .25rem .9rem .25rem 0; text-align: left; }
-.GOOD, .kept { color: #1a7f37; font-weight: 600; } .DEFECT, .broken { color: #cf222e; font-weight: 600; }
-.NO_VERDICT { color: #9a6700; font-weight: 600; }
-section { border-top: 1px solid #d0d7de; padding: 1rem 0; }
-.pictures { display: grid; grid-template-columns: repeat(3, 1fr); gap: .8rem; }
-figure { margin: 0; } img { width: 100%; display: block; } figcaption { color: #59636e; font-size: .9rem; }
-"""
+SHOWN_WIDTH_PX = 800
+FOUND_RGB, MISSED_RGB, FALSE_RGB = (0, 230, 255), (255, 70, 220), (255, 150, 0)
+MARGIN_PX = 16
+"""Between a defect or a false region and the ring around it, which leaves it uncovered."""
 
 
 @dataclass(frozen=True)
-class FrameOnPage:
-    """One frame: what was said of it, and what is true."""
+class BoardOnPage:
+    """One board: its event, and how that compares with the true defects."""
 
     event: VerdictEvent
     image: Path
     heatmap: Path
     """The heatmap PNG that came with the event."""
-    mask: NDArray[np.bool_]
-    score: FrameScore
+    matches: Matches
+
+    @property
+    def name(self) -> str:
+        return Path(str(self.event.source)).stem
+
+    @property
+    def missed(self) -> int:
+        return self.matches.score.defects - self.matches.score.hit
+
+    @property
+    def false_regions(self) -> int:
+        return self.matches.score.false_regions
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The board, what was found, and the truth; no truth where there is no defect."""
+        rgb, defects = read_rgb(self.image), self.matches.score.defects
+        regions = format_count(len(self.event.regions), "region")
+        shown = [(rgb, "picture"), (self._found(rgb), f"heatmap, {regions} found, {self.false_regions} false")]
+        if defects:
+            shown.append((self._truth(rgb), f"{format_count(defects, 'true defect')}, {self.missed} missed"))
+        return [Picture(_embedded(picture), self.name, self.event.verdict, shows) for picture, shows in shown]
+
+    def _found(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The board under its heatmap, with the regions' outlines, and a label at those that are false."""
+        found = rgb
+        if self.event.heatmap is not None:
+            grey = cv2.imread(str(self.heatmap), cv2.IMREAD_GRAYSCALE)
+            found = tint(rgb, np.asarray(grey, np.uint8), self.event.heatmap.cell_px)
+        found = outline_regions(found, self.event.regions)
+        for region in self.matches.false:
+            _ring(found, _filled(region, rgb.shape[:2]), FALSE_RGB, "false")
+        return found
+
+    def _truth(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The board with a ring around each true defect, and a label at those that were missed."""
+        truth = np.ascontiguousarray(rgb.copy())
+        for number in range(1, self.matches.score.defects + 1):
+            hit = number in self.matches.hit
+            _ring(truth, self.matches.defects == number, FOUND_RGB if hit else MISSED_RGB, "" if hit else "missed")
+        return truth
 
 
 def write_page(
     path: Path,
-    frames: Sequence[FrameOnPage],
+    boards: Sequence[BoardOnPage],
     final: StatusEvent,
     checks: Sequence[tuple[str, str, bool]],
     manifest: Manifest,
 ) -> Path:
-    """Write the page and return where it is. It needs no other file."""
-    promises = "".join(
-        f"<tr><td class={'kept' if kept else 'broken'}>{'kept' if kept else 'broken'}</td>"
-        f"<td>{html.escape(promise)}</td><td>{html.escape(came)}</td></tr>"
-        for promise, came, kept in checks
+    """Write the page and return where it is. It needs no other file.
+
+    Args:
+        checks: what is checked, what was measured, whether it passed.
+    """
+    environment = Environment(
+        loader=ChoiceLoader([FileSystemLoader(Path(__file__).parent), PackageLoader("train.evaluation.report")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    accounts = "".join(
-        f"<tr><td>{html.escape(camera)}</td><td>{account.captured}</td><td>{account.inspected}</td>"
-        f"<td>{_reasons(account.dropped)}</td><td>{_reasons(account.failed)}</td><td>{account.in_flight}</td></tr>"
-        for camera, account in final.ledger.items()
+    environment.globals["format_count"] = format_count
+    page = environment.get_template("page.html.jinja").render(
+        defective=sorted((board for board in boards if board.matches.score.defects), key=_clearest_first),
+        flawless=[board for board in boards if not board.matches.score.defects],
+        boards=boards,
+        legend=_legend(manifest),
+        ledger=final.ledger,
+        checks=checks,
+        manifest=manifest,
     )
-    threshold = manifest.calibration
-    path.write_text(
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>heatline demo</title><style>{STYLE}</style>"
-        f"<h1>heatline demo: {len(frames)} drawn boards</h1>"
-        f"<p>Bundle {html.escape(manifest.name)} {html.escape(manifest.version)} ({html.escape(manifest.model.name)}), "
-        f"trained by masks of drawn defects. A board is DEFECT if a tile reaches "
-        f"{threshold.score_threshold:.2f} "
-        f"logits; regions are where the heatmap reaches {threshold.evidence_threshold:.2f}. "
-        f"All heatmaps share one colour scale.</p>"
-        f"<table>{promises}</table>"
-        f"<h2>Frame ledger</h2><table><tr><th>camera<th>captured<th>inspected<th>dropped<th>failed<th>in flight</tr>"
-        f"{accounts}</table>" + "".join(_section(frame) for frame in frames),
-        encoding="utf-8",
-    )
+    path.write_text(page, encoding="utf-8")
     return path
 
 
-def _section(frame: FrameOnPage) -> str:
-    event, score = frame.event, frame.score
-    rgb = read_rgb(frame.image)
-    found = rgb
-    if event.heatmap is not None:
-        grey = cv2.imread(str(frame.heatmap), cv2.IMREAD_GRAYSCALE)
-        found = tint(rgb, np.asarray(grey, np.uint8), event.heatmap.cell_px)
-    found = outline_regions(found, event.regions)
-    said = f"score {event.frame_score:.2f}" if event.frame_score is not None else html.escape(event.detail or "")
-    truth = f"{score.hit} of {score.defects} defects hit" if score.defects else "flawless"
-    return (
-        f"<section><h2>{html.escape(str(event.source))} <span class={event.verdict}>{event.verdict}</span></h2>"
-        f"<p>{said}, {len(event.regions)} region(s); {truth}, {score.false_regions} false region(s); "
-        f"{event.latency_ms:.0f} ms</p><div class=pictures>"
-        + _figure(rgb, "picture")
-        + _figure(found, "heatmap and regions found")
-        + _figure(_with_truth(rgb, frame.mask), "true defects")
-        + "</div></section>"
+def _clearest_first(board: BoardOnPage) -> tuple[bool, bool, int]:
+    """DEFECT without a mistake first, the most defects first."""
+    return board.event.verdict != "DEFECT", bool(board.missed or board.false_regions), -board.matches.score.hit
+
+
+def _legend(manifest: Manifest) -> Legend:
+    score, evidence = manifest.calibration.score_threshold, manifest.calibration.evidence_threshold
+    return make_legend(
+        ColourScale.of(manifest.calibration, Thresholds(score, evidence)),
+        {
+            f"region from {evidence:.2f} logits": evidence,
+            f"board DEFECT from {score:.2f} logits": score,
+        },
+        ("cold: as on good boards", "hot: a defect"),
+        [
+            Outline(OUTLINE_RGB, "region found, with its peak"),
+            Outline(FALSE_RGB, "false region: no defect there"),
+            Outline(FOUND_RGB, "true defect, found"),
+            Outline(MISSED_RGB, "true defect, missed"),
+        ],
     )
 
 
-def _with_truth(rgb: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """The picture with a ring around each true defect, which itself stays uncovered."""
-    near = cv2.dilate(mask.astype(np.uint8), np.ones((25, 25), np.uint8))
+def _filled(region: Region, frame_hw: tuple[int, ...]) -> NDArray[np.bool_]:
+    mask = np.zeros(frame_hw, np.uint8)
+    cv2.fillPoly(mask, [np.array(region.contour_xy, np.int32)], 1)
+    return mask > 0
+
+
+def _ring(picture: NDArray[np.uint8], mask: NDArray[np.bool_], rgb: tuple[int, int, int], label: str) -> None:
+    """Draw a ring around a mask in place, and a label beside it."""
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((2 * MARGIN_PX + 1,) * 2, np.uint8))
     contours, _ = cv2.findContours(near, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    return np.asarray(cv2.drawContours(rgb.copy(), contours, -1, TRUE_RGB, 5), np.uint8)
+    draw_outlines(picture, [np.asarray(contour, np.int32) for contour in contours], rgb, 5)
+    if label:
+        font, scale = cv2.FONT_HERSHEY_SIMPLEX, picture.shape[1] / 800
+        (wide, high), _ = cv2.getTextSize(label, font, scale, 9)
+        x, y, _, tall = cv2.boundingRect(near)
+        place = (min(x, picture.shape[1] - wide), y - 12 if y > high + 12 else y + tall + high + 12)
+        for colour, thick in (((0, 0, 0), 14), (rgb, 5)):
+            cv2.putText(picture, label, place, font, scale, colour, thick, cv2.LINE_AA)
 
 
-def _figure(rgb: NDArray[np.uint8], caption: str) -> str:
+def _embedded(rgb: NDArray[np.uint8]) -> str:
     height = round(rgb.shape[0] * SHOWN_WIDTH_PX / rgb.shape[1])
     small = cv2.resize(rgb, (SHOWN_WIDTH_PX, height), interpolation=cv2.INTER_AREA)
-    jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    data = base64.b64encode(jpeg.tobytes()).decode()
-    return (
-        f"<figure><img src='data:image/jpeg;base64,{data}' alt='{caption}'><figcaption>{caption}</figcaption></figure>"
-    )
-
-
-def _reasons(counts: dict[str, int]) -> str:
-    return ", ".join(f"{html.escape(reason)} {count}" for reason, count in counts.items()) or "0"
+    return jpeg_uri(np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2BGR), np.uint8))

@@ -65,6 +65,21 @@ def test_a_page_of_every_result_stands_alone_and_has_the_tables_in_markdown_too(
     assert [cell for cell in cells if " ".join(cell.split()) not in unescaped] == []
 
 
+def test_the_page_opens_with_figures_and_machines_come_last(all_made: Report) -> None:
+    summary = all_made.page.partition('<section id="summary">')[2].partition("</section>")[0]
+    text = " ".join(html.unescape(re.sub("<[^>]*>", " ", summary)).split())
+    for figures in (
+        "0.968 of what the engine does alone",
+        "no frame lost at 14.5 frames/s",
+        "cached: READY after 1.45 s",
+        "grad-cam: 0.0800 of the frames/s of the engine alone",
+        "machine A",
+    ):
+        assert figures in text
+    sections = re.findall('<section id="(.*?)"', all_made.page)
+    assert (sections[0], sections[-1]) == ("summary", "machines")
+
+
 def test_every_kind_shows_its_figures_in_the_columns_that_they_belong_to(all_made: Report) -> None:
     """A row of each kind, worked out by hand from `made_results`."""
     rows: Mapping[tuple[str, str], Mapping[str, str]] = {
@@ -161,12 +176,15 @@ def test_what_a_file_says_is_never_taken_for_html_or_markdown(tmp_path: Path) ->
 
 def test_the_command_writes_both_files_and_says_what_is_left_out(tmp_path: Path) -> None:
     file, to = made.write(tmp_path, "startup"), tmp_path / "out" / "report"
-    (tmp_path / "bad.json").write_text("{}")
+    for name in ("bad.json", "other.json"):
+        (tmp_path / name).write_text("{}")
     done = CliRunner().invoke(command, [str(file), str(tmp_path), "--to", str(to), "--json"])
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     assert (said["page"], said["files"]) == (str(to / "report.html"), 1), "a file that is named twice counts once"
-    assert "bad.json" in said["left_out"][0]
+    (sentence,) = said["left_out"]
+    assert "2 files of other measurements" in sentence
+    assert sentence.endswith("bad.json, other.json")
     assert "<h2>Start</h2>" in (to / "report.html").read_text()
     assert (to / "report.md").read_text().startswith("# heatline bench\n")
 

@@ -58,9 +58,21 @@ def line(tmp_path: Path, bundle: Bundle, address: str) -> Path:
 def test_help_lists_every_command_and_the_version_is_the_packages() -> None:
     result = heatline("--help")
     assert result.returncode == 0
-    listed = re.findall(r"^  ([a-z]+) ", result.stdout.partition("Commands:")[2], re.MULTILINE)
-    assert listed == sorted(OWN + JOINED)
+    listed = re.findall(r"^  ([a-z]+) ", result.stdout.partition("Train a model:")[2], re.MULTILINE)
+    assert sorted(listed) == sorted(OWN + JOINED)
+    assert "Other commands" not in result.stdout, "every command has its section"
     assert heatline("--version").stdout.strip() == f"heatline, version {__version__}"
+
+
+@pytest.mark.parametrize("group", ["", "bench", "bundle", "cameras", "data", "journal", "keys"])
+def test_help_says_a_whole_sentence_of_each_command_on_a_narrow_terminal(group: str) -> None:
+    text = heatline(*([group] if group else []), "--help", env={"COLUMNS": "80"}).stdout
+    assert "..." not in text.partition("[ARGS]...")[2]
+    assert max(map(len, text.splitlines())) <= 80
+    commands = text.partition("--help ")[2].partition("Example:")[0]
+    rows = re.split(r"^  (?=[a-z])", commands, flags=re.MULTILINE)[1:]
+    assert all(" ".join(row.split("\n\n")[0].split()).endswith(".") for row in rows)
+    assert rows
 
 
 def test_a_wrong_command_line_is_exit_code_2_and_a_wrong_address_7_without_a_traceback() -> None:

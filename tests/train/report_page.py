@@ -22,7 +22,7 @@ class Page(HTMLParser):
         super().__init__()
         self.is_in_cell = False
         self.loads: list[str] = []
-        self.tags: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.cells: list[str] = []
         self.positions: list[dict[str, Any]] = []
         self.items: list[Item] = []
@@ -34,11 +34,11 @@ class Page(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
+        known = dict(attrs)
+        self.elements.append((tag, known))
         if tag in ("td", "th"):
             self.is_in_cell = True
             self.cells.append("")
-        known = dict(attrs)
         if "data-positions" in known:
             self.positions.append(json.loads(known["data-positions"] or ""))
         if "data-at" in known:
@@ -50,6 +50,10 @@ class Page(HTMLParser):
             if name in ("src", "href", "srcset", "data", "action", "poster") and not (value or "").startswith("#"):
                 self.loads.append(value or "")
             assert not name.startswith("on"), "a handler in an attribute"
+
+    @property
+    def tags(self) -> list[str]:
+        return [tag for tag, _ in self.elements]
 
     def handle_endtag(self, tag: str) -> None:
         self.is_in_cell = self.is_in_cell and tag not in ("td", "th")

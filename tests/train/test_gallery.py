@@ -134,7 +134,10 @@ def test_exhibits_are_pictures_beside_the_evaluation_with_what_they_show(tmp_pat
     outline = (truth == TRUTH_RGB).all(axis=2)
     assert outline[16:32, [32, 47]].all()
     assert outline[[16, 31], 32:48].all()
-    assert (truth[~outline] == 90).all()
+    assert (truth[20:28, 37:43] == 90).all(), "the defect itself is not covered"
+    assert set(np.unique(truth[~outline])) == {0, 90}, (
+        "a dark line lies below the outline, so that it shows on any ground"
+    )
     assert (heat == FOUND_RGB).all(axis=2).any()  # a logit above 0 has a mask by the study's rule
     assert heat[24, 40, 0] > 150  # hot where its map is
     cold = draw_gallery(filled(), "boxes", CALIBRATION, None, tmp_path / "again")

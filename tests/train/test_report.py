@@ -193,7 +193,12 @@ def test_frames_and_tiles_on_the_wrong_side_of_the_threshold_of_their_fold_are_s
         made = evaluation(of, gallery=exhibits_of(of))
         calibration = msgspec.structs.replace(made.calibration, score_threshold=threshold)
         folds.append(msgspec.structs.replace(made, calibration=calibration))
-    pictures = [item for item in Page(report(tmp_path, *folds)[0]).items if item.tag == "figure" and not item.is_hidden]
+    page = report(tmp_path, *folds)[0]
+    if len(folds) == 1:
+        assert f"frame DEFECT from {thresholds[0]:.2f} logits</span>" in page, "on the colour scale"
+    else:
+        assert "from the evidence threshold of its fold</span>" in page
+    pictures = [item for item in Page(page).items if item.tag == "figure" and not item.is_hidden]
     for is_tile in (False, True):
         of_kind = [item for item in pictures if ("tile at" in item.text) == is_tile]
         assert sorted(item.text.split()[-1] for item in of_kind if item.side == "missed") == sorted(missed)
@@ -226,7 +231,8 @@ def test_what_is_no_picture_in_the_evaluations_folder_is_not_shown(tmp_path: Pat
     (folder / kinds[2].file).write_text("")
     (folder / kinds[3].file).unlink()
     text = write_report([folder], tmp_path / "out")[0].read_text()
-    assert Page(text).loads == []
+    pictures = [attributes for tag, attributes in Page(text).elements if tag == "img" and "src" in attributes]
+    assert [str(one["alt"]).partition(" of ")[0] for one in pictures] == ["Colour scale"], "that of the legend"
     assert NOT_KEPT in text
 
 

@@ -13,7 +13,16 @@ import pytest
 from edge.errors import InputError
 from tests.command import heatline
 from tests.train.blobs import draw_blobs, draw_plain, sort_tiles, write_labels
-from train.contact_sheet import CAPTION_PX, OUTLINE_RGB, write_contact_sheet
+from train.contact_sheet import (
+    GAP_PX,
+    HEADING_PX,
+    HIGHEST_ROW_PX,
+    LONGEST_ASPECT,
+    OUTLINE_RGB,
+    SHEET_PX,
+    TITLE_PX,
+    write_contact_sheet,
+)
 from train.discovery import discover
 from train.frames import FrameStore
 from train.readers import read_folder
@@ -235,15 +244,36 @@ def test_a_contact_sheet_shows_defects_outlined_and_passes_over_what_cannot_be_u
     show(str(folder), "--picture", str(tmp_path / "sheet.png"))
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
     assert sheet is not None
-    height = 300 + CAPTION_PX  # of a picture of 150x200 px that is shown 400 px wide
-    assert sheet.shape == (3 * height, 4 * 400, 3)  # two rows of defective ones, the second of three, and one of good
-    red = (sheet == OUTLINE_RGB[::-1]).all(axis=2)
-    cells = red.reshape(3, height, 4, 400).any(axis=(1, 3))
-    assert cells.ravel().tolist() == [True] * 7 + [False] * 5
+    columns = [3, 4, 4]  # seven defective pictures of 150x200 px in two rows, and four good ones
+    heights = [round((SHEET_PX - GAP_PX * (each + 1)) / (each * 200 / 150)) for each in columns]
+    assert sheet.shape == (2 * HEADING_PX + sum(TITLE_PX + GAP_PX + height for height in heights), SHEET_PX, 3)
+    outlined = (sheet == OUTLINE_RGB[::-1]).all(axis=2)
+    top, cells = HEADING_PX, []
+    for each, height in zip(columns, heights, strict=True):
+        row = outlined[top : top + TITLE_PX + height]
+        cells += [bool(cell.any()) for cell in np.array_split(row, each, axis=1)]
+        top += TITLE_PX + height + GAP_PX + (HEADING_PX if len(cells) == 7 else 0)
+    assert cells == [True] * 7 + [False] * 4
     with pytest.raises(InputError, match="cannot be written"):
         write_contact_sheet(tmp_path / "no" / "sheet.png", read_folder(folder).images)
     with pytest.raises(InputError, match="no picture can be used"):
         write_contact_sheet(tmp_path / "sheet.png", read_folder(folder).images[:1])
+
+
+def test_a_long_picture_is_cut_around_its_annotation_and_an_outline_shows_on_its_own_colour(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    picture, mask = np.full((2000, 100, 3), OUTLINE_RGB[::-1], np.uint8), np.zeros((2000, 100), np.uint8)
+    mask[1900:1910, 40:60] = 255
+    cv2.imwrite(str(tmp_path / "images" / "long.png"), picture)
+    cv2.imwrite(str(tmp_path / "masks" / "long.png"), mask)
+    write_contact_sheet(tmp_path / "sheet.png", read_folder(tmp_path).images)
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet is not None
+    shown = sheet[HEADING_PX + TITLE_PX : -GAP_PX, GAP_PX : GAP_PX + round(HIGHEST_ROW_PX / LONGEST_ASPECT)]
+    assert shown.shape[0] == HIGHEST_ROW_PX
+    dark = np.flatnonzero((shown < 100).all(axis=2).any(axis=1)) / HIGHEST_ROW_PX
+    assert 0.7 < dark.min() < dark.max() < 0.8, "of the last 400 px that are shown, 1900 is at three quarters"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge.cli.group import CommandGroup
 from edge.cli.output import json_option, print_facts, print_json
 from edge.geometry.tiling import TILE_PX
 from edge.util.text import format_count
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     from train.summary import FolderSummary
 
 
-@click.group(epilog="Example: heatline data show boards")
+@click.group(cls=CommandGroup, epilog="Example: heatline data show boards")
 def data() -> None:
-    """Pictures to train and test with."""
+    """Inspect labelled pictures before a training."""
 
 
 @data.command(epilog="Example: heatline data show pcb --group board --truth boxes --val 08 --test 10,12")
@@ -51,8 +52,9 @@ def show(
     picture: Path | None,
     as_json: bool,
 ) -> None:
-    """Say what FOLDER is understood to hold, what cannot be used and why, and what would flatter a model.
+    """Show what FOLDER holds and which files cannot be used.
 
+    Also says why, and what would make a model look better than it is.
     Options mean what they mean to a training: truth, split.group, split.pattern and so on.
     """
     from train.contact_sheet import write_contact_sheet

@@ -92,8 +92,9 @@ def evaluate(
     study: bool,
     as_json: bool,
 ) -> None:
-    """Hold what each MODEL finds against known defects: as the line judges, and by the study's rule for maps.
+    """Compare what each MODEL finds with known defects.
 
+    It is judged as the line judges, and its maps by the study's rule.
     A MODEL is the folder of a training, or a bundle, which is judged through the engine that will run it. With --out,
     one page shows how many defective parts each would miss and how many good parts it would reject, which ones, and
     what another threshold would do.

@@ -22,8 +22,9 @@ CAVEAT = (
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @json_option
 def models(names: tuple[str, ...], as_json: bool) -> None:
-    """Show models that can be trained: size, cost of a tile of 224 px, and cells of its map.
+    """List the models that can be trained, with size and cost.
 
+    Parameters, operations for a tile of 224 px, and cells of its map.
     Without a NAME, those with a file in train/configs/model, and CNNs with the dense head of recipe=heatline. NAME is
     one of them, or a CNN or plain ViT of timm by its name there, with or without its pretrained tag; of a CNN, also
     with `_dense` behind it. What `model=NAME` would refuse is refused here.

@@ -49,7 +49,7 @@ def study(
     only_status: bool,
     as_json: bool,
 ) -> None:
-    """Train, evaluate and report a whole table: every model of a plan on every fold of its data sets.
+    """Train, evaluate and report every model of a plan on every fold.
 
     DATA is the folder that holds the data sets; where it is not given, the environment variable HEATLINE_DATA names it.
     A data set that is not there is left out.

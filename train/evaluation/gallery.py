@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import Calibration
 from edge.errors import InputError
-from edge.heatmap_picture import ColourScale, overlay, png, tint
+from edge.heatmap_picture import ColourScale, draw_outlines, overlay, png, tint
 from edge.inspection.verdict import Judgement, Thresholds
 from edge.util.text import utf8_safe
 from train.evaluation.result import GalleryItem, Kind
@@ -32,7 +32,7 @@ FRAMES = 6
 """Of a kind."""
 FRAME_PX = 900
 """Longest side of one of a frame's two pictures."""
-TRUTH_RGB = (0, 255, 160)
+TRUTH_RGB = (0, 230, 255)
 FOUND_RGB = (255, 255, 255)
 GAP_PX = 6
 ROLLOUTS_OF = 2
@@ -41,9 +41,9 @@ RATIO_OF_FUSIONS = 0.8
 """At which the study's Fig. 3.11 shows fusions."""
 RATIOS_OF_MEAN = (0.0, 0.2, 0.6, 0.8)
 """Three of which the study's Fig. 3.12 shows, by mean fusion."""
-TRIPTYCH = "tile; truth; map on the line's scale, outlined: found by the study's rule"
-LINE_TRIPTYCH = "tile; truth; map on the line's scale, outlined: over the evidence threshold"
-WHOLE_FRAME = "frame, truth outlined; heatmap on the line's scale, regions outlined"
+TRIPTYCH = "tile; true defects; map, outlined where the study's rule finds a defect"
+LINE_TRIPTYCH = "tile; true defects; map, outlined where it reaches the evidence threshold"
+WHOLE_FRAME = "frame with its true defects; its heatmap with the regions found"
 
 
 class TileView(NamedTuple):
@@ -210,7 +210,7 @@ def draw_frame(view: FrameView, scale: ColourScale) -> NDArray[np.uint8]:
     Each is at most `FRAME_PX` long.
     """
     height, width = view.pixels.shape[:2]
-    thick = max(2, round(max(height, width) / 400))
+    thick = max(2, round(max(height, width) / 200))
     truth = view.pixels if view.truth is None else _outlined(view.pixels, view.truth, TRUTH_RGB, thick)
     heat = overlay(view.pixels, view.judgement.heatmap, view.cell_px, view.judgement.regions, scale)
     shrink = min(1.0, FRAME_PX / max(height, width))
@@ -292,11 +292,11 @@ def _relative(pixels: NDArray[np.uint8], tile_map: NDArray[np.float32]) -> NDArr
 
 
 def _outlined(
-    rgb: NDArray[np.uint8], mask: NDArray[np.bool_], colour: tuple[int, int, int], thick: int = 1
+    rgb: NDArray[np.uint8], mask: NDArray[np.bool_], colour: tuple[int, int, int], thick: int = 2
 ) -> NDArray[np.uint8]:
     picture = np.ascontiguousarray(rgb.copy())
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, contours, -1, colour, thick)
+    draw_outlines(picture, [np.asarray(contour, np.int32) for contour in contours], colour, thick)
     return picture
 
 

@@ -21,21 +21,38 @@ class FrameScore:
     """Regions whose peak lies within the tolerance of no defect."""
 
 
+@dataclass(frozen=True)
+class Matches:
+    """Which defects of one frame were found, and which regions are false."""
+
+    defects: NDArray[np.int32]
+    """Number of the defect that each pixel belongs to, as `label_defects`."""
+    hit: frozenset[int]
+    """Numbers of the defects that were found."""
+    false: tuple[Region, ...]
+    """Regions near no defect."""
+
+    @property
+    def score(self) -> FrameScore:
+        return FrameScore(int(self.defects.max(initial=0)), len(self.hit), len(self.false))
+
+
 def score_frame(regions: Sequence[Region], mask: NDArray[np.bool_], tolerance_px: float) -> FrameScore:
-    """Score the regions of a frame.
+    """Score the regions of a frame; arguments as of `match_regions`."""
+    return match_regions(regions, mask, tolerance_px).score
+
+
+def match_regions(regions: Sequence[Region], mask: NDArray[np.bool_], tolerance_px: float) -> Matches:
+    """Compare the regions of a frame with its true defects.
 
     Args:
         mask: true defective pixels [H, W]. Parts of it closer to each other than the tolerance are one defect.
         tolerance_px: usually one map cell.
     """
     defects = label_defects(mask, tolerance_px)
-    hit: set[int] = set()
-    false_regions = 0
-    for region in regions:
-        near = _within(defects, region.peak_xy, tolerance_px)
-        hit |= near
-        false_regions += not near
-    return FrameScore(int(defects.max(initial=0)), len(hit), false_regions)
+    near = [_within(defects, region.peak_xy, tolerance_px) for region in regions]
+    false = tuple(region for region, found in zip(regions, near, strict=True) if not found)
+    return Matches(defects, frozenset().union(*near), false)
 
 
 def label_defects(mask: NDArray[np.bool_], gap_px: float) -> NDArray[np.int32]:

@@ -7,12 +7,17 @@ import msgspec
 import numpy as np
 from markupsafe import Markup
 
+from edge.heatmap_picture import OUTLINE_RGB, ColourScale
+from edge.inspection.verdict import Thresholds
 from edge.util.text import format_count
 from train.drawing import to_svg
 from train.evaluation.explorer import Explorer, Interval, Scores, explore
+from train.evaluation.gallery import TRUTH_RGB
 from train.evaluation.report import charts
+from train.evaluation.report.embedding import Picture
+from train.evaluation.report.legend import Legend, Outline, make_legend
 from train.evaluation.report.line_tables import percent
-from train.evaluation.report.pictures import Picture, picture
+from train.evaluation.report.pictures import picture
 from train.evaluation.report.rows import Read, Row
 from train.evaluation.result import Kind
 
@@ -57,6 +62,8 @@ class LineView:
     more_no_verdict: int
     pictures: dict[Kind, list[Picture]]
     """Of whole frames by `escaped` and `rejected`, of tiles by `missed` and `false`; the worst first."""
+    legend: Legend
+    """Of the pictures."""
     scores: Markup
     curve: Markup | None
     """None unless there are defective and good frames."""
@@ -123,8 +130,28 @@ def line_view(row: Row, truth: str) -> LineView:
         no_verdict=no_verdict[:NAMES],
         more_no_verdict=max(0, len(no_verdict) - NAMES),
         pictures={kind: _pictures(row, kind, truth, shifted, explorer) for kind in kinds},
+        legend=_legend(row),
         scores=to_svg(charts.scores(defective.scores, good.scores, explorer), scored, is_stretched=True),
         curve=to_svg(charts.curve(explorer), calibrated) if len(defective) and len(good) else None,
+    )
+
+
+def _legend(row: Row) -> Legend:
+    """The colour scale of the pictures. Each fold has its own, so with several the scale has no figures."""
+    calibrations = [fold.evaluation.calibration for fold in row.folds]
+    one = calibrations[0]
+    thresholds = Thresholds(one.score_threshold, one.evidence_threshold)
+    marks = {
+        f"region from {thresholds.evidence:.2f} logits": thresholds.evidence,
+        f"frame DEFECT from {thresholds.score:.2f} logits": thresholds.score,
+    }
+    if any(other != one for other in calibrations):
+        marks = {"region from the evidence threshold of its fold": thresholds.evidence}
+    return make_legend(
+        ColourScale.of(one, thresholds),
+        marks,
+        ("cold: as in good frames", "hot: a defect"),
+        [Outline(TRUTH_RGB, "true defect"), Outline(OUTLINE_RGB, "found: the heatmap reaches the evidence threshold")],
     )
 
 

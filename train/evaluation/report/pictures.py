@@ -1,31 +1,12 @@
 """Pictures of an evaluation, as the page holds them: inside it, so that it needs no other file."""
 
-import base64
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from train.evaluation.report.embedding import Picture, jpeg_uri
 from train.evaluation.result import GalleryItem
-
-JPEG_QUALITY = 85
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture, or the words that it is not there."""
-
-    uri: str | None
-    """None: it was not kept."""
-    name: str
-    """Of the frame, or of the tile in its frame."""
-    caption: str
-    """Its score."""
-    shows: str
-    """What is to be seen."""
-    at: int | None = None
-    """The slider's first position that calls it GOOD; None where it does not follow the slider."""
 
 
 def picture(folder: Path, item: GalleryItem, at: int | None = None, digits: int = 2) -> Picture:
@@ -53,7 +34,4 @@ def _embedded(folder: Path, name: str) -> str | None:
     if not file.is_relative_to(folder.resolve()) or not file.is_file():
         return None
     read = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR) if file.stat().st_size else None
-    if read is None:
-        return None
-    jpeg = cv2.imencode(".jpg", read, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+    return None if read is None else jpeg_uri(np.asarray(read, np.uint8))

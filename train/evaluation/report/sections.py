@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from train.evaluation.report.pictures import Picture
+from train.evaluation.report.embedding import Picture
 from train.evaluation.report.table import Table, markdown
 
 

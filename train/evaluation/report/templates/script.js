@@ -48,15 +48,3 @@ for (const part of document.querySelectorAll("[data-positions]")) {
   chart.addEventListener("pointerdown", pick);
   chart.addEventListener("pointermove", pick);
 }
-// A picture as large as the window; a click or Escape closes it.
-const zoom = document.querySelector("dialog");
-for (const button of document.querySelectorAll("button.zoom")) {
-  button.addEventListener("click", () => {
-    const picture = button.querySelector("img"), large = zoom.querySelector("img");
-    large.src = picture.src;
-    large.alt = picture.alt;
-    zoom.querySelector("p").textContent = button.dataset.caption;
-    zoom.showModal();
-  });
-}
-zoom.addEventListener("click", () => zoom.close());

@@ -1,0 +1,36 @@
+"""A group of commands whose help shows each command's first sentence in full, under headings."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+
+class CommandGroup(click.Group):
+    """A click group.
+
+    Args:
+        sections: names of commands by the heading that they stand under; default: one heading for all. A command
+            that is in none stands under `Other commands`.
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._sections = sections
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, as click does, but no sentence is cut off."""
+        rows = {}
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None and not command.hidden:
+                rows[name] = command.get_short_help_str(limit=10_000)
+        widest = max(map(len, rows), default=0)
+        sections = self._sections or {"Commands": list(rows)}
+        named = {name for names in sections.values() for name in names}
+        for heading, names in {**sections, "Other commands": [name for name in rows if name not in named]}.items():
+            # Names are padded, so that all sections have their sentences in one column.
+            found = [(name.ljust(widest), rows[name]) for name in names if name in rows]
+            if found:
+                with formatter.section(heading):
+                    formatter.write_dl(found)

@@ -1,0 +1,58 @@
+"""The legend of pictures with heatmaps: the colour scale with its thresholds, and what each outline means."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from edge.heatmap_picture import ColourScale, tint
+from train.evaluation.report.embedding import jpeg_uri
+
+GROUND = 112
+"""Grey of the picture that the scale tints: cold places of a heatmap show the picture itself."""
+STEPS, HEIGHT_PX = 512, 16
+
+
+class Mark(NamedTuple):
+    """A value on the scale."""
+
+    text: str
+    percent: float
+    """Of the scale's width, from its left."""
+
+
+class Outline(NamedTuple):
+    """A kind of outline in the pictures."""
+
+    rgb: tuple[int, int, int]
+    text: str
+
+
+@dataclass(frozen=True)
+class Legend:
+    """What a reader of the pictures must know."""
+
+    uri: str
+    """The scale's colours, as in the pictures."""
+    ends: tuple[str, str]
+    marks: Sequence[Mark]
+    outlines: Sequence[Outline]
+
+
+def make_legend(
+    scale: ColourScale, thresholds: Mapping[str, float], ends: tuple[str, str], outlines: Sequence[Outline]
+) -> Legend:
+    """Make the legend of pictures that share a colour scale.
+
+    Args:
+        thresholds: logits by what is printed beside them. The scale reaches as far as they do.
+        ends: what is printed at the scale's ends.
+    """
+    low, high = min(scale.low, *thresholds.values()), max(scale.high, *thresholds.values())
+    grey = scale.grey(np.linspace(low, high, STEPS, dtype=np.float32)[None])
+    colours = tint(np.full((HEIGHT_PX, STEPS, 3), GROUND, np.uint8), np.repeat(grey, HEIGHT_PX, axis=0), 1)
+    marks = [Mark(text, round(100 * (value - low) / (high - low), 2)) for text, value in thresholds.items()]
+    uri = jpeg_uri(np.asarray(cv2.cvtColor(colours, cv2.COLOR_RGB2BGR), np.uint8))
+    return Legend(uri, ends, marks, outlines)
