@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import time
@@ -13,21 +12,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import msgspec
-
 from bench.processes import camera_processes
 from bench.watched_process import HEATLINE, WatchedProcess
 from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.subscriber import Subscriber
 from edge.errors import BenchError
 from edge.inference import Precision
-from edge.wire.events import CountedEvent, Event, Message, StatusEvent, VerdictEvent
+from edge.wire.events import CountedEvent, Event, Message, StatusEvent
 
 POLL_SECONDS = 0.02
 """How long to wait for an event before the clock is read again."""
 START_WITHIN_SECONDS = 60.0
 STOP_WITHIN_SECONDS = 30.0
-SILENCE_SECONDS = 30
 Keys = Mapping[str, str | int | float | Sequence[Any]]
 """Keys and values of a table of the configuration."""
 ALL_GOOD: Keys = {"score": 1e9, "check_plausibility": False}
@@ -222,36 +218,6 @@ class WatchedLine(RunningLine):
     ) -> None:
         self.process.kill()  # its cameras end with it
         self._events.close()
-
-
-def run_line(
-    config: Path, address: str, received: Path, *, within_seconds: float
-) -> tuple[list[VerdictEvent], StatusEvent]:
-    """Run a line whose cameras come to an end, while `heatline watch` shows its events.
-
-    Args:
-        config: should wait for a subscriber, or the first events may be missed.
-        address: its `events.bind`.
-        received: folder for what the subscriber saves; replaced.
-    Returns:
-        Every verdict event, and the last status.
-    Raises:
-        BenchError: a process failed or did not end in time, or the line never said that it had stopped.
-    """
-    shutil.rmtree(received, ignore_errors=True)
-    watch: list[str | Path] = [*HEATLINE, "watch", address, "--save", received, "--timeout", str(SILENCE_SECONDS)]
-    with WatchedProcess("the subscriber", watch, None) as watching, line_process(config, None) as service:
-        watching.start()
-        service.start()
-        service.require_success(within_seconds)
-        watching.require_success()
-    lines = (received / "events.jsonl").read_bytes().splitlines()
-    events: list[Event] = [msgspec.json.decode(line, type=Event) for line in lines]
-    last = events[-1] if events else None
-    if last is None or not has_stopped(last):
-        raise BenchError("the line never said that it had stopped; see the output above")
-    assert isinstance(last, StatusEvent)
-    return [event for event in events if isinstance(event, VerdictEvent)], last
 
 
 def has_stopped(event: Event) -> bool:
