@@ -296,7 +296,7 @@ KINDS = (
     Kind(
         name="recipes",
         title="Recipes",
-        description="Each recipe on real data sets, by grouped cross-validation, with mean ± deviation over folds and seeds; "
+        description="Recipes on real data sets, by grouped cross-validation; mean ± deviation over folds and seeds; "
         "docs/recipes.md defines the figures.",
         heading="{set}, by {truth}",
         notes=_recipe_notes,

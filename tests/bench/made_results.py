@@ -22,7 +22,7 @@ from bench.peers.systems import ENGINE, OURS, SystemName
 from bench.recipes.rows import FoldFigures, RecipeResult
 from bench.result_file import keep, new_report
 from bench.spread import Latency, Spread
-from bench.stages.stages import StageCost, StagesBench, WholeWay
+from bench.stages.stages import StageCost, StagesBench, WholeInspection
 from bench.stages.tile_counts import TileCost
 from bench.startup import Starts, StartUp
 from edge.wire.events import BundleName, Times, VerdictEvent
@@ -98,7 +98,7 @@ def stages() -> StagesBench:
             for stage, ms in {"grab": 0.625, "infer": 61.5, "judge": 2.125}.items()
         ],
         whole=[
-            WholeWay(
+            WholeInspection(
                 size="2448x2048", tiles=120, variant="defects", regions=12, stages_ms=65.625, ms=spread(67.0),
                 hand_offs_ms=spread(1.375), hand_offs_cpu_ms=0.875, **COST,
             )

@@ -65,7 +65,7 @@ def test_the_engine_by_itself_answers_for_tiles_of_the_frame_and_for_no_others(p
     require_answers(found, prepared, frames=2)
     with pytest.raises(BenchError, match="answered 6 tiles of 3"):
         require_answers(found, prepared)
-    with pytest.raises(BenchError, match="otherwise than it had for the same tiles"):
+    with pytest.raises(BenchError, match="the engine's answers for the same tiles changed"):
         require_answers([*found[:2], logits[0] + 1], prepared)
     infer(prepared.engine, others)  # others used its inputs
     ready.refill()
@@ -85,7 +85,7 @@ def test_a_stage_does_its_work_and_its_work_of_before_is_found_out(prepared: Pre
         assert stage.seconds is None or stage.seconds(again) > 0
         stage.check(again)
         if name.startswith(("grab", "publish", "tile")):  # of the others, each run makes the same
-            with pytest.raises(BenchError, match="so its time says nothing"):
+            with pytest.raises(BenchError, match="so its time counts for nothing"):
                 stage.check(first)
 
 
@@ -101,7 +101,7 @@ def test_a_stage_that_makes_something_else_is_found_out(prepared: Prepared) -> N
         (without, with_map.run()),
         (STAGES["infer"](prepared, ExitStack()), []),
     ):
-        with pytest.raises(BenchError, match="says nothing"):
+        with pytest.raises(BenchError, match="counts for nothing"):
             stage.check(made)
 
 
