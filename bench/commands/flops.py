@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.flops import FlopsBench
 
 WIDTH = 160
-"""More than a table has: a narrow terminal breaks its lines, and no name is cut."""
+"""More columns than a table has: a narrow terminal breaks its lines, and no name is cut."""
 
 
 @click.command(epilog="Example: heatline bench flops --model efficientnetv2_s --tile-px 384 --layers")
@@ -30,7 +30,7 @@ WIDTH = 160
     multiple=True,
     help="As `heatline models` shows them, or any of timm; may be repeated. Default: all with a name here.",
 )
-@click.option("--layers", "by_layer", is_flag=True, help="Every module of the classifier by itself, too.")
+@click.option("--layers", "by_layer", is_flag=True, help="Print the FLOPs of every module of the classifier too.")
 @click.option("--tile-px", type=click.IntRange(16, 4096), default=TILE_PX, show_default=True, help="Side of a tile.")
 @out_option
 @json_option
@@ -43,7 +43,7 @@ def flops(
 ) -> None:
     """Count parameters, multiply-adds (MACs) and FLOPs = 2 x MACs of each model, alone and with its map.
 
-    Nothing is computed, and no weights are needed. The study's Table 1.1 stands beside it.
+    Nothing is computed, and no weights are needed. The last column is the study's Table 1.1.
     """
     if by_layer and as_json:
         raise click.UsageError("--layers prints tables for people; leave out --layers or --json")

@@ -50,7 +50,9 @@ def require(holds: bool, condition: str) -> None:
         condition: a clause that begins with "that", for the message.
     """
     if not holds:
-        raise BenchError(f"the result of a stage is wrong, expected {condition}, so its time counts for nothing; report this")
+        raise BenchError(
+            f"the result of a stage is wrong, expected {condition}, so its time counts for nothing; report this"
+        )
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):

@@ -95,5 +95,5 @@ def test_a_start_that_does_not_use_the_cache_is_not_called_cached(
         assert found.conditions["cached"].ready_to_warm.median == 0.5
         assert found.why_not_cold is not None
     else:
-        with pytest.raises(BenchError, match=f"model cache of a start that was to be cached was {was}, expected taken from"):
+        with pytest.raises(BenchError, match=f"a start that was to be cached was {was}, expected taken from"):
             measure_startup(bundle, "f32", frame_hw=HW, repetitions=2)

@@ -1,4 +1,4 @@
-"""Ours: the line's own inspector. One frame's tiles are with the engine while the one before is judged."""
+"""Heatline: the line's inspector. A frame is judged while the next one is inferred."""
 
 from dataclasses import dataclass
 from pathlib import Path

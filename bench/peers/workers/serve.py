@@ -1,20 +1,20 @@
-"""Runs one system for the bench, which speaks to it by lines of JSON: a script, for any Python that has numpy.
+"""Run one system for the bench, by lines of JSON: a script for any Python that has NumPy.
 
     serve.py MODULE JOB
 
 MODULE, beside this file, has
 
-    LIBRARIES         distributions whose versions are told
+    LIBRARIES         distributions whose versions are reported
     settings(job)     the settings to choose from
     System(job, one)  made with one of them; called with frames [n, H, W, 3] it returns an answer for each: logits
                       [tiles], heatmap [h, w] or None, and whether the frame is defective. In `laps` it counts the
                       seconds of its parts, until they are cleared. `close` ends it, if it has one.
 
 JOB is a file of JSON (`bench.peers.prepare.Job`). On standard output come `{"trying": settings}` for each that is
-tried, `{"ready": ...}` with the one that was fastest, and then, for each line `{"answers": FILE}` that is read, the
-seconds that all frames took. What was answered is summed up in that file after the clock was stopped.
+tried, `{"ready": ...}` with the fastest one, and then, for each line `{"answers": FILE}` that is read, the seconds
+that all frames took. The answers are summed up in that file after the clock has stopped.
 
-Settings are chosen by what is timed, all frames in one call: first each by itself, then the fastest of them in turns.
+Settings are chosen by the time of all frames in one call: first each once, then the fastest in interleaved rounds.
 """
 
 import gc
@@ -33,18 +33,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 FINALISTS = 4
-"""Settings that have turns with one another: so many lie in memory at once."""
+"""Settings in the interleaved rounds, all of which are in memory at once."""
 TURNS = 5
-"""Of each finalist; their median counts."""
+"""Rounds of the finalists; their median counts."""
 SECONDS_OF_TURNS = 60.0
-"""After which no further turn begins: of a slow system, whose settings differ by more than noise, one is enough."""
+"""Time after which no further round begins: one is enough for a slow system, whose settings differ clearly."""
 LONG_SECONDS = 10.0
-"""A call that takes so long is warm by itself, and is not made again before the turns."""
+"""A call that takes so long needs no second one to be warm."""
 
 
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints is no reply
+    os.dup2(2, 1)  # output of a library is no reply
 
     def send_reply(**reply: object) -> None:
         replies.write(json.dumps(reply) + "\n")
@@ -85,7 +85,7 @@ def summary(answers: list[tuple[Any, Any, bool]], sample_px: int) -> dict[str, N
 def _fastest(
     module: Any, job: dict[str, Any], frames: NDArray[np.uint8], send_reply: Callable[..., None]
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """The system in the settings that are fastest, warm; and all that were tried, these first."""
+    """Return the system with its fastest settings, warm; and all settings, the fastest first."""
     tried: list[dict[str, Any]] = []
     for one in module.settings(job):
         send_reply(trying=one)
