@@ -1,4 +1,4 @@
-"""How many pictures that do not show the product are refused, and how many good frames are refused with them."""
+"""`heatline bench plausibility`: share of refused pictures that do not show the product, and of refused good frames."""
 
 import contextlib
 import tempfile
@@ -29,7 +29,7 @@ from train.run import read_data
 
 FOLDS = 5
 FRAMES = 60
-"""Most of each set, good ones and defective ones."""
+"""Most good frames and most defective frames of each set."""
 OTHERS = 20
 """Frames of each other set, as another product."""
 Pixels = NDArray[np.uint8]
@@ -49,7 +49,7 @@ def _grain(rgb: NDArray[Any], rng: np.random.Generator, deviation: float) -> Pix
 
 
 def _blurred(rgb: Pixels, rng: np.random.Generator, px: float) -> Pixels:
-    return _grain(np.asarray(cv2.GaussianBlur(rgb, (0, 0), px)), rng, 1)  # a sensor's grain is never out of focus
+    return _grain(np.asarray(cv2.GaussianBlur(rgb, (0, 0), px)), rng, 1)  # the sensor's noise is not blurred
 
 
 def _covered(rgb: Pixels, rng: np.random.Generator) -> Pixels:
@@ -59,7 +59,7 @@ def _covered(rgb: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _beside(rgb: Pixels, px: int) -> Pixels:
-    """Further right and lower; what comes in is mirrored, as an edge there would look like a defect."""
+    """Shift to the right and down; mirror at the border, where an edge would look like a defect."""
     moved = cv2.copyMakeBorder(rgb, px, 0, px, 0, cv2.BORDER_REFLECT_101)
     return np.asarray(moved[: rgb.shape[0], : rgb.shape[1]], np.uint8)
 
@@ -101,7 +101,7 @@ STILL_GOOD: Mapping[str, Spoil] = {
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """Of frames of one kind, how many were refused."""
+    """Number of refused frames of one kind."""
 
     kind: str
     refused: int
@@ -109,21 +109,21 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class SetResult(msgspec.Struct, frozen=True):
-    """One data set: frames of the fold that was left out, against what the others look like."""
+    """Result of one data set: frames of a fold, compared with those of the other folds."""
 
     set: str
     seeds: list[int]
     groups: int
     frames: int
     spoilt: list[Refused]
-    """That should be refused."""
+    """Kinds that should be refused."""
     still_good: list[Refused]
-    """That should not."""
+    """Kinds that should not be refused."""
     defective: Refused
 
 
 class PlausibilityResult(msgspec.Struct, frozen=True):
-    """All sets, by the features of one model."""
+    """Results of all sets, by the features of one model."""
 
     model: str
     sets: list[SetResult]
@@ -132,15 +132,15 @@ class PlausibilityResult(msgspec.Struct, frozen=True):
 def measure(
     sets: Sequence[DataSet], data: Path, work: Path, seeds: Sequence[int], most: int, report_line: Callable[[str], None]
 ) -> PlausibilityResult:
-    """Refuse and let pass, by grouped cross-validation.
+    """Count refused frames by grouped cross-validation.
 
-    The trunk is the pretrained one: the recipe `heatline` leaves it as it is.
+    The trunk is the pretrained one, which the recipe `heatline` does not change.
 
     Args:
         data: folder of all data sets.
-        work: where links may lie.
+        work: folder for links.
         seeds: of the folds.
-        most: of the frames of each set, good ones and defective ones.
+        most: most good frames and most defective frames of each set.
     Raises:
         BenchError: a set has one group.
         InputError, WeightsError, ExportError, EngineError: something cannot be used.
@@ -154,7 +154,7 @@ def measure(
 
 
 class _Seen:
-    """Frames of one set as they are and spoilt."""
+    """Appearances of one set's frames, unchanged and changed."""
 
     def __init__(self, images: Sequence[LabelledImage], engine: Engine, grid: Grid) -> None:
         self.groups = np.array([image.group or image.name for image in images])
@@ -166,7 +166,7 @@ class _Seen:
                 if kind == AS_IT_IS or not image.defective:
                     self.of[kind].append(appearance_of(np.ascontiguousarray(spoil(rgb, rng)), grid, engine))
                 else:
-                    self.of[kind].append(self.of[AS_IT_IS][-1])  # never judged
+                    self.of[kind].append(self.of[AS_IT_IS][-1])  # not used
 
 
 def require_groups(name: str, images: Sequence[LabelledImage]) -> None:
@@ -192,7 +192,7 @@ def _seen(
 ) -> _Seen:
     good = [image for image in images if not image.defective]
     chosen = [*choose_evenly(good, most), *choose_evenly([image for image in images if image.defective], most)]
-    if not good:  # defects are in few of their tiles
+    if not good:  # few of their tiles are defective
         chosen = [_as_good(image) for image in chosen]
     report_line(f"{name}: {len(chosen)} frames, each in {len(SPOILT) + len(STILL_GOOD)} variants")
     return _Seen(chosen, engine, grid)
@@ -240,7 +240,7 @@ def _judged(name: str, known: Mapping[str, _Seen], seeds: Sequence[int]) -> SetR
 
 @contextmanager
 def _engine() -> Iterator[tuple[Engine, Grid]]:
-    """The graph of the default model, with a head that knows nothing: its features are what counts."""
+    """Give the engine of the default model with an untrained head, for its features."""
     config = compose(["data=."])
     model, _ = build_model(config.model, config.tiles.tile_px)
     graphs = to_graphs(model.eval(), config.tiles.tile_px)
@@ -256,12 +256,12 @@ def _as_good(image: LabelledImage) -> LabelledImage:
 
 
 def choose_evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of them, in their order."""
+    """Choose at most `most` items at equal distances, in their order."""
     return [items[place] for place in np.linspace(0, len(items) - 1, min(len(items), most)).astype(int).tolist()]
 
 
 def table(result: PlausibilityResult) -> str:
-    """As Markdown: a row per kind, a column per set."""
+    """Write a result as Markdown: a row per kind, a column per set."""
     names = [one.set for one in result.sets]
     rows = [["refused", *names]]
     for label, kinds in (

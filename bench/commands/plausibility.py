@@ -34,8 +34,8 @@ def plausibility(
 ) -> None:
     """Count how many pictures that do not show the product are refused, and how many that do.
 
-    Frames of each data set are spoilt: dark, overexposed, covered, defocused, at half scale; those of the other sets
-    are another product. Each is held against what the frames of the other groups look like, as a bundle does it.
+    Frames of each data set are made dark, overexposed, covered, defocused or smaller; frames of the other sets are
+    another product. Each is compared with frames of the other groups, as a bundle does.
     """
     require_extra("export", "torch", "timm", "hydra", "onnx", "onnxscript")
     from bench.plausibility import FRAMES, measure, table

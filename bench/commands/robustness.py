@@ -59,7 +59,7 @@ def robustness(
     found = stored = RobustnessResult([] if out is None else read_robustness(out))
     for one in read_sets(sets or SHIPPED, names):
         if found.has(one.name, one.truth, settings):
-            report_line(f"{one.name} is there")
+            report_line(f"{one.name} is done")
             continue
         result = measure(one, data, work, settings, overrides, report_line)
         found = found.plus(msgspec.structs.replace(result, machine=without_flags(now)))

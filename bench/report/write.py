@@ -76,13 +76,13 @@ def make_report(paths: Sequence[Path], title: str = "heatline bench") -> Report:
         raise BenchError(f"there is no result file in {named}; write some with heatline bench ... --out FILE")
     blocks: dict[str, list[Block]] = {kind.name: [] for kind in KINDS}
     unusable, not_shown = list[str](), list[str]()
-    named = {path.resolve() for path in paths if path.is_file()}
+    given = {path.resolve() for path in paths if path.is_file()}
     for file in files:
         try:
             result = read(file)
             blocks.get(result.kind, []).append(_block(result))
         except NotAResultError as error:
-            if file.resolve() in named:
+            if file.resolve() in given:
                 unusable.append(str(error))
             else:
                 not_shown.append(file.name)

@@ -179,7 +179,7 @@ def test_each_recipe_is_measured_once_and_more_is_added(
     before = Path(str(ours["file"])).read_bytes()
     assert measure("heatline", [0], dense)["folds"] == ours["folds"]
     assert Path(str(ours["file"])).read_bytes() == before
-    assert said[-1].endswith("seed 0 is there")
+    assert said[-1].endswith("seed 0 is done")
 
     run = OutOfFold.read(tmp_path / "work" / "blobs" / Path(str(ours["file"])).stem / "seed0" / "out_of_fold.npz")
     recipe = compose(["data=.", *dense]).recipe
@@ -278,7 +278,7 @@ def test_few_annotated_pictures_leave_the_labels_of_the_others(data: Path, truth
     assert [len(read(count, 0)) for count in (1, 3)] == [1, 3]
     assert read(1, 0) < read(3, 0)
     assert read(3, 0) != read(3, 1)
-    with pytest.raises(ConfigError, match="annotated pictures, and 99 were asked for"):
+    with pytest.raises(ConfigError, match="annotated pictures, fewer than --annotated 99"):
         read(99, 0)
 
 

@@ -34,25 +34,25 @@ def check_durable(who: str, topics: Collection[str], headers: Iterable[bytes], e
     skipped: set[int] = set()
     found, reached = Durable(wanted=len(wanted)), -1
 
-    def report_line(promise: Promise, what: str) -> None:
+    def add_broken(promise: Promise, what: str) -> None:
         found.broken.append(Broken(who, promise, what))
 
     for header in headers:
         try:
             head = head_of(header)
         except msgspec.MsgspecError:
-            report_line("unknown", f"what is no event came: {header[:80]!r}")
+            add_broken("unknown", f"what is no event came: {header[:80]!r}")
             continue
         held, place = expected.headers.get((head.count, head.seq)), places.get((head.count, head.seq))
         if held is None or head.journal_id is None:
-            report_line("unknown", f"{head.key} came, and the journal has it not")
+            add_broken("unknown", f"{head.key} came, and the journal has it not")
         elif header != held:
-            report_line("bytes", f"{head.key} came other than it is in the journal")
+            add_broken("bytes", f"{head.key} came other than it is in the journal")
         elif place is None:
-            report_line("unasked", f"{head.key} came, of {head.topic}")
+            add_broken("unasked", f"{head.key} came, of {head.topic}")
         else:
             if place in skipped:
-                report_line("order", f"{head.key} came after {'-'.join(map(str, wanted[reached]))}")
+                add_broken("order", f"{head.key} came after {'-'.join(map(str, wanted[reached]))}")
                 skipped.remove(place)
             skipped |= set(range(reached + 1, place))
             found.duplicates += place in came
@@ -60,7 +60,7 @@ def check_durable(who: str, topics: Collection[str], headers: Iterable[bytes], e
             reached = max(reached, place)
     found.events = len(came)
     if missing := [wanted[place] for place in range(len(wanted)) if place not in came]:
-        report_line("lost", f"{len(missing)} of {len(wanted)} events did not come: {runs_of(missing)}")
+        add_broken("lost", f"{len(missing)} of {len(wanted)} events did not come: {runs_of(missing)}")
     return found
 
 
@@ -99,7 +99,7 @@ def _lives(items: Iterable[Item]) -> Iterable[list[Item]]:
 
 
 def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expected: Expected, found: Live) -> None:
-    def report_line(promise: Promise, what: str) -> None:
+    def add_broken(promise: Promise, what: str) -> None:
         found.broken.append(Broken(who, promise, what))
 
     first: dict[str, int] = {}
@@ -120,15 +120,15 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expecte
                 head = head_of(header)
                 key, held = (head.count, head.topic), expected.headers.get((head.count, head.seq))
                 if held is None:
-                    report_line("unknown", f"{head.key} came, and nobody else knows it")
+                    add_broken("unknown", f"{head.key} came, and nobody else knows it")
                 elif held != header:
-                    report_line("bytes", f"{head.key} came other than others know it")
+                    add_broken("bytes", f"{head.key} came other than others know it")
                 if not head.topic.startswith(topics):
-                    report_line("unasked", f"{head.key} came, of {head.topic}")
+                    add_broken("unasked", f"{head.key} came, of {head.topic}")
                 if head.seq in covered[key]:
-                    report_line("order", f"{head.key} came again, or after it had been given up")
+                    add_broken("order", f"{head.key} came again, or after it had been given up")
                 elif head.seq < youngest.get(head.count, 0):
-                    report_line("order", f"{head.key} of {head.topic} came after {youngest[head.count]}")
+                    add_broken("order", f"{head.key} of {head.topic} came after {youngest[head.count]}")
                 boots.add(head.boot_id)
                 if not knows_counts:
                     first.setdefault(head.count, head.seq - 1)
@@ -157,7 +157,7 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expecte
             if topic.startswith(topics) and first.get(count, 0) < seq <= last and seq not in covered[count, topic]
         ]
         if silent:
-            report_line("gap", f"{len(silent)} events of {topic} did not come, and it does not know: {runs_of(silent)}")
+            add_broken("gap", f"{len(silent)} events of {topic} did not come, and it does not know: {runs_of(silent)}")
     for boot_id in _between(expected.boots, boots):
         count = f"boot {boot_id}"
         beyond = [
@@ -169,7 +169,7 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expecte
         told = any(seq in covered[journal_id, "journal"] for journal_id, seq in expected.told_of[boot_id])
         if "journal".startswith(topics) and beyond and not told:
             what = f"{len(beyond)} events of a boot that died did not come, and it was not told that there were any"
-            report_line("gap", f"{what}: {runs_of(beyond)}")
+            add_broken("gap", f"{what}: {runs_of(beyond)}")
         found.beyond += len(beyond)
 
 

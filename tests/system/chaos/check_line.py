@@ -19,7 +19,7 @@ def check_journal(expected: Expected) -> list[Broken]:
     """Whether each journal counts without a gap, and holds what it says it holds."""
     broken = []
 
-    def report_line(journal_id: str, seq: int, what: str) -> None:
+    def add_broken(journal_id: str, seq: int, what: str) -> None:
         broken.append(Broken("journal", "journal", f"{journal_id}-{seq} {what}"))
 
     for journal_id, records in expected.journals.items():
@@ -27,12 +27,12 @@ def check_journal(expected: Expected) -> list[Broken]:
         for before, stored in zip([None, *records], records, strict=False):
             head = head_of(stored.header)
             if before is not None and stored.seq != before.seq + 1:
-                report_line(journal_id, stored.seq, f"follows {before.seq}")
+                add_broken(journal_id, stored.seq, f"follows {before.seq}")
             if (head.journal_id, head.seq, head.topic) != (journal_id, stored.seq, stored.topic):
-                report_line(journal_id, stored.seq, f"is {head.key} of {head.topic}, kept under {stored.topic}")
+                add_broken(journal_id, stored.seq, f"is {head.key} of {head.topic}, kept under {stored.topic}")
             previous = last.get(head.topic, 0)
             if records[0].seq == 1 and head.previous_seq != previous:
-                report_line(journal_id, stored.seq, f"says that {head.previous_seq} came before it, not {previous}")
+                add_broken(journal_id, stored.seq, f"says that {head.previous_seq} came before it, not {previous}")
             last[head.topic] = stored.seq
     return broken
 
