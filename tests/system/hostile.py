@@ -1,4 +1,4 @@
-"""`make hostile`: what messages that are none take from inspection, beside as many that are valid (docs/chaos.md)."""
+"""`make hostile`: cost of malformed messages for inspection, compared with as many valid ones (docs/chaos.md)."""
 
 import sys
 import tempfile
@@ -29,27 +29,27 @@ SETTLE_S = 1.0
 TARGET_RATIO = 1.05
 NEAR_ENOUGH = 0.95
 MOST_PSS_GROWTH_BYTES = 16 << 20
-"""By which the service's memory may grow over all rounds: some 2,700 messages a second, none of which it keeps."""
+"""Allowed growth of the service's memory over all rounds; it stores none of the messages."""
 KINDS: tuple[What, ...] = ("nothing", "valid", "malformed")
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """One window under one kind of messages."""
+    """Result of one window with one kind of messages."""
 
     what: What
     seconds: float
     frames: int
-    """That were inspected."""
+    """Inspected frames."""
     lost: dict[str, int]
     """Frames without a verdict, by the reason."""
     cpu_ms_per_frame: float
-    """Of the service's process."""
+    """Processor time of the service's process."""
     sent: dict[SocketName, int]
     replies: dict[str, int]
 
 
 class Hostile(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured."""
+    """All results."""
 
     bundle: str
     commit: str | None
@@ -58,11 +58,11 @@ class Hostile(msgspec.Struct, frozen=True, kw_only=True):
     """On each socket that reads."""
     rounds: list[Round]
     ratio: float
-    """CPU per frame under malformed messages to that under valid ones, of the medians."""
+    """Processor time per frame under malformed messages over that under valid ones, of medians."""
     ratio_spread: Spread
-    """Of rounds next to each other."""
+    """The same ratio by rounds."""
     pss_bytes: tuple[int, int]
-    """Of the service's processes, before all rounds and after."""
+    """PSS of the service's processes, before and after all rounds."""
 
 
 def measure_hostile(
@@ -74,10 +74,10 @@ def measure_hostile(
     report_line: Callable[[str], None],
     messages_per_s: float = MESSAGES_PER_S,
 ) -> Hostile:
-    """Run a line, and send it nothing, valid messages and malformed ones in turns, on each of its sockets that read.
+    """Run a line without messages, with valid and with malformed ones in interleaved windows, on each reading socket.
 
     Args:
-        rate_fps: of its camera; must be one that it keeps up with.
+        rate_fps: of its camera; the line must keep up with it.
         seconds: of each window.
     Raises:
         BenchError: a process failed, or no frame was inspected.
@@ -119,13 +119,13 @@ def measure_hostile(
 
 
 def _round(line: WatchedLine, what: What, sender: Sender, seconds: float) -> Round:
-    """One window; the sender is there before it and after."""
+    """Measure one window; the sender starts before it and ends after it."""
     verdicts: Counter[str] = Counter()
     line.receive_for(SETTLE_S)
     began_s, before_s = time.monotonic(), cpu_s(line.pid)
     while time.monotonic() < began_s + seconds:
-        if (heard := line.next()) is not None and isinstance(heard.event, VerdictEvent):
-            verdicts[heard.event.reason or "inspected"] += heard.event.frames
+        if (received := line.next()) is not None and isinstance(received.event, VerdictEvent):
+            verdicts[received.event.reason or "inspected"] += received.event.frames
     taken_s, took_s = cpu_s(line.pid) - before_s, time.monotonic() - began_s
     frames = verdicts.pop("inspected", 0)
     if not frames:
@@ -163,7 +163,7 @@ def _lost(rounds: Sequence[Round]) -> Counter[str]:
 
 
 def faults(found: Hostile) -> list[str]:
-    """What must not be, in words."""
+    """Return what must not be, one sentence each."""
     wrong = []
     if found.ratio > TARGET_RATIO:
         wrong.append(
@@ -185,7 +185,7 @@ def faults(found: Hostile) -> list[str]:
 
 
 def to_facts(found: Hostile) -> dict[str, str]:
-    """Names and values, for people."""
+    """Describe the result for people, by name and value."""
     facts = {
         "load": f"{found.rate_fps:g} frames/s; {found.messages_per_s:g} messages a second on each of three sockets"
     }
@@ -213,7 +213,7 @@ def _measure(arguments: Namespace, bundle: Bundle) -> Result:
 
 
 def main() -> None:
-    options = parser("Send a line malformed messages, in turns with valid ones and none: what does a frame cost?")
+    options = parser("Measure the cost of a frame while a line gets malformed messages, valid ones, or none.")
     options.add_argument(
         "--rate", type=positive(float), default=150.0, help="frames a second, fewer than it could inspect"
     )

@@ -152,7 +152,7 @@ def test_the_documented_client_is_held_to_what_it_prints() -> None:
     found = check_bare("bare", said, expected)
     assert (found.broken, found.events, found.gaps, found.missed) == ([], 5, 1, 2)
     (silent,) = check_bare("bare", [line for line in said if "missed" not in line], expected).broken
-    assert silent.what == "2 events of verdict.left.GOOD did not come, and it does not know: 1234-5 to 6"
+    assert silent.what == "2 events of verdict.left.GOOD did not come, and no gap was reported: 1234-5 to 6"
 
 
 STORED = stored_of(counted([verdict(1), verdict(2), alarm(), verdict(3)]))

@@ -60,8 +60,8 @@ def test_each_event_is_timed_from_capture_from_hand_over_and_from_live_to_durabl
         ({}, None),
         ({"events_per_s": 450.0}, "450 events a second came, not 500"),
         ({"verdicts": {"GOOD": 1, "dropped.overload": 2}}, "frames were lost: dropped.overload 2"),
-        ({"not_heard": 1}, "1 events were not heard live, 0 not durably"),
-        ({"not_followed": 2}, "0 events were not heard live, 2 not durably"),
+        ({"not_heard": 1}, "1 events were not received live, 0 not durably"),
+        ({"not_followed": 2}, "0 events were not received live, 2 not durably"),
         ({"added_growth_ms": MOST_GROWTH_MS + 1}, "the durable consumer fell back by 101 ms"),
     ],
 )

@@ -220,7 +220,7 @@ def test_what_must_not_be_is_a_fault(run: SoakRun) -> None:
     for changed, words in (
         (leaky, "its PSS may grow by 31.0 bytes a frame, the target is 20"),
         (replace(flat, events_missing=3), "3 events were missing"),
-        (replace(flat, ledger_balanced=False), "the ledger did not add up"),
+        (replace(flat, ledger_balanced=False), "the ledger does not agree"),
         (replace(flat, verdicts={"DEFECT": 1998, "failed.engine": 2}), "not inspected"),
         (replace(flat, alarms={"process": 1}), "the camera died: process 1"),
     ):

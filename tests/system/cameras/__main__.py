@@ -1,4 +1,4 @@
-"""`make cameras`: what cameras cost a line, and how it takes their deaths (docs/cameras.md)."""
+"""`make cameras`: highest rates of cameras, and the line's recovery from their faults (docs/cameras.md)."""
 
 import sys
 from argparse import Namespace
@@ -21,7 +21,7 @@ def main() -> None:
     sys.exit(
         run(
             "cameras",
-            parser("How fast may cameras be, and how soon is a line over their deaths?").parse_args(),
+            parser("Measure the highest rates of cameras, and a line's recovery from their faults.").parse_args(),
             _measure,
         )
     )

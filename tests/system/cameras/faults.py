@@ -1,6 +1,4 @@
-"""How long a line takes to notice that a camera is dead, and to inspect again: each fault made on purpose, with events'
-own stamps held against the moment of the deed.
-"""
+"""Time until a line notices that a camera has failed, and until it inspects again, by the events' own timestamps."""
 
 import contextlib
 import os
@@ -25,11 +23,11 @@ from tests.system.cameras.rates import Load
 CAMERA = "cam0"
 FPS = 25.0
 STEADY_FRAMES = 8
-"""Inspected one after the other, before a fault is made."""
+"""Frames to inspect before a fault is injected."""
 NOTICED_WITHIN_SECONDS = 30.0
 BACK_WITHIN_SECONDS = 60.0
 ASKED_AFTER_SECONDS = 2.0
-"""A camera that waits for triggers is asked once a second from then on."""
+"""From then on, a camera that waits for triggers is polled once a second."""
 
 FaultName = Literal[
     "camera process killed",
@@ -43,24 +41,24 @@ OF_DEVICES: dict[FaultName, str] = {
     "picture frozen": "the picture moves again",
     "idle device without power": "the device is back",
 }
-"""From when on the recovery of these is counted; of the others from the deed. It ends with the event of the first frame
-that is inspected, of an idle camera with the alarm's end."""
+"""Begin of the recovery of these faults; that of the others begins with the fault. The recovery ends with the event of
+the first inspected frame, for an idle camera with the alarm's end."""
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One fault that was noticed, and got over."""
+    """One fault that the line noticed and recovered from."""
 
     noticed_as: str
     """The alarm's name."""
     noticed_ms: float
-    """From the deed to the alarm."""
+    """From the fault to the alarm."""
     gone_ms: float | None
-    """How long the device was away after the alarm."""
+    """How long the device was gone after the alarm."""
     recovered_ms: float
 
 
 class FaultTimes(msgspec.Struct, frozen=True, kw_only=True):
-    """One fault, made again and again."""
+    """Times of one kind of fault."""
 
     load: Load
     fault: FaultName
@@ -71,7 +69,7 @@ class FaultTimes(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fact(self) -> str:
-        """For people."""
+        """Summary for people."""
         noticed_as = ", ".join(sorted({sample.noticed_as for sample in self.samples}))
         return (
             f"noticed as {noticed_as} after {self.noticed_ms:.0f} ms, recovered after {self.recovered_ms:.0f} ms since "
@@ -80,7 +78,7 @@ class FaultTimes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scenario(msgspec.Struct, frozen=True):
-    """One camera at 25 frames a second, or one that waits for triggers, and what is done to it."""
+    """One camera at 25 frames a second, or one that waits for triggers, and its faults."""
 
     load: Load
     faults: tuple[FaultName, ...]
@@ -88,7 +86,7 @@ class Scenario(msgspec.Struct, frozen=True):
 
 
 def scenarios(pattern: Load, gige: Load) -> tuple[Scenario, ...]:
-    """All that is done to cameras."""
+    """Return all scenarios."""
     return (
         Scenario(pattern, ("camera process killed", "camera process stopped")),
         Scenario(gige, ("camera process killed", "camera process stopped", "device without power", "picture frozen")),
@@ -99,13 +97,13 @@ def scenarios(pattern: Load, gige: Load) -> tuple[Scenario, ...]:
 def measure_faults(
     scenario: Scenario, bundle: Bundle, *, repeats: int, gone_s: Sequence[float], report_line: Callable[[str], None]
 ) -> list[FaultTimes]:
-    """Make each fault in turn, over and over, on one running service.
+    """Inject each fault repeatedly, one after the other, on one running service.
 
     Args:
-        gone_s: how long devices stay away after the alarm, one after the other: a camera that is gone is looked for at
-            longer and longer intervals, and may come back at any moment of one.
+        gone_s: how long devices stay gone after the alarm, in turn: the line looks for a camera at longer and longer
+            intervals, and it may come back at any moment of one.
     Raises:
-        BenchError: a fault was not noticed, or not got over, or a process did not do what it should.
+        BenchError: a fault was not noticed, the line did not recover, or a process failed.
         MissingExtraError: the load needs a library that is not installed.
     """
     load, samples = scenario.load, {fault: list[Sample]() for fault in scenario.faults}
@@ -116,7 +114,7 @@ def measure_faults(
             for number in range(repeats):
                 for fault in scenario.faults:
                     camera = _Camera(line, device, gone_s[number % len(gone_s)], number / repeats)
-                    samples[fault].append(sample := camera.suffers(fault))
+                    samples[fault].append(sample := camera.inject(fault))
                     report_line(f"{load}, {fault}: {sample}")
             line.stop()
     return [
@@ -134,16 +132,16 @@ def measure_faults(
 
 @dataclass
 class _Camera:
-    """A line's one camera, and what can be done to it."""
+    """The camera of a line, with its faults."""
 
     line: WatchedLine
     device: AravisCamera | None
     gone_s: float
     phase: float
-    """0 to 1: where in an interval to do it."""
+    """0 to 1: the moment within an interval."""
 
-    def suffers(self, fault: FaultName) -> Sample:
-        """Make a fault once the camera is steady, end it once it is noticed, and wait until it is got over."""
+    def inject(self, fault: FaultName) -> Sample:
+        """Inject a fault into a steady camera, end it after the alarm, and wait for the recovery."""
         idle = fault == "idle device without power"
         if idle:
             self._await_idle()
@@ -153,7 +151,7 @@ class _Camera:
         with self._process() as process:
             done_ns = time.time_ns()
             if fault in OF_DEVICES:
-                alarm = self._device_suffers(fault, done_ns)
+                alarm = self._fail_device(fault, done_ns)
             else:
                 deed = signal.SIGKILL if fault == "camera process killed" else signal.SIGSTOP
                 signal.pidfd_send_signal(process, deed)
@@ -167,8 +165,8 @@ class _Camera:
             recovered_ms=(recovered_ns - (back_ns or done_ns)) / 1e6,
         )
 
-    def _device_suffers(self, fault: FaultName, done_ns: int) -> AlarmEvent:
-        """Have the device itself fail until some time after the alarm."""
+    def _fail_device(self, fault: FaultName, done_ns: int) -> AlarmEvent:
+        """Make the device fail until some time after the alarm."""
         assert self.device is not None
         if fault == "picture frozen":
             self.device.freeze()
@@ -183,7 +181,7 @@ class _Camera:
 
     @contextlib.contextmanager
     def _process(self) -> Iterator[int]:
-        """A descriptor of the camera's process, which goes on at the end where it was stopped and nobody ended it."""
+        """Give a descriptor of the camera's process, which is continued at the end if it was stopped."""
         pids = self.line.camera_pids()
         if len(pids) != 1:
             raise BenchError(f"the line has {len(pids)} camera processes, expected one")
@@ -204,7 +202,7 @@ class _Camera:
         self.line.receive_for(ASKED_AFTER_SECONDS + self.phase)
 
     def _noticed(self, done_ns: int) -> AlarmEvent:
-        """The alarm of what was done then."""
+        """Wait for the alarm of a fault."""
         alarm = self.line.until(
             lambda event: isinstance(event, AlarmEvent) and event.active and event.at_ns >= done_ns,
             NOTICED_WITHIN_SECONDS,
@@ -214,7 +212,7 @@ class _Camera:
         return alarm
 
     def _inspected_ns(self, after_ns: int) -> int:
-        """When the first frame's event went out that was captured after then and inspected."""
+        """Return when the event of the first inspected frame that was captured after a time was sent."""
         event = self.line.until(
             lambda event: _is_inspected(event) and _captured_ns(event) > after_ns,
             BACK_WITHIN_SECONDS,
@@ -224,7 +222,7 @@ class _Camera:
         return _captured_ns(event) + round(event.latency_ms * 1e6)
 
     def _over_ns(self) -> int:
-        """When the alarm ended."""
+        """Return when the alarm ended."""
         alarm = self.line.until(
             lambda event: isinstance(event, AlarmEvent) and not event.active, BACK_WITHIN_SECONDS, "the alarm's end"
         )

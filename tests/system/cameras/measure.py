@@ -1,4 +1,4 @@
-"""All that is measured of cameras, one thing after the other."""
+"""All measurements of cameras, one after the other."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,23 +16,23 @@ GIGE, PATTERN = Load("genicam", 1, (2048, 2048)), Load("pattern", 1, (480, 640))
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What is measured, and how much of it."""
+    """The measurements to make."""
 
     tries: Tries = Tries(seconds=4.0, search_seconds=1.5, search=8, holds=3)
     to_event: tuple[Load, ...] = (GIGE, Load("pattern", 4, (480, 640)))
     camera_path: tuple[Load, ...] = (GIGE, PATTERN, Load("pattern", 1, (2048, 2448)))
     scenarios: tuple[Scenario, ...] = scenarios(PATTERN, Load("genicam", 1, (480, 640)))
     repeats: int = 5
-    """Of every fault."""
+    """Injections of every fault."""
     gone_s: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0, 4.0)
 
 
 class Cameras(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured."""
+    """All results."""
 
     bundle: str
     commit: str | None
-    """Of the code that ran. `-dirty` where files were changed since."""
+    """Commit of the code. `-dirty` where files were changed since."""
     plan: Plan
     rates: list[Rate]
     faults: list[FaultTimes]

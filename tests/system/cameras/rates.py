@@ -1,4 +1,4 @@
-"""The highest frame rate of cameras: through the service to its events, and of the camera path by itself."""
+"""The highest frame rate of cameras: through the service to its events, and of the camera path alone."""
 
 import contextlib
 import os
@@ -28,20 +28,20 @@ from tests.system.cameras.trial import Seen, Trial, run_trial
 
 PACKET_BYTES = 8000
 PICTURES = 4
-"""That a GigE Vision camera shows in turns."""
+"""Pictures that a GigE Vision camera shows one after the other."""
 HIGHEST_FPS: Mapping[str, float] = {"genicam": 1000.0, "pattern": 10_000.0}
-"""That they can be set to, by kind."""
+"""Highest settings by kind of camera."""
 FIRST_MEGAPIXELS_PER_S: dict[str, dict[str, float]] = {
     "to event": {"genicam": 20.0, "pattern": 12.0},
     "camera path": {"genicam": 400.0, "pattern": 1500.0},
 }
-"""Where the search begins, all cameras together: near what two cores held (results/cameras.json)."""
+"""Where the search begins, all cameras together: near the rates of two cores (tests/system/results/cameras.json)."""
 
 Way = Literal["to event", "camera path"]
 
 
 class Load(msgspec.Struct, frozen=True):
-    """Cameras that are all alike."""
+    """Cameras of one kind and size."""
 
     kind: Literal["genicam", "pattern"]
     cameras: int
@@ -53,7 +53,7 @@ class Load(msgspec.Struct, frozen=True):
         return f"{number}{what} {self.hw[1]}x{self.hw[0]} Mono8"
 
     def keys(self, rate_fps: float, device: AravisCamera | None) -> list[Keys]:
-        """Their tables in a configuration."""
+        """Return their tables of the configuration."""
         own: Keys = {"draw_size": [self.hw[1], self.hw[0]]}
         if device is not None:
             own = {"address": device.address, "packet_bytes": PACKET_BYTES}
@@ -63,7 +63,7 @@ class Load(msgspec.Struct, frozen=True):
 
     @contextlib.contextmanager
     def device(self, rate_fps: float = 25.0) -> Iterator[AravisCamera | None]:
-        """The GigE Vision camera that they need, switched on; None where they need none.
+        """Give the running GigE Vision camera that they need; None if they need none.
 
         Raises:
             MissingExtraError: the Aravis library is not installed.
@@ -77,14 +77,14 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """The highest rate that was held, and all that was tried. Spreads are over the windows in which it was held."""
+    """The highest confirmed rate, and all windows. Spreads are over the windows that confirm it."""
 
     load: Load
     way: Way
     rate_fps: float | None
-    """Of each camera; None: no rate was kept up with."""
+    """Of each camera; None: the line kept up with no rate."""
     limited_by: str | None
-    """What went wrong at the lowest rate that was not kept up with; None: there was none, it may go faster."""
+    """Why the lowest failed rate failed; None: no rate failed, and a higher one may be possible."""
     latency_p99_ms: Spread | None
     cpu_ms_per_frame: dict[str, Spread]
     held: list[Trial]
@@ -92,22 +92,22 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fact(self) -> str:
-        """For people."""
+        """Summary for people."""
         if self.rate_fps is None or self.latency_p99_ms is None:
-            return f"no rate was held: {self.limited_by}"
+            return f"no rate was confirmed: {self.limited_by}"
         cpu = ", ".join(f"{of} {spread.median:.2f}" for of, spread in self.cpu_ms_per_frame.items())
         limit = f"; above it, {self.limited_by}" if self.limited_by else ""
         return f"{self.rate_fps:g} frames/s each, p99 {self.latency_p99_ms:.1f} ms, CPU ms per frame: {cpu}{limit}"
 
 
 def measure_rate(load: Load, way: Way, bundle: Bundle, tries: Tries, report_line: Callable[[str], None]) -> Rate:
-    """Look for the highest rate, and hold it.
+    """Find the highest rate, and confirm it.
 
     Args:
         way: `to event`: of `heatline run` with one subscriber, both on this machine. `camera path`: of one camera's
             process and the shared memory, to a receiver in this process that releases frames at once.
     Raises:
-        BenchError, CameraError: a process or a camera did not do what it should.
+        BenchError, CameraError: a process or a camera failed.
         MissingExtraError: the load needs a library that is not installed.
     """
     first_fps = FIRST_MEGAPIXELS_PER_S[way][load.kind] * 1e6 / (load.cameras * load.hw[0] * load.hw[1])
@@ -142,19 +142,19 @@ def measure_rate(load: Load, way: Way, bundle: Bundle, tries: Tries, report_line
 def _through_service(cameras: list[Keys], bundle: Bundle, rate_fps: float, seconds: float) -> Trial:
     with tempfile.TemporaryDirectory() as folder, WatchedLine(Path(folder), bundle.path, "f32", cameras) as line:
 
-        def look() -> Seen | None:
-            heard = line.next()
-            if heard is None or not isinstance(event := heard.event, VerdictEvent):
+        def receive() -> Seen | None:
+            received = line.next()
+            if received is None or not isinstance(event := received.event, VerdictEvent):
                 return None
             captured_ns = event.times.captured_monotonic_ns
-            return Seen(event.camera, captured_ns, heard.at_ns, event.frames, event.reason)
+            return Seen(event.camera, captured_ns, received.at_ns, event.frames, event.reason)
 
         trial = run_trial(
-            look, len(cameras), rate_fps, seconds, lambda: {"service": [line.pid], "cameras": line.camera_pids()}
+            receive, len(cameras), rate_fps, seconds, lambda: {"service": [line.pid], "cameras": line.camera_pids()}
         )
         if line.not_received:
             lost = trial.lost | {"not heard": line.not_received}
-            trial = msgspec.structs.replace(trial, lost=lost, not_kept_up=f"events not heard: {line.not_received}")
+            trial = msgspec.structs.replace(trial, lost=lost, not_kept_up=f"events not received: {line.not_received}")
         line.stop()
     return trial
 
@@ -162,11 +162,11 @@ def _through_service(cameras: list[Keys], bundle: Bundle, rate_fps: float, secon
 def _through_camera_path(cameras: list[Keys], rate_fps: float, seconds: float) -> Trial:
     camera = SupervisedCamera(msgspec.convert(cameras[0], CameraSettings), lambda alarm: None)
 
-    def look() -> Seen | None:
+    def receive() -> Seen | None:
         try:
             item = camera.grab(POLL_SECONDS)
         except EndOfFrames as error:
-            raise BenchError(f"camera {camera.name} showed its last frame, and should have none") from error
+            raise BenchError(f"camera {camera.name} has no more frames, expected endless ones") from error
         if item is None:
             return None
         lost = None
@@ -181,4 +181,4 @@ def _through_camera_path(cameras: list[Keys], rate_fps: float, seconds: float) -
     with ExitStack() as at_end:
         at_end.callback(camera.close)
         camera.open()
-        return run_trial(look, 1, rate_fps, seconds, lambda: {"receiver": [own], "cameras": camera_processes(own)})
+        return run_trial(receive, 1, rate_fps, seconds, lambda: {"receiver": [own], "cameras": camera_processes(own)})

@@ -1,7 +1,4 @@
-"""Cameras run at one rate: every frame that is taken within a window, and whether the rate was kept up with.
-
-It is if each frame came, was inspected and was heard of, and the last ones no later after their capture than the first.
-"""
+"""Cameras at one rate: every frame that is captured in a window, and whether the line keeps up with the rate."""
 
 import time
 from collections import Counter
@@ -19,63 +16,63 @@ from edge.errors import BenchError
 
 FIRST_WITHIN_SECONDS = 60.0
 LAST_WITHIN_SECONDS = 10.0
-"""After a window: a line that keeps up is not so late."""
+"""After a window; a line that keeps up is faster."""
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """Cameras run at one rate, and every frame that was taken within a window. CPU times are of that window too."""
+    """Outcome of a window at one rate, with the processor times of that window."""
 
     rate_fps: float
     """Of each camera."""
     seconds: float
-    """Length of the window; of one in which a frame was lost, up to then."""
+    """Length of the window; it ends when a frame is lost."""
     came_fps: float
-    """Frames that came, of the camera of which fewest came."""
+    """Rate of the camera of which fewest frames came."""
     frames: int
-    """That came through, all cameras together."""
+    """Frames that arrived, all cameras together."""
     lost: dict[str, int]
-    """By reason: dropped, failed, lost on the way, or an event that was not heard."""
+    """Lost frames by reason: dropped, failed, lost in transit, or not reported."""
     latency_p50_ms: float | None
-    """From capture (of a GigE Vision camera: the arrival of its first packet) until it was heard of here."""
+    """From capture (of a GigE Vision camera: the arrival of its first packet) to the receipt here."""
     latency_p99_ms: float | None
     latency_growth_ms: float | None
-    """By how much the window's last quarter was later than its first."""
+    """By how much the latency of the window's last quarter exceeds that of its first."""
     cpu_ms_per_frame: dict[str, float]
-    """By whose it is: of the service and of its cameras' processes, for example."""
+    """Processor time by process: of the service and of its cameras, for example."""
     not_kept_up: str | None
     """Why the rate was not kept up with; None: it was."""
 
 
 class Seen(NamedTuple):
-    """A frame that came through, or word of some that did not."""
+    """A frame that arrived, or a report of lost ones."""
 
     camera: str
     captured_ns: int
     heard_ns: int
     frames: int
     lost: str | None
-    """Why they did not come through."""
+    """Why frames were lost; None: none were."""
 
 
 def run_trial(
-    look: Callable[[], Seen | None],
+    receive: Callable[[], Seen | None],
     cameras: int,
     rate_fps: float,
     seconds: float,
     processes: Callable[[], Mapping[str, Sequence[int]]],
 ) -> Trial:
-    """Look at every frame that is taken within a window; at the first that is lost, no further.
+    """Receive every frame that is captured in a window; stop at the first lost one.
 
     Args:
-        look: the next frame, or None where nothing came within a moment.
-        cameras: how many there are.
+        receive: returns the next frame; None if none came within a timeout.
+        cameras: number of cameras.
         rate_fps: of each of them.
         seconds: length of the window; longer where the rate makes too few frames.
-        processes: whose CPU time is taken, by name.
+        processes: ids of processes by name, whose processor time is measured.
     Raises:
-        BenchError: from some camera nothing comes.
+        BenchError: a camera shows nothing.
     """
-    began_ns = _settle(look, cameras, rate_fps)
+    began_ns = _settle(receive, cameras, rate_fps)
     seconds = max(seconds, LEAST_FRAMES / rate_fps)
     ended_ns = began_ns + round(seconds * 1e9)
     of = processes()
@@ -92,7 +89,7 @@ def run_trial(
             cpu_after = _cpu_s(of)
         if now_ns > ended_ns + LAST_WITHIN_SECONDS * 1e9:
             lost["nothing came any more"] += 1
-        one = look()
+        one = receive()
         if one is None or one.captured_ns < began_ns:
             continue
         if one.captured_ns >= ended_ns:
@@ -109,8 +106,8 @@ def run_trial(
     return trial_of(rate_fps, seconds, cameras, seen, {}, cpu)
 
 
-def _settle(look: Callable[[], Seen | None], cameras: int, rate_fps: float) -> int:
-    """Wait for every camera's first frame that comes through; returns when the window begins, monotonic ns."""
+def _settle(receive: Callable[[], Seen | None], cameras: int, rate_fps: float) -> int:
+    """Wait for the first frame of every camera; return when the window begins, monotonic ns."""
     there: set[str] = set()
     give_up = time.monotonic() + FIRST_WITHIN_SECONDS
     while len(there) < cameras:
@@ -118,7 +115,7 @@ def _settle(look: Callable[[], Seen | None], cameras: int, rate_fps: float) -> i
             raise BenchError(
                 f"frames of {len(there)} of {cameras} cameras came through within {FIRST_WITHIN_SECONDS:.0f} s"
             )
-        if (one := look()) is not None and one.lost is None:
+        if (one := receive()) is not None and one.lost is None:
             there.add(one.camera)
     return time.monotonic_ns() + round(max(SETTLE_SECONDS, SETTLE_FRAMES / rate_fps) * 1e9)
 
@@ -126,13 +123,13 @@ def _settle(look: Callable[[], Seen | None], cameras: int, rate_fps: float) -> i
 def trial_of(
     rate_fps: float, seconds: float, cameras: int, seen: list[Seen], lost: dict[str, int], cpu: Mapping[str, float]
 ) -> Trial:
-    """What came of a window.
+    """Count and time the frames of a window.
 
     Args:
         seconds: its length.
-        seen: all frames that came through.
-        lost: those that did not, by reason.
-        cpu: seconds, by whose they are.
+        seen: all frames that arrived.
+        lost: lost frames by reason.
+        cpu: processor time in seconds by process.
     """
     count = Counter(one.camera for one in seen)
     fewest = min(count.values()) if len(count) == cameras else 0

@@ -1,6 +1,4 @@
-"""Whether the line reported every frame and its journal holds it: its numbers, its frames, and what it says it does not
-hold. Pure functions.
-"""
+"""Check that the line reported every frame and its journal holds it. Pure functions."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,11 +10,11 @@ from tests.system.chaos.expected import Broken, Expected
 from tests.system.chaos.records import Head, head_of
 
 HIGHEST_FRAME_ID = 65535
-"""Of the pattern camera; 1 follows."""
+"""Highest frame id of the pattern camera, after which it begins at 1."""
 
 
 def check_journal(expected: Expected) -> list[Broken]:
-    """Whether each journal counts without a gap, and holds what it says it holds."""
+    """Check that each journal has no gap in its numbers, and that its events name their own number and topic."""
     broken = []
 
     def add_broken(journal_id: str, seq: int, what: str) -> None:
@@ -38,11 +36,11 @@ def check_journal(expected: Expected) -> list[Broken]:
 
 
 def check_frames(expected: Expected, unheard: Mapping[str, int]) -> list[Broken]:
-    """Whether the line told of every frame once: per boot and camera, numbers go on from 1 without a gap; and what was
-    in flight at a kill is what follows the last frame that was told before it.
+    """Check that the line reported every frame once: per boot and camera, numbers go on from 1 without a gap, and the
+    frames in flight at a kill follow the last frame that was reported before it.
 
     Args:
-        unheard: by boot, how many events there may be that no journal holds and nobody heard.
+        unheard: by boot, the largest number of events that no journal holds and no subscriber received.
     """
     broken = []
     heads = [head_of(stored.header) for records in expected.journals.values() for stored in records]
@@ -63,23 +61,23 @@ def check_frames(expected: Expected, unheard: Mapping[str, int]) -> list[Broken]
 
 
 def _check_twice(verdicts: Iterable[Head]) -> list[Broken]:
-    """No frame is told by two events, of one boot or of two. Only one that went out live alone may be told again as
-    one that was in flight: killed meanwhile, a line cannot know."""
+    """Check that no two events report one frame. Only a frame whose event was live only may be reported again as in
+    flight, as a killed line cannot know of that event."""
     broken = []
     seen: dict[tuple[str | None, int | None, int], Head] = {}
     for head in verdicts:
         captured_ns = head.times.get("captured_at_ns")
         if not captured_ns or head.frame_id is None:
-            continue  # nobody knows any more when, or which frame it was
+            continue  # it is not known which frame it was, or when
         before = seen.setdefault((head.camera, head.frame_id, captured_ns), head)
         if before is not head:
-            what = f"camera {head.camera}: frame {head.frame_id} is told by {before.key} and by {head.key}"
+            what = f"camera {head.camera}: frame {head.frame_id} is reported by {before.key} and by {head.key}"
             broken.append(Broken("line", "frames", what))
     return broken
 
 
 def _check_crashes(verdicts: Sequence[Head], not_all_stored: Collection[str]) -> list[Broken]:
-    """In the journal's order, the frame ids of a camera go on from a boot's frames to those in flight at its end."""
+    """Check that, in the journal's order, the frames in flight at a boot's end follow its frame ids."""
     broken = []
     by_camera: dict[str | None, list[Head]] = defaultdict(list)
     for head in verdicts:
@@ -89,15 +87,19 @@ def _check_crashes(verdicts: Sequence[Head], not_all_stored: Collection[str]) ->
             if {before.boot_id, head.boot_id} & set(not_all_stored) or head.reason != "dropped.crashed":
                 continue
             last = before.last_frame_id or before.frame_id
-            if last is None or head.frame_id in (None, 1, last % HIGHEST_FRAME_ID + 1):  # 1: nothing of a boot was told
+            if last is None or head.frame_id in (
+                None,
+                1,
+                last % HIGHEST_FRAME_ID + 1,
+            ):  # 1: no frame of the boot was reported
                 continue
-            what = f"camera {camera}: after frame {last} was told, {head.frame_id} is the first that was in flight"
+            what = f"camera {camera}: after reported frame {last}, {head.frame_id} is the first that was in flight"
             broken.append(Broken("line", "frames", what))
     return broken
 
 
 def check_told(expected: Expected) -> list[Broken]:
-    """Whether the journal says of each boot which events it does not hold, or after a kill, of how many frames."""
+    """Check that the journal reports which events of each boot it lacks, or after a kill, of how many frames."""
     broken = []
     for boot_id, told in _told_as_not_held(expected).items():
         if told.frames_heard > told.frames:
@@ -107,18 +109,18 @@ def check_told(expected: Expected) -> list[Broken]:
 
 
 def unheard_events(expected: Expected) -> dict[str, int]:
-    """By boot: at most how many events there may be that no journal holds and nobody heard, as the journal tells."""
+    """Return by boot the largest number of events that no journal holds and no subscriber received, as it reports."""
     told = {boot_id: told.unheard for boot_id, told in _told_as_not_held(expected).items()}
     return {boot_id: count for boot_id, count in told.items() if count}
 
 
 class _NotHeld(msgspec.Struct):
-    """What a journal says of a boot's events that it does not hold."""
+    """A journal's report of a boot's events that it does not hold."""
 
     numbers: set[int] = msgspec.field(default_factory=set)
-    """In the boot's own count: of times after which events were kept again."""
+    """Numbers in the boot's own count, of times after which events were stored again."""
     frames: int = 0
-    """Beside those: told of before it was killed."""
+    """Other frames, which were reported before the line was killed."""
     frames_heard: int = 0
     numbers_heard: int = 0
 
@@ -128,7 +130,7 @@ class _NotHeld(msgspec.Struct):
 
 
 def _told_as_not_held(expected: Expected) -> dict[str, _NotHeld]:
-    """By boot."""
+    """Return the reports by boot."""
     told: dict[str, _NotHeld] = defaultdict(_NotHeld)
     heads = [head_of(stored.header) for records in expected.journals.values() for stored in records]
     told_by: dict[str, str] = {}
@@ -149,14 +151,14 @@ def _told_as_not_held(expected: Expected) -> dict[str, _NotHeld]:
         if head.seq in of_boot.numbers:
             of_boot.numbers_heard += 1
         elif head.type == "verdict":
-            # Killed between telling and noting that it had told, it tells of these again, as of frames in flight.
+            # A line that is killed between the event and its record reports these again as frames in flight.
             again = (told_by.get(head.boot_id, ""), head.camera, head.frame_id) in crashed
             of_boot.frames_heard += 0 if again else head.frames
     return told
 
 
 def _frame_ids(head: Head) -> Iterable[int]:
-    """Of a frame, or of a run of them."""
+    """Return the ids of a frame, or of a run of frames."""
     if head.frame_id is None:
         return []
     return ((head.frame_id + further - 1) % HIGHEST_FRAME_ID + 1 for further in range(head.frames))
