@@ -23,9 +23,9 @@ BATCHES = (1, 2, 4, 8, 16, 32)
 
 def read_graph(path: Path) -> "ov.Model":
     """Read an IR of a bundle."""
-    from edge.inference.devices import the_core
+    from edge.inference.devices import shared_core
 
-    return the_core().read_model(path, path.with_name(weights_of(path.name)))
+    return shared_core().read_model(path, path.with_name(weights_of(path.name)))
 
 
 class BareEngine:
@@ -44,7 +44,7 @@ class BareEngine:
     ) -> None:
         from openvino import AsyncInferQueue
 
-        from edge.inference.devices import the_core
+        from edge.inference.devices import shared_core
 
         hint = "bf16" if precision == "bf16" else "f32"
         settings = {
@@ -55,7 +55,7 @@ class BareEngine:
         }
         try:
             model.reshape({"tiles": list(tiles.shape)})
-            compiled = the_core().compile_model(model, "CPU", settings)
+            compiled = shared_core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise BenchError(f"OpenVINO cannot run the graph: {last_line(error)}") from error
         computes_in = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()

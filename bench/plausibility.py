@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.markdown import markdown_table
 from bench.recipes.sets import DataSet
 from edge.bundle.manifest import Grid
-from edge.bundle.plausibility import Appearance, Plausibility, know_product
+from edge.bundle.plausibility import Appearance, Plausibility, fit_plausibility
 from edge.errors import BenchError
 from edge.inference import Engine, open_engine
 from edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
@@ -213,7 +213,7 @@ def _judged(name: str, known: Mapping[str, _Seen], seeds: Sequence[int]) -> SetR
         for tested in range(FOLDS):
             others = np.flatnonzero(fold != tested)
             others = others[np.linspace(0, len(others) - 1, min(len(others), MOST_FRAMES)).astype(int)]
-            plausibility = know_product(
+            plausibility = fit_plausibility(
                 [seen.of[AS_IT_IS][place] for place in others], [str(seen.groups[place]) for place in others]
             )
             for place in np.flatnonzero(fold == tested).tolist():

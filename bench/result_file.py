@@ -9,6 +9,7 @@ import msgspec
 
 from edge.errors import BenchError
 from edge.util.atomic_file import replacing
+from edge.util.text import encode_json
 
 OUT, RESULTS = "--out", "--results"
 
@@ -57,7 +58,7 @@ def keep(path: Path, report: Mapping[str, Any], *, option: str = OUT) -> None:
     Raises:
         BenchError: it cannot be written.
     """
-    keep_text(path, msgspec.json.format(msgspec.json.encode(report), indent=1).decode() + "\n", option=option)
+    keep_text(path, msgspec.json.format(encode_json(report), indent=1).decode() + "\n", option=option)
 
 
 def keep_text(path: Path, text: str, *, option: str = OUT) -> None:

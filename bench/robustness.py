@@ -36,7 +36,7 @@ from edge.util.text import format_count
 from export.map_gate import overlaps
 from export.run_to_bundle import export_run
 from train.compose import compose
-from train.dense.folds import divide
+from train.dense.folds import assign_folds
 from train.dense.train import train_dense
 from train.readers import LabelledImage
 from train.run import RunFolder, load_run, read_data
@@ -191,7 +191,7 @@ def _groups_of(images: Sequence[LabelledImage], seed: int, fold: int, name: str)
     groups, number = np.unique([str(image.group) for image in images], return_inverse=True)
     defective = np.array([image.defective for image in images])
     kinds = np.stack([kind for kind in (defective, ~defective) if kind.any()], axis=1).astype(np.float64)
-    fold_of = divide(number.astype(np.int64), kinds, min(FOLDS, len(groups)), seed)
+    fold_of = assign_folds(number.astype(np.int64), kinds, min(FOLDS, len(groups)), seed)
     if fold > fold_of.max():
         raise BenchError(f"{name} has no fold {fold}; name one of 0 to {fold_of.max()}")
     return [str(group) for group in groups[fold_of == fold]]

@@ -7,7 +7,8 @@ HeatlineError
 ├── CameraError          5   a camera that cannot be opened
 ├── EngineError          6   an inference engine that does not start or does not answer
 │   └── PrecisionError       a precision that this processor does not compute in
-├── DeliveryError        7   an address that cannot be bound or reached, or a state folder that another line holds
+├── DeliveryError        7   an address that cannot be bound or reached; a state folder or journal that a running
+│                            line holds
 ├── MessageError         8   bytes on the wire that are no message of ours
 ├── InputError           9   a picture, mask, label, folder or standard output that cannot be used
 │   └── GeometryError        a frame or grid size that makes no sense

@@ -75,8 +75,10 @@ def read_private(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:
     Args:
         made_by: the command that makes such keys.
     Raises:
-        HeatlineError: it cannot be read, or others than its owner may read or write it.
+        HeatlineError: it cannot be read, is a public one, or others than its owner may read or write it.
     """
+    if path.suffix == PUBLIC_SUFFIX:
+        raise kind(f"{path} holds a public key and no private one; name the private one that {made_by} made with it")
     try:
         with open_plain(path) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)  # of what is read, whatever its name becomes

@@ -34,7 +34,7 @@ def train(
     from train.compose import compose, with_folder
     from train.fit import fit
 
-    return fit(compose(with_folder([f"out={out}", *settings], str(folder))), say=say).folder
+    return fit(compose(with_folder([f"out={out}", *settings], str(folder))), report_line=say).folder
 
 
 def export(

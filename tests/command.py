@@ -33,6 +33,7 @@ def heatline(
         contextlib.chdir(cwd or os.curdir),
         CliRunner().isolation(env={"NOTIFY_SOCKET": None, **QUIET, **(env or {})}) as (out, err, _),
     ):
+        sys.stdout.reconfigure(errors="surrogateescape")  # as `main` has it
         log = log_to(sys.stderr)
         try:
             code = run(command)
@@ -44,7 +45,8 @@ def heatline(
             signal.signal(signal.SIGTERM, on_sigterm)
         sys.stdout.flush()
         sys.stderr.flush()
-        return subprocess.CompletedProcess(command, code, out.getvalue().decode(), err.getvalue().decode())
+        printed = out.getvalue().decode(errors="surrogateescape")
+        return subprocess.CompletedProcess(command, code, printed, err.getvalue().decode())
 
 
 def heatline_process(

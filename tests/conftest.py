@@ -104,8 +104,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 EXPORTING = (
-    "tests/export/", "tests/test_chain.py", "tests/train/test_dense_run.py", "tests/train/test_evaluation_run.py",
-    "tests/train/test_novelty.py", "tests/bench/test_robustness_bench.py",
+    "tests/export/", "tests/test_chain.py", "tests/test_file_names.py", "tests/train/test_dense_run.py",
+    "tests/train/test_evaluation_run.py", "tests/train/test_novelty.py", "tests/bench/test_robustness_bench.py",
 )  # fmt: skip
 """Files that export models: what that imports takes a process some seconds, so one process runs them all."""
 

@@ -23,8 +23,8 @@ from click.testing import CliRunner
 from edge import errors
 from edge.bundle import Bundle, Manifest
 from edge.cameras import liveness, restarts, supervisor
-from edge.cameras.frame_ids import MOST_LOST
-from edge.cameras.settings import CameraSettings, V4l2Settings
+from edge.cameras.frame_ids import MAX_LOST_FRAMES
+from edge.cameras.settings import CameraSettings, FolderSettings, V4l2Settings
 from edge.cameras.state import State
 from edge.cameras.triggering import FIRE_WITHIN_SECONDS
 from edge.cli.main import heatline
@@ -128,7 +128,7 @@ def test_no_command_is_documented_that_does_not_exist() -> None:
 
 
 def test_every_exit_code_is_documented() -> None:
-    table = re.findall(r"^\| (\d+) \| (.*?) \|", section(read("README.md"), "## Exit codes"), flags=re.MULTILINE)
+    table = re.findall(r"^\| (\d+) \| (.*?) \|", read("docs/exit-codes.md"), flags=re.MULTILINE)
     documented = {(int(code), name) for code, names in table for name in re.findall(r"`(\w+)`", names)}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and kind is not errors.HeatlineError]
     exist = {(kind.exit_code, kind.__name__) for kind in kinds if issubclass(kind, errors.HeatlineError)}
@@ -302,6 +302,17 @@ def test_the_example_configurations_can_be_read(tmp_path: Path) -> None:
             assert len(load_config(file).cameras) == 1
 
 
+def test_the_tours_line_is_shown_before_it_is_used_and_runs_until_it_is_stopped(tmp_path: Path) -> None:
+    tour = section(read("README.md"), "## The tour")
+    (shown,) = blocks(tour, "toml")
+    assert tour.index(shown) < tour.index(" line.toml")
+    (tmp_path / "line.toml").write_text(shown)
+    config = load_config(tmp_path / "line.toml")
+    assert all(camera.loop for camera in config.cameras if isinstance(camera, FolderSettings))
+    assert config.journal.bind is not None, "`follow` would want it"
+    assert config.journal.folder is not None
+
+
 def test_the_graph_runs_without_heatline_as_bundle_md_shows(bundle: Bundle, tmp_path: Path) -> None:
     (example,) = blocks(read("docs/bundle.md"), "python")
     tile = np.random.default_rng(1).integers(0, 256, (TILE, TILE, 3), np.uint8)
@@ -375,7 +386,7 @@ def reasons() -> set[str]:
     """Every reason of a NO_VERDICT, `KIND.REASON`; a dead camera's frames fail for what is wrong with it."""
     return {
         *(f"failed.{alarm}" for alarm in alarms()),
-        *(f"dropped.{reason}" for given in calls("_let_go") for reason in texts(given[0])),
+        *(f"dropped.{reason}" for given in calls("_close_process") for reason in texts(given[0])),
         *(f"dropped.{reason}" for given in calls("_dropped") for reason in texts(given[1])),
         *(f"{kind}.{reason}" for given in calls("Unjudged") for kind in texts(given[0]) for reason in texts(given[1])),
         *(
@@ -417,15 +428,15 @@ def test_the_stated_times_and_limits_follow_from_the_constants() -> None:
         liveness.ASK_EVERY_SECONDS + liveness.ANSWER_WITHIN_SECONDS,  # its process hangs
         2 * liveness.ASK_EVERY_SECONDS + liveness.CAMERA_ANSWERS_WITHIN_SECONDS,  # it is not known whether it is there
         V4l2Settings(name="usb").opened_within_s,
-        *(liveness.LEAST_SILENCE_SECONDS, liveness.FIRST_FRAME_WITHIN_SECONDS, liveness.CAMERA_ANSWERS_WITHIN_SECONDS),
-        *(supervisor.CLOSE_WITHIN_SECONDS, restarts.FIRST_BACKOFF_SECONDS, restarts.MOST_BACKOFF_SECONDS),
+        *(liveness.MIN_SILENCE_SECONDS, liveness.FIRST_FRAME_WITHIN_SECONDS, liveness.CAMERA_ANSWERS_WITHIN_SECONDS),
+        *(supervisor.CLOSE_WITHIN_SECONDS, restarts.FIRST_BACKOFF_SECONDS, restarts.MAX_BACKOFF_SECONDS),
     ):
         assert re.search(rf"\b{seconds:g} s\b", LIVENESS), seconds
     (busy,) = rows(section(read("docs/commands.md"), "### Refused"))["busy"][:1]
     assert f"within {FIRE_WITHIN_SECONDS:g} s" in busy
     assert f"{FIRE_WITHIN_SECONDS:g} s." in section(read("docs/cameras.md"), "## Triggers and parts")
-    assert f"more than {MOST_LOST}" in LIVENESS
-    assert f"more than {MOST_LOST}" in rows(read("docs/protocol.md"))["failed.frame_ids"][0]
+    assert f"more than {MAX_LOST_FRAMES}" in LIVENESS
+    assert f"more than {MAX_LOST_FRAMES}" in rows(read("docs/protocol.md"))["failed.frame_ids"][0]
 
 
 def test_how_soon_a_fault_is_noticed_is_what_was_measured() -> None:

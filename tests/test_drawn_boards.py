@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edge.errors import InputError
 from examples.drawn_boards.boards import DEFECT_KINDS, DrawnBoard, draw_board, write_boards
 
 PROGRAM = Path(__file__).parents[1] / "examples" / "drawn_boards" / "draw.py"
@@ -154,7 +155,7 @@ def test_a_pool_of_processes_draws_the_same_folder(folder: Path, tmp_path: Path)
 
 def test_a_folder_that_exists_is_left_as_it_is(folder: Path) -> None:
     before = contents(folder)
-    with pytest.raises(FileExistsError, match="name a new folder"):
+    with pytest.raises(InputError, match="name a new folder"):
         write_boards(folder, 4, 8, size_hw=(448, 500))
     assert contents(folder) == before
 
@@ -165,10 +166,12 @@ def test_the_program_draws_what_readme_shows(tmp_path: Path) -> None:
 
     drawn = draw("boards", "--count", "1", "--seed", "1")
     assert drawn.returncode == 0, drawn.stderr
-    assert "boards holds 1 boards of seed 1" in drawn.stdout
+    assert "boards holds 1 board of seed 1" in drawn.stdout
     image = cv2.imread(str(tmp_path / "boards" / "images" / "board_00000.png"))
     assert image is not None
     assert image.shape == (1250, 1600, 3)
     again = draw("boards", "--count", "1")
-    assert again.returncode == 2
-    assert "boards exists; name a new folder" in again.stderr
+    assert (again.returncode, again.stderr) == (9, "draw: boards exists; name a new folder\n")
+    nowhere = draw("/proc/boards", "--count", "1")
+    assert (nowhere.returncode, "draw: /proc/boards cannot be written" in nowhere.stderr) == (9, True)
+    assert len(nowhere.stderr.splitlines()) == 1

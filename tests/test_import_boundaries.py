@@ -34,6 +34,7 @@ for name in names:
 DATA_COMMANDS = "import examples.drawn_boards.boards, train.commands.data, train.contact_sheet, train.summary"
 START = "import edge.cli.main, edge.cli.run"
 DEFAULT_TRAINING = "import train.compose, train.fit"
+WRONG_TRAINING = "from edge.cli.main import run; assert run(['train', 'data=x', 'recipe.stepz=1']) == 3"
 CLIENT = "import heatline; heatline.subscribe('ipc://@heatline-nobody').close(); import edge.delivery.client"
 NOT_IN_A_CLIENT = {"numpy", "cv2", "asyncio", "rich", "click"}
 """A client needs the protocol and ZeroMQ, nothing that inspects."""
@@ -48,9 +49,17 @@ LIGHTNING = {"lightning", "torchmetrics"}
         (DATA_COMMANDS, EXTRAS),
         (START, NOT_AT_START),
         (CLIENT, NOT_IN_A_CLIENT),
+        (WRONG_TRAINING, {"torch", "timm", "lightning"}),
         pytest.param(DEFAULT_TRAINING, LIGHTNING, marks=pytest.mark.long),  # it imports torch
     ],
-    ids=["all of edge", "commands for data", "start of a line", "a client", "training by the default recipe"],
+    ids=[
+        "all of edge",
+        "commands for data",
+        "start of a line",
+        "a client",
+        "a wrong training",
+        "training by the default recipe",
+    ],
 )
 def test_nothing_is_imported_that_is_not_needed(code: str, forbidden: set[str]) -> None:
     what = 'import sys; print(*{name.partition(".")[0] for name in sys.modules})'

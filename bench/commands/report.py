@@ -6,6 +6,7 @@ import click
 
 from edge.cli.extras import require_extra
 from edge.cli.output import json_option, print_json, visible
+from edge.util.text import format_count, is_are
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -32,10 +33,15 @@ def report(paths: tuple[Path, ...], folder: Path, as_json: bool) -> None:
 
     made = make_report(paths or (RESULTS,))
     page, tables = write_report(made, folder)
-    for sentence in made.unusable:
+    for sentence in made.unusable if paths else ():
         click.echo(visible(f"left out: {sentence}"), err=True)
     if as_json:
         print_json({"page": str(page), "tables": str(tables), "files": made.files, "left_out": made.unusable})
         return
     files = f"{made.files} file{'s' * (made.files != 1)}"
     click.echo(f"the report of {files} is in {page}, its tables in {tables}", err=True)
+    if made.unusable and not paths:  # of benches that this version does not have
+        others = format_count(len(made.unusable), "other file")
+        click.echo(
+            f"{others} of {RESULTS} {is_are(len(made.unusable))} not for this report; the page says why", err=True
+        )

@@ -24,7 +24,7 @@ from edge.bundle.pooling import identity_of, pool
 from edge.errors import BenchError, HeatlineError, PrecisionError
 from edge.geometry import TileGrid
 from edge.inference import Precision
-from edge.inference.devices import the_core
+from edge.inference.devices import shared_core
 from edge.inference.opening import require_precision
 from export.openvino_ir import Ir
 from train.config import CnnConfig, VitConfig
@@ -255,7 +255,7 @@ def require_processor(precision: Precision) -> None:
     Raises:
         PrecisionError: it does not.
     """
-    if precision == "bf16" and "BF16" not in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and "BF16" not in shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise PrecisionError(
             "this processor has no bf16, OpenVINO would compute in f32 instead; choose another --precision"
         )

@@ -25,8 +25,8 @@ from edge.inference.engine import OPENVINO_GRAPH
 from edge.util.text import format_count
 from train.compose import read_model
 from train.config import TrainConfig
-from train.dense.copies import picture_digests
-from train.files import write_whole
+from train.dense.copies import digest_pictures
+from train.files import write_atomically
 from train.models.build import build_model
 from train.models.weights import load_pretrained
 from train.precision import choose_precision
@@ -135,7 +135,7 @@ def train_anomalib(
 def tile_files(truth: Truth, work: Path) -> Path:
     """Return the folder of all grid tiles as PNG, by their rows; it is written once for equal pictures and tiles."""
     table = truth.tiles.table
-    identity = sha256(f"{truth.rule.tile_px} {picture_digests(truth.store.images)}".encode())
+    identity = sha256(f"{truth.rule.tile_px} {digest_pictures(truth.store.images)}".encode())
     for column in (table.frame, table.y, table.x):
         identity.update(column.tobytes())
     folder = work / f"tiles_{identity.hexdigest()[:12]}"
@@ -157,7 +157,7 @@ def _weights(work: Path) -> Path:
     if not file.exists():
         network = timm.create_model(TRUNK, pretrained=False)
         load_pretrained(network, read_model("efficientnet_lite0"))
-        write_whole(file, lambda place: torch.save(network.state_dict(), place))
+        write_atomically(file, lambda place: torch.save(network.state_dict(), place))
     return file
 
 

@@ -18,9 +18,9 @@ from bench.recipes.rows import Training
 from bench.recipes.truth import Truth
 from edge.bundle.pooling import pool
 from train.config import DenseRecipeConfig, TrainConfig
-from train.dense.copies import Painter, grid_samples, picture_digests
+from train.dense.copies import Painter, digest_pictures, grid_samples
 from train.dense.cross_validation import divide_groups
-from train.dense.extraction import extracted
+from train.dense.extraction import extract_features
 from train.dense.out_of_fold import OutOfFold
 from train.models.build import build_model
 from train.models.dense import MAP_STRIDE, TOP_CELLS, DenseClassifier
@@ -73,11 +73,11 @@ def _cells(
     tiles, tile_px = truth.tiles, config.tiles.tile_px
     model, _ = build_model(config.model, tile_px)
     assert isinstance(model, DenseClassifier), "the recipe made the model one with a dense head"
-    digests = picture_digests(truth.store.images)
+    digests = digest_pictures(truth.store.images)
     painter = Painter(truth.store, tiles, digests, recipe.augment, tile_px, model.map_hw[0])
     samples = grid_samples(tiles)
     with (
-        extracted(model.eval(), tile_px, painter, samples, config.features, report_line) as found,
+        extract_features(model.eval(), tile_px, painter, samples, config.features, report_line) as found,
         TemporaryDirectory(dir=work) as temporary,
     ):
         all_cells = None

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from edge.errors import ConfigError, InputError
 from edge.images import list_images
-from train.files import write_whole
+from train.files import write_atomically
 from train.readers.folder import TRUTHS
 from train.readers.labelled import LabelledImage
 
@@ -141,7 +141,7 @@ def link_folder(links: Path, pictures: Sequence[LinkedPicture], truths: Mapping[
         with place.open("w", newline="") as file:
             csv.writer(file).writerows([("image", "label", "group"), *(one[1:] for one in pictures)])
 
-    write_whole(links / LABELS, write)
+    write_atomically(links / LABELS, write)
     return links
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge.geometry import TileGrid
 from train.config import TrainConfig
-from train.dense.tiles import DenseTiles, Known, know_tiles
+from train.dense.tiles import DenseTiles, Known, label_tiles
 from train.frames import FrameStore
 from train.readers.labels_csv import read_labels
 from train.readers.unusable import stop
@@ -46,7 +46,7 @@ class Truth:
         rows = read_labels(data.folder / "labels.csv", [image.path for image in data.images], stop) or {}
         classes = {name: row[CLASS_COLUMN] for name, row in rows.items() if row.get(CLASS_COLUMN)}
         rule = TileRule(**msgspec.structs.asdict(config.tiles))
-        return cls(store, rule, know_tiles(store, rule), classes)
+        return cls(store, rule, label_tiles(store, rule), classes)
 
     @cached_property
     def _start(self) -> NDArray[np.int64]:

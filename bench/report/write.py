@@ -123,8 +123,8 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / PAGE).write_text(report.page, encoding="utf-8")
-        (folder / TABLES).write_text(report.tables, encoding="utf-8")
+        (folder / PAGE).write_text(report.page, encoding="utf-8", errors="replace")
+        (folder / TABLES).write_text(report.tables, encoding="utf-8", errors="replace")
     except OSError as error:
         raise BenchError(f"{folder} cannot be written ({error.strerror}); name another folder with --to") from error
     return folder / PAGE, folder / TABLES

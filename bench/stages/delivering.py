@@ -16,8 +16,8 @@ from bench.stages.prepared import CAMERA, Prepared
 from bench.stages.stage import Stage, require
 from bench.watched_line import free_address
 from edge.cameras.base import Opened
-from edge.cameras.channel import Fired
-from edge.cameras.host import Arrived, CameraProcess
+from edge.cameras.channel import TriggerResult
+from edge.cameras.host import CameraProcess, ReceivedFrame
 from edge.cameras.pattern import pattern
 from edge.cameras.settings import PatternSettings
 from edge.colour import to_rgb
@@ -45,7 +45,7 @@ def grab(prepared: Prepared, at_end: ExitStack) -> Stage:
     at_end.callback(camera.close)
     camera.await_opened()
 
-    def check(arrived: Arrived) -> None:
+    def check(arrived: ReceivedFrame) -> None:
         frame_id = arrived.frame.stamp.frame_id
         require(frame_id == camera.fired, "that the frame is the newest")
         drawn = to_rgb(pattern(camera.fired, prepared.hw), "Mono8")
@@ -70,7 +70,7 @@ class _Camera:
         self.pid = self._process.pid
         self._poll = select.poll()
         self._poll.register(self._process.fileno(), select.POLLIN)
-        self._arrived: Arrived | None = None
+        self._arrived: ReceivedFrame | None = None
         self._came_ns = 0
         self.fired = 0
 
@@ -78,19 +78,19 @@ class _Camera:
         while not isinstance(self._next(), Opened):
             pass
 
-    def shoot(self) -> Arrived:
+    def shoot(self) -> ReceivedFrame:
         """Return its next picture, which is valid until the one after."""
         if self._arrived is not None:
             self._arrived.frame.release()
         self.fired += 1
         self._process.fire(self.fired, time.monotonic_ns() + round(WITHIN_SECONDS * 1e9))
-        while not isinstance(news := self._next(), Arrived):
+        while not isinstance(news := self._next(), ReceivedFrame):
             pass
         self._came_ns = time.monotonic_ns()
         self._arrived = news
         return news
 
-    def seconds(self, arrived: Arrived) -> float:
+    def seconds(self, arrived: ReceivedFrame) -> float:
         """Return the time from the capture of the last picture to its arrival here."""
         return (self._came_ns - arrived.frame.stamp.captured_monotonic_ns) / 1e9
 
@@ -103,9 +103,9 @@ class _Camera:
         while (news := self._process.receive()) is None:
             if not self._poll.poll(max(give_up - time.monotonic(), 0) * 1e3):
                 raise BenchError(f"the camera's process sent nothing for {WITHIN_SECONDS:.0f} s")
-        if isinstance(news, Fired) and news.error is not None:
+        if isinstance(news, TriggerResult) and news.error is not None:
             raise BenchError(f"the camera did not take its trigger: {news.error}")
-        if not isinstance(news, Opened | Arrived | Fired):
+        if not isinstance(news, Opened | ReceivedFrame | TriggerResult):
             raise BenchError(f"the camera's process sent {news}, expected a frame")
         return news
 

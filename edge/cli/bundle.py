@@ -10,6 +10,7 @@ from edge.cli.bundle_diff import diff
 from edge.cli.bundle_formatting import (
     count_frames,
     describe_bound,
+    describe_differences,
     describe_gate,
     describe_map_checks,
     describe_plausible,
@@ -107,7 +108,7 @@ def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Pa
         "off_by": verified.differences,
         "allowed": opened.manifest.tolerances[engine.precision],
     }
-    facts = report | {"signed_by": describe_signer(signer)}
+    facts = report | {"signed_by": describe_signer(signer), "off_by": describe_differences(verified.differences)}
     if verified.fell_back is None:
         del facts["fell_back"]
     print_report(report, as_json, f"{bundle_path} is whole and works on this machine in {verified.computes_in}", facts)

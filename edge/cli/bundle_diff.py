@@ -8,7 +8,6 @@ from typing import Any
 import click
 import msgspec
 from msgspec import UNSET, UnsetType
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,7 +15,7 @@ from edge.bundle import Bundle, GoldenTiles, open_bundle
 from edge.bundle.difference import Answers, AnswersDifference, Change, answers_difference, manifest_changes
 from edge.cli.bundle_formatting import NOT_KNOWN, describe_attempts, describe_range
 from edge.cli.options import engine_option
-from edge.cli.output import json_option, print_facts, print_json, visible
+from edge.cli.output import json_option, print_facts, print_json, table_console, visible
 from edge.inference import EngineKind, infer, open_engine
 from edge.util.text import format_count
 
@@ -55,7 +54,7 @@ def diff(a_path: Path, b_path: Path, kind: EngineKind, as_json: bool) -> None:
             }
         )
         return
-    console = Console()
+    console = table_console()
     for section, found in {"signature": _signature_changes(a, b), **changes}.items():
         if found:
             console.print(_table(section, [_plausible(each) for each in _attempts_as_one(found, a, b)]))
@@ -137,7 +136,7 @@ def _in_words(name: str | None, value: Any) -> Any:
 
 def _table(section: str, changes: Sequence[Change]) -> Table:
     table = Table(title=section, title_justify="left", box=None, pad_edge=False)
-    table.add_column("", style="bold", overflow="fold")
+    table.add_column("", style="bold", no_wrap=True)  # a key that is cut is no key
     table.add_column("A", overflow="fold")
     table.add_column("B", overflow="fold")
     for change in changes:

@@ -84,6 +84,15 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
+def describe_differences(off_by: Mapping[str, float]) -> str:
+    """How far golden tiles were off, by output, as shares of its scale.
+
+    >>> describe_differences({"logit": 2.05e-06, "map": 4e-06})
+    'logit 2.1e-06, map 4.0e-06'
+    """
+    return ", ".join(f"{name} {share:.1e}" for name, share in off_by.items())
+
+
 def describe_gate(gate: Gate) -> str:
     """How far f32 was from the model at the export."""
     figures = ", ".join(f"{what} {value:.1e}" for what, value in gate.largest_difference.items())

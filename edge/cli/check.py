@@ -9,10 +9,11 @@ import msgspec
 
 from edge.bundle.manifest import Plausible
 from edge.bundle.trusted import describe_signer
-from edge.cli.bundle_formatting import describe_plausible
+from edge.cli.bundle_formatting import describe_differences, describe_plausible
 from edge.cli.formatting import describe_bundle
-from edge.cli.output import json_option, print_report
+from edge.cli.output import json_option, print_report, print_warnings
 from edge.config import JournalConfig, LineConfig, load_config
+from edge.delivery.journal.place import check_place
 from edge.delivery.security.access import Access
 from edge.delivery.security.curve import fingerprint
 from edge.errors import CameraError, HeatlineError
@@ -22,7 +23,8 @@ from edge.inspection.setup import Setup
 from edge.service.events import bundle_name
 from edge.service.line import OpenCamera, check_address, open_cameras
 from edge.service.loading import Prepared, prepare
-from edge.util.text import format_count
+from edge.service.systemd import state_folder
+from edge.util.text import format_count, utf8_safe
 
 FIRST_FRAME_WITHIN_SECONDS = 10.0
 
@@ -34,7 +36,7 @@ def check(line: Path, as_json: bool) -> None:
     """Verify all that `heatline run LINE` will use, and print it. Starts nothing.
 
     The configuration, every product's bundle, who signed it, its golden tiles on this machine, every camera's first
-    frame, the keys, and the addresses.
+    frame, the keys, the addresses, and the journal's place.
     """
     config = load_config(line)
     logging.getLogger("edge.cameras").setLevel(logging.CRITICAL)  # the report says it, or the error
@@ -44,6 +46,7 @@ def check(line: Path, as_json: bool) -> None:
     access = Access.read(config.security.key, config.security.allowed)
     for name, address in config.addresses.items():
         check_address(name, address)
+    warnings = [*_check_journal(line, config.journal), *_extreme_thresholds(config, setup)]
     with open_cameras(prepared.config.cameras, lambda _: None, all_must_open=True) as opened:
         cameras = {name: _camera(each, setup) for name, each in opened.items()}
     verified, engine = setup.verified, prepared.engine
@@ -74,22 +77,53 @@ def check(line: Path, as_json: bool) -> None:
             "folder": None if config.journal.folder is None else str(config.journal.folder),
             "kept": config.journal.retain_mib > 0,
         },
+        "warnings": warnings,
         "line_key": None if access.key is None else fingerprint(access.key.public),
     }
     facts = report | {
         "bundle": describe_bundle(report["bundle"]),
         "signed_by": describe_signer(setup.signed_by),
         "engine_settings": f"{engine.settings}, as {engine.tuned_by or line} says",
-        "golden_tiles_off_by": ", ".join(f"{name} {off_by:.1e}" for name, off_by in verified.differences.items()),
+        "golden_tiles_off_by": describe_differences(verified.differences),
         "plausible": _describe_plausible(setup),
         "journal": _describe_journal(config.journal),
         **{f"product {name}": _describe_product(other) for name, other in others.items()},
         **{f"camera {name}": _describe_camera(camera) for name, camera in cameras.items()},
     }
-    for name in ("cameras", "other_products", "plausible_by_camera", "tuned_by"):
+    for name in ("cameras", "other_products", "plausible_by_camera", "tuned_by", "warnings"):
         del facts[name]
     known = {name: value for name, value in facts.items() if value is not None}
+    print_warnings(warnings)
     print_report(report, as_json, f"{line} can be run in {verified.computes_in}", known)
+
+
+def _check_journal(line: Path, config: JournalConfig) -> list[str]:
+    """What is to be said of the journal's place, in sentences.
+
+    Raises:
+        JournalError: the journal cannot be kept there.
+    """
+    folder = config.folder or state_folder()
+    if folder is None or not config.retain_mib:
+        return []
+    warning = check_place(folder, utf8_safe(line.stem), config.retain_mib << 20)
+    return [] if warning is None else [warning]
+
+
+def _extreme_thresholds(config: LineConfig, setup: Setup) -> list[str]:
+    """Warns of a score threshold of the line's file on one side of all golden tiles, good and defective."""
+    score = config.of_product(config.product).thresholds.score
+    if score is None:
+        return []
+    logits = setup.bundle.golden().logit
+    lowest, highest = float(logits.min()), float(logits.max())
+    if lowest < score <= highest:
+        return []
+    all_are = "GOOD, so that defects may pass" if score > highest else "DEFECT"
+    return [
+        f"thresholds.score is {score:g}, and the golden tiles score {lowest:.2f} to {highest:.2f}: all of them would "
+        f"be {all_are}; the bundle's own threshold is {setup.bundle.manifest.calibration.score_threshold:.2f}"
+    ]
 
 
 def _describe_journal(config: JournalConfig) -> str:
@@ -158,7 +192,7 @@ def _camera(each: OpenCamera, setup: Setup) -> dict[str, Any]:
         why = "none came" if checked is None else checked.detail
         raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {why}")
     height, width = checked.image.shape[:2]
-    area = settings.area
+    area = settings.region_of_interest
     tiles = len(inspector.stitcher((height, width), area).grid)
     implausible = None
     try:

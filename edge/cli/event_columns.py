@@ -37,6 +37,7 @@ COLUMNS = (
     "latency_ms",
     "acting",
     "boot_id",
+    "source",
 )
 
 
@@ -92,6 +93,7 @@ def _of_verdict(event: VerdictEvent) -> dict[str, Cell]:
         "precision": event.precision,
         "latency_ms": event.latency_ms,
         "acting": _yes(event.acting),
+        "source": event.source,
     }
 
 

@@ -13,6 +13,7 @@ from edge.heatmap_picture import png
 from edge.images import list_images
 from edge.inference import EngineKind, Precision
 from edge.offline import BundleInspector
+from edge.util.atomic_file import replacing
 from edge.util.os_errors import writing
 from edge.util.text import format_count
 
@@ -20,7 +21,9 @@ from edge.util.text import format_count
 @click.command(epilog="Example: heatline inspect boards.bundle photos/ --out found/")
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for pictures and verdicts.jsonl.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="New folder for pictures and verdicts.jsonl."
+)
 @engine_option
 @precision_option
 @json_option
@@ -37,7 +40,7 @@ def inspect(
     inspector = BundleInspector(bundle, open_verified_engine(bundle, kind, precision))
     unjudged = 0
     with inspector, writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+        _make_empty(out)
         with (out / "verdicts.jsonl").open("wb") as lines:
             for result in inspector.inspect_all(files):
                 event = result.event
@@ -47,7 +50,22 @@ def inspect(
                     unjudged += 1
                 else:
                     name = f"{event.frame_id:05d}_{Path(str(event.source)).stem}.png"
-                    (out / name).write_bytes(png(result.overlay()))
+                    with replacing(out / name) as new:
+                        new.write_bytes(png(result.overlay()))
                 print_json(event) if as_json else click.echo(str(result))
     if unjudged:
         raise InputError(f"{unjudged} of {format_count(len(files), 'image')} got no verdict; each says why above")
+
+
+def _make_empty(out: Path) -> None:
+    """Make a folder for pictures and verdicts that belong together.
+
+    Raises:
+        InputError: something is in it.
+        OSError: it cannot be made.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise InputError(
+            f"{out} is not empty, and its files would be mixed with new ones; name a new folder with --out"
+        )

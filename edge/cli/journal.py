@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import click
 import msgspec
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from edge.cli.event_columns import COLUMNS, Cell, row_of
@@ -13,7 +12,7 @@ from edge.cli.formatting import local_time
 from edge.cli.group import CommandGroup
 from edge.cli.journal_export import export
 from edge.cli.options import topic_option
-from edge.cli.output import json_option, print_facts, print_json, progress_bar, visible
+from edge.cli.output import json_option, print_facts, print_json, progress_bar, table_console, visible
 from edge.cli.target import journal_of
 from edge.delivery.journal.check import faults
 from edge.delivery.journal.errors import JournalDamagedError
@@ -25,7 +24,6 @@ from edge.wire.events import event_from
 
 FAULTS_SHOWN = 20
 SHOWN = "seq", "time", "topic", "frame", "part", "score", "regions", "what"
-WIDE = 10_000
 """Characters: more than a fact has."""
 
 
@@ -128,10 +126,7 @@ def _print_events(newest: Sequence[StoredRecord]) -> None:
         )
     for stored in newest:
         table.add_row(*(visible(cell) for cell in _cells(stored.record, stored.faults(heatmap=False))))
-    console = Console(markup=False)
-    if not console.is_terminal:  # what is not read on a screen is searched, and must not be cut into lines
-        console = Console(markup=False, width=WIDE)
-    console.print(table)
+    table_console(markup=False).print(table)
 
 
 def _cells(record: Record, faults: Sequence[str]) -> list[str]:

@@ -75,7 +75,7 @@ def main() -> None:
     log_to(sys.stderr)
     replace_standard_streams()
     code = run()
-    if code or _engine_never_answered():
+    if (code and (_engine_was_loaded() or not _takes_all(sys.stdout))) or _engine_never_answered():
         leave_at_once(code)
     sys.exit(code)
 
@@ -112,10 +112,25 @@ def log_to(stream: TextIO) -> logging.Handler:
     return handler
 
 
+def _takes_all(stream: TextIO) -> bool:
+    """Whether a stream can be flushed: the interpreter's own way out would say again that it cannot."""
+    try:
+        stream.flush()
+    except (OSError, HeatlineError, ReaderHasGoneError):
+        return False
+    return True
+
+
+def _engine_was_loaded() -> bool:
+    """Whether an engine may be at work still; without one, the interpreter's own way out removes temporary folders."""
+    devices = sys.modules.get("edge.inference.devices")
+    return "onnxruntime" in sys.modules or (devices is not None and devices.the_core.cache_info().currsize > 0)
+
+
 def _engine_never_answered() -> bool:
     """Whether a request was given up, for whose end the interpreter's own way out would wait."""
     engine = sys.modules.get("edge.inference.engine")
-    return engine is not None and bool(engine.NEVER_ANSWERED)
+    return engine is not None and bool(engine.ABANDONED_REQUESTS)
 
 
 if __name__ == "__main__":

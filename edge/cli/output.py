@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
-import msgspec
 
 from edge.errors import InputError
 from edge.key_files import public_half
+from edge.util.text import encode_json
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+WIDTH_OF_FILES = 10_000
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else on standard output.")
 
 
@@ -61,17 +62,20 @@ class StandardError(io.TextIOWrapper):
 
 def replace_standard_streams() -> None:
     """Replace Python's own streams by `StandardOutput` and `StandardError`."""
-    sys.stdout = _instead(sys.stdout, StandardOutput)
-    sys.stderr = _instead(sys.stderr, StandardError)
+    # A file's name that is no text goes out as the bytes that it has.
+    sys.stdout = _instead(sys.stdout, StandardOutput, "surrogateescape")
+    sys.stderr = _instead(sys.stderr, StandardError, "backslashreplace")
 
 
-def _instead(stream: TextIO, kind: type[io.TextIOWrapper]) -> TextIO:
-    if type(stream) is not io.TextIOWrapper:  # none where it was closed; another one where a test looks on
+def _instead(stream: TextIO | None, kind: type[io.TextIOWrapper], errors: str) -> TextIO:
+    if stream is None:  # it was closed by whoever started us
+        return open(os.devnull, "w")
+    if type(stream) is not io.TextIOWrapper:  # another one where a test looks on
         return stream
     return kind(
         stream.buffer,
         stream.encoding,
-        stream.errors,
+        errors,
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )
@@ -107,7 +111,7 @@ def progress_bar(*, hidden: bool = False) -> "Progress":
 
 def print_json(value: object) -> None:
     """One JSON object on one line of standard output, at once."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.write(encode_json(value).decode() + "\n")
     sys.stdout.flush()
 
 
@@ -135,6 +139,13 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
     for name, value in facts.items():
         table.add_row(*(escape(visible(str(text))) for text in (name, value)))  # a path or a group may look like markup
     Console().print(table)
+
+
+def table_console(*, markup: bool = True, quiet: bool = False) -> "Console":
+    """Where tables are printed: what is not read on a screen is searched, and must not be cut into lines."""
+    from rich.console import Console
+
+    return Console(markup=markup, quiet=quiet, width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:

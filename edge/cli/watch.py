@@ -8,15 +8,14 @@ from typing import BinaryIO, Self
 import click
 import msgspec
 import zmq
-from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
+from edge.cli.fitted_table import fitted_table
 from edge.cli.formatting import describe_account, describe_camera, describe_handshake, describe_in_force, local_time
 from edge.cli.options import FiniteRange, topic_option
-from edge.cli.output import json_option, print_json, visible
+from edge.cli.output import json_option, print_json, table_console, visible
 from edge.cli.target import KeyFiles, endpoint_of, key_options
 from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.handshake_probe import require_let_in
@@ -31,6 +30,12 @@ ALWAYS_HEARD = "status", "alarm", "change", "journal"
 """They tell that the line has stopped, that a camera is dead, what is in force, and whether events are kept."""
 SILENT_SECONDS = 5.0
 """A line says how it is about once a second: after that it is down, or does not let us listen any more."""
+HEADINGS = "seq", "time", "camera", "frame", "verdict", "score", "regions", "peak x,y", "ms"
+NUMBERS = "seq", "score", "regions", "ms"
+GO_FIRST = "peak x,y", "ms", "score", "seq"
+"""Of a narrow terminal: what stays says when, where, what and why."""
+MAY_BE_CUT = {"regions": 24, "frame": 12}
+"""Sentences and file names, to so many characters; the log and --json have all of them."""
 STYLES = {"GOOD": "green", "DEFECT": "bold red", "NO_VERDICT": "bold yellow"}
 STATE_STYLES = {"READY": "bold green", "BUSY": "bold yellow", "DEGRADED": "bold yellow", "NOT_READY": "bold red"}
 
@@ -141,7 +146,7 @@ class EventTable:
 
     def live(self, hidden: bool) -> Live:
         """A live display of it; hidden, nothing is drawn."""
-        return Live(self, console=Console(quiet=hidden), refresh_per_second=8)
+        return Live(self, console=table_console(quiet=hidden), refresh_per_second=8)
 
     def add(self, event: Event) -> None:
         """Take one more event in."""
@@ -193,15 +198,10 @@ class EventTable:
         self._rows.append((seq, _clock(time.time_ns()), "", "", *row))
 
     def __rich_console__(self, console: Console, _options: ConsoleOptions) -> RenderResult:
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for heading in ("seq", "time", "camera", "frame", "verdict", "score", "regions", "peak x,y", "ms"):
-            number = heading in ("seq", "score", "regions", "ms")
-            table.add_column(heading, justify="right" if number else "left", no_wrap=heading != "regions")
         # A live display must fit the screen, and the newest rows are those to see; a file takes all.
-        fitting = max(console.height - LINES_BESIDE_ROWS, 5) if console.is_terminal else ROWS_KEPT
-        for row in list(self._rows)[-fitting:]:
-            table.add_row(*row)
-        yield table
+        is_screen = console.is_terminal
+        rows = list(self._rows)[-max(console.height - LINES_BESIDE_ROWS, 5) :] if is_screen else list(self._rows)
+        yield fitted_table(HEADINGS, rows, console.width, numbers=NUMBERS, go_first=GO_FIRST, may_be_cut=MAY_BE_CUT)
         yield self._status
         if not console.is_terminal:
             yield ""

@@ -9,7 +9,9 @@ from edge.errors import ConfigError
 from edge.inference.engine import PROCESSOR, EngineKind, Precision
 from edge.inference.opening import PRECISIONS
 
-Device = Annotated[str, Meta(pattern=r"^(CPU|GPU(\.[0-9]{1,2})?|NPU)\Z")]
+Device = Annotated[
+    str, Meta(pattern=r"^(CPU|GPU(\.[0-9]{1,2})?|NPU)\Z", description="CPU, GPU, GPU.0, GPU.1 and so on, or NPU")
+]
 """As OpenVINO names it. Not AUTO and its like, which change over after the golden tiles as well."""
 
 

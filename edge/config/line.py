@@ -16,7 +16,7 @@ from edge.cameras.settings import (
     GenicamSettings,
     V4l2Settings,
     VideoSettings,
-    check_area,
+    check_polygons,
     to_path,
 )
 from edge.config.engine import EngineConfig, check_engine
@@ -24,6 +24,9 @@ from edge.config.products import ProductConfig, ThresholdsConfig, check_products
 from edge.config.tuned import EngineInForce, TunedEngines, read_tuned, tuned_file
 from edge.delivery.security.access import is_local, unprotected
 from edge.errors import ConfigError
+from edge.util.validation import describe_misfit
+
+Address = Annotated[str, Meta(pattern="^(tcp|ipc)://.+", description="tcp://HOST:PORT or ipc://PATH")]
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,7 +42,7 @@ class TilesConfig(_Table, frozen=True):
 class EventsConfig(_Table, frozen=True):
     """Where events are published, and what goes with them."""
 
-    bind: Annotated[str, Meta(pattern="^(tcp|ipc)://.+")] = "tcp://127.0.0.1:5556"
+    bind: Address = "tcp://127.0.0.1:5556"
     heatmaps: Literal["never", "defect", "always"] = "defect"
     wait_for_subscriber_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
 
@@ -47,7 +50,7 @@ class EventsConfig(_Table, frozen=True):
 class CommandsConfig(_Table, frozen=True):
     """Where requests are taken, such as triggers."""
 
-    bind: Annotated[str, Meta(pattern="^(tcp|ipc)://.+")] | None = None
+    bind: Address | None = None
     """None: nowhere."""
 
 
@@ -56,7 +59,7 @@ class JournalConfig(_Table, frozen=True):
 
     folder: Path | None = None
     """None: the state folder that systemd gives the service; without one, nothing is kept."""
-    bind: Annotated[str, Meta(pattern="^(tcp|ipc)://.+")] | None = None
+    bind: Address | None = None
     """None: nowhere."""
     retain_days: Annotated[float, Meta(gt=0, le=36500)] = 30.0
     retain_mib: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
@@ -156,7 +159,7 @@ def load_config(path: Path) -> LineConfig:
         file = msgspec.convert(tables, LineFile, dec_hook=to_path)
     except msgspec.ValidationError as error:
         document = "docs/cameras.md" if "$.cameras[" in str(error) else "docs/config.md"
-        raise ConfigError(f"{path}: {error}; see {document}") from error
+        raise ConfigError(f"{path}: {describe_misfit(error, tables, LineFile)}; see {document}") from error
     tuned = read_tuned(tuned_file(path))
     config = LineConfig(
         **{key: getattr(file, key) for key in file.__struct_fields__},
@@ -227,7 +230,7 @@ def _check(config: LineConfig) -> None:
     if twice := {device for device in devices if device is not None and devices.count(device) > 1}:
         raise ConfigError(f"two cameras are the same device ({', '.join(sorted(twice))}); only one can have it")
     for camera in config.cameras:
-        check_area(camera)
+        check_polygons(camera)
         if camera.deadline_ms is not None and camera.on_overload == "block":
             raise ConfigError(
                 f'camera {camera.name} has a deadline and on_overload = "block", under which frames may wait for ever; '

@@ -21,6 +21,7 @@ from edge.config.engine import EngineConfig, check_engine
 from edge.errors import ConfigError
 from edge.util.atomic_file import replacing
 from edge.util.processor import cores, processor
+from edge.util.validation import describe_misfit
 
 SUFFIX = ".tuned.toml"
 WRITTEN_BY = "heatline bench tune"
@@ -34,7 +35,7 @@ NAMED = 12
 class Tuned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The best settings for one bundle, and what they were measured with."""
 
-    bundle: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    bundle: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="a digest of 64 hexadecimal digits")]
     """Its digest."""
     engine_version: str
     processor: str
@@ -126,15 +127,17 @@ def read_tuned(path: Path) -> list[Tuned]:
     """
     mend = f"have {WRITTEN_BY} write it anew, or delete it"
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), TunedFile).tuned
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); make it readable, or delete it") from error
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, and of numbers with thousands of digits
         raise ConfigError(f"{path} is not valid TOML: {error}; {mend}") from error
+    try:
+        return msgspec.convert(tables, TunedFile).tuned
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {error}; {mend}") from error
+        raise ConfigError(f"{path}: {describe_misfit(error, tables, TunedFile)}; {mend}") from error
 
 
 def write_tuned(line: Path, tuned: Tuned) -> Path:

@@ -165,7 +165,7 @@ class Changeover:
         told = Change(change=change, in_force=True, at_ns=time.time_ns())
 
         def put_in_force() -> None:
-            self._line.pipeline.put_in_force(prepared.setup)
+            self._line.pipeline.activate(prepared.setup)
             self._config, self._in_force, self.last = config, prepared, told
             self._over()
 

@@ -69,7 +69,7 @@ class EventEmitter:
         """A frame's end."""
 
         def sent() -> None:
-            self._in_flight.told(outcome.stamp)
+            self._in_flight.reported(outcome.stamp)
             if outcome.judgement is not None:  # a frame that was not judged is no sign that inspection goes on
                 self._heartbeat.beat()
 

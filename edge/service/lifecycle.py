@@ -15,7 +15,7 @@ from edge.config import LineConfig
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.access import Access
 from edge.errors import EngineError
-from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, previous_run
+from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome
 from edge.inspection.pipeline import Pipeline
@@ -30,6 +30,7 @@ from edge.service.recovery import find_unjournalled, locked, recover
 from edge.service.requests import RequestDesk, serve_requests
 from edge.service.status import StatusMonitor
 from edge.service.systemd import notify, notify_starting, publish_address, state_folder
+from edge.util.text import utf8_safe
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,8 @@ class Service:
         return in_time
 
     def _open_line(self, prepared: Prepared, at_end: contextlib.ExitStack) -> Line:
-        config, folder, name, boot_id = self._config, self._state_folder, self._path.stem, uuid.uuid4().hex
+        config, folder, boot_id = self._config, self._state_folder, uuid.uuid4().hex
+        name = utf8_safe(self._path.stem)
         access = Access.read(config.security.key, config.security.allowed)
         journal = at_end.enter_context(open_journal(name, boot_id, config.journal, folder, access))
         publisher = Publisher(config.events.bind, journal, access)
@@ -184,7 +186,7 @@ class Service:
     def _recover(self, line: Line, status: StatusMonitor) -> None:
         """Tell what became of the last run's frames, and note what is in flight from now on."""
         journalled = line.journal.progress
-        run = previous_run(line.in_flight.path, journalled)
+        run = read_previous_run(line.in_flight.path, journalled)
         if (missing := find_unjournalled(run, journalled, line.journal.since_ns)) is not None:
             line.events.unjournalled(missing)
 

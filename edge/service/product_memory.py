@@ -25,7 +25,7 @@ class ProductMemory:
         """The product that was selected, before the start as well; None where none ever was."""
         self.fault: str | None = None
         """Why the product in force will not be in force after a restart, in words; None: it will."""
-        self._folder = folder
+        self._folder, self._otherwise = folder, otherwise
         if not names:
             return
         try:
@@ -40,8 +40,15 @@ class ProductMemory:
             logger.warning("product %r was selected, and the line has none of that name any more", selected)
 
     def remember(self, product: str) -> None:
-        """Keep it; where it cannot be written, `fault` says so."""
+        """Keep it; where it cannot be written, `fault` says so, and where nothing is kept, the log."""
         self.selected = product
+        if self._folder is None and product != self._otherwise:
+            logger.warning(
+                "a restart puts product %s in force, not %s: there is no folder to keep the selection in; "
+                "set journal.folder, or run the line as a service",
+                self._otherwise,
+                product,
+            )
         try:
             remember_product(self._folder, product)
             self.fault = None

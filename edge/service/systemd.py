@@ -33,7 +33,7 @@ def notify(*assignments: str) -> None:
         to_systemd.settimeout(SEND_WITHIN_SECONDS)
         try:
             to_systemd.connect(address)
-            to_systemd.sendall("\n".join(assignments).encode())
+            to_systemd.sendall("\n".join(assignments).encode(errors="replace"))
         except OSError as error:
             logger.warning("systemd was not told %s: %s", " ".join(assignments), error)
 

@@ -24,6 +24,7 @@ from bench.watched_process import HEATLINE, WatchedProcess
 from edge.bundle import Manifest, open_bundle
 from edge.errors import BenchError, DemoError, HeatlineError
 from edge.images import read_image
+from edge.util.os_errors import writing
 from edge.wire.events import Event, StatusEvent, VerdictEvent
 from train.evaluation.scoring import match_regions
 
@@ -96,7 +97,8 @@ def run(out: Path) -> None:
     inspected = time.monotonic()
     boards = [compare(out, event, manifest) for event in events]
     checks = check(boards, final)
-    page = write_page(out / "index.html", boards, final, [(c.what, c.measured, c.passed) for c in checks], manifest)
+    with writing(out):
+        page = write_page(out / "index.html", boards, final, [(c.what, c.measured, c.passed) for c in checks], manifest)
     for each in checks:
         console.print(
             f"  [{'green]passed' if each.passed else 'red]FAILED'}[/]  {each.what}: {each.measured}", highlight=False
@@ -119,7 +121,8 @@ def inspect(out: Path) -> tuple[list[VerdictEvent], StatusEvent]:
         BenchError: a process failed or did not end in time, or no status says that the line has stopped.
     """
     address, line, received = free_address(), out / "line.toml", out / "received"
-    line.write_text(LINE.format(bundle=json.dumps(str(BUNDLE.resolve())), address=address))
+    with writing(line):
+        line.write_text(LINE.format(bundle=json.dumps(str(BUNDLE.resolve())), address=address))
     shutil.rmtree(received, ignore_errors=True)
     watch: list[str | Path] = [*HEATLINE, "watch", address, "--save", received, "--timeout", str(SILENCE_SECONDS)]
     with WatchedProcess("the subscriber", watch, None) as subscriber, line_process(line, None) as service:

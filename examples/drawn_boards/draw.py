@@ -10,6 +10,9 @@ from pathlib import Path
 
 from boards import write_boards
 
+from edge.errors import HeatlineError
+from edge.util.text import format_count
+
 
 def main() -> None:
     """Draw a folder of boards."""
@@ -26,11 +29,14 @@ def main() -> None:
     workers = len(os.sched_getaffinity(0))
     try:
         write_boards(asked.folder, asked.count, asked.seed, defects=asked.defects, workers=workers)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         parser.error(str(error))
+    except HeatlineError as error:
+        print(f"draw: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    print(f"{asked.folder} holds {asked.count} boards of seed {asked.seed}")
+    print(f"{asked.folder} holds {format_count(asked.count, 'board')} of seed {asked.seed}")
 
 
 if __name__ == "__main__":

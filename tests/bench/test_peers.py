@@ -29,7 +29,7 @@ from bench.result_file import read_result
 from edge.errors import BenchError
 from edge.geometry import Stitcher, TileGrid
 from edge.inference import open_engine
-from edge.inference.devices import the_core
+from edge.inference.devices import shared_core
 from export.openvino_ir import to_ir
 from tests import small_bundle
 from tests.bench import made_results as made
@@ -121,7 +121,7 @@ def test_anomalibs_graph_answers_as_its_exports_do_with_our_logits_and_maps() ->
     tiles[1] //= 8  # darker, so more of a defect
     logits, maps = small_bundle.answer(tiles)
     model = as_anomalib_exports(ir, TILE, scale).read()
-    compiled = the_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = compiled({"image": tiles.transpose(0, 3, 1, 2).astype(np.float32) / 255})
     score = np.clip((logits - 60) / 90 + 0.5, 0, 1)
     large = np.stack([cv2.resize(np.clip((one - 60) / 90 + 0.5, 0, 1), (TILE, TILE)) for one in maps])

@@ -218,6 +218,19 @@ def test_parts_of_several_machines_are_credited_to_their_own(tmp_path: Path) -> 
     assert f"heatline a=1: measured on: {first}; {second}." in page_of("abc", "def")
 
 
+def test_of_the_checkouts_own_results_those_of_other_apparatus_are_only_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.commands.report.RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    made.write(tmp_path / "results", "startup")
+    (tmp_path / "results" / "soak.json").write_text("{}")
+    done = CliRunner().invoke(command, ["--to", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert f"1 other file of {tmp_path / 'results'} is not for this report" in done.stderr
+    assert "soak.json" not in done.stderr
+
+
 @given(st.floats(1e-6, 1e9), st.integers(2, 5))
 def test_a_figure_is_shown_to_its_digits_and_without_a_power_of_ten(value: float, digits: int) -> None:
     text = shown(value, digits)

@@ -33,7 +33,7 @@ from bench.robustness import (
     to_pixels,
 )
 from edge.bundle import Bundle
-from edge.bundle.plausibility import Appearance, Vitals, know_product
+from edge.bundle.plausibility import Appearance, Vitals, fit_plausibility
 from edge.errors import BenchError, ConfigError
 from edge.inference import open_engine
 from edge.inspection.inspector import Inspector
@@ -148,7 +148,7 @@ def test_the_line_sees_a_square_where_it_was_though_the_frame_is_moved(bundle: B
     frame = dark_square(white_frame(), 96, 304)
     shown = [Appearance((500, 700), Vitals.of(each), None) for each in (frame, white_frame())]
     engine = open_engine("openvino", bundle.path, TILE, threads=1)
-    inspector = Inspector(bundle.manifest, engine, plausibility=know_product(shown))
+    inspector = Inspector(bundle.manifest, engine, plausibility=fit_plausibility(shown))
     unchanged = inspect_frame(inspector, frame)
     moved = inspect_frame(inspector, CHANGES[BESIDE](frame, np.random.default_rng(0)), BESIDE_PX)
     square = np.zeros(frame.shape[:2], np.bool_)

@@ -1,8 +1,11 @@
 """The `heatline` command as people and programs use it; real processes where pipes, signals and exits matter."""
 
+import contextlib
 import json
 import os
 import re
+import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,9 +18,12 @@ import msgspec
 import numpy as np
 import pytest
 import zmq
+from rich.console import Console
 
 from edge import __version__
 from edge.bundle import Bundle
+from edge.cli.watch import HEADINGS, EventTable
+from edge.delivery.journal.journal import Journal
 from edge.delivery.publisher import Publisher
 from edge.delivery.security.curve import fingerprint, make_key_pair
 from edge.images import read_rgb
@@ -129,6 +135,38 @@ def test_check_says_beforehand_on_what_run_would_fail(tmp_path: Path, line: Path
     assert (len(sentences), f"chmod 600 {key}" in sentences.pop()) == (1, True)
 
 
+def test_check_looks_at_the_place_of_the_journal_and_writes_nothing_there(tmp_path: Path, line: Path) -> None:
+    before = line.read_text()
+    (tmp_path / "file").write_text("")
+    Journal.open(tmp_path / "other", "line2").close()
+    with contextlib.closing(Journal.open(tmp_path / "held", "line")):
+        for folder, code, words in (
+            ("file", 19, "is no folder; set journal.folder to one"),
+            ("file/below", 19, "is no folder; set journal.folder to one"),
+            ("other", 19, "is the journal of line line2, not of line"),
+            ("held", 7, "is another line's that is running; give each line its own journal.folder"),
+        ):
+            line.write_text(f'{before}\n[journal]\nfolder = "{folder}"')
+            result = heatline("check", line)
+            assert (result.returncode, words in complaint(result)) == (code, True), result.stderr
+            if folder in ("other", "held"):
+                assert (heatline("run", line).returncode, folder) == (code, folder)
+    files = sorted(tmp_path.rglob("*"))
+    line.write_text(f'{before}\n[journal]\nfolder = "new/journal"\nretain_mib = {1 << 20}')
+    (warning,) = one_object(heatline("check", line, "--json").stdout)["warnings"]
+    assert "MiB of events" in warning
+    assert warning.endswith("and journal.retain_mib is 1048576; make room, or set less")
+    assert sorted(tmp_path.rglob("*")) == files
+
+
+def test_check_warns_of_a_threshold_that_no_golden_tile_reaches_or_all_do(line: Path) -> None:
+    before = line.read_text()
+    for score, words in (("1e9", "would be GOOD, so that defects may pass"), ("-1e9", "would be DEFECT")):
+        line.write_text(f"{before}\n[thresholds]\nscore = {score}")
+        result = heatline("check", line)
+        assert (result.returncode, words in result.stderr) == (0, True), result.stderr
+
+
 def test_check_says_where_events_are_kept_and_by_which_key_it_is_known(tmp_path: Path, line: Path) -> None:
     served, key = f"ipc://{tmp_path}/journal", make_key_pair(tmp_path / "line.key")
     (tmp_path / "allowed").mkdir()
@@ -161,7 +199,9 @@ def test_bundle_verify_runs_the_golden_tiles(bundle: Bundle) -> None:
         report = one_object(result.stdout)
         assert (report["engine"], report["golden_tiles"], report["digest"]) == (kind, 4, bundle.digest)
         assert all(share <= report["allowed"] for share in report["off_by"].values())
-    assert "works on this machine" in " ".join(heatline("bundle", "verify", bundle.path, env=WIDE).stdout.split())
+    shown = " ".join(heatline("bundle", "verify", bundle.path, env=WIDE).stdout.split())
+    assert "works on this machine" in shown
+    assert re.search(r" off_by logit \S+, map \S+ allowed ", shown)
 
 
 def test_bundle_verify_refuses_where_golden_tiles_come_out_otherwise(bundle: Bundle, tmp_path: Path) -> None:
@@ -197,6 +237,7 @@ def test_a_bad_bundle_is_refused_wherever_it_is_used(tmp_path: Path, bundle: Bun
 def inspected(bundle: Bundle, folder: Path, *more: str | Path, images: Path | None = None) -> Run:
     """Of `folder/frames` into `folder/out`."""
     wanted = [folder / "frames", *([images] if images else [])]
+    shutil.rmtree(folder / "out", ignore_errors=True)
     return heatline("inspect", bundle.path, *wanted, "--out", folder / "out", *more)
 
 
@@ -261,9 +302,27 @@ def test_inspect_of_nothing_or_into_a_place_that_cannot_be_is_an_error(tmp_path:
     nothing = inspected(bundle, tmp_path)
     assert (nothing.returncode, "holds no picture" in complaint(nothing)) == (9, True)
     write_pictures(tmp_path / "frames", small_frames(1))
-    (tmp_path / "out").write_text("in the way")
-    nowhere = inspected(bundle, tmp_path)
-    assert (nowhere.returncode, "cannot be written" in complaint(nowhere)) == (9, True)
+    (tmp_path / "file").write_text("in the way")
+    for out, words in (("file", "cannot be written"), ("frames", "is not empty")):
+        nowhere = heatline("inspect", bundle.path, tmp_path / "frames", "--out", tmp_path / out)
+        assert (nowhere.returncode, words in complaint(nowhere)) == (9, True)
+    assert [file.name for file in (tmp_path / "frames").iterdir()] == ["001.png"]
+
+
+def test_a_picture_for_which_there_is_no_room_leaves_no_part_of_it(tmp_path: Path, bundle: Bundle) -> None:
+    write_pictures(tmp_path / "frames", small_frames(3))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    whole = inspected(bundle, tmp_path)
+    sizes = {file.name: file.stat().st_size for file in (tmp_path / "out").glob("*.png")}
+    assert (whole.returncode, len(sizes)) == (0, 3)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(sizes.values()) - 1, before[1]))
+    try:
+        full = inspected(bundle, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (full.returncode, "cannot be written (File too large)" in complaint(full)) == (9, True)
+    for file in (tmp_path / "out").glob("*.png"):
+        assert file.stat().st_size == sizes[file.name]
 
 
 # watch
@@ -339,6 +398,26 @@ def test_watch_shows_people_a_table(address: str, publisher: Publisher) -> None:
         assert re.search(fact, out), f"{fact}\n{out}"
 
 
+def test_watch_wraps_no_row_in_a_narrow_terminal_and_leaves_out_what_says_least() -> None:
+    dark = good(
+        seq=123456, verdict="NO_VERDICT", reason="failed.implausible", source="board_00017_of_the_late_shift.png",
+        detail="it does not look like the product: brightness 3, expected 60 to 140",
+    )  # fmt: skip
+    for width, headings in ((200, HEADINGS), (80, ("seq", "time", "camera", "frame", "verdict", "regions"))):
+        table, console = EventTable(), Console(width=width, height=40, force_terminal=True, color_system=None)
+        for event in (good(seq=123455), dark, DEFECT.event, CHANGE, LIVE_ONLY):
+            table.add(event.event if isinstance(event, Message) else event)
+        with console.capture() as shown:
+            console.print(table)
+        rows = [row.rstrip() for row in shown.get().splitlines() if row.strip()]
+        assert tuple(rows[0].split()) == tuple(" ".join(headings).split())
+        assert len(rows) == 2 + 5 + 1, "heading, rule, five events and what is below"
+        assert max(map(len, rows)) <= width
+        assert "NO_VERDICT" in rows[3]
+        assert "failed.implausible: it" in rows[3]
+        assert ("brightness 3, expected 60 to 140" in rows[3]) is (width == 200)
+
+
 def test_watch_stops_after_so_many_verdicts_or_when_nothing_comes(address: str, publisher: Publisher) -> None:
     out = watched(publisher, address, CHANGE, GOOD, DEFECT, NO_VERDICT, options=("--json", "--count", "2"))
     assert [json.loads(row).get("verdict") for row in out.splitlines()] == [None, "GOOD", "DEFECT"]
@@ -401,6 +480,23 @@ def test_a_reader_that_has_gone_ends_a_report_without_a_word(bundle: Bundle) -> 
         with os.fdopen(writing, "wb") as gone:
             result = redirected("bundle", "show", bundle.path, *options, stdout=gone)
         assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_closed_standard_output_is_no_fault(bundle: Bundle) -> None:
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", HEATLINE, "bundle", "show", bundle.path], stderr=subprocess.PIPE
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_command_that_fails_leaves_no_temporary_folder(tmp_path: Path) -> None:
+    """Libraries make some as they are imported, and have them removed at the end."""
+    fails = "import sys, tempfile; from edge.cli.main import main; made = tempfile.TemporaryDirectory(); main()"
+    (tmp_path / "tmp").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", fails, "check", "none.toml"], env={**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    )
+    assert (done.returncode, list((tmp_path / "tmp").iterdir())) == (3, [])
 
 
 WITHOUT_TORCH = """

@@ -17,7 +17,7 @@ from edge.cameras.state import CameraAlarm, CameraState
 from edge.delivery.publisher import AsTheyAre, Publisher
 from edge.frames import Frame, Stamp
 from edge.inference import Engine
-from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, previous_run
+from edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from edge.inspection.ledger import Ledger
 from edge.inspection.outcome import Outcome, Unjudged
 from edge.inspection.setup import Heatmaps, Setup
@@ -126,7 +126,7 @@ def test_a_frame_is_noted_as_told_once_its_event_is_sent_and_an_exchange_is_told
     in_flight.announced(stamp)
     publisher.start()
     emitter = EventEmitter("line1", "boot", publisher, Heartbeat(), in_flight, setup)
-    assert [each.number for each in previous_run(tmp_path / FILE_NAME).in_flight] == [1]
+    assert [each.number for each in read_previous_run(tmp_path / FILE_NAME).in_flight] == [1]
     emitter.outcome(replace(UNJUDGED, stamp=stamp, setup=setup))
     other = replace(setup, product="pcb-b")
     emitter.exchange(
@@ -134,7 +134,7 @@ def test_a_frame_is_noted_as_told_once_its_event_is_sent_and_an_exchange_is_told
     )
     emitter.alarm(DEATH)
     publisher.close()
-    assert previous_run(tmp_path / FILE_NAME).in_flight == []
+    assert read_previous_run(tmp_path / FILE_NAME).in_flight == []
     assert in_force == [1], "put in force before it is told"
     assert [sent(message).product for message in kept.messages] == ["pcb-a", "pcb-b", "pcb-b"]
 

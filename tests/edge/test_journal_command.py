@@ -291,6 +291,7 @@ def test_csv_has_the_columns_that_are_documented_in_that_order(folder: Path) -> 
         "seq": "3",
         "journal_id": defect["journal_id"],
         "boot_id": defect["boot_id"],
+        "source": defect["source"],
         "journalled_at": utc(Clocks().wall_ns()),
         "happened_at": "2026-09-21T14:13:20.123456Z",
         "type": "verdict",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edge.cameras.settings import GenicamSettings
 from edge.config import LineConfig, load_config
 from edge.errors import ConfigError
-from edge.service.product_memory import remember_product, remembered_product
+from edge.service.product_memory import ProductMemory, remember_product, remembered_product
 
 LINE = """
 bundle = "a.bundle"
@@ -92,7 +92,7 @@ def test_a_line_without_products_has_one_configuration_and_no_name_for_it(tmp_pa
     [
         ('[[products]]\nname = "a"\n', "two products have the same name (a, a)"),
         ('[[products]]\nname = "a\\u0007"\n', "cannot be printed"),
-        ('[[products]]\nname = "b"\nexposure_us = 5\n', "unknown field `exposure_us`"),
+        ('[[products]]\nname = "b"\nexposure_us = 5\n', "product b has a key exposure_us, which does not exist"),
         ('[[products]]\nname = "b"\ncameras = [{ name = "rear" }]\n', "b names camera rear; the line has top, side"),
         ('[[products]]\nname = "b"\ncameras = [{ name = "top" }, { name = "top" }]\n', "names a camera twice"),
         (
@@ -147,6 +147,13 @@ def test_without_a_folder_nothing_is_kept_and_what_cannot_be_written_leaves_what
     with pytest.raises(OSError, match="directory"):
         remember_product(tmp_path, "b")
     assert remembered_product(tmp_path) == "a"
+
+
+def test_a_selection_that_a_restart_undoes_is_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder, product, says in ((None, "b", True), (None, "a", False), (tmp_path, "b", False)):
+        caplog.clear()
+        ProductMemory(folder, ["a", "b"], "a").remember(product)
+        assert ("a restart puts product a in force, not b" in caplog.text) is says
 
 
 def test_what_cannot_be_read_is_not_taken_for_no_product(tmp_path: Path) -> None:

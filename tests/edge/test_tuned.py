@@ -80,9 +80,18 @@ def test_each_bundle_has_its_own_and_old_ones_go(line: Path, bundle: Bundle) -> 
     ("spoil", "words"),
     [
         (lambda text: text.replace("[[tuned]]", "[[tuned"), "is not valid TOML"),
-        (lambda text: text.replace("batch", "batches"), "unknown field `batches` - at `$.tuned[0].engine`"),
-        (lambda text: text.replace("threads = 1", "threads = -1"), "`int` >= 0 - at `$.tuned[0].engine.threads`"),
-        (lambda text: text.replace("bundle = ", 'bundle = "abc" #'), "at `$.tuned[0].bundle`"),
+        (
+            lambda text: text.replace("batch", "batches"),
+            "engine of tuned number 1 has a key batches, which does",
+        ),
+        (
+            lambda text: text.replace("threads = 1", "threads = -1"),
+            "engine.threads of tuned number 1 is -1; expected",
+        ),
+        (
+            lambda text: text.replace("bundle = ", 'bundle = "abc" #'),
+            "bundle of tuned number 1 is 'abc'; expected a d",
+        ),
         (lambda text: text + "\udcff", "is not valid TOML"),
     ],
 )
@@ -198,7 +207,7 @@ def test_devices_that_change_over_by_themselves_are_refused(line: Path) -> None:
     before = line.read_text()
     for device in ("AUTO", "HETERO:GPU,CPU", "BATCH:CPU", "GPU.", "cpu", "CPU\n", "GPU.100"):
         line.write_text(f"{before}\n[engine]\ndevice = {json.dumps(device)}\n")
-        with pytest.raises(ConfigError, match=r"at `\$\.engine\.device`"):
+        with pytest.raises(ConfigError, match=r"engine\.device is .*; expected CPU, GPU, "):
             load_config(line)
 
 
@@ -206,7 +215,7 @@ def test_onnx_runtime_computes_on_the_processor_alone(line: Path, bundle: Bundle
     with_engine(line, 'kind = "onnxruntime"\ndevice = "GPU"')
     with pytest.raises(ConfigError, match=r"engine\.device is 'GPU', onnxruntime computes on CPU alone"):
         load_config(line)
-    with pytest.raises(EngineError, match="onnxruntime was asked for GPU, it computes on CPU alone"):
+    with pytest.raises(EngineError, match="onnxruntime cannot compute on GPU, only on CPU"):
         open_engine("onnxruntime", bundle.path, TILE, device="GPU")
 
 

@@ -489,7 +489,7 @@ def test_a_storage_that_goes_away_is_one_sentence(tmp_path: Path) -> None:
     ("overrides", "says"),
     [
         (["search.trial=3"], "there is no key 'search.trial'; search has trials, objective, batches, lr,"),
-        (["search.trials=0"], "Expected `int` >= 1 - at `$.search.trials`"),
+        (["search.trials=0"], "search.trials is 0; expected a whole number of at least 1"),
         (["search.trials="], "'search.trials=' has no value; expected search.trials=VALUE"),
         (["search.lr=[1e-2,1e-4]"], "expected the lower rate first: [0.0001, 0.01]"),
         (["search.lr=[1e-4"], "search.lr=[1e-4 cannot be understood"),

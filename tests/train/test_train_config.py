@@ -1,4 +1,4 @@
-"""What a training can be told, and what it answers to what it cannot."""
+"""The configuration of a training, and the refusal of wrong settings."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from edge.errors import ConfigError
 from train.compose import compose, read_config, write_config
 
 
-def test_the_study_recipe_is_the_studys() -> None:
+def test_the_study_recipe_matches_the_studys_table() -> None:
     recipe = compose(["recipe=study", "data=pictures"]).recipe
     assert (recipe.optimiser, recipe.schedule, recipe.jitter_px, recipe.skip_ambiguous) == ("adam", "plateau", 0, False)
     assert (recipe.epochs, recipe.select, recipe.lr_interval) == (20, "accuracy", (1e-4, 1e-2))
@@ -31,7 +31,7 @@ def test_defaults_are_the_models_and_recipes_of_this_project(tmp_path: Path) -> 
     assert (config.tiles.tile_px, config.tiles.overlap_px, config.tiles.defective_share) == (224, 2, 0.01)
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_a_written_configuration_is_read_back(tmp_path: Path) -> None:
     config = compose(["data=pictures", "split.val=[08]", "split.test=[10,'1e3']", "seed=7"])
     assert [str(name) for name in [*config.split.val, *config.split.test]] == ["08", "10", "1e3"]
     write_config(config, tmp_path / "config.yaml")
@@ -39,7 +39,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [r"^(\d+)_", "a=b,c (d)", "it's", "[x]", "${model.name}", "12", r"C:\pictures"])
-def test_paths_and_patterns_are_taken_as_they_are_written(text: str) -> None:
+def test_paths_and_patterns_are_not_parsed(text: str) -> None:
     config = compose(["data=x", f"split.pattern={text}", f"out={text}"])
     expected = text.replace("${model.name}", "efficientnet_lite0_d")
     assert (config.split.pattern, config.out) == (expected, expected)
@@ -52,9 +52,9 @@ def test_paths_and_patterns_are_taken_as_they_are_written(text: str) -> None:
         ([], "data is missing; name the folder of pictures: data=FOLDER"),
         (["data=x", "recipe.stepz=3"], "there is no key 'recipe.stepz'; recipe has name, epochs, steps, "),
         (["data=x", "colour=red"], "there is no key 'colour'; there are data, discover, truth, classes, out, seed,"),
-        (["data=x", "+foo=1"], "unknown field `foo`"),
+        (["data=x", "+foo=1"], "it has a key foo, which does not exist; expected one of data, "),
         (["data=x", "model=resnet18", "recipe=mine"], "recipe=mine is none of the choices: finetune, heatline, study"),
-        (["data=x", "recipe.steps=many", "recipe=finetune"], "Expected `int | null`, got `str` - at `$.recipe.steps`"),
+        (["data=x", "recipe.steps=many", "recipe=finetune"], "recipe.steps is 'many'; expected a whole number of at l"),
         (
             ["data=x", "recipe=finetune", "recipe.epochs=2", "recipe.steps=5"],
             "leave one of them out, or set it to null",
@@ -93,13 +93,13 @@ def test_a_wrong_command_line_is_refused_in_one_sentence(overrides: list[str], s
     assert "\n" not in str(raised.value)
 
 
-def test_what_one_recipe_refuses_another_takes() -> None:
+def test_settings_that_one_recipe_refuses_another_accepts() -> None:
     asked = ["data=x", "logger=wandb", "trainer.accelerator=gpu", "trainer.devices=2", "trainer.workers=4"]
     assert compose([*asked, "recipe=finetune"]).trainer.workers == 4
     assert compose(["data=x", "trainer.accelerator=cpu", "trainer.devices=auto"]).trainer.devices == "auto"
 
 
-def test_a_resumed_run_takes_everything_from_its_own_file_and_refuses_to_be_changed(tmp_path: Path) -> None:
+def test_a_resumed_run_uses_its_own_file_and_refuses_other_settings(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     started = compose(["data=pictures", "model=efficientnet_lite0", "recipe.steps=50", "seed=3", f"out={run}"])
@@ -119,7 +119,7 @@ def test_a_resumed_run_takes_everything_from_its_own_file_and_refuses_to_be_chan
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("data: pictures\n")
-    with pytest.raises(ConfigError, match=r"config.yaml does not fit the configuration: .*missing required field"):
+    with pytest.raises(ConfigError, match=r"config.yaml does not fit the configuration: .* has no key "):
         read_config(tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_config(tmp_path / "nowhere.yaml")

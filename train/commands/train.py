@@ -47,10 +47,12 @@ def train(overrides: tuple[str, ...], as_json: bool) -> None:
     """
     require_extra("train", *TRAINING)
     from train.compose import compose
-    from train.fit import fit, leads_devices
 
-    run = fit(compose(_with_folder(overrides)), say=lambda line: click.echo(line, err=True))
-    if not leads_devices():
+    config = compose(_with_folder(overrides))  # before torch is imported: what is wrong is said at once
+    from train.fit import fit, is_main_process
+
+    run = fit(config, report_line=lambda line: click.echo(line, err=True))
+    if not is_main_process():
         return
     summary = run.read_summary()
     if as_json:

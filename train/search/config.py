@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from edge.errors import ConfigError
+from edge.util.validation import describe_misfit
 
 Rate = Annotated[float, Meta(gt=0)]
 
@@ -79,7 +80,8 @@ def parse(overrides: Sequence[str]) -> tuple[SearchConfig, list[str]]:
     try:
         whole = msgspec.convert({"search": values}, _Whole, strict=False)  # YAML takes 1e-4 for a text
     except msgspec.ValidationError as error:
-        raise ConfigError(f"the command line does not fit a search: {error}") from error
+        misfit = describe_misfit(error, {"search": values}, _Whole)
+        raise ConfigError(f"the command line does not fit a search: {misfit}") from error
     return whole.search, others
 
 

@@ -10,8 +10,9 @@ import msgspec
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from train.files import write_whole
+from train.files import write_atomically
 from train.search.trials import best_of
+from train.yaml_text import encode_yaml
 
 
 class TrialRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,17 +117,17 @@ def write_report(report: SearchReport, study: Study, out: Path) -> list[Path]:
         TrainingError: the disk is full, or cannot be written.
     """
     files = [out / "trials.csv"]
-    write_whole(files[0], lambda path: _write_table(path, report.trials))
+    write_atomically(files[0], lambda path: _write_table(path, report.trials))
     if report.best is not None:
         best = report.best
         files += [out / "best.yaml", out / "parallel_coordinates.svg"]
-        write_whole(files[1], lambda path: path.write_bytes(msgspec.yaml.encode(best)))
-        write_whole(files[2], lambda path: _draw(path, study, report.objective))
+        write_atomically(files[1], lambda path: path.write_bytes(encode_yaml(best)))
+        write_atomically(files[2], lambda path: _draw(path, study, report.objective))
     return files
 
 
 def _write_table(file: Path, rows: Sequence[TrialRow]) -> None:
-    with file.open("w", newline="") as lines:
+    with file.open("w", newline="", errors="replace") as lines:
         table = csv.DictWriter(lines, TrialRow.__struct_fields__)
         table.writeheader()
         table.writerows(msgspec.structs.asdict(row) for row in rows)

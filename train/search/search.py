@@ -19,7 +19,7 @@ from edge.errors import ConfigError, Interrupted, TrainingError
 from edge.util.text import format_count
 from train.compose import compose, with_recipe
 from train.config import TrainConfig
-from train.files import write_whole
+from train.files import write_atomically
 from train.run import RunFolder
 from train.search.config import SearchConfig, parse
 from train.search.objective import Objective, trial_folder
@@ -28,6 +28,7 @@ from train.search.storage import hide_password, storage_at_work
 from train.search.study import hold_to_settings, open_study, settings_of
 from train.search.trials import best_of, run_trials
 from train.search.worker import Worker
+from train.yaml_text import decode_yaml, encode_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ def _see_that_it_is_free(out: Path, asked: _Held) -> None:
             raise ConfigError(f"{out} holds a run of `heatline train`; choose another folder with out=")
         return
     try:
-        was = msgspec.yaml.decode(file.read_bytes(), type=_Held)
+        was = decode_yaml(file.read_bytes(), _Held)
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{file} cannot be read ({error}); choose another folder with out=") from error
     if was != asked:
@@ -202,4 +203,4 @@ def _hold_folder(out: Path, asked: _Held) -> None:
     """
     file = _held_file(out)
     if not file.exists():
-        write_whole(file, lambda path: path.write_bytes(msgspec.yaml.encode(asked)))
+        write_atomically(file, lambda path: path.write_bytes(encode_yaml(asked)))

@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from edge.errors import ConfigError, TrainingError
+from edge.util.text import utf8_safe
 
 HEARTBEAT_S = 60
 GRACE_S = 180
@@ -50,7 +51,7 @@ def hide_password(url: str) -> str:
     if url.startswith(_JOURNAL):
         return url
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        return make_url(utf8_safe(url)).render_as_string(hide_password=True)
     except ArgumentError as error:
         raise ConfigError(f"search.storage={url} is no URL of a database; {_EXPECTED}") from error
 

@@ -91,7 +91,9 @@ def _described_data(config: TrainConfig) -> str:
     images = [(part, image) for part in ("train", "val") for image in split.images(data, part)]
     for part, image in images:
         sizes = [_size(file) for file in (image.path, *image.truth_files)]
-        digest.update(f"{part}|{image.group}|{image.path.name}|{image.defective}|{sizes}\n".encode())
+        digest.update(
+            f"{part}|{image.group}|{image.path.name}|{image.defective}|{sizes}\n".encode(errors="surrogateescape")
+        )
     return f"{format_count(len(images), 'picture')} with {data.truth} (digest {digest.hexdigest()[:12]})"
 
 

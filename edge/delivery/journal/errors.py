@@ -5,7 +5,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from edge.errors import JournalError
+from edge.errors import DeliveryError, JournalError
 
 
 class JournalFullError(JournalError):
@@ -26,6 +26,17 @@ class JournalTooNewError(JournalError):
 
 class JournalForeignError(JournalError):
     """It is another line's."""
+
+    @classmethod
+    def of(cls, path: Path, owner: str, line: str) -> "JournalForeignError":
+        """Of a journal that bears another line's name."""
+        return cls(f"{path} is the journal of line {owner}, not of {line}; give each line its own journal.folder")
+
+
+class JournalHeldError(JournalForeignError):
+    """Another line that runs has it: the exit code is that of all that a running line holds."""
+
+    exit_code = DeliveryError.exit_code
 
 
 class JournalBusyError(JournalError):

@@ -14,6 +14,7 @@ from edge.delivery.journal.errors import (
     JournalDamagedError,
     JournalForeignError,
     JournalFullError,
+    JournalHeldError,
     JournalReplacedError,
     kind_of,
 )
@@ -31,7 +32,7 @@ from edge.delivery.journal.rows import (
     topics_in,
 )
 from edge.frames import Watermark
-from edge.util.file_lock import holders, open_locked
+from edge.util.file_lock import lock_holders, open_locked
 
 BUSY_SECONDS = 0.2
 """How long to wait for somebody else who holds the file."""
@@ -91,7 +92,7 @@ class Journal:
         with contextlib.ExitStack() as if_it_fails:
             try:
                 folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-                lock = _hold(folder)
+                lock = hold(folder, os.O_RDONLY | os.O_CREAT)
                 if_it_fails.callback(os.close, lock)
                 if not path.exists():
                     if any(file.exists() for file in beside(path)):
@@ -109,10 +110,7 @@ class Journal:
                 journal._prepare()
                 journal.look_again()
                 if journal.line != line:
-                    raise JournalForeignError(
-                        f"{path} is the journal of line {journal.line}, not of {line}; give each line its own "
-                        "journal.folder"
-                    )
+                    raise JournalForeignError.of(path, journal.line, line)
                 journal._take_room()
                 journal._note_wal()
                 journal._files = _identities(path)
@@ -245,7 +243,7 @@ class Journal:
 
     def in_the_way(self) -> str:
         """What has grown beside the file, and who keeps it from getting small."""
-        others = ", ".join(map(str, holders(beside(self.path)[2])))
+        others = ", ".join(map(str, lock_holders(beside(self.path)[2])))
         who = f"process {others} reads" if others else "somebody reads"
         return (
             f"{beside(self.path)[1].name} beside it has grown to {self.wal_bytes >> 20} MiB, as {who} it in one go and "
@@ -349,17 +347,19 @@ class Journal:
         return self._most_bytes is not None and self.size_bytes + needed > self._most_bytes
 
 
-def _hold(folder: Path) -> int:
+def hold(folder: Path, flags: int) -> int:
     """Keep other lines out of the journal of a folder, as long as the descriptor is open.
 
+    Args:
+        flags: with which the file is opened that is locked.
     Raises:
-        JournalForeignError: another line has it.
+        JournalHeldError: another line has it.
         OSError: it cannot be held.
     """
     try:
-        return open_locked(folder / "journal.lock", os.O_RDONLY | os.O_CREAT)
+        return open_locked(folder / "journal.lock", flags)
     except BlockingIOError as error:
-        raise JournalForeignError(
+        raise JournalHeldError(
             f"{folder / FILE_NAME} is another line's that is running; give each line its own journal.folder"
         ) from error
 

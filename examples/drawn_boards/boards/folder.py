@@ -15,6 +15,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from edge.errors import InputError
+from edge.util.os_errors import writing
+
 from .board import SIZE_HW, draw_board
 
 _FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
@@ -39,12 +42,21 @@ def write_boards(
 
     Raises:
         ValueError: there is no such count, seed, size or number of defects.
-        FileExistsError: the folder exists.
+        InputError: the folder exists, or cannot be written.
     """
     if count < 1 or seed < 0:
         raise ValueError(f"count is {count} and seed is {seed}; expected at least 1 and 0")
     if folder.exists():
-        raise FileExistsError(f"{folder} exists; name a new folder")
+        raise InputError(f"{folder} exists; name a new folder")
+    with writing(folder):
+        _write_whole(folder, count, seed, size_hw, defects, workers)
+    return folder / "labels.csv"
+
+
+def _write_whole(
+    folder: Path, count: int, seed: int, size_hw: tuple[int, int], defects: int | None, workers: int
+) -> None:
+    """Draw beside the folder's place, and move all of it there at the end."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         drawn = Path(temporary) / folder.name
@@ -59,7 +71,6 @@ def write_boards(
             )
         _write_labels(drawn / "labels.csv", kinds)
         drawn.rename(folder)
-    return folder / "labels.csv"
 
 
 def _start_worker() -> None:
@@ -76,8 +87,7 @@ def _draw_one(folder: Path, index: int, *, seed: int, size_hw: tuple[int, int], 
         (folder / "images" / name, image, _FAST_PNG),
         (folder / "masks" / name, mask, _BILEVEL_PNG),
     ):
-        if not cv2.imwrite(str(path), picture, settings):
-            raise OSError(f"{path} cannot be written; check the disk")
+        path.write_bytes(cv2.imencode(".png", picture, settings)[1].tobytes())  # `imwrite` takes no name but UTF-8
     return " ".join(defect.kind for defect in board.defects)
 
 

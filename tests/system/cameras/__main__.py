@@ -1,4 +1,4 @@
-"""`make cameras`: highest rates of cameras, and the line's recovery from their faults (docs/cameras.md)."""
+"""`make cameras`: the highest frame rates of cameras, and how soon a line recovers from dead ones (docs/cameras.md)."""
 
 import sys
 from argparse import Namespace
@@ -9,19 +9,21 @@ from tests.system.command import Result, parser, report_line, run
 
 
 def _measure(_: Namespace, bundle: Bundle) -> Result:
-    found = measure_cameras(bundle, Plan(), report_line)
-    facts = {f"{rate.load}, {rate.way}": rate.fact for rate in found.rates}
-    facts |= {f"{times.load}, {times.fault}": times.fact for times in found.faults}
-    facts |= {f"left out: {what}": why for what, why in found.left_out.items()}
-    facts |= {f"failed: {what}": why for what, why in found.failed.items()}
-    return Result(found, facts, faults(found))
+    cameras = measure_cameras(bundle, Plan(), report_line)
+    facts = {f"{rate.load}, {rate.way}": rate.fact for rate in cameras.rates}
+    facts |= {f"{times.load}, {times.fault}": times.fact for times in cameras.faults}
+    facts |= {f"left out: {name}": reason for name, reason in cameras.left_out.items()}
+    facts |= {f"failed: {name}": reason for name, reason in cameras.failed.items()}
+    return Result(cameras, facts, faults(cameras))
 
 
 def main() -> None:
     sys.exit(
         run(
             "cameras",
-            parser("Measure the highest rates of cameras, and a line's recovery from their faults.").parse_args(),
+            parser(
+                "Measure the highest frame rates of cameras, and how soon a line recovers from dead ones."
+            ).parse_args(),
             _measure,
         )
     )

@@ -1,4 +1,4 @@
-"""All measurements of cameras, one after the other."""
+"""All measurements of cameras, in turn."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,23 +16,23 @@ GIGE, PATTERN = Load("genicam", 1, (2048, 2048)), Load("pattern", 1, (480, 640))
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The measurements to make."""
+    """What to measure, and how often."""
 
     tries: Tries = Tries(seconds=4.0, search_seconds=1.5, search=8, holds=3)
     to_event: tuple[Load, ...] = (GIGE, Load("pattern", 4, (480, 640)))
     camera_path: tuple[Load, ...] = (GIGE, PATTERN, Load("pattern", 1, (2048, 2448)))
     scenarios: tuple[Scenario, ...] = scenarios(PATTERN, Load("genicam", 1, (480, 640)))
     repeats: int = 5
-    """Injections of every fault."""
+    """Number of injections of every fault."""
     gone_s: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0, 4.0)
 
 
 class Cameras(msgspec.Struct, frozen=True, kw_only=True):
-    """All results."""
+    """Results of all measurements."""
 
     bundle: str
     commit: str | None
-    """Commit of the code. `-dirty` where files were changed since."""
+    """Commit of the code that ran; with `-dirty` if files were changed since."""
     plan: Plan
     rates: list[Rate]
     faults: list[FaultTimes]
@@ -43,42 +43,42 @@ class Cameras(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure_cameras(bundle: Bundle, plan: Plan, report_line: Callable[[str], None]) -> Cameras:
-    """Measure one thing after the other, also after one that failed.
+    """Run all measurements in turn, also after one that failed.
 
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine.
     """
     left_out: dict[str, str] = {}
     failed: dict[str, str] = {}
-    found = Cameras(
+    results = Cameras(
         bundle=bundle.path.name, commit=commit(), plan=plan, rates=[], faults=[], left_out=left_out, failed=failed
     )
 
     @contextlib.contextmanager
-    def if_possible(load: Load, what: str) -> Iterator[None]:
+    def if_possible(load: Load, name: str) -> Iterator[None]:
         try:
             yield
         except MissingExtraError as error:
-            left_out[f"{load}, {what}"] = str(error)
-            report_line(f"left out: {load}, {what}: {error}")
+            left_out[f"{load}, {name}"] = str(error)
+            report_line(f"left out: {load}, {name}: {error}")
         except (BenchError, CameraError) as error:
-            failed[f"{load}, {what}"] = str(error)
-            report_line(f"failed: {load}, {what}: {error}")
+            failed[f"{load}, {name}"] = str(error)
+            report_line(f"failed: {load}, {name}: {error}")
 
     for load in plan.to_event:
         with if_possible(load, "to event"):
-            found.rates.append(measure_rate(load, "to event", bundle, plan.tries, report_line))
+            results.rates.append(measure_rate(load, "to event", bundle, plan.tries, report_line))
     for load in plan.camera_path:
         with if_possible(load, "camera path"):
-            found.rates.append(measure_rate(load, "camera path", bundle, plan.tries, report_line))
+            results.rates.append(measure_rate(load, "camera path", bundle, plan.tries, report_line))
     for scenario in plan.scenarios:
         with if_possible(scenario.load, ", ".join(scenario.faults)):
-            found.faults.extend(
+            results.faults.extend(
                 measure_faults(scenario, bundle, repeats=plan.repeats, gone_s=plan.gone_s, report_line=report_line)
             )
-    return found
+    return results
 
 
-def faults(found: Cameras) -> list[str]:
+def faults(results: Cameras) -> list[str]:
     """Return what must not be, one sentence each."""
-    return [f"{what}: {why}" for what, why in found.failed.items()]
+    return [f"{name}: {reason}" for name, reason in results.failed.items()]

@@ -1,4 +1,4 @@
-"""The highest frame rate of cameras: through the service to its events, and of the camera path alone."""
+"""Measures the highest frame rate of cameras: through the service to its events, and of the camera path only."""
 
 import contextlib
 import os
@@ -28,32 +28,32 @@ from tests.system.cameras.trial import Seen, Trial, run_trial
 
 PACKET_BYTES = 8000
 PICTURES = 4
-"""Pictures that a GigE Vision camera shows one after the other."""
+"""Number of pictures that a GigE Vision camera shows in turn."""
 HIGHEST_FPS: Mapping[str, float] = {"genicam": 1000.0, "pattern": 10_000.0}
-"""Highest settings by kind of camera."""
+"""Highest rate setting by kind."""
 FIRST_MEGAPIXELS_PER_S: dict[str, dict[str, float]] = {
     "to event": {"genicam": 20.0, "pattern": 12.0},
     "camera path": {"genicam": 400.0, "pattern": 1500.0},
 }
-"""Where the search begins, all cameras together: near the rates of two cores (tests/system/results/cameras.json)."""
+"""Start of the search, all cameras together: near the result of two cores (tests/system/results/cameras.json)."""
 
 Way = Literal["to event", "camera path"]
 
 
 class Load(msgspec.Struct, frozen=True):
-    """Cameras of one kind and size."""
+    """Several equal cameras."""
 
     kind: Literal["genicam", "pattern"]
     cameras: int
     hw: tuple[int, int]
 
     def __str__(self) -> str:
-        what = "GigE Vision" if self.kind == "genicam" else "pattern"
+        kind = "GigE Vision" if self.kind == "genicam" else "pattern"
         number = f"{self.cameras} x " if self.cameras > 1 else ""
-        return f"{number}{what} {self.hw[1]}x{self.hw[0]} Mono8"
+        return f"{number}{kind} {self.hw[1]}x{self.hw[0]} Mono8"
 
     def keys(self, rate_fps: float, device: AravisCamera | None) -> list[Keys]:
-        """Return their tables of the configuration."""
+        """Return their tables in a configuration."""
         own: Keys = {"draw_size": [self.hw[1], self.hw[0]]}
         if device is not None:
             own = {"address": device.address, "packet_bytes": PACKET_BYTES}
@@ -63,7 +63,7 @@ class Load(msgspec.Struct, frozen=True):
 
     @contextlib.contextmanager
     def device(self, rate_fps: float = 25.0) -> Iterator[AravisCamera | None]:
-        """Give the running GigE Vision camera that they need; None if they need none.
+        """Run the GigE Vision camera that they need; None: they need none.
 
         Raises:
             MissingExtraError: the Aravis library is not installed.
@@ -77,14 +77,14 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Rate(msgspec.Struct, frozen=True, kw_only=True):
-    """The highest confirmed rate, and all windows. Spreads are over the windows that confirm it."""
+    """The highest rate that was held, and all attempts. Spreads are over the windows that held this rate."""
 
     load: Load
     way: Way
     rate_fps: float | None
-    """Of each camera; None: the line kept up with no rate."""
+    """Rate of each camera; None: no rate was held."""
     limited_by: str | None
-    """Why the lowest failed rate failed; None: no rate failed, and a higher one may be possible."""
+    """What failed at the lowest rate that was not held; None: every rate was held."""
     latency_p99_ms: Spread | None
     cpu_ms_per_frame: dict[str, Spread]
     held: list[Trial]
@@ -92,20 +92,20 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fact(self) -> str:
-        """Summary for people."""
+        """Description for people."""
         if self.rate_fps is None or self.latency_p99_ms is None:
-            return f"no rate was confirmed: {self.limited_by}"
+            return f"no rate was held: {self.limited_by}"
         cpu = ", ".join(f"{of} {spread.median:.2f}" for of, spread in self.cpu_ms_per_frame.items())
         limit = f"; above it, {self.limited_by}" if self.limited_by else ""
         return f"{self.rate_fps:g} frames/s each, p99 {self.latency_p99_ms:.1f} ms, CPU ms per frame: {cpu}{limit}"
 
 
 def measure_rate(load: Load, way: Way, bundle: Bundle, tries: Tries, report_line: Callable[[str], None]) -> Rate:
-    """Find the highest rate, and confirm it.
+    """Find the highest rate, and hold it.
 
     Args:
-        way: `to event`: of `heatline run` with one subscriber, both on this machine. `camera path`: of one camera's
-            process and the shared memory, to a receiver in this process that releases frames at once.
+        way: `to event`: measure `heatline run` with one subscriber, both on this machine. `camera path`: measure one
+            camera's process and the shared memory, with a receiver in this process that releases frames at once.
     Raises:
         BenchError, CameraError: a process or a camera failed.
         MissingExtraError: the load needs a library that is not installed.
@@ -154,7 +154,7 @@ def _through_service(cameras: list[Keys], bundle: Bundle, rate_fps: float, secon
         )
         if line.not_received:
             lost = trial.lost | {"not heard": line.not_received}
-            trial = msgspec.structs.replace(trial, lost=lost, not_kept_up=f"events not received: {line.not_received}")
+            trial = msgspec.structs.replace(trial, lost=lost, not_kept_up=f"events not heard: {line.not_received}")
         line.stop()
     return trial
 
@@ -166,7 +166,7 @@ def _through_camera_path(cameras: list[Keys], rate_fps: float, seconds: float) -
         try:
             item = camera.grab(POLL_SECONDS)
         except EndOfFrames as error:
-            raise BenchError(f"camera {camera.name} has no more frames, expected endless ones") from error
+            raise BenchError(f"camera {camera.name} has shown its last frame, and should have no last one") from error
         if item is None:
             return None
         lost = None
@@ -178,7 +178,7 @@ def _through_camera_path(cameras: list[Keys], rate_fps: float, seconds: float) -
         return Seen(stamp.camera, stamp.captured_monotonic_ns, time.monotonic_ns(), stamp.frames, lost)
 
     own = os.getpid()
-    with ExitStack() as at_end:
-        at_end.callback(camera.close)
+    with ExitStack() as stack:
+        stack.callback(camera.close)
         camera.open()
         return run_trial(receive, 1, rate_fps, seconds, lambda: {"receiver": [own], "cameras": camera_processes(own)})

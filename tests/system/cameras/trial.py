@@ -1,4 +1,7 @@
-"""Cameras at one rate: every frame that is captured in a window, and whether the line keeps up with the rate."""
+"""Runs cameras at one rate: records every frame of a window, and decides whether the line kept up with the rate.
+
+It did if each frame came, was inspected and had an event, and if the latency did not grow.
+"""
 
 import time
 from collections import Counter
@@ -16,42 +19,42 @@ from edge.errors import BenchError
 
 FIRST_WITHIN_SECONDS = 60.0
 LAST_WITHIN_SECONDS = 10.0
-"""After a window; a line that keeps up is faster."""
+"""Time limit after a window: a line that keeps up is faster."""
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """Outcome of a window at one rate, with the processor times of that window."""
+    """Results of cameras at one rate, over the frames of a window. CPU times are of the same window."""
 
     rate_fps: float
-    """Of each camera."""
+    """Rate of each camera."""
     seconds: float
-    """Length of the window; it ends when a frame is lost."""
+    """Length of the window; up to the first loss if a frame was lost."""
     came_fps: float
-    """Rate of the camera of which fewest frames came."""
+    """Frames per second of the slowest camera."""
     frames: int
-    """Frames that arrived, all cameras together."""
+    """Number of frames that came through, all cameras together."""
     lost: dict[str, int]
-    """Lost frames by reason: dropped, failed, lost in transit, or not reported."""
+    """Losses by reason: dropped, failed, lost on the way, or an event that was not received."""
     latency_p50_ms: float | None
-    """From capture (of a GigE Vision camera: the arrival of its first packet) to the receipt here."""
+    """Time from capture (GigE Vision: the arrival of the first packet) to the arrival of the event here."""
     latency_p99_ms: float | None
     latency_growth_ms: float | None
-    """By how much the latency of the window's last quarter exceeds that of its first."""
+    """Latency of the window's last quarter minus that of its first."""
     cpu_ms_per_frame: dict[str, float]
-    """Processor time by process: of the service and of its cameras, for example."""
+    """CPU time by owner, for example the service and the processes of its cameras."""
     not_kept_up: str | None
-    """Why the rate was not kept up with; None: it was."""
+    """Why the line did not keep up; None: it kept up."""
 
 
 class Seen(NamedTuple):
-    """A frame that arrived, or a report of lost ones."""
+    """A frame that came through, or a report of lost ones."""
 
     camera: str
     captured_ns: int
     heard_ns: int
     frames: int
     lost: str | None
-    """Why frames were lost; None: none were."""
+    """Reason of the loss; None: the frame came through."""
 
 
 def run_trial(
@@ -61,16 +64,16 @@ def run_trial(
     seconds: float,
     processes: Callable[[], Mapping[str, Sequence[int]]],
 ) -> Trial:
-    """Receive every frame that is captured in a window; stop at the first lost one.
+    """Record every frame of a window, up to the first loss.
 
     Args:
-        receive: returns the next frame; None if none came within a timeout.
+        receive: returns the next frame, or None if none came within a moment.
         cameras: number of cameras.
-        rate_fps: of each of them.
-        seconds: length of the window; longer where the rate makes too few frames.
-        processes: ids of processes by name, whose processor time is measured.
+        rate_fps: rate of each camera.
+        seconds: length of the window; longer if the rate gives too few frames.
+        processes: returns the processes whose CPU time is measured, by name.
     Raises:
-        BenchError: a camera shows nothing.
+        BenchError: no frame came from one of the cameras.
     """
     began_ns = _settle(receive, cameras, rate_fps)
     seconds = max(seconds, LEAST_FRAMES / rate_fps)
@@ -108,28 +111,28 @@ def run_trial(
 
 def _settle(receive: Callable[[], Seen | None], cameras: int, rate_fps: float) -> int:
     """Wait for the first frame of every camera; return when the window begins, monotonic ns."""
-    there: set[str] = set()
+    ready: set[str] = set()
     give_up = time.monotonic() + FIRST_WITHIN_SECONDS
-    while len(there) < cameras:
+    while len(ready) < cameras:
         if time.monotonic() > give_up:
             raise BenchError(
-                f"frames of {len(there)} of {cameras} cameras came through within {FIRST_WITHIN_SECONDS:.0f} s"
+                f"frames of {len(ready)} of {cameras} cameras came through within {FIRST_WITHIN_SECONDS:.0f} s"
             )
         if (one := receive()) is not None and one.lost is None:
-            there.add(one.camera)
+            ready.add(one.camera)
     return time.monotonic_ns() + round(max(SETTLE_SECONDS, SETTLE_FRAMES / rate_fps) * 1e9)
 
 
 def trial_of(
     rate_fps: float, seconds: float, cameras: int, seen: list[Seen], lost: dict[str, int], cpu: Mapping[str, float]
 ) -> Trial:
-    """Count and time the frames of a window.
+    """Compute the results of a window.
 
     Args:
-        seconds: its length.
-        seen: all frames that arrived.
-        lost: lost frames by reason.
-        cpu: processor time in seconds by process.
+        seconds: length of the window.
+        seen: all frames that came through.
+        lost: number of lost frames by reason.
+        cpu: CPU time by owner, s.
     """
     count = Counter(one.camera for one in seen)
     fewest = min(count.values()) if len(count) == cameras else 0

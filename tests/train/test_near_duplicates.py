@@ -1,4 +1,4 @@
-"""Pictures that show nearly the same thing are found across parts, and only there."""
+"""Near-duplicate pictures are found across parts, and only there."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ Rgb = NDArray[np.uint8]
 
 
 def scene(seed: int, hw: tuple[int, int] = (200, 300)) -> Rgb:
-    """Rectangles at random."""
+    """Draw random rectangles."""
     rng = np.random.default_rng(seed)
     picture = np.full((*hw, 3), 120, np.uint8)
     for _ in range(25):
@@ -21,7 +21,7 @@ def scene(seed: int, hw: tuple[int, int] = (200, 300)) -> Rgb:
 
 
 def again(picture: Rgb, gain: float = 0.8, shade: float = 30, defect_px: int = 6) -> Rgb:
-    """Under other light, brighter to one side, with noise and a small defect."""
+    """Draw the same scene under other light, brighter to one side, with noise and a small defect."""
     rng = np.random.default_rng(int(picture.sum()) % 1000)
     slope = np.linspace(0, shade, picture.shape[1])[None, :, None]
     changed = (picture * gain + slope + rng.normal(0, 4, picture.shape)).clip(0, 255).astype(np.uint8)
@@ -37,7 +37,7 @@ def found(**parts: NDArray[np.uint8]) -> list[tuple[str, int, str, int]]:
     return [(pair.part, pair.number, pair.other_part, pair.other_number) for pair in near_duplicates_across(parts)]
 
 
-def test_a_picture_taken_again_is_found_in_another_part() -> None:
+def test_a_picture_taken_twice_is_found_across_parts() -> None:
     train = thumbnails(*(scene(seed) for seed in range(40)))
     val = thumbnails(scene(50), again(scene(7)))
     test = thumbnails(again(scene(50)), scene(51), again(scene(3)))
@@ -46,7 +46,7 @@ def test_a_picture_taken_again_is_found_in_another_part() -> None:
     ]  # fmt: skip
 
 
-def test_within_a_part_and_of_blank_pictures_nothing_is_said() -> None:
+def test_pairs_within_a_part_and_blank_pictures_are_ignored() -> None:
     assert found(train=thumbnails(scene(1), again(scene(1))), val=thumbnails(scene(2))) == []
     assert near_duplicates_across({}) == []
     assert found(train=thumbnails(scene(1))) == []
@@ -54,7 +54,7 @@ def test_within_a_part_and_of_blank_pictures_nothing_is_said() -> None:
     assert found(train=thumbnails(blank, scene(1)), test=thumbnails(blank)) == []
 
 
-def test_parts_in_one_place_before_one_camera_are_not_taken_for_one_part() -> None:
+def test_different_parts_before_a_fixed_camera_are_no_near_duplicates() -> None:
     fixture = scene(0).astype(int)
     parts = [(0.7 * fixture + 0.3 * scene(seed)).clip(0, 255).astype(np.uint8) for seed in range(1, 31)]
     assert found(train=thumbnails(*parts[:20]), test=thumbnails(*parts[20:])) == []
@@ -63,7 +63,7 @@ def test_parts_in_one_place_before_one_camera_are_not_taken_for_one_part() -> No
     ]
 
 
-def test_the_best_of_several_is_named_and_the_most_alike_pair_comes_first() -> None:
+def test_the_best_match_is_reported_and_the_most_similar_pair_comes_first() -> None:
     train = thumbnails(again(scene(1), 0.5, 60, 20), scene(1), *(scene(seed) for seed in range(2, 30)))
     pairs = near_duplicates_across({"train": train, "test": thumbnails(again(scene(2)), scene(1))})
     assert [(pair.number, pair.other_number) for pair in pairs] == [(1, 1), (0, 2)]

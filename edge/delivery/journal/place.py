@@ -1,0 +1,61 @@
+"""Whether a line could keep its journal in a folder: asked before it runs, by which nothing is written there."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from edge.delivery.journal.errors import (
+    JournalDamagedError,
+    JournalFailedError,
+    JournalForeignError,
+    JournalReadOnlyError,
+    kind_of,
+)
+from edge.delivery.journal.file import FILE_NAME, beside
+from edge.delivery.journal.journal import hold
+from edge.delivery.journal.reader import JournalReader
+
+MIB = 1 << 20
+
+
+def check_place(folder: Path, line: str, budget_bytes: int) -> str | None:
+    """See that a line can keep its journal in a folder.
+
+    Args:
+        folder: need not exist yet.
+        budget_bytes: of the journal.
+    Returns: what the user should know all the same, as a sentence; None: nothing.
+
+    Raises:
+        JournalError: the journal cannot be kept there, or is another line's, or a newer heatline's.
+    """
+    path = folder / FILE_NAME
+    try:
+        there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        if not there.is_dir():
+            raise JournalFailedError(f"{path} cannot be written, {there} is no folder; set journal.folder to one")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise JournalReadOnlyError(f"{path} cannot be written; check the disk, and the rights to {there}")
+        if there == folder:
+            with contextlib.suppress(FileNotFoundError):
+                os.close(hold(folder, os.O_RDONLY))
+            if path.exists():
+                _require_own(folder, line)
+        disk = os.statvfs(there)
+        room = disk.f_bavail * disk.f_frsize + sum(file.stat().st_size for file in beside(path) if file.exists())
+    except JournalDamagedError as error:
+        return f"{error}; the line will move it aside and begin another"
+    except OSError as error:
+        raise kind_of(error, path) from error
+    if room < budget_bytes:
+        return (
+            f"there is room for {room / MIB:.1f} MiB of events in {folder}, and journal.retain_mib is "
+            f"{budget_bytes / MIB:.0f}; make room, or set less"
+        )
+    return None
+
+
+def _require_own(folder: Path, line: str) -> None:
+    with contextlib.closing(JournalReader.open(folder)) as journal:
+        if journal.line != line:
+            raise JournalForeignError.of(journal.path, journal.line, line)

@@ -1,0 +1,143 @@
+"""Every command that takes a path takes one that is no UTF-8: folders of cameras and old disks are full of them."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.bundle import Bundle
+from tests.command import heatline
+from tests.small_bundle import dark_square, white_frame
+from tests.train.trained import SMALL
+
+ODD = os.fsdecode(b"caf\xe9\xff")
+"""As Latin-1 has it."""
+
+
+def write_png(file: Path, rgb: Any) -> None:
+    """OpenCV's own `imwrite` dies of a name that is no UTF-8."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(cv2.imencode(".png", rgb)[1].tobytes())
+
+
+@pytest.fixture(scope="module")
+def odd(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that commands read: bundle, pictures, keys, a line that has run, its journal."""
+    folder = tmp_path_factory.mktemp("names") / ODD
+    shutil.copytree(bundle.path, folder / f"bundle-{ODD}")
+    (folder / "bundle").symlink_to(folder / f"bundle-{ODD}")  # what a line's file names is UTF-8, its folder need not
+    pictures = folder / f"pictures-{ODD}"
+    (folder / "pictures").symlink_to(pictures)
+    for number in range(8):
+        white = white_frame((64, 64)) - np.uint8(number)
+        write_png(pictures / f"{number}-{ODD}.png", white)
+        write_png(folder / "folder" / "good" / f"b{number % 4}_{number}{ODD}.png", white)
+        write_png(folder / "folder" / "defective" / f"b{number % 4}_{number}{ODD}x.png", dark_square(white, 8, 8, 32))
+    video = cv2.VideoWriter(str(folder.parent / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (64, 64))
+    video.write(white_frame((64, 64)))
+    video.release()
+    (folder.parent / "v.avi").rename(folder / f"v{ODD}.avi")
+    (folder / "video").symlink_to(folder / f"v{ODD}.avi")
+    line = 'bundle = "bundle"\nallow_unsigned = true\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "pictures"\n'
+    line += '[[cameras]]\nkind = "video"\nname = "film"\npath = "video"\n'
+    tables = '[journal]\nfolder = "kept"\nbind = "ipc://{0}.j"\n[events]\nbind = "ipc://{0}.e"\n[commands]\nbind = "ipc://{0}.c"\n'
+    (folder / f"line-{ODD}.toml").write_text(line + tables.format(folder.parent / "s"))
+    for command in ("run {line}", "bundle keygen {odd}.key", "keys new {odd}.curve"):
+        assert run(command, folder, folder) == 0, command
+    return folder
+
+
+def run(command: str, folder: Path, new: Path) -> int:
+    """Run a command to its end; a traceback comes through as its exception."""
+    names = {
+        "bundle": folder / f"bundle-{ODD}",
+        "pictures": folder / f"pictures-{ODD}",
+        "folder": folder / "folder",
+        "line": folder / f"line-{ODD}.toml",
+        "odd": folder / ODD,
+        "none": folder / f"none-{ODD}",
+        "new": new / ODD,
+    }
+    done = heatline(*(word.format(**names) for word in command.split()))
+    assert "Traceback" not in done.stderr
+    return done.returncode
+
+
+@pytest.mark.parametrize("as_json", ["", " --json"])
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("check {line}", 0),
+        ("check {none}.toml", 3),
+        ("inspect {bundle} {pictures} --out {new}", 0),
+        ("inspect {bundle} {none}.png --out {new}", 9),
+        ("bundle show {bundle}", 0),
+        ("bundle show {none}", 4),
+        ("bundle verify {bundle}", 0),
+        ("bundle diff {bundle} {bundle}", 0),
+        ("bundle keygen {new}", 0),
+        ("bundle keygen {odd}.key", 4),
+        ("bundle sign {bundle} --key {odd}.key", 0),
+        ("bundle trust {odd}.key.pub --keys {new}", 4),  # its name would be the file's, and is none
+        ("bundle trust {odd}.key.pub --name maker --keys {new}", 0),
+        ("bundle trust --keys {new}", 0),
+        ("keys new {new}", 0),
+        ("keys allow {odd}.curve.pub --name mes --role listen --allowed {new}", 0),
+        ("keys list --allowed {new}", 0),
+        ("calibrate {bundle} {pictures} --to {new}", 0),
+        ("calibrate {bundle} {pictures} --second-shift {folder}/defective --to {new}", 0),
+        ("cameras calibrate {line} top {pictures} --to {new}", 0),
+        ("cameras grab {line} -n 1 --out {new}", 0),
+        ("journal show {line}", 0),
+        ("journal show {none}", 19),
+        ("journal verify {line}", 0),
+        ("status {line} --timeout 0.05", 18),
+        ("select {line} p --timeout 0", 7),
+        ("trigger {line} top --timeout 0", 7),
+        ("watch {line} --timeout 0 --save {new}", 0),
+        ("data show {folder} --picture {new}.png", 0),
+        ("data show {none}", 9),
+    ],
+)
+def test_a_command_takes_it(odd: Path, tmp_path: Path, command: str, code: int, as_json: str) -> None:
+    assert run(command + as_json, odd, tmp_path) == code
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("run {line}", 0),
+        ("run {none}.toml", 3),
+        ("reload {line} --timeout 0", 7),
+        ("journal export {line} --out {new}", 0),
+        ("journal export {line} --format csv", 0),
+        ("follow {line} --name mes --jsonl {new} --heatmaps {new}.folder --timeout 0", 0),
+    ],
+)
+def test_a_command_without_json_takes_it(odd: Path, tmp_path: Path, command: str, code: int) -> None:
+    assert run(command, odd, tmp_path) == code
+
+
+def test_training_and_what_follows_take_it(odd: Path, tiny_trunk: tuple[str, str], tmp_path: Path) -> None:
+    trunk = "model=test_efficientnet model.weights={new}.pth features.folder={new}-features"
+    shutil.copy(tiny_trunk[1].partition("=")[2], tmp_path / f"{ODD}.pth")
+    small = "tiles.tile_px=64 recipe.steps=2 recipe.folds=2"
+    for command in (
+        f"train {{folder}} out={{new}} {trunk} {small} --json",
+        "train out={new} resume=true",
+        "export {new} --to {new}-bundle --precision f32 --allow map --json",
+        "evaluate {new} {new}-bundle --data {folder} --part all --out {new}-report --json",
+    ):
+        assert run(command, odd, tmp_path) == 0, command
+    assert run("train {none}", odd, tmp_path) == 9
+
+
+def test_a_search_takes_it(odd: Path, tmp_path: Path, one_thread: None) -> None:
+    small = [each for each in SMALL if each.partition("=")[0] not in ("recipe.batch", "recipe.steps")]
+    split = "split.pattern=^(b[0-9]) split.val=[b0] split.test=[b1] recipe.steps=1 recipe.validate_every=1"
+    search = f"search data={{folder}} out={{new}} search.trials=1 search.batches=[4,8] {split}"
+    assert run(" ".join([search, *(each for each in small if "validate" not in each)]), odd, tmp_path) == 0
