@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import msgspec
 
 from tests.system.chaos.expected import Broken, Expected, Promise, runs_of
-from tests.system.chaos.records import Began, Got, Heard, Item, Missed, head_of
+from tests.system.chaos.records import Began, Got, Item, Missed, StatusReceived, head_of
 
 _Topic = tuple[str, str]
 """Count and topic."""
@@ -135,7 +135,7 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expecte
                 youngest[head.count] = max(youngest.get(head.count, 0), head.seq)
                 known[key] = max(known.get(key, 0), head.seq)
                 found.events += 1
-            case Heard():
+            case StatusReceived():
                 boots.add(item.boot_id)
                 for count, lasts in _counts(item).items():
                     if not knows_counts:
@@ -167,23 +167,27 @@ def _check_life(who: str, topics: tuple[str, ...], life: Sequence[Item], expecte
             for seq in numbers
             if topic.startswith(topics) and seq > max(known.get((count, topic), 0), first.get(count, 0))
         ]
-        told = any(seq in covered[journal_id, "journal"] for journal_id, seq in expected.told_of[boot_id])
-        if "journal".startswith(topics) and beyond and not told:
+        reported = any(seq in covered[journal_id, "journal"] for journal_id, seq in expected.told_of[boot_id])
+        if "journal".startswith(topics) and beyond and not reported:
             what = f"{len(beyond)} events of a killed boot did not come, and no event reported them"
             add_broken("gap", f"{what}: {runs_of(beyond)}")
         found.beyond += len(beyond)
 
 
-def _between(all_boots: Sequence[str], heard: Collection[str]) -> Sequence[str]:
+def _between(all_boots: Sequence[str], received: Collection[str]) -> Sequence[str]:
     """Return the boots from the first received one to the one before the last."""
-    places = [place for place, boot_id in enumerate(all_boots) if boot_id in heard]
+    places = [place for place, boot_id in enumerate(all_boots) if boot_id in received]
     return all_boots[places[0] : places[-1]] if places else []
 
 
-def _counts(heard: Heard) -> dict[str, dict[str, int]]:
+def _counts(status: StatusReceived) -> dict[str, dict[str, int]]:
     """Return each topic's last number by count."""
-    told = {f"boot {heard.boot_id}": heard.counts.unjournalled}
-    return told if heard.counts.journal_id is None else {**told, heard.counts.journal_id: heard.counts.journalled}
+    reported = {f"boot {status.boot_id}": status.counts.unjournalled}
+    return (
+        reported
+        if status.counts.journal_id is None
+        else {**reported, status.counts.journal_id: status.counts.journalled}
+    )
 
 
 def _check_gap(

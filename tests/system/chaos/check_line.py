@@ -47,9 +47,9 @@ def check_frames(expected: Expected, unheard: Mapping[str, int]) -> list[Broken]
     unjournalled = [head for head in map(head_of, expected.unjournalled) if head.type == "verdict"]
     verdicts = [head for head in heads if head.type == "verdict"]
     in_order = sorted([*verdicts, *unjournalled], key=lambda head: (head.boot_id, head.camera or "", head.frame_number))
-    for (boot_id, camera), told in groupby(in_order, key=lambda head: (head.boot_id, head.camera)):
+    for (boot_id, camera), reported in groupby(in_order, key=lambda head: (head.boot_id, head.camera)):
         left, number = unheard.get(boot_id, 0), 0
-        for head in told:
+        for head in reported:
             if head.frame_number != number + 1:
                 left -= 1
                 if head.frame_number <= number or left < 0:
@@ -82,8 +82,8 @@ def _check_crashes(verdicts: Sequence[Head], not_all_stored: Collection[str]) ->
     by_camera: dict[str | None, list[Head]] = defaultdict(list)
     for head in verdicts:
         by_camera[head.camera].append(head)
-    for camera, told in by_camera.items():
-        for before, head in pairwise(told):
+    for camera, reported in by_camera.items():
+        for before, head in pairwise(reported):
             if {before.boot_id, head.boot_id} & set(not_all_stored) or head.reason != "dropped.crashed":
                 continue
             last = before.last_frame_id or before.frame_id
@@ -101,17 +101,17 @@ def _check_crashes(verdicts: Sequence[Head], not_all_stored: Collection[str]) ->
 def check_told(expected: Expected) -> list[Broken]:
     """Check that the journal reports which events of each boot it lacks, or after a kill, of how many frames."""
     broken = []
-    for boot_id, told in _told_as_not_held(expected).items():
-        if told.frames_heard > told.frames:
-            what = f"events of {told.frames_heard} frames of boot {boot_id} were heard that it does not hold"
-            broken.append(Broken("journal", "told", f"{what}; it says {told.frames}"))
+    for boot_id, reported in _told_as_not_held(expected).items():
+        if reported.frames_received > reported.frames:
+            what = f"events of {reported.frames_received} frames of boot {boot_id} were received that it does not hold"
+            broken.append(Broken("journal", "told", f"{what}; it reports {reported.frames}"))
     return broken
 
 
 def unheard_events(expected: Expected) -> dict[str, int]:
     """Return by boot the largest number of events that no journal holds and no subscriber received, as it reports."""
-    told = {boot_id: told.unheard for boot_id, told in _told_as_not_held(expected).items()}
-    return {boot_id: count for boot_id, count in told.items() if count}
+    reported = {boot_id: reported.unheard for boot_id, reported in _told_as_not_held(expected).items()}
+    return {boot_id: count for boot_id, count in reported.items() if count}
 
 
 class _NotHeld(msgspec.Struct):
@@ -121,24 +121,24 @@ class _NotHeld(msgspec.Struct):
     """Numbers in the boot's own count, of times after which events were stored again."""
     frames: int = 0
     """Other frames, which were reported before the line was killed."""
-    frames_heard: int = 0
-    numbers_heard: int = 0
+    frames_received: int = 0
+    numbers_received: int = 0
 
     @property
     def unheard(self) -> int:
-        return len(self.numbers) - self.numbers_heard + max(self.frames - self.frames_heard, 0)
+        return len(self.numbers) - self.numbers_received + max(self.frames - self.frames_received, 0)
 
 
 def _told_as_not_held(expected: Expected) -> dict[str, _NotHeld]:
     """Return the reports by boot."""
-    told: dict[str, _NotHeld] = defaultdict(_NotHeld)
+    reported: dict[str, _NotHeld] = defaultdict(_NotHeld)
     heads = [head_of(stored.header) for records in expected.journals.values() for stored in records]
     told_by: dict[str, str] = {}
     for head in heads:
         if head.what == "recording" and head.first_seq is not None and head.last_seq is not None:
-            told[head.of_boot or head.boot_id].numbers |= set(range(head.first_seq, head.last_seq + 1))
+            reported[head.of_boot or head.boot_id].numbers |= set(range(head.first_seq, head.last_seq + 1))
         elif head.what == "unrecorded" and head.of_boot is not None:
-            told[head.of_boot].frames += head.events or 0
+            reported[head.of_boot].frames += head.events or 0
             told_by[head.of_boot] = head.boot_id
     crashed = {
         (head.boot_id, head.camera, frame_id)
@@ -147,14 +147,14 @@ def _told_as_not_held(expected: Expected) -> dict[str, _NotHeld]:
         for frame_id in _frame_ids(head)
     }
     for head in map(head_of, expected.unjournalled):
-        of_boot = told[head.boot_id]
+        of_boot = reported[head.boot_id]
         if head.seq in of_boot.numbers:
-            of_boot.numbers_heard += 1
+            of_boot.numbers_received += 1
         elif head.type == "verdict":
             # A line that is killed between the event and its record reports these again as frames in flight.
             again = (told_by.get(head.boot_id, ""), head.camera, head.frame_id) in crashed
-            of_boot.frames_heard += 0 if again else head.frames
-    return told
+            of_boot.frames_received += 0 if again else head.frames
+    return reported
 
 
 def _frame_ids(head: Head) -> Iterable[int]:

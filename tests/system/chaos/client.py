@@ -16,7 +16,7 @@ from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.subscriber import Subscriber
 from edge.errors import EventsLostError
 from edge.wire.events import Counts, Message, StatusEvent, header_of
-from tests.system.chaos.records import Began, Got, Heard, Missed, Record
+from tests.system.chaos.records import Began, Got, Missed, Record, StatusReceived
 
 SLOW_EVERY, SLOW_S = 20, 0.16
 """Every so many events, a slow client works so long on one; acknowledged too early, a kill would lose it."""
@@ -68,12 +68,12 @@ def listen(role: Role, record: Record) -> None:
     """Subscribe live."""
     assert role.events is not None
     with Subscriber(role.events, topics=role.topics) as events:
-        for heard in events:
-            match heard:
+        for received in events:
+            match received:
                 case Gap():
-                    record.add(Missed(at_ns=time.time_ns(), **dataclasses.asdict(heard)))
+                    record.add(Missed(at_ns=time.time_ns(), **dataclasses.asdict(received)))
                 case Message(event=StatusEvent(counts=Counts() as counts) as event):
-                    record.add(Heard(at_ns=time.time_ns(), boot_id=event.boot_id, counts=counts))
+                    record.add(StatusReceived(at_ns=time.time_ns(), boot_id=event.boot_id, counts=counts))
                 case Message(event=event) if not isinstance(event, StatusEvent):
                     record.add(Got(at_ns=time.time_ns(), header=msgspec.Raw(header_of(event))))
 

@@ -63,7 +63,7 @@ class Got(msgspec.Struct, frozen=True, kw_only=True, tag="got"):
     header: msgspec.Raw
 
 
-class Heard(msgspec.Struct, frozen=True, kw_only=True, tag="heard"):
+class StatusReceived(msgspec.Struct, frozen=True, kw_only=True, tag="heard"):
     """A received status, with the line's counts."""
 
     at_ns: int
@@ -87,7 +87,7 @@ class Missed(msgspec.Struct, frozen=True, kw_only=True, tag="missed"):
         return self.journal_id or f"boot {self.boot_id}"
 
 
-Item = Began | Got | Heard | Missed
+Item = Began | Got | StatusReceived | Missed
 
 _encoder = msgspec.json.Encoder()
 _items: msgspec.json.Decoder[Item] = msgspec.json.Decoder(Item)

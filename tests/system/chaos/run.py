@@ -11,7 +11,7 @@ from tests.system.chaos.clients import Client
 from tests.system.chaos.environment import Environment
 from tests.system.chaos.expected import Expected
 from tests.system.chaos.plan import DISK, LINE, Fault
-from tests.system.chaos.records import Heard, head_of, item_of, last_line
+from tests.system.chaos.records import StatusReceived, head_of, item_of, last_line
 from tests.system.chaos.tcp_proxy import Link
 
 TICK_S = 0.02
@@ -272,7 +272,7 @@ def _has_all(client: Client, wanted: tuple[str, int] | None, boot_id: str) -> bo
     if client.plan.hears_statuses:
         line = last_line(client.record)
         item = None if line is None else item_of(line)
-        return isinstance(item, Heard) and item.boot_id == boot_id
+        return isinstance(item, StatusReceived) and item.boot_id == boot_id
     return True
 
 
