@@ -130,7 +130,7 @@ def journal(prepared: Prepared, at_end: ExitStack, *, heatmap: bool) -> Stage:
         if state is None or state.live_only is not None:
             raise BenchError(f"the journal takes no events: {state and state.live_only}; name another place by TMPDIR")
 
-    writer.tend()  # it first stores an event of its own, that the journal was begun
+    writer.tick()  # it first stores an event of its own, that the journal was begun
     require_stored()
     reader = at_end.enter_context(JournalReader.open(place))
 

@@ -124,7 +124,7 @@ def _takes_all(stream: TextIO) -> bool:
 def _engine_was_loaded() -> bool:
     """Whether an engine may be at work still; without one, the interpreter's own way out removes temporary folders."""
     devices = sys.modules.get("edge.inference.devices")
-    return "onnxruntime" in sys.modules or (devices is not None and devices.the_core.cache_info().currsize > 0)
+    return "onnxruntime" in sys.modules or (devices is not None and devices.shared_core.cache_info().currsize > 0)
 
 
 def _engine_never_answered() -> bool:

@@ -200,7 +200,7 @@ def verdict(number: int, captured_ms: float = 0.0, reason: str | None = None, **
         boot_id="a", seq=number, camera="a", frame_id=number, frame_number=number, reason=reason, score_threshold=0.0,
         times=Times(captured_at_ns=0, captured_monotonic_ns=round(captured_ms * 1e6)), evidence_threshold=0.0,
         verdict="GOOD" if reason is None else "NO_VERDICT", precision="f32", latency_ms=1.0, acting=True,
-        bundle=BundleName(name="b", version="1", digest="0" * 64), frame_score=1.0,
+        previous_seq=0, bundle=BundleName(name="b", version="1", digest="0" * 64), frame_score=1.0,
     )  # fmt: skip
     return msgspec.structs.replace(event, **changed)
 

@@ -280,13 +280,13 @@ def test_a_key_is_trusted_under_its_name(public: signing.PublicKey, trusted: Pat
 def test_a_name_belongs_to_one_key(public: signing.PublicKey, trusted: Path, tmp_path: Path) -> None:
     trust_key(public, "maker", trusted)
     other = signing.make_key(tmp_path / "other")
-    assert "has another key that is called 'maker'" in SIGNING.refusal(trust_key, other, "maker", trusted)
+    assert "has another key with the name 'maker'" in SIGNING.refusal(trust_key, other, "maker", trusted)
     assert [each.name for each in trusted_keys(trusted)] == ["maker"]
 
 
 def test_a_name_with_a_path_is_refused(public: signing.PublicKey, trusted: Path) -> None:
     for name in ("", "..", ".hidden", "a/b", "../maker", "/etc/maker", "a\n", "a\0", "x" * 65, "-x"):
-        assert "is no name for a key" in SIGNING.refusal(trust_key, public, name, trusted)
+        assert "is not a name for a key" in SIGNING.refusal(trust_key, public, name, trusted)
     assert not trusted.exists()
 
 

@@ -257,7 +257,7 @@ def test_invalid_bundles_and_keys_are_not_signed_or_trusted(tmp_path: Path, bund
     whole, damaged = copy_of(bundle, tmp_path / "whole"), copy_of(bundle, tmp_path / "damaged")
     (damaged / "model.onnx").write_bytes(b"")
     commands: list[tuple[list[str | Path], str]] = [
-        (["sign", whole, "--key", tmp_path / "loose"], "may be used by others than its owner (mode 0640"),
+        (["sign", whole, "--key", tmp_path / "loose"], "can be used by others than its owner (mode 0640"),
         (["sign", damaged, "--key", key], "changed or damaged"),
         (["keygen", key], "never overwritten"),
         (["trust", key, "--keys", tmp_path / "keys"], "holds a private key"),

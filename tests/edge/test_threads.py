@@ -84,6 +84,6 @@ def test_all_threads_of_a_line_have_names_also_after_a_reload(tmp_path: Path, bu
     with running(line, address) as run:
         run.until(lambda _: named(run))
         line.write_text(line.read_text() + "streams = 1\nthreads = 2\n")
-        assert run.reload().in_force
+        assert run.reload().applied
         run.until(lambda _: named(run))
         run.end()

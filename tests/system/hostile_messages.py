@@ -36,11 +36,11 @@ def malformed_messages(draw: random.Random, camera: str, count: int) -> dict[Soc
 
 
 def _trigger(camera: str) -> dict[str, Any]:
-    return {"type": "trigger", "schema_version": 1, "request_id": "r", "camera": camera, "part_id": "P-1"}
+    return {"type": "trigger", "schema_version": 2, "request_id": "r", "camera": camera, "part_id": "P-1"}
 
 
 def _ack(consumer: str, journal_id: str) -> dict[str, Any]:
-    return {"type": "ack", "schema_version": 1, "name": consumer, "journal_id": journal_id, "seq": 0}
+    return {"type": "ack", "schema_version": 2, "name": consumer, "journal_id": journal_id, "seq": 0}
 
 
 def _json(value: object) -> bytes:
@@ -57,7 +57,7 @@ def _no_subscription(draw: random.Random) -> Parts:
 
 def _no_request(draw: random.Random, valid: Mapping[str, Any]) -> Parts:
     """Break a valid request in one of nine ways."""
-    whole, version = _json(valid), b'"schema_version":1'
+    whole, version = _json(valid), b'"schema_version":2'
     match draw.randrange(9):
         case 0:  # noise
             return [_noise(draw)]

@@ -59,7 +59,7 @@ class Sender:
 
     def _journal_id(self) -> str:
         journal = self._sockets["journal"]
-        journal.send_json({"type": "follow", "schema_version": 1, "name": CONSUMER, "client": "one", "window": 1})
+        journal.send_json({"type": "follow", "schema_version": 2, "name": CONSUMER, "client": "one", "window": 1})
         if not journal.poll(FOLLOWED_WITHIN_MS):
             raise BenchError("the line does not answer a consumer")
         following = msgspec.json.decode(journal.recv_multipart()[0])

@@ -32,7 +32,7 @@ def verdict(number: int, camera: str = "left", boot: str = "boot1", **changed: A
     return VerdictEvent(
         boot_id=boot, seq=0, camera=camera, last_frame_id=last, frame_number=number, times=times, score_threshold=0,
         evidence_threshold=0, precision="f32", bundle=BundleName(name="darkness", version="1", digest="0" * 64),
-        latency_ms=1, acting=True, **given,
+        latency_ms=1, acting=True, previous_seq=0, **given,
     )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def crashed(number: int, boot: str, frame_id: int, **changed: Any) -> VerdictEve
 def alarm() -> AlarmEvent:
     return AlarmEvent(
         boot_id="boot1", seq=0, at_ns=1, line="line", camera="left", alarm="silent", detail="", active=True,
-        began_at_ns=1, acting=True,
+        began_at_ns=1, acting=True, previous_seq=0,
     )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def unrecorded(events: int, of_boot: str = "boot1", first_seq: int | None = None
     known: dict[str, Any] = {} if first_seq is None else {"first_seq": first_seq, "last_seq": first_seq + events - 1}
     return JournalEvent(
         boot_id="boot3" if first_seq is None else "boot1", seq=0, at_ns=1, line="line", detail="", events=events,
-        what="unrecorded" if first_seq is None else "recording", of_boot=of_boot, **known,
+        kind="unrecorded" if first_seq is None else "recording", of_boot=of_boot, previous_seq=0, **known,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bench import processes
 from bench.processes import TreeSample, sample_tree, tree
 from edge.bundle import Bundle
-from edge.wire.events import Account, BundleName, Event, StatusEvent, VerdictEvent
+from edge.wire.events import Account, BundleName, Counts, Event, Handshake, StatusEvent, VerdictEvent
 from tests.bench import made_results as made
 from tests.system.slope import BLOCKS, LEAST_PER_BLOCK, T_95, slope
 from tests.system.soak import TARGET_BYTES_PER_FRAME, Samples, SoakRun, Tally, faults, measure_soak, soak, to_facts
@@ -132,6 +132,7 @@ def stopped(last_seq: int, **account: Any) -> StatusEvent:
     return StatusEvent(
         boot_id="a", at_ns=0, line="line", state="STOPPED", last_seq=last_seq, ledger={"cam0": Account(**account)},
         bundle=BundleName(name="b", version="1", digest="0" * 64), engine="openvino", precision="f32", acting=True,
+        cameras={}, pid=1, handshake=Handshake(state="NOT_READY", reason="stopping", heartbeat=1), counts=Counts(),
     )  # fmt: skip
 
 

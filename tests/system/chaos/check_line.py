@@ -135,9 +135,9 @@ def _told_as_not_held(expected: Expected) -> dict[str, _NotHeld]:
     heads = [head_of(stored.header) for records in expected.journals.values() for stored in records]
     told_by: dict[str, str] = {}
     for head in heads:
-        if head.what == "recording" and head.first_seq is not None and head.last_seq is not None:
+        if head.kind == "recording" and head.first_seq is not None and head.last_seq is not None:
             reported[head.of_boot or head.boot_id].numbers |= set(range(head.first_seq, head.last_seq + 1))
-        elif head.what == "unrecorded" and head.of_boot is not None:
+        elif head.kind == "unrecorded" and head.of_boot is not None:
             reported[head.of_boot].frames += head.events or 0
             told_by[head.of_boot] = head.boot_id
     crashed = {

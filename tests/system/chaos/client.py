@@ -15,7 +15,7 @@ from edge.delivery.client.follower import Follower
 from edge.delivery.client.gap_detector import Gap
 from edge.delivery.client.subscriber import Subscriber
 from edge.errors import EventsLostError
-from edge.wire.events import Counts, Message, StatusEvent, header_of
+from edge.wire.events import Message, StatusEvent, header_of
 from tests.system.chaos.records import Began, Got, Missed, Record, StatusReceived
 
 SLOW_EVERY, SLOW_S = 20, 0.16
@@ -72,7 +72,7 @@ def listen(role: Role, record: Record) -> None:
             match received:
                 case Gap():
                     record.add(Missed(at_ns=time.time_ns(), **dataclasses.asdict(received)))
-                case Message(event=StatusEvent(counts=Counts() as counts) as event):
+                case Message(event=StatusEvent(counts=counts) as event):
                     record.add(StatusReceived(at_ns=time.time_ns(), boot_id=event.boot_id, counts=counts))
                 case Message(event=event) if not isinstance(event, StatusEvent):
                     record.add(Got(at_ns=time.time_ns(), header=msgspec.Raw(header_of(event))))

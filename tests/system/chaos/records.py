@@ -29,7 +29,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     frame_number: int = 0
     frames: int = 1
     times: dict[str, int | None] = {}
-    what: str | None = None
+    kind: str | None = None
     of_boot: str | None = None
     events: int | None = None
     first_seq: int | None = None
