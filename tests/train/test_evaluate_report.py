@@ -36,9 +36,7 @@ def test_a_part_selects_the_groups_that_the_bundle_names(
     assert f"{trained.path} was trained on the groups of 2 of the 6 pictures: leave them out" in warning
     assert reported(*arguments, "--pattern", "^(.)", "--part", "test") == test
     monkeypatch.chdir(data)
-    assert (
-        reported(trained.path, "--data", ".")["subject"]["part"] == "test"
-    )  # the name of the working folder is resolved
+    assert reported(trained.path, "--data", ".")["subject"]["part"] == "test"  # the folder's name is resolved
     other = with_training_groups(tmp_path / "other", bundle, "other", train=["a"], val=["c"], test=["b"])
     done = run(other.path, "--data", data, "--json")  # trained on a folder of another name: no test groups, no warning
     assert (done.stderr, json.loads(done.stdout)["evaluations"][0]["subject"]["part"]) == ("", "all")

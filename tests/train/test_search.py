@@ -186,10 +186,8 @@ def test_ctrl_c_fails_the_trial_and_the_same_command_continues(
     assert (out / "trials" / "0000" / "metrics.csv").stat().st_mtime_ns == written
     assert not (out / "cache").exists()
     others, drawn_trials = searched[1].trials, report.trials
-    assert (drawn_trials[0].lr, drawn_trials[0].batch) == (
-        others[0].lr,
-        others[0].batch,
-    )  # values depend on seed and number
+    # The values of a trial depend only on the seed and its number.
+    assert (drawn_trials[0].lr, drawn_trials[0].batch) == (others[0].lr, others[0].batch)
     assert drawn_trials[1].lr != drawn_trials[2].lr
     assert report.best is not None
     assert report.best.value == max(row["val_ap"] for row in read_metrics(Path(report.best.run) / "metrics.csv"))

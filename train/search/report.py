@@ -141,9 +141,8 @@ def _draw(file: Path, study: Study, objective: str) -> None:
 
     # Optuna sets its own style. The agg backend opens no window.
     with mpl.rc_context({"backend": "agg"}), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Attempting to set identical", UserWarning
-        )  # if all trials have the same value
+        # Matplotlib warns if all trials have the same value.
+        warnings.filterwarnings("ignore", "Attempting to set identical", UserWarning)
         axes = plot_parallel_coordinate(study, params=["lr", "batch"], target_name=objective.replace("_", " "))
         axes.set_title(f"{study.study_name}: completed trials")
         figure = axes.get_figure(root=True)

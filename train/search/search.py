@@ -45,9 +45,8 @@ def search(overrides: Sequence[str], report_line: Callable[[str], None] = logger
         Interrupted: Ctrl-C; the same command continues.
     """
     options, training = parse(overrides)
-    training = with_recipe(
-        training, "finetune"
-    )  # the default recipe does not train the whole network, and has no batch size
+    # The default recipe does not train the whole network, and has no batch size.
+    training = with_recipe(training, "finetune")
     config = compose(training)
     if not any(item.startswith("out=") for item in training):
         config = msgspec.structs.replace(config, out=f"searches/{config.model.name}")

@@ -4,15 +4,17 @@ import sys
 from argparse import Namespace
 
 from edge.bundle import Bundle
-from tests.system.cameras.measure import Plan, measure_cameras
-from tests.system.command import Result, parser, run, say
+from tests.system.cameras.measure import Plan, faults, measure_cameras
+from tests.system.command import Result, parser, report_line, run
 
 
 def _measure(_: Namespace, bundle: Bundle) -> Result:
-    cameras = measure_cameras(bundle, Plan(), say)
+    cameras = measure_cameras(bundle, Plan(), report_line)
     facts = {f"{rate.load}, {rate.way}": rate.fact for rate in cameras.rates}
     facts |= {f"{times.load}, {times.fault}": times.fact for times in cameras.faults}
-    return Result(cameras, facts | {f"left out: {name}": reason for name, reason in cameras.left_out.items()}, [])
+    facts |= {f"left out: {name}": reason for name, reason in cameras.left_out.items()}
+    facts |= {f"failed: {name}": reason for name, reason in cameras.failed.items()}
+    return Result(cameras, facts, faults(cameras))
 
 
 def main() -> None:

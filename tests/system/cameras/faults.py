@@ -97,7 +97,7 @@ def scenarios(pattern: Load, gige: Load) -> tuple[Scenario, ...]:
 
 
 def measure_faults(
-    scenario: Scenario, bundle: Bundle, *, repeats: int, gone_s: Sequence[float], say: Callable[[str], None]
+    scenario: Scenario, bundle: Bundle, *, repeats: int, gone_s: Sequence[float], report_line: Callable[[str], None]
 ) -> list[FaultTimes]:
     """Inject the faults in turn, several times, on one running service.
 
@@ -117,7 +117,7 @@ def measure_faults(
                 for fault in scenario.faults:
                     camera = _Camera(line, device, gone_s[number % len(gone_s)], number / repeats)
                     samples[fault].append(sample := camera.inject(fault))
-                    say(f"{load}, {fault}: {sample}")
+                    report_line(f"{load}, {fault}: {sample}")
             line.stop()
     return [
         FaultTimes(
@@ -177,7 +177,7 @@ class _Camera:
         else:
             self.device.kill()
             alarm = self._await_alarm(injected_ns)
-            self.line.listen_for(self.gone_s)
+            self.line.receive_for(self.gone_s)
             self.device.start()
         return alarm
 
@@ -201,7 +201,7 @@ class _Camera:
             START_WITHIN_SECONDS,
             "a camera that waits for triggers",
         )
-        self.line.listen_for(ASKED_AFTER_SECONDS + self.phase)
+        self.line.receive_for(ASKED_AFTER_SECONDS + self.phase)
 
     def _await_alarm(self, injected_ns: int) -> AlarmEvent:
         """Wait for the first alarm after this time."""

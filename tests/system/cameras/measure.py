@@ -37,32 +37,48 @@ class Cameras(msgspec.Struct, frozen=True, kw_only=True):
     rates: list[Rate]
     faults: list[FaultTimes]
     left_out: dict[str, str]
+    """Measurements that need a library that is not installed, with the reason."""
+    failed: dict[str, str] = {}
     """Measurements that failed, with the reason."""
 
 
-def measure_cameras(bundle: Bundle, plan: Plan, say: Callable[[str], None]) -> Cameras:
-    """Run all measurements in turn. A measurement that fails is left out, with the reason.
+def measure_cameras(bundle: Bundle, plan: Plan, report_line: Callable[[str], None]) -> Cameras:
+    """Run all measurements in turn, also after one that failed.
 
     Raises:
         BundleError, EngineError: the bundle cannot be used on this machine.
     """
-    results = Cameras(bundle=bundle.path.name, commit=commit(), plan=plan, rates=[], faults=[], left_out={})
+    left_out: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    results = Cameras(
+        bundle=bundle.path.name, commit=commit(), plan=plan, rates=[], faults=[], left_out=left_out, failed=failed
+    )
 
     @contextlib.contextmanager
     def if_possible(load: Load, name: str) -> Iterator[None]:
         try:
             yield
-        except (BenchError, CameraError, MissingExtraError) as error:
-            results.left_out[f"{load}, {name}"] = str(error)
-            say(f"left out: {load}, {name}: {error}")
+        except MissingExtraError as error:
+            left_out[f"{load}, {name}"] = str(error)
+            report_line(f"left out: {load}, {name}: {error}")
+        except (BenchError, CameraError) as error:
+            failed[f"{load}, {name}"] = str(error)
+            report_line(f"failed: {load}, {name}: {error}")
 
     for load in plan.to_event:
         with if_possible(load, "to event"):
-            results.rates.append(measure_rate(load, "to event", bundle, plan.tries, say))
+            results.rates.append(measure_rate(load, "to event", bundle, plan.tries, report_line))
     for load in plan.camera_path:
         with if_possible(load, "camera path"):
-            results.rates.append(measure_rate(load, "camera path", bundle, plan.tries, say))
+            results.rates.append(measure_rate(load, "camera path", bundle, plan.tries, report_line))
     for scenario in plan.scenarios:
         with if_possible(scenario.load, ", ".join(scenario.faults)):
-            results.faults.extend(measure_faults(scenario, bundle, repeats=plan.repeats, gone_s=plan.gone_s, say=say))
+            results.faults.extend(
+                measure_faults(scenario, bundle, repeats=plan.repeats, gone_s=plan.gone_s, report_line=report_line)
+            )
     return results
+
+
+def faults(results: Cameras) -> list[str]:
+    """Return what must not be, one sentence each."""
+    return [f"{name}: {reason}" for name, reason in results.failed.items()]

@@ -35,7 +35,7 @@ FIRST_MEGAPIXELS_PER_S: dict[str, dict[str, float]] = {
     "to event": {"genicam": 20.0, "pattern": 12.0},
     "camera path": {"genicam": 400.0, "pattern": 1500.0},
 }
-"""Start of the search, all cameras together: near the result of two cores (bench/results/cameras.json)."""
+"""Start of the search, all cameras together: near the result of two cores (tests/system/results/cameras.json)."""
 
 Way = Literal["to event", "camera path"]
 
@@ -100,7 +100,7 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.rate_fps:g} frames/s each, p99 {self.latency_p99_ms:.1f} ms, CPU ms per frame: {cpu}{limit}"
 
 
-def measure_rate(load: Load, way: Way, bundle: Bundle, tries: Tries, say: Callable[[str], None]) -> Rate:
+def measure_rate(load: Load, way: Way, bundle: Bundle, tries: Tries, report_line: Callable[[str], None]) -> Rate:
     """Find the highest rate, and hold it.
 
     Args:
@@ -120,7 +120,7 @@ def measure_rate(load: Load, way: Way, bundle: Bundle, tries: Tries, say: Callab
             return _through_camera_path(keys, rate_fps, seconds)
 
         held, tried = find_highest(
-            attempt, first_fps, HIGHEST_FPS[load.kind], tries, lambda line: say(f"{load}, {way}: {line}")
+            attempt, first_fps, HIGHEST_FPS[load.kind], tries, lambda line: report_line(f"{load}, {way}: {line}")
         )
     rate_fps = held[0].rate_fps if held else None
     p99_ms = [trial.latency_p99_ms for trial in held if trial.latency_p99_ms is not None]
@@ -152,9 +152,9 @@ def _through_service(cameras: list[Keys], bundle: Bundle, rate_fps: float, secon
         trial = run_trial(
             receive, len(cameras), rate_fps, seconds, lambda: {"service": [line.pid], "cameras": line.camera_pids()}
         )
-        if line.not_heard:
-            lost = trial.lost | {"not heard": line.not_heard}
-            trial = msgspec.structs.replace(trial, lost=lost, not_kept_up=f"events not heard: {line.not_heard}")
+        if line.not_received:
+            lost = trial.lost | {"not heard": line.not_received}
+            trial = msgspec.structs.replace(trial, lost=lost, not_kept_up=f"events not heard: {line.not_received}")
         line.stop()
     return trial
 

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 
 from bench.end_to_end.highest import LEAST_FRAMES
+from bench.end_to_end.kept_up import latency_growth_ms, why_not_kept_up
 from bench.end_to_end.line import SETTLE_FRAMES, SETTLE_SECONDS
-from bench.end_to_end.window import MOST_GROWTH, NEAR_ENOUGH
 from bench.processes import cpu_s
 from edge.errors import BenchError
 
@@ -138,17 +138,8 @@ def trial_of(
     fewest = min(count.values()) if len(count) == cameras else 0
     in_order = sorted(seen, key=lambda one: one.captured_ns)
     latencies = np.array([one.heard_ns - one.captured_ns for one in in_order]) / 1e6
-    quarter = len(latencies) // 4
-    growth_ms = float(np.median(latencies[-quarter:]) - np.median(latencies[:quarter])) if quarter else None
-    # Three quarters of the time pass between the middles of the first and the last quarter.
-    growth_allowed_ms = MOST_GROWTH * 0.75 * seconds * 1e3 + 0.25 * 1e3 / rate_fps
-    not_kept_up = None
-    if lost:
-        not_kept_up = "lost: " + ", ".join(f"{reason} {count}" for reason, count in lost.items())
-    elif fewest + 1 < NEAR_ENOUGH * rate_fps * seconds:  # one more or less depends on the window's ends
-        not_kept_up = f"cameras came at {fewest / seconds:.1f}/s"
-    elif growth_ms is None or growth_ms > growth_allowed_ms:
-        not_kept_up = f"frames came later and later, by {growth_ms or 0:.0f} ms"
+    growth_ms = latency_growth_ms(latencies.tolist())
+    not_kept_up = why_not_kept_up(rate_fps=rate_fps, seconds=seconds, fewest=fewest, lost=lost, growth_ms=growth_ms)
     return Trial(
         rate_fps=rate_fps,
         seconds=seconds,
