@@ -56,7 +56,7 @@ def study_chapter(picture_sets: Sequence[PictureSet]) -> list[Section]:
     sections = [
         Section(
             "study-trainings",
-            "Trainings, beside its Tables 3.2 and 3.3",
+            "Trainings, with the study's Tables 3.2 and 3.3",
             "Our trainings; below each, the best trials of the same model in the study.",
             [Block(pictures.data, tables=[study_tables.trials(pictures)]) for pictures in picture_sets],
         ),

@@ -57,7 +57,7 @@ def trials(pictures: PictureSet) -> Table:
     )
     mismatches = (describe_mismatch(pictures.rows_with(truth), truth) for truth in pictures.truths)
     warning = next(filter(None, mismatches), "")
-    return Table("Beside the study's Tables 3.2 and 3.3", columns, tuple(lines), notes, warning)
+    return Table("Trainings, with the study's Tables 3.2 and 3.3", columns, tuple(lines), notes, warning)
 
 
 def maps(pictures: PictureSet, truth: str) -> Table:
