@@ -76,22 +76,22 @@ def test_a_wrong_model_or_folder_is_refused_in_one_sentence(tmp_path: Path, bund
 
 
 def test_rates_of_ten_groups_or_more_have_intervals(tmp_path: Path, bundle: Bundle) -> None:
-    asked = (bundle.path, "--data", many_groups(tmp_path / "data"))
-    evaluation = reported(*asked)
+    arguments = (bundle.path, "--data", many_groups(tmp_path / "data"))
+    evaluation = reported(*arguments)
     (found,) = evaluation["truths"]
     low, high = found["intervals"]["frame.escape_rate"]
     assert 0 <= low < found["figures"]["frame"]["escape_rate"] == 2 / 8 < high <= 0.7
     assert found["intervals"].keys() >= {"tile.average_precision", "study.f1", "line.recall"}
     assert "frame.false_reject_rate" not in found["intervals"], "none of four good frames is rejected in any resample"
-    assert f"0.2500  [{low:.4f}, {high:.4f}]" in run(*asked).stdout
+    assert f"0.2500  [{low:.4f}, {high:.4f}]" in run(*arguments).stdout
     assert evaluation["rests_on"] == "all frames of data (12 groups, 12 frames)"
     assert evaluation["warnings"] == []
 
 
 def test_every_frame_is_stored_with_its_name_and_the_lines_answer(tmp_path: Path, bundle: Bundle) -> None:
     """The figures count the same frames."""
-    asked = EvaluationOptions(grouped(tmp_path / "data"))
-    evaluation = evaluate_model(bundle.path, asked)
+    options = EvaluationOptions(grouped(tmp_path / "data"))
+    evaluation = evaluate_model(bundle.path, options)
     frames, threshold = evaluation.frames, evaluation.calibration.score_threshold
     assert [frame.image for frame in frames] == [f"images/{stem}.png" for stem in ("a1", "a2", "b1", "b2", "c1", "c2")]
     assert [frame.group for frame in frames] == ["a", "a", "b", "b", "c", "c"]
