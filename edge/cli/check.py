@@ -192,7 +192,7 @@ def _camera(each: OpenCamera, setup: Setup) -> dict[str, Any]:
         why = "none came" if checked is None else checked.detail
         raise CameraError(f"camera {camera.name}: its first frame cannot be inspected: {why}")
     height, width = checked.image.shape[:2]
-    area = settings.area
+    area = settings.region_of_interest
     tiles = len(inspector.stitcher((height, width), area).grid)
     implausible = None
     try:

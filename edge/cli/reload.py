@@ -11,7 +11,7 @@ from edge.cli.formatting import describe_in_force
 from edge.cli.options import reply_timeout_option
 from edge.cli.output import visible
 from edge.cli.target import KeyFiles, endpoint_of, key_options
-from edge.delivery.client.handshake_probe import require_let_in, why_not_let_in
+from edge.delivery.client.handshake_probe import describe_refusal, require_authorized
 from edge.delivery.client.subscriber import Subscriber
 from edge.errors import AccessError, CommandRefusedError, ConfigError, DeliveryError
 from edge.wire.events import ChangeEvent, Message, StatusEvent
@@ -49,18 +49,18 @@ def reload(line: str, pid: int | None, timeout_s: float, key_files: KeyFiles) ->
     ) as events:
         heard = _first_status(events, min(timeout_s, HEARD_WITHIN_SECONDS))
         if heard is None and pid is None:
-            require_let_in(address, keys, zmq.SUB)
+            require_authorized(address, keys, zmq.SUB)
         pid = _whose(heard, pid, address)
         _tell(pid)
         if heard is None:
-            if (refused := why_not_let_in(address, keys, zmq.SUB)) is not None:
+            if (refused := describe_refusal(address, keys, zmq.SUB)) is not None:
                 raise AccessError(f"process {pid} was told to reload, and what became of it is not known, as {refused}")
             raise DeliveryError(
                 f"process {pid} was told to reload, and what became of it is not known, as nothing was heard from "
                 f"{address}; if its events.bind was changed, restart the line; its log says more"
             )
         change = _outcome(events, heard, timeout_s)
-    if not change.in_force:
+    if not change.applied:
         raise CommandRefusedError(None, change.detail or "the line's log says why")
     click.echo(visible(f"{change.line}: in force is {describe_in_force(change.product, change.bundle)}"))
 
@@ -73,10 +73,6 @@ def _whose(heard: StatusEvent | None, pid: int | None, address: str) -> int:
                 f"nothing was heard from {address}, and nothing was told to reload; is the line running?"
             )
         return pid
-    if heard.handshake is None:
-        raise DeliveryError(
-            f"line {heard.line} runs an older heatline, which would end when told to reload; restart it instead"
-        )
     if pid not in (None, heard.pid):
         raise DeliveryError(f"process {pid} is not line {heard.line}'s, which is {heard.pid}; leave out --pid")
     return heard.pid

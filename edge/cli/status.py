@@ -17,7 +17,7 @@ from edge.cli.formatting import (
 from edge.cli.options import FiniteRange
 from edge.cli.output import json_option, print_report
 from edge.cli.target import KeyFiles, endpoint_of, key_options, name_of
-from edge.delivery.client.handshake_probe import require_let_in
+from edge.delivery.client.handshake_probe import require_authorized
 from edge.delivery.client.subscriber import next_status
 from edge.delivery.security.curve import ClientKeys
 from edge.errors import ConfigError
@@ -74,15 +74,13 @@ def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> N
 def _ask(address: str, timeout_s: float, keys: ClientKeys | None) -> Found:
     event = next_status(address, timeout_s, keys)
     if event is None:
-        require_let_in(address, keys, zmq.SUB)
+        require_authorized(address, keys, zmq.SUB)
         return _not_ready(
             "unreachable",
             f"nothing came from {address} within {timeout_s:g} s; is the line running, is this its events.bind, and "
             "may this user connect to it?",
             address,
         )
-    if event.handshake is None:
-        return _not_ready("unknown", "the line runs an older heatline that tells no state; update it", address, event)
     return Found(**msgspec.structs.asdict(event.handshake), address=address, status=event)
 
 

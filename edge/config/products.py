@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from edge.cameras.settings import CameraSettings, Name, Polygon, check_area
+from edge.cameras.settings import CameraSettings, Name, Polygon, check_polygons
 from edge.errors import ConfigError
 
 Logit = Annotated[float, Meta(ge=-1e9, le=1e9)]
@@ -99,7 +99,7 @@ def _check_product(product: ProductConfig, cameras: Mapping[str, CameraSettings]
             if key not in camera.__struct_fields__:
                 kind = type(camera).__struct_config__.tag
                 raise ConfigError(f"{where} sets {key} of camera {own.name}, and cameras of kind {kind!r} have none")
-        check_area(msgspec.structs.replace(camera, **own.told()), f"{where}, ")
+        check_polygons(msgspec.structs.replace(camera, **own.told()), f"{where}, ")
 
 
 def _check_settings_that_stay(camera: CameraSettings, products: Sequence[ProductConfig]) -> None:

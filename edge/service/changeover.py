@@ -162,10 +162,10 @@ class Changeover:
         wanted = config.of_product(product)
         require_known(before.config, wanted)
         prepared = prepare(wanted, like=before)
-        told = Change(change=change, in_force=True, at_ns=time.time_ns())
+        told = Change(change=change, applied=True, at_ns=time.time_ns())
 
         def put_in_force() -> None:
-            self._line.pipeline.put_in_force(prepared.setup)
+            self._line.pipeline.activate(prepared.setup)
             self._config, self._in_force, self.last = config, prepared, told
             self._over()
 
@@ -180,7 +180,7 @@ class Changeover:
 
     def _refuse(self, change: Literal["reload", "select"], detail: str) -> None:
         logger.error("%s refused, and what was in force still is: %s", change, detail)
-        self.last = Change(change=change, in_force=False, detail=detail, at_ns=time.time_ns())
+        self.last = Change(change=change, applied=False, detail=detail, at_ns=time.time_ns())
         self._over()
         self._line.events.refusal(self.last)
 

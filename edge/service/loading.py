@@ -73,7 +73,7 @@ def prepare(
         # To write a compiled graph out holds up all threads: a line that inspects cannot have that.
         verified, engine = _open(bundle, engine, config.engine, say, cache_folder() if like is None else None)
         uses = EngineUses(unused=lambda: _retire(verified))
-    areas = {camera.name: camera.area for camera in config.cameras}
+    areas = {camera.name: camera.region_of_interest for camera in config.cameras}
     checked = config.thresholds.check_plausibility in (None, True)
     inspector = Inspector(
         bundle.manifest,

@@ -108,9 +108,9 @@ class Condition:
         if self.unjournalled is not None:
             yield Reason("DEGRADED", "unjournalled", self.unjournalled)
         if self.unrecorded is not None:
-            yield Reason("DEGRADED", "unrecorded", self.unrecorded)
+            yield Reason("DEGRADED", "in_flight_not_logged", self.unrecorded)
         if self.unremembered is not None:
-            yield Reason("DEGRADED", "unremembered", self.unremembered)
+            yield Reason("DEGRADED", "product_not_stored", self.unremembered)
 
     def _opening(self) -> list[str]:
         """Cameras that are being opened. While a change is made ready, that is no fault of theirs."""

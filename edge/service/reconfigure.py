@@ -66,7 +66,7 @@ def _want(
             said.put(None if error is None else f"camera {name}: {error}")
             go_on.wait(HELD_AT_MOST_SECONDS)
 
-        cameras[settings.name].change(settings, opened, keep_frames=keep_frames)
+        cameras[settings.name].reconfigure(settings, opened, keep_frames=keep_frames)
     return said
 
 

@@ -65,11 +65,11 @@ def find_unjournalled(
         journalled: per camera, how far its events are in the journal.
         since_ns: when the journal was made, UTC; None: there is none, or nobody knows.
     """
-    was_there = since_ns is not None and since_ns < run.noted_at_ns
+    was_there = since_ns is not None and since_ns < run.written_at_ns
     cameras: list[str] = []
     frames: int | None = 0
     boot_id = ""
-    for camera, told in run.told.items():
+    for camera, told in run.reported.items():
         kept = journalled.get(camera)
         if not told.frame_number or (kept is None and not was_there):
             continue
@@ -106,7 +106,7 @@ def recover(
             logger.error("camera %s is gone, with %d frames that were in flight", utf8_safe(stamp.camera), stamp.frames)
             continue
         number = ledger.captured(stamp.camera, stamp.frames)
-        emit(Outcome(stamp.numbered(number), unjudged=_CRASHED))
+        emit(Outcome(stamp.with_number(number), unjudged=_CRASHED))
         ledger.dropped(stamp.camera, _CRASHED.reason, stamp.frames)
     if run.in_flight:
         until_sent()

@@ -101,6 +101,6 @@ class StatusMonitor:
             words.append(f"product {product}")
         if why := [reason for reason in found if reason.word not in ("starting", "stopping")]:
             words.append(in_words(why))
-        if last_change is not None and not last_change.in_force:
+        if last_change is not None and not last_change.applied:
             words.append(f"the last {last_change.change} was refused: {last_change.detail}")
         return ", ".join(words)

@@ -1,10 +1,10 @@
-"""Classifiers that explain themselves, and the weights they start from. Importing it imports torch and timm."""
+"""Classifiers with explanation maps, and their pretrained weights. Importing the package imports torch and timm."""
 
 import sys
 
 if "wandb" not in sys.modules:
-    # timm imports wandb for its own scripts, if it is installed. That takes a second, and leaves folders among the
-    # temporary files where a command ends at once. `train.loggers` imports it for the runs that log to it.
+    # timm imports wandb for scripts of its own, which takes a second and leaves temporary folders if the process ends
+    # at once. `train.loggers` imports wandb for runs that log to it.
     sys.modules["wandb"] = None  # type: ignore[assignment]
     try:
         import timm  # noqa: F401
