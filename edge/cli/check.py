@@ -22,7 +22,7 @@ from edge.inspection.frame_rule import FrameRule
 from edge.inspection.setup import Setup
 from edge.service.events import bundle_name
 from edge.service.line import OpenCamera, check_address, open_cameras
-from edge.service.loading import Prepared, prepare
+from edge.service.loading import PreparedSetup, prepare
 from edge.service.systemd import state_folder
 from edge.util.text import format_count, utf8_safe
 
@@ -135,12 +135,12 @@ def _describe_journal(config: JournalConfig) -> str:
     return kept if config.bind is None else f"{kept}, had at {config.bind}"
 
 
-def _others(config: LineConfig, first: Prepared) -> dict[str, Any]:
+def _others(config: LineConfig, first: PreparedSetup) -> dict[str, Any]:
     """What the products are inspected by that are not in force at first, all verified as well."""
     found = {}
     for name in [product.name for product in config.products if product.name != config.product]:
         try:
-            setup = prepare(config.of_product(name), like=first).setup
+            setup = prepare(config.of_product(name), active=first).setup
         except HeatlineError as error:
             raise type(error)(f"product {name}: {error}") from error
         found[name] = {

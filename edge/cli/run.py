@@ -6,7 +6,7 @@ import click
 
 from edge.cli.output import leave_at_once
 from edge.config import load_config
-from edge.service.lifecycle import Service, obeying_signals
+from edge.service.lifecycle import Service, signal_handlers
 
 
 @click.command(epilog="Example: heatline run /etc/heatline/line1.toml")
@@ -18,7 +18,7 @@ def run(line: Path) -> None:
     SIGHUP has it read LINE again: what cannot be put in force is refused, and all stays as it was.
     """
     service = Service(line, load_config(line))
-    with obeying_signals(service):
+    with signal_handlers(service):
         service.run()
-        if service.leaves_work_behind:
+        if service.leaves_change_running:
             leave_at_once(0)

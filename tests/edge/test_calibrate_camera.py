@@ -15,7 +15,7 @@ from edge.bundle.plausibility import Appearance, Vitals, know_product
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
-from edge.service.loading import describe_plausibility, prepare
+from edge.service.loading import describe_plausibility_change, prepare
 from tests.command import complaint, heatline
 from tests.edge.lines import write_pictures
 from tests.edge.test_plausibility import CHANNELS, frames
@@ -107,10 +107,13 @@ def test_a_change_says_if_a_camera_is_held_to_bounds_of_its_own_from_now_on(line
     before = prepare(load_config(line))
     line.write_text(LINE.format(bundle="own", area=AREA))
     own = prepare(load_config(line))
-    said = "; of camera dim, frames are held to bounds of their own from now on"
-    assert describe_plausibility(before, own) == said
-    assert describe_plausibility(own, before) == "; of camera dim, frames are not held to bounds of their own any more"
-    assert describe_plausibility(own, own) == ""
+    said = "; frames of camera dim must keep that camera's own bounds from now on"
+    assert describe_plausibility_change(before, own) == said
+    assert (
+        describe_plausibility_change(own, before)
+        == "; frames of camera dim need not keep that camera's own bounds any more"
+    )
+    assert describe_plausibility_change(own, own) == ""
 
 
 def test_thresholds_that_are_set_again_leave_it_as_it_is(line: Path) -> None:

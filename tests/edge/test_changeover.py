@@ -121,7 +121,7 @@ def test_while_a_product_is_made_ready_the_line_is_busy_and_inspects_on_as_befor
     with line.running() as run, ThreadPoolExecutor(1) as aside:
         until_inspected_as(run, "a")
         selected = aside.submit(select)
-        assert run.until_handshake("BUSY", "changing").detail == "product b is being made ready"
+        assert run.until_handshake("BUSY", "changing").detail == "product b is being prepared"
         during = run.next_verdict()
         assert during.product == "a"
         assert during.verdict != "NO_VERDICT"
@@ -271,5 +271,5 @@ def test_a_setting_of_a_camera_that_could_not_be_set_back_needs_a_restart(gige: 
         after = run.until_inspected().chunks
         run.end()
     assert not refused.in_force
-    assert refused.detail == ("exposure_us of camera top was not set and is now; restart the line to put that in force")
+    assert refused.detail == ("exposure_us of camera top was not set and is set now; restart the line to activate this")
     assert after == before

@@ -141,7 +141,7 @@ def test_a_value_that_makes_no_sense_is_refused_with_its_place(tmp_path: Path, p
 @pytest.mark.parametrize(
     ("table", "key", "words"),
     [
-        ("engine", "kind = 'onnxruntime'\nprecision = 'bf16'", "onnxruntime computes in f32 alone; set engine.kind"),
+        ("engine", "kind = 'onnxruntime'\nprecision = 'bf16'", "onnxruntime computes only in f32; set engine.kind"),
         # Addresses that nobody could subscribe to.
         ("events", "bind = 'tcp://127.0.0.1:http'", "expected tcp://HOST:PORT"),
         ("events", "bind = 'tcp://127.0.0.1:0'", "expected tcp://HOST:PORT"),  # any that is free

@@ -31,7 +31,7 @@ from tests.small_bundle import dark_square, white_frame
 
 UNJUDGED = Outcome(Stamp("top", 4, "x.png"), unjudged=Unjudged("dropped", "overload", "newer frames came"))
 REFUSED = Change(change="reload", in_force=False, detail="it is no TOML", at_ns=1_790_000_000_000_000_000)
-STARTING = Handshake(state="NOT_READY", reason="starting", detail="it is starting", heartbeat=0)
+STARTING = Handshake(state="NOT_READY", reason="starting", detail="the line is starting", heartbeat=0)
 DEATH = CameraAlarm("top", "silent", "no frame came for 0.5 s", True, 1_790_000_000_000_000_000)
 
 
@@ -96,12 +96,12 @@ def test_events_name_the_boot_and_the_product_and_have_no_number_yet(setup: Setu
     events = emitted(
         setup,
         address,
-        lambda emitter: emitter.outcome(replace(UNJUDGED, setup=setup)),
-        lambda emitter: emitter.alarm(DEATH),
-        lambda emitter: emitter.refusal(REFUSED),
-        lambda emitter: emitter.outcome(outcome(setup, dark=True)),
+        lambda emitter: emitter.emit_outcome(replace(UNJUDGED, setup=setup)),
+        lambda emitter: emitter.emit_alarm(DEATH),
+        lambda emitter: emitter.emit_refusal(REFUSED),
+        lambda emitter: emitter.emit_outcome(outcome(setup, dark=True)),
         lambda emitter: counted.append(emitter.events),
-        lambda emitter: emitter.status("STOPPED", ledger, {}, STARTING, lambda: REFUSED, refused),
+        lambda emitter: emitter.emit_status("STOPPED", ledger, {}, STARTING, lambda: REFUSED, refused),
         lambda emitter: counted.append(emitter.events),
     )
     *others, status = events
@@ -127,12 +127,12 @@ def test_a_frame_is_noted_as_told_once_its_event_is_sent_and_an_exchange_is_told
     publisher.start()
     emitter = EventEmitter("line1", "boot", publisher, Heartbeat(), in_flight, setup)
     assert [each.number for each in previous_run(tmp_path / FILE_NAME).in_flight] == [1]
-    emitter.outcome(replace(UNJUDGED, stamp=stamp, setup=setup))
+    emitter.emit_outcome(replace(UNJUDGED, stamp=stamp, setup=setup))
     other = replace(setup, product="pcb-b")
-    emitter.exchange(
+    emitter.emit_activation(
         Change(change="select", in_force=True, at_ns=REFUSED.at_ns), other, lambda: in_force.append(emitter.events)
     )
-    emitter.alarm(DEATH)
+    emitter.emit_alarm(DEATH)
     publisher.close()
     assert previous_run(tmp_path / FILE_NAME).in_flight == []
     assert in_force == [1], "put in force before it is told"
@@ -156,9 +156,9 @@ def test_the_heart_beats_when_a_verdict_or_a_probe_has_left_the_publisher_and_no
     """Else a publisher that hangs would go on feeding systemd's watchdog."""
     journal, heartbeat = HungJournal(), Heartbeat()
     with emitting(setup, address, journal, heartbeat) as emitter:
-        emitter.outcome(outcome(setup, dark=False))
-        emitter.probe()
-        emitter.outcome(replace(UNJUDGED, setup=setup))
+        emitter.emit_outcome(outcome(setup, dark=False))
+        emitter.pass_probe()
+        emitter.emit_outcome(replace(UNJUDGED, setup=setup))
         assert heartbeat.count == 0
         journal.disk.set()
     assert heartbeat.count == 2, "a frame that was not judged is no sign that inspection goes on"
@@ -170,7 +170,7 @@ def test_status_says_how_each_camera_is(setup: Setup, address: str) -> None:
         "side": CameraState(state="DEAD", reason="open", detail="it is not there", since_at_ns=2),
     }
     (status,) = emitted(
-        setup, address, lambda emitter: emitter.status("RUNNING", Ledger([]), states, STARTING, lambda: None, {})
+        setup, address, lambda emitter: emitter.emit_status("RUNNING", Ledger([]), states, STARTING, lambda: None, {})
     )
     assert {name: msgspec.structs.asdict(state) for name, state in status.cameras.items()} == {
         name: msgspec.structs.asdict(state) for name, state in states.items()
@@ -179,7 +179,7 @@ def test_status_says_how_each_camera_is(setup: Setup, address: str) -> None:
 
 @pytest.mark.parametrize("active", [True, False])
 def test_an_alarm_says_which_camera_what_and_since_when(setup: Setup, address: str, active: bool) -> None:
-    (event,) = emitted(setup, address, lambda emitter: emitter.alarm(replace(DEATH, active=active)))
+    (event,) = emitted(setup, address, lambda emitter: emitter.emit_alarm(replace(DEATH, active=active)))
     assert (event.line, event.camera, event.alarm, event.detail) == ("line1", "top", DEATH.reason, DEATH.detail)
     assert (event.active, event.began_at_ns, event.acting) == (active, DEATH.began_at_ns, True)
 

@@ -204,9 +204,9 @@ def test_a_hung_stage_stops_the_heartbeat_and_the_watchdog_is_fed_no_more(
         systemd.wait_for("WATCHDOG=1")
         run.until_handshake("READY")
         with hang.hung():
-            until_status_says(systemd, "nothing came out of the inspection")
+            until_status_says(systemd, "the inspection had no output")
             for _ in range(2):
-                assert "WATCHDOG=1" not in until_status_says(systemd, "nothing came out of the inspection")
+                assert "WATCHDOG=1" not in until_status_says(systemd, "the inspection had no output")
         systemd.wait_for("WATCHDOG=1")
         stalled = None if stage == "publish" else run.until_handshake("NOT_READY", "stalled")  # else nobody is told
         after = run.until_handshake("READY")
@@ -225,7 +225,7 @@ def test_a_dead_camera_is_no_hang(tmp_path: Path, bundle: Bundle, address: str) 
     line = write_line_with(tmp_path, bundle.path, address, {"top": dead}, 'heatmaps = "never"')
     with notify_socket(tmp_path) as systemd, running(line, address, env={**systemd.env, **WATCHDOG}) as run:
         first = run.until_handshake("NOT_READY", "no_camera")
-        until_status_says(systemd, "no camera is there")
+        until_status_says(systemd, "no camera is available")
         for _ in range(2):
             systemd.wait_for("WATCHDOG=1")
         while (last := run.until_handshake("NOT_READY", "no_camera")).heartbeat < first.heartbeat + 2:

@@ -93,7 +93,7 @@ def test_a_place_that_cannot_be_written_and_a_camera_that_is_gone_are_logged(
     noting(tmp_path / "f", {"top": 0}).announced(frame(1))
     other = Ledger(["side"])
     recover(previous_run(tmp_path / "f"), other, InFlightLog(tmp_path / "f", other, "b"), told.append)
-    assert "camera top is gone" in caplog.text
+    assert "the line no longer has camera top" in caplog.text
     assert told == []
 
 

@@ -15,7 +15,7 @@ from edge.bundle import Bundle
 from edge.config import load_config
 from edge.delivery.client.subscriber import Subscriber
 from edge.inspection.inspector import Inspector
-from edge.service.lifecycle import Service, obeying_signals
+from edge.service.lifecycle import Service, signal_handlers
 from edge.wire.events import Message, StatusEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.lines import small_frames, write_line, write_pictures
@@ -44,7 +44,7 @@ for at in range(1, 80):
             if lines == at:
                 os.kill(os.getpid(), signal.SIGTERM)
         return trace
-    with lifecycle.obeying_signals(service):
+    with lifecycle.signal_handlers(service):
         sys.settrace(trace)
         service._main_loop(Nothing(), Nothing(), Nothing())
         sys.settrace(None)
@@ -67,7 +67,7 @@ def test_a_signal_at_any_line_of_the_main_loop_ends_it() -> None:
 def test_handlers_that_were_there_are_put_back() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     service = Service(Path("line.toml"), None)  # type: ignore[arg-type]
-    with obeying_signals(service):
+    with signal_handlers(service):
         assert all(signal.getsignal(number) != handler for number, handler in before.items())
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)

@@ -20,7 +20,7 @@ from edge.bundle.plausibility import RIDGE, Appearance, ProductTiles, Vitals, kn
 from edge.config import load_config
 from edge.errors import BundleError
 from edge.frames import Frame, Stamp
-from edge.service.loading import Prepared, describe_plausibility, prepare
+from edge.service.loading import PreparedSetup, describe_plausibility_change, prepare
 from tests.command import heatline
 from tests.small_bundle import contents_of, manifest, white_frame
 
@@ -290,20 +290,20 @@ def test_a_change_says_if_frames_that_do_not_show_the_product_get_a_verdict_from
     write_bundle(tmp_path / "bundle", knowing, contents_of())
     write_bundle(tmp_path / "unknowing", made, contents_of())
 
-    def prepared(keys: str, bundle: str = "bundle") -> Prepared:
+    def prepared(keys: str, bundle: str = "bundle") -> PreparedSetup:
         text = LINE.format(keys=keys).replace('bundle = "bundle"', f'bundle = "{bundle}"')
         (tmp_path / "line.toml").write_text(text)
         return prepare(load_config(tmp_path / "line.toml").of_product("a"))
 
     on, off, unknown = prepared(""), prepared("check_plausibility = false"), prepared("", "unknowing")
-    every = "every frame gets a verdict from now on, whatever it looks like, as"
-    assert describe_plausibility(on, off) == f"; {every} thresholds.check_plausibility says so"
-    assert describe_plausibility(on, unknown) == f"; {every} the bundle does not know what they look like"
+    every = "every frame gets a verdict from now on, whatever it shows, as"
+    assert describe_plausibility_change(on, off) == f"; {every} thresholds.check_plausibility is false"
+    assert describe_plausibility_change(on, unknown) == f"; {every} the bundle does not know what they look like"
     for before in (off, unknown):
-        assert describe_plausibility(before, on) == (
+        assert describe_plausibility_change(before, on) == (
             "; frames that do not look like the product get no verdict from now on"
         )
-    assert describe_plausibility(on, on) == describe_plausibility(off, unknown) == ""
+    assert describe_plausibility_change(on, on) == describe_plausibility_change(off, unknown) == ""
 
 
 def test_a_line_gives_no_verdict_on_what_is_not_the_product_unless_it_is_told_to(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_a_line_gives_no_verdict_on_what_is_not_the_product_unless_it_is_told_to
     for keys in ("", "check_plausibility = false", "check_plausibility = true"):
         (tmp_path / "line.toml").write_text(LINE.format(keys=keys))
         for product in "ab":
-            like = prepare(load_config(tmp_path / "line.toml").of_product(product), like=like)
+            like = prepare(load_config(tmp_path / "line.toml").of_product(product), active=like)
             inspector = like.setup.inspector
             found[keys, product] = inspector.finish(inspector.start(black)).implausible is not None
     assert found == {

@@ -272,7 +272,7 @@ def test_a_running_line_says_that_it_computes_in_f32_instead(far_off: Bundle, tm
         log = run.process.log()
         status = systemd.rest()[-1]
     assert {event.precision for event in [*heard.verdicts, *heard.statuses]} == {"f32"}
-    assert status == "STATUS=NOT_READY: stopped, 3 events, in f32 instead of int8"
+    assert status == "STATUS=NOT_READY: stopped, 3 events, the line computes in f32 instead of int8"
     assert " by openvino in f32 instead of int8, signed by nobody" in log
     assert "WARNING edge.bundle.verified_engine: f32 is used instead of int8: " in log
 
@@ -289,7 +289,7 @@ def test_a_line_is_refused_that_asks_for_a_precision_that_it_cannot_have(
     tables = '[engine]\nkind = "onnxruntime"\nprecision = "int8"'
     result = heatline("check", write_line(tmp_path, f32_alone.path, address, FRAMES, tables))
     assert result.returncode == ConfigError.exit_code
-    assert "engine.precision is 'int8', onnxruntime computes in f32 alone; set engine.kind" in complaint(result)
+    assert "engine.precision is 'int8', but onnxruntime computes only in f32; set engine.kind" in complaint(result)
 
 
 def test_show_tells_what_became_of_each_precision(all_three: Bundle, f32_alone: Bundle) -> None:

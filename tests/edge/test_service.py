@@ -213,7 +213,7 @@ def test_a_line_that_nobody_listens_to_inspects_all_the_same(tmp_path: Path, sho
         result = heatline("run", short, env=systemd.env)
         assert "STATUS=NOT_READY: stopped, 3 events" in systemd.rest()
     assert result.returncode == 0
-    assert "nobody subscribed" in result.stderr
+    assert "no client subscribed" in result.stderr
 
 
 def test_what_is_missing_ends_in_one_sentence_and_the_exit_code_of_its_kind(

@@ -31,6 +31,6 @@ def test_a_consumer_that_is_one_event_behind_is_told_so() -> None:
 
 def test_one_frame_that_was_lost_is_one_frame() -> None:
     losses = DropMonitor()
-    losses.look({"top": Account()}, 0.0)
-    (words,) = losses.look({"top": Account(1, failed={"implausible": 1})}, 1.0)
+    losses.update({"top": Account()}, 0.0)
+    (words,) = losses.update({"top": Account(1, failed={"implausible": 1})}, 1.0)
     assert words == "camera top: 0 of 1 frame inspected (failed.implausible)"

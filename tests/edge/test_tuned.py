@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from edge.bundle import Bundle
 from edge.config import engine_keys_set, load_config
 from edge.config.engine import EngineConfig
-from edge.config.tuned import MOST_KEPT, Tuned, made_with, read_tuned, tuned_file, write_tuned
+from edge.config.tuned import MAX_BUNDLES, Tuned, measured_with, read_tuned, tuned_file, write_tuned
 from edge.errors import BundleError, ConfigError, EngineError
 from edge.inference.devices import devices, settings_on
 from edge.inference.opening import open_engine
@@ -29,7 +29,7 @@ OTHERS = {"processor": "another one", "cores": 999, "engine_version": "openvino 
 
 
 def tuned(digest: str, engine: EngineConfig = BEST, **other: Any) -> Tuned:
-    return Tuned(**{"bundle": digest, "engine": engine, **made_with(engine), **other})
+    return Tuned(**{"bundle": digest, "engine": engine, **measured_with(engine), **other})
 
 
 @pytest.fixture
@@ -65,13 +65,13 @@ def test_everybody_who_may_read_the_lines_file_may_read_it_whatever_the_umask(li
 
 
 def test_each_bundle_has_its_own_and_old_ones_go(line: Path, bundle: Bundle) -> None:
-    for number in range(MOST_KEPT + 3):
+    for number in range(MAX_BUNDLES + 3):
         path = write_tuned(line, tuned(f"{number:064x}"))
     write_tuned(line, tuned(bundle.digest))
     again = replace(BEST, batch=4)
     write_tuned(line, tuned(bundle.digest, again))
     found = read_tuned(path)
-    assert len(found) == MOST_KEPT
+    assert len(found) == MAX_BUNDLES
     assert [each.engine for each in found if each.bundle == bundle.digest] == [again]
     assert found[0].bundle == f"{4:064x}"
 
@@ -103,7 +103,7 @@ def test_one_that_is_damaged_is_an_error_of_the_configuration_in_one_sentence(
     with pytest.raises(ConfigError) as caught:
         load_config(line)
     sentence = str(caught.value)
-    for part in (str(path), words, "have heatline bench tune write it anew, or delete it"):
+    for part in (str(path), words, "run heatline bench tune again, or delete the file"):
         assert part in sentence
     assert "\n" not in sentence
     path.unlink()
@@ -132,19 +132,19 @@ def test_it_is_not_used_with_another_than_it_was_measured_with(line: Path, bundl
     write_tuned(line, replace(known, **{key: ({"bundle": "0" * 64} | OTHERS)[key]}))
     found = load_config(line).engine_for(bundle.digest)
     assert (found.settings, found.tuned_by) == (EngineConfig(), None)
-    words = f"nothing in it is for bundle {bundle.digest[:12]}"
+    words = f"it holds nothing for bundle {bundle.digest[:12]}"
     if key != "bundle":
         words = f"{OTHERS[key]}, and this is {getattr(known, key)}"
-    assert f"{words}; run heatline bench tune again, or delete it" in str(found.not_tuned)
+    assert f"{words}; run heatline bench tune again, or delete the file" in str(found.not_tuned)
 
 
 @pytest.mark.parametrize(
     ("keys", "engine", "words"),
     [
-        ('kind = "onnxruntime"', BEST, "it is for openvino, and the line's file sets engine.kind otherwise"),
+        ('kind = "onnxruntime"', BEST, "it is for openvino, and the line's file sets another engine.kind"),
         ('device = "CPU"', replace(BEST, device="GPU"), "it is for GPU"),
         ('kind = "onnxruntime"', EngineConfig(kind="onnxruntime"), None),
-        ('precision = "int8"', EngineConfig(kind="onnxruntime"), "onnxruntime computes in f32 alone"),
+        ('precision = "int8"', EngineConfig(kind="onnxruntime"), "onnxruntime computes only in f32"),
     ],
 )
 def test_it_is_not_used_where_the_lines_file_sets_what_it_was_not_measured_for(
@@ -164,10 +164,10 @@ def test_a_bundle_is_prepared_as_tuned(line: Path, bundle: Bundle) -> None:
     write_tuned(line, tuned(bundle.digest))
     prepared = prepare(load_config(line))
     assert (prepared.engine.settings, prepared.setup.verified.engine.batch) == (BEST, 2)
-    again = prepare(load_config(line), like=prepared)
+    again = prepare(load_config(line), active=prepared)
     assert again.setup.verified is prepared.setup.verified, "nothing of it changed"
     write_tuned(line, tuned(bundle.digest, replace(BEST, batch=1)))
-    changed = prepare(load_config(line), like=prepared)
+    changed = prepare(load_config(line), active=prepared)
     assert (changed.setup.verified is prepared.setup.verified, changed.setup.verified.engine.batch) == (False, 1)
 
 
@@ -213,7 +213,7 @@ def test_devices_that_change_over_by_themselves_are_refused(line: Path) -> None:
 
 def test_onnx_runtime_computes_on_the_processor_alone(line: Path, bundle: Bundle) -> None:
     with_engine(line, 'kind = "onnxruntime"\ndevice = "GPU"')
-    with pytest.raises(ConfigError, match=r"engine\.device is 'GPU', onnxruntime computes on CPU alone"):
+    with pytest.raises(ConfigError, match=r"engine\.device is 'GPU', onnxruntime computes only on CPU"):
         load_config(line)
     with pytest.raises(EngineError, match="onnxruntime was asked for GPU, it computes on CPU alone"):
         open_engine("onnxruntime", bundle.path, TILE, device="GPU")
