@@ -14,8 +14,8 @@ from edge.service.lifecycle import Service, signal_handlers
 def run(line: Path) -> None:
     """Run the inspection service that LINE, a TOML file, describes.
 
-    Ends when every camera has shown its last frame, or at SIGTERM or Ctrl-C once the frames in flight are published.
-    SIGHUP has it read LINE again: what cannot be put in force is refused, and all stays as it was.
+    Ends when every camera has sent its last frame. At SIGTERM or Ctrl-C, ends after the frames in flight are published.
+    At SIGHUP, reads LINE again; if it cannot be used, nothing changes.
     """
     service = Service(line, load_config(line))
     with signal_handlers(service):

@@ -123,8 +123,8 @@ def test_check_says_beforehand_on_what_run_would_fail(tmp_path: Path, line: Path
             (top, f"{top}\nsize = [640, 480]", 5, "300x230 px came, 640x480 px expected"),
             (top, f'{top}\npixel_format = "Mono8"', 5, "BGR8 came, Mono8 expected"),
             (top, 'path = "bad"', 5, "001.png"),
-            ("[events]", f'[commands]\nbind = "{taken}"\n[events]', 7, "Set commands.bind"),
-            ("[events]", f'[journal]\nbind = "{taken}"\n[events]', 7, "Set journal.bind"),
+            ("[events]", f'[commands]\nbind = "{taken}"\n[events]', 7, "set commands.bind"),
+            ("[events]", f'[journal]\nbind = "{taken}"\n[events]', 7, "set journal.bind"),
             ("[events]", '[security]\nkey = "line.key"\n[events]', 21, "heatline keys allow"),
         ):
             line.write_text(before.replace(old, new))
@@ -176,7 +176,7 @@ def test_check_says_where_events_are_kept_and_by_which_key_it_is_known(tmp_path:
     assert report["journal"] == {"address": served, "folder": str(tmp_path / "kept"), "kept": True}
     assert report["line_key"] == fingerprint(key.public)
     shown = " ".join(heatline("check", line).stdout.split())
-    assert f"journal in {tmp_path}/kept, had at {served} line_key {fingerprint(key.public)}" in shown
+    assert f"journal in {tmp_path}/kept, served at {served} line_key {fingerprint(key.public)}" in shown
     assert not (tmp_path / "kept").exists(), "it starts nothing"
 
 
@@ -389,7 +389,7 @@ def test_watch_shows_people_a_table(address: str, publisher: Publisher) -> None:
         "failed.implausible: it does not look",
         "brightness 3,",
         r"\[/nothing\] \[bold\]brackets",
-        r"13 .*select +in force +product 4711, bundle boards 2026\.11 \(abababababab\)",
+        r"13 .*select +active +product 4711, bundle boards 2026\.11 \(abababababab\)",
         r"14 .*reload +refused +boards\.bundle: model\.onnx was changed or damaged",
         r"line1: STOPPED, DEGRADED \(camera_dead\), product 4711",
         r"camera side is dead: it is not there",
@@ -469,7 +469,7 @@ def test_a_full_standard_output_is_one_sentence_and_a_full_standard_error_costs_
         result = redirected("bundle", "show", bundle.path, stdout=full, unbuffered=unbuffered)
         inspected = redirected(*inspect, stderr=full, unbuffered=unbuffered)
     assert result.returncode == 9, result.stderr
-    assert re.fullmatch(r"heatline: standard output cannot be written \(.*\); .* send it elsewhere\n", result.stderr)
+    assert re.fullmatch(r"heatline: standard output cannot be written \(.*\); .* redirect it\n", result.stderr)
     assert (inspected.returncode, len(inspected.stdout.splitlines())) == (9, 2)
 
 

@@ -540,7 +540,7 @@ def test_the_commands_ask_for_what_they_are_given_and_print_the_lines_answer(lin
 
     assert said(trigger, "top", "--part-id", "P-1") == "top: frame 7, number 7 since the line's start, part P-1\n"
     assert said(trigger, "side") == "side: no part id waits for the next trigger\n"
-    assert said(select, "4711") == "product 4711 is in force, with bundle boards 2026.11 (abababababab)\n"
+    assert said(select, "4711") == "product 4711 is active, with bundle boards 2026.11 (abababababab)\n"
     assert asked == [
         TriggerRequest(request_id="1", camera="top", part_id="P-1"),
         TriggerRequest(request_id="1", camera="side"),

@@ -313,7 +313,7 @@ def test_a_consumer_can_be_forgotten(line: FollowedLine) -> None:
     run(line, "--count", "1")
     line.wait_until_gone()
     done = run(line, "--forget")
-    assert (done.returncode, done.stdout) == (0, "mes1 is forgotten\n")
+    assert (done.returncode, done.stdout) == (0, "consumer mes1 is deleted\n")
     assert line.consumers.positions() == {}
     done = run(line, "--forget")
     assert (done.returncode, "there is no consumer mes1" in complaint(done)) == (DeliveryError.exit_code, True)
@@ -323,7 +323,7 @@ def test_two_places_at_once_and_invalid_names_are_wrong_command_lines(line: Foll
     both = run(line, "--exec", "true", "--jsonl", file)
     assert (both.returncode, "follow under two names" in both.stderr) == (2, True)
     nothing = run(line, "--exec", " ")
-    assert (nothing.returncode, "names no command" in nothing.stderr) == (2, True)
+    assert (nothing.returncode, "--exec is empty" in nothing.stderr) == (2, True)
     for name in ("mes 1", "", "x" * 65, "a\n"):
         done = heatline("follow", line.address, "--name", name)
         assert (done.returncode, "expected 1 to 64 letters" in done.stderr) == (2, True)
@@ -333,7 +333,7 @@ def test_a_line_is_named_by_its_file(tmp_path: Path) -> None:
     file = tmp_path / "line1.toml"
     text = 'bundle = "b"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "."\n'
     file.write_text(text)
-    with pytest.raises(ConfigError, match=r"line line1 serves its journal to nobody; set journal\.bind in"):
+    with pytest.raises(ConfigError, match=r"line line1 does not serve its journal; set journal\.bind in"):
         endpoint_of(str(file), "journal", KeyFiles())
     file.write_text(f'{text}[journal]\nbind = "tcp://127.0.0.1:5558"\n')
     assert endpoint_of(str(file), "journal", KeyFiles()) == ("tcp://127.0.0.1:5558", None)

@@ -149,7 +149,7 @@ def test_show_shows_the_events_that_are_asked_for_and_goes_on_past_what_cannot_b
 def test_verify_finds_a_journal_whole_also_one_that_holds_nothing_any_more(folder: Path) -> None:
     result = run("verify", folder)
     assert (result.returncode, result.stderr) == (0, "")
-    assert "is whole: 21 events" in result.stdout
+    assert "is intact: 21 events" in result.stdout
     found = facts("verify", folder)
     assert (found["first_seq"], found["last_seq"], found["faults"]) == (1, 21, [])
     discard(folder, 21)
@@ -330,7 +330,7 @@ def test_events_that_are_gone_are_said_and_the_others_written(tmp_path: Path, fo
     out = tmp_path / "events.jsonl"
     result = run("export", folder, "--after", "4", "--out", out)
     assert result.returncode == 20
-    assert "events 5 to 9 are gone" in complaint(result)
+    assert "events 5 to 9 are deleted" in complaint(result)
     assert out.read_bytes() == lines(headers(folder, after=9))
 
 

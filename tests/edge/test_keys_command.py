@@ -59,7 +59,7 @@ def test_a_key_is_made_allowed_listed_and_revoked(typed: Typed, tmp_path: Path) 
     assert listed == {"keys": [{"name": "mes", "fingerprint": known, "roles": ["listen", "follow"]}]}
     assert "mes (listen, follow)" in typed.said("list")
 
-    assert "not allowed any more to follow" in typed.said("revoke", "mes", "--role", "follow")
+    assert "no longer allowed to follow" in typed.said("revoke", "mes", "--role", "follow")
     assert json.loads(typed.said("list", "--json"))["keys"][0]["roles"] == ["listen"]
     assert json.loads(typed.said("revoke", "mes", "--json")) == {"name": "mes", "revoked": ["listen"]}
     assert json.loads(typed.said("list", "--json")) == {"keys": []}

@@ -79,7 +79,7 @@ def test_a_line_says_how_it_is_changes_over_and_reloads(tmp_path: Path, bundle: 
         assert report["heartbeat"] > 0
         assert report["status"]["product"] == "4711"
 
-        assert "product 4712 is in force" in typed("select", commands, "4712")
+        assert "product 4712 is active" in typed("select", commands, "4712")
         assert next_change(events).in_force
         next_event(events, lambda event: event.product == "4712")
         for product, reason in (("4713", "unknown_product"), ("9", "unusable")):
@@ -90,7 +90,7 @@ def test_a_line_says_how_it_is_changes_over_and_reloads(tmp_path: Path, bundle: 
         assert (change.in_force, change.product) == (False, "4712")
 
         env = {"MAINPID": str(service.pid)}
-        assert "in force is product 4712" in heatline("reload", file, env=env).stdout
+        assert "active is product 4712" in heatline("reload", file, env=env).stdout
         next_event(events, lambda event: isinstance(event, ChangeEvent) and event.in_force)
         file.write_text("nonsense")
         assert heatline("reload", file, env=env).returncode == 3

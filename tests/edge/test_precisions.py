@@ -312,7 +312,7 @@ def test_show_does_not_stumble_over_figures_that_are_not_there(folder: Path) -> 
             each |= {"map_correlation": None, "iou_median": None, "iou_p5": None}
 
     text = shown("bundle", "show", edit_manifest(folder, fewer))
-    assert "shipped as model_f32.xml; as it is: not held to the model" in text
+    assert "shipped as model_f32.xml; as it is: not compared with the model" in text
     assert "map correlation none, region IoU none (5th percentile none, within a cell none)" in text
 
 
@@ -336,6 +336,6 @@ def test_a_calibration_says_what_it_computed_in_and_keeps_the_gate_with_its_own_
         (record,) = new.provenance["calibrations"]
         assert (record["engine"], record["precision"]) == ("openvino", came)
         assert asked_for(open_bundle(target), "int8").engine.precision == came
-    assert "evidence threshold 20.000, which were those of the export and are others now" in shown(
+    assert "evidence threshold 20.000; both thresholds are those of the export" in shown(
         "bundle", "show", tmp_path / "int8"
     )

@@ -65,7 +65,7 @@ def test_a_reload_that_is_in_force_says_what_is(address: str) -> None:
     with SpokenLine(address, an_own_status()) as line, on_sighup(say) as came:
         said = {done(address, "--pid", OWN), done(address, MAINPID=OWN), done(address)}
     assert came == [signal.SIGHUP] * 3
-    assert said == {"line1: in force is product 4711, bundle boards 2026.11 (abababababab)\n"}
+    assert said == {"line1: active is product 4711, bundle boards 2026.11 (abababababab)\n"}
 
 
 def test_a_reload_that_is_refused_is_the_lines_own_sentence_and_exit_code_15(address: str) -> None:
@@ -87,21 +87,21 @@ def test_a_file_of_nonsense_still_signals_the_line(tmp_path: Path) -> None:
 def test_a_line_that_is_not_heard_is_signalled_only_where_its_process_is_named(address: str) -> None:
     with on_sighup() as came:
         sentence = failed(DeliveryError, address, "--pid", OWN, "--timeout", "0.05")
-        assert "what became of it is not known" in sentence
+        assert "the result is not known" in sentence
         assert came == [signal.SIGHUP]
-        assert "nothing was heard" in failed(DeliveryError, address, "--timeout", "0.05")
+        assert "nothing came from" in failed(DeliveryError, address, "--timeout", "0.05")
     assert came == [signal.SIGHUP]
 
 
 @pytest.mark.parametrize("last", [{"state": "STOPPED"}, {"boot_id": "the next one"}], ids=["stopped", "next-boot"])
 def test_a_line_that_stops_meanwhile_is_not_waited_for(address: str, last: dict[str, str]) -> None:
     with SpokenLine(address, an_own_status()) as line, on_sighup(lambda: line.say(an_own_status(**last))):
-        assert "stopped before it said what became of the reload" in failed(DeliveryError, address)
+        assert "stopped before it reported the result of the reload" in failed(DeliveryError, address)
 
 
 def test_a_line_that_does_not_say_in_time_may_still_do_it(address: str) -> None:
     with SpokenLine(address, an_own_status()), on_sighup():
-        assert "and may still do it" in failed(DeliveryError, address, "--timeout", "0.3")
+        assert "and may still apply it" in failed(DeliveryError, address, "--timeout", "0.3")
 
 
 def test_a_process_that_would_end_is_not_signalled(address: str) -> None:

@@ -280,5 +280,5 @@ def test_what_must_not_be_signed_or_trusted_is_refused_and_nothing_is_written(
 def test_a_bundle_that_was_calibrated_again_is_signed_by_nobody(tmp_path: Path, signed: Bundle) -> None:
     good = write_pictures(tmp_path / "good", small_frames(2))
     result = heatline("calibrate", signed.path, good, "--to", tmp_path / "new", env=WIDE)
-    assert "nobody, as it is another bundle now" in result.stdout
+    assert "nobody, as this is a new bundle" in result.stdout
     assert open_bundle(tmp_path / "new").signed_by is None

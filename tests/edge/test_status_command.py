@@ -46,7 +46,8 @@ def test_the_exit_code_says_the_state(address: str, state: HandshakeState) -> No
 
 
 def test_the_exit_codes_are_documented_beside_those_of_errors() -> None:
-    rows = re.findall(r"^\| (\d+) \| \| `heatline status`: (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    document = (ROOT / "docs" / "exit-codes.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| \| `heatline status`: (\w+)", document, flags=re.MULTILINE)
     assert {"READY": 0} | {state: int(code) for code, state in rows} == EXIT_CODES
 
 
@@ -68,9 +69,9 @@ OF_LINE = (
     *("DEAD (open); captured 0", "reload, refused at 20", "model.onnx was changed or damaged"),
 )
 OF_JOURNAL = (
-    "00112233445566778899aabbccddeeff: events 17 to 1000002, 1024.0 MiB; NOT KEPT NOW (the disk is full); 2 events of "
-    "this run are not in it; 16 went before all durable consumers had them",
-    *("consumer mes1", "away, last heard of 20", "3 events behind", "3 events.auth"),
+    "00112233445566778899aabbccddeeff: events 17 to 1000002, 1024.0 MiB; NOT STORED NOW (the disk is full); 2 events "
+    "of this run are not in it; 16 were deleted before all durable consumers had received them",
+    *("consumer mes1", "away, last seen 20", "3 events behind", "3 events.auth"),
 )
 
 
@@ -88,7 +89,7 @@ def test_a_line_that_is_not_there_or_says_no_state_is_not_ready(address: str) ->
     assert (report["heartbeat"], report["status"]) == (None, None)
     shown = ask(address, timeout_s=0.05).stdout
     assert shown.startswith(f"{address}: NOT_READY (unreachable)\n")
-    assert "is the line running" in shown
+    assert "check that the line runs" in shown
     with SpokenLine(address, a_status(handshake=None)):  # of an older version
         result = ask(address, "--json")
     assert (result.returncode, json.loads(result.stdout)["reason"]) == (18, "unknown")
@@ -143,4 +144,4 @@ def test_a_file_that_cannot_be_used_is_refused_with_the_way_around_it(tmp_path: 
     for name in ("line1.toml", "missing.toml"):
         result = ask(tmp_path / name)
         assert result.returncode == 3
-        assert "or name the address of the line's events instead" in complaint(result)
+        assert "or name the address of the line's events" in complaint(result)

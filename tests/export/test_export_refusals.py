@@ -72,8 +72,8 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_work(run: Pa
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--smoothing", "nan"], "nan is no finite number"),
-        (["--false-reject", "nan"], "nan is no finite number"),
+        (["--smoothing", "nan"], "nan is not a finite number"),
+        (["--false-reject", "nan"], "nan is not a finite number"),
         (["--precision", "int8", "--allow", "bf16"], "--allow names a precision that --precision leaves out"),
     ],
 )
