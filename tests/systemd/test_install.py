@@ -152,7 +152,7 @@ def test_a_line_comes_to_its_first_verdict_on_a_pc_that_had_nothing(pc_in_use: L
 @pytest.mark.long
 def test_where_everything_lies_and_whose_it_is(pc: LinePc, package: Path) -> None:
     said = pc.sh(f"umask 077; sh '{package}/install.sh'")
-    assert f"heatline {VERSION} is in force" in said
+    assert f"heatline {VERSION} is active" in said
     assert pc.sh("readlink /opt/heatline/current") == VERSION
     assert pc.sh("! readlink /opt/heatline/previous && echo none") == "none"
     made = "/etc/heatline /etc/heatline/trusted /etc/heatline/keys /etc/heatline/keys/allowed"
@@ -170,7 +170,7 @@ def test_where_everything_lies_and_whose_it_is(pc: LinePc, package: Path) -> Non
 def test_from_a_read_only_stick_with_a_blank_in_its_name(pc: LinePc, package: Path) -> None:
     pc.sh(f"mkdir '/mnt/USB STICK' && mount --bind '{package}' '/mnt/USB STICK'")
     pc.sh("mount -o remount,bind,ro,noexec '/mnt/USB STICK'")
-    assert "is in force" in pc.sh("cd / && sh 'mnt/USB STICK/install.sh'")
+    assert "is active" in pc.sh("cd / && sh 'mnt/USB STICK/install.sh'")
 
 
 def test_the_same_package_once_more_changes_nothing(pc_in_use: LinePc, package: Path) -> None:
@@ -200,9 +200,9 @@ def test_an_installation_that_was_killed_half_way_is_taken_up_anew(pc: LinePc, p
         (leader,) = pc.sh("pgrep -f ^sh.*/install.sh$").split()
         os.killpg(int(leader), signal.SIGKILL)
         assert installing.wait() != 0
-    assert pc.sh("ls /opt/heatline") == VERSION  # half made, and nothing points to it
+    assert pc.sh("ls /opt/heatline") == VERSION  # incomplete, and nothing points to it
     said = pc.install(package)
-    assert "half made" in said
+    assert "an incomplete installation" in said
     assert pc.sh("heatline --version") == f"heatline, version {VERSION}"
 
 
@@ -213,7 +213,7 @@ def test_only_one_installation_works_at_a_time(pc_in_use: LinePc, package: Path)
     ) as other:  # fmt: skip
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        assert "another installation is at work" in refused(pc_in_use, package)
+        assert "another installation is running" in refused(pc_in_use, package)
 
 
 # Upgrade and roll back.
@@ -228,11 +228,11 @@ def test_upgrade_roll_back_and_forth_again_switch_program_and_unit(
     pc.write("/opt/heatline/current/share/heatline/heatline@.service", "# the former unit\n")
     pc.write("/etc/heatline/line1.toml", LINE)
     said = pc.install(next_package)
-    assert f"heatline {NEXT_VERSION} is in force.\n{VERSION} is kept" in said
+    assert f"heatline {NEXT_VERSION} is active.\n{VERSION} stays installed" in said
     assert pc.sh("heatline --version") == f"heatline, version {NEXT_VERSION}"
     assert "ExecStart" in pc.sh("cat /usr/local/lib/systemd/system/heatline@.service")
 
-    assert f"heatline {VERSION} is in force.\n{NEXT_VERSION} is kept" in pc.sh("heatline-rollback")
+    assert f"heatline {VERSION} is active.\n{NEXT_VERSION} stays installed" in pc.sh("heatline-rollback")
     assert pc.sh("heatline --version") == f"heatline, version {VERSION}"
     assert pc.sh("cat /usr/local/lib/systemd/system/heatline@.service") == "# the former unit"
 
@@ -265,15 +265,15 @@ def test_versions_that_are_neither_in_force_nor_the_former_go_only_when_told_and
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("heatline-rollback", "no former version is kept"),
+        ("heatline-rollback", "there is no former version"),
         (
             "heatline-rollback 9.9",
-            f"9.9 is not installed, or not to its end, in /opt/heatline; name one of these: {VERSION}",
+            f"9.9 is not installed, or not completely, in /opt/heatline; name one of these: {VERSION}",
         ),
-        ("mkdir -p /opt/heatline/0.0.1/bin; heatline-rollback 0.0.1", "0.0.1 is not installed, or not to its end"),
-        ("heatline-rollback ../../etc", "is no version"),
+        ("mkdir -p /opt/heatline/0.0.1/bin; heatline-rollback 0.0.1", "0.0.1 is not installed, or not completely"),
+        ("heatline-rollback ../../etc", "is not a version"),
         ("heatline-rollback --back", "there is no option --back"),
-        ("heatline-rollback 1 2", "2 words came"),
+        ("heatline-rollback 1 2", "there are 2 arguments"),
         ("setpriv --reuid=65534 --regid=65534 --clear-groups heatline-rollback", "only root"),
     ],
 )
@@ -293,11 +293,11 @@ def test_no_rollback_to_a_version_that_does_not_start(pc_in_use: LinePc, package
     pc_in_use.sh(f"install -D '{package}/SHA256SUMS' {marker} && ln -s /bin/false /opt/heatline/0.0.1/bin")
     result = pc_in_use.run("sh", package / "share" / "rollback.sh", "0.0.1")
     assert result.returncode == 1
-    assert f"0.0.1 does not start on this machine, see above; {VERSION} stays in force" in result.stderr
+    assert f"0.0.1 does not start on this machine, see above; {VERSION} is still active" in result.stderr
     assert pc_in_use.sh("readlink /opt/heatline/current") == VERSION
 
 
-# What is refused, and leaves the former installation in force.
+# Refused installations, which leave the former one active.
 
 
 def test_nobody_but_root(pc_in_use: LinePc, package: Path) -> None:
@@ -311,7 +311,7 @@ def test_nobody_but_root(pc_in_use: LinePc, package: Path) -> None:
 def test_a_wheel_that_was_tampered_with(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
     (wheel,) = (each.name for each in (package / "wheels").glob("rich-*"))
     tampered = changed(package, tmp_path / "tampered", f"wheels/{wheel}", "not what was packed", sealed=False)
-    assert f"wheels/{wheel}: FAILED, so this is not the package as it was made" in refused(pc_in_use, tampered)
+    assert f"wheels/{wheel}: FAILED, so the package is damaged" in refused(pc_in_use, tampered)
 
 
 def test_a_wheel_that_was_tampered_with_by_somebody_who_wrote_new_sums(
@@ -321,7 +321,7 @@ def test_a_wheel_that_was_tampered_with_by_somebody_who_wrote_new_sums(
     tampered = changed(package, tmp_path / "tampered", f"wheels/{wheel}", "not what was packed")
     said = refused(pc_in_use, tampered)
     assert "pip cannot install the wheels" in said
-    assert f"{VERSION} stays in force" in said
+    assert f"{VERSION} is still active" in said
 
 
 def test_what_an_installation_left_half_made_is_deleted_and_a_disk_that_fills_up_leaves_nothing(
@@ -331,7 +331,7 @@ def test_what_an_installation_left_half_made_is_deleted_and_a_disk_that_fills_up
     target = re.sub(r"size_mib=.*", "size_mib=1", (package / "target").read_text())
     result = pc.run("sh", changed(package, tmp_path / "package", "target", target) / "install.sh")
     assert result.returncode == 1
-    assert f"Deleting /opt/heatline/{VERSION}, which an installation left half made" in result.stdout
+    assert f"Deleting /opt/heatline/{VERSION}, an incomplete installation" in result.stdout
     assert "No space left on device" in result.stderr
     assert pc.sh("ls /opt/heatline") == ""
 
@@ -345,13 +345,13 @@ def test_a_file_that_is_missing(pc_in_use: LinePc, package: Path, tmp_path: Path
 def test_another_architecture(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
     target = (package / "target").read_text().replace("x86_64", "aarch64")
     said = refused(pc_in_use, changed(package, tmp_path / "package", "target", target))
-    assert "this machine is x86_64, and the package is for aarch64" in said
+    assert "this machine is x86_64, but the package is for aarch64" in said
 
 
 def test_a_glibc_that_is_too_old(pc_in_use: LinePc, package: Path, tmp_path: Path) -> None:
     target = re.sub(r"glibc=.*", "glibc=9.10", (package / "target").read_text())
     said = refused(pc_in_use, changed(package, tmp_path / "package", "target", target))
-    assert "and the package needs 9.10 or newer" in said
+    assert "but the package needs 9.10 or newer" in said
 
 
 def test_another_python(pc_in_use: LinePc, package: Path) -> None:
@@ -359,18 +359,18 @@ def test_another_python(pc_in_use: LinePc, package: Path) -> None:
     if ours == f"3.{theirs}":
         pytest.skip(f"the tests' own Python is that of {LINE_PCS_PYTHON}, and there is no other")
     said = refused(pc_in_use, package, "--python", os.path.realpath(sys.executable))
-    assert f"is Python {ours}, and the package is for 3.{theirs}" in said
+    assert f"is Python {ours}, but the package is for 3.{theirs}" in said
 
 
 def test_a_python_that_is_not_there_or_that_the_service_cannot_see(pc_in_use: LinePc, package: Path) -> None:
     assert "there is no /usr/bin/python9" in refused(pc_in_use, package, "--python", "/usr/bin/python9")
     pc_in_use.sh("mount -t tmpfs -o mode=755 home /home && cp -L /usr/bin/python3 /home/python3")
-    assert "which the service cannot see" in refused(pc_in_use, package, "--python", "/home/python3")
+    assert "which the service cannot read" in refused(pc_in_use, package, "--python", "/home/python3")
 
 
 def test_a_disk_that_is_too_small(pc: LinePc, package: Path) -> None:
     pc.sh("mount -t tmpfs -o size=100m small /opt")
-    assert re.search(r"/opt/heatline has \d+ MiB free, and heatline \S+ takes \d+ MiB", refused(pc, package))
+    assert re.search(r"/opt/heatline has \d+ MiB free, but heatline \S+ needs \d+ MiB", refused(pc, package))
 
 
 def test_a_version_that_does_not_work_on_this_machine(
@@ -380,7 +380,7 @@ def test_a_version_that_does_not_work_on_this_machine(
     broken = changed(next_package, tmp_path / "package", "share/rehearsal.bundle/manifest.json", "{}")
     said = refused(pc_in_use, broken)
     assert f"heatline {NEXT_VERSION} does not work on this machine: " in said
-    assert f"{VERSION} stays in force" in said
+    assert f"{VERSION} is still active" in said
     assert pc_in_use.sh("/opt/heatline/current/bin/heatline --version") == f"heatline, version {VERSION}"
 
 
